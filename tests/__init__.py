@@ -1,0 +1,1 @@
+"""Tests of pgstore; conftest.py lists the fixtures, each folder says what belongs into it."""

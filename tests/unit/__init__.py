@@ -1,0 +1,1 @@
+"""Without Postgres: names, serializers, settings, operations on a scripted driver."""
