@@ -1,0 +1,124 @@
+-- Who may do what in the schema pgstore. Run by every `pgstore migrate`, part of what `pgstore migrate --sql` prints, and free to
+-- be run by hand as often as wanted, by whoever may migrate:
+--
+--     psql -v ON_ERROR_STOP=1 -1 -c "SELECT set_config('pgstore.writer', 'app', true)" -f roles.sql mydatabase
+--
+-- pgstore_reader   sees everything: tables, views, positions of sequences, functions that only read
+-- pgstore_writer   also uses every store; it cannot change tables, nor what says which version they have
+-- pgstore_owner    owns everything; its members may migrate
+--
+-- They are roles without login: GRANT pgstore_writer TO your_login. They are made here if the current role may create roles, else
+-- used if they exist, else left out. Other names: the settings pgstore.reader, pgstore.writer, pgstore.owner, as above. Roles belong
+-- to the whole cluster, so a member has its rights in each of its databases that has a pgstore: choose other names to part them.
+-- With the setting pgstore.roles = off only PUBLIC loses its rights.
+--
+-- Everything is granted on what exists, again after every migration. Not by ALTER DEFAULT PRIVILEGES: that follows the role that
+-- creates, cannot take the EXECUTE on functions from PUBLIC within one schema, and stays behind when the schema is dropped.
+
+DO $roles$
+DECLARE
+    reader     name := coalesce(nullif(current_setting('pgstore.reader', true), ''), 'pgstore_reader');
+    writer     name := coalesce(nullif(current_setting('pgstore.writer', true), ''), 'pgstore_writer');
+    owner      name := coalesce(nullif(current_setting('pgstore.owner', true), ''), 'pgstore_owner');
+    me         pg_roles := (SELECT r FROM pg_roles r WHERE r.rolname = current_user);
+    since_16   boolean := current_setting('server_version_num')::integer >= 160000;  -- membership has SET and INHERIT of its own
+    may_become text := CASE WHEN since_16 THEN 'SET' ELSE 'MEMBER' END;
+    role_name  name;
+    object     record;
+BEGIN
+    REVOKE ALL ON SCHEMA pgstore FROM PUBLIC;
+    REVOKE ALL ON ALL TABLES IN SCHEMA pgstore FROM PUBLIC;
+    REVOKE ALL ON ALL SEQUENCES IN SCHEMA pgstore FROM PUBLIC;
+    REVOKE ALL ON ALL ROUTINES IN SCHEMA pgstore FROM PUBLIC;
+
+    IF current_setting('pgstore.roles', true) = 'off' THEN
+        RETURN;
+    END IF;
+
+    -- Roles. Another database of the cluster may be doing the same: who comes second waits for the first and then finds the role.
+    FOREACH role_name IN ARRAY ARRAY[reader, writer, owner] LOOP
+        IF to_regrole(quote_ident(role_name)) IS NULL AND (me.rolcreaterole OR me.rolsuper) THEN
+            BEGIN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
+            EXCEPTION WHEN duplicate_object OR unique_violation OR insufficient_privilege THEN
+                NULL;
+            END;
+        END IF;
+    END LOOP;
+
+    -- Ownership, so that any member of the owner role may migrate later. It goes over only if the current role keeps all rights,
+    -- as a member that inherits. Who made the role may have to become one first (since PostgreSQL 16 its maker only administers it).
+    IF to_regrole(quote_ident(owner)) IS NOT NULL THEN
+        IF NOT (pg_has_role(owner, 'USAGE') AND pg_has_role(owner, may_become)) AND (me.rolinherit OR since_16) THEN
+            BEGIN
+                EXECUTE format('GRANT %I TO %I', owner, current_user) || CASE WHEN since_16 THEN ' WITH INHERIT TRUE, SET TRUE' ELSE '' END;
+            EXCEPTION WHEN insufficient_privilege OR unique_violation OR internal_error OR invalid_grant_operation THEN
+                NULL;  -- not ours to give; or "tuple concurrently updated" by the same in another database
+            END;
+        END IF;
+
+        EXECUTE format('GRANT ALL ON SCHEMA pgstore TO %I', owner);
+        EXECUTE format('GRANT ALL ON ALL TABLES IN SCHEMA pgstore TO %I', owner);
+        EXECUTE format('GRANT ALL ON ALL SEQUENCES IN SCHEMA pgstore TO %I', owner);
+        EXECUTE format('GRANT ALL ON ALL ROUTINES IN SCHEMA pgstore TO %I', owner);
+
+        IF pg_has_role(owner, 'USAGE') AND pg_has_role(owner, may_become) AND has_schema_privilege(owner, 'pgstore', 'CREATE') THEN
+            FOR object IN
+                SELECT 'TABLE' AS kind, c.oid::regclass::text AS name
+                  FROM pg_class c
+                 WHERE c.relnamespace = 'pgstore'::regnamespace
+                   AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')  -- ALTER TABLE takes them all
+                   AND pg_get_userbyid(c.relowner) <> owner
+                   AND pg_has_role(c.relowner, 'USAGE')
+                   AND NOT EXISTS (SELECT FROM pg_depend d  -- sequences of columns follow their table
+                                    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0)
+                 UNION ALL
+                SELECT 'ROUTINE', p.oid::regprocedure::text
+                  FROM pg_proc p
+                 WHERE p.pronamespace = 'pgstore'::regnamespace AND pg_get_userbyid(p.proowner) <> owner AND pg_has_role(p.proowner, 'USAGE')
+                 UNION ALL
+                SELECT 'TYPE', t.oid::regtype::text
+                  FROM pg_type t
+                 WHERE t.typnamespace = 'pgstore'::regnamespace AND t.typtype IN ('d', 'e', 'r')  -- not the row types of tables
+                   AND pg_get_userbyid(t.typowner) <> owner AND pg_has_role(t.typowner, 'USAGE')
+            LOOP
+                EXECUTE format('ALTER %s %s OWNER TO %I', object.kind, object.name, owner);
+            END LOOP;
+
+            -- The schema too, where PostgreSQL lets the current role: that takes CREATE on the database.
+            IF EXISTS (SELECT FROM pg_namespace n
+                        WHERE n.nspname = 'pgstore' AND pg_get_userbyid(n.nspowner) <> owner AND pg_has_role(n.nspowner, 'USAGE'))
+               AND has_database_privilege(current_database(), 'CREATE') THEN
+                EXECUTE format('ALTER SCHEMA pgstore OWNER TO %I', owner);
+            END IF;
+        END IF;
+    END IF;
+
+    IF to_regrole(quote_ident(reader)) IS NOT NULL THEN
+        EXECUTE format('GRANT USAGE ON SCHEMA pgstore TO %I', reader);
+        EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA pgstore TO %I', reader);
+        EXECUTE format('GRANT SELECT ON ALL SEQUENCES IN SCHEMA pgstore TO %I', reader);
+        FOR object IN
+            SELECT p.oid::regprocedure::text AS name
+              FROM pg_proc p
+             WHERE p.pronamespace = 'pgstore'::regnamespace AND p.provolatile <> 'v' AND NOT p.prosecdef
+        LOOP
+            EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %I', object.name, reader);
+        END LOOP;
+    END IF;
+
+    IF to_regrole(quote_ident(writer)) IS NOT NULL THEN
+        EXECUTE format('GRANT USAGE ON SCHEMA pgstore TO %I', writer);
+        EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA pgstore TO %I', writer);
+        EXECUTE format('GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA pgstore TO %I', writer);
+        EXECUTE format('GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgstore TO %I', writer);
+        FOR object IN
+            SELECT c.oid::regclass::text AS name
+              FROM pg_class c
+             WHERE c.relnamespace = 'pgstore'::regnamespace AND c.relkind IN ('r', 'p') AND c.relname NOT IN ('installation', 'schema_revision')
+        LOOP
+            EXECUTE format('GRANT INSERT, UPDATE, DELETE ON TABLE %s TO %I', object.name, writer);
+        END LOOP;
+    END IF;
+END
+$roles$;
