@@ -1,4 +1,4 @@
-"""The wheel as users get it: built from the source archive, installed into a clean environment, no checkout beside it."""
+"""The wheel as users get it: built from the source archive, installed into a clean environment, away from here."""
 
 from __future__ import annotations
 

@@ -1,0 +1,71 @@
+"""`python -m tests.benchmarks <area> [--url URL] [--rounds N]`: hold an area's contests and print the table."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import pkgutil
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+from rich.console import Console
+
+from tests.benchmarks.harness import hold_all, table
+from tests.fixtures.server import Server, migrate
+
+
+def main() -> None:
+    """Read the command line and do what it says."""
+    folder = Path(__file__).parent
+    areas = sorted({module.name for module in pkgutil.iter_modules([str(folder)])} - {"__main__", "harness"})
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("area", choices=areas, help="a module in tests/benchmarks")
+    parser.add_argument(
+        "--url", help="the database to use; default: a server of its own with fsync on, removed afterwards"
+    )
+    parser.add_argument("--rounds", type=int, default=15, help="how often each candidate runs (default 15)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only contests whose name contains TEXT")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="repeats the order of a run")
+    arguments = parser.parse_args()
+
+    area = importlib.import_module(f"tests.benchmarks.{arguments.area}")
+    with database(arguments.url) as url:
+        title = f"{arguments.area}: {machine(url)}; {arguments.rounds} rounds, --seed {arguments.seed}"
+        contests = area.contests(url)
+        with contextlib.closing(contests):
+            results = hold_all(contests, rounds=arguments.rounds, seed=arguments.seed, only=arguments.only)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a file or a pipe has no width of its own, and 80 columns would fold the figures
+    console.print(table(title, results))
+
+
+@contextlib.contextmanager
+def database(url: str | None) -> Iterator[str]:
+    """Give *url*, or the migrated database of a durable server that ends with this block."""
+    if url:
+        yield url
+        return
+    with Server(durable=True) as server:
+        url = server.create_database("benchmarks")
+        migrate(url)
+        yield url
+
+
+def machine(url: str) -> str:
+    """Say what the figures were measured on."""
+    with psycopg.connect(url) as connection:
+        settings = [
+            f"{name} {connection.execute(f'SHOW {name}').fetchone()[0]}"  # type: ignore[index]
+            for name in ("fsync", "synchronous_commit")
+        ]
+        version = connection.info.parameter_status("server_version")
+    return f"PostgreSQL {version}, {', '.join(settings)}; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+
+
+if __name__ == "__main__":
+    main()
