@@ -1,7 +1,7 @@
 """Run the revisions on the connection, or into the text, that `pgstore.migrate` prepared.
 
-The transaction, its lock and the schema `pgstore` are there when this runs: see pgstore/migrate.py, the only caller. There
-is no alembic.ini and no logging setup, since all of this happens inside other people's processes.
+The transaction, its lock and the schema `pgstore` are there when this runs: see pgstore/migrate.py, the only caller.
+There is no alembic.ini and no logging setup, since all of this happens inside other people's processes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from alembic import context
 
 connection = context.config.attributes.get("connection")
 if connection is None and not context.is_offline_mode():
-    raise RuntimeError("pgstore's revisions are run by `pgstore migrate` or pgstore.migrate.upgrade(url), not by alembic itself")
+    raise RuntimeError("run `pgstore migrate` or pgstore.migrate.upgrade(url) instead of alembic's own commands")
 
 context.configure(
     connection=connection,

@@ -1,11 +1,11 @@
 """Migrations: how a database gets the schema `pgstore`, and how it keeps up with the code.
 
-The revisions stand in alembic/versions (in a wheel: pgstore/_migrations). `upgrade` runs what is missing in one transaction
-under an advisory lock: any number of processes may call it at once, and it is everything or nothing. Rights are granted in
-the same transaction (sql/admin/roles.sql). `sql` gives all of it as text, for a DBA to run.
+The revisions stand in alembic/versions (in a wheel: pgstore/_migrations). `upgrade` runs what is missing in one
+transaction under an advisory lock: any number of processes may call it at once, and it is everything or nothing. Rights
+are granted in the same transaction (sql/admin/roles.sql). `sql` gives all of it as text, for a DBA to run.
 
-This is the only module that imports alembic, and SQLAlchemy on alembic's behalf; both inside functions, since every program
-that uses pgstore imports this module to know SCHEMA_REVISION, and few of them migrate.
+This is the only module that imports alembic, and SQLAlchemy on alembic's behalf; both inside functions, since every
+program that uses pgstore imports this module to know SCHEMA_REVISION, and few of them migrate.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
 from psycopg import sql as compose
 from psycopg.rows import namedtuple_row
 
 from pgstore import errors
+from pgstore.core.mapping import map_connect_error, map_error
 
 if TYPE_CHECKING:
+    import sqlalchemy
     from alembic.config import Config
+
+    _Connection = psycopg.Connection[Any]
 
 SCHEMA_REVISION = "0001"
 """The revision this code was written for: the newest in alembic/versions."""
@@ -37,13 +41,13 @@ OLDEST_SCHEMA_REVISION = "0001"
 OLDEST_SERVER = 140000
 """The oldest PostgreSQL, as in server_version_num."""
 
-# One number for all pgstore migrations of a database: the bytes of "pgstore\0".
-_LOCK_KEY = int.from_bytes(b"pgstore\0", "big")
+_LOCK_KEY = int.from_bytes(b"pgstore\0", "big")  # of the advisory lock; one for all migrations of a database
 _LOCK_WAIT_SECONDS = 60  # for other migrations
-_TABLE_WAIT_SECONDS = 10  # for the locks of a statement: while it waits, everybody who uses the table queues up behind it
+# For any other lock. A statement that waits for a table makes everybody who comes after it wait too.
+_TABLE_WAIT_SECONDS = 10
 
-# alembic's `context` and `op` stand for one migration per process at a time. Taken before the advisory lock: in the other
-# order two threads, each with one of the two, would wait for each other for ever.
+# alembic's `context` and `op` stand for one migration per process at a time. Taken before the advisory lock: in the
+# other order two threads, each with one of the two, would wait for each other for ever.
 _one_at_a_time = threading.Lock()
 
 
@@ -78,12 +82,12 @@ class Report:
     roles_granted: tuple[str, ...]
     """Roles that now have their rights."""
     roles_missing: tuple[str, ...]
-    """Roles that do not exist and could not be made, or that this login could not grant anything."""
+    """Roles that do not exist and could not be made, or to which this login could not grant anything."""
 
 
 def upgrade(url: str, *, roles: Roles | None = Roles()) -> Report:
     """
-    Bring the schema of a database to SCHEMA_REVISION and grant the rights of *roles*; does nothing where nothing is missing.
+    Bring the schema of a database to SCHEMA_REVISION and grant *roles* their rights; what is there already stays.
 
     Args:
         url: a postgresql:// URL or a libpq connection string; a pooler in transaction mode will do.
@@ -93,24 +97,27 @@ def upgrade(url: str, *, roles: Roles | None = Roles()) -> Report:
         AccessDenied: the login lacks a right, and the message has the GRANT to run; or the password is wrong.
         DatabaseUnsuitable: the server is older than PostgreSQL 14, or the database is not UTF8.
         SchemaTooNew: a newer pgstore has migrated this database.
-        SchemaError: there is a schema `pgstore` which is not ours.
+        SchemaError: there is a schema `pgstore` that is not ours.
         ConfigurationError: the URL cannot be read, names no database, or leads to a standby.
         StoreUnavailable: no server, or no answer; or another migration took longer than a minute.
+        OutcomeUnknown: the connection broke during the commit; calling this again settles it.
         TransactionFailed: a lock could not be had in time; nothing was changed.
     """
     import sqlalchemy.exc
 
     with _one_at_a_time, _silent_alembic():
+        connection = _connect(url)
         try:
-            with _connect(url) as connection:
-                return _upgrade(connection, roles)
+            return _upgrade(connection, roles)
         except psycopg.Error as exc:
             raise _mapped(exc) from exc
         except sqlalchemy.exc.DBAPIError as exc:
             if not isinstance(exc.orig, psycopg.Error):
                 raise
-            # Not from SQLAlchemy's: it repeats the whole revision in its message.
+            # Not from SQLAlchemy's error: that repeats the whole revision in its message.
             raise _mapped(exc.orig) from exc.orig
+        finally:
+            connection.close()
 
 
 def sql(*, roles: Roles | None = Roles(), from_revision: str | None = None) -> str:
@@ -124,27 +131,26 @@ def sql(*, roles: Roles | None = Roles(), from_revision: str | None = None) -> s
         config = _config()
         known = _revisions(config)
         if from_revision is not None and from_revision not in known:
-            raise errors.InvalidError(f"no revision {from_revision!r}; there are {', '.join(reversed(known))}")
-        config.output_buffer = io.StringIO()
+            raise errors.InvalidError(f"no revision {from_revision!r}, there are {', '.join(reversed(known))}")
+        revisions = io.StringIO()
+        config.output_buffer = revisions
         _run(config, f"{from_revision}:{SCHEMA_REVISION}" if from_revision else SCHEMA_REVISION, as_text=True)
-    return "\n".join(
-        [
-            f"-- pgstore, from {'nothing' if from_revision is None else f'revision {from_revision}'} to revision {SCHEMA_REVISION}."
-            " Run by a role that may create schemas in this database.",
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;",
-            *(f"{statement};" for statement in _settings()),
-            f"DO {_quote(_WAIT)};",
-            f"SET LOCAL lock_timeout = '{_TABLE_WAIT_SECONDS}s';",
-            _CHECK.replace("{oldest_server}", str(OLDEST_SERVER)).replace(
-                "{revision}", "NULL" if from_revision is None else _quote(from_revision)
-            ),
-            config.output_buffer.getvalue().strip(),
-            *(f"SET LOCAL {name} = {_quote(value)};" for name, value in _role_settings(roles)),
-            _roles_script(),
-            "COMMIT;",
-            "",
-        ]
-    )
+    start = "nothing" if from_revision is None else f"revision {from_revision}"
+    check = _CHECK.replace("{oldest_server}", str(OLDEST_SERVER))
+    check = check.replace("{expected}", "NULL" if from_revision is None else _literal(from_revision))
+    parts = [
+        f"-- pgstore from {start} to revision {SCHEMA_REVISION}, for a role that may create schemas in this database.",
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;",
+        *(f"{statement};" for statement in _settings()),
+        f"DO 'BEGIN PERFORM pg_advisory_xact_lock({_LOCK_KEY}); END';",  # a SELECT would print an empty table
+        f"{_table_wait()};",
+        check.strip(),
+        revisions.getvalue().strip(),
+        *(f"SET LOCAL {name} = {_literal(value)};" for name, value in _role_settings(roles)),
+        _roles_script().strip(),
+        "COMMIT;",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -162,16 +168,15 @@ def sql_directory() -> Path:
 
 def _directory(in_checkout: str, in_package: str, file: str) -> Path:
     package = Path(__file__).resolve().parent
-    checkout = package.parent
-    # Beside an installed package lies site-packages/alembic, which is alembic itself: hence the look for pyproject.toml. In a
-    # checkout its own folders come first, in case someone has built into the package.
     candidates = [package / in_package]
-    if (checkout / "pyproject.toml").is_file():
-        candidates.insert(0, checkout / in_checkout)
+    # A checkout's own folders come first, should someone have built into its package. Beside an installed package,
+    # though, lies site-packages/alembic, which is alembic itself: hence the look for pyproject.toml.
+    if (package.parent / "pyproject.toml").is_file():
+        candidates.insert(0, package.parent / in_checkout)
     for candidate in candidates:
         if (candidate / file).is_file():
             return candidate
-    raise errors.ConfigurationError(f"pgstore is not completely installed: no {candidates[-1] / file}")
+    raise errors.ConfigurationError(f"pgstore is not completely installed: {package / in_package / file} is missing")
 
 
 def _roles_script() -> str:
@@ -189,141 +194,202 @@ SELECT current_setting('server_version_num')::integer AS server,
 """
 
 # From the catalog, which everybody may read: to_regclass() fails without rights on the schema.
+# From the catalog, which everybody may read: to_regclass() fails without rights on the schema.
 _STATE = """
 SELECT n.oid IS NOT NULL AS has_schema,
        has_database_privilege(current_database(), 'CREATE') AS may_create_schema,
-       coalesce(has_schema_privilege(n.oid, 'CREATE') AND has_schema_privilege(n.oid, 'USAGE'), false) AS may_create_tables,
+       coalesce(has_schema_privilege(n.oid, 'USAGE'), false) AS may_use_schema,
+       coalesce(has_schema_privilege(n.oid, 'CREATE'), false) AS may_create_tables,
        r.oid IS NOT NULL AS has_revision,
-       coalesce(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(r.oid, 'SELECT'), false) AS may_read_revision,
+       coalesce(has_table_privilege(r.oid, 'SELECT'), false) AS may_read_revision,
        pg_get_userbyid(r.relowner)::text AS owner,
        coalesce(pg_has_role(r.relowner, 'USAGE'), false) AS is_owner,
-       (SELECT string_agg(c.relname, ', ' ORDER BY c.relname)
-          FROM (SELECT relname FROM pg_class WHERE relnamespace = n.oid AND relkind IN ('r', 'v', 'm', 'f', 'p', 'S')
-                   AND relname <> 'schema_revision' ORDER BY relname LIMIT 3) c) AS others
-  FROM (VALUES (1)) one
+       (SELECT min(c.relname::text)
+          FROM pg_class c
+         WHERE c.relnamespace = n.oid
+           AND c.relname <> 'schema_revision'
+           AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')) AS other_relation
+  FROM (VALUES (1)) AS one_row
   LEFT JOIN pg_namespace n ON n.nspname = 'pgstore'
   LEFT JOIN pg_class r ON r.relnamespace = n.oid AND r.relname = 'schema_revision'
 """
 
+# `store` stands for all tables.
 _GRANTED = """
-SELECT name
-  FROM unnest(%s::text[]) WITH ORDINALITY AS wanted (name, position)
- WHERE EXISTS (SELECT
-                 FROM pg_roles r
-                WHERE r.rolname = name
-                  AND has_schema_privilege(r.oid, 'pgstore', 'USAGE')
-                  AND has_table_privilege(r.oid, 'pgstore.store', CASE name WHEN %s THEN 'SELECT' ELSE 'INSERT' END))
- ORDER BY position
+SELECT r.rolname::text AS name
+  FROM pg_roles r
+ WHERE r.rolname = ANY (%s)
+   AND has_schema_privilege(r.oid, 'pgstore', 'USAGE')
+   AND has_table_privilege(r.oid, 'pgstore.store', 'SELECT')
 """
 
 
-def _upgrade(connection: psycopg.Connection[Any], roles: Roles | None) -> Report:
+def _upgrade(connection: _Connection, roles: Roles | None) -> Report:
     import sqlalchemy
-    import sqlalchemy.pool
+    import sqlalchemy.exc
 
-    database, login = _examine(connection)
+    place = _examine(connection)
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg://",
         creator=lambda: connection,
-        poolclass=sqlalchemy.pool.NullPool,
+        poolclass=sqlalchemy.NullPool,
+        pool_reset_on_return=None,
         use_native_hstore=False,  # saves a look for a type that we do not have
     )
-    with engine.connect() as bound, bound.begin():  # SQLAlchemy's questions about the server come first, then our transaction
-        for statement in _settings():
-            connection.execute(statement)
+    with engine.connect() as bound:  # first SQLAlchemy asks the server about itself, in a transaction of its own
+        transaction = bound.begin()
         try:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK_KEY])
-        except psycopg.errors.LockNotAvailable as exc:
-            message = f"another migration of database {database!r} has been running for {_LOCK_WAIT_SECONDS} s; try again later"
-            raise errors.StoreUnavailable(message) from exc
-        connection.execute(f"SET LOCAL lock_timeout = '{_TABLE_WAIT_SECONDS}s'")
-
-        config = _config()
-        state = _fetch_one(connection, _STATE)
-        before = _current_revision(connection, state, database, login, known=_revisions(config))
-        if before != SCHEMA_REVISION:
-            _require_rights(state, database, login)
-            if not state.has_schema:
-                connection.execute("CREATE SCHEMA pgstore")  # where alembic puts its table before it runs the first revision
-            config.attributes["connection"] = bound
-            _run(config, SCHEMA_REVISION)
-        # Whoever may not grant finds a finished schema: fine, for a program that migrates at each start with its normal login.
-        if before != SCHEMA_REVISION or state.is_owner:
-            for name, value in _role_settings(roles):
-                connection.execute("SELECT set_config(%s, %s, true)", [name, value])
-            connection.execute(_roles_script().encode())
-        wanted = list(dict.fromkeys(roles or ()))
-        rows = connection.execute(_GRANTED, [wanted, roles.reader if roles else ""]).fetchall()
-        granted = [row.name for row in rows]
-    return Report(before, SCHEMA_REVISION, tuple(granted), tuple(name for name in wanted if name not in granted))
+            report = _migrate(bound, connection, place, roles)
+        except BaseException:
+            if connection.closed:
+                bound.invalidate()  # else SQLAlchemy tries to roll back, and that error would hide this one
+            raise
+        try:
+            transaction.commit()
+        except sqlalchemy.exc.DBAPIError as exc:
+            if not connection.closed:
+                raise
+            bound.invalidate()
+            message = f"the connection broke while the migration of {place} was being committed: run it again"
+            raise errors.OutcomeUnknown(message) from exc.orig
+    return report
 
 
-def _connect(url: str) -> psycopg.Connection[Any]:
+def _migrate(bound: sqlalchemy.Connection, connection: _Connection, place: _Place, roles: Roles | None) -> Report:
+    """Migrate and grant in the transaction of *connection*, which is what is below *bound*."""
+    for statement in _settings():
+        connection.execute(statement.encode())
     try:
-        psycopg.conninfo.conninfo_to_dict(url)
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK_KEY])
+    except psycopg.errors.LockNotAvailable as exc:
+        message = f"another migration of {place} has been running for {_LOCK_WAIT_SECONDS} s: try again later"
+        raise errors.StoreUnavailable(message) from exc
+    connection.execute(_table_wait().encode())
+
+    config = _config()
+    state = _only_row(connection, _STATE)
+    before = _current_revision(connection, state, place, known=_revisions(config))
+    if before != SCHEMA_REVISION:
+        _require_rights(state, place)
+        if not state.has_schema:
+            # Not in the first revision: alembic puts its own table there before it runs that.
+            connection.execute("CREATE SCHEMA pgstore")
+        config.attributes["connection"] = bound
+        _run(config, SCHEMA_REVISION)
+
+    # At the newest revision a role that may not grant has nothing to do here: a program may well migrate at each start.
+    if before != SCHEMA_REVISION or state.is_owner:
+        for name, value in _role_settings(roles):
+            connection.execute("SELECT set_config(%s, %s, true)", [name, value])
+        connection.execute(_roles_script().encode())
+    wanted = list(dict.fromkeys(roles or ()))
+    found = {row.name for row in connection.execute(_GRANTED, [wanted])}
+    granted = tuple(name for name in wanted if name in found)
+    return Report(before, SCHEMA_REVISION, granted, tuple(name for name in wanted if name not in found))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a migration happens, and as whom; as text, a part of messages."""
+
+    database: str
+    login: str
+
+    def __str__(self) -> str:
+        return f"database {self.database!r}"
+
+
+def _connect(url: str) -> _Connection:
+    _refuse_unreadable(url)
+    try:
+        return psycopg.Connection.connect(
+            url,
+            row_factory=namedtuple_row,
+            prepare_threshold=None,  # poolers
+            client_encoding="utf8",  # also where it is SQL_ASCII and we refuse: text would come as bytes
+            fallback_application_name="pgstore migrate",
+        )
+    except psycopg.Error as exc:
+        raise map_connect_error(exc, url) from exc
+
+
+def _refuse_unreadable(url: str) -> None:
+    """
+    Raise ConfigurationError, without a word of the URL, for one that libpq cannot read or reads in the wrong way.
+
+    libpq's own messages repeat what it stumbled over. That may be a piece of the password: of "secret@1" written as it
+    is into a URL, "1" becomes the host; of "secret/1" the port is "secret".
+    """
+    try:
+        given = psycopg.conninfo.conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        # libpq's message may repeat the part of the URL it stumbled over, and that may be a password.
-        message = "the database URL is neither postgresql://user:password@host:port/database nor key=value pairs as libpq takes them"
+        message = "the database URL is neither postgresql://user:password@host:port/database nor pairs like host=…"
         raise errors.ConfigurationError(message) from None
-    return psycopg.Connection[Any].connect(
-        url,
-        row_factory=namedtuple_row,
-        prepare_threshold=None,  # poolers
-        client_encoding="utf8",  # also where the database says nothing about encodings and is refused: else text comes as bytes
-        fallback_application_name="pgstore migrate",
-    )
+    hosts, ports = str(given.get("host", "")), str(given.get("port", ""))
+    if "@" in hosts[1:] or not set(ports) <= set("0123456789,"):  # "@name" is a socket in the abstract name space
+        message = (
+            "the database URL has no proper host and port: do user and password need %40 for @, %2F for /, %3A for :?"
+        )
+        raise errors.ConfigurationError(message)
 
 
-def _examine(connection: psycopg.Connection[Any]) -> tuple[str, str]:
-    """Refuse databases that cannot hold pgstore, make the next transaction read and write, return names of database and role."""
-    found = _fetch_one(connection, _LOOK)
+def _examine(connection: _Connection) -> _Place:
+    """Refuse a database that cannot hold pgstore; from here on transactions are what a migration needs."""
+    found = _only_row(connection, _LOOK)
     connection.rollback()
+    place = _Place(found.database, found.login)
     if found.server < OLDEST_SERVER:
         version = connection.info.parameter_status("server_version") or found.server
-        raise errors.DatabaseUnsuitable(f"the server is PostgreSQL {version}, pgstore needs {OLDEST_SERVER // 10000} or later")
-    if found.encoding != "UTF8":
-        message = f"database {found.database!r} has encoding {found.encoding}, pgstore needs UTF8: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        message = f"the server is PostgreSQL {version}, pgstore needs {OLDEST_SERVER // 10000} or later"
         raise errors.DatabaseUnsuitable(message)
+    if found.encoding != "UTF8":
+        message = f"{place} has encoding {found.encoding}, pgstore needs UTF8: CREATE DATABASE … ENCODING 'UTF8'"
+        raise errors.DatabaseUnsuitable(f"{message} TEMPLATE template0")
     if found.standby:
-        raise errors.ConfigurationError("the server is a standby and cannot be changed: migrate the primary (target_session_attrs=read-write finds it)")
-    # Whatever the defaults of role or database are. Read committed, because a look after waiting for the lock must be a new one.
+        message = (
+            "the server is a standby, which cannot be changed: migrate the primary (target_session_attrs=read-write)"
+        )
+        raise errors.ConfigurationError(message)
+    # Whatever the defaults are. Read committed, because the look after waiting for the lock must be a new one.
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     connection.read_only = False
-    return found.database, found.login
+    return place
 
 
-def _current_revision(connection: psycopg.Connection[Any], state: Any, database: str, login: str, known: list[str]) -> str | None:
+def _current_revision(connection: _Connection, state: Any, place: _Place, *, known: list[str]) -> str | None:
     if state.has_revision:
-        if not state.may_read_revision:
-            message = f"role {login!r} may not read schema pgstore of database {database!r}: {_grant_role(state.owner, login)}"
-            raise errors.AccessDenied(message)
+        if not (state.may_use_schema and state.may_read_revision):
+            message = f"role {place.login!r} may not read schema pgstore of {place}"
+            raise errors.AccessDenied(f"{message}: {_grant('{}', state.owner, place)}")
         row = connection.execute("SELECT version_num FROM pgstore.schema_revision").fetchone()
         if row is not None:
             if row.version_num not in known:
-                message = f"schema pgstore of database {database!r} is at revision {row.version_num}, this code knows none after {SCHEMA_REVISION}: "
-                raise errors.SchemaTooNew(message + "install the version of pgstore that made it, or a newer one")
+                message = f"{place} is at revision {row.version_num}, the newest this pgstore knows is {known[0]}"
+                raise errors.SchemaTooNew(f"{message}: install the version that migrated it, or a later one")
             return str(row.version_num)
-    if state.others:
-        message = f"schema pgstore of database {database!r} holds something that pgstore did not make ({state.others}): rename or drop it"
+    if state.other_relation is not None:
+        message = (
+            f"schema pgstore of {place} holds {state.other_relation!r}, which no migration made: rename or drop it"
+        )
         raise errors.SchemaError(message)
     return None
 
 
-def _require_rights(state: Any, database: str, login: str) -> None:
-    role = compose.Identifier(login).as_string(None)
+def _require_rights(state: Any, place: _Place) -> None:
     if not state.has_schema and not state.may_create_schema:
-        statement = f"GRANT CREATE ON DATABASE {compose.Identifier(database).as_string(None)} TO {role}"
-        raise errors.AccessDenied(f"role {login!r} may not create the schema pgstore in database {database!r}: {statement}")
-    if state.has_schema and not state.may_create_tables:
-        statement = f"GRANT USAGE, CREATE ON SCHEMA pgstore TO {role}"
-        raise errors.AccessDenied(f"role {login!r} may not create tables in schema pgstore of database {database!r}: {statement}")
+        message = f"role {place.login!r} may not create the schema pgstore in {place}"
+        raise errors.AccessDenied(f"{message}: {_grant('CREATE ON DATABASE {}', place.database, place)}")
     if state.has_revision and not state.is_owner:
-        message = f"role {login!r} may not change schema pgstore of database {database!r}: {_grant_role(state.owner, login)}"
-        raise errors.AccessDenied(message)
+        message = f"role {place.login!r} may not change schema pgstore of {place}, which belongs to {state.owner!r}"
+        raise errors.AccessDenied(f"{message}: {_grant('{}', state.owner, place)}")
+    if state.has_schema and not (state.may_use_schema and state.may_create_tables):
+        message = f"role {place.login!r} may not create tables in schema pgstore of {place}"
+        raise errors.AccessDenied(f"{message}: {_grant('USAGE, CREATE ON SCHEMA {}', 'pgstore', place)}")
 
 
-def _grant_role(owner: str, login: str) -> str:
-    return f"GRANT {compose.Identifier(owner).as_string(None)} TO {compose.Identifier(login).as_string(None)}"
+def _grant(what: str, name: str, place: _Place) -> str:
+    what = what.format(compose.Identifier(name).as_string())
+    return f"GRANT {what} TO {compose.Identifier(place.login).as_string()}"
 
 
 def _settings() -> list[str]:
@@ -332,8 +398,12 @@ def _settings() -> list[str]:
         "SET LOCAL client_min_messages = warning",
         "SET LOCAL statement_timeout = 0",
         "SET LOCAL idle_in_transaction_session_timeout = 0",
-        f"SET LOCAL lock_timeout = '{_LOCK_WAIT_SECONDS}s'",
+        f"SET LOCAL lock_timeout = {_LOCK_WAIT_SECONDS * 1000}",
     ]
+
+
+def _table_wait() -> str:
+    return f"SET LOCAL lock_timeout = {_TABLE_WAIT_SECONDS * 1000}"
 
 
 def _role_settings(roles: Roles | None) -> list[tuple[str, str]]:
@@ -342,31 +412,32 @@ def _role_settings(roles: Roles | None) -> list[tuple[str, str]]:
     return [("pgstore.reader", roles.reader), ("pgstore.writer", roles.writer), ("pgstore.owner", roles.owner)]
 
 
-def _fetch_one(connection: psycopg.Connection[Any], statement: str) -> Any:
-    row = connection.execute(statement.encode()).fetchone()
-    assert row is not None, "a SELECT of constants has one row"
+def _only_row(connection: _Connection, statement: LiteralString) -> Any:
+    row = connection.execute(statement).fetchone()
+    assert row is not None, "a SELECT of one row"
     return row
 
 
 # --- text for a DBA ---------------------------------------------------------------------------------------------------
 
-_WAIT = f"BEGIN PERFORM pg_advisory_xact_lock({_LOCK_KEY}); END"
-
 _CHECK = """
 DO $check$
 DECLARE
-    expected text := {revision};
-    found text;
+    expected text := {expected};
+    found    text;
 BEGIN
     IF current_setting('server_version_num')::integer < {oldest_server} OR getdatabaseencoding() <> 'UTF8' THEN
         RAISE EXCEPTION 'pgstore needs PostgreSQL 14 or later and a UTF8 database';
     END IF;
-    IF EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    IF EXISTS (SELECT
+                 FROM pg_class c
+                 JOIN pg_namespace n ON n.oid = c.relnamespace
                 WHERE n.nspname = 'pgstore' AND c.relname = 'schema_revision') THEN
         EXECUTE 'SELECT version_num FROM pgstore.schema_revision' INTO found;
     END IF;
     IF found IS DISTINCT FROM expected THEN
-        RAISE EXCEPTION 'this script starts from %, the database is at %', coalesce('revision ' || expected, 'nothing'), coalesce('revision ' || found, 'nothing');
+        RAISE EXCEPTION 'this script starts from %, the database is at %',
+            coalesce('revision ' || expected, 'nothing'), coalesce('revision ' || found, 'nothing');
     END IF;
     IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'pgstore') THEN
         CREATE SCHEMA pgstore;
@@ -376,8 +447,8 @@ $check$;
 """
 
 
-def _quote(text: str) -> str:
-    return compose.Literal(text).as_string(None)
+def _literal(text: str) -> str:
+    return compose.Literal(text).as_string()
 
 
 # --- alembic ----------------------------------------------------------------------------------------------------------
@@ -406,7 +477,7 @@ def _run(config: Config, revision: str, *, as_text: bool = False) -> None:
 
 @contextlib.contextmanager
 def _silent_alembic() -> Iterator[None]:
-    """Keep alembic from telling the host application's log about every step, without a change to how that is configured."""
+    """Keep alembic's steps out of the host application's log, without a change to how that is configured."""
     thread = threading.get_ident()
 
     def from_elsewhere(record: logging.LogRecord) -> bool:
@@ -427,23 +498,10 @@ def _silent_alembic() -> Iterator[None]:
 
 def _mapped(exc: psycopg.Error) -> errors.Error:
     text = (exc.diag.message_primary or str(exc)).strip()
-    state = exc.sqlstate
-    if state is None:  # refused while connecting: libpq keeps the server's text and not its code
-        if isinstance(exc, psycopg.OperationalError):
-            if "password" in text or "authentication" in text or "pg_hba.conf" in text or "permission denied" in text:
-                return errors.AccessDenied(text)
-            if "does not exist" in text:
-                return errors.ConfigurationError(text)
-            return errors.StoreUnavailable(text)
-        return errors.StatementFailed(text)
-    if state == "42501" or state.startswith("28"):
-        return errors.AccessDenied(text)
-    if state == "3D000":
-        return errors.ConfigurationError(text)
-    if state.startswith(("08", "57P", "53")):
-        return errors.StoreUnavailable(text)
-    if state in ("40001", "40P01"):
-        return errors.SerializationConflict(text)
-    if state == "55P03":
-        return errors.TransactionFailed(f"{text}; nothing was changed: run it again when no long transaction uses pgstore")
-    return errors.StatementFailed(text, state)
+    if exc.sqlstate == "42501":
+        return errors.AccessDenied(
+            f"{text}; a migration is for the owner of the schema pgstore, or a member of that role"
+        )
+    if exc.sqlstate == "55P03":
+        return errors.TransactionFailed(f"{text}; nothing was changed: run it when no long transaction uses pgstore")
+    return map_error(exc)

@@ -1,7 +1,7 @@
 """The foundation: installation, sessions, stores, Dict, Queue, Volume and NetworkFileSystem.
 
-Explained in sql/schema.sql, as of the newest revision; here stands what this one does, for good. The schema `pgstore` itself
-is made by pgstore.migrate, before alembic puts its version table there.
+Explained in sql/schema.sql, as of the newest revision; here stands what this one does, for good. The schema `pgstore`
+itself is made by pgstore.migrate, before alembic puts its version table there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("there is nothing before the first revision; DROP SCHEMA pgstore CASCADE removes pgstore with all it holds")
+    # Not a DROP: a step back keeps the data, and there is nowhere before this to keep them.
+    raise NotImplementedError(
+        "the first revision has no way back; DROP SCHEMA pgstore CASCADE deletes pgstore and its data"
+    )
 
 
 INSTALLATION = """
@@ -119,7 +122,8 @@ CREATE TABLE pgstore.queue_item (
         autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 200000,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000,
         toast_tuple_target = 8160,
-        toast.autovacuum_vacuum_scale_factor = 0, toast.autovacuum_vacuum_threshold = 10000, toast.autovacuum_vacuum_cost_delay = 0);
+        toast.autovacuum_vacuum_scale_factor = 0, toast.autovacuum_vacuum_threshold = 10000,
+        toast.autovacuum_vacuum_cost_delay = 0);
 ALTER TABLE pgstore.queue_item ALTER COLUMN payload SET STORAGE EXTERNAL
 """
 
