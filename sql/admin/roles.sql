@@ -1,19 +1,19 @@
--- Who may do what in the schema pgstore. Run by every `pgstore migrate`, part of what `pgstore migrate --sql` prints, and free to
--- be run by hand as often as wanted, by whoever may migrate:
+-- Who may do what in the schema pgstore. Run by every `pgstore migrate` and printed by `pgstore migrate --sql`; whoever may
+-- migrate may also run it by hand, as often as wanted:
 --
 --     psql -v ON_ERROR_STOP=1 -1 -c "SELECT set_config('pgstore.writer', 'app', true)" -f roles.sql mydatabase
 --
--- pgstore_reader   sees everything: tables, views, positions of sequences, functions that only read
+-- pgstore_reader   sees everything: tables, views, positions of sequences; may call functions that only read
 -- pgstore_writer   also uses every store; it cannot change tables, nor what says which version they have
 -- pgstore_owner    owns everything; its members may migrate
 --
--- They are roles without login: GRANT pgstore_writer TO your_login. They are made here if the current role may create roles, else
--- used if they exist, else left out. Other names: the settings pgstore.reader, pgstore.writer, pgstore.owner, as above. Roles belong
--- to the whole cluster, so a member has its rights in each of its databases that has a pgstore: choose other names to part them.
--- With the setting pgstore.roles = off only PUBLIC loses its rights.
+-- They are roles without login: GRANT pgstore_writer TO your_login. They are made here if the current role may create roles,
+-- else used if they exist, else left out. Other names: the settings pgstore.reader, pgstore.writer and pgstore.owner, as above.
+-- Roles belong to the whole cluster, so a member has its rights in each of its databases that has a pgstore: choose other names
+-- to part them. With the setting pgstore.roles = off only PUBLIC loses its rights.
 --
--- Everything is granted on what exists, again after every migration. Not by ALTER DEFAULT PRIVILEGES: that follows the role that
--- creates, cannot take the EXECUTE on functions from PUBLIC within one schema, and stays behind when the schema is dropped.
+-- Rights are granted on what exists, again after every migration. Not by ALTER DEFAULT PRIVILEGES: that follows the role that
+-- creates, cannot take EXECUTE on functions from PUBLIC within one schema, and outlives the schema.
 
 DO $roles$
 DECLARE
@@ -46,12 +46,13 @@ BEGIN
         END IF;
     END LOOP;
 
-    -- Ownership, so that any member of the owner role may migrate later. It goes over only if the current role keeps all rights,
-    -- as a member that inherits. Who made the role may have to become one first (since PostgreSQL 16 its maker only administers it).
+    -- Ownership, so that any member of the owner role may migrate later. It goes over only if the current role keeps all its
+    -- rights, as a member that inherits. Since PostgreSQL 16 the maker of a role only administers it, and becomes a member here.
     IF to_regrole(quote_ident(owner)) IS NOT NULL THEN
         IF NOT (pg_has_role(owner, 'USAGE') AND pg_has_role(owner, may_become)) AND (me.rolinherit OR since_16) THEN
             BEGIN
-                EXECUTE format('GRANT %I TO %I', owner, current_user) || CASE WHEN since_16 THEN ' WITH INHERIT TRUE, SET TRUE' ELSE '' END;
+                EXECUTE format('GRANT %I TO %I', owner, current_user)
+                        || CASE WHEN since_16 THEN ' WITH INHERIT TRUE, SET TRUE' ELSE '' END;
             EXCEPTION WHEN insufficient_privilege OR unique_violation OR internal_error OR invalid_grant_operation THEN
                 NULL;  -- not ours to give; or "tuple concurrently updated" by the same in another database
             END;
@@ -70,17 +71,25 @@ BEGIN
                    AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')  -- ALTER TABLE takes them all
                    AND pg_get_userbyid(c.relowner) <> owner
                    AND pg_has_role(c.relowner, 'USAGE')
-                   AND NOT EXISTS (SELECT FROM pg_depend d  -- sequences of columns follow their table
-                                    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0)
+                   AND NOT EXISTS (SELECT  -- sequences of columns follow their table
+                                     FROM pg_depend d
+                                    WHERE d.classid = 'pg_class'::regclass
+                                      AND d.objid = c.oid
+                                      AND d.deptype IN ('a', 'i')
+                                      AND d.refobjsubid > 0)
                  UNION ALL
                 SELECT 'ROUTINE', p.oid::regprocedure::text
                   FROM pg_proc p
-                 WHERE p.pronamespace = 'pgstore'::regnamespace AND pg_get_userbyid(p.proowner) <> owner AND pg_has_role(p.proowner, 'USAGE')
+                 WHERE p.pronamespace = 'pgstore'::regnamespace
+                   AND pg_get_userbyid(p.proowner) <> owner
+                   AND pg_has_role(p.proowner, 'USAGE')
                  UNION ALL
                 SELECT 'TYPE', t.oid::regtype::text
                   FROM pg_type t
-                 WHERE t.typnamespace = 'pgstore'::regnamespace AND t.typtype IN ('d', 'e', 'r')  -- not the row types of tables
-                   AND pg_get_userbyid(t.typowner) <> owner AND pg_has_role(t.typowner, 'USAGE')
+                 WHERE t.typnamespace = 'pgstore'::regnamespace
+                   AND t.typtype IN ('d', 'e', 'r')  -- not the row types of tables
+                   AND pg_get_userbyid(t.typowner) <> owner
+                   AND pg_has_role(t.typowner, 'USAGE')
             LOOP
                 EXECUTE format('ALTER %s %s OWNER TO %I', object.kind, object.name, owner);
             END LOOP;
@@ -115,7 +124,9 @@ BEGIN
         FOR object IN
             SELECT c.oid::regclass::text AS name
               FROM pg_class c
-             WHERE c.relnamespace = 'pgstore'::regnamespace AND c.relkind IN ('r', 'p') AND c.relname NOT IN ('installation', 'schema_revision')
+             WHERE c.relnamespace = 'pgstore'::regnamespace
+               AND c.relkind IN ('r', 'p')
+               AND c.relname NOT IN ('installation', 'schema_revision')
         LOOP
             EXECUTE format('GRANT INSERT, UPDATE, DELETE ON TABLE %s TO %I', object.name, writer);
         END LOOP;

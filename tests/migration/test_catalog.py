@@ -1,0 +1,167 @@
+"""The rules that keep the schema distributable and safe (see the head of sql/schema.sql), held against the catalog.
+
+Each query finds the breaches of one rule, and is shown to find one.
+"""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+# Not data of a store: `store` itself, what there is once, and processes.
+UNDISTRIBUTED = ["store", "session", "installation", "schema_revision"]
+
+RULES = {
+    "the store id leads primary keys and unique indexes": """
+        SELECT i.indexrelid::regclass
+          FROM pg_index i
+          JOIN pg_class c ON c.oid = i.indrelid
+          LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
+         WHERE c.relnamespace = 'pgstore'::regnamespace AND i.indisunique AND c.relname <> ALL (%(undistributed)s)
+           AND a.attname IS DISTINCT FROM 'store_id'
+    """,
+    "every table of data has a primary key": """
+        SELECT c.oid::regclass
+          FROM pg_class c
+         WHERE c.relnamespace = 'pgstore'::regnamespace AND c.relkind IN ('r', 'p')
+           AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
+    """,
+    "the store id is a bigint that is never missing": """
+        SELECT c.oid::regclass
+          FROM pg_class c
+          LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'store_id'
+         WHERE c.relnamespace = 'pgstore'::regnamespace AND c.relkind IN ('r', 'p')
+           AND c.relname <> ALL (%(undistributed)s)
+           AND (a.atttypid IS DISTINCT FROM 'bigint'::regtype OR NOT a.attnotnull)
+    """,
+    "foreign keys stay within a store or lead to store": """
+        SELECT f.conname
+          FROM pg_constraint f
+          JOIN pg_class source ON source.oid = f.conrelid
+          JOIN pg_class target ON target.oid = f.confrelid
+         WHERE f.contype = 'f' AND f.connamespace = 'pgstore'::regnamespace
+           AND (source.relname = ANY (%(undistributed)s)
+                OR (SELECT attname FROM pg_attribute WHERE attrelid = f.conrelid AND attnum = f.conkey[1]) <> 'store_id'
+                OR (SELECT attname FROM pg_attribute WHERE attrelid = f.confrelid AND attnum = f.confkey[1])
+                   <> CASE target.relname WHEN 'store' THEN 'id' ELSE 'store_id' END
+                OR f.confdeltype IN ('n', 'd') OR f.confupdtype IN ('n', 'd'))
+    """,
+    "no column is an identity": """
+        SELECT a.attrelid::regclass || '.' || a.attname
+          FROM pg_attribute a
+          JOIN pg_class c ON c.oid = a.attrelid
+         WHERE c.relnamespace = 'pgstore'::regnamespace AND a.attidentity <> ''
+    """,
+    "sequences are bigint, and belong to no column": """
+        SELECT s.seqrelid::regclass
+          FROM pg_sequence s
+          JOIN pg_class c ON c.oid = s.seqrelid
+         WHERE c.relnamespace = 'pgstore'::regnamespace
+           AND (s.seqtypid <> 'bigint'::regtype OR s.seqcycle
+                OR EXISTS (SELECT
+                             FROM pg_depend d
+                            WHERE d.objid = c.oid AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')))
+    """,
+    "columns filled from a sequence are bigint": """
+        SELECT a.attrelid::regclass || '.' || a.attname
+          FROM pg_attrdef d
+          JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+          JOIN pg_class c ON c.oid = d.adrelid
+         WHERE c.relnamespace = 'pgstore'::regnamespace AND pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%%'
+           AND a.atttypid <> 'bigint'::regtype
+    """,
+    "functions are plpgsql": """
+        SELECT p.oid::regprocedure
+          FROM pg_proc p
+          JOIN pg_language l ON l.oid = p.prolang
+         WHERE p.pronamespace = 'pgstore'::regnamespace AND l.lanname <> 'plpgsql'
+    """,
+    "a function with its owner's rights fixes search_path and takes no oid": """
+        SELECT p.oid::regprocedure
+          FROM pg_proc p
+         WHERE p.pronamespace = 'pgstore'::regnamespace AND p.prosecdef
+           AND (NOT EXISTS (SELECT FROM unnest(p.proconfig) c (setting) WHERE setting LIKE 'search_path=%%')
+                OR 'oid'::regtype = ANY (p.proargtypes))
+    """,
+    "no table has triggers of its own or row security": """
+        SELECT c.oid::regclass
+          FROM pg_class c
+         WHERE c.relnamespace = 'pgstore'::regnamespace
+           AND (c.relrowsecurity OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal))
+    """,
+}
+
+FUNCTION = "CREATE FUNCTION pgstore.f({args}) RETURNS int LANGUAGE {rest}"
+
+BREACHES = {
+    "the store id leads primary keys and unique indexes": [
+        "CREATE UNIQUE INDEX bad ON pgstore.queue_item (id, store_id)",
+        "CREATE UNIQUE INDEX bad ON pgstore.queue_item ((store_id + 0))",
+    ],
+    "every table of data has a primary key": ["CREATE TABLE pgstore.bad (store_id bigint NOT NULL)"],
+    "the store id is a bigint that is never missing": [
+        "CREATE TABLE pgstore.bad (store_id integer PRIMARY KEY)",
+        "CREATE TABLE pgstore.bad (store_id bigint)",
+        "CREATE TABLE pgstore.bad (id bigint PRIMARY KEY)",
+    ],
+    "foreign keys stay within a store or lead to store": [
+        "ALTER TABLE pgstore.store ADD FOREIGN KEY (session_id) REFERENCES pgstore.session",
+        "ALTER TABLE pgstore.inode ADD FOREIGN KEY (ino) REFERENCES pgstore.store",
+        "ALTER TABLE pgstore.inode ADD FOREIGN KEY (blob_id, store_id) REFERENCES pgstore.blob (id, store_id)",
+        "ALTER TABLE pgstore.blob ADD FOREIGN KEY (store_id) REFERENCES pgstore.store ON DELETE SET NULL",
+    ],
+    "no column is an identity": ["ALTER TABLE pgstore.blob ADD COLUMN bad bigint GENERATED ALWAYS AS IDENTITY"],
+    "sequences are bigint, and belong to no column": [
+        "CREATE SEQUENCE pgstore.bad AS integer",
+        "ALTER TABLE pgstore.blob ADD COLUMN bad bigserial",
+    ],
+    "columns filled from a sequence are bigint": [
+        "ALTER TABLE pgstore.blob ADD COLUMN bad integer DEFAULT nextval('pgstore.blob_id_seq')"
+    ],
+    "functions are plpgsql": [FUNCTION.format(args="", rest="sql AS 'SELECT 1'")],
+    "a function with its owner's rights fixes search_path and takes no oid": [
+        FUNCTION.format(args="", rest="plpgsql SECURITY DEFINER AS 'BEGIN RETURN 1; END'"),
+        FUNCTION.format(args="oid", rest="plpgsql SECURITY DEFINER SET search_path = '' AS 'BEGIN RETURN 1; END'"),
+    ],
+    "no table has triggers of its own or row security": ["ALTER TABLE pgstore.blob ENABLE ROW LEVEL SECURITY"],
+}
+
+
+@pytest.fixture
+def breaches(database):
+    """A call that gives the breaches of a rule, in a transaction that is rolled back."""
+    with psycopg.connect(database) as connection:
+
+        def breaches(rule, statement=None):
+            if statement:
+                connection.execute(statement)
+            return [str(row[0]) for row in connection.execute(RULES[rule], {"undistributed": UNDISTRIBUTED})]
+
+        yield breaches
+        connection.rollback()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_schema_keeps_the_rule(breaches, rule):
+    """
+    A table that breaks it cannot be distributed later without a rewrite, or opens a door.
+    """
+    assert breaches(rule) == []
+
+
+@pytest.mark.parametrize(("rule", "statement"), [(rule, each) for rule, list_ in BREACHES.items() for each in list_])
+def test_a_breach_of_the_rule_is_found(breaches, rule, statement):
+    """
+    A rule that finds nothing is worth nothing.
+    """
+    if "(blob_id, store_id)" in statement:  # the target needs such a key first
+        statement = f"CREATE UNIQUE INDEX ON pgstore.blob (id, store_id); {statement}"
+
+    assert len(breaches(rule, statement)) == 1
+
+
+def test_every_rule_has_a_breach():
+    """
+    As the test before takes for granted.
+    """
+    assert RULES.keys() == BREACHES.keys()
