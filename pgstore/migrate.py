@@ -207,11 +207,10 @@ SELECT n.oid IS NOT NULL AS has_schema,
        (SELECT min(c.relname::text)
           FROM pg_class c
          WHERE c.relnamespace = n.oid
-           AND c.relname <> 'schema_revision'
-           AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')) AS other_relation
+           AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')) AS a_relation
   FROM (VALUES (1)) AS one_row
   LEFT JOIN pg_namespace n ON n.nspname = 'pgstore'
-  LEFT JOIN pg_class r ON r.relnamespace = n.oid AND r.relname = 'schema_revision'
+  LEFT JOIN pg_class r ON r.relnamespace = n.oid AND r.relname = 'schema_revision' AND r.relkind = 'r'
 """
 
 # `store` stands for all tables.
@@ -367,10 +366,10 @@ def _current_revision(connection: _Connection, state: Any, place: _Place, *, kno
                 message = f"{place} is at revision {row.version_num}, the newest this pgstore knows is {known[0]}"
                 raise errors.SchemaTooNew(f"{message}: install the version that migrated it, or a later one")
             return str(row.version_num)
-    if state.other_relation is not None:
-        message = (
-            f"schema pgstore of {place} holds {state.other_relation!r}, which no migration made: rename or drop it"
-        )
+    # Not even an empty schema_revision or a view of that name: reading and writing would run its owner's code with our
+    # rights, and we may be a superuser in a database where others create schemas.
+    if state.a_relation is not None:
+        message = f"schema pgstore of {place} holds {state.a_relation!r}, which no migration made: rename or drop it"
         raise errors.SchemaError(message)
     return None
 

@@ -128,15 +128,23 @@ def test_the_schema_of_a_newer_pgstore_is_refused(cluster):
     assert cluster.execute(url, "SELECT version_num FROM pgstore.schema_revision") == [("0815",)]
 
 
-def test_a_schema_of_somebody_else_is_refused(cluster):
+@pytest.mark.parametrize(
+    ("relation", "definition"),
+    [
+        ("orders", "TABLE pgstore.orders (id bigint)"),
+        ("schema_revision", "TABLE pgstore.schema_revision (version_num varchar(32) PRIMARY KEY)"),
+        ("schema_revision", "VIEW pgstore.schema_revision AS SELECT (1 / 0)::text AS version_num"),
+    ],
+)
+def test_a_schema_of_somebody_else_is_refused(cluster, relation, definition):
     """
-    The name is a likely one.
+    The name is a likely one, and a schema laid out for a superuser to step into must not run anything.
     """
     url = cluster.database()
     cluster.execute(url, "CREATE SCHEMA pgstore")
-    cluster.execute(url, "CREATE TABLE pgstore.orders (id bigint)")
+    cluster.execute(url, f"CREATE {definition}")
 
-    with pytest.raises(errors.SchemaError, match="holds 'orders', which no migration made: rename or drop it"):
+    with pytest.raises(errors.SchemaError, match=f"holds '{relation}', which no migration made: rename or drop it"):
         migrate.upgrade(url)
 
 
