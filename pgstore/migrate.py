@@ -194,7 +194,6 @@ SELECT current_setting('server_version_num')::integer AS server,
 """
 
 # From the catalog, which everybody may read: to_regclass() fails without rights on the schema.
-# From the catalog, which everybody may read: to_regclass() fails without rights on the schema.
 _STATE = """
 SELECT n.oid IS NOT NULL AS has_schema,
        has_database_privilege(current_database(), 'CREATE') AS may_create_schema,
