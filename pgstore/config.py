@@ -1,0 +1,66 @@
+"""Settings: what `configure` or a `Client` was given, else the environment."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from pgstore.errors import ConfigurationError
+
+DEFAULT_ENVIRONMENT = "main"
+_LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE", "PGUSER")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a client connects and behaves; None: by the environment or the default."""
+
+    url: str | None = None
+    listen_url: str | None = None  # a direct connection for waiting, where `url` leads through a pooler
+    environment: str | None = None
+    connections_max: int = 10
+    auto_migrate: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.connections_max < 1:
+            raise ConfigurationError(f"connections_max is {self.connections_max!r}, expected a number of 1 or more")
+        for name in ("url", "listen_url"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise ConfigurationError(
+                    f"{name} must be a str such as 'postgresql://user@host/database', not {value!r}"
+                )
+
+    def configured_url(self) -> str | None:
+        """
+        The connection URL: as given, else `PGSTORE_URL`, `DATABASE_URL`, or what libpq reads by itself (`PGHOST` …).
+
+        None means that nothing is configured: the embedded server's turn.
+        """
+        if self.url is not None:
+            return _libpq_url(self.url)
+        for variable in ("PGSTORE_URL", "DATABASE_URL"):
+            if value := os.environ.get(variable):
+                return _libpq_url(value)
+        if any(os.environ.get(variable) for variable in _LIBPQ_VARIABLES):
+            return ""
+        return None
+
+    @property
+    def effective_environment(self) -> str:
+        return self.environment or os.environ.get("PGSTORE_ENVIRONMENT") or DEFAULT_ENVIRONMENT
+
+    @property
+    def may_migrate(self) -> bool:
+        """Whether a missing schema may be created on first use."""
+        if self.auto_migrate is not None:
+            return self.auto_migrate
+        return os.environ.get("PGSTORE_AUTO_MIGRATE", "1") not in ("0", "false", "no", "off")
+
+
+def _libpq_url(url: str) -> str:
+    """`DATABASE_URL` often carries SQLAlchemy's driver name, which libpq does not know."""
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme.startswith(("postgresql+", "postgres+")):
+        return f"postgresql://{rest}"
+    return url

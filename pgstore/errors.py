@@ -1,0 +1,173 @@
+"""Every error pgstore raises, one tree; where Python has a type for the situation, ours inherits from it too.
+
+::
+
+    Error
+    ├── InvalidError (ValueError)               an argument or a combination of calls that can never work
+    │   ├── TransactionScopeError               a transaction used from a thread or task that does not own it
+    │   └── ConflictError                       a concurrent change makes this one impossible; nothing was applied
+    ├── ConfigurationError                      a URL, setting or installation that cannot work
+    ├── NotFoundError (LookupError)             no store of this name or id
+    ├── AlreadyExistsError                      a store of this name exists
+    ├── MissingKeyError (KeyError)              a key is not in a Dict
+    ├── QueueEmpty (queue.Empty)                nothing arrived in time
+    ├── QueueFull (queue.Full)                  no room in time
+    ├── FileMissing (FileNotFoundError)         no such path, in a Volume or on this machine
+    ├── FileExists (FileExistsError)            a path is taken
+    ├── IsADirectory (IsADirectoryError)        a directory where a file was expected
+    ├── NotADirectory (NotADirectoryError)      a file where a directory was expected
+    ├── FileUnreadable (PermissionError)        a local file or directory that may not be read or written
+    ├── SerializationError                      a value cannot be stored
+    ├── DeserializationError                    stored bytes cannot be loaded here; they are in `raw`
+    ├── ValueTooLarge                           a value above the limit of its store
+    ├── SchemaError                             the pgstore schema of the database does not fit this code
+    │   ├── SchemaMissing                       not installed
+    │   ├── SchemaOutdated                      older than this code: `pgstore migrate`
+    │   └── SchemaTooNew                        newer than this code can use
+    ├── DatabaseUnsuitable                      too old a server, or a database that is not UTF8
+    ├── AccessDenied (PermissionError)          the role lacks a right, or the password is wrong
+    ├── StoreUnavailable (ConnectionError)      the server cannot be reached, or the connection broke and nothing was done
+    │   └── OutcomeUnknown                      the connection broke after a write was sent: it may have happened
+    ├── TransactionFailed                       the transaction was rolled back by the server
+    │   └── SerializationConflict               by a serialization failure or a deadlock: run it again
+    ├── StatementFailed                         the server refused a statement for another reason
+    └── EmbeddedServerError                     the embedded server could not be set up, started or stopped
+
+Messages say what was given, what was expected and what to do. Foreign exceptions are mapped in one place per library and kept as
+`__cause__`.
+"""
+
+from __future__ import annotations
+
+import queue
+
+
+class Error(Exception):
+    """Base of all pgstore errors."""
+
+
+class InvalidError(Error, ValueError):
+    """An argument, or a combination of calls, that can never work."""
+
+
+class TransactionScopeError(InvalidError):
+    """A transaction used from a thread or task that does not own it, or in the wrong form (blocking in an asynchronous one)."""
+
+
+class ConflictError(InvalidError):
+    """A concurrent change makes this one impossible; nothing was applied."""
+
+
+class ConfigurationError(Error):
+    """A URL, setting or installation that cannot work."""
+
+
+class NotFoundError(Error, LookupError):
+    """No store has this name or id."""
+
+
+class AlreadyExistsError(Error):
+    """A store of this name exists already."""
+
+
+class MissingKeyError(Error, KeyError):
+    """A key is not in a Dict."""
+
+    # KeyError shows the repr of its argument, which turns a sentence into a quoted string.
+    __str__ = Exception.__str__
+
+
+class QueueEmpty(Error, queue.Empty):
+    """Nothing arrived in time."""
+
+
+class QueueFull(Error, queue.Full):
+    """No room in time."""
+
+
+class FileMissing(Error, FileNotFoundError):
+    """No such file or directory."""
+
+
+class FileExists(Error, FileExistsError):
+    """The path is taken."""
+
+
+class IsADirectory(Error, IsADirectoryError):
+    """A directory stands where a file was expected."""
+
+
+class NotADirectory(Error, NotADirectoryError):
+    """A file stands where a directory was expected."""
+
+
+class FileUnreadable(Error, PermissionError):
+    """A local file or directory that may not be read or written."""
+
+
+class SerializationError(Error):
+    """A value cannot be stored."""
+
+
+class DeserializationError(Error):
+    """Stored bytes cannot be loaded by this process; they are in `raw`."""
+
+    def __init__(self, message: str, raw: bytes = b"") -> None:
+        super().__init__(message)
+        self.raw = raw
+
+
+class ValueTooLarge(Error):
+    """A value is above the limit of its store."""
+
+
+class SchemaError(Error):
+    """The pgstore schema of the database does not fit this code."""
+
+
+class SchemaMissing(SchemaError):
+    """The database has no pgstore schema."""
+
+
+class SchemaOutdated(SchemaError):
+    """The schema is older than this code."""
+
+
+class SchemaTooNew(SchemaError):
+    """The schema is newer than this code can use."""
+
+
+class DatabaseUnsuitable(Error):
+    """The server is too old or the database is not UTF8."""
+
+
+class AccessDenied(Error, PermissionError):
+    """The role lacks a right, or the password is wrong."""
+
+
+class StoreUnavailable(Error, ConnectionError):
+    """The server cannot be reached, or the connection broke before anything was done."""
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """The connection broke after a write was sent: it may or may not have happened."""
+
+
+class TransactionFailed(Error):
+    """The server rolled the transaction back."""
+
+
+class SerializationConflict(TransactionFailed):
+    """A serialization failure or a deadlock: running the whole transaction again may succeed (see `run_transaction`)."""
+
+
+class StatementFailed(Error):
+    """The server refused a statement; `sqlstate` has its code."""
+
+    def __init__(self, message: str, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class EmbeddedServerError(Error):
+    """The embedded server could not be set up, started or stopped."""
