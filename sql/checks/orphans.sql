@@ -1,0 +1,20 @@
+-- Rows of stores that do not exist: left by an insert that raced with the deletion of its store. They are invisible and may be deleted.
+SELECT 'dict_entry' AS relation, e.store_id, count(*) AS rows
+  FROM pgstore.dict_entry e
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = e.store_id)
+ GROUP BY e.store_id
+ UNION ALL
+SELECT 'queue_item', q.store_id, count(*)
+  FROM pgstore.queue_item q
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = q.store_id)
+ GROUP BY q.store_id
+ UNION ALL
+SELECT 'inode', i.store_id, count(*)
+  FROM pgstore.inode i
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = i.store_id)
+ GROUP BY i.store_id
+ UNION ALL
+SELECT 'blob', b.store_id, count(*)
+  FROM pgstore.blob b
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = b.store_id)
+ GROUP BY b.store_id;
