@@ -1,0 +1,35 @@
+"""Deadlines. Time is read here only, so that tests can set it."""
+
+from __future__ import annotations
+
+import time
+
+from pgstore.errors import InvalidError
+
+monotonic = time.monotonic
+
+
+class Deadline:
+    """The instant at which a call gives up; never, for a timeout of None."""
+
+    __slots__ = ("_at",)
+
+    def __init__(self, at: float | None) -> None:
+        self._at = at
+
+    @classmethod
+    def after(cls, timeout: float | None) -> Deadline:
+        """*timeout* seconds from now."""
+        if timeout is None:
+            return cls(None)
+        given: object = timeout
+        if isinstance(given, bool) or not isinstance(given, (int, float)) or not given >= 0:
+            raise InvalidError(f"timeout {timeout!r} is not a number of seconds, 0 or more, or None")
+        return cls(monotonic() + timeout)
+
+    def remaining(self) -> float:
+        """Seconds left, 0 when passed, infinity without a limit."""
+        return float("inf") if self._at is None else max(0.0, self._at - monotonic())
+
+    def passed(self) -> bool:
+        return self._at is not None and monotonic() >= self._at

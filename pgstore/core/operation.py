@@ -1,0 +1,330 @@
+"""Operations: store methods written once, run blocking or on an event loop.
+
+A store method is a generator. It yields requests — what it needs from the outside — and is resumed with the result of each;
+what it returns is the result of the call. `@operation` gives it two forms: `d.get(k)` blocks, `await d.get.aio(k)` awaits. The
+requests below are the complete list; who carries them out is decided in `pgstore.client` (a connection of its own, the current
+transaction, or a connection borrowed from the caller).
+
+Psycopg's `generators.py` is built the same way, one floor lower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
+
+from pgstore.core.statement import Statement
+
+P = ParamSpec("P")
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+Owner = TypeVar("Owner", bound="HasRunner")
+
+# ---------------------------------------------------------------------------------------------------------- requests
+
+
+class Query:
+    """Run one statement. Result: a list of tuples, or the number of rows affected where the statement returns none.
+
+    *undo* belongs to statements that take something away: called with the rows when the caller was interrupted while the
+    statement was under way, it gives the query that puts them back. So an interrupted `get` loses nothing.
+    """
+
+    __slots__ = ("statement", "undo", "values")
+
+    def __init__(self, statement: Statement, *values: Any, undo: Callable[[Rows], Query] | None = None) -> None:
+        self.statement = statement
+        self.values = values
+        self.undo = undo
+
+
+Rows: TypeAlias = list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """Run several queries in one round trip, in order; outside a transaction all or none. Result: the list of their results."""
+
+    queries: Sequence[Query]
+
+
+@dataclass(frozen=True, slots=True)
+class CopyIn:
+    """Run `COPY … FROM STDIN (FORMAT binary)` with *data*, which `copy_rows` packed. Result: the number of rows."""
+
+    sql: str
+    data: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class CopyOut:
+    """Run `COPY (…) TO STDOUT`, handing each block of bytes to *consume* as it arrives. Result: None.
+
+    COPY takes no parameters; numbers are written into *sql* by the caller.
+    """
+
+    sql: str
+    consume: Callable[[bytes], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Declare a server-side cursor over *query*, inside a transaction: one snapshot, any length. Result: an `OpenCursor`."""
+
+    query: Query
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCursor:
+    """A declared cursor. `fetch(n)` gives the query for its next *n* rows, `close()` the one that ends it."""
+
+    name: str
+
+    def fetch(self, rows_max: int) -> Query:
+        return Query(Statement(f"FETCH FORWARD {int(rows_max)} FROM {self.name}"))
+
+    def close(self) -> Query:
+        return Query(Statement(f"CLOSE {self.name}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Open a transaction, or a savepoint in the one that is current. Result: a mark for `Commit` and `Rollback`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """End the transaction or savepoint of *mark*, keeping its changes."""
+
+    mark: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """End the transaction or savepoint of *mark*, undoing its changes."""
+
+    mark: Any
+
+
+@dataclass(frozen=True, slots=True)
+class BeforeCommit:
+    """Take part in the current transaction under *key*; *factory* makes the participant on first use.
+
+    Result: the `Enrolment`, or None where there is no transaction.
+    """
+
+    key: object
+    factory: Callable[[], Participant]
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Wait-list this client for *topic* before looking. Result: a `Ticket`. Its `close()` must be called."""
+
+    topic: Topic
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Sleep until *ticket*'s topic is announced, at most *seconds*. Result: True if it was."""
+
+    ticket: Ticket
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Call blocking code — local files, an SDK — off the event loop if there is one. Result: what *function* returns."""
+
+    function: Callable[[], Any]
+
+
+Request: TypeAlias = (
+    Query | Many | CopyIn | CopyOut | Cursor | Begin | Commit | Rollback | BeforeCommit | Listen | Wait | Call
+)
+Op: TypeAlias = Generator[Request, Any, T]
+
+# --------------------------------------------------------------------------------------- what requests are made with
+
+
+class Participant(Protocol):
+    """What keeps part of a transaction's changes on the client until it commits."""
+
+    def before_commit(self) -> Op[None]:
+        """Write what was kept back. Whatever this locks is locked only until the commit that follows."""
+
+    def with_commit(self) -> list[Query]:
+        """Queries to send in one go with COMMIT."""
+
+    def mark(self) -> Any:
+        """The present state, for `rewind`."""
+
+    def rewind(self, mark: Any) -> None:
+        """Return to the state of *mark*: a savepoint was rolled back. None: to the beginning."""
+
+    def committed(self) -> None:
+        """The transaction has committed."""
+
+
+class Enrolment:
+    """A participant in a transaction. *immediate*: the commit is someone else's, so changes have to be written by the operation."""
+
+    __slots__ = ("immediate", "participant")
+
+    def __init__(self, participant: Any, immediate: bool) -> None:
+        self.participant = participant
+        self.immediate = immediate
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What can be waited for: something about one store, such as "items in partition p"."""
+
+    store_id: int
+    name: str
+
+    @property
+    def payload(self) -> str:
+        return f"{self.store_id}/{self.name}"
+
+
+class Ticket(Protocol):
+    """A place among those who wait for a topic."""
+
+    topic: Topic
+
+    def close(self) -> None:
+        """Give the place up. Never blocks."""
+
+
+def atomic(body: Op[T]) -> Op[T]:
+    """Run *body* in a transaction, or in a savepoint of the current one: all of it or, after an error, nothing."""
+    mark = yield Begin()
+    try:
+        result = yield from body
+    except BaseException:
+        yield Rollback(mark)
+        raise
+    yield Commit(mark)
+    return result
+
+
+# -------------------------------------------------------------------------------------------- the two forms of a call
+
+
+class Runner(Protocol):
+    """What carries operations out: a `pgstore.Client`."""
+
+    def run(self, op: Op[T], bound: Any = None) -> T: ...
+
+    async def run_async(self, op: Op[T], bound: Any = None) -> T: ...
+
+    def pin(self, bound: Any = None) -> Any:
+        """The transaction that an iterator made now belongs to, or None."""
+
+
+class HasRunner(Protocol):
+    @property
+    def _runner(self) -> Runner: ...
+
+    @property
+    def _bound(self) -> Any: ...
+
+
+class BoundOperation(Generic[P, T_co]):
+    """A store method: call it to block, call its `aio` to get a coroutine."""
+
+    __slots__ = ("_function", "_owner")
+
+    def __init__(self, function: Callable[..., Op[T_co]], owner: Any) -> None:
+        self._function = function
+        self._owner = owner
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
+        owner = self._owner
+        return owner._runner.run(self._function(owner, *args, **kwargs), owner._bound)  # type: ignore[no-any-return]
+
+    def aio(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]:
+        """The same, awaitable."""
+        owner = self._owner
+        return owner._runner.run_async(self._function(owner, *args, **kwargs), owner._bound)  # type: ignore[no-any-return]
+
+    def op(self, *args: P.args, **kwargs: P.kwargs) -> Op[T_co]:
+        """The operation itself, for `yield from` in another."""
+        return self._function(self._owner, *args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<{self._function.__name__} of {self._owner!r}>"
+
+
+class operation(Generic[Owner, P, T_co]):  # noqa: N801 - a decorator
+    """Turn a generator method into a call with two forms."""
+
+    def __init__(self, function: Callable[Concatenate[Owner, P], Op[T_co]]) -> None:
+        self._function = function
+        self.__wrapped__ = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, owner: Owner | None, kind: type[Owner]) -> BoundOperation[P, T_co]:
+        return BoundOperation(self._function, kind if owner is None else owner)
+
+
+# ---------------------------------------------------------------------------------------------------------- iterators
+
+_END: Final = object()
+Pages: TypeAlias = Generator[Request, Any, Sequence[T] | None]
+
+
+class PagedIterator(Generic[T]):
+    """Values from the database, fetched a page at a time; serves `for` and `async for`.
+
+    *fetch* is called for each page and gives the operation that returns it, None at the end. The iterator belongs to the
+    transaction that was current when it was made.
+    """
+
+    def __init__(self, runner: Runner, bound: Any, fetch: Callable[[], Op[Sequence[T] | None]]) -> None:
+        self._runner = runner
+        self._bound = runner.pin(bound)
+        self._fetch = fetch
+        self._page: Iterator[T] = iter(())
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        while (value := next(self._page, _END)) is _END:
+            page = self._runner.run(self._fetch(), self._bound)
+            if page is None:
+                raise StopIteration
+            self._page = iter(page)
+        return value  # type: ignore[return-value]
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        while (value := next(self._page, _END)) is _END:
+            page = await self._runner.run_async(self._fetch(), self._bound)
+            if page is None:
+                raise StopAsyncIteration
+            self._page = iter(page)
+        return value  # type: ignore[return-value]
+
+
+class iterated(Generic[Owner, P, T]):  # noqa: N801 - a decorator
+    """Turn a method that gives the `fetch` of a `PagedIterator` into one that gives the iterator."""
+
+    def __init__(self, function: Callable[Concatenate[Owner, P], Callable[[], Op[Sequence[T] | None]]]) -> None:
+        self._function = function
+        self.__wrapped__ = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, owner: Owner | None, kind: type[Owner]) -> Callable[P, PagedIterator[T]]:
+        subject: Any = kind if owner is None else owner
+
+        def start(*args: P.args, **kwargs: P.kwargs) -> PagedIterator[T]:
+            return PagedIterator(subject._runner, subject._bound, self._function(subject, *args, **kwargs))
+
+        start.__doc__ = self.__doc__
+        return start

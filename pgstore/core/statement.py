@@ -1,0 +1,101 @@
+"""Statements: SQL text with declared parameter types, sent and received in Postgres' binary formats.
+
+A `Statement` is made once, at import, beside the operation that runs it, and prepared once per connection. Declaring the types
+lets the parameters be packed here, the same way for every kind of connection, instead of being guessed from each value.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+_COUNTER = itertools.count(1)
+_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+
+_pack_int4 = struct.Struct("!i").pack
+_pack_int8 = struct.Struct("!q").pack
+_pack_float8 = struct.Struct("!d").pack
+
+
+def _pack_bool(value: bool) -> bytes:
+    return b"\x01" if value else b"\x00"
+
+
+def _pack_timestamptz(value: datetime) -> bytes:
+    delta = value - _EPOCH
+    return _pack_int8((delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds)
+
+
+def _pack_jsonb(value: str) -> bytes:
+    return b"\x01" + value.encode()
+
+
+def _as_is(value: bytes) -> bytes:
+    return value
+
+
+def _array_packer(element_oid: int, pack: Callable[[Any], bytes]) -> Callable[[Sequence[Any]], bytes]:
+    """Pack one-dimensional arrays, as `array_recv` reads them: dimensions, has nulls, element type, length, lower bound, elements."""
+
+    def pack_array(values: Iterable[Any]) -> bytes:
+        items = [None if value is None else pack(value) for value in values]
+        if not items:
+            return struct.pack("!iii", 0, 0, element_oid)
+        parts = [struct.pack("!iiiii", 1, int(None in items), element_oid, len(items), 1)]
+        for item in items:
+            if item is None:
+                parts.append(b"\xff\xff\xff\xff")
+            else:
+                parts.append(_pack_int4(len(item)))
+                parts.append(item)
+        return b"".join(parts)
+
+    return pack_array
+
+
+# Name in a statement's declaration: (type oid, packer). The oids are fixed in PostgreSQL's pg_type.dat.
+_SCALARS: dict[str, tuple[int, int, Callable[[Any], bytes]]] = {
+    # name: (oid, oid of its array, packer)
+    "bool": (16, 1000, _pack_bool),
+    "bytea": (17, 1001, _as_is),
+    "char": (18, 1002, str.encode),
+    "int8": (20, 1016, _pack_int8),
+    "int4": (23, 1007, _pack_int4),
+    "text": (25, 1009, str.encode),
+    "float8": (701, 1022, _pack_float8),
+    "timestamptz": (1184, 1185, _pack_timestamptz),
+    "jsonb": (3802, 3807, _pack_jsonb),
+}
+TYPES: Final[dict[str, tuple[int, Callable[[Any], bytes]]]] = {
+    **{name: (oid, pack) for name, (oid, _, pack) in _SCALARS.items()},
+    **{f"{name}[]": (array, _array_packer(oid, pack)) for name, (oid, array, pack) in _SCALARS.items()},
+}
+
+
+class Statement:
+    """One SQL statement, its parameters named `$1`, `$2` …
+
+    *types* declares them in order, space separated: `"int8 text bytea[]"`. *reads* says that running it again does no harm: it
+    only looks. Such a statement is repeated when its connection breaks.
+    """
+
+    __slots__ = ("_packers", "formats", "name", "oids", "reads", "sql", "types")
+
+    def __init__(self, sql: str, types: str = "", *, reads: bool = False) -> None:
+        self.types: Final = tuple(types.split())
+        self.sql: Final = sql.strip().encode()
+        self.name: Final = b"pgstore_%d" % next(_COUNTER)
+        self.oids: Final = [TYPES[name][0] for name in self.types]
+        self.formats: Final = [1] * len(self.types)
+        self.reads: Final = reads
+        self._packers: Final = [TYPES[name][1] for name in self.types]
+
+    def pack(self, values: Sequence[Any]) -> list[bytes | None]:
+        """The *values* as bytes, in the statement's order and types."""
+        return [None if value is None else pack(value) for pack, value in zip(self._packers, values, strict=True)]
+
+    def __repr__(self) -> str:
+        return f"<Statement {' '.join(self.sql.decode().split())[:80]!r}>"

@@ -1,0 +1,39 @@
+"""Steps: generators over resources that exist in a blocking and an asynchronous kind, written once.
+
+A step yields what a resource's method returned. From a blocking resource that is the value, which is handed straight back; from an
+asynchronous one it is an awaitable, and what awaiting it gives comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, TypeAlias, TypeVar
+
+T = TypeVar("T")
+Steps: TypeAlias = Generator[Any, Any, T]
+
+
+def run_blocking(steps: Steps[T]) -> T:
+    """Run steps over blocking resources: each step has its value already."""
+    value = None
+    try:
+        while True:
+            value = steps.send(value)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+
+
+async def run_async(steps: Steps[T]) -> T:
+    """Run steps over asynchronous resources, awaiting each."""
+    value: Any = None
+    failure: BaseException | None = None
+    try:
+        while True:
+            step = steps.send(value) if failure is None else steps.throw(failure)
+            value, failure = None, None
+            try:
+                value = await step
+            except BaseException as exc:
+                failure = exc
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
