@@ -1,0 +1,295 @@
+"""Clients: the door to one database. Settings, connections, transactions.
+
+Most programs use the default client, made on first use from `configure(…)` or the environment, and never see one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+from pgstore import errors
+from pgstore.client.session import Session
+from pgstore.client.transaction import _AMBIENT, Transaction, current
+from pgstore.client.world import AsyncWorld, BlockingWorld, World
+from pgstore.config import Settings
+from pgstore.core.names import check_name
+from pgstore.core.operation import Op, Query
+from pgstore.core.steps import run_async, run_blocking
+
+T = TypeVar("T")
+_RETRIES: Final = 10
+_BACKOFF_SECONDS: Final = 0.01
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+_inherited: list[Any] = []  # what a forked child must neither use nor close: the parent uses it
+
+
+class Client:
+    """
+    A database with pgstore in it.
+
+    Args:
+        url: `postgresql://user@host/database` or a libpq connection string. None: `PGSTORE_URL`, else `DATABASE_URL`, else
+            libpq's variables (`PGHOST` …), else the embedded server.
+        environment: the environment of stores that name none. None: `PGSTORE_ENVIRONMENT`, else `main`.
+        listen_url: a direct connection for waiting, where *url* leads through a pooler in transaction mode.
+        connections_max: most connections held open, for threads together and for each event loop.
+        auto_migrate: create the schema on first use where it is missing. None: unless `PGSTORE_AUTO_MIGRATE` is 0.
+
+    Nothing is connected before the first use. Threads, event loops and, after a fork, processes may share a client.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        environment: str | None = None,
+        listen_url: str | None = None,
+        connections_max: int = 10,
+        auto_migrate: bool | None = None,
+    ) -> None:
+        if environment is not None:
+            check_name(environment, "environment")
+        self.settings = Settings(url, listen_url, environment, connections_max, auto_migrate)
+        self.installation: str | None = None
+        self._reset()
+        _clients.add(self)
+
+    def _reset(self) -> None:
+        self._blocking = BlockingWorld(self)
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncWorld] = weakref.WeakKeyDictionary()
+        self._loops_lock = threading.Lock()
+        self.session = Session(self)
+
+    # ------------------------------------------------------------------------------------------------ for the user
+
+    def transaction(self, connection: Any = None) -> Transaction:
+        """
+        A transaction over everything done inside its `with` or `async with` block.
+
+        Args:
+            connection: a psycopg `Connection` or `AsyncConnection`, or a SQLAlchemy `Connection`, `Session`, `AsyncConnection` or
+                `AsyncSession`, whose transaction to join. The caller commits it.
+        """
+        return Transaction(self, connection)
+
+    def run_transaction(self, function: Callable[[Transaction], T]) -> T:
+        """
+        Call *function* in a transaction; again, from the start, where the server rolled it back or went away.
+
+        *function* receives the transaction and may run several times; what it returns is returned after the commit. An
+        `OutcomeUnknown` is not repeated.
+        """
+        for attempt in range(_RETRIES):
+            try:
+                with self.transaction() as transaction:
+                    return function(transaction)
+            except (errors.SerializationConflict, errors.StoreUnavailable) as exc:
+                if isinstance(exc, errors.OutcomeUnknown) or attempt == _RETRIES - 1 or current(self, blocking=True):
+                    raise
+                time.sleep(_BACKOFF_SECONDS * 2**attempt)
+        raise AssertionError("unreachable")
+
+    async def run_transaction_async(self, function: Callable[[Transaction], Coroutine[Any, Any, T]]) -> T:
+        """`run_transaction` for a coroutine function."""
+        for attempt in range(_RETRIES):
+            try:
+                async with self.transaction() as transaction:
+                    return await function(transaction)
+            except (errors.SerializationConflict, errors.StoreUnavailable) as exc:
+                if isinstance(exc, errors.OutcomeUnknown) or attempt == _RETRIES - 1 or current(self, blocking=False):
+                    raise
+                await asyncio.sleep(_BACKOFF_SECONDS * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Delete what is ephemeral and close the connections of blocking calls. The client can be used again."""
+        self.session.close()
+        self._blocking.close()
+        self._blocking = BlockingWorld(self)
+        self.session = Session(self)
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop."""
+        with self._loops_lock:
+            world = self._loops.pop(asyncio.get_running_loop(), None)
+        if world is not None:
+            await world.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+        await asyncio.to_thread(self.close)
+
+    def __repr__(self) -> str:
+        from pgstore.core.mapping import without_password
+
+        url = self.settings.url
+        return f"pgstore.Client({without_password(url)!r})" if url is not None else "pgstore.Client()"
+
+    @property
+    def environment(self) -> str:
+        """The environment of stores that name none."""
+        return check_name(self.settings.effective_environment, "environment")
+
+    # --------------------------------------------------------------------------------------------------- as a runner
+
+    def run(self, op: Op[T], bound: Transaction | None = None) -> T:
+        """Run *op* blocking: in *bound*, else in the current transaction, else each statement by itself."""
+        transaction = bound if bound is not None else current(self, blocking=True) if _AMBIENT.get() else None
+        if transaction is not None:
+            transaction.check_form(blocking=True)
+            root = transaction.root
+            with root.lock:
+                return run_blocking(root.world.perform(op, transaction))
+        world = self._blocking
+        try:
+            request = next(op)
+            # Most operations are one query: steps would cost as much as all else that the client does for it.
+            while type(request) is Query:
+                try:
+                    result = world.query_now(request)
+                except BaseException as exc:
+                    request = op.throw(exc)
+                else:
+                    request = op.send(result)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        return run_blocking(world.perform(op, None, request))
+
+    async def run_async(self, op: Op[T], bound: Transaction | None = None) -> T:
+        """Run *op* on the event loop."""
+        transaction = bound if bound is not None else current(self, blocking=False) if _AMBIENT.get() else None
+        if transaction is None:
+            return await run_async(self.world(blocking=False).perform(op, None))
+        transaction.check_form(blocking=False)
+        root = transaction.root
+        async with root.async_lock:
+            return await run_async(root.world.perform(op, transaction))
+
+    def pin(self, bound: Transaction | None = None) -> Transaction | None:
+        return bound if bound is not None else current(self, blocking=None)
+
+    # --------------------------------------------------------------------------------------------------- for the others
+
+    def world(self, *, blocking: bool) -> World:
+        """The world of blocking calls, or that of the running event loop."""
+        if blocking:
+            return self._blocking
+        loop = asyncio.get_running_loop()
+        world = self._loops.get(loop)
+        if world is None:
+            with self._loops_lock:
+                world = self._loops.setdefault(loop, AsyncWorld(self))
+        return world
+
+    def recognise(self, installation: str) -> None:
+        """Note which installation a connection leads to. Raises `InvalidError` if it is not that of the others."""
+        if self.installation is None:
+            self.installation = installation
+        elif self.installation != installation:
+            raise errors.InvalidError(
+                "the connection leads to another database than the client's other connections; "
+                "make a pgstore.Client for it and pass client= to its stores"
+            )
+
+    def _forget(self) -> None:
+        """After a fork, in the child: leave everything to the parent."""
+        _inherited.append((self._blocking, self._loops, self.session))
+        self._reset()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a pgstore.Client cannot be pickled: its URL may hold a password; "
+            "pickled stores use the default client where they arrive"
+        )
+
+
+# -------------------------------------------------------------------------------------------------- the default client
+
+_default: Client | None = None
+_default_lock = threading.Lock()
+
+
+def configure(
+    url: str | None = None,
+    *,
+    environment: str | None = None,
+    listen_url: str | None = None,
+    connections_max: int = 10,
+    auto_migrate: bool | None = None,
+) -> Client:
+    """Set the default client up, in place of the environment's settings (see `Client`). Stores made before keep theirs."""
+    global _default
+    client = Client(
+        url, environment=environment, listen_url=listen_url, connections_max=connections_max, auto_migrate=auto_migrate
+    )
+    with _default_lock:
+        _default = client
+    return client
+
+
+def default_client() -> Client:
+    """The client of stores that were given none."""
+    global _default
+    client = _default
+    if client is None:
+        with _default_lock:
+            if _default is None:
+                _default = Client()
+            client = _default
+    return client
+
+
+def transaction(connection: Any = None) -> Transaction:
+    """A transaction of the default client; see `Client.transaction`."""
+    return default_client().transaction(connection)
+
+
+def run_transaction(function: Callable[[Transaction], T]) -> T:
+    """`Client.run_transaction` of the default client."""
+    return default_client().run_transaction(function)
+
+
+async def run_transaction_async(function: Callable[[Transaction], Coroutine[Any, Any, T]]) -> T:
+    """`Client.run_transaction_async` of the default client."""
+    return await default_client().run_transaction_async(function)
+
+
+def _after_fork_in_child() -> None:
+    global _default_lock
+    _default_lock = threading.Lock()
+    for client in list(_clients):
+        client._forget()
+
+
+def _at_exit() -> None:
+    for client in list(_clients):
+        with contextlib.suppress(Exception):
+            client.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)

@@ -1,0 +1,280 @@
+"""Borrowed links: a caller's connection or session, whose transaction pgstore joins.
+
+Nothing about it is changed: no commit, no setting, no prepared statement of ours; the caller's prepare policy holds. The calls are
+those of `links.Link`. They go through psycopg's cursors, which exist in two kinds, and so do these.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import psycopg
+from psycopg import pq
+from psycopg.adapt import Dumper
+from psycopg.rows import tuple_row
+
+from pgstore import errors
+from pgstore.client.links import ADAPTERS, BrokenLink
+from pgstore.core.mapping import map_error
+from pgstore.core.operation import CopyIn, CopyOut, Many, Query
+from pgstore.core.statement import TYPES
+
+
+class _Packed(bytes):
+    """A parameter in its binary format."""
+
+    oid = 0
+
+
+class _PackedDumper(Dumper):
+    format = pq.Format.BINARY
+
+    def dump(self, obj: bytes) -> bytes:
+        return obj
+
+
+def _packed_type(name: str, oid: int) -> tuple[type[_Packed], type[Dumper]]:
+    return type(f"Packed_{name}", (_Packed,), {"oid": oid}), type(f"Dumper_{name}", (_PackedDumper,), {"oid": oid})
+
+
+_PACKED: Final = {name: _packed_type(name, oid) for name, (oid, _) in TYPES.items()}
+for _kind, _dumper in _PACKED.values():
+    ADAPTERS.register_dumper(_kind, _dumper)
+del _kind, _dumper
+
+
+class _BorrowedCursor(psycopg.RawCursor[tuple[Any, ...]]):
+    """Speaks `$1`, and knows packed parameters whatever the caller has registered on the connection."""
+
+    @property
+    def adapters(self) -> Any:
+        return ADAPTERS
+
+
+class _BorrowedAsyncCursor(psycopg.AsyncRawCursor[tuple[Any, ...]]):
+    @property
+    def adapters(self) -> Any:
+        return ADAPTERS
+
+
+class Source(Protocol):
+    """Where the connection comes from: itself, or a SQLAlchemy session, which may hand out another after a commit."""
+
+    is_async: bool
+
+    def get(self) -> Any:
+        """The psycopg connection, ready for a statement; awaitable where *is_async*."""
+
+
+class BorrowedLink:
+    """Calls on a blocking connection of the caller's."""
+
+    exposed = True
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def execute(self, query: Query) -> Any:
+        with self._cursor() as cursor:
+            try:
+                cursor.execute(query.statement.sql, _parameters(query), binary=True)
+                return cursor.fetchall() if cursor.description is not None else cursor.rowcount
+            except psycopg.Error as exc:
+                raise _mapped(exc, cursor.connection) from exc
+
+    def execute_many(self, many: Many) -> list[Any]:
+        return [self.execute(query) for query in many.queries]
+
+    def command(self, sql: str) -> None:
+        with self._cursor() as cursor:
+            try:
+                cursor.execute(sql.encode())
+            except psycopg.Error as exc:
+                raise _mapped(exc, cursor.connection) from exc
+
+    def copy_in(self, copy: CopyIn) -> int:
+        with self._cursor() as cursor:
+            try:
+                with cursor.copy(copy.sql.encode()) as stream:
+                    for block in copy.data:
+                        stream.write(block)
+                return cursor.rowcount
+            except psycopg.Error as exc:
+                raise _mapped(exc, cursor.connection) from exc
+
+    def copy_out(self, copy: CopyOut) -> None:
+        with self._cursor() as cursor:
+            try:
+                with cursor.copy(copy.sql.encode()) as stream:
+                    for block in stream:
+                        copy.consume(bytes(block))
+            except psycopg.Error as exc:
+                raise _mapped(exc, cursor.connection) from exc
+
+    def _cursor(self) -> _BorrowedCursor:
+        connection = self._source.get()
+        check_joinable(connection)
+        return _BorrowedCursor(connection, row_factory=tuple_row)
+
+
+class BorrowedAsyncLink:
+    """Calls on an asynchronous connection of the caller's."""
+
+    exposed = True
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    async def execute(self, query: Query) -> Any:
+        async with await self._cursor() as cursor:
+            try:
+                await cursor.execute(query.statement.sql, _parameters(query), binary=True)
+                return await cursor.fetchall() if cursor.description is not None else cursor.rowcount
+            except psycopg.Error as exc:
+                raise _mapped(exc, cursor.connection) from exc
+
+    async def execute_many(self, many: Many) -> list[Any]:
+        return [await self.execute(query) for query in many.queries]
+
+    async def command(self, sql: str) -> None:
+        async with await self._cursor() as cursor:
+            try:
+                await cursor.execute(sql.encode())
+            except psycopg.Error as exc:
+                raise _mapped(exc, cursor.connection) from exc
+
+    async def copy_in(self, copy: CopyIn) -> int:
+        async with await self._cursor() as cursor:
+            try:
+                async with cursor.copy(copy.sql.encode()) as stream:
+                    for block in copy.data:
+                        await stream.write(block)
+                return cursor.rowcount
+            except psycopg.Error as exc:
+                raise _mapped(exc, cursor.connection) from exc
+
+    async def copy_out(self, copy: CopyOut) -> None:
+        async with await self._cursor() as cursor:
+            try:
+                async with cursor.copy(copy.sql.encode()) as stream:
+                    async for block in stream:
+                        copy.consume(bytes(block))
+            except psycopg.Error as exc:
+                raise _mapped(exc, cursor.connection) from exc
+
+    async def _cursor(self) -> _BorrowedAsyncCursor:
+        connection = await self._source.get()
+        check_joinable(connection)
+        return _BorrowedAsyncCursor(connection, row_factory=tuple_row)
+
+
+def _parameters(query: Query) -> Sequence[Any]:
+    statement = query.statement
+    return [
+        None if value is None else _PACKED[name][0](value)
+        for name, value in zip(statement.types, statement.pack(query.values), strict=True)
+    ]
+
+
+def _mapped(exc: psycopg.Error, connection: Any) -> Exception:
+    if connection.closed or connection.pgconn.status != pq.ConnStatus.OK:
+        return BrokenLink(exc, sent=True)
+    return map_error(exc)
+
+
+def check_joinable(connection: Any) -> None:
+    """Raise `InvalidError` where statements on *connection* would not be part of a transaction of the caller's."""
+    if connection.closed:
+        raise errors.InvalidError("the connection to join is closed")
+    pgconn = connection.pgconn
+    if pgconn.pipeline_status != pq.PipelineStatus.OFF:
+        raise errors.InvalidError("the connection to join is in pipeline mode; leave it first")
+    if connection.autocommit and pgconn.transaction_status == pq.TransactionStatus.IDLE:
+        raise errors.InvalidError(
+            "the connection to join is in autocommit mode and in no transaction; open one with `with connection.transaction():`"
+        )
+
+
+# ----------------------------------------------------------------------------------------------------------- sources
+
+
+class _Direct:
+    """A psycopg connection."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.is_async = isinstance(connection, psycopg.AsyncConnection)
+
+    def get(self) -> Any:
+        return self._aget() if self.is_async else self._connection
+
+    async def _aget(self) -> Any:
+        return self._connection
+
+
+class _Sqlalchemy:
+    """A SQLAlchemy Connection or Session. Asked anew for each statement: after a commit it may use another connection."""
+
+    is_async = False
+
+    def __init__(self, subject: Any) -> None:
+        self._subject = subject
+        self._is_session = hasattr(subject, "flush")
+
+    def get(self) -> Any:
+        subject = self._subject
+        if self._is_session:
+            subject.flush()  # a row that the caller added must be there for what refers to it
+            subject = subject.connection()
+        elif not subject.in_transaction():
+            subject.begin()
+        return _driver_connection(subject.connection, psycopg.Connection)
+
+
+class _SqlalchemyAsync:
+    is_async = True
+
+    def __init__(self, subject: Any) -> None:
+        self._subject = subject
+        self._is_session = hasattr(subject, "flush")
+
+    async def get(self) -> Any:
+        subject = self._subject
+        if self._is_session:
+            await subject.flush()
+            subject = await subject.connection()
+        elif not subject.in_transaction():
+            await subject.begin()
+        return _driver_connection(await subject.get_raw_connection(), psycopg.AsyncConnection)
+
+
+def _driver_connection(pooled: Any, expected: type) -> Any:
+    driver = pooled.driver_connection
+    if not isinstance(driver, expected):
+        raise errors.InvalidError(
+            f"the SQLAlchemy connection to join is of {type(driver).__module__}, not psycopg 3; "
+            "use the dialect postgresql+psycopg"
+        )
+    return driver
+
+
+def source_of(subject: Any) -> Source:
+    """The source for what a caller passed as `connection=`."""
+    if isinstance(subject, (psycopg.Connection, psycopg.AsyncConnection)):
+        return _Direct(subject)
+    if "sqlalchemy" in sys.modules:
+        from sqlalchemy import Connection
+        from sqlalchemy.orm import Session, scoped_session
+
+        if isinstance(subject, (Connection, Session, scoped_session)):
+            return _Sqlalchemy(subject)
+        from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+
+        if isinstance(subject, (AsyncConnection, AsyncSession, async_scoped_session)):
+            return _SqlalchemyAsync(subject)
+    raise errors.InvalidError(
+        f"cannot join a transaction of {type(subject).__module__}.{type(subject).__name__}; pass a psycopg Connection or "
+        "AsyncConnection, or a SQLAlchemy Connection, Session, AsyncConnection or AsyncSession"
+    )

@@ -1,0 +1,177 @@
+"""Opening a connection: settings, what kind of server answers, whether its schema fits this code.
+
+The checks are one generator over a link, run blocking or awaited (see `links`).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pgstore import errors, migrate
+from pgstore.client.links import ADAPTERS, AsyncLink, BlockingLink, BrokenLink, Link
+from pgstore.core.mapping import map_connect_error, without_password
+from pgstore.core.operation import Many, Query
+from pgstore.core.statement import Statement
+from pgstore.core.steps import Steps
+
+SERVER_VERSION_MIN = 140000
+
+# Behind a pooler in transaction mode another backend answers than the one that said hello.
+WHO_ANSWERS = Statement("SELECT pg_backend_pid(), to_regclass('pgstore.installation') IS NOT NULL", reads=True)
+SCHEMA = Statement(
+    """
+    SELECT r.version_num, i.oldest_code_revision, i.id::text
+      FROM pgstore.schema_revision r
+     CROSS JOIN pgstore.installation i
+    """,
+    reads=True,
+)
+# Generic plans: planning a point read costs three times its execution, and our statements have one good plan each.
+SETTINGS = (
+    Query(Statement("SET default_transaction_isolation = 'read committed'")),
+    Query(Statement("SET plan_cache_mode = force_generic_plan")),
+)
+# Not readable everywhere; where it is, the outcome of a lost COMMIT can be looked up (see `Transaction`).
+IDENTITY = Statement(
+    """
+    SELECT s.system_identifier::text || '/' || c.timeline_id::text
+      FROM pg_control_system() s, pg_control_checkpoint() c
+    """,
+    reads=True,
+)
+
+_DEFAULTS: dict[str, Any] = {
+    "connect_timeout": 10,
+    "fallback_application_name": "pgstore",
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
+
+
+@dataclass(frozen=True)
+class Introduction:
+    """What the checks found out."""
+
+    pooled: bool
+    installation: str
+
+
+def conninfo(url: str, **more: Any) -> str:
+    """*url* with pgstore's connection defaults where it says nothing."""
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.ProgrammingError as exc:
+        raise map_connect_error(exc, url) from exc
+    defaults = dict(_DEFAULTS)
+    if "," in str(given.get("host") or os.environ.get("PGHOST", "")):
+        defaults["target_session_attrs"] = "read-write"  # several servers: the one that is the primary now
+    return make_conninfo(**{**defaults, **given, **more})
+
+
+def connect(url: str) -> BlockingLink:
+    """Open a blocking link; unchecked."""
+    try:
+        connection = psycopg.connect(conninfo(url), autocommit=True, prepare_threshold=None, context=_Context())
+    except psycopg.Error as exc:
+        raise map_connect_error(exc, url) from exc
+    return BlockingLink(connection, pooled=False)
+
+
+async def connect_async(url: str) -> AsyncLink:
+    """Open a link on the running event loop; unchecked."""
+    try:
+        connection = await psycopg.AsyncConnection.connect(
+            conninfo(url), autocommit=True, prepare_threshold=None, context=_Context()
+        )
+    except psycopg.Error as exc:
+        raise map_connect_error(exc, url) from exc
+    return AsyncLink(connection, pooled=False)
+
+
+class _Context:
+    adapters = ADAPTERS
+    connection = None
+
+
+def introduce(link: Link, url: str) -> Steps[Introduction]:
+    """Check the server and its schema, and set the session up. Raises what `check_schema` and `_check_server` raise."""
+    _check_server(link, url)
+    try:
+        link.prepared = None  # until it is known that the next statement meets the same backend
+        try:
+            ((backend_pid, installed),) = yield link.execute(Query(WHO_ANSWERS))
+        except errors.AccessDenied as exc:
+            raise _no_access(link) from exc
+        pooled = backend_pid != link.pgconn.backend_pid
+        if not pooled:
+            yield link.execute_many(Many(SETTINGS))
+        if not installed:
+            raise errors.SchemaMissing(
+                f"the database of {without_password(url)!r} has no pgstore schema: run `pgstore migrate`"
+            )
+        try:
+            rows = yield link.execute(Query(SCHEMA))
+        except errors.AccessDenied as exc:
+            raise _no_access(link) from exc
+        check_schema(rows)
+    except BrokenLink as exc:
+        raise errors.StoreUnavailable(
+            f"the connection to {without_password(url)!r} broke while it was set up: {exc}"
+        ) from exc
+    link.identity = yield from _identify(link)
+    link.pooled = pooled
+    link.prepared = None if pooled else set()
+    return Introduction(pooled, rows[0][2])
+
+
+def _check_server(link: Link, url: str) -> None:
+    version = link.pgconn.server_version
+    if version < SERVER_VERSION_MIN:
+        raise errors.DatabaseUnsuitable(
+            f"the server of {without_password(url)!r} is PostgreSQL {version // 10000}, pgstore needs 14 or later"
+        )
+    encoding = (link.pgconn.parameter_status(b"server_encoding") or b"").decode()
+    if encoding != "UTF8":
+        raise errors.DatabaseUnsuitable(
+            f"the database of {without_password(url)!r} has the encoding {encoding}, pgstore needs UTF8: "
+            "create one with `createdb --encoding UTF8 --template template0`"
+        )
+
+
+def _no_access(link: Link) -> errors.AccessDenied:
+    user = (link.pgconn.user or b"").decode()
+    return errors.AccessDenied(
+        f"role {user!r} may not use the pgstore schema: run GRANT pgstore_reader TO {user} (to read) "
+        f"or GRANT pgstore_writer TO {user} (to read and write)"
+    )
+
+
+def check_schema(rows: list[tuple[Any, ...]]) -> None:
+    """Compare the database's revision with the one that this code was written for. Revisions are numbers of four digits."""
+    if not rows:
+        raise errors.SchemaMissing("the pgstore schema was not set up completely: run `pgstore migrate`")
+    found, oldest_code, _ = rows[0]
+    if found < migrate.OLDEST_SCHEMA_REVISION:
+        raise errors.SchemaOutdated(
+            f"the pgstore schema is at revision {found}, this code needs {migrate.SCHEMA_REVISION}: run `pgstore migrate`"
+        )
+    if oldest_code > migrate.SCHEMA_REVISION:
+        raise errors.SchemaTooNew(
+            f"the pgstore schema is at revision {found}, which needs code for revision {oldest_code} or later; this code is for "
+            f"{migrate.SCHEMA_REVISION}: upgrade pgstore (`pip install --upgrade pgstore`)"
+        )
+
+
+def _identify(link: Link) -> Steps[str | None]:
+    """Which cluster and timeline answers; None where that may not be read."""
+    try:
+        rows = yield link.execute(Query(IDENTITY))
+    except errors.Error:
+        return None
+    return rows[0][0] if rows else None

@@ -1,0 +1,483 @@
+"""Links: connections of pgstore's own, one class for blocking calls and one for an event loop.
+
+A link carries out one call at a time. Its methods are written once, as generators over the socket (`core.protocol`); `_drive`
+runs them by polling or by awaiting, which is all that the two classes differ in. Other modules rely on this: in their generators
+`value = yield link.execute(…)` receives the value itself from a blocking link, and what awaiting it gives from the other.
+
+An interrupt — Ctrl-C, a cancelled task — takes effect between calls: the call under way is finished, or cancelled on the server and
+then finished, and what it took is put back, before the interrupt goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import select
+import time
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from typing import Any, Final, TypeVar
+
+import psycopg
+from psycopg import pq
+from psycopg.adapt import AdaptersMap, Transformer
+from psycopg.pq.abc import PGresult
+
+from pgstore import errors
+from pgstore.core import protocol
+from pgstore.core.mapping import map_error
+from pgstore.core.operation import CopyIn, CopyOut, Many, Query, Rows
+from pgstore.core.statement import Statement
+
+T = TypeVar("T")
+
+# A copy: what a program registers globally for its own types must not change what pgstore reads.
+ADAPTERS: Final = AdaptersMap(psycopg.adapters)
+
+# An interrupted statement is given this long to end by itself before the server is asked to cancel it: cancelling would abort
+# the transaction that it is part of.
+GRACE_SECONDS: Final = 0.25
+SETTLE_SECONDS: Final = 10.0
+
+_TUPLES_OK: Final = pq.ExecStatus.TUPLES_OK
+_COMMAND_OK: Final = pq.ExecStatus.COMMAND_OK
+_FATAL: Final = pq.ExecStatus.FATAL_ERROR
+_CONNECTION_OK: Final = pq.ConnStatus.OK
+_IDLE: Final = pq.TransactionStatus.IDLE
+_READ: Final = protocol.READ
+
+BEGIN: Final = Statement("BEGIN ISOLATION LEVEL READ COMMITTED")
+COMMIT: Final = Statement("COMMIT")
+CURRENT_XID: Final = Statement("SELECT pg_current_xact_id_if_assigned()::text")
+
+
+class BrokenLink(Exception):
+    """The connection is gone. *sent*: the server may have received the call."""
+
+    def __init__(self, cause: BaseException | None, sent: bool, xid: str | None = None) -> None:
+        super().__init__(str(cause).strip() if cause else "the server closed the connection")
+        self.sent = sent
+        self.xid = xid
+
+
+class Link:
+    """What both kinds share: the calls, and how results and errors are read."""
+
+    def __init__(self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], *, pooled: bool) -> None:
+        self.connection = connection
+        self.pgconn = connection.pgconn
+        self.pooled = pooled
+        self.prepared: set[Statement] | None = None if pooled else set()
+        self.identity: str | None = None  # which cluster and timeline answers, where that can be known
+        self.exposed = False  # the caller has got hold of the connection and may run statements of their own
+        self.used_at = time.monotonic()
+        self._transformer = Transformer(_context(connection))
+        poller = select.poll()
+        poller.register(self.pgconn.socket, select.POLLIN)
+        self._poll = poller.poll
+
+    # ------------------------------------------------------------------------------------------------------- calls
+
+    def execute(self, query: Query) -> Any:
+        return self._drive(self._execute(query), query.undo)
+
+    def execute_many(self, many: Many) -> Any:
+        return self._drive(self._execute_many(many))
+
+    def begin_with(self, query: Query) -> Any:
+        """BEGIN and the transaction's first statement, in one round trip."""
+        return self._drive(self._begin_with(query), query.undo)
+
+    def commit_with(self, queries: Sequence[Query], *, tell_xid: bool) -> Any:
+        """*queries* and COMMIT in one round trip. Result: True, or False where the server rolled back."""
+        return self._drive(self._commit_with(queries, tell_xid))
+
+    def command(self, sql: str) -> Any:
+        """Run SQL without parameters or results, such as SAVEPOINT."""
+        return self._drive(self._command(sql.encode()))
+
+    def copy_in(self, copy: CopyIn) -> Any:
+        return self._drive(self._copy_in(copy))
+
+    def copy_out(self, copy: CopyOut) -> Any:
+        return self._drive(self._copy_out(copy))
+
+    # ------------------------------------------------------------------------------------------- one body for both
+
+    def _drive(self, io: protocol.Io[T], undo: Callable[[Rows], Query] | None = None) -> Any:
+        raise NotImplementedError
+
+    def _execute(self, query: Query) -> protocol.Io[Any]:
+        call = (query.statement, query.statement.pack(query.values))
+        self._check_alive()
+        with self._watching():
+            if self.prepared is None:
+                result = yield from protocol.run_unprepared(self.pgconn, call)
+            else:
+                result = yield from protocol.run_prepared(self.pgconn, self.prepared, call)
+                if result.status == _FATAL and self._forgot_statement(result):
+                    result = yield from protocol.run_prepared(self.pgconn, self.prepared, call)
+            return self.read(result)
+
+    def _forgot_statement(self, result: PGresult) -> bool:
+        """Whether the server dropped our prepared statements: DISCARD ALL, or DEALLOCATE by someone who used the connection."""
+        if result.error_field(pq.DiagnosticField.SQLSTATE) != b"26000" or self.pgconn.transaction_status != _IDLE:
+            return False
+        assert self.prepared is not None
+        self.prepared.clear()
+        return True
+
+    def _execute_many(self, many: Many) -> protocol.Io[list[Any]]:
+        self._check_alive()
+        answers: list[list[PGresult]] = []
+        with self._watching():
+            yield from protocol.pipeline(self.pgconn, self.prepared, [self._calls(many.queries)], answers)
+            return self._read_group(answers)
+
+    def _begin_with(self, query: Query) -> protocol.Io[Any]:
+        self._check_alive()
+        answers: list[list[PGresult]] = []
+        calls = [(BEGIN, []), *self._calls([query])]
+        with self._watching():
+            yield from protocol.pipeline(self.pgconn, self.prepared, [calls], answers)
+            return self._read_group(answers)[1]
+
+    def _commit_with(self, queries: Sequence[Query], tell_xid: bool) -> protocol.Io[bool]:
+        self._check_alive()
+        first = self._calls(queries)
+        if tell_xid:
+            first.append((CURRENT_XID, []))
+        commit: list[protocol.Call] = [(COMMIT, [])]
+        groups = [first, commit] if first else [commit]
+        answers: list[list[PGresult]] = []
+        try:
+            with self._watching():
+                yield from protocol.pipeline(self.pgconn, self.prepared, groups, answers)
+                for group in answers:
+                    for result in group:
+                        self.read(result)
+                return len(answers) == len(groups) and answers[-1][-1].command_status == b"COMMIT"
+        except BrokenLink as exc:
+            if tell_xid and answers and answers[0][-1].status == _TUPLES_OK:
+                value = answers[0][-1].get_value(0, 0)
+                exc.xid = value.decode() if value else None
+            raise
+
+    def _command(self, sql: bytes) -> protocol.Io[None]:
+        self._check_alive()
+        with self._watching():
+            self.read((yield from protocol.simple(self.pgconn, sql)))
+
+    def _copy_in(self, copy: CopyIn) -> protocol.Io[int]:
+        self._check_alive()
+        with self._watching():
+            rows: int = self.read((yield from protocol.copy_in(self.pgconn, copy.sql.encode(), copy.data)))
+            return rows
+
+    def _copy_out(self, copy: CopyOut) -> protocol.Io[None]:
+        self._check_alive()
+        with self._watching():
+            result = yield from protocol.simple(self.pgconn, copy.sql.encode())
+            if result.status != pq.ExecStatus.COPY_OUT:
+                self.read(result)
+            failure: BaseException | None = None
+            while (block := (yield from protocol.copy_out_block(self.pgconn))) is not None:
+                if failure is None:
+                    try:
+                        copy.consume(block)
+                    except BaseException as exc:
+                        failure = exc  # what is left has to be read before the connection can be used again
+            self.read((yield from protocol.fetch(self.pgconn)))
+            if failure is not None:
+                raise failure
+
+    # ------------------------------------------------------------------------------------------ results and errors
+
+    @staticmethod
+    def _calls(queries: Sequence[Query]) -> list[protocol.Call]:
+        return [(query.statement, query.statement.pack(query.values)) for query in queries]
+
+    def _read_group(self, answers: list[list[PGresult]]) -> list[Any]:
+        if not answers:
+            raise BrokenLink(None, sent=True)
+        return [self.read(result) for result in answers[0]]
+
+    def read(self, result: PGresult) -> Any:
+        """Rows as tuples, or the number of rows affected; raises the error that a result is."""
+        status = result.status
+        if status == _TUPLES_OK:
+            self._transformer.set_pgresult(result, format=pq.Format.BINARY)
+            return self._transformer.load_rows(0, result.ntuples, tuple)
+        if status == _COMMAND_OK:
+            return result.command_tuples or 0
+        exc = psycopg.errors.error_from_result(result)
+        if self.pgconn.status != _CONNECTION_OK or (exc.sqlstate or "").startswith(("57P0", "08")):
+            raise BrokenLink(exc, sent=True) from exc
+        raise map_error(exc) from exc
+
+    @contextlib.contextmanager
+    def _watching(self) -> Generator[None, None, None]:
+        """From here on the server may have received the call."""
+        try:
+            yield
+        except psycopg.Error as exc:
+            raise BrokenLink(exc, sent=True) from exc
+
+    def _check_alive(self) -> None:
+        """Notice a connection that was closed while idle, so that the call can safely go to another."""
+        pgconn = self.pgconn
+        try:
+            # The server's last words come first, the end of the stream on the next read.
+            for _ in range(4):
+                if pgconn.status != _CONNECTION_OK or not self._poll(0):
+                    break
+                pgconn.consume_input()
+                pgconn.is_busy()
+        except psycopg.Error as exc:
+            raise BrokenLink(exc, sent=False) from exc
+        if pgconn.status != _CONNECTION_OK:
+            raise BrokenLink(None, sent=False)
+
+    @property
+    def clean(self) -> bool:
+        """Whether the connection can be used by the next one who asks: alive, nothing under way, in no transaction."""
+        return self.pgconn.status == _CONNECTION_OK and self.pgconn.transaction_status == _IDLE
+
+    def close(self) -> None:
+        # Not connection.close(), which is a coroutine in one of the two: this closes the socket and is the same for both.
+        self.pgconn.finish()
+
+
+class _Context:
+    """What a Transformer wants to know."""
+
+    def __init__(self, connection: Any) -> None:
+        self.adapters = ADAPTERS
+        self.connection = connection
+
+
+def _context(connection: Any) -> Any:
+    return _Context(connection)
+
+
+class BlockingLink(Link):
+    """A link driven by polling."""
+
+    connection: psycopg.Connection[Any]
+
+    def __init__(self, connection: psycopg.Connection[Any], *, pooled: bool) -> None:
+        super().__init__(connection, pooled=pooled)
+        writer = select.poll()
+        writer.register(self.pgconn.socket, select.POLLIN | select.POLLOUT)
+        self._poll_write = writer.poll
+
+    def execute(self, query: Query) -> Any:
+        """Run a query. The common case — prepared, small, nobody interrupts — is written out; all else goes the general way."""
+        statement = query.statement
+        if self.prepared is None or statement not in self.prepared or self._poll(0):
+            return self._drive(self._execute(query), query.undo)
+        pgconn = self.pgconn
+        values = statement.pack(query.values)
+        result: PGresult | None = None
+        try:
+            pgconn.send_query_prepared(statement.name, values, statement.formats, 1)
+            if pgconn.flush():
+                return self._drive(self._rest(None), query.undo)
+            self._poll()
+            pgconn.consume_input()
+            while pgconn.is_busy():
+                self._poll()
+                pgconn.consume_input()
+            result = pgconn.get_result()
+            while True:
+                while pgconn.is_busy():
+                    self._poll()
+                    pgconn.consume_input()
+                if pgconn.get_result() is None:
+                    break
+            assert result is not None
+            if result.status == _FATAL and self._forgot_statement(result):
+                return self._drive(self._execute(query), query.undo)
+            return self.read(result)
+        except (errors.Error, BrokenLink):
+            raise
+        except psycopg.Error as exc:
+            raise BrokenLink(exc, sent=True) from exc
+        except BaseException:
+            self._settle(self._rest(result), query.undo)
+            raise
+
+    def _rest(self, result: PGresult | None) -> protocol.Io[Any]:
+        """What is still to come of a call, after *result*."""
+        with self._watching():
+            rest = yield from protocol.fetch(self.pgconn, result)
+            return self.read(rest)
+
+    def _drive(self, io: protocol.Io[T], undo: Callable[[Rows], Query] | None = None) -> T:
+        try:
+            return self._drive_on(io, next(io))
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        except (errors.Error, BrokenLink):
+            raise
+        except BaseException:
+            self._settle(io, undo)
+            raise
+
+    def _drive_on(self, io: protocol.Io[T], wanted: int) -> T:
+        try:
+            while True:
+                (self._poll if wanted == _READ else self._poll_write)()
+                wanted = io.send(None)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+
+    def _settle(self, io: protocol.Io[Any], undo: Callable[[Rows], Query] | None) -> None:
+        """Bring an interrupted call to its end, and undo it. A second interrupt gives the connection up."""
+        try:
+            if inspect.getgeneratorstate(io) != inspect.GEN_CLOSED:
+                rows = self._finish(io)
+                if undo is not None and rows:
+                    self._drive(self._execute(undo(rows)))
+        except (errors.Error, BrokenLink):
+            return
+        except BaseException:
+            self.close()
+            raise
+
+    def _finish(self, io: protocol.Io[Any]) -> Any:
+        started = time.monotonic()
+        cancelled = False
+        try:
+            wanted = io.send(None)
+            while True:
+                ready = (self._poll if wanted == _READ else self._poll_write)(50)
+                waited = time.monotonic() - started
+                if not ready and waited > GRACE_SECONDS and not cancelled:
+                    self.connection.cancel_safe(timeout=SETTLE_SECONDS)
+                    cancelled = True
+                elif not ready and waited > SETTLE_SECONDS:
+                    raise BrokenLink(None, sent=True)
+                elif ready:
+                    wanted = io.send(None)
+        except StopIteration as done:
+            return done.value
+
+
+class AsyncLink(Link):
+    """A link driven by an event loop."""
+
+    connection: psycopg.AsyncConnection[Any]
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any], *, pooled: bool) -> None:
+        super().__init__(connection, pooled=pooled)
+        self._loop = asyncio.get_running_loop()
+        self._socket = self.pgconn.socket
+        self._waiter: asyncio.Future[None] | None = None
+        self._reading = False
+        self._idle_wakes = 0
+
+    async def _drive(self, io: protocol.Io[T], undo: Callable[[Rows], Query] | None = None) -> T:
+        try:
+            wanted = next(io)
+            while True:
+                await self._ready(wanted)
+                wanted = io.send(None)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        except (errors.Error, BrokenLink):
+            raise
+        except BaseException:
+            await shielded(self._settle(io, undo))
+            raise
+        finally:
+            self.used_at = time.monotonic()
+            if self.exposed:
+                self._stop_reading()
+
+    async def _ready(self, wanted: int) -> None:
+        waiter = self._waiter = self._loop.create_future()
+        if not self._reading:
+            self._loop.add_reader(self._socket, self._wake)
+            self._reading = True
+        if wanted != _READ:
+            self._loop.add_writer(self._socket, self._wake)
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            if wanted != _READ:
+                self._loop.remove_writer(self._socket)
+
+    async def wait_readable(self, bell: asyncio.Event, seconds: float) -> None:
+        """Wait until something arrives unasked for, or *bell* is set, at most *seconds*."""
+        ringing = asyncio.ensure_future(bell.wait())
+        arriving = asyncio.ensure_future(self._ready(_READ))
+        try:
+            await asyncio.wait([ringing, arriving], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ringing.cancel()
+            arriving.cancel()
+            await asyncio.gather(ringing, arriving, return_exceptions=True)
+
+    def _wake(self) -> None:
+        if self._waiter is not None:
+            self._idle_wakes = 0
+            if not self._waiter.done():
+                self._waiter.set_result(None)
+            return
+        # Adding and removing a reader costs two system calls per query, so it stays between them. The loop may call once more
+        # for data that has been read meanwhile; twice in a row is the server closing the connection.
+        self._idle_wakes += 1
+        if self._idle_wakes > 1:
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        if self._reading:
+            self._loop.remove_reader(self._socket)
+            self._reading = False
+
+    async def _settle(self, io: protocol.Io[Any], undo: Callable[[Rows], Query] | None) -> None:
+        try:
+            if inspect.getgeneratorstate(io) != inspect.GEN_CLOSED:
+                rows = await self._finish(io)
+                if undo is not None and rows:
+                    await self._drive(self._execute(undo(rows)))
+        except (errors.Error, BrokenLink):
+            return
+        except BaseException:
+            self.close()
+            raise
+
+    async def _finish(self, io: protocol.Io[Any]) -> Any:
+        started = time.monotonic()
+        cancelled = False
+        try:
+            wanted = io.send(None)
+            while True:
+                try:
+                    await asyncio.wait_for(self._ready(wanted), 0.05)
+                except TimeoutError:
+                    waited = time.monotonic() - started
+                    if waited > SETTLE_SECONDS:
+                        raise BrokenLink(None, sent=True) from None
+                    if waited > GRACE_SECONDS and not cancelled:
+                        await self.connection.cancel_safe(timeout=SETTLE_SECONDS)
+                        cancelled = True
+                    continue
+                wanted = io.send(None)
+        except StopIteration as done:
+            return done.value
+
+    def close(self) -> None:
+        self._stop_reading()
+        super().close()
+
+
+async def shielded(work: Coroutine[Any, Any, T]) -> T:
+    """Run *work* to its end, however often the current task is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    return task.result()

@@ -1,0 +1,403 @@
+"""Waiting for something that another client does, without asking again and again.
+
+A client that waits holds a shared advisory lock on the topic's key and listens on the one channel `pgstore`. Whoever makes a change
+tries the exclusive lock, and notifies only if that fails (`NOTIFY_IF_AWAITED`): an unconditional NOTIFY takes a lock on the whole
+database until the commit is through and costs eight producers most of their speed. A lock needs no row, is seen without a commit
+and goes away with a dead client.
+
+The order that loses no wake-up is: register (`Listen`), look, wait. A change whose author looked for waiters just before we
+registered, and which commits just after we looked, stays unannounced; that is why waits are short at first and grow (`waits`).
+
+There is one listening connection for the blocking world of a client and one per event loop. Behind a pooler that hands a session to
+several clients neither locks nor LISTEN work: there waiting is polling, unless `listen_url` leads to the server itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import threading
+import time
+import zlib
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final
+
+import psycopg
+from psycopg import pq
+
+from pgstore import errors
+from pgstore.client.links import AsyncLink, BlockingLink, BrokenLink, Link
+from pgstore.core.operation import Query, Topic
+from pgstore.core.statement import Statement
+from pgstore.core.steps import Steps, run_async, run_blocking
+
+CHANNEL: Final = "pgstore"
+LOCK_CLASS: Final = 0x70677374  # "pgst": the first half of our advisory lock keys
+LINGER_SECONDS: Final = 1.0  # a topic stays registered this long after its last waiter: the next wait is often near
+POLL_SECONDS: Final = 0.05  # between looks where nothing can be listened to
+_FIRST_WAIT_SECONDS: Final = 0.001
+_LONGEST_WAIT_SECONDS: Final = 6.0  # below 0.2 looks a second, whatever else wakes the waiter
+_RECONNECT_SECONDS: Final = 0.5
+
+LISTEN = Query(Statement(f"LISTEN {CHANNEL}"))
+REGISTER = Statement(f"SELECT pg_try_advisory_lock_shared({LOCK_CLASS}, $1)", "int4", reads=True)
+UNREGISTER = Statement(f"SELECT pg_advisory_unlock_shared({LOCK_CLASS}, $1)", "int4", reads=True)
+
+# As a condition in SQL: someone waits for the topic whose key is parameter {key}. The lock is given back at once, also when the
+# transaction goes on: kept until the commit, it would make putters take each other for waiters.
+SOMEONE_WAITS: Final = (
+    f"CASE WHEN pg_try_advisory_lock({LOCK_CLASS}, {{key}})"
+    f" THEN NOT pg_advisory_unlock({LOCK_CLASS}, {{key}}) ELSE true END"
+)
+NOTIFY_IF_AWAITED = Statement(
+    f"SELECT pg_notify('{CHANNEL}', $2) WHERE {SOMEONE_WAITS.format(key='$1')}",
+    "int4 text",
+)
+
+
+def lock_key(topic: Topic) -> int:
+    """The second half of the topic's advisory lock key. Topics that share one cost each other a needless wake-up."""
+    key = zlib.crc32(topic.payload.encode())
+    return key - (1 << 32) if key >= 1 << 31 else key
+
+
+def announce(topic: Topic) -> Query:
+    """The query that wakes those who wait for *topic*."""
+    return Query(NOTIFY_IF_AWAITED, lock_key(topic), topic.payload)
+
+
+def waits() -> Iterator[float]:
+    """How long to wait before each further look."""
+    seconds = _FIRST_WAIT_SECONDS
+    while True:
+        yield seconds
+        seconds = min(seconds * 1.6, _LONGEST_WAIT_SECONDS)
+
+
+class _Registry:
+    """Who waits for which topic, and which topics are registered with the server. Both listeners keep one."""
+
+    def __init__(self) -> None:
+        self.tickets: dict[str, set[Any]] = {}
+        self.registered: dict[
+            str, tuple[int, float]
+        ] = {}  # payload: key, when its last waiter left (inf while there are any)
+
+    def add(self, ticket: Any) -> None:
+        payload = ticket.topic.payload
+        self.tickets.setdefault(payload, set()).add(ticket)
+        if payload in self.registered:
+            self.registered[payload] = (self.registered[payload][0], float("inf"))
+
+    def remove(self, ticket: Any) -> None:
+        payload = ticket.topic.payload
+        waiting = self.tickets.get(payload)
+        if waiting is None or ticket not in waiting:
+            return
+        waiting.remove(ticket)
+        if not waiting:
+            del self.tickets[payload]
+            if payload in self.registered:
+                self.registered[payload] = (self.registered[payload][0], time.monotonic())
+
+    def wake(self, payload: str) -> None:
+        for ticket in tuple(self.tickets.get(payload, ())):
+            ticket.wake()
+
+    def wake_all(self) -> None:
+        for payload in tuple(self.tickets):
+            self.wake(payload)
+
+    def take_lingering(self) -> list[int]:
+        """Keys of topics whose last waiter left long enough ago; they count as unregistered from now on."""
+        before = time.monotonic() - LINGER_SECONDS
+        gone = [(payload, key) for payload, (key, left) in self.registered.items() if left < before]
+        for payload, _ in gone:
+            del self.registered[payload]
+        return [key for _, key in gone]
+
+    # What a listening link is told; one body for both listeners (see `links`).
+
+    def start(self, link: Link) -> Steps[None]:
+        """On a new link: listen, and register again what is waited for."""
+        self.registered.clear()
+        yield link.execute(LISTEN)
+        for waiting in list(self.tickets.values()):
+            for ticket in waiting:
+                yield from self.register(link, ticket.topic)
+                break
+
+    def register(self, link: Link, topic: Topic) -> Steps[bool]:
+        if topic.payload in self.registered:
+            return True
+        key = lock_key(topic)
+        for _ in range(20):  # a putter holds the exclusive lock for a moment
+            rows = yield link.execute(Query(REGISTER, key))
+            if rows[0][0]:
+                left = float("inf") if topic.payload in self.tickets else time.monotonic()
+                self.registered[topic.payload] = (key, left)
+                return True
+        return False  # someone else keeps that lock; the waiter looks again by itself
+
+    def unregister(self, link: Link, keys: list[int]) -> Steps[None]:
+        for key in keys:
+            yield link.execute(Query(UNREGISTER, key))
+
+
+def _notified(link: Link) -> list[str]:
+    """Payloads that have arrived on *link*. Raises `BrokenLink` when it is gone."""
+    try:
+        link.pgconn.consume_input()
+        payloads = []
+        while (note := link.pgconn.notifies()) is not None:
+            payloads.append(note.extra.decode())
+    except psycopg.Error as exc:
+        raise BrokenLink(exc, sent=False) from exc
+    if link.pgconn.status != pq.ConnStatus.OK:
+        raise BrokenLink(None, sent=False)
+    return payloads
+
+
+# ---------------------------------------------------------------------------------------------------- blocking world
+
+
+class BlockingTicket:
+    """A waiter: a thread that sleeps until its topic is announced."""
+
+    __slots__ = ("_event", "_listener", "topic")
+
+    def __init__(self, listener: BlockingListener, topic: Topic) -> None:
+        self._listener = listener
+        self._event = threading.Event()
+        self.topic = topic
+
+    def wait(self, seconds: float) -> bool:
+        woken = self._event.wait(self._listener.longest(seconds))
+        self._event.clear()
+        return woken
+
+    def wake(self) -> None:
+        self._event.set()
+
+    def close(self) -> None:
+        self._listener.leave(self)
+
+
+class BlockingListener:
+    """A thread with the one listening connection of the blocking world."""
+
+    def __init__(self, connect: Callable[[], BlockingLink]) -> None:
+        self._connect = connect
+        self._registry = _Registry()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._wanted: list[tuple[Topic, threading.Event]] = []
+        self._bell: tuple[int, int] | None = None
+        self._deaf = False  # behind a pooler: nothing can be listened to
+        self._closed = False
+
+    def register(self, topic: Topic) -> BlockingTicket:
+        """A ticket, after the server knows that this client waits; at the latest after a second, then unheard for the moment."""
+        ticket = BlockingTicket(self, topic)
+        if self._deaf:
+            return ticket
+        done = threading.Event()
+        with self._lock:
+            self._registry.add(ticket)
+            if topic.payload in self._registry.registered:
+                return ticket
+            self._wanted.append((topic, done))
+            if self._thread is None or not self._thread.is_alive():
+                self._bell = os.pipe()
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._bell[0],), name="pgstore-listener", daemon=True
+                )
+                self._thread.start()
+            self._ring()
+        try:
+            done.wait(1.0)
+        except BaseException:
+            self.leave(ticket)
+            raise
+        return ticket
+
+    def leave(self, ticket: BlockingTicket) -> None:
+        with self._lock:
+            self._registry.remove(ticket)
+
+    def longest(self, seconds: float) -> float:
+        return min(seconds, POLL_SECONDS) if self._deaf else seconds
+
+    def close(self) -> None:
+        self._closed = True
+        with self._lock:
+            self._ring()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(2.0)
+
+    def _ring(self) -> None:
+        if self._bell is not None:
+            with contextlib.suppress(OSError):
+                os.write(self._bell[1], b"!")
+
+    def _run(self, bell: int) -> None:
+        try:
+            while not self._closed:
+                link = None
+                try:
+                    link = self._connect()
+                    if link.pooled:
+                        self._deaf = True
+                        return
+                    run_blocking(self._registry.start(link))
+                    self._registry.wake_all()  # what was announced while nobody listened
+                    self._serve(link, bell)
+                except (errors.Error, BrokenLink):
+                    time.sleep(_RECONNECT_SECONDS)
+                finally:
+                    if link is not None:
+                        link.close()
+        finally:
+            with self._lock:
+                for _, done in self._wanted:
+                    done.set()
+                self._wanted.clear()
+                if self._bell is not None:
+                    for end in self._bell:
+                        os.close(end)
+                    self._bell = None
+                self._thread = None
+
+    def _serve(self, link: BlockingLink, bell: int) -> None:
+        poller = select.poll()
+        poller.register(link.pgconn.socket, select.POLLIN)
+        poller.register(bell, select.POLLIN)
+        while not self._closed:
+            with self._lock:
+                wanted, self._wanted = self._wanted, []
+                unwanted = self._registry.take_lingering()
+            run_blocking(self._registry.unregister(link, unwanted))
+            for topic, done in wanted:
+                run_blocking(self._registry.register(link, topic))
+                done.set()
+            for payload in _notified(link):
+                with self._lock:
+                    self._registry.wake(payload)
+            if self._wanted:
+                continue
+            for descriptor, _ in poller.poll(1000):
+                if descriptor == bell:
+                    os.read(bell, 4096)
+
+
+# ------------------------------------------------------------------------------------------------------- event loop
+
+
+class AsyncTicket:
+    """A waiter: a task that sleeps until its topic is announced."""
+
+    __slots__ = ("_event", "_listener", "topic")
+
+    def __init__(self, listener: AsyncListener, topic: Topic) -> None:
+        self._listener = listener
+        self._event = asyncio.Event()
+        self.topic = topic
+
+    async def wait(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(min(self._listener.longest(seconds), 1e6)):
+                await self._event.wait()
+            return True
+        except TimeoutError:
+            return False
+        finally:
+            self._event.clear()
+
+    def wake(self) -> None:
+        self._event.set()
+
+    def close(self) -> None:
+        self._listener.leave(self)
+
+
+class AsyncListener:
+    """A task with the one listening connection of an event loop."""
+
+    def __init__(self, connect: Callable[[], Coroutine[Any, Any, AsyncLink]]) -> None:
+        self._connect = connect
+        self._registry = _Registry()
+        self._wanted: list[tuple[Topic, asyncio.Future[None]]] = []
+        self._bell = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._deaf = False
+
+    async def register(self, topic: Topic) -> AsyncTicket:
+        ticket = AsyncTicket(self, topic)
+        if self._deaf:
+            return ticket
+        self._registry.add(ticket)
+        if topic.payload in self._registry.registered:
+            return ticket
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._wanted.append((topic, done))
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="pgstore-listener")
+        self._bell.set()
+        try:
+            await asyncio.wait([done], timeout=1.0)
+        except BaseException:
+            self.leave(ticket)
+            raise
+        return ticket
+
+    def leave(self, ticket: AsyncTicket) -> None:
+        self._registry.remove(ticket)
+
+    def longest(self, seconds: float) -> float:
+        return min(seconds, POLL_SECONDS) if self._deaf else seconds
+
+    async def close(self) -> None:
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                link = None
+                try:
+                    link = await self._connect()
+                    if link.pooled:
+                        self._deaf = True
+                        return
+                    await run_async(self._registry.start(link))
+                    self._registry.wake_all()
+                    await self._serve(link)
+                except (errors.Error, BrokenLink):
+                    await asyncio.sleep(_RECONNECT_SECONDS)
+                finally:
+                    if link is not None:
+                        link.close()
+        finally:
+            for _, done in self._wanted:
+                if not done.done():
+                    done.set_result(None)
+            self._wanted.clear()
+
+    async def _serve(self, link: AsyncLink) -> None:
+        while True:
+            self._bell.clear()
+            wanted, self._wanted = self._wanted, []
+            await run_async(self._registry.unregister(link, self._registry.take_lingering()))
+            for topic, done in wanted:
+                await run_async(self._registry.register(link, topic))
+                if not done.done():
+                    done.set_result(None)
+            for payload in _notified(link):
+                self._registry.wake(payload)
+            if self._wanted:
+                continue
+            await link.wait_readable(self._bell, 1.0)

@@ -1,0 +1,124 @@
+"""The session of a client: a row that says "this process is alive", and what must not outlive it.
+
+Ephemeral stores name a session. It beats once a minute; without a beat for ten minutes it is dead, and any client that makes an
+ephemeral store sweeps dead sessions away with their stores. In good order a store goes earlier: when it is closed, collected, or
+the interpreter exits. A finaliser may run anywhere, on any thread, so it only notes the id; the housekeeper deletes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from pgstore import errors
+from pgstore.core.operation import Op, Query, atomic
+from pgstore.core.statement import Statement
+
+if TYPE_CHECKING:
+    from pgstore.client import Client
+
+BEAT_SECONDS: Final = 60.0
+DEAD_AFTER: Final = "10 minutes"
+
+START = Statement("INSERT INTO pgstore.session (host, pid) VALUES ($1, $2) RETURNING id", "text int4")
+BEAT = Statement("UPDATE pgstore.session SET heartbeat_at = statement_timestamp() WHERE id = $1", "int8")
+END = Statement("DELETE FROM pgstore.session WHERE id = $1", "int8")
+# Two sweepers never wait for each other: each takes what the other has not locked.
+DEAD = Statement(
+    f"""
+    SELECT id
+      FROM pgstore.session
+     WHERE heartbeat_at < statement_timestamp() - interval '{DEAD_AFTER}'
+     ORDER BY id
+       FOR UPDATE SKIP LOCKED
+     LIMIT 100
+    """
+)
+STORES_OF = Statement("SELECT id FROM pgstore.store WHERE session_id = ANY ($1)", "int8[]", reads=True)
+END_DEAD = Statement("DELETE FROM pgstore.session WHERE id = ANY ($1)", "int8[]")
+
+# Every table that holds rows of a store, children before parents.
+_TABLES: Final = ("dict_entry", "queue_item", "dirent", "inode", "blob", "chunk", "volume_version", "file_system")
+DELETE_ROWS = [Statement(f"DELETE FROM pgstore.{table} WHERE store_id = $1", "int8") for table in _TABLES]
+DELETE_STORE = Statement("DELETE FROM pgstore.store WHERE id = $1", "int8")
+
+
+def delete_store(store_id: int) -> Op[int]:
+    """Delete a store and all that it holds. Returns the number of stores deleted, 0 or 1."""
+    # The store's row first: inserts that read it meanwhile wait for nothing, and those that come after find none.
+    deleted: int = yield Query(DELETE_STORE, store_id)
+    for statement in DELETE_ROWS:
+        yield Query(statement, store_id)
+    return deleted
+
+
+def sweep() -> Op[None]:
+    """Delete the sessions that died and their ephemeral stores."""
+    dead = [row[0] for row in (yield Query(DEAD))]
+    if not dead:
+        return
+    for (store_id,) in (yield Query(STORES_OF, dead)):
+        yield from delete_store(store_id)
+    yield Query(END_DEAD, dead)
+
+
+class Session:
+    """This client's session; started with the first ephemeral store."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._id: int | None = None
+        self._pid = os.getpid()
+        self._unwanted: deque[int] = deque()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def current(self) -> Op[int]:
+        """The id of the session, started if need be; sweeps what others left when it starts."""
+        if self._id is None:
+            yield from atomic(sweep())
+            rows = yield Query(START, socket.gethostname(), os.getpid())
+            self._id = rows[0][0]
+            self._start_housekeeper()
+        return self._id
+
+    def unwanted(self, store_id: int, pid: int) -> None:
+        """Note an ephemeral store for deletion. Safe in a finaliser; does nothing in a forked child, which owns none."""
+        if pid == os.getpid():
+            self._unwanted.append(store_id)
+
+    def close(self) -> None:
+        """Delete what is ephemeral, as far as the server can be reached."""
+        self._stop.set()
+        if self._id is None or os.getpid() != self._pid:
+            return
+        with contextlib.suppress(errors.Error):
+            self._client.run(self._end())
+
+    def _end(self) -> Op[None]:
+        for (store_id,) in (yield Query(STORES_OF, [self._id])):
+            yield from atomic(delete_store(store_id))
+        yield Query(END, self._id)
+        self._id = None
+
+    def _start_housekeeper(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._keep_house, name="pgstore-housekeeper", daemon=True)
+            self._thread.start()
+
+    def _keep_house(self) -> None:
+        while not self._stop.wait(BEAT_SECONDS / 4 if self._unwanted else BEAT_SECONDS):
+            with contextlib.suppress(errors.Error):
+                self._client.run(self.keep())
+
+    def keep(self) -> Op[None]:
+        """One round of housekeeping: delete what is unwanted, and beat."""
+        while self._unwanted:
+            yield from atomic(delete_store(self._unwanted[0]))
+            self._unwanted.popleft()
+        if self._id is not None and not (yield Query(BEAT, self._id)):
+            self._id = None  # swept: we were silent for too long. What we owned is gone, and says so when used

@@ -1,0 +1,461 @@
+"""Transactions: everything that stores do inside commits together, or not at all.
+
+A transaction is of pgstore's own (BEGIN is sent with its first statement), nested in another (a savepoint), or joined: it rides on
+a connection of the caller's, who commits. What would make transactions wait for each other — the lock of a Volume's head, a
+notification — is kept back by participants until the commit of an own transaction and written by the operation in a joined one.
+
+Steps are written once for blocking and asynchronous links (`core.steps`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from pgstore import errors
+from pgstore.client.borrowed import BorrowedAsyncLink, BorrowedLink, source_of
+from pgstore.client.connect import SCHEMA, check_schema
+from pgstore.client.links import BrokenLink, shielded
+from pgstore.core.operation import BeforeCommit, Enrolment, Many, Participant, Query
+from pgstore.core.steps import Steps, run_async, run_blocking
+
+if TYPE_CHECKING:
+    from pgstore.client import Client
+    from pgstore.client.world import World
+
+# The transactions that are open around the running code, innermost last. Copied into child tasks and threads like every context
+# variable: an entry therefore knows whose it is, and ended ones are skipped rather than reset.
+_AMBIENT: ContextVar[tuple[Transaction, ...]] = ContextVar("pgstore_transactions", default=())
+
+
+class _Root:
+    """The one real transaction under any number of nested ones."""
+
+    def __init__(self, world: World, link: Any = None, *, joined: bool) -> None:
+        self.world = world
+        self.link = link
+        self.joined = joined
+        self.begun = joined
+        self.wrote = False  # a statement was sent that may have changed something
+        self.lost: BaseException | None = None  # the connection broke
+        self.participants: dict[object, Participant] = {}
+        self.savepoints = 0
+        # One call at a time. Reentrant where it can be: what a call runs may call a store again (`__reduce__`, callbacks).
+        self.lock = threading.RLock()
+        self.async_lock = asyncio.Lock()
+
+
+class Transaction:
+    """
+    A transaction over all stores of a client, and over the caller's own tables.
+
+    Made by `pgstore.transaction()`; used with `with` or `async with`. Inside, every operation of the same thread and task takes
+    part. Leaving the block normally commits; an exception undoes everything. A block inside another is a savepoint.
+
+    `connection` gives the psycopg connection for SQL of one's own. `store.using(tx)` uses a store in this transaction from
+    another thread or task, one call at a time.
+    """
+
+    def __init__(self, client: Client, connection: Any = None) -> None:
+        self._client = client
+        self._source = None if connection is None else source_of(connection)
+        self._root: _Root | None = None
+        self._savepoint: str | None = None
+        self._marks: dict[object, Any] = {}
+        self._owner: tuple[int, Any] | None = None
+        self._blocking = True
+        self._ended = False
+
+    # ------------------------------------------------------------------------------------------------- for the user
+
+    @property
+    def connection(self) -> Any:
+        """
+        The psycopg connection of this transaction, for SQL of the caller's: `tx.connection.execute("INSERT …")`.
+
+        Do not commit, roll back or close it. In an asynchronous transaction, use `await tx.get_connection()` if nothing has
+        been done in it yet.
+        """
+        root = self._open_root()
+        if root.world.is_async:
+            if not root.begun:
+                raise errors.InvalidError("nothing was done in this transaction yet; use `await tx.get_connection()`")
+            if root.joined:
+                raise errors.InvalidError("this transaction is joined; use the connection that you joined")
+            self._expose(root)
+        else:
+            with root.lock:
+                run_blocking(self._begin())
+                if root.joined:
+                    return root.link._source.get()
+                self._expose(root)
+        return root.link.connection
+
+    async def get_connection(self) -> Any:
+        """`connection`, for asynchronous transactions."""
+        root = self._open_root()
+        async with root.async_lock:
+            await run_async(self._begin())
+            if root.joined:
+                return await root.link._source.get()
+            self._expose(root)
+            return root.link.connection
+
+    @staticmethod
+    def _expose(root: _Root) -> None:
+        root.link.exposed = True
+        root.wrote = True
+
+    def __enter__(self) -> Transaction:
+        self._enter(blocking=True)
+        try:
+            run_blocking(self._open())
+        except BaseException:
+            self._ended = True
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        root = self._open_root()
+        try:
+            with root.lock:
+                run_blocking(self.commit() if exc is None else self.rollback())
+        finally:
+            self._leave()
+
+    async def __aenter__(self) -> Transaction:
+        self._enter(blocking=False)
+        try:
+            await run_async(self._open())
+        except BaseException:
+            self._ended = True
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        root = self._open_root()
+        try:
+            async with root.async_lock:
+                if exc is None:
+                    await run_async(self.commit())
+                else:
+                    await shielded(run_async(self.rollback()))
+        finally:
+            self._leave()
+
+    def __repr__(self) -> str:
+        state = "ended" if self._ended else "new" if self._root is None else "open"
+        kind = " joined" if self._source is not None else ""
+        return f"<pgstore.Transaction{kind} {state}>"
+
+    # ------------------------------------------------------------------------------------------------ whose it is
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    def _enter(self, *, blocking: bool) -> None:
+        if self._owner is not None:
+            raise errors.InvalidError("a transaction object is used once; call pgstore.transaction() again")
+        if self._source is not None and self._source.is_async == blocking:
+            raise errors.InvalidError(
+                "the joined connection is asynchronous: use `async with`"
+                if blocking
+                else "the joined connection is blocking: use `with`"
+            )
+        outer = current(self._client, blocking=blocking) if self._source is None else None
+        self._owner = _who()
+        self._blocking = blocking
+        if outer is not None:
+            self._root = outer._root
+        _AMBIENT.set((*(tx for tx in _AMBIENT.get() if not tx._ended), self))
+
+    def _leave(self) -> None:
+        self._ended = True
+        _AMBIENT.set(tuple(tx for tx in _AMBIENT.get() if not tx._ended))
+
+    def check_scope(self, blocking: bool) -> None:
+        """Raise `TransactionScopeError` if the running code is not this transaction's to use."""
+        self.check_form(blocking)
+        if self._owner != _who():
+            raise errors.TransactionScopeError(
+                "the current transaction belongs to another thread or task, which passed its context on to this one; "
+                "use store.using(tx) to take part in it, or open a transaction here"
+            )
+
+    def check_form(self, blocking: bool) -> None:
+        root = self._open_root()
+        if root.world.is_async and blocking:
+            raise errors.TransactionScopeError(
+                "a blocking call inside an asynchronous transaction would stop the event loop; use `await ….aio(…)`"
+            )
+        if not root.world.is_async and not blocking:
+            raise errors.TransactionScopeError(
+                "an asynchronous call inside a blocking transaction; open it with `async with`, or call without `.aio`"
+            )
+
+    def _open_root(self) -> _Root:
+        if self._root is None or self._ended:
+            raise errors.InvalidError(f"{self!r} is not open")
+        return self._root
+
+    @property
+    def root(self) -> _Root:
+        return self._open_root()
+
+    # -------------------------------------------------------------------------------------------------------- steps
+
+    def attach(self, world: World, outer: Transaction | None) -> None:
+        """Make this a transaction that an operation opens for itself: not ambient."""
+        self._root = _Root(world, joined=False) if outer is None else outer._open_root()
+
+    def _open(self) -> Steps[None]:
+        if self._source is not None:
+            world = self._client.world(blocking=not self._source.is_async)
+            link = BorrowedAsyncLink(self._source) if self._source.is_async else BorrowedLink(self._source)
+            self._root = _Root(world, link, joined=True)
+            yield from self._check_joined(link)
+        elif self._root is None:
+            self._root = _Root(self._client.world(blocking=self._blocking), joined=False)
+        else:
+            yield from self.savepoint()
+
+    def _check_joined(self, link: Any) -> Steps[None]:
+        """The caller's connection has to lead to a database with our schema, and to the one that the client uses."""
+        rows = yield link.execute(Query(SCHEMA))
+        check_schema(rows)
+        self._client.recognise(rows[0][2])
+
+    def savepoint(self) -> Steps[None]:
+        """Begin as a nested transaction."""
+        root = self._open_root()
+        yield from self._begin()
+        root.savepoints += 1
+        self._savepoint = f"pgstore_{root.savepoints}"
+        yield from self._checked(root.link.command, f"SAVEPOINT {self._savepoint}")
+        self._marks = {key: participant.mark() for key, participant in root.participants.items()}
+
+    def _begin(self) -> Steps[None]:
+        root = self._open_root()
+        if root.begun:
+            return
+        root.link = yield root.world.links.acquire()
+        root.begun = True
+        yield from self._checked(root.link.command, "BEGIN ISOLATION LEVEL READ COMMITTED")
+
+    def query(self, query: Query) -> Steps[Any]:
+        root = self._open_root()
+        self._check_usable(root)
+        if not query.statement.reads:
+            root.wrote = True
+        if root.begun:
+            return (yield from self._checked(root.link.execute, query))
+        return (yield from self._begin_with(query))
+
+    def _begin_with(self, query: Query) -> Steps[Any]:
+        root = self._open_root()
+        for attempt in (1, 2):
+            root.link = yield root.world.links.acquire()
+            root.begun = True
+            try:
+                return (yield root.link.begin_with(query))
+            except BrokenLink as exc:
+                # Nothing of the transaction is lost: it had done nothing yet.
+                yield root.world.links.discard(root.link)
+                root.link, root.begun = None, False
+                yield root.world.links.purge()
+                if attempt == 2:
+                    raise errors.StoreUnavailable(f"the connection broke twice: {exc}") from exc
+        raise AssertionError("unreachable")
+
+    def run(self, method: str, request: Any) -> Steps[Any]:
+        """Any other call of the link's."""
+        root = self._open_root()
+        self._check_usable(root)
+        root.wrote = True
+        yield from self._begin()
+        return (yield from self._checked(getattr(root.link, method), request))
+
+    def many(self, request: Many) -> Steps[list[Any]]:
+        results: list[Any] = yield from self.run("execute_many", request)
+        return results
+
+    def _checked(self, call: Callable[..., Any], *args: Any) -> Steps[Any]:
+        root = self._open_root()
+        try:
+            return (yield call(*args))
+        except BrokenLink as exc:
+            root.lost = exc
+            raise errors.StoreUnavailable(
+                f"the connection broke inside a transaction, nothing of which was committed: {exc}"
+            ) from exc
+
+    def _check_usable(self, root: _Root) -> None:
+        if root.lost is not None:
+            raise errors.TransactionFailed("the connection of this transaction broke; nothing of it was committed")
+
+    def restart_if_unused(self) -> Steps[bool]:
+        """
+        Give the connection up if the transaction has only looked, so that waiting does not hold it open.
+
+        True if no transaction is open now; it begins again with its next statement. Under READ COMMITTED nobody can tell.
+        """
+        root = self._open_root()
+        if root.joined or root.wrote or root.savepoints:
+            return False
+        if root.begun:
+            yield from self._end_with("ROLLBACK")
+            root.begun = False
+        return True
+
+    def enrol(self, request: BeforeCommit) -> Enrolment:
+        root = self._open_root()
+        participant = root.participants.get(request.key)
+        if participant is None:
+            participant = root.participants[request.key] = request.factory()
+        return Enrolment(participant, root.joined)
+
+    # -------------------------------------------------------------------------------------------------- its end
+
+    def commit(self) -> Steps[None]:
+        root = self._open_root()
+        try:
+            if self._savepoint is not None:
+                yield from self._checked(root.link.command, f"RELEASE SAVEPOINT {self._savepoint}")
+            elif not root.joined:
+                yield from self._commit_root(root)
+        except BaseException:
+            if self._savepoint is None and not root.joined:
+                yield from self._abandon(root)
+            raise
+        finally:
+            self._ended = True
+
+    def _commit_root(self, root: _Root) -> Steps[None]:
+        self._check_usable(root)
+        last: list[Query] = []
+        for participant in root.participants.values():
+            yield from root.world.perform(participant.before_commit(), self)
+            last.extend(participant.with_commit())
+        if root.begun:
+            yield from self._send_commit(root, last)
+        for participant in root.participants.values():
+            participant.committed()
+
+    def _send_commit(self, root: _Root, last: list[Query]) -> Steps[None]:
+        try:
+            committed = yield root.link.commit_with(last, tell_xid=root.wrote)
+        except BrokenLink as exc:
+            root.lost = exc
+            yield from self._find_outcome(root, exc)
+            return
+        yield from self._release(root)
+        if not committed:
+            raise errors.TransactionFailed("the transaction was rolled back: an earlier statement in it had failed")
+
+    def _find_outcome(self, root: _Root, broken: BrokenLink) -> Steps[None]:
+        """The connection broke during COMMIT: ask the server what became of the transaction."""
+        before = root.link.identity
+        yield root.world.links.discard(root.link)
+        root.link = None
+        if not root.wrote:
+            return
+        status = None
+        if broken.xid is not None and before is not None:
+            status = yield from root.world.outcome(broken.xid, before)
+        if status == "committed":
+            return
+        if status == "aborted":
+            raise errors.StoreUnavailable(
+                "the connection broke during the commit, and the transaction was rolled back"
+            ) from broken
+        raise errors.OutcomeUnknown(
+            f"the connection broke during the commit, and whether the transaction was committed cannot be found out: {broken}"
+        ) from broken
+
+    def rollback(self) -> Steps[None]:
+        root = self._open_root()
+        try:
+            if self._savepoint is not None:
+                yield from self._rollback_savepoint(root)
+            elif not root.joined:
+                yield from self._abandon(root)
+        finally:
+            self._ended = True
+
+    def _rollback_savepoint(self, root: _Root) -> Steps[None]:
+        for key, participant in list(root.participants.items()):
+            participant.rewind(self._marks.get(key))
+        if root.lost is None:
+            with contextlib.suppress(errors.StoreUnavailable):
+                yield from self._checked(root.link.command, f"ROLLBACK TO SAVEPOINT {self._savepoint}")
+                yield from self._checked(root.link.command, f"RELEASE SAVEPOINT {self._savepoint}")
+
+    def _abandon(self, root: _Root) -> Steps[None]:
+        for participant in root.participants.values():
+            participant.rewind(None)
+        if root.begun and root.link is not None:
+            yield from self._end_with("ROLLBACK")
+
+    def _end_with(self, command: str) -> Steps[None]:
+        root = self._open_root()
+        try:
+            if root.lost is None:
+                yield root.link.command(command)
+        except BrokenLink:
+            pass  # the server rolls back what it cannot commit
+        finally:
+            yield from self._release(root)
+
+    def _release(self, root: _Root) -> Steps[None]:
+        link, root.link = root.link, None
+        root.begun = False
+        if link is None:
+            return
+        if link.exposed and link.clean:
+            # The caller's statements may have changed settings, and made psycopg drop our prepared statements.
+            link.exposed = False
+            if link.prepared:
+                with contextlib.suppress(BrokenLink, errors.Error):
+                    yield link.command("DEALLOCATE ALL")
+                    link.prepared.clear()
+        if link.clean:
+            yield root.world.links.release(link)
+        else:
+            yield root.world.links.discard(link)
+
+
+def _who() -> tuple[int, Any]:
+    return threading.get_ident(), _task()
+
+
+def _task() -> Any:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
+def current(client: Client, *, blocking: bool | None) -> Transaction | None:
+    """
+    The innermost open transaction of *client* around the running code.
+
+    Raises `TransactionScopeError` if it is another's, or not of the form that *blocking* says (None: either).
+    """
+    stack = _AMBIENT.get()
+    if not stack:
+        return None
+    for transaction in reversed(stack):
+        if not transaction._ended and transaction._client is client:
+            transaction.check_scope(transaction._blocking if blocking is None else blocking)
+            return transaction
+    return None

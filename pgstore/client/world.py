@@ -1,0 +1,328 @@
+"""Worlds: what carries operations out. One for a client's blocking calls, one for each event loop that it is used from.
+
+A world has links, a listener, and ways to sleep and to call blocking code; how requests are carried out is written once over these.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from pgstore import embedded, errors, migrate
+from pgstore.client.connect import connect, connect_async, introduce
+from pgstore.client.links import AsyncLink, BlockingLink, BrokenLink
+from pgstore.client.listener import AsyncListener, BlockingListener
+from pgstore.client.pool import AsyncPool, BlockingPool
+from pgstore.client.transaction import Transaction
+from pgstore.core.operation import (
+    BeforeCommit,
+    Begin,
+    Call,
+    Commit,
+    CopyIn,
+    CopyOut,
+    Cursor,
+    Listen,
+    Many,
+    Op,
+    OpenCursor,
+    Query,
+    Request,
+    Rollback,
+    Wait,
+)
+from pgstore.core.statement import Statement
+from pgstore.core.steps import Steps, run_async, run_blocking
+
+if TYPE_CHECKING:
+    from pgstore.client import Client
+
+T = TypeVar("T")
+
+# A client that was connected before waits this long for a server that restarts or fails over.
+RECONNECT_SECONDS: Final = 10.0
+_RETRY_SECONDS: Final = 0.1
+_OUTCOME_SECONDS: Final = 5.0
+
+STATUS_OF_XID = Statement("SELECT pg_xact_status($1::xid8)", "text", reads=True)
+
+
+class World:
+    """What both kinds share."""
+
+    is_async: bool
+    links: Any
+    listener: Any
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    # What the kinds differ in; a value from one, an awaitable from the other (see `core.steps`).
+
+    def connect(self, url: str) -> Any:
+        raise NotImplementedError
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        raise NotImplementedError
+
+    def sleep(self, seconds: float) -> Any:
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------------------------------------------- operations
+
+    def perform(self, op: Op[T], transaction: Transaction | None, request: Request | None = None) -> Steps[T]:
+        """Carry *op* out in *transaction*, or each statement by itself. *request*: what it asked for already."""
+        outer: list[Transaction | None] = []
+        result: Any = None
+        failure: BaseException | None = None
+        while True:
+            if request is None:
+                try:
+                    request = op.send(result) if failure is None else op.throw(failure)
+                except StopIteration as done:
+                    return done.value  # type: ignore[no-any-return]
+            result, failure = None, None
+            try:
+                if type(request) is Query:
+                    result = yield from self.query(request) if transaction is None else transaction.query(request)
+                elif isinstance(request, Begin):
+                    outer.append(transaction)
+                    result = transaction = yield from self._begin(transaction)
+                elif isinstance(request, (Commit, Rollback)):
+                    transaction = outer.pop()
+                    yield from request.mark.commit() if isinstance(request, Commit) else request.mark.rollback()
+                else:
+                    result = yield from self._carry_out(request, transaction)
+            except BaseException as exc:
+                failure = exc
+            request = None
+
+    def _begin(self, outer: Transaction | None) -> Steps[Transaction]:
+        transaction = Transaction(self.client)
+        transaction.attach(self, outer)
+        if outer is not None:
+            yield from transaction.savepoint()
+        return transaction
+
+    def _carry_out(self, request: Request, transaction: Transaction | None) -> Steps[Any]:
+        match request:
+            case Many():
+                return (yield from self._run("execute_many", request, transaction))
+            case CopyIn():
+                return (yield from self._run("copy_in", request, transaction))
+            case CopyOut():
+                return (yield from self._run("copy_out", request, transaction))
+            case Cursor():
+                return (yield from self._declare(request, transaction))
+            case BeforeCommit():
+                return None if transaction is None else transaction.enrol(request)
+            case Listen():
+                return (yield self.listener.register(request.topic))
+            case Wait():
+                return (yield from self._wait(request, transaction))
+            case Call():
+                return (yield self.call(request.function))
+        raise errors.InvalidError(f"an operation asked for {request!r}, which is not a request")
+
+    def _run(self, method: str, request: Any, transaction: Transaction | None) -> Steps[Any]:
+        if transaction is not None:
+            return (yield from transaction.run(method, request))
+        return (yield from self._by_itself(method, request, reads=isinstance(request, CopyOut)))
+
+    def _declare(self, request: Cursor, transaction: Transaction | None) -> Steps[OpenCursor]:
+        if transaction is None:
+            raise errors.InvalidError("a server-side cursor needs a transaction")
+        query = request.query
+        name = f"pgstore_cursor_{id(request):x}"
+        declare = Statement(
+            f"DECLARE {name} NO SCROLL CURSOR FOR {query.statement.sql.decode()}", " ".join(query.statement.types)
+        )
+        yield from transaction.query(Query(declare, *query.values))
+        return OpenCursor(name)
+
+    def _wait(self, request: Wait, transaction: Transaction | None) -> Steps[bool]:
+        if transaction is not None:
+            yield from transaction.restart_if_unused()
+        woken: bool = yield request.ticket.wait(request.seconds)  # type: ignore[attr-defined]
+        return woken
+
+    # ------------------------------------------------------------------------------------------- single statements
+
+    def query(self, query: Query) -> Steps[Any]:
+        """Run *query* in a transaction of its own."""
+        return (yield from self._by_itself("execute", query, reads=query.statement.reads))
+
+    def _by_itself(self, method: str, request: Any, *, reads: bool) -> Steps[Any]:
+        link = yield self.links.acquire()
+        try:
+            result = yield getattr(link, method)(request)
+        except BrokenLink as exc:
+            return (yield from self._again(method, request, link, exc, reads=reads))
+        except BaseException:
+            yield self._give_back(link)
+            raise
+        yield self.links.release(link)
+        return result
+
+    def _again(self, method: str, request: Any, link: Any, broken: BrokenLink, *, reads: bool) -> Steps[Any]:
+        """*link* broke: repeat what cannot do harm on a new connection."""
+        yield self.links.discard(link)
+        yield self.links.purge()
+        if broken.sent and not reads:
+            raise _unknown(broken) from broken
+        link = yield self.links.acquire()
+        try:
+            result = yield getattr(link, method)(request)
+        except BrokenLink as exc:
+            yield self.links.discard(link)
+            if exc.sent and not reads:
+                raise _unknown(exc) from exc
+            raise errors.StoreUnavailable(f"the connection broke twice: {exc}") from exc
+        except BaseException:
+            yield self._give_back(link)
+            raise
+        yield self.links.release(link)
+        return result
+
+    def _give_back(self, link: Any) -> Any:
+        return self.links.release(link) if link.clean else self.links.discard(link)
+
+    def outcome(self, xid: str, identity: str) -> Steps[str | None]:
+        """What became of transaction *xid* of the cluster *identity*: 'committed', 'aborted', or None if that is not known."""
+        give_up = time.monotonic() + _OUTCOME_SECONDS
+        while True:
+            link = yield self.links.acquire()
+            if link.identity != identity:
+                yield self.links.release(link)
+                return None  # a failover: the number may be another transaction's there
+            yield self.links.release(link)
+            rows = yield from self.query(Query(STATUS_OF_XID, xid))
+            status: str | None = rows[0][0]
+            if status != "in progress" or time.monotonic() > give_up:
+                return status
+            yield self.sleep(_RETRY_SECONDS)
+
+    # ------------------------------------------------------------------------------------------------- connections
+
+    def open_link(self) -> Steps[Any]:
+        """A new connection, checked, to a database that has our schema."""
+        client = self.client
+        give_up = time.monotonic() + RECONNECT_SECONDS
+        migrated = False
+        while True:
+            url = yield from self._url()
+            link = None
+            try:
+                link = yield self.connect(url)
+                found = yield from introduce(link, url)
+                client.recognise(found.installation)
+                return link
+            except errors.SchemaMissing:
+                _close(link)
+                if migrated or not client.settings.may_migrate:
+                    raise
+                migrated = True
+            except errors.StoreUnavailable:
+                _close(link)
+                if client.installation is None or time.monotonic() > give_up:
+                    raise
+                yield self.sleep(_RETRY_SECONDS)
+                continue
+            except BaseException:
+                _close(link)
+                raise
+            yield self.call(partial(migrate.upgrade, url))
+
+    def open_listening_link(self) -> Steps[Any]:
+        """A connection for the listener; `pooled` where nothing can be heard on it."""
+        url = self.client.settings.listen_url or (yield from self._url())
+        link = yield self.connect(url)
+        try:
+            yield from introduce(link, url)
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+    def _url(self) -> Steps[str]:
+        url = self.client.settings.configured_url()
+        if url is None:
+            url = yield self.call(embedded.ensure)
+        return url
+
+
+def _close(link: Any) -> None:
+    if link is not None:
+        link.close()
+
+
+def _unknown(broken: BrokenLink) -> errors.OutcomeUnknown:
+    return errors.OutcomeUnknown(
+        f"the connection broke after a write was sent, which may or may not have happened: {broken}; "
+        "in a transaction (pgstore.transaction) the outcome is found out"
+    )
+
+
+class BlockingWorld(World):
+    """Carries out blocking calls, on the threads that make them."""
+
+    is_async = False
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(client)
+        self.links = BlockingPool(lambda: run_blocking(self.open_link()), client.settings.connections_max)
+        self.listener = BlockingListener(lambda: run_blocking(self.open_listening_link()))
+
+    def query_now(self, query: Query) -> Any:
+        """`query`, without the cost of steps."""
+        links = self.links
+        link = links.acquire()
+        try:
+            result = link.execute(query)
+        except BrokenLink as exc:
+            return run_blocking(self._again("execute", query, link, exc, reads=query.statement.reads))
+        except BaseException:
+            self._give_back(link)
+            raise
+        links.release(link)
+        return result
+
+    def connect(self, url: str) -> BlockingLink:
+        return connect(url)
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        return function()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def close(self) -> None:
+        self.listener.close()
+        self.links.close()
+
+
+class AsyncWorld(World):
+    """Carries out calls on one event loop."""
+
+    is_async = True
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(client)
+        self.links = AsyncPool(lambda: run_async(self.open_link()), client.settings.connections_max)
+        self.listener = AsyncListener(lambda: run_async(self.open_listening_link()))
+
+    async def connect(self, url: str) -> AsyncLink:
+        return await connect_async(url)
+
+    async def call(self, function: Callable[[], Any]) -> Any:
+        return await asyncio.to_thread(function)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def close(self) -> None:
+        await self.listener.close()
+        await self.links.close()
