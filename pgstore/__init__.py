@@ -1,0 +1,71 @@
+"""Dict, Queue and Volume, after Modal's, on the Postgres database that you already run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgstore import errors
+from pgstore.client import (
+    Client,
+    configure,
+    default_client,
+    run_transaction,
+    run_transaction_async,
+    transaction,
+)
+from pgstore.client.transaction import Transaction
+from pgstore.dict import Dict
+from pgstore.errors import (
+    AccessDenied,
+    AlreadyExistsError,
+    ConflictError,
+    DeserializationError,
+    Error,
+    InvalidError,
+    NotFoundError,
+    OutcomeUnknown,
+    SchemaOutdated,
+    SerializationError,
+    StoreUnavailable,
+    TransactionScopeError,
+)
+from pgstore.queue import Queue
+from pgstore.types import DictInfo, FileEntry, FileEntryType, QueueInfo, VolumeInfo
+
+__all__ = [
+    "AccessDenied",
+    "AlreadyExistsError",
+    "Client",
+    "ConflictError",
+    "DeserializationError",
+    "Dict",
+    "DictInfo",
+    "Error",
+    "FileEntry",
+    "FileEntryType",
+    "InvalidError",
+    "NotFoundError",
+    "OutcomeUnknown",
+    "Queue",
+    "QueueInfo",
+    "SchemaOutdated",
+    "SerializationError",
+    "StoreUnavailable",
+    "Transaction",
+    "TransactionScopeError",
+    "VolumeInfo",
+    "configure",
+    "default_client",
+    "errors",
+    "run_transaction",
+    "run_transaction_async",
+    "transaction",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("pgstore")
+    raise AttributeError(f"module 'pgstore' has no attribute {name!r}")

@@ -1,0 +1,592 @@
+"""Handles: what Dict, Queue and Volume have in common.
+
+A handle names a store and finds it on first use; making one does no I/O. The registry is the table `store`; its statements stand
+here. What a class adds is its kind, its creation and its operations.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from contextvars import Context
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Any, ClassVar, Final, Generic, ParamSpec, Self, TypeVar
+
+from pgstore import errors
+from pgstore.client import Client, default_client
+from pgstore.client.session import delete_store
+from pgstore.client.transaction import Transaction
+from pgstore.core.names import check_name
+from pgstore.core.operation import BeforeCommit, BoundOperation, Call, Op, Query, atomic, operation
+from pgstore.core.statement import Statement
+
+P = ParamSpec("P")
+T = TypeVar("T")
+S = TypeVar("S", bound="Store")
+
+FIND = Statement(
+    """
+    SELECT id, kind, created_at, created_by
+      FROM pgstore.store
+     WHERE environment = $1
+       AND (CASE kind WHEN 'nfs' THEN 'volume' ELSE kind END) = $2
+       AND name = $3
+    """,
+    "text text text",
+    reads=True,
+)
+# Two creators of one name: one inserts, the other inserts nothing and finds the row of the first.
+CREATE = Statement(
+    """
+    INSERT INTO pgstore.store (environment, kind, name)
+    VALUES ($1, $2, $3)
+    ON CONFLICT DO NOTHING
+    RETURNING id, kind, created_at, created_by
+    """,
+    "text text text",
+)
+CREATE_EPHEMERAL = Statement(
+    """
+    INSERT INTO pgstore.store (environment, kind, session_id)
+    VALUES ($1, $2, $3)
+    RETURNING id, kind, created_at, created_by
+    """,
+    "text text int8",
+)
+FIND_ID = Statement(
+    "SELECT name, kind, created_at, created_by, environment FROM pgstore.store WHERE id = $1", "int8", reads=True
+)
+EXISTS = Statement("SELECT 1 FROM pgstore.store WHERE id = $1", "int8", reads=True)
+LIST = Statement(
+    """
+    SELECT id, name, created_at, created_by
+      FROM pgstore.store
+     WHERE environment = $1
+       AND kind = $2
+       AND name IS NOT NULL
+       AND created_at < coalesce($3, 'infinity'::timestamptz)
+     ORDER BY created_at DESC, id DESC
+     LIMIT $4
+    """,
+    "text text timestamptz int8",
+    reads=True,
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A store's row."""
+
+    id: int
+    created_at: datetime
+    created_by: str | None
+
+
+class _Found:
+    """Stores found or made by a transaction. They count for it alone until it commits: it may be rolled back.
+
+    A participant of the transaction; it writes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.facts: dict[object, tuple[weakref.ref[Store], Facts]] = {}
+
+    def before_commit(self) -> Op[None]:
+        yield from ()
+
+    def with_commit(self) -> list[Query]:
+        return []
+
+    def mark(self) -> dict[object, Any]:
+        return dict(self.facts)
+
+    def rewind(self, mark: dict[object, Any] | None) -> None:
+        self.facts = {} if mark is None else dict(mark)
+
+    def committed(self) -> None:
+        for handle, facts in self.facts.values():
+            store = handle()
+            if store is not None:
+                store._settle(facts)
+
+
+class Store:
+    """Base of Dict, Queue and Volume."""
+
+    _kind: ClassVar[str]
+    _noun: ClassVar[str]  # as users know it
+    _id_prefix: ClassVar[str]  # of object_id; Modal's
+    _name_space: ClassVar[str]  # kinds that share names share this
+    objects: ClassVar[_ObjectsOfClass]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise errors.InvalidError(
+            f"{self._noun}() cannot be called; use {self._noun}.from_name(name, create_if_missing=True) or "
+            f"{self._noun}.ephemeral()"
+        )
+
+    @classmethod
+    def _make(cls, client: Client | None, **state: Any) -> Self:
+        store = cls.__new__(cls)
+        store._client = client
+        store._bound = None
+        store._name = state.get("name")
+        store._environment_name = state.get("environment_name")
+        store._create_if_missing = state.get("create_if_missing", False)
+        store._is_ephemeral = state.get("ephemeral", False)
+        store._wanted_id = state.get("wanted_id")
+        store._installation = state.get("installation")
+        store._facts = None
+        store._closed = False
+        return store
+
+    _client: Client | None
+    _bound: Transaction | None
+    _name: str | None
+    _environment_name: str | None
+    _create_if_missing: bool
+    _is_ephemeral: bool
+    _wanted_id: int | None  # made by from_id
+    _installation: str | None  # unpickled: where it came from
+    _facts: Facts | None
+    _closed: bool
+
+    # ------------------------------------------------------------------------------------------------------- making
+
+    @classmethod
+    def from_name(
+        cls,
+        label: str | None = None,
+        *,
+        name: str | None = None,
+        environment_name: str | None = None,
+        create_if_missing: bool = False,
+        client: Client | None = None,
+    ) -> Self:
+        """
+        Return a handle on the store of this name; it is looked up on first use.
+
+        Args:
+            label: the name, 1 to 64 of A-Z a-z 0-9 . _ - (also accepted as *name*).
+            environment_name: None: the client's.
+            create_if_missing: create it on first use; else using it raises `NotFoundError`.
+            client: None: the default client.
+
+        Raises:
+            InvalidError: the name cannot be one.
+        """
+        if (label is None) == (name is None):
+            raise errors.InvalidError(f"{cls._noun}.from_name takes one name")
+        checked = check_name(label if name is None else name, cls._noun)
+        if environment_name is not None:
+            check_name(environment_name, "environment")
+        return cls._make(client, name=checked, environment_name=environment_name, create_if_missing=create_if_missing)
+
+    @classmethod
+    def persist(
+        cls,
+        label: str | None = None,
+        *,
+        name: str | None = None,
+        environment_name: str | None = None,
+        client: Client | None = None,
+    ) -> Self:
+        """Return a handle on the store of this name, which is created on first use if it is missing."""
+        return cls.from_name(label, name=name, environment_name=environment_name, create_if_missing=True, client=client)
+
+    @classmethod
+    def from_id(cls, object_id: str, client: Client | None = None) -> Self:
+        """Return a handle on the store with this `object_id`."""
+        prefix, _, number = str(object_id).partition("-")
+        if prefix != cls._id_prefix or not number.isdigit():
+            raise errors.InvalidError(f"{object_id!r} is not the id of a {cls._noun}, such as '{cls._id_prefix}-42'")
+        return cls._make(client, wanted_id=int(number))
+
+    @classmethod
+    def ephemeral(cls, client: Client | None = None, environment_name: str | None = None) -> Self:
+        """
+        Return a nameless store that lives as long as this handle.
+
+        It is deleted at the end of its `with` or `async with` block, when the handle is collected, when the interpreter exits, and
+        after a crash once its process has been silent for ten minutes.
+        """
+        if environment_name is not None:
+            check_name(environment_name, "environment")
+        return cls._make(client, environment_name=environment_name, ephemeral=True)
+
+    def using(self, transaction: Transaction) -> Self:
+        """Return a handle whose operations all run in *transaction*, from any thread or task, one at a time."""
+        if not isinstance(transaction, Transaction):
+            raise errors.InvalidError(f"expected a pgstore transaction, not {type(transaction).__name__}")
+        bound = type(self).__new__(type(self))
+        bound.__dict__.update(
+            self.__dict__, _bound=transaction, _origin=self
+        )  # an ephemeral store lives as long as any of them
+        return bound
+
+    # -------------------------------------------------------------------------------------------------- what it is
+
+    @property
+    def name(self) -> str | None:
+        """The store's name; None: ephemeral, or made by `from_id` and not used yet."""
+        return self._name
+
+    @property
+    def object_id(self) -> str:
+        """The store's id. Raises `AttributeError` before the first use; `hydrate()` counts as one."""
+        if self._facts is None:
+            raise AttributeError(f"{self!r} has no object_id before its first use; call hydrate()")
+        return f"{self._id_prefix}-{self._facts.id}"
+
+    @operation
+    def hydrate(self, client: Client | None = None) -> Op[Self]:
+        """Look the store up (or create it) now, and return the handle."""
+        if client is not None and client is not self._runner:
+            raise errors.InvalidError("the handle has a client already; pass client= where it is made")
+        yield from self._locate()
+        return self
+
+    def _described(self) -> Op[Facts]:
+        """The facts, for `info()`."""
+        store_id = yield from self._locate()
+        rows = yield Query(FIND_ID, store_id)
+        if not rows:
+            raise self._missing()
+        name, _, created_at, created_by, _ = rows[0]
+        self._name = name
+        return Facts(store_id, created_at.astimezone(), created_by)
+
+    def __repr__(self) -> str:
+        if self._is_ephemeral:
+            return f"pgstore.{self._noun}.ephemeral()"
+        if self._name is None:
+            return f"pgstore.{self._noun}.from_id('{self._id_prefix}-{self._wanted_id}')"
+        environment = f", environment_name={self._environment_name!r}" if self._environment_name else ""
+        return f"pgstore.{self._noun}.from_name({self._name!r}{environment})"
+
+    # ----------------------------------------------------------------------------------------------- as a runner's
+
+    @property
+    def _runner(self) -> Client:
+        client = self._client
+        if client is None:
+            client = self._client = default_client()
+        return client
+
+    @property
+    def _environment(self) -> str:
+        return self._environment_name or self._runner.environment
+
+    # ------------------------------------------------------------------------------------------------- finding it
+
+    def _locate(self) -> Op[int]:
+        """The store's id; found, or created, on first use."""
+        facts = self._facts
+        if facts is not None:
+            return facts.id
+        if self._closed:
+            raise self._missing()
+        if self._installation not in (None, self._runner.installation) and self._runner.installation is not None:
+            raise errors.InvalidError(f"{self!r} was pickled where another database is in use")
+        enrolment = yield BeforeCommit(_Found, _Found)
+        if enrolment is None:
+            facts = yield from self._find_or_create()
+            self._settle(facts)
+            return facts.id
+        found: _Found = enrolment.participant
+        _, facts = found.facts.get(self._key, (None, None))
+        if facts is None:
+            facts = yield from self._find_or_create()
+            found.facts[self._key] = (weakref.ref(getattr(self, "_origin", self)), facts)
+        return facts.id
+
+    @property
+    def _key(self) -> object:
+        if self._is_ephemeral:
+            return id(getattr(self, "_origin", self))
+        return (self._kind, self._environment, self._name, self._wanted_id)
+
+    def _find_or_create(self) -> Op[Facts]:
+        if self._is_ephemeral:
+            return (yield from atomic(self._create_ephemeral()))
+        facts = yield from self._find()
+        if facts is None and self._create_if_missing:
+            facts = yield from atomic(self._create())
+            if facts is None:  # another client was quicker
+                facts = yield from self._find()
+        if facts is None:
+            raise self._missing()
+        return facts
+
+    def _find(self) -> Op[Facts | None]:
+        if self._wanted_id is not None:
+            rows = yield Query(FIND_ID, self._wanted_id)
+            if not rows or rows[0][1] != self._kind:
+                return None
+            self._name, _, created_at, created_by, self._environment_name = rows[0]
+            self._is_ephemeral = False
+            return Facts(self._wanted_id, created_at, created_by)
+        rows = yield Query(FIND, self._environment, self._name_space, self._name)
+        if not rows:
+            return None
+        return self._facts_of(rows[0])
+
+    def _facts_of(self, row: tuple[Any, ...]) -> Facts:
+        store_id, kind, created_at, created_by = row
+        if kind != self._kind:
+            other = "NetworkFileSystem" if kind == "nfs" else "Volume"
+            raise errors.InvalidError(
+                f"{self._name!r} in environment {self._environment!r} is a {other}, not a {self._noun}"
+            )
+        return Facts(store_id, created_at, created_by)
+
+    def _create(self) -> Op[Facts | None]:
+        """Make the store; None: it exists. Runs in a transaction."""
+        rows = yield Query(CREATE, self._environment, self._kind, self._name)
+        if not rows:
+            return None
+        facts = self._facts_of(rows[0])
+        yield from self._created(facts.id)
+        return facts
+
+    def _create_ephemeral(self) -> Op[Facts]:
+        client = self._runner
+        # The session outlives the current transaction, so it is not part of it.
+        session_id = yield Call(lambda: Context().run(client.run, client.session.current()))
+        rows = yield Query(CREATE_EPHEMERAL, self._environment, self._kind, session_id)
+        facts = self._facts_of(rows[0])
+        yield from self._created(facts.id)
+        return facts
+
+    def _created(self, store_id: int) -> Op[None]:
+        """What belongs to a new store of this kind beside its row."""
+        yield from ()
+
+    def _settle(self, facts: Facts) -> None:
+        """The store is known, and committed."""
+        self._facts = facts
+        if self._is_ephemeral:
+            weakref.finalize(self, self._runner.session.unwanted, facts.id, os.getpid()).atexit = False
+
+    def _missing(self) -> errors.NotFoundError:
+        if self._is_ephemeral:
+            return errors.NotFoundError(
+                f"this ephemeral {self._noun} does not exist any more: it was closed, or swept after ten silent minutes"
+            )
+        if self._name is None:
+            return errors.NotFoundError(f"there is no {self._noun} with the id '{self._id_prefix}-{self._wanted_id}'")
+        return errors.NotFoundError(
+            f"there is no {self._noun} named {self._name!r} in environment {self._environment!r}; "
+            f"create it with {self._noun}.from_name({self._name!r}, create_if_missing=True)"
+        )
+
+    def _check_exists(self, store_id: int) -> Op[None]:
+        """Raise `NotFoundError` if the store was deleted since it was found. Reads ask only where they found nothing."""
+        if not (yield Query(EXISTS, store_id)):
+            raise self._missing()
+
+    # --------------------------------------------------------------------------------------------------- ephemeral
+
+    def __enter__(self) -> Self:
+        self._check_ephemeral()
+        self._runner.run(self._locate(), self._bound)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._runner.run(self._close(), self._bound)
+
+    async def __aenter__(self) -> Self:
+        self._check_ephemeral()
+        await self._runner.run_async(self._locate(), self._bound)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._runner.run_async(self._close(), self._bound)
+
+    def _check_ephemeral(self) -> None:
+        if not self._is_ephemeral:
+            raise errors.InvalidError(f"{self!r} is not ephemeral, so there is nothing that `with` could end")
+
+    def _close(self) -> Op[None]:
+        facts, self._facts, self._closed = self._facts, None, True
+        if facts is not None:
+            yield from atomic(delete_store(facts.id))
+
+    # ------------------------------------------------------------------------------------------------------ pickling
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._bound is not None:
+            raise TypeError(f"{self!r} is bound to a transaction, which cannot leave this process")
+        if self._is_ephemeral:
+            self._runner.run(self._locate())
+        wanted_id = (
+            self._wanted_id if self._facts is None else self._facts.id if self._is_ephemeral else self._wanted_id
+        )
+        environment = None if wanted_id is not None else self._environment
+        return _unpickled, (
+            type(self),
+            self._name,
+            environment,
+            self._create_if_missing,
+            wanted_id,
+            self._runner.installation,
+        )
+
+
+def _unpickled(
+    kind: type[S],
+    name: str | None,
+    environment_name: str | None,
+    create_if_missing: bool,
+    wanted_id: int | None,
+    installation: str | None,
+) -> S:
+    """By name, on the default client of the process: a handle carries no URL, which may hold a password."""
+    return kind._make(
+        None,
+        name=name,
+        environment_name=environment_name,
+        create_if_missing=create_if_missing,
+        wanted_id=wanted_id,
+        installation=installation,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- objects
+
+
+class _BoundRegistryOperation(BoundOperation[P, T]):
+    """Runs on the client that the call names."""
+
+    __slots__ = ()
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        return _client_of(kwargs).run(self.op(*args, **kwargs))
+
+    async def aio(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await _client_of(kwargs).run_async(self.op(*args, **kwargs))
+
+
+class _registry_operation(operation[Any, P, T]):  # noqa: N801 - a decorator
+    __slots__ = ()
+
+    def __get__(self, owner: Any, kind: Any) -> _BoundRegistryOperation[P, T]:
+        return _BoundRegistryOperation(self._function, owner)
+
+
+def _client_of(kwargs: Any) -> Client:
+    return kwargs.get("client") or default_client()
+
+
+class Objects(Generic[S]):
+    """`Dict.objects`, `Queue.objects` …: create, list and delete stores by name."""
+
+    def __init__(self, kind: type[S]) -> None:
+        self._class = kind
+
+    @_registry_operation
+    def create(
+        self,
+        name: str,
+        *,
+        allow_existing: bool = False,
+        environment_name: str | None = None,
+        client: Client | None = None,
+    ) -> Op[None]:
+        """
+        Create the store *name*.
+
+        Raises:
+            AlreadyExistsError: it exists, and *allow_existing* is false.
+        """
+        store = self._class.from_name(name, environment_name=environment_name, client=client)
+        facts = yield from atomic(store._create())
+        if facts is None and not allow_existing:
+            raise errors.AlreadyExistsError(
+                f"{store._noun} {name!r} exists already in environment {store._environment!r}; "
+                "pass allow_existing=True to accept that"
+            )
+
+    @_registry_operation
+    def list(
+        self,
+        *,
+        max_objects: int | None = None,
+        created_before: datetime | str | None = None,
+        environment_name: str | None = None,
+        client: Client | None = None,
+    ) -> Op[list[S]]:
+        """
+        Return the named stores of this kind, newest first.
+
+        Args:
+            max_objects: at most so many; None: all.
+            created_before: only older ones; a naive datetime is local time, a str is ISO 8601.
+        """
+        if max_objects is not None and max_objects < 0:
+            raise errors.InvalidError(f"max_objects is {max_objects}, expected 0 or more, or None")
+        if environment_name is not None:
+            check_name(environment_name, "environment")
+        environment = environment_name or (client or default_client()).environment
+        limit = _ALL if max_objects is None else max_objects
+        rows = yield Query(LIST, environment, self._class._kind, _instant(created_before), limit)
+        stores = []
+        for store_id, name, created_at, created_by in rows:
+            store = self._class.from_name(name, environment_name=environment, client=client)
+            store._settle(Facts(store_id, created_at, created_by))
+            stores.append(store)
+        return stores
+
+    @_registry_operation
+    def delete(
+        self,
+        name: str,
+        *,
+        allow_missing: bool = False,
+        environment_name: str | None = None,
+        client: Client | None = None,
+    ) -> Op[None]:
+        """
+        Delete the store *name* and all that it holds. Handles that still lead to it raise `NotFoundError`.
+
+        Raises:
+            NotFoundError: there is none, and *allow_missing* is false.
+        """
+        store = self._class.from_name(name, environment_name=environment_name, client=client)
+        facts = yield from store._find()
+        if facts is not None:
+            yield from atomic(delete_store(facts.id))
+        elif not allow_missing:
+            raise store._missing()
+
+
+_ALL: Final = 1 << 62
+
+
+def _instant(value: datetime | str | None) -> datetime | None:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError as exc:
+            raise errors.InvalidError(f"created_before {value!r} is not an ISO 8601 date or time") from exc
+    if value is None:
+        return None
+    if not isinstance(value, datetime):
+        raise errors.InvalidError(f"created_before must be a datetime or str, not {type(value).__name__}")
+    return value.astimezone()
+
+
+class _ObjectsOfClass:
+    """Gives each class its `Objects`."""
+
+    def __get__(self, instance: Store | None, owner: type[S]) -> Objects[S]:
+        return Objects(owner)
+
+
+Store.objects = _ObjectsOfClass()
