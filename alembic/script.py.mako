@@ -1,6 +1,7 @@
 """${message}.
 
 Runs before | after the new code does: say which, and why old code keeps working (or raise oldest_code_revision).
+Four digits, one more than the last: clients compare revisions as text. SCHEMA_REVISION and sql/schema.sql change with it.
 """
 
 from __future__ import annotations

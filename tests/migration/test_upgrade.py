@@ -30,6 +30,19 @@ def test_the_code_is_written_for_the_newest_revision():
     assert ScriptDirectory.from_config(config).get_heads() == [migrate.SCHEMA_REVISION]
 
 
+def test_revisions_are_numbered_in_order():
+    """
+    Clients compare them as text to tell older from newer.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(migrate.migration_directory()))
+
+    newest_first = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+
+    assert newest_first == [f"{number:04}" for number in range(len(newest_first), 0, -1)]
+    assert migrate.OLDEST_SCHEMA_REVISION in newest_first
+
+
 def test_the_revisions_give_what_schema_sql_describes(each_cluster):
     """
     sql/schema.sql is what people read, the revisions are what they get.
