@@ -156,7 +156,8 @@ def _candidates() -> Iterator[tuple[str, Path]]:
 
 
 def _is_executable(path: Path) -> bool:
-    return path.is_file() and os.access(path, os.X_OK)
+    # os.path: Path.is_file raises where an entry of PATH may not be entered
+    return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
 @functools.cache

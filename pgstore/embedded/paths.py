@@ -39,7 +39,7 @@ def default_directory() -> Path:
     for base in reversed(bases):
         for directory in base.glob("pg[0-9]*"):
             match = re.fullmatch(r"pg(\d+)", directory.name)
-            if match and (directory / "data" / "PG_VERSION").exists():
+            if match and os.path.exists(directory / "data" / "PG_VERSION"):
                 found[int(match[1])] = directory
     if found and not os.environ.get("PGSTORE_PGBIN"):
         return found[max(found)]

@@ -1,8 +1,7 @@
 """Start, attach to and stop the server of one directory.
 
 Attaching is one connection. Everything else happens under `start.lock`, so one process at a time; whether any process
-of a server is left is read from `server.lock` (see `locks.py`), how far it has come from the last line of its
-postmaster.pid.
+of a server is left is read from `server.lock` (see `locks.py`), how far it has come from its pid file (`postmaster.py`).
 """
 
 from __future__ import annotations
@@ -10,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import shlex
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -25,7 +22,8 @@ from pgstore.embedded.binaries import Binaries, find_binaries, reachable_binarie
 from pgstore.embedded.identity import Identity, choose_identity, give, owner_of
 from pgstore.embedded.initialise import clean_environment, initialise
 from pgstore.embedded.locks import FileLock, Held
-from pgstore.embedded.paths import DATABASE, PORT, SOCKET, USER, Paths, default_directory
+from pgstore.embedded.paths import DATABASE, PORT, USER, Paths, default_directory
+from pgstore.embedded.postmaster import CONNECT_SECONDS_MAX, Postmaster
 
 if TYPE_CHECKING:
     import psycopg
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 READY_SECONDS_MAX = 300.0  # replaying the log after a crash takes long on a slow disk
 ORPHANS_SECONDS_MAX = 30.0  # without a postmaster, idle backends end at once, busy ones with their statement
 STOP_SECONDS_MAX = 120.0  # a fast shutdown writes all that is dirty
-CONNECT_SECONDS_MAX = 10
 LOG_BYTES_MAX = 10 * 2**20
 LOG_LINES_SHOWN = 12
 
@@ -68,6 +65,7 @@ class Server:
         self.directory = Path(directory or default_directory()).expanduser().resolve()
         self._binaries = binaries
         self._paths = Paths(self.directory)
+        self._postmaster = Postmaster(self._paths)
 
     def __repr__(self) -> str:
         return f"<pgstore.embedded.Server {self.directory}>"
@@ -115,14 +113,14 @@ class Server:
     def status(self) -> Status:
         """Return what is known of the server; nothing is changed."""
         with _explained(self.directory):
-            running = self._is_listening()
+            running = self._postmaster.is_listening()
             return Status(
                 running=running,
                 directory=self.directory,
                 url=self.url,
-                pid=self._postmaster() if running else None,
+                pid=self._postmaster.pid() if running else None,
                 major=self._paths.major(),
-                binaries=self._binaries_last_used(),
+                binaries=self._postmaster.binaries_last_used(),
                 log=self._paths.log,
             )
 
@@ -138,7 +136,7 @@ class Server:
         try:
             self._connect(DATABASE).close()
         except _operational_error() as exc:
-            # Full is also running: the caller's own connection tells it better. Messages are English (LC_ALL=C, above).
+            # Full is also running: the caller's own connection tells it better. Messages are English: initdb ran so.
             return "too many clients" in str(exc)
         return True
 
@@ -159,13 +157,14 @@ class Server:
                     log_offset = self._launch(identity, start_lock, server_lock)
                 finally:
                     server_lock.leave()
-            elif self._stage() == "ready":
-                if self._has_database():
+            elif self._postmaster.stage() == "ready":
+                refusal = self._refusal()
+                if refusal is None:
                     return
                 # A pid file left by a killed postmaster says ready as well: its last backends are still at work.
                 unanswered_since = unanswered_since or now
                 if now - unanswered_since > ORPHANS_SECONDS_MAX:
-                    raise self._unanswered()
+                    raise self._unanswered(refusal)
             if now - started > READY_SECONDS_MAX:
                 raise self._failure(f"was not ready after {READY_SECONDS_MAX:.0f} s", log_offset)
             time.sleep(0.002 if now - started < 1 else 0.02)
@@ -178,7 +177,7 @@ class Server:
         if self._paths.major() is None:
             initialise(self._paths, binaries, identity, start_lock)
         give(self._paths.data, identity)
-        self._discard_stale_files()
+        self._postmaster.discard_stale_files()
         command = identity.command(
             binaries.directory / "postgres",
             "-D",
@@ -231,20 +230,6 @@ class Server:
                 f"{exc}; or start with another PGSTORE_SERVER_DIR and bring over {self._paths.data} with pg_dump"
             ) from exc
 
-    def _discard_stale_files(self) -> None:
-        """
-        Remove what a killed server left and a new one would trip over; the caller holds the server lock.
-
-        Postgres takes a pid file for valid if any process has that id now, which after a reboot or in a container is
-        likely. It also asks whether the shared memory named there is in use, so the file stays where it can do no
-        harm.
-        """
-        for name in (SOCKET, f"{SOCKET}.lock"):
-            (self._paths.sockets / name).unlink(missing_ok=True)
-        pid = self._recorded_pid()
-        if pid is not None and _is_alive(pid) and not self._is_our_postmaster(pid):
-            (self._paths.data / "postmaster.pid").unlink(missing_ok=True)
-
     def _take_down(self, how: signal.Signals) -> bool:
         """Signal the postmaster and wait until no process of the server is left."""
         started = time.monotonic()
@@ -256,26 +241,26 @@ class Server:
                 server_lock.release()
                 return was_running
             was_running = True
-            pid = self._postmaster()
+            pid = self._postmaster.pid()
             if pid is not None and pid != signalled:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, how)
                 signalled = pid
             elapsed = time.monotonic() - started
             if signalled is None and elapsed > ORPHANS_SECONDS_MAX:
-                raise self._unanswered()
+                raise self._unanswered("it could not be signalled")
             if elapsed > STOP_SECONDS_MAX:
                 raise self._failure(f"has not stopped {STOP_SECONDS_MAX:.0f} s after being told to", None)
             time.sleep(0.002 if elapsed < 1 else 0.02)
 
-    def _has_database(self) -> bool:
-        """Make our database if it is missing; False if the server does not answer yet."""
+    def _refusal(self) -> str | None:
+        """Return why the server does not let us in; None, after making our database if it is missing, if it does."""
         import psycopg
 
         try:
             connection = self._connect("postgres")
         except psycopg.OperationalError as exc:
-            return "too many clients" in str(exc)
+            return None if "too many clients" in str(exc) else str(exc)
         with contextlib.closing(connection):
             try:
                 if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone() is None:
@@ -283,7 +268,7 @@ class Server:
                     connection.execute(f"CREATE DATABASE {DATABASE} TEMPLATE template0 ENCODING 'UTF8'")
             except psycopg.Error as exc:
                 raise self._failure(f"could not make the database {DATABASE} ({exc})", None) from exc
-        return True
+        return None
 
     def _connect(self, database: str) -> psycopg.Connection[Any]:
         import psycopg
@@ -299,47 +284,6 @@ class Server:
             connect_timeout=CONNECT_SECONDS_MAX,
             autocommit=True,
         )
-
-    def _is_listening(self) -> bool:
-        """Whether a postmaster has our socket open: true from early in its start, false at once when it is killed."""
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(CONNECT_SECONDS_MAX)
-            try:
-                probe.connect(os.fsencode(self._paths.sockets / SOCKET))
-            except OSError:
-                return False
-        return True
-
-    def _stage(self) -> str | None:
-        """Return what the pid file says: starting, ready, stopping; it outlives a killed postmaster."""
-        lines = self._pid_file()
-        return lines[7].strip() if len(lines) > 7 else None
-
-    def _recorded_pid(self) -> int | None:
-        lines = self._pid_file()
-        return int(lines[0]) if lines and lines[0].strip().isdigit() else None
-
-    def _pid_file(self) -> list[str]:
-        try:
-            return (self._paths.data / "postmaster.pid").read_text(errors="replace").splitlines()
-        except (FileNotFoundError, PermissionError):
-            return []
-
-    def _postmaster(self) -> int | None:
-        """Return the process id of the running postmaster, never that of another process."""
-        pid = self._recorded_pid()
-        return pid if pid is not None and self._is_our_postmaster(pid) else None
-
-    def _is_our_postmaster(self, pid: int) -> bool:
-        arguments = _command_line(pid)
-        return bool(arguments) and arguments[0].endswith(b"postgres") and os.fsencode(self._paths.data) in arguments
-
-    def _binaries_last_used(self) -> Path | None:
-        try:
-            command = (self._paths.data / "postmaster.opts").read_text(errors="replace")
-        except (FileNotFoundError, PermissionError):
-            return None
-        return Path(shlex.split(command)[0]).parent
 
     @contextlib.contextmanager
     def _open_log(self) -> Iterator[io.FileIO]:
@@ -363,16 +307,16 @@ class Server:
             f"the server in {self.directory} {what}; the end of {self._paths.log}:\n{tail}"
         )
 
-    def _unanswered(self) -> errors.EmbeddedServerError:
-        pid = self._postmaster()
+    def _unanswered(self, refusal: str) -> errors.EmbeddedServerError:
+        pid = self._postmaster.pid()
         if pid is not None:
             return errors.EmbeddedServerError(
-                f"the server in {self.directory} runs (pid {pid}) but does not answer on its socket in "
-                f"{self._paths.sockets}: run `pgstore server stop` and try again"
+                f"the server in {self.directory} runs (pid {pid}) but does not let us in ({refusal}): unset PG* variables "
+                "that concern connections, or run `pgstore server stop` and try again"
             )
         return errors.EmbeddedServerError(
-            f"the server in {self.directory} was killed, and processes of it are still at work after "
-            f"{ORPHANS_SECONDS_MAX:.0f} s: wait for them, or end those that `fuser {self._paths.server_lock}` lists"
+            f"the server in {self.directory} was killed, and processes of it (or a server in another container) are at work "
+            f"after {ORPHANS_SECONDS_MAX:.0f} s: wait for them, or end those that `fuser {self._paths.server_lock}` lists"
         )
 
 
@@ -399,25 +343,3 @@ def _operational_error() -> type[Exception]:
     import psycopg
 
     return psycopg.OperationalError
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _command_line(pid: int) -> list[bytes]:
-    """Return the arguments of a process; empty if it is gone, a zombie, or hidden."""
-    if os.path.exists("/proc/self/cmdline"):
-        try:
-            return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            return []
-    command = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
-    said = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True)
-    return said.stdout.split()

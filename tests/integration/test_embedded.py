@@ -439,33 +439,23 @@ def test_the_starter_s_environment_does_not_matter(directory, monkeypatch):
     assert b"hush" not in Path(f"/proc/{server.status().pid}/environ").read_bytes()
 
 
-def test_data_of_another_version_get_their_own_programs(directory, no_system_binaries, monkeypatch):
+def test_data_of_another_version_get_their_own_programs(server, monkeypatch):
     """
     After an upgrade of the machine the data are still of the old version; without its programs the error must say so.
     """
-    try:
-        newer = embedded.find_binaries()
-    except errors.EmbeddedServerError as exc:
-        pytest.skip(str(exc))
-    others = [found for found in binaries_module._found() if found.major != newer.major]
-    monkeypatch.undo()
-    with contextlib.suppress(errors.EmbeddedServerError):
-        others.append(embedded.find_binaries())
-    older = next((found for found in others if found.major != newer.major), None)
-    if older is None:
+    major = server.status().major
+    other = next((found for found in binaries_module._found() if found.major != major), None)
+    if other is None:
         pytest.skip("only one version of PostgreSQL on this machine")
-    embedded.Server(directory, older).start()
-    embedded.Server(directory, older).stop()
-
-    server = embedded.Server(directory, newer)
-    assert value(server.start(), "SHOW server_version_num").startswith(str(older.major))
     server.stop()
+    upgraded = embedded.Server(server.directory, other)
 
-    monkeypatch.setattr(binaries_module, "_found", lambda: iter([newer]))
-    with pytest.raises(
-        errors.EmbeddedServerError, match=f"the data needs PostgreSQL {older.major}, found: {newer.major}"
-    ):
-        server.start()
+    assert value(upgraded.start(), "SHOW server_version_num").startswith(str(major))
+    upgraded.stop()
+
+    monkeypatch.setattr(binaries_module, "_found", lambda: iter([other]))
+    with pytest.raises(errors.EmbeddedServerError, match=f"the data needs PostgreSQL {major}, found: {other.major}"):
+        upgraded.start()
 
 
 def test_a_setting_the_server_refuses_is_quoted_from_its_log(server):
@@ -619,7 +609,7 @@ def test_a_full_disk_is_explained(directory):
 
 
 @as_root
-def test_root_s_files_stay_root_s_in_a_user_namespace(directory):
+def test_root_s_files_stay_root_s_in_a_user_namespace(server, directory):
     """
     Only so can data and programs stay below /root, which no other user may enter.
     """
@@ -627,12 +617,16 @@ def test_root_s_files_stay_root_s_in_a_user_namespace(directory):
         pytest.skip("user namespaces are not permitted here")
     home = directory.parent / "home"
     home.mkdir(mode=0o700)
+    server.stop()
+    below = embedded.Server(home / "s")
+    server.directory.rename(below.directory)
 
-    server = embedded.Server(home / "deep" / "s")
-    server.start()
+    below.start()
 
-    assert (server.directory / "data").stat().st_uid == 0
-    assert Path(f"/proc/{server.status().pid}").stat().st_uid == 0
+    assert (below.directory / "data").stat().st_uid == 0
+    assert Path(f"/proc/{postmaster(below)}").stat().st_uid == 0
+    below.stop()
+    below.directory.rename(server.directory)
 
 
 @as_root
@@ -729,7 +723,11 @@ def other_python():
         "group": "nogroup",
         "extra_groups": [],
         "cwd": "/",
-        "env": {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{PACKAGES}:{SOURCE}", "PYTHONDONTWRITEBYTECODE": "1"},
+        "env": {
+            "PATH": "/usr/bin:/bin:/root/closed",
+            "PYTHONPATH": f"{PACKAGES}:{SOURCE}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
         "capture_output": True,
         "text": True,
         "timeout": 60,
