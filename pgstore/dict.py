@@ -13,7 +13,7 @@ from pgstore import errors
 from pgstore.core.operation import Op, Query, Rows, atomic, iterated, operation
 from pgstore.core.statement import Statement
 from pgstore.handle import Store
-from pgstore.serializers import check_size, decode_key, decode_value, encode_key, encode_value
+from pgstore.serializers import check_size, decode_key, decode_value, encode_key, encode_value, key_text
 from pgstore.types import DictInfo
 
 _ALIVE: Final = "(expires_at IS NULL OR expires_at > statement_timestamp())"
@@ -154,7 +154,7 @@ class Dict(Store):
         """
         facts = self._facts
         store_id = facts.id if facts is not None else (yield from self._locate())
-        rows = yield Query(GET, store_id, encode_key(key)[0])
+        rows = yield Query(GET, store_id, key_text(key))
         if rows:
             return self._decode(rows[0], key)
         yield from self._check_exists(store_id)
@@ -163,7 +163,7 @@ class Dict(Store):
     @operation
     def _getitem(self, key: Any) -> Op[Any]:
         store_id = yield from self._locate()
-        rows = yield Query(GET, store_id, encode_key(key)[0])
+        rows = yield Query(GET, store_id, key_text(key))
         if rows:
             return self._decode(rows[0], key)
         yield from self._check_exists(store_id)
@@ -212,7 +212,7 @@ class Dict(Store):
         self._delitem(key)
 
     def _take(self, key: Any) -> Op[tuple[Any, ...] | None]:
-        text, _ = encode_key(key)
+        text = key_text(key)
         store_id = yield from self._locate()
 
         def put_back(rows: Rows) -> Query:
@@ -227,7 +227,7 @@ class Dict(Store):
     @operation
     def contains(self, key: Any) -> Op[bool]:
         """Return whether *key* is there."""
-        text, _ = encode_key(key)
+        text = key_text(key)
         store_id = yield from self._locate()
         if (yield Query(CONTAINS, store_id, text)):
             return True

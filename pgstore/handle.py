@@ -120,6 +120,7 @@ class Store:
     _id_prefix: ClassVar[str]  # of object_id; Modal's
     _name_space: ClassVar[str]  # kinds that share names share this
     objects: ClassVar[_ObjectsOfClass]
+    hydrate: ClassVar[_Hydrate]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise errors.InvalidError(
@@ -239,14 +240,6 @@ class Store:
         if self._facts is None:
             raise AttributeError(f"{self!r} has no object_id before its first use; call hydrate()")
         return f"{self._id_prefix}-{self._facts.id}"
-
-    @operation
-    def hydrate(self, client: Client | None = None) -> Op[Self]:
-        """Look the store up (or create it) now, and return the handle."""
-        if client is not None and client is not self._runner:
-            raise errors.InvalidError("the handle has a client already; pass client= where it is made")
-        yield from self._locate()
-        return self
 
     def _described(self) -> Op[Facts]:
         """The facts, for `info()`."""
@@ -456,6 +449,27 @@ def _unpickled(
         wanted_id=wanted_id,
         installation=installation,
     )
+
+
+class _Hydrate:
+    """
+    Look the store up (or create it) now, and return the handle; `store.hydrate()` and `await store.hydrate.aio()`.
+
+    A descriptor of its own, for its result has the type of the handle.
+    """
+
+    def __get__(self, store: S, owner: type[S]) -> BoundOperation[..., S]:
+        return BoundOperation(_hydrated, store)
+
+
+def _hydrated(store: S, client: Client | None = None) -> Op[S]:
+    if client is not None and client is not store._runner:
+        raise errors.InvalidError("the handle has a client already; pass client= where it is made")
+    yield from store._locate()
+    return store
+
+
+Store.hydrate = _Hydrate()
 
 
 # ---------------------------------------------------------------------------------------------------------- objects

@@ -24,7 +24,7 @@ from psycopg import sql as compose
 from psycopg.rows import namedtuple_row
 
 from pgstore import errors
-from pgstore.core.mapping import map_connect_error, map_error
+from pgstore.core.mapping import check_conninfo, map_connect_error, map_error
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -298,7 +298,7 @@ class _Place:
 
 
 def _connect(url: str) -> _Connection:
-    _refuse_unreadable(url)
+    check_conninfo(url)
     try:
         return psycopg.Connection.connect(
             url,
@@ -309,26 +309,6 @@ def _connect(url: str) -> _Connection:
         )
     except psycopg.Error as exc:
         raise map_connect_error(exc, url) from exc
-
-
-def _refuse_unreadable(url: str) -> None:
-    """
-    Raise ConfigurationError, without a word of the URL, for one that libpq cannot read or reads in the wrong way.
-
-    libpq's own messages repeat what it stumbled over. That may be a piece of the password: of "secret@1" written as it
-    is into a URL, "1" becomes the host; of "secret/1" the port is "secret".
-    """
-    try:
-        given = psycopg.conninfo.conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        message = "the database URL is neither postgresql://user:password@host:port/database nor pairs like host=…"
-        raise errors.ConfigurationError(message) from None
-    hosts, ports = str(given.get("host", "")), str(given.get("port", ""))
-    if "@" in hosts[1:] or not set(ports) <= set("0123456789,"):  # "@name" is a socket in the abstract name space
-        message = (
-            "the database URL has no proper host and port: do user and password need %40 for @, %2F for /, %3A for :?"
-        )
-        raise errors.ConfigurationError(message)
 
 
 def _examine(connection: _Connection) -> _Place:

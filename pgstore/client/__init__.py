@@ -21,6 +21,7 @@ from pgstore.client.session import Session
 from pgstore.client.transaction import _AMBIENT, Transaction, current
 from pgstore.client.world import AsyncWorld, BlockingWorld, World
 from pgstore.config import Settings
+from pgstore.core.mapping import describe
 from pgstore.core.names import check_name
 from pgstore.core.operation import Op, Query
 from pgstore.core.steps import run_async, run_blocking
@@ -143,10 +144,8 @@ class Client:
         await asyncio.to_thread(self.close)
 
     def __repr__(self) -> str:
-        from pgstore.core.mapping import without_password
-
         url = self.settings.url
-        return f"pgstore.Client({without_password(url)!r})" if url is not None else "pgstore.Client()"
+        return f"pgstore.Client({describe(url)!r})" if url is not None else "pgstore.Client()"
 
     @property
     def environment(self) -> str:

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgstore import errors, migrate
 from pgstore.client.links import ADAPTERS, AsyncLink, BlockingLink, BrokenLink, Link
-from pgstore.core.mapping import map_connect_error, without_password
+from pgstore.core.mapping import check_conninfo, describe, map_connect_error
 from pgstore.core.operation import Many, Query
 from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps
@@ -64,10 +64,8 @@ class Introduction:
 
 def conninfo(url: str, **more: Any) -> str:
     """*url* with pgstore's connection defaults where it says nothing."""
-    try:
-        given = conninfo_to_dict(url)
-    except psycopg.ProgrammingError as exc:
-        raise map_connect_error(exc, url) from exc
+    check_conninfo(url)
+    given = conninfo_to_dict(url)
     defaults = dict(_DEFAULTS)
     if "," in str(given.get("host") or os.environ.get("PGHOST", "")):
         defaults["target_session_attrs"] = "read-write"  # several servers: the one that is the primary now
@@ -112,18 +110,14 @@ def introduce(link: Link, url: str) -> Steps[Introduction]:
         if not pooled:
             yield link.execute_many(Many(SETTINGS))
         if not installed:
-            raise errors.SchemaMissing(
-                f"the database of {without_password(url)!r} has no pgstore schema: run `pgstore migrate`"
-            )
+            raise errors.SchemaMissing(f"the database of {describe(url)} has no pgstore schema: run `pgstore migrate`")
         try:
             rows = yield link.execute(Query(SCHEMA))
         except errors.AccessDenied as exc:
             raise _no_access(link) from exc
         check_schema(rows)
     except BrokenLink as exc:
-        raise errors.StoreUnavailable(
-            f"the connection to {without_password(url)!r} broke while it was set up: {exc}"
-        ) from exc
+        raise errors.StoreUnavailable(f"the connection to {describe(url)} broke while it was set up: {exc}") from exc
     link.identity = yield from _identify(link)
     link.pooled = pooled
     link.prepared = None if pooled else set()
@@ -134,12 +128,12 @@ def _check_server(link: Link, url: str) -> None:
     version = link.pgconn.server_version
     if version < SERVER_VERSION_MIN:
         raise errors.DatabaseUnsuitable(
-            f"the server of {without_password(url)!r} is PostgreSQL {version // 10000}, pgstore needs 14 or later"
+            f"the server of {describe(url)} is PostgreSQL {version // 10000}, pgstore needs 14 or later"
         )
     encoding = (link.pgconn.parameter_status(b"server_encoding") or b"").decode()
     if encoding != "UTF8":
         raise errors.DatabaseUnsuitable(
-            f"the database of {without_password(url)!r} has the encoding {encoding}, pgstore needs UTF8: "
+            f"the database of {describe(url)} has the encoding {encoding}, pgstore needs UTF8: "
             "create one with `createdb --encoding UTF8 --template template0`"
         )
 

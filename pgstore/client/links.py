@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import inspect
 import select
-import time
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, Final, TypeVar
 
@@ -25,6 +24,7 @@ from psycopg.pq.abc import PGresult
 
 from pgstore import errors
 from pgstore.core import protocol
+from pgstore.core.clock import monotonic
 from pgstore.core.mapping import map_error
 from pgstore.core.operation import CopyIn, CopyOut, Many, Query, Rows
 from pgstore.core.statement import Statement
@@ -38,6 +38,8 @@ ADAPTERS: Final = AdaptersMap(psycopg.adapters)
 # the transaction that it is part of.
 GRACE_SECONDS: Final = 0.25
 SETTLE_SECONDS: Final = 10.0
+
+_FRESH_SECONDS: Final = 0.002  # a connection used this recently is taken to be alive
 
 _TUPLES_OK: Final = pq.ExecStatus.TUPLES_OK
 _COMMAND_OK: Final = pq.ExecStatus.COMMAND_OK
@@ -70,7 +72,7 @@ class Link:
         self.prepared: set[Statement] | None = None if pooled else set()
         self.identity: str | None = None  # which cluster and timeline answers, where that can be known
         self.exposed = False  # the caller has got hold of the connection and may run statements of their own
-        self.used_at = time.monotonic()
+        self.used_at = monotonic()
         self._transformer = Transformer(_context(connection))
         poller = select.poll()
         poller.register(self.pgconn.socket, select.POLLIN)
@@ -274,7 +276,11 @@ class BlockingLink(Link):
     def execute(self, query: Query) -> Any:
         """Run a query. The common case — prepared, small, nobody interrupts — is written out; all else goes the general way."""
         statement = query.statement
-        if self.prepared is None or statement not in self.prepared or self._poll(0):
+        if (
+            self.prepared is None
+            or statement not in self.prepared
+            or (monotonic() - self.used_at > _FRESH_SECONDS and self._poll(0))
+        ):
             return self._drive(self._execute(query), query.undo)
         pgconn = self.pgconn
         values = statement.pack(query.values)
@@ -346,13 +352,13 @@ class BlockingLink(Link):
             raise
 
     def _finish(self, io: protocol.Io[Any]) -> Any:
-        started = time.monotonic()
+        started = monotonic()
         cancelled = False
         try:
             wanted = io.send(None)
             while True:
                 ready = (self._poll if wanted == _READ else self._poll_write)(50)
-                waited = time.monotonic() - started
+                waited = monotonic() - started
                 if not ready and waited > GRACE_SECONDS and not cancelled:
                     self.connection.cancel_safe(timeout=SETTLE_SECONDS)
                     cancelled = True
@@ -391,7 +397,7 @@ class AsyncLink(Link):
             await shielded(self._settle(io, undo))
             raise
         finally:
-            self.used_at = time.monotonic()
+            self.used_at = monotonic()
             if self.exposed:
                 self._stop_reading()
 
@@ -450,7 +456,7 @@ class AsyncLink(Link):
             raise
 
     async def _finish(self, io: protocol.Io[Any]) -> Any:
-        started = time.monotonic()
+        started = monotonic()
         cancelled = False
         try:
             wanted = io.send(None)
@@ -458,7 +464,7 @@ class AsyncLink(Link):
                 try:
                     await asyncio.wait_for(self._ready(wanted), 0.05)
                 except TimeoutError:
-                    waited = time.monotonic() - started
+                    waited = monotonic() - started
                     if waited > SETTLE_SECONDS:
                         raise BrokenLink(None, sent=True) from None
                     if waited > GRACE_SECONDS and not cancelled:

@@ -2,40 +2,64 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from pgstore import errors
 
-_PASSWORD_IN_URL = re.compile(r"(?<=://)([^:/@\s]+):[^@\s]*(?=@)")
-_PASSWORD_IN_CONNINFO = re.compile(r"(?i)\b(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)")
+
+def describe(conninfo: str) -> str:
+    """Where *conninfo* leads, for a message: `user@host:port/database`. Never more: a URL may hold a password anywhere."""
+    try:
+        given = conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError:
+        return "an unreadable URL"
+    user = given.get("user") or os.environ.get("PGUSER")
+    hosts = str(given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or "local socket").split(",")
+    ports = str(given.get("port") or os.environ.get("PGPORT") or "").split(",")
+    places = [f"{host}:{port}" if port else host for host, port in zip(hosts, ports * len(hosts), strict=False)]
+    database = given.get("dbname") or os.environ.get("PGDATABASE")
+    return (f"{user}@" if user else "") + ",".join(places) + (f"/{database}" if database else "")
 
 
-def without_password(conninfo: str) -> str:
-    """*conninfo* fit for a message."""
-    return _PASSWORD_IN_CONNINFO.sub(r"\1***", _PASSWORD_IN_URL.sub(r"\1:***", conninfo))
+def check_conninfo(conninfo: str) -> None:
+    """
+    Raise ConfigurationError, without a word of it, for a URL that libpq cannot read or reads in the wrong way.
+
+    libpq's own messages repeat what it stumbled over. That may be a piece of the password: of "secret@1" written as it is into a
+    URL, "1" becomes the host; of "secret/1" the port is "secret".
+    """
+    try:
+        given = conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError:
+        raise errors.ConfigurationError(
+            "the database URL is neither postgresql://user:password@host:port/database nor pairs like host=…"
+        ) from None
+    hosts, ports = str(given.get("host", "")), str(given.get("port", ""))
+    if "@" in hosts[1:] or not set(ports) <= set("0123456789,"):  # "@name" is a socket in the abstract name space
+        raise errors.ConfigurationError(
+            "the database URL has no proper host and port: do user and password need %40 for @, %2F for /, %3A for :?"
+        )
 
 
 def map_connect_error(exc: psycopg.Error, conninfo: str) -> errors.Error:
     """What a failed connection attempt means. libpq reports it as text only."""
-    where = without_password(conninfo)
+    where = describe(conninfo)
     text = " ".join(str(exc).split())
-    if isinstance(exc, psycopg.ProgrammingError):
-        return errors.ConfigurationError(f"{where!r} is not a connection URL that libpq understands: {text}")
     if re.search(r"password authentication failed|no password supplied|authentication failed|pg_hba\.conf", text):
-        return errors.AccessDenied(f"the server refused the login with {where!r}: {text}; check user and password")
+        return errors.AccessDenied(f"the server refused the login with {where}: {text}; check user and password")
     if re.search(r'role ".*" does not exist', text):
-        return errors.AccessDenied(f"the server refused the login with {where!r}: {text}; check the user")
+        return errors.AccessDenied(f"the server refused the login with {where}: {text}; check the user")
     if re.search(r'database ".*" does not exist', text):
-        return errors.ConfigurationError(f"cannot connect with {where!r}: {text}; create it with `createdb`")
+        return errors.ConfigurationError(f"cannot connect with {where}: {text}; create it with `createdb`")
     if "permission denied for database" in text:
-        return errors.AccessDenied(
-            f"cannot connect with {where!r}: {text}; run GRANT CONNECT ON DATABASE … TO the role"
-        )
+        return errors.AccessDenied(f"cannot connect with {where}: {text}; run GRANT CONNECT ON DATABASE … TO the role")
     if re.search(r"could not translate host name|Name or service not known|resolve", text):
-        return errors.StoreUnavailable(f"the host of {where!r} is unknown: {text}")
-    return errors.StoreUnavailable(f"cannot reach the server at {where!r}: {text}; is it running?")
+        return errors.StoreUnavailable(f"the host of {where} is unknown: {text}")
+    return errors.StoreUnavailable(f"cannot reach the server at {where}: {text}; is it running?")
 
 
 def map_error(exc: psycopg.Error) -> errors.Error:

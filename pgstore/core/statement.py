@@ -38,7 +38,7 @@ def _as_is(value: bytes) -> bytes:
 
 
 def _array_packer(element_oid: int, pack: Callable[[Any], bytes]) -> Callable[[Sequence[Any]], bytes]:
-    """Pack one-dimensional arrays, as `array_recv` reads them: dimensions, has nulls, element type, length, lower bound, elements."""
+    """Pack one-dimensional arrays as `array_recv` reads them: dimensions, has nulls, type, length, lower bound, elements."""
 
     def pack_array(values: Iterable[Any]) -> bytes:
         items = [None if value is None else pack(value) for value in values]
