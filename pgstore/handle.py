@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import os
 import weakref
-from contextvars import Context
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Any, ClassVar, Final, Generic, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, Final, Generic, ParamSpec, Self, TypeVar, cast
 
 from pgstore import errors
 from pgstore.client import Client, default_client
 from pgstore.client.session import delete_store
 from pgstore.client.transaction import Transaction
 from pgstore.core.names import check_name
-from pgstore.core.operation import BeforeCommit, BoundOperation, Call, Op, Query, atomic, operation
+from pgstore.core.operation import Apart, BeforeCommit, BoundOperation, Op, Query, atomic, operation
 from pgstore.core.statement import Statement
 
 P = ParamSpec("P")
@@ -284,14 +283,25 @@ class Store:
         if self._installation not in (None, self._runner.installation) and self._runner.installation is not None:
             raise errors.InvalidError(f"{self!r} was pickled where another database is in use")
         enrolment = yield BeforeCommit(_Found, _Found)
-        if enrolment is None:
-            facts = yield from self._find_or_create()
-            self._settle(facts)
-            return facts.id
-        found: _Found = enrolment.participant
+        if enrolment is not None and enrolment.immediate:
+            return (yield from self._locate_inside(enrolment.participant))
+        # Apart from a transaction of pgstore's own: until it commits, others who want this name would wait for it.
+        facts = cast("Facts | None", (yield Apart(self._find_or_create())))
+        if facts is None and enrolment is not None:
+            return (
+                yield from self._locate_inside(enrolment.participant)
+            )  # made by `objects.create` in this transaction
+        if facts is None:
+            raise self._missing()
+        self._settle(facts)
+        return facts.id
+
+    def _locate_inside(self, found: _Found) -> Op[int]:
         _, facts = found.facts.get(self._key, (None, None))
         if facts is None:
             facts = yield from self._find_or_create()
+            if facts is None:
+                raise self._missing()
             found.facts[self._key] = (weakref.ref(getattr(self, "_origin", self)), facts)
         return facts.id
 
@@ -301,7 +311,7 @@ class Store:
             return id(getattr(self, "_origin", self))
         return (self._kind, self._environment, self._name, self._wanted_id)
 
-    def _find_or_create(self) -> Op[Facts]:
+    def _find_or_create(self) -> Op[Facts | None]:
         if self._is_ephemeral:
             return (yield from atomic(self._create_ephemeral()))
         facts = yield from self._find()
@@ -309,8 +319,6 @@ class Store:
             facts = yield from atomic(self._create())
             if facts is None:  # another client was quicker
                 facts = yield from self._find()
-        if facts is None:
-            raise self._missing()
         return facts
 
     def _find(self) -> Op[Facts | None]:
@@ -345,9 +353,8 @@ class Store:
         return facts
 
     def _create_ephemeral(self) -> Op[Facts]:
-        client = self._runner
-        # The session outlives the current transaction, so it is not part of it.
-        session_id = yield Call(lambda: Context().run(client.run, client.session.current()))
+        # The session outlives any transaction, so it is part of none.
+        session_id = yield Apart(self._runner.session.current())
         rows = yield Query(CREATE_EPHEMERAL, self._environment, self._kind, session_id)
         facts = self._facts_of(rows[0])
         yield from self._created(facts.id)

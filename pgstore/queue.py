@@ -10,6 +10,7 @@ rollback or an interrupted get, is taken next.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Final
 
@@ -23,6 +24,7 @@ from pgstore.serializers import check_size, dumps, loads
 from pgstore.types import QueueInfo
 
 PARTITION_BYTES_MAX: Final = 64
+_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 BATCH_ITEMS: Final = 5000  # of one statement of `put_many`
 BATCH_BYTES: Final = 16 * 1024 * 1024
 
@@ -307,9 +309,10 @@ def _partition(partition: str | None) -> str:
         return ""
     if not isinstance(partition, str):
         raise errors.InvalidError(f"partition must be a str, not {type(partition).__name__}: {partition!r}")
-    if not 1 <= len(partition.encode(errors="surrogatepass")) <= PARTITION_BYTES_MAX or "\0" in partition:
+    if not 1 <= len(partition.encode(errors="replace")) <= PARTITION_BYTES_MAX or _UNSTORABLE.search(partition):
         raise errors.InvalidError(
-            f"partition {partition!r} is not of 1 to {PARTITION_BYTES_MAX} bytes of UTF-8 without NUL; leave it out for the default"
+            f"partition {partition!r} is not of 1 to {PARTITION_BYTES_MAX} bytes of UTF-8, without NUL and lone surrogates; "
+            "leave it out for the default"
         )
     return partition
 

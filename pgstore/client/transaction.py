@@ -109,6 +109,7 @@ class Transaction:
     @staticmethod
     def _expose(root: _Root) -> None:
         root.link.exposed = True
+        root.link.prepared = None  # the caller's statements may make the names of ours disappear
         root.wrote = True
 
     def __enter__(self) -> Transaction:
@@ -422,12 +423,11 @@ class Transaction:
         if link is None:
             return
         if link.exposed and link.clean:
-            # The caller's statements may have changed settings, and made psycopg drop our prepared statements.
             link.exposed = False
-            if link.prepared:
+            if not link.pooled:
                 with contextlib.suppress(BrokenLink, errors.Error):
                     yield link.command("DEALLOCATE ALL")
-                    link.prepared.clear()
+                    link.prepared = set()
         if link.clean:
             yield root.world.links.release(link)
         else:

@@ -18,6 +18,7 @@ from pgstore.client.listener import AsyncListener, BlockingListener
 from pgstore.client.pool import AsyncPool, BlockingPool
 from pgstore.client.transaction import Transaction
 from pgstore.core.operation import (
+    Apart,
     BeforeCommit,
     Begin,
     Call,
@@ -123,9 +124,17 @@ class World:
                 return (yield self.listener.register(request.topic))
             case Wait():
                 return (yield from self._wait(request, transaction))
+            case Apart():
+                return (
+                    yield from self.perform(request.op, None if self._has_another_link(transaction) else transaction)
+                )
             case Call():
                 return (yield self.call(request.function))
         raise errors.InvalidError(f"an operation asked for {request!r}, which is not a request")
+
+    def _has_another_link(self, transaction: Transaction | None) -> bool:
+        """Whether a statement can run beside *transaction*: a client of one connection has none left for it."""
+        return transaction is None or self.client.settings.connections_max > 1
 
     def _run(self, method: str, request: Any, transaction: Transaction | None) -> Steps[Any]:
         if transaction is not None:

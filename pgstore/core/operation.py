@@ -140,8 +140,15 @@ class Call:
     function: Callable[[], Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """Run *op* outside the current transaction, whatever becomes of that. Result: what *op* returns."""
+
+    op: Op[Any]
+
+
 Request: TypeAlias = (
-    Query | Many | CopyIn | CopyOut | Cursor | Begin | Commit | Rollback | BeforeCommit | Listen | Wait | Call
+    Query | Many | CopyIn | CopyOut | Cursor | Begin | Commit | Rollback | BeforeCommit | Listen | Wait | Call | Apart
 )
 Op: TypeAlias = Generator[Request, Any, T]
 
