@@ -1,0 +1,530 @@
+"""Transactions over all stores: ambient, nested, joined; whose they are; what they hold back until they commit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+
+import psycopg
+import pytest
+import sqlalchemy
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+import pgstore
+from pgstore.errors import StatementFailed, TransactionFailed
+
+
+@pytest.fixture
+def stores(client, store_name):
+    return (
+        pgstore.Dict.persist(store_name, client=client).hydrate(),
+        pgstore.Queue.persist(store_name, client=client).hydrate(),
+    )
+
+
+@pytest.fixture
+def stores_elsewhere(client_elsewhere, store_name):
+    return (
+        pgstore.Dict.persist(store_name, client=client_elsewhere),
+        pgstore.Queue.persist(store_name, client=client_elsewhere),
+    )
+
+
+class Oops(Exception):
+    """What a caller's code raises."""
+
+
+# ------------------------------------------------------------------------------------------------------------ ambient
+
+
+def test_a_transaction_commits_all_stores_together(client, stores, stores_elsewhere):
+    entries, queue = stores
+    entries_elsewhere, queue_elsewhere = stores_elsewhere
+
+    with client.transaction():
+        entries["k"] = 1
+        queue.put("item")
+        assert entries["k"] == 1
+        assert "k" not in entries_elsewhere
+        assert queue_elsewhere.len() == 0
+
+    assert entries_elsewhere["k"] == 1
+    assert queue_elsewhere.get() == "item"
+
+
+def test_an_exception_undoes_every_store_and_is_passed_on(client, stores):
+    entries, queue = stores
+    queue.put("old")
+
+    with pytest.raises(Oops), client.transaction():
+        entries["k"] = 1
+        queue.put("new")
+        assert queue.get() == "old"
+        raise Oops
+
+    assert "k" not in entries
+    assert queue.get_many(10) == ["old"]
+
+
+def test_asynchronous_transactions_do_the_same(client, stores):
+    entries, queue = stores
+
+    async def work():
+        async with client.transaction():
+            await entries.put.aio("kept", 1)
+            await queue.put.aio("item")
+        with pytest.raises(Oops):
+            async with client.transaction():
+                await entries.put.aio("undone", 1)
+                assert await queue.get.aio() == "item"
+                raise Oops
+        await client.aclose()
+
+    asyncio.run(work())
+
+    assert entries.items() == [("kept", 1)]
+    assert queue.get_many(10) == ["item"]
+
+
+def test_a_callers_own_sql_commits_and_rolls_back_with_the_stores(client, stores, sql, store_name):
+    entries, _ = stores
+    sql("CREATE TABLE IF NOT EXISTS orders (id text)")
+
+    with client.transaction() as tx:
+        tx.connection.execute("INSERT INTO orders VALUES (%s)", [store_name])
+        entries["k"] = 1
+    with pytest.raises(Oops), client.transaction() as tx:
+        entries["k"] = 2
+        tx.connection.execute("INSERT INTO orders VALUES (%s)", [store_name])
+        raise Oops
+
+    assert sql("SELECT count(*) FROM orders WHERE id = %s", store_name) == [(1,)]
+    assert entries["k"] == 1
+
+
+def test_the_connection_works_on_after_the_caller_has_used_it(client, stores):
+    """
+    psycopg may have deallocated our prepared statements, and the caller may have changed settings.
+    """
+    entries, _ = stores
+    entries["k"] = 1
+
+    for _ in range(3):
+        with client.transaction() as tx:
+            tx.connection.execute("CREATE TEMP TABLE t ON COMMIT DROP AS SELECT 1")
+            tx.connection.execute("DEALLOCATE ALL")
+            entries["k"] += 1
+        assert entries["k"] > 1
+
+    assert entries["k"] == 4
+
+
+def test_asynchronous_transactions_give_their_connection_too(client, stores):
+    entries, _ = stores
+
+    async def work():
+        async with client.transaction() as tx:
+            connection = await tx.get_connection()
+            await entries.put.aio("k", 1)
+            cursor = await connection.execute("SELECT count(*) FROM pgstore.dict_entry WHERE key = 'k'")
+            assert (await cursor.fetchone())[0] >= 1
+            await entries.put.aio("k", 2)
+        await client.aclose()
+
+    asyncio.run(work())
+
+    assert entries["k"] == 2
+
+
+def test_begin_is_sent_with_the_first_statement(client, stores):
+    """
+    A transaction that does nothing costs nothing, and one that waits first holds nothing open.
+    """
+    entries, _ = stores
+
+    with client.transaction() as tx:
+        assert not tx.root.begun
+        entries.get("k")
+        assert tx.root.begun
+
+
+# ------------------------------------------------------------------------------------------------------------- nested
+
+
+def test_an_inner_block_is_a_savepoint(client, stores):
+    entries, queue = stores
+
+    with client.transaction():
+        entries["outer"] = 1
+        with pytest.raises(Oops), client.transaction():
+            entries["inner"] = 1
+            queue.put("undone")
+            raise Oops
+        with client.transaction():
+            entries["kept"] = 1
+            queue.put("kept")
+
+    assert entries.keys() == ["kept", "outer"]
+    assert queue.get_many(10) == ["kept"]
+
+
+def test_an_inner_block_survives_an_error_of_the_server(client, stores):
+    entries, _ = stores
+
+    with client.transaction() as tx:
+        entries["a"] = 1
+        with pytest.raises(psycopg.errors.DivisionByZero), client.transaction():
+            tx.connection.execute("SELECT 1 / 0")
+        entries["b"] = 2
+
+    assert entries.keys() == ["a", "b"]
+
+
+def test_after_a_failed_statement_the_transaction_says_that_it_can_only_be_rolled_back(client, stores):
+    entries, _ = stores
+
+    with pytest.raises(TransactionFailed, match="rolled back"), client.transaction() as tx:
+        entries["a"] = 1
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            tx.connection.execute("SELECT 1 / 0")
+        entries["b"] = 2
+
+    assert "a" not in entries
+
+
+def test_a_swallowed_error_does_not_commit_half_a_transaction(client, stores):
+    entries, _ = stores
+
+    with pytest.raises(TransactionFailed, match="rolled back"), client.transaction() as tx:
+        entries["a"] = 1
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            tx.connection.execute("SELECT 1 / 0")
+
+    assert "a" not in entries
+
+
+# --------------------------------------------------------------------------------------------------------- whose it is
+
+
+def test_a_plain_new_thread_is_outside_the_transaction(client, stores):
+    entries, _ = stores
+    seen = []
+
+    with client.transaction():
+        entries["k"] = 1
+        thread = threading.Thread(target=lambda: seen.append("k" in entries))
+        thread.start()
+        thread.join()
+
+    assert seen == [False]
+
+
+def test_a_copied_context_in_another_thread_is_refused(client, stores):
+    entries, _ = stores
+    seen = []
+
+    def read():
+        try:
+            entries.get("k")
+        except pgstore.TransactionScopeError as exc:
+            seen.append(exc)
+
+    with client.transaction():
+        entries["k"] = 1
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=(read,))
+        thread.start()
+        thread.join()
+
+    assert "another thread or task" in str(seen[0])
+
+
+def test_a_child_task_is_refused_and_using_lets_it_in(client, stores):
+    entries, _ = stores
+
+    async def work():
+        async with client.transaction() as tx:
+            with pytest.raises(pgstore.TransactionScopeError, match="another thread or task"):
+                await asyncio.create_task(entries.put.aio("k", 1))
+            await asyncio.gather(*(asyncio.create_task(entries.using(tx).put.aio(i, i)) for i in range(20)))
+        await client.aclose()
+
+    asyncio.run(work())
+
+    assert entries.len() == 20
+
+
+def test_using_works_from_threads_one_at_a_time(client, stores):
+    entries, _ = stores
+
+    with client.transaction() as tx:
+        bound = entries.using(tx)
+        threads = [threading.Thread(target=bound.put, args=(i, i)) for i in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert entries.len() == 20
+    with pytest.raises(pgstore.InvalidError, match="not open"):
+        bound.put("late", 1)
+
+
+def test_the_wrong_form_is_refused(client, stores):
+    entries, _ = stores
+
+    async def work():
+        async with client.transaction():
+            with pytest.raises(pgstore.TransactionScopeError, match="event loop"):
+                entries.put("k", 1)
+        with client.transaction():
+            with pytest.raises(pgstore.TransactionScopeError, match="asynchronous call inside a blocking"):
+                await entries.put.aio("k", 1)
+        await client.aclose()
+
+    asyncio.run(work())
+
+
+def test_a_transaction_object_is_used_once(client):
+    tx = client.transaction()
+    with tx:
+        pass
+    with pytest.raises(pgstore.InvalidError, match="once"), tx:
+        pass
+
+
+def test_an_iterator_belongs_to_the_transaction_in_which_it_was_made(client, stores):
+    entries, _ = stores
+    with client.transaction():
+        entries["k"] = 1
+        inside = entries.iterate_keys()
+        assert list(inside) == ["k"]
+        late = entries.iterate_keys()
+
+    with pytest.raises(pgstore.InvalidError, match="not open"):
+        list(late)
+
+
+# ---------------------------------------------------------------------------------------------------- run_transaction
+
+
+def test_run_transaction_repeats_the_function_after_a_serialization_failure(client, stores, sql, store_name):
+    entries, _ = stores
+    attempts = []
+
+    def work(tx):
+        attempts.append(1)
+        entries["k"] = len(attempts)
+        if len(attempts) < 3:
+            tx.connection.execute("DO $$ BEGIN RAISE EXCEPTION 'again' USING ERRCODE = '40001'; END $$")
+        return "done"
+
+    def work_with_our_error(tx):
+        try:
+            return work(tx)
+        except psycopg.errors.SerializationFailure as exc:
+            raise pgstore.errors.SerializationConflict("again") from exc
+
+    assert client.run_transaction(work_with_our_error) == "done"
+    assert entries["k"] == 3
+
+
+def test_run_transaction_does_not_repeat_other_errors(client):
+    attempts = []
+
+    def work(tx):
+        attempts.append(1)
+        raise Oops
+
+    with pytest.raises(Oops):
+        client.run_transaction(work)
+    assert attempts == [1]
+
+
+# ------------------------------------------------------------------------------------------------------------- joined
+
+
+def test_stores_join_a_psycopg_transaction(client, stores, database):
+    entries, queue = stores
+
+    with psycopg.connect(database) as connection:
+        with client.transaction(connection=connection):
+            entries["k"] = 1
+            queue.put("item")
+        assert "k" not in entries
+        connection.rollback()
+        assert queue.len() == 0
+        with client.transaction(connection=connection):
+            entries["k"] = 2
+        connection.commit()
+
+    assert entries["k"] == 2
+
+
+def test_stores_join_an_asynchronous_psycopg_transaction(client, stores, database):
+    entries, queue = stores
+
+    async def work():
+        async with await psycopg.AsyncConnection.connect(database) as connection:
+            async with client.transaction(connection=connection):
+                await entries.put.aio("undone", 1)
+                await queue.put.aio("undone")
+            await connection.rollback()
+            async with client.transaction(connection=connection):
+                await entries.put.aio("kept", 1)
+                with pytest.raises(Oops):
+                    async with client.transaction():
+                        await entries.put.aio("inner", 1)
+                        raise Oops
+            await connection.commit()
+        await client.aclose()
+
+    asyncio.run(work())
+
+    assert entries.items() == [("kept", 1)]
+    assert queue.len() == 0
+
+
+def test_a_connection_in_autocommit_is_joined_only_inside_a_transaction(client, stores, database):
+    entries, _ = stores
+
+    with psycopg.connect(database, autocommit=True) as connection:
+        with pytest.raises(pgstore.InvalidError, match="autocommit"), client.transaction(connection=connection):
+            pass
+        with connection.transaction(), client.transaction(connection=connection):
+            entries["k"] = 1
+
+    assert entries["k"] == 1
+
+
+@pytest.fixture
+def engine(database):
+    engine = sqlalchemy.create_engine(database.replace("postgresql:", "postgresql+psycopg:"))
+    yield engine
+    engine.dispose()
+
+
+def test_stores_join_a_sqlalchemy_session(client, stores, engine, sql, store_name):
+    entries, queue = stores
+    table = sqlalchemy.Table(
+        f"t-{store_name}", sqlalchemy.MetaData(), sqlalchemy.Column("id", sqlalchemy.Integer, primary_key=True)
+    )
+    table.create(engine)
+
+    with Session(engine) as session:
+        session.execute(table.insert().values(id=1))
+        with client.transaction(connection=session):
+            entries["k"] = 1
+            queue.put("item")
+        session.rollback()
+        assert entries.len() == 0
+        session.execute(table.insert().values(id=2))
+        with client.transaction(connection=session):
+            entries["k"] = 2
+            session.commit()
+            entries["after the commit"] = 3  # a new transaction of the session
+        session.commit()
+
+    with engine.connect() as connection:
+        assert connection.execute(sqlalchemy.select(table.c.id)).all() == [(2,)]
+    assert dict(entries.items()) == {"k": 2, "after the commit": 3}
+
+
+def test_stores_join_a_sqlalchemy_connection(client, stores, engine):
+    entries, _ = stores
+
+    with engine.connect() as connection:
+        with client.transaction(connection=connection):
+            entries["undone"] = 1
+        connection.rollback()
+    with engine.begin() as connection, client.transaction(connection=connection):
+        entries["kept"] = 1
+
+    assert entries.keys() == ["kept"]
+
+
+def test_stores_join_an_asynchronous_sqlalchemy_session(client, stores, database):
+    entries, queue = stores
+
+    async def work():
+        engine = create_async_engine(database.replace("postgresql:", "postgresql+psycopg:"))
+        async with AsyncSession(engine) as session:
+            async with client.transaction(connection=session):
+                await entries.put.aio("undone", 1)
+            await session.rollback()
+            async with client.transaction(connection=session):
+                await entries.put.aio("kept", 1)
+                await queue.put.aio("item")
+            await session.commit()
+        await engine.dispose()
+        await client.aclose()
+
+    asyncio.run(work())
+
+    assert entries.keys() == ["kept"]
+    assert queue.get() == "item"
+
+
+def test_a_connection_of_another_driver_is_refused_by_name(client):
+    engine = sqlalchemy.create_engine("sqlite://")
+    with engine.connect() as connection:
+        with pytest.raises(pgstore.InvalidError, match="sqlite3"), client.transaction(connection=connection):
+            pass
+    with pytest.raises(pgstore.InvalidError, match="builtins.str"):
+        client.transaction(connection="postgresql://")
+
+
+def test_a_connection_to_another_database_is_refused(client, stores, own_database):
+    """
+    Its store ids mean other stores there.
+    """
+    entries, _ = stores
+    entries["k"] = 1
+    other = pgstore.Client(own_database)
+    other.run(pgstore.Dict.persist("x", client=other)._locate())
+    other.close()
+    with psycopg.connect(own_database) as connection:
+        connection.execute("UPDATE pgstore.installation SET id = gen_random_uuid()")
+        with pytest.raises(pgstore.InvalidError, match="another database"), client.transaction(connection=connection):
+            pass
+
+
+def test_joining_asks_for_the_right_kind_of_with(client, database):
+    with psycopg.connect(database) as connection:
+
+        async def wrong():
+            async with client.transaction(connection=connection):
+                pass
+
+        with pytest.raises(pgstore.InvalidError, match="use `with`"):
+            asyncio.run(wrong())
+
+
+def test_nothing_of_a_joined_connection_is_changed(client, stores, database):
+    entries, queue = stores
+
+    with psycopg.connect(database) as connection:
+        settings = "SELECT name, setting FROM pg_settings WHERE name <> 'transaction_isolation' ORDER BY name"
+        before = connection.execute(settings).fetchall()
+        with client.transaction(connection=connection):
+            for _ in range(10):
+                entries["k"] = 1
+                queue.put("item")
+                queue.get()
+        connection.commit()
+
+        assert connection.execute(settings).fetchall() == before
+        names = connection.execute("SELECT name FROM pg_prepared_statements").fetchall()
+        assert not [name for (name,) in names if name.startswith("pgstore")]
+
+
+def test_an_error_of_the_server_has_its_code(client, stores):
+    entries, _ = stores
+    with pytest.raises(StatementFailed) as caught, client.transaction() as tx:
+        tx.connection.execute("SET LOCAL statement_timeout = '50ms'")
+        with psycopg.connect(client.settings.url) as blocker:
+            blocker.execute("LOCK TABLE pgstore.dict_entry")
+            entries["k"] = 1
+    assert caught.value.sqlstate == "57014"
