@@ -166,6 +166,11 @@ def sql_directory() -> Path:
     return _directory("sql", "_sql", "schema.sql")
 
 
+def examples_directory() -> Path:
+    """Return the folder of pipeline.py, which `pgstore demo` runs."""
+    return _directory("examples", "_examples", "pipeline.py")
+
+
 def _directory(in_checkout: str, in_package: str, file: str) -> Path:
     package = Path(__file__).resolve().parent
     candidates = [package / in_package]

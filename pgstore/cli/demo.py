@@ -1,0 +1,46 @@
+"""`pgstore demo`: the pipeline of examples/, on files that every machine has."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pgstore.cli.target import target
+from pgstore.migrate import examples_directory
+
+
+def demo(
+    context: typer.Context,
+    directory: Annotated[
+        Path | None,
+        typer.Argument(help="What to analyse.  [default: Python's own package `email`]", show_default=False),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="How many worker processes.")] = 2,
+    kill: Annotated[bool, typer.Option(help="Kill a worker in the middle of its work.")] = True,
+) -> None:
+    """
+    Run a pipeline on a small directory, and check its sums.
+
+    Files go to a Volume, a task for each to a Queue; worker processes write their results to another Volume and count in a Dict.
+    One worker is killed at its work. Then SQL adds everything up. The stores are deleted at the end.
+
+    \b
+    Example:
+      pgstore demo
+      pgstore demo ~/src/project --workers 4 --no-kill
+    """
+    import email
+
+    chosen = target(context)
+    if chosen.is_embedded:
+        chosen.url  # noqa: B018 - starts it, with patience
+    program = examples_directory() / "pipeline.py"
+    where = Path(email.__file__).parent if directory is None else directory
+    arguments = [str(where), "--workers", str(workers), *(["--kill"] if kill else [])]
+    sys.stdout.flush()
+    # In place of this process: its output, its exit code and Ctrl-C are the pipeline's own.
+    os.execve(sys.executable, [sys.executable, str(program), *arguments], chosen.environ())

@@ -1,0 +1,82 @@
+"""Which database a command is about."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import typer
+from rich.console import Console
+
+from pgstore import embedded
+from pgstore.config import Settings
+from pgstore.core.names import check_name
+
+
+@dataclass(frozen=True)
+class Target:
+    """The options that stand before every command."""
+
+    given_url: str | None
+    given_environment: str | None
+
+    def __post_init__(self) -> None:
+        if self.given_environment is not None:
+            check_name(self.given_environment, "environment")
+
+    @cached_property
+    def source(self) -> str:
+        """What decided: an option, a variable, or nothing at all."""
+        if self.given_url is not None:
+            return "--url"
+        for variable in ("PGSTORE_URL", "DATABASE_URL"):
+            if os.environ.get(variable):
+                return variable
+        return "the embedded server" if self.is_embedded else "libpq's variables (PGHOST …)"
+
+    @property
+    def is_embedded(self) -> bool:
+        return Settings(url=self.given_url).configured_url() is None
+
+    @cached_property
+    def url(self) -> str:
+        """The URL of the database; an embedded server is running after this."""
+        url = Settings(url=self.given_url).configured_url()
+        return start_embedded() if url is None else url
+
+    @property
+    def environment(self) -> str:
+        return check_name(Settings(environment=self.given_environment).effective_environment, "environment")
+
+    def environ(self) -> dict[str, str]:
+        """The environment variables of a program that is to use the same database."""
+        environ = dict(os.environ)
+        if self.given_url is not None:
+            environ["PGSTORE_URL"] = self.given_url
+        if self.given_environment is not None:
+            environ["PGSTORE_ENVIRONMENT"] = self.given_environment
+        return environ
+
+
+def target(context: typer.Context) -> Target:
+    """The target of the command that is running."""
+    found = context.obj
+    assert isinstance(found, Target), "the callback of `pgstore` runs first"
+    return found
+
+
+def start_embedded() -> str:
+    """Start the embedded server if it is not running, and return its URL."""
+    server = embedded.Server()
+    with _patience(f"starting the embedded server in {server.directory}"):
+        return server.start()
+
+
+@contextlib.contextmanager
+def _patience(doing: str) -> Iterator[None]:
+    """On a terminal, say what takes so long."""
+    with Console(stderr=True).status(doing):
+        yield
