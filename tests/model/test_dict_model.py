@@ -1,0 +1,143 @@
+"""Dict against a Python dict, under generated operations on the connections of two clients."""
+
+from __future__ import annotations
+
+import itertools
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import pgstore
+
+_numbers = itertools.count(1)
+
+KEYS = st.one_of(
+    st.sampled_from(
+        [0, 1, 1.0, True, "1", "", "a", "a\0", "\x01", None, (1, "a"), (1.0, "a"), b"a", frozenset({1}), "x" * 1500]
+    ),
+    st.text(max_size=5),
+    st.integers(-3, 3),
+)
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.text(max_size=8),
+    st.lists(st.integers(), max_size=3),
+)
+ABSENT = object()
+
+
+class DictMachine(RuleBasedStateMachine):
+    """Every operation happens on the Dict, through either client, and on a dict."""
+
+    database: str
+
+    @initialize()
+    def start(self):
+        name = f"model-{next(_numbers)}"
+        self.clients = [pgstore.Client(self.database) for _ in range(2)]
+        self.stores = [pgstore.Dict.persist(name, client=client) for client in self.clients]
+        for store in self.stores:
+            store.clear()
+        self.model: dict = {}
+        self.transaction = None
+        self.before: dict = {}
+
+    @property
+    def store(self):
+        # Inside a transaction only its own client sees what is going on.
+        return self.stores[0] if self.transaction else self.stores[next(_numbers) % 2]
+
+    @rule(key=KEYS, value=VALUES)
+    def put(self, key, value):
+        self.store[key] = value
+        self.model[key] = value
+
+    @rule(key=KEYS, value=VALUES)
+    def put_if_absent(self, key, value):
+        assert self.store.put(key, value, skip_if_exists=True) == (key not in self.model)
+        self.model.setdefault(key, value)
+
+    @rule(key=KEYS)
+    def get(self, key):
+        expected = self.model.get(key, "nothing")
+        got = self.store.get(key, "nothing")
+        assert (got, type(got)) == (expected, type(expected))
+
+    @rule(key=KEYS)
+    def contains(self, key):
+        assert (key in self.store) == (key in self.model)
+
+    @rule(key=KEYS)
+    def pop(self, key):
+        assert self.store.pop(key, "nothing") == self.model.pop(key, "nothing")
+
+    @rule(key=KEYS)
+    def delete(self, key):
+        try:
+            del self.store[key]
+            found = True
+        except KeyError:
+            found = False
+        assert found == (self.model.pop(key, ABSENT) is not ABSENT)
+
+    @rule(entries=st.dictionaries(KEYS, VALUES, max_size=6))
+    def update(self, entries):
+        self.store.update(entries)
+        self.model.update(entries)
+
+    @rule()
+    def clear(self):
+        self.store.clear()
+        self.model.clear()
+
+    @precondition(lambda self: self.transaction is None)
+    @rule()
+    def begin(self):
+        self.transaction = self.clients[0].transaction()
+        self.transaction.__enter__()
+        self.before = dict(self.model)
+
+    @precondition(lambda self: self.transaction is not None)
+    @rule()
+    def commit(self):
+        self.transaction.__exit__(None, None, None)
+        self.transaction = None
+
+    @precondition(lambda self: self.transaction is not None)
+    @rule()
+    def roll_back(self):
+        self.transaction.__exit__(ValueError, ValueError(), None)
+        self.transaction = None
+        self.model = self.before
+
+    @invariant()
+    def agree(self):
+        if not hasattr(self, "model"):
+            return
+        store = self.store
+        assert len(store) == len(self.model)
+        assert dict(store.items()) == self.model
+        assert store.keys() == list(store)
+
+    def teardown(self):
+        if getattr(self, "transaction", None):
+            self.transaction.__exit__(ValueError, ValueError(), None)
+        for client in getattr(self, "clients", []):
+            client.close()
+
+
+def test_a_dict_behaves_like_a_python_dict(database):
+    DictMachine.database = database
+
+    run_state_machine_as_test(DictMachine, settings=settings(max_examples=25, stateful_step_count=30, deadline=None))
