@@ -22,7 +22,6 @@ DONE: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
 INTERRUPTED: Final = 130  # as shells report SIGINT
-PIPE_CLOSED: Final = 141  # as shells report SIGPIPE
 
 app = typer.Typer(
     name="pgstore",
@@ -84,7 +83,7 @@ def main() -> None:
     except BrokenPipeError:
         # Whoever read our output has gone. What is still buffered must go nowhere, or the interpreter complains at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = PIPE_CLOSED
+        code = FAILED
     sys.exit(code)
 
 

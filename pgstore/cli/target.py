@@ -11,7 +11,7 @@ from functools import cached_property
 import typer
 from rich.console import Console
 
-from pgstore import embedded
+from pgstore import embedded, errors
 from pgstore.config import Settings
 from pgstore.core.names import check_name
 
@@ -24,6 +24,8 @@ class Target:
     given_environment: str | None
 
     def __post_init__(self) -> None:
+        if self.given_url is not None and not self.given_url.strip():
+            raise errors.InvalidError("--url is empty: is the variable set that it should come from?")
         if self.given_environment is not None:
             check_name(self.given_environment, "environment")
 

@@ -45,10 +45,14 @@ def check_conninfo(conninfo: str) -> None:
         )
 
 
+# What psycopg puts before libpq's words, and libpq's own "is the server running?".
+_SAID_ANYWAY = re.compile(r"^connection (?:failed|is bad): | Is the server running [^?]*\?")
+
+
 def map_connect_error(exc: psycopg.Error, conninfo: str) -> errors.Error:
     """What a failed connection attempt means. libpq reports it as text only."""
     where = describe(conninfo)
-    text = " ".join(str(exc).split())
+    text = _SAID_ANYWAY.sub("", " ".join(str(exc).split()))
     if re.search(r"password authentication failed|no password supplied|authentication failed|pg_hba\.conf", text):
         return errors.AccessDenied(f"the server refused the login with {where}: {text}; check user and password")
     if re.search(r'role ".*" does not exist', text):
