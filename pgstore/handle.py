@@ -6,8 +6,10 @@ here. What a class adds is its kind, its creation and its operations.
 
 from __future__ import annotations
 
+import json
 import os
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -27,7 +29,7 @@ S = TypeVar("S", bound="Store")
 
 FIND = Statement(
     """
-    SELECT id, kind, created_at, created_by
+    SELECT id, kind, created_at, created_by, options
       FROM pgstore.store
      WHERE environment = $1
        AND (CASE kind WHEN 'nfs' THEN 'volume' ELSE kind END) = $2
@@ -39,28 +41,28 @@ FIND = Statement(
 # Two creators of one name: one inserts, the other inserts nothing and finds the row of the first.
 CREATE = Statement(
     """
-    INSERT INTO pgstore.store (environment, kind, name)
-    VALUES ($1, $2, $3)
+    INSERT INTO pgstore.store (environment, kind, name, options)
+    VALUES ($1, $2, $3, $4)
     ON CONFLICT DO NOTHING
-    RETURNING id, kind, created_at, created_by
+    RETURNING id, kind, created_at, created_by, options
     """,
-    "text text text",
+    "text text text jsonb",
 )
 CREATE_EPHEMERAL = Statement(
     """
-    INSERT INTO pgstore.store (environment, kind, session_id)
-    VALUES ($1, $2, $3)
-    RETURNING id, kind, created_at, created_by
+    INSERT INTO pgstore.store (environment, kind, session_id, options)
+    VALUES ($1, $2, $3, $4)
+    RETURNING id, kind, created_at, created_by, options
     """,
-    "text text int8",
+    "text text int8 jsonb",
 )
 FIND_ID = Statement(
-    "SELECT name, kind, created_at, created_by, environment FROM pgstore.store WHERE id = $1", "int8", reads=True
+    "SELECT name, kind, created_at, created_by, environment, options FROM pgstore.store WHERE id = $1", "int8", reads=True
 )
 EXISTS = Statement("SELECT 1 FROM pgstore.store WHERE id = $1", "int8", reads=True)
 LIST = Statement(
     """
-    SELECT id, name, created_at, created_by
+    SELECT id, name, created_at, created_by, options
       FROM pgstore.store
      WHERE environment = $1
        AND kind = $2
@@ -81,6 +83,7 @@ class Facts:
     id: int
     created_at: datetime
     created_by: str | None
+    options: Mapping[str, Any]  # fixed at creation
 
 
 class _Found:
@@ -138,6 +141,7 @@ class Store:
         store._is_ephemeral = state.get("ephemeral", False)
         store._wanted_id = state.get("wanted_id")
         store._installation = state.get("installation")
+        store._options = state.get("options") or {}
         store._facts = None
         store._closed = False
         return store
@@ -150,6 +154,7 @@ class Store:
     _is_ephemeral: bool
     _wanted_id: int | None  # made by from_id
     _installation: str | None  # unpickled: where it came from
+    _options: dict[str, Any]  # what the store is to be created with, and must have been
     _facts: Facts | None
     _closed: bool
 
@@ -246,9 +251,9 @@ class Store:
         rows = yield Query(FIND_ID, store_id)
         if not rows:
             raise self._missing()
-        name, _, created_at, created_by, _ = rows[0]
+        name, _, created_at, created_by, _, options = rows[0]
         self._name = name
-        return Facts(store_id, created_at.astimezone(), created_by)
+        return Facts(store_id, created_at.astimezone(), created_by, options)
 
     def __repr__(self) -> str:
         if self._is_ephemeral:
@@ -276,34 +281,37 @@ class Store:
     def _locate(self) -> Op[int]:
         """The store's id; found, or created, on first use."""
         facts = self._facts
-        if facts is not None:
-            return facts.id
+        return facts.id if facts is not None else (yield from self._know()).id
+
+    def _know(self) -> Op[Facts]:
+        """The store's facts; found, or created, on first use."""
+        if self._facts is not None:
+            return self._facts
         if self._closed:
             raise self._missing()
         if self._installation not in (None, self._runner.installation) and self._runner.installation is not None:
             raise errors.InvalidError(f"{self!r} was pickled where another database is in use")
         enrolment = yield BeforeCommit(_Found, _Found)
         if enrolment is not None and enrolment.immediate:
-            return (yield from self._locate_inside(enrolment.participant))
+            return (yield from self._know_inside(enrolment.participant))
         # Apart from a transaction of pgstore's own: until it commits, others who want this name would wait for it.
         facts = cast("Facts | None", (yield Apart(self._find_or_create())))
         if facts is None and enrolment is not None:
-            return (
-                yield from self._locate_inside(enrolment.participant)
-            )  # made by `objects.create` in this transaction
+            # It may have been made by `objects.create` in this very transaction.
+            return (yield from self._know_inside(enrolment.participant))
         if facts is None:
             raise self._missing()
         self._settle(facts)
-        return facts.id
+        return facts
 
-    def _locate_inside(self, found: _Found) -> Op[int]:
+    def _know_inside(self, found: _Found) -> Op[Facts]:
         _, facts = found.facts.get(self._key, (None, None))
         if facts is None:
             facts = yield from self._find_or_create()
             if facts is None:
                 raise self._missing()
             found.facts[self._key] = (weakref.ref(getattr(self, "_origin", self)), facts)
-        return facts.id
+        return facts
 
     @property
     def _key(self) -> object:
@@ -326,26 +334,36 @@ class Store:
             rows = yield Query(FIND_ID, self._wanted_id)
             if not rows or rows[0][1] != self._kind:
                 return None
-            self._name, _, created_at, created_by, self._environment_name = rows[0]
+            self._name, _, created_at, created_by, self._environment_name, options = rows[0]
             self._is_ephemeral = False
-            return Facts(self._wanted_id, created_at, created_by)
+            return self._accept(Facts(self._wanted_id, created_at, created_by, options))
         rows = yield Query(FIND, self._environment, self._name_space, self._name)
         if not rows:
             return None
         return self._facts_of(rows[0])
 
     def _facts_of(self, row: tuple[Any, ...]) -> Facts:
-        store_id, kind, created_at, created_by = row
+        store_id, kind, created_at, created_by, options = row
         if kind != self._kind:
             other = "NetworkFileSystem" if kind == "nfs" else "Volume"
             raise errors.InvalidError(
                 f"{self._name!r} in environment {self._environment!r} is a {other}, not a {self._noun}"
             )
-        return Facts(store_id, created_at, created_by)
+        return self._accept(Facts(store_id, created_at, created_by, options))
+
+    def _accept(self, facts: Facts) -> Facts:
+        """Raise `InvalidError` if the store was created with other options than this handle was given."""
+        for name, wanted in self._options.items():
+            found = facts.options.get(name)
+            if found != wanted:
+                raise errors.InvalidError(
+                    f"{self!r} was created with {name}={found!r}, not {wanted!r}; leave {name}= out to accept that"
+                )
+        return facts
 
     def _create(self) -> Op[Facts | None]:
         """Make the store; None: it exists. Runs in a transaction."""
-        rows = yield Query(CREATE, self._environment, self._kind, self._name)
+        rows = yield Query(CREATE, self._environment, self._kind, self._name, json.dumps(self._options))
         if not rows:
             return None
         facts = self._facts_of(rows[0])
@@ -355,7 +373,7 @@ class Store:
     def _create_ephemeral(self) -> Op[Facts]:
         # The session outlives any transaction, so it is part of none.
         session_id = yield Apart(self._runner.session.current())
-        rows = yield Query(CREATE_EPHEMERAL, self._environment, self._kind, session_id)
+        rows = yield Query(CREATE_EPHEMERAL, self._environment, self._kind, session_id, json.dumps(self._options))
         facts = self._facts_of(rows[0])
         yield from self._created(facts.id)
         return facts
@@ -436,6 +454,7 @@ class Store:
             self._create_if_missing,
             wanted_id,
             self._runner.installation,
+            self._options,
         )
 
 
@@ -446,6 +465,7 @@ def _unpickled(
     create_if_missing: bool,
     wanted_id: int | None,
     installation: str | None,
+    options: dict[str, Any],
 ) -> S:
     """By name, on the default client of the process: a handle carries no URL, which may hold a password."""
     return kind._make(
@@ -455,6 +475,7 @@ def _unpickled(
         create_if_missing=create_if_missing,
         wanted_id=wanted_id,
         installation=installation,
+        options=options,
     )
 
 
@@ -558,9 +579,9 @@ class Objects(Generic[S]):
         limit = _ALL if max_objects is None else max_objects
         rows = yield Query(LIST, environment, self._class._kind, _instant(created_before), limit)
         stores = []
-        for store_id, name, created_at, created_by in rows:
+        for store_id, name, created_at, created_by, options in rows:
             store = self._class.from_name(name, environment_name=environment, client=client)
-            store._settle(Facts(store_id, created_at, created_by))
+            store._settle(Facts(store_id, created_at, created_by, options))
             stores.append(store)
         return stores
 

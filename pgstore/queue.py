@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Final
 
 from pgstore import errors
-from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, announce, lock_key, waits
+from pgstore.client.announcements import Announcements
+from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key, waits
 from pgstore.core.clock import Deadline
 from pgstore.core.operation import BeforeCommit, Listen, Op, Query, Rows, Topic, Wait, atomic, operation
 from pgstore.core.statement import Statement
@@ -83,28 +84,6 @@ LEN = Statement(
 LEN_TOTAL = Statement("SELECT count(*) FROM pgstore.queue_item WHERE store_id = $1", "int8", reads=True)
 
 
-class _Announcements:
-    """Topics that a transaction will announce, in one go with its commit: a notification makes commits wait for each other."""
-
-    def __init__(self) -> None:
-        self.topics: dict[Topic, None] = {}
-
-    def before_commit(self) -> Op[None]:
-        yield from ()
-
-    def with_commit(self) -> list[Query]:
-        return [announce(topic) for topic in self.topics]
-
-    def mark(self) -> dict[Topic, None]:
-        return dict(self.topics)
-
-    def rewind(self, mark: dict[Topic, None] | None) -> None:
-        self.topics = {} if mark is None else dict(mark)
-
-    def committed(self) -> None:
-        self.topics = {}
-
-
 class Queue(Store):
     """
     A persistent first-in, first-out queue of any picklable items.
@@ -169,7 +148,7 @@ class Queue(Store):
 
     def _insert(self, store_id: int, partition: str, payload: Any, aloud: Statement, silently: Statement) -> Op[None]:
         topic = Topic(store_id, partition)
-        enrolment = yield BeforeCommit(_Announcements, _Announcements)
+        enrolment = yield BeforeCommit(Announcements, Announcements)
         if enrolment is None or enrolment.immediate:
             put = yield Query(aloud, store_id, partition, payload, lock_key(topic), topic.payload)
         else:

@@ -110,10 +110,10 @@ def _start(context: Any, url: str, notify: bool) -> tuple[Any, Connection]:
 
 
 def _commit_on_demand(url: str, notify: bool, pipe: Connection) -> None:
-    from pgstore import queue as queue_module
+    from pgstore.client.announcements import Announcements
 
     if not notify:
-        queue_module._Announcements.with_commit = lambda self: []  # type: ignore[method-assign]
+        Announcements.with_commit = lambda self: []  # type: ignore[method-assign]
     with pgstore.Client(url) as client:
         queue = pgstore.Queue.from_name("benchmark-core", client=client)
         while amount := pipe.recv():

@@ -1,0 +1,40 @@
+"""Announcing to those who wait: at once, or with the commit of a transaction of pgstore's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgstore.client.listener import announce
+from pgstore.core.operation import BeforeCommit, Many, Op, Query, Topic
+
+
+class Announcements:
+    """Topics that a transaction will announce, in one go with its commit: a notification makes commits wait for each other."""
+
+    def __init__(self) -> None:
+        self.topics: dict[Topic, None] = {}
+
+    def before_commit(self) -> Op[None]:
+        yield from ()
+
+    def with_commit(self) -> list[Query]:
+        return [announce(topic) for topic in self.topics]
+
+    def mark(self) -> dict[Topic, None]:
+        return dict(self.topics)
+
+    def rewind(self, mark: dict[Topic, None] | None) -> None:
+        self.topics = {} if mark is None else dict(mark)
+
+    def committed(self) -> None:
+        self.topics = {}
+
+
+def announcing(query: Query, topic: Topic) -> Op[Any]:
+    """Run *query* and announce *topic* when it commits. Returns the result of *query*."""
+    enrolment = yield BeforeCommit(Announcements, Announcements)
+    if enrolment is None or enrolment.immediate:
+        result, _ = yield Many((query, announce(topic)))
+        return result
+    enrolment.participant.topics[topic] = None
+    return (yield query)
