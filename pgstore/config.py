@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pgstore.errors import ConfigurationError
 
 DEFAULT_ENVIRONMENT = "main"
+SIGNING_KEY_BYTES_MIN, SIGNING_KEY_BYTES_MAX = 16, 64  # BLAKE2b takes no more
 _LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE", "PGUSER")
 
 
@@ -20,10 +21,18 @@ class Settings:
     environment: str | None = None
     connections_max: int = 10
     auto_migrate: bool | None = None
+    signing_keys: tuple[bytes, ...] = field(default=(), repr=False)  # the first signs, any is accepted
 
     def __post_init__(self) -> None:
         if self.connections_max < 1:
             raise ConfigurationError(f"connections_max is {self.connections_max!r}, expected a number of 1 or more")
+        for given in self.signing_keys:
+            key: object = given
+            if not isinstance(key, bytes) or not SIGNING_KEY_BYTES_MIN <= len(key) <= SIGNING_KEY_BYTES_MAX:
+                raise ConfigurationError(
+                    f"a signing key must be {SIGNING_KEY_BYTES_MIN} to {SIGNING_KEY_BYTES_MAX} random bytes, "
+                    "such as os.urandom(32)"
+                )
         for name in ("url", "listen_url"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):

@@ -20,6 +20,7 @@
     ├── SerializationError                      a value cannot be stored
     ├── DeserializationError                    stored bytes cannot be loaded here; they are in `raw`
     ├── ValueTooLarge                           a value above the limit of its store
+    ├── NumberOverflow (OverflowError)          a sum that does not fit into 64 bits
     ├── SchemaError                             the pgstore schema of the database does not fit this code
     │   ├── SchemaMissing                       not installed
     │   ├── SchemaOutdated                      older than this code: `pgstore migrate`
@@ -119,6 +120,10 @@ class DeserializationError(Error):
 
 class ValueTooLarge(Error):
     """A value is above the limit of its store."""
+
+
+class NumberOverflow(Error, OverflowError):
+    """A sum does not fit into 64 bits."""
 
 
 class SchemaError(Error):

@@ -57,7 +57,9 @@ CREATE_EPHEMERAL = Statement(
     "text text int8 jsonb",
 )
 FIND_ID = Statement(
-    "SELECT name, kind, created_at, created_by, environment, options FROM pgstore.store WHERE id = $1", "int8", reads=True
+    "SELECT name, kind, created_at, created_by, environment, options FROM pgstore.store WHERE id = $1",
+    "int8",
+    reads=True,
 )
 EXISTS = Statement("SELECT 1 FROM pgstore.store WHERE id = $1", "int8", reads=True)
 LIST = Statement(
@@ -121,6 +123,7 @@ class Store:
     _noun: ClassVar[str]  # as users know it
     _id_prefix: ClassVar[str]  # of object_id; Modal's
     _name_space: ClassVar[str]  # kinds that share names share this
+    _option_defaults: ClassVar[Mapping[str, Any]] = {}  # what an option is that was not given at creation
     objects: ClassVar[_ObjectsOfClass]
     hydrate: ClassVar[_Hydrate]
 
@@ -354,7 +357,7 @@ class Store:
     def _accept(self, facts: Facts) -> Facts:
         """Raise `InvalidError` if the store was created with other options than this handle was given."""
         for name, wanted in self._options.items():
-            found = facts.options.get(name)
+            found = facts.options.get(name, self._option_defaults.get(name))
             if found != wanted:
                 raise errors.InvalidError(
                     f"{self!r} was created with {name}={found!r}, not {wanted!r}; leave {name}= out to accept that"

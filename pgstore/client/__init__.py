@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -45,6 +45,8 @@ class Client:
         listen_url: a direct connection for waiting, where *url* leads through a pooler in transaction mode.
         connections_max: most connections held open, for threads together and for each event loop.
         auto_migrate: create the schema on first use where it is missing. None: unless `PGSTORE_AUTO_MIGRATE` is 0.
+        signing_keys: secrets of 16 to 64 bytes. Dicts then sign the pickles that they write with the first, and load none that
+            no key has signed: who may write to the table may no longer run code in those who read it.
 
     Nothing is connected before the first use. Threads, event loops and, after a fork, processes may share a client.
     """
@@ -57,10 +59,11 @@ class Client:
         listen_url: str | None = None,
         connections_max: int = 10,
         auto_migrate: bool | None = None,
+        signing_keys: Sequence[bytes] = (),
     ) -> None:
         if environment is not None:
             check_name(environment, "environment")
-        self.settings = Settings(url, listen_url, environment, connections_max, auto_migrate)
+        self.settings = Settings(url, listen_url, environment, connections_max, auto_migrate, tuple(signing_keys))
         self.installation: str | None = None
         self._reset()
         _clients.add(self)
@@ -238,11 +241,17 @@ def configure(
     listen_url: str | None = None,
     connections_max: int = 10,
     auto_migrate: bool | None = None,
+    signing_keys: Sequence[bytes] = (),
 ) -> Client:
     """Set the default client up, in place of the environment's settings (see `Client`). Stores made before keep theirs."""
     global _default
     client = Client(
-        url, environment=environment, listen_url=listen_url, connections_max=connections_max, auto_migrate=auto_migrate
+        url,
+        environment=environment,
+        listen_url=listen_url,
+        connections_max=connections_max,
+        auto_migrate=auto_migrate,
+        signing_keys=signing_keys,
     )
     with _default_lock:
         _default = client

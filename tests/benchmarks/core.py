@@ -13,7 +13,7 @@ import psycopg
 import sqlalchemy
 
 import pgstore
-from pgstore import dict as dict_module
+from pgstore.dict import entries
 from tests.benchmarks.harness import Contest
 
 KEYS = 20_000
@@ -46,7 +46,7 @@ def reading(client: pgstore.Client, url: str) -> Iterator[Contest]:
     connection.execute("SET plan_cache_mode = force_generic_plan")
     connection.execute("ANALYZE pgstore.dict_entry")
     cursor = connection.cursor(binary=True)
-    statement = dict_module.GET.sql.decode().replace("$1", "%(store_id)s").replace("$2", "%(key)s")
+    statement = entries.GET.sql.decode().replace("$1", "%(store_id)s").replace("$2", "%(key)s")
 
     def by_cursor() -> float:
         for key in keys:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import pgstore
-from pgstore import dict as dict_module
+from pgstore.dict import bulk, scan
 from pgstore.errors import ValueTooLarge
 
 
@@ -151,7 +151,7 @@ def test_update_with_equal_keys_keeps_the_last(call, store):
 
 
 def test_an_update_larger_than_a_batch_is_all_or_nothing(call, store, monkeypatch):
-    monkeypatch.setattr(dict_module, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(bulk, "BATCH_BYTES", 1000)
     call(store.update, {f"k{i}": "x" * 100 for i in range(50)})
     assert call(store.len) == 50
 
@@ -161,8 +161,8 @@ def test_an_update_larger_than_a_batch_is_all_or_nothing(call, store, monkeypatc
 
 
 def test_iteration_is_in_one_order_and_pages_do_not_show(call, store, monkeypatch):
-    monkeypatch.setattr(dict_module, "FIRST_PAGE_ENTRIES", 3)
-    monkeypatch.setattr(dict_module, "PAGE_ENTRIES", 7)
+    monkeypatch.setattr(scan, "FIRST_PAGE_ENTRIES", 3)
+    monkeypatch.setattr(scan, "PAGE_ENTRIES", 7)
     entries = {f"{i:03}": i for i in range(25)}
     call(store.update, entries)
 

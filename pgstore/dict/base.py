@@ -1,0 +1,217 @@
+"""What every part of Dict rests on: its options, its codec, and how writes are logged for those who watch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, Self
+
+from pgstore import errors
+from pgstore.client import Client
+from pgstore.client.announcements import announcing
+from pgstore.core.operation import Op, Query, Rows, Topic
+from pgstore.core.statement import Statement
+from pgstore.dict.codec import SERIALIZERS, Codec
+from pgstore.handle import Facts, Store
+
+ALIVE: Final = "(expires_at IS NULL OR expires_at > statement_timestamp())"
+VALUE: Final = "codec, value, integer_value, float_value, json_value"
+VALUE_TYPES: Final = "char bytea int8 float8 jsonb"
+WATCHED: Final = "watch"
+
+# One in so many writes looks for what has expired: often enough to keep up, too rarely to be felt.
+_COLLECT_EVERY: Final = 100
+# Two collectors never wait for each other, nor for a writer: each takes what is not locked.
+COLLECT = Statement(
+    """
+    DELETE FROM pgstore.dict_entry
+     WHERE ctid = ANY (ARRAY(SELECT ctid
+                               FROM pgstore.dict_entry
+                              WHERE store_id = $1
+                                AND expires_at <= statement_timestamp()
+                              LIMIT 1000
+                                FOR UPDATE SKIP LOCKED))
+    """,
+    "int8",
+)
+FORGET_CHANGES = Statement(
+    """
+    DELETE FROM pgstore.dict_change
+     WHERE ctid = ANY (ARRAY(SELECT ctid
+                               FROM pgstore.dict_change
+                              WHERE store_id = $1
+                                AND changed_at < statement_timestamp() - interval '1 hour'
+                              ORDER BY transaction_id, id
+                              LIMIT 1000
+                                FOR UPDATE SKIP LOCKED))
+    """,
+    "int8",
+)
+
+
+class Write:
+    """
+    A statement that changes entries, in two forms: as it is, and logging each change for those who watch the Dict.
+
+    *dml* is an INSERT, UPDATE or DELETE on `dict_entry` without RETURNING, its first parameter the store; *returning* are the
+    columns wanted back; *kind* is what the log calls the change: p put, d delete, c clear (one line for all).
+    """
+
+    def __init__(self, dml: str, types: str, *, kind: str, returning: str = "") -> None:
+        self.plain: Final = Statement(f"{dml} RETURNING {returning}" if returning else dml, types)
+        log = "SELECT $1, key, revision, key_pickle FROM changed" if kind != "c" else "SELECT $1, '', 0, NULL::bytea"
+        self.logged: Final = Statement(
+            f"""
+            WITH changed AS ({dml} RETURNING key, key_pickle, revision{f", {returning}" if returning else ""}),
+                 logged AS (INSERT INTO pgstore.dict_change (store_id, kind, key, revision, key_pickle)
+                            SELECT l.store_id, '{kind}', l.key, l.revision, l.key_pickle
+                              FROM ({log}) AS l (store_id, key, revision, key_pickle))
+            SELECT {_names(returning) or "1"} FROM changed
+            """,
+            types,
+        )
+
+
+def _names(returning: str) -> str:
+    """The names of *returning*'s columns: what stands before AS is computed inside."""
+    return ", ".join(column.split(" AS ")[-1].strip() for column in returning.split(", ")) if returning else ""
+
+
+class DictBase(Store):
+    """Options, codec and writes."""
+
+    _kind: ClassVar = "dict"
+    _noun: ClassVar = "Dict"
+    _id_prefix: ClassVar = "di"
+    _name_space: ClassVar = "dict"
+
+    _option_defaults: ClassVar = {"serializer": "pickle", "watch": False, "json_projection": False}
+    _codec: Codec | None = None
+
+    @classmethod
+    def from_name(
+        cls,
+        label: str | None = None,
+        *,
+        name: str | None = None,
+        environment_name: str | None = None,
+        create_if_missing: bool = False,
+        client: Client | None = None,
+        serializer: str | None = None,
+        ttl: float | None = None,
+        watch: bool | None = None,
+        json_projection: bool | None = None,
+    ) -> Self:
+        """
+        Return a handle on the Dict of this name; it is looked up on first use.
+
+        Args:
+            label: the name, 1 to 64 of A-Z a-z 0-9 . _ - (also accepted as *name*).
+            environment_name: None: the client's.
+            create_if_missing: create it on first use; else using it raises `NotFoundError`.
+            client: None: the default client.
+            serializer: `pickle` (any value), `cloudpickle` (the same, always by cloudpickle), or `json` (JSON values in a
+                jsonb column; reading runs no code).
+            ttl: seconds after which an entry expires unless its put says otherwise.
+            watch: log changes, for `watch()`.
+            json_projection: also store values as jsonb where they are JSON, for SQL to query and index.
+
+        The last four are fixed when the Dict is created. None leaves them as they are, or at `pickle`, no expiry, and off.
+
+        Raises:
+            InvalidError: the name cannot be one; on first use, the Dict was created with other options.
+        """
+        store = super().from_name(
+            label, name=name, environment_name=environment_name, create_if_missing=create_if_missing, client=client
+        )
+        store._options = _options(serializer=serializer, ttl=ttl, watch=watch, json_projection=json_projection)
+        return store
+
+    @classmethod
+    def ephemeral(
+        cls,
+        client: Client | None = None,
+        environment_name: str | None = None,
+        *,
+        serializer: str | None = None,
+        ttl: float | None = None,
+        watch: bool | None = None,
+        json_projection: bool | None = None,
+    ) -> Self:
+        """
+        Return a nameless Dict that lives as long as this handle; the options are those of `from_name`.
+
+        It is deleted at the end of its `with` or `async with` block, when the handle is collected, when the interpreter exits, and
+        after a crash once its process has been silent for ten minutes.
+        """
+        store = super().ephemeral(client, environment_name)
+        store._options = _options(serializer=serializer, ttl=ttl, watch=watch, json_projection=json_projection)
+        return store
+
+    # ---------------------------------------------------------------------------------------------------------- codec
+
+    def _open(self) -> Op[Codec]:
+        """The store's codec, which knows its facts."""
+        facts = self._facts
+        if facts is None:
+            facts = yield from self._know()
+        codec = self._codec
+        if codec is None or codec.facts is not facts:
+            codec = self._codec = Codec(facts, self._runner.settings.signing_keys, repr(self))
+        return codec
+
+    # --------------------------------------------------------------------------------------------------------- writes
+
+    def _write(self, write: Write, facts: Facts, *values: Any, undo: Any = None) -> Op[Any]:
+        """
+        Run *write* on this Dict; logged and announced if it is watched.
+
+        Returns its rows, or where it returns none the number of entries changed.
+        """
+        if not facts.options.get("watch"):
+            result = yield Query(write.plain, facts.id, *values, undo=undo)
+        else:
+            query = Query(write.logged, facts.id, *values, undo=undo)
+            rows: Rows = yield from announcing(query, Topic(facts.id, WATCHED))
+            result = rows if write.plain.sql.find(b" RETURNING ") >= 0 else len(rows)
+        if _in_passing():
+            yield from self._collect(facts)
+        return result
+
+    def _collect(self, facts: Facts) -> Op[None]:
+        """Delete what has expired."""
+        yield Query(COLLECT, facts.id)
+        if facts.options.get("watch"):
+            yield Query(FORGET_CHANGES, facts.id)
+
+    @staticmethod
+    def _ttl(ttl: float | None, options: Mapping[str, Any]) -> float | None:
+        """The seconds until an entry expires, None for never."""
+        if ttl is None:
+            default: float | None = options.get("ttl")
+            return default
+        checked = check_ttl(ttl)
+        return None if checked == float("inf") else checked
+
+
+def _in_passing() -> bool:
+    return random.random() * _COLLECT_EVERY < 1
+
+
+def check_ttl(ttl: object) -> float:
+    """Return *ttl* if it is a time to live in seconds: above 0, infinity for never."""
+    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not ttl > 0:
+        raise errors.InvalidError(f"ttl {ttl!r} is not a number of seconds above 0 (float('inf'): for ever)")
+    return float(ttl)
+
+
+def _options(
+    *, serializer: str | None, ttl: float | None, watch: bool | None, json_projection: bool | None
+) -> dict[str, Any]:
+    """What was given, checked."""
+    if serializer is not None and serializer not in SERIALIZERS:
+        raise errors.InvalidError(f"serializer {serializer!r} is none of {', '.join(SERIALIZERS)}")
+    options: dict[str, Any] = {"serializer": serializer, "watch": watch, "json_projection": json_projection}
+    if ttl is not None and check_ttl(ttl) != float("inf"):
+        options["ttl"] = float(ttl)
+    return {name: value for name, value in options.items() if value is not None}

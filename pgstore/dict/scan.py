@@ -1,0 +1,266 @@
+"""Going through a Dict in the order of its keys, whole or between bounds, with bounded memory.
+
+Outside a transaction by pages: nothing is held between them, and entries may be changed meanwhile. Inside one by a server-side
+cursor: one snapshot, whatever is changed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from pgstore import errors
+from pgstore.core.operation import BeforeCommit, Cursor, Op, OpenCursor, Query, iterated, operation
+from pgstore.core.statement import Statement
+from pgstore.dict.base import ALIVE, VALUE, DictBase
+from pgstore.serializers import key_text
+
+FIRST_PAGE_ENTRIES: Final = 100  # the first comes quickly
+PAGE_ENTRIES: Final = 1000
+
+Row = tuple[Any, ...]
+
+
+@functools.cache
+def page(columns: str, *, low: str, high: str, reverse: bool) -> Statement:
+    """
+    A page of entries: $2 the most rows, then the bounds that there are. *low*, *high*: `""`, or the operator of the bound.
+
+    A statement for each form, since a bound that may be absent cannot be a condition on an index.
+    """
+    conditions = [f"AND key {operator} ${number}" for number, operator in enumerate(filter(None, (low, high)), 3)]
+    return Statement(
+        f"""
+        SELECT key, key_pickle{columns}
+          FROM pgstore.dict_entry
+         WHERE store_id = $1
+           {" ".join(conditions)}
+           AND {ALIVE}
+         ORDER BY key {"DESC" if reverse else ""}
+         LIMIT $2
+        """,
+        "int8 int8" + " text" * len(conditions),
+        reads=True,
+    )
+
+
+class Scan(DictBase):
+    """Operations on all keys, or a range of them."""
+
+    @operation
+    def keys(self) -> Op[list[Any]]:
+        """Return all keys, in the order of their text."""
+        return (yield from _all(self._pages("", self._key_of)))
+
+    @operation
+    def values(self) -> Op[list[Any]]:
+        """Return all values, in the order of the keys."""
+        return (yield from _all(self._pages(f", {VALUE}", self._value_of)))
+
+    @operation
+    def items(self) -> Op[list[tuple[Any, Any]]]:
+        """Return all pairs of key and value, in the order of the keys."""
+        return (yield from _all(self._pages(f", {VALUE}", self._pair_of)))
+
+    @iterated
+    def iterate_keys(
+        self,
+        *,
+        prefix: str | None = None,
+        start: Any = None,
+        end: Any = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Any:
+        """Iterate over keys, for `for` and `async for`; the arguments are those of `iterate_items`."""
+        return self._pages("", self._key_of, prefix=prefix, start=start, end=end, reverse=reverse, limit=limit)
+
+    @iterated
+    def iterate_values(
+        self,
+        *,
+        prefix: str | None = None,
+        start: Any = None,
+        end: Any = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Any:
+        """Iterate over values, for `for` and `async for`; the arguments are those of `iterate_items`."""
+        return self._pages(
+            f", {VALUE}", self._value_of, prefix=prefix, start=start, end=end, reverse=reverse, limit=limit
+        )
+
+    @iterated
+    def iterate_items(
+        self,
+        *,
+        prefix: str | None = None,
+        start: Any = None,
+        end: Any = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Any:
+        """
+        Iterate over pairs of key and value, for `for` and `async for`, in the order of the keys' text.
+
+        str keys are in the order of their code points; others stand together before most of them. Inside a transaction it is one
+        snapshot; else entries may be changed meanwhile.
+
+        Args:
+            prefix: only str keys that start so (at most 1,000 bytes).
+            start: from this key on, itself included.
+            end: up to this key, itself excluded.
+            reverse: from the last to the first.
+            limit: at most so many.
+        """
+        return self._pages(
+            f", {VALUE}", self._pair_of, prefix=prefix, start=start, end=end, reverse=reverse, limit=limit
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.iterate_keys())
+
+    def __reversed__(self) -> Iterator[Any]:
+        return iter(self.iterate_keys(reverse=True))
+
+    # ---------------------------------------------------------------------------------------------------------- rows
+
+    def _key_of(self, codec: Any, row: Row) -> Any:
+        return codec.decode_key(row[0], row[1])
+
+    def _value_of(self, codec: Any, row: Row) -> Any:
+        return codec.decode(row[2:], row[0], row[0])
+
+    def _pair_of(self, codec: Any, row: Row) -> tuple[Any, Any]:
+        key = codec.decode_key(row[0], row[1])
+        return key, codec.decode(row[2:], key, row[0])
+
+    def _pages(
+        self, columns: str, make: Callable[[Any, Row], Any], **bounds: Any
+    ) -> Callable[[], Op[list[Any] | None]]:
+        return _Pages(self, columns, make, _Bounds(**bounds)).fetch
+
+
+class _Bounds:
+    """Which keys, in which order."""
+
+    def __init__(
+        self,
+        *,
+        prefix: str | None = None,
+        start: Any = None,
+        end: Any = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> None:
+        given: object = limit
+        if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 0):
+            raise errors.InvalidError(f"limit is {limit!r}, expected a number of 0 or more, or None")
+        self.low = None if start is None else key_text(start)
+        self.low_operator = "" if start is None else ">="
+        self.high = None if end is None else key_text(end)
+        self.high_operator = "" if end is None else "<"
+        if prefix is not None:
+            self._narrow(prefix)
+        self.reverse = reverse
+        self.left = (1 << 62) if limit is None else limit
+
+    def _narrow(self, prefix: str) -> None:
+        if len(prefix.encode(errors="replace")) > 1000 or key_text(prefix) != prefix:
+            raise errors.InvalidError(
+                f"prefix {prefix!r} is not a str of at most 1,000 bytes that can begin a key's text"
+            )
+        if self.low is None or prefix > self.low:
+            self.low, self.low_operator = prefix, ">="
+        above = _successor(prefix)
+        if above is not None and (self.high is None or above < self.high):
+            self.high, self.high_operator = above, "<"
+
+    def go_on_after(self, key: str) -> None:
+        """Leave out what has been seen, up to *key*."""
+        if self.reverse:
+            self.high, self.high_operator = key, "<"
+        else:
+            self.low, self.low_operator = key, ">"
+
+    def query(self, columns: str, store_id: int, rows_max: int) -> Query:
+        statement = page(columns, low=self.low_operator, high=self.high_operator, reverse=self.reverse)
+        bounds = [bound for bound in (self.low, self.high) if bound is not None]
+        return Query(statement, store_id, rows_max, *bounds)
+
+
+def _successor(prefix: str) -> str | None:
+    """The first text after all that start with *prefix*; None if there is none."""
+    for index in range(len(prefix) - 1, -1, -1):
+        code = ord(prefix[index])
+        if code < 0x10FFFF:
+            following = 0xE000 if code + 1 == 0xD800 else code + 1
+            return prefix[:index] + chr(following)
+    return None
+
+
+class _Pages:
+    """Entries, a page a call."""
+
+    def __init__(self, store: Scan, columns: str, make: Callable[[Any, Row], Any], bounds: _Bounds) -> None:
+        self._store = store
+        self._columns = columns
+        self._make = make
+        self._bounds = bounds
+        self._rows_max = FIRST_PAGE_ENTRIES
+        self._cursor: OpenCursor | None = None
+        self._seen = False
+
+    def fetch(self) -> Op[list[Any] | None]:
+        codec = yield from self._store._open()
+        bounds = self._bounds
+        if bounds.left == 0:
+            return None
+        rows_max = min(self._rows_max, bounds.left)
+        if (yield BeforeCommit(_InTransaction, _InTransaction)) is not None:
+            rows = yield from self._from_cursor(codec.store_id, rows_max)
+        else:
+            rows = yield bounds.query(self._columns, codec.store_id, rows_max)
+        if not rows:
+            if not self._seen:
+                yield from self._store._check_exists(codec.store_id)
+            return None
+        self._seen = True
+        self._rows_max = PAGE_ENTRIES
+        bounds.left -= len(rows)
+        bounds.go_on_after(rows[-1][0])
+        return [self._make(codec, row) for row in rows]
+
+    def _from_cursor(self, store_id: int, rows_max: int) -> Op[list[Row]]:
+        if self._cursor is None:
+            self._cursor = yield Cursor(self._bounds.query(self._columns, store_id, self._bounds.left))
+        rows: list[Row] = yield self._cursor.fetch(rows_max)
+        if len(rows) < rows_max:
+            yield self._cursor.close()
+            self._bounds.left = len(rows)
+        return rows
+
+
+class _InTransaction:
+    """Asks whether there is a transaction; takes no part in it."""
+
+    def before_commit(self) -> Op[None]:
+        yield from ()
+
+    def with_commit(self) -> list[Query]:
+        return []
+
+    def mark(self) -> None:
+        return None
+
+    def rewind(self, mark: None) -> None: ...
+
+    def committed(self) -> None: ...
+
+
+def _all(fetch: Callable[[], Op[list[Any] | None]]) -> Op[list[Any]]:
+    values: list[Any] = []
+    while (found := (yield from fetch())) is not None:
+        values.extend(found)
+    return values
