@@ -12,6 +12,7 @@
     ├── MissingKeyError (KeyError)              a key is not in a Dict
     ├── QueueEmpty (queue.Empty)                nothing arrived in time
     ├── QueueFull (queue.Full)                  no room in time
+    ├── LockTimeout (TimeoutError)              a lock was not free in time
     ├── FileMissing (FileNotFoundError)         no such path, in a Volume or on this machine
     ├── FileExists (FileExistsError)            a path is taken
     ├── IsADirectory (IsADirectoryError)        a directory where a file was expected
@@ -84,6 +85,10 @@ class QueueEmpty(Error, queue.Empty):
 
 class QueueFull(Error, queue.Full):
     """No room in time."""
+
+
+class LockTimeout(Error, TimeoutError):
+    """A lock was not free in time."""
 
 
 class FileMissing(Error, FileNotFoundError):

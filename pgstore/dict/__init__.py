@@ -14,13 +14,17 @@ from typing import Any
 from pgstore.core.operation import Op, operation
 from pgstore.dict.bulk import Bulk
 from pgstore.dict.entries import DictEntry, Entries
+from pgstore.dict.lock import Lock
+from pgstore.dict.memoize import Memoizing
+from pgstore.dict.mutate import Mutating, Mutation
 from pgstore.dict.scan import Scan
+from pgstore.dict.watch import DictChange, Watching
 from pgstore.types import DictInfo
 
-__all__ = ["Dict", "DictEntry"]
+__all__ = ["Dict", "DictChange", "DictEntry", "Lock", "Mutation"]
 
 
-class Dict(Entries, Bulk, Scan):
+class Dict(Memoizing, Mutating, Watching, Scan, Bulk, Entries):
     """
     A persistent mapping from keys to any picklable values.
 
