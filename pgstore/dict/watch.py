@@ -1,8 +1,8 @@
 """Watching a Dict: every change, in the order of the transactions, nothing missed.
 
 Dicts made with `watch=True` log each change in the statement that makes it (`base.Write`). A watcher reads the log up to the oldest
-transaction that is still running (`pg_snapshot_xmin`): below that nothing can appear any more, so a cursor never passes over a change
-that commits late. It follows that a transaction left open anywhere in the database holds watchers back.
+transaction that is still running (`pg_snapshot_xmin`): below that nothing can appear any more, so a cursor never passes over a
+change that commits late. It follows that a transaction left open anywhere in the database holds watchers back.
 """
 
 from __future__ import annotations

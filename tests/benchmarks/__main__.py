@@ -21,7 +21,7 @@ from tests.fixtures.server import Server, migrate
 def main() -> None:
     """Read the command line and do what it says."""
     folder = Path(__file__).parent
-    areas = sorted({module.name for module in pkgutil.iter_modules([str(folder)])} - {"__main__", "harness"})
+    areas = sorted({module.name for module in pkgutil.iter_modules([str(folder)])} - {"__main__", "harness", "peers"})
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("area", choices=areas, help="a module in tests/benchmarks")
     parser.add_argument(
