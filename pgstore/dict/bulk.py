@@ -37,19 +37,19 @@ PUT_MANY = Write(
 # Locked in the order of the keys before any is deleted: a DELETE by itself takes them as it finds them.
 POP_MANY = Write(
     """
-    DELETE FROM pgstore.dict_entry AS e
-     USING (SELECT key
+    DELETE FROM pgstore.dict_entry
+     USING (SELECT key AS wanted
               FROM pgstore.dict_entry
              WHERE store_id = $1
                AND key = ANY ($2)
              ORDER BY key
                FOR UPDATE) AS locked
-     WHERE e.store_id = $1
-       AND e.key = locked.key
+     WHERE store_id = $1
+       AND key = locked.wanted
     """,
     "int8 text[]",
     kind="d",
-    returning=f"e.key AS name, {VALUE}, {ALIVE} AS alive",
+    returning=f"key AS name, {VALUE}, {ALIVE} AS alive",
 )
 CLEAR = Write("DELETE FROM pgstore.dict_entry WHERE store_id = $1", "int8", kind="c")
 

@@ -1,0 +1,453 @@
+"""What Dict does in one step: increments, comparisons, defaults, mutations; and entries that expire."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import threading
+import time
+
+import pytest
+
+import pgstore
+from pgstore.dict import base
+
+
+@pytest.fixture
+def store(client, store_name):
+    return pgstore.Dict.from_name(store_name, create_if_missing=True, client=client)
+
+
+@pytest.fixture
+def store_elsewhere(client_elsewhere, store_name):
+    return pgstore.Dict.from_name(store_name, create_if_missing=True, client=client_elsewhere)
+
+
+def entry_id(store):
+    return int(store.hydrate().object_id.removeprefix("di-"))
+
+
+def expire(sql, store, key):
+    sql(
+        "UPDATE pgstore.dict_entry SET expires_at = now() - interval '1 s' WHERE store_id = %s AND key = %s",
+        entry_id(store),
+        key,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- increments
+
+
+def test_increment_adds_and_starts_from_nothing(call, store):
+    assert call(store.increment, "k") == 1
+    assert call(store.increment, "k", 5) == 6
+    assert call(store.increment, "k", -10) == -4
+    assert call(store.get, "k") == -4
+    assert type(call(store.get, "k")) is int
+
+
+def test_adding_a_float_makes_a_float_and_it_stays_one(call, store):
+    call(store.increment, "k", 1)
+
+    assert call(store.increment, "k", 0.5) == 1.5
+    assert call(store.increment, "k", 1) == 2.5
+    assert type(call(store.get, "k")) is float
+
+
+def test_what_is_no_number_cannot_be_incremented_and_stays(call, store):
+    call(store.put, "text", "x")
+    call(store.put, "flag", True)
+
+    for key in ("text", "flag"):
+        with pytest.raises(pgstore.InvalidError, match="not an int or float"):
+            call(store.increment, key)
+    assert call(store.get, "text") == "x"
+    for by in ("1", None, True, 1j):
+        with pytest.raises(pgstore.InvalidError, match="int or a float"):
+            call(store.increment, "k", by)
+
+
+def test_a_sum_beyond_64_bits_is_an_overflow_error_and_changes_nothing(call, store):
+    call(store.put, "k", 2**63 - 1)
+
+    with pytest.raises(OverflowError, match="64 bits"):
+        call(store.increment, "k")
+    with pytest.raises(OverflowError):
+        call(store.increment, "k", 2**63)
+    assert call(store.get, "k") == 2**63 - 1
+
+
+def test_an_expired_number_is_incremented_from_nothing(call, store, sql):
+    call(store.put, "k", 5)
+    expire(sql, store, "k")
+
+    assert call(store.increment, "k") == 1
+    assert call(store.get, "k") == 1
+
+
+def _increment(url, name, times):
+    with pgstore.Client(url) as client:
+        store = pgstore.Dict.from_name(name, client=client)
+        for _ in range(times):
+            store.increment("k")
+
+
+def test_eight_processes_lose_no_increment(store, store_name, database):
+    store.put("k", 0)
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_increment, args=(database, store_name, 1000)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+    assert [process.exitcode for process in processes] == [0] * 8
+    assert store["k"] == 8000
+
+
+# ---------------------------------------------------------------------------------------------- revisions, comparisons
+
+
+def test_every_write_has_a_revision_of_its_own(call, store):
+    call(store.put, "k", 1)
+    first = call(store.get_entry, "k")
+    call(store.put, "k", 1)
+    second = call(store.get_entry, "k")
+
+    assert first.value == second.value == 1
+    assert first.revision != second.revision
+    assert first.updated_at.tzinfo is not None
+    assert first.expires_at is None
+    assert call(store.get_entry, "nope") is None
+
+
+def test_put_if_revision_writes_only_over_what_was_seen(call, store, store_elsewhere):
+    call(store.put, "k", "a")
+    seen = call(store.get_entry, "k").revision
+    store_elsewhere.put("k", "b")
+
+    assert call(store.put, "k", "c", if_revision=seen) is False
+    assert call(store.put, "k", "c", if_revision=call(store.get_entry, "k").revision) is True
+    assert call(store.get, "k") == "c"
+
+
+def test_a_value_changed_and_changed_back_is_not_taken_for_unchanged(call, store):
+    """
+    No ABA: also not after a delete.
+    """
+    call(store.put, "k", "a")
+    seen = call(store.get_entry, "k").revision
+    call(store.pop, "k")
+    call(store.put, "k", "a")
+
+    assert call(store.put, "k", "mine", if_revision=seen) is False
+
+
+def test_revision_zero_stands_for_nothing_there(call, store, sql):
+    assert call(store.put, "k", 1, if_revision=0) is True
+    assert call(store.put, "k", 2, if_revision=0) is False
+    expire(sql, store, "k")
+    assert call(store.put, "k", 3, if_revision=0) is True
+    for bad in ("1", 1.0, True):
+        with pytest.raises(pgstore.InvalidError, match="revision"):
+            call(store.put, "k", 1, if_revision=bad)
+    with pytest.raises(pgstore.InvalidError, match="not both"):
+        call(store.put, "k", 1, if_revision=5, skip_if_exists=True)
+
+
+def test_compare_and_set(call, store):
+    assert call(store.compare_and_set, "k", None, "a") is True
+    assert call(store.compare_and_set, "k", None, "b") is False
+    assert call(store.compare_and_set, "k", "x", "b") is False
+    assert call(store.compare_and_set, "k", "a", "b") is True
+    assert call(store.get, "k") == "b"
+
+
+def test_of_many_that_compare_with_the_same_value_one_succeeds(store, store_elsewhere):
+    store["k"] = 0
+    won = []
+
+    def attempt(handle, mine):
+        if handle.compare_and_set("k", 0, mine):
+            won.append(mine)
+
+    threads = [threading.Thread(target=attempt, args=((store, store_elsewhere)[i % 2], i + 1)) for i in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert won == [store["k"]]
+
+
+def test_setdefault_stores_only_where_there_is_nothing(call, store, sql):
+    assert call(store.setdefault, "k", [1]) == [1]
+    assert call(store.setdefault, "k", [2]) == [1]
+    assert call(store.setdefault, "n") is None
+    assert call(store.contains, "n")
+    expire(sql, store, "k")
+    assert call(store.setdefault, "k", 3) == 3
+
+
+def test_popitem_takes_the_last_key_until_none_is_left(call, store):
+    call(store.update, {"a": 1, "b": 2})
+
+    assert call(store.popitem) == ("b", 2)
+    assert call(store.popitem) == ("a", 1)
+    with pytest.raises(KeyError, match="empty"):
+        call(store.popitem)
+
+
+def test_get_many_and_pop_many_give_those_that_are_there(call, store, sql):
+    call(store.update, {"a": 1, 2: "two", "c": None, "old": 1})
+    expire(sql, store, "old")
+
+    assert call(store.get_many, ["a", 2.0, "nope", "c", "old"]) == {"a": 1, 2.0: "two", "c": None}
+    assert call(store.pop_many, ["a", "nope", "old"]) == {"a": 1}
+    assert call(store.get_many, []) == {} == call(store.pop_many, [])
+    assert sorted(map(str, call(store.keys))) == ["2", "c"]
+
+
+# ------------------------------------------------------------------------------------------------------------- mutate
+
+
+def test_mutate_changes_a_value_in_place(store):
+    with store.mutate("k", []) as entry:
+        assert not entry.existed
+        entry.value.append(1)
+    with store.mutate("k") as entry:
+        assert entry.existed
+        entry.value.append(2)
+
+    assert store["k"] == [1, 2]
+
+
+def test_mutate_works_asynchronously(client, store):
+    async def work():
+        for number in range(3):
+            async with store.mutate("k", []) as entry:
+                entry.value.append(number)
+        await client.aclose()
+
+    asyncio.run(work())
+
+    assert store["k"] == [0, 1, 2]
+
+
+def test_an_exception_in_mutate_leaves_the_value_and_absence_as_they_were(store):
+    store["k"] = [1]
+    for key in ("k", "new"):
+        with pytest.raises(RuntimeError), store.mutate(key, []) as entry:
+            entry.value.append(2)
+            raise RuntimeError
+
+    assert store.items() == [("k", [1])]
+
+
+def test_mutate_can_delete(store, sql):
+    store["k"] = 1
+    for key in ("k", "never was"):
+        with store.mutate(key) as entry:
+            entry.delete()
+
+    assert store.len() == 0
+    assert sql("SELECT count(*) FROM pgstore.dict_entry WHERE store_id = %s", entry_id(store)) == [(0,)]
+
+
+@pytest.mark.parametrize("start", [None, []])
+def test_mutations_of_one_key_come_one_after_the_other(store, store_elsewhere, start):
+    """
+    Also of a key that is not there yet, which has no row to lock.
+    """
+    if start is not None:
+        store["k"] = start
+
+    def add(handle, number):
+        for _ in range(10):
+            with handle.mutate("k", []) as entry:
+                entry.value = [*entry.value, number]
+
+    threads = [threading.Thread(target=add, args=(handle, i)) for i, handle in enumerate((store, store_elsewhere) * 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(store["k"]) == sorted([0, 1, 2, 3] * 10)
+
+
+def test_mutate_takes_part_in_the_current_transaction(client, store):
+    with pytest.raises(RuntimeError), client.transaction():
+        with store.mutate("k", 0) as entry:
+            entry.value += 1
+        assert store["k"] == 1
+        raise RuntimeError
+
+    assert "k" not in store
+
+
+# ---------------------------------------------------------------------------------------------------------------- ttl
+
+
+def test_an_entry_expires_after_its_time_to_live(call, store):
+    call(store.put, "short", 1, ttl=0.05)
+    call(store.put, "long", 2, ttl=60)
+    call(store.update, {"also short": 3}, ttl=0.05)
+    call(store.increment, "count", ttl=0.05)
+    call(store.setdefault, "default", 4, ttl=0.05)
+    assert call(store.len) == 5
+
+    time.sleep(0.1)
+
+    assert call(store.keys) == ["long"]
+    assert call(store.get_entry, "long").expires_at is not None
+
+
+def test_a_put_without_ttl_makes_the_entry_stay(call, store):
+    call(store.put, "k", 1, ttl=60)
+    call(store.put, "k", 2)
+
+    assert call(store.get_entry, "k").expires_at is None
+
+
+def test_an_increment_keeps_the_expiry_that_the_entry_has(call, store):
+    call(store.increment, "k", ttl=60)
+    before = call(store.get_entry, "k").expires_at
+    call(store.increment, "k", ttl=1)
+
+    assert call(store.get_entry, "k").expires_at == before
+
+
+def test_touch_sets_the_expiry_anew(call, store):
+    call(store.put, "k", 1)
+
+    assert call(store.touch, "k", 60) is True
+    assert call(store.get_entry, "k").expires_at is not None
+    assert call(store.touch, "k", float("inf")) is True
+    assert call(store.get_entry, "k").expires_at is None
+    assert call(store.touch, "nope", 60) is False
+
+
+def test_a_dicts_own_ttl_holds_for_puts_that_say_nothing(call, client, store_name):
+    store = pgstore.Dict.from_name(store_name, create_if_missing=True, ttl=60, client=client)
+    call(store.put, "default", 1)
+    call(store.put, "own", 1, ttl=float("inf"))
+
+    assert call(store.get_entry, "default").expires_at is not None
+    assert call(store.get_entry, "own").expires_at is None
+    again = pgstore.Dict.from_name(store_name, client=client)
+    call(again.put, "again", 1)
+    assert call(again.get_entry, "again").expires_at is not None
+
+
+@pytest.mark.parametrize("ttl", [0, -1, float("nan"), "1", True])
+def test_a_bad_ttl_is_refused(call, store, ttl):
+    with pytest.raises(pgstore.InvalidError, match="ttl"):
+        call(store.put, "k", 1, ttl=ttl)
+
+
+def test_what_has_expired_is_collected_in_passing(store, sql, monkeypatch):
+    monkeypatch.setattr(base, "_in_passing", lambda: True)
+    store.update({i: i for i in range(50)}, ttl=0.01)
+    time.sleep(0.05)
+
+    store["new"] = 1
+
+    assert sql("SELECT count(*) FROM pgstore.dict_entry WHERE store_id = %s", entry_id(store)) == [(1,)]
+
+
+# ------------------------------------------------------------------------------------------------------------- ranges
+
+
+@pytest.fixture
+def words(store):
+    store.update(
+        {
+            word: len(word)
+            for word in ["", "a", "ab", "abc", "abd", "b", "ba", "\ud7ff", "\ue000", "\U0010ffff", "\U0010ffffx"]
+        }
+    )
+    store.update({1: "int", ("t",): "tuple"})
+    return store
+
+
+def test_a_prefix_finds_what_starts_with_it(call, words):
+    def found(prefix, **more):
+        return call.iterate(words.iterate_keys(prefix=prefix, **more))
+
+    assert found("ab") == ["ab", "abc", "abd"]
+    assert found("ab", reverse=True) == ["abd", "abc", "ab"]
+    assert found("\ud7ff") == ["\ud7ff"]
+    assert found("\U0010ffff") == ["\U0010ffff", "\U0010ffffx"]
+    assert found("zz") == []
+    assert len(found("")) == 13
+    for bad in ("\x01x", "\0", "x" * 1001):
+        with pytest.raises(pgstore.InvalidError, match="prefix"):
+            found(bad)
+
+
+def test_start_is_included_and_end_is_not(call, words):
+    assert call.iterate(words.iterate_keys(start="ab", end="b")) == ["ab", "abc", "abd"]
+    assert call.iterate(words.iterate_keys(start="ab", end="b", reverse=True)) == ["abd", "abc", "ab"]
+    assert call.iterate(words.iterate_items(start="abc", prefix="ab")) == [("abc", 3), ("abd", 3)]
+    assert call.iterate(words.iterate_values(start="a", limit=2)) == [1, 2]
+    assert call.iterate(words.iterate_keys(limit=0)) == []
+    with pytest.raises(pgstore.InvalidError, match="limit"):
+        words.iterate_keys(limit=-1)
+
+
+def test_reversed_is_the_other_way_round(words):
+    assert list(reversed(words)) == list(words)[::-1]
+
+
+def test_pages_and_limits_do_not_show(call, store, monkeypatch):
+    monkeypatch.setattr("pgstore.dict.scan.FIRST_PAGE_ENTRIES", 3)
+    monkeypatch.setattr("pgstore.dict.scan.PAGE_ENTRIES", 4)
+    keys = [f"{i:03}" for i in range(30)]
+    call(store.update, dict.fromkeys(keys, 1))
+
+    for limit in (1, 3, 4, 7, 29, 30, 31):
+        assert call.iterate(store.iterate_keys(limit=limit)) == keys[:limit]
+        assert call.iterate(store.iterate_keys(reverse=True, limit=limit)) == keys[::-1][:limit]
+    assert call.iterate(store.iterate_keys(start="010", end="020")) == keys[10:20]
+
+
+def test_inside_a_transaction_a_scan_is_one_snapshot(client, store, store_elsewhere, monkeypatch):
+    monkeypatch.setattr("pgstore.dict.scan.FIRST_PAGE_ENTRIES", 2)
+    store.update({f"{i}": "old" for i in range(9)})
+
+    with client.transaction():
+        entries = store.iterate_items()
+        first = next(entries)
+        store_elsewhere.update({f"{i}": "new" for i in range(9)})
+        store_elsewhere["x"] = "new"
+        rest = list(entries)
+
+    assert {value for _, value in [first, *rest]} == {"old"}
+    assert len(rest) == 8
+
+
+# ------------------------------------------------------------------------------------------------------------ mapping
+
+
+def test_a_dict_compares_with_mappings_and_merges(store, client, store_name):
+    from collections.abc import MutableMapping
+
+    store.update({"a": 1, 2: "two"})
+    same = pgstore.Dict.from_name(store_name, client=client)
+    other = pgstore.Dict.persist(f"{store_name}-b", client=client)
+
+    assert isinstance(store, MutableMapping)
+    assert store == {"a": 1, 2: "two"}
+    assert store != {"a": 1}
+    assert store == same
+    assert store != other
+    assert store != 5
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(store)
+    store |= {"b": 3}
+    assert store == {"a": 1, 2: "two", "b": 3}
+    assert store | {"a": 9} == {"a": 9, 2: "two", "b": 3}
+    assert {"a": 9} | store == {"a": 1, 2: "two", "b": 3}
+    other.update(store)
+    assert store == other

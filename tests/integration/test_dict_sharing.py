@@ -1,0 +1,373 @@
+"""What Dict offers to processes that share it: watching, locks, results computed once."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+import pgstore
+from pgstore.dict import watch as watch_module
+from pgstore.errors import LockTimeout
+
+
+@pytest.fixture
+def watched(client, store_name):
+    return pgstore.Dict.from_name(store_name, create_if_missing=True, watch=True, client=client).hydrate()
+
+
+@pytest.fixture
+def watched_elsewhere(client_elsewhere, store_name):
+    return pgstore.Dict.from_name(store_name, client=client_elsewhere)
+
+
+@pytest.fixture
+def store(client, store_name):
+    return pgstore.Dict.persist(store_name, client=client).hydrate()
+
+
+@pytest.fixture
+def store_elsewhere(client_elsewhere, store_name):
+    return pgstore.Dict.persist(store_name, client=client_elsewhere)
+
+
+# ----------------------------------------------------------------------------------------------------------- watching
+
+
+def started(watcher):
+    """A watcher that has begun to watch."""
+    assert list(watcher) == []
+    return watcher
+
+
+def seen(watcher):
+    return [(change.kind, change.key) for change in watcher]
+
+
+def test_every_kind_of_change_is_seen(watched, watched_elsewhere):
+    watcher = started(watched.watch(timeout=0.3))
+
+    other = watched_elsewhere
+    other["a"] = 1
+    other.update({"b": 2, (1, 2): 3})
+    other.increment("n")
+    other.setdefault("d", 1)
+    other.setdefault("d", 2)
+    other.put("a", 2, skip_if_exists=True)
+    other.compare_and_set("a", 1, 5)
+    other.pop("a")
+    other.pop("a")
+    other.pop_many(["b", "nope"])
+    other.popitem()
+    other.clear()
+
+    assert seen(watcher) == [
+        ("put", "a"),
+        ("put", (1, 2)),
+        ("put", "b"),
+        ("put", "n"),
+        ("put", "d"),
+        ("put", "a"),
+        ("delete", "a"),
+        ("delete", "b"),
+        ("delete", "n"),
+        ("clear", None),
+    ]
+    watcher.close()
+
+
+def test_a_change_carries_the_entrys_revision(watched):
+    with watched.watch(timeout=0.2) as watcher:
+        started(watcher)
+        watched["k"] = 1
+        (change,) = list(watcher)
+
+    assert change.revision == watched.get_entry("k").revision
+
+
+def test_a_waiting_watcher_is_woken(watched, watched_elsewhere):
+    with watched.watch(timeout=20) as watcher:
+        threading.Timer(0.2, watched_elsewhere.put, ["k", 1]).start()
+        began = time.monotonic()
+        change = next(watcher)
+
+    assert change.key == "k"
+    assert time.monotonic() - began < 10
+
+
+def test_watching_works_asynchronously(client, watched):
+    async def work():
+        async with watched.watch(timeout=20) as watcher:
+            waiting = asyncio.ensure_future(anext(watcher))
+            await asyncio.sleep(0.1)
+            await watched.put.aio("k", 1)
+            change = await waiting
+        await client.aclose()
+        return change.kind, change.key
+
+    assert asyncio.run(work()) == ("put", "k")
+
+
+def test_a_change_that_commits_late_is_not_passed_over(watched, watched_elsewhere):
+    """
+    The later transaction commits first: a cursor by ids would be beyond the earlier one by then.
+    """
+    watcher = started(watched.watch(timeout=0.3))
+    with watched_elsewhere._runner.transaction():
+        watched_elsewhere["early"] = 1
+        watched["late"] = 1
+        assert seen(watcher) == []
+
+    assert sorted(seen(watcher)) == [("put", "early"), ("put", "late")]
+
+
+def test_what_was_rolled_back_was_no_change(watched):
+    watcher = started(watched.watch(timeout=0.2))
+    with pytest.raises(RuntimeError), watched._runner.transaction():
+        watched["k"] = 1
+        raise RuntimeError
+
+    assert seen(watcher) == []
+
+
+def test_watching_goes_on_after_a_change_by_its_cursor(watched, watched_elsewhere):
+    watcher = started(watched.watch(timeout=0.2))
+    watched["a"] = 1
+    watched["b"] = 1
+    first = next(watcher)
+    watcher.close()
+    watched["c"] = 1
+
+    assert seen(watched_elsewhere.watch(since=first.cursor, timeout=0.2)) == [("put", "b"), ("put", "c")]
+    with pytest.raises(pgstore.InvalidError, match="cursor"):
+        watched.watch(since="yesterday")
+
+
+def test_after_an_hour_without_looking_there_is_a_reset(watched, monkeypatch):
+    watcher = started(watched.watch(timeout=0.2))
+    watched["k"] = 1
+    now = time.time()
+    monkeypatch.setattr(watch_module.time, "time", lambda: now + 3600)
+
+    assert [change.kind for change in watcher] == ["reset", "put"]
+
+
+def test_nothing_is_missed_when_connections_break(watched, watched_elsewhere, sql):
+    watcher = watched.watch(timeout=2)
+    next_changes: list[str] = []
+    thread = threading.Thread(target=lambda: next_changes.extend(change.key for change in watcher))
+    thread.start()
+    for number in range(30):
+        watched_elsewhere[f"k{number:02}"] = number
+        if number % 10 == 5:
+            sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgstore' AND pid <> pg_backend_pid()"
+            )
+            time.sleep(0.05)
+    thread.join()
+
+    assert next_changes == [f"k{number:02}" for number in range(30) if f"k{number:02}" in next_changes]
+    assert set(next_changes) == set(watched.keys()) - ({"k00"} - set(next_changes))
+
+
+def test_only_dicts_made_for_it_can_be_watched(store):
+    with pytest.raises(pgstore.InvalidError, match="watch=True"):
+        next(store.watch())
+
+
+# --------------------------------------------------------------------------------------------------------------- locks
+
+
+def test_a_lock_has_one_holder(store, store_elsewhere):
+    inside: list[int] = []
+    most: list[int] = []
+
+    def work(handle, number):
+        for _ in range(5):
+            with handle.lock("k"):
+                inside.append(number)
+                most.append(len(inside))
+                time.sleep(0.001)
+                inside.remove(number)
+
+    threads = [threading.Thread(target=work, args=(handle, i)) for i, handle in enumerate((store, store_elsewhere) * 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert max(most) == 1
+    assert len(most) == 30
+
+
+def test_a_lock_that_is_not_free_in_time_is_a_timeout_error(store, store_elsewhere):
+    with store.lock("k"):
+        with pytest.raises(LockTimeout, match="'k'"), store_elsewhere.lock("k", timeout=0.1):
+            pass
+        assert store_elsewhere.lock("k").acquire(block=False) is False
+        with store_elsewhere.lock("other key"):
+            pass
+    with store_elsewhere.lock("k", timeout=1):
+        pass
+
+
+def test_locks_work_asynchronously(client, store):
+    async def work():
+        order = []
+
+        async def hold(number):
+            async with store.lock("k"):
+                order.append(number)
+                await asyncio.sleep(0.01)
+                order.append(number)
+
+        await asyncio.gather(*(hold(i) for i in range(4)))
+        await client.aclose()
+        return order
+
+    order = asyncio.run(work())
+
+    assert order[::2] == order[1::2]
+
+
+def test_tokens_grow(store):
+    tokens = []
+    for _ in range(3):
+        with store.lock("k") as lock:
+            tokens.append(lock.token)
+
+    assert tokens == sorted(set(tokens))
+
+
+def test_a_lease_that_has_ended_is_anothers_and_release_says_so(store, store_elsewhere):
+    late = store.lock("k", ttl=0.05)
+    late.acquire()
+    time.sleep(0.1)
+    mine = store_elsewhere.lock("k", timeout=5)
+    mine.acquire()
+
+    assert late.release() is False
+    assert store_elsewhere.lock("k").acquire(block=False) is False
+    assert mine.release() is True
+
+
+def test_a_lock_held_longer_than_its_lease_is_renewed(store, store_elsewhere):
+    with store.lock("k", ttl=0.3):
+        time.sleep(0.6)
+        assert store_elsewhere.lock("k").acquire(block=False) is False
+
+
+def test_a_lock_taken_in_a_transaction_holds_at_once(client, store, store_elsewhere):
+    with client.transaction(), store.lock("k"):
+        assert store_elsewhere.lock("k").acquire(block=False) is False
+    assert store_elsewhere.lock("k").acquire(block=False) is True
+
+
+def _hold_for_ever(url, name, held):
+    with pgstore.Client(url) as client, pgstore.Dict.from_name(name, client=client).lock("k", ttl=0.5):
+        held.set()
+        time.sleep(60)
+
+
+def test_the_lock_of_a_killed_holder_is_free_within_its_lease(store, store_name, database):
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    process = context.Process(target=_hold_for_ever, args=(database, store_name, held))
+    process.start()
+    assert held.wait(20)
+    assert store.lock("k").acquire(block=False) is False
+
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+
+    with store.lock("k", timeout=20):
+        pass
+
+
+def test_a_lock_needs_a_lease_that_ends(store):
+    for bad in (0, -1, float("inf"), "1"):
+        with pytest.raises(pgstore.InvalidError):
+            store.lock("k", ttl=bad)
+
+
+# ------------------------------------------------------------------------------------------------------------- memoize
+
+
+def test_of_many_callers_one_computes(store, store_elsewhere):
+    computed = []
+
+    def compute(x):
+        computed.append(x)
+        time.sleep(0.1)
+        return x * 2
+
+    functions = [handle.memoize()(compute) for handle in (store, store_elsewhere)]
+    results: list[int] = []
+    threads = [threading.Thread(target=lambda f=f: results.append(f(21))) for f in functions * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert results == [42] * 8
+    assert computed == [21]
+
+
+def test_results_are_kept_by_arguments_and_for_their_time(store):
+    computed = []
+
+    @store.memoize(ttl=0.2)
+    def compute(x, *, y=0):
+        """Documented."""
+        computed.append((x, y))
+        return
+
+    for _ in range(2):
+        compute(1)
+        compute(1, y=2)
+        compute(2)
+    assert computed == [(1, 0), (1, 2), (2, 0)]
+    assert compute.__doc__ == "Documented."
+    time.sleep(0.3)
+    compute(1)
+    assert len(computed) == 4
+
+
+def test_an_error_is_not_remembered(store):
+    attempts = []
+
+    @store.memoize()
+    def compute():
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise RuntimeError
+        return "good"
+
+    with pytest.raises(RuntimeError):
+        compute()
+    assert compute() == compute() == "good"
+    assert len(attempts) == 2
+
+
+def test_coroutine_functions_are_memoized_too(client, store):
+    computed = []
+
+    @store.memoize(key=lambda x: f"key of {x}")
+    async def compute(x):
+        computed.append(x)
+        await asyncio.sleep(0.05)
+        return x
+
+    async def work():
+        results = await asyncio.gather(*(compute(5) for _ in range(5)))
+        await client.aclose()
+        return results
+
+    assert asyncio.run(work()) == [5] * 5
+    assert computed == [5]
+    assert store["key of 5"] == 5

@@ -1,0 +1,212 @@
+"""Serializers, projections and signatures: what is stored, and what is refused before anything of it runs."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+import pgstore
+from pgstore.errors import ConfigurationError, SerializationError
+
+KEY, OTHER_KEY = b"k" * 32, b"o" * 32
+
+
+def entry_id(store):
+    return int(store.hydrate().object_id.removeprefix("di-"))
+
+
+# --------------------------------------------------------------------------------------------------------------- json
+
+
+@pytest.fixture
+def document(client, store_name):
+    return pgstore.Dict.from_name(store_name, create_if_missing=True, serializer="json", client=client)
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 0, 2**100, 1.5, "ü\\u0000 \\\\", [], {}, {"a": [1, {"b": None}]}, "\\", "x\n", {"": ""}]
+)
+def test_json_values_make_the_round_trip(call, document, value):
+    call(document.put, "k", value)
+
+    assert call(document.get, "k") == value
+    assert call(document.items) == [("k", value)]
+    assert call(document.pop, "k") == value
+
+
+@pytest.mark.parametrize(
+    "value", [{1, 2}, b"x", object(), float("nan"), {"a": float("inf")}, "\0", ["\ud800"], {"\0": 1}]
+)
+def test_what_is_not_json_is_refused_and_the_key_named(call, document, value):
+    with pytest.raises(SerializationError, match="'k'"):
+        call(document.put, "k", value)
+
+    assert call(document.len) == 0
+
+
+def test_a_json_dict_holds_no_pickle_and_is_plain_jsonb_in_sql(call, document, sql):
+    call(document.update, {"a": {"b": [1, 2]}, "n": 7})
+
+    rows = sql(
+        "SELECT key, codec, value IS NULL, json_value FROM pgstore.dict_entry WHERE store_id = %s ORDER BY key",
+        entry_id(document),
+    )
+
+    assert rows == [("a", "j", True, {"b": [1, 2]}), ("n", "i", True, None)]
+    assert call(document.increment, "n") == 8
+
+
+def test_other_options_than_those_it_was_created_with_are_refused_on_first_use(call, client, document, store_name):
+    document.hydrate()
+
+    for options in ({"serializer": "pickle"}, {"ttl": 5}, {"watch": True}, {"json_projection": True}):
+        other = pgstore.Dict.from_name(store_name, create_if_missing=True, client=client, **options)
+        with pytest.raises(pgstore.InvalidError, match=f"created with {next(iter(options))}"):
+            call(other.put, "k", 1)
+    call(pgstore.Dict.from_name(store_name, serializer="json", watch=False, client=client).put, "k", 1)
+    for options in ({"serializer": "yaml"}, {"ttl": -1}):
+        with pytest.raises(pgstore.InvalidError, match=next(iter(options))):
+            pgstore.Dict.from_name(store_name, **options)
+
+
+def test_cloudpickle_as_serializer(call, client, store_name):
+    store = pgstore.Dict.from_name(store_name, create_if_missing=True, serializer="cloudpickle", client=client)
+
+    call(store.put, "double", lambda x: 2 * x)
+
+    assert call(store.get, "double")(4) == 8
+
+
+def test_a_projection_is_jsonb_beside_the_pickle_where_the_value_is_json(call, client, store_name, sql):
+    store = pgstore.Dict.from_name(store_name, create_if_missing=True, json_projection=True, client=client)
+    call(store.update, {"json": {"a": [1]}, "not json": {1, 2}, "nul": "\0"})
+
+    rows = sql(
+        "SELECT key, codec, json_value FROM pgstore.dict_entry WHERE store_id = %s ORDER BY key", entry_id(store)
+    )
+
+    assert rows == [("json", "p", {"a": [1]}), ("not json", "p", None), ("nul", "p", None)]
+    assert call(store.get, "json") == {"a": [1]}
+    assert call(store.get, "nul") == "\0"
+
+
+# --------------------------------------------------------------------------------------------------------- signatures
+
+
+@pytest.fixture
+def signing(database):
+    made = []
+
+    def make(*keys):
+        client = pgstore.Client(database, signing_keys=keys)
+        made.append(client)
+        return client
+
+    yield make
+    for client in made:
+        client.close()
+
+
+class Trap:
+    """Tells when it is loaded."""
+
+    loaded = False
+
+    def __reduce__(self):
+        return (_fall_into, ())
+
+
+def _fall_into():
+    Trap.loaded = True
+    return Trap()
+
+
+def refused(operation, *arguments):
+    Trap.loaded = False
+    with pytest.raises(pgstore.DeserializationError, match="sign"):
+        operation(*arguments)
+    assert not Trap.loaded
+
+
+def test_signed_values_and_keys_make_the_round_trip_under_any_of_the_keys(signing, store_name):
+    """
+    Rotation: the new key signs, the old one is still accepted.
+    """
+    old = pgstore.Dict.persist(store_name, client=signing(OTHER_KEY))
+    old.update({(1, "a"): [1], "n": 5, "f": 1.5})
+    new = pgstore.Dict.persist(store_name, client=signing(KEY, OTHER_KEY))
+
+    assert new == {(1, "a"): [1], "n": 5, "f": 1.5}
+    new[(2, "b")] = [2]
+    refused(old.get, (2, "b"))
+    assert old["n"] == 5
+
+
+def test_an_unsigned_pickle_is_refused_before_it_is_loaded(client, signing, store_name):
+    unsigned = pgstore.Dict.persist(store_name, client=client)
+    unsigned.update({"trap": Trap(), "n": 1})
+    guarded = pgstore.Dict.persist(store_name, client=signing(KEY))
+
+    refused(guarded.get, "trap")
+    refused(guarded.values)
+    assert guarded["n"] == 1
+    assert guarded.keys() == ["n", "trap"]
+
+
+def test_an_unsigned_key_is_refused_before_it_is_loaded(signing, store_name, sql):
+    guarded = pgstore.Dict.persist(store_name, client=signing(KEY))
+    guarded[(1, 2)] = 1
+    sql("UPDATE pgstore.dict_entry SET key_pickle = %s WHERE store_id = %s", pickle.dumps(Trap()), entry_id(guarded))
+
+    refused(guarded.keys)
+
+
+def test_a_changed_pickle_is_refused_before_it_is_loaded(signing, store_name, sql):
+    guarded = pgstore.Dict.persist(store_name, client=signing(KEY))
+    guarded["k"] = "good"
+    sql(
+        "UPDATE pgstore.dict_entry SET value = substr(value, 1, 16) || %s WHERE store_id = %s",
+        pickle.dumps(Trap()),
+        entry_id(guarded),
+    )
+
+    refused(guarded.get, "k")
+
+
+@pytest.mark.parametrize("where", ["another key", "another dict"])
+def test_a_pickle_moved_from_elsewhere_is_refused(signing, store_name, sql, where):
+    client = signing(KEY)
+    source = pgstore.Dict.persist(store_name, client=client)
+    target = pgstore.Dict.persist(f"{store_name}-2", client=client) if where == "another dict" else source
+    source["from"] = Trap()
+    key = "from" if where == "another dict" else "to"
+    target[key] = "good"
+    sql(
+        """
+        UPDATE pgstore.dict_entry
+           SET value = (SELECT value FROM pgstore.dict_entry WHERE store_id = %s AND key = 'from')
+         WHERE store_id = %s AND key = %s
+        """,
+        entry_id(source),
+        entry_id(target),
+        key,
+    )
+
+    refused(target.get, key)
+    Trap.loaded = False
+    assert isinstance(source["from"], Trap)
+
+
+def test_a_client_without_keys_reads_what_was_signed(client, signing, store_name):
+    guarded = pgstore.Dict.persist(store_name, client=signing(KEY))
+    guarded[(1, "a")] = [1]
+
+    assert pgstore.Dict.persist(store_name, client=client) == {(1, "a"): [1]}
+
+
+def test_bad_signing_keys_are_refused_and_never_shown():
+    for bad in (b"short", "text" * 10, b"x" * 65):
+        with pytest.raises(ConfigurationError, match="signing key"):
+            pgstore.Client("", signing_keys=[bad])  # type: ignore[list-item]
+    assert "kkk" not in repr(pgstore.Client("", signing_keys=[KEY]).settings)
