@@ -66,7 +66,7 @@ CREATE SEQUENCE pgstore.dict_revision_seq AS bigint CACHE 1;
 CREATE TABLE pgstore.dict_entry (
     store_id      bigint NOT NULL,
     key           text COLLATE "C" NOT NULL,          -- a str as itself; anything else, escaped, after U+0001 (serializers/keys.py)
-    codec         "char" NOT NULL,                    -- which column holds the value: p value (pickle), i integer_value, f float_value, j json_value
+    codec         "char" NOT NULL,                    -- p pickle in value, s the same after a signature of 16 bytes; i integer_value, f float_value, j json_value
     integer_value bigint,                             -- codec i: readable and incrementable in SQL
     float_value   double precision,                   -- codec f
     revision      bigint NOT NULL DEFAULT nextval('pgstore.dict_revision_seq'),  -- unique per write, so compare-and-set has no ABA; not an order of commits
@@ -74,31 +74,930 @@ CREATE TABLE pgstore.dict_entry (
     expires_at    timestamptz,                        -- NULL: never; a row past it does not exist for any reader
     key_pickle    bytea,                              -- the key itself, where its text cannot give it back
     value         bytea,
-    json_value    jsonb,
+    json_value    jsonb,                              -- codec j; p and s: the value again, if the Dict has json_projection and it is JSON
     PRIMARY KEY (store_id, key),
     CHECK (octet_length(value) <= 268435456)          -- 256 MiB: pg_dump writes hex text and fails above about 500
 ) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05);
 -- Not EXTENDED: compressing a 1 MB pickle with pglz costs eight times its writing.
 ALTER TABLE pgstore.dict_entry ALTER COLUMN value SET STORAGE EXTERNAL;
 
+-- Where the changes of Dicts made with watch=True are logged, in the transaction that makes them. A reader keeps the last
+-- (transaction_id, id) it has seen and advances to pg_snapshot_xmin(pg_current_snapshot()): below that every transaction has
+-- ended, so nothing can appear behind it. Kept for an hour; who comes back later starts anew. Ids of transactions belong to
+-- their cluster: after a restore elsewhere delete all rows.
+CREATE SEQUENCE pgstore.dict_change_id_seq AS bigint CACHE 1;
+
+CREATE TABLE pgstore.dict_change (
+    store_id       bigint NOT NULL,
+    transaction_id xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    id             bigint NOT NULL DEFAULT nextval('pgstore.dict_change_id_seq'),  -- the order within a transaction
+    revision       bigint NOT NULL,                   -- of the entry put, or of the one removed; c: 0
+    changed_at     timestamptz NOT NULL DEFAULT statement_timestamp(),
+    kind           "char" NOT NULL CHECK (kind IN ('p', 'd', 'c')),  -- put, delete (not by expiry), clear (one row for all)
+    key            text COLLATE "C" NOT NULL,         -- as in dict_entry; c: ''
+    key_pickle     bytea,                             -- as in dict_entry
+    PRIMARY KEY (store_id, transaction_id, id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0,
+        autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 200000,
+        autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000);
+
+-- What has expired is found by this; entries that never expire are not in it, and puts of those stay HOT.
+CREATE INDEX dict_entry_expiry ON pgstore.dict_entry (store_id, expires_at) WHERE expires_at IS NOT NULL;
+
+CREATE SEQUENCE pgstore.dict_lock_token_seq AS bigint CACHE 1;  -- CACHE 1: tokens grow with every acquisition
+
+-- Locks on keys of a Dict: leases. A row past expires_at is free for the next, who overwrites it with a token of its own.
+CREATE TABLE pgstore.dict_lock (
+    store_id    bigint NOT NULL,
+    key         text COLLATE "C" NOT NULL,            -- as in dict_entry; there need be no entry
+    token       bigint NOT NULL DEFAULT nextval('pgstore.dict_lock_token_seq'),  -- of this acquisition, for fencing
+    acquired_at timestamptz NOT NULL DEFAULT statement_timestamp(),
+    expires_at  timestamptz NOT NULL,                 -- renewed by the holder while it lives
+    PRIMARY KEY (store_id, key)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+-- ----------------------------------------------------------------------------------------------------- reading pickles
+
+-- A float as JSON text: the shortest that gives it back, always with a fraction, by which readers tell it from an integer.
+CREATE FUNCTION pgstore.float_json(number double precision) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+DECLARE
+    digits text := number::text;
+BEGIN
+    IF number IN ('NaN', 'Infinity', '-Infinity') THEN
+        RETURN '"' || digits || '"';
+    ELSIF strpos(digits, 'e+') > 0 THEN
+        digits := digits::numeric::text;  -- jsonb would write it so, but as an integer
+    END IF;
+    RETURN CASE WHEN strpos(digits, '.') > 0 OR strpos(digits, 'e') > 0 THEN digits ELSE digits || '.0' END;
+END
+$function$;
+
+-- A str of a pickle as JSON text. UTF-8 is checked by an expression, because convert_from would raise and a handler for that is a
+-- subtransaction, which parallel queries forbid before PostgreSQL 17. NULL: not the UTF-8 that Python writes.
+CREATE FUNCTION pgstore.pickle_text(data bytea) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+DECLARE
+    valid   CONSTANT text := '[^\\]|\\\\|\\3(?:[1-3][0-7]|0[2-7])\\2[0-7]{2}|\\340\\2[4-7][0-7]\\2[0-7]{2}'
+                             '|\\3(?:[4][1-4]|5[0-467])\\2[0-7]{2}\\2[0-7]{2}|\\355\\2[0-3][0-7]\\2[0-7]{2}'
+                             '|\\360\\2[2-7][0-7](?:\\2[0-7]{2}){2}|\\36[1-3](?:\\2[0-7]{2}){3}|\\364\\20[0-7](?:\\2[0-7]{2}){2}';
+    escaped text := encode(data, 'escape');  -- \ooo for NUL and for what is not ASCII, \\ for a backslash
+    parts   text;
+    ok      boolean;
+BEGIN
+    IF escaped ~ ('^(?:' || valid || ')*$') THEN
+        RETURN to_json(convert_from(data, 'UTF8'))::text;
+    END IF;
+    -- NUL or half a surrogate pair, which jsonb cannot hold: the text with escapes as in JSON, its backslashes doubled.
+    SELECT bool_and(m.part[6] IS NULL),
+           string_agg(CASE
+                          WHEN m.part[6] IS NOT NULL THEN NULL
+                          WHEN m.part[1] IS NOT NULL THEN replace(convert_from(decode(m.part[1], 'escape'), 'UTF8'), '\', '\\')
+                          WHEN m.part[2] IS NOT NULL THEN '\u' || to_hex(53248 + m.part[2]::integer * 512 + m.part[3]::integer * 64
+                                                                         + m.part[4]::integer * 8 + m.part[5]::integer)
+                          ELSE '\u0000'
+                      END, '' ORDER BY m.position)
+      INTO ok, parts
+      FROM regexp_matches(escaped, '((?:' || valid || ')+)|\\000|\\355\\2([4-7])([0-7])\\2([0-7])([0-7])|(.)', 'g')
+           WITH ORDINALITY AS m (part, position);
+    RETURN CASE WHEN ok THEN '{ "$str": ' || to_json(parts)::text || '}' END;
+END
+$function$;
+
+-- An int of a pickle: two's complement, the lowest byte first.
+CREATE FUNCTION pgstore.pickle_integer(data bytea) RETURNS numeric
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+DECLARE
+    size     integer := octet_length(data);
+    negative boolean;
+    place    integer;
+    number   numeric := 0;
+    digit    bigint;
+BEGIN
+    IF size = 0 THEN
+        RETURN 0;
+    END IF;
+    negative := get_byte(data, size - 1) >= 128;
+    -- Digits of six bytes. Of a negative number the complement is taken, since numeric has exact sums and products, and no bits.
+    FOR start IN REVERSE (size - 1) / 6 * 6 .. 0 BY 6 LOOP
+        digit := 0;
+        FOR place IN REVERSE least(start + 5, size - 1) .. start LOOP
+            digit := (digit << 8) | CASE WHEN negative THEN 255 - get_byte(data, place) ELSE get_byte(data, place) END;
+        END LOOP;
+        number := number * 281474976710656 + digit;
+    END LOOP;
+    RETURN CASE WHEN negative THEN -number - 1 ELSE number END;
+END
+$function$;
+
+-- What a well-known class makes of its arguments, both as decode_pickle writes them: JSON text. Others: {"$class", "$args"}.
+CREATE FUNCTION pgstore.pickle_object(class text, args text, is_shallow boolean) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+DECLARE
+    name   text := substr(class, 14, length(class) - 16);
+    found  text[];
+    parsed jsonb;
+    bytes  bytea;
+    zone   bigint;
+    clock  integer;
+    iso    text := '';
+BEGIN
+    CASE name
+        WHEN 'collections.OrderedDict', 'collections.defaultdict' THEN
+            RETURN '{}';
+        WHEN 'collections.deque' THEN
+            IF args ~ '^\[(\[\](, \d+)?)?\]$' THEN
+                RETURN '[]';
+            END IF;
+        WHEN 'collections.Counter', 'builtins.set', 'builtins.frozenset', 'builtins.bytearray', 'builtins.bytes',
+             '_codecs.encode' THEN
+            IF args = '[]' THEN
+                RETURN CASE WHEN name LIKE '%bytes' OR name LIKE '%bytearray' THEN '{ "$bytes": ""}'
+                            WHEN name LIKE '%Counter' THEN '{}' ELSE '[]' END;
+            END IF;
+            IF is_shallow AND octet_length(args) <= 1048576 THEN  -- else reading it here might exceed the stack, or the time
+                parsed := args::jsonb;
+                IF jsonb_array_length(parsed) = 1
+                   AND (jsonb_typeof(parsed -> 0) = 'array' AND name IN ('builtins.set', 'builtins.frozenset')
+                        OR jsonb_typeof(parsed -> 0) = 'object' AND name = 'collections.Counter' AND args NOT LIKE '[{ %'
+                        OR args LIKE '[{ "$bytes": %' AND name IN ('builtins.bytearray', 'builtins.bytes')) THEN
+                    RETURN substr(args, 2, length(args) - 2);
+                END IF;
+                -- Protocol 2 has no bytes: they stand as a str of the same numbers.
+                IF jsonb_array_length(parsed) = 2 AND parsed ->> 1 IN ('latin1', 'latin-1')
+                   AND name IN ('_codecs.encode', 'builtins.bytearray') THEN
+                    IF jsonb_typeof(parsed -> 0) = 'string' THEN
+                        iso := replace(parsed ->> 0, '\', '\\');
+                    ELSE
+                        iso := parsed -> 0 ->> '$str';
+                    END IF;
+                    IF iso ~ '^(\\\\|\\u0000|[^\\\u0100-\U0010FFFF])*$' THEN
+                        SELECT coalesce(string_agg(CASE m.part[1]
+                                                       WHEN '\\' THEN '\x5c'::bytea
+                                                       WHEN '\u0000' THEN '\x00'::bytea
+                                                       ELSE convert_to(m.part[1], 'LATIN1')
+                                                   END, '' ORDER BY m.position), '')
+                          INTO bytes
+                          FROM regexp_matches(iso, '\\\\|\\u0000|[^\\]+', 'g') WITH ORDINALITY AS m (part, position);
+                        RETURN '{ "$bytes": "' || translate(encode(bytes, 'base64'), E'\n', '') || '"}';
+                    END IF;
+                END IF;
+            END IF;
+        WHEN 'datetime.datetime', 'datetime.date', 'datetime.time' THEN
+            found := regexp_match(args, '^\[\{ "\$bytes": "([^"]*)"\}(, \{ "\$class": "datetime\.timezone", "\$args": \[\{ '
+                                        '"\$class": "datetime\.timedelta", "\$args": \[(-?\d{1,3}), (\d{1,6}), 0\]\}\]\})?\]$');
+            IF found IS NOT NULL THEN
+                bytes := decode(found[1], 'base64');
+                clock := CASE WHEN name = 'datetime.datetime' THEN 4 ELSE 0 END;  -- where in bytes the time begins
+                zone := coalesce(found[3]::bigint * 86400 + found[4]::bigint, 0);
+                -- As isoformat() writes it. What that leaves out (the second of two equal hours) or refuses stays as it is.
+                IF octet_length(bytes) = (CASE name WHEN 'datetime.datetime' THEN 10 WHEN 'datetime.date' THEN 4 ELSE 6 END)
+                   AND abs(zone) < 86400 AND (found[2] IS NULL OR name <> 'datetime.date') THEN
+                    IF name <> 'datetime.time' THEN
+                        IF get_byte(bytes, 0) * 256 + get_byte(bytes, 1) NOT BETWEEN 1 AND 9999
+                           OR get_byte(bytes, 2) NOT BETWEEN 1 AND 12 OR get_byte(bytes, 3) NOT BETWEEN 1 AND 31 THEN
+                            RETURN left(class, -2) || ', "$args": ' || args || '}';
+                        END IF;
+                        iso := lpad((get_byte(bytes, 0) * 256 + get_byte(bytes, 1))::text, 4, '0')
+                               || '-' || lpad(get_byte(bytes, 2)::text, 2, '0') || '-' || lpad(get_byte(bytes, 3)::text, 2, '0')
+                               || CASE name WHEN 'datetime.datetime' THEN 'T' ELSE '' END;
+                    END IF;
+                    IF name <> 'datetime.date' THEN
+                        IF get_byte(bytes, clock) > 23 OR get_byte(bytes, clock + 1) > 59 OR get_byte(bytes, clock + 2) > 59 THEN
+                            RETURN left(class, -2) || ', "$args": ' || args || '}';
+                        END IF;
+                        iso := iso || lpad(get_byte(bytes, clock)::text, 2, '0')
+                               || ':' || lpad(get_byte(bytes, clock + 1)::text, 2, '0')
+                               || ':' || lpad(get_byte(bytes, clock + 2)::text, 2, '0');
+                        IF substr(bytes, clock + 4, 3) <> '\x000000'::bytea THEN
+                            iso := iso || '.' || lpad((get_byte(bytes, clock + 3) * 65536 + get_byte(bytes, clock + 4) * 256
+                                                       + get_byte(bytes, clock + 5))::text, 6, '0');
+                        END IF;
+                        IF found[2] IS NOT NULL THEN
+                            iso := iso || CASE WHEN zone < 0 THEN '-' ELSE '+' END || lpad((abs(zone) / 3600)::text, 2, '0')
+                                   || ':' || lpad((abs(zone) / 60 % 60)::text, 2, '0')
+                                   || CASE WHEN zone % 60 <> 0 THEN ':' || lpad((abs(zone) % 60)::text, 2, '0') ELSE '' END;
+                        END IF;
+                    END IF;
+                    RETURN left(class, -2) || ', "$value": "' || iso || '"}';
+                END IF;
+            END IF;
+        ELSE
+            NULL;
+    END CASE;
+    RETURN left(class, -2) || ', "$args": ' || args || '}';
+END
+$function$;
+
+-- A pickle (protocols 2 to 5) as jsonb. It is read as data: nothing in it is run, and no class is needed.
+--
+--   None, bool, int, str, list, dict     as json.dumps() writes them; ints are exact up to 8 kB of them
+--   float                                the shortest text that gives it back, with a point or an exponent; "NaN", "Infinity", "-Infinity"
+--   str with NUL or half a surrogate     {"$str": text}, in it \u0000, \ud800 and \\ stand for NUL, the surrogate and a backslash
+--   bytes, bytearray                     {"$bytes": base64}
+--   tuple, set, frozenset, deque         an array
+--   OrderedDict, defaultdict, Counter    an object
+--   dict with keys that are no str       the key's JSON as text; of two keys with one text the later wins, as in json.dumps()
+--   date, time, datetime, UUID           {"$class": name, "$value": isoformat() or the UUID's text}; with a time zone other than
+--                                        a fixed offset {"$class", "$args"}
+--   a class or function                  {"$class": "module.name"}
+--   an instance                          {"$class", "$args" of its constructor, "$state"}, "$kwargs", "$items" of a subclass of
+--                                        list and "$entries" of one of dict where there are any
+--
+-- A dict of the user's with such keys looks the same; nothing is decided by them. NULL for what is not a pickle or is damaged, for
+-- what contains itself, and beyond the bounds that keep a look at a table bounded: 16 MiB, a million instructions, 1,000
+-- levels, 64 MiB of intermediate text. Never an error.
+--
+-- How: a stack of JSON texts. Texts are tagged in ways that JSON ignores: "{ " begins what is not a dict, " }" ends a class that
+-- has not been called, and an instance whose items may grow. A container stands on the stack and in the memo: if it grows, both do;
+-- if it was taken from the memo before it grew, it contains itself.
+CREATE FUNCTION pgstore.decode_pickle(data bytea) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+DECLARE
+    b      bytea;
+    n      integer := octet_length(data);
+    at     integer := 2;              -- the next byte
+    op     integer;
+    stack  text[] := '{}';
+    top    integer := 0;
+    marks  integer[] := '{}';         -- values of top
+    mark   integer := 0;
+    memo   text[] := '{}';            -- from 1
+    memos  integer := 0;
+    owner  integer[] := '{}';         -- by place on the stack: where in the memo the container there stands, 0 if nowhere
+    taken  integer[] := '{}';         -- by place in the memo: 1 if the container there was taken from it
+    nodes  integer := 0;              -- containers made; no value is nested deeper than that
+    work   bigint := 0;               -- bytes copied
+    parts  text[];
+    s      text;
+    e      text;
+    m      integer;
+    len    integer;
+    x      bigint;
+    f      double precision;
+BEGIN
+    IF n NOT BETWEEN 4 AND 16777216 THEN
+        RETURN NULL;
+    END IF;
+    -- A copy, since a value stored apart would be fetched for every byte; with eight zeros, so that no operand lies outside.
+    b := data || '\x0000000000000000'::bytea;
+    IF get_byte(b, 0) <> 128 OR get_byte(b, 1) NOT BETWEEN 2 AND 5 THEN
+        RETURN NULL;
+    END IF;
+
+    FOR step IN 1 .. 1000000 LOOP
+        IF at >= n OR work > 67108864 THEN
+            RETURN NULL;
+        END IF;
+        op := get_byte(b, at);
+        at := at + 1;
+        CASE op
+            WHEN 140, 88, 141 THEN  -- SHORT_BINUNICODE, BINUNICODE, BINUNICODE8
+                IF op = 140 THEN
+                    len := get_byte(b, at);
+                    at := at + 1;
+                ELSE
+                    IF get_byte(b, at + 3) <> 0 OR op = 141 AND substr(b, at + 5, 4) <> '\x00000000'::bytea THEN
+                        RETURN NULL;
+                    END IF;
+                    len := get_byte(b, at) + get_byte(b, at + 1) * 256 + get_byte(b, at + 2) * 65536;
+                    at := at + CASE op WHEN 88 THEN 4 ELSE 8 END;
+                END IF;
+                IF at + len >= n THEN
+                    RETURN NULL;
+                END IF;
+                e := encode(substr(b, at + 1, len), 'escape');
+                IF strpos(e, '\') = 0 THEN
+                    e := to_json(e)::text;
+                ELSE
+                    e := pgstore.pickle_text(substr(b, at + 1, len));
+                    IF e IS NULL THEN
+                        RETURN NULL;
+                    END IF;
+                END IF;
+                at := at + len;
+                top := top + 1;
+                stack[top] := e;
+                IF get_byte(b, at) = 148 THEN  -- MEMOIZE
+                    at := at + 1;
+                    memos := memos + 1;
+                    memo[memos] := e;
+                END IF;
+            WHEN 75 THEN  -- BININT1
+                top := top + 1;
+                stack[top] := get_byte(b, at)::text;
+                at := at + 1;
+            WHEN 104, 106 THEN  -- BINGET, LONG_BINGET
+                IF op = 104 THEN
+                    m := get_byte(b, at) + 1;
+                    at := at + 1;
+                ELSE
+                    IF get_byte(b, at + 3) <> 0 THEN
+                        RETURN NULL;
+                    END IF;
+                    m := get_byte(b, at) + get_byte(b, at + 1) * 256 + get_byte(b, at + 2) * 65536 + 1;
+                    at := at + 4;
+                END IF;
+                s := memo[m];
+                IF s IS NULL THEN
+                    RETURN NULL;
+                END IF;
+                work := work + octet_length(s);
+                top := top + 1;
+                stack[top] := s;
+                IF left(s, 1) IN ('{', '[') THEN
+                    owner[top] := m;
+                    taken[m] := 1;
+                END IF;
+            WHEN 40 THEN  -- MARK
+                mark := mark + 1;
+                marks[mark] := top;
+            WHEN 125, 93, 143, 41 THEN  -- EMPTY_DICT, EMPTY_LIST, EMPTY_SET, EMPTY_TUPLE
+                top := top + 1;
+                stack[top] := CASE op WHEN 125 THEN '{}' ELSE '[]' END;
+                nodes := nodes + 1;
+                IF get_byte(b, at) = 148 THEN
+                    at := at + 1;
+                    memos := memos + 1;
+                    memo[memos] := stack[top];
+                    owner[top] := memos;
+                ELSE
+                    owner[top] := 0;
+                END IF;
+            WHEN 117, 115, 101, 97, 144 THEN  -- SETITEMS, SETITEM, APPENDS, APPEND, ADDITEMS
+                IF op = 115 THEN
+                    m := top - 2;
+                ELSIF op = 97 THEN
+                    m := top - 1;
+                ELSIF mark = 0 THEN
+                    RETURN NULL;
+                ELSE
+                    m := marks[mark];
+                    mark := mark - 1;
+                END IF;
+                IF m < 1 OR m > top OR owner[m] IS NULL OR mark > 0 AND marks[mark] > m THEN
+                    RETURN NULL;
+                END IF;
+                IF top > m THEN
+                    s := stack[m];
+                    parts := '{}';
+                    IF op IN (117, 115) THEN
+                        IF (top - m) % 2 = 1 THEN
+                            RETURN NULL;
+                        END IF;
+                        len := 0;
+                        FOR i IN m + 1 .. top BY 2 LOOP
+                            e := stack[i];
+                            len := len + 1;
+                            IF left(e, 1) <> '"' THEN
+                                e := to_json(e)::text;
+                            END IF;
+                            parts[len] := e || ': ' || stack[i + 1];
+                        END LOOP;
+                        e := array_to_string(parts, ', ');
+                        IF s = '{}' THEN
+                            s := '{' || e || '}';
+                        ELSIF left(s, 2) = '{"' THEN
+                            s := left(s, -1) || (', ' || e || '}');
+                        ELSIF left(s, 10) <> '{ "$class"' THEN
+                            RETURN NULL;
+                        ELSIF right(s, 3) = '} }' THEN
+                            s := left(s, -3) || (', ' || e || '} }');
+                        ELSE
+                            s := left(s, -1) || ', "$entries": {' || e || '} }';
+                            nodes := nodes + 1;
+                        END IF;
+                    ELSE
+                        FOR i IN m + 1 .. top LOOP
+                            parts[i - m] := stack[i];
+                        END LOOP;
+                        e := array_to_string(parts, ', ');
+                        IF s = '[]' THEN
+                            s := '[' || e || ']';
+                        ELSIF left(s, 1) = '[' THEN
+                            s := left(s, -1) || (', ' || e || ']');
+                        ELSIF left(s, 10) <> '{ "$class"' THEN
+                            RETURN NULL;
+                        ELSIF right(s, 3) = '] }' THEN
+                            s := left(s, -3) || (', ' || e || '] }');
+                        ELSE
+                            s := left(s, -1) || ', "$items": [' || e || '] }';
+                            nodes := nodes + 1;
+                        END IF;
+                    END IF;
+                    top := m;
+                    stack[m] := s;
+                    work := work + octet_length(s) / 4;
+                    IF owner[m] > 0 THEN
+                        IF taken[owner[m]] = 1 THEN
+                            RETURN NULL;
+                        END IF;
+                        memo[owner[m]] := s;
+                    END IF;
+                END IF;
+            WHEN 148, 113, 114 THEN  -- MEMOIZE, BINPUT, LONG_BINPUT
+                IF op = 148 THEN
+                    m := memos + 1;
+                ELSIF op = 113 THEN
+                    m := get_byte(b, at) + 1;
+                    at := at + 1;
+                ELSE
+                    IF get_byte(b, at + 3) <> 0 THEN
+                        RETURN NULL;
+                    END IF;
+                    m := get_byte(b, at) + get_byte(b, at + 1) * 256 + get_byte(b, at + 2) * 65536 + 1;
+                    at := at + 4;
+                END IF;
+                IF top = 0 OR m > step OR memo[m] IS NOT NULL THEN
+                    RETURN NULL;
+                END IF;
+                s := stack[top];
+                work := work + octet_length(s);
+                memos := greatest(memos, m);
+                memo[m] := s;
+                IF left(s, 1) IN ('{', '[') THEN
+                    IF owner[top] > 0 THEN
+                        RETURN NULL;
+                    END IF;
+                    owner[top] := m;
+                END IF;
+            WHEN 71 THEN  -- BINFLOAT
+                x := ('x' || encode(substr(b, at + 1, 8), 'hex'))::bit(64)::bigint;
+                at := at + 8;
+                m := ((x >> 52) & 2047)::integer;
+                IF m = 2047 THEN
+                    f := CASE WHEN (x & 4503599627370495) <> 0 THEN 'NaN' ELSE 'Infinity' END;
+                ELSIF m = 0 THEN
+                    f := (x & 4503599627370495)::double precision * '5e-324'::double precision;
+                ELSE
+                    -- In two steps, each exact and neither out of range.
+                    m := m - 1075;
+                    f := ((x & 4503599627370495) + 4503599627370496)::double precision
+                         * power(2::double precision, (m / 2)::double precision)
+                         * power(2::double precision, (m - m / 2)::double precision);
+                END IF;
+                top := top + 1;
+                stack[top] := pgstore.float_json(CASE WHEN x < 0 THEN -f ELSE f END);
+            WHEN 77 THEN  -- BININT2
+                top := top + 1;
+                stack[top] := (get_byte(b, at) + get_byte(b, at + 1) * 256)::text;
+                at := at + 2;
+            WHEN 74 THEN  -- BININT
+                top := top + 1;
+                stack[top] := (get_byte(b, at) + get_byte(b, at + 1) * 256 + get_byte(b, at + 2) * 65536
+                               + CASE WHEN get_byte(b, at + 3) < 128 THEN get_byte(b, at + 3)
+                                      ELSE get_byte(b, at + 3) - 256 END * 16777216)::text;
+                at := at + 4;
+            WHEN 78, 136, 137 THEN  -- NONE, NEWTRUE, NEWFALSE
+                top := top + 1;
+                stack[top] := CASE op WHEN 78 THEN 'null' WHEN 136 THEN 'true' ELSE 'false' END;
+            WHEN 46 THEN  -- STOP
+                IF top <> 1 OR mark <> 0 THEN
+                    RETURN NULL;
+                END IF;
+                s := stack[1];
+                IF nodes > 1000 THEN
+                    -- Deep enough to overflow the stack of whoever reads it? Brackets outside of strings, counted.
+                    SELECT max(l.level)
+                      INTO m
+                      FROM (SELECT sum(CASE WHEN c.bracket IN ('[', '{') THEN 1 ELSE -1 END) OVER (ORDER BY c.position) AS level
+                              FROM string_to_table(regexp_replace(s, '"(\\.|[^"\\])*"|[^]["{}]+', '', 'g'), NULL)
+                                   WITH ORDINALITY AS c (bracket, position)) l;
+                    IF m > 1000 THEN
+                        RETURN NULL;
+                    END IF;
+                END IF;
+                RETURN s::jsonb;
+            WHEN 138, 139 THEN  -- LONG1, LONG4
+                IF op = 138 THEN
+                    len := get_byte(b, at);
+                    at := at + 1;
+                ELSE
+                    IF get_byte(b, at + 2) <> 0 OR get_byte(b, at + 3) <> 0 THEN
+                        RETURN NULL;
+                    END IF;
+                    len := get_byte(b, at) + get_byte(b, at + 1) * 256;
+                    at := at + 4;
+                END IF;
+                IF at + len >= n OR len > 8192 THEN
+                    RETURN NULL;
+                END IF;
+                top := top + 1;
+                IF len BETWEEN 1 AND 8 THEN
+                    x := CASE WHEN get_byte(b, at + len - 1) < 128 THEN 0 ELSE -1 END;
+                    FOR i IN REVERSE at + len - 1 .. at LOOP
+                        x := (x << 8) | get_byte(b, i);
+                    END LOOP;
+                    stack[top] := x::text;
+                ELSE
+                    stack[top] := pgstore.pickle_integer(substr(b, at + 1, len))::text;
+                    work := work + len * (len / 16);  -- the time grows with the square
+                END IF;
+                at := at + len;
+            WHEN 67, 66, 142, 150 THEN  -- SHORT_BINBYTES, BINBYTES, BINBYTES8, BYTEARRAY8
+                IF op = 67 THEN
+                    len := get_byte(b, at);
+                    at := at + 1;
+                ELSE
+                    IF get_byte(b, at + 3) <> 0 OR op <> 66 AND substr(b, at + 5, 4) <> '\x00000000'::bytea THEN
+                        RETURN NULL;
+                    END IF;
+                    len := get_byte(b, at) + get_byte(b, at + 1) * 256 + get_byte(b, at + 2) * 65536;
+                    at := at + CASE op WHEN 66 THEN 4 ELSE 8 END;
+                END IF;
+                IF at + len >= n THEN
+                    RETURN NULL;
+                END IF;
+                top := top + 1;
+                stack[top] := '{ "$bytes": "' || translate(encode(substr(b, at + 1, len), 'base64'), E'\n', '') || '"}';
+                owner[top] := 0;
+                nodes := nodes + 1;
+                at := at + len;
+            WHEN 133, 134, 135, 116, 145 THEN  -- TUPLE1, TUPLE2, TUPLE3, TUPLE, FROZENSET
+                IF op IN (116, 145) THEN
+                    IF mark = 0 THEN
+                        RETURN NULL;
+                    END IF;
+                    m := marks[mark];
+                    mark := mark - 1;
+                ELSE
+                    m := top - (op - 132);
+                END IF;
+                IF m < 0 OR m > top OR mark > 0 AND marks[mark] > m THEN
+                    RETURN NULL;
+                END IF;
+                parts := '{}';
+                FOR i IN m + 1 .. top LOOP
+                    parts[i - m] := stack[i];
+                END LOOP;
+                top := m + 1;
+                s := '[' || array_to_string(parts, ', ') || ']';
+                stack[top] := s;
+                owner[top] := 0;
+                nodes := nodes + 1;
+                work := work + octet_length(s) / 4;
+            WHEN 149 THEN  -- FRAME
+                at := at + 8;
+            WHEN 147, 99 THEN  -- STACK_GLOBAL, GLOBAL
+                IF op = 147 THEN
+                    IF top < 2 THEN
+                        RETURN NULL;
+                    END IF;
+                    top := top - 1;
+                    s := stack[top];
+                    e := stack[top + 1];
+                ELSE
+                    top := top + 1;
+                    len := position('\x0a'::bytea IN substr(b, at + 1, 512));
+                    IF len = 0 THEN
+                        RETURN NULL;
+                    END IF;
+                    s := pgstore.pickle_text(substr(b, at + 1, len - 1));
+                    s := CASE s WHEN '"__builtin__"' THEN '"builtins"' ELSE s END;
+                    at := at + len;
+                    len := position('\x0a'::bytea IN substr(b, at + 1, 512));
+                    IF len = 0 THEN
+                        RETURN NULL;
+                    END IF;
+                    e := pgstore.pickle_text(substr(b, at + 1, len - 1));
+                    at := at + len;
+                END IF;
+                IF left(s, 1) = '"' AND left(e, 1) = '"' THEN
+                    stack[top] := '{ "$class": ' || left(s, -1) || '.' || substr(e, 2) || ' }';
+                    owner[top] := 0;
+                    nodes := nodes + 1;
+                ELSE
+                    RETURN NULL;
+                END IF;
+            WHEN 82, 129, 146 THEN  -- REDUCE, NEWOBJ, NEWOBJ_EX
+                top := top - CASE op WHEN 146 THEN 2 ELSE 1 END;
+                IF top < 1 THEN
+                    RETURN NULL;
+                END IF;
+                s := stack[top];
+                e := stack[top + 1];
+                IF left(s, 10) <> '{ "$class"' OR left(e, 1) <> '[' THEN
+                    RETURN NULL;
+                END IF;
+                IF op = 146 THEN
+                    e := e || ', "$kwargs": ' || stack[top + 2];
+                END IF;
+                IF right(s, 3) <> '" }' THEN  -- what is called is what a call returned
+                    s := '{ "$class": ' || s || ', "$args": ' || e || '}';
+                ELSIF op <> 146 AND s ~ '^\{ "\$class": "(datetime|collections|builtins|_codecs)\.' THEN
+                    s := pgstore.pickle_object(s, e, nodes <= 1000);
+                ELSE
+                    s := left(s, -2) || ', "$args": ' || e || '}';
+                END IF;
+                stack[top] := s;
+                owner[top] := 0;
+                nodes := nodes + 1;
+                work := work + octet_length(s) / 4;
+            WHEN 98 THEN  -- BUILD
+                top := top - 1;
+                IF top < 1 OR owner[top] IS NULL THEN
+                    RETURN NULL;
+                END IF;
+                s := stack[top];
+                e := stack[top + 1];
+                IF left(s, 10) = '{ "$class"' THEN
+                    IF s = '{ "$class": "uuid.UUID", "$args": []}' AND e ~ '^\{"int": \d{1,39}\}$'
+                       AND substr(e, 9, length(e) - 9)::numeric < 340282366920938463463374607431768211456 THEN
+                        e := substr(e, 9, length(e) - 9);
+                        s := '{ "$class": "uuid.UUID", "$value": "'
+                             || (lpad(to_hex(div(e::numeric, 79228162514264337593543950336)::bigint), 8, '0')
+                                 || lpad(to_hex((div(e::numeric, 18446744073709551616) % 4294967296)::bigint), 8, '0')
+                                 || lpad(to_hex((div(e::numeric, 4294967296) % 4294967296)::bigint), 8, '0')
+                                 || lpad(to_hex((e::numeric % 4294967296)::bigint), 8, '0'))::uuid
+                             || '"}';
+                    ELSE
+                        s := left(s, -1) || ', "$state": ' || e || '}';
+                    END IF;
+                ELSIF left(s, 1) NOT IN ('{', '[') THEN
+                    RETURN NULL;
+                END IF;
+                stack[top] := s;
+                nodes := nodes + 1;
+                work := work + octet_length(s) / 4;
+                IF owner[top] > 0 THEN
+                    IF taken[owner[top]] = 1 THEN
+                        RETURN NULL;
+                    END IF;
+                    memo[owner[top]] := s;
+                END IF;
+            WHEN 48, 49 THEN  -- POP, POP_MARK
+                IF op = 49 OR mark > 0 AND marks[mark] = top THEN
+                    IF mark = 0 OR marks[mark] > top THEN
+                        RETURN NULL;
+                    END IF;
+                    top := marks[mark];
+                    mark := mark - 1;
+                ELSIF top = 0 THEN
+                    RETURN NULL;
+                ELSE
+                    top := top - 1;
+                END IF;
+            ELSE  -- of protocols 0 and 1, persistent ids, extension codes, buffers kept elsewhere
+                RETURN NULL;
+        END CASE;
+    END LOOP;
+    RETURN NULL;
+END
+$function$;
+
+-- ------------------------------------------------------------------------------------------------------- Dict, for SQL
+
+-- The stored text of a str key, as serializers/keys.py writes it: itself, but escaped if it begins with U+0001, and cut before a
+-- hash if it has more than 1,024 bytes.
+CREATE FUNCTION pgstore.dict_key(key text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+DECLARE
+    data bytea;
+    cut  integer := 1024;
+BEGIN
+    IF left(key, 1) = E'\u0001' THEN
+        key := E'\u0001s' || replace(replace(replace(key, '\', '\\'), ',', '\,'), E'\u0001', '\1');
+    END IF;
+    IF octet_length(key) <= cut THEN
+        RETURN key;
+    END IF;
+    data := convert_to(key, 'UTF8');
+    WHILE get_byte(data, cut) & 192 = 128 LOOP  -- not within a character
+        cut := cut - 1;
+    END LOOP;
+    RETURN convert_from(substr(data, 1, cut), 'UTF8') || E'\u0001' || encode(sha256(data), 'hex');
+END
+$function$;
+
+-- Every live entry with its value as jsonb. To index values, make the Dict with json_projection=True and, for its id only,
+--     CREATE INDEX CONCURRENTLY ON pgstore.dict_entry USING gin (json_value jsonb_path_ops) WHERE store_id = 7;
+-- then query dict_entry itself. Updates of these entries are then no longer HOT.
 CREATE VIEW pgstore.dict_items AS
 SELECT s.environment,
-       s.name,
+       s.name,                                        -- NULL: ephemeral
        s.id AS store_id,
        e.key,
        CASE e.codec
            WHEN 'i' THEN to_jsonb(e.integer_value)
-           WHEN 'f' THEN CASE WHEN e.float_value IN ('NaN', 'Infinity', '-Infinity')
-                              THEN to_jsonb(e.float_value::text) ELSE to_jsonb(e.float_value) END
+           WHEN 'f' THEN pgstore.float_json(e.float_value)::jsonb
            WHEN 'j' THEN e.json_value
-       END AS value,                                  -- NULL for pickles
+           WHEN 'p' THEN coalesce(e.json_value, pgstore.decode_pickle(e.value))
+           WHEN 's' THEN coalesce(e.json_value, pgstore.decode_pickle(substr(e.value, 17)))
+       END AS value,                                  -- NULL: decode_pickle says when
+       e.codec,
+       e.revision,
        e.updated_at,
        e.expires_at,
-       coalesce(octet_length(e.value), 8) AS size_bytes
+       coalesce(octet_length(e.value), 0) + coalesce(pg_column_size(e.json_value), 0)
+           + CASE WHEN e.codec IN ('i', 'f') THEN 8 ELSE 0 END AS size_bytes  -- of the value, JSON as compressed
   FROM pgstore.store s
   JOIN pgstore.dict_entry e ON e.store_id = s.id
  WHERE s.kind = 'dict'
    AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp());
+
+-- Keys are those that are str in Python. Each function comes by id and by name; a Dict that is not there is error P0002.
+
+CREATE FUNCTION pgstore.dict_id(p_name text, p_environment text DEFAULT 'main') RETURNS bigint
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+DECLARE
+    found_id bigint := (SELECT s.id
+                          FROM pgstore.store s
+                         WHERE s.environment = p_environment
+                           AND (CASE s.kind WHEN 'nfs' THEN 'volume' ELSE s.kind END) = 'dict'
+                           AND s.name = p_name);
+BEGIN
+    IF found_id IS NULL THEN
+        RAISE EXCEPTION 'no Dict % in environment %', quote_nullable(p_name), quote_nullable(p_environment)
+              USING ERRCODE = 'no_data_found', HINT = 'Dicts are made by pgstore.Dict.from_name(name, create_if_missing=True).';
+    END IF;
+    RETURN found_id;
+END
+$function$;
+
+-- NULL for a key that is not there or has expired; the JSON value null is 'null'.
+CREATE FUNCTION pgstore.dict_get(p_store_id bigint, p_key text) RETURNS jsonb
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+DECLARE
+    stored CONSTANT text := pgstore.dict_key(p_key);
+    result jsonb;
+BEGIN
+    SELECT i.value
+      INTO result
+      FROM pgstore.dict_items i
+     WHERE i.store_id = p_store_id
+       AND i.key = stored;
+    IF NOT FOUND AND NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = p_store_id AND s.kind = 'dict') THEN
+        RAISE EXCEPTION 'no Dict with id %', coalesce(p_store_id::text, 'NULL') USING ERRCODE = 'no_data_found';
+    END IF;
+    RETURN result;
+END
+$function$;
+
+CREATE FUNCTION pgstore.dict_get(p_name text, p_key text, p_environment text DEFAULT 'main') RETURNS jsonb
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+BEGIN
+    RETURN pgstore.dict_get(pgstore.dict_id(p_name, p_environment), p_key);
+END
+$function$;
+
+-- Numbers become what Python calls them: 1 an int, which increment() takes, 1.0 and 0.1 a float; what neither holds stays JSON.
+CREATE FUNCTION pgstore.dict_put(p_store_id bigint, p_key text, p_value jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $function$
+DECLARE
+    stored   CONSTANT text := pgstore.dict_key(p_key);
+    encoded  CONSTANT bytea := convert_to(p_key, 'UTF8');
+    pickled  bytea;
+    number   numeric;
+    integral bigint;
+    fraction double precision;
+    codec    "char" := 'j';
+    settings jsonb;
+    changed  bigint;
+BEGIN
+    IF p_key IS NULL OR p_value IS NULL THEN
+        RAISE EXCEPTION 'key and value of dict_put must not be NULL'
+              USING ERRCODE = 'null_value_not_allowed', HINT = $hint$The JSON value null is 'null'::jsonb.$hint$;
+    END IF;
+    IF pg_column_size(p_value) > 33554432 AND octet_length(p_value::text) > 268435456 THEN  -- an escape has six bytes for one
+        RAISE EXCEPTION 'the value of key % has more than 256 MiB', quote_literal(left(p_key, 100))
+              USING ERRCODE = 'program_limit_exceeded', HINT = 'Store it as a file in a Volume.';
+    END IF;
+    IF jsonb_typeof(p_value) = 'number' THEN
+        number := p_value::numeric;
+        IF scale(number) = 0 AND number BETWEEN -9223372036854775808 AND 9223372036854775807 THEN
+            codec := 'i';
+            integral := number::bigint;
+        ELSIF scale(number) > 0 AND abs(number) < 1e308 AND (number = 0 OR abs(number) > 1e-307) THEN
+            IF number::double precision::text::numeric = number THEN
+                codec := 'f';
+                fraction := number::double precision;
+            END IF;
+        END IF;
+    END IF;
+    -- Where the text is not the key itself, Python finds the key in a pickle: protocol 4, BINUNICODE with its length, STOP.
+    IF stored <> p_key THEN
+        pickled := '\x800458'::bytea
+                   || decode(lpad(to_hex(octet_length(encoded) & 255), 2, '0')
+                             || lpad(to_hex((octet_length(encoded) >> 8) & 255), 2, '0')
+                             || lpad(to_hex((octet_length(encoded) >> 16) & 255), 2, '0')
+                             || lpad(to_hex((octet_length(encoded) >> 24) & 255), 2, '0'), 'hex')
+                   || encoded || '\x2e'::bytea;
+    END IF;
+
+    SELECT s.options
+      INTO settings
+      FROM pgstore.store s
+     WHERE s.id = p_store_id
+       AND s.kind = 'dict';
+    INSERT INTO pgstore.dict_entry AS e (store_id, key, key_pickle, codec, integer_value, float_value, json_value, expires_at)
+    SELECT s.id, stored, pickled, codec, integral, fraction, CASE codec WHEN 'j' THEN p_value END,
+           statement_timestamp() + make_interval(secs => (settings ->> 'ttl')::double precision)
+      FROM pgstore.store s
+     WHERE s.id = p_store_id
+       AND s.kind = 'dict'
+    ON CONFLICT (store_id, key) DO UPDATE
+       SET codec = excluded.codec,
+           value = NULL,
+           integer_value = excluded.integer_value,
+           float_value = excluded.float_value,
+           json_value = excluded.json_value,
+           revision = excluded.revision,
+           updated_at = excluded.updated_at,
+           expires_at = excluded.expires_at
+    RETURNING e.revision INTO changed;
+    IF changed IS NULL THEN
+        RAISE EXCEPTION 'no Dict with id %', coalesce(p_store_id::text, 'NULL') USING ERRCODE = 'no_data_found';
+    END IF;
+    IF settings @> '{"watch": true}' THEN
+        INSERT INTO pgstore.dict_change (store_id, kind, key, revision, key_pickle)
+        VALUES (p_store_id, 'p', stored, changed, pickled);
+        PERFORM pgstore.notify_if_awaited(p_store_id, 'watch');
+    END IF;
+END
+$function$;
+
+CREATE FUNCTION pgstore.dict_put(p_name text, p_key text, p_value jsonb, p_environment text DEFAULT 'main') RETURNS void
+LANGUAGE plpgsql VOLATILE AS $function$
+BEGIN
+    PERFORM pgstore.dict_put(pgstore.dict_id(p_name, p_environment), p_key, p_value);
+END
+$function$;
+
+-- Whether there was such a key.
+CREATE FUNCTION pgstore.dict_delete(p_store_id bigint, p_key text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $function$
+DECLARE
+    stored   CONSTANT text := pgstore.dict_key(p_key);
+    settings jsonb;
+    entry    record;
+BEGIN
+    SELECT s.options
+      INTO settings
+      FROM pgstore.store s
+     WHERE s.id = p_store_id
+       AND s.kind = 'dict';
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no Dict with id %', coalesce(p_store_id::text, 'NULL') USING ERRCODE = 'no_data_found';
+    END IF;
+    DELETE FROM pgstore.dict_entry e
+     WHERE e.store_id = p_store_id
+       AND e.key = stored
+    RETURNING e.key, e.revision, e.expires_at, e.key_pickle INTO entry;
+    IF NOT FOUND OR entry.expires_at <= statement_timestamp() THEN
+        RETURN false;
+    END IF;
+    IF settings @> '{"watch": true}' THEN
+        INSERT INTO pgstore.dict_change (store_id, kind, key, revision, key_pickle)
+        VALUES (p_store_id, 'd', entry.key, entry.revision, entry.key_pickle);
+        PERFORM pgstore.notify_if_awaited(p_store_id, 'watch');
+    END IF;
+    RETURN true;
+END
+$function$;
+
+CREATE FUNCTION pgstore.dict_delete(p_name text, p_key text, p_environment text DEFAULT 'main') RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $function$
+BEGIN
+    RETURN pgstore.dict_delete(pgstore.dict_id(p_name, p_environment), p_key);
+END
+$function$;
+
+-- ---------------------------------------------------------------------------------------------------- waking who waits
+
+-- As zlib.crc32: 0 to 4294967295.
+CREATE FUNCTION pgstore.crc32(data bytea) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+DECLARE
+    shifted CONSTANT bigint[] := '{0,498536548,997073096,651767980,1994146192,1802195444,1303535960,1342533948,
+                                   3988292384,4027552580,3604390888,3412177804,2607071920,2262029012,2685067896,3183342108}';
+    crc     bigint := 4294967295;
+BEGIN
+    FOR i IN 0 .. octet_length(data) - 1 LOOP  -- by four bits
+        crc := crc # get_byte(data, i)::bigint;
+        crc := (crc >> 4) # shifted[(crc & 15)::integer + 1];
+        crc := (crc >> 4) # shifted[(crc & 15)::integer + 1];
+    END LOOP;
+    RETURN crc # 4294967295;
+END
+$function$;
+
+-- Wake those who wait for a topic of a store, if anybody does (pgstore/client/listener.py): who waits holds a shared advisory lock.
+-- An unconditional NOTIFY would make all commits of the database queue up.
+CREATE FUNCTION pgstore.notify_if_awaited(store_id bigint, topic text) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT AS $function$
+DECLARE
+    payload text := store_id::text || '/' || topic;
+    crc     bigint := pgstore.crc32(convert_to(payload, 'UTF8'));
+    lock    integer := (CASE WHEN crc < 2147483648 THEN crc ELSE crc - 4294967296 END)::integer;
+BEGIN
+    -- Given back at once: kept until the commit, it would make writers take each other for waiters. 1885827956 is 0x70677374.
+    IF pg_try_advisory_lock(1885827956, lock) THEN
+        PERFORM pg_advisory_unlock(1885827956, lock);
+    ELSE
+        PERFORM pg_notify('pgstore', payload);
+    END IF;
+END
+$function$;
 
 -- ------------------------------------------------------------------------------------------------------------ Queue
 
@@ -224,7 +1123,9 @@ SELECT s.environment,
        c.size_bytes                                   -- bytes of their values, payloads or contents
   FROM pgstore.store s
  CROSS JOIN LATERAL (
-       SELECT count(*) AS entries, coalesce(sum(coalesce(octet_length(e.value), 8)), 0)::bigint AS size_bytes
+       SELECT count(*) AS entries,
+              coalesce(sum(coalesce(octet_length(e.value), 0) + coalesce(pg_column_size(e.json_value), 0)
+                           + CASE WHEN e.codec IN ('i', 'f') THEN 8 ELSE 0 END), 0)::bigint AS size_bytes
          FROM pgstore.dict_entry e
         WHERE s.kind = 'dict' AND e.store_id = s.id
           AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())

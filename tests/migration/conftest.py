@@ -17,6 +17,7 @@ from pgstore import migrate
 from tests.fixtures.server import Server
 
 ROOT = Path(__file__).parents[2]
+HEAD = migrate.SCHEMA_REVISION  # also while `next_revision` has the code one further on
 
 
 class Cluster:

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from pgstore import errors, migrate
-from tests.migration.conftest import url_as
+from tests.migration.conftest import HEAD, url_as
 
 HAS_SCHEMA = "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgstore'"
 
@@ -31,7 +31,7 @@ def test_a_role_without_rights_is_told_what_to_grant(each_cluster):
     assert str(refusal.value) == f"role {login!r} may not create the schema pgstore in database {database!r}: {grant}"
     assert each_cluster.execute(url, HAS_SCHEMA) == [(0,)]
     each_cluster.execute(url, grant)
-    assert migrate.upgrade(url_as(url, login), roles=roles) == migrate.Report(None, "0001", (), tuple(roles))
+    assert migrate.upgrade(url_as(url, login), roles=roles) == migrate.Report(None, HEAD, (), tuple(roles))
 
 
 def test_a_role_without_rights_on_the_schema_is_told_what_to_grant(cluster):
@@ -47,7 +47,7 @@ def test_a_role_without_rights_on_the_schema_is_told_what_to_grant(cluster):
     grant = str(refusal.value).partition(": ")[2]
     assert grant == f'GRANT USAGE, CREATE ON SCHEMA "pgstore" TO "{login}"'
     cluster.execute(url, grant)
-    assert migrate.upgrade(url_as(url, login), roles=None).after == "0001"
+    assert migrate.upgrade(url_as(url, login), roles=None).after == HEAD
 
 
 def test_a_stranger_to_an_installed_schema_is_told_what_to_grant(cluster):
@@ -63,7 +63,7 @@ def test_a_stranger_to_an_installed_schema_is_told_what_to_grant(cluster):
     grant = str(refusal.value).partition(": ")[2]
     assert grant == f'GRANT "{roles.owner}" TO "{login}"'
     cluster.execute(url, grant)
-    assert migrate.upgrade(url_as(url, login), roles=roles).before == "0001"
+    assert migrate.upgrade(url_as(url, login), roles=roles).before == HEAD
 
 
 def test_a_reader_finds_a_finished_schema_and_no_right_to_change_an_old_one(cluster, next_revision):
@@ -79,7 +79,7 @@ def test_a_reader_finds_a_finished_schema_and_no_right_to_change_an_old_one(clus
     with pytest.raises(errors.AccessDenied) as refusal:
         migrate.upgrade(url_as(url, login), roles=roles)
 
-    assert report == migrate.Report("0001", "0001", tuple(roles), ())
+    assert report == migrate.Report(HEAD, HEAD, tuple(roles), ())
     assert str(refusal.value).endswith(f'which belongs to {roles.owner!r}: GRANT "{roles.owner}" TO "{login}"')
 
 
@@ -121,7 +121,7 @@ def test_the_schema_of_a_newer_pgstore_is_refused(cluster):
     cluster.execute(url, "UPDATE pgstore.schema_revision SET version_num = '0815'")
 
     with pytest.raises(
-        errors.SchemaTooNew, match="is at revision 0815, the newest this pgstore knows is 0001: install"
+        errors.SchemaTooNew, match=f"is at revision 0815, the newest this pgstore knows is {HEAD}: install"
     ):
         migrate.upgrade(url, roles=None)
 
@@ -205,7 +205,7 @@ def test_waiting_for_a_busy_table_ends(cluster, monkeypatch, next_revision):
         with pytest.raises(errors.TransactionFailed, match="lock timeout; nothing was changed"):
             migrate.upgrade(url, roles=None)
 
-    assert cluster.execute(url, "SELECT version_num FROM pgstore.schema_revision") == [("0001",)]
+    assert cluster.execute(url, "SELECT version_num FROM pgstore.schema_revision") == [(HEAD,)]
 
 
 def test_a_lost_connection_is_reported_as_such(cluster, caplog):

@@ -15,7 +15,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from pgstore import errors, migrate
-from tests.migration.conftest import ROOT
+from tests.migration.conftest import HEAD, ROOT
 
 MIGRATE = "import sys; from pgstore import migrate; print(migrate.upgrade(*sys.argv[1:]))"
 
@@ -68,7 +68,7 @@ def test_the_script_gives_what_upgrade_gives(each_cluster):
 
     assert "WARNING" not in printed
     assert each_cluster.dump(migrated) == each_cluster.dump(scripted)
-    assert migrate.upgrade(scripted, roles=roles) == migrate.Report("0001", "0001", tuple(roles), ())
+    assert migrate.upgrade(scripted, roles=roles) == migrate.Report(HEAD, HEAD, tuple(roles), ())
 
 
 def test_the_script_starts_from_the_revision_asked_for(cluster, next_revision):
@@ -82,17 +82,17 @@ def test_the_script_starts_from_the_revision_asked_for(cluster, next_revision):
     next_revision()
 
     migrate.upgrade(migrated, roles=roles)
-    script = migrate.sql(roles=roles, from_revision="0001")
+    script = migrate.sql(roles=roles, from_revision=HEAD)
     cluster.psql(scripted, script)
 
     assert cluster.dump(migrated) == cluster.dump(scripted)
-    with pytest.raises(RuntimeError, match="starts from revision 0001, the database is at revision 9999"):
+    with pytest.raises(RuntimeError, match=f"starts from revision {HEAD}, the database is at revision 9999"):
         cluster.psql(scripted, script)
-    with pytest.raises(RuntimeError, match="starts from revision 0001, the database is at nothing"):
+    with pytest.raises(RuntimeError, match=f"starts from revision {HEAD}, the database is at nothing"):
         cluster.psql(elsewhere, script)
     with pytest.raises(RuntimeError, match="starts from nothing, the database is at revision 9999"):
         cluster.psql(scripted, migrate.sql(roles=roles))
-    with pytest.raises(errors.InvalidError, match="no revision '0815', there are 0001, 9999"):
+    with pytest.raises(errors.InvalidError, match=f"no revision '0815', there are 0001, .*{HEAD}, 9999"):
         migrate.sql(from_revision="0815")
 
 
@@ -107,8 +107,8 @@ def test_upgrading_again_changes_nothing(cluster):
 
     second = migrate.upgrade(url, roles=roles)
 
-    assert first == migrate.Report(None, "0001", tuple(roles), ())
-    assert second == migrate.Report("0001", "0001", tuple(roles), ())
+    assert first == migrate.Report(None, HEAD, tuple(roles), ())
+    assert second == migrate.Report(HEAD, HEAD, tuple(roles), ())
     assert (cluster.execute(url, look), cluster.dump(url)) == (rows, dump)
 
 
@@ -123,7 +123,7 @@ def test_an_upgrade_keeps_the_data(cluster, next_revision):
 
     report = migrate.upgrade(url, roles=roles)
 
-    assert (report.before, report.after) == ("0001", newest)
+    assert (report.before, report.after) == (HEAD, newest)
     assert cluster.execute(url, "SELECT pgstore.dict_size(7), novelty FROM pgstore.dict_entry") == [(1, None)]
     assert cluster.execute(
         url,
@@ -141,7 +141,7 @@ def test_a_new_installation_says_who_may_use_it(cluster):
         migrate.upgrade(url, roles=None)
 
     ids = [cluster.execute(url, "SELECT id, oldest_code_revision FROM pgstore.installation") for url in (one, other)]
-    assert [[revision for _, revision in rows] for rows in ids] == [["0001"], ["0001"]]
+    assert [[revision for _, revision in rows] for rows in ids] == [[HEAD], [HEAD]]
     assert ids[0] != ids[1]
 
 
@@ -164,8 +164,8 @@ def test_ten_processes_at_once_make_one_schema(cluster, environ):
     ]
     outcomes = [(*process.communicate(timeout=100), process.returncode) for process in processes]
 
-    assert sorted(outcomes) == [("0001\n", "", 0)] * 9 + [("None\n", "", 0)]
-    assert cluster.execute(url, "SELECT version_num FROM pgstore.schema_revision") == [("0001",)]
+    assert sorted(outcomes) == [(f"{HEAD}\n", "", 0)] * 9 + [("None\n", "", 0)]
+    assert cluster.execute(url, "SELECT version_num FROM pgstore.schema_revision") == [(HEAD,)]
     assert cluster.execute(url, "SELECT count(*) FROM pgstore.installation") == [(1,)]
 
 
@@ -192,7 +192,7 @@ def test_databases_of_one_cluster_migrate_at_once(each_cluster, environ):
     ]
     outcomes = [process.communicate(timeout=100) for process in processes]
 
-    assert outcomes == [(f"{migrate.Report(None, '0001', tuple(roles), ())}\n", "")] * 5
+    assert outcomes == [(f"{migrate.Report(None, HEAD, tuple(roles), ())}\n", "")] * 5
     for url in urls:
         owners = each_cluster.execute(url, "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'pgstore'")
         assert owners == [(roles.owner,)]
@@ -211,7 +211,7 @@ def test_four_threads_at_once_make_one_schema(cluster):
     with ThreadPoolExecutor(4) as threads:
         befores = list(threads.map(run, range(4)))
 
-    assert [before for before in befores if before != "0001"] == [None]
+    assert [before for before in befores if before != HEAD] == [None]
 
 
 def test_migrating_works_through_a_pooler(cluster, pgbouncer):
@@ -223,7 +223,7 @@ def test_migrating_works_through_a_pooler(cluster, pgbouncer):
     first = migrate.upgrade(pgbouncer.url(url), roles=roles)
     second = migrate.upgrade(pgbouncer.url(url), roles=roles)
 
-    assert (first.before, second.before) == (None, "0001")
+    assert (first.before, second.before) == (None, HEAD)
     assert second.roles_granted == tuple(roles)
 
 
@@ -248,7 +248,7 @@ def test_defaults_of_the_database_do_no_harm(cluster):
     # Our look at the server comes before anything can be set.
     report = migrate.upgrade(psycopg.conninfo.make_conninfo(url, options="-c statement_timeout=5000"), roles=roles)
 
-    assert (report.before, report.after) == (None, "0001")
+    assert (report.before, report.after) == (None, HEAD)
 
 
 @pytest.mark.parametrize("authorization", ["", "AUTHORIZATION CURRENT_USER"])
@@ -265,7 +265,7 @@ def test_an_existing_empty_schema_is_used(cluster, authorization):
 
     report = migrate.upgrade(url.replace("postgres@", f"{login}@"), roles=None)
 
-    assert (report.before, report.after) == (None, "0001")
+    assert (report.before, report.after) == (None, HEAD)
 
 
 def test_migrating_is_silent(cluster, caplog, capfd):
