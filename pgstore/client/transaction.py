@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgstore import errors
 from pgstore.client.borrowed import BorrowedAsyncLink, BorrowedLink, source_of
-from pgstore.client.connect import SCHEMA, check_schema
+from pgstore.client.connect import PLAIN_PLANNER, SCHEMA, check_schema
 from pgstore.client.links import BrokenLink, shielded
 from pgstore.core.operation import BeforeCommit, Enrolment, Many, Participant, Query
 from pgstore.core.steps import Steps, run_async, run_blocking
@@ -93,7 +93,7 @@ class Transaction:
                 run_blocking(self._begin())
                 if root.joined:
                     return root.link._source.get()
-                self._expose(root)
+                run_blocking(self._lend(root))
         return root.link.connection
 
     async def get_connection(self) -> Any:
@@ -103,8 +103,13 @@ class Transaction:
             await run_async(self._begin())
             if root.joined:
                 return await root.link._source.get()
-            self._expose(root)
+            await run_async(self._lend(root))
             return root.link.connection
+
+    def _lend(self, root: _Root) -> Steps[None]:
+        if not root.link.exposed and root.link.prepared is not None:  # None: a pooler; the planner was left alone
+            yield from self._checked(root.link.command, PLAIN_PLANNER)
+        self._expose(root)
 
     @staticmethod
     def _expose(root: _Root) -> None:
