@@ -87,16 +87,20 @@ COMMON_NAMES = Statement(
     reads=True,
 )
 
-# Directories $2 and all below them. As arrays: what follows then looks the keys up instead of reading the table.
+# Directories $2 and all below them, with the places of the names that lead to them.
+#
+# Rows to change are named by their places, found by one look at the key each: as a condition, a list of keys may be compared with
+# each row of the store, where that was planned while there were few. The lock keeps the places from changing. `$1::numeric` says
+# which store and fits no index, so that the places are gone to rather than compared with, again, each row of the store.
 _BELOW: Final = f"""
     WITH RECURSIVE below AS (
-         SELECT u.ino, 'd'::"char" AS kind
+         SELECT u.ino, 'd'::"char" AS kind, NULL::tid AS place, 0::bigint AS version_from
            FROM unnest($2) AS u (ino)
           UNION ALL
-         SELECT e.ino, e.kind
+         SELECT e.ino, e.kind, e.ctid, e.version_from
            FROM below b
           CROSS JOIN LATERAL (
-                SELECT d.ino, d.kind
+                SELECT d.ino, d.kind, d.ctid, d.version_from
                   FROM pgstore.dirent d
                  WHERE d.store_id = $1
                    AND d.parent = b.ino
@@ -105,20 +109,56 @@ _BELOW: Final = f"""
           WHERE b.kind = 'd'
     )
 """
-_INODES_BELOW: Final = "ANY (ARRAY(SELECT ino FROM below))"
-_DIRECTORIES_BELOW: Final = "ANY (ARRAY(SELECT ino FROM below WHERE kind = 'd'))"
+
+
+def _inodes(source: str, ino: str, condition: str = "true") -> str:
+    """The places of live inodes: for each row of *source*, that of inode *ino*."""
+    return f"""ANY (ARRAY(
+           SELECT i.ctid
+             FROM {source}
+            CROSS JOIN LATERAL (
+                  SELECT n.ctid
+                    FROM pgstore.inode n
+                   WHERE n.store_id = $1
+                     AND n.ino = {ino}
+                     AND n.version_to = {LIVE}
+                     AND {condition}
+                   LIMIT 1) i))"""
+
+
+def _names(source: str, condition: str = "true") -> str:
+    """The places of live names: for each row of *source*, u (parent, name)."""
+    return f"""ANY (ARRAY(
+           SELECT e.ctid
+             FROM {source} AS u (parent, name)
+            CROSS JOIN LATERAL (
+                  SELECT d.ctid
+                    FROM pgstore.dirent d
+                   WHERE d.store_id = $1
+                     AND d.parent = u.parent
+                     AND d.name = u.name
+                     AND d.version_to = {LIVE}
+                     AND {condition}
+                   LIMIT 1) e))"""
+
+
 # What this transaction inserted at its version $3 leaves no trace; all else ends with $3.
 CLOSE_TREES = Statement(
     f"""
     {_BELOW}, dropped AS (
          DELETE FROM pgstore.dirent
-          WHERE store_id = $1 AND parent = {_DIRECTORIES_BELOW} AND version_to = {LIVE} AND version_from = $3
+          WHERE store_id = $1::numeric
+            AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL AND version_from = $3))
     ), closed AS (
-         UPDATE pgstore.dirent SET version_to = $3
-          WHERE store_id = $1 AND parent = {_DIRECTORIES_BELOW} AND version_to = {LIVE} AND version_from < $3
+         UPDATE pgstore.dirent
+            SET version_to = $3
+          WHERE store_id = $1::numeric
+            AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL AND version_from < $3))
     )
-    UPDATE pgstore.inode SET version_to = $3
-     WHERE store_id = $1 AND ino = {_INODES_BELOW} AND version_to = {LIVE} AND version_from < $3
+    UPDATE pgstore.inode
+       SET version_to = $3
+     WHERE store_id = $1::numeric
+       AND ctid = {_inodes("below b", "b.ino")}
     """,
     "int8 int8[] int8",
 )
@@ -130,55 +170,59 @@ DIRECTORIES_BELOW = Statement(
 DELETE_TREES = Statement(
     f"""
     {_BELOW}, dropped AS (
-         DELETE FROM pgstore.dirent WHERE store_id = $1 AND parent = {_DIRECTORIES_BELOW}
+         DELETE FROM pgstore.dirent
+          WHERE store_id = $1::numeric
+            AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL))
     )
-    DELETE FROM pgstore.inode WHERE store_id = $1 AND ino = {_INODES_BELOW}
+    DELETE FROM pgstore.inode
+     WHERE store_id = $1::numeric
+       AND ctid = {_inodes("below b", "b.ino")}
     """,
     "int8 int8[]",
 )
-_THESE_NAMES: Final = f"""
-     WHERE d.store_id = $1
-       AND d.parent = u.parent
-       AND d.name = u.name
-       AND d.version_to = {LIVE}
-"""
 CLOSE_NAMES = Statement(
     f"""
-    UPDATE pgstore.dirent d
+    UPDATE pgstore.dirent
        SET version_to = $2
-      FROM unnest($3, $4) AS u (parent, name)
-    {_THESE_NAMES} AND d.version_from < $2
+     WHERE store_id = $1::numeric
+       AND ctid = {_names("unnest($3, $4)", "d.version_from < $2")}
     """,
     "int8 int8 int8[] bytea[]",
 )
 DELETE_NAMES = Statement(
     f"""
-    DELETE FROM pgstore.dirent d
-     USING unnest($3, $4) AS u (parent, name)
-    {_THESE_NAMES} AND d.version_from = $2
+    DELETE FROM pgstore.dirent
+     WHERE store_id = $1::numeric
+       AND ctid = {_names("unnest($3, $4)", "d.version_from = $2")}
     """,
     "int8 int8 int8[] bytea[]",
 )
 TAKE_NAMES = Statement(
     f"""
-    DELETE FROM pgstore.dirent d
-     USING unnest($2, $3) AS u (parent, name)
-    {_THESE_NAMES}
-    RETURNING d.ino
+    DELETE FROM pgstore.dirent
+     WHERE store_id = $1::numeric
+       AND ctid = {_names("unnest($2, $3)")}
+    RETURNING ino
     """,
     "int8 int8[] bytea[]",
 )
+# link_count: an inode that has another name stays. (Nothing makes second names yet; what does has to count them down here.)
 CLOSE_INODES = Statement(
     f"""
     UPDATE pgstore.inode
        SET version_to = $2
-     WHERE store_id = $1
-       AND ino = ANY ($3)
-       AND version_to = {LIVE}
-       AND version_from < $2
-       AND link_count = 1
+     WHERE store_id = $1::numeric
+       AND ctid = {_inodes("unnest($3) AS u (ino)", "u.ino", "n.link_count = 1")}
     """,
     "int8 int8 int8[]",
+)
+DELETE_INODES = Statement(
+    f"""
+    DELETE FROM pgstore.inode
+     WHERE store_id = $1::numeric
+       AND ctid = {_inodes("unnest($2) AS u (ino)", "u.ino")}
+    """,
+    "int8 int8[]",
 )
 INSERT_NAMES = Statement(
     """
@@ -188,19 +232,17 @@ INSERT_NAMES = Statement(
     """,
     "int8 int8 int8[] bytea[] int8[] char[]",
 )
-# The names in directories $3 (ours) become names in directories $4 (theirs).
+# The names in directory $3 (ours) become names in directory $4 (theirs).
 MOVE_NAMES = Statement(
     f"""
-    UPDATE pgstore.dirent d
-       SET parent = u.theirs, version_from = $2
-      FROM unnest($3, $4) AS u (ours, theirs)
-     WHERE d.store_id = $1
-       AND d.parent = u.ours
-       AND d.version_to = {LIVE}
+    UPDATE pgstore.dirent
+       SET parent = $4, version_from = $2
+     WHERE store_id = $1
+       AND parent = $3
+       AND version_to = {LIVE}
     """,
-    "int8 int8 int8[] int8[]",
+    "int8 int8 int8 int8",
 )
-DELETE_INODES = Statement("DELETE FROM pgstore.inode WHERE store_id = $1 AND ino = ANY ($2)", "int8 int8[]")
 INSERT_VERSION = Statement(
     "INSERT INTO pgstore.volume_version (store_id, version) VALUES ($1, $2) ON CONFLICT DO NOTHING", "int8 int8"
 )
@@ -507,9 +549,9 @@ class _Plan:
         if self.drops:
             yield Query(DELETE_NAMES, store_id, 0, *zip(*self.drops, strict=True))
         if self.merges:
-            ours, theirs, _ = zip(*self.merges, strict=True)
-            yield Query(MOVE_NAMES, store_id, version, ours, theirs)
-            yield Query(DELETE_INODES, store_id, ours)
+            for ours, theirs, _ in self.merges:
+                yield Query(MOVE_NAMES, store_id, version, ours, theirs)
+            yield Query(DELETE_INODES, store_id, [merge[0] for merge in self.merges])
         if self.inserts:
             yield Query(INSERT_NAMES, store_id, version, *zip(*self.inserts, strict=True))
         yield Query(INSERT_VERSION, store_id, version)
