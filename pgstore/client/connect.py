@@ -42,10 +42,12 @@ SETTINGS = (
 )
 # For statements of the caller's own in a transaction of ours: the planner as their database has set it.
 PLAIN_PLANNER = "SET LOCAL plan_cache_mode TO DEFAULT; SET LOCAL enable_seqscan TO DEFAULT; SET LOCAL jit TO DEFAULT"
-# Not readable everywhere; where it is, the outcome of a lost COMMIT can be looked up (see `Transaction`).
+# Where transaction numbers mean the same: one cluster, one timeline, and no crash in between, after which the numbers of what
+# was lost are given to others. A crash resets statistics; a person who resets them makes us ignorant, no more. Not readable
+# everywhere; where it is, the outcome of a lost COMMIT can be looked up (see `Transaction`).
 IDENTITY = Statement(
     """
-    SELECT s.system_identifier::text || '/' || c.timeline_id::text
+    SELECT concat_ws('/', s.system_identifier, c.timeline_id, extract(epoch FROM pg_stat_get_bgwriter_stat_reset_time()))
       FROM pg_control_system() s, pg_control_checkpoint() c
     """,
     reads=True,
