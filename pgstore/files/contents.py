@@ -8,6 +8,7 @@ that stays on the blob it began with sees one state of the file.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 from pgstore.core.operation import Call, Many, Op, Query
@@ -80,7 +81,7 @@ def write(
         size_hint: about how much there is to read, which decides on the size of chunks; None: unknown.
         progress: called with the number of bytes stored since the last call.
     """
-    first: bytes = yield Call(lambda: read(INLINE_BYTES_MAX + 1))
+    first: bytes = yield Call(lambda: read(BATCH_BYTES))
     if len(first) <= INLINE_BYTES_MAX:
         progress(len(first))
         return Contents(len(first), None, first or None)
@@ -90,10 +91,8 @@ def write(
     blob_id, chunk_size = rows[0]
     if size_hint is not None and size_hint > LARGE_FILE_BYTES:
         chunk_size = max(chunk_size, LARGE_CHUNK_BYTES)
-    yield Query(INSERT_BLOB, store_id, blob_id, chunk_size)
-    size = yield from _write_chunks(
-        _Blob(store_id, blob_id, chunk_size), first, read, [row[0] for row in ids], progress
-    )
+    blob = _Blob(store_id, blob_id, chunk_size)
+    size = yield from _write_chunks(blob, first, read, [row[0] for row in ids], progress)
     return Contents(size, blob_id, None)
 
 
@@ -106,28 +105,29 @@ class _Blob(NamedTuple):
 def _write_chunks(
     blob: _Blob, begun: bytes, read: Callable[[int], bytes], ids: list[int], progress: Callable[[int], object]
 ) -> Op[int]:
-    """Write chunks, a batch at a time, until *read* ends. Returns the number of bytes."""
-    chunks_max = max(1, BATCH_BYTES // blob.chunk_size)
+    """Write chunks, a batch at a time, until *read* ends; *begun* are its first bytes. Returns the number of bytes."""
+    chunks_max = -(-BATCH_BYTES // blob.chunk_size)
     batch_bytes = chunks_max * blob.chunk_size
+    queries = [Query(INSERT_BLOB, *blob)]
     position = size = 0
-    more = True
-    while more:
-        rest = batch_bytes - len(begun)
-        batch = begun + (yield Call(lambda rest=rest: read(rest)))  # type: ignore[misc]
-        begun, more = b"", len(batch) == batch_bytes
+    more = len(begun) == BATCH_BYTES
+    while more or begun:
+        batch, begun = begun, b""
+        if more and (rest := batch_bytes - len(batch)):
+            batch += yield Call(partial(read, rest))
+            more = len(batch) == batch_bytes
         pieces = _pieces(batch, blob.chunk_size, position)
         if len(ids) < len(pieces):
             ids += [row[0] for row in (yield Query(RESERVE_CHUNKS, len(pieces) - len(ids)))]
         taken, ids = ids[: len(pieces)], ids[len(pieces) :]
-        queries = [
-            Query(INSERT_CHUNK, blob.store_id, chunk_id, data)
-            for chunk_id, (_, data) in zip(taken, pieces, strict=True)
-        ]
+        for chunk_id, (_, data) in zip(taken, pieces, strict=True):
+            queries.append(Query(INSERT_CHUNK, blob.store_id, chunk_id, data))
         if pieces:
             queries.append(Query(INSERT_EXTENTS, blob.store_id, blob.blob_id, [place for place, _ in pieces], taken))
         # The ids of the next batch come back with this one, in no round trip of their own.
         *_, reserved = yield Many([*queries, Query(RESERVE_CHUNKS, max(0, chunks_max - len(ids)) if more else 0)])
         ids += [row[0] for row in reserved]
+        queries = []
         position += chunks_max
         size += len(batch)
         progress(len(batch))

@@ -20,7 +20,7 @@ from pgstore.files.local import Folder, Found, Source
 from pgstore.files.paths import Names, join
 from pgstore.files.progress import Progress
 from pgstore.files.rows import RESERVE_INODES, NewRows
-from pgstore.files.tree import ROOT, Tree
+from pgstore.files.tree import ROOT, Tree, Walk
 
 DIRECTORIES_AMONG = Statement(
     f"""
@@ -44,9 +44,11 @@ DIRECTORIES_AMONG = Statement(
 
 def put_file(tree: Tree, source: Source, names: Names, progress: Progress) -> Op[None]:
     """Write *source* to the path *names*, over a file that is there, making directories on the way."""
+    walk = yield from tree.place(names)
+    if walk.node is not None and walk.node.is_directory:
+        raise errors.IsADirectory(f"{join(names)!r} is a directory")
     upload = _Upload(tree)
-    parent = yield from upload.directory(names[:-1])
-    yield from upload.check_not_directories(parent, [names[-1]])
+    parent = yield from upload.directory(names[:-1], walk)
     stored = yield from contents.write(tree.store_id, source.read, source.size_hint, progress.bytes)
     yield from upload.reserve(1)
     upload.file(parent, names[-1], source.mode, source.mtime_ns, stored)
@@ -135,8 +137,8 @@ class _Upload:
         self._promised -= 1
         return self._inos.pop()
 
-    def directory(self, path: Names) -> Op[_Directory]:
-        """The directory *path*, made if it is not there."""
+    def directory(self, path: Names, walk: Walk | None = None) -> Op[_Directory]:
+        """The directory *path*, made if it is not there. *walk*: one from the root to there or beyond, if there was one."""
         known = self._directories.get(path)
         if known is not None:
             return known
@@ -144,10 +146,12 @@ class _Upload:
         while start not in self._directories:
             start = start[:-1]
         directory = self._directories[start]
-        rest = path[len(start) :]
         if not directory.fresh:
-            walk = yield from self.tree.walk(rest, start=directory.ino)
+            if walk is None:
+                walk = yield from self.tree.walk(path[len(start) :], start=directory.ino)
             for depth, (ino, kind) in enumerate(walk.reached[1:], len(start) + 1):
+                if depth > len(path):
+                    break
                 if kind != "d":
                     raise errors.NotADirectory(f"{join(path[:depth])!r} is not a directory")
                 directory = self._directories[path[:depth]] = _Directory(ino, path[:depth], fresh=False)
