@@ -79,10 +79,10 @@ def test_stores_that_are_kept_can_be_read_with_sql(environ, own_database, texts)
     """
     environ["PGSTORE_URL"] = own_database
 
-    done = run(environ, texts, "--workers", 2, "--limit", 7, "--pattern", "1*.txt", "--keep")
+    done = run(environ, texts, "--workers", 1, "--limit", 7, "--pattern", "1*.txt", "--keep")
 
     assert done.returncode == 0, done.stderr
-    assert sorted(pipeline_stores(own_database)) == [("dict", 6), ("queue", 0), ("volume", 7), ("volume", 7)]
+    assert sorted(pipeline_stores(own_database)) == [("dict", 3), ("queue", 0), ("volume", 7), ("volume", 7)]
 
 
 def test_workers_do_not_wait_for_each_other(environ, own_database, texts):
@@ -137,10 +137,15 @@ def test_an_interrupted_pipeline_leaves_no_stores_and_no_workers(environ, own_da
     process = subprocess.Popen(
         command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    wait_for_reports(own_database)
+    try:
+        wait_for_reports(own_database)
 
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
     assert (process.returncode, err) == (130, "")
     assert pipeline_stores(own_database) == []
