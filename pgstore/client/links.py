@@ -141,6 +141,8 @@ class Link:
     def _execute(self, query: Query) -> protocol.Io[Any]:
         call = (query.statement, query.statement.pack(query.values))
         self._check_alive()
+        if self.prepared is not None and query.statement not in self.prepared:
+            yield from self._prepare(query.statement)
         with self._watching():
             if self.prepared is None:
                 result = yield from protocol.run_unprepared(self.pgconn, call)
@@ -149,6 +151,17 @@ class Link:
                 if result.status == _FATAL and self._forgot_statement(result):
                     result = yield from protocol.run_prepared(self.pgconn, self.prepared, call)
             return self.read(result)
+
+    def _prepare(self, statement: Statement) -> protocol.Io[None]:
+        """Give *statement* its name. That changes nothing, so a call that breaks here counts as not sent."""
+        self._check_alive()
+        assert self.prepared is not None
+        try:
+            with self._watching():
+                self.read((yield from protocol.prepare(self.pgconn, self.prepared, statement)))
+        except BrokenLink as exc:
+            exc.sent = False
+            raise
 
     def _forgot_statement(self, result: PGresult) -> bool:
         """Whether the server dropped our prepared statements: DISCARD ALL, or DEALLOCATE by someone who used the connection."""
@@ -267,12 +280,12 @@ class Link:
         raise map_error(exc) from exc
 
     @contextlib.contextmanager
-    def _watching(self, *, sent: bool = True) -> Generator[None, None, None]:
-        """From here on the server may have received the call; or something that does no harm (*sent* is false)."""
+    def _watching(self) -> Generator[None, None, None]:
+        """From here on the server may have received the call."""
         try:
             yield
         except psycopg.Error as exc:
-            raise BrokenLink(exc, sent=sent) from exc
+            raise BrokenLink(exc, sent=True) from exc
 
     def _check_alive(self) -> None:
         """Notice a connection that was closed while idle, so that the call can safely go to another."""
@@ -375,12 +388,6 @@ class BlockingLink(Link):
             self._settle(self._rest(result), query)
             raise
         return self._drive(self._rest(result), query)
-
-    def _prepare(self, statement: Statement) -> protocol.Io[None]:
-        self._check_alive()
-        assert self.prepared is not None
-        with self._watching(sent=False):
-            self.read((yield from protocol.prepare(self.pgconn, self.prepared, statement)))
 
     def _rest(self, result: PGresult | None) -> protocol.Io[Any]:
         """What is still to come of a call, after *result*."""
