@@ -37,3 +37,4 @@ with pgstore.Queue.ephemeral() as welcome, Session(engine) as session:
     session.rollback()  # no user bob, and no welcome for him
 
     print(session.scalars(select(User.name)).all(), welcome.get_many(10))
+engine.dispose()

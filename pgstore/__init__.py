@@ -31,6 +31,7 @@ from pgstore.errors import (
 )
 from pgstore.queue import Queue
 from pgstore.types import DictInfo, FileEntry, FileEntryType, QueueInfo, VolumeInfo
+from pgstore.volume import Volume
 
 __all__ = [
     "AccessDenied",
@@ -53,6 +54,7 @@ __all__ = [
     "StoreUnavailable",
     "Transaction",
     "TransactionScopeError",
+    "Volume",
     "VolumeInfo",
     "configure",
     "default_client",

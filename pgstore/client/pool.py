@@ -3,22 +3,34 @@
 A thread keeps its link between calls: taking it is one `list.pop`, which is atomic, and costs nothing that a pool's checkout
 would. Whoever wants to take a link away — another thread at the limit, the housekeeper after five idle minutes — pops it from the
 same list, so a link has one holder at any time.
+
+At the limit callers queue, and what is given back goes to the first of them: a thread or task in a tight loop would otherwise have
+its link again before anybody who waits has woken up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from pgstore import errors
 from pgstore.client.links import AsyncLink, BlockingLink
 from pgstore.core.clock import monotonic
 
 IDLE_SECONDS: Final = 300.0
+TURN_SECONDS: Final = 60.0  # to wait for a link at the limit; whoever waits longer probably waits for itself
+
+
+def _crowded(links_max: int) -> errors.StoreUnavailable:
+    return errors.StoreUnavailable(
+        f"all {links_max} connections of the client have been in use for {TURN_SECONDS:.0f} s; "
+        "transactions that stay open hold theirs: end them, or raise connections_max"
+    )
 
 
 class _Seat:
@@ -30,6 +42,23 @@ class _Seat:
         self.free: list[BlockingLink] = []
 
 
+class _Place:
+    """The right to have one link open. Goes with the link even where that is lost, by an interrupt between two lines."""
+
+    __slots__ = ("__weakref__",)
+
+
+class _Turn:
+    """Someone who waits for a link, or for a place to open one."""
+
+    __slots__ = ("come", "link", "place")
+
+    def __init__(self) -> None:
+        self.come = threading.Event()
+        self.link: BlockingLink | None = None
+        self.place: _Place | None = None
+
+
 class BlockingPool:
     """The links of blocking calls."""
 
@@ -37,11 +66,11 @@ class BlockingPool:
         self._connect = connect
         self._links_max = links_max
         self._local = threading.local()
-        self._lock = threading.Condition()
+        self._lock = threading.RLock()  # reentrant: a signal handler may come in
         self._seats: weakref.WeakSet[_Seat] = weakref.WeakSet()
+        self._places: weakref.WeakSet[_Place] = weakref.WeakSet()
         self._spare: list[BlockingLink] = []  # links whose thread has ended
-        self._count = 0
-        self._waiting = 0
+        self._turns: deque[_Turn] = deque()
         self._closed = False
 
     def acquire(self) -> BlockingLink:
@@ -52,7 +81,7 @@ class BlockingPool:
             return self._acquire_slowly()
 
     def release(self, link: BlockingLink) -> None:
-        """Give *link* back: it stays with this thread."""
+        """Give *link* back: it stays with this thread, unless someone waits for one."""
         try:
             free = self._local.seat.free
         except AttributeError:
@@ -62,16 +91,16 @@ class BlockingPool:
             self.discard(link)
             return
         free.append(link)
-        if self._waiting:
+        if self._turns:
             with self._lock:
-                self._lock.notify()
+                self._serve()
 
     def discard(self, link: BlockingLink) -> None:
         """Close *link*, which is broken or not wanted any more."""
         link.close()
-        with self._lock:
-            self._count -= 1
-            self._lock.notify()
+        self._vacate(link.place)
+
+    discard_now = discard  # as the other kind calls it
 
     def purge(self) -> None:
         """Close what is idle: the server went away, so all of it is broken."""
@@ -86,61 +115,90 @@ class BlockingPool:
 
     def _acquire_slowly(self) -> BlockingLink:
         self._take_seat()
-        with self._lock:
-            self._waiting += 1
-            try:
-                while True:
-                    if self._spare:
-                        return self._spare.pop()
-                    if self._count < self._links_max:
-                        self._count += 1
-                        break
-                    if (link := self._steal(float("inf"))) is not None:
-                        return link
-                    self._lock.wait(1.0)  # not for ever: `_vacate` cannot notify
-            finally:
-                self._waiting -= 1
+        turn = _Turn()
+        give_up = monotonic() + TURN_SECONDS
         try:
-            return self._connect()
-        except BaseException:
             with self._lock:
-                self._count -= 1
-                self._lock.notify()
+                self._turns.append(turn)
+                self._serve()
+            # A finaliser cannot announce what it leaves, so we look now and then.
+            while not turn.come.wait(0.5):
+                with self._lock:
+                    self._serve()
+                if monotonic() > give_up and not turn.come.is_set():
+                    raise _crowded(self._links_max)
+            return turn.link if turn.link is not None else self._open(turn.place)
+        except BaseException:
+            self._give_up(turn)
             raise
+
+    def _give_up(self, turn: _Turn) -> None:
+        with self._lock:
+            with contextlib.suppress(ValueError):
+                self._turns.remove(turn)
+            if turn.link is not None:
+                self._spare.append(turn.link)
+            self._vacate(turn.place)
+
+    def _open(self, place: Any) -> BlockingLink:
+        link = self._connect()
+        link.place = place
+        return link
+
+    def _serve(self) -> None:
+        """Give those who wait what there is. With the lock."""
+        while self._turns:
+            turn = self._turns[0]
+            if self._spare:
+                turn.link = self._spare.pop()
+            elif len(self._places) < self._links_max:
+                turn.place = _Place()
+                self._places.add(turn.place)
+            else:
+                turn.link = self._steal(float("inf"))
+                if turn.link is None:
+                    return
+            self._turns.popleft()
+            turn.come.set()
+
+    def _vacate(self, place: Any) -> None:
+        with self._lock:
+            if place is not None:
+                self._places.discard(place)
+            self._serve()
 
     def _take_seat(self) -> _Seat:
         try:
             return self._local.seat  # type: ignore[no-any-return]
         except AttributeError:
             seat = self._local.seat = _Seat()
-            weakref.finalize(seat, self._vacate, seat.free)  # the thread has ended
+            weakref.finalize(seat, self._leave, seat.free).atexit = False  # the thread has ended
             with self._lock:
                 self._seats.add(seat)
             return seat
 
-    def _vacate(self, free: list[BlockingLink]) -> None:
+    def _leave(self, free: list[BlockingLink]) -> None:
         # Called from a finaliser, possibly inside any of the above on this very thread: it must not take the lock.
         if free:
             self._spare.append(free.pop())
 
     def _steal(self, before: float) -> BlockingLink | None:
-        """The link that has been idle longest, if since before *before*."""
-        for seat in sorted((s for s in list(self._seats) if s.free), key=_idle_since):
+        """The link that has been idle longest, if since before *before*. With the lock."""
+        for seat in sorted(self._seats, key=_idle_since):
+            if _idle_since(seat) >= before:
+                return None
             try:
-                link = seat.free.pop()
+                return seat.free.pop()
             except IndexError:
                 continue  # its thread was quicker
-            if link.used_at < before:
-                return link
-            seat.free.append(link)
-            return None
         return None
 
     def _close_idle(self, before: float) -> None:
         while True:
             with self._lock:
-                if self._spare:
-                    link: BlockingLink | None = self._spare.pop()
+                link = next((spare for spare in self._spare if spare.used_at < before), None)
+                if link is not None:
+                    self._spare.remove(link)
                 else:
                     link = self._steal(before)
             if link is None:
@@ -149,6 +207,7 @@ class BlockingPool:
 
 
 def _idle_since(seat: _Seat) -> float:
+    """When the seat's link was put there; infinity without one."""
     try:
         return seat.free[0].used_at
     except IndexError:
@@ -162,29 +221,42 @@ class AsyncPool:
         self._connect = connect
         self._links_max = links_max
         self._idle: list[AsyncLink] = []
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._open: weakref.WeakSet[AsyncLink] = weakref.WeakSet()
+        self._turns: deque[asyncio.Future[AsyncLink | None]] = deque()  # given a link, or None: a place to open one
         self._count = 0
         self._closed = False
         self._reaper: asyncio.TimerHandle | None = None
 
     async def acquire(self) -> AsyncLink:
-        while not self._idle and self._count >= self._links_max:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            try:
-                await turn
-            except BaseException:
-                if turn.done() and not turn.cancelled():
-                    self._wake_next()  # our turn had come: pass it on
-                raise
         if self._idle:
             return self._idle.pop()
-        self._count += 1
+        if self._count < self._links_max:
+            self._count += 1
+        elif (link := await self._wait_for_turn()) is not None:
+            return link
         try:
-            return await self._connect()
+            link = await self._connect()
         except BaseException:
-            self._count -= 1
-            self._wake_next()
+            self._vacate()
+            raise
+        self._open.add(link)
+        return link
+
+    async def _wait_for_turn(self) -> AsyncLink | None:
+        turn: asyncio.Future[AsyncLink | None] = asyncio.get_running_loop().create_future()
+        self._turns.append(turn)
+        try:
+            async with asyncio.timeout(TURN_SECONDS):
+                return await turn
+        except BaseException as exc:
+            if turn.done() and not turn.cancelled():  # our turn had come: pass it on
+                link = turn.result()
+                if link is not None:
+                    self.release_now(link)
+                else:
+                    self._vacate()
+            if isinstance(exc, TimeoutError):
+                raise _crowded(self._links_max) from None
             raise
 
     async def release(self, link: AsyncLink) -> None:
@@ -194,10 +266,11 @@ class AsyncPool:
         if self._closed:
             self.discard_now(link)
             return
-        link.used_at = time.monotonic()
+        link.used_at = monotonic()
+        if self._turns and (turn := self._next_turn()) is not None:
+            turn.set_result(link)
+            return
         self._idle.append(link)
-        if self._waiting:
-            self._wake_next()
         if self._reaper is None:
             self._reaper = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._reap)
 
@@ -206,8 +279,8 @@ class AsyncPool:
 
     def discard_now(self, link: AsyncLink) -> None:
         link.close()
-        self._count -= 1
-        self._wake_next()
+        self._open.discard(link)
+        self._vacate()
 
     async def purge(self) -> None:
         while self._idle:
@@ -217,20 +290,37 @@ class AsyncPool:
         self._closed = True
         if self._reaper is not None:
             self._reaper.cancel()
+            self._reaper = None
         await self.purge()
+
+    def abandon(self) -> None:
+        """Close all links of an event loop that was closed before them."""
+        self._closed = True
+        self._reaper = None
+        self._turns.clear()
+        self._idle.clear()
+        for link in list(self._open):
+            link.close()
 
     def _reap(self) -> None:
         self._reaper = None
-        now = time.monotonic()
+        now = monotonic()
         for link in [link for link in self._idle if link.used_at <= now - IDLE_SECONDS]:
             self._idle.remove(link)
             self.discard_now(link)
         if self._idle:
             self._reaper = asyncio.get_running_loop().call_later(IDLE_SECONDS / 2, self._reap)
 
-    def _wake_next(self) -> None:
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
+    def _vacate(self) -> None:
+        """A link less: whoever waits first may open one."""
+        if (turn := self._next_turn()) is not None:
+            turn.set_result(None)
+        else:
+            self._count -= 1
+
+    def _next_turn(self) -> asyncio.Future[AsyncLink | None] | None:
+        while self._turns:
+            turn = self._turns.popleft()
+            if not turn.done() and not turn.get_loop().is_closed():
+                return turn
+        return None

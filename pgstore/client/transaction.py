@@ -17,16 +17,25 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+
 from pgstore import errors
 from pgstore.client.borrowed import BorrowedAsyncLink, BorrowedLink, source_of
-from pgstore.client.connect import SCHEMA, check_schema
-from pgstore.client.links import BrokenLink, shielded
+from pgstore.client.connect import PLAIN_PLANNER, SCHEMA, SETTINGS, check_schema
+from pgstore.client.links import CURRENT_XID, BrokenLink, Patience, shielded
 from pgstore.core.operation import BeforeCommit, Enrolment, Many, Participant, Query
+from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps, run_async, run_blocking
 
 if TYPE_CHECKING:
     from pgstore.client import Client
     from pgstore.client.world import World
+
+ISOLATION = Statement("SELECT current_setting('transaction_isolation')", reads=True)
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+
+# How often this process was forked off: a transaction of the parent's must be left alone by the child.
+_forks = 0
 
 # The transactions that are open around the running code, innermost last. Copied into child tasks and threads like every context
 # variable: an entry therefore knows whose it is, and ended ones are skipped rather than reset.
@@ -41,7 +50,7 @@ class _Root:
         self.link = link
         self.joined = joined
         self.begun = joined
-        self.wrote = False  # a statement was sent that may have changed something
+        self.wrote = False  # something was, or may have been, changed
         self.lost: BaseException | None = None  # the connection broke
         self.participants: dict[object, Participant] = {}
         self.savepoints = 0
@@ -70,6 +79,7 @@ class Transaction:
         self._owner: tuple[int, Any] | None = None
         self._blocking = True
         self._ended = False
+        self._forks = _forks
 
     # ------------------------------------------------------------------------------------------------- for the user
 
@@ -93,7 +103,7 @@ class Transaction:
                 run_blocking(self._begin())
                 if root.joined:
                     return root.link._source.get()
-                self._expose(root)
+                run_blocking(self._lend(root))
         return root.link.connection
 
     async def get_connection(self) -> Any:
@@ -103,13 +113,17 @@ class Transaction:
             await run_async(self._begin())
             if root.joined:
                 return await root.link._source.get()
-            self._expose(root)
+            await run_async(self._lend(root))
             return root.link.connection
+
+    def _lend(self, root: _Root) -> Steps[None]:
+        if not root.link.exposed and root.link.prepared is not None:  # None: a pooler; the planner was left alone
+            yield from self._checked(root.link.command, PLAIN_PLANNER)
+        self._expose(root)
 
     @staticmethod
     def _expose(root: _Root) -> None:
-        root.link.exposed = True
-        root.link.prepared = None  # the caller's statements may make the names of ours disappear
+        root.link.expose()
         root.wrote = True
 
     def __enter__(self) -> Transaction:
@@ -124,10 +138,10 @@ class Transaction:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        root = self._open_root()
         try:
-            with root.lock:
-                run_blocking(self.commit() if exc is None else self.rollback())
+            if self._forks == _forks:
+                with self._open_root().lock:
+                    run_blocking(self.commit() if exc is None else self.rollback())
         finally:
             self._leave()
 
@@ -143,15 +157,33 @@ class Transaction:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        root = self._open_root()
         try:
-            async with root.async_lock:
-                if exc is None:
-                    await run_async(self.commit())
-                else:
-                    await shielded(run_async(self.rollback()))
+            if self._forks != _forks:
+                return
+            if kind is GeneratorExit:
+                self._abandon_now()  # the event loop is gone: nothing can be awaited any more
+            elif kind is None:
+                try:
+                    async with self._open_root().async_lock:
+                        await run_async(self.commit())
+                except BaseException:
+                    if not self._ended:  # cancelled while another task was using the transaction
+                        await shielded(self._roll_back_in_turn())
+                    raise
+            else:
+                await shielded(self._roll_back_in_turn())
         finally:
             self._leave()
+
+    async def _roll_back_in_turn(self) -> None:
+        async with self._open_root().async_lock:
+            await run_async(self.rollback())
+
+    def _abandon_now(self) -> None:
+        root = self._open_root()
+        if not root.joined and root.link is not None:
+            link, root.link = root.link, None
+            root.world.links.discard_now(link)
 
     def __repr__(self) -> str:
         state = "ended" if self._ended else "new" if self._root is None else "open"
@@ -207,6 +239,8 @@ class Transaction:
     def _open_root(self) -> _Root:
         if self._root is None or self._ended:
             raise errors.InvalidError(f"{self!r} is not open")
+        if self._forks != _forks:
+            raise errors.TransactionScopeError("the transaction belongs to the process that this one was forked from")
         return self._root
 
     @property
@@ -246,37 +280,42 @@ class Transaction:
         self._marks = {key: participant.mark() for key, participant in root.participants.items()}
 
     def _begin(self) -> Steps[None]:
+        if not self._open_root().begun:
+            yield from self._begin_on(lambda link: link.command(_BEGIN))
+
+    def _begin_on(self, call: Callable[[Any], Any]) -> Steps[Any]:
+        """Take a connection and begin on it by *call*. If it breaks nothing is lost: nothing had been done yet."""
         root = self._open_root()
-        if root.begun:
-            return
-        root.link = yield root.world.links.acquire()
-        root.begun = True
-        yield from self._checked(root.link.command, "BEGIN ISOLATION LEVEL READ COMMITTED")
+        patience = Patience()
+        while True:
+            link = root.link = yield root.world.links.acquire()
+            root.begun = True
+            link.xid = None
+            try:
+                return (yield call(link))
+            except BrokenLink as exc:
+                root.link, root.begun = None, False
+                yield root.world.links.discard(link)
+                yield root.world.links.purge()
+                patience.spend(exc)
 
     def query(self, query: Query) -> Steps[Any]:
         root = self._open_root()
         self._check_usable(root)
-        if not query.statement.reads:
-            root.wrote = True
+        reads = query.statement.reads
+        if reads or root.joined or (root.begun and root.link.xid is not None):
+            if root.begun:
+                return (yield from self._checked(root.link.execute, query))
+            return (yield from self._begin_on(lambda link: link.begin_with(query)))
+        # The first that may write tells whether it did, and the number by which a lost COMMIT can be looked up.
+        wrote, root.wrote = root.wrote, True
         if root.begun:
-            return (yield from self._checked(root.link.execute, query))
-        return (yield from self._begin_with(query))
-
-    def _begin_with(self, query: Query) -> Steps[Any]:
-        root = self._open_root()
-        for attempt in (1, 2):
-            root.link = yield root.world.links.acquire()
-            root.begun = True
-            try:
-                return (yield root.link.begin_with(query))
-            except BrokenLink as exc:
-                # Nothing of the transaction is lost: it had done nothing yet.
-                yield root.world.links.discard(root.link)
-                root.link, root.begun = None, False
-                yield root.world.links.purge()
-                if attempt == 2:
-                    raise errors.StoreUnavailable(f"the connection broke twice: {exc}") from exc
-        raise AssertionError("unreachable")
+            result = yield from self._checked(root.link.tell_xid_with, query)
+        else:
+            result = yield from self._begin_on(lambda link: link.begin_with(query, tell_xid=True))
+        if root.link.xid is None:
+            root.wrote = wrote
+        return result
 
     def run(self, method: str, request: Any) -> Steps[Any]:
         """Any other call of the link's."""
@@ -318,6 +357,17 @@ class Transaction:
             root.begun = False
         return True
 
+    def check_can_wait(self) -> Steps[None]:
+        """Raise `InvalidError` where waiting would be for ever: nothing that is committed from now on can be seen."""
+        root = self._open_root()
+        if root.joined:
+            ((level,),) = yield from self.query(Query(ISOLATION))
+            if level not in ("read committed", "read uncommitted"):
+                raise errors.InvalidError(
+                    f"the joined transaction is {level}, so it cannot see what others put after its beginning: "
+                    "wait outside of it, or use READ COMMITTED"
+                )
+
     def enrol(self, request: BeforeCommit) -> Enrolment:
         root = self._open_root()
         participant = root.participants.get(request.key)
@@ -331,9 +381,15 @@ class Transaction:
         root = self._open_root()
         try:
             if self._savepoint is not None:
-                yield from self._checked(root.link.command, f"RELEASE SAVEPOINT {self._savepoint}")
+                try:
+                    yield from self._checked(root.link.command, f"RELEASE SAVEPOINT {self._savepoint}")
+                except errors.TransactionFailed:
+                    yield from self._rollback_savepoint(root)  # the outer transaction may go on
+                    raise
             elif not root.joined:
                 yield from self._commit_root(root)
+        except GeneratorExit:
+            raise
         except BaseException:
             if self._savepoint is None and not root.joined:
                 yield from self._abandon(root)
@@ -353,8 +409,13 @@ class Transaction:
             participant.committed()
 
     def _send_commit(self, root: _Root, last: list[Query]) -> Steps[None]:
+        link = root.link
+        if root.wrote and link.xid is None:
+            # By SQL of the caller's, or by COPY. Known before COMMIT is sent: its answer may be lost with everything else.
+            ((link.xid,),) = yield from self._checked(link.execute, Query(CURRENT_XID))
+            root.wrote = link.xid is not None
         try:
-            committed = yield root.link.commit_with(last, tell_xid=root.wrote)
+            committed = yield link.commit_with(last)
         except BrokenLink as exc:
             root.lost = exc
             yield from self._find_outcome(root, exc)
@@ -365,14 +426,14 @@ class Transaction:
 
     def _find_outcome(self, root: _Root, broken: BrokenLink) -> Steps[None]:
         """The connection broke during COMMIT: ask the server what became of the transaction."""
-        before = root.link.identity
-        yield root.world.links.discard(root.link)
-        root.link = None
+        link, root.link = root.link, None
+        yield root.world.links.discard(link)
         if not root.wrote:
             return
-        status = None
-        if broken.xid is not None and before is not None:
-            status = yield from root.world.outcome(broken.xid, before)
+        status = None if broken.sent else "aborted"
+        if status is None and link.xid is not None and link.identity is not None:
+            with contextlib.suppress(errors.Error):
+                status = yield from root.world.outcome(link.xid, link.identity)
         if status == "committed":
             return
         if status == "aborted":
@@ -422,16 +483,23 @@ class Transaction:
         root.begun = False
         if link is None:
             return
-        if link.exposed and link.clean:
-            link.exposed = False
-            if not link.pooled:
-                with contextlib.suppress(BrokenLink, errors.Error):
-                    yield link.command("DEALLOCATE ALL")
-                    link.prepared = set()
-        if link.clean:
+        usable = link.clean
+        if link.exposed and usable:
+            try:
+                yield from link.recover(SETTINGS)
+            except (BrokenLink, errors.Error, psycopg.Error):
+                usable = False
+        if usable:
             yield root.world.links.release(link)
         else:
             yield root.world.links.discard(link)
+
+
+def forget_after_fork() -> None:
+    """In the child: what is open is the parent's."""
+    global _forks
+    _forks += 1
+    _AMBIENT.set(())
 
 
 def _who() -> tuple[int, Any]:

@@ -6,14 +6,15 @@ A world has links, a listener, and ways to sleep and to call blocking code; how 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pgstore import embedded, errors, migrate
 from pgstore.client.connect import connect, connect_async, introduce
-from pgstore.client.links import AsyncLink, BlockingLink, BrokenLink
+from pgstore.client.links import RECONNECT_SECONDS, AsyncLink, BlockingLink, BrokenLink, Patience
 from pgstore.client.listener import AsyncListener, BlockingListener
 from pgstore.client.pool import AsyncPool, BlockingPool
 from pgstore.client.transaction import Transaction
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A client that was connected before waits this long for a server that restarts or fails over.
-RECONNECT_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 0.1
 _OUTCOME_SECONDS: Final = 5.0
 
@@ -77,6 +76,7 @@ class World:
     def perform(self, op: Op[T], transaction: Transaction | None, request: Request | None = None) -> Steps[T]:
         """Carry *op* out in *transaction*, or each statement by itself. *request*: what it asked for already."""
         outer: list[Transaction | None] = []
+        last: Query | None = None
         result: Any = None
         failure: BaseException | None = None
         while True:
@@ -85,7 +85,12 @@ class World:
                     request = op.send(result) if failure is None else op.throw(failure)
                 except StopIteration as done:
                     return done.value  # type: ignore[no-any-return]
+                except BaseException as exc:
+                    if last is not None and is_interrupt(exc):
+                        yield from self.put_back(last, transaction)
+                    raise
             result, failure = None, None
+            last = request if type(request) is Query else None
             try:
                 if type(request) is Query:
                     result = yield from self.query(request) if transaction is None else transaction.query(request)
@@ -100,6 +105,14 @@ class World:
             except BaseException as exc:
                 failure = exc
             request = None
+
+    def put_back(self, query: Query, transaction: Transaction | None) -> Steps[None]:
+        """The operation was interrupted with the rows of *query* in hand: undo it, if that was not done yet."""
+        rows, query.taken = getattr(query, "taken", None), None
+        if rows and query.undo is not None:
+            undo = query.undo(rows)
+            with contextlib.suppress(errors.Error):
+                yield from self.query(undo) if transaction is None else transaction.query(undo)
 
     def _begin(self, outer: Transaction | None) -> Steps[Transaction]:
         transaction = Transaction(self.client)
@@ -121,6 +134,8 @@ class World:
             case BeforeCommit():
                 return None if transaction is None else transaction.enrol(request)
             case Listen():
+                if transaction is not None:
+                    yield from transaction.check_can_wait()
                 return (yield self.listener.register(request.topic))
             case Wait():
                 return (yield from self._wait(request, transaction))
@@ -170,6 +185,9 @@ class World:
             result = yield getattr(link, method)(request)
         except BrokenLink as exc:
             return (yield from self._again(method, request, link, exc, reads=reads))
+        except GeneratorExit:
+            self.links.discard_now(link)
+            raise
         except BaseException:
             yield self._give_back(link)
             raise
@@ -178,23 +196,27 @@ class World:
 
     def _again(self, method: str, request: Any, link: Any, broken: BrokenLink, *, reads: bool) -> Steps[Any]:
         """*link* broke: repeat what cannot do harm on a new connection."""
-        yield self.links.discard(link)
-        yield self.links.purge()
-        if broken.sent and not reads:
-            raise _unknown(broken) from broken
-        link = yield self.links.acquire()
-        try:
-            result = yield getattr(link, method)(request)
-        except BrokenLink as exc:
+        patience = Patience()
+        while True:
             yield self.links.discard(link)
-            if exc.sent and not reads:
-                raise _unknown(exc) from exc
-            raise errors.StoreUnavailable(f"the connection broke twice: {exc}") from exc
-        except BaseException:
-            yield self._give_back(link)
-            raise
-        yield self.links.release(link)
-        return result
+            yield self.links.purge()
+            if broken.sent and not reads:
+                raise _unknown(broken) from broken
+            patience.spend(broken)
+            link = yield self.links.acquire()
+            try:
+                result = yield getattr(link, method)(request)
+            except BrokenLink as exc:
+                broken = exc
+            except GeneratorExit:
+                self.links.discard_now(link)
+                raise
+            except BaseException:
+                yield self._give_back(link)
+                raise
+            else:
+                yield self.links.release(link)
+                return result
 
     def _give_back(self, link: Any) -> Any:
         return self.links.release(link) if link.clean else self.links.discard(link)
@@ -206,10 +228,20 @@ class World:
             link = yield self.links.acquire()
             if link.identity != identity:
                 yield self.links.release(link)
-                return None  # a failover: the number may be another transaction's there
-            yield self.links.release(link)
-            rows = yield from self.query(Query(STATUS_OF_XID, xid))
-            status: str | None = rows[0][0]
+                return None  # a failover or a crash: the number may be another transaction's there
+            status: str | None = "in progress"
+            try:
+                ((status,),) = yield link.execute(Query(STATUS_OF_XID, xid))
+            except BrokenLink:
+                yield self.links.discard(link)
+            except GeneratorExit:
+                self.links.discard_now(link)
+                raise
+            except BaseException:
+                yield self._give_back(link)
+                raise
+            else:
+                yield self.links.release(link)
             if status != "in progress" or time.monotonic() > give_up:
                 return status
             yield self.sleep(_RETRY_SECONDS)
@@ -261,6 +293,11 @@ class World:
         if url is None:
             url = yield self.call(embedded.ensure)
         return url
+
+
+def is_interrupt(exc: BaseException) -> bool:
+    """Ctrl-C or a cancelled task; not an error, and not a generator that nobody answers any more."""
+    return not isinstance(exc, (Exception, GeneratorExit))
 
 
 def _close(link: Any) -> None:
@@ -318,12 +355,17 @@ class AsyncWorld(World):
 
     is_async = True
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(client)
+        self._loop = loop
         self.links = AsyncPool(lambda: run_async(self.open_link()), client.settings.connections_max)
         self.listener = AsyncListener(lambda: run_async(self.open_listening_link()))
+        self._until_shutdown: AsyncGenerator[None, None] | None = None
 
     async def connect(self, url: str) -> AsyncLink:
+        if self._until_shutdown is None:
+            self._until_shutdown = self._close_with_loop()
+            await anext(self._until_shutdown)
         return await connect_async(url)
 
     async def call(self, function: Callable[[], Any]) -> Any:
@@ -333,5 +375,26 @@ class AsyncWorld(World):
         await asyncio.sleep(seconds)
 
     async def close(self) -> None:
+        generator, self._until_shutdown = self._until_shutdown, None
+        if generator is not None:
+            await generator.aclose()
+        else:
+            await self._close()
+
+    def abandon(self) -> None:
+        """Close what can be closed without the event loop, which is gone."""
+        self._until_shutdown = None
+        self.listener.abandon()
+        self.links.abandon()
+
+    async def _close_with_loop(self) -> AsyncGenerator[None, None]:
+        # The one thing that asyncio.run tells of its end: it closes the asynchronous generators that are left.
+        try:
+            yield
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        self.client.leave_loop(self._loop)
         await self.listener.close()
         await self.links.close()

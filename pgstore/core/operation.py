@@ -29,9 +29,12 @@ class Query:
 
     *undo* belongs to statements that take something away: called with the rows when the caller was interrupted while the
     statement was under way, it gives the query that puts them back. So an interrupted `get` loses nothing.
+    Its rows are also noted in *taken* until the operation has returned: Ctrl-C may come between any two lines.
     """
 
-    __slots__ = ("statement", "undo", "values")
+    __slots__ = ("statement", "taken", "undo", "values")
+
+    taken: Rows | None  # not set here: no operation but one that takes pays for it
 
     def __init__(self, statement: Statement, *values: Any, undo: Callable[[Rows], Query] | None = None) -> None:
         self.statement = statement
@@ -210,6 +213,8 @@ def atomic(body: Op[T]) -> Op[T]:
     mark = yield Begin()
     try:
         result = yield from body
+    except GeneratorExit:
+        raise  # abandoned: nobody will answer, and the connection goes with whoever left us
     except BaseException:
         yield Rollback(mark)
         raise

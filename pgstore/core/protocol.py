@@ -63,15 +63,22 @@ def simple(pgconn: PGconn, sql: bytes) -> Io[PGresult]:
     return (yield from fetch(pgconn))
 
 
+def prepare(pgconn: PGconn, prepared: set[Statement], statement: Statement) -> Io[PGresult]:
+    """Give a statement its name on this connection."""
+    pgconn.send_prepare(statement.name, statement.sql, statement.oids)
+    result = yield from fetch(pgconn)
+    if result.status == _COMMAND_OK:
+        prepared.add(statement)
+    return result
+
+
 def run_prepared(pgconn: PGconn, prepared: set[Statement], call: Call) -> Io[PGresult]:
     """Run a statement under its name, giving it the name first if this connection does not know it."""
     statement, values = call
     if statement not in prepared:
-        pgconn.send_prepare(statement.name, statement.sql, statement.oids)
-        result = yield from fetch(pgconn)
+        result = yield from prepare(pgconn, prepared, statement)
         if result.status != _COMMAND_OK:
             return result
-        prepared.add(statement)
     pgconn.send_query_prepared(statement.name, values, statement.formats, 1)
     return (yield from fetch(pgconn))
 

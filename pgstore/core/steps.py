@@ -6,6 +6,7 @@ asynchronous one it is an awaitable, and what awaiting it gives comes back.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Generator
 from typing import Any, TypeAlias, TypeVar
 
@@ -15,12 +16,22 @@ Steps: TypeAlias = Generator[Any, Any, T]
 
 def run_blocking(steps: Steps[T]) -> T:
     """Run steps over blocking resources: each step has its value already."""
-    value = None
-    try:
-        while True:
-            value = steps.send(value)
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
+    value: Any = None
+    failure: BaseException | None = None
+    while True:
+        try:
+            while True:
+                if failure is None:
+                    value = steps.send(value)
+                else:
+                    cause, failure = failure, None
+                    value = steps.throw(cause)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        except BaseException as exc:
+            if inspect.getgeneratorstate(steps) != inspect.GEN_SUSPENDED:
+                raise
+            failure = exc  # Ctrl-C, between two steps: they have something to tidy up
 
 
 async def run_async(steps: Steps[T]) -> T:
@@ -33,6 +44,8 @@ async def run_async(steps: Steps[T]) -> T:
             value, failure = None, None
             try:
                 value = await step
+            except GeneratorExit:
+                raise  # the event loop is gone: nothing can be awaited any more
             except BaseException as exc:
                 failure = exc
     except StopIteration as done:

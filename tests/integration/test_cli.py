@@ -41,9 +41,10 @@ class Cli:
         self.environ = {**kept, "PGSTORE_SERVER_DIR": str(folder / "server"), "NO_COLOR": "1", "COLUMNS": "80"}
         self.command = [sys.executable, "-c", "from pgstore.cli import main; main()"]
         self.folder = folder
+        self.processes: list[subprocess.Popen[str]] = []
 
     def start(self, *arguments, **variables):
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*self.command, *arguments],
             env={**self.environ, **variables},
             cwd=self.folder,
@@ -51,6 +52,14 @@ class Cli:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.processes.append(process)
+        return process
+
+    def close(self):
+        """End what a failed test left behind."""
+        for process in self.processes:
+            process.kill()
+            process.communicate()
 
     def __call__(self, *arguments, **variables):
         """Run to the end; returns exit code, output and what was complained about."""
@@ -69,7 +78,9 @@ class Cli:
 
 @pytest.fixture
 def cli(tmp_path):
-    return Cli(tmp_path)
+    cli = Cli(tmp_path)
+    yield cli
+    cli.close()
 
 
 def change(url, *statements):
@@ -450,10 +461,9 @@ def test_a_closed_pipe_is_no_error_to_talk_about(cli):
     """
     process = cli.start("migrate", "--sql")
     process.stdout.close()
+    process.stdout = None
 
-    err = process.stderr.read()
-    process.stderr.close()
-    process.wait(30)
+    _, err = process.communicate(timeout=30)
 
     assert err == ""
 

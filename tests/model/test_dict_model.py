@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import hypothesis.strategies as st
 from hypothesis import settings
@@ -50,7 +51,7 @@ class DictMachine(RuleBasedStateMachine):
         for store in self.stores:
             store.clear()
         self.model: dict = {}
-        self.transaction = None
+        self.transaction: Any = None
         self.before: dict = {}
 
     @property

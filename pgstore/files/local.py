@@ -1,0 +1,285 @@
+"""This machine's files: reading, walking and writing them, with pgstore's errors.
+
+Everything here blocks, and runs inside a `Call`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fnmatch
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NamedTuple, TypeAlias
+
+from pgstore import errors
+from pgstore.files.contents import BATCH_BYTES, INLINE_BYTES_MAX
+
+LocalFile: TypeAlias = str | Path | BinaryIO
+BATCH_FILES: Final = 500
+FILE_OBJECT_MODE: Final = 0o644
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn an OSError into the error of pgstore's that says the same; *what* names the file."""
+    try:
+        yield
+    except OSError as exc:
+        if isinstance(exc, errors.Error):
+            raise
+        raise _explain(exc, what) from exc
+
+
+def _explain(exc: OSError, what: str) -> errors.Error:
+    reason = exc.strerror or str(exc) or type(exc).__name__
+    kinds: list[tuple[type[OSError], type[errors.Error]]] = [
+        (FileNotFoundError, errors.FileMissing),
+        (PermissionError, errors.FileUnreadable),
+        (IsADirectoryError, errors.IsADirectory),
+        (NotADirectoryError, errors.NotADirectory),
+        (FileExistsError, errors.FileExists),
+    ]
+    ours = next((ours for theirs, ours in kinds if isinstance(exc, theirs)), errors.Error)
+    return ours(f"{what}: {reason[:1].lower()}{reason[1:]}")
+
+
+class Source:
+    """A file to upload, opened. `read(n)` gives n bytes, fewer only at the end."""
+
+    def __init__(
+        self, file: BinaryIO, name: str, mode: int, mtime_ns: int | None, size_hint: int | None, *, ours: bool
+    ) -> None:
+        self._file = file
+        self._name = name
+        self.mode = mode
+        self.mtime_ns = mtime_ns
+        self.size_hint = size_hint
+        self._ours = ours
+
+    @classmethod
+    def open(cls, local: LocalFile) -> Source:
+        if not isinstance(local, (str, os.PathLike)):
+            return cls._of_object(local)
+        name = f"local file {os.fspath(local)!r}"
+        with explained(name):
+            file = open(local, "rb", buffering=0)  # noqa: SIM115 - closed by close()
+            facts = os.fstat(file.fileno())
+            return cls(file, name, facts.st_mode & 0o777, facts.st_mtime_ns, facts.st_size, ours=True)
+
+    @classmethod
+    def _of_object(cls, file: Any) -> Source:
+        if not callable(getattr(file, "read", None)):
+            raise errors.InvalidError(f"expected a path or a binary file to read, not {type(file).__name__}")
+        hint = None
+        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
+            here = file.tell()
+            hint = file.seek(0, os.SEEK_END) - here
+            file.seek(here)
+        return cls(file, f"{file!r}", FILE_OBJECT_MODE, None, hint, ours=False)
+
+    def read(self, length: int) -> bytes:
+        parts: list[bytes] = []
+        with explained(self._name):
+            while length and (part := self._file.read(length)):
+                if not isinstance(part, (bytes, bytearray, memoryview)):
+                    raise errors.InvalidError(
+                        f"{self._name} gives {type(part).__name__}, not bytes: open it in binary mode"
+                    )
+                parts.append(bytes(part))
+                length -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        if self._ours:
+            self._file.close()
+
+
+class Found(NamedTuple):
+    """A local file on its way up."""
+
+    directory: tuple[bytes, ...]  # names from the folder that is uploaded
+    name: bytes
+    mode: int
+    mtime_ns: int
+    data: bytes | None  # None: too large to be read in passing
+
+
+class Folder:
+    """
+    A local folder to upload: its regular files, in a fixed order, read in batches.
+
+    Links to files count as files; links to folders, which may lead round in circles, are left out, as are sockets and the like.
+    """
+
+    def __init__(self, path: str | Path, pattern: str | None) -> None:
+        self._root = os.fspath(path)
+        self._pattern = pattern
+        self._files = self._walk()
+        with explained(f"local folder {self._root!r}"):
+            if not stat.S_ISDIR(os.stat(self._root).st_mode):
+                raise errors.NotADirectory(f"local path {self._root!r} is not a folder; use put_file")
+
+    def source(self, found: Found) -> Source:
+        return Source.open(self._path(found.directory, found.name))
+
+    def batch(self) -> list[Found]:
+        """The next files, at most `BATCH_FILES` with about `BATCH_BYTES` to be stored in their rows; none at the end."""
+        batch: list[Found] = []
+        size = 0
+        for directory, name in self._files:
+            found = self._read(directory, name)
+            batch.append(found)
+            size += len(found.data or b"")
+            if len(batch) >= BATCH_FILES or size >= BATCH_BYTES:
+                break
+        return batch
+
+    def _read(self, directory: tuple[bytes, ...], name: bytes) -> Found:
+        path = self._path(directory, name)
+        with explained(f"local file {path!r}"):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                facts = os.fstat(fd)
+                data = None if facts.st_size > INLINE_BYTES_MAX else _read_small(fd, facts.st_size)
+            finally:
+                os.close(fd)
+        return Found(directory, name, facts.st_mode & 0o777, facts.st_mtime_ns, data)
+
+    def _path(self, directory: tuple[bytes, ...], name: bytes) -> str:
+        return os.path.join(self._root, *map(os.fsdecode, directory), os.fsdecode(name))
+
+    def _walk(self) -> Iterator[tuple[tuple[bytes, ...], bytes]]:
+        todo: list[tuple[bytes, ...]] = [()]
+        while todo:
+            directory = todo.pop()
+            files, folders = self._scan(directory)
+            for name in sorted(files):
+                yield directory, name
+            todo += [(*directory, name) for name in sorted(folders, reverse=True)]
+
+    def _scan(self, directory: tuple[bytes, ...]) -> tuple[list[bytes], list[bytes]]:
+        path = os.path.join(self._root, *map(os.fsdecode, directory))
+        files: list[bytes] = []
+        folders: list[bytes] = []
+        with explained(f"local folder {path!r}"), os.scandir(path) as entries:
+            for entry in entries:
+                name = os.fsencode(entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(name)
+                elif _is_file(entry) and self._wanted(directory, name):
+                    files.append(name)
+        return files, folders
+
+    def _wanted(self, directory: tuple[bytes, ...], name: bytes) -> bool:
+        if self._pattern is None:
+            return True
+        base = os.fsdecode(name)
+        relative = "/".join([*map(os.fsdecode, directory), base])
+        return fnmatch.fnmatchcase(base, self._pattern) or fnmatch.fnmatchcase(relative, self._pattern)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:  # a link to itself leads nowhere, as one to something missing
+            return False
+        raise
+
+
+def _read_small(fd: int, expected: int) -> bytes | None:
+    """All of a file, or None if it is too large after all."""
+    data = os.read(fd, INLINE_BYTES_MAX + 1)
+    while (
+        len(data) != expected
+        and len(data) <= INLINE_BYTES_MAX
+        and (more := os.read(fd, INLINE_BYTES_MAX + 1 - len(data)))
+    ):
+        data += more
+    return data if len(data) <= INLINE_BYTES_MAX else None
+
+
+class Target:
+    """
+    Where a file is downloaded to.
+
+    A regular file appears under its name, whole, with `finish`; until then, and after `abandon`, there is what was there before.
+    """
+
+    def __init__(self, local: LocalFile, mode: int) -> None:
+        self._temporary: str | None = None
+        self._ours = isinstance(local, (str, os.PathLike))
+        if not self._ours:
+            if not callable(getattr(local, "write", None)):
+                raise errors.InvalidError(f"expected a path or a binary file to write, not {type(local).__name__}")
+            self._file: Any = local
+            self._name = f"{local!r}"
+            return
+        path = os.fspath(local)  # type: ignore[arg-type]
+        self._name = f"local file {path!r}"
+        with explained(self._name):
+            self._open(os.path.realpath(path), mode)
+
+    def _open(self, path: str, mode: int) -> None:
+        self._path = path
+        try:
+            present = os.stat(path).st_mode
+        except FileNotFoundError:
+            present = None
+        if present is not None and stat.S_ISDIR(present):
+            raise errors.IsADirectory(f"{self._name} is a directory; give the path of the file to write")
+        if present is not None and not stat.S_ISREG(present):
+            self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - a device or pipe, which must not be replaced
+            return
+        folder, base = os.path.split(path)
+        temporary = os.path.join(folder, f".{base[:100]}.{secrets.token_hex(4)}.part")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode if present is None else 0o600)
+        self._temporary = temporary
+        self._file = open(fd, "wb", buffering=0)  # noqa: SIM115 - closed by finish() or abandon()
+        if present is not None:
+            os.fchmod(fd, stat.S_IMODE(present))
+
+    @property
+    def can_skip(self) -> bool:
+        """Whether holes can be left out, and stay holes."""
+        return self._temporary is not None
+
+    def write(self, pieces: list[bytes]) -> None:
+        with explained(self._name):
+            for piece in pieces:
+                written = self._file.write(piece)
+                while written is not None and written < len(piece):
+                    piece = piece[written:]
+                    written = self._file.write(piece)
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        with explained(self._name):
+            self._file.seek(offset)
+        self.write([data])
+
+    def finish(self, size_bytes: int) -> None:
+        if not self._ours:
+            return
+        with explained(self._name):
+            if self._temporary is not None:
+                self._file.truncate(size_bytes)
+            self._file.close()
+            if self._temporary is not None:
+                os.replace(self._temporary, self._path)
+                self._temporary = None
+
+    def abandon(self) -> None:
+        if not self._ours:
+            return
+        with contextlib.suppress(OSError):
+            self._file.close()
+        if self._temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary)
+
+
+Reader: TypeAlias = Callable[[int], bytes]

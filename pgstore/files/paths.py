@@ -1,0 +1,52 @@
+"""Paths of a file system: from the root, divided by slashes, made of names that are bytes as in POSIX."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import PurePath
+from typing import Final, TypeAlias
+
+from pgstore import errors
+
+NAME_BYTES_MAX: Final = 255  # NAME_MAX of Linux; a CHECK of the table dirent
+Names: TypeAlias = tuple[bytes, ...]
+
+
+def split(path: object) -> Names:
+    """
+    The names that *path* leads through; none: the root.
+
+    A leading slash may be left out; `.` and repeated slashes mean nothing. `..` is refused: what it means on a real file system
+    depends on symbolic links.
+    """
+    if not isinstance(path, (str, PurePath)):
+        raise errors.InvalidError(f"a path must be a str, not {type(path).__name__}: {path!r}")
+    text = path.as_posix() if isinstance(path, PurePath) else path
+    if "\0" in text:
+        raise errors.InvalidError(f"path {text!r} contains a NUL")
+    try:
+        names = tuple(name for name in os.fsencode(text).split(b"/") if name not in (b"", b"."))
+    except UnicodeEncodeError:
+        raise errors.InvalidError(f"path {text!r} contains a surrogate that stands for no byte") from None
+    for name in names:
+        if name == b"..":
+            raise errors.InvalidError(f"path {text!r} contains '..'")
+        if len(name) > NAME_BYTES_MAX:
+            raise errors.InvalidError(
+                f"path {text!r} contains a name of {len(name)} bytes, at most {NAME_BYTES_MAX} are allowed"
+            )
+    return names
+
+
+def split_file(path: object) -> Names:
+    """`split` for the path of a file to write, which must have a name and not end in a slash."""
+    names = split(path)
+    if not names or str(path).endswith("/"):
+        raise errors.InvalidError(f"path {str(path)!r} names a directory; give the path of the file")
+    return names
+
+
+def join(names: Iterable[bytes]) -> str:
+    """The path through *names*, without a leading slash; bytes that are not UTF-8 become surrogates, as in `os.fsdecode`."""
+    return os.fsdecode(b"/".join(names))

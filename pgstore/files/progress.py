@@ -1,0 +1,37 @@
+"""A progress bar for uploads; nothing unless it is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Progress:
+    """Counts files and bytes, on a bar if *shown*."""
+
+    def __init__(self, shown: bool | None, what: str) -> None:
+        self._bar: Any = None
+        self._files = 0
+        if shown:
+            from rich import progress  # late: most programs never show one
+
+            columns = ("{task.description}", progress.BarColumn(), "{task.fields[files]} files")
+            self._bar = progress.Progress(*columns, progress.DownloadColumn(), progress.TransferSpeedColumn())
+            self._task = self._bar.add_task(what, total=None, files=0)
+            self._bar.start()
+
+    def total(self, size_bytes: int | None) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, total=size_bytes)
+
+    def bytes(self, count: int) -> None:
+        if self._bar is not None:
+            self._bar.advance(self._task, count)
+
+    def files(self, count: int) -> None:
+        self._files += count
+        if self._bar is not None:
+            self._bar.update(self._task, files=self._files)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()

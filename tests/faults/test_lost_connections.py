@@ -1,0 +1,393 @@
+"""Connections that break: what was surely not done is done again, what may have been done is never done twice, and both are said."""
+
+from __future__ import annotations
+
+import pytest
+
+import pgstore
+from pgstore.client import links, world
+from pgstore.errors import OutcomeUnknown, StatementFailed, StoreUnavailable
+from tests.faults.conftest import Background, until
+from tests.fixtures.clients import Call
+
+
+@pytest.fixture
+def client(own_database, proxy, monkeypatch):
+    """A client whose connections all lead through the proxy, and are looked at before every use."""
+    monkeypatch.setattr(links, "_FRESH_SECONDS", -1.0)
+    client = pgstore.Client(proxy.url(own_database))
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def stores(client, call):
+    """A Dict with one entry and an empty Queue, whose statements are prepared on the connection in use."""
+    entries = pgstore.Dict.persist("entries", client=client)
+    queue = pgstore.Queue.persist("queue", client=client)
+    for _ in range(2):
+        call(entries.put, "k", 1)
+        call(entries.get, "k")
+        call(queue.put, "warm")
+        call(queue.get)
+    return entries, queue
+
+
+def transact(call: Call, client: pgstore.Client, *steps):
+    """Run *steps*, each an operation with its arguments or a plain function, in one transaction."""
+    if call.form == "blocking":
+        with client.transaction() as tx:
+            for step in steps:
+                step[0](*step[1:]) if isinstance(step, tuple) else step(tx)
+        return
+
+    async def work():
+        async with client.transaction() as tx:
+            for step in steps:
+                if isinstance(step, tuple):
+                    await step[0].aio(*step[1:])
+                else:
+                    step(tx)
+
+    call.run(work())
+
+
+# ------------------------------------------------------------------------------------------------- single statements
+
+
+def test_after_an_idle_connection_was_cut_reads_and_writes_just_work(call, proxy, stores, eye):
+    """
+    Firewalls drop idle connections every day; a write that was never sent can safely be sent.
+    """
+    entries, queue = stores
+
+    assert proxy.cut() == 1
+    assert call(entries.get, "k") == 1
+    assert proxy.cut() == 1
+    call(queue.put, "item")
+    assert proxy.cut() == 1
+    assert call(queue.get) == "item"
+
+    assert eye.items() == 0
+
+
+def test_a_read_whose_answer_is_lost_is_repeated(call, proxy, stores):
+    entries, _ = stores
+
+    proxy.cut_after(from_server=0)
+    assert call(entries.get, "k") == 1
+    proxy.wait_for_cut()
+    proxy.cut_after(from_client=0)
+    assert call(entries.len) == 1
+    proxy.wait_for_cut()
+
+
+def test_a_read_that_is_cut_while_it_runs_is_repeated(call, proxy, stores):
+    entries, _ = stores
+
+    proxy.stall("server")
+    sent = proxy.bytes_from["client"]
+    reading = Background(call, entries.get, "k")
+    until(lambda: proxy.bytes_from["client"] > sent)
+    proxy.cut()
+    proxy.resume()
+
+    assert reading.result() == 1
+
+
+def test_a_write_whose_answer_is_lost_is_not_repeated(call, proxy, stores, eye):
+    """
+    The row is there: sent again, the item would be delivered twice.
+    """
+    _, queue = stores
+
+    proxy.cut_after(from_server=0)
+    with pytest.raises(OutcomeUnknown, match="may or may not"):
+        call(queue.put, "item")
+
+    assert eye.items() == 1
+    assert call(queue.get) == "item"
+
+
+def test_a_write_that_was_lost_on_its_way_is_reported_as_unknown(call, proxy, stores, eye):
+    """
+    The client cannot tell this from the case above, and must not guess.
+    """
+    _, queue = stores
+
+    proxy.cut_after(from_client=0)
+    with pytest.raises(OutcomeUnknown):
+        call(queue.put, "item")
+
+    assert eye.items() == 0
+    call(queue.put, "next")
+    assert eye.items() == 1
+
+
+def test_a_write_is_repeated_if_only_its_preparation_was_lost(call, proxy, stores, eye):
+    """
+    Giving a statement its name changes nothing, so the write is known not to have been sent.
+    """
+    _, queue = stores
+
+    proxy.cut_after(from_server=0)
+    call(queue.put_many, ["a", "b"])  # used for the first time
+    proxy.wait_for_cut()
+
+    assert eye.items() == 2
+
+
+def test_a_commit_that_fails_after_the_rows_came_is_an_error(call, stores, eye):
+    """
+    The server sends rows before it commits, and commits when it has sent them: a constraint that is checked only then may refuse.
+    """
+    entries, queue = stores
+    call(queue.put, "item")
+    eye.rows(
+        """
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$;
+        CREATE CONSTRAINT TRIGGER refuse AFTER DELETE ON pgstore.queue_item DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION refuse();
+        CREATE CONSTRAINT TRIGGER refuse AFTER INSERT OR UPDATE ON pgstore.dict_entry DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION refuse();
+        """
+    )
+
+    for _ in range(2):
+        with pytest.raises(StatementFailed, match="not today"):
+            call(queue.get)
+        with pytest.raises(StatementFailed, match="not today"):
+            call(entries.put, "k", 2)
+
+    assert eye.items() == 1
+    assert call(entries.get, "k") == 1
+
+
+# ------------------------------------------------------------------------------------------------------ transactions
+
+
+def test_a_transaction_that_loses_its_connection_commits_nothing(call, client, proxy, stores, eye):
+    entries, queue = stores
+
+    with pytest.raises(StoreUnavailable, match="nothing of which was committed") as caught:
+        transact(call, client, (queue.put, "item"), lambda tx: proxy.cut(), (entries.put, "k", 2))
+
+    assert not isinstance(caught.value, OutcomeUnknown)
+    assert eye.items() == 0
+    assert call(entries.get, "k") == 1
+
+
+def test_a_transaction_that_had_done_nothing_yet_takes_another_connection(call, client, proxy, stores, eye):
+    entries, queue = stores
+
+    proxy.cut()
+    transact(call, client, (queue.put, "a"), (entries.put, "k", 2))
+    proxy.cut_after(from_server=0)
+    transact(call, client, (queue.put, "b"), (entries.put, "k", 3))
+
+    assert eye.items() == 2
+    assert call(entries.get, "k") == 3
+
+
+def test_a_nested_transaction_may_be_the_first_to_need_a_connection(client, proxy, own_database):
+    """
+    Its savepoint needs a BEGIN, and that has nothing to lose.
+    """
+    entries = pgstore.Dict.persist("entries", client=client)
+    entries["k"] = 1
+
+    proxy.cut()
+    with client.transaction(), client.transaction():
+        entries["k"] = 2
+    proxy.cut()
+    with client.transaction() as tx:
+        assert tx.connection.execute("SELECT 1").fetchone() == (1,)
+
+    assert entries["k"] == 2
+
+
+def test_a_commit_whose_answer_is_lost_is_found_to_have_happened(call, client, proxy, stores, eye):
+    """
+    No error: the work is done, and whoever did it again would do it twice.
+    """
+    entries, _ = stores
+
+    transact(call, client, (entries.put, "k", 2), (entries.put, "l", 2), lambda tx: proxy.cut_after(from_server=0))
+    proxy.wait_for_cut()
+
+    assert call(entries.items) == [("k", 2), ("l", 2)]
+
+
+def test_what_is_said_of_a_lost_commit_is_true(call, client, proxy, stores, eye):
+    """
+    A commit that also wakes somebody is sent in two pieces, so that a cut may fall between them.
+    """
+    _, queue = stores
+    committed = 0
+
+    for _ in range(10):
+        try:
+            transact(call, client, (queue.put, "item"), lambda tx: proxy.cut_after(from_server=0))
+            committed += 1
+        except OutcomeUnknown:
+            raise
+        except StoreUnavailable:
+            pass
+        proxy.wait_for_cut()
+        assert eye.items() == committed
+
+
+def test_it_is_found_also_if_the_first_write_came_late(call, client, proxy, stores):
+    """
+    The transaction's number is asked for with its first write, wherever that stands.
+    """
+    entries, _ = stores
+
+    transact(
+        call, client, (entries.get, "k"), (entries.put, "k", 2), lambda tx: proxy.cut_after(from_server=0)
+    )
+    proxy.wait_for_cut()
+
+    assert call(entries.get, "k") == 2
+
+
+def test_it_is_found_also_for_sql_of_the_callers(client, proxy, own_database, eye):
+    """
+    pgstore sees nothing of what they write, so it asks before it commits.
+    """
+    eye.rows("CREATE TABLE mine (n integer)")
+    reads = pgstore.Dict.persist("entries", client=client)
+    reads.get("k")
+
+    with client.transaction() as tx:
+        tx.connection.execute("INSERT INTO mine VALUES (1)")
+        # The answer to the question passes, that to COMMIT does not.
+        original = tx.root.link.commit_with
+        tx.root.link.commit_with = lambda *args: (proxy.cut_after(from_server=0), original(*args))[1]
+    proxy.wait_for_cut()
+
+    assert eye.value("SELECT count(*) FROM mine") == 1
+
+
+def test_a_commit_that_never_arrived_is_found_not_to_have_happened(call, client, proxy, stores, eye):
+    entries, queue = stores
+
+    with pytest.raises(StoreUnavailable, match="rolled back") as caught:
+        transact(
+            call, client, (queue.put, "item"), (entries.put, "k", 2), lambda tx: proxy.cut_after(from_client=0)
+        )
+
+    assert not isinstance(caught.value, OutcomeUnknown)
+    assert eye.items() == 0
+    assert call(entries.get, "k") == 1
+
+
+def test_a_lost_commit_of_a_transaction_that_only_read_is_no_error(call, client, proxy, stores):
+    entries, queue = stores
+
+    transact(call, client, (entries.get, "k"), (queue.get, False), lambda tx: proxy.cut_after(from_server=0))
+    proxy.wait_for_cut()
+
+
+def test_a_lost_commit_is_unknown_if_the_server_cannot_be_asked(call, client, proxy, stores, eye, monkeypatch):
+    """
+    Not merely unavailable: that would say that nothing was done, and the caller would do it again.
+    """
+    entries, _ = stores
+    monkeypatch.setattr(world, "RECONNECT_SECONDS", 0.0)
+
+    def lose(tx):
+        proxy.refuse()
+        proxy.cut_after(from_server=0)
+
+    with pytest.raises(OutcomeUnknown, match="cannot be found out"):
+        transact(call, client, (entries.put, "k", 2), lose)
+    proxy.accept()
+
+    assert call(entries.get, "k") == 2
+
+
+def test_run_transaction_does_it_again_after_a_lost_connection_and_not_after_an_unknown_outcome(
+    client, proxy, monkeypatch
+):
+    entries = pgstore.Dict.persist("entries", client=client)
+    attempts = []
+
+    def work(tx):
+        attempts.append(1)
+        entries["attempts"] = len(attempts)
+        if len(attempts) == 1:
+            proxy.cut()
+        entries["last"] = len(attempts)
+
+    client.run_transaction(work)
+    assert entries.items() == [("attempts", 2), ("last", 2)]
+    monkeypatch.setattr(world, "RECONNECT_SECONDS", 0.0)
+
+    def lose(tx):
+        work(tx)
+        proxy.refuse()
+        proxy.cut_after(from_server=0)
+
+    with pytest.raises(OutcomeUnknown):
+        client.run_transaction(lose)
+    proxy.accept()
+    assert entries.items() == [("attempts", 3), ("last", 3)]
+
+
+def test_run_transaction_also_repeats_what_the_callers_own_sql_ran_into(client, own_database):
+    """
+    psycopg's errors come out of their statements, and mean the same.
+    """
+    attempts = []
+
+    def work(tx):
+        attempts.append(1)
+        if len(attempts) < 3:
+            tx.connection.execute("DO $$ BEGIN RAISE 'again' USING ERRCODE = '40P01'; END $$")
+        return len(attempts)
+
+    assert client.run_transaction(work) == 3
+
+
+# ----------------------------------------------------------------------------------------------- terminated backends
+
+
+def test_after_all_backends_were_terminated_operations_work(call, client, stores, eye):
+    entries, queue = stores
+
+    assert eye.terminate_all()
+    assert call(entries.get, "k") == 1
+    assert eye.terminate_all()
+    call(queue.put, "item")
+    assert eye.terminate_all()
+    assert call(queue.get) == "item"
+
+
+def test_a_waiting_get_outlives_its_backends_and_loses_nothing(call, client, stores, eye):
+    """
+    The listening connection is gone too: it is made again, and what came meanwhile is looked for.
+    """
+    _, queue = stores
+    getting = Background(call, queue.get)
+    until(eye.waiting)
+
+    assert eye.terminate_all() >= 2
+    with pgstore.Client(eye.url) as other:
+        pgstore.Queue.persist("queue", client=other).put("item")
+
+    assert getting.result() == "item"
+    assert eye.items() == 0
+
+
+def test_a_waiting_get_is_woken_again_once_it_listens_again(call, client, stores, eye):
+    _, queue = stores
+    getting = Background(call, queue.get)
+    until(eye.waiting)
+    eye.terminate_all()
+    until(eye.waiting)
+
+    with pgstore.Client(eye.url) as other:
+        pgstore.Queue.persist("queue", client=other).put("item")
+
+    assert getting.result(5.0) == "item"

@@ -1,0 +1,302 @@
+"""Handles: found lazily, made on demand, listed, deleted, ephemeral."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+import pgstore
+from pgstore.client import session
+
+KINDS = [pgstore.Dict, pgstore.Queue, pgstore.Volume]
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
+def kind(request):
+    return request.param
+
+
+def use(call, store):
+    """The cheapest operation of a store."""
+    if isinstance(store, pgstore.Volume):
+        return call(store.listdir, "/")
+    return call(store.len)
+
+
+def test_making_a_handle_does_no_io(kind):
+    kind.from_name("x", client=pgstore.Client("host=/nonexistent"))
+
+
+def test_a_missing_store_is_not_found_on_first_use(call, client, kind, store_name):
+    store = kind.from_name(store_name, client=client)
+
+    with pytest.raises(pgstore.NotFoundError, match=store_name):
+        use(call, store)
+    with pytest.raises(pgstore.NotFoundError, match="create_if_missing"):
+        call(store.hydrate)
+
+
+def test_create_if_missing_makes_it_and_both_find_the_same(call, client, client_elsewhere, kind, store_name):
+    made = kind.from_name(store_name, create_if_missing=True, client=client)
+    use(call, made)
+
+    found = kind.from_name(store_name, client=client_elsewhere)
+
+    assert call(found.hydrate) is found
+    assert found.object_id == made.object_id
+    assert kind.persist(store_name, client=client).hydrate().object_id == made.object_id
+
+
+def test_object_id_is_an_attribute_error_before_the_first_use(client, kind, store_name):
+    store = kind.persist(store_name, client=client)
+
+    with pytest.raises(AttributeError, match="hydrate"):
+        _ = store.object_id
+
+
+def test_from_id_leads_to_the_store_and_learns_its_name(call, client, kind, store_name):
+    store = kind.persist(store_name, client=client).hydrate()
+
+    same = kind.from_id(store.object_id, client=client)
+
+    use(call, same)
+    assert same.name == store_name
+    for bad in ("", "xx-1", "di-", "di-x", f"{store.object_id}x", 5):
+        with pytest.raises(pgstore.InvalidError, match="not the id"):
+            kind.from_id(bad)
+    missing = kind.from_id(f"{store._id_prefix}-999999999", client=client)
+    with pytest.raises(pgstore.NotFoundError, match="999999999"):
+        use(call, missing)
+
+
+def test_info_tells_name_creation_and_creator(call, client, kind, store_name):
+    store = kind.persist(store_name, client=client)
+
+    info = call(store.info)
+
+    assert info.name == store_name
+    assert timedelta(0) <= datetime.now(UTC) - info.created_at < timedelta(minutes=5)
+    assert info.created_at.tzinfo is not None
+    assert info.created_by == "postgres"
+
+
+def test_the_same_name_in_two_environments_is_two_stores(client, kind, store_name):
+    first = kind.persist(store_name, environment_name="one", client=client).hydrate()
+    second = kind.persist(store_name, environment_name="two", client=client).hydrate()
+
+    assert first.object_id != second.object_id
+
+
+def test_kinds_do_not_share_names(client, store_name):
+    ids = {kind.persist(store_name, client=client).hydrate().object_id for kind in KINDS}
+
+    assert len(ids) == len(KINDS)
+
+
+def test_objects_create_list_and_delete(call, client, kind, store_name):
+    environment = store_name[-40:]
+    for name in ("a", "b", "c"):
+        call(kind.objects.create, name, environment_name=environment, client=client)
+    with pytest.raises(pgstore.AlreadyExistsError, match="'a'"):
+        call(kind.objects.create, "a", environment_name=environment, client=client)
+    call(kind.objects.create, "a", allow_existing=True, environment_name=environment, client=client)
+
+    def names(**options):
+        return [store.name for store in call(kind.objects.list, environment_name=environment, client=client, **options)]
+
+    assert names() == ["c", "b", "a"]
+    assert names(max_objects=2) == ["c", "b"]
+    assert names(max_objects=0) == []
+    second = call(kind.from_name("b", environment_name=environment, client=client).info)
+    assert names(created_before=second.created_at) == ["a"]
+    assert names(created_before="2001-01-01") == []
+    with pytest.raises(pgstore.InvalidError, match="max_objects"):
+        names(max_objects=-1)
+    with pytest.raises(pgstore.InvalidError, match="created_before"):
+        names(created_before="yesterday")
+
+    call(kind.objects.delete, "b", environment_name=environment, client=client)
+    assert names() == ["c", "a"]
+    with pytest.raises(pgstore.NotFoundError, match="'b'"):
+        call(kind.objects.delete, "b", environment_name=environment, client=client)
+    call(kind.objects.delete, "b", allow_missing=True, environment_name=environment, client=client)
+
+
+def test_a_handle_of_a_deleted_store_is_not_found_for_reads_and_writes(
+    call, client, client_elsewhere, kind, store_name
+):
+    store = kind.persist(store_name, client=client)
+    use(call, store)
+
+    kind.objects.delete(store_name, client=client_elsewhere)
+
+    with pytest.raises(pgstore.NotFoundError):
+        use(call, store)
+    attempts: list[Any]
+    match store:
+        case pgstore.Dict():
+            attempts = [
+                (store.put, "k", 1),
+                (store.get, "k"),
+                (store.pop, "k"),
+                (store.update, {"a": 1}),
+                (store.contains, 1),
+                (store.clear,),
+            ]
+        case pgstore.Queue():
+            attempts = [(store.put, 1), (store.put_many, [1, 2]), (store.get,), (store.get_many, 2)]
+        case _:
+            attempts = [(store.put_file, __file__, "x"), (store.exists, "x"), (store.remove_file, "x")]
+    for operation, *arguments in attempts:
+        with pytest.raises(pgstore.NotFoundError):
+            call(operation, *arguments)
+
+
+def test_deleting_a_store_deletes_what_it_held(client, store_name, sql):
+    entries = pgstore.Dict.persist(store_name, client=client)
+    entries.update({i: i for i in range(10)})
+    queue = pgstore.Queue.persist(store_name, client=client)
+    queue.put_many(range(10))
+    volume = pgstore.Volume.persist(store_name, client=client)
+    volume.put_directory("tests/fixtures", "/fixtures")
+    ids = [int(store.object_id[3:]) for store in (entries, queue, volume)]
+
+    for kind in KINDS:
+        kind.objects.delete(store_name, client=client)
+
+    for table in (
+        "dict_entry",
+        "queue_item",
+        "inode",
+        "dirent",
+        "blob",
+        "chunk",
+        "extent",
+        "file_system",
+        "volume_version",
+    ):
+        assert sql(f"SELECT count(*) FROM pgstore.{table} WHERE store_id = ANY (%s)", ids) == [(0,)], table
+
+
+def test_ten_creators_of_one_name_make_one_store(database, kind, store_name):
+    found = []
+
+    def create():
+        with pgstore.Client(database) as client:
+            found.append(kind.persist(store_name, client=client).hydrate().object_id)
+
+    threads = [threading.Thread(target=create) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(found) == 10
+    assert len(set(found)) == 1
+
+
+def test_a_store_made_in_a_transaction_that_rolls_back_is_made_again_later(client, store_name):
+    store = pgstore.Dict.persist(store_name, client=client)
+
+    with pytest.raises(RuntimeError), client.transaction():
+        store["k"] = 1
+        raise RuntimeError
+
+    assert store.get("k") is None
+    store["k"] = 2
+    assert store["k"] == 2
+
+
+def test_a_store_made_in_a_transaction_is_known_after_its_commit(client, store_name):
+    store = pgstore.Dict.persist(store_name, client=client)
+
+    with client.transaction():
+        store["k"] = 1
+
+    assert store.object_id
+    assert store["k"] == 1
+
+
+# ---------------------------------------------------------------------------------------------------------- ephemeral
+
+
+def test_an_ephemeral_store_lives_as_long_as_its_block(client, kind):
+    with kind.ephemeral(client=client) as store:
+        use(lambda operation, *arguments: operation(*arguments), store)
+        assert store.name is None
+        assert store.info().name is None
+        again = kind.from_id(store.object_id, client=client).hydrate()
+
+    with pytest.raises(pgstore.NotFoundError, match="ephemeral"):
+        use(lambda operation, *arguments: operation(*arguments), store)
+    with pytest.raises(pgstore.NotFoundError):
+        kind.from_id(again.object_id, client=client).hydrate()
+
+
+def test_an_ephemeral_store_is_an_asynchronous_context_manager_too(client, kind):
+    async def work():
+        async with kind.ephemeral(client=client) as store:
+            await store.info.aio()
+        await client.aclose()
+        return store.name
+
+    assert asyncio.run(work()) is None
+
+
+def test_an_ephemeral_store_is_usable_at_once_and_goes_with_its_handle(client):
+    store = pgstore.Dict.ephemeral(client=client)
+    store["k"] = 1
+    object_id = store.object_id
+
+    del store
+    gc.collect()
+    client.run(client.session.keep())  # a round of the housekeeper
+
+    with pytest.raises(pgstore.NotFoundError):
+        pgstore.Dict.from_id(object_id, client=client).hydrate()
+
+
+def test_ephemeral_stores_go_when_the_interpreter_exits(client, database):
+    code = (
+        "import pgstore, sys\n"
+        "pgstore.configure(sys.argv[1])\n"
+        "d = pgstore.Dict.ephemeral(); d['k'] = 1; print(d.object_id)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, database], capture_output=True, text=True, check=True)
+
+    assert done.stderr == ""
+    with pytest.raises(pgstore.NotFoundError):
+        pgstore.Dict.from_id(done.stdout.strip(), client=client).hydrate()
+
+
+def test_after_a_crash_ephemeral_stores_are_swept_once_their_session_is_silent(client, client_elsewhere, sql):
+    """
+    A process that is killed cannot clean up; ten minutes without a heartbeat tell.
+    """
+    store = pgstore.Dict.ephemeral(client=client)
+    store["k"] = 1
+    sql("UPDATE pgstore.session SET heartbeat_at = now() - interval '9 minutes' WHERE id = %s", client.session._id)
+    client_elsewhere.run(session.sweep())
+    assert store["k"] == 1
+
+    sql("UPDATE pgstore.session SET heartbeat_at = now() - interval '11 minutes' WHERE id = %s", client.session._id)
+    client_elsewhere.run(session.sweep())
+
+    with pytest.raises(pgstore.NotFoundError):
+        store["k"] = 2
+    client.run(client.session.keep())
+    fresh = pgstore.Dict.ephemeral(client=client)  # a new session is started
+    fresh["k"] = 1
+    assert fresh["k"] == 1
+
+
+def test_only_ephemeral_stores_are_context_managers(client, kind, store_name):
+    with pytest.raises(pgstore.InvalidError, match="not ephemeral"), kind.persist(store_name, client=client):
+        pass

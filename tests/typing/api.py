@@ -1,0 +1,60 @@
+"""The public API as users type it. Checked by mypy, never run."""
+
+from __future__ import annotations
+
+from typing import Any, assert_type
+
+import pgstore
+from pgstore import Dict, DictInfo, FileEntry, Queue, QueueInfo, Volume, VolumeInfo
+
+
+def blocking() -> None:
+    d = Dict.from_name("d", create_if_missing=True)
+    assert_type(d, Dict)
+    assert_type(d.hydrate(), Dict)
+    assert_type(d.put("k", 1, skip_if_exists=True), bool)
+    assert_type(d.get("k"), Any)
+    assert_type(d.contains("k"), bool)
+    assert_type(d.len(), int)
+    assert_type(d.keys(), list[Any])
+    assert_type(d.items(), list[tuple[Any, Any]])
+    assert_type(d.info(), DictInfo)
+    assert_type(d.update({"a": 1}, b=2), None)
+    assert_type(Dict.objects.list(), list[Dict])
+    assert_type(Dict.objects.create("d"), None)
+
+    q = Queue.ephemeral()
+    with q as same:
+        assert_type(same, Queue)
+    assert_type(q.get_many(3, timeout=1.0), list[Any])
+    assert_type(q.len(total=True), int)
+    assert_type(q.info(), QueueInfo)
+
+    v = Volume.persist("v")
+    assert_type(v.exists("/a"), bool)
+    assert_type(v.listdir("/"), list[FileEntry])
+    assert_type(v.info(), VolumeInfo)
+    for piece in v.read_file("a"):
+        assert_type(piece, bytes)
+
+    with pgstore.transaction() as tx:
+        assert_type(tx, pgstore.Transaction)
+        assert_type(d.using(tx), Dict)
+    assert_type(pgstore.run_transaction(lambda tx: 5), int)
+
+    d.put()  # type: ignore[call-arg]
+    d.get("k", wrong=1)  # type: ignore[call-arg]
+    q.get(timeout="1")  # type: ignore[arg-type]
+
+
+async def asynchronous() -> None:
+    d = await Dict.from_name("d").hydrate.aio()
+    assert_type(d, Dict)
+    assert_type(await d.put.aio("k", 1), bool)
+    assert_type(await d.keys.aio(), list[Any])
+    assert_type(await Dict.objects.list.aio(), list[Dict])
+    async with pgstore.transaction() as tx:
+        assert_type(tx, pgstore.Transaction)
+    async for entry in Volume.persist("v").iterdir("/"):
+        assert_type(entry, FileEntry)
+    await d.put.aio("k")  # type: ignore[call-arg]
