@@ -42,7 +42,10 @@ STORES_OF = Statement("SELECT id FROM pgstore.store WHERE session_id = ANY ($1)"
 END_DEAD = Statement("DELETE FROM pgstore.session WHERE id = ANY ($1)", "int8[]")
 
 # Every table that holds rows of a store, children before parents.
-_TABLES: Final = ("dict_entry", "dict_change", "dict_lock", "queue_item", "dirent", "inode", "blob", "chunk", "volume_version", "file_system")
+_TABLES: Final = (
+    *("dict_entry", "dict_change", "dict_lock", "queue_item"),
+    *("dirent", "inode", "blob", "chunk", "volume_version", "file_system"),
+)
 DELETE_ROWS = [Statement(f"DELETE FROM pgstore.{table} WHERE store_id = $1", "int8") for table in _TABLES]
 DELETE_STORE = Statement("DELETE FROM pgstore.store WHERE id = $1", "int8")
 

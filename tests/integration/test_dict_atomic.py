@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import operator
 import threading
 import time
 
@@ -442,12 +443,12 @@ def test_a_dict_compares_with_mappings_and_merges(store, client, store_name):
     assert store != {"a": 1}
     assert store == same
     assert store != other
-    assert store != 5
+    assert store.__eq__(5) is NotImplemented
     with pytest.raises(TypeError, match="unhashable"):
         hash(store)
     store |= {"b": 3}
     assert store == {"a": 1, 2: "two", "b": 3}
     assert store | {"a": 9} == {"a": 9, 2: "two", "b": 3}
-    assert {"a": 9} | store == {"a": 1, 2: "two", "b": 3}
+    assert store.__ror__({"a": 9}) == {"a": 1, 2: "two", "b": 3}
     other.update(store)
     assert store == other
