@@ -74,29 +74,32 @@ $function$;
 CREATE FUNCTION pgstore.pickle_text(data bytea) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
 DECLARE
-    valid   CONSTANT text := '[^\\]|\\\\|\\3(?:[1-3][0-7]|0[2-7])\\2[0-7]{2}|\\340\\2[4-7][0-7]\\2[0-7]{2}'
-                             '|\\3(?:[4][1-4]|5[0-467])\\2[0-7]{2}\\2[0-7]{2}|\\355\\2[0-3][0-7]\\2[0-7]{2}'
-                             '|\\360\\2[2-7][0-7](?:\\2[0-7]{2}){2}|\\36[1-3](?:\\2[0-7]{2}){3}|\\364\\20[0-7](?:\\2[0-7]{2}){2}';
-    escaped text := encode(data, 'escape');  -- \ooo for NUL and for what is not ASCII, \\ for a backslash
-    parts   text;
-    ok      boolean;
+    valid     CONSTANT text := '[^\\]|\\\\|\\3(?:[1-3][0-7]|0[2-7])\\2[0-7]{2}|\\340\\2[4-7][0-7]\\2[0-7]{2}'
+                               '|\\3(?:[4][1-4]|5[0-467])\\2[0-7]{2}\\2[0-7]{2}|\\355\\2[0-3][0-7]\\2[0-7]{2}'
+                               '|\\360\\2[2-7][0-7](?:\\2[0-7]{2}){2}|\\36[1-3](?:\\2[0-7]{2}){3}|\\364\\20[0-7](?:\\2[0-7]{2}){2}';
+    surrogate CONSTANT text := '\\355\\2[4-7][0-7]\\2[0-7]{2}';
+    escaped   text := encode(data, 'escape');  -- \ooo for NUL and for what is not ASCII, \\ for a backslash
+    found     text;
 BEGIN
     IF escaped ~ ('^(?:' || valid || ')*$') THEN
         RETURN to_json(convert_from(data, 'UTF8'))::text;
+    ELSIF escaped !~ ('^(?:' || valid || '|\\000|' || surrogate || ')*$') THEN
+        RETURN NULL;
     END IF;
-    -- NUL or half a surrogate pair, which jsonb cannot hold: the text with escapes as in JSON, its backslashes doubled.
-    SELECT bool_and(m.part[6] IS NULL),
-           string_agg(CASE
-                          WHEN m.part[6] IS NOT NULL THEN NULL
-                          WHEN m.part[1] IS NOT NULL THEN replace(convert_from(decode(m.part[1], 'escape'), 'UTF8'), '\', '\\')
-                          WHEN m.part[2] IS NOT NULL THEN '\u' || to_hex(53248 + m.part[2]::integer * 512 + m.part[3]::integer * 64
-                                                                         + m.part[4]::integer * 8 + m.part[5]::integer)
-                          ELSE '\u0000'
-                      END, '' ORDER BY m.position)
-      INTO ok, parts
-      FROM regexp_matches(escaped, '((?:' || valid || ')+)|\\000|\\355\\2([4-7])([0-7])\\2([0-7])([0-7])|(.)', 'g')
-           WITH ORDINALITY AS m (part, position);
-    RETURN CASE WHEN ok THEN '{ "$str": ' || to_json(parts)::text || '}' END;
+    -- What jsonb cannot hold: the text with escapes as in JSON. \134 is a backslash, so that every other begins three digits.
+    escaped := replace(replace(escaped, '\\', '\134\134'), '\000', '\134u0000');
+    IF escaped ~ surrogate THEN
+        IF octet_length(data) > 262144 THEN
+            RETURN NULL;
+        END IF;
+        FOR found IN SELECT DISTINCT m.part[1] FROM regexp_matches(escaped, surrogate, 'g') AS m (part) LOOP
+            escaped := replace(escaped, found, '\134u' || to_hex(53248 + substr(found, 7, 1)::integer * 512
+                                                                 + substr(found, 8, 1)::integer * 64
+                                                                 + substr(found, 11, 1)::integer * 8
+                                                                 + substr(found, 12, 1)::integer));
+        END LOOP;
+    END IF;
+    RETURN '{ "$str": ' || to_json(convert_from(decode(escaped, 'escape'), 'UTF8'))::text || '}';
 END
 $function$;
 
@@ -288,6 +291,9 @@ BEGIN
                     e := pgstore.pickle_text(substr(b, at + 1, len));
                     IF e IS NULL THEN
                         RETURN NULL;
+                    END IF;
+                    IF strpos(e, '\\ud') > 0 THEN
+                        work := work + len::bigint * 128;  -- one replacement for each surrogate
                     END IF;
                 END IF;
                 at := at + len;

@@ -7,6 +7,7 @@ import multiprocessing
 import operator
 import threading
 import time
+from typing import Any, cast
 
 import pytest
 

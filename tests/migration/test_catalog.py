@@ -128,9 +128,9 @@ BREACHES = {
 
 
 @pytest.fixture
-def breaches(database):
-    """A call that gives the breaches of a rule, in a transaction that is rolled back."""
-    with psycopg.connect(database) as connection:
+def breaches(own_database):
+    """A call that gives the breaches of a rule; on a database of its own, for it takes locks that others would wait for."""
+    with psycopg.connect(own_database) as connection:
 
         def breaches(rule, statement=None):
             if statement:
