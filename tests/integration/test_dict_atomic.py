@@ -7,7 +7,7 @@ import multiprocessing
 import operator
 import threading
 import time
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -439,7 +439,8 @@ def test_a_dict_compares_with_mappings_and_merges(store, client, store_name):
     same = pgstore.Dict.from_name(store_name, client=client)
     other = pgstore.Dict.persist(f"{store_name}-b", client=client)
 
-    assert isinstance(store, MutableMapping)
+    untyped: Any = store
+    assert isinstance(untyped, MutableMapping)
     assert store == {"a": 1, 2: "two"}
     assert store != {"a": 1}
     assert store == same
@@ -450,6 +451,7 @@ def test_a_dict_compares_with_mappings_and_merges(store, client, store_name):
     store |= {"b": 3}
     assert store == {"a": 1, 2: "two", "b": 3}
     assert store | {"a": 9} == {"a": 9, 2: "two", "b": 3}
-    assert store.__ror__({"a": 9}) == {"a": 1, 2: "two", "b": 3}
+    merged: Any = operator.or_({"a": 9}, untyped)
+    assert merged == {"a": 1, 2: "two", "b": 3}
     other.update(store)
     assert store == other
