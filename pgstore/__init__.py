@@ -14,7 +14,7 @@ from pgstore.client import (
     transaction,
 )
 from pgstore.client.transaction import Transaction
-from pgstore.dict import Dict
+from pgstore.dict import Dict, DictChange, DictEntry
 from pgstore.errors import (
     AccessDenied,
     AlreadyExistsError,
@@ -22,6 +22,7 @@ from pgstore.errors import (
     DeserializationError,
     Error,
     InvalidError,
+    LockTimeout,
     NotFoundError,
     OutcomeUnknown,
     SchemaOutdated,
@@ -40,11 +41,14 @@ __all__ = [
     "ConflictError",
     "DeserializationError",
     "Dict",
+    "DictChange",
+    "DictEntry",
     "DictInfo",
     "Error",
     "FileEntry",
     "FileEntryType",
     "InvalidError",
+    "LockTimeout",
     "NotFoundError",
     "OutcomeUnknown",
     "Queue",

@@ -10,7 +10,6 @@ import time
 import pytest
 
 import pgstore
-from pgstore.dict import watch as watch_module
 from pgstore.errors import LockTimeout
 
 
@@ -150,7 +149,7 @@ def test_after_an_hour_without_looking_there_is_a_reset(watched, monkeypatch):
     watcher = started(watched.watch(timeout=0.2))
     watched["k"] = 1
     now = time.time()
-    monkeypatch.setattr(watch_module.time, "time", lambda: now + 3600)
+    monkeypatch.setattr("pgstore.dict.watch.time.time", lambda: now + 3600)
 
     assert [change.kind for change in watcher] == ["reset", "put"]
 
