@@ -97,6 +97,49 @@ class DictMachine(RuleBasedStateMachine):
         self.store.update(entries)
         self.model.update(entries)
 
+    @rule(key=KEYS, value=VALUES)
+    def set_default(self, key, value):
+        assert self.store.setdefault(key, value) == self.model.setdefault(key, value)
+
+    @rule(key=KEYS, by=st.integers(-5, 5))
+    def increment(self, key, by):
+        before = self.model.get(key, 0)
+        if type(before) is int and -(2**62) < before < 2**62:
+            assert self.store.increment(key, by) == before + by
+            self.model[key] = before + by
+
+    @rule(keys=st.lists(KEYS, max_size=4))
+    def get_many(self, keys):
+        assert self.store.get_many(keys) == {key: self.model[key] for key in keys if key in self.model}
+
+    @rule(keys=st.lists(KEYS, max_size=3))
+    def pop_many(self, keys):
+        expected = {key: self.model[key] for key in keys if key in self.model}
+        assert self.store.pop_many(keys) == expected
+        for key in expected:
+            del self.model[key]
+
+    @precondition(lambda self: self.model)
+    @rule()
+    def pop_item(self):
+        last = self.store.keys()[-1]
+        assert self.store.popitem() == (last, self.model.pop(last))
+
+    @rule(key=KEYS, value=VALUES)
+    def compare_and_set(self, key, value):
+        expected = self.model.get(key)
+        assert self.store.compare_and_set(key, expected, value)
+        assert not self.store.compare_and_set(key, object, value)
+        self.model[key] = value
+
+    @rule(key=KEYS, value=VALUES)
+    def mutate(self, key, value):
+        with self.store.mutate(key, "default") as entry:
+            assert entry.existed == (key in self.model)
+            assert entry.value == self.model.get(key, "default")
+            entry.value = value
+        self.model[key] = value
+
     @rule()
     def clear(self):
         self.store.clear()
