@@ -5,9 +5,8 @@
 The files of DIR go to a Volume, and a task for each to a Queue. Worker processes take a task, read its file, count lines and
 words, write a report to another Volume and add to counters in a Dict. All that commits together or not at all, so a worker may die
 at any moment: the server undoes what it had begun, its task is back in the queue, and another worker does it. `--kill` shows that.
-In the end SQL adds everything up, and the sums must be those of the files.
-
-It needs no server: without PGSTORE_URL or DATABASE_URL, pgstore starts one of its own.
+In the end SQL adds everything up, and the sums must be those of the files. No server is needed: where none is configured, pgstore
+starts one of its own.
 """
 
 from __future__ import annotations
@@ -64,9 +63,6 @@ class Stores:
         return stores
 
 
-# --- one task ---------------------------------------------------------------------------------------------------------
-
-
 def analyse(text: bytes) -> dict[str, Any]:
     """Count the lines and words of *text*, and its most frequent identifiers."""
     names = Counter(name.decode() for name in re.findall(rb"[A-Za-z_]\w{2,}", text))
@@ -97,9 +93,6 @@ def work(stores: Stores, worker: str, sleep_seconds: float, parent: Connection |
                 if parent is not None:
                     parent.send(path)
                     parent.recv()  # no answer comes: all is done but the commit, and here this process is killed
-
-
-# --- all tasks --------------------------------------------------------------------------------------------------------
 
 
 def select(directory: Path, pattern: str, limit: int | None) -> list[Path]:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from pgstore import errors
 from pgstore.cli.target import target
 from pgstore.migrate import examples_directory
 
@@ -35,11 +36,13 @@ def demo(
     """
     import email
 
+    where = Path(email.__file__).parent if directory is None else directory
+    if not where.is_dir():
+        raise errors.InvalidError(f"{where} is not a directory")
     chosen = target(context)
     if chosen.is_embedded:
         chosen.url  # noqa: B018 - starts it, with patience
     program = examples_directory() / "pipeline.py"
-    where = Path(email.__file__).parent if directory is None else directory
     arguments = [str(where), "--workers", str(workers), *(["--kill"] if kill else [])]
     sys.stdout.flush()
     # In place of this process: its output, its exit code and Ctrl-C are the pipeline's own.

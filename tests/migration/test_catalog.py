@@ -127,10 +127,18 @@ BREACHES = {
 }
 
 
+@pytest.fixture(scope="module")
+def empty_tables(server, migrated_template):
+    """The URL of a migrated database without rows: a deliberate breach must not fail for what other tests have left."""
+    url = server.create_database(template=migrated_template)
+    yield url
+    server.drop_database(url)
+
+
 @pytest.fixture
-def breaches(own_database):
-    """A call that gives the breaches of a rule; on a database of its own, for it takes locks that others would wait for."""
-    with psycopg.connect(own_database) as connection:
+def breaches(empty_tables):
+    """A call that gives the breaches of a rule, in a transaction that is rolled back."""
+    with psycopg.connect(empty_tables) as connection:
 
         def breaches(rule, statement=None):
             if statement:
