@@ -10,7 +10,7 @@ Psycopg's `generators.py` is built the same way, one floor lower.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
 
@@ -285,7 +285,7 @@ class operation(Generic[Owner, P, T_co]):  # noqa: N801 - a decorator
 # ---------------------------------------------------------------------------------------------------------- iterators
 
 _END: Final = object()
-Pages: TypeAlias = Generator[Request, Any, Sequence[T] | None]
+Pages: TypeAlias = Generator[Request, Any, Iterable[T] | None]
 
 
 class PagedIterator(Generic[T]):
@@ -295,22 +295,30 @@ class PagedIterator(Generic[T]):
     transaction that was current when it was made.
     """
 
-    def __init__(self, runner: Runner, bound: Any, fetch: Callable[[], Op[Sequence[T] | None]]) -> None:
+    def __init__(self, runner: Runner, bound: Any, fetch: Callable[[], Op[Iterable[T] | None]]) -> None:
         self._runner = runner
         self._bound = runner.pin(bound)
         self._fetch = fetch
         self._page: Iterator[T] = iter(())
 
     def __iter__(self) -> Iterator[T]:
-        return self
+        while True:
+            page = self._page
+            yield from page  # a call of `__next__` for each would cost as much as decoding a small value
+            if page is self._page and not self._turn():
+                return
 
     def __next__(self) -> T:
         while (value := next(self._page, _END)) is _END:
-            page = self._runner.run(self._fetch(), self._bound)
-            if page is None:
+            if not self._turn():
                 raise StopIteration
-            self._page = iter(page)
         return value  # type: ignore[return-value]
+
+    def _turn(self) -> bool:
+        """Go on to the next page; False: there is none."""
+        page = self._runner.run(self._fetch(), self._bound)
+        self._page = iter(() if page is None else page)
+        return page is not None
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
@@ -327,7 +335,7 @@ class PagedIterator(Generic[T]):
 class iterated(Generic[Owner, P, T]):  # noqa: N801 - a decorator
     """Turn a method that gives the `fetch` of a `PagedIterator` into one that gives the iterator."""
 
-    def __init__(self, function: Callable[Concatenate[Owner, P], Callable[[], Op[Sequence[T] | None]]]) -> None:
+    def __init__(self, function: Callable[Concatenate[Owner, P], Callable[[], Op[Iterable[T] | None]]]) -> None:
         self._function = function
         self.__wrapped__ = function
         self.__doc__ = function.__doc__
