@@ -98,6 +98,7 @@ class Link:
         self._pid = os.getpid()
         self.place: object = None  # the pool's: the right to be open
         self._transformer = Transformer(_context(connection))
+        self._loading: Statement | None = None  # whose columns the transformer is set for
         poller = select.poll()
         poller.register(self.pgconn.socket, select.POLLIN)
         self._poll = poller.poll
@@ -150,7 +151,7 @@ class Link:
                 result = yield from protocol.run_prepared(self.pgconn, self.prepared, call)
                 if result.status == _FATAL and self._forgot_statement(result):
                     result = yield from protocol.run_prepared(self.pgconn, self.prepared, call)
-            return self.read(result)
+            return self.read(result, query.statement)
 
     def _prepare(self, statement: Statement) -> protocol.Io[None]:
         """Give *statement* its name. That changes nothing, so a call that breaks here counts as not sent."""
@@ -169,6 +170,7 @@ class Link:
             return False
         assert self.prepared is not None
         self.prepared.clear()
+        self._loading = None
         return True
 
     def _execute_many(self, many: Many) -> protocol.Io[list[Any]]:
@@ -262,11 +264,14 @@ class Link:
             raise BrokenLink(None, sent=True)
         return [self.read(result) for result in answers[0]]
 
-    def read(self, result: PGresult) -> Any:
-        """Rows as tuples, or the number of rows affected; raises the error that a result is."""
+    def read(self, result: PGresult, statement: Statement | None = None) -> Any:
+        """Rows as tuples, or the number of rows affected; raises the error that a result is. *statement*: what it is of."""
         status = result.status
         if status == _TUPLES_OK:
-            self._transformer.set_pgresult(result, format=pq.Format.BINARY)
+            # Finding the loaders of the columns costs more than loading a row, and those of one prepared statement stay the same.
+            again = statement is not None and statement is self._loading
+            self._transformer.set_pgresult(result, set_loaders=not again, format=pq.Format.BINARY)
+            self._loading = statement
             return self._transformer.load_rows(0, result.ntuples, tuple)
         if status == _COMMAND_OK:
             return result.command_tuples or 0
@@ -375,7 +380,7 @@ class BlockingLink(Link):
                     if result.status == _FATAL and self._forgot_statement(result):
                         result = None
                         return self.execute(query)
-                    rows = self.read(result)
+                    rows = self.read(result, statement)
                     if query.undo is not None:
                         query.taken = rows
                     return rows

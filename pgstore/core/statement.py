@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 _COUNTER = itertools.count(1)
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+
+_NULL: Final = b"\xff\xff\xff\xff"  # in place of an element's length
 
 _pack_int4 = struct.Struct("!i").pack
 _pack_int8 = struct.Struct("!q").pack
@@ -40,15 +42,20 @@ def _as_is(value: bytes) -> bytes:
 def _array_packer(element_oid: int, pack: Callable[[Any], bytes]) -> Callable[[Sequence[Any]], bytes]:
     """Pack one-dimensional arrays as `array_recv` reads them: dimensions, has nulls, type, length, lower bound, elements."""
 
-    def pack_array(values: Iterable[Any]) -> bytes:
-        items = [None if value is None else pack(value) for value in values]
-        if not items:
+    def pack_array(values: Sequence[Any]) -> bytes:
+        length = len(values)
+        if not length:
             return struct.pack("!iii", 0, 0, element_oid)
-        parts = [struct.pack("!iiiii", 1, int(None in items), element_oid, len(items), 1)]
-        for item in items:
-            if item is None:
-                parts.append(b"\xff\xff\xff\xff")
+        absent = values.count(None)
+        header = struct.pack("!iiiii", 1, int(absent > 0), element_oid, length, 1)
+        if absent == length:  # of a table's columns most are empty in any one batch
+            return header + _NULL * length
+        parts = [header]
+        for value in values:
+            if value is None:
+                parts.append(_NULL)
             else:
+                item = pack(value)
                 parts.append(_pack_int4(len(item)))
                 parts.append(item)
         return b"".join(parts)
@@ -95,7 +102,10 @@ class Statement:
 
     def pack(self, values: Sequence[Any]) -> list[bytes | None]:
         """The *values* as bytes, in the statement's order and types."""
-        return [None if value is None else pack(value) for pack, value in zip(self._packers, values, strict=True)]
+        if len(values) != len(self._packers):
+            raise ValueError(f"{self!r} takes {len(self._packers)} values, not {len(values)}")
+        # The length is checked above, for strict=True would cost half as much again as the rest of this line.
+        return [None if value is None else pack(value) for pack, value in zip(self._packers, values)]  # noqa: B905
 
     def __repr__(self) -> str:
         return f"<Statement {' '.join(self.sql.decode().split())[:80]!r}>"

@@ -107,6 +107,8 @@ def decode_key(text: str, key_pickle: bytes | memoryview | None) -> Any:
 
 def key_text(key: Any) -> str:
     """Return only the text of *key*: enough for looking it up, and cheaper where `encode_key` would pickle."""
+    if type(key) is str and key.isascii() and key >= "\x02" and len(key) <= KEY_BYTES_MAX and "\0" not in key:
+        return key
     return _text_of(key)[0]
 
 
