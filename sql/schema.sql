@@ -139,8 +139,9 @@ CREATE FUNCTION pgstore.pickle_text(data bytea) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
 DECLARE
     valid     CONSTANT text := '[^\\]|\\\\|\\3(?:[1-3][0-7]|0[2-7])\\2[0-7]{2}|\\340\\2[4-7][0-7]\\2[0-7]{2}'
-                               '|\\3(?:[4][1-4]|5[0-467])\\2[0-7]{2}\\2[0-7]{2}|\\355\\2[0-3][0-7]\\2[0-7]{2}'
-                               '|\\360\\2[2-7][0-7](?:\\2[0-7]{2}){2}|\\36[1-3](?:\\2[0-7]{2}){3}|\\364\\20[0-7](?:\\2[0-7]{2}){2}';
+                               '|\\3(?:[4][1-7]|5[0-467])\\2[0-7]{2}\\2[0-7]{2}|\\355\\2[0-3][0-7]\\2[0-7]{2}'
+                               '|\\360\\2[2-7][0-7](?:\\2[0-7]{2}){2}|\\36[1-3](?:\\2[0-7]{2}){3}'
+                               '|\\364\\2[01][0-7](?:\\2[0-7]{2}){2}';
     surrogate CONSTANT text := '\\355\\2[4-7][0-7]\\2[0-7]{2}';
     escaped   text := encode(data, 'escape');  -- \ooo for NUL and for what is not ASCII, \\ for a backslash
     found     text;
@@ -308,7 +309,7 @@ $function$;
 --                                        list and "$entries" of one of dict where there are any
 --
 -- A dict of the user's with such keys looks the same; nothing is decided by them. NULL for what is not a pickle or is damaged, for
--- what contains itself, and beyond the bounds that keep a look at a table bounded: 16 MiB, a million instructions, 1,000
+-- what contains itself, and beyond the bounds that keep a look at a table bounded: 8 MiB, a million instructions, 1,000
 -- levels, 64 MiB of intermediate text, 256 KiB of a str with half surrogates. Never an error.
 --
 -- How: a stack of JSON texts. Texts are tagged in ways that JSON ignores: "{ " begins what is not a dict, " }" ends a class that
@@ -339,7 +340,7 @@ DECLARE
     x      bigint;
     f      double precision;
 BEGIN
-    IF n NOT BETWEEN 4 AND 16777216 THEN
+    IF n NOT BETWEEN 4 AND 8388608 THEN
         RETURN NULL;
     END IF;
     -- A copy, since a value stored apart would be fetched for every byte; with eight zeros, so that no operand lies outside.

@@ -75,8 +75,9 @@ CREATE FUNCTION pgstore.pickle_text(data bytea) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
 DECLARE
     valid     CONSTANT text := '[^\\]|\\\\|\\3(?:[1-3][0-7]|0[2-7])\\2[0-7]{2}|\\340\\2[4-7][0-7]\\2[0-7]{2}'
-                               '|\\3(?:[4][1-4]|5[0-467])\\2[0-7]{2}\\2[0-7]{2}|\\355\\2[0-3][0-7]\\2[0-7]{2}'
-                               '|\\360\\2[2-7][0-7](?:\\2[0-7]{2}){2}|\\36[1-3](?:\\2[0-7]{2}){3}|\\364\\20[0-7](?:\\2[0-7]{2}){2}';
+                               '|\\3(?:[4][1-7]|5[0-467])\\2[0-7]{2}\\2[0-7]{2}|\\355\\2[0-3][0-7]\\2[0-7]{2}'
+                               '|\\360\\2[2-7][0-7](?:\\2[0-7]{2}){2}|\\36[1-3](?:\\2[0-7]{2}){3}'
+                               '|\\364\\2[01][0-7](?:\\2[0-7]{2}){2}';
     surrogate CONSTANT text := '\\355\\2[4-7][0-7]\\2[0-7]{2}';
     escaped   text := encode(data, 'escape');  -- \ooo for NUL and for what is not ASCII, \\ for a backslash
     found     text;
@@ -254,7 +255,7 @@ DECLARE
     x      bigint;
     f      double precision;
 BEGIN
-    IF n NOT BETWEEN 4 AND 16777216 THEN
+    IF n NOT BETWEEN 4 AND 8388608 THEN
         RETURN NULL;
     END IF;
     -- A copy, since a value stored apart would be fetched for every byte; with eight zeros, so that no operand lies outside.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import subprocess
 import sys
 import threading
@@ -129,6 +130,32 @@ def test_an_upgrade_keeps_the_data(cluster, next_revision):
         url,
         "SELECT column_default FROM information_schema.columns WHERE table_name = 'novelty' AND column_name = 'share'",
     ) == [("'100 %'::text",)]
+
+
+def test_dicts_of_0001_are_kept_and_readable_in_sql(each_cluster, monkeypatch):
+    """
+    As they are: no row is written. Programs of 0001 are told to update, since they would log no change of a watched Dict.
+    """
+    url, roles = each_cluster.database(), each_cluster.roles()
+    monkeypatch.setattr(migrate, "SCHEMA_REVISION", "0001")
+    migrate.upgrade(url, roles=roles)
+    each_cluster.execute(url, "INSERT INTO pgstore.store (id, environment, kind, name) VALUES (7, 'main', 'dict', 'd')")
+    insert = "INSERT INTO pgstore.dict_entry (store_id, key, codec, integer_value, value) VALUES (7, %s, %s, %s, %s)"
+    each_cluster.execute(url, insert, "a", "i", 1, None)
+    each_cluster.execute(url, insert, "b", "p", None, pickle.dumps({"c": [1.5]}))
+    look = "SELECT e.xmin, e.* FROM pgstore.dict_entry e ORDER BY key"
+    before = each_cluster.execute(url, look)
+    monkeypatch.undo()
+
+    report = migrate.upgrade(url, roles=roles)
+
+    assert (report.before, report.after) == ("0001", HEAD)
+    assert each_cluster.execute(url, look) == before
+    assert each_cluster.execute(url, "SELECT key, value FROM pgstore.dict_items ORDER BY key") == [
+        ("a", 1),
+        ("b", {"c": [1.5]}),
+    ]
+    assert each_cluster.execute(url, "SELECT oldest_code_revision >= '0002' FROM pgstore.installation") == [(True,)]
 
 
 def test_a_new_installation_says_who_may_use_it(cluster):
