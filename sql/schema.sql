@@ -48,7 +48,7 @@ CREATE TABLE pgstore.store (
     kind        text COLLATE "C" NOT NULL CHECK (kind IN ('dict', 'queue', 'volume', 'nfs')),
     name        text COLLATE "C" CHECK (name ~ '^[A-Za-z0-9._-]{1,64}$'),  -- NULL: ephemeral
     session_id  bigint,                               -- owner of an ephemeral store; its death is the store's
-    options     jsonb NOT NULL DEFAULT '{}',          -- settings fixed at creation, by kind
+    options     jsonb NOT NULL DEFAULT '{}',          -- settings fixed at creation; Dict: serializer, ttl (s), watch, json_projection
     created_at  timestamptz NOT NULL DEFAULT statement_timestamp(),
     created_by  text NOT NULL DEFAULT session_user,
     CHECK ((name IS NULL) = (session_id IS NOT NULL))
@@ -66,7 +66,7 @@ CREATE SEQUENCE pgstore.dict_revision_seq AS bigint CACHE 1;
 CREATE TABLE pgstore.dict_entry (
     store_id      bigint NOT NULL,
     key           text COLLATE "C" NOT NULL,          -- a str as itself; anything else, escaped, after U+0001 (serializers/keys.py)
-    codec         "char" NOT NULL,                    -- p pickle in value, s the same after a signature of 16 bytes; i integer_value, f float_value, j json_value
+    codec         "char" NOT NULL,                    -- p pickle in value, s after 16 bytes of signature; i, f, j: the column of that type
     integer_value bigint,                             -- codec i: readable and incrementable in SQL
     float_value   double precision,                   -- codec f
     revision      bigint NOT NULL DEFAULT nextval('pgstore.dict_revision_seq'),  -- unique per write, so compare-and-set has no ABA; not an order of commits
@@ -74,7 +74,7 @@ CREATE TABLE pgstore.dict_entry (
     expires_at    timestamptz,                        -- NULL: never; a row past it does not exist for any reader
     key_pickle    bytea,                              -- the key itself, where its text cannot give it back
     value         bytea,
-    json_value    jsonb,                              -- codec j; p and s: the value again, if the Dict has json_projection and it is JSON
+    json_value    jsonb,                              -- codec j; p, s: the value again, where it is JSON and json_projection is set
     PRIMARY KEY (store_id, key),
     CHECK (octet_length(value) <= 268435456)          -- 256 MiB: pg_dump writes hex text and fails above about 500
 ) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05);
@@ -120,7 +120,7 @@ CREATE TABLE pgstore.dict_lock (
 
 -- A float as JSON text: the shortest that gives it back, always with a fraction, by which readers tell it from an integer.
 CREATE FUNCTION pgstore.float_json(number double precision) RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET extra_float_digits = 1 AS $function$
 DECLARE
     digits text := number::text;
 BEGIN
@@ -295,7 +295,7 @@ $function$;
 
 -- A pickle (protocols 2 to 5) as jsonb. It is read as data: nothing in it is run, and no class is needed.
 --
---   None, bool, int, str, list, dict     as json.dumps() writes them; ints are exact up to 8 kB of them
+--   None, bool, int, str, list, dict     as json.dumps() writes them; an int is exact, up to 8 kB of one
 --   float                                the shortest text that gives it back, with a point or an exponent; "NaN", "Infinity", "-Infinity"
 --   str with NUL or half a surrogate     {"$str": text}, in it \u0000, \ud800 and \\ stand for NUL, the surrogate and a backslash
 --   bytes, bytearray                     {"$bytes": base64}
@@ -310,13 +310,13 @@ $function$;
 --
 -- A dict of the user's with such keys looks the same; nothing is decided by them. NULL for what is not a pickle or is damaged, for
 -- what contains itself, and beyond the bounds that keep a look at a table bounded: 8 MiB, a million instructions, 1,000
--- levels, 64 MiB of intermediate text, 256 KiB of a str with half surrogates. Never an error.
+-- levels, 64 MiB of intermediate text (some 200,000 numbers in one list), 256 KiB of a str with half surrogates. Never an error.
 --
 -- How: a stack of JSON texts. Texts are tagged in ways that JSON ignores: "{ " begins what is not a dict, " }" ends a class that
 -- has not been called, and an instance whose items may grow. A container stands on the stack and in the memo: if it grows, both do;
 -- if it was taken from the memo before it grew, it contains itself.
 CREATE FUNCTION pgstore.decode_pickle(data bytea) RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE COST 1000 AS $function$
 DECLARE
     b      bytea;
     n      integer := octet_length(data);
@@ -759,16 +759,17 @@ $function$;
 CREATE FUNCTION pgstore.dict_key(key text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
 DECLARE
-    data bytea;
-    cut  integer := 1024;
+    stored text COLLATE "C" := key;  -- whatever the caller's collation: some ignore U+0001
+    data   bytea;
+    cut    integer := 1024;
 BEGIN
-    IF left(key, 1) = E'\u0001' THEN
-        key := E'\u0001s' || replace(replace(replace(key, '\', '\\'), ',', '\,'), E'\u0001', '\1');
+    IF left(stored, 1) = E'\u0001' THEN
+        stored := E'\u0001s' || replace(replace(replace(stored, '\', '\\'), ',', '\,'), E'\u0001', '\1');
     END IF;
-    IF octet_length(key) <= cut THEN
-        RETURN key;
+    IF octet_length(stored) <= cut THEN
+        RETURN stored;
     END IF;
-    data := convert_to(key, 'UTF8');
+    data := convert_to(stored, 'UTF8');
     WHILE get_byte(data, cut) & 192 = 128 LOOP  -- not within a character
         cut := cut - 1;
     END LOOP;
@@ -809,9 +810,9 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
 DECLARE
     found_id bigint := (SELECT s.id
                           FROM pgstore.store s
-                         WHERE s.environment = p_environment
+                         WHERE s.environment = p_environment COLLATE "C"
                            AND (CASE s.kind WHEN 'nfs' THEN 'volume' ELSE s.kind END) = 'dict'
-                           AND s.name = p_name);
+                           AND s.name = p_name COLLATE "C");
 BEGIN
     IF found_id IS NULL THEN
         RAISE EXCEPTION 'no Dict % in environment %', quote_nullable(p_name), quote_nullable(p_environment)
@@ -825,7 +826,7 @@ $function$;
 CREATE FUNCTION pgstore.dict_get(p_store_id bigint, p_key text) RETURNS jsonb
 LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
 DECLARE
-    stored CONSTANT text := pgstore.dict_key(p_key);
+    stored CONSTANT text COLLATE "C" := pgstore.dict_key(p_key);
     result jsonb;
 BEGIN
     SELECT i.value
@@ -851,7 +852,7 @@ $function$;
 CREATE FUNCTION pgstore.dict_put(p_store_id bigint, p_key text, p_value jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $function$
 DECLARE
-    stored   CONSTANT text := pgstore.dict_key(p_key);
+    stored   CONSTANT text COLLATE "C" := pgstore.dict_key(p_key);
     encoded  CONSTANT bytea := convert_to(p_key, 'UTF8');
     pickled  bytea;
     number   numeric;
@@ -875,14 +876,14 @@ BEGIN
             codec := 'i';
             integral := number::bigint;
         ELSIF scale(number) > 0 AND abs(number) < 1e308 AND (number = 0 OR abs(number) > 1e-307) THEN
-            IF number::double precision::text::numeric = number THEN
+            IF pgstore.float_json(number::double precision)::numeric = number THEN
                 codec := 'f';
                 fraction := number::double precision;
             END IF;
         END IF;
     END IF;
     -- Where the text is not the key itself, Python finds the key in a pickle: protocol 4, BINUNICODE with its length, STOP.
-    IF stored <> p_key THEN
+    IF stored <> p_key COLLATE "C" THEN
         pickled := '\x800458'::bytea
                    || decode(lpad(to_hex(octet_length(encoded) & 255), 2, '0')
                              || lpad(to_hex((octet_length(encoded) >> 8) & 255), 2, '0')
@@ -934,7 +935,7 @@ $function$;
 CREATE FUNCTION pgstore.dict_delete(p_store_id bigint, p_key text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $function$
 DECLARE
-    stored   CONSTANT text := pgstore.dict_key(p_key);
+    stored   CONSTANT text COLLATE "C" := pgstore.dict_key(p_key);
     settings jsonb;
     entry    record;
 BEGIN

@@ -58,7 +58,7 @@ CREATE TABLE pgstore.dict_lock (
 
 PICKLES = r"""
 CREATE FUNCTION pgstore.float_json(number double precision) RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET extra_float_digits = 1 AS $function$
 DECLARE
     digits text := number::text;
 BEGIN
@@ -231,7 +231,7 @@ $function$;
 --
 --
 CREATE FUNCTION pgstore.decode_pickle(data bytea) RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE COST 1000 AS $function$
 DECLARE
     b      bytea;
     n      integer := octet_length(data);
@@ -763,16 +763,17 @@ FUNCTIONS = r"""
 CREATE FUNCTION pgstore.dict_key(key text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
 DECLARE
-    data bytea;
-    cut  integer := 1024;
+    stored text COLLATE "C" := key;  -- whatever the caller's collation: some ignore U+0001
+    data   bytea;
+    cut    integer := 1024;
 BEGIN
-    IF left(key, 1) = E'\u0001' THEN
-        key := E'\u0001s' || replace(replace(replace(key, '\', '\\'), ',', '\,'), E'\u0001', '\1');
+    IF left(stored, 1) = E'\u0001' THEN
+        stored := E'\u0001s' || replace(replace(replace(stored, '\', '\\'), ',', '\,'), E'\u0001', '\1');
     END IF;
-    IF octet_length(key) <= cut THEN
-        RETURN key;
+    IF octet_length(stored) <= cut THEN
+        RETURN stored;
     END IF;
-    data := convert_to(key, 'UTF8');
+    data := convert_to(stored, 'UTF8');
     WHILE get_byte(data, cut) & 192 = 128 LOOP  -- not within a character
         cut := cut - 1;
     END LOOP;
@@ -785,9 +786,9 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
 DECLARE
     found_id bigint := (SELECT s.id
                           FROM pgstore.store s
-                         WHERE s.environment = p_environment
+                         WHERE s.environment = p_environment COLLATE "C"
                            AND (CASE s.kind WHEN 'nfs' THEN 'volume' ELSE s.kind END) = 'dict'
-                           AND s.name = p_name);
+                           AND s.name = p_name COLLATE "C");
 BEGIN
     IF found_id IS NULL THEN
         RAISE EXCEPTION 'no Dict % in environment %', quote_nullable(p_name), quote_nullable(p_environment)
@@ -800,7 +801,7 @@ $function$;
 CREATE FUNCTION pgstore.dict_get(p_store_id bigint, p_key text) RETURNS jsonb
 LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
 DECLARE
-    stored CONSTANT text := pgstore.dict_key(p_key);
+    stored CONSTANT text COLLATE "C" := pgstore.dict_key(p_key);
     result jsonb;
 BEGIN
     SELECT i.value
@@ -825,7 +826,7 @@ $function$;
 CREATE FUNCTION pgstore.dict_put(p_store_id bigint, p_key text, p_value jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $function$
 DECLARE
-    stored   CONSTANT text := pgstore.dict_key(p_key);
+    stored   CONSTANT text COLLATE "C" := pgstore.dict_key(p_key);
     encoded  CONSTANT bytea := convert_to(p_key, 'UTF8');
     pickled  bytea;
     number   numeric;
@@ -849,14 +850,14 @@ BEGIN
             codec := 'i';
             integral := number::bigint;
         ELSIF scale(number) > 0 AND abs(number) < 1e308 AND (number = 0 OR abs(number) > 1e-307) THEN
-            IF number::double precision::text::numeric = number THEN
+            IF pgstore.float_json(number::double precision)::numeric = number THEN
                 codec := 'f';
                 fraction := number::double precision;
             END IF;
         END IF;
     END IF;
     -- Where the text is not the key itself, Python finds the key in a pickle: protocol 4, BINUNICODE with its length, STOP.
-    IF stored <> p_key THEN
+    IF stored <> p_key COLLATE "C" THEN
         pickled := '\x800458'::bytea
                    || decode(lpad(to_hex(octet_length(encoded) & 255), 2, '0')
                              || lpad(to_hex((octet_length(encoded) >> 8) & 255), 2, '0')
@@ -907,7 +908,7 @@ $function$;
 CREATE FUNCTION pgstore.dict_delete(p_store_id bigint, p_key text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $function$
 DECLARE
-    stored   CONSTANT text := pgstore.dict_key(p_key);
+    stored   CONSTANT text COLLATE "C" := pgstore.dict_key(p_key);
     settings jsonb;
     entry    record;
 BEGIN

@@ -4,6 +4,16 @@ SELECT 'dict_entry' AS relation, e.store_id, count(*) AS rows
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = e.store_id)
  GROUP BY e.store_id
  UNION ALL
+SELECT 'dict_change', c.store_id, count(*)
+  FROM pgstore.dict_change c
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = c.store_id)
+ GROUP BY c.store_id
+ UNION ALL
+SELECT 'dict_lock', l.store_id, count(*)
+  FROM pgstore.dict_lock l
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = l.store_id)
+ GROUP BY l.store_id
+ UNION ALL
 SELECT 'queue_item', q.store_id, count(*)
   FROM pgstore.queue_item q
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = q.store_id)

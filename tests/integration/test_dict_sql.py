@@ -798,6 +798,44 @@ def test_a_key_from_sql_is_the_key_in_python(store, sql, key):
     assert len(store) == 0
 
 
+@pytest.mark.parametrize("collation", ["POSIX", "und-x-icu", "sloppy"])
+def test_the_collation_of_the_callers_columns_does_not_matter(client, sql, store, collation):
+    """
+    A trigger passes columns of the user's, with whatever collation they have; some ignore U+0001, some case.
+    """
+    if collation == "sloppy":
+        try:
+            sql(
+                "CREATE COLLATION IF NOT EXISTS sloppy (provider = icu, locale = 'und-u-ks-level1', deterministic = false)"
+            )
+        except psycopg.errors.FeatureNotSupported:
+            pytest.skip("this server was built without ICU")
+    elif not sql("SELECT FROM pg_collation WHERE collname = %s", collation):
+        pytest.skip("this server was built without ICU")
+    store.update({"k": "small", "K": "capital"})
+    row = f"""FROM (VALUES (%s::text COLLATE "{collation}", 'k' COLLATE "{collation}", E'\\u0001,' COLLATE "{collation}",
+                           'main' COLLATE "{collation}")) AS r (name, key, odd, environment)"""
+
+    def run(expressions):
+        return sql(f"SELECT {expressions} {row}".encode(), store.name)
+
+    assert run("pgstore.dict_get(name, key, environment)") == [("small",)]
+    run("pgstore.dict_put(name, key, '1', environment), pgstore.dict_put(name, odd, '2', environment)")
+    assert dict(store.items()) == {"k": 1, "K": "capital", "\x01,": 2}
+    assert run("pgstore.dict_delete(name, key, environment), pgstore.dict_get(name, odd)") == [(True, 2)]
+
+
+@given(number=st.floats(allow_nan=False, allow_infinity=False))
+@quick
+def test_a_session_that_rounds_floats_rounds_none_of_ours(sql, number):
+    """
+    Some drivers set extra_float_digits; the result of an immutable function must not depend on it.
+    """
+    sql("SET extra_float_digits = -5")
+
+    assert sql("SELECT pgstore.decode_pickle(%b)", pickle.dumps(number)) == [(number,)]
+
+
 def test_what_is_missing_is_null_and_json_null_is_a_value(store, sql):
     """
     SQL has both.
