@@ -20,12 +20,13 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from pgstore import errors
-from pgstore.core.operation import Many, Op, Query
+from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.files.paths import join
 
 LIVE: Final = 9223372036854775807  # version_to of rows that the newest version has
 CHANGES_MAX: Final = 100_000  # kept back; more are written early, and the lock is then held until the commit
+LOOKED_UP_AT_ONCE: Final = 10_000
 
 # This lock is the order of commits: what is looked up after it, in the same message, is the newest version, and stays it until
 # we commit. No row: the file system was deleted.
@@ -409,16 +410,27 @@ class ChangeSet:
         ]
         if not changes:
             return []
-        parents = [parent for parent in self._names if parent not in self._own]
-        queries = [
-            Query(GONE_DIRECTORIES, self.store_id, parents),
-            Query(NAMES_NOW, self.store_id, [change[0] for change in changes], [change[1] for change in changes]),
-        ]
         repeated = self._version is not None
-        if not repeated:
+        plan = _Plan()
+        for start in range(0, len(changes), LOOKED_UP_AT_ONCE):
+            part = changes[start : start + LOOKED_UP_AT_ONCE]
+            look = Query(NAMES_NOW, self.store_id, [change[0] for change in part], [change[1] for change in part])
+            rows = yield from self._lock_and(look) if start == 0 else _only(look)
+            now = {position: (ino, kind) for position, ino, kind in rows}
+            for position, (parent, name, change) in enumerate(part, 1):
+                self._plan(plan, parent, name, change, now.get(position))
+        yield from self._plan_merges(plan)
+        assert self._version is not None
+        return list(plan.queries(self.store_id, self._version, repeated=repeated))
+
+    def _lock_and(self, look: Query) -> Op[Rows]:
+        """Take the lock, check that the directories of the changes are still there, and *look*, all in one round trip."""
+        parents = [parent for parent in self._names if parent not in self._own]
+        queries = [Query(GONE_DIRECTORIES, self.store_id, parents), look]
+        if self._version is None:
             queries.insert(0, Query(NEXT_VERSION, self.store_id))
-        *version, gone, now = yield Many(queries)
-        if not repeated:
+        *version, gone, rows = yield Many(queries)
+        if self._version is None:
             if not version[0]:
                 raise self._missing()
             self._set_version(version[0][0][0])
@@ -426,13 +438,7 @@ class ChangeSet:
             raise errors.ConflictError(
                 f"directory {self._path(gone[0][0])!r} was removed by another transaction while this one changed it"
             )
-        plan = _Plan()
-        here = {position: (ino, kind) for position, ino, kind in now}
-        for position, (parent, name, change) in enumerate(changes, 1):
-            self._plan(plan, parent, name, change, here.get(position))
-        yield from self._plan_merges(plan)
-        assert self._version is not None
-        return list(plan.queries(self.store_id, self._version, repeated=repeated))
+        return rows  # type: ignore[no-any-return]
 
     def _write_own(self) -> Op[None]:
         """Write the changes in directories of this transaction's own, which nobody else sees, and delete what is not wanted."""
@@ -514,6 +520,11 @@ class ChangeSet:
 
     def _conflict(self, parent: int, name: bytes, kind: str) -> errors.ConflictError:
         return _conflict((*self._path_of(parent), name), kind)
+
+
+def _only(query: Query) -> Op[Rows]:
+    rows: Rows = yield query
+    return rows
 
 
 def _conflict(path: tuple[bytes, ...], kind: str) -> errors.ConflictError:
