@@ -1,7 +1,7 @@
 """Handles: what Dict, Queue and Volume have in common.
 
 A handle names a store and finds it on first use; making one does no I/O. The registry is the table `store`; its statements stand
-here. What a class adds is its kind, its creation and its operations.
+in `registry`. What a class adds is its kind, its creation and its operations.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import os
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Any, ClassVar, Final, Generic, ParamSpec, Self, TypeVar, cast
@@ -21,99 +20,11 @@ from pgstore.client.session import delete_store
 from pgstore.client.transaction import Transaction
 from pgstore.core.names import check_name
 from pgstore.core.operation import Apart, BeforeCommit, BoundOperation, Op, Query, atomic, operation
-from pgstore.core.statement import Statement
+from pgstore.registry import CREATE, CREATE_EPHEMERAL, EXISTS, FIND, FIND_ID, LIST, Facts, Found
 
 P = ParamSpec("P")
 T = TypeVar("T")
 S = TypeVar("S", bound="Store")
-
-FIND = Statement(
-    """
-    SELECT id, kind, created_at, created_by, options
-      FROM pgstore.store
-     WHERE environment = $1
-       AND (CASE kind WHEN 'nfs' THEN 'volume' ELSE kind END) = $2
-       AND name = $3
-    """,
-    "text text text",
-    reads=True,
-)
-# Two creators of one name: one inserts, the other inserts nothing and finds the row of the first.
-CREATE = Statement(
-    """
-    INSERT INTO pgstore.store (environment, kind, name, options)
-    VALUES ($1, $2, $3, $4)
-    ON CONFLICT DO NOTHING
-    RETURNING id, kind, created_at, created_by, options
-    """,
-    "text text text jsonb",
-)
-CREATE_EPHEMERAL = Statement(
-    """
-    INSERT INTO pgstore.store (environment, kind, session_id, options)
-    VALUES ($1, $2, $3, $4)
-    RETURNING id, kind, created_at, created_by, options
-    """,
-    "text text int8 jsonb",
-)
-FIND_ID = Statement(
-    "SELECT name, kind, created_at, created_by, environment, options FROM pgstore.store WHERE id = $1",
-    "int8",
-    reads=True,
-)
-EXISTS = Statement("SELECT 1 FROM pgstore.store WHERE id = $1", "int8", reads=True)
-LIST = Statement(
-    """
-    SELECT id, name, created_at, created_by, options
-      FROM pgstore.store
-     WHERE environment = $1
-       AND kind = $2
-       AND name IS NOT NULL
-       AND created_at < coalesce($3, 'infinity'::timestamptz)
-     ORDER BY created_at DESC, id DESC
-     LIMIT $4
-    """,
-    "text text timestamptz int8",
-    reads=True,
-)
-
-
-@dataclass(frozen=True)
-class Facts:
-    """A store's row."""
-
-    id: int
-    created_at: datetime
-    created_by: str | None
-    options: Mapping[str, Any]  # fixed at creation
-
-
-class _Found:
-    """Stores found or made by a transaction. They count for it alone until it commits: it may be rolled back.
-
-    A participant of the transaction; it writes nothing.
-    """
-
-    def __init__(self) -> None:
-        self.facts: dict[object, tuple[weakref.ref[Store], Facts]] = {}
-
-    def before_commit(self) -> Op[None]:
-        yield from ()
-
-    def with_commit(self) -> list[Query]:
-        return []
-
-    def mark(self) -> dict[object, Any]:
-        return dict(self.facts)
-
-    def rewind(self, mark: dict[object, Any] | None) -> None:
-        self.facts = {} if mark is None else dict(mark)
-
-    def committed(self) -> None:
-        for handle, facts in self.facts.values():
-            store = handle()
-            if store is not None:
-                store._settle(facts)
 
 
 class Store:
@@ -294,7 +205,7 @@ class Store:
             raise self._missing()
         if self._installation not in (None, self._runner.installation) and self._runner.installation is not None:
             raise errors.InvalidError(f"{self!r} was pickled where another database is in use")
-        enrolment = yield BeforeCommit(_Found, _Found)
+        enrolment = yield BeforeCommit(Found, Found)
         if enrolment is not None and enrolment.immediate:
             return (yield from self._know_inside(enrolment.participant))
         # Apart from a transaction of pgstore's own: until it commits, others who want this name would wait for it.
@@ -304,10 +215,10 @@ class Store:
             return (yield from self._know_inside(enrolment.participant))
         if facts is None:
             raise self._missing()
-        self._settle(facts)
+        self.settle(facts)
         return facts
 
-    def _know_inside(self, found: _Found) -> Op[Facts]:
+    def _know_inside(self, found: Found) -> Op[Facts]:
         _, facts = found.facts.get(self._key, (None, None))
         if facts is None:
             facts = yield from self._find_or_create()
@@ -385,7 +296,7 @@ class Store:
         """What belongs to a new store of this kind beside its row."""
         yield from ()
 
-    def _settle(self, facts: Facts) -> None:
+    def settle(self, facts: Facts) -> None:
         """The store is known, and committed."""
         self._facts = facts
         if self._is_ephemeral:
@@ -584,7 +495,7 @@ class Objects(Generic[S]):
         stores = []
         for store_id, name, created_at, created_by, options in rows:
             store = self._class.from_name(name, environment_name=environment, client=client)
-            store._settle(Facts(store_id, created_at, created_by, options))
+            store.settle(Facts(store_id, created_at, created_by, options))
             stores.append(store)
         return stores
 

@@ -12,7 +12,8 @@ from pgstore.client.announcements import announcing
 from pgstore.core.operation import Op, Query, Rows, Topic
 from pgstore.core.statement import Statement
 from pgstore.dict.codec import SERIALIZERS, Codec
-from pgstore.handle import Facts, Store
+from pgstore.handle import Store
+from pgstore.registry import Facts
 
 ALIVE: Final = "(expires_at IS NULL OR expires_at > statement_timestamp())"
 VALUE: Final = "codec, value, integer_value, float_value, json_value"

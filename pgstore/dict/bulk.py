@@ -9,7 +9,7 @@ from pgstore.core.operation import Op, Query, atomic, operation
 from pgstore.core.statement import Statement
 from pgstore.dict.base import ALIVE, VALUE, VALUE_TYPES, DictBase, Write
 from pgstore.dict.entries import OVERWRITE
-from pgstore.handle import Facts
+from pgstore.registry import Facts
 from pgstore.serializers import key_text
 
 ANY = Statement(f"SELECT 1 FROM pgstore.dict_entry WHERE store_id = $1 AND {ALIVE} LIMIT 1", "int8", reads=True)

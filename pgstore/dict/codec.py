@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pgstore import errors
-from pgstore.handle import Facts
+from pgstore.registry import Facts
 from pgstore.serializers import check_size, decode_key, encode_key, encode_value, loads
 
 SERIALIZERS: Final = ("pickle", "json", "cloudpickle")

@@ -16,7 +16,7 @@ from pgstore import errors
 from pgstore.core.operation import Op, Query, Rows, operation
 from pgstore.core.statement import Statement
 from pgstore.dict.base import ALIVE, VALUE, VALUE_TYPES, DictBase, Write
-from pgstore.handle import Facts
+from pgstore.registry import Facts
 from pgstore.serializers import key_text
 
 GET = Statement(

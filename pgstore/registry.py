@@ -1,0 +1,110 @@
+"""The registry: the table `store`, one row a store. Its statements, what is known of a store, and what a transaction has found.
+
+The row of a store is written once, when it is made. Nothing that changes with use is in it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from pgstore.core.operation import Op, Query
+from pgstore.core.statement import Statement
+
+FIND = Statement(
+    """
+    SELECT id, kind, created_at, created_by, options
+      FROM pgstore.store
+     WHERE environment = $1
+       AND (CASE kind WHEN 'nfs' THEN 'volume' ELSE kind END) = $2
+       AND name = $3
+    """,
+    "text text text",
+    reads=True,
+)
+# Two creators of one name: one inserts, the other inserts nothing and finds the row of the first.
+CREATE = Statement(
+    """
+    INSERT INTO pgstore.store (environment, kind, name, options)
+    VALUES ($1, $2, $3, $4)
+    ON CONFLICT DO NOTHING
+    RETURNING id, kind, created_at, created_by, options
+    """,
+    "text text text jsonb",
+)
+CREATE_EPHEMERAL = Statement(
+    """
+    INSERT INTO pgstore.store (environment, kind, session_id, options)
+    VALUES ($1, $2, $3, $4)
+    RETURNING id, kind, created_at, created_by, options
+    """,
+    "text text int8 jsonb",
+)
+FIND_ID = Statement(
+    "SELECT name, kind, created_at, created_by, environment, options FROM pgstore.store WHERE id = $1",
+    "int8",
+    reads=True,
+)
+EXISTS = Statement("SELECT 1 FROM pgstore.store WHERE id = $1", "int8", reads=True)
+LIST = Statement(
+    """
+    SELECT id, name, created_at, created_by, options
+      FROM pgstore.store
+     WHERE environment = $1
+       AND kind = $2
+       AND name IS NOT NULL
+       AND created_at < coalesce($3, 'infinity'::timestamptz)
+     ORDER BY created_at DESC, id DESC
+     LIMIT $4
+    """,
+    "text text timestamptz int8",
+    reads=True,
+)
+
+
+class Known(Protocol):
+    """A handle that wants to be told its store's facts."""
+
+    def settle(self, facts: Facts) -> None:
+        """The store is known, and committed."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A store's row."""
+
+    id: int
+    created_at: datetime
+    created_by: str | None
+    options: Mapping[str, Any]  # fixed at creation
+
+
+class Found:
+    """Stores found or made by a transaction. They count for it alone until it commits: it may be rolled back.
+
+    A participant of the transaction; it writes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.facts: dict[object, tuple[weakref.ref[Known], Facts]] = {}
+
+    def before_commit(self) -> Op[None]:
+        yield from ()
+
+    def with_commit(self) -> list[Query]:
+        return []
+
+    def mark(self) -> dict[object, Any]:
+        return dict(self.facts)
+
+    def rewind(self, mark: dict[object, Any] | None) -> None:
+        self.facts = {} if mark is None else dict(mark)
+
+    def committed(self) -> None:
+        for handle, facts in self.facts.values():
+            store = handle()
+            if store is not None:
+                store.settle(facts)
