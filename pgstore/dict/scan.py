@@ -7,17 +7,19 @@ cursor: one snapshot, whatever is changed.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from pgstore import errors
 from pgstore.core.operation import BeforeCommit, Cursor, Op, OpenCursor, Query, iterated, operation
 from pgstore.core.statement import Statement
 from pgstore.dict.base import ALIVE, VALUE, DictBase
+from pgstore.dict.codec import Codec
 from pgstore.serializers import key_text
 
-FIRST_PAGE_ENTRIES: Final = 100  # the first comes quickly
+FIRST_PAGE_ENTRIES: Final = 50  # the first comes quickly, and tells how large entries are
 PAGE_ENTRIES: Final = 1000
+PAGE_BYTES: Final = 8 * 1024 * 1024
 
 Row = tuple[Any, ...]
 
@@ -61,7 +63,7 @@ class Scan(DictBase):
     @operation
     def items(self) -> Op[list[tuple[Any, Any]]]:
         """Return all pairs of key and value, in the order of the keys."""
-        return (yield from _all(self._pages(f", {VALUE}", self._pair_of)))
+        return (yield from _all(self._pages(f", {VALUE}", Codec.pair)))
 
     @iterated
     def iterate_keys(
@@ -114,9 +116,7 @@ class Scan(DictBase):
             reverse: from the last to the first.
             limit: at most so many.
         """
-        return self._pages(
-            f", {VALUE}", self._pair_of, prefix=prefix, start=start, end=end, reverse=reverse, limit=limit
-        )
+        return self._pages(f", {VALUE}", Codec.pair, prefix=prefix, start=start, end=end, reverse=reverse, limit=limit)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.iterate_keys())
@@ -132,13 +132,9 @@ class Scan(DictBase):
     def _value_of(self, codec: Any, row: Row) -> Any:
         return codec.decode(row[2:], row[0], row[0])
 
-    def _pair_of(self, codec: Any, row: Row) -> tuple[Any, Any]:
-        key = codec.decode_key(row[0], row[1])
-        return key, codec.decode(row[2:], key, row[0])
-
     def _pages(
         self, columns: str, make: Callable[[Any, Row], Any], **bounds: Any
-    ) -> Callable[[], Op[list[Any] | None]]:
+    ) -> Callable[[], Op[Iterable[Any] | None]]:
         return _Pages(self, columns, make, _Bounds(**bounds)).fetch
 
 
@@ -212,7 +208,7 @@ class _Pages:
         self._cursor: OpenCursor | None = None
         self._seen = False
 
-    def fetch(self) -> Op[list[Any] | None]:
+    def fetch(self) -> Op[Iterable[Any] | None]:
         codec = yield from self._store._open()
         bounds = self._bounds
         if bounds.left == 0:
@@ -227,10 +223,11 @@ class _Pages:
                 yield from self._store._check_exists(codec.store_id)
             return None
         self._seen = True
-        self._rows_max = PAGE_ENTRIES
+        self._rows_max = _rows_of(rows)
         bounds.left -= len(rows)
         bounds.go_on_after(rows[-1][0])
-        return [self._make(codec, row) for row in rows]
+        # One by one: a value that cannot be loaded keeps nobody from the others, and the collector of cycles sees none of them.
+        return map(functools.partial(self._make, codec), rows)
 
     def _from_cursor(self, store_id: int, rows_max: int) -> Op[list[Row]]:
         if self._cursor is None:
@@ -240,6 +237,12 @@ class _Pages:
             yield self._cursor.close()
             self._bounds.left = len(rows)
         return rows
+
+
+def _rows_of(rows: list[Row]) -> int:
+    """How many entries make a page, if they are like *rows*: memory is bounded for large values too."""
+    size = sum(len(part) for row in rows for part in row if isinstance(part, (bytes, str)))
+    return max(1, min(PAGE_ENTRIES, PAGE_BYTES * len(rows) // max(size, 1)))
 
 
 class _InTransaction:
@@ -259,7 +262,7 @@ class _InTransaction:
     def committed(self) -> None: ...
 
 
-def _all(fetch: Callable[[], Op[list[Any] | None]]) -> Op[list[Any]]:
+def _all(fetch: Callable[[], Op[Iterable[Any] | None]]) -> Op[list[Any]]:
     values: list[Any] = []
     while (found := (yield from fetch())) is not None:
         values.extend(found)

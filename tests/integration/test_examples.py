@@ -11,6 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+import pgstore
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 LINES_MAX = 40
@@ -78,6 +80,8 @@ def test_what_the_readme_says_in_sql_can_be_run(database):
     blocks = re.findall(r"```sql\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
     assert blocks
+    with pgstore.Client(database) as client:
+        pgstore.Dict.persist("settings", client=client).hydrate()
     with psycopg.connect(database) as connection:
         for block in blocks:
             connection.execute(block.encode())

@@ -1,4 +1,4 @@
-"""The specification's Dict and shared-state programs, as they stand there, without decorators and with the helpers it leaves out."""
+"""The specification's Dict and shared-state programs as they stand there, without decorators, with the helpers it leaves out."""
 
 from __future__ import annotations
 
