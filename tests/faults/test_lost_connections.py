@@ -1,4 +1,4 @@
-"""Connections that break: what was surely not done is done again, what may have been done is never done twice, and both are said."""
+"""Connections that break: what was surely not done is done again, what may have been done is not, and the caller is told."""
 
 from __future__ import annotations
 
@@ -243,9 +243,7 @@ def test_it_is_found_also_if_the_first_write_came_late(call, client, proxy, stor
     """
     entries, _ = stores
 
-    transact(
-        call, client, (entries.get, "k"), (entries.put, "k", 2), lambda tx: proxy.cut_after(from_server=0)
-    )
+    transact(call, client, (entries.get, "k"), (entries.put, "k", 2), lambda tx: proxy.cut_after(from_server=0))
     proxy.wait_for_cut()
 
     assert call(entries.get, "k") == 2
@@ -273,9 +271,7 @@ def test_a_commit_that_never_arrived_is_found_not_to_have_happened(call, client,
     entries, queue = stores
 
     with pytest.raises(StoreUnavailable, match="rolled back") as caught:
-        transact(
-            call, client, (queue.put, "item"), (entries.put, "k", 2), lambda tx: proxy.cut_after(from_client=0)
-        )
+        transact(call, client, (queue.put, "item"), (entries.put, "k", 2), lambda tx: proxy.cut_after(from_client=0))
 
     assert not isinstance(caught.value, OutcomeUnknown)
     assert eye.items() == 0
