@@ -210,7 +210,11 @@ class Transaction:
         self._blocking = blocking
         if outer is not None:
             self._root = outer._root
-        _AMBIENT.set((*(tx for tx in _AMBIENT.get() if not tx._ended), self))
+        try:
+            _AMBIENT.set((*(tx for tx in _AMBIENT.get() if not tx._ended), self))
+        except BaseException:  # Ctrl-C: nobody would end it
+            self._ended = True
+            raise
 
     def _leave(self) -> None:
         self._ended = True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import time
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
@@ -79,32 +80,35 @@ class World:
         last: Query | None = None
         result: Any = None
         failure: BaseException | None = None
-        while True:
-            if request is None:
+        try:
+            while True:
                 try:
-                    request = op.send(result) if failure is None else op.throw(failure)
+                    if request is None:
+                        request = op.send(result) if failure is None else op.throw(failure)
+                    result, failure = None, None
+                    last = request if type(request) is Query else None
+                    if type(request) is Query:
+                        result = yield from self.query(request) if transaction is None else transaction.query(request)
+                    elif isinstance(request, Begin):
+                        outer.append(transaction)
+                        result = transaction = yield from self._begin(transaction)
+                    elif isinstance(request, (Commit, Rollback)):
+                        transaction = outer.pop()
+                        yield from request.mark.commit() if isinstance(request, Commit) else request.mark.rollback()
+                    else:
+                        result = yield from self._carry_out(request, transaction)
+                    request = None
                 except StopIteration as done:
                     return done.value  # type: ignore[no-any-return]
                 except BaseException as exc:
+                    if inspect.getgeneratorstate(op) == inspect.GEN_SUSPENDED:
+                        failure, request = exc, None  # for the operation to hear of
+                        continue
                     if last is not None and is_interrupt(exc):
                         yield from self.put_back(last, transaction)
                     raise
-            result, failure = None, None
-            last = request if type(request) is Query else None
-            try:
-                if type(request) is Query:
-                    result = yield from self.query(request) if transaction is None else transaction.query(request)
-                elif isinstance(request, Begin):
-                    outer.append(transaction)
-                    result = transaction = yield from self._begin(transaction)
-                elif isinstance(request, (Commit, Rollback)):
-                    transaction = outer.pop()
-                    yield from request.mark.commit() if isinstance(request, Commit) else request.mark.rollback()
-                else:
-                    result = yield from self._carry_out(request, transaction)
-            except BaseException as exc:
-                failure = exc
-            request = None
+        finally:
+            failure = None  # see `run_blocking`
 
     def put_back(self, query: Query, transaction: Transaction | None) -> Steps[None]:
         """The operation was interrupted with the rows of *query* in hand: undo it, if that was not done yet."""

@@ -119,9 +119,11 @@ def pipeline(
                 named.append(None)
             pgconn.pipeline_sync()
         yield from _pipeline_answers(pgconn, prepared, named, len(groups), answers)
-    finally:
-        if pgconn.status == _CONNECTION_OK:
-            pgconn.exit_pipeline_mode()
+    except BaseException:
+        pgconn.finish()  # Ctrl-C between two lines: nobody knows any more which answers are still to come
+        raise
+    if pgconn.status == _CONNECTION_OK:
+        pgconn.exit_pipeline_mode()
 
 
 def _pipeline_answers(

@@ -18,20 +18,21 @@ def run_blocking(steps: Steps[T]) -> T:
     """Run steps over blocking resources: each step has its value already."""
     value: Any = None
     failure: BaseException | None = None
-    while True:
-        try:
-            while True:
-                if failure is None:
+    try:
+        while True:
+            try:
+                while failure is None:
                     value = steps.send(value)
-                else:
-                    cause, failure = failure, None
-                    value = steps.throw(cause)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-        except BaseException as exc:
-            if inspect.getgeneratorstate(steps) != inspect.GEN_SUSPENDED:
-                raise
-            failure = exc  # Ctrl-C, between two steps: they have something to tidy up
+                value = steps.throw(failure)
+                failure = None
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+            except BaseException as exc:
+                if inspect.getgeneratorstate(steps) != inspect.GEN_SUSPENDED:
+                    raise
+                failure = exc  # Ctrl-C, between two steps: they have something to tidy up
+    finally:
+        failure = None  # else frame and error keep each other, and the connections that they know, alive
 
 
 async def run_async(steps: Steps[T]) -> T:
@@ -50,3 +51,5 @@ async def run_async(steps: Steps[T]) -> T:
                 failure = exc
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
+    finally:
+        failure = None

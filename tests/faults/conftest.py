@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -18,11 +18,16 @@ class Eye:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self._connection = psycopg.connect(url, autocommit=True)
+        self._lock = threading.Lock()
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            cursor = connection.execute(query, values)  # type: ignore[call-overload]
+        with self._lock:
+            cursor = self._connection.execute(query, values or None)
             return cursor.fetchall() if cursor.description else []
+
+    def close(self) -> None:
+        self._connection.close()
 
     def value(self, query: str, *values: Any) -> Any:
         return self.rows(query, *values)[0][0]
@@ -61,9 +66,11 @@ class Eye:
 
 
 @pytest.fixture
-def eye(own_database) -> Eye:
+def eye(own_database) -> Iterator[Eye]:
     """A look at this test's own database."""
-    return Eye(own_database)
+    eye = Eye(own_database)
+    yield eye
+    eye.close()
 
 
 def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:

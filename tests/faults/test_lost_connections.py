@@ -1,4 +1,4 @@
-"""Connections that break: what was surely not done is done again, what may have been done is never done twice, and both are said."""
+"""Connections that break: what was surely not done is done again, what may have been done is not, and the caller is told."""
 
 from __future__ import annotations
 

@@ -1,0 +1,467 @@
+"""Ctrl-C and cancelled tasks: they end a wait promptly and take nothing with them."""
+
+from __future__ import annotations
+
+import asyncio
+import linecache
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psycopg
+import pytest
+
+import pgstore
+from pgstore.client import links
+from pgstore.client.transaction import _AMBIENT
+from tests.faults.conftest import Background, until
+
+# An interrupt may hit psycopg while it hands a new connection over, too.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <function BaseConnection.__del__:pytest.PytestUnraisableExceptionWarning"
+)
+
+PACKAGE = os.path.dirname(pgstore.__file__)
+
+
+@pytest.fixture
+def client(own_database):
+    client = pgstore.Client(own_database)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def queue(client):
+    return pgstore.Queue.persist("queue", client=client).hydrate()
+
+
+# ---------------------------------------------------------------------------------------------------------- cancelling
+
+
+TAKES = {
+    "get": lambda queue: queue.get.aio(),
+    "get_many": lambda queue: queue.get_many.aio(3),
+    "get at once": lambda queue: queue.get.aio(block=False),
+}
+
+
+@pytest.mark.parametrize("kind", TAKES)
+def test_a_cancelled_get_loses_and_doubles_nothing(client, queue, kind):
+    """
+    A naive client deletes the row and never reads the answer: then every cancelled get costs an item.
+    """
+    rng = random.Random(4)
+    received: list[int] = []
+
+    async def main():
+        await queue.put_many.aio(range(300))
+        interrupted = 0
+        for _ in range(700):
+            try:
+                async with asyncio.timeout(rng.choice([0, 0.0001, 0.0003, 0.001]) * rng.random()):
+                    taken = await TAKES[kind](queue)
+                received.extend(taken if isinstance(taken, list) else [taken] if taken is not None else [])
+            except TimeoutError:
+                interrupted += 1
+            if len(received) > 250:
+                await queue.put_many.aio(received)
+                received.clear()
+        return interrupted
+
+    assert asyncio.run(main()) > 50
+
+    left = queue.get_many(1000)
+    assert sorted(received + left) == list(range(300))
+
+
+def test_a_cancelled_get_in_a_transaction_leaves_it_usable_and_the_item_in_its_place(client, queue):
+    rng = random.Random(5)
+    received: list[int] = []
+
+    async def main():
+        await queue.put_many.aio(range(100))
+        interrupted = 0
+        for _ in range(150):
+            got = []
+            async with client.transaction():
+                try:
+                    async with asyncio.timeout(0.002 * rng.random() ** 2):
+                        got.append(await queue.get.aio())
+                        got.append(await queue.get.aio())
+                except TimeoutError:
+                    interrupted += 1
+                await queue.len.aio()
+            received.extend(got)
+            if len(received) > 80:
+                await queue.put_many.aio(received)
+                received.clear()
+        return interrupted
+
+    assert asyncio.run(main()) > 5
+
+    assert sorted(received + queue.get_many(1000)) == list(range(100))
+
+
+def test_cancelling_a_second_time_does_not_stop_the_tidying_up(client, queue):
+    """
+    An impatient program cancels again while the first cancellation is still putting the item back.
+    """
+    queue.put_many(range(20))
+    received = []
+
+    async def main():
+        for number in range(60):
+            task = asyncio.create_task(queue.get.aio())
+            for _ in range(number % 12):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.sleep(0)
+            task.cancel()
+            try:
+                received.append(await task)
+            except asyncio.CancelledError:
+                continue
+            await queue.put.aio(received.pop())
+
+    asyncio.run(main())
+
+    assert sorted(queue.get_many(100)) == list(range(20))
+
+
+def test_a_task_blocked_on_a_row_lock_is_cancelled_promptly_and_so_is_its_statement(client, own_database, eye):
+    entries = pgstore.Dict.persist("entries", client=client)
+    entries["k"] = 1
+
+    async def main():
+        with psycopg.connect(own_database) as blocker:
+            blocker.execute("UPDATE pgstore.dict_entry SET updated_at = updated_at")
+            task = asyncio.create_task(entries.put.aio("k", 2))
+            await asyncio.to_thread(until, lambda: eye.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+            began = time.monotonic()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert time.monotonic() - began < 5
+            assert eye.value("SELECT count(*) FROM pg_locks WHERE NOT granted") == 0
+            blocker.rollback()
+        assert await entries.get.aio("k") == 1
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_wait_leaves_nobody_registered(call, client, queue, eye):
+    """
+    Else every put would notify for ever, which makes all commits of the database wait for each other.
+    """
+    for _ in range(3):
+        with pytest.raises(pgstore.errors.QueueEmpty):
+            call(queue.get, timeout=0.05)
+    if call.form == "aio":
+
+        async def cancel():
+            task = asyncio.create_task(queue.get.aio())
+            await asyncio.to_thread(until, eye.waiting)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asyncio.to_thread(until, lambda: not eye.waiting(), 10.0)
+
+        call.run(cancel())
+    else:
+        until(lambda: not eye.waiting(), 10.0)
+
+
+# --------------------------------------------------------------------------------------------------------------- Ctrl-C
+
+
+def press_ctrl_c():
+    """As the terminal does: the main thread is hit, and what it waits for is interrupted."""
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.pthread_kill(main, signal.SIGINT)
+
+
+def every_line(function, step=1):
+    """
+    Call *function* again and again, raising KeyboardInterrupt before the first, the second, the third ... line that the package
+    runs in it; yields where, and what it returned or None if it was interrupted, until it gets through.
+    *step* leaves lines out where there are many.
+    """
+    number = 0
+    while True:
+        number += step
+        left = number
+        place: str | None = None
+
+        def trace(frame, event, arg):
+            nonlocal left, place
+            if not frame.f_code.co_filename.startswith(PACKAGE):
+                return None
+            if event == "line" and place is None and can_be_interrupted(frame):
+                left -= 1
+                if not left:
+                    place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+                    raise KeyboardInterrupt
+            return trace
+
+        sys.settrace(trace)
+        try:
+            result = function()
+        except KeyboardInterrupt:
+            result = None
+        finally:
+            sys.settrace(None)
+        yield place, result
+        if not place:
+            assert number > 30
+            return
+
+
+def can_be_interrupted(frame):
+    """
+    Not between a `with` block and the call of `__exit__`, nor between an expression and its return: there Python looks at no
+    signals. It does at the beginning of an `__exit__` written in Python, and then nobody can help.
+    """
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    return not re.match(r"try:|with |async with |except StopIteration|return [\w.]+($| )", line)
+
+
+@pytest.mark.parametrize("pooled", [False, True], ids=["direct", "pooled"])
+def test_an_interrupt_before_any_line_of_a_get_loses_and_doubles_nothing(client, queue, eye, monkeypatch, pooled):
+    """
+    Python raises KeyboardInterrupt between any two lines, also between the arrival of an item and its return.
+    """
+    queue.put("warm")
+    queue.get()
+    if pooled:
+        client._blocking.links._local.seat.free[0].prepared = None
+    queue.put_many(["a", "b", "c"])
+
+    for place, item in every_line(lambda: queue.get(block=False)):
+        if item is not None:
+            queue.put(item)
+        assert eye.rows("SELECT count(*), count(DISTINCT payload) FROM pgstore.queue_item") == [(3, 3)], place
+
+
+def test_an_interrupt_before_any_line_of_a_waiting_get_loses_and_doubles_nothing(client, queue, eye, monkeypatch):
+    """
+    The long way: it finds nothing, registers, looks, takes.
+    """
+    with pytest.raises(pgstore.errors.QueueEmpty):
+        queue.get(timeout=0.01)
+    original = pgstore.Queue._look
+    looks = []
+
+    def look(self, store_id, partition, n):
+        looks.append(1)
+        if len(looks) == 1:
+            return []
+        return (yield from original(self, store_id, partition, n))
+
+    monkeypatch.setattr(pgstore.Queue, "_look", look)
+    queue.put_many(["a", "b", "c"])
+
+    def get():
+        looks.clear()
+        return queue.get(timeout=5)
+
+    for place, item in every_line(get, step=3):
+        if item is not None:
+            queue.put(item)
+        assert eye.rows("SELECT count(*), count(DISTINCT payload) FROM pgstore.queue_item") == [(3, 3)], place
+
+    until(lambda: not eye.waiting(), 10.0)
+
+
+def test_an_interrupt_before_any_line_of_a_pop_loses_nothing(client, eye):
+    entries = pgstore.Dict.persist("entries", client=client)
+    entries[1, 2] = {"value": 1}
+    entries.pop("absent")
+
+    for place, value in every_line(lambda: entries.pop((1, 2))):
+        if value is not None:
+            entries[1, 2] = value
+        assert eye.value("SELECT count(*) FROM pgstore.dict_entry") == 1, place
+
+
+def test_an_interrupt_before_any_line_of_a_transaction_commits_all_or_nothing(client, queue, eye):
+    entries = pgstore.Dict.persist("entries", client=client)
+    entries["n"] = 0
+    queue.put(0)
+
+    def move():
+        with client.transaction():
+            item = queue.get(timeout=5)
+            entries["n"] = item + 1
+            queue.put(item + 1)
+        return True
+
+    for place, _ in every_line(move, step=3):
+        assert not any(not tx.ended for tx in _AMBIENT.get()), place
+        assert eye.items() == 1, place
+        with client.transaction():
+            item = queue.get(timeout=5)
+            assert item == entries["n"], place
+            queue.put(item)
+
+
+def test_interrupts_do_not_use_up_the_connections(own_database):
+    """
+    A connection that is lost between two lines must not count for ever: after ten such the program would stand still.
+    """
+    with pgstore.Client(own_database, connections_max=2) as client:
+        queue = pgstore.Queue.persist("queue", client=client)
+        queue.put("item")
+
+        for _, item in every_line(lambda: queue.get(block=False), step=5):
+            if item is not None:
+                queue.put(item)
+
+        with client.transaction():
+            queue.put("a")
+            assert Background(queue.len).result() == 1
+
+
+PROGRAM = """
+import os, signal, sys
+import pgstore
+
+PACKAGE = os.path.dirname(pgstore.__file__)
+
+def interrupt(number, frame):
+    # Ctrl-C in the user's own line is the user's: what `get` returned is then theirs already.
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(PACKAGE) and frame.f_code.co_name == "run":
+            raise KeyboardInterrupt
+        frame = frame.f_back
+    os.write(1, b".")
+
+signal.signal(signal.SIGINT, interrupt)
+client = pgstore.Client(sys.argv[1])
+queue = pgstore.Queue.persist("queue", client=client)
+done = pgstore.Queue.persist("done", client=client)
+queue.hydrate()
+print("ready", flush=True)
+received, interrupted = [], 0
+while True:
+    try:
+        item = queue.get()
+    except KeyboardInterrupt:
+        interrupted += 1
+        os.write(1, b".")
+        continue
+    received.append(item)
+    if item == "end":
+        break
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+print(interrupted)
+print(*received[:-1])
+client.close()
+"""
+
+
+def test_ctrl_c_at_random_moments_loses_and_doubles_nothing(client, queue, eye):
+    """
+    A worker that handles Ctrl-C and goes on, as every interactive session does.
+    """
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, eye.url],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=os.path.dirname(PACKAGE),
+    )
+    with program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "ready\n"
+        rng = random.Random(6)
+        for number in range(400):
+            queue.put(number)
+            for _ in range(rng.randrange(20_000)):
+                pass
+            program.send_signal(signal.SIGINT)
+            assert program.stdout.read(1) == "."  # a second one would give up what the first has begun to tidy up
+        queue.put("end")
+        output = program.stdout.read().splitlines()
+
+    assert int(output[0]) > 20
+    assert sorted(map(int, output[1].split())) == list(range(400))
+    assert eye.items() == 0
+
+
+def test_ctrl_c_ends_a_wait_for_a_row_lock_promptly_and_cancels_the_statement(client, own_database, eye):
+    """
+    The program is told, and the server does not go on waiting for it.
+    """
+    entries = pgstore.Dict.persist("entries", client=client)
+    entries["k"] = 1
+
+    def interrupt():
+        until(lambda: eye.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+        press_ctrl_c()
+
+    with psycopg.connect(own_database) as blocker:
+        blocker.execute("UPDATE pgstore.dict_entry SET updated_at = updated_at")
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            entries["k"] = 2
+        assert time.monotonic() - began < links.SETTLE_SECONDS
+        thread.join()
+        assert eye.value("SELECT count(*) FROM pg_locks WHERE NOT granted") == 0
+        blocker.rollback()
+
+    assert entries["k"] == 1
+
+
+def test_ctrl_c_while_the_server_is_unreachable_is_still_ctrl_c(own_database, proxy):
+    """
+    The statement can neither be finished nor cancelled: what comes out is the interrupt, not an error of the cancelling.
+    """
+    with pgstore.Client(proxy.url(own_database)) as client:
+        entries = pgstore.Dict.persist("entries", client=client)
+        entries["k"] = 1
+        proxy.stall("server")
+        sent = proxy.bytes_from["client"]
+
+        def interrupt():
+            until(lambda: proxy.bytes_from["client"] > sent)
+            proxy.refuse()
+            press_ctrl_c()
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            entries.get("k")
+        thread.join()
+        proxy.accept()
+        proxy.resume()
+        assert entries["k"] == 1
+
+
+def test_ctrl_c_ends_a_wait_for_a_connection(own_database):
+    with pgstore.Client(own_database, connections_max=1) as client:
+        entries = pgstore.Dict.persist("entries", client=client)
+        entries["k"] = 1
+        held, release = threading.Event(), threading.Event()
+
+        def hold():
+            with client.transaction():
+                entries["k"] = 2
+                held.set()
+                release.wait(30)
+
+        holder = Background(hold)
+        held.wait(30)
+        threading.Timer(0.1, press_ctrl_c).start()
+        with pytest.raises(KeyboardInterrupt):
+            entries.get("k")
+        release.set()
+        holder.result()
+        assert entries["k"] == 2
