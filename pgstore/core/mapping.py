@@ -93,6 +93,8 @@ def map_error(exc: psycopg.Error) -> errors.Error:
         return errors.StoreUnavailable(f"the connection to the server broke: {text}")
     if state.startswith("53"):
         return errors.StoreUnavailable(f"the server is out of resources: {text}")
+    if state == "54000":
+        return errors.ValueTooLarge(f"the database cannot hold this value: {text}; put large ones into a Volume")
     if state in ("22021", "22P05"):
         return errors.InvalidError(f"the database cannot hold this text: {text}")
     return errors.StatementFailed(

@@ -63,7 +63,7 @@ class Codec:
         else:
             data = encode_value(value)[1] or b""
         if len(data) > _SIZE_UNCHECKED:
-            check_size(len(data), f"the value of key {key!r} of {self._name}")
+            check_size(len(data) + (SIGNATURE_BYTES if self._keys else 0), f"the value of key {key!r} of {self._name}")
         projection = _projected(value) if self._projects else None
         if self._keys:
             return "s", self._sign(text, data) + data, None, None, projection
