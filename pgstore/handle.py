@@ -71,6 +71,7 @@ class Store:
     _options: dict[str, Any]  # what the store is to be created with, and must have been
     _facts: Facts | None
     _closed: bool
+    _owner_pid: int  # of the process that made an ephemeral store
 
     # ------------------------------------------------------------------------------------------------------- making
 
@@ -300,7 +301,8 @@ class Store:
         """The store is known, and committed."""
         self._facts = facts
         if self._is_ephemeral:
-            weakref.finalize(self, self._runner.session.unwanted, facts.id, os.getpid()).atexit = False
+            self._owner_pid = os.getpid()
+            weakref.finalize(self, self._runner.session.unwanted, facts.id, self._owner_pid).atexit = False
 
     def _missing(self) -> errors.NotFoundError:
         if self._is_ephemeral:
@@ -347,7 +349,7 @@ class Store:
 
     def _close(self) -> Op[None]:
         facts, self._facts, self._closed = self._facts, None, True
-        if facts is not None:
+        if facts is not None and self._owner_pid == os.getpid():  # a forked child leaves the `with` block of its parent, too
             yield from atomic(delete_store(facts.id))
 
     # ------------------------------------------------------------------------------------------------------ pickling

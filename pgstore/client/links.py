@@ -514,9 +514,10 @@ class AsyncLink(Link):
         try:
             await asyncio.wait([ringing, arriving], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            ringing.cancel()
-            arriving.cancel()
-            await asyncio.gather(ringing, arriving, return_exceptions=True)
+            if not self._loop.is_closed():
+                ringing.cancel()
+                arriving.cancel()
+                await asyncio.gather(ringing, arriving, return_exceptions=True)
 
     def _wake(self) -> None:
         if self._waiter is not None:

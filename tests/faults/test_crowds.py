@@ -1,0 +1,381 @@
+"""Many threads and tasks on few connections: everybody gets a turn, nobody gets another's connection, nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextvars
+import gc
+import threading
+import time
+
+import pytest
+
+import pgstore
+from pgstore.client import links, pool
+from pgstore.errors import StoreUnavailable
+from tests.faults.conftest import Background, until
+
+
+def named(url, name):
+    return f"{url}?application_name={name}"
+
+
+def backends(eye, name):
+    return eye.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", name)
+
+
+@pytest.fixture
+def only(own_database):
+    """A client with at most three connections."""
+    with pgstore.Client(named(own_database, "only"), connections_max=3) as client:
+        yield client
+
+
+@pytest.fixture
+def held_once(monkeypatch):
+    """Watches that no connection is used by two threads at once."""
+    holders: dict[int, int] = {}
+    original = links.BlockingLink.execute
+
+    def execute(self, query):
+        thread = threading.get_ident()
+        assert holders.setdefault(id(self), thread) == thread, "a connection has two holders"
+        try:
+            return original(self, query)
+        finally:
+            del holders[id(self)]
+
+    monkeypatch.setattr(links.BlockingLink, "execute", execute)
+
+
+def test_thirty_threads_share_five_connections_and_all_finish(own_database, eye, held_once):
+    """
+    With calls and transactions mixed, no thread starves and none gets a connection that another one is using.
+    """
+    most = 0
+    with pgstore.Client(named(own_database, "crowd"), connections_max=5) as client:
+        entries = pgstore.Dict.persist("entries", client=client)
+        entries.hydrate()
+
+        def work(number):
+            for step in range(20):
+                if step % 3:
+                    entries[number] = step
+                    assert entries[number] == step
+                else:
+                    with client.transaction():
+                        entries[number, "tx"] = step
+                        assert entries[number, "tx"] == step
+
+        crowd = [Background(work, number) for number in range(30)]
+        while any(each.running for each in crowd):
+            most = max(most, backends(eye, "crowd"))
+        for each in crowd:
+            each.result()
+
+        assert entries.len() == 60
+    assert 2 <= most <= 5
+    until(lambda: not backends(eye, "crowd"))
+
+
+def test_a_busy_thread_does_not_keep_the_others_out(own_database):
+    """
+    A thread in a tight loop has its connection back before a waiting thread has woken up, unless there is a queue.
+    """
+    with pgstore.Client(own_database, connections_max=1) as client:
+        entries = pgstore.Dict.persist("entries", client=client)
+        entries["k"] = 1
+        turns: collections.Counter[int] = collections.Counter()
+        stop = threading.Event()
+
+        def hammer(number):
+            while not stop.is_set():
+                entries.get("k")
+                turns[number] += 1
+
+        hammers = [Background(hammer, number) for number in range(4)]
+        until(lambda: sum(turns.values()) > 400)
+        stop.set()
+        for each in hammers:
+            each.result()
+
+        assert min(turns[number] for number in range(4)) > 20, turns
+
+
+def test_a_busy_task_does_not_keep_the_others_out(own_database):
+    client = pgstore.Client(own_database, connections_max=1)
+    turns: collections.Counter[int] = collections.Counter()
+
+    async def main():
+        entries = pgstore.Dict.persist("entries", client=client)
+        await entries.put.aio("k", 1)
+
+        async def hammer(number):
+            while sum(turns.values()) < 400:
+                await entries.get.aio("k")
+                turns[number] += 1
+
+        await asyncio.gather(*(hammer(number) for number in range(4)))
+
+    asyncio.run(main())
+
+    assert min(turns[number] for number in range(4)) > 80, turns
+
+
+def test_a_hundred_tasks_share_three_connections_and_all_finish(only, eye):
+    most = 0
+
+    async def main():
+        nonlocal most
+        entries = pgstore.Dict.persist("entries", client=only)
+        await entries.hydrate.aio()
+
+        async def work(number):
+            await entries.put.aio(number, number)
+            async with only.transaction():
+                await entries.put.aio((number, "tx"), number)
+                assert await entries.get.aio(number) == number
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(100):
+                group.create_task(work(number))
+        most = backends(eye, "only")
+        return await entries.len.aio()
+
+    assert asyncio.run(main()) == 200
+    assert most == 3
+    until(lambda: not backends(eye, "only"))
+
+
+def test_a_cancelled_wait_for_a_connection_passes_its_turn_on(own_database):
+    """
+    A turn that came to a task that is gone would be lost for all.
+    """
+    client = pgstore.Client(own_database, connections_max=1)
+
+    async def main():
+        entries = pgstore.Dict.persist("entries", client=client)
+        await entries.put.aio("k", 1)
+        async with client.transaction():
+            await entries.get.aio("k")
+            # Each in a context of its own: else they would be inside the transaction.
+            waiting = [_apart(entries.get.aio("k")) for _ in range(6)]
+            await asyncio.sleep(0)
+            for task in waiting[:3]:
+                task.cancel()
+        waiting[3].cancel()  # its turn has just come
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert results[4:] == [1, 1]
+        assert await entries.get.aio("k") == 1
+
+    asyncio.run(main())
+
+
+def _apart(coroutine):
+    return contextvars.Context().run(asyncio.ensure_future, coroutine)
+
+
+def test_a_thread_that_ends_gives_its_connection_up(only, eye):
+    """
+    Programs that start a thread per request must not need a connection per request.
+    """
+    entries = pgstore.Dict.persist("entries", client=only)
+    for number in range(10):
+        Background(entries.put, number, number).result()
+        gc.collect()
+
+    assert backends(eye, "only") <= 3
+    assert entries.len() == 10
+
+
+def test_threads_that_hold_transactions_are_waited_for_and_then_explained(own_database, monkeypatch):
+    """
+    A thread that waits for its own second connection would wait for ever.
+    """
+    monkeypatch.setattr(pool, "TURN_SECONDS", 0.3)
+    with pgstore.Client(own_database, connections_max=1) as client:
+        entries = pgstore.Dict.persist("entries", client=client)
+        entries["k"] = 1
+        with client.transaction():
+            entries["k"] = 2
+            with pytest.raises(StoreUnavailable, match="connections_max"):
+                Background(entries.get, "k").result()
+        assert entries["k"] == 2
+
+
+def test_tasks_that_hold_transactions_are_waited_for_and_then_explained(own_database, monkeypatch):
+    monkeypatch.setattr(pool, "TURN_SECONDS", 0.3)
+    client = pgstore.Client(own_database, connections_max=1)
+
+    async def main():
+        entries = pgstore.Dict.persist("entries", client=client)
+        await entries.put.aio("k", 1)
+        async with client.transaction():
+            await entries.put.aio("k", 2)
+            with pytest.raises(StoreUnavailable, match="connections_max"):
+                await _apart(entries.get.aio("k"))
+        assert await entries.get.aio("k") == 2
+
+    asyncio.run(main())
+
+
+def test_a_failed_connection_does_not_count(own_database, proxy):
+    """
+    A server that was down for a while must not leave the client with fewer connections than before.
+    """
+    with pgstore.Client(proxy.url(own_database), connections_max=1) as client:
+        entries = pgstore.Dict.persist("entries", client=client)
+        proxy.refuse()
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                entries.get("k")
+        proxy.accept()
+        entries["k"] = 1
+        assert entries["k"] == 1
+
+
+def test_idle_connections_are_closed(own_database, eye, monkeypatch):
+    with pgstore.Client(named(own_database, "idle")) as client:
+        entries = pgstore.Dict.persist("entries", client=client)
+        entries["k"] = 1
+        assert backends(eye, "idle") == 1
+
+        client._blocking.links.close_idle()
+        assert backends(eye, "idle") == 1
+        monkeypatch.setattr(pool, "IDLE_SECONDS", -1.0)
+        client._blocking.links.close_idle()
+        until(lambda: not backends(eye, "idle"))
+
+        assert entries["k"] == 1
+
+
+# --------------------------------------------------------------------------------------------------------- event loops
+
+
+def test_several_event_loops_one_after_another_use_one_client(only, eye):
+    """
+    `asyncio.run` for every piece of work is what many programs do; each closes its connections as it ends.
+    """
+
+    async def work(number):
+        queue = pgstore.Queue.persist("queue", client=only)
+        await queue.put.aio(number)
+        taken = await queue.get.aio()
+        with pytest.raises(pgstore.errors.QueueEmpty):
+            await queue.get.aio(timeout=0.05)  # starts listening
+        return taken
+
+    for number in range(4):
+        assert asyncio.run(work(number)) == number
+        until(lambda: not backends(eye, "only"))
+    assert not only._loops
+
+
+def test_a_loop_that_was_closed_without_a_word_costs_nothing(only, eye):
+    """
+    No warning, no error from a finaliser, and its connections go with the next one that is opened.
+    """
+    entries = pgstore.Dict.persist("entries", client=only)
+    for number in range(4):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(entries.put.aio(number, number))
+        loop.close()
+        del loop
+        gc.collect()
+        assert backends(eye, "only") <= 2
+
+    only.close()
+    gc.collect()
+    until(lambda: not backends(eye, "only"))
+
+
+def test_a_loop_that_was_closed_with_work_under_way_costs_nothing(only, eye):
+    """
+    The tasks are gone in the middle of an operation, of a transaction, of a wait: their connections are closed.
+    """
+    queue = pgstore.Queue.persist("queue", client=only)
+    queue.put("item")
+
+    async def hold():
+        async with only.transaction():
+            await queue.get.aio()
+            await asyncio.sleep(3600)
+
+    loop = asyncio.new_event_loop()
+    tasks = [loop.create_task(hold()), loop.create_task(queue.get.aio(partition="none")), loop.create_task(hold())]
+    loop.run_until_complete(asyncio.sleep(0.05))
+    for task in tasks:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own reproach, to the log
+    for task in asyncio.all_tasks(loop):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
+    del tasks, task, loop
+    gc.collect()
+
+    assert queue.get(timeout=10) == "item"
+    only.close()
+    until(lambda: not backends(eye, "only"))
+
+
+def test_two_event_loops_in_two_threads_use_one_client(only):
+    queue = pgstore.Queue.persist("queue", client=only)
+    queue.hydrate()
+
+    async def produce():
+        for number in range(50):
+            await queue.put.aio(number)
+
+    async def consume():
+        return [await queue.get.aio(timeout=20) for _ in range(50)]
+
+    consuming = Background(asyncio.run, consume())
+    asyncio.run(produce())
+
+    assert consuming.result() == list(range(50))
+
+
+# ------------------------------------------------------------------------------------------------------------- closing
+
+
+def test_a_closed_client_can_be_used_again(call, client, client_elsewhere, store_name):
+    entries = pgstore.Dict.persist(store_name, client=client)
+    call(entries.put, "k", 1)
+
+    if call.form == "aio":
+        call.run(client.aclose())
+    client.close()
+
+    assert call(entries.get, "k") == 1
+
+
+def test_a_client_that_is_closed_under_a_waiting_get_does_not_break_it(own_database):
+    with pgstore.Client(own_database) as client, pgstore.Client(own_database) as other:
+        getting = Background(pgstore.Queue.persist("queue", client=client).get)
+        queue = pgstore.Queue.persist("queue", client=other)
+        queue.hydrate()
+        time.sleep(0.05)  # it may be anywhere
+
+        client.close()
+        queue.put("item")
+
+        assert getting.result() == "item"
+
+
+def test_threads_that_use_a_client_while_it_is_closed_finish(own_database, eye):
+    with pgstore.Client(named(own_database, "closing"), connections_max=3) as client:
+        entries = pgstore.Dict.persist("entries", client=client)
+        entries.hydrate()
+
+        def work(number):
+            for step in range(30):
+                entries[number] = step
+
+        crowd = [Background(work, number) for number in range(6)]
+        for _ in range(5):
+            client.close()
+        for each in crowd:
+            each.result()
+        assert entries.items() == [(number, 29) for number in range(6)]
+    gc.collect()
+    until(lambda: not backends(eye, "closing"))

@@ -1,0 +1,145 @@
+"""The server stops, crashes and comes back: clients wait for it, and what was acknowledged is there."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+
+import pytest
+
+import pgstore
+from pgstore.errors import OutcomeUnknown
+from tests.faults.conftest import Background, Eye, until
+from tests.fixtures.proxy import Proxy
+from tests.fixtures.server import migrate
+
+
+@pytest.fixture
+def url(own_server):
+    url: str = own_server.create_database()
+    migrate(url)
+    return url
+
+
+@pytest.mark.slow
+def test_clients_wait_for_a_server_that_restarts(own_server, url):
+    """
+    Calls made while it is down, of every kind, come back with their results; a get that was waiting before goes on waiting.
+    """
+    with pgstore.Client(url) as client:
+        entries = pgstore.Dict.persist("entries", client=client)
+        queue = pgstore.Queue.persist("queue", client=client)
+        entries["k"] = 1
+        queue.put("warm")
+        queue.get()
+        waiting = Background(queue.get)
+        loop_waiting = Background(asyncio.run, queue.get.aio(partition="aio"))
+        eye = Eye(url)
+        until(lambda: eye.waiting() == 2)
+        eye.close()
+
+        def in_transaction():
+            with client.transaction():
+                entries["tx"] = entries["k"]
+
+        async def on_a_loop():
+            await entries.put.aio("aio", 1)
+            return await entries.get.aio("k")
+
+        own_server.terminate(signal.SIGINT)
+        calls = [
+            Background(entries.get, "k"),
+            Background(entries.put, "l", 1),
+            Background(queue.put, "other", partition="other"),
+            Background(in_transaction),
+            Background(asyncio.run, on_a_loop()),
+        ]
+        assert all(call.running for call in calls)
+        own_server.start()
+
+        assert [call.result() for call in calls] == [1, True, None, None, 1]
+        assert sorted(entries.keys()) == ["aio", "k", "l", "tx"]
+        queue.put("item")
+        queue.put("item", partition="aio")
+        assert waiting.result() == "item"
+        assert loop_waiting.result() == "item"
+
+
+@pytest.mark.slow
+def test_what_was_acknowledged_survives_a_crash_and_nothing_is_doubled(own_server, url):
+    """
+    Puts by several threads while the server is killed again and again; each item says which it is.
+    """
+    acknowledged, unknown = [], []
+    stop = threading.Event()
+    with pgstore.Client(url, connections_max=3) as client:
+        queue = pgstore.Queue.persist("queue", client=client)
+        queue.hydrate()
+
+        def produce(producer):
+            number = 0
+            while not stop.is_set():
+                item = (producer, number)
+                number += 1
+                try:
+                    if number % 2:
+                        queue.put(item)
+                    else:
+                        client.run_transaction(lambda tx, item=item: queue.put(item))
+                    acknowledged.append(item)
+                except OutcomeUnknown:
+                    unknown.append(item)
+
+        producers = [Background(produce, number) for number in range(5)]
+        for _ in range(2):
+            enough = len(acknowledged) + 100
+            until(lambda enough=enough: len(acknowledged) > enough)
+            own_server.kill()
+            own_server.start()
+        enough = len(acknowledged) + 100
+        until(lambda: len(acknowledged) > enough)
+        stop.set()
+        for each in producers:
+            each.result()
+
+        there = []
+        while items := queue.get_many(1000, block=False):
+            there += items
+
+    assert len(there) == len(set(there))
+    assert set(acknowledged) <= set(there) <= set(acknowledged) | set(unknown)
+    assert len(unknown) <= 10
+
+
+@pytest.mark.slow
+def test_after_a_crash_the_outcome_of_a_commit_is_not_guessed(own_server, url):
+    """
+    The numbers of transactions that a crash undid are given to others: asked about ours, the server would answer for another.
+    """
+    with Proxy(own_server.port) as proxy, pgstore.Client(proxy.url(url)) as client, pgstore.Client(url) as other:
+        entries = pgstore.Dict.persist("entries", client=client)
+        entries["k"] = 1
+        others = pgstore.Dict.persist("others", client=other)
+        others["k"] = 1
+
+        sending = threading.Event()
+
+        def commit():
+            with client.transaction():
+                entries["k"] = 2
+                proxy.stall("client")  # COMMIT does not get through
+                sending.set()
+
+        committing = Background(commit)
+        sending.wait(30)
+        own_server.kill()
+        own_server.start()
+        for number in range(20):
+            others[number] = number
+        proxy.cut()
+        proxy.resume()
+
+        with pytest.raises(OutcomeUnknown):
+            committing.result()
+        assert entries["k"] == 1
