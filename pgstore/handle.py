@@ -349,7 +349,9 @@ class Store:
 
     def _close(self) -> Op[None]:
         facts, self._facts, self._closed = self._facts, None, True
-        if facts is not None and self._owner_pid == os.getpid():  # a forked child leaves the `with` block of its parent, too
+        if (
+            facts is not None and self._owner_pid == os.getpid()
+        ):  # a forked child leaves the `with` block of its parent, too
             yield from atomic(delete_store(facts.id))
 
     # ------------------------------------------------------------------------------------------------------ pickling

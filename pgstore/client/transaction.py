@@ -404,7 +404,8 @@ class Transaction:
     def _commit_root(self, root: _Root) -> Steps[None]:
         self._check_usable(root)
         last: list[Query] = []
-        for participant in root.participants.values():
+        # In one order everywhere: what two transactions lock for their commits, they lock without waiting in a circle.
+        for _, participant in sorted(root.participants.items(), key=_commit_order):
             yield from root.world.perform(participant.before_commit(), self)
             last.extend(participant.with_commit())
         if root.begun:
@@ -504,6 +505,12 @@ def forget_after_fork() -> None:
     global _forks
     _forks += 1
     _AMBIENT.set(())
+
+
+def _commit_order(item: tuple[object, Participant]) -> int:
+    """By store, for participants that belong to one."""
+    key, _ = item
+    return key[1] if isinstance(key, tuple) else 0
 
 
 def _who() -> tuple[int, Any]:

@@ -265,3 +265,38 @@ def test_a_killed_upload_leaves_nothing(volume, database, store_name):
         assert connection.execute(query, [int(volume.object_id[3:])]).fetchone() == (2,)
     put(volume, "dir/first", b"2")
     assert paths(volume) == ["dir/first", "there"]
+
+
+def test_transactions_over_the_same_volumes_in_opposite_order_do_not_deadlock(
+    client, client_elsewhere, store_name, tmp_path
+):
+    """
+    Their commits take the locks of the Volumes in one order, whichever was used first.
+    """
+    file = tmp_path / "file"
+    file.write_bytes(b"x")
+    volumes = {
+        each: [Volume.persist(f"{store_name}-{i}", client=each).hydrate() for i in range(2)]
+        for each in (client, client_elsewhere)
+    }
+    failures: list[BaseException] = []
+
+    def work(each, order):
+        try:
+            for number in range(20):
+                with each.transaction():
+                    for index in order:
+                        volumes[each][index].put_file(file, f"{order[0]}-{number}")
+        except BaseException as exc:
+            failures.append(exc)
+
+    threads = [
+        threading.Thread(target=work, args=arguments) for arguments in ((client, (0, 1)), (client_elsewhere, (1, 0)))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failures == []
+    assert len(volumes[client][0].listdir("/")) == len(volumes[client][1].listdir("/")) == 40
