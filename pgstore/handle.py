@@ -204,7 +204,8 @@ class Store:
             return self._facts
         if self._closed:
             raise self._missing()
-        if self._installation not in (None, self._runner.installation) and self._runner.installation is not None:
+        here = self._runner.installation  # read once: another thread may be connecting for the first time
+        if here is not None and self._installation not in (None, _id_of(here)):
             raise errors.InvalidError(f"{self!r} was pickled where another database is in use")
         enrolment = yield BeforeCommit(Found, Found)
         if enrolment is not None and enrolment.immediate:
@@ -371,9 +372,14 @@ class Store:
             environment,
             self._create_if_missing,
             wanted_id,
-            self._runner.installation,
+            _id_of(self._runner.installation),
             self._options,
         )
+
+
+def _id_of(installation: str | None) -> str | None:
+    """Without the database's name: a handle that lies in a store survives a restore into a database of another name."""
+    return None if installation is None else installation.partition("/")[0]
 
 
 def _unpickled(
