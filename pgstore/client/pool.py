@@ -22,7 +22,8 @@ from pgstore import errors
 from pgstore.client.links import AsyncLink, BlockingLink
 from pgstore.core.clock import monotonic
 
-IDLE_SECONDS: Final = 300.0
+IDLE_SECONDS = 300.0
+LOOK_SECONDS = 60.0  # between looks for idle links
 TURN_SECONDS: Final = 60.0  # to wait for a link at the limit; whoever waits longer probably waits for itself
 
 
@@ -72,6 +73,8 @@ class BlockingPool:
         self._spare: list[BlockingLink] = []  # links whose thread has ended
         self._turns: deque[_Turn] = deque()
         self._closed = False
+        self._housekeeper: threading.Thread | None = None
+        self._ended = threading.Event()
 
     def acquire(self) -> BlockingLink:
         """This thread's link; else a new one; at the limit the one that was idle longest; else the next that is given back."""
@@ -107,10 +110,17 @@ class BlockingPool:
         self._close_idle(before=float("inf"))
 
     def close_idle(self) -> None:
+        """Close the links that nobody has used for long, and soon those whose thread has ended."""
+        with self._lock:
+            orphans = [spare for spare in self._spare if spare.used_at < monotonic() - LOOK_SECONDS]
+            self._spare = [spare for spare in self._spare if spare not in orphans]
+        for link in orphans:
+            self.discard(link)
         self._close_idle(before=monotonic() - IDLE_SECONDS)
 
     def close(self) -> None:
         self._closed = True
+        self._ended.set()
         self.purge()
 
     def _acquire_slowly(self) -> BlockingLink:
@@ -143,7 +153,17 @@ class BlockingPool:
     def _open(self, place: Any) -> BlockingLink:
         link = self._connect()
         link.place = place
+        if self._housekeeper is None:
+            self._start_housekeeper()
         return link
+
+    def _start_housekeeper(self) -> None:
+        with self._lock:
+            if self._housekeeper is None:
+                self._housekeeper = threading.Thread(
+                    target=_keep_house, args=(weakref.ref(self), self._ended), name="pgstore-idle", daemon=True
+                )
+                self._housekeeper.start()
 
     def _serve(self) -> None:
         """Give those who wait what there is. With the lock."""
@@ -204,6 +224,16 @@ class BlockingPool:
             if link is None:
                 return
             self.discard(link)
+
+
+def _keep_house(pool: weakref.ref[BlockingPool], ended: threading.Event) -> None:
+    """Close idle links of *pool* now and then, until it is closed or gone."""
+    while not ended.wait(LOOK_SECONDS):
+        current = pool()
+        if current is None:
+            return
+        current.close_idle()
+        del current
 
 
 def _idle_since(seat: _Seat) -> float:

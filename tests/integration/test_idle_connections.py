@@ -1,0 +1,84 @@
+"""Connections that nobody uses are closed, and nobody notices but the server."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+import pgstore
+from pgstore.client import pool
+
+
+@pytest.fixture(autouse=True)
+def _short_times(monkeypatch):
+    monkeypatch.setattr(pool, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(pool, "LOOK_SECONDS", 0.05)
+
+
+@pytest.fixture
+def store(client, store_name):
+    return pgstore.Dict.persist(store_name, client=client)
+
+
+def backends(sql):
+    return {pid for (pid,) in sql("SELECT pid FROM pg_stat_activity WHERE application_name = 'pgstore'")}
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_an_idle_connection_is_closed_and_opened_again_when_it_is_needed(store, sql):
+    before = backends(sql)
+    store["k"] = 1
+    mine = backends(sql) - before
+    assert len(mine) == 1
+
+    wait_until(lambda: not mine & backends(sql))
+
+    assert store["k"] == 1
+
+
+def test_a_connection_in_use_is_not_closed(client, store, sql):
+    before = backends(sql)
+    with client.transaction():
+        store["k"] = 1
+        mine = backends(sql) - before
+        time.sleep(0.5)
+        assert mine & backends(sql)
+        assert store["k"] == 1
+
+
+def test_the_connection_of_a_thread_that_has_ended_is_closed(store, sql):
+    store.hydrate()
+    before = backends(sql)
+    opened: set[int] = set()
+
+    def work():
+        store.put("k", 1)
+        opened.update(backends(sql) - before)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+    wait_until(lambda: not opened & backends(sql))
+
+
+def test_an_event_loop_closes_what_is_idle(client, store, sql):
+    async def work():
+        before = backends(sql)
+        await store.put.aio("k", 1)
+        mine = backends(sql) - before
+        while mine & backends(sql):  # noqa: ASYNC110 - the server tells nobody
+            await asyncio.sleep(0.05)
+        assert await store.get.aio("k") == 1
+        await client.aclose()
+
+    asyncio.run(asyncio.wait_for(work(), 20))
