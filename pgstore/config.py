@@ -24,8 +24,9 @@ class Settings:
     signing_keys: tuple[bytes, ...] = field(default=(), repr=False)  # the first signs, any is accepted
 
     def __post_init__(self) -> None:
-        if self.connections_max < 1:
-            raise ConfigurationError(f"connections_max is {self.connections_max!r}, expected a number of 1 or more")
+        most: object = self.connections_max
+        if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+            raise ConfigurationError(f"connections_max is {most!r}, expected a number of 1 or more")
         for given in self.signing_keys:
             key: object = given
             if not isinstance(key, bytes) or not SIGNING_KEY_BYTES_MIN <= len(key) <= SIGNING_KEY_BYTES_MAX:

@@ -27,6 +27,7 @@ from pgstore.types import QueueInfo
 PARTITION_BYTES_MAX: Final = 64
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 BATCH_ITEMS: Final = 5000  # of one statement of `put_many`
+_ALL: Final = 1 << 62
 BATCH_BYTES: Final = 16 * 1024 * 1024
 
 _INSERT_ONE: Final = """
@@ -210,7 +211,7 @@ class Queue(Store):
         if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
             raise errors.InvalidError(f"get_many takes the number of items, 1 or more, not {wanted!r}")
         name = _partition(partition)
-        rows = yield from self._take(wanted, block, timeout, name)
+        rows = yield from self._take(min(wanted, _ALL), block, timeout, name)
         try:
             return [self._decode(row) for row in rows]
         except errors.DeserializationError:

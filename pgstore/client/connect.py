@@ -23,9 +23,10 @@ SERVER_VERSION_MIN = 140000
 
 # Behind a pooler in transaction mode another backend answers than the one that said hello.
 WHO_ANSWERS = Statement("SELECT pg_backend_pid(), to_regclass('pgstore.installation') IS NOT NULL", reads=True)
+# A copy made by CREATE DATABASE … TEMPLATE has the same id, so the name tells, too.
 SCHEMA = Statement(
     """
-    SELECT r.version_num, i.oldest_code_revision, i.id::text
+    SELECT r.version_num, i.oldest_code_revision, i.id::text || '/' || current_database()
       FROM pgstore.schema_revision r
      CROSS JOIN pgstore.installation i
     """,

@@ -25,7 +25,10 @@ class Deadline:
         given: object = timeout
         if isinstance(given, bool) or not isinstance(given, (int, float)) or not given >= 0:
             raise InvalidError(f"timeout {timeout!r} is not a number of seconds, 0 or more, or None")
-        return cls(monotonic() + timeout)
+        try:
+            return cls(monotonic() + timeout)
+        except OverflowError:
+            return cls(None)
 
     def remaining(self) -> float:
         """Seconds left, 0 when passed, infinity without a limit."""

@@ -33,7 +33,7 @@ def in_child(function):
             function()
             status = 0
         except SystemExit as exc:
-            status = exc.code or 0
+            status = 0 if exc.code is None else 1
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:

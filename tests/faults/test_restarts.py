@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+from functools import partial
 
 import pytest
 
@@ -77,6 +78,9 @@ def test_what_was_acknowledged_survives_a_crash_and_nothing_is_doubled(own_serve
         queue = pgstore.Queue.persist("queue", client=client)
         queue.hydrate()
 
+        def put(item, tx):
+            queue.put(item)
+
         def produce(producer):
             number = 0
             while not stop.is_set():
@@ -86,19 +90,21 @@ def test_what_was_acknowledged_survives_a_crash_and_nothing_is_doubled(own_serve
                     if number % 2:
                         queue.put(item)
                     else:
-                        client.run_transaction(lambda tx, item=item: queue.put(item))
+                        client.run_transaction(partial(put, item))
                     acknowledged.append(item)
                 except OutcomeUnknown:
                     unknown.append(item)
 
+        def a_hundred_more():
+            enough = len(acknowledged) + 100
+            until(lambda: len(acknowledged) > enough)
+
         producers = [Background(produce, number) for number in range(5)]
         for _ in range(2):
-            enough = len(acknowledged) + 100
-            until(lambda enough=enough: len(acknowledged) > enough)
+            a_hundred_more()
             own_server.kill()
             own_server.start()
-        enough = len(acknowledged) + 100
-        until(lambda: len(acknowledged) > enough)
+        a_hundred_more()
         stop.set()
         for each in producers:
             each.result()

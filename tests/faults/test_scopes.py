@@ -1,0 +1,405 @@
+"""Whose transaction it is, what happens in it after an error, and what a joined connection looks like afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import threading
+import warnings
+
+import psycopg
+import pytest
+import sqlalchemy
+from psycopg.rows import dict_row
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import Session
+
+import pgstore
+from pgstore.errors import InvalidError, StatementFailed, TransactionFailed, TransactionScopeError
+from tests.faults.conftest import Background
+
+
+@pytest.fixture
+def client(own_database):
+    client = pgstore.Client(own_database)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def entries(client):
+    return pgstore.Dict.persist("entries", client=client).hydrate()
+
+
+@pytest.fixture
+def refusing(entries, eye):
+    """The server refuses the value 13, at once."""
+    eye.rows("ALTER TABLE pgstore.dict_entry ADD CHECK (integer_value IS DISTINCT FROM 13)")
+    return entries
+
+
+# --------------------------------------------------------------------------------------------------------- whose it is
+
+
+def test_a_block_entered_in_one_context_and_left_in_another_commits(client, entries):
+    """
+    Fixtures that are asynchronous generators are resumed in another context: there, ContextVar.reset would raise.
+    """
+    tx = client.transaction()
+    contextvars.copy_context().run(tx.__enter__)
+    entries.using(tx)["k"] = 1
+    assert client.pin() is None
+    contextvars.copy_context().run(tx.__exit__, None, None, None)
+
+    assert entries["k"] == 1
+
+    async def main():
+        tx = client.transaction()
+        await tx.__aenter__()
+        await entries.put.aio("l", 1)
+        await contextvars.copy_context().run(asyncio.ensure_future, tx.__aexit__(None, None, None))
+        await entries.put.aio("m", 1)  # not in it any more
+
+    asyncio.run(main())
+    assert entries.keys() == ["k", "l", "m"]
+
+
+def test_a_blocking_transaction_in_a_task_is_not_the_childrens(client, entries):
+    async def main():
+        with client.transaction():
+            entries["k"] = 1
+            with pytest.raises(TransactionScopeError):
+                await asyncio.create_task(asyncio.to_thread(entries.get, "k"))
+            with pytest.raises(TransactionScopeError):
+                await asyncio.to_thread(entries.get, "k")
+
+    asyncio.run(main())
+    assert entries["k"] == 1
+
+
+def test_using_waits_for_its_turn_in_both_forms(client, entries):
+    """
+    One connection carries one call at a time; what is handed to threads and tasks queues.
+    """
+    with client.transaction() as tx:
+        bound = entries.using(tx)
+        crowd = [Background(bound.put, number, number) for number in range(10)]
+        for each in crowd:
+            each.result()
+        assert entries.len() == 10
+
+    async def main():
+        async with client.transaction() as tx:
+            bound = entries.using(tx)
+            await asyncio.gather(*(bound.put.aio(number, number) for number in range(20)))
+            task = asyncio.create_task(bound.put.aio("late", 1))
+        # The task has not run yet: the transaction has ended under it.
+        with pytest.raises(InvalidError, match="not open"):
+            await task
+        with pytest.raises(TransactionScopeError):
+            async with client.transaction() as tx:
+                await asyncio.to_thread(entries.using(tx).get, "k")
+
+    asyncio.run(main())
+    assert entries.len() == 20
+
+
+def test_a_transaction_is_rolled_back_if_it_is_cancelled_while_another_task_uses_it(client, entries):
+    """
+    Leaving the block has to wait for the other task's call, and must not forget why it waits.
+    """
+
+    async def main():
+        async with asyncio.timeout(20):
+            started = asyncio.Event()
+
+            async def hold():
+                async with client.transaction() as tx:
+                    await entries.put.aio("k", 1)
+                    await tx.root.async_lock.acquire()  # a call of another task's
+                    started.set()
+                    asyncio.get_running_loop().call_later(0.05, tx.root.async_lock.release)
+
+            task = asyncio.create_task(hold())
+            await started.wait()
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await entries.contains.aio("k") is False
+            assert not client.world(blocking=False).links._turns
+
+    asyncio.run(main())
+
+
+def test_entering_twice_does_not_end_what_is_open(client, entries):
+    with client.transaction() as tx:
+        entries["k"] = 1
+        with pytest.raises(InvalidError, match="once"), tx:
+            pass
+        entries["l"] = 1
+    assert entries.keys() == ["k", "l"]
+
+
+# --------------------------------------------------------------------------------------------------------- after errors
+
+
+def test_after_an_error_of_the_server_a_transaction_says_that_it_failed(call, client, refusing):
+    """
+    The first error says why, all that follow say that it is over, and leaving normally is one of them.
+    """
+    entries = refusing
+
+    def blocking():
+        with client.transaction():
+            entries["k"] = 1
+            with pytest.raises(StatementFailed):
+                entries["bad"] = 13
+            with pytest.raises(TransactionFailed):
+                entries.get("k")
+            with pytest.raises(TransactionFailed):
+                entries["k"] = 2
+
+    async def asynchronous():
+        async with client.transaction():
+            await entries.put.aio("k", 1)
+            with pytest.raises(StatementFailed):
+                await entries.put.aio("bad", 13)
+            with pytest.raises(TransactionFailed):
+                await entries.get.aio("k")
+
+    with pytest.raises(TransactionFailed):
+        blocking() if call.form == "blocking" else call.run(asynchronous())
+    assert call(entries.len) == 0
+
+
+def test_the_very_first_statement_of_a_transaction_may_fail(client, refusing):
+    with pytest.raises(StatementFailed), client.transaction():
+        refusing["bad"] = 13
+    with client.transaction():
+        refusing["k"] = 1
+    assert refusing.items() == [("k", 1)]
+
+
+def test_an_error_in_an_inner_block_leaves_the_outer_one_usable(client, refusing):
+    """
+    Also where it was swallowed inside, so that only the end of the inner block notices.
+    """
+    with client.transaction():
+        refusing["a"] = 1
+        with pytest.raises(StatementFailed), client.transaction():
+            refusing["bad"] = 13
+        refusing["b"] = 1
+        with pytest.raises(TransactionFailed), client.transaction():
+            refusing["c"] = 1
+            with contextlib.suppress(StatementFailed):
+                refusing["bad"] = 13
+        refusing["d"] = 1
+        with client.transaction(), client.transaction():
+            refusing["e"] = 1
+    assert refusing.keys() == ["a", "b", "d", "e"]
+
+
+def test_an_error_of_ours_leaves_the_transaction_usable(client, entries, monkeypatch):
+    """
+    A value that is refused here was never sent.
+    """
+    with client.transaction():
+        entries["a"] = 1
+        with pytest.raises(pgstore.SerializationError):
+            entries["bad"] = threading.Lock()
+        with pytest.raises(TypeError):
+            entries[object()] = 1
+        with pytest.raises(KeyError):
+            entries["absent"]
+        entries["b"] = 1
+    assert entries.keys() == ["a", "b"]
+
+
+def test_serialization_failures_name_themselves_and_the_transaction_is_over(client, entries, eye):
+    eye.rows(
+        """
+        CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'again' USING ERRCODE = '40001'; END $$;
+        CREATE TRIGGER again BEFORE INSERT ON pgstore.dict_entry FOR EACH ROW WHEN (NEW.key = 'bad') EXECUTE FUNCTION again();
+        """
+    )
+    with pytest.raises(TransactionFailed), client.transaction():
+        with pytest.raises(pgstore.errors.SerializationConflict, match="run_transaction"):
+            entries["bad"] = 1
+        entries["k"] = 1
+    assert entries.len() == 0
+
+
+def test_what_the_caller_sets_in_a_transaction_is_gone_after_it(client, entries):
+    """
+    The connection goes back to others: settings, roles, temporary tables and statements of the caller's do not go with it.
+    """
+    with client.transaction() as tx:
+        first = tx.connection.info.backend_pid
+        tx.connection.execute("SET search_path = pg_temp")
+        tx.connection.execute("SET statement_timeout = '1h'")
+        tx.connection.execute("CREATE TEMP TABLE mine (n integer)")
+        for _ in range(3):
+            tx.connection.execute("SELECT 1", prepare=True)
+    entries["k"] = 1
+
+    with client.transaction() as tx:
+        connection = tx.connection
+        assert connection.info.backend_pid == first
+        assert connection.execute("SHOW statement_timeout").fetchone() == ("0",)
+        assert connection.execute("SELECT to_regclass('pg_temp.mine')").fetchone() == (None,)
+        assert connection.execute("SHOW default_transaction_isolation").fetchone() == ("read committed",)
+        assert connection.execute("SELECT 1", prepare=True).fetchone() == (1,)
+
+
+def test_a_connection_lent_on_an_event_loop_can_be_used_by_both_in_turn(client, entries):
+    """
+    psycopg waits for the same socket, and takes our reader off the loop.
+    """
+
+    async def main():
+        for _ in range(3):
+            async with asyncio.timeout(20), client.transaction() as tx:
+                await entries.put.aio("k", 1)
+                connection = await tx.get_connection()
+                for number in range(3):
+                    await connection.execute("SELECT 1")
+                    await entries.put.aio("k", number)
+        return await entries.get.aio("k")
+
+    assert asyncio.run(main()) == 2
+
+
+# -------------------------------------------------------------------------------------------------------------- joined
+
+
+def settings_of(connection):
+    return connection.execute("SELECT name, setting FROM pg_settings ORDER BY name").fetchall()
+
+
+def test_a_joined_connection_is_left_as_it_was(client, entries, own_database):
+    with psycopg.connect(own_database) as connection:
+        connection.execute("CREATE TEMP TABLE mine (n integer)")
+        connection.commit()
+        before = settings_of(connection)
+        connection.commit()
+
+        for _ in range(8):
+            with client.transaction(connection=connection):
+                entries["k"] = 1
+                entries.get("k")
+                pgstore.Queue.persist("queue", client=client).put("item")
+            connection.commit()
+
+        assert settings_of(connection) == before
+        names = connection.execute("SELECT name FROM pg_prepared_statements").fetchall()
+        assert not [name for (name,) in names if name.startswith("pgstore")]
+        assert connection.autocommit is False
+        assert connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_joined_connection_must_speak_utf8(client, own_database, encoding):
+    """
+    The server would take our UTF-8 for something else and store other text, without an error.
+    """
+    with warnings.catch_warnings(), psycopg.connect(own_database, client_encoding=encoding) as connection:
+        warnings.simplefilter("ignore")
+        with pytest.raises(InvalidError, match="client_encoding"), client.transaction(connection=connection):
+            pass
+
+
+def test_our_own_connections_speak_utf8_whatever_the_environment_says(call, own_database, eye, monkeypatch):
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    client = pgstore.Client(own_database)
+    entries = pgstore.Dict.persist("entries", client=client)
+
+    call(entries.put, "Grüße", 1)
+
+    assert eye.value("SELECT key FROM pgstore.dict_entry") == "Grüße"
+    assert call(entries.keys) == ["Grüße"]
+    if call.form == "aio":
+        call.run(client.aclose())
+    client.close()
+
+
+def test_what_a_caller_has_registered_on_the_connection_does_not_matter(client, entries, own_database):
+    class Shouting(psycopg.adapt.Loader):
+        def load(self, data):
+            raise AssertionError("not for pgstore's rows")
+
+    class Dumping(psycopg.adapt.Dumper):
+        def dump(self, obj):
+            raise AssertionError("not for pgstore's parameters")
+
+    with psycopg.connect(own_database, row_factory=dict_row) as connection:
+        binary = type("Binary", (Shouting,), {"format": psycopg.pq.Format.BINARY})
+        for name in ("bytea", "int8", "text", "timestamptz"):
+            connection.adapters.register_loader(name, binary)
+            connection.adapters.register_loader(name, Shouting)
+        for kind in (str, bytes, int):
+            connection.adapters.register_dumper(kind, Dumping)
+        with client.transaction(connection=connection):
+            entries["k"] = {"a": 1}
+            entries[1, "x"] = 2
+            assert entries.items() == [((1, "x"), 2), ("k", {"a": 1})]
+        connection.commit()
+    assert entries.len() == 2
+
+
+def test_a_session_that_commits_in_the_middle_goes_on_in_its_next_transaction(client, entries, own_database):
+    engine = sqlalchemy.create_engine(own_database.replace("postgresql://", "postgresql+psycopg://"))
+    with Session(engine) as session:
+        with client.transaction(connection=session):
+            entries["kept"] = 1
+            session.commit()
+            entries["undone"] = 1
+            session.rollback()
+            entries["kept too"] = 1
+        session.commit()
+    engine.dispose()
+
+    assert entries.keys() == ["kept", "kept too"]
+
+
+def test_other_drivers_are_refused_by_name(client, own_database):
+    engine = sqlalchemy.create_engine("sqlite://")
+    with engine.connect() as connection:
+        with (
+            pytest.raises(InvalidError, match=r"sqlite3.*postgresql\+psycopg"),
+            client.transaction(connection=connection),
+        ):
+            pass
+    engine.dispose()
+
+    async def main():
+        engine = create_async_engine(own_database.replace("postgresql://", "postgresql+asyncpg://"))
+        async with engine.connect() as connection:
+            with pytest.raises(InvalidError, match=r"asyncpg.*postgresql\+psycopg"):
+                async with client.transaction(connection=connection):
+                    pass
+        await engine.dispose()
+
+    pytest.importorskip("asyncpg")
+    asyncio.run(main())
+
+
+def test_a_connection_to_another_database_is_refused(client, entries, database):
+    """
+    The store's id means another store there, or none.
+    """
+    with psycopg.connect(database) as connection:
+        with pytest.raises(InvalidError, match="another database"), client.transaction(connection=connection):
+            pass
+
+
+def test_a_joined_connection_that_breaks_is_reported_as_such(client, entries, own_database, proxy):
+    with psycopg.connect(proxy.url(own_database)) as connection:
+        with pytest.raises(pgstore.StoreUnavailable), client.transaction(connection=connection):
+            entries["k"] = 1
+            proxy.cut()
+            entries["k"] = 2
+        with pytest.raises(InvalidError, match="closed"), client.transaction(connection=connection):
+            pass
+    assert entries.len() == 0
