@@ -78,16 +78,23 @@ class Session:
         self._pid = os.getpid()
         self._unwanted: deque[int] = deque()
         self._stop = threading.Event()
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def current(self) -> Op[int]:
         """The id of the session, started if need be; sweeps what others left when it starts."""
-        if self._id is None:
+        current = self._id
+        if current is None:
             yield from atomic(sweep())
-            rows = yield Query(START, socket.gethostname(), os.getpid())
-            self._id = rows[0][0]
-            self._start_housekeeper()
-        return self._id
+            ((started,),) = yield Query(START, socket.gethostname(), os.getpid())
+            with self._lock:
+                if self._id is None:
+                    self._id = started
+                    self._start_housekeeper()
+                current = self._id
+            if current != started:  # another thread was quicker; a session that nobody beats for would be swept
+                yield Query(END, started)
+        return current
 
     def unwanted(self, store_id: int, pid: int) -> None:
         """Note an ephemeral store for deletion. Safe in a finaliser; does nothing in a forked child, which owns none."""

@@ -220,6 +220,27 @@ def test_tasks_that_hold_transactions_are_waited_for_and_then_explained(own_data
     asyncio.run(main())
 
 
+def test_threads_that_start_a_session_at_once_share_one(own_database, eye, monkeypatch):
+    """
+    A store of the other one would be swept after ten minutes under its owner's hands: nobody beats for it.
+    """
+    together = threading.Barrier(3)
+
+    def gethostname():
+        together.wait(30)
+        return "host"
+
+    monkeypatch.setattr("socket.gethostname", gethostname)
+    with pgstore.Client(own_database) as client:
+        queues = [pgstore.Queue.ephemeral(client=client) for _ in range(3)]
+        crowd = [Background(queue.put, 1) for queue in queues]
+        for each in crowd:
+            each.result()
+
+        assert eye.value("SELECT count(*) FROM pgstore.session") == 1
+        assert eye.value("SELECT count(*) FROM pgstore.store JOIN pgstore.session s ON s.id = session_id") == 3
+
+
 def test_a_failed_connection_does_not_count(own_database, proxy):
     """
     A server that was down for a while must not leave the client with fewer connections than before.
