@@ -411,10 +411,11 @@ class _Hydrate:
     """
 
     def __get__(self, store: S, owner: type[S]) -> BoundOperation[..., S]:
-        return BoundOperation(_hydrated, store)
+        return BoundOperation(hydrate, store)
 
 
-def _hydrated(store: S, client: Client | None = None) -> Op[S]:
+def hydrate(store: S, client: Client | None = None) -> Op[S]:
+    """Look the store up, or create it, now; return the handle. Other operations do that on first use."""
     if client is not None and client is not store._runner:
         raise errors.InvalidError("the handle has a client already; pass client= where it is made")
     yield from store._locate()
@@ -442,7 +443,7 @@ class _BoundRegistryOperation(BoundOperation[P, T]):
 class _registry_operation(operation[Any, P, T]):  # noqa: N801 - a decorator
     __slots__ = ()
 
-    def __get__(self, owner: Any, kind: Any) -> _BoundRegistryOperation[P, T]:
+    def __get__(self, owner: Any, kind: Any) -> _BoundRegistryOperation[P, T]:  # type: ignore[override]
         return _BoundRegistryOperation(self._function, owner)
 
 
@@ -455,6 +456,9 @@ class Objects(Generic[S]):
 
     def __init__(self, kind: type[S]) -> None:
         self._class = kind
+
+    def __repr__(self) -> str:
+        return f"pgstore.{self._class._noun}.objects"
 
     @_registry_operation
     def create(

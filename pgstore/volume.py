@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, TypeVar
 
 from pgstore import errors
-from pgstore.core.operation import BeforeCommit, Call, Op, Query, atomic, iterated, operation
+from pgstore.core.operation import BeforeCommit, Call, Fetch, Op, Query, atomic, iterated, operation
 from pgstore.files import download, upload
 from pgstore.files.changes import ChangeSet
 from pgstore.files.contents import StoreGone
@@ -141,7 +141,7 @@ class Volume(Store):
         yield from self._reading(tree, download.get_file(tree, split(remote_path), local_file))
 
     @iterated
-    def read_file(self, path: str) -> Callable[[], Op[list[bytes] | None]]:
+    def read_file(self, path: str) -> Fetch[bytes]:
         """
         Iterate over the bytes of a file, in pieces of at most a few MiB, for `for` and `async for`.
 
@@ -183,7 +183,7 @@ class Volume(Store):
         return entries
 
     @iterated
-    def iterdir(self, path: str, *, recursive: bool = False) -> Callable[[], Op[list[FileEntry] | None]]:
+    def iterdir(self, path: str, *, recursive: bool = False) -> Fetch[FileEntry]:
         """
         Iterate over what `listdir` returns, for `for` and `async for`, a page at a time.
 
@@ -191,7 +191,7 @@ class Volume(Store):
         """
         return self._pages(path, recursive)
 
-    def _pages(self, path: str, recursive: bool) -> Callable[[], Op[list[FileEntry] | None]]:
+    def _pages(self, path: str, recursive: bool) -> Fetch[FileEntry]:
         names = split(path)
         if names and names[-1] in (b"*", b"**"):
             raise errors.InvalidError(f"path {path!r} ends in a wildcard; leave it out, or pass recursive=True")

@@ -12,8 +12,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
+from typing import (
+    Any,
+    Concatenate,
+    Final,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    overload,
+)
 
+from pgstore.core.method import Doc, Method
 from pgstore.core.statement import Statement
 
 P = ParamSpec("P")
@@ -244,10 +255,9 @@ class HasRunner(Protocol):
     def _bound(self) -> Any: ...
 
 
-class BoundOperation(Generic[P, T_co]):
-    """A store method: call it to block, call its `aio` to get a coroutine."""
-
-    __slots__ = ("_function", "_owner")
+class BoundOperation(Method, Generic[P, T_co]):
+    __slots__ = ()
+    __doc__ = Doc("A store method: call it to block, call its `aio` to get a coroutine.")
 
     def __init__(self, function: Callable[..., Op[T_co]], owner: Any) -> None:
         self._function = function
@@ -264,10 +274,26 @@ class BoundOperation(Generic[P, T_co]):
 
     def op(self, *args: P.args, **kwargs: P.kwargs) -> Op[T_co]:
         """The operation itself, for `yield from` in another."""
-        return self._function(self._owner, *args, **kwargs)
+        operation: Op[T_co] = self._function(self._owner, *args, **kwargs)
+        return operation
 
-    def __repr__(self) -> str:
-        return f"<{self._function.__name__} of {self._owner!r}>"
+
+class UnboundOperation(Method, Generic[Owner, P, T_co]):
+    __slots__ = ()
+    __doc__ = Doc("A store method as found in the class, such as `Dict.get`: the store is its first argument.")
+
+    def __init__(self, function: Callable[..., Op[T_co]]) -> None:
+        self._function = function
+        self._owner = None
+
+    def __call__(self, store: Owner, /, *args: P.args, **kwargs: P.kwargs) -> T_co:
+        bound: BoundOperation[P, T_co] = BoundOperation(self._function, store)
+        return bound(*args, **kwargs)
+
+    def aio(self, store: Owner, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]:
+        """The same, awaitable."""
+        bound: BoundOperation[P, T_co] = BoundOperation(self._function, store)
+        return bound.aio(*args, **kwargs)
 
 
 class operation(Generic[Owner, P, T_co]):  # noqa: N801 - a decorator
@@ -278,14 +304,22 @@ class operation(Generic[Owner, P, T_co]):  # noqa: N801 - a decorator
         self.__wrapped__ = function
         self.__doc__ = function.__doc__
 
-    def __get__(self, owner: Owner | None, kind: type[Owner]) -> BoundOperation[P, T_co]:
-        return BoundOperation(self._function, kind if owner is None else owner)
+    @overload
+    def __get__(self, owner: None, kind: type[Owner]) -> UnboundOperation[Owner, P, T_co]: ...
+
+    @overload
+    def __get__(self, owner: Owner, kind: type[Owner]) -> BoundOperation[P, T_co]: ...
+
+    def __get__(
+        self, owner: Owner | None, kind: type[Owner]
+    ) -> BoundOperation[P, T_co] | UnboundOperation[Owner, P, T_co]:
+        return UnboundOperation(self._function) if owner is None else BoundOperation(self._function, owner)
 
 
 # ---------------------------------------------------------------------------------------------------------- iterators
 
 _END: Final = object()
-Pages: TypeAlias = Generator[Request, Any, Iterable[T] | None]
+Fetch: TypeAlias = Callable[[], Op[Iterable[T] | None]]
 
 
 class PagedIterator(Generic[T]):
@@ -295,7 +329,7 @@ class PagedIterator(Generic[T]):
     transaction that was current when it was made.
     """
 
-    def __init__(self, runner: Runner, bound: Any, fetch: Callable[[], Op[Iterable[T] | None]]) -> None:
+    def __init__(self, runner: Runner, bound: Any, fetch: Fetch[T]) -> None:
         self._runner = runner
         self._bound = runner.pin(bound)
         self._fetch = fetch
@@ -332,19 +366,30 @@ class PagedIterator(Generic[T]):
         return value  # type: ignore[return-value]
 
 
+class BoundIteration(Method, Generic[P, T]):
+    __slots__ = ()
+    __doc__ = Doc("A store method that gives an iterator, for `for` and `async for` alike.")
+
+    def __init__(self, function: Callable[..., Fetch[T]], owner: Any) -> None:
+        self._function = function
+        self._owner = owner
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> PagedIterator[T]:
+        owner = self._owner
+        return PagedIterator(owner._runner, owner._bound, self._function(owner, *args, **kwargs))
+
+    def aio(self, *args: P.args, **kwargs: P.kwargs) -> PagedIterator[T]:
+        """The same: `async for x in store.iterate.aio()`, as Modal has it."""
+        return self(*args, **kwargs)
+
+
 class iterated(Generic[Owner, P, T]):  # noqa: N801 - a decorator
     """Turn a method that gives the `fetch` of a `PagedIterator` into one that gives the iterator."""
 
-    def __init__(self, function: Callable[Concatenate[Owner, P], Callable[[], Op[Iterable[T] | None]]]) -> None:
+    def __init__(self, function: Callable[Concatenate[Owner, P], Fetch[T]]) -> None:
         self._function = function
         self.__wrapped__ = function
         self.__doc__ = function.__doc__
 
-    def __get__(self, owner: Owner | None, kind: type[Owner]) -> Callable[P, PagedIterator[T]]:
-        subject: Any = kind if owner is None else owner
-
-        def start(*args: P.args, **kwargs: P.kwargs) -> PagedIterator[T]:
-            return PagedIterator(subject._runner, subject._bound, self._function(subject, *args, **kwargs))
-
-        start.__doc__ = self.__doc__
-        return start
+    def __get__(self, owner: Owner | None, kind: type[Owner]) -> BoundIteration[P, T]:
+        return BoundIteration(self._function, owner)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from pgstore import errors
-from pgstore.core.operation import BeforeCommit, Cursor, Op, OpenCursor, Query, iterated, operation
+from pgstore.core.operation import BeforeCommit, Cursor, Fetch, Op, OpenCursor, Query, iterated, operation
 from pgstore.core.statement import Statement
 from pgstore.dict.base import ALIVE, VALUE, DictBase
 from pgstore.dict.codec import Codec
@@ -74,7 +74,7 @@ class Scan(DictBase):
         end: Any = None,
         reverse: bool = False,
         limit: int | None = None,
-    ) -> Any:
+    ) -> Fetch[Any]:
         """Iterate over keys, for `for` and `async for`; the arguments are those of `iterate_items`."""
         return self._pages("", self._key_of, prefix=prefix, start=start, end=end, reverse=reverse, limit=limit)
 
@@ -87,7 +87,7 @@ class Scan(DictBase):
         end: Any = None,
         reverse: bool = False,
         limit: int | None = None,
-    ) -> Any:
+    ) -> Fetch[Any]:
         """Iterate over values, for `for` and `async for`; the arguments are those of `iterate_items`."""
         return self._pages(
             f", {VALUE}", self._value_of, prefix=prefix, start=start, end=end, reverse=reverse, limit=limit
@@ -102,7 +102,7 @@ class Scan(DictBase):
         end: Any = None,
         reverse: bool = False,
         limit: int | None = None,
-    ) -> Any:
+    ) -> Fetch[tuple[Any, Any]]:
         """
         Iterate over pairs of key and value, for `for` and `async for`, in the order of the keys' text.
 
@@ -132,9 +132,7 @@ class Scan(DictBase):
     def _value_of(self, codec: Any, row: Row) -> Any:
         return codec.decode(row[2:], row[0], row[0])
 
-    def _pages(
-        self, columns: str, make: Callable[[Any, Row], Any], **bounds: Any
-    ) -> Callable[[], Op[Iterable[Any] | None]]:
+    def _pages(self, columns: str, make: Callable[[Any, Row], Any], **bounds: Any) -> Fetch[Any]:
         return _Pages(self, columns, make, _Bounds(**bounds)).fetch
 
 
@@ -262,7 +260,7 @@ class _InTransaction:
     def committed(self) -> None: ...
 
 
-def _all(fetch: Callable[[], Op[Iterable[Any] | None]]) -> Op[list[Any]]:
+def _all(fetch: Fetch[Any]) -> Op[list[Any]]:
     values: list[Any] = []
     while (found := (yield from fetch())) is not None:
         values.extend(found)

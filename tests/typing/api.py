@@ -15,6 +15,7 @@ def blocking() -> None:
     assert_type(d.put("k", 1, skip_if_exists=True), bool)
     assert_type(d.get("k"), Any)
     assert_type(d.contains("k"), bool)
+    assert_type(Dict.contains(d, "k"), bool)
     assert_type(d.len(), int)
     assert_type(d.keys(), list[Any])
     assert_type(d.items(), list[tuple[Any, Any]])
@@ -43,6 +44,7 @@ def blocking() -> None:
     assert_type(pgstore.run_transaction(lambda tx: 5), int)
 
     d.put()  # type: ignore[call-arg]
+    d.put.nothing  # type: ignore[attr-defined]
     d.get("k", wrong=1)  # type: ignore[call-arg]
     q.get(timeout="1")  # type: ignore[arg-type]
 
@@ -51,10 +53,13 @@ async def asynchronous() -> None:
     d = await Dict.from_name("d").hydrate.aio()
     assert_type(d, Dict)
     assert_type(await d.put.aio("k", 1), bool)
+    assert_type(await Dict.put.aio(d, "k", 1), bool)
     assert_type(await d.keys.aio(), list[Any])
     assert_type(await Dict.objects.list.aio(), list[Dict])
     async with pgstore.transaction() as tx:
         assert_type(tx, pgstore.Transaction)
+    async for key, _ in d.iterate_items.aio(prefix="k"):
+        assert_type(key, Any)
     async for entry in Volume.persist("v").iterdir("/"):
         assert_type(entry, FileEntry)
     await d.put.aio("k")  # type: ignore[call-arg]
