@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import itertools
 import time
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
@@ -47,6 +48,7 @@ T = TypeVar("T")
 
 _RETRY_SECONDS: Final = 0.1
 _OUTCOME_SECONDS: Final = 5.0
+_CURSORS: Final = itertools.count(1)
 
 STATUS_OF_XID = Statement("SELECT pg_xact_status($1::xid8)", "text", reads=True)
 
@@ -164,11 +166,16 @@ class World:
         if transaction is None:
             raise errors.InvalidError("a server-side cursor needs a transaction")
         query = request.query
-        name = f"pgstore_cursor_{id(request):x}"
+        # Never used again in this process: a cursor that was not read to its end lives as long as the transaction.
+        name = f"pgstore_cursor_{next(_CURSORS)}"
         declare = Statement(
-            f"DECLARE {name} NO SCROLL CURSOR FOR {query.statement.sql.decode()}", " ".join(query.statement.types)
+            f"DECLARE {name} NO SCROLL CURSOR FOR {query.statement.sql.decode()}",
+            " ".join(query.statement.types),
+            reads=True,
+            once=True,
         )
         yield from transaction.query(Query(declare, *query.values))
+        transaction.root.wrote = True  # else a wait would take it for unused and restart it, without the cursor
         return OpenCursor(name)
 
     def _wait(self, request: Wait, transaction: Transaction | None) -> Steps[bool]:

@@ -96,10 +96,10 @@ class OpenCursor:
     name: str
 
     def fetch(self, rows_max: int) -> Query:
-        return Query(Statement(f"FETCH FORWARD {int(rows_max)} FROM {self.name}"))
+        return Query(Statement(f"FETCH FORWARD {int(rows_max)} FROM {self.name}", reads=True, once=True))
 
     def close(self) -> Query:
-        return Query(Statement(f"CLOSE {self.name}"))
+        return Query(Statement(f"CLOSE {self.name}", reads=True, once=True))
 
 
 @dataclass(frozen=True, slots=True)

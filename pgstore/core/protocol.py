@@ -67,7 +67,7 @@ def prepare(pgconn: PGconn, prepared: set[Statement], statement: Statement) -> I
     """Give a statement its name on this connection."""
     pgconn.send_prepare(statement.name, statement.sql, statement.oids)
     result = yield from fetch(pgconn)
-    if result.status == _COMMAND_OK:
+    if result.status == _COMMAND_OK and statement.name:
         prepared.add(statement)
     return result
 
@@ -111,7 +111,7 @@ def pipeline(
                 if prepared is None:
                     pgconn.send_query_params(statement.sql, values, statement.oids, statement.formats, 1)
                 else:
-                    if statement not in prepared and statement not in seen:
+                    if statement not in prepared and (statement not in seen or not statement.name):
                         pgconn.send_prepare(statement.name, statement.sql, statement.oids)
                         named.append(statement)
                         seen.add(statement)
@@ -156,7 +156,8 @@ def _pipeline_answers(
         position += 1
         if statement is not None and result.status == _COMMAND_OK:
             assert prepared is not None
-            prepared.add(statement)
+            if statement.name:
+                prepared.add(statement)
         elif statement is None or result.status == _FATAL:
             group.append(result)
 

@@ -86,15 +86,16 @@ class Statement:
     """One SQL statement, its parameters named `$1`, `$2` …
 
     *types* declares them in order, space separated: `"int8 text bytea[]"`. *reads* says that running it again does no harm: it
-    only looks. Such a statement is repeated when its connection breaks.
+    only looks. Such a statement is repeated when its connection breaks. *once*: its text is made for one use, so that no connection
+    should remember it; it is prepared without a name.
     """
 
     __slots__ = ("_packers", "formats", "name", "oids", "reads", "sql", "types")
 
-    def __init__(self, sql: str, types: str = "", *, reads: bool = False) -> None:
+    def __init__(self, sql: str, types: str = "", *, reads: bool = False, once: bool = False) -> None:
         self.types: Final = tuple(types.split())
         self.sql: Final = sql.strip().encode()
-        self.name: Final = b"pgstore_%d" % next(_COUNTER)
+        self.name: Final = b"" if once else b"pgstore_%d" % next(_COUNTER)
         self.oids: Final = [TYPES[name][0] for name in self.types]
         self.formats: Final = [1] * len(self.types)
         self.reads: Final = reads

@@ -231,7 +231,7 @@ class _Pages:
         if self._cursor is None:
             self._cursor = yield Cursor(self._bounds.query(self._columns, store_id, self._bounds.left))
         rows: list[Row] = yield self._cursor.fetch(rows_max)
-        if len(rows) < rows_max:
+        if len(rows) < rows_max or rows_max == self._bounds.left:
             yield self._cursor.close()
             self._bounds.left = len(rows)
         return rows

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 import pgstore
+from pgstore.core.operation import Query
+from pgstore.core.statement import Statement
 from pgstore.dict import base
 
 
@@ -427,6 +429,43 @@ def test_inside_a_transaction_a_scan_is_one_snapshot(client, store, store_elsewh
 
     assert {value for _, value in [first, *rest]} == {"old"}
     assert len(rest) == 8
+
+
+def test_a_transaction_may_begin_any_number_of_scans_and_leaves_no_statement_behind(client, store):
+    """
+    The server's cursors have names, and those of scans that were given up live as long as the transaction.
+    """
+    store.update({f"{i:03}": i for i in range(200)})
+
+    with client.transaction() as tx:
+        for number in range(200):
+            assert next(store.iterate_values(start=f"{number:03}")) == number
+            assert list(store.iterate_values(start=f"{number:03}", limit=1)) == [number]
+        ((open_cursors,),) = tx.connection.execute("SELECT count(*) FROM pg_cursors").fetchall()
+    with client.transaction():
+        list(store.iterate_items())
+        ((prepared, named),) = client.run(names_of_statements())
+
+    assert open_cursors == 151  # the last ones were read to the end with their first page
+    assert named == prepared
+    assert prepared < 20
+
+
+def names_of_statements():
+    statement = Statement("SELECT count(*), count(nullif(name, '')) FROM pg_prepared_statements", reads=True)
+    return (yield Query(statement))
+
+
+def test_a_wait_in_a_transaction_keeps_the_scan_that_it_has_begun(client, client_elsewhere, store, store_name):
+    queue = pgstore.Queue.persist(store_name, client=client).hydrate()
+    store.update({f"{i:03}": i for i in range(200)})
+    threading.Timer(0.3, pgstore.Queue.persist(store_name, client=client_elsewhere).put, ["item"]).start()
+
+    with client.transaction():
+        entries = store.iterate_keys()
+        next(entries)
+        assert queue.get(timeout=20) == "item"
+        assert len(list(entries)) == 199
 
 
 # ------------------------------------------------------------------------------------------------------------ mapping
