@@ -32,17 +32,35 @@ def check_conninfo(conninfo: str) -> None:
     libpq's own messages repeat what it stumbled over. That may be a piece of the password: of "secret@1" written as it is into a
     URL, "1" becomes the host; of "secret/1" the port is "secret".
     """
+    origin = _origin(conninfo)
     try:
         given = conninfo_to_dict(conninfo)
     except psycopg.ProgrammingError:
         raise errors.ConfigurationError(
-            "the database URL is neither postgresql://user:password@host:port/database nor pairs like host=…"
+            f"the database URL{origin} {_unreadable(conninfo)}; expected postgresql://user:password@host:port/database or pairs "
+            "like host=…"
         ) from None
     hosts, ports = str(given.get("host", "")), str(given.get("port", ""))
     if "@" in hosts[1:] or not set(ports) <= set("0123456789,"):  # "@name" is a socket in the abstract name space
         raise errors.ConfigurationError(
-            "the database URL has no proper host and port: do user and password need %40 for @, %2F for /, %3A for :?"
+            f"the database URL{origin} has no proper host and port: do user and password need %40 for @, %2F for /, %3A for :?"
         )
+
+
+def _origin(conninfo: str) -> str:
+    """The variable that *conninfo* stands in, for a message: what was set by somebody else is hard to find otherwise."""
+    return next((f" in {name}" for name in ("PGSTORE_URL", "DATABASE_URL") if os.environ.get(name) == conninfo), "")
+
+
+def _unreadable(conninfo: str) -> str:
+    scheme, separator, rest = conninfo.partition("://")
+    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+        return "cannot be read"
+    if scheme not in ("postgresql", "postgres"):
+        return f"begins with {scheme}://"
+    if "?" in rest:
+        return "has something behind ? that is no option=value of libpq's"  # not named: "a@b?c" may be a password
+    return "cannot be read"
 
 
 # What psycopg puts before libpq's words, and libpq's own "is the server running?".
@@ -55,7 +73,7 @@ def map_connect_error(exc: psycopg.Error, conninfo: str) -> errors.Error:
     text = _SAID_ANYWAY.sub("", " ".join(str(exc).split()))
     if re.search(r"password authentication failed|no password supplied|authentication failed|pg_hba\.conf", text):
         return errors.AccessDenied(f"the server refused the login with {where}: {text}; check user and password")
-    if re.search(r'role ".*" does not exist', text):
+    if re.search(r'role ".*" (?:does not exist|is not permitted to log in)', text):
         return errors.AccessDenied(f"the server refused the login with {where}: {text}; check the user")
     if re.search(r'database ".*" does not exist', text):
         return errors.ConfigurationError(f"cannot connect with {where}: {text}; create it with `createdb`")
@@ -63,7 +81,17 @@ def map_connect_error(exc: psycopg.Error, conninfo: str) -> errors.Error:
         return errors.AccessDenied(f"cannot connect with {where}: {text}; run GRANT CONNECT ON DATABASE … TO the role")
     if re.search(r"could not translate host name|Name or service not known|resolve", text):
         return errors.StoreUnavailable(f"the host of {where} is unknown: {text}")
-    return errors.StoreUnavailable(f"cannot reach the server at {where}: {text}; is it running?")
+    return errors.StoreUnavailable(f"cannot reach the server at {where}: {text}{_advice(text)}")
+
+
+def _advice(text: str) -> str:
+    if re.search(r"too many (?:clients|connections)|connection slots", text):
+        return "; close some connections, or allow more (max_connections, CONNECTION LIMIT)"
+    if "Permission denied" in text:
+        return "; may this user use the server's socket?"
+    if "SSL" in text:
+        return "; check sslmode"
+    return "; is it running?"
 
 
 def map_error(exc: psycopg.Error) -> errors.Error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 import pytest
 
@@ -11,7 +13,7 @@ from pgstore.core.mapping import check_conninfo, describe, map_connect_error, ma
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch):
-    for name in ("PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGPASSWORD"):
+    for name in ("PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGPASSWORD", "PGSTORE_URL", "DATABASE_URL"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -85,7 +87,15 @@ def test_a_conflict_is_a_failed_transaction_and_not_a_lost_connection():
         ("[Errno -2] Name or service not known", errors.StoreUnavailable, "unknown"),
         ("connection refused", errors.StoreUnavailable, "running"),
         ("FATAL:  the database system is starting up", errors.StoreUnavailable, "running"),
-        ("FATAL:  sorry, too many clients already", errors.StoreUnavailable, "running"),
+        ('FATAL:  role "joe" is not permitted to log in', errors.AccessDenied, "user"),
+        ("FATAL:  sorry, too many clients already", errors.StoreUnavailable, "max_connections"),
+        ('FATAL:  too many connections for role "joe"', errors.StoreUnavailable, "CONNECTION LIMIT"),
+        ("server does not support SSL, but SSL was required", errors.StoreUnavailable, "sslmode"),
+        (
+            'connection to server on socket "/x/.s.PGSQL.1" failed: Permission denied',
+            errors.StoreUnavailable,
+            "this user",
+        ),
         ("connection timeout expired", errors.StoreUnavailable, "running"),
         ("session is read-only", errors.StoreUnavailable, "running"),
     ],
@@ -137,6 +147,27 @@ def test_an_unreadable_url_is_refused_without_a_word_of_it(conninfo):
     assert "hush" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None or caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("conninfo", "reason"),
+    [
+        ("mysql://joe:hush@db/shop", "begins with mysql://"),
+        ("postgresql://db/shop?bogus=1", "has options behind ?"),
+        ("postgresql://joe:a@b?hush=1@db/shop", "has something behind ?"),
+        ("shop", "cannot be read"),
+    ],
+)
+def test_an_unreadable_url_is_refused_with_the_reason_and_its_origin(monkeypatch, conninfo, reason):
+    """
+    DATABASE_URL may have been set long ago, for another program.
+    """
+    monkeypatch.setenv("DATABASE_URL", conninfo)
+
+    with pytest.raises(errors.ConfigurationError, match=f"URL in DATABASE_URL .*{re.escape(reason)}") as caught:
+        check_conninfo(conninfo)
+
+    assert "hush" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
