@@ -232,6 +232,8 @@ class Target:
             present = None
         if present is not None and stat.S_ISDIR(present):
             raise errors.IsADirectory(f"{self._name} is a directory; give the path of the file to write")
+        if present is not None and not os.access(path, os.W_OK):  # replacing it would need no right on the file itself
+            raise errors.FileUnreadable(f"{self._name} may not be written; remove it first, or give another path")
         if present is not None and not stat.S_ISREG(present):
             self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - a device or pipe, which must not be replaced
             return
@@ -251,10 +253,16 @@ class Target:
     def write(self, pieces: list[bytes]) -> None:
         with explained(self._name):
             for piece in pieces:
-                written = self._file.write(piece)
+                written = self._write(piece)
                 while written is not None and written < len(piece):
                     piece = piece[written:]
-                    written = self._file.write(piece)
+                    written = self._write(piece)
+
+    def _write(self, piece: bytes) -> int | None:
+        try:
+            return self._file.write(piece)  # type: ignore[no-any-return]
+        except TypeError as exc:
+            raise errors.InvalidError(f"{self._name} takes no bytes: open it in binary mode") from exc
 
     def write_at(self, offset: int, data: bytes) -> None:
         with explained(self._name):

@@ -528,6 +528,24 @@ def test_downloads_to_impossible_places(call, volume, tmp_path):
         call(volume.get_file, "f", tmp_path / "file" / "f")
     with pytest.raises(errors.InvalidError):
         call(volume.get_file, "f", 7)
+    with pytest.raises(errors.InvalidError, match="binary mode"):
+        call(volume.get_file, "f", io.StringIO())
+
+
+def test_a_write_protected_file_is_not_replaced(call, volume, tmp_path, monkeypatch):
+    """
+    Replacing it would need no right on the file, only on its folder; who protected it expects to be asked.
+    """
+    put(volume, "f", b"new")
+    target = tmp_path / "target"
+    target.write_bytes(b"old")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everything
+
+    with pytest.raises(errors.FileUnreadable, match="may not be written"):
+        call(volume.get_file, "f", target)
+
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
 
 
 # ------------------------------------------------------------------------------------------------------- listings
