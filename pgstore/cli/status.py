@@ -56,7 +56,8 @@ class Report:
     """Through a pooler in transaction mode; None: not found out."""
     schema_found: str | None
     schema_needed: str
-    stores: list[Stores]
+    stores: list[Stores] | None
+    """None: in a schema that this code cannot read."""
 
 
 def status(
@@ -101,7 +102,7 @@ def _look(link: BlockingLink, chosen: Target) -> tuple[Report, errors.SchemaErro
     pooled = None
     problem: errors.SchemaError | None = None
     found = None
-    stores: list[Stores] = []
+    stores: list[Stores] | None = []
     try:
         pooled = run_blocking(introduce(link, chosen.url)).pooled
         stores = [Stores(*row) for row in link.execute(Query(SIZES, chosen.given_environment))]
@@ -109,7 +110,7 @@ def _look(link: BlockingLink, chosen: Target) -> tuple[Report, errors.SchemaErro
     except errors.SchemaMissing:
         pass
     except errors.SchemaError as exc:
-        found, problem = _revision(link), exc
+        found, problem, stores = _revision(link), exc, None
     database, login = link.execute(Query(WHERE))[0]
     version = (link.pgconn.parameter_status(b"server_version") or b"").decode()
     return (
@@ -149,5 +150,5 @@ def _show(report: Report) -> None:
             ["environment", "kind", "stores", "entries", "size"],
             [(s.environment, s.kind, s.stores, s.entries, output.size(s.size_bytes)) for s in report.stores],
         )
-    else:
+    elif report.stores is not None:
         print("stores    none")

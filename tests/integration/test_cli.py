@@ -293,6 +293,23 @@ def test_a_schema_from_a_newer_pgstore(cli, command, own_database):
     assert "9999" in cli.fails("--url", own_database, command)
 
 
+def test_status_does_not_count_what_it_cannot_read(cli, own_database):
+    """
+    "none" would be a lie about a database full of stores.
+    """
+    change(
+        own_database,
+        "UPDATE pgstore.schema_revision SET version_num = '9999'",
+        "UPDATE pgstore.installation SET oldest_code_revision = '9999'",
+    )
+
+    _, text, _ = cli("--url", own_database, "status")
+    _, report, _ = cli("--url", own_database, "status", "--json")
+
+    assert "stores" not in text
+    assert json.loads(report)["stores"] is None
+
+
 @pytest.mark.parametrize("command", ["status", "demo"])
 def test_an_outdated_schema(cli, command, own_database):
     """
