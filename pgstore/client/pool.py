@@ -81,7 +81,8 @@ class BlockingPool:
         try:
             return self._local.seat.free.pop()  # type: ignore[no-any-return]
         except (AttributeError, IndexError):
-            return self._acquire_slowly()
+            pass  # and not from here: what fails below has nothing to do with this
+        return self._acquire_slowly()
 
     def release(self, link: BlockingLink) -> None:
         """Give *link* back: it stays with this thread, unless someone waits for one."""
