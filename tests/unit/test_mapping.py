@@ -153,7 +153,7 @@ def test_an_unreadable_url_is_refused_without_a_word_of_it(conninfo):
     ("conninfo", "reason"),
     [
         ("mysql://joe:hush@db/shop", "begins with mysql://"),
-        ("postgresql://db/shop?bogus=1", "has options behind ?"),
+        ("postgresql://db/shop?bogus=1", "has something behind ?"),
         ("postgresql://joe:a@b?hush=1@db/shop", "has something behind ?"),
         ("shop", "cannot be read"),
     ],
