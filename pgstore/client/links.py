@@ -28,7 +28,7 @@ from pgstore import errors
 from pgstore.core import protocol
 from pgstore.core.clock import monotonic
 from pgstore.core.mapping import map_error
-from pgstore.core.operation import CopyIn, CopyOut, Many, Query
+from pgstore.core.operation import CopyIn, CopyOut, Many, Query, putting_back
 from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps
 
@@ -109,7 +109,7 @@ class Link:
         return self._drive(self._execute(query), query)
 
     def execute_many(self, many: Many) -> Any:
-        return self._drive(self._execute_many(many))
+        return self._drive(self._execute_many(many), many)
 
     def begin_with(self, query: Query, *, tell_xid: bool = False) -> Any:
         """BEGIN and the transaction's first statement, in one round trip. *tell_xid*: and note the `xid`, if one was assigned."""
@@ -135,7 +135,7 @@ class Link:
 
     # ------------------------------------------------------------------------------------------- one body for both
 
-    def _drive(self, io: protocol.Io[T], taking: Query | None = None) -> Any:
+    def _drive(self, io: protocol.Io[T], taking: Query | Many | None = None) -> Any:
         """Run *io* to its end. *taking*: the query whose rows it returns, which are put back if the caller is interrupted."""
         raise NotImplementedError
 
@@ -178,7 +178,11 @@ class Link:
         answers: list[list[PGresult]] = []
         with self._watching():
             yield from protocol.pipeline(self.pgconn, self.prepared, [self._calls(many.queries)], answers)
-            return self._read_group(answers)
+            results = self._read_group(answers)
+            for query, rows in zip(many.queries, results, strict=True):
+                if query.undo is not None:
+                    query.taken = rows
+            return results
 
     def _in_transaction(self, query: Query, *, begin: bool, tell_xid: bool) -> protocol.Io[Any]:
         self._check_alive()
@@ -402,7 +406,7 @@ class BlockingLink(Link):
             rest = yield from protocol.fetch(self.pgconn, result)
             return self.read(rest)
 
-    def _drive(self, io: protocol.Io[T], taking: Query | None = None) -> T:
+    def _drive(self, io: protocol.Io[T], taking: Query | Many | None = None) -> T:
         try:
             return self._drive_on(io, next(io))
         except StopIteration as done:
@@ -421,14 +425,13 @@ class BlockingLink(Link):
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
 
-    def _settle(self, io: protocol.Io[Any], taking: Query | None) -> None:
+    def _settle(self, io: protocol.Io[Any], taking: Query | Many | None) -> None:
         """Bring an interrupted call to its end, and undo it. A second interrupt gives the connection up."""
         try:
             if inspect.getgeneratorstate(io) != inspect.GEN_CLOSED:
-                rows = self._finish(io)
-                if taking is not None and taking.undo is not None and rows:
-                    taking.taken = None
-                    self.execute(taking.undo(rows))
+                result = self._finish(io)
+                if taking is not None and (undo := putting_back(taking, result)) is not None:
+                    self.execute(undo)
         except (errors.Error, BrokenLink):
             return
         except BaseException as exc:
@@ -468,7 +471,7 @@ class AsyncLink(Link):
         self._reading = False
         self._idle_wakes = 0
 
-    async def _drive(self, io: protocol.Io[T], taking: Query | None = None) -> T:
+    async def _drive(self, io: protocol.Io[T], taking: Query | Many | None = None) -> T:
         try:
             wanted = next(io)
             while True:
@@ -536,12 +539,12 @@ class AsyncLink(Link):
             self._loop.remove_reader(self._socket)
             self._reading = False
 
-    async def _settle(self, io: protocol.Io[Any], taking: Query | None) -> None:
+    async def _settle(self, io: protocol.Io[Any], taking: Query | Many | None) -> None:
         try:
             if inspect.getgeneratorstate(io) != inspect.GEN_CLOSED:
-                rows = await self._finish(io)
-                if taking is not None and taking.undo is not None and rows:
-                    await self._drive(self._execute(taking.undo(rows)))
+                result = await self._finish(io)
+                if taking is not None and (undo := putting_back(taking, result)) is not None:
+                    await self._drive(self._execute(undo))
         except (errors.Error, BrokenLink):
             return
         except BaseException as exc:

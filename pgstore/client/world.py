@@ -37,6 +37,7 @@ from pgstore.core.operation import (
     Request,
     Rollback,
     Wait,
+    putting_back,
 )
 from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps, run_async, run_blocking
@@ -79,7 +80,7 @@ class World:
     def perform(self, op: Op[T], transaction: Transaction | None, request: Request | None = None) -> Steps[T]:
         """Carry *op* out in *transaction*, or each statement by itself. *request*: what it asked for already."""
         outer: list[Transaction | None] = []
-        last: Query | None = None
+        last: Query | Many | None = None
         result: Any = None
         failure: BaseException | None = None
         try:
@@ -88,7 +89,7 @@ class World:
                     if request is None:
                         request = op.send(result) if failure is None else op.throw(failure)
                     result, failure = None, None
-                    last = request if type(request) is Query else None
+                    last = request if type(request) is Query or type(request) is Many else None
                     if type(request) is Query:
                         result = yield from self.query(request) if transaction is None else transaction.query(request)
                     elif isinstance(request, Begin):
@@ -112,11 +113,13 @@ class World:
         finally:
             failure = None  # see `run_blocking`
 
-    def put_back(self, query: Query, transaction: Transaction | None) -> Steps[None]:
-        """The operation was interrupted with the rows of *query* in hand: undo it, if that was not done yet."""
-        rows, query.taken = getattr(query, "taken", None), None
-        if rows and query.undo is not None:
-            undo = query.undo(rows)
+    def put_back(self, request: Query | Many, transaction: Transaction | None) -> Steps[None]:
+        """The operation was interrupted with the rows of *request* in hand: undo it, if that was not done yet."""
+        if isinstance(request, Many):
+            undo = putting_back(request, [getattr(query, "taken", None) for query in request.queries])
+        else:
+            undo = putting_back(request, getattr(request, "taken", None))
+        if undo is not None:
             with contextlib.suppress(errors.Error):
                 yield from self.query(undo) if transaction is None else transaction.query(undo)
 

@@ -63,6 +63,16 @@ class Many:
     queries: Sequence[Query]
 
 
+def putting_back(request: Query | Many, result: Any) -> Query | None:
+    """The query that puts back what *request* took, given its result; None if it took nothing. It is given once."""
+    queries, results = (request.queries, result) if isinstance(request, Many) else ((request,), [result])
+    for query, rows in zip(queries, results, strict=True):
+        if query.undo is not None and rows:
+            query.taken = None
+            return query.undo(rows)
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class CopyIn:
     """Run `COPY … FROM STDIN (FORMAT binary)` with *data*, which `copy_rows` packed. Result: the number of rows."""

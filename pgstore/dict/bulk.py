@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from pgstore.core.operation import Op, Query, atomic, operation
 from pgstore.core.statement import Statement
-from pgstore.dict.base import ALIVE, VALUE, VALUE_TYPES, DictBase, Write
-from pgstore.dict.entries import OVERWRITE
+from pgstore.dict.base import ALIVE, VALUE, VALUE_TYPES, Write
+from pgstore.dict.entries import OVERWRITE, TAKEN, Entries
 from pgstore.registry import Facts
 from pgstore.serializers import key_text
 
@@ -62,14 +62,14 @@ POP_MANY = Write(
     """,
     "int8 text[]",
     kind="d",
-    returning=f"key AS name, {VALUE}, {ALIVE} AS alive",
+    returning=TAKEN,
 )
 CLEAR = Write("DELETE FROM pgstore.dict_entry WHERE store_id = $1", "int8", kind="c")
 
 BATCH_BYTES: Final = 16 * 1024 * 1024  # of one statement of `update`
 
 
-class Bulk(DictBase):
+class Bulk(Entries):
     """Operations on many keys."""
 
     @operation
@@ -114,15 +114,22 @@ class Bulk(DictBase):
 
     @operation
     def pop_many(self, keys: Iterable[Any]) -> Op[dict[Any, Any]]:
-        """Remove those *keys* that are there, all in one step, and return their entries."""
+        """
+        Remove those *keys* that are there, all in one step, and return their entries.
+
+        Raises:
+            DeserializationError: this process cannot load one of the values; all entries stay.
+        """
         wanted = {key_text(key): key for key in keys}
         codec = yield from self._open()
         if not wanted:
             return {}
-        rows = yield from self._write(POP_MANY, codec.facts, sorted(wanted))
-        if not rows:
-            yield from self._check_exists(codec.facts.id)
-        return {wanted[text]: codec.decode(columns, wanted[text], text) for text, *columns, alive in rows if alive}
+        rows = yield from self._take(POP_MANY, codec.facts, sorted(wanted))
+
+        def decode() -> dict[Any, Any]:
+            return {wanted[row[0]]: codec.decode(row[2:7], wanted[row[0]], row[0]) for row in rows}
+
+        return (yield from self._decoded(codec.facts, rows, decode))
 
     @operation
     def clear(self) -> Op[None]:

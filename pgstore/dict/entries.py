@@ -7,10 +7,10 @@ changed and changed back is not mistaken for one that was not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pgstore import errors
 from pgstore.core.operation import Op, Query, Rows, operation
@@ -18,6 +18,8 @@ from pgstore.core.statement import Statement
 from pgstore.dict.base import ALIVE, VALUE, VALUE_TYPES, DictBase, Write
 from pgstore.registry import Facts
 from pgstore.serializers import key_text
+
+T = TypeVar("T")
 
 GET = Statement(
     f"SELECT {VALUE} FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND {ALIVE}",
@@ -111,11 +113,16 @@ INCREMENT = Write(
     kind="p",
     returning="integer_value, float_value",
 )
+# What is taken comes with all that it takes to put it back.
+TAKEN: Final = (
+    f"key AS name, key_pickle AS pickled, {VALUE}, {ALIVE} AS alive, "
+    "CASE WHEN isfinite(expires_at) THEN extract(epoch FROM expires_at)::double precision END AS expiry"
+)
 POP = Write(
     "DELETE FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2",
     "int8 text",
     kind="d",
-    returning=f"{VALUE}, {ALIVE} AS alive, key_pickle AS pickled",
+    returning=TAKEN,
 )
 POP_LAST = Write(
     f"""
@@ -130,7 +137,23 @@ POP_LAST = Write(
     """,
     "int8",
     kind="d",
-    returning=f"key AS name, key_pickle AS pickled, {VALUE}",
+    returning=TAKEN,
+)
+# Only where nobody has put the key anew meanwhile.
+PUT_BACK = Write(
+    f"""
+    INSERT INTO pgstore.dict_entry AS e (store_id, key, key_pickle, {VALUE}, expires_at)
+    SELECT s.id, u.key, u.key_pickle, u.codec, u.value, u.integer_value, u.float_value, u.json_value, to_timestamp(u.expiry)
+      FROM pgstore.store s
+     CROSS JOIN unnest($2, $3, $4, $5, $6, $7, $8, $9)
+                AS u (key, key_pickle, codec, value, integer_value, float_value, json_value, expiry)
+     WHERE s.id = $1
+     ORDER BY u.key COLLATE "C"
+    {OVERWRITE}
+     WHERE {_IS_EXPIRED}
+    """,
+    f"int8 text[] bytea[] {' '.join(f'{name}[]' for name in VALUE_TYPES.split())} float8[]",
+    kind="p",
 )
 # One statement: insert, or find what is there. No row from either: it was inserted by another since our snapshot, or deleted.
 SET_DEFAULT = Statement(
@@ -363,30 +386,27 @@ class Entries(DictBase):
 
     @operation
     def pop(self, key: Any, default: Any = None) -> Op[Any]:
-        """Remove *key* and return its value, or *default* if it is not there."""
+        """
+        Remove *key* and return its value, or *default* if it is not there.
+
+        Raises:
+            DeserializationError: this process cannot load the value; it stays. `del` removes it.
+        """
         text = key_text(key)
         codec = yield from self._open()
-        columns = yield from self._take(codec.facts, text)
-        return default if columns is None else codec.decode(columns, key, text)
+        rows = yield from self._take(POP, codec.facts, text)
+        if not rows:
+            return default
+        return (yield from self._decoded(codec.facts, rows, lambda: codec.decode(rows[0][2:7], key, text)))
 
     @operation
     def _delitem(self, key: Any) -> Op[None]:
         facts = (yield from self._open()).facts
-        if (yield from self._take(facts, key_text(key))) is None:
+        if not (yield from self._take(POP, facts, key_text(key))):
             raise self._no_key(key)
 
     def __delitem__(self, key: Any) -> None:
         self._delitem(key)
-
-    def _take(self, facts: Facts, text: str) -> Op[Sequence[Any] | None]:
-        def put_back(rows: Rows) -> Query:
-            *columns, _, pickled = rows[0]
-            return Query(PUT_IF_ABSENT.plain, facts.id, text, pickled, *_as_written(columns), None)
-
-        rows = yield from self._write(POP, facts, text, undo=put_back)
-        if not rows:
-            yield from self._check_exists(facts.id)
-        return rows[0][:5] if rows and rows[0][5] else None
 
     @operation
     def popitem(self) -> Op[tuple[Any, Any]]:
@@ -395,20 +415,35 @@ class Entries(DictBase):
 
         Raises:
             KeyError: there is none.
+            DeserializationError: this process cannot load it; it stays.
         """
         codec = yield from self._open()
-
-        def put_back(rows: Rows) -> Query:
-            text, pickled, *columns = rows[0]
-            return Query(PUT_IF_ABSENT.plain, codec.facts.id, text, pickled, *_as_written(columns), None)
-
-        rows = yield from self._write(POP_LAST, codec.facts, undo=put_back)
+        rows = yield from self._take(POP_LAST, codec.facts)
         if not rows:
-            yield from self._check_exists(codec.facts.id)
             raise errors.MissingKeyError(f"{self!r} is empty")
-        text, pickled, *columns = rows[0]
-        key = codec.decode_key(text, pickled)
-        return key, codec.decode(columns, key, text)
+        item: tuple[Any, Any] = yield from self._decoded(codec.facts, rows, lambda: codec.pair(rows[0][:7]))
+        return item
+
+    def _take(self, write: Write, facts: Facts, *values: Any) -> Op[Rows]:
+        """Remove entries and return those that had not expired, as rows of `TAKEN`; an interrupt puts them back."""
+        rows: Rows = yield from self._write(write, facts, *values, undo=lambda rows: self._put_back(facts, rows))
+        if not rows:
+            yield from self._check_exists(facts.id)
+        return [row for row in rows if row[7]]
+
+    def _decoded(self, facts: Facts, rows: Rows, decode: Callable[[], T]) -> Op[T]:
+        """What *decode* makes of *rows*, which were taken; they are put back if it cannot."""
+        try:
+            return decode()
+        except Exception:
+            yield self._put_back(facts, rows)
+            raise
+
+    @staticmethod
+    def _put_back(facts: Facts, rows: Rows) -> Query:
+        entries = [(*row[:2], *_as_written(row[2:7]), row[8]) for row in rows if row[7]]
+        columns = zip(*entries, strict=True) if entries else [()] * 8
+        return Query(PUT_BACK.logged if facts.options.get("watch") else PUT_BACK.plain, facts.id, *columns)
 
     def _no_key(self, key: Any) -> errors.MissingKeyError:
         return errors.MissingKeyError(f"{key!r} is not in {self!r}")

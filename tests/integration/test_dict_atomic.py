@@ -9,6 +9,7 @@ import threading
 import time
 from typing import Any
 
+import psycopg
 import pytest
 
 import pgstore
@@ -494,3 +495,82 @@ def test_a_dict_compares_with_mappings_and_merges(store, client, store_name):
     assert merged == {"a": 1, 2: "two", "b": 3}
     other.update(store)
     assert store == other
+
+
+# -------------------------------------------------------------------------------------------------------------- taking
+
+TAKES = {
+    "pop": lambda store: store.pop.aio("k"),
+    "popitem": lambda store: store.popitem.aio(),
+    "pop_many": lambda store: store.pop_many.aio(["k", "nope"]),
+}
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "watched"])
+def taken_from(client, store_name, request):
+    return pgstore.Dict.from_name(store_name, create_if_missing=True, watch=request.param, client=client).hydrate()
+
+
+def cancelled_while_it_takes(client, database, operation):
+    """Cancel *operation* when the server has begun it; its answer comes after."""
+
+    async def main():
+        with psycopg.connect(database) as blocker:
+            blocker.execute("LOCK pgstore.dict_entry IN SHARE MODE")
+            task = asyncio.ensure_future(operation())
+            await asyncio.sleep(0.2)
+            task.cancel()
+            await asyncio.sleep(0.05)
+            blocker.rollback()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await client.aclose()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", TAKES)
+def test_what_a_cancelled_call_took_is_put_back_as_it_was(client, database, taken_from, sql, kind):
+    """
+    The entry is gone from the database when the cancellation comes, and nobody has it.
+    """
+    taken_from.put("k", None, ttl=1000)
+    before = taken_from.get_entry("k")
+
+    cancelled_while_it_takes(client, database, lambda: TAKES[kind](taken_from))
+
+    after = taken_from.get_entry("k")
+    assert after is not None
+    assert after.expires_at == before.expires_at
+    assert taken_from.pop("k", "missing") is None
+    if taken_from._facts.options.get("watch"):
+        kinds = sql("SELECT kind FROM pgstore.dict_change WHERE store_id = %s ORDER BY id", entry_id(taken_from))
+        assert [kind for (kind,) in kinds] == ["p", "d", "p", "d"]
+
+
+@pytest.mark.parametrize("kind", ["pop", "pop_many"])
+def test_a_cancelled_call_does_not_bring_back_what_has_expired(client, database, taken_from, sql, kind):
+    taken_from["k"] = 1
+    expire(sql, taken_from, "k")
+
+    cancelled_while_it_takes(client, database, lambda: TAKES[kind](taken_from))
+
+    assert "k" not in taken_from
+
+
+def test_what_cannot_be_loaded_is_not_taken(call, store, sql):
+    """
+    Of several entries one is damaged: the others, removed with it, would be nowhere.
+    """
+    call(store.put, "good", 1, ttl=1000)
+    call(store.put, "k", [1])
+    sql("UPDATE pgstore.dict_entry SET value = '\\x8005' WHERE store_id = %s AND key = 'k'", entry_id(store))
+
+    for operation, arguments in (store.pop, ["k"]), (store.popitem, []), (store.pop_many, [["k", "good"]]):
+        with pytest.raises(pgstore.DeserializationError, match="'k'"):
+            call(operation, *arguments)
+
+    assert call(store.keys) == ["good", "k"]
+    assert call(store.get_entry, "good").expires_at is not None
+    del store["k"]
+    assert call(store.items) == [("good", 1)]
