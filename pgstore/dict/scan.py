@@ -20,6 +20,7 @@ from pgstore.serializers import key_text
 FIRST_PAGE_ENTRIES: Final = 50  # the first comes quickly, and tells how large entries are
 PAGE_ENTRIES: Final = 1000
 PAGE_BYTES: Final = 8 * 1024 * 1024
+_SAMPLE_ENTRIES: Final = 16
 
 Row = tuple[Any, ...]
 
@@ -239,8 +240,9 @@ class _Pages:
 
 def _rows_of(rows: list[Row]) -> int:
     """How many entries make a page, if they are like *rows*: memory is bounded for large values too."""
-    size = sum(len(part) for row in rows for part in row if isinstance(part, (bytes, str)))
-    return max(1, min(PAGE_ENTRIES, PAGE_BYTES * len(rows) // max(size, 1)))
+    sample = rows[:: 1 + len(rows) // _SAMPLE_ENTRIES]
+    size = sum(len(part) for row in sample for part in row if isinstance(part, (bytes, str)))
+    return max(1, min(PAGE_ENTRIES, PAGE_BYTES * len(sample) // max(size, 1)))
 
 
 class _InTransaction:
