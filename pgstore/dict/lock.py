@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 import zlib
 from types import TracebackType
@@ -145,10 +146,12 @@ class Lock:
     @operation
     def release(self) -> Op[bool]:
         """Give the lock up. Returns False if the lease had ended, and somebody else may have held it since."""
-        token, self._token = self.token, None
+        token = self.token
         store_id = yield from self._store._locate()
         query = Query(RELEASE, store_id, self._text, token)
-        return bool((yield Apart(announcing(query, self._topic(store_id)))))
+        released = bool((yield Apart(announcing(query, self._topic(store_id)))))
+        self._token = None  # not before: who was interrupted can try again
+        return released
 
     @operation
     def renew(self) -> Op[bool]:
@@ -161,8 +164,12 @@ class Lock:
 
     def __enter__(self) -> Lock:
         self.acquire()
-        self._stop = threading.Event()
-        threading.Thread(target=self._keep, args=(self._stop,), name="pgstore-lock", daemon=True).start()
+        try:
+            self._stop = threading.Event()
+            threading.Thread(target=self._keep, args=(self._stop,), name="pgstore-lock", daemon=True).start()
+        except BaseException:
+            self.release()
+            raise
         return self
 
     def __exit__(
@@ -175,7 +182,8 @@ class Lock:
 
     async def __aenter__(self) -> Lock:
         await self.acquire.aio()
-        self._renewer = asyncio.get_running_loop().create_task(self._keep_async())
+        # In a context of its own: the transaction around the lock, if any, belongs to this task alone.
+        self._renewer = asyncio.get_running_loop().create_task(self._keep_async(), context=contextvars.Context())
         return self
 
     async def __aexit__(
@@ -183,10 +191,17 @@ class Lock:
     ) -> None:
         assert self._renewer is not None
         self._renewer.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._renewer
-        if self._token is not None:
-            await self.release.aio()
+        cancelled: asyncio.CancelledError | None = None
+        while True:
+            try:
+                await asyncio.wait([self._renewer])
+                if self._token is not None:
+                    await self.release.aio()
+                break
+            except asyncio.CancelledError as exc:
+                cancelled = exc  # first the lock, which nobody could have until its lease ends
+        if cancelled is not None:
+            raise cancelled
 
     def _keep(self, stop: threading.Event) -> None:
         while not stop.wait(self._lease / 3):
@@ -216,8 +231,9 @@ class Locking(DictBase):
         """
         Return a lock on *key*, for `with` and `async with`: one holder among all processes.
 
-        It is apart from the entry under *key*, and from transactions. While a `with` block runs its lease is renewed; a
-        killed holder loses it after *ttl* seconds.
+        It is apart from the entry under *key*, and from transactions, and not reentrant: who holds it waits for themselves. While
+        a `with` block runs its lease is renewed; a killed holder loses it after *ttl* seconds, and one that was away for so long
+        without being told: what must not be done by two checks `renew()`, or hands on `token`.
 
         Args:
             timeout: wait at most so many seconds, then raise `LockTimeout`, a `TimeoutError`; None: for ever.

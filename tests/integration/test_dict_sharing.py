@@ -284,6 +284,58 @@ def test_the_lock_of_a_killed_holder_is_free_within_its_lease(store, store_name,
         pass
 
 
+def test_a_task_that_is_cancelled_while_it_leaves_releases_the_lock_and_stays_cancelled(client, store, store_elsewhere):
+    async def main():
+        left: list[str] = []
+        inside = asyncio.Event()
+
+        async def hold():
+            async with store.lock("k"):
+                left.append("the block")
+                inside.set()
+            left.append("the lock, as if nothing had been")
+
+        for steps in range(12):
+            left.clear()
+            inside.clear()
+            task = asyncio.ensure_future(hold())
+            await inside.wait()
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            is_late = not task.cancel()
+            await asyncio.wait([task])
+            assert is_late or task.cancelled(), left
+            other = store_elsewhere.lock("k")
+            assert other.acquire(block=False) is True
+            other.release()
+        await client.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_lock_held_in_an_asynchronous_transaction_is_renewed(client, store, store_elsewhere):
+    async def main():
+        async with client.transaction(), store.lock("k", ttl=0.3):
+            await store.put.aio("k", 1)
+            await asyncio.sleep(0.6)
+            is_free = store_elsewhere.lock("k").acquire(block=False)
+        await client.aclose()
+        return is_free
+
+    assert asyncio.run(main()) is False
+
+
+def test_a_lock_that_is_released_is_not_held_any_more(call, store):
+    lock = store.lock("k")
+    call(lock.acquire)
+
+    assert call(lock.release) is True
+    with pytest.raises(pgstore.InvalidError, match="not held"):
+        call(lock.release)
+    with pytest.raises(pgstore.InvalidError, match="not held"):
+        call(lock.renew)
+
+
 def test_a_lock_needs_a_lease_that_ends(store):
     for bad in (0, -1, float("inf"), "1"):
         with pytest.raises(pgstore.InvalidError):
