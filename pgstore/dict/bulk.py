@@ -64,7 +64,22 @@ POP_MANY = Write(
     kind="d",
     returning=TAKEN,
 )
-CLEAR = Write("DELETE FROM pgstore.dict_entry WHERE store_id = $1", "int8", kind="c")
+# In the order of the keys, too, or an `update` at the same time would be a deadlock. Counted: all are locked before any is deleted.
+CLEAR = Write(
+    """
+    WITH locked AS MATERIALIZED (SELECT count(*)
+                                   FROM (SELECT 1
+                                           FROM pgstore.dict_entry
+                                          WHERE store_id = $1
+                                          ORDER BY key
+                                            FOR UPDATE) AS entry)
+    DELETE FROM pgstore.dict_entry
+     USING locked
+     WHERE store_id = $1
+    """,
+    "int8",
+    kind="c",
+)
 
 BATCH_BYTES: Final = 16 * 1024 * 1024  # of one statement of `update`
 

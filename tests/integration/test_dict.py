@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import pickle
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -319,6 +321,24 @@ def test_two_writers_of_overlapping_keys_never_deadlock(store, store_elsewhere):
         thread.join()
 
     assert failures == []
+
+
+def test_clearing_waits_for_a_writer_of_many_keys_without_a_deadlock(own_database):
+    """
+    The writer has the first key and goes on to the last: who clears must not hold that one already, whatever its place on disk.
+    """
+    with pgstore.Client(own_database) as client, pgstore.Client(own_database) as client_elsewhere:
+        store = pgstore.Dict.persist("d", client=client)
+        store["b"] = store["a"] = 1
+        with concurrent.futures.ThreadPoolExecutor(1) as threads:
+            with client.transaction() as tx:
+                tx.connection.execute("SELECT FROM pgstore.dict_entry WHERE key = 'a' FOR UPDATE")
+                clearing = threads.submit(pgstore.Dict.persist("d", client=client_elsewhere).clear)
+                time.sleep(0.3)
+                store["b"] = 2
+            clearing.result(20)
+
+        assert store.items() == []
 
 
 def store_id(store):

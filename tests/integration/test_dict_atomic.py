@@ -203,6 +203,24 @@ def test_popitem_takes_the_last_key_until_none_is_left(call, store):
         call(store.popitem)
 
 
+def test_popitem_waits_for_an_entry_that_is_being_changed_if_there_is_no_other(client, store, store_elsewhere):
+    store.update({"a": 1, "b": 2})
+    taken = []
+
+    with client.transaction():
+        store["b"] = 3
+        assert store_elsewhere.popitem() == ("a", 1)
+        thread = threading.Thread(target=lambda: taken.append(store_elsewhere.popitem()))
+        thread.start()
+        time.sleep(0.2)
+        assert taken == []
+    thread.join()
+
+    assert taken == [("b", 3)]
+    with pytest.raises(KeyError):
+        store.popitem()
+
+
 def test_get_many_and_pop_many_give_those_that_are_there(call, store, sql):
     call(store.update, {"a": 1, 2: "two", "c": None, "old": 1})
     expire(sql, store, "old")
