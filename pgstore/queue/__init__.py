@@ -7,18 +7,20 @@ Order: items of one partition are taken in the order of their ids, which puts dr
 out in its order, and a transaction that commits late brings its items in at their old place. An item that comes back, from a
 rollback or an interrupted get, is taken next.
 
-The parts: `put` and `take` what their names say, `look` what leaves items where they are, and `clear`.
+The parts: `put` and `take` what their names say, `lease` what is taken for a time, delayed or dead, `look` what leaves items where
+they are, and `clear`.
 """
 
 from __future__ import annotations
 
 from pgstore.core.operation import Op, operation
+from pgstore.queue.lease import DeadLetter, Lease
 from pgstore.queue.look import ItemIterator, Looking
 from pgstore.queue.put import Putting
 from pgstore.queue.take import Taking
 from pgstore.types import QueueInfo
 
-__all__ = ["ItemIterator", "Queue"]
+__all__ = ["DeadLetter", "ItemIterator", "Lease", "Queue"]
 
 
 class Queue(Taking, Putting, Looking):
@@ -26,7 +28,7 @@ class Queue(Taking, Putting, Looking):
     A persistent first-in, first-out queue of any picklable items.
 
     Outside a transaction a `get` takes the item for good. Inside `pgstore.transaction()` an item is given back, at its old
-    place, if the transaction does not commit.
+    place, if the transaction does not commit. With `get(lease=60)` it comes back unless it is acknowledged within the minute.
 
     >>> q = Queue.from_name("tasks", create_if_missing=True)
     >>> q.put("a")

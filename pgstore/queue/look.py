@@ -9,7 +9,7 @@ from pgstore.client.listener import waits
 from pgstore.core.clock import Deadline
 from pgstore.core.operation import Listen, Op, PagedIterator, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
-from pgstore.queue.base import QueueBase, check_count, partition_name
+from pgstore.queue.base import QueueBase, check_count, partition_name, room_topic
 
 LOOK = Statement(
     """
@@ -45,6 +45,12 @@ _CLEAR: Final = """
 """
 CLEAR = Statement(_CLEAR.format(of_partition="AND partition = $3", items=CLEAR_ITEMS), "int8 int8 text")
 CLEAR_ALL = Statement(_CLEAR.format(of_partition="", items=CLEAR_ITEMS), "int8 int8")
+
+CLEAR_DELAYED = Statement(
+    "DELETE FROM pgstore.queue_deferred WHERE store_id = $1 AND kind = 'd' AND ($2 IS NULL OR partition = $2)",
+    "int8 text",
+)
+PARTITIONS = Statement("SELECT DISTINCT partition FROM pgstore.queue_item WHERE store_id = $1", "int8", reads=True)
 
 
 class ItemIterator(PagedIterator[Any]):
@@ -106,7 +112,7 @@ class Looking(QueueBase):
         """
         Return the oldest *n* items, or as many as there are, and leave them in the queue.
 
-        Those that an open transaction has taken are still among them.
+        Those that an open transaction has taken are still among them; leased and delayed ones are not.
         """
         wanted = check_count(n, "peek")
         name = partition_name(partition)
@@ -165,16 +171,23 @@ class Looking(QueueBase):
     @operation
     def clear(self, *, partition: str | None = None, all: bool = False) -> Op[None]:  # noqa: A002
         """
-        Delete the items of a partition, or with *all* of every one.
+        Delete the items of a partition, or with *all* of every one; delayed ones too.
 
-        Items that are put meanwhile stay, and so do those that an open transaction has taken and then gives back.
+        Items that are put meanwhile stay, and so do those that are leased, dead, or taken by an open transaction that then gives
+        them back.
         """
         if all and partition is not None:
             raise errors.InvalidError("clear takes partition= or all=True, not both")
-        name = partition_name(partition)
-        store_id = yield from self._locate()
-        yield from self._check_exists(store_id)
+        name = None if all else partition_name(partition)
+        facts = yield from self._open()
+        yield from self._check_exists(facts.id)
+        cleared: list[Any] = [name]
+        if all and "maxsize" in facts.options:
+            cleared = [row[0] for row in (yield Query(PARTITIONS, facts.id))]
         ((newest,),) = yield Query(NEWEST)
-        query = Query(CLEAR_ALL, store_id, newest) if all else Query(CLEAR, store_id, newest, name)
+        query = Query(CLEAR_ALL, facts.id, newest) if name is None else Query(CLEAR, facts.id, newest, name)
         while (yield query):
             pass
+        yield Query(CLEAR_DELAYED, facts.id, name)
+        if "maxsize" in facts.options:
+            yield from self._announce(room_topic(facts.id, each) for each in cleared)
