@@ -22,6 +22,7 @@ from pgstore.errors import (
     DeserializationError,
     Error,
     InvalidError,
+    LeaseLost,
     LockTimeout,
     NotFoundError,
     OutcomeUnknown,
@@ -30,7 +31,7 @@ from pgstore.errors import (
     StoreUnavailable,
     TransactionScopeError,
 )
-from pgstore.queue import Queue
+from pgstore.queue import DeadLetter, Lease, Queue
 from pgstore.types import DictInfo, FileEntry, FileEntryType, QueueInfo, VolumeInfo
 from pgstore.volume import Volume
 
@@ -39,6 +40,7 @@ __all__ = [
     "AlreadyExistsError",
     "Client",
     "ConflictError",
+    "DeadLetter",
     "DeserializationError",
     "Dict",
     "DictChange",
@@ -48,6 +50,8 @@ __all__ = [
     "FileEntry",
     "FileEntryType",
     "InvalidError",
+    "Lease",
+    "LeaseLost",
     "LockTimeout",
     "NotFoundError",
     "OutcomeUnknown",

@@ -13,6 +13,7 @@
     ├── QueueEmpty (queue.Empty)                nothing arrived in time
     ├── QueueFull (queue.Full)                  no room in time
     ├── LockTimeout (TimeoutError)              a lock was not free in time
+    ├── LeaseLost                               the lease of an item ended, and the item went to others
     ├── FileMissing (FileNotFoundError)         no such path, in a Volume or on this machine
     ├── FileExists (FileExistsError)            a path is taken
     ├── IsADirectory (IsADirectoryError)        a directory where a file was expected
@@ -89,6 +90,10 @@ class QueueFull(Error, queue.Full):
 
 class LockTimeout(Error, TimeoutError):
     """A lock was not free in time."""
+
+
+class LeaseLost(Error):
+    """The lease of an item ended, and the item went to others."""
 
 
 class FileMissing(Error, FileNotFoundError):

@@ -19,6 +19,21 @@ SELECT 'queue_item', q.store_id, count(*)
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = q.store_id)
  GROUP BY q.store_id
  UNION ALL
+SELECT 'queue_deferred', d.store_id, count(*)
+  FROM pgstore.queue_deferred d
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = d.store_id)
+ GROUP BY d.store_id
+ UNION ALL
+SELECT 'queue_key', k.store_id, count(*)
+  FROM pgstore.queue_key k
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = k.store_id)
+ GROUP BY k.store_id
+ UNION ALL
+SELECT 'queue_head', h.store_id, count(*)
+  FROM pgstore.queue_head h
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = h.store_id)
+ GROUP BY h.store_id
+ UNION ALL
 SELECT 'inode', i.store_id, count(*)
   FROM pgstore.inode i
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = i.store_id)

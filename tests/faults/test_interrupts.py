@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import linecache
 import os
 import random
@@ -44,10 +45,24 @@ def queue(client):
 # ---------------------------------------------------------------------------------------------------------- cancelling
 
 
+async def acknowledged(queue):
+    """
+    An item by lease. What a cancelled lease had is back at once; a cancelled acknowledgement may have been received.
+    """
+    lease = await queue.get.aio(lease=600)
+    ack = asyncio.ensure_future(lease.ack.aio())
+    while not ack.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(ack)
+    ack.result()
+    return lease.item
+
+
 TAKES = {
     "get": lambda queue: queue.get.aio(),
     "get_many": lambda queue: queue.get_many.aio(3),
     "get at once": lambda queue: queue.get.aio(block=False),
+    "lease": acknowledged,
 }
 
 
@@ -249,6 +264,20 @@ def test_an_interrupt_before_any_line_of_a_get_loses_and_doubles_nothing(client,
         assert eye.rows("SELECT count(*), count(DISTINCT payload) FROM pgstore.queue_item") == [(3, 3)], place
 
 
+def test_an_interrupt_before_any_line_of_a_lease_gives_the_item_back(client, queue, eye):
+    """
+    At once, not when the lease ends.
+    """
+    queue.put("warm")
+    queue.get(lease=600).ack()
+    queue.put_many(["a", "b", "c"])
+
+    for place, lease in every_line(lambda: queue.get(block=False, lease=600)):
+        if lease is not None:
+            lease.nack()
+        assert eye.rows("SELECT count(*), count(DISTINCT payload) FROM pgstore.queue_item") == [(3, 3)], place
+
+
 def test_an_interrupt_before_any_line_of_a_waiting_get_loses_and_doubles_nothing(client, queue, eye, monkeypatch):
     """
     The long way: it finds nothing, registers, looks, takes.
@@ -258,11 +287,11 @@ def test_an_interrupt_before_any_line_of_a_waiting_get_loses_and_doubles_nothing
     original = pgstore.Queue._look
     looks = []
 
-    def look(self, store_id, partition, n):
+    def look(self, *arguments):
         looks.append(1)
         if len(looks) == 1:
             return []
-        return (yield from original(self, store_id, partition, n))
+        return (yield from original(self, *arguments))
 
     monkeypatch.setattr(pgstore.Queue, "_look", look)
     queue.put_many(["a", "b", "c"])

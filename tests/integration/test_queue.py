@@ -9,8 +9,8 @@ import time
 import pytest
 
 import pgstore
-from pgstore import queue as queue_module
 from pgstore.errors import ValueTooLarge
+from pgstore.queue import put
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_items_come_out_in_the_order_in_which_they_went_in(call, store):
 
 
 def test_a_put_many_of_several_statements_keeps_its_order_and_is_all_or_nothing(call, store, monkeypatch):
-    monkeypatch.setattr(queue_module, "BATCH_ITEMS", 7)
+    monkeypatch.setattr(put, "BATCH_ITEMS", 7)
     call(store.put_many, range(50))
 
     with pytest.raises(pgstore.SerializationError):

@@ -158,6 +158,31 @@ def test_dicts_of_0001_are_kept_and_readable_in_sql(each_cluster, monkeypatch):
     assert each_cluster.execute(url, "SELECT oldest_code_revision >= '0002' FROM pgstore.installation") == [(True,)]
 
 
+def test_items_of_0002_are_kept(each_cluster, monkeypatch):
+    """
+    As they are: no row is written.
+    """
+    url, roles = each_cluster.database(), each_cluster.roles()
+    monkeypatch.setattr(migrate, "SCHEMA_REVISION", "0002")
+    migrate.upgrade(url, roles=roles)
+    each_cluster.execute(
+        url, "INSERT INTO pgstore.store (id, environment, kind, name) VALUES (7, 'main', 'queue', 'q')"
+    )
+    each_cluster.execute(
+        url, "INSERT INTO pgstore.queue_item (store_id, payload) VALUES (7, %s)", pickle.dumps({"a": [1.5]})
+    )
+    look = "SELECT q.xmin, q.id, q.put_at, q.payload FROM pgstore.queue_item q"
+    before = each_cluster.execute(url, look)
+    monkeypatch.undo()
+
+    report = migrate.upgrade(url, roles=roles)
+
+    assert (report.before, report.after) == ("0002", HEAD)
+    assert each_cluster.execute(url, look) == before
+    assert each_cluster.execute(url, "SELECT name, item, attempts FROM pgstore.queue_items") == [("q", {"a": [1.5]}, 0)]
+    assert each_cluster.execute(url, "SELECT oldest_code_revision >= '0003' FROM pgstore.installation") == [(True,)]
+
+
 def test_a_new_installation_says_who_may_use_it(cluster):
     """
     Clients decide by this row, and recognise their database by it.

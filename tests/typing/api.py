@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, assert_type
 
 import pgstore
-from pgstore import Dict, DictInfo, FileEntry, Queue, QueueInfo, Volume, VolumeInfo
+from pgstore import DeadLetter, Dict, DictInfo, FileEntry, Lease, Queue, QueueInfo, Volume, VolumeInfo
 
 
 def blocking() -> None:
@@ -29,6 +29,13 @@ def blocking() -> None:
         assert_type(same, Queue)
     assert_type(q.get_many(3, timeout=1.0), list[Any])
     assert_type(q.len(total=True), int)
+    assert_type(q.peek(2), list[Any])
+    for item in q.iterate(timeout=1):
+        assert_type(item, Any)
+    assert_type(q.dead_letters(), list[DeadLetter])
+    with Lease.__new__(Lease) as lease:
+        assert_type(lease.attempt, int)
+        assert_type(lease.extend(5), None)
     assert_type(q.info(), QueueInfo)
 
     v = Volume.persist("v")

@@ -1,0 +1,43 @@
+"""Queue: items put by some, taken by others, each by one.
+
+One row of `queue_item` an item; taking is deleting. Two takers never get one item and never wait for each other: each passes
+over what another has locked. A taker that finds nothing sleeps until a put wakes it (`client.listener`).
+
+Order: items of one partition are taken in the order of their ids, which puts draw as they run. So the items of one producer come
+out in its order, and a transaction that commits late brings its items in at their old place. An item that comes back, from a
+rollback or an interrupted get, is taken next.
+
+The parts: `put` and `take` what their names say, `lease` what is taken for a time, delayed or dead, `look` what leaves items where
+they are, and `clear`.
+"""
+
+from __future__ import annotations
+
+from pgstore.core.operation import Op, operation
+from pgstore.queue.lease import DeadLetter, Lease
+from pgstore.queue.look import ItemIterator, Looking
+from pgstore.queue.put import Putting
+from pgstore.queue.take import Taking
+from pgstore.types import QueueInfo
+
+__all__ = ["DeadLetter", "ItemIterator", "Lease", "Queue"]
+
+
+class Queue(Taking, Putting, Looking):
+    """
+    A persistent first-in, first-out queue of any picklable items.
+
+    Outside a transaction a `get` takes the item for good. Inside `pgstore.transaction()` an item is given back, at its old
+    place, if the transaction does not commit. With `get(lease=60)` it comes back unless it is acknowledged within the minute.
+
+    >>> q = Queue.from_name("tasks", create_if_missing=True)
+    >>> q.put("a")
+    ... q.get()
+    'a'
+    """
+
+    @operation
+    def info(self) -> Op[QueueInfo]:
+        """Return the facts about this Queue that do not change."""
+        facts = yield from self._described()
+        return QueueInfo(self._name, facts.created_at, facts.created_by)

@@ -1,0 +1,178 @@
+"""What every part of Queue rests on: its options, partitions, and how items become bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Final, Self
+
+from pgstore import errors
+from pgstore.client import Client
+from pgstore.client.announcements import Announcements
+from pgstore.client.listener import announce
+from pgstore.core.operation import BeforeCommit, Op, Topic
+from pgstore.handle import Store
+from pgstore.registry import Facts
+from pgstore.serializers import check_size, dumps, loads
+
+PARTITION_BYTES_MAX: Final = 64
+SECONDS_MAX: Final = 10 * 365 * 86400
+OPTION_MAX: Final = 2**31 - 1
+UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
+
+
+class QueueBase(Store):
+    """Options, partitions and items."""
+
+    _kind: ClassVar = "queue"
+    _noun: ClassVar = "Queue"
+    _id_prefix: ClassVar = "qu"
+    _name_space: ClassVar = "queue"
+
+    _checks: dict[str, float]  # by partition: when to look for what has become due (see `lease`)
+
+    @classmethod
+    def _make(cls, client: Client | None, **state: Any) -> Self:
+        store = super()._make(client, **state)
+        store._checks = {}
+        return store
+
+    @classmethod
+    def from_name(
+        cls,
+        label: str | None = None,
+        *,
+        name: str | None = None,
+        environment_name: str | None = None,
+        create_if_missing: bool = False,
+        client: Client | None = None,
+        maxsize: int | None = None,
+        max_attempts: int | None = None,
+    ) -> Self:
+        """
+        Return a handle on the Queue of this name; it is looked up on first use.
+
+        Args:
+            label: the name, 1 to 64 of A-Z a-z 0-9 . _ - (also accepted as *name*).
+            environment_name: None: the client's.
+            create_if_missing: create it on first use; else using it raises `NotFoundError`.
+            client: None: the default client.
+            maxsize: most items that wait in each partition; a put into a full one waits, or raises `queue.Full`. Items that are
+                leased or delayed do not count, nor is there a bound for them when they come back.
+            max_attempts: after so many leases that came to nothing an item becomes a dead letter.
+
+        The last two are fixed when the Queue is created. None leaves them as they are, or without a bound.
+
+        Raises:
+            InvalidError: the name cannot be one; on first use, the Queue was created with other options.
+        """
+        store = super().from_name(
+            label, name=name, environment_name=environment_name, create_if_missing=create_if_missing, client=client
+        )
+        store._options = _options(maxsize=maxsize, max_attempts=max_attempts)
+        return store
+
+    @classmethod
+    def ephemeral(
+        cls,
+        client: Client | None = None,
+        environment_name: str | None = None,
+        *,
+        maxsize: int | None = None,
+        max_attempts: int | None = None,
+    ) -> Self:
+        """
+        Return a nameless Queue that lives as long as this handle; the options are those of `from_name`.
+
+        It is deleted at the end of its `with` or `async with` block, when the handle is collected, when the interpreter exits, and
+        after a crash once its process has been silent for ten minutes.
+        """
+        store = super().ephemeral(client, environment_name)
+        store._options = _options(maxsize=maxsize, max_attempts=max_attempts)
+        return store
+
+    @staticmethod
+    def validate_partition_key(partition: str | None) -> bytes:
+        """
+        Return *partition* as bytes, empty for None, the default partition.
+
+        Raises:
+            InvalidError: it is not of 1 to 64 bytes of UTF-8.
+        """
+        return partition_name(partition).encode()
+
+    def _open(self) -> Op[Facts]:
+        facts = self._facts
+        return facts if facts is not None else (yield from self._know())
+
+    def _announce(self, topics: Iterable[Topic]) -> Op[None]:
+        """Wake those who wait for *topics*, when what was done commits."""
+        enrolment = yield BeforeCommit(Announcements, Announcements)
+        for topic in topics:
+            if enrolment is None or enrolment.immediate:
+                yield announce(topic)
+            else:
+                enrolment.participant.topics[topic] = None
+
+    def _check_outside(self, what: str) -> Op[None]:
+        """Raise `InvalidError` inside a transaction."""
+        if (yield BeforeCommit(Announcements, Announcements)) is not None:
+            raise errors.InvalidError(f"{what} inside a transaction would make all of it not durable")
+
+    def _encode(self, item: Any) -> bytes:
+        payload = dumps(item, "item")
+        check_size(len(payload), f"an item for {self!r}")
+        return payload
+
+    def _decode(self, row: Sequence[Any]) -> Any:
+        """The item of a row that starts with id, put_at, codec, payload."""
+        if row[2] == "j":
+            import json
+
+            return json.loads(row[3])
+        return loads(row[3], f"item {row[0]} of {self!r}")
+
+
+def partition_name(partition: str | None) -> str:
+    """The name of *partition* in the table, if it can be one."""
+    if partition is None:
+        return ""
+    if not isinstance(partition, str):
+        raise errors.InvalidError(f"partition must be a str, not {type(partition).__name__}: {partition!r}")
+    if not 1 <= len(partition.encode(errors="replace")) <= PARTITION_BYTES_MAX or UNSTORABLE.search(partition):
+        raise errors.InvalidError(
+            f"partition {partition!r} is not of 1 to {PARTITION_BYTES_MAX} bytes of UTF-8, without NUL and lone surrogates; "
+            "leave it out for the default"
+        )
+    return partition
+
+
+def check_count(n: object, noun: str) -> int:
+    """Return *n* if it is a number of items."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise errors.InvalidError(f"{noun} takes the number of items, 1 or more, not {n!r}")
+    return min(n, 1 << 62)  # what LIMIT takes
+
+
+def check_seconds(seconds: object, noun: str, *, above: float = 0.0) -> float:
+    """Return *seconds* if it is a finite time, at least 0 or more than *above*."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= SECONDS_MAX:
+        raise errors.InvalidError(f"{noun} {seconds!r} is not a number of seconds of at most {SECONDS_MAX}")
+    if above and seconds < above:
+        raise errors.InvalidError(f"{noun} {seconds!r} is below {above} s")
+    return float(seconds)
+
+
+def room_topic(store_id: int, partition: str) -> Topic:
+    """What a put into a full partition waits for."""
+    return Topic(store_id, f"room/{partition}")
+
+
+def _options(**given: int | None) -> dict[str, Any]:
+    """What was given, checked."""
+    options = {name: value for name, value in given.items() if value is not None}
+    for name, value in options.items():
+        checked: object = value
+        if isinstance(checked, bool) or not isinstance(checked, int) or not 1 <= checked <= OPTION_MAX:
+            raise errors.InvalidError(f"{name} {value!r} is not a number of 1 to {OPTION_MAX}")
+    return options

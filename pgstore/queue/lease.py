@@ -1,0 +1,363 @@
+"""Leases: items taken for a time, given back if nobody says that the work is done.
+
+A leased item is moved to `queue_deferred`, as one that is put with a delay is: `queue_item` has inserts and deletes only, for the
+dead row of an update is one more that each get has to pass. The id of the row there is used once and is the token of the lease,
+so that a worker that was away for too long can neither end nor prolong what is another's by now.
+
+What has become due moves back by the hands of those who take: a handle looks at most once a second for each partition, and one
+that waits is told with each look when the next comes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Final, Self
+
+from pgstore import errors
+from pgstore.client.announcements import announcing
+from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key
+from pgstore.core.clock import monotonic
+from pgstore.core.operation import Apart, Op, Query, Rows, Topic, operation
+from pgstore.core.statement import Statement
+from pgstore.queue.base import QueueBase, check_count, check_seconds
+from pgstore.registry import Facts
+
+CHECK_SECONDS: Final = 1.0
+LEASE_SECONDS_MIN: Final = 0.001
+_PARTITIONS_REMEMBERED: Final = 10_000
+_REASON_CHARS_MAX: Final = 1000
+
+# Two clients that do this at once take different rows. A lease that is extended meanwhile is seen with its new end, or passed over.
+BRING_BACK: Final = Statement(
+    f"""
+    WITH due AS MATERIALIZED (
+             SELECT id, coalesce(kind = 'l' AND attempts >= $3, false) AS is_dead
+               FROM pgstore.queue_deferred
+              WHERE store_id = $1
+                AND partition = $2
+                AND due_at <= statement_timestamp()
+              ORDER BY due_at
+                FOR UPDATE SKIP LOCKED
+              LIMIT 1000),
+         buried AS (
+             UPDATE pgstore.queue_deferred AS e
+                SET kind = 'x',
+                    due_at = NULL,
+                    reason = 'the lease ended'
+               FROM due
+              WHERE e.store_id = $1
+                AND e.id = due.id
+                AND due.is_dead),
+         gone AS (
+             DELETE FROM pgstore.queue_deferred AS e
+              USING due
+              WHERE e.store_id = $1
+                AND e.id = due.id
+                AND NOT due.is_dead
+             RETURNING e.id, e.due_at, e.put_at, e.codec, e.payload, e.attempts),
+         back AS (
+             INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
+             SELECT s.id, $2, g.put_at, g.codec, g.payload, g.attempts
+               FROM pgstore.store s
+              CROSS JOIN gone g
+              WHERE s.id = $1
+              ORDER BY g.due_at, g.id
+             RETURNING 1)
+    SELECT (SELECT pg_notify('{CHANNEL}', $5) WHERE {SOMEONE_WAITS.format(key="$4")})
+      FROM (SELECT 1 FROM back LIMIT 1) AS some_item
+    """,
+    "int8 text int4 int4 text",
+    reads=True,  # repeating it does no harm
+)
+ACK = Statement("DELETE FROM pgstore.queue_deferred WHERE store_id = $1 AND id = $2 AND kind = 'l'", "int8 int8")
+EXTEND = Statement(
+    """
+    UPDATE pgstore.queue_deferred
+       SET due_at = statement_timestamp() + $3 * interval '1 second'
+     WHERE store_id = $1
+       AND id = $2
+       AND kind = 'l'
+    """,
+    "int8 int8 float8",
+)
+POSTPONE = Statement(
+    """
+    UPDATE pgstore.queue_deferred
+       SET kind = 'd',
+           due_at = statement_timestamp() + $3 * interval '1 second',
+           reason = $4
+     WHERE store_id = $1
+       AND id = $2
+       AND kind = 'l'
+    """,
+    "int8 int8 float8 text",
+)
+BURY = Statement(
+    """
+    UPDATE pgstore.queue_deferred
+       SET kind = 'x',
+           due_at = NULL,
+           reason = $3
+     WHERE store_id = $1
+       AND id = $2
+       AND kind = 'l'
+    """,
+    "int8 int8 text",
+)
+# $4: whether the lease counts as an attempt; one that was interrupted before anybody had it does not.
+GIVE_BACK = Statement(
+    """
+    WITH gone AS (DELETE FROM pgstore.queue_deferred
+                   WHERE store_id = $1
+                     AND id = ANY ($3)
+                     AND kind = 'l'
+                  RETURNING id, put_at, codec, payload, attempts)
+    INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
+    SELECT s.id, $2, g.put_at, g.codec, g.payload, g.attempts - CASE WHEN $4 THEN 0 ELSE 1 END
+      FROM pgstore.store s
+     CROSS JOIN gone g
+     WHERE s.id = $1
+     ORDER BY g.id
+    """,
+    "int8 text int8[] bool",
+)
+DEAD_LETTERS = Statement(
+    """
+    SELECT id, put_at, codec, payload, attempts, partition, reason
+      FROM pgstore.queue_deferred
+     WHERE store_id = $1
+       AND kind = 'x'
+     ORDER BY id
+     LIMIT $2
+    """,
+    "int8 int8",
+    reads=True,
+)
+REVIVE = Statement(
+    """
+    WITH gone AS (DELETE FROM pgstore.queue_deferred
+                   WHERE store_id = $1
+                     AND kind = 'x'
+                     AND ($2 IS NULL OR id = ANY ($2))
+                  RETURNING id, put_at, codec, payload, partition)
+    INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload)
+    SELECT s.id, g.partition, g.put_at, g.codec, g.payload
+      FROM pgstore.store s
+     CROSS JOIN gone g
+     WHERE s.id = $1
+     ORDER BY g.id
+    RETURNING partition
+    """,
+    "int8 int8[]",
+)
+DISCARD = Statement(
+    "DELETE FROM pgstore.queue_deferred WHERE store_id = $1 AND kind = 'x' AND ($2 IS NULL OR id = ANY ($2))",
+    "int8 int8[]",
+)
+
+
+class Lease:
+    """
+    An item that is this worker's until the lease ends; see `Queue.get`.
+
+    In `with` and `async with` the item is acknowledged at the end of the block, and given back after an exception. In a transaction
+    these take part in it, so that an item and its results are done together.
+    """
+
+    def __init__(self, store: Leasing, partition: str, seconds: float, row: tuple[Any, ...], facts: Facts) -> None:
+        self._store = store
+        self._partition = partition
+        self._seconds = seconds
+        self._row = row
+        self._facts = facts
+        self._done = False
+
+    # What a runner wants to know.
+
+    @property
+    def _runner(self) -> Any:
+        return self._store._runner
+
+    @property
+    def _bound(self) -> Any:
+        return self._store._bound
+
+    @property
+    def item(self) -> Any:
+        """
+        The item; loaded with each access.
+
+        Raises:
+            DeserializationError: this process cannot load it; its bytes are in the error's `raw`.
+        """
+        return self._store._decode(self._row)
+
+    @property
+    def attempt(self) -> int:
+        """How often the item has been leased, this time included."""
+        attempts: int = self._row[4]
+        return attempts
+
+    @operation
+    def ack(self) -> Op[None]:
+        """
+        Say that the work is done: the item is gone for good. After the end of the lease too, as long as nobody else has the item.
+
+        Raises:
+            LeaseLost: the item went back, and the work is, or was, another's.
+        """
+        self._settled((yield Query(ACK, self._facts.id, self._row[0])))
+
+    @operation
+    def nack(self, delay: float = 0, *, reason: str | None = None) -> Op[None]:
+        """
+        Give the item back, to the end of the queue, in *delay* seconds; or to the dead letters if this was its last attempt.
+
+        Args:
+            reason: kept with a dead letter.
+
+        Raises:
+            LeaseLost: it went back already.
+        """
+        seconds = check_seconds(delay, "delay")
+        why = None if reason is None else reason.replace("\0", "")[:_REASON_CHARS_MAX]
+        store_id, lease_id, topic = self._facts.id, self._row[0], Topic(self._facts.id, self._partition)
+        if self.attempt >= self._facts.options.get("max_attempts", float("inf")):
+            self._settled((yield Query(BURY, store_id, lease_id, why)))
+        elif seconds > 0:
+            self._settled((yield from announcing(Query(POSTPONE, store_id, lease_id, seconds, why), topic)))
+        else:
+            back = Query(GIVE_BACK, store_id, self._partition, [lease_id], True)
+            self._settled((yield from announcing(back, topic)))
+
+    @operation
+    def extend(self, seconds: float | None = None) -> Op[None]:
+        """
+        Let the lease end in *seconds* from now; None: as many as it was taken for.
+
+        Raises:
+            LeaseLost: it ended, and the item went back.
+        """
+        length = self._seconds if seconds is None else check_seconds(seconds, "lease", above=LEASE_SECONDS_MIN)
+        if not (yield Query(EXTEND, self._facts.id, self._row[0], length)):
+            raise self._lost()
+
+    def _settled(self, rows: int) -> None:
+        if not rows:
+            raise self._lost()
+        self._done = True
+
+    def _lost(self) -> errors.LeaseLost:
+        return errors.LeaseLost(f"{self!r} is not held any more: it ended, or was acknowledged or given back")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._done:
+            return
+        if exc is None:
+            self.ack()
+        else:
+            with contextlib.suppress(errors.Error):  # the lease ends by itself; what went wrong is *exc*
+                self.nack(reason=repr(exc))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._done:
+            return
+        if exc is None:
+            await self.ack.aio()
+        else:
+            with contextlib.suppress(errors.Error):
+                await self.nack.aio(reason=repr(exc))
+
+    def __repr__(self) -> str:
+        return f"<lease {self._row[0]} of {self._store!r}, attempt {self.attempt}>"
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """An item whose last lease came to nothing."""
+
+    id: int
+    partition: str | None
+    put_at: datetime
+    attempts: int
+    reason: str | None
+    """What was said of the last failure."""
+    _row: tuple[Any, ...] = field(repr=False, compare=False)
+    _store: Leasing = field(repr=False, compare=False)
+
+    @property
+    def item(self) -> Any:
+        """The item. Raises `DeserializationError` if this process cannot load it."""
+        return self._store._decode(self._row)
+
+
+class Leasing(QueueBase):
+    """`dead_letters`, `revive` and `discard`; and what brings items back."""
+
+    @operation
+    def dead_letters(self, n: int = 100) -> Op[list[DeadLetter]]:
+        """Return the oldest *n* dead letters, of all partitions; there are some only with `max_attempts`."""
+        wanted = check_count(n, "dead_letters")
+        store_id = yield from self._locate()
+        rows: Rows = yield Query(DEAD_LETTERS, store_id, wanted)
+        if not rows:
+            yield from self._check_exists(store_id)
+        return [DeadLetter(row[0], row[5] or None, row[1].astimezone(), row[4], row[6], row, self) for row in rows]
+
+    @operation
+    def revive(self, letters: Iterable[DeadLetter] | None = None) -> Op[int]:
+        """Put dead letters back, to the end of their partitions and as if never leased; None: all. Returns how many."""
+        ids = _ids(letters)
+        store_id = yield from self._locate()
+        rows: Rows = yield Query(REVIVE, store_id, ids)
+        yield from self._announce({Topic(store_id, partition): None for (partition,) in rows})
+        return len(rows)
+
+    @operation
+    def discard(self, letters: Iterable[DeadLetter] | None = None) -> Op[int]:
+        """Delete dead letters; None: all. Returns how many."""
+        ids = _ids(letters)
+        store_id = yield from self._locate()
+        deleted: int = yield Query(DISCARD, store_id, ids)
+        return deleted
+
+    # ------------------------------------------------------------------------------------------------- coming back
+
+    def _check_due(self, facts: Facts, partition: str) -> Op[None]:
+        """Bring back what has become due, at most once a second."""
+        now = monotonic()
+        checks = self._checks
+        if now >= checks.get(partition, 0.0):
+            if len(checks) >= _PARTITIONS_REMEMBERED:
+                checks.clear()
+            checks[partition] = now + CHECK_SECONDS
+            yield from self._bring_back(facts, partition)
+
+    def _bring_back(self, facts: Facts, partition: str) -> Op[None]:
+        topic = Topic(facts.id, partition)
+        attempts = facts.options.get("max_attempts")
+        query = Query(BRING_BACK, facts.id, partition, attempts, lock_key(topic), topic.payload)
+        # Apart from a transaction: others would have to wait for its end to see what came back.
+        yield Apart(_one(query))
+
+
+def _one(query: Query) -> Op[Any]:
+    return (yield query)
+
+
+def _ids(letters: Iterable[DeadLetter] | None) -> list[int] | None:
+    return None if letters is None else [letter.id for letter in letters]

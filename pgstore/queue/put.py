@@ -1,0 +1,374 @@
+"""Putting: one statement inserts, and wakes someone if someone waits.
+
+A put that says more than which item and where is made by `put_on_terms`, also one statement. Only a bounded Queue needs two, in a
+transaction: what is counted has to be counted after the lock is taken, and a statement sees what was there when it began.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pgstore import errors
+from pgstore.client.announcements import Announcements
+from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key, waits
+from pgstore.core.clock import Deadline
+from pgstore.core.operation import BeforeCommit, Listen, Op, Query, Topic, Wait, atomic, operation
+from pgstore.core.statement import Statement
+from pgstore.queue.base import UNSTORABLE, QueueBase, check_seconds, partition_name, room_topic
+from pgstore.registry import Facts
+
+BATCH_ITEMS: Final = 5000  # of one statement of `put_many`
+BATCH_BYTES: Final = 16 * 1024 * 1024
+
+_INSERT_ONE: Final = """
+    INSERT INTO pgstore.queue_item (store_id, partition, payload)
+    SELECT s.id, $2, $3
+      FROM pgstore.store s
+     WHERE s.id = $1
+"""
+_INSERT_MANY: Final = """
+    INSERT INTO pgstore.queue_item (store_id, partition, payload)
+    SELECT s.id, $2, u.payload
+      FROM pgstore.store s
+     CROSS JOIN unnest($3) WITH ORDINALITY AS u (payload, position)
+     WHERE s.id = $1
+     ORDER BY u.position
+"""
+# In one statement and one round trip: put, and wake someone if someone waits. No row: the queue does not exist any more.
+_AND_WAKE: Final = f"""
+    SELECT (SELECT pg_notify('{CHANNEL}', $5) WHERE {SOMEONE_WAITS.format(key="$4")})
+      FROM (SELECT 1 FROM put LIMIT 1) AS some_item
+"""
+PUT = Statement(f"WITH put AS ({_INSERT_ONE} RETURNING 1) {_AND_WAKE}", "int8 text bytea int4 text")
+PUT_MANY = Statement(f"WITH put AS ({_INSERT_MANY} RETURNING 1) {_AND_WAKE}", "int8 text bytea[] int4 text")
+PUT_SILENTLY = Statement(_INSERT_ONE, "int8 text bytea")
+PUT_MANY_SILENTLY = Statement(_INSERT_MANY, "int8 text bytea[]")
+
+# First halves of advisory lock keys: "pgso" for puts in order, "pgsr" for room.
+ORDER_LOCK_CLASS: Final = 0x7067736F
+ROOM_LOCK_CLASS: Final = 0x70677372
+LOCK_ROOM = Statement(f"SELECT pg_advisory_xact_lock({ROOM_LOCK_CLASS}, $1)", "int4")
+
+KEY_BYTES_MAX: Final = 1024
+HAS_KEY = Statement("SELECT 1 FROM pgstore.queue_key WHERE store_id = $1 AND key = $2", "int8 text", reads=True)
+_COLLECT_EVERY: Final = 100  # puts with a key
+FORGET_KEYS = Statement(
+    """
+    DELETE FROM pgstore.queue_key
+     WHERE ctid = ANY (ARRAY(SELECT ctid
+                               FROM pgstore.queue_key
+                              WHERE store_id = $1
+                                AND put_at < statement_timestamp() - interval '24 hours'
+                              LIMIT 1000
+                                FOR UPDATE SKIP LOCKED))
+    """,
+    "int8",
+)
+
+
+@functools.cache
+def put_on_terms(
+    *, delayed: bool, keyed: bool, ordered: bool, relaxed: bool, bounded: bool, aloud: bool, repeatable: bool
+) -> tuple[Statement, tuple[str, ...]]:
+    """
+    PUT_MANY in other forms, and the names of its parameters in order.
+
+    No row, or 0 rows: there is no such queue, the key was used before, or there is no room.
+    """
+    names, types = ["store_id", "partition", "payloads"], ["int8", "text", "bytea[]"]
+
+    def parameter(name: str, kind: str) -> str:
+        names.append(name)
+        types.append(kind)
+        return f"${len(names)}"
+
+    parts, sources, conditions = [], ["pgstore.store s"], ["s.id = $1"]
+    if relaxed:
+        # As a part of the statement: the setting ends with its transaction, and costs no trip of its own.
+        parts.append("relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))")
+        sources.append("relaxed")
+    if ordered:
+        # Taken before the ids are drawn and held until the commit, so that both come in one order.
+        key = parameter("order_key", "int4")
+        parts.append(f"in_turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({ORDER_LOCK_CLASS}, {key}))")
+        sources.append("in_turn")
+    if keyed:
+        # Two puts with one key: the second waits for the end of the first, and then finds the key or does not.
+        key = parameter("key", "text")
+        parts.append(
+            f"""
+            fresh AS (INSERT INTO pgstore.queue_key (store_id, key)
+                      SELECT s.id, {key}
+                        FROM pgstore.store s
+                       WHERE s.id = $1
+                      ON CONFLICT DO NOTHING
+                      RETURNING 1)
+            """
+        )
+        sources.append("fresh")
+    if bounded:
+        maxsize, wanted = parameter("maxsize", "int8"), parameter("wanted", "int8")
+        conditions.append(
+            f"""
+            (SELECT count(*)
+               FROM (SELECT
+                       FROM pgstore.queue_item q
+                      WHERE q.store_id = $1
+                        AND q.partition = $2
+                      LIMIT {maxsize}) AS waiting) + {wanted} <= {maxsize}
+            """
+        )
+    if delayed:
+        target = "queue_deferred (store_id, partition, payload, kind, due_at)"
+        more = f", 'd', statement_timestamp() + {parameter('delay', 'float8')} * interval '1 second'"
+    else:
+        target, more = "queue_item (store_id, partition, payload)", ""
+    insert = f"""
+        INSERT INTO pgstore.{target}
+        SELECT s.id, $2, u.payload{more}
+          FROM {" CROSS JOIN ".join(sources)}
+         CROSS JOIN unnest($3) WITH ORDINALITY AS u (payload, position)
+         WHERE {" AND ".join(conditions)}
+         ORDER BY u.position
+    """
+    if not aloud:
+        return Statement(f"WITH {', '.join(parts)} {insert}" if parts else insert, " ".join(types)), tuple(names)
+    key, payload = parameter("wake_key", "int4"), parameter("wake_payload", "text")
+    parts.append(f"put AS ({insert} RETURNING 1)")
+    sql = f"""
+        WITH {", ".join(parts)}
+        SELECT (SELECT pg_notify('{CHANNEL}', {payload}) WHERE {SOMEONE_WAITS.format(key=key)})
+          FROM (SELECT 1 FROM put LIMIT 1) AS some_item
+    """
+    return Statement(sql, " ".join(types), reads=repeatable), tuple(names)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a put says beside the items and where."""
+
+    delay: float
+    key: str | None
+    ordered: bool
+    durable: bool
+
+
+class Putting(QueueBase):
+    """`put` and `put_many`."""
+
+    @operation
+    def put(
+        self,
+        item: Any,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        partition: str | None = None,
+        partition_ttl: float | None = None,
+        delay: float = 0,
+        idempotency_key: str | None = None,
+        ordered: bool = False,
+        durable: bool = True,
+    ) -> Op[None]:
+        """
+        Put *item* at the end of the queue.
+
+        Args:
+            block: wait for room in a Queue that was made with `maxsize` and is full; else raise at once.
+            timeout: wait at most so many seconds; None: for ever.
+            partition_ttl: accepted as Modal's, without effect: nothing in a Queue expires.
+            delay: seconds until the item can be taken; it is then put at the end. It does not count for `maxsize`.
+            idempotency_key: do nothing if this Queue had a put with this key in the last 24 hours, or longer. Such a put is
+                repeated by itself when the connection breaks.
+            ordered: come after every ordered put into this partition that commits before. They wait for each other's commits.
+            durable: False: do not wait until the server has the item on disk; if it crashes the last ones may be lost.
+
+        Raises:
+            queue.Full: there was no room within *timeout*.
+            SerializationError: *item* cannot be pickled.
+            ValueTooLarge: it is above 256 MiB.
+        """
+        deadline = Deadline.after(timeout)
+        name = partition_name(partition)
+        payload = self._encode(item)
+        facts = self._facts
+        if facts is None:
+            facts = yield from self._know()
+        if durable and not (delay or ordered or idempotency_key is not None or "maxsize" in facts.options):
+            yield from self._insert(facts.id, name, payload, PUT, PUT_SILENTLY)
+        else:
+            terms = _terms(delay, idempotency_key, ordered, durable)
+            yield from self._put_on_terms(facts, name, [payload], terms, block, deadline)
+
+    @operation
+    def put_many(
+        self,
+        items: Iterable[Any],
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        partition: str | None = None,
+        partition_ttl: float | None = None,
+        delay: float = 0,
+        idempotency_key: str | None = None,
+        ordered: bool = False,
+        durable: bool = True,
+    ) -> Op[None]:
+        """Put all *items*, in their order and all or nothing; the arguments are those of `put`, for all of them together."""
+        deadline = Deadline.after(timeout)
+        name = partition_name(partition)
+        payloads = [self._encode(item) for item in items]
+        facts = yield from self._open()
+        if not durable or delay or ordered or idempotency_key is not None or "maxsize" in facts.options:
+            terms = _terms(delay, idempotency_key, ordered, durable)
+            yield from self._put_on_terms(facts, name, payloads, terms, block, deadline)
+            return
+        batches = list(_batches(payloads))
+        if len(batches) == 1:
+            yield from self._insert(facts.id, name, batches[0], PUT_MANY, PUT_MANY_SILENTLY)
+        elif batches:
+            yield from atomic(self._insert_batches(facts.id, name, batches))
+
+    def _insert_batches(self, store_id: int, partition: str, batches: list[list[bytes]]) -> Op[None]:
+        for batch in batches:
+            yield from self._insert(store_id, partition, batch, PUT_MANY, PUT_MANY_SILENTLY)
+
+    def _insert(self, store_id: int, partition: str, payload: Any, aloud: Statement, silently: Statement) -> Op[None]:
+        topic = Topic(store_id, partition)
+        enrolment = yield BeforeCommit(Announcements, Announcements)
+        if enrolment is None or enrolment.immediate:
+            put = yield Query(aloud, store_id, partition, payload, lock_key(topic), topic.payload)
+        else:
+            put = yield Query(silently, store_id, partition, payload)
+            enrolment.participant.topics[topic] = None
+        if not put:
+            raise self._missing()
+
+    # ------------------------------------------------------------------------------------------------------- on terms
+
+    def _put_on_terms(
+        self, facts: Facts, partition: str, payloads: list[bytes], terms: Terms, block: bool, deadline: Deadline
+    ) -> Op[None]:
+        if not terms.durable:
+            yield from self._check_outside("put(durable=False)")
+        maxsize: int | None = None if terms.delay else facts.options.get("maxsize")
+        batches = list(_batches(payloads))
+        if not batches:
+            return
+        if maxsize is None:
+            body = self._insert_on_terms(facts, partition, batches, terms)
+            yield from (body if len(batches) == 1 else atomic(body))
+        elif len(payloads) > maxsize:
+            raise errors.InvalidError(
+                f"{len(payloads)} items can never be in {self!r} at once, made with maxsize={maxsize}"
+            )
+        else:
+            yield from self._insert_when_room(facts, partition, batches, terms, block, deadline)
+        if terms.key is not None and random.random() * _COLLECT_EVERY < 1:
+            yield Query(FORGET_KEYS, facts.id)
+
+    def _insert_when_room(
+        self, facts: Facts, partition: str, batches: list[list[bytes]], terms: Terms, block: bool, deadline: Deadline
+    ) -> Op[None]:
+        if (yield from self._try(facts, partition, batches, terms)):
+            return
+        if not block or deadline.passed():
+            raise self._full(facts, partition)
+        ticket = yield Listen(room_topic(facts.id, partition))
+        try:
+            for seconds in waits():
+                if (yield from self._try(facts, partition, batches, terms)):
+                    return
+                if deadline.passed():
+                    raise self._full(facts, partition)
+                yield Wait(ticket, min(seconds, deadline.remaining()))
+        finally:
+            ticket.close()
+
+    def _try(self, facts: Facts, partition: str, batches: list[list[bytes]], terms: Terms) -> Op[bool]:
+        try:
+            yield from atomic(self._insert_if_room(facts, partition, batches, terms))
+        except _NoRoomError:  # which has undone all, also the lock
+            return False
+        return True
+
+    def _insert_if_room(self, facts: Facts, partition: str, batches: list[list[bytes]], terms: Terms) -> Op[None]:
+        yield Query(LOCK_ROOM, lock_key(Topic(facts.id, partition)))
+        if terms.key is not None and (yield Query(HAS_KEY, facts.id, terms.key)):
+            return
+        yield from self._insert_on_terms(facts, partition, batches, terms, facts.options["maxsize"])
+
+    def _insert_on_terms(
+        self, facts: Facts, partition: str, batches: list[list[bytes]], terms: Terms, maxsize: int | None = None
+    ) -> Op[None]:
+        topic = Topic(facts.id, partition)
+        enrolment = yield BeforeCommit(Announcements, Announcements)
+        aloud = enrolment is None or enrolment.immediate
+        values = {
+            "store_id": facts.id,
+            "partition": partition,
+            "order_key": lock_key(topic),
+            "key": terms.key,
+            "maxsize": maxsize,
+            "wanted": sum(map(len, batches)),
+            "delay": terms.delay,
+            "wake_key": lock_key(topic),
+            "wake_payload": topic.payload,
+        }
+        for number, batch in enumerate(batches):
+            is_first = number == 0
+            statement, names = put_on_terms(
+                delayed=terms.delay > 0,
+                keyed=is_first and terms.key is not None,
+                ordered=is_first and terms.ordered,
+                relaxed=is_first and not terms.durable,
+                bounded=is_first and maxsize is not None,
+                aloud=aloud,
+                repeatable=terms.key is not None and enrolment is None,
+            )
+            values["payloads"] = batch
+            if not (yield Query(statement, *[values[name] for name in names])):
+                yield from self._check_exists(facts.id)
+                if maxsize is not None:
+                    raise _NoRoomError
+                return  # the key was used before
+        if not aloud:
+            enrolment.participant.topics[topic] = None
+
+    def _full(self, facts: Facts, partition: str) -> errors.QueueFull:
+        where = f" partition {partition!r}" if partition else ""
+        return errors.QueueFull(f"no room in {self!r}{where}, made with maxsize={facts.options['maxsize']}")
+
+
+class _NoRoomError(Exception):
+    """Rolls back a put into a full queue."""
+
+
+def _terms(delay: float, key: object, ordered: bool, durable: bool) -> Terms:
+    if key is not None and (
+        not isinstance(key, str)
+        or not 1 <= len(key.encode(errors="replace")) <= KEY_BYTES_MAX
+        or UNSTORABLE.search(key)
+    ):
+        raise errors.InvalidError(
+            f"idempotency_key {key!r} is not a str of 1 to {KEY_BYTES_MAX} bytes of UTF-8, without NUL and lone surrogates"
+        )
+    return Terms(check_seconds(delay, "delay"), key, bool(ordered), bool(durable))
+
+
+def _batches(payloads: list[bytes]) -> Iterable[list[bytes]]:
+    """*payloads* cut so that no statement is much larger than `BATCH_BYTES`."""
+    batch: list[bytes] = []
+    size = 0
+    for payload in payloads:
+        batch.append(payload)
+        size += len(payload)
+        if size >= BATCH_BYTES or len(batch) >= BATCH_ITEMS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

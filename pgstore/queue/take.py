@@ -1,0 +1,277 @@
+"""Taking: one statement finds the oldest items that nobody else has locked, and deletes them, or moves them to be leased."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Final
+
+from pgstore import errors
+from pgstore.client.announcements import Announcements
+from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key, waits
+from pgstore.core.clock import Deadline, monotonic
+from pgstore.core.operation import BeforeCommit, Listen, Op, Query, Rows, Topic, Wait, operation
+from pgstore.core.statement import Statement
+from pgstore.queue.base import check_count, check_seconds, partition_name, room_topic
+from pgstore.queue.lease import GIVE_BACK, LEASE_SECONDS_MIN, Lease, Leasing
+from pgstore.registry import Facts
+
+PUT_BACK = Statement(
+    """
+    INSERT INTO pgstore.queue_item (store_id, partition, id, put_at, codec, payload, attempts)
+    SELECT s.id, $2, u.id, u.put_at, u.codec, u.payload, u.attempts
+      FROM pgstore.store s
+     CROSS JOIN unnest($3, $4, $5, $6, $7) AS u (id, put_at, codec, payload, attempts)
+     WHERE s.id = $1
+    """,
+    "int8 text int8[] timestamptz[] char[] bytea[] int4[]",
+)
+# Never `id IN (SELECT … LIMIT n)`: a plan may run the subquery more than once, and LIMIT 1 then takes everything. As an array it is
+# run once. Rows come back in the order of the table, not of the ids.
+_DELETE: Final = """
+    DELETE FROM pgstore.queue_item
+     WHERE ctid = ANY (ARRAY(SELECT ctid
+                               FROM pgstore.queue_item
+                              WHERE store_id = $1
+                                AND partition = $2
+                              ORDER BY id
+                                FOR UPDATE SKIP LOCKED
+                              LIMIT $3))
+"""
+TAKE = Statement(f"{_DELETE} RETURNING id, put_at, codec, payload, attempts", "int8 text int8")
+# What a waiting taker asks: unlike TAKE it can be repeated when its answer is lost, so waiting outlives a restart of the server.
+# No row: the queue does not exist any more.
+PEEK = Statement(
+    """
+    SELECT EXISTS (SELECT FROM pgstore.queue_item i WHERE i.store_id = $1 AND i.partition = $2),
+           (SELECT extract(epoch FROM min(e.due_at) - statement_timestamp())::double precision
+              FROM pgstore.queue_deferred e
+             WHERE e.store_id = $1
+               AND e.partition = $2
+               AND e.due_at IS NOT NULL)
+      FROM pgstore.store s
+     WHERE s.id = $1
+    """,
+    "int8 text",
+    reads=True,
+)
+
+
+@functools.cache
+def take_on_terms(*, leased: bool, relaxed: bool, aloud: bool) -> Statement:
+    """
+    TAKE in other forms, with the same rows.
+
+    Parameters after those of TAKE: with *leased* the seconds; with *aloud*, which wakes those who wait for room, its lock key and
+    payload.
+    *relaxed*: the commit does not wait for the disk.
+    """
+    types = "int8 text int8"
+    parts = []
+    delete = _DELETE
+    if relaxed:
+        # As a part of the statement: the setting ends with its transaction, and costs no trip of its own.
+        parts.append("relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))")
+        delete += " AND EXISTS (SELECT FROM relaxed)"
+    parts.append(f"taken AS ({delete} RETURNING id, put_at, codec, payload, attempts)")
+    source = "taken"
+    if leased:
+        types += " float8"
+        parts.append(
+            """
+            leased AS (
+                INSERT INTO pgstore.queue_deferred (store_id, partition, kind, due_at, put_at, codec, payload, attempts)
+                SELECT $1, $2, 'l', statement_timestamp() + $4 * interval '1 second', t.put_at, t.codec, t.payload,
+                       least(t.attempts + 1, 32767)
+                  FROM taken t
+                 ORDER BY t.id
+                RETURNING id, put_at, codec, payload, attempts)
+            """
+        )
+        source = "leased"
+    tail = ""
+    if aloud:
+        key, payload = ("$5", "$6") if leased else ("$4", "$5")
+        types += " int4 text"
+        parts.append(
+            f"""
+            woken AS MATERIALIZED (
+                SELECT (SELECT pg_notify('{CHANNEL}', {payload}) WHERE {SOMEONE_WAITS.format(key=key)})
+                  FROM (SELECT 1 FROM taken LIMIT 1) AS some_item)
+            """
+        )
+        tail = "LEFT JOIN (SELECT count(*) FROM woken) AS w ON true"
+    return Statement(
+        f"WITH {', '.join(parts)} SELECT t.id, t.put_at, t.codec, t.payload, t.attempts FROM {source} t {tail}", types
+    )
+
+
+class Taking(Leasing):
+    """`get` and `get_many`."""
+
+    @operation
+    def get(
+        self,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        partition: str | None = None,
+        lease: float | None = None,
+        durable: bool = True,
+    ) -> Op[Any]:
+        """
+        Remove and return the oldest item.
+
+        Args:
+            block: wait for an item; else return None when there is none.
+            timeout: wait at most so many seconds; None: for ever.
+            lease: return a `Lease` of so many seconds instead: the item comes back, at the end, unless it is acknowledged by then.
+            durable: False: do not wait until the server has the removal on disk; if it crashes the item may come again.
+
+        Raises:
+            queue.Empty: nothing arrived within *timeout*.
+            DeserializationError: this process cannot load the item; its bytes are in the error's `raw`.
+
+        >>> with queue.get(lease=60) as lease:
+        ...     work(lease.item)
+        """
+        name = partition_name(partition)
+        if lease is None:
+            rows = yield from self._take(1, block, timeout, name, durable=durable)
+            return self._decode(rows[0]) if rows else None
+        leases = yield from self._lease(1, block, timeout, name, lease, durable)
+        return leases[0] if leases else None
+
+    @operation
+    def get_many(
+        self,
+        n: int | None = None,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        partition: str | None = None,
+        n_values: int | None = None,
+        lease: float | None = None,
+        durable: bool = True,
+    ) -> Op[list[Any]]:
+        """
+        Remove and return the oldest *n* items, or as many as there are as soon as there is one (also accepted as *n_values*).
+
+        *lease* and *durable* are those of `get`.
+
+        Returns:
+            1 to *n* items, or with *lease* as many leases; none if *block* is false and there are none.
+
+        Raises:
+            queue.Empty: nothing arrived within *timeout*.
+            DeserializationError: this process cannot load one of them; all of them stay in the queue.
+        """
+        wanted = check_count(n if n_values is None else n_values, "get_many")
+        name = partition_name(partition)
+        if lease is not None:
+            return (yield from self._lease(wanted, block, timeout, name, lease, durable))
+        rows = yield from self._take(wanted, block, timeout, name, durable=durable)
+        try:
+            return [self._decode(row) for row in rows]
+        except errors.DeserializationError:
+            store_id = yield from self._locate()
+            yield self._put_back(store_id, name, rows)
+            raise
+
+    def _lease(
+        self, n: int, block: bool, timeout: float | None, partition: str, lease: float, durable: bool
+    ) -> Op[list[Any]]:
+        seconds = check_seconds(lease, "lease", above=LEASE_SECONDS_MIN)
+        facts = yield from self._open()
+        rows = yield from self._take(n, block, timeout, partition, seconds, durable)
+        return [Lease(self, partition, seconds, row, facts) for row in rows]
+
+    def _take(
+        self,
+        n: int,
+        block: bool,
+        timeout: float | None,
+        partition: str,
+        lease: float | None = None,
+        durable: bool = True,
+    ) -> Op[Rows]:
+        deadline = Deadline.after(timeout)
+        facts = self._facts
+        if facts is None:
+            facts = yield from self._know()
+        if not durable:
+            yield from self._check_outside("get(durable=False)")
+        if monotonic() >= self._checks.get(partition, 0.0):
+            yield from self._check_due(facts, partition)
+        rows = yield from self._look(facts, partition, n, lease, durable)
+        if rows or not block:
+            return rows
+        yield from self._check_exists(facts.id)
+        if deadline.passed():
+            raise self._empty(timeout, partition)
+        # Listening comes before the second look: a put in between wakes us.
+        ticket = yield Listen(Topic(facts.id, partition))
+        try:
+            for seconds in waits():
+                found = yield Query(PEEK, facts.id, partition)
+                if not found:
+                    raise self._missing()
+                there_are_some, due_in = found[0]
+                if due_in is not None and due_in <= 0:
+                    yield from self._bring_back(facts, partition)
+                    there_are_some = True
+                if there_are_some:
+                    rows = yield from self._look(facts, partition, n, lease, durable)
+                    if rows:
+                        return rows
+                if deadline.passed():
+                    raise self._empty(timeout, partition)
+                if due_in is not None and due_in > 0:
+                    seconds = min(seconds, due_in)
+                yield Wait(ticket, min(seconds, deadline.remaining()))
+        finally:
+            ticket.close()
+        raise AssertionError("unreachable")
+
+    def _look(self, facts: Facts, partition: str, n: int, lease: float | None = None, durable: bool = True) -> Op[Rows]:
+        store_id = facts.id
+        if lease is None and durable and "maxsize" not in facts.options:
+            rows: Rows = yield Query(
+                TAKE, store_id, partition, n, undo=lambda rows: self._put_back(store_id, partition, rows)
+            )
+        else:
+            rows = yield from self._look_on_terms(facts, partition, n, lease, durable)
+        if len(rows) > 1:
+            rows.sort()
+        return rows
+
+    def _look_on_terms(self, facts: Facts, partition: str, n: int, lease: float | None, durable: bool) -> Op[Rows]:
+        values: list[Any] = [facts.id, partition, n]
+        if lease is not None:
+            values.append(lease)
+        aloud = False
+        if "maxsize" in facts.options:
+            # Before the items are taken, or in the same statement: an interrupt puts back only what the last query took.
+            room = room_topic(facts.id, partition)
+            enrolment = yield BeforeCommit(Announcements, Announcements)
+            aloud = enrolment is None or enrolment.immediate
+            if aloud:
+                values += [lock_key(room), room.payload]
+            else:
+                enrolment.participant.topics[room] = None
+        statement = take_on_terms(leased=lease is not None, relaxed=not durable, aloud=aloud)
+
+        def undo(rows: Rows) -> Query:
+            if lease is None:
+                return self._put_back(facts.id, partition, rows)
+            return Query(GIVE_BACK, facts.id, partition, [row[0] for row in rows], False)
+
+        rows: Rows = yield Query(statement, *values, undo=undo)
+        return rows
+
+    @staticmethod
+    def _put_back(store_id: int, partition: str, rows: Rows) -> Query:
+        return Query(PUT_BACK, store_id, partition, *zip(*rows, strict=True))
+
+    def _empty(self, timeout: float | None, partition: str) -> errors.QueueEmpty:
+        where = f" partition {partition!r}" if partition else ""
+        return errors.QueueEmpty(f"no item in {self!r}{where} after {timeout} s")

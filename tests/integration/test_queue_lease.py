@@ -1,0 +1,441 @@
+"""Leases: items that come back unless the work is said to be done, dead letters, delays."""
+
+from __future__ import annotations
+
+import queue as stdlib
+import threading
+import time
+
+import pytest
+
+import pgstore
+
+
+@pytest.fixture
+def store(client, store_name):
+    return pgstore.Queue.from_name(store_name, create_if_missing=True, client=client)
+
+
+@pytest.fixture
+def store_elsewhere(client_elsewhere, store_name):
+    return pgstore.Queue.from_name(store_name, create_if_missing=True, client=client_elsewhere)
+
+
+@pytest.fixture
+def mortal(client, store_name):
+    """A Queue whose items die after two leases."""
+    return pgstore.Queue.from_name(f"{store_name}-m", create_if_missing=True, client=client, max_attempts=2)
+
+
+@pytest.fixture
+def stats(sql):
+    """A call that gives depth, leased, delayed and dead of a Queue."""
+
+    def stats(store):
+        (row,) = sql("SELECT depth, leased, delayed, dead FROM pgstore.queue_stats WHERE name = %s", store.name)
+        return row
+
+    return stats
+
+
+@pytest.fixture
+def expire(sql):
+    """A call that lets the leases and delays of a Queue end now, and every handle given look at once."""
+
+    def expire(store, *others):
+        sql(
+            "UPDATE pgstore.queue_deferred SET due_at = now() - interval '1 s' WHERE store_id = %s AND due_at IS NOT NULL",
+            int(store.object_id.removeprefix("qu-")),
+        )
+        for each in (store, *others):
+            each._checks.clear()
+
+    return expire
+
+
+def test_an_acknowledged_item_is_gone(call, store, stats):
+    store.put("work")
+
+    lease = call(store.get, lease=60)
+
+    assert (lease.item, lease.attempt) == ("work", 1)
+    assert stats(store) == (0, 1, 0, 0)
+    assert call(store.get, block=False) is None
+    call(lease.ack)
+    assert stats(store) == (0, 0, 0, 0)
+
+
+def test_leases_are_in_the_order_of_the_items(call, store):
+    store.put_many(range(5))
+
+    leases = call(store.get_many, 3, lease=60)
+
+    assert [lease.item for lease in leases] == [0, 1, 2]
+    assert store.peek(9) == [3, 4]
+    assert call(store.get_many, 3, block=False, lease=60)[0].item == 3
+    assert call(store.get_many, 3, block=False, lease=60) == []
+    assert call(store.get, block=False, lease=60) is None
+    with pytest.raises(stdlib.Empty):
+        call(store.get, timeout=0, lease=60)
+
+
+def test_an_item_given_back_is_taken_again_at_the_end(call, store):
+    store.put_many(["first", "second"])
+
+    call(call(store.get, lease=60).nack)
+
+    assert call(store.get) == "second"
+    again = call(store.get, lease=60)
+    assert (again.item, again.attempt) == ("first", 2)
+
+
+def test_an_item_given_back_wakes_a_waiting_get(call, store, store_elsewhere):
+    store.put("item")
+    lease = store_elsewhere.get(lease=60)
+    threading.Timer(0.15, lease.nack).start()
+
+    assert call(store.get, timeout=20) == "item"
+
+
+def test_the_block_acknowledges_or_gives_back(store, stats):
+    store.put_many(["done", "failed"])
+
+    with store.get(lease=60) as lease:
+        assert lease.item == "done"
+    with pytest.raises(RuntimeError), store.get(lease=60):
+        raise RuntimeError
+
+    assert stats(store) == (1, 0, 0, 0)
+    assert store.peek() == ["failed"]
+
+
+@pytest.mark.parametrize("call", ["aio"], indirect=True)
+def test_the_asynchronous_block_acknowledges_or_gives_back(call, store, stats):
+    store.put_many(["done", "failed"])
+
+    async def work():
+        async with await store.get.aio(lease=60) as lease:
+            assert lease.item == "done"
+        with pytest.raises(RuntimeError):
+            async with await store.get.aio(lease=60):
+                raise RuntimeError
+
+    call.run(work())
+
+    assert stats(store) == (1, 0, 0, 0)
+
+
+def test_an_item_settled_in_the_block_is_left_alone_at_its_end(store, stats):
+    store.put_many(["a", "b"])
+
+    with store.get(lease=60) as lease:
+        lease.nack()
+    with store.get(lease=60) as lease:
+        lease.ack()
+
+    assert stats(store) == (1, 0, 0, 0)
+
+
+def test_an_expired_lease_comes_back_and_its_holder_learns_of_it(call, store, expire):
+    """
+    Else two workers would both believe that they had done it.
+    """
+    store.put_many(["slow", "next"])
+    lease = call(store.get, lease=60)
+    expire(store)
+
+    assert call(store.get_many, 9) == ["next", "slow"]
+
+    for operation in (lease.ack, lease.nack, lease.extend):
+        with pytest.raises(pgstore.LeaseLost, match="not held"):
+            call(operation)
+    with pytest.raises(pgstore.LeaseLost), lease:
+        pass
+
+
+def test_a_late_holder_cannot_touch_the_lease_of_the_next(call, store, stats, expire):
+    store.put("item")
+    late = store.get(lease=60)
+    expire(store)
+    now = store.get(lease=60)
+
+    with pytest.raises(pgstore.LeaseLost):
+        call(late.ack)
+
+    assert stats(store) == (0, 1, 0, 0)
+    assert now.attempt == 2
+    call(now.ack)
+
+
+def test_an_expired_lease_that_nobody_has_taken_can_be_acknowledged(call, store, stats, expire):
+    store.put("item")
+    lease = call(store.get, lease=60)
+    expire(store)
+
+    call(lease.ack)
+
+    assert stats(store) == (0, 0, 0, 0)
+
+
+def test_a_waiting_get_receives_an_item_whose_lease_ends(call, store, store_elsewhere):
+    store.put("item")
+    store_elsewhere.get(lease=0.3)
+
+    assert call(store.get, timeout=20) == "item"
+
+
+def test_a_waiting_get_receives_an_item_when_its_delay_ends(call, store, store_elsewhere):
+    """
+    The waiter is told of the new item, so that it knows when to look; it would look only after seconds else.
+    """
+    threading.Timer(0.1, store_elsewhere.put, ["later"], {"delay": 0.5}).start()
+    started = time.monotonic()
+
+    assert call(store.get, timeout=20) == "later"
+    assert 0.5 < time.monotonic() - started < 10
+
+
+def test_delayed_items_are_put_at_the_end_when_they_are_due(call, store, stats, expire):
+    call(store.put, "late", delay=60)
+    call(store.put_many, ["later", "last"], delay=120, partition="p")
+    call(store.put, "now")
+    assert stats(store) == (1, 0, 3, 0)
+    assert call(store.get_many, 9) == ["now"]
+    expire(store)
+
+    assert call(store.get_many, 9) == ["late"]
+    assert call(store.get_many, 9, partition="p") == ["later", "last"]
+
+
+def test_an_extended_lease_does_not_end(call, store, expire, sql):
+    store.put("item")
+    lease = call(store.get, lease=60)
+    expire(store)
+    call(lease.extend, 30)
+    store._checks.clear()
+
+    assert call(store.get, block=False) is None
+
+    call(lease.extend)
+    ((left,),) = sql(
+        "SELECT extract(epoch FROM due_at - now()) FROM pgstore.queue_deferred WHERE store_id = %s",
+        int(store.object_id.removeprefix("qu-")),
+    )
+    assert 50 < left <= 60
+
+
+def test_an_item_given_back_with_a_delay_waits_for_it(call, store, stats, expire):
+    store.put("item")
+
+    call(call(store.get, lease=60).nack, delay=30)
+
+    assert stats(store) == (0, 0, 1, 0)
+    assert call(store.get, block=False) is None
+    expire(store)
+    assert call(store.get, lease=60).attempt == 2
+
+
+def test_an_item_dies_after_its_last_attempt(call, mortal, stats, expire):
+    """
+    One way by a worker that gives it back, the other by one that is never heard of again.
+    """
+    mortal.put_many(["given back", "forgotten"])
+    call(call(mortal.get, lease=60).nack)
+    call(mortal.get, lease=60)
+    expire(mortal)
+
+    leases = {lease.item: lease for lease in call(mortal.get_many, 2, lease=60)}
+    assert {lease.attempt for lease in leases.values()} == {2}
+    call(leases["given back"].nack, reason="no such customer")
+    expire(mortal)
+
+    assert call(mortal.get, block=False) is None
+    assert stats(mortal) == (0, 0, 0, 2)
+    letters = {letter.item: letter for letter in call(mortal.dead_letters)}
+    assert letters["given back"].reason == "no such customer"
+    assert letters["forgotten"].reason == "the lease ended"
+    assert {(letter.attempts, letter.partition) for letter in letters.values()} == {(2, None)}
+
+
+def test_the_exception_of_a_block_is_the_reason(call, mortal):
+    mortal.put("item", partition="p")
+    for _ in range(2):
+        with pytest.raises(RuntimeError), mortal.get(partition="p", lease=60):
+            raise RuntimeError("no such customer")
+
+    (letter,) = call(mortal.dead_letters)
+
+    assert (letter.reason, letter.partition) == ("RuntimeError('no such customer')", "p")
+
+
+def test_an_item_that_cannot_be_loaded_dies_too(call, mortal, sql):
+    mortal.put("item")
+    sql(
+        "UPDATE pgstore.queue_item SET payload = '\\x80' WHERE store_id = %s",
+        int(mortal.object_id.removeprefix("qu-")),
+    )
+    for _ in range(2):
+        with pytest.raises(pgstore.DeserializationError), call(mortal.get, lease=60) as lease:
+            lease.item  # noqa: B018
+
+    (letter,) = call(mortal.dead_letters)
+
+    with pytest.raises(pgstore.DeserializationError):
+        letter.item  # noqa: B018
+    assert "DeserializationError" in letter.reason
+
+
+def test_dead_letters_are_put_back_or_discarded(call, mortal, stats):
+    _kill(mortal, ["a", "b", "c", "d"])
+    first, second, *_ = call(mortal.dead_letters, 2)
+
+    assert call(mortal.revive, [second]) == 1
+    assert call(mortal.discard, [first]) == 1
+    assert stats(mortal) == (1, 0, 0, 2)
+    assert call(mortal.get, lease=60).attempt == 1
+
+    assert call(mortal.revive) == 2
+    assert call(mortal.revive) == 0
+    assert call(mortal.get_many, 9) == ["c", "d"]
+    assert call(mortal.discard) == 0
+
+
+def test_reviving_wakes_a_waiting_get(call, mortal, client_elsewhere):
+    _kill(mortal, ["item"])
+    elsewhere = pgstore.Queue.from_name(mortal.name, client=client_elsewhere)
+    threading.Timer(0.15, elsewhere.revive).start()
+
+    assert call(mortal.get, timeout=20) == "item"
+
+
+def test_an_item_and_its_result_are_done_together(client, store, store_name, stats, expire):
+    """
+    The reason for leases that take part in transactions: work that was done twice is committed once.
+    """
+    results = pgstore.Dict.from_name(store_name, create_if_missing=True, client=client)
+    store.put("item")
+    late = store.get(lease=60)
+    expire(store)
+    again = store.get(lease=60)
+
+    with client.transaction():
+        results["item"] = "of the second"
+        again.ack()
+    with pytest.raises(pgstore.LeaseLost), client.transaction():
+        results["item"] = "of the first"
+        late.ack()
+
+    assert results["item"] == "of the second"
+    assert stats(store) == (0, 0, 0, 0)
+
+
+def test_a_lease_of_a_transaction_that_is_rolled_back_was_never_taken(client, store, stats):
+    store.put_many(["first", "second"])
+
+    with pytest.raises(RuntimeError), client.transaction():
+        assert store.get(lease=60).item == "first"
+        raise RuntimeError
+
+    assert stats(store) == (2, 0, 0, 0)
+    assert store.get(lease=60).attempt == 1
+
+
+def test_what_is_due_comes_back_apart_from_the_transaction_that_looks(client, store, store_elsewhere, expire):
+    store.put_many(["a", "b"])
+    store.get_many(2, lease=60)
+    expire(store)
+
+    with client.transaction():
+        assert store.get(block=False) == "a"
+        assert store_elsewhere.get(block=False) == "b"
+
+
+def test_eight_consumers_share_leases_without_doubles(store, store_elsewhere):
+    store.put_many(range(200))
+    done = []
+
+    def consume(handle):
+        while leases := handle.get_many(3, block=False, lease=60):
+            for lease in leases:
+                with lease:
+                    done.append(lease.item)
+
+    consumers = [threading.Thread(target=consume, args=(h,)) for h in (store, store_elsewhere) * 4]
+    for consumer in consumers:
+        consumer.start()
+    for consumer in consumers:
+        consumer.join()
+
+    assert sorted(done) == list(range(200))
+
+
+def test_one_look_a_second_for_what_is_due(client, store, monkeypatch):
+    looks = []
+    original = pgstore.Queue._bring_back
+
+    def bring_back(self, facts, partition):
+        looks.append(partition)
+        return original(self, facts, partition)
+
+    monkeypatch.setattr(pgstore.Queue, "_bring_back", bring_back)
+
+    for _ in range(20):
+        store.get(block=False)
+
+    assert len(looks) == 1
+
+
+def test_leased_and_dead_items_are_not_cleared_and_delayed_ones_are(call, mortal, stats):
+    _kill(mortal, ["dead"])
+    mortal.put("leased")
+    mortal.get(lease=60)
+    mortal.put("delayed", delay=60)
+    mortal.put("waiting")
+
+    call(mortal.clear)
+
+    assert stats(mortal) == (0, 1, 0, 1)
+
+
+@pytest.mark.parametrize("lease", [0, -1, float("nan"), float("inf"), "1", True])
+def test_a_bad_lease_is_refused(call, store, lease):
+    with pytest.raises(pgstore.InvalidError, match="lease"):
+        call(store.get, lease=lease, block=False)
+
+
+@pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), "1"])
+def test_a_bad_delay_is_refused(call, store, delay):
+    with pytest.raises(pgstore.InvalidError, match="delay"):
+        call(store.put, 1, delay=delay)
+    store.put(1)
+    with pytest.raises(pgstore.InvalidError, match="delay"):
+        call(store.get(lease=60).nack, delay)
+
+
+def test_options_are_fixed_at_creation(client, mortal):
+    mortal.hydrate()
+
+    with pytest.raises(pgstore.InvalidError, match="max_attempts=2, not 3"):
+        pgstore.Queue.from_name(mortal.name, max_attempts=3, client=client).len()
+    assert pgstore.Queue.from_name(mortal.name, client=client).len() == 0
+    for bad in (0, -1, True, 2**31):
+        with pytest.raises(pgstore.InvalidError, match="maxsize"):
+            pgstore.Queue.from_name("q", maxsize=bad, client=client)
+
+
+def test_a_deleted_queue_takes_everything_with_it(client, mortal, sql):
+    _kill(mortal, ["dead"])
+    mortal.put("delayed", delay=60, idempotency_key="k")
+    store_id = int(mortal.object_id.removeprefix("qu-"))
+
+    pgstore.Queue.objects.delete(mortal.name, client=client)
+
+    for table in ("queue_deferred", "queue_key"):
+        assert sql(f"SELECT count(*) FROM pgstore.{table} WHERE store_id = %s", store_id) == [(0,)]
+
+
+def _kill(mortal, items):
+    mortal.put_many(items)
+    for _ in range(2):
+        for lease in mortal.get_many(len(items), lease=60):
+            lease.nack()

@@ -1,0 +1,112 @@
+"""Queues from SQL: what is in them, and items that SQL puts for Python."""
+
+from __future__ import annotations
+
+import threading
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+
+import pgstore
+
+
+@pytest.fixture
+def store(client, store_name):
+    return pgstore.Queue.from_name(store_name, create_if_missing=True, client=client).hydrate()
+
+
+@pytest.mark.parametrize("item", [None, True, 1, 1.5, "ä\n", [1, [2]], {"a": {"b": None}}])
+def test_what_sql_puts_python_takes_as_plain_objects(call, store, sql, item):
+    sql("SELECT pgstore.queue_put(%s, %s)", store.name, Jsonb(item))
+    sql("SELECT pgstore.queue_put(%s, %s, 'p')", store.name, Jsonb([item]))
+
+    assert call(store.get, timeout=0) == item
+    assert call(store.get, timeout=0, partition="p") == [item]
+
+
+def test_sql_puts_by_id_and_into_another_environment(call, client, store, store_name, sql):
+    elsewhere = pgstore.Queue.from_name(store_name, environment_name="other", create_if_missing=True, client=client)
+    elsewhere.hydrate()
+
+    sql("SELECT pgstore.queue_put(%s::bigint, '1')", int(store.object_id.removeprefix("qu-")))
+    sql("SELECT pgstore.queue_put(%s, '2', '', 'other')", store_name)
+
+    assert call(store.get_many, 9) == [1]
+    assert call(elsewhere.get_many, 9) == [2]
+
+
+def test_a_put_of_sql_wakes_a_waiting_get(call, store, database):
+    def put():
+        with psycopg.connect(database, autocommit=True) as connection:
+            connection.execute("SELECT pgstore.queue_put(%s, '{\"a\": 1}')", [store.name])
+
+    threading.Timer(0.15, put).start()
+
+    assert call(store.get, timeout=20) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sqlstate"),
+    [
+        (("no such queue", Jsonb(1)), "P0002"),
+        ((None, Jsonb(1)), "P0002"),
+        (("{name}", None), "22004"),
+        (("{name}", Jsonb(1), None), "22004"),
+        (("{name}", Jsonb(1), "x" * 65), "42622"),
+    ],
+)
+def test_a_bad_put_of_sql_is_refused(store, sql, arguments, sqlstate):
+    given = [store.name if argument == "{name}" else argument for argument in arguments]
+
+    with pytest.raises(psycopg.Error) as caught:
+        sql(f"SELECT pgstore.queue_put({', '.join(['%s'] * len(given))})", *given)
+
+    assert caught.value.sqlstate == sqlstate
+
+
+def test_the_view_shows_items_of_either_side(store, sql):
+    store.put({"from": ["Python", 1.5]})
+    store.put(object, partition="p")
+    sql('SELECT pgstore.queue_put(%s, \'{"from": "SQL"}\')', store.name)
+
+    rows = sql(
+        "SELECT environment, partition, item, attempts, size_bytes > 0 FROM pgstore.queue_items WHERE name = %s ORDER BY id",
+        store.name,
+    )
+
+    assert [row[1:3] for row in rows] == [("", {"from": ["Python", 1.5]}), ("p", rows[1][2]), ("", {"from": "SQL"})]
+    assert {(row[0], row[3], row[4]) for row in rows} == {("main", 0, True)}
+
+
+def test_statistics_count_what_can_be_taken(store, sql):
+    look = "SELECT depth, oldest_age >= '0', leased, delayed, dead FROM pgstore.queue_stats WHERE name = %s"
+    assert sql(look, store.name) == [(0, None, 0, 0, 0)]
+    store.put_many(range(3))
+
+    assert sql(look, store.name) == [(3, True, 0, 0, 0)]
+
+
+def test_a_trigger_feeds_a_worker(call, store, sql):
+    """
+    The README's example. An order that is rolled back was never there.
+    """
+    sql("CREATE TABLE orders (id int PRIMARY KEY, customer text)")
+    sql(
+        f"""
+        CREATE FUNCTION enqueue_order() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            PERFORM pgstore.queue_put('{store.name}', to_jsonb(NEW));
+            RETURN NULL;
+        END $$
+        """
+    )
+    sql("CREATE TRIGGER enqueue AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION enqueue_order()")
+    try:
+        sql("INSERT INTO orders VALUES (1, 'Ada'), (2, 'Bob')")
+        sql("DO 'BEGIN INSERT INTO orders VALUES (3, NULL); RAISE EXCEPTION $$no$$; EXCEPTION WHEN OTHERS THEN END'")
+
+        assert call(store.get_many, 9) == [{"id": 1, "customer": "Ada"}, {"id": 2, "customer": "Bob"}]
+    finally:
+        sql("DROP TABLE orders")
+        sql("DROP FUNCTION enqueue_order")
