@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final, Self
 from pgstore import errors
 from pgstore.client import Client
 from pgstore.client.announcements import announcing
-from pgstore.core.operation import BeforeCommit, Op, Query, Rows, Topic
+from pgstore.core.operation import BeforeCommit, Many, Op, Query, Rows, Topic
 from pgstore.core.statement import Statement
 from pgstore.dict.codec import SERIALIZERS, Codec
 from pgstore.handle import Store
@@ -186,7 +186,7 @@ class DictBase(Store):
             queries.append(Query(FORGET_CHANGES, facts.id))
         enrolment = yield BeforeCommit(_Collecting, _Collecting)
         if enrolment is None:
-            yield from queries
+            yield Many(queries)
         elif not enrolment.immediate:
             enrolment.participant.queries[facts.id] = queries
 
