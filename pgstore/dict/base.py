@@ -237,6 +237,9 @@ def _options(
     """What was given, checked."""
     if serializer is not None and serializer not in SERIALIZERS:
         raise errors.InvalidError(f"serializer {serializer!r} is none of {', '.join(SERIALIZERS)}")
+    for name, flag in ("watch", watch), ("json_projection", json_projection):
+        if flag is not None and not isinstance(flag, bool):  # SQL looks for true, not for what Python takes for it
+            raise errors.InvalidError(f"{name} is {flag!r}, expected True, False or None")
     options: dict[str, Any] = {"serializer": serializer, "watch": watch, "json_projection": json_projection}
     if ttl is not None and check_ttl(ttl) != float("inf"):
         options["ttl"] = float(ttl)

@@ -326,6 +326,17 @@ def test_an_entry_expires_after_its_time_to_live(call, store):
     assert call(store.get_entry, "long").expires_at is not None
 
 
+def test_of_equal_keys_the_first_stays_until_it_has_expired(store, sql):
+    store[1] = "a"
+    store[1.0] = "b"
+    assert [type(key) for key in store] == [int]
+
+    expire(sql, store, "\x01i1")
+    store[1.0] = "c"
+
+    assert [type(key) for key in store] == [float]
+
+
 def test_a_put_without_ttl_makes_the_entry_stay(call, store):
     call(store.put, "k", 1, ttl=60)
     call(store.put, "k", 2)
