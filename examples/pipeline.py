@@ -5,8 +5,7 @@
 The files of DIR go to a Volume, and a task for each to a Queue. Worker processes take a task, read its file, count lines and
 words, write a report to another Volume and add to counters in a Dict. All that commits together or not at all, so a worker may die
 at any moment: the server undoes what it had begun, its task is back in the queue, and another worker does it. `--kill` shows that.
-In the end SQL adds everything up, and the sums must be those of the files. No server is needed: where none is configured, pgstore
-starts one of its own.
+In the end SQL adds everything up, and the sums must be those of the files. Without a database, pgstore starts one of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import io
 import json
 import keyword
 import multiprocessing
+import os
 import queue
 import re
 import secrets
@@ -25,7 +25,6 @@ import sys
 import sysconfig
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -96,19 +95,20 @@ def work(stores: Stores, worker: str, sleep_seconds: float, parent: Connection |
 
 
 def select(directory: Path, pattern: str, limit: int | None) -> list[Path]:
-    """The files below *directory*, without what is installed or compiled there."""
+    """The files below *directory*, without what is installed or compiled there. What cannot be read is an error."""
     skipped = {"site-packages", "dist-packages", "__pycache__"}
-    found = (path for path in sorted(directory.rglob(pattern)) if path.is_file())
-    return [path for path in found if not skipped.intersection(path.relative_to(directory).parts)][:limit]
+    walk = os.walk(directory, onerror=lambda exc: sys.exit(f"error: {exc}"))
+    found = (Path(folder, name) for folder, _, names in walk for name in names if Path(name).match(pattern))
+    wanted = (path for path in sorted(found) if not skipped.intersection(path.relative_to(directory).parts))
+    return [path for path in wanted if path.is_file()][:limit]
 
 
-def upload(stores: Stores, directory: Path, files: Sequence[Path], progress: Progress) -> None:
+def upload(stores: Stores, directory: Path, files: list[Path], progress: Progress) -> None:
     """Put the files and their tasks in one transaction: no worker sees a task before its file."""
     with pgstore.transaction():
-        paths = []
-        for file in progress.track(files, description="upload"):
-            paths.append(file.relative_to(directory).as_posix())
-            stores.files.put_file(file, paths[-1])
+        paths = [file.relative_to(directory).as_posix() for file in files]
+        for file, path in zip(progress.track(files, description="upload"), paths, strict=True):
+            stores.files.put_file(file, path)
         stores.tasks.put_many(paths)
 
 
@@ -187,7 +187,7 @@ def sql(statement: str, *values: Any) -> list[tuple[Any, ...]]:
         return list(tx.connection.execute(statement, values))
 
 
-def summarise(stores: Stores, files: Sequence[Path]) -> bool:
+def summarise(stores: Stores, files: list[Path]) -> bool:
     """Show what SQL finds, and beside it what the files themselves say. Returns whether that is the same."""
     workers = sql(COUNTED, stores.counters.name)
     direct = [analyse(file.read_bytes()) for file in files]
@@ -203,10 +203,10 @@ def summarise(stores: Stores, files: Sequence[Path]) -> bool:
     return len(set(totals.values())) == 1
 
 
-def table(title: str, columns: str, rows: Sequence[tuple[Any, ...]]) -> Table:
+def table(title: str, columns: str, rows: list[tuple[Any, ...]]) -> Table:
     drawn = Table(title=title, title_justify="left")
-    for column, example in zip(columns.split(), rows[0], strict=True):
-        drawn.add_column(column, justify="right" if isinstance(example, int) else "left")
+    for index, column in enumerate(columns.split()):
+        drawn.add_column(column, justify="right" if any(isinstance(row[index], int) for row in rows) else "left")
     for row in rows:
         drawn.add_row(*(f"{cell:,}" if isinstance(cell, int) else cell for cell in row))
     return drawn
@@ -224,7 +224,7 @@ def main() -> None:
     options = parser.parse_args()
     files = select(options.directory, options.pattern, options.limit)
     if not files:
-        parser.error(f"there is no file {options.pattern!r} in {options.directory}")
+        parser.exit(2, f"error: there is no file {options.pattern!r} in {options.directory}\n")
 
     stores = Stores.create(f"pipeline-{secrets.token_hex(3)}")
     try:

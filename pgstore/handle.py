@@ -533,7 +533,10 @@ class Objects(Generic[S]):
         if facts is not None:
             yield from atomic(delete_store(facts.id))
         elif not allow_missing:
-            raise store._missing()
+            raise errors.NotFoundError(
+                f"there is no {store._noun} named {name!r} in environment {store._environment!r}; "
+                "pass allow_missing=True to accept that"
+            )
 
 
 _ALL: Final = 1 << 62

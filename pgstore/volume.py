@@ -21,7 +21,9 @@ from pgstore.files.paths import Names, join, split, split_file
 from pgstore.files.progress import Progress
 from pgstore.files.tree import CREATE_FILE_SYSTEM, CREATE_ROOT, Listing, Tree, file_entry
 from pgstore.handle import Store
-from pgstore.types import FileEntry, VolumeInfo
+from pgstore.types import FileEntry, FileEntryType, VolumeInfo
+
+__all__ = ["FileEntry", "FileEntryType", "Volume"]  # the types as well, as in Modal's module
 
 T = TypeVar("T")
 

@@ -340,7 +340,6 @@ class AsyncListener:
         self._wanted: list[tuple[Topic, asyncio.Future[None]]] = []
         self._bell = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._link: AsyncLink | None = None
         self._deaf = False
 
     async def register(self, topic: Topic) -> AsyncTicket:
@@ -374,16 +373,12 @@ class AsyncListener:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    def abandon(self) -> None:
-        """The event loop was closed."""
-        if self._link is not None:
-            self._link.close()
-
     async def _run(self) -> None:
         try:
             while True:
+                link = None
                 try:
-                    link = self._link = await self._connect()
+                    link = await self._connect()
                     if link.pooled:
                         self._deaf = True
                         return
@@ -393,9 +388,8 @@ class AsyncListener:
                 except (errors.Error, BrokenLink):
                     await asyncio.sleep(_RECONNECT_SECONDS)
                 finally:
-                    if self._link is not None:
-                        self._link.close()
-                        self._link = None
+                    if link is not None:
+                        link.close()
         finally:
             for _, done in self._wanted:
                 if not done.done() and not done.get_loop().is_closed():

@@ -252,7 +252,6 @@ class AsyncPool:
         self._connect = connect
         self._links_max = links_max
         self._idle: list[AsyncLink] = []
-        self._open: weakref.WeakSet[AsyncLink] = weakref.WeakSet()
         self._turns: deque[asyncio.Future[AsyncLink | None]] = deque()  # given a link, or None: a place to open one
         self._count = 0
         self._closed = False
@@ -266,12 +265,10 @@ class AsyncPool:
         elif (link := await self._wait_for_turn()) is not None:
             return link
         try:
-            link = await self._connect()
+            return await self._connect()
         except BaseException:
             self._vacate()
             raise
-        self._open.add(link)
-        return link
 
     async def _wait_for_turn(self) -> AsyncLink | None:
         turn: asyncio.Future[AsyncLink | None] = asyncio.get_running_loop().create_future()
@@ -310,7 +307,6 @@ class AsyncPool:
 
     def discard_now(self, link: AsyncLink) -> None:
         link.close()
-        self._open.discard(link)
         self._vacate()
 
     async def purge(self) -> None:
@@ -325,13 +321,11 @@ class AsyncPool:
         await self.purge()
 
     def abandon(self) -> None:
-        """Close all links of an event loop that was closed before them."""
+        """The event loop was closed before its links."""
         self._closed = True
         self._reaper = None
         self._turns.clear()
         self._idle.clear()
-        for link in list(self._open):
-            link.close()
 
     def _reap(self) -> None:
         self._reaper = None

@@ -480,8 +480,13 @@ class Transaction:
                 yield root.link.command(command)
         except BrokenLink:
             pass  # the server rolls back what it cannot commit
-        finally:
+        except GeneratorExit:
+            self._abandon_now()
+            raise
+        except BaseException:
             yield from self._release(root)
+            raise
+        yield from self._release(root)
 
     def _release(self, root: _Root) -> Steps[None]:
         link, root.link = root.link, None

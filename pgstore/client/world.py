@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import itertools
 import time
+import weakref
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -375,12 +376,15 @@ class AsyncWorld(World):
         self.links = AsyncPool(lambda: run_async(self.open_link()), client.settings.connections_max)
         self.listener = AsyncListener(lambda: run_async(self.open_listening_link()))
         self._until_shutdown: AsyncGenerator[None, None] | None = None
+        self._opened: weakref.WeakSet[AsyncLink] = weakref.WeakSet()
 
     async def connect(self, url: str) -> AsyncLink:
         if self._until_shutdown is None:
             self._until_shutdown = self._close_with_loop()
             await anext(self._until_shutdown)
-        return await connect_async(url)
+        link = await connect_async(url)
+        self._opened.add(link)
+        return link
 
     async def call(self, function: Callable[[], Any]) -> Any:
         return await asyncio.to_thread(function)
@@ -398,8 +402,9 @@ class AsyncWorld(World):
     def abandon(self) -> None:
         """Close what can be closed without the event loop, which is gone."""
         self._until_shutdown = None
-        self.listener.abandon()
         self.links.abandon()
+        for link in list(self._opened):
+            link.close()
 
     async def _close_with_loop(self) -> AsyncGenerator[None, None]:
         # The one thing that asyncio.run tells of its end: it closes the asynchronous generators that are left.

@@ -1,4 +1,4 @@
-"""Deadlines. Time is read here only, so that tests can set it."""
+"""Deadlines, and the clock that they and idle connections go by, which tests can set."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final, Self
 from pgstore import errors
 from pgstore.client import Client
 from pgstore.client.announcements import announcing
-from pgstore.core.operation import Op, Query, Rows, Topic
+from pgstore.core.operation import BeforeCommit, Many, Op, Query, Rows, Topic
 from pgstore.core.statement import Statement
 from pgstore.dict.codec import SERIALIZERS, Codec
 from pgstore.handle import Store
@@ -169,21 +169,26 @@ class DictBase(Store):
 
         Returns its rows, or where it returns none the number of entries changed.
         """
+        if _in_passing():  # first: what the write takes must not be in the hands of something that may fail
+            yield from self._collect(facts)
         if not facts.options.get("watch"):
             result = yield Query(write.plain, facts.id, *values, undo=undo)
         else:
             query = Query(write.logged, facts.id, *values, undo=undo)
             rows: Rows = yield from announcing(query, Topic(facts.id, WATCHED))
             result = rows if write.plain.sql.find(b" RETURNING ") >= 0 else len(rows)
-        if _in_passing():
-            yield from self._collect(facts)
         return result
 
     def _collect(self, facts: Facts) -> Op[None]:
-        """Delete what has expired."""
-        yield Query(COLLECT, facts.id)
+        """Delete what has expired; not in a transaction of the caller's, which may keep others waiting for these entries."""
+        queries = [Query(COLLECT, facts.id)]
         if facts.options.get("watch"):
-            yield Query(FORGET_CHANGES, facts.id)
+            queries.append(Query(FORGET_CHANGES, facts.id))
+        enrolment = yield BeforeCommit(_Collecting, _Collecting)
+        if enrolment is None:
+            yield Many(queries)
+        elif not enrolment.immediate:
+            enrolment.participant.queries[facts.id] = queries
 
     @staticmethod
     def _ttl(ttl: float | None, options: Mapping[str, Any]) -> float | None:
@@ -193,6 +198,26 @@ class DictBase(Store):
             return default
         checked = check_ttl(ttl)
         return None if checked == float("inf") else checked
+
+
+class _Collecting:
+    """What a transaction collects, in one go with its commit: until then nobody could put an entry that it deleted."""
+
+    def __init__(self) -> None:
+        self.queries: dict[int, list[Query]] = {}
+
+    def before_commit(self) -> Op[None]:
+        yield from ()
+
+    def with_commit(self) -> list[Query]:
+        return [query for store_id in sorted(self.queries) for query in self.queries[store_id]]
+
+    def mark(self) -> None:
+        return None
+
+    def rewind(self, mark: None) -> None: ...
+
+    def committed(self) -> None: ...
 
 
 def _in_passing() -> bool:
@@ -212,6 +237,9 @@ def _options(
     """What was given, checked."""
     if serializer is not None and serializer not in SERIALIZERS:
         raise errors.InvalidError(f"serializer {serializer!r} is none of {', '.join(SERIALIZERS)}")
+    for name, flag in ("watch", watch), ("json_projection", json_projection):
+        if flag is not None and not isinstance(flag, bool):  # SQL looks for true, not for what Python takes for it
+            raise errors.InvalidError(f"{name} is {flag!r}, expected True, False or None")
     options: dict[str, Any] = {"serializer": serializer, "watch": watch, "json_projection": json_projection}
     if ttl is not None and check_ttl(ttl) != float("inf"):
         options["ttl"] = float(ttl)

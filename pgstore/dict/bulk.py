@@ -89,16 +89,21 @@ class Bulk(Entries):
 
     @operation
     def update(
-        self, other: Mapping[Any, Any] | Iterable[tuple[Any, Any]] = (), /, *, ttl: float | None = None, **kwargs: Any
+        self,
+        other: Mapping[Any, Any] | Iterable[tuple[Any, Any]] | None = None,
+        /,
+        *,
+        ttl: float | None = None,
+        **kwargs: Any,
     ) -> Op[None]:
         """
         Put all entries of a mapping, or of pairs, and of the keyword arguments; all or nothing.
 
         *mapping* may also be given by that name, as long as it is a Mapping. *ttl*: as in `put`, for all of them.
         """
-        if set(kwargs) == {"mapping"} and not other and isinstance(kwargs["mapping"], Mapping):
+        if set(kwargs) == {"mapping"} and other is None and isinstance(kwargs["mapping"], Mapping):
             other, kwargs = kwargs["mapping"], {}
-        pairs = other.items() if isinstance(other, Mapping) else other
+        pairs = other.items() if isinstance(other, Mapping) else () if other is None else other
         codec = yield from self._open()
         seconds = self._ttl(ttl, codec.facts.options)
         entries: dict[str, tuple[Any, ...]] = {}

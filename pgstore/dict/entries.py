@@ -51,10 +51,17 @@ _INSERT: Final = f"""
      WHERE s.id = $1
 """
 _INSERT_TYPES: Final = f"int8 text bytea {VALUE_TYPES} float8"
-# The key's pickle stays: of two equal keys, such as 1 and 1.0, a dict keeps the one it had.
-OVERWRITE: Final = """
+_IS_EXPIRED: Final = "e.expires_at <= excluded.updated_at"
+# Of two equal keys, such as 1 and 1.0, a dict keeps the one it had. Not so if this client signs (the first byte, see `codec`): it
+# must be able to load the key later, which may be signed by a key that was given up since, or by none.
+_KEY_PICKLE: Final = f"""
+           key_pickle = CASE WHEN {_IS_EXPIRED} OR get_byte(excluded.key_pickle, 0) = 1 THEN excluded.key_pickle
+                             ELSE e.key_pickle
+                        END,"""
+OVERWRITE: Final = f"""
     ON CONFLICT (store_id, key) DO UPDATE
-       SET codec = excluded.codec,
+       SET {_KEY_PICKLE.strip()}
+           codec = excluded.codec,
            value = excluded.value,
            integer_value = excluded.integer_value,
            float_value = excluded.float_value,
@@ -63,7 +70,6 @@ OVERWRITE: Final = """
            updated_at = excluded.updated_at,
            expires_at = excluded.expires_at
 """
-_IS_EXPIRED: Final = "e.expires_at <= excluded.updated_at"
 
 PUT = Write(_INSERT + OVERWRITE, _INSERT_TYPES, kind="p")
 # An expired entry counts as absent: it is overwritten.
@@ -108,7 +114,8 @@ INCREMENT = Write(
     f"""
     {_INSERT}
     ON CONFLICT (store_id, key) DO UPDATE
-       SET codec = CASE WHEN {_IS_EXPIRED} OR (e.codec = 'i' AND excluded.codec = 'i') THEN excluded.codec ELSE 'f' END,
+       SET {_KEY_PICKLE.strip()}
+           codec = CASE WHEN {_IS_EXPIRED} OR (e.codec = 'i' AND excluded.codec = 'i') THEN excluded.codec ELSE 'f' END,
            integer_value = CASE WHEN {_IS_EXPIRED} THEN excluded.integer_value
                                 WHEN e.codec = 'i' AND excluded.codec = 'i' THEN e.integer_value + excluded.integer_value
                            END,

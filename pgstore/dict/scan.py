@@ -162,7 +162,7 @@ class _Bounds:
         self.left = (1 << 62) if limit is None else limit
 
     def _narrow(self, prefix: str) -> None:
-        if len(prefix.encode(errors="replace")) > 1000 or key_text(prefix) != prefix:
+        if not isinstance(prefix, str) or len(prefix.encode(errors="replace")) > 1000 or key_text(prefix) != prefix:
             raise errors.InvalidError(
                 f"prefix {prefix!r} is not a str of at most 1,000 bytes that can begin a key's text"
             )

@@ -7,7 +7,6 @@ change that commits late. It follows that a transaction left open anywhere in th
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,23 +21,38 @@ from pgstore.dict.base import WATCHED, DictBase
 
 KEPT_SECONDS: Final = 3600.0  # the log's memory
 _MARGIN_SECONDS: Final = 60.0
+_AFTER_ALL: Final = (1 << 63) - 1
+_SEES_NOTHING: Final = "1:1:"
 
-NOW = Statement("SELECT pg_snapshot_xmin(s)::text, s::text FROM pg_current_snapshot() AS s", reads=True)
-# Not what was committed when the watcher came: that is the Dict it starts from.
+NOW = Statement(
+    """
+    SELECT pg_snapshot_xmin(s)::text, s::text, extract(epoch FROM statement_timestamp())::double precision
+      FROM pg_current_snapshot() AS s
+    """,
+    reads=True,
+)
+# Not what was committed when the watcher came: that is the Dict it starts from. One row at least, which tells how things stand:
+# the oldest transaction, and how many have a number since (not xmax: what runs may lie beyond).
 CHANGES = Statement(
     """
-    SELECT transaction_id::text, id, kind, key, revision, key_pickle
-      FROM pgstore.dict_change
-     WHERE store_id = $1
-       AND (transaction_id, id) > ($2::xid8, $3)
-       AND transaction_id < pg_snapshot_xmin(pg_current_snapshot())
-       AND NOT pg_visible_in_snapshot(transaction_id, $4::pg_snapshot)
-     ORDER BY transaction_id, id
-     LIMIT 1000
+    SELECT n.now, n.oldest::text, age(n.oldest::xid), c.transaction_id::text, c.id, c.kind, c.key, c.revision, c.key_pickle
+      FROM (SELECT extract(epoch FROM statement_timestamp())::double precision, pg_snapshot_xmin(s)
+              FROM pg_current_snapshot() AS s) AS n (now, oldest)
+      LEFT JOIN (SELECT transaction_id, id, kind, key, revision, key_pickle
+                   FROM pgstore.dict_change
+                  WHERE store_id = $1
+                    AND (transaction_id, id) > ($2::xid8, $3)
+                    AND transaction_id < pg_snapshot_xmin(pg_current_snapshot())
+                    AND NOT pg_visible_in_snapshot(transaction_id, $4::pg_snapshot)
+                  ORDER BY transaction_id, id
+                  LIMIT 1000) AS c ON true
+     ORDER BY c.transaction_id, c.id
     """,
     "int8 text int8 text",
     reads=True,
 )
+_ROWS_MAX: Final = 1000
+_NOTE_SECONDS: Final = 10.0
 _KINDS: Final[dict[str, Literal["put", "delete", "clear"]]] = {"p": "put", "d": "delete", "c": "clear"}
 
 
@@ -56,27 +70,31 @@ class DictChange:
 
 
 class Watcher:
-    """Iterates over changes, for `for` and `async for`; ends only by its timeout. `close()` or `with` lets the place go."""
+    """Iterates over changes, for `for` and `async for`; ends by its timeout or by `close()`. Leaving `with` closes it."""
 
     def __init__(self, store: Watching, since: str | None, timeout: float | None) -> None:
         self._store = store
         self._timeout = timeout
         self._position: tuple[str, int] | None = None  # of the last change seen
         self._snapshot = ""
-        self._looked_at = time.time()
+        # By the server's clock: whatever is still unread was logged after this. The log forgets by the time of logging, however
+        # late a transaction commits.
+        self._unread_since = 0.0
+        self._noted: list[tuple[float, int]] = []  # times, and the number that the next transaction would have got then
         self._ready: list[DictChange] = []
         self._ticket: Any = None
+        self._closed = False
         if since is not None:
             self._resume(since)
 
     def _resume(self, since: str) -> None:
         try:
-            transaction_id, change_id, seen_at = since.split("-")
+            transaction_id, change_id, unread_since = since.split("-")
             self._position = (str(int(transaction_id)), int(change_id))
-            self._looked_at = int(seen_at)
+            self._unread_since = int(unread_since)
         except ValueError:
             raise errors.InvalidError(f"since {since!r} is not the cursor of a change") from None
-        self._snapshot = "1:1:"  # sees nothing: all changes after the cursor are new
+        self._snapshot = _SEES_NOTHING  # all changes after the cursor are new
 
     def _next(self) -> Op[DictChange | None]:
         """The next change, None after the timeout."""
@@ -86,43 +104,69 @@ class Watcher:
             raise errors.InvalidError(f"{self._store!r} was not made with watch=True, so its changes are not logged")
         if self._ticket is None:
             self._ticket = yield Listen(Topic(codec.store_id, WATCHED))
+        ticket = self._ticket
         if self._position is None:
-            ((oldest, self._snapshot),) = yield Query(NOW)
+            ((oldest, self._snapshot, self._unread_since),) = yield Query(NOW)
             self._position = (str(int(oldest) - 1), 0)
         for seconds in waits():
+            if self._closed:
+                break
             if self._ready:
                 return self._ready.pop(0)
             yield from self._read(codec)
             if self._ready:
                 continue
             if deadline.passed():
-                return None
-            woken = yield Wait(self._ticket, min(seconds, deadline.remaining()))
+                break
+            woken = yield Wait(ticket, min(seconds, deadline.remaining()))
             if not woken and seconds > 1:
                 yield from self._store._check_exists(codec.store_id)
-        raise AssertionError("unreachable")
+        return None
 
     def _read(self, codec: Any) -> Op[None]:
         assert self._position is not None
-        now = time.time()
         rows: Rows = yield Query(CHANGES, codec.store_id, *self._position, self._snapshot)
-        if now - self._looked_at > KEPT_SECONDS - _MARGIN_SECONDS:
-            self._ready.append(DictChange("reset", None, 0, self._cursor(now)))
-        self._looked_at = now
-        for transaction_id, change_id, kind, text, revision, pickled in rows:
+        now, oldest = rows[0][0], int(rows[0][1])
+        following = oldest + rows[0][2]
+        if int(self._position[0]) >= following:  # of another cluster, before a restore or a failover
+            self._position, self._snapshot = (str(oldest - 1), _AFTER_ALL), _SEES_NOTHING
+            self._noted, self._unread_since = [], now
+            self._ready.append(self._reset())
+            return
+        found = [row[3:] for row in rows if row[3] is not None]
+        before = self._unread_since
+        for number, (transaction_id, change_id, kind, text, revision, pickled) in enumerate(found, 1):
             self._position = (transaction_id, change_id)
+            if number == len(found) < _ROWS_MAX:
+                self._note(now, oldest, following)
             key = None if kind == "c" else codec.decode_key(text, pickled)
-            self._ready.append(DictChange(_KINDS[kind], key, revision, self._cursor(now)))
+            self._ready.append(DictChange(_KINDS[kind], key, revision, self._cursor()))
+        if not found:
+            self._note(now, oldest, following)
+        if self._unread_since > before and now - before > KEPT_SECONDS - _MARGIN_SECONDS:
+            self._ready.insert(0, self._reset())
 
-    def _cursor(self, now: float) -> str:
+    def _note(self, now: float, oldest: int, following: int) -> None:
+        """All changes of transactions before *oldest* are read: those of later ones were logged after these had begun."""
+        if not self._noted or now - self._noted[-1][0] > _NOTE_SECONDS or following == oldest:
+            self._noted.append((now, following))
+        while self._noted and self._noted[0][1] <= oldest:
+            self._unread_since = self._noted.pop(0)[0]
+
+    def _reset(self) -> DictChange:
+        return DictChange("reset", None, 0, self._cursor())
+
+    def _cursor(self) -> str:
         assert self._position is not None
-        return f"{self._position[0]}-{self._position[1]}-{int(now)}"
+        return f"{self._position[0]}-{self._position[1]}-{int(self._unread_since)}"
 
     def close(self) -> None:
-        """Stop watching."""
-        if self._ticket is not None:
-            self._ticket.close()
-            self._ticket = None
+        """Stop watching; also from another thread than the one that waits."""
+        self._closed = True
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            ticket.close()
+            ticket.wake()
 
     def __iter__(self) -> Iterator[DictChange]:
         return self
@@ -156,9 +200,6 @@ class Watcher:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
         self.close()
 
 

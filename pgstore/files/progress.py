@@ -14,9 +14,9 @@ class Progress:
         if shown:
             from rich import progress  # late: most programs never show one
 
-            columns = ("{task.description}", progress.BarColumn(), "{task.fields[files]} files")
+            columns = ("{task.description}", progress.BarColumn(), "{task.fields[files]}")
             self._bar = progress.Progress(*columns, progress.DownloadColumn(), progress.TransferSpeedColumn())
-            self._task = self._bar.add_task(what, total=None, files=0)
+            self._task = self._bar.add_task(what, total=None, files="")
             self._bar.start()
 
     def total(self, size_bytes: int | None) -> None:
@@ -30,7 +30,7 @@ class Progress:
     def files(self, count: int) -> None:
         self._files += count
         if self._bar is not None:
-            self._bar.update(self._task, files=self._files)
+            self._bar.update(self._task, files="1 file" if self._files == 1 else f"{self._files} files")
 
     def close(self) -> None:
         if self._bar is not None:

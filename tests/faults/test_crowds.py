@@ -311,9 +311,10 @@ def test_a_loop_that_was_closed_without_a_word_costs_nothing(only, eye):
     until(lambda: not backends(eye, "only"))
 
 
-def test_a_loop_that_was_closed_with_work_under_way_costs_nothing(only, eye):
+@pytest.mark.parametrize("steps", [0, 1, 2, 4, 8, 16, 32, 64])
+def test_a_loop_that_was_closed_with_work_under_way_costs_nothing(only, eye, steps):
     """
-    The tasks are gone in the middle of an operation, of a transaction, of a wait: their connections are closed.
+    The tasks are gone in the middle of connecting, of an operation, of a transaction, of a wait: their connections are closed.
     """
     queue = pgstore.Queue.persist("queue", client=only)
     queue.put("item")
@@ -323,19 +324,22 @@ def test_a_loop_that_was_closed_with_work_under_way_costs_nothing(only, eye):
             await queue.get.aio()
             await asyncio.sleep(3600)
 
+    async def run():
+        for _ in range(steps):
+            await asyncio.sleep(0.0005)
+
     loop = asyncio.new_event_loop()
     tasks = [loop.create_task(hold()), loop.create_task(queue.get.aio(partition="none")), loop.create_task(hold())]
-    loop.run_until_complete(asyncio.sleep(0.05))
-    for task in tasks:
+    loop.run_until_complete(run())
+    for task in [*tasks, *asyncio.all_tasks(loop)]:
         task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own reproach, to the log
-    for task in asyncio.all_tasks(loop):
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
     loop.close()
     del tasks, task, loop
     gc.collect()
 
     assert queue.get(timeout=10) == "item"
     only.close()
+    gc.collect()  # a connection that psycopg has not handed over yet
     until(lambda: not backends(eye, "only"))
 
 

@@ -139,6 +139,7 @@ def test_update_takes_mappings_pairs_and_keywords(call, store):
     call(store.update, {"a": 1, 2: "two"}, b=3)
     call(store.update, [("a", 10), ("c", 4)])
     call(store.update, mapping={"d": 5})
+    call(store.update, None)
     call(store.update)
     call(store.update, {})
 

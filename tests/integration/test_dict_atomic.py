@@ -326,6 +326,17 @@ def test_an_entry_expires_after_its_time_to_live(call, store):
     assert call(store.get_entry, "long").expires_at is not None
 
 
+def test_of_equal_keys_the_first_stays_until_it_has_expired(store, sql):
+    store[1] = "a"
+    store[1.0] = "b"
+    assert [type(key) for key in store] == [int]
+
+    expire(sql, store, "\x01i1")
+    store[1.0] = "c"
+
+    assert [type(key) for key in store] == [float]
+
+
 def test_a_put_without_ttl_makes_the_entry_stay(call, store):
     call(store.put, "k", 1, ttl=60)
     call(store.put, "k", 2)
@@ -377,6 +388,49 @@ def test_what_has_expired_is_collected_in_passing(store, sql, monkeypatch):
     store["new"] = 1
 
     assert sql("SELECT count(*) FROM pgstore.dict_entry WHERE store_id = %s", entry_id(store)) == [(1,)]
+
+
+def test_a_transaction_that_collects_keeps_nobody_from_putting_anew(client, store, store_elsewhere, sql, monkeypatch):
+    monkeypatch.setattr(base, "_in_passing", lambda: True)
+    store.update({i: i for i in range(50)}, ttl=0.01)
+    time.sleep(0.05)
+    monkeypatch.setattr(base, "_in_passing", lambda: threading.current_thread() is threading.main_thread())
+    fresh = threading.Thread(target=store_elsewhere.put, args=[7, "new"])
+
+    with client.transaction():
+        store["new"] = 1
+        fresh.start()
+        fresh.join(10)
+        assert not fresh.is_alive()
+
+    assert store.items() == [(7, "new"), ("new", 1)]
+    assert sql("SELECT count(*) FROM pgstore.dict_entry WHERE store_id = %s", entry_id(store)) == [(2,)]
+
+
+def test_a_joined_transaction_collects_nothing(client, database, store, sql, monkeypatch):
+    """
+    It is the caller's, may go on for long, and under REPEATABLE READ would fail over an entry that somebody has put anew.
+    """
+    monkeypatch.setattr(base, "_in_passing", lambda: True)
+    store.put("old", 1, ttl=0.01)
+    time.sleep(0.05)
+
+    with psycopg.connect(database) as connection, client.transaction(connection=connection):
+        store["new"] = 1
+
+    assert sql("SELECT count(*) FROM pgstore.dict_entry WHERE store_id = %s", entry_id(store)) == [(2,)]
+
+
+def test_what_is_taken_is_not_lost_when_collecting_fails(store, monkeypatch):
+    store["k"] = "value"
+    monkeypatch.setattr(base, "_in_passing", lambda: True)
+    monkeypatch.setattr(base, "COLLECT", Statement("SELECT 1 / 0 WHERE $1 > 0", "int8"))
+
+    with pytest.raises(pgstore.Error):
+        store.pop("k")
+
+    monkeypatch.undo()
+    assert store.pop("k") == "value"
 
 
 # ------------------------------------------------------------------------------------------------------------- ranges

@@ -145,13 +145,83 @@ def test_watching_goes_on_after_a_change_by_its_cursor(watched, watched_elsewher
         watched.watch(since="yesterday")
 
 
-def test_after_an_hour_without_looking_there_is_a_reset(watched, monkeypatch):
+def test_after_an_hour_without_looking_there_is_a_reset(watched):
     watcher = started(watched.watch(timeout=0.2))
     watched["k"] = 1
-    now = time.time()
-    monkeypatch.setattr("pgstore.dict.watch.time.time", lambda: now + 3600)
+    watcher._unread_since -= 3600
 
     assert [change.kind for change in watcher] == ["reset", "put"]
+    watched["k"] = 2
+    assert [change.kind for change in watcher] == ["put"]
+
+
+def test_a_clock_of_this_machine_that_is_wrong_changes_nothing(watched, monkeypatch):
+    watcher = started(watched.watch(timeout=0.2))
+    watched["k"] = 1
+    monkeypatch.setattr("time.time", lambda: 0.0)
+
+    (change,) = watcher
+
+    assert (change.kind, change.key) == ("put", "k")
+    assert list(watched.watch(since=change.cursor, timeout=0)) == []
+
+
+def test_there_is_a_reset_where_a_transaction_was_open_for_an_hour(watched, watched_elsewhere, monkeypatch):
+    """
+    The watcher has looked all the time, but could not read: meanwhile what the log held has been forgotten.
+    """
+    monkeypatch.setattr("pgstore.dict.watch.KEPT_SECONDS", 60.5)
+    watcher = started(watched.watch(timeout=0))
+    with watched_elsewhere._runner.transaction():
+        watched_elsewhere["early"] = 1
+        for _ in range(15):
+            assert seen(watcher) == []
+            time.sleep(0.1)
+
+    assert seen(watcher)[0] == ("reset", None)
+    watched["k"] = 1
+    assert seen(watcher) == [("put", "k")]
+
+
+def test_a_cursor_keeps_the_age_of_what_comes_after_it(watched, watched_elsewhere):
+    """
+    Two changes were read at once, late; who goes on after the first, later still, may find the second forgotten.
+    """
+    watcher = started(watched.watch(timeout=0))
+    watched.update({"a": 1, "b": 1})
+    watcher._unread_since -= 3000
+    first, second = watcher
+
+    ages = [watcher._unread_since - int(change.cursor.split("-")[2]) for change in (first, second)]
+    assert 2990 < ages[0] < 3010
+    assert ages[1] <= 1
+
+
+def test_a_cursor_of_another_cluster_is_a_reset(watched):
+    """
+    After a restore or a failover transactions are counted anew: all that comes would lie before the cursor.
+    """
+    watched["k"] = 1
+    watcher = watched.watch(since="999999999999-7-9999999999", timeout=0.2)
+
+    assert [change.kind for change in watcher] == ["reset"]
+    watched["k"] = 2
+    assert seen(watcher) == [("put", "k")]
+
+
+def test_a_watcher_that_is_closed_ends_also_while_another_thread_waits(watched):
+    watcher = watched.watch()
+    changes: list[object] = []
+    thread = threading.Thread(target=lambda: changes.extend(watcher))
+    thread.start()
+    time.sleep(0.5)
+
+    watcher.close()
+    thread.join(10)
+
+    assert not thread.is_alive()
+    watched["k"] = 1
+    assert changes == [] == list(watcher)
 
 
 def test_nothing_is_missed_when_connections_break(watched, watched_elsewhere, sql):

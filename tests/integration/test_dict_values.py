@@ -70,6 +70,15 @@ def test_other_options_than_those_it_was_created_with_are_refused_on_first_use(c
             pgstore.Dict.from_name(store_name, **options)
 
 
+@pytest.mark.parametrize("option", ["watch", "json_projection"])
+def test_a_switch_is_true_or_false(client, store_name, option):
+    """
+    Stored as 1 it would be on for Python and off for SQL.
+    """
+    with pytest.raises(pgstore.InvalidError, match=option):
+        pgstore.Dict.from_name(store_name, create_if_missing=True, client=client, **{option: 1})
+
+
 def test_cloudpickle_as_serializer(call, client, store_name):
     store = pgstore.Dict.from_name(store_name, create_if_missing=True, serializer="cloudpickle", client=client)
 
@@ -160,6 +169,31 @@ def test_an_unsigned_key_is_refused_before_it_is_loaded(signing, store_name, sql
     sql("UPDATE pgstore.dict_entry SET key_pickle = %s WHERE store_id = %s", pickle.dumps(Trap()), entry_id(guarded))
 
     refused(guarded.keys)
+
+
+@pytest.mark.parametrize("write", ["put", "update", "increment", "mutate"])
+def test_whoever_signs_signs_the_key_too_though_it_is_there_already(signing, store_name, write):
+    """
+    Written anew, an entry no longer needs the key of old, or the trust in those who do not sign.
+    """
+    old, new = b"o" * 16, b"n" * 16
+    unsigned = pgstore.Dict.persist(store_name, client=signing())
+    unsigned.update({(1, "unsigned"): 1.5, (2, "old"): 1.5})
+    pgstore.Dict.persist(store_name, client=signing(old))[2, "old"] = 1.5
+    changing = pgstore.Dict.persist(store_name, client=signing(new, old))
+    refused(changing.keys)
+
+    for key in (1, "unsigned"), (2, "old"):
+        if write == "mutate":
+            with changing.mutate(key) as entry:
+                entry.value = 2.5
+        elif write == "update":
+            changing.update({key: 2.5})
+        else:
+            {"put": changing.put, "increment": changing.increment}[write](key, {"put": 2.5, "increment": 1}[write])
+
+    expected = [((1, "unsigned"), 2.5), ((2, "old"), 2.5)]
+    assert pgstore.Dict.persist(store_name, client=signing(new)).items() == expected
 
 
 def test_a_changed_pickle_is_refused_before_it_is_loaded(signing, store_name, sql):

@@ -121,11 +121,26 @@ def test_files_that_do_not_exist_are_said_before_anything_is_stored(environ, dat
     """
     An empty run would look like a success.
     """
-    done = run(environ, tmp_path / "missing")
+    missing = run(environ, tmp_path / "missing")
+    empty = run(environ, tmp_path)
 
-    assert done.returncode == 2
-    assert "there is no file '*' in" in done.stderr
+    assert missing.returncode == 1
+    assert missing.stderr == f"error: [Errno 2] No such file or directory: '{tmp_path / 'missing'}'\n"
+    assert empty.returncode == 2
+    assert empty.stderr == f"error: there is no file '*' in {tmp_path}\n"
     assert pipeline_stores(database) == []
+
+
+def test_files_without_a_name_in_them_are_counted_too(environ, database, tmp_path):
+    """
+    A table without rows is a table.
+    """
+    (tmp_path / "numbers").write_text("1 2\n")
+
+    done = run(environ, tmp_path, "--workers", 1)
+
+    assert done.returncode == 0, done.stderr
+    assert "The totals agree" in done.stdout
 
 
 def test_an_interrupted_pipeline_leaves_no_stores_and_no_workers(environ, own_database, texts):
