@@ -86,14 +86,16 @@ class Statement:
     """One SQL statement, its parameters named `$1`, `$2` …
 
     *types* declares them in order, space separated: `"int8 text bytea[]"`. *reads* says that running it again does no harm: it
-    only looks. Such a statement is repeated when its connection breaks.
+    only looks. Such a statement is repeated when its connection breaks. *unset*: the same for a connection that has not our planner
+    settings, a caller's or a pooler's.
     """
 
-    __slots__ = ("_packers", "formats", "name", "oids", "reads", "sql", "types")
+    __slots__ = ("_packers", "formats", "name", "oids", "reads", "sql", "types", "unset_sql")
 
-    def __init__(self, sql: str, types: str = "", *, reads: bool = False) -> None:
+    def __init__(self, sql: str, types: str = "", *, reads: bool = False, unset: str | None = None) -> None:
         self.types: Final = tuple(types.split())
         self.sql: Final = sql.strip().encode()
+        self.unset_sql: Final = self.sql if unset is None else unset.strip().encode()
         self.name: Final = b"pgstore_%d" % next(_COUNTER)
         self.oids: Final = [TYPES[name][0] for name in self.types]
         self.formats: Final = [1] * len(self.types)
