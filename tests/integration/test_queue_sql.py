@@ -94,14 +94,14 @@ def test_a_trigger_feeds_a_worker(call, store, sql):
     sql("CREATE TABLE trigger_orders (id int PRIMARY KEY, customer text)")
     sql(
         f"""
-        CREATE FUNCTION enqueue_order() RETURNS trigger LANGUAGE plpgsql AS $$
+        CREATE FUNCTION enqueue_trigger_order() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
             PERFORM pgstore.queue_put('{store.name}', to_jsonb(NEW));
             RETURN NULL;
         END $$
         """
     )
-    sql("CREATE TRIGGER enqueue AFTER INSERT ON trigger_orders FOR EACH ROW EXECUTE FUNCTION enqueue_order()")
+    sql("CREATE TRIGGER enqueue AFTER INSERT ON trigger_orders FOR EACH ROW EXECUTE FUNCTION enqueue_trigger_order()")
     try:
         sql("INSERT INTO trigger_orders VALUES (1, 'Ada'), (2, 'Bob')")
         sql(
@@ -111,4 +111,4 @@ def test_a_trigger_feeds_a_worker(call, store, sql):
         assert call(store.get_many, 9) == [{"id": 1, "customer": "Ada"}, {"id": 2, "customer": "Bob"}]
     finally:
         sql("DROP TABLE trigger_orders")
-        sql("DROP FUNCTION enqueue_order")
+        sql("DROP FUNCTION enqueue_trigger_order")
