@@ -15,7 +15,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    for area in (TABLES, VIEWS, FUNCTIONS):
+    for area in (TABLES, VIEWS, FUNCTIONS, MARKS):
         op.execute(area)
 
 
@@ -146,6 +146,8 @@ BEGIN
                   USING ERRCODE = 'configuration_limit_exceeded';
         END IF;
     END IF;
+    -- Before the id is drawn: see queue_advance.
+    PERFORM pg_advisory_xact_lock_shared(1885827945, (p_store_id % 2147483648)::integer);
     INSERT INTO pgstore.queue_item (store_id, partition, codec, payload)
     SELECT s.id, p_partition, 'j', convert_to(p_item::text, 'UTF8')
       FROM pgstore.store s
@@ -168,6 +170,91 @@ BEGIN
               USING ERRCODE = 'no_data_found', HINT = 'Queues are made by pgstore.Queue.from_name(name, create_if_missing=True).';
     END IF;
     PERFORM pgstore.queue_put(found_id, p_item, p_partition);
+END
+$function$
+"""
+
+MARKS = r"""
+CREATE FUNCTION pgstore.queue_advance(p_store_id bigint, p_partition text, p_last_id bigint, p_inserters text[], p_server text,
+                                      OUT low bigint, OUT last_id bigint, OUT inserters text[], OUT server text)
+LANGUAGE plpgsql VOLATILE AS $function$
+#variable_conflict use_column
+DECLARE
+    still_there text[];
+    oldest      bigint;
+    known_low   bigint;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' OR pg_current_xact_id_if_assigned() IS NOT NULL THEN
+        RETURN;
+    END IF;
+    server := concat_ws('/', extract(epoch FROM pg_postmaster_start_time()),
+                        extract(epoch FROM pg_stat_get_bgwriter_stat_reset_time()));  -- a crash resets statistics
+    IF server = p_server THEN
+        last_id := p_last_id;
+        inserters := p_inserters;
+    END IF;
+    IF last_id IS NULL THEN
+        SELECT s.last_value - CASE WHEN s.is_called THEN 0 ELSE 1 END
+          INTO last_id
+          FROM pgstore.queue_item_id_seq s;
+    END IF;
+    SELECT coalesce(array_agg(DISTINCT l.virtualtransaction), '{}')
+      INTO still_there
+      FROM pg_locks l
+     WHERE l.locktype = 'advisory'
+       AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+       AND l.classid = 1885827945
+       AND l.objid = (p_store_id % 2147483648)::oid
+       AND l.objsubid = 2;
+    IF inserters IS NULL THEN
+        inserters := still_there;
+    END IF;
+    -- A transaction that is prepared changes its number to -1/….
+    IF inserters && still_there OR (inserters <> '{}' AND EXISTS (SELECT FROM unnest(still_there) t WHERE t LIKE '-1/%')) THEN
+        RETURN;
+    END IF;
+    known_low := coalesce((SELECT h.low
+                             FROM pgstore.queue_head h
+                            WHERE h.store_id = p_store_id
+                              AND h.partition = p_partition), 0);
+    -- An item that someone is taking is still visible, and holds the mark back: it may be given back.
+    SELECT q.id
+      INTO oldest
+      FROM pgstore.queue_item q
+     WHERE q.store_id = p_store_id
+       AND q.partition = p_partition
+       AND q.id >= known_low
+     ORDER BY q.id
+     LIMIT 1;
+    low := least(coalesce(oldest, last_id + 1), last_id + 1);
+    IF low > known_low THEN
+        INSERT INTO pgstore.queue_head AS h (store_id, partition, low)
+        SELECT s.id, p_partition, queue_advance.low
+          FROM pgstore.store s
+         WHERE s.id = p_store_id
+        ON CONFLICT (store_id, partition) DO UPDATE
+           SET low = excluded.low
+         WHERE h.low < excluded.low;
+    END IF;
+END
+$function$;
+
+CREATE FUNCTION pgstore.queue_take(p_store_id bigint, p_partition text, p_items bigint, p_low bigint)
+RETURNS TABLE (id bigint, put_at timestamptz, codec "char", payload bytea, attempts smallint)
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $function$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    DELETE FROM pgstore.queue_item q
+     WHERE q.ctid = ANY (ARRAY(SELECT i.ctid
+                                 FROM pgstore.queue_item i
+                                WHERE i.store_id = p_store_id
+                                  AND i.partition = p_partition
+                                  AND i.id >= p_low
+                                ORDER BY i.id
+                                  FOR UPDATE SKIP LOCKED
+                                LIMIT p_items))
+    RETURNING q.id, q.put_at, q.codec, q.payload, q.attempts;
 END
 $function$
 """

@@ -68,6 +68,9 @@ class Client:
             check_name(environment, "environment")
         self.settings = Settings(url, listen_url, environment, connections_max, auto_migrate, tuple(signing_keys))
         self.installation: str | None = None
+        self.is_pooled = False  # a pooler stands before the server, which may be replaced unnoticed
+        self.servers_seen = 0
+        self._identity: str | None = None
         self._reset()
         _clients.add(self)
 
@@ -237,6 +240,16 @@ class Client:
                 "the connection leads to another database than the client's other connections; "
                 "make a pgstore.Client for it and pass client= to its stores"
             )
+
+    def arrived(self, identity: str | None) -> None:
+        """
+        A connection was opened, to the cluster *identity*; None: unknown. `servers_seen` changes if it may be another server.
+
+        After a failover or a crash the server may have forgotten what it last gave out, such as ids.
+        """
+        if identity is None or identity != self._identity:
+            self._identity = identity
+            self.servers_seen += 1
 
     def _forget(self) -> None:
         """After a fork, in the child: leave everything to the parent."""

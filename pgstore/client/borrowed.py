@@ -80,7 +80,7 @@ class BorrowedLink:
     def execute(self, query: Query) -> Any:
         cursor = self._cursor()
         try:
-            cursor.execute(query.statement.sql, _parameters(query), binary=True)
+            cursor.execute(query.statement.unset_sql, _parameters(query), binary=True)
             return cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc
@@ -135,7 +135,7 @@ class BorrowedAsyncLink:
     async def execute(self, query: Query) -> Any:
         cursor = await self._cursor()
         try:
-            await cursor.execute(query.statement.sql, _parameters(query), binary=True)
+            await cursor.execute(query.statement.unset_sql, _parameters(query), binary=True)
             return await cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc

@@ -364,7 +364,7 @@ class BlockingLink(Link):
         result: PGresult | None = None
         try:
             if self.prepared is None:
-                pgconn.send_query_params(statement.sql, values, statement.oids, statement.formats, 1)
+                pgconn.send_query_params(statement.unset_sql, values, statement.oids, statement.formats, 1)
             else:
                 pgconn.send_query_prepared(statement.name, values, statement.formats, 1)
             if not pgconn.flush():

@@ -275,6 +275,9 @@ class World:
                 link = yield self.connect(url)
                 found = yield from introduce(link, url)
                 client.recognise(found.installation)
+                client.arrived(link.identity)
+                if found.pooled:
+                    client.is_pooled = True
                 return link
             except errors.SchemaMissing:
                 _close(link)

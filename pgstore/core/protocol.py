@@ -86,7 +86,7 @@ def run_prepared(pgconn: PGconn, prepared: set[Statement], call: Call) -> Io[PGr
 def run_unprepared(pgconn: PGconn, call: Call) -> Io[PGresult]:
     """Run a statement without a name: the only way through a pooler that gives each transaction another connection."""
     statement, values = call
-    pgconn.send_query_params(statement.sql, values, statement.oids, statement.formats, 1)
+    pgconn.send_query_params(statement.unset_sql, values, statement.oids, statement.formats, 1)
     return (yield from fetch(pgconn))
 
 
@@ -109,7 +109,7 @@ def pipeline(
         for group in groups:
             for statement, values in group:
                 if prepared is None:
-                    pgconn.send_query_params(statement.sql, values, statement.oids, statement.formats, 1)
+                    pgconn.send_query_params(statement.unset_sql, values, statement.oids, statement.formats, 1)
                 else:
                     if statement not in prepared and (statement not in seen or not statement.name):
                         pgconn.send_prepare(statement.name, statement.sql, statement.oids)

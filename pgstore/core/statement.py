@@ -87,14 +87,18 @@ class Statement:
 
     *types* declares them in order, space separated: `"int8 text bytea[]"`. *reads* says that running it again does no harm: it
     only looks. Such a statement is repeated when its connection breaks. *once*: its text is made for one use, so that no connection
-    should remember it; it is prepared without a name.
+    should remember it; it is prepared without a name. *unset*: the same for a connection that has not our planner settings, a
+    caller's or a pooler's.
     """
 
-    __slots__ = ("_packers", "formats", "name", "oids", "reads", "sql", "types")
+    __slots__ = ("_packers", "formats", "name", "oids", "reads", "sql", "types", "unset_sql")
 
-    def __init__(self, sql: str, types: str = "", *, reads: bool = False, once: bool = False) -> None:
+    def __init__(
+        self, sql: str, types: str = "", *, reads: bool = False, once: bool = False, unset: str | None = None
+    ) -> None:
         self.types: Final = tuple(types.split())
         self.sql: Final = sql.strip().encode()
+        self.unset_sql: Final = self.sql if unset is None else unset.strip().encode()
         self.name: Final = b"" if once else b"pgstore_%d" % next(_COUNTER)
         self.oids: Final = [TYPES[name][0] for name in self.types]
         self.formats: Final = [1] * len(self.types)

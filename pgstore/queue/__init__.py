@@ -4,8 +4,11 @@ One row of `queue_item` an item; taking is deleting. Two takers never get one it
 over what another has locked. A taker that finds nothing sleeps until a put wakes it (`client.listener`).
 
 Order: items of one partition are taken in the order of their ids, which puts draw as they run. So the items of one producer come
-out in its order, and a transaction that commits late brings its items in at their old place. An item that comes back, from a
-rollback or an interrupted get, is taken next.
+out in its order, and a transaction that commits late brings its items in at their old place. An item that comes back from a
+rollback is taken next; one that was stopped on its way, by Ctrl-C or a cancelled task, is put again at the end.
+
+A get starts at a mark below which nothing is left, so that it need not pass the dead rows of what was taken (`take`, and
+`queue_advance` in sql/schema.sql). Whatever inserts has to take part in the proof of that mark: `base.INSERTING`.
 
 The parts: `put` and `take` what their names say, `lease` what is taken for a time, delayed or dead, `look` what leaves items where
 they are, and `clear`.

@@ -16,9 +16,33 @@ from pgstore.registry import Facts
 from pgstore.serializers import check_size, dumps, loads
 
 PARTITION_BYTES_MAX: Final = 64
+# Whoever inserts into queue_item holds this lock from before the ids are drawn to the end of the transaction. It keeps nobody out:
+# it tells `queue_advance` (sql/schema.sql) who may have ids that cannot be seen yet. "pgsi".
+INSERT_LOCK_CLASS: Final = 0x70677369
+INSERTING: Final = f"""
+    inserting AS MATERIALIZED (
+        SELECT pg_advisory_xact_lock_shared({INSERT_LOCK_CLASS}, ($1 % 2147483648)::integer))
+"""
 SECONDS_MAX: Final = 10 * 365 * 86400
 OPTION_MAX: Final = 2**31 - 1
 UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
+
+
+class Known:
+    """What a handle knows of a partition."""
+
+    __slots__ = ("advancing", "check_at", "low", "servers_seen", "taken")
+
+    def __init__(self) -> None:
+        self.check_at = 0.0  # when to look for what has become due (see `lease`)
+        self.forget(0)
+
+    def forget(self, servers_seen: int) -> None:
+        """What was known may be of another server."""
+        self.servers_seen = servers_seen
+        self.low = 0  # below it nothing is left (see `take`)
+        self.taken = 0  # since the mark was raised
+        self.advancing: tuple[Any, ...] = (None, None, None)  # what `queue_advance` wants to be told the next time
 
 
 class QueueBase(Store):
@@ -29,12 +53,12 @@ class QueueBase(Store):
     _id_prefix: ClassVar = "qu"
     _name_space: ClassVar = "queue"
 
-    _checks: dict[str, float]  # by partition: when to look for what has become due (see `lease`)
+    _known: dict[str, Known]  # by partition
 
     @classmethod
     def _make(cls, client: Client | None, **state: Any) -> Self:
         store = super()._make(client, **state)
-        store._checks = {}
+        store._known = {}
         return store
 
     @classmethod

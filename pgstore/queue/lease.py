@@ -23,7 +23,7 @@ from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key
 from pgstore.core.clock import monotonic
 from pgstore.core.operation import Apart, Op, Query, Rows, Topic, operation
 from pgstore.core.statement import Statement
-from pgstore.queue.base import QueueBase, check_count, check_seconds
+from pgstore.queue.base import INSERTING, Known, QueueBase, check_count, check_seconds
 from pgstore.registry import Facts
 
 CHECK_SECONDS: Final = 1.0
@@ -59,16 +59,20 @@ BRING_BACK: Final = Statement(
                 AND e.id = due.id
                 AND NOT due.is_dead
              RETURNING e.id, e.due_at, e.put_at, e.codec, e.payload, e.attempts),
+         {INSERTING},
          back AS (
              INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
              SELECT s.id, $2, g.put_at, g.codec, g.payload, g.attempts
                FROM pgstore.store s
+              CROSS JOIN inserting
               CROSS JOIN gone g
               WHERE s.id = $1
               ORDER BY g.due_at, g.id
              RETURNING 1)
-    SELECT (SELECT pg_notify('{CHANNEL}', $5) WHERE {SOMEONE_WAITS.format(key="$4")})
-      FROM (SELECT 1 FROM back LIMIT 1) AS some_item
+    SELECT (SELECT low FROM pgstore.queue_head WHERE store_id = $1 AND partition = $2),
+           (SELECT pg_notify('{CHANNEL}', $5)
+              FROM (SELECT 1 FROM back LIMIT 1) AS some_item
+             WHERE {SOMEONE_WAITS.format(key="$4")})
     """,
     "int8 text int4 int4 text",
     reads=True,  # repeating it does no harm
@@ -110,8 +114,9 @@ BURY = Statement(
 )
 # $4: whether the lease counts as an attempt; one that was interrupted before anybody had it does not.
 GIVE_BACK = Statement(
-    """
-    WITH gone AS (DELETE FROM pgstore.queue_deferred
+    f"""
+    WITH {INSERTING},
+         gone AS (DELETE FROM pgstore.queue_deferred
                    WHERE store_id = $1
                      AND id = ANY ($3)
                      AND kind = 'l'
@@ -119,6 +124,7 @@ GIVE_BACK = Statement(
     INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
     SELECT s.id, $2, g.put_at, g.codec, g.payload, g.attempts - CASE WHEN $4 THEN 0 ELSE 1 END
       FROM pgstore.store s
+     CROSS JOIN inserting
      CROSS JOIN gone g
      WHERE s.id = $1
      ORDER BY g.id
@@ -138,8 +144,9 @@ DEAD_LETTERS = Statement(
     reads=True,
 )
 REVIVE = Statement(
-    """
-    WITH gone AS (DELETE FROM pgstore.queue_deferred
+    f"""
+    WITH {INSERTING},
+         gone AS (DELETE FROM pgstore.queue_deferred
                    WHERE store_id = $1
                      AND kind = 'x'
                      AND ($2 IS NULL OR id = ANY ($2))
@@ -147,6 +154,7 @@ REVIVE = Statement(
     INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload)
     SELECT s.id, g.partition, g.put_at, g.codec, g.payload
       FROM pgstore.store s
+     CROSS JOIN inserting
      CROSS JOIN gone g
      WHERE s.id = $1
      ORDER BY g.id
@@ -337,25 +345,34 @@ class Leasing(QueueBase):
 
     # ------------------------------------------------------------------------------------------------- coming back
 
-    def _check_due(self, facts: Facts, partition: str) -> Op[None]:
-        """Bring back what has become due, at most once a second."""
-        now = monotonic()
-        checks = self._checks
-        if now >= checks.get(partition, 0.0):
-            if len(checks) >= _PARTITIONS_REMEMBERED:
-                checks.clear()
-            checks[partition] = now + CHECK_SECONDS
-            yield from self._bring_back(facts, partition)
+    def _know_partition(self, facts: Facts, partition: str) -> Op[Known]:
+        """What is known of *partition*, made new once a second: what has become due is then back, and the mark others set known."""
+        known = self._known.get(partition)
+        if known is None:
+            if len(self._known) >= _PARTITIONS_REMEMBERED:
+                self._known.clear()
+            known = self._known[partition] = Known()
+        known.check_at = monotonic() + CHECK_SECONDS
+        servers_seen = self._runner.servers_seen
+        if known.servers_seen != servers_seen:
+            known.forget(servers_seen)
+        low = yield from self._bring_back(facts, partition)
+        if low is not None and not self._runner.is_pooled:
+            known.low = max(known.low, low)
+        return known
 
-    def _bring_back(self, facts: Facts, partition: str) -> Op[None]:
+    def _bring_back(self, facts: Facts, partition: str) -> Op[int | None]:
+        """Move what has become due. Returns the partition's mark, if it has one."""
         topic = Topic(facts.id, partition)
         attempts = facts.options.get("max_attempts")
         query = Query(BRING_BACK, facts.id, partition, attempts, lock_key(topic), topic.payload)
         # Apart from a transaction: others would have to wait for its end to see what came back.
-        yield Apart(_one(query))
+        ((low, _),) = yield Apart(one(query))
+        return low  # type: ignore[no-any-return]
 
 
-def _one(query: Query) -> Op[Any]:
+def one(query: Query) -> Op[Any]:
+    """The operation of one query."""
     return (yield query)
 
 

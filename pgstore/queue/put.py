@@ -18,7 +18,7 @@ from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key, waits
 from pgstore.core.clock import Deadline
 from pgstore.core.operation import BeforeCommit, Listen, Op, Query, Topic, Wait, atomic, operation
 from pgstore.core.statement import Statement
-from pgstore.queue.base import UNSTORABLE, QueueBase, check_seconds, partition_name, room_topic
+from pgstore.queue.base import INSERTING, UNSTORABLE, QueueBase, check_seconds, partition_name, room_topic
 from pgstore.registry import Facts
 
 BATCH_ITEMS: Final = 5000  # of one statement of `put_many`
@@ -28,12 +28,14 @@ _INSERT_ONE: Final = """
     INSERT INTO pgstore.queue_item (store_id, partition, payload)
     SELECT s.id, $2, $3
       FROM pgstore.store s
+     CROSS JOIN inserting
      WHERE s.id = $1
 """
 _INSERT_MANY: Final = """
     INSERT INTO pgstore.queue_item (store_id, partition, payload)
     SELECT s.id, $2, u.payload
       FROM pgstore.store s
+     CROSS JOIN inserting
      CROSS JOIN unnest($3) WITH ORDINALITY AS u (payload, position)
      WHERE s.id = $1
      ORDER BY u.position
@@ -43,10 +45,12 @@ _AND_WAKE: Final = f"""
     SELECT (SELECT pg_notify('{CHANNEL}', $5) WHERE {SOMEONE_WAITS.format(key="$4")})
       FROM (SELECT 1 FROM put LIMIT 1) AS some_item
 """
-PUT = Statement(f"WITH put AS ({_INSERT_ONE} RETURNING 1) {_AND_WAKE}", "int8 text bytea int4 text")
-PUT_MANY = Statement(f"WITH put AS ({_INSERT_MANY} RETURNING 1) {_AND_WAKE}", "int8 text bytea[] int4 text")
-PUT_SILENTLY = Statement(_INSERT_ONE, "int8 text bytea")
-PUT_MANY_SILENTLY = Statement(_INSERT_MANY, "int8 text bytea[]")
+PUT = Statement(f"WITH {INSERTING}, put AS ({_INSERT_ONE} RETURNING 1) {_AND_WAKE}", "int8 text bytea int4 text")
+PUT_MANY = Statement(
+    f"WITH {INSERTING}, put AS ({_INSERT_MANY} RETURNING 1) {_AND_WAKE}", "int8 text bytea[] int4 text"
+)
+PUT_SILENTLY = Statement(f"WITH {INSERTING} {_INSERT_ONE}", "int8 text bytea")
+PUT_MANY_SILENTLY = Statement(f"WITH {INSERTING} {_INSERT_MANY}", "int8 text bytea[]")
 
 # First halves of advisory lock keys: "pgso" for puts in order, "pgsr" for room.
 ORDER_LOCK_CLASS: Final = 0x7067736F
@@ -127,6 +131,8 @@ def put_on_terms(
         more = f", 'd', statement_timestamp() + {parameter('delay', 'float8')} * interval '1 second'"
     else:
         target, more = "queue_item (store_id, partition, payload)", ""
+        parts.append(INSERTING)
+        sources.append("inserting")
     insert = f"""
         INSERT INTO pgstore.{target}
         SELECT s.id, $2, u.payload{more}

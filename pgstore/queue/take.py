@@ -1,4 +1,10 @@
-"""Taking: one statement finds the oldest items that nobody else has locked, and deletes them, or moves them to be leased."""
+"""Taking: one statement finds the oldest items that nobody else has locked, and deletes them, or moves them to be leased.
+
+It starts at the partition's mark, an id below which nothing is left and nothing will appear. Without one a get passes the dead row
+of every item taken since the oldest snapshot that somebody in the database holds: with 50,000 of them it took 4.3 ms instead of
+0.06. An old mark does no harm. It is raised after some thousand items, kept in `queue_head`, and forgotten when a connection
+leads to a server that may be another, for ids may then have gone back.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +15,28 @@ from pgstore import errors
 from pgstore.client.announcements import Announcements
 from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key, waits
 from pgstore.core.clock import Deadline, monotonic
-from pgstore.core.operation import BeforeCommit, Listen, Op, Query, Rows, Topic, Wait, operation
+from pgstore.core.operation import Apart, BeforeCommit, Listen, Op, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
-from pgstore.queue.base import check_count, check_seconds, partition_name, room_topic
-from pgstore.queue.lease import GIVE_BACK, LEASE_SECONDS_MIN, Lease, Leasing
+from pgstore.queue.base import INSERTING, Known, check_count, check_seconds, partition_name, room_topic
+from pgstore.queue.lease import GIVE_BACK, LEASE_SECONDS_MIN, Lease, Leasing, one
 from pgstore.registry import Facts
 
+# With new ids, for the old ones may lie below a mark by now.
 PUT_BACK = Statement(
-    """
-    INSERT INTO pgstore.queue_item (store_id, partition, id, put_at, codec, payload, attempts)
-    SELECT s.id, $2, u.id, u.put_at, u.codec, u.payload, u.attempts
+    f"""
+    WITH {INSERTING}
+    INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
+    SELECT s.id, $2, u.put_at, u.codec, u.payload, u.attempts
       FROM pgstore.store s
+     CROSS JOIN inserting
      CROSS JOIN unnest($3, $4, $5, $6, $7) AS u (id, put_at, codec, payload, attempts)
      WHERE s.id = $1
+     ORDER BY u.id
     """,
     "int8 text int8[] timestamptz[] char[] bytea[] int4[]",
 )
+ADVANCE_ITEMS: Final = 1000  # taken between two attempts to raise the mark
+ADVANCE = Statement("SELECT * FROM pgstore.queue_advance($1, $2, $3, $4, $5)", "int8 text int8 text[] text", reads=True)
 # Never `id IN (SELECT … LIMIT n)`: a plan may run the subquery more than once, and LIMIT 1 then takes everything. As an array it is
 # run once. Rows come back in the order of the table, not of the ids.
 _DELETE: Final = """
@@ -33,16 +45,21 @@ _DELETE: Final = """
                                FROM pgstore.queue_item
                               WHERE store_id = $1
                                 AND partition = $2
+                                AND id >= $4
                               ORDER BY id
                                 FOR UPDATE SKIP LOCKED
                               LIMIT $3))
 """
-TAKE = Statement(f"{_DELETE} RETURNING id, put_at, codec, payload, attempts", "int8 text int8")
+TAKE = Statement(
+    f"{_DELETE} RETURNING id, put_at, codec, payload, attempts",
+    "int8 text int8 int8",
+    unset="SELECT id, put_at, codec, payload, attempts FROM pgstore.queue_take($1, $2, $3, $4)",
+)
 # What a waiting taker asks: unlike TAKE it can be repeated when its answer is lost, so waiting outlives a restart of the server.
 # No row: the queue does not exist any more.
 PEEK = Statement(
     """
-    SELECT EXISTS (SELECT FROM pgstore.queue_item i WHERE i.store_id = $1 AND i.partition = $2),
+    SELECT EXISTS (SELECT FROM pgstore.queue_item i WHERE i.store_id = $1 AND i.partition = $2 AND i.id >= $3),
            (SELECT extract(epoch FROM min(e.due_at) - statement_timestamp())::double precision
               FROM pgstore.queue_deferred e
              WHERE e.store_id = $1
@@ -51,7 +68,7 @@ PEEK = Statement(
       FROM pgstore.store s
      WHERE s.id = $1
     """,
-    "int8 text",
+    "int8 text int8",
     reads=True,
 )
 
@@ -65,7 +82,7 @@ def take_on_terms(*, leased: bool, relaxed: bool, aloud: bool) -> Statement:
     payload.
     *relaxed*: the commit does not wait for the disk.
     """
-    types = "int8 text int8"
+    types = "int8 text int8 int8"
     parts = []
     delete = _DELETE
     if relaxed:
@@ -80,7 +97,7 @@ def take_on_terms(*, leased: bool, relaxed: bool, aloud: bool) -> Statement:
             """
             leased AS (
                 INSERT INTO pgstore.queue_deferred (store_id, partition, kind, due_at, put_at, codec, payload, attempts)
-                SELECT $1, $2, 'l', statement_timestamp() + $4 * interval '1 second', t.put_at, t.codec, t.payload,
+                SELECT $1, $2, 'l', statement_timestamp() + $5 * interval '1 second', t.put_at, t.codec, t.payload,
                        least(t.attempts + 1, 32767)
                   FROM taken t
                  ORDER BY t.id
@@ -90,7 +107,7 @@ def take_on_terms(*, leased: bool, relaxed: bool, aloud: bool) -> Statement:
         source = "leased"
     tail = ""
     if aloud:
-        key, payload = ("$5", "$6") if leased else ("$4", "$5")
+        key, payload = ("$6", "$7") if leased else ("$5", "$6")
         types += " int4 text"
         parts.append(
             f"""
@@ -200,9 +217,12 @@ class Taking(Leasing):
             facts = yield from self._know()
         if not durable:
             yield from self._check_outside("get(durable=False)")
-        if monotonic() >= self._checks.get(partition, 0.0):
-            yield from self._check_due(facts, partition)
-        rows = yield from self._look(facts, partition, n, lease, durable)
+        known = self._known.get(partition)
+        if known is None or monotonic() >= known.check_at or known.servers_seen != self._runner.servers_seen:
+            known = yield from self._know_partition(facts, partition)
+        if known.taken >= ADVANCE_ITEMS:
+            yield from self._advance(facts, partition, known)
+        rows = yield from self._look(facts, partition, known, n, lease, durable)
         if rows or not block:
             return rows
         yield from self._check_exists(facts.id)
@@ -212,7 +232,9 @@ class Taking(Leasing):
         ticket = yield Listen(Topic(facts.id, partition))
         try:
             for seconds in waits():
-                found = yield Query(PEEK, facts.id, partition)
+                if known.servers_seen != self._runner.servers_seen:
+                    known = yield from self._know_partition(facts, partition)
+                found = yield Query(PEEK, facts.id, partition, known.low)
                 if not found:
                     raise self._missing()
                 there_are_some, due_in = found[0]
@@ -220,7 +242,7 @@ class Taking(Leasing):
                     yield from self._bring_back(facts, partition)
                     there_are_some = True
                 if there_are_some:
-                    rows = yield from self._look(facts, partition, n, lease, durable)
+                    rows = yield from self._look(facts, partition, known, n, lease, durable)
                     if rows:
                         return rows
                 if deadline.passed():
@@ -232,20 +254,40 @@ class Taking(Leasing):
             ticket.close()
         raise AssertionError("unreachable")
 
-    def _look(self, facts: Facts, partition: str, n: int, lease: float | None = None, durable: bool = True) -> Op[Rows]:
+    def _look(self, facts: Facts, partition: str, known: Known, n: int, lease: float | None, durable: bool) -> Op[Rows]:
         store_id = facts.id
         if lease is None and durable and "maxsize" not in facts.options:
             rows: Rows = yield Query(
-                TAKE, store_id, partition, n, undo=lambda rows: self._put_back(store_id, partition, rows)
+                TAKE, store_id, partition, n, known.low, undo=lambda rows: self._put_back(store_id, partition, rows)
             )
         else:
-            rows = yield from self._look_on_terms(facts, partition, n, lease, durable)
+            rows = yield from self._look_on_terms(facts, partition, known.low, n, lease, durable)
+        known.taken += len(rows)
         if len(rows) > 1:
             rows.sort()
         return rows
 
-    def _look_on_terms(self, facts: Facts, partition: str, n: int, lease: float | None, durable: bool) -> Op[Rows]:
-        values: list[Any] = [facts.id, partition, n]
+    def _advance(self, facts: Facts, partition: str, known: Known) -> Op[None]:
+        """
+        Raise the mark below which nothing is left; not before those are through who were inserting at the first attempt.
+
+        Before items are taken, for an interrupt puts back only what the last query took. Apart from a transaction, to which what it
+        has taken, and may yet give back, is invisible. Not behind a pooler: a mark must not outlive the server that it is of.
+        """
+        known.taken = 0
+        if self._runner.is_pooled:
+            return
+        ((low, *advancing),) = yield Apart(one(Query(ADVANCE, facts.id, partition, *known.advancing)))
+        if low is None:
+            known.advancing = tuple(advancing)
+        else:
+            known.advancing = (None, None, None)
+            known.low = max(known.low, low)
+
+    def _look_on_terms(
+        self, facts: Facts, partition: str, low: int, n: int, lease: float | None, durable: bool
+    ) -> Op[Rows]:
+        values: list[Any] = [facts.id, partition, n, low]
         if lease is not None:
             values.append(lease)
         aloud = False

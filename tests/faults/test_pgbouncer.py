@@ -8,7 +8,8 @@ import psycopg
 import pytest
 
 import pgstore
-from pgstore import queue as queue_module
+from pgstore.queue import put as put_module
+from pgstore.queue import take as take_module
 from tests.faults.conftest import Background, until
 from tests.fixtures.clients import Call
 
@@ -65,7 +66,7 @@ def test_stores_work_through_a_pooler(call, client, stores):
 
 def test_statements_of_several_parts_work_through_a_pooler(call, client, stores, monkeypatch):
     _, queue = stores
-    monkeypatch.setattr(queue_module, "BATCH_ITEMS", 7)
+    monkeypatch.setattr(put_module, "BATCH_ITEMS", 7)
 
     call(queue.put_many, range(50))
 
@@ -143,7 +144,7 @@ def test_a_waiting_get_polls_through_a_pooler(call, stores, own_database):
 
 
 def test_with_a_listen_url_a_waiting_get_is_notified(call: Call, pgbouncer, own_database, eye, monkeypatch):
-    monkeypatch.setattr(queue_module, "waits", lambda: itertools.repeat(60.0))
+    monkeypatch.setattr(take_module, "waits", lambda: itertools.repeat(60.0))
     client = pgstore.Client(pgbouncer.url(own_database), listen_url=own_database)
     queue = pgstore.Queue.persist("queue", client=client)
     queue.hydrate()

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 import pgstore
-from pgstore import queue as queue_module
+from pgstore.queue import take as take_module
 from pgstore.client import links, listener
 from pgstore.client.listener import AsyncTicket, BlockingTicket, waits
 from pgstore.core import operation
@@ -44,7 +44,7 @@ def elsewhere(own_database):
 @pytest.fixture
 def deaf_otherwise(monkeypatch):
     """Waiters look by themselves once a minute only: what wakes them earlier is a notification."""
-    monkeypatch.setattr(queue_module, "waits", lambda: itertools.repeat(60.0))
+    monkeypatch.setattr(take_module, "waits", lambda: itertools.repeat(60.0))
 
 
 def before(monkeypatch, owner, name, action):
@@ -81,12 +81,12 @@ def test_a_put_between_the_registration_and_the_look_is_seen(call, queue, elsewh
     original = operation.Query
 
     def query(statement, *values, **options):
-        if statement is queue_module.PEEK and not put:
+        if statement is take_module.PEEK and not put:
             put.append(1)
             elsewhere.put("item")
         return original(statement, *values, **options)
 
-    monkeypatch.setattr(queue_module, "Query", query)
+    monkeypatch.setattr(take_module, "Query", query)
     began = time.monotonic()
 
     assert call(queue.get) == "item"
@@ -141,7 +141,7 @@ def _id(queue):
 
 
 def test_a_waiter_whose_queue_is_deleted_is_told(call, queue, elsewhere, eye, monkeypatch):
-    monkeypatch.setattr(queue_module, "waits", lambda: itertools.repeat(0.05))
+    monkeypatch.setattr(take_module, "waits", lambda: itertools.repeat(0.05))
     getting = Background(call, queue.get)
     until(eye.waiting)
 
@@ -207,7 +207,7 @@ def test_each_look_of_a_waiter_is_one_statement_and_the_listener_sends_none(call
             looks.append(0.02)
             yield 0.02
 
-    monkeypatch.setattr(queue_module, "waits", often)
+    monkeypatch.setattr(take_module, "waits", often)
     for kind in (links.BlockingLink, links.AsyncLink):
         original = kind.execute
 

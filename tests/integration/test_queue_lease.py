@@ -48,7 +48,7 @@ def expire(sql):
             int(store.object_id.removeprefix("qu-")),
         )
         for each in (store, *others):
-            each._checks.clear()
+            each._known.clear()
 
     return expire
 
@@ -212,7 +212,7 @@ def test_an_extended_lease_does_not_end(call, store, expire, sql):
     lease = call(store.get, lease=60)
     expire(store)
     call(lease.extend, 30)
-    store._checks.clear()
+    store._known.clear()
 
     assert call(store.get, block=False) is None
 

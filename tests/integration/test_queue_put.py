@@ -312,7 +312,7 @@ def test_the_commit_of_such_a_statement_does_not_wait_for_the_disk(store, databa
         values = [store_id, "", [b"x"]]
     else:
         statement = take_on_terms(leased=False, relaxed=True, aloud=False)
-        values = [store_id, "", 1]
+        values = [store_id, "", 1, 0]
 
     with psycopg.connect(database) as connection:
         cursor = psycopg.RawCursor(connection)

@@ -91,22 +91,24 @@ def test_a_trigger_feeds_a_worker(call, store, sql):
     """
     The README's example. An order that is rolled back was never there.
     """
-    sql("CREATE TABLE orders (id int PRIMARY KEY, customer text)")
+    sql("CREATE TABLE trigger_orders (id int PRIMARY KEY, customer text)")
     sql(
         f"""
-        CREATE FUNCTION enqueue_order() RETURNS trigger LANGUAGE plpgsql AS $$
+        CREATE FUNCTION enqueue_trigger_order() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
             PERFORM pgstore.queue_put('{store.name}', to_jsonb(NEW));
             RETURN NULL;
         END $$
         """
     )
-    sql("CREATE TRIGGER enqueue AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION enqueue_order()")
+    sql("CREATE TRIGGER enqueue AFTER INSERT ON trigger_orders FOR EACH ROW EXECUTE FUNCTION enqueue_trigger_order()")
     try:
-        sql("INSERT INTO orders VALUES (1, 'Ada'), (2, 'Bob')")
-        sql("DO 'BEGIN INSERT INTO orders VALUES (3, NULL); RAISE EXCEPTION $$no$$; EXCEPTION WHEN OTHERS THEN END'")
+        sql("INSERT INTO trigger_orders VALUES (1, 'Ada'), (2, 'Bob')")
+        sql(
+            "DO 'BEGIN INSERT INTO trigger_orders VALUES (3, NULL); RAISE EXCEPTION $$no$$; EXCEPTION WHEN OTHERS THEN END'"
+        )
 
         assert call(store.get_many, 9) == [{"id": 1, "customer": "Ada"}, {"id": 2, "customer": "Bob"}]
     finally:
-        sql("DROP TABLE orders")
-        sql("DROP FUNCTION enqueue_order")
+        sql("DROP TABLE trigger_orders")
+        sql("DROP FUNCTION enqueue_trigger_order")

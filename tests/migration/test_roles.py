@@ -17,7 +17,8 @@ SELECT c.oid::regclass::text, c.relkind::text, c.relname::text
 """
 CALLS = """
 SELECT format('%s.%I(%s)', 'pgstore', p.proname,
-              (SELECT string_agg('''1''::' || format_type(a.type, NULL), ', ' ORDER BY a.position)
+              (SELECT string_agg(CASE WHEN a.type = 'text[]'::regtype THEN '''{1}''::' ELSE '''1''::' END
+                                 || format_type(a.type, NULL), ', ' ORDER BY a.position)
                  FROM unnest(p.proargtypes) WITH ORDINALITY AS a (type, position)))
   FROM pg_proc p
  WHERE p.pronamespace = 'pgstore'::regnamespace

@@ -1,0 +1,356 @@
+"""The mark below which a Queue has nothing left: gets start there, and it must never pass an item that is still to come."""
+
+from __future__ import annotations
+
+import queue as stdlib
+import random
+import threading
+import time
+
+import psycopg
+import pytest
+
+import pgstore
+from pgstore.queue import take
+from pgstore.queue.base import INSERT_LOCK_CLASS
+
+
+@pytest.fixture(autouse=True)
+def _advance_at_every_get(monkeypatch):
+    monkeypatch.setattr(take, "ADVANCE_ITEMS", 1)
+
+
+@pytest.fixture
+def store(client, store_name):
+    return pgstore.Queue.from_name(store_name, create_if_missing=True, client=client).hydrate()
+
+
+@pytest.fixture
+def store_elsewhere(client_elsewhere, store_name):
+    return pgstore.Queue.from_name(store_name, create_if_missing=True, client=client_elsewhere)
+
+
+@pytest.fixture
+def head(sql):
+    """A call that gives the mark of a Queue, 0 without one."""
+
+    def head(store):
+        rows = sql("SELECT low FROM pgstore.queue_head WHERE store_id = %s AND partition = ''", number(store))
+        return rows[0][0] if rows else 0
+
+    return head
+
+
+def number(store) -> int:
+    return int(store.object_id.removeprefix("qu-"))
+
+
+def work(store, times=3):
+    """Puts and gets that raise the mark as far as it may go."""
+    for _ in range(times):
+        store.put("work")
+        assert store.get() == "work"
+
+
+def test_the_mark_follows_what_is_taken(call, store, head):
+    """
+    Else a get would pass the dead rows of all items taken since the oldest snapshot in the database.
+    """
+    store.put_many(range(100))
+    call(store.get_many, 99)
+
+    call(store.get)
+    call(store.get, block=False)
+    first = head(store)
+    store.put("next")
+    call(store.get)
+    call(store.get, block=False)
+
+    assert 0 < first < head(store)
+    assert store._known[""].low == head(store)
+
+
+def test_an_item_of_a_transaction_that_commits_late_is_not_passed(call, client_elsewhere, store, store_elsewhere):
+    """
+    Its id is below those that are taken meanwhile; the lock says that it may be on its way.
+    """
+    with client_elsewhere.transaction():
+        store_elsewhere.put("late")
+        for _ in range(3):
+            call(store.put, "work")
+            assert call(store.get) == "work"
+
+    assert call(store.get, timeout=0) == "late"
+
+
+@pytest.mark.parametrize("way", ["sql", "many", "ordered", "lease", "revive"])
+def test_every_way_in_is_counted_as_inserting(client_elsewhere, store, store_elsewhere, way):
+    store.put("late")
+    lease = store.get(lease=60)
+    lease._store = store_elsewhere
+    if way == "revive":
+        with client_elsewhere.transaction() as tx:
+            tx.connection.execute(
+                "UPDATE pgstore.queue_deferred SET kind = 'x', due_at = NULL WHERE store_id = %s", [number(store)]
+            )
+    ways = {
+        "sql": lambda tx: tx.connection.execute("SELECT pgstore.queue_put(%s, '\"late\"')", [store.name]),
+        "many": lambda tx: store_elsewhere.put_many(["late"]),
+        "ordered": lambda tx: store_elsewhere.put("late", ordered=True),
+        "lease": lambda tx: lease.nack(),
+        "revive": lambda tx: store_elsewhere.revive(),
+    }
+
+    with client_elsewhere.transaction() as tx:
+        ways[way](tx)
+        work(store)
+
+    assert store.get(timeout=0) == "late"
+
+
+def test_an_item_that_a_rolled_back_get_gives_back_is_not_passed(call, client_elsewhere, store, store_elsewhere):
+    """
+    While it is taken it is still to be seen, and holds the mark back.
+    """
+    store.put("held")
+    with pytest.raises(RuntimeError), client_elsewhere.transaction():
+        assert store_elsewhere.get() == "held"
+        for _ in range(3):
+            call(store.put, "work")
+            assert call(store.get) == "work"
+        raise RuntimeError
+
+    assert call(store.get, timeout=0) == "held"
+
+
+@pytest.mark.parametrize("connections_max", [1, 2])
+def test_a_transaction_does_not_pass_what_it_has_itself_taken(database, store, connections_max):
+    """
+    To itself the item is gone for good; with a single connection there is no other to look from.
+    """
+    with pgstore.Client(database, connections_max=connections_max) as client:
+        mine = pgstore.Queue.from_name(store.name, client=client)
+        store.put_many(["held", "a", "b"])
+        with pytest.raises(RuntimeError), client.transaction():
+            assert [mine.get() for _ in range(3)] == ["held", "a", "b"]
+            assert mine.get(block=False) is None
+            raise RuntimeError
+
+        assert mine.get_many(9, timeout=0) == ["held", "a", "b"]
+
+
+def test_an_empty_get_in_an_open_transaction_does_not_hold_the_mark_back(
+    client_elsewhere, store, store_elsewhere, head
+):
+    """
+    As it would if the lock of the table were asked who inserts: a waiting consumer has that as well.
+    """
+    with client_elsewhere.transaction() as tx:
+        tx.connection.execute("SELECT 1")
+        assert store_elsewhere.get(block=False) is None
+        work(store)
+
+        assert head(store) > 0
+
+
+def test_an_item_put_back_lies_above_the_mark(call, store, store_elsewhere, sql):
+    """
+    At its old place nobody would find it: with it gone others have raised the mark.
+    """
+    store.put_many(["bad", "good"])
+    sql("UPDATE pgstore.queue_item SET payload = '\\x80' WHERE store_id = %s AND payload LIKE '%%bad%%'", number(store))
+    original = pgstore.Queue._put_back
+
+    def put_back(*arguments):
+        work(store_elsewhere)
+        return original(*arguments)
+
+    store._put_back = put_back
+    with pytest.raises(pgstore.DeserializationError):
+        call(store.get_many, 2)
+
+    assert store_elsewhere.len() == 2
+    with pytest.raises(pgstore.DeserializationError):
+        store_elsewhere.get(timeout=0)
+    assert store_elsewhere.get(timeout=0) == "good"
+
+
+def test_the_lock_is_taken_before_the_id(store, database, sql):
+    """
+    In between, an id would be drawn that nobody knows of.
+    """
+    puts = {
+        "put": lambda: store.put(1),
+        "many": lambda: store.put_many([1, 2]),
+        "terms": lambda: store.put(1, ordered=True),
+        "sql": lambda: sql("SELECT pgstore.queue_put(%s, '1')", store.name),
+    }
+    for put in puts.values():
+        with psycopg.connect(database) as connection:
+            connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [INSERT_LOCK_CLASS, number(store)])
+            before = connection.execute("SELECT last_value FROM pgstore.queue_item_id_seq").fetchone()
+            thread = threading.Thread(target=put)
+            thread.start()
+            thread.join(0.3)
+            assert thread.is_alive()
+            assert connection.execute("SELECT last_value FROM pgstore.queue_item_id_seq").fetchone() == before
+        thread.join()
+
+
+ADVANCE = "SELECT low FROM pgstore.queue_advance(%s, '', NULL, NULL, NULL)"
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_the_mark_is_not_raised_by_what_an_old_snapshot_sees(store, database, level):
+    with psycopg.connect(database) as connection:
+        connection.execute(f"SET TRANSACTION ISOLATION LEVEL {level.upper()}")
+        assert connection.execute(ADVANCE, [number(store)]).fetchone() == (None,)
+
+
+def test_a_sequence_that_was_never_used_has_no_id_to_pass(own_database):
+    """
+    Its last value is then the one that comes next.
+    """
+    with pgstore.Client(own_database) as client, psycopg.connect(own_database, autocommit=True) as connection:
+        queue = pgstore.Queue.persist("queue", client=client).hydrate()
+        connection.execute(ADVANCE, [number(queue)])
+
+        queue.put("first")
+
+        assert queue.get(timeout=0) == "first"
+
+
+def test_a_mark_is_forgotten_with_the_server_that_it_was_of(call, client, store, store_elsewhere):
+    """
+    One that takes over after a failover may give out ids again that the old one gave out last.
+    """
+    work(store)
+    store._known[""].low = 1 << 60
+    store_elsewhere.put("item")
+    assert call(store.get, block=False) is None
+
+    client.arrived(None)
+
+    assert call(store.get, timeout=0) == "item"
+
+
+def test_a_waiting_get_forgets_it_too(call, client, store, store_elsewhere):
+    work(store)
+    store._known[""].low = 1 << 60
+    threading.Timer(0.2, client.arrived, [None]).start()
+    threading.Timer(0.4, store_elsewhere.put, ["item"]).start()
+
+    assert call(store.get, timeout=20) == "item"
+
+
+def test_a_mark_begun_on_another_server_is_not_raised_to_its_ids(store, sql, head):
+    sql("SELECT low FROM pgstore.queue_advance(%s, '', %s, '{}', 'another server')", number(store), 1 << 60)
+
+    assert head(store) < 1 << 60
+    store.put("item")
+    assert store.get(timeout=0) == "item"
+
+
+def test_a_callers_connection_keeps_its_planner_settings(client, store, database):
+    """
+    There the function brings its own: a plan with a sequential scan, cached while the queue was empty, would stay.
+    """
+    store.put_many(["first", "second"])
+    with psycopg.connect(database) as connection:
+        with client.transaction(connection):
+            assert store.get() == "first"
+        assert connection.execute("SHOW enable_seqscan").fetchone() == ("on",)
+        connection.rollback()
+
+    assert store.get_many(9) == ["first", "second"]
+
+
+def test_a_sequence_behind_a_mark_is_found(store, sql):
+    """
+    After a switch to a server that was fed by logical replication, which leaves sequences out.
+    """
+    check = (pgstore.migrate.sql_directory() / "checks" / "queue_sequence.sql").read_text()
+    work(store)
+    assert sql(check) == []
+
+    with psycopg.connect(store._runner.settings.url) as connection:
+        connection.execute("UPDATE pgstore.queue_head SET low = 1000000000000 WHERE store_id = %s", [number(store)])
+        rows = connection.execute(check).fetchall()
+        connection.rollback()
+
+    assert [row[0] for row in rows] == [number(store)]
+
+
+def test_nothing_is_lost_or_doubled(database, store, head):
+    """
+    Slow commits, rolled back puts and gets, and a consumer whose connection is killed with items in hand.
+    """
+    put: list[tuple[int, int]] = []
+    taken: list[tuple[int, int]] = []
+    failures: list[BaseException] = []
+    lock = threading.Lock()
+    producing = threading.Event()
+
+    def produce(producer):
+        rng = random.Random(producer)
+        with pgstore.Client(database) as client:
+            queue = pgstore.Queue.from_name(store.name, client=client)
+            for start in range(0, 150, 3):
+                items = [(producer, start + offset) for offset in range(3)]
+                try:
+                    with client.transaction():
+                        queue.put_many(items)
+                        time.sleep(rng.choice([0, 0, 0.001, 0.02]))
+                        if rng.random() < 0.1:
+                            raise ZeroDivisionError
+                except ZeroDivisionError:
+                    queue.put_many(items)
+                with lock:
+                    put.extend(items)
+
+    def consume(consumer):
+        rng = random.Random(100 + consumer)
+        with pgstore.Client(database) as client:
+            queue = pgstore.Queue.from_name(store.name, client=client)
+            while True:
+                ended = producing.is_set()
+                try:
+                    with client.transaction() as tx:
+                        items = queue.get_many(rng.choice([1, 2, 7]), block=False)
+                        if items and rng.random() < 0.1:
+                            time.sleep(rng.choice([0, 0.02]))
+                            raise ZeroDivisionError
+                        if items and consumer == 0 and rng.random() < 0.05:
+                            tx.connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+                except (ZeroDivisionError, psycopg.OperationalError, pgstore.errors.StoreUnavailable):
+                    continue
+                with lock:
+                    taken.extend(items)
+                if not items:
+                    if ended:
+                        return
+                    time.sleep(0.002)
+
+    def guard(function, argument):
+        try:
+            function(argument)
+        except BaseException as exc:
+            failures.append(exc)
+
+    producers = [threading.Thread(target=guard, args=(produce, i)) for i in range(4)]
+    consumers = [threading.Thread(target=guard, args=(consume, i)) for i in range(4)]
+    for thread in producers + consumers:
+        thread.start()
+    for thread in producers:
+        thread.join()
+    producing.set()
+    for thread in consumers:
+        thread.join()
+    with pytest.raises(stdlib.Empty):
+        while True:
+            taken.extend(store.get_many(100, timeout=0))
+
+    assert failures == []
+    assert sorted(taken) == sorted(put)
+    assert len(put) == 600
+    assert head(store) > 0
