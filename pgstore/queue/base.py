@@ -33,13 +33,9 @@ class Known:
 
     __slots__ = ("advancing", "check_at", "low", "servers_seen", "taken")
 
-    def __init__(self) -> None:
+    def __init__(self, servers_seen: int) -> None:
+        self.servers_seen = servers_seen  # by the client; when there are more, all this may be of another server
         self.check_at = 0.0  # when to look for what has become due (see `lease`)
-        self.forget(0)
-
-    def forget(self, servers_seen: int) -> None:
-        """What was known may be of another server."""
-        self.servers_seen = servers_seen
         self.low = 0  # below it nothing is left (see `take`)
         self.taken = 0  # since the mark was raised
         self.advancing: tuple[Any, ...] = (None, None, None)  # what `queue_advance` wants to be told the next time

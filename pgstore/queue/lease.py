@@ -347,15 +347,14 @@ class Leasing(QueueBase):
 
     def _know_partition(self, facts: Facts, partition: str) -> Op[Known]:
         """What is known of *partition*, made new once a second: what has become due is then back, and the mark others set known."""
+        servers_seen = self._runner.servers_seen
         known = self._known.get(partition)
-        if known is None:
+        if known is None or known.servers_seen != servers_seen:
             if len(self._known) >= _PARTITIONS_REMEMBERED:
                 self._known.clear()
-            known = self._known[partition] = Known()
+            # Not emptied: what another thread has just been told by the server before goes into the old one.
+            known = self._known[partition] = Known(servers_seen)
         known.check_at = monotonic() + CHECK_SECONDS
-        servers_seen = self._runner.servers_seen
-        if known.servers_seen != servers_seen:
-            known.forget(servers_seen)
         low = yield from self._bring_back(facts, partition)
         if low is not None and not self._runner.is_pooled:
             known.low = max(known.low, low)
