@@ -35,12 +35,18 @@ COLLECT = Statement(
     """,
     "int8",
 )
+# Nothing is looked through unless the first is old: the log may hold millions.
 FORGET_CHANGES = Statement(
     """
     DELETE FROM pgstore.dict_change
      WHERE ctid = ANY (ARRAY(SELECT ctid
                                FROM pgstore.dict_change
                               WHERE store_id = $1
+                                AND (SELECT changed_at
+                                       FROM pgstore.dict_change
+                                      WHERE store_id = $1
+                                      ORDER BY transaction_id, id
+                                      LIMIT 1) < statement_timestamp() - interval '1 hour'
                                 AND changed_at < statement_timestamp() - interval '1 hour'
                               ORDER BY transaction_id, id
                               LIMIT 1000
