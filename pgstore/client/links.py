@@ -13,9 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import json
 import os
 import select
 from collections.abc import Coroutine, Generator, Iterator, Sequence
+from decimal import Decimal
 from itertools import repeat, starmap
 from typing import Any, Final, TypeVar
 
@@ -23,6 +25,7 @@ import psycopg
 from psycopg import pq
 from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.pq.abc import PGresult
+from psycopg.types.json import set_json_loads
 
 from pgstore import errors
 from pgstore.core import protocol
@@ -36,6 +39,16 @@ T = TypeVar("T")
 
 # A copy: what a program registers globally for its own types must not change what pgstore reads.
 ADAPTERS: Final = AdaptersMap(psycopg.adapters)
+
+
+def _loads_json(data: str | bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:  # an integer of more digits than Python converts from text, which SQL may have put
+        return json.loads(data, parse_int=lambda digits: int(Decimal(digits)))
+
+
+set_json_loads(_loads_json, ADAPTERS)
 
 # An interrupted statement is given this long to end by itself before the server is asked to cancel it: cancelling would abort
 # the transaction that it is part of.

@@ -35,12 +35,18 @@ COLLECT = Statement(
     """,
     "int8",
 )
+# Nothing is looked through unless the first is old: the log may hold millions.
 FORGET_CHANGES = Statement(
     """
     DELETE FROM pgstore.dict_change
      WHERE ctid = ANY (ARRAY(SELECT ctid
                                FROM pgstore.dict_change
                               WHERE store_id = $1
+                                AND (SELECT changed_at
+                                       FROM pgstore.dict_change
+                                      WHERE store_id = $1
+                                      ORDER BY transaction_id, id
+                                      LIMIT 1) < statement_timestamp() - interval '1 hour'
                                 AND changed_at < statement_timestamp() - interval '1 hour'
                               ORDER BY transaction_id, id
                               LIMIT 1000
@@ -112,10 +118,12 @@ class DictBase(Store):
             create_if_missing: create it on first use; else using it raises `NotFoundError`.
             client: None: the default client.
             serializer: `pickle` (any value), `cloudpickle` (the same, always by cloudpickle), or `json` (JSON values in a
-                jsonb column; reading runs no code).
+                jsonb column; reading runs no code, so no class of yours can be a key). As in JSON, tuples come back as lists and
+                the keys of dicts as str; as in jsonb, of equal keys the last is kept, floats of 1e16 and more come back as int,
+                and -0.0 within a value as 0.0.
             ttl: seconds after which an entry expires unless its put says otherwise.
             watch: log changes, for `watch()`.
-            json_projection: also store values as jsonb where they are JSON, for SQL to query and index.
+            json_projection: also store values as jsonb where they are JSON of at most 32 MiB, for SQL to query and index.
 
         The last four are fixed when the Dict is created. None leaves them as they are, or at `pickle`, no expiry, and off.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from pgstore.core.operation import Op, Query, atomic, operation
 from pgstore.core.statement import Statement
@@ -103,7 +103,12 @@ class Bulk(Entries):
         """
         if set(kwargs) == {"mapping"} and other is None and isinstance(kwargs["mapping"], Mapping):
             other, kwargs = kwargs["mapping"], {}
-        pairs = other.items() if isinstance(other, Mapping) else () if other is None else other
+        given: Any = other
+        if isinstance(given, Bulk) and given._runner is self._runner and given._bound in (None, self._bound):
+            # As a part of this call: `items()` would block an event loop.
+            pairs = yield from cast("Any", given).items.op()
+        else:
+            pairs = given.items() if isinstance(given, Mapping) else () if given is None else given
         codec = yield from self._open()
         seconds = self._ttl(ttl, codec.facts.options)
         entries: dict[str, tuple[Any, ...]] = {}

@@ -17,10 +17,11 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.registry import Facts
-from pgstore.serializers import check_size, decode_key, encode_key, encode_value, loads
+from pgstore.serializers import check_size, decode_key, decode_plain_key, encode_key, encode_value, loads
 
 SERIALIZERS: Final = ("pickle", "json", "cloudpickle")
 SIGNATURE_BYTES: Final = 16
+PROJECTION_CHARS_MAX: Final = 32 * 1024 * 1024  # as jsonb it may be six times as much; the server refuses 256 MiB
 _SIGNED_KEY: Final = b"\x01"  # a pickle starts with 0x80
 _SIZE_UNCHECKED: Final = 1 << 20
 _INT64: Final = range(-(2**63), 2**63)
@@ -86,7 +87,7 @@ class Codec:
     def pair(self, row: Sequence[Any]) -> tuple[Any, Any]:
         """Key and value of a row of key, key_pickle and the value's columns. Plain pickles under plain keys go a short way."""
         text, pickled, codec, data, integer, real, document = row
-        if codec == "p" and pickled is None and not self._keys:
+        if codec == "p" and pickled is None and not self._keys and self._serializer != "json":
             try:
                 return text, pickle.loads(data)
             except Exception:  # noqa: BLE001  # the long way says what is wrong
@@ -96,6 +97,8 @@ class Codec:
 
     def _checked(self, codec: str, data: bytes, text: str) -> bytes:
         """The pickle in *data*, if this client may load it."""
+        if self._serializer == "json" and codec in "ps":
+            raise errors.DeserializationError("the value is a pickle, in a Dict of serializer='json'", data)
         if codec == "p":
             if self._keys:
                 raise errors.DeserializationError("the value is not signed, and this client has signing keys", data)
@@ -125,6 +128,14 @@ class Codec:
     def encode_key(self, key: Any) -> tuple[str, bytes | None]:
         """The key's text, and where that does not give it back its pickle."""
         text, pickled = encode_key(key)
+        if pickled is not None and self._serializer == "json":
+            try:
+                decode_plain_key(text, pickled)
+            except errors.DeserializationError as exc:
+                raise TypeError(
+                    f"key {key!r} cannot be a key of {self._name}, of serializer='json', which loads no class but of the "
+                    f"standard library: {exc.__cause__}"
+                ) from None
         if pickled is not None and self._keys:
             pickled = _SIGNED_KEY + self._sign(text, pickled) + pickled
         return text, pickled
@@ -140,9 +151,9 @@ class Codec:
                     f"a key of {self._name} is signed by none of this client's keys", pickled
                 )
             pickled = rest
-        elif self._keys:
+        elif self._keys and self._serializer != "json":
             raise errors.DeserializationError(f"a key of {self._name} is not signed", pickled)
-        return decode_key(text, pickled)
+        return decode_plain_key(text, pickled) if self._serializer == "json" else decode_key(text, pickled)
 
     # ---------------------------------------------------------------------------------------------------- signatures
 
@@ -169,7 +180,7 @@ def _projected(value: Any) -> str | None:
         document.encode()
     except (TypeError, ValueError, RecursionError):
         return None
-    return None if _NUL.search(document) else document
+    return None if len(document) > PROJECTION_CHARS_MAX or _NUL.search(document) else document
 
 
 def _cloudpickled(value: Any, key: Any, name: str) -> bytes:

@@ -31,7 +31,8 @@ class Memoizing(Entries, Locking):
 
         Args:
             ttl: seconds until a result is computed anew; None: the Dict's default.
-            key: called with the arguments, gives the key; None: the function's name and its arguments, which must be keys.
+            key: called with the arguments, gives the key; None: the function's module and name, which two lambdas share, and its
+                arguments, which must be keys.
             lease: see above.
         """
 

@@ -111,7 +111,7 @@ class Scan(DictBase):
         snapshot; else entries may be changed meanwhile.
 
         Args:
-            prefix: only str keys that start so (at most 1,000 bytes).
+            prefix: only str keys that start so (at most 1,000 bytes; not those with NUL or surrogates); empty: all keys.
             start: from this key on, itself included.
             end: up to this key, itself excluded.
             reverse: from the last to the first.
@@ -162,7 +162,8 @@ class _Bounds:
         self.left = (1 << 62) if limit is None else limit
 
     def _narrow(self, prefix: str) -> None:
-        if not isinstance(prefix, str) or len(prefix.encode(errors="replace")) > 1000 or key_text(prefix) != prefix:
+        given: object = prefix
+        if not isinstance(given, str) or len(prefix.encode(errors="replace")) > 1000 or key_text(prefix) != prefix:
             raise errors.InvalidError(
                 f"prefix {prefix!r} is not a str of at most 1,000 bytes that can begin a key's text"
             )

@@ -6,7 +6,7 @@ is equal exactly when the keys are. Neither touches a database, and neither impo
 
 from __future__ import annotations
 
-from pgstore.serializers.keys import decode_key, encode_key, key_text
+from pgstore.serializers.keys import decode_key, decode_plain_key, encode_key, key_text
 from pgstore.serializers.values import (
     CODEC_FLOAT,
     CODEC_INTEGER,
@@ -26,6 +26,7 @@ __all__ = [
     "VALUE_BYTES_MAX",
     "check_size",
     "decode_key",
+    "decode_plain_key",
     "decode_value",
     "dumps",
     "encode_key",

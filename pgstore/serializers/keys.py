@@ -42,11 +42,14 @@ is its instant, always. Fractions of a second in an offset, which Python compare
 
 from __future__ import annotations
 
+import io
+import pickle
 import re
 import sys
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
+from pgstore import errors
 from pgstore.serializers import values
 
 # Longer texts are cut and hashed, to 1,089 bytes. A row of a btree index holds at most 2,704.
@@ -64,6 +67,28 @@ _DECIMAL_BITS_MAX: Final = 2000
 _ENCODERS_MAX: Final = 1000
 
 _Encoder: TypeAlias = Callable[[Any], str]
+
+
+# All that a key of accepted types is pickled with, the program's own classes left out.
+_PLAIN: Final = frozenset(
+    {
+        ("builtins", "complex"),
+        ("decimal", "Decimal"),
+        ("fractions", "Fraction"),
+        ("uuid", "UUID"),
+        ("uuid", "SafeUUID"),
+        ("datetime", "date"),
+        ("datetime", "datetime"),
+        ("datetime", "time"),
+        ("datetime", "timedelta"),
+        ("datetime", "timezone"),
+        ("zoneinfo", "ZoneInfo"),
+        ("pathlib", "PurePosixPath"),
+        ("pathlib", "PosixPath"),
+        ("pathlib", "PureWindowsPath"),
+        ("pathlib", "WindowsPath"),
+    }
+)
 
 
 class _Refused(Exception):
@@ -103,6 +128,39 @@ def decode_key(text: str, key_pickle: bytes | memoryview | None) -> Any:
     if key_pickle is None:
         return text
     return values.loads(key_pickle, f"key {text!r}")
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Makes objects of the accepted types of the standard library, whose constructors do nothing else, and of no others."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _unpickler_of_zones
+        if (module.split(".")[0], name) not in _PLAIN:
+            raise pickle.UnpicklingError(f"{module}.{name} is no type of the standard library that keys are made of")
+        return super().find_class(module, name)
+
+
+def _unpickler_of_zones(cls: Any, name: str) -> Any:
+    """The one attribute that pickles of keys ask for."""
+    if cls.__module__ != "zoneinfo" or name != "_unpickle":
+        raise pickle.UnpicklingError(f"{cls!r} is asked for its {name}")
+    return cls._unpickle
+
+
+def decode_plain_key(text: str, key_pickle: bytes) -> Any:
+    """
+    Return the key as `decode_key` does, running no code but the standard library's; whatever the bytes are.
+
+    Raises:
+        DeserializationError: it has a class of another library or of the program's, or the bytes are damaged.
+    """
+    try:
+        return _PlainUnpickler(io.BytesIO(key_pickle)).load()
+    except MemoryError:
+        raise
+    except Exception as exc:
+        raise errors.DeserializationError(f"key {text!r} cannot be loaded: {exc}", raw=bytes(key_pickle)) from exc
 
 
 def key_text(key: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import pickle
 import threading
@@ -144,6 +145,20 @@ def test_update_takes_mappings_pairs_and_keywords(call, store):
     call(store.update, {})
 
     assert dict(call(store.items)) == {"a": 10, 2: "two", "b": 3, "c": 4, "d": 5}
+
+
+def test_update_takes_another_dict_also_inside_an_asynchronous_transaction(client, store, store_name):
+    other = pgstore.Dict.persist(f"{store_name}-b", client=client)
+    other.update({"a": 1, (2,): "two"})
+
+    async def main():
+        async with client.transaction():
+            await store.update.aio(other)
+        await client.aclose()
+
+    asyncio.run(main())
+
+    assert store == other
 
 
 def test_update_with_equal_keys_keeps_the_last(call, store):

@@ -224,6 +224,18 @@ def test_a_watcher_that_is_closed_ends_also_while_another_thread_waits(watched):
     assert changes == [] == list(watcher)
 
 
+def test_what_is_older_than_an_hour_is_forgotten(watched, sql, monkeypatch):
+    watched.update({"a": 1, "b": 1})
+    sql("UPDATE pgstore.dict_change SET changed_at = changed_at - interval '61 minutes' WHERE key = 'a'")
+    monkeypatch.setattr("pgstore.dict.base._in_passing", lambda: True)
+
+    watched["c"] = 1
+
+    store_id = int(watched.object_id.removeprefix("di-"))
+    left = sql("SELECT key FROM pgstore.dict_change WHERE store_id = %s ORDER BY id", store_id)
+    assert left == [("b",), ("c",)]
+
+
 def test_nothing_is_missed_when_connections_break(watched, watched_elsewhere, sql):
     watcher = started(watched.watch(timeout=1))
     keys = [f"k{number:02}" for number in range(30)]

@@ -755,6 +755,15 @@ def test_a_number_put_from_sql_is_native_where_nothing_is_lost(store, sql, docum
     assert store["k"] == value or codec == "j"
 
 
+def test_an_integer_of_more_digits_than_python_converts_is_read(store, sql):
+    """
+    jsonb holds 131,072 of them; one that raised would keep readers from all other values, too.
+    """
+    sql("SELECT pgstore.dict_put(%s, 'k', (repeat('9', 5000))::jsonb)", store.name)
+
+    assert store.items() == [("k", 10**5000 - 1)]
+
+
 def test_increment_adds_to_what_sql_put(store, sql):
     """
     And SQL sees the sum.

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import decimal
+import enum
+import fractions
+import pathlib
 import pickle
+import uuid
+import zoneinfo
 
 import pytest
 
@@ -70,13 +77,77 @@ def test_other_options_than_those_it_was_created_with_are_refused_on_first_use(c
             pgstore.Dict.from_name(store_name, **options)
 
 
+PLAIN_KEYS = [
+    None, 1, 1.5, 1j, True, b"b", "\0", "\ud800", "x" * 2000, (1, ("a", None)), frozenset({1, "b"}), decimal.Decimal("1.50"),
+    fractions.Fraction(1, 3), uuid.uuid4(), dt.date(2024, 1, 31), dt.datetime.fromisoformat("2024-01-31"),
+    dt.datetime(2024, 1, 31, 12, tzinfo=dt.UTC), dt.time(1, 2), dt.timedelta(1),
+    dt.datetime(2024, 1, 31, 12, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")), pathlib.PurePosixPath("/a"),
+    pathlib.Path("/b"), pathlib.PureWindowsPath("c:/a"),
+]  # fmt: skip
+
+
+def test_every_key_of_the_standard_library_comes_back_from_a_json_dict(call, document):
+    for number, key in enumerate(PLAIN_KEYS):
+        call(document.clear)
+        call(document.put, key, number)
+        ((found, value),) = call(document.items)
+        assert (type(found), found, value) == (type(key), key, number)
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+def test_a_class_of_the_program_is_no_key_of_a_json_dict(call, document):
+    with pytest.raises(TypeError, match="serializer='json'"):
+        call(document.put, (1, Colour.RED), 1)
+    assert call(document.get, (1, Colour.RED)) is None
+
+
+def test_a_json_dict_runs_no_code_whatever_is_in_its_table(call, document, sql):
+    """
+    Whoever may write to the table plants a pickle, as a value and as a key.
+    """
+    call(document.put, "good", [1])
+    plant = "INSERT INTO pgstore.dict_entry (store_id, key, codec, value, key_pickle) VALUES (%s, %s, %s, %s, %s)"
+    sql(plant, entry_id(document), "value", "p", pickle.dumps(Trap()), None)
+    sql(plant, entry_id(document), "signed", "s", b"s" * 16 + pickle.dumps(Trap()), None)
+
+    for operation, *arguments in (
+        (document.get, "value"), (document.pop, "value"), (document.get, "signed"), (document.items,), (document.values,),
+    ):  # fmt: skip
+        Trap.loaded = False
+        with pytest.raises(pgstore.DeserializationError, match="pickle"):
+            call(operation, *arguments)
+        assert not Trap.loaded
+
+    sql("UPDATE pgstore.dict_entry SET codec = 'i', value = NULL, integer_value = 1, key_pickle = %s "
+        "WHERE store_id = %s AND key = 'value'", pickle.dumps(Trap()), entry_id(document))  # fmt: skip
+    del document["signed"]
+    for operation in (document.keys, document.items):
+        with pytest.raises(pgstore.DeserializationError, match="_fall_into"):
+            call(operation)
+        assert not Trap.loaded
+    assert call(document.get, "good") == [1]
+
+
+def test_a_projection_that_jsonb_might_refuse_is_left_out(call, client, store_name, sql, monkeypatch):
+    monkeypatch.setattr("pgstore.dict.codec.PROJECTION_CHARS_MAX", 10)
+    store = pgstore.Dict.from_name(store_name, create_if_missing=True, json_projection=True, client=client)
+
+    call(store.update, {"long": [1] * 10, "short": [1]})
+
+    rows = sql("SELECT key, json_value FROM pgstore.dict_entry WHERE store_id = %s ORDER BY key", entry_id(store))
+    assert rows == [("long", None), ("short", [1])]
+
+
 @pytest.mark.parametrize("option", ["watch", "json_projection"])
 def test_a_switch_is_true_or_false(client, store_name, option):
     """
     Stored as 1 it would be on for Python and off for SQL.
     """
     with pytest.raises(pgstore.InvalidError, match=option):
-        pgstore.Dict.from_name(store_name, create_if_missing=True, client=client, **{option: 1})
+        pgstore.Dict.from_name(store_name, create_if_missing=True, client=client, **{option: 1})  # type: ignore[arg-type]
 
 
 def test_cloudpickle_as_serializer(call, client, store_name):
@@ -189,8 +260,10 @@ def test_whoever_signs_signs_the_key_too_though_it_is_there_already(signing, sto
                 entry.value = 2.5
         elif write == "update":
             changing.update({key: 2.5})
+        elif write == "put":
+            changing.put(key, 2.5)
         else:
-            {"put": changing.put, "increment": changing.increment}[write](key, {"put": 2.5, "increment": 1}[write])
+            changing.increment(key)
 
     expected = [((1, "unsigned"), 2.5), ((2, "old"), 2.5)]
     assert pgstore.Dict.persist(store_name, client=signing(new)).items() == expected
