@@ -17,6 +17,7 @@ import json
 import os
 import select
 from collections.abc import Coroutine, Generator, Iterator, Sequence
+from contextvars import Context
 from decimal import Decimal
 from itertools import repeat, starmap
 from typing import Any, Final, TypeVar
@@ -512,7 +513,8 @@ class AsyncLink(Link):
     async def _ready(self, wanted: int) -> None:
         waiter = self._waiter = self._loop.create_future()
         if not self._reading:
-            self._loop.add_reader(self._socket, self._wake)
+            # In an empty context: a handle keeps the one it was made in, and with that the caller's transaction, alive.
+            Context().run(self._loop.add_reader, self._socket, self._wake)
             self._reading = True
         if wanted != _READ:
             self._loop.add_writer(self._socket, self._wake)

@@ -23,6 +23,7 @@ import time
 import weakref
 import zlib
 from collections.abc import Callable, Coroutine, Iterator
+from contextvars import Context
 from typing import Any, Final
 
 import psycopg
@@ -352,7 +353,7 @@ class AsyncListener:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._wanted.append((topic, done))
         if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="pgstore-listener")
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="pgstore-listener", context=Context())
         self._bell.set()
         try:
             await asyncio.wait([done], timeout=1.0)

@@ -16,6 +16,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any, Final
 
 from pgstore import errors
@@ -300,7 +301,7 @@ class AsyncPool:
             return
         self._idle.append(link)
         if self._reaper is None:
-            self._reaper = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._reap)
+            self._reaper = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._reap, context=Context())
 
     async def discard(self, link: AsyncLink) -> None:
         self.discard_now(link)
@@ -334,7 +335,7 @@ class AsyncPool:
             self._idle.remove(link)
             self.discard_now(link)
         if self._idle:
-            self._reaper = asyncio.get_running_loop().call_later(IDLE_SECONDS / 2, self._reap)
+            self._reaper = asyncio.get_running_loop().call_later(IDLE_SECONDS / 2, self._reap, context=Context())
 
     def _vacate(self) -> None:
         """A link less: whoever waits first may open one."""
