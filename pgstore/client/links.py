@@ -16,7 +16,7 @@ import inspect
 import json
 import os
 import select
-from collections.abc import Coroutine, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextvars import Context
 from decimal import Decimal
 from itertools import repeat, starmap
@@ -34,7 +34,7 @@ from pgstore.core.clock import monotonic
 from pgstore.core.mapping import map_error
 from pgstore.core.operation import CopyIn, CopyOut, Many, Query, putting_back
 from pgstore.core.statement import Statement
-from pgstore.core.steps import Steps
+from pgstore.core.steps import Steps, shielded
 
 T = TypeVar("T")
 
@@ -590,12 +590,3 @@ class AsyncLink(Link):
     def close(self) -> None:
         self._stop_reading()
         super().close()
-
-
-async def shielded(work: Coroutine[Any, Any, T]) -> T:
-    """Run *work* to its end, however often the current task is cancelled meanwhile."""
-    task = asyncio.ensure_future(work)
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(task)
-    return task.result()

@@ -22,10 +22,10 @@ import psycopg
 from pgstore import errors
 from pgstore.client.borrowed import BorrowedAsyncLink, BorrowedLink, source_of
 from pgstore.client.connect import PLAIN_PLANNER, SCHEMA, SETTINGS, check_schema
-from pgstore.client.links import CURRENT_XID, BrokenLink, Patience, shielded
+from pgstore.client.links import CURRENT_XID, BrokenLink, Patience
 from pgstore.core.operation import BeforeCommit, Enrolment, Many, Participant, Query
 from pgstore.core.statement import Statement
-from pgstore.core.steps import Steps, run_async, run_blocking
+from pgstore.core.steps import Steps, run_async, run_blocking, shielded
 
 if TYPE_CHECKING:
     from pgstore.client import Client

@@ -6,8 +6,10 @@ asynchronous one it is an awaitable, and what awaiting it gives comes back.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import inspect
-from collections.abc import Generator
+from collections.abc import Coroutine, Generator
 from typing import Any, TypeAlias, TypeVar
 
 T = TypeVar("T")
@@ -53,3 +55,12 @@ async def run_async(steps: Steps[T]) -> T:
         return done.value  # type: ignore[no-any-return]
     finally:
         failure = None
+
+
+async def shielded(work: Coroutine[Any, Any, T]) -> T:
+    """Run *work* to its end, however often the current task is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    return task.result()
