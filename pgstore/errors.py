@@ -14,6 +14,7 @@
     ├── QueueFull (queue.Full)                  no room in time
     ├── LockTimeout (TimeoutError)              a lock was not free in time
     ├── LeaseLost                               the lease of an item ended, and the item went to others
+    ├── VersionGone (LookupError)               a version of a Volume, or a removed file, that is not kept any more
     ├── FileMissing (FileNotFoundError)         no such path, in a Volume or on this machine
     ├── FileExists (FileExistsError)            a path is taken
     ├── IsADirectory (IsADirectoryError)        a directory where a file was expected
@@ -94,6 +95,10 @@ class LockTimeout(Error, TimeoutError):
 
 class LeaseLost(Error):
     """The lease of an item ended, and the item went to others."""
+
+
+class VersionGone(Error, LookupError):
+    """A version of a Volume, or a file that was removed while it was read, is not kept any more."""
 
 
 class FileMissing(Error, FileNotFoundError):

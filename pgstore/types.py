@@ -36,6 +36,15 @@ class VolumeInfo:
     created_by: str | None
 
 
+@dataclass(frozen=True)
+class VolumeVersion:
+    """A commit of a Volume that can still be read."""
+
+    version: int
+    """Counts up from 1."""
+    committed_at: datetime
+
+
 class FileEntryType(enum.IntEnum):
     """What a `FileEntry` is. Modal's numbers."""
 

@@ -1394,12 +1394,19 @@ CREATE TABLE pgstore.dirent (
 CREATE INDEX dirent_closed ON pgstore.dirent (store_id, version_to) WHERE version_to < 9223372036854775807;  -- for collection
 
 -- Blobs that nothing may refer to any more, for collection to look at: files of a NetworkFileSystem get new ones when a shared
--- one is written. (A Volume's are found with the inodes that had them.)
+-- one is written; collection itself notes those of the inodes that it deletes.
 CREATE TABLE pgstore.blob_left (
     store_id bigint NOT NULL,
     blob_id  bigint NOT NULL,
     left_at  timestamptz NOT NULL DEFAULT statement_timestamp(),
     PRIMARY KEY (store_id, blob_id)
+);
+
+-- Chunks that no extent may have any more, the same: those of deleted blobs, and those that an extent had without owning them.
+CREATE TABLE pgstore.chunk_left (
+    store_id bigint NOT NULL,
+    chunk_id bigint NOT NULL,
+    PRIMARY KEY (store_id, chunk_id)
 );
 
 -- ------------------------------------------------------------------------------------------------- all of it at a glance

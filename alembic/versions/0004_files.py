@@ -14,7 +14,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    for area in (TABLES,):
+    for area in (TABLES, COLLECTION):
         op.execute(area)
 
 
@@ -78,5 +78,13 @@ CREATE TABLE pgstore.blob_left (
     blob_id  bigint NOT NULL,
     left_at  timestamptz NOT NULL DEFAULT statement_timestamp(),
     PRIMARY KEY (store_id, blob_id)
+);
+"""
+
+COLLECTION = r"""
+CREATE TABLE pgstore.chunk_left (
+    store_id bigint NOT NULL,
+    chunk_id bigint NOT NULL,
+    PRIMARY KEY (store_id, chunk_id)
 );
 """
