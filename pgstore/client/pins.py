@@ -104,12 +104,12 @@ class Kept:
         return errors.VersionGone(f"the file (inode {self.number}) was removed, and nothing is left of it")
 
 
-def version(store_id: int, number: int) -> Kept:
+def version_of(store_id: int, number: int) -> Kept:
     """A version of a Volume."""
     return Kept(store_id, number, is_version=True)
 
 
-def inode(store_id: int, number: int) -> Kept:
+def inode_of(store_id: int, number: int) -> Kept:
     """A file of a NetworkFileSystem."""
     return Kept(store_id, number, is_version=False)
 

@@ -10,7 +10,9 @@ from pgstore import errors
 from pgstore.client import Client
 from pgstore.core.operation import BeforeCommit, Op, Query, atomic
 from pgstore.files.changes import ChangeSet
+from pgstore.files.collect import collect_in_passing
 from pgstore.files.contents import StoreGone
+from pgstore.files.history import VersionPin
 from pgstore.files.merge import MergingChanges
 from pgstore.files.tree import CREATE_FILE_SYSTEM, CREATE_ROOT, NEWEST, Tree
 from pgstore.handle import Store
@@ -32,6 +34,7 @@ class FileStoreBase(Store):
     _chunk_bytes: ClassVar[int]
 
     _version: int = NEWEST  # to read
+    _version_pin: VersionPin | None = None  # which keeps it
     _refusal: str | None = None  # why this handle does not write
 
     @classmethod
@@ -99,6 +102,11 @@ class FileStoreBase(Store):
     def _tree(self) -> Op[Tree]:
         """The tree to read, as the current transaction sees it."""
         store_id = yield from self._locate()
+        if self._version_pin is not None:
+            try:
+                yield from self._version_pin.ensure(self._runner, store_id)
+            except StoreGone:
+                raise self._missing() from None
         if self._version != NEWEST:
             return Tree(store_id, None, self._version)
         enrolment = yield from self._enrol(store_id)
@@ -139,7 +147,9 @@ class FileStoreBase(Store):
         attempt = 1 if repeatable and outer is None else ATTEMPTS
         while True:
             try:
-                return (yield from atomic(change()))
+                result = yield from atomic(change())
+                self._runner.chores.note(("collect", store_id), partial(collect_in_passing, store_id))
+                return result
             except StoreGone:
                 raise self._missing() from None
             except (errors.ConflictError, errors.SerializationConflict):

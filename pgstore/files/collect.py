@@ -74,8 +74,8 @@ FLOOR = Statement(
              ORDER BY p.version
              LIMIT 1) AS pinned,
            (SELECT v.version FROM pgstore.volume_version v WHERE v.store_id = $1 ORDER BY v.version LIMIT 1) AS oldest,
-           s.kind = 'nfs' AND (EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = $1 AND i.link_count = 0)
-                               OR EXISTS (SELECT FROM pgstore.blob_left l WHERE l.store_id = $1)) AS has_left
+           EXISTS (SELECT FROM pgstore.blob_left l WHERE l.store_id = $1)
+           OR s.kind = 'nfs' AND EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = $1 AND i.link_count = 0) AS has_left
       FROM pgstore.store s
       JOIN pgstore.file_system f ON f.store_id = s.id
      WHERE s.id = $1

@@ -9,16 +9,22 @@ before there is a name for the directory. So both trees are followed from the ro
 
 from __future__ import annotations
 
+import threading
+import weakref
 from typing import Final
 
 from pgstore import errors
-from pgstore.core.operation import Many, Op, Query, Rows, atomic
+from pgstore.client import Client
+from pgstore.client.pins import Kept, version_of
+from pgstore.client.session import Session
+from pgstore.core.operation import Apart, Many, Op, Query, Rows, atomic
 from pgstore.core.statement import Statement
-from pgstore.files.changes import INSERT_VERSION, LIVE, NEXT_VERSION
+from pgstore.files.changes import LIVE
 from pgstore.files.contents import StoreGone
+from pgstore.files.merge import ROOT
+from pgstore.files.tree import IS_KEPT
+from pgstore.files.versioned import INSERT_VERSION, NEXT_VERSION
 from pgstore.types import VolumeVersion
-
-ROOT: Final = 1
 
 VERSIONS = Statement(
     """
@@ -33,17 +39,19 @@ VERSIONS = Statement(
     reads=True,
 )
 HEAD = Statement("SELECT f.head FROM pgstore.file_system f WHERE f.store_id = $1", "int8", reads=True)
-# Whether version $2 is kept. 0, the Volume as it was made, is as long as version 1 is, or while there is none.
-IS_KEPT = Statement(
+# The newest version in which inode $2 was as it has been since version $3. No row: it is not so in any version that is kept.
+LAST_VERSION = Statement(
     """
-    SELECT EXISTS (SELECT FROM pgstore.volume_version v WHERE v.store_id = $1 AND v.version = greatest($2, 1))
-           OR ($2 = 0 AND EXISTS (SELECT FROM pgstore.file_system f WHERE f.store_id = $1 AND f.head = 0))
+    SELECT least(i.version_to - 1, f.head)
+      FROM pgstore.inode i
+      JOIN pgstore.file_system f ON f.store_id = $1
+     WHERE i.store_id = $1
+       AND i.ino = $2
+       AND i.version_from = $3
     """,
-    "int8 int8",
+    "int8 int8 int8",
     reads=True,
 )
-SET_KEPT = Statement("UPDATE pgstore.file_system SET versions_kept = $2 WHERE store_id = $1", "int8 int4")
-
 # Collection skips a version that is locked, and all later ones.
 LOCK_VERSION = Statement(
     """
@@ -212,6 +220,62 @@ def versions(store_id: int, *, before: int | None = None, limit: int | None = No
     """The versions that are kept, newest first: those before version *before*, at most *limit*."""
     rows: Rows = yield Query(VERSIONS, store_id, LIVE if before is None else before, LIVE if limit is None else limit)
     return [VolumeVersion(*row) for row in rows]
+
+
+def keep_inode(client: Client, store_id: int, ino: int, since: int) -> Op[Kept]:
+    """
+    Keep the state that an inode of a Volume has had since version *since*, for who reads its bytes for long.
+
+    Returns what to `release` with `client.session.pins`. To be run outside the user's transaction.
+
+    Raises:
+        VersionGone: it is not kept any more.
+    """
+    rows: Rows = yield Query(LAST_VERSION, store_id, ino, since)
+    if not rows:
+        raise errors.VersionGone(
+            f"the file (inode {ino}) was replaced, and the version that was read is not kept any more"
+        )
+    kept = version_of(store_id, rows[0][0])
+    yield from client.session.pins.keep(kept)
+    return kept
+
+
+class VersionPin:
+    """The pin of a handle on an old version: taken with the first use, given back when nobody has the handle any more."""
+
+    def __init__(self, version: int) -> None:
+        self._version = version
+        self._lock = threading.Lock()
+        self._session: weakref.ref[Session] | None = (
+            None  # which has it; not that of the parent of a process that was forked
+        )
+
+    def ensure(self, client: Client, store_id: int) -> Op[None]:
+        """
+        Take the pin, if it was not taken yet.
+
+        Raises:
+            InvalidError, VersionGone, StoreGone: see `check_kept`.
+        """
+        session = client.session
+        if self._session is not None and self._session() is session:
+            return
+        kept = version_of(store_id, self._version)
+        try:
+            yield Apart(session.pins.keep(kept))
+        except errors.VersionGone:
+            yield from check_kept(store_id, self._version)
+            raise
+        except errors.AccessDenied:
+            return  # a role that only reads: it finds out when the version goes
+        with self._lock:
+            is_first = self._session is None or self._session() is not session
+            self._session = weakref.ref(session)
+        if is_first:
+            weakref.finalize(self, session.pins.release_later, kept).atexit = False
+        else:
+            yield Apart(session.pins.release(kept))
 
 
 def check_kept(store_id: int, version: int) -> Op[None]:

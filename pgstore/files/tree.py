@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from pgstore import errors
-from pgstore.core.operation import Op, Query, Rows
+from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.files.changes import LIVE, Change, ChangeSet, Entry
 from pgstore.files.merge import ROOT
@@ -136,6 +136,17 @@ LIST_NAMES = Statement(
     reads=True,
 )
 
+# Whether version $2 is kept. Collection deletes these rows before all that only old versions had. Version 0, the Volume as it was
+# made, can be read as long as version 1, or while there is none.
+IS_KEPT = Statement(
+    """
+    SELECT EXISTS (SELECT FROM pgstore.volume_version v WHERE v.store_id = $1 AND v.version = greatest($2, 1))
+           OR ($2 = 0 AND EXISTS (SELECT FROM pgstore.file_system f WHERE f.store_id = $1 AND f.head = 0))
+    """,
+    "int8 int8",
+    reads=True,
+)
+
 
 class Node(NamedTuple):
     """An inode. The last three only where it was opened."""
@@ -206,6 +217,15 @@ class Tree:
         assert self._changes is not None, "changes outside a transaction"
         return self._changes
 
+    def read(self, query: Query) -> Op[Rows]:
+        """The rows of *query*, which reads our version; all of them, for it is still kept."""
+        if self.version == NEWEST:
+            return (yield query)  # type: ignore[no-any-return]
+        rows, ((is_kept,),) = yield Many([query, Query(IS_KEPT, self.store_id, self.version)])
+        if not is_kept:
+            raise errors.VersionGone(f"version {self.version} is not kept any more; versions() lists those that are")
+        return rows  # type: ignore[no-any-return]
+
     def walk(self, names: Names, *, start: Walk = AT_ROOT, opening: bool = False, follow: bool = True) -> Op[Walk]:
         """
         Follow *names* from the directory *start*, through symbolic links.
@@ -221,9 +241,8 @@ class Tree:
                 return path.ending_in(todo)
             # A link that a change leads to is looked at by itself.
             rest = [] if path.reached[-1][1] == "l" else todo[: todo.index(b"..")] if b".." in todo else todo
-            rows: Rows = yield Query(
-                WALK_AND_OPEN if opening else WALK, self.store_id, path.reached[-1][0], rest, self.version
-            )
+            statement = WALK_AND_OPEN if opening else WALK
+            rows = yield from self.read(Query(statement, self.store_id, path.reached[-1][0], rest, self.version))
             changed = self._first_changed(rows, rest)
             last = rows[-1] if changed is None else rows[changed]
             for _, ino, kind, version, *_ in rows[1 : last[0] + 1]:
@@ -372,7 +391,7 @@ class Listing:
         while self._todo:
             now = self._todo[-PAGE_DIRECTORIES:]
             del self._todo[-PAGE_DIRECTORIES:]
-            rows: Rows = yield Query(
+            query = Query(
                 self._statement,
                 self._tree.store_id,
                 [entry[0] for entry in now],
@@ -380,6 +399,7 @@ class Listing:
                 PAGE_NAMES,
                 self._tree.version,
             )
+            rows = yield from self._tree.read(query)
             by_directory: list[list[tuple[bytes, Entry]]] = [[] for _ in now]
             for position, name, *entry in rows:
                 by_directory[position - 1].append((name, Entry(*entry)))

@@ -58,12 +58,12 @@ class HistoryMachine(RuleBasedStateMachine):
     @initialize(kept=st.integers(1, 4))
     def start(self, kept):
         self.client = pgstore.Client(self.database)
-        volume = pgstore.Volume.persist(f"history-{next(_numbers)}", client=self.client).hydrate()
+        name = f"history-{next(_numbers)}"
+        volume = pgstore.Volume.from_name(name, create_if_missing=True, client=self.client, keep=kept).hydrate()
         self.store_id = int(volume.object_id[3:])
         self.connection = psycopg.connect(self.database, autocommit=True)
         self.scribe = Scribe(self.connection, self.store_id)
         self.kept = kept
-        self.client.run(iter_query(history.SET_KEPT, self.store_id, kept))
         self.trees: list[dict[str, Node]] = [{}]  # of all versions there have ever been
         self.oldest = 0
         self.pinned: list[int] = []
@@ -93,14 +93,14 @@ class HistoryMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def pin(self, data):
         version = data.draw(st.integers(self.oldest, len(self.trees) - 1))
-        self.client.run(self.client.session.pins.keep(pins.version(self.store_id, version)))
+        self.client.run(self.client.session.pins.keep(pins.version_of(self.store_id, version)))
         self.pinned.append(version)
 
     @precondition(lambda self: self.pinned)
     @rule(data=st.data())
     def unpin(self, data):
         version = self.pinned.pop(data.draw(st.integers(0, len(self.pinned) - 1)))
-        self.client.run(self.client.session.pins.release(pins.version(self.store_id, version)))
+        self.client.run(self.client.session.pins.release(pins.version_of(self.store_id, version)))
 
     @rule()
     def collect(self):
@@ -152,12 +152,6 @@ class HistoryMachine(RuleBasedStateMachine):
         finally:
             self.connection.close()
             self.client.close()
-
-
-def iter_query(statement, *values):
-    from pgstore.core.operation import Query
-
-    return (yield Query(statement, *values))
 
 
 def test_every_version_that_is_kept_stays_what_it_was(database):
