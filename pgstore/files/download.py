@@ -6,7 +6,7 @@ from functools import partial
 
 from pgstore import errors
 from pgstore.core.operation import Call, Op
-from pgstore.files.contents import BATCH_BYTES, filled, read_chunks
+from pgstore.files.contents import BATCH_BYTES, COPY_BYTES, Piece, copy_blob, filled, read_blob
 from pgstore.files.local import LocalFile, Target
 from pgstore.files.paths import Names, join
 from pgstore.files.tree import Node, Tree
@@ -28,35 +28,27 @@ class Reader:
     def __init__(self, store_id: int, node: Node) -> None:
         self._store_id = store_id
         self._node = node
-        self._at = 0
+        self.at = 0
 
     def next(self) -> Op[list[bytes] | None]:
         """The next pieces, at most `BATCH_BYTES` together; None at the end."""
-        node, start = self._node, self._at
+        start = self.at
+        present = yield from self.next_present(BATCH_BYTES)
+        return None if present is None else filled(present, start, self.at)
+
+    def next_present(self, bytes_max: int = COPY_BYTES) -> Op[list[Piece] | None]:
+        """The next pieces that are not holes, as (offset, bytes), of at most *bytes_max* of the file; None at the end."""
+        node, start = self._node, self.at
         if start >= node.size_bytes:
             return None
-        if node.blob_id is None or node.chunk_size is None:
-            self._at = node.size_bytes
-            return [node.inline_data or b""]
-        end, pieces = yield from self._chunks(node.blob_id, node.chunk_size)
-        self._at = end
-        return filled(pieces, start, end)
-
-    def next_present(self) -> Op[list[tuple[int, bytes]] | None]:
-        """The next pieces that are not holes, as (offset, bytes); None at the end."""
-        node = self._node
-        if self._at >= node.size_bytes:
-            return None
-        if node.blob_id is None or node.chunk_size is None:
-            self._at = node.size_bytes
+        if node.blob_id is None:
+            self.at = node.size_bytes
             return [(0, node.inline_data or b"")]
-        self._at, pieces = yield from self._chunks(node.blob_id, node.chunk_size)
+        end = min(start + bytes_max, node.size_bytes)
+        read = read_blob if end - start <= BATCH_BYTES else copy_blob
+        pieces = yield from read(self._store_id, node.blob_id, start, end)
+        self.at = end
         return pieces
-
-    def _chunks(self, blob_id: int, chunk_size: int) -> Op[tuple[int, list[tuple[int, bytes]]]]:
-        length = max(1, BATCH_BYTES // chunk_size) * chunk_size
-        end = min(self._at + length, self._node.size_bytes)
-        return end, (yield from read_chunks(self._store_id, blob_id, chunk_size, self._at, end))
 
 
 def get_file(tree: Tree, names: Names, local: LocalFile) -> Op[None]:
@@ -65,18 +57,19 @@ def get_file(tree: Tree, names: Names, local: LocalFile) -> Op[None]:
     reader = Reader(tree.store_id, node)
     target: Target = yield Call(partial(Target, local, node.mode))
     try:
-        if target.can_skip:
-            while (present := (yield from reader.next_present())) is not None:
+        at = 0
+        while (present := (yield from reader.next_present())) is not None:
+            if target.can_skip:
                 yield Call(partial(_write_at, target, present))
-        else:
-            while (pieces := (yield from reader.next())) is not None:
-                yield Call(partial(target.write, pieces))
+            else:
+                yield Call(partial(target.write, filled(present, at, reader.at)))
+                at = reader.at
         yield Call(partial(target.finish, node.size_bytes))
     except BaseException:
         target.abandon()
         raise
 
 
-def _write_at(target: Target, pieces: list[tuple[int, bytes]]) -> None:
+def _write_at(target: Target, pieces: list[Piece]) -> None:
     for offset, data in pieces:
         target.write_at(offset, data)
