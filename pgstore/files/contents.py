@@ -167,7 +167,7 @@ class BlobWriter:
         self.size_bytes = 0
         self._session_id = session_id
         self._relaxed = relaxed
-        self._begun = False
+        self.is_begun = False
         self._insert_chunk = INSERT_CHUNK
         self._ids: list[int] = []  # of chunks to come
 
@@ -209,8 +209,8 @@ class BlobWriter:
     def begin(self) -> list[Query]:
         """What has to be run before anything else in the same round trip."""
         queries = [Query(RELAX)] if self._relaxed else []
-        if not self._begun:
-            self._begun = True
+        if not self.is_begun:
+            self.is_begun = True
             queries.append(Query(INSERT_BLOB, self.store_id, self.blob_id, self.chunk_size, self._session_id))
         return queries
 

@@ -45,8 +45,14 @@ def write_at(store_id: int, ino: int, offset: int, data: bytes) -> Op[int]:
     """Write *data* at *offset*, after a hole where that is beyond the end. Returns the size of the file."""
     size = 0
     _check_end(offset + len(data))
-    for start in range(0, len(data), CALL_BYTES):
-        size = yield from _write(store_id, ino, offset + start, data[start : start + CALL_BYTES])
+    if len(data) <= CALL_BYTES:
+        return (yield from _write(store_id, ino, offset, data))
+    done = 0
+    while done < len(data):
+        # Where a call ends a chunk should end, else the next call has to write it again.
+        length = CALL_BYTES - (offset + done) % CALL_BYTES
+        size = yield from _write(store_id, ino, offset + done, data[done : done + length])
+        done += length
     return size
 
 
@@ -59,6 +65,7 @@ def append(store_id: int, ino: int, data: bytes) -> Op[int]:
 
 
 def _write(store_id: int, ino: int, offset: int | None, data: bytes) -> Op[int]:
+    assert data, "nothing to write"
     inside = yield from in_transaction()
     is_alone = inside
     for attempt in range(_ATTEMPTS):
