@@ -410,17 +410,16 @@ class AsyncTextFile(AsyncFile[str]):
 
 
 def async_file_object(
-    opened: Opened,
+    file: tuple[Opened, Mode, int],
     runner: Runner,
     bound: Any,
-    mode: Mode,
-    position: int,
     buffering: int,
     encoding: str | None,
     errors_: str | None,
     newline: str | None,
 ) -> Any:
-    """The file object on *opened*."""
+    """The file object on an open file that is used in a mode from a position."""
+    opened, mode, position = file
     buffer = buffering if buffering > 1 else opened.write_buffer
     if not mode.is_text:
         return AsyncBinaryFile(opened, runner, bound, mode, position, buffered=buffering != 0, write_buffer=buffer)

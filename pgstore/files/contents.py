@@ -15,7 +15,7 @@ import re
 import struct
 from collections.abc import Callable
 from functools import partial
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from pgstore import errors
 from pgstore.core.operation import Call, CopyOut, Many, Op, Query
@@ -244,11 +244,9 @@ def read_blob(store_id: int, blob_id: int, start: int, end: int) -> Op[list[Piec
 
 def copy_blob(store_id: int, blob_id: int, start: int, end: int) -> Op[list[Piece]]:
     """`read_blob` for much at once, at most `COPY_BYTES`: quicker by a third, but planned anew each time."""
-    rows: list[tuple[int | None, bytes]] = []
-    yield CopyOut(
-        f"COPY ({_with_values(_READ_BLOB, store_id, blob_id, start, end)}) TO STDOUT (FORMAT binary)", _unpacker(rows)
-    )
-    return _present(rows, blob_id)
+    rows: list[tuple[bytes | None, ...]] = []
+    yield _copy(_READ_BLOB, rows, store_id, blob_id, start, end)
+    return _present([(_number(offset), data or b"") for offset, data in rows], blob_id)
 
 
 def _present(rows: list[tuple[int | None, bytes]], blob_id: int) -> list[Piece]:
@@ -268,6 +266,18 @@ def read_file(store_id: int, ino: int, start: int, end: int) -> Op[tuple[int, li
         StaleFile: there is no such inode any more.
     """
     rows = yield Query(READ_FILE, store_id, ino, start, end)
+    return _of_file(rows, ino, start)
+
+
+def copy_file(store_id: int, ino: int, start: int, end: int) -> Op[tuple[int, list[Piece]]]:
+    """`read_file` as `copy_blob` does it."""
+    rows: list[tuple[bytes | None, ...]] = []
+    yield _copy(_READ_FILE, rows, store_id, ino, start, end)
+    numbered = [(_number(offset), data or b"", _number(size), inline) for offset, data, size, inline in rows]
+    return _of_file(numbered, ino, start)
+
+
+def _of_file(rows: list[tuple[Any, ...]], ino: int, start: int) -> tuple[int, list[Piece]]:
     if not rows:
         raise errors.StaleFile(f"the open file (inode {ino}) was removed and then collected; nothing of it is left")
     size, inline = rows[0][2:]
@@ -291,31 +301,35 @@ def _hole(length: int) -> list[bytes]:
     return [zeros(min(len(_ZEROS), length - at)) for at in range(0, length, len(_ZEROS))]
 
 
-def _with_values(sql: str, *values: int) -> str:
-    return re.sub(r"\$(\d)", lambda match: f"{values[int(match[1]) - 1]:d}::bigint", sql)
-
-
 _COPY_HEAD: Final = b"PGCOPY\n\xff\r\n\0"
 _COPY_HEAD_BYTES: Final = 19  # with flags and the length of an extension, which are 0
-_row_head = struct.Struct("!hi").unpack_from
+_short = struct.Struct("!h").unpack_from
+_integer = struct.Struct("!i").unpack_from
 
 
-def _unpacker(rows: list[tuple[int | None, bytes]]) -> Callable[[bytes], None]:
-    """Takes the blocks of a binary COPY of (bigint, bytea), each of one row, and adds the rows to *rows*."""
+def _copy(sql: str, rows: list[tuple[bytes | None, ...]], *values: int) -> CopyOut:
+    """COPY the result of *sql* into *rows*; parameters, which COPY has not, are written into it."""
+    with_values = re.sub(r"\$(\d)", lambda match: f"{values[int(match[1]) - 1]:d}::bigint", sql)
 
-    def unpack(block: bytes) -> None:
+    def take(block: bytes) -> None:  # one row, the first with the head, the last without a row
         at = 0
         if block.startswith(_COPY_HEAD):
-            rows.clear()  # the connection broke, and it begins again
+            rows.clear()  # else the connection broke, and it begins again
             at = _COPY_HEAD_BYTES
         if len(block) < at + 6:
-            return  # the end
-        fields, length = _row_head(block, at)
-        assert fields == 2, "a row of two fields"
-        if length < 0:
-            rows.append((None, b""))
             return
-        (offset,) = struct.unpack_from("!q", block, at + 6)
-        rows.append((offset, block[at + 18 :]))
+        (fields,) = _short(block, at)
+        at += 2
+        row: list[bytes | None] = []
+        for _ in range(fields):
+            (length,) = _integer(block, at)
+            at += 4
+            row.append(None if length < 0 else block[at : at + length])
+            at += max(length, 0)
+        rows.append(tuple(row))
 
-    return unpack
+    return CopyOut(f"COPY ({with_values}) TO STDOUT (FORMAT binary)", take)
+
+
+def _number(field: bytes | None) -> int | None:
+    return None if field is None else int.from_bytes(field, "big", signed=True)

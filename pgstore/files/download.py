@@ -6,28 +6,45 @@ from functools import partial
 
 from pgstore import errors
 from pgstore.core.operation import Call, Op
-from pgstore.files.contents import BATCH_BYTES, COPY_BYTES, Piece, copy_blob, filled, read_blob
-from pgstore.files.local import LocalFile, Target
+from pgstore.files.contents import (
+    BATCH_BYTES,
+    COPY_BYTES,
+    Piece,
+    copy_blob,
+    copy_file,
+    filled,
+    read_blob,
+    read_file,
+)
+from pgstore.files.local import LocalFile, LocalFolder, Target
 from pgstore.files.paths import Names, join
-from pgstore.files.tree import Node, Tree
+from pgstore.files.progress import Progress
+from pgstore.files.tree import Listing, Node, Tree
 
 
 def open_file(tree: Tree, names: Names) -> Op[Node]:
     """The file at *names*, with what reading it needs."""
-    walk = yield from tree.need(names, opening=True)
-    node = walk.node
-    assert node is not None
+    node = (yield from tree.need(names, opening=True)).found
     if node.is_directory:
         raise errors.IsADirectory(f"{join(names) or '/'!r} is a directory")
+    if node.kind != "f":
+        raise errors.InvalidError(f"{join(names)!r} is a fifo or socket, which holds nothing to read")
     return node
 
 
 class Reader:
-    """The bytes of one file in order. It stays with the state of the file that it was opened on."""
+    """
+    The bytes of one file in order.
 
-    def __init__(self, store_id: int, node: Node) -> None:
-        self._store_id = store_id
+    Of a Volume it stays with the state of the file that it was opened on. A file of a NetworkFileSystem is read as it is with each
+    look, to the end that it has by then.
+    """
+
+    def __init__(self, tree: Tree, node: Node) -> None:
+        self._store_id = tree.store_id
+        self._in_place = tree.in_place
         self._node = node
+        self.size_bytes = node.size_bytes  # as it was last seen
         self.at = 0
 
     def next(self) -> Op[list[bytes] | None]:
@@ -38,23 +55,32 @@ class Reader:
 
     def next_present(self, bytes_max: int = COPY_BYTES) -> Op[list[Piece] | None]:
         """The next pieces that are not holes, as (offset, bytes), of at most *bytes_max* of the file; None at the end."""
-        node, start = self._node, self.at
-        if start >= node.size_bytes:
+        start = self.at
+        if start >= self.size_bytes:
             return None
-        if node.blob_id is None:
-            self.at = node.size_bytes
-            return [(0, node.inline_data or b"")]
-        end = min(start + bytes_max, node.size_bytes)
-        read = read_blob if end - start <= BATCH_BYTES else copy_blob
-        pieces = yield from read(self._store_id, node.blob_id, start, end)
-        self.at = end
+        end = min(start + bytes_max, self.size_bytes)
+        small = end - start <= BATCH_BYTES
+        if self._in_place:
+            read_live = read_file if small else copy_file
+            self.size_bytes, pieces = yield from read_live(self._store_id, self._node.ino, start, end)
+        elif self._node.blob_id is None:
+            pieces = [(0, self._node.inline_data or b"")]
+        else:
+            read = read_blob if small else copy_blob
+            pieces = yield from read(self._store_id, self._node.blob_id, start, end)
+        self.at = min(end, max(start, self.size_bytes))
         return pieces
 
 
-def get_file(tree: Tree, names: Names, local: LocalFile) -> Op[None]:
+def get_file(tree: Tree, names: Names, local: LocalFile, progress: Progress) -> Op[None]:
     """Write the file at *names* to *local*. A local file is there whole or, after an error, as it was."""
     node = yield from open_file(tree, names)
-    reader = Reader(tree.store_id, node)
+    progress.total(node.size_bytes)
+    yield from _download(tree, node, local, progress)
+
+
+def _download(tree: Tree, node: Node, local: LocalFile, progress: Progress) -> Op[None]:
+    reader = Reader(tree, node)
     target: Target = yield Call(partial(Target, local, node.mode))
     try:
         at = 0
@@ -63,11 +89,33 @@ def get_file(tree: Tree, names: Names, local: LocalFile) -> Op[None]:
                 yield Call(partial(_write_at, target, present))
             else:
                 yield Call(partial(target.write, filled(present, at, reader.at)))
-                at = reader.at
-        yield Call(partial(target.finish, node.size_bytes))
+            progress.bytes(reader.at - at)
+            at = reader.at
+        yield Call(partial(target.finish, at))
+        progress.files(1)
     except BaseException:
         target.abandon()
         raise
+
+
+def get_directory(tree: Tree, names: Names, folder: LocalFolder, progress: Progress) -> Op[None]:
+    """Write all files and links below the directory *names* into *folder*, and its directories if all is wanted."""
+    walk = yield from tree.need(names)
+    if not walk.found.is_directory:
+        raise errors.NotADirectory(f"{join(names)!r} is not a directory; use get_file")
+    listing = Listing(tree, walk.found.ino, (), recursive=True)
+    while (page := (yield from listing.entries())) is not None:
+        for path, entry in page:
+            if entry.kind == "d":
+                if folder.everything:
+                    yield Call(partial(folder.make, path))
+            elif entry.kind in "fl" and folder.wanted(path):
+                found = yield from tree.need((*names, *path.split(b"/")), opening=True, follow=False)
+                if found.found.link_target is not None:
+                    yield Call(partial(folder.link, path, found.found.link_target))
+                else:
+                    place = yield Call(partial(folder.place, path))
+                    yield from _download(tree, found.found, place, progress)
 
 
 def _write_at(target: Target, pieces: list[Piece]) -> None:

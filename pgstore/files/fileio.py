@@ -47,6 +47,8 @@ class Mode(NamedTuple):
 
 def parse_mode(mode: object, buffering: int, encoding: str | None, errors_: str | None, newline: str | None) -> Mode:
     """What *mode* means; raises `InvalidError` where the built-in `open` raises `ValueError`."""
+    if isinstance(buffering, bool) or not isinstance(buffering, int):
+        raise errors.InvalidError(f"buffering must be an int, not {buffering!r}")
     if not isinstance(mode, str):
         raise errors.InvalidError(f"mode must be a str such as 'r' or 'wb', not {type(mode).__name__}: {mode!r}")
     letters = set(mode)
@@ -323,19 +325,16 @@ def forget(file: Any, raw: RawFile | None) -> None:
 
 
 def file_object(
-    opened: Opened,
+    file: tuple[Opened, Mode, int],
     runner: Runner,
     bound: Any,
-    mode: Mode,
-    position: int,
     buffering: int,
     encoding: str | None,
     errors_: str | None,
     newline: str | None,
 ) -> Any:
-    """The file object on *opened*, as the built-in `open` would make it."""
-    if isinstance(buffering, bool) or not isinstance(buffering, int):
-        raise errors.InvalidError(f"buffering must be an int, not {buffering!r}")
+    """The file object on an open file that is used in a mode from a position, as the built-in `open` would make it."""
+    opened, mode, position = file
     raw = RawFile(opened, runner, bound, mode.raw, position, read_ahead=buffering != 0)
     if buffering == 0:
         return raw

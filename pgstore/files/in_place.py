@@ -13,7 +13,7 @@ from pgstore import errors
 from pgstore.client.announcements import Announcements
 from pgstore.core.operation import BeforeCommit, Op, Query
 from pgstore.core.statement import Statement
-from pgstore.files.contents import FILE_BYTES_MAX, StoreGone, filled, read_file
+from pgstore.files.contents import FILE_BYTES_MAX, filled, read_file
 
 CALL_BYTES: Final = 1024 * 1024
 _ATTEMPTS: Final = 20
@@ -102,7 +102,7 @@ def truncate(store_id: int, ino: int, size: int) -> Op[None]:
 def sync(store_id: int) -> Op[None]:
     """Return when the disk has all that was written before; in a transaction that is for its commit to do."""
     if not (yield from in_transaction()) and not (yield Query(SYNC, store_id)):
-        raise StoreGone
+        raise errors.NotFoundError("the store of the open file was deleted")
 
 
 def in_transaction() -> Op[bool]:

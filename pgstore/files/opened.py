@@ -13,7 +13,7 @@ import weakref
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final
 
 from pgstore import errors
 from pgstore.client.session import Session
@@ -37,57 +37,63 @@ LET_GO = Statement(
 )
 
 
-class Opened(Protocol):
-    """An open file. What it cannot do raises `InvalidError`, with what to do instead."""
+class Opened:
+    """An open file. What it is not open for is not asked of it."""
 
     path: str
-    can_read: bool
-    can_write: bool
-    is_append: bool  # every write goes to the end
-    is_staged: bool  # what is written is kept with `close`, all or nothing
-    read_ahead_max: int
-    keeps_seconds: float  # how long what was read may be used
-    write_buffer: int  # how much to write at once
+    can_read = False
+    can_write = False
+    is_append = False  # every write goes to the end
+    is_staged = False  # what is written is kept with `close`, all or nothing
+    read_ahead_max = 0
+    keeps_seconds = 0.0  # how long what was read may be used
+    write_buffer = 0  # how much to write at once
 
     def read(self, offset: int, length: int) -> Op[list[bytes]]:
         """The next bytes from *offset*, at most *length* and perhaps fewer; none at the end only."""
+        raise AssertionError("not open for reading")
 
     def read_rest(self, offset: int) -> Op[list[bytes]]:
         """All from *offset* to the end."""
+        raise AssertionError("not open for reading")
 
     def write(self, offset: int, data: bytes | memoryview) -> Op[int]:
         """Write *data*. Returns where it ends."""
+        raise AssertionError("not open for writing")
 
-    def truncate(self, size: int) -> Op[None]: ...
+    def truncate(self, size: int) -> Op[None]:
+        raise AssertionError("not open for writing")
 
-    def size(self) -> Op[int]: ...
+    def size(self) -> Op[int]:
+        raise NotImplementedError
 
     def sync(self) -> Op[None]:
         """Return when what was written, and is seen by others, is on the disk."""
+        yield from ()
 
     def close(self) -> Op[None]:
         """End it, and keep what was written."""
+        yield from ()
 
     def abandon(self) -> Op[None]:
         """End it after an error of the caller's."""
+        yield from ()
 
     def drop(self) -> str:
         """Nobody has it any more; this may be a finaliser, which asks nothing of the server. Returns what is lost, if anything."""
+        return ""
 
     def write_later(self, pieces: list[tuple[int, bytes]]) -> None:
         """Write what a dropped file object still had in its buffers, when there is time."""
+        raise AssertionError("nothing of it is kept")
 
 
-class OpenedContents:
+class OpenedContents(Opened):
     """A file of a Volume, open for reading: it stays as it was when it was opened."""
 
-    can_read: ClassVar = True
-    can_write: ClassVar = False
-    is_append: ClassVar = False
-    is_staged: ClassVar = False
-    read_ahead_max: ClassVar = BATCH_BYTES
-    keeps_seconds: ClassVar = float("inf")
-    write_buffer: ClassVar = 0
+    can_read = True
+    read_ahead_max = BATCH_BYTES
+    keeps_seconds = float("inf")
 
     def __init__(self, path: str, store_id: int, contents: Contents) -> None:
         self.path = path
@@ -116,41 +122,17 @@ class OpenedContents:
             offset = end
         return pieces
 
-    def write(self, offset: int, data: bytes | memoryview) -> Op[int]:
-        raise AssertionError("not open for writing")
-
-    def truncate(self, size: int) -> Op[None]:
-        raise AssertionError("not open for writing")
-
     def size(self) -> Op[int]:
         yield from ()
         return self._contents.size_bytes
 
-    def sync(self) -> Op[None]:
-        yield from ()
 
-    def close(self) -> Op[None]:
-        yield from ()
-
-    def abandon(self) -> Op[None]:
-        yield from ()
-
-    def drop(self) -> str:
-        return ""
-
-    def write_later(self, pieces: list[tuple[int, bytes]]) -> None:
-        raise AssertionError("not open for writing")
-
-
-class OpenedStaged:
+class OpenedStaged(Opened):
     """A file of a Volume, open for writing: with `close` it is there, all of it; until then, and after an error, as it was."""
 
-    can_read: ClassVar = False
-    can_write: ClassVar = True
-    is_staged: ClassVar = True
-    read_ahead_max: ClassVar = 0
-    keeps_seconds: ClassVar = 0.0
-    write_buffer: ClassVar = 256 * 1024
+    can_write = True
+    is_staged = True
+    write_buffer = 256 * 1024
 
     def __init__(
         self, path: str, staged: Staged, session: Session, commit: Callable[[Staged], Op[None]], *, append: bool
@@ -165,12 +147,6 @@ class OpenedStaged:
         self._session = session
         self._commit = commit
 
-    def read(self, offset: int, length: int) -> Op[list[bytes]]:
-        raise AssertionError("not open for reading")
-
-    def read_rest(self, offset: int) -> Op[list[bytes]]:
-        raise AssertionError("not open for reading")
-
     def write(self, offset: int, data: bytes | memoryview) -> Op[int]:
         if self.is_append:
             offset = self._staged.size
@@ -183,9 +159,6 @@ class OpenedStaged:
     def size(self) -> Op[int]:
         yield from ()
         return self._staged.size
-
-    def sync(self) -> Op[None]:
-        yield from ()  # nothing of it is to be seen before it is closed
 
     def close(self) -> Op[None]:
         try:
@@ -208,17 +181,13 @@ class OpenedStaged:
             self._session.later(leaving)
         return "nothing of what was written to it is kept"
 
-    def write_later(self, pieces: list[tuple[int, bytes]]) -> None:
-        raise AssertionError("nothing of it is kept")
 
-
-class OpenedInPlace:
+class OpenedInPlace(Opened):
     """A file of a NetworkFileSystem: what anybody writes is there for all who read, and stays when its name goes."""
 
-    is_staged: ClassVar = False
-    read_ahead_max: ClassVar = in_place.CALL_BYTES
-    keeps_seconds: ClassVar = LIVE_SECONDS
-    write_buffer: ClassVar = in_place.CALL_BYTES
+    read_ahead_max = in_place.CALL_BYTES
+    keeps_seconds = LIVE_SECONDS
+    write_buffer = in_place.CALL_BYTES
 
     def __init__(
         self, path: str, store_id: int, ino: int, session: Session, *, read: bool, write: bool, append: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, overload
 
 from pgstore.core.method import Doc, Method
 from pgstore.core.operation import Op
@@ -17,7 +17,6 @@ from pgstore.files.fileio import (
     RawFile,
     TextFile,
     file_object,
-    parse_mode,
 )
 from pgstore.files.opened import Opened
 
@@ -30,8 +29,15 @@ if TYPE_CHECKING:
         OpenTextMode,
     )
 
-P = ParamSpec("P")
 F = TypeVar("F", bound=AsyncFile[Any])
+
+
+class FileAt(NamedTuple):
+    """What an `open` has found: the file, how it is used, and where in it to begin."""
+
+    opened: Opened
+    mode: Mode
+    position: int
 
 
 class Opening(Generic[F]):
@@ -61,7 +67,7 @@ class BoundOpen(Method):
         "A store method that opens files: call it for one of blocking methods, its `aio` for one to be awaited."
     )
 
-    def __init__(self, function: Callable[..., Op[tuple[Opened, int]]], owner: Any) -> None:
+    def __init__(self, function: Callable[..., Op[FileAt]], owner: Any) -> None:
         self._function = function
         self._owner = owner
 
@@ -85,8 +91,6 @@ class BoundOpen(Method):
     @overload
     def __call__(self, path: str, mode: OpenBinaryModeReading, buffering: Literal[-1, 1] = -1) -> BinaryReader: ...
     @overload
-    def __call__(self, path: str, mode: OpenBinaryMode, buffering: int = -1) -> BinaryIO: ...
-    @overload
     def __call__(
         self,
         path: str,
@@ -106,12 +110,11 @@ class BoundOpen(Method):
         errors: str | None = None,
         newline: str | None = None,
     ) -> Any:
-        parsed = parse_mode(mode, buffering, encoding, errors, newline)
-        owner = self._owner
+        runner, bound = self._owner._runner, self._owner._bound
         # It belongs to the transaction that is current now, whatever is when it is used.
-        bound = owner._runner.pin(owner._bound)
-        opened, position = owner._runner.run(self._function(owner, path, parsed), bound)
-        return file_object(opened, owner._runner, bound, parsed, position, buffering, encoding, errors, newline)
+        bound = runner.pin(bound)
+        op = self._function(self._owner, path, mode, buffering, encoding, errors, newline)
+        return file_object(runner.run(op, bound), runner, bound, buffering, encoding, errors, newline)
 
     @overload
     def aio(
@@ -146,30 +149,25 @@ class BoundOpen(Method):
         newline: str | None = None,
     ) -> Any:
         """The same, awaitable, and for `async with`: an `AsyncBinaryFile` or `AsyncTextFile`."""
-        parsed = parse_mode(mode, buffering, encoding, errors, newline)
-        owner = self._owner
+        runner, bound = self._owner._runner, self._owner._bound
 
         async def open_() -> Any:
-            bound = owner._runner.pin(owner._bound)
-            opened, position = await owner._runner.run_async(self._function(owner, path, parsed), bound)
-            return async_file_object(
-                opened, owner._runner, bound, parsed, position, buffering, encoding, errors, newline
-            )
+            belongs = runner.pin(bound)
+            op = self._function(self._owner, path, mode, buffering, encoding, errors, newline)
+            file = await runner.run_async(op, belongs)
+            return async_file_object(file, runner, belongs, buffering, encoding, errors, newline)
 
         opening: Opening[Any] = Opening(open_)
         return opening
 
 
 class opening:  # noqa: N801 - a decorator
-    """Turn a method that finds what to open, and where in it to stand, into an `open` of two forms."""
+    """Turn a method that finds what to open, given the arguments of the built-in `open`, into an `open` of two forms."""
 
-    def __init__(self, function: Callable[Concatenate[Any, str, Mode, ...], Op[tuple[Opened, int]]]) -> None:
+    def __init__(self, function: Callable[..., Op[FileAt]]) -> None:
         self._function = function
         self.__wrapped__ = function
         self.__doc__ = function.__doc__
 
     def __get__(self, owner: object, kind: type) -> BoundOpen:
         return BoundOpen(self._function, owner)
-
-
-__all__ = ["AsyncBinaryFile", "AsyncFile", "AsyncTextFile", "BoundOpen", "Opening", "opening"]

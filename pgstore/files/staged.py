@@ -11,22 +11,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Final
 
 from pgstore import errors
 from pgstore.client.session import Session
 from pgstore.core.operation import Apart, Many, Op, Query
 from pgstore.core.statement import Statement
+from pgstore.files.build import Builder, is_directory
 from pgstore.files.contents import (
     BATCH_BYTES,
     FILE_BYTES_MAX,
     INLINE_BYTES_MAX,
     BlobWriter,
     Contents,
+    StoreGone,
     filled,
     read_blob,
     zeros,
 )
 from pgstore.files.in_place import in_transaction
+from pgstore.files.paths import Names, join
+from pgstore.files.tree import Tree, Walk
+
+FILE_MODE: Final = 0o644
 
 # Whole chunks that the new blob has in common with an old one. Its key leads to the chunks, which collection then leaves alone.
 SHARE_EXTENTS = Statement(
@@ -123,7 +130,10 @@ class Staged:
         self._session_id = yield Apart(self._session.current())
         relaxed = not (yield from in_transaction())
         blob = BlobWriter(self.store_id, session_id=self._session_id, relaxed=relaxed)
-        yield from blob.reserve(chunk_size=chunk_size)
+        try:
+            yield from blob.reserve(chunk_size=chunk_size)
+        except StoreGone:
+            raise errors.NotFoundError("the store of the open file was deleted") from None
         return blob
 
     def _do(self, body: Op[None]) -> Op[None]:
@@ -280,3 +290,26 @@ class Staged:
             yield query
 
         return leave
+
+
+def attach(tree: Tree, staged: Staged, names: Names, *, exclusive: bool) -> Op[None]:
+    """Let the path *names* lead to a file of what was staged, in place of one that is there; *exclusive*: only if nothing is."""
+    walk = yield from tree.place(names)
+    check_writable(walk, names, exclusive=exclusive)
+    mode = FILE_MODE if walk.node is None else walk.node.mode
+    builder = Builder(tree)
+    parent = yield from builder.directory(walk.names[:-1], walk)
+    contents = yield from staged.settle()
+    yield from builder.reserve(1)
+    builder.file(parent, walk.names[-1], mode, None, contents, exclusive=exclusive, was_free=walk.node is None)
+    yield from builder.send()
+
+
+def check_writable(walk: Walk, names: Names, *, exclusive: bool) -> None:
+    """Raise an error if *walk* leads to something that cannot become, or be replaced by, a file."""
+    if walk.node is None:
+        return
+    if walk.node.is_directory:
+        raise is_directory(names)
+    if exclusive:
+        raise errors.FileExists(f"{join(names)!r} exists")
