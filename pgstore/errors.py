@@ -14,7 +14,7 @@
     ├── QueueFull (queue.Full)                  no room in time
     ├── LockTimeout (TimeoutError)              a lock was not free in time
     ├── LeaseLost                               the lease of an item ended, and the item went to others
-    ├── VersionGone (LookupError)               a version of a Volume, or a removed file, that is not kept any more
+    ├── VersionGone (LookupError)               a version of a Volume that is not kept any more
     ├── FileMissing (FileNotFoundError)         no such path, in a Volume or on this machine
     ├── FileExists (FileExistsError)            a path is taken
     ├── IsADirectory (IsADirectoryError)        a directory where a file was expected
@@ -22,6 +22,8 @@
     ├── DirectoryNotEmpty (OSError)             a directory that had to be empty
     ├── LinkLoop (OSError)                      symbolic links that lead round in a circle
     ├── FileUnreadable (PermissionError)        a local file or directory that may not be read or written
+    ├── StaleFile (OSError)                     an open file whose contents do not exist any more
+    ├── FileTooLarge (OSError)                  a file above the largest possible size
     ├── SerializationError                      a value cannot be stored
     ├── DeserializationError                    stored bytes cannot be loaded here; they are in `raw`
     ├── ValueTooLarge                           a value above the limit of its store
@@ -100,7 +102,7 @@ class LeaseLost(Error):
 
 
 class VersionGone(Error, LookupError):
-    """A version of a Volume, or a file that was removed while it was read, is not kept any more."""
+    """This version of a Volume is not kept any more."""
 
 
 class FileMissing(Error, FileNotFoundError):
@@ -129,6 +131,14 @@ class LinkLoop(Error, OSError):
 
 class FileUnreadable(Error, PermissionError):
     """A local file or directory that may not be read or written."""
+
+
+class StaleFile(Error, OSError):
+    """The contents of an open file do not exist any more; opening it again may help."""
+
+
+class FileTooLarge(Error, OSError):
+    """A file above the largest possible size."""
 
 
 class SerializationError(Error):

@@ -98,10 +98,10 @@ class Kept:
     def giving(self) -> Statement:
         return UNPIN if self.is_version else LET_GO
 
-    def gone(self) -> errors.VersionGone:
+    def gone(self) -> errors.Error:
         if self.is_version:
             return errors.VersionGone(f"version {self.number} is not kept any more; versions() lists those that are")
-        return errors.VersionGone(f"the file (inode {self.number}) was removed, and nothing is left of it")
+        return errors.StaleFile(f"the open file (inode {self.number}) was removed and then collected; nothing of it is left")
 
 
 def version_of(store_id: int, number: int) -> Kept:
@@ -136,7 +136,7 @@ class Pins:
         Keep *kept* from collection, until `release` or the end of the session. To be run outside the user's transaction (`Apart`).
 
         Raises:
-            VersionGone: it was collected already.
+            VersionGone, StaleFile: it was collected already.
         """
         while True:
             with self._lock:
@@ -189,7 +189,7 @@ class Pins:
         with self._lock:
             wanted = list(self._counts)
         for kept in wanted:
-            with contextlib.suppress(errors.VersionGone):  # whoever reads it will find out
+            with contextlib.suppress(errors.VersionGone, errors.StaleFile):  # whoever reads it will find out
                 yield from self._take(kept)
 
     def _take(self, kept: Kept) -> Op[None]:

@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from pgstore import errors
@@ -90,6 +91,7 @@ class Session:
         self._pid = os.getpid()
         self.pins = Pins(self)
         self._unwanted: deque[int] = deque()
+        self._errands: deque[Callable[[], Op[None]]] = deque()
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -128,15 +130,22 @@ class Session:
         if pid == os.getpid():
             self._unwanted.append(store_id)
 
+    def later(self, errand: Callable[[], Op[None]]) -> None:
+        """Have the housekeeper run the operation that *errand* gives, once. Safe in a finaliser; forgotten by a forked child."""
+        self._errands.append(errand)
+
     def close(self) -> None:
         """Delete what is ephemeral, as far as the server can be reached."""
         self._stop.set()
-        if self._id is None or os.getpid() != self._pid:
+        if (self._id is None and not self._errands) or os.getpid() != self._pid:
             return
         with contextlib.suppress(errors.Error):
             self._client.run(self._end())
 
     def _end(self) -> Op[None]:
+        yield from self._run_errands()
+        if self._id is None:
+            return
         for (store_id,) in (yield Query(STORES_OF, [self._id])):
             yield from atomic(delete_store(store_id))
         yield from self.pins.release_all()
@@ -158,6 +167,12 @@ class Session:
         while self._unwanted:
             yield from atomic(delete_store(self._unwanted[0]))
             self._unwanted.popleft()
+        yield from self._run_errands()
         yield from self.beat()
         if self.pins:
             yield from self.pins.renew()
+
+    def _run_errands(self) -> Op[None]:
+        while self._errands:
+            yield from self._errands[0]()
+            self._errands.popleft()

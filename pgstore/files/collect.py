@@ -200,12 +200,13 @@ LOCK_NAMELESS = Statement(
      WHERE i.store_id = $1
        AND i.link_count = 0
        AND i.ctime_ns <= (extract(epoch FROM {_GRACE_ENDED}) * 1000000000)::bigint
+       AND i.ino > $3
        AND NOT {_HELD}
-     ORDER BY i.ctime_ns
+     ORDER BY i.ino
        FOR UPDATE SKIP LOCKED
-     LIMIT $3
+     LIMIT $4
     """,
-    "int8 float8 int8",
+    "int8 float8 int8 int8",
 )
 DELETE_NAMELESS = Statement(
     _delete_inodes(
@@ -382,13 +383,13 @@ CHUNKS_LEFT = Statement(
     "int8 int8 int8",
 )
 LOCK_CHUNKS = _lock("chunk")
-# octet_length of a value stored out of line is in its pointer: nothing is read.
+# octet_length of a value stored out of line is in its pointer: nothing is read. Large objects do not tell their size so cheaply.
 CHUNKS_NOW = Statement(
     """
-    SELECT c.id, e.one IS NOT NULL, c.size_bytes
+    SELECT c.id, e.one IS NOT NULL, c.size_bytes, c.is_object
       FROM unnest($2) AS u (id)
      CROSS JOIN LATERAL (
-           SELECT t.id, coalesce(octet_length(t.data), 0) AS size_bytes
+           SELECT t.id, octet_length(t.data) AS size_bytes, t.large_object IS NOT NULL AS is_object
              FROM pgstore.chunk t
             WHERE t.store_id = $1
               AND t.id = u.id
@@ -403,6 +404,10 @@ CHUNKS_NOW = Statement(
     "int8 int8[]",
 )
 DELETE_CHUNKS = _delete("chunk", "id")
+# Each takes a lock of the table that the server has for all together, until the transaction ends.
+DELETE_OBJECTS = Statement(
+    "SELECT count(*) FROM unnest($2) AS u (id) WHERE pgstore.chunk_delete($1, u.id)", "int8 int8[]"
+)
 FORGET_CHUNKS = _delete("chunk_left", "chunk_id")
 
 # What a collection with floor $3 would find. Reads all of it: for people, not in passing.
@@ -542,7 +547,7 @@ class Collection:
         if kind == "volume":
             yield from self._rows()
         else:
-            yield from self._repeat(ROWS_AT_ONCE, self._nameless)
+            yield from self._walk(self._nameless)
         yield from self._repeat(BLOBS_AT_ONCE, self._unfinished)
         yield from self._walk(self._blobs)
         yield from self._walk(self._chunks)
@@ -631,13 +636,16 @@ class Collection:
 
     # ---------------------------------------------------------------------------------------------------- live files
 
-    def _nameless(self) -> Op[int]:
-        (rows,) = yield from self._many(Query(LOCK_NAMELESS, self._store_id, self._grace, ROWS_AT_ONCE))
+    def _nameless(self, after: int) -> Op[int | None]:
+        """Delete files without names after inode *after*; returns the last of them, None if there are no more."""
+        (rows,) = yield from self._many(Query(LOCK_NAMELESS, self._store_id, self._grace, after, ROWS_AT_ONCE))
         if not rows:
-            return 0
-        ((deleted,),) = yield Query(DELETE_NAMELESS, self._store_id, [row[0] for row in rows])
+            return None
+        inos = [row[0] for row in rows]
+        ((deleted,),) = yield Query(DELETE_NAMELESS, self._store_id, inos)
         self.found.inodes += deleted
-        return deleted  # type: ignore[no-any-return]
+        last: int = inos[-1]
+        return last
 
     # ------------------------------------------------------------------------------------------------------ contents
 
@@ -683,10 +691,15 @@ class Collection:
         locked, now = yield Many([Query(LOCK_CHUNKS, store_id, ids), Query(CHUNKS_NOW, store_id, ids)])
         ours = {row[0] for row in locked}
         there = {row[0] for row in now}
-        free = [(chunk_id, size) for chunk_id, is_used, size in now if chunk_id in ours and not is_used]
-        if free:
-            self.found.chunks += yield Query(DELETE_CHUNKS, store_id, [chunk_id for chunk_id, _ in free])
-            self.found.size_bytes += sum(size for _, size in free)
+        free = [row for row in now if row[0] in ours and not row[1]]
+        rows_free = [row[0] for row in free if not row[3]]
+        objects_free = [row[0] for row in free if row[3]]
+        if rows_free:
+            self.found.chunks += yield Query(DELETE_CHUNKS, store_id, rows_free)
+        if objects_free:
+            ((deleted,),) = yield Query(DELETE_OBJECTS, store_id, objects_free)
+            self.found.chunks += deleted
+        self.found.size_bytes += sum(row[2] or 0 for row in free)
         yield Query(
             FORGET_CHUNKS, store_id, [chunk_id for chunk_id in ids if chunk_id in ours or chunk_id not in there]
         )

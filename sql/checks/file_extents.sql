@@ -1,5 +1,5 @@
--- Extents without blob or chunk, beyond the end of every file that has them, whose chunk is too large, or that take for their own a
--- chunk that others have as well: it would be overwritten in all of them.
+-- Extents without blob or chunk, beyond the end of every file that has them, whose chunk is too large, or in which a file of a
+-- NetworkFileSystem would be written although others have the chunk as well.
 WITH size AS (
      SELECT i.store_id, i.blob_id, max(i.size_bytes) AS size_bytes
        FROM pgstore.inode i
@@ -21,8 +21,10 @@ SELECT e.store_id, e.blob_id, e.position, e.chunk_id,
     OR c.id IS NULL
     OR e.position::bigint * b.chunk_size_bytes >= s.size_bytes
     OR octet_length(c.data) > b.chunk_size_bytes
-    OR e.is_owned AND EXISTS (SELECT
-                                FROM pgstore.extent o
-                               WHERE o.store_id = e.store_id AND o.chunk_id = e.chunk_id
-                                 AND (o.blob_id, o.position) <> (e.blob_id, e.position)
-                                 AND o.is_owned);
+    OR e.is_owned
+       AND NOT b.is_shared
+       AND EXISTS (SELECT FROM pgstore.store n WHERE n.id = e.store_id AND n.kind = 'nfs')
+       AND EXISTS (SELECT
+                     FROM pgstore.extent o
+                    WHERE o.store_id = e.store_id AND o.chunk_id = e.chunk_id
+                      AND (o.blob_id, o.position) <> (e.blob_id, e.position));
