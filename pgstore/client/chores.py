@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Final
 
 from pgstore import errors
-from pgstore.core.clock import monotonic
+from pgstore.core import clock
 from pgstore.core.operation import Op
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Chores:
         with self._lock:
             if key in self._due or self._closed.is_set():
                 return
-            self._due[key] = (monotonic() + DELAY_SECONDS, chore)
+            self._due[key] = (clock.monotonic() + DELAY_SECONDS, chore)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="pgstore-chores", daemon=True)
                 self._thread.start()
@@ -66,12 +66,12 @@ class Chores:
 
     def _seconds_to_next(self) -> float:
         with self._lock:
-            return max(0.0, min(at for at, _ in self._due.values()) - monotonic())
+            return max(0.0, min(at for at, _ in self._due.values()) - clock.monotonic())
 
     def work(self) -> None:
         """Do what is due."""
         with self._lock:
-            due = [(key, chore) for key, (at, chore) in self._due.items() if at <= monotonic()]
+            due = [(key, chore) for key, (at, chore) in self._due.items() if at <= clock.monotonic()]
         client = self._client()
         for key, chore in due:
             if self._closed.is_set() or client is None:
@@ -83,4 +83,4 @@ class Chores:
                 if finished:
                     del self._due[key]
                 else:
-                    self._due[key] = (monotonic() + AGAIN_SECONDS, chore)
+                    self._due[key] = (clock.monotonic() + AGAIN_SECONDS, chore)

@@ -101,7 +101,9 @@ class Kept:
     def gone(self) -> errors.Error:
         if self.is_version:
             return errors.VersionGone(f"version {self.number} is not kept any more; versions() lists those that are")
-        return errors.StaleFile(f"the open file (inode {self.number}) was removed and then collected; nothing of it is left")
+        return errors.StaleFile(
+            f"the open file (inode {self.number}) was removed and then collected; nothing of it is left"
+        )
 
 
 def version_of(store_id: int, number: int) -> Kept:
