@@ -231,7 +231,7 @@ def described(model):
     paths: dict[int, list[str]] = {}
     for path, node in model.everything():
         paths.setdefault(id(node), []).append(path)
-    seen = {}
+    seen: dict[str, Any] = {}
     for path, node in model.everything():
         if isinstance(node, Folder):
             seen[path] = ("directory", node.mode)
