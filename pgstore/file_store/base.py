@@ -23,6 +23,7 @@ CHUNK_BYTES_MIN = 4096
 CHUNK_BYTES_MAX = 16 * 1024 * 1024  # what a statement may carry several of
 LARGE_OBJECT_BYTES = 1024 * 1024
 ATTEMPTS = 10  # of an operation that others keep coming between
+FOREIGN_KEY_VIOLATION = "23503"  # contents that were to be shared have just been collected, for their file is gone
 STORAGES = {"rows": "r", "large_object": "l"}
 
 
@@ -153,7 +154,9 @@ class FileStoreBase(Store):
                 return result
             except StoreGone:
                 raise self._missing() from None
-            except (errors.ConflictError, errors.SerializationConflict):
+            except (errors.ConflictError, errors.SerializationConflict, errors.StatementFailed) as exc:
+                if isinstance(exc, errors.StatementFailed) and exc.sqlstate != FOREIGN_KEY_VIOLATION:
+                    raise
                 if attempt >= ATTEMPTS:
                     raise
                 attempt += 1

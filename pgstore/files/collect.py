@@ -165,7 +165,7 @@ def _delete_inodes(places: str) -> str:
            FROM gone g
           WHERE g.blob_id IS NOT NULL
           ORDER BY g.blob_id
-             ON CONFLICT DO NOTHING
+             ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at)
     )
     SELECT count(*) FROM gone
     """
@@ -242,7 +242,7 @@ NOTE_UNFINISHED = Statement(
          SELECT $1, d.id, timestamptz '-infinity'
            FROM dead d
           ORDER BY d.id
-             ON CONFLICT DO NOTHING
+             ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at)
     )
     UPDATE pgstore.blob
        SET session_id = NULL
@@ -352,7 +352,7 @@ DELETE_BLOBS = Statement(
          SELECT DISTINCT $1, e.chunk_id
            FROM emptied e
           ORDER BY e.chunk_id
-             ON CONFLICT DO NOTHING
+             ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at)
     )
     DELETE FROM pgstore.blob
      WHERE store_id = $1::numeric
@@ -421,7 +421,7 @@ NOTE_LEFTOVERS: Final = (
            AND b.session_id IS NULL
            AND NOT EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = $1 AND i.blob_id = b.id)
          ORDER BY b.id
-            ON CONFLICT DO NOTHING
+            ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at)
         """,
         "int8",
     ),
@@ -433,7 +433,7 @@ NOTE_LEFTOVERS: Final = (
          WHERE c.store_id = $1
            AND NOT EXISTS (SELECT FROM pgstore.extent e WHERE e.store_id = $1 AND e.chunk_id = c.id)
          ORDER BY c.id
-            ON CONFLICT DO NOTHING
+            ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at)
         """,
         "int8",
     ),

@@ -17,7 +17,6 @@ from tests.integration.test_cli import Cli
 CHECKS = checks_of(sql_directory())
 
 # What is broken, the check that has to find it, and a word of what it says. %(v)s is the Volume, %(n)s the NetworkFileSystem.
-LIVE_FILE = f"version_to = {LIVE} AND kind = 'f' AND store_id = %(v)s"
 DAMAGE = [
     ("file_names", "leads to no inode", "DELETE FROM pgstore.inode WHERE ino = %(file)s"),
     ("file_names", "leads to no inode", "UPDATE pgstore.dirent SET ino = 999999 WHERE ino = %(file)s"),
@@ -28,16 +27,19 @@ DAMAGE = [
     ("file_inodes", "no name", "DELETE FROM pgstore.dirent WHERE ino = %(file)s"),
     ("file_inodes", "no name", "DELETE FROM pgstore.dirent WHERE ino = %(removed)s"),
     ("file_inodes", "link_count 2 with 1 names", "UPDATE pgstore.inode SET link_count = 2 WHERE ino = %(file)s"),
-    ("file_inodes", "link_count 1 with 2 names", f"UPDATE pgstore.inode SET link_count = 1 WHERE ino = %(linked)s AND version_to = {LIVE}"),
+    ("file_inodes", "link_count 1 with 2 names",
+     f"UPDATE pgstore.inode SET link_count = 1 WHERE ino = %(linked)s AND version_to = {LIVE}"),
     ("file_inodes", "the directory is elsewhere", "UPDATE pgstore.inode SET parent = 1 WHERE ino = %(inner)s"),
-    ("file_inodes", "the root", f"UPDATE pgstore.inode SET parent = 2 WHERE store_id = %(v)s AND ino = 1 AND version_to = {LIVE}"),
-    ("file_inodes", "several names", ("INSERT INTO pgstore.dirent SELECT store_id, 1, 'again', version_from, version_to, ino, kind FROM pgstore.dirent "
-     "WHERE ino = %(directory)s")),
+    ("file_inodes", "the root",
+     f"UPDATE pgstore.inode SET parent = 2 WHERE store_id = %(v)s AND ino = 1 AND version_to = {LIVE}"),
+    ("file_inodes", "several names",
+     ("INSERT INTO pgstore.dirent SELECT store_id, 1, 'again', version_from, version_to, ino, kind FROM "
+      "pgstore.dirent WHERE ino = %(directory)s")),
     ("file_inodes", "there twice", "UPDATE pgstore.inode SET version_from = 0 WHERE ino = %(changed)s"),
     ("file_inodes", "link_count 0", "UPDATE pgstore.inode SET link_count = 0 WHERE ino = %(file)s"),
     ("file_inodes", "no name", "DELETE FROM pgstore.dirent WHERE ino = %(shared)s"),
     ("file_trees", "no way leads to it", "UPDATE pgstore.dirent SET parent = %(inner)s WHERE ino = %(directory)s"),
-    ("file_trees", "no root", f"DELETE FROM pgstore.inode WHERE store_id = %(n)s AND ino = 1"),
+    ("file_trees", "no root", "DELETE FROM pgstore.inode WHERE store_id = %(n)s AND ino = 1"),
     ("file_trees", "no file system", "DELETE FROM pgstore.file_system WHERE store_id = %(v)s"),
     ("file_versions", "not the last", "UPDATE pgstore.file_system SET head = head + 1 WHERE store_id = %(v)s"),
     ("file_versions", "not the last", "UPDATE pgstore.file_system SET head = head - 1 WHERE store_id = %(v)s"),
@@ -51,13 +53,15 @@ DAMAGE = [
     ("file_extents", "its chunk is missing", "DELETE FROM pgstore.chunk WHERE id = %(chunk)s"),
     ("file_extents", "beyond the end", "UPDATE pgstore.extent SET position = 1000 WHERE chunk_id = %(chunk)s"),
     ("file_extents", "too large", "UPDATE pgstore.chunk SET data = repeat('x', 2000000)::bytea WHERE id = %(chunk)s"),
-    ("file_extents", "its blob is missing", "ALTER TABLE pgstore.extent DISABLE TRIGGER ALL; DELETE FROM pgstore.blob WHERE id = %(blob)s"),
-    ("file_extents", "not the only one", ("UPDATE pgstore.extent SET chunk_id = (SELECT chunk_id FROM pgstore.extent "
-                                         "WHERE blob_id = %(shared_blob)s AND position = 0) "
-                                         "WHERE blob_id = %(shared_blob)s AND position = 1")),
+    ("file_extents", "its blob is missing",
+     "ALTER TABLE pgstore.extent DISABLE TRIGGER ALL; DELETE FROM pgstore.blob WHERE id = %(blob)s"),
+    ("file_extents", "not the only one",
+     ("UPDATE pgstore.extent SET chunk_id = (SELECT chunk_id FROM pgstore.extent WHERE blob_id = %(shared_blob)s "
+      "AND position = 0) WHERE blob_id = %(shared_blob)s AND position = 1")),
     ("file_leftovers", "nothing refers to it", "INSERT INTO pgstore.blob (store_id, chunk_size_bytes) VALUES (%(v)s, 1)"),
     ("file_leftovers", "nothing refers to it", "INSERT INTO pgstore.chunk (store_id, data) VALUES (%(v)s, 'x')"),
-    ("file_leftovers", "its session is dead", "INSERT INTO pgstore.blob (store_id, chunk_size_bytes, session_id) VALUES (%(v)s, 1, 99999)"),
+    ("file_leftovers", "its session is dead",
+     "INSERT INTO pgstore.blob (store_id, chunk_size_bytes, session_id) VALUES (%(v)s, 1, 99999)"),
     ("file_leftovers", "its session is dead", "INSERT INTO pgstore.version_pin VALUES (%(v)s, 99999, 1)"),
     ("file_leftovers", "its session is dead", "INSERT INTO pgstore.inode_hold VALUES (%(n)s, 99999, 1)"),
     ("large_objects", "", "UPDATE pgstore.chunk SET data = NULL, large_object = 1 WHERE id = %(chunk)s"),

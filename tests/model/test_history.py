@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 from typing import Any
 
@@ -13,13 +15,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 import pgstore
 from pgstore import errors
+from pgstore.cli.check import checks_of, run_checks
 from pgstore.client import pins
 from pgstore.files import history
 from pgstore.files.collect import Collection
+from pgstore.migrate import sql_directory
 from tests.fixtures.scribe import Node, Scribe
+from tests.model.test_file_store_tree import REFUSALS
 
 _numbers = itertools.count(1)
 
+FILE_CHECKS = {name: text for name, text in checks_of(sql_directory()).items() if name.startswith(("file_", "orph"))}
 PATHS = st.lists(st.sampled_from("xyz"), min_size=1, max_size=3).map("/".join)
 DATA = st.sampled_from([b"", b"small", b"large" * 10, bytes(range(100))])
 CHANGES = st.one_of(
@@ -59,8 +65,8 @@ class HistoryMachine(RuleBasedStateMachine):
     def start(self, kept):
         self.client = pgstore.Client(self.database)
         name = f"history-{next(_numbers)}"
-        volume = pgstore.Volume.from_name(name, create_if_missing=True, client=self.client, keep=kept).hydrate()
-        self.store_id = int(volume.object_id[3:])
+        self.volume = pgstore.Volume.from_name(name, create_if_missing=True, client=self.client, keep=kept).hydrate()
+        self.store_id = int(self.volume.object_id[3:])
         self.connection = psycopg.connect(self.database, autocommit=True)
         self.scribe = Scribe(self.connection, self.store_id)
         self.kept = kept
@@ -86,7 +92,7 @@ class HistoryMachine(RuleBasedStateMachine):
             with pytest.raises(errors.VersionGone):
                 self.client.run(history.restore(self.store_id, version))
             return
-        made = self.client.run(history.restore(self.store_id, version))
+        made = self.volume.restore(version)
         self.note(made)
         assert self.trees[made] == self.trees[version]
 
@@ -115,11 +121,21 @@ class HistoryMachine(RuleBasedStateMachine):
         assert [entry.version for entry in listed] == list(range(head, max(self.oldest, 1) - 1, -1))
         assert not self.client.run(Collection(self.store_id, grace_seconds=0).run())
         self.everything_is_there()
+        self.nothing_else_is_there()
 
     def everything_is_there(self):
         for version in range(self.oldest, len(self.trees)):
             assert self.scribe.tree(version) == self.trees[version]
-        self.nothing_else_is_there()
+
+    def handles_read_it(self):
+        for version in range(self.oldest, len(self.trees)):
+            then = self.volume.at(version)
+            assert {path: node.ino for path, node in self.trees[version].items()} == {
+                entry.path: then.stat(entry.path).ino for entry in then.iterdir("/", recursive=True)
+            }
+            for path, node in self.trees[version].items():
+                if node.data is not None:
+                    assert b"".join(then.read_file(path)) == node.data
 
     def nothing_else_is_there(self):
         """Every row is one that a kept version needs."""
@@ -147,18 +163,53 @@ class HistoryMachine(RuleBasedStateMachine):
         if not hasattr(self, "connection"):
             return
         try:
-            for version in range(self.oldest, len(self.trees)):
-                assert self.scribe.tree(version) == self.trees[version]
+            self.everything_is_there()
+            self.handles_read_it()
+            assert run_checks(self.database, FILE_CHECKS) == []
         finally:
             self.connection.close()
             self.client.close()
 
 
-def test_every_version_that_is_kept_stays_what_it_was(database):
+class VolumeHistoryMachine(HistoryMachine):
+    """The same with the Volume's own operations, in transactions with savepoints that are rolled back."""
+
+    @rule(changes=st.lists(st.tuples(CHANGES, st.booleans()), min_size=1, max_size=8))
+    def commit(self, changes):
+        with self.client.transaction():
+            for change, is_kept in changes:
+                with contextlib.suppress(*REFUSALS, _RollBackError), self.client.transaction():
+                    self.make(*change)
+                    if not is_kept:
+                        raise _RollBackError
+        head = self.volume.versions(limit=1)
+        if head and head[0].version == len(self.trees):
+            self.note(head[0].version)
+
+    def make(self, what, path, *rest):
+        volume = self.volume
+        if what == "file":
+            volume.put_file(io.BytesIO(rest[0] * 2000), path)
+        elif what == "directory":
+            volume.mkdir(path)
+        elif what == "copy":
+            volume.copy_files([path], rest[0], recursive=True)
+        elif what == "remove":
+            volume.remove_file(path, recursive=True)
+        else:
+            getattr(volume, what)(path, *rest)
+
+
+class _RollBackError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("machine", [HistoryMachine, VolumeHistoryMachine], ids=["rows", "volume"])
+def test_every_version_that_is_kept_stays_what_it_was(own_database, machine):
     """
     Whatever was committed, restored and collected since; and what no version needs is gone.
     """
-    machine = type("Machine", (HistoryMachine,), {"database": database})
+    machine = type("Machine", (machine,), {"database": own_database})
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=60, stateful_step_count=25, deadline=None, database=None)
+        machine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None, database=None)
     )
