@@ -32,7 +32,8 @@ from pgstore.files.changes import LIVE
 T = TypeVar("T")
 
 GRACE_SECONDS: Final = 600.0
-ROWS_AT_ONCE: Final = 1000  # names, inodes, versions in one transaction
+# Names, inodes, versions in one transaction. While an old snapshot is held each finds the dead ones of those before it again.
+ROWS_AT_ONCE: Final = 5000
 BLOBS_AT_ONCE: Final = 100
 EXTENTS_AT_ONCE: Final = 20_000  # of these blobs, but for a single one that has more
 CHUNKS_AT_ONCE: Final = 200  # of up to 1 MiB
