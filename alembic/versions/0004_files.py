@@ -359,7 +359,7 @@ BEGIN
            AND i.version_to = 9223372036854775807
            FOR UPDATE;
     ELSE
-        SELECT i.blob_id
+        SELECT i.blob_id, i.size_bytes, NULL::bytea AS inline_data
           INTO there
           FROM pgstore.inode i
          WHERE i.store_id = p_store_id
