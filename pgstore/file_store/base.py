@@ -109,10 +109,10 @@ class FileStoreBase(Store):
             except StoreGone:
                 raise self._missing() from None
         if self._version != NEWEST:
-            return Tree(store_id, None, self._version, in_place=self._changes_class.in_place)
+            return Tree(self._runner.session, store_id, None, self._version, in_place=self._changes_class.in_place)
         enrolment = yield from self._enrol(store_id)
         participant = None if enrolment is None else enrolment.participant
-        return Tree(store_id, participant, in_place=self._changes_class.in_place)
+        return Tree(self._runner.session, store_id, participant, in_place=self._changes_class.in_place)
 
     def _enrol(self, store_id: int) -> Op[Any]:
         return (yield BeforeCommit((ChangeSet, store_id), partial(self._changes_class, store_id, self._missing)))
@@ -140,7 +140,7 @@ class FileStoreBase(Store):
         def change() -> Op[T]:
             enrolment = yield from self._enrol(store_id)
             changes: ChangeSet = enrolment.participant
-            tree = Tree(store_id, changes, in_place=changes.in_place)
+            tree = Tree(self._runner.session, store_id, changes, in_place=changes.in_place)
             result = yield from self._reading(tree, body(tree))
             if enrolment.immediate or changes.full:
                 yield from changes.flush()

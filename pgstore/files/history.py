@@ -15,7 +15,7 @@ from typing import Final
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.client.pins import Kept, version_of
+from pgstore.client.pins import version_of
 from pgstore.client.session import Session
 from pgstore.core.operation import Apart, Many, Op, Query, Rows, atomic
 from pgstore.core.statement import Statement
@@ -39,19 +39,6 @@ VERSIONS = Statement(
     reads=True,
 )
 HEAD = Statement("SELECT f.head FROM pgstore.file_system f WHERE f.store_id = $1", "int8", reads=True)
-# The newest version in which inode $2 was as it has been since version $3. No row: it is not so in any version that is kept.
-LAST_VERSION = Statement(
-    """
-    SELECT least(i.version_to - 1, f.head)
-      FROM pgstore.inode i
-      JOIN pgstore.file_system f ON f.store_id = $1
-     WHERE i.store_id = $1
-       AND i.ino = $2
-       AND i.version_from = $3
-    """,
-    "int8 int8 int8",
-    reads=True,
-)
 # Collection skips a version that is locked, and all later ones.
 LOCK_VERSION = Statement(
     """
@@ -220,25 +207,6 @@ def versions(store_id: int, *, before: int | None = None, limit: int | None = No
     """The versions that are kept, newest first: those before version *before*, at most *limit*."""
     rows: Rows = yield Query(VERSIONS, store_id, LIVE if before is None else before, LIVE if limit is None else limit)
     return [VolumeVersion(*row) for row in rows]
-
-
-def keep_inode(client: Client, store_id: int, ino: int, since: int) -> Op[Kept]:
-    """
-    Keep the state that an inode of a Volume has had since version *since*, for who reads its bytes for long.
-
-    Returns what to `release` with `client.session.pins`. To be run outside the user's transaction.
-
-    Raises:
-        VersionGone: it is not kept any more.
-    """
-    rows: Rows = yield Query(LAST_VERSION, store_id, ino, since)
-    if not rows:
-        raise errors.VersionGone(
-            f"the file (inode {ino}) was replaced, and the version that was read is not kept any more"
-        )
-    kept = version_of(store_id, rows[0][0])
-    yield from client.session.pins.keep(kept)
-    return kept
 
 
 class VersionPin:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from pgstore import errors
+from pgstore.client.session import Session
 from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.files.changes import LIVE, Change, ChangeSet, Entry
@@ -208,8 +209,15 @@ class Tree:
     """The tree of one file system, in one version; *changes* is None outside a transaction."""
 
     def __init__(
-        self, store_id: int, changes: ChangeSet | None, version: int = NEWEST, *, in_place: bool = False
+        self,
+        session: Session,
+        store_id: int,
+        changes: ChangeSet | None,
+        version: int = NEWEST,
+        *,
+        in_place: bool = False,
     ) -> None:
+        self.session = session
         self.store_id = store_id
         self.in_place = in_place  # files are written in place: what they hold is read by inode, not by blob
         self.version = version

@@ -18,6 +18,7 @@ from pgstore.files.collect import Collected, Collection, collect_in_passing
 from tests.integration.test_cli import Cli
 
 LARGE = 300_000
+MIB = 1024 * 1024
 
 
 @pytest.fixture
@@ -183,6 +184,58 @@ def test_a_session_that_was_taken_for_dead_pins_again(client_elsewhere, volume, 
         put(volume, "f", b"%d" % number)
     run(volume)
     assert read(old, "f") == b"1"
+
+
+def in_batches(iterator):
+    """What each look at the server has given."""
+    for first in iterator:
+        rest = iterator._page
+        yield b"".join([first, *rest])
+
+
+@pytest.mark.parametrize("how", ["read_file", "open"])
+def test_who_reads_for_more_than_a_minute_keeps_what_is_read(client, volume, sql, how, monkeypatch):
+    """
+    Without a handle on the version: a download may take hours.
+    """
+    data = os.urandom(9_000_000)
+    put(volume, "f", data)
+    put(volume, "g", b"")
+    file = volume.open("f", "rb", buffering=0)
+    pieces = iter(lambda: file.read(MIB * 4), b"") if how == "open" else in_batches(volume.read_file("f"))
+    got = next(pieces)
+    assert "version_pin" not in rows(sql, volume)
+    now = clock.monotonic()
+    monkeypatch.setattr(clock, "monotonic", lambda: now + 61)
+    got += next(pieces)
+    assert rows(sql, volume)["version_pin"] == 1
+
+    for number in range(4):
+        put(volume, "f", b"%d" % number)
+    run(volume)
+
+    assert got + b"".join(pieces) == data
+    del pieces
+    file.close()
+    gc.collect()
+    client.run(client.session.keep())
+    assert run(volume).blobs == 1
+    assert "version_pin" not in rows(sql, volume)
+
+
+def test_who_reads_what_was_collected_is_told(volume):
+    """
+    It was stopped for hours: never zeros in place of bytes.
+    """
+    put(volume, "f", os.urandom(9_000_000))
+    pieces = in_batches(volume.read_file("f"))
+    next(pieces)
+    for number in range(3):
+        put(volume, "f", b"%d" % number)
+    run(volume)
+
+    with pytest.raises(errors.StaleFile, match="open it again"):
+        next(pieces)
 
 
 def test_a_pin_goes_with_the_last_handle(client, volume, sql):
