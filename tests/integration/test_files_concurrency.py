@@ -292,3 +292,37 @@ def test_a_file_above_the_largest_is_refused(client, live_files):
         with pytest.raises(pgstore.errors.FileTooLarge):
             make()
     assert in_place.CALL_BYTES == MIB
+
+
+def test_a_copy_is_never_changed_by_writes_to_its_source(client, client_elsewhere, store_name):
+    """
+    Copies share the bytes; a writer that comes at the same moment must notice. Files move out of their inode and into new blobs.
+    """
+    nfs = NetworkFileSystem.from_name(store_name, create_if_missing=True, client=client, chunk_size=8 * KIB)
+    nfs.put_file(io.BytesIO(b"0"), "source")
+    theirs = NetworkFileSystem.from_name(store_name, client=client_elsewhere)
+    ino, store_id = nfs.stat("source").ino, int(nfs.object_id[3:])
+    done = threading.Event()
+    seen: dict[str, bytes] = {}
+
+    def write():
+        try:
+            for number in range(400):
+                if number % 7 == 0:
+                    client.run(in_place.truncate(store_id, ino, 10))
+                client.run(in_place.write_at(store_id, ino, 0, bytes([number % 250 + 1]) * (100 * KIB)))
+        finally:
+            done.set()
+
+    def copy():
+        number = 0
+        while not done.is_set():
+            number += 1
+            theirs.copy_files(["source"], f"copy{number}")
+            seen[f"copy{number}"] = b"".join(theirs.read_file(f"copy{number}"))
+
+    together(write, copy)
+
+    assert len(seen) > 5
+    for name, data in seen.items():
+        assert b"".join(nfs.read_file(name)) == data, name
