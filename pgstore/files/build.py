@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from pgstore import errors
-from pgstore.core.operation import Op, Query
+from pgstore.core.operation import Many, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.files.changes import LIVE, Entry
 from pgstore.files.contents import Contents, StoreGone
@@ -35,6 +35,23 @@ DIRECTORIES_AMONG = Statement(
     """,
     "int8 int8 bytea[]",
     reads=True,
+)
+# Files $2, in an order that is the same for everybody, are about to be copied: whoever writes into one of them in place finishes
+# first, and nobody changes where its bytes are, until the copy is there. Alone, as writers say: all else is locked after it.
+LOCK_SOURCES = Statement(
+    f"""
+    SELECT 1
+      FROM unnest($2) AS u (ino)
+     CROSS JOIN LATERAL (
+           SELECT n.ino
+             FROM pgstore.inode n
+            WHERE n.store_id = $1
+              AND n.ino = u.ino
+              AND n.version_to = {LIVE}
+            LIMIT 1
+              FOR UPDATE) i
+    """,
+    "int8 int8[]",
 )
 # Blobs of files $2 are about to be shared: who writes into one of them in place now finishes first, and nobody does afterwards.
 SHARE_BLOBS = Statement(
@@ -237,7 +254,8 @@ class Builder:
             new, sources = zip(*self._copies, strict=True)
             self._copies = []
             if self.tree.changes.in_place:
-                yield Query(SHARE_BLOBS, self.tree.store_id, sources)
+                store_id = self.tree.store_id
+                yield Many([Query(LOCK_SOURCES, store_id, sorted(set(sources))), Query(SHARE_BLOBS, store_id, sources)])
             made: int = yield Query(COPY_INODES_OF, self.tree.store_id, new, sources, self.tree.version, self.now_ns)
             if made < len(new):
                 raise errors.ConflictError(
