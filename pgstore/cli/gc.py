@@ -11,8 +11,9 @@ import pgstore
 from pgstore import errors
 from pgstore.cli import output
 from pgstore.cli.target import target
-from pgstore.client.session import sweep
+from pgstore.client.session import sweep, unlink_large_objects
 from pgstore.core.operation import Op, Query, Rows, atomic
+from pgstore.core.statement import Statement
 from pgstore.files.collect import GRACE_SECONDS, STORES, Collected, Collection
 
 _NOUNS = {"volume": "Volume", "nfs": "NetworkFileSystem"}
@@ -54,7 +55,7 @@ def gc(
                 f"there is no Volume or NetworkFileSystem {name!r} in environment {environment!r}"
             )
         if not dry_run:
-            client.run(atomic(sweep()))
+            client.run(_finish_deletions())
         found = []
         for store_id, *about in stores:
             collection = Collection(store_id, grace_seconds=grace)
@@ -62,6 +63,16 @@ def gc(
             if collected:
                 found.append((*about, collected))
     _show(found, "would be deleted" if dry_run else "deleted")
+
+
+# Of stores that were deleted by somebody who did not get round to their large objects.
+LEFT_OF = Statement("SELECT DISTINCT store_id FROM pgstore.large_object_left", reads=True)
+
+
+def _finish_deletions() -> Op[None]:
+    yield from atomic(sweep())
+    for (store_id,) in (yield Query(LEFT_OF)):
+        yield from unlink_large_objects(store_id)
 
 
 def _stores(environment: str | None, name: str | None) -> Op[Rows]:

@@ -266,7 +266,8 @@ def test_collectors_that_are_killed_leave_nothing_half_done(own_database):
         assert sorted(entry.path for entry in volume.listdir("/")) == sorted([*map(str, range(10)), "copy"])
 
 
-def test_a_store_may_be_deleted_while_it_is_collected(own_database):
+@pytest.mark.parametrize("storage", ["rows", "large_object"])
+def test_a_store_may_be_deleted_while_it_is_collected(own_database, storage):
     """
     Neither waits for ever, fails or leaves rows behind.
     """

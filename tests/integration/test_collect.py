@@ -7,12 +7,15 @@ import io
 import os
 import threading
 
+import psycopg
 import pytest
 
 import pgstore
 from pgstore import errors
 from pgstore.client import chores, pins
+from pgstore.client.session import delete_store
 from pgstore.core import clock
+from pgstore.core.operation import atomic
 from pgstore.files import collect
 from pgstore.files.collect import Collected, Collection, collect_in_passing
 from tests.integration.test_cli import Cli
@@ -401,6 +404,42 @@ def test_large_objects_go_with_their_chunks(client, store_name, sql, storage):
     assert run(volume).chunks == (12 if storage == "rows" else 3)
 
     assert sql(count) == before
+
+
+def test_the_command_unlinks_what_a_killed_deletion_left(cli, own_database):
+    with pgstore.Client(own_database) as client, psycopg.connect(own_database, autocommit=True) as connection:
+        volume = pgstore.Volume.from_name("v", create_if_missing=True, client=client, storage="large_object")
+        put(volume, "f", os.urandom(2_000_000))
+        client.run(atomic(delete_store(id_of(volume))))
+        count = "SELECT count(*) FROM pg_largeobject_metadata"
+        assert connection.execute(count).fetchall() == [(2,)]
+
+        assert cli("--url", own_database, "gc") == (0, "nothing deleted\n", "")
+
+        assert connection.execute(count).fetchall() == [(0,)]
+
+
+@pytest.mark.parametrize("storage", ["rows", "large_object"])
+def test_a_member_of_the_writers_collects(own_database, storage):
+    """
+    Who may write may also delete what others have written; nobody else is there to do it.
+    """
+    role = f"w_{storage}"
+    with psycopg.connect(own_database, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN IN ROLE pgstore_writer")
+    try:
+        with pgstore.Client(own_database.replace("postgres@", f"{role}@")) as client:
+            for kind in (pgstore.Volume, pgstore.NetworkFileSystem):
+                store = kind.from_name(f"s{kind._kind}", create_if_missing=True, client=client, storage=storage)
+                put(store, "f", os.urandom(3_000_000))
+                store.remove_file("f")
+                if kind is pgstore.Volume:
+                    for _ in range(10):
+                        put(store, "g", b"")
+                assert run(store).chunks >= 3
+    finally:
+        with psycopg.connect(own_database, autocommit=True) as connection:
+            connection.execute(f"DROP ROLE {role}")
 
 
 # ------------------------------------------------------------------------------------------------- unfinished uploads
