@@ -187,7 +187,7 @@ class Arranging(FileStoreBase):
             new = {**(node.xattrs or {}), name: encoded}
             if sum(len(key.encode()) + len(text) * 3 // 4 for key, text in new.items()) > XATTRS_BYTES_MAX:
                 raise errors.InvalidError(f"the attributes of one file may have {XATTRS_BYTES_MAX} bytes together")
-            return {"xattrs": new}
+            return {"xattrs": {name: encoded}}
 
         yield from self._change(partial(edit.set_attributes, names=split(path), attributes=attributes, follow=True))
 
@@ -201,11 +201,9 @@ class Arranging(FileStoreBase):
         """
 
         def attributes(node: Node) -> Mapping[str, Any]:
-            new = dict(node.xattrs or {})
-            if name not in new:
+            if name not in (node.xattrs or {}):
                 raise errors.MissingKeyError(f"{path!r} has no extended attribute {name!r}")
-            del new[name]
-            return {"xattrs": new}
+            return {"xattrs": {name: None}}
 
         yield from self._change(partial(edit.set_attributes, names=split(path), attributes=attributes, follow=True))
 

@@ -160,6 +160,14 @@ class Node(NamedTuple):
     def is_directory(self) -> bool:
         return self.kind == "d"
 
+    def changed(self, attributes: Mapping[str, Any]) -> Node:
+        """The same with *attributes* of a change set."""
+        new = dict(attributes)
+        if "xattrs" in new:
+            both = {**(self.xattrs or {}), **new["xattrs"]}
+            new["xattrs"] = {name: value for name, value in both.items() if value is not None}
+        return self._replace(**new)
+
 
 class Walk(NamedTuple):
     """
@@ -246,7 +254,7 @@ class Tree:
             return None
         node = Node(*path.reached[-1], *row[4:])
         changed = None if self._changes is None else self._changes.attributes(node.ino)
-        return node if changed is None else node._replace(**changed)
+        return node if changed is None else node.changed(changed)
 
     def _follow_changes(self, path: _Path, todo: list[bytes]) -> bool:
         """Go on as far as the transaction's changes lead. False: to something that was removed."""
