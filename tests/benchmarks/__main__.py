@@ -30,10 +30,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="how often each candidate runs (default 15)")
     parser.add_argument("--only", default="", metavar="TEXT", help="only contests whose name contains TEXT")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="repeats the order of a run")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="give one of the area's sizes, a number in capitals in its module, another value",
+    )
     arguments = parser.parse_args()
 
     area = importlib.import_module(f"tests.benchmarks.{arguments.area}")
-    with database(arguments.url) as url:
+    for setting in arguments.set:
+        name, _, number = setting.partition("=")
+        if not isinstance(getattr(area, name, None), int):
+            parser.error(f"--set {setting}: {area.__name__} has no number {name}")
+        setattr(area, name, int(number))
+    with database(arguments.url, getattr(area, "SERVER_OPTIONS", "")) as url:
         title = f"{arguments.area}: {machine(url)}; {arguments.rounds} rounds, --seed {arguments.seed}"
         contests = area.contests(url)
         with contextlib.closing(contests):
@@ -45,12 +57,12 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def database(url: str | None) -> Iterator[str]:
-    """Give *url*, or the migrated database of a durable server that ends with this block."""
+def database(url: str | None, options: str) -> Iterator[str]:
+    """Give *url*, or the migrated database of a durable server, run with *options*, that ends with this block."""
     if url:
         yield url
         return
-    with Server(durable=True) as server:
+    with Server(durable=True, options=options) as server:
         url = server.create_database("benchmarks")
         migrate(url)
         yield url
