@@ -1,4 +1,4 @@
-"""Dict, Queue and Volume, after Modal's, on the Postgres database that you already run."""
+"""Dict, Queue, Volume and NetworkFileSystem, after Modal's, on the Postgres database that you already run."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ from pgstore.errors import (
     StoreUnavailable,
     TransactionScopeError,
 )
+from pgstore.network_file_system import NetworkFileSystem
 from pgstore.queue import DeadLetter, Lease, Queue
-from pgstore.types import DictInfo, FileEntry, FileEntryType, QueueInfo, VolumeInfo
+from pgstore.types import DictInfo, FileEntry, FileEntryType, FileStat, NetworkFileSystemInfo, QueueInfo, VolumeInfo
 from pgstore.volume import Volume
 
 __all__ = [
@@ -49,10 +50,13 @@ __all__ = [
     "Error",
     "FileEntry",
     "FileEntryType",
+    "FileStat",
     "InvalidError",
     "Lease",
     "LeaseLost",
     "LockTimeout",
+    "NetworkFileSystem",
+    "NetworkFileSystemInfo",
     "NotFoundError",
     "OutcomeUnknown",
     "Queue",

@@ -18,6 +18,8 @@
     ├── FileExists (FileExistsError)            a path is taken
     ├── IsADirectory (IsADirectoryError)        a directory where a file was expected
     ├── NotADirectory (NotADirectoryError)      a file where a directory was expected
+    ├── DirectoryNotEmpty (OSError)             a directory that had to be empty
+    ├── LinkLoop (OSError)                      symbolic links that lead round in a circle
     ├── FileUnreadable (PermissionError)        a local file or directory that may not be read or written
     ├── SerializationError                      a value cannot be stored
     ├── DeserializationError                    stored bytes cannot be loaded here; they are in `raw`
@@ -110,6 +112,14 @@ class IsADirectory(Error, IsADirectoryError):
 
 class NotADirectory(Error, NotADirectoryError):
     """A file stands where a directory was expected."""
+
+
+class DirectoryNotEmpty(Error, OSError):
+    """A directory had to be empty."""
+
+
+class LinkLoop(Error, OSError):
+    """Symbolic links lead round in a circle."""
 
 
 class FileUnreadable(Error, PermissionError):

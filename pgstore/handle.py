@@ -18,6 +18,7 @@ from pgstore import errors
 from pgstore.client import Client, default_client
 from pgstore.client.session import delete_store
 from pgstore.client.transaction import Transaction
+from pgstore.core.method import Doc
 from pgstore.core.names import check_name
 from pgstore.core.operation import Apart, BeforeCommit, BoundOperation, Op, Query, atomic, operation
 from pgstore.registry import CREATE, CREATE_EPHEMERAL, EXISTS, FIND, FIND_ID, LIST, Facts, Found
@@ -429,9 +430,8 @@ Store.hydrate = _Hydrate()
 
 
 class _BoundRegistryOperation(BoundOperation[P, T]):
-    """Runs on the client that the call names."""
-
     __slots__ = ()
+    __doc__ = Doc("A method that needs no store: it runs on the client that the call names.")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         return _client_of(kwargs).run(self.op(*args, **kwargs))
@@ -445,6 +445,15 @@ class _registry_operation(operation[Any, P, T]):  # noqa: N801 - a decorator
 
     def __get__(self, owner: Any, kind: Any) -> _BoundRegistryOperation[P, T]:  # type: ignore[override]
         return _BoundRegistryOperation(self._function, owner)
+
+
+class class_operation(_registry_operation[P, T]):  # noqa: N801 - a decorator
+    """Turn a generator method that is called on the class, `Volume.rename(…)`, into a call with two forms."""
+
+    __slots__ = ()
+
+    def __get__(self, owner: Any, kind: Any) -> _BoundRegistryOperation[P, T]:  # type: ignore[override]
+        return _BoundRegistryOperation(self._function, kind)
 
 
 def _client_of(kwargs: Any) -> Client:

@@ -36,6 +36,15 @@ class VolumeInfo:
     created_by: str | None
 
 
+@dataclass(frozen=True)
+class NetworkFileSystemInfo:
+    """Facts about a NetworkFileSystem that do not change."""
+
+    name: str | None
+    created_at: datetime
+    created_by: str | None
+
+
 class FileEntryType(enum.IntEnum):
     """What a `FileEntry` is. Modal's numbers."""
 
@@ -58,3 +67,33 @@ class FileEntry:
     """Of the contents, in seconds since 1970."""
     size: int
     """In bytes; 0 for directories."""
+
+
+@dataclass(frozen=True)
+class FileStat:
+    """All that is known of a file, directory or link."""
+
+    path: str
+    """From the root, without a leading slash; symbolic links on the way have been followed."""
+    type: FileEntryType
+    size: int
+    """In bytes, holes included; of a symbolic link: of its target's path."""
+    mode: int
+    """Permission bits, without the type."""
+    uid: int
+    gid: int
+    mtime_ns: int
+    """Of the contents, in nanoseconds since 1970."""
+    ctime_ns: int
+    """Of the contents, attributes and number of names."""
+    link_count: int
+    """How many names lead to it; 1 for directories."""
+    ino: int
+    """The same for all names of one file; never used again."""
+    version: int
+    """Of the Volume, in which it or a name on the way was last changed; see `put_file(if_version=)`. 0 in a NetworkFileSystem."""
+
+    @property
+    def mtime(self) -> int:
+        """`mtime_ns` in whole seconds."""
+        return self.mtime_ns // 1_000_000_000

@@ -7,6 +7,7 @@ import re
 from pgstore.errors import InvalidError
 
 NAME_CHARS_MAX = 64
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # what text in PostgreSQL cannot have
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 

@@ -7,18 +7,19 @@ from functools import partial
 from pgstore import errors
 from pgstore.core.operation import Call, Op
 from pgstore.files.contents import BATCH_BYTES, filled, read_chunks
-from pgstore.files.local import LocalFile, Target
+from pgstore.files.local import LocalFile, LocalFolder, Target
 from pgstore.files.paths import Names, join
-from pgstore.files.tree import Node, Tree
+from pgstore.files.progress import Progress
+from pgstore.files.tree import Listing, Node, Tree
 
 
 def open_file(tree: Tree, names: Names) -> Op[Node]:
     """The file at *names*, with what reading it needs."""
-    walk = yield from tree.need(names, opening=True)
-    node = walk.node
-    assert node is not None
+    node = (yield from tree.need(names, opening=True)).found
     if node.is_directory:
         raise errors.IsADirectory(f"{join(names) or '/'!r} is a directory")
+    if node.kind != "f":
+        raise errors.InvalidError(f"{join(names)!r} is a fifo or socket, which holds nothing to read")
     return node
 
 
@@ -59,9 +60,14 @@ class Reader:
         return end, (yield from read_chunks(self._store_id, blob_id, chunk_size, self._at, end))
 
 
-def get_file(tree: Tree, names: Names, local: LocalFile) -> Op[None]:
+def get_file(tree: Tree, names: Names, local: LocalFile, progress: Progress) -> Op[None]:
     """Write the file at *names* to *local*. A local file is there whole or, after an error, as it was."""
     node = yield from open_file(tree, names)
+    progress.total(node.size_bytes)
+    yield from _download(tree, node, local, progress)
+
+
+def _download(tree: Tree, node: Node, local: LocalFile, progress: Progress) -> Op[None]:
     reader = Reader(tree.store_id, node)
     target: Target = yield Call(partial(Target, local, node.mode))
     try:
@@ -72,9 +78,31 @@ def get_file(tree: Tree, names: Names, local: LocalFile) -> Op[None]:
             while (pieces := (yield from reader.next())) is not None:
                 yield Call(partial(target.write, pieces))
         yield Call(partial(target.finish, node.size_bytes))
+        progress.bytes(node.size_bytes)
+        progress.files(1)
     except BaseException:
         target.abandon()
         raise
+
+
+def get_directory(tree: Tree, names: Names, folder: LocalFolder, progress: Progress) -> Op[None]:
+    """Write all files and links below the directory *names* into *folder*, and its directories if all is wanted."""
+    walk = yield from tree.need(names)
+    if not walk.found.is_directory:
+        raise errors.NotADirectory(f"{join(names)!r} is not a directory; use get_file")
+    listing = Listing(tree, walk.found.ino, (), recursive=True)
+    while (page := (yield from listing.entries())) is not None:
+        for path, entry in page:
+            if entry.kind == "d":
+                if folder.everything:
+                    yield Call(partial(folder.make, path))
+            elif entry.kind in "fl" and folder.wanted(path):
+                found = yield from tree.need((*names, *path.split(b"/")), opening=True, follow=False)
+                if found.found.link_target is not None:
+                    yield Call(partial(folder.link, path, found.found.link_target))
+                else:
+                    place = yield Call(partial(folder.place, path))
+                    yield from _download(tree, found.found, place, progress)
 
 
 def _write_at(target: Target, pieces: list[tuple[int, bytes]]) -> None:

@@ -11,7 +11,7 @@ import fnmatch
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, TypeAlias
 
@@ -115,9 +115,10 @@ class Folder:
     Links to files count as files; links to folders, which may lead round in circles, are left out, as are sockets and the like.
     """
 
-    def __init__(self, path: str | Path, pattern: str | None) -> None:
+    def __init__(self, path: str | Path, pattern: str | None, *, recursive: bool = True) -> None:
         self._root = os.fspath(path)
         self._pattern = pattern
+        self._recursive = recursive
         self._files = self._walk()
         with explained(f"local folder {self._root!r}"):
             if not stat.S_ISDIR(os.stat(self._root).st_mode):
@@ -159,7 +160,8 @@ class Folder:
             files, folders = self._scan(directory)
             for name in sorted(files):
                 yield directory, name
-            todo += [(*directory, name) for name in sorted(folders, reverse=True)]
+            if self._recursive:
+                todo += [(*directory, name) for name in sorted(folders, reverse=True)]
 
     def _scan(self, directory: tuple[bytes, ...]) -> tuple[list[bytes], list[bytes]]:
         path = os.path.join(self._root, *map(os.fsdecode, directory))
@@ -175,11 +177,14 @@ class Folder:
         return files, folders
 
     def _wanted(self, directory: tuple[bytes, ...], name: bytes) -> bool:
-        if self._pattern is None:
-            return True
-        base = os.fsdecode(name)
-        relative = "/".join([*map(os.fsdecode, directory), base])
-        return fnmatch.fnmatchcase(base, self._pattern) or fnmatch.fnmatchcase(relative, self._pattern)
+        return is_wanted("/".join(map(os.fsdecode, (*directory, name))), self._pattern)
+
+
+def is_wanted(path: str, pattern: str | None) -> bool:
+    """Whether *path*, or its last name, matches *pattern*; None matches all."""
+    if pattern is None:
+        return True
+    return fnmatch.fnmatchcase(path.rpartition("/")[2], pattern) or fnmatch.fnmatchcase(path, pattern)
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
@@ -290,4 +295,55 @@ class Target:
                 os.unlink(self._temporary)
 
 
-Reader: TypeAlias = Callable[[int], bytes]
+class LocalFolder:
+    """
+    A local folder that files are downloaded into.
+
+    Nothing is written through a symbolic link below it: a link that came from elsewhere could lead anywhere.
+    """
+
+    def __init__(self, path: str | Path, pattern: str | None) -> None:
+        if not isinstance(path, (str, os.PathLike)):
+            raise errors.InvalidError(f"expected the path of a local folder, not {type(path).__name__}")
+        self._root = os.fspath(path)
+        self._pattern = pattern
+        with explained(f"local folder {self._root!r}"):
+            os.makedirs(self._root, exist_ok=True)
+
+    @property
+    def everything(self) -> bool:
+        """Whether no pattern says what is wanted."""
+        return self._pattern is None
+
+    def wanted(self, path: bytes) -> bool:
+        return is_wanted(os.fsdecode(path), self._pattern)
+
+    def make(self, path: bytes) -> str:
+        """Make the folder *path* below this one, with those on the way, and return where it is."""
+        place = self._root
+        for name in os.fsdecode(path).split("/") if path else ():
+            place = os.path.join(place, name)
+            with explained(f"local folder {place!r}"):
+                try:
+                    os.mkdir(place)
+                except FileExistsError:
+                    if not stat.S_ISDIR(os.lstat(place).st_mode):
+                        raise errors.NotADirectory(f"local path {place!r} is not a folder") from None
+        return place
+
+    def place(self, path: bytes) -> Path:
+        """Where the file *path* is to be written."""
+        folder, _, name = path.rpartition(b"/")
+        place = os.path.join(self.make(folder), os.fsdecode(name))
+        if os.path.islink(place):
+            with explained(f"local link {place!r}"):
+                os.unlink(place)
+        return Path(place)
+
+    def link(self, path: bytes, target: bytes) -> None:
+        """Make a symbolic link, in place of a file that is there."""
+        place = self.place(path)
+        with explained(f"local link {os.fspath(place)!r}"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(place)
+            os.symlink(os.fsdecode(target), place)

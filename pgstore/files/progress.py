@@ -1,15 +1,19 @@
-"""A progress bar for uploads; nothing unless it is asked for."""
+"""A progress bar for uploads and downloads; nothing unless it is asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 
 class Progress:
-    """Counts files and bytes, on a bar if *shown*."""
+    """Counts files and bytes, on a bar if *shown*; *advance* is called with each number of bytes."""
 
-    def __init__(self, shown: bool | None, what: str) -> None:
+    def __init__(
+        self, shown: bool | None = None, what: str = "", advance: Callable[[int], object] | None = None
+    ) -> None:
         self._bar: Any = None
+        self._advance = advance
         self._files = 0
         if shown:
             from rich import progress  # late: most programs never show one
@@ -24,6 +28,8 @@ class Progress:
             self._bar.update(self._task, total=size_bytes)
 
     def bytes(self, count: int) -> None:
+        if self._advance is not None:
+            self._advance(count)
         if self._bar is not None:
             self._bar.advance(self._task, count)
 

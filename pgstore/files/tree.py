@@ -1,23 +1,31 @@
-"""Trees: from names to inodes, and what directories hold, in the newest version as the current transaction has changed it."""
+"""Trees: from names to inodes, and what directories hold, in one version and as the current transaction has changed it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from pgstore import errors
 from pgstore.core.operation import Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.files.changes import LIVE, Change, ChangeSet, Entry
+from pgstore.files.merge import ROOT
 from pgstore.files.paths import Names, join
-from pgstore.types import FileEntry, FileEntryType
+from pgstore.types import FileEntry, FileEntryType, FileStat
 
-ROOT: Final = 1
+NEWEST: Final = LIVE - 1  # as the version to read: rows that end later than it are live
 ROOT_MODE: Final = 0o755
+LINKS_MAX: Final = 40  # symbolic links followed on one path, as in Linux
 PAGE_NAMES: Final = 1000  # of one directory in one page of a listing
 PAGE_DIRECTORIES: Final = 20  # in one page of a recursive listing
 
-CREATE_FILE_SYSTEM = Statement("INSERT INTO pgstore.file_system (store_id) VALUES ($1)", "int8")
+CREATE_FILE_SYSTEM = Statement(
+    """
+    INSERT INTO pgstore.file_system (store_id, chunk_size_bytes, storage, versions_kept)
+    VALUES ($1, $2, $3, $4)
+    """,
+    "int8 int4 char int4",
+)
 CREATE_ROOT = Statement(
     f"""
     INSERT INTO pgstore.inode (store_id, ino, kind, mode, mtime_ns, ctime_ns, parent)
@@ -27,46 +35,61 @@ CREATE_ROOT = Statement(
     "int8",
 )
 
-# From directory $2 along the names $3 as far as they lead: a row for each that exists, the last with its inode. LATERAL with
-# LIMIT: one look at the key for each name. A join might read the table, planned while it was small.
+
+def _valid(row: str, version: str) -> str:
+    """
+    The condition for the row of a key that is valid in *version*, as the end of a subquery.
+
+    Rows of one key follow each other, so only the first that ends later can be it, and the index has them in this order.
+    """
+    return f"""{row}.version_to > {version}
+              AND {row}.version_from <= {version}
+            ORDER BY {row}.version_to
+            LIMIT 1"""
+
+
+# In version $4 from directory $2 along the names $3 as far as they lead: a row for each that exists, the last, and a symbolic link
+# on the way, with its inode. LATERAL with LIMIT: one look at the key for each name. A join might read the table, planned while it
+# was small.
 _WALK: Final = f"""
     WITH RECURSIVE walk AS (
-         SELECT 0 AS step, $2 AS ino, 'd'::"char" AS kind
+         SELECT 0 AS step, $2 AS ino, 'd'::"char" AS kind, 0::bigint AS version
           UNION ALL
-         SELECT w.step + 1, e.ino, e.kind
+         SELECT w.step + 1, e.ino, e.kind, e.version_from
            FROM walk w
           CROSS JOIN LATERAL (
-                SELECT d.ino, d.kind
+                SELECT d.ino, d.kind, d.version_from
                   FROM pgstore.dirent d
                  WHERE d.store_id = $1
                    AND d.parent = w.ino
                    AND d.name = ($3)[w.step + 1]
-                   AND d.version_to = {LIVE}
-                 LIMIT 1) e
+                   AND {_valid("d", "$4")}) e
     )
-    SELECT w.step, w.ino, w.kind, i.*
+    SELECT w.step, w.ino, w.kind, w.version, i.*
       FROM walk w
       LEFT JOIN LATERAL (
            SELECT %s
              FROM pgstore.inode i
             WHERE i.store_id = $1
               AND i.ino = w.ino
-              AND i.version_to = {LIVE}
-              AND w.step = cardinality($3)
-            LIMIT 1) i ON true
+              AND (w.step = cardinality($3) OR w.kind = 'l')
+              AND {_valid("i", "$4")}) i ON true
      ORDER BY w.step
 """
-WALK = Statement(_WALK % "i.mode, i.size_bytes, i.mtime_ns", "int8 int8 bytea[]", reads=True)
+_FACTS: Final = (
+    "i.version_from, i.mode, i.size_bytes, i.mtime_ns, i.ctime_ns, i.uid, i.gid, i.link_count, i.link_target, i.xattrs"
+)
+WALK = Statement(_WALK % _FACTS, "int8 int8 bytea[] int8", reads=True)
 WALK_AND_OPEN = Statement(
     _WALK
-    % """
-           i.mode, i.size_bytes, i.mtime_ns, i.inline_data, i.blob_id,
+    % f"""
+           {_FACTS}, i.inline_data, i.blob_id,
            (SELECT b.chunk_size_bytes FROM pgstore.blob b WHERE b.store_id = $1 AND b.id = i.blob_id)
     """,
-    "int8 int8 bytea[]",
+    "int8 int8 bytea[] int8",
     reads=True,
 )
-# For each directory of $2 the first $4 names after that of $3.
+# In version $5: for each directory of $2 the first $4 names after that of $3.
 LIST = Statement(
     f"""
     SELECT u.position, e.name, e.ino, e.kind, i.size_bytes, i.mtime_ns
@@ -77,7 +100,8 @@ LIST = Statement(
             WHERE d.store_id = $1
               AND d.parent = u.parent
               AND d.name > u.after
-              AND d.version_to = {LIVE}
+              AND d.version_to > $5
+              AND d.version_from <= $5
             ORDER BY d.name
             LIMIT $4) e
      CROSS JOIN LATERAL (
@@ -85,36 +109,49 @@ LIST = Statement(
              FROM pgstore.inode n
             WHERE n.store_id = $1
               AND n.ino = e.ino
-              AND n.version_to = {LIVE}
-            LIMIT 1) i
+              AND {_valid("n", "$5")}) i
      ORDER BY u.position, e.name
     """,
-    "int8 int8[] bytea[] int8",
+    "int8 int8[] bytea[] int8 int8",
+    reads=True,
+)
+# The same without what the inodes know.
+LIST_NAMES = Statement(
+    """
+    SELECT u.position, e.name, e.ino, e.kind, 0::bigint, 0::bigint
+      FROM unnest($2, $3) WITH ORDINALITY AS u (parent, after, position)
+     CROSS JOIN LATERAL (
+           SELECT d.name, d.ino, d.kind
+             FROM pgstore.dirent d
+            WHERE d.store_id = $1
+              AND d.parent = u.parent
+              AND d.name > u.after
+              AND d.version_to > $5
+              AND d.version_from <= $5
+            ORDER BY d.name
+            LIMIT $4) e
+     ORDER BY u.position, e.name
+    """,
+    "int8 int8[] bytea[] int8 int8",
     reads=True,
 )
 
 
-class Walk(NamedTuple):
-    """How far a path leads."""
-
-    names: Names
-    reached: list[tuple[int, str]]  # (ino, kind) of the root and of each name that exists
-    node: Node | None  # what the whole path leads to
-
-    @property
-    def parent(self) -> int:
-        """The directory of what the path leads to; there is one unless that is the root."""
-        return self.reached[len(self.names) - 1][0]
-
-
 class Node(NamedTuple):
-    """An inode. The last three only if it was opened."""
+    """An inode. The last three only where it was opened."""
 
     ino: int
     kind: str
+    version: int  # since which it is so
     mode: int
     size_bytes: int
     mtime_ns: int
+    ctime_ns: int
+    uid: int
+    gid: int
+    link_count: int
+    link_target: bytes | None
+    xattrs: Mapping[str, str] | None
     inline_data: bytes | None = None
     blob_id: int | None = None
     chunk_size: int | None = None
@@ -124,11 +161,44 @@ class Node(NamedTuple):
         return self.kind == "d"
 
 
-class Tree:
-    """The tree of one file system, as one transaction sees it; *changes* is None outside a transaction."""
+class Walk(NamedTuple):
+    """
+    How far a path leads: the directories, and at last whatever it is, from the root.
 
-    def __init__(self, store_id: int, changes: ChangeSet | None) -> None:
+    *names* are real names: symbolic links on the way have been followed. They may lead further than what exists.
+    """
+
+    names: Names
+    reached: list[tuple[int, str]]  # inode and kind, the root and one for each of the first names
+    node: Node | None  # of the last name; None: there is nothing
+    version: int  # in which a name on the way, or the node, was last changed
+
+    @property
+    def parent(self) -> int:
+        """The directory of the last name, if it exists."""
+        return self.reached[len(self.names) - 1][0]
+
+    @property
+    def found(self) -> Node:
+        """The node, where it is known to be there."""
+        assert self.node is not None
+        return self.node
+
+    @property
+    def entry(self) -> Entry:
+        node = self.found
+        return Entry(node.ino, node.kind, node.size_bytes, node.mtime_ns)
+
+
+AT_ROOT: Final = Walk((), [(ROOT, "d")], None, 0)
+
+
+class Tree:
+    """The tree of one file system, in one version; *changes* is None outside a transaction."""
+
+    def __init__(self, store_id: int, changes: ChangeSet | None, version: int = NEWEST) -> None:
         self.store_id = store_id
+        self.version = version
         self._changes = changes
 
     @property
@@ -136,86 +206,184 @@ class Tree:
         assert self._changes is not None, "changes outside a transaction"
         return self._changes
 
-    def walk(self, names: Names, *, start: int = ROOT, opening: bool = False) -> Op[Walk]:
-        """Follow *names* from directory *start*. With *opening*, the node has what reading needs, in the same round trip."""
-        statement = WALK_AND_OPEN if opening else WALK
-        reached = [(start, "d")]
+    def walk(self, names: Names, *, start: Walk = AT_ROOT, opening: bool = False, follow: bool = True) -> Op[Walk]:
+        """
+        Follow *names* from the directory *start*, through symbolic links.
+
+        Args:
+            opening: the node has what reading needs, in the same round trip.
+            follow: follow a link that is the last name, too.
+        """
+        path = _Path(start)
+        todo = list(names)
         while True:
-            if not self._follow_changes(names, reached):
-                return Walk(names, reached, None)
-            rest = names[len(reached) - 1 :]
-            rows: Rows = yield Query(statement, self.store_id, reached[-1][0], rest)
+            if not self._follow_changes(path, todo):
+                return path.ending_in(todo)
+            # A link that a change leads to is looked at by itself.
+            rest = [] if path.reached[-1][1] == "l" else todo[: todo.index(b"..")] if b".." in todo else todo
+            rows: Rows = yield Query(
+                WALK_AND_OPEN if opening else WALK, self.store_id, path.reached[-1][0], rest, self.version
+            )
             changed = self._first_changed(rows, rest)
             last = rows[-1] if changed is None else rows[changed]
-            reached += [(ino, kind) for _, ino, kind, *_ in rows[1 : last[0] + 1]]
-            if changed is None:
-                complete = len(reached) == len(names) + 1 and last[3] is not None
-                return Walk(names, reached, Node(*reached[-1], *last[3:]) if complete else None)
+            for _, ino, kind, version, *_ in rows[1 : last[0] + 1]:
+                path.step(todo.pop(0), ino, kind, version)
+            node = self._node(path, last)
+            if node is not None and node.kind == "l" and (todo or follow):
+                path.follow(node, todo)
+            elif todo and todo[0] == b".." and path.is_directory:
+                path.up(todo)
+            elif changed is None:
+                # Links have been followed and changes, too: what is left to do leads nowhere.
+                return path.ending_in(todo, None if todo else node)
 
-    def _follow_changes(self, names: Names, reached: list[tuple[int, str]]) -> bool:
+    def _node(self, path: _Path, row: tuple[Any, ...]) -> Node | None:
+        """The node that the last row of a walk tells of."""
+        if row[4] is None:
+            return None
+        node = Node(*path.reached[-1], *row[4:])
+        changed = None if self._changes is None else self._changes.attributes(node.ino)
+        return node if changed is None else node._replace(**changed)
+
+    def _follow_changes(self, path: _Path, todo: list[bytes]) -> bool:
         """Go on as far as the transaction's changes lead. False: to something that was removed."""
-        if self._changes is None:
-            return True
-        while len(reached) <= len(names):
-            change = self._changes.get(reached[-1][0], names[len(reached) - 1])
+        while todo and self._changes is not None:
+            change = self._changes.get(path.reached[-1][0], todo[0])
             if change is None:
                 return True
             if change.entry is None:
                 return False
-            reached.append((change.entry.ino, change.entry.kind))
+            path.step(todo.pop(0), change.entry.ino, change.entry.kind, 0)
         return True
 
-    def _first_changed(self, rows: Rows, rest: Names) -> int | None:
+    def _first_changed(self, rows: Rows, rest: Sequence[bytes]) -> int | None:
         """The first row from which a change leads on."""
-        if not self._changes:
+        if self._changes is None or not self._changes.any:
             return None
         for index, (row, name) in enumerate(zip(rows, rest, strict=False)):
             if self._changes.get(row[1], name) is not None:
                 return index
         return None
 
-    def need(self, names: Names, *, opening: bool = False) -> Op[Walk]:
+    def need(self, names: Names, *, opening: bool = False, follow: bool = True) -> Op[Walk]:
         """`walk`, to something that exists."""
-        walk = yield from self.walk(names, opening=opening)
+        walk = yield from self.walk(names, opening=opening, follow=follow)
         if walk.node is None:
-            self._check_directories(walk)
+            check_directories(walk)
             raise errors.FileMissing(f"no such file or directory: {join(names)!r}")
         return walk
 
-    @staticmethod
-    def _check_directories(walk: Walk) -> None:
-        if walk.reached[-1][1] != "d" and len(walk.reached) <= len(walk.names):
-            raise errors.NotADirectory(f"{join(walk.names[: len(walk.reached) - 1])!r} is not a directory")
-
-    def place(self, names: Names) -> Op[Walk]:
+    def place(self, names: Names, *, start: Walk = AT_ROOT, follow: bool = True) -> Op[Walk]:
         """`walk`, to where something will be written: what exists on the way must be directories."""
-        walk = yield from self.walk(names)
-        self._check_directories(walk)
+        walk = yield from self.walk(names, start=start, follow=follow)
+        check_directories(walk)
+        if b".." in walk.names:
+            raise errors.FileMissing(
+                f"a symbolic link on the way to {join(names)!r} leads nowhere: {join(walk.names)!r}"
+            )
         return walk
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether what is read may have been changed by the transaction."""
+        return self._changes is not None and self._changes.any
+
+    def changes_under(self, directory: int) -> Mapping[bytes, Change]:
+        return {} if self._changes is None else self._changes.under(directory)
+
+    def as_changed(self, entry: Entry) -> Entry:
+        """*entry* with what the transaction changed of its inode."""
+        changed = None if self._changes is None else self._changes.attributes(entry.ino)
+        return entry if changed is None else entry._replace(mtime_ns=changed.get("mtime_ns", entry.mtime_ns))
+
+
+class _Path:
+    """A walk under way."""
+
+    def __init__(self, start: Walk) -> None:
+        self.names = list(start.names)
+        self.reached = list(start.reached)
+        self._versions = [start.version] * len(self.reached)
+        self._links = 0
+
+    @property
+    def is_directory(self) -> bool:
+        return self.reached[-1][1] == "d"
+
+    def step(self, name: bytes, ino: int, kind: str, version: int) -> None:
+        self.names.append(name)
+        self.reached.append((ino, kind))
+        self._versions.append(version)
+
+    def up(self, todo: list[bytes]) -> None:
+        """Take `..`; the root's is the root."""
+        todo.pop(0)
+        self._back()
+
+    def _back(self) -> None:
+        if self.names:
+            self.names.pop()
+            self.reached.pop()
+            self._versions.pop()
+
+    def follow(self, link: Node, todo: list[bytes]) -> None:
+        """Go where *link* leads, which was the last step."""
+        self._links += 1
+        if self._links > LINKS_MAX:
+            raise errors.LinkLoop(f"more than {LINKS_MAX} symbolic links on the way to {join(self.names)!r}")
+        self._back()
+        target = link.link_target or b""
+        if target.startswith(b"/"):
+            del self.names[:], self.reached[1:], self._versions[1:]
+        todo[:0] = [name for name in target.split(b"/") if name not in (b"", b".")]
+
+    def ending_in(self, rest: list[bytes], node: Node | None = None) -> Walk:
+        """The walk, if *rest* does not exist. A `..` in it takes a step back that was not made."""
+        version = max(self._versions) if node is None else max(*self._versions, node.version)
+        return Walk((*self.names, *rest), self.reached, node, version)
+
+
+def check_directories(walk: Walk) -> None:
+    """Raise `NotADirectory` if something that exists on the way is no directory."""
+    if walk.reached[-1][1] != "d" and len(walk.reached) <= len(walk.names):
+        raise errors.NotADirectory(f"{join(walk.names[: len(walk.reached) - 1])!r} is not a directory")
 
 
 class Listing:
     """What a directory holds, a page at a time; with *recursive* all below it, directories before what is in them."""
 
-    def __init__(self, tree: Tree, directory: int, names: Names, *, recursive: bool) -> None:
+    def __init__(
+        self, tree: Tree, directory: int, names: Names, *, recursive: bool = False, statement: Statement = LIST
+    ) -> None:
         self._tree = tree
         self._recursive = recursive
+        self._statement = statement
         self._todo = [
             (directory, b"".join(name + b"/" for name in names), b"")
         ]  # inode, path, last name that was given
 
     def page(self) -> Op[list[FileEntry] | None]:
         """The next entries, None at the end."""
+        found = yield from self.entries()
+        return None if found is None else [file_entry(path, entry) for path, entry in found]
+
+    def entries(self) -> Op[list[tuple[bytes, Entry]] | None]:
+        """The next paths and what they lead to, None at the end."""
         while self._todo:
             now = self._todo[-PAGE_DIRECTORIES:]
             del self._todo[-PAGE_DIRECTORIES:]
             rows: Rows = yield Query(
-                LIST, self._tree.store_id, [entry[0] for entry in now], [entry[2] for entry in now], PAGE_NAMES
+                self._statement,
+                self._tree.store_id,
+                [entry[0] for entry in now],
+                [entry[2] for entry in now],
+                PAGE_NAMES,
+                self._tree.version,
             )
             by_directory: list[list[tuple[bytes, Entry]]] = [[] for _ in now]
             for position, name, *entry in rows:
                 by_directory[position - 1].append((name, Entry(*entry)))
-            found: list[FileEntry] = []
+            found: list[tuple[bytes, Entry]] = []
             for (ino, path, after), entries in zip(now, by_directory, strict=True):
                 found += self._entries_of(ino, path, after, entries)
             if found:
@@ -224,29 +392,29 @@ class Listing:
 
     def _entries_of(
         self, ino: int, path: bytes, after: bytes, entries: list[tuple[bytes, Entry]]
-    ) -> Iterator[FileEntry]:
+    ) -> Iterator[tuple[bytes, Entry]]:
         last = entries[-1][0] if len(entries) == PAGE_NAMES else None
         if last is not None:
             self._todo.append((ino, path, last))
         for name, entry in self._overlaid(ino, after, last, entries):
             if self._recursive and entry.kind == "d":
                 self._todo.append((entry.ino, path + name + b"/", b""))
-            yield file_entry(path + name, entry)
+            yield path + name, entry
 
     def _overlaid(
         self, ino: int, after: bytes, last: bytes | None, entries: list[tuple[bytes, Entry]]
     ) -> Sequence[tuple[bytes, Entry]]:
         """*entries*, which are all names of (*after*, *last*], with the transaction's changes to these."""
-        changes: dict[bytes, Change] = {} if self._tree._changes is None else self._tree._changes.under(ino)
-        if not changes:
+        if not self._tree.has_changes:
             return entries
+        changes = self._tree.changes_under(ino)
         kept = [(name, entry) for name, entry in entries if name not in changes]
         kept += [
             (name, change.entry)
             for name, change in changes.items()
             if change.entry is not None and name > after and (last is None or name <= last)
         ]
-        return sorted(kept)
+        return [(name, self._tree.as_changed(entry)) for name, entry in sorted(kept)]
 
 
 _TYPES: Final = {
@@ -260,3 +428,20 @@ _TYPES: Final = {
 
 def file_entry(path: bytes, entry: Entry | Node) -> FileEntry:
     return FileEntry(join((path,)), _TYPES[entry.kind], entry.mtime_ns // 1_000_000_000, entry.size_bytes)
+
+
+def file_stat(walk: Walk) -> FileStat:
+    node = walk.found
+    return FileStat(
+        path=join(walk.names),
+        type=_TYPES[node.kind],
+        size=node.size_bytes,
+        mode=node.mode,
+        uid=node.uid,
+        gid=node.gid,
+        mtime_ns=node.mtime_ns,
+        ctime_ns=node.ctime_ns,
+        link_count=node.link_count,
+        ino=node.ino,
+        version=walk.version,
+    )

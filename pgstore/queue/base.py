@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Final, Self
 
@@ -10,6 +9,7 @@ from pgstore import errors
 from pgstore.client import Client
 from pgstore.client.announcements import Announcements
 from pgstore.client.listener import announce
+from pgstore.core.names import UNSTORABLE
 from pgstore.core.operation import BeforeCommit, Op, Topic
 from pgstore.handle import Store
 from pgstore.registry import Facts
@@ -25,7 +25,6 @@ INSERTING: Final = f"""
 """
 SECONDS_MAX: Final = 10 * 365 * 86400
 OPTION_MAX: Final = 2**31 - 1
-UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
 class Known:

@@ -16,9 +16,10 @@ from pgstore import errors
 from pgstore.client.announcements import Announcements
 from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key, waits
 from pgstore.core.clock import Deadline
+from pgstore.core.names import UNSTORABLE
 from pgstore.core.operation import BeforeCommit, Listen, Op, Query, Topic, Wait, atomic, operation
 from pgstore.core.statement import Statement
-from pgstore.queue.base import INSERTING, UNSTORABLE, QueueBase, check_seconds, partition_name, room_topic
+from pgstore.queue.base import INSERTING, QueueBase, check_seconds, partition_name, room_topic
 from pgstore.registry import Facts
 
 BATCH_ITEMS: Final = 5000  # of one statement of `put_many`

@@ -1,0 +1,118 @@
+"""Batch uploads: many files and folders that appear together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from pgstore import errors
+from pgstore.core.operation import Call, Op
+from pgstore.file_store.base import FileStoreBase
+from pgstore.files import upload
+from pgstore.files.local import Folder, Source
+from pgstore.files.paths import split, split_file
+from pgstore.files.progress import Progress
+from pgstore.files.tree import Tree
+
+
+class BatchUpload:
+    """
+    What `batch_upload()` gives: files are noted here, and uploaded together at the end of the block.
+
+    An exception in the block, or while uploading, leaves everything as it was.
+    """
+
+    def __init__(self, store: FileStoreBase, force: bool) -> None:
+        self._store = store
+        self._force = force
+        self._uploads: list[Callable[[Tree], Op[None]]] = []
+        self._entered = False
+
+    def put_file(self, local_file: str | Path | BinaryIO, remote_path: str, mode: int | None = None) -> None:
+        """
+        Note a file to upload; see `Volume.put_file`. It is read at the end of the block.
+
+        Args:
+            mode: permission bits; None: those of the local file, 0o644 for a file object.
+        """
+        names = split_file(remote_path)
+
+        def put(tree: Tree) -> Op[None]:
+            source: Source = yield Call(partial(Source.open, local_file))
+            try:
+                yield from upload.put_file(tree, source, names, Progress(), mode=mode, force=self._force)
+            finally:
+                source.close()
+
+        self._note(put)
+
+    def put_directory(self, local_path: str | Path, remote_path: str, recursive: bool = True) -> None:
+        """
+        Note the files of a folder to upload; see `Volume.put_directory`.
+
+        Args:
+            recursive: also those of folders in it.
+        """
+        names = split(remote_path)
+
+        def put(tree: Tree) -> Op[None]:
+            folder: Folder = yield Call(partial(Folder, local_path, None, recursive=recursive))
+            yield from upload.put_directory(tree, folder, names, Progress(), force=self._force)
+
+        self._note(put)
+
+    def _note(self, put: Callable[[Tree], Op[None]]) -> None:
+        if not self._entered:
+            raise errors.InvalidError("use batch_upload() with `with` or `async with`")
+        self._uploads.append(put)
+
+    def _all(self, tree: Tree) -> Op[None]:
+        for put in self._uploads:
+            yield from put(tree)
+
+    def _upload(self) -> Op[None]:
+        if self._uploads:
+            yield from self._store._change(self._all, repeatable=False)
+
+    def _enter(self) -> BatchUpload:
+        if self._entered:
+            raise errors.InvalidError("a batch is used once; call batch_upload() again")
+        self._entered = True
+        return self
+
+    def __enter__(self) -> BatchUpload:
+        return self._enter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if exc is None:
+            self._store._runner.run(self._upload(), self._store._bound)
+
+    async def __aenter__(self) -> BatchUpload:
+        return self._enter()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if exc is None:
+            await self._store._runner.run_async(self._upload(), self._store._bound)
+
+
+class Batching(FileStoreBase):
+    """batch_upload."""
+
+    def batch_upload(self, force: bool = False) -> BatchUpload:
+        """
+        Upload many files that appear together: `with volume.batch_upload() as batch: batch.put_file("a", "/a")`.
+
+        Also for `async with`. Nothing is read before the end of the block.
+
+        Args:
+            force: replace files that exist; else one of them raises `FileExistsError`, and nothing is uploaded. A directory is
+                never replaced by a file.
+        """
+        return BatchUpload(self, force)

@@ -1,0 +1,214 @@
+"""Bytes in and out: uploads, downloads, reading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pgstore import errors
+from pgstore.core.operation import Call, Fetch, Op, iterated, operation
+from pgstore.file_store.base import FileStoreBase
+from pgstore.files import download, upload
+from pgstore.files.local import Folder, LocalFolder, Source
+from pgstore.files.paths import join, split, split_file
+from pgstore.files.progress import Progress
+
+
+class Transferring(FileStoreBase):
+    """put_file, put_directory, get_file, get_directory, read_file, read_file_into_fileobj."""
+
+    # ------------------------------------------------------------------------------------------------------ uploading
+
+    @operation
+    def put_file(
+        self,
+        local_file: str | Path | BinaryIO,
+        remote_path: str,
+        *,
+        progress: bool | None = None,
+        mode: int | None = None,
+        if_version: int | None = None,
+    ) -> Op[None]:
+        """
+        Upload a local file, in place of a file that is there; directories on the way are made.
+
+        The file gets the local one's permissions and time of modification (an open file's: 0o644 and now). What is read is what is
+        stored, also of a file that changes its size meanwhile. Other names of a file that is replaced keep what it was.
+
+        Args:
+            local_file: a path, or a file open for reading bytes, which is read from where it stands to its end.
+            progress: show a progress bar.
+            mode: permission bits to give the file.
+            if_version: in a Volume, write only if what is there has not changed since this version (`stat().version`); 0: only if
+                there is nothing.
+
+        Raises:
+            FileNotFoundError: there is no such local file.
+            PermissionError: it may not be read (`FileUnreadable`), or the role may not write (`AccessDenied`).
+            IsADirectoryError: *local_file*, or what is at *remote_path*, is a directory.
+            NotADirectoryError: a part of *remote_path* that must be a directory is a file.
+            ConflictError: the file changed after *if_version*; or another transaction made a directory of this name, or removed
+                the one the file was put into.
+        """
+        names = split_file(remote_path)
+        self._check_if_version(if_version)
+        source: Source = yield Call(partial(Source.open, local_file))
+        shown = Progress(progress, join(names))
+        shown.total(source.size_hint)
+        try:
+            yield from self._change(
+                lambda tree: upload.put_file(tree, source, names, shown, mode=mode, if_version=if_version),
+                repeatable=False,
+            )
+        finally:
+            shown.close()
+            source.close()
+
+    def _check_if_version(self, if_version: int | None) -> None:
+        if if_version is not None:
+            raise errors.InvalidError(f"a {self._noun} has no versions; leave if_version= out")
+
+    @operation
+    def put_directory(
+        self,
+        local_path: str | Path,
+        remote_path: str,
+        *,
+        pattern: str | None = None,
+        progress: bool | None = None,
+    ) -> Op[None]:
+        """
+        Upload the files of a local folder and of all folders in it; all of them or, after an error, none.
+
+        Regular files and links to them; links to folders and empty folders are left out. What is in the store and not in the
+        folder stays; files of the same path are replaced.
+
+        Args:
+            pattern: upload only files whose name, or path below *local_path*, matches it: `*.csv`, `2024/*` (see `fnmatch`; `*`
+                also matches slashes).
+            progress: show a progress bar.
+
+        Raises:
+            FileNotFoundError: there is no such local folder, or a file vanished meanwhile.
+            NotADirectoryError: *local_path* is a file, or a part of the path of a file in the store is one.
+            IsADirectoryError: a directory in the store has the path of a local file.
+            PermissionError: something may not be read (`FileUnreadable`), or the role may not write (`AccessDenied`).
+            ConflictError: see `put_file`.
+        """
+        names = split(remote_path)
+        folder: Folder = yield Call(partial(Folder, local_path, pattern))
+        shown = Progress(progress, join(names) or "/")
+        try:
+            yield from self._change(lambda tree: upload.put_directory(tree, folder, names, shown), repeatable=False)
+        finally:
+            shown.close()
+
+    # ---------------------------------------------------------------------------------------------------- downloading
+
+    @operation
+    def get_file(
+        self, remote_path: str, local_file: str | Path | BinaryIO, *, progress: bool | None = None
+    ) -> Op[None]:
+        """
+        Download a file.
+
+        A local file appears under its name when it is complete; an existing one is replaced then and keeps its permissions. Into
+        a file object the bytes are written as they come.
+
+        Raises:
+            FileNotFoundError: there is no such file, or no folder for *local_file*.
+            IsADirectoryError: either is a directory.
+            PermissionError: *local_file* may not be written.
+        """
+        tree = yield from self._tree()
+        shown = Progress(progress, str(remote_path))
+        try:
+            yield from self._reading(tree, download.get_file(tree, split(remote_path), local_file, shown))
+        finally:
+            shown.close()
+
+    @operation
+    def get_directory(
+        self,
+        remote_path: str,
+        local_path: str | Path,
+        *,
+        pattern: str | None = None,
+        progress: bool | None = None,
+    ) -> Op[None]:
+        """
+        Download the files of a directory and of all directories in it, below a local folder, which is made.
+
+        Each file appears when it is complete; those that were there before an error stay. Symbolic links become links that lead
+        where they led; no file is written through a link.
+
+        Args:
+            pattern: as in `put_directory`.
+
+        Raises:
+            FileNotFoundError: there is no such directory.
+            NotADirectoryError: *remote_path*, or what must become a local folder, is a file.
+            PermissionError: something local may not be written.
+        """
+        names = split(remote_path)
+        folder: LocalFolder = yield Call(partial(LocalFolder, local_path, pattern))
+        tree = yield from self._tree()
+        shown = Progress(progress, join(names) or "/")
+        try:
+            yield from self._reading(tree, download.get_directory(tree, names, folder, shown))
+        finally:
+            shown.close()
+
+    # -------------------------------------------------------------------------------------------------------- reading
+
+    @iterated
+    def read_file(self, path: str) -> Fetch[bytes]:
+        """
+        Iterate over the bytes of a file, in pieces of at most a few MiB, for `for` and `async for`.
+
+        Of a Volume the file is read as it was when iterating began, also if it is replaced meanwhile.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            IsADirectoryError: it is a directory.
+        """
+        names = split(path)
+        reader: download.Reader | None = None
+
+        def fetch() -> Op[list[bytes] | None]:
+            nonlocal reader
+            if reader is None:
+                tree = yield from self._tree()
+                node = yield from self._reading(tree, download.open_file(tree, names))
+                reader = download.Reader(tree.store_id, node)
+            return (yield from reader.next())
+
+        return fetch
+
+    @operation
+    def read_file_into_fileobj(
+        self, path: str, fileobj: BinaryIO, progress_cb: Callable[..., Any] | None = None
+    ) -> Op[int]:
+        """
+        Write the bytes of a file into *fileobj*, and return how many they were.
+
+        Args:
+            progress_cb: called as `progress_cb(advance=n)` for each n bytes written, after `progress_cb(size=total)`.
+        """
+        tree = yield from self._tree()
+        node = yield from self._reading(tree, download.open_file(tree, split(path)))
+        if progress_cb is not None:
+            progress_cb(size=node.size_bytes)
+        reader = download.Reader(tree.store_id, node)
+        while (pieces := (yield from reader.next())) is not None:
+            yield Call(partial(_write_all, fileobj, pieces))
+            if progress_cb is not None:
+                progress_cb(advance=sum(map(len, pieces)))
+        return node.size_bytes
+
+
+def _write_all(fileobj: BinaryIO, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        fileobj.write(piece)

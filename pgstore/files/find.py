@@ -1,0 +1,95 @@
+"""Finding: all directories below one, and what matches a pattern."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from typing import Final
+
+from pgstore import errors
+from pgstore.core.operation import Op
+from pgstore.files.changes import Entry
+from pgstore.files.paths import Names, join
+from pgstore.files.tree import LIST_NAMES, Listing, Tree, file_entry
+from pgstore.types import FileEntry
+
+_MAGIC: Final = re.compile(rb"[*?\[]")
+
+
+class Walking:
+    """A directory and all below it, one at a time."""
+
+    def __init__(self, tree: Tree, directory: int, names: Names) -> None:
+        self._tree = tree
+        self._todo = [(directory, names)]
+
+    def page(self) -> Op[list[tuple[str, list[str], list[str]]] | None]:
+        """The next directory, None at the end."""
+        if not self._todo:
+            return None
+        ino, names = self._todo.pop()
+        directories: list[tuple[bytes, int]] = []
+        others: list[str] = []
+        listing = Listing(self._tree, ino, (), statement=LIST_NAMES)
+        while (entries := (yield from listing.entries())) is not None:
+            directories += [(name, entry.ino) for name, entry in entries if entry.kind == "d"]
+            others += [os.fsdecode(name) for name, entry in entries if entry.kind != "d"]
+        self._todo += [(child, (*names, name)) for name, child in reversed(directories)]
+        return [(join(names), [os.fsdecode(name) for name, _ in directories], others)]
+
+
+class Globbing:
+    """What matches a pattern, name by name."""
+
+    def __init__(self, tree: Tree, pattern: Names) -> None:
+        self._tree = tree
+        # Directory, its path, and the part of the pattern that is to be matched in it.
+        self._todo: list[tuple[Names, Names]] = [((), pattern)]
+        self._given: set[bytes] = set()  # several `**` may match in several ways
+
+    def page(self) -> Op[list[FileEntry] | None]:
+        """The next matches, None at the end."""
+        while self._todo:
+            found = yield from self._match(*self._todo.pop())
+            new = [entry for path, entry in found.items() if path not in self._given]
+            if new:
+                self._given.update(found)
+                return new
+        return None
+
+    def _match(self, names: Names, pattern: Names) -> Op[dict[bytes, FileEntry]]:
+        """What matches *pattern* in the directory *names*; what is left to do in others goes to the list."""
+        plain = next((at for at, part in enumerate(pattern) if _MAGIC.search(part)), len(pattern))
+        try:
+            walk = yield from self._tree.walk((*names, *pattern[:plain]), follow=plain < len(pattern))
+        except errors.LinkLoop:
+            return {}
+        if walk.node is None:
+            return {}
+        names, pattern = (*names, *pattern[:plain]), pattern[plain:]
+        if not pattern:
+            path = b"/".join(names)
+            return {path: file_entry(path, walk.node)}
+        if not walk.node.is_directory:
+            return {}
+        if pattern[0] == b"**":
+            self._todo.append((names, pattern[1:] or (b"*",)))
+        found: dict[bytes, FileEntry] = {}
+        matches = re.compile(fnmatch.translate(os.fsdecode(pattern[0]))).match
+        listing = Listing(self._tree, walk.node.ino, names)
+        while (entries := (yield from listing.entries())) is not None:
+            for path, entry in entries:
+                name = path.rpartition(b"/")[2]
+                if pattern[0] == b"**":
+                    if entry.kind == "d":
+                        self._todo.append(((*names, name), pattern))
+                elif matches(os.fsdecode(name)):
+                    self._matched(path, (*names, name), entry, pattern[1:], found)
+        return found
+
+    def _matched(self, path: bytes, names: Names, entry: Entry, rest: Names, found: dict[bytes, FileEntry]) -> None:
+        if not rest:
+            found[path] = file_entry(path, entry)
+        elif entry.kind in "dl":
+            self._todo.append((names, rest))

@@ -1,0 +1,571 @@
+"""Merging: what the changes of a transaction come to, in the state that they meet at its commit.
+
+Everything is looked up after the lock that keeps it as it is until the commit. The plan that comes out says which names and trees
+go, which names are new, which inodes gain or lose names; how that is written depends on whether the file system has versions.
+
+Rows to change are named by their places, found by one look at the key each: as a condition, a list of keys may be compared with
+each row of the store, where that was planned while there were few. The lock keeps the places from changing. `$1::numeric` says
+which store and fits no index, so that the places are gone to rather than compared with, again, each row of the store.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, Final
+
+from pgstore import errors
+from pgstore.core.operation import Many, Op, Query, Rows
+from pgstore.core.statement import Statement
+from pgstore.files.changes import LIVE, Change, ChangeSet, Removal, conflict
+from pgstore.files.paths import join
+
+LOOKED_UP_AT_ONCE: Final = 10_000
+ROOT: Final = 1
+
+NAMES_NOW = Statement(
+    f"""
+    SELECT u.position, d.ino, d.kind
+      FROM unnest($2, $3) WITH ORDINALITY AS u (parent, name, position)
+     CROSS JOIN LATERAL (
+           SELECT e.ino, e.kind
+             FROM pgstore.dirent e
+            WHERE e.store_id = $1
+              AND e.parent = u.parent
+              AND e.name = u.name
+              AND e.version_to = {LIVE}
+            LIMIT 1) d
+    """,
+    "int8 int8[] bytea[]",
+    reads=True,
+)
+GONE_INODES = Statement(
+    f"""
+    SELECT u.ino
+      FROM unnest($2) AS u (ino)
+      LEFT JOIN LATERAL (
+           SELECT 1 AS one
+             FROM pgstore.inode i
+            WHERE i.store_id = $1
+              AND i.ino = u.ino
+              AND i.version_to = {LIVE}
+            LIMIT 1) i ON true
+     WHERE i.one IS NULL
+    """,
+    "int8 int8[]",
+    reads=True,
+)
+# Names that directories $2 (ours) have in common with directories $3 (theirs), pair by pair.
+COMMON_NAMES = Statement(
+    f"""
+    SELECT u.position, o.name, o.ino, o.kind, t.ino, t.kind
+      FROM unnest($2, $3) WITH ORDINALITY AS u (ours, theirs, position)
+     CROSS JOIN LATERAL (
+           SELECT e.name, e.ino, e.kind
+             FROM pgstore.dirent e
+            WHERE e.store_id = $1
+              AND e.parent = u.ours
+              AND e.version_to = {LIVE}
+           OFFSET 0) o
+     CROSS JOIN LATERAL (
+           SELECT e.ino, e.kind
+             FROM pgstore.dirent e
+            WHERE e.store_id = $1
+              AND e.parent = u.theirs
+              AND e.name = o.name
+              AND e.version_to = {LIVE}
+            LIMIT 1) t
+    """,
+    "int8 int8[] int8[]",
+    reads=True,
+)
+NOT_EMPTY = Statement(
+    f"""
+    SELECT u.ino
+      FROM unnest($2) AS u (ino)
+     CROSS JOIN LATERAL (
+           SELECT 1
+             FROM pgstore.dirent d
+            WHERE d.store_id = $1
+              AND d.parent = u.ino
+              AND d.version_to = {LIVE}
+            LIMIT 1) e
+     LIMIT 1
+    """,
+    "int8 int8[]",
+    reads=True,
+)
+# Of the directories $2 those from which no way leads up to the root. UNION ends at a circle.
+UNREACHABLE = Statement(
+    f"""
+    WITH RECURSIVE up AS (
+         SELECT u.ino AS start, u.ino AS here
+           FROM unnest($2) AS u (ino)
+          UNION
+         SELECT up.start, p.parent
+           FROM up
+          CROSS JOIN LATERAL (
+                SELECT i.parent
+                  FROM pgstore.inode i
+                 WHERE i.store_id = $1
+                   AND i.ino = up.here
+                   AND i.version_to = {LIVE}
+                 LIMIT 1) p
+    )
+    SELECT start FROM up GROUP BY start HAVING NOT bool_or(here = {ROOT})
+    """,
+    "int8 int8[]",
+    reads=True,
+)
+
+# Directories $2 and all below them, with the places of the names that lead to them.
+BELOW: Final = f"""
+    WITH RECURSIVE below AS (
+         SELECT u.ino, 'd'::"char" AS kind, NULL::tid AS place, 0::bigint AS version_from
+           FROM unnest($2) AS u (ino)
+          UNION ALL
+         SELECT e.ino, e.kind, e.ctid, e.version_from
+           FROM below b
+          CROSS JOIN LATERAL (
+                SELECT d.ino, d.kind, d.ctid, d.version_from
+                  FROM pgstore.dirent d
+                 WHERE d.store_id = $1
+                   AND d.parent = b.ino
+                   AND d.version_to = {LIVE}
+                OFFSET 0) e
+          WHERE b.kind = 'd'
+    )
+"""
+# Files below directories $2 that have, or are about to have ($3), names elsewhere, or several names there.
+LINKED_BELOW = Statement(
+    f"""
+    {BELOW}
+    SELECT n.ino, n.names
+      FROM (SELECT ino, count(*) AS names FROM below WHERE kind <> 'd' GROUP BY ino) n
+     CROSS JOIN LATERAL (
+           SELECT i.link_count
+             FROM pgstore.inode i
+            WHERE i.store_id = $1
+              AND i.ino = n.ino
+              AND i.version_to = {LIVE}
+            LIMIT 1) i
+     WHERE i.link_count > 1 OR n.ino = ANY ($3)
+    """,
+    "int8 int8[] int8[]",
+    reads=True,
+)
+
+
+def inode_places(source: str, ino: str, condition: str = "true") -> str:
+    """The places of live inodes: for each row of *source*, that of inode *ino*."""
+    return f"""ANY (ARRAY(
+           SELECT i.ctid
+             FROM {source}
+            CROSS JOIN LATERAL (
+                  SELECT n.ctid
+                    FROM pgstore.inode n
+                   WHERE n.store_id = $1
+                     AND n.ino = {ino}
+                     AND n.version_to = {LIVE}
+                     AND {condition}
+                   LIMIT 1) i))"""
+
+
+def name_places(source: str, condition: str = "true") -> str:
+    """The places of live names: for each row of *source*, u (parent, name)."""
+    return f"""ANY (ARRAY(
+           SELECT e.ctid
+             FROM {source} AS u (parent, name)
+            CROSS JOIN LATERAL (
+                  SELECT d.ctid
+                    FROM pgstore.dirent d
+                   WHERE d.store_id = $1
+                     AND d.parent = u.parent
+                     AND d.name = u.name
+                     AND d.version_to = {LIVE}
+                     AND {condition}
+                   LIMIT 1) e))"""
+
+
+# After "gone", inodes that were deleted: collection is told of the blobs they had.
+LEAVE_BLOBS: Final = """
+    INSERT INTO pgstore.blob_left (store_id, blob_id)
+    SELECT DISTINCT $1, blob_id
+      FROM gone
+     WHERE blob_id IS NOT NULL
+        ON CONFLICT DO NOTHING
+"""
+# Directories $2 with all below them, which nobody else has seen, leave no trace; but files $3, which have other names, stay.
+DELETE_TREES = Statement(
+    f"""
+    {BELOW}, dropped AS (
+         DELETE FROM pgstore.dirent
+          WHERE store_id = $1::numeric
+            AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL))
+    ), gone AS (
+         DELETE FROM pgstore.inode
+          WHERE store_id = $1::numeric
+            AND ctid = {inode_places("below b", "b.ino", "b.ino <> ALL ($3)")}
+         RETURNING blob_id
+    )
+    {LEAVE_BLOBS}
+    """,
+    "int8 int8[] int8[]",
+)
+DELETE_INODES = Statement(
+    f"""
+    DELETE FROM pgstore.inode
+     WHERE store_id = $1::numeric
+       AND ctid = {inode_places("unnest($2) AS u (ino)", "u.ino")}
+    """,
+    "int8 int8[]",
+)
+TAKE_NAMES = Statement(
+    f"""
+    DELETE FROM pgstore.dirent
+     WHERE store_id = $1::numeric
+       AND ctid = {name_places("unnest($2, $3)")}
+    RETURNING ino, kind
+    """,
+    "int8 int8[] bytea[]",
+)
+INSERT_NAMES = Statement(
+    """
+    INSERT INTO pgstore.dirent (store_id, parent, name, version_from, ino, kind)
+    SELECT $1, u.parent, u.name, $2, u.ino, u.kind
+      FROM unnest($3, $4, $5, $6) AS u (parent, name, ino, kind)
+    """,
+    "int8 int8 int8[] bytea[] int8[] char[]",
+)
+# The names in directory $3 (ours) become names in directory $4 (theirs).
+MOVE_NAMES = Statement(
+    f"""
+    UPDATE pgstore.dirent
+       SET parent = $4, version_from = $2
+     WHERE store_id = $1
+       AND parent = $3
+       AND version_to = {LIVE}
+    """,
+    "int8 int8 int8 int8",
+)
+# Directories that have just come from directory $2 (ours) into $3 (theirs) learn it.
+TELL_PARENT = Statement(
+    f"""
+    UPDATE pgstore.inode
+       SET parent = $3
+     WHERE store_id = $1::numeric
+       AND ctid = ANY (ARRAY(
+           SELECT i.ctid
+             FROM pgstore.dirent d
+            CROSS JOIN LATERAL (
+                  SELECT n.ctid
+                    FROM pgstore.inode n
+                   WHERE n.store_id = $1
+                     AND n.ino = d.ino
+                     AND n.version_to = {LIVE}
+                     AND n.parent = $2
+                   LIMIT 1) i
+            WHERE d.store_id = $1
+              AND d.parent = $3
+              AND d.version_to = {LIVE}
+              AND d.kind = 'd'))
+    """,
+    "int8 int8 int8",
+)
+SET_PARENT = Statement(
+    f"UPDATE pgstore.inode SET parent = $3 WHERE store_id = $1 AND ino = $2 AND version_to = {LIVE}", "int8 int8 int8"
+)
+# In directories $2 names came and went.
+TOUCH = Statement(
+    f"""
+    UPDATE pgstore.inode
+       SET mtime_ns = greatest(mtime_ns, $3), ctime_ns = greatest(ctime_ns, $3)
+     WHERE store_id = $1::numeric
+       AND ctid = {inode_places("unnest($2) AS u (ino)", "u.ino")}
+    """,
+    "int8 int8[] int8",
+)
+ADD_LINKS = Statement(
+    f"""
+    UPDATE pgstore.inode
+       SET link_count = greatest(link_count + $3, 0), ctime_ns = $4
+     WHERE store_id = $1
+       AND ino = $2
+       AND version_to = {LIVE}
+    """,
+    "int8 int8 int8 int8",
+)
+# NULL: as it was. $8 says whether $9 is what becomes of the extended attributes.
+SET_ATTRIBUTES = Statement(
+    f"""
+    UPDATE pgstore.inode
+       SET mode = coalesce($3, mode),
+           uid = coalesce($4, uid),
+           gid = coalesce($5, gid),
+           mtime_ns = coalesce($6, mtime_ns),
+           ctime_ns = $7,
+           xattrs = CASE WHEN $8 THEN $9 ELSE xattrs END
+     WHERE store_id = $1
+       AND ino = $2
+       AND version_to = {LIVE}
+    """,
+    "int8 int8 int4 int4 int4 int8 int8 bool jsonb",
+)
+
+
+class Plan:
+    """What a commit will write."""
+
+    def __init__(self, made: Iterable[tuple[int, str]]) -> None:
+        self.links: Counter[int] = Counter()  # names that inodes gain, or lose
+        self.kinds: dict[int, str] = {}
+        self.closes: list[tuple[int, bytes]] = []  # names that go
+        self.inserts: list[tuple[int, bytes, int, str]] = []  # names that come
+        self.drops: list[tuple[int, bytes]] = []  # names of our own, of directories that are merged
+        self.merges: list[tuple[int, int, tuple[bytes, ...]]] = []  # our directory, theirs, path
+        self.emptied: dict[int, tuple[bytes, ...]] = {}  # directories that must be empty, with their paths
+        self.made = dict(made)
+        for ino, kind in self.made.items():
+            self.link(ino, kind, -1)  # its row counts the name that it is about to get
+
+    def link(self, ino: int, kind: str, names: int) -> None:
+        self.links[ino] += names
+        self.kinds[ino] = kind
+
+    def close(self, parent: int, name: bytes, ino: int, kind: str) -> None:
+        self.closes.append((parent, name))
+        self.link(ino, kind, -1)
+
+    def insert(self, parent: int, name: bytes, ino: int, kind: str) -> None:
+        self.inserts.append((parent, name, ino, kind))
+        self.link(ino, kind, +1)
+
+    @property
+    def trees(self) -> list[int]:
+        """Directories that have lost their name, and that others have seen."""
+        return [ino for ino in self._nameless("d") if ino not in self.made]
+
+    @property
+    def unwanted(self) -> list[int]:
+        """Inodes that were made by this transaction and have no name in the end."""
+        return [ino for ino, kind in self.made.items() if self.links[ino] < 0 and not self._is_merged(ino)]
+
+    @property
+    def changed_links(self) -> list[tuple[int, int]]:
+        """Files that others have seen, or with several names, and how many they gain or lose."""
+        return [
+            (ino, names)
+            for ino, names in self.links.items()
+            if names and self.kinds[ino] != "d" and not (names < 0 and ino in self.made)
+        ]
+
+    def _nameless(self, kind: str) -> list[int]:
+        return [
+            ino
+            for ino, names in self.links.items()
+            if names < 0 and self.kinds[ino] == kind and not self._is_merged(ino)
+        ]
+
+    def _is_merged(self, ino: int) -> bool:
+        return self.kinds[ino] == "d" and any(ours == ino for ours, _, _ in self.merges)
+
+
+class MergingChanges(ChangeSet):
+    """A change set that is merged at commit; subclasses know how to lock and how to write."""
+
+    def _merged(self) -> Op[list[Query]]:
+        plan = Plan(self._made.items())
+        yield from self._write_own(plan)
+        changes = [
+            (parent, name, change)
+            for parent, names in self._names.items()
+            if parent not in self._own
+            for name, change in names.items()
+        ]
+        if not changes and not self._attributes and not plan.links:
+            return []
+        yield from self._look(plan, changes)
+        yield from self._check_versions(changes)
+        yield from self._plan_merges(plan)
+        yield from self._check_emptied(plan)
+        nameless = plan.trees + plan.unwanted
+        linked: list[int] = []
+        if nameless:
+            # The names that go are no part of the trees: what they led to may have been moved out of them.
+            early, plan.closes = self._close_names(plan.closes), []
+            if early:
+                yield Many(early)
+            yield from self._lock_trees(plan.trees)
+            pending = [ino for ino, kind in plan.kinds.items() if kind != "d"]
+            for ino, names in (yield Query(LINKED_BELOW, self.store_id, nameless, pending)):
+                linked.append(ino)
+                plan.link(ino, "f", -names)
+        queries = self._apply(plan, linked)
+        moved = [ino for ino in self._moved if plan.links.get(ino, 0) >= 0 and ino not in self._own]
+        if not moved:
+            return queries
+        yield Many(queries)
+        for (ino,) in (yield Query(UNREACHABLE, self.store_id, moved)):
+            raise conflict(f"directory {self._path(self._moved[ino])!r} would be moved into itself by what another did")
+        return []
+
+    # --------------------------------------------------------------------------------------------- what subclasses do
+
+    def _lock(self, changes: list[tuple[int, bytes, Change]], look: Query) -> Op[Rows]:
+        """Lock what the changes are in, check that it is still there, and *look*."""
+        raise NotImplementedError
+
+    def _lock_trees(self, trees: list[int]) -> Op[None]:
+        """Lock all directories below *trees*, where that is needed."""
+        yield from ()
+
+    def _lock_merged(self, directories: list[int]) -> Op[None]:
+        """Lock directories of others' that ours become one with, where that is needed."""
+        yield from ()
+
+    def _close_names(self, names: list[tuple[int, bytes]]) -> list[Query]:
+        raise NotImplementedError
+
+    def _apply(self, plan: Plan, linked: list[int]) -> list[Query]:
+        """The queries that write *plan*. *linked*: files in its trees that have their own entry in its links."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------------------------- planning
+
+    def _write_own(self, plan: Plan) -> Op[None]:
+        """Write the changes in directories of this transaction's own, which nobody else sees."""
+        changes = [
+            (parent, name, change)
+            for parent in self._own.intersection(self._names)
+            for name, change in self._names[parent].items()
+        ]
+        if not changes:
+            return
+        parents, names, _ = zip(*changes, strict=True)
+        for ino, kind in (yield Query(TAKE_NAMES, self.store_id, parents, names)):
+            plan.made[ino] = kind
+            plan.link(ino, kind, -1)
+        put = [(parent, name, change.entry) for parent, name, change in changes if change.entry is not None]
+        if put:
+            rows = [(parent, name, entry.ino, entry.kind) for parent, name, entry in put]
+            yield Query(INSERT_NAMES, self.store_id, 0, *zip(*rows, strict=True))
+            for _, _, entry in put:
+                plan.link(entry.ino, entry.kind, +1)
+
+    def _look(self, plan: Plan, changes: list[tuple[int, bytes, Change]]) -> Op[None]:
+        """Lock, and plan each change in sight of what is there."""
+        for start in range(0, max(len(changes), 1), LOOKED_UP_AT_ONCE):
+            part = changes[start : start + LOOKED_UP_AT_ONCE]
+            look = Query(NAMES_NOW, self.store_id, [change[0] for change in part], [change[1] for change in part])
+            rows = yield from self._lock(changes, look) if start == 0 else only(look)
+            now = {position: (ino, kind) for position, ino, kind in rows}
+            for position, (parent, name, change) in enumerate(part, 1):
+                self._plan(plan, parent, name, change, now.get(position))
+
+    def _plan(self, plan: Plan, parent: int, name: bytes, change: Change, now: tuple[int, str] | None) -> None:
+        """Decide what one change comes to where *now* is what stands there."""
+        entry, removed = change.entry, change.removed
+        if removed is not None:
+            self._plan_removal(plan, parent, name, removed, now)
+            now = None
+        if entry is None:
+            return
+        if now is not None:
+            if change.exclusive:
+                raise conflict(f"{self._path(parent, name)!r} was made by another transaction")
+            if (entry.kind == "d") != (now[1] == "d"):
+                raise self._is_now(parent, name, now[1])
+            if entry.kind == "d":
+                if entry.ino not in self._own:
+                    raise conflict(f"directory {self._path(parent, name)!r} was made by another transaction")
+                plan.merges.append((entry.ino, now[0], (*self.path_of(parent), name)))
+                return
+            plan.close(parent, name, *now)
+        plan.insert(parent, name, entry.ino, entry.kind)
+
+    def _plan_removal(
+        self, plan: Plan, parent: int, name: bytes, removed: Removal, now: tuple[int, str] | None
+    ) -> None:
+        if removed.how == "moved" and (now is None or now[0] != removed.ino):
+            raise conflict(f"{self._path(parent, name)!r} was removed, replaced or moved by another transaction")
+        if now is None:
+            return
+        if (removed.kind == "d") != (now[1] == "d"):
+            raise self._is_now(parent, name, now[1])
+        if removed.how == "empty":
+            plan.emptied[now[0]] = (*self.path_of(parent), name)
+        plan.close(parent, name, *now)
+
+    def _plan_merges(self, plan: Plan) -> Op[None]:
+        """Go down the directories that become one with another transaction's, level by level."""
+        level = plan.merges
+        while level:
+            ours, theirs, paths = zip(*level, strict=True)
+            yield from self._lock_merged(list(theirs))
+            below = []
+            for position, name, our_ino, our_kind, their_ino, their_kind in (
+                yield Query(COMMON_NAMES, self.store_id, ours, theirs)
+            ):
+                path = (*paths[position - 1], name)
+                if (our_kind == "d") != (their_kind == "d"):
+                    raise _is_now(path, their_kind)
+                if our_kind == "d":
+                    if our_ino not in self._own:
+                        raise conflict(f"directory {join(path)!r} was made by another transaction")
+                    below.append((our_ino, their_ino, path))
+                    plan.drops.append((ours[position - 1], name))
+                else:
+                    plan.close(theirs[position - 1], name, their_ino, their_kind)
+            for ino in ours:
+                self._disown(ino)
+            if level is not plan.merges:
+                plan.merges += level
+            level = below
+
+    def _check_versions(self, changes: list[tuple[int, bytes, Change]]) -> Op[None]:
+        """Raise `ConflictError` if a file that was to be replaced in a certain state is in another."""
+        yield from ()
+
+    def _check_emptied(self, plan: Plan) -> Op[None]:
+        if plan.emptied:
+            for (ino,) in (yield Query(NOT_EMPTY, self.store_id, list(plan.emptied))):
+                if plan.links[ino] < 0:
+                    raise conflict(
+                        f"something was put into directory {join(plan.emptied[ino])!r} while it was being removed"
+                    )
+
+    def _changed_parents(self, plan: Plan) -> list[int]:
+        """The directories, seen by others, in which names come and go."""
+        return list({parent for parent in self._names if parent not in self._own} | {merge[1] for merge in plan.merges})
+
+    def _disown(self, ino: int) -> None:
+        self._own.discard(ino)
+        if self._marked:
+            self._journal.append(partial(self._own.add, ino))
+
+    def _path(self, parent: int, name: bytes | None = None) -> str:
+        return join(self.path_of(parent) if name is None else (*self.path_of(parent), name))
+
+    def _is_now(self, parent: int, name: bytes, kind: str) -> errors.ConflictError:
+        return _is_now((*self.path_of(parent), name), kind)
+
+
+def only(query: Query) -> Op[Rows]:
+    rows: Rows = yield query
+    return rows
+
+
+def attribute_query(store_id: int, ino: int, attributes: Mapping[str, Any], now_ns: int) -> Query:
+    """Set columns of a live inode, named as in the table."""
+    values = [attributes.get(name) for name in ("mode", "uid", "gid", "mtime_ns")]
+    xattrs = attributes.get("xattrs")
+    return Query(
+        SET_ATTRIBUTES, store_id, ino, *values, now_ns, "xattrs" in attributes, json.dumps(xattrs) if xattrs else None
+    )
+
+
+def _is_now(path: tuple[bytes, ...], kind: str) -> errors.ConflictError:
+    what = "a directory" if kind == "d" else "a file"
+    return conflict(f"{join(path)!r} was made {what} by another transaction")

@@ -1,0 +1,277 @@
+"""Writing the changes of a transaction to a Volume: a commit makes one version.
+
+Rows that the newest version has end with `version_to` = LIVE. A commit closes those that it changes and inserts others, so that
+every older version stays readable. What changes of an inode that stays is written into a row of its own for this version, which is
+made first; after that it is an ordinary UPDATE.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pgstore.core.operation import Many, Op, Query, Rows
+from pgstore.core.statement import Statement
+from pgstore.files.changes import LIVE, Change, conflict
+from pgstore.files.merge import (
+    ADD_LINKS,
+    BELOW,
+    DELETE_INODES,
+    DELETE_TREES,
+    GONE_INODES,
+    INSERT_NAMES,
+    LEAVE_BLOBS,
+    MOVE_NAMES,
+    ROOT,
+    SET_PARENT,
+    TELL_PARENT,
+    TOUCH,
+    MergingChanges,
+    Plan,
+    attribute_query,
+    inode_places,
+    name_places,
+)
+from pgstore.files.paths import Names, join
+
+# This lock is the order of commits: what is looked up after it, in the same message, is the newest version, and stays it until
+# we commit. No row: the file system was deleted.
+NEXT_VERSION = Statement("UPDATE pgstore.file_system SET head = head + 1 WHERE store_id = $1 RETURNING head", "int8")
+
+# What this transaction inserted at its version $3 leaves no trace; all else ends with $3. Files $4, which have other names, stay.
+CLOSE_TREES = Statement(
+    f"""
+    {BELOW}, dropped AS (
+         DELETE FROM pgstore.dirent
+          WHERE store_id = $1::numeric
+            AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL AND version_from = $3))
+    ), closed AS (
+         UPDATE pgstore.dirent
+            SET version_to = $3
+          WHERE store_id = $1::numeric
+            AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL AND version_from < $3))
+    ), ended AS (
+         UPDATE pgstore.inode
+            SET version_to = $3
+          WHERE store_id = $1::numeric
+            AND ctid = {inode_places("below b", "b.ino", "b.ino <> ALL ($4) AND n.version_from < $3")}
+    ), gone AS (
+         DELETE FROM pgstore.inode
+          WHERE store_id = $1::numeric
+            AND ctid = {inode_places("below b", "b.ino", "b.ino <> ALL ($4) AND n.version_from = $3")}
+         RETURNING blob_id
+    )
+    {LEAVE_BLOBS}
+    """,
+    "int8 int8[] int8 int8[]",
+)
+CLOSE_NAMES = Statement(
+    f"""
+    UPDATE pgstore.dirent
+       SET version_to = $2
+     WHERE store_id = $1::numeric
+       AND ctid = {name_places("unnest($3, $4)", "d.version_from < $2")}
+    """,
+    "int8 int8 int8[] bytea[]",
+)
+DELETE_NAMES = Statement(
+    f"""
+    DELETE FROM pgstore.dirent
+     WHERE store_id = $1::numeric
+       AND ctid = {name_places("unnest($3, $4)", "d.version_from = $2")}
+    """,
+    "int8 int8 int8[] bytea[]",
+)
+# Of the inodes $3 those that have no name left, now that they lose or gain $4.
+CLOSE_INODES = Statement(
+    f"""
+    UPDATE pgstore.inode
+       SET version_to = $2
+     WHERE store_id = $1::numeric
+       AND ctid = {
+        inode_places("unnest($3, $4) AS u (ino, names)", "u.ino", "n.link_count + u.names <= 0 AND n.version_from < $2")
+    }
+    """,
+    "int8 int8 int8[] int8[]",
+)
+DROP_INODES = Statement(
+    f"""
+    WITH gone AS (
+         DELETE FROM pgstore.inode
+          WHERE store_id = $1::numeric
+            AND ctid = {
+        inode_places("unnest($3, $4) AS u (ino, names)", "u.ino", "n.link_count + u.names <= 0 AND n.version_from = $2")
+    }
+         RETURNING blob_id
+    )
+    {LEAVE_BLOBS}
+    """,
+    "int8 int8 int8[] int8[]",
+)
+# The inodes $3 get a row for version $2, as they are.
+FORK_INODES = Statement(
+    f"""
+    WITH closed AS (
+         UPDATE pgstore.inode
+            SET version_to = $2
+          WHERE store_id = $1::numeric
+            AND ctid = {inode_places("unnest($3) AS u (ino)", "u.ino", "n.version_from < $2")}
+         RETURNING *
+    )
+    INSERT INTO pgstore.inode
+           (store_id, ino, version_from, kind, mode, uid, gid, link_count, size_bytes, mtime_ns, ctime_ns, blob_id, link_target,
+            inline_data, parent, xattrs)
+    SELECT $1, ino, $2, kind, mode, uid, gid, link_count, size_bytes, mtime_ns, ctime_ns, blob_id, link_target,
+           inline_data, parent, xattrs
+      FROM closed
+    """,
+    "int8 int8 int8[]",
+)
+INSERT_VERSION = Statement(
+    "INSERT INTO pgstore.volume_version (store_id, version) VALUES ($1, $2) ON CONFLICT DO NOTHING", "int8 int8"
+)
+# The version in which the names $2 were last changed on the way from the root, and how many of them there are.
+CHANGED_AT = Statement(
+    f"""
+    WITH RECURSIVE walk AS (
+         SELECT 0 AS step, {ROOT}::bigint AS ino, 0::bigint AS version
+          UNION ALL
+         SELECT w.step + 1, e.ino, greatest(w.version, e.version_from)
+           FROM walk w
+          CROSS JOIN LATERAL (
+                SELECT d.ino, d.version_from
+                  FROM pgstore.dirent d
+                 WHERE d.store_id = $1
+                   AND d.parent = w.ino
+                   AND d.name = ($2)[w.step + 1]
+                   AND d.version_to = {LIVE}
+                 LIMIT 1) e
+    )
+    SELECT w.step, greatest(w.version, i.version_from)
+      FROM walk w
+     CROSS JOIN LATERAL (
+           SELECT n.version_from
+             FROM pgstore.inode n
+            WHERE n.store_id = $1
+              AND n.ino = w.ino
+              AND n.version_to = {LIVE}
+            LIMIT 1) i
+     ORDER BY w.step DESC
+     LIMIT 1
+    """,
+    "int8 bytea[]",
+    reads=True,
+)
+
+
+class VersionedChanges(MergingChanges):
+    """The change set of a Volume."""
+
+    in_place = False
+
+    def _forget_everything(self) -> None:
+        super()._forget_everything()
+        self._version: int | None = None  # of this transaction, once it has written under the lock
+        self._repeated = False  # it has written names of this version before
+
+    @property
+    def version(self) -> int | None:
+        """The version that this transaction makes, once it is known."""
+        return self._version
+
+    def _lock(self, changes: list[tuple[int, bytes, Change]], look: Query) -> Op[Rows]:
+        """Take the lock, and look what is there, all in one round trip."""
+        inodes = {parent for parent, _, _ in changes}
+        inodes.update(self._attributes)
+        queries = [Query(GONE_INODES, self.store_id, list(inodes)), look]
+        self._repeated = self._version is not None
+        if self._version is None:
+            queries.insert(0, Query(NEXT_VERSION, self.store_id))
+        *version, gone, rows = yield Many(queries)
+        if self._version is None:
+            if not version[0]:
+                raise self.missing()
+            self._set_version(version[0][0][0])
+        for (ino,) in gone:
+            if ino in self._names:
+                raise conflict(
+                    f"directory {self._path(ino)!r} was removed by another transaction while this one changed it"
+                )
+            if ino not in self._made:
+                raise conflict(f"inode {ino} was removed or replaced by another transaction while this one changed it")
+        return rows  # type: ignore[no-any-return]
+
+    def _set_version(self, version: int) -> None:
+        self._version = version
+        if self._marked:
+            self._journal.append(self._unset_version)
+
+    def _unset_version(self) -> None:
+        self._version = None
+
+    def _check_versions(self, changes: list[tuple[int, bytes, Change]]) -> Op[None]:
+        for parent, name, change in changes:
+            if change.if_version is not None:
+                path = (*self.path_of(parent), name)
+                yield from check_version(self.store_id, path, change.if_version)
+
+    def _close_names(self, names: list[tuple[int, bytes]]) -> list[Query]:
+        if not names:
+            return []
+        columns = list(zip(*names, strict=True))
+        queries = [Query(CLOSE_NAMES, self.store_id, self._version, *columns)]
+        if self._repeated:
+            queries.insert(0, Query(DELETE_NAMES, self.store_id, self._version, *columns))
+        return queries
+
+    def _apply(self, plan: Plan, linked: list[int]) -> list[Query]:
+        store_id, version, now_ns = self.store_id, self._version, time.time_ns()
+        queries = self._close_names(plan.closes)
+
+        def do(statement: Statement, *values: Any) -> None:
+            queries.append(Query(statement, store_id, *values))
+
+        if plan.trees:
+            do(CLOSE_TREES, plan.trees, version, linked)
+        if plan.unwanted:
+            do(DELETE_TREES, plan.unwanted, linked)
+        if plan.drops:
+            do(DELETE_NAMES, 0, *zip(*plan.drops, strict=True))
+        for ours, theirs, _ in plan.merges:
+            do(MOVE_NAMES, version, ours, theirs)
+        if plan.inserts:
+            do(INSERT_NAMES, version, *zip(*plan.inserts, strict=True))
+        links = plan.changed_links
+        if links:
+            columns = list(zip(*links, strict=True))
+            if self._repeated:
+                do(DROP_INODES, version, *columns)
+            do(CLOSE_INODES, version, *columns)
+        parents = self._changed_parents(plan)
+        moved = {ino: parent for ino, parent in self._moved.items() if plan.links.get(ino, 0) >= 0}
+        forked = {*parents, *(ino for ino, _ in links if ino not in plan.made), *(moved.keys() - self._own)}
+        forked |= self._attributes.keys() - self._made.keys()
+        if forked:
+            do(FORK_INODES, version, list(forked))
+        for ino, names in links:
+            do(ADD_LINKS, ino, names, now_ns)
+        for ino, parent in moved.items():
+            do(SET_PARENT, ino, parent)
+        for ours, theirs, _ in plan.merges:
+            do(TELL_PARENT, ours, theirs)
+        if plan.merges:
+            do(DELETE_INODES, [merge[0] for merge in plan.merges])
+        if parents:
+            do(TOUCH, parents, now_ns)
+        queries += [attribute_query(store_id, ino, new, now_ns) for ino, new in self._attributes.items()]
+        do(INSERT_VERSION, version)
+        return queries
+
+
+def check_version(store_id: int, path: Names, if_version: int) -> Op[None]:
+    """Raise `ConflictError` if what is at *path* was changed after version *if_version*; 0: if there is anything."""
+    ((steps, changed_at),) = yield Query(CHANGED_AT, store_id, path)
+    if steps == len(path) and (changed_at > if_version or not if_version):
+        raise conflict(f"{join(path)!r} was changed in version {changed_at}, after version {if_version}")
+    if steps < len(path) and if_version:
+        raise conflict(f"{join(path)!r} was removed after version {if_version}")

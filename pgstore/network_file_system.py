@@ -1,0 +1,146 @@
+"""NetworkFileSystem: a file system in the database with one state, which is shared live.
+
+What it has in common with Volume is in `pgstore.file_store`. What is written is there for everybody at once; files are changed in
+place, also in the middle. In a transaction, changes to names are seen by the transaction alone until it commits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, Self
+
+from pgstore import errors
+from pgstore.client import Client
+from pgstore.core.operation import Call, Op, operation
+from pgstore.file_store import FileStore
+from pgstore.files import upload
+from pgstore.files.live import LiveChanges
+from pgstore.files.local import Folder, Source
+from pgstore.files.paths import split, split_file
+from pgstore.files.progress import Progress
+from pgstore.types import NetworkFileSystemInfo
+
+__all__ = ["NetworkFileSystem"]
+
+
+class NetworkFileSystem(FileStore):
+    """
+    A persistent file system that many clients read and write at once.
+
+    Paths start at the root; a leading slash may be left out.
+
+    >>> cache = NetworkFileSystem.from_name("cache", create_if_missing=True)
+    >>> with cache.open("/greeting.txt", "w") as file:
+    ...     file.write("hello")
+    """
+
+    _kind: ClassVar = "nfs"
+    _noun: ClassVar = "NetworkFileSystem"
+    _id_prefix: ClassVar = "sv"
+    _changes_class: ClassVar = LiveChanges
+    _chunk_bytes: ClassVar = 64 * 1024
+
+    @classmethod
+    def ephemeral(
+        cls,
+        client: Client | None = None,
+        environment_name: str | None = None,
+        *,
+        storage: str | None = None,
+        chunk_size: int | None = None,
+    ) -> Self:
+        """
+        Return a nameless NetworkFileSystem that lives as long as this handle; the options are those of `from_name`.
+
+        It is deleted at the end of its `with` or `async with` block, when the handle is collected, when the interpreter exits, and
+        after a crash once its process has been silent for ten minutes.
+        """
+        store = super().ephemeral(client, environment_name)
+        store._options = cls._checked_options(storage=storage, chunk_size=chunk_size)
+        return store
+
+    @operation
+    def info(self) -> Op[NetworkFileSystemInfo]:
+        """Return the facts about this NetworkFileSystem that do not change."""
+        facts = yield from self._described()
+        return NetworkFileSystemInfo(self._name, facts.created_at, facts.created_by)
+
+    # ------------------------------------------------------------------------------------------------- for Modal's sake
+
+    @operation
+    def write_file(self, remote_path: str, fp: BinaryIO, progress_cb: Callable[..., Any] | None = None) -> Op[int]:
+        """
+        Write all of a file object to a file, in place of one that is there, at once; return the number of bytes.
+
+        Directories on the way are made. *fp* is read from its beginning, if it can go there.
+
+        Args:
+            progress_cb: called as `progress_cb(advance=n)` for each n bytes stored.
+        """
+        names = split_file(remote_path)
+
+        yield Call(partial(_rewind, fp))
+        source: Source = yield Call(partial(Source.open, fp))
+        shown = Progress(advance=_advancing(progress_cb))
+        return (yield from self._change(lambda tree: upload.put_file(tree, source, names, shown), repeatable=False))
+
+    @operation
+    def add_local_file(
+        self,
+        local_path: str | Path,
+        remote_path: str | None = None,
+        progress_cb: Callable[..., Any] | None = None,
+    ) -> Op[None]:
+        """Upload a local file, by default to `/` and its own name; see `put_file`."""
+        names = split_file(_default_place(local_path, remote_path))
+        source: Source = yield Call(partial(Source.open, local_path))
+        try:
+            shown = Progress(advance=_advancing(progress_cb))
+            yield from self._change(lambda tree: upload.put_file(tree, source, names, shown), repeatable=False)
+        finally:
+            source.close()
+
+    @operation
+    def add_local_dir(
+        self,
+        local_path: str | Path,
+        remote_path: str | None = None,
+        progress_cb: Callable[..., Any] | None = None,
+    ) -> Op[None]:
+        """Upload the files of a local folder, by default below `/` and its own name; see `put_directory`."""
+        names = split(_default_place(local_path, remote_path))
+        folder: Folder = yield Call(partial(Folder, local_path, None))
+        shown = Progress(advance=_advancing(progress_cb))
+        yield from self._change(lambda tree: upload.put_directory(tree, folder, names, shown), repeatable=False)
+
+    @classmethod
+    def create_deployed(cls, name: str, client: Client | None = None, environment_name: str | None = None) -> str:
+        """Create a NetworkFileSystem of this name if there is none, and return its `object_id`."""
+        store = cls.from_name(name, environment_name=environment_name, create_if_missing=True, client=client)
+        store.hydrate()
+        return store.object_id
+
+    @classmethod
+    def delete(cls, name: str, client: Client | None = None, environment_name: str | None = None) -> None:
+        """Delete the NetworkFileSystem *name* and all that it holds; see `objects.delete`."""
+        cls.objects.delete(name, environment_name=environment_name, client=client)
+
+
+def _rewind(fp: BinaryIO) -> None:
+    if hasattr(fp, "seekable") and fp.seekable():
+        fp.seek(0)
+
+
+def _advancing(progress_cb: Callable[..., Any] | None) -> Callable[[int], object] | None:
+    return None if progress_cb is None else lambda count: progress_cb(advance=count) if count else None
+
+
+def _default_place(local_path: str | Path, remote_path: str | None) -> str:
+    if remote_path is not None:
+        return remote_path
+    if not isinstance(local_path, (str, os.PathLike)):
+        raise errors.InvalidError(f"expected a local path, not {type(local_path).__name__}")
+    return f"/{os.path.basename(os.path.abspath(local_path))}"
