@@ -79,16 +79,70 @@ _WALK: Final = f"""
 _FACTS: Final = (
     "i.version_from, i.mode, i.size_bytes, i.mtime_ns, i.ctime_ns, i.uid, i.gid, i.link_count, i.link_target, i.xattrs"
 )
+_CONTENTS: Final = """, i.inline_data, i.blob_id,
+           (SELECT b.chunk_size_bytes FROM pgstore.blob b WHERE b.store_id = $1 AND b.id = i.blob_id)"""
 WALK = Statement(_WALK % _FACTS, "int8 int8 bytea[] int8", reads=True)
-WALK_AND_OPEN = Statement(
-    _WALK
-    % f"""
-           {_FACTS}, i.inline_data, i.blob_id,
-           (SELECT b.chunk_size_bytes FROM pgstore.blob b WHERE b.store_id = $1 AND b.id = i.blob_id)
+WALK_AND_OPEN = Statement(_WALK % (_FACTS + _CONTENTS), "int8 int8 bytea[] int8", reads=True)
+NAMES_UNROLLED_MAX: Final = 8
+
+
+def _unrolled(length: int, facts: str) -> Statement:
+    """
+    The same for so many names, without recursion, which takes half as long.
+
+    In version $3 from directory $2 along $4 and so on. One row, or none: inode, kind and version of each name, NULL where there
+    is no such name; then the inode of the last that exists.
+    """
+    columns = "".join(f"d{at}.ino, d{at}.kind, d{at}.version_from, " for at in range(1, length + 1))
+    steps = "".join(
+        f"""
+      {"LEFT JOIN LATERAL" if at > 1 else "FROM"} (
+           SELECT d.ino, d.kind, d.version_from
+             FROM pgstore.dirent d
+            WHERE d.store_id = $1
+              AND d.parent = {f"d{at - 1}.ino" if at > 1 else "$2"}
+              AND d.name = ${at + 3}
+              AND {_valid("d", "$3")}) d{at}{" ON true" if at > 1 else ""}"""
+        for at in range(1, length + 1)
+    )
+    last = ", ".join(f"d{at}.ino" for at in range(length, 0, -1))
+    return Statement(
+        f"""
+    SELECT {columns}i.*{steps}
+      LEFT JOIN LATERAL (
+           SELECT {facts}
+             FROM pgstore.inode i
+            WHERE i.store_id = $1
+              AND i.ino = coalesce({last})
+              AND {_valid("i", "$3")}) i ON true
     """,
-    "int8 int8 bytea[] int8",
-    reads=True,
-)
+        "int8 int8 int8" + " bytea" * length,
+        reads=True,
+    )
+
+
+_UNROLLED: Final = {
+    opening: [_unrolled(length, _FACTS + (_CONTENTS if opening else "")) for length in range(1, NAMES_UNROLLED_MAX + 1)]
+    for opening in (False, True)
+}
+
+
+def _look(store_id: int, start: int, names: Sequence[bytes], version: int, *, opening: bool) -> Op[Rows]:
+    """What `WALK` gives, or `WALK_AND_OPEN`."""
+    length = len(names)
+    if not 1 <= length <= NAMES_UNROLLED_MAX:
+        return (yield Query(WALK_AND_OPEN if opening else WALK, store_id, start, names, version))  # type: ignore[no-any-return]
+    rows: Rows = [(0, start, "d", 0, None)]
+    for row in (yield Query(_UNROLLED[opening][length - 1], store_id, start, version, *names)):
+        for at in range(0, 3 * length, 3):
+            if row[at] is not None:
+                rows.append((len(rows), *row[at : at + 3], None))
+        # Only of the last name, or a link, as there is nothing below it.
+        if len(rows) > length or rows[-1][2] == "l":
+            rows[-1] = (*rows[-1][:4], *row[3 * length :])
+    return rows
+
+
 # In version $5: for each directory of $2 the first $4 names after that of $3.
 LIST = Statement(
     f"""
@@ -221,9 +275,7 @@ class Tree:
                 return path.ending_in(todo)
             # A link that a change leads to is looked at by itself.
             rest = [] if path.reached[-1][1] == "l" else todo[: todo.index(b"..")] if b".." in todo else todo
-            rows: Rows = yield Query(
-                WALK_AND_OPEN if opening else WALK, self.store_id, path.reached[-1][0], rest, self.version
-            )
+            rows = yield from _look(self.store_id, path.reached[-1][0], rest, self.version, opening=opening)
             changed = self._first_changed(rows, rest)
             last = rows[-1] if changed is None else rows[changed]
             for _, ino, kind, version, *_ in rows[1 : last[0] + 1]:
