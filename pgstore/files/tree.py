@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -164,7 +165,6 @@ LIST = Statement(
             WHERE n.store_id = $1
               AND n.ino = e.ino
               AND {_valid("n", "$5")}) i
-     ORDER BY u.position, e.name
     """,
     "int8 int8[] bytea[] int8 int8",
     reads=True,
@@ -184,7 +184,6 @@ LIST_NAMES = Statement(
               AND d.version_from <= $5
             ORDER BY d.name
             LIMIT $4) e
-     ORDER BY u.position, e.name
     """,
     "int8 int8[] bytea[] int8 int8",
     reads=True,
@@ -416,31 +415,51 @@ class Listing:
 
     def page(self) -> Op[list[FileEntry] | None]:
         """The next entries, None at the end."""
-        found = yield from self.entries()
-        return None if found is None else [file_entry(path, entry) for path, entry in found]
+        if self._tree.has_changes:
+            found = yield from self.entries()
+            return None if found is None else [file_entry(path, entry) for path, entry in found]
+        while self._todo:
+            page: list[FileEntry] = []
+            for (ino, path, _), rows in (yield from self._next_rows()):
+                if len(rows) == PAGE_NAMES:
+                    self._todo.append((ino, path, rows[-1][1]))
+                if self._recursive:
+                    self._todo += [(row[2], path + row[1] + b"/", b"") for row in rows if row[3] == "d"]
+                page += _file_entries(path, rows)
+            if page:
+                return page
+        return None
 
     def entries(self) -> Op[list[tuple[bytes, Entry]] | None]:
         """The next paths and what they lead to, None at the end."""
         while self._todo:
-            now = self._todo[-PAGE_DIRECTORIES:]
-            del self._todo[-PAGE_DIRECTORIES:]
-            rows: Rows = yield Query(
-                self._statement,
-                self._tree.store_id,
-                [entry[0] for entry in now],
-                [entry[2] for entry in now],
-                PAGE_NAMES,
-                self._tree.version,
-            )
-            by_directory: list[list[tuple[bytes, Entry]]] = [[] for _ in now]
-            for position, name, *entry in rows:
-                by_directory[position - 1].append((name, Entry(*entry)))
             found: list[tuple[bytes, Entry]] = []
-            for (ino, path, after), entries in zip(now, by_directory, strict=True):
-                found += self._entries_of(ino, path, after, entries)
+            for directory, rows in (yield from self._next_rows()):
+                found += self._entries_of(*directory, [(row[1], Entry(*row[2:])) for row in rows])
             if found:
                 return found
         return None
+
+    def _next_rows(self) -> Op[list[tuple[tuple[int, bytes, bytes], Rows]]]:
+        """The next directories of the list, each with the next rows of `LIST` for it, by name."""
+        now = self._todo[-PAGE_DIRECTORIES:]
+        del self._todo[-PAGE_DIRECTORIES:]
+        rows: Rows = yield Query(
+            self._statement,
+            self._tree.store_id,
+            [entry[0] for entry in now],
+            [entry[2] for entry in now],
+            PAGE_NAMES,
+            self._tree.version,
+        )
+        # In order already, as a rule. To have that promised costs the server more than making sure costs us.
+        rows.sort()
+        if len(now) == 1:
+            return [(now[0], rows)]
+        by_directory: list[Rows] = [[] for _ in now]
+        for row in rows:
+            by_directory[row[0] - 1].append(row)
+        return list(zip(now, by_directory, strict=True))
 
     def _entries_of(
         self, ino: int, path: bytes, after: bytes, entries: list[tuple[bytes, Entry]]
@@ -480,6 +499,24 @@ _TYPES: Final = {
 
 def file_entry(path: bytes, entry: Entry | Node) -> FileEntry:
     return FileEntry(join((path,)), _TYPES[entry.kind], entry.mtime_ns // 1_000_000_000, entry.size_bytes)
+
+
+def _file_entries(path: bytes, rows: Rows) -> list[FileEntry]:
+    """What `file_entry` makes of each row of `LIST`, in half the time: the initialisation of a frozen dataclass is slow."""
+    new, kind, types, encoding, on_error = FileEntry.__new__, FileEntry, _TYPES, *_ENCODING
+    entries: list[FileEntry] = []
+    for row in rows:
+        entry = new(kind)
+        facts = entry.__dict__
+        facts["path"] = (path + row[1]).decode(encoding, on_error)
+        facts["type"] = types[row[3]]
+        facts["mtime"] = row[5] // 1_000_000_000
+        facts["size"] = row[4]
+        entries.append(entry)
+    return entries
+
+
+_ENCODING: Final = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())  # what `os.fsdecode` takes
 
 
 def file_stat(walk: Walk) -> FileStat:
