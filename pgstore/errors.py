@@ -21,6 +21,8 @@
     ├── DirectoryNotEmpty (OSError)             a directory that had to be empty
     ├── LinkLoop (OSError)                      symbolic links that lead round in a circle
     ├── FileUnreadable (PermissionError)        a local file or directory that may not be read or written
+    ├── StaleFile (OSError)                     an open file whose contents do not exist any more
+    ├── FileTooLarge (OSError)                  a file above the largest possible size
     ├── SerializationError                      a value cannot be stored
     ├── DeserializationError                    stored bytes cannot be loaded here; they are in `raw`
     ├── ValueTooLarge                           a value above the limit of its store
@@ -124,6 +126,14 @@ class LinkLoop(Error, OSError):
 
 class FileUnreadable(Error, PermissionError):
     """A local file or directory that may not be read or written."""
+
+
+class StaleFile(Error, OSError):
+    """The contents of an open file do not exist any more; opening it again may help."""
+
+
+class FileTooLarge(Error, OSError):
+    """A file above the largest possible size."""
 
 
 class SerializationError(Error):

@@ -7,6 +7,7 @@ import signal
 pytest_plugins = [
     "tests.fixtures.server",
     "tests.fixtures.clients",
+    "tests.fixtures.live",
     "tests.fixtures.proxy",
     "tests.fixtures.pgbouncer",
 ]

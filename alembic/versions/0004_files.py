@@ -14,7 +14,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    for area in (TABLES, FILES_IN_SQL):
+    for area in (TABLES, BYTES, FILES_IN_SQL):
         op.execute(area)
 
 
@@ -70,7 +70,7 @@ UPDATE pgstore.inode i
  WHERE n.kind = 'd' AND i.store_id = n.store_id AND i.ino = n.ino AND i.version_to = n.version_to;
 ALTER TABLE pgstore.inode ADD CHECK ((kind = 'd') = (parent IS NOT NULL));
 CREATE INDEX inode_closed ON pgstore.inode (store_id, version_to) WHERE version_to < 9223372036854775807;
-CREATE INDEX inode_nameless ON pgstore.inode (store_id, ctime_ns) WHERE link_count = 0;
+CREATE INDEX inode_nameless ON pgstore.inode (store_id, ino) WHERE link_count = 0;
 CREATE INDEX dirent_closed ON pgstore.dirent (store_id, version_to) WHERE version_to < 9223372036854775807;
 
 CREATE TABLE pgstore.blob_left (
@@ -81,6 +81,445 @@ CREATE TABLE pgstore.blob_left (
 );
 """
 
+BYTES = r"""
+CREATE TABLE pgstore.chunk_left (
+    store_id bigint NOT NULL,
+    chunk_id bigint NOT NULL,
+    left_at  timestamptz NOT NULL DEFAULT statement_timestamp(),
+    PRIMARY KEY (store_id, chunk_id)
+);
+
+CREATE FUNCTION pgstore.chunk_read(p_store_id bigint, p_chunk_id bigint, p_offset bigint, p_length integer) RETURNS bytea
+LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN (SELECT lo_get(k.large_object, p_offset, p_length)
+              FROM pgstore.chunk k
+             WHERE k.store_id = p_store_id
+               AND k.id = p_chunk_id);
+END
+$function$;
+
+CREATE FUNCTION pgstore.chunk_create(p_store_id bigint, p_chunk_id bigint, p_offset bigint, p_data bytea) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    made oid;
+BEGIN
+    PERFORM FROM pgstore.file_system f WHERE f.store_id = p_store_id AND f.storage = 'l';
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'file system % does not keep large objects', p_store_id USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    made := lo_create(0);
+    PERFORM lo_put(made, p_offset, p_data);
+    INSERT INTO pgstore.chunk (store_id, id, large_object) VALUES (p_store_id, p_chunk_id, made);
+END
+$function$;
+
+CREATE FUNCTION pgstore.chunk_write(p_store_id bigint, p_chunk_id bigint, p_offset bigint, p_data bytea) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    found_oid oid;
+BEGIN
+    SELECT k.large_object
+      INTO found_oid
+      FROM pgstore.chunk k
+     WHERE k.store_id = p_store_id
+       AND k.id = p_chunk_id
+       FOR NO KEY UPDATE;
+    IF found_oid IS NULL THEN
+        RAISE EXCEPTION 'chunk % of store % is no large object', p_chunk_id, p_store_id USING ERRCODE = 'no_data_found';
+    END IF;
+    PERFORM lo_put(found_oid, p_offset, p_data);
+END
+$function$;
+
+CREATE FUNCTION pgstore.chunk_copy(p_store_id bigint, p_source bigint, p_target bigint, p_length integer) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    PERFORM pgstore.chunk_create(p_store_id, p_target, 0, pgstore.chunk_read(p_store_id, p_source, 0, p_length));
+END
+$function$;
+
+CREATE FUNCTION pgstore.chunk_truncate(p_store_id bigint, p_chunk_id bigint, p_length integer) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    found_oid  oid;
+    descriptor integer;
+BEGIN
+    SELECT k.large_object
+      INTO found_oid
+      FROM pgstore.chunk k
+     WHERE k.store_id = p_store_id
+       AND k.id = p_chunk_id
+       FOR NO KEY UPDATE;
+    IF found_oid IS NULL THEN
+        RAISE EXCEPTION 'chunk % of store % is no large object', p_chunk_id, p_store_id USING ERRCODE = 'no_data_found';
+    END IF;
+    descriptor := lo_open(found_oid, x'60000'::integer);  -- INV_READ | INV_WRITE
+    IF lo_lseek64(descriptor, 0, 2) > p_length THEN
+        PERFORM lo_truncate64(descriptor, p_length);
+    END IF;
+    PERFORM lo_close(descriptor);
+END
+$function$;
+
+CREATE FUNCTION pgstore.chunk_delete(p_store_id bigint, p_chunk_id bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    found_oid oid;
+BEGIN
+    DELETE FROM pgstore.chunk k
+     WHERE k.store_id = p_store_id
+       AND k.id = p_chunk_id
+    RETURNING k.large_object INTO found_oid;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    IF found_oid IS NOT NULL THEN
+        PERFORM lo_unlink(found_oid);
+    END IF;
+    RETURN true;
+END
+$function$;
+
+CREATE FUNCTION pgstore.bytes_overlaid(data bytea, p_offset integer, piece bytea) RETURNS bytea
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+DECLARE
+    size CONSTANT integer := octet_length(data);
+BEGIN
+    IF p_offset = 0 AND size <= octet_length(piece) THEN
+        RETURN piece;
+    ELSIF p_offset = size THEN
+        RETURN data || piece;
+    ELSIF p_offset > size THEN
+        RETURN data || decode(repeat('00', p_offset - size), 'hex') || piece;
+    END IF;
+    RETURN overlay(data PLACING piece FROM p_offset + 1);
+END
+$function$;
+
+CREATE FUNCTION pgstore.blob_write(p_store_id bigint, p_blob_id bigint, p_chunk_size integer, p_offset bigint, p_data bytea) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $function$
+DECLARE
+    stop       CONSTANT bigint := p_offset + octet_length(p_data);
+    at         bigint := p_offset;
+    place      integer;  -- of the chunk
+    start      integer;  -- in the chunk
+    piece      bytea;
+    there      record;
+    fresh      bigint;
+    as_objects boolean;
+BEGIN
+    WHILE at < stop LOOP
+        place := at / p_chunk_size;
+        start := at % p_chunk_size;
+        piece := substring(p_data FROM (at - p_offset)::integer + 1 FOR least(p_chunk_size - start, stop - at)::integer);
+        SELECT e.chunk_id, e.is_owned
+          INTO there
+          FROM pgstore.extent e
+         WHERE e.store_id = p_store_id
+           AND e.blob_id = p_blob_id
+           AND e.position = place;
+        IF NOT there.is_owned THEN  -- two writers must not both replace the chunk
+            SELECT e.chunk_id, e.is_owned
+              INTO there
+              FROM pgstore.extent e
+             WHERE e.store_id = p_store_id
+               AND e.blob_id = p_blob_id
+               AND e.position = place
+               FOR NO KEY UPDATE;
+        END IF;
+        IF there.is_owned THEN
+            UPDATE pgstore.chunk k
+               SET data = pgstore.bytes_overlaid(k.data, start, piece)
+             WHERE k.store_id = p_store_id
+               AND k.id = there.chunk_id
+               AND k.data IS NOT NULL;
+            IF NOT FOUND THEN
+                PERFORM pgstore.chunk_write(p_store_id, there.chunk_id, start, piece);
+            END IF;
+            at := at + octet_length(piece);
+            CONTINUE;
+        END IF;
+
+        as_objects := coalesce(as_objects, (SELECT f.storage = 'l' FROM pgstore.file_system f WHERE f.store_id = p_store_id));
+        fresh := nextval('pgstore.chunk_id_seq');
+        IF there.chunk_id IS NULL THEN
+            IF as_objects THEN
+                PERFORM pgstore.chunk_create(p_store_id, fresh, start, piece);
+            ELSE
+                INSERT INTO pgstore.chunk (store_id, id, data)
+                VALUES (p_store_id, fresh, pgstore.bytes_overlaid('', start, piece));
+            END IF;
+            INSERT INTO pgstore.extent (store_id, blob_id, position, chunk_id)
+            VALUES (p_store_id, p_blob_id, place, fresh)
+            ON CONFLICT DO NOTHING;
+            IF NOT FOUND THEN  -- another writer was quicker: once more, into that chunk
+                PERFORM pgstore.chunk_delete(p_store_id, fresh);
+                CONTINUE;
+            END IF;
+        ELSE
+            IF as_objects THEN
+                PERFORM pgstore.chunk_copy(p_store_id, there.chunk_id, fresh, p_chunk_size);
+                PERFORM pgstore.chunk_write(p_store_id, fresh, start, piece);
+            ELSE
+                INSERT INTO pgstore.chunk (store_id, id, data)
+                SELECT p_store_id, fresh, pgstore.bytes_overlaid(k.data, start, piece)
+                  FROM pgstore.chunk k
+                 WHERE k.store_id = p_store_id
+                   AND k.id = there.chunk_id;
+            END IF;
+            PERFORM pgstore.chunk_replace(p_store_id, p_blob_id, place, there.chunk_id, fresh);
+        END IF;
+        at := at + octet_length(piece);
+    END LOOP;
+END
+$function$;
+
+CREATE FUNCTION pgstore.chunk_replace(p_store_id bigint, p_blob_id bigint, p_position integer, p_old bigint, p_new bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $function$
+BEGIN
+    UPDATE pgstore.extent
+       SET chunk_id = p_new,
+           is_owned = true
+     WHERE store_id = p_store_id
+       AND blob_id = p_blob_id
+       AND position = p_position;
+    INSERT INTO pgstore.chunk_left (store_id, chunk_id) VALUES (p_store_id, p_old) ON CONFLICT DO NOTHING;
+END
+$function$;
+
+CREATE FUNCTION pgstore.blob_create(p_store_id bigint, p_data bytea) RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $function$
+DECLARE
+    made       CONSTANT bigint := nextval('pgstore.blob_id_seq');
+    chunk_size CONSTANT integer := (SELECT f.chunk_size_bytes FROM pgstore.file_system f WHERE f.store_id = p_store_id);
+BEGIN
+    INSERT INTO pgstore.blob (store_id, id, chunk_size_bytes) VALUES (p_store_id, made, chunk_size);
+    IF p_data IS NOT NULL THEN
+        PERFORM pgstore.blob_write(p_store_id, made, chunk_size, 0, p_data);
+    END IF;
+    RETURN made;
+END
+$function$;
+
+CREATE FUNCTION pgstore.blob_fork(p_store_id bigint, p_blob_id bigint, p_chunks bigint) RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $function$
+DECLARE
+    made CONSTANT bigint := nextval('pgstore.blob_id_seq');
+BEGIN
+    INSERT INTO pgstore.blob (store_id, id, chunk_size_bytes)
+    SELECT b.store_id, made, b.chunk_size_bytes
+      FROM pgstore.blob b
+     WHERE b.store_id = p_store_id
+       AND b.id = p_blob_id;
+    INSERT INTO pgstore.extent (store_id, blob_id, position, chunk_id, is_owned)
+    SELECT e.store_id, made, e.position, e.chunk_id, false
+      FROM pgstore.extent e
+     WHERE e.store_id = p_store_id
+       AND e.blob_id = p_blob_id
+       AND e.position < p_chunks;
+    INSERT INTO pgstore.blob_left (store_id, blob_id) VALUES (p_store_id, p_blob_id) ON CONFLICT DO NOTHING;
+    RETURN made;
+END
+$function$;
+
+CREATE FUNCTION pgstore.file_write(p_store_id bigint, p_ino bigint, p_offset bigint, p_data bytea, p_is_alone boolean, p_is_relaxed boolean) RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $function$
+DECLARE
+    is_alone boolean := p_is_alone OR p_offset IS NULL;
+    there    record;
+    blob     record;
+    start    bigint;
+    stop     bigint;
+    now_ns   CONSTANT bigint := (extract(epoch FROM clock_timestamp()) * 1000000000)::bigint;
+BEGIN
+    IF p_is_relaxed THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    IF NOT is_alone THEN
+        SELECT b.is_shared IS DISTINCT FROM false
+          INTO is_alone
+          FROM pgstore.inode i
+          LEFT JOIN LATERAL (
+               SELECT n.is_shared
+                 FROM pgstore.blob n
+                WHERE n.store_id = p_store_id
+                  AND n.id = i.blob_id
+                LIMIT 1) b ON true
+         WHERE i.store_id = p_store_id
+           AND i.ino = p_ino
+           AND i.version_to = 9223372036854775807;
+    END IF;
+    IF is_alone THEN
+        SELECT i.blob_id, i.size_bytes, i.inline_data
+          INTO there
+          FROM pgstore.inode i
+         WHERE i.store_id = p_store_id
+           AND i.ino = p_ino
+           AND i.version_to = 9223372036854775807
+           FOR UPDATE;
+    ELSE
+        SELECT i.blob_id
+          INTO there
+          FROM pgstore.inode i
+         WHERE i.store_id = p_store_id
+           AND i.ino = p_ino
+           AND i.version_to = 9223372036854775807
+           FOR KEY SHARE;
+    END IF;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    start := coalesce(p_offset, there.size_bytes);
+    stop := start + octet_length(p_data);
+
+    IF there.blob_id IS NULL AND is_alone AND stop <= 65536 THEN
+        UPDATE pgstore.inode
+           SET inline_data = pgstore.bytes_overlaid(coalesce(there.inline_data, ''), start::integer, p_data),
+               size_bytes = greatest(size_bytes, stop),
+               mtime_ns = now_ns,
+               ctime_ns = now_ns
+         WHERE store_id = p_store_id
+           AND ino = p_ino
+           AND version_to = 9223372036854775807
+        RETURNING size_bytes INTO stop;
+        RETURN stop;
+    END IF;
+    IF there.blob_id IS NULL AND is_alone THEN
+        there.blob_id := pgstore.blob_create(p_store_id, there.inline_data);
+    END IF;
+    SELECT b.chunk_size_bytes, b.is_shared
+      INTO blob
+      FROM pgstore.blob b
+     WHERE b.store_id = p_store_id
+       AND b.id = there.blob_id
+       FOR SHARE;
+    IF blob.is_shared AND is_alone THEN
+        there.blob_id := pgstore.blob_fork(p_store_id, there.blob_id, 2147483648);
+    ELSIF blob.is_shared IS DISTINCT FROM false THEN
+        RAISE EXCEPTION 'the contents of file % were moved by another transaction', p_ino USING ERRCODE = 'serialization_failure';
+    END IF;
+    PERFORM pgstore.blob_write(p_store_id, there.blob_id, blob.chunk_size_bytes, start, p_data);
+    UPDATE pgstore.inode
+       SET blob_id = there.blob_id,
+           inline_data = NULL,
+           size_bytes = greatest(size_bytes, stop),
+           mtime_ns = now_ns,
+           ctime_ns = now_ns
+     WHERE store_id = p_store_id
+       AND ino = p_ino
+       AND version_to = 9223372036854775807
+    RETURNING size_bytes INTO stop;
+    RETURN stop;
+END
+$function$;
+
+CREATE FUNCTION pgstore.file_truncate(p_store_id bigint, p_ino bigint, p_size bigint, p_is_relaxed boolean) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $function$
+DECLARE
+    there  record;
+    blob   record;
+    last   record;
+    chunks bigint;
+    rest   integer;
+    fresh  bigint;
+    now_ns CONSTANT bigint := (extract(epoch FROM clock_timestamp()) * 1000000000)::bigint;
+BEGIN
+    IF p_is_relaxed THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    SELECT i.blob_id, i.size_bytes, i.inline_data
+      INTO there
+      FROM pgstore.inode i
+     WHERE i.store_id = p_store_id
+       AND i.ino = p_ino
+       AND i.version_to = 9223372036854775807
+       FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+
+    IF there.blob_id IS NULL AND p_size > 65536 THEN
+        there.blob_id := pgstore.blob_create(p_store_id, there.inline_data);
+        there.inline_data := NULL;
+    ELSIF there.blob_id IS NULL AND p_size > there.size_bytes THEN
+        there.inline_data := pgstore.bytes_overlaid(coalesce(there.inline_data, ''), p_size::integer, '');
+    ELSIF there.blob_id IS NULL THEN
+        there.inline_data := nullif(substring(there.inline_data FROM 1 FOR p_size::integer), '');
+    ELSIF p_size = 0 THEN
+        INSERT INTO pgstore.blob_left (store_id, blob_id) VALUES (p_store_id, there.blob_id) ON CONFLICT DO NOTHING;
+        there.blob_id := NULL;
+    ELSIF p_size < there.size_bytes THEN
+        SELECT b.chunk_size_bytes, b.is_shared
+          INTO blob
+          FROM pgstore.blob b
+         WHERE b.store_id = p_store_id
+           AND b.id = there.blob_id
+           FOR SHARE;
+        chunks := (p_size + blob.chunk_size_bytes - 1) / blob.chunk_size_bytes;
+        rest := p_size % blob.chunk_size_bytes;
+        IF blob.is_shared THEN
+            there.blob_id := pgstore.blob_fork(p_store_id, there.blob_id, chunks);
+        ELSE
+            WITH gone AS (
+                 DELETE FROM pgstore.extent
+                  WHERE store_id = p_store_id
+                    AND blob_id = there.blob_id
+                    AND position >= chunks
+                 RETURNING chunk_id)
+            INSERT INTO pgstore.chunk_left (store_id, chunk_id)
+            SELECT p_store_id, g.chunk_id
+              FROM gone g
+            ON CONFLICT DO NOTHING;
+        END IF;
+        SELECT e.position, e.chunk_id, e.is_owned, k.data IS NULL AS is_object
+          INTO last
+          FROM pgstore.extent e
+         CROSS JOIN LATERAL (
+               SELECT n.data
+                 FROM pgstore.chunk n
+                WHERE n.store_id = p_store_id
+                  AND n.id = e.chunk_id
+                LIMIT 1) k
+         WHERE e.store_id = p_store_id
+           AND e.blob_id = there.blob_id
+           AND e.position = chunks - 1
+           AND rest > 0;
+        IF last.is_owned AND last.is_object THEN
+            PERFORM pgstore.chunk_truncate(p_store_id, last.chunk_id, rest);
+        ELSIF last.is_owned THEN
+            UPDATE pgstore.chunk
+               SET data = substring(data FROM 1 FOR rest)
+             WHERE store_id = p_store_id
+               AND id = last.chunk_id
+               AND octet_length(data) > rest;
+        ELSIF last.chunk_id IS NOT NULL THEN
+            fresh := nextval('pgstore.chunk_id_seq');
+            IF last.is_object THEN
+                PERFORM pgstore.chunk_copy(p_store_id, last.chunk_id, fresh, rest);
+            ELSE
+                INSERT INTO pgstore.chunk (store_id, id, data)
+                SELECT p_store_id, fresh, substring(k.data FROM 1 FOR rest)
+                  FROM pgstore.chunk k
+                 WHERE k.store_id = p_store_id
+                   AND k.id = last.chunk_id;
+            END IF;
+            PERFORM pgstore.chunk_replace(p_store_id, there.blob_id, last.position, last.chunk_id, fresh);
+        END IF;
+    END IF;
+    UPDATE pgstore.inode
+       SET blob_id = there.blob_id,
+           inline_data = there.inline_data,
+           size_bytes = p_size,
+           mtime_ns = now_ns,
+           ctime_ns = now_ns
+     WHERE store_id = p_store_id
+       AND ino = p_ino
+       AND version_to = 9223372036854775807;
+    RETURN true;
+END
+$function$;
+"""
 
 # For SQL: reading files and directories.
 FILES_IN_SQL = r"""

@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from pgstore import errors
@@ -44,7 +45,18 @@ END_DEAD = Statement("DELETE FROM pgstore.session WHERE id = ANY ($1)", "int8[]"
 # Every table that holds rows of a store, children before parents.
 _TABLES: Final = (
     *("dict_entry", "dict_change", "dict_lock", "queue_item", "queue_deferred", "queue_key", "queue_head"),
-    *("dirent", "inode", "blob", "chunk", "blob_left", "inode_hold", "version_pin", "volume_version", "file_system"),
+    *(
+        "dirent",
+        "inode",
+        "blob",
+        "chunk",
+        "blob_left",
+        "chunk_left",
+        "inode_hold",
+        "version_pin",
+        "volume_version",
+        "file_system",
+    ),
 )
 DELETE_ROWS = [Statement(f"DELETE FROM pgstore.{table} WHERE store_id = $1", "int8") for table in _TABLES]
 DELETE_STORE = Statement("DELETE FROM pgstore.store WHERE id = $1", "int8")
@@ -77,6 +89,7 @@ class Session:
         self._id: int | None = None
         self._pid = os.getpid()
         self._unwanted: deque[int] = deque()
+        self._errands: deque[Callable[[], Op[None]]] = deque()
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -101,15 +114,22 @@ class Session:
         if pid == os.getpid():
             self._unwanted.append(store_id)
 
+    def later(self, errand: Callable[[], Op[None]]) -> None:
+        """Have the housekeeper run the operation that *errand* gives, once. Safe in a finaliser; forgotten by a forked child."""
+        self._errands.append(errand)
+
     def close(self) -> None:
         """Delete what is ephemeral, as far as the server can be reached."""
         self._stop.set()
-        if self._id is None or os.getpid() != self._pid:
+        if (self._id is None and not self._errands) or os.getpid() != self._pid:
             return
         with contextlib.suppress(errors.Error):
             self._client.run(self._end())
 
     def _end(self) -> Op[None]:
+        yield from self._run_errands()
+        if self._id is None:
+            return
         for (store_id,) in (yield Query(STORES_OF, [self._id])):
             yield from atomic(delete_store(store_id))
         yield Query(END, self._id)
@@ -130,5 +150,11 @@ class Session:
         while self._unwanted:
             yield from atomic(delete_store(self._unwanted[0]))
             self._unwanted.popleft()
+        yield from self._run_errands()
         if self._id is not None and not (yield Query(BEAT, self._id)):
             self._id = None  # swept: we were silent for too long. What we owned is gone, and says so when used
+
+    def _run_errands(self) -> Op[None]:
+        while self._errands:
+            yield from self._errands[0]()
+            self._errands.popleft()

@@ -9,10 +9,11 @@ from __future__ import annotations
 from pgstore.file_store.arrange import Arranging
 from pgstore.file_store.batch import Batching, BatchUpload
 from pgstore.file_store.look import Looking
+from pgstore.file_store.opening import OpeningFiles
 from pgstore.file_store.transfer import Transferring
 
 __all__ = ["BatchUpload", "FileStore"]
 
 
-class FileStore(Transferring, Looking, Arranging, Batching):
+class FileStore(Transferring, OpeningFiles, Looking, Arranging, Batching):
     """Base of Volume and NetworkFileSystem."""

@@ -100,9 +100,10 @@ class FileStoreBase(Store):
         """The tree to read, as the current transaction sees it."""
         store_id = yield from self._locate()
         if self._version != NEWEST:
-            return Tree(store_id, None, self._version)
+            return Tree(store_id, None, self._version, in_place=self._changes_class.in_place)
         enrolment = yield from self._enrol(store_id)
-        return Tree(store_id, None if enrolment is None else enrolment.participant)
+        participant = None if enrolment is None else enrolment.participant
+        return Tree(store_id, participant, in_place=self._changes_class.in_place)
 
     def _enrol(self, store_id: int) -> Op[Any]:
         return (yield BeforeCommit((ChangeSet, store_id), partial(self._changes_class, store_id, self._missing)))
@@ -130,7 +131,7 @@ class FileStoreBase(Store):
         def change() -> Op[T]:
             enrolment = yield from self._enrol(store_id)
             changes: ChangeSet = enrolment.participant
-            tree = Tree(store_id, changes)
+            tree = Tree(store_id, changes, in_place=changes.in_place)
             result = yield from self._reading(tree, body(tree))
             if enrolment.immediate or changes.full:
                 yield from changes.flush()

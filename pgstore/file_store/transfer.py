@@ -182,7 +182,7 @@ class Transferring(FileStoreBase):
             if reader is None:
                 tree = yield from self._tree()
                 node = yield from self._reading(tree, download.open_file(tree, names))
-                reader = download.Reader(tree.store_id, node)
+                reader = download.Reader(tree, node)
             return (yield from reader.next())
 
         return fetch
@@ -201,12 +201,12 @@ class Transferring(FileStoreBase):
         node = yield from self._reading(tree, download.open_file(tree, split(path)))
         if progress_cb is not None:
             progress_cb(size=node.size_bytes)
-        reader = download.Reader(tree.store_id, node)
+        reader = download.Reader(tree, node)
         while (pieces := (yield from reader.next())) is not None:
             yield Call(partial(_write_all, fileobj, pieces))
             if progress_cb is not None:
                 progress_cb(advance=sum(map(len, pieces)))
-        return node.size_bytes
+        return reader.at
 
 
 def _write_all(fileobj: BinaryIO, pieces: list[bytes]) -> None:

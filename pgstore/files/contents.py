@@ -1,34 +1,45 @@
 """The bytes of a file: in its inode's row up to 64 KiB, else in chunks.
 
 A blob is one state of a file's bytes: an `extent` row for each range of `chunk_size_bytes` that is not all zeros, naming a chunk.
-Ranges without a row are holes and read as zeros. Blobs never change once an inode refers to them, so a read of many statements
-that stays on the blob it began with sees one state of the file.
+Ranges without a row are holes and read as zeros. A chunk may be shorter than its range, the rest of which reads as zeros too.
+
+In a Volume blobs never change once an inode refers to them, so a read of many statements that stays on the blob it began with sees
+one state of the file. In a NetworkFileSystem they are written in place (see `live`): there a statement sees one state.
+
+Where a chunk's bytes are, in its row or in a large object, is a matter of the file system; readers need not know.
 """
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Callable
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from pgstore.core.operation import Call, Many, Op, Query
+from pgstore import errors
+from pgstore.core.operation import Call, CopyOut, Many, Op, Query
 from pgstore.core.statement import Statement
 
 INLINE_BYTES_MAX: Final = 64 * 1024  # a CHECK of the table inode
 BATCH_BYTES: Final = 4 * 1024 * 1024  # in memory at a time
+COPY_BYTES: Final = 16 * 1024 * 1024  # the same, where reading fast is all that matters
 LARGE_FILE_BYTES: Final = 64 * 1024 * 1024  # a file above it has chunks of LARGE_CHUNK_BYTES
 LARGE_CHUNK_BYTES: Final = 1024 * 1024
+FILE_BYTES_MAX: Final = 1 << 44  # 2^31 chunks of 8 KiB
 _FIRST_CHUNKS: Final = 16  # ids to begin with
 
 RESERVE_BLOB = Statement(
-    "SELECT nextval('pgstore.blob_id_seq'), f.chunk_size_bytes FROM pgstore.file_system f WHERE f.store_id = $1",
+    "SELECT nextval('pgstore.blob_id_seq'), f.chunk_size_bytes, f.storage FROM pgstore.file_system f WHERE f.store_id = $1",
     "int8",
 )
 RESERVE_CHUNKS = Statement("SELECT nextval('pgstore.chunk_id_seq') FROM generate_series(1, $1)", "int4")
 INSERT_BLOB = Statement(
-    "INSERT INTO pgstore.blob (store_id, id, chunk_size_bytes) VALUES ($1, $2, $3)", "int8 int8 int4"
+    "INSERT INTO pgstore.blob (store_id, id, chunk_size_bytes, session_id) VALUES ($1, $2, $3, $4)",
+    "int8 int8 int4 int8",
 )
 INSERT_CHUNK = Statement("INSERT INTO pgstore.chunk (store_id, id, data) VALUES ($1, $2, $3)", "int8 int8 bytea")
+CREATE_OBJECT = Statement("SELECT pgstore.chunk_create($1, $2, 0, $3)", "int8 int8 bytea")
 INSERT_EXTENTS = Statement(
     """
     INSERT INTO pgstore.extent (store_id, blob_id, position, chunk_id)
@@ -37,25 +48,73 @@ INSERT_EXTENTS = Statement(
     """,
     "int8 int8 int4[] int8[]",
 )
+# Uploads outside a transaction: what a crash may take was not promised to anybody yet, and the commit that gives the file its
+# name flushes all that was written before it.
+RELAX = Statement("SELECT set_config('synchronous_commit', 'off', true)")
+
+# What blob b has of [$3, $4): a row for each chunk, with where its bytes begin in the file; one without bytes if there is none.
+#
 # LATERAL with LIMIT: one look at the key of `chunk` for each extent. A join might read all chunks, planned while there were few.
-READ_CHUNKS = Statement(
-    """
-    SELECT e.position, c.data
-      FROM pgstore.extent e
-     CROSS JOIN LATERAL (
-           SELECT k.data
-             FROM pgstore.chunk k
-            WHERE k.store_id = $1
-              AND k.id = e.chunk_id
-            LIMIT 1) c
-     WHERE e.store_id = $1
-       AND e.blob_id = $2
-       AND e.position BETWEEN $3 AND $4
-     ORDER BY e.position
-    """,
-    "int8 int8 int4 int4",
-    reads=True,
-)
+# Whole chunks are given as they are: `substring` copies what is copied for sending anyway. Not sorted, which would take memory for
+# all of it: the extents come in order, and where they do not, the client sees it.
+_PIECES: Final = """
+      LEFT JOIN LATERAL (
+           SELECT greatest(x.begins, $3) AS start, k.data
+             FROM pgstore.extent e
+            CROSS JOIN LATERAL (
+                  SELECT e.position::bigint * b.chunk_size_bytes AS begins) x
+            CROSS JOIN LATERAL (
+                  SELECT CASE
+                         WHEN c.large_object IS NOT NULL
+                         THEN pgstore.chunk_read($1, c.id, greatest($3 - x.begins, 0),
+                                                 (least($4 - x.begins, b.chunk_size_bytes) - greatest($3 - x.begins, 0))::integer)
+                         WHEN $3 <= x.begins AND $4 >= x.begins + b.chunk_size_bytes
+                         THEN c.data
+                         ELSE substring(c.data FROM greatest($3 - x.begins, 0)::integer + 1
+                                               FOR (least($4 - x.begins, b.chunk_size_bytes) - greatest($3 - x.begins, 0))::integer)
+                         END AS data
+                    FROM pgstore.chunk c
+                   WHERE c.store_id = $1
+                     AND c.id = e.chunk_id
+                   LIMIT 1) k
+            WHERE e.store_id = $1
+              AND e.blob_id = b.id
+              AND e.position BETWEEN least($3 / b.chunk_size_bytes, 2147483647)::integer
+                                 AND least(($4 - 1) / b.chunk_size_bytes, 2147483647)::integer
+            ORDER BY e.position
+           OFFSET 0) p ON true
+"""
+# Joined to the blob itself: no row means that it was collected, and not that all of it is holes.
+_READ_BLOB: Final = f"""
+    SELECT p.start, p.data
+      FROM pgstore.blob b
+      {_PIECES}
+     WHERE b.store_id = $1
+       AND b.id = $2
+"""
+READ_BLOB = Statement(_READ_BLOB, "int8 int8 int8 int8", reads=True)
+# The same of the newest state of an inode, with its size: one statement, so one state.
+_READ_FILE: Final = f"""
+    SELECT p.start, p.data, i.size_bytes,
+           CASE WHEN i.blob_id IS NULL
+                THEN substring(i.inline_data FROM least($3, {INLINE_BYTES_MAX})::integer + 1
+                                             FOR least($4 - $3, {INLINE_BYTES_MAX})::integer)
+                END
+      FROM pgstore.inode i
+      LEFT JOIN LATERAL (
+           SELECT n.id, n.chunk_size_bytes
+             FROM pgstore.blob n
+            WHERE n.store_id = $1
+              AND n.id = i.blob_id
+            LIMIT 1) b ON true
+      {_PIECES}
+     WHERE i.store_id = $1
+       AND i.ino = $2
+       AND i.version_to = 9223372036854775807
+"""
+READ_FILE = Statement(_READ_FILE, "int8 int8 int8 int8", reads=True)
+
+Piece: TypeAlias = tuple[int, bytes]  # where in the file, what
 
 
 class Contents(NamedTuple):
@@ -85,53 +144,75 @@ def write(
     if len(first) <= INLINE_BYTES_MAX:
         progress(len(first))
         return Contents(len(first), None, first or None)
-    rows, ids = yield Many([Query(RESERVE_BLOB, store_id), Query(RESERVE_CHUNKS, _FIRST_CHUNKS)])
-    if not rows:
-        raise StoreGone
-    blob_id, chunk_size = rows[0]
-    if size_hint is not None and size_hint > LARGE_FILE_BYTES:
-        chunk_size = max(chunk_size, LARGE_CHUNK_BYTES)
-    blob = _Blob(store_id, blob_id, chunk_size)
-    size = yield from _write_chunks(blob, first, read, [row[0] for row in ids], progress)
-    return Contents(size, blob_id, None)
-
-
-class _Blob(NamedTuple):
-    store_id: int
-    blob_id: int
-    chunk_size: int
-
-
-def _write_chunks(
-    blob: _Blob, begun: bytes, read: Callable[[int], bytes], ids: list[int], progress: Callable[[int], object]
-) -> Op[int]:
-    """Write chunks, a batch at a time, until *read* ends; *begun* are its first bytes. Returns the number of bytes."""
-    chunks_max = -(-BATCH_BYTES // blob.chunk_size)
-    batch_bytes = chunks_max * blob.chunk_size
-    queries = [Query(INSERT_BLOB, *blob)]
-    position = size = 0
-    more = len(begun) == BATCH_BYTES
-    while more or begun:
-        batch, begun = begun, b""
-        if more and (rest := batch_bytes - len(batch)):
+    blob = BlobWriter(store_id)
+    yield from blob.reserve(size_hint)
+    batch, more = first, len(first) == BATCH_BYTES
+    while batch or more:
+        if more and (rest := blob.batch_bytes - len(batch)):
             batch += yield Call(partial(read, rest))
-            more = len(batch) == batch_bytes
-        pieces = _pieces(batch, blob.chunk_size, position)
-        if len(ids) < len(pieces):
-            ids += [row[0] for row in (yield Query(RESERVE_CHUNKS, len(pieces) - len(ids)))]
-        taken, ids = ids[: len(pieces)], ids[len(pieces) :]
-        for chunk_id, (_, data) in zip(taken, pieces, strict=True):
-            queries.append(Query(INSERT_CHUNK, blob.store_id, chunk_id, data))
-        if pieces:
-            queries.append(Query(INSERT_EXTENTS, blob.store_id, blob.blob_id, [place for place, _ in pieces], taken))
-        # The ids of the next batch come back with this one, in no round trip of their own.
-        *_, reserved = yield Many([*queries, Query(RESERVE_CHUNKS, max(0, chunks_max - len(ids)) if more else 0)])
-        ids += [row[0] for row in reserved]
-        queries = []
-        position += chunks_max
-        size += len(batch)
+            more = len(batch) == blob.batch_bytes
+        yield from blob.write(batch, more=more)
         progress(len(batch))
-    return size
+        batch = b""
+    return Contents(blob.size_bytes, blob.blob_id, None)
+
+
+class BlobWriter:
+    """A new blob, written from the beginning to the end. *session_id*: whose it is until an inode refers to it."""
+
+    def __init__(self, store_id: int, *, session_id: int | None = None, relaxed: bool = False) -> None:
+        self.store_id = store_id
+        self.blob_id: int | None = None  # as long as nothing is reserved
+        self.chunk_size = 0
+        self.size_bytes = 0
+        self._session_id = session_id
+        self._relaxed = relaxed
+        self.is_begun = False
+        self._insert_chunk = INSERT_CHUNK
+        self._ids: list[int] = []  # of chunks to come
+
+    def reserve(self, size_hint: int | None = None, *, chunk_size: int | None = None) -> Op[None]:
+        """Give the blob its id, and its size of chunks: *chunk_size*, else what suits *size_hint* bytes."""
+        rows, ids = yield Many([Query(RESERVE_BLOB, self.store_id), Query(RESERVE_CHUNKS, _FIRST_CHUNKS)])
+        if not rows:
+            raise StoreGone
+        self.blob_id, default_size, storage = rows[0]
+        if size_hint is not None and size_hint > LARGE_FILE_BYTES:
+            default_size = max(default_size, LARGE_CHUNK_BYTES)
+        self.chunk_size = default_size if chunk_size is None else chunk_size
+        self._ids = [row[0] for row in ids]
+        if storage == "l":
+            self._insert_chunk = CREATE_OBJECT
+
+    @property
+    def batch_bytes(self) -> int:
+        """How much to write at once: whole chunks, about `BATCH_BYTES`."""
+        return -(-BATCH_BYTES // self.chunk_size) * self.chunk_size
+
+    def write(self, batch: bytes, *, more: bool = True) -> Op[None]:
+        """Add *batch* at the end, which is where a chunk ends. *more*: to expect another."""
+        pieces = _pieces(batch, self.chunk_size, self.size_bytes // self.chunk_size)
+        if len(self._ids) < len(pieces):
+            self._ids += [row[0] for row in (yield Query(RESERVE_CHUNKS, len(pieces) - len(self._ids)))]
+        taken, self._ids = self._ids[: len(pieces)], self._ids[len(pieces) :]
+        queries = self.begin()
+        for chunk_id, (_, data) in zip(taken, pieces, strict=True):
+            queries.append(Query(self._insert_chunk, self.store_id, chunk_id, data))
+        if pieces:
+            queries.append(Query(INSERT_EXTENTS, self.store_id, self.blob_id, [place for place, _ in pieces], taken))
+        # The ids of the next batch come back with this one, in no round trip of their own.
+        lacking = max(0, self.batch_bytes // self.chunk_size - len(self._ids)) if more else 0
+        *_, reserved = yield Many([*queries, Query(RESERVE_CHUNKS, lacking)])
+        self._ids += [row[0] for row in reserved]
+        self.size_bytes += len(batch)
+
+    def begin(self) -> list[Query]:
+        """What has to be run before anything else in the same round trip."""
+        queries = [Query(RELAX)] if self._relaxed else []
+        if not self.is_begun:
+            self.is_begun = True
+            queries.append(Query(INSERT_BLOB, self.store_id, self.blob_id, self.chunk_size, self._session_id))
+        return queries
 
 
 def _pieces(batch: bytes, chunk_size: int, position: int) -> list[tuple[int, bytes]]:
@@ -147,28 +228,108 @@ def zeros(length: int) -> bytes:
     return _ZEROS[:length] if length <= len(_ZEROS) else bytes(length)
 
 
-def read_chunks(store_id: int, blob_id: int, chunk_size: int, start: int, end: int) -> Op[list[tuple[int, bytes]]]:
+# --------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_blob(store_id: int, blob_id: int, start: int, end: int) -> Op[list[Piece]]:
     """
-    The chunks that hold bytes of [*start*, *end*), as (offset in the file, bytes), in order; holes are left out.
+    What there is of [*start*, *end*), in order; holes are left out. Ask for at most `BATCH_BYTES` at a time.
 
-    Whole chunks: the first and last may reach beyond the range. Ask for at most `BATCH_BYTES` at a time.
+    Raises:
+        StaleFile: the blob was collected: its file is gone, and no version that anybody reads has it.
     """
-    rows = yield Query(READ_CHUNKS, store_id, blob_id, start // chunk_size, (end - 1) // chunk_size)
-    return [(position * chunk_size, data) for position, data in rows]
+    rows = yield Query(READ_BLOB, store_id, blob_id, start, end)
+    return _present(rows, blob_id)
 
 
-def filled(pieces: list[tuple[int, bytes]], start: int, end: int) -> list[bytes]:
-    """What `read_chunks` gave for [*start*, *end*) as pieces that follow each other: holes filled, cut to the range."""
+def copy_blob(store_id: int, blob_id: int, start: int, end: int) -> Op[list[Piece]]:
+    """`read_blob` for much at once, at most `COPY_BYTES`: quicker by a third, but planned anew each time."""
+    rows: list[tuple[bytes | None, ...]] = []
+    yield _copy(_READ_BLOB, rows, store_id, blob_id, start, end)
+    return _present([(_number(offset), data or b"") for offset, data in rows], blob_id)
+
+
+def _present(rows: list[tuple[int | None, bytes]], blob_id: int) -> list[Piece]:
+    if not rows:
+        raise errors.StaleFile(
+            f"the contents of the open file were collected (blob {blob_id}): it was replaced or removed, and the version that had "
+            "it is not kept any more; open it again"
+        )
+    return sorted((offset, data) for offset, data in rows if offset is not None)
+
+
+def read_file(store_id: int, ino: int, start: int, end: int) -> Op[tuple[int, list[Piece]]]:
+    """
+    The size of file *ino* as it is now, and what there is of [*start*, *end*), as `read_blob` has it.
+
+    Raises:
+        StaleFile: there is no such inode any more.
+    """
+    rows = yield Query(READ_FILE, store_id, ino, start, end)
+    return _of_file(rows, ino, start)
+
+
+def copy_file(store_id: int, ino: int, start: int, end: int) -> Op[tuple[int, list[Piece]]]:
+    """`read_file` as `copy_blob` does it."""
+    rows: list[tuple[bytes | None, ...]] = []
+    yield _copy(_READ_FILE, rows, store_id, ino, start, end)
+    numbered = [(_number(offset), data or b"", _number(size), inline) for offset, data, size, inline in rows]
+    return _of_file(numbered, ino, start)
+
+
+def _of_file(rows: list[tuple[Any, ...]], ino: int, start: int) -> tuple[int, list[Piece]]:
+    if not rows:
+        raise errors.StaleFile(f"the open file (inode {ino}) was removed and then collected; nothing of it is left")
+    size, inline = rows[0][2:]
+    if inline:
+        return size, [(start, inline)]
+    return size, sorted((offset, data) for offset, data, _, _ in rows if offset is not None)
+
+
+def filled(pieces: list[Piece], start: int, end: int) -> list[bytes]:
+    """*pieces*, which are within [*start*, *end*), as bytes that follow each other: holes filled."""
     result: list[bytes] = []
     for offset, data in pieces:
         if offset > start:
             result += _hole(offset - start)
-            start = offset
-        piece = data[start - offset : end - offset] if offset < start or offset + len(data) > end else data
-        result.append(piece)
-        start += len(piece)
+        result.append(data)
+        start = offset + len(data)
     return result + _hole(end - start)
 
 
 def _hole(length: int) -> list[bytes]:
     return [zeros(min(len(_ZEROS), length - at)) for at in range(0, length, len(_ZEROS))]
+
+
+_COPY_HEAD: Final = b"PGCOPY\n\xff\r\n\0"
+_COPY_HEAD_BYTES: Final = 19  # with flags and the length of an extension, which are 0
+_short = struct.Struct("!h").unpack_from
+_integer = struct.Struct("!i").unpack_from
+
+
+def _copy(sql: str, rows: list[tuple[bytes | None, ...]], *values: int) -> CopyOut:
+    """COPY the result of *sql* into *rows*; parameters, which COPY has not, are written into it."""
+    with_values = re.sub(r"\$(\d)", lambda match: f"{values[int(match[1]) - 1]:d}::bigint", sql)
+
+    def take(block: bytes) -> None:  # one row, the first with the head, the last without a row
+        at = 0
+        if block.startswith(_COPY_HEAD):
+            rows.clear()  # else the connection broke, and it begins again
+            at = _COPY_HEAD_BYTES
+        if len(block) < at + 6:
+            return
+        (fields,) = _short(block, at)
+        at += 2
+        row: list[bytes | None] = []
+        for _ in range(fields):
+            (length,) = _integer(block, at)
+            at += 4
+            row.append(None if length < 0 else block[at : at + length])
+            at += max(length, 0)
+        rows.append(tuple(row))
+
+    return CopyOut(f"COPY ({with_values}) TO STDOUT (FORMAT binary)", take)
+
+
+def _number(field: bytes | None) -> int | None:
+    return None if field is None else int.from_bytes(field, "big", signed=True)

@@ -6,7 +6,16 @@ from functools import partial
 
 from pgstore import errors
 from pgstore.core.operation import Call, Op
-from pgstore.files.contents import BATCH_BYTES, filled, read_chunks
+from pgstore.files.contents import (
+    BATCH_BYTES,
+    COPY_BYTES,
+    Piece,
+    copy_blob,
+    copy_file,
+    filled,
+    read_blob,
+    read_file,
+)
 from pgstore.files.local import LocalFile, LocalFolder, Target
 from pgstore.files.paths import Names, join
 from pgstore.files.progress import Progress
@@ -24,40 +33,43 @@ def open_file(tree: Tree, names: Names) -> Op[Node]:
 
 
 class Reader:
-    """The bytes of one file in order. It stays with the state of the file that it was opened on."""
+    """
+    The bytes of one file in order.
 
-    def __init__(self, store_id: int, node: Node) -> None:
-        self._store_id = store_id
+    Of a Volume it stays with the state of the file that it was opened on. A file of a NetworkFileSystem is read as it is with each
+    look, to the end that it has by then.
+    """
+
+    def __init__(self, tree: Tree, node: Node) -> None:
+        self._store_id = tree.store_id
+        self._in_place = tree.in_place
         self._node = node
-        self._at = 0
+        self.size_bytes = node.size_bytes  # as it was last seen
+        self.at = 0
 
     def next(self) -> Op[list[bytes] | None]:
         """The next pieces, at most `BATCH_BYTES` together; None at the end."""
-        node, start = self._node, self._at
-        if start >= node.size_bytes:
-            return None
-        if node.blob_id is None or node.chunk_size is None:
-            self._at = node.size_bytes
-            return [node.inline_data or b""]
-        end, pieces = yield from self._chunks(node.blob_id, node.chunk_size)
-        self._at = end
-        return filled(pieces, start, end)
+        start = self.at
+        present = yield from self.next_present(BATCH_BYTES)
+        return None if present is None else filled(present, start, self.at)
 
-    def next_present(self) -> Op[list[tuple[int, bytes]] | None]:
-        """The next pieces that are not holes, as (offset, bytes); None at the end."""
-        node = self._node
-        if self._at >= node.size_bytes:
+    def next_present(self, bytes_max: int = COPY_BYTES) -> Op[list[Piece] | None]:
+        """The next pieces that are not holes, as (offset, bytes), of at most *bytes_max* of the file; None at the end."""
+        start = self.at
+        if start >= self.size_bytes:
             return None
-        if node.blob_id is None or node.chunk_size is None:
-            self._at = node.size_bytes
-            return [(0, node.inline_data or b"")]
-        self._at, pieces = yield from self._chunks(node.blob_id, node.chunk_size)
+        end = min(start + bytes_max, self.size_bytes)
+        small = end - start <= BATCH_BYTES
+        if self._in_place:
+            read_live = read_file if small else copy_file
+            self.size_bytes, pieces = yield from read_live(self._store_id, self._node.ino, start, end)
+        elif self._node.blob_id is None:
+            pieces = [(0, self._node.inline_data or b"")]
+        else:
+            read = read_blob if small else copy_blob
+            pieces = yield from read(self._store_id, self._node.blob_id, start, end)
+        self.at = min(end, max(start, self.size_bytes))
         return pieces
-
-    def _chunks(self, blob_id: int, chunk_size: int) -> Op[tuple[int, list[tuple[int, bytes]]]]:
-        length = max(1, BATCH_BYTES // chunk_size) * chunk_size
-        end = min(self._at + length, self._node.size_bytes)
-        return end, (yield from read_chunks(self._store_id, blob_id, chunk_size, self._at, end))
 
 
 def get_file(tree: Tree, names: Names, local: LocalFile, progress: Progress) -> Op[None]:
@@ -68,17 +80,18 @@ def get_file(tree: Tree, names: Names, local: LocalFile, progress: Progress) -> 
 
 
 def _download(tree: Tree, node: Node, local: LocalFile, progress: Progress) -> Op[None]:
-    reader = Reader(tree.store_id, node)
+    reader = Reader(tree, node)
     target: Target = yield Call(partial(Target, local, node.mode))
     try:
-        if target.can_skip:
-            while (present := (yield from reader.next_present())) is not None:
+        at = 0
+        while (present := (yield from reader.next_present())) is not None:
+            if target.can_skip:
                 yield Call(partial(_write_at, target, present))
-        else:
-            while (pieces := (yield from reader.next())) is not None:
-                yield Call(partial(target.write, pieces))
-        yield Call(partial(target.finish, node.size_bytes))
-        progress.bytes(node.size_bytes)
+            else:
+                yield Call(partial(target.write, filled(present, at, reader.at)))
+            progress.bytes(reader.at - at)
+            at = reader.at
+        yield Call(partial(target.finish, at))
         progress.files(1)
     except BaseException:
         target.abandon()
@@ -105,6 +118,6 @@ def get_directory(tree: Tree, names: Names, folder: LocalFolder, progress: Progr
                     yield from _download(tree, found.found, place, progress)
 
 
-def _write_at(target: Target, pieces: list[tuple[int, bytes]]) -> None:
+def _write_at(target: Target, pieces: list[Piece]) -> None:
     for offset, data in pieces:
         target.write_at(offset, data)

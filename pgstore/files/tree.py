@@ -249,8 +249,11 @@ AT_ROOT: Final = Walk((), [(ROOT, "d")], None, 0)
 class Tree:
     """The tree of one file system, in one version; *changes* is None outside a transaction."""
 
-    def __init__(self, store_id: int, changes: ChangeSet | None, version: int = NEWEST) -> None:
+    def __init__(
+        self, store_id: int, changes: ChangeSet | None, version: int = NEWEST, *, in_place: bool = False
+    ) -> None:
         self.store_id = store_id
+        self.in_place = in_place  # files are written in place: what they hold is read by inode, not by blob
         self.version = version
         self._changes = changes
 

@@ -59,6 +59,11 @@ SELECT 'blob_left', b.store_id, count(*)
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = b.store_id)
  GROUP BY b.store_id
  UNION ALL
+SELECT 'chunk_left', c.store_id, count(*)
+  FROM pgstore.chunk_left c
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = c.store_id)
+ GROUP BY c.store_id
+ UNION ALL
 SELECT 'version_pin', v.store_id, count(*)
   FROM pgstore.version_pin v
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = v.store_id)

@@ -1,0 +1,166 @@
+"""Opening files: file objects as Python has them, on both kinds of store."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from pgstore import errors
+from pgstore.core.operation import Op
+from pgstore.file_store.base import FileStoreBase
+from pgstore.files import download, in_place
+from pgstore.files.build import Builder
+from pgstore.files.contents import Contents
+from pgstore.files.fileio import Mode, parse_mode
+from pgstore.files.opened import Opened, OpenedContents, OpenedInPlace, OpenedStaged
+from pgstore.files.opening import FileAt, opening
+from pgstore.files.paths import Names, join, split, split_file
+from pgstore.files.staged import FILE_MODE, Staged, attach, check_writable
+from pgstore.files.tree import Node, Tree, Walk
+
+
+class OpeningFiles(FileStoreBase):
+    """open."""
+
+    @opening
+    def open(
+        self,
+        path: str,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> Op[FileAt]:
+        """
+        Open a file, as the built-in `open` does; `open.aio(…)` gives one whose methods are awaited, also for `async with`.
+
+        The arguments are those of the built-in, but text is UTF-8 unless *encoding* says otherwise, and directories on the way to
+        a new file are made. The file belongs to the transaction that it was opened in.
+
+        A file of a **Volume** is read as it was when it was opened. One that is written ("w", "x", "a") is stored as it is written,
+        in little memory, and appears with `close`: all of it, at once, in place of what was there. Leave its `with` block by an
+        exception, or forget to close it, and everything is as before. Both directions at once ("r+", "w+", "a+") are refused.
+
+        A file of a **NetworkFileSystem** is read and written in place, at once for all. A write of up to 1 MiB that is not buffered
+        (`buffering=0`, or the whole of a buffer) is atomic, and so is an append. `flush` shows what is buffered to others, `fsync`
+        and `close` wait until it is on the server's disk. What is read ahead is at most a second old; without buffering, none is.
+        The file stays while it is open, also when its name is removed or given to another.
+
+        Raises:
+            FileNotFoundError: there is no such file ("r").
+            FileExistsError: there is one ("x"); for a Volume also when it is closed.
+            IsADirectoryError: *path* is a directory.
+            ConflictError: when a file of a Volume is closed: see `put_file`.
+            StaleFile: when used: the bytes do not exist any more, because nothing referred to them and they were collected.
+        """
+        parsed = parse_mode(mode, buffering, encoding, errors, newline)
+        yield from self._locate()
+        if parsed.writes and self._refusal is not None:
+            raise _invalid(self._refusal)
+        if self._changes_class.in_place:
+            opened, position = yield from self._open_in_place(path, parsed)
+        elif not parsed.writes:
+            opened, position = (yield from self._open_contents(path)), 0
+        elif parsed.updates:
+            raise _invalid(
+                f"a file of a {self._noun} is not opened with mode {mode!r}: its contents never change. Read it with 'rb', then "
+                "write new contents with 'wb', or add to it with 'ab'; a NetworkFileSystem has files that are changed in place"
+            )
+        else:
+            opened, position = yield from self._open_staged(path, parsed)
+        return FileAt(opened, parsed, position)
+
+    def _open_node(self, names: Names) -> Op[tuple[Tree, Node]]:
+        tree = yield from self._tree()
+        node = yield from self._reading(tree, download.open_file(tree, names))
+        _check_kind(node, names)
+        return tree, node
+
+    # ---------------------------------------------------------------------------------------------------- of a Volume
+
+    def _open_contents(self, path: str) -> Op[Opened]:
+        names = split(path)
+        tree, node = yield from self._open_node(names)
+        return OpenedContents(join(names), tree.store_id, Contents(node.size_bytes, node.blob_id, node.inline_data))
+
+    def _open_staged(self, path: str, mode: Mode) -> Op[tuple[Opened, int]]:
+        names = split_file(path)
+        tree = yield from self._tree()
+        exclusive = mode.kind == "x"
+        walk = yield from tree.place(names)
+        check_writable(walk, names, exclusive=exclusive)
+        session = self._runner.session
+        staged = yield from Staged.begin(tree.store_id, session)
+        if mode.kind == "a" and walk.node is not None:
+            _, node = yield from self._open_node(names)
+            yield from staged.begin_with(Contents(node.size_bytes, node.blob_id, node.inline_data), node.chunk_size)
+
+        def commit(staged: Staged) -> Op[None]:
+            yield from self._change(partial(attach, staged=staged, names=names, exclusive=exclusive))
+
+        opened = OpenedStaged(join(names), staged, session, commit, append=mode.kind == "a")
+        return opened, staged.size
+
+    # ----------------------------------------------------------------------------------------- of a NetworkFileSystem
+
+    def _open_in_place(self, path: str, mode: Mode) -> Op[tuple[Opened, int]]:
+        names = split(path) if mode.kind == "r" else split_file(path)
+        if mode.kind == "r":
+            tree, node = yield from self._open_node(names)
+            store_id, ino, size = tree.store_id, node.ino, node.size_bytes
+        else:
+            tree = yield from self._tree()
+            store_id = tree.store_id
+            exclusive = mode.kind == "x"
+            walk = yield from tree.place(names)
+            ino, size = _existing(walk, names, exclusive=exclusive)
+            if not ino:
+                ino, size = yield from self._change(lambda tree: _make_file(tree, names, exclusive=exclusive))
+            if mode.kind == "w" and size:
+                yield from in_place.truncate(store_id, ino, 0)
+        opened = OpenedInPlace(
+            join(names),
+            store_id,
+            ino,
+            self._runner.session,
+            read=mode.reads,
+            write=mode.writes,
+            append=mode.kind == "a",
+        )
+        return opened, size if mode.kind == "a" else 0
+
+
+def _existing(walk: Walk, names: Names, *, exclusive: bool) -> tuple[int, int]:
+    """The inode of the file that is there, and its size; 0 and 0: there is none."""
+    check_writable(walk, names, exclusive=exclusive)
+    if walk.node is None:
+        return 0, 0
+    _check_kind(walk.node, names)
+    return walk.node.ino, walk.node.size_bytes
+
+
+def _make_file(tree: Tree, names: Names, *, exclusive: bool) -> Op[tuple[int, int]]:
+    """Make an empty file, unless another has done it meanwhile."""
+    walk = yield from tree.place(names)
+    ino, size = _existing(walk, names, exclusive=exclusive)
+    if not ino:
+        builder = Builder(tree)
+        parent = yield from builder.directory(walk.names[:-1], walk)
+        yield from builder.reserve(1)
+        ino = builder.file(
+            parent, walk.names[-1], FILE_MODE, None, Contents(0, None, None), exclusive=True, was_free=True
+        )
+        yield from builder.send()
+    return ino, size
+
+
+def _check_kind(node: Node, names: Names) -> None:
+    if node.kind != "f":
+        raise _invalid(
+            f"{join(names)!r} is a {'fifo' if node.kind == 'p' else 'socket'}, which only a mounted store can open"
+        )
+
+
+def _invalid(message: str) -> errors.InvalidError:
+    # Where `errors` is an argument of `open`.
+    return errors.InvalidError(message)

@@ -1,0 +1,352 @@
+"""File objects: what `open` of a Volume or NetworkFileSystem returns to programs without an event loop.
+
+They are Python's own: `RawFile` gives the bytes, `io`'s buffers and text layer stand on it, so that whatever works with files works
+with these. What the layers here add is `fsync`, and that the contents of a file of a Volume are not kept when the block that writes
+them is left by an exception, or when the file object is forgotten.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+from pgstore import errors
+from pgstore.core.operation import Op, Runner
+from pgstore.files.opened import Opened, ReadAhead
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+T = TypeVar("T")
+RANDOM_BUFFER: Final = 64 * 1024  # of files that are read and written: the chunk of a NetworkFileSystem
+
+
+class Mode(NamedTuple):
+    """A mode of `open`, taken apart."""
+
+    kind: str  # r, w, x or a
+    updates: bool
+    is_text: bool
+
+    @property
+    def reads(self) -> bool:
+        return self.kind == "r" or self.updates
+
+    @property
+    def writes(self) -> bool:
+        return self.kind != "r" or self.updates
+
+    @property
+    def raw(self) -> str:
+        """As a raw file shows it."""
+        return self.kind + "b" + ("+" if self.updates else "")
+
+
+def parse_mode(mode: object, buffering: int, encoding: str | None, errors_: str | None, newline: str | None) -> Mode:
+    """What *mode* means; raises `InvalidError` where the built-in `open` raises `ValueError`."""
+    if isinstance(buffering, bool) or not isinstance(buffering, int):
+        raise errors.InvalidError(f"buffering must be an int, not {buffering!r}")
+    if not isinstance(mode, str):
+        raise errors.InvalidError(f"mode must be a str such as 'r' or 'wb', not {type(mode).__name__}: {mode!r}")
+    letters = set(mode)
+    kinds = letters & set("rwxa")
+    if letters - set("rwxabt+") or len(letters) < len(mode) or len(kinds) != 1 or {"b", "t"} <= letters:
+        raise errors.InvalidError(
+            f"mode {mode!r} is not one of 'r', 'w', 'x' and 'a', with 'b' for bytes or 't' for text, and '+' for both directions"
+        )
+    parsed = Mode(kinds.pop(), "+" in letters, "b" not in letters)
+    if not parsed.is_text:
+        for name, value in (("encoding", encoding), ("errors", errors_), ("newline", newline)):
+            if value is not None:
+                raise errors.InvalidError(f"{name}={value!r} is for text; mode {mode!r} is binary")
+    elif buffering == 0:
+        raise errors.InvalidError(f"buffering=0 is for bytes; mode {mode!r} is text")
+    if newline not in (None, "", "\n", "\r", "\r\n"):
+        raise errors.InvalidError(f"newline {newline!r} is none of None, '', '\\n', '\\r' and '\\r\\n'")
+    return parsed
+
+
+class RawFile(io.RawIOBase):
+    """The bytes of an open file, unbuffered."""
+
+    def __init__(
+        self, opened: Opened, runner: Runner, bound: Any, mode: str, position: int, *, read_ahead: bool
+    ) -> None:
+        self.name = opened.path
+        self.mode = mode
+        self._opened = opened
+        self._runner = runner
+        self._bound = bound
+        self._position = position
+        self._ahead = ReadAhead(opened, enabled=read_ahead)
+        self._is_abandoned = False  # what comes now is kept nowhere
+        self._is_broken = False  # a write failed, and nobody knows how much of it is there
+        self._late: list[tuple[int, bytes]] | None = None  # what comes when nobody has the file any more
+
+    def _run(self, op: Op[T]) -> T:
+        return self._runner.run(op, self._bound)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise errors.InvalidError(f"I/O operation on closed file {self.name!r}")
+
+    def readable(self) -> bool:
+        self._check_open()
+        return self._opened.can_read
+
+    def writable(self) -> bool:
+        self._check_open()
+        return self._opened.can_write
+
+    def seekable(self) -> bool:
+        self._check_open()
+        return True
+
+    # --------------------------------------------------------------------------------------------------- reading
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        self._check_reads()
+        view = memoryview(buffer).cast("B")
+        if not len(view):
+            return 0
+        count = self._ahead.copy(self._position, view)
+        if not count:
+            self._run(self._ahead.fetch(self._position, len(view)))
+            count = self._ahead.copy(self._position, view, fetched=True)
+        self._position += count
+        return count
+
+    def readall(self) -> bytes:
+        self._check_reads()
+        pieces = self._run(self._opened.read_rest(self._position))
+        data = b"".join(pieces)
+        self._position += len(data)
+        return data
+
+    def _check_reads(self) -> None:
+        self._check_open()
+        if not self._opened.can_read:
+            raise io.UnsupportedOperation(f"file {self.name!r} is not open for reading")
+
+    # --------------------------------------------------------------------------------------------------- writing
+
+    def write(self, data: ReadableBuffer) -> int:
+        self._check_writes()
+        view = memoryview(data).cast("B")
+        if self._late is not None:
+            self._late.append((self._position, bytes(view)))
+            self._position += len(view)
+        elif not self._is_abandoned:
+            self._ahead.drop()
+            # What stands above would give the same bytes again when it is closed. Of new contents then nothing is kept.
+            self._check_whole()
+            self._is_broken = self._opened.is_staged
+            self._position = self._run(self._opened.write(self._position, view))
+            self._is_broken = False
+        return len(view)
+
+    def _check_whole(self) -> None:
+        if self._is_broken:
+            raise errors.InvalidError(
+                f"an earlier write to {self.name!r} failed, and nothing of it is kept; write it anew"
+            )
+
+    def truncate(self, size: int | None = None) -> int:
+        self._check_writes()
+        target = self._position if size is None else size
+        if target < 0:
+            raise errors.InvalidError(f"a file cannot be truncated to {target} bytes")
+        self._ahead.drop()
+        self._run(self._opened.truncate(target))
+        return target
+
+    def _check_writes(self) -> None:
+        self._check_open()
+        if not self._opened.can_write:
+            raise io.UnsupportedOperation(f"file {self.name!r} is not open for writing")
+
+    def fsync(self) -> None:
+        """Return when all that was written is on the server's disk."""
+        self._check_open()
+        self._run(self._opened.sync())
+
+    # -------------------------------------------------------------------------------------------------- position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._check_open()
+        self._position = self._run(seek(self._opened, self._position, offset, whence))
+        return self._position
+
+    def tell(self) -> int:
+        self._check_open()
+        return self._position
+
+    # ------------------------------------------------------------------------------------------------------- end
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        try:
+            if self._is_broken:
+                self.abandon()
+            elif self._late is not None:
+                self._opened.write_later(self._late)
+            elif not self._is_abandoned:
+                self._run(self._opened.close())
+        finally:
+            super().close()
+
+    def abandon(self) -> None:
+        """The block that the file was opened for failed: keep nothing of new contents. What was written in place stays."""
+        if self._opened.is_staged and not self._is_abandoned and not self.closed:
+            self._is_abandoned = True
+            self._run(self._opened.abandon())
+
+    def forget(self) -> None:
+        """The file object was collected without having been closed, maybe in the middle of something: ask nothing of the server."""
+        if self._is_abandoned or self.closed:
+            return
+        lost = self._opened.drop()
+        if self._opened.is_staged or not self._opened.can_write or self._bound is not None:
+            self._is_abandoned = True
+        else:
+            self._late = []
+        if lost:
+            warnings.warn(f"file {self.name!r} was not closed; {lost}", ResourceWarning, stacklevel=3)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        leave(self, self, kind)
+
+    def __del__(self) -> None:
+        forget(self, getattr(self, "_opened", None) and self)
+
+
+def seek(opened: Opened, position: int, offset: int, whence: int) -> Op[int]:
+    """Where a file that stands at *position* stands after this; the arguments are those of `io.IOBase.seek`."""
+    if whence == os.SEEK_CUR:
+        offset += position
+    elif whence == os.SEEK_END:
+        offset += yield from opened.size()
+    elif whence != os.SEEK_SET:
+        raise errors.InvalidError(f"whence {whence!r} is none of 0 (start), 1 (current position) and 2 (end)")
+    if offset < 0:
+        raise errors.InvalidError(f"position {offset} is before the start of file {opened.path!r}")
+    return offset
+
+
+class BinaryReader(io.BufferedReader):
+    """A file open for reading bytes."""
+
+    raw: RawFile
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        leave(self, self.raw, kind)
+
+    def __del__(self) -> None:
+        forget(self, getattr(self, "raw", None))
+
+
+class BinaryWriter(io.BufferedWriter):
+    """A file open for writing bytes."""
+
+    raw: RawFile
+
+    def fsync(self) -> None:
+        """Return when all that was written is on the server's disk."""
+        self.flush()
+        self.raw.fsync()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        leave(self, self.raw, kind)
+
+    def __del__(self) -> None:
+        forget(self, getattr(self, "raw", None))
+
+
+class BinaryRandom(io.BufferedRandom):
+    """A file open for reading and writing bytes."""
+
+    raw: RawFile
+
+    def fsync(self) -> None:
+        """Return when all that was written is on the server's disk."""
+        self.flush()
+        self.raw.fsync()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        leave(self, self.raw, kind)
+
+    def __del__(self) -> None:
+        forget(self, getattr(self, "raw", None))
+
+
+class TextFile(io.TextIOWrapper):
+    """A file open for text."""
+
+    _raw: RawFile
+
+    def fsync(self) -> None:
+        """Return when all that was written is on the server's disk."""
+        self.flush()
+        self._raw.fsync()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        leave(self, self._raw, kind)
+
+    def __del__(self) -> None:
+        forget(self, getattr(self, "_raw", None))
+
+
+def leave(file: IO[Any] | io.IOBase, raw: RawFile, kind: type[BaseException] | None) -> None:
+    """The end of a `with` block."""
+    if kind is not None:
+        raw.abandon()
+    file.close()
+
+
+def forget(file: Any, raw: RawFile | None) -> None:
+    """The end of a file object that was collected. (io's own would close it, and so keep half of what was to be written.)"""
+    if raw is not None:
+        raw.forget()
+        file.close()
+
+
+def file_object(
+    file: tuple[Opened, Mode, int],
+    runner: Runner,
+    bound: Any,
+    buffering: int,
+    encoding: str | None,
+    errors_: str | None,
+    newline: str | None,
+) -> Any:
+    """The file object on an open file that is used in a mode from a position, as the built-in `open` would make it."""
+    opened, mode, position = file
+    raw = RawFile(opened, runner, bound, mode.raw, position, read_ahead=buffering != 0)
+    if buffering == 0:
+        return raw
+    if mode.updates:
+        binary: Any = BinaryRandom(raw, buffering if buffering > 1 else RANDOM_BUFFER)
+    elif mode.writes:
+        binary = BinaryWriter(raw, buffering if buffering > 1 else opened.write_buffer)
+    else:
+        binary = BinaryReader(raw, buffering if buffering > 1 else io.DEFAULT_BUFFER_SIZE)
+    if not mode.is_text:
+        return binary
+    text = TextFile(binary, encoding or "utf-8", errors_, newline, line_buffering=buffering == 1)
+    text._raw = raw
+    text.mode = mode.kind + ("+" if mode.updates else "")  # type: ignore[misc]
+    return text

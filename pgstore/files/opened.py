@@ -1,0 +1,377 @@
+"""Open files: what a file object asks for, whatever kind of file it is on.
+
+All methods are operations on byte ranges; positions, buffers and text are the file object's business. `ReadAhead` stands between
+the two for reading: what is read in order is fetched in growing pieces, anything else exactly as it is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable
+from typing import ClassVar, Final
+
+from pgstore import errors
+from pgstore.client.session import Session
+from pgstore.core.clock import monotonic
+from pgstore.core.operation import Apart, Op, Query
+from pgstore.core.statement import Statement
+from pgstore.files import in_place
+from pgstore.files.contents import BATCH_BYTES, COPY_BYTES, Contents, copy_blob, filled, read_blob
+from pgstore.files.staged import Staged
+
+READ_AHEAD_MIN: Final = 64 * 1024
+LIVE_SECONDS: Final = 1.0  # what was read ahead of a file that others write is used for so long
+HOLD_AFTER_SECONDS: Final = 60.0
+
+HOLD = Statement(
+    "INSERT INTO pgstore.inode_hold (store_id, session_id, ino) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+    "int8 int8 int8",
+)
+LET_GO = Statement(
+    "DELETE FROM pgstore.inode_hold WHERE store_id = $1 AND session_id = $2 AND ino = $3", "int8 int8 int8"
+)
+
+
+class Opened:
+    """An open file. What it is not open for is not asked of it."""
+
+    path: str
+    can_read = False
+    can_write = False
+    is_append = False  # every write goes to the end
+    is_staged = False  # what is written is kept with `close`, all or nothing
+    read_ahead_max = 0
+    keeps_seconds = 0.0  # how long what was read may be used
+    write_buffer = 0  # how much to write at once
+
+    def read(self, offset: int, length: int) -> Op[list[bytes]]:
+        """The next bytes from *offset*, at most *length* and perhaps fewer; none at the end only."""
+        raise AssertionError("not open for reading")
+
+    def read_rest(self, offset: int) -> Op[list[bytes]]:
+        """All from *offset* to the end."""
+        raise AssertionError("not open for reading")
+
+    def write(self, offset: int, data: bytes | memoryview) -> Op[int]:
+        """Write *data*. Returns where it ends."""
+        raise AssertionError("not open for writing")
+
+    def truncate(self, size: int) -> Op[None]:
+        raise AssertionError("not open for writing")
+
+    def size(self) -> Op[int]:
+        raise NotImplementedError
+
+    def sync(self) -> Op[None]:
+        """Return when what was written, and is seen by others, is on the disk."""
+        yield from ()
+
+    def close(self) -> Op[None]:
+        """End it, and keep what was written."""
+        yield from ()
+
+    def abandon(self) -> Op[None]:
+        """End it after an error of the caller's."""
+        yield from ()
+
+    def drop(self) -> str:
+        """Nobody has it any more; this may be a finaliser, which asks nothing of the server. Returns what is lost, if anything."""
+        return ""
+
+    def write_later(self, pieces: list[tuple[int, bytes]]) -> None:
+        """Write what a dropped file object still had in its buffers, when there is time."""
+        raise AssertionError("nothing of it is kept")
+
+
+class OpenedContents(Opened):
+    """A file of a Volume, open for reading: it stays as it was when it was opened."""
+
+    can_read = True
+    read_ahead_max = BATCH_BYTES
+    keeps_seconds = float("inf")
+
+    def __init__(self, path: str, store_id: int, contents: Contents) -> None:
+        self.path = path
+        self._store_id = store_id
+        self._contents = contents
+
+    def read(self, offset: int, length: int) -> Op[list[bytes]]:
+        yield from ()
+        size, blob_id, inline = self._contents
+        end = min(offset + min(length, BATCH_BYTES), size)
+        if offset >= end:
+            return []
+        if blob_id is None:
+            return [(inline or b"")[offset:end]]
+        return filled((yield from read_blob(self._store_id, blob_id, offset, end)), offset, end)
+
+    def read_rest(self, offset: int) -> Op[list[bytes]]:
+        size, blob_id, _ = self._contents
+        if blob_id is None:
+            return (yield from self.read(offset, size))
+        pieces: list[bytes] = []
+        while offset < size:
+            end = min(offset + COPY_BYTES, size)
+            read = read_blob if end - offset <= BATCH_BYTES else copy_blob
+            pieces += filled((yield from read(self._store_id, blob_id, offset, end)), offset, end)
+            offset = end
+        return pieces
+
+    def size(self) -> Op[int]:
+        yield from ()
+        return self._contents.size_bytes
+
+
+class OpenedStaged(Opened):
+    """A file of a Volume, open for writing: with `close` it is there, all of it; until then, and after an error, as it was."""
+
+    can_write = True
+    is_staged = True
+    write_buffer = 256 * 1024
+
+    def __init__(
+        self, path: str, staged: Staged, session: Session, commit: Callable[[Staged], Op[None]], *, append: bool
+    ) -> None:
+        """
+        Args:
+            commit: makes a file of what was staged, in a transaction.
+        """
+        self.path = path
+        self.is_append = append
+        self._staged = staged
+        self._session = session
+        self._commit = commit
+
+    def write(self, offset: int, data: bytes | memoryview) -> Op[int]:
+        if self.is_append:
+            offset = self._staged.size
+        yield from self._staged.write(offset, data)
+        return offset + len(data)
+
+    def truncate(self, size: int) -> Op[None]:
+        yield from self._staged.truncate(size)
+
+    def size(self) -> Op[int]:
+        yield from ()
+        return self._staged.size
+
+    def close(self) -> Op[None]:
+        try:
+            yield from self._staged.finish()
+            yield from self._commit(self._staged)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self.drop()
+            raise
+
+    def abandon(self) -> Op[None]:
+        # In a transaction that has failed nothing can be done, and nothing needs to be.
+        with contextlib.suppress(errors.TransactionFailed, errors.InvalidError):
+            yield from self._staged.leave()
+
+    def drop(self) -> str:
+        leaving = self._staged.leaving()
+        if leaving is not None:
+            self._session.later(leaving)
+        return "nothing of what was written to it is kept"
+
+
+class OpenedInPlace(Opened):
+    """A file of a NetworkFileSystem: what anybody writes is there for all who read, and stays when its name goes."""
+
+    read_ahead_max = in_place.CALL_BYTES
+    keeps_seconds = LIVE_SECONDS
+    write_buffer = in_place.CALL_BYTES
+
+    def __init__(
+        self, path: str, store_id: int, ino: int, session: Session, *, read: bool, write: bool, append: bool
+    ) -> None:
+        self.path = path
+        self.can_read = read
+        self.can_write = write
+        self.is_append = append
+        self._store_id = store_id
+        self._ino = ino
+        self._wrote = False
+        self._session = session
+        self._hold = Hold(session, store_id, ino)
+
+    def read(self, offset: int, length: int) -> Op[list[bytes]]:
+        yield from self._hold.keep()
+        _, pieces = yield from in_place.read_at(self._store_id, self._ino, offset, min(length, in_place.CALL_BYTES))
+        return pieces
+
+    def read_rest(self, offset: int) -> Op[list[bytes]]:
+        yield from self._hold.keep()
+        pieces: list[bytes] = []
+        while True:
+            more = yield from self.read(offset, in_place.CALL_BYTES)
+            if not more:
+                return pieces
+            pieces += more
+            offset += sum(map(len, more))
+
+    def write(self, offset: int, data: bytes | memoryview) -> Op[int]:
+        yield from self._hold.keep()
+        if not data:
+            return offset
+        self._wrote = True
+        if self.is_append:
+            return (yield from in_place.append(self._store_id, self._ino, bytes(data)))
+        yield from in_place.write_at(self._store_id, self._ino, offset, bytes(data))
+        return offset + len(data)
+
+    def truncate(self, size: int) -> Op[None]:
+        yield from self._hold.keep()
+        self._wrote = True
+        yield from in_place.truncate(self._store_id, self._ino, size)
+
+    def size(self) -> Op[int]:
+        yield from self._hold.keep()
+        size, _ = yield from in_place.read_at(self._store_id, self._ino, 0, 1)
+        return size
+
+    def sync(self) -> Op[None]:
+        yield from in_place.sync(self._store_id)
+
+    def close(self) -> Op[None]:
+        try:
+            if self._wrote:
+                yield from in_place.sync(self._store_id)
+        finally:
+            self._hold.release()
+
+    def abandon(self) -> Op[None]:
+        yield from self.close()  # what was written was written, as on any file system
+
+    def drop(self) -> str:
+        if not self.can_write:
+            self._hold.release()
+            return ""
+        return "what it had not written yet is written later"
+
+    def write_later(self, pieces: list[tuple[int, bytes]]) -> None:
+        def write() -> Op[None]:
+            with contextlib.suppress(errors.NotFoundError, errors.StaleFile):
+                for offset, data in pieces:
+                    yield from self.write(offset, data)
+                yield from self.close()
+
+        self._session.later(write)
+
+
+class Hold:
+    """
+    The right to a file whose last name may go: the table `inode_hold` says so for this client.
+
+    Most files are not open for long, and nothing is collected that had a name a minute ago: the row is written with the first call
+    after that minute.
+    """
+
+    _lock: ClassVar = threading.RLock()  # released by finalisers, at any moment
+    _held: ClassVar[weakref.WeakKeyDictionary[Session, Counter[tuple[int, int]]]] = weakref.WeakKeyDictionary()
+
+    def __init__(self, session: Session, store_id: int, ino: int) -> None:
+        self._session = session
+        self._store_id = store_id
+        self._ino = ino
+        self._keep_at = monotonic() + HOLD_AFTER_SECONDS
+        self._session_id: int | None = None
+        self._pid = os.getpid()
+
+    def keep(self) -> Op[None]:
+        if monotonic() >= self._keep_at and self._session_id is None:
+            self._keep_at = monotonic() + HOLD_AFTER_SECONDS
+            yield Apart(self._register())
+
+    def _register(self) -> Op[None]:
+        try:
+            session_id = yield from self._session.current()
+            yield Query(HOLD, self._store_id, session_id, self._ino)
+        except errors.AccessDenied:
+            return  # whoever may only read has no session
+        with self._lock:
+            self._held.setdefault(self._session, Counter())[self._store_id, self._ino] += 1
+        self._session_id = session_id
+
+    def release(self) -> None:
+        """Give the right up. Never blocks."""
+        session_id, self._session_id = self._session_id, None
+        if session_id is None or self._pid != os.getpid():
+            return
+        with self._lock:
+            held = self._held[self._session]
+            held[self._store_id, self._ino] -= 1
+            if held[self._store_id, self._ino]:
+                return
+            del held[self._store_id, self._ino]
+        query = Query(LET_GO, self._store_id, session_id, self._ino)
+
+        def let_go() -> Op[None]:
+            yield query
+
+        self._session.later(let_go)
+
+
+class ReadAhead:
+    """A window on an open file, which moves and grows with whoever reads in order."""
+
+    def __init__(self, opened: Opened, *, enabled: bool) -> None:
+        self._opened = opened
+        self._enabled = enabled
+        self._length = READ_AHEAD_MIN // 2  # of the last window
+        self.drop()
+
+    def drop(self, next_offset: int = 0) -> None:
+        """Forget what was read. *next_offset*: where reading on would count as reading in order."""
+        self._pieces: list[bytes] = []
+        self._starts: list[int] = []
+        self._end = next_offset
+        self._until = 0.0
+
+    def copy(self, offset: int, buffer: memoryview, *, fetched: bool = False) -> int:
+        """
+        Copy what the window has at *offset* into *buffer*; perhaps nothing. Returns the number of bytes.
+
+        Of a file that others write, only what fills *buffer*: two halves of it might be of two states. *fetched*: they are not,
+        it was fetched for this.
+        """
+        if not fetched and (
+            not self._starts
+            or offset >= self._end
+            or monotonic() > self._until
+            or (len(buffer) > self._end - offset and self._opened.keeps_seconds < float("inf"))
+        ):
+            return 0
+        index = bisect_right(self._starts, offset) - 1
+        if index < 0:
+            return 0
+        done = 0
+        while done < len(buffer) and index < len(self._pieces):
+            start = offset + done - self._starts[index]
+            piece = memoryview(self._pieces[index])[start : start + len(buffer) - done]
+            buffer[done : done + len(piece)] = piece
+            done += len(piece)
+            index += 1
+        return done
+
+    def fetch(self, offset: int, length: int) -> Op[None]:
+        """Have the window begin at *offset*, with at least one byte unless that is the end; with *length* if that is not much."""
+        if self._enabled and offset == self._end:
+            self._length = min(max(2 * self._length, length), self._opened.read_ahead_max)
+            length = max(length, self._length)
+        else:
+            self._length = READ_AHEAD_MIN // 2
+        self.drop(offset)
+        until = monotonic() + self._opened.keeps_seconds
+        for piece in (yield from self._opened.read(offset, length)):
+            self._starts.append(self._end)
+            self._pieces.append(piece)
+            self._end += len(piece)
+        self._until = until if self._enabled else 0.0

@@ -1,0 +1,315 @@
+"""New contents of a file, written before anything refers to them.
+
+Bytes go into a blob that belongs to the client's session, a batch at a time and outside any transaction, so that writing a large
+file holds no locks and needs little memory. A commit then gives the blob to an inode, and takes it from the session. What is never
+attached is collected with its session, or when it is left.
+
+In a transaction the blob is simply part of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final
+
+from pgstore import errors
+from pgstore.client.session import Session
+from pgstore.core.operation import Apart, Many, Op, Query
+from pgstore.core.statement import Statement
+from pgstore.files.build import Builder, is_directory
+from pgstore.files.contents import (
+    BATCH_BYTES,
+    FILE_BYTES_MAX,
+    INLINE_BYTES_MAX,
+    BlobWriter,
+    Contents,
+    StoreGone,
+    filled,
+    read_blob,
+    zeros,
+)
+from pgstore.files.in_place import in_transaction
+from pgstore.files.paths import Names, join
+from pgstore.files.tree import Tree, Walk
+
+FILE_MODE: Final = 0o644
+
+# Whole chunks that the new blob has in common with an old one. Its key leads to the chunks, which collection then leaves alone.
+SHARE_EXTENTS = Statement(
+    """
+    INSERT INTO pgstore.extent (store_id, blob_id, position, chunk_id, is_owned)
+    SELECT $1, $2, e.position, e.chunk_id, false
+      FROM pgstore.extent e
+     WHERE e.store_id = $1
+       AND e.blob_id = $3
+       AND e.position < $4
+    """,
+    "int8 int8 int8 int8",
+)
+WRITE = Statement("SELECT pgstore.blob_write($1, $2, $3, $4, $5)", "int8 int8 int4 int8 bytea")
+CUT = Statement(
+    """
+    WITH gone AS (
+         DELETE FROM pgstore.extent
+          WHERE store_id = $1
+            AND blob_id = $2
+            AND position >= $3
+         RETURNING chunk_id)
+    INSERT INTO pgstore.chunk_left (store_id, chunk_id)
+    SELECT $1, g.chunk_id
+      FROM gone g
+    ON CONFLICT DO NOTHING
+    """,
+    "int8 int8 int8",
+)
+# No row: the session was silent for too long, and the blob went with it.
+RELEASE = Statement(
+    "UPDATE pgstore.blob SET session_id = NULL WHERE store_id = $1 AND id = $2 AND session_id = $3", "int8 int8 int8"
+)
+LEAVE = Statement(
+    """
+    WITH left_now AS (
+         UPDATE pgstore.blob
+            SET session_id = NULL
+          WHERE store_id = $1
+            AND id = $2
+            AND session_id = $3
+         RETURNING id)
+    INSERT INTO pgstore.blob_left (store_id, blob_id)
+    SELECT $1, l.id
+      FROM left_now l
+    ON CONFLICT DO NOTHING
+    """,
+    "int8 int8 int8",
+)
+
+
+class Staged:
+    """
+    Contents being written; anywhere, though to the end is what it is made for.
+
+    `finish` stores what is left, `settle` gives the contents and is run in the transaction that makes an inode of them; after
+    `leave` there is nothing.
+    """
+
+    def __init__(self, store_id: int, session: Session, *, apart: bool) -> None:
+        self.store_id = store_id
+        self._session = session
+        self._session_id: int | None = None
+        self._apart = apart  # from a transaction that is current later
+        self._blob: BlobWriter | None = None
+        self._tail = bytearray()  # the end of the file, from where the blob ends
+        self._is_broken = False
+        self._pid = os.getpid()
+
+    @classmethod
+    def begin(cls, store_id: int, session: Session) -> Op[Staged]:
+        """Contents that belong to the transaction that is current now, or to none."""
+        inside = yield from in_transaction()
+        return cls(store_id, session, apart=not inside)
+
+    def begin_with(self, old: Contents, chunk_size: int | None) -> Op[None]:
+        """Begin with the bytes that a file has, sharing its chunks but the last."""
+        if old.blob_id is None or chunk_size is None:
+            self._tail += old.inline_data or b""
+            return
+        whole = old.size_bytes // chunk_size
+        present = yield from read_blob(self.store_id, old.blob_id, whole * chunk_size, max(old.size_bytes, 1))
+        if whole:
+            yield from self._do(self._share(old.blob_id, chunk_size, whole))
+        self._tail += b"".join(filled(present, whole * chunk_size, old.size_bytes))
+
+    def _share(self, blob_id: int, chunk_size: int, chunks: int) -> Op[None]:
+        blob = yield from self._new_blob(chunk_size)
+        yield Many([*blob.begin(), Query(SHARE_EXTENTS, self.store_id, blob.blob_id, blob_id, chunks)])
+        blob.size_bytes = chunks * chunk_size
+        self._blob = blob
+
+    def _new_blob(self, chunk_size: int | None = None) -> Op[BlobWriter]:
+        self._session_id = yield Apart(self._session.current())
+        relaxed = not (yield from in_transaction())
+        blob = BlobWriter(self.store_id, session_id=self._session_id, relaxed=relaxed)
+        try:
+            yield from blob.reserve(chunk_size=chunk_size)
+        except StoreGone:
+            raise errors.NotFoundError("the store of the open file was deleted") from None
+        return blob
+
+    def _do(self, body: Op[None]) -> Op[None]:
+        if self._pid != os.getpid():
+            raise errors.InvalidError("the file was opened by the process that this one was forked from; open it here")
+        self._check_usable()
+        self._is_broken = True  # unless all goes well: else nobody knows how much was stored
+        if self._apart:
+            yield Apart(body)
+        else:
+            yield from body
+        self._is_broken = False
+
+    def _check_usable(self) -> None:
+        if self._is_broken:
+            raise errors.InvalidError("an earlier write to this file failed, and nothing of it is kept; write it anew")
+
+    @property
+    def _tail_start(self) -> int:
+        return 0 if self._blob is None else self._blob.size_bytes
+
+    @property
+    def size(self) -> int:
+        return self._tail_start + len(self._tail)
+
+    # ----------------------------------------------------------------------------------------------------- writing
+
+    def write(self, offset: int, data: bytes | memoryview) -> Op[None]:
+        """Write *data* at *offset*, after a hole where that is beyond the end."""
+        if offset + len(data) > FILE_BYTES_MAX:
+            raise errors.FileTooLarge(f"a file of {offset + len(data)} bytes; at most {FILE_BYTES_MAX} are possible")
+        yield from self._grow(offset)
+        if offset < self._tail_start:
+            before = data[: self._tail_start - offset]
+            yield from self._do(self._overwrite(offset, bytes(before)))
+            offset, data = offset + len(before), data[len(before) :]
+            if not data:
+                return
+        start = offset - self._tail_start
+        inside = data[: len(self._tail) - start]
+        self._tail[start : start + len(inside)] = inside
+        yield from self._add(data[len(inside) :])
+
+    def _grow(self, size: int) -> Op[None]:
+        """Add zeros up to *size*."""
+        if size - self.size > BATCH_BYTES:
+            yield from self._do(self._skip_to(size))
+        if size > self.size:
+            yield from self._add(zeros(size - self.size))
+
+    def _skip_to(self, size: int) -> Op[None]:
+        """Leave a hole of whole chunks."""
+        if self._blob is None:
+            self._blob = yield from self._new_blob()
+        blob = self._blob
+        self._tail += zeros(-len(self._tail) % blob.chunk_size)
+        yield from blob.write(bytes(self._tail))
+        self._tail.clear()
+        blob.size_bytes = size // blob.chunk_size * blob.chunk_size
+
+    def _add(self, data: bytes | memoryview) -> Op[None]:
+        self._tail += data
+        if len(self._tail) >= BATCH_BYTES:
+            yield from self._do(self._store_chunks())
+
+    def _store_chunks(self) -> Op[None]:
+        if self._blob is None:
+            self._blob = yield from self._new_blob()
+        blob = self._blob
+        batch = blob.batch_bytes
+        while len(self._tail) >= batch:
+            yield from blob.write(bytes(memoryview(self._tail)[:batch]))
+            del self._tail[:batch]
+
+    def _overwrite(self, offset: int, data: bytes) -> Op[None]:
+        blob = self._blob
+        assert blob is not None
+        for start in range(0, len(data), BATCH_BYTES):
+            piece = data[start : start + BATCH_BYTES]
+            yield Many(
+                [*blob.begin(), Query(WRITE, self.store_id, blob.blob_id, blob.chunk_size, offset + start, piece)]
+            )
+
+    def truncate(self, size: int) -> Op[None]:
+        """Cut the contents, or let them grow by a hole."""
+        if size > self.size:
+            if size > FILE_BYTES_MAX:
+                raise errors.FileTooLarge(f"a file of {size} bytes; at most {FILE_BYTES_MAX} are possible")
+            yield from self._grow(size)
+        elif size >= self._tail_start:
+            del self._tail[size - self._tail_start :]
+        else:
+            yield from self._do(self._cut(size))
+
+    def _cut(self, size: int) -> Op[None]:
+        blob = self._blob
+        assert blob is not None
+        assert blob.blob_id is not None
+        chunks = size // blob.chunk_size
+        start = chunks * blob.chunk_size
+        tail = (
+            filled((yield from read_blob(self.store_id, blob.blob_id, start, size)), start, size)
+            if size > start
+            else []
+        )
+        yield Many([*blob.begin(), Query(CUT, self.store_id, blob.blob_id, chunks)])
+        self._tail[:] = b"".join(tail)
+        blob.size_bytes = start
+
+    # ------------------------------------------------------------------------------------------------------ the end
+
+    def finish(self) -> Op[None]:
+        """Store what is left to store."""
+        if self._blob is None and self.size <= INLINE_BYTES_MAX:
+            return
+        yield from self._do(self._store_rest())
+
+    def _store_rest(self) -> Op[None]:
+        if self._blob is None:
+            self._blob = yield from self._new_blob()
+        yield from self._store_chunks()
+        if self._tail or not self._blob.is_begun:
+            yield from self._blob.write(bytes(self._tail), more=False)
+            self._tail.clear()
+
+    def settle(self) -> Op[Contents]:
+        """The contents, which are given to a file by the running transaction."""
+        self._check_usable()
+        if self._blob is None:
+            return Contents(self.size, None, bytes(self._tail) or None)
+        blob_id, size = self._blob.blob_id, self._blob.size_bytes
+        if not (yield Query(RELEASE, self.store_id, blob_id, self._session_id)):
+            raise errors.StaleFile(
+                "the bytes written so far were collected, because this process had been silent for more than ten minutes; "
+                "write the file again"
+            )
+        return Contents(size, blob_id, None)
+
+    def leave(self) -> Op[None]:
+        """Give up what was written."""
+        self._tail.clear()
+        self._is_broken = False
+        if (leaving := self.leaving()) is not None:
+            yield from self._do(leaving())
+
+    def leaving(self) -> Callable[[], Op[None]] | None:
+        """What gives up the blob, for somebody else to run later; None: there is none, or it is another process's."""
+        blob, self._blob = self._blob, None
+        if blob is None or blob.blob_id is None or self._pid != os.getpid():
+            return None
+        query = Query(LEAVE, self.store_id, blob.blob_id, self._session_id)
+
+        def leave() -> Op[None]:
+            yield query
+
+        return leave
+
+
+def attach(tree: Tree, staged: Staged, names: Names, *, exclusive: bool) -> Op[None]:
+    """Let the path *names* lead to a file of what was staged, in place of one that is there; *exclusive*: only if nothing is."""
+    walk = yield from tree.place(names)
+    check_writable(walk, names, exclusive=exclusive)
+    mode = FILE_MODE if walk.node is None else walk.node.mode
+    builder = Builder(tree)
+    parent = yield from builder.directory(walk.names[:-1], walk)
+    contents = yield from staged.settle()
+    yield from builder.reserve(1)
+    builder.file(parent, walk.names[-1], mode, None, contents, exclusive=exclusive, was_free=walk.node is None)
+    yield from builder.send()
+
+
+def check_writable(walk: Walk, names: Names, *, exclusive: bool) -> None:
+    """Raise an error if *walk* leads to something that cannot become, or be replaced by, a file."""
+    if walk.node is None:
+        return
+    if walk.node.is_directory:
+        raise is_directory(names)
+    if exclusive:
+        raise errors.FileExists(f"{join(names)!r} exists")
