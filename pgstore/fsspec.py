@@ -1,6 +1,6 @@
 """fsspec: Volumes as `pgstore://volume/path`, NetworkFileSystems as `pgstore+nfs://name/path`, for pandas, pyarrow, Dask and so on.
 
->>> pandas.read_parquet("pgstore://models/train.parquet", storage_options={"url": "postgresql://…"})
+>>> pandas.read_parquet("pgstore://models/train.parquet", storage_options={"database_url": "postgresql://…"})
 
 Needs `pip install 'pgstore[fsspec]'`. Installing pgstore makes both protocols known to fsspec. A path begins with the name of the
 store; the root holds the stores. Nothing is cached but handles and connections.
@@ -15,9 +15,11 @@ import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 from fsspec.callbacks import DEFAULT_CALLBACK
+from fsspec.compression import compr
+from fsspec.core import get_compression
 from fsspec.spec import AbstractFileSystem
 from fsspec.transaction import Transaction
 from fsspec.utils import isfilelike, stringify_path
@@ -91,7 +93,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def __init__(
         self,
-        url: str | None = None,
+        database_url: str | None = None,
         environment_name: str | None = None,
         client: Client | None = None,
         create_if_missing: bool = False,
@@ -99,15 +101,15 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
     ) -> None:
         """
         Args:
-            url: the database; None: the default client's.
+            database_url: the database; None: the default client's. (Not `url`, which is what fsspec calls a path.)
             environment_name: None: the client's.
-            client: instead of *url*. Such a file system cannot be pickled.
+            client: instead of *database_url*. Such a file system cannot be pickled.
             create_if_missing: make a store when a path in it is first used.
         """
         super().__init__(**options)
-        if url is not None and client is not None:
-            raise errors.InvalidError("give either url= or client=")
-        self.client = client or (default_client() if url is None else _client_of(url))
+        if database_url is not None and client is not None:
+            raise errors.InvalidError("give either database_url= or client=")
+        self.client = client or (default_client() if database_url is None else _client_of(database_url))
         self._environment_name = environment_name
         self._create_if_missing = create_if_missing
         self._stores: dict[str, Any] = {}
@@ -149,6 +151,14 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         except errors.NotFoundError as exc:
             self._stores.pop(self._strip_protocol(path).partition("/")[0], None)
             raise errors.FileMissing(str(exc)) from exc
+
+    def start_transaction(self) -> StoreTransaction:
+        """Begin a transaction that `end_transaction` commits; `with fs.transaction:` is the safer form."""
+        self.transaction.start()
+        return cast("StoreTransaction", self.transaction)
+
+    def end_transaction(self) -> None:
+        self.transaction.complete()
 
     # -------------------------------------------------------------------------------------------------------- looking
 
@@ -331,6 +341,27 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     # --------------------------------------------------------------------------------------------------------- contents
 
+    def open(
+        self,
+        path: Any,
+        mode: str = "rb",
+        block_size: int | None = None,
+        cache_options: Any = None,
+        compression: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Open a file, as fsspec has it: binary unless *mode* says "r", "w" …; see also `Volume.open`."""
+        given = (block_size, cache_options)
+        if compression is None or "b" not in mode:
+            return super().open(path, mode, *given, compression, **options)
+        below = super().open(path, mode, *given, None, **options)
+        packed = compr[get_compression(self._strip_protocol(path), compression)](below, mode=mode[0])
+        if packed is not below:
+            # Some do not close the file below them, and one of ours that nobody closes is not written.
+            with contextlib.suppress(AttributeError):
+                packed.close = _both(packed.close, below.close)
+        return packed
+
     def _open(
         self,
         path: Any,
@@ -350,7 +381,11 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         if start is None and end is None:
             with self._explained(path):
                 return b"".join(store.read_file(inside))
-        return super().cat_file(path, start, end)  # type: ignore[no-any-return]
+        with self.open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            start, end, _step = slice(start, end).indices(size)
+            file.seek(start)
+            return bytes(file.read(max(0, end - start)))
 
     def pipe_file(self, path: Any, value: bytes, mode: str = "overwrite", **_: Any) -> None:
         """Write a file, at once. *mode* "create": only if there is nothing."""
@@ -449,6 +484,14 @@ def _info(path: str, stat: FileStat, is_link: bool) -> Info:
         "version": stat.version,
         "islink": is_link,
     }
+
+
+def _both(first: Callable[[], object], second: Callable[[], object]) -> Callable[[], None]:
+    def both() -> None:
+        first()
+        second()
+
+    return both
 
 
 def _readable(file: Any) -> Any:

@@ -21,6 +21,7 @@ PRINTED = {
     "quickstart.py": "['scripts/world.py'] {'greeting': 'hello', 'last': 'world'}\nhello moon\n",
     "own_tables.py": ("out of tables\n[(1, 'a lamp')]\n[{'order': 1, 'text': 'thank you for ordering a lamp'}]\n"),
     "async_queue.py": "".join(f"{number} {number**2}\n" for number in range(6)),
+    "pandas_parquet.py": "{'rows': 3} 21\nweather.csv\n",
     "sqlalchemy_session.py": "['ann'] ['ann']\n",
 }
 

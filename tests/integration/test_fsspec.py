@@ -22,10 +22,14 @@ CLASSES = {"pgstore": VolumeFileSystem, "pgstore+nfs": NetworkFileSystemFileSyst
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _registered():
+def _registered(database):
     """As an installation does by its entry points, which a checkout may have been installed without."""
     for protocol, kind in CLASSES.items():
         fsspec.register_implementation(protocol, kind, clobber=True)
+    yield
+    fsspec.filesystem("pgstore", database_url=database).client.close()
+    for kind in CLASSES.values():
+        kind.clear_instance_cache()
 
 
 @pytest.fixture(params=CLASSES)
@@ -35,9 +39,7 @@ def protocol(request):
 
 @pytest.fixture
 def fs(protocol, database):
-    fs = fsspec.filesystem(protocol, url=database, skip_instance_cache=True)
-    yield fs
-    fs.client.close()
+    return fsspec.filesystem(protocol, database_url=database)
 
 
 @pytest.fixture
@@ -55,9 +57,7 @@ class OnVolumes(abstract.AbstractFixtures):
 
     @pytest.fixture
     def fs(self, database):
-        fs = fsspec.filesystem(self.protocol, url=database, skip_instance_cache=True)
-        yield fs
-        fs.client.close()
+        return fsspec.filesystem(self.protocol, database_url=database)
 
     @pytest.fixture
     def fs_path(self, fs, store_name):
@@ -126,10 +126,10 @@ def test_both_protocols_are_entry_points():
 
 
 def test_urls_lead_into_stores(fs, top, protocol, database):
-    with fsspec.open(f"{protocol}://{top}/a/file.txt", "w", url=database) as file:
+    with fsspec.open(f"{protocol}://{top}/a/file.txt", "w", database_url=database) as file:
         file.write("text")
 
-    found, path = fsspec.core.url_to_fs(f"{protocol}:///{top}/a/file.txt", url=database)
+    found, path = fsspec.core.url_to_fs(f"{protocol}:///{top}/a/file.txt", database_url=database)
     assert (type(found), path) == (CLASSES[protocol], f"{top}/a/file.txt")
     assert found.cat(path) == b"text"
     assert found.unstrip_protocol(path) == f"{protocol}://{top}/a/file.txt"
@@ -145,7 +145,6 @@ def test_instances_travel_to_other_processes(fs, top):
 
     assert there.cat(f"{top}/file") == b"x"
     assert there.fsid == fs.fsid
-    there.client.close()
 
 
 def test_a_client_of_the_callers_can_be_used(client, store_name):
@@ -154,7 +153,7 @@ def test_a_client_of_the_callers_can_be_used(client, store_name):
     fs.pipe(f"{store_name}/file", b"x")
 
     assert b"".join(pgstore.Volume.from_name(store_name, client=client).read_file("file")) == b"x"
-    with pytest.raises(errors.InvalidError, match="either url= or client="):
+    with pytest.raises(errors.InvalidError, match="either database_url= or client="):
         VolumeFileSystem("postgresql://", client=client, skip_instance_cache=True)
 
 
@@ -303,7 +302,7 @@ def test_a_server_that_cannot_be_reached_is_no_missing_file(protocol):
     """
     fsspec's own `exists` says False to any error.
     """
-    fs = fsspec.filesystem(protocol, url="postgresql://127.0.0.1:1/none", skip_instance_cache=True)
+    fs = fsspec.filesystem(protocol, database_url="postgresql://127.0.0.1:1/none", skip_instance_cache=True)
 
     for call in (fs.exists, fs.isdir, fs.isfile, fs.find):
         with pytest.raises(errors.StoreUnavailable):
@@ -331,15 +330,28 @@ def test_files_are_opened_as_python_has_it(fs, top):
     with fs.open(f"{top}/d/file", "ab") as file:
         file.write(b"end")
 
-    with fs.open(f"{top}/d/file", encoding="utf-8", newline="") as file:
+    with fs.open(f"{top}/d/file", "r", encoding="utf-8", newline="") as file:
         assert list(file) == ["ä\r\n", "ö\n", "end"]
     with fs.open(f"{top}/d/file", "rb") as file:
         file.seek(-3, 2)
         assert file.read() == b"end"
-    with fs.open(f"{top}/d/packed", "wb", compression="gzip") as file:
+
+
+@pytest.mark.parametrize("name", ["gz", "bz2", "xz", "zip"])
+def test_files_are_packed(fs, top, name):
+    """
+    What packs does not always close the file below it.
+    """
+    with fs.open(f"{top}/d/packed.{name}", "wb", compression="infer") as file:
         file.write(b"packed")
-    with fs.open(f"{top}/d/packed", "rb", compression="gzip") as file:
+    with fs.open(f"{top}/d/text.{name}", "wt", compression="infer") as file:
+        file.write("packed")
+
+    with fs.open(f"{top}/d/packed.{name}", "rb", compression="infer") as file:
         assert file.read() == b"packed"
+    with fs.open(f"{top}/d/text.{name}", "rt", compression="infer") as file:
+        assert file.read() == "packed"
+    assert fs.cat(f"{top}/d/packed.{name}") != b"packed"
 
 
 def test_a_write_that_fails_leaves_the_old_file(database, store_name):
@@ -455,12 +467,12 @@ def test_a_folder_is_removed_only_if_asked_to(fs, top):
 # ---------------------------------------------------------------------------------------------------- transactions
 
 
-def test_a_transaction_is_one_of_pgstore(database, store_name):
+def test_a_transaction_is_one_of_pgstore(client_elsewhere, database, store_name):
     """
     Files, and whatever else the thread does, appear together.
     """
     fs = VolumeFileSystem(database, create_if_missing=True, skip_instance_cache=True)
-    elsewhere = VolumeFileSystem(database, skip_instance_cache=True)
+    elsewhere = VolumeFileSystem(client=client_elsewhere, skip_instance_cache=True)
     done = pgstore.Dict.from_name(store_name, create_if_missing=True, client=fs.client)
     fs.mkdir(store_name)
 
@@ -483,13 +495,15 @@ def test_an_exception_or_a_discard_undoes_a_transaction(fs, top):
         fs.pipe(f"{top}/file", b"x")
         1 / 0  # noqa: B018 - what fails
     fs.start_transaction()
-    fs.transaction.start()
     fs.pipe(f"{top}/file", b"x")
     fs.transaction.complete(commit=False)
-
     assert fs.ls(top) == []
+
+    fs.start_transaction()
+    fs.pipe(f"{top}/file", b"x")
+    fs.end_transaction()
     fs.pipe(f"{top}/after", b"x")
-    assert fs.exists(f"{top}/after")
+    assert fs.find(top) == [f"{top}/after", f"{top}/file"]
 
 
 def test_a_file_left_open_undoes_a_transaction(fs, top):
@@ -513,7 +527,7 @@ def test_threads_have_instances_of_their_own(fs, top, protocol, database):
     got = []
 
     def work():
-        mine = fsspec.filesystem(protocol, url=database)
+        mine = fsspec.filesystem(protocol, database_url=database)
         mine.pipe(f"{top}/{threading.get_ident()}", b"x")
         got.append(mine)
 
@@ -534,7 +548,7 @@ def test_threads_have_instances_of_their_own(fs, top, protocol, database):
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
 def test_pandas_writes_and_reads(fs, top, protocol, database, kind):
     frame = pd.DataFrame({"n": range(50_000), "text": [f"row {i}" for i in range(50_000)]})
-    options = {"url": database}
+    options = {"database_url": database}
 
     if kind == "parquet":
         frame.to_parquet(f"{protocol}://{top}/deep/frame.parquet", storage_options=options)
