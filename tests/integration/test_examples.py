@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -83,6 +84,9 @@ def test_what_the_readme_says_in_sql_can_be_run(database):
     assert blocks
     with pgstore.Client(database) as client:
         pgstore.Dict.persist("settings", client=client).hydrate()
+        models = pgstore.Volume.persist("models", client=client)
+        models.put_file(io.BytesIO(b'{"layers": 12}'), "v1/config.json")
+        models.put_file(io.BytesIO(b"weights"), "v1/weights.bin")
     with psycopg.connect(database) as connection:
         for block in blocks:
             connection.execute(block.encode())
