@@ -58,6 +58,18 @@ _TABLES: Final = (
         "file_system",
     ),
 )
+# In the order of the keys, as who updates many of them locks them, or the two would wait for each other in a circle.
+_LOCK_ENTRIES: Final = Statement(
+    """
+    SELECT count(*)
+      FROM (SELECT 1
+              FROM pgstore.dict_entry
+             WHERE store_id = $1
+             ORDER BY key
+               FOR UPDATE) AS entry
+    """,
+    "int8",
+)
 DELETE_ROWS = [Statement(f"DELETE FROM pgstore.{table} WHERE store_id = $1", "int8") for table in _TABLES]
 DELETE_STORE = Statement("DELETE FROM pgstore.store WHERE id = $1", "int8")
 
@@ -66,6 +78,7 @@ def delete_store(store_id: int) -> Op[int]:
     """Delete a store and all that it holds. Returns the number of stores deleted, 0 or 1."""
     # The store's row first: inserts that read it meanwhile wait for nothing, and those that come after find none.
     deleted: int = yield Query(DELETE_STORE, store_id)
+    yield Query(_LOCK_ENTRIES, store_id)
     for statement in DELETE_ROWS:
         yield Query(statement, store_id)
     return deleted

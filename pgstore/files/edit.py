@@ -216,6 +216,7 @@ def _copy_tree(builder: Builder, source: Walk, new: Names) -> Op[None]:
             *above, name = path.split(b"/")
             parent = yield from builder.directory((*place.names, *above))
             if entry.kind == "d":
+                yield from _check_directory(tree, parent, name)
                 yield from builder.directory((*parent.path, name))
                 continue
             yield from builder.check_not_directories(parent, [name])
@@ -224,6 +225,16 @@ def _copy_tree(builder: Builder, source: Walk, new: Names) -> Op[None]:
         if tree.changes.full:
             yield from tree.changes.flush()
             builder.forget_directories()
+
+
+def _check_directory(tree: Tree, parent: Directory, name: bytes) -> Op[None]:
+    """Raise `NotADirectory` if *name*, of a directory to copy, is anything else where it is copied to, be it a link to one."""
+    if not parent.fresh:
+        there = (yield from tree.walk((name,), start=parent.walk, follow=False)).node
+        if there is not None and not there.is_directory:
+            raise errors.NotADirectory(
+                f"{join((*parent.path, name))!r} is a file or link and cannot be replaced by a directory"
+            )
 
 
 # -------------------------------------------------------------------------------------------------------- attributes

@@ -339,7 +339,10 @@ def test_two_writers_of_overlapping_keys_never_deadlock(store, store_elsewhere):
     assert failures == []
 
 
-def test_clearing_waits_for_a_writer_of_many_keys_without_a_deadlock(own_database):
+@pytest.mark.parametrize(
+    "end", [lambda store: store.clear(), lambda store: pgstore.Dict.objects.delete("d", client=store._client)]
+)
+def test_clearing_and_deleting_wait_for_a_writer_of_many_keys_without_a_deadlock(own_database, end):
     """
     The writer has the first key and goes on to the last: who clears must not hold that one already, whatever its place on disk.
     """
@@ -349,12 +352,12 @@ def test_clearing_waits_for_a_writer_of_many_keys_without_a_deadlock(own_databas
         with concurrent.futures.ThreadPoolExecutor(1) as threads:
             with client.transaction() as tx:
                 tx.connection.execute("SELECT FROM pgstore.dict_entry WHERE key = 'a' FOR UPDATE")
-                clearing = threads.submit(pgstore.Dict.persist("d", client=client_elsewhere).clear)
+                ending = threads.submit(end, pgstore.Dict.persist("d", client=client_elsewhere))
                 time.sleep(0.3)
-                store["b"] = 2
-            clearing.result(20)
+                tx.connection.execute("SELECT FROM pgstore.dict_entry WHERE key = 'b' FOR UPDATE")
+            ending.result(20)
 
-        assert store.items() == []
+        assert pgstore.Dict.persist("d", client=client_elsewhere).items() == []
 
 
 def store_id(store):

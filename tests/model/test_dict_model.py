@@ -1,8 +1,10 @@
-"""Dict against a Python dict, under generated operations on the connections of two clients."""
+"""Dict against a Python dict, under generated operations of two processes."""
 
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import operator
 from typing import Any
 
 import hypothesis.strategies as st
@@ -38,16 +40,95 @@ VALUES = st.one_of(
 ABSENT = object()
 
 
+def mutate(store, key, default, value):
+    """Change an entry under its lock. Returns whether it existed, and what it was."""
+    with store.mutate(key, default) as entry:
+        before = entry.existed, entry.value
+        entry.value = value
+    return before
+
+
+def serve(database, connection):
+    """Do what comes in, on a Dict, until nothing does."""
+    with pgstore.Client(database) as client:
+        while call := connection.recv():
+            name, function, arguments = call
+            store = pgstore.Dict.persist(name, client=client)
+            try:
+                connection.send((True, function(store, *arguments)))
+            except Exception as exc:
+                connection.send((False, exc))
+
+
+class Process:
+    """Another process, which uses the same database."""
+
+    def __init__(self, database):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(database, theirs), daemon=True)
+        self.process.start()
+
+    def call(self, name, function, *arguments):
+        self.connection.send((name, function, arguments))
+        done, result = self.connection.recv()
+        if not done:
+            raise result
+        return result
+
+    def end(self):
+        self.connection.send(None)
+        self.process.join(20)
+        assert self.process.exitcode == 0
+
+
+class DictElsewhere:
+    """A Dict as used by another process."""
+
+    def __init__(self, process, name):
+        self._process = process
+        self._name = name
+
+    def __getattr__(self, method):
+        return lambda *arguments, **keywords: self._call(call_method, method, arguments, keywords)
+
+    def _call(self, function, *arguments):
+        return self._process.call(self._name, function, *arguments)
+
+    def __setitem__(self, key, value):
+        self._call(operator.setitem, key, value)
+
+    def __delitem__(self, key):
+        self._call(operator.delitem, key)
+
+    def __contains__(self, key):
+        return self._call(operator.contains, key)
+
+    def __len__(self):
+        return self._call(len)
+
+    def __iter__(self):
+        return iter(self._call(list))
+
+
+def call_method(store, method, arguments, keywords):
+    return getattr(store, method)(*arguments, **keywords)
+
+
 class DictMachine(RuleBasedStateMachine):
-    """Every operation happens on the Dict, through either client, and on a dict."""
+    """Every operation happens on the Dict, through either process, and on a dict."""
 
     database: str
+    process: Process
 
     @initialize()
     def start(self):
         name = f"model-{next(_numbers)}"
-        self.clients = [pgstore.Client(self.database) for _ in range(2)]
-        self.stores = [pgstore.Dict.persist(name, client=client) for client in self.clients]
+        self.client = pgstore.Client(self.database)
+        self.stores: list[Any] = [
+            pgstore.Dict.persist(name, client=self.client),
+            DictElsewhere(self.process, name),
+        ]
         for store in self.stores:
             store.clear()
         self.model: dict = {}
@@ -56,7 +137,7 @@ class DictMachine(RuleBasedStateMachine):
 
     @property
     def store(self):
-        # Inside a transaction only its own client sees what is going on.
+        # Inside a transaction only its own process sees what is going on.
         return self.stores[0] if self.transaction else self.stores[next(_numbers) % 2]
 
     @rule(key=KEYS, value=VALUES)
@@ -134,10 +215,12 @@ class DictMachine(RuleBasedStateMachine):
 
     @rule(key=KEYS, value=VALUES)
     def mutate(self, key, value):
-        with self.store.mutate(key, "default") as entry:
-            assert entry.existed == (key in self.model)
-            assert entry.value == self.model.get(key, "default")
-            entry.value = value
+        expected = key in self.model, self.model.get(key, "default")
+        store = self.store
+        if isinstance(store, DictElsewhere):
+            assert store._call(mutate, key, "default", value) == expected
+        else:
+            assert mutate(store, key, "default", value) == expected
         self.model[key] = value
 
     @rule()
@@ -148,7 +231,7 @@ class DictMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.transaction is None)
     @rule()
     def begin(self):
-        self.transaction = self.clients[0].transaction()
+        self.transaction = self.client.transaction()
         self.transaction.__enter__()
         self.before = dict(self.model)
 
@@ -177,11 +260,14 @@ class DictMachine(RuleBasedStateMachine):
     def teardown(self):
         if getattr(self, "transaction", None):
             self.transaction.__exit__(ValueError, ValueError(), None)
-        for client in getattr(self, "clients", []):
-            client.close()
+        if hasattr(self, "client"):
+            self.client.close()
 
 
 def test_a_dict_behaves_like_a_python_dict(database):
     DictMachine.database = database
+    DictMachine.process = Process(database)
 
     run_state_machine_as_test(DictMachine, settings=settings(max_examples=25, stateful_step_count=30, deadline=None))
+
+    DictMachine.process.end()

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any, assert_type
 
 import pgstore
-from pgstore import DeadLetter, Dict, DictInfo, FileEntry, Lease, Queue, QueueInfo, Volume, VolumeInfo
+from pgstore import (
+    DeadLetter,
+    Dict,
+    DictInfo,
+    FileEntry,
+    FileStat,
+    Lease,
+    NetworkFileSystem,
+    NetworkFileSystemInfo,
+    Queue,
+    QueueInfo,
+    Volume,
+    VolumeInfo,
+)
 
 
 def blocking() -> None:
@@ -44,6 +58,18 @@ def blocking() -> None:
     assert_type(v.info(), VolumeInfo)
     for piece in v.read_file("a"):
         assert_type(piece, bytes)
+    assert_type(v.stat("a"), FileStat)
+    assert_type(v.move("a", "b"), None)
+    assert_type(v.read_only(), Volume)
+    for path, folders, names in v.walk():
+        assert_type((path, folders, names), tuple[str, list[str], list[str]])
+    with v.batch_upload(force=True) as batch:
+        batch.put_file("a", "b")
+
+    n = NetworkFileSystem.persist("n")
+    assert_type(n.info(), NetworkFileSystemInfo)
+    assert_type(n.write_file("a", io.BytesIO()), int)
+    assert_type(NetworkFileSystem.objects.list(), list[NetworkFileSystem])
 
     with pgstore.transaction() as tx:
         assert_type(tx, pgstore.Transaction)
