@@ -7,6 +7,7 @@ files as big as they are promised to work.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import io
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -39,6 +40,8 @@ SMALL_BYTES = 4096
 ENTRIES = 1_000_000  # of the large directory, and of the deep tree
 SPARSE_GIB = 1
 REAL_MIB = 256
+UPLOADED = 100_000  # files of one put_directory whose memory is looked at
+CHANGES = 1000  # of 4 KiB each, at random in the large file
 MEMORY_MB_MAX = 100
 
 MIB = 1 << 20
@@ -54,6 +57,7 @@ def contests(url: str) -> Iterator[Offer]:
         yield from small_files(field)
         yield from points(field)
         yield from costs(field)
+        yield from changing(field)
         yield from large_directory(field)
         yield from deep_tree(field)
         yield from large_files(field)
@@ -103,6 +107,14 @@ class Field:
         volume = pgstore.Volume.from_name(name, create_if_missing=True, client=self.client).hydrate()
         self._stack.callback(pgstore.Volume.objects.delete, name, allow_missing=True, client=self.client)
         return volume
+
+    def network(self, what: str, **options: Any) -> pgstore.NetworkFileSystem:
+        """A new NetworkFileSystem, gone when all is over."""
+        name = f"benchmark-files-{what}-{next(self._numbers)}"
+        kind = pgstore.NetworkFileSystem
+        store = kind.from_name(name, create_if_missing=True, client=self.client, **options).hydrate()
+        self._stack.callback(kind.objects.delete, name, allow_missing=True, client=self.client)
+        return store
 
     def delete(self, store: Any) -> None:
         type(store).objects.delete(store.name, client=self.client)
@@ -360,8 +372,6 @@ def small_files(field: Field) -> Iterator[Offer]:
         place = field.place()
         return timed(lambda: copy_directory(field.small, place), SMALL_FILES)
 
-    if not hasattr(pgstore.Volume, "get_directory"):
-        return
     yield Contest(
         "get_directory of them", ours_back, local_back, 0.5, "files/s", "copying them from a local directory", 9
     )
@@ -462,6 +472,47 @@ def costs(field: Field) -> Iterator[Offer]:
     yield Limit(f"{name}: space per byte", measured(space_bytes, small, SMALL_FILES * SMALL_BYTES), 1.5, "", 1)
 
 
+def changing(field: Field) -> Iterator[Offer]:
+    """What it costs the log to change 4 KiB in the middle of a file, beginning after a checkpoint, which is when it costs most."""
+
+    def measured(**options: Any) -> Callable[[], float]:
+        def measure() -> float:
+            store = field.network("change", **options)
+            with store.open("file", "wb") as file, field.large.open("rb") as source:
+                while data := source.read(MIB):
+                    file.write(data)
+            field.connection.execute("CHECKPOINT")
+            before = wal_bytes(field)
+            data = os.urandom(4096)
+            draw = random.Random(1).randrange
+            with store.open("file", "r+b", buffering=0) as file:
+                for _ in range(CHANGES):
+                    file.seek(draw(FILE_MIB * MIB // 4096) * 4096)
+                    file.write(data)
+            cost = (wal_bytes(field) - before) / (CHANGES * 4096)
+            field.delete(store)
+            return cost
+
+        return measure
+
+    name = f"4 KiB written at random into {FILE_MIB} MiB: WAL per byte"
+    yield Limit(f"{name}, rows of 64 KiB", measured(), 40, "", 1)
+    yield Limit(f"{name}, rows of 16 KiB", measured(chunk_size=16384), 40, "", 1)
+    yield Limit(f"{name}, large objects", measured(storage="large_object"), 5, "", 1)
+
+    def appended() -> float:
+        store = field.network("append")
+        before = wal_bytes(field)
+        with store.open("file", "wb") as file, field.large.open("rb") as source:
+            while data := source.read(MIB):
+                file.write(data)
+        cost = (wal_bytes(field) - before) / (FILE_MIB * MIB)
+        field.delete(store)
+        return cost
+
+    yield Limit(f"{FILE_MIB} MiB written in order into a NetworkFileSystem: WAL per byte", appended, 1.10, "", 1)
+
+
 def wal_bytes(field: Field) -> float:
     return one(field, "SELECT pg_current_wal_insert_lsn() - '0/0'")
 
@@ -530,16 +581,41 @@ def _million(field: Field, *, deep: bool) -> Iterator[Offer]:
     def volume() -> pgstore.Volume:
         volume = field.volume("million")
         fill(field, volume, 10 if deep else ENTRIES)
+        volume.mkdir("empty")
         return volume
 
     def listed() -> float:
-        turn = timed(lambda: sum(1 for _ in volume().iterdir("top", recursive=deep)), ENTRIES)
+        turn = timed(lambda: consume(volume().iterdir("top", recursive=deep)), ENTRIES)
         return turn.value("µs")
+
+    def named() -> float:
+        turn = timed(lambda: consume(volume().walk("top")), ENTRIES)
+        return turn.value("µs")
+
+    def renaming(name: str) -> Callable[[], float]:
+        def candidate() -> float:
+            for _ in range(10):
+                volume().move(name, f"{name} moved")
+                volume().move(f"{name} moved", name)
+            return 20
+
+        return candidate
+
+    def remembered(what: str) -> Callable[[], float]:
+        return lambda: peak(field, volume(), what)
 
     what = f"{ENTRIES:,} entries, {'ten to a directory' if deep else 'one directory'}"
     yield Limit(f"{what}: iterdir, per entry", listed, 1e6 / 150_000, "µs", 5)
-    yield Limit(f"{what}: peak memory of iterdir", lambda: peak(field, volume(), "list"), MEMORY_MB_MAX, "MB", 1)
-    yield Limit(f"{what}: peak memory of remove", lambda: peak(field, volume(), "remove"), MEMORY_MB_MAX, "MB", 1)
+    yield Limit(f"{what}: names by walk, per entry", named, 1e6 / 300_000, "µs", 5)
+    yield Contest(f"{what}: move", renaming("top"), renaming("empty"), 2.0, "ms", "of an empty directory")
+    yield Limit(f"{what}: peak memory of iterdir, walk", remembered("list"), MEMORY_MB_MAX, "MB", 1)
+    yield Limit(f"{what}: peak memory of 10,000 × stat", remembered("stat"), MEMORY_MB_MAX, "MB", 1)
+    yield Limit(f"{what}: peak memory of move", remembered("move"), MEMORY_MB_MAX, "MB", 1)
+    yield Limit(f"{what}: peak memory of remove_file", remembered("remove"), MEMORY_MB_MAX, "MB", 1)
+
+
+def consume(iterator: Iterable[object]) -> None:
+    collections.deque(iterator, maxlen=0)
 
 
 def large_files(field: Field) -> Iterator[Offer]:
@@ -561,12 +637,26 @@ def large_files(field: Field) -> Iterator[Offer]:
                 file.write(os.urandom(MIB))
         return path
 
-    for name, source in ((f"a sparse file of {SPARSE_GIB} GiB", sparse), (f"a file of {REAL_MIB} MiB", real)):
-        yield Limit(
-            f"{name}: peak memory, there and back",
-            lambda source=source: peak(field, field.volume("large"), f"move {source()}"),  # type: ignore[misc]
-            *(MEMORY_MB_MAX, "MB", 1),
-        )
+    @functools.cache
+    def many() -> Path:
+        folder = field.place()
+        for number in range(UPLOADED):
+            path = folder / f"{number % DIRECTORIES:02}" / f"{number:06}"
+            if number < DIRECTORIES:
+                path.parent.mkdir(parents=True)
+            path.write_bytes(b"x" * 500)
+        return folder
+
+    for name, source, what in (
+        (f"a sparse file of {SPARSE_GIB} GiB", sparse, "file"),
+        (f"a file of {REAL_MIB} MiB", real, "file"),
+        (f"a directory of {UPLOADED:,} files", many, "directory"),
+    ):
+
+        def remembered(source: Callable[[], Path] = source, what: str = what) -> float:
+            return peak(field, field.volume("large"), f"{what} {source()}")
+
+        yield Limit(f"{name}: peak memory, there and back", remembered, MEMORY_MB_MAX, "MB", 1)
 
 
 def peak(field: Field, volume: pgstore.Volume, what: str) -> float:
@@ -582,11 +672,22 @@ def alone(url: str, name: str, what: str) -> None:
         volume = pgstore.Volume.from_name(name, client=client)
         match what.split(maxsplit=1):
             case ["list"]:
-                assert sum(1 for _ in volume.iterdir("top", recursive=True)) >= ENTRIES
+                assert sum(1 for _ in volume.iterdir("top", recursive=True)) > ENTRIES
+                consume(volume.walk("top"))
+            case ["stat"]:
+                for entry in itertools.islice(volume.iterdir("top", recursive=True), 10_000):
+                    volume.stat(entry.path)
+            case ["move"]:
+                volume.move("top", "elsewhere")
+                volume.move("elsewhere", "top")
             case ["remove"]:
                 volume.remove_file("top", recursive=True)
-            case ["move", path]:
+            case ["file", path]:
                 volume.put_file(path, "file")
                 volume.get_file("file", f"{path}.back")
                 os.unlink(f"{path}.back")
+            case ["directory", path]:
+                volume.put_directory(path, "/")
+                volume.get_directory("/", f"{path}.back")
+                shutil.rmtree(f"{path}.back")
     print(peers.peak_megabytes())
