@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, Generic, ParamSpec, Self, TypeVar, cast
 
 from pgstore import errors
 from pgstore.client import Client, default_client
-from pgstore.client.session import delete_store
+from pgstore.client.session import delete_store, unlink_large_objects
 from pgstore.client.transaction import Transaction
 from pgstore.core.method import Doc
 from pgstore.core.names import check_name
@@ -355,6 +355,7 @@ class Store:
             facts is not None and self._owner_pid == os.getpid()
         ):  # a forked child leaves the `with` block of its parent, too
             yield from atomic(delete_store(facts.id))
+            yield from unlink_large_objects(facts.id)
 
     # ------------------------------------------------------------------------------------------------------ pickling
 
@@ -541,6 +542,7 @@ class Objects(Generic[S]):
         facts = yield from store._find()
         if facts is not None:
             yield from atomic(delete_store(facts.id))
+            yield from unlink_large_objects(facts.id)
         elif not allow_missing:
             raise errors.NotFoundError(
                 f"there is no {store._noun} named {name!r} in environment {store._environment!r}; "

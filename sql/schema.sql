@@ -1508,6 +1508,57 @@ BEGIN
 END
 $function$;
 
+-- Large objects of stores that were deleted, to be unlinked a few at a time. Whoever could write here could unlink anybody's.
+CREATE TABLE pgstore.large_object_left (
+    store_id     bigint NOT NULL,
+    large_object oid NOT NULL,
+    PRIMARY KEY (store_id, large_object)
+);
+
+-- Before the rows of a store are deleted: note its large objects.
+CREATE FUNCTION pgstore.large_objects_leave(p_store_id bigint) RETURNS bigint
+LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    noted bigint;
+BEGIN
+    WITH gone AS (
+         DELETE FROM pgstore.extent WHERE store_id = p_store_id),
+    chunks AS (
+         DELETE FROM pgstore.chunk WHERE store_id = p_store_id AND large_object IS NOT NULL RETURNING large_object)
+    INSERT INTO pgstore.large_object_left (store_id, large_object)
+    SELECT p_store_id, c.large_object
+      FROM chunks c;
+    GET DIAGNOSTICS noted = ROW_COUNT;
+    RETURN noted;
+END
+$function$;
+
+-- Unlinks some of them. Returns how many; each takes a lock until the commit, of which a server has a few thousand.
+CREATE FUNCTION pgstore.large_objects_unlink(p_store_id bigint) RETURNS bigint
+LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    unlinked bigint := 0;
+    gone     oid;
+BEGIN
+    FOR gone IN
+        DELETE FROM pgstore.large_object_left
+         WHERE ctid = ANY (ARRAY(SELECT ctid
+                                   FROM pgstore.large_object_left
+                                  WHERE store_id = p_store_id
+                                  LIMIT 1000
+                                    FOR UPDATE SKIP LOCKED))
+        RETURNING large_object
+    LOOP
+        PERFORM FROM pg_largeobject_metadata m WHERE m.oid = gone;
+        IF FOUND THEN  -- not after a restore without large objects
+            PERFORM lo_unlink(gone);
+        END IF;
+        unlinked := unlinked + 1;
+    END LOOP;
+    RETURN unlinked;
+END
+$function$;
+
 -- data with piece written at p_offset; what lies between becomes zeros.
 CREATE FUNCTION pgstore.bytes_overlaid(data bytea, p_offset integer, piece bytea) RETURNS bytea
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
@@ -1698,7 +1749,7 @@ BEGIN
            AND i.version_to = 9223372036854775807
            FOR UPDATE;
     ELSE
-        SELECT i.blob_id
+        SELECT i.blob_id, i.size_bytes, NULL::bytea AS inline_data
           INTO there
           FROM pgstore.inode i
          WHERE i.store_id = p_store_id

@@ -181,6 +181,54 @@ BEGIN
 END
 $function$;
 
+CREATE TABLE pgstore.large_object_left (
+    store_id     bigint NOT NULL,
+    large_object oid NOT NULL,
+    PRIMARY KEY (store_id, large_object)
+);
+
+CREATE FUNCTION pgstore.large_objects_leave(p_store_id bigint) RETURNS bigint
+LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    noted bigint;
+BEGIN
+    WITH gone AS (
+         DELETE FROM pgstore.extent WHERE store_id = p_store_id),
+    chunks AS (
+         DELETE FROM pgstore.chunk WHERE store_id = p_store_id AND large_object IS NOT NULL RETURNING large_object)
+    INSERT INTO pgstore.large_object_left (store_id, large_object)
+    SELECT p_store_id, c.large_object
+      FROM chunks c;
+    GET DIAGNOSTICS noted = ROW_COUNT;
+    RETURN noted;
+END
+$function$;
+
+CREATE FUNCTION pgstore.large_objects_unlink(p_store_id bigint) RETURNS bigint
+LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    unlinked bigint := 0;
+    gone     oid;
+BEGIN
+    FOR gone IN
+        DELETE FROM pgstore.large_object_left
+         WHERE ctid = ANY (ARRAY(SELECT ctid
+                                   FROM pgstore.large_object_left
+                                  WHERE store_id = p_store_id
+                                  LIMIT 1000
+                                    FOR UPDATE SKIP LOCKED))
+        RETURNING large_object
+    LOOP
+        PERFORM FROM pg_largeobject_metadata m WHERE m.oid = gone;
+        IF FOUND THEN  -- not after a restore without large objects
+            PERFORM lo_unlink(gone);
+        END IF;
+        unlinked := unlinked + 1;
+    END LOOP;
+    RETURN unlinked;
+END
+$function$;
+
 CREATE FUNCTION pgstore.bytes_overlaid(data bytea, p_offset integer, piece bytea) RETURNS bytea
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
 DECLARE
@@ -359,7 +407,7 @@ BEGIN
            AND i.version_to = 9223372036854775807
            FOR UPDATE;
     ELSE
-        SELECT i.blob_id
+        SELECT i.blob_id, i.size_bytes, NULL::bytea AS inline_data
           INTO there
           FROM pgstore.inode i
          WHERE i.store_id = p_store_id

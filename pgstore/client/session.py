@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from pgstore import errors
-from pgstore.core.operation import Op, Query, atomic
+from pgstore.core.operation import Apart, Op, Query, atomic
 from pgstore.core.statement import Statement
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ _LOCK_ENTRIES: Final = Statement(
     "int8",
 )
 DELETE_ROWS = [Statement(f"DELETE FROM pgstore.{table} WHERE store_id = $1", "int8") for table in _TABLES]
+LEAVE_LARGE_OBJECTS = Statement("SELECT pgstore.large_objects_leave($1)", "int8")
+UNLINK_LARGE_OBJECTS = Statement("SELECT pgstore.large_objects_unlink($1)", "int8")
 DELETE_STORE = Statement("DELETE FROM pgstore.store WHERE id = $1", "int8")
 
 
@@ -79,9 +81,21 @@ def delete_store(store_id: int) -> Op[int]:
     # The store's row first: inserts that read it meanwhile wait for nothing, and those that come after find none.
     deleted: int = yield Query(DELETE_STORE, store_id)
     yield Query(_LOCK_ENTRIES, store_id)
+    yield Query(LEAVE_LARGE_OBJECTS, store_id)
     for statement in DELETE_ROWS:
         yield Query(statement, store_id)
     return deleted
+
+
+def unlink_large_objects(store_id: int) -> Op[None]:
+    """Unlink the large objects of a deleted store, a few in each transaction; those of one that is not deleted yet stay."""
+    while (yield Apart(_unlink_some(store_id))):
+        pass
+
+
+def _unlink_some(store_id: int) -> Op[int]:
+    ((unlinked,),) = yield Query(UNLINK_LARGE_OBJECTS, store_id)
+    return unlinked  # type: ignore[no-any-return]
 
 
 def sweep() -> Op[None]:
@@ -145,6 +159,7 @@ class Session:
             return
         for (store_id,) in (yield Query(STORES_OF, [self._id])):
             yield from atomic(delete_store(store_id))
+            yield from unlink_large_objects(store_id)
         yield Query(END, self._id)
         self._id = None
 
@@ -162,7 +177,7 @@ class Session:
         """One round of housekeeping: delete what is unwanted, and beat."""
         while self._unwanted:
             yield from atomic(delete_store(self._unwanted[0]))
-            self._unwanted.popleft()
+            yield from unlink_large_objects(self._unwanted.popleft())
         yield from self._run_errands()
         if self._id is not None and not (yield Query(BEAT, self._id)):
             self._id = None  # swept: we were silent for too long. What we owned is gone, and says so when used

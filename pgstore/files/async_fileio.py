@@ -87,6 +87,9 @@ class AsyncFile(Generic[S]):
         self._check_open()
         if not self._opened.can_write:
             raise io.UnsupportedOperation(f"file {self.name!r} is not open for writing")
+        self._check_whole()
+
+    def _check_whole(self) -> None:
         if self._is_broken:
             raise errors.InvalidError(
                 f"an earlier write to {self.name!r} failed, and nothing of it is kept; write it anew"
@@ -105,9 +108,10 @@ class AsyncFile(Generic[S]):
     async def _read_bytes(self, length: int) -> bytes:
         await self._write_pending()
         if length < 0:
-            data = b"".join(await self._run(self._opened.read_rest(self._position)))
-            self._position += len(data)
-            return data
+            data = io.BytesIO()
+            await self._run(self._opened.read_rest(self._position, data.write))
+            self._position += data.tell()
+            return data.getvalue()
         parts: list[bytes] = []
         while length and (part := await self._read_some(length)):
             parts.append(part)
@@ -185,9 +189,9 @@ class AsyncFile(Generic[S]):
         if self._closed:
             return
         try:
-            if not self._is_broken:
-                await self._write_pending()
-                await self._run(self._opened.close())
+            self._check_whole()
+            await self._write_pending()
+            await self._run(self._opened.close())
         finally:
             self._closed = True
             if self._is_broken:

@@ -15,7 +15,8 @@ import re
 import struct
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeAlias
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from pgstore import errors
 from pgstore.core.operation import Call, CopyOut, Many, Op, Query
@@ -114,7 +115,10 @@ _READ_FILE: Final = f"""
 """
 READ_FILE = Statement(_READ_FILE, "int8 int8 int8 int8", reads=True)
 
+Bytes: TypeAlias = bytes | memoryview
 Piece: TypeAlias = tuple[int, bytes]  # where in the file, what
+PieceView: TypeAlias = tuple[int, Bytes]  # the same, perhaps as a part of something larger
+B = TypeVar("B", bytes, Bytes)
 
 
 class Contents(NamedTuple):
@@ -242,20 +246,20 @@ def read_blob(store_id: int, blob_id: int, start: int, end: int) -> Op[list[Piec
     return _present(rows, blob_id)
 
 
-def copy_blob(store_id: int, blob_id: int, start: int, end: int) -> Op[list[Piece]]:
+def copy_blob(store_id: int, blob_id: int, start: int, end: int) -> Op[list[PieceView]]:
     """`read_blob` for much at once, at most `COPY_BYTES`: quicker by a third, but planned anew each time."""
-    rows: list[tuple[bytes | None, ...]] = []
+    rows: list[tuple[memoryview | None, ...]] = []
     yield _copy(_READ_BLOB, rows, store_id, blob_id, start, end)
     return _present([(_number(offset), data or b"") for offset, data in rows], blob_id)
 
 
-def _present(rows: list[tuple[int | None, bytes]], blob_id: int) -> list[Piece]:
+def _present(rows: list[tuple[int, B]], blob_id: int) -> list[tuple[int, B]]:
     if not rows:
         raise errors.StaleFile(
             f"the contents of the open file were collected (blob {blob_id}): it was replaced or removed, and the version that had "
             "it is not kept any more; open it again"
         )
-    return sorted((offset, data) for offset, data in rows if offset is not None)
+    return sorted(((offset, data) for offset, data in rows if data), key=itemgetter(0))
 
 
 def read_file(store_id: int, ino: int, start: int, end: int) -> Op[tuple[int, list[Piece]]]:
@@ -269,26 +273,26 @@ def read_file(store_id: int, ino: int, start: int, end: int) -> Op[tuple[int, li
     return _of_file(rows, ino, start)
 
 
-def copy_file(store_id: int, ino: int, start: int, end: int) -> Op[tuple[int, list[Piece]]]:
+def copy_file(store_id: int, ino: int, start: int, end: int) -> Op[tuple[int, list[PieceView]]]:
     """`read_file` as `copy_blob` does it."""
-    rows: list[tuple[bytes | None, ...]] = []
+    rows: list[tuple[memoryview | None, ...]] = []
     yield _copy(_READ_FILE, rows, store_id, ino, start, end)
     numbered = [(_number(offset), data or b"", _number(size), inline) for offset, data, size, inline in rows]
     return _of_file(numbered, ino, start)
 
 
-def _of_file(rows: list[tuple[Any, ...]], ino: int, start: int) -> tuple[int, list[Piece]]:
+def _of_file(rows: list[tuple[Any, ...]], ino: int, start: int) -> tuple[int, list[Any]]:
     if not rows:
         raise errors.StaleFile(f"the open file (inode {ino}) was removed and then collected; nothing of it is left")
     size, inline = rows[0][2:]
     if inline:
         return size, [(start, inline)]
-    return size, sorted((offset, data) for offset, data, _, _ in rows if offset is not None)
+    return size, sorted(((offset, data) for offset, data, _, _ in rows if data), key=itemgetter(0))
 
 
-def filled(pieces: list[Piece], start: int, end: int) -> list[bytes]:
+def filled(pieces: list[tuple[int, B]], start: int, end: int) -> list[B]:
     """*pieces*, which are within [*start*, *end*), as bytes that follow each other: holes filled."""
-    result: list[bytes] = []
+    result: list[B] = []
     for offset, data in pieces:
         if offset > start:
             result += _hole(offset - start)
@@ -307,7 +311,7 @@ _short = struct.Struct("!h").unpack_from
 _integer = struct.Struct("!i").unpack_from
 
 
-def _copy(sql: str, rows: list[tuple[bytes | None, ...]], *values: int) -> CopyOut:
+def _copy(sql: str, rows: list[tuple[memoryview | None, ...]], *values: int) -> CopyOut:
     """COPY the result of *sql* into *rows*; parameters, which COPY has not, are written into it."""
     with_values = re.sub(r"\$(\d)", lambda match: f"{values[int(match[1]) - 1]:d}::bigint", sql)
 
@@ -320,16 +324,17 @@ def _copy(sql: str, rows: list[tuple[bytes | None, ...]], *values: int) -> CopyO
             return
         (fields,) = _short(block, at)
         at += 2
-        row: list[bytes | None] = []
+        row: list[memoryview | None] = []
+        view = memoryview(block)
         for _ in range(fields):
             (length,) = _integer(block, at)
             at += 4
-            row.append(None if length < 0 else block[at : at + length])
+            row.append(None if length < 0 else view[at : at + length])
             at += max(length, 0)
         rows.append(tuple(row))
 
     return CopyOut(f"COPY ({with_values}) TO STDOUT (FORMAT binary)", take)
 
 
-def _number(field: bytes | None) -> int | None:
-    return None if field is None else int.from_bytes(field, "big", signed=True)
+def _number(field: memoryview | None) -> int:
+    return 0 if field is None else int.from_bytes(field, "big", signed=True)

@@ -10,6 +10,7 @@ from pgstore.files.contents import (
     BATCH_BYTES,
     COPY_BYTES,
     Piece,
+    PieceView,
     copy_blob,
     copy_file,
     filled,
@@ -50,26 +51,42 @@ class Reader:
     def next(self) -> Op[list[bytes] | None]:
         """The next pieces, at most `BATCH_BYTES` together; None at the end."""
         start = self.at
-        present = yield from self.next_present(BATCH_BYTES)
-        return None if present is None else filled(present, start, self.at)
-
-    def next_present(self, bytes_max: int = COPY_BYTES) -> Op[list[Piece] | None]:
-        """The next pieces that are not holes, as (offset, bytes), of at most *bytes_max* of the file; None at the end."""
-        start = self.at
         if start >= self.size_bytes:
             return None
-        end = min(start + bytes_max, self.size_bytes)
-        small = end - start <= BATCH_BYTES
+        end = min(start + BATCH_BYTES, self.size_bytes)
+        pieces: list[Piece]
         if self._in_place:
-            read_live = read_file if small else copy_file
-            self.size_bytes, pieces = yield from read_live(self._store_id, self._node.ino, start, end)
+            self.size_bytes, pieces = yield from read_file(self._store_id, self._node.ino, start, end)
         elif self._node.blob_id is None:
             pieces = [(0, self._node.inline_data or b"")]
         else:
-            read = read_blob if small else copy_blob
-            pieces = yield from read(self._store_id, self._node.blob_id, start, end)
-        self.at = min(end, max(start, self.size_bytes))
+            pieces = yield from read_blob(self._store_id, self._node.blob_id, start, end)
+        self._advance(end)
+        return filled(pieces, start, self.at)
+
+    def next_present(self) -> Op[list[PieceView] | None]:
+        """The next pieces that are not holes, as (offset, bytes), of at most `COPY_BYTES` of the file; None at the end."""
+        start = self.at
+        if start >= self.size_bytes:
+            return None
+        end = min(start + COPY_BYTES, self.size_bytes)
+        pieces: list[PieceView]
+        if self.size_bytes <= BATCH_BYTES:
+            pieces, at = [], start
+            for piece in (yield from self.next()) or ():
+                pieces.append((at, piece))
+                at += len(piece)
+            return pieces
+        if self._in_place:
+            self.size_bytes, pieces = yield from copy_file(self._store_id, self._node.ino, start, end)
+        else:
+            assert self._node.blob_id is not None
+            pieces = yield from copy_blob(self._store_id, self._node.blob_id, start, end)
+        self._advance(end)
         return pieces
+
+    def _advance(self, end: int) -> None:
+        self.at = min(end, max(self.at, self.size_bytes))
 
 
 def get_file(tree: Tree, names: Names, local: LocalFile, progress: Progress) -> Op[None]:
@@ -86,7 +103,7 @@ def _download(tree: Tree, node: Node, local: LocalFile, progress: Progress) -> O
         at = 0
         while (present := (yield from reader.next_present())) is not None:
             if target.can_skip:
-                yield Call(partial(_write_at, target, present))
+                yield Call(partial(target.write_at, present))
             else:
                 yield Call(partial(target.write, filled(present, at, reader.at)))
             progress.bytes(reader.at - at)
@@ -116,8 +133,3 @@ def get_directory(tree: Tree, names: Names, folder: LocalFolder, progress: Progr
                 else:
                     place = yield Call(partial(folder.place, path))
                     yield from _download(tree, found.found, place, progress)
-
-
-def _write_at(target: Target, pieces: list[Piece]) -> None:
-    for offset, data in pieces:
-        target.write_at(offset, data)

@@ -121,10 +121,10 @@ class RawFile(io.RawIOBase):
 
     def readall(self) -> bytes:
         self._check_reads()
-        pieces = self._run(self._opened.read_rest(self._position))
-        data = b"".join(pieces)
-        self._position += len(data)
-        return data
+        data = io.BytesIO()
+        self._run(self._opened.read_rest(self._position, data.write))
+        self._position += data.tell()
+        return data.getvalue()  # which copies nothing
 
     def _check_reads(self) -> None:
         self._check_open()
@@ -190,8 +190,9 @@ class RawFile(io.RawIOBase):
         if self.closed:
             return
         try:
-            if self._is_broken:
+            if self._is_broken and not self._is_abandoned:
                 self.abandon()
+                self._check_whole()
             elif self._late is not None:
                 self._opened.write_later(self._late)
             elif not self._is_abandoned:

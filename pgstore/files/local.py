@@ -11,7 +11,7 @@ import fnmatch
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, TypeAlias
 
@@ -21,6 +21,7 @@ from pgstore.files.contents import BATCH_BYTES, INLINE_BYTES_MAX
 LocalFile: TypeAlias = str | Path | BinaryIO
 BATCH_FILES: Final = 500
 FILE_OBJECT_MODE: Final = 0o644
+_BUFFERS_MAX: Final = 256  # of one system call; IOV_MAX of Linux is 1024
 
 
 @contextlib.contextmanager
@@ -255,7 +256,7 @@ class Target:
         """Whether holes can be left out, and stay holes."""
         return self._temporary is not None
 
-    def write(self, pieces: list[bytes]) -> None:
+    def write(self, pieces: Sequence[bytes | memoryview]) -> None:
         with explained(self._name):
             for piece in pieces:
                 written = self._write(piece)
@@ -263,16 +264,33 @@ class Target:
                     piece = piece[written:]
                     written = self._write(piece)
 
-    def _write(self, piece: bytes) -> int | None:
+    def _write(self, piece: bytes | memoryview) -> int | None:
         try:
             return self._file.write(piece)  # type: ignore[no-any-return]
         except TypeError as exc:
             raise errors.InvalidError(f"{self._name} takes no bytes: open it in binary mode") from exc
 
-    def write_at(self, offset: int, data: bytes) -> None:
+    def write_at(self, pieces: Sequence[tuple[int, bytes | memoryview]]) -> None:
+        """Write pieces to their places in the file, in order; only where `can_skip`."""
+        run: list[bytes | memoryview] = []
+        start = end = 0
+        for offset, data in pieces:
+            if offset != end or len(run) == _BUFFERS_MAX:
+                self._write_run(start, run)
+                start, run = offset, []
+            run.append(data)
+            end = offset + len(data)
+        self._write_run(start, run)
+
+    def _write_run(self, offset: int, run: list[bytes | memoryview]) -> None:
         with explained(self._name):
-            self._file.seek(offset)
-        self.write([data])
+            while run:
+                written = os.pwritev(self._file.fileno(), run, offset)
+                offset += written
+                while run and written >= len(run[0]):
+                    written -= len(run.pop(0))
+                if written:
+                    run[0] = memoryview(run[0])[written:]
 
     def finish(self, size_bytes: int) -> None:
         if not self._ours:

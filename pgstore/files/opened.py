@@ -21,7 +21,17 @@ from pgstore.core.clock import monotonic
 from pgstore.core.operation import Apart, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.files import in_place
-from pgstore.files.contents import BATCH_BYTES, COPY_BYTES, Contents, copy_blob, filled, read_blob
+from pgstore.files.contents import (
+    BATCH_BYTES,
+    COPY_BYTES,
+    Bytes,
+    Contents,
+    PieceView,
+    copy_blob,
+    copy_file,
+    filled,
+    read_blob,
+)
 from pgstore.files.staged import Staged
 
 READ_AHEAD_MIN: Final = 64 * 1024
@@ -53,8 +63,8 @@ class Opened:
         """The next bytes from *offset*, at most *length* and perhaps fewer; none at the end only."""
         raise AssertionError("not open for reading")
 
-    def read_rest(self, offset: int) -> Op[list[bytes]]:
-        """All from *offset* to the end."""
+    def read_rest(self, offset: int, take: Callable[[Bytes], object]) -> Op[None]:
+        """Give all from *offset* to the end to *take*, piece by piece."""
         raise AssertionError("not open for reading")
 
     def write(self, offset: int, data: bytes | memoryview) -> Op[int]:
@@ -110,17 +120,20 @@ class OpenedContents(Opened):
             return [(inline or b"")[offset:end]]
         return filled((yield from read_blob(self._store_id, blob_id, offset, end)), offset, end)
 
-    def read_rest(self, offset: int) -> Op[list[bytes]]:
-        size, blob_id, _ = self._contents
+    def read_rest(self, offset: int, take: Callable[[Bytes], object]) -> Op[None]:
+        size, blob_id, inline = self._contents
         if blob_id is None:
-            return (yield from self.read(offset, size))
-        pieces: list[bytes] = []
+            take((inline or b"")[offset:])
+            return
         while offset < size:
             end = min(offset + COPY_BYTES, size)
-            read = read_blob if end - offset <= BATCH_BYTES else copy_blob
-            pieces += filled((yield from read(self._store_id, blob_id, offset, end)), offset, end)
+            if end - offset <= BATCH_BYTES:
+                pieces: list[PieceView] = [*(yield from read_blob(self._store_id, blob_id, offset, end))]
+            else:
+                pieces = yield from copy_blob(self._store_id, blob_id, offset, end)
+            for piece in filled(pieces, offset, end):
+                take(piece)
             offset = end
-        return pieces
 
     def size(self) -> Op[int]:
         yield from ()
@@ -207,15 +220,20 @@ class OpenedInPlace(Opened):
         _, pieces = yield from in_place.read_at(self._store_id, self._ino, offset, min(length, in_place.CALL_BYTES))
         return pieces
 
-    def read_rest(self, offset: int) -> Op[list[bytes]]:
+    def read_rest(self, offset: int, take: Callable[[Bytes], object]) -> Op[None]:
         yield from self._hold.keep()
-        pieces: list[bytes] = []
-        while True:
-            more = yield from self.read(offset, in_place.CALL_BYTES)
-            if not more:
-                return pieces
-            pieces += more
-            offset += sum(map(len, more))
+        # Most files are small: one look, of one state. The rest of a large one as quickly as it goes.
+        size, pieces = yield from in_place.read_at(self._store_id, self._ino, offset, in_place.CALL_BYTES)
+        for piece in pieces:
+            take(piece)
+        offset += in_place.CALL_BYTES
+        while offset < size:
+            end = min(offset + COPY_BYTES, size)
+            size, present = yield from copy_file(self._store_id, self._ino, offset, end)
+            end = max(offset, min(end, size))
+            for view in filled(present, offset, end):
+                take(view)
+            offset = end
 
     def write(self, offset: int, data: bytes | memoryview) -> Op[int]:
         yield from self._hold.keep()

@@ -94,6 +94,19 @@ BEGIN
                 EXECUTE format('ALTER %s %s OWNER TO %I', object.kind, object.name, owner);
             END LOOP;
 
+            -- Large objects are used with the rights of the functions' owner. Each takes a lock, so no more at once: run it again.
+            IF to_regclass('pgstore.large_object_left') IS NOT NULL THEN
+                FOR object IN
+                    SELECT k.large_object AS name
+                      FROM pgstore.chunk k
+                      JOIN pg_largeobject_metadata m ON m.oid = k.large_object
+                     WHERE pg_get_userbyid(m.lomowner) <> owner AND pg_has_role(m.lomowner, 'USAGE')
+                     LIMIT 5000
+                LOOP
+                    EXECUTE format('ALTER LARGE OBJECT %s OWNER TO %I', object.name, owner);
+                END LOOP;
+            END IF;
+
             -- The schema too, where PostgreSQL lets the current role: that takes CREATE on the database.
             IF EXISTS (SELECT FROM pg_namespace n
                         WHERE n.nspname = 'pgstore' AND pg_get_userbyid(n.nspowner) <> owner AND pg_has_role(n.nspowner, 'USAGE'))
@@ -110,7 +123,8 @@ BEGIN
         FOR object IN
             SELECT p.oid::regprocedure::text AS name
               FROM pg_proc p
-             WHERE p.pronamespace = 'pgstore'::regnamespace AND p.provolatile <> 'v' AND NOT p.prosecdef
+             WHERE p.pronamespace = 'pgstore'::regnamespace AND p.provolatile <> 'v'
+               AND (NOT p.prosecdef OR p.proname = 'chunk_read')  -- which reads what belongs to a store, and nothing else
         LOOP
             EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %I', object.name, reader);
         END LOOP;
@@ -126,10 +140,17 @@ BEGIN
               FROM pg_class c
              WHERE c.relnamespace = 'pgstore'::regnamespace
                AND c.relkind IN ('r', 'p')
-               AND c.relname NOT IN ('installation', 'schema_revision')
+               AND c.relname NOT IN ('installation', 'schema_revision', 'chunk', 'large_object_left')
         LOOP
             EXECUTE format('GRANT INSERT, UPDATE, DELETE ON TABLE %s TO %I', object.name, writer);
         END LOOP;
+        -- Which large object a chunk is, is for functions to say: they read, write and unlink it with their owner's rights. An
+        -- older pgstore granted more. Not to the owner, who would lose it.
+        IF to_regclass('pgstore.large_object_left') IS NOT NULL AND writer <> owner
+           AND (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = 'pgstore.chunk'::regclass) <> writer THEN
+            EXECUTE format('REVOKE INSERT, UPDATE ON TABLE pgstore.chunk FROM %I', writer);
+            EXECUTE format('GRANT INSERT (store_id, id, data), UPDATE (data), DELETE ON TABLE pgstore.chunk TO %I', writer);
+        END IF;
     END IF;
 END
 $roles$;

@@ -1,0 +1,200 @@
+"""Storage "large_object": what a role that may only use pgstore reaches, which is its stores and nobody's objects; and deletion."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import psycopg
+import pytest
+
+import pgstore
+from pgstore import NetworkFileSystem, Volume, migrate
+from pgstore.files import in_place
+from tests.migration.conftest import Cluster, url_as
+
+MIB = 1024 * 1024
+OBJECTS = "SELECT count(*) FROM pg_largeobject_metadata"
+
+
+@pytest.fixture(params=["server", "server18"])
+def cluster(request):
+    cluster = Cluster(request.getfixturevalue(request.param))
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def place(cluster):
+    """A migrated database, as its administrator, a writer and a reader see it."""
+    roles, url = cluster.roles(), cluster.database()
+    migrate.upgrade(url, roles=roles)
+    members = []
+    for role in (roles.writer, roles.reader):
+        login = cluster.login()
+        cluster.grant(role, login)
+        members.append(url_as(url, login))
+    return url, *members
+
+
+def refused(cluster, url, statement, *parameters):
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        cluster.execute(url, statement, *parameters)
+    return True
+
+
+@pytest.mark.parametrize("cls", [Volume, NetworkFileSystem])
+def test_a_writer_writes_and_a_reader_reads(cluster, place, cls):
+    """
+    With the rights of the functions' owner, for neither role may touch an object itself.
+    """
+    url, writer, reader = place
+    data = bytearray(os.urandom(5 * MIB + 17))
+
+    with pgstore.Client(writer) as client:
+        store = cls.from_name("s", create_if_missing=True, client=client, storage="large_object")
+        store.put_file(io.BytesIO(data), "put")
+        with store.open("opened", "wb") as file:
+            file.write(data)
+        if cls is NetworkFileSystem:
+            with store.open("put", "r+b", buffering=0) as file:
+                file.seek(2 * MIB - 5)
+                file.write(b"x" * 10)
+                data[2 * MIB - 5 : 2 * MIB + 5] = b"x" * 10
+                file.truncate(4 * MIB + 3)
+                del data[4 * MIB + 3 :]
+                file.seek(0, os.SEEK_END)
+                file.write(b"end")
+                data += b"end"
+        assert b"".join(store.read_file("put")) == data
+    with pgstore.Client(reader) as client:
+        store = cls.from_name("s", client=client)
+        assert b"".join(store.read_file("put")) == data
+        with store.open("put", "rb") as file:
+            assert file.read() == data
+            file.seek(MIB - 5)
+            assert file.read(10) == data[MIB - 5 : MIB + 5]
+        with pytest.raises(PermissionError):
+            store.put_file(io.BytesIO(data), "mine")
+    assert cluster.execute(url, OBJECTS)[0][0] >= 10
+
+
+def test_nobody_reaches_objects_of_others(cluster, place):
+    """
+    The functions run with rights of their owner; which object they use must not be for the caller to say.
+    """
+    url, writer, reader = place
+    ((theirs,),) = cluster.execute(url, "SELECT lo_from_bytea(0, 'secret')")
+    with pgstore.Client(writer) as client:
+        store = NetworkFileSystem.from_name("s", create_if_missing=True, client=client, storage="large_object")
+        store.put_file(io.BytesIO(os.urandom(2 * MIB)), "file")
+        store_id = int(store.object_id[3:])
+    ((chunk_id, mine),) = cluster.execute(url, "SELECT id, large_object FROM pgstore.chunk LIMIT 1")
+
+    for role in (writer, reader):
+        assert refused(cluster, role, "UPDATE pgstore.chunk SET large_object = %s", theirs)
+        assert refused(
+            cluster, role, "INSERT INTO pgstore.chunk (store_id, id, large_object) VALUES (1, 1, %s)", theirs
+        )
+        assert refused(cluster, role, "UPDATE pgstore.chunk SET id = id + 1")
+        assert refused(cluster, role, "INSERT INTO pgstore.large_object_left VALUES (%s, %s)", store_id, theirs)
+        for oid in (theirs, mine):
+            assert refused(cluster, role, "SELECT lo_get(%s)", oid)
+            assert refused(cluster, role, "SELECT lo_put(%s, 0, 'x')", oid)
+    for call in (
+        "chunk_write(%s, %s, 0, 'x')",
+        "chunk_truncate(%s, %s, 0)",
+        "chunk_delete(%s, %s)",
+        "large_objects_leave(%s)",
+    ):
+        values = (store_id, chunk_id)[: call.count("%s")]
+        assert refused(cluster, reader, f"SELECT pgstore.{call}", *values)
+    takes_oid = cluster.execute(
+        url,
+        "SELECT proname FROM pg_proc WHERE pronamespace = 'pgstore'::regnamespace "
+        "AND ('oid'::regtype = ANY (proargtypes) OR prorettype = 'oid'::regtype)",
+    )
+    assert takes_oid == []
+    # In a search_path of the caller's own nothing of theirs is called.
+    cluster.execute(url, f'GRANT CREATE ON DATABASE "{url.rpartition("/")[2]}" TO PUBLIC')
+    with psycopg.connect(writer, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA trap")
+        connection.execute(
+            "CREATE FUNCTION trap.lo_get(oid, bigint, integer) RETURNS bytea LANGUAGE sql AS 'SELECT ''trapped''::bytea'"
+        )
+        connection.execute("SET search_path = trap, pg_catalog")
+        row = connection.execute("SELECT pgstore.chunk_read(%s, %s, 0, 7)", [store_id, chunk_id]).fetchone()
+        assert row is not None
+        assert row[0] != b"trapped"
+    assert cluster.execute(url, "SELECT convert_from(lo_get(%s), 'UTF8')", theirs) == [("secret",)]
+
+
+def test_a_chunk_of_another_kind_of_store_is_not_made_an_object(client, store_name, sql):
+    store = NetworkFileSystem.from_name(store_name, create_if_missing=True, client=client).hydrate()
+
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        sql("SELECT pgstore.chunk_create(%s, 1, 0, 'x')", int(store.object_id[3:]))
+
+
+@pytest.mark.parametrize("cls", [Volume, NetworkFileSystem])
+def test_objects_go_with_their_store(call, own_database, cls):
+    """
+    Also more of them than a server has locks for in one transaction.
+    """
+    client = call.client(own_database)
+    store = cls.from_name("s", create_if_missing=True, client=client, storage="large_object")
+    call(store.put_file, io.BytesIO(os.urandom(3 * MIB)), "file")
+    with psycopg.connect(own_database, autocommit=True) as connection:
+        store_id = int(store.object_id[3:])
+        connection.execute("SET ROLE pgstore_owner")  # whose objects they are when functions make them
+        for _ in range(8):
+            connection.execute(
+                "INSERT INTO pgstore.chunk (store_id, id, large_object) "
+                "SELECT %s, nextval('pgstore.chunk_id_seq'), lo_create(0) FROM generate_series(1, 1000)",
+                [store_id],
+            )
+
+        connection.execute("RESET ROLE")
+
+        call(cls.objects.delete, "s", client=client)
+
+        assert connection.execute(OBJECTS).fetchone() == (0,)
+        assert connection.execute("SELECT count(*) FROM pgstore.large_object_left").fetchone() == (0,)
+        assert connection.execute("SELECT count(*) FROM pgstore.chunk").fetchone() == (0,)
+
+
+def test_objects_stay_until_the_deletion_is_committed(client, own_database):
+    with pgstore.Client(own_database) as mine:
+        store = Volume.from_name("s", create_if_missing=True, client=mine, storage="large_object")
+        store.put_file(io.BytesIO(os.urandom(3 * MIB)), "file")
+        with pytest.raises(KeyError), mine.transaction():
+            Volume.objects.delete("s", client=mine)
+            raise KeyError
+        assert len(b"".join(store.read_file("file"))) == 3 * MIB
+
+
+def test_an_object_that_was_written_by_two_at_once_has_both(client, client_elsewhere, store_name):
+    """
+    Two lo_put into one page fail, unless one waits for the other.
+    """
+    import threading
+
+    store = NetworkFileSystem.from_name(store_name, create_if_missing=True, client=client, storage="large_object")
+    store.put_file(io.BytesIO(bytes(2 * MIB)), "file")
+    ino, store_id = store.stat("file").ino, int(store.object_id[3:])
+
+    def write(client, offset, fill):
+        for number in range(100):
+            client.run(in_place.write_at(store_id, ino, number * 2000 + offset, fill * 1000))
+
+    threads = [
+        threading.Thread(target=write, args=(client, 0, b"a")),
+        threading.Thread(target=write, args=(client_elsewhere, 1000, b"b")),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    with store.open("file", "rb") as file:
+        assert file.read(200_000) == (b"a" * 1000 + b"b" * 1000) * 100
