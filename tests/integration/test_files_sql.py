@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 import pgstore
-from pgstore import Volume
+from pgstore import NetworkFileSystem, Volume
 from tests.migration.conftest import url_as
 
 KIB = 1024
@@ -24,36 +24,19 @@ def volume(client, store_name):
     return Volume.from_name(store_name, create_if_missing=True, client=client).hydrate()
 
 
+@pytest.fixture(params=["rows", "large_object"])
+def stored(request, client, store_name):
+    """A Volume, once for each storage."""
+    name = f"{store_name}-{request.param}"
+    return Volume.from_name(name, create_if_missing=True, storage=request.param, client=client).hydrate()
+
+
 def put(volume, path, data=b""):
     volume.put_file(io.BytesIO(data), path)
 
 
 def store_id(store) -> int:
     return int(store.hydrate().object_id.partition("-")[2])
-
-
-@pytest.fixture
-def add(sql, volume):
-    """Writes an inode and its name, of kinds and with facts that Python's methods do not all make; gives the inode's number."""
-
-    def add(name: bytes, kind: str, *, parent: int = 1, target: bytes | None = None, ino: int | None = None) -> int:
-        if ino is None:
-            ((ino,),) = sql("SELECT nextval('pgstore.inode_seq')")
-            sql(
-                """
-                INSERT INTO pgstore.inode (store_id, ino, kind, mode, mtime_ns, ctime_ns, link_target, parent)
-                VALUES (%s, %s, %s, 511, 1500000000123456789, 0, %s, %s)
-                """,
-                *(store_id(volume), ino, kind, target, parent if kind == "d" else None),
-            )
-        sql(
-            "INSERT INTO pgstore.dirent (store_id, parent, name, ino, kind) VALUES (%s, %s, %s, %s, %s)",
-            *(store_id(volume), parent, name, ino, kind),
-        )
-        assert ino is not None
-        return ino
-
-    return add
 
 
 @contextlib.contextmanager
@@ -69,44 +52,44 @@ def refused(sqlstate, text=None):
 @pytest.mark.parametrize(
     "size", [0, 1, 64 * KIB, 64 * KIB + 1, 256 * KIB, 256 * KIB + 1, 4 * MIB, 4 * MIB + 1, 65 * MIB + 3]
 )
-def test_sql_reads_the_bytes_that_python_wrote(volume, sql, size):
+def test_sql_reads_the_bytes_that_python_wrote(stored, sql, size):
     """
     Empty, in the row, one chunk, several, and chunks of the larger size.
     """
     data = os.urandom(size)
-    put(volume, "a/b/file", data)
+    put(stored, "a/b/file", data)
 
-    assert sql("SELECT pgstore.read_file(%s, '/a/b/file')", volume.name) == [(data,)]
+    assert sql("SELECT pgstore.read_file(%s, '/a/b/file')", stored.name) == [(data,)]
 
 
-def test_holes_read_as_zeros(volume, sql):
+def test_holes_read_as_zeros(stored, sql):
     """
     Before, between and after what was written, and in the last chunk.
     """
     data = bytes(3 * 256 * KIB) + b"x" + bytes(2 * 256 * KIB) + b"y" * 300 * KIB + bytes(256 * KIB)
-    put(volume, "sparse", data)
-    put(volume, "nothing", bytes(900 * KIB))
+    put(stored, "sparse", data)
+    put(stored, "nothing", bytes(900 * KIB))
 
-    assert sql("SELECT pgstore.read_file(%s, 'sparse')", volume.name) == [(data,)]
-    assert sql("SELECT pgstore.read_file(%s, 'nothing')", volume.name) == [(bytes(900 * KIB),)]
+    assert sql("SELECT pgstore.read_file(%s, 'sparse')", stored.name) == [(data,)]
+    assert sql("SELECT pgstore.read_file(%s, 'nothing')", stored.name) == [(bytes(900 * KIB),)]
 
 
 @pytest.mark.parametrize("size", [20, 700 * KIB])
-def test_a_part_of_a_file_is_read_as_a_slice(volume, sql, size):
+def test_a_part_of_a_file_is_read_as_a_slice(stored, sql, size):
     """
     In the row and in chunks; what is past the end is not there.
     """
     data = os.urandom(size)
-    put(volume, "file", data)
+    put(stored, "file", data)
 
     for start, length in [(0, 0), (0, 7), (3, 9), (size - 5, 5), (size - 5, 99), (size, 1), (size + 9, 1), (5, None)]:
         ((got,),) = sql(
-            "SELECT pgstore.read_file(%s, 'file', p_offset => %s, p_length => %s)", volume.name, start, length
+            "SELECT pgstore.read_file(%s, 'file', p_offset => %s, p_length => %s)", stored.name, start, length
         )
         assert got == data[start : size if length is None else start + length], (start, length)
     if size > 256 * KIB:
         ((got,),) = sql(
-            "SELECT pgstore.read_file(%s, 'file', p_offset => %s, p_length => 20)", volume.name, 256 * KIB - 9
+            "SELECT pgstore.read_file(%s, 'file', p_offset => %s, p_length => 20)", stored.name, 256 * KIB - 9
         )
         assert got == data[256 * KIB - 9 : 256 * KIB + 11]
 
@@ -227,16 +210,15 @@ def test_paths_may_be_written_as_in_python(volume, sql):
 # -------------------------------------------------------------------------------------------------------------- links
 
 
-def test_links_are_followed(volume, sql, add):
+def test_links_are_followed(volume, sql):
     """
     Relative ones from where they are, absolute ones from the root of the Volume; also to a directory, and by `..`.
     """
     put(volume, "d/e/file", b"x")
-    ((d,),) = sql("SELECT ino FROM pgstore.files WHERE store_id = %s AND path = 'd'", store_id(volume))
-    add(b"absolute", "l", target=b"/d/./e//file", parent=d)
-    add(b"relative", "l", target=b"e/file", parent=d)
-    add(b"up", "l", target=b"../../d/relative", parent=d)
-    add(b"directory", "l", target=b"d/e")
+    volume.symlink("/d/./e//file", "d/absolute")
+    volume.symlink("e/file", "d/relative")
+    volume.symlink("../../d/relative", "d/up")
+    volume.symlink("d/e", "directory")
 
     for path in ("d/absolute", "d/relative", "d/up", "directory/file", "directory/"):
         if path.endswith("/"):
@@ -253,9 +235,9 @@ def test_links_are_followed(volume, sql, add):
     ]
 
 
-def test_links_that_lead_nowhere_are_errors_of_reading_alone(volume, sql, add):
-    add(b"loop", "l", target=b"loop")
-    add(b"dangling", "l", target=b"none")
+def test_links_that_lead_nowhere_are_errors_of_reading_alone(volume, sql):
+    volume.symlink("loop", "loop")
+    volume.symlink("none", "dangling")
 
     with refused("54000", "more than 40 symbolic links"):
         sql("SELECT pgstore.read_file(%s, 'loop')", volume.name)
@@ -267,13 +249,14 @@ def test_links_that_lead_nowhere_are_errors_of_reading_alone(volume, sql, add):
     ]
 
 
-def test_forty_links_are_not_too_many(volume, sql, add):
+def test_forty_links_are_not_too_many(client, volume, sql):
     """
     The limit is Linux's.
     """
     put(volume, "0", b"x")
-    for i in range(1, 42):
-        add(b"%d" % i, "l", target=b"%d" % (i - 1))
+    with client.transaction():
+        for i in range(1, 42):
+            volume.symlink(f"{i - 1}", f"{i}")
 
     assert sql("SELECT pgstore.read_file(%s, '40')", volume.name) == [(b"x",)]
     with refused("54000"):
@@ -283,32 +266,34 @@ def test_forty_links_are_not_too_many(volume, sql, add):
 # ------------------------------------------------------------------------------------------------------------ looking
 
 
-def test_the_view_has_the_facts_of_every_entry(volume, sql, add, tmp_path):
+def test_the_view_has_the_facts_of_every_entry(volume, sql, tmp_path):
     (tmp_path / "file").write_bytes(b"12345")
     (tmp_path / "file").chmod(0o640)
     os.utime(tmp_path / "file", ns=(0, 1_600_000_000_123_456_789))
     volume.put_file(tmp_path / "file", "d/file")
-    file = sql("SELECT ino FROM pgstore.files WHERE store_id = %s AND path = 'd/file'", store_id(volume))[0][0]
-    add(b"second name", "f", ino=file)
-    add(b"pipe", "p")
-    add(b"socket", "s")
+    volume.link("d/file", "second name")
+    volume.mknod("pipe", "fifo", mode=0o600)
+    volume.mknod("socket", "socket")
+    volume.chown("d/file", 1000, 1001)
+
     rows = sql(
         """
-        SELECT environment, volume, kind, path, type, size, extract(epoch FROM mtime)::numeric(20, 3)::text, mode, ino = %s
+        SELECT environment, volume, kind, path, type, size, extract(epoch FROM mtime)::numeric(20, 3)::text,
+               mode, uid, gid, link_count
           FROM pgstore.files
          WHERE volume = %s
          ORDER BY path COLLATE "C"
         """,
-        *(file, volume.name),
+        volume.name,
     )
 
     assert {row[:3] for row in rows} == {("main", volume.name, "volume")}
     assert [(*row[3:6], *row[7:]) for row in rows] == [
-        ("d", "directory", 0, 0o755, False),
-        ("d/file", "file", 5, 0o640, True),
-        ("pipe", "fifo", 0, 0o777, False),
-        ("second name", "file", 5, 0o640, True),
-        ("socket", "socket", 0, 0o777, False),
+        ("d", "directory", 0, 0o755, 0, 0, 1),
+        ("d/file", "file", 5, 0o640, 1000, 1001, 2),
+        ("pipe", "fifo", 0, 0o600, 0, 0, 1),
+        ("second name", "file", 5, 0o640, 1000, 1001, 2),
+        ("socket", "socket", 0, 0o644, 0, 0, 1),
     ]
     assert rows[1][6] == "1600000000.123"
 
@@ -330,22 +315,25 @@ def test_the_view_shows_what_is_committed(client, volume, sql):
     assert sql("SELECT path FROM pgstore.files WHERE volume = %s", volume.name) == [("file",)]
 
 
-def test_network_file_systems_are_in_it(client, store_name, sql):
-    ((number,),) = sql(
-        "INSERT INTO pgstore.store (environment, kind, name) VALUES ('main', 'nfs', %s) RETURNING id", store_name
-    )
-    sql("INSERT INTO pgstore.file_system (store_id) VALUES (%s)", number)
-    sql(
-        """
-        INSERT INTO pgstore.inode (store_id, ino, kind, mode, mtime_ns, ctime_ns, parent, inline_data, size_bytes)
-        VALUES (%s, 1, 'd', 493, 0, 0, 1, NULL, 0), (%s, 2, 'f', 420, 0, 0, NULL, 'x', 1)
-        """,
-        *(number, number),
-    )
-    sql("INSERT INTO pgstore.dirent (store_id, parent, name, ino, kind) VALUES (%s, 1, 'file', 2, 'f')", number)
+def test_network_file_systems_are_in_it_as_they_are_now(client, store_name, sql):
+    store = NetworkFileSystem.from_name(store_name, create_if_missing=True, client=client)
+    with store.open("file", "wb") as file:
+        file.write(b"x" * 200 * KIB)
+    with store.open("file", "r+b") as file:
+        file.seek(100 * KIB)
+        file.write(b"y")
+    store.copy_files(["file"], "copy")
+    with store.open("copy", "ab") as file:
+        file.truncate(3)
+        file.write(b"end")
 
-    assert sql("SELECT kind, path, version FROM pgstore.files WHERE volume = %s", store_name) == [("nfs", "file", None)]
-    assert sql("SELECT pgstore.read_file(%s, 'file')", store_name) == [(b"x",)]
+    rows = sql("SELECT kind, path, size, version FROM pgstore.files WHERE volume = %s ORDER BY path", store_name)
+
+    assert rows == [("nfs", "copy", 6, None), ("nfs", "file", 200 * KIB, None)]
+    assert sql("SELECT pgstore.read_file(%s, 'copy')", store_name) == [(b"xxxend",)]
+    assert sql("SELECT pgstore.read_file(%s, 'file')", store_name) == [
+        (b"x" * 100 * KIB + b"y" + b"x" * (100 * KIB - 1),)
+    ]
     with refused("42704"):
         sql("SELECT pgstore.read_file(%s, 'file', 1)", store_name)
 
@@ -479,14 +467,16 @@ def test_looking_does_not_read_other_stores(volume, sql, client, store_name):
 
 def test_readers_and_writers_may_do_all_of_this_and_strangers_nothing(own_database):
     client = pgstore.Client(own_database)
-    volume = Volume.from_name("volume", create_if_missing=True, client=client)
-    put(volume, "d/file", b"x")
-    put(volume, "d/large", b"y" * MIB)
+    for name, storage in (("volume", "rows"), ("objects", "large_object")):
+        volume = Volume.from_name(name, create_if_missing=True, storage=storage, client=client)
+        put(volume, "d/file", b"x")
+        put(volume, "d/large", b"y" * MIB)
     client.close()
     calls = [
-        "SELECT path FROM pgstore.files WHERE path = 'd/file'",
+        "SELECT path FROM pgstore.files WHERE volume = 'volume' AND path = 'd/file'",
         "SELECT path FROM pgstore.list_directory('volume', 'd') WHERE size = 1",
         "SELECT 'd/' || pgstore.read_text('volume', 'd/file') WHERE pgstore.read_file('volume', 'd/large') IS NOT NULL",
+        "SELECT left(pgstore.read_text('objects', 'd/large'), 3)",
     ]
     logins = {role: f"login_{uuid.uuid4().hex[:8]}" for role in ("pgstore_reader", "pgstore_writer", "")}
     with psycopg.connect(own_database, autocommit=True) as connection:
@@ -495,7 +485,7 @@ def test_readers_and_writers_may_do_all_of_this_and_strangers_nothing(own_databa
     try:
         for role, login in logins.items():
             with psycopg.connect(url_as(own_database, login), autocommit=True) as connection:
-                for call, answer in zip(calls, ["d/file", "d/file", "d/x"], strict=True):
+                for call, answer in zip(calls, ["d/file", "d/file", "d/x", "yyy"], strict=True):
                     if role:
                         assert connection.execute(call.encode()).fetchall() == [(answer,)], (role, call)
                     else:
