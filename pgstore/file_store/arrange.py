@@ -11,13 +11,12 @@ from typing import Any, Final
 from pgstore import errors
 from pgstore.core.names import UNSTORABLE
 from pgstore.core.operation import Op, operation
-from pgstore.file_store.base import FileStoreBase, check_number
+from pgstore.file_store.base import MODE_MAX, FileStoreBase, check_number
 from pgstore.files import edit
 from pgstore.files.paths import Names, split, split_file
 from pgstore.files.rows import DIRECTORY_MODE
 from pgstore.files.tree import Node
 
-MODE_MAX: Final = 0o7777
 ID_MAX: Final = 2**31 - 1
 XATTRS_BYTES_MAX: Final = 64 * 1024  # of one inode, names and values; as much as Linux allows for one value
 KINDS: Final = {"fifo": "p", "socket": "s"}

@@ -27,6 +27,9 @@ STORAGES = {"rows": "r", "large_object": "l"}
 _VARIANT = ("_version", "_refusal", "_mount_options")  # what `_variant` sets, and a pickled handle keeps
 
 
+MODE_MAX = 0o7777
+
+
 class FileStoreBase(Store):
     """The ground of Volume and NetworkFileSystem."""
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from pgstore import errors
 from pgstore.core.operation import Call, Op
-from pgstore.file_store.base import FileStoreBase
+from pgstore.file_store.base import MODE_MAX, FileStoreBase, check_number
 from pgstore.files import upload
 from pgstore.files.local import Folder, Source
 from pgstore.files.paths import split, split_file
@@ -42,6 +42,8 @@ class BatchUpload:
             mode: permission bits; None: those of the local file, 0o644 for a file object.
         """
         names = split_file(remote_path)
+        if mode is not None:
+            check_number(mode, "mode", 0, MODE_MAX)
         self._repeatable &= isinstance(local_file, (str, os.PathLike))
 
         def put(tree: Tree) -> Op[None]:

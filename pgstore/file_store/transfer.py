@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from pgstore import errors
 from pgstore.core.operation import Call, Fetch, Op, iterated, operation
-from pgstore.file_store.base import FileStoreBase
+from pgstore.file_store.base import MODE_MAX, FileStoreBase, check_number
 from pgstore.files import download, upload
 from pgstore.files.local import Folder, LocalFolder, Source
 from pgstore.files.paths import Names, join, split, split_file
@@ -54,6 +54,8 @@ class Transferring(FileStoreBase):
         """
         names = split_file(remote_path)
         self._check_if_version(if_version)
+        if mode is not None:
+            check_number(mode, "mode", 0, MODE_MAX)
         source: Source = yield Call(partial(Source.open, local_file))
         shown = Progress(progress, join(names))
         shown.total(source.size_hint)
