@@ -33,7 +33,16 @@ from pgstore.errors import (
 )
 from pgstore.network_file_system import NetworkFileSystem
 from pgstore.queue import DeadLetter, Lease, Queue
-from pgstore.types import DictInfo, FileEntry, FileEntryType, FileStat, NetworkFileSystemInfo, QueueInfo, VolumeInfo
+from pgstore.types import (
+    DictInfo,
+    FileEntry,
+    FileEntryType,
+    FileStat,
+    NetworkFileSystemInfo,
+    QueueInfo,
+    VolumeInfo,
+    VolumeVersion,
+)
 from pgstore.volume import Volume
 
 __all__ = [
@@ -68,6 +77,7 @@ __all__ = [
     "TransactionScopeError",
     "Volume",
     "VolumeInfo",
+    "VolumeVersion",
     "configure",
     "default_client",
     "errors",

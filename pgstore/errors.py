@@ -14,6 +14,7 @@
     ├── QueueFull (queue.Full)                  no room in time
     ├── LockTimeout (TimeoutError)              a lock was not free in time
     ├── LeaseLost                               the lease of an item ended, and the item went to others
+    ├── VersionGone (LookupError)               a version of a Volume that is not kept any more
     ├── FileMissing (FileNotFoundError)         no such path, in a Volume or on this machine
     ├── FileExists (FileExistsError)            a path is taken
     ├── IsADirectory (IsADirectoryError)        a directory where a file was expected
@@ -98,6 +99,10 @@ class LockTimeout(Error, TimeoutError):
 
 class LeaseLost(Error):
     """The lease of an item ended, and the item went to others."""
+
+
+class VersionGone(Error, LookupError):
+    """This version of a Volume is not kept any more."""
 
 
 class FileMissing(Error, FileNotFoundError):

@@ -37,6 +37,15 @@ class VolumeInfo:
 
 
 @dataclass(frozen=True)
+class VolumeVersion:
+    """A commit of a Volume that can still be read."""
+
+    version: int
+    """Counts up from 1."""
+    committed_at: datetime
+
+
+@dataclass(frozen=True)
 class NetworkFileSystemInfo:
     """Facts about a NetworkFileSystem that do not change."""
 

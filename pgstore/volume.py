@@ -10,17 +10,27 @@ from typing import Any, ClassVar, Self
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.core.operation import Op, Query, operation
+from pgstore.core.operation import Op, Query, atomic, operation
 from pgstore.core.statement import Statement
 from pgstore.file_store import BatchUpload, FileStore
 from pgstore.file_store.base import check_number
+from pgstore.files import history
+from pgstore.files.contents import StoreGone
+from pgstore.files.history import VersionPin
 from pgstore.files.paths import join, split
 from pgstore.files.versioned import VersionedChanges
 from pgstore.handle import class_operation
 from pgstore.registry import FIND
-from pgstore.types import FileEntry, FileEntryType, FileStat, VolumeInfo
+from pgstore.types import FileEntry, FileEntryType, FileStat, VolumeInfo, VolumeVersion
 
-__all__ = ["BatchUpload", "FileEntry", "FileEntryType", "FileStat", "Volume"]  # the types as well, as in Modal's module
+__all__ = [
+    "BatchUpload",
+    "FileEntry",
+    "FileEntryType",
+    "FileStat",
+    "Volume",
+    "VolumeVersion",
+]  # the types as well, as in Modal's module
 
 VERSIONS_MAX = 1_000_000  # of keep=
 
@@ -139,6 +149,78 @@ class Volume(FileStore):
     def _check_if_version(self, if_version: int | None) -> None:
         if if_version is not None:
             check_number(if_version, "if_version", 0, 2**62)
+
+    # -------------------------------------------------------------------------------------------------------- history
+
+    @operation
+    def versions(self, *, limit: int | None = None, before: int | None = None) -> Op[list[VolumeVersion]]:
+        """
+        Return the versions that can still be read, newest first. Each commit made one.
+
+        The newest *keep* (see `from_name`) are kept, and any that somebody reads (`at`); others may go at any time.
+
+        Args:
+            limit: at most so many; None: all.
+            before: only versions before this one, for the next page.
+        """
+        for value, noun in ((limit, "limit"), (before, "before")):
+            if value is not None:
+                check_number(value, noun, 0, 2**62)
+        store_id = yield from self._locate()
+        found = yield from history.versions(store_id, before=before, limit=limit)
+        if not found:
+            yield from self._check_exists(store_id)
+        return found
+
+    def at(self, version: int) -> Self:
+        """
+        Return a handle that reads the Volume as it was in *version*, and refuses to write. Version 0 is the empty Volume.
+
+        The version is kept from the first use of the handle until it is garbage, or its process has been silent for ten minutes.
+
+        Raises:
+            InvalidError: on first use, if there has never been such a version.
+            VersionGone: on use, if it is not kept any more.
+        """
+        check_number(version, "version", 0, 2**62)
+        refusal = f"Version {version} of a Volume can not be written to; restore({version}) makes it the newest"
+        return self._variant(_version=version, _version_pin=VersionPin(version), _refusal=refusal)
+
+    @operation
+    def restore(self, version: int) -> Op[int]:
+        """
+        Make the Volume what it was in *version*, by a commit like any other; return the version that this makes.
+
+        No bytes are copied. What was committed since stays readable in its versions, and can be restored in turn. Files that change
+        get their old contents, modes and times, and the present as the time of their last change (`ctime_ns`).
+
+        Other commits wait for it. In a transaction it has to come before changes of the Volume, which may follow, and those of
+        others wait for the transaction then.
+
+        Raises:
+            InvalidError: there has never been such a version, or the transaction has changed the Volume already.
+            VersionGone: it is not kept any more.
+        """
+        check_number(version, "version", 0, 2**62)
+        if self._refusal is not None:
+            raise errors.InvalidError(self._refusal)
+        store_id = yield from self._locate()
+
+        def change() -> Op[int]:
+            enrolment = yield from self._enrol(store_id)
+            changes: VersionedChanges = enrolment.participant
+            if changes.any or changes.version is not None:
+                raise errors.InvalidError(
+                    "the transaction has changed the Volume already; restore a version before that"
+                )
+            made = yield from history.restore(store_id, version)
+            changes.begun(made)
+            return made
+
+        try:
+            return (yield from atomic(change()))
+        except StoreGone:
+            raise self._missing() from None
 
     # ------------------------------------------------------------------------------------------------- for Modal's sake
 

@@ -1395,7 +1395,8 @@ CREATE TABLE pgstore.dirent (
 CREATE INDEX dirent_closed ON pgstore.dirent (store_id, version_to) WHERE version_to < 9223372036854775807;  -- for collection
 
 -- Blobs that nothing may refer to any more, for collection to look at: files of a NetworkFileSystem get new ones when a shared
--- one is written. (A Volume's are found with the inodes that had them.)
+-- one is written; collection itself notes those of the inodes that it deletes. Noted with ON CONFLICT DO UPDATE, which waits for a
+-- collection that has just seen the blob in use and is about to forget it: DO NOTHING would take the note for made.
 CREATE TABLE pgstore.blob_left (
     store_id bigint NOT NULL,
     blob_id  bigint NOT NULL,
@@ -1403,7 +1404,7 @@ CREATE TABLE pgstore.blob_left (
     PRIMARY KEY (store_id, blob_id)
 );
 
--- Chunks that were replaced or cut off, for collection to delete if no blob has them any more.
+-- Chunks that were replaced or cut off, and those of deleted blobs, for collection to delete if no blob has them any more; the same.
 CREATE TABLE pgstore.chunk_left (
     store_id bigint NOT NULL,
     chunk_id bigint NOT NULL,
@@ -1670,7 +1671,7 @@ BEGIN
      WHERE store_id = p_store_id
        AND blob_id = p_blob_id
        AND position = p_position;
-    INSERT INTO pgstore.chunk_left (store_id, chunk_id) VALUES (p_store_id, p_old) ON CONFLICT DO NOTHING;
+    INSERT INTO pgstore.chunk_left (store_id, chunk_id) VALUES (p_store_id, p_old) ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at);
 END
 $function$;
 
@@ -1706,7 +1707,7 @@ BEGIN
      WHERE e.store_id = p_store_id
        AND e.blob_id = p_blob_id
        AND e.position < p_chunks;
-    INSERT INTO pgstore.blob_left (store_id, blob_id) VALUES (p_store_id, p_blob_id) ON CONFLICT DO NOTHING;
+    INSERT INTO pgstore.blob_left (store_id, blob_id) VALUES (p_store_id, p_blob_id) ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at);
     RETURN made;
 END
 $function$;
@@ -1838,7 +1839,7 @@ BEGIN
     ELSIF there.blob_id IS NULL THEN
         there.inline_data := nullif(substring(there.inline_data FROM 1 FOR p_size::integer), '');
     ELSIF p_size = 0 THEN
-        INSERT INTO pgstore.blob_left (store_id, blob_id) VALUES (p_store_id, there.blob_id) ON CONFLICT DO NOTHING;
+        INSERT INTO pgstore.blob_left (store_id, blob_id) VALUES (p_store_id, there.blob_id) ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at);
         there.blob_id := NULL;
     ELSIF p_size < there.size_bytes THEN
         SELECT b.chunk_size_bytes, b.is_shared
@@ -1861,7 +1862,7 @@ BEGIN
             INSERT INTO pgstore.chunk_left (store_id, chunk_id)
             SELECT p_store_id, g.chunk_id
               FROM gone g
-            ON CONFLICT DO NOTHING;
+            ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at);
         END IF;
         SELECT e.position, e.chunk_id, e.is_owned, k.data IS NULL AS is_object
           INTO last

@@ -332,7 +332,7 @@ BEGIN
      WHERE store_id = p_store_id
        AND blob_id = p_blob_id
        AND position = p_position;
-    INSERT INTO pgstore.chunk_left (store_id, chunk_id) VALUES (p_store_id, p_old) ON CONFLICT DO NOTHING;
+    INSERT INTO pgstore.chunk_left (store_id, chunk_id) VALUES (p_store_id, p_old) ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at);
 END
 $function$;
 
@@ -366,7 +366,7 @@ BEGIN
      WHERE e.store_id = p_store_id
        AND e.blob_id = p_blob_id
        AND e.position < p_chunks;
-    INSERT INTO pgstore.blob_left (store_id, blob_id) VALUES (p_store_id, p_blob_id) ON CONFLICT DO NOTHING;
+    INSERT INTO pgstore.blob_left (store_id, blob_id) VALUES (p_store_id, p_blob_id) ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at);
     RETURN made;
 END
 $function$;
@@ -495,7 +495,7 @@ BEGIN
     ELSIF there.blob_id IS NULL THEN
         there.inline_data := nullif(substring(there.inline_data FROM 1 FOR p_size::integer), '');
     ELSIF p_size = 0 THEN
-        INSERT INTO pgstore.blob_left (store_id, blob_id) VALUES (p_store_id, there.blob_id) ON CONFLICT DO NOTHING;
+        INSERT INTO pgstore.blob_left (store_id, blob_id) VALUES (p_store_id, there.blob_id) ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at);
         there.blob_id := NULL;
     ELSIF p_size < there.size_bytes THEN
         SELECT b.chunk_size_bytes, b.is_shared
@@ -518,7 +518,7 @@ BEGIN
             INSERT INTO pgstore.chunk_left (store_id, chunk_id)
             SELECT p_store_id, g.chunk_id
               FROM gone g
-            ON CONFLICT DO NOTHING;
+            ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at);
         END IF;
         SELECT e.position, e.chunk_id, e.is_owned, k.data IS NULL AS is_object
           INTO last

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from pgstore import errors, migrate
-from pgstore.cli import demo, migration, output, server, status
+from pgstore.cli import check, demo, gc, migration, output, server, status
 from pgstore.cli.target import Target
 
 DONE: Final = 0
@@ -33,6 +33,8 @@ app = typer.Typer(
 app.command("migrate")(migration.migrate)
 app.command("status")(status.status)
 app.command("demo")(demo.demo)
+app.command("gc")(gc.gc)
+app.command("check")(check.check)
 app.add_typer(server.app, name="server")
 
 

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 import psycopg
 
 from pgstore import errors
+from pgstore.client.chores import Chores
 from pgstore.client.session import Session
 from pgstore.client.transaction import _AMBIENT, Transaction, current, forget_after_fork
 from pgstore.client.world import AsyncWorld, BlockingWorld, World, is_interrupt
@@ -79,6 +80,7 @@ class Client:
         self._loops: dict[asyncio.AbstractEventLoop, AsyncWorld] = {}
         self._loops_lock = threading.Lock()
         self.session = Session(self)
+        self.chores = Chores(self)
 
     # ------------------------------------------------------------------------------------------------ for the user
 
@@ -123,10 +125,12 @@ class Client:
 
     def close(self) -> None:
         """Delete what is ephemeral and close the connections of blocking calls. The client can be used again."""
+        self.chores.close()
         self.session.close()
         self._blocking.close()
         self._blocking = BlockingWorld(self)
         self.session = Session(self)
+        self.chores = Chores(self)
         self._abandon_loops(lambda loop: loop.is_closed())
 
     async def aclose(self) -> None:
@@ -253,7 +257,7 @@ class Client:
 
     def _forget(self) -> None:
         """After a fork, in the child: leave everything to the parent."""
-        _inherited.append((self._blocking, self._loops, self.session))
+        _inherited.append((self._blocking, self._loops, self.session, self.chores))
         self._reset()
 
     def __reduce__(self) -> Any:

@@ -1,7 +1,7 @@
 """The session of a client: a row that says "this process is alive", and what must not outlive it.
 
-Ephemeral stores name a session. It beats once a minute; without a beat for ten minutes it is dead, and any client that makes an
-ephemeral store sweeps dead sessions away with their stores. In good order a store goes earlier: when it is closed, collected, or
+Ephemeral stores name a session, and so do pins. It beats once a minute; without a beat for ten minutes it is dead, and any client
+that starts a session sweeps dead ones away with their stores. In good order a store goes earlier: when it is closed, collected, or
 the interpreter exits. A finaliser may run anywhere, on any thread, so it only notes the id; the housekeeper deletes.
 """
 
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from pgstore import errors
+from pgstore.client.pins import Pins
 from pgstore.core.operation import Apart, Op, Query, atomic
 from pgstore.core.statement import Statement
 
@@ -115,11 +116,26 @@ class Session:
         self._client = client
         self._id: int | None = None
         self._pid = os.getpid()
+        self.pins = Pins(self)
         self._unwanted: deque[int] = deque()
         self._errands: deque[Callable[[], Op[None]]] = deque()
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+
+    @property
+    def id(self) -> int | None:
+        """The id of the session; None: it has not been started."""
+        return self._id
+
+    def beat(self) -> Op[None]:
+        """Say that we are alive."""
+        current = self._id
+        if current is not None and not (yield Query(BEAT, current)):
+            # Swept: we were silent for too long. What we owned is gone, and says so when used.
+            with self._lock:
+                if self._id == current:
+                    self._id = None
 
     def current(self) -> Op[int]:
         """The id of the session, started if need be; sweeps what others left when it starts."""
@@ -160,6 +176,7 @@ class Session:
         for (store_id,) in (yield Query(STORES_OF, [self._id])):
             yield from atomic(delete_store(store_id))
             yield from unlink_large_objects(store_id)
+        yield from self.pins.release_all()
         yield Query(END, self._id)
         self._id = None
 
@@ -169,7 +186,7 @@ class Session:
             self._thread.start()
 
     def _keep_house(self) -> None:
-        while not self._stop.wait(BEAT_SECONDS / 4 if self._unwanted else BEAT_SECONDS):
+        while not self._stop.wait(BEAT_SECONDS / 4 if self._unwanted or self.pins.has_unwanted else BEAT_SECONDS):
             with contextlib.suppress(errors.Error):
                 self._client.run(self.keep())
 
@@ -179,8 +196,9 @@ class Session:
             yield from atomic(delete_store(self._unwanted[0]))
             yield from unlink_large_objects(self._unwanted.popleft())
         yield from self._run_errands()
-        if self._id is not None and not (yield Query(BEAT, self._id)):
-            self._id = None  # swept: we were silent for too long. What we owned is gone, and says so when used
+        yield from self.beat()
+        if self.pins:
+            yield from self.pins.renew()
 
     def _run_errands(self) -> Op[None]:
         while self._errands:

@@ -10,7 +10,9 @@ from pgstore import errors
 from pgstore.client import Client
 from pgstore.core.operation import BeforeCommit, Call, Op, Query, atomic
 from pgstore.files.changes import ChangeSet
+from pgstore.files.collect import collect_in_passing
 from pgstore.files.contents import StoreGone
+from pgstore.files.history import VersionPin
 from pgstore.files.merge import MergingChanges
 from pgstore.files.tree import CREATE_FILE_SYSTEM, CREATE_ROOT, NEWEST, Tree
 from pgstore.handle import Store
@@ -23,6 +25,7 @@ CHUNK_BYTES_MAX = 16 * 1024 * 1024  # what a statement may carry several of
 LARGE_OBJECT_BYTES = 1024 * 1024
 VERSIONS_KEPT = 10
 ATTEMPTS = 10  # of an operation that others keep coming between
+FOREIGN_KEY_VIOLATION = "23503"  # contents that were to be shared have just been collected, for their file is gone
 STORAGES = {"rows": "r", "large_object": "l"}
 _VARIANT = ("_version", "_refusal", "_mount_options")  # what `_variant` sets, and a pickled handle keeps
 
@@ -40,6 +43,7 @@ class FileStoreBase(Store):
     _option_defaults: ClassVar = {"storage": "rows", "keep": VERSIONS_KEPT}
 
     _version: int = NEWEST  # to read
+    _version_pin: VersionPin | None = None  # which keeps it
     _refusal: str | None = None  # why this handle does not write
 
     @classmethod
@@ -116,11 +120,16 @@ class FileStoreBase(Store):
     def _tree(self) -> Op[Tree]:
         """The tree to read, as the current transaction sees it."""
         store_id = yield from self._locate()
+        if self._version_pin is not None:
+            try:
+                yield from self._version_pin.ensure(self._runner, store_id)
+            except StoreGone:
+                raise self._missing() from None
         if self._version != NEWEST:
-            return Tree(store_id, None, self._version, in_place=self._changes_class.in_place)
+            return Tree(self._runner.session, store_id, None, self._version, in_place=self._changes_class.in_place)
         enrolment = yield from self._enrol(store_id)
         participant = None if enrolment is None else enrolment.participant
-        return Tree(store_id, participant, in_place=self._changes_class.in_place)
+        return Tree(self._runner.session, store_id, participant, in_place=self._changes_class.in_place)
 
     def _enrol(self, store_id: int) -> Op[Any]:
         return (yield BeforeCommit((ChangeSet, store_id), partial(self._changes_class, store_id, self._missing)))
@@ -151,7 +160,7 @@ class FileStoreBase(Store):
         def change() -> Op[T]:
             enrolment = yield from self._enrol(store_id)
             changes: ChangeSet = enrolment.participant
-            tree = Tree(store_id, changes, in_place=changes.in_place)
+            tree = Tree(self._runner.session, store_id, changes, in_place=changes.in_place)
             result = yield from self._reading(tree, body(tree))
             if enrolment.immediate or changes.full:
                 yield from changes.flush()
@@ -160,10 +169,14 @@ class FileStoreBase(Store):
         attempt = 1 if repeatable and outer is None else ATTEMPTS
         while True:
             try:
-                return (yield from atomic(change()))
+                result = yield from atomic(change())
+                self._runner.chores.note(("collect", store_id), partial(collect_in_passing, store_id))
+                return result
             except StoreGone:
                 raise self._missing() from None
-            except (errors.ConflictError, errors.SerializationConflict):
+            except (errors.ConflictError, errors.SerializationConflict, errors.StatementFailed) as exc:
+                if isinstance(exc, errors.StatementFailed) and exc.sqlstate != FOREIGN_KEY_VIOLATION:
+                    raise
                 if attempt >= ATTEMPTS:
                     raise
                 attempt += 1

@@ -11,6 +11,7 @@ from pgstore.files import download, in_place
 from pgstore.files.build import Builder
 from pgstore.files.contents import Contents
 from pgstore.files.fileio import Mode, parse_mode
+from pgstore.files.keeping import Keeping
 from pgstore.files.opened import Opened, OpenedContents, OpenedInPlace, OpenedStaged
 from pgstore.files.opening import FileAt, opening
 from pgstore.files.paths import Names, join, split, split_file
@@ -81,7 +82,9 @@ class OpeningFiles(FileStoreBase):
     def _open_contents(self, path: str) -> Op[Opened]:
         names = split(path)
         tree, node = yield from self._open_node(names)
-        return OpenedContents(join(names), tree.store_id, Contents(node.size_bytes, node.blob_id, node.inline_data))
+        keeping = Keeping(self._runner.session, tree.store_id, node.ino, node.version)
+        contents = Contents(node.size_bytes, node.blob_id, node.inline_data)
+        return OpenedContents(join(names), tree.store_id, contents, keeping)
 
     def _open_staged(self, path: str, mode: Mode) -> Op[tuple[Opened, int]]:
         names = split_file(path)
@@ -123,6 +126,7 @@ class OpeningFiles(FileStoreBase):
             store_id,
             ino,
             self._runner.session,
+            Keeping(self._runner.session, store_id, ino, None),
             read=mode.reads,
             write=mode.writes,
             append=mode.kind == "a",

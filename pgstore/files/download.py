@@ -17,6 +17,7 @@ from pgstore.files.contents import (
     read_blob,
     read_file,
 )
+from pgstore.files.keeping import Keeping
 from pgstore.files.local import LocalFile, LocalFolder, Target
 from pgstore.files.paths import Names, join
 from pgstore.files.progress import Progress
@@ -45,6 +46,7 @@ class Reader:
         self._store_id = tree.store_id
         self._in_place = tree.in_place
         self._node = node
+        self._keeping = Keeping(tree.session, tree.store_id, node.ino, None if tree.in_place else node.version)
         self.size_bytes = node.size_bytes  # as it was last seen
         self.at = 0
 
@@ -53,6 +55,7 @@ class Reader:
         start = self.at
         if start >= self.size_bytes:
             return None
+        yield from self._keeping.keep()
         end = min(start + BATCH_BYTES, self.size_bytes)
         pieces: list[Piece]
         if self._in_place:
@@ -77,6 +80,7 @@ class Reader:
                 pieces.append((at, piece))
                 at += len(piece)
             return pieces
+        yield from self._keeping.keep()
         if self._in_place:
             self.size_bytes, pieces = yield from copy_file(self._store_id, self._node.ino, start, end)
         else:

@@ -198,7 +198,7 @@ LEAVE_BLOBS: Final = """
     SELECT DISTINCT $1, blob_id
       FROM gone
      WHERE blob_id IS NOT NULL
-        ON CONFLICT DO NOTHING
+        ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at)
 """
 # Directories $2 with all below them, which nobody else has seen, leave no trace; but files $3, which have other names, stay.
 DELETE_TREES = Statement(

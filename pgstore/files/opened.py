@@ -7,19 +7,14 @@ the two for reading: what is read in order is fetched in growing pieces, anythin
 from __future__ import annotations
 
 import contextlib
-import os
-import threading
-import weakref
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Callable
-from typing import ClassVar, Final
+from typing import Final
 
 from pgstore import errors
 from pgstore.client.session import Session
 from pgstore.core.clock import monotonic
-from pgstore.core.operation import Apart, Op, Query
-from pgstore.core.statement import Statement
+from pgstore.core.operation import Op
 from pgstore.files import in_place
 from pgstore.files.contents import (
     BATCH_BYTES,
@@ -32,19 +27,11 @@ from pgstore.files.contents import (
     filled,
     read_blob,
 )
+from pgstore.files.keeping import Keeping
 from pgstore.files.staged import Staged
 
 READ_AHEAD_MIN: Final = 64 * 1024
 LIVE_SECONDS: Final = 1.0  # what was read ahead of a file that others write is used for so long
-HOLD_AFTER_SECONDS: Final = 60.0
-
-HOLD = Statement(
-    "INSERT INTO pgstore.inode_hold (store_id, session_id, ino) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-    "int8 int8 int8",
-)
-LET_GO = Statement(
-    "DELETE FROM pgstore.inode_hold WHERE store_id = $1 AND session_id = $2 AND ino = $3", "int8 int8 int8"
-)
 
 
 class Opened:
@@ -105,19 +92,20 @@ class OpenedContents(Opened):
     read_ahead_max = BATCH_BYTES
     keeps_seconds = float("inf")
 
-    def __init__(self, path: str, store_id: int, contents: Contents) -> None:
+    def __init__(self, path: str, store_id: int, contents: Contents, keeping: Keeping) -> None:
         self.path = path
+        self._keeping = keeping
         self._store_id = store_id
         self._contents = contents
 
     def read(self, offset: int, length: int) -> Op[list[bytes]]:
-        yield from ()
         size, blob_id, inline = self._contents
         end = min(offset + min(length, BATCH_BYTES), size)
         if offset >= end:
             return []
         if blob_id is None:
             return [(inline or b"")[offset:end]]
+        yield from self._keeping.keep()
         return filled((yield from read_blob(self._store_id, blob_id, offset, end)), offset, end)
 
     def read_rest(self, offset: int, take: Callable[[Bytes], object]) -> Op[None]:
@@ -127,6 +115,7 @@ class OpenedContents(Opened):
             return
         while offset < size:
             end = min(offset + COPY_BYTES, size)
+            yield from self._keeping.keep()
             if end - offset <= BATCH_BYTES:
                 pieces: list[PieceView] = [*(yield from read_blob(self._store_id, blob_id, offset, end))]
             else:
@@ -138,6 +127,10 @@ class OpenedContents(Opened):
     def size(self) -> Op[int]:
         yield from ()
         return self._contents.size_bytes
+
+    def close(self) -> Op[None]:
+        yield from ()
+        self._keeping.release()
 
 
 class OpenedStaged(Opened):
@@ -203,7 +196,16 @@ class OpenedInPlace(Opened):
     write_buffer = in_place.CALL_BYTES
 
     def __init__(
-        self, path: str, store_id: int, ino: int, session: Session, *, read: bool, write: bool, append: bool
+        self,
+        path: str,
+        store_id: int,
+        ino: int,
+        session: Session,
+        keeping: Keeping,
+        *,
+        read: bool,
+        write: bool,
+        append: bool,
     ) -> None:
         self.path = path
         self.can_read = read
@@ -213,15 +215,15 @@ class OpenedInPlace(Opened):
         self._ino = ino
         self._wrote = False
         self._session = session
-        self._hold = Hold(session, store_id, ino)
+        self._keeping = keeping
 
     def read(self, offset: int, length: int) -> Op[list[bytes]]:
-        yield from self._hold.keep()
+        yield from self._keeping.keep()
         _, pieces = yield from in_place.read_at(self._store_id, self._ino, offset, min(length, in_place.CALL_BYTES))
         return pieces
 
     def read_rest(self, offset: int, take: Callable[[Bytes], object]) -> Op[None]:
-        yield from self._hold.keep()
+        yield from self._keeping.keep()
         # Most files are small: one look, of one state. The rest of a large one as quickly as it goes.
         size, pieces = yield from in_place.read_at(self._store_id, self._ino, offset, in_place.CALL_BYTES)
         for piece in pieces:
@@ -236,7 +238,7 @@ class OpenedInPlace(Opened):
             offset = end
 
     def write(self, offset: int, data: bytes | memoryview) -> Op[int]:
-        yield from self._hold.keep()
+        yield from self._keeping.keep()
         if not data:
             return offset
         self._wrote = True
@@ -246,12 +248,12 @@ class OpenedInPlace(Opened):
         return offset + len(data)
 
     def truncate(self, size: int) -> Op[None]:
-        yield from self._hold.keep()
+        yield from self._keeping.keep()
         self._wrote = True
         yield from in_place.truncate(self._store_id, self._ino, size)
 
     def size(self) -> Op[int]:
-        yield from self._hold.keep()
+        yield from self._keeping.keep()
         size, _ = yield from in_place.read_at(self._store_id, self._ino, 0, 1)
         return size
 
@@ -263,14 +265,14 @@ class OpenedInPlace(Opened):
             if self._wrote:
                 yield from in_place.sync(self._store_id)
         finally:
-            self._hold.release()
+            self._keeping.release()
 
     def abandon(self) -> Op[None]:
         yield from self.close()  # what was written was written, as on any file system
 
     def drop(self) -> str:
         if not self.can_write:
-            self._hold.release()
+            self._keeping.release()
             return ""
         return "what it had not written yet is written later"
 
@@ -282,59 +284,6 @@ class OpenedInPlace(Opened):
                 yield from self.close()
 
         self._session.later(write)
-
-
-class Hold:
-    """
-    The right to a file whose last name may go: the table `inode_hold` says so for this client.
-
-    Most files are not open for long, and nothing is collected that had a name a minute ago: the row is written with the first call
-    after that minute.
-    """
-
-    _lock: ClassVar = threading.RLock()  # released by finalisers, at any moment
-    _held: ClassVar[weakref.WeakKeyDictionary[Session, Counter[tuple[int, int]]]] = weakref.WeakKeyDictionary()
-
-    def __init__(self, session: Session, store_id: int, ino: int) -> None:
-        self._session = session
-        self._store_id = store_id
-        self._ino = ino
-        self._keep_at = monotonic() + HOLD_AFTER_SECONDS
-        self._session_id: int | None = None
-        self._pid = os.getpid()
-
-    def keep(self) -> Op[None]:
-        if monotonic() >= self._keep_at and self._session_id is None:
-            self._keep_at = monotonic() + HOLD_AFTER_SECONDS
-            yield Apart(self._register())
-
-    def _register(self) -> Op[None]:
-        try:
-            session_id = yield from self._session.current()
-            yield Query(HOLD, self._store_id, session_id, self._ino)
-        except errors.AccessDenied:
-            return  # whoever may only read has no session
-        with self._lock:
-            self._held.setdefault(self._session, Counter())[self._store_id, self._ino] += 1
-        self._session_id = session_id
-
-    def release(self) -> None:
-        """Give the right up. Never blocks."""
-        session_id, self._session_id = self._session_id, None
-        if session_id is None or self._pid != os.getpid():
-            return
-        with self._lock:
-            held = self._held[self._session]
-            held[self._store_id, self._ino] -= 1
-            if held[self._store_id, self._ino]:
-                return
-            del held[self._store_id, self._ino]
-        query = Query(LET_GO, self._store_id, session_id, self._ino)
-
-        def let_go() -> Op[None]:
-            yield query
-
-        self._session.later(let_go)
 
 
 class ReadAhead:

@@ -59,7 +59,7 @@ CUT = Statement(
     INSERT INTO pgstore.chunk_left (store_id, chunk_id)
     SELECT $1, g.chunk_id
       FROM gone g
-    ON CONFLICT DO NOTHING
+    ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at)
     """,
     "int8 int8 int8",
 )
@@ -79,7 +79,7 @@ LEAVE = Statement(
     INSERT INTO pgstore.blob_left (store_id, blob_id)
     SELECT $1, l.id
       FROM left_now l
-    ON CONFLICT DO NOTHING
+    ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at)
     """,
     "int8 int8 int8",
 )

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from pgstore import errors
-from pgstore.core.operation import Op, Query, Rows
+from pgstore.client.session import Session
+from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.files.changes import LIVE, Change, ChangeSet, Entry
 from pgstore.files.merge import ROOT
@@ -128,22 +129,6 @@ _UNROLLED: Final = {
 }
 
 
-def _look(store_id: int, start: int, names: Sequence[bytes], version: int, *, opening: bool) -> Op[Rows]:
-    """What `WALK` gives, or `WALK_AND_OPEN`."""
-    length = len(names)
-    if not 1 <= length <= NAMES_UNROLLED_MAX:
-        return (yield Query(WALK_AND_OPEN if opening else WALK, store_id, start, names, version))  # type: ignore[no-any-return]
-    rows: Rows = [(0, start, "d", 0, None)]
-    for row in (yield Query(_UNROLLED[opening][length - 1], store_id, start, version, *names)):
-        for at in range(0, 3 * length, 3):
-            if row[at] is not None:
-                rows.append((len(rows), *row[at : at + 3], None))
-        # Only of the last name, or a link, as there is nothing below it.
-        if len(rows) > length or rows[-1][2] == "l":
-            rows[-1] = (*rows[-1][:4], *row[3 * length :])
-    return rows
-
-
 # In version $5: for each directory of $2 the first $4 names after that of $3.
 LIST = Statement(
     f"""
@@ -186,6 +171,17 @@ LIST_NAMES = Statement(
             LIMIT $4) e
     """,
     "int8 int8[] bytea[] int8 int8",
+    reads=True,
+)
+
+# Whether version $2 is kept. Collection deletes these rows before all that only old versions had. Version 0, the Volume as it was
+# made, can be read as long as version 1, or while there is none.
+IS_KEPT = Statement(
+    """
+    SELECT EXISTS (SELECT FROM pgstore.volume_version v WHERE v.store_id = $1 AND v.version = greatest($2, 1))
+           OR ($2 = 0 AND EXISTS (SELECT FROM pgstore.file_system f WHERE f.store_id = $1 AND f.head = 0))
+    """,
+    "int8 int8",
     reads=True,
 )
 
@@ -258,8 +254,15 @@ class Tree:
     """The tree of one file system, in one version; *changes* is None outside a transaction."""
 
     def __init__(
-        self, store_id: int, changes: ChangeSet | None, version: int = NEWEST, *, in_place: bool = False
+        self,
+        session: Session,
+        store_id: int,
+        changes: ChangeSet | None,
+        version: int = NEWEST,
+        *,
+        in_place: bool = False,
     ) -> None:
+        self.session = session
         self.store_id = store_id
         self.in_place = in_place  # files are written in place: what they hold is read by inode, not by blob
         self.version = version
@@ -269,6 +272,15 @@ class Tree:
     def changes(self) -> ChangeSet:
         assert self._changes is not None, "changes outside a transaction"
         return self._changes
+
+    def read(self, query: Query) -> Op[Rows]:
+        """The rows of *query*, which reads our version; all of them, for it is still kept."""
+        if self.version == NEWEST:
+            return (yield query)  # type: ignore[no-any-return]
+        rows, ((is_kept,),) = yield Many([query, Query(IS_KEPT, self.store_id, self.version)])
+        if not is_kept:
+            raise errors.VersionGone(f"version {self.version} is not kept any more; versions() lists those that are")
+        return rows  # type: ignore[no-any-return]
 
     def walk(self, names: Names, *, start: Walk = AT_ROOT, opening: bool = False, follow: bool = True) -> Op[Walk]:
         """
@@ -285,7 +297,7 @@ class Tree:
                 return path.ending_in(todo)
             # A link that a change leads to is looked at by itself.
             rest = [] if path.reached[-1][1] == "l" else todo[: todo.index(b"..")] if b".." in todo else todo
-            rows = yield from _look(self.store_id, path.reached[-1][0], rest, self.version, opening=opening)
+            rows = yield from self._look(path.reached[-1][0], rest, opening=opening)
             changed = self._first_changed(rows, rest)
             last = rows[-1] if changed is None else rows[changed]
             for _, ino, kind, version, *_ in rows[1 : last[0] + 1]:
@@ -298,6 +310,23 @@ class Tree:
             elif changed is None:
                 # Links have been followed and changes, too: what is left to do leads nowhere.
                 return path.ending_in(todo, None if todo else node)
+
+    def _look(self, start: int, names: Sequence[bytes], *, opening: bool) -> Op[Rows]:
+        """What `WALK` gives, or `WALK_AND_OPEN`."""
+        length = len(names)
+        if not 1 <= length <= NAMES_UNROLLED_MAX:
+            statement = WALK_AND_OPEN if opening else WALK
+            return (yield from self.read(Query(statement, self.store_id, start, names, self.version)))
+        rows: Rows = [(0, start, "d", 0, None)]
+        query = Query(_UNROLLED[opening][length - 1], self.store_id, start, self.version, *names)
+        for row in (yield from self.read(query)):
+            for at in range(0, 3 * length, 3):
+                if row[at] is not None:
+                    rows.append((len(rows), *row[at : at + 3], None))
+            # Only of the last name, or a link, as there is nothing below it.
+            if len(rows) > length or rows[-1][2] == "l":
+                rows[-1] = (*rows[-1][:4], *row[3 * length :])
+        return rows
 
     def _node(self, path: _Path, row: tuple[Any, ...]) -> Node | None:
         """The node that the last row of a walk tells of."""
@@ -455,7 +484,7 @@ class Listing:
         """The next directories of the list, each with the next rows of `LIST` for it, by name."""
         now = self._todo[-PAGE_DIRECTORIES:]
         del self._todo[-PAGE_DIRECTORIES:]
-        rows: Rows = yield Query(
+        query = Query(
             self._statement,
             self._tree.store_id,
             [entry[0] for entry in now],
@@ -463,6 +492,7 @@ class Listing:
             PAGE_NAMES,
             self._tree.version,
         )
+        rows = yield from self._tree.read(query)
         # In order already, as a rule. To have that promised costs the server more than making sure costs us.
         rows.sort()
         if len(now) == 1:

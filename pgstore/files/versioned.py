@@ -181,6 +181,10 @@ class VersionedChanges(MergingChanges):
         """The version that this transaction makes, once it is known."""
         return self._version
 
+    def begun(self, version: int) -> None:
+        """Note that the transaction has taken the lock and writes *version*."""
+        self._set_version(version)
+
     def _lock(self, changes: list[tuple[int, bytes, Change]], look: Query) -> Op[Rows]:
         """Take the lock, and look what is there, all in one round trip."""
         inodes = {parent for parent, _, _ in changes}

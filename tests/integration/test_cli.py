@@ -23,6 +23,8 @@ COMMANDS = [
     ["migrate"],
     ["status"],
     ["demo"],
+    ["gc"],
+    ["check"],
     ["server"],
     ["server", "start"],
     ["server", "stop"],
