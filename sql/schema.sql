@@ -1278,7 +1278,9 @@ $function$;
 CREATE TABLE pgstore.file_system (
     store_id         bigint PRIMARY KEY REFERENCES pgstore.store ON DELETE CASCADE,
     head             bigint NOT NULL DEFAULT 0,       -- the newest committed version; 0: nothing yet
-    chunk_size_bytes integer NOT NULL DEFAULT 262144 CHECK (chunk_size_bytes > 0)  -- of new files up to 64 MiB
+    chunk_size_bytes integer NOT NULL DEFAULT 262144 CHECK (chunk_size_bytes > 0),  -- of new files; a Volume's above 64 MiB: at least 1 MiB
+    storage          "char" NOT NULL DEFAULT 'r' CHECK (storage IN ('r', 'l')),  -- of chunks: rows, or PostgreSQL's large objects
+    versions_kept    integer NOT NULL DEFAULT 10 CHECK (versions_kept > 0)       -- Volume: the newest so many commits stay readable
 ) WITH (fillfactor = 50);
 
 CREATE TABLE pgstore.volume_version (
@@ -1288,23 +1290,45 @@ CREATE TABLE pgstore.volume_version (
     PRIMARY KEY (store_id, version)
 );
 
+-- Versions of a Volume that somebody reads, and that collection leaves alone whatever versions_kept says.
+CREATE TABLE pgstore.version_pin (
+    store_id   bigint NOT NULL,
+    session_id bigint NOT NULL,                       -- counts while this session lives
+    version    bigint NOT NULL CHECK (version >= 0),
+    PRIMARY KEY (store_id, session_id, version)
+);
+
+-- Inodes of a NetworkFileSystem that somebody has open, and that collection leaves alone when their last name is gone.
+CREATE TABLE pgstore.inode_hold (
+    store_id   bigint NOT NULL,
+    session_id bigint NOT NULL,                       -- counts while this session lives
+    ino        bigint NOT NULL,
+    PRIMARY KEY (store_id, session_id, ino)
+);
+
 CREATE SEQUENCE pgstore.blob_id_seq AS bigint;
 CREATE SEQUENCE pgstore.chunk_id_seq AS bigint;
 CREATE SEQUENCE pgstore.inode_seq AS bigint START 2;  -- 1 is the root directory of every file system, made with it
 
--- One state of the bytes of a file too large for its inode row. Shared by copies, never changed once an inode refers to it.
+-- One state of the bytes of a file too large for its inode row. Shared by copies. In a Volume it never changes once an inode
+-- refers to it; a NetworkFileSystem writes into it, as long as it is not shared.
 CREATE TABLE pgstore.blob (
     store_id         bigint NOT NULL,
     id               bigint NOT NULL DEFAULT nextval('pgstore.blob_id_seq'),
     chunk_size_bytes integer NOT NULL CHECK (chunk_size_bytes > 0),
+    session_id       bigint,                          -- of who still writes it, before an inode refers to it; NULL afterwards
+    is_shared        boolean NOT NULL DEFAULT false,  -- copies may refer to it: never written again
     PRIMARY KEY (store_id, id)
 );
+CREATE INDEX blob_unfinished ON pgstore.blob (store_id, session_id) WHERE session_id IS NOT NULL;
 
 CREATE TABLE pgstore.chunk (
     store_id bigint NOT NULL,
     id       bigint NOT NULL DEFAULT nextval('pgstore.chunk_id_seq'),
-    data     bytea NOT NULL,                          -- at most chunk_size_bytes of its blob; the last of a file is shorter
-    PRIMARY KEY (store_id, id)
+    data     bytea,                                   -- at most chunk_size_bytes of its blob, the rest of which reads as zeros
+    large_object oid,                                 -- the same, in file systems stored so. Written by functions only, which give it out to nobody
+    PRIMARY KEY (store_id, id),
+    CHECK ((data IS NULL) <> (large_object IS NULL))
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, toast.autovacuum_vacuum_scale_factor = 0.05);
 ALTER TABLE pgstore.chunk ALTER COLUMN data SET STORAGE EXTERNAL;
 
@@ -1314,6 +1338,7 @@ CREATE TABLE pgstore.extent (
     blob_id  bigint NOT NULL,
     position integer NOT NULL CHECK (position >= 0),
     chunk_id bigint NOT NULL,
+    is_owned boolean NOT NULL DEFAULT true,           -- no other extent has the chunk, which may be written in place
     PRIMARY KEY (store_id, blob_id, position),
     FOREIGN KEY (store_id, blob_id) REFERENCES pgstore.blob ON DELETE CASCADE,
     FOREIGN KEY (store_id, chunk_id) REFERENCES pgstore.chunk
@@ -1331,21 +1356,27 @@ CREATE TABLE pgstore.inode (
     mode         integer NOT NULL CHECK (mode BETWEEN 0 AND 4095),           -- permission bits only; the type is `kind`
     uid          integer NOT NULL DEFAULT 0,
     gid          integer NOT NULL DEFAULT 0,
-    link_count   integer NOT NULL DEFAULT 1 CHECK (link_count >= 0),         -- names that lead to a file; 1 for directories
+    link_count   integer NOT NULL DEFAULT 1 CHECK (link_count >= 0),         -- names that lead to a file; 1 for directories. 0: see inode_nameless
     size_bytes   bigint NOT NULL DEFAULT 0 CHECK (size_bytes >= 0),          -- logical; may exceed the sum of the chunks (holes)
     mtime_ns     bigint NOT NULL,                     -- nanoseconds since 1970, of the contents
     ctime_ns     bigint NOT NULL,                     -- the same, of the inode
     blob_id      bigint,                              -- files above 64 KiB
     link_target  bytea,                               -- symbolic links: as given, not resolved
     inline_data  bytea CHECK (octet_length(inline_data) <= 65536),           -- the whole of a file up to 64 KiB; NULL with no blob_id: empty
+    parent       bigint,                              -- directories: the one they are in; the root: itself
+    xattrs       jsonb,                               -- extended attributes: name -> value in base64; NULL: none
     PRIMARY KEY (store_id, ino, version_to),
     FOREIGN KEY (store_id, blob_id) REFERENCES pgstore.blob,
     CHECK (version_from < version_to),
-    CHECK (blob_id IS NULL OR inline_data IS NULL)
+    CHECK (blob_id IS NULL OR inline_data IS NULL),
+    CHECK ((kind = 'd') = (parent IS NOT NULL))
 ) WITH (fillfactor = 90);
 -- Not in the heap page: listing and stat read the inodes of many files and the contents of none.
 ALTER TABLE pgstore.inode ALTER COLUMN inline_data SET STORAGE EXTERNAL;
 CREATE INDEX inode_blob ON pgstore.inode (store_id, blob_id) WHERE blob_id IS NOT NULL;
+CREATE INDEX inode_closed ON pgstore.inode (store_id, version_to) WHERE version_to < 9223372036854775807;  -- for collection
+-- In a NetworkFileSystem a file without a name goes when nobody has it open; its ctime is when it lost the last one.
+CREATE INDEX inode_nameless ON pgstore.inode (store_id, ctime_ns) WHERE link_count = 0;
 
 -- A name in a directory. Renaming a directory of a million files changes one row.
 CREATE TABLE pgstore.dirent (
@@ -1359,6 +1390,16 @@ CREATE TABLE pgstore.dirent (
     kind         "char" NOT NULL,                     -- of the inode, so that listing needs no join
     PRIMARY KEY (store_id, parent, name, version_to),
     CHECK (version_from < version_to)
+);
+CREATE INDEX dirent_closed ON pgstore.dirent (store_id, version_to) WHERE version_to < 9223372036854775807;  -- for collection
+
+-- Blobs that nothing may refer to any more, for collection to look at: files of a NetworkFileSystem get new ones when a shared
+-- one is written. (A Volume's are found with the inodes that had them.)
+CREATE TABLE pgstore.blob_left (
+    store_id bigint NOT NULL,
+    blob_id  bigint NOT NULL,
+    left_at  timestamptz NOT NULL DEFAULT statement_timestamp(),
+    PRIMARY KEY (store_id, blob_id)
 );
 
 -- ------------------------------------------------------------------------------------------------- all of it at a glance

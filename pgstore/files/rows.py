@@ -18,17 +18,17 @@ DIRECTORY_MODE: Final = 0o755
 INSERT_INODE = Statement(
     """
     INSERT INTO pgstore.inode
-           (store_id, ino, kind, mode, size_bytes, mtime_ns, ctime_ns, blob_id, inline_data)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+           (store_id, ino, kind, mode, size_bytes, mtime_ns, ctime_ns, blob_id, parent, inline_data)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
     """,
-    "int8 int8 char int4 int8 int8 int8 int8 bytea",
+    "int8 int8 char int4 int8 int8 int8 int8 int8 bytea",
 )
 INSERT_NAME = Statement(
     "INSERT INTO pgstore.dirent (store_id, parent, name, ino, kind) VALUES ($1, $2, $3, $4, $5)",
     "int8 int8 bytea int8 char",
 )
 COPY_INODES: Final = """
-    COPY pgstore.inode (store_id, ino, kind, mode, size_bytes, mtime_ns, ctime_ns, blob_id, inline_data)
+    COPY pgstore.inode (store_id, ino, kind, mode, size_bytes, mtime_ns, ctime_ns, blob_id, parent, inline_data)
     FROM STDIN (FORMAT binary)
 """
 COPY_NAMES: Final = "COPY pgstore.dirent (store_id, parent, name, ino, kind) FROM STDIN (FORMAT binary)"
@@ -62,14 +62,14 @@ class NewRows:
     def __init__(self, store_id: int, now_ns: int) -> None:
         self._store_id = store_id
         self._now_ns = now_ns
-        self._inodes: list[tuple[int, str, int, int, int, Contents]] = []
+        self._inodes: list[tuple[int, str, int, int, int, int | None, Contents]] = []
         self._names: list[tuple[int, bytes, int, str]] = []
 
     def file(self, ino: int, mode: int, mtime_ns: int, contents: Contents) -> None:
-        self._inodes.append((ino, "f", mode, contents.size_bytes, mtime_ns, contents))
+        self._inodes.append((ino, "f", mode, contents.size_bytes, mtime_ns, None, contents))
 
-    def directory(self, ino: int) -> None:
-        self._inodes.append((ino, "d", DIRECTORY_MODE, 0, self._now_ns, _NOTHING))
+    def directory(self, ino: int, parent: int) -> None:
+        self._inodes.append((ino, "d", DIRECTORY_MODE, 0, self._now_ns, parent, _NOTHING))
 
     def name(self, parent: int, name: bytes, ino: int, kind: str) -> None:
         """A name in *parent*, a directory that nothing leads to yet."""
@@ -88,8 +88,8 @@ class NewRows:
     def _inode_queries(self) -> list[Query]:
         store_id, now = self._store_id, self._now_ns
         return [
-            Query(INSERT_INODE, store_id, ino, kind, mode, size, mtime, now, contents.blob_id, contents.inline_data)
-            for ino, kind, mode, size, mtime, contents in self._inodes
+            Query(INSERT_INODE, store_id, ino, kind, mode, size, mtime, now, data.blob_id, parent, data.inline_data)
+            for ino, kind, mode, size, mtime, parent, data in self._inodes
         ]
 
     def _name_queries(self) -> list[Query]:
@@ -98,10 +98,11 @@ class NewRows:
     def _inode_rows(self) -> list[bytes]:
         store_id, now = self._store_id, self._now_ns
         parts = [_HEADER]
-        for ino, kind, mode, size, mtime, contents in self._inodes:
+        for ino, kind, mode, size, mtime, parent, contents in self._inodes:
             parts.append(
-                _INODE(9, 8, store_id, 8, ino, 1, kind.encode(), 4, mode, 8, size, 8, mtime, 8, now)
+                _INODE(10, 8, store_id, 8, ino, 1, kind.encode(), 4, mode, 8, size, 8, mtime, 8, now)
                 + (_NULL if contents.blob_id is None else _BIGINT(8, contents.blob_id))
+                + (_NULL if parent is None else _BIGINT(8, parent))
             )
             data = contents.inline_data
             if data is None:

@@ -20,8 +20,8 @@ PAGE_DIRECTORIES: Final = 20  # in one page of a recursive listing
 CREATE_FILE_SYSTEM = Statement("INSERT INTO pgstore.file_system (store_id) VALUES ($1)", "int8")
 CREATE_ROOT = Statement(
     f"""
-    INSERT INTO pgstore.inode (store_id, ino, kind, mode, mtime_ns, ctime_ns)
-    SELECT $1, {ROOT}, 'd', {ROOT_MODE}, n.now, n.now
+    INSERT INTO pgstore.inode (store_id, ino, kind, mode, mtime_ns, ctime_ns, parent)
+    SELECT $1, {ROOT}, 'd', {ROOT_MODE}, n.now, n.now, {ROOT}
       FROM (SELECT (extract(epoch FROM statement_timestamp()) * 1000000000)::bigint) AS n (now)
     """,
     "int8",

@@ -163,7 +163,7 @@ class _Upload:
 
     def _make_directory(self, parent: _Directory, path: Names) -> _Directory:
         ino = self._take()
-        self._rows.directory(ino)
+        self._rows.directory(ino, parent.ino)
         self.tree.changes.own(ino)
         self._name(parent, path[-1], Entry(ino, "d", 0, self._now_ns))
         made = self._directories[path] = _Directory(ino, path, fresh=True)

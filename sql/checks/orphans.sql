@@ -42,4 +42,34 @@ SELECT 'inode', i.store_id, count(*)
 SELECT 'blob', b.store_id, count(*)
   FROM pgstore.blob b
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = b.store_id)
- GROUP BY b.store_id;
+ GROUP BY b.store_id
+ UNION ALL
+SELECT 'dirent', d.store_id, count(*)
+  FROM pgstore.dirent d
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = d.store_id)
+ GROUP BY d.store_id
+ UNION ALL
+SELECT 'chunk', c.store_id, count(*)
+  FROM pgstore.chunk c
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = c.store_id)
+ GROUP BY c.store_id
+ UNION ALL
+SELECT 'blob_left', b.store_id, count(*)
+  FROM pgstore.blob_left b
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = b.store_id)
+ GROUP BY b.store_id
+ UNION ALL
+SELECT 'version_pin', v.store_id, count(*)
+  FROM pgstore.version_pin v
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = v.store_id)
+ GROUP BY v.store_id
+ UNION ALL
+SELECT 'inode_hold', i.store_id, count(*)
+  FROM pgstore.inode_hold i
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = i.store_id)
+ GROUP BY i.store_id
+ UNION ALL
+SELECT 'volume_version', v.store_id, count(*)
+  FROM pgstore.volume_version v
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = v.store_id)
+ GROUP BY v.store_id;
