@@ -43,7 +43,16 @@ END_DEAD = Statement("DELETE FROM pgstore.session WHERE id = ANY ($1)", "int8[]"
 
 # Every table that holds rows of a store, children before parents.
 _TABLES: Final = (
-    *("dict_entry", "dict_change", "dict_lock", "queue_item", "queue_deferred", "queue_key", "queue_head"),
+    *(
+        "dict_entry",
+        "dict_change",
+        "dict_lock",
+        "queue_item",
+        "queue_deferred",
+        "queue_key",
+        "queue_head",
+        "queue_count",
+    ),
     *("dirent", "inode", "blob", "chunk", "blob_left", "inode_hold", "version_pin", "volume_version", "file_system"),
 )
 DELETE_ROWS = [Statement(f"DELETE FROM pgstore.{table} WHERE store_id = $1", "int8") for table in _TABLES]

@@ -17,7 +17,6 @@ from rich.console import Console
 from tests.benchmarks.harness import hold_all, table
 from tests.fixtures.server import Server, migrate
 
-
 NO_AREAS = {"__main__", "harness", "peers", "queue_peers"}
 
 

@@ -1,8 +1,8 @@
 """Queue beside its own bare statements and the queues that it is measured against (`queue_peers`).
 
-Every system carries the same items, of 100 bytes and of 10 kB as pickles, and serialises them with each call; the bare statements get
-theirs pickled before. What empties a queue is given a full one before each turn, and its dead rows are cleared away, which is not
-timed. "relaxed" is `durable=False`, or `appendfsync everysec` of Redis.
+Every system carries the same items, of 100 bytes and of 10 kB as pickles, and serialises them with each call; the bare statements
+get theirs pickled before. What empties a queue is given a full one before each turn, and its dead rows are cleared away, which is
+not timed. "relaxed" is `durable=False`, or `appendfsync everysec` of Redis.
 """
 
 from __future__ import annotations
@@ -219,8 +219,8 @@ def putting_at_once(field: Field, size: int) -> Iterator[Offer]:
                 yield versus(name, ours, field.crewed(stack, system, size, "put"), goal, system)
     if size == SMALL:
         with contextlib.ExitStack() as stack:
-            both = [field.crewed(stack, system, size, "put_in_transaction") for system in ("ours", BARE)]
-            yield versus(f"{name}, in transactions of their own", *both, 0.75, BARE)
+            ours, bare = (field.crewed(stack, system, size, "put_in_transaction") for system in ("ours", BARE))
+            yield versus(f"{name}, in transactions of their own", ours, bare, 0.75, BARE)
 
 
 def putting_many(field: Field, size: int) -> Iterator[Offer]:
@@ -279,9 +279,7 @@ def getting_at_once(field: Field, size: int) -> Iterator[Offer]:
             for system, goal in goals.items():
                 enough = min(full, 5000) if system in ("pgqueuer", "procrastinate") else full  # they fill slowly
                 with contextlib.ExitStack() as stack:
-                    theirs = field.crewed(
-                        stack, system, size, call, full=enough, factor=factor, seconds=seconds
-                    )
+                    theirs = field.crewed(stack, system, size, call, full=enough, factor=factor, seconds=seconds)
                     yield versus(name, ours, theirs, goal, system)
 
 
@@ -292,8 +290,8 @@ def relaxing(field: Field) -> Iterator[Offer]:
     relaxed = "ours, relaxed"
     yield versus("put 100 B, relaxed", by(relaxed, "put"), by(EVERYSEC, "put"), 1.0, EVERYSEC)
     with contextlib.ExitStack() as stack:
-        both = [field.crewed(stack, system, SMALL, "put") for system in (relaxed, EVERYSEC)]
-        yield versus(f"put 100 B, relaxed, {CLIENTS} clients", *both, 1.0, EVERYSEC)
+        ours, theirs = (field.crewed(stack, system, SMALL, "put") for system in (relaxed, EVERYSEC))
+        yield versus(f"put 100 B, relaxed, {CLIENTS} clients", ours, theirs, 1.0, EVERYSEC)
     yield versus("get 100 B, relaxed", by(relaxed, "get", 2000), by(EVERYSEC, "get", 2000), None, EVERYSEC)
 
 
@@ -514,31 +512,17 @@ WAKES: Final = 30
 
 
 def waking(field: Field) -> Iterator[Offer]:
-    stack = field._stack
-
     def woken(system: str, make: Any, percent: int, times: int = WAKES) -> Callable[[], Turn]:
-        @functools.cache
-        def consumer() -> Consumer:
-            consumer = Consumer(make, field.address(system))
-            stack.callback(consumer.close)
-            return consumer
-
         def candidate() -> Turn:
             field.fill(system, 0, SMALL)
-            with contextlib.closing(consumers(consumer)):
-                return Turn(1, percentile(consumer().delays(field.worker(system, SMALL).put, times), percent), 0)
+            worker = field.worker(system, SMALL)
+            consumer = Consumer(make, field.address(system))
+            try:
+                return Turn(1, percentile(consumer.delays(worker.put, times), percent), 0)
+            finally:  # it would take the items of the calls that are timed alone
+                consumer.close()
 
         return candidate
-
-    def consumers(consumer: Any) -> contextlib.closing[Any]:
-        """One system's consumer at a time: others would take the items of the timed calls."""
-
-        class Ending:
-            def close(self) -> None:
-                consumer().close()
-                consumer.cache_clear()
-
-        return Ending()  # type: ignore[return-value]
 
     def alone() -> Turn:
         """The median of a put and that of a get, each timed by itself."""

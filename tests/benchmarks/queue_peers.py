@@ -1,7 +1,7 @@
 """Queues side by side: each system as a worker with the same four calls, which can be made in any process.
 
-A worker holds its own connection and one item, and `put`, `put_many`, `get` and `get_many` return how many items they moved. Systems
-other than ours live in a database of their own on the same server, so that a database that is only lent (`--url`) stays as it is.
+A worker holds its own connection and one item, and `put`, `put_many`, `get` and `get_many` return how many items they moved.
+Systems other than ours live in a database of their own on the same server, so that one that is only lent (`--url`) stays as it is.
 pgmq is its SQL alone: a file named by PGSTORE_BENCH_PGMQ, else `share/pgmq.sql` of the Python environment.
 """
 
@@ -375,9 +375,7 @@ class Procrastinate(Looping):
         import procrastinate
 
         super().__init__(address, size)
-        self.app = procrastinate.App(
-            connector=procrastinate.PsycopgConnector(conninfo=address, min_size=1, max_size=1)
-        )
+        self.app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=address, min_size=1, max_size=1))
         self.run(self.app.open_async())
         self.task = self.app.task(queue=QUEUE, name="e")(_task)
         self.number = self.run(self.app.job_manager.register_worker())

@@ -11,13 +11,13 @@ import psycopg
 import pytest
 
 import pgstore
-from pgstore.queue import take
+from pgstore.queue import known
 from pgstore.queue.base import INSERT_LOCK_CLASS
 
 
 @pytest.fixture(autouse=True)
 def _advance_at_every_get(monkeypatch):
-    monkeypatch.setattr(take, "ADVANCE_ITEMS", 1)
+    monkeypatch.setattr(known, "ADVANCE_ITEMS", 1)
 
 
 @pytest.fixture
@@ -39,6 +39,17 @@ def head(sql):
         return rows[0][0] if rows else 0
 
     return head
+
+
+def known_of(store):
+    """What the client of a Queue knows of its default partition."""
+    return known.household(store._runner).queue(number(store)).partition("", store._runner.servers_seen)
+
+
+def trust(store, low):
+    """Let the client take *low* for the mark, and not look for it."""
+    known_of(store).low = low
+    known_of(store).fresh_until = float("inf")
 
 
 def number(store) -> int:
@@ -67,7 +78,7 @@ def test_the_mark_follows_what_is_taken(call, store, head):
     call(store.get, block=False)
 
     assert 0 < first < head(store)
-    assert store._known[""].low == head(store)
+    assert known_of(store).low == head(store)
 
 
 def test_an_item_of_a_transaction_that_commits_late_is_not_passed(call, client_elsewhere, store, store_elsewhere):
@@ -225,7 +236,7 @@ def test_a_mark_is_forgotten_with_the_server_that_it_was_of(call, client, store,
     One that takes over after a failover may give out ids again that the old one gave out last.
     """
     work(store)
-    store._known[""].low = 1 << 60
+    trust(store, 1 << 60)
     store_elsewhere.put("item")
     assert call(store.get, block=False) is None
 
@@ -236,7 +247,7 @@ def test_a_mark_is_forgotten_with_the_server_that_it_was_of(call, client, store,
 
 def test_a_waiting_get_forgets_it_too(call, client, store, store_elsewhere):
     work(store)
-    store._known[""].low = 1 << 60
+    trust(store, 1 << 60)
     threading.Timer(0.2, client.arrived, [None]).start()
     threading.Timer(0.4, store_elsewhere.put, ["item"]).start()
 
