@@ -21,10 +21,12 @@ PARTITION_BYTES_MAX: Final = 64
 # Whoever inserts into queue_item holds this lock from before the ids are drawn to the end of the transaction. It keeps nobody out:
 # it tells `queue_advance` (sql/schema.sql) who may have ids that cannot be seen yet. "pgsi".
 INSERT_LOCK_CLASS: Final = 0x70677369
-INSERTING: Final = f"""
-    inserting AS MATERIALIZED (
-        SELECT pg_advisory_xact_lock_shared({INSERT_LOCK_CLASS}, ($1 % 2147483648)::integer))
-"""
+_TAKE_INSERT_LOCK: Final = f"SELECT pg_advisory_xact_lock_shared({INSERT_LOCK_CLASS}, ($1 % 2147483648)::integer)"
+INSERTING: Final = f"inserting AS MATERIALIZED ({_TAKE_INSERT_LOCK})"
+# Only if there is something to insert: `gone` has rows.
+INSERTING_WHAT_IS_GONE: Final = (
+    f"inserting AS MATERIALIZED ({_TAKE_INSERT_LOCK} FROM (SELECT FROM gone LIMIT 1) AS some_item)"
+)
 NOT_DURABLE: Final = "would make all of it not durable"
 SECONDS_MAX: Final = 10 * 365 * 86400
 OPTION_MAX: Final = 2**31 - 1

@@ -17,7 +17,7 @@ from pgstore.core.clock import monotonic
 from pgstore.core.operation import BeforeCommit, Op, Query
 from pgstore.core.statement import Statement
 
-ADVANCE_ITEMS: Final = 1000  # taken from a partition between two attempts to raise its mark
+ADVANCE_ITEMS = 1000  # taken from a partition between two attempts to raise its mark
 FRESH_SECONDS: Final = 1.0  # after which another client may have raised a mark much further
 TELL_SECONDS: Final = 10.0
 VACUUM_ITEMS: Final = 50_000  # taken by a client between two looks whether vacuum is wanted

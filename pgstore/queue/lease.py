@@ -23,7 +23,7 @@ from pgstore.client.announcements import announcing
 from pgstore.core.clock import monotonic
 from pgstore.core.operation import Apart, Op, Query, Rows, Topic, operation
 from pgstore.core.statement import Statement
-from pgstore.queue.base import INSERTING, QueueBase, check_count, check_seconds
+from pgstore.queue.base import INSERTING, INSERTING_WHAT_IS_GONE, QueueBase, check_count, check_seconds
 from pgstore.queue.known import KnownQueue, tally
 from pgstore.registry import Facts
 
@@ -61,7 +61,7 @@ BRING_BACK: Final = Statement(
                 AND e.id = due.id
                 AND NOT due.is_dead
              RETURNING e.id, e.partition, e.due_at, e.put_at, e.codec, e.payload, e.attempts),
-         {INSERTING},
+         {INSERTING_WHAT_IS_GONE},
          back AS (
              INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
              SELECT s.id, g.partition, g.put_at, g.codec, g.payload, g.attempts
