@@ -267,13 +267,13 @@ class Lease:
         Give the item back, to the end of the queue, in *delay* seconds; or to the dead letters if this was its last attempt.
 
         Args:
-            reason: kept with a dead letter.
+            reason: kept with a dead letter, up to 1,000 characters of it.
 
         Raises:
             LeaseLost: it went back already.
         """
         seconds = check_seconds(delay, "delay")
-        why = None if reason is None else reason.replace("\0", "")[:_REASON_CHARS_MAX]
+        why = _told(reason)
         store_id, lease_id, topic = self._facts.id, self._row[0], Topic(self._facts.id, self._partition)
         if self.attempt >= self._facts.options.get("max_attempts", float("inf")):
             self._settled((yield Query(BURY, store_id, lease_id, why)))
@@ -398,7 +398,7 @@ class Leasing(QueueBase):
         return [DeadLetter(row[0], row[5] or None, row[1].astimezone(), row[4], row[6], row, self) for row in rows]
 
     @operation
-    def revive(self, letters: Iterable[DeadLetter] | None = None) -> Op[int]:
+    def revive(self, letters: Iterable[DeadLetter] | DeadLetter | None = None) -> Op[int]:
         """Put dead letters back, to the end of their partitions and as if never leased; None: all. Returns how many."""
         ids = _ids(letters)
         store_id = yield from self._locate()
@@ -407,7 +407,7 @@ class Leasing(QueueBase):
         return len(rows)
 
     @operation
-    def discard(self, letters: Iterable[DeadLetter] | None = None) -> Op[int]:
+    def discard(self, letters: Iterable[DeadLetter] | DeadLetter | None = None) -> Op[int]:
         """Delete dead letters; None: all. Returns how many."""
         ids = _ids(letters)
         store_id = yield from self._locate()
@@ -437,5 +437,20 @@ def one(query: Query) -> Op[Any]:
     return (yield query)
 
 
-def _ids(letters: Iterable[DeadLetter] | None) -> list[int] | None:
-    return None if letters is None else [letter.id for letter in letters]
+def _told(reason: object) -> str | None:
+    """*reason* as it can be stored."""
+    if reason is None:
+        return None
+    if not isinstance(reason, str):
+        raise errors.InvalidError(f"reason must be a str, not {type(reason).__name__}: {reason!r}")
+    return reason[:_REASON_CHARS_MAX].replace("\0", "").encode(errors="backslashreplace").decode()
+
+
+def _ids(letters: Iterable[DeadLetter] | DeadLetter | None) -> list[int] | None:
+    if letters is None:
+        return None
+    several = [letters] if isinstance(letters, DeadLetter) else list(letters)
+    for letter in several:
+        if not isinstance(letter, DeadLetter):
+            raise errors.InvalidError(f"{letter!r} is not a dead letter")
+    return [letter.id for letter in several]

@@ -145,7 +145,7 @@ class Looking(QueueBase):
         patience = (timeout if item_poll_timeout is None else item_poll_timeout) or 0.0
         Deadline.after(patience)
         given: object = after
-        if given is not None and (isinstance(given, bool) or not isinstance(given, int)):
+        if given is not None and (isinstance(given, bool) or not isinstance(given, int) or abs(given) >= 1 << 63):
             raise errors.InvalidError(f"after is {after!r}, expected the position of an iterator")
         return ItemIterator(self, partition_name(partition), patience, after or 0)
 

@@ -535,3 +535,41 @@ def test_only_leases_outside_of_transactions_are_renewed(call, client, store):
             call(store.get_many, 1, block=False, renew=True, **arguments)
     with client.transaction(), pytest.raises(pgstore.InvalidError, match="commit"):
         store.get(block=False, lease=5, renew=True)
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("reason", ["\ud800", "nul\0", "x" * 5000, "ä" * 1000])
+def test_any_text_may_be_the_reason(call, mortal, reason):
+    mortal.put("item")
+    for _ in range(2):
+        call(call(mortal.get, lease=60).nack, reason=reason)
+
+    (letter,) = call(mortal.dead_letters)
+    assert letter.reason
+    assert len(letter.reason) <= 1000
+
+
+def test_a_reason_that_is_no_text_is_refused(call, store):
+    store.put("item")
+    lease = call(store.get, lease=60)
+
+    with pytest.raises(pgstore.InvalidError, match="reason"):
+        call(lease.nack, reason=5)
+
+    call(lease.ack)
+
+
+def test_one_dead_letter_or_several_come_back(call, mortal):
+    _kill(mortal, ["a", "b", "c"])
+    letters = call(mortal.dead_letters)
+
+    assert call(mortal.revive, letters[0]) == 1
+    assert call(mortal.discard, letters[1]) == 1
+    assert call(mortal.revive, letters) == 1
+
+    assert mortal.get_many(9) == ["a", "c"]
+    for operation in (mortal.revive, mortal.discard):
+        with pytest.raises(pgstore.InvalidError, match="dead letter"):
+            call(operation, ["a"])
