@@ -18,6 +18,8 @@ from pgstore.core.operation import BeforeCommit, Op, Query
 from pgstore.core.statement import Statement
 
 ADVANCE_ITEMS = 1000  # taken from a partition between two attempts to raise its mark
+ADVANCE_STATEMENT: Final = 3  # a statement counts as so many more
+LEARN_LOOKS: Final = 16  # from a partition, after which its mark is asked for
 FRESH_SECONDS: Final = 1.0  # after which another client may have raised a mark much further
 TELL_SECONDS: Final = 10.0
 VACUUM_ITEMS: Final = 50_000  # taken by a client between two looks whether vacuum is wanted
@@ -64,20 +66,30 @@ VACUUM: Final = Statement("VACUUM (SKIP_LOCKED, TRUNCATE false) pgstore.queue_it
 class KnownPartition:
     """What is known of a partition: the mark below which it has nothing left (see `take`)."""
 
-    __slots__ = ("advancing", "fresh_until", "low", "servers_seen", "taken")
+    __slots__ = ("advancing", "fresh_until", "looks", "low", "servers_seen", "taken")
 
     def __init__(self, servers_seen: int) -> None:
         self.servers_seen = servers_seen  # by the client; when there are more, all this may be of another server
         self.low = 0
         self.fresh_until = 0.0  # until then `low` is good enough; after it the server looks the mark up
+        self.looks = 0  # since the mark was asked for
         # Since the mark was raised. By chance at first: with more partitions than are remembered the marks still rise.
         self.taken = random.randrange(ADVANCE_ITEMS)
         self.advancing: tuple[Any, ...] = (None, None, None)  # what `queue_advance` wants to be told the next time
+
+    def note(self, items: int) -> None:
+        """So many were taken, by one statement. Each statement passes the dead rows, so many small ones want a closer mark."""
+        self.taken += items + ADVANCE_STATEMENT
 
     @property
     def may_rise(self) -> bool:
         """Whether so much was taken that an attempt to raise the mark is worth its cost."""
         return self.taken >= ADVANCE_ITEMS
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the mark is looked up so often that it had better be asked for and remembered."""
+        return self.looks >= LEARN_LOOKS and monotonic() >= self.fresh_until
 
 
 class KnownQueue:

@@ -38,6 +38,7 @@ PUT_BACK = Statement(
     "int8 text int8[] timestamptz[] char[] bytea[] int4[]",
 )
 ADVANCE = Statement("SELECT * FROM pgstore.queue_advance($1, $2, $3, $4, $5)", "int8 text int8 text[] text", reads=True)
+MARK = Statement("SELECT low FROM pgstore.queue_head WHERE store_id = $1 AND partition = $2", "int8 text", reads=True)
 # The mark that was told, or of 0 the one that is kept. Looked up once a statement, before its first row.
 LOW: Final = """
     CASE WHEN {low} > 0
@@ -251,6 +252,8 @@ class Taking(Leasing):
         known = queue.partition(partition, self._runner.servers_seen)
         if known.may_rise:
             yield from self._advance(facts, partition, known)
+        elif known.is_busy:
+            yield from self._learn(facts, partition, known)
         rows = yield from self._look(facts, partition, queue, known, n, lease, durable)
         if rows or not block:
             return rows
@@ -297,6 +300,7 @@ class Taking(Leasing):
     ) -> Op[Rows]:
         store_id = facts.id
         counting = yield from tally(queue)
+        known.looks += 1
         if lease is None and durable and "maxsize" not in facts.options:
             rows: Rows = yield Query(
                 TAKE, store_id, partition, n, _low(known), undo=lambda rows: self._put_back(store_id, partition, rows)
@@ -304,7 +308,7 @@ class Taking(Leasing):
         else:
             rows = yield from self._look_on_terms(facts, partition, _low(known), n, lease, durable)
         if rows:
-            known.taken += len(rows)
+            known.note(len(rows))
             queue.took(len(rows))
             if lease is None:
                 counting.count(len(rows))
@@ -325,9 +329,18 @@ class Taking(Leasing):
             known.advancing = tuple(advancing)
             return
         known.advancing = (None, None, None)
-        if (
-            not self._runner.is_pooled
-        ):  # behind a pooler the server may be replaced unnoticed, and the mark be of another
+        self._trust(known, low)
+
+    def _learn(self, facts: Facts, partition: str, known: KnownPartition) -> Op[None]:
+        """Ask for the mark that is kept, once for the gets of a second."""
+        rows: Rows = yield Apart(one(Query(MARK, facts.id, partition)))
+        self._trust(known, rows[0][0] if rows else 0)
+
+    def _trust(self, known: KnownPartition, low: int) -> None:
+        """Use *low* for a second, without looking."""
+        known.looks = 0
+        # Behind a pooler the server may be replaced unnoticed, and the mark be of another.
+        if not self._runner.is_pooled:
             known.low = max(known.low, low)
             known.fresh_until = monotonic() + FRESH_SECONDS
 
