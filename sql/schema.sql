@@ -1052,7 +1052,9 @@ CREATE TABLE pgstore.queue_deferred (
         toast_tuple_target = 8160,
         toast.autovacuum_vacuum_scale_factor = 0, toast.autovacuum_vacuum_threshold = 10000, toast.autovacuum_vacuum_cost_delay = 0);
 ALTER TABLE pgstore.queue_deferred ALTER COLUMN payload SET STORAGE EXTERNAL;
+-- The first serves those who wait in a partition, the second whoever looks for what is due in all of them.
 CREATE INDEX queue_deferred_due ON pgstore.queue_deferred (store_id, partition, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX queue_deferred_next ON pgstore.queue_deferred (store_id, due_at) WHERE due_at IS NOT NULL;
 
 -- Idempotency keys of puts, so that one that is repeated puts once. Deleted in passing after 24 hours.
 CREATE TABLE pgstore.queue_key (
@@ -1069,6 +1071,16 @@ CREATE TABLE pgstore.queue_head (
     partition text COLLATE "C" NOT NULL,
     low       bigint NOT NULL,
     PRIMARY KEY (store_id, partition)
+) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
+
+-- How many items have left a Queue, as its clients tell every ten seconds and when they are closed; what is there can be counted. A
+-- few rows a Queue, so that clients seldom meet in one.
+CREATE TABLE pgstore.queue_count (
+    store_id bigint NOT NULL,
+    slot     smallint NOT NULL,                       -- drawn by each client
+    gets     bigint NOT NULL,                         -- taken for good, by get or by the end of a lease's work
+    cleared  bigint NOT NULL,                         -- by clear and discard
+    PRIMARY KEY (store_id, slot)
 ) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
 
 -- Every item that can be taken, with its value as jsonb.
@@ -1089,7 +1101,8 @@ SELECT s.environment,
   JOIN pgstore.queue_item q ON q.store_id = s.id
  WHERE s.kind = 'queue';
 
--- One row a Queue. Counts rows, so it reads as much as it counts.
+-- One row a Queue. Counts rows, so it reads as much as it counts. What a client has taken and not told yet, or never told because it
+-- was killed, is missing in `gets` and in `puts`; what it took in a transaction of its caller's counts though that may roll back.
 CREATE VIEW pgstore.queue_stats AS
 SELECT s.environment,
        s.name,                                        -- NULL: ephemeral
@@ -1099,7 +1112,10 @@ SELECT s.environment,
        statement_timestamp() - i.oldest_at AS oldest_age,
        d.leased,
        d.delayed,
-       d.dead
+       d.dead,
+       i.depth + d.leased + d.delayed + d.dead + c.gets + c.cleared AS puts,  -- all that ever were here
+       c.gets,                                        -- these two are ten seconds late: see queue_count
+       c.cleared
   FROM pgstore.store s
  CROSS JOIN LATERAL (SELECT count(*) AS depth, min(q.put_at) AS oldest_at
                        FROM pgstore.queue_item q
@@ -1109,6 +1125,9 @@ SELECT s.environment,
                             count(*) FILTER (WHERE e.kind = 'x') AS dead
                        FROM pgstore.queue_deferred e
                       WHERE e.store_id = s.id) AS d
+ CROSS JOIN LATERAL (SELECT coalesce(sum(n.gets), 0)::bigint AS gets, coalesce(sum(n.cleared), 0)::bigint AS cleared
+                       FROM pgstore.queue_count n
+                      WHERE n.store_id = s.id) AS c
  WHERE s.kind = 'queue';
 
 -- Put a JSON value, which Python takes as plain objects. A trigger on a table of yours can feed workers so. A Queue that is not there
@@ -1116,7 +1135,6 @@ SELECT s.environment,
 CREATE FUNCTION pgstore.queue_put(p_store_id bigint, p_item jsonb, p_partition text DEFAULT '') RETURNS void
 LANGUAGE plpgsql VOLATILE AS $function$
 DECLARE
-    crc      CONSTANT bigint := pgstore.crc32(convert_to(p_store_id::text || '/' || p_partition, 'UTF8'));
     settings jsonb;
     maxsize  bigint;
 BEGIN
@@ -1139,12 +1157,11 @@ BEGIN
     maxsize := (settings ->> 'maxsize')::bigint;
     IF maxsize IS NOT NULL THEN
         -- As in pgstore/queue/put.py: who puts into a bounded queue holds this lock, and counts after it is taken. 0x70677372.
-        PERFORM pg_advisory_xact_lock(1885827954, (CASE WHEN crc < 2147483648 THEN crc ELSE crc - 4294967296 END)::integer);
+        PERFORM pg_advisory_xact_lock(1885827954, (p_store_id % 2147483648)::integer);
         IF (SELECT count(*)
               FROM (SELECT
                       FROM pgstore.queue_item q
                      WHERE q.store_id = p_store_id
-                       AND q.partition = p_partition COLLATE "C"
                      LIMIT maxsize) AS waiting) >= maxsize THEN
             RAISE EXCEPTION 'the Queue with id % is full: % items', p_store_id, maxsize
                   USING ERRCODE = 'configuration_limit_exceeded';
@@ -1253,11 +1270,18 @@ END
 $function$;
 
 -- What pgstore/queue/take.py does on its own connections, for those of a caller: the planner's settings are not ours to change there.
+-- p_low: a mark; 0: the one that is kept.
 CREATE FUNCTION pgstore.queue_take(p_store_id bigint, p_partition text, p_items bigint, p_low bigint)
 RETURNS TABLE (id bigint, put_at timestamptz, codec "char", payload bytea, attempts smallint)
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $function$
 #variable_conflict use_column
 BEGIN
+    IF p_low = 0 THEN
+        p_low := coalesce((SELECT h.low
+                             FROM pgstore.queue_head h
+                            WHERE h.store_id = p_store_id
+                              AND h.partition = p_partition), 0);
+    END IF;
     RETURN QUERY
     DELETE FROM pgstore.queue_item q
      WHERE q.ctid = ANY (ARRAY(SELECT i.ctid

@@ -24,6 +24,8 @@ CHUNK_BYTES_MIN = 4096
 CHUNK_BYTES_MAX = 16 * 1024 * 1024  # what a statement may carry several of
 LARGE_OBJECT_BYTES = 1024 * 1024
 VERSIONS_KEPT = 10
+COLLECT_SECONDS = 60.0  # from a change to collecting: at most one round a minute
+COLLECT_AGAIN_SECONDS = 300.0  # to the next round of what was not finished
 ATTEMPTS = 10  # of an operation that others keep coming between
 FOREIGN_KEY_VIOLATION = "23503"  # contents that were to be shared have just been collected, for their file is gone
 STORAGES = {"rows": "r", "large_object": "l"}
@@ -170,7 +172,13 @@ class FileStoreBase(Store):
         while True:
             try:
                 result = yield from atomic(change())
-                self._runner.chores.note(("collect", store_id), partial(collect_in_passing, store_id))
+                self._runner.chores.leave(
+                    ("collect", store_id),
+                    partial(collect_in_passing, store_id),
+                    COLLECT_SECONDS,
+                    again_seconds=COLLECT_AGAIN_SECONDS,
+                    can_wait=True,
+                )
                 return result
             except StoreGone:
                 raise self._missing() from None

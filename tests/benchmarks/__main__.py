@@ -18,13 +18,13 @@ from tests.benchmarks.cores import awake
 from tests.benchmarks.harness import hold_all, table
 from tests.fixtures.server import Server, migrate
 
+NO_AREAS = {"__main__", "cores", "harness", "peers", "queue_peers"}
+
 
 def main() -> None:
     """Read the command line and do what it says."""
     folder = Path(__file__).parent
-    areas = sorted(
-        {module.name for module in pkgutil.iter_modules([str(folder)])} - {"__main__", "cores", "harness", "peers"}
-    )
+    areas = sorted({module.name for module in pkgutil.iter_modules([str(folder)])} - NO_AREAS)
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("area", choices=areas, help="a module in tests/benchmarks")
     parser.add_argument(
