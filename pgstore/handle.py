@@ -487,6 +487,8 @@ class Objects(Generic[S]):
         """
         store = self._class.from_name(name, environment_name=environment_name, client=client)
         facts = yield from atomic(store._create())
+        if facts is None:
+            yield from store._find()  # raises an error where it is a store of another kind
         if facts is None and not allow_existing:
             raise errors.AlreadyExistsError(
                 f"{store._noun} {name!r} exists already in environment {store._environment!r}; "

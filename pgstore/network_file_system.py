@@ -16,7 +16,6 @@ from pgstore import errors
 from pgstore.client import Client
 from pgstore.core.operation import Call, Op, operation
 from pgstore.file_store import FileStore
-from pgstore.files import upload
 from pgstore.files.live import LiveChanges
 from pgstore.files.local import Folder, Source
 from pgstore.files.paths import split, split_file
@@ -42,6 +41,7 @@ class NetworkFileSystem(FileStore):
     _id_prefix: ClassVar = "sv"
     _changes_class: ClassVar = LiveChanges
     _chunk_bytes: ClassVar = 64 * 1024
+    _option_defaults: ClassVar = {**FileStore._option_defaults, "chunk_size": _chunk_bytes}
 
     @classmethod
     def ephemeral(
@@ -84,8 +84,7 @@ class NetworkFileSystem(FileStore):
 
         yield Call(partial(_rewind, fp))
         source: Source = yield Call(partial(Source.open, fp))
-        shown = Progress(advance=_advancing(progress_cb))
-        return (yield from self._change(lambda tree: upload.put_file(tree, source, names, shown), repeatable=False))
+        return (yield from self._put(source, names, Progress(advance=_advancing(progress_cb))))
 
     @operation
     def add_local_file(
@@ -98,8 +97,7 @@ class NetworkFileSystem(FileStore):
         names = split_file(_default_place(local_path, remote_path))
         source: Source = yield Call(partial(Source.open, local_path))
         try:
-            shown = Progress(advance=_advancing(progress_cb))
-            yield from self._change(lambda tree: upload.put_file(tree, source, names, shown), repeatable=False)
+            yield from self._put(source, names, Progress(advance=_advancing(progress_cb)))
         finally:
             source.close()
 
@@ -113,8 +111,7 @@ class NetworkFileSystem(FileStore):
         """Upload the files of a local folder, by default below `/` and its own name; see `put_directory`."""
         names = split(_default_place(local_path, remote_path))
         folder: Folder = yield Call(partial(Folder, local_path, None))
-        shown = Progress(advance=_advancing(progress_cb))
-        yield from self._change(lambda tree: upload.put_directory(tree, folder, names, shown), repeatable=False)
+        yield from self._put_all(folder, names, Progress(advance=_advancing(progress_cb)))
 
     @classmethod
     def create_deployed(cls, name: str, client: Client | None = None, environment_name: str | None = None) -> str:

@@ -65,6 +65,7 @@ class Volume(FileStore):
     _id_prefix: ClassVar = "vo"
     _changes_class: ClassVar = VersionedChanges
     _chunk_bytes: ClassVar = 256 * 1024
+    _option_defaults: ClassVar = {**FileStore._option_defaults, "chunk_size": _chunk_bytes}
 
     _mount_options: dict[str, Any] | None = None
 

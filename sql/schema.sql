@@ -1052,7 +1052,9 @@ CREATE TABLE pgstore.queue_deferred (
         toast_tuple_target = 8160,
         toast.autovacuum_vacuum_scale_factor = 0, toast.autovacuum_vacuum_threshold = 10000, toast.autovacuum_vacuum_cost_delay = 0);
 ALTER TABLE pgstore.queue_deferred ALTER COLUMN payload SET STORAGE EXTERNAL;
+-- The first serves those who wait in a partition, the second whoever looks for what is due in all of them.
 CREATE INDEX queue_deferred_due ON pgstore.queue_deferred (store_id, partition, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX queue_deferred_next ON pgstore.queue_deferred (store_id, due_at) WHERE due_at IS NOT NULL;
 
 -- Idempotency keys of puts, so that one that is repeated puts once. Deleted in passing after 24 hours.
 CREATE TABLE pgstore.queue_key (
@@ -1069,6 +1071,16 @@ CREATE TABLE pgstore.queue_head (
     partition text COLLATE "C" NOT NULL,
     low       bigint NOT NULL,
     PRIMARY KEY (store_id, partition)
+) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
+
+-- How many items have left a Queue, as its clients tell every ten seconds and when they are closed; what is there can be counted. A
+-- few rows a Queue, so that clients seldom meet in one.
+CREATE TABLE pgstore.queue_count (
+    store_id bigint NOT NULL,
+    slot     smallint NOT NULL,                       -- drawn by each client
+    gets     bigint NOT NULL,                         -- taken for good, by get or by the end of a lease's work
+    cleared  bigint NOT NULL,                         -- by clear and discard
+    PRIMARY KEY (store_id, slot)
 ) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
 
 -- Every item that can be taken, with its value as jsonb.
@@ -1089,7 +1101,8 @@ SELECT s.environment,
   JOIN pgstore.queue_item q ON q.store_id = s.id
  WHERE s.kind = 'queue';
 
--- One row a Queue. Counts rows, so it reads as much as it counts.
+-- One row a Queue. Counts rows, so it reads as much as it counts. What a client has taken and not told yet, or never told because it
+-- was killed, is missing in `gets` and in `puts`; what it took in a transaction of its caller's counts though that may roll back.
 CREATE VIEW pgstore.queue_stats AS
 SELECT s.environment,
        s.name,                                        -- NULL: ephemeral
@@ -1099,7 +1112,10 @@ SELECT s.environment,
        statement_timestamp() - i.oldest_at AS oldest_age,
        d.leased,
        d.delayed,
-       d.dead
+       d.dead,
+       i.depth + d.leased + d.delayed + d.dead + c.gets + c.cleared AS puts,  -- all that ever were here
+       c.gets,                                        -- these two are ten seconds late: see queue_count
+       c.cleared
   FROM pgstore.store s
  CROSS JOIN LATERAL (SELECT count(*) AS depth, min(q.put_at) AS oldest_at
                        FROM pgstore.queue_item q
@@ -1109,6 +1125,9 @@ SELECT s.environment,
                             count(*) FILTER (WHERE e.kind = 'x') AS dead
                        FROM pgstore.queue_deferred e
                       WHERE e.store_id = s.id) AS d
+ CROSS JOIN LATERAL (SELECT coalesce(sum(n.gets), 0)::bigint AS gets, coalesce(sum(n.cleared), 0)::bigint AS cleared
+                       FROM pgstore.queue_count n
+                      WHERE n.store_id = s.id) AS c
  WHERE s.kind = 'queue';
 
 -- Put a JSON value, which Python takes as plain objects. A trigger on a table of yours can feed workers so. A Queue that is not there
@@ -1116,7 +1135,6 @@ SELECT s.environment,
 CREATE FUNCTION pgstore.queue_put(p_store_id bigint, p_item jsonb, p_partition text DEFAULT '') RETURNS void
 LANGUAGE plpgsql VOLATILE AS $function$
 DECLARE
-    crc      CONSTANT bigint := pgstore.crc32(convert_to(p_store_id::text || '/' || p_partition, 'UTF8'));
     settings jsonb;
     maxsize  bigint;
 BEGIN
@@ -1139,12 +1157,11 @@ BEGIN
     maxsize := (settings ->> 'maxsize')::bigint;
     IF maxsize IS NOT NULL THEN
         -- As in pgstore/queue/put.py: who puts into a bounded queue holds this lock, and counts after it is taken. 0x70677372.
-        PERFORM pg_advisory_xact_lock(1885827954, (CASE WHEN crc < 2147483648 THEN crc ELSE crc - 4294967296 END)::integer);
+        PERFORM pg_advisory_xact_lock(1885827954, (p_store_id % 2147483648)::integer);
         IF (SELECT count(*)
               FROM (SELECT
                       FROM pgstore.queue_item q
                      WHERE q.store_id = p_store_id
-                       AND q.partition = p_partition COLLATE "C"
                      LIMIT maxsize) AS waiting) >= maxsize THEN
             RAISE EXCEPTION 'the Queue with id % is full: % items', p_store_id, maxsize
                   USING ERRCODE = 'configuration_limit_exceeded';
@@ -1253,11 +1270,18 @@ END
 $function$;
 
 -- What pgstore/queue/take.py does on its own connections, for those of a caller: the planner's settings are not ours to change there.
+-- p_low: a mark; 0: the one that is kept.
 CREATE FUNCTION pgstore.queue_take(p_store_id bigint, p_partition text, p_items bigint, p_low bigint)
 RETURNS TABLE (id bigint, put_at timestamptz, codec "char", payload bytea, attempts smallint)
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $function$
 #variable_conflict use_column
 BEGIN
+    IF p_low = 0 THEN
+        p_low := coalesce((SELECT h.low
+                             FROM pgstore.queue_head h
+                            WHERE h.store_id = p_store_id
+                              AND h.partition = p_partition), 0);
+    END IF;
     RETURN QUERY
     DELETE FROM pgstore.queue_item q
      WHERE q.ctid = ANY (ARRAY(SELECT i.ctid
@@ -1909,6 +1933,426 @@ BEGIN
        AND ino = p_ino
        AND version_to = 9223372036854775807;
     RETURN true;
+END
+$function$;
+
+-- --------------------------------------------------------------------------------------------------- files, for SQL
+
+-- A name as text: UTF-8 as itself, of anything else each byte that belongs to no character as \xff.
+CREATE FUNCTION pgstore.file_name(name bytea) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+DECLARE
+    -- Characters of UTF-8 in PostgreSQL's escape format, as in pickle_text.
+    valid   CONSTANT text := '[^\\]|\\\\|\\3(?:[1-3][0-7]|0[2-7])\\2[0-7]{2}|\\340\\2[4-7][0-7]\\2[0-7]{2}'
+                             '|\\3(?:[4][1-7]|5[0-467])\\2[0-7]{2}\\2[0-7]{2}|\\355\\2[0-3][0-7]\\2[0-7]{2}'
+                             '|\\360\\2[2-7][0-7](?:\\2[0-7]{2}){2}|\\36[1-3](?:\\2[0-7]{2}){3}'
+                             '|\\364\\2[01][0-7](?:\\2[0-7]{2}){2}';
+    escaped CONSTANT text := encode(name, 'escape');  -- \ooo for what is not ASCII, \\ for a backslash
+BEGIN
+    IF octet_length(escaped) = octet_length(name) THEN
+        RETURN escaped;
+    ELSIF escaped ~ ('^(?:' || valid || ')*$') THEN
+        RETURN convert_from(name, 'UTF8');
+    END IF;
+    RETURN (SELECT string_agg(CASE WHEN p.part[1] IS NOT NULL THEN convert_from(decode(p.part[1], 'escape'), 'UTF8')
+                                   ELSE '\x' || encode(decode(p.part[2], 'escape'), 'hex')
+                              END, '' ORDER BY p.position)
+              FROM regexp_matches(escaped, '((?:' || valid || ')+)|(\\[0-7]{3})', 'g') WITH ORDINALITY AS p (part, position));
+END
+$function$;
+
+CREATE FUNCTION pgstore.file_type(kind "char") RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+BEGIN
+    RETURN CASE kind WHEN 'f' THEN 'file' WHEN 'd' THEN 'directory' WHEN 'l' THEN 'symlink' WHEN 'p' THEN 'fifo' ELSE 'socket' END;
+END
+$function$;
+
+-- Every path of every Volume, in its newest version, and NetworkFileSystem. Goes from each root down to all files, so it reads as
+-- much as the store has names, whatever is asked of `path`; a condition on volume or store_id leaves other stores out.
+-- list_directory() goes to one directory.
+CREATE VIEW pgstore.files AS
+SELECT s.environment,
+       s.name AS volume,                              -- of the NetworkFileSystem, if kind says so; NULL: ephemeral
+       s.kind,                                        -- volume, nfs
+       s.id AS store_id,
+       t.path,                                        -- from the root, without a leading slash; names as file_name() shows them
+       pgstore.file_type(i.kind) AS type,             -- file, directory, symlink, fifo, socket
+       i.size_bytes AS size,
+       to_timestamp(i.mtime_ns / 1e9) AS mtime,
+       i.mode,                                        -- permission bits, an integer
+       i.uid,
+       i.gid,
+       i.link_count,
+       pgstore.file_name(i.link_target) AS link_target,
+       nullif(greatest(t.version, i.version_from), 0) AS version,  -- the commit since which the path leads to this; NULL: nfs
+       t.ino                                          -- read_file(store_id, ino) reads the file
+  FROM pgstore.store s
+ CROSS JOIN LATERAL (
+       WITH RECURSIVE tree AS (
+            SELECT 1::bigint AS ino, 'd'::"char" AS kind, NULL::text AS path, 0::bigint AS version
+             UNION ALL
+            SELECT e.ino, e.kind, concat(w.path || '/', pgstore.file_name(e.name)), greatest(w.version, e.version_from)
+              FROM tree w
+             CROSS JOIN LATERAL (
+                   SELECT d.ino, d.kind, d.name, d.version_from
+                     FROM pgstore.dirent d
+                    WHERE d.store_id = s.id
+                      AND d.parent = w.ino
+                      AND d.version_to = 9223372036854775807
+                   OFFSET 0) e
+             WHERE w.kind = 'd'
+       )
+       SELECT r.ino, r.path, r.version
+         FROM tree r
+        WHERE r.path IS NOT NULL) t
+ CROSS JOIN LATERAL (
+       SELECT n.*
+         FROM pgstore.inode n
+        WHERE n.store_id = s.id
+          AND n.ino = t.ino
+          AND n.version_to = 9223372036854775807
+        LIMIT 1) i
+ WHERE s.kind IN ('volume', 'nfs');
+
+-- Each of the following comes by id and by name. What is missing is error P0002 if it is the store, 42704 if it is the version, 58P01 if it
+-- is the file; a directory where there should be a file, or the reverse, is 42809. What a transaction has done to a Volume in
+-- Python is not to be seen before it commits.
+
+CREATE FUNCTION pgstore.file_system_id(p_name text, p_environment text DEFAULT 'main') RETURNS bigint
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+DECLARE
+    found_id CONSTANT bigint := (SELECT s.id
+                                   FROM pgstore.store s
+                                  WHERE s.environment = p_environment COLLATE "C"
+                                    AND (CASE s.kind WHEN 'nfs' THEN 'volume' ELSE s.kind END) = 'volume'
+                                    AND s.name = p_name COLLATE "C");
+BEGIN
+    IF found_id IS NULL THEN
+        RAISE EXCEPTION 'no Volume or NetworkFileSystem % in environment %', quote_nullable(p_name), quote_nullable(p_environment)
+              USING ERRCODE = 'no_data_found', HINT = 'Volumes are made by pgstore.Volume.from_name(name, create_if_missing=True).';
+    END IF;
+    RETURN found_id;
+END
+$function$;
+
+-- Where to look for a version: the newest state (NULL) is what is valid just before the end of all versions.
+CREATE FUNCTION pgstore.file_version(p_store_id bigint, p_version bigint) RETURNS bigint
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = p_store_id AND s.kind IN ('volume', 'nfs')) THEN
+        RAISE EXCEPTION 'no Volume or NetworkFileSystem with id %', coalesce(p_store_id::text, 'NULL') USING ERRCODE = 'no_data_found';
+    ELSIF p_version IS NULL THEN
+        RETURN 9223372036854775806;
+    ELSIF NOT EXISTS (SELECT FROM pgstore.volume_version v WHERE v.store_id = p_store_id AND v.version = p_version) THEN
+        RAISE EXCEPTION 'the store with id % has no version %', p_store_id, p_version
+              USING ERRCODE = 'undefined_object', HINT = 'Only Volumes have versions; which are kept stands in pgstore.volume_version.';
+    END IF;
+    RETURN p_version;
+END
+$function$;
+
+-- Where a path leads. Symbolic links are followed, the last name's too; an absolute target begins at the root of the store.
+CREATE FUNCTION pgstore.file_find(p_store_id bigint, p_path text, p_version bigint,
+                                  OUT ino bigint, OUT kind "char", OUT version bigint)
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+#variable_conflict use_column
+DECLARE
+    at_version CONSTANT bigint := pgstore.file_version(p_store_id, p_version);
+    rest       bytea := convert_to(p_path, 'UTF8');
+    slash      integer;
+    part       bytea;
+    links      integer := 0;
+    entry      record;
+BEGIN
+    IF p_path IS NULL THEN
+        RAISE EXCEPTION 'a path must not be NULL' USING ERRCODE = 'null_value_not_allowed';
+    ELSIF p_path ~ '(^|/)\.\.(/|$)' THEN
+        RAISE EXCEPTION 'path % contains ''..''', quote_literal(p_path) USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    ino := 1;
+    kind := 'd';
+    version := 0;
+    WHILE rest <> '' LOOP
+        slash := position('\x2f'::bytea IN rest);
+        part := CASE slash WHEN 0 THEN rest ELSE substr(rest, 1, slash - 1) END;
+        rest := CASE slash WHEN 0 THEN '' ELSE substr(rest, slash + 1) END;
+        CONTINUE WHEN part IN ('', '.');
+        IF octet_length(part) > 255 THEN
+            RAISE EXCEPTION 'path % contains a name of % bytes, at most 255 are allowed', quote_literal(p_path), octet_length(part)
+                  USING ERRCODE = 'name_too_long';
+        ELSIF kind <> 'd' THEN
+            RAISE EXCEPTION 'a part of path % that should be a directory is a %', quote_literal(p_path), pgstore.file_type(kind)
+                  USING ERRCODE = 'wrong_object_type';
+        END IF;
+        IF part = '..' THEN  -- of a link
+            SELECT n.parent AS ino, 'd'::"char" AS kind, 0::bigint AS version_from, NULL::bytea AS link_target
+              INTO entry
+              FROM pgstore.inode n
+             WHERE n.store_id = p_store_id
+               AND n.ino = file_find.ino
+               AND n.version_from <= at_version
+               AND n.version_to > at_version
+             ORDER BY n.version_to
+             LIMIT 1;
+        ELSE
+            SELECT d.ino, d.kind, d.version_from,
+                   CASE d.kind
+                       WHEN 'l' THEN (SELECT n.link_target
+                                        FROM pgstore.inode n
+                                       WHERE n.store_id = p_store_id
+                                         AND n.ino = d.ino
+                                         AND n.version_from <= at_version
+                                         AND n.version_to > at_version
+                                       ORDER BY n.version_to
+                                       LIMIT 1)
+                   END AS link_target
+              INTO entry
+              FROM pgstore.dirent d
+             WHERE d.store_id = p_store_id
+               AND d.parent = file_find.ino
+               AND d.name = part
+               AND d.version_from <= at_version
+               AND d.version_to > at_version
+             ORDER BY d.version_to
+             LIMIT 1;
+        END IF;
+        IF entry.ino IS NULL THEN
+            RAISE EXCEPTION 'no such file or directory: %', quote_literal(p_path) USING ERRCODE = 'undefined_file';
+        END IF;
+        version := greatest(version, entry.version_from);
+        IF entry.kind = 'l' THEN
+            links := links + 1;
+            IF links > 40 THEN
+                RAISE EXCEPTION 'path % leads through more than 40 symbolic links', quote_literal(p_path)
+                      USING ERRCODE = 'program_limit_exceeded';
+            END IF;
+            IF substr(entry.link_target, 1, 1) = '/' THEN
+                ino := 1;
+            END IF;
+            rest := entry.link_target || '/'::bytea || rest;
+        ELSE
+            ino := entry.ino;
+            kind := entry.kind;
+        END IF;
+    END LOOP;
+END
+$function$;
+
+-- The bytes of a file, or p_length of them from p_offset on, which may reach beyond its end. At most 500 MiB at a time.
+CREATE FUNCTION pgstore.read_file(p_store_id bigint, p_ino bigint, p_version bigint DEFAULT NULL,
+                                  p_offset bigint DEFAULT 0, p_length bigint DEFAULT NULL) RETURNS bytea
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+DECLARE
+    at_version CONSTANT bigint := pgstore.file_version(p_store_id, p_version);
+    file       record;
+    first      bigint;  -- of the bytes wanted, and the one after the last
+    past       bigint;
+    zeros      bytea := '\x00';
+    result     bytea;
+BEGIN
+    IF p_offset IS NULL OR p_offset < 0 OR p_length < 0 THEN
+        RAISE EXCEPTION 'offset and length of a read must not be negative, nor the offset NULL' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    SELECT n.kind, n.size_bytes, n.inline_data, n.blob_id, b.chunk_size_bytes, f.storage
+      INTO file
+      FROM pgstore.inode n
+      LEFT JOIN pgstore.blob b ON b.store_id = n.store_id AND b.id = n.blob_id
+      LEFT JOIN pgstore.file_system f ON f.store_id = n.store_id
+     WHERE n.store_id = p_store_id
+       AND n.ino = p_ino
+       AND n.version_from <= at_version
+       AND n.version_to > at_version
+     ORDER BY n.version_to
+     LIMIT 1;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the store with id % has no inode %', p_store_id, coalesce(p_ino::text, 'NULL') USING ERRCODE = 'undefined_file';
+    ELSIF file.kind <> 'f' THEN
+        RAISE EXCEPTION 'inode % of the store with id % is a %, not a file', p_ino, p_store_id, pgstore.file_type(file.kind)
+              USING ERRCODE = 'wrong_object_type';
+    END IF;
+    first := least(p_offset, file.size_bytes);
+    past := first + least(file.size_bytes - first, p_length);
+    IF past - first > 524288000 THEN  -- as text it has twice as many bytes, and no value may have 1 GiB
+        RAISE EXCEPTION 'a read of % bytes, at most 524288000 (500 MiB) are possible', past - first
+              USING ERRCODE = 'program_limit_exceeded', HINT = 'Read in parts, with p_offset and p_length, or in Python.';
+    ELSIF file.blob_id IS NULL THEN
+        RETURN coalesce(substr(file.inline_data, first::integer + 1, (past - first)::integer), '');
+    ELSIF past = first THEN
+        RETURN '';
+    END IF;
+    WHILE octet_length(zeros) < file.chunk_size_bytes LOOP
+        zeros := zeros || zeros;
+    END LOOP;
+    zeros := substr(zeros, 1, file.chunk_size_bytes);
+    -- Not ordered explicitly, which would write all of it to a file to be sorted: for each position, in order, there is one look.
+    IF file.storage = 'r' THEN
+        SELECT string_agg(CASE octet_length(c.data) WHEN file.chunk_size_bytes THEN c.data
+                                                    ELSE coalesce(overlay(zeros PLACING c.data FROM 1), zeros) END, '')
+          INTO result
+          FROM generate_series(first / file.chunk_size_bytes, (past - 1) / file.chunk_size_bytes) AS s (position)
+          LEFT JOIN LATERAL (
+               SELECT k.data
+                 FROM pgstore.extent e
+                 JOIN pgstore.chunk k ON k.store_id = e.store_id AND k.id = e.chunk_id
+                WHERE e.store_id = p_store_id
+                  AND e.blob_id = file.blob_id
+                  AND e.position = s.position::integer
+                LIMIT 1) c ON true;
+    ELSE
+        SELECT string_agg(coalesce(overlay(zeros PLACING c.data FROM 1), zeros), '')
+          INTO result
+          FROM generate_series(first / file.chunk_size_bytes, (past - 1) / file.chunk_size_bytes) AS s (position)
+          LEFT JOIN LATERAL (
+               SELECT pgstore.chunk_read(p_store_id, e.chunk_id, 0, file.chunk_size_bytes) AS data
+                 FROM pgstore.extent e
+                WHERE e.store_id = p_store_id
+                  AND e.blob_id = file.blob_id
+                  AND e.position = s.position::integer
+                LIMIT 1) c ON true;
+    END IF;
+    RETURN substr(result, (first % file.chunk_size_bytes)::integer + 1, (past - first)::integer);
+END
+$function$;
+
+CREATE FUNCTION pgstore.read_file(p_store_id bigint, p_path text, p_version bigint DEFAULT NULL,
+                                  p_offset bigint DEFAULT 0, p_length bigint DEFAULT NULL) RETURNS bytea
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+DECLARE
+    found record;
+BEGIN
+    SELECT w.ino, w.kind INTO found FROM pgstore.file_find(p_store_id, p_path, p_version) w;
+    IF found.kind <> 'f' THEN
+        RAISE EXCEPTION '% is a %, not a file', quote_literal(p_path), pgstore.file_type(found.kind) USING ERRCODE = 'wrong_object_type';
+    END IF;
+    RETURN pgstore.read_file(p_store_id, found.ino, p_version, p_offset, p_length);
+END
+$function$;
+
+CREATE FUNCTION pgstore.read_file(p_name text, p_path text, p_version bigint DEFAULT NULL, p_environment text DEFAULT 'main',
+                                  p_offset bigint DEFAULT 0, p_length bigint DEFAULT NULL) RETURNS bytea
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+BEGIN
+    RETURN pgstore.read_file(pgstore.file_system_id(p_name, p_environment), p_path, p_version, p_offset, p_length);
+END
+$function$;
+
+-- The same as text; what is not text in this encoding is error 22021.
+CREATE FUNCTION pgstore.read_text(p_store_id bigint, p_ino bigint, p_version bigint DEFAULT NULL, p_encoding text DEFAULT 'UTF8')
+RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+BEGIN
+    RETURN convert_from(pgstore.read_file(p_store_id, p_ino, p_version), p_encoding);
+END
+$function$;
+
+CREATE FUNCTION pgstore.read_text(p_store_id bigint, p_path text, p_version bigint DEFAULT NULL, p_encoding text DEFAULT 'UTF8')
+RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+BEGIN
+    RETURN convert_from(pgstore.read_file(p_store_id, p_path, p_version), p_encoding);
+END
+$function$;
+
+CREATE FUNCTION pgstore.read_text(p_name text, p_path text, p_version bigint DEFAULT NULL, p_environment text DEFAULT 'main',
+                                  p_encoding text DEFAULT 'UTF8') RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+BEGIN
+    RETURN convert_from(pgstore.read_file(p_name, p_path, p_version, p_environment), p_encoding);
+END
+$function$;
+
+-- What a directory holds, in the order of the names' bytes; of a file: itself. p_recursive: all below it, in no order. Page by page:
+-- p_limit entries, of the names after p_after, which is `name` of the last entry of the page before.
+CREATE FUNCTION pgstore.list_directory(p_store_id bigint, p_path text, p_version bigint DEFAULT NULL,
+                                       p_recursive boolean DEFAULT false, p_after bytea DEFAULT NULL, p_limit bigint DEFAULT NULL)
+RETURNS TABLE (path text, type text, size bigint, mtime timestamptz, mode integer, link_target text, version bigint, ino bigint,
+               name bytea)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET jit = off AS $function$
+#variable_conflict use_column
+DECLARE
+    at_version CONSTANT bigint := coalesce(p_version, 9223372036854775806);
+    prefix     CONSTANT text := (SELECT string_agg(p.part, '/' ORDER BY p.position)
+                                   FROM string_to_table(p_path, '/') WITH ORDINALITY AS p (part, position)
+                                  WHERE p.part NOT IN ('', '.'));
+    found      record;
+BEGIN
+    SELECT w.ino, w.kind, w.version INTO found FROM pgstore.file_find(p_store_id, p_path, p_version) w;
+    IF p_recursive AND (p_after IS NOT NULL OR p_limit IS NOT NULL) THEN
+        RAISE EXCEPTION 'a recursive listing has no pages' USING ERRCODE = 'invalid_parameter_value';
+    ELSIF found.kind <> 'd' THEN
+        RETURN QUERY
+        SELECT prefix, pgstore.file_type(n.kind), n.size_bytes, to_timestamp(n.mtime_ns / 1e9), n.mode, NULL::text,
+               nullif(greatest(found.version, n.version_from), 0), n.ino, convert_to(substring(prefix FROM '[^/]*$'), 'UTF8')
+          FROM pgstore.inode n
+         WHERE n.store_id = p_store_id
+           AND n.ino = found.ino
+           AND n.version_from <= at_version
+           AND n.version_to > at_version;
+    ELSIF p_recursive THEN
+        RETURN QUERY
+        WITH RECURSIVE tree AS (
+             SELECT found.ino, 'd'::"char" AS kind, prefix AS path, found.version AS version, NULL::bytea AS name
+              UNION ALL
+             SELECT e.ino, e.kind, concat(w.path || '/', pgstore.file_name(e.name)), greatest(w.version, e.version_from), e.name
+               FROM tree w
+              CROSS JOIN LATERAL (
+                    SELECT d.ino, d.kind, d.name, d.version_from
+                      FROM pgstore.dirent d
+                     WHERE d.store_id = p_store_id
+                       AND d.parent = w.ino
+                       AND d.version_from <= at_version
+                       AND d.version_to > at_version
+                    OFFSET 0) e
+              WHERE w.kind = 'd'
+        )
+        SELECT t.path, pgstore.file_type(i.kind), i.size_bytes, to_timestamp(i.mtime_ns / 1e9), i.mode,
+               pgstore.file_name(i.link_target), nullif(greatest(t.version, i.version_from), 0), t.ino, t.name
+          FROM tree t
+         CROSS JOIN LATERAL (
+               SELECT n.*
+                 FROM pgstore.inode n
+                WHERE n.store_id = p_store_id
+                  AND n.ino = t.ino
+                  AND n.version_from <= at_version
+                  AND n.version_to > at_version
+                ORDER BY n.version_to
+                LIMIT 1) i
+         WHERE t.name IS NOT NULL;
+    ELSE
+        RETURN QUERY
+        SELECT concat(prefix || '/', pgstore.file_name(e.name)), pgstore.file_type(i.kind), i.size_bytes,
+               to_timestamp(i.mtime_ns / 1e9), i.mode, pgstore.file_name(i.link_target),
+               nullif(greatest(found.version, e.version_from, i.version_from), 0), e.ino, e.name
+          FROM (SELECT d.ino, d.name, d.version_from
+                  FROM pgstore.dirent d
+                 WHERE d.store_id = p_store_id
+                   AND d.parent = found.ino
+                   AND d.name > coalesce(p_after, '')
+                   AND d.version_from <= at_version
+                   AND d.version_to > at_version
+                 ORDER BY d.name
+                 LIMIT p_limit) e
+         CROSS JOIN LATERAL (
+               SELECT n.*
+                 FROM pgstore.inode n
+                WHERE n.store_id = p_store_id
+                  AND n.ino = e.ino
+                  AND n.version_from <= at_version
+                  AND n.version_to > at_version
+                ORDER BY n.version_to
+                LIMIT 1) i;
+    END IF;
+END
+$function$;
+
+CREATE FUNCTION pgstore.list_directory(p_name text, p_path text, p_version bigint DEFAULT NULL, p_environment text DEFAULT 'main',
+                                       p_recursive boolean DEFAULT false, p_after bytea DEFAULT NULL, p_limit bigint DEFAULT NULL)
+RETURNS TABLE (path text, type text, size bigint, mtime timestamptz, mode integer, link_target text, version bigint, ino bigint,
+               name bytea)
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+BEGIN
+    RETURN QUERY
+    SELECT *
+      FROM pgstore.list_directory(pgstore.file_system_id(p_name, p_environment), p_path, p_version, p_recursive, p_after, p_limit);
 END
 $function$;
 

@@ -27,7 +27,7 @@ from pgstore.client.world import AsyncWorld, BlockingWorld, World, is_interrupt
 from pgstore.config import Settings
 from pgstore.core.mapping import describe, map_error
 from pgstore.core.names import check_name
-from pgstore.core.operation import Op, Query, Request
+from pgstore.core.operation import BeforeCommit, Op, Query, Request
 from pgstore.core.steps import run_async, run_blocking
 
 T = TypeVar("T")
@@ -70,6 +70,7 @@ class Client:
         self.settings = Settings(url, listen_url, environment, connections_max, auto_migrate, tuple(signing_keys))
         self.installation: str | None = None
         self.is_pooled = False  # a pooler stands before the server, which may be replaced unnoticed
+        self.is_closing = False  # no time to wait for a server that is gone
         self.servers_seen = 0
         self._identity: str | None = None
         self._reset()
@@ -81,6 +82,8 @@ class Client:
         self._loops_lock = threading.Lock()
         self.session = Session(self)
         self.chores = Chores(self)
+        self.renewals = Chores(self)  # apart from the others: a long one, such as vacuum, must not let a lease end
+        self.shared: dict[object, Any] = {}  # what the stores of this client keep together, whichever handle is used
 
     # ------------------------------------------------------------------------------------------------ for the user
 
@@ -124,13 +127,23 @@ class Client:
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        """Delete what is ephemeral and close the connections of blocking calls. The client can be used again."""
-        self.chores.close()
-        self.session.close()
+        """
+        Do what is left to be done, delete what is ephemeral and close the connections of blocking calls.
+
+        The client can be used again.
+        """
+        self.is_closing = True
+        try:
+            self.renewals.close(do=False)
+            self.chores.close()
+            self.session.close()
+        finally:
+            self.is_closing = False
         self._blocking.close()
         self._blocking = BlockingWorld(self)
         self.session = Session(self)
         self.chores = Chores(self)
+        self.renewals = Chores(self)
         self._abandon_loops(lambda loop: loop.is_closed())
 
     async def aclose(self) -> None:
@@ -180,13 +193,18 @@ class Client:
         try:
             request = next(op)
             # Most operations are one query: steps would cost as much as all else that the client does for it.
-            while type(request) is Query:
-                try:
-                    result = world.query_now(request)
-                except BaseException as exc:
-                    request = op.throw(exc)
+            while True:
+                if type(request) is Query:
+                    try:
+                        result = world.query_now(request)
+                    except BaseException as exc:
+                        request = op.throw(exc)
+                    else:
+                        request = op.send(result)
+                elif type(request) is BeforeCommit:
+                    request = op.send(None)
                 else:
-                    request = op.send(result)
+                    break
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
         except BaseException as exc:

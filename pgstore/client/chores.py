@@ -1,16 +1,17 @@
-"""Chores: what operations leave to be done later, by a thread, so that no call takes longer for it.
+"""Chores: what stores leave to be done a little later, off every caller's path.
 
-The thread starts with the first chore that is noted, does what is due, and ends when there is nothing left. A chore noted again
-before it was done is done once. It is never urgent: an error leaves it for the next time that somebody notes it.
+A thread that does them lives as long as there are any, so a client that has nothing left to do has none. A chore that fails is
+dropped: it is for the better of others, and nobody waits for it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
-import weakref
-from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pgstore import errors
 from pgstore.core import clock
@@ -19,68 +20,115 @@ from pgstore.core.operation import Op
 if TYPE_CHECKING:
     from pgstore.client import Client
 
-DELAY_SECONDS = 60.0  # from noting to doing: at most one round a minute
-AGAIN_SECONDS = 300.0  # to the next round of what was not finished
-_PATIENCE_SECONDS: Final = 2.0  # for the round that runs when the client is closed
+CLOSE_SECONDS: Final = 2.0  # that closing waits for a chore under way
+
+
+class _Chore(NamedTuple):
+    at: float
+    make: Callable[[], Op[Any]]
+    again_seconds: float | None
+    can_wait: bool
 
 
 class Chores:
-    """The chores of one client."""
+    """What a client has to do later."""
 
     def __init__(self, client: Client) -> None:
-        self._client = weakref.ref(client)  # what is left to be done keeps no client
-        self._lock = threading.Lock()
-        self._due: dict[Hashable, tuple[float, Callable[[], Op[bool]]]] = {}
+        self._client = client
+        self._pid = os.getpid()
+        self._left: dict[object, _Chore] = {}
+        self._news = threading.Condition(threading.RLock())  # reentrant: a signal handler may come in
         self._thread: threading.Thread | None = None
-        self._closed = threading.Event()
+        self._closed = False
 
-    def note(self, key: Hashable, chore: Callable[[], Op[bool]]) -> None:
+    def leave(
+        self,
+        key: object,
+        chore: Callable[[], Op[Any]],
+        seconds: float,
+        *,
+        again_seconds: float | None = None,
+        can_wait: bool = False,
+    ) -> bool:
         """
-        Have the operation that *chore* gives run in a minute; again later as long as it returns False.
+        Let the operation that *chore* makes be run in *seconds*, unless one of this *key* is left already.
 
-        It should be a short one, for it is not interrupted: whoever closes the client waits for it, though not for long.
+        Args:
+            again_seconds: if the operation returns False, it is left again for so much later.
+            can_wait: when the client is closed before, it is not done; somebody else will.
+
+        Returns:
+            False: the client is being closed, and does nothing more.
         """
-        if key in self._due:  # without the lock: this is called with every commit
-            return
-        with self._lock:
-            if key in self._due or self._closed.is_set():
-                return
-            self._due[key] = (clock.monotonic() + DELAY_SECONDS, chore)
+        if key in self._left:  # without the lock: some are left with every commit
+            return True
+        with self._news:
+            if key in self._left or self._closed:
+                return not self._closed
+            self._left[key] = _Chore(clock.monotonic() + seconds, chore, again_seconds, can_wait)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="pgstore-chores", daemon=True)
-                self._thread.start()
-
-    def close(self) -> None:
-        self._closed.set()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(_PATIENCE_SECONDS)
-
-    def _work(self) -> None:
-        while not self._closed.wait(self._seconds_to_next()):
-            self.work()
-            with self._lock:
-                if not self._due or self._client() is None:
+                try:
+                    # In an empty context: the caller's transaction is none of ours.
+                    Context().run(self._thread.start)
+                except RuntimeError:  # the interpreter is about to exit, or out of threads: closing does it
                     self._thread = None
-                    return
+            else:
+                self._news.notify()
+            return True
 
-    def _seconds_to_next(self) -> float:
-        with self._lock:
-            return max(0.0, min(at for at, _ in self._due.values()) - clock.monotonic())
+    def close(self, *, do: bool = True) -> None:
+        """
+        Stop, and with *do* do what is left and cannot wait, as far as the server can be reached.
+
+        Nothing in a forked child, which has left nothing.
+        """
+        if os.getpid() != self._pid:
+            return
+        with self._news:
+            self._closed = True
+            left, self._left = self._left, {}
+            thread = self._thread
+            self._news.notify()
+        for chore in left.values() if do else ():
+            if not chore.can_wait:
+                with contextlib.suppress(errors.Error):
+                    self._client.run(chore.make())
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(CLOSE_SECONDS)
 
     def work(self) -> None:
         """Do what is due."""
-        with self._lock:
-            due = [(key, chore) for key, (at, chore) in self._due.items() if at <= clock.monotonic()]
-        client = self._client()
-        for key, chore in due:
-            if self._closed.is_set() or client is None:
-                return
+        while (due := self._take()) is not None:
+            key, chore = due
             finished = True
             with contextlib.suppress(errors.Error):
-                finished = client.run(chore())
-            with self._lock:
-                if finished:
-                    del self._due[key]
-                else:
-                    self._due[key] = (clock.monotonic() + AGAIN_SECONDS, chore)
+                finished = self._client.run(chore.make())
+            if finished is False and chore.again_seconds is not None:
+                self.leave(
+                    key, chore.make, chore.again_seconds, again_seconds=chore.again_seconds, can_wait=chore.can_wait
+                )
+
+    def _take(self) -> tuple[object, _Chore] | None:
+        """The first that is due."""
+        with self._news:
+            for key, chore in self._left.items():
+                if chore.at <= clock.monotonic() and not self._closed:
+                    del self._left[key]
+                    return key, chore
+        return None
+
+    def _work(self) -> None:
+        while self._wait():
+            self.work()
+
+    def _wait(self) -> bool:
+        """Wait until one is due; False: there is none left, and the thread ends."""
+        with self._news:
+            while self._left and not self._closed:
+                seconds = min(chore.at for chore in self._left.values()) - clock.monotonic()
+                if seconds <= 0:
+                    return True
+                self._news.wait(seconds)
+            self._thread = None
+            return False

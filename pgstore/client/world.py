@@ -93,6 +93,8 @@ class World:
                     last = request if type(request) is Query or type(request) is Many else None
                     if type(request) is Query:
                         result = yield from self.query(request) if transaction is None else transaction.query(request)
+                    elif type(request) is BeforeCommit:
+                        result = None if transaction is None else transaction.enrol(request)
                     elif isinstance(request, Begin):
                         outer.append(transaction)
                         result = transaction = yield from self._begin(transaction)
@@ -141,8 +143,6 @@ class World:
                 return (yield from self._run("copy_out", request, transaction))
             case Cursor():
                 return (yield from self._declare(request, transaction))
-            case BeforeCommit():
-                return None if transaction is None else transaction.enrol(request)
             case Listen():
                 if transaction is not None:
                     yield from transaction.check_can_wait()
@@ -286,7 +286,7 @@ class World:
                 migrated = True
             except errors.StoreUnavailable:
                 _close(link)
-                if client.installation is None or time.monotonic() > give_up:
+                if client.installation is None or client.is_closing or time.monotonic() > give_up:
                     raise
                 yield self.sleep(_RETRY_SECONDS)
                 continue

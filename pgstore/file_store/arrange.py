@@ -11,13 +11,12 @@ from typing import Any, Final
 from pgstore import errors
 from pgstore.core.names import UNSTORABLE
 from pgstore.core.operation import Op, operation
-from pgstore.file_store.base import FileStoreBase, check_number
+from pgstore.file_store.base import MODE_MAX, FileStoreBase, check_number
 from pgstore.files import edit
 from pgstore.files.paths import Names, split, split_file
 from pgstore.files.rows import DIRECTORY_MODE
 from pgstore.files.tree import Node
 
-MODE_MAX: Final = 0o7777
 ID_MAX: Final = 2**31 - 1
 XATTRS_BYTES_MAX: Final = 64 * 1024  # of one inode, names and values; as much as Linux allows for one value
 KINDS: Final = {"fifo": "p", "socket": "s"}
@@ -187,7 +186,7 @@ class Arranging(FileStoreBase):
             new = {**(node.xattrs or {}), name: encoded}
             if sum(len(key.encode()) + len(text) * 3 // 4 for key, text in new.items()) > XATTRS_BYTES_MAX:
                 raise errors.InvalidError(f"the attributes of one file may have {XATTRS_BYTES_MAX} bytes together")
-            return {"xattrs": new}
+            return {"xattrs": {name: encoded}}
 
         yield from self._change(partial(edit.set_attributes, names=split(path), attributes=attributes, follow=True))
 
@@ -201,11 +200,9 @@ class Arranging(FileStoreBase):
         """
 
         def attributes(node: Node) -> Mapping[str, Any]:
-            new = dict(node.xattrs or {})
-            if name not in new:
+            if name not in (node.xattrs or {}):
                 raise errors.MissingKeyError(f"{path!r} has no extended attribute {name!r}")
-            del new[name]
-            return {"xattrs": new}
+            return {"xattrs": {name: None}}
 
         yield from self._change(partial(edit.set_attributes, names=split(path), attributes=attributes, follow=True))
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.core.operation import BeforeCommit, Op, Query, atomic
+from pgstore.core.operation import BeforeCommit, Call, Op, Query, atomic
 from pgstore.files.changes import ChangeSet
 from pgstore.files.collect import collect_in_passing
 from pgstore.files.contents import StoreGone
@@ -16,15 +16,23 @@ from pgstore.files.history import VersionPin
 from pgstore.files.merge import MergingChanges
 from pgstore.files.tree import CREATE_FILE_SYSTEM, CREATE_ROOT, NEWEST, Tree
 from pgstore.handle import Store
+from pgstore.registry import Facts
 
 T = TypeVar("T")
 
 CHUNK_BYTES_MIN = 4096
 CHUNK_BYTES_MAX = 16 * 1024 * 1024  # what a statement may carry several of
 LARGE_OBJECT_BYTES = 1024 * 1024
+VERSIONS_KEPT = 10
+COLLECT_SECONDS = 60.0  # from a change to collecting: at most one round a minute
+COLLECT_AGAIN_SECONDS = 300.0  # to the next round of what was not finished
 ATTEMPTS = 10  # of an operation that others keep coming between
 FOREIGN_KEY_VIOLATION = "23503"  # contents that were to be shared have just been collected, for their file is gone
 STORAGES = {"rows": "r", "large_object": "l"}
+_VARIANT = ("_version", "_refusal", "_mount_options")  # what `_variant` sets, and a pickled handle keeps
+
+
+MODE_MAX = 0o7777
 
 
 class FileStoreBase(Store):
@@ -33,6 +41,8 @@ class FileStoreBase(Store):
     _name_space: ClassVar = "volume"
     _changes_class: ClassVar[type[MergingChanges]]
     _chunk_bytes: ClassVar[int]
+
+    _option_defaults: ClassVar = {"storage": "rows", "keep": VERSIONS_KEPT}
 
     _version: int = NEWEST  # to read
     _version_pin: VersionPin | None = None  # which keeps it
@@ -98,6 +108,15 @@ class FileStoreBase(Store):
         variant.__dict__.update(self.__dict__, _origin=getattr(self, "_origin", self), **state)
         return variant
 
+    def _accept(self, facts: Facts) -> Facts:
+        if facts.options.get("storage") == "large_object" and "chunk_size" in self._options:
+            raise errors.InvalidError(f"{self!r} has large objects of 1 MiB; leave chunk_size= out")
+        return super()._accept(facts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        variant = {name: value for name, value in self.__dict__.items() if name in _VARIANT}
+        return (*super().__reduce__(), variant)
+
     # ---------------------------------------------------------------------------------------------- reading, changing
 
     def _tree(self) -> Op[Tree]:
@@ -125,12 +144,15 @@ class FileStoreBase(Store):
             yield from self._check_exists(tree.store_id)
             raise
 
-    def _change(self, body: Callable[[Tree], Op[T]], *, repeatable: bool = True) -> Op[T]:
+    def _change(
+        self, body: Callable[[Tree], Op[T]], *, repeatable: bool = True, again: Callable[[], object] | None = None
+    ) -> Op[T]:
         """
         Run *body* in a transaction of its own, or as a part of the current one that happens or does not.
 
         Args:
             repeatable: what others did may have made it fail, and it may run again to see for itself.
+            again: called before it does. Blocking.
         """
         if self._refusal is not None:
             raise errors.InvalidError(self._refusal)
@@ -150,7 +172,13 @@ class FileStoreBase(Store):
         while True:
             try:
                 result = yield from atomic(change())
-                self._runner.chores.note(("collect", store_id), partial(collect_in_passing, store_id))
+                self._runner.chores.leave(
+                    ("collect", store_id),
+                    partial(collect_in_passing, store_id),
+                    COLLECT_SECONDS,
+                    again_seconds=COLLECT_AGAIN_SECONDS,
+                    can_wait=True,
+                )
                 return result
             except StoreGone:
                 raise self._missing() from None
@@ -160,9 +188,8 @@ class FileStoreBase(Store):
                 if attempt >= ATTEMPTS:
                     raise
                 attempt += 1
-
-
-VERSIONS_KEPT = 10
+            if again is not None:
+                yield Call(again)
 
 
 def check_number(value: object, noun: str, least: int, most: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import BinaryIO
 
 from pgstore import errors
 from pgstore.core.operation import Call, Op
-from pgstore.file_store.base import FileStoreBase
+from pgstore.file_store.base import MODE_MAX, FileStoreBase, check_number
 from pgstore.files import upload
 from pgstore.files.local import Folder, Source
 from pgstore.files.paths import split, split_file
@@ -30,6 +31,8 @@ class BatchUpload:
         self._force = force
         self._uploads: list[Callable[[Tree], Op[None]]] = []
         self._entered = False
+        self._done = False
+        self._repeatable = True  # all can be read again
 
     def put_file(self, local_file: str | Path | BinaryIO, remote_path: str, mode: int | None = None) -> None:
         """
@@ -39,6 +42,9 @@ class BatchUpload:
             mode: permission bits; None: those of the local file, 0o644 for a file object.
         """
         names = split_file(remote_path)
+        if mode is not None:
+            check_number(mode, "mode", 0, MODE_MAX)
+        self._repeatable &= isinstance(local_file, (str, os.PathLike))
 
         def put(tree: Tree) -> Op[None]:
             source: Source = yield Call(partial(Source.open, local_file))
@@ -65,8 +71,8 @@ class BatchUpload:
         self._note(put)
 
     def _note(self, put: Callable[[Tree], Op[None]]) -> None:
-        if not self._entered:
-            raise errors.InvalidError("use batch_upload() with `with` or `async with`")
+        if not self._entered or self._done:
+            raise errors.InvalidError("use a batch within the block of `with volume.batch_upload() as batch`")
         self._uploads.append(put)
 
     def _all(self, tree: Tree) -> Op[None]:
@@ -75,7 +81,7 @@ class BatchUpload:
 
     def _upload(self) -> Op[None]:
         if self._uploads:
-            yield from self._store._change(self._all, repeatable=False)
+            yield from self._store._change(self._all, repeatable=self._repeatable)
 
     def _enter(self) -> BatchUpload:
         if self._entered:
@@ -89,6 +95,7 @@ class BatchUpload:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._done = True
         if exc is None:
             self._store._runner.run(self._upload(), self._store._bound)
 
@@ -98,6 +105,7 @@ class BatchUpload:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._done = True
         if exc is None:
             await self._store._runner.run_async(self._upload(), self._store._bound)
 

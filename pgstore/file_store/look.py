@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from pgstore import errors
 from pgstore.core.operation import Fetch, Op, iterated, operation
 from pgstore.file_store.base import FileStoreBase
@@ -66,8 +68,9 @@ class Looking(FileStoreBase):
         """Return whether there is something at *path*; a symbolic link that leads nowhere is nothing."""
         names = split(path)
         tree = yield from self._tree()
-        if (yield from tree.walk(names)).node is not None:
-            return True
+        with contextlib.suppress(errors.LinkLoop):
+            if (yield from tree.walk(names)).node is not None:
+                return True
         yield from self._check_exists(tree.store_id)
         return False
 

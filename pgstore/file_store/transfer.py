@@ -9,10 +9,10 @@ from typing import Any, BinaryIO
 
 from pgstore import errors
 from pgstore.core.operation import Call, Fetch, Op, iterated, operation
-from pgstore.file_store.base import FileStoreBase
+from pgstore.file_store.base import MODE_MAX, FileStoreBase, check_number
 from pgstore.files import download, upload
 from pgstore.files.local import Folder, LocalFolder, Source
-from pgstore.files.paths import join, split, split_file
+from pgstore.files.paths import Names, join, split, split_file
 from pgstore.files.progress import Progress
 
 
@@ -54,17 +54,29 @@ class Transferring(FileStoreBase):
         """
         names = split_file(remote_path)
         self._check_if_version(if_version)
+        if mode is not None:
+            check_number(mode, "mode", 0, MODE_MAX)
         source: Source = yield Call(partial(Source.open, local_file))
         shown = Progress(progress, join(names))
         shown.total(source.size_hint)
         try:
-            yield from self._change(
-                lambda tree: upload.put_file(tree, source, names, shown, mode=mode, if_version=if_version),
-                repeatable=False,
-            )
+            yield from self._put(source, names, shown, mode=mode, if_version=if_version)
         finally:
             shown.close()
             source.close()
+
+    def _put(self, source: Source, names: Names, shown: Progress, **conditions: Any) -> Op[int]:
+        def again() -> None:
+            source.restart()
+            shown.restart()
+
+        return (
+            yield from self._change(
+                lambda tree: upload.put_file(tree, source, names, shown, **conditions),
+                repeatable=source.can_restart,
+                again=again,
+            )
+        )
 
     def _check_if_version(self, if_version: int | None) -> None:
         if if_version is not None:
@@ -101,9 +113,16 @@ class Transferring(FileStoreBase):
         folder: Folder = yield Call(partial(Folder, local_path, pattern))
         shown = Progress(progress, join(names) or "/")
         try:
-            yield from self._change(lambda tree: upload.put_directory(tree, folder, names, shown), repeatable=False)
+            yield from self._put_all(folder, names, shown)
         finally:
             shown.close()
+
+    def _put_all(self, folder: Folder, names: Names, shown: Progress) -> Op[None]:
+        def again() -> None:
+            folder.restart()
+            shown.restart()
+
+        yield from self._change(lambda tree: upload.put_directory(tree, folder, names, shown), again=again)
 
     # ---------------------------------------------------------------------------------------------------- downloading
 

@@ -12,26 +12,25 @@ from typing import Any
 from pgstore import errors
 from pgstore.core.operation import Many, Op, Query
 from pgstore.core.statement import Statement
-from pgstore.files.changes import LIVE, Entry
+from pgstore.files.changes import LIVE, Entry, conflict
 from pgstore.files.contents import Contents, StoreGone
+from pgstore.files.merge import attribute_query
 from pgstore.files.paths import Names, join
 from pgstore.files.rows import COPY_INODES_OF, DIRECTORY_MODE, RESERVE_INODES, NewRows
 from pgstore.files.tree import AT_ROOT, Tree, Walk
 
-DIRECTORIES_AMONG = Statement(
+NAMES_AMONG = Statement(
     f"""
-    SELECT u.position
-      FROM unnest($3) WITH ORDINALITY AS u (name, position)
+    SELECT u.name, e.ino, e.kind
+      FROM unnest($3) AS u (name)
      CROSS JOIN LATERAL (
-           SELECT d.kind
+           SELECT d.ino, d.kind
              FROM pgstore.dirent d
             WHERE d.store_id = $1
               AND d.parent = $2
               AND d.name = u.name
               AND d.version_to = {LIVE}
             LIMIT 1) e
-     WHERE e.kind = 'd'
-     ORDER BY u.position
     """,
     "int8 int8 bytea[]",
     reads=True,
@@ -186,25 +185,53 @@ class Builder:
         """A new directory; where another transaction makes one of this name, they become one, unless *exclusive*."""
         ino = self._take()
         self._rows.directory(ino, parent.ino, mode)
-        self.tree.changes.own(ino)
+        self.tree.changes.own(ino, alone=exclusive)
         self._name(parent, name, Entry(ino, "d", 0, self.now_ns), exclusive=exclusive, was_free=True)
         reached = [*parent.walk.reached, (ino, "d")]
         made = Directory(Walk((*parent.path, name), reached, None, parent.walk.version), fresh=True)
         self._directories[made.path] = made
         return made
 
+    def names_in(self, parent: Directory, names: list[bytes]) -> Op[dict[bytes, tuple[int, str]]]:
+        """Those of *names* that are in *parent*, with inode and kind."""
+        if parent.fresh:  # what is written into it does not come here twice
+            return {}
+        changes = self.tree.changes.under(parent.ino)
+        found = {
+            name: (change.entry.ino, change.entry.kind)
+            for name in names
+            if (change := changes.get(name)) is not None and change.entry is not None
+        }
+        unchanged = [name for name in names if name not in changes]
+        if unchanged:
+            for name, *entry in (yield Query(NAMES_AMONG, self.tree.store_id, parent.ino, unchanged)):
+                found[name] = (entry[0], entry[1])
+        return found
+
     def check_not_directories(self, parent: Directory, names: list[bytes]) -> Op[None]:
         """Raise `IsADirectory` if one of *names*, of files to write, is that of a directory."""
-        if parent.fresh:
-            return
-        changes = self.tree.changes.under(parent.ino)
-        for name in names:
-            change = changes.get(name)
-            if change is not None and change.entry is not None and change.entry.kind == "d":
+        for name, (_, kind) in (yield from self.names_in(parent, names)).items():
+            if kind == "d":
                 raise is_directory((*parent.path, name))
-        unchanged = [name for name in names if name not in changes]
-        for (position,) in (yield Query(DIRECTORIES_AMONG, self.tree.store_id, parent.ino, unchanged)):
-            raise is_directory((*parent.path, unchanged[position - 1]))
+
+    def directories(self, parent: Directory, names: list[bytes]) -> Op[None]:
+        """
+        Directories *names* in *parent*, made if they are not there.
+
+        Raises:
+            NotADirectory: one of them is anything else, be it a link to one.
+        """
+        found = yield from self.names_in(parent, names)
+        missing = [name for name in names if name not in found and (*parent.path, name) not in self._directories]
+        yield from self.reserve(len(missing))
+        for name in missing:
+            self.make_directory(parent, name)
+        for name, (ino, kind) in found.items():
+            path = (*parent.path, name)
+            if kind != "d":
+                raise errors.NotADirectory(f"{join(path)!r} is a file or link and cannot be replaced by a directory")
+            walk = Walk(path, [*parent.walk.reached, (ino, kind)], None, parent.walk.version)
+            self._directories.setdefault(path, Directory(walk, fresh=False))
 
     # ---------------------------------------------------------------------------------------------------- all the rest
 
@@ -244,23 +271,32 @@ class Builder:
     def _name(self, parent: Directory, name: bytes, entry: Entry, **conditions: Any) -> None:
         if parent.fresh:
             self._rows.name(parent.ino, name, entry.ino, entry.kind)
+            if entry.kind != "d":
+                self.tree.changes.put_in_own(parent.ino, **conditions)
         else:
             self.tree.changes.make(parent.ino, name, entry, parent.path, **conditions)
 
     def send(self) -> Op[None]:
         """Write what was made."""
         yield from self._rows.send()
-        if self._copies:
-            new, sources = zip(*self._copies, strict=True)
-            self._copies = []
-            if self.tree.changes.in_place:
-                store_id = self.tree.store_id
-                yield Many([Query(LOCK_SOURCES, store_id, sorted(set(sources))), Query(SHARE_BLOBS, store_id, sources)])
-            made: int = yield Query(COPY_INODES_OF, self.tree.store_id, new, sources, self.tree.version, self.now_ns)
-            if made < len(new):
-                raise errors.ConflictError(
-                    "a file was removed by another while it was being copied; nothing was applied"
-                )
+        if not self._copies:
+            return
+        store_id, changes = self.tree.store_id, self.tree.changes
+        new, sources = zip(*self._copies, strict=True)
+        queries = [Query(COPY_INODES_OF, store_id, new, sources, self.tree.version, self.now_ns)]
+        if changes.in_place:
+            # One after the other: each sees what those whom the last has waited for have done.
+            lock = Query(LOCK_SOURCES, store_id, sorted(set(sources)))
+            queries = [lock, Query(SHARE_BLOBS, store_id, sources), *queries]
+        else:
+            for ino, source in self._copies:
+                if changed := changes.attributes(source):
+                    copied = {name: value for name, value in changed.items() if name != "mtime_ns"}
+                    queries.append(attribute_query(store_id, ino, copied, self.now_ns))
+        self._copies = []
+        results = yield Many(queries)
+        if results[2 if changes.in_place else 0] < len(new):
+            raise conflict("a file was removed by another transaction while this one copied it")
 
 
 def is_directory(path: Names) -> errors.IsADirectory:

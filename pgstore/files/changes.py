@@ -6,8 +6,10 @@ wait here, laid over what the transaction reads, and are merged with the commit 
 - a file over a file: the last writer wins;
 - a new directory over one that another transaction made meanwhile: they become one, and so do directories in them;
 - a directory removed with all below it goes with all that has come into it since;
+- extended attributes are set one by one, so that those of others stay;
 - a file against a directory, a change in a directory that is gone, a name that was taken or moved away meanwhile, something in a
-  directory that was to be empty, directories that would lead round in a circle: `ConflictError`, and nothing is applied.
+  directory that was to be empty, another name for a file that is gone, directories that would lead round in a circle:
+  `ConflictError`, and nothing is applied.
 
 This module remembers what was changed and lays it over what is read; `merge` finds out what it comes to, and `versioned` and `live`
 write that. Inodes that a transaction makes are its own, written at once and led to by no name yet. Names in new directories are
@@ -23,11 +25,13 @@ from typing import Any, ClassVar, Final, NamedTuple
 from pgstore import errors
 from pgstore.core.operation import Many, Op, Query
 from pgstore.core.statement import Statement
+from pgstore.files.paths import Names, join
 
 LIVE: Final = 9223372036854775807  # version_to of rows that the newest version has
 CHANGES_MAX: Final = 100_000  # kept back; more are written early, and what that locks is then held until the commit
 
-# Directories $2 and all below them that are among $3. What the transaction moved away ($4) is not below them any more.
+# Directories $2 and all below them that are among $3. What the transaction moved away ($4) is not below them any more. (Subqueries
+# are hashed; `ANY` of a parameter compares one with each.)
 DIRECTORIES_BELOW = Statement(
     f"""
     WITH RECURSIVE below AS (
@@ -44,9 +48,9 @@ DIRECTORIES_BELOW = Statement(
                    AND d.version_to = {LIVE}
                    AND d.kind = 'd'
                 OFFSET 0) e
-          WHERE e.ino <> ALL ($4)
+          WHERE e.ino NOT IN (SELECT m.ino FROM unnest($4) AS m (ino))
     )
-    SELECT ino FROM below WHERE ino = ANY ($3)
+    SELECT b.ino FROM below b WHERE b.ino IN (SELECT n.ino FROM unnest($3) AS n (ino))
     """,
     "int8 int8[] int8[] int8[]",
     reads=True,
@@ -97,6 +101,8 @@ class ChangeSet:
     def _forget_everything(self) -> None:
         self._forget_changes()
         self._own: set[int] = set()  # directories made in this transaction, which nobody else can see
+        self._alone: set[int] = set()  # of these, those that must not become one with another's
+        self._firm: set[int] = set()  # and those in which files must not meet another's
         self._journal: list[Callable[[], None]] = []  # how to undo, newest last
         self._marked = False  # somebody may want to undo
         self._last: list[Query] = []
@@ -110,6 +116,10 @@ class ChangeSet:
         ] = {}  # inodes made in this transaction that get their first name from here, with their kinds
         self._moved: dict[int, int] = {}  # directories moved in this transaction: where they are now
         self._attributes: dict[int, dict[str, Any]] = {}
+        self._linked: dict[
+            tuple[int, bytes], int
+        ] = {}  # names of files that got another, which must still lead to them
+        self._file_paths: dict[int, tuple[bytes, ...]] = {}  # of the inodes in _attributes and _linked, for messages
 
     # ------------------------------------------------------------------------------------------------------ looking
 
@@ -128,7 +138,7 @@ class ChangeSet:
     @property
     def any(self) -> bool:
         """Whether there are changes to lay over what is read."""
-        return self._count > 0 or bool(self._attributes)
+        return self._count > 0 or bool(self._attributes)  # _linked comes with a name
 
     @property
     def full(self) -> bool:
@@ -137,11 +147,22 @@ class ChangeSet:
 
     # ----------------------------------------------------------------------------------------------------- changing
 
-    def own(self, ino: int) -> None:
-        """Note a directory that this transaction made."""
-        self._own.add(ino)
-        if self._marked:
-            self._journal.append(partial(self._own.discard, ino))
+    def own(self, ino: int, *, alone: bool = False) -> None:
+        """Note a directory that this transaction made. *alone*: nobody else may make one of its name."""
+        self._add(self._own, ino)
+        if alone:
+            self._add(self._alone, ino)
+
+    def put_in_own(self, parent: int, *, exclusive: bool = False, if_version: int | None = None, **_: Any) -> None:
+        """Note on what conditions a name of a file was put into a directory of this transaction's own."""
+        if exclusive or if_version is not None:
+            self._add(self._firm, parent)
+
+    def _add(self, where: set[int], ino: int) -> None:
+        if ino not in where:
+            where.add(ino)
+            if self._marked:
+                self._journal.append(partial(where.discard, ino))
 
     def make(self, parent: int, name: bytes, entry: Entry, path: tuple[bytes, ...], **conditions: Any) -> None:
         """Let *name* in *parent*, which is *path*, lead to an inode that was just made."""
@@ -168,7 +189,8 @@ class ChangeSet:
         elif before.entry is None:
             change = Change(entry, before.removed, exclusive, before.was_free, before.if_version)
         else:
-            change = before._replace(entry=entry)
+            versions = [version for version in (before.if_version, if_version) if version is not None]
+            change = before._replace(entry=entry, if_version=min(versions, default=None))
         self._set(parent, name, change, path)
 
     def move(self, parent: int, name: bytes, entry: Entry, path: tuple[bytes, ...], **conditions: Any) -> None:
@@ -177,6 +199,14 @@ class ChangeSet:
         if entry.kind == "d":
             self._remember(self._moved, entry.ino)
             self._moved[entry.ino] = parent
+
+    def link(self, parent: int, name: bytes, ino: int, path: tuple[bytes, ...]) -> None:
+        """Note that file *ino*, found as *name* in *parent*, which is *path*, gets another name."""
+        if parent in self._own or self.get(parent, name) is not None:
+            return  # this transaction's, or checked for the change that it comes from
+        self._remember(self._linked, (parent, name))
+        self._linked[parent, name] = ino
+        self._file_paths[ino] = (*path, name)
 
     def remove(self, parent: int, name: bytes, removal: Removal, path: tuple[bytes, ...]) -> None:
         """Remove *name* from *parent*, which is *path*."""
@@ -190,10 +220,19 @@ class ChangeSet:
         else:
             self._set(parent, name, Change(None, Removal(removal.ino, removal.kind, "any")), path)
 
-    def set_attributes(self, ino: int, attributes: Mapping[str, Any]) -> Op[None]:
-        """Change columns of an inode that exists."""
+    def set_attributes(self, ino: int, attributes: Mapping[str, Any], path: tuple[bytes, ...]) -> Op[None]:
+        """
+        Change an inode that exists, which is *path*.
+
+        Args:
+            attributes: values of columns; of "xattrs", what becomes of single ones, None: it goes.
+        """
         self._remember(self._attributes, ino)
-        self._attributes[ino] = {**self._attributes.get(ino, {}), **attributes}
+        before = self._attributes.get(ino, {})
+        self._attributes[ino] = {**before, **attributes}
+        if "xattrs" in before and "xattrs" in attributes:
+            self._attributes[ino]["xattrs"] = {**before["xattrs"], **attributes["xattrs"]}
+        self._file_paths[ino] = path
         yield from ()
 
     def forget_below(self, ino: int) -> Op[None]:
@@ -225,7 +264,7 @@ class ChangeSet:
         self._set(parent, name, before, path)
         self._journal.pop()
 
-    def _remember(self, where: dict[int, Any], key: int) -> None:
+    def _remember(self, where: dict[Any, Any], key: Any) -> None:
         """Before *where* [*key*] changes: note how to undo it."""
         if self._marked:
             self._journal.append(
@@ -263,7 +302,7 @@ class ChangeSet:
             yield Many(queries)
         if self._marked:
             self._journal.append(partial(self.__dict__.update, {name: getattr(self, name) for name in _STATE}))
-        self._own = set()  # they have names now, and are directories like others
+        self._own, self._alone, self._firm = set(), set(), set()  # they have names now, and are directories like others
         self._forget_changes()
 
     def _merged(self) -> Op[list[Query]]:
@@ -275,11 +314,21 @@ class ChangeSet:
         return self._paths.get(parent, ())
 
 
-def _forget(where: dict[int, Any], key: int) -> None:
+def _forget(where: dict[Any, Any], key: Any) -> None:
     where.pop(key, None)
 
 
-_STATE: Final = ("_names", "_paths", "_count", "_made", "_moved", "_attributes", "_own")
+_STATE: Final = (
+    *("_names", "_paths", "_count", "_made", "_moved", "_attributes", "_linked", "_file_paths"),
+    *("_own", "_alone", "_firm"),
+)
+
+
+def changed_since(path: Names, changed_at: int, if_version: int) -> errors.ConflictError:
+    """What is at *path* is not what was to be replaced."""
+    if not if_version:
+        return conflict(f"{join(path)!r} exists, and if_version=0 asks for nothing there")
+    return conflict(f"{join(path)!r} was changed in version {changed_at}, after version {if_version}")
 
 
 def conflict(message: str) -> errors.ConflictError:

@@ -19,7 +19,7 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from pgstore import errors
-from pgstore.core.operation import Call, CopyOut, Many, Op, Query
+from pgstore.core.operation import Call, CopyOut, Many, Op, Query, Rows
 from pgstore.core.statement import Statement
 
 INLINE_BYTES_MAX: Final = 64 * 1024  # a CHECK of the table inode
@@ -29,6 +29,7 @@ LARGE_FILE_BYTES: Final = 64 * 1024 * 1024  # a file above it has chunks of LARG
 LARGE_CHUNK_BYTES: Final = 1024 * 1024
 FILE_BYTES_MAX: Final = 1 << 44  # 2^31 chunks of 8 KiB
 _FIRST_CHUNKS: Final = 16  # ids to begin with
+_ATTEMPTS: Final = 4  # over connections that break
 
 RESERVE_BLOB = Statement(
     "SELECT nextval('pgstore.blob_id_seq'), f.chunk_size_bytes, f.storage FROM pgstore.file_system f WHERE f.store_id = $1",
@@ -49,6 +50,8 @@ INSERT_EXTENTS = Statement(
     """,
     "int8 int8 int4[] int8[]",
 )
+HAS_CHUNK = Statement("SELECT 1 FROM pgstore.chunk WHERE store_id = $1 AND id = $2", "int8 int8", reads=True)
+HAS_BLOB = Statement("SELECT 1 FROM pgstore.blob WHERE store_id = $1 AND id = $2", "int8 int8", reads=True)
 # Uploads outside a transaction: what a crash may take was not promised to anybody yet, and the commit that gives the file its
 # name flushes all that was written before it.
 RELAX = Statement("SELECT set_config('synchronous_commit', 'off', true)")
@@ -206,9 +209,29 @@ class BlobWriter:
             queries.append(Query(INSERT_EXTENTS, self.store_id, self.blob_id, [place for place, _ in pieces], taken))
         # The ids of the next batch come back with this one, in no round trip of their own.
         lacking = max(0, self.batch_bytes // self.chunk_size - len(self._ids)) if more else 0
-        *_, reserved = yield Many([*queries, Query(RESERVE_CHUNKS, lacking)])
+        done = Query(HAS_CHUNK, self.store_id, taken[-1]) if taken else Query(HAS_BLOB, self.store_id, self.blob_id)
+        reserved = yield from self._send([*queries, Query(RESERVE_CHUNKS, lacking)], done)
         self._ids += [row[0] for row in reserved]
         self.size_bytes += len(batch)
+
+    def _send(self, queries: list[Query], done: Query) -> Op[Rows]:
+        """
+        Run *queries* in one transaction, and return the result of the last.
+
+        A connection that breaks meanwhile does no harm where that is a transaction of its own: what is written has ids that were
+        reserved for it, by which *done* finds out whether it was, and which are in the way of a second time.
+        """
+        for attempts_left in range(_ATTEMPTS - 1, -1, -1):
+            try:
+                return (yield Many(queries))[-1]  # type: ignore[no-any-return]
+            except (errors.OutcomeUnknown, errors.StatementFailed) as exc:
+                if not self._relaxed or not attempts_left:
+                    raise
+                if isinstance(exc, errors.StatementFailed) and exc.sqlstate != "23505":
+                    raise
+            if (yield done):
+                break
+        return []
 
     def begin(self) -> list[Query]:
         """What has to be run before anything else in the same round trip."""

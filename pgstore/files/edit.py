@@ -6,13 +6,13 @@ as the transaction sees it; the commit decides again where others have changed i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from pgstore import errors
 from pgstore.core.operation import Op
 from pgstore.files.build import Builder, Directory, is_directory
-from pgstore.files.changes import Removal
+from pgstore.files.changes import Entry, Removal
 from pgstore.files.paths import Names, join
 from pgstore.files.rows import DIRECTORY_MODE
 from pgstore.files.tree import LIST, LIST_NAMES, Listing, Node, Tree, Walk
@@ -66,6 +66,7 @@ def make_link(tree: Tree, names: Names, new: Names) -> Op[None]:
     builder = Builder(tree)
     parent = yield from builder.directory(walk.names[:-1], walk)
     yield from builder.send()
+    tree.changes.link(source.parent, source.names[-1], source.found.ino, source.names[:-1])
     tree.changes.put(parent.ino, walk.names[-1], source.entry, parent.path, exclusive=True, was_free=True)
 
 
@@ -187,6 +188,7 @@ def copy(tree: Tree, sources: list[Names], target: Names, *, recursive: bool) ->
             if place.node is not None and not into:
                 raise errors.NotADirectory(f"{join(target)!r} is a file and cannot be replaced by a directory")
             new = (*target, *source.names[-1:]) if into else target
+            builder.forget_directories()  # names in what it made for one source may come again in another
             yield from _copy_tree(builder, source, new)
     yield from builder.send()
 
@@ -212,29 +214,25 @@ def _copy_tree(builder: Builder, source: Walk, new: Names) -> Op[None]:
     listing = Listing(tree, source.found.ino, (), recursive=True, statement=LIST)
     while (page := (yield from listing.entries())) is not None:
         yield from builder.reserve(sum(entry.kind != "d" for _, entry in page))
-        for path, entry in page:
-            *above, name = path.split(b"/")
+        for above, entries in _by_directory(page):
             parent = yield from builder.directory((*place.names, *above))
-            if entry.kind == "d":
-                yield from _check_directory(tree, parent, name)
-                yield from builder.directory((*parent.path, name))
-                continue
-            yield from builder.check_not_directories(parent, [name])
-            builder.copy(parent, name, entry)
+            files = {name: entry for name, entry in entries if entry.kind != "d"}
+            yield from builder.directories(parent, [name for name, entry in entries if entry.kind == "d"])
+            yield from builder.check_not_directories(parent, list(files))
+            for name, entry in files.items():
+                builder.copy(parent, name, entry)
         yield from builder.send()
         if tree.changes.full:
             yield from tree.changes.flush()
             builder.forget_directories()
 
 
-def _check_directory(tree: Tree, parent: Directory, name: bytes) -> Op[None]:
-    """Raise `NotADirectory` if *name*, of a directory to copy, is anything else where it is copied to, be it a link to one."""
-    if not parent.fresh:
-        there = (yield from tree.walk((name,), start=parent.walk, follow=False)).node
-        if there is not None and not there.is_directory:
-            raise errors.NotADirectory(
-                f"{join((*parent.path, name))!r} is a file or link and cannot be replaced by a directory"
-            )
+def _by_directory(page: Iterable[tuple[bytes, Entry]]) -> Iterable[tuple[Names, list[tuple[bytes, Entry]]]]:
+    groups: dict[Names, list[tuple[bytes, Entry]]] = {}
+    for path, entry in page:
+        *above, name = path.split(b"/")
+        groups.setdefault(tuple(above), []).append((name, entry))
+    return groups.items()
 
 
 # -------------------------------------------------------------------------------------------------------- attributes
@@ -245,4 +243,4 @@ def set_attributes(
 ) -> Op[None]:
     """Change columns of an inode, given what it is."""
     walk = yield from tree.need(names, follow=follow)
-    yield from tree.changes.set_attributes(walk.found.ino, attributes(walk.found))
+    yield from tree.changes.set_attributes(walk.found.ino, attributes(walk.found), walk.names)

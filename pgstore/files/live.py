@@ -21,6 +21,7 @@ from pgstore.files.merge import (
     DELETE_TREES,
     INSERT_NAMES,
     MOVE_NAMES,
+    OTHERS_BELOW,
     SET_PARENT,
     TAKE_NAMES,
     TELL_PARENT,
@@ -28,11 +29,13 @@ from pgstore.files.merge import (
     MergingChanges,
     Plan,
     attribute_query,
+    grouped,
     inode_places,
 )
+from pgstore.files.paths import join
 
-# Directories $2, in an order that is the same for everybody. One that is missing in the result is gone.
-LOCK_DIRECTORIES = Statement(
+# Inodes $2, in an order that is the same for everybody. One that is missing in the result is gone.
+LOCK_INODES = Statement(
     f"""
     SELECT i.ino
       FROM unnest($2) AS u (ino)
@@ -52,7 +55,7 @@ LOCK_MOVES = Statement("SELECT 1 FROM pgstore.file_system WHERE store_id = $1 FO
 LOCK_BELOW = Statement(
     f"""
     {BELOW}
-    SELECT count(*)
+    SELECT count(*), coalesce(bit_xor(hashint8extended(l.ino, 0)), 0)
       FROM (SELECT i.ino
               FROM (SELECT ino FROM below WHERE kind = 'd' ORDER BY ino) b
              CROSS JOIN LATERAL (
@@ -66,28 +69,79 @@ LOCK_BELOW = Statement(
     """,
     "int8 int8[]",
 )
-# Directories $2 with all below them; files $3, which have other names, stay.
+# Files below directories $2 lose their last name, but $3, which have others. Rows are those that could not be changed by their
+# places, because somebody who writes to the file was quicker.
+LEAVE_FILES = Statement(
+    f"""
+    {BELOW}, file AS MATERIALIZED (
+         SELECT b.ino, i.ctid AS place
+           FROM {OTHERS_BELOW.format(3)}
+          CROSS JOIN LATERAL (
+                SELECT n.ctid
+                  FROM pgstore.inode n
+                 WHERE n.store_id = $1
+                   AND n.ino = b.ino
+                   AND n.version_to = {LIVE}
+                 LIMIT 1) i
+          WHERE b.kind <> 'd'
+    ), left_now AS (
+         UPDATE pgstore.inode
+            SET link_count = 0, ctime_ns = $4
+          WHERE store_id = $1::numeric
+            AND ctid = ANY (ARRAY(SELECT place FROM file))
+         RETURNING ino
+    )
+    SELECT ino FROM file
+    EXCEPT
+    SELECT ino FROM left_now
+    """,
+    "int8 int8[] int8[] int8",
+)
+ADD_LINKS_TO_ONE = Statement(
+    f"""
+    UPDATE pgstore.inode
+       SET link_count = greatest(link_count + $3, 0), ctime_ns = $4
+     WHERE store_id = $1
+       AND ino = $2
+       AND version_to = {LIVE}
+    """,
+    "int8 int8 int8 int8",
+)
+# Directories $2 with all below them, whose files have been left.
 REMOVE_TREES = Statement(
     f"""
     {BELOW}, dropped AS (
          DELETE FROM pgstore.dirent
           WHERE store_id = $1::numeric
             AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL))
-    ), directories AS (
-         DELETE FROM pgstore.inode
-          WHERE store_id = $1::numeric
-            AND ctid = {inode_places("below b", "b.ino", "b.kind = 'd'")}
     )
-    UPDATE pgstore.inode
-       SET link_count = 0, ctime_ns = $4
+    DELETE FROM pgstore.inode
      WHERE store_id = $1::numeric
-       AND ctid = {inode_places("below b", "b.ino", "b.kind <> 'd' AND b.ino <> ALL ($3)")}
+       AND ctid = {inode_places("below b", "b.ino", "b.kind = 'd'")}
     """,
-    "int8 int8[] int8[] int8",
+    "int8 int8[]",
+)
+NAMES_OF = Statement(
+    f"""
+    SELECT u.position
+      FROM unnest($2, $3, $4) WITH ORDINALITY AS u (parent, name, ino, position)
+     CROSS JOIN LATERAL (
+           SELECT e.ino
+             FROM pgstore.dirent e
+            WHERE e.store_id = $1
+              AND e.parent = u.parent
+              AND e.name = u.name
+              AND e.version_to = {LIVE}
+            LIMIT 1) d
+     WHERE d.ino = u.ino
+    """,
+    "int8 int8[] bytea[] int8[]",
+    reads=True,
 )
 EXISTS = Statement("SELECT 1 FROM pgstore.file_system WHERE store_id = $1", "int8", reads=True)
 
 LOCK_ROUNDS_MAX = 100
+ONE_BY_ONE_MAX = 10  # inodes that are named by their keys, which needs no lock before
 
 
 class LiveChanges(MergingChanges):
@@ -95,30 +149,38 @@ class LiveChanges(MergingChanges):
 
     in_place = True
 
-    def set_attributes(self, ino: int, attributes: Mapping[str, Any]) -> Op[None]:
+    def set_attributes(self, ino: int, attributes: Mapping[str, Any], path: tuple[bytes, ...]) -> Op[None]:
         """At once: that makes nobody wait but those who change the same inode."""
         if not (yield attribute_query(self.store_id, ino, attributes, time.time_ns())):
-            raise errors.FileMissing(f"inode {ino} was removed by another transaction")
+            raise errors.FileMissing(f"{join(path)!r} was removed by another transaction")
 
     def _lock(self, changes: list[tuple[int, bytes, Change]], look: Query) -> Op[Rows]:
         parents = {parent for parent, _, _ in changes}
+        sources = {parent for parent, _ in self._linked}  # their locks keep the files' last names
         removed = {
             change.removed.ino
             for _, _, change in changes
             if change.removed is not None and change.removed.kind == "d" and change.removed.how != "moved"
         }
-        queries = [Query(LOCK_DIRECTORIES, self.store_id, sorted(parents | removed)), look]
+        queries = [Query(LOCK_INODES, self.store_id, sorted(parents | sources | removed)), look]
         if self._moved:
             queries.insert(0, Query(LOCK_MOVES, self.store_id))
         *_, locked, rows = yield Many(queries)
         for ino in parents.difference(row[0] for row in locked):
             if not (yield Query(EXISTS, self.store_id)):
                 raise self.missing()
-            raise conflict(f"directory {self._path(ino)!r} was removed by another transaction")
+            raise conflict(
+                f"directory {self._path(ino)!r} was removed by another transaction while this one changed it"
+            )
+        if self._linked:
+            names = list(self._linked)
+            columns = list(zip(*names, strict=True))
+            found = yield Query(NAMES_OF, self.store_id, *columns, list(self._linked.values()))
+            self._check_linked(names[position - 1] for (position,) in found)
         return rows  # type: ignore[no-any-return]
 
     def _lock_merged(self, directories: list[int]) -> Op[None]:
-        yield Query(LOCK_DIRECTORIES, self.store_id, sorted(directories))
+        yield Query(LOCK_INODES, self.store_id, sorted(directories))
 
     def _plan_removal(
         self, plan: Plan, parent: int, name: bytes, removed: Removal, now: tuple[int, str] | None
@@ -132,10 +194,23 @@ class LiveChanges(MergingChanges):
         """Lock all directories below: nothing comes into one that is locked, so that at some point there are no more of them."""
         before = None
         for _ in range(LOCK_ROUNDS_MAX if trees else 0):
-            ((locked,),) = yield Query(LOCK_BELOW, self.store_id, trees)
+            (locked,) = yield Query(LOCK_BELOW, self.store_id, trees)
             if locked == before:
                 return
             before = locked
+
+    def _leave_files(self, trees: list[int], linked: list[int]) -> Op[None]:
+        """
+        Names of the files are locked with their directories; but whoever writes to a file changes its row, and its place.
+
+        An UPDATE that has waited for it looks at the row again, and does not find it in the place that was asked for:
+        https://www.postgresql.org/docs/current/transaction-iso.html#XACT-READ-COMMITTED
+        """
+        if trees:
+            now_ns = time.time_ns()
+            left = yield Query(LEAVE_FILES, self.store_id, trees, linked, now_ns)
+            if left:
+                yield Many([Query(ADD_LINKS_TO_ONE, self.store_id, ino, -1, now_ns) for (ino,) in left])
 
     def _close_names(self, names: list[tuple[int, bytes]]) -> list[Query]:
         return [Query(TAKE_NAMES, self.store_id, *zip(*names, strict=True))] if names else []
@@ -148,7 +223,7 @@ class LiveChanges(MergingChanges):
             queries.append(Query(statement, store_id, *values))
 
         if plan.trees:
-            do(REMOVE_TREES, plan.trees, linked, now_ns)
+            do(REMOVE_TREES, plan.trees)
         if plan.unwanted:
             do(DELETE_TREES, plan.unwanted, linked)
         if plan.drops:
@@ -157,11 +232,16 @@ class LiveChanges(MergingChanges):
             do(MOVE_NAMES, 0, ours, theirs)
         if plan.inserts:
             do(INSERT_NAMES, 0, *zip(*plan.inserts, strict=True))
-        for ino, names in plan.changed_links:
-            do(ADD_LINKS, ino, names, now_ns)
-        for ino, parent in self._moved.items():
-            if plan.links.get(ino, 0) >= 0:
-                do(SET_PARENT, ino, parent)
+        links = plan.changed_links
+        if len(links) <= ONE_BY_ONE_MAX:
+            for ino, names in links:
+                do(ADD_LINKS_TO_ONE, ino, names, now_ns)
+        else:
+            do(LOCK_INODES, [ino for ino, _ in links])
+            for names, inos in grouped(links):
+                do(ADD_LINKS, inos, names, now_ns)
+        for ino, parent in self._moved_to(plan).items():
+            do(SET_PARENT, ino, parent)
         for ours, theirs, _ in plan.merges:
             do(TELL_PARENT, ours, theirs)
         if plan.merges:

@@ -52,7 +52,15 @@ class Source:
     """A file to upload, opened. `read(n)` gives n bytes, fewer only at the end."""
 
     def __init__(
-        self, file: BinaryIO, name: str, mode: int, mtime_ns: int | None, size_hint: int | None, *, ours: bool
+        self,
+        file: BinaryIO,
+        name: str,
+        mode: int,
+        mtime_ns: int | None,
+        size_hint: int | None,
+        *,
+        ours: bool,
+        start: int | None,
     ) -> None:
         self._file = file
         self._name = name
@@ -60,6 +68,7 @@ class Source:
         self.mtime_ns = mtime_ns
         self.size_hint = size_hint
         self._ours = ours
+        self._start = start  # where reading began; None: there is no way back
 
     @classmethod
     def open(cls, local: LocalFile) -> Source:
@@ -69,18 +78,29 @@ class Source:
         with explained(name):
             file = open(local, "rb", buffering=0)  # noqa: SIM115 - closed by close()
             facts = os.fstat(file.fileno())
-            return cls(file, name, facts.st_mode & 0o777, facts.st_mtime_ns, facts.st_size, ours=True)
+            start = 0 if stat.S_ISREG(facts.st_mode) else None
+            return cls(file, name, facts.st_mode & 0o777, facts.st_mtime_ns, facts.st_size, ours=True, start=start)
 
     @classmethod
     def _of_object(cls, file: Any) -> Source:
         if not callable(getattr(file, "read", None)):
             raise errors.InvalidError(f"expected a path or a binary file to read, not {type(file).__name__}")
-        hint = None
+        hint = start = None
         with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
             here = file.tell()
             hint = file.seek(0, os.SEEK_END) - here
             file.seek(here)
-        return cls(file, f"{file!r}", FILE_OBJECT_MODE, None, hint, ours=False)
+            start = here
+        return cls(file, f"{file!r}", FILE_OBJECT_MODE, None, hint, ours=False, start=start)
+
+    @property
+    def can_restart(self) -> bool:
+        return self._start is not None
+
+    def restart(self) -> None:
+        """Go back to where reading began."""
+        with explained(self._name):
+            self._file.seek(self._start or 0)
 
     def read(self, length: int) -> bytes:
         parts: list[bytes] = []
@@ -117,13 +137,19 @@ class Folder:
     """
 
     def __init__(self, path: str | Path, pattern: str | None, *, recursive: bool = True) -> None:
+        if not isinstance(path, (str, os.PathLike)):
+            raise errors.InvalidError(f"expected the path of a local folder, not {type(path).__name__}")
         self._root = os.fspath(path)
         self._pattern = pattern
         self._recursive = recursive
-        self._files = self._walk()
+        self.restart()
         with explained(f"local folder {self._root!r}"):
             if not stat.S_ISDIR(os.stat(self._root).st_mode):
                 raise errors.NotADirectory(f"local path {self._root!r} is not a folder; use put_file")
+
+    def restart(self) -> None:
+        """Begin with the first file again."""
+        self._files = self._walk()
 
     def source(self, found: Found) -> Source:
         return Source.open(self._path(found.directory, found.name))

@@ -151,7 +151,7 @@ LINKED_BELOW = Statement(
               AND i.ino = n.ino
               AND i.version_to = {LIVE}
             LIMIT 1) i
-     WHERE i.link_count > 1 OR n.ino = ANY ($3)
+     WHERE i.link_count > 1 OR n.ino IN (SELECT p.ino FROM unnest($3) AS p (ino))
     """,
     "int8 int8[] int8[]",
     reads=True,
@@ -189,6 +189,9 @@ def name_places(source: str, condition: str = "true") -> str:
                    LIMIT 1) e))"""
 
 
+# After BELOW: what is below but files of parameter {}, which have other names. A subquery is hashed; `ALL` of a parameter compares
+# one with each.
+OTHERS_BELOW: Final = "(SELECT ino, kind FROM below WHERE ino NOT IN (SELECT l.ino FROM unnest(${}) AS l (ino))) AS b"
 # After "gone", inodes that were deleted: collection is told of the blobs they had.
 LEAVE_BLOBS: Final = """
     INSERT INTO pgstore.blob_left (store_id, blob_id)
@@ -207,7 +210,7 @@ DELETE_TREES = Statement(
     ), gone AS (
          DELETE FROM pgstore.inode
           WHERE store_id = $1::numeric
-            AND ctid = {inode_places("below b", "b.ino", "b.ino <> ALL ($3)")}
+            AND ctid = {inode_places(OTHERS_BELOW.format(3), "b.ino")}
          RETURNING blob_id
     )
     {LEAVE_BLOBS}
@@ -291,13 +294,12 @@ ADD_LINKS = Statement(
     f"""
     UPDATE pgstore.inode
        SET link_count = greatest(link_count + $3, 0), ctime_ns = $4
-     WHERE store_id = $1
-       AND ino = $2
-       AND version_to = {LIVE}
+     WHERE store_id = $1::numeric
+       AND ctid = {inode_places("unnest($2) AS u (ino)", "u.ino")}
     """,
-    "int8 int8 int8 int8",
+    "int8 int8[] int8 int8",
 )
-# NULL: as it was. $8 says whether $9 is what becomes of the extended attributes.
+# NULL: as it was. $8 has the extended attributes that change, null: they go.
 SET_ATTRIBUTES = Statement(
     f"""
     UPDATE pgstore.inode
@@ -306,12 +308,14 @@ SET_ATTRIBUTES = Statement(
            gid = coalesce($5, gid),
            mtime_ns = coalesce($6, mtime_ns),
            ctime_ns = $7,
-           xattrs = CASE WHEN $8 THEN $9 ELSE xattrs END
+           xattrs = CASE WHEN $8 IS NULL THEN xattrs
+                         ELSE nullif(jsonb_strip_nulls(coalesce(xattrs, '{{}}') || $8), '{{}}')
+                    END
      WHERE store_id = $1
        AND ino = $2
        AND version_to = {LIVE}
     """,
-    "int8 int8 int4 int4 int4 int8 int8 bool jsonb",
+    "int8 int8 int4 int4 int4 int8 int8 jsonb",
 )
 
 
@@ -325,6 +329,7 @@ class Plan:
         self.inserts: list[tuple[int, bytes, int, str]] = []  # names that come
         self.drops: list[tuple[int, bytes]] = []  # names of our own, of directories that are merged
         self.merges: list[tuple[int, int, tuple[bytes, ...]]] = []  # our directory, theirs, path
+        self.merged: dict[int, int] = {}  # the same, by our directory
         self.emptied: dict[int, tuple[bytes, ...]] = {}  # directories that must be empty, with their paths
         self.made = dict(made)
         for ino, kind in self.made.items():
@@ -338,6 +343,10 @@ class Plan:
         self.closes.append((parent, name))
         self.link(ino, kind, -1)
 
+    def merge(self, ours: int, theirs: int, path: tuple[bytes, ...]) -> None:
+        self.merges.append((ours, theirs, path))
+        self.merged[ours] = theirs
+
     def insert(self, parent: int, name: bytes, ino: int, kind: str) -> None:
         self.inserts.append((parent, name, ino, kind))
         self.link(ino, kind, +1)
@@ -350,26 +359,21 @@ class Plan:
     @property
     def unwanted(self) -> list[int]:
         """Inodes that were made by this transaction and have no name in the end."""
-        return [ino for ino, kind in self.made.items() if self.links[ino] < 0 and not self._is_merged(ino)]
+        return [ino for ino, kind in self.made.items() if self.links[ino] < 0 and ino not in self.merged]
 
     @property
     def changed_links(self) -> list[tuple[int, int]]:
-        """Files that others have seen, or with several names, and how many they gain or lose."""
-        return [
+        """Files that others have seen, or with several names, and how many they gain or lose; in an order that all have."""
+        return sorted(
             (ino, names)
             for ino, names in self.links.items()
             if names and self.kinds[ino] != "d" and not (names < 0 and ino in self.made)
-        ]
+        )
 
     def _nameless(self, kind: str) -> list[int]:
         return [
-            ino
-            for ino, names in self.links.items()
-            if names < 0 and self.kinds[ino] == kind and not self._is_merged(ino)
+            ino for ino, names in self.links.items() if names < 0 and self.kinds[ino] == kind and ino not in self.merged
         ]
-
-    def _is_merged(self, ino: int) -> bool:
-        return self.kinds[ino] == "d" and any(ours == ino for ours, _, _ in self.merges)
 
 
 class MergingChanges(ChangeSet):
@@ -402,6 +406,7 @@ class MergingChanges(ChangeSet):
             for ino, names in (yield Query(LINKED_BELOW, self.store_id, nameless, pending)):
                 linked.append(ino)
                 plan.link(ino, "f", -names)
+            yield from self._leave_files(plan.trees, linked)
         queries = self._apply(plan, linked)
         moved = [ino for ino in self._moved if plan.links.get(ino, 0) >= 0 and ino not in self._own]
         if not moved:
@@ -419,6 +424,10 @@ class MergingChanges(ChangeSet):
 
     def _lock_trees(self, trees: list[int]) -> Op[None]:
         """Lock all directories below *trees*, where that is needed."""
+        yield from ()
+
+    def _leave_files(self, trees: list[int], linked: list[int]) -> Op[None]:
+        """Take the last name from all files below *trees* but *linked*, where others may be changing them."""
         yield from ()
 
     def _lock_merged(self, directories: list[int]) -> Op[None]:
@@ -453,6 +462,11 @@ class MergingChanges(ChangeSet):
             yield Query(INSERT_NAMES, self.store_id, 0, *zip(*rows, strict=True))
             for _, _, entry in put:
                 plan.link(entry.ino, entry.kind, +1)
+        for parent, _, change in changes:
+            if change.entry is not None and change.entry.kind != "d":
+                self.put_in_own(parent, exclusive=change.exclusive, if_version=change.if_version)
+            elif change.entry is not None and change.exclusive:
+                self._add(self._alone, change.entry.ino)
 
     def _look(self, plan: Plan, changes: list[tuple[int, bytes, Change]]) -> Op[None]:
         """Lock, and plan each change in sight of what is there."""
@@ -480,7 +494,7 @@ class MergingChanges(ChangeSet):
             if entry.kind == "d":
                 if entry.ino not in self._own:
                     raise conflict(f"directory {self._path(parent, name)!r} was made by another transaction")
-                plan.merges.append((entry.ino, now[0], (*self.path_of(parent), name)))
+                plan.merge(entry.ino, now[0], (*self.path_of(parent), name))
                 return
             plan.close(parent, name, *now)
         plan.insert(parent, name, entry.ino, entry.kind)
@@ -500,29 +514,28 @@ class MergingChanges(ChangeSet):
 
     def _plan_merges(self, plan: Plan) -> Op[None]:
         """Go down the directories that become one with another transaction's, level by level."""
-        level = plan.merges
-        while level:
+        done = 0
+        while level := plan.merges[done:]:
+            done = len(plan.merges)
             ours, theirs, paths = zip(*level, strict=True)
             yield from self._lock_merged(list(theirs))
-            below = []
             for position, name, our_ino, our_kind, their_ino, their_kind in (
                 yield Query(COMMON_NAMES, self.store_id, ours, theirs)
             ):
-                path = (*paths[position - 1], name)
+                path, ours_in = (*paths[position - 1], name), ours[position - 1]
                 if (our_kind == "d") != (their_kind == "d"):
                     raise _is_now(path, their_kind)
                 if our_kind == "d":
-                    if our_ino not in self._own:
+                    if our_ino not in self._own or our_ino in self._alone:
                         raise conflict(f"directory {join(path)!r} was made by another transaction")
-                    below.append((our_ino, their_ino, path))
-                    plan.drops.append((ours[position - 1], name))
+                    plan.merge(our_ino, their_ino, path)
+                    plan.drops.append((ours_in, name))
+                elif ours_in in self._firm:
+                    raise conflict(f"{join(path)!r} was made by another transaction")
                 else:
                     plan.close(theirs[position - 1], name, their_ino, their_kind)
             for ino in ours:
                 self._disown(ino)
-            if level is not plan.merges:
-                plan.merges += level
-            level = below
 
     def _check_versions(self, changes: list[tuple[int, bytes, Change]]) -> Op[None]:
         """Raise `ConflictError` if a file that was to be replaced in a certain state is in another."""
@@ -536,6 +549,14 @@ class MergingChanges(ChangeSet):
                         f"something was put into directory {join(plan.emptied[ino])!r} while it was being removed"
                     )
 
+    def _moved_to(self, plan: Plan) -> dict[int, int]:
+        """The directories that were moved and stay, and where they are."""
+        return {
+            ino: plan.merged.get(parent, parent)
+            for ino, parent in sorted(self._moved.items())
+            if plan.links.get(ino, 0) >= 0
+        }
+
     def _changed_parents(self, plan: Plan) -> list[int]:
         """The directories, seen by others, in which names come and go."""
         return list({parent for parent in self._names if parent not in self._own} | {merge[1] for merge in plan.merges})
@@ -545,11 +566,28 @@ class MergingChanges(ChangeSet):
         if self._marked:
             self._journal.append(partial(self._own.add, ino))
 
+    def _check_linked(self, there: Iterable[tuple[int, bytes]]) -> None:
+        """Raise `ConflictError` unless all names of files that got another name are *there*."""
+        for parent, name in self._linked.keys() - set(there):
+            raise self._file_is_gone(self._linked[parent, name])
+
+    def _file_is_gone(self, ino: int) -> errors.ConflictError:
+        path = join(self._file_paths.get(ino, ()))
+        return conflict(f"{path or '/'!r} was removed or replaced by another transaction while this one changed it")
+
     def _path(self, parent: int, name: bytes | None = None) -> str:
         return join(self.path_of(parent) if name is None else (*self.path_of(parent), name))
 
     def _is_now(self, parent: int, name: bytes, kind: str) -> errors.ConflictError:
         return _is_now((*self.path_of(parent), name), kind)
+
+
+def grouped(links: Iterable[tuple[int, int]]) -> Iterable[tuple[int, list[int]]]:
+    """Inodes by the number of names that they gain or lose; nearly always by one."""
+    groups: dict[int, list[int]] = {}
+    for ino, names in links:
+        groups.setdefault(names, []).append(ino)
+    return groups.items()
 
 
 def only(query: Query) -> Op[Rows]:
@@ -561,9 +599,7 @@ def attribute_query(store_id: int, ino: int, attributes: Mapping[str, Any], now_
     """Set columns of a live inode, named as in the table."""
     values = [attributes.get(name) for name in ("mode", "uid", "gid", "mtime_ns")]
     xattrs = attributes.get("xattrs")
-    return Query(
-        SET_ATTRIBUTES, store_id, ino, *values, now_ns, "xattrs" in attributes, json.dumps(xattrs) if xattrs else None
-    )
+    return Query(SET_ATTRIBUTES, store_id, ino, *values, now_ns, json.dumps(xattrs) if xattrs else None)
 
 
 def _is_now(path: tuple[bytes, ...], kind: str) -> errors.ConflictError:

@@ -15,6 +15,8 @@ class Progress:
         self._bar: Any = None
         self._advance = advance
         self._files = 0
+        self._bytes = 0
+        self._told = 0  # of these; after a restart, more
         if shown:
             from rich import progress  # late: most programs never show one
 
@@ -28,15 +30,24 @@ class Progress:
             self._bar.update(self._task, total=size_bytes)
 
     def bytes(self, count: int) -> None:
+        self._bytes += count
+        new = self._bytes - self._told
+        if new <= 0 and count:
+            return
+        self._told += new
         if self._advance is not None:
-            self._advance(count)
+            self._advance(new)
         if self._bar is not None:
-            self._bar.advance(self._task, count)
+            self._bar.advance(self._task, new)
 
     def files(self, count: int) -> None:
         self._files += count
         if self._bar is not None:
             self._bar.update(self._task, files="1 file" if self._files == 1 else f"{self._files} files")
+
+    def restart(self) -> None:
+        """All is done once more; what has been told is not told again."""
+        self._files = self._bytes = 0
 
     def close(self) -> None:
         if self._bar is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -80,16 +81,54 @@ _WALK: Final = f"""
 _FACTS: Final = (
     "i.version_from, i.mode, i.size_bytes, i.mtime_ns, i.ctime_ns, i.uid, i.gid, i.link_count, i.link_target, i.xattrs"
 )
+_CONTENTS: Final = """, i.inline_data, i.blob_id,
+           (SELECT b.chunk_size_bytes FROM pgstore.blob b WHERE b.store_id = $1 AND b.id = i.blob_id)"""
 WALK = Statement(_WALK % _FACTS, "int8 int8 bytea[] int8", reads=True)
-WALK_AND_OPEN = Statement(
-    _WALK
-    % f"""
-           {_FACTS}, i.inline_data, i.blob_id,
-           (SELECT b.chunk_size_bytes FROM pgstore.blob b WHERE b.store_id = $1 AND b.id = i.blob_id)
+WALK_AND_OPEN = Statement(_WALK % (_FACTS + _CONTENTS), "int8 int8 bytea[] int8", reads=True)
+NAMES_UNROLLED_MAX: Final = 8
+
+
+def _unrolled(length: int, facts: str) -> Statement:
+    """
+    The same for so many names, without recursion, which takes half as long.
+
+    In version $3 from directory $2 along $4 and so on. One row, or none: inode, kind and version of each name, NULL where there
+    is no such name; then the inode of the last that exists.
+    """
+    columns = "".join(f"d{at}.ino, d{at}.kind, d{at}.version_from, " for at in range(1, length + 1))
+    steps = "".join(
+        f"""
+      {"LEFT JOIN LATERAL" if at > 1 else "FROM"} (
+           SELECT d.ino, d.kind, d.version_from
+             FROM pgstore.dirent d
+            WHERE d.store_id = $1
+              AND d.parent = {f"d{at - 1}.ino" if at > 1 else "$2"}
+              AND d.name = ${at + 3}
+              AND {_valid("d", "$3")}) d{at}{" ON true" if at > 1 else ""}"""
+        for at in range(1, length + 1)
+    )
+    last = ", ".join(f"d{at}.ino" for at in range(length, 0, -1))
+    return Statement(
+        f"""
+    SELECT {columns}i.*{steps}
+      LEFT JOIN LATERAL (
+           SELECT {facts}
+             FROM pgstore.inode i
+            WHERE i.store_id = $1
+              AND i.ino = coalesce({last})
+              AND {_valid("i", "$3")}) i ON true
     """,
-    "int8 int8 bytea[] int8",
-    reads=True,
-)
+        "int8 int8 int8" + " bytea" * length,
+        reads=True,
+    )
+
+
+_UNROLLED: Final = {
+    opening: [_unrolled(length, _FACTS + (_CONTENTS if opening else "")) for length in range(1, NAMES_UNROLLED_MAX + 1)]
+    for opening in (False, True)
+}
+
+
 # In version $5: for each directory of $2 the first $4 names after that of $3.
 LIST = Statement(
     f"""
@@ -111,7 +150,6 @@ LIST = Statement(
             WHERE n.store_id = $1
               AND n.ino = e.ino
               AND {_valid("n", "$5")}) i
-     ORDER BY u.position, e.name
     """,
     "int8 int8[] bytea[] int8 int8",
     reads=True,
@@ -131,7 +169,6 @@ LIST_NAMES = Statement(
               AND d.version_from <= $5
             ORDER BY d.name
             LIMIT $4) e
-     ORDER BY u.position, e.name
     """,
     "int8 int8[] bytea[] int8 int8",
     reads=True,
@@ -171,6 +208,14 @@ class Node(NamedTuple):
     @property
     def is_directory(self) -> bool:
         return self.kind == "d"
+
+    def changed(self, attributes: Mapping[str, Any]) -> Node:
+        """The same with *attributes* of a change set."""
+        new = dict(attributes)
+        if "xattrs" in new:
+            both = {**(self.xattrs or {}), **new["xattrs"]}
+            new["xattrs"] = {name: value for name, value in both.items() if value is not None}
+        return self._replace(**new)
 
 
 class Walk(NamedTuple):
@@ -252,8 +297,7 @@ class Tree:
                 return path.ending_in(todo)
             # A link that a change leads to is looked at by itself.
             rest = [] if path.reached[-1][1] == "l" else todo[: todo.index(b"..")] if b".." in todo else todo
-            statement = WALK_AND_OPEN if opening else WALK
-            rows = yield from self.read(Query(statement, self.store_id, path.reached[-1][0], rest, self.version))
+            rows = yield from self._look(path.reached[-1][0], rest, opening=opening)
             changed = self._first_changed(rows, rest)
             last = rows[-1] if changed is None else rows[changed]
             for _, ino, kind, version, *_ in rows[1 : last[0] + 1]:
@@ -267,13 +311,30 @@ class Tree:
                 # Links have been followed and changes, too: what is left to do leads nowhere.
                 return path.ending_in(todo, None if todo else node)
 
+    def _look(self, start: int, names: Sequence[bytes], *, opening: bool) -> Op[Rows]:
+        """What `WALK` gives, or `WALK_AND_OPEN`."""
+        length = len(names)
+        if not 1 <= length <= NAMES_UNROLLED_MAX:
+            statement = WALK_AND_OPEN if opening else WALK
+            return (yield from self.read(Query(statement, self.store_id, start, names, self.version)))
+        rows: Rows = [(0, start, "d", 0, None)]
+        query = Query(_UNROLLED[opening][length - 1], self.store_id, start, self.version, *names)
+        for row in (yield from self.read(query)):
+            for at in range(0, 3 * length, 3):
+                if row[at] is not None:
+                    rows.append((len(rows), *row[at : at + 3], None))
+            # Only of the last name, or a link, as there is nothing below it.
+            if len(rows) > length or rows[-1][2] == "l":
+                rows[-1] = (*rows[-1][:4], *row[3 * length :])
+        return rows
+
     def _node(self, path: _Path, row: tuple[Any, ...]) -> Node | None:
         """The node that the last row of a walk tells of."""
         if row[4] is None:
             return None
         node = Node(*path.reached[-1], *row[4:])
         changed = None if self._changes is None else self._changes.attributes(node.ino)
-        return node if changed is None else node._replace(**changed)
+        return node if changed is None else node.changed(changed)
 
     def _follow_changes(self, path: _Path, todo: list[bytes]) -> bool:
         """Go on as far as the transaction's changes lead. False: to something that was removed."""
@@ -394,32 +455,52 @@ class Listing:
 
     def page(self) -> Op[list[FileEntry] | None]:
         """The next entries, None at the end."""
-        found = yield from self.entries()
-        return None if found is None else [file_entry(path, entry) for path, entry in found]
+        if self._tree.has_changes:
+            found = yield from self.entries()
+            return None if found is None else [file_entry(path, entry) for path, entry in found]
+        while self._todo:
+            page: list[FileEntry] = []
+            for (ino, path, _), rows in (yield from self._next_rows()):
+                if len(rows) == PAGE_NAMES:
+                    self._todo.append((ino, path, rows[-1][1]))
+                if self._recursive:
+                    self._todo += [(row[2], path + row[1] + b"/", b"") for row in rows if row[3] == "d"]
+                page += _file_entries(path, rows)
+            if page:
+                return page
+        return None
 
     def entries(self) -> Op[list[tuple[bytes, Entry]] | None]:
         """The next paths and what they lead to, None at the end."""
         while self._todo:
-            now = self._todo[-PAGE_DIRECTORIES:]
-            del self._todo[-PAGE_DIRECTORIES:]
-            query = Query(
-                self._statement,
-                self._tree.store_id,
-                [entry[0] for entry in now],
-                [entry[2] for entry in now],
-                PAGE_NAMES,
-                self._tree.version,
-            )
-            rows = yield from self._tree.read(query)
-            by_directory: list[list[tuple[bytes, Entry]]] = [[] for _ in now]
-            for position, name, *entry in rows:
-                by_directory[position - 1].append((name, Entry(*entry)))
             found: list[tuple[bytes, Entry]] = []
-            for (ino, path, after), entries in zip(now, by_directory, strict=True):
-                found += self._entries_of(ino, path, after, entries)
+            for directory, rows in (yield from self._next_rows()):
+                found += self._entries_of(*directory, [(row[1], Entry(*row[2:])) for row in rows])
             if found:
                 return found
         return None
+
+    def _next_rows(self) -> Op[list[tuple[tuple[int, bytes, bytes], Rows]]]:
+        """The next directories of the list, each with the next rows of `LIST` for it, by name."""
+        now = self._todo[-PAGE_DIRECTORIES:]
+        del self._todo[-PAGE_DIRECTORIES:]
+        query = Query(
+            self._statement,
+            self._tree.store_id,
+            [entry[0] for entry in now],
+            [entry[2] for entry in now],
+            PAGE_NAMES,
+            self._tree.version,
+        )
+        rows = yield from self._tree.read(query)
+        # In order already, as a rule. To have that promised costs the server more than making sure costs us.
+        rows.sort()
+        if len(now) == 1:
+            return [(now[0], rows)]
+        by_directory: list[Rows] = [[] for _ in now]
+        for row in rows:
+            by_directory[row[0] - 1].append(row)
+        return list(zip(now, by_directory, strict=True))
 
     def _entries_of(
         self, ino: int, path: bytes, after: bytes, entries: list[tuple[bytes, Entry]]
@@ -459,6 +540,24 @@ _TYPES: Final = {
 
 def file_entry(path: bytes, entry: Entry | Node) -> FileEntry:
     return FileEntry(join((path,)), _TYPES[entry.kind], entry.mtime_ns // 1_000_000_000, entry.size_bytes)
+
+
+def _file_entries(path: bytes, rows: Rows) -> list[FileEntry]:
+    """What `file_entry` makes of each row of `LIST`, in half the time: the initialisation of a frozen dataclass is slow."""
+    new, kind, types, encoding, on_error = FileEntry.__new__, FileEntry, _TYPES, *_ENCODING
+    entries: list[FileEntry] = []
+    for row in rows:
+        entry = new(kind)
+        facts = entry.__dict__
+        facts["path"] = (path + row[1]).decode(encoding, on_error)
+        facts["type"] = types[row[3]]
+        facts["mtime"] = row[5] // 1_000_000_000
+        facts["size"] = row[4]
+        entries.append(entry)
+    return entries
+
+
+_ENCODING: Final = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())  # what `os.fsdecode` takes
 
 
 def file_stat(walk: Walk) -> FileStat:

@@ -12,11 +12,12 @@ from pgstore import errors
 from pgstore.core.operation import Call, Op
 from pgstore.files import contents
 from pgstore.files.build import Builder, is_directory
+from pgstore.files.changes import changed_since, conflict
 from pgstore.files.contents import Contents
 from pgstore.files.local import Folder, Found, Source
 from pgstore.files.paths import Names, join
 from pgstore.files.progress import Progress
-from pgstore.files.tree import Tree
+from pgstore.files.tree import Tree, Walk
 
 
 def put_file(
@@ -43,10 +44,10 @@ def put_file(
             raise is_directory(names)
         if not force:
             raise errors.FileExists(f"{join(names)!r} exists; pass force=True to replace it")
+    if if_version is not None:
+        _check_version(walk, if_version)
     builder = Builder(tree)
     parent = yield from builder.directory(walk.names[:-1], walk)
-    if if_version and parent.fresh:
-        raise errors.ConflictError(f"{join(names)!r} was removed after version {if_version}")
     stored = yield from contents.write(tree.store_id, source.read, source.size_hint, progress.bytes)
     yield from builder.reserve(1)
     builder.file(
@@ -62,6 +63,14 @@ def put_file(
     yield from builder.send()
     progress.files(1)
     return stored.size_bytes
+
+
+def _check_version(walk: Walk, if_version: int) -> None:
+    """Raise `ConflictError` at once where the commit would; this is before the upload."""
+    if walk.node is None and if_version:
+        raise conflict(f"{join(walk.names)!r} was removed after version {if_version}")
+    if walk.node is not None and (walk.version > if_version or not if_version):
+        raise changed_since(walk.names, walk.version, if_version)
 
 
 def put_directory(tree: Tree, folder: Folder, names: Names, progress: Progress, *, force: bool = True) -> Op[None]:
@@ -86,11 +95,9 @@ def _put_batch(
         parent = yield from builder.directory((*base, *relative))
         if force:
             yield from builder.check_not_directories(parent, [found.name for found in files])
-        elif not parent.fresh:
-            for found in files:
-                walk = yield from tree.walk((found.name,), start=parent.walk)
-                if walk.node is not None:
-                    raise errors.FileExists(f"{join(walk.names)!r} exists; pass force=True to replace it")
+        else:
+            for name in (yield from builder.names_in(parent, [found.name for found in files])):
+                raise errors.FileExists(f"{join((*parent.path, name))!r} exists; pass force=True to replace it")
         for found in files:
             data, mode, mtime_ns = found.data, found.mode, found.mtime_ns
             if data is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
-from pgstore.files.changes import LIVE, Change, conflict
+from pgstore.files.changes import LIVE, Change, changed_since, conflict
 from pgstore.files.merge import (
     ADD_LINKS,
     BELOW,
@@ -22,6 +22,7 @@ from pgstore.files.merge import (
     INSERT_NAMES,
     LEAVE_BLOBS,
     MOVE_NAMES,
+    OTHERS_BELOW,
     ROOT,
     SET_PARENT,
     TELL_PARENT,
@@ -29,6 +30,7 @@ from pgstore.files.merge import (
     MergingChanges,
     Plan,
     attribute_query,
+    grouped,
     inode_places,
     name_places,
 )
@@ -54,11 +56,11 @@ CLOSE_TREES = Statement(
          UPDATE pgstore.inode
             SET version_to = $3
           WHERE store_id = $1::numeric
-            AND ctid = {inode_places("below b", "b.ino", "b.ino <> ALL ($4) AND n.version_from < $3")}
+            AND ctid = {inode_places(OTHERS_BELOW.format(4), "b.ino", "n.version_from < $3")}
     ), gone AS (
          DELETE FROM pgstore.inode
           WHERE store_id = $1::numeric
-            AND ctid = {inode_places("below b", "b.ino", "b.ino <> ALL ($4) AND n.version_from = $3")}
+            AND ctid = {inode_places(OTHERS_BELOW.format(4), "b.ino", "n.version_from = $3")}
          RETURNING blob_id
     )
     {LEAVE_BLOBS}
@@ -186,7 +188,7 @@ class VersionedChanges(MergingChanges):
     def _lock(self, changes: list[tuple[int, bytes, Change]], look: Query) -> Op[Rows]:
         """Take the lock, and look what is there, all in one round trip."""
         inodes = {parent for parent, _, _ in changes}
-        inodes.update(self._attributes)
+        inodes.update(self._attributes, self._linked.values())
         queries = [Query(GONE_INODES, self.store_id, list(inodes)), look]
         self._repeated = self._version is not None
         if self._version is None:
@@ -202,7 +204,7 @@ class VersionedChanges(MergingChanges):
                     f"directory {self._path(ino)!r} was removed by another transaction while this one changed it"
                 )
             if ino not in self._made:
-                raise conflict(f"inode {ino} was removed or replaced by another transaction while this one changed it")
+                raise self._file_is_gone(ino)
         return rows  # type: ignore[no-any-return]
 
     def _set_version(self, version: int) -> None:
@@ -252,13 +254,13 @@ class VersionedChanges(MergingChanges):
                 do(DROP_INODES, version, *columns)
             do(CLOSE_INODES, version, *columns)
         parents = self._changed_parents(plan)
-        moved = {ino: parent for ino, parent in self._moved.items() if plan.links.get(ino, 0) >= 0}
+        moved = self._moved_to(plan)
         forked = {*parents, *(ino for ino, _ in links if ino not in plan.made), *(moved.keys() - self._own)}
         forked |= self._attributes.keys() - self._made.keys()
         if forked:
             do(FORK_INODES, version, list(forked))
-        for ino, names in links:
-            do(ADD_LINKS, ino, names, now_ns)
+        for names, inos in grouped(links):
+            do(ADD_LINKS, inos, names, now_ns)
         for ino, parent in moved.items():
             do(SET_PARENT, ino, parent)
         for ours, theirs, _ in plan.merges:
@@ -276,6 +278,6 @@ def check_version(store_id: int, path: Names, if_version: int) -> Op[None]:
     """Raise `ConflictError` if what is at *path* was changed after version *if_version*; 0: if there is anything."""
     ((steps, changed_at),) = yield Query(CHANGED_AT, store_id, path)
     if steps == len(path) and (changed_at > if_version or not if_version):
-        raise conflict(f"{join(path)!r} was changed in version {changed_at}, after version {if_version}")
+        raise changed_since(path, changed_at, if_version)
     if steps < len(path) and if_version:
         raise conflict(f"{join(path)!r} was removed after version {if_version}")

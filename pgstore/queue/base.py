@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Final, Self
 
@@ -12,6 +13,7 @@ from pgstore.client.listener import announce
 from pgstore.core.names import UNSTORABLE
 from pgstore.core.operation import BeforeCommit, Op, Topic
 from pgstore.handle import Store
+from pgstore.queue.known import KnownQueue, household
 from pgstore.registry import Facts
 from pgstore.serializers import check_size, dumps, loads
 
@@ -19,25 +21,24 @@ PARTITION_BYTES_MAX: Final = 64
 # Whoever inserts into queue_item holds this lock from before the ids are drawn to the end of the transaction. It keeps nobody out:
 # it tells `queue_advance` (sql/schema.sql) who may have ids that cannot be seen yet. "pgsi".
 INSERT_LOCK_CLASS: Final = 0x70677369
-INSERTING: Final = f"""
-    inserting AS MATERIALIZED (
-        SELECT pg_advisory_xact_lock_shared({INSERT_LOCK_CLASS}, ($1 % 2147483648)::integer))
-"""
+_TAKE_INSERT_LOCK: Final = f"SELECT pg_advisory_xact_lock_shared({INSERT_LOCK_CLASS}, ($1 % 2147483648)::integer)"
+INSERTING: Final = f"inserting AS MATERIALIZED ({_TAKE_INSERT_LOCK})"
+# Only if there is something to insert: `gone` has rows.
+INSERTING_WHAT_IS_GONE: Final = (
+    f"inserting AS MATERIALIZED ({_TAKE_INSERT_LOCK} FROM (SELECT FROM gone LIMIT 1) AS some_item)"
+)
+NOT_DURABLE: Final = "would make all of it not durable"
 SECONDS_MAX: Final = 10 * 365 * 86400
 OPTION_MAX: Final = 2**31 - 1
 
 
-class Known:
-    """What a handle knows of a partition."""
+class _Left(enum.Enum):
+    """An argument that was not given: None is an item."""
 
-    __slots__ = ("advancing", "check_at", "low", "servers_seen", "taken")
+    OUT = enum.auto()
 
-    def __init__(self, servers_seen: int) -> None:
-        self.servers_seen = servers_seen  # by the client; when there are more, all this may be of another server
-        self.check_at = 0.0  # when to look for what has become due (see `lease`)
-        self.low = 0  # below it nothing is left (see `take`)
-        self.taken = 0  # since the mark was raised
-        self.advancing: tuple[Any, ...] = (None, None, None)  # what `queue_advance` wants to be told the next time
+
+LEFT_OUT: Final = _Left.OUT
 
 
 class QueueBase(Store):
@@ -47,14 +48,6 @@ class QueueBase(Store):
     _noun: ClassVar = "Queue"
     _id_prefix: ClassVar = "qu"
     _name_space: ClassVar = "queue"
-
-    _known: dict[str, Known]  # by partition
-
-    @classmethod
-    def _make(cls, client: Client | None, **state: Any) -> Self:
-        store = super()._make(client, **state)
-        store._known = {}
-        return store
 
     @classmethod
     def from_name(
@@ -76,8 +69,8 @@ class QueueBase(Store):
             environment_name: None: the client's.
             create_if_missing: create it on first use; else using it raises `NotFoundError`.
             client: None: the default client.
-            maxsize: most items that wait in each partition; a put into a full one waits, or raises `queue.Full`. Items that are
-                leased or delayed do not count, nor is there a bound for them when they come back.
+            maxsize: most items that wait in all partitions together; a put into a full Queue waits, or raises `queue.Full`. Items
+                that are leased or delayed do not count, nor is there a bound for them when they come back.
             max_attempts: after so many leases that came to nothing an item becomes a dead letter.
 
         The last two are fixed when the Queue is created. None leaves them as they are, or without a bound.
@@ -124,6 +117,10 @@ class QueueBase(Store):
         facts = self._facts
         return facts if facts is not None else (yield from self._know())
 
+    def _of(self, store_id: int) -> KnownQueue:
+        """What the client knows of this Queue; asked for anew by each operation, for a forked child begins with nothing."""
+        return household(self._runner).queue(store_id)
+
     def _announce(self, topics: Iterable[Topic]) -> Op[None]:
         """Wake those who wait for *topics*, when what was done commits."""
         enrolment = yield BeforeCommit(Announcements, Announcements)
@@ -133,10 +130,10 @@ class QueueBase(Store):
             else:
                 enrolment.participant.topics[topic] = None
 
-    def _check_outside(self, what: str) -> Op[None]:
+    def _check_outside(self, what: str, why: str) -> Op[None]:
         """Raise `InvalidError` inside a transaction."""
         if (yield BeforeCommit(Announcements, Announcements)) is not None:
-            raise errors.InvalidError(f"{what} inside a transaction would make all of it not durable")
+            raise errors.InvalidError(f"{what} inside a transaction {why}")
 
     def _encode(self, item: Any) -> bytes:
         payload = dumps(item, "item")
@@ -166,6 +163,13 @@ def partition_name(partition: str | None) -> str:
     return partition
 
 
+def one_of(given: Any, also: Any, operation: str, names: str) -> Any:
+    """The one of two arguments that was given: ours, or Modal's for the same."""
+    if (given is LEFT_OUT) == (also is LEFT_OUT):
+        raise errors.InvalidError(f"{operation} takes one of {names}, which are the same")
+    return also if given is LEFT_OUT else given
+
+
 def check_count(n: object, noun: str) -> int:
     """Return *n* if it is a number of items."""
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
@@ -182,9 +186,9 @@ def check_seconds(seconds: object, noun: str, *, above: float = 0.0) -> float:
     return float(seconds)
 
 
-def room_topic(store_id: int, partition: str) -> Topic:
-    """What a put into a full partition waits for."""
-    return Topic(store_id, f"room/{partition}")
+def room_topic(store_id: int) -> Topic:
+    """What a put into a full Queue waits for."""
+    return Topic(store_id, "room")
 
 
 def _options(**given: int | None) -> dict[str, Any]:

@@ -4,13 +4,14 @@ A leased item is moved to `queue_deferred`, as one that is put with a delay is: 
 dead row of an update is one more that each get has to pass. The id of the row there is used once and is the token of the lease,
 so that a worker that was away for too long can neither end nor prolong what is another's by now.
 
-What has become due moves back by the hands of those who take: a handle looks at most once a second for each partition, and one
-that waits is told with each look when the next comes.
+What has become due moves back by the hands of those who take: a client looks at most once a second, for all partitions of a Queue,
+and one that waits is told with each look when the next of its partition comes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,30 +20,31 @@ from typing import Any, Final, Self
 
 from pgstore import errors
 from pgstore.client.announcements import announcing
-from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key
 from pgstore.core.clock import monotonic
 from pgstore.core.operation import Apart, Op, Query, Rows, Topic, operation
 from pgstore.core.statement import Statement
-from pgstore.queue.base import INSERTING, Known, QueueBase, check_count, check_seconds
+from pgstore.queue.base import INSERTING, INSERTING_WHAT_IS_GONE, QueueBase, check_count, check_seconds
+from pgstore.queue.known import KnownQueue, tally
 from pgstore.registry import Facts
 
 CHECK_SECONDS: Final = 1.0
 LEASE_SECONDS_MIN: Final = 0.001
-_PARTITIONS_REMEMBERED: Final = 10_000
+RENEWED_SECONDS_MIN: Final = 1.0
+RENEWALS: Final = 3  # in the length of a lease
+DUE_ITEMS: Final = 1000  # of one statement
 _REASON_CHARS_MAX: Final = 1000
 
 # Two clients that do this at once take different rows. A lease that is extended meanwhile is seen with its new end, or passed over.
 BRING_BACK: Final = Statement(
     f"""
     WITH due AS MATERIALIZED (
-             SELECT id, coalesce(kind = 'l' AND attempts >= $3, false) AS is_dead
+             SELECT id, coalesce(kind = 'l' AND attempts >= $2, false) AS is_dead
                FROM pgstore.queue_deferred
               WHERE store_id = $1
-                AND partition = $2
                 AND due_at <= statement_timestamp()
               ORDER BY due_at
                 FOR UPDATE SKIP LOCKED
-              LIMIT 1000),
+              LIMIT {DUE_ITEMS}),
          buried AS (
              UPDATE pgstore.queue_deferred AS e
                 SET kind = 'x',
@@ -58,23 +60,22 @@ BRING_BACK: Final = Statement(
               WHERE e.store_id = $1
                 AND e.id = due.id
                 AND NOT due.is_dead
-             RETURNING e.id, e.due_at, e.put_at, e.codec, e.payload, e.attempts),
-         {INSERTING},
+             RETURNING e.id, e.partition, e.due_at, e.put_at, e.codec, e.payload, e.attempts),
+         {INSERTING_WHAT_IS_GONE},
          back AS (
              INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
-             SELECT s.id, $2, g.put_at, g.codec, g.payload, g.attempts
+             SELECT s.id, g.partition, g.put_at, g.codec, g.payload, g.attempts
                FROM pgstore.store s
               CROSS JOIN inserting
               CROSS JOIN gone g
               WHERE s.id = $1
               ORDER BY g.due_at, g.id
-             RETURNING 1)
-    SELECT (SELECT low FROM pgstore.queue_head WHERE store_id = $1 AND partition = $2),
-           (SELECT pg_notify('{CHANNEL}', $5)
-              FROM (SELECT 1 FROM back LIMIT 1) AS some_item
-             WHERE {SOMEONE_WAITS.format(key="$4")})
+             RETURNING partition)
+    SELECT d.items, pgstore.notify_if_awaited($1, b.partition)
+      FROM (SELECT count(*) AS items FROM due) AS d
+      LEFT JOIN (SELECT DISTINCT partition FROM back) AS b ON true
     """,
-    "int8 text int4 int4 text",
+    "int8 int4",
     reads=True,  # repeating it does no harm
 )
 ACK = Statement("DELETE FROM pgstore.queue_deferred WHERE store_id = $1 AND id = $2 AND kind = 'l'", "int8 int8")
@@ -87,6 +88,36 @@ EXTEND = Statement(
        AND kind = 'l'
     """,
     "int8 int8 float8",
+)
+# Passes over what someone holds the lock of: it is being settled, by a transaction that may take long, or brought back. What is
+# there but was not renewed may be the next time.
+RENEW = Statement(
+    """
+    WITH mine AS MATERIALIZED (
+             SELECT id
+               FROM pgstore.queue_deferred
+              WHERE store_id = $1
+                AND id = ANY ($2)
+                AND kind = 'l'
+                FOR UPDATE SKIP LOCKED),
+         renewed AS (
+             UPDATE pgstore.queue_deferred AS e
+                SET due_at = statement_timestamp() + $3 * interval '1 second'
+               FROM mine
+              WHERE e.store_id = $1
+                AND e.id = mine.id
+             RETURNING e.id)
+    SELECT id
+      FROM renewed
+     UNION
+    SELECT id
+      FROM pgstore.queue_deferred
+     WHERE store_id = $1
+       AND id = ANY ($2)
+       AND kind = 'l'
+    """,
+    "int8 int8[] float8",
+    reads=True,  # repeating it does no harm
 )
 POSTPONE = Statement(
     """
@@ -174,6 +205,8 @@ class Lease:
 
     In `with` and `async with` the item is acknowledged at the end of the block, and given back after an exception. In a transaction
     these take part in it, so that an item and its results are done together.
+
+    With `get(lease=, renew=True)` it goes on as long as this object is there and is not settled, however long the work takes.
     """
 
     def __init__(self, store: Leasing, partition: str, seconds: float, row: tuple[Any, ...], facts: Facts) -> None:
@@ -183,6 +216,7 @@ class Lease:
         self._row = row
         self._facts = facts
         self._done = False
+        self._lost_it = False
 
     # What a runner wants to know.
 
@@ -205,6 +239,11 @@ class Lease:
         return self._store._decode(self._row)
 
     @property
+    def is_lost(self) -> bool:
+        """Whether a renewal has found that the lease ended, and the item went back. Without `renew=True` nobody looks."""
+        return self._lost_it
+
+    @property
     def attempt(self) -> int:
         """How often the item has been leased, this time included."""
         attempts: int = self._row[4]
@@ -218,7 +257,9 @@ class Lease:
         Raises:
             LeaseLost: the item went back, and the work is, or was, another's.
         """
+        counting = yield from tally(self._store._of(self._facts.id))
         self._settled((yield Query(ACK, self._facts.id, self._row[0])))
+        counting.count(1)
 
     @operation
     def nack(self, delay: float = 0, *, reason: str | None = None) -> Op[None]:
@@ -226,13 +267,13 @@ class Lease:
         Give the item back, to the end of the queue, in *delay* seconds; or to the dead letters if this was its last attempt.
 
         Args:
-            reason: kept with a dead letter.
+            reason: kept with a dead letter, up to 1,000 characters of it.
 
         Raises:
             LeaseLost: it went back already.
         """
         seconds = check_seconds(delay, "delay")
-        why = None if reason is None else reason.replace("\0", "")[:_REASON_CHARS_MAX]
+        why = _told(reason)
         store_id, lease_id, topic = self._facts.id, self._row[0], Topic(self._facts.id, self._partition)
         if self.attempt >= self._facts.options.get("max_attempts", float("inf")):
             self._settled((yield Query(BURY, store_id, lease_id, why)))
@@ -294,6 +335,36 @@ class Lease:
         return f"<lease {self._row[0]} of {self._store!r}, attempt {self.attempt}>"
 
 
+class Renewal:
+    """
+    Keeps the leases of one call from ending: from the background, every third of their length.
+
+    On a thread, also for those of an event loop: work that does not give the loop a turn must not lose its lease. Leases that
+    nobody refers to any more are not kept.
+    """
+
+    def __init__(self, leases: Iterable[Lease], client: Any, store_id: int, seconds: float) -> None:
+        self._leases = weakref.WeakSet(leases)
+        self._client = client
+        self._store_id = store_id
+        self._seconds = seconds
+
+    def go_on(self) -> None:
+        self._client.renewals.leave(self, self._renew, self._seconds / RENEWALS)
+
+    def _renew(self) -> Op[None]:
+        held = {lease._row[0]: lease for lease in self._leases if not (lease._done or lease._lost_it)}
+        if not held:
+            return
+        try:
+            rows: Rows = yield Query(RENEW, self._store_id, list(held), self._seconds)
+            for number in held.keys() - {row[0] for row in rows}:
+                held[number]._lost_it = not held[number]._done
+        finally:
+            del held  # else it would keep them until the next time
+            self.go_on()
+
+
 @dataclass(frozen=True)
 class DeadLetter:
     """An item whose last lease came to nothing."""
@@ -327,7 +398,7 @@ class Leasing(QueueBase):
         return [DeadLetter(row[0], row[5] or None, row[1].astimezone(), row[4], row[6], row, self) for row in rows]
 
     @operation
-    def revive(self, letters: Iterable[DeadLetter] | None = None) -> Op[int]:
+    def revive(self, letters: Iterable[DeadLetter] | DeadLetter | None = None) -> Op[int]:
         """Put dead letters back, to the end of their partitions and as if never leased; None: all. Returns how many."""
         ids = _ids(letters)
         store_id = yield from self._locate()
@@ -336,38 +407,29 @@ class Leasing(QueueBase):
         return len(rows)
 
     @operation
-    def discard(self, letters: Iterable[DeadLetter] | None = None) -> Op[int]:
+    def discard(self, letters: Iterable[DeadLetter] | DeadLetter | None = None) -> Op[int]:
         """Delete dead letters; None: all. Returns how many."""
         ids = _ids(letters)
         store_id = yield from self._locate()
+        counting = yield from tally(self._of(store_id))
         deleted: int = yield Query(DISCARD, store_id, ids)
+        counting.count(cleared=deleted)
         return deleted
 
     # ------------------------------------------------------------------------------------------------- coming back
 
-    def _know_partition(self, facts: Facts, partition: str) -> Op[Known]:
-        """What is known of *partition*, made new once a second: what has become due is then back, and the mark others set known."""
-        servers_seen = self._runner.servers_seen
-        known = self._known.get(partition)
-        if known is None or known.servers_seen != servers_seen:
-            if len(self._known) >= _PARTITIONS_REMEMBERED:
-                self._known.clear()
-            # Not emptied: what another thread has just been told by the server before goes into the old one.
-            known = self._known[partition] = Known(servers_seen)
-        known.check_at = monotonic() + CHECK_SECONDS
-        low = yield from self._bring_back(facts, partition)
-        if low is not None and not self._runner.is_pooled:
-            known.low = max(known.low, low)
-        return known
+    def _check_due(self, facts: Facts, queue: KnownQueue) -> Op[None]:
+        """Bring back what has become due, in any partition; the next time in a second, or soon if there is more."""
+        queue.check_at = monotonic() + CHECK_SECONDS
+        if (yield from self._bring_back(facts)):
+            queue.check_at = 0.0
 
-    def _bring_back(self, facts: Facts, partition: str) -> Op[int | None]:
-        """Move what has become due. Returns the partition's mark, if it has one."""
-        topic = Topic(facts.id, partition)
-        attempts = facts.options.get("max_attempts")
-        query = Query(BRING_BACK, facts.id, partition, attempts, lock_key(topic), topic.payload)
+    def _bring_back(self, facts: Facts) -> Op[bool]:
+        """Move what has become due, as much as one statement may. Returns whether there may be more."""
+        query = Query(BRING_BACK, facts.id, facts.options.get("max_attempts"))
         # Apart from a transaction: others would have to wait for its end to see what came back.
-        ((low, _),) = yield Apart(one(query))
-        return low  # type: ignore[no-any-return]
+        rows: Rows = yield Apart(one(query))
+        return bool(rows[0][0] == DUE_ITEMS)
 
 
 def one(query: Query) -> Op[Any]:
@@ -375,5 +437,20 @@ def one(query: Query) -> Op[Any]:
     return (yield query)
 
 
-def _ids(letters: Iterable[DeadLetter] | None) -> list[int] | None:
-    return None if letters is None else [letter.id for letter in letters]
+def _told(reason: object) -> str | None:
+    """*reason* as it can be stored."""
+    if reason is None:
+        return None
+    if not isinstance(reason, str):
+        raise errors.InvalidError(f"reason must be a str, not {type(reason).__name__}: {reason!r}")
+    return reason[:_REASON_CHARS_MAX].replace("\0", "").encode(errors="backslashreplace").decode()
+
+
+def _ids(letters: Iterable[DeadLetter] | DeadLetter | None) -> list[int] | None:
+    if letters is None:
+        return None
+    several = [letters] if isinstance(letters, DeadLetter) else list(letters)
+    for letter in several:
+        if not isinstance(letter, DeadLetter):
+            raise errors.InvalidError(f"{letter!r} is not a dead letter")
+    return [letter.id for letter in several]

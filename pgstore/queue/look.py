@@ -10,6 +10,7 @@ from pgstore.core.clock import Deadline
 from pgstore.core.operation import Listen, Op, PagedIterator, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.base import QueueBase, check_count, partition_name, room_topic
+from pgstore.queue.known import tally
 
 LOOK = Statement(
     """
@@ -50,7 +51,6 @@ CLEAR_DELAYED = Statement(
     "DELETE FROM pgstore.queue_deferred WHERE store_id = $1 AND kind = 'd' AND ($2 IS NULL OR partition = $2)",
     "int8 text",
 )
-PARTITIONS = Statement("SELECT DISTINCT partition FROM pgstore.queue_item WHERE store_id = $1", "int8", reads=True)
 
 
 class ItemIterator(PagedIterator[Any]):
@@ -145,7 +145,7 @@ class Looking(QueueBase):
         patience = (timeout if item_poll_timeout is None else item_poll_timeout) or 0.0
         Deadline.after(patience)
         given: object = after
-        if given is not None and (isinstance(given, bool) or not isinstance(given, int)):
+        if given is not None and (isinstance(given, bool) or not isinstance(given, int) or abs(given) >= 1 << 63):
             raise errors.InvalidError(f"after is {after!r}, expected the position of an iterator")
         return ItemIterator(self, partition_name(partition), patience, after or 0)
 
@@ -181,13 +181,13 @@ class Looking(QueueBase):
         name = None if all else partition_name(partition)
         facts = yield from self._open()
         yield from self._check_exists(facts.id)
-        cleared: list[Any] = [name]
-        if all and "maxsize" in facts.options:
-            cleared = [row[0] for row in (yield Query(PARTITIONS, facts.id))]
+        queue = self._of(facts.id)
+        counting = yield from tally(queue)
         ((newest,),) = yield Query(NEWEST)
         query = Query(CLEAR_ALL, facts.id, newest) if name is None else Query(CLEAR, facts.id, newest, name)
-        while (yield query):
-            pass
-        yield Query(CLEAR_DELAYED, facts.id, name)
+        while cleared := (yield query):
+            counting.count(cleared=cleared)
+            queue.took(cleared)
+        counting.count(cleared=(yield Query(CLEAR_DELAYED, facts.id, name)))
         if "maxsize" in facts.options:
-            yield from self._announce(room_topic(facts.id, each) for each in cleared)
+            yield from self._announce([room_topic(facts.id)])

@@ -2,8 +2,9 @@
 
 It starts at the partition's mark, an id below which nothing is left and nothing will appear. Without one a get passes the dead row
 of every item taken since the oldest snapshot that somebody in the database holds: with 50,000 of them it took 4.3 ms instead of
-0.06. An old mark does no harm. It is raised after some thousand items, kept in `queue_head`, and forgotten when a connection
-leads to a server that may be another, for ids may then have gone back.
+0.06. An old mark does no harm. It is raised after some thousand items and kept in `queue_head`, where a statement that is told
+none looks it up. A busy client remembers it for a second, for under an old snapshot that row has a past of its own to be passed;
+and forgets it when a connection leads to a server that may be another, for ids may then have gone back.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key, waits
 from pgstore.core.clock import Deadline, monotonic
 from pgstore.core.operation import Apart, BeforeCommit, Listen, Op, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
-from pgstore.queue.base import INSERTING, Known, check_count, check_seconds, partition_name, room_topic
-from pgstore.queue.lease import GIVE_BACK, LEASE_SECONDS_MIN, Lease, Leasing, one
+from pgstore.queue.base import INSERTING, NOT_DURABLE, check_count, check_seconds, partition_name, room_topic
+from pgstore.queue.known import FRESH_SECONDS, KnownPartition, KnownQueue, tally
+from pgstore.queue.lease import GIVE_BACK, LEASE_SECONDS_MIN, RENEWED_SECONDS_MIN, Lease, Leasing, Renewal, one
 from pgstore.registry import Facts
 
 # With new ids, for the old ones may lie below a mark by now.
@@ -35,17 +37,24 @@ PUT_BACK = Statement(
     """,
     "int8 text int8[] timestamptz[] char[] bytea[] int4[]",
 )
-ADVANCE_ITEMS: Final = 1000  # taken between two attempts to raise the mark
 ADVANCE = Statement("SELECT * FROM pgstore.queue_advance($1, $2, $3, $4, $5)", "int8 text int8 text[] text", reads=True)
+MARK = Statement("SELECT low FROM pgstore.queue_head WHERE store_id = $1 AND partition = $2", "int8 text", reads=True)
+# The mark that was told, or of 0 the one that is kept. Looked up once a statement, before its first row.
+LOW: Final = """
+    CASE WHEN {low} > 0
+         THEN {low}
+         ELSE coalesce((SELECT low FROM pgstore.queue_head WHERE store_id = $1 AND partition = $2), 0)
+     END
+"""
 # Never `id IN (SELECT … LIMIT n)`: a plan may run the subquery more than once, and LIMIT 1 then takes everything. As an array it is
 # run once. Rows come back in the order of the table, not of the ids.
-_DELETE: Final = """
+_DELETE: Final = f"""
     DELETE FROM pgstore.queue_item
      WHERE ctid = ANY (ARRAY(SELECT ctid
                                FROM pgstore.queue_item
                               WHERE store_id = $1
                                 AND partition = $2
-                                AND id >= $4
+                                AND id >= {LOW.format(low="$4")}
                               ORDER BY id
                                 FOR UPDATE SKIP LOCKED
                               LIMIT $3))
@@ -58,8 +67,12 @@ TAKE = Statement(
 # What a waiting taker asks: unlike TAKE it can be repeated when its answer is lost, so waiting outlives a restart of the server.
 # No row: the queue does not exist any more.
 PEEK = Statement(
-    """
-    SELECT EXISTS (SELECT FROM pgstore.queue_item i WHERE i.store_id = $1 AND i.partition = $2 AND i.id >= $3),
+    f"""
+    SELECT EXISTS (SELECT
+                     FROM pgstore.queue_item i
+                    WHERE i.store_id = $1
+                      AND i.partition = $2
+                      AND i.id >= {LOW.format(low="$3")}),
            (SELECT extract(epoch FROM min(e.due_at) - statement_timestamp())::double precision
               FROM pgstore.queue_deferred e
              WHERE e.store_id = $1
@@ -89,7 +102,10 @@ def take_on_terms(*, leased: bool, relaxed: bool, aloud: bool) -> Statement:
         # As a part of the statement: the setting ends with its transaction, and costs no trip of its own.
         parts.append("relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))")
         delete += " AND EXISTS (SELECT FROM relaxed)"
-    parts.append(f"taken AS ({delete} RETURNING id, put_at, codec, payload, attempts)")
+    delete += " RETURNING id, put_at, codec, payload, attempts"
+    if not leased and not aloud:
+        return Statement(f"WITH {', '.join(parts)} {delete}" if parts else delete, types)
+    parts.append(f"taken AS ({delete})")
     source = "taken"
     if leased:
         types += " float8"
@@ -133,6 +149,7 @@ class Taking(Leasing):
         *,
         partition: str | None = None,
         lease: float | None = None,
+        renew: bool = False,
         durable: bool = True,
     ) -> Op[Any]:
         """
@@ -142,6 +159,7 @@ class Taking(Leasing):
             block: wait for an item; else return None when there is none.
             timeout: wait at most so many seconds; None: for ever.
             lease: return a `Lease` of so many seconds instead: the item comes back, at the end, unless it is acknowledged by then.
+            renew: prolong the lease by itself, as long as the `Lease` is there and this process lives. Not in transactions.
             durable: False: do not wait until the server has the removal on disk; if it crashes the item may come again.
 
         Raises:
@@ -153,9 +171,10 @@ class Taking(Leasing):
         """
         name = partition_name(partition)
         if lease is None:
+            _check_no_renewal(renew)
             rows = yield from self._take(1, block, timeout, name, durable=durable)
             return self._decode(rows[0]) if rows else None
-        leases = yield from self._lease(1, block, timeout, name, lease, durable)
+        leases = yield from self._lease(1, block, timeout, name, lease, renew, durable)
         return leases[0] if leases else None
 
     @operation
@@ -168,39 +187,49 @@ class Taking(Leasing):
         partition: str | None = None,
         n_values: int | None = None,
         lease: float | None = None,
+        renew: bool = False,
         durable: bool = True,
     ) -> Op[list[Any]]:
         """
         Remove and return the oldest *n* items, or as many as there are as soon as there is one (also accepted as *n_values*).
 
-        *lease* and *durable* are those of `get`.
+        *lease*, *renew* and *durable* are those of `get`.
 
         Returns:
             1 to *n* items, or with *lease* as many leases; none if *block* is false and there are none.
 
         Raises:
             queue.Empty: nothing arrived within *timeout*.
-            DeserializationError: this process cannot load one of them; all of them stay in the queue.
+            DeserializationError: this process cannot load one of them. All of them are put back, at the end of the queue, so a
+                process that asks again and again turns the queue round; with *lease* each is loaded, or not, by itself.
         """
         wanted = check_count(n if n_values is None else n_values, "get_many")
         name = partition_name(partition)
         if lease is not None:
-            return (yield from self._lease(wanted, block, timeout, name, lease, durable))
+            return (yield from self._lease(wanted, block, timeout, name, lease, renew, durable))
+        _check_no_renewal(renew)
         rows = yield from self._take(wanted, block, timeout, name, durable=durable)
         try:
             return [self._decode(row) for row in rows]
         except errors.DeserializationError:
             store_id = yield from self._locate()
+            counting = yield from tally(self._of(store_id))
             yield self._put_back(store_id, name, rows)
+            counting.count(-len(rows))
             raise
 
     def _lease(
-        self, n: int, block: bool, timeout: float | None, partition: str, lease: float, durable: bool
+        self, n: int, block: bool, timeout: float | None, partition: str, lease: float, renew: bool, durable: bool
     ) -> Op[list[Any]]:
-        seconds = check_seconds(lease, "lease", above=LEASE_SECONDS_MIN)
+        seconds = check_seconds(lease, "lease", above=RENEWED_SECONDS_MIN if renew else LEASE_SECONDS_MIN)
         facts = yield from self._open()
+        if renew:
+            yield from self._check_outside("get(renew=True)", "has a lease that nobody can prolong before the commit")
         rows = yield from self._take(n, block, timeout, partition, seconds, durable)
-        return [Lease(self, partition, seconds, row, facts) for row in rows]
+        leases = [Lease(self, partition, seconds, row, facts) for row in rows]
+        if renew and leases:
+            Renewal(leases, self._runner, facts.id, seconds).go_on()
+        return leases
 
     def _take(
         self,
@@ -216,13 +245,16 @@ class Taking(Leasing):
         if facts is None:
             facts = yield from self._know()
         if not durable:
-            yield from self._check_outside("get(durable=False)")
-        known = self._known.get(partition)
-        if known is None or monotonic() >= known.check_at or known.servers_seen != self._runner.servers_seen:
-            known = yield from self._know_partition(facts, partition)
-        if known.taken >= ADVANCE_ITEMS:
+            yield from self._check_outside("get(durable=False)", NOT_DURABLE)
+        queue = self._of(facts.id)
+        if monotonic() >= queue.check_at:
+            yield from self._check_due(facts, queue)
+        known = queue.partition(partition, self._runner.servers_seen)
+        if known.may_rise:
             yield from self._advance(facts, partition, known)
-        rows = yield from self._look(facts, partition, known, n, lease, durable)
+        elif known.is_busy:
+            yield from self._learn(facts, partition, known)
+        rows = yield from self._look(facts, partition, queue, known, n, lease, durable)
         if rows or not block:
             return rows
         yield from self._check_exists(facts.id)
@@ -232,21 +264,23 @@ class Taking(Leasing):
         ticket = yield Listen(Topic(facts.id, partition))
         try:
             for seconds in waits():
-                if known.servers_seen != self._runner.servers_seen:
-                    known = yield from self._know_partition(facts, partition)
-                found = yield Query(PEEK, facts.id, partition, known.low)
+                known = queue.partition(partition, self._runner.servers_seen)
+                found = yield Query(PEEK, facts.id, partition, _low(known))
                 if not found:
                     raise self._missing()
                 there_are_some, due_in = found[0]
+                more_due = False
                 if due_in is not None and due_in <= 0:
-                    yield from self._bring_back(facts, partition)
+                    more_due = yield from self._bring_back(facts)
                     there_are_some = True
                 if there_are_some:
-                    rows = yield from self._look(facts, partition, known, n, lease, durable)
+                    rows = yield from self._look(facts, partition, queue, known, n, lease, durable)
                     if rows:
                         return rows
                 if deadline.passed():
                     raise self._empty(timeout, partition)
+                if more_due:
+                    continue
                 if due_in is not None and due_in > 0:
                     seconds = min(seconds, due_in)
                 yield Wait(ticket, min(seconds, deadline.remaining()))
@@ -254,35 +288,61 @@ class Taking(Leasing):
             ticket.close()
         raise AssertionError("unreachable")
 
-    def _look(self, facts: Facts, partition: str, known: Known, n: int, lease: float | None, durable: bool) -> Op[Rows]:
+    def _look(
+        self,
+        facts: Facts,
+        partition: str,
+        queue: KnownQueue,
+        known: KnownPartition,
+        n: int,
+        lease: float | None,
+        durable: bool,
+    ) -> Op[Rows]:
         store_id = facts.id
+        counting = yield from tally(queue)
+        known.looks += 1
         if lease is None and durable and "maxsize" not in facts.options:
             rows: Rows = yield Query(
-                TAKE, store_id, partition, n, known.low, undo=lambda rows: self._put_back(store_id, partition, rows)
+                TAKE, store_id, partition, n, _low(known), undo=lambda rows: self._put_back(store_id, partition, rows)
             )
         else:
-            rows = yield from self._look_on_terms(facts, partition, known.low, n, lease, durable)
-        known.taken += len(rows)
-        if len(rows) > 1:
-            rows.sort()
+            rows = yield from self._look_on_terms(facts, partition, _low(known), n, lease, durable)
+        if rows:
+            known.note(len(rows))
+            queue.took(len(rows))
+            if lease is None:
+                counting.count(len(rows))
+            if len(rows) > 1:
+                rows.sort()
         return rows
 
-    def _advance(self, facts: Facts, partition: str, known: Known) -> Op[None]:
+    def _advance(self, facts: Facts, partition: str, known: KnownPartition) -> Op[None]:
         """
         Raise the mark below which nothing is left; not before those are through who were inserting at the first attempt.
 
         Before items are taken, for an interrupt puts back only what the last query took. Apart from a transaction, to which what it
-        has taken, and may yet give back, is invisible. Not behind a pooler: a mark must not outlive the server that it is of.
+        has taken, and may yet give back, is invisible.
         """
         known.taken = 0
-        if self._runner.is_pooled:
-            return
         ((low, *advancing),) = yield Apart(one(Query(ADVANCE, facts.id, partition, *known.advancing)))
         if low is None:
             known.advancing = tuple(advancing)
-        else:
-            known.advancing = (None, None, None)
+            return
+        known.advancing = (None, None, None)
+        self._trust(known, low)
+
+    def _learn(self, facts: Facts, partition: str, known: KnownPartition) -> Op[None]:
+        """Ask for the mark that is kept, once for the gets of a second."""
+        rows: Rows = yield Apart(one(Query(MARK, facts.id, partition)))
+        self._trust(known, rows[0][0] if rows else 0)
+
+    def _trust(self, known: KnownPartition, low: int) -> None:
+        """Use *low* for a second, without looking."""
+        known.looks = 0
+        # Behind a pooler the server may be replaced unnoticed, and the mark be of another.
+        if not self._runner.is_pooled:
             known.low = max(known.low, low)
+            known.fresh_until = monotonic() + FRESH_SECONDS
 
     def _look_on_terms(
         self, facts: Facts, partition: str, low: int, n: int, lease: float | None, durable: bool
@@ -293,7 +353,7 @@ class Taking(Leasing):
         aloud = False
         if "maxsize" in facts.options:
             # Before the items are taken, or in the same statement: an interrupt puts back only what the last query took.
-            room = room_topic(facts.id, partition)
+            room = room_topic(facts.id)
             enrolment = yield BeforeCommit(Announcements, Announcements)
             aloud = enrolment is None or enrolment.immediate
             if aloud:
@@ -317,3 +377,13 @@ class Taking(Leasing):
     def _empty(self, timeout: float | None, partition: str) -> errors.QueueEmpty:
         where = f" partition {partition!r}" if partition else ""
         return errors.QueueEmpty(f"no item in {self!r}{where} after {timeout} s")
+
+
+def _check_no_renewal(renew: bool) -> None:
+    if renew:
+        raise errors.InvalidError("renew=True prolongs a lease: say how long one is with lease=")
+
+
+def _low(known: KnownPartition) -> int:
+    """The mark to tell the server, 0 if it had better look."""
+    return known.low if monotonic() < known.fresh_until else 0

@@ -18,13 +18,13 @@ from tests.benchmarks.cores import awake
 from tests.benchmarks.harness import hold_all, table
 from tests.fixtures.server import Server, migrate
 
+NO_AREAS = {"__main__", "cores", "harness", "peers", "queue_peers"}
+
 
 def main() -> None:
     """Read the command line and do what it says."""
     folder = Path(__file__).parent
-    areas = sorted(
-        {module.name for module in pkgutil.iter_modules([str(folder)])} - {"__main__", "cores", "harness", "peers"}
-    )
+    areas = sorted({module.name for module in pkgutil.iter_modules([str(folder)])} - NO_AREAS)
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("area", choices=areas, help="a module in tests/benchmarks")
     parser.add_argument(
@@ -34,6 +34,13 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="only contests whose name contains TEXT")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="repeats the order of a run")
     parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="give one of the area's sizes, a number in capitals in its module, another value",
+    )
+    parser.add_argument(
         "--let-cores-sleep",
         action="store_true",
         help="do not keep idle cores awake; on a virtual machine each wait then also measures waking one",
@@ -41,8 +48,13 @@ def main() -> None:
     arguments = parser.parse_args()
 
     area = importlib.import_module(f"tests.benchmarks.{arguments.area}")
+    for setting in arguments.set:
+        name, _, number = setting.partition("=")
+        if not isinstance(getattr(area, name, None), int):
+            parser.error(f"--set {setting}: {area.__name__} has no number {name}")
+        setattr(area, name, int(number))
     keeping = contextlib.nullcontext() if arguments.let_cores_sleep else awake()
-    with database(arguments.url) as url, keeping:
+    with database(arguments.url, getattr(area, "SERVER_OPTIONS", "")) as url, keeping:
         cores = "cores may sleep" if arguments.let_cores_sleep else "cores kept awake"
         title = f"{arguments.area}: {machine(url)}, {cores}; {arguments.rounds} rounds, --seed {arguments.seed}"
         contests = area.contests(url)
@@ -55,12 +67,12 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def database(url: str | None) -> Iterator[str]:
-    """Give *url*, or the migrated database of a durable server that ends with this block."""
+def database(url: str | None, options: str) -> Iterator[str]:
+    """Give *url*, or the migrated database of a durable server, run with *options*, that ends with this block."""
     if url:
         yield url
         return
-    with Server(durable=True) as server:
+    with Server(durable=True, options=options) as server:
         url = server.create_database("benchmarks")
         migrate(url)
         yield url

@@ -8,10 +8,7 @@ import multiprocessing
 import os
 import pickle
 import random
-import resource
-import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +22,7 @@ import sqlalchemy
 import pgstore
 from pgstore import embedded
 from pgstore.dict import entries
-from tests.benchmarks.harness import Contest, Limit, Turn
+from tests.benchmarks.harness import Contest, Turn
 from tests.fixtures.processes import give_away, unprivileged
 
 KEYS = 20_000
@@ -33,12 +30,10 @@ VALUE = {"id": 1, "name": "x" * 20, "tags": ["a", "b"], "score": None}
 CLIENTS = 8
 
 
-def contests(url: str) -> Iterator[Contest | Limit]:
+def contests(url: str) -> Iterator[Contest]:
     with pgstore.Client(url) as client:
         yield from reading(client, url)
         yield from committing(client, url)
-        yield from uploading(client)
-    yield from remembering(url)
     yield from serving()
 
 
@@ -138,36 +133,6 @@ def _commit_on_demand(url: str, notify: bool, pipe: Connection) -> None:
             pipe.send(amount)
 
 
-# --------------------------------------------------------------------------------------------------------- uploading
-
-FILES, FILE_BYTES = 5_000, 4096
-
-
-def uploading(client: pgstore.Client) -> Iterator[Contest]:
-    with tempfile.TemporaryDirectory(prefix="pgstore-benchmark-") as folder:
-        source = Path(folder, "source")
-        for number in range(FILES):
-            path = source / f"{number % 50:02}" / f"{number:05}.bin"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(os.urandom(FILE_BYTES))
-        numbers = itertools.count()
-        volume = pgstore.Volume.persist("benchmark-core", client=client)
-
-        def ours() -> float:
-            volume.put_directory(source, f"/{next(numbers)}")
-            return FILES
-
-        def copy() -> float:
-            shutil.copytree(source, Path(folder, f"copy-{next(numbers)}"))
-            os.sync()
-            return FILES
-
-        yield Contest(
-            f"put_directory of {FILES:,} × 4 KiB", ours, copy, 0.5, "files/s", "copying them locally, one sync"
-        )
-    pgstore.Volume.objects.delete("benchmark-core", allow_missing=True, client=client)
-
-
 # ----------------------------------------------------------------------------------------------------------- serving
 
 
@@ -233,45 +198,3 @@ def _stop(programs: Path, data: Path) -> None:
 
 def _run(*command: object) -> None:
     subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL, cwd="/", **unprivileged())
-
-
-# ------------------------------------------------------------------------------------------------------------ memory
-
-MEMORY_MB_MAX = 150
-
-
-def remembering(url: str) -> Iterator[Limit]:
-    yield Limit("peak memory, put_directory of 100,000 files", lambda: _peak(url, "directory"), MEMORY_MB_MAX, "MB", 1)
-    yield Limit("peak memory, put_file and get_file of 2 GiB", lambda: _peak(url, "file"), MEMORY_MB_MAX, "MB", 1)
-
-
-def _peak(url: str, what: str) -> float:
-    code = f"from tests.benchmarks.core import {what}_once as once; once({url!r})"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return float(done.stdout)
-
-
-def directory_once(url: str) -> None:
-    """Upload many files and print this process's peak memory in MB."""
-    with tempfile.TemporaryDirectory(prefix="pgstore-benchmark-") as folder, pgstore.Client(url) as client:
-        for number in range(100_000):
-            path = Path(folder, f"{number % 100:02}", f"{number:06}")
-            if number < 100:
-                path.parent.mkdir()
-            path.write_bytes(b"x" * 500)
-        with pgstore.Volume.ephemeral(client=client) as volume:
-            volume.put_directory(folder, "/")
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-
-
-def file_once(url: str) -> None:
-    """Move a large file there and back and print this process's peak memory in MB."""
-    with tempfile.TemporaryDirectory(prefix="pgstore-benchmark-") as folder, pgstore.Client(url) as client:
-        source = Path(folder, "source")
-        with source.open("wb") as file:
-            for _ in range(2048):
-                file.write(os.urandom(1 << 20))
-        with pgstore.Volume.ephemeral(client=client) as volume:
-            volume.put_file(source, "/large")
-            volume.get_file("/large", Path(folder, "back"))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -185,6 +185,11 @@ def peak_growth_megabytes(work: Callable[[], object]) -> float:
     return (_status("VmHWM") - before) / 1024
 
 
+def peak_megabytes() -> float:
+    """The most memory that this process has had. Not `ru_maxrss`: a child begins with its parent's."""
+    return _status("VmHWM") / 1024
+
+
 def _status(name: str) -> int:
     match = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert match is not None

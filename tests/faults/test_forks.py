@@ -193,3 +193,23 @@ def test_a_fork_from_a_running_event_loop_leaves_its_connections_alone(client):
 
     assert asyncio.run(main()) == 1
     assert entries.keys() == ["child", "k", "l"]
+
+
+def test_what_the_parent_has_taken_is_told_by_the_parent_alone(client):
+    queue = pgstore.Queue.persist("queue", client=client)
+    queue.put_many(range(10))
+    queue.get_many(3)
+    lease = queue.get(lease=60, renew=True)
+
+    def child():
+        queue.get()
+        lease.extend()
+        client.close()
+
+    assert in_child(child) == 0
+    lease.ack()
+    client.close()
+
+    with client.transaction() as tx:
+        counts = tx.connection.execute("SELECT puts, gets, depth FROM pgstore.queue_stats").fetchone()
+    assert counts == (10, 5, 5)

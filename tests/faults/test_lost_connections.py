@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+
 import pytest
 
 import pgstore
@@ -387,3 +390,66 @@ def test_a_waiting_get_is_woken_again_once_it_listens_again(call, client, stores
         pgstore.Queue.persist("queue", client=other).put("item")
 
     assert getting.result(5.0) == "item"
+
+
+# ------------------------------------------------------------------------------------------------------- open files
+
+
+@pytest.mark.parametrize("side", ["from_client", "from_server"])
+def test_a_file_that_is_written_survives_lost_connections(call, client, proxy, side):
+    """
+    Contents that nobody sees yet have ids of their own: whether a part of them arrived is found out, and it is sent again.
+    """
+    volume = pgstore.Volume.from_name("v", create_if_missing=True, client=client)
+    data = os.urandom(23 * 1024 * 1024)
+
+    async def write():
+        async with volume.open.aio("file", "wb") as file:
+            for start in range(0, len(data), 1024 * 1024):
+                if start % (5 * 1024 * 1024) == 0 and start:
+                    proxy.cut_after(**{side: 0 if side == "from_server" else 3_000_000})
+                await file.write(data[start : start + 1024 * 1024])
+
+    if call.form == "aio":
+        call.run(write())
+    else:
+        with volume.open("file", "wb") as file:
+            for start in range(0, len(data), 1024 * 1024):
+                if start % (5 * 1024 * 1024) == 0 and start:
+                    proxy.cut_after(**{side: 0 if side == "from_server" else 3_000_000})
+                file.write(data[start : start + 1024 * 1024])
+
+    assert proxy.connections_cut >= 3
+    assert b"".join(call.iterate(volume.read_file("file"))) == data
+
+
+def test_a_file_that_is_read_survives_lost_connections(call, client, proxy):
+    """
+    Also one that is read by COPY, which begins again.
+    """
+    volume = pgstore.Volume.from_name("v", create_if_missing=True, client=client)
+    data = os.urandom(23 * 1024 * 1024)
+    call(volume.put_file, io.BytesIO(data), "file")
+    target = io.BytesIO()
+
+    proxy.cut_after(from_server=5_000_000)
+    call(volume.get_file, "file", target)
+    assert target.getvalue() == data
+    proxy.cut_after(from_server=5_000_000)
+    assert b"".join(call.iterate(volume.read_file("file"))) == data
+
+    assert proxy.connections_cut == 2
+
+
+def test_a_write_in_place_whose_answer_is_lost_is_not_done_again(call, client, proxy):
+    """
+    Another may have written there meanwhile, or appended.
+    """
+    nfs = pgstore.NetworkFileSystem.from_name("n", create_if_missing=True, client=client)
+    with nfs.open("file", "ab", buffering=0) as file:
+        file.write(b"a" * 100_000)
+        proxy.cut_after(from_server=0)
+        with pytest.raises(OutcomeUnknown):
+            file.write(b"b")
+
+    assert len(b"".join(nfs.read_file("file"))) in (100_000, 100_001)

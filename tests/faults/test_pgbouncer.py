@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import psycopg
 import pytest
 
 import pgstore
+from pgstore.queue import known as known_module
 from pgstore.queue import put as put_module
 from pgstore.queue import take as take_module
 from tests.faults.conftest import Background, until
@@ -185,3 +187,29 @@ def test_nothing_is_left_on_the_poolers_connections(call, client, stores, pgboun
             assert other.execute("SELECT count(*) FROM pg_listening_channels()").fetchone() == (0,)
     assert eye.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
     assert eye.value("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%%'") == 0
+
+
+def test_marks_rise_counts_are_told_and_leases_renewed_through_a_pooler(
+    call, client, stores, own_database, monkeypatch
+):
+    """
+    A mark is looked up by each statement there: nothing that is remembered could be of another server.
+    """
+    monkeypatch.setattr(known_module, "ADVANCE_ITEMS", 1)
+    monkeypatch.setattr(take_module, "RENEWED_SECONDS_MIN", 0.1)
+    _, queue = stores
+    queue.put("held")
+    lease = call(queue.get, lease=0.6, renew=True)
+
+    for number in range(10):
+        call(queue.put, number)
+        assert call(queue.get) == number
+    time.sleep(1.0)
+    assert call(queue.get, block=False) is None
+    call(lease.ack)
+    client.close()
+
+    with psycopg.connect(own_database) as connection:
+        assert connection.execute("SELECT puts, gets FROM pgstore.queue_stats").fetchone() == (11, 11)
+        ((low, last),) = connection.execute("SELECT low, last_value FROM pgstore.queue_head, pgstore.queue_item_id_seq")
+    assert last - 3 <= low <= last + 1

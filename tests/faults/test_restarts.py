@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+import time
 from functools import partial
 
 import pytest
@@ -149,3 +150,19 @@ def test_after_a_crash_the_outcome_of_a_commit_is_not_guessed(own_server, url):
         with pytest.raises(OutcomeUnknown):
             committing.result()
         assert entries["k"] == 1
+
+
+def test_closing_does_not_wait_for_a_server_that_is_gone(own_server, url):
+    """
+    What was taken is then not told.
+    """
+    client = pgstore.Client(url)
+    queue = pgstore.Queue.persist("queue", client=client)
+    queue.put_many(range(3))
+    queue.get()
+    own_server.kill()
+    began = time.monotonic()
+
+    client.close()
+
+    assert time.monotonic() - began < 3.0

@@ -12,10 +12,11 @@ import pytest
 
 import pgstore
 from pgstore import errors
-from pgstore.client import chores, pins
+from pgstore.client import pins
 from pgstore.client.session import delete_store
 from pgstore.core import clock
 from pgstore.core.operation import atomic
+from pgstore.file_store import base
 from pgstore.files import collect
 from pgstore.files.collect import Collected, Collection, collect_in_passing
 from tests.integration.test_cli import Cli
@@ -527,7 +528,7 @@ def test_clients_that_write_collect_in_passing(client, volume, sql, monkeypatch)
     client.chores.work()
 
     assert rows(sql, volume)["volume_version"] == 2
-    assert client.chores._due == {}
+    assert client.chores._left == {}
 
 
 def test_what_waits_for_the_time_of_grace_is_looked_at_again(client, volume, sql, monkeypatch):
@@ -537,18 +538,18 @@ def test_what_waits_for_the_time_of_grace_is_looked_at_again(client, volume, sql
     monkeypatch.setattr(clock, "monotonic", lambda: now + 61)
     client.chores.work()
     assert rows(sql, volume)["volume_version"] == 4
-    assert len(client.chores._due) == 1
+    assert len(client.chores._left) == 1
 
     age(sql, volume, 700)
-    monkeypatch.setattr(clock, "monotonic", lambda: now + 61 + chores.AGAIN_SECONDS)
+    monkeypatch.setattr(clock, "monotonic", lambda: now + 61 + base.COLLECT_AGAIN_SECONDS)
     client.chores.work()
 
     assert rows(sql, volume)["volume_version"] == 2
-    assert client.chores._due == {}
+    assert client.chores._left == {}
 
 
 def test_the_thread_of_chores_ends_with_its_work(client, volume, monkeypatch):
-    monkeypatch.setattr(chores, "DELAY_SECONDS", 0.0)
+    monkeypatch.setattr(base, "COLLECT_SECONDS", 0.0)
 
     put(volume, "f", b"x")
 

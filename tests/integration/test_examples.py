@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -21,6 +22,7 @@ PRINTED = {
     "quickstart.py": "['scripts/world.py'] {'greeting': 'hello', 'last': 'world'}\nhello moon\n",
     "own_tables.py": ("out of tables\n[(1, 'a lamp')]\n[{'order': 1, 'text': 'thank you for ordering a lamp'}]\n"),
     "async_queue.py": "".join(f"{number} {number**2}\n" for number in range(6)),
+    "pandas_parquet.py": "{'rows': 3} 21\nweather.csv\n",
     "sqlalchemy_session.py": "['ann'] ['ann']\n",
 }
 
@@ -82,6 +84,9 @@ def test_what_the_readme_says_in_sql_can_be_run(database):
     assert blocks
     with pgstore.Client(database) as client:
         pgstore.Dict.persist("settings", client=client).hydrate()
+        models = pgstore.Volume.persist("models", client=client)
+        models.put_file(io.BytesIO(b'{"layers": 12}'), "v1/config.json")
+        models.put_file(io.BytesIO(b"weights"), "v1/weights.bin")
     with psycopg.connect(database) as connection:
         for block in blocks:
             connection.execute(block.encode())

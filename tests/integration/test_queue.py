@@ -256,3 +256,21 @@ def _damage_first(sql, store):
         store_id,
         store_id,
     )
+
+
+def test_arguments_may_have_the_names_that_modal_gives_them(call, store):
+    call(store.put, v="a")
+    call(store.put, v=None)
+    call(store.put_many, vs=["b", "c"])
+    call(store.put_many, items=["d"])
+    call(store.put, item="e")
+
+    assert call(store.get_many, n_values=9) == ["a", None, "b", "c", "d", "e"]
+
+
+def test_an_argument_is_given_once(call, store):
+    for operation, names in ((store.put, ("item", "v")), (store.put_many, ("items", "vs"))):
+        with pytest.raises(pgstore.InvalidError, match=names[1]):
+            call(operation)
+        with pytest.raises(pgstore.InvalidError, match=names[1]):
+            call(operation, **{name: ["x"] for name in names})

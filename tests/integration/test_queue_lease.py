@@ -9,6 +9,8 @@ import time
 import pytest
 
 import pgstore
+from pgstore.queue import take as take_module
+from tests.faults.conftest import until
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def expire(sql):
             int(store.object_id.removeprefix("qu-")),
         )
         for each in (store, *others):
-            each._known.clear()
+            each._runner.shared.clear()
 
     return expire
 
@@ -212,7 +214,7 @@ def test_an_extended_lease_does_not_end(call, store, expire, sql):
     lease = call(store.get, lease=60)
     expire(store)
     call(lease.extend, 30)
-    store._known.clear()
+    store._runner.shared.clear()
 
     assert call(store.get, block=False) is None
 
@@ -370,17 +372,22 @@ def test_eight_consumers_share_leases_without_doubles(store, store_elsewhere):
 
 
 def test_one_look_a_second_for_what_is_due(client, store, monkeypatch):
+    """
+    Of a client, whichever handle and partition it takes from.
+    """
+    store.hydrate()
     looks = []
     original = pgstore.Queue._bring_back
 
-    def bring_back(self, facts, partition):
-        looks.append(partition)
-        return original(self, facts, partition)
+    def bring_back(self, facts):
+        looks.append(facts.id)
+        return original(self, facts)
 
     monkeypatch.setattr(pgstore.Queue, "_bring_back", bring_back)
 
-    for _ in range(20):
-        store.get(block=False)
+    for number in range(20):
+        again = pgstore.Queue.from_name(store.name, client=client)
+        again.get(block=False, partition=f"p{number}")
 
     assert len(looks) == 1
 
@@ -439,3 +446,130 @@ def _kill(mortal, items):
     for _ in range(2):
         for lease in mortal.get_many(len(items), lease=60):
             lease.nack()
+
+
+# ----------------------------------------------------------------------------------------------------------- renewals
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Leases of a fraction of a second may be renewed."""
+    monkeypatch.setattr(take_module, "RENEWED_SECONDS_MIN", 0.1)
+
+
+def test_a_renewed_lease_outlives_its_length(call, store, store_elsewhere, brief):
+    store.put_many(["a", "b", "c"])
+    first = call(store.get, lease=0.5, renew=True)
+    others = call(store.get_many, 2, lease=0.5, renew=True)
+
+    time.sleep(1.2)
+
+    assert store_elsewhere.get(block=False) is None
+    for lease in (first, *others):
+        assert not lease.is_lost
+        call(lease.ack)
+    assert store.len() == 0
+
+
+def test_renewal_ends_with_the_lease(call, store, store_elsewhere, client, brief):
+    """
+    Settled, or left to itself: work that nobody has any more must not be kept from others.
+    """
+    store.put_many(["settled", "left"])
+    settled = call(store.get, lease=0.5, renew=True)
+    left = call(store.get, lease=0.5, renew=True)
+    call(settled.nack)
+    del left
+
+    assert {store_elsewhere.get(timeout=20), store_elsewhere.get(timeout=20)} == {"settled", "left"}
+    until(lambda: client.renewals._thread is None)
+
+
+def test_a_renewal_that_comes_too_late_says_so(call, store, store_elsewhere, expire, brief):
+    store.put("item")
+    lease = call(store.get, lease=0.5, renew=True)
+
+    expire(store, store_elsewhere)
+    assert store_elsewhere.get(timeout=20) == "item"
+
+    until(lambda: lease.is_lost)
+    with pytest.raises(pgstore.errors.LeaseLost):
+        call(lease.ack)
+
+
+def test_a_lease_that_a_transaction_settles_is_not_waited_for(call, client, store, store_elsewhere, brief):
+    """
+    Its row is locked until the commit; the renewals of all other leases go on.
+    """
+    store.put_many(["slow", "other"])
+    slow = store.get(lease=0.4, renew=True)
+    other = store.get(lease=0.4, renew=True)
+    with client.transaction():
+        slow.ack()
+        slow._done = False  # as if a second object held it
+        time.sleep(1.2)
+        assert store_elsewhere.get(block=False) is None
+    call(other.ack)
+
+    assert store_elsewhere.get(block=False) is None
+
+
+def test_renewals_survive_a_lost_connection(call, store, store_elsewhere, brief, sql):
+    store.put("item")
+    lease = call(store.get, lease=2, renew=True)
+    time.sleep(0.8)
+    renewing = "pid <> pg_backend_pid() AND query LIKE '%%mine AS MATERIALIZED%%'"
+    assert sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {renewing}")
+
+    time.sleep(2.2)
+
+    assert store_elsewhere.get(block=False) is None
+    call(lease.ack)
+
+
+def test_only_leases_outside_of_transactions_are_renewed(call, client, store):
+    for arguments in ({}, {"lease": 0.5}, {"lease": None}):
+        with pytest.raises(pgstore.InvalidError):
+            call(store.get, block=False, renew=True, **arguments)
+        with pytest.raises(pgstore.InvalidError):
+            call(store.get_many, 1, block=False, renew=True, **arguments)
+    with client.transaction(), pytest.raises(pgstore.InvalidError, match="commit"):
+        store.get(block=False, lease=5, renew=True)
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("reason", ["\ud800", "nul\0", "x" * 5000, "ä" * 1000])
+def test_any_text_may_be_the_reason(call, mortal, reason):
+    mortal.put("item")
+    for _ in range(2):
+        call(call(mortal.get, lease=60).nack, reason=reason)
+
+    (letter,) = call(mortal.dead_letters)
+    assert letter.reason
+    assert len(letter.reason) <= 1000
+
+
+def test_a_reason_that_is_no_text_is_refused(call, store):
+    store.put("item")
+    lease = call(store.get, lease=60)
+
+    with pytest.raises(pgstore.InvalidError, match="reason"):
+        call(lease.nack, reason=5)
+
+    call(lease.ack)
+
+
+def test_one_dead_letter_or_several_come_back(call, mortal):
+    _kill(mortal, ["a", "b", "c"])
+    letters = call(mortal.dead_letters)
+
+    assert call(mortal.revive, letters[0]) == 1
+    assert call(mortal.discard, letters[1]) == 1
+    assert call(mortal.revive, letters) == 1
+
+    assert mortal.get_many(9) == ["a", "c"]
+    for operation in (mortal.revive, mortal.discard):
+        with pytest.raises(pgstore.InvalidError, match="dead letter"):
+            call(operation, ["a"])

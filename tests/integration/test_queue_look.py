@@ -94,6 +94,8 @@ def test_bad_arguments_of_iterate_are_refused(store):
         store.iterate(1, item_poll_timeout=1)
     with pytest.raises(pgstore.InvalidError, match="position"):
         store.iterate(after="7")
+    with pytest.raises(pgstore.InvalidError, match="position"):
+        store.iterate(after=1 << 63)
     with pytest.raises(pgstore.InvalidError, match="timeout"):
         store.iterate(-1)
 

@@ -11,13 +11,14 @@ import psycopg
 import pytest
 
 import pgstore
-from pgstore.queue import take
+from pgstore.queue import known
 from pgstore.queue.base import INSERT_LOCK_CLASS
+from pgstore.queue.repair import repair_sequences
 
 
 @pytest.fixture(autouse=True)
 def _advance_at_every_get(monkeypatch):
-    monkeypatch.setattr(take, "ADVANCE_ITEMS", 1)
+    monkeypatch.setattr(known, "ADVANCE_ITEMS", 1)
 
 
 @pytest.fixture
@@ -39,6 +40,17 @@ def head(sql):
         return rows[0][0] if rows else 0
 
     return head
+
+
+def known_of(store):
+    """What the client of a Queue knows of its default partition."""
+    return known.household(store._runner).queue(number(store)).partition("", store._runner.servers_seen)
+
+
+def trust(store, low):
+    """Let the client take *low* for the mark, and not look for it."""
+    known_of(store).low = low
+    known_of(store).fresh_until = float("inf")
 
 
 def number(store) -> int:
@@ -67,7 +79,7 @@ def test_the_mark_follows_what_is_taken(call, store, head):
     call(store.get, block=False)
 
     assert 0 < first < head(store)
-    assert store._known[""].low == head(store)
+    assert known_of(store).low == head(store)
 
 
 def test_an_item_of_a_transaction_that_commits_late_is_not_passed(call, client_elsewhere, store, store_elsewhere):
@@ -130,6 +142,9 @@ def test_a_transaction_does_not_pass_what_it_has_itself_taken(database, store, c
     """
     with pgstore.Client(database, connections_max=connections_max) as client:
         mine = pgstore.Queue.from_name(store.name, client=client)
+        assert (
+            mine.get(block=False, partition="other") is None
+        )  # so that nothing but the items is taken in the transaction
         store.put_many(["held", "a", "b"])
         with pytest.raises(RuntimeError), client.transaction():
             assert [mine.get() for _ in range(3)] == ["held", "a", "b"]
@@ -225,7 +240,7 @@ def test_a_mark_is_forgotten_with_the_server_that_it_was_of(call, client, store,
     One that takes over after a failover may give out ids again that the old one gave out last.
     """
     work(store)
-    store._known[""].low = 1 << 60
+    trust(store, 1 << 60)
     store_elsewhere.put("item")
     assert call(store.get, block=False) is None
 
@@ -236,7 +251,7 @@ def test_a_mark_is_forgotten_with_the_server_that_it_was_of(call, client, store,
 
 def test_a_waiting_get_forgets_it_too(call, client, store, store_elsewhere):
     work(store)
-    store._known[""].low = 1 << 60
+    trust(store, 1 << 60)
     threading.Timer(0.2, client.arrived, [None]).start()
     threading.Timer(0.4, store_elsewhere.put, ["item"]).start()
 
@@ -265,20 +280,73 @@ def test_a_callers_connection_keeps_its_planner_settings(client, store, database
     assert store.get_many(9) == ["first", "second"]
 
 
-def test_a_sequence_behind_a_mark_is_found(store, sql):
-    """
-    After a switch to a server that was fed by logical replication, which leaves sequences out.
-    """
-    check = (pgstore.migrate.sql_directory() / "checks" / "queue_sequence.sql").read_text()
-    work(store)
-    assert sql(check) == []
+# ------------------------------------------------------------------------------------------------------------ repair
 
-    with psycopg.connect(store._runner.settings.url) as connection:
-        connection.execute("UPDATE pgstore.queue_head SET low = 1000000000000 WHERE store_id = %s", [number(store)])
-        rows = connection.execute(check).fetchall()
+
+@pytest.fixture
+def check():
+    """The statement that finds sequences behind ids in use."""
+    return (pgstore.migrate.sql_directory() / "checks" / "queue_sequence.sql").read_text()
+
+
+def rewind(connection, sequence):
+    """As on a server that was fed by logical replication."""
+    connection.execute(f"ALTER SEQUENCE pgstore.{sequence} RESTART")
+
+
+def test_a_sequence_behind_ids_in_use_is_found_and_repaired(own_database, check):
+    """
+    What is put meanwhile would have an id that the mark has passed, or that a row has.
+    """
+    with pgstore.Client(own_database) as client, psycopg.connect(own_database, autocommit=True) as connection:
+        queue = pgstore.Queue.persist("queue", client=client).hydrate()
+        work(queue, times=20)
+        queue.put_many([1, 2], partition="other")
+        queue.get(partition="other", lease=60)
+        assert connection.execute(check).fetchall() == []
+        assert client.run(repair_sequences()) == 0
+
+        for sequence in ("queue_item_id_seq", "queue_deferred_id_seq"):
+            rewind(connection, sequence)
+        found = {row[2] for row in connection.execute(check)}
+        assert found == {"queue_head", "queue_item", "queue_deferred"}
+        assert client.run(repair_sequences()) == 2
+
+        assert connection.execute(check).fetchall() == []
+        queue.put("after")
+        assert queue.get(timeout=0) == "after"
+        assert queue.get(partition="other", lease=60).item == 2
+
+
+def test_a_mark_alone_is_above_the_sequence(own_database, check):
+    with pgstore.Client(own_database) as client, psycopg.connect(own_database, autocommit=True) as connection:
+        queue = pgstore.Queue.persist("queue", client=client).hydrate()
+        work(queue, times=20)
+        rewind(connection, "queue_item_id_seq")
+
+        ((store_id, partition, relation, low, last_value),) = connection.execute(check)
+
+        assert (store_id, partition, relation) == (number(queue), "", "queue_head")
+        assert low > last_value + 1
+        assert client.run(repair_sequences()) == 1
+        queue.put("after")
+        assert queue.get(timeout=0) == "after"
+
+
+def test_nobody_draws_ids_while_they_are_repaired(own_database, check):
+    with (
+        pgstore.Client(own_database) as client,
+        psycopg.connect(own_database) as connection,
+        pgstore.Client(own_database) as elsewhere,
+    ):
+        queue = pgstore.Queue.persist("queue", client=client).hydrate()
+        connection.execute("INSERT INTO pgstore.queue_item (store_id, payload) VALUES (%s, 'x')", [number(queue)])
+        repairing = threading.Thread(target=elsewhere.run, args=(repair_sequences(),))
+        repairing.start()
+        repairing.join(0.3)
+        assert repairing.is_alive()
         connection.rollback()
-
-    assert [row[0] for row in rows] == [number(store)]
+        repairing.join()
 
 
 def test_nothing_is_lost_or_doubled(database, store, head):

@@ -61,12 +61,41 @@ def test_put_many_goes_in_whole_or_not_at_all(call, bounded):
     assert bounded.peek(9) == [1, 2]
 
 
-def test_partitions_are_bounded_each_for_itself(call, bounded):
-    bounded.put_many([1, 2, 3])
+def test_the_bound_is_of_all_partitions_together(call, bounded, bounded_elsewhere):
+    """
+    It is to keep a queue from growing without end, which it also does in ever new partitions.
+    """
+    bounded.put_many([1, 2])
+    call(bounded.put, 3, partition="p")
 
-    call(bounded.put_many, [4, 5, 6], block=False, partition="p")
+    for partition in (None, "p", "q"):
+        with pytest.raises(stdlib.Full):
+            call(bounded_elsewhere.put, 4, block=False, partition=partition)
+    threading.Timer(0.3, bounded_elsewhere.get).start()
+    call(bounded.put, 4, timeout=20, partition="q")
 
-    assert bounded.len(total=True) == 6
+    assert bounded.len(total=True) == 3
+
+
+def test_puts_into_different_partitions_never_overfill(bounded, bounded_elsewhere):
+    ended = threading.Semaphore(0)
+
+    def produce(handle, partition):
+        for number in range(10):
+            handle.put(number, timeout=30, partition=partition)
+        ended.release()
+
+    names = [f"p{number}" for number in range(6)]
+    for number, name in enumerate(names):
+        threading.Thread(target=produce, args=((bounded, bounded_elsewhere)[number % 2], name), daemon=True).start()
+    most = taken = 0
+    while taken < 60:
+        most = max(most, bounded.len(total=True))
+        taken += sum(len(bounded.get_many(2, block=False, partition=name)) for name in names)
+
+    assert most <= 3
+    for _ in names:
+        assert ended.acquire(timeout=10)
 
 
 @pytest.mark.parametrize("way", ["get", "lease", "clear", "clear all"])

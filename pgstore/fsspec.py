@@ -1,0 +1,523 @@
+"""fsspec: Volumes as `pgstore://volume/path`, NetworkFileSystems as `pgstore+nfs://name/path`, for pandas, pyarrow, Dask and so on.
+
+>>> pandas.read_parquet("pgstore://models/train.parquet", storage_options={"database_url": "postgresql://…"})
+
+Needs `pip install 'pgstore[fsspec]'`. Installing pgstore makes both protocols known to fsspec. A path begins with the name of the
+store; the root holds the stores. Nothing is cached but handles and connections.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, ClassVar, Final, cast
+
+from fsspec.callbacks import DEFAULT_CALLBACK
+from fsspec.compression import compr
+from fsspec.core import get_compression
+from fsspec.spec import AbstractFileSystem
+from fsspec.transaction import Transaction
+from fsspec.utils import isfilelike, stringify_path
+
+from pgstore import errors
+from pgstore.client import Client, default_client
+from pgstore.network_file_system import NetworkFileSystem
+from pgstore.types import FileEntry, FileEntryType, FileStat
+from pgstore.volume import Volume
+
+__all__ = ["NetworkFileSystemFileSystem", "VolumeFileSystem"]
+
+Info = dict[str, Any]
+
+_TYPES: Final = {FileEntryType.FILE: "file", FileEntryType.DIRECTORY: "directory", FileEntryType.SYMLINK: "link"}
+_NANO: Final = 1_000_000_000
+
+
+class StoreTransaction(Transaction):  # type: ignore[misc]
+    """
+    A transaction of pgstore: all that the thread does in it, also with Dicts, Queues and the caller's own tables, is one.
+
+    Files that were opened in it for writing have to be closed before its end.
+    """
+
+    fs: Any
+
+    def __init__(self, fs: Any) -> None:
+        super().__init__(fs)
+        self._block: Any = None
+
+    def start(self) -> None:
+        super().start()
+        self._block = self.fs.client.transaction()
+        self._block.__enter__()
+
+    def complete(self, commit: bool = True) -> None:
+        self._end(None if commit else _Discarded("the transaction was discarded"))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(exc)
+
+    def _end(self, exc: BaseException | None) -> None:
+        block, fs, opened = self._block, self.fs, list(self.files)
+        self._block = self.fs = None
+        self.files.clear()
+        if fs is not None:
+            fs._intrans = False
+            fs._transaction = None
+        if block is None:
+            return
+        if exc is None and (left := [file for file in opened if not file.closed]):
+            exc = errors.InvalidError(f"{len(left)} files opened for writing in the transaction are not closed")
+            block.__exit__(type(exc), exc, None)
+            raise exc
+        block.__exit__(None if exc is None else type(exc), exc, None)
+
+
+class _Discarded(Exception):
+    """What rolls a transaction back that its user discards."""
+
+
+class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
+    """Base of both file systems: what fsspec asks for, in terms of Volume's and NetworkFileSystem's methods."""
+
+    root_marker = ""
+    transaction_type = StoreTransaction
+    _store_class: ClassVar[type[Volume] | type[NetworkFileSystem]]
+
+    def __init__(
+        self,
+        database_url: str | None = None,
+        environment_name: str | None = None,
+        client: Client | None = None,
+        create_if_missing: bool = False,
+        **options: Any,
+    ) -> None:
+        """
+        Args:
+            database_url: the database; None: the default client's. (Not `url`, which is what fsspec calls a path.)
+            environment_name: None: the client's.
+            client: instead of *database_url*. Such a file system cannot be pickled.
+            create_if_missing: make a store when a path in it is first used.
+        """
+        super().__init__(**options)
+        if database_url is not None and client is not None:
+            raise errors.InvalidError("give either database_url= or client=")
+        self.client = client or (default_client() if database_url is None else _client_of(database_url))
+        self._environment_name = environment_name
+        self._create_if_missing = create_if_missing
+        self._stores: dict[str, Any] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        stripped = super()._strip_protocol(path)
+        return stripped if isinstance(stripped, list) else stripped.lstrip("/")
+
+    @property
+    def fsid(self) -> str:
+        """Which file system it is, for comparisons between processes."""
+        return f"{self.protocol}_{self.client.installation}_{self._environment_name or self.client.environment}"
+
+    def _place(self, path: Any) -> tuple[Any, str]:
+        """The store that *path* leads into, and the path in it."""
+        name, _, inside = self._strip_protocol(path).partition("/")
+        if not name:
+            raise errors.IsADirectory(f"{self._noun!r} is where the stores are; a path begins with the name of one")
+        store = self._stores.get(name)
+        if store is None:
+            store = self._stores[name] = self._store_class.from_name(
+                name,
+                environment_name=self._environment_name,
+                create_if_missing=self._create_if_missing,
+                client=self.client,
+            )
+        return store, inside
+
+    @property
+    def _noun(self) -> str:
+        return f"{self.protocol}://"
+
+    @contextlib.contextmanager
+    def _explained(self, path: Any) -> Iterator[None]:
+        """Turn the error that there is no store into the one that there is no such path."""
+        try:
+            yield
+        except errors.NotFoundError as exc:
+            self._stores.pop(self._strip_protocol(path).partition("/")[0], None)
+            raise errors.FileMissing(str(exc)) from exc
+
+    def start_transaction(self) -> StoreTransaction:
+        """Begin a transaction that `end_transaction` commits; `with fs.transaction:` is the safer form."""
+        self.transaction.start()
+        return cast("StoreTransaction", self.transaction)
+
+    def end_transaction(self) -> None:
+        self.transaction.complete()
+
+    # -------------------------------------------------------------------------------------------------------- looking
+
+    def info(self, path: Any, **_: Any) -> Info:
+        """
+        The facts about what is at *path*; a link is followed unless it leads nowhere.
+
+        Beside fsspec's `name`, `size` and `type`: `mtime` (seconds), `mtime_ns`, `created`, `mode`, `uid`, `gid`, `ino`, `nlink`,
+        `version`, `islink`.
+        """
+        path = self._strip_protocol(path)
+        if not path:
+            return _directory("")
+        store, inside = self._place(path)
+        with self._explained(path):
+            stat = store.stat(inside, follow_symlinks=False)
+            is_link = stat.type == FileEntryType.SYMLINK
+            if is_link:
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError, errors.LinkLoop):
+                    stat = store.stat(inside)
+            return _info(path, stat, is_link)
+
+    def ls(self, path: Any, detail: bool = True, **_: Any) -> list[Any]:
+        """What a directory holds, of a file itself; as fsspec has it, dicts (`name`, `size`, `type`, `mtime`) or names."""
+        path = self._strip_protocol(path)
+        if not path:
+            infos = [_directory(store.name) for store in self._listed()]
+        else:
+            infos = list(self._entries(path))
+        return infos if detail else [info["name"] for info in infos]
+
+    def _listed(self) -> list[Any]:
+        return sorted(
+            self._store_class.objects.list(environment_name=self._environment_name, client=self.client),
+            key=lambda store: str(store.name),
+        )
+
+    def _entries(self, path: str, *, recursive: bool = False) -> Iterator[Info]:
+        store, inside = self._place(path)
+        name = path.partition("/")[0]
+        with self._explained(path):
+            for entry in store.iterdir(inside, recursive=recursive):
+                yield self._entry(f"{name}/{entry.path}", entry)
+
+    def _entry(self, path: str, entry: FileEntry) -> Info:
+        if entry.type == FileEntryType.SYMLINK:
+            return self.info(path)
+        return {"name": path, "size": entry.size, "type": _TYPES.get(entry.type, "other"), "mtime": float(entry.mtime)}
+
+    def find(
+        self, path: Any, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **options: Any
+    ) -> Any:
+        """All files below *path*, with *withdirs* also the directories; one listing, however deep the tree."""
+        path = self._strip_protocol(path)
+        if maxdepth is not None or not path:
+            return super().find(path, maxdepth=maxdepth, withdirs=withdirs, detail=detail, **options)
+        found: dict[str, Info] = {}
+        try:
+            top = self.info(path)
+            if withdirs and top["type"] == "directory":
+                found[path] = top
+            for info in self._entries(path, recursive=True):
+                if withdirs or info["type"] != "directory":
+                    found[info["name"]] = info
+        except FileNotFoundError:
+            return {} if detail else []
+        names = sorted(found)
+        return {name: found[name] for name in names} if detail else names
+
+    def exists(self, path: Any, **_: Any) -> bool:
+        """Whether there is something at *path*. A lost connection is an error, not an answer."""
+        return self._type(path) is not None
+
+    def isdir(self, path: Any) -> bool:
+        return self._type(path) == "directory"
+
+    def isfile(self, path: Any) -> bool:
+        return self._type(path) == "file"
+
+    def _type(self, path: Any) -> str | None:
+        try:
+            return str(self.info(path)["type"])
+        except (FileNotFoundError, NotADirectoryError, errors.LinkLoop):
+            return None
+
+    def created(self, path: Any) -> datetime:
+        """When the inode was last changed, as local file systems have it."""
+        return datetime.fromtimestamp(self.info(path)["created"], UTC)
+
+    def modified(self, path: Any) -> datetime:
+        return datetime.fromtimestamp(self.info(path)["mtime"], UTC)
+
+    # ---------------------------------------------------------------------------------------------------- directories
+
+    def mkdir(self, path: Any, create_parents: bool = True, **_: Any) -> None:
+        """Make a directory; of a path that is only a name, the store."""
+        store, inside = self._place(path)
+        if inside:
+            with self._explained(path):
+                store.mkdir(inside, parents=create_parents)
+            return
+        try:
+            self._store_class.objects.create(store.name, environment_name=self._environment_name, client=self.client)
+        except errors.AlreadyExistsError as exc:
+            raise errors.FileExists(str(exc)) from exc
+
+    def makedirs(self, path: Any, exist_ok: bool = False) -> None:
+        """Make a directory and those on the way, with the store."""
+        store, inside = self._place(path)
+        if not inside and not exist_ok:
+            self.mkdir(path)
+            return
+        self._store_class.objects.create(
+            store.name, allow_existing=True, environment_name=self._environment_name, client=self.client
+        )
+        if inside:
+            store.mkdir(inside, parents=True, exist_ok=exist_ok)
+
+    def rmdir(self, path: Any) -> None:
+        """Remove an empty directory."""
+        store, inside = self._inside(path)
+        with self._explained(path):
+            store.rmdir(inside)
+
+    def rm_file(self, path: Any) -> None:
+        store, inside = self._inside(path)
+        with self._explained(path):
+            store.remove_file(inside)
+
+    def _rm(self, path: Any) -> None:
+        self.rm_file(path)
+
+    def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
+        """Remove files, with *recursive* directories and all in them. A store itself is deleted by `objects.delete`."""
+        if maxdepth is not None:
+            raise errors.InvalidError("rm removes whole trees; leave maxdepth= out")
+        for each in self.expand_path(path):
+            store, inside = self._inside(each)
+            with self._explained(each):
+                store.remove_file(inside, recursive)
+
+    def _inside(self, path: Any) -> tuple[Any, str]:
+        store, inside = self._place(path)
+        if not inside:
+            name = self._store_class.__name__
+            raise errors.InvalidError(
+                f"{path!r} is a {name}, which is not removed as a path is; see {name}.objects.delete"
+            )
+        return store, inside
+
+    # ------------------------------------------------------------------------------------------------- copying, moving
+
+    def cp_file(self, path1: Any, path2: Any, **_: Any) -> None:
+        """Copy a file; within a store without copying its bytes. Of a directory only itself, as fsspec wants it."""
+        source, inside = self._place(path1)
+        target, new = self._place(path2)
+        if self.info(path1)["type"] == "directory":
+            self.makedirs(path2, exist_ok=True)
+            return
+        if self.isdir(path2):
+            raise errors.IsADirectory(f"{path2!r} is a directory")
+        if source is target:
+            source.copy_files([inside], new)
+            return
+        with self.open(path1, "rb") as file:
+            target.put_file(file, new)
+
+    def mv(self, path1: Any, path2: Any, recursive: bool = False, maxdepth: int | None = None, **options: Any) -> None:
+        """Move a file, or a directory with all in it, as `mv` does; within a store at once whatever its size."""
+        single = isinstance(path1, (str, os.PathLike)) and isinstance(path2, (str, os.PathLike))
+        if single and maxdepth is None:
+            source, inside = self._place(path1)
+            target, new = self._place(path2)
+            if source is target and inside and not set(inside) & set("*?["):
+                if stringify_path(path2).endswith("/") or self.isdir(path2):
+                    new = f"{new}/{inside.rpartition('/')[2]}"
+                source.move(inside, new)
+                return
+        super().mv(path1, path2, recursive=recursive, maxdepth=maxdepth, **options)
+
+    # --------------------------------------------------------------------------------------------------------- contents
+
+    def open(
+        self,
+        path: Any,
+        mode: str = "rb",
+        block_size: int | None = None,
+        cache_options: Any = None,
+        compression: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Open a file, as fsspec has it: binary unless *mode* says "r", "w" …; see also `Volume.open`."""
+        given = (block_size, cache_options)
+        if compression is None or "b" not in mode:
+            return super().open(path, mode, *given, compression, **options)
+        below = super().open(path, mode, *given, None, **options)
+        packed = compr[get_compression(self._strip_protocol(path), compression)](below, mode=mode[0])
+        if packed is not below:
+            # Some do not close the file below them, and one of ours that nobody closes is not written.
+            with contextlib.suppress(AttributeError):
+                packed.close = _both(packed.close, below.close)
+        return packed
+
+    def _open(
+        self,
+        path: Any,
+        mode: str = "rb",
+        block_size: int | None = None,
+        autocommit: bool = True,
+        cache_options: Any = None,
+        **_: Any,
+    ) -> Any:
+        store, inside = self._place(path)
+        with self._explained(path):
+            return store.open(inside, mode)
+
+    def cat_file(self, path: Any, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
+        """The bytes of a file, or [*start*, *end*) of them, counted from its end where negative."""
+        store, inside = self._place(path)
+        if start is None and end is None:
+            with self._explained(path):
+                return b"".join(store.read_file(inside))
+        with self.open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            start, end, _step = slice(start, end).indices(size)
+            file.seek(start)
+            return bytes(file.read(max(0, end - start)))
+
+    def pipe_file(self, path: Any, value: bytes, mode: str = "overwrite", **_: Any) -> None:
+        """Write a file, at once. *mode* "create": only if there is nothing."""
+        self._put(io.BytesIO(value), path, mode)
+
+    def _put(self, file: Any, path: Any, mode: str) -> None:
+        store, inside = self._place(path)
+        with self._explained(path):
+            if mode != "create":
+                store.put_file(file, inside)
+            elif isinstance(store, Volume):
+                try:
+                    store.put_file(file, inside, if_version=0)
+                except errors.ConflictError as exc:
+                    raise errors.FileExists(f"{path!r} exists already") from exc
+            else:
+                with store.open(inside, "xb") as target, contextlib.closing(_readable(file)) as source:
+                    while data := source.read(1 << 20):
+                        target.write(data)
+
+    def put_file(
+        self, lpath: Any, rpath: Any, callback: Any = DEFAULT_CALLBACK, mode: str = "overwrite", **_: Any
+    ) -> None:
+        """Upload a local file, with its permissions and time; of a local directory only itself, as fsspec wants it."""
+        if not isfilelike(lpath) and os.path.isdir(lpath):
+            self.makedirs(rpath, exist_ok=True)
+            return
+        if callback is DEFAULT_CALLBACK:
+            self._put(lpath, rpath, mode)
+            return
+        with contextlib.closing(_readable(lpath)) as file:
+            callback.set_size(_size_of(file))
+            self._put(_Counting(file, callback.relative_update), rpath, mode)
+
+    def get_file(self, rpath: Any, lpath: Any, callback: Any = DEFAULT_CALLBACK, outfile: Any = None, **_: Any) -> None:
+        """Download a file to a local path or file object; of a directory only itself, as fsspec wants it."""
+        store, inside = self._place(rpath)
+        target = outfile if outfile is not None else lpath
+        info = self.info(rpath)
+        if not isfilelike(target):
+            if info["type"] == "directory":
+                os.makedirs(target, exist_ok=True)
+                return
+            os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
+        callback.set_size(info["size"])
+        with self._explained(rpath):
+            store.get_file(inside, target)
+        callback.absolute_update(info["size"])
+
+    def touch(self, path: Any, truncate: bool = True, **_: Any) -> None:
+        """Make an empty file, of one that is there; without *truncate*, set the time of one that is there."""
+        if truncate or not self.exists(path):
+            self.pipe_file(path, b"")
+            return
+        store, inside = self._place(path)
+        store.utime(inside, mtime_ns=int(datetime.now(UTC).timestamp() * _NANO))
+
+
+class VolumeFileSystem(StoreFileSystem):
+    """`pgstore://volume/path`. Each call is a commit of its own; `with fs.transaction:` makes one of many."""
+
+    protocol = "pgstore"
+    _store_class = Volume
+
+
+class NetworkFileSystemFileSystem(StoreFileSystem):
+    """`pgstore+nfs://name/path`. What is written is there for everybody at once; files can be changed in place (`r+b`)."""
+
+    protocol = "pgstore+nfs"
+    _store_class = NetworkFileSystem
+
+
+@functools.cache
+def _client_of(url: str) -> Client:
+    """One client for all instances, of which fsspec makes one a thread."""
+    return Client(url)
+
+
+def _directory(name: str) -> Info:
+    return {"name": name, "size": 0, "type": "directory"}
+
+
+def _info(path: str, stat: FileStat, is_link: bool) -> Info:
+    return {
+        "name": path,
+        "size": stat.size,
+        "type": _TYPES.get(stat.type, "other"),
+        "created": stat.ctime_ns / _NANO,
+        "mtime": stat.mtime_ns / _NANO,
+        "mtime_ns": stat.mtime_ns,
+        "mode": stat.mode,
+        "uid": stat.uid,
+        "gid": stat.gid,
+        "ino": stat.ino,
+        "nlink": stat.link_count,
+        "version": stat.version,
+        "islink": is_link,
+    }
+
+
+def _both(first: Callable[[], object], second: Callable[[], object]) -> Callable[[], None]:
+    def both() -> None:
+        first()
+        second()
+
+    return both
+
+
+def _readable(file: Any) -> Any:
+    return file if isfilelike(file) else open(file, "rb")
+
+
+def _size_of(file: Any) -> int | None:
+    with contextlib.suppress(OSError, AttributeError):
+        here = file.tell()
+        size = file.seek(0, os.SEEK_END)
+        file.seek(here)
+        return int(size) - int(here)
+    return None
+
+
+class _Counting:
+    """A file to read that tells how much was read."""
+
+    def __init__(self, file: Any, advance: Callable[[int], object]) -> None:
+        self._file = file
+        self._advance = advance
+
+    def read(self, length: int = -1) -> bytes:
+        data: bytes = self._file.read(length)
+        self._advance(len(data))
+        return data
+
+    def close(self) -> None:
+        self._file.close()
