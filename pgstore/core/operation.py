@@ -83,13 +83,13 @@ class CopyIn:
 
 @dataclass(frozen=True, slots=True)
 class CopyOut:
-    """Run `COPY (…) TO STDOUT`, handing each block of bytes to *consume* as it arrives. Result: None.
+    """Run `COPY (…) TO STDOUT`, handing each block of bytes to *consume* as it arrives, a row at a time. Result: None.
 
-    COPY takes no parameters; numbers are written into *sql* by the caller.
+    COPY takes no parameters; numbers are written into *sql* by the caller. Where the connection breaks it begins again.
     """
 
     sql: str
-    consume: Callable[[bytes], object]
+    consume: Callable[[bytes | memoryview], object]
 
 
 @dataclass(frozen=True, slots=True)

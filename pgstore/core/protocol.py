@@ -183,12 +183,12 @@ def copy_in(pgconn: PGconn, sql: bytes, blocks: Sequence[bytes]) -> Io[PGresult]
     return (yield from fetch(pgconn))
 
 
-def copy_out_block(pgconn: PGconn) -> Io[bytes | None]:
+def copy_out_block(pgconn: PGconn) -> Io[memoryview | None]:
     """The next block of a `COPY … TO STDOUT` that is under way, None at its end (then `fetch` has its result)."""
     while True:
         size, data = pgconn.get_copy_data(1)
         if size > 0:
-            return bytes(data)
+            return data
         if size < 0:
             return None
         yield READ

@@ -49,6 +49,7 @@ class Reader:
         self._keeping = Keeping(tree.session, tree.store_id, node.ino, None if tree.in_place else node.version)
         self.size_bytes = node.size_bytes  # as it was last seen
         self.at = 0
+        self._buffer = bytearray()
 
     def next(self) -> Op[list[bytes] | None]:
         """The next pieces, at most `BATCH_BYTES` together; None at the end."""
@@ -68,7 +69,11 @@ class Reader:
         return filled(pieces, start, self.at)
 
     def next_present(self) -> Op[list[PieceView] | None]:
-        """The next pieces that are not holes, as (offset, bytes), of at most `COPY_BYTES` of the file; None at the end."""
+        """
+        The next pieces that are not holes, as (offset, bytes), of at most `COPY_BYTES` of the file; None at the end.
+
+        They are good until the next call.
+        """
         start = self.at
         if start >= self.size_bytes:
             return None
@@ -81,11 +86,13 @@ class Reader:
                 at += len(piece)
             return pieces
         yield from self._keeping.keep()
+        buffer = self._buffer = self._buffer or bytearray(min(COPY_BYTES, self.size_bytes))
         if self._in_place:
-            self.size_bytes, pieces = yield from copy_file(self._store_id, self._node.ino, start, end)
+            end = min(end, start + len(buffer))  # the file may have grown
+            self.size_bytes, pieces = yield from copy_file(self._store_id, self._node.ino, start, end, buffer)
         else:
             assert self._node.blob_id is not None
-            pieces = yield from copy_blob(self._store_id, self._node.blob_id, start, end)
+            pieces = yield from copy_blob(self._store_id, self._node.blob_id, start, end, buffer)
         self._advance(end)
         return pieces
 

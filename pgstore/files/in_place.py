@@ -2,7 +2,7 @@
 
 The work is done by functions in the database (see "written in place" in sql/schema.sql for the locks): a call is one statement,
 one round trip and, outside a transaction, one commit, which does not wait for the disk. `sync` does. A call of up to `CALL_BYTES`
-is atomic: readers, who ask for as much at a time, see all of it or nothing.
+is atomic: who reads as much at a time sees all of it or nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pgstore import errors
 from pgstore.client.announcements import Announcements
 from pgstore.core.operation import BeforeCommit, Op, Query
 from pgstore.core.statement import Statement
-from pgstore.files.contents import FILE_BYTES_MAX, filled, read_file
+from pgstore.files.contents import BATCH_BYTES, FILE_BYTES_MAX, Bytes, filled, read_file, stale
 
 CALL_BYTES: Final = 1024 * 1024
 _ATTEMPTS: Final = 20
@@ -28,12 +28,12 @@ def read_at(store_id: int, ino: int, offset: int, length: int) -> Op[tuple[int, 
     """
     The file's size, and its bytes from *offset*: at most *length*, fewer only at its end.
 
-    Of up to `CALL_BYTES` one state of the file; of more, the size is the last that was seen.
+    Of up to `BATCH_BYTES` one state of the file; of more, the size is the last that was seen.
     """
     pieces: list[bytes] = []
     end = offset + length
     while True:
-        stop = min(end, offset + CALL_BYTES)
+        stop = min(end, offset + BATCH_BYTES)
         size, present = yield from read_file(store_id, ino, offset, stop)
         pieces += filled(present, offset, max(offset, min(stop, size)))
         offset = stop
@@ -41,7 +41,7 @@ def read_at(store_id: int, ino: int, offset: int, length: int) -> Op[tuple[int, 
             return size, pieces
 
 
-def write_at(store_id: int, ino: int, offset: int, data: bytes) -> Op[int]:
+def write_at(store_id: int, ino: int, offset: int, data: Bytes) -> Op[int]:
     """Write *data* at *offset*, after a hole where that is beyond the end. Returns the size of the file."""
     size = 0
     _check_end(offset + len(data))
@@ -56,7 +56,7 @@ def write_at(store_id: int, ino: int, offset: int, data: bytes) -> Op[int]:
     return size
 
 
-def append(store_id: int, ino: int, data: bytes) -> Op[int]:
+def append(store_id: int, ino: int, data: Bytes) -> Op[int]:
     """Write *data* at the end, wherever that is by then. Returns the size of the file, which is where *data* ends."""
     size = 0
     for start in range(0, len(data), CALL_BYTES):
@@ -64,7 +64,7 @@ def append(store_id: int, ino: int, data: bytes) -> Op[int]:
     return size
 
 
-def _write(store_id: int, ino: int, offset: int | None, data: bytes) -> Op[int]:
+def _write(store_id: int, ino: int, offset: int | None, data: Bytes) -> Op[int]:
     assert data, "nothing to write"
     inside = yield from in_transaction()
     is_alone = inside
@@ -108,10 +108,6 @@ def sync(store_id: int) -> Op[None]:
 def in_transaction() -> Op[bool]:
     """Whether what the operation does is part of a transaction of more."""
     return (yield BeforeCommit(Announcements, Announcements)) is not None
-
-
-def stale(ino: int) -> errors.StaleFile:
-    return errors.StaleFile(f"the open file (inode {ino}) was removed and then collected; nothing of it is left")
 
 
 def _check_end(end: int) -> None:

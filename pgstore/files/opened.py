@@ -21,7 +21,6 @@ from pgstore.files.contents import (
     COPY_BYTES,
     Bytes,
     Contents,
-    PieceView,
     copy_blob,
     copy_file,
     filled,
@@ -113,15 +112,16 @@ class OpenedContents(Opened):
         if blob_id is None:
             take((inline or b"")[offset:])
             return
-        while offset < size:
-            end = min(offset + COPY_BYTES, size)
-            yield from self._keeping.keep()
-            if end - offset <= BATCH_BYTES:
-                pieces: list[PieceView] = [*(yield from read_blob(self._store_id, blob_id, offset, end))]
-            else:
-                pieces = yield from copy_blob(self._store_id, blob_id, offset, end)
-            for piece in filled(pieces, offset, end):
+        if size - offset <= BATCH_BYTES:
+            for piece in (yield from self.read(offset, max(0, size - offset))):
                 take(piece)
+            return
+        buffer = bytearray(min(COPY_BYTES, size - offset))
+        while offset < size:
+            end = min(offset + len(buffer), size)
+            yield from self._keeping.keep()
+            for view in filled((yield from copy_blob(self._store_id, blob_id, offset, end, buffer)), offset, end):
+                take(view)
             offset = end
 
     def size(self) -> Op[int]:
@@ -191,7 +191,7 @@ class OpenedStaged(Opened):
 class OpenedInPlace(Opened):
     """A file of a NetworkFileSystem: what anybody writes is there for all who read, and stays when its name goes."""
 
-    read_ahead_max = in_place.CALL_BYTES
+    read_ahead_max = BATCH_BYTES
     keeps_seconds = LIVE_SECONDS
     write_buffer = in_place.CALL_BYTES
 
@@ -219,19 +219,20 @@ class OpenedInPlace(Opened):
 
     def read(self, offset: int, length: int) -> Op[list[bytes]]:
         yield from self._keeping.keep()
-        _, pieces = yield from in_place.read_at(self._store_id, self._ino, offset, min(length, in_place.CALL_BYTES))
+        _, pieces = yield from in_place.read_at(self._store_id, self._ino, offset, min(length, BATCH_BYTES))
         return pieces
 
     def read_rest(self, offset: int, take: Callable[[Bytes], object]) -> Op[None]:
         yield from self._keeping.keep()
         # Most files are small: one look, of one state. The rest of a large one as quickly as it goes.
-        size, pieces = yield from in_place.read_at(self._store_id, self._ino, offset, in_place.CALL_BYTES)
+        size, pieces = yield from in_place.read_at(self._store_id, self._ino, offset, BATCH_BYTES)
         for piece in pieces:
             take(piece)
-        offset += in_place.CALL_BYTES
+        offset += BATCH_BYTES
+        buffer = bytearray(COPY_BYTES) if offset < size else bytearray()
         while offset < size:
             end = min(offset + COPY_BYTES, size)
-            size, present = yield from copy_file(self._store_id, self._ino, offset, end)
+            size, present = yield from copy_file(self._store_id, self._ino, offset, end, buffer)
             end = max(offset, min(end, size))
             for view in filled(present, offset, end):
                 take(view)
@@ -243,8 +244,8 @@ class OpenedInPlace(Opened):
             return offset
         self._wrote = True
         if self.is_append:
-            return (yield from in_place.append(self._store_id, self._ino, bytes(data)))
-        yield from in_place.write_at(self._store_id, self._ino, offset, bytes(data))
+            return (yield from in_place.append(self._store_id, self._ino, data))
+        yield from in_place.write_at(self._store_id, self._ino, offset, data)
         return offset + len(data)
 
     def truncate(self, size: int) -> Op[None]:

@@ -99,7 +99,8 @@ class Staged:
         self._session_id: int | None = None
         self._apart = apart  # from a transaction that is current later
         self._blob: BlobWriter | None = None
-        self._tail = bytearray()  # the end of the file, from where the blob ends
+        self._buffer = bytearray()  # the end of the file, from where the blob ends, and room for more
+        self._filled = 0  # bytes of the buffer
         self._is_broken = False
         self._pid = os.getpid()
 
@@ -112,13 +113,13 @@ class Staged:
     def begin_with(self, old: Contents, chunk_size: int | None) -> Op[None]:
         """Begin with the bytes that a file has, sharing its chunks but the last."""
         if old.blob_id is None or chunk_size is None:
-            self._tail += old.inline_data or b""
+            yield from self._add(old.inline_data or b"")
             return
         whole = old.size_bytes // chunk_size
         present = yield from read_blob(self.store_id, old.blob_id, whole * chunk_size, max(old.size_bytes, 1))
         if whole:
             yield from self._do(self._share(old.blob_id, chunk_size, whole))
-        self._tail += b"".join(filled(present, whole * chunk_size, old.size_bytes))
+        yield from self._add(b"".join(filled(present, whole * chunk_size, old.size_bytes)))
 
     def _share(self, blob_id: int, chunk_size: int, chunks: int) -> Op[None]:
         blob = yield from self._new_blob(chunk_size)
@@ -157,7 +158,7 @@ class Staged:
 
     @property
     def size(self) -> int:
-        return self._tail_start + len(self._tail)
+        return self._tail_start + self._filled
 
     # ----------------------------------------------------------------------------------------------------- writing
 
@@ -173,8 +174,8 @@ class Staged:
             if not data:
                 return
         start = offset - self._tail_start
-        inside = data[: len(self._tail) - start]
-        self._tail[start : start + len(inside)] = inside
+        inside = data[: self._filled - start]
+        self._buffer[start : start + len(inside)] = inside
         yield from self._add(data[len(inside) :])
 
     def _grow(self, size: int) -> Op[None]:
@@ -189,24 +190,41 @@ class Staged:
         if self._blob is None:
             self._blob = yield from self._new_blob()
         blob = self._blob
-        self._tail += zeros(-len(self._tail) % blob.chunk_size)
-        yield from blob.write(bytes(self._tail))
-        self._tail.clear()
+        self._make_room(self._filled + blob.chunk_size)
+        padded = self._filled + -self._filled % blob.chunk_size
+        self._buffer[self._filled : padded] = zeros(padded - self._filled)
+        yield from blob.write(memoryview(self._buffer)[:padded])
+        self._filled = 0
         blob.size_bytes = size // blob.chunk_size * blob.chunk_size
 
+    def _make_room(self, size: int) -> None:
+        if size > len(self._buffer):
+            # Not by extending: what is not used is then not touched.
+            larger = bytearray(INLINE_BYTES_MAX if size <= INLINE_BYTES_MAX else max(BATCH_BYTES, size))
+            larger[: self._filled] = memoryview(self._buffer)[: self._filled]
+            self._buffer = larger
+
     def _add(self, data: bytes | memoryview) -> Op[None]:
-        self._tail += data
-        if len(self._tail) >= BATCH_BYTES:
-            yield from self._do(self._store_chunks())
+        while len(data):
+            if self._filled >= BATCH_BYTES:
+                yield from self._do(self._store_chunks())
+            self._make_room(min(BATCH_BYTES, self._filled + len(data)))
+            piece = data[: len(self._buffer) - self._filled]
+            self._buffer[self._filled : self._filled + len(piece)] = piece
+            self._filled += len(piece)
+            data = data[len(piece) :]
 
     def _store_chunks(self) -> Op[None]:
+        """Store the whole chunks of the buffer; afterwards there is room in it."""
         if self._blob is None:
             self._blob = yield from self._new_blob()
         blob = self._blob
-        batch = blob.batch_bytes
-        while len(self._tail) >= batch:
-            yield from blob.write(bytes(memoryview(self._tail)[:batch]))
-            del self._tail[:batch]
+        whole = self._filled // blob.chunk_size * blob.chunk_size
+        if whole:
+            yield from blob.write(memoryview(self._buffer)[:whole])
+            self._buffer[: self._filled - whole] = self._buffer[whole : self._filled]
+            self._filled -= whole
+        self._make_room(max(BATCH_BYTES, blob.chunk_size))
 
     def _overwrite(self, offset: int, data: bytes) -> Op[None]:
         blob = self._blob
@@ -224,7 +242,7 @@ class Staged:
                 raise errors.FileTooLarge(f"a file of {size} bytes; at most {FILE_BYTES_MAX} are possible")
             yield from self._grow(size)
         elif size >= self._tail_start:
-            del self._tail[size - self._tail_start :]
+            self._filled = size - self._tail_start
         else:
             yield from self._do(self._cut(size))
 
@@ -240,8 +258,9 @@ class Staged:
             else []
         )
         yield Many([*blob.begin(), Query(CUT, self.store_id, blob.blob_id, chunks)])
-        self._tail[:] = b"".join(tail)
         blob.size_bytes = start
+        self._filled = 0
+        yield from self._add(b"".join(tail))
 
     # ------------------------------------------------------------------------------------------------------ the end
 
@@ -255,15 +274,16 @@ class Staged:
         if self._blob is None:
             self._blob = yield from self._new_blob()
         yield from self._store_chunks()
-        if self._tail or not self._blob.is_begun:
-            yield from self._blob.write(bytes(self._tail), more=False)
-            self._tail.clear()
+        if self._filled or not self._blob.is_begun:
+            yield from self._blob.write(memoryview(self._buffer)[: self._filled], more=False)
+            self._filled = 0
+        self._buffer = bytearray()
 
     def settle(self) -> Op[Contents]:
         """The contents, which are given to a file by the running transaction."""
         self._check_usable()
         if self._blob is None:
-            return Contents(self.size, None, bytes(self._tail) or None)
+            return Contents(self._filled, None, bytes(self._buffer[: self._filled]) or None)
         blob_id, size = self._blob.blob_id, self._blob.size_bytes
         if not (yield Query(RELEASE, self.store_id, blob_id, self._session_id)):
             raise errors.StaleFile(
@@ -274,7 +294,7 @@ class Staged:
 
     def leave(self) -> Op[None]:
         """Give up what was written."""
-        self._tail.clear()
+        self._buffer, self._filled = bytearray(), 0
         self._is_broken = False
         if (leaving := self.leaving()) is not None:
             yield from self._do(leaving())
