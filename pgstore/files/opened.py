@@ -232,6 +232,7 @@ class OpenedInPlace(Opened):
         buffer = bytearray(COPY_BYTES) if offset < size else bytearray()
         while offset < size:
             end = min(offset + COPY_BYTES, size)
+            yield from self._keeping.keep()
             size, present = yield from copy_file(self._store_id, self._ino, offset, end, buffer)
             end = max(offset, min(end, size))
             for view in filled(present, offset, end):
