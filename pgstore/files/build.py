@@ -35,8 +35,8 @@ NAMES_AMONG = Statement(
     "int8 int8 bytea[]",
     reads=True,
 )
-# Files $2, in an order that is the same for everybody, are about to be copied: whoever writes into one of them in place finishes
-# first, and nobody changes where its bytes are, until the copy is there. Alone, as writers say: all else is locked after it.
+# Files $2, in an order that is the same for everybody, are about to be copied: whoever changes where their bytes are is first,
+# and nobody does it until the copy is there. No more than that: who replaces a file has locked its directory, where we may go next.
 LOCK_SOURCES = Statement(
     f"""
     SELECT 1
@@ -48,7 +48,7 @@ LOCK_SOURCES = Statement(
               AND n.ino = u.ino
               AND n.version_to = {LIVE}
             LIMIT 1
-              FOR UPDATE) i
+              FOR KEY SHARE) i
     """,
     "int8 int8[]",
 )
@@ -272,7 +272,7 @@ class Builder:
         if parent.fresh:
             self._rows.name(parent.ino, name, entry.ino, entry.kind)
             if entry.kind != "d":
-                self.tree.changes.put_in_own(parent.ino, **conditions)
+                self.tree.changes.put_in_own(parent.ino, name, **conditions)
         else:
             self.tree.changes.make(parent.ino, name, entry, parent.path, **conditions)
 

@@ -28,6 +28,7 @@ from pgstore.core.statement import Statement
 from pgstore.files.paths import Names, join
 
 LIVE: Final = 9223372036854775807  # version_to of rows that the newest version has
+FIRM_NAMES_MAX: Final = 100  # of one directory that are remembered one by one
 CHANGES_MAX: Final = 100_000  # kept back; more are written early, and what that locks is then held until the commit
 
 # Directories $2 and all below them that are among $3. What the transaction moved away ($4) is not below them any more. (Subqueries
@@ -102,7 +103,7 @@ class ChangeSet:
         self._forget_changes()
         self._own: set[int] = set()  # directories made in this transaction, which nobody else can see
         self._alone: set[int] = set()  # of these, those that must not become one with another's
-        self._firm: set[int] = set()  # and those in which files must not meet another's
+        self._firm: dict[int, frozenset[bytes] | None] = {}  # names in them that must not meet another's; None: all
         self._journal: list[Callable[[], None]] = []  # how to undo, newest last
         self._marked = False  # somebody may want to undo
         self._last: list[Query] = []
@@ -153,10 +154,18 @@ class ChangeSet:
         if alone:
             self._add(self._alone, ino)
 
-    def put_in_own(self, parent: int, *, exclusive: bool = False, if_version: int | None = None, **_: Any) -> None:
-        """Note on what conditions a name of a file was put into a directory of this transaction's own."""
-        if exclusive or if_version is not None:
-            self._add(self._firm, parent)
+    def put_in_own(
+        self, parent: int, name: bytes, *, exclusive: bool = False, if_version: int | None = None, **_: Any
+    ) -> None:
+        """Note on what conditions a file was put into a directory of this transaction's own."""
+        firm = self._firm.get(parent, frozenset())
+        if (exclusive or if_version is not None) and firm is not None and name not in firm:
+            self._remember(self._firm, parent)
+            self._firm[parent] = firm | {name} if len(firm) < FIRM_NAMES_MAX else None
+
+    def is_firm(self, parent: int, name: bytes) -> bool:
+        firm = self._firm.get(parent, frozenset())
+        return firm is None or name in firm
 
     def _add(self, where: set[int], ino: int) -> None:
         if ino not in where:
@@ -220,7 +229,7 @@ class ChangeSet:
         else:
             self._set(parent, name, Change(None, Removal(removal.ino, removal.kind, "any")), path)
 
-    def set_attributes(self, ino: int, attributes: Mapping[str, Any], path: tuple[bytes, ...]) -> Op[None]:
+    def set_attributes(self, ino: int, kind: str, attributes: Mapping[str, Any], path: tuple[bytes, ...]) -> Op[None]:
         """
         Change an inode that exists, which is *path*.
 
@@ -255,6 +264,11 @@ class ChangeSet:
             names[name] = change
             self._paths.setdefault(parent, path)
         self._count += (change is not None) - (before is not None)
+        if self._attributes and "mtime_ns" in self._attributes.get(
+            parent, {}
+        ):  # a later change, with the time of the commit
+            self._remember(self._attributes, parent)
+            self._attributes[parent] = {k: v for k, v in self._attributes[parent].items() if k != "mtime_ns"}
         if not names:
             del self._names[parent]
         if self._marked:
@@ -302,7 +316,7 @@ class ChangeSet:
             yield Many(queries)
         if self._marked:
             self._journal.append(partial(self.__dict__.update, {name: getattr(self, name) for name in _STATE}))
-        self._own, self._alone, self._firm = set(), set(), set()  # they have names now, and are directories like others
+        self._own, self._alone, self._firm = set(), set(), {}  # they have names now, and are directories like others
         self._forget_changes()
 
     def _merged(self) -> Op[list[Query]]:

@@ -243,4 +243,5 @@ def set_attributes(
 ) -> Op[None]:
     """Change columns of an inode, given what it is."""
     walk = yield from tree.need(names, follow=follow)
-    yield from tree.changes.set_attributes(walk.found.ino, attributes(walk.found), walk.names)
+    node = walk.found
+    yield from tree.changes.set_attributes(node.ino, node.kind, attributes(node), walk.names)

@@ -149,9 +149,11 @@ class LiveChanges(MergingChanges):
 
     in_place = True
 
-    def set_attributes(self, ino: int, attributes: Mapping[str, Any], path: tuple[bytes, ...]) -> Op[None]:
-        """At once: that makes nobody wait but those who change the same inode."""
-        if not (yield attribute_query(self.store_id, ino, attributes, time.time_ns())):
+    def set_attributes(self, ino: int, kind: str, attributes: Mapping[str, Any], path: tuple[bytes, ...]) -> Op[None]:
+        """Of a file at once, as what is written into it: nobody waits but those who change the same file."""
+        if kind == "d":
+            yield from super().set_attributes(ino, kind, attributes, path)
+        elif not (yield attribute_query(self.store_id, ino, attributes, time.time_ns())):
             raise errors.FileMissing(f"{join(path)!r} was removed by another transaction")
 
     def _lock(self, changes: list[tuple[int, bytes, Change]], look: Query) -> Op[Rows]:
@@ -162,13 +164,19 @@ class LiveChanges(MergingChanges):
             for _, _, change in changes
             if change.removed is not None and change.removed.kind == "d" and change.removed.how != "moved"
         }
-        queries = [Query(LOCK_INODES, self.store_id, sorted(parents | sources | removed)), look]
+        queries = [
+            Query(LOCK_INODES, self.store_id, sorted(parents | sources | removed | self._attributes.keys())),
+            look,
+        ]
         if self._moved:
             queries.insert(0, Query(LOCK_MOVES, self.store_id))
         *_, locked, rows = yield Many(queries)
-        for ino in parents.difference(row[0] for row in locked):
+        gone = (parents | self._attributes.keys()).difference(row[0] for row in locked)
+        for ino in gone:
             if not (yield Query(EXISTS, self.store_id)):
                 raise self.missing()
+            if ino not in parents:
+                raise self._file_is_gone(ino)
             raise conflict(
                 f"directory {self._path(ino)!r} was removed by another transaction while this one changed it"
             )
@@ -249,4 +257,5 @@ class LiveChanges(MergingChanges):
         parents = self._changed_parents(plan)
         if parents:
             do(TOUCH, parents, now_ns)
+        queries += [attribute_query(store_id, ino, new, now_ns) for ino, new in self._attributes.items()]
         return queries

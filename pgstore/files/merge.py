@@ -308,8 +308,8 @@ SET_ATTRIBUTES = Statement(
            gid = coalesce($5, gid),
            mtime_ns = coalesce($6, mtime_ns),
            ctime_ns = $7,
-           xattrs = CASE WHEN $8 IS NULL THEN xattrs
-                         ELSE nullif(jsonb_strip_nulls(coalesce(xattrs, '{{}}') || $8), '{{}}')
+           xattrs = CASE WHEN $8::jsonb IS NULL THEN xattrs
+                         ELSE nullif(jsonb_strip_nulls(coalesce(xattrs, '{{}}') || $8::jsonb), '{{}}')
                     END
      WHERE store_id = $1
        AND ino = $2
@@ -462,9 +462,9 @@ class MergingChanges(ChangeSet):
             yield Query(INSERT_NAMES, self.store_id, 0, *zip(*rows, strict=True))
             for _, _, entry in put:
                 plan.link(entry.ino, entry.kind, +1)
-        for parent, _, change in changes:
+        for parent, name, change in changes:
             if change.entry is not None and change.entry.kind != "d":
-                self.put_in_own(parent, exclusive=change.exclusive, if_version=change.if_version)
+                self.put_in_own(parent, name, exclusive=change.exclusive, if_version=change.if_version)
             elif change.entry is not None and change.exclusive:
                 self._add(self._alone, change.entry.ino)
 
@@ -530,7 +530,7 @@ class MergingChanges(ChangeSet):
                         raise conflict(f"directory {join(path)!r} was made by another transaction")
                     plan.merge(our_ino, their_ino, path)
                     plan.drops.append((ours_in, name))
-                elif ours_in in self._firm:
+                elif self.is_firm(ours_in, name):
                     raise conflict(f"{join(path)!r} was made by another transaction")
                 else:
                     plan.close(theirs[position - 1], name, their_ino, their_kind)

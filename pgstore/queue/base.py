@@ -137,7 +137,7 @@ class QueueBase(Store):
 
     def _encode(self, item: Any) -> bytes:
         payload = dumps(item, "item")
-        check_size(len(payload), f"an item for {self!r}")
+        check_size(len(payload), "an item for {!r}", self)
         return payload
 
     def _decode(self, row: Sequence[Any]) -> Any:
@@ -146,7 +146,7 @@ class QueueBase(Store):
             import json
 
             return json.loads(row[3])
-        return loads(row[3], f"item {row[0]} of {self!r}")
+        return loads(row[3], "item {} of {!r}", row[0], self)
 
 
 def partition_name(partition: str | None) -> str:

@@ -28,16 +28,18 @@ PUT_BACK = Statement(
     f"""
     WITH {INSERTING}
     INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
-    SELECT s.id, $2, u.put_at, u.codec, u.payload, u.attempts
+    SELECT s.id, $2, to_timestamp(u.put_at), u.codec, u.payload, u.attempts
       FROM pgstore.store s
      CROSS JOIN inserting
      CROSS JOIN unnest($3, $4, $5, $6, $7) AS u (id, put_at, codec, payload, attempts)
      WHERE s.id = $1
      ORDER BY u.id
     """,
-    "int8 text int8[] timestamptz[] char[] bytea[] int4[]",
+    "int8 text int8[] float8[] char[] bytea[] int4[]",
 )
 ADVANCE = Statement("SELECT * FROM pgstore.queue_advance($1, $2, $3, $4, $5)", "int8 text int8 text[] text", reads=True)
+# As seconds, for a time with a zone takes Python longer to make than all the rest of a row.
+COLUMNS: Final = "id, date_part('epoch', put_at), codec, payload, attempts"
 MARK = Statement("SELECT low FROM pgstore.queue_head WHERE store_id = $1 AND partition = $2", "int8 text", reads=True)
 # The mark that was told, or of 0 the one that is kept. Looked up once a statement, before its first row.
 LOW: Final = """
@@ -60,9 +62,9 @@ _DELETE: Final = f"""
                               LIMIT $3))
 """
 TAKE = Statement(
-    f"{_DELETE} RETURNING id, put_at, codec, payload, attempts",
+    f"{_DELETE} RETURNING {COLUMNS}",
     "int8 text int8 int8",
-    unset="SELECT id, put_at, codec, payload, attempts FROM pgstore.queue_take($1, $2, $3, $4)",
+    unset=f"SELECT {COLUMNS} FROM pgstore.queue_take($1, $2, $3, $4)",
 )
 # What a waiting taker asks: unlike TAKE it can be repeated when its answer is lost, so waiting outlives a restart of the server.
 # No row: the queue does not exist any more.
@@ -102,10 +104,9 @@ def take_on_terms(*, leased: bool, relaxed: bool, aloud: bool) -> Statement:
         # As a part of the statement: the setting ends with its transaction, and costs no trip of its own.
         parts.append("relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))")
         delete += " AND EXISTS (SELECT FROM relaxed)"
-    delete += " RETURNING id, put_at, codec, payload, attempts"
     if not leased and not aloud:
-        return Statement(f"WITH {', '.join(parts)} {delete}" if parts else delete, types)
-    parts.append(f"taken AS ({delete})")
+        return Statement(f"WITH {', '.join(parts)} {delete} RETURNING {COLUMNS}", types) if parts else TAKE
+    parts.append(f"taken AS ({delete} RETURNING id, put_at, codec, payload, attempts)")
     source = "taken"
     if leased:
         types += " float8"
@@ -133,9 +134,7 @@ def take_on_terms(*, leased: bool, relaxed: bool, aloud: bool) -> Statement:
             """
         )
         tail = "LEFT JOIN (SELECT count(*) FROM woken) AS w ON true"
-    return Statement(
-        f"WITH {', '.join(parts)} SELECT t.id, t.put_at, t.codec, t.payload, t.attempts FROM {source} t {tail}", types
-    )
+    return Statement(f"WITH {', '.join(parts)} SELECT {COLUMNS} FROM {source} t {tail}", types)
 
 
 class Taking(Leasing):

@@ -79,9 +79,9 @@ def dumps(value: Any, what: str = "value") -> bytes:
         raise _refusal(value, what, exc) from exc
 
 
-def loads(data: bytes | memoryview, what: str) -> Any:
+def loads(data: bytes | memoryview, what: str, *parts: object) -> Any:
     """
-    Load what `dumps` wrote. *what* names the value in errors.
+    Load what `dumps` wrote. *what*, formatted with *parts*, names the value in errors.
 
     Raises:
         DeserializationError: this process cannot load it, for whatever reason: that is its `__cause__`. The bytes are
@@ -93,15 +93,17 @@ def loads(data: bytes | memoryview, what: str) -> Any:
         raise
     except Exception as exc:
         # An object's own `__setstate__` can raise anything, so anything is what this must expect.
-        message = f"{what} cannot be loaded: {_describe(exc)}: {_loading_advice(exc)}"
+        name = what.format(*parts) if parts else what
+        message = f"{name} cannot be loaded: {_describe(exc)}: {_loading_advice(exc)}"
         raise DeserializationError(message, raw=bytes(data)) from exc
 
 
-def check_size(nbytes: int, what: str) -> None:
-    """Raise `ValueTooLarge` if *what* takes more than `VALUE_BYTES_MAX`."""
+def check_size(nbytes: int, what: str, *parts: object) -> None:
+    """Raise `ValueTooLarge` if *what*, formatted with *parts*, takes more than `VALUE_BYTES_MAX`."""
     if nbytes > VALUE_BYTES_MAX:
+        name = what.format(*parts) if parts else what
         raise ValueTooLarge(
-            f"{what} has {nbytes / 1024**2:,.1f} MiB ({nbytes:,} bytes), at most {VALUE_BYTES_MAX // 1024**2} MiB are "
+            f"{name} has {nbytes / 1024**2:,.1f} MiB ({nbytes:,} bytes), at most {VALUE_BYTES_MAX // 1024**2} MiB are "
             "allowed: store it as a file in a Volume and keep its path here, or split it"
         )
 

@@ -662,7 +662,7 @@ def large_files(field: Field) -> Iterator[Offer]:
 def peak(field: Field, volume: pgstore.Volume, what: str) -> float:
     """The peak memory, in MB, of a process that does nothing but this."""
     code = f"from tests.benchmarks.files import alone; alone({field.url!r}, {volume.name!r}, {what!r})"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout)
 
 

@@ -211,7 +211,20 @@ def hold_all(
                     results.append(Figure(contest, [contest.ours() for _ in range(repeats)]))
                 case Skipped():
                     results.append(contest)
+        console.print(_line(results[-1]), highlight=False)  # what is known if a later one breaks or takes too long
     return results
+
+
+def _line(result: Result | Figure | Skipped) -> str:
+    match result:
+        case Result():
+            ours, reference = (_value(turns, result.contest.unit) for turns in (result.ours, result.reference))
+            figures = f"{result.ratio:.2f} = {ours} : {reference}, {result.verdict}"
+            return f"{result.contest.name} : {result.contest.reference_name or 'reference'}: {figures}"
+        case Figure():
+            return f"{result.limit.name}: {_number(result.value, result.limit.unit)}, {result.verdict}"
+        case Skipped():
+            return f"{result.name}: skipped, {result.why}"
 
 
 def table(title: str, results: Iterable[Result | Figure | Skipped]) -> Table:

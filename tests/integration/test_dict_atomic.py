@@ -313,14 +313,14 @@ def test_mutate_takes_part_in_the_current_transaction(client, store):
 
 
 def test_an_entry_expires_after_its_time_to_live(call, store):
-    call(store.put, "short", 1, ttl=0.05)
+    call(store.put, "short", 1, ttl=0.5)
     call(store.put, "long", 2, ttl=60)
-    call(store.update, {"also short": 3}, ttl=0.05)
-    call(store.increment, "count", ttl=0.05)
-    call(store.setdefault, "default", 4, ttl=0.05)
+    call(store.update, {"also short": 3}, ttl=0.5)
+    call(store.increment, "count", ttl=0.5)
+    call(store.setdefault, "default", 4, ttl=0.5)
     assert call(store.len) == 5
 
-    time.sleep(0.1)
+    time.sleep(0.6)
 
     assert call(store.keys) == ["long"]
     assert call(store.get_entry, "long").expires_at is not None

@@ -751,20 +751,20 @@ def test_closing_waits_for_the_disk_and_writing_does_not(nfs, client):
     """
     seen = []
     world = client._blocking
-    original = world._by_itself
+    original = world.query_now
 
-    def by_itself(method, query, **options):
+    def query_now(query):
         seen.append(query.statement.sql.split(b"(")[0].split()[-1])
-        return original(method, query, **options)
+        return original(query)
 
     file = nfs.open("file", "wb", buffering=0)
-    world._by_itself = by_itself
+    world.query_now = query_now
     try:
         file.write(b"x")
         file.fsync()
         file.close()
     finally:
-        del world._by_itself
+        del world.query_now
 
     assert seen == [b"pgstore.file_write", b"SHARE", b"SHARE"]
 
