@@ -17,8 +17,9 @@ from pgstore.client.session import DELETE_ROWS, sweep
 from pgstore.core.mapping import map_error
 from pgstore.core.operation import Op, Query, atomic
 from pgstore.core.statement import Statement
-from pgstore.files.collect import NOTE_LEFTOVERS, STORES, Collection
+from pgstore.files import repair
 from pgstore.migrate import sql_directory
+from pgstore.queue.repair import repair_sequences
 
 ROWS_MAX: Final = 10_000  # of one check
 SHOWN_MAX: Final = 20
@@ -37,16 +38,18 @@ class Finding:
 
 def check(
     context: typer.Context,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Delete leftovers that are certain to be such, and check again.")
+    wants_repair: Annotated[
+        bool, typer.Option("--repair", help="Repair what has one certain repair, and check again.")
     ] = False,
 ) -> None:
     """
     Look for damage in the database.
 
     Reads everything, in one snapshot; nothing is locked, and others may go on working. The exit code is 1 if anything was found.
-    What is found is a mistake of pgstore's, of other programs that write to its tables, or of a backup: please report it. Leftovers
-    of crashes do no harm but for the space they take.
+    What is found is a mistake of pgstore's, of other programs that write to its tables, or of a backup: please report it.
+
+    --repair deletes rows of stores that do not exist, and what nothing refers to; and sets sequences that were left behind when a
+    replica took over, which takes a member of pgstore_owner.
 
     \b
     Example:
@@ -56,7 +59,7 @@ def check(
     url = target(context).url
     checks = checks_of(sql_directory())
     findings = run_checks(url, checks)
-    if repair and any(finding.check in REPAIRS for finding in findings):
+    if wants_repair and any(finding.check in REPAIRS for finding in findings):
         with pgstore.Client(url, auto_migrate=False) as client:
             for finding in findings:
                 if finding.check in REPAIRS:
@@ -133,19 +136,21 @@ def _delete_rows(store_id: int) -> Op[None]:
 
 
 def _collect(finding: Finding) -> Op[None]:
-    """Note what nothing refers to, and have it looked at, under locks, like all that is collected."""
     yield from atomic(sweep())
-    for store_id, *_ in (yield Query(STORES, None, None)):
-        yield from atomic(_note(store_id))
-        yield from Collection(store_id).run()
+    yield from repair.collect_leftovers()
 
 
-def _note(store_id: int) -> Op[None]:
-    for statement in NOTE_LEFTOVERS:
-        yield Query(statement, store_id)
+def _raise_file_sequences(finding: Finding) -> Op[None]:
+    yield from repair.repair_sequences()
+
+
+def _raise_queue_sequences(finding: Finding) -> Op[None]:
+    yield from repair_sequences()
 
 
 REPAIRS: Final[dict[str, Callable[[Finding], Op[None]]]] = {
     "orphans": _delete_orphans,
     "file_leftovers": _collect,
+    "file_sequence": _raise_file_sequences,
+    "queue_sequence": _raise_queue_sequences,
 }

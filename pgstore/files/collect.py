@@ -411,35 +411,6 @@ DELETE_OBJECTS = Statement(
 )
 FORGET_CHUNKS = _delete("chunk_left", "chunk_id")
 
-# What nothing refers to although it is noted nowhere, which should not be: for repairs. Both read all blobs and chunks.
-NOTE_LEFTOVERS: Final = (
-    Statement(
-        """
-        INSERT INTO pgstore.blob_left (store_id, blob_id, left_at)
-        SELECT $1, b.id, '-infinity'
-          FROM pgstore.blob b
-         WHERE b.store_id = $1
-           AND b.session_id IS NULL
-           AND NOT EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = $1 AND i.blob_id = b.id)
-         ORDER BY b.id
-            ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at)
-        """,
-        "int8",
-    ),
-    Statement(
-        """
-        INSERT INTO pgstore.chunk_left (store_id, chunk_id)
-        SELECT $1, c.id
-          FROM pgstore.chunk c
-         WHERE c.store_id = $1
-           AND NOT EXISTS (SELECT FROM pgstore.extent e WHERE e.store_id = $1 AND e.chunk_id = c.id)
-         ORDER BY c.id
-            ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at)
-        """,
-        "int8",
-    ),
-)
-
 # What a collection with floor $3 would find. Reads all of it: for people, not in passing.
 SURVEY = Statement(
     f"""

@@ -58,6 +58,9 @@ DAMAGE = [
     ("file_extents", "not the only one",
      ("UPDATE pgstore.extent SET chunk_id = (SELECT chunk_id FROM pgstore.extent WHERE blob_id = %(shared_blob)s "
       "AND position = 0) WHERE blob_id = %(shared_blob)s AND position = 1")),
+    ("file_sequence", "inode", "SELECT setval('pgstore.inode_seq', 2)"),
+    ("file_sequence", "blob", "SELECT setval('pgstore.blob_id_seq', 1, false)"),
+    ("file_sequence", "chunk", "SELECT setval('pgstore.chunk_id_seq', 1)"),
     ("file_leftovers", "nothing refers to it", "INSERT INTO pgstore.blob (store_id, chunk_size_bytes) VALUES (%(v)s, 1)"),
     ("file_leftovers", "nothing refers to it", "INSERT INTO pgstore.chunk (store_id, data) VALUES (%(v)s, 'x')"),
     ("file_leftovers", "its session is dead",
@@ -205,3 +208,21 @@ def test_leftovers_are_repaired_and_nothing_else_is_touched(damaged, cli):
     assert connection.execute(
         "SELECT (SELECT count(*) FROM pgstore.blob), (SELECT count(*) FROM pgstore.chunk)"
     ).fetchone() == (counts[0] - 2, counts[1] - 2)
+
+
+def test_sequences_that_were_left_behind_are_set_right(damaged, cli):
+    """
+    A server took over that was fed by logical replication.
+    """
+    url, connection, _ = damaged
+    for sequence in ("inode_seq", "blob_id_seq", "chunk_id_seq", "queue_item_id_seq"):
+        connection.execute(f"SELECT setval('pgstore.{sequence}', 1, false)")
+    assert set(found(url)) == {"file_sequence", "queue_sequence"}
+
+    assert cli("--url", url, "check", "--repair")[:2] == (0, f"{len(CHECKS)} checks found nothing\n")
+
+    with pgstore.Client(url) as client:
+        volume = pgstore.Volume.persist("v", client=client)
+        volume.put_file(io.BytesIO(os.urandom(300_000)), "new")
+        pgstore.Queue.persist("q", client=client).put(2)
+    assert found(url) == {}
