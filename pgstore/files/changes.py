@@ -93,6 +93,7 @@ class ChangeSet:
     """
 
     in_place: ClassVar[bool]  # what a file holds may be overwritten
+    is_single = False  # of one operation, which reads nothing that it has made
 
     def __init__(self, store_id: int, missing: Callable[[], Exception]) -> None:
         self.store_id = store_id
@@ -109,6 +110,7 @@ class ChangeSet:
         self._last: list[Query] = []
 
     def _forget_changes(self) -> None:
+        self._early: list[Query] = []  # that make inodes, and go with the lock; only where nobody reads them before
         self._names: dict[int, dict[bytes, Change]] = {}
         self._paths: dict[int, tuple[bytes, ...]] = {}  # of the directories in _names, for messages
         self._count = 0
@@ -308,6 +310,14 @@ class ChangeSet:
         self._forget_everything()
 
     # ------------------------------------------------------------------------------------------------------- writing
+
+    def put_off(self, queries: list[Query]) -> None:
+        """Have *queries* run with the next round trip, before anything is locked."""
+        self._early += queries
+
+    def take_early(self) -> list[Query]:
+        queries, self._early = self._early, []
+        return queries
 
     def flush(self) -> Op[None]:
         """Write the changes now. What that locks is then held until the commit, whoever's that is."""
