@@ -2,7 +2,7 @@
 -- each in the last version of its row. In a NetworkFileSystem a file without names waits for collection.
 --
 -- Names in a directory may begin with version 0, if they were made with it: they count from when the directory has a name. So may
--- inodes, and what a commit made and then changed has a row that ends before its first name.
+-- inodes: what a commit made and then changed, or removed again, has a row that ends before its first name.
 WITH RECURSIVE way AS (
      SELECT f.store_id, 1::bigint AS ino, 0::bigint AS since
        FROM pgstore.file_system f
@@ -45,10 +45,7 @@ SELECT i.store_id, i.ino, i.version_from, i.version_to,
   JOIN pgstore.store s ON s.id = i.store_id
   LEFT JOIN named n ON n.store_id = i.store_id AND n.ino = i.ino AND n.version_to = i.version_to
  WHERE CASE WHEN i.ino = 1 THEN n.names IS NULL AND i.kind = 'd' AND i.parent = 1
-            WHEN n.names IS NULL AND i.version_from = 0 AND i.version_to < 9223372036854775807
-            THEN EXISTS (SELECT
-                           FROM pgstore.dirent d
-                          WHERE d.store_id = i.store_id AND d.ino = i.ino AND d.version_to > i.version_to)
+            WHEN n.names IS NULL AND i.version_from = 0 AND i.version_to < 9223372036854775807 THEN true
             WHEN i.kind = 'd' THEN n.names = 1 AND i.link_count = 1 AND i.parent = n.parent
             WHEN i.link_count = 0 THEN n.names IS NULL AND s.kind = 'nfs'
             ELSE n.names = i.link_count

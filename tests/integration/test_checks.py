@@ -99,11 +99,12 @@ def damaged(own_database):
             scribe.chmod("d/inner/changed", 0o600)
             scribe.link("linked", "d/link")
             scribe.copy("d/inner/changed", "copy")
-            scribe.remove("removed")
+            scribe.chmod("removed", 0o600)
             scribe.remove("replaced")
         with scribe.commit():
             scribe.move("d/inner", "moved")
             scribe.move("moved", "d/inner")
+            scribe.remove("removed")
             ids["replacement"] = scribe.file("replaced", b"new")
         ((ids["blob"], ids["chunk"]),) = connection.execute(
             "SELECT e.blob_id, e.chunk_id FROM pgstore.extent e JOIN pgstore.inode i USING (store_id, blob_id) "
