@@ -2036,19 +2036,24 @@ BEGIN
 END
 $function$;
 
--- Where to look for a version: the newest state (NULL) is what is valid just before the end of all versions.
+-- Where to look for a version: the newest state (NULL) is what is valid just before the end of all versions. Version 0, the Volume as
+-- it was made, is there as long as version 1, or while there is none.
 CREATE FUNCTION pgstore.file_version(p_store_id bigint, p_version bigint) RETURNS bigint
 LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+DECLARE
+    found_kind CONSTANT text := (SELECT s.kind FROM pgstore.store s WHERE s.id = p_store_id);
 BEGIN
-    IF NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = p_store_id AND s.kind IN ('volume', 'nfs')) THEN
+    IF found_kind NOT IN ('volume', 'nfs') IS NOT FALSE THEN
         RAISE EXCEPTION 'no Volume or NetworkFileSystem with id %', coalesce(p_store_id::text, 'NULL') USING ERRCODE = 'no_data_found';
     ELSIF p_version IS NULL THEN
         RETURN 9223372036854775806;
-    ELSIF NOT EXISTS (SELECT FROM pgstore.volume_version v WHERE v.store_id = p_store_id AND v.version = p_version) THEN
-        RAISE EXCEPTION 'the store with id % has no version %', p_store_id, p_version
-              USING ERRCODE = 'undefined_object', HINT = 'Only Volumes have versions; which are kept stands in pgstore.volume_version.';
+    ELSIF found_kind = 'volume' AND p_version >= 0
+          AND (EXISTS (SELECT FROM pgstore.volume_version v WHERE v.store_id = p_store_id AND v.version = greatest(p_version, 1))
+               OR p_version = 0 AND EXISTS (SELECT FROM pgstore.file_system f WHERE f.store_id = p_store_id AND f.head = 0)) THEN
+        RETURN p_version;
     END IF;
-    RETURN p_version;
+    RAISE EXCEPTION 'the store with id % has no version %', p_store_id, p_version
+          USING ERRCODE = 'undefined_object', HINT = 'Only Volumes have versions; which are kept stands in pgstore.volume_version.';
 END
 $function$;
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
+
+from hypothesis import Phase, settings
+
+# Where nobody waits for the smallest example, finding it would only use up the time: of a test against a server, minutes.
+settings.register_profile("CI", phases=[Phase.explicit, Phase.reuse, Phase.generate])
+if os.environ.get("CI"):
+    settings.load_profile("CI")
 
 pytest_plugins = [
     "tests.fixtures.server",

@@ -19,7 +19,7 @@ from pgstore import errors
 from pgstore.client.links import ADAPTERS, BrokenLink
 from pgstore.core.mapping import map_error
 from pgstore.core.operation import CopyIn, CopyOut, Many, Query
-from pgstore.core.statement import TYPES
+from pgstore.core.statement import TYPES, Statement
 
 
 class _Packed(bytes):
@@ -68,6 +68,16 @@ class Source(Protocol):
         """The psycopg connection, ready for a statement; awaitable where *is_async*."""
 
 
+def _prepared(statement: Statement) -> bool | None:
+    """
+    None: psycopg decides, by how often it has seen the statement.
+
+    One that takes arrays is planned each time. A plan made while its table was empty looks through all of it for each element, and
+    nothing tells the server that the table has grown before the caller commits.
+    """
+    return False if statement.takes_arrays else None
+
+
 class BorrowedLink:
     """Calls on a blocking connection of the caller's."""
 
@@ -80,7 +90,8 @@ class BorrowedLink:
     def execute(self, query: Query) -> Any:
         cursor = self._cursor()
         try:
-            cursor.execute(query.statement.unset_sql, _parameters(query), binary=True)
+            statement = query.statement
+            cursor.execute(statement.unset_sql, _parameters(query), prepare=_prepared(statement), binary=True)
             return cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc
@@ -135,7 +146,8 @@ class BorrowedAsyncLink:
     async def execute(self, query: Query) -> Any:
         cursor = await self._cursor()
         try:
-            await cursor.execute(query.statement.unset_sql, _parameters(query), binary=True)
+            statement = query.statement
+            await cursor.execute(statement.unset_sql, _parameters(query), prepare=_prepared(statement), binary=True)
             return await cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc

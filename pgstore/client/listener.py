@@ -111,13 +111,14 @@ class _Registry:
             if left == float("inf"):
                 self.registered[payload] = (key, time.monotonic())
 
-    def wake(self, payload: str) -> None:
+    def wake(self, payload: str, *, announced: bool = True) -> None:
         for ticket in tuple(self.tickets.get(payload, ())):
-            ticket.wake()
+            ticket.wake(announced)
 
     def wake_all(self) -> None:
+        """Let everybody look again: something may have been announced while nobody listened."""
         for payload in tuple(self.tickets):
-            self.wake(payload)
+            self.wake(payload, announced=False)
 
     def take_lingering(self) -> list[int]:
         """Keys of topics whose last waiter left long enough ago; they count as unregistered from now on."""
@@ -176,19 +177,23 @@ def _notified(link: Link) -> list[str]:
 class BlockingTicket:
     """A waiter: a thread that sleeps until its topic is announced."""
 
-    __slots__ = ("__weakref__", "_event", "_listener", "topic")
+    __slots__ = ("__weakref__", "_announced", "_event", "_listener", "topic")
 
     def __init__(self, listener: BlockingListener, topic: Topic) -> None:
         self._listener = listener
         self._event = threading.Event()
+        self._announced = False
         self.topic = topic
 
     def wait(self, seconds: float) -> bool:
-        woken = self._event.wait(self._listener.longest(seconds))
+        self._event.wait(self._listener.longest(seconds))
         self._event.clear()
-        return woken
+        announced, self._announced = self._announced, False
+        return announced
 
-    def wake(self) -> None:
+    def wake(self, announced: bool = True) -> None:
+        if announced:
+            self._announced = True
         self._event.set()
 
     def close(self) -> None:
@@ -262,7 +267,7 @@ class BlockingListener:
                         self._deaf = True
                         return
                     run_blocking(self._registry.start(link))
-                    self._registry.wake_all()  # what was announced while nobody listened
+                    self._registry.wake_all()
                     self._serve(link, bell)
                 except (errors.Error, BrokenLink):
                     time.sleep(_RECONNECT_SECONDS)
@@ -308,24 +313,28 @@ class BlockingListener:
 class AsyncTicket:
     """A waiter: a task that sleeps until its topic is announced."""
 
-    __slots__ = ("__weakref__", "_event", "_listener", "topic")
+    __slots__ = ("__weakref__", "_announced", "_event", "_listener", "topic")
 
     def __init__(self, listener: AsyncListener, topic: Topic) -> None:
         self._listener = listener
         self._event = asyncio.Event()
+        self._announced = False
         self.topic = topic
 
     async def wait(self, seconds: float) -> bool:
         try:
             async with asyncio.timeout(min(self._listener.longest(seconds), 1e6)):
                 await self._event.wait()
-            return True
         except TimeoutError:
-            return False
+            pass
         finally:
             self._event.clear()
+        announced, self._announced = self._announced, False
+        return announced
 
-    def wake(self) -> None:
+    def wake(self, announced: bool = True) -> None:
+        if announced:
+            self._announced = True
         self._event.set()
 
     def close(self) -> None:

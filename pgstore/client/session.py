@@ -119,10 +119,15 @@ class Session:
         self._pid = os.getpid()
         self.pins = Pins(self)
         self._unwanted: deque[int] = deque()
+        self._reserved: dict[int, deque[int]] = {}
         self._errands: deque[Callable[[], Op[None]]] = deque()
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+
+    def reserved_inodes(self, store_id: int) -> deque[int]:
+        """Numbers of inodes to be made in a file system, which nobody else makes."""
+        return self._reserved.setdefault(store_id, deque())
 
     @property
     def id(self) -> int | None:

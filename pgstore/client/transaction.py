@@ -330,7 +330,16 @@ class Transaction:
         return (yield from self._checked(getattr(root.link, method), request))
 
     def many(self, request: Many) -> Steps[list[Any]]:
-        results: list[Any] = yield from self.run("execute_many", request)
+        root = self._open_root()
+        if root.joined or (root.begun and root.link.xid is not None):
+            results: list[Any] = yield from self.run("execute_many", request)
+            return results
+        # As with the first query that may write, and in no round trip of its own.
+        wrote = root.wrote
+        *results, ((xid,),) = yield from self.run("execute_many", Many([*request.queries, Query(CURRENT_XID)]))
+        root.link.xid = xid
+        if xid is None:
+            root.wrote = wrote
         return results
 
     def _checked(self, call: Callable[..., Any], *args: Any) -> Steps[Any]:

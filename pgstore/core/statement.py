@@ -91,7 +91,7 @@ class Statement:
     caller's or a pooler's.
     """
 
-    __slots__ = ("_packers", "formats", "name", "oids", "reads", "sql", "types", "unset_sql")
+    __slots__ = ("_packers", "formats", "name", "oids", "reads", "sql", "takes_arrays", "types", "unset_sql")
 
     def __init__(
         self, sql: str, types: str = "", *, reads: bool = False, once: bool = False, unset: str | None = None
@@ -103,6 +103,7 @@ class Statement:
         self.oids: Final = [TYPES[name][0] for name in self.types]
         self.formats: Final = [1] * len(self.types)
         self.reads: Final = reads
+        self.takes_arrays: Final = any(name.endswith("[]") for name in self.types)
         self._packers: Final = [TYPES[name][1] for name in self.types]
 
     def pack(self, values: Sequence[Any]) -> list[bytes | None]:

@@ -36,7 +36,9 @@ class Arranging(FileStoreBase):
         """
         names = split(path)
         check_number(mode, "mode", 0, MODE_MAX)
-        yield from self._change(lambda tree: edit.make_directory(tree, names, mode, parents=parents, exist_ok=exist_ok))
+        yield from self._change(
+            lambda tree: edit.make_directory(tree, names, mode, parents=parents, exist_ok=exist_ok), single=True
+        )
 
     @operation
     def symlink(self, target: str, path: str) -> Op[None]:
@@ -50,7 +52,7 @@ class Arranging(FileStoreBase):
         """
         names = split_file(path)
         where = _target(target)
-        yield from self._change(lambda tree: edit.make_symbolic_link(tree, where, names))
+        yield from self._change(lambda tree: edit.make_symbolic_link(tree, where, names), single=True)
 
     @operation
     def link(self, path: str, new_path: str) -> Op[None]:
@@ -64,7 +66,7 @@ class Arranging(FileStoreBase):
             IsADirectoryError: *path* is a directory, which has one name only.
         """
         names, new = split_file(path), split_file(new_path)
-        yield from self._change(lambda tree: edit.make_link(tree, names, new))
+        yield from self._change(lambda tree: edit.make_link(tree, names, new), single=True)
 
     @operation
     def mknod(self, path: str, kind: str, *, mode: int = 0o644) -> Op[None]:
@@ -99,7 +101,7 @@ class Arranging(FileStoreBase):
             InvalidError: a directory would come into itself.
         """
         names, new = split(path), split(new_path)
-        yield from self._change(lambda tree: edit.move(tree, names, new, replace=replace))
+        yield from self._change(lambda tree: edit.move(tree, names, new, replace=replace), single=True)
 
     @operation
     def copy_files(self, src_paths: Sequence[str], dst_path: str, recursive: bool = False) -> Op[None]:

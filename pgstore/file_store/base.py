@@ -145,13 +145,19 @@ class FileStoreBase(Store):
             raise
 
     def _change(
-        self, body: Callable[[Tree], Op[T]], *, repeatable: bool = True, again: Callable[[], object] | None = None
+        self,
+        body: Callable[[Tree], Op[T]],
+        *,
+        repeatable: bool = True,
+        single: bool = False,
+        again: Callable[[], object] | None = None,
     ) -> Op[T]:
         """
         Run *body* in a transaction of its own, or as a part of the current one that happens or does not.
 
         Args:
             repeatable: what others did may have made it fail, and it may run again to see for itself.
+            single: it reads nothing that it has made, so that making that can wait for the commit.
             again: called before it does. Blocking.
         """
         if self._refusal is not None:
@@ -162,6 +168,7 @@ class FileStoreBase(Store):
         def change() -> Op[T]:
             enrolment = yield from self._enrol(store_id)
             changes: ChangeSet = enrolment.participant
+            changes.is_single = single and outer is None
             tree = Tree(self._runner.session, store_id, changes, in_place=changes.in_place)
             result = yield from self._reading(tree, body(tree))
             if enrolment.immediate or changes.full:

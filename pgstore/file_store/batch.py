@@ -120,7 +120,7 @@ class Batching(FileStoreBase):
         Also for `async with`. Nothing is read before the end of the block.
 
         Args:
-            force: replace files that exist; else one of them raises `FileExistsError`, and nothing is uploaded. A directory is
-                never replaced by a file.
+            force: replace files that exist; else one of them raises `FileExistsError` (`ConflictError` where another transaction
+                is just making it), and nothing is uploaded. A directory is never replaced by a file.
         """
         return BatchUpload(self, force)

@@ -74,6 +74,7 @@ class Transferring(FileStoreBase):
             yield from self._change(
                 lambda tree: upload.put_file(tree, source, names, shown, **conditions),
                 repeatable=source.can_restart,
+                single=True,
                 again=again,
             )
         )

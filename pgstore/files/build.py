@@ -6,6 +6,7 @@ existed go into the transaction's change set.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -109,7 +110,7 @@ class Directory:
 class Builder:
     """What one operation makes."""
 
-    def __init__(self, tree: Tree, *, inodes_at_once: int = 1) -> None:
+    def __init__(self, tree: Tree, *, inodes_at_once: int = 32) -> None:
         self.tree = tree
         self.now_ns = time.time_ns()
         self._inodes_at_once = inodes_at_once
@@ -128,11 +129,20 @@ class Builder:
         """See to it that *count* more inodes can be made."""
         self._promised += count
         lacking = self._promised - len(self._inos)
-        if lacking > 0:
+        if lacking <= 0:
+            return
+        # Numbers that were reserved and not used are there for the next operation, which then asks for none.
+        reserved = self.tree.session.reserved_inodes(self.tree.store_id)
+        with contextlib.suppress(IndexError):  # another thread may be quicker
+            while lacking:
+                self._inos.append(reserved.popleft())
+                lacking -= 1
+        if lacking:
             rows = yield Query(RESERVE_INODES, self.tree.store_id, max(lacking, self._inodes_at_once))
             if not rows:
                 raise StoreGone
-            self._inos += [row[0] for row in rows]
+            self._inos += [row[0] for row in rows[:lacking]]
+            reserved.extend(row[0] for row in rows[lacking:])
 
     def _take(self) -> int:
         self._promised -= 1
@@ -278,7 +288,7 @@ class Builder:
 
     def send(self) -> Op[None]:
         """Write what was made."""
-        yield from self._rows.send()
+        yield from self._rows.send(self.tree.changes)
         if not self._copies:
             return
         store_id, changes = self.tree.store_id, self.tree.changes

@@ -29,7 +29,7 @@ from pgstore.files.paths import Names, join
 
 LIVE: Final = 9223372036854775807  # version_to of rows that the newest version has
 FIRM_NAMES_MAX: Final = 100  # of one directory that are remembered one by one
-CHANGES_MAX: Final = 100_000  # kept back; more are written early, and what that locks is then held until the commit
+CHANGES_MAX: Final = 50_000  # kept back; more are written early, and what that locks is then held until the commit
 
 # Directories $2 and all below them that are among $3. What the transaction moved away ($4) is not below them any more. (Subqueries
 # are hashed; `ANY` of a parameter compares one with each.)
@@ -93,6 +93,7 @@ class ChangeSet:
     """
 
     in_place: ClassVar[bool]  # what a file holds may be overwritten
+    is_single = False  # of one operation, which reads nothing that it has made
 
     def __init__(self, store_id: int, missing: Callable[[], Exception]) -> None:
         self.store_id = store_id
@@ -109,6 +110,7 @@ class ChangeSet:
         self._last: list[Query] = []
 
     def _forget_changes(self) -> None:
+        self._early: list[Query] = []  # that make inodes, and go with the lock; only where nobody reads them before
         self._names: dict[int, dict[bytes, Change]] = {}
         self._paths: dict[int, tuple[bytes, ...]] = {}  # of the directories in _names, for messages
         self._count = 0
@@ -308,6 +310,14 @@ class ChangeSet:
         self._forget_everything()
 
     # ------------------------------------------------------------------------------------------------------- writing
+
+    def put_off(self, queries: list[Query]) -> None:
+        """Have *queries* run with the next round trip, before anything is locked."""
+        self._early += queries
+
+    def take_early(self) -> list[Query]:
+        queries, self._early = self._early, []
+        return queries
 
     def flush(self) -> Op[None]:
         """Write the changes now. What that locks is then held until the commit, whoever's that is."""

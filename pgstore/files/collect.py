@@ -534,7 +534,8 @@ class Collection:
         if facts is None:
             return Collected()
         kind, floor, _ = facts
-        ((*counts,),) = yield Query(SURVEY, self._store_id, self._grace, floor, kind)
+        # As in `_rows`: with version 1 the Volume as it was made stays, too.
+        ((*counts,),) = yield Query(SURVEY, self._store_id, self._grace, floor if floor > 1 else 0, kind)
         return Collected(*counts)
 
     def _run(self) -> Op[None]:

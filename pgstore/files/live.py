@@ -170,7 +170,7 @@ class LiveChanges(MergingChanges):
         ]
         if self._moved:
             queries.insert(0, Query(LOCK_MOVES, self.store_id))
-        *_, locked, rows = yield Many(queries)
+        *_, locked, rows = yield Many([*self.take_early(), *queries])
         gone = (parents | self._attributes.keys()).difference(row[0] for row in locked)
         for ino in gone:
             if not (yield Query(EXISTS, self.store_id)):

@@ -19,7 +19,7 @@ from typing import Any, Final
 from pgstore import errors
 from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
-from pgstore.files.changes import LIVE, Change, ChangeSet, Removal, conflict
+from pgstore.files.changes import DIRECTORIES_BELOW, LIVE, Change, ChangeSet, Removal, conflict
 from pgstore.files.paths import join
 
 LOOKED_UP_AT_ONCE: Final = 10_000
@@ -402,6 +402,7 @@ class MergingChanges(ChangeSet):
             if early:
                 yield Many(early)
             yield from self._lock_trees(plan.trees)
+            yield from self._check_removed(plan.trees, changes)
             pending = [ino for ino, kind in plan.kinds.items() if kind != "d"]
             for ino, names in (yield Query(LINKED_BELOW, self.store_id, nameless, pending)):
                 linked.append(ino)
@@ -494,7 +495,7 @@ class MergingChanges(ChangeSet):
             if entry.kind == "d":
                 if entry.ino not in self._own:
                     raise conflict(f"directory {self._path(parent, name)!r} was made by another transaction")
-                plan.merge(entry.ino, now[0], (*self.path_of(parent), name))
+                self._merge(plan, entry.ino, now[0], (*self.path_of(parent), name))
                 return
             plan.close(parent, name, *now)
         plan.insert(parent, name, entry.ino, entry.kind)
@@ -512,6 +513,11 @@ class MergingChanges(ChangeSet):
             plan.emptied[now[0]] = (*self.path_of(parent), name)
         plan.close(parent, name, *now)
 
+    def _merge(self, plan: Plan, ours: int, theirs: int, path: tuple[bytes, ...]) -> None:
+        if theirs in self._names:  # where it had another name: two changes may have one name now
+            raise conflict(f"directory {join(path)!r} was moved there by another transaction while this one changed it")
+        plan.merge(ours, theirs, path)
+
     def _plan_merges(self, plan: Plan) -> Op[None]:
         """Go down the directories that become one with another transaction's, level by level."""
         done = 0
@@ -528,7 +534,7 @@ class MergingChanges(ChangeSet):
                 if our_kind == "d":
                     if our_ino not in self._own or our_ino in self._alone:
                         raise conflict(f"directory {join(path)!r} was made by another transaction")
-                    plan.merge(our_ino, their_ino, path)
+                    self._merge(plan, our_ino, their_ino, path)
                     plan.drops.append((ours_in, name))
                 elif self.is_firm(ours_in, name):
                     raise conflict(f"{join(path)!r} was made by another transaction")
@@ -540,6 +546,15 @@ class MergingChanges(ChangeSet):
     def _check_versions(self, changes: list[tuple[int, bytes, Change]]) -> Op[None]:
         """Raise `ConflictError` if a file that was to be replaced in a certain state is in another."""
         yield from ()
+
+    def _check_removed(self, trees: list[int], changes: list[tuple[int, bytes, Change]]) -> Op[None]:
+        """Raise `ConflictError` if something is put into a directory that came into a tree that goes."""
+        written = {parent for parent, _, change in changes if change.entry is not None}
+        if trees and written:
+            for (ino,) in (yield Query(DIRECTORIES_BELOW, self.store_id, trees, list(written), [])):
+                raise conflict(
+                    f"{self._path(ino)!r} was moved by another transaction into a directory that this one removes"
+                )
 
     def _check_emptied(self, plan: Plan) -> Op[None]:
         if plan.emptied:

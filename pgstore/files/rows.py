@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from pgstore.core.operation import CopyIn, Many, Op, Query
 from pgstore.core.statement import Statement
+from pgstore.files.changes import ChangeSet
 from pgstore.files.contents import Contents
 
 DIRECTORY_MODE: Final = 0o755
@@ -117,11 +118,13 @@ class NewRows:
         """A name in *parent*, a directory that nothing leads to yet."""
         self._names.append((parent, name, ino, kind))
 
-    def send(self) -> Op[None]:
-        """Write what was collected."""
+    def send(self, changes: ChangeSet) -> Op[None]:
+        """Write what was collected; put off until *changes* are, if that is soon."""
         if self._links or len(self._inodes) + len(self._names) < COPY_FROM_ROWS:
             queries = [*self._inode_queries(), *self._name_queries()]
-            if queries:
+            if changes.is_single:
+                changes.put_off(queries)
+            elif queries:
                 yield Many(queries)
         else:
             yield CopyIn(COPY_INODES, self._inode_rows())

@@ -193,11 +193,11 @@ class VersionedChanges(MergingChanges):
         self._repeated = self._version is not None
         if self._version is None:
             queries.insert(0, Query(NEXT_VERSION, self.store_id))
-        *version, gone, rows = yield Many(queries)
+        *others, gone, rows = yield Many([*self.take_early(), *queries])
         if self._version is None:
-            if not version[0]:
+            if not others[-1]:
                 raise self.missing()
-            self._set_version(version[0][0][0])
+            self._set_version(others[-1][0][0])
         for (ino,) in gone:
             if ino in self._names:
                 raise conflict(

@@ -262,8 +262,13 @@ class Taking(Leasing):
         # Listening comes before the second look: a put in between wakes us.
         ticket = yield Listen(Topic(facts.id, partition))
         try:
+            woken = False
             for seconds in waits():
                 known = queue.partition(partition, self._runner.servers_seen)
+                if woken:  # there most probably is something, so that asking first would only take longer
+                    rows = yield from self._look(facts, partition, queue, known, n, lease, durable)
+                    if rows:
+                        return rows
                 found = yield Query(PEEK, facts.id, partition, _low(known))
                 if not found:
                     raise self._missing()
@@ -282,7 +287,7 @@ class Taking(Leasing):
                     continue
                 if due_in is not None and due_in > 0:
                     seconds = min(seconds, due_in)
-                yield Wait(ticket, min(seconds, deadline.remaining()))
+                woken = yield Wait(ticket, min(seconds, deadline.remaining()))
         finally:
             ticket.close()
         raise AssertionError("unreachable")

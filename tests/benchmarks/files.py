@@ -166,13 +166,30 @@ class Field:
     def redis(self) -> Any:
         import redis
 
-        socket = self._stack.enter_context(peers.redis_server("everysec"))
-        client = redis.Redis(unix_socket_path=socket)
+        client = redis.Redis(unix_socket_path=self._redis_socket)
         self._stack.callback(client.close)
         with self.large.open("rb") as file:
             for number in range(FILE_MIB):
                 client.set(f"k{number}", file.read(MIB))
         return client
+
+    @functools.cached_property
+    def plain_redis(self) -> Any:
+        """The same read without hiredis, as `pip install redis` leaves it."""
+        import redis
+        from redis._parsers import _RESP2Parser
+
+        pool = redis.ConnectionPool(
+            connection_class=redis.UnixDomainSocketConnection, path=self._redis_socket, parser_class=_RESP2Parser
+        )
+        assert self.redis.dbsize() == FILE_MIB
+        client = redis.Redis(connection_pool=pool)
+        self._stack.callback(client.close)
+        return client
+
+    @functools.cached_property
+    def _redis_socket(self) -> str:
+        return self._stack.enter_context(peers.redis_server("everysec"))
 
 
 def timed(work: Callable[[], object], amount: float, *, after: Callable[[], object] | None = None) -> Turn:
@@ -302,6 +319,9 @@ def reading(field: Field) -> Iterator[Offer]:
     def by_redis() -> float:
         return sum(len(field.redis.get(f"k{number}")) for number in range(FILE_MIB)) / MIB
 
+    def by_plain_redis() -> float:
+        return sum(len(field.plain_redis.get(f"k{number}")) for number in range(FILE_MIB)) / MIB
+
     def into_nothing() -> float:
         volume().get_file("file", cast("BinaryIO", Sink()))
         return FILE_MIB
@@ -327,7 +347,8 @@ def reading(field: Field) -> Iterator[Offer]:
     if why := peers.missing("redis", program="redis-server"):
         yield Skipped(f"{name} : Redis", why)
     else:
-        yield Contest(name, ours, by_redis, 1.5, "MB/s", "Redis GET of 1 MiB each")
+        yield Contest(name, ours, by_redis, 1.5, "MB/s", "Redis GET of 1 MiB each, hiredis")
+        yield Contest(name, ours, by_plain_redis, 1.5, "MB/s", "Redis GET of 1 MiB each, redis-py alone")
     yield Contest("get_file into a file object", into_nothing, copy_out, 0.8, "MB/s", "COPY BINARY out")
     yield Contest("get_file into a path", into_file, copy_into_file, 0.8, "MB/s", "COPY BINARY out, into a path")
 

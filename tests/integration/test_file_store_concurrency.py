@@ -213,6 +213,9 @@ CONFLICTS: dict[str, tuple[Any, Any]] = {
     "copied into a directory that was removed": (
         lambda s: s.copy_files("d", "x/y/d", True), lambda s: s.remove_file("x", recursive=True),
     ),
+    "in a directory that was moved into a removed one": (
+        lambda s: (put(s, "d/e/new"), s.remove_file("x", recursive=True)), lambda s: s.move("d", "x/d"),
+    ),
     "a file where a directory was made": (lambda s: put(s, "n"), lambda s: put(s, "n/x")),
     "a directory where a file was made": (lambda s: put(s, "n/x"), lambda s: put(s, "n")),
     "the same further down": (lambda s: put(s, "n/m/x"), lambda s: put(s, "n/m")),
@@ -258,6 +261,20 @@ CONFLICTS: dict[str, tuple[Any, Any]] = {
     ),
     "an upload without force of a name that was taken": (lambda s: batch(s, {"d/a": b"1"}), lambda s: put(s, "d/a", b"2")),
 }  # fmt: skip
+
+
+def test_a_new_directory_and_one_changed_elsewhere_do_not_become_one(client, store, elsewhere):
+    """
+    What the transaction put into another's directory has no name to replace there, when its own of that name comes to it.
+    """
+    with pytest.raises(ConflictError), client.transaction():
+        put(store, "n/x", b"1")
+        put(elsewhere, "n/theirs", b"2")
+        elsewhere.move("n", "m")
+        put(store, "m/x", b"3")
+        elsewhere.move("m", "n")
+
+    assert paths(store) == ["n/", "n/theirs"]
 
 
 def batch(store, data):

@@ -130,6 +130,22 @@ def test_appends_truncations_copies_and_writes_go_on_beside_each_other(live_file
     assert_sound(live_files)
 
 
+def test_a_write_beside_a_truncation_brings_nothing_back(live_files, elsewhere):
+    """
+    Whichever was first: what was cut off stays cut off, though the writer may have looked where the bytes are before.
+    """
+    ino = live_files.create()
+    for size in [0, 8192, 70_000] * 25:
+        live_files.truncate(ino, 0)
+        live_files.write(ino, 0, b"x" * 200 * KIB)
+
+        together(partial(live_files.truncate, ino, size), partial(elsewhere.write, ino, 100 * KIB, b"w" * 100 * KIB))
+
+        data = live_files.read(ino)
+        assert data in (b"x" * size, b"x" * size + bytes(100 * KIB - size) + b"w" * 100 * KIB)
+    assert_sound(live_files)
+
+
 def test_writers_of_different_chunks_do_not_wait_for_each_other(live_files, database):
     """
     A write that has its chunk, and waits for another, is passed by one in another chunk.

@@ -13,6 +13,7 @@ import pytest
 
 import pgstore
 from pgstore import NetworkFileSystem, Volume
+from pgstore.files.collect import Collection
 from tests.migration.conftest import url_as
 
 KIB = 1024
@@ -156,6 +157,9 @@ def test_versions_are_read_as_they_were(volume, sql):
     def names(version):
         return [name for (name,) in sql("SELECT path FROM pgstore.list_directory(%s, 'd', %s)", volume.name, version)]
 
+    def names_at_root(version):
+        return sql("SELECT path FROM pgstore.list_directory(%s, '', %s)", volume.name, version)
+
     assert [at(None), at(1), at(2), at(3)] == [b"two", b"one", b"two", b"two"]
     assert [names(1), names(3), names(None)] == [["d/file"], ["d/file", "d/other"], ["d/file", "d/other"]]
     assert sql(
@@ -164,9 +168,28 @@ def test_versions_are_read_as_they_were(volume, sql):
         ("d/file", 2),
         ("d/other", 3),
     ]
-    for version in (0, 4, -1):
+    assert names_at_root(0) == []
+    with refused("58P01"):
+        at(0)
+    for version in (4, -1):
         with refused("42704", "has no version"):
             at(version)
+
+
+def test_versions_that_are_not_kept_are_refused(client, store_name, sql):
+    """
+    Rather than shown as far as they are still there.
+    """
+    volume = Volume.from_name(store_name, create_if_missing=True, keep=2, client=client)
+    assert sql("SELECT path FROM pgstore.list_directory(%s, '/', 0)", volume.hydrate().name) == []
+    for content in (b"1", b"2", b"3", b"4"):
+        put(volume, "file", content)
+    client.run(Collection(store_id(volume), grace_seconds=0).run())
+
+    assert sql("SELECT pgstore.read_file(%s, 'file', 3)", volume.name) == [(b"3",)]
+    for version in (0, 1, 2):
+        with refused("42704", "has no version"):
+            sql("SELECT pgstore.read_file(%s, 'file', %s)", volume.name, version)
 
 
 @pytest.mark.parametrize(

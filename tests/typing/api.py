@@ -20,6 +20,8 @@ from pgstore import (
     Volume,
     VolumeInfo,
 )
+from pgstore.files.async_fileio import AsyncBinaryFile, AsyncTextFile
+from pgstore.files.fileio import BinaryRandom, BinaryReader, BinaryWriter, RawFile, TextFile
 
 
 def blocking() -> None:
@@ -63,10 +65,20 @@ def blocking() -> None:
     assert_type(v.read_only(), Volume)
     for path, folders, names in v.walk():
         assert_type((path, folders, names), tuple[str, list[str], list[str]])
+    assert_type(v.open("a"), TextFile)
+    assert_type(v.open("a", "rb"), BinaryReader)
+    assert_type(v.open("a", "wb"), BinaryWriter)
+    assert_type(v.open("a", "rb", 0), RawFile)
+    with v.open("a", "w", newline="") as text:
+        assert_type(text, TextFile)
+        assert_type(text.fsync(), None)
+    with v.open("a", "rb") as binary:
+        assert_type(binary.read(), bytes)
     with v.batch_upload(force=True) as batch:
         batch.put_file("a", "b")
 
     n = NetworkFileSystem.persist("n")
+    assert_type(n.open("a", "r+b"), BinaryRandom)
     assert_type(n.info(), NetworkFileSystemInfo)
     assert_type(n.write_file("a", io.BytesIO()), int)
     assert_type(NetworkFileSystem.objects.list(), list[NetworkFileSystem])
@@ -93,6 +105,14 @@ async def asynchronous() -> None:
         assert_type(tx, pgstore.Transaction)
     async for key, _ in d.iterate_items.aio(prefix="k"):
         assert_type(key, Any)
+    async with Volume.persist("v").open.aio("a") as text:
+        assert_type(text, AsyncTextFile)
+        assert_type(await text.read(), str)
+        async for line in text:
+            assert_type(line, str)
+    binary = await Volume.persist("v").open.aio("a", "rb")
+    assert_type(binary, AsyncBinaryFile)
+    assert_type(await binary.read(5), bytes)
     async for entry in Volume.persist("v").iterdir("/"):
         assert_type(entry, FileEntry)
     await d.put.aio("k")  # type: ignore[call-arg]
