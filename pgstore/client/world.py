@@ -83,38 +83,38 @@ class World:
         outer: list[Transaction | None] = []
         last: Query | Many | None = None
         result: Any = None
-        failure: BaseException | None = None
-        try:
-            while True:
-                try:
-                    if request is None:
-                        request = op.send(result) if failure is None else op.throw(failure)
-                    result, failure = None, None
-                    last = request if type(request) is Query or type(request) is Many else None
-                    if type(request) is Query:
-                        result = yield from self.query(request) if transaction is None else transaction.query(request)
-                    elif type(request) is BeforeCommit:
-                        result = None if transaction is None else transaction.enrol(request)
-                    elif isinstance(request, Begin):
-                        outer.append(transaction)
-                        result = transaction = yield from self._begin(transaction)
-                    elif isinstance(request, (Commit, Rollback)):
-                        transaction = outer.pop()
-                        yield from request.mark.commit() if isinstance(request, Commit) else request.mark.rollback()
-                    else:
-                        result = yield from self._carry_out(request, transaction)
+        # For the operation to hear of. A list, which is empty when it has: a variable would hold what holds this frame.
+        failures: list[BaseException] = []
+        while True:
+            try:
+                if request is None:
+                    request = op.throw(failures.pop()) if failures else op.send(result)
+                result = None
+                last = request if type(request) is Query or type(request) is Many else None
+                if type(request) is Query:
+                    result = yield from self.query(request) if transaction is None else transaction.query(request)
+                elif type(request) is BeforeCommit:
+                    result = None if transaction is None else transaction.enrol(request)
+                elif isinstance(request, Begin):
+                    outer.append(transaction)
+                    result = transaction = yield from self._begin(transaction)
+                elif isinstance(request, (Commit, Rollback)):
+                    transaction = outer.pop()
+                    yield from request.mark.commit() if isinstance(request, Commit) else request.mark.rollback()
+                else:
+                    result = yield from self._carry_out(request, transaction)
+                request = None
+            except StopIteration as done:
+                # Nothing comes between this and the return: what was taken is in nobody else's hands.
+                return done.value  # type: ignore[no-any-return]
+            except BaseException as exc:
+                if inspect.getgeneratorstate(op) == inspect.GEN_SUSPENDED:
+                    failures.append(exc)
                     request = None
-                except StopIteration as done:
-                    return done.value  # type: ignore[no-any-return]
-                except BaseException as exc:
-                    if inspect.getgeneratorstate(op) == inspect.GEN_SUSPENDED:
-                        failure, request = exc, None  # for the operation to hear of
-                        continue
-                    if last is not None and is_interrupt(exc):
-                        yield from self.put_back(last, transaction)
-                    raise
-        finally:
-            failure = None  # see `run_blocking`
+                    continue
+                if last is not None and is_interrupt(exc):
+                    yield from self.put_back(last, transaction)
+                raise
 
     def put_back(self, request: Query | Many, transaction: Transaction | None) -> Steps[None]:
         """The operation was interrupted with the rows of *request* in hand: undo it, if that was not done yet."""

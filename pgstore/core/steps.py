@@ -19,22 +19,20 @@ Steps: TypeAlias = Generator[Any, Any, T]
 def run_blocking(steps: Steps[T]) -> T:
     """Run steps over blocking resources: each step has its value already."""
     value: Any = None
-    failure: BaseException | None = None
-    try:
-        while True:
-            try:
-                while failure is None:
-                    value = steps.send(value)
-                value = steps.throw(failure)
-                failure = None
-            except StopIteration as done:
-                return done.value  # type: ignore[no-any-return]
-            except BaseException as exc:
-                if inspect.getgeneratorstate(steps) != inspect.GEN_SUSPENDED:
-                    raise
-                failure = exc  # Ctrl-C, between two steps: they have something to tidy up
-    finally:
-        failure = None  # else frame and error keep each other, and the connections that they know, alive
+    # A list, which is empty once the steps have heard of it: else frame and error keep each other, and the connections that they
+    # know, alive. Not `finally`: Ctrl-C on a line there would lose what is being returned.
+    failures: list[BaseException] = []
+    while True:
+        try:
+            while not failures:
+                value = steps.send(value)
+            value = steps.throw(failures.pop())
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        except BaseException as exc:
+            if inspect.getgeneratorstate(steps) != inspect.GEN_SUSPENDED:
+                raise
+            failures.append(exc)  # Ctrl-C, between two steps: they have something to tidy up
 
 
 async def run_async(steps: Steps[T]) -> T:

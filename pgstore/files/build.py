@@ -117,6 +117,7 @@ class Builder:
         self._rows = NewRows(tree.store_id, self.now_ns)
         self._inos: list[int] = []
         self._promised = 0  # of these
+        self.made: set[int] = set()  # directories
         self._copies: list[tuple[int, int]] = []  # new inode, the one to copy
         self._directories: dict[Names, Directory] = {}  # by the path that was asked for
         self.forget_directories()
@@ -196,6 +197,7 @@ class Builder:
         ino = self._take()
         self._rows.directory(ino, parent.ino, mode)
         self.tree.changes.own(ino, alone=exclusive)
+        self.made.add(ino)
         self._name(parent, name, Entry(ino, "d", 0, self.now_ns), exclusive=exclusive, was_free=True)
         reached = [*parent.walk.reached, (ino, "d")]
         made = Directory(Walk((*parent.path, name), reached, None, parent.walk.version), fresh=True)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from pgstore import errors
 from pgstore.core.operation import Op
 from pgstore.files.build import Builder, Directory, is_directory
-from pgstore.files.changes import Entry, Removal
+from pgstore.files.changes import Entry, Removal, conflict
 from pgstore.files.paths import Names, join
 from pgstore.files.rows import DIRECTORY_MODE
 from pgstore.files.tree import LIST, LIST_NAMES, Listing, Node, Tree, Walk
@@ -213,6 +213,10 @@ def _copy_tree(builder: Builder, source: Walk, new: Names) -> Op[None]:
     yield from builder.directory(place.names, place)
     listing = Listing(tree, source.found.ino, (), recursive=True, statement=LIST)
     while (page := (yield from listing.entries())) is not None:
+        if not builder.made.isdisjoint(entry.ino for _, entry in page):  # or this would go on for ever
+            raise conflict(
+                f"{join(place.names)!r} was moved into {join(source.names)!r} while that was being copied there"
+            )
         yield from builder.reserve(sum(entry.kind != "d" for _, entry in page))
         for above, entries in _by_directory(page):
             parent = yield from builder.directory((*place.names, *above))
