@@ -216,9 +216,10 @@ PROGRAM = """
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     size, piece = int(sys.argv[2]), bytes(range(256)) * 4096
     with pgstore.Volume.ephemeral(client=client) as volume, pgstore.NetworkFileSystem.ephemeral(client=client) as nfs:
+        volume.hydrate()
+        nfs.hydrate()
+        before = peak()
         for store in (volume, nfs):
-            store.hydrate()
-            before = peak()
             with store.open("file", "wb") as file:
                 for _ in range(size // len(piece)):
                     file.write(piece)
