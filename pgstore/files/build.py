@@ -15,10 +15,10 @@ from pgstore.core.operation import Many, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.files.changes import LIVE, Entry, conflict
 from pgstore.files.contents import Contents, StoreGone
-from pgstore.files.merge import attribute_query
 from pgstore.files.paths import Names, join
 from pgstore.files.rows import COPY_INODES_OF, DIRECTORY_MODE, RESERVE_INODES, NewRows
 from pgstore.files.tree import AT_ROOT, Tree, Walk
+from pgstore.files.writing import attribute_query
 
 NAMES_AMONG = Statement(
     f"""

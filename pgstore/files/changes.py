@@ -28,6 +28,7 @@ from pgstore.core.statement import Statement
 from pgstore.files.paths import Names, join
 
 LIVE: Final = 9223372036854775807  # version_to of rows that the newest version has
+ROOT: Final = 1  # inode of the root directory of every file system
 FIRM_NAMES_MAX: Final = 100  # of one directory that are remembered one by one
 CHANGES_MAX: Final = 50_000  # kept back; more are written early, and what that locks is then held until the commit
 

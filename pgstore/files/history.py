@@ -19,9 +19,8 @@ from pgstore.client.pins import version_of
 from pgstore.client.session import Session
 from pgstore.core.operation import Apart, Many, Op, Query, Rows, atomic
 from pgstore.core.statement import Statement
-from pgstore.files.changes import LIVE
+from pgstore.files.changes import LIVE, ROOT
 from pgstore.files.contents import StoreGone
-from pgstore.files.merge import ROOT
 from pgstore.files.tree import IS_KEPT
 from pgstore.files.versioned import INSERT_VERSION, NEXT_VERSION
 from pgstore.types import VolumeVersion

@@ -14,25 +14,9 @@ from pgstore import errors
 from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.files.changes import LIVE, Change, Removal, conflict
-from pgstore.files.merge import (
-    ADD_LINKS,
-    BELOW,
-    DELETE_INODES,
-    DELETE_TREES,
-    INSERT_NAMES,
-    MOVE_NAMES,
-    OTHERS_BELOW,
-    SET_PARENT,
-    TAKE_NAMES,
-    TELL_PARENT,
-    TOUCH,
-    MergingChanges,
-    Plan,
-    attribute_query,
-    grouped,
-    inode_places,
-)
+from pgstore.files.merge import MergingChanges, Plan
 from pgstore.files.paths import join
+from pgstore.files.writing import ADD_LINKS, BELOW, OTHERS_BELOW, TAKE_NAMES, attribute_query, grouped, inode_places
 
 # Inodes $2, in an order that is the same for everybody. One that is missing in the result is gone.
 LOCK_INODES = Statement(
@@ -148,6 +132,7 @@ class LiveChanges(MergingChanges):
     """The change set of a NetworkFileSystem."""
 
     in_place = True
+    _row_version = 0  # there is one state, and it has always been there
 
     def set_attributes(self, ino: int, kind: str, attributes: Mapping[str, Any], path: tuple[bytes, ...]) -> Op[None]:
         """Of a file at once, as what is written into it: nobody waits but those who change the same file."""
@@ -223,39 +208,14 @@ class LiveChanges(MergingChanges):
     def _close_names(self, names: list[tuple[int, bytes]]) -> list[Query]:
         return [Query(TAKE_NAMES, self.store_id, *zip(*names, strict=True))] if names else []
 
-    def _apply(self, plan: Plan, linked: list[int]) -> list[Query]:
-        store_id, now_ns = self.store_id, time.time_ns()
-        queries = self._close_names(plan.closes)
+    def _end_trees(self, trees: list[int], linked: list[int]) -> list[Query]:
+        return [Query(REMOVE_TREES, self.store_id, trees)]
 
-        def do(statement: Statement, *values: Any) -> None:
-            queries.append(Query(statement, store_id, *values))
-
-        if plan.trees:
-            do(REMOVE_TREES, plan.trees)
-        if plan.unwanted:
-            do(DELETE_TREES, plan.unwanted, linked)
-        if plan.drops:
-            do(TAKE_NAMES, *zip(*plan.drops, strict=True))
-        for ours, theirs, _ in plan.merges:
-            do(MOVE_NAMES, 0, ours, theirs)
-        if plan.inserts:
-            do(INSERT_NAMES, 0, *zip(*plan.inserts, strict=True))
+    def _change_links(self, plan: Plan, now_ns: int) -> list[Query]:
         links = plan.changed_links
         if len(links) <= ONE_BY_ONE_MAX:
-            for ino, names in links:
-                do(ADD_LINKS_TO_ONE, ino, names, now_ns)
-        else:
-            do(LOCK_INODES, [ino for ino, _ in links])
-            for names, inos in grouped(links):
-                do(ADD_LINKS, inos, names, now_ns)
-        for ino, parent in self._moved_to(plan).items():
-            do(SET_PARENT, ino, parent)
-        for ours, theirs, _ in plan.merges:
-            do(TELL_PARENT, ours, theirs)
-        if plan.merges:
-            do(DELETE_INODES, [merge[0] for merge in plan.merges])
-        parents = self._changed_parents(plan)
-        if parents:
-            do(TOUCH, parents, now_ns)
-        queries += [attribute_query(store_id, ino, new, now_ns) for ino, new in self._attributes.items()]
-        return queries
+            return [Query(ADD_LINKS_TO_ONE, self.store_id, ino, names, now_ns) for ino, names in links]
+        return [
+            Query(LOCK_INODES, self.store_id, [ino for ino, _ in links]),
+            *(Query(ADD_LINKS, self.store_id, inos, names, now_ns) for names, inos in grouped(links)),
+        ]

@@ -1,29 +1,37 @@
 """Merging: what the changes of a transaction come to, in the state that they meet at its commit.
 
 Everything is looked up after the lock that keeps it as it is until the commit. The plan that comes out says which names and trees
-go, which names are new, which inodes gain or lose names; how that is written depends on whether the file system has versions.
-
-Rows to change are named by their places, found by one look at the key each: as a condition, a list of keys may be compared with
-each row of the store, where that was planned while there were few. The lock keeps the places from changing. `$1::numeric` says
-which store and fits no index, so that the places are gone to rather than compared with, again, each row of the store.
+go, which names are new, which inodes gain or lose names. It is written in one order, with `writing`; what differs with versions and
+without is in `versioned` and `live`.
 """
 
 from __future__ import annotations
 
-import json
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, Final
 
 from pgstore import errors
 from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
-from pgstore.files.changes import DIRECTORIES_BELOW, LIVE, Change, ChangeSet, Removal, conflict
+from pgstore.files.changes import DIRECTORIES_BELOW, LIVE, ROOT, Change, ChangeSet, Removal, conflict
 from pgstore.files.paths import join
+from pgstore.files.writing import (
+    BELOW,
+    DELETE_INODES,
+    DELETE_TREES,
+    INSERT_NAMES,
+    MOVE_NAMES,
+    SET_PARENT,
+    TAKE_NAMES,
+    TELL_PARENT,
+    TOUCH,
+    attribute_query,
+)
 
 LOOKED_UP_AT_ONCE: Final = 10_000
-ROOT: Final = 1
 
 NAMES_NOW = Statement(
     f"""
@@ -39,22 +47,6 @@ NAMES_NOW = Statement(
             LIMIT 1) d
     """,
     "int8 int8[] bytea[]",
-    reads=True,
-)
-GONE_INODES = Statement(
-    f"""
-    SELECT u.ino
-      FROM unnest($2) AS u (ino)
-      LEFT JOIN LATERAL (
-           SELECT 1 AS one
-             FROM pgstore.inode i
-            WHERE i.store_id = $1
-              AND i.ino = u.ino
-              AND i.version_to = {LIVE}
-            LIMIT 1) i ON true
-     WHERE i.one IS NULL
-    """,
-    "int8 int8[]",
     reads=True,
 )
 # Names that directories $2 (ours) have in common with directories $3 (theirs), pair by pair.
@@ -120,24 +112,6 @@ UNREACHABLE = Statement(
     reads=True,
 )
 
-# Directories $2 and all below them, with the places of the names that lead to them.
-BELOW: Final = f"""
-    WITH RECURSIVE below AS (
-         SELECT u.ino, 'd'::"char" AS kind, NULL::tid AS place, 0::bigint AS version_from
-           FROM unnest($2) AS u (ino)
-          UNION ALL
-         SELECT e.ino, e.kind, e.ctid, e.version_from
-           FROM below b
-          CROSS JOIN LATERAL (
-                SELECT d.ino, d.kind, d.ctid, d.version_from
-                  FROM pgstore.dirent d
-                 WHERE d.store_id = $1
-                   AND d.parent = b.ino
-                   AND d.version_to = {LIVE}
-                OFFSET 0) e
-          WHERE b.kind = 'd'
-    )
-"""
 # Files below directories $2 that have, or are about to have ($3), names elsewhere, or several names there.
 LINKED_BELOW = Statement(
     f"""
@@ -155,167 +129,6 @@ LINKED_BELOW = Statement(
     """,
     "int8 int8[] int8[]",
     reads=True,
-)
-
-
-def inode_places(source: str, ino: str, condition: str = "true") -> str:
-    """The places of live inodes: for each row of *source*, that of inode *ino*."""
-    return f"""ANY (ARRAY(
-           SELECT i.ctid
-             FROM {source}
-            CROSS JOIN LATERAL (
-                  SELECT n.ctid
-                    FROM pgstore.inode n
-                   WHERE n.store_id = $1
-                     AND n.ino = {ino}
-                     AND n.version_to = {LIVE}
-                     AND {condition}
-                   LIMIT 1) i))"""
-
-
-def name_places(source: str, condition: str = "true") -> str:
-    """The places of live names: for each row of *source*, u (parent, name)."""
-    return f"""ANY (ARRAY(
-           SELECT e.ctid
-             FROM {source} AS u (parent, name)
-            CROSS JOIN LATERAL (
-                  SELECT d.ctid
-                    FROM pgstore.dirent d
-                   WHERE d.store_id = $1
-                     AND d.parent = u.parent
-                     AND d.name = u.name
-                     AND d.version_to = {LIVE}
-                     AND {condition}
-                   LIMIT 1) e))"""
-
-
-# After BELOW: what is below but files of parameter {}, which have other names. A subquery is hashed; `ALL` of a parameter compares
-# one with each.
-OTHERS_BELOW: Final = "(SELECT ino, kind FROM below WHERE ino NOT IN (SELECT l.ino FROM unnest(${}) AS l (ino))) AS b"
-# After "gone", inodes that were deleted: collection is told of the blobs they had.
-LEAVE_BLOBS: Final = """
-    INSERT INTO pgstore.blob_left (store_id, blob_id)
-    SELECT DISTINCT $1, blob_id
-      FROM gone
-     WHERE blob_id IS NOT NULL
-        ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at)
-"""
-# Directories $2 with all below them, which nobody else has seen, leave no trace; but files $3, which have other names, stay.
-DELETE_TREES = Statement(
-    f"""
-    {BELOW}, dropped AS (
-         DELETE FROM pgstore.dirent
-          WHERE store_id = $1::numeric
-            AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL))
-    ), gone AS (
-         DELETE FROM pgstore.inode
-          WHERE store_id = $1::numeric
-            AND ctid = {inode_places(OTHERS_BELOW.format(3), "b.ino")}
-         RETURNING blob_id
-    )
-    {LEAVE_BLOBS}
-    """,
-    "int8 int8[] int8[]",
-)
-DELETE_INODES = Statement(
-    f"""
-    DELETE FROM pgstore.inode
-     WHERE store_id = $1::numeric
-       AND ctid = {inode_places("unnest($2) AS u (ino)", "u.ino")}
-    """,
-    "int8 int8[]",
-)
-TAKE_NAMES = Statement(
-    f"""
-    DELETE FROM pgstore.dirent
-     WHERE store_id = $1::numeric
-       AND ctid = {name_places("unnest($2, $3)")}
-    RETURNING ino, kind
-    """,
-    "int8 int8[] bytea[]",
-)
-INSERT_NAMES = Statement(
-    """
-    INSERT INTO pgstore.dirent (store_id, parent, name, version_from, ino, kind)
-    SELECT $1, u.parent, u.name, $2, u.ino, u.kind
-      FROM unnest($3, $4, $5, $6) AS u (parent, name, ino, kind)
-    """,
-    "int8 int8 int8[] bytea[] int8[] char[]",
-)
-# The names in directory $3 (ours) become names in directory $4 (theirs).
-MOVE_NAMES = Statement(
-    f"""
-    UPDATE pgstore.dirent
-       SET parent = $4, version_from = $2
-     WHERE store_id = $1
-       AND parent = $3
-       AND version_to = {LIVE}
-    """,
-    "int8 int8 int8 int8",
-)
-# Directories that have just come from directory $2 (ours) into $3 (theirs) learn it.
-TELL_PARENT = Statement(
-    f"""
-    UPDATE pgstore.inode
-       SET parent = $3
-     WHERE store_id = $1::numeric
-       AND ctid = ANY (ARRAY(
-           SELECT i.ctid
-             FROM pgstore.dirent d
-            CROSS JOIN LATERAL (
-                  SELECT n.ctid
-                    FROM pgstore.inode n
-                   WHERE n.store_id = $1
-                     AND n.ino = d.ino
-                     AND n.version_to = {LIVE}
-                     AND n.parent = $2
-                   LIMIT 1) i
-            WHERE d.store_id = $1
-              AND d.parent = $3
-              AND d.version_to = {LIVE}
-              AND d.kind = 'd'))
-    """,
-    "int8 int8 int8",
-)
-SET_PARENT = Statement(
-    f"UPDATE pgstore.inode SET parent = $3 WHERE store_id = $1 AND ino = $2 AND version_to = {LIVE}", "int8 int8 int8"
-)
-# In directories $2 names came and went.
-TOUCH = Statement(
-    f"""
-    UPDATE pgstore.inode
-       SET mtime_ns = greatest(mtime_ns, $3), ctime_ns = greatest(ctime_ns, $3)
-     WHERE store_id = $1::numeric
-       AND ctid = {inode_places("unnest($2) AS u (ino)", "u.ino")}
-    """,
-    "int8 int8[] int8",
-)
-ADD_LINKS = Statement(
-    f"""
-    UPDATE pgstore.inode
-       SET link_count = greatest(link_count + $3, 0), ctime_ns = $4
-     WHERE store_id = $1::numeric
-       AND ctid = {inode_places("unnest($2) AS u (ino)", "u.ino")}
-    """,
-    "int8 int8[] int8 int8",
-)
-# NULL: as it was. $8 has the extended attributes that change, null: they go.
-SET_ATTRIBUTES = Statement(
-    f"""
-    UPDATE pgstore.inode
-       SET mode = coalesce($3, mode),
-           uid = coalesce($4, uid),
-           gid = coalesce($5, gid),
-           mtime_ns = coalesce($6, mtime_ns),
-           ctime_ns = $7,
-           xattrs = CASE WHEN $8::jsonb IS NULL THEN xattrs
-                         ELSE nullif(jsonb_strip_nulls(coalesce(xattrs, '{{}}') || $8::jsonb), '{{}}')
-                    END
-     WHERE store_id = $1
-       AND ino = $2
-       AND version_to = {LIVE}
-    """,
-    "int8 int8 int4 int4 int4 int8 int8 jsonb",
 )
 
 
@@ -419,6 +232,11 @@ class MergingChanges(ChangeSet):
 
     # --------------------------------------------------------------------------------------------- what subclasses do
 
+    @property
+    def _row_version(self) -> int:
+        """The version from which new names are valid."""
+        raise NotImplementedError
+
     def _lock(self, changes: list[tuple[int, bytes, Change]], look: Query) -> Op[Rows]:
         """Lock what the changes are in, check that it is still there, and *look*."""
         raise NotImplementedError
@@ -438,9 +256,46 @@ class MergingChanges(ChangeSet):
     def _close_names(self, names: list[tuple[int, bytes]]) -> list[Query]:
         raise NotImplementedError
 
+    def _end_trees(self, trees: list[int], linked: list[int]) -> list[Query]:
+        """Remove directories with all below them but the files *linked*."""
+        raise NotImplementedError
+
+    def _change_links(self, plan: Plan, now_ns: int) -> list[Query]:
+        """Let files gain and lose names, and be gone with the last; make ready what else of inodes changes."""
+        raise NotImplementedError
+
+    # -------------------------------------------------------------------------------------------------------- writing
+
     def _apply(self, plan: Plan, linked: list[int]) -> list[Query]:
         """The queries that write *plan*. *linked*: files in its trees that have their own entry in its links."""
-        raise NotImplementedError
+        store_id, version, now_ns = self.store_id, self._row_version, time.time_ns()
+        queries = self._close_names(plan.closes)
+
+        def do(statement: Statement, *values: Any) -> None:
+            queries.append(Query(statement, store_id, *values))
+
+        if plan.trees:
+            queries += self._end_trees(plan.trees, linked)
+        if plan.unwanted:
+            do(DELETE_TREES, plan.unwanted, linked)
+        if plan.drops:
+            do(TAKE_NAMES, *zip(*plan.drops, strict=True))
+        for ours, theirs, _ in plan.merges:
+            do(MOVE_NAMES, version, ours, theirs)
+        if plan.inserts:
+            do(INSERT_NAMES, version, *zip(*plan.inserts, strict=True))
+        queries += self._change_links(plan, now_ns)
+        for ino, parent in self._moved_to(plan).items():
+            do(SET_PARENT, ino, parent)
+        for ours, theirs, _ in plan.merges:
+            do(TELL_PARENT, ours, theirs)
+        if plan.merges:
+            do(DELETE_INODES, [merge[0] for merge in plan.merges])
+        parents = self._changed_parents(plan)
+        if parents:
+            do(TOUCH, parents, now_ns)
+        queries += [attribute_query(store_id, ino, new, now_ns) for ino, new in self._attributes.items()]
+        return queries
 
     # ------------------------------------------------------------------------------------------------------- planning
 
@@ -597,24 +452,9 @@ class MergingChanges(ChangeSet):
         return _is_now((*self.path_of(parent), name), kind)
 
 
-def grouped(links: Iterable[tuple[int, int]]) -> Iterable[tuple[int, list[int]]]:
-    """Inodes by the number of names that they gain or lose; nearly always by one."""
-    groups: dict[int, list[int]] = {}
-    for ino, names in links:
-        groups.setdefault(names, []).append(ino)
-    return groups.items()
-
-
 def only(query: Query) -> Op[Rows]:
     rows: Rows = yield query
     return rows
-
-
-def attribute_query(store_id: int, ino: int, attributes: Mapping[str, Any], now_ns: int) -> Query:
-    """Set columns of a live inode, named as in the table."""
-    values = [attributes.get(name) for name in ("mode", "uid", "gid", "mtime_ns")]
-    xattrs = attributes.get("xattrs")
-    return Query(SET_ATTRIBUTES, store_id, ino, *values, now_ns, json.dumps(xattrs) if xattrs else None)
 
 
 def _is_now(path: tuple[bytes, ...], kind: str) -> errors.ConflictError:

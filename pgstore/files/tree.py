@@ -10,8 +10,7 @@ from pgstore import errors
 from pgstore.client.session import Session
 from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
-from pgstore.files.changes import LIVE, Change, ChangeSet, Entry
-from pgstore.files.merge import ROOT
+from pgstore.files.changes import LIVE, ROOT, Change, ChangeSet, Entry
 from pgstore.files.paths import Names, join
 from pgstore.types import FileEntry, FileEntryType, FileStat
 

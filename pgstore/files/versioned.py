@@ -7,39 +7,33 @@ made first; after that it is an ordinary UPDATE.
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
 from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
-from pgstore.files.changes import LIVE, Change, changed_since, conflict
-from pgstore.files.merge import (
-    ADD_LINKS,
-    BELOW,
-    DELETE_INODES,
-    DELETE_TREES,
-    GONE_INODES,
-    INSERT_NAMES,
-    LEAVE_BLOBS,
-    MOVE_NAMES,
-    OTHERS_BELOW,
-    ROOT,
-    SET_PARENT,
-    TELL_PARENT,
-    TOUCH,
-    MergingChanges,
-    Plan,
-    attribute_query,
-    grouped,
-    inode_places,
-    name_places,
-)
+from pgstore.files.changes import LIVE, ROOT, Change, changed_since, conflict
+from pgstore.files.merge import MergingChanges, Plan
 from pgstore.files.paths import Names, join
+from pgstore.files.writing import ADD_LINKS, BELOW, LEAVE_BLOBS, OTHERS_BELOW, grouped, inode_places, name_places
 
 # This lock is the order of commits: what is looked up after it, in the same message, is the newest version, and stays it until
 # we commit. No row: the file system was deleted.
 NEXT_VERSION = Statement("UPDATE pgstore.file_system SET head = head + 1 WHERE store_id = $1 RETURNING head", "int8")
 
+GONE_INODES = Statement(
+    f"""
+    SELECT u.ino
+      FROM unnest($2) AS u (ino)
+      LEFT JOIN LATERAL (
+           SELECT 1 AS one
+             FROM pgstore.inode i
+            WHERE i.store_id = $1
+              AND i.ino = u.ino
+              AND i.version_to = {LIVE}
+            LIMIT 1) i ON true
+     WHERE i.one IS NULL
+    """,
+    "int8 int8[]",
+    reads=True,
+)
 # What this transaction inserted at its version $3 leaves no trace; all else ends with $3. Files $4, which have other names, stay.
 CLOSE_TREES = Statement(
     f"""
@@ -177,6 +171,11 @@ class VersionedChanges(MergingChanges):
         self._repeated = False  # it has written names of this version before
 
     @property
+    def _row_version(self) -> int:
+        assert self._version is not None, "written without the lock"
+        return self._version
+
+    @property
     def version(self) -> int | None:
         """The version that this transaction makes, once it is known."""
         return self._version
@@ -230,48 +229,27 @@ class VersionedChanges(MergingChanges):
             queries.insert(0, Query(DELETE_NAMES, self.store_id, self._version, *columns))
         return queries
 
-    def _apply(self, plan: Plan, linked: list[int]) -> list[Query]:
-        store_id, version, now_ns = self.store_id, self._version, time.time_ns()
-        queries = self._close_names(plan.closes)
+    def _end_trees(self, trees: list[int], linked: list[int]) -> list[Query]:
+        return [Query(CLOSE_TREES, self.store_id, trees, self._version, linked)]
 
-        def do(statement: Statement, *values: Any) -> None:
-            queries.append(Query(statement, store_id, *values))
-
-        if plan.trees:
-            do(CLOSE_TREES, plan.trees, version, linked)
-        if plan.unwanted:
-            do(DELETE_TREES, plan.unwanted, linked)
-        if plan.drops:
-            do(DELETE_NAMES, 0, *zip(*plan.drops, strict=True))
-        for ours, theirs, _ in plan.merges:
-            do(MOVE_NAMES, version, ours, theirs)
-        if plan.inserts:
-            do(INSERT_NAMES, version, *zip(*plan.inserts, strict=True))
+    def _change_links(self, plan: Plan, now_ns: int) -> list[Query]:
         links = plan.changed_links
+        queries = []
         if links:
             columns = list(zip(*links, strict=True))
             if self._repeated:
-                do(DROP_INODES, version, *columns)
-            do(CLOSE_INODES, version, *columns)
-        parents = self._changed_parents(plan)
-        moved = self._moved_to(plan)
-        forked = {*parents, *(ino for ino, _ in links if ino not in plan.made), *(moved.keys() - self._own)}
+                queries.append(Query(DROP_INODES, self.store_id, self._version, *columns))
+            queries.append(Query(CLOSE_INODES, self.store_id, self._version, *columns))
+        forked = {ino for ino, _ in links if ino not in plan.made}
+        forked.update(self._changed_parents(plan), self._moved_to(plan).keys() - self._own)
         forked |= self._attributes.keys() - self._made.keys()
         if forked:
-            do(FORK_INODES, version, list(forked))
-        for names, inos in grouped(links):
-            do(ADD_LINKS, inos, names, now_ns)
-        for ino, parent in moved.items():
-            do(SET_PARENT, ino, parent)
-        for ours, theirs, _ in plan.merges:
-            do(TELL_PARENT, ours, theirs)
-        if plan.merges:
-            do(DELETE_INODES, [merge[0] for merge in plan.merges])
-        if parents:
-            do(TOUCH, parents, now_ns)
-        queries += [attribute_query(store_id, ino, new, now_ns) for ino, new in self._attributes.items()]
-        do(INSERT_VERSION, version)
+            queries.append(Query(FORK_INODES, self.store_id, self._version, list(forked)))
+        queries += [Query(ADD_LINKS, self.store_id, inos, names, now_ns) for names, inos in grouped(links)]
         return queries
+
+    def _apply(self, plan: Plan, linked: list[int]) -> list[Query]:
+        return [*super()._apply(plan, linked), Query(INSERT_VERSION, self.store_id, self._version)]
 
 
 def check_version(store_id: int, path: Names, if_version: int) -> Op[None]:
