@@ -185,12 +185,15 @@ class LiveChanges(MergingChanges):
 
     def _lock_trees(self, trees: list[int]) -> Op[None]:
         """Lock all directories below: nothing comes into one that is locked, so that at some point there are no more of them."""
+        if not trees:
+            return
         before = None
-        for _ in range(LOCK_ROUNDS_MAX if trees else 0):
+        for _ in range(LOCK_ROUNDS_MAX):
             (locked,) = yield Query(LOCK_BELOW, self.store_id, trees)
             if locked == before:
                 return
             before = locked
+        raise conflict("others kept moving directories into one that was being removed")
 
     def _leave_files(self, trees: list[int], linked: list[int]) -> Op[None]:
         """

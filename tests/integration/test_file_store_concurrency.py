@@ -738,6 +738,19 @@ def wait_for_a_lock(sql):
         time.sleep(0.01)
 
 
+def test_a_tree_that_does_not_come_to_rest_is_not_removed(nfs, monkeypatch):
+    """
+    Each look finds other directories below than the last: nothing may go on as if all of them were locked.
+    """
+    put(nfs, "a/b/file", b"x")
+    monkeypatch.setattr("pgstore.files.live.LOCK_ROUNDS_MAX", 1)
+
+    with pytest.raises(ConflictError, match="kept moving"):
+        nfs.remove_file("a", recursive=True)
+
+    assert content(nfs, "a/b/file") == b"x"
+
+
 def test_a_link_out_of_a_tree_that_is_being_removed_keeps_the_file_or_fails(nfs, nfs_elsewhere, monkeypatch, sql):
     """
     The link comes after the removal has counted names and before it has written what it found.
