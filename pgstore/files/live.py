@@ -155,7 +155,12 @@ class LiveChanges(MergingChanges):
         ]
         if self._moved:
             queries.insert(0, Query(LOCK_MOVES, self.store_id))
-        *_, locked, rows = yield Many([*self.take_early(), *queries])
+        if self._linked:
+            parents_and_names = zip(*self._linked, strict=True)
+            queries.append(Query(NAMES_OF, self.store_id, *parents_and_names, list(self._linked.values())))
+        results = yield Many([*self.take_early(), *queries])
+        still = results.pop() if self._linked else []
+        *_, locked, rows = results
         gone = (parents | self._attributes.keys()).difference(row[0] for row in locked)
         for ino in gone:
             if not (yield Query(EXISTS, self.store_id)):
@@ -165,11 +170,8 @@ class LiveChanges(MergingChanges):
             raise conflict(
                 f"directory {self._path(ino)!r} was removed by another transaction while this one changed it"
             )
-        if self._linked:
-            names = list(self._linked)
-            columns = list(zip(*names, strict=True))
-            found = yield Query(NAMES_OF, self.store_id, *columns, list(self._linked.values()))
-            self._check_linked(names[position - 1] for (position,) in found)
+        names = list(self._linked)
+        self._check_linked(names[position - 1] for (position,) in still)
         return rows  # type: ignore[no-any-return]
 
     def _lock_merged(self, directories: list[int]) -> Op[None]:
