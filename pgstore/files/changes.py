@@ -115,14 +115,12 @@ class ChangeSet:
         self._names: dict[int, dict[bytes, Change]] = {}
         self._paths: dict[int, tuple[bytes, ...]] = {}  # of the directories in _names, for messages
         self._count = 0
-        self._made: dict[
-            int, str
-        ] = {}  # inodes made in this transaction that get their first name from here, with their kinds
+        # Inodes made in this transaction that get their first name from here, and their kinds.
+        self._made: dict[int, str] = {}
         self._moved: dict[int, int] = {}  # directories moved in this transaction: where they are now
         self._attributes: dict[int, dict[str, Any]] = {}
-        self._linked: dict[
-            tuple[int, bytes], int
-        ] = {}  # names of files that got another, which must still lead to them
+        # Names of files that got another, which must still lead to them.
+        self._linked: dict[tuple[int, bytes], int] = {}
         self._file_paths: dict[int, tuple[bytes, ...]] = {}  # of the inodes in _attributes and _linked, for messages
 
     # ------------------------------------------------------------------------------------------------------ looking
@@ -267,9 +265,8 @@ class ChangeSet:
             names[name] = change
             self._paths.setdefault(parent, path)
         self._count += (change is not None) - (before is not None)
-        if self._attributes and "mtime_ns" in self._attributes.get(
-            parent, {}
-        ):  # a later change, with the time of the commit
+        if self._attributes and "mtime_ns" in self._attributes.get(parent, {}):
+            # A change of what is in it comes later than the time that was set, and has that of the commit.
             self._remember(self._attributes, parent)
             self._attributes[parent] = {k: v for k, v in self._attributes[parent].items() if k != "mtime_ns"}
         if not names:
@@ -349,11 +346,20 @@ _STATE: Final = (
 )
 
 
-def changed_since(path: Names, changed_at: int, if_version: int) -> errors.ConflictError:
-    """What is at *path* is not what was to be replaced."""
-    if not if_version:
-        return conflict(f"{join(path)!r} exists, and if_version=0 asks for nothing there")
-    return conflict(f"{join(path)!r} was changed in version {changed_at}, after version {if_version}")
+def check_version(path: Names, changed_at: int | None, if_version: int) -> None:
+    """
+    Raise `ConflictError` unless what is at *path* has not changed since version *if_version*; 0: unless there is nothing.
+
+    Args:
+        changed_at: the version in which it was last changed; None: there is nothing.
+    """
+    if changed_at is None:
+        if if_version:
+            raise conflict(f"{join(path)!r} was removed after version {if_version}")
+    elif not if_version:
+        raise conflict(f"{join(path)!r} exists, and if_version=0 asks for nothing there")
+    elif changed_at > if_version:
+        raise conflict(f"{join(path)!r} was changed in version {changed_at}, after version {if_version}")
 
 
 def conflict(message: str) -> errors.ConflictError:

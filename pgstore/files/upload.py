@@ -12,12 +12,12 @@ from pgstore import errors
 from pgstore.core.operation import Call, Op
 from pgstore.files import contents
 from pgstore.files.build import Builder, is_directory
-from pgstore.files.changes import changed_since, conflict
+from pgstore.files.changes import check_version
 from pgstore.files.contents import Contents
 from pgstore.files.local import Folder, Found, Source
 from pgstore.files.paths import Names, join
 from pgstore.files.progress import Progress
-from pgstore.files.tree import Tree, Walk
+from pgstore.files.tree import Tree
 
 
 def put_file(
@@ -44,8 +44,8 @@ def put_file(
             raise is_directory(names)
         if not force:
             raise errors.FileExists(f"{join(names)!r} exists; pass force=True to replace it")
-    if if_version is not None:
-        _check_version(walk, if_version)
+    if if_version is not None:  # at once, before the upload, where the commit would
+        check_version(walk.names, None if walk.node is None else walk.version, if_version)
     builder = Builder(tree)
     parent = yield from builder.directory(walk.names[:-1], walk)
     stored = yield from contents.write(tree.store_id, source.read, source.size_hint, progress.bytes)
@@ -63,14 +63,6 @@ def put_file(
     yield from builder.send()
     progress.files(1)
     return stored.size_bytes
-
-
-def _check_version(walk: Walk, if_version: int) -> None:
-    """Raise `ConflictError` at once where the commit would; this is before the upload."""
-    if walk.node is None and if_version:
-        raise conflict(f"{join(walk.names)!r} was removed after version {if_version}")
-    if walk.node is not None and (walk.version > if_version or not if_version):
-        raise changed_since(walk.names, walk.version, if_version)
 
 
 def put_directory(tree: Tree, folder: Folder, names: Names, progress: Progress, *, force: bool = True) -> Op[None]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
-from pgstore.files.changes import LIVE, ROOT, Change, changed_since, conflict
+from pgstore.files.changes import LIVE, ROOT, Change, check_version, conflict
 from pgstore.files.merge import MergingChanges, Plan
-from pgstore.files.paths import Names, join
 from pgstore.files.writing import ADD_LINKS, BELOW, LEAVE_BLOBS, OTHERS_BELOW, grouped, inode_places, name_places
 
 # This lock is the order of commits: what is looked up after it, in the same message, is the newest version, and stays it until
@@ -215,10 +214,15 @@ class VersionedChanges(MergingChanges):
         self._version = None
 
     def _check_versions(self, changes: list[tuple[int, bytes, Change]]) -> Op[None]:
-        for parent, name, change in changes:
-            if change.if_version is not None:
-                path = (*self.path_of(parent), name)
-                yield from check_version(self.store_id, path, change.if_version)
+        wanted = [
+            ((*self.path_of(parent), name), change.if_version)
+            for parent, name, change in changes
+            if change.if_version is not None
+        ]
+        if wanted:
+            found = yield Many([Query(CHANGED_AT, self.store_id, path) for path, _ in wanted])
+            for (path, if_version), ((steps, changed_at),) in zip(wanted, found, strict=True):
+                check_version(path, changed_at if steps == len(path) else None, if_version)
 
     def _close_names(self, names: list[tuple[int, bytes]]) -> list[Query]:
         if not names:
@@ -250,12 +254,3 @@ class VersionedChanges(MergingChanges):
 
     def _apply(self, plan: Plan, linked: list[int]) -> list[Query]:
         return [*super()._apply(plan, linked), Query(INSERT_VERSION, self.store_id, self._version)]
-
-
-def check_version(store_id: int, path: Names, if_version: int) -> Op[None]:
-    """Raise `ConflictError` if what is at *path* was changed after version *if_version*; 0: if there is anything."""
-    ((steps, changed_at),) = yield Query(CHANGED_AT, store_id, path)
-    if steps == len(path) and (changed_at > if_version or not if_version):
-        raise changed_since(path, changed_at, if_version)
-    if steps < len(path) and if_version:
-        raise conflict(f"{join(path)!r} was removed after version {if_version}")
