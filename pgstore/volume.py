@@ -20,7 +20,6 @@ from pgstore.files.history import VersionPin
 from pgstore.files.paths import join, split
 from pgstore.files.versioned import VersionedChanges
 from pgstore.handle import class_operation
-from pgstore.registry import FIND
 from pgstore.types import FileEntry, FileEntryType, FileStat, VolumeInfo, VolumeVersion
 
 __all__ = [
@@ -33,6 +32,7 @@ __all__ = [
 ]  # the types as well, as in Modal's module
 
 VERSIONS_MAX = 1_000_000  # of keep=
+UNIQUE_VIOLATION = "23505"
 
 # No row: there is none of the old name. The name that is taken is told by the index.
 RENAME = Statement(
@@ -277,10 +277,18 @@ class Volume(FileStore):
         """
         old = cls.from_name(old_name, environment_name=environment_name, client=client)
         new = cls.from_name(new_name, environment_name=environment_name, client=client)
-        if (yield Query(FIND, old._environment, cls._name_space, new.name)) and old_name != new_name:
-            raise errors.AlreadyExistsError(f"{new_name!r} exists already in environment {old._environment!r}")
-        if not (yield Query(RENAME, old._environment, old_name, new_name)):
+        try:
+            renamed = yield from atomic(_renamed(old._environment, old_name, new.name))
+        except errors.StatementFailed as exc:
+            if exc.sqlstate != UNIQUE_VIOLATION:
+                raise
+            raise errors.AlreadyExistsError(f"{new_name!r} exists already in environment {old._environment!r}") from exc
+        if not renamed:
             raise old._missing()
+
+
+def _renamed(environment: str, old_name: str, new_name: str | None) -> Op[int]:
+    return (yield Query(RENAME, environment, old_name, new_name))  # type: ignore[no-any-return]
 
 
 def _kept(keep: int | None) -> dict[str, int]:
