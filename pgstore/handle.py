@@ -435,10 +435,10 @@ class _BoundRegistryOperation(BoundOperation[P, T]):
     __doc__ = Doc("A method that needs no store: it runs on the client that the call names.")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        return _client_of(kwargs).run(self.op(*args, **kwargs))
+        return _client_of(args, kwargs).run(self.op(*args, **kwargs))
 
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await _client_of(kwargs).run_async(self.op(*args, **kwargs))
+        return await _client_of(args, kwargs).run_async(self.op(*args, **kwargs))
 
 
 class _registry_operation(operation[Any, P, T]):  # noqa: N801 - a decorator
@@ -457,8 +457,10 @@ class class_operation(_registry_operation[P, T]):  # noqa: N801 - a decorator
         return _BoundRegistryOperation(self._function, kind)
 
 
-def _client_of(kwargs: Any) -> Client:
-    return kwargs.get("client") or default_client()
+def _client_of(args: tuple[Any, ...], kwargs: Any) -> Client:
+    """The client that a call names, also without the keyword, as Modal's signatures allow."""
+    given: Client | None = next((value for value in args if isinstance(value, Client)), kwargs.get("client"))
+    return given or default_client()
 
 
 class Objects(Generic[S]):

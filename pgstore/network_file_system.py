@@ -20,6 +20,7 @@ from pgstore.files.live import LiveChanges
 from pgstore.files.local import Folder, Source
 from pgstore.files.paths import split, split_file
 from pgstore.files.progress import Progress
+from pgstore.handle import class_operation
 from pgstore.types import NetworkFileSystemInfo
 
 __all__ = ["NetworkFileSystem"]
@@ -113,17 +114,27 @@ class NetworkFileSystem(FileStore):
         folder: Folder = yield Call(partial(Folder, local_path, None))
         yield from self._put_all(folder, names, Progress(advance=_advancing(progress_cb)))
 
-    @classmethod
-    def create_deployed(cls, name: str, client: Client | None = None, environment_name: str | None = None) -> str:
+    @class_operation
+    def create_deployed(
+        cls,  # noqa: N805 - a class, as of any class method
+        name: str,
+        client: Client | None = None,
+        environment_name: str | None = None,
+    ) -> Op[str]:
         """Create a NetworkFileSystem of this name if there is none, and return its `object_id`."""
         store = cls.from_name(name, environment_name=environment_name, create_if_missing=True, client=client)
-        store.hydrate()
-        return store.object_id
+        store_id = yield from store._locate()
+        return f"{cls._id_prefix}-{store_id}"
 
-    @classmethod
-    def delete(cls, name: str, client: Client | None = None, environment_name: str | None = None) -> None:
+    @class_operation
+    def delete(
+        cls,  # noqa: N805
+        name: str,
+        client: Client | None = None,
+        environment_name: str | None = None,
+    ) -> Op[None]:
         """Delete the NetworkFileSystem *name* and all that it holds; see `objects.delete`."""
-        cls.objects.delete(name, environment_name=environment_name, client=client)
+        yield from cls.objects.delete.op(name, environment_name=environment_name, client=client)
 
 
 def _rewind(fp: BinaryIO) -> None:

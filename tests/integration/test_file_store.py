@@ -6,6 +6,7 @@ import asyncio
 import io
 import os
 import pickle
+import threading
 import time
 from typing import Any
 
@@ -1197,13 +1198,45 @@ def test_local_files_and_folders_go_to_their_own_names(call, nfs, tmp_path, monk
             call(operation, 7)
 
 
-def test_create_deployed_and_delete(client, store_name):
-    first = NetworkFileSystem.create_deployed(store_name, client=client)
+def test_create_deployed_and_delete(call, client, store_name):
+    """
+    With the client by position, too, as in Modal's signature.
+    """
+    first = call(NetworkFileSystem.create_deployed, store_name, client=client)
     assert first.startswith("sv-")
-    assert NetworkFileSystem.create_deployed(store_name, client=client) == first
-    NetworkFileSystem.delete(store_name, client=client)
+    assert call(NetworkFileSystem.create_deployed, store_name, client) == first
+    call(NetworkFileSystem.delete, store_name, client)
     with pytest.raises(errors.NotFoundError):
-        NetworkFileSystem.delete(store_name, client=client)
+        call(NetworkFileSystem.delete, store_name, client=client)
+
+
+def test_a_name_that_is_taken_meanwhile_is_not_given_to_a_volume(call, client, client_elsewhere, store_name):
+    """
+    The other's name is not committed when the renaming begins, so that looking for it first would find nothing.
+    """
+    Volume.from_name(store_name, create_if_missing=True, client=client).hydrate()
+    taken = f"{store_name}-taken"
+    renamed: list[BaseException] = []
+
+    def rename():
+        try:
+            call(Volume.rename, store_name, taken, client=client)
+        except BaseException as exc:
+            renamed.append(exc)
+
+    with client_elsewhere.transaction() as tx:
+        tx.connection.execute(
+            "INSERT INTO pgstore.store (environment, kind, name) VALUES (%s, 'nfs', %s)",
+            [client_elsewhere.environment, taken],
+        )
+        thread = threading.Thread(target=rename)
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+    thread.join(20)
+
+    assert [type(exc) for exc in renamed] == [errors.AlreadyExistsError]
+    assert Volume.from_name(store_name, client=client_elsewhere).listdir("/") == []
 
 
 def test_a_network_file_system_has_no_versions(call, nfs):
