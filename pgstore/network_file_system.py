@@ -82,10 +82,9 @@ class NetworkFileSystem(FileStore):
             progress_cb: called as `progress_cb(advance=n)` for each n bytes stored.
         """
         names = split_file(remote_path)
-
         yield Call(partial(_rewind, fp))
         source: Source = yield Call(partial(Source.open, fp))
-        return (yield from self._put(source, names, Progress(advance=_advancing(progress_cb))))
+        return (yield from self._put(source, names, Progress(tell=progress_cb)))
 
     @operation
     def add_local_file(
@@ -98,7 +97,7 @@ class NetworkFileSystem(FileStore):
         names = split_file(_default_place(local_path, remote_path))
         source: Source = yield Call(partial(Source.open, local_path))
         try:
-            yield from self._put(source, names, Progress(advance=_advancing(progress_cb)))
+            yield from self._put(source, names, Progress(tell=progress_cb))
         finally:
             source.close()
 
@@ -112,7 +111,7 @@ class NetworkFileSystem(FileStore):
         """Upload the files of a local folder, by default below `/` and its own name; see `put_directory`."""
         names = split(_default_place(local_path, remote_path))
         folder: Folder = yield Call(partial(Folder, local_path, None))
-        yield from self._put_all(folder, names, Progress(advance=_advancing(progress_cb)))
+        yield from self._put_all(folder, names, Progress(tell=progress_cb))
 
     @class_operation
     def create_deployed(
@@ -140,10 +139,6 @@ class NetworkFileSystem(FileStore):
 def _rewind(fp: BinaryIO) -> None:
     if hasattr(fp, "seekable") and fp.seekable():
         fp.seek(0)
-
-
-def _advancing(progress_cb: Callable[..., Any] | None) -> Callable[[int], object] | None:
-    return None if progress_cb is None else lambda count: progress_cb(advance=count) if count else None
 
 
 def _default_place(local_path: str | Path, remote_path: str | None) -> str:

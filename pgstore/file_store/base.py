@@ -29,10 +29,8 @@ COLLECT_AGAIN_SECONDS = 300.0  # to the next round of what was not finished
 ATTEMPTS = 10  # of an operation that others keep coming between
 FOREIGN_KEY_VIOLATION = "23503"  # contents that were to be shared have just been collected, for their file is gone
 STORAGES = {"rows": "r", "large_object": "l"}
+MODE_MAX = 0o7777  # permission bits
 _VARIANT = ("_version", "_refusal", "_mount_options")  # what `_variant` sets, and a pickled handle keeps
-
-
-MODE_MAX = 0o7777
 
 
 class FileStoreBase(Store):
@@ -156,9 +154,9 @@ class FileStoreBase(Store):
         Run *body* in a transaction of its own, or as a part of the current one that happens or does not.
 
         Args:
-            repeatable: what others did may have made it fail, and it may run again to see for itself.
             single: it reads nothing that it has made, so that making that can wait for the commit.
-            again: called before it does. Blocking.
+            repeatable: what others did may have made it fail, and it may run again to see for itself.
+            again: called before it runs again. Blocking.
         """
         if self._refusal is not None:
             raise errors.InvalidError(self._refusal)

@@ -218,17 +218,5 @@ class Transferring(FileStoreBase):
             progress_cb: called as `progress_cb(advance=n)` for each n bytes written, after `progress_cb(size=total)`.
         """
         tree = yield from self._tree()
-        node = yield from self._reading(tree, download.open_file(tree, split(path)))
-        if progress_cb is not None:
-            progress_cb(size=node.size_bytes)
-        reader = download.Reader(tree, node)
-        while (pieces := (yield from reader.next())) is not None:
-            yield Call(partial(_write_all, fileobj, pieces))
-            if progress_cb is not None:
-                progress_cb(advance=sum(map(len, pieces)))
-        return reader.at
-
-
-def _write_all(fileobj: BinaryIO, pieces: list[bytes]) -> None:
-    for piece in pieces:
-        fileobj.write(piece)
+        told = Progress(tell=progress_cb)
+        return (yield from self._reading(tree, download.get_file(tree, split(path), fileobj, told)))

@@ -100,14 +100,18 @@ class Reader:
         self.at = min(end, max(self.at, self.size_bytes))
 
 
-def get_file(tree: Tree, names: Names, local: LocalFile, progress: Progress) -> Op[None]:
-    """Write the file at *names* to *local*. A local file is there whole or, after an error, as it was."""
+def get_file(tree: Tree, names: Names, local: LocalFile, progress: Progress) -> Op[int]:
+    """
+    Write the file at *names* to *local*. A local file is there whole or, after an error, as it was.
+
+    Returns the number of bytes.
+    """
     node = yield from open_file(tree, names)
     progress.total(node.size_bytes)
-    yield from _download(tree, node, local, progress)
+    return (yield from _download(tree, node, local, progress))
 
 
-def _download(tree: Tree, node: Node, local: LocalFile, progress: Progress) -> Op[None]:
+def _download(tree: Tree, node: Node, local: LocalFile, progress: Progress) -> Op[int]:
     reader = Reader(tree, node)
     target: Target = yield Call(partial(Target, local, node.mode))
     try:
@@ -124,6 +128,7 @@ def _download(tree: Tree, node: Node, local: LocalFile, progress: Progress) -> O
     except BaseException:
         target.abandon()
         raise
+    return at
 
 
 def get_directory(tree: Tree, names: Names, folder: LocalFolder, progress: Progress) -> Op[None]:

@@ -7,13 +7,15 @@ from typing import Any
 
 
 class Progress:
-    """Counts files and bytes, on a bar if *shown*; *advance* is called with each number of bytes."""
+    """
+    Counts files and bytes, on a bar if *shown*.
 
-    def __init__(
-        self, shown: bool | None = None, what: str = "", advance: Callable[[int], object] | None = None
-    ) -> None:
+    *tell* is called, as Modal's `progress_cb` are, with `size=` in bytes when that is known, and with `advance=` for more bytes.
+    """
+
+    def __init__(self, shown: bool | None = None, what: str = "", tell: Callable[..., object] | None = None) -> None:
         self._bar: Any = None
-        self._advance = advance
+        self._tell = tell
         self._files = 0
         self._bytes = 0
         self._told = 0  # of these; after a restart, more
@@ -26,6 +28,8 @@ class Progress:
             self._bar.start()
 
     def total(self, size_bytes: int | None) -> None:
+        if self._tell is not None:
+            self._tell(size=size_bytes)
         if self._bar is not None:
             self._bar.update(self._task, total=size_bytes)
 
@@ -35,8 +39,8 @@ class Progress:
         if new <= 0 and count:
             return
         self._told += new
-        if self._advance is not None:
-            self._advance(new)
+        if self._tell is not None and new:
+            self._tell(advance=new)
         if self._bar is not None:
             self._bar.advance(self._task, new)
 

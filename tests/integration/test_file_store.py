@@ -821,6 +821,29 @@ def test_reading_into_a_file_object(call, store):
         call(store.read_file_into_fileobj, "/", target)
 
 
+def test_a_file_object_that_takes_little_at_a_time_gets_everything(call, store):
+    """
+    As unbuffered files and pipes do, which say how much they took.
+    """
+    data = os.urandom(300_000)
+    put(store, "f", data)
+
+    class Narrow(io.RawIOBase):
+        taken = b""
+
+        def writable(self):
+            return True
+
+        def write(self, piece):
+            part = bytes(piece[:70_001])
+            self.taken += part
+            return len(part)
+
+    narrow = Narrow()
+    assert call(store.read_file_into_fileobj, "f", narrow) == len(data)
+    assert narrow.taken == data
+
+
 # ---------------------------------------------------------------------------------------------------- uploads together
 
 
