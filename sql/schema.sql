@@ -1403,7 +1403,7 @@ CREATE INDEX inode_closed ON pgstore.inode (store_id, version_to) WHERE version_
 -- of this index: writing changes it, and would then have to change all indexes.
 CREATE INDEX inode_nameless ON pgstore.inode (store_id, ino) WHERE link_count = 0;
 
--- A name in a directory. Renaming a directory of a million files changes one row.
+-- A name in a directory. Moving a directory of a million files changes this row, and what the inode knows of its parent.
 CREATE TABLE pgstore.dirent (
     store_id     bigint NOT NULL,
     parent       bigint NOT NULL,                     -- inode of the directory; 1 is the root
