@@ -18,7 +18,7 @@ from pgstore.files.contents import Contents, StoreGone
 from pgstore.files.paths import Names, join
 from pgstore.files.rows import COPY_INODES_OF, DIRECTORY_MODE, RESERVE_INODES, NewRows
 from pgstore.files.tree import AT_ROOT, Tree, Walk
-from pgstore.files.writing import attribute_query
+from pgstore.files.writing import attribute_query, lock_inodes
 
 NAMES_AMONG = Statement(
     f"""
@@ -38,21 +38,7 @@ NAMES_AMONG = Statement(
 )
 # Files $2, in an order that is the same for everybody, are about to be copied: whoever changes where their bytes are is first,
 # and nobody does it until the copy is there. No more than that: who replaces a file has locked its directory, where we may go next.
-LOCK_SOURCES = Statement(
-    f"""
-    SELECT 1
-      FROM unnest($2) AS u (ino)
-     CROSS JOIN LATERAL (
-           SELECT n.ino
-             FROM pgstore.inode n
-            WHERE n.store_id = $1
-              AND n.ino = u.ino
-              AND n.version_to = {LIVE}
-            LIMIT 1
-              FOR KEY SHARE) i
-    """,
-    "int8 int8[]",
-)
+LOCK_SOURCES = lock_inodes("FOR KEY SHARE")
 # Blobs of files $2 are about to be shared: who writes into one of them in place now finishes first, and nobody does afterwards.
 SHARE_BLOBS = Statement(
     f"""

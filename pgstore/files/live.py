@@ -16,24 +16,18 @@ from pgstore.core.statement import Statement
 from pgstore.files.changes import LIVE, Change, Removal, conflict
 from pgstore.files.merge import MergingChanges, Plan
 from pgstore.files.paths import join
-from pgstore.files.writing import ADD_LINKS, BELOW, OTHERS_BELOW, TAKE_NAMES, attribute_query, grouped, inode_places
-
-# Inodes $2, in an order that is the same for everybody. One that is missing in the result is gone.
-LOCK_INODES = Statement(
-    f"""
-    SELECT i.ino
-      FROM unnest($2) AS u (ino)
-     CROSS JOIN LATERAL (
-           SELECT n.ino
-             FROM pgstore.inode n
-            WHERE n.store_id = $1
-              AND n.ino = u.ino
-              AND n.version_to = {LIVE}
-            LIMIT 1
-              FOR UPDATE) i
-    """,
-    "int8 int8[]",
+from pgstore.files.writing import (
+    ADD_LINKS,
+    BELOW,
+    OTHERS_BELOW,
+    TAKE_NAMES,
+    attribute_query,
+    grouped,
+    inode_places,
+    lock_inodes,
 )
+
+LOCK_INODES = lock_inodes("FOR UPDATE")  # always in the order of their numbers: nobody waits in a circle
 # Two who move directories at once could each move one into the other's. No row: the file system was deleted.
 LOCK_MOVES = Statement("SELECT 1 FROM pgstore.file_system WHERE store_id = $1 FOR UPDATE", "int8")
 LOCK_BELOW = Statement(

@@ -129,9 +129,7 @@ _UNROLLED: Final = {
 
 
 # In version $5: for each directory of $2 the first $4 names after that of $3.
-LIST = Statement(
-    f"""
-    SELECT u.position, e.name, e.ino, e.kind, i.size_bytes, i.mtime_ns
+_NAMES: Final = """
       FROM unnest($2, $3) WITH ORDINALITY AS u (parent, after, position)
      CROSS JOIN LATERAL (
            SELECT d.name, d.ino, d.kind
@@ -143,6 +141,11 @@ LIST = Statement(
               AND d.version_from <= $5
             ORDER BY d.name
             LIMIT $4) e
+"""
+LIST = Statement(
+    f"""
+    SELECT u.position, e.name, e.ino, e.kind, i.size_bytes, i.mtime_ns
+    {_NAMES}
      CROSS JOIN LATERAL (
            SELECT n.size_bytes, n.mtime_ns
              FROM pgstore.inode n
@@ -155,20 +158,7 @@ LIST = Statement(
 )
 # The same without what the inodes know.
 LIST_NAMES = Statement(
-    """
-    SELECT u.position, e.name, e.ino, e.kind, 0::bigint, 0::bigint
-      FROM unnest($2, $3) WITH ORDINALITY AS u (parent, after, position)
-     CROSS JOIN LATERAL (
-           SELECT d.name, d.ino, d.kind
-             FROM pgstore.dirent d
-            WHERE d.store_id = $1
-              AND d.parent = u.parent
-              AND d.name > u.after
-              AND d.version_to > $5
-              AND d.version_from <= $5
-            ORDER BY d.name
-            LIMIT $4) e
-    """,
+    f"SELECT u.position, e.name, e.ino, e.kind, 0::bigint, 0::bigint {_NAMES}",
     "int8 int8[] bytea[] int8 int8",
     reads=True,
 )

@@ -66,6 +66,25 @@ def name_places(source: str, condition: str = "true") -> str:
                    LIMIT 1) e))"""
 
 
+def lock_inodes(strength: str) -> Statement:
+    """Lock inodes $2 in the order in which they are given. One that is missing in the result is gone."""
+    return Statement(
+        f"""
+        SELECT i.ino
+          FROM unnest($2) AS u (ino)
+         CROSS JOIN LATERAL (
+               SELECT n.ino
+                 FROM pgstore.inode n
+                WHERE n.store_id = $1
+                  AND n.ino = u.ino
+                  AND n.version_to = {LIVE}
+                LIMIT 1
+                  {strength}) i
+        """,
+        "int8 int8[]",
+    )
+
+
 # After BELOW: what is below but files of parameter {}, which have other names. A subquery is hashed; `ALL` of a parameter compares
 # one with each.
 OTHERS_BELOW: Final = "(SELECT ino, kind FROM below WHERE ino NOT IN (SELECT l.ino FROM unnest(${}) AS l (ino))) AS b"
