@@ -18,7 +18,8 @@ from pgstore.core import clock
 from pgstore.core.operation import atomic
 from pgstore.file_store import base
 from pgstore.files import collect
-from pgstore.files.collect import Collected, Collection, collect_in_passing
+from pgstore.files.collect import Collected, Collection, collect_in_passing, contents
+from pgstore.files.collect import rows as rows_of_versions
 from tests.integration.test_cli import Cli
 
 LARGE = 300_000
@@ -476,8 +477,9 @@ def test_batches_are_bounded_and_nothing_is_forgotten(volume, sql, monkeypatch):
     """
     With as little as possible in a transaction, and stopped after each of them.
     """
-    for name in ("ROWS_AT_ONCE", "BLOBS_AT_ONCE", "EXTENTS_AT_ONCE", "CHUNKS_AT_ONCE"):
-        monkeypatch.setattr(collect, name, 2)
+    monkeypatch.setattr(rows_of_versions, "ROWS_AT_ONCE", 2)
+    for name in ("BLOBS_AT_ONCE", "EXTENTS_AT_ONCE", "CHUNKS_AT_ONCE"):
+        monkeypatch.setattr(contents, name, 2)
     for _ in range(5):
         put(volume, "f", os.urandom(2 * LARGE))
     put(volume, "g", b"")
