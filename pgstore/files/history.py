@@ -51,74 +51,58 @@ LOCK_VERSION = Statement(
     "int8 int8",
 )
 
-# Directories that there were in version $2, and that there are now.
-_THEN: Final = f"""
-    RECURSIVE then_directory AS (
+# Whether the name d is there in version $2, and in the newest.
+_THEN: Final = "d.version_from <= $2 AND d.version_to > $2"
+_NOW: Final = f"d.version_to = {LIVE}"
+
+
+def _directories(tree: str, is_there: str) -> str:
+    """The subquery `<tree>_directory`: directories to which names that are there lead from the root."""
+    return f"""
+    {tree}_directory AS (
          SELECT {ROOT}::bigint AS ino
           UNION
          SELECT e.ino
-           FROM then_directory t
+           FROM {tree}_directory t
           CROSS JOIN LATERAL (
                 SELECT d.ino
                   FROM pgstore.dirent d
                  WHERE d.store_id = $1
                    AND d.parent = t.ino
                    AND d.kind = 'd'
-                   AND d.version_from <= $2
-                   AND d.version_to > $2
+                   AND {is_there}
                 OFFSET 0) e
-    )
-"""
-_NOW: Final = f"""
-    now_directory AS (
+    )"""
+
+
+def _inodes(tree: str, is_there: str) -> str:
+    """The subquery `<tree>_inode`: all that names lead to which are there in these directories."""
+    return f"""
+    {tree}_inode AS MATERIALIZED (
          SELECT {ROOT}::bigint AS ino
           UNION
          SELECT e.ino
-           FROM now_directory n
-          CROSS JOIN LATERAL (
-                SELECT d.ino
-                  FROM pgstore.dirent d
-                 WHERE d.store_id = $1
-                   AND d.parent = n.ino
-                   AND d.kind = 'd'
-                   AND d.version_to = {LIVE}
-                OFFSET 0) e
-    )
-"""
-_THEN_INODE: Final = f"""
-    then_inode AS MATERIALIZED (
-         SELECT {ROOT}::bigint AS ino
-          UNION
-         SELECT e.ino
-           FROM then_directory t
+           FROM {tree}_directory t
           CROSS JOIN LATERAL (
                 SELECT d.ino
                   FROM pgstore.dirent d
                  WHERE d.store_id = $1
                    AND d.parent = t.ino
-                   AND d.version_from <= $2
-                   AND d.version_to > $2
+                   AND {is_there}
                 OFFSET 0) e
-    )
-"""
+    )"""
+
+
+_THEN_DIRECTORY: Final = _directories("then", _THEN)
+_NOW_DIRECTORY: Final = _directories("now", _NOW)
+_THEN_INODE: Final = _inodes("then", _THEN)
+_NOW_INODE: Final = _inodes("now", _NOW)
 # In this order: the inodes are found by the names. At version $3 end those that are not as they were in version $2, be it that
 # they have changed since, or that they were not there. EXCEPT is hashed or sorted, however many there are; NOT IN, and NOT EXISTS
 # where few were expected, would compare each with each.
 END_INODES = Statement(
     f"""
-    WITH {_THEN}, {_NOW}, {_THEN_INODE}, now_inode AS (
-         SELECT {ROOT}::bigint AS ino
-          UNION
-         SELECT e.ino
-           FROM now_directory n
-          CROSS JOIN LATERAL (
-                SELECT d.ino
-                  FROM pgstore.dirent d
-                 WHERE d.store_id = $1
-                   AND d.parent = n.ino
-                   AND d.version_to = {LIVE}
-                OFFSET 0) e
-    )
+    WITH RECURSIVE {_THEN_DIRECTORY}, {_NOW_DIRECTORY}, {_THEN_INODE}, {_NOW_INODE}
     UPDATE pgstore.inode
        SET version_to = $3
      WHERE store_id = $1::numeric
@@ -140,7 +124,7 @@ END_INODES = Statement(
 )
 END_NAMES = Statement(
     f"""
-    WITH {_THEN}, {_NOW}
+    WITH RECURSIVE {_THEN_DIRECTORY}, {_NOW_DIRECTORY}
     UPDATE pgstore.dirent
        SET version_to = $3
      WHERE store_id = $1::numeric
@@ -163,7 +147,7 @@ END_NAMES = Statement(
 # ctime, $4: of the change that this is to the inode; programs that look for changes go by it.
 REVIVE_INODES = Statement(
     f"""
-    WITH {_THEN}, {_THEN_INODE}
+    WITH RECURSIVE {_THEN_DIRECTORY}, {_THEN_INODE}
     INSERT INTO pgstore.inode
            (store_id, ino, version_from, kind, mode, uid, gid, link_count, size_bytes, mtime_ns, ctime_ns, blob_id, link_target,
             inline_data, parent, xattrs)
@@ -184,7 +168,7 @@ REVIVE_INODES = Statement(
 )
 REVIVE_NAMES = Statement(
     f"""
-    WITH {_THEN}
+    WITH RECURSIVE {_THEN_DIRECTORY}
     INSERT INTO pgstore.dirent (store_id, parent, name, version_from, ino, kind)
     SELECT $1, t.ino, e.name, $3, e.ino, e.kind
       FROM then_directory t
