@@ -233,9 +233,8 @@ class DeletingContents(Round):
             if blob_id in ours or blob_id not in facts:
                 done.append(blob_id)
             after = blob_id
-        if free:
-            self.found.blobs += yield Query(DELETE_BLOBS, store_id, free)
-        yield Query(FORGET_BLOBS, store_id, done)
+        deleted, _ = yield Many([Query(DELETE_BLOBS, store_id, free), Query(FORGET_BLOBS, store_id, done)])
+        self.found.blobs += deleted
         return after
 
     def _chunks(self, after: int) -> Op[int | None]:
@@ -249,16 +248,14 @@ class DeletingContents(Round):
         ours = {row[0] for row in locked}
         there = {row[0] for row in now}
         free = [row for row in now if row[0] in ours and not row[1]]
-        rows_free = [row[0] for row in free if not row[3]]
-        objects_free = [row[0] for row in free if row[3]]
-        if rows_free:
-            self.found.chunks += yield Query(DELETE_CHUNKS, store_id, rows_free)
-        if objects_free:
-            ((deleted,),) = yield Query(DELETE_OBJECTS, store_id, objects_free)
-            self.found.chunks += deleted
-        self.found.size_bytes += sum(row[2] or 0 for row in free)
-        yield Query(
-            FORGET_CHUNKS, store_id, [chunk_id for chunk_id in ids if chunk_id in ours or chunk_id not in there]
+        deleted, ((unlinked,),), _ = yield Many(
+            [
+                Query(DELETE_CHUNKS, store_id, [chunk_id for chunk_id, _, _, is_object in free if not is_object]),
+                Query(DELETE_OBJECTS, store_id, [chunk_id for chunk_id, _, _, is_object in free if is_object]),
+                Query(FORGET_CHUNKS, store_id, [one for one in ids if one in ours or one not in there]),
+            ]
         )
+        self.found.chunks += deleted + unlinked
+        self.found.size_bytes += sum(size_bytes or 0 for _, _, size_bytes, _ in free)
         last: int = ids[-1]
         return last
