@@ -176,7 +176,8 @@ class Volume(FileStore):
         """
         Return a handle that reads the Volume as it was in *version*, and refuses to write. Version 0 is the empty Volume.
 
-        The version is kept from the first use of the handle until it is garbage, or its process has been silent for ten minutes.
+        The version is kept from the first use of the handle until it is garbage, or its process has been silent for ten minutes. A
+        pickled handle keeps nothing: where it is unpickled, it does from its first use there on.
 
         Raises:
             InvalidError: on first use, if there has never been such a version.

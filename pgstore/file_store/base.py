@@ -29,7 +29,12 @@ COLLECT_AGAIN_SECONDS = 300.0  # to the next round of what was not finished
 ATTEMPTS = 10  # of an operation that others keep coming between
 FOREIGN_KEY_VIOLATION = "23503"  # contents that were to be shared have just been collected, for their file is gone
 STORAGES = {"rows": "r", "large_object": "l"}
-_VARIANT = ("_version", "_refusal", "_mount_options")  # what `_variant` sets, and a pickled handle keeps
+_VARIANT = (
+    "_version",
+    "_version_pin",
+    "_refusal",
+    "_mount_options",
+)  # what `_variant` sets, and a pickled handle keeps
 
 
 MODE_MAX = 0o7777

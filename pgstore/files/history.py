@@ -199,9 +199,12 @@ class VersionPin:
     def __init__(self, version: int) -> None:
         self._version = version
         self._lock = threading.Lock()
-        self._session: weakref.ref[Session] | None = (
-            None  # which has it; not that of the parent of a process that was forked
-        )
+        # Which has it; not that of the parent of a process that was forked.
+        self._session: weakref.ref[Session] | None = None
+
+    def __reduce__(self) -> tuple[type[VersionPin], tuple[int]]:
+        """Whoever unpickles it has yet to take it."""
+        return VersionPin, (self._version,)
 
     def ensure(self, client: Client, store_id: int) -> Op[None]:
         """
