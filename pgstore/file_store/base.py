@@ -184,13 +184,7 @@ class FileStoreBase(Store):
         while True:
             try:
                 result = yield from atomic(change())
-                self._runner.chores.leave(
-                    ("collect", store_id),
-                    partial(collect_in_passing, store_id),
-                    COLLECT_SECONDS,
-                    again_seconds=COLLECT_AGAIN_SECONDS,
-                    can_wait=True,
-                )
+                self._collect_later(store_id)
                 return result
             except StoreGone:
                 raise self._missing() from None
@@ -202,6 +196,16 @@ class FileStoreBase(Store):
                 attempt += 1
             if again is not None:
                 yield Call(again)
+
+    def _collect_later(self, store_id: int) -> None:
+        """After a change: leave the collection of what it made superfluous to the client."""
+        self._runner.chores.leave(
+            ("collect", store_id),
+            partial(collect_in_passing, store_id),
+            COLLECT_SECONDS,
+            again_seconds=COLLECT_AGAIN_SECONDS,
+            can_wait=True,
+        )
 
 
 def check_number(value: object, noun: str, least: int, most: int) -> int:

@@ -17,7 +17,7 @@ from pgstore import errors
 from pgstore.client import Client
 from pgstore.client.pins import version_of
 from pgstore.client.session import Session
-from pgstore.core.operation import Apart, Many, Op, Query, Rows, atomic
+from pgstore.core.operation import Apart, Many, Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.files.changes import LIVE
 from pgstore.files.contents import StoreGone
@@ -246,23 +246,19 @@ def check_kept(store_id: int, version: int) -> Op[None]:
     if not heads:
         raise StoreGone
     if not is_kept:
-        raise _not_kept(version, heads[0][0])
+        raise _not_kept(store_id, version, heads[0][0])
 
 
 def restore(store_id: int, version: int) -> Op[int]:
     """
     Make the tree what it was in *version*, by one commit. Returns the version that this makes.
 
-    The lock of the file system's row is held until the transaction ends. The transaction must not have changed the Volume before:
-    the caller sees to it.
+    To be run in a transaction that has not changed the Volume yet; it holds the lock of the file system's row until it ends. Takes
+    time in proportion to both trees: no index tells which live rows have begun since.
 
     Raises:
         InvalidError, VersionGone, StoreGone: see `check_kept`.
     """
-    return (yield from atomic(_restore(store_id, version)))
-
-
-def _restore(store_id: int, version: int) -> Op[int]:
     locked, heads, ((now_ns,),) = yield Many(
         [Query(LOCK_VERSION, store_id, version), Query(NEXT_VERSION, store_id), Query(NOW_NS)]
     )
@@ -270,7 +266,7 @@ def _restore(store_id: int, version: int) -> Op[int]:
         raise StoreGone
     new = heads[0][0]
     if not 0 <= version < new or not (locked or new == 1):
-        raise _not_kept(version, new - 1)
+        raise _not_kept(store_id, version, new - 1)
     yield Many(
         [
             Query(END_INODES, store_id, version, new),
@@ -284,7 +280,7 @@ def _restore(store_id: int, version: int) -> Op[int]:
     return restored
 
 
-def _not_kept(version: int, head: int) -> errors.Error:
+def _not_kept(store_id: int, version: int, head: int) -> errors.Error:
     if not 0 <= version <= head:
         return errors.InvalidError(f"there is no version {version}; the newest is {head}")
-    return errors.VersionGone(f"version {version} is not kept any more; versions() lists those that are")
+    return version_of(store_id, version).gone()

@@ -533,6 +533,22 @@ def test_clients_that_write_collect_in_passing(client, volume, sql, monkeypatch)
     assert client.chores._left == {}
 
 
+def test_who_only_restores_collects_in_passing(client, volume, client_elsewhere, sql, store_name, monkeypatch):
+    """
+    A restore is a commit, which makes older versions superfluous, like any other.
+    """
+    for _ in range(3):
+        put(volume, "f", b"x")
+    pgstore.Volume.from_name(store_name, client=client_elsewhere).restore(2)
+    age(sql, volume, 700)
+
+    now = clock.monotonic()
+    monkeypatch.setattr(clock, "monotonic", lambda: now + 61)
+    client_elsewhere.chores.work()
+
+    assert [entry.version for entry in volume.versions()] == [4, 3]
+
+
 def test_what_waits_for_the_time_of_grace_is_looked_at_again(client, volume, sql, monkeypatch):
     for _ in range(4):
         put(volume, "f", b"x")
