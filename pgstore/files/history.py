@@ -223,7 +223,8 @@ class VersionPin:
             yield from check_kept(store_id, self._version)
             raise
         except errors.AccessDenied:
-            return  # a role that only reads: it finds out when the version goes
+            self._session = weakref.ref(session)
+            return  # a role that only reads: it finds out when the version goes, and does not ask again
         with self._lock:
             is_first = self._session is None or self._session() is not session
             self._session = weakref.ref(session)
