@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 
 import psycopg
 import pytest
@@ -165,6 +166,21 @@ def test_every_check_has_its_damage():
     """
     assert {check for check, _, _ in DAMAGE} | DAMAGED_ELSEWHERE == CHECKS.keys()
     assert REPAIRS.keys() <= CHECKS.keys()
+
+
+def test_orphans_are_looked_for_in_every_table(damaged):
+    """
+    A table that came later would be forgotten. Foreign keys see to file_system and extent; large_object_left is of deleted stores.
+    """
+    _, connection, _ = damaged
+    tables = connection.execute(
+        "SELECT table_name FROM information_schema.columns JOIN information_schema.tables USING (table_schema, table_name) "
+        "WHERE table_schema = 'pgstore' AND column_name = 'store_id' AND table_type = 'BASE TABLE'"
+    ).fetchall()
+
+    looked_at = re.findall(r"FROM pgstore\.(\w+) \w+\n WHERE NOT EXISTS", CHECKS["orphans"])
+
+    assert {name for (name,) in tables} - {"file_system", "extent", "large_object_left"} == set(looked_at)
 
 
 def test_the_command_reports_and_fails(damaged, cli):
