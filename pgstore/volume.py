@@ -176,7 +176,8 @@ class Volume(FileStore):
         """
         Return a handle that reads the Volume as it was in *version*, and refuses to write. Version 0 is the empty Volume.
 
-        The version is kept from the first use of the handle until it is garbage, or its process has been silent for ten minutes.
+        The version is kept from the first use of the handle until it is garbage, or its process has been silent for ten minutes. A
+        pickled handle keeps nothing: where it is unpickled, it does from its first use there on.
 
         Raises:
             InvalidError: on first use, if there has never been such a version.
@@ -194,8 +195,8 @@ class Volume(FileStore):
         No bytes are copied. What was committed since stays readable in its versions, and can be restored in turn. Files that change
         get their old contents, modes and times, and the present as the time of their last change (`ctime_ns`).
 
-        Other commits wait for it. In a transaction it has to come before changes of the Volume, which may follow, and those of
-        others wait for the transaction then.
+        All names are looked at, those of now and those of then, and other commits wait for it meanwhile. In a transaction it has to
+        come before changes of the Volume, which may follow, and those of others wait for the transaction then.
 
         Raises:
             InvalidError: there has never been such a version, or the transaction has changed the Volume already.
@@ -218,9 +219,11 @@ class Volume(FileStore):
             return made
 
         try:
-            return (yield from atomic(change()))
+            made = yield from atomic(change())
         except StoreGone:
             raise self._missing() from None
+        self._collect_later(store_id)
+        return made
 
     # ------------------------------------------------------------------------------------------------- for Modal's sake
 

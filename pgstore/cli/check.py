@@ -13,13 +13,13 @@ import typer
 import pgstore
 from pgstore.cli import output
 from pgstore.cli.target import target
-from pgstore.client.session import DELETE_ROWS, sweep
+from pgstore.client.session import delete_store, sweep, unlink_large_objects
 from pgstore.core.mapping import map_error
 from pgstore.core.operation import Op, Query, atomic
-from pgstore.core.statement import Statement
-from pgstore.files import repair
+from pgstore.files import repair as file_repair
 from pgstore.migrate import sql_directory
-from pgstore.queue.repair import repair_sequences
+from pgstore.queue import repair as queue_repair
+from pgstore.registry import EXISTS
 
 ROWS_MAX: Final = 10_000  # of one check
 SHOWN_MAX: Final = 20
@@ -119,38 +119,23 @@ def _cell(value: object) -> str:
 
 
 def _delete_orphans(finding: Finding) -> Op[None]:
-    """Delete rows of stores that do not exist; whatever is there of a store that does stays."""
+    """Delete what is left of stores that do not exist."""
     gone = {row[finding.columns.index("store_id")] for row in finding.rows}
     for store_id in sorted(gone):
-        yield from atomic(_delete_rows(store_id))
+        # Ids are never used twice: a store that is not there will not be.
+        if not (yield Query(EXISTS, store_id)):
+            yield from atomic(delete_store(store_id))
+            yield from unlink_large_objects(store_id)
 
 
-EXISTS = Statement("SELECT 1 FROM pgstore.store WHERE id = $1", "int8", reads=True)
-
-
-def _delete_rows(store_id: int) -> Op[None]:
-    # Ids are never used twice: a store that is not there will not be.
-    if not (yield Query(EXISTS, store_id)):
-        for statement in DELETE_ROWS:
-            yield Query(statement, store_id)
-
-
-def _collect(finding: Finding) -> Op[None]:
+def _collect(_: Finding) -> Op[None]:
     yield from atomic(sweep())
-    yield from repair.collect_leftovers()
+    yield from file_repair.collect_leftovers()
 
 
-def _raise_file_sequences(finding: Finding) -> Op[None]:
-    yield from repair.repair_sequences()
-
-
-def _raise_queue_sequences(finding: Finding) -> Op[None]:
-    yield from repair_sequences()
-
-
-REPAIRS: Final[dict[str, Callable[[Finding], Op[None]]]] = {
+REPAIRS: Final[dict[str, Callable[[Finding], Op[object]]]] = {
     "orphans": _delete_orphans,
     "file_leftovers": _collect,
-    "file_sequence": _raise_file_sequences,
-    "queue_sequence": _raise_queue_sequences,
+    "file_sequence": lambda _: file_repair.repair_sequences(),
+    "queue_sequence": lambda _: queue_repair.repair_sequences(),
 }

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pgstore import errors
-from pgstore.core.operation import Call, Op, Query
+from pgstore.core.operation import Call, Many, Op, Query
 from pgstore.core.statement import Statement
 
 if TYPE_CHECKING:
@@ -144,9 +144,7 @@ class Pins:
             with self._lock:
                 closing = self._closing.get(kept)
                 if closing is None:
-                    self._counts[kept] = (
-                        self._counts.get(kept, 0) + 1
-                    )  # before the row is there, or another could delete it
+                    self._count(kept)  # before the row is there, or another could delete it
                     break
             yield Call(partial(closing.wait, _PATIENCE_SECONDS))
         try:
@@ -166,6 +164,12 @@ class Pins:
             session_id = self._session.id
             if session_id is not None:
                 yield Query(kept.giving, kept.store_id, session_id, kept.number)
+        except BaseException:
+            # Whether the row is still there nobody knows: it is wanted until the housekeeper has got rid of it.
+            with self._lock:
+                self._count(kept)
+            self.release_later(kept)
+            raise
         finally:
             with self._lock:
                 del self._closing[kept]
@@ -181,8 +185,8 @@ class Pins:
             wanted = list(self._counts)
             self._counts.clear()
         self._unwanted.clear()
-        for kept in wanted:
-            yield Query(kept.giving, kept.store_id, self._session.id, kept.number)
+        if wanted:
+            yield Many([Query(kept.giving, kept.store_id, self._session.id, kept.number) for kept in wanted])
 
     def renew(self) -> Op[None]:
         """Give back what is not wanted; insert again what was deleted with a session that was taken for dead."""
@@ -203,6 +207,10 @@ class Pins:
             if is_alive:
                 return
             yield from self._session.beat()
+
+    def _count(self, kept: Kept) -> None:
+        """With the lock."""
+        self._counts[kept] = self._counts.get(kept, 0) + 1
 
     def _discount(self, kept: Kept) -> bool:
         """Count down; whether that was the last. With the lock."""

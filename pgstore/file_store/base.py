@@ -30,7 +30,8 @@ ATTEMPTS = 10  # of an operation that others keep coming between
 FOREIGN_KEY_VIOLATION = "23503"  # contents that were to be shared have just been collected, for their file is gone
 STORAGES = {"rows": "r", "large_object": "l"}
 MODE_MAX = 0o7777  # permission bits
-_VARIANT = ("_version", "_refusal", "_mount_options")  # what `_variant` sets, and a pickled handle keeps
+# What `_variant` sets, and a pickled handle keeps.
+_VARIANT = ("_version", "_version_pin", "_refusal", "_mount_options")
 
 
 class FileStoreBase(Store):
@@ -177,13 +178,7 @@ class FileStoreBase(Store):
         while True:
             try:
                 result = yield from atomic(change())
-                self._runner.chores.leave(
-                    ("collect", store_id),
-                    partial(collect_in_passing, store_id),
-                    COLLECT_SECONDS,
-                    again_seconds=COLLECT_AGAIN_SECONDS,
-                    can_wait=True,
-                )
+                self._collect_later(store_id)
                 return result
             except StoreGone:
                 raise self._missing() from None
@@ -195,6 +190,16 @@ class FileStoreBase(Store):
                 attempt += 1
             if again is not None:
                 yield Call(again)
+
+    def _collect_later(self, store_id: int) -> None:
+        """After a change: leave the collection of what it made superfluous to the client."""
+        self._runner.chores.leave(
+            ("collect", store_id),
+            partial(collect_in_passing, store_id),
+            COLLECT_SECONDS,
+            again_seconds=COLLECT_AGAIN_SECONDS,
+            can_wait=True,
+        )
 
 
 def check_number(value: object, noun: str, least: int, most: int) -> int:

@@ -17,7 +17,7 @@ from pgstore import errors
 from pgstore.client import Client
 from pgstore.client.pins import version_of
 from pgstore.client.session import Session
-from pgstore.core.operation import Apart, Many, Op, Query, Rows, atomic
+from pgstore.core.operation import Apart, Many, Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.files.changes import LIVE, ROOT
 from pgstore.files.contents import StoreGone
@@ -50,74 +50,58 @@ LOCK_VERSION = Statement(
     "int8 int8",
 )
 
-# Directories that there were in version $2, and that there are now.
-_THEN: Final = f"""
-    RECURSIVE then_directory AS (
+# Whether the name d is there in version $2, and in the newest.
+_THEN: Final = "d.version_from <= $2 AND d.version_to > $2"
+_NOW: Final = f"d.version_to = {LIVE}"
+
+
+def _directories(tree: str, is_there: str) -> str:
+    """The subquery `<tree>_directory`: directories to which names that are there lead from the root."""
+    return f"""
+    {tree}_directory AS (
          SELECT {ROOT}::bigint AS ino
           UNION
          SELECT e.ino
-           FROM then_directory t
+           FROM {tree}_directory t
           CROSS JOIN LATERAL (
                 SELECT d.ino
                   FROM pgstore.dirent d
                  WHERE d.store_id = $1
                    AND d.parent = t.ino
                    AND d.kind = 'd'
-                   AND d.version_from <= $2
-                   AND d.version_to > $2
+                   AND {is_there}
                 OFFSET 0) e
-    )
-"""
-_NOW: Final = f"""
-    now_directory AS (
+    )"""
+
+
+def _inodes(tree: str, is_there: str) -> str:
+    """The subquery `<tree>_inode`: all that names lead to which are there in these directories."""
+    return f"""
+    {tree}_inode AS MATERIALIZED (
          SELECT {ROOT}::bigint AS ino
           UNION
          SELECT e.ino
-           FROM now_directory n
-          CROSS JOIN LATERAL (
-                SELECT d.ino
-                  FROM pgstore.dirent d
-                 WHERE d.store_id = $1
-                   AND d.parent = n.ino
-                   AND d.kind = 'd'
-                   AND d.version_to = {LIVE}
-                OFFSET 0) e
-    )
-"""
-_THEN_INODE: Final = f"""
-    then_inode AS MATERIALIZED (
-         SELECT {ROOT}::bigint AS ino
-          UNION
-         SELECT e.ino
-           FROM then_directory t
+           FROM {tree}_directory t
           CROSS JOIN LATERAL (
                 SELECT d.ino
                   FROM pgstore.dirent d
                  WHERE d.store_id = $1
                    AND d.parent = t.ino
-                   AND d.version_from <= $2
-                   AND d.version_to > $2
+                   AND {is_there}
                 OFFSET 0) e
-    )
-"""
+    )"""
+
+
+_THEN_DIRECTORY: Final = _directories("then", _THEN)
+_NOW_DIRECTORY: Final = _directories("now", _NOW)
+_THEN_INODE: Final = _inodes("then", _THEN)
+_NOW_INODE: Final = _inodes("now", _NOW)
 # In this order: the inodes are found by the names. At version $3 end those that are not as they were in version $2, be it that
 # they have changed since, or that they were not there. EXCEPT is hashed or sorted, however many there are; NOT IN, and NOT EXISTS
 # where few were expected, would compare each with each.
 END_INODES = Statement(
     f"""
-    WITH {_THEN}, {_NOW}, {_THEN_INODE}, now_inode AS (
-         SELECT {ROOT}::bigint AS ino
-          UNION
-         SELECT e.ino
-           FROM now_directory n
-          CROSS JOIN LATERAL (
-                SELECT d.ino
-                  FROM pgstore.dirent d
-                 WHERE d.store_id = $1
-                   AND d.parent = n.ino
-                   AND d.version_to = {LIVE}
-                OFFSET 0) e
-    )
+    WITH RECURSIVE {_THEN_DIRECTORY}, {_NOW_DIRECTORY}, {_THEN_INODE}, {_NOW_INODE}
     UPDATE pgstore.inode
        SET version_to = $3
      WHERE store_id = $1::numeric
@@ -139,7 +123,7 @@ END_INODES = Statement(
 )
 END_NAMES = Statement(
     f"""
-    WITH {_THEN}, {_NOW}
+    WITH RECURSIVE {_THEN_DIRECTORY}, {_NOW_DIRECTORY}
     UPDATE pgstore.dirent
        SET version_to = $3
      WHERE store_id = $1::numeric
@@ -162,7 +146,7 @@ END_NAMES = Statement(
 # ctime, $4: of the change that this is to the inode; programs that look for changes go by it.
 REVIVE_INODES = Statement(
     f"""
-    WITH {_THEN}, {_THEN_INODE}
+    WITH RECURSIVE {_THEN_DIRECTORY}, {_THEN_INODE}
     INSERT INTO pgstore.inode
            (store_id, ino, version_from, kind, mode, uid, gid, link_count, size_bytes, mtime_ns, ctime_ns, blob_id, link_target,
             inline_data, parent, xattrs)
@@ -183,7 +167,7 @@ REVIVE_INODES = Statement(
 )
 REVIVE_NAMES = Statement(
     f"""
-    WITH {_THEN}
+    WITH RECURSIVE {_THEN_DIRECTORY}
     INSERT INTO pgstore.dirent (store_id, parent, name, version_from, ino, kind)
     SELECT $1, t.ino, e.name, $3, e.ino, e.kind
       FROM then_directory t
@@ -214,9 +198,12 @@ class VersionPin:
     def __init__(self, version: int) -> None:
         self._version = version
         self._lock = threading.Lock()
-        self._session: weakref.ref[Session] | None = (
-            None  # which has it; not that of the parent of a process that was forked
-        )
+        # Which has it; not that of the parent of a process that was forked.
+        self._session: weakref.ref[Session] | None = None
+
+    def __reduce__(self) -> tuple[type[VersionPin], tuple[int]]:
+        """Whoever unpickles it has yet to take it."""
+        return VersionPin, (self._version,)
 
     def ensure(self, client: Client, store_id: int) -> Op[None]:
         """
@@ -235,7 +222,8 @@ class VersionPin:
             yield from check_kept(store_id, self._version)
             raise
         except errors.AccessDenied:
-            return  # a role that only reads: it finds out when the version goes
+            self._session = weakref.ref(session)
+            return  # a role that only reads: it finds out when the version goes, and does not ask again
         with self._lock:
             is_first = self._session is None or self._session() is not session
             self._session = weakref.ref(session)
@@ -258,23 +246,19 @@ def check_kept(store_id: int, version: int) -> Op[None]:
     if not heads:
         raise StoreGone
     if not is_kept:
-        raise _not_kept(version, heads[0][0])
+        raise _not_kept(store_id, version, heads[0][0])
 
 
 def restore(store_id: int, version: int) -> Op[int]:
     """
     Make the tree what it was in *version*, by one commit. Returns the version that this makes.
 
-    The lock of the file system's row is held until the transaction ends. The transaction must not have changed the Volume before:
-    the caller sees to it.
+    To be run in a transaction that has not changed the Volume yet; it holds the lock of the file system's row until it ends. Takes
+    time in proportion to both trees: no index tells which live rows have begun since.
 
     Raises:
         InvalidError, VersionGone, StoreGone: see `check_kept`.
     """
-    return (yield from atomic(_restore(store_id, version)))
-
-
-def _restore(store_id: int, version: int) -> Op[int]:
     locked, heads, ((now_ns,),) = yield Many(
         [Query(LOCK_VERSION, store_id, version), Query(NEXT_VERSION, store_id), Query(NOW_NS)]
     )
@@ -282,7 +266,7 @@ def _restore(store_id: int, version: int) -> Op[int]:
         raise StoreGone
     new = heads[0][0]
     if not 0 <= version < new or not (locked or new == 1):
-        raise _not_kept(version, new - 1)
+        raise _not_kept(store_id, version, new - 1)
     yield Many(
         [
             Query(END_INODES, store_id, version, new),
@@ -296,7 +280,7 @@ def _restore(store_id: int, version: int) -> Op[int]:
     return restored
 
 
-def _not_kept(version: int, head: int) -> errors.Error:
+def _not_kept(store_id: int, version: int, head: int) -> errors.Error:
     if not 0 <= version <= head:
         return errors.InvalidError(f"there is no version {version}; the newest is {head}")
-    return errors.VersionGone(f"version {version} is not kept any more; versions() lists those that are")
+    return version_of(store_id, version).gone()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import weakref
-from functools import partial
 from typing import Any, Final
 
 from pgstore import errors
@@ -70,7 +69,7 @@ class Keeping:
             yield from pins.keep(kept)
         except (errors.VersionGone, errors.StaleFile, errors.AccessDenied):
             return  # gone, or made by this very transaction, or not for a role that only reads. Reading finds out
-        self._release = weakref.finalize(self, partial(pins.release_later, kept))
+        self._release = weakref.finalize(self, pins.release_later, kept)
         self._release.atexit = False
 
     def _kept(self) -> Op[Kept]:

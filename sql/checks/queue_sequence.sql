@@ -1,8 +1,6 @@
 -- Sequences of Queues that are behind ids in use: a mark that is above the next id, so that what is put there would not be found, or a
 -- row that has the id already. It happens when a server takes over that was fed by logical replication, which leaves sequences out.
--- `pgstore.queue.repair.repair_sequences` sets them right; by hand, while nobody uses Queues:
--- SELECT setval('pgstore.queue_item_id_seq', greatest((SELECT max(low) FROM pgstore.queue_head), (SELECT max(id) FROM pgstore.queue_item)))
--- and the same with queue_deferred.
+-- `pgstore check --repair` sets them right.
 SELECT h.store_id, h.partition, 'queue_head' AS relation, h.low AS id, s.last_value
   FROM pgstore.queue_head h
  CROSS JOIN pgstore.queue_item_id_seq s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -207,8 +208,6 @@ def test_an_upload_that_is_killed_leaves_the_old_file_or_the_new_one(own_databas
     """
     At twelve moments; and what was written of it is found by collection once the session counts as dead.
     """
-    import hashlib
-
     chance = random.Random(7)
     with pgstore.Client(own_database) as client:
         volume = pgstore.Volume.from_name("s", create_if_missing=True, client=client, keep=1, storage=storage).hydrate()

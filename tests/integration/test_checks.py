@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 
 import psycopg
 import pytest
@@ -71,7 +72,7 @@ DAMAGE = [
     ("orphans", "dirent", "INSERT INTO pgstore.dirent VALUES (0, 1, 'x', 0, 1, 1, 'f')"),
     ("orphans", "chunk_left", "INSERT INTO pgstore.chunk_left VALUES (0, 1)"),
 ]  # fmt: skip
-ONCE_CHECKED_ELSEWHERE = {"dict_value_codec", "queue_sequence"}
+DAMAGED_ELSEWHERE = {"dict_value_codec", "queue_sequence"}
 
 
 @pytest.fixture
@@ -163,8 +164,23 @@ def test_every_check_has_its_damage():
     """
     As the test before takes for granted.
     """
-    assert {check for check, _, _ in DAMAGE} | ONCE_CHECKED_ELSEWHERE == CHECKS.keys()
+    assert {check for check, _, _ in DAMAGE} | DAMAGED_ELSEWHERE == CHECKS.keys()
     assert REPAIRS.keys() <= CHECKS.keys()
+
+
+def test_orphans_are_looked_for_in_every_table(damaged):
+    """
+    A table that came later would be forgotten. Foreign keys see to file_system and extent; large_object_left is of deleted stores.
+    """
+    _, connection, _ = damaged
+    tables = connection.execute(
+        "SELECT table_name FROM information_schema.columns JOIN information_schema.tables USING (table_schema, table_name) "
+        "WHERE table_schema = 'pgstore' AND column_name = 'store_id' AND table_type = 'BASE TABLE'"
+    ).fetchall()
+
+    looked_at = re.findall(r"FROM pgstore\.(\w+) \w+\n WHERE NOT EXISTS", CHECKS["orphans"])
+
+    assert {name for (name,) in tables} - {"file_system", "extent", "large_object_left"} == set(looked_at)
 
 
 def test_the_command_reports_and_fails(damaged, cli):
@@ -209,6 +225,24 @@ def test_leftovers_are_repaired_and_nothing_else_is_touched(damaged, cli):
     assert connection.execute(
         "SELECT (SELECT count(*) FROM pgstore.blob), (SELECT count(*) FROM pgstore.chunk)"
     ).fetchone() == (counts[0] - 2, counts[1] - 2)
+
+
+def test_large_objects_of_orphans_go_with_them(damaged, cli):
+    """
+    An upload raced with the deletion of its Volume. Nothing else knows of the objects once the rows are gone.
+    """
+    url, connection, _ = damaged
+    with pgstore.Client(url) as client:
+        volume = pgstore.Volume.from_name("l", create_if_missing=True, client=client, storage="large_object")
+        volume.put_file(io.BytesIO(os.urandom(2_000_000)), "f")
+    count = "SELECT count(*) FROM pg_largeobject_metadata"
+    assert connection.execute(count).fetchall() == [(2,)]
+    connection.execute("DELETE FROM pgstore.store WHERE name = 'l'")
+    assert "orphans" in found(url)
+
+    assert cli("--url", url, "check", "--repair")[:2] == (0, f"{len(CHECKS)} checks found nothing\n")
+
+    assert connection.execute(count).fetchall() == [(0,)]
 
 
 def test_sequences_that_were_left_behind_are_set_right(damaged, cli):

@@ -16,9 +16,11 @@ from pgstore.client import pins
 from pgstore.client.session import delete_store
 from pgstore.core import clock
 from pgstore.core.operation import atomic
+from pgstore.core.statement import Statement
 from pgstore.file_store import base
 from pgstore.files import collect
-from pgstore.files.collect import Collected, Collection, collect_in_passing
+from pgstore.files.collect import Collected, Collection, collect_in_passing, contents
+from pgstore.files.collect import rows as rows_of_versions
 from tests.integration.test_cli import Cli
 
 LARGE = 300_000
@@ -248,16 +250,16 @@ def test_a_pin_goes_with_the_last_handle(client, volume, sql):
     """
     put(volume, "f", b"1")
     first, second = volume.at(1), volume.at(1)
-    derived = first.with_options() if hasattr(first, "with_options") else first
+    derived = first.read_only()
     assert read(first, "f") == read(second, "f") == b"1"
     assert rows(sql, volume)["version_pin"] == 1
 
-    del first, derived
+    del first, second
     gc.collect()
     client.run(client.session.keep())
     assert rows(sql, volume)["version_pin"] == 1
 
-    del second
+    del derived
     gc.collect()
     client.run(client.session.keep())
     assert "version_pin" not in rows(sql, volume)
@@ -285,7 +287,7 @@ def test_threads_that_pin_one_version_at_once_share_it(client, volume, sql):
         barrier.wait()
         for _ in range(30):
             client.run(store_pins.keep(kept))
-            held = rows(sql_of(client), volume)
+            held = rows(sql, volume)
             client.run(store_pins.release(kept))
             assert held.get("version_pin") == 1
 
@@ -307,23 +309,36 @@ def test_threads_that_pin_one_version_at_once_share_it(client, volume, sql):
     assert "version_pin" not in rows(sql, volume)
 
 
-def sql_of(client):
-    def run(statement, *parameters):
-        from pgstore.core.operation import Query
-        from pgstore.core.statement import Statement
-
-        def op():
-            return (yield Query(Statement(statement.replace("%s", "$1"), "int8", reads=True, once=True), *parameters))
-
-        return client.run(op())
-
-    return run
-
-
-def test_a_reader_role_reads_old_versions_without_a_pin(volume, sql, database, store_name):
+def test_a_pin_that_could_not_be_given_back_is_given_back_later(client, volume, sql, monkeypatch):
     """
-    It may write nothing, and so cannot keep them.
+    The server was away for a moment: the version would be kept as long as the process lives.
     """
+    put(volume, "f", b"1")
+    kept = pins.version_of(id_of(volume), 1)
+    client.run(client.session.pins.keep(kept))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pins, "UNPIN", Statement("SELECT 1 / (($1 + $2 + $3) * 0)", "int8 int8 int8"))
+        with pytest.raises(errors.Error):
+            client.run(client.session.pins.release(kept))
+    assert rows(sql, volume)["version_pin"] == 1
+    client.run(client.session.keep())
+
+    assert "version_pin" not in rows(sql, volume)
+
+
+def test_a_reader_role_reads_old_versions_without_a_pin(volume, sql, database, store_name, monkeypatch):
+    """
+    It may write nothing, and so cannot keep them; being refused with every read would only cost time.
+    """
+    asked = []
+    keep = pins.Pins.keep
+
+    def counted(self, kept):
+        asked.append(kept)
+        return keep(self, kept)
+
+    monkeypatch.setattr(pins.Pins, "keep", counted)
     put(volume, "f", b"1")
     put(volume, "f", b"2")
     role = f"r_{id_of(volume)}"
@@ -331,7 +346,8 @@ def test_a_reader_role_reads_old_versions_without_a_pin(volume, sql, database, s
     try:
         with pgstore.Client(database.replace("postgres@", f"{role}@")) as reader:
             old = pgstore.Volume.from_name(store_name, client=reader).at(1)
-            assert read(old, "f") == b"1"
+            assert read(old, "f") == read(old, "f") == b"1"
+            assert len(asked) == 1
     finally:
         sql(f"DROP ROLE {role}")
 
@@ -476,8 +492,9 @@ def test_batches_are_bounded_and_nothing_is_forgotten(volume, sql, monkeypatch):
     """
     With as little as possible in a transaction, and stopped after each of them.
     """
-    for name in ("ROWS_AT_ONCE", "BLOBS_AT_ONCE", "EXTENTS_AT_ONCE", "CHUNKS_AT_ONCE"):
-        monkeypatch.setattr(collect, name, 2)
+    monkeypatch.setattr(rows_of_versions, "ROWS_AT_ONCE", 2)
+    for name in ("BLOBS_AT_ONCE", "EXTENTS_AT_ONCE", "CHUNKS_AT_ONCE"):
+        monkeypatch.setattr(contents, name, 2)
     for _ in range(5):
         put(volume, "f", os.urandom(2 * LARGE))
     put(volume, "g", b"")
@@ -529,6 +546,22 @@ def test_clients_that_write_collect_in_passing(client, volume, sql, monkeypatch)
 
     assert rows(sql, volume)["volume_version"] == 2
     assert client.chores._left == {}
+
+
+def test_who_only_restores_collects_in_passing(client, volume, client_elsewhere, sql, store_name, monkeypatch):
+    """
+    A restore is a commit, which makes older versions superfluous, like any other.
+    """
+    for _ in range(3):
+        put(volume, "f", b"x")
+    pgstore.Volume.from_name(store_name, client=client_elsewhere).restore(2)
+    age(sql, volume, 700)
+
+    now = clock.monotonic()
+    monkeypatch.setattr(clock, "monotonic", lambda: now + 61)
+    client_elsewhere.chores.work()
+
+    assert [entry.version for entry in volume.versions()] == [4, 3]
 
 
 def test_what_waits_for_the_time_of_grace_is_looked_at_again(client, volume, sql, monkeypatch):

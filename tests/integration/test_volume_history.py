@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -92,6 +93,26 @@ def test_a_version_cannot_be_written_to(call, volume):
     ):  # fmt: skip
         with pytest.raises(errors.InvalidError, match=r"Version 1 of a Volume can not be written to; restore\(1\)"):
             call(operation, *args)
+
+
+def test_a_pickled_handle_reads_its_version_and_keeps_it(client, volume, database, sql):
+    """
+    As a job is sent to another process: what it is to read must not be collected under it.
+    """
+    put(volume, "f", b"1")
+    put(volume, "f", b"2")
+    pgstore.configure(url=database)
+    try:
+        old = pickle.loads(pickle.dumps(volume.at(1)))
+
+        assert b"".join(old.read_file("f")) == b"1"
+        with pytest.raises(errors.InvalidError, match="Version 1 of a Volume can not be written to"):
+            old.remove_file("f")
+        assert sql("SELECT version FROM pgstore.version_pin WHERE store_id = %s", int(volume.object_id[3:])) == [(1,)]
+        with pytest.raises(errors.InvalidError, match="there is no version 3; the newest is 2"):
+            pickle.loads(pickle.dumps(volume.at(3))).exists("f")
+    finally:
+        pgstore.configure()
 
 
 def test_what_is_no_version_is_said_to_be_none(call, volume):
