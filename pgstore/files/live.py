@@ -26,6 +26,7 @@ from pgstore.files.writing import (
     inode_places,
     lock_inodes,
 )
+from pgstore.registry import EXISTS
 
 LOCK_INODES = lock_inodes("FOR UPDATE")  # always in the order of their numbers: nobody waits in a circle
 # Two who move directories at once could each move one into the other's. No row: the file system was deleted.
@@ -116,8 +117,6 @@ NAMES_OF = Statement(
     "int8 int8[] bytea[] int8[]",
     reads=True,
 )
-EXISTS = Statement("SELECT 1 FROM pgstore.file_system WHERE store_id = $1", "int8", reads=True)
-
 LOCK_ROUNDS_MAX = 100
 ONE_BY_ONE_MAX = 10  # inodes that are named by their keys, which needs no lock before
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from pgstore import errors
+from pgstore.client.pins import version_of
 from pgstore.client.session import Session
 from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
@@ -268,7 +269,7 @@ class Tree:
             return (yield query)  # type: ignore[no-any-return]
         rows, ((is_kept,),) = yield Many([query, Query(IS_KEPT, self.store_id, self.version)])
         if not is_kept:
-            raise errors.VersionGone(f"version {self.version} is not kept any more; versions() lists those that are")
+            raise version_of(self.store_id, self.version).gone()
         return rows  # type: ignore[no-any-return]
 
     def walk(self, names: Names, *, start: Walk = AT_ROOT, opening: bool = False, follow: bool = True) -> Op[Walk]:
