@@ -186,12 +186,14 @@ class Staged:
             yield from self._add(zeros(size - self.size))
 
     def _skip_to(self, size: int) -> Op[None]:
-        """Leave a hole of whole chunks."""
+        """Leave a hole of whole chunks, if there is one before *size*."""
         if self._blob is None:
             self._blob = yield from self._new_blob()
         blob = self._blob
-        self._make_room(self._filled + blob.chunk_size)
         padded = self._filled + -self._filled % blob.chunk_size
+        if blob.size_bytes + padded > size:
+            return
+        self._make_room(padded)
         self._buffer[self._filled : padded] = zeros(padded - self._filled)
         yield from blob.write(memoryview(self._buffer)[:padded])
         self._filled = 0
@@ -252,15 +254,15 @@ class Staged:
         assert blob.blob_id is not None
         chunks = size // blob.chunk_size
         start = chunks * blob.chunk_size
-        tail = (
-            filled((yield from read_blob(self.store_id, blob.blob_id, start, size)), start, size)
-            if size > start
-            else []
-        )
+        tail = b""
+        if size > start:
+            tail = b"".join(filled((yield from read_blob(self.store_id, blob.blob_id, start, size)), start, size))
         yield Many([*blob.begin(), Query(CUT, self.store_id, blob.blob_id, chunks)])
         blob.size_bytes = start
         self._filled = 0
-        yield from self._add(b"".join(tail))
+        self._make_room(len(tail))
+        self._buffer[: len(tail)] = tail
+        self._filled = len(tail)
 
     # ------------------------------------------------------------------------------------------------------ the end
 

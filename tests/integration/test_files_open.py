@@ -282,6 +282,31 @@ def test_truncation_cuts_and_grows(opened, store):
         assert content(store, "file") == data[:size] + bytes(max(0, size - len(data))) + b"end"
 
 
+def test_chunks_may_be_larger_than_what_is_stored_at_a_time(opened, client, store_name, kind):
+    """
+    Then a hole ends in the chunk that it begins in, and what is left of a chunk that was cut is much.
+    """
+    cls = Volume if kind == "volume" else NetworkFileSystem
+    store = cls.from_name(store_name, create_if_missing=True, client=client, chunk_size=16 * MIB)
+
+    with opened(store, "hole", "wb") as file:
+        file.write(b"a")
+        file.seek(5 * MIB)
+        file.write(b"b")
+        file.seek(20 * MIB)
+        file.write(b"c")
+    with opened(store, "cut", "wb") as file:
+        file.write(b"x" * 20 * MIB)
+        file.truncate(6 * MIB)
+        file.seek(0, os.SEEK_END)
+        file.write(b"end")
+
+    hole = bytearray(20 * MIB + 1)
+    hole[0:1], hole[5 * MIB : 5 * MIB + 1], hole[20 * MIB :] = b"a", b"b", b"c"
+    assert content(store, "hole") == hole
+    assert content(store, "cut") == b"x" * 6 * MIB + b"end"
+
+
 def test_a_closed_file_refuses_and_can_be_closed_again(opened, store):
     put(store, "file", b"x")
     for mode in ("rb", "wb", "r", "w"):
