@@ -239,7 +239,7 @@ class AsyncFile(Generic[S]):
         if getattr(self, "_closed", True):
             return
         self._closed = True
-        lost = self._opened.drop()
+        lost = self._opened.drop(in_transaction=self._bound is not None)
         if self._pending and not self._opened.is_staged and self._bound is None:
             self._opened.write_later([(self._position - len(self._pending), bytes(self._pending))])
         if lost:

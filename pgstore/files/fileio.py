@@ -210,7 +210,7 @@ class RawFile(io.RawIOBase):
         """The file object was collected without having been closed, maybe in the middle of something: ask nothing of the server."""
         if self._is_abandoned or self.closed:
             return
-        lost = self._opened.drop()
+        lost = self._opened.drop(in_transaction=self._bound is not None)
         if self._opened.is_staged or not self._opened.can_write or self._bound is not None:
             self._is_abandoned = True
         else:

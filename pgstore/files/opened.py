@@ -75,8 +75,12 @@ class Opened:
         """End it after an error of the caller's."""
         yield from ()
 
-    def drop(self) -> str:
-        """Nobody has it any more; this may be a finaliser, which asks nothing of the server. Returns what is lost, if anything."""
+    def drop(self, *, in_transaction: bool = False) -> str:
+        """
+        Nobody has it any more; this may be a finaliser, which asks nothing of the server. Returns what is lost, if anything.
+
+        *in_transaction*: it belongs to one, in which nothing is written later.
+        """
         return ""
 
     def write_later(self, pieces: list[tuple[int, bytes]]) -> None:
@@ -181,7 +185,7 @@ class OpenedStaged(Opened):
         with contextlib.suppress(errors.TransactionFailed, errors.InvalidError):
             yield from self._staged.leave()
 
-    def drop(self) -> str:
+    def drop(self, *, in_transaction: bool = False) -> str:
         leaving = self._staged.leaving()
         if leaving is not None:
             self._session.later(leaving)
@@ -272,11 +276,11 @@ class OpenedInPlace(Opened):
     def abandon(self) -> Op[None]:
         yield from self.close()  # what was written was written, as on any file system
 
-    def drop(self) -> str:
-        if not self.can_write:
-            self._keeping.release()
-            return ""
-        return "what it had not written yet is written later"
+    def drop(self, *, in_transaction: bool = False) -> str:
+        if self.can_write and not in_transaction:
+            return "what it had not written yet is written later"
+        self._keeping.release()
+        return "what it had not written yet is lost" if self.can_write else ""
 
     def write_later(self, pieces: list[tuple[int, bytes]]) -> None:
         def write() -> Op[None]:

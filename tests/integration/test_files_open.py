@@ -667,6 +667,20 @@ def test_a_forgotten_file_is_written_later(opened, nfs, client):
     assert content(nfs, "file") == b"late"
 
 
+def test_a_forgotten_file_of_a_transaction_is_not_written_after_it(client, nfs):
+    """
+    And the warning does not promise it.
+    """
+    with client.transaction():
+        file = nfs.open("file", "w")
+        file.write("late")
+        with pytest.warns(ResourceWarning, match="what it had not written yet is lost"):
+            del file
+    client.run(client.session.keep())
+
+    assert content(nfs, "file") == b""
+
+
 def test_files_are_read_and_written_in_place(opened, nfs):
     data = bytearray(os.urandom(300 * KIB))
     put(nfs, "file", data)
