@@ -10,10 +10,10 @@ from pgstore.file_store.base import FileStoreBase
 from pgstore.files import download, in_place
 from pgstore.files.build import Builder
 from pgstore.files.contents import Contents
-from pgstore.files.fileio import Mode, parse_mode
+from pgstore.files.fileio import FileAt, Mode, parse_mode
 from pgstore.files.keeping import Keeping
 from pgstore.files.opened import Opened, OpenedContents, OpenedInPlace, OpenedStaged
-from pgstore.files.opening import FileAt, opening
+from pgstore.files.opening import opening
 from pgstore.files.paths import Names, join, split, split_file
 from pgstore.files.staged import FILE_MODE, Staged, attach, check_writable
 from pgstore.files.tree import Node, Tree, Walk
@@ -73,9 +73,7 @@ class OpeningFiles(FileStoreBase):
 
     def _open_node(self, names: Names) -> Op[tuple[Tree, Node]]:
         tree = yield from self._tree()
-        node = yield from self._reading(tree, download.open_file(tree, names))
-        _check_kind(node, names)
-        return tree, node
+        return tree, (yield from self._reading(tree, download.open_file(tree, names)))
 
     # ---------------------------------------------------------------------------------------------------- of a Volume
 
@@ -139,7 +137,9 @@ def _existing(walk: Walk, names: Names, *, exclusive: bool) -> tuple[int, int]:
     check_writable(walk, names, exclusive=exclusive)
     if walk.node is None:
         return 0, 0
-    _check_kind(walk.node, names)
+    if walk.node.kind != "f":
+        kind = "fifo" if walk.node.kind == "p" else "socket"
+        raise _invalid(f"{join(names)!r} is a {kind}, which only a mounted store can open")
     return walk.node.ino, walk.node.size_bytes
 
 
@@ -156,13 +156,6 @@ def _make_file(tree: Tree, names: Names, *, exclusive: bool) -> Op[tuple[int, in
         )
         yield from builder.send()
     return ino, size
-
-
-def _check_kind(node: Node, names: Names) -> None:
-    if node.kind != "f":
-        raise _invalid(
-            f"{join(names)!r} is a {'fifo' if node.kind == 'p' else 'socket'}, which only a mounted store can open"
-        )
 
 
 def _invalid(message: str) -> errors.InvalidError:

@@ -45,6 +45,14 @@ class Mode(NamedTuple):
         return self.kind + "b" + ("+" if self.updates else "")
 
 
+class FileAt(NamedTuple):
+    """What an `open` has found: the file, how it is used, and where in it to begin."""
+
+    opened: Opened
+    mode: Mode
+    position: int
+
+
 def parse_mode(mode: object, buffering: int, encoding: str | None, errors_: str | None, newline: str | None) -> Mode:
     """What *mode* means; raises `InvalidError` where the built-in `open` raises `ValueError`."""
     if isinstance(buffering, bool) or not isinstance(buffering, int):
@@ -300,7 +308,7 @@ def forget(file: io.IOBase, raw: RawFile | None) -> None:
 
 
 def file_object(
-    file: tuple[Opened, Mode, int],
+    file: FileAt,
     runner: Runner,
     bound: Any,
     buffering: int,
@@ -308,7 +316,7 @@ def file_object(
     errors_: str | None,
     newline: str | None,
 ) -> Any:
-    """The file object on an open file that is used in a mode from a position, as the built-in `open` would make it."""
+    """The file object that the built-in `open` would make."""
     opened, mode, position = file
     raw = RawFile(opened, runner, bound, mode.raw, position, read_ahead=buffering != 0)
     if buffering == 0:

@@ -7,6 +7,7 @@ the two for reading: what is read in order is fetched in growing pieces, anythin
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable
 from typing import Final
@@ -33,7 +34,7 @@ READ_AHEAD_MIN: Final = 64 * 1024
 LIVE_SECONDS: Final = 1.0  # what was read ahead of a file that others write is used for so long
 
 
-class Opened:
+class Opened(ABC):
     """An open file. What it is not open for is not asked of it."""
 
     path: str
@@ -60,8 +61,9 @@ class Opened:
     def truncate(self, size: int) -> Op[None]:
         raise AssertionError("not open for writing")
 
+    @abstractmethod
     def size(self) -> Op[int]:
-        raise NotImplementedError
+        """How many bytes it has now."""
 
     def sync(self) -> Op[None]:
         """Return when what was written, and is seen by others, is on the disk."""
