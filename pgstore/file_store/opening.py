@@ -44,8 +44,10 @@ class OpeningFiles(FileStoreBase):
 
         A file of a **NetworkFileSystem** is read and written in place, at once for all. A write of up to 1 MiB that is not buffered
         (`buffering=0`, or the whole of a buffer) is atomic, and so is an append. `flush` shows what is buffered to others, `fsync`
-        and `close` wait until it is on the server's disk. What is read ahead is at most a second old; without buffering, none is.
-        The file stays while it is open, also when its name is removed or given to another.
+        and `close` wait until it is on the server's disk. What an append has in its buffer is there twice if Ctrl-C or a lost
+        connection ends it on the way out and it is written again, as `close` does; without buffering it is for you to repeat.
+        What is read ahead is at most a second old; without buffering, none is. The file stays while it is open, also when its
+        name is removed or given to another.
 
         Raises:
             FileNotFoundError: there is no such file ("r").

@@ -295,9 +295,11 @@ def on(raw: RawFile, layer: L) -> L:
 
 def leave(file: io.IOBase, raw: RawFile, kind: type[BaseException] | None) -> None:
     """The end of a `with` block."""
-    if kind is not None:
-        raw.abandon()
-    file.close()
+    try:
+        if kind is not None:
+            raw.abandon()
+    finally:
+        file.close()
 
 
 def forget(file: io.IOBase, raw: RawFile | None) -> None:

@@ -6,7 +6,7 @@ the two for reading: what is read in order is fetched in growing pieces, anythin
 
 from __future__ import annotations
 
-import contextlib
+import warnings
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable
@@ -183,9 +183,15 @@ class OpenedStaged(Opened):
             raise
 
     def abandon(self) -> Op[None]:
-        # In a transaction that has failed nothing can be done, and nothing needs to be.
-        with contextlib.suppress(errors.TransactionFailed, errors.InvalidError):
+        try:
             yield from self._staged.leave()
+        except (errors.TransactionFailed, errors.InvalidError):
+            return  # in a transaction that has failed nothing can be done, and nothing needs to be
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self.drop()
+            raise
 
     def drop(self, *, in_transaction: bool = False) -> str:
         leaving = self._staged.leaving()
@@ -286,10 +292,20 @@ class OpenedInPlace(Opened):
 
     def write_later(self, pieces: list[tuple[int, bytes]]) -> None:
         def write() -> Op[None]:
-            with contextlib.suppress(errors.NotFoundError, errors.StaleFile):
-                for offset, data in pieces:
-                    yield from self.write(offset, data)
+            try:
+                while pieces:
+                    yield from self.write(*pieces[0])
+                    del pieces[0]
                 yield from self.close()
+            except (errors.StoreUnavailable, errors.TransactionFailed):
+                raise  # to be tried again
+            except (errors.NotFoundError, errors.StaleFile):
+                return  # nobody will miss it
+            except errors.Error as exc:
+                # Not to be tried again: what others left to be done later waits behind it.
+                self._keeping.release()
+                lost = f"file {self.path!r} was not closed, and what it had not written is lost: {exc}"
+                warnings.warn(lost, ResourceWarning, stacklevel=1)
 
         self._session.later(write)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from pgstore import errors
@@ -298,20 +299,24 @@ class Staged:
         """Give up what was written."""
         self._buffer, self._filled = bytearray(), 0
         self._is_broken = False
-        if (leaving := self.leaving()) is not None:
-            yield from self._do(leaving())
+        if self._left is not None:
+            yield from self._do(_run(self._left))
+            self._blob = None
 
     def leaving(self) -> Callable[[], Op[None]] | None:
         """What gives up the blob, for somebody else to run later; None: there is none, or it is another process's."""
-        blob, self._blob = self._blob, None
-        if blob is None or blob.blob_id is None or self._pid != os.getpid():
+        query, self._blob = self._left, None
+        return None if query is None else partial(_run, query)
+
+    @property
+    def _left(self) -> Query | None:
+        if self._blob is None or self._pid != os.getpid():
             return None
-        query = Query(LEAVE, self.store_id, blob.blob_id, self._session_id)
+        return Query(LEAVE, self.store_id, self._blob.blob_id, self._session_id)
 
-        def leave() -> Op[None]:
-            yield query
 
-        return leave
+def _run(query: Query) -> Op[None]:
+    yield query
 
 
 def attach(tree: Tree, staged: Staged, names: Names, *, exclusive: bool) -> Op[None]:

@@ -451,6 +451,28 @@ def test_a_forgotten_file_of_a_volume_leaves_everything_as_it_was(opened, volume
     assert sql(unfinished, int(volume.object_id[3:])) == [(0,)]
 
 
+def test_what_was_staged_is_given_up_later_if_the_server_is_out_of_reach(
+    call, proxy, database, store_name, sql, monkeypatch
+):
+    monkeypatch.setattr("pgstore.client.world.RECONNECT_SECONDS", 0.0)
+    opened, client = Opener(call), call.client(proxy.url(database))
+    volume = make("volume", client, store_name)
+
+    with pytest.raises(errors.StoreUnavailable):
+        with opened(volume, "file", "wb") as file:
+            file.write(b"x" * 9 * MIB)
+            proxy.refuse()
+            proxy.cut()
+            raise KeyError
+
+    assert file.closed
+    proxy.accept()
+    unfinished = "SELECT count(*) FROM pgstore.blob WHERE store_id = %s AND session_id IS NOT NULL"
+    assert sql(unfinished, int(volume.object_id[3:])) == [(1,)]
+    client.run(client.session.keep())
+    assert sql(unfinished, int(volume.object_id[3:])) == [(0,)]
+
+
 @pytest.mark.parametrize("mode", ["r+", "w+b", "a+", "x+", "rb+"])
 def test_a_file_of_a_volume_is_not_changed_in_place(opened, volume, mode):
     put(volume, "file", b"old")
@@ -663,6 +685,23 @@ def test_a_forgotten_file_is_written_later(opened, nfs, client):
     assert [each.category for each in warned] == [ResourceWarning]
 
     client.run(client.session.keep())
+
+    assert content(nfs, "file") == b"late"
+
+
+def test_a_forgotten_file_that_cannot_be_written_keeps_nobody_waiting(opened, nfs, client):
+    """
+    What is left for later is done in order, and then the session says that it is alive.
+    """
+    for name, offset in [("too large", 1 << 44), ("file", 0)]:
+        file = opened(nfs, name, "wb")
+        file.seek(offset)
+        file.write(b"late")
+        with pytest.warns(ResourceWarning, match="was not closed"):
+            del file
+
+    with pytest.warns(ResourceWarning, match="'too large' was not closed, and what it had not written is lost"):
+        client.run(client.session.keep())
 
     assert content(nfs, "file") == b"late"
 
