@@ -12,6 +12,7 @@ import contextlib
 import functools
 import io
 import os
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from types import TracebackType
@@ -26,6 +27,7 @@ from fsspec.utils import isfilelike, stringify_path
 
 from pgstore import errors
 from pgstore.client import Client, default_client
+from pgstore.files.fileio import Layer, TextFile, on
 from pgstore.network_file_system import NetworkFileSystem
 from pgstore.types import FileEntry, FileEntryType, FileStat
 from pgstore.volume import Volume
@@ -350,17 +352,25 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         compression: str | None = None,
         **options: Any,
     ) -> Any:
-        """Open a file, as fsspec has it: binary unless *mode* says "r", "w" …; see also `Volume.open`."""
-        given = (block_size, cache_options)
-        if compression is None or "b" not in mode:
-            return super().open(path, mode, *given, compression, **options)
-        below = super().open(path, mode, *given, None, **options)
-        packed = compr[get_compression(self._strip_protocol(path), compression)](below, mode=mode[0])
-        if packed is not below:
-            # Some do not close the file below them, and one of ours that nobody closes is not written.
+        """
+        Open a file, as fsspec has it: binary unless *mode* says "r", "w" …; see also `Volume.open`.
+
+        Where its block is left by an exception, a file of a Volume is as it was, also one of text or that is packed. The files of
+        `fsspec.open` cannot do so: they do not tell why they are closed.
+        """
+        is_text = "b" not in mode
+        text = {name: options.pop(name) for name in ("encoding", "errors", "newline") if is_text and name in options}
+        binary = mode.replace("t", "") + "b" if is_text else mode
+        file = below = super().open(path, binary, block_size, cache_options, None, **options)
+        if compression is not None:
+            file = compr[get_compression(self._strip_protocol(path), compression)](below, mode=mode[0])
+        if file is not below and below.writable():
+            file = on(below.raw, _Packing(file, below))
+        elif file is not below:
+            # Some do not close the file below them.
             with contextlib.suppress(AttributeError):
-                packed.close = _both(packed.close, below.close)
-        return packed
+                file.close = _both(file.close, below.close)
+        return on(below.raw, TextFile(file, **text)) if is_text else file
 
     def _open(
         self,
@@ -441,7 +451,8 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             self.pipe_file(path, b"")
             return
         store, inside = self._place(path)
-        store.utime(inside, mtime_ns=int(datetime.now(UTC).timestamp() * _NANO))
+        with self._explained(path):
+            store.utime(inside, mtime_ns=time.time_ns())
 
 
 class VolumeFileSystem(StoreFileSystem):
@@ -492,6 +503,18 @@ def _both(first: Callable[[], object], second: Callable[[], object]) -> Callable
         second()
 
     return both
+
+
+class _Packing(Layer, io.BufferedWriter):
+    """What packs into a file of ours. One of ours that nobody closes is not written, and not all that pack do so."""
+
+    def __init__(self, packer: Any, below: Any) -> None:
+        super().__init__(packer)
+        self._below = below
+
+    def close(self) -> None:
+        super().close()
+        self._below.close()
 
 
 def _readable(file: Any) -> Any:

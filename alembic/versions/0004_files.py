@@ -174,7 +174,8 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    IF found_oid IS NOT NULL THEN
+    PERFORM FROM pg_largeobject_metadata m WHERE m.oid = found_oid;
+    IF FOUND THEN  -- not after a restore without large objects
         PERFORM lo_unlink(found_oid);
     END IF;
     RETURN true;

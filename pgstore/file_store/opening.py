@@ -10,10 +10,10 @@ from pgstore.file_store.base import FileStoreBase
 from pgstore.files import download, in_place
 from pgstore.files.build import Builder
 from pgstore.files.contents import Contents
-from pgstore.files.fileio import Mode, parse_mode
+from pgstore.files.fileio import FileAt, Mode, parse_mode
 from pgstore.files.keeping import Keeping
 from pgstore.files.opened import Opened, OpenedContents, OpenedInPlace, OpenedStaged
-from pgstore.files.opening import FileAt, opening
+from pgstore.files.opening import opening
 from pgstore.files.paths import Names, join, split, split_file
 from pgstore.files.staged import FILE_MODE, Staged, attach, check_writable
 from pgstore.files.tree import Node, Tree, Walk
@@ -44,8 +44,10 @@ class OpeningFiles(FileStoreBase):
 
         A file of a **NetworkFileSystem** is read and written in place, at once for all. A write of up to 1 MiB that is not buffered
         (`buffering=0`, or the whole of a buffer) is atomic, and so is an append. `flush` shows what is buffered to others, `fsync`
-        and `close` wait until it is on the server's disk. What is read ahead is at most a second old; without buffering, none is.
-        The file stays while it is open, also when its name is removed or given to another.
+        and `close` wait until it is on the server's disk. What an append has in its buffer is there twice if Ctrl-C or a lost
+        connection ends it on the way out and it is written again, as `close` does; without buffering it is for you to repeat.
+        What is read ahead is at most a second old; without buffering, none is. The file stays while it is open, also when its
+        name is removed or given to another.
 
         Raises:
             FileNotFoundError: there is no such file ("r").
@@ -73,9 +75,7 @@ class OpeningFiles(FileStoreBase):
 
     def _open_node(self, names: Names) -> Op[tuple[Tree, Node]]:
         tree = yield from self._tree()
-        node = yield from self._reading(tree, download.open_file(tree, names))
-        _check_kind(node, names)
-        return tree, node
+        return tree, (yield from self._reading(tree, download.open_file(tree, names)))
 
     # ---------------------------------------------------------------------------------------------------- of a Volume
 
@@ -139,7 +139,9 @@ def _existing(walk: Walk, names: Names, *, exclusive: bool) -> tuple[int, int]:
     check_writable(walk, names, exclusive=exclusive)
     if walk.node is None:
         return 0, 0
-    _check_kind(walk.node, names)
+    if walk.node.kind != "f":
+        kind = "fifo" if walk.node.kind == "p" else "socket"
+        raise _invalid(f"{join(names)!r} is a {kind}, which only a mounted store can open")
     return walk.node.ino, walk.node.size_bytes
 
 
@@ -156,13 +158,6 @@ def _make_file(tree: Tree, names: Names, *, exclusive: bool) -> Op[tuple[int, in
         )
         yield from builder.send()
     return ino, size
-
-
-def _check_kind(node: Node, names: Names) -> None:
-    if node.kind != "f":
-        raise _invalid(
-            f"{join(names)!r} is a {'fifo' if node.kind == 'p' else 'socket'}, which only a mounted store can open"
-        )
 
 
 def _invalid(message: str) -> errors.InvalidError:

@@ -10,12 +10,14 @@ import codecs
 import io
 import os
 import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from pgstore import errors
 from pgstore.core.operation import Op, Runner
-from pgstore.files.fileio import Mode, seek
+from pgstore.files.fileio import FileAt, Mode, seek
 from pgstore.files.opened import Opened, ReadAhead
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ S = TypeVar("S", str, bytes)
 _CHUNK = 64 * 1024  # looked through for the end of a line
 
 
-class AsyncFile(Generic[S]):
+class AsyncFile(ABC, Generic[S]):
     """
     An open file; `async with` closes it, `async for` gives its lines.
 
@@ -222,11 +224,22 @@ class AsyncFile(Generic[S]):
             raise StopAsyncIteration
         return line
 
+    @abstractmethod
     async def read(self, size: int | None = -1) -> S:
-        raise NotImplementedError
+        """Return the next *size* bytes or characters, fewer only at the end; None or -1: all that are left."""
 
+    @abstractmethod
     async def readline(self, size: int | None = -1) -> S:
-        raise NotImplementedError
+        """Return the next line with its end, at most *size* bytes or characters of it; an empty one at the end."""
+
+    @abstractmethod
+    async def write(self, data: Any) -> int:
+        """Write *data*. Returns the number of bytes or characters."""
+
+    async def writelines(self, lines: Iterable[Any]) -> None:
+        """Write all of *lines*, which end as they are given."""
+        for line in lines:
+            await self.write(line)
 
     async def readlines(self) -> list[S]:
         """Return the lines from here to the end."""
@@ -239,7 +252,7 @@ class AsyncFile(Generic[S]):
         if getattr(self, "_closed", True):
             return
         self._closed = True
-        lost = self._opened.drop()
+        lost = self._opened.drop(in_transaction=self._bound is not None)
         if self._pending and not self._opened.is_staged and self._bound is None:
             self._opened.write_later([(self._position - len(self._pending), bytes(self._pending))])
         if lost:
@@ -270,11 +283,6 @@ class AsyncBinaryFile(AsyncFile[bytes]):
         """Write *data*. Returns the number of bytes."""
         self._check_writes()
         return await self._write_bytes(data)
-
-    async def writelines(self, lines: Any) -> None:
-        """Write all of *lines*, which end as they are given."""
-        for line in lines:
-            await self.write(line)
 
     async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to *offset*, from the start (0), the current position (1) or the end (2). Returns the position."""
@@ -370,30 +378,25 @@ class AsyncTextFile(AsyncFile[str]):
         at = self._text.find(self._newline or "", max(0, start - 1))
         return 0 if at < 0 else at + len(self._newline or "")
 
-    async def write(self, text: str) -> int:
-        """Write *text*. Returns the number of characters."""
+    async def write(self, data: str) -> int:
+        """Write *data*. Returns the number of characters."""
         self._check_writes()
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        if not isinstance(data, str):
+            raise TypeError(f"write() argument must be str, not {type(data).__name__}")
         if self._text:
             raise io.UnsupportedOperation(
                 "text was read ahead, so nobody knows where to write; seek to the start or the end first"
             )
-        ended = "\n" in text
+        ended = "\n" in data
         newline = os.linesep if self._newline is None else self._newline
         if newline not in ("", "\n"):
-            lines = text.replace("\n", newline)
+            lines = data.replace("\n", newline)
         else:
-            lines = text
+            lines = data
         await self._write_bytes(self._encoder.encode(lines))
         if self._line_buffering and ended:
             await self.flush()
-        return len(text)
-
-    async def writelines(self, lines: Any) -> None:
-        """Write all of *lines*, which end as they are given."""
-        for line in lines:
-            await self.write(line)
+        return len(data)
 
     async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to the start (0, 0) or the end (0, 2)."""
@@ -414,7 +417,7 @@ class AsyncTextFile(AsyncFile[str]):
 
 
 def async_file_object(
-    file: tuple[Opened, Mode, int],
+    file: FileAt,
     runner: Runner,
     bound: Any,
     buffering: int,
@@ -422,7 +425,6 @@ def async_file_object(
     errors_: str | None,
     newline: str | None,
 ) -> Any:
-    """The file object on an open file that is used in a mode from a position."""
     opened, mode, position = file
     buffer = buffering if buffering > 1 else opened.write_buffer
     if not mode.is_text:

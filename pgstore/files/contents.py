@@ -59,8 +59,8 @@ RELAX = Statement("SELECT set_config('synchronous_commit', 'off', true)")
 # What blob b has of [$3, $4): a row for each chunk, with where its bytes begin in the file; one without bytes if there is none.
 #
 # LATERAL with LIMIT: one look at the key of `chunk` for each extent. A join might read all chunks, planned while there were few.
-# Whole chunks are given as they are: `substring` copies what is copied for sending anyway. Not sorted, which would take memory for
-# all of it: the extents come in order, and where they do not, the client sees it.
+# Whole chunks are given as they are: `substring` copies what is copied for sending anyway. The order is that of the key
+# of `extent`: ordering the result, bytes and all, could take memory for all of it. A join promises no order, so the client looks.
 _PIECES: Final = """
       LEFT JOIN LATERAL (
            SELECT greatest(x.begins, $3) AS start, k.data

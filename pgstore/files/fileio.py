@@ -11,7 +11,7 @@ import io
 import os
 import warnings
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from pgstore import errors
 from pgstore.core.operation import Op, Runner
@@ -43,6 +43,14 @@ class Mode(NamedTuple):
     def raw(self) -> str:
         """As a raw file shows it."""
         return self.kind + "b" + ("+" if self.updates else "")
+
+
+class FileAt(NamedTuple):
+    """What an `open` has found: the file, how it is used, and where in it to begin."""
+
+    opened: Opened
+    mode: Mode
+    position: int
 
 
 def parse_mode(mode: object, buffering: int, encoding: str | None, errors_: str | None, newline: str | None) -> Mode:
@@ -210,7 +218,7 @@ class RawFile(io.RawIOBase):
         """The file object was collected without having been closed, maybe in the middle of something: ask nothing of the server."""
         if self._is_abandoned or self.closed:
             return
-        lost = self._opened.drop()
+        lost = self._opened.drop(in_transaction=self._bound is not None)
         if self._opened.is_staged or not self._opened.can_write or self._bound is not None:
             self._is_abandoned = True
         else:
@@ -240,67 +248,10 @@ def seek(opened: Opened, position: int, offset: int, whence: int) -> Op[int]:
     return offset
 
 
-class BinaryReader(io.BufferedReader):
-    """A file open for reading bytes."""
-
-    raw: RawFile
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        leave(self, self.raw, kind)
-
-    def __del__(self) -> None:
-        forget(self, getattr(self, "raw", None))
-
-
-class BinaryWriter(io.BufferedWriter):
-    """A file open for writing bytes."""
-
-    raw: RawFile
-
-    def fsync(self) -> None:
-        """Return when all that was written is on the server's disk."""
-        self.flush()
-        self.raw.fsync()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        leave(self, self.raw, kind)
-
-    def __del__(self) -> None:
-        forget(self, getattr(self, "raw", None))
-
-
-class BinaryRandom(io.BufferedRandom):
-    """A file open for reading and writing bytes."""
-
-    raw: RawFile
-
-    def fsync(self) -> None:
-        """Return when all that was written is on the server's disk."""
-        self.flush()
-        self.raw.fsync()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        leave(self, self.raw, kind)
-
-    def __del__(self) -> None:
-        forget(self, getattr(self, "raw", None))
-
-
-class TextFile(io.TextIOWrapper):
-    """A file open for text."""
+class Layer(io.IOBase):
+    """A layer of `io` on a `RawFile`, perhaps with others between: how it ends. Comes before the class of `io` among the bases."""
 
     _raw: RawFile
-
-    def fsync(self) -> None:
-        """Return when all that was written is on the server's disk."""
-        self.flush()
-        self._raw.fsync()
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
@@ -311,14 +262,47 @@ class TextFile(io.TextIOWrapper):
         forget(self, getattr(self, "_raw", None))
 
 
-def leave(file: IO[Any] | io.IOBase, raw: RawFile, kind: type[BaseException] | None) -> None:
+class WritingLayer(Layer):
+    def fsync(self) -> None:
+        """Return when all that was written is on the server's disk."""
+        self.flush()
+        self._raw.fsync()
+
+
+class BinaryReader(Layer, io.BufferedReader):
+    """A file open for reading bytes."""
+
+
+class BinaryWriter(WritingLayer, io.BufferedWriter):
+    """A file open for writing bytes."""
+
+
+class BinaryRandom(WritingLayer, io.BufferedRandom):
+    """A file open for reading and writing bytes."""
+
+
+class TextFile(WritingLayer, io.TextIOWrapper):
+    """A file open for text."""
+
+
+L = TypeVar("L", bound=Layer)
+
+
+def on(raw: RawFile, layer: L) -> L:
+    layer._raw = raw
+    return layer
+
+
+def leave(file: io.IOBase, raw: RawFile, kind: type[BaseException] | None) -> None:
     """The end of a `with` block."""
-    if kind is not None:
-        raw.abandon()
-    file.close()
+    try:
+        if kind is not None:
+            raw.abandon()
+    finally:
+        file.close()
 
 
-def forget(file: Any, raw: RawFile | None) -> None:
+def forget(file: io.IOBase, raw: RawFile | None) -> None:
     """The end of a file object that was collected. (io's own would close it, and so keep half of what was to be written.)"""
     if raw is not None:
         raw.forget()
@@ -326,7 +310,7 @@ def forget(file: Any, raw: RawFile | None) -> None:
 
 
 def file_object(
-    file: tuple[Opened, Mode, int],
+    file: FileAt,
     runner: Runner,
     bound: Any,
     buffering: int,
@@ -334,7 +318,7 @@ def file_object(
     errors_: str | None,
     newline: str | None,
 ) -> Any:
-    """The file object on an open file that is used in a mode from a position, as the built-in `open` would make it."""
+    """The file object that the built-in `open` would make."""
     opened, mode, position = file
     raw = RawFile(opened, runner, bound, mode.raw, position, read_ahead=buffering != 0)
     if buffering == 0:
@@ -345,9 +329,9 @@ def file_object(
         binary = BinaryWriter(raw, buffering if buffering > 1 else opened.write_buffer)
     else:
         binary = BinaryReader(raw, buffering if buffering > 1 else io.DEFAULT_BUFFER_SIZE)
+    binary = on(raw, binary)
     if not mode.is_text:
         return binary
-    text = TextFile(binary, encoding or "utf-8", errors_, newline, line_buffering=buffering == 1)
-    text._raw = raw
+    text = on(raw, TextFile(binary, encoding or "utf-8", errors_, newline, line_buffering=buffering == 1))
     text.mode = mode.kind + ("+" if mode.updates else "")  # type: ignore[misc]
     return text

@@ -6,7 +6,8 @@ the two for reading: what is read in order is fetched in growing pieces, anythin
 
 from __future__ import annotations
 
-import contextlib
+import warnings
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable
 from typing import Final
@@ -33,7 +34,7 @@ READ_AHEAD_MIN: Final = 64 * 1024
 LIVE_SECONDS: Final = 1.0  # what was read ahead of a file that others write is used for so long
 
 
-class Opened:
+class Opened(ABC):
     """An open file. What it is not open for is not asked of it."""
 
     path: str
@@ -60,8 +61,9 @@ class Opened:
     def truncate(self, size: int) -> Op[None]:
         raise AssertionError("not open for writing")
 
+    @abstractmethod
     def size(self) -> Op[int]:
-        raise NotImplementedError
+        """How many bytes it has now."""
 
     def sync(self) -> Op[None]:
         """Return when what was written, and is seen by others, is on the disk."""
@@ -75,8 +77,12 @@ class Opened:
         """End it after an error of the caller's."""
         yield from ()
 
-    def drop(self) -> str:
-        """Nobody has it any more; this may be a finaliser, which asks nothing of the server. Returns what is lost, if anything."""
+    def drop(self, *, in_transaction: bool = False) -> str:
+        """
+        Nobody has it any more; this may be a finaliser, which asks nothing of the server. Returns what is lost, if anything.
+
+        *in_transaction*: it belongs to one, in which nothing is written later.
+        """
         return ""
 
     def write_later(self, pieces: list[tuple[int, bytes]]) -> None:
@@ -177,11 +183,17 @@ class OpenedStaged(Opened):
             raise
 
     def abandon(self) -> Op[None]:
-        # In a transaction that has failed nothing can be done, and nothing needs to be.
-        with contextlib.suppress(errors.TransactionFailed, errors.InvalidError):
+        try:
             yield from self._staged.leave()
+        except (errors.TransactionFailed, errors.InvalidError):
+            return  # in a transaction that has failed nothing can be done, and nothing needs to be
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self.drop()
+            raise
 
-    def drop(self) -> str:
+    def drop(self, *, in_transaction: bool = False) -> str:
         leaving = self._staged.leaving()
         if leaving is not None:
             self._session.later(leaving)
@@ -272,18 +284,28 @@ class OpenedInPlace(Opened):
     def abandon(self) -> Op[None]:
         yield from self.close()  # what was written was written, as on any file system
 
-    def drop(self) -> str:
-        if not self.can_write:
-            self._keeping.release()
-            return ""
-        return "what it had not written yet is written later"
+    def drop(self, *, in_transaction: bool = False) -> str:
+        if self.can_write and not in_transaction:
+            return "what it had not written yet is written later"
+        self._keeping.release()
+        return "what it had not written yet is lost" if self.can_write else ""
 
     def write_later(self, pieces: list[tuple[int, bytes]]) -> None:
         def write() -> Op[None]:
-            with contextlib.suppress(errors.NotFoundError, errors.StaleFile):
-                for offset, data in pieces:
-                    yield from self.write(offset, data)
+            try:
+                while pieces:
+                    yield from self.write(*pieces[0])
+                    del pieces[0]
                 yield from self.close()
+            except (errors.StoreUnavailable, errors.TransactionFailed):
+                raise  # to be tried again
+            except (errors.NotFoundError, errors.StaleFile):
+                return  # nobody will miss it
+            except errors.Error as exc:
+                # Not to be tried again: what others left to be done later waits behind it.
+                self._keeping.release()
+                lost = f"file {self.path!r} was not closed, and what it had not written is lost: {exc}"
+                warnings.warn(lost, ResourceWarning, stacklevel=1)
 
         self._session.later(write)
 

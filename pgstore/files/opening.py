@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from pgstore.core.method import Doc, Method
 from pgstore.core.operation import Op
@@ -13,12 +13,11 @@ from pgstore.files.fileio import (
     BinaryRandom,
     BinaryReader,
     BinaryWriter,
-    Mode,
+    FileAt,
     RawFile,
     TextFile,
     file_object,
 )
-from pgstore.files.opened import Opened
 
 if TYPE_CHECKING:
     from _typeshed import (
@@ -30,14 +29,6 @@ if TYPE_CHECKING:
     )
 
 F = TypeVar("F", bound=AsyncFile[Any])
-
-
-class FileAt(NamedTuple):
-    """What an `open` has found: the file, how it is used, and where in it to begin."""
-
-    opened: Opened
-    mode: Mode
-    position: int
 
 
 class Opening(Generic[F]):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from pgstore import errors
@@ -186,12 +187,14 @@ class Staged:
             yield from self._add(zeros(size - self.size))
 
     def _skip_to(self, size: int) -> Op[None]:
-        """Leave a hole of whole chunks."""
+        """Leave a hole of whole chunks, if there is one before *size*."""
         if self._blob is None:
             self._blob = yield from self._new_blob()
         blob = self._blob
-        self._make_room(self._filled + blob.chunk_size)
         padded = self._filled + -self._filled % blob.chunk_size
+        if blob.size_bytes + padded > size:
+            return
+        self._make_room(padded)
         self._buffer[self._filled : padded] = zeros(padded - self._filled)
         yield from blob.write(memoryview(self._buffer)[:padded])
         self._filled = 0
@@ -252,15 +255,15 @@ class Staged:
         assert blob.blob_id is not None
         chunks = size // blob.chunk_size
         start = chunks * blob.chunk_size
-        tail = (
-            filled((yield from read_blob(self.store_id, blob.blob_id, start, size)), start, size)
-            if size > start
-            else []
-        )
+        tail = b""
+        if size > start:
+            tail = b"".join(filled((yield from read_blob(self.store_id, blob.blob_id, start, size)), start, size))
         yield Many([*blob.begin(), Query(CUT, self.store_id, blob.blob_id, chunks)])
         blob.size_bytes = start
         self._filled = 0
-        yield from self._add(b"".join(tail))
+        self._make_room(len(tail))
+        self._buffer[: len(tail)] = tail
+        self._filled = len(tail)
 
     # ------------------------------------------------------------------------------------------------------ the end
 
@@ -296,20 +299,24 @@ class Staged:
         """Give up what was written."""
         self._buffer, self._filled = bytearray(), 0
         self._is_broken = False
-        if (leaving := self.leaving()) is not None:
-            yield from self._do(leaving())
+        if self._left is not None:
+            yield from self._do(_run(self._left))
+            self._blob = None
 
     def leaving(self) -> Callable[[], Op[None]] | None:
         """What gives up the blob, for somebody else to run later; None: there is none, or it is another process's."""
-        blob, self._blob = self._blob, None
-        if blob is None or blob.blob_id is None or self._pid != os.getpid():
+        query, self._blob = self._left, None
+        return None if query is None else partial(_run, query)
+
+    @property
+    def _left(self) -> Query | None:
+        if self._blob is None or self._pid != os.getpid():
             return None
-        query = Query(LEAVE, self.store_id, blob.blob_id, self._session_id)
+        return Query(LEAVE, self.store_id, self._blob.blob_id, self._session_id)
 
-        def leave() -> Op[None]:
-            yield query
 
-        return leave
+def _run(query: Query) -> Op[None]:
+    yield query
 
 
 def attach(tree: Tree, staged: Staged, names: Names, *, exclusive: bool) -> Op[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import io
 import os
 import pickle
@@ -13,7 +14,6 @@ import zipfile
 
 import pytest
 
-import pgstore
 from pgstore import NetworkFileSystem, Volume, errors
 
 KIB = 1024
@@ -282,6 +282,31 @@ def test_truncation_cuts_and_grows(opened, store):
         assert content(store, "file") == data[:size] + bytes(max(0, size - len(data))) + b"end"
 
 
+def test_chunks_may_be_larger_than_what_is_stored_at_a_time(opened, client, store_name, kind):
+    """
+    Then a hole ends in the chunk that it begins in, and what is left of a chunk that was cut is much.
+    """
+    cls = Volume if kind == "volume" else NetworkFileSystem
+    store = cls.from_name(store_name, create_if_missing=True, client=client, chunk_size=16 * MIB)
+
+    with opened(store, "hole", "wb") as file:
+        file.write(b"a")
+        file.seek(5 * MIB)
+        file.write(b"b")
+        file.seek(20 * MIB)
+        file.write(b"c")
+    with opened(store, "cut", "wb") as file:
+        file.write(b"x" * 20 * MIB)
+        file.truncate(6 * MIB)
+        file.seek(0, os.SEEK_END)
+        file.write(b"end")
+
+    hole = bytearray(20 * MIB + 1)
+    hole[0:1], hole[5 * MIB : 5 * MIB + 1], hole[20 * MIB :] = b"a", b"b", b"c"
+    assert content(store, "hole") == hole
+    assert content(store, "cut") == b"x" * 6 * MIB + b"end"
+
+
 def test_a_closed_file_refuses_and_can_be_closed_again(opened, store):
     put(store, "file", b"x")
     for mode in ("rb", "wb", "r", "w"):
@@ -423,6 +448,28 @@ def test_a_forgotten_file_of_a_volume_leaves_everything_as_it_was(opened, volume
     assert content(volume, "file") == b"old"
     client.run(client.session.keep())
     unfinished = "SELECT count(*) FROM pgstore.blob WHERE store_id = %s AND session_id IS NOT NULL"
+    assert sql(unfinished, int(volume.object_id[3:])) == [(0,)]
+
+
+def test_what_was_staged_is_given_up_later_if_the_server_is_out_of_reach(
+    call, proxy, database, store_name, sql, monkeypatch
+):
+    monkeypatch.setattr("pgstore.client.world.RECONNECT_SECONDS", 0.0)
+    opened, client = Opener(call), call.client(proxy.url(database))
+    volume = make("volume", client, store_name)
+
+    with pytest.raises(errors.StoreUnavailable):
+        with opened(volume, "file", "wb") as file:
+            file.write(b"x" * 9 * MIB)
+            proxy.refuse()
+            proxy.cut()
+            raise KeyError
+
+    assert file.closed
+    proxy.accept()
+    unfinished = "SELECT count(*) FROM pgstore.blob WHERE store_id = %s AND session_id IS NOT NULL"
+    assert sql(unfinished, int(volume.object_id[3:])) == [(1,)]
+    client.run(client.session.keep())
     assert sql(unfinished, int(volume.object_id[3:])) == [(0,)]
 
 
@@ -642,6 +689,37 @@ def test_a_forgotten_file_is_written_later(opened, nfs, client):
     assert content(nfs, "file") == b"late"
 
 
+def test_a_forgotten_file_that_cannot_be_written_keeps_nobody_waiting(opened, nfs, client):
+    """
+    What is left for later is done in order, and then the session says that it is alive.
+    """
+    for name, offset in [("too large", 1 << 44), ("file", 0)]:
+        file = opened(nfs, name, "wb")
+        file.seek(offset)
+        file.write(b"late")
+        with pytest.warns(ResourceWarning, match="was not closed"):
+            del file
+
+    with pytest.warns(ResourceWarning, match="'too large' was not closed, and what it had not written is lost"):
+        client.run(client.session.keep())
+
+    assert content(nfs, "file") == b"late"
+
+
+def test_a_forgotten_file_of_a_transaction_is_not_written_after_it(client, nfs):
+    """
+    And the warning does not promise it.
+    """
+    with client.transaction():
+        file = nfs.open("file", "w")
+        file.write("late")
+        with pytest.warns(ResourceWarning, match="what it had not written yet is lost"):
+            del file
+    client.run(client.session.keep())
+
+    assert content(nfs, "file") == b""
+
+
 def test_files_are_read_and_written_in_place(opened, nfs):
     data = bytearray(os.urandom(300 * KIB))
     put(nfs, "file", data)
@@ -793,6 +871,6 @@ def test_a_handle_bound_to_a_transaction_opens_in_it(client, store):
     assert content(store, "file") == b"x"
 
 
-def test_open_is_a_method_like_others():
-    assert "as the built-in `open` does" in (pgstore.Volume.open.__doc__ or "") or pgstore.Volume.open.__doc__
-    assert "encoding" in str(__import__("inspect").signature(Volume.open))
+def test_open_is_a_method_like_others(store):
+    assert "as the built-in `open` does" in (store.open.__doc__ or "")
+    assert list(inspect.signature(store.open).parameters)[1:] == list(inspect.signature(open).parameters)[1:6]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import pickle
 import threading
@@ -355,7 +356,14 @@ def test_files_are_packed(fs, top, name):
     assert fs.cat(f"{top}/d/packed.{name}") != b"packed"
 
 
-def test_a_write_that_fails_leaves_the_old_file(database, store_name):
+def forget(files):
+    files.clear()
+    gc.collect()
+
+
+@pytest.mark.parametrize("compression", [None, "gzip", "bz2", "xz", "zip"])
+@pytest.mark.parametrize("mode", ["wb", "w"])
+def test_a_write_that_fails_leaves_the_old_file(database, store_name, mode, compression):
     """
     Of a Volume; what is written into a NetworkFileSystem is there at once.
     """
@@ -363,9 +371,14 @@ def test_a_write_that_fails_leaves_the_old_file(database, store_name):
     fs.pipe(f"{store_name}/file", b"old")
 
     with pytest.raises(ZeroDivisionError):
-        with fs.open(f"{store_name}/file", "wb") as file:
-            file.write(b"new")
+        with fs.open(f"{store_name}/file", mode, compression=compression) as file:
+            file.write(b"new" if mode == "wb" else "new")
             1 / 0  # noqa: B018 - what fails
+    assert file.closed
+    forgotten = [fs.open(f"{store_name}/file", mode, compression=compression)]
+    forgotten[0].write(b"new" if mode == "wb" else "new")
+    with pytest.warns(ResourceWarning, match="nothing of what was written to it is kept"):
+        forget(forgotten)
 
     assert fs.cat(f"{store_name}/file") == b"old"
 

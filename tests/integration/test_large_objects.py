@@ -11,6 +11,7 @@ import pytest
 import pgstore
 from pgstore import NetworkFileSystem, Volume, migrate
 from pgstore.files import in_place
+from pgstore.files.collect import Collection
 from tests.migration.conftest import Cluster, url_as
 
 MIB = 1024 * 1024
@@ -171,6 +172,26 @@ def test_objects_stay_until_the_deletion_is_committed(client, own_database):
             Volume.objects.delete("s", client=mine)
             raise KeyError
         assert len(b"".join(store.read_file("file"))) == 3 * MIB
+
+
+@pytest.mark.parametrize("way", ["replace", "delete the store"])
+def test_what_a_restore_left_out_can_be_deleted(call, own_database, way):
+    """
+    A dump of the schema alone has no large objects.
+    """
+    client = call.client(own_database)
+    store = Volume.from_name("s", create_if_missing=True, client=client, storage="large_object", keep=1)
+    call(store.put_file, io.BytesIO(os.urandom(3 * MIB)), "file")
+    with psycopg.connect(own_database, autocommit=True) as connection:
+        connection.execute("SELECT lo_unlink(oid) FROM pg_largeobject_metadata")
+
+        if way == "replace":
+            call(store.put_file, io.BytesIO(b"new"), "file")
+            client.run(Collection(int(store.object_id[3:]), grace_seconds=0.0).run())
+        else:
+            call(Volume.objects.delete, "s", client=client)
+
+        assert connection.execute("SELECT count(*) FROM pgstore.chunk").fetchone() == (0,)
 
 
 def test_an_object_that_was_written_by_two_at_once_has_both(client, client_elsewhere, store_name):
