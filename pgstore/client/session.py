@@ -13,7 +13,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from pgstore import errors
 from pgstore.client.pins import Pins
@@ -22,6 +22,8 @@ from pgstore.core.statement import Statement
 
 if TYPE_CHECKING:
     from pgstore.client import Client
+
+T = TypeVar("T")
 
 BEAT_SECONDS: Final = 60.0
 DEAD_AFTER: Final = "10 minutes"
@@ -176,7 +178,7 @@ class Session:
             self._client.run(self._end())
 
     def _end(self) -> Op[None]:
-        yield from self._run_errands()
+        yield from _each(self._errands, lambda errand: errand())
         if self._id is None:
             return
         for (store_id,) in (yield Query(STORES_OF, [self._id])):
@@ -197,16 +199,27 @@ class Session:
                 self._client.run(self.keep())
 
     def keep(self) -> Op[None]:
-        """One round of housekeeping: delete what is unwanted, and beat."""
-        while self._unwanted:
-            yield from atomic(delete_store(self._unwanted[0]))
-            yield from unlink_large_objects(self._unwanted.popleft())
-        yield from self._run_errands()
+        """One round of housekeeping: beat, for others depend on it, and do what is to be done."""
         yield from self.beat()
         if self.pins:
             yield from self.pins.renew()
+        yield from _each(self._unwanted, _delete_ephemeral)
+        yield from _each(self._errands, lambda errand: errand())
 
-    def _run_errands(self) -> Op[None]:
-        while self._errands:
-            yield from self._errands[0]()
-            self._errands.popleft()
+
+def _delete_ephemeral(store_id: int) -> Op[None]:
+    yield from atomic(delete_store(store_id))
+    yield from unlink_large_objects(store_id)
+
+
+def _each(left: deque[T], do: Callable[[T], Op[None]]) -> Op[None]:
+    """Do everything that is *left*. What fails goes to the end, for the next round, and keeps nothing else from being done."""
+    for _ in range(len(left)):
+        try:
+            yield from do(left[0])
+        except errors.StoreUnavailable:
+            raise
+        except errors.Error:
+            left.rotate(-1)
+        else:
+            left.popleft()

@@ -10,9 +10,11 @@ import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 
 import pgstore
+from pgstore import errors
 from pgstore.client import session
 
 KINDS = [pgstore.Dict, pgstore.Queue, pgstore.Volume]
@@ -248,6 +250,37 @@ def test_an_ephemeral_store_is_an_asynchronous_context_manager_too(client, kind)
         return store.name
 
     assert asyncio.run(work()) is None
+
+
+def test_an_errand_that_fails_holds_up_neither_the_heartbeat_nor_other_errands(client, database):
+    """
+    It is tried again with the next round; without a heartbeat for ten minutes everything of this process would be swept.
+    """
+    pgstore.Dict.ephemeral(client).hydrate()
+    done = []
+
+    def failing():
+        done.append("tried")
+        yield from ()
+        raise errors.FileTooLarge("for ever")
+
+    def working():
+        done.append("done")
+        yield from ()
+
+    client.session.later(failing)
+    client.session.later(working)
+    with psycopg.connect(database, autocommit=True) as connection:
+        age = "UPDATE pgstore.session SET heartbeat_at = heartbeat_at - interval '5 minutes' WHERE id = %s"
+        connection.execute(age, [client.session.id])
+
+        client.run(client.session.keep())
+
+        beats = "SELECT heartbeat_at > now() - interval '1 minute' FROM pgstore.session WHERE id = %s"
+        assert connection.execute(beats, [client.session.id]).fetchone() == (True,)
+    assert done == ["tried", "done"]
+    client.run(client.session.keep())
+    assert done == ["tried", "done", "tried"]
 
 
 def test_an_ephemeral_store_is_usable_at_once_and_goes_with_its_handle(client):
