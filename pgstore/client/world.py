@@ -136,7 +136,9 @@ class World:
     def _carry_out(self, request: Request, transaction: Transaction | None) -> Steps[Any]:
         match request:
             case Many():
-                return (yield from self._run("execute_many", request, transaction))
+                if transaction is not None:
+                    return (yield from transaction.query(request))
+                return (yield from self._by_itself("execute_many", request, reads=request.reads))
             case CopyIn():
                 return (yield from self._run("copy_in", request, transaction))
             case CopyOut():
@@ -192,7 +194,7 @@ class World:
 
     def query(self, query: Query) -> Steps[Any]:
         """Run *query* in a transaction of its own."""
-        return (yield from self._by_itself("execute", query, reads=query.statement.reads))
+        return (yield from self._by_itself("execute", query, reads=query.reads))
 
     def _by_itself(self, method: str, request: Any, *, reads: bool) -> Steps[Any]:
         link = yield self.links.acquire()
@@ -347,7 +349,7 @@ class BlockingWorld(World):
         try:
             result = link.execute(query)
         except BrokenLink as exc:
-            return run_blocking(self._again("execute", query, link, exc, reads=query.statement.reads))
+            return run_blocking(self._again("execute", query, link, exc, reads=query.reads))
         except BaseException:
             self._give_back(link)
             raise

@@ -264,6 +264,24 @@ def test_an_interrupt_before_any_line_of_a_get_loses_and_doubles_nothing(client,
         assert eye.rows("SELECT count(*), count(DISTINCT payload) FROM pgstore.queue_item") == [(3, 3)], place
 
 
+def test_an_interrupt_before_any_line_of_a_get_in_a_transaction_that_goes_on_loses_nothing(client, queue, eye):
+    """
+    The first statement, which comes with BEGIN: whoever catches Ctrl-C around `get` still commits.
+    """
+    queue.put("warm")
+    queue.get()
+    queue.put_many(["a", "b", "c"])
+    gets = every_line(lambda: queue.get(block=False))
+
+    place = "before the first"
+    while place:
+        with client.transaction():
+            place, item = next(gets)
+            if item is not None:
+                queue.put(item)
+        assert eye.rows("SELECT count(*), count(DISTINCT payload) FROM pgstore.queue_item") == [(3, 3)], place
+
+
 def test_an_interrupt_before_any_line_of_a_lease_gives_the_item_back(client, queue, eye):
     """
     At once, not when the lease ends.
