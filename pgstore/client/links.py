@@ -10,6 +10,7 @@ then finished, and what it took is put back, before the interrupt goes on.
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import inspect
@@ -97,7 +98,7 @@ class Patience:
             raise errors.StoreUnavailable(f"the connection broke again and again: {broken}") from broken
 
 
-class Link:
+class Link(abc.ABC):
     """What both kinds share: the calls, and how results and errors are read."""
 
     def __init__(self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], *, pooled: bool) -> None:
@@ -149,9 +150,9 @@ class Link:
 
     # ------------------------------------------------------------------------------------------- one body for both
 
+    @abc.abstractmethod
     def _drive(self, io: protocol.Io[T], taking: Query | Many | None = None) -> Any:
         """Run *io* to its end. *taking*: the query whose rows it returns, which are put back if the caller is interrupted."""
-        raise NotImplementedError
 
     def _execute(self, query: Query) -> protocol.Io[Any]:
         call = (query.statement, query.statement.pack(query.values))

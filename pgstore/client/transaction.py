@@ -353,8 +353,7 @@ class Transaction:
         if root.joined or root.wrote or root.savepoints:
             return False
         if root.begun:
-            yield from self._end_with("ROLLBACK")
-            root.begun = False
+            yield from self._end(root)
         return True
 
     def check_can_wait(self) -> Steps[None]:
@@ -467,15 +466,14 @@ class Transaction:
         for participant in root.participants.values():
             participant.rewind(None)
         if root.begun and root.link is not None:
-            yield from self._end_with("ROLLBACK")
+            yield from self._end(root)
 
-    def _end_with(self, command: str) -> Steps[None]:
-        root = self._open_root()
+    def _end(self, root: _Root) -> Steps[None]:
+        """Roll everything back, and give the connection back."""
         try:
             if root.lost is None:
-                yield root.link.command(command)
-        except BrokenLink:
-            pass  # the server rolls back what it cannot commit
+                with contextlib.suppress(BrokenLink):  # the server rolls back what it cannot commit
+                    yield root.link.command("ROLLBACK")
         except GeneratorExit:
             self._abandon_now()
             raise

@@ -5,6 +5,7 @@ A world has links, a listener, and ways to sleep and to call blocking code; how 
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import inspect
@@ -55,7 +56,7 @@ _CURSORS: Final = itertools.count(1)
 STATUS_OF_XID = Statement("SELECT pg_xact_status($1::xid8)", "text", reads=True)
 
 
-class World:
+class World(abc.ABC):
     """What both kinds share."""
 
     is_async: bool
@@ -67,14 +68,14 @@ class World:
 
     # What the kinds differ in; a value from one, an awaitable from the other (see `core.steps`).
 
-    def connect(self, url: str) -> Any:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def connect(self, url: str) -> Any: ...
 
-    def call(self, function: Callable[[], Any]) -> Any:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def call(self, function: Callable[[], Any]) -> Any: ...
 
-    def sleep(self, seconds: float) -> Any:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def sleep(self, seconds: float) -> Any: ...
 
     # ---------------------------------------------------------------------------------------------------- operations
 
