@@ -14,11 +14,20 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.client.announcements import Announcements
-from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key, waits
+from pgstore.client.listener import lock_key, waits
 from pgstore.core.clock import Deadline, monotonic
 from pgstore.core.operation import Apart, BeforeCommit, Listen, Op, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
-from pgstore.queue.base import INSERTING, NOT_DURABLE, check_count, check_seconds, partition_name, room_topic
+from pgstore.queue.base import (
+    INSERTING,
+    NOT_DURABLE,
+    RELAXED,
+    check_count,
+    check_seconds,
+    partition_name,
+    room_topic,
+    waking,
+)
 from pgstore.queue.known import FRESH_SECONDS, KnownPartition, KnownQueue, tally
 from pgstore.queue.lease import GIVE_BACK, LEASE_SECONDS_MIN, RENEWED_SECONDS_MIN, Lease, Leasing, Renewal, one
 from pgstore.registry import Facts
@@ -101,8 +110,7 @@ def take_on_terms(*, leased: bool, relaxed: bool, aloud: bool) -> Statement:
     parts = []
     delete = _DELETE
     if relaxed:
-        # As a part of the statement: the setting ends with its transaction, and costs no trip of its own.
-        parts.append("relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))")
+        parts.append(RELAXED)
         delete += " AND EXISTS (SELECT FROM relaxed)"
     if not leased and not aloud:
         return Statement(f"WITH {', '.join(parts)} {delete} RETURNING {COLUMNS}", types) if parts else TAKE
@@ -126,13 +134,7 @@ def take_on_terms(*, leased: bool, relaxed: bool, aloud: bool) -> Statement:
     if aloud:
         key, payload = ("$6", "$7") if leased else ("$5", "$6")
         types += " int4 text"
-        parts.append(
-            f"""
-            woken AS MATERIALIZED (
-                SELECT (SELECT pg_notify('{CHANNEL}', {payload}) WHERE {SOMEONE_WAITS.format(key=key)})
-                  FROM (SELECT 1 FROM taken LIMIT 1) AS some_item)
-            """
-        )
+        parts.append(f"woken AS MATERIALIZED ({waking('taken', key=key, payload=payload)})")
         tail = "LEFT JOIN (SELECT count(*) FROM woken) AS w ON true"
     return Statement(f"WITH {', '.join(parts)} SELECT {COLUMNS} FROM {source} t {tail}", types)
 
