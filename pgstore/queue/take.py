@@ -29,20 +29,24 @@ from pgstore.queue.base import (
     waking,
 )
 from pgstore.queue.known import FRESH_SECONDS, KnownPartition, KnownQueue, tally
-from pgstore.queue.lease import GIVE_BACK, LEASE_SECONDS_MIN, RENEWED_SECONDS_MIN, Lease, Leasing, Renewal, one
+from pgstore.queue.lease import LEASE_SECONDS_MIN, RENEWED_SECONDS_MIN, UNLEASE, Lease, Leasing, Renewal, one
 from pgstore.registry import Facts
 
-# With new ids, for the old ones may lie below a mark by now.
+# With new ids, for the old ones may lie below a mark by now. Whoever went to sleep while they were taken is told.
 PUT_BACK = Statement(
     f"""
-    WITH {INSERTING}
-    INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
-    SELECT s.id, $2, to_timestamp(u.put_at), u.codec, u.payload, u.attempts
-      FROM pgstore.store s
-     CROSS JOIN inserting
-     CROSS JOIN unnest($3, $4, $5, $6, $7) AS u (id, put_at, codec, payload, attempts)
-     WHERE s.id = $1
-     ORDER BY u.id
+    WITH {INSERTING},
+         back AS (
+             INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
+             SELECT s.id, $2, to_timestamp(u.put_at), u.codec, u.payload, u.attempts
+               FROM pgstore.store s
+              CROSS JOIN inserting
+              CROSS JOIN unnest($3, $4, $5, $6, $7) AS u (id, put_at, codec, payload, attempts)
+              WHERE s.id = $1
+              ORDER BY u.id
+             RETURNING 1)
+    SELECT pgstore.notify_if_awaited($1, $2)
+      FROM (SELECT 1 FROM back LIMIT 1) AS some_item
     """,
     "int8 text int8[] float8[] char[] bytea[] int4[]",
 )
@@ -371,7 +375,7 @@ class Taking(Leasing):
         def undo(rows: Rows) -> Query:
             if lease is None:
                 return self._put_back(facts.id, partition, rows)
-            return Query(GIVE_BACK, facts.id, partition, [row[0] for row in rows], False)
+            return Query(UNLEASE, facts.id, partition, [row[0] for row in rows])
 
         rows: Rows = yield Query(statement, *values, undo=undo)
         return rows
