@@ -208,6 +208,8 @@ class Taking(Leasing):
             DeserializationError: this process cannot load one of them. All of them are put back, at the end of the queue, so a
                 process that asks again and again turns the queue round; with *lease* each is loaded, or not, by itself.
         """
+        if n is not None and n_values is not None:
+            raise errors.InvalidError("get_many takes n= or n_values=, which are the same, not both")
         wanted = check_count(n if n_values is None else n_values, "get_many")
         name = partition_name(partition)
         if lease is not None:
