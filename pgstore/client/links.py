@@ -10,6 +10,7 @@ then finished, and what it took is put back, before the interrupt goes on.
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import inspect
@@ -97,7 +98,7 @@ class Patience:
             raise errors.StoreUnavailable(f"the connection broke again and again: {broken}") from broken
 
 
-class Link:
+class Link(abc.ABC):
     """What both kinds share: the calls, and how results and errors are read."""
 
     def __init__(self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], *, pooled: bool) -> None:
@@ -125,13 +126,13 @@ class Link:
     def execute_many(self, many: Many) -> Any:
         return self._drive(self._execute_many(many), many)
 
-    def begin_with(self, query: Query, *, tell_xid: bool = False) -> Any:
-        """BEGIN and the transaction's first statement, in one round trip. *tell_xid*: and note the `xid`, if one was assigned."""
-        return self._drive(self._in_transaction(query, begin=True, tell_xid=tell_xid), query)
+    def begin_with(self, request: Query | Many, *, tell_xid: bool = False) -> Any:
+        """BEGIN and the transaction's first statements, in one round trip. *tell_xid*: and note the `xid`, if one was assigned."""
+        return self._drive(self._in_transaction(request, begin=True, tell_xid=tell_xid), request)
 
-    def tell_xid_with(self, query: Query) -> Any:
-        """A statement of a transaction that has begun; and note the `xid`, if one was assigned."""
-        return self._drive(self._in_transaction(query, begin=False, tell_xid=True), query)
+    def tell_xid_with(self, request: Query | Many) -> Any:
+        """Statements of a transaction that has begun; and note the `xid`, if one was assigned."""
+        return self._drive(self._in_transaction(request, begin=False, tell_xid=True), request)
 
     def commit_with(self, queries: Sequence[Query]) -> Any:
         """*queries* and COMMIT in one round trip. Result: True, or False where the server rolled back."""
@@ -149,9 +150,9 @@ class Link:
 
     # ------------------------------------------------------------------------------------------- one body for both
 
+    @abc.abstractmethod
     def _drive(self, io: protocol.Io[T], taking: Query | Many | None = None) -> Any:
         """Run *io* to its end. *taking*: the query whose rows it returns, which are put back if the caller is interrupted."""
-        raise NotImplementedError
 
     def _execute(self, query: Query) -> protocol.Io[Any]:
         call = (query.statement, query.statement.pack(query.values))
@@ -193,15 +194,14 @@ class Link:
         with self._watching():
             yield from protocol.pipeline(self.pgconn, self.prepared, [self._calls(many.queries)], answers)
             results = self._read_group(answers)
-            for query, rows in zip(many.queries, results, strict=True):
-                if query.undo is not None:
-                    query.taken = rows
+            _note_taken(many.queries, results)
             return results
 
-    def _in_transaction(self, query: Query, *, begin: bool, tell_xid: bool) -> protocol.Io[Any]:
+    def _in_transaction(self, request: Query | Many, *, begin: bool, tell_xid: bool) -> protocol.Io[Any]:
         self._check_alive()
         answers: list[list[PGresult]] = []
-        calls = self._calls([query])
+        queries = request.queries if isinstance(request, Many) else [request]
+        calls = self._calls(queries)
         if begin:
             calls.insert(0, (BEGIN, []))
         if tell_xid:
@@ -210,8 +210,11 @@ class Link:
             yield from protocol.pipeline(self.pgconn, self.prepared, [calls], answers)
             results = self._read_group(answers)
             if tell_xid:
-                self.xid = results[-1][0][0]
-            return results[1 if begin else 0]
+                self.xid = results.pop()[0][0]
+            if begin:
+                del results[0]
+            _note_taken(queries, results)
+            return results if isinstance(request, Many) else results[0]
 
     def _commit_with(self, queries: Sequence[Query]) -> protocol.Io[bool]:
         self._check_alive()
@@ -338,6 +341,13 @@ class Link:
         # Lost by an interrupt between two lines, or with an event loop that was closed; not the parent's, in a forked child.
         if getattr(self, "_pid", None) == os.getpid():
             self.pgconn.finish()
+
+
+def _note_taken(queries: Sequence[Query], results: Sequence[Any]) -> None:
+    """Note what was taken where an interrupt finds it (see `Query`)."""
+    for query, rows in zip(queries, results, strict=True):
+        if query.undo is not None:
+            query.taken = rows
 
 
 class _Context:

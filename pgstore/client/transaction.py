@@ -303,20 +303,20 @@ class Transaction:
                 yield root.world.links.purge()
                 patience.spend(exc)
 
-    def query(self, query: Query) -> Steps[Any]:
+    def query(self, request: Query | Many) -> Steps[Any]:
         root = self._open_root()
         self._check_usable(root)
-        reads = query.statement.reads
-        if reads or root.joined or (root.begun and root.link.xid is not None):
+        if request.reads or root.joined or (root.begun and root.link.xid is not None):
             if root.begun:
-                return (yield from self._checked(root.link.execute, query))
-            return (yield from self._begin_on(lambda link: link.begin_with(query)))
+                execute = root.link.execute_many if isinstance(request, Many) else root.link.execute
+                return (yield from self._checked(execute, request))
+            return (yield from self._begin_on(lambda link: link.begin_with(request)))
         # The first that may write tells whether it did, and the number by which a lost COMMIT can be looked up.
         wrote, root.wrote = root.wrote, True
         if root.begun:
-            result = yield from self._checked(root.link.tell_xid_with, query)
+            result = yield from self._checked(root.link.tell_xid_with, request)
         else:
-            result = yield from self._begin_on(lambda link: link.begin_with(query, tell_xid=True))
+            result = yield from self._begin_on(lambda link: link.begin_with(request, tell_xid=True))
         if root.link.xid is None:
             root.wrote = wrote
         return result
@@ -328,19 +328,6 @@ class Transaction:
         root.wrote = True
         yield from self._begin()
         return (yield from self._checked(getattr(root.link, method), request))
-
-    def many(self, request: Many) -> Steps[list[Any]]:
-        root = self._open_root()
-        if root.joined or (root.begun and root.link.xid is not None):
-            results: list[Any] = yield from self.run("execute_many", request)
-            return results
-        # As with the first query that may write, and in no round trip of its own.
-        wrote = root.wrote
-        *results, ((xid,),) = yield from self.run("execute_many", Many([*request.queries, Query(CURRENT_XID)]))
-        root.link.xid = xid
-        if xid is None:
-            root.wrote = wrote
-        return results
 
     def _checked(self, call: Callable[..., Any], *args: Any) -> Steps[Any]:
         root = self._open_root()
@@ -366,8 +353,7 @@ class Transaction:
         if root.joined or root.wrote or root.savepoints:
             return False
         if root.begun:
-            yield from self._end_with("ROLLBACK")
-            root.begun = False
+            yield from self._end(root)
         return True
 
     def check_can_wait(self) -> Steps[None]:
@@ -480,15 +466,14 @@ class Transaction:
         for participant in root.participants.values():
             participant.rewind(None)
         if root.begun and root.link is not None:
-            yield from self._end_with("ROLLBACK")
+            yield from self._end(root)
 
-    def _end_with(self, command: str) -> Steps[None]:
-        root = self._open_root()
+    def _end(self, root: _Root) -> Steps[None]:
+        """Roll everything back, and give the connection back."""
         try:
             if root.lost is None:
-                yield root.link.command(command)
-        except BrokenLink:
-            pass  # the server rolls back what it cannot commit
+                with contextlib.suppress(BrokenLink):  # the server rolls back what it cannot commit
+                    yield root.link.command("ROLLBACK")
         except GeneratorExit:
             self._abandon_now()
             raise

@@ -5,6 +5,7 @@ A world has links, a listener, and ways to sleep and to call blocking code; how 
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import inspect
@@ -55,7 +56,7 @@ _CURSORS: Final = itertools.count(1)
 STATUS_OF_XID = Statement("SELECT pg_xact_status($1::xid8)", "text", reads=True)
 
 
-class World:
+class World(abc.ABC):
     """What both kinds share."""
 
     is_async: bool
@@ -67,14 +68,14 @@ class World:
 
     # What the kinds differ in; a value from one, an awaitable from the other (see `core.steps`).
 
-    def connect(self, url: str) -> Any:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def connect(self, url: str) -> Any: ...
 
-    def call(self, function: Callable[[], Any]) -> Any:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def call(self, function: Callable[[], Any]) -> Any: ...
 
-    def sleep(self, seconds: float) -> Any:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def sleep(self, seconds: float) -> Any: ...
 
     # ---------------------------------------------------------------------------------------------------- operations
 
@@ -136,7 +137,9 @@ class World:
     def _carry_out(self, request: Request, transaction: Transaction | None) -> Steps[Any]:
         match request:
             case Many():
-                return (yield from self._run("execute_many", request, transaction))
+                if transaction is not None:
+                    return (yield from transaction.query(request))
+                return (yield from self._by_itself("execute_many", request, reads=request.reads))
             case CopyIn():
                 return (yield from self._run("copy_in", request, transaction))
             case CopyOut():
@@ -192,7 +195,7 @@ class World:
 
     def query(self, query: Query) -> Steps[Any]:
         """Run *query* in a transaction of its own."""
-        return (yield from self._by_itself("execute", query, reads=query.statement.reads))
+        return (yield from self._by_itself("execute", query, reads=query.reads))
 
     def _by_itself(self, method: str, request: Any, *, reads: bool) -> Steps[Any]:
         link = yield self.links.acquire()
@@ -347,7 +350,7 @@ class BlockingWorld(World):
         try:
             result = link.execute(query)
         except BrokenLink as exc:
-            return run_blocking(self._again("execute", query, link, exc, reads=query.statement.reads))
+            return run_blocking(self._again("execute", query, link, exc, reads=query.reads))
         except BaseException:
             self._give_back(link)
             raise

@@ -52,6 +52,11 @@ class Query:
         self.values = values
         self.undo = undo
 
+    @property
+    def reads(self) -> bool:
+        """Whether running it again does no harm (see `Statement`)."""
+        return self.statement.reads
+
 
 Rows: TypeAlias = list[tuple[Any, ...]]
 
@@ -61,6 +66,10 @@ class Many:
     """Run several queries in one round trip, in order; outside a transaction all or none. Result: the list of their results."""
 
     queries: Sequence[Query]
+
+    @property
+    def reads(self) -> bool:
+        return all(query.reads for query in self.queries)
 
 
 def putting_back(request: Query | Many, result: Any) -> Query | None:

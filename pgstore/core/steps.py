@@ -38,21 +38,19 @@ def run_blocking(steps: Steps[T]) -> T:
 async def run_async(steps: Steps[T]) -> T:
     """Run steps over asynchronous resources, awaiting each."""
     value: Any = None
-    failure: BaseException | None = None
-    try:
-        while True:
-            step = steps.send(value) if failure is None else steps.throw(failure)
-            value, failure = None, None
-            try:
-                value = await step
-            except GeneratorExit:
-                raise  # the event loop is gone: nothing can be awaited any more
-            except BaseException as exc:
-                failure = exc
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
-    finally:
-        failure = None
+    failures: list[BaseException] = []  # as in `run_blocking`
+    while True:
+        try:
+            step = steps.throw(failures.pop()) if failures else steps.send(value)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        value = None
+        try:
+            value = await step
+        except GeneratorExit:
+            raise  # the event loop is gone: nothing can be awaited any more
+        except BaseException as exc:
+            failures.append(exc)
 
 
 async def shielded(work: Coroutine[Any, Any, T]) -> T:

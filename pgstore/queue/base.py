@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final, Self
 from pgstore import errors
 from pgstore.client import Client
 from pgstore.client.announcements import Announcements
-from pgstore.client.listener import announce
+from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, announce
 from pgstore.core.names import UNSTORABLE
 from pgstore.core.operation import BeforeCommit, Op, Topic
 from pgstore.handle import Store
@@ -27,6 +27,8 @@ INSERTING: Final = f"inserting AS MATERIALIZED ({_TAKE_INSERT_LOCK})"
 INSERTING_WHAT_IS_GONE: Final = (
     f"inserting AS MATERIALIZED ({_TAKE_INSERT_LOCK} FROM (SELECT FROM gone LIMIT 1) AS some_item)"
 )
+# The commit does not wait for the disk. As a part of the statement: the setting ends with it, and costs no trip of its own.
+RELAXED: Final = "relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))"
 NOT_DURABLE: Final = "would make all of it not durable"
 SECONDS_MAX: Final = 10 * 365 * 86400
 OPTION_MAX: Final = 2**31 - 1
@@ -147,6 +149,18 @@ class QueueBase(Store):
 
             return json.loads(row[3])
         return loads(row[3], "item {} of {!r}", row[0], self)
+
+
+def waking(rows: str, *, key: str, payload: str) -> str:
+    """
+    A SELECT that wakes those who wait for a topic if *rows* has any, and has one row then.
+
+    *key* and *payload* are the names of the parameters with the topic's.
+    """
+    return f"""
+        SELECT (SELECT pg_notify('{CHANNEL}', {payload}) WHERE {SOMEONE_WAITS.format(key=key)})
+          FROM (SELECT 1 FROM {rows} LIMIT 1) AS some_item
+    """
 
 
 def partition_name(partition: str | None) -> str:

@@ -143,24 +143,31 @@ BURY = Statement(
     """,
     "int8 int8 text",
 )
-# $4: whether the lease counts as an attempt; one that was interrupted before anybody had it does not.
-GIVE_BACK = Statement(
-    f"""
-    WITH {INSERTING},
-         gone AS (DELETE FROM pgstore.queue_deferred
-                   WHERE store_id = $1
-                     AND id = ANY ($3)
-                     AND kind = 'l'
-                  RETURNING id, put_at, codec, payload, attempts)
+_GIVE_BACK: Final = """
     INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
-    SELECT s.id, $2, g.put_at, g.codec, g.payload, g.attempts - CASE WHEN $4 THEN 0 ELSE 1 END
+    SELECT s.id, $2, g.put_at, g.codec, g.payload, g.attempts - {uncounted}
       FROM pgstore.store s
      CROSS JOIN inserting
      CROSS JOIN gone g
      WHERE s.id = $1
      ORDER BY g.id
+"""
+_HELD: Final = """
+    gone AS (DELETE FROM pgstore.queue_deferred
+              WHERE store_id = $1
+                AND id = ANY ($3)
+                AND kind = 'l'
+             RETURNING id, put_at, codec, payload, attempts)
+"""
+GIVE_BACK = Statement(f"WITH {INSERTING}, {_HELD} {_GIVE_BACK.format(uncounted=0)}", "int8 text int8[]")
+# Leases that were interrupted before anybody had them: they count for no attempt. Whoever went to sleep meanwhile is told.
+UNLEASE = Statement(
+    f"""
+    WITH {INSERTING}, {_HELD}, back AS ({_GIVE_BACK.format(uncounted=1)} RETURNING 1)
+    SELECT pgstore.notify_if_awaited($1, $2)
+      FROM (SELECT 1 FROM back LIMIT 1) AS some_item
     """,
-    "int8 text int8[] bool",
+    "int8 text int8[]",
 )
 DEAD_LETTERS = Statement(
     """
@@ -280,7 +287,7 @@ class Lease:
         elif seconds > 0:
             self._settled((yield from announcing(Query(POSTPONE, store_id, lease_id, seconds, why), topic)))
         else:
-            back = Query(GIVE_BACK, store_id, self._partition, [lease_id], True)
+            back = Query(GIVE_BACK, store_id, self._partition, [lease_id])
             self._settled((yield from announcing(back, topic)))
 
     @operation

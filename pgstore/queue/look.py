@@ -31,7 +31,17 @@ LEN = Statement(
 LEN_TOTAL = Statement("SELECT count(*) FROM pgstore.queue_item WHERE store_id = $1", "int8", reads=True)
 
 CLEAR_ITEMS: Final = 10_000  # of one statement
-NEWEST = Statement("SELECT last_value FROM pgstore.queue_item_id_seq", reads=True)
+# No row: the queue does not exist any more.
+NEWEST = Statement(
+    """
+    SELECT n.last_value
+      FROM pgstore.store s
+     CROSS JOIN pgstore.queue_item_id_seq n
+     WHERE s.id = $1
+    """,
+    "int8",
+    reads=True,
+)
 # What another has taken, and may yet give back, is passed over: clearing waits for nobody. Nothing that is put meanwhile goes.
 _CLEAR: Final = """
     DELETE FROM pgstore.queue_item
@@ -180,10 +190,12 @@ class Looking(QueueBase):
             raise errors.InvalidError("clear takes partition= or all=True, not both")
         name = None if all else partition_name(partition)
         facts = yield from self._open()
-        yield from self._check_exists(facts.id)
         queue = self._of(facts.id)
         counting = yield from tally(queue)
-        ((newest,),) = yield Query(NEWEST)
+        found = yield Query(NEWEST, facts.id)
+        if not found:
+            raise self._missing()
+        ((newest,),) = found
         query = Query(CLEAR_ALL, facts.id, newest) if name is None else Query(CLEAR, facts.id, newest, name)
         while cleared := (yield query):
             counting.count(cleared=cleared)

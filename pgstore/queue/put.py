@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.client.announcements import Announcements
-from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key, waits
+from pgstore.client.listener import lock_key, waits
 from pgstore.core.clock import Deadline
 from pgstore.core.names import UNSTORABLE
 from pgstore.core.operation import BeforeCommit, Listen, Op, Query, Topic, Wait, atomic, operation
@@ -23,11 +23,13 @@ from pgstore.queue.base import (
     INSERTING,
     LEFT_OUT,
     NOT_DURABLE,
+    RELAXED,
     QueueBase,
     check_seconds,
     one_of,
     partition_name,
     room_topic,
+    waking,
 )
 from pgstore.registry import Facts
 
@@ -53,10 +55,7 @@ _INSERT_MANY: Final = """
      ORDER BY u.position
 """
 # In one statement and one round trip: put, and wake someone if someone waits. No row: the queue does not exist any more.
-_AND_WAKE: Final = f"""
-    SELECT (SELECT pg_notify('{CHANNEL}', $5) WHERE {SOMEONE_WAITS.format(key="$4")})
-      FROM (SELECT 1 FROM put LIMIT 1) AS some_item
-"""
+_AND_WAKE: Final = waking("put", key="$4", payload="$5")
 PUT = Statement(f"WITH {INSERTING}, put AS ({_INSERT_ONE} RETURNING 1) {_AND_WAKE}", "int8 text bytea int4 text")
 PUT_MANY = Statement(
     f"WITH {INSERTING}, put AS ({_INSERT_MANY} RETURNING 1) {_AND_WAKE}", "int8 text bytea[] int4 text"
@@ -87,9 +86,8 @@ FORGET_KEYS = Statement(
 
 
 # Of these two `put_on_terms` would make a third more work for the server, and most puts that are not durable are such.
-_RELAXED: Final = "relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))"
 PUT_RELAXED = Statement(
-    f"WITH {_RELAXED}, {INSERTING}, put AS ({_INSERT_ONE} AND EXISTS (SELECT FROM relaxed) RETURNING 1) {_AND_WAKE}",
+    f"WITH {RELAXED}, {INSERTING}, put AS ({_INSERT_ONE} AND EXISTS (SELECT FROM relaxed) RETURNING 1) {_AND_WAKE}",
     "int8 text bytea int4 text",
 )
 
@@ -112,8 +110,7 @@ def put_on_terms(
 
     parts, sources, conditions = [], ["pgstore.store s"], ["s.id = $1"]
     if relaxed:
-        # As a part of the statement: the setting ends with its transaction, and costs no trip of its own.
-        parts.append(_RELAXED)
+        parts.append(RELAXED)
         sources.append("relaxed")
     if ordered:
         # Taken before the ids are drawn and held until the commit, so that both come in one order.
@@ -164,11 +161,7 @@ def put_on_terms(
         return Statement(f"WITH {', '.join(parts)} {insert}" if parts else insert, " ".join(types)), tuple(names)
     key, payload = parameter("wake_key", "int4"), parameter("wake_payload", "text")
     parts.append(f"put AS ({insert} RETURNING 1)")
-    sql = f"""
-        WITH {", ".join(parts)}
-        SELECT (SELECT pg_notify('{CHANNEL}', {payload}) WHERE {SOMEONE_WAITS.format(key=key)})
-          FROM (SELECT 1 FROM put LIMIT 1) AS some_item
-    """
+    sql = f"WITH {', '.join(parts)} {waking('put', key=key, payload=payload)}"
     return Statement(sql, " ".join(types), reads=repeatable), tuple(names)
 
 

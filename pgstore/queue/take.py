@@ -14,26 +14,39 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.client.announcements import Announcements
-from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key, waits
+from pgstore.client.listener import lock_key, waits
 from pgstore.core.clock import Deadline, monotonic
 from pgstore.core.operation import Apart, BeforeCommit, Listen, Op, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
-from pgstore.queue.base import INSERTING, NOT_DURABLE, check_count, check_seconds, partition_name, room_topic
+from pgstore.queue.base import (
+    INSERTING,
+    NOT_DURABLE,
+    RELAXED,
+    check_count,
+    check_seconds,
+    partition_name,
+    room_topic,
+    waking,
+)
 from pgstore.queue.known import FRESH_SECONDS, KnownPartition, KnownQueue, tally
-from pgstore.queue.lease import GIVE_BACK, LEASE_SECONDS_MIN, RENEWED_SECONDS_MIN, Lease, Leasing, Renewal, one
+from pgstore.queue.lease import LEASE_SECONDS_MIN, RENEWED_SECONDS_MIN, UNLEASE, Lease, Leasing, Renewal, one
 from pgstore.registry import Facts
 
-# With new ids, for the old ones may lie below a mark by now.
+# With new ids, for the old ones may lie below a mark by now. Whoever went to sleep while they were taken is told.
 PUT_BACK = Statement(
     f"""
-    WITH {INSERTING}
-    INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
-    SELECT s.id, $2, to_timestamp(u.put_at), u.codec, u.payload, u.attempts
-      FROM pgstore.store s
-     CROSS JOIN inserting
-     CROSS JOIN unnest($3, $4, $5, $6, $7) AS u (id, put_at, codec, payload, attempts)
-     WHERE s.id = $1
-     ORDER BY u.id
+    WITH {INSERTING},
+         back AS (
+             INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
+             SELECT s.id, $2, to_timestamp(u.put_at), u.codec, u.payload, u.attempts
+               FROM pgstore.store s
+              CROSS JOIN inserting
+              CROSS JOIN unnest($3, $4, $5, $6, $7) AS u (id, put_at, codec, payload, attempts)
+              WHERE s.id = $1
+              ORDER BY u.id
+             RETURNING 1)
+    SELECT pgstore.notify_if_awaited($1, $2)
+      FROM (SELECT 1 FROM back LIMIT 1) AS some_item
     """,
     "int8 text int8[] float8[] char[] bytea[] int4[]",
 )
@@ -101,8 +114,7 @@ def take_on_terms(*, leased: bool, relaxed: bool, aloud: bool) -> Statement:
     parts = []
     delete = _DELETE
     if relaxed:
-        # As a part of the statement: the setting ends with its transaction, and costs no trip of its own.
-        parts.append("relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))")
+        parts.append(RELAXED)
         delete += " AND EXISTS (SELECT FROM relaxed)"
     if not leased and not aloud:
         return Statement(f"WITH {', '.join(parts)} {delete} RETURNING {COLUMNS}", types) if parts else TAKE
@@ -126,13 +138,7 @@ def take_on_terms(*, leased: bool, relaxed: bool, aloud: bool) -> Statement:
     if aloud:
         key, payload = ("$6", "$7") if leased else ("$5", "$6")
         types += " int4 text"
-        parts.append(
-            f"""
-            woken AS MATERIALIZED (
-                SELECT (SELECT pg_notify('{CHANNEL}', {payload}) WHERE {SOMEONE_WAITS.format(key=key)})
-                  FROM (SELECT 1 FROM taken LIMIT 1) AS some_item)
-            """
-        )
+        parts.append(f"woken AS MATERIALIZED ({waking('taken', key=key, payload=payload)})")
         tail = "LEFT JOIN (SELECT count(*) FROM woken) AS w ON true"
     return Statement(f"WITH {', '.join(parts)} SELECT {COLUMNS} FROM {source} t {tail}", types)
 
@@ -202,6 +208,8 @@ class Taking(Leasing):
             DeserializationError: this process cannot load one of them. All of them are put back, at the end of the queue, so a
                 process that asks again and again turns the queue round; with *lease* each is loaded, or not, by itself.
         """
+        if n is not None and n_values is not None:
+            raise errors.InvalidError("get_many takes n= or n_values=, which are the same, not both")
         wanted = check_count(n if n_values is None else n_values, "get_many")
         name = partition_name(partition)
         if lease is not None:
@@ -369,7 +377,7 @@ class Taking(Leasing):
         def undo(rows: Rows) -> Query:
             if lease is None:
                 return self._put_back(facts.id, partition, rows)
-            return Query(GIVE_BACK, facts.id, partition, [row[0] for row in rows], False)
+            return Query(UNLEASE, facts.id, partition, [row[0] for row in rows])
 
         rows: Rows = yield Query(statement, *values, undo=undo)
         return rows

@@ -20,6 +20,7 @@ import pytest
 import pgstore
 from pgstore.client import links
 from pgstore.client.transaction import _AMBIENT
+from pgstore.core.steps import run_async, run_blocking
 from tests.faults.conftest import Background, until
 
 # An interrupt may hit psycopg while it hands a new connection over, too.
@@ -264,6 +265,24 @@ def test_an_interrupt_before_any_line_of_a_get_loses_and_doubles_nothing(client,
         assert eye.rows("SELECT count(*), count(DISTINCT payload) FROM pgstore.queue_item") == [(3, 3)], place
 
 
+def test_an_interrupt_before_any_line_of_a_get_in_a_transaction_that_goes_on_loses_nothing(client, queue, eye):
+    """
+    The first statement, which comes with BEGIN: whoever catches Ctrl-C around `get` still commits.
+    """
+    queue.put("warm")
+    queue.get()
+    queue.put_many(["a", "b", "c"])
+    gets = every_line(lambda: queue.get(block=False))
+
+    place = "before the first"
+    while place:
+        with client.transaction():
+            place, item = next(gets)
+            if item is not None:
+                queue.put(item)
+        assert eye.rows("SELECT count(*), count(DISTINCT payload) FROM pgstore.queue_item") == [(3, 3)], place
+
+
 def test_an_interrupt_before_any_line_of_a_lease_gives_the_item_back(client, queue, eye):
     """
     At once, not when the lease ends.
@@ -338,6 +357,36 @@ def test_an_interrupt_before_any_line_of_a_transaction_commits_all_or_nothing(cl
             item = queue.get(timeout=5)
             assert item == entries["n"], place
             queue.put(item)
+
+
+@pytest.mark.parametrize("form", ["blocking", "aio"])
+def test_an_interrupt_on_the_way_out_does_not_lose_what_steps_return(form):
+    """
+    When they have returned there is nothing left that could put it back.
+    """
+    returned = []
+
+    class Step:
+        def __await__(self):
+            return iter(())
+
+    def steps():
+        for _ in range(20):
+            yield Step()
+        returned.append("item")
+        return "item"
+
+    def run():
+        returned.clear()
+        if form == "blocking":
+            return run_blocking(steps())
+        try:
+            run_async(steps()).send(None)
+        except StopIteration as done:
+            return done.value
+
+    for place, result in every_line(run):
+        assert returned == ([result] if result else []), place
 
 
 def test_interrupts_do_not_use_up_the_connections(own_database):

@@ -9,7 +9,10 @@ import pytest
 
 import pgstore
 from pgstore.client import links, world
+from pgstore.core.operation import Many, Query, operation
 from pgstore.errors import OutcomeUnknown, StatementFailed, StoreUnavailable
+from pgstore.queue.look import LEN, LEN_TOTAL
+from pgstore.queue.put import PUT_SILENTLY
 from tests.faults.conftest import Background, until
 from tests.fixtures.clients import Call
 
@@ -34,6 +37,15 @@ def stores(client, call):
         call(queue.put, "warm")
         call(queue.get)
     return entries, queue
+
+
+class QueueOfPairs(pgstore.Queue):
+    """Puts by several statements in one round trip, as files are made."""
+
+    @operation
+    def put_twice(self, item):
+        store_id = yield from self._locate()
+        yield Many([Query(PUT_SILENTLY, store_id, "", self._encode(item))] * 2)
 
 
 def transact(call: Call, client: pgstore.Client, *steps):
@@ -83,6 +95,21 @@ def test_a_read_whose_answer_is_lost_is_repeated(call, proxy, stores):
     proxy.cut_after(from_client=0)
     assert call(entries.len) == 1
     proxy.wait_for_cut()
+
+
+def test_several_reads_whose_answer_is_lost_are_repeated_together(call, client, proxy, stores):
+    _, queue = stores
+    call(queue.put, "item")
+
+    def read():
+        store_id = yield from queue._locate()
+        return (yield Many([Query(LEN, store_id, ""), Query(LEN_TOTAL, store_id)]))
+
+    proxy.cut_after(from_server=0)
+    found = client.run(read()) if call.form == "blocking" else call.run(client.run_async(read()))
+    proxy.wait_for_cut()
+
+    assert found == [[(1,)], [(1,)]]
 
 
 def test_a_read_that_is_cut_while_it_runs_is_repeated(call, proxy, stores):
@@ -250,6 +277,19 @@ def test_it_is_found_also_if_the_first_write_came_late(call, client, proxy, stor
     proxy.wait_for_cut()
 
     assert call(entries.get, "k") == 2
+
+
+def test_it_is_found_also_if_several_statements_were_the_first_to_write(call, client, proxy, eye):
+    """
+    Their number comes back in the same round trip.
+    """
+    queue = QueueOfPairs.persist("queue", client=client)
+    call(queue.put_twice, "warm")
+
+    transact(call, client, (queue.put_twice, "item"), lambda tx: proxy.cut_after(from_server=0))
+    proxy.wait_for_cut()
+
+    assert eye.items() == 4
 
 
 def test_it_is_found_also_for_sql_of_the_callers(client, proxy, own_database, eye):

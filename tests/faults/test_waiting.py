@@ -17,6 +17,8 @@ from pgstore.core import operation
 from pgstore.errors import InvalidError
 from pgstore.queue import lease as lease_module
 from pgstore.queue import take as take_module
+from pgstore.queue.known import KnownPartition
+from pgstore.serializers import dumps
 from tests.faults.conftest import Background, until
 
 PROMPT = 5.0  # far below the time after which a waiter would look by itself; a busy machine needs some of it
@@ -359,3 +361,41 @@ def test_a_listener_that_starts_and_stops_all_the_time_loses_nobody(own_database
                 queue.put(number, partition=f"p{number}")
             each.result()
         until(lambda: not client._blocking.listener._registry.registered, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("take", "failure"),
+    [
+        (lambda queue: queue.get(block=False), KeyboardInterrupt),
+        (lambda queue: queue.get(block=False, lease=600), KeyboardInterrupt),
+        (lambda queue: queue.get_many(2, block=False), pgstore.DeserializationError),
+    ],
+    ids=["get", "lease", "damaged"],
+)
+def test_what_a_taker_puts_back_wakes_who_went_to_sleep_meanwhile(
+    monkeypatch, deaf_otherwise, queue, elsewhere, eye, take, failure
+):
+    """
+    Nobody else will tell them: the put was announced before they came.
+    """
+    items = [dumps("item", "item")] + ([b"\x80"] if failure is pgstore.DeserializationError else [])
+
+    def take_and_put_back():
+        for item in items:
+            eye.rows("INSERT INTO pgstore.queue_item (store_id, payload) SELECT id, %s FROM pgstore.store", item)
+        if failure is KeyboardInterrupt:
+            before(monkeypatch, KnownPartition, "note", press_ctrl_c)
+        with pytest.raises(failure):
+            take(elsewhere)
+
+    def press_ctrl_c():
+        raise KeyboardInterrupt
+
+    with pytest.raises(pgstore.errors.QueueEmpty):
+        queue.get(timeout=0.01)  # from now on the client listens: one that begins to lets everybody look again
+    before(monkeypatch, BlockingTicket, "wait", take_and_put_back)
+    began = time.monotonic()
+    item = queue.get(timeout=30)
+
+    assert item == "item"
+    assert time.monotonic() - began < PROMPT

@@ -75,6 +75,8 @@ def test_get_many_never_takes_more_than_asked(call, store):
 
     assert call(store.get_many, 3) == [0, 1, 2]
     assert call(store.get_many, n_values=3) == [3, 4, 5]
+    with pytest.raises(pgstore.InvalidError, match="not both"):
+        call(store.get_many, 1, n_values=3)
     assert call(store.len) == 4
 
 

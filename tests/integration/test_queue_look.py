@@ -7,6 +7,7 @@ import threading
 import pytest
 
 import pgstore
+from pgstore.client.transaction import Transaction
 from pgstore.queue import look
 
 
@@ -108,6 +109,28 @@ def test_a_missing_queue_is_not_found_by_looking(call, client, store_name):
             call(operation)
     with pytest.raises(pgstore.NotFoundError):
         call.iterate(missing.iterate())
+
+
+def test_clear_says_that_a_queue_was_deleted_and_asks_once_for_all(call, client, store, monkeypatch):
+    """
+    One question of the beginning answers both: whether there is a Queue, and up to which item to clear.
+    """
+    store.put("item")
+    queries = []
+    original = Transaction.query
+
+    def query(transaction, request):
+        queries.append(request.statement)
+        return original(transaction, request)
+
+    monkeypatch.setattr(Transaction, "query", query)
+    with client.transaction():
+        store.clear()
+    assert queries == [look.NEWEST, look.CLEAR, look.CLEAR, look.CLEAR_DELAYED]
+
+    pgstore.Queue.objects.delete(store.name, client=client)
+    with pytest.raises(pgstore.NotFoundError):
+        call(store.clear)
 
 
 def test_clear_empties_one_partition_or_all(call, store, monkeypatch):

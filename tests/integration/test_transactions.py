@@ -13,7 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 import pgstore
+from pgstore.client import links
+from pgstore.core.operation import Many, Query, atomic
 from pgstore.errors import StatementFailed, TransactionFailed
+from pgstore.queue.put import PUT_SILENTLY
+from pgstore.serializers import dumps
 
 
 @pytest.fixture
@@ -148,6 +152,32 @@ def test_begin_is_sent_with_the_first_statement(client, stores):
         assert not tx.root.begun
         entries.get("k")
         assert tx.root.begun
+
+
+def test_begin_and_several_queries_that_write_are_one_round_trip(client, stores, monkeypatch):
+    """
+    With BEGIN goes all that is known then, and the transaction's number comes back: COMMIT is the second.
+    """
+    _, queue = stores
+    trips = []
+    original = links.BlockingLink._drive
+
+    def drive(link, io, taking=None):
+        trips.append(io.__name__)
+        return original(link, io, taking)
+
+    monkeypatch.setattr(links.BlockingLink, "_drive", drive)
+    monkeypatch.setattr(links.BlockingLink, "execute", links.Link.execute)
+    store_id = int(queue.object_id.removeprefix("qu-"))
+    puts = [Query(PUT_SILENTLY, store_id, "", dumps(item, "item")) for item in "ab"]
+
+    def put():
+        return (yield Many(puts))
+
+    assert client.run(atomic(put())) == [1, 1]
+
+    assert trips == ["_in_transaction", "_commit_with"]
+    assert queue.get_many(3) == ["a", "b"]
 
 
 # ------------------------------------------------------------------------------------------------------------- nested
