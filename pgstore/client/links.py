@@ -30,6 +30,7 @@ from psycopg.pq.abc import PGresult
 from psycopg.types.json import set_json_loads
 
 from pgstore import errors
+from pgstore.client.eagerness import Eagerness
 from pgstore.core import protocol
 from pgstore.core.clock import monotonic
 from pgstore.core.mapping import map_error
@@ -372,6 +373,7 @@ class BlockingLink(Link):
         writer = select.poll()
         writer.register(self.pgconn.socket, select.POLLIN | select.POLLOUT)
         self._poll_write = writer.poll
+        self._eagerness = Eagerness()
         # `for result in self._results: break`, not `result = get_result()`: Ctrl-C may come between a call and the storing of
         # what it returned, but not between the two halves of a loop's step.
         self._results: Iterator[PGresult | None] = starmap(self.pgconn.get_result, repeat(()))
@@ -392,8 +394,9 @@ class BlockingLink(Link):
             else:
                 pgconn.send_query_prepared(statement.name, values, statement.formats, 1)
             if not pgconn.flush():
-                self._poll()
-                pgconn.consume_input()
+                if not self._eagerness.catch(pgconn, statement):
+                    self._poll()
+                    pgconn.consume_input()
                 while pgconn.is_busy():
                     self._poll()
                     pgconn.consume_input()

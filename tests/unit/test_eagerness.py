@@ -1,0 +1,105 @@
+"""Waiting awake: only as long as it pays."""
+
+from __future__ import annotations
+
+import pytest
+
+from pgstore.client import eagerness
+from pgstore.client.eagerness import AWAKE_SECONDS, SLEEPS_MAX, Eagerness
+from pgstore.core.statement import Statement
+
+STEP = AWAKE_SECONDS / 10
+
+
+class Server:
+    """A connection whose answers come after a number of looks; each look takes a tenth of the time that is spent awake."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        self.looks = 0
+        self.answers_after = 0
+        monkeypatch.setattr(eagerness, "monotonic", lambda: self.now)
+
+    def consume_input(self):
+        self.looks += 1
+        self.now += STEP
+
+    def is_busy(self):
+        return self.looks < self.answers_after
+
+    def ask(self, eager, statement, *, answers_after):
+        """Whether the answer was caught, and after how many looks."""
+        self.looks, self.answers_after = 0, answers_after
+        return eager.catch(self, statement), self.looks
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(Eagerness, "_latest", None)
+    return Server(monkeypatch)
+
+
+@pytest.fixture
+def eager(server):
+    """Of the only connection that is in use."""
+    eager = Eagerness()
+    server.ask(eager, Statement("SELECT"), answers_after=1)
+    return eager
+
+
+def test_an_answer_that_comes_at_once_is_awaited_awake(server, eager):
+    quick = Statement("SELECT 1")
+
+    assert [server.ask(eager, quick, answers_after=3) for _ in range(100)] == [(True, 3)] * 100
+
+
+def test_for_a_statement_that_takes_long_nobody_stays_awake(server, eager):
+    """
+    But for one time in a thousand, to see whether it is still so.
+    """
+    slow = Statement("SELECT pg_sleep(1)")
+    awake = [server.ask(eager, slow, answers_after=1_000_000)[1] > 0 for _ in range(5 * SLEEPS_MAX)]
+
+    assert awake[0]
+    assert awake[:SLEEPS_MAX].count(True) < 12
+    assert awake[-SLEEPS_MAX:].count(True) <= 1
+
+
+def test_in_vain_no_more_time_is_spent_than_asleep(server, eager):
+    began = server.now
+    assert server.ask(eager, Statement("SELECT pg_sleep(1)"), answers_after=1_000_000) == (
+        False,
+        pytest.approx(11, abs=1),
+    )
+    assert server.now - began < 1.2 * AWAKE_SECONDS
+
+
+def test_a_slow_statement_does_not_keep_the_client_from_being_quick_with_another(server, eager):
+    slow, quick = Statement("INSERT"), Statement("SELECT 1")
+
+    for _ in range(100):
+        server.ask(eager, slow, answers_after=1_000_000)
+        assert server.ask(eager, quick, answers_after=2) == (True, 2)
+
+
+def test_a_statement_that_is_quick_again_is_noticed(server, eager):
+    statement = Statement("SELECT 1")
+    for _ in range(3000):
+        server.ask(eager, statement, answers_after=1_000_000)
+
+    caught = [server.ask(eager, statement, answers_after=2)[0] for _ in range(3 * SLEEPS_MAX)]
+
+    assert caught.count(True) > 2 * SLEEPS_MAX - 10
+    assert all(caught[SLEEPS_MAX:])
+
+
+def test_where_connections_take_turns_nobody_stays_awake(server):
+    """
+    Two threads: while one looks for its answer the other could not run.
+    """
+    statement = Statement("SELECT 1")
+    one, other = Eagerness(), Eagerness()
+
+    for _ in range(50):
+        assert server.ask(one, statement, answers_after=1) == (False, 0)
+        assert server.ask(other, statement, answers_after=1) == (False, 0)
