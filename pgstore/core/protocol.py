@@ -65,10 +65,14 @@ def simple(pgconn: PGconn, sql: bytes) -> Io[PGresult]:
 
 def prepare(pgconn: PGconn, prepared: set[Statement], statement: Statement) -> Io[PGresult]:
     """Give a statement its name on this connection."""
-    pgconn.send_prepare(statement.name, statement.sql, statement.oids)
-    result = yield from fetch(pgconn)
-    if result.status == _COMMAND_OK and statement.name:
-        prepared.add(statement)
+    try:
+        pgconn.send_prepare(statement.name, statement.sql, statement.oids)
+        result = yield from fetch(pgconn)
+        if result.status == _COMMAND_OK and statement.name:
+            prepared.add(statement)
+    except BaseException:
+        pgconn.finish()  # Ctrl-C between two lines: nobody knows any more whether the server has the name
+        raise
     return result
 
 
