@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 
 from pgstore import errors
@@ -39,8 +40,9 @@ class OpeningFiles(FileStoreBase):
         a new file are made. The file belongs to the transaction that it was opened in.
 
         A file of a **Volume** is read as it was when it was opened. One that is written ("w", "x", "a") is stored as it is written,
-        in little memory, and appears with `close`: all of it, at once, in place of what was there. Leave its `with` block by an
-        exception, or forget to close it, and everything is as before. Both directions at once ("r+", "w+", "a+") are refused.
+        in little memory, and appears with `close`: all of it, at once, in place of what was there, whose mode, owner and extended
+        attributes it keeps. Leave its `with` block by an exception, or forget to close it, and everything is as before. Both
+        directions at once ("r+", "w+", "a+") are refused.
 
         A file of a **NetworkFileSystem** is read and written in place, at once for all. A write of up to 1 MiB that is not buffered
         (`buffering=0`, or the whole of a buffer) is atomic, and so is an append. `flush` shows what is buffered to others, `fsync`
@@ -95,8 +97,9 @@ class OpeningFiles(FileStoreBase):
         session = self._runner.session
         staged = yield from Staged.begin(tree.store_id, session)
         if mode.kind == "a" and walk.node is not None:
-            _, node = yield from self._open_node(names)
-            yield from staged.begin_with(Contents(node.size_bytes, node.blob_id, node.inline_data), node.chunk_size)
+            with contextlib.suppress(FileNotFoundError):  # removed since
+                _, node = yield from self._open_node(names)
+                yield from staged.begin_with(Contents(node.size_bytes, node.blob_id, node.inline_data), node.chunk_size)
 
         def commit(staged: Staged) -> Op[None]:
             yield from self._change(partial(attach, staged=staged, names=names, exclusive=exclusive))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from pgstore import errors
 from pgstore.client.session import Session
@@ -32,7 +32,7 @@ from pgstore.files.contents import (
 )
 from pgstore.files.in_place import in_transaction
 from pgstore.files.paths import Names, join
-from pgstore.files.tree import Tree, Walk
+from pgstore.files.tree import Node, Tree, Walk
 
 FILE_MODE: Final = 0o644
 
@@ -328,8 +328,16 @@ def attach(tree: Tree, staged: Staged, names: Names, *, exclusive: bool) -> Op[N
     parent = yield from builder.directory(walk.names[:-1], walk)
     contents = yield from staged.settle()
     yield from builder.reserve(1)
-    builder.file(parent, walk.names[-1], mode, None, contents, exclusive=exclusive, was_free=walk.node is None)
+    ino = builder.file(parent, walk.names[-1], mode, None, contents, exclusive=exclusive, was_free=walk.node is None)
     yield from builder.send()
+    if walk.node is not None and (kept := _beside_mode(walk.node)):
+        yield from tree.changes.set_attributes(ino, "f", kept, walk.names)
+
+
+def _beside_mode(node: Node) -> dict[str, Any]:
+    """What else a file keeps that is opened and written anew, of what most have not."""
+    kept = {"uid": node.uid, "gid": node.gid, "xattrs": node.xattrs}
+    return {name: value for name, value in kept.items() if value}
 
 
 def check_writable(walk: Walk, names: Names, *, exclusive: bool) -> None:

@@ -15,6 +15,8 @@ import zipfile
 import pytest
 
 from pgstore import NetworkFileSystem, Volume, errors
+from pgstore.file_store import opening
+from pgstore.files import staged
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -517,13 +519,34 @@ def test_exclusive_creation_is_checked_again_at_the_end(opened, volume):
     assert file.closed
 
 
-def test_a_replaced_file_keeps_its_mode(opened, volume):
+@pytest.mark.parametrize("mode", ["w", "a"])
+def test_a_file_that_is_written_anew_keeps_its_mode_its_owner_and_its_attributes(opened, volume, mode):
     volume.put_file(io.BytesIO(b"#!"), "program", mode=0o755)
+    volume.chown("program", 1000, 100)
+    volume.setxattr("program", "user.origin", b"here")
 
-    with opened(volume, "program", "w") as file:
-        file.write("#!/bin/sh")
+    with opened(volume, "program", mode) as file:
+        file.write("/bin/sh")
 
-    assert volume.stat("program").mode == 0o755
+    stat = volume.stat("program")
+    assert (stat.mode, stat.uid, stat.gid) == (0o755, 1000, 100)
+    assert volume.getxattr("program", "user.origin") == b"here"
+
+
+def test_a_file_that_is_removed_while_it_is_opened_to_append_is_begun_anew(opened, volume, monkeypatch):
+    put(volume, "file", b"old")
+    check = staged.check_writable
+
+    def remove_first(walk, names, *, exclusive):
+        monkeypatch.setattr(opening, "check_writable", check)
+        volume.remove_file("file")
+        check(walk, names, exclusive=exclusive)
+
+    monkeypatch.setattr(opening, "check_writable", remove_first)
+    with opened(volume, "file", "ab") as file:
+        file.write(b"new")
+
+    assert content(volume, "file") == b"new"
 
 
 def test_a_read_only_handle_opens_for_reading_only(opened, client, volume):

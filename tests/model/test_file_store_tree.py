@@ -22,6 +22,7 @@ _numbers = itertools.count(1)
 NAMES = st.sampled_from(["x", "y", "z"])
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 TARGETS = st.one_of(PATHS, PATHS.map(lambda path: f"/a/{path}"), NAMES.map(lambda name: f"../{name}"))
+PLACES = st.sampled_from([0, 1, 65_536, 70_000, 290_000])
 DATA = st.one_of(st.binary(max_size=3), st.sampled_from([b"l" * 70_000, bytes(300_000) + b"end"]))
 
 REFUSALS = (
@@ -116,6 +117,31 @@ class Model:
         if isinstance(there, Folder):
             raise errors.IsADirectory
         put(File(data))
+
+    def append(self, path, data, in_place):
+        there, put, _ = self.place(path)
+        if isinstance(there, Folder):
+            raise errors.IsADirectory
+        if there is None:
+            put(File(data))
+        elif in_place:
+            there.data += data
+        else:
+            put(File(there.data + data, there.mode, dict(there.xattrs)))
+
+    def write(self, path, offset, data):
+        (*_, found), _ = self.need(path)
+        if isinstance(found, Folder):
+            raise errors.IsADirectory
+        if data:
+            found.data = found.data.ljust(offset, b"\0")
+            found.data = found.data[:offset] + data + found.data[offset + len(data) :]
+
+    def truncate(self, path, size):
+        (*_, found), _ = self.need(path)
+        if isinstance(found, Folder):
+            raise errors.IsADirectory
+        found.data = found.data[:size].ljust(size, b"\0")
 
     def mkdir(self, path, exist_ok):
         there, put, _ = self.place(path)
@@ -282,12 +308,14 @@ class StoreMachine(RuleBasedStateMachine):
             for client in self.clients
         )
         self.mine.hydrate()
+        self.in_place = self.kind is pgstore.NetworkFileSystem
         for entry in self.mine.listdir("/"):
             self.mine.remove_file(entry.path, recursive=True)
         self.model = Model()
         self.model.root.entries["a"] = Folder()
         self.mine.mkdir("a")
         self.stack: list[tuple[Any, Model]] = []  # open transactions, each with the model before it
+        self.versions: dict[int, Any] = {}  # of a Volume
         self.others: list[tuple[str, bytes]] = []  # what the other client put since the transaction began
         self.locked = False
 
@@ -308,6 +336,30 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(path=PATHS, data=DATA)
     def put(self, path, data):
         self.both("put", lambda: self.mine.put_file(io.BytesIO(data), f"a/{path}"), f"a/{path}", data)
+
+    @rule(path=PATHS, data=DATA)
+    def append(self, path, data):
+        self.both(
+            "append", lambda: self.opened(path, "ab", lambda file: file.write(data)), f"a/{path}", data, self.in_place
+        )
+
+    @precondition(lambda self: self.in_place)
+    @rule(path=PATHS, offset=PLACES, data=DATA)
+    def write(self, path, offset, data):
+        def write(file):
+            file.seek(offset)
+            file.write(data)
+
+        self.both("write", lambda: self.opened(path, "r+b", write), f"a/{path}", offset, data)
+
+    @precondition(lambda self: self.in_place)
+    @rule(path=PATHS, size=PLACES)
+    def truncate(self, path, size):
+        self.both("truncate", lambda: self.opened(path, "r+b", lambda file: file.truncate(size)), f"a/{path}", size)
+
+    def opened(self, path, mode, change):
+        with self.mine.open(f"a/{path}", mode) as file:
+            change(file)
 
     @rule(path=PATHS, exist_ok=st.booleans())
     def mkdir(self, path, exist_ok):
@@ -404,6 +456,18 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def compare(self):
         assert found(self.theirs) == described(self.model)
+        if not self.in_place:
+            (head,) = self.mine.versions(limit=1) or [None]
+            if head:
+                self.versions[head.version] = described(self.model)
+
+    @precondition(lambda self: not self.in_place and not self.stack)
+    @rule(data=st.data())
+    def read_an_old_version(self, data):
+        kept = [entry.version for entry in self.mine.versions() if entry.version in self.versions]
+        if kept:
+            version = data.draw(st.sampled_from(kept))
+            assert found(self.theirs.at(version)) == self.versions[version]
 
     def teardown(self):
         if not hasattr(self, "stack"):
@@ -417,7 +481,7 @@ class StoreMachine(RuleBasedStateMachine):
                 client.close()
 
 
-@pytest.mark.parametrize("storage", ["rows"])
+@pytest.mark.parametrize("storage", ["rows", "large_object"])
 @pytest.mark.parametrize("changes_max", [100_000, 1], ids=["at commit", "early"])
 @pytest.mark.parametrize("kind", [pgstore.Volume, pgstore.NetworkFileSystem], ids=lambda kind: kind.__name__)
 def test_a_file_store_is_a_posix_tree(database, monkeypatch, kind, changes_max, storage):
