@@ -22,6 +22,7 @@ import sqlalchemy
 import pgstore
 from pgstore import embedded
 from pgstore.dict import entries
+from tests.benchmarks import peers
 from tests.benchmarks.harness import Contest, Turn
 from tests.fixtures.processes import give_away, unprivileged
 
@@ -31,6 +32,7 @@ CLIENTS = 8
 
 
 def contests(url: str) -> Iterator[Contest]:
+    url = peers.by_socket(url)
     with pgstore.Client(url) as client:
         yield from reading(client, url)
         yield from committing(client, url)
