@@ -219,17 +219,11 @@ class Link(abc.ABC):
 
     def _commit_with(self, queries: Sequence[Query]) -> protocol.Io[bool]:
         self._check_alive()
-        commit: list[protocol.Call] = [(COMMIT, [])]
-        groups = [self._calls(queries), commit] if queries else [commit]
         answers: list[list[PGresult]] = []
         with self._watching():
-            yield from protocol.pipeline(self.pgconn, self.prepared, groups, answers)
-            for group in answers:
-                for result in group:
-                    self.read(result)
-            if len(answers) < len(groups):
-                raise BrokenLink(None, sent=True)
-            return answers[-1][-1].command_status == b"COMMIT"
+            yield from protocol.pipeline(self.pgconn, self.prepared, [[*self._calls(queries), (COMMIT, [])]], answers)
+            self._read_group(answers)
+            return answers[0][-1].command_status == b"COMMIT"
 
     def _command(self, sql: bytes) -> protocol.Io[None]:
         self._check_alive()
@@ -435,7 +429,10 @@ class BlockingLink(Link):
 
     def _drive(self, io: protocol.Io[T], taking: Query | Many | None = None) -> T:
         try:
-            return self._drive_on(io, next(io))
+            wanted = next(io)
+            if taking is not None and wanted == _READ and self._catch(taking):
+                wanted = io.send(None)
+            return self._drive_on(io, wanted)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
         except (errors.Error, BrokenLink):
@@ -443,6 +440,12 @@ class BlockingLink(Link):
         except BaseException:
             self._settle(io, taking)
             raise
+
+    def _catch(self, request: Query | Many) -> bool:
+        first = request if isinstance(request, Query) else request.queries[0]
+        with contextlib.suppress(psycopg.Error):  # which whoever reads the answer gets too
+            return self._eagerness.catch(self.pgconn, first.statement)
+        return False
 
     def _drive_on(self, io: protocol.Io[T], wanted: int) -> T:
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import pickle
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Final, Self
 
@@ -11,7 +13,7 @@ from pgstore.client import Client
 from pgstore.client.announcements import Announcements
 from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, announce
 from pgstore.core.names import UNSTORABLE
-from pgstore.core.operation import BeforeCommit, Op, Topic
+from pgstore.core.operation import BeforeCommit, Op, Rows, Topic
 from pgstore.handle import Store
 from pgstore.queue.known import KnownQueue, household
 from pgstore.registry import Facts
@@ -21,14 +23,15 @@ PARTITION_BYTES_MAX: Final = 64
 # Whoever inserts into queue_item holds this lock from before the ids are drawn to the end of the transaction. It keeps nobody out:
 # it tells `queue_advance` (sql/schema.sql) who may have ids that cannot be seen yet. "pgsi".
 INSERT_LOCK_CLASS: Final = 0x70677369
-_TAKE_INSERT_LOCK: Final = f"SELECT pg_advisory_xact_lock_shared({INSERT_LOCK_CLASS}, ($1 % 2147483648)::integer)"
-INSERTING: Final = f"inserting AS MATERIALIZED ({_TAKE_INSERT_LOCK})"
+INSERT_LOCK: Final = f"pg_advisory_xact_lock_shared({INSERT_LOCK_CLASS}, ($1 % 2147483648)::integer)"
+INSERTING: Final = f"inserting AS MATERIALIZED (SELECT {INSERT_LOCK})"
 # Only if there is something to insert: `gone` has rows.
 INSERTING_WHAT_IS_GONE: Final = (
-    f"inserting AS MATERIALIZED ({_TAKE_INSERT_LOCK} FROM (SELECT FROM gone LIMIT 1) AS some_item)"
+    f"inserting AS MATERIALIZED (SELECT {INSERT_LOCK} FROM (SELECT FROM gone LIMIT 1) AS some_item)"
 )
 # The commit does not wait for the disk. As a part of the statement: the setting ends with it, and costs no trip of its own.
-RELAXED: Final = "relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))"
+RELAX: Final = "set_config('synchronous_commit', 'off', true)"
+RELAXED: Final = f"relaxed AS MATERIALIZED (SELECT {RELAX})"
 NOT_DURABLE: Final = "would make all of it not durable"
 SECONDS_MAX: Final = 10 * 365 * 86400
 OPTION_MAX: Final = 2**31 - 1
@@ -141,6 +144,14 @@ class QueueBase(Store):
         payload = dumps(item, "item")
         check_size(len(payload), "an item for {!r}", self)
         return payload
+
+    def _decode_all(self, rows: Rows) -> list[Any]:
+        """The items of *rows*, as `_decode` gives them."""
+        if {row[2] for row in rows} == {"p"}:
+            # In one go: a call for each would take a quarter of the time. What fails is named below.
+            with contextlib.suppress(Exception):
+                return [pickle.loads(row[3]) for row in rows]
+        return [self._decode(row) for row in rows]
 
     def _decode(self, row: Sequence[Any]) -> Any:
         """The item of a row that starts with id, put_at, codec, payload."""

@@ -217,7 +217,7 @@ class Taking(Leasing):
         _check_no_renewal(renew)
         rows = yield from self._take(wanted, block, timeout, name, durable=durable)
         try:
-            return [self._decode(row) for row in rows]
+            return self._decode_all(rows)
         except errors.DeserializationError:
             store_id = yield from self._locate()
             counting = yield from tally(self._of(store_id))
