@@ -14,11 +14,10 @@ from pathlib import Path
 import psycopg
 from rich.console import Console
 
-from tests.benchmarks.cores import awake
 from tests.benchmarks.harness import hold_all, table
 from tests.fixtures.server import Server, migrate
 
-NO_AREAS = {"__main__", "cores", "harness", "peers", "queue_peers"}
+NO_AREAS = {"__main__", "harness", "peers", "queue_peers"}
 
 
 def main() -> None:
@@ -40,11 +39,6 @@ def main() -> None:
         metavar="NAME=NUMBER",
         help="give one of the area's sizes, a number in capitals in its module, another value",
     )
-    parser.add_argument(
-        "--let-cores-sleep",
-        action="store_true",
-        help="do not keep idle cores awake; on a virtual machine each wait then also measures waking one",
-    )
     arguments = parser.parse_args()
 
     area = importlib.import_module(f"tests.benchmarks.{arguments.area}")
@@ -53,10 +47,8 @@ def main() -> None:
         if not isinstance(getattr(area, name, None), int):
             parser.error(f"--set {setting}: {area.__name__} has no number {name}")
         setattr(area, name, int(number))
-    keeping = contextlib.nullcontext() if arguments.let_cores_sleep else awake()
-    with database(arguments.url, getattr(area, "SERVER_OPTIONS", "")) as url, keeping:
-        cores = "cores may sleep" if arguments.let_cores_sleep else "cores kept awake"
-        title = f"{arguments.area}: {machine(url)}, {cores}; {arguments.rounds} rounds, --seed {arguments.seed}"
+    with database(arguments.url, getattr(area, "SERVER_OPTIONS", "")) as url:
+        title = f"{arguments.area}: {machine(url)}; {arguments.rounds} rounds, --seed {arguments.seed}"
         contests = area.contests(url)
         with contextlib.closing(contests):
             results = hold_all(contests, rounds=arguments.rounds, seed=arguments.seed, only=arguments.only)
