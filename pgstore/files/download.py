@@ -6,9 +6,11 @@ from functools import partial
 
 from pgstore import errors
 from pgstore.core.operation import Call, Op
+from pgstore.files.changes import Entry
 from pgstore.files.contents import (
     BATCH_BYTES,
     COPY_BYTES,
+    INLINE_BYTES_MAX,
     Piece,
     PieceView,
     copy_blob,
@@ -21,7 +23,7 @@ from pgstore.files.keeping import Keeping
 from pgstore.files.local import LocalFile, LocalFolder, Target
 from pgstore.files.paths import Names, join
 from pgstore.files.progress import Progress
-from pgstore.files.tree import Listing, Node, Tree
+from pgstore.files.tree import Listing, Node, Small, Tree
 
 
 def open_file(tree: Tree, names: Names) -> Op[Node]:
@@ -137,15 +139,70 @@ def get_directory(tree: Tree, names: Names, folder: LocalFolder, progress: Progr
     if not walk.found.is_directory:
         raise errors.NotADirectory(f"{join(names)!r} is not a directory; use get_file")
     listing = Listing(tree, walk.found.ino, (), recursive=True)
+    batch = _Batch(tree, folder, progress)
     while (page := (yield from listing.entries())) is not None:
         for path, entry in page:
             if entry.kind == "d":
                 if folder.everything:
-                    yield Call(partial(folder.make, path))
+                    batch.add(path, entry)
             elif entry.kind in "fl" and folder.wanted(path):
-                found = yield from tree.need((*names, *path.split(b"/")), opening=True, follow=False)
-                if found.found.link_target is not None:
-                    yield Call(partial(folder.link, path, found.found.link_target))
+                if entry.size_bytes > INLINE_BYTES_MAX or tree.has_changes:
+                    yield from _download_below(tree, names, path, folder, progress)
                 else:
-                    place = yield Call(partial(folder.place, path))
-                    yield from _download(tree, found.found, place, progress)
+                    batch.add(path, entry)
+                    if batch.is_full:
+                        yield from batch.write(names)
+        yield from batch.write(names)
+
+
+class _Batch:
+    """Directories, links and small files, which are read by one query and written by one call."""
+
+    def __init__(self, tree: Tree, folder: LocalFolder, progress: Progress) -> None:
+        self._tree = tree
+        self._folder = folder
+        self._progress = progress
+        self._entries: list[tuple[bytes, Entry]] = []
+        self._size_bytes = 0
+
+    def add(self, path: bytes, entry: Entry) -> None:
+        self._entries.append((path, entry))
+        self._size_bytes += entry.size_bytes
+
+    @property
+    def is_full(self) -> bool:
+        return self._size_bytes >= BATCH_BYTES
+
+    def write(self, names: Names) -> Op[None]:
+        """Write what was added, below *names*, and forget it."""
+        entries, self._entries, self._size_bytes = self._entries, [], 0
+        if not entries:
+            return
+        found = yield from self._tree.small([entry.ino for _, entry in entries if entry.kind != "d"])
+        for path in (yield Call(partial(self._write, entries, found))):
+            yield from _download_below(self._tree, names, path, self._folder, self._progress)
+
+    def _write(self, entries: list[tuple[bytes, Entry]], found: dict[int, Small]) -> list[bytes]:
+        """Returns the paths of files that were not *found*: they have changed since they were listed."""
+        left = []
+        for path, entry in entries:
+            if entry.kind == "d":
+                self._folder.make(path)
+            elif (small := found.get(entry.ino)) is None:
+                left.append(path)
+            elif small.link_target is not None:
+                self._folder.link(path, small.link_target)
+            else:
+                self._folder.write(path, small.mode, small.data)
+                self._progress.bytes(len(small.data))
+                self._progress.files(1)
+        return left
+
+
+def _download_below(tree: Tree, names: Names, path: bytes, folder: LocalFolder, progress: Progress) -> Op[None]:
+    node = (yield from tree.need((*names, *path.split(b"/")), opening=True, follow=False)).found
+    if node.link_target is not None:
+        yield Call(partial(folder.link, path, node.link_target))
+    else:
+        place = yield Call(partial(folder.place, path))
+        yield from _download(tree, node, place, progress)

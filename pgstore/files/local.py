@@ -242,7 +242,8 @@ class Target:
     A regular file appears under its name, whole, with `finish`; until then, and after `abandon`, there is what was there before.
     """
 
-    def __init__(self, local: LocalFile, mode: int) -> None:
+    def __init__(self, local: LocalFile, mode: int, *, is_real: bool = False) -> None:
+        """*is_real*: the path leads through no symbolic link."""
         self._temporary: str | None = None
         self._ours = isinstance(local, (str, os.PathLike))
         if not self._ours:
@@ -254,7 +255,7 @@ class Target:
         path = os.fspath(local)  # type: ignore[arg-type]
         self._name = f"local file {path!r}"
         with explained(self._name):
-            self._open(os.path.realpath(path), mode)
+            self._open(path if is_real else os.path.realpath(path), mode)
 
     def _open(self, path: str, mode: int) -> None:
         self._path = path
@@ -349,9 +350,10 @@ class LocalFolder:
     def __init__(self, path: str | Path, pattern: str | None) -> None:
         if not isinstance(path, (str, os.PathLike)):
             raise errors.InvalidError(f"expected the path of a local folder, not {type(path).__name__}")
-        self._root = os.fspath(path)
+        self._root = os.path.realpath(path)
         self._pattern = pattern
-        with explained(f"local folder {self._root!r}"):
+        self._latest: tuple[bytes, str] | None = None  # the folder of the last file, and where it is
+        with explained(f"local folder {os.fspath(path)!r}"):
             os.makedirs(self._root, exist_ok=True)
 
     @property
@@ -377,12 +379,27 @@ class LocalFolder:
 
     def place(self, path: bytes) -> Path:
         """Where the file *path* is to be written."""
+        return Path(self._place(path))
+
+    def _place(self, path: bytes) -> str:
         folder, _, name = path.rpartition(b"/")
-        place = os.path.join(self.make(folder), os.fsdecode(name))
+        if self._latest is None or self._latest[0] != folder:
+            self._latest = folder, self.make(folder)
+        place = os.path.join(self._latest[1], os.fsdecode(name))
         if os.path.islink(place):
             with explained(f"local link {place!r}"):
                 os.unlink(place)
-        return Path(place)
+        return place
+
+    def write(self, path: bytes, mode: int, data: bytes) -> None:
+        """Write all of the file *path*."""
+        target = Target(self._place(path), mode, is_real=True)
+        try:
+            target.write([data])
+            target.finish(len(data))
+        except BaseException:
+            target.abandon()
+            raise
 
     def link(self, path: bytes, target: bytes) -> None:
         """Make a symbolic link, in place of a file that is there."""

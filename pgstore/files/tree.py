@@ -176,6 +176,32 @@ IS_KEPT = Statement(
 )
 
 
+# In version $3: what of the inodes $2 is in the row itself, which is all of a link and of a small file.
+SMALL = Statement(
+    f"""
+    SELECT i.ino, i.mode, i.link_target, i.inline_data
+      FROM unnest($2) AS u (ino)
+     CROSS JOIN LATERAL (
+           SELECT i.ino, i.mode, i.link_target, i.inline_data, i.blob_id
+             FROM pgstore.inode i
+            WHERE i.store_id = $1
+              AND i.ino = u.ino
+              AND {_valid("i", "$3")}) i
+     WHERE i.blob_id IS NULL
+    """,
+    "int8 int8[] int8",
+    reads=True,
+)
+
+
+class Small(NamedTuple):
+    """A link, or a small file."""
+
+    mode: int
+    link_target: bytes | None
+    data: bytes
+
+
 class Node(NamedTuple):
     """An inode. The last three only where it was opened."""
 
@@ -271,6 +297,11 @@ class Tree:
         if not is_kept:
             raise version_of(self.store_id, self.version).gone()
         return rows  # type: ignore[no-any-return]
+
+    def small(self, inos: Sequence[int]) -> Op[dict[int, Small]]:
+        """What small files and links hold, by inode; without changes of the transaction, and without what is gone or large."""
+        rows = yield from self.read(Query(SMALL, self.store_id, inos, self.version))
+        return {ino: Small(mode, target, data or b"") for ino, mode, target, data in rows}
 
     def walk(self, names: Names, *, start: Walk = AT_ROOT, opening: bool = False, follow: bool = True) -> Op[Walk]:
         """

@@ -15,6 +15,7 @@ import pytest
 
 import pgstore
 from pgstore import NetworkFileSystem, Volume, errors
+from pgstore.files.tree import Tree
 from pgstore.types import FileEntry, FileEntryType
 from tests.fixtures.trees import assert_sound, content, paths, put
 
@@ -606,6 +607,70 @@ def test_walk_is_that_of_the_operating_system(call, store, tmp_path):
         call.iterate(store.walk("top"))
     with pytest.raises(FileNotFoundError):
         call.iterate(store.walk("nope"))
+
+
+# ------------------------------------------------------------------------------------------------ whole directories
+
+
+def held_by(folder):
+    """What a local folder holds: bytes, modes, where links lead."""
+    return {
+        path.relative_to(folder).as_posix(): "folder"
+        if path.is_dir() and not path.is_symlink()
+        else os.readlink(path)
+        if path.is_symlink()
+        else (path.read_bytes(), path.stat().st_mode & 0o777)
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.fixture
+def mixed(store):
+    """A store with more small files than are read at once, large ones, links and an empty directory; and what it holds."""
+    files = {f"d{n % 3}/{n:03}": (bytes([n]) * 60_000, 0o600 + n % 2 * 0o40) for n in range(150)}
+    files |= {"d0/empty": (b"", 0o644), "d1/large": (b"large" * 40_000, 0o644), "d1/linked": (b"both", 0o644)}
+    with store.batch_upload() as batch:
+        for path, (data, mode) in files.items():
+            batch.put_file(io.BytesIO(data), path, mode=mode)
+    store.link("d1/linked", "d2/linked")
+    store.symlink("../d0", "d1/to_d0")
+    store.mkdir("nothing/here")
+    others = {"d0": "folder", "d1": "folder", "d2": "folder", "nothing": "folder", "nothing/here": "folder"}
+    return files | {"d2/linked": (b"both", 0o644), "d1/to_d0": "../d0"} | others
+
+
+def test_a_directory_arrives_whole(call, store, mixed, tmp_path):
+    call(store.get_directory, "/", tmp_path / "there")
+
+    assert held_by(tmp_path / "there") == mixed
+
+
+def test_a_directory_arrives_whole_where_files_change_after_they_were_listed(call, store, mixed, tmp_path, monkeypatch):
+    """
+    None of the small files is found under the inode that was listed: each is looked for by its path.
+    """
+
+    def nothing(tree, inos):
+        return {}
+        yield
+
+    monkeypatch.setattr(Tree, "small", nothing)
+
+    call(store.get_directory, "/", tmp_path / "there")
+
+    assert held_by(tmp_path / "there") == mixed
+
+
+def test_a_directory_arrives_as_the_transaction_has_changed_it(client, store, mixed, tmp_path):
+    with client.transaction():
+        put(store, "d0/000", b"new")
+        store.chmod("d0/003", 0o755)
+        store.remove_file("d2", recursive=True)
+        store.get_directory("/", tmp_path)
+
+    expected = {path: what for path, what in mixed.items() if path.split("/")[0] != "d2"}
+    expected |= {"d0/000": (b"new", 0o644), "d0/003": (mixed["d0/003"][0], 0o755)}
+    assert held_by(tmp_path) == expected
 
 
 GLOBS = [
