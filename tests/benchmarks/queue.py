@@ -461,7 +461,7 @@ class Consumer:
         """Let it wait, put, and see how long it took until it had the item; in seconds, *times* times."""
         found = []
         for _ in range(times):
-            time.sleep(self._rng.uniform(0.01, 0.03))
+            pause(self._rng)
             began = time.monotonic()
             put()
             found.append(self._pipe.recv() - began)
@@ -526,10 +526,11 @@ def waking(field: Field) -> Iterator[Offer]:
         return candidate
 
     def alone() -> Turn:
-        """The median of a put and that of a get, each timed by itself."""
+        """The median of a put and that of a get, each timed by itself and after as long a pause as the others make."""
         field.fill("ours", 0, SMALL)
-        worker = field.worker("ours", SMALL)
-        return Turn(1, sum(percentile(each_call(call, 4 * WAKES), 50) for call in (worker.put, worker.get)), 0)
+        worker, rng = field.worker("ours", SMALL), random.Random(1)
+        medians = [percentile(each_call(call, WAKES, lambda: pause(rng)), 50) for call in (worker.put, worker.get)]
+        return Turn(1, sum(medians), 0)
 
     both = "a put and a get, alone"
     p50, p99 = (woken("ours", blocking_get, percent) for percent in (50, 99))
@@ -542,9 +543,15 @@ def waking(field: Field) -> Iterator[Offer]:
     yield versus("wake-up, p50", p50, redis, None, EVERYSEC, unit="µs", rounds_max=5)
 
 
-def each_call(call: Callable[[], object], times: int) -> list[float]:
+def pause(rng: random.Random) -> None:
+    """As those who put now and then: it leaves caches and cores cold."""
+    time.sleep(rng.uniform(0.01, 0.03))
+
+
+def each_call(call: Callable[[], object], times: int, before: Callable[[], None] = lambda: None) -> list[float]:
     found = []
     for _ in range(times):
+        before()
         began = time.perf_counter()
         call()
         found.append(time.perf_counter() - began)
