@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any, Final
 
 from pgstore import errors
 from pgstore.client import (
@@ -14,7 +15,6 @@ from pgstore.client import (
     transaction,
 )
 from pgstore.client.transaction import Transaction
-from pgstore.dict import Dict, DictChange, DictEntry
 from pgstore.errors import (
     AccessDenied,
     AlreadyExistsError,
@@ -31,8 +31,6 @@ from pgstore.errors import (
     StoreUnavailable,
     TransactionScopeError,
 )
-from pgstore.network_file_system import NetworkFileSystem
-from pgstore.queue import DeadLetter, Lease, Queue
 from pgstore.types import (
     DictInfo,
     FileEntry,
@@ -43,7 +41,12 @@ from pgstore.types import (
     VolumeInfo,
     VolumeVersion,
 )
-from pgstore.volume import Volume
+
+if TYPE_CHECKING:
+    from pgstore.dict import Dict, DictChange, DictEntry
+    from pgstore.network_file_system import NetworkFileSystem
+    from pgstore.queue import DeadLetter, Lease, Queue
+    from pgstore.volume import Volume
 
 __all__ = [
     "AccessDenied",
@@ -87,9 +90,29 @@ __all__ = [
 ]
 
 
+# Imported when they are first asked for: few programs use all stores, and those of files alone are half of the package.
+_HOMES: Final = {
+    "DeadLetter": "queue",
+    "Dict": "dict",
+    "DictChange": "dict",
+    "DictEntry": "dict",
+    "Lease": "queue",
+    "NetworkFileSystem": "network_file_system",
+    "Queue": "queue",
+    "Volume": "volume",
+}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        found = globals()[name] = getattr(importlib.import_module(f"pgstore.{_HOMES[name]}"), name)
+        return found
     if name == "__version__":
         from importlib.metadata import version
 
         return version("pgstore")
     raise AttributeError(f"module 'pgstore' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

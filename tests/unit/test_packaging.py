@@ -56,3 +56,21 @@ def test_importing_pgstore_imports_nothing_it_may_not_need():
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT)
 
     assert done.stdout.split() == []
+
+
+def test_importing_pgstore_imports_no_store_before_it_is_asked_for():
+    """
+    The import would take more than twice as long as that of psycopg.
+    """
+    stores = ["Dict", "Queue", "Volume", "NetworkFileSystem"]
+    program = f"""if True:
+        import sys, pgstore
+        homes = ["dict", "queue", "volume", "network_file_system", "files"]
+        print([home for home in homes if f"pgstore.{{home}}" in sys.modules])
+        print([getattr(pgstore, name).__name__ for name in {stores}])
+        print(set(pgstore.__all__) <= set(dir(pgstore)), pgstore.Dict is pgstore.Dict)
+    """
+
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT)
+
+    assert done.stdout.splitlines() == ["[]", f"{stores}", "True True"]
