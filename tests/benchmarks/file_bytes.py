@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import os
 import random
-import subprocess
-import sys
 import tempfile
-import textwrap
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import psycopg
 import pgstore
 from pgstore import NetworkFileSystem, Volume
 from tests.benchmarks.harness import Contest, Limit
+from tests.benchmarks.peers import in_process, peak_growth_megabytes
 
 MIB = 1024 * 1024
 SIZE = 128 * MIB
@@ -31,7 +30,7 @@ def contests(url: str) -> Iterator[Contest | Limit]:
         for cls in (Volume, NetworkFileSystem):
             store = cls.from_name(f"benchmark-{cls.__name__}", create_if_missing=True, client=client)
             yield from writing(store, connection, data)
-            yield from reading(store, connection)
+            yield from reading(store, connection, data)
         kinds: list[tuple[str, dict[str, Any]]] = [
             ("rows of 64 KiB", {}),
             ("rows of 16 KiB", {"chunk_size": 16 * 1024}),
@@ -40,7 +39,7 @@ def contests(url: str) -> Iterator[Contest | Limit]:
         for label, options in kinds:
             with NetworkFileSystem.ephemeral(client=client, **options) as nfs:
                 yield from log_written(label, nfs, connection, data)
-    yield Limit("memory to write and read 2 GiB", lambda: memory(url), 100, "MB", rounds_max=1)
+    yield Limit("memory to write and read 2 GiB", lambda: in_process(memory, url, BIG), 100, "MB", rounds_max=1)
 
 
 # ----------------------------------------------------------------------------------------------------------- streams
@@ -86,7 +85,8 @@ def writing(store: Any, connection: psycopg.Connection[Any], data: bytes) -> Ite
         yield Contest(f"{store._noun}: {name}", ours, reference, 0.9, "MB/s", "COPY in", rounds_max=5)
 
 
-def reading(store: Any, connection: psycopg.Connection[Any]) -> Iterator[Contest]:
+def reading(store: Any, connection: psycopg.Connection[Any], data: bytes) -> Iterator[Contest]:
+    store.put_file(io.BytesIO(data), "put")
     store_id = int(store.hydrate().object_id[3:])
     ((blob_id,),) = connection.execute(
         "SELECT i.blob_id FROM pgstore.inode i WHERE i.store_id = %s AND i.ino = %s ORDER BY version_to DESC LIMIT 1",
@@ -209,33 +209,29 @@ def log_written(label: str, nfs: Any, connection: psycopg.Connection[Any], data:
 
 # ------------------------------------------------------------------------------------------------------------- memory
 
-PROGRAM = """
-    import resource, sys
-    import pgstore
-    client = pgstore.Client(sys.argv[1])
-    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    size, piece = int(sys.argv[2]), bytes(range(256)) * 4096
-    with pgstore.Volume.ephemeral(client=client) as volume, pgstore.NetworkFileSystem.ephemeral(client=client) as nfs:
+
+def memory(url: str, size: int) -> float:
+    """The most that a process grows by, in MB, while it writes, reads and downloads a file of *size* bytes of each kind."""
+    piece = bytes(range(256)) * 4096
+
+    def there_and_back(store: Any) -> None:
+        with store.open("file", "wb") as file:
+            for _ in range(size // len(piece)):
+                file.write(piece)
+        count = 0
+        with store.open("file", "rb") as file:
+            while part := file.read(len(piece)):
+                assert part == piece
+                count += len(part)
+        assert count == size, count
+        with open(os.devnull, "wb", buffering=0) as sink:
+            store.get_file("file", sink)
+
+    with (
+        pgstore.Client(url) as client,
+        Volume.ephemeral(client=client) as volume,
+        NetworkFileSystem.ephemeral(client=client) as nfs,
+    ):
         volume.hydrate()
         nfs.hydrate()
-        before = peak()
-        for store in (volume, nfs):
-            with store.open("file", "wb") as file:
-                for _ in range(size // len(piece)):
-                    file.write(piece)
-            with store.open("file", "rb") as file:
-                count = 0
-                while part := file.read(len(piece)):
-                    assert part == piece
-                    count += len(part)
-            assert count == size, count
-            store.get_file("file", open("/dev/null", "wb", buffering=0))
-    print(peak() - before)
-"""
-
-
-def memory(url: str) -> float:
-    """The most that a process grows by while it writes, reads and downloads a large file of each kind."""
-    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), url, str(BIG)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(done.stdout)
+        return max(peak_growth_megabytes(partial(there_and_back, store)) for store in (volume, nfs))
