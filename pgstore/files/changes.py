@@ -30,7 +30,7 @@ from pgstore.files.paths import Names, join
 LIVE: Final = 9223372036854775807  # version_to of rows that the newest version has
 ROOT: Final = 1  # inode of the root directory of every file system
 FIRM_NAMES_MAX: Final = 100  # of one directory that are remembered one by one
-CHANGES_MAX: Final = 50_000  # kept back; more are written early, and what that locks is then held until the commit
+CHANGES_MAX: Final = 30_000  # kept back; more are written early, and what that locks is then held until the commit
 
 # Directories $2 and all below them that are among $3. What the transaction moved away ($4) is not below them any more. (Subqueries
 # are hashed; `ANY` of a parameter compares one with each.)
