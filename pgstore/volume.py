@@ -18,6 +18,7 @@ from pgstore.files import history
 from pgstore.files.contents import StoreGone
 from pgstore.files.history import VersionPin
 from pgstore.files.paths import join, split
+from pgstore.files.tree import NEWEST
 from pgstore.files.versioned import VersionedChanges
 from pgstore.handle import class_operation
 from pgstore.types import FileEntry, FileEntryType, FileStat, VolumeInfo, VolumeVersion
@@ -186,6 +187,9 @@ class Volume(FileStore):
         check_number(version, "version", 0, 2**62)
         refusal = f"Version {version} of a Volume can not be written to; restore({version}) makes it the newest"
         return self._variant(_version=version, _version_pin=VersionPin(version), _refusal=refusal)
+
+    def __repr__(self) -> str:
+        return super().__repr__() if self._version == NEWEST else f"{super().__repr__()}.at({self._version})"
 
     @operation
     def restore(self, version: int) -> Op[int]:

@@ -150,7 +150,14 @@ class AsyncFile(ABC, Generic[S]):
         if self._pending:
             pending, self._pending = self._pending, bytearray()
             self._position -= len(pending)
-            await self._write_now(memoryview(pending))
+            try:
+                await self._write_now(memoryview(pending))
+            except BaseException:
+                self._position += len(pending)
+                self._pending = bytearray(
+                    pending
+                )  # a copy: a traceback may hold the view, and what is viewed cannot grow
+                raise
 
     async def _write_now(self, view: memoryview) -> None:
         self._is_broken = self._opened.is_staged  # unless all goes well

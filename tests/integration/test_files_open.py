@@ -17,6 +17,7 @@ import pytest
 from pgstore import NetworkFileSystem, Volume, errors
 from pgstore.file_store import opening
 from pgstore.files import staged
+from pgstore.files.opened import OpenedInPlace
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -688,6 +689,25 @@ def test_writes_are_seen_when_they_are_flushed(opened, nfs):
         assert content(nfs, "file") == b"seen"
         file.write(b" later")
     assert content(nfs, "file") == b"seen later"
+
+
+def test_a_write_that_failed_is_made_again_with_the_next_flush(opened, nfs, monkeypatch):
+    write = OpenedInPlace.write
+
+    def failing(file, offset, data):
+        monkeypatch.setattr(OpenedInPlace, "write", write)
+        raise errors.StoreUnavailable("gone for a moment")
+        yield
+
+    with opened(nfs, "file", "wb") as file:
+        file.write(b"kept")
+        monkeypatch.setattr(OpenedInPlace, "write", failing)
+        with pytest.raises(errors.StoreUnavailable):
+            file.flush()
+        assert file.tell() == 4
+        file.write(b" and more")
+
+    assert content(nfs, "file") == b"kept and more"
 
 
 def test_an_exception_leaves_what_was_written(opened, nfs):

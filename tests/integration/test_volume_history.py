@@ -243,3 +243,7 @@ def test_keep_says_how_many_versions_stay(client, store_name):
         volume.at(0).exists("f")
     volume.restore(4)
     assert b"".join(volume.read_file("f")) == b"3"
+
+
+def test_a_handle_on_a_version_says_so(volume):
+    assert repr(volume.at(3)) == f"{volume!r}.at(3)"
