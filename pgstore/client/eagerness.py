@@ -49,5 +49,6 @@ class Eagerness:
                     self._sleeps[statement] = 0, next_time // 2
                 return True
             if monotonic() > until:
-                self._sleeps[statement] = next_time, min(2 * next_time, SLEEPS_MAX)
+                if statement.name:  # else it is made for one use, and there is nothing to learn
+                    self._sleeps[statement] = next_time, min(2 * next_time, SLEEPS_MAX)
                 return False

@@ -103,3 +103,13 @@ def test_where_connections_take_turns_nobody_stays_awake(server):
     for _ in range(50):
         assert server.ask(one, statement, answers_after=1) == (False, 0)
         assert server.ask(other, statement, answers_after=1) == (False, 0)
+
+
+def test_statements_of_one_use_are_not_remembered(server, eager):
+    """
+    Each scan has its own: a connection that remembered them would grow for ever.
+    """
+    for _ in range(100):
+        server.ask(eager, Statement("FETCH FORWARD 100 FROM scan", once=True), answers_after=1_000_000)
+
+    assert not eager._sleeps
