@@ -28,9 +28,8 @@ class Eagerness:
     _latest: object = None  # the last of all in this process
 
     def __init__(self) -> None:
-        self._sleeps: dict[
-            Statement, tuple[int, int]
-        ] = {}  # how often to sleep yet, and how often after this answer is late
+        # How often to sleep yet, and how often after the next answer that is late.
+        self._sleeps: dict[Statement, tuple[int, int]] = {}
 
     def catch(self, pgconn: PGconn, statement: Statement) -> bool:
         """Look for the answer to *statement* for as long as it pays. Whether it is there."""
