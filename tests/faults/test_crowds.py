@@ -311,6 +311,8 @@ def test_a_loop_that_was_closed_without_a_word_costs_nothing(only, eye):
     until(lambda: not backends(eye, "only"))
 
 
+# Of a task that the loop was closed before it could begin, as asyncio warns whoever made it.
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("steps", [0, 1, 2, 4, 8, 16, 32, 64])
 def test_a_loop_that_was_closed_with_work_under_way_costs_nothing(only, eye, steps):
     """
