@@ -23,12 +23,12 @@ from pgstore import errors
 from pgstore.client.chores import Chores
 from pgstore.client.session import Session
 from pgstore.client.transaction import _AMBIENT, Transaction, current, forget_after_fork
-from pgstore.client.world import AsyncWorld, BlockingWorld, World, is_interrupt
+from pgstore.client.world import AsyncWorld, BlockingWorld, World
 from pgstore.config import Settings
 from pgstore.core.mapping import describe, map_error
 from pgstore.core.names import check_name
 from pgstore.core.operation import BeforeCommit, Op, Query, Request
-from pgstore.core.steps import run_async, run_blocking
+from pgstore.core.steps import is_interrupt, run_async, run_blocking
 
 T = TypeVar("T")
 _RETRIES: Final = 10

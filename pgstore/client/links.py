@@ -36,7 +36,7 @@ from pgstore.core.clock import monotonic
 from pgstore.core.mapping import map_error
 from pgstore.core.operation import CopyIn, CopyOut, Many, Query, putting_back
 from pgstore.core.statement import Statement
-from pgstore.core.steps import Steps, shielded
+from pgstore.core.steps import Steps, is_interrupt, shielded
 
 T = TypeVar("T")
 
@@ -192,7 +192,7 @@ class Link(abc.ABC):
     def _execute_many(self, many: Many) -> protocol.Io[list[Any]]:
         self._check_alive()
         answers: list[list[PGresult]] = []
-        with self._watching():
+        with self._watching(), self._noting(many.queries, answers):
             yield from protocol.pipeline(self.pgconn, self.prepared, [self._calls(many.queries)], answers)
             results = self._read_group(answers)
             _note_taken(many.queries, results)
@@ -207,7 +207,7 @@ class Link(abc.ABC):
             calls.insert(0, (BEGIN, []))
         if tell_xid:
             calls.append((CURRENT_XID, []))
-        with self._watching():
+        with self._watching(), self._noting(queries, answers, before=int(begin)):
             yield from protocol.pipeline(self.pgconn, self.prepared, [calls], answers)
             results = self._read_group(answers)
             if tell_xid:
@@ -216,6 +216,24 @@ class Link(abc.ABC):
                 del results[0]
             _note_taken(queries, results)
             return results if isinstance(request, Many) else results[0]
+
+    @contextlib.contextmanager
+    def _noting(
+        self, queries: Sequence[Query], answers: list[list[PGresult]], *, before: int = 0
+    ) -> Generator[None, None, None]:
+        """
+        Note what was taken also where an interrupt comes between the arrival of the answers and the note of it.
+
+        *before*: the number of answers that come before those of *queries*.
+        """
+        try:
+            yield
+        except BaseException as exc:
+            if answers and is_interrupt(exc) and any(query.undo is not None for query in queries):
+                with contextlib.suppress(errors.Error, BrokenLink):
+                    results = answers[0][before : before + len(queries)]
+                    _note_taken(queries, [self.read(result) for result in results])
+            raise
 
     def _commit_with(self, queries: Sequence[Query]) -> protocol.Io[bool]:
         self._check_alive()

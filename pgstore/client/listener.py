@@ -249,8 +249,10 @@ class BlockingListener:
         self._closed = True
         with self._lock:
             self._ring()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(2.0)
+        thread = self._thread
+        # Not alive: Ctrl-C came before it could begin.
+        if thread is not None and thread.is_alive() and thread is not threading.current_thread():
+            thread.join(2.0)
 
     def _ring(self) -> None:
         if self._bell is not None:

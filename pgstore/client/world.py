@@ -42,7 +42,7 @@ from pgstore.core.operation import (
     putting_back,
 )
 from pgstore.core.statement import Statement
-from pgstore.core.steps import Steps, run_async, run_blocking
+from pgstore.core.steps import Steps, is_interrupt, run_async, run_blocking
 
 if TYPE_CHECKING:
     from pgstore.client import Client
@@ -314,11 +314,6 @@ class World(abc.ABC):
         if url is None:
             url = yield self.call(embedded.ensure)
         return url
-
-
-def is_interrupt(exc: BaseException) -> bool:
-    """Ctrl-C or a cancelled task; not an error, and not a generator that nobody answers any more."""
-    return not isinstance(exc, (Exception, GeneratorExit))
 
 
 def _close(link: Any) -> None:

@@ -16,6 +16,11 @@ T = TypeVar("T")
 Steps: TypeAlias = Generator[Any, Any, T]
 
 
+def is_interrupt(exc: BaseException) -> bool:
+    """Ctrl-C or a cancelled task; not an error, and not a generator that nobody answers any more."""
+    return not isinstance(exc, (Exception, GeneratorExit))
+
+
 def run_blocking(steps: Steps[T]) -> T:
     """Run steps over blocking resources: each step has its value already."""
     value: Any = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import linecache
 import os
 import random
@@ -263,6 +264,34 @@ def test_an_interrupt_before_any_line_of_a_get_loses_and_doubles_nothing(client,
         if item is not None:
             queue.put(item)
         assert eye.rows("SELECT count(*), count(DISTINCT payload) FROM pgstore.queue_item") == [(3, 3)], place
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_an_interrupt_while_the_answers_to_a_get_that_begins_a_transaction_are_read_loses_nothing(
+    client, queue, eye, monkeypatch, number
+):
+    """
+    To BEGIN, to the get, and to the question for the transaction's number; whoever catches Ctrl-C around `get` still commits.
+    """
+    queue.put("warm")
+    queue.get()
+    queue.put("item")
+    read = links.Link.read
+    calls = itertools.count(1)
+
+    def interrupted(link, result, statement=None):
+        if next(calls) == number:
+            raise KeyboardInterrupt
+        return read(link, result, statement)
+
+    with client.transaction():
+        monkeypatch.setattr(links.Link, "read", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            queue.get(block=False)
+        monkeypatch.setattr(links.Link, "read", read)
+
+    assert eye.rows("SELECT count(*) FROM pgstore.queue_item") == [(1,)]
+    assert queue.get(block=False) == "item"
 
 
 def test_an_interrupt_before_any_line_of_a_get_in_a_transaction_that_goes_on_loses_nothing(client, queue, eye):
