@@ -585,12 +585,14 @@ def taken_from(client, store_name, request):
 
 def cancelled_while_it_takes(client, database, operation):
     """Cancel *operation* when the server has begun it; its answer comes after."""
+    waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'pgstore.dict_entry'::regclass AND NOT granted)"
 
     async def main():
         with psycopg.connect(database) as blocker:
             blocker.execute("LOCK pgstore.dict_entry IN SHARE MODE")
             task = asyncio.ensure_future(operation())
-            await asyncio.sleep(0.2)
+            while blocker.execute(waiting).fetchone() == (False,):
+                await asyncio.sleep(0.01)
             task.cancel()
             await asyncio.sleep(0.05)
             blocker.rollback()
