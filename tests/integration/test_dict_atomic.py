@@ -591,7 +591,7 @@ def cancelled_while_it_takes(client, database, operation):
         with psycopg.connect(database) as blocker:
             blocker.execute("LOCK pgstore.dict_entry IN SHARE MODE")
             task = asyncio.ensure_future(operation())
-            while blocker.execute(waiting).fetchone() == (False,):
+            while blocker.execute(waiting).fetchone() == (False,):  # noqa: ASYNC110 - a lock of the server's rings no bell
                 await asyncio.sleep(0.01)
             task.cancel()
             await asyncio.sleep(0.05)
