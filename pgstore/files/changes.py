@@ -18,6 +18,7 @@ written at once as well (`rows`), later changes to them come here too.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Final, NamedTuple
@@ -86,7 +87,7 @@ class Change(NamedTuple):
     if_version: int | None = None  # what is there may not have changed since
 
 
-class ChangeSet:
+class ChangeSet(abc.ABC):
     """
     The changes of one transaction to one file system; a participant of the transaction.
 
@@ -327,9 +328,9 @@ class ChangeSet:
         self._own, self._alone, self._firm = set(), set(), {}  # they have names now, and are directories like others
         self._forget_changes()
 
+    @abc.abstractmethod
     def _merged(self) -> Op[list[Query]]:
         """Find out what the changes come to, and lock that. Returns the queries that apply them."""
-        raise NotImplementedError
 
     def path_of(self, parent: int) -> tuple[bytes, ...]:
         """The path of a directory that was changed, for messages."""

@@ -7,6 +7,7 @@ without is in `versioned` and `live`.
 
 from __future__ import annotations
 
+import abc
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -233,13 +234,13 @@ class MergingChanges(ChangeSet):
     # --------------------------------------------------------------------------------------------- what subclasses do
 
     @property
+    @abc.abstractmethod
     def _row_version(self) -> int:
         """The version from which new names are valid."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _lock(self, changes: list[tuple[int, bytes, Change]], look: Query) -> Op[Rows]:
         """Lock what the changes are in, check that it is still there, and *look*."""
-        raise NotImplementedError
 
     def _lock_trees(self, trees: list[int]) -> Op[None]:
         """Lock all directories below *trees*, where that is needed."""
@@ -253,16 +254,17 @@ class MergingChanges(ChangeSet):
         """Lock directories of others' that ours become one with, where that is needed."""
         yield from ()
 
+    @abc.abstractmethod
     def _close_names(self, names: list[tuple[int, bytes]]) -> list[Query]:
-        raise NotImplementedError
+        """Let *names*, each with its directory, lead nowhere any more."""
 
+    @abc.abstractmethod
     def _end_trees(self, trees: list[int], linked: list[int]) -> list[Query]:
         """Remove directories with all below them but the files *linked*."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _change_links(self, plan: Plan, now_ns: int) -> list[Query]:
         """Let files gain and lose names, and be gone with the last; make ready what else of inodes changes."""
-        raise NotImplementedError
 
     # -------------------------------------------------------------------------------------------------------- writing
 

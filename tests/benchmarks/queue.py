@@ -661,7 +661,7 @@ def pinning(field: Field) -> Iterator[Offer]:
             pin(worker.address)
             with psycopg.connect(worker.address, autocommit=True) as connection:
                 connection.execute(f"DELETE FROM pgmq.q_{QUEUE}")
-            worker.connection.execute("SET synchronous_commit = off")  # type: ignore[attr-defined]
+            worker.connection.execute("SET synchronous_commit = off")
             return worker
 
         def by_pgmq() -> Turn:

@@ -7,6 +7,7 @@ pgmq is its SQL alone: a file named by PGSTORE_BENCH_PGMQ, else `share/pgmq.sql`
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import base64
 import contextlib
@@ -49,7 +50,7 @@ def pgmq_sql() -> Path:
     return Path(os.environ.get("PGSTORE_BENCH_PGMQ") or Path(sys.prefix, "share", "pgmq.sql"))
 
 
-class Worker:
+class Worker(abc.ABC):
     """One client of one system."""
 
     why_not: ClassVar[str] = ""  # it cannot run here
@@ -60,27 +61,32 @@ class Worker:
         self.payload = pickle.dumps(self.item, 5)
         self.text = json.dumps(self.item)
 
-    @staticmethod
+    @staticmethod  # noqa: B027 - not all need it
     def install(address: str) -> None:
         """Make the queue."""
 
     @staticmethod
+    @abc.abstractmethod
     def fill(address: str, items: int, size: int) -> None:
         """Let the queue hold so many items, and nothing else in its way."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def put(self) -> int:
-        raise NotImplementedError
+        """Put the item. This and the others return how many were moved."""
 
+    @abc.abstractmethod
     def put_many(self, items: int) -> int:
-        raise NotImplementedError
+        """Put it so many times at once."""
 
+    @abc.abstractmethod
     def get(self) -> int:
-        raise NotImplementedError
+        """Take an item."""
 
+    @abc.abstractmethod
     def get_many(self) -> int:
-        raise NotImplementedError
+        """Take `SEVERAL` at once."""
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Let go of the connection."""
 
@@ -470,7 +476,7 @@ class Redis(Worker):
         self.redis.close()
 
 
-SYSTEMS: dict[str, type[Worker]] = {
+SYSTEMS: dict[str, Any] = {  # the class of each
     "ours": Ours,
     "ours, relaxed": OursRelaxed,
     "bare statement": Bare,
