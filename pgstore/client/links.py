@@ -229,10 +229,10 @@ class Link(abc.ABC):
         try:
             yield
         except BaseException as exc:
-            if answers and is_interrupt(exc) and any(query.undo is not None for query in queries):
+            arrived = answers[0][before : before + len(queries)] if answers and is_interrupt(exc) else []
+            if len(arrived) == len(queries) and any(query.undo is not None for query in queries):  # fewer: one failed
                 with contextlib.suppress(errors.Error, BrokenLink):
-                    results = answers[0][before : before + len(queries)]
-                    _note_taken(queries, [self.read(result) for result in results])
+                    _note_taken(queries, [self.read(result) for result in arrived])
             raise
 
     def _commit_with(self, queries: Sequence[Query]) -> protocol.Io[bool]:

@@ -17,10 +17,12 @@ import time
 
 import psycopg
 import pytest
+from psycopg.pq import ExecStatus
 
 import pgstore
 from pgstore.client import links
 from pgstore.client.transaction import _AMBIENT
+from pgstore.core.statement import Statement
 from pgstore.core.steps import run_async, run_blocking
 from tests.faults.conftest import Background, until
 
@@ -291,6 +293,30 @@ def test_an_interrupt_while_the_answers_to_a_get_that_begins_a_transaction_are_r
         monkeypatch.setattr(links.Link, "read", read)
 
     assert eye.rows("SELECT count(*) FROM pgstore.queue_item") == [(1,)]
+    assert queue.get(block=False) == "item"
+
+
+def test_an_interrupt_while_the_answer_to_a_failed_begin_is_read_is_what_the_caller_hears_of(
+    client, queue, monkeypatch
+):
+    """
+    The answer to the get, which the server then skipped, is not looked for.
+    """
+    queue.put("item")
+    monkeypatch.setattr(links, "BEGIN", Statement("BEGIN ISOLATION LEVEL WRONG"))
+    read = links.Link.read
+
+    def interrupted(link, result, statement=None):
+        if result.status == ExecStatus.FATAL_ERROR:
+            monkeypatch.setattr(links.Link, "read", read)
+            raise KeyboardInterrupt
+        return read(link, result, statement)
+
+    with pytest.raises(KeyboardInterrupt), client.transaction():
+        monkeypatch.setattr(links.Link, "read", interrupted)
+        queue.get(block=False)
+
+    monkeypatch.undo()
     assert queue.get(block=False) == "item"
 
 
