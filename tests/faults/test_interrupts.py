@@ -303,7 +303,7 @@ def test_an_interrupt_while_the_answer_to_a_failed_begin_is_read_is_what_the_cal
     The answer to the get, which the server then skipped, is not looked for.
     """
     queue.put("item")
-    monkeypatch.setattr(links, "BEGIN", Statement("BEGIN ISOLATION LEVEL WRONG"))
+    monkeypatch.setattr(links.base, "BEGIN", Statement("BEGIN ISOLATION LEVEL WRONG"))
     read = links.Link.read
 
     def interrupted(link, result, statement=None):

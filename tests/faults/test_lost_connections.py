@@ -20,7 +20,7 @@ from tests.fixtures.clients import Call
 @pytest.fixture
 def client(own_database, proxy, monkeypatch):
     """A client whose connections all lead through the proxy, and are looked at before every use."""
-    monkeypatch.setattr(links, "_FRESH_SECONDS", -1.0)
+    monkeypatch.setattr(links.blocking, "_FRESH_SECONDS", -1.0)
     client = pgstore.Client(proxy.url(own_database))
     yield client
     client.close()

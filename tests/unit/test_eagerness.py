@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pgstore.client import eagerness
-from pgstore.client.eagerness import AWAKE_SECONDS, SLEEPS_MAX, Eagerness
+from pgstore.client.links import eagerness
+from pgstore.client.links.eagerness import AWAKE_SECONDS, SLEEPS_MAX, Eagerness
 from pgstore.core.statement import Statement
 
 STEP = AWAKE_SECONDS / 10

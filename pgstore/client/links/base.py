@@ -1,26 +1,14 @@
-"""Links: connections of pgstore's own, one class for blocking calls and one for an event loop.
-
-A link carries out one call at a time. Its methods are written once, as generators over the socket (`core.protocol`); `_drive`
-runs them by polling or by awaiting, which is all that the two classes differ in. Other modules rely on this: in their generators
-`value = yield link.execute(…)` receives the value itself from a blocking link, and what awaiting it gives from the other.
-
-An interrupt — Ctrl-C, a cancelled task — takes effect between calls: the call under way is finished, or cancelled on the server and
-then finished, and what it took is put back, before the interrupt goes on.
-"""
+"""What both kinds of link share: the calls, and how results and errors are read."""
 
 from __future__ import annotations
 
 import abc
-import asyncio
 import contextlib
-import inspect
 import json
 import os
 import select
-from collections.abc import Generator, Iterator, Sequence
-from contextvars import Context
+from collections.abc import Generator, Sequence
 from decimal import Decimal
-from itertools import repeat, starmap
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -30,13 +18,12 @@ from psycopg.pq.abc import PGresult
 from psycopg.types.json import set_json_loads
 
 from pgstore import errors
-from pgstore.client.eagerness import Eagerness
 from pgstore.core import protocol
 from pgstore.core.clock import monotonic
 from pgstore.core.mapping import map_error
-from pgstore.core.operation import CopyIn, CopyOut, Many, Query, putting_back
+from pgstore.core.operation import CopyIn, CopyOut, Many, Query
 from pgstore.core.statement import Statement
-from pgstore.core.steps import Steps, is_interrupt, shielded
+from pgstore.core.steps import Steps, is_interrupt
 
 T = TypeVar("T")
 
@@ -62,15 +49,11 @@ SETTLE_SECONDS: Final = 10.0
 RECONNECT_SECONDS: Final = 10.0
 _SENT_MAX: Final = 2
 
-_FRESH_SECONDS: Final = 0.002  # a connection used this recently is taken to be alive
-
 _TUPLES_OK: Final = pq.ExecStatus.TUPLES_OK
 _COMMAND_OK: Final = pq.ExecStatus.COMMAND_OK
-_FATAL: Final = pq.ExecStatus.FATAL_ERROR
+FATAL: Final = pq.ExecStatus.FATAL_ERROR
 _CONNECTION_OK: Final = pq.ConnStatus.OK
 _IDLE: Final = pq.TransactionStatus.IDLE
-_ACTIVE: Final = pq.TransactionStatus.ACTIVE
-_READ: Final = protocol.READ
 
 BEGIN: Final = Statement("BEGIN ISOLATION LEVEL READ COMMITTED")
 COMMIT: Final = Statement("COMMIT")
@@ -165,7 +148,7 @@ class Link(abc.ABC):
                 result = yield from protocol.run_unprepared(self.pgconn, call)
             else:
                 result = yield from protocol.run_prepared(self.pgconn, self.prepared, call)
-                if result.status == _FATAL and self._forgot_statement(result):
+                if result.status == FATAL and self._forgot_statement(result):
                     result = yield from protocol.run_prepared(self.pgconn, self.prepared, call)
             return self.read(result, query.statement)
 
@@ -373,254 +356,3 @@ class _Context:
 
 def _context(connection: Any) -> Any:
     return _Context(connection)
-
-
-class BlockingLink(Link):
-    """A link driven by polling."""
-
-    connection: psycopg.Connection[Any]
-
-    def __init__(self, connection: psycopg.Connection[Any], *, pooled: bool) -> None:
-        super().__init__(connection, pooled=pooled)
-        writer = select.poll()
-        writer.register(self.pgconn.socket, select.POLLIN | select.POLLOUT)
-        self._poll_write = writer.poll
-        self._eagerness = Eagerness()
-        # `for result in self._results: break`, not `result = get_result()`: Ctrl-C may come between a call and the storing of
-        # what it returned, but not between the two halves of a loop's step.
-        self._results: Iterator[PGresult | None] = starmap(self.pgconn.get_result, repeat(()))
-
-    def execute(self, query: Query) -> Any:
-        """Run a query: the one path that has to be quick, so it is written out."""
-        statement = query.statement
-        if monotonic() - self.used_at > _FRESH_SECONDS and self._poll(0):
-            self._check_alive()
-        if self.prepared is not None and statement not in self.prepared:
-            self._drive(self._prepare(statement))
-        pgconn = self.pgconn
-        values = statement.pack(query.values)
-        result: PGresult | None = None
-        try:
-            if self.prepared is None:
-                pgconn.send_query_params(statement.unset_sql, values, statement.oids, statement.formats, 1)
-            else:
-                pgconn.send_query_prepared(statement.name, values, statement.formats, 1)
-            if not pgconn.flush():
-                if not self._eagerness.catch(pgconn, statement):
-                    self._poll()
-                    pgconn.consume_input()
-                while pgconn.is_busy():
-                    self._poll()
-                    pgconn.consume_input()
-                for result in self._results:  # noqa: B007
-                    break
-                while pgconn.is_busy():
-                    self._poll()
-                    pgconn.consume_input()
-                # The commit comes after the rows, and may fail: a second result.
-                if (more := pgconn.get_result()) is None:
-                    assert result is not None
-                    if result.status == _FATAL and self._forgot_statement(result):
-                        result = None
-                        return self.execute(query)
-                    rows = self.read(result, statement)
-                    if query.undo is not None:
-                        query.taken = rows
-                    return rows
-                result = more
-        except (errors.Error, BrokenLink):
-            raise
-        except psycopg.Error as exc:
-            raise BrokenLink(exc, sent=True) from exc
-        except BaseException:
-            self._settle(self._rest(result), query)
-            raise
-        return self._drive(self._rest(result), query)
-
-    def _rest(self, result: PGresult | None) -> protocol.Io[Any]:
-        """What is still to come of a call, after *result*."""
-        if result is None and self.pgconn.transaction_status != _ACTIVE:
-            return None  # interrupted before it was sent
-        with self._watching():
-            rest = yield from protocol.fetch(self.pgconn, result)
-            return self.read(rest)
-
-    def _drive(self, io: protocol.Io[T], taking: Query | Many | None = None) -> T:
-        try:
-            wanted = next(io)
-            if taking is not None and wanted == _READ and self._catch(taking):
-                wanted = io.send(None)
-            return self._drive_on(io, wanted)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-        except (errors.Error, BrokenLink):
-            raise
-        except BaseException:
-            self._settle(io, taking)
-            raise
-
-    def _catch(self, request: Query | Many) -> bool:
-        first = request if isinstance(request, Query) else request.queries[0]
-        with contextlib.suppress(psycopg.Error):  # which whoever reads the answer gets too
-            return self._eagerness.catch(self.pgconn, first.statement)
-        return False
-
-    def _drive_on(self, io: protocol.Io[T], wanted: int) -> T:
-        try:
-            while True:
-                (self._poll if wanted == _READ else self._poll_write)()
-                wanted = io.send(None)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-
-    def _settle(self, io: protocol.Io[Any], taking: Query | Many | None) -> None:
-        """Bring an interrupted call to its end, and undo it. A second interrupt gives the connection up."""
-        try:
-            if inspect.getgeneratorstate(io) != inspect.GEN_CLOSED:
-                result = self._finish(io)
-                if taking is not None and (undo := putting_back(taking, result)) is not None:
-                    self.execute(undo)
-        except (errors.Error, BrokenLink):
-            return
-        except BaseException as exc:
-            self.close()
-            if not isinstance(exc, Exception):
-                raise
-
-    def _finish(self, io: protocol.Io[Any]) -> Any:
-        started = monotonic()
-        cancelled = False
-        try:
-            wanted = io.send(None)
-            while True:
-                ready = (self._poll if wanted == _READ else self._poll_write)(50)
-                waited = monotonic() - started
-                if not ready and waited > GRACE_SECONDS and not cancelled:
-                    self.connection.cancel_safe(timeout=SETTLE_SECONDS)
-                    cancelled = True
-                elif not ready and waited > SETTLE_SECONDS:
-                    raise BrokenLink(None, sent=True)
-                elif ready:
-                    wanted = io.send(None)
-        except StopIteration as done:
-            return done.value
-
-
-class AsyncLink(Link):
-    """A link driven by an event loop."""
-
-    connection: psycopg.AsyncConnection[Any]
-
-    def __init__(self, connection: psycopg.AsyncConnection[Any], *, pooled: bool) -> None:
-        super().__init__(connection, pooled=pooled)
-        self._loop = asyncio.get_running_loop()
-        self._socket = self.pgconn.socket
-        self._waiter: asyncio.Future[None] | None = None
-        self._reading = False
-        self._idle_wakes = 0
-
-    async def _drive(self, io: protocol.Io[T], taking: Query | Many | None = None) -> T:
-        try:
-            wanted = next(io)
-            while True:
-                await self._ready(wanted)
-                wanted = io.send(None)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-        except (errors.Error, BrokenLink):
-            raise
-        except GeneratorExit:
-            self.close()  # the event loop is gone, and with it all hope for an answer
-            raise
-        except BaseException:
-            await shielded(self._settle(io, taking))
-            raise
-        finally:
-            self.used_at = monotonic()
-            if self.exposed:
-                self._stop_reading()
-
-    def expose(self) -> None:
-        super().expose()
-        self._stop_reading()  # psycopg waits for the same socket, and takes our reader away
-
-    async def _ready(self, wanted: int) -> None:
-        waiter = self._waiter = self._loop.create_future()
-        if not self._reading:
-            # In an empty context: a handle keeps the one it was made in, and with that the caller's transaction, alive.
-            Context().run(self._loop.add_reader, self._socket, self._wake)
-            self._reading = True
-        if wanted != _READ:
-            self._loop.add_writer(self._socket, self._wake)
-        try:
-            await waiter
-        finally:
-            self._waiter = None
-            if wanted != _READ:
-                self._loop.remove_writer(self._socket)
-
-    async def wait_readable(self, bell: asyncio.Event, seconds: float) -> None:
-        """Wait until something arrives unasked for, or *bell* is set, at most *seconds*."""
-        ringing = asyncio.ensure_future(bell.wait())
-        arriving = asyncio.ensure_future(self._ready(_READ))
-        try:
-            await asyncio.wait([ringing, arriving], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if not self._loop.is_closed():
-                ringing.cancel()
-                arriving.cancel()
-                await asyncio.gather(ringing, arriving, return_exceptions=True)
-
-    def _wake(self) -> None:
-        if self._waiter is not None:
-            self._idle_wakes = 0
-            if not self._waiter.done():
-                self._waiter.set_result(None)
-            return
-        # Adding and removing a reader costs two system calls per query, so it stays between them. The loop may call once more
-        # for data that has been read meanwhile; twice in a row is the server closing the connection.
-        self._idle_wakes += 1
-        if self._idle_wakes > 1:
-            self._stop_reading()
-
-    def _stop_reading(self) -> None:
-        if self._reading:
-            self._loop.remove_reader(self._socket)
-            self._reading = False
-
-    async def _settle(self, io: protocol.Io[Any], taking: Query | Many | None) -> None:
-        try:
-            if inspect.getgeneratorstate(io) != inspect.GEN_CLOSED:
-                result = await self._finish(io)
-                if taking is not None and (undo := putting_back(taking, result)) is not None:
-                    await self._drive(self._execute(undo))
-        except (errors.Error, BrokenLink):
-            return
-        except BaseException as exc:
-            self.close()
-            if not isinstance(exc, Exception):
-                raise
-
-    async def _finish(self, io: protocol.Io[Any]) -> Any:
-        started = monotonic()
-        cancelled = False
-        try:
-            wanted = io.send(None)
-            while True:
-                try:
-                    await asyncio.wait_for(self._ready(wanted), 0.05)
-                except TimeoutError:
-                    waited = monotonic() - started
-                    if waited > SETTLE_SECONDS:
-                        raise BrokenLink(None, sent=True) from None
-                    if waited > GRACE_SECONDS and not cancelled:
-                        await self.connection.cancel_safe(timeout=SETTLE_SECONDS)
-                        cancelled = True
-                    continue
-                wanted = io.send(None)
-        except StopIteration as done:
-            return done.value
-
-    def close(self) -> None:
-        self._stop_reading()
-        super().close()

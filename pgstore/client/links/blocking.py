@@ -1,0 +1,157 @@
+"""Links for blocking calls: they wait for the socket by polling, or awake (`eagerness`)."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import select
+from collections.abc import Iterator
+from itertools import repeat, starmap
+from typing import Any, Final, TypeVar
+
+import psycopg
+from psycopg import pq
+from psycopg.pq.abc import PGresult
+
+from pgstore import errors
+from pgstore.client.links.base import FATAL, GRACE_SECONDS, SETTLE_SECONDS, BrokenLink, Link
+from pgstore.client.links.eagerness import Eagerness
+from pgstore.core import protocol
+from pgstore.core.clock import monotonic
+from pgstore.core.operation import Many, Query, putting_back
+from pgstore.core.protocol import READ
+
+T = TypeVar("T")
+_FRESH_SECONDS: Final = 0.002  # a connection used this recently is taken to be alive
+_ACTIVE: Final = pq.TransactionStatus.ACTIVE
+
+
+class BlockingLink(Link):
+    """A link driven by polling."""
+
+    connection: psycopg.Connection[Any]
+
+    def __init__(self, connection: psycopg.Connection[Any], *, pooled: bool) -> None:
+        super().__init__(connection, pooled=pooled)
+        writer = select.poll()
+        writer.register(self.pgconn.socket, select.POLLIN | select.POLLOUT)
+        self._poll_write = writer.poll
+        self._eagerness = Eagerness()
+        # `for result in self._results: break`, not `result = get_result()`: Ctrl-C may come between a call and the storing of
+        # what it returned, but not between the two halves of a loop's step.
+        self._results: Iterator[PGresult | None] = starmap(self.pgconn.get_result, repeat(()))
+
+    def execute(self, query: Query) -> Any:
+        """Run a query: the one path that has to be quick, so it is written out."""
+        statement = query.statement
+        if monotonic() - self.used_at > _FRESH_SECONDS and self._poll(0):
+            self._check_alive()
+        if self.prepared is not None and statement not in self.prepared:
+            self._drive(self._prepare(statement))
+        pgconn = self.pgconn
+        values = statement.pack(query.values)
+        result: PGresult | None = None
+        try:
+            if self.prepared is None:
+                pgconn.send_query_params(statement.unset_sql, values, statement.oids, statement.formats, 1)
+            else:
+                pgconn.send_query_prepared(statement.name, values, statement.formats, 1)
+            if not pgconn.flush():
+                if not self._eagerness.catch(pgconn, statement):
+                    self._poll()
+                    pgconn.consume_input()
+                while pgconn.is_busy():
+                    self._poll()
+                    pgconn.consume_input()
+                for result in self._results:  # noqa: B007
+                    break
+                while pgconn.is_busy():
+                    self._poll()
+                    pgconn.consume_input()
+                # The commit comes after the rows, and may fail: a second result.
+                if (more := pgconn.get_result()) is None:
+                    assert result is not None
+                    if result.status == FATAL and self._forgot_statement(result):
+                        result = None
+                        return self.execute(query)
+                    rows = self.read(result, statement)
+                    if query.undo is not None:
+                        query.taken = rows
+                    return rows
+                result = more
+        except (errors.Error, BrokenLink):
+            raise
+        except psycopg.Error as exc:
+            raise BrokenLink(exc, sent=True) from exc
+        except BaseException:
+            self._settle(self._rest(result), query)
+            raise
+        return self._drive(self._rest(result), query)
+
+    def _rest(self, result: PGresult | None) -> protocol.Io[Any]:
+        """What is still to come of a call, after *result*."""
+        if result is None and self.pgconn.transaction_status != _ACTIVE:
+            return None  # interrupted before it was sent
+        with self._watching():
+            rest = yield from protocol.fetch(self.pgconn, result)
+            return self.read(rest)
+
+    def _drive(self, io: protocol.Io[T], taking: Query | Many | None = None) -> T:
+        try:
+            wanted = next(io)
+            if taking is not None and wanted == READ and self._catch(taking):
+                wanted = io.send(None)
+            return self._drive_on(io, wanted)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        except (errors.Error, BrokenLink):
+            raise
+        except BaseException:
+            self._settle(io, taking)
+            raise
+
+    def _catch(self, request: Query | Many) -> bool:
+        first = request if isinstance(request, Query) else request.queries[0]
+        with contextlib.suppress(psycopg.Error):  # which whoever reads the answer gets too
+            return self._eagerness.catch(self.pgconn, first.statement)
+        return False
+
+    def _drive_on(self, io: protocol.Io[T], wanted: int) -> T:
+        try:
+            while True:
+                (self._poll if wanted == READ else self._poll_write)()
+                wanted = io.send(None)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+
+    def _settle(self, io: protocol.Io[Any], taking: Query | Many | None) -> None:
+        """Bring an interrupted call to its end, and undo it. A second interrupt gives the connection up."""
+        try:
+            if inspect.getgeneratorstate(io) != inspect.GEN_CLOSED:
+                result = self._finish(io)
+                if taking is not None and (undo := putting_back(taking, result)) is not None:
+                    self.execute(undo)
+        except (errors.Error, BrokenLink):
+            return
+        except BaseException as exc:
+            self.close()
+            if not isinstance(exc, Exception):
+                raise
+
+    def _finish(self, io: protocol.Io[Any]) -> Any:
+        started = monotonic()
+        cancelled = False
+        try:
+            wanted = io.send(None)
+            while True:
+                ready = (self._poll if wanted == READ else self._poll_write)(50)
+                waited = monotonic() - started
+                if not ready and waited > GRACE_SECONDS and not cancelled:
+                    self.connection.cancel_safe(timeout=SETTLE_SECONDS)
+                    cancelled = True
+                elif not ready and waited > SETTLE_SECONDS:
+                    raise BrokenLink(None, sent=True)
+                elif ready:
+                    wanted = io.send(None)
+        except StopIteration as done:
+            return done.value
