@@ -139,7 +139,7 @@ def get_directory(tree: Tree, names: Names, folder: LocalFolder, progress: Progr
     if not walk.found.is_directory:
         raise errors.NotADirectory(f"{join(names)!r} is not a directory; use get_file")
     listing = Listing(tree, walk.found.ino, (), recursive=True)
-    batch = _Batch(tree, folder, progress)
+    batch = _Batch(tree, names, folder, progress)
     while (page := (yield from listing.entries())) is not None:
         for path, entry in page:
             if entry.kind == "d":
@@ -151,15 +151,16 @@ def get_directory(tree: Tree, names: Names, folder: LocalFolder, progress: Progr
                 else:
                     batch.add(path, entry)
                     if batch.is_full:
-                        yield from batch.write(names)
-        yield from batch.write(names)
+                        yield from batch.write()
+        yield from batch.write()
 
 
 class _Batch:
     """Directories, links and small files, which are read by one query and written by one call."""
 
-    def __init__(self, tree: Tree, folder: LocalFolder, progress: Progress) -> None:
+    def __init__(self, tree: Tree, names: Names, folder: LocalFolder, progress: Progress) -> None:
         self._tree = tree
+        self._names = names
         self._folder = folder
         self._progress = progress
         self._entries: list[tuple[bytes, Entry]] = []
@@ -173,14 +174,15 @@ class _Batch:
     def is_full(self) -> bool:
         return self._size_bytes >= BATCH_BYTES
 
-    def write(self, names: Names) -> Op[None]:
-        """Write what was added, below *names*, and forget it."""
+    def write(self) -> Op[None]:
+        """Write what was added, and forget it."""
         entries, self._entries, self._size_bytes = self._entries, [], 0
         if not entries:
             return
-        found = yield from self._tree.small([entry.ino for _, entry in entries if entry.kind != "d"])
+        inos = [entry.ino for _, entry in entries if entry.kind != "d"]
+        found = (yield from self._tree.small(inos)) if inos else {}
         for path in (yield Call(partial(self._write, entries, found))):
-            yield from _download_below(self._tree, names, path, self._folder, self._progress)
+            yield from _download_below(self._tree, self._names, path, self._folder, self._progress)
 
     def _write(self, entries: list[tuple[bytes, Entry]], found: dict[int, Small]) -> list[bytes]:
         """Returns the paths of files that were not *found*: they have changed since they were listed."""

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psycopg
 import sqlalchemy
@@ -23,6 +24,7 @@ import sqlalchemy.orm
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import pgstore
+from pgstore.client.links.eagerness import Eagerness
 from pgstore.core.operation import Query
 from tests.benchmarks import peers
 from tests.benchmarks.harness import Contest, Limit, Skipped, Turn
@@ -277,6 +279,16 @@ def each(keys: list[str], make: Callable[[], Callable[[str], object]]) -> Callab
     return candidate
 
 
+def asleep(candidate: Callable[[], float]) -> Callable[[], float]:
+    """*candidate*, no answer being awaited awake."""
+
+    def run() -> float:
+        with mock.patch.object(Eagerness, "catch", lambda *_: False):  # noqa: PT008 - a mock takes longer than a get
+            return candidate()
+
+    return run
+
+
 def cpu_of(candidate: Callable[[], float]) -> Callable[[], Turn]:
     """*candidate*, its time being that of this process's CPU."""
 
@@ -330,6 +342,8 @@ def getting(field: Field) -> Iterator[Offer]:
     yield versus(
         "get", brief, each(field.keys, lambda: field.sqlitedict.get), None, "sqlitedict, no server", NO_SQLITEDICT
     )
+
+    yield versus("get", brief, asleep(brief), None, "the same, asleep at once")
 
     # Of the two 12 µs and 8 µs are wanted; what a µs of CPU is worth changes with the machine's mood.
     floor = each(field.keys, lambda: by_libpq(field))
