@@ -399,3 +399,13 @@ def test_what_a_taker_puts_back_wakes_who_went_to_sleep_meanwhile(
 
     assert item == "item"
     assert time.monotonic() - began < PROMPT
+
+
+def test_a_client_whose_listening_thread_never_began_is_closed_like_any_other():
+    """
+    Ctrl-C may come between the making of the thread and its start.
+    """
+    waiting = listener.BlockingListener(lambda: pytest.fail("nobody listens"))
+    waiting._thread = threading.Thread(target=pytest.fail)
+
+    waiting.close()
