@@ -14,10 +14,13 @@ from pgstore.core.operation import Op, Query, atomic, operation
 from pgstore.core.statement import Statement
 from pgstore.file_store import BatchUpload, FileStore
 from pgstore.file_store.base import check_number
-from pgstore.files import history
+from pgstore.files import history, upload
 from pgstore.files.contents import StoreGone
 from pgstore.files.history import VersionPin
-from pgstore.files.paths import join, split
+from pgstore.files.in_place import in_transaction
+from pgstore.files.local import Source
+from pgstore.files.paths import Names, join, split
+from pgstore.files.progress import Progress
 from pgstore.files.tree import NEWEST
 from pgstore.files.versioned import VersionedChanges
 from pgstore.handle import class_operation
@@ -150,6 +153,20 @@ class Volume(FileStore):
     def _check_if_version(self, if_version: int | None) -> None:
         if if_version is not None:
             check_number(if_version, "if_version", 0, 2**62)
+
+    def _put(self, source: Source, names: Names, shown: Progress, **conditions: Any) -> Op[int]:
+        if source.is_small and self._refusal is None and conditions.get("if_version") is None:
+            store_id = yield from self._locate()
+            if not (yield from in_transaction()):
+                session, mode = self._runner.session, conditions.get("mode")
+                try:
+                    size = yield from upload.put_at_once(session, store_id, source, names, shown, mode)
+                except StoreGone:
+                    raise self._missing() from None
+                if size is not None:
+                    self._collect_later(store_id)
+                    return size
+        return (yield from super()._put(source, names, shown, **conditions))
 
     # -------------------------------------------------------------------------------------------------------- history
 

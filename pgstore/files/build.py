@@ -6,7 +6,6 @@ existed go into the transaction's change set.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import Any
 
@@ -14,9 +13,9 @@ from pgstore import errors
 from pgstore.core.operation import Many, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.files.changes import LIVE, Entry, conflict
-from pgstore.files.contents import Contents, StoreGone
+from pgstore.files.contents import Contents
 from pgstore.files.paths import Names, join
-from pgstore.files.rows import COPY_INODES_OF, DIRECTORY_MODE, RESERVE_INODES, NewRows
+from pgstore.files.rows import COPY_INODES_OF, DIRECTORY_MODE, NewRows, reserve_inodes
 from pgstore.files.tree import AT_ROOT, Tree, Walk
 from pgstore.files.writing import attribute_query, lock_inodes
 
@@ -116,20 +115,9 @@ class Builder:
         """See to it that *count* more inodes can be made."""
         self._promised += count
         lacking = self._promised - len(self._inos)
-        if lacking <= 0:
-            return
-        # Numbers that were reserved and not used are there for the next operation, which then asks for none.
-        reserved = self.tree.session.reserved_inodes(self.tree.store_id)
-        with contextlib.suppress(IndexError):  # another thread may be quicker
-            while lacking:
-                self._inos.append(reserved.popleft())
-                lacking -= 1
-        if lacking:
-            rows = yield Query(RESERVE_INODES, self.tree.store_id, max(lacking, self._inodes_at_once))
-            if not rows:
-                raise StoreGone
-            self._inos += [row[0] for row in rows[:lacking]]
-            reserved.extend(row[0] for row in rows[lacking:])
+        if lacking > 0:
+            tree = self.tree
+            self._inos += yield from reserve_inodes(tree.session, tree.store_id, lacking, at_once=self._inodes_at_once)
 
     def _take(self) -> int:
         self._promised -= 1

@@ -97,6 +97,11 @@ class Source:
     def can_restart(self) -> bool:
         return self._start is not None
 
+    @property
+    def is_small(self) -> bool:
+        """Whether it seems to be one that is stored in its row, and can be read again if it is not."""
+        return self.can_restart and self.size_hint is not None and self.size_hint <= INLINE_BYTES_MAX
+
     def restart(self) -> None:
         """Go back to where reading began."""
         with explained(self._name):

@@ -6,13 +6,15 @@ none itself yet. Such rows are valid from version 0 on and need no lock.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from typing import Final, NamedTuple
 
+from pgstore.client.session import Session
 from pgstore.core.operation import CopyIn, Many, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.files.changes import ChangeSet
-from pgstore.files.contents import Contents
+from pgstore.files.contents import Contents, StoreGone
 
 DIRECTORY_MODE: Final = 0o755
 LINK_MODE: Final = 0o777
@@ -75,6 +77,28 @@ _NAME_HEAD: Final = struct.Struct("!h iq iq i").pack
 _NAME_TAIL: Final = struct.Struct("!iq ic").pack
 _FIELD: Final = struct.Struct("!i").pack
 _BIGINT: Final = struct.Struct("!iq").pack
+
+
+def reserve_inodes(session: Session, store_id: int, count: int, *, at_once: int = 32) -> Op[list[int]]:
+    """
+    Numbers for *count* new inodes, which nobody else makes.
+
+    Args:
+        at_once: how many to draw when there are not enough; those left over are there for the next operation.
+    """
+    reserved = session.reserved_inodes(store_id)
+    inos: list[int] = []
+    with contextlib.suppress(IndexError):  # another thread may be quicker
+        while len(inos) < count:
+            inos.append(reserved.popleft())
+    lacking = count - len(inos)
+    if lacking:
+        rows = yield Query(RESERVE_INODES, store_id, max(lacking, at_once))
+        if not rows:
+            raise StoreGone
+        inos += [row[0] for row in rows[:lacking]]
+        reserved.extend(row[0] for row in rows[lacking:])
+    return inos
 
 
 class _Inode(NamedTuple):

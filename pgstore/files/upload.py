@@ -5,19 +5,66 @@ Files of a folder are taken in batches: read in one go, written by COPY.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from functools import partial
+from typing import Final
 
 from pgstore import errors
-from pgstore.core.operation import Call, Op
+from pgstore.client.session import Session
+from pgstore.core.operation import Call, Op, Query
+from pgstore.core.statement import Statement
 from pgstore.files import contents
 from pgstore.files.build import Builder, is_directory
 from pgstore.files.changes import check_version
-from pgstore.files.contents import Contents
+from pgstore.files.contents import INLINE_BYTES_MAX, Contents, StoreGone
 from pgstore.files.local import Folder, Found, Source
 from pgstore.files.paths import Names, join
 from pgstore.files.progress import Progress
+from pgstore.files.rows import reserve_inodes
 from pgstore.files.tree import Tree
+
+# Reads, in the sense that it may be repeated: the inode's number is for this call alone.
+VOLUME_PUT = Statement(
+    "SELECT pgstore.volume_put($1, $2, $3, $4, $5, $6, $7, $8)",
+    "int8 int8 bytea[] bytea int4 int8 int8 bytea",
+    reads=True,
+)
+UNIQUE_VIOLATION: Final = "23505"
+
+
+def put_at_once(
+    session: Session, store_id: int, source: Source, names: Names, progress: Progress, mode: int | None
+) -> Op[int | None]:
+    """
+    Commit a small *source* to a Volume as the path *names*, in one round trip and outside any transaction.
+
+    Returns the number of bytes; None, with nothing done, where that is no simple matter: `put_file` does it, and says what is
+    wrong. *source* must be one that can restart.
+    """
+    data: bytes = yield Call(partial(source.read, INLINE_BYTES_MAX + 1))
+    if len(data) <= INLINE_BYTES_MAX:
+        (ino,) = yield from reserve_inodes(session, store_id, 1)
+        now_ns = time.time_ns()
+        mtime_ns = now_ns if source.mtime_ns is None else source.mtime_ns
+        mode = source.mode if mode is None else mode
+        query = Query(VOLUME_PUT, store_id, ino, names[:-1], names[-1], mode, mtime_ns, now_ns, data)
+        try:
+            ((put,),) = yield query
+        except errors.SerializationConflict:
+            put = False  # others came between
+        except errors.StatementFailed as exc:
+            if exc.sqlstate != UNIQUE_VIOLATION:
+                raise
+            put = False  # also: something of this name is there now, which is no file
+        if put is None:
+            raise StoreGone
+        if put:
+            progress.bytes(len(data))
+            progress.files(1)
+            return len(data)
+    yield Call(source.restart)
+    return None
 
 
 def put_file(

@@ -326,14 +326,15 @@ def test_single_operations_look_again(store, elsewhere, monkeypatch):
     put(store, "d/f", b"0")
     put(store, "d/g", b"0")
     store.mkdir("e")
+    large = bytes(100_000)  # a small one is put in one call (see below)
 
     for between, operation, error in (
         (lambda: put(elsewhere, "n"), lambda: store.mkdir("n"), FileExistsError),
         (lambda: elsewhere.remove_file("d/g"), lambda: store.link("d/g", "m"), FileNotFoundError),
         (lambda: elsewhere.remove_file("d/f"), lambda: store.move("d/f", "m"), FileNotFoundError),
         (lambda: put(elsewhere, "e/x"), lambda: store.rmdir("e"), errors.DirectoryNotEmpty),
-        (lambda: elsewhere.remove_file("e", recursive=True), lambda: put(store, "e/y", b"1"), None),
-        (lambda: put(elsewhere, "u/x", b"2"), lambda: put(store, "u", b"1"), IsADirectoryError),
+        (lambda: elsewhere.remove_file("e", recursive=True), lambda: put(store, "e/y", large), None),
+        (lambda: put(elsewhere, "u/x", b"2"), lambda: put(store, "u", large), IsADirectoryError),
     ):
         with coming_between(monkeypatch, between):
             if error is None:
@@ -341,7 +342,7 @@ def test_single_operations_look_again(store, elsewhere, monkeypatch):
             else:
                 with pytest.raises(error):
                     operation()
-    assert content(store, "e/y") == b"1"
+    assert content(store, "e/y") == large
 
 
 @contextlib.contextmanager
@@ -703,6 +704,118 @@ def test_others_wait_for_a_joined_volume_and_no_longer(client, volume, volume_el
         assert not thread.is_alive()
 
     assert paths(volume) == ["mine", "theirs"]
+
+
+# What is committed while a small file waits for its turn to be put in one call, as d/f over another file and as d/new; then what
+# there is in both cases, or the error.
+BETWEEN_A_SMALL_PUT: dict[str, Any] = {
+    "something elsewhere": (
+        lambda v: put(v, "x", b"2"),
+        {"d/f": b"mine", "d/g": b"0", "x": b"2"},
+        {"d/f": b"1", "d/g": b"0", "d/new": b"mine", "x": b"2"},
+    ),
+    "the file itself": (
+        lambda v: put(v, "d/f", b"2"),
+        {"d/f": b"mine", "d/g": b"0"},
+        {"d/f": b"2", "d/g": b"0", "d/new": b"mine"},
+    ),
+    "the new one": (
+        lambda v: put(v, "d/new", b"2"),
+        {"d/f": b"mine", "d/g": b"0", "d/new": b"2"},
+        {"d/f": b"1", "d/g": b"0", "d/new": b"mine"},
+    ),
+    "its removal": (
+        lambda v: v.remove_file("d/f"),
+        {"d/f": b"mine", "d/g": b"0"},
+        {"d/g": b"0", "d/new": b"mine"},
+    ),
+    "its move": (
+        lambda v: v.move("d/f", "x"),
+        {"d/f": b"mine", "d/g": b"0", "x": b"1"},
+        {"d/g": b"0", "d/new": b"mine", "x": b"1"},
+    ),
+    "another name of it": (
+        lambda v: v.link("d/f", "x"),
+        {"d/f": b"mine", "d/g": b"0", "x": b"1"},
+        {"d/f": b"1", "d/g": b"0", "d/new": b"mine", "x": b"1"},
+    ),
+    "a link in its place": (
+        lambda v: (v.remove_file("d/f"), v.symlink("g", "d/f")),
+        {"d/f": b"mine", "d/g": b"mine"},
+        {"d/f": b"0", "d/g": b"0", "d/new": b"mine"},
+    ),
+    "a directory in its place": (
+        lambda v: (v.remove_file("d/f"), v.mkdir("d/f")),
+        IsADirectoryError,
+        {"d/g": b"0", "d/new": b"mine"},
+    ),
+    "removal of the directory": (lambda v: v.remove_file("d", recursive=True), {"d/f": b"mine"}, {"d/new": b"mine"}),
+    "move of the directory": (
+        lambda v: v.move("d", "x"),
+        {"x/f": b"mine", "x/g": b"0"},
+        {"x/f": b"1", "x/g": b"0", "x/new": b"mine"},
+    ),
+    "a file in place of the directory": (
+        lambda v: (v.remove_file("d", recursive=True), put(v, "d", b"2")),
+        NotADirectoryError,
+        NotADirectoryError,
+    ),
+}
+
+
+@pytest.mark.parametrize("path", ["d/f", "d/new"])
+@pytest.mark.parametrize("case", BETWEEN_A_SMALL_PUT)
+def test_a_small_file_is_put_as_if_all_had_come_later(client, volume, volume_elsewhere, database, sql, case, path):
+    """
+    A commit of one file is one call, which looks, waits for others, and must not go by what it saw before.
+    """
+    action, over, new = BETWEEN_A_SMALL_PUT[case]
+    put(volume, "d/f", b"1")
+    put(volume, "d/g", b"0")
+    failures: list[BaseException] = []
+
+    def work():
+        try:
+            put(volume_elsewhere, path, b"mine")
+        except OSError as exc:
+            failures.append(exc)
+
+    with psycopg.connect(database) as connection:
+        with client.transaction(connection=connection):
+            action(volume)
+        thread = threading.Thread(target=work)
+        thread.start()
+        wait_for_a_lock(sql)
+        connection.commit()
+        thread.join(20)
+
+    expected = over if path == "d/f" else new
+    if isinstance(expected, dict):
+        assert failures == []
+        assert {name: content(volume, name) for name in paths(volume) if not name.endswith("/")} == expected
+    else:
+        assert [type(failure).__mro__.count(expected) for failure in failures] == [1]
+
+
+@pytest.mark.parametrize("after", ["nothing", "a put", "a removal"])
+def test_a_small_put_that_is_sent_again_is_not_done_again(volume, volume_elsewhere, sql, after):
+    """
+    After a connection broke it may have been done, and what others have done since must stay.
+    """
+    put(volume, "d/f", b"1")
+    call = "SELECT pgstore.volume_put(%s, nextval('pgstore.inode_seq'), ARRAY['d']::bytea[], 'f', 420, 1, 1, 'mine')"
+    store_id = int(volume.object_id[3:])
+    assert sql(call, store_id) == [(True,)]
+    ino = volume.stat("d/f").ino
+    if after == "a put":
+        put(volume_elsewhere, "d/f", b"2")
+    elif after == "a removal":
+        volume_elsewhere.remove_file("d/f")
+    before = {path: content(volume, path) for path in paths(volume) if not path.endswith("/")}
+
+    assert sql(call.replace("nextval('pgstore.inode_seq')", str(ino)), store_id) == [(True,)]
+
+    assert {path: content(volume, path) for path in paths(volume) if not path.endswith("/")} == before
 
 
 # ------------------------------------------------------------------------------------------- files in use meanwhile (live)

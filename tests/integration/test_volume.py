@@ -458,6 +458,46 @@ def test_many_files_go_up_in_batches(volume, tmp_path):
         assert content(volume, f"up/{path}") == files[path]
 
 
+def history(volume):
+    """What each version had, apart from the times and the numbers of inodes."""
+    return [facts_at(volume.at(version.version)) for version in volume.versions()]
+
+
+def facts_at(then):
+    facts = {}
+    for entry in then.listdir("/", recursive=True):
+        stat = then.stat(entry.path)
+        data = content(then, entry.path) if stat.type == FileEntryType.FILE else None
+        owner, attributes = (stat.uid, stat.gid), then.listxattr(entry.path)
+        facts[entry.path] = (stat.type, stat.size, stat.mode, owner, stat.link_count, stat.version, attributes, data)
+    return facts
+
+
+@pytest.mark.parametrize("size", [0, 4 * KIB, 64 * KIB])
+def test_a_small_file_put_in_one_call_is_as_one_put_by_a_transaction(call, client, size):
+    """
+    Two ways write one thing: a function of the database knows what the merge of a transaction's changes comes to.
+    """
+    data = os.urandom(size)
+
+    with Volume.ephemeral(client) as one, Volume.ephemeral(client) as other:
+        for volume in one, other:
+            volume.mkdir("a", mode=0o700)
+            volume.chown("a", 5, 6)
+            volume.setxattr("a", "user.x", b"y")
+            for number in range(3):
+                for path in ("top", "a/file"):
+                    file = io.BytesIO(data[: size - number])
+                    if volume is one:
+                        call(volume.put_file, file, path, mode=0o640 + number)
+                    else:
+                        with client.transaction():
+                            volume.put_file(file, path, mode=0o640 + number)
+
+        assert len(one.versions()) == 9
+        assert history(one) == history(other)
+
+
 def test_progress_is_shown_where_asked_for(volume, tmp_path, capsys):
     folder = tree(tmp_path / "in", {"a": b"a" * 1000, "b": b"b"})
 

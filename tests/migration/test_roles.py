@@ -17,7 +17,7 @@ SELECT c.oid::regclass::text, c.relkind::text, c.relname::text
 """
 CALLS = """
 SELECT format('%s.%I(%s)', 'pgstore', p.proname,
-              (SELECT string_agg(CASE WHEN a.type = 'text[]'::regtype THEN '''{1}''::' ELSE '''1''::' END
+              (SELECT string_agg(CASE WHEN format_type(a.type, NULL) LIKE '%[]' THEN '''{1}''::' ELSE '''1''::' END
                                  || format_type(a.type, NULL), ', ' ORDER BY a.position)
                  FROM unnest(p.proargtypes) WITH ORDINALITY AS a (type, position)))
   FROM pg_proc p
