@@ -193,6 +193,29 @@ def test_a_commit_that_fails_after_the_rows_came_is_an_error(call, stores, eye):
     assert call(entries.get, "k") == 1
 
 
+def test_programs_outlive_a_migration_that_changes_the_type_of_a_column(call, client, stores, eye):
+    """
+    The server refuses what was prepared before, for good: "cached plan must not change result type".
+    """
+    entries, _ = stores
+    eye.rows("DROP VIEW pgstore.dict_items, pgstore.store_sizes")
+
+    def migrate(kind):
+        eye.rows(f"ALTER TABLE pgstore.dict_entry ALTER COLUMN value TYPE {kind}")
+
+    found = []
+    call(entries.put, "k", "value")
+    call(entries.get, "k")
+    migrate("bytea")
+    found.append(call(entries.get, "k"))
+    transact(call, client, (entries.get, "k"))
+    migrate("pgstore.stored_value")
+    transact(call, client, (entries.get, "k"), (entries.put, "other", 2))
+    found += [call(entries.get, "k"), call(entries.get, "other")]
+
+    assert found == ["value", "value", 2]
+
+
 # ------------------------------------------------------------------------------------------------------ transactions
 
 

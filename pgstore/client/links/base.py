@@ -299,6 +299,9 @@ class Link(abc.ABC):
             or (exc.sqlstate or "").startswith("08")
         ):
             raise BrokenLink(exc, sent=True) from exc
+        if exc.sqlstate == "0A000" and exc.diag.source_function == "RevalidateCachedQuery":
+            # A migration has changed what a prepared statement gives, and the server runs it no more. Nothing was done.
+            raise BrokenLink(exc, sent=False) from exc
         raise map_error(exc) from exc
 
     @contextlib.contextmanager
