@@ -106,7 +106,8 @@ class Looking(FileStoreBase):
         """
         Iterate over a directory and all below it, as `os.walk` does: (path, names of directories, names of all else).
 
-        A directory comes before what is in it; names are sorted. Symbolic links are not followed, and count as files.
+        A directory comes before what is in it; names are sorted. Symbolic links are not followed, and count as files. Some
+        directories are read ahead of their turn, so changes made meanwhile may be missed.
         """
         names = split(path)
         walking: Walking | None = None

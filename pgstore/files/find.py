@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import os
 import re
 from typing import Final
@@ -11,32 +12,47 @@ from pgstore import errors
 from pgstore.core.operation import Op
 from pgstore.files.changes import Entry
 from pgstore.files.paths import Names, join
-from pgstore.files.tree import LIST_NAMES, Listing, Tree, file_entry
+from pgstore.files.tree import LIST_NAMES, PAGE_DIRECTORIES, Listing, Part, Tree, file_entry
 from pgstore.types import FileEntry
 
 _MAGIC: Final = re.compile(rb"[*?\[]")
 
 
 class Walking:
-    """A directory and all below it, one at a time."""
+    """A directory and all below it, each before what is in it, by name."""
 
     def __init__(self, tree: Tree, directory: int, names: Names) -> None:
         self._tree = tree
         self._todo = [(directory, names)]
+        self._begun: dict[int, Part] = {}  # of these; the first part of what they hold
 
     def page(self) -> Op[list[tuple[str, list[str], list[str]]] | None]:
-        """The next directory, None at the end."""
+        """The next directories, None at the end."""
         if not self._todo:
             return None
-        ino, names = self._todo.pop()
-        directories: list[tuple[bytes, int]] = []
-        others: list[str] = []
-        listing = Listing(self._tree, ino, (), statement=LIST_NAMES)
-        while (entries := (yield from listing.entries())) is not None:
-            directories += [(name, entry.ino) for name, entry in entries if entry.kind == "d"]
-            others += [os.fsdecode(name) for name, entry in entries if entry.kind != "d"]
-        self._todo += [(child, (*names, name)) for name, child in reversed(directories)]
-        return [(join(names), [os.fsdecode(name) for name, _ in directories], others)]
+        yield from self._look_ahead()
+        found: list[tuple[str, list[str], list[str]]] = []
+        while self._todo and self._todo[-1][0] in self._begun:
+            ino, names = self._todo.pop()
+            directories: list[tuple[bytes, int]] = []
+            others: list[str] = []
+            part: Part | None = self._begun.pop(ino)
+            while part is not None:
+                directories += [(name, entry.ino) for name, entry in part.entries if entry.kind == "d"]
+                others += [os.fsdecode(name) for name, entry in part.entries if entry.kind != "d"]
+                part = None if part.last is None else (yield from self._part([ino], after=part.last))[0]
+            self._todo += [(child, (*names, name)) for name, child in reversed(directories)]
+            found.append((join(names), [os.fsdecode(name) for name, _ in directories], others))
+        return found
+
+    def _look_ahead(self) -> Op[None]:
+        """Begin to read the next directories that nothing was read of."""
+        unread = (ino for ino, _ in reversed(self._todo) if ino not in self._begun)
+        inos = list(itertools.islice(unread, PAGE_DIRECTORIES))
+        self._begun.update((part.ino, part) for part in (yield from self._part(inos)))
+
+    def _part(self, directories: list[int], after: bytes = b"") -> Op[list[Part]]:
+        return (yield from Listing.of(self._tree, directories, after=after, statement=LIST_NAMES).parts())
 
 
 class Globbing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from pgstore import errors
@@ -461,6 +461,15 @@ def check_directories(walk: Walk) -> None:
         raise errors.NotADirectory(f"{join(walk.names[: len(walk.reached) - 1])!r} is not a directory")
 
 
+class Part(NamedTuple):
+    """What was read of a directory: all names after the one that was known, up to *last*; None: to the end."""
+
+    ino: int
+    path: bytes
+    entries: Sequence[tuple[bytes, Entry]]
+    last: bytes | None
+
+
 class Listing:
     """What a directory holds, a page at a time; with *recursive* all below it, directories before what is in them."""
 
@@ -473,6 +482,13 @@ class Listing:
         self._todo = [
             (directory, b"".join(name + b"/" for name in names), b"")
         ]  # inode, path, last name that was given
+
+    @classmethod
+    def of(cls, tree: Tree, directories: Sequence[int], *, after: bytes = b"", statement: Statement) -> Listing:
+        """Of several *directories*, or the rest of one, paths being names."""
+        listing = cls(tree, 0, (), statement=statement)
+        listing._todo = [(ino, b"", after) for ino in reversed(directories)]
+        return listing
 
     def page(self) -> Op[list[FileEntry] | None]:
         """The next entries, None at the end."""
@@ -495,11 +511,25 @@ class Listing:
         """The next paths and what they lead to, None at the end."""
         while self._todo:
             found: list[tuple[bytes, Entry]] = []
-            for directory, rows in (yield from self._next_rows()):
-                found += self._entries_of(*directory, [(row[1], Entry(*row[2:])) for row in rows])
+            for ino, path, entries, last in (yield from self.parts()):
+                if last is not None:
+                    self._todo.append((ino, path, last))
+                for name, entry in entries:
+                    if self._recursive and entry.kind == "d":
+                        self._todo.append((entry.ino, path + name + b"/", b""))
+                    found.append((path + name, entry))
             if found:
                 return found
         return None
+
+    def parts(self) -> Op[list[Part]]:
+        """The next names of the next directories, which are then no more to be done."""
+        parts: list[Part] = []
+        for (ino, path, after), rows in (yield from self._next_rows()):
+            last = rows[-1][1] if len(rows) == PAGE_NAMES else None
+            entries = [(row[1], Entry(*row[2:])) for row in rows]
+            parts.append(Part(ino, path, self._overlaid(ino, after, last, entries), last))
+        return parts
 
     def _next_rows(self) -> Op[list[tuple[tuple[int, bytes, bytes], Rows]]]:
         """The next directories of the list, each with the next rows of `LIST` for it, by name."""
@@ -522,17 +552,6 @@ class Listing:
         for row in rows:
             by_directory[row[0] - 1].append(row)
         return list(zip(now, by_directory, strict=True))
-
-    def _entries_of(
-        self, ino: int, path: bytes, after: bytes, entries: list[tuple[bytes, Entry]]
-    ) -> Iterator[tuple[bytes, Entry]]:
-        last = entries[-1][0] if len(entries) == PAGE_NAMES else None
-        if last is not None:
-            self._todo.append((ino, path, last))
-        for name, entry in self._overlaid(ino, after, last, entries):
-            if self._recursive and entry.kind == "d":
-                self._todo.append((entry.ino, path + name + b"/", b""))
-            yield path + name, entry
 
     def _overlaid(
         self, ino: int, after: bytes, last: bytes | None, entries: list[tuple[bytes, Entry]]

@@ -627,7 +627,7 @@ def _million(field: Field, *, deep: bool) -> Iterator[Offer]:
 
     what = f"{ENTRIES:,} entries, {'ten to a directory' if deep else 'one directory'}"
     yield Limit(f"{what}: iterdir, per entry", listed, 1e6 / 300_000, "µs", 5)
-    yield Limit(f"{what}: names by walk, per entry", named, 1e6 / (150_000 if deep else 300_000), "µs", 5)
+    yield Limit(f"{what}: names by walk, per entry", named, 1e6 / 300_000, "µs", 5)
     yield Contest(f"{what}: move", renaming("top"), renaming("empty"), 2.0, "ms", "of an empty directory")
     yield Limit(f"{what}: peak memory of iterdir", remembered("list"), MEMORY_MB_MAX, "MB", 1)
     walked = MEMORY_MB_MAX if deep else 1.5 * MEMORY_MB_MAX  # it gives the names of a directory as one list

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
 import pickle
+import random
 import threading
 import time
 from typing import Any
@@ -592,21 +594,54 @@ def test_walk_is_that_of_the_operating_system(call, store, tmp_path):
     store.symlink("a", "link")
     store.get_directory("/", tmp_path)
 
-    walked = call.iterate(store.walk())
-
-    expected = []
-    for folder, folders, files in os.walk(tmp_path):
-        # os.walk counts a link to a folder among the folders, though it does not go there.
-        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        folders[:] = sorted(set(folders) - set(links))
-        relative = os.path.relpath(folder, tmp_path)
-        expected.append(("" if relative == "." else relative, list(folders), sorted(files + links)))
-    assert walked == expected
+    assert call.iterate(store.walk()) == walked_locally(tmp_path)
     assert call.iterate(store.walk("a/z")) == [("a/z", ["deep"], []), ("a/z/deep", [], ["f"])]
     with pytest.raises(NotADirectoryError):
         call.iterate(store.walk("top"))
     with pytest.raises(FileNotFoundError):
         call.iterate(store.walk("nope"))
+
+
+def walked_locally(path):
+    walked = []
+    for folder, folders, files in os.walk(path):
+        # os.walk counts a link to a folder among the folders, though it does not go there.
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        folders[:] = sorted(set(folders) - set(links))
+        relative = os.path.relpath(folder, path)
+        walked.append(("" if relative == "." else relative, list(folders), sorted(files + links)))
+    return walked
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["outside", "in a transaction that has changed it"])
+def test_a_walk_is_in_order_and_complete_whatever_is_read_ahead(client, store, tmp_path, monkeypatch, inside):
+    """
+    Directories of more names than one read gives, and more of them than are read at once, in several levels.
+    """
+    monkeypatch.setattr("pgstore.files.tree.PAGE_NAMES", 3)
+    for module in "tree", "find":
+        monkeypatch.setattr(f"pgstore.files.{module}.PAGE_DIRECTORIES", 4)
+    rng = random.Random(7)
+    with client.transaction():
+        for _ in range(120):
+            put(
+                store, "/".join(rng.choice("abcdefgh") for _ in range(rng.randint(1, 5))) + "/file " + rng.choice("xyz")
+            )
+    before = tmp_path / "before"
+    store.get_directory("/", before)
+    assert len(walked_locally(before)) > 100
+    assert list(store.walk()) == walked_locally(before)
+
+    with client.transaction() if inside else contextlib.nullcontext():
+        for path, _, files in list(store.walk())[1::5]:
+            for name in files:
+                store.remove_file(f"{path}/{name}")
+            put(store, f"{path}/made/new")
+        walked = list(store.walk())
+        store.get_directory("/", tmp_path / "after")
+    places = {(path, name) for path, _, files in walked for name in files}
+    assert places == {(path, name) for path, _, files in walked_locally(tmp_path / "after") for name in files}
+    assert [path for path, _, _ in walked] == sorted((path for path, _, _ in walked), key=lambda path: path.split("/"))
 
 
 # ------------------------------------------------------------------------------------------------ whole directories
