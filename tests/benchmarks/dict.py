@@ -149,7 +149,7 @@ class Field:
     @functools.cached_property
     def reading(self) -> Query:
         """What `get` of the key `PROBE` sends."""
-        return query_of(self.store.get.op(PROBE))
+        return query_of(lambda: self.store.get.op(PROBE))
 
     @functools.cached_property
     def value_column(self) -> int:
@@ -160,7 +160,7 @@ class Field:
     def upsert(self, connection: psycopg.Connection[Any]) -> Callable[[str], object]:
         """The statement of `put`, with a value pickled before, on a cursor that is kept."""
         cursor = connection.cursor(binary=True)
-        writing = query_of(self.store.put.op(PROBE, VALUE))
+        writing = query_of(lambda: self.store.put.op(PROBE, VALUE))
         sql = writing.statement.sql
         before, after = split(writing.values)
         return lambda key: cursor.execute(sql, (*before, key, *after), prepare=True)
@@ -170,7 +170,7 @@ class Field:
 
         @functools.cache
         def bench() -> Pgbench:
-            query = query_of(make_op())
+            query = query_of(make_op)
             sql = " ".join(query.statement.sql.decode().split())
             # From the last to the first, for $1 is also the beginning of $10.
             for number, value in reversed(list(enumerate(query.values, start=1))):
@@ -236,11 +236,12 @@ class Field:
         return crew
 
 
-def query_of(op: Any) -> Query:
-    """The first thing an operation asks for: of one that is a single statement, all of it."""
-    query = next(op)
-    assert isinstance(query, Query)
-    return query
+def query_of(make_op: Callable[[], Any]) -> Query:
+    """The first thing an operation asks for: of one that is a single statement, all of it. (Some of them collect first.)"""
+    while True:
+        query = next(make_op())
+        if isinstance(query, Query):
+            return query
 
 
 def split(values: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
