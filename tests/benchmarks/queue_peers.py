@@ -82,9 +82,9 @@ class Worker(abc.ABC):
     def get(self) -> int:
         """Take an item."""
 
-    @abc.abstractmethod
     def get_many(self) -> int:
         """Take `SEVERAL` at once."""
+        raise NotImplementedError(f"{type(self).__name__} takes one at a time")
 
     @abc.abstractmethod
     def close(self) -> None:
