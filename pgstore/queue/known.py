@@ -17,8 +17,8 @@ from pgstore.core.clock import monotonic
 from pgstore.core.operation import BeforeCommit, Op, Query
 from pgstore.core.statement import Statement
 
-ADVANCE_ITEMS = 1000  # taken from a partition between two attempts to raise its mark
-ADVANCE_STATEMENT: Final = 3  # a statement counts as so many more
+ADVANCE_ITEMS = 2000  # taken from a partition between two attempts to raise its mark
+ADVANCE_STATEMENT: Final = 7  # a statement counts as so many more
 LEARN_LOOKS: Final = 16  # from a partition, after which its mark is asked for
 FRESH_SECONDS: Final = 1.0  # after which another client may have raised a mark much further
 TELL_SECONDS: Final = 10.0
