@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import itertools
 import os
 import re
 from typing import Final
@@ -16,6 +15,7 @@ from pgstore.files.tree import LIST_NAMES, PAGE_DIRECTORIES, Listing, Part, Tree
 from pgstore.types import FileEntry
 
 _MAGIC: Final = re.compile(rb"[*?\[]")
+NAMES_AHEAD_MAX: Final = 20_000  # that a walk remembers of directories whose turn is yet to come; about
 
 
 class Walking:
@@ -46,9 +46,12 @@ class Walking:
         return found
 
     def _look_ahead(self) -> Op[None]:
-        """Begin to read the next directories that nothing was read of."""
-        unread = (ino for ino, _ in reversed(self._todo) if ino not in self._begun)
-        inos = list(itertools.islice(unread, PAGE_DIRECTORIES))
+        """Begin to read the next directory, if that was not done, and those soon to come."""
+        if self._todo[-1][0] in self._begun:
+            return
+        held = sum(len(part.entries) for part in self._begun.values())
+        ahead = PAGE_DIRECTORIES if held < NAMES_AHEAD_MAX else 1
+        inos = [ino for ino, _ in reversed(self._todo[-ahead:]) if ino not in self._begun]
         self._begun.update((part.ino, part) for part in (yield from self._part(inos)))
 
     def _part(self, directories: list[int], after: bytes = b"") -> Op[list[Part]]:

@@ -644,6 +644,48 @@ def test_a_walk_is_in_order_and_complete_whatever_is_read_ahead(client, store, t
     assert [path for path, _, _ in walked] == sorted((path for path, _, _ in walked), key=lambda path: path.split("/"))
 
 
+@pytest.mark.parametrize("width", [300, 3000])
+def test_a_walk_reads_no_further_ahead_in_a_wider_tree(client, store, sql, monkeypatch, width):
+    """
+    Else it remembers most of the tree, and looks through what it remembers at every step.
+    """
+    from pgstore.files import find
+    from pgstore.files.tree import PAGE_DIRECTORIES
+
+    store.mkdir("top")
+    store_id, top = int(store.object_id[3:]), store.stat("top").ino
+    sql(
+        """
+        WITH made AS MATERIALIZED (
+             SELECT nextval('pgstore.inode_seq') AS ino, nextval('pgstore.inode_seq') AS child, i
+               FROM generate_series(1, %s) AS i
+        ), names AS (
+             INSERT INTO pgstore.dirent (store_id, parent, name, ino, kind)
+             SELECT %s::bigint, %s, convert_to(i::text, 'UTF8'), ino, 'd'::"char" FROM made
+              UNION ALL
+             SELECT %s, ino, 'child', child, 'd' FROM made
+        )
+        INSERT INTO pgstore.inode (store_id, ino, kind, mode, mtime_ns, ctime_ns, parent)
+        SELECT %s::bigint, ino, 'd'::"char", 493, 0, 0, %s FROM made
+         UNION ALL
+        SELECT %s, child, 'd', 493, 0, 0, ino FROM made
+        """,
+        *(width, store_id, top, store_id, store_id, top, store_id),
+    )
+    begun: list[int] = []
+    looked_ahead = find.Walking._look_ahead
+
+    def look_ahead(self):
+        yield from looked_ahead(self)
+        begun.append(len(self._begun))
+
+    monkeypatch.setattr(find.Walking, "_look_ahead", look_ahead)
+
+    assert len(list(store.walk("top"))) == 1 + 2 * width
+    assert max(begun) <= 3 * PAGE_DIRECTORIES
+    assert len(begun) <= 2 + width * 1.1
+
+
 # ------------------------------------------------------------------------------------------------ whole directories
 
 
