@@ -335,6 +335,8 @@ class Transaction:
             return (yield call(*args))
         except BrokenLink as exc:
             root.lost = exc
+            if not root.joined:
+                yield root.world.links.purge()  # what idles is hardly better
             raise errors.StoreUnavailable(
                 f"the connection broke inside a transaction, nothing of which was committed: {exc}"
             ) from exc
