@@ -36,7 +36,6 @@ __all__ = [
 ]  # the types as well, as in Modal's module
 
 VERSIONS_MAX = 1_000_000  # of keep=
-UNIQUE_VIOLATION = "23505"
 
 # No row: there is none of the old name. The name that is taken is told by the index.
 RENAME = Statement(
@@ -304,7 +303,7 @@ class Volume(FileStore):
         try:
             renamed = yield from atomic(_renamed(old._environment, old_name, new.name))
         except errors.StatementFailed as exc:
-            if exc.sqlstate != UNIQUE_VIOLATION:
+            if exc.sqlstate != upload.UNIQUE_VIOLATION:
                 raise
             raise errors.AlreadyExistsError(f"{new_name!r} exists already in environment {old._environment!r}") from exc
         if not renamed:

@@ -1950,10 +1950,11 @@ $function$;
 -- ------------------------------------------------------------------------------------------- files, put in one call
 
 -- A commit of one small file to a Volume, in one call: what `files.merge` comes to where its directory p_directory exists and
--- p_name leads to nothing, or to a file of one name. p_ino was drawn for this call alone, so calling again does no harm.
--- Returns false, with nothing done, where things are otherwise; NULL: there is no such file system.
+-- p_name leads to nothing, or to a file of one name. Returns false, with nothing done, where things are otherwise; NULL: there is no
+-- such file system. p_ino was drawn for this put alone: with p_is_repeated, after a call whose answer was lost, it tells whether that
+-- call has put the file, whatever others have done with it since. (As long as its rows are there: see the grace of collection.)
 CREATE FUNCTION pgstore.volume_put(p_store_id bigint, p_ino bigint, p_directory bytea[], p_name bytea, p_mode integer, p_mtime_ns bigint,
-                                   p_now_ns bigint, p_data bytea) RETURNS boolean
+                                   p_now_ns bigint, p_data bytea, p_is_repeated boolean) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $function$
 DECLARE
     directory bigint := 1;
@@ -1961,6 +1962,12 @@ DECLARE
     there     record;
     version   bigint;
 BEGIN
+    IF p_is_repeated THEN
+        PERFORM FROM pgstore.file_system f WHERE f.store_id = p_store_id FOR UPDATE;
+        IF EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = p_store_id AND i.ino = p_ino) THEN
+            RETURN true;
+        END IF;
+    END IF;
     FOREACH step IN ARRAY p_directory LOOP
         SELECT d.ino
           INTO directory
@@ -1994,10 +2001,11 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-    INSERT INTO pgstore.volume_version (store_id, version) VALUES (p_store_id, version);
     IF EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = p_store_id AND i.ino = p_ino) THEN
-        RETURN true;
+        RAISE EXCEPTION 'file % was put by a repeated call, which this one is too late for', p_ino USING ERRCODE = 'unique_violation';
     END IF;
+    -- Not the statement's time, which is before it waited.
+    INSERT INTO pgstore.volume_version (store_id, version, committed_at) VALUES (p_store_id, version, clock_timestamp());
     UPDATE pgstore.dirent
        SET version_to = version
      WHERE store_id = p_store_id

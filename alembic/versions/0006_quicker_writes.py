@@ -1,7 +1,8 @@
 """Quicker writes: checks of single columns become those of their types, and a small file is put to a Volume by one call.
 
 Runs before the new code does. Code of 0005 can be used with it, but has to connect anew: the types of columns have changed, so the
-server refuses what was prepared before. No table is rewritten; each is read once for the checks.
+server refuses what was prepared before. No table is rewritten; each is read once for the checks, and kept from others meanwhile.
+Views of the user's own that read these columns, or pgstore's views, have to be dropped before and made again after.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    for area in (DROPPED, DOMAINS, COLUMNS, CHECKS, VIEWS, FUNCTIONS):
+    for area in (DROPPED, DOMAINS, COLUMNS, CHECKS, VIEWS, GRANTS, STATISTICS, FUNCTIONS):
         op.execute(area)
 
 
@@ -23,8 +24,17 @@ def downgrade() -> None:
     raise NotImplementedError("a step back would read all tables to check what is known to hold")
 
 
-# They read columns whose types change.
+# They read columns whose types change. What others were granted on them is remembered until they are there again.
 DROPPED = r"""
+SELECT set_config('pgstore.grants', (
+           SELECT coalesce(jsonb_agg(jsonb_build_array(
+                      c.relname, a.privilege_type, a.grantee::regrole::text,
+                      CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)), '[]')::text
+             FROM pg_class c
+            CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+            WHERE c.relnamespace = 'pgstore'::regnamespace
+              AND c.relname IN ('dict_items', 'queue_items', 'files', 'store_sizes')
+              AND a.grantee NOT IN (0, c.relowner)), true);  -- 0 is PUBLIC, which has no rights here
 DROP VIEW pgstore.dict_items;
 DROP VIEW pgstore.queue_items;
 DROP VIEW pgstore.files;
@@ -232,6 +242,35 @@ SELECT s.environment,
  ) c;
 """
 
+GRANTS = r"""
+DO $block$
+DECLARE
+    entry jsonb;
+BEGIN
+    FOR entry IN SELECT value FROM jsonb_array_elements(current_setting('pgstore.grants')::jsonb) LOOP
+        EXECUTE format('GRANT %s ON pgstore.%I TO %s%s', entry ->> 1, entry ->> 0, entry ->> 2, entry ->> 3);
+    END LOOP;
+END
+$block$;
+"""
+
+# What was known of the columns went with their types. Not of empty tables, as all are at first: that would pass for knowledge.
+STATISTICS = r"""
+DO $block$
+DECLARE
+    name text;
+    is_filled boolean;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['dict_entry', 'queue_item', 'queue_deferred', 'volume_version', 'blob', 'extent', 'inode', 'dirent'] LOOP
+        EXECUTE format('SELECT EXISTS (SELECT FROM pgstore.%I)', name) INTO is_filled;
+        IF is_filled THEN
+            EXECUTE format('ANALYZE pgstore.%I', name);
+        END IF;
+    END LOOP;
+END
+$block$;
+"""
+
 # The first two give columns whose types have changed.
 FUNCTIONS = r"""
 CREATE OR REPLACE FUNCTION pgstore.queue_take(p_store_id bigint, p_partition text, p_items bigint, p_low bigint)
@@ -342,7 +381,7 @@ END
 $function$;
 
 CREATE FUNCTION pgstore.volume_put(p_store_id bigint, p_ino bigint, p_directory bytea[], p_name bytea, p_mode integer, p_mtime_ns bigint,
-                                   p_now_ns bigint, p_data bytea) RETURNS boolean
+                                   p_now_ns bigint, p_data bytea, p_is_repeated boolean) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $function$
 DECLARE
     directory bigint := 1;
@@ -350,6 +389,12 @@ DECLARE
     there     record;
     version   bigint;
 BEGIN
+    IF p_is_repeated THEN
+        PERFORM FROM pgstore.file_system f WHERE f.store_id = p_store_id FOR UPDATE;
+        IF EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = p_store_id AND i.ino = p_ino) THEN
+            RETURN true;
+        END IF;
+    END IF;
     FOREACH step IN ARRAY p_directory LOOP
         SELECT d.ino
           INTO directory
@@ -383,10 +428,11 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-    INSERT INTO pgstore.volume_version (store_id, version) VALUES (p_store_id, version);
     IF EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = p_store_id AND i.ino = p_ino) THEN
-        RETURN true;
+        RAISE EXCEPTION 'file % was put by a repeated call, which this one is too late for', p_ino USING ERRCODE = 'unique_violation';
     END IF;
+    -- Not the statement's time, which is before it waited.
+    INSERT INTO pgstore.volume_version (store_id, version, committed_at) VALUES (p_store_id, version, clock_timestamp());
     UPDATE pgstore.dirent
        SET version_to = version
      WHERE store_id = p_store_id

@@ -22,7 +22,7 @@ from pgstore import errors
 from pgstore.core.operation import Call, CopyOut, Many, Op, Query, Rows
 from pgstore.core.statement import Statement
 
-INLINE_BYTES_MAX: Final = 64 * 1024  # a CHECK of the table inode
+INLINE_BYTES_MAX: Final = 64 * 1024  # a CHECK of the database too
 BATCH_BYTES: Final = 4 * 1024 * 1024  # in memory at a time
 COPY_BYTES: Final = 16 * 1024 * 1024  # the same, where reading fast is all that matters
 LARGE_FILE_BYTES: Final = 64 * 1024 * 1024  # a file above it has chunks of LARGE_CHUNK_BYTES

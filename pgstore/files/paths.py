@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 
 from pgstore import errors
 
-NAME_BYTES_MAX: Final = 255  # NAME_MAX of Linux; a CHECK of the table dirent
+NAME_BYTES_MAX: Final = 255  # NAME_MAX of Linux; a CHECK of the database too
 Names: TypeAlias = tuple[bytes, ...]
 
 

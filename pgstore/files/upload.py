@@ -12,6 +12,7 @@ from typing import Final
 
 from pgstore import errors
 from pgstore.client.session import Session
+from pgstore.core import clock
 from pgstore.core.operation import Call, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.files import contents
@@ -24,13 +25,14 @@ from pgstore.files.progress import Progress
 from pgstore.files.rows import reserve_inodes
 from pgstore.files.tree import Tree
 
-# Reads, in the sense that it may be repeated: the inode's number is for this call alone.
 VOLUME_PUT = Statement(
-    "SELECT pgstore.volume_put($1, $2, $3, $4, $5, $6, $7, $8)",
-    "int8 int8 bytea[] bytea int4 int8 int8 bytea",
-    reads=True,
+    "SELECT pgstore.volume_put($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    "int8 int8 bytea[] bytea int4 int8 int8 bytea bool",
 )
 UNIQUE_VIOLATION: Final = "23505"
+_ATTEMPTS: Final = 4  # over connections that break
+# From the first of them to the last: well within the ten minutes for which collection leaves alone what was replaced.
+_REPEAT_SECONDS: Final = 300.0
 
 
 def put_at_once(
@@ -48,15 +50,7 @@ def put_at_once(
         now_ns = time.time_ns()
         mtime_ns = now_ns if source.mtime_ns is None else source.mtime_ns
         mode = source.mode if mode is None else mode
-        query = Query(VOLUME_PUT, store_id, ino, names[:-1], names[-1], mode, mtime_ns, now_ns, data)
-        try:
-            ((put,),) = yield query
-        except errors.SerializationConflict:
-            put = False  # others came between
-        except errors.StatementFailed as exc:
-            if exc.sqlstate != UNIQUE_VIOLATION:
-                raise
-            put = False  # also: something of this name is there now, which is no file
+        put = yield from _volume_put(store_id, ino, names[:-1], names[-1], mode, mtime_ns, now_ns, data)
         if put is None:
             raise StoreGone
         if put:
@@ -65,6 +59,29 @@ def put_at_once(
             return len(data)
     yield Call(source.restart)
     return None
+
+
+def _volume_put(*values: object) -> Op[bool | None]:
+    """Call `VOLUME_PUT`; again, where the answer is lost with the connection."""
+    give_up = clock.monotonic() + _REPEAT_SECONDS
+    repeated = False
+    for attempts_left in range(_ATTEMPTS - 1, -1, -1):
+        try:
+            ((put,),) = yield Query(VOLUME_PUT, *values, repeated)
+        except errors.OutcomeUnknown:
+            if not attempts_left or clock.monotonic() > give_up:
+                raise
+            repeated = True
+        except (errors.SerializationConflict, errors.StatementFailed) as exc:
+            if isinstance(exc, errors.StatementFailed) and exc.sqlstate != UNIQUE_VIOLATION:
+                raise
+            if not repeated:
+                return False  # others came between
+            if not attempts_left:
+                raise
+        else:
+            return put  # type: ignore[no-any-return]
+    raise AssertionError("unreachable")
 
 
 def put_file(

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from pgstore.errors import DeserializationError, SerializationError, ValueTooLarge
 
-# pg_dump fails on values above about 500 MiB, and takes the whole backup with it. The tables CHECK the same limit.
+# pg_dump fails on values above about 500 MiB, and takes the whole backup with it. The database CHECKs the same limit.
 VALUE_BYTES_MAX: Final = 256 * 1024 * 1024
 
 # How a Dict's value is stored: which of the columns `value`, `integer_value` and `float_value` holds it.

@@ -489,7 +489,7 @@ def test_a_file_that_is_written_survives_lost_connections(call, client, proxy, s
 @pytest.mark.parametrize("side", ["from_client", "from_server"])
 def test_a_small_file_is_put_once_whether_the_request_or_the_answer_was_lost(call, client, proxy, side):
     """
-    Its inode has a number of its own, by which a second call finds that the first has done it.
+    Its inode has a number of its own, by which the second call finds whether the first has done it.
     """
     volume = pgstore.Volume.from_name("v", create_if_missing=True, client=client)
     call(volume.put_file, io.BytesIO(b"0"), "file")
@@ -500,7 +500,7 @@ def test_a_small_file_is_put_once_whether_the_request_or_the_answer_was_lost(cal
 
     assert b"".join(call.iterate(volume.read_file("file"))) == b"1"
     contents = [b"".join(volume.at(version.version).read_file("file")) for version in volume.versions()]
-    assert contents in ([b"1", b"0"], [b"1", b"1", b"0"])
+    assert contents == [b"1", b"0"]
 
 
 def test_a_file_that_is_read_survives_lost_connections(call, client, proxy):

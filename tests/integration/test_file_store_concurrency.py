@@ -16,6 +16,7 @@ import sqlalchemy
 import sqlalchemy.orm
 
 from pgstore import ConflictError, Dict, NetworkFileSystem, Queue, Volume, errors
+from pgstore.client.links import BrokenLink
 from tests.fixtures.trees import assert_sound, content, paths, put
 
 
@@ -797,25 +798,88 @@ def test_a_small_file_is_put_as_if_all_had_come_later(client, volume, volume_els
         assert [type(failure).__mro__.count(expected) for failure in failures] == [1]
 
 
-@pytest.mark.parametrize("after", ["nothing", "a put", "a removal"])
-def test_a_small_put_that_is_sent_again_is_not_done_again(volume, volume_elsewhere, sql, after):
+AFTER_A_SMALL_PUT: dict[str, Any] = {
+    "nothing": lambda v: None,
+    "a put": lambda v: put(v, "d/f", b"2"),
+    "a removal": lambda v: v.remove_file("d/f"),
+    "a move": lambda v: v.move("d/f", "x"),
+    "a removal of the directory": lambda v: v.remove_file("d", recursive=True),
+    "a move of the directory": lambda v: v.move("d", "e"),
+    "another name of it": lambda v: v.link("d/f", "x"),
+    "another name of a later put": lambda v: (put(v, "d/f", b"2"), v.link("d/f", "x")),
+    "a link in its place": lambda v: (put(v, "x", b"2"), v.remove_file("d/f"), v.symlink("/x", "d/f")),
+    "a directory in its place": lambda v: (v.remove_file("d/f"), v.mkdir("d/f")),
+}
+
+
+@pytest.mark.parametrize("after", AFTER_A_SMALL_PUT)
+def test_a_small_put_that_is_sent_again_is_not_done_again(volume, volume_elsewhere, sql, monkeypatch, after):
     """
-    After a connection broke it may have been done, and what others have done since must stay.
+    The answer may have been lost when it was done, and what others have done since must stay.
+    """
+    from pgstore.client.links.blocking import BlockingLink
+    from pgstore.files.upload import VOLUME_PUT
+
+    put(volume, "d/f", b"1")
+    execute = BlockingLink.execute
+    lost: list[bool] = []
+
+    def lose_the_answer(link, query):
+        result = execute(link, query)
+        if query.statement is VOLUME_PUT and not lost:
+            lost.append(True)
+            with monkeypatch.context() as patch:
+                patch.setattr(BlockingLink, "execute", execute)
+                AFTER_A_SMALL_PUT[after](volume_elsewhere)
+            before.append(({path: volume_elsewhere.stat(path) for path in paths(volume_elsewhere)}, versions()))
+            raise BrokenLink(None, sent=True)
+        return result
+
+    def versions():
+        return [version.version for version in volume_elsewhere.versions()]
+
+    before: list[Any] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(BlockingLink, "execute", lose_the_answer)
+        put(volume, "d/f", b"mine")
+
+    assert lost
+    assert [({path: volume.stat(path) for path in paths(volume)}, versions())] == before
+
+
+def test_a_small_put_that_was_sent_again_and_arrives_late_does_nothing(volume, sql):
+    """
+    A server may read what was sent to it long after the connection broke.
     """
     put(volume, "d/f", b"1")
-    call = "SELECT pgstore.volume_put(%s, nextval('pgstore.inode_seq'), ARRAY['d']::bytea[], 'f', 420, 1, 1, 'mine')"
+    call = "SELECT pgstore.volume_put(%s, %s, ARRAY['d']::bytea[], 'f', 420, 1, 1, 'mine', %s)"
+    ((ino,),) = sql("SELECT nextval('pgstore.inode_seq')")
     store_id = int(volume.object_id[3:])
-    assert sql(call, store_id) == [(True,)]
-    ino = volume.stat("d/f").ino
-    if after == "a put":
-        put(volume_elsewhere, "d/f", b"2")
-    elif after == "a removal":
-        volume_elsewhere.remove_file("d/f")
-    before = {path: content(volume, path) for path in paths(volume) if not path.endswith("/")}
+    assert sql(call, store_id, ino, True) == [(True,)]
+    assert content(volume, "d/f") == b"mine"
+    put(volume, "d/f", b"2")
 
-    assert sql(call.replace("nextval('pgstore.inode_seq')", str(ino)), store_id) == [(True,)]
+    with pytest.raises(psycopg.errors.UniqueViolation, match="too late"):
+        sql(call, store_id, ino, False)
 
-    assert {path: content(volume, path) for path in paths(volume) if not path.endswith("/")} == before
+    assert content(volume, "d/f") == b"2"
+
+
+def test_a_version_is_of_the_time_of_its_commit(client, volume, volume_elsewhere, database, sql):
+    """
+    Not of when it began to wait for others: collection keeps what was there lately, and goes by it.
+    """
+    with psycopg.connect(database) as connection:
+        with client.transaction(connection=connection):
+            put(volume, "first", b"1")
+        thread = threading.Thread(target=lambda: put(volume_elsewhere, "second", b"2"))
+        thread.start()
+        wait_for_a_lock(sql)
+        ((committed,),) = sql("SELECT clock_timestamp()")
+        connection.commit()
+        thread.join(20)
+
+    assert volume.versions()[0].committed_at >= committed
 
 
 # ------------------------------------------------------------------------------------------- files in use meanwhile (live)

@@ -184,6 +184,50 @@ def test_items_of_0002_are_kept(each_cluster, monkeypatch):
     assert each_cluster.execute(url, "SELECT oldest_code_revision >= '0003' FROM pgstore.installation") == [(True,)]
 
 
+def test_files_and_grants_of_0005_are_kept(each_cluster, monkeypatch):
+    """
+    As they are: no row is written, though columns get other types; views that are made anew are still granted to whom they were.
+    """
+    url, roles, login = each_cluster.database(), each_cluster.roles(), each_cluster.login()
+    monkeypatch.setattr(migrate, "SCHEMA_REVISION", "0005")
+    migrate.upgrade(url, roles=roles)
+    each_cluster.execute(
+        url, "INSERT INTO pgstore.store (id, environment, kind, name) VALUES (7, 'main', 'volume', 'v')"
+    )
+    each_cluster.execute(url, "INSERT INTO pgstore.file_system (store_id, head) VALUES (7, 1)")
+    each_cluster.execute(url, "INSERT INTO pgstore.volume_version (store_id, version) VALUES (7, 1)")
+    each_cluster.execute(
+        url,
+        "INSERT INTO pgstore.inode (store_id, ino, kind, mode, size_bytes, mtime_ns, ctime_ns, parent, inline_data) "
+        "VALUES (7, 1, 'd', 493, 0, 1, 1, 1, NULL), (7, 2, 'f', 420, 3, 1, 1, NULL, 'abc')",
+    )
+    each_cluster.execute(
+        url,
+        "INSERT INTO pgstore.dirent (store_id, parent, name, version_from, ino, kind) VALUES (7, 1, 'f', 1, 2, 'f')",
+    )
+    each_cluster.execute(url, f'GRANT SELECT ON pgstore.files TO "{login}" WITH GRANT OPTION')
+    each_cluster.execute(url, f'GRANT SELECT ON pgstore.dict_items TO "{login}"')
+    looks = [f"SELECT t.xmin, t.* FROM pgstore.{table} t ORDER BY 2, 3" for table in ("inode", "dirent", "file_system")]
+    before = [each_cluster.execute(url, look) for look in looks]
+    monkeypatch.undo()
+
+    report = migrate.upgrade(url, roles=roles)
+
+    assert (report.before, report.after) == ("0005", HEAD)
+    assert [each_cluster.execute(url, look) for look in looks] == before
+    assert each_cluster.execute(url, "SELECT path, size FROM pgstore.files WHERE type = 'file'") == [("f", 3)]
+    for view, granted in (("files", True), ("dict_items", False)):
+        assert each_cluster.execute(
+            url,
+            "SELECT has_table_privilege(%s, %s, 'SELECT'), has_table_privilege(%s, %s, 'SELECT WITH GRANT OPTION')",
+            *(login, f"pgstore.{view}", login, f"pgstore.{view}"),
+        ) == [(True, granted)]
+    assert each_cluster.execute(
+        url,
+        "SELECT count(*) > 0 FROM pg_stats WHERE schemaname = 'pgstore' AND tablename = 'inode' AND attname = 'mode'",
+    ) == [(True,)]
+
+
 def test_a_new_installation_says_who_may_use_it(cluster):
     """
     Clients decide by this row, and recognise their database by it.
