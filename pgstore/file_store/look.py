@@ -8,8 +8,8 @@ from pgstore import errors
 from pgstore.core.operation import Fetch, Op, iterated, operation
 from pgstore.file_store.base import FileStoreBase
 from pgstore.files.find import Globbing, Walking
+from pgstore.files.listing import Listing, file_entry, file_stat
 from pgstore.files.paths import join, split
-from pgstore.files.tree import Listing, file_entry, file_stat
 from pgstore.types import FileEntry, FileStat
 
 
@@ -58,7 +58,7 @@ class Looking(FileStoreBase):
                 if not walk.found.is_directory:
                     single = [file_entry(b"/".join(names), walk.found)]
                     return single
-                listing = Listing(tree, walk.found.ino, names, recursive=recursive)
+                listing = Listing(tree, [walk.found.ino], names, recursive=recursive)
             return (yield from listing.page())
 
         return fetch

@@ -20,10 +20,11 @@ from pgstore.files.contents import (
     read_file,
 )
 from pgstore.files.keeping import Keeping
+from pgstore.files.listing import Listing
 from pgstore.files.local import LocalFile, LocalFolder, Target
 from pgstore.files.paths import Names, join
 from pgstore.files.progress import Progress
-from pgstore.files.tree import Listing, Node, Small, Tree
+from pgstore.files.tree import Node, Small, Tree
 
 
 def open_file(tree: Tree, names: Names) -> Op[Node]:
@@ -138,7 +139,7 @@ def get_directory(tree: Tree, names: Names, folder: LocalFolder, progress: Progr
     walk = yield from tree.need(names)
     if not walk.found.is_directory:
         raise errors.NotADirectory(f"{join(names)!r} is not a directory; use get_file")
-    listing = Listing(tree, walk.found.ino, (), recursive=True)
+    listing = Listing(tree, [walk.found.ino], recursive=True)
     batch = _Batch(tree, names, folder, progress)
     while (page := (yield from listing.entries())) is not None:
         for path, entry in page:

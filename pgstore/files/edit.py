@@ -13,9 +13,10 @@ from pgstore import errors
 from pgstore.core.operation import Op
 from pgstore.files.build import Builder, Directory, is_directory
 from pgstore.files.changes import Entry, Removal, conflict
+from pgstore.files.listing import LIST_NAMES, Listing
 from pgstore.files.paths import Names, join
 from pgstore.files.rows import DIRECTORY_MODE
-from pgstore.files.tree import LIST, LIST_NAMES, Listing, Node, Tree, Walk
+from pgstore.files.tree import Node, Tree, Walk
 
 TARGET_BYTES_MAX: Final = 4095  # of a symbolic link; PATH_MAX of Linux
 
@@ -100,7 +101,7 @@ def remove_directory(tree: Tree, names: Names) -> Op[None]:
 
 
 def check_empty(tree: Tree, walk: Walk) -> Op[None]:
-    if (yield from Listing(tree, walk.found.ino, (), statement=LIST_NAMES).entries()) is not None:
+    if (yield from Listing(tree, [walk.found.ino], statement=LIST_NAMES).entries()) is not None:
         raise errors.DirectoryNotEmpty(f"directory {join(walk.names)!r} is not empty")
 
 
@@ -211,7 +212,7 @@ def _copy_tree(builder: Builder, source: Walk, new: Names) -> Op[None]:
     if any(ino == source.found.ino for ino, _ in place.reached):
         raise errors.InvalidError(f"directory {join(source.names)!r} cannot be copied into itself: {join(new)!r}")
     yield from builder.directory(place.names, place)
-    listing = Listing(tree, source.found.ino, (), recursive=True, statement=LIST)
+    listing = Listing(tree, [source.found.ino], recursive=True)
     while (page := (yield from listing.entries())) is not None:
         if not builder.made.isdisjoint(entry.ino for _, entry in page):  # or this would go on for ever
             raise conflict(

@@ -10,8 +10,9 @@ from typing import Final
 from pgstore import errors
 from pgstore.core.operation import Op
 from pgstore.files.changes import Entry
+from pgstore.files.listing import LIST_NAMES, PAGE_DIRECTORIES, Listing, Part, file_entry
 from pgstore.files.paths import Names, join
-from pgstore.files.tree import LIST_NAMES, PAGE_DIRECTORIES, Listing, Part, Tree, file_entry
+from pgstore.files.tree import Tree
 from pgstore.types import FileEntry
 
 _MAGIC: Final = re.compile(rb"[*?\[]")
@@ -55,7 +56,7 @@ class Walking:
         self._begun.update((part.ino, part) for part in (yield from self._part(inos)))
 
     def _part(self, directories: list[int], after: bytes = b"") -> Op[list[Part]]:
-        return (yield from Listing.of(self._tree, directories, after=after, statement=LIST_NAMES).parts())
+        return (yield from Listing(self._tree, directories, after=after, statement=LIST_NAMES).parts())
 
 
 class Globbing:
@@ -96,7 +97,7 @@ class Globbing:
             self._todo.append((names, pattern[1:] or (b"*",)))
         found: dict[bytes, FileEntry] = {}
         matches = re.compile(fnmatch.translate(os.fsdecode(pattern[0]))).match
-        listing = Listing(self._tree, walk.node.ino, names)
+        listing = Listing(self._tree, [walk.node.ino], names)
         while (entries := (yield from listing.entries())) is not None:
             for path, entry in entries:
                 name = path.rpartition(b"/")[2]

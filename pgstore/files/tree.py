@@ -1,8 +1,7 @@
-"""Trees: from names to inodes, and what directories hold, in one version and as the current transaction has changed it."""
+"""Trees: from names to inodes, in one version and as the current transaction has changed it."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -13,13 +12,10 @@ from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.files.changes import LIVE, ROOT, Change, ChangeSet, Entry
 from pgstore.files.paths import Names, join
-from pgstore.types import FileEntry, FileEntryType, FileStat
 
 NEWEST: Final = LIVE - 1  # as the version to read: rows that end later than it are live
 ROOT_MODE: Final = 0o755
 LINKS_MAX: Final = 40  # symbolic links followed on one path, as in Linux
-PAGE_NAMES: Final = 1000  # of one directory in one page of a listing
-PAGE_DIRECTORIES: Final = 20  # in one page of a recursive listing
 
 CREATE_FILE_SYSTEM = Statement(
     """
@@ -38,7 +34,7 @@ CREATE_ROOT = Statement(
 )
 
 
-def _valid(row: str, version: str) -> str:
+def valid(row: str, version: str) -> str:
     """
     The condition for the row of a key that is valid in *version*, as the end of a subquery.
 
@@ -65,7 +61,7 @@ _WALK: Final = f"""
                  WHERE d.store_id = $1
                    AND d.parent = w.ino
                    AND d.name = ($3)[w.step + 1]
-                   AND {_valid("d", "$4")}) e
+                   AND {valid("d", "$4")}) e
     )
     SELECT w.step, w.ino, w.kind, w.version, i.*
       FROM walk w
@@ -75,7 +71,7 @@ _WALK: Final = f"""
             WHERE i.store_id = $1
               AND i.ino = w.ino
               AND (w.step = cardinality($3) OR w.kind = 'l')
-              AND {_valid("i", "$4")}) i ON true
+              AND {valid("i", "$4")}) i ON true
      ORDER BY w.step
 """
 _FACTS: Final = (
@@ -104,7 +100,7 @@ def _unrolled(length: int, facts: str) -> Statement:
             WHERE d.store_id = $1
               AND d.parent = {f"d{at - 1}.ino" if at > 1 else "$2"}
               AND d.name = ${at + 3}
-              AND {_valid("d", "$3")}) d{at}{" ON true" if at > 1 else ""}"""
+              AND {valid("d", "$3")}) d{at}{" ON true" if at > 1 else ""}"""
         for at in range(1, length + 1)
     )
     last = ", ".join(f"d{at}.ino" for at in range(length, 0, -1))
@@ -116,7 +112,7 @@ def _unrolled(length: int, facts: str) -> Statement:
              FROM pgstore.inode i
             WHERE i.store_id = $1
               AND i.ino = coalesce({last})
-              AND {_valid("i", "$3")}) i ON true
+              AND {valid("i", "$3")}) i ON true
     """,
         "int8 int8 int8" + " bytea" * length,
         reads=True,
@@ -128,41 +124,6 @@ _UNROLLED: Final = {
     for opening in (False, True)
 }
 
-
-# In version $5: for each directory of $2 the first $4 names after that of $3.
-_NAMES: Final = """
-      FROM unnest($2, $3) WITH ORDINALITY AS u (parent, after, position)
-     CROSS JOIN LATERAL (
-           SELECT d.name, d.ino, d.kind
-             FROM pgstore.dirent d
-            WHERE d.store_id = $1
-              AND d.parent = u.parent
-              AND d.name > u.after
-              AND d.version_to > $5
-              AND d.version_from <= $5
-            ORDER BY d.name
-            LIMIT $4) e
-"""
-LIST = Statement(
-    f"""
-    SELECT u.position, e.name, e.ino, e.kind, i.size_bytes, i.mtime_ns
-    {_NAMES}
-     CROSS JOIN LATERAL (
-           SELECT n.size_bytes, n.mtime_ns
-             FROM pgstore.inode n
-            WHERE n.store_id = $1
-              AND n.ino = e.ino
-              AND {_valid("n", "$5")}) i
-    """,
-    "int8 int8[] bytea[] int8 int8",
-    reads=True,
-)
-# The same without what the inodes know.
-LIST_NAMES = Statement(
-    f"SELECT u.position, e.name, e.ino, e.kind, 0::bigint, 0::bigint {_NAMES}",
-    "int8 int8[] bytea[] int8 int8",
-    reads=True,
-)
 
 # Whether version $2 is kept. Collection deletes these rows before all that only old versions had. Version 0, the Volume as it was
 # made, can be read as long as version 1, or while there is none.
@@ -186,7 +147,7 @@ SMALL = Statement(
              FROM pgstore.inode i
             WHERE i.store_id = $1
               AND i.ino = u.ino
-              AND {_valid("i", "$3")}) i
+              AND {valid("i", "$3")}) i
      WHERE i.blob_id IS NULL
     """,
     "int8 int8[] int8",
@@ -459,159 +420,3 @@ def check_directories(walk: Walk) -> None:
     """Raise `NotADirectory` if something that exists on the way is no directory."""
     if walk.reached[-1][1] != "d" and len(walk.reached) <= len(walk.names):
         raise errors.NotADirectory(f"{join(walk.names[: len(walk.reached) - 1])!r} is not a directory")
-
-
-class Part(NamedTuple):
-    """What was read of a directory: all names after the one that was known, up to *last*; None: to the end."""
-
-    ino: int
-    path: bytes
-    entries: Sequence[tuple[bytes, Entry]]
-    last: bytes | None
-
-
-class Listing:
-    """What a directory holds, a page at a time; with *recursive* all below it, directories before what is in them."""
-
-    def __init__(
-        self, tree: Tree, directory: int, names: Names, *, recursive: bool = False, statement: Statement = LIST
-    ) -> None:
-        self._tree = tree
-        self._recursive = recursive
-        self._statement = statement
-        self._todo = [
-            (directory, b"".join(name + b"/" for name in names), b"")
-        ]  # inode, path, last name that was given
-
-    @classmethod
-    def of(cls, tree: Tree, directories: Sequence[int], *, after: bytes = b"", statement: Statement) -> Listing:
-        """Of several *directories*, or the rest of one, paths being names."""
-        listing = cls(tree, 0, (), statement=statement)
-        listing._todo = [(ino, b"", after) for ino in reversed(directories)]
-        return listing
-
-    def page(self) -> Op[list[FileEntry] | None]:
-        """The next entries, None at the end."""
-        if self._tree.has_changes:
-            found = yield from self.entries()
-            return None if found is None else [file_entry(path, entry) for path, entry in found]
-        while self._todo:
-            page: list[FileEntry] = []
-            for (ino, path, _), rows in (yield from self._next_rows()):
-                if len(rows) == PAGE_NAMES:
-                    self._todo.append((ino, path, rows[-1][1]))
-                if self._recursive:
-                    self._todo += [(row[2], path + row[1] + b"/", b"") for row in rows if row[3] == "d"]
-                page += _file_entries(path, rows)
-            if page:
-                return page
-        return None
-
-    def entries(self) -> Op[list[tuple[bytes, Entry]] | None]:
-        """The next paths and what they lead to, None at the end."""
-        while self._todo:
-            found: list[tuple[bytes, Entry]] = []
-            for ino, path, entries, last in (yield from self.parts()):
-                if last is not None:
-                    self._todo.append((ino, path, last))
-                for name, entry in entries:
-                    if self._recursive and entry.kind == "d":
-                        self._todo.append((entry.ino, path + name + b"/", b""))
-                    found.append((path + name, entry))
-            if found:
-                return found
-        return None
-
-    def parts(self) -> Op[list[Part]]:
-        """The next names of the next directories, which are then no more to be done."""
-        parts: list[Part] = []
-        for (ino, path, after), rows in (yield from self._next_rows()):
-            last = rows[-1][1] if len(rows) == PAGE_NAMES else None
-            entries = [(row[1], Entry(*row[2:])) for row in rows]
-            parts.append(Part(ino, path, self._overlaid(ino, after, last, entries), last))
-        return parts
-
-    def _next_rows(self) -> Op[list[tuple[tuple[int, bytes, bytes], Rows]]]:
-        """The next directories of the list, each with the next rows of `LIST` for it, by name."""
-        now = self._todo[-PAGE_DIRECTORIES:]
-        del self._todo[-PAGE_DIRECTORIES:]
-        query = Query(
-            self._statement,
-            self._tree.store_id,
-            [entry[0] for entry in now],
-            [entry[2] for entry in now],
-            PAGE_NAMES,
-            self._tree.version,
-        )
-        rows = yield from self._tree.read(query)
-        # In order already, as a rule. To have that promised costs the server more than making sure costs us.
-        rows.sort()
-        if len(now) == 1:
-            return [(now[0], rows)]
-        by_directory: list[Rows] = [[] for _ in now]
-        for row in rows:
-            by_directory[row[0] - 1].append(row)
-        return list(zip(now, by_directory, strict=True))
-
-    def _overlaid(
-        self, ino: int, after: bytes, last: bytes | None, entries: list[tuple[bytes, Entry]]
-    ) -> Sequence[tuple[bytes, Entry]]:
-        """*entries*, which are all names of (*after*, *last*], with the transaction's changes to these."""
-        if not self._tree.has_changes:
-            return entries
-        changes = self._tree.changes_under(ino)
-        kept = [(name, entry) for name, entry in entries if name not in changes]
-        kept += [
-            (name, change.entry)
-            for name, change in changes.items()
-            if change.entry is not None and name > after and (last is None or name <= last)
-        ]
-        return [(name, self._tree.as_changed(entry)) for name, entry in sorted(kept)]
-
-
-_TYPES: Final = {
-    "f": FileEntryType.FILE,
-    "d": FileEntryType.DIRECTORY,
-    "l": FileEntryType.SYMLINK,
-    "p": FileEntryType.FIFO,
-    "s": FileEntryType.SOCKET,
-}
-
-
-def file_entry(path: bytes, entry: Entry | Node) -> FileEntry:
-    return FileEntry(join((path,)), _TYPES[entry.kind], entry.mtime_ns // 1_000_000_000, entry.size_bytes)
-
-
-def _file_entries(path: bytes, rows: Rows) -> list[FileEntry]:
-    """What `file_entry` makes of each row of `LIST`, in half the time: the initialisation of a frozen dataclass is slow."""
-    new, kind, types, encoding, on_error = FileEntry.__new__, FileEntry, _TYPES, *_ENCODING
-    entries: list[FileEntry] = []
-    for row in rows:
-        entry = new(kind)
-        facts = entry.__dict__
-        facts["path"] = (path + row[1]).decode(encoding, on_error)
-        facts["type"] = types[row[3]]
-        facts["mtime"] = row[5] // 1_000_000_000
-        facts["size"] = row[4]
-        entries.append(entry)
-    return entries
-
-
-_ENCODING: Final = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())  # what `os.fsdecode` takes
-
-
-def file_stat(walk: Walk) -> FileStat:
-    node = walk.found
-    return FileStat(
-        path=join(walk.names),
-        type=_TYPES[node.kind],
-        size=node.size_bytes,
-        mode=node.mode,
-        uid=node.uid,
-        gid=node.gid,
-        mtime_ns=node.mtime_ns,
-        ctime_ns=node.ctime_ns,
-        link_count=node.link_count,
-        ino=node.ino,
-        version=walk.version,
-    )

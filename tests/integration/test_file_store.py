@@ -618,8 +618,8 @@ def test_a_walk_is_in_order_and_complete_whatever_is_read_ahead(client, store, t
     """
     Directories of more names than one read gives, and more of them than are read at once, in several levels.
     """
-    monkeypatch.setattr("pgstore.files.tree.PAGE_NAMES", 3)
-    for module in "tree", "find":
+    monkeypatch.setattr("pgstore.files.listing.PAGE_NAMES", 3)
+    for module in "listing", "find":
         monkeypatch.setattr(f"pgstore.files.{module}.PAGE_DIRECTORIES", 4)
     rng = random.Random(7)
     with client.transaction():
@@ -650,7 +650,7 @@ def test_a_walk_reads_no_further_ahead_in_a_wider_tree(client, store, sql, monke
     Else it remembers most of the tree, and looks through what it remembers at every step.
     """
     from pgstore.files import find
-    from pgstore.files.tree import PAGE_DIRECTORIES
+    from pgstore.files.listing import PAGE_DIRECTORIES
 
     store.mkdir("top")
     store_id, top = int(store.object_id[3:]), store.stat("top").ino
