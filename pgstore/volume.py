@@ -10,14 +10,14 @@ from typing import Any, ClassVar, Self
 
 from pgstore import errors
 from pgstore.client import Client
+from pgstore.client.announcements import in_transaction
 from pgstore.core.operation import Op, Query, atomic, operation
 from pgstore.core.statement import Statement
 from pgstore.file_store import BatchUpload, FileStore
 from pgstore.file_store.base import check_number
 from pgstore.files import history, upload
-from pgstore.files.contents import StoreGone
+from pgstore.files.contents import UNIQUE_VIOLATION, StoreGone
 from pgstore.files.history import VersionPin
-from pgstore.files.in_place import in_transaction
 from pgstore.files.local import Source
 from pgstore.files.paths import Names, join, split
 from pgstore.files.progress import Progress
@@ -303,7 +303,7 @@ class Volume(FileStore):
         try:
             renamed = yield from atomic(_renamed(old._environment, old_name, new.name))
         except errors.StatementFailed as exc:
-            if exc.sqlstate != upload.UNIQUE_VIOLATION:
+            if exc.sqlstate != UNIQUE_VIOLATION:
                 raise
             raise errors.AlreadyExistsError(f"{new_name!r} exists already in environment {old._environment!r}") from exc
         if not renamed:

@@ -38,3 +38,8 @@ def announcing(query: Query, topic: Topic) -> Op[Any]:
         return result
     enrolment.participant.topics[topic] = None
     return (yield query)
+
+
+def in_transaction() -> Op[bool]:
+    """Whether what the operation does is part of a transaction of more."""
+    return (yield BeforeCommit(Announcements, Announcements)) is not None

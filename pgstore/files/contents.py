@@ -29,6 +29,7 @@ LARGE_FILE_BYTES: Final = 64 * 1024 * 1024  # a file above it has chunks of LARG
 LARGE_CHUNK_BYTES: Final = 1024 * 1024
 FILE_BYTES_MAX: Final = 1 << 44  # 2^31 chunks of 8 KiB
 _FIRST_CHUNKS: Final = 16  # ids to begin with
+UNIQUE_VIOLATION: Final = "23505"
 _ATTEMPTS: Final = 4  # over connections that break
 
 RESERVE_BLOB = Statement(
@@ -227,7 +228,7 @@ class BlobWriter:
             except (errors.OutcomeUnknown, errors.StatementFailed) as exc:
                 if not self._relaxed or not attempts_left:
                     raise
-                if isinstance(exc, errors.StatementFailed) and exc.sqlstate != "23505":
+                if isinstance(exc, errors.StatementFailed) and exc.sqlstate != UNIQUE_VIOLATION:
                     raise
             if (yield done):
                 break

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 from pgstore import errors
-from pgstore.client.announcements import Announcements
-from pgstore.core.operation import BeforeCommit, Op, Query
+from pgstore.client.announcements import in_transaction
+from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
 from pgstore.files.contents import BATCH_BYTES, FILE_BYTES_MAX, Bytes, filled, read_file, stale
 
@@ -103,11 +103,6 @@ def sync(store_id: int) -> Op[None]:
     """Return when the disk has all that was written before; in a transaction that is for its commit to do."""
     if not (yield from in_transaction()) and not (yield Query(SYNC, store_id)):
         raise errors.NotFoundError("the store of the open file was deleted")
-
-
-def in_transaction() -> Op[bool]:
-    """Whether what the operation does is part of a transaction of more."""
-    return (yield BeforeCommit(Announcements, Announcements)) is not None
 
 
 def _check_end(end: int) -> None:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 from pgstore import errors
+from pgstore.client.announcements import in_transaction
 from pgstore.client.session import Session
 from pgstore.core.operation import Apart, Many, Op, Query
 from pgstore.core.statement import Statement
@@ -30,7 +31,6 @@ from pgstore.files.contents import (
     read_blob,
     zeros,
 )
-from pgstore.files.in_place import in_transaction
 from pgstore.files.paths import Names, join
 from pgstore.files.tree import Node, Tree, Walk
 

@@ -18,7 +18,7 @@ from pgstore.core.statement import Statement
 from pgstore.files import contents
 from pgstore.files.build import Builder, is_directory
 from pgstore.files.changes import check_version
-from pgstore.files.contents import INLINE_BYTES_MAX, Contents, StoreGone
+from pgstore.files.contents import INLINE_BYTES_MAX, UNIQUE_VIOLATION, Contents, StoreGone
 from pgstore.files.local import Folder, Found, Source
 from pgstore.files.paths import Names, join
 from pgstore.files.progress import Progress
@@ -29,7 +29,6 @@ VOLUME_PUT = Statement(
     "SELECT pgstore.volume_put($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     "int8 int8 bytea[] bytea int4 int8 int8 bytea bool",
 )
-UNIQUE_VIOLATION: Final = "23505"
 _ATTEMPTS: Final = 4  # over connections that break
 # From the first of them to the last: well within the ten minutes for which collection leaves alone what was replaced.
 _REPEAT_SECONDS: Final = 300.0

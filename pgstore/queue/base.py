@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, Self
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.client.announcements import Announcements
+from pgstore.client.announcements import Announcements, in_transaction
 from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, announce
 from pgstore.core.names import UNSTORABLE
 from pgstore.core.operation import BeforeCommit, Op, Rows, Topic
@@ -137,7 +137,7 @@ class QueueBase(Store):
 
     def _check_outside(self, what: str, why: str) -> Op[None]:
         """Raise `InvalidError` inside a transaction."""
-        if (yield BeforeCommit(Announcements, Announcements)) is not None:
+        if (yield from in_transaction()):
             raise errors.InvalidError(f"{what} inside a transaction {why}")
 
     def _encode(self, item: Any) -> bytes:

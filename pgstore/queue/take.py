@@ -13,7 +13,7 @@ import functools
 from typing import Any, Final
 
 from pgstore import errors
-from pgstore.client.announcements import Announcements
+from pgstore.client.announcements import Announcements, in_transaction
 from pgstore.client.listener import lock_key, waits
 from pgstore.core.clock import Deadline, monotonic
 from pgstore.core.operation import Apart, BeforeCommit, Listen, Op, Query, Rows, Topic, Wait, operation
@@ -28,7 +28,7 @@ from pgstore.queue.base import (
     room_topic,
     waking,
 )
-from pgstore.queue.known import FRESH_SECONDS, KnownPartition, KnownQueue, Tally, tally
+from pgstore.queue.known import FRESH_SECONDS, KnownPartition, KnownQueue, tally
 from pgstore.queue.lease import LEASE_SECONDS_MIN, RENEWED_SECONDS_MIN, UNLEASE, Lease, Leasing, Renewal, one
 from pgstore.registry import Facts
 
@@ -342,8 +342,7 @@ class Taking(Leasing):
         has taken, and may yet give back, is invisible.
         """
         known.taken = 0
-        is_alone = (yield BeforeCommit(Tally, Tally)) is None
-        statement = ADVANCE_ALONE if is_alone else ADVANCE
+        statement = ADVANCE if (yield from in_transaction()) else ADVANCE_ALONE
         ((low, *advancing),) = yield Apart(one(Query(statement, facts.id, partition, *known.advancing)))
         if low is None:
             known.advancing = tuple(advancing)
