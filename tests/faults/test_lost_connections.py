@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 
 import pytest
 
@@ -214,6 +215,40 @@ def test_programs_outlive_a_migration_that_changes_the_type_of_a_column(call, cl
     found += [call(entries.get, "k"), call(entries.get, "other")]
 
     assert found == ["value", "value", 2]
+
+
+def test_a_transaction_that_meets_a_migration_gives_up_what_idles_too(client, stores, eye):
+    """
+    What other threads have prepared is as old, and each of it would fail one more transaction.
+    """
+    entries, queue = stores
+    entries.put("k", "value")
+    used, finish = threading.Event(), threading.Event()
+
+    def use():
+        entries.get("k")
+        used.set()
+        finish.wait(20)
+
+    def idle():
+        return sum(len(seat.free) for seat in client.world(blocking=True).links._seats)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    assert used.wait(20)
+    entries.get("k")
+    eye.rows("DROP VIEW pgstore.dict_items, pgstore.store_sizes")
+    with pytest.raises(StoreUnavailable, match="cached plan"), client.transaction():
+        queue.put("item")
+        assert idle() == 1
+        eye.rows("ALTER TABLE pgstore.dict_entry ALTER COLUMN value TYPE bytea")
+        entries.get("k")
+
+    assert idle() == 0
+    assert eye.items() == 0
+    assert entries.get("k") == "value"
+    finish.set()
+    thread.join()
 
 
 # ------------------------------------------------------------------------------------------------------ transactions

@@ -614,11 +614,15 @@ def walked_locally(path):
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["outside", "in a transaction that has changed it"])
-def test_a_walk_is_in_order_and_complete_whatever_is_read_ahead(client, store, tmp_path, monkeypatch, inside):
+@pytest.mark.parametrize("names_ahead", [20_000, 10, 0])
+def test_a_walk_is_in_order_and_complete_whatever_is_read_ahead(
+    client, store, tmp_path, monkeypatch, inside, names_ahead
+):
     """
     Directories of more names than one read gives, and more of them than are read at once, in several levels.
     """
     monkeypatch.setattr("pgstore.files.listing.PAGE_NAMES", 3)
+    monkeypatch.setattr("pgstore.files.find.NAMES_AHEAD_MAX", names_ahead)
     for module in "listing", "find":
         monkeypatch.setattr(f"pgstore.files.{module}.PAGE_DIRECTORIES", 4)
     rng = random.Random(7)
