@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
     _Connection = psycopg.Connection[Any]
 
-SCHEMA_REVISION = "0006"
+SCHEMA_REVISION = "0001"
 """The revision this code was written for: the newest in alembic/versions."""
 
-OLDEST_SCHEMA_REVISION = "0006"
+OLDEST_SCHEMA_REVISION = "0001"
 """The oldest revision this code works with; below it a client raises SchemaOutdated."""
 
 OLDEST_SERVER = 140000

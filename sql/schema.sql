@@ -1,5 +1,6 @@
 -- The pgstore schema, complete: every table, column, unit and invariant. This file is the reference to read; databases are made
--- and upgraded by the revisions in alembic/versions, and a test shows that both give the same schema.
+-- and upgraded by the revisions in alembic/versions, and a test shows that both give the same schema. Until the first release
+-- alembic/versions/0001_baseline.sql has the same text: `python -m tests.migration.baseline` writes it anew.
 --
 -- What holds everywhere
 --   * Everything lives in the Postgres schema `pgstore`; statements qualify every name and never rely on search_path.
@@ -11,7 +12,16 @@
 --     a store that no name leads to; sql/checks/orphans.sql finds it.
 --   * Intervals of versions are half open: a row is valid for versions v with version_from <= v < version_to.
 
+-- These two are made before the first revision runs, by pgstore/migrate.py and by alembic.
 CREATE SCHEMA pgstore;
+
+-- One row: the revision of this schema. Written by alembic alone.
+CREATE TABLE pgstore.schema_revision (
+    version_num varchar(32) NOT NULL,
+    CONSTRAINT schema_revision_pkc PRIMARY KEY (version_num)
+);
+
+-- ----------------------------------------------------------------------------------------------- types of columns
 
 -- Checks of single columns are those of their types: a check of the table is parsed anew for each statement that writes a row of
 -- it, whatever the statement changes. With nine of them that took a fifth of a small write. (RETURN QUERY wants such columns cast.)
@@ -32,12 +42,6 @@ CREATE TABLE pgstore.installation (
     singleton            boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     id                   uuid NOT NULL DEFAULT gen_random_uuid(),  -- tells a client that a borrowed connection leads to its own database
     oldest_code_revision text NOT NULL                             -- code written for this revision or a later one works with this schema
-);
-
--- One row: the revision of this schema. Written by alembic alone.
-CREATE TABLE pgstore.schema_revision (
-    version_num varchar(32) NOT NULL,
-    CONSTRAINT schema_revision_pkc PRIMARY KEY (version_num)
 );
 
 -- ------------------------------------------------------------------------------------------------ sessions and stores
@@ -128,6 +132,226 @@ CREATE TABLE pgstore.dict_lock (
     expires_at  timestamptz NOT NULL,                 -- renewed by the holder while it lives
     PRIMARY KEY (store_id, key)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+-- ------------------------------------------------------------------------------------------------------------ Queue
+
+CREATE SEQUENCE pgstore.queue_item_id_seq AS bigint CACHE 1;  -- CACHE 1: ids follow the order of the calls
+
+-- Inserted and deleted, never updated. The primary key is the only index.
+CREATE TABLE pgstore.queue_item (
+    store_id  bigint NOT NULL,
+    id        bigint NOT NULL DEFAULT nextval('pgstore.queue_item_id_seq'),  -- the order within a partition
+    put_at    timestamptz NOT NULL DEFAULT statement_timestamp(),
+    codec     "char" NOT NULL DEFAULT 'p',            -- p pickle, j JSON as UTF-8 text
+    partition text COLLATE "C" NOT NULL DEFAULT '',   -- '' is the default partition
+    payload   pgstore.stored_value NOT NULL,
+    attempts  smallint NOT NULL DEFAULT 0,            -- leases that came to nothing
+    PRIMARY KEY (store_id, partition, id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0,
+        autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 200000,
+        autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000,
+        toast_tuple_target = 8160,                    -- payloads to 8 kB stay in the row
+        toast.autovacuum_vacuum_scale_factor = 0, toast.autovacuum_vacuum_threshold = 10000, toast.autovacuum_vacuum_cost_delay = 0);
+ALTER TABLE pgstore.queue_item ALTER COLUMN payload SET STORAGE EXTERNAL;
+
+-- What nobody can take now: leased items, delayed ones, and dead letters. Due ones move back to queue_item, at the end.
+CREATE SEQUENCE pgstore.queue_deferred_id_seq AS bigint CACHE 1;
+
+CREATE TABLE pgstore.queue_deferred (
+    store_id  bigint NOT NULL,
+    id        bigint NOT NULL DEFAULT nextval('pgstore.queue_deferred_id_seq'),  -- used once: the token of a lease
+    put_at    timestamptz NOT NULL DEFAULT statement_timestamp(),
+    due_at    timestamptz,                            -- when it moves back, by the server's clock; NULL: a dead letter
+    attempts  smallint NOT NULL DEFAULT 0,            -- leases so far, this one included
+    kind      "char" NOT NULL CHECK (kind IN ('l', 'd', 'x')),  -- leased, delayed, dead
+    codec     "char" NOT NULL DEFAULT 'p',            -- as in queue_item
+    partition text COLLATE "C" NOT NULL DEFAULT '',
+    payload   pgstore.stored_value NOT NULL,
+    reason    text,                                   -- of the last failure
+    PRIMARY KEY (store_id, id),
+    CHECK ((due_at IS NULL) = (kind = 'x'))
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0,
+        autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 200000,
+        autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000,
+        toast_tuple_target = 8160,
+        toast.autovacuum_vacuum_scale_factor = 0, toast.autovacuum_vacuum_threshold = 10000, toast.autovacuum_vacuum_cost_delay = 0);
+ALTER TABLE pgstore.queue_deferred ALTER COLUMN payload SET STORAGE EXTERNAL;
+-- The first serves those who wait in a partition, the second whoever looks for what is due in all of them.
+CREATE INDEX queue_deferred_due ON pgstore.queue_deferred (store_id, partition, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX queue_deferred_next ON pgstore.queue_deferred (store_id, due_at) WHERE due_at IS NOT NULL;
+
+-- Idempotency keys of puts, so that one that is repeated puts once. Deleted in passing after 24 hours.
+CREATE TABLE pgstore.queue_key (
+    store_id bigint NOT NULL,
+    key      text COLLATE "C" NOT NULL CHECK (octet_length(key) <= 1024),
+    put_at   timestamptz NOT NULL DEFAULT statement_timestamp(),
+    PRIMARY KEY (store_id, key)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX queue_key_age ON pgstore.queue_key (store_id, put_at);
+
+-- Every id of the partition below `low` is gone for good. Only ever raised; an old value does no harm.
+CREATE TABLE pgstore.queue_head (
+    store_id  bigint NOT NULL,
+    partition text COLLATE "C" NOT NULL,
+    low       bigint NOT NULL,
+    PRIMARY KEY (store_id, partition)
+) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
+
+-- How many items have left a Queue, as its clients tell every ten seconds and when they are closed; what is there can be counted. A
+-- few rows a Queue, so that clients seldom meet in one.
+CREATE TABLE pgstore.queue_count (
+    store_id bigint NOT NULL,
+    slot     smallint NOT NULL,                       -- drawn by each client
+    gets     bigint NOT NULL,                         -- taken for good, by get or by the end of a lease's work
+    cleared  bigint NOT NULL,                         -- by clear and discard
+    PRIMARY KEY (store_id, slot)
+) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
+
+-- ----------------------------------------------------------------------------------------- Volume, NetworkFileSystem
+
+-- The state of a file system that changes with use, apart from `store`. The lock of this row is the order of commits.
+CREATE TABLE pgstore.file_system (
+    store_id         bigint PRIMARY KEY REFERENCES pgstore.store ON DELETE CASCADE,
+    head             bigint NOT NULL DEFAULT 0,       -- the newest committed version; 0: nothing yet
+    chunk_size_bytes pgstore.positive_number NOT NULL DEFAULT 262144,  -- of new files; a Volume's above 64 MiB: at least 1 MiB
+    storage          pgstore.chunk_storage NOT NULL DEFAULT 'r',
+    versions_kept    pgstore.positive_number NOT NULL DEFAULT 10       -- Volume: the newest so many commits stay readable
+) WITH (fillfactor = 50);
+
+CREATE TABLE pgstore.volume_version (
+    store_id     bigint NOT NULL,
+    version      pgstore.ordinal NOT NULL,
+    committed_at timestamptz NOT NULL DEFAULT statement_timestamp(),
+    PRIMARY KEY (store_id, version)
+);
+
+-- Versions of a Volume that somebody reads, and that collection leaves alone whatever versions_kept says.
+CREATE TABLE pgstore.version_pin (
+    store_id   bigint NOT NULL,
+    session_id bigint NOT NULL,                       -- counts while this session lives
+    version    bigint NOT NULL CHECK (version >= 0),
+    PRIMARY KEY (store_id, session_id, version)
+);
+
+-- Inodes of a NetworkFileSystem that somebody has open, and that collection leaves alone when their last name is gone.
+CREATE TABLE pgstore.inode_hold (
+    store_id   bigint NOT NULL,
+    session_id bigint NOT NULL,                       -- counts while this session lives
+    ino        bigint NOT NULL,
+    PRIMARY KEY (store_id, session_id, ino)
+);
+
+CREATE SEQUENCE pgstore.blob_id_seq AS bigint;
+CREATE SEQUENCE pgstore.chunk_id_seq AS bigint;
+CREATE SEQUENCE pgstore.inode_seq AS bigint START 2;  -- 1 is the root directory of every file system, made with it
+
+-- One state of the bytes of a file too large for its inode row. Shared by copies. In a Volume it never changes once an inode
+-- refers to it; a NetworkFileSystem writes into it, as long as it is not shared.
+CREATE TABLE pgstore.blob (
+    store_id         bigint NOT NULL,
+    id               bigint NOT NULL DEFAULT nextval('pgstore.blob_id_seq'),
+    chunk_size_bytes pgstore.positive_number NOT NULL,
+    session_id       bigint,                          -- of who still writes it, before an inode refers to it; NULL afterwards
+    is_shared        boolean NOT NULL DEFAULT false,  -- copies may refer to it: never written again
+    PRIMARY KEY (store_id, id)
+);
+CREATE INDEX blob_unfinished ON pgstore.blob (store_id, session_id) WHERE session_id IS NOT NULL;
+
+CREATE TABLE pgstore.chunk (
+    store_id bigint NOT NULL,
+    id       bigint NOT NULL DEFAULT nextval('pgstore.chunk_id_seq'),
+    data     bytea,                                   -- at most chunk_size_bytes of its blob, the rest of which reads as zeros
+    large_object oid,                                 -- the same, in file systems stored so. Written by functions only, which give it out to nobody
+    PRIMARY KEY (store_id, id),
+    CHECK ((data IS NULL) <> (large_object IS NULL))
+) WITH (autovacuum_vacuum_scale_factor = 0.05, toast.autovacuum_vacuum_scale_factor = 0.05);
+ALTER TABLE pgstore.chunk ALTER COLUMN data SET STORAGE EXTERNAL;
+
+-- Which chunk holds bytes [position * chunk_size_bytes, + length) of a blob. No row: a hole, read as zeros.
+CREATE TABLE pgstore.extent (
+    store_id bigint NOT NULL,
+    blob_id  bigint NOT NULL,
+    position pgstore.whole_number NOT NULL,
+    chunk_id bigint NOT NULL,
+    is_owned boolean NOT NULL DEFAULT true,           -- no other extent has the chunk, which may be written in place
+    PRIMARY KEY (store_id, blob_id, position),
+    FOREIGN KEY (store_id, blob_id) REFERENCES pgstore.blob ON DELETE CASCADE,
+    FOREIGN KEY (store_id, chunk_id) REFERENCES pgstore.chunk
+);
+CREATE INDEX extent_chunk ON pgstore.extent (store_id, chunk_id);
+
+-- A file, directory or link, apart from its names. version_to = 9223372036854775807: the state since the last commit that
+-- touched it. version_from = 0: created with the file; before its first directory entry nothing leads to it.
+CREATE TABLE pgstore.inode (
+    store_id     bigint NOT NULL,
+    ino          pgstore.ordinal NOT NULL,            -- never used twice: kernels cache it
+    version_from bigint NOT NULL DEFAULT 0,
+    version_to   bigint NOT NULL DEFAULT 9223372036854775807,
+    kind         pgstore.inode_kind NOT NULL,
+    mode         pgstore.permission_bits NOT NULL,    -- no more than these; the type is `kind`
+    uid          integer NOT NULL DEFAULT 0,
+    gid          integer NOT NULL DEFAULT 0,
+    link_count   pgstore.whole_number NOT NULL DEFAULT 1,  -- names that lead to a file; 1 for directories. 0: see inode_nameless
+    size_bytes   pgstore.byte_count NOT NULL DEFAULT 0,    -- logical; may exceed the sum of the chunks (holes)
+    mtime_ns     bigint NOT NULL,                     -- nanoseconds since 1970, of the contents
+    ctime_ns     bigint NOT NULL,                     -- the same, of the inode
+    blob_id      bigint,                              -- files above 64 KiB
+    link_target  bytea,                               -- symbolic links: as given, not resolved
+    inline_data  pgstore.inline_contents,             -- the whole of a file up to 64 KiB; NULL with no blob_id: empty
+    parent       bigint,                              -- directories: the one they are in; the root: itself
+    xattrs       jsonb,                               -- extended attributes: name -> value in base64; NULL: none
+    PRIMARY KEY (store_id, ino, version_to),
+    FOREIGN KEY (store_id, blob_id) REFERENCES pgstore.blob,
+    CHECK (version_from < version_to),
+    CHECK (blob_id IS NULL OR inline_data IS NULL),
+    CHECK ((kind = 'd') = (parent IS NOT NULL))
+) WITH (fillfactor = 90);
+-- Not in the heap page: listing and stat read the inodes of many files and the contents of none.
+ALTER TABLE pgstore.inode ALTER COLUMN inline_data SET STORAGE EXTERNAL;
+CREATE INDEX inode_blob ON pgstore.inode (store_id, blob_id) WHERE blob_id IS NOT NULL;
+CREATE INDEX inode_closed ON pgstore.inode (store_id, version_to) WHERE version_to < 9223372036854775807;  -- for collection
+-- In a NetworkFileSystem a file without a name goes when nobody has it open; its ctime is when it lost the last one. Not a column
+-- of this index: writing changes it, and would then have to change all indexes.
+CREATE INDEX inode_nameless ON pgstore.inode (store_id, ino) WHERE link_count = 0;
+
+-- A name in a directory. Moving a directory of a million files changes this row, and what the inode knows of its parent.
+CREATE TABLE pgstore.dirent (
+    store_id     bigint NOT NULL,
+    parent       bigint NOT NULL,                     -- inode of the directory; 1 is the root
+    name         pgstore.entry_name NOT NULL,
+    version_from bigint NOT NULL DEFAULT 0,
+    version_to   bigint NOT NULL DEFAULT 9223372036854775807,
+    ino          bigint NOT NULL,
+    kind         "char" NOT NULL,                     -- of the inode, so that listing needs no join
+    PRIMARY KEY (store_id, parent, name, version_to),
+    CHECK (version_from < version_to)
+);
+CREATE INDEX dirent_closed ON pgstore.dirent (store_id, version_to) WHERE version_to < 9223372036854775807;  -- for collection
+
+-- Blobs that nothing may refer to any more, for collection to look at: files of a NetworkFileSystem get new ones when a shared
+-- one is written; collection itself notes those of the inodes that it deletes. Noted with ON CONFLICT DO UPDATE, which waits for a
+-- collection that has just seen the blob in use and is about to forget it: DO NOTHING would take the note for made.
+CREATE TABLE pgstore.blob_left (
+    store_id bigint NOT NULL,
+    blob_id  bigint NOT NULL,
+    left_at  timestamptz NOT NULL DEFAULT statement_timestamp(),
+    PRIMARY KEY (store_id, blob_id)
+);
+
+-- Chunks that were replaced or cut off, and those of deleted blobs, for collection to delete if no blob has them any more; the same.
+CREATE TABLE pgstore.chunk_left (
+    store_id bigint NOT NULL,
+    chunk_id bigint NOT NULL,
+    left_at  timestamptz NOT NULL DEFAULT statement_timestamp(),
+    PRIMARY KEY (store_id, chunk_id)
+);
+
+-- Large objects of stores that were deleted, to be unlinked a few at a time. Whoever could write here could unlink anybody's.
+CREATE TABLE pgstore.large_object_left (
+    store_id     bigint NOT NULL,
+    large_object oid NOT NULL,
+    PRIMARY KEY (store_id, large_object)
+);
 
 -- ----------------------------------------------------------------------------------------------------- reading pickles
 
@@ -1020,79 +1244,7 @@ BEGIN
 END
 $function$;
 
--- ------------------------------------------------------------------------------------------------------------ Queue
-
-CREATE SEQUENCE pgstore.queue_item_id_seq AS bigint CACHE 1;  -- CACHE 1: ids follow the order of the calls
-
--- Inserted and deleted, never updated. The primary key is the only index.
-CREATE TABLE pgstore.queue_item (
-    store_id  bigint NOT NULL,
-    id        bigint NOT NULL DEFAULT nextval('pgstore.queue_item_id_seq'),  -- the order within a partition
-    put_at    timestamptz NOT NULL DEFAULT statement_timestamp(),
-    codec     "char" NOT NULL DEFAULT 'p',            -- p pickle, j JSON as UTF-8 text
-    partition text COLLATE "C" NOT NULL DEFAULT '',   -- '' is the default partition
-    payload   pgstore.stored_value NOT NULL,
-    attempts  smallint NOT NULL DEFAULT 0,            -- leases that came to nothing
-    PRIMARY KEY (store_id, partition, id)
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0,
-        autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 200000,
-        autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000,
-        toast_tuple_target = 8160,                    -- payloads to 8 kB stay in the row
-        toast.autovacuum_vacuum_scale_factor = 0, toast.autovacuum_vacuum_threshold = 10000, toast.autovacuum_vacuum_cost_delay = 0);
-ALTER TABLE pgstore.queue_item ALTER COLUMN payload SET STORAGE EXTERNAL;
-
--- What nobody can take now: leased items, delayed ones, and dead letters. Due ones move back to queue_item, at the end.
-CREATE SEQUENCE pgstore.queue_deferred_id_seq AS bigint CACHE 1;
-
-CREATE TABLE pgstore.queue_deferred (
-    store_id  bigint NOT NULL,
-    id        bigint NOT NULL DEFAULT nextval('pgstore.queue_deferred_id_seq'),  -- used once: the token of a lease
-    put_at    timestamptz NOT NULL DEFAULT statement_timestamp(),
-    due_at    timestamptz,                            -- when it moves back, by the server's clock; NULL: a dead letter
-    attempts  smallint NOT NULL DEFAULT 0,            -- leases so far, this one included
-    kind      "char" NOT NULL CHECK (kind IN ('l', 'd', 'x')),  -- leased, delayed, dead
-    codec     "char" NOT NULL DEFAULT 'p',            -- as in queue_item
-    partition text COLLATE "C" NOT NULL DEFAULT '',
-    payload   pgstore.stored_value NOT NULL,
-    reason    text,                                   -- of the last failure
-    PRIMARY KEY (store_id, id),
-    CHECK ((due_at IS NULL) = (kind = 'x'))
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0,
-        autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 200000,
-        autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000,
-        toast_tuple_target = 8160,
-        toast.autovacuum_vacuum_scale_factor = 0, toast.autovacuum_vacuum_threshold = 10000, toast.autovacuum_vacuum_cost_delay = 0);
-ALTER TABLE pgstore.queue_deferred ALTER COLUMN payload SET STORAGE EXTERNAL;
--- The first serves those who wait in a partition, the second whoever looks for what is due in all of them.
-CREATE INDEX queue_deferred_due ON pgstore.queue_deferred (store_id, partition, due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX queue_deferred_next ON pgstore.queue_deferred (store_id, due_at) WHERE due_at IS NOT NULL;
-
--- Idempotency keys of puts, so that one that is repeated puts once. Deleted in passing after 24 hours.
-CREATE TABLE pgstore.queue_key (
-    store_id bigint NOT NULL,
-    key      text COLLATE "C" NOT NULL CHECK (octet_length(key) <= 1024),
-    put_at   timestamptz NOT NULL DEFAULT statement_timestamp(),
-    PRIMARY KEY (store_id, key)
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX queue_key_age ON pgstore.queue_key (store_id, put_at);
-
--- Every id of the partition below `low` is gone for good. Only ever raised; an old value does no harm.
-CREATE TABLE pgstore.queue_head (
-    store_id  bigint NOT NULL,
-    partition text COLLATE "C" NOT NULL,
-    low       bigint NOT NULL,
-    PRIMARY KEY (store_id, partition)
-) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
-
--- How many items have left a Queue, as its clients tell every ten seconds and when they are closed; what is there can be counted. A
--- few rows a Queue, so that clients seldom meet in one.
-CREATE TABLE pgstore.queue_count (
-    store_id bigint NOT NULL,
-    slot     smallint NOT NULL,                       -- drawn by each client
-    gets     bigint NOT NULL,                         -- taken for good, by get or by the end of a lease's work
-    cleared  bigint NOT NULL,                         -- by clear and discard
-    PRIMARY KEY (store_id, slot)
-) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
+-- ----------------------------------------------------------------------------------------------------------- Queue, for SQL
 
 -- Every item that can be taken, with its value as jsonb.
 CREATE VIEW pgstore.queue_items AS
@@ -1307,144 +1459,7 @@ BEGIN
 END
 $function$;
 
--- ----------------------------------------------------------------------------------------- Volume, NetworkFileSystem
-
--- The state of a file system that changes with use, apart from `store`. The lock of this row is the order of commits.
-CREATE TABLE pgstore.file_system (
-    store_id         bigint PRIMARY KEY REFERENCES pgstore.store ON DELETE CASCADE,
-    head             bigint NOT NULL DEFAULT 0,       -- the newest committed version; 0: nothing yet
-    chunk_size_bytes pgstore.positive_number NOT NULL DEFAULT 262144,  -- of new files; a Volume's above 64 MiB: at least 1 MiB
-    storage          pgstore.chunk_storage NOT NULL DEFAULT 'r',
-    versions_kept    pgstore.positive_number NOT NULL DEFAULT 10       -- Volume: the newest so many commits stay readable
-) WITH (fillfactor = 50);
-
-CREATE TABLE pgstore.volume_version (
-    store_id     bigint NOT NULL,
-    version      pgstore.ordinal NOT NULL,
-    committed_at timestamptz NOT NULL DEFAULT statement_timestamp(),
-    PRIMARY KEY (store_id, version)
-);
-
--- Versions of a Volume that somebody reads, and that collection leaves alone whatever versions_kept says.
-CREATE TABLE pgstore.version_pin (
-    store_id   bigint NOT NULL,
-    session_id bigint NOT NULL,                       -- counts while this session lives
-    version    bigint NOT NULL CHECK (version >= 0),
-    PRIMARY KEY (store_id, session_id, version)
-);
-
--- Inodes of a NetworkFileSystem that somebody has open, and that collection leaves alone when their last name is gone.
-CREATE TABLE pgstore.inode_hold (
-    store_id   bigint NOT NULL,
-    session_id bigint NOT NULL,                       -- counts while this session lives
-    ino        bigint NOT NULL,
-    PRIMARY KEY (store_id, session_id, ino)
-);
-
-CREATE SEQUENCE pgstore.blob_id_seq AS bigint;
-CREATE SEQUENCE pgstore.chunk_id_seq AS bigint;
-CREATE SEQUENCE pgstore.inode_seq AS bigint START 2;  -- 1 is the root directory of every file system, made with it
-
--- One state of the bytes of a file too large for its inode row. Shared by copies. In a Volume it never changes once an inode
--- refers to it; a NetworkFileSystem writes into it, as long as it is not shared.
-CREATE TABLE pgstore.blob (
-    store_id         bigint NOT NULL,
-    id               bigint NOT NULL DEFAULT nextval('pgstore.blob_id_seq'),
-    chunk_size_bytes pgstore.positive_number NOT NULL,
-    session_id       bigint,                          -- of who still writes it, before an inode refers to it; NULL afterwards
-    is_shared        boolean NOT NULL DEFAULT false,  -- copies may refer to it: never written again
-    PRIMARY KEY (store_id, id)
-);
-CREATE INDEX blob_unfinished ON pgstore.blob (store_id, session_id) WHERE session_id IS NOT NULL;
-
-CREATE TABLE pgstore.chunk (
-    store_id bigint NOT NULL,
-    id       bigint NOT NULL DEFAULT nextval('pgstore.chunk_id_seq'),
-    data     bytea,                                   -- at most chunk_size_bytes of its blob, the rest of which reads as zeros
-    large_object oid,                                 -- the same, in file systems stored so. Written by functions only, which give it out to nobody
-    PRIMARY KEY (store_id, id),
-    CHECK ((data IS NULL) <> (large_object IS NULL))
-) WITH (autovacuum_vacuum_scale_factor = 0.05, toast.autovacuum_vacuum_scale_factor = 0.05);
-ALTER TABLE pgstore.chunk ALTER COLUMN data SET STORAGE EXTERNAL;
-
--- Which chunk holds bytes [position * chunk_size_bytes, + length) of a blob. No row: a hole, read as zeros.
-CREATE TABLE pgstore.extent (
-    store_id bigint NOT NULL,
-    blob_id  bigint NOT NULL,
-    position pgstore.whole_number NOT NULL,
-    chunk_id bigint NOT NULL,
-    is_owned boolean NOT NULL DEFAULT true,           -- no other extent has the chunk, which may be written in place
-    PRIMARY KEY (store_id, blob_id, position),
-    FOREIGN KEY (store_id, blob_id) REFERENCES pgstore.blob ON DELETE CASCADE,
-    FOREIGN KEY (store_id, chunk_id) REFERENCES pgstore.chunk
-);
-CREATE INDEX extent_chunk ON pgstore.extent (store_id, chunk_id);
-
--- A file, directory or link, apart from its names. version_to = 9223372036854775807: the state since the last commit that
--- touched it. version_from = 0: created with the file; before its first directory entry nothing leads to it.
-CREATE TABLE pgstore.inode (
-    store_id     bigint NOT NULL,
-    ino          pgstore.ordinal NOT NULL,            -- never used twice: kernels cache it
-    version_from bigint NOT NULL DEFAULT 0,
-    version_to   bigint NOT NULL DEFAULT 9223372036854775807,
-    kind         pgstore.inode_kind NOT NULL,
-    mode         pgstore.permission_bits NOT NULL,    -- no more than these; the type is `kind`
-    uid          integer NOT NULL DEFAULT 0,
-    gid          integer NOT NULL DEFAULT 0,
-    link_count   pgstore.whole_number NOT NULL DEFAULT 1,  -- names that lead to a file; 1 for directories. 0: see inode_nameless
-    size_bytes   pgstore.byte_count NOT NULL DEFAULT 0,    -- logical; may exceed the sum of the chunks (holes)
-    mtime_ns     bigint NOT NULL,                     -- nanoseconds since 1970, of the contents
-    ctime_ns     bigint NOT NULL,                     -- the same, of the inode
-    blob_id      bigint,                              -- files above 64 KiB
-    link_target  bytea,                               -- symbolic links: as given, not resolved
-    inline_data  pgstore.inline_contents,             -- the whole of a file up to 64 KiB; NULL with no blob_id: empty
-    parent       bigint,                              -- directories: the one they are in; the root: itself
-    xattrs       jsonb,                               -- extended attributes: name -> value in base64; NULL: none
-    PRIMARY KEY (store_id, ino, version_to),
-    FOREIGN KEY (store_id, blob_id) REFERENCES pgstore.blob,
-    CHECK (version_from < version_to),
-    CHECK (blob_id IS NULL OR inline_data IS NULL),
-    CHECK ((kind = 'd') = (parent IS NOT NULL))
-) WITH (fillfactor = 90);
--- Not in the heap page: listing and stat read the inodes of many files and the contents of none.
-ALTER TABLE pgstore.inode ALTER COLUMN inline_data SET STORAGE EXTERNAL;
-CREATE INDEX inode_blob ON pgstore.inode (store_id, blob_id) WHERE blob_id IS NOT NULL;
-CREATE INDEX inode_closed ON pgstore.inode (store_id, version_to) WHERE version_to < 9223372036854775807;  -- for collection
--- In a NetworkFileSystem a file without a name goes when nobody has it open; its ctime is when it lost the last one. Not a column
--- of this index: writing changes it, and would then have to change all indexes.
-CREATE INDEX inode_nameless ON pgstore.inode (store_id, ino) WHERE link_count = 0;
-
--- A name in a directory. Moving a directory of a million files changes this row, and what the inode knows of its parent.
-CREATE TABLE pgstore.dirent (
-    store_id     bigint NOT NULL,
-    parent       bigint NOT NULL,                     -- inode of the directory; 1 is the root
-    name         pgstore.entry_name NOT NULL,
-    version_from bigint NOT NULL DEFAULT 0,
-    version_to   bigint NOT NULL DEFAULT 9223372036854775807,
-    ino          bigint NOT NULL,
-    kind         "char" NOT NULL,                     -- of the inode, so that listing needs no join
-    PRIMARY KEY (store_id, parent, name, version_to),
-    CHECK (version_from < version_to)
-);
-CREATE INDEX dirent_closed ON pgstore.dirent (store_id, version_to) WHERE version_to < 9223372036854775807;  -- for collection
-
--- Blobs that nothing may refer to any more, for collection to look at: files of a NetworkFileSystem get new ones when a shared
--- one is written; collection itself notes those of the inodes that it deletes. Noted with ON CONFLICT DO UPDATE, which waits for a
--- collection that has just seen the blob in use and is about to forget it: DO NOTHING would take the note for made.
-CREATE TABLE pgstore.blob_left (
-    store_id bigint NOT NULL,
-    blob_id  bigint NOT NULL,
-    left_at  timestamptz NOT NULL DEFAULT statement_timestamp(),
-    PRIMARY KEY (store_id, blob_id)
-);
-
--- Chunks that were replaced or cut off, and those of deleted blobs, for collection to delete if no blob has them any more; the same.
-CREATE TABLE pgstore.chunk_left (
-    store_id bigint NOT NULL,
-    chunk_id bigint NOT NULL,
-    left_at  timestamptz NOT NULL DEFAULT statement_timestamp(),
-    PRIMARY KEY (store_id, chunk_id)
-);
+-- ------------------------------------------------------------------------------------------------------------ large objects
 
 -- Chunks that are large objects. Only these functions say which, and to nobody: whoever could set chunk.large_object, or name an
 -- oid, would read and write everybody's large objects with the rights of the functions' owner. They lock the chunk first: of two
@@ -1543,13 +1558,6 @@ BEGIN
     RETURN true;
 END
 $function$;
-
--- Large objects of stores that were deleted, to be unlinked a few at a time. Whoever could write here could unlink anybody's.
-CREATE TABLE pgstore.large_object_left (
-    store_id     bigint NOT NULL,
-    large_object oid NOT NULL,
-    PRIMARY KEY (store_id, large_object)
-);
 
 -- Before the rows of a store are deleted: note its large objects.
 CREATE FUNCTION pgstore.large_objects_leave(p_store_id bigint) RETURNS bigint

@@ -1,0 +1,2493 @@
+-- ----------------------------------------------------------------------------------------------- types of columns
+
+-- Checks of single columns are those of their types: a check of the table is parsed anew for each statement that writes a row of
+-- it, whatever the statement changes. With nine of them that took a fifth of a small write. (RETURN QUERY wants such columns cast.)
+CREATE DOMAIN pgstore.stored_value AS bytea CHECK (octet_length(VALUE) <= 268435456);  -- 256 MiB: pg_dump writes hex text and fails above about 500
+CREATE DOMAIN pgstore.inline_contents AS bytea CHECK (octet_length(VALUE) <= 65536);
+CREATE DOMAIN pgstore.entry_name AS bytea CHECK (octet_length(VALUE) BETWEEN 1 AND 255 AND position('\x2f'::bytea IN VALUE) = 0
+                                                 AND position('\x00'::bytea IN VALUE) = 0);  -- of POSIX: bytes, in no encoding
+CREATE DOMAIN pgstore.inode_kind AS "char" CHECK (VALUE IN ('f', 'd', 'l', 'p', 's'));  -- file, directory, symbolic link, fifo, socket
+CREATE DOMAIN pgstore.permission_bits AS integer CHECK (VALUE BETWEEN 0 AND 4095);
+CREATE DOMAIN pgstore.chunk_storage AS "char" CHECK (VALUE IN ('r', 'l'));  -- rows, or PostgreSQL's large objects
+CREATE DOMAIN pgstore.whole_number AS integer CHECK (VALUE >= 0);
+CREATE DOMAIN pgstore.positive_number AS integer CHECK (VALUE > 0);
+CREATE DOMAIN pgstore.byte_count AS bigint CHECK (VALUE >= 0);
+CREATE DOMAIN pgstore.ordinal AS bigint CHECK (VALUE > 0);
+
+-- One row: what this installation is, and who may still use it.
+CREATE TABLE pgstore.installation (
+    singleton            boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    id                   uuid NOT NULL DEFAULT gen_random_uuid(),  -- tells a client that a borrowed connection leads to its own database
+    oldest_code_revision text NOT NULL                             -- code written for this revision or a later one works with this schema
+);
+
+-- ------------------------------------------------------------------------------------------------ sessions and stores
+
+CREATE SEQUENCE pgstore.session_id_seq AS bigint;
+
+-- A process that owns something which must not outlive it (ephemeral stores; later leases, pinned versions, mounts).
+-- Heartbeats instead of advisory locks: they work behind poolers and are readable. Without one for ten minutes a session is dead.
+CREATE TABLE pgstore.session (
+    id           bigint PRIMARY KEY DEFAULT nextval('pgstore.session_id_seq'),
+    host         text COLLATE "C" NOT NULL,
+    pid          integer NOT NULL,                    -- of the client process, on host
+    started_at   timestamptz NOT NULL DEFAULT statement_timestamp(),
+    heartbeat_at timestamptz NOT NULL DEFAULT statement_timestamp()  -- by the server's clock, about once a minute
+) WITH (fillfactor = 50);                             -- every heartbeat finds room on its page (HOT)
+
+CREATE SEQUENCE pgstore.store_id_seq AS bigint;
+
+CREATE TABLE pgstore.store (
+    id          bigint PRIMARY KEY DEFAULT nextval('pgstore.store_id_seq'),
+    environment text COLLATE "C" NOT NULL,
+    kind        text COLLATE "C" NOT NULL CHECK (kind IN ('dict', 'queue', 'volume', 'nfs')),
+    name        text COLLATE "C" CHECK (name ~ '^[A-Za-z0-9._-]{1,64}$'),  -- NULL: ephemeral
+    session_id  bigint,                               -- owner of an ephemeral store; its death is the store's
+    options     jsonb NOT NULL DEFAULT '{}',          -- settings fixed at creation; Dict: serializer, ttl (s), watch, json_projection; Queue: maxsize, max_attempts
+    created_at  timestamptz NOT NULL DEFAULT statement_timestamp(),
+    created_by  text NOT NULL DEFAULT session_user,
+    CHECK ((name IS NULL) = (session_id IS NOT NULL))
+);
+
+-- Volumes and NetworkFileSystems share one name space; so do no others.
+CREATE UNIQUE INDEX store_name ON pgstore.store
+    (environment, (CASE kind WHEN 'nfs' THEN 'volume' ELSE kind END), name) WHERE name IS NOT NULL;
+
+-- ------------------------------------------------------------------------------------------------------------- Dict
+
+CREATE SEQUENCE pgstore.dict_revision_seq AS bigint CACHE 1;
+
+-- No index beside the primary key: one on a column that every put changes would end HOT updates.
+CREATE TABLE pgstore.dict_entry (
+    store_id      bigint NOT NULL,
+    key           text COLLATE "C" NOT NULL,          -- a str as itself; anything else, escaped, after U+0001 (serializers/keys.py)
+    codec         "char" NOT NULL,                    -- p pickle in value, s after 16 bytes of signature; i, f, j: the column of that type
+    integer_value bigint,                             -- codec i: readable and incrementable in SQL
+    float_value   double precision,                   -- codec f
+    revision      bigint NOT NULL DEFAULT nextval('pgstore.dict_revision_seq'),  -- unique per write, so compare-and-set has no ABA; not an order of commits
+    updated_at    timestamptz NOT NULL DEFAULT statement_timestamp(),
+    expires_at    timestamptz,                        -- NULL: never; a row past it does not exist for any reader
+    key_pickle    bytea,                              -- the key itself, where its text cannot give it back
+    value         pgstore.stored_value,
+    json_value    jsonb,                              -- codec j; p, s: the value again, where it is JSON and json_projection is set
+    PRIMARY KEY (store_id, key)
+) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05);
+-- Not EXTENDED: compressing a 1 MB pickle with pglz costs eight times its writing.
+ALTER TABLE pgstore.dict_entry ALTER COLUMN value SET STORAGE EXTERNAL;
+
+-- Where the changes of Dicts made with watch=True are logged, in the transaction that makes them. A reader keeps the last
+-- (transaction_id, id) it has seen and advances to pg_snapshot_xmin(pg_current_snapshot()): below that every transaction has
+-- ended, so nothing can appear behind it. Kept for an hour; who comes back later starts anew. Ids of transactions belong to
+-- their cluster: after a restore elsewhere delete all rows.
+CREATE SEQUENCE pgstore.dict_change_id_seq AS bigint CACHE 1;
+
+CREATE TABLE pgstore.dict_change (
+    store_id       bigint NOT NULL,
+    transaction_id xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    id             bigint NOT NULL DEFAULT nextval('pgstore.dict_change_id_seq'),  -- the order within a transaction
+    revision       bigint NOT NULL,                   -- of the entry put, or of the one removed; c: 0
+    changed_at     timestamptz NOT NULL DEFAULT statement_timestamp(),
+    kind           "char" NOT NULL CHECK (kind IN ('p', 'd', 'c')),  -- put, delete (not by expiry), clear (one row for all)
+    key            text COLLATE "C" NOT NULL,         -- as in dict_entry; c: ''
+    key_pickle     bytea,                             -- as in dict_entry
+    PRIMARY KEY (store_id, transaction_id, id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0,
+        autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 200000,
+        autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000);
+
+-- What has expired is found by this; entries that never expire are not in it, and puts of those stay HOT.
+CREATE INDEX dict_entry_expiry ON pgstore.dict_entry (store_id, expires_at) WHERE expires_at IS NOT NULL;
+
+CREATE SEQUENCE pgstore.dict_lock_token_seq AS bigint CACHE 1;  -- CACHE 1: tokens grow with every acquisition
+
+-- Locks on keys of a Dict: leases. A row past expires_at is free for the next, who overwrites it with a token of its own.
+CREATE TABLE pgstore.dict_lock (
+    store_id    bigint NOT NULL,
+    key         text COLLATE "C" NOT NULL,            -- as in dict_entry; there need be no entry
+    token       bigint NOT NULL DEFAULT nextval('pgstore.dict_lock_token_seq'),  -- of this acquisition, for fencing
+    acquired_at timestamptz NOT NULL DEFAULT statement_timestamp(),
+    expires_at  timestamptz NOT NULL,                 -- renewed by the holder while it lives
+    PRIMARY KEY (store_id, key)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+-- ------------------------------------------------------------------------------------------------------------ Queue
+
+CREATE SEQUENCE pgstore.queue_item_id_seq AS bigint CACHE 1;  -- CACHE 1: ids follow the order of the calls
+
+-- Inserted and deleted, never updated. The primary key is the only index.
+CREATE TABLE pgstore.queue_item (
+    store_id  bigint NOT NULL,
+    id        bigint NOT NULL DEFAULT nextval('pgstore.queue_item_id_seq'),  -- the order within a partition
+    put_at    timestamptz NOT NULL DEFAULT statement_timestamp(),
+    codec     "char" NOT NULL DEFAULT 'p',            -- p pickle, j JSON as UTF-8 text
+    partition text COLLATE "C" NOT NULL DEFAULT '',   -- '' is the default partition
+    payload   pgstore.stored_value NOT NULL,
+    attempts  smallint NOT NULL DEFAULT 0,            -- leases that came to nothing
+    PRIMARY KEY (store_id, partition, id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0,
+        autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 200000,
+        autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000,
+        toast_tuple_target = 8160,                    -- payloads to 8 kB stay in the row
+        toast.autovacuum_vacuum_scale_factor = 0, toast.autovacuum_vacuum_threshold = 10000, toast.autovacuum_vacuum_cost_delay = 0);
+ALTER TABLE pgstore.queue_item ALTER COLUMN payload SET STORAGE EXTERNAL;
+
+-- What nobody can take now: leased items, delayed ones, and dead letters. Due ones move back to queue_item, at the end.
+CREATE SEQUENCE pgstore.queue_deferred_id_seq AS bigint CACHE 1;
+
+CREATE TABLE pgstore.queue_deferred (
+    store_id  bigint NOT NULL,
+    id        bigint NOT NULL DEFAULT nextval('pgstore.queue_deferred_id_seq'),  -- used once: the token of a lease
+    put_at    timestamptz NOT NULL DEFAULT statement_timestamp(),
+    due_at    timestamptz,                            -- when it moves back, by the server's clock; NULL: a dead letter
+    attempts  smallint NOT NULL DEFAULT 0,            -- leases so far, this one included
+    kind      "char" NOT NULL CHECK (kind IN ('l', 'd', 'x')),  -- leased, delayed, dead
+    codec     "char" NOT NULL DEFAULT 'p',            -- as in queue_item
+    partition text COLLATE "C" NOT NULL DEFAULT '',
+    payload   pgstore.stored_value NOT NULL,
+    reason    text,                                   -- of the last failure
+    PRIMARY KEY (store_id, id),
+    CHECK ((due_at IS NULL) = (kind = 'x'))
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0,
+        autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 200000,
+        autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000,
+        toast_tuple_target = 8160,
+        toast.autovacuum_vacuum_scale_factor = 0, toast.autovacuum_vacuum_threshold = 10000, toast.autovacuum_vacuum_cost_delay = 0);
+ALTER TABLE pgstore.queue_deferred ALTER COLUMN payload SET STORAGE EXTERNAL;
+-- The first serves those who wait in a partition, the second whoever looks for what is due in all of them.
+CREATE INDEX queue_deferred_due ON pgstore.queue_deferred (store_id, partition, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX queue_deferred_next ON pgstore.queue_deferred (store_id, due_at) WHERE due_at IS NOT NULL;
+
+-- Idempotency keys of puts, so that one that is repeated puts once. Deleted in passing after 24 hours.
+CREATE TABLE pgstore.queue_key (
+    store_id bigint NOT NULL,
+    key      text COLLATE "C" NOT NULL CHECK (octet_length(key) <= 1024),
+    put_at   timestamptz NOT NULL DEFAULT statement_timestamp(),
+    PRIMARY KEY (store_id, key)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX queue_key_age ON pgstore.queue_key (store_id, put_at);
+
+-- Every id of the partition below `low` is gone for good. Only ever raised; an old value does no harm.
+CREATE TABLE pgstore.queue_head (
+    store_id  bigint NOT NULL,
+    partition text COLLATE "C" NOT NULL,
+    low       bigint NOT NULL,
+    PRIMARY KEY (store_id, partition)
+) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
+
+-- How many items have left a Queue, as its clients tell every ten seconds and when they are closed; what is there can be counted. A
+-- few rows a Queue, so that clients seldom meet in one.
+CREATE TABLE pgstore.queue_count (
+    store_id bigint NOT NULL,
+    slot     smallint NOT NULL,                       -- drawn by each client
+    gets     bigint NOT NULL,                         -- taken for good, by get or by the end of a lease's work
+    cleared  bigint NOT NULL,                         -- by clear and discard
+    PRIMARY KEY (store_id, slot)
+) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
+
+-- ----------------------------------------------------------------------------------------- Volume, NetworkFileSystem
+
+-- The state of a file system that changes with use, apart from `store`. The lock of this row is the order of commits.
+CREATE TABLE pgstore.file_system (
+    store_id         bigint PRIMARY KEY REFERENCES pgstore.store ON DELETE CASCADE,
+    head             bigint NOT NULL DEFAULT 0,       -- the newest committed version; 0: nothing yet
+    chunk_size_bytes pgstore.positive_number NOT NULL DEFAULT 262144,  -- of new files; a Volume's above 64 MiB: at least 1 MiB
+    storage          pgstore.chunk_storage NOT NULL DEFAULT 'r',
+    versions_kept    pgstore.positive_number NOT NULL DEFAULT 10       -- Volume: the newest so many commits stay readable
+) WITH (fillfactor = 50);
+
+CREATE TABLE pgstore.volume_version (
+    store_id     bigint NOT NULL,
+    version      pgstore.ordinal NOT NULL,
+    committed_at timestamptz NOT NULL DEFAULT statement_timestamp(),
+    PRIMARY KEY (store_id, version)
+);
+
+-- Versions of a Volume that somebody reads, and that collection leaves alone whatever versions_kept says.
+CREATE TABLE pgstore.version_pin (
+    store_id   bigint NOT NULL,
+    session_id bigint NOT NULL,                       -- counts while this session lives
+    version    bigint NOT NULL CHECK (version >= 0),
+    PRIMARY KEY (store_id, session_id, version)
+);
+
+-- Inodes of a NetworkFileSystem that somebody has open, and that collection leaves alone when their last name is gone.
+CREATE TABLE pgstore.inode_hold (
+    store_id   bigint NOT NULL,
+    session_id bigint NOT NULL,                       -- counts while this session lives
+    ino        bigint NOT NULL,
+    PRIMARY KEY (store_id, session_id, ino)
+);
+
+CREATE SEQUENCE pgstore.blob_id_seq AS bigint;
+CREATE SEQUENCE pgstore.chunk_id_seq AS bigint;
+CREATE SEQUENCE pgstore.inode_seq AS bigint START 2;  -- 1 is the root directory of every file system, made with it
+
+-- One state of the bytes of a file too large for its inode row. Shared by copies. In a Volume it never changes once an inode
+-- refers to it; a NetworkFileSystem writes into it, as long as it is not shared.
+CREATE TABLE pgstore.blob (
+    store_id         bigint NOT NULL,
+    id               bigint NOT NULL DEFAULT nextval('pgstore.blob_id_seq'),
+    chunk_size_bytes pgstore.positive_number NOT NULL,
+    session_id       bigint,                          -- of who still writes it, before an inode refers to it; NULL afterwards
+    is_shared        boolean NOT NULL DEFAULT false,  -- copies may refer to it: never written again
+    PRIMARY KEY (store_id, id)
+);
+CREATE INDEX blob_unfinished ON pgstore.blob (store_id, session_id) WHERE session_id IS NOT NULL;
+
+CREATE TABLE pgstore.chunk (
+    store_id bigint NOT NULL,
+    id       bigint NOT NULL DEFAULT nextval('pgstore.chunk_id_seq'),
+    data     bytea,                                   -- at most chunk_size_bytes of its blob, the rest of which reads as zeros
+    large_object oid,                                 -- the same, in file systems stored so. Written by functions only, which give it out to nobody
+    PRIMARY KEY (store_id, id),
+    CHECK ((data IS NULL) <> (large_object IS NULL))
+) WITH (autovacuum_vacuum_scale_factor = 0.05, toast.autovacuum_vacuum_scale_factor = 0.05);
+ALTER TABLE pgstore.chunk ALTER COLUMN data SET STORAGE EXTERNAL;
+
+-- Which chunk holds bytes [position * chunk_size_bytes, + length) of a blob. No row: a hole, read as zeros.
+CREATE TABLE pgstore.extent (
+    store_id bigint NOT NULL,
+    blob_id  bigint NOT NULL,
+    position pgstore.whole_number NOT NULL,
+    chunk_id bigint NOT NULL,
+    is_owned boolean NOT NULL DEFAULT true,           -- no other extent has the chunk, which may be written in place
+    PRIMARY KEY (store_id, blob_id, position),
+    FOREIGN KEY (store_id, blob_id) REFERENCES pgstore.blob ON DELETE CASCADE,
+    FOREIGN KEY (store_id, chunk_id) REFERENCES pgstore.chunk
+);
+CREATE INDEX extent_chunk ON pgstore.extent (store_id, chunk_id);
+
+-- A file, directory or link, apart from its names. version_to = 9223372036854775807: the state since the last commit that
+-- touched it. version_from = 0: created with the file; before its first directory entry nothing leads to it.
+CREATE TABLE pgstore.inode (
+    store_id     bigint NOT NULL,
+    ino          pgstore.ordinal NOT NULL,            -- never used twice: kernels cache it
+    version_from bigint NOT NULL DEFAULT 0,
+    version_to   bigint NOT NULL DEFAULT 9223372036854775807,
+    kind         pgstore.inode_kind NOT NULL,
+    mode         pgstore.permission_bits NOT NULL,    -- no more than these; the type is `kind`
+    uid          integer NOT NULL DEFAULT 0,
+    gid          integer NOT NULL DEFAULT 0,
+    link_count   pgstore.whole_number NOT NULL DEFAULT 1,  -- names that lead to a file; 1 for directories. 0: see inode_nameless
+    size_bytes   pgstore.byte_count NOT NULL DEFAULT 0,    -- logical; may exceed the sum of the chunks (holes)
+    mtime_ns     bigint NOT NULL,                     -- nanoseconds since 1970, of the contents
+    ctime_ns     bigint NOT NULL,                     -- the same, of the inode
+    blob_id      bigint,                              -- files above 64 KiB
+    link_target  bytea,                               -- symbolic links: as given, not resolved
+    inline_data  pgstore.inline_contents,             -- the whole of a file up to 64 KiB; NULL with no blob_id: empty
+    parent       bigint,                              -- directories: the one they are in; the root: itself
+    xattrs       jsonb,                               -- extended attributes: name -> value in base64; NULL: none
+    PRIMARY KEY (store_id, ino, version_to),
+    FOREIGN KEY (store_id, blob_id) REFERENCES pgstore.blob,
+    CHECK (version_from < version_to),
+    CHECK (blob_id IS NULL OR inline_data IS NULL),
+    CHECK ((kind = 'd') = (parent IS NOT NULL))
+) WITH (fillfactor = 90);
+-- Not in the heap page: listing and stat read the inodes of many files and the contents of none.
+ALTER TABLE pgstore.inode ALTER COLUMN inline_data SET STORAGE EXTERNAL;
+CREATE INDEX inode_blob ON pgstore.inode (store_id, blob_id) WHERE blob_id IS NOT NULL;
+CREATE INDEX inode_closed ON pgstore.inode (store_id, version_to) WHERE version_to < 9223372036854775807;  -- for collection
+-- In a NetworkFileSystem a file without a name goes when nobody has it open; its ctime is when it lost the last one. Not a column
+-- of this index: writing changes it, and would then have to change all indexes.
+CREATE INDEX inode_nameless ON pgstore.inode (store_id, ino) WHERE link_count = 0;
+
+-- A name in a directory. Moving a directory of a million files changes this row, and what the inode knows of its parent.
+CREATE TABLE pgstore.dirent (
+    store_id     bigint NOT NULL,
+    parent       bigint NOT NULL,                     -- inode of the directory; 1 is the root
+    name         pgstore.entry_name NOT NULL,
+    version_from bigint NOT NULL DEFAULT 0,
+    version_to   bigint NOT NULL DEFAULT 9223372036854775807,
+    ino          bigint NOT NULL,
+    kind         "char" NOT NULL,                     -- of the inode, so that listing needs no join
+    PRIMARY KEY (store_id, parent, name, version_to),
+    CHECK (version_from < version_to)
+);
+CREATE INDEX dirent_closed ON pgstore.dirent (store_id, version_to) WHERE version_to < 9223372036854775807;  -- for collection
+
+-- Blobs that nothing may refer to any more, for collection to look at: files of a NetworkFileSystem get new ones when a shared
+-- one is written; collection itself notes those of the inodes that it deletes. Noted with ON CONFLICT DO UPDATE, which waits for a
+-- collection that has just seen the blob in use and is about to forget it: DO NOTHING would take the note for made.
+CREATE TABLE pgstore.blob_left (
+    store_id bigint NOT NULL,
+    blob_id  bigint NOT NULL,
+    left_at  timestamptz NOT NULL DEFAULT statement_timestamp(),
+    PRIMARY KEY (store_id, blob_id)
+);
+
+-- Chunks that were replaced or cut off, and those of deleted blobs, for collection to delete if no blob has them any more; the same.
+CREATE TABLE pgstore.chunk_left (
+    store_id bigint NOT NULL,
+    chunk_id bigint NOT NULL,
+    left_at  timestamptz NOT NULL DEFAULT statement_timestamp(),
+    PRIMARY KEY (store_id, chunk_id)
+);
+
+-- Large objects of stores that were deleted, to be unlinked a few at a time. Whoever could write here could unlink anybody's.
+CREATE TABLE pgstore.large_object_left (
+    store_id     bigint NOT NULL,
+    large_object oid NOT NULL,
+    PRIMARY KEY (store_id, large_object)
+);
+
+-- ----------------------------------------------------------------------------------------------------- reading pickles
+
+-- A float as JSON text: the shortest that gives it back, always with a fraction, by which readers tell it from an integer.
+CREATE FUNCTION pgstore.float_json(number double precision) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET extra_float_digits = 1 AS $function$
+DECLARE
+    digits text := number::text;
+BEGIN
+    IF number IN ('NaN', 'Infinity', '-Infinity') THEN
+        RETURN '"' || digits || '"';
+    ELSIF strpos(digits, 'e+') > 0 THEN
+        digits := digits::numeric::text;  -- jsonb would write it so, but as an integer
+    END IF;
+    RETURN CASE WHEN strpos(digits, '.') > 0 OR strpos(digits, 'e') > 0 THEN digits ELSE digits || '.0' END;
+END
+$function$;
+
+-- A str of a pickle as JSON text. UTF-8 is checked by an expression, because convert_from would raise and a handler for that is a
+-- subtransaction, which parallel queries forbid before PostgreSQL 17. NULL: not the UTF-8 that Python writes.
+CREATE FUNCTION pgstore.pickle_text(data bytea) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+DECLARE
+    valid     CONSTANT text := '[^\\]|\\\\|\\3(?:[1-3][0-7]|0[2-7])\\2[0-7]{2}|\\340\\2[4-7][0-7]\\2[0-7]{2}'
+                               '|\\3(?:[4][1-7]|5[0-467])\\2[0-7]{2}\\2[0-7]{2}|\\355\\2[0-3][0-7]\\2[0-7]{2}'
+                               '|\\360\\2[2-7][0-7](?:\\2[0-7]{2}){2}|\\36[1-3](?:\\2[0-7]{2}){3}'
+                               '|\\364\\2[01][0-7](?:\\2[0-7]{2}){2}';
+    surrogate CONSTANT text := '\\355\\2[4-7][0-7]\\2[0-7]{2}';
+    escaped   text := encode(data, 'escape');  -- \ooo for NUL and for what is not ASCII, \\ for a backslash
+    found     text;
+BEGIN
+    IF escaped ~ ('^(?:' || valid || ')*$') THEN
+        RETURN to_json(convert_from(data, 'UTF8'))::text;
+    ELSIF escaped !~ ('^(?:' || valid || '|\\000|' || surrogate || ')*$') THEN
+        RETURN NULL;
+    END IF;
+    -- What jsonb cannot hold: the text with escapes as in JSON. \134 is a backslash, so that every other begins three digits.
+    escaped := replace(replace(escaped, '\\', '\134\134'), '\000', '\134u0000');
+    IF escaped ~ surrogate THEN
+        IF octet_length(data) > 262144 THEN
+            RETURN NULL;
+        END IF;
+        FOR found IN SELECT DISTINCT m.part[1] FROM regexp_matches(escaped, surrogate, 'g') AS m (part) LOOP
+            escaped := replace(escaped, found, '\134u' || to_hex(53248 + substr(found, 7, 1)::integer * 512
+                                                                 + substr(found, 8, 1)::integer * 64
+                                                                 + substr(found, 11, 1)::integer * 8
+                                                                 + substr(found, 12, 1)::integer));
+        END LOOP;
+    END IF;
+    RETURN '{ "$str": ' || to_json(convert_from(decode(escaped, 'escape'), 'UTF8'))::text || '}';
+END
+$function$;
+
+-- An int of a pickle: two's complement, the lowest byte first.
+CREATE FUNCTION pgstore.pickle_integer(data bytea) RETURNS numeric
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+DECLARE
+    size     integer := octet_length(data);
+    negative boolean;
+    place    integer;
+    number   numeric := 0;
+    digit    bigint;
+BEGIN
+    IF size = 0 THEN
+        RETURN 0;
+    END IF;
+    negative := get_byte(data, size - 1) >= 128;
+    -- Digits of six bytes. Of a negative number the complement is taken, since numeric has exact sums and products, and no bits.
+    FOR start IN REVERSE (size - 1) / 6 * 6 .. 0 BY 6 LOOP
+        digit := 0;
+        FOR place IN REVERSE least(start + 5, size - 1) .. start LOOP
+            digit := (digit << 8) | CASE WHEN negative THEN 255 - get_byte(data, place) ELSE get_byte(data, place) END;
+        END LOOP;
+        number := number * 281474976710656 + digit;
+    END LOOP;
+    RETURN CASE WHEN negative THEN -number - 1 ELSE number END;
+END
+$function$;
+
+-- What a well-known class makes of its arguments, both as decode_pickle writes them: JSON text. Others: {"$class", "$args"}.
+CREATE FUNCTION pgstore.pickle_object(class text, args text, is_shallow boolean) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+DECLARE
+    name   text := substr(class, 14, length(class) - 16);
+    found  text[];
+    parsed jsonb;
+    bytes  bytea;
+    zone   bigint;
+    clock  integer;
+    iso    text := '';
+BEGIN
+    CASE name
+        WHEN 'collections.OrderedDict', 'collections.defaultdict' THEN
+            RETURN '{}';
+        WHEN 'collections.deque' THEN
+            IF args ~ '^\[(\[\](, \d+)?)?\]$' THEN
+                RETURN '[]';
+            END IF;
+        WHEN 'collections.Counter', 'builtins.set', 'builtins.frozenset', 'builtins.bytearray', 'builtins.bytes',
+             '_codecs.encode' THEN
+            IF args = '[]' THEN
+                RETURN CASE WHEN name LIKE '%bytes' OR name LIKE '%bytearray' THEN '{ "$bytes": ""}'
+                            WHEN name LIKE '%Counter' THEN '{}' ELSE '[]' END;
+            END IF;
+            IF is_shallow AND octet_length(args) <= 1048576 THEN  -- else reading it here might exceed the stack, or the time
+                parsed := args::jsonb;
+                IF jsonb_array_length(parsed) = 1
+                   AND (jsonb_typeof(parsed -> 0) = 'array' AND name IN ('builtins.set', 'builtins.frozenset')
+                        OR jsonb_typeof(parsed -> 0) = 'object' AND name = 'collections.Counter' AND args NOT LIKE '[{ %'
+                        OR args LIKE '[{ "$bytes": %' AND name IN ('builtins.bytearray', 'builtins.bytes')) THEN
+                    RETURN substr(args, 2, length(args) - 2);
+                END IF;
+                -- Protocol 2 has no bytes: they stand as a str of the same numbers.
+                IF jsonb_array_length(parsed) = 2 AND parsed ->> 1 IN ('latin1', 'latin-1')
+                   AND name IN ('_codecs.encode', 'builtins.bytearray') THEN
+                    IF jsonb_typeof(parsed -> 0) = 'string' THEN
+                        iso := replace(parsed ->> 0, '\', '\\');
+                    ELSE
+                        iso := parsed -> 0 ->> '$str';
+                    END IF;
+                    IF iso ~ '^(\\\\|\\u0000|[^\\\u0100-\U0010FFFF])*$' THEN
+                        SELECT coalesce(string_agg(CASE m.part[1]
+                                                       WHEN '\\' THEN '\x5c'::bytea
+                                                       WHEN '\u0000' THEN '\x00'::bytea
+                                                       ELSE convert_to(m.part[1], 'LATIN1')
+                                                   END, '' ORDER BY m.position), '')
+                          INTO bytes
+                          FROM regexp_matches(iso, '\\\\|\\u0000|[^\\]+', 'g') WITH ORDINALITY AS m (part, position);
+                        RETURN '{ "$bytes": "' || translate(encode(bytes, 'base64'), E'\n', '') || '"}';
+                    END IF;
+                END IF;
+            END IF;
+        WHEN 'datetime.datetime', 'datetime.date', 'datetime.time' THEN
+            found := regexp_match(args, '^\[\{ "\$bytes": "([^"]*)"\}(, \{ "\$class": "datetime\.timezone", "\$args": \[\{ '
+                                        '"\$class": "datetime\.timedelta", "\$args": \[(-?\d{1,3}), (\d{1,6}), 0\]\}\]\})?\]$');
+            IF found IS NOT NULL THEN
+                bytes := decode(found[1], 'base64');
+                clock := CASE WHEN name = 'datetime.datetime' THEN 4 ELSE 0 END;  -- where in bytes the time begins
+                zone := coalesce(found[3]::bigint * 86400 + found[4]::bigint, 0);
+                -- As isoformat() writes it. What that leaves out (the second of two equal hours) or refuses stays as it is.
+                IF octet_length(bytes) = (CASE name WHEN 'datetime.datetime' THEN 10 WHEN 'datetime.date' THEN 4 ELSE 6 END)
+                   AND abs(zone) < 86400 AND (found[2] IS NULL OR name <> 'datetime.date') THEN
+                    IF name <> 'datetime.time' THEN
+                        IF get_byte(bytes, 0) * 256 + get_byte(bytes, 1) NOT BETWEEN 1 AND 9999
+                           OR get_byte(bytes, 2) NOT BETWEEN 1 AND 12 OR get_byte(bytes, 3) NOT BETWEEN 1 AND 31 THEN
+                            RETURN left(class, -2) || ', "$args": ' || args || '}';
+                        END IF;
+                        iso := lpad((get_byte(bytes, 0) * 256 + get_byte(bytes, 1))::text, 4, '0')
+                               || '-' || lpad(get_byte(bytes, 2)::text, 2, '0') || '-' || lpad(get_byte(bytes, 3)::text, 2, '0')
+                               || CASE name WHEN 'datetime.datetime' THEN 'T' ELSE '' END;
+                    END IF;
+                    IF name <> 'datetime.date' THEN
+                        IF get_byte(bytes, clock) > 23 OR get_byte(bytes, clock + 1) > 59 OR get_byte(bytes, clock + 2) > 59 THEN
+                            RETURN left(class, -2) || ', "$args": ' || args || '}';
+                        END IF;
+                        iso := iso || lpad(get_byte(bytes, clock)::text, 2, '0')
+                               || ':' || lpad(get_byte(bytes, clock + 1)::text, 2, '0')
+                               || ':' || lpad(get_byte(bytes, clock + 2)::text, 2, '0');
+                        IF substr(bytes, clock + 4, 3) <> '\x000000'::bytea THEN
+                            iso := iso || '.' || lpad((get_byte(bytes, clock + 3) * 65536 + get_byte(bytes, clock + 4) * 256
+                                                       + get_byte(bytes, clock + 5))::text, 6, '0');
+                        END IF;
+                        IF found[2] IS NOT NULL THEN
+                            iso := iso || CASE WHEN zone < 0 THEN '-' ELSE '+' END || lpad((abs(zone) / 3600)::text, 2, '0')
+                                   || ':' || lpad((abs(zone) / 60 % 60)::text, 2, '0')
+                                   || CASE WHEN zone % 60 <> 0 THEN ':' || lpad((abs(zone) % 60)::text, 2, '0') ELSE '' END;
+                        END IF;
+                    END IF;
+                    RETURN left(class, -2) || ', "$value": "' || iso || '"}';
+                END IF;
+            END IF;
+        ELSE
+            NULL;
+    END CASE;
+    RETURN left(class, -2) || ', "$args": ' || args || '}';
+END
+$function$;
+
+-- A pickle (protocols 2 to 5) as jsonb. It is read as data: nothing in it is run, and no class is needed.
+--
+--   None, bool, int, str, list, dict     as json.dumps() writes them; an int is exact, up to 8 kB of one
+--   float                                the shortest text that gives it back, with a point or an exponent; "NaN", "Infinity", "-Infinity"
+--   str with NUL or half a surrogate     {"$str": text}, in it \u0000, \ud800 and \\ stand for NUL, the surrogate and a backslash
+--   bytes, bytearray                     {"$bytes": base64}
+--   tuple, set, frozenset, deque         an array
+--   OrderedDict, defaultdict, Counter    an object
+--   dict with keys that are no str       the key's JSON as text; of two keys with one text the later wins, as in json.dumps()
+--   date, time, datetime, UUID           {"$class": name, "$value": isoformat() or the UUID's text}; with a time zone other than
+--                                        a fixed offset {"$class", "$args"}
+--   a class or function                  {"$class": "module.name"}
+--   an instance                          {"$class", "$args" of its constructor, "$state"}, "$kwargs", "$items" of a subclass of
+--                                        list and "$entries" of one of dict where there are any
+--
+-- A dict of the user's with such keys looks the same; nothing is decided by them. NULL for what is not a pickle or is damaged, for
+-- what contains itself, and beyond the bounds that keep a look at a table bounded: 8 MiB, a million instructions, 1,000
+-- levels, 64 MiB of intermediate text (some 200,000 numbers in one list), 256 KiB of a str with half surrogates. Never an error.
+--
+-- How: a stack of JSON texts. Texts are tagged in ways that JSON ignores: "{ " begins what is not a dict, " }" ends a class that
+-- has not been called, and an instance whose items may grow. A container stands on the stack and in the memo: if it grows, both do;
+-- if it was taken from the memo before it grew, it contains itself.
+CREATE FUNCTION pgstore.decode_pickle(data bytea) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE COST 1000 AS $function$
+DECLARE
+    b      bytea;
+    n      integer := octet_length(data);
+    at     integer := 2;              -- the next byte
+    op     integer;
+    stack  text[] := '{}';
+    top    integer := 0;
+    marks  integer[] := '{}';         -- values of top
+    mark   integer := 0;
+    memo   text[] := '{}';            -- from 1
+    memos  integer := 0;
+    owner  integer[] := '{}';         -- by place on the stack: where in the memo the container there stands, 0 if nowhere
+    taken  integer[] := '{}';         -- by place in the memo: 1 if the container there was taken from it
+    nodes  integer := 0;              -- containers made; no value is nested deeper than that
+    work   bigint := 0;               -- bytes copied
+    parts  text[];
+    s      text;
+    e      text;
+    m      integer;
+    len    integer;
+    x      bigint;
+    f      double precision;
+BEGIN
+    IF n NOT BETWEEN 4 AND 8388608 THEN
+        RETURN NULL;
+    END IF;
+    -- A copy, since a value stored apart would be fetched for every byte; with eight zeros, so that no operand lies outside.
+    b := data || '\x0000000000000000'::bytea;
+    IF get_byte(b, 0) <> 128 OR get_byte(b, 1) NOT BETWEEN 2 AND 5 THEN
+        RETURN NULL;
+    END IF;
+
+    FOR step IN 1 .. 1000000 LOOP
+        IF at >= n OR work > 67108864 THEN
+            RETURN NULL;
+        END IF;
+        op := get_byte(b, at);
+        at := at + 1;
+        CASE op
+            WHEN 140, 88, 141 THEN  -- SHORT_BINUNICODE, BINUNICODE, BINUNICODE8
+                IF op = 140 THEN
+                    len := get_byte(b, at);
+                    at := at + 1;
+                ELSE
+                    IF get_byte(b, at + 3) <> 0 OR op = 141 AND substr(b, at + 5, 4) <> '\x00000000'::bytea THEN
+                        RETURN NULL;
+                    END IF;
+                    len := get_byte(b, at) + get_byte(b, at + 1) * 256 + get_byte(b, at + 2) * 65536;
+                    at := at + CASE op WHEN 88 THEN 4 ELSE 8 END;
+                END IF;
+                IF at + len >= n THEN
+                    RETURN NULL;
+                END IF;
+                e := encode(substr(b, at + 1, len), 'escape');
+                IF strpos(e, '\') = 0 THEN
+                    e := to_json(e)::text;
+                ELSE
+                    e := pgstore.pickle_text(substr(b, at + 1, len));
+                    IF e IS NULL THEN
+                        RETURN NULL;
+                    END IF;
+                    IF strpos(e, '\\ud') > 0 THEN
+                        work := work + len::bigint * 128;  -- one replacement for each surrogate
+                    END IF;
+                END IF;
+                at := at + len;
+                top := top + 1;
+                stack[top] := e;
+                IF get_byte(b, at) = 148 THEN  -- MEMOIZE
+                    at := at + 1;
+                    memos := memos + 1;
+                    memo[memos] := e;
+                END IF;
+            WHEN 75 THEN  -- BININT1
+                top := top + 1;
+                stack[top] := get_byte(b, at)::text;
+                at := at + 1;
+            WHEN 104, 106 THEN  -- BINGET, LONG_BINGET
+                IF op = 104 THEN
+                    m := get_byte(b, at) + 1;
+                    at := at + 1;
+                ELSE
+                    IF get_byte(b, at + 3) <> 0 THEN
+                        RETURN NULL;
+                    END IF;
+                    m := get_byte(b, at) + get_byte(b, at + 1) * 256 + get_byte(b, at + 2) * 65536 + 1;
+                    at := at + 4;
+                END IF;
+                s := memo[m];
+                IF s IS NULL THEN
+                    RETURN NULL;
+                END IF;
+                work := work + octet_length(s);
+                top := top + 1;
+                stack[top] := s;
+                IF left(s, 1) IN ('{', '[') THEN
+                    owner[top] := m;
+                    taken[m] := 1;
+                END IF;
+            WHEN 40 THEN  -- MARK
+                mark := mark + 1;
+                marks[mark] := top;
+            WHEN 125, 93, 143, 41 THEN  -- EMPTY_DICT, EMPTY_LIST, EMPTY_SET, EMPTY_TUPLE
+                top := top + 1;
+                stack[top] := CASE op WHEN 125 THEN '{}' ELSE '[]' END;
+                nodes := nodes + 1;
+                IF get_byte(b, at) = 148 THEN
+                    at := at + 1;
+                    memos := memos + 1;
+                    memo[memos] := stack[top];
+                    owner[top] := memos;
+                ELSE
+                    owner[top] := 0;
+                END IF;
+            WHEN 117, 115, 101, 97, 144 THEN  -- SETITEMS, SETITEM, APPENDS, APPEND, ADDITEMS
+                IF op = 115 THEN
+                    m := top - 2;
+                ELSIF op = 97 THEN
+                    m := top - 1;
+                ELSIF mark = 0 THEN
+                    RETURN NULL;
+                ELSE
+                    m := marks[mark];
+                    mark := mark - 1;
+                END IF;
+                IF m < 1 OR m > top OR owner[m] IS NULL OR mark > 0 AND marks[mark] > m THEN
+                    RETURN NULL;
+                END IF;
+                IF top > m THEN
+                    s := stack[m];
+                    parts := '{}';
+                    IF op IN (117, 115) THEN
+                        IF (top - m) % 2 = 1 THEN
+                            RETURN NULL;
+                        END IF;
+                        len := 0;
+                        FOR i IN m + 1 .. top BY 2 LOOP
+                            e := stack[i];
+                            len := len + 1;
+                            IF left(e, 1) <> '"' THEN
+                                e := to_json(e)::text;
+                            END IF;
+                            parts[len] := e || ': ' || stack[i + 1];
+                        END LOOP;
+                        e := array_to_string(parts, ', ');
+                        IF s = '{}' THEN
+                            s := '{' || e || '}';
+                        ELSIF left(s, 2) = '{"' THEN
+                            s := left(s, -1) || (', ' || e || '}');
+                        ELSIF left(s, 10) <> '{ "$class"' THEN
+                            RETURN NULL;
+                        ELSIF right(s, 3) = '} }' THEN
+                            s := left(s, -3) || (', ' || e || '} }');
+                        ELSE
+                            s := left(s, -1) || ', "$entries": {' || e || '} }';
+                            nodes := nodes + 1;
+                        END IF;
+                    ELSE
+                        FOR i IN m + 1 .. top LOOP
+                            parts[i - m] := stack[i];
+                        END LOOP;
+                        e := array_to_string(parts, ', ');
+                        IF s = '[]' THEN
+                            s := '[' || e || ']';
+                        ELSIF left(s, 1) = '[' THEN
+                            s := left(s, -1) || (', ' || e || ']');
+                        ELSIF left(s, 10) <> '{ "$class"' THEN
+                            RETURN NULL;
+                        ELSIF right(s, 3) = '] }' THEN
+                            s := left(s, -3) || (', ' || e || '] }');
+                        ELSE
+                            s := left(s, -1) || ', "$items": [' || e || '] }';
+                            nodes := nodes + 1;
+                        END IF;
+                    END IF;
+                    top := m;
+                    stack[m] := s;
+                    work := work + octet_length(s) / 4;
+                    IF owner[m] > 0 THEN
+                        IF taken[owner[m]] = 1 THEN
+                            RETURN NULL;
+                        END IF;
+                        memo[owner[m]] := s;
+                    END IF;
+                END IF;
+            WHEN 148, 113, 114 THEN  -- MEMOIZE, BINPUT, LONG_BINPUT
+                IF op = 148 THEN
+                    m := memos + 1;
+                ELSIF op = 113 THEN
+                    m := get_byte(b, at) + 1;
+                    at := at + 1;
+                ELSE
+                    IF get_byte(b, at + 3) <> 0 THEN
+                        RETURN NULL;
+                    END IF;
+                    m := get_byte(b, at) + get_byte(b, at + 1) * 256 + get_byte(b, at + 2) * 65536 + 1;
+                    at := at + 4;
+                END IF;
+                IF top = 0 OR m > step OR memo[m] IS NOT NULL THEN
+                    RETURN NULL;
+                END IF;
+                s := stack[top];
+                work := work + octet_length(s);
+                memos := greatest(memos, m);
+                memo[m] := s;
+                IF left(s, 1) IN ('{', '[') THEN
+                    IF owner[top] > 0 THEN
+                        RETURN NULL;
+                    END IF;
+                    owner[top] := m;
+                END IF;
+            WHEN 71 THEN  -- BINFLOAT
+                x := ('x' || encode(substr(b, at + 1, 8), 'hex'))::bit(64)::bigint;
+                at := at + 8;
+                m := ((x >> 52) & 2047)::integer;
+                IF m = 2047 THEN
+                    f := CASE WHEN (x & 4503599627370495) <> 0 THEN 'NaN' ELSE 'Infinity' END;
+                ELSIF m = 0 THEN
+                    f := (x & 4503599627370495)::double precision * '5e-324'::double precision;
+                ELSE
+                    -- In two steps, each exact and neither out of range.
+                    m := m - 1075;
+                    f := ((x & 4503599627370495) + 4503599627370496)::double precision
+                         * power(2::double precision, (m / 2)::double precision)
+                         * power(2::double precision, (m - m / 2)::double precision);
+                END IF;
+                top := top + 1;
+                stack[top] := pgstore.float_json(CASE WHEN x < 0 THEN -f ELSE f END);
+            WHEN 77 THEN  -- BININT2
+                top := top + 1;
+                stack[top] := (get_byte(b, at) + get_byte(b, at + 1) * 256)::text;
+                at := at + 2;
+            WHEN 74 THEN  -- BININT
+                top := top + 1;
+                stack[top] := (get_byte(b, at) + get_byte(b, at + 1) * 256 + get_byte(b, at + 2) * 65536
+                               + CASE WHEN get_byte(b, at + 3) < 128 THEN get_byte(b, at + 3)
+                                      ELSE get_byte(b, at + 3) - 256 END * 16777216)::text;
+                at := at + 4;
+            WHEN 78, 136, 137 THEN  -- NONE, NEWTRUE, NEWFALSE
+                top := top + 1;
+                stack[top] := CASE op WHEN 78 THEN 'null' WHEN 136 THEN 'true' ELSE 'false' END;
+            WHEN 46 THEN  -- STOP
+                IF top <> 1 OR mark <> 0 THEN
+                    RETURN NULL;
+                END IF;
+                s := stack[1];
+                IF nodes > 1000 THEN
+                    -- Deep enough to overflow the stack of whoever reads it? Brackets outside of strings, counted.
+                    SELECT max(l.level)
+                      INTO m
+                      FROM (SELECT sum(CASE WHEN c.bracket IN ('[', '{') THEN 1 ELSE -1 END) OVER (ORDER BY c.position) AS level
+                              FROM string_to_table(regexp_replace(s, '"(\\.|[^"\\])*"|[^]["{}]+', '', 'g'), NULL)
+                                   WITH ORDINALITY AS c (bracket, position)) l;
+                    IF m > 1000 THEN
+                        RETURN NULL;
+                    END IF;
+                END IF;
+                RETURN s::jsonb;
+            WHEN 138, 139 THEN  -- LONG1, LONG4
+                IF op = 138 THEN
+                    len := get_byte(b, at);
+                    at := at + 1;
+                ELSE
+                    IF get_byte(b, at + 2) <> 0 OR get_byte(b, at + 3) <> 0 THEN
+                        RETURN NULL;
+                    END IF;
+                    len := get_byte(b, at) + get_byte(b, at + 1) * 256;
+                    at := at + 4;
+                END IF;
+                IF at + len >= n OR len > 8192 THEN
+                    RETURN NULL;
+                END IF;
+                top := top + 1;
+                IF len BETWEEN 1 AND 8 THEN
+                    x := CASE WHEN get_byte(b, at + len - 1) < 128 THEN 0 ELSE -1 END;
+                    FOR i IN REVERSE at + len - 1 .. at LOOP
+                        x := (x << 8) | get_byte(b, i);
+                    END LOOP;
+                    stack[top] := x::text;
+                ELSE
+                    stack[top] := pgstore.pickle_integer(substr(b, at + 1, len))::text;
+                    work := work + len * (len / 16);  -- the time grows with the square
+                END IF;
+                at := at + len;
+            WHEN 67, 66, 142, 150 THEN  -- SHORT_BINBYTES, BINBYTES, BINBYTES8, BYTEARRAY8
+                IF op = 67 THEN
+                    len := get_byte(b, at);
+                    at := at + 1;
+                ELSE
+                    IF get_byte(b, at + 3) <> 0 OR op <> 66 AND substr(b, at + 5, 4) <> '\x00000000'::bytea THEN
+                        RETURN NULL;
+                    END IF;
+                    len := get_byte(b, at) + get_byte(b, at + 1) * 256 + get_byte(b, at + 2) * 65536;
+                    at := at + CASE op WHEN 66 THEN 4 ELSE 8 END;
+                END IF;
+                IF at + len >= n THEN
+                    RETURN NULL;
+                END IF;
+                top := top + 1;
+                stack[top] := '{ "$bytes": "' || translate(encode(substr(b, at + 1, len), 'base64'), E'\n', '') || '"}';
+                owner[top] := 0;
+                nodes := nodes + 1;
+                at := at + len;
+            WHEN 133, 134, 135, 116, 145 THEN  -- TUPLE1, TUPLE2, TUPLE3, TUPLE, FROZENSET
+                IF op IN (116, 145) THEN
+                    IF mark = 0 THEN
+                        RETURN NULL;
+                    END IF;
+                    m := marks[mark];
+                    mark := mark - 1;
+                ELSE
+                    m := top - (op - 132);
+                END IF;
+                IF m < 0 OR m > top OR mark > 0 AND marks[mark] > m THEN
+                    RETURN NULL;
+                END IF;
+                parts := '{}';
+                FOR i IN m + 1 .. top LOOP
+                    parts[i - m] := stack[i];
+                END LOOP;
+                top := m + 1;
+                s := '[' || array_to_string(parts, ', ') || ']';
+                stack[top] := s;
+                owner[top] := 0;
+                nodes := nodes + 1;
+                work := work + octet_length(s) / 4;
+            WHEN 149 THEN  -- FRAME
+                at := at + 8;
+            WHEN 147, 99 THEN  -- STACK_GLOBAL, GLOBAL
+                IF op = 147 THEN
+                    IF top < 2 THEN
+                        RETURN NULL;
+                    END IF;
+                    top := top - 1;
+                    s := stack[top];
+                    e := stack[top + 1];
+                ELSE
+                    top := top + 1;
+                    len := position('\x0a'::bytea IN substr(b, at + 1, 512));
+                    IF len = 0 THEN
+                        RETURN NULL;
+                    END IF;
+                    s := pgstore.pickle_text(substr(b, at + 1, len - 1));
+                    s := CASE s WHEN '"__builtin__"' THEN '"builtins"' ELSE s END;
+                    at := at + len;
+                    len := position('\x0a'::bytea IN substr(b, at + 1, 512));
+                    IF len = 0 THEN
+                        RETURN NULL;
+                    END IF;
+                    e := pgstore.pickle_text(substr(b, at + 1, len - 1));
+                    at := at + len;
+                END IF;
+                IF left(s, 1) = '"' AND left(e, 1) = '"' THEN
+                    stack[top] := '{ "$class": ' || left(s, -1) || '.' || substr(e, 2) || ' }';
+                    owner[top] := 0;
+                    nodes := nodes + 1;
+                ELSE
+                    RETURN NULL;
+                END IF;
+            WHEN 82, 129, 146 THEN  -- REDUCE, NEWOBJ, NEWOBJ_EX
+                top := top - CASE op WHEN 146 THEN 2 ELSE 1 END;
+                IF top < 1 THEN
+                    RETURN NULL;
+                END IF;
+                s := stack[top];
+                e := stack[top + 1];
+                IF left(s, 10) <> '{ "$class"' OR left(e, 1) <> '[' THEN
+                    RETURN NULL;
+                END IF;
+                IF op = 146 THEN
+                    e := e || ', "$kwargs": ' || stack[top + 2];
+                END IF;
+                IF right(s, 3) <> '" }' THEN  -- what is called is what a call returned
+                    s := '{ "$class": ' || s || ', "$args": ' || e || '}';
+                ELSIF op <> 146 AND s ~ '^\{ "\$class": "(datetime|collections|builtins|_codecs)\.' THEN
+                    s := pgstore.pickle_object(s, e, nodes <= 1000);
+                ELSE
+                    s := left(s, -2) || ', "$args": ' || e || '}';
+                END IF;
+                stack[top] := s;
+                owner[top] := 0;
+                nodes := nodes + 1;
+                work := work + octet_length(s) / 4;
+            WHEN 98 THEN  -- BUILD
+                top := top - 1;
+                IF top < 1 OR owner[top] IS NULL THEN
+                    RETURN NULL;
+                END IF;
+                s := stack[top];
+                e := stack[top + 1];
+                IF left(s, 10) = '{ "$class"' THEN
+                    IF s = '{ "$class": "uuid.UUID", "$args": []}' AND e ~ '^\{"int": \d{1,39}\}$'
+                       AND substr(e, 9, length(e) - 9)::numeric < 340282366920938463463374607431768211456 THEN
+                        e := substr(e, 9, length(e) - 9);
+                        s := '{ "$class": "uuid.UUID", "$value": "'
+                             || (lpad(to_hex(div(e::numeric, 79228162514264337593543950336)::bigint), 8, '0')
+                                 || lpad(to_hex((div(e::numeric, 18446744073709551616) % 4294967296)::bigint), 8, '0')
+                                 || lpad(to_hex((div(e::numeric, 4294967296) % 4294967296)::bigint), 8, '0')
+                                 || lpad(to_hex((e::numeric % 4294967296)::bigint), 8, '0'))::uuid
+                             || '"}';
+                    ELSE
+                        s := left(s, -1) || ', "$state": ' || e || '}';
+                    END IF;
+                ELSIF left(s, 1) NOT IN ('{', '[') THEN
+                    RETURN NULL;
+                END IF;
+                stack[top] := s;
+                nodes := nodes + 1;
+                work := work + octet_length(s) / 4;
+                IF owner[top] > 0 THEN
+                    IF taken[owner[top]] = 1 THEN
+                        RETURN NULL;
+                    END IF;
+                    memo[owner[top]] := s;
+                END IF;
+            WHEN 48, 49 THEN  -- POP, POP_MARK
+                IF op = 49 OR mark > 0 AND marks[mark] = top THEN
+                    IF mark = 0 OR marks[mark] > top THEN
+                        RETURN NULL;
+                    END IF;
+                    top := marks[mark];
+                    mark := mark - 1;
+                ELSIF top = 0 THEN
+                    RETURN NULL;
+                ELSE
+                    top := top - 1;
+                END IF;
+            ELSE  -- of protocols 0 and 1, persistent ids, extension codes, buffers kept elsewhere
+                RETURN NULL;
+        END CASE;
+    END LOOP;
+    RETURN NULL;
+END
+$function$;
+
+-- ------------------------------------------------------------------------------------------------------- Dict, for SQL
+
+-- The stored text of a str key, as serializers/keys.py writes it: itself, but escaped if it begins with U+0001, and cut before a
+-- hash if it has more than 1,024 bytes.
+CREATE FUNCTION pgstore.dict_key(key text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+DECLARE
+    stored text COLLATE "C" := key;  -- whatever the caller's collation: some ignore U+0001
+    data   bytea;
+    cut    integer := 1024;
+BEGIN
+    IF left(stored, 1) = E'\u0001' THEN
+        stored := E'\u0001s' || replace(replace(replace(stored, '\', '\\'), ',', '\,'), E'\u0001', '\1');
+    END IF;
+    IF octet_length(stored) <= cut THEN
+        RETURN stored;
+    END IF;
+    data := convert_to(stored, 'UTF8');
+    WHILE get_byte(data, cut) & 192 = 128 LOOP  -- not within a character
+        cut := cut - 1;
+    END LOOP;
+    RETURN convert_from(substr(data, 1, cut), 'UTF8') || E'\u0001' || encode(sha256(data), 'hex');
+END
+$function$;
+
+-- Every live entry with its value as jsonb. To index values, make the Dict with json_projection=True and, for its id only,
+--     CREATE INDEX CONCURRENTLY ON pgstore.dict_entry USING gin (json_value jsonb_path_ops) WHERE store_id = 7;
+-- then query dict_entry itself. Updates of these entries are then no longer HOT.
+CREATE VIEW pgstore.dict_items AS
+SELECT s.environment,
+       s.name,                                        -- NULL: ephemeral
+       s.id AS store_id,
+       e.key,
+       CASE e.codec
+           WHEN 'i' THEN to_jsonb(e.integer_value)
+           WHEN 'f' THEN pgstore.float_json(e.float_value)::jsonb
+           WHEN 'j' THEN e.json_value
+           WHEN 'p' THEN coalesce(e.json_value, pgstore.decode_pickle(e.value))
+           WHEN 's' THEN coalesce(e.json_value, pgstore.decode_pickle(substr(e.value, 17)))
+       END AS value,                                  -- NULL: decode_pickle says when
+       e.codec,
+       e.revision,
+       e.updated_at,
+       e.expires_at,
+       coalesce(octet_length(e.value), 0) + coalesce(pg_column_size(e.json_value), 0)
+           + CASE WHEN e.codec IN ('i', 'f') THEN 8 ELSE 0 END AS size_bytes  -- of the value, JSON as compressed
+  FROM pgstore.store s
+  JOIN pgstore.dict_entry e ON e.store_id = s.id
+ WHERE s.kind = 'dict'
+   AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp());
+
+-- Keys are those that are str in Python. Each function comes by id and by name; a Dict that is not there is error P0002.
+
+CREATE FUNCTION pgstore.dict_id(p_name text, p_environment text DEFAULT 'main') RETURNS bigint
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+DECLARE
+    found_id bigint := (SELECT s.id
+                          FROM pgstore.store s
+                         WHERE s.environment = p_environment COLLATE "C"
+                           AND (CASE s.kind WHEN 'nfs' THEN 'volume' ELSE s.kind END) = 'dict'
+                           AND s.name = p_name COLLATE "C");
+BEGIN
+    IF found_id IS NULL THEN
+        RAISE EXCEPTION 'no Dict % in environment %', quote_nullable(p_name), quote_nullable(p_environment)
+              USING ERRCODE = 'no_data_found', HINT = 'Dicts are made by pgstore.Dict.from_name(name, create_if_missing=True).';
+    END IF;
+    RETURN found_id;
+END
+$function$;
+
+-- NULL for a key that is not there or has expired; the JSON value null is 'null'.
+CREATE FUNCTION pgstore.dict_get(p_store_id bigint, p_key text) RETURNS jsonb
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+DECLARE
+    stored CONSTANT text COLLATE "C" := pgstore.dict_key(p_key);
+    result jsonb;
+BEGIN
+    SELECT i.value
+      INTO result
+      FROM pgstore.dict_items i
+     WHERE i.store_id = p_store_id
+       AND i.key = stored;
+    IF NOT FOUND AND NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = p_store_id AND s.kind = 'dict') THEN
+        RAISE EXCEPTION 'no Dict with id %', coalesce(p_store_id::text, 'NULL') USING ERRCODE = 'no_data_found';
+    END IF;
+    RETURN result;
+END
+$function$;
+
+CREATE FUNCTION pgstore.dict_get(p_name text, p_key text, p_environment text DEFAULT 'main') RETURNS jsonb
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+BEGIN
+    RETURN pgstore.dict_get(pgstore.dict_id(p_name, p_environment), p_key);
+END
+$function$;
+
+-- Numbers become what Python calls them: 1 an int, which increment() takes, 1.0 and 0.1 a float; what neither holds stays JSON.
+CREATE FUNCTION pgstore.dict_put(p_store_id bigint, p_key text, p_value jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $function$
+DECLARE
+    stored   CONSTANT text COLLATE "C" := pgstore.dict_key(p_key);
+    encoded  CONSTANT bytea := convert_to(p_key, 'UTF8');
+    pickled  bytea;
+    number   numeric;
+    integral bigint;
+    fraction double precision;
+    codec    "char" := 'j';
+    settings jsonb;
+    changed  bigint;
+BEGIN
+    IF p_key IS NULL OR p_value IS NULL THEN
+        RAISE EXCEPTION 'key and value of dict_put must not be NULL'
+              USING ERRCODE = 'null_value_not_allowed', HINT = $hint$The JSON value null is 'null'::jsonb.$hint$;
+    END IF;
+    IF pg_column_size(p_value) > 33554432 AND octet_length(p_value::text) > 268435456 THEN  -- an escape has six bytes for one
+        RAISE EXCEPTION 'the value of key % has more than 256 MiB', quote_literal(left(p_key, 100))
+              USING ERRCODE = 'program_limit_exceeded', HINT = 'Store it as a file in a Volume.';
+    END IF;
+    IF jsonb_typeof(p_value) = 'number' THEN
+        number := p_value::numeric;
+        IF scale(number) = 0 AND number BETWEEN -9223372036854775808 AND 9223372036854775807 THEN
+            codec := 'i';
+            integral := number::bigint;
+        ELSIF scale(number) > 0 AND abs(number) < 1e308 AND (number = 0 OR abs(number) > 1e-307) THEN
+            IF pgstore.float_json(number::double precision)::numeric = number THEN
+                codec := 'f';
+                fraction := number::double precision;
+            END IF;
+        END IF;
+    END IF;
+    -- Where the text is not the key itself, Python finds the key in a pickle: protocol 4, BINUNICODE with its length, STOP.
+    IF stored <> p_key COLLATE "C" THEN
+        pickled := '\x800458'::bytea
+                   || decode(lpad(to_hex(octet_length(encoded) & 255), 2, '0')
+                             || lpad(to_hex((octet_length(encoded) >> 8) & 255), 2, '0')
+                             || lpad(to_hex((octet_length(encoded) >> 16) & 255), 2, '0')
+                             || lpad(to_hex((octet_length(encoded) >> 24) & 255), 2, '0'), 'hex')
+                   || encoded || '\x2e'::bytea;
+    END IF;
+
+    SELECT s.options
+      INTO settings
+      FROM pgstore.store s
+     WHERE s.id = p_store_id
+       AND s.kind = 'dict';
+    INSERT INTO pgstore.dict_entry AS e (store_id, key, key_pickle, codec, integer_value, float_value, json_value, expires_at)
+    SELECT s.id, stored, pickled, codec, integral, fraction, CASE codec WHEN 'j' THEN p_value END,
+           statement_timestamp() + make_interval(secs => (settings ->> 'ttl')::double precision)
+      FROM pgstore.store s
+     WHERE s.id = p_store_id
+       AND s.kind = 'dict'
+    ON CONFLICT (store_id, key) DO UPDATE
+       SET codec = excluded.codec,
+           value = NULL,
+           integer_value = excluded.integer_value,
+           float_value = excluded.float_value,
+           json_value = excluded.json_value,
+           revision = excluded.revision,
+           updated_at = excluded.updated_at,
+           expires_at = excluded.expires_at
+    RETURNING e.revision INTO changed;
+    IF changed IS NULL THEN
+        RAISE EXCEPTION 'no Dict with id %', coalesce(p_store_id::text, 'NULL') USING ERRCODE = 'no_data_found';
+    END IF;
+    IF settings @> '{"watch": true}' THEN
+        INSERT INTO pgstore.dict_change (store_id, kind, key, revision, key_pickle)
+        VALUES (p_store_id, 'p', stored, changed, pickled);
+        PERFORM pgstore.notify_if_awaited(p_store_id, 'watch');
+    END IF;
+END
+$function$;
+
+CREATE FUNCTION pgstore.dict_put(p_name text, p_key text, p_value jsonb, p_environment text DEFAULT 'main') RETURNS void
+LANGUAGE plpgsql VOLATILE AS $function$
+BEGIN
+    PERFORM pgstore.dict_put(pgstore.dict_id(p_name, p_environment), p_key, p_value);
+END
+$function$;
+
+-- Whether there was such a key.
+CREATE FUNCTION pgstore.dict_delete(p_store_id bigint, p_key text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $function$
+DECLARE
+    stored   CONSTANT text COLLATE "C" := pgstore.dict_key(p_key);
+    settings jsonb;
+    entry    record;
+BEGIN
+    SELECT s.options
+      INTO settings
+      FROM pgstore.store s
+     WHERE s.id = p_store_id
+       AND s.kind = 'dict';
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no Dict with id %', coalesce(p_store_id::text, 'NULL') USING ERRCODE = 'no_data_found';
+    END IF;
+    DELETE FROM pgstore.dict_entry e
+     WHERE e.store_id = p_store_id
+       AND e.key = stored
+    RETURNING e.key, e.revision, e.expires_at, e.key_pickle INTO entry;
+    IF NOT FOUND OR entry.expires_at <= statement_timestamp() THEN
+        RETURN false;
+    END IF;
+    IF settings @> '{"watch": true}' THEN
+        INSERT INTO pgstore.dict_change (store_id, kind, key, revision, key_pickle)
+        VALUES (p_store_id, 'd', entry.key, entry.revision, entry.key_pickle);
+        PERFORM pgstore.notify_if_awaited(p_store_id, 'watch');
+    END IF;
+    RETURN true;
+END
+$function$;
+
+CREATE FUNCTION pgstore.dict_delete(p_name text, p_key text, p_environment text DEFAULT 'main') RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $function$
+BEGIN
+    RETURN pgstore.dict_delete(pgstore.dict_id(p_name, p_environment), p_key);
+END
+$function$;
+
+-- ---------------------------------------------------------------------------------------------------- waking who waits
+
+-- As zlib.crc32: 0 to 4294967295.
+CREATE FUNCTION pgstore.crc32(data bytea) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+DECLARE
+    shifted CONSTANT bigint[] := '{0,498536548,997073096,651767980,1994146192,1802195444,1303535960,1342533948,
+                                   3988292384,4027552580,3604390888,3412177804,2607071920,2262029012,2685067896,3183342108}';
+    crc     bigint := 4294967295;
+BEGIN
+    FOR i IN 0 .. octet_length(data) - 1 LOOP  -- by four bits
+        crc := crc # get_byte(data, i)::bigint;
+        crc := (crc >> 4) # shifted[(crc & 15)::integer + 1];
+        crc := (crc >> 4) # shifted[(crc & 15)::integer + 1];
+    END LOOP;
+    RETURN crc # 4294967295;
+END
+$function$;
+
+-- Wake those who wait for a topic of a store, if anybody does (pgstore/client/listener.py): who waits holds a shared advisory lock.
+-- An unconditional NOTIFY would make all commits of the database queue up.
+CREATE FUNCTION pgstore.notify_if_awaited(store_id bigint, topic text) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT AS $function$
+DECLARE
+    payload text := store_id::text || '/' || topic;
+    crc     bigint := pgstore.crc32(convert_to(payload, 'UTF8'));
+    lock    integer := (CASE WHEN crc < 2147483648 THEN crc ELSE crc - 4294967296 END)::integer;
+BEGIN
+    -- Given back at once: kept until the commit, it would make writers take each other for waiters. 1885827956 is 0x70677374.
+    IF pg_try_advisory_lock(1885827956, lock) THEN
+        PERFORM pg_advisory_unlock(1885827956, lock);
+    ELSE
+        PERFORM pg_notify('pgstore', payload);
+    END IF;
+END
+$function$;
+
+-- ----------------------------------------------------------------------------------------------------------- Queue, for SQL
+
+-- Every item that can be taken, with its value as jsonb.
+CREATE VIEW pgstore.queue_items AS
+SELECT s.environment,
+       s.name,                                        -- NULL: ephemeral
+       s.id AS store_id,
+       q.partition,
+       q.id,
+       q.put_at,
+       q.attempts,
+       CASE q.codec
+           WHEN 'j' THEN convert_from(q.payload, 'UTF8')::jsonb
+           WHEN 'p' THEN pgstore.decode_pickle(q.payload)
+       END AS item,                                   -- NULL: decode_pickle says when
+       octet_length(q.payload) AS size_bytes
+  FROM pgstore.store s
+  JOIN pgstore.queue_item q ON q.store_id = s.id
+ WHERE s.kind = 'queue';
+
+-- One row a Queue. Counts rows, so it reads as much as it counts. What a client has taken and not told yet, or never told because it
+-- was killed, is missing in `gets` and in `puts`; what it took in a transaction of its caller's counts though that may roll back.
+CREATE VIEW pgstore.queue_stats AS
+SELECT s.environment,
+       s.name,                                        -- NULL: ephemeral
+       s.id AS store_id,
+       i.depth,                                       -- items that can be taken
+       i.oldest_at,                                   -- when the oldest of them was put
+       statement_timestamp() - i.oldest_at AS oldest_age,
+       d.leased,
+       d.delayed,
+       d.dead,
+       i.depth + d.leased + d.delayed + d.dead + c.gets + c.cleared AS puts,  -- all that ever were here
+       c.gets,                                        -- these two are ten seconds late: see queue_count
+       c.cleared
+  FROM pgstore.store s
+ CROSS JOIN LATERAL (SELECT count(*) AS depth, min(q.put_at) AS oldest_at
+                       FROM pgstore.queue_item q
+                      WHERE q.store_id = s.id) AS i
+ CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE e.kind = 'l') AS leased,
+                            count(*) FILTER (WHERE e.kind = 'd') AS delayed,
+                            count(*) FILTER (WHERE e.kind = 'x') AS dead
+                       FROM pgstore.queue_deferred e
+                      WHERE e.store_id = s.id) AS d
+ CROSS JOIN LATERAL (SELECT coalesce(sum(n.gets), 0)::bigint AS gets, coalesce(sum(n.cleared), 0)::bigint AS cleared
+                       FROM pgstore.queue_count n
+                      WHERE n.store_id = s.id) AS c
+ WHERE s.kind = 'queue';
+
+-- Put a JSON value, which Python takes as plain objects. A trigger on a table of yours can feed workers so. A Queue that is not there
+-- is error P0002, one that is full (maxsize) 53400: nothing in SQL waits for room.
+CREATE FUNCTION pgstore.queue_put(p_store_id bigint, p_item jsonb, p_partition text DEFAULT '') RETURNS void
+LANGUAGE plpgsql VOLATILE AS $function$
+DECLARE
+    settings jsonb;
+    maxsize  bigint;
+BEGIN
+    IF p_item IS NULL OR p_partition IS NULL THEN
+        RAISE EXCEPTION 'item and partition of queue_put must not be NULL'
+              USING ERRCODE = 'null_value_not_allowed',
+                    HINT = $hint$The JSON value null is 'null'::jsonb, the default partition ''.$hint$;
+    END IF;
+    IF octet_length(p_partition) > 64 THEN
+        RAISE EXCEPTION 'partition % has more than 64 bytes', quote_literal(p_partition) USING ERRCODE = 'name_too_long';
+    END IF;
+    SELECT s.options
+      INTO settings
+      FROM pgstore.store s
+     WHERE s.id = p_store_id
+       AND s.kind = 'queue';
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no Queue with id %', coalesce(p_store_id::text, 'NULL') USING ERRCODE = 'no_data_found';
+    END IF;
+    maxsize := (settings ->> 'maxsize')::bigint;
+    IF maxsize IS NOT NULL THEN
+        -- As in pgstore/queue/put.py: who puts into a bounded queue holds this lock, and counts after it is taken. 0x70677372.
+        PERFORM pg_advisory_xact_lock(1885827954, (p_store_id % 2147483648)::integer);
+        IF (SELECT count(*)
+              FROM (SELECT
+                      FROM pgstore.queue_item q
+                     WHERE q.store_id = p_store_id
+                     LIMIT maxsize) AS waiting) >= maxsize THEN
+            RAISE EXCEPTION 'the Queue with id % is full: % items', p_store_id, maxsize
+                  USING ERRCODE = 'configuration_limit_exceeded';
+        END IF;
+    END IF;
+    -- Before the id is drawn: see queue_advance.
+    PERFORM pg_advisory_xact_lock_shared(1885827945, (p_store_id % 2147483648)::integer);
+    INSERT INTO pgstore.queue_item (store_id, partition, codec, payload)
+    SELECT s.id, p_partition, 'j', convert_to(p_item::text, 'UTF8')
+      FROM pgstore.store s
+     WHERE s.id = p_store_id;
+    PERFORM pgstore.notify_if_awaited(p_store_id, p_partition);
+END
+$function$;
+
+CREATE FUNCTION pgstore.queue_put(p_name text, p_item jsonb, p_partition text DEFAULT '', p_environment text DEFAULT 'main')
+RETURNS void LANGUAGE plpgsql VOLATILE AS $function$
+DECLARE
+    found_id CONSTANT bigint := (SELECT s.id
+                                   FROM pgstore.store s
+                                  WHERE s.environment = p_environment COLLATE "C"
+                                    AND (CASE s.kind WHEN 'nfs' THEN 'volume' ELSE s.kind END) = 'queue'
+                                    AND s.name = p_name COLLATE "C");
+BEGIN
+    IF found_id IS NULL THEN
+        RAISE EXCEPTION 'no Queue % in environment %', quote_nullable(p_name), quote_nullable(p_environment)
+              USING ERRCODE = 'no_data_found', HINT = 'Queues are made by pgstore.Queue.from_name(name, create_if_missing=True).';
+    END IF;
+    PERFORM pgstore.queue_put(found_id, p_item, p_partition);
+END
+$function$;
+
+-- -------------------------------------------------------------------------------- Queue: below which id there is nothing left
+--
+-- A get that starts at the first id has to pass the dead row of every item taken since the oldest snapshot that somebody holds; so
+-- gets start at a mark. Whoever inserts into queue_item takes a shared advisory lock, key (1885827945, store_id % 2147483648), before
+-- the id is drawn and holds it to the end of the transaction. Once those who held it when the sequence was read are gone, every id
+-- up to what was read is visible or will never be.
+
+-- Raise the mark. Called first without p_last_id, p_inserters and p_server, and again with what it returned as long as `low` is NULL:
+-- someone is still inserting. After a failover or a crash it begins anew, for the sequence may have gone back.
+-- Only under READ COMMITTED, since each step here has to see what was committed before it, and in a transaction that has written
+-- nothing: an item that it has taken, and may give back, would be invisible here. Else low is NULL, and nothing is done.
+CREATE FUNCTION pgstore.queue_advance(p_store_id bigint, p_partition text, p_last_id bigint, p_inserters text[], p_server text,
+                                      OUT low bigint, OUT last_id bigint, OUT inserters text[], OUT server text)
+LANGUAGE plpgsql VOLATILE AS $function$
+#variable_conflict use_column
+DECLARE
+    still_there text[];
+    oldest      bigint;
+    known_low   bigint;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' OR pg_current_xact_id_if_assigned() IS NOT NULL THEN
+        RETURN;
+    END IF;
+    server := concat_ws('/', extract(epoch FROM pg_postmaster_start_time()),
+                        extract(epoch FROM pg_stat_get_bgwriter_stat_reset_time()));  -- a crash resets statistics
+    IF server = p_server THEN
+        last_id := p_last_id;
+        inserters := p_inserters;
+    END IF;
+    IF last_id IS NULL THEN
+        SELECT s.last_value - CASE WHEN s.is_called THEN 0 ELSE 1 END
+          INTO last_id
+          FROM pgstore.queue_item_id_seq s;
+    END IF;
+    SELECT coalesce(array_agg(DISTINCT l.virtualtransaction), '{}')
+      INTO still_there
+      FROM pg_locks l
+     WHERE l.locktype = 'advisory'
+       AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+       AND l.classid = 1885827945
+       AND l.objid = (p_store_id % 2147483648)::oid
+       AND l.objsubid = 2;
+    IF inserters IS NULL THEN
+        inserters := still_there;
+    END IF;
+    -- A transaction that is prepared changes its number to -1/….
+    IF inserters && still_there OR (inserters <> '{}' AND EXISTS (SELECT FROM unnest(still_there) t WHERE t LIKE '-1/%')) THEN
+        RETURN;
+    END IF;
+    known_low := coalesce((SELECT h.low
+                             FROM pgstore.queue_head h
+                            WHERE h.store_id = p_store_id
+                              AND h.partition = p_partition), 0);
+    -- An item that someone is taking is still visible, and holds the mark back: it may be given back.
+    SELECT q.id
+      INTO oldest
+      FROM pgstore.queue_item q
+     WHERE q.store_id = p_store_id
+       AND q.partition = p_partition
+       AND q.id >= known_low
+     ORDER BY q.id
+     LIMIT 1;
+    low := least(coalesce(oldest, last_id + 1), last_id + 1);
+    IF low > known_low THEN
+        INSERT INTO pgstore.queue_head AS h (store_id, partition, low)
+        SELECT s.id, p_partition, queue_advance.low
+          FROM pgstore.store s
+         WHERE s.id = p_store_id
+        ON CONFLICT (store_id, partition) DO UPDATE
+           SET low = excluded.low
+         WHERE h.low < excluded.low;
+    END IF;
+END
+$function$;
+
+-- What pgstore/queue/take.py does on its own connections, for those of a caller: the planner's settings are not ours to change there.
+-- p_low: a mark; 0: the one that is kept.
+CREATE FUNCTION pgstore.queue_take(p_store_id bigint, p_partition text, p_items bigint, p_low bigint)
+RETURNS TABLE (id bigint, put_at timestamptz, codec "char", payload bytea, attempts smallint)
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $function$
+#variable_conflict use_column
+BEGIN
+    IF p_low = 0 THEN
+        p_low := coalesce((SELECT h.low
+                             FROM pgstore.queue_head h
+                            WHERE h.store_id = p_store_id
+                              AND h.partition = p_partition), 0);
+    END IF;
+    RETURN QUERY
+    DELETE FROM pgstore.queue_item q
+     WHERE q.ctid = ANY (ARRAY(SELECT i.ctid
+                                 FROM pgstore.queue_item i
+                                WHERE i.store_id = p_store_id
+                                  AND i.partition = p_partition
+                                  AND i.id >= p_low
+                                ORDER BY i.id
+                                  FOR UPDATE SKIP LOCKED
+                                LIMIT p_items))
+    RETURNING q.id, q.put_at, q.codec, q.payload::bytea, q.attempts;
+END
+$function$;
+
+-- ------------------------------------------------------------------------------------------------------------ large objects
+
+-- Chunks that are large objects. Only these functions say which, and to nobody: whoever could set chunk.large_object, or name an
+-- oid, would read and write everybody's large objects with the rights of the functions' owner. They lock the chunk first: of two
+-- lo_put into one page the second would fail.
+CREATE FUNCTION pgstore.chunk_read(p_store_id bigint, p_chunk_id bigint, p_offset bigint, p_length integer) RETURNS bytea
+LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN (SELECT lo_get(k.large_object, p_offset, p_length)
+              FROM pgstore.chunk k
+             WHERE k.store_id = p_store_id
+               AND k.id = p_chunk_id);
+END
+$function$;
+
+CREATE FUNCTION pgstore.chunk_create(p_store_id bigint, p_chunk_id bigint, p_offset bigint, p_data bytea) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    made oid;
+BEGIN
+    PERFORM FROM pgstore.file_system f WHERE f.store_id = p_store_id AND f.storage = 'l';
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'file system % does not keep large objects', p_store_id USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    made := lo_create(0);
+    PERFORM lo_put(made, p_offset, p_data);
+    INSERT INTO pgstore.chunk (store_id, id, large_object) VALUES (p_store_id, p_chunk_id, made);
+END
+$function$;
+
+CREATE FUNCTION pgstore.chunk_write(p_store_id bigint, p_chunk_id bigint, p_offset bigint, p_data bytea) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    found_oid oid;
+BEGIN
+    SELECT k.large_object
+      INTO found_oid
+      FROM pgstore.chunk k
+     WHERE k.store_id = p_store_id
+       AND k.id = p_chunk_id
+       FOR NO KEY UPDATE;
+    IF found_oid IS NULL THEN
+        RAISE EXCEPTION 'chunk % of store % is no large object', p_chunk_id, p_store_id USING ERRCODE = 'no_data_found';
+    END IF;
+    PERFORM lo_put(found_oid, p_offset, p_data);
+END
+$function$;
+
+-- Chunk p_target becomes what the first p_length bytes of chunk p_source are.
+CREATE FUNCTION pgstore.chunk_copy(p_store_id bigint, p_source bigint, p_target bigint, p_length integer) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    PERFORM pgstore.chunk_create(p_store_id, p_target, 0, pgstore.chunk_read(p_store_id, p_source, 0, p_length));
+END
+$function$;
+
+CREATE FUNCTION pgstore.chunk_truncate(p_store_id bigint, p_chunk_id bigint, p_length integer) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    found_oid  oid;
+    descriptor integer;
+BEGIN
+    SELECT k.large_object
+      INTO found_oid
+      FROM pgstore.chunk k
+     WHERE k.store_id = p_store_id
+       AND k.id = p_chunk_id
+       FOR NO KEY UPDATE;
+    IF found_oid IS NULL THEN
+        RAISE EXCEPTION 'chunk % of store % is no large object', p_chunk_id, p_store_id USING ERRCODE = 'no_data_found';
+    END IF;
+    descriptor := lo_open(found_oid, x'60000'::integer);  -- INV_READ | INV_WRITE
+    IF lo_lseek64(descriptor, 0, 2) > p_length THEN
+        PERFORM lo_truncate64(descriptor, p_length);
+    END IF;
+    PERFORM lo_close(descriptor);
+END
+$function$;
+
+-- Each large object takes a lock until the commit: at most 1,000 in one transaction.
+CREATE FUNCTION pgstore.chunk_delete(p_store_id bigint, p_chunk_id bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    found_oid oid;
+BEGIN
+    DELETE FROM pgstore.chunk k
+     WHERE k.store_id = p_store_id
+       AND k.id = p_chunk_id
+    RETURNING k.large_object INTO found_oid;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM FROM pg_largeobject_metadata m WHERE m.oid = found_oid;
+    IF FOUND THEN  -- not after a restore without large objects
+        PERFORM lo_unlink(found_oid);
+    END IF;
+    RETURN true;
+END
+$function$;
+
+-- Before the rows of a store are deleted: note its large objects.
+CREATE FUNCTION pgstore.large_objects_leave(p_store_id bigint) RETURNS bigint
+LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    noted bigint;
+BEGIN
+    WITH gone AS (
+         DELETE FROM pgstore.extent WHERE store_id = p_store_id),
+    chunks AS (
+         DELETE FROM pgstore.chunk WHERE store_id = p_store_id AND large_object IS NOT NULL RETURNING large_object)
+    INSERT INTO pgstore.large_object_left (store_id, large_object)
+    SELECT p_store_id, c.large_object
+      FROM chunks c;
+    GET DIAGNOSTICS noted = ROW_COUNT;
+    RETURN noted;
+END
+$function$;
+
+-- Unlinks some of them. Returns how many; each takes a lock until the commit, of which a server has a few thousand.
+CREATE FUNCTION pgstore.large_objects_unlink(p_store_id bigint) RETURNS bigint
+LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    unlinked bigint := 0;
+    gone     oid;
+BEGIN
+    FOR gone IN
+        DELETE FROM pgstore.large_object_left
+         WHERE ctid = ANY (ARRAY(SELECT ctid
+                                   FROM pgstore.large_object_left
+                                  WHERE store_id = p_store_id
+                                  LIMIT 1000
+                                    FOR UPDATE SKIP LOCKED))
+        RETURNING large_object
+    LOOP
+        PERFORM FROM pg_largeobject_metadata m WHERE m.oid = gone;
+        IF FOUND THEN  -- not after a restore without large objects
+            PERFORM lo_unlink(gone);
+        END IF;
+        unlinked := unlinked + 1;
+    END LOOP;
+    RETURN unlinked;
+END
+$function$;
+
+-- data with piece written at p_offset; what lies between becomes zeros.
+CREATE FUNCTION pgstore.bytes_overlaid(data bytea, p_offset integer, piece bytea) RETURNS bytea
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+DECLARE
+    size CONSTANT integer := octet_length(data);
+BEGIN
+    IF p_offset = 0 AND size <= octet_length(piece) THEN
+        RETURN piece;
+    ELSIF p_offset = size THEN
+        RETURN data || piece;
+    ELSIF p_offset > size THEN
+        RETURN data || decode(repeat('00', p_offset - size), 'hex') || piece;
+    END IF;
+    RETURN overlay(data PLACING piece FROM p_offset + 1);
+END
+$function$;
+
+-- Files of a NetworkFileSystem are written in place. Locks are taken in this order: the inode, its blob, its extents and chunks
+-- from the first to the last, the inode's new size and time. Whoever only writes into chunks holds the inode FOR KEY SHARE and
+-- the blob FOR SHARE: any number at once, who wait for each other where they write the same chunk, and for the short update at
+-- the end. Whoever changes where the bytes are (a first blob, one that a copy has as well, truncation) or builds on the size
+-- (append) is alone: the inode FOR UPDATE. So is a transaction of several calls, which would else wait for those who wait for it.
+
+-- Writes into a blob that is not shared, of which the caller holds the locks.
+CREATE FUNCTION pgstore.blob_write(p_store_id bigint, p_blob_id bigint, p_chunk_size integer, p_offset bigint, p_data bytea) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $function$
+DECLARE
+    stop       CONSTANT bigint := p_offset + octet_length(p_data);
+    at         bigint := p_offset;
+    place      integer;  -- of the chunk
+    start      integer;  -- in the chunk
+    piece      bytea;
+    there      record;
+    fresh      bigint;
+    as_objects boolean;
+BEGIN
+    WHILE at < stop LOOP
+        place := at / p_chunk_size;
+        start := at % p_chunk_size;
+        piece := substring(p_data FROM (at - p_offset)::integer + 1 FOR least(p_chunk_size - start, stop - at)::integer);
+        SELECT e.chunk_id, e.is_owned
+          INTO there
+          FROM pgstore.extent e
+         WHERE e.store_id = p_store_id
+           AND e.blob_id = p_blob_id
+           AND e.position = place;
+        IF NOT there.is_owned THEN  -- two writers must not both replace the chunk
+            SELECT e.chunk_id, e.is_owned
+              INTO there
+              FROM pgstore.extent e
+             WHERE e.store_id = p_store_id
+               AND e.blob_id = p_blob_id
+               AND e.position = place
+               FOR NO KEY UPDATE;
+        END IF;
+        IF there.is_owned THEN
+            UPDATE pgstore.chunk k
+               SET data = pgstore.bytes_overlaid(k.data, start, piece)
+             WHERE k.store_id = p_store_id
+               AND k.id = there.chunk_id
+               AND k.data IS NOT NULL;
+            IF NOT FOUND THEN
+                PERFORM pgstore.chunk_write(p_store_id, there.chunk_id, start, piece);
+            END IF;
+            at := at + octet_length(piece);
+            CONTINUE;
+        END IF;
+
+        as_objects := coalesce(as_objects, (SELECT f.storage = 'l' FROM pgstore.file_system f WHERE f.store_id = p_store_id));
+        fresh := nextval('pgstore.chunk_id_seq');
+        IF there.chunk_id IS NULL THEN
+            IF as_objects THEN
+                PERFORM pgstore.chunk_create(p_store_id, fresh, start, piece);
+            ELSE
+                INSERT INTO pgstore.chunk (store_id, id, data)
+                VALUES (p_store_id, fresh, pgstore.bytes_overlaid('', start, piece));
+            END IF;
+            INSERT INTO pgstore.extent (store_id, blob_id, position, chunk_id)
+            VALUES (p_store_id, p_blob_id, place, fresh)
+            ON CONFLICT DO NOTHING;
+            IF NOT FOUND THEN  -- another writer was quicker: once more, into that chunk
+                PERFORM pgstore.chunk_delete(p_store_id, fresh);
+                CONTINUE;
+            END IF;
+        ELSE
+            IF as_objects THEN
+                PERFORM pgstore.chunk_copy(p_store_id, there.chunk_id, fresh, p_chunk_size);
+                PERFORM pgstore.chunk_write(p_store_id, fresh, start, piece);
+            ELSE
+                INSERT INTO pgstore.chunk (store_id, id, data)
+                SELECT p_store_id, fresh, pgstore.bytes_overlaid(k.data, start, piece)
+                  FROM pgstore.chunk k
+                 WHERE k.store_id = p_store_id
+                   AND k.id = there.chunk_id;
+            END IF;
+            PERFORM pgstore.chunk_replace(p_store_id, p_blob_id, place, there.chunk_id, fresh);
+        END IF;
+        at := at + octet_length(piece);
+    END LOOP;
+END
+$function$;
+
+CREATE FUNCTION pgstore.chunk_replace(p_store_id bigint, p_blob_id bigint, p_position integer, p_old bigint, p_new bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $function$
+BEGIN
+    UPDATE pgstore.extent
+       SET chunk_id = p_new,
+           is_owned = true
+     WHERE store_id = p_store_id
+       AND blob_id = p_blob_id
+       AND position = p_position;
+    INSERT INTO pgstore.chunk_left (store_id, chunk_id) VALUES (p_store_id, p_old) ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at);
+END
+$function$;
+
+-- A blob for a file that is not inline any more. Returns its id.
+CREATE FUNCTION pgstore.blob_create(p_store_id bigint, p_data bytea) RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $function$
+DECLARE
+    made       CONSTANT bigint := nextval('pgstore.blob_id_seq');
+    chunk_size CONSTANT integer := (SELECT f.chunk_size_bytes FROM pgstore.file_system f WHERE f.store_id = p_store_id);
+BEGIN
+    INSERT INTO pgstore.blob (store_id, id, chunk_size_bytes) VALUES (p_store_id, made, chunk_size);
+    IF p_data IS NOT NULL THEN
+        PERFORM pgstore.blob_write(p_store_id, made, chunk_size, 0, p_data);
+    END IF;
+    RETURN made;
+END
+$function$;
+
+-- A blob of one's own with the first chunks of one that is shared. Returns its id.
+CREATE FUNCTION pgstore.blob_fork(p_store_id bigint, p_blob_id bigint, p_chunks bigint) RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $function$
+DECLARE
+    made CONSTANT bigint := nextval('pgstore.blob_id_seq');
+BEGIN
+    INSERT INTO pgstore.blob (store_id, id, chunk_size_bytes)
+    SELECT b.store_id, made, b.chunk_size_bytes
+      FROM pgstore.blob b
+     WHERE b.store_id = p_store_id
+       AND b.id = p_blob_id;
+    INSERT INTO pgstore.extent (store_id, blob_id, position, chunk_id, is_owned)
+    SELECT e.store_id, made, e.position, e.chunk_id, false
+      FROM pgstore.extent e
+     WHERE e.store_id = p_store_id
+       AND e.blob_id = p_blob_id
+       AND e.position < p_chunks;
+    INSERT INTO pgstore.blob_left (store_id, blob_id) VALUES (p_store_id, p_blob_id) ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at);
+    RETURN made;
+END
+$function$;
+
+-- Writes p_data at p_offset, NULL: at the end. p_is_relaxed: the commit need not wait for the disk. Returns the new size; NULL: no
+-- such file. Where it has to be alone after all it fails, for whoever called to try again with p_is_alone.
+CREATE FUNCTION pgstore.file_write(p_store_id bigint, p_ino bigint, p_offset bigint, p_data bytea, p_is_alone boolean, p_is_relaxed boolean) RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $function$
+DECLARE
+    is_alone boolean := p_is_alone OR p_offset IS NULL;
+    there    record;
+    blob     record;
+    start    bigint;
+    stop     bigint;
+    now_ns   CONSTANT bigint := (extract(epoch FROM clock_timestamp()) * 1000000000)::bigint;
+BEGIN
+    IF p_is_relaxed THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    IF NOT is_alone THEN
+        SELECT b.is_shared IS DISTINCT FROM false
+          INTO is_alone
+          FROM pgstore.inode i
+          LEFT JOIN LATERAL (
+               SELECT n.is_shared
+                 FROM pgstore.blob n
+                WHERE n.store_id = p_store_id
+                  AND n.id = i.blob_id
+                LIMIT 1) b ON true
+         WHERE i.store_id = p_store_id
+           AND i.ino = p_ino
+           AND i.version_to = 9223372036854775807;
+    END IF;
+    IF is_alone THEN
+        SELECT i.blob_id, i.size_bytes, i.inline_data
+          INTO there
+          FROM pgstore.inode i
+         WHERE i.store_id = p_store_id
+           AND i.ino = p_ino
+           AND i.version_to = 9223372036854775807
+           FOR UPDATE;
+    ELSE
+        SELECT i.blob_id, i.size_bytes, NULL::bytea AS inline_data
+          INTO there
+          FROM pgstore.inode i
+         WHERE i.store_id = p_store_id
+           AND i.ino = p_ino
+           AND i.version_to = 9223372036854775807
+           FOR KEY SHARE;
+    END IF;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    start := coalesce(p_offset, there.size_bytes);
+    stop := start + octet_length(p_data);
+
+    IF there.blob_id IS NULL AND is_alone AND stop <= 65536 THEN
+        UPDATE pgstore.inode
+           SET inline_data = pgstore.bytes_overlaid(coalesce(there.inline_data, ''), start::integer, p_data),
+               size_bytes = greatest(size_bytes, stop),
+               mtime_ns = now_ns,
+               ctime_ns = now_ns
+         WHERE store_id = p_store_id
+           AND ino = p_ino
+           AND version_to = 9223372036854775807
+        RETURNING size_bytes INTO stop;
+        RETURN stop;
+    END IF;
+    IF there.blob_id IS NULL AND is_alone THEN
+        there.blob_id := pgstore.blob_create(p_store_id, there.inline_data);
+    END IF;
+    SELECT b.chunk_size_bytes, b.is_shared
+      INTO blob
+      FROM pgstore.blob b
+     WHERE b.store_id = p_store_id
+       AND b.id = there.blob_id
+       FOR SHARE;
+    IF blob.is_shared AND is_alone THEN
+        there.blob_id := pgstore.blob_fork(p_store_id, there.blob_id, 2147483648);
+    ELSIF blob.is_shared IS DISTINCT FROM false THEN
+        RAISE EXCEPTION 'the contents of file % were moved by another transaction', p_ino USING ERRCODE = 'serialization_failure';
+    END IF;
+    PERFORM pgstore.blob_write(p_store_id, there.blob_id, blob.chunk_size_bytes, start, p_data);
+    UPDATE pgstore.inode
+       SET blob_id = there.blob_id,
+           inline_data = NULL,
+           size_bytes = greatest(size_bytes, stop),
+           mtime_ns = now_ns,
+           ctime_ns = now_ns
+     WHERE store_id = p_store_id
+       AND ino = p_ino
+       AND version_to = 9223372036854775807
+    RETURNING size_bytes INTO stop;
+    RETURN stop;
+END
+$function$;
+
+-- Cuts a file to p_size bytes, or lets it grow to so many by a hole. Returns whether there is such a file.
+CREATE FUNCTION pgstore.file_truncate(p_store_id bigint, p_ino bigint, p_size bigint, p_is_relaxed boolean) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $function$
+DECLARE
+    there  record;
+    blob   record;
+    last   record;
+    chunks bigint;
+    rest   integer;
+    fresh  bigint;
+    now_ns CONSTANT bigint := (extract(epoch FROM clock_timestamp()) * 1000000000)::bigint;
+BEGIN
+    IF p_is_relaxed THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    SELECT i.blob_id, i.size_bytes, i.inline_data
+      INTO there
+      FROM pgstore.inode i
+     WHERE i.store_id = p_store_id
+       AND i.ino = p_ino
+       AND i.version_to = 9223372036854775807
+       FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+
+    IF there.blob_id IS NULL AND p_size > 65536 THEN
+        there.blob_id := pgstore.blob_create(p_store_id, there.inline_data);
+        there.inline_data := NULL;
+    ELSIF there.blob_id IS NULL AND p_size > there.size_bytes THEN
+        there.inline_data := pgstore.bytes_overlaid(coalesce(there.inline_data, ''), p_size::integer, '');
+    ELSIF there.blob_id IS NULL THEN
+        there.inline_data := nullif(substring(there.inline_data FROM 1 FOR p_size::integer), '');
+    ELSIF p_size = 0 THEN
+        INSERT INTO pgstore.blob_left (store_id, blob_id) VALUES (p_store_id, there.blob_id) ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at);
+        there.blob_id := NULL;
+    ELSIF p_size < there.size_bytes THEN
+        SELECT b.chunk_size_bytes, b.is_shared
+          INTO blob
+          FROM pgstore.blob b
+         WHERE b.store_id = p_store_id
+           AND b.id = there.blob_id
+           FOR SHARE;
+        chunks := (p_size + blob.chunk_size_bytes - 1) / blob.chunk_size_bytes;
+        rest := p_size % blob.chunk_size_bytes;
+        IF blob.is_shared THEN
+            there.blob_id := pgstore.blob_fork(p_store_id, there.blob_id, chunks);
+        ELSE
+            WITH gone AS (
+                 DELETE FROM pgstore.extent
+                  WHERE store_id = p_store_id
+                    AND blob_id = there.blob_id
+                    AND position >= chunks
+                 RETURNING chunk_id)
+            INSERT INTO pgstore.chunk_left (store_id, chunk_id)
+            SELECT p_store_id, g.chunk_id
+              FROM gone g
+            ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at);
+        END IF;
+        SELECT e.position, e.chunk_id, e.is_owned, k.data IS NULL AS is_object
+          INTO last
+          FROM pgstore.extent e
+         CROSS JOIN LATERAL (
+               SELECT n.data
+                 FROM pgstore.chunk n
+                WHERE n.store_id = p_store_id
+                  AND n.id = e.chunk_id
+                LIMIT 1) k
+         WHERE e.store_id = p_store_id
+           AND e.blob_id = there.blob_id
+           AND e.position = chunks - 1
+           AND rest > 0;
+        IF last.is_owned AND last.is_object THEN
+            PERFORM pgstore.chunk_truncate(p_store_id, last.chunk_id, rest);
+        ELSIF last.is_owned THEN
+            UPDATE pgstore.chunk
+               SET data = substring(data FROM 1 FOR rest)
+             WHERE store_id = p_store_id
+               AND id = last.chunk_id
+               AND octet_length(data) > rest;
+        ELSIF last.chunk_id IS NOT NULL THEN
+            fresh := nextval('pgstore.chunk_id_seq');
+            IF last.is_object THEN
+                PERFORM pgstore.chunk_copy(p_store_id, last.chunk_id, fresh, rest);
+            ELSE
+                INSERT INTO pgstore.chunk (store_id, id, data)
+                SELECT p_store_id, fresh, substring(k.data FROM 1 FOR rest)
+                  FROM pgstore.chunk k
+                 WHERE k.store_id = p_store_id
+                   AND k.id = last.chunk_id;
+            END IF;
+            PERFORM pgstore.chunk_replace(p_store_id, there.blob_id, last.position, last.chunk_id, fresh);
+        END IF;
+    END IF;
+    UPDATE pgstore.inode
+       SET blob_id = there.blob_id,
+           inline_data = there.inline_data,
+           size_bytes = p_size,
+           mtime_ns = now_ns,
+           ctime_ns = now_ns
+     WHERE store_id = p_store_id
+       AND ino = p_ino
+       AND version_to = 9223372036854775807;
+    RETURN true;
+END
+$function$;
+
+-- ------------------------------------------------------------------------------------------- files, put in one call
+
+-- A commit of one small file to a Volume, in one call: what `files.merge` comes to where its directory p_directory exists and
+-- p_name leads to nothing, or to a file of one name. Returns false, with nothing done, where things are otherwise; NULL: there is no
+-- such file system. p_ino was drawn for this put alone: with p_is_repeated, after a call whose answer was lost, it tells whether that
+-- call has put the file, whatever others have done with it since. (As long as its rows are there: see the grace of collection.)
+CREATE FUNCTION pgstore.volume_put(p_store_id bigint, p_ino bigint, p_directory bytea[], p_name bytea, p_mode integer, p_mtime_ns bigint,
+                                   p_now_ns bigint, p_data bytea, p_is_repeated boolean) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $function$
+DECLARE
+    directory bigint := 1;
+    step      bytea;
+    there     record;
+    version   bigint;
+BEGIN
+    IF p_is_repeated THEN
+        PERFORM FROM pgstore.file_system f WHERE f.store_id = p_store_id FOR UPDATE;
+        IF EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = p_store_id AND i.ino = p_ino) THEN
+            RETURN true;
+        END IF;
+    END IF;
+    FOREACH step IN ARRAY p_directory LOOP
+        SELECT d.ino
+          INTO directory
+          FROM pgstore.dirent d
+         WHERE d.store_id = p_store_id
+           AND d.parent = directory
+           AND d.name = step
+           AND d.version_to = 9223372036854775807
+           AND d.kind = 'd';
+        IF NOT FOUND THEN
+            RETURN false;
+        END IF;
+    END LOOP;
+    SELECT d.kind, (SELECT i.link_count
+                      FROM pgstore.inode i
+                     WHERE i.store_id = p_store_id
+                       AND i.ino = d.ino
+                       AND i.version_to = 9223372036854775807)
+      INTO there
+      FROM pgstore.dirent d
+     WHERE d.store_id = p_store_id
+       AND d.parent = directory
+       AND d.name = p_name
+       AND d.version_to = 9223372036854775807;
+    IF FOUND AND (there.kind, there.link_count) IS DISTINCT FROM ('f'::"char", 1) THEN
+        RETURN false;
+    END IF;
+
+    -- The lock, after which nothing changes any more. What had changed before it undoes all: the caller looks again.
+    UPDATE pgstore.file_system SET head = head + 1 WHERE store_id = p_store_id RETURNING head INTO version;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    IF EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = p_store_id AND i.ino = p_ino) THEN
+        RAISE EXCEPTION 'file % was put by a repeated call, which this one is too late for', p_ino USING ERRCODE = 'unique_violation';
+    END IF;
+    -- Not the statement's time, which is before it waited.
+    INSERT INTO pgstore.volume_version (store_id, version, committed_at) VALUES (p_store_id, version, clock_timestamp());
+    UPDATE pgstore.dirent
+       SET version_to = version
+     WHERE store_id = p_store_id
+       AND parent = directory
+       AND name = p_name
+       AND version_to = 9223372036854775807
+       AND kind = 'f'
+    RETURNING ino INTO there;
+    IF FOUND THEN
+        UPDATE pgstore.inode
+           SET version_to = version
+         WHERE store_id = p_store_id
+           AND ino = there.ino
+           AND version_to = 9223372036854775807
+           AND link_count = 1;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'file % got another name meanwhile', there.ino USING ERRCODE = 'serialization_failure';
+        END IF;
+    END IF;
+    WITH closed AS (
+         UPDATE pgstore.inode
+            SET version_to = version
+          WHERE store_id = p_store_id
+            AND ino = directory
+            AND version_to = 9223372036854775807
+         RETURNING *
+    )
+    INSERT INTO pgstore.inode
+           (store_id, ino, version_from, kind, mode, uid, gid, link_count, size_bytes, mtime_ns, ctime_ns, parent, xattrs)
+    SELECT c.store_id, c.ino, version, c.kind, c.mode, c.uid, c.gid, c.link_count, c.size_bytes,
+           greatest(c.mtime_ns, p_now_ns), greatest(c.ctime_ns, p_now_ns), c.parent, c.xattrs
+      FROM closed c;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'directory % was removed meanwhile', directory USING ERRCODE = 'serialization_failure';
+    END IF;
+    INSERT INTO pgstore.inode (store_id, ino, kind, mode, size_bytes, mtime_ns, ctime_ns, inline_data)
+    VALUES (p_store_id, p_ino, 'f', p_mode, octet_length(p_data), p_mtime_ns, p_now_ns, nullif(p_data, ''));
+    INSERT INTO pgstore.dirent (store_id, parent, name, version_from, ino, kind)
+    VALUES (p_store_id, directory, p_name, version, p_ino, 'f');
+    RETURN true;
+END
+$function$;
+
+-- --------------------------------------------------------------------------------------------------- files, for SQL
+
+-- A name as text: UTF-8 as itself, of anything else each byte that belongs to no character as \xff.
+CREATE FUNCTION pgstore.file_name(name bytea) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+DECLARE
+    -- Characters of UTF-8 in PostgreSQL's escape format, as in pickle_text.
+    valid   CONSTANT text := '[^\\]|\\\\|\\3(?:[1-3][0-7]|0[2-7])\\2[0-7]{2}|\\340\\2[4-7][0-7]\\2[0-7]{2}'
+                             '|\\3(?:[4][1-7]|5[0-467])\\2[0-7]{2}\\2[0-7]{2}|\\355\\2[0-3][0-7]\\2[0-7]{2}'
+                             '|\\360\\2[2-7][0-7](?:\\2[0-7]{2}){2}|\\36[1-3](?:\\2[0-7]{2}){3}'
+                             '|\\364\\2[01][0-7](?:\\2[0-7]{2}){2}';
+    escaped CONSTANT text := encode(name, 'escape');  -- \ooo for what is not ASCII, \\ for a backslash
+BEGIN
+    IF octet_length(escaped) = octet_length(name) THEN
+        RETURN escaped;
+    ELSIF escaped ~ ('^(?:' || valid || ')*$') THEN
+        RETURN convert_from(name, 'UTF8');
+    END IF;
+    RETURN (SELECT string_agg(CASE WHEN p.part[1] IS NOT NULL THEN convert_from(decode(p.part[1], 'escape'), 'UTF8')
+                                   ELSE '\x' || encode(decode(p.part[2], 'escape'), 'hex')
+                              END, '' ORDER BY p.position)
+              FROM regexp_matches(escaped, '((?:' || valid || ')+)|(\\[0-7]{3})', 'g') WITH ORDINALITY AS p (part, position));
+END
+$function$;
+
+CREATE FUNCTION pgstore.file_type(kind "char") RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+BEGIN
+    RETURN CASE kind WHEN 'f' THEN 'file' WHEN 'd' THEN 'directory' WHEN 'l' THEN 'symlink' WHEN 'p' THEN 'fifo' ELSE 'socket' END;
+END
+$function$;
+
+-- Every path of every Volume, in its newest version, and NetworkFileSystem. Goes from each root down to all files, so it reads as
+-- much as the store has names, whatever is asked of `path`; a condition on volume or store_id leaves other stores out.
+-- list_directory() goes to one directory.
+CREATE VIEW pgstore.files AS
+SELECT s.environment,
+       s.name AS volume,                              -- of the NetworkFileSystem, if kind says so; NULL: ephemeral
+       s.kind,                                        -- volume, nfs
+       s.id AS store_id,
+       t.path,                                        -- from the root, without a leading slash; names as file_name() shows them
+       pgstore.file_type(i.kind) AS type,             -- file, directory, symlink, fifo, socket
+       i.size_bytes AS size,
+       to_timestamp(i.mtime_ns / 1e9) AS mtime,
+       i.mode,                                        -- permission bits, an integer
+       i.uid,
+       i.gid,
+       i.link_count,
+       pgstore.file_name(i.link_target) AS link_target,
+       nullif(greatest(t.version, i.version_from), 0) AS version,  -- the commit since which the path leads to this; NULL: nfs
+       t.ino                                          -- read_file(store_id, ino) reads the file
+  FROM pgstore.store s
+ CROSS JOIN LATERAL (
+       WITH RECURSIVE tree AS (
+            SELECT 1::bigint AS ino, 'd'::"char" AS kind, NULL::text AS path, 0::bigint AS version
+             UNION ALL
+            SELECT e.ino, e.kind, concat(w.path || '/', pgstore.file_name(e.name)), greatest(w.version, e.version_from)
+              FROM tree w
+             CROSS JOIN LATERAL (
+                   SELECT d.ino, d.kind, d.name, d.version_from
+                     FROM pgstore.dirent d
+                    WHERE d.store_id = s.id
+                      AND d.parent = w.ino
+                      AND d.version_to = 9223372036854775807
+                   OFFSET 0) e
+             WHERE w.kind = 'd'
+       )
+       SELECT r.ino, r.path, r.version
+         FROM tree r
+        WHERE r.path IS NOT NULL) t
+ CROSS JOIN LATERAL (
+       SELECT n.*
+         FROM pgstore.inode n
+        WHERE n.store_id = s.id
+          AND n.ino = t.ino
+          AND n.version_to = 9223372036854775807
+        LIMIT 1) i
+ WHERE s.kind IN ('volume', 'nfs');
+
+-- Each of the following comes by id and by name. What is missing is error P0002 if it is the store, 42704 if it is the version, 58P01 if it
+-- is the file; a directory where there should be a file, or the reverse, is 42809. What a transaction has done to a Volume in
+-- Python is not to be seen before it commits.
+
+CREATE FUNCTION pgstore.file_system_id(p_name text, p_environment text DEFAULT 'main') RETURNS bigint
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+DECLARE
+    found_id CONSTANT bigint := (SELECT s.id
+                                   FROM pgstore.store s
+                                  WHERE s.environment = p_environment COLLATE "C"
+                                    AND (CASE s.kind WHEN 'nfs' THEN 'volume' ELSE s.kind END) = 'volume'
+                                    AND s.name = p_name COLLATE "C");
+BEGIN
+    IF found_id IS NULL THEN
+        RAISE EXCEPTION 'no Volume or NetworkFileSystem % in environment %', quote_nullable(p_name), quote_nullable(p_environment)
+              USING ERRCODE = 'no_data_found', HINT = 'Volumes are made by pgstore.Volume.from_name(name, create_if_missing=True).';
+    END IF;
+    RETURN found_id;
+END
+$function$;
+
+-- Where to look for a version: the newest state (NULL) is what is valid just before the end of all versions. Version 0, the Volume as
+-- it was made, is there as long as version 1, or while there is none.
+CREATE FUNCTION pgstore.file_version(p_store_id bigint, p_version bigint) RETURNS bigint
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+DECLARE
+    found_kind CONSTANT text := (SELECT s.kind FROM pgstore.store s WHERE s.id = p_store_id);
+BEGIN
+    IF found_kind NOT IN ('volume', 'nfs') IS NOT FALSE THEN
+        RAISE EXCEPTION 'no Volume or NetworkFileSystem with id %', coalesce(p_store_id::text, 'NULL') USING ERRCODE = 'no_data_found';
+    ELSIF p_version IS NULL THEN
+        RETURN 9223372036854775806;
+    ELSIF found_kind = 'volume' AND p_version >= 0
+          AND (EXISTS (SELECT FROM pgstore.volume_version v WHERE v.store_id = p_store_id AND v.version = greatest(p_version, 1))
+               OR p_version = 0 AND EXISTS (SELECT FROM pgstore.file_system f WHERE f.store_id = p_store_id AND f.head = 0)) THEN
+        RETURN p_version;
+    END IF;
+    RAISE EXCEPTION 'the store with id % has no version %', p_store_id, p_version
+          USING ERRCODE = 'undefined_object', HINT = 'Only Volumes have versions; which are kept stands in pgstore.volume_version.';
+END
+$function$;
+
+-- Where a path leads. Symbolic links are followed, the last name's too; an absolute target begins at the root of the store.
+CREATE FUNCTION pgstore.file_find(p_store_id bigint, p_path text, p_version bigint,
+                                  OUT ino bigint, OUT kind "char", OUT version bigint)
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+#variable_conflict use_column
+DECLARE
+    at_version CONSTANT bigint := pgstore.file_version(p_store_id, p_version);
+    rest       bytea := convert_to(p_path, 'UTF8');
+    slash      integer;
+    part       bytea;
+    links      integer := 0;
+    entry      record;
+BEGIN
+    IF p_path IS NULL THEN
+        RAISE EXCEPTION 'a path must not be NULL' USING ERRCODE = 'null_value_not_allowed';
+    ELSIF p_path ~ '(^|/)\.\.(/|$)' THEN
+        RAISE EXCEPTION 'path % contains ''..''', quote_literal(p_path) USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    ino := 1;
+    kind := 'd';
+    version := 0;
+    WHILE rest <> '' LOOP
+        slash := position('\x2f'::bytea IN rest);
+        part := CASE slash WHEN 0 THEN rest ELSE substr(rest, 1, slash - 1) END;
+        rest := CASE slash WHEN 0 THEN '' ELSE substr(rest, slash + 1) END;
+        CONTINUE WHEN part IN ('', '.');
+        IF octet_length(part) > 255 THEN
+            RAISE EXCEPTION 'path % contains a name of % bytes, at most 255 are allowed', quote_literal(p_path), octet_length(part)
+                  USING ERRCODE = 'name_too_long';
+        ELSIF kind <> 'd' THEN
+            RAISE EXCEPTION 'a part of path % that should be a directory is a %', quote_literal(p_path), pgstore.file_type(kind)
+                  USING ERRCODE = 'wrong_object_type';
+        END IF;
+        IF part = '..' THEN  -- of a link
+            SELECT n.parent AS ino, 'd'::"char" AS kind, 0::bigint AS version_from, NULL::bytea AS link_target
+              INTO entry
+              FROM pgstore.inode n
+             WHERE n.store_id = p_store_id
+               AND n.ino = file_find.ino
+               AND n.version_from <= at_version
+               AND n.version_to > at_version
+             ORDER BY n.version_to
+             LIMIT 1;
+        ELSE
+            SELECT d.ino, d.kind, d.version_from,
+                   CASE d.kind
+                       WHEN 'l' THEN (SELECT n.link_target
+                                        FROM pgstore.inode n
+                                       WHERE n.store_id = p_store_id
+                                         AND n.ino = d.ino
+                                         AND n.version_from <= at_version
+                                         AND n.version_to > at_version
+                                       ORDER BY n.version_to
+                                       LIMIT 1)
+                   END AS link_target
+              INTO entry
+              FROM pgstore.dirent d
+             WHERE d.store_id = p_store_id
+               AND d.parent = file_find.ino
+               AND d.name = part
+               AND d.version_from <= at_version
+               AND d.version_to > at_version
+             ORDER BY d.version_to
+             LIMIT 1;
+        END IF;
+        IF entry.ino IS NULL THEN
+            RAISE EXCEPTION 'no such file or directory: %', quote_literal(p_path) USING ERRCODE = 'undefined_file';
+        END IF;
+        version := greatest(version, entry.version_from);
+        IF entry.kind = 'l' THEN
+            links := links + 1;
+            IF links > 40 THEN
+                RAISE EXCEPTION 'path % leads through more than 40 symbolic links', quote_literal(p_path)
+                      USING ERRCODE = 'program_limit_exceeded';
+            END IF;
+            IF substr(entry.link_target, 1, 1) = '/' THEN
+                ino := 1;
+            END IF;
+            rest := entry.link_target || '/'::bytea || rest;
+        ELSE
+            ino := entry.ino;
+            kind := entry.kind;
+        END IF;
+    END LOOP;
+END
+$function$;
+
+-- The bytes of a file, or p_length of them from p_offset on, which may reach beyond its end. At most 500 MiB at a time.
+CREATE FUNCTION pgstore.read_file(p_store_id bigint, p_ino bigint, p_version bigint DEFAULT NULL,
+                                  p_offset bigint DEFAULT 0, p_length bigint DEFAULT NULL) RETURNS bytea
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+DECLARE
+    at_version CONSTANT bigint := pgstore.file_version(p_store_id, p_version);
+    file       record;
+    first      bigint;  -- of the bytes wanted, and the one after the last
+    past       bigint;
+    zeros      bytea := '\x00';
+    result     bytea;
+BEGIN
+    IF p_offset IS NULL OR p_offset < 0 OR p_length < 0 THEN
+        RAISE EXCEPTION 'offset and length of a read must not be negative, nor the offset NULL' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    SELECT n.kind, n.size_bytes, n.inline_data, n.blob_id, b.chunk_size_bytes, f.storage
+      INTO file
+      FROM pgstore.inode n
+      LEFT JOIN pgstore.blob b ON b.store_id = n.store_id AND b.id = n.blob_id
+      LEFT JOIN pgstore.file_system f ON f.store_id = n.store_id
+     WHERE n.store_id = p_store_id
+       AND n.ino = p_ino
+       AND n.version_from <= at_version
+       AND n.version_to > at_version
+     ORDER BY n.version_to
+     LIMIT 1;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the store with id % has no inode %', p_store_id, coalesce(p_ino::text, 'NULL') USING ERRCODE = 'undefined_file';
+    ELSIF file.kind <> 'f' THEN
+        RAISE EXCEPTION 'inode % of the store with id % is a %, not a file', p_ino, p_store_id, pgstore.file_type(file.kind)
+              USING ERRCODE = 'wrong_object_type';
+    END IF;
+    first := least(p_offset, file.size_bytes);
+    past := first + least(file.size_bytes - first, p_length);
+    IF past - first > 524288000 THEN  -- as text it has twice as many bytes, and no value may have 1 GiB
+        RAISE EXCEPTION 'a read of % bytes, at most 524288000 (500 MiB) are possible', past - first
+              USING ERRCODE = 'program_limit_exceeded', HINT = 'Read in parts, with p_offset and p_length, or in Python.';
+    ELSIF file.blob_id IS NULL THEN
+        RETURN coalesce(substr(file.inline_data, first::integer + 1, (past - first)::integer), '');
+    ELSIF past = first THEN
+        RETURN '';
+    END IF;
+    WHILE octet_length(zeros) < file.chunk_size_bytes LOOP
+        zeros := zeros || zeros;
+    END LOOP;
+    zeros := substr(zeros, 1, file.chunk_size_bytes);
+    -- Not ordered explicitly, which would write all of it to a file to be sorted: for each position, in order, there is one look.
+    IF file.storage = 'r' THEN
+        SELECT string_agg(CASE octet_length(c.data) WHEN file.chunk_size_bytes THEN c.data
+                                                    ELSE coalesce(overlay(zeros PLACING c.data FROM 1), zeros) END, '')
+          INTO result
+          FROM generate_series(first / file.chunk_size_bytes, (past - 1) / file.chunk_size_bytes) AS s (position)
+          LEFT JOIN LATERAL (
+               SELECT k.data
+                 FROM pgstore.extent e
+                 JOIN pgstore.chunk k ON k.store_id = e.store_id AND k.id = e.chunk_id
+                WHERE e.store_id = p_store_id
+                  AND e.blob_id = file.blob_id
+                  AND e.position = s.position::integer
+                LIMIT 1) c ON true;
+    ELSE
+        SELECT string_agg(coalesce(overlay(zeros PLACING c.data FROM 1), zeros), '')
+          INTO result
+          FROM generate_series(first / file.chunk_size_bytes, (past - 1) / file.chunk_size_bytes) AS s (position)
+          LEFT JOIN LATERAL (
+               SELECT pgstore.chunk_read(p_store_id, e.chunk_id, 0, file.chunk_size_bytes) AS data
+                 FROM pgstore.extent e
+                WHERE e.store_id = p_store_id
+                  AND e.blob_id = file.blob_id
+                  AND e.position = s.position::integer
+                LIMIT 1) c ON true;
+    END IF;
+    RETURN substr(result, (first % file.chunk_size_bytes)::integer + 1, (past - first)::integer);
+END
+$function$;
+
+CREATE FUNCTION pgstore.read_file(p_store_id bigint, p_path text, p_version bigint DEFAULT NULL,
+                                  p_offset bigint DEFAULT 0, p_length bigint DEFAULT NULL) RETURNS bytea
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+DECLARE
+    found record;
+BEGIN
+    SELECT w.ino, w.kind INTO found FROM pgstore.file_find(p_store_id, p_path, p_version) w;
+    IF found.kind <> 'f' THEN
+        RAISE EXCEPTION '% is a %, not a file', quote_literal(p_path), pgstore.file_type(found.kind) USING ERRCODE = 'wrong_object_type';
+    END IF;
+    RETURN pgstore.read_file(p_store_id, found.ino, p_version, p_offset, p_length);
+END
+$function$;
+
+CREATE FUNCTION pgstore.read_file(p_name text, p_path text, p_version bigint DEFAULT NULL, p_environment text DEFAULT 'main',
+                                  p_offset bigint DEFAULT 0, p_length bigint DEFAULT NULL) RETURNS bytea
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+BEGIN
+    RETURN pgstore.read_file(pgstore.file_system_id(p_name, p_environment), p_path, p_version, p_offset, p_length);
+END
+$function$;
+
+-- The same as text; what is not text in this encoding is error 22021.
+CREATE FUNCTION pgstore.read_text(p_store_id bigint, p_ino bigint, p_version bigint DEFAULT NULL, p_encoding text DEFAULT 'UTF8')
+RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+BEGIN
+    RETURN convert_from(pgstore.read_file(p_store_id, p_ino, p_version), p_encoding);
+END
+$function$;
+
+CREATE FUNCTION pgstore.read_text(p_store_id bigint, p_path text, p_version bigint DEFAULT NULL, p_encoding text DEFAULT 'UTF8')
+RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+BEGIN
+    RETURN convert_from(pgstore.read_file(p_store_id, p_path, p_version), p_encoding);
+END
+$function$;
+
+CREATE FUNCTION pgstore.read_text(p_name text, p_path text, p_version bigint DEFAULT NULL, p_environment text DEFAULT 'main',
+                                  p_encoding text DEFAULT 'UTF8') RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+BEGIN
+    RETURN convert_from(pgstore.read_file(p_name, p_path, p_version, p_environment), p_encoding);
+END
+$function$;
+
+-- What a directory holds, in the order of the names' bytes; of a file: itself. p_recursive: all below it, in no order. Page by page:
+-- p_limit entries, of the names after p_after, which is `name` of the last entry of the page before.
+CREATE FUNCTION pgstore.list_directory(p_store_id bigint, p_path text, p_version bigint DEFAULT NULL,
+                                       p_recursive boolean DEFAULT false, p_after bytea DEFAULT NULL, p_limit bigint DEFAULT NULL)
+RETURNS TABLE (path text, type text, size bigint, mtime timestamptz, mode integer, link_target text, version bigint, ino bigint,
+               name bytea)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET jit = off AS $function$
+#variable_conflict use_column
+DECLARE
+    at_version CONSTANT bigint := coalesce(p_version, 9223372036854775806);
+    prefix     CONSTANT text := (SELECT string_agg(p.part, '/' ORDER BY p.position)
+                                   FROM string_to_table(p_path, '/') WITH ORDINALITY AS p (part, position)
+                                  WHERE p.part NOT IN ('', '.'));
+    found      record;
+BEGIN
+    SELECT w.ino, w.kind, w.version INTO found FROM pgstore.file_find(p_store_id, p_path, p_version) w;
+    IF p_recursive AND (p_after IS NOT NULL OR p_limit IS NOT NULL) THEN
+        RAISE EXCEPTION 'a recursive listing has no pages' USING ERRCODE = 'invalid_parameter_value';
+    ELSIF found.kind <> 'd' THEN
+        RETURN QUERY
+        SELECT prefix, pgstore.file_type(n.kind), n.size_bytes::bigint, to_timestamp(n.mtime_ns / 1e9), n.mode::integer, NULL::text,
+               nullif(greatest(found.version, n.version_from), 0), n.ino::bigint, convert_to(substring(prefix FROM '[^/]*$'), 'UTF8')
+          FROM pgstore.inode n
+         WHERE n.store_id = p_store_id
+           AND n.ino = found.ino
+           AND n.version_from <= at_version
+           AND n.version_to > at_version;
+    ELSIF p_recursive THEN
+        RETURN QUERY
+        WITH RECURSIVE tree AS (
+             SELECT found.ino, 'd'::"char" AS kind, prefix AS path, found.version AS version, NULL::bytea AS name
+              UNION ALL
+             SELECT e.ino, e.kind, concat(w.path || '/', pgstore.file_name(e.name)), greatest(w.version, e.version_from), e.name
+               FROM tree w
+              CROSS JOIN LATERAL (
+                    SELECT d.ino, d.kind, d.name, d.version_from
+                      FROM pgstore.dirent d
+                     WHERE d.store_id = p_store_id
+                       AND d.parent = w.ino
+                       AND d.version_from <= at_version
+                       AND d.version_to > at_version
+                    OFFSET 0) e
+              WHERE w.kind = 'd'
+        )
+        SELECT t.path, pgstore.file_type(i.kind), i.size_bytes::bigint, to_timestamp(i.mtime_ns / 1e9), i.mode::integer,
+               pgstore.file_name(i.link_target), nullif(greatest(t.version, i.version_from), 0), t.ino, t.name
+          FROM tree t
+         CROSS JOIN LATERAL (
+               SELECT n.*
+                 FROM pgstore.inode n
+                WHERE n.store_id = p_store_id
+                  AND n.ino = t.ino
+                  AND n.version_from <= at_version
+                  AND n.version_to > at_version
+                ORDER BY n.version_to
+                LIMIT 1) i
+         WHERE t.name IS NOT NULL;
+    ELSE
+        RETURN QUERY
+        SELECT concat(prefix || '/', pgstore.file_name(e.name)), pgstore.file_type(i.kind), i.size_bytes::bigint,
+               to_timestamp(i.mtime_ns / 1e9), i.mode::integer, pgstore.file_name(i.link_target),
+               nullif(greatest(found.version, e.version_from, i.version_from), 0), e.ino, e.name::bytea
+          FROM (SELECT d.ino, d.name, d.version_from
+                  FROM pgstore.dirent d
+                 WHERE d.store_id = p_store_id
+                   AND d.parent = found.ino
+                   AND d.name > coalesce(p_after, '')
+                   AND d.version_from <= at_version
+                   AND d.version_to > at_version
+                 ORDER BY d.name
+                 LIMIT p_limit) e
+         CROSS JOIN LATERAL (
+               SELECT n.*
+                 FROM pgstore.inode n
+                WHERE n.store_id = p_store_id
+                  AND n.ino = e.ino
+                  AND n.version_from <= at_version
+                  AND n.version_to > at_version
+                ORDER BY n.version_to
+                LIMIT 1) i;
+    END IF;
+END
+$function$;
+
+CREATE FUNCTION pgstore.list_directory(p_name text, p_path text, p_version bigint DEFAULT NULL, p_environment text DEFAULT 'main',
+                                       p_recursive boolean DEFAULT false, p_after bytea DEFAULT NULL, p_limit bigint DEFAULT NULL)
+RETURNS TABLE (path text, type text, size bigint, mtime timestamptz, mode integer, link_target text, version bigint, ino bigint,
+               name bytea)
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+BEGIN
+    RETURN QUERY
+    SELECT *
+      FROM pgstore.list_directory(pgstore.file_system_id(p_name, p_environment), p_path, p_version, p_recursive, p_after, p_limit);
+END
+$function$;
+
+-- ------------------------------------------------------------------------------------------------- all of it at a glance
+
+-- One row a store: how much it holds. Counts rows, so it reads as much as it counts.
+CREATE VIEW pgstore.store_sizes AS
+SELECT s.environment,
+       s.kind,
+       s.name,                                        -- NULL: ephemeral
+       s.id AS store_id,
+       s.created_at,
+       s.created_by,
+       c.entries,                                     -- entries of a Dict, items of a Queue, files of a Volume or NetworkFileSystem
+       c.size_bytes                                   -- bytes of their values, payloads or contents
+  FROM pgstore.store s
+ CROSS JOIN LATERAL (
+       SELECT count(*) AS entries,
+              coalesce(sum(coalesce(octet_length(e.value), 0) + coalesce(pg_column_size(e.json_value), 0)
+                           + CASE WHEN e.codec IN ('i', 'f') THEN 8 ELSE 0 END), 0)::bigint AS size_bytes
+         FROM pgstore.dict_entry e
+        WHERE s.kind = 'dict' AND e.store_id = s.id
+          AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+        HAVING s.kind = 'dict'
+        UNION ALL
+       SELECT count(*), coalesce(sum(octet_length(q.payload)), 0)::bigint
+         FROM pgstore.queue_item q
+        WHERE s.kind = 'queue' AND q.store_id = s.id
+       HAVING s.kind = 'queue'
+        UNION ALL
+       SELECT count(*), coalesce(sum(i.size_bytes), 0)::bigint
+         FROM pgstore.inode i
+        WHERE s.kind IN ('volume', 'nfs') AND i.store_id = s.id AND i.kind = 'f' AND i.version_to = 9223372036854775807
+       HAVING s.kind IN ('volume', 'nfs')
+ ) c;
