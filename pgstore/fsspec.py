@@ -27,7 +27,7 @@ from fsspec.utils import isfilelike, stringify_path
 
 from pgstore import errors
 from pgstore.client import Client, default_client
-from pgstore.files.fileio import Layer, TextFile, on
+from pgstore.files.fileio import Layer, TextFile, layered, on
 from pgstore.network_file_system import NetworkFileSystem
 from pgstore.types import FileEntry, FileEntryType, FileStat
 from pgstore.volume import Volume
@@ -370,7 +370,9 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             # Some do not close the file below them.
             with contextlib.suppress(AttributeError):
                 file.close = _both(file.close, below.close)
-        return on(below.raw, TextFile(file, **text)) if is_text else file
+        if not is_text:
+            return file
+        return layered(below.raw, file, TextFile, **text) if file is below else on(below.raw, TextFile(file, **text))
 
     def _open(
         self,

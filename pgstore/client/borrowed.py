@@ -67,6 +67,13 @@ class Source(Protocol):
     def get(self) -> Any:
         """The psycopg connection, ready for a statement; awaitable where *is_async*."""
 
+    def begin_nested(self) -> Any:
+        """A savepoint that SQLAlchemy knows of, a transaction of its; None: there is no SQLAlchemy. Awaitable where *is_async*."""
+
+    @property
+    def can_pipeline(self) -> bool:
+        """Whether statements may be sent together."""
+
 
 def _prepared(statement: Statement) -> bool | None:
     """
@@ -90,8 +97,7 @@ class BorrowedLink:
     def execute(self, query: Query) -> Any:
         cursor = self._cursor()
         try:
-            statement = query.statement
-            cursor.execute(statement.unset_sql, _parameters(query), prepare=_prepared(statement), binary=True)
+            _send(cursor, query)
             return cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc
@@ -99,10 +105,21 @@ class BorrowedLink:
     def execute_many(self, many: Many) -> list[Any]:
         return [self.execute(query) for query in many.queries]
 
+    def execute_after(self, sql: str, query: Query) -> Any:
+        """`command` and `execute` in one round trip."""
+        cursor = self._cursor()
+        try:
+            with cursor.connection.pipeline():
+                _BorrowedCursor(cursor.connection).execute(sql.encode(), prepare=False)
+                _send(cursor, query)
+            return cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
+        except psycopg.Error as exc:
+            raise _mapped(exc, cursor.connection) from exc
+
     def command(self, sql: str) -> None:
         cursor = self._cursor()
         try:
-            cursor.execute(sql.encode())
+            cursor.execute(sql.encode(), prepare=False)
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc
 
@@ -125,6 +142,11 @@ class BorrowedLink:
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no transaction: the caller has ended it."""
+        return _is_idle(self._kept)
+
     def _cursor(self) -> _BorrowedCursor:
         connection = self._source.get()
         check_joinable(connection)
@@ -146,8 +168,7 @@ class BorrowedAsyncLink:
     async def execute(self, query: Query) -> Any:
         cursor = await self._cursor()
         try:
-            statement = query.statement
-            await cursor.execute(statement.unset_sql, _parameters(query), prepare=_prepared(statement), binary=True)
+            await _send(cursor, query)
             return await cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc
@@ -155,10 +176,21 @@ class BorrowedAsyncLink:
     async def execute_many(self, many: Many) -> list[Any]:
         return [await self.execute(query) for query in many.queries]
 
+    async def execute_after(self, sql: str, query: Query) -> Any:
+        """`command` and `execute` in one round trip."""
+        cursor = await self._cursor()
+        try:
+            async with cursor.connection.pipeline():
+                await _BorrowedAsyncCursor(cursor.connection).execute(sql.encode(), prepare=False)
+                await _send(cursor, query)
+            return await cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
+        except psycopg.Error as exc:
+            raise _mapped(exc, cursor.connection) from exc
+
     async def command(self, sql: str) -> None:
         cursor = await self._cursor()
         try:
-            await cursor.execute(sql.encode())
+            await cursor.execute(sql.encode(), prepare=False)
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc
 
@@ -181,6 +213,11 @@ class BorrowedAsyncLink:
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no transaction: the caller has ended it."""
+        return _is_idle(self._kept)
+
     async def _cursor(self) -> _BorrowedAsyncCursor:
         connection = await self._source.get()
         check_joinable(connection)
@@ -196,6 +233,17 @@ def _parameters(query: Query) -> Sequence[Any]:
         None if value is None else _PACKED[name][0](value)
         for name, value in zip(statement.types, statement.pack(query.values), strict=True)
     ]
+
+
+def _send(cursor: Any, query: Query) -> Any:
+    """Run *query*; awaitable where the cursor's methods are."""
+    statement = query.statement
+    return cursor.execute(statement.unset_sql, _parameters(query), prepare=_prepared(statement), binary=True)
+
+
+def _is_idle(cursor: Any) -> bool:
+    connection = cursor.connection
+    return not connection.closed and connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
 
 
 def _has_rows(cursor: Any) -> bool:
@@ -238,16 +286,25 @@ class _Direct:
         self.is_async = isinstance(connection, psycopg.AsyncConnection)
 
     def get(self) -> Any:
-        return self._aget() if self.is_async else self._connection
+        return _awaited(self._connection) if self.is_async else self._connection
 
-    async def _aget(self) -> Any:
-        return self._connection
+    def begin_nested(self) -> Any:
+        return _awaited(None) if self.is_async else None
+
+    @property
+    def can_pipeline(self) -> bool:
+        return psycopg.Pipeline.is_supported()
+
+
+async def _awaited(value: Any) -> Any:
+    return value
 
 
 class _Sqlalchemy:
     """A SQLAlchemy Connection or Session. Asked anew for each statement: after a commit it may use another connection."""
 
     is_async = False
+    can_pipeline = False
 
     def __init__(self, subject: Any) -> None:
         self._subject = subject
@@ -262,9 +319,13 @@ class _Sqlalchemy:
             subject.begin()
         return _driver_connection(subject.connection, psycopg.Connection)
 
+    def begin_nested(self) -> Any:
+        return self._subject.begin_nested()
+
 
 class _SqlalchemyAsync:
     is_async = True
+    can_pipeline = False
 
     def __init__(self, subject: Any) -> None:
         self._subject = subject
@@ -278,6 +339,9 @@ class _SqlalchemyAsync:
         elif not subject.in_transaction():
             await subject.begin()
         return _driver_connection(await subject.get_raw_connection(), psycopg.AsyncConnection)
+
+    async def begin_nested(self) -> Any:
+        return await self._subject.begin_nested()
 
 
 def _driver_connection(pooled: Any, expected: type) -> Any:

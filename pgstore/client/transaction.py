@@ -14,14 +14,16 @@ import contextlib
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
 from pgstore import errors
 from pgstore.client.borrowed import BorrowedAsyncLink, BorrowedLink, source_of
 from pgstore.client.connect import PLAIN_PLANNER, SCHEMA, SETTINGS, check_schema
+from pgstore.client.generators import is_suspended, looped_over
+from pgstore.client.guard import Guard
 from pgstore.client.links import CURRENT_XID, BrokenLink, Patience
 from pgstore.core.operation import BeforeCommit, Enrolment, Many, Participant, Query
 from pgstore.core.statement import Statement
@@ -30,6 +32,8 @@ from pgstore.core.steps import Steps, run_async, run_blocking, shielded
 if TYPE_CHECKING:
     from pgstore.client import Client
     from pgstore.client.world import World
+
+T = TypeVar("T")
 
 ISOLATION = Statement("SELECT current_setting('transaction_isolation')", reads=True)
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
@@ -49,6 +53,7 @@ class _Root:
         self.world = world
         self.link = link
         self.joined = joined
+        self.guard: Any = None  # of a joined one: what undoes it alone
         self.begun = joined
         self.wrote = False  # something was, or may have been, changed
         self.lost: BaseException | None = None  # the connection broke
@@ -64,7 +69,8 @@ class Transaction:
     A transaction over all stores of a client, and over the caller's own tables.
 
     Made by `pgstore.transaction()`; used with `with` or `async with`. Inside, every operation of the same thread and task takes
-    part. Leaving the block normally commits; an exception undoes everything. A block inside another is a savepoint.
+    part. Leaving the block normally commits; an exception undoes everything. A block inside another is a savepoint; so is one that
+    joins a transaction of the caller's, from its first write on.
 
     `connection` gives the psycopg connection for SQL of one's own. `store.using(tx)` uses a store in this transaction from
     another thread or task, one call at a time.
@@ -77,6 +83,7 @@ class Transaction:
         self._savepoint: str | None = None
         self._marks: dict[object, Any] = {}
         self._owner: tuple[int, Any] | None = None
+        self._opener: FrameType | None = None  # a generator that somebody loops over
         self._blocking = True
         self._ended = False
         self._forks = _forks
@@ -102,6 +109,7 @@ class Transaction:
             with root.lock:
                 run_blocking(self._begin())
                 if root.joined:
+                    run_blocking(self._guard(root))
                     return root.link._source.get()
                 run_blocking(self._lend(root))
         return root.link.connection
@@ -112,6 +120,7 @@ class Transaction:
         async with root.async_lock:
             await run_async(self._begin())
             if root.joined:
+                await run_async(self._guard(root))
                 return await root.link._source.get()
             await run_async(self._lend(root))
             return root.link.connection
@@ -207,6 +216,7 @@ class Transaction:
             )
         outer = current(self._client, blocking=blocking) if self._source is None else None
         self._owner = _who()
+        self._opener = looped_over()
         self._blocking = blocking
         if outer is not None:
             self._root = outer._root
@@ -218,6 +228,7 @@ class Transaction:
 
     def _leave(self) -> None:
         self._ended = True
+        self._opener = None  # a frame keeps all that its code has in hand
         _AMBIENT.set(tuple(tx for tx in _AMBIENT.get() if not tx._ended))
 
     def check_scope(self, blocking: bool) -> None:
@@ -227,6 +238,13 @@ class Transaction:
             raise errors.TransactionScopeError(
                 "the current transaction belongs to another thread or task, which passed its context on to this one; "
                 "use store.using(tx) to take part in it, or open a transaction here"
+            )
+        opener = self._opener
+        if opener is not None and is_suspended(opener):
+            raise errors.TransactionScopeError(
+                f"the current transaction belongs to the generator {opener.f_code.co_name!r} ({opener.f_code.co_filename}:"
+                f"{opener.f_lineno}), which is suspended in it: what the loop over it does would be undone with it. Take what it "
+                "yields into a list first, or use store.using(tx) to take part"
             )
 
     def check_form(self, blocking: bool) -> None:
@@ -262,6 +280,7 @@ class Transaction:
             world = self._client.world(blocking=not self._source.is_async)
             link = BorrowedAsyncLink(self._source) if self._source.is_async else BorrowedLink(self._source)
             self._root = _Root(world, link, joined=True)
+            self._root.guard = Guard(self._source, link)
             yield from self._check_joined(link)
         elif self._root is None:
             self._root = _Root(self._client.world(blocking=self._blocking), joined=False)
@@ -278,6 +297,8 @@ class Transaction:
         """Begin as a nested transaction."""
         root = self._open_root()
         yield from self._begin()
+        if root.joined:
+            yield from self._guard(root)
         root.savepoints += 1
         self._savepoint = f"pgstore_{root.savepoints}"
         yield from self._checked(root.link.command, f"SAVEPOINT {self._savepoint}")
@@ -306,6 +327,8 @@ class Transaction:
     def query(self, request: Query | Many) -> Steps[Any]:
         root = self._open_root()
         self._check_usable(root)
+        if root.joined and not request.reads and not root.guard.is_set:
+            return (yield from self._checked_guard(root.guard.set_with(request)))
         if request.reads or root.joined or (root.begun and root.link.xid is not None):
             if root.begun:
                 execute = root.link.execute_many if isinstance(request, Many) else root.link.execute
@@ -327,7 +350,14 @@ class Transaction:
         self._check_usable(root)
         root.wrote = True
         yield from self._begin()
+        if root.joined and method == "copy_in":
+            yield from self._guard(root)
         return (yield from self._checked(getattr(root.link, method), request))
+
+    def _guard(self, root: _Root) -> Steps[None]:
+        """See that what a joined block does can be undone without the caller's own work before it."""
+        if not root.guard.is_set:
+            yield from self._checked_guard(root.guard.set())
 
     def _checked(self, call: Callable[..., Any], *args: Any) -> Steps[Any]:
         root = self._open_root()
@@ -337,9 +367,14 @@ class Transaction:
             root.lost = exc
             if not root.joined:
                 yield root.world.links.purge()  # what idles is hardly better
-            raise errors.StoreUnavailable(
-                f"the connection broke inside a transaction, nothing of which was committed: {exc}"
-            ) from exc
+            raise _broke(exc) from exc
+
+    def _checked_guard(self, steps: Steps[T]) -> Steps[T]:
+        try:
+            return (yield from steps)
+        except BrokenLink as exc:
+            self._open_root().lost = exc
+            raise _broke(exc) from exc
 
     def _check_usable(self, root: _Root) -> None:
         if root.lost is not None:
@@ -387,7 +422,9 @@ class Transaction:
                 except errors.TransactionFailed:
                     yield from self._rollback_savepoint(root)  # the outer transaction may go on
                     raise
-            elif not root.joined:
+            elif root.joined:
+                yield from self._leave_joined(root)
+            else:
                 yield from self._commit_root(root)
         except GeneratorExit:
             raise
@@ -397,6 +434,21 @@ class Transaction:
             raise
         finally:
             self._ended = True
+
+    def _leave_joined(self, root: _Root) -> Steps[None]:
+        try:
+            yield from self._checked_guard(root.guard.release())
+        except errors.TransactionFailed:
+            yield from self._undo_joined(root)  # the caller's transaction may go on
+            raise
+
+    def _undo_joined(self, root: _Root) -> Steps[None]:
+        for participant in root.participants.values():
+            participant.rewind(None)
+        if root.lost is None:
+            # InvalidError: the caller has closed the connection, which undoes all of it.
+            with contextlib.suppress(errors.StoreUnavailable, errors.InvalidError):
+                yield from self._checked_guard(root.guard.undo())
 
     def _commit_root(self, root: _Root) -> Steps[None]:
         self._check_usable(root)
@@ -451,7 +503,9 @@ class Transaction:
         try:
             if self._savepoint is not None:
                 yield from self._rollback_savepoint(root)
-            elif not root.joined:
+            elif root.joined:
+                yield from self._undo_joined(root)
+            else:
                 yield from self._abandon(root)
         finally:
             self._ended = True
@@ -506,6 +560,10 @@ def forget_after_fork() -> None:
     global _forks
     _forks += 1
     _AMBIENT.set(())
+
+
+def _broke(exc: BrokenLink) -> errors.StoreUnavailable:
+    return errors.StoreUnavailable(f"the connection broke inside a transaction, nothing of which was committed: {exc}")
 
 
 def _commit_order(item: tuple[object, Participant]) -> int:

@@ -161,8 +161,8 @@ class World(abc.ABC):
         raise errors.InvalidError(f"an operation asked for {request!r}, which is not a request")
 
     def _has_another_link(self, transaction: Transaction | None) -> bool:
-        """Whether a statement can run beside *transaction*: a client of one connection has none left for it."""
-        return transaction is None or self.client.settings.connections_max > 1
+        """Whether a statement can run beside *transaction*: a client of one connection has none left for it, unless it joined."""
+        return transaction is None or transaction.root.joined or self.client.settings.connections_max > 1
 
     def _run(self, method: str, request: Any, transaction: Transaction | None) -> Steps[Any]:
         if transaction is not None:

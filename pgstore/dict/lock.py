@@ -12,12 +12,14 @@ import contextlib
 import contextvars
 import threading
 import zlib
+from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
 from pgstore import errors
 from pgstore.client.announcements import announcing
 from pgstore.client.listener import waits
+from pgstore.client.undo import on_rollback
 from pgstore.core.clock import Deadline
 from pgstore.core.operation import Apart, Listen, Op, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
@@ -109,8 +111,16 @@ class Lock:
         if self._token is not None:
             raise errors.InvalidError(f"{self!r} is held already")
         # Apart: a lock that others could see only after a commit would be none.
-        self._token = yield Apart(self._acquire(block))
+        yield Apart(self._take(block))
         return self._token is not None
+
+    def _take(self, block: bool) -> Op[None]:
+        yield from self._note()
+        self._token = yield from self._acquire(block)
+
+    def _note(self) -> Op[None]:
+        """A client of one connection has none to be apart on: then the lock goes with the transaction, either way."""
+        yield from on_rollback(partial(setattr, self, "_token", self._token))
 
     def _acquire(self, block: bool) -> Op[int | None]:
         store_id = yield from self._store._locate()
@@ -149,7 +159,12 @@ class Lock:
         token = self.token
         store_id = yield from self._store._locate()
         query = Query(RELEASE, store_id, self._text, token)
-        released = bool((yield Apart(announcing(query, self._topic(store_id)))))
+
+        def release() -> Op[int]:
+            yield from self._note()
+            return (yield from announcing(query, self._topic(store_id)))  # type: ignore[no-any-return]
+
+        released = bool((yield Apart(release())))
         self._token = None  # not before: who was interrupted can try again
         return released
 

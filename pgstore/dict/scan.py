@@ -206,6 +206,7 @@ class _Pages:
         self._bounds = bounds
         self._rows_max = FIRST_PAGE_ENTRIES
         self._cursor: OpenCursor | None = None
+        self._cursors: _Cursors | None = None
         self._seen = False
 
     def fetch(self) -> Op[Iterable[Any] | None]:
@@ -214,8 +215,9 @@ class _Pages:
         if bounds.left == 0:
             return None
         rows_max = min(self._rows_max, bounds.left)
-        if (yield BeforeCommit(_InTransaction, _InTransaction)) is not None:
-            rows = yield from self._from_cursor(codec.store_id, rows_max)
+        enrolment = yield BeforeCommit(_Cursors, _Cursors)
+        if enrolment is not None:
+            rows = yield from self._from_cursor(enrolment.participant, codec.store_id, rows_max)
         else:
             rows = yield bounds.query(self._columns, codec.store_id, rows_max)
         if not rows:
@@ -229,8 +231,16 @@ class _Pages:
         # One by one: a value that cannot be loaded keeps nobody from the others, and the collector of cycles sees none of them.
         return map(functools.partial(self._make, codec), rows)
 
-    def _from_cursor(self, store_id: int, rows_max: int) -> Op[list[Row]]:
-        if self._cursor is None:
+    def forget_cursor(self, cursors: _Cursors) -> None:
+        """The cursor that was declared in *cursors*' transaction is gone; another goes on from where we are."""
+        if self._cursors is cursors:
+            self._cursor = None
+
+    def _from_cursor(self, cursors: _Cursors, store_id: int, rows_max: int) -> Op[list[Row]]:
+        # An iterator that was made outside of transactions may be used in several, each of which ends its cursors.
+        if self._cursor is None or self._cursors is not cursors:
+            self._cursors = cursors
+            cursors.of.append(self)  # before it is declared: that may be interrupted
             self._cursor = yield Cursor(self._bounds.query(self._columns, store_id, self._bounds.left))
         rows: list[Row] = yield self._cursor.fetch(rows_max)
         if len(rows) < rows_max or rows_max == self._bounds.left:
@@ -246,8 +256,11 @@ def _rows_of(rows: list[Row]) -> int:
     return max(1, min(PAGE_ENTRIES, PAGE_BYTES * len(sample) // max(size, 1)))
 
 
-class _InTransaction:
-    """Asks whether there is a transaction; takes no part in it."""
+class _Cursors:
+    """Whose cursors a transaction has, in the order in which they were declared: a rolled back savepoint ends those since."""
+
+    def __init__(self) -> None:
+        self.of: list[_Pages] = []
 
     def before_commit(self) -> Op[None]:
         yield from ()
@@ -255,10 +268,12 @@ class _InTransaction:
     def with_commit(self) -> list[Query]:
         return []
 
-    def mark(self) -> None:
-        return None
+    def mark(self) -> int:
+        return len(self.of)
 
-    def rewind(self, mark: None) -> None: ...
+    def rewind(self, mark: int | None) -> None:
+        while len(self.of) > (mark or 0):
+            self.of.pop().forget_cursor(self)
 
     def committed(self) -> None: ...
 

@@ -12,6 +12,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -161,8 +162,17 @@ class AsyncFile(ABC, Generic[S]):
 
     async def _write_now(self, view: memoryview) -> None:
         self._is_broken = self._opened.is_staged  # unless all goes well
-        self._position = await self._run(self._opened.write(self._position, view))
+        self._position = await self._change(self._opened.write(self._position, view))
         self._is_broken = False
+
+    async def _change(self, op: Op[T]) -> T:
+        return await self._run(self._opened.changing(op, partial(self._go_back, self._position)))
+
+    def _go_back(self, position: int) -> None:
+        """What was written from *position* on was undone with its transaction, and with it what stands in buffers."""
+        self._position = position
+        self._pending = bytearray()
+        self._ahead.drop()
 
     # ------------------------------------------------------------------------------------------------------ for all
 
@@ -184,7 +194,7 @@ class AsyncFile(ABC, Generic[S]):
         if target < 0:
             raise errors.InvalidError(f"a file cannot be truncated to {target} bytes")
         self._ahead.drop()
-        await self._run(self._opened.truncate(target))
+        await self._change(self._opened.truncate(target))
         return target
 
     async def _seek(self, offset: int, whence: int) -> int:
@@ -331,6 +341,10 @@ class AsyncTextFile(AsyncFile[str]):
         self._decoder = decoder
         self._text = ""  # decoded, and not given yet
         self._at_end = False
+
+    def _go_back(self, position: int) -> None:
+        super()._go_back(position)
+        self._start_decoding()
 
     async def _decode_more(self) -> bool:
         """Add to the text; False: at the end."""

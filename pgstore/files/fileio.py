@@ -10,6 +10,9 @@ from __future__ import annotations
 import io
 import os
 import warnings
+import weakref
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -93,6 +96,7 @@ class RawFile(io.RawIOBase):
         self._is_abandoned = False  # what comes now is kept nowhere
         self._is_broken = False  # a write failed, and nobody knows how much of it is there
         self._late: list[tuple[int, bytes]] | None = None  # what comes when nobody has the file any more
+        self._begin_layers_anew: list[Callable[[], None]] = []
 
     def _run(self, op: Op[T]) -> T:
         return self._runner.run(op, self._bound)
@@ -152,9 +156,25 @@ class RawFile(io.RawIOBase):
             # What stands above would give the same bytes again when it is closed. Of new contents then nothing is kept.
             self._check_whole()
             self._is_broken = self._opened.is_staged
-            self._position = self._run(self._opened.write(self._position, view))
+            self._position = self._change(self._opened.write(self._position, view))
             self._is_broken = False
         return len(view)
+
+    def _change(self, op: Op[T]) -> T:
+        return self._run(self._opened.changing(op, partial(self._go_back, self._position)))
+
+    def _go_back(self, position: int) -> None:
+        """What was written from *position* on was undone with its transaction, and with it what stands in buffers."""
+        if not self.closed:
+            self._position = position
+            self._ahead.drop()
+            for begin in self._begin_layers_anew:
+                begin()
+
+    def add_layer(self, layer: Layer, *args: Any, **kwargs: Any) -> None:
+        """*layer* stands above this file, made of what it stands on and these arguments."""
+        # Weakly: a file object that nobody has any more is closed at once.
+        self._begin_layers_anew.append(partial(_begin_anew, weakref.ref(layer), args, kwargs))
 
     def _check_whole(self) -> None:
         if self._is_broken:
@@ -168,7 +188,7 @@ class RawFile(io.RawIOBase):
         if target < 0:
             raise errors.InvalidError(f"a file cannot be truncated to {target} bytes")
         self._ahead.drop()
-        self._run(self._opened.truncate(target))
+        self._change(self._opened.truncate(target))
         return target
 
     def _check_writes(self) -> None:
@@ -293,6 +313,21 @@ def on(raw: RawFile, layer: L) -> L:
     return layer
 
 
+def layered(raw: RawFile, below: Any, kind: type[L], *args: Any, **kwargs: Any) -> L:
+    """A layer of this kind on *below*, which is *raw* or stands on it."""
+    make: Callable[..., L] = kind
+    layer = on(raw, make(below, *args, **kwargs))
+    raw.add_layer(layer, *args, **kwargs)
+    return layer
+
+
+def _begin_anew(layer: weakref.ref[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Let *layer* forget what it has in its buffers, and ask for the position."""
+    there = layer()
+    if there is not None:
+        there.__init__(there.buffer if isinstance(there, io.TextIOWrapper) else there.raw, *args, **kwargs)
+
+
 def leave(file: io.IOBase, raw: RawFile, kind: type[BaseException] | None) -> None:
     """The end of a `with` block."""
     try:
@@ -324,14 +359,13 @@ def file_object(
     if buffering == 0:
         return raw
     if mode.updates:
-        binary: Any = BinaryRandom(raw, buffering if buffering > 1 else RANDOM_BUFFER)
+        binary: Any = layered(raw, raw, BinaryRandom, buffering if buffering > 1 else RANDOM_BUFFER)
     elif mode.writes:
-        binary = BinaryWriter(raw, buffering if buffering > 1 else opened.write_buffer)
+        binary = layered(raw, raw, BinaryWriter, buffering if buffering > 1 else opened.write_buffer)
     else:
-        binary = BinaryReader(raw, buffering if buffering > 1 else io.DEFAULT_BUFFER_SIZE)
-    binary = on(raw, binary)
+        binary = layered(raw, raw, BinaryReader, buffering if buffering > 1 else io.DEFAULT_BUFFER_SIZE)
     if not mode.is_text:
         return binary
-    text = on(raw, TextFile(binary, encoding or "utf-8", errors_, newline, line_buffering=buffering == 1))
+    text = layered(raw, binary, TextFile, encoding or "utf-8", errors_, newline, buffering == 1)
     text.mode = mode.kind + ("+" if mode.updates else "")  # type: ignore[misc]
     return text

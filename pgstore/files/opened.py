@@ -10,10 +10,11 @@ import warnings
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from pgstore import errors
 from pgstore.client.session import Session
+from pgstore.client.undo import on_rollback
 from pgstore.core.clock import monotonic
 from pgstore.core.operation import Op
 from pgstore.files import in_place
@@ -30,6 +31,7 @@ from pgstore.files.contents import (
 from pgstore.files.keeping import Keeping
 from pgstore.files.staged import Staged
 
+T = TypeVar("T")
 READ_AHEAD_MIN: Final = 64 * 1024
 LIVE_SECONDS: Final = 1.0  # what was read ahead of a file that others write is used for so long
 
@@ -84,6 +86,12 @@ class Opened(ABC):
         *in_transaction*: it belongs to one, in which nothing is written later.
         """
         return ""
+
+    def changing(self, op: Op[T], undo: Callable[[], None]) -> Op[T]:
+        """Run *op*, which changes the file, and have *undo* called if that is rolled back; new contents know by themselves."""
+        if not self.is_staged:
+            yield from on_rollback(undo, of=self)
+        return (yield from op)
 
     def write_later(self, pieces: list[tuple[int, bytes]]) -> None:
         """Write what a dropped file object still had in its buffers, when there is time."""
@@ -176,6 +184,8 @@ class OpenedStaged(Opened):
         try:
             yield from self._staged.finish()
             yield from self._commit(self._staged)
+            # The contents then have no file, and it is closed: nobody else would give them up.
+            yield from on_rollback(self.drop)
         except GeneratorExit:
             raise
         except BaseException:
@@ -360,6 +370,8 @@ class ReadAhead:
         else:
             self._length = READ_AHEAD_MIN // 2
         self.drop(offset)
+        if self._opened.keeps_seconds < float("inf"):
+            yield from on_rollback(self.drop, of=self)  # what it shows may be undone
         until = monotonic() + self._opened.keeps_seconds
         for piece in (yield from self._opened.read(offset, length)):
             self._starts.append(self._end)

@@ -17,6 +17,7 @@ from typing import Any, Final
 from pgstore import errors
 from pgstore.client.announcements import in_transaction
 from pgstore.client.session import Session
+from pgstore.client.undo import on_rollback
 from pgstore.core.operation import Apart, Many, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.files.build import Builder, is_directory
@@ -103,6 +104,7 @@ class Staged:
         self._buffer = bytearray()  # the end of the file, from where the blob ends, and room for more
         self._filled = 0  # bytes of the buffer
         self._is_broken = False
+        self._is_undone = False  # what was written since some savepoint was undone
         self._pid = os.getpid()
 
     @classmethod
@@ -150,8 +152,21 @@ class Staged:
         self._is_broken = False
 
     def _check_usable(self) -> None:
+        if self._is_undone:
+            raise errors.InvalidError(
+                "what was written to this file was undone with the block that it was written in, and nothing of it is kept; "
+                "write it anew"
+            )
         if self._is_broken:
             raise errors.InvalidError("an earlier write to this file failed, and nothing of it is kept; write it anew")
+
+    def _note(self) -> Op[None]:
+        """What is written in a transaction, or a savepoint, that is rolled back is nowhere: the file is then of no use any more."""
+        if not self._apart:
+            yield from on_rollback(self._undone, of=self)
+
+    def _undone(self) -> None:
+        self._is_undone = True
 
     @property
     def _tail_start(self) -> int:
@@ -167,6 +182,7 @@ class Staged:
         """Write *data* at *offset*, after a hole where that is beyond the end."""
         if offset + len(data) > FILE_BYTES_MAX:
             raise errors.FileTooLarge(f"a file of {offset + len(data)} bytes; at most {FILE_BYTES_MAX} are possible")
+        yield from self._note()
         yield from self._grow(offset)
         if offset < self._tail_start:
             before = data[: self._tail_start - offset]
@@ -240,6 +256,7 @@ class Staged:
 
     def truncate(self, size: int) -> Op[None]:
         """Cut the contents, or let them grow by a hole."""
+        yield from self._note()
         if size > self.size:
             if size > FILE_BYTES_MAX:
                 raise errors.FileTooLarge(f"a file of {size} bytes; at most {FILE_BYTES_MAX} are possible")
@@ -298,7 +315,7 @@ class Staged:
     def leave(self) -> Op[None]:
         """Give up what was written."""
         self._buffer, self._filled = bytearray(), 0
-        self._is_broken = False
+        self._is_broken = self._is_undone = False
         if self._left is not None:
             yield from self._do(_run(self._left))
             self._blob = None

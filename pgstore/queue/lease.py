@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 
 from pgstore import errors
 from pgstore.client.announcements import announcing
+from pgstore.client.undo import on_rollback
 from pgstore.core.clock import monotonic
 from pgstore.core.operation import Apart, Op, Query, Rows, Topic, operation
 from pgstore.core.statement import Statement
@@ -211,7 +212,7 @@ class Lease:
     An item that is this worker's until the lease ends; see `Queue.get`.
 
     In `with` and `async with` the item is acknowledged at the end of the block, and given back after an exception. In a transaction
-    these take part in it, so that an item and its results are done together.
+    these take part in it, so that an item and its results are done together; if it is rolled back the lease goes on.
 
     With `get(lease=, renew=True)` it goes on as long as this object is there and is not settled, however long the work takes.
     """
@@ -224,6 +225,7 @@ class Lease:
         self._facts = facts
         self._done = False
         self._lost_it = False
+        self._renewal: Renewal | None = None
 
     # What a runner wants to know.
 
@@ -265,7 +267,7 @@ class Lease:
             LeaseLost: the item went back, and the work is, or was, another's.
         """
         counting = yield from tally(self._store._of(self._facts.id))
-        self._settled((yield Query(ACK, self._facts.id, self._row[0])))
+        yield from self._settled((yield Query(ACK, self._facts.id, self._row[0])))
         counting.count(1)
 
     @operation
@@ -283,12 +285,13 @@ class Lease:
         why = _told(reason)
         store_id, lease_id, topic = self._facts.id, self._row[0], Topic(self._facts.id, self._partition)
         if self.attempt >= self._facts.options.get("max_attempts", float("inf")):
-            self._settled((yield Query(BURY, store_id, lease_id, why)))
+            yield from self._settled((yield Query(BURY, store_id, lease_id, why)))
         elif seconds > 0:
-            self._settled((yield from announcing(Query(POSTPONE, store_id, lease_id, seconds, why), topic)))
+            later = Query(POSTPONE, store_id, lease_id, seconds, why)
+            yield from self._settled((yield from announcing(later, topic)))
         else:
             back = Query(GIVE_BACK, store_id, self._partition, [lease_id])
-            self._settled((yield from announcing(back, topic)))
+            yield from self._settled((yield from announcing(back, topic)))
 
     @operation
     def extend(self, seconds: float | None = None) -> Op[None]:
@@ -302,10 +305,17 @@ class Lease:
         if not (yield Query(EXTEND, self._facts.id, self._row[0], length)):
             raise self._lost()
 
-    def _settled(self, rows: int) -> None:
+    def _settled(self, rows: int) -> Op[None]:
         if not rows:
             raise self._lost()
         self._done = True
+        yield from on_rollback(self._unsettle)
+
+    def _unsettle(self) -> None:
+        """What settled it was rolled back: the item is this worker's again, or goes back when the lease ends."""
+        self._done = False
+        if self._renewal is not None:
+            self._renewal.go_on()
 
     def _lost(self) -> errors.LeaseLost:
         return errors.LeaseLost(f"{self!r} is not held any more: it ended, or was acknowledged or given back")
@@ -352,6 +362,8 @@ class Renewal:
 
     def __init__(self, leases: Iterable[Lease], client: Any, store_id: int, seconds: float) -> None:
         self._leases = weakref.WeakSet(leases)
+        for lease in self._leases:
+            lease._renewal = self
         self._client = client
         self._store_id = store_id
         self._seconds = seconds

@@ -403,3 +403,101 @@ def test_a_joined_connection_that_breaks_is_reported_as_such(client, entries, ow
         with pytest.raises(InvalidError, match="closed"), client.transaction(connection=connection):
             pass
     assert entries.len() == 0
+
+
+# --------------------------------------------------------------------------------------------------------- generators
+
+
+def rows_in_a_transaction(client, entries):
+    with client.transaction():
+        yield from entries.iterate_items()
+
+
+@pytest.mark.parametrize("around", [iter, enumerate, lambda rows: (row for row in rows)])
+def test_who_loops_over_a_generator_does_not_write_into_its_transaction(client, entries, around):
+    """
+    What the loop's body does would be undone where the loop is left early.
+    """
+    entries.update({"a": 1, "b": 2})
+
+    with pytest.raises(pgstore.TransactionScopeError, match="the generator 'rows_in_a_transaction'"):
+        for _ in around(rows_in_a_transaction(client, entries)):
+            entries["written"] = 1
+
+    entries["after"] = 1
+    assert entries.keys() == ["a", "after", "b"]
+
+
+def test_nor_opens_a_block_or_an_iterator_in_it(client, entries):
+    entries["a"] = 1
+
+    with pytest.raises(pgstore.TransactionScopeError, match="using"):
+        for _ in rows_in_a_transaction(client, entries):
+            with client.transaction():
+                pass
+    with pytest.raises(pgstore.TransactionScopeError, match="using"):
+        for _ in rows_in_a_transaction(client, entries):
+            entries.iterate_keys()
+
+
+def test_taking_part_in_the_transaction_of_a_generator_has_to_be_said(client, entries):
+    entries["a"] = 1
+
+    def rows():
+        with client.transaction() as tx:
+            for item in entries.items():
+                yield tx, item
+
+    for tx, (key, value) in rows():
+        entries.using(tx)[key] = value + 1
+
+    assert entries["a"] == 2
+
+
+def test_a_generator_that_is_a_context_manager_lends_its_transaction(client, entries):
+    """
+    That is what it is for: `contextlib.contextmanager`, a fixture, a dependency of a framework.
+    """
+
+    @contextlib.contextmanager
+    def unit_of_work():
+        with client.transaction():
+            yield
+
+    with unit_of_work():
+        entries["a"] = 1
+    with pytest.raises(KeyError), unit_of_work():
+        entries["b"] = 1
+        raise KeyError
+    fixture = unit_of_work.__wrapped__()
+    next(fixture)
+    entries["c"] = 1
+    next(fixture, None)
+
+    assert entries.keys() == ["a", "c"]
+
+
+def test_asynchronous_generators_too(client, entries):
+    async def rows():
+        async with client.transaction():
+            async for item in entries.iterate_items():
+                yield item
+
+    @contextlib.asynccontextmanager
+    async def unit_of_work():
+        async with client.transaction():
+            yield
+
+    async def work():
+        await entries.put.aio("a", 1)
+        async with contextlib.aclosing(rows()) as looped:
+            with pytest.raises(pgstore.TransactionScopeError, match="the generator 'rows'"):
+                async for _ in looped:
+                    await entries.put.aio("written", 1)
+        async with unit_of_work():
+            await entries.put.aio("b", 1)
+        await client.aclose()
+
+    asyncio.run(work())
+
+    assert entries.keys() == ["a", "b"]

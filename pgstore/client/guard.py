@@ -1,0 +1,112 @@
+"""The guard of a joined block: a savepoint in the caller's transaction, by which the block alone can be undone.
+
+It goes with the first write of the block, in one round trip, and is released at its end. With SQLAlchemy it is a nested transaction
+of SQLAlchemy's, so that a Session knows which of its objects went with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Generator
+from typing import Any, Final
+
+import psycopg
+
+from pgstore import errors
+from pgstore.client.borrowed import BorrowedAsyncLink, BorrowedLink, Source
+from pgstore.core.mapping import map_error
+from pgstore.core.operation import Many, Query
+from pgstore.core.steps import Steps
+
+# Blocks may stand in each other, or follow each other in one transaction. Not a name for each: every text is counted by itself
+# where the server counts statements.
+_NAMES: Final = itertools.cycle(f"pgstore_joined_{number}" for number in range(64))
+# The caller may have ended the transaction meanwhile, and the guard with it. The second savepoint goes with the first; where there
+# is none, it keeps the error from spoiling a transaction that is the caller's alone.
+_RELEASE: Final = "SAVEPOINT pgstore_ended; RELEASE SAVEPOINT {}"
+_GO_ON: Final = "ROLLBACK TO SAVEPOINT pgstore_ended; RELEASE SAVEPOINT pgstore_ended"
+_UNDO: Final = "ROLLBACK TO SAVEPOINT {0}; RELEASE SAVEPOINT {0}"
+_NO_SAVEPOINT: Final = "3B001"
+
+_BY_SQL: Final = object()  # a savepoint and nothing else
+
+
+class Guard:
+    """Of one block."""
+
+    def __init__(self, source: Source, link: BorrowedLink | BorrowedAsyncLink) -> None:
+        self._source = source
+        self._link = link
+        self._nested: Any = None  # SQLAlchemy's transaction, or _BY_SQL
+        self._name = next(_NAMES)
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it stands; not any more where the caller has ended the transaction."""
+        if self._nested is _BY_SQL:
+            return not self._link.is_idle
+        return self._nested is not None and self._nested.is_active
+
+    def set(self) -> Steps[None]:
+        with _mapping():
+            self._nested = yield self._source.begin_nested()
+        if self._nested is None:
+            yield self._link.command(f"SAVEPOINT {self._name}")
+            self._nested = _BY_SQL
+
+    def set_with(self, request: Query | Many) -> Steps[Any]:
+        """Set it and run *request*."""
+        queries = request.queries if isinstance(request, Many) else [request]
+        if not self._source.can_pipeline:
+            yield from self.set()
+            results = yield self._link.execute_many(Many(queries))
+        else:
+            self._nested = _BY_SQL
+            results = [(yield self._link.execute_after(f"SAVEPOINT {self._name}", queries[0]))]
+            results += yield self._link.execute_many(Many(queries[1:]))
+        return results if isinstance(request, Many) else results[0]
+
+    def release(self) -> Steps[None]:
+        """The block went well: what it did is a part of the caller's transaction."""
+        was_set, nested, self._nested = self.is_set, self._nested, None
+        if not was_set:
+            return
+        if nested is not _BY_SQL:
+            yield nested.commit()
+            return
+        try:
+            yield self._link.command(_RELEASE.format(self._name))
+        except errors.StatementFailed as exc:
+            if exc.sqlstate != _NO_SAVEPOINT:
+                raise
+            yield self._link.command(_GO_ON)
+        except errors.TransactionFailed:
+            self._nested = nested  # to be undone
+            raise
+
+    def undo(self) -> Steps[None]:
+        """The block failed: undo what it did. Where that cannot be, nothing of the caller's transaction can be committed."""
+        nested, self._nested = self._nested, None
+        if nested is _BY_SQL:
+            if not self._link.is_idle:
+                with contextlib.suppress(errors.StatementFailed):
+                    yield self._link.command(_UNDO.format(self._name))
+        elif nested is not None:
+            from sqlalchemy.exc import InvalidRequestError
+
+            # A nested transaction that the caller, or a failed flush, has ended already needs no end.
+            with contextlib.suppress(InvalidRequestError):
+                yield nested.rollback()
+
+
+@contextlib.contextmanager
+def _mapping() -> Generator[None, None, None]:
+    """Of errors of SQLAlchemy's own statements; those of the flush of a caller's objects are the caller's."""
+    try:
+        yield
+    except Exception as exc:
+        original = getattr(exc, "orig", None)
+        if isinstance(original, psycopg.OperationalError):
+            raise map_error(original) from exc
+        raise
