@@ -15,6 +15,7 @@ from pgstore.client import (
     transaction,
 )
 from pgstore.client.transaction import Transaction
+from pgstore.core.operation import PagedIterator
 from pgstore.errors import (
     AccessDenied,
     AlreadyExistsError,
@@ -43,14 +44,20 @@ from pgstore.types import (
 )
 
 if TYPE_CHECKING:
-    from pgstore.dict import Dict, DictChange, DictEntry
+    from pgstore.dict import Dict, DictChange, DictEntry, Lock, Mutation, Watcher
+    from pgstore.file_store import BatchUpload
+    from pgstore.files.async_fileio import AsyncBinaryFile, AsyncFile, AsyncTextFile
     from pgstore.network_file_system import NetworkFileSystem
-    from pgstore.queue import DeadLetter, Lease, Queue
+    from pgstore.queue import DeadLetter, ItemIterator, Lease, Queue
     from pgstore.volume import Volume
 
 __all__ = [
     "AccessDenied",
     "AlreadyExistsError",
+    "AsyncBinaryFile",
+    "AsyncFile",
+    "AsyncTextFile",
+    "BatchUpload",
     "Client",
     "ConflictError",
     "DeadLetter",
@@ -64,13 +71,17 @@ __all__ = [
     "FileEntryType",
     "FileStat",
     "InvalidError",
+    "ItemIterator",
     "Lease",
     "LeaseLost",
+    "Lock",
     "LockTimeout",
+    "Mutation",
     "NetworkFileSystem",
     "NetworkFileSystemInfo",
     "NotFoundError",
     "OutcomeUnknown",
+    "PagedIterator",
     "Queue",
     "QueueInfo",
     "SchemaOutdated",
@@ -81,6 +92,7 @@ __all__ = [
     "Volume",
     "VolumeInfo",
     "VolumeVersion",
+    "Watcher",
     "configure",
     "default_client",
     "errors",
@@ -92,14 +104,22 @@ __all__ = [
 
 # Imported when they are first asked for: few programs use all stores, and those of files alone are half of the package.
 _HOMES: Final = {
+    "AsyncBinaryFile": "files.async_fileio",
+    "AsyncFile": "files.async_fileio",
+    "AsyncTextFile": "files.async_fileio",
+    "BatchUpload": "file_store",
     "DeadLetter": "queue",
     "Dict": "dict",
     "DictChange": "dict",
     "DictEntry": "dict",
+    "ItemIterator": "queue",
     "Lease": "queue",
+    "Lock": "dict",
+    "Mutation": "dict",
     "NetworkFileSystem": "network_file_system",
     "Queue": "queue",
     "Volume": "volume",
+    "Watcher": "dict",
 }
 
 
@@ -107,6 +127,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         found = globals()[name] = getattr(importlib.import_module(f"pgstore.{_HOMES[name]}"), name)
         return found
+    if name == "exception":
+        return importlib.import_module("pgstore.exception")
     if name == "__version__":
         from importlib.metadata import version
 
@@ -115,4 +137,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -40,6 +40,8 @@ class Settings:
                 raise ConfigurationError(
                     f"{name} must be a str such as 'postgresql://user@host/database', not {value!r}"
                 )
+            if value is not None and not value.strip():
+                raise ConfigurationError(f"{name} is empty: is the variable set that it should come from?")
 
     def configured_url(self) -> str | None:
         """
@@ -50,7 +52,7 @@ class Settings:
         if self.url is not None:
             return _libpq_url(self.url)
         for variable in ("PGSTORE_URL", "DATABASE_URL"):
-            if value := os.environ.get(variable):
+            if value := variable_of(variable):
                 return _libpq_url(value)
         if any(os.environ.get(variable) for variable in _LIBPQ_VARIABLES):
             return ""
@@ -58,14 +60,28 @@ class Settings:
 
     @property
     def effective_environment(self) -> str:
-        return self.environment or os.environ.get("PGSTORE_ENVIRONMENT") or DEFAULT_ENVIRONMENT
+        return self.environment or variable_of("PGSTORE_ENVIRONMENT") or DEFAULT_ENVIRONMENT
 
     @property
     def may_migrate(self) -> bool:
         """Whether a missing schema may be created on first use."""
         if self.auto_migrate is not None:
             return self.auto_migrate
-        return os.environ.get("PGSTORE_AUTO_MIGRATE", "1") not in ("0", "false", "no", "off")
+        return variable_of("PGSTORE_AUTO_MIGRATE") not in ("0", "false", "no", "off")
+
+
+def variable_of(name: str) -> str | None:
+    """
+    The environment variable *name*; None: it is not set.
+
+    Raises:
+        ConfigurationError: it is set to nothing, as by a secret that is missing where a program is deployed. What it should have
+            said nobody knows: the data would land where nobody looks for them.
+    """
+    value = os.environ.get(name)
+    if value is not None and not value.strip():
+        raise ConfigurationError(f"the environment variable {name} is set, but empty: give it a value, or unset it")
+    return value
 
 
 def _libpq_url(url: str) -> str:

@@ -4,8 +4,8 @@
 
     Error
     ├── InvalidError (ValueError)               an argument or a combination of calls that can never work
-    │   ├── TransactionScopeError               a transaction used from a thread or task that does not own it
-    │   └── ConflictError                       a concurrent change makes this one impossible; nothing was applied
+    │   └── TransactionScopeError               a transaction used from a thread or task that does not own it
+    ├── ConflictError                           a concurrent change makes this one impossible; nothing was applied
     ├── ConfigurationError                      a URL, setting or installation that cannot work
     ├── NotFoundError (LookupError)             no store of this name or id
     ├── AlreadyExistsError                      a store of this name exists
@@ -62,8 +62,12 @@ class TransactionScopeError(InvalidError):
     """A transaction used from a thread or task that does not own it, or in the wrong form (blocking in an asynchronous one)."""
 
 
-class ConflictError(InvalidError):
-    """A concurrent change makes this one impossible; nothing was applied."""
+class ConflictError(Error):
+    """
+    A concurrent change makes this one impossible; nothing was applied.
+
+    It says nothing about the call, which may well be made again; so it is no `InvalidError`, as it is in Modal.
+    """
 
 
 class ConfigurationError(Error):
@@ -79,10 +83,14 @@ class AlreadyExistsError(Error):
 
 
 class MissingKeyError(Error, KeyError):
-    """A key is not in a Dict."""
+    """A key is not in a Dict. As of any `KeyError`, `args[0]` is the key; the text says more."""
 
-    # KeyError shows the repr of its argument, which turns a sentence into a quoted string.
-    __str__ = Exception.__str__
+    def __init__(self, key: object, message: str | None = None) -> None:
+        super().__init__(key)
+        self._message = message
+
+    def __str__(self) -> str:
+        return KeyError.__str__(self) if self._message is None else self._message
 
 
 class QueueEmpty(Error, queue.Empty):

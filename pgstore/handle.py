@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from datetime import datetime
 from types import TracebackType
 from typing import Any, ClassVar, Final, Generic, ParamSpec, Self, TypeVar, cast
@@ -437,8 +437,8 @@ class _BoundRegistryOperation(BoundOperation[P, T]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         return _client_of(args, kwargs).run(self.op(*args, **kwargs))
 
-    async def aio(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await _client_of(args, kwargs).run_async(self.op(*args, **kwargs))
+    def _start(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, T]:
+        return _client_of(args, kwargs).run_async(self.op(*args, **kwargs))
 
 
 class _registry_operation(operation[Any, P, T]):  # noqa: N801 - a decorator

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from pgstore import embedded, errors
-from pgstore.config import Settings
+from pgstore.config import Settings, variable_of
 from pgstore.core.names import check_name
 
 
@@ -35,7 +35,7 @@ class Target:
         if self.given_url is not None:
             return "--url"
         for variable in ("PGSTORE_URL", "DATABASE_URL"):
-            if os.environ.get(variable):
+            if variable_of(variable):
                 return variable
         return "the embedded server" if self.is_embedded else "libpq's variables (PGHOST …)"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import inspect
 import os
 import random
 import threading
@@ -97,29 +98,34 @@ class Client:
         """
         return Transaction(self, connection)
 
-    def run_transaction(self, function: Callable[[Transaction], T]) -> T:
+    def run_transaction(self, function: Callable[[Transaction], T] | Callable[[], T]) -> T:
         """
         Call *function* in a transaction; again, from the start, where the server rolled it back or went away.
 
-        *function* receives the transaction and may run several times; what it returns is returned after the commit. An
-        `OutcomeUnknown` is not repeated.
+        *function* receives the transaction, if it takes an argument, and may run several times; what it returns is returned after
+        the commit. It is also called again after a `ConflictError`: another's commit came between. An `OutcomeUnknown` is not
+        repeated.
         """
+        call = _with_or_without(function)
         for attempt in range(_RETRIES):
             try:
                 with self.transaction() as transaction:
-                    return function(transaction)
+                    return call(transaction)
             except (errors.Error, psycopg.OperationalError) as exc:
                 if not _may_repeat(exc) or attempt == _RETRIES - 1 or current(self, blocking=True):
                     raise
                 time.sleep(_backoff(attempt))
         raise AssertionError("unreachable")
 
-    async def run_transaction_async(self, function: Callable[[Transaction], Coroutine[Any, Any, T]]) -> T:
+    async def run_transaction_async(
+        self, function: Callable[[Transaction], Coroutine[Any, Any, T]] | Callable[[], Coroutine[Any, Any, T]]
+    ) -> T:
         """`run_transaction` for a coroutine function."""
+        call = _with_or_without(function)
         for attempt in range(_RETRIES):
             try:
                 async with self.transaction() as transaction:
-                    return await function(transaction)
+                    return await call(transaction)
             except (errors.Error, psycopg.OperationalError) as exc:
                 if not _may_repeat(exc) or attempt == _RETRIES - 1 or current(self, blocking=False):
                     raise
@@ -290,7 +296,20 @@ def _may_repeat(exc: errors.Error | psycopg.OperationalError) -> bool:
     error = exc if isinstance(exc, errors.Error) else map_error(exc)
     if isinstance(error, errors.OutcomeUnknown):
         return False
-    return isinstance(error, (errors.SerializationConflict, errors.StoreUnavailable))
+    return isinstance(error, (errors.SerializationConflict, errors.ConflictError, errors.StoreUnavailable))
+
+
+def _with_or_without(function: Callable[..., T]) -> Callable[[Transaction], T]:
+    """*function*, whether it takes the transaction or nothing."""
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:  # it does not take one argument
+        with contextlib.suppress(TypeError):
+            inspect.signature(function).bind()
+            return lambda _: function()
+    except ValueError:  # it does not tell, as some that are written in C
+        pass
+    return function
 
 
 def _backoff(attempt: int) -> float:
@@ -345,12 +364,14 @@ def transaction(connection: Any = None) -> Transaction:
     return default_client().transaction(connection)
 
 
-def run_transaction(function: Callable[[Transaction], T]) -> T:
+def run_transaction(function: Callable[[Transaction], T] | Callable[[], T]) -> T:
     """`Client.run_transaction` of the default client."""
     return default_client().run_transaction(function)
 
 
-async def run_transaction_async(function: Callable[[Transaction], Coroutine[Any, Any, T]]) -> T:
+async def run_transaction_async(
+    function: Callable[[Transaction], Coroutine[Any, Any, T]] | Callable[[], Coroutine[Any, Any, T]],
+) -> T:
     """`Client.run_transaction_async` of the default client."""
     return await default_client().run_transaction_async(function)
 

@@ -24,7 +24,7 @@ from typing import (
     overload,
 )
 
-from pgstore.core.method import Doc, Method
+from pgstore.core.method import AioForm, Doc, Method
 from pgstore.core.statement import Statement
 
 P = ParamSpec("P")
@@ -286,8 +286,12 @@ class BoundOperation(Method, Generic[P, T_co]):
         owner = self._owner
         return owner._runner.run(self._function(owner, *args, **kwargs), owner._bound)  # type: ignore[no-any-return]
 
-    def aio(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]:
+    @property
+    def aio(self) -> AioForm[P, T_co]:
         """The same, awaitable."""
+        return AioForm(self._function, self._owner, self._start)
+
+    def _start(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, T_co]:
         owner = self._owner
         return owner._runner.run_async(self._function(owner, *args, **kwargs), owner._bound)  # type: ignore[no-any-return]
 
@@ -309,10 +313,14 @@ class UnboundOperation(Method, Generic[Owner, P, T_co]):
         bound: BoundOperation[P, T_co] = BoundOperation(self._function, store)
         return bound(*args, **kwargs)
 
-    def aio(self, store: Owner, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]:
+    @property
+    def aio(self) -> AioForm[Concatenate[Owner, P], T_co]:
         """The same, awaitable."""
+        return AioForm(self._function, None, self._start)
+
+    def _start(self, store: Owner, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, T_co]:
         bound: BoundOperation[P, T_co] = BoundOperation(self._function, store)
-        return bound.aio(*args, **kwargs)
+        return bound._start(*args, **kwargs)
 
 
 class operation(Generic[Owner, P, T_co]):  # noqa: N801 - a decorator
@@ -396,6 +404,13 @@ class BoundIteration(Method, Generic[P, T]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> PagedIterator[T]:
         owner = self._owner
         return PagedIterator(owner._runner, owner._bound, self._function(owner, *args, **kwargs))
+
+    def _annotations(self) -> dict[str, Any]:
+        annotations = super()._annotations()
+        values = annotations["return"].removeprefix("PagedIterator[").removesuffix("]")
+        # The class itself: where the method stands, nobody needs to know its name.
+        annotations["return"] = PagedIterator[eval(values, self._function.__globals__)]  # type: ignore[misc]
+        return annotations
 
     def aio(self, *args: P.args, **kwargs: P.kwargs) -> PagedIterator[T]:
         """The same: `async for x in store.iterate.aio()`, as Modal has it."""

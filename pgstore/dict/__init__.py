@@ -18,10 +18,10 @@ from pgstore.dict.lock import Lock
 from pgstore.dict.memoize import Memoizing
 from pgstore.dict.mutate import Mutating, Mutation
 from pgstore.dict.scan import Scan
-from pgstore.dict.watch import DictChange, Watching
+from pgstore.dict.watch import DictChange, Watcher, Watching
 from pgstore.types import DictInfo
 
-__all__ = ["Dict", "DictChange", "DictEntry", "Lock", "Mutation"]
+__all__ = ["Dict", "DictChange", "DictEntry", "Lock", "Mutation", "Watcher"]
 
 
 class Dict(Memoizing, Mutating, Watching, Scan, Bulk, Entries):

@@ -454,7 +454,7 @@ class Entries(DictBase):
             # What others are changing was passed over; where there is nothing else, wait for them.
             last = yield Query(LAST, codec.facts.id)
             if not last:
-                raise errors.MissingKeyError(f"{self!r} is empty")
+                raise errors.MissingKeyError("popitem(): the Dict is empty", f"{self!r} is empty")
             rows = yield from self._take(POP, codec.facts, last[0][0])
         item: tuple[Any, Any] = yield from self._decoded(codec.facts, rows, lambda: codec.pair(rows[0][:7]))
         return item
@@ -481,7 +481,7 @@ class Entries(DictBase):
         return Query(PUT_BACK.logged if facts.options.get("watch") else PUT_BACK.plain, facts.id, *columns)
 
     def _no_key(self, key: Any) -> errors.MissingKeyError:
-        return errors.MissingKeyError(f"{key!r} is not in {self!r}")
+        return errors.MissingKeyError(key, f"{key!r} is not in {self!r}")
 
 
 def _as_written(columns: Sequence[Any]) -> list[Any]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pgstore import errors
+from pgstore.config import variable_of
 from pgstore.embedded.identity import Identity, shown
 
 PROGRAMS = ("initdb", "postgres", "pg_ctl")
@@ -49,7 +50,7 @@ def find_binaries(major: int | None = None) -> Binaries:
     Raises:
         EmbeddedServerError: there are none, or PGSTORE_PGBIN names a directory without them.
     """
-    given = os.environ.get("PGSTORE_PGBIN")
+    given = variable_of("PGSTORE_PGBIN")
     if given and major is None:
         return _given(Path(given))
     found = list(_found())
@@ -138,7 +139,7 @@ def _found() -> Iterator[Binaries]:
 
 
 def _candidates() -> Iterator[tuple[str, Path]]:
-    given = os.environ.get("PGSTORE_PGBIN")
+    given = variable_of("PGSTORE_PGBIN")
     if given:
         yield "PGSTORE_PGBIN", Path(given).expanduser().absolute()
     for pattern in SYSTEM_PLACES:

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from pgstore import errors
+from pgstore.config import variable_of
 from pgstore.embedded.binaries import find_binaries
 from pgstore.embedded.identity import Identity, namespace_prefix, owner_of, shown
 
@@ -31,7 +32,7 @@ def default_directory() -> Path:
     upgrade of the machine would seem to have emptied every store. PGSTORE_PGBIN, being explicit, overrules that. Root
     without user namespaces gets /var/lib/pgstore, as the user who then runs the server cannot enter root's home.
     """
-    given = os.environ.get("PGSTORE_SERVER_DIR")
+    given = variable_of("PGSTORE_SERVER_DIR")
     if given:
         return Path(given).expanduser().absolute()
     bases = _bases()
@@ -41,7 +42,7 @@ def default_directory() -> Path:
             match = re.fullmatch(r"pg(\d+)", directory.name)
             if match and os.path.exists(directory / "data" / "PG_VERSION"):
                 found[int(match[1])] = directory
-    if found and not os.environ.get("PGSTORE_PGBIN"):
+    if found and not variable_of("PGSTORE_PGBIN"):
         return found[max(found)]
     major = find_binaries().major
     if major in found:

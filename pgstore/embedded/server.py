@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgstore import errors
+from pgstore.config import variable_of
 from pgstore.embedded.binaries import Binaries, find_binaries, reachable_binaries
 from pgstore.embedded.identity import Identity, choose_identity, give, owner_of
 from pgstore.embedded.initialise import clean_environment, initialise
@@ -219,7 +220,7 @@ class Server:
             return self._binaries
         if major is None:
             return find_binaries()
-        if os.environ.get("PGSTORE_PGBIN") and self._binaries is None:
+        if variable_of("PGSTORE_PGBIN") and self._binaries is None:
             given = find_binaries()
             if given.major == major:
                 return given

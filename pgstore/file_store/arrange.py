@@ -203,7 +203,7 @@ class Arranging(FileStoreBase):
 
         def attributes(node: Node) -> Mapping[str, Any]:
             if name not in (node.xattrs or {}):
-                raise errors.MissingKeyError(f"{path!r} has no extended attribute {name!r}")
+                raise errors.MissingKeyError(name, f"{path!r} has no extended attribute {name!r}")
             return {"xattrs": {name: None}}
 
         yield from self._change(partial(edit.set_attributes, names=split(path), attributes=attributes, follow=True))

@@ -167,5 +167,5 @@ class Looking(FileStoreBase):
         walk = yield from self._reading(tree, tree.need(names))
         value = (walk.found.xattrs or {}).get(name)
         if value is None:
-            raise errors.MissingKeyError(f"{join(names)!r} has no extended attribute {name!r}")
+            raise errors.MissingKeyError(name, f"{join(names)!r} has no extended attribute {name!r}")
         return base64.b64decode(value)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import inspect
 import threading
 import warnings
+from typing import Any
 
 import psycopg
 import pytest
@@ -469,7 +471,7 @@ def test_a_generator_that_is_a_context_manager_lends_its_transaction(client, ent
     with pytest.raises(KeyError), unit_of_work():
         entries["b"] = 1
         raise KeyError
-    fixture = unit_of_work.__wrapped__()
+    fixture: Any = inspect.unwrap(unit_of_work)()
     next(fixture)
     entries["c"] = 1
     next(fixture, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import io
 import threading
 
 import psycopg
@@ -359,6 +360,44 @@ def test_run_transaction_repeats_the_function_after_a_serialization_failure(clie
 
     assert client.run_transaction(work_with_our_error) == "done"
     assert entries["k"] == 3
+
+
+def test_run_transaction_repeats_the_function_after_a_conflict(client, client_elsewhere, store_name):
+    """
+    Another's commit came between, which says nothing about this one.
+    """
+    volume = pgstore.Volume.from_name(store_name, create_if_missing=True, client=client)
+    elsewhere = pgstore.Volume.from_name(store_name, client=client_elsewhere)
+    volume.put_file(io.BytesIO(b"1"), "d/old")
+    calls = []
+
+    def work(tx):
+        calls.append(tx)
+        volume.put_file(io.BytesIO(b"2"), "d/new")
+        if len(calls) == 1:
+            elsewhere.remove_file("d", recursive=True)
+
+    client.run_transaction(work)
+
+    assert len(calls) == 2
+    assert volume.exists("d/new")
+
+
+def test_run_transaction_takes_a_function_of_no_argument(call, client, stores):
+    entries, _ = stores
+
+    async def work():
+        return await entries.put.aio("k", 1)
+
+    if call.form == "blocking":
+        assert client.run_transaction(lambda: entries.put("k", 1))
+        assert client.run_transaction(lambda tx=None: tx) is not None
+        with pytest.raises(TypeError):
+            client.run_transaction(lambda one, two: None)
+    else:
+        assert call.run(client.run_transaction_async(work))
+
+    assert entries["k"] == 1
 
 
 def test_run_transaction_does_not_repeat_other_errors(client):

@@ -87,6 +87,10 @@ def blocking() -> None:
         assert_type(tx, pgstore.Transaction)
         assert_type(d.using(tx), Dict)
     assert_type(pgstore.run_transaction(lambda tx: 5), int)
+    assert_type(pgstore.run_transaction(lambda: 5), int)
+    with d.lock("k") as lock, d.mutate("k") as entry:
+        assert_type((lock, entry), tuple[pgstore.Lock, pgstore.Mutation])
+    assert_type(d.watch(), pgstore.Watcher)
 
     d.put()  # type: ignore[call-arg]
     d.put.nothing  # type: ignore[attr-defined]

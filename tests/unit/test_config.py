@@ -61,3 +61,22 @@ def test_settings_that_cannot_work_are_refused():
         Settings(connections_max=0)
     with pytest.raises(ConfigurationError, match="url must be a str"):
         Settings(url=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["PGSTORE_URL", "DATABASE_URL", "PGSTORE_ENVIRONMENT", "PGSTORE_AUTO_MIGRATE"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_a_variable_that_is_set_to_nothing_is_an_error(monkeypatch, name, value):
+    """
+    A secret is missing where the program is deployed; taken for "not set", its data would land where nobody looks for them.
+    """
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigurationError, match=f"{name} is set, but empty"):
+        _ = (Settings().configured_url(), Settings().effective_environment, Settings().may_migrate)
+
+
+def test_so_is_a_url_of_nothing():
+    with pytest.raises(ConfigurationError, match="url is empty"):
+        Settings("")
+    with pytest.raises(ConfigurationError, match="listen_url is empty"):
+        Settings("postgresql://", listen_url=" ")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import inspect
+import pickle
 import pydoc
+import typing
 
 import pytest
 
 import pgstore
 from pgstore import Dict, NetworkFileSystem, Queue, Volume
+from pgstore.core.operation import BoundOperation
 
 METHODS = [
     (kind, name)
@@ -70,3 +75,61 @@ def test_help_on_a_class_lists_its_operations_among_the_methods():
 def test_what_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="nothing"):
         _ = Dict.from_name("x").put.nothing  # type: ignore[attr-defined]
+
+
+def test_annotations_say_what_a_call_takes_and_gives_in_both_forms():
+    """
+    Frameworks build forms, queries and completions from them.
+    """
+    entries, volume = Dict.from_name("x"), Volume.from_name("x")
+
+    for method in (entries.put, entries.put.aio, Dict.put, Dict.put.aio):
+        hints = typing.get_type_hints(method)
+        assert hints["return"] is bool
+        assert {"key", "value", "ttl"} <= set(hints)
+    assert typing.get_type_hints(volume.iterdir)["return"] == pgstore.PagedIterator[pgstore.FileEntry]
+    assert typing.get_type_hints(Dict.objects.create.aio)["return"] is type(None)
+    assert list(inspect.signature(entries.put.aio).parameters)[:2] == ["key", "value"]
+
+
+@pytest.mark.parametrize(("kind", "name"), METHODS, ids=lambda it: getattr(it, "__name__", it))
+def test_the_awaitable_form_is_a_coroutine_function(kind, name):
+    """
+    Frameworks ask before they decide whether to await what a callback returns, or to run it in a thread and drop the coroutine.
+    """
+    method = getattr(kind.from_name("x"), name)
+
+    if isinstance(method, BoundOperation):
+        assert inspect.iscoroutinefunction(method.aio)
+        assert inspect.iscoroutinefunction(functools.partial(method.aio))
+        assert asyncio.iscoroutinefunction(method.aio)
+        assert not inspect.iscoroutinefunction(method)
+
+
+def test_a_forgotten_await_names_the_operation():
+    coroutine = Dict.from_name("x").put.aio("k", 1)
+
+    assert getattr(coroutine, "__qualname__", "").endswith(".put")  # as the warning has it
+    coroutine.close()
+
+
+def test_the_package_shows_public_names_alone():
+    assert {name for name in dir(pgstore) if not name.startswith("__")} == set(pgstore.__all__)
+
+
+def test_every_public_name_is_there():
+    for name in pgstore.__all__:
+        assert getattr(pgstore, name) is not None
+
+
+def test_modals_errors_are_where_modal_has_them():
+    assert pgstore.exception.NotFoundError is pgstore.NotFoundError
+
+
+def test_a_missing_key_is_in_the_error_as_python_has_it():
+    error = pgstore.errors.MissingKeyError("k", "'k' is not in the Dict")
+
+    assert error.args == ("k",)
+    assert str(error) == "'k' is not in the Dict"
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.args, str(again)) == (error.args, str(error))
