@@ -218,6 +218,14 @@ class Lock:
         if cancelled is not None:
             raise cancelled
 
+    def stop_renewing(self) -> None:
+        """Let the lease end by itself, if nobody releases it. From any thread."""
+        if self._stop is not None:
+            self._stop.set()
+        renewer = self._renewer
+        if renewer is not None and not renewer.get_loop().is_closed():
+            renewer.get_loop().call_soon_threadsafe(renewer.cancel)
+
     def _keep(self, stop: threading.Event) -> None:
         while not stop.wait(self._lease / 3):
             with contextlib.suppress(errors.Error):

@@ -6,6 +6,7 @@ is equal exactly when the keys are. Neither touches a database, and neither impo
 
 from __future__ import annotations
 
+from pgstore.serializers.callables import callable_key
 from pgstore.serializers.keys import decode_key, decode_plain_key, encode_key, key_text
 from pgstore.serializers.values import (
     CODEC_FLOAT,
@@ -24,6 +25,7 @@ __all__ = [
     "CODEC_INTEGER",
     "CODEC_PICKLE",
     "VALUE_BYTES_MAX",
+    "callable_key",
     "check_size",
     "decode_key",
     "decode_plain_key",

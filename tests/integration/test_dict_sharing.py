@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import multiprocessing
+import sys
 import threading
 import time
+import types
+from functools import partial
+from typing import Any
 
 import pytest
 
 import pgstore
 from pgstore.errors import LockTimeout
+from tests.faults.conftest import Background
 
 
 @pytest.fixture
@@ -427,9 +433,15 @@ def test_a_lock_needs_a_lease_that_ends(store):
 # ------------------------------------------------------------------------------------------------------------- memoize
 
 
-def test_of_many_callers_one_computes(store, store_elsewhere):
-    computed = []
+computed: list[Any] = []  # not a variable of the tests': a function that closes over it could not be told from others
 
+
+@pytest.fixture(autouse=True)
+def _nothing_computed():
+    computed.clear()
+
+
+def test_of_many_callers_one_computes(store, store_elsewhere):
     def compute(x):
         computed.append(x)
         time.sleep(0.1)
@@ -448,8 +460,6 @@ def test_of_many_callers_one_computes(store, store_elsewhere):
 
 
 def test_results_are_kept_by_arguments_and_for_their_time(store):
-    computed = []
-
     @store.memoize(ttl=0.2)
     def compute(x, *, y=0):
         """Documented."""
@@ -458,6 +468,7 @@ def test_results_are_kept_by_arguments_and_for_their_time(store):
 
     for _ in range(2):
         compute(1)
+        compute(x=1, y=0)  # the same call
         compute(1, y=2)
         compute(2)
     assert computed == [(1, 0), (1, 2), (2, 0)]
@@ -468,24 +479,20 @@ def test_results_are_kept_by_arguments_and_for_their_time(store):
 
 
 def test_an_error_is_not_remembered(store):
-    attempts = []
-
     @store.memoize()
     def compute():
-        attempts.append(1)
-        if len(attempts) == 1:
+        computed.append(1)
+        if len(computed) == 1:
             raise RuntimeError
         return "good"
 
     with pytest.raises(RuntimeError):
         compute()
     assert compute() == compute() == "good"
-    assert len(attempts) == 2
+    assert len(computed) == 2
 
 
 def test_coroutine_functions_are_memoized_too(client, store):
-    computed = []
-
     @store.memoize(key=lambda x: f"key of {x}")
     async def compute(x):
         computed.append(x)
@@ -500,3 +507,152 @@ def test_coroutine_functions_are_memoized_too(client, store):
     assert asyncio.run(work()) == [5] * 5
     assert computed == [5]
     assert store["key of 5"] == 5
+
+
+def adder(number, default=0):
+    def add(x, more=default):
+        return x + number + more
+
+    return add
+
+
+class Doubling:
+    def __init__(self, factor=2):
+        self.factor = factor
+
+    def __call__(self, x):
+        return self.factor * x
+
+    def times(self, x):
+        return self.factor * x
+
+
+def test_functions_that_differ_in_what_they_hold_share_no_result(store):
+    """
+    Both are "adder.<locals>.add", but they are not one function.
+    """
+    functions = [adder(1), adder(100), adder(1, 5), partial(adder(1), more=7), partial(pow, 2), partial(pow, 5)]
+    functions += [lambda x: x, lambda x: -x]
+
+    for _ in range(2):
+        results = [store.memoize()(function)(10) for function in functions]
+        assert results == [11, 110, 16, 18, 2**10, 5**10, 10, -10]
+
+
+def test_a_function_that_is_redefined_is_another(store):
+    """
+    Results of a program's last version are none of this one's.
+    """
+
+    def version(one):
+        if one:
+
+            def compute(x):
+                return x + 1
+        else:
+
+            def compute(x):
+                return x + 2
+
+        return store.memoize()(compute)
+
+    assert (version(True)(1), version(False)(1), version(True)(1)) == (2, 3, 2)
+
+
+def test_a_decorated_function_is_told_by_what_was_decorated(store):
+    def loud(function):
+        @functools.wraps(function)
+        def wrapper(*args):
+            return f"{function(*args)}!"
+
+        return wrapper
+
+    one, two = store.memoize()(loud(adder(1))), store.memoize()(loud(adder(2)))
+
+    assert (one(1), two(1), one(1)) == ("2!", "3!", "2!")
+
+
+@pytest.mark.parametrize(
+    "function", [Doubling(), Doubling().times, (lambda held: lambda: held)([1]), partial(print, [1]), [].append]
+)
+def test_what_cannot_be_told_from_others_is_refused_with_advice(store, function):
+    with pytest.raises(pgstore.InvalidError, match=r"memoize\(key="):
+        store.memoize()(function)
+
+    assert store.memoize(key=lambda *args: ("mine", *args))(Doubling(3))(5) == 15
+
+
+def test_a_function_that_calls_itself_is_remembered(store):
+    def fibonacci(n):
+        computed.append(n)
+        return n if n < 2 else remembered(n - 1) + remembered(n - 2)
+
+    remembered = store.memoize(key=lambda n: n)(fibonacci)
+
+    assert remembered(10) == 55
+    assert len(computed) == 11
+
+
+def test_a_result_that_cannot_be_loaded_any_more_is_computed_anew(call, store):
+    module = types.ModuleType("of_another_version")
+    sys.modules[module.__name__] = module
+    exec("class Result: pass", module.__dict__)
+
+    @store.memoize()
+    def compute():
+        return module.Result() if "of_another_version" in sys.modules else "new"
+
+    compute()
+    del sys.modules["of_another_version"]
+
+    assert compute() == compute() == "new"
+
+
+def test_who_asks_while_a_transaction_computes_waits_for_its_end(client, store, store_elsewhere):
+    """
+    Before the commit there is nothing to be seen; computed again, there would be two answers.
+    """
+    here, elsewhere = (handle.memoize()(_count) for handle in (store, store_elsewhere))
+
+    with client.transaction():
+        first = here()
+        other = Background(elsewhere)
+        time.sleep(0.3)
+        assert other.running
+    assert other.result() == first == 1
+
+    store.clear()
+    with pytest.raises(KeyError), client.transaction():
+        assert here() == 2
+        other = Background(elsewhere)
+        raise KeyError
+    assert other.result() == here() == 3
+
+
+def _count():
+    computed.append(1)
+    return len(computed)
+
+
+def test_who_asks_while_an_asynchronous_transaction_computes_waits_too(client, store, store_elsewhere):
+    async def work():
+        async with client.transaction():
+            assert await store.memoize()(_count_async)() == 1
+            other = Background(lambda: asyncio.run(_elsewhere()))
+            await asyncio.sleep(0.3)
+            assert other.running
+        await client.aclose()
+        return await asyncio.to_thread(other.result)
+
+    async def _elsewhere():
+        try:
+            return await store_elsewhere.memoize()(_count_async)()
+        finally:
+            await store_elsewhere._runner.aclose()
+
+    assert asyncio.run(work()) == 1
+
+
+async def _count_async():
+    computed.append(1)
+    return len(computed)
