@@ -15,5 +15,5 @@ with pgstore.transaction():  # the file and the note, or neither
 degrees = pd.read_parquet("pgstore://pandas-tables/weather/2025.parquet", columns=["degrees"])
 print(catalogue["weather/2025.parquet"], degrees["degrees"].max())
 
-weather.to_csv("pgstore+nfs://pandas-shared/weather.csv", index=False, storage_options=options)
+weather.to_csv("pgstorenfs://pandas-shared/weather.csv", index=False, storage_options=options)
 print(pgstore.NetworkFileSystem.from_name("pandas-shared").listdir("/")[0].path)

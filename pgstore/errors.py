@@ -24,6 +24,7 @@
     ├── FileUnreadable (PermissionError)        a local file or directory that may not be read or written
     ├── StaleFile (OSError)                     an open file whose contents do not exist any more
     ├── FileTooLarge (OSError)                  a file above the largest possible size
+    ├── PositionInvalid (OSError, ValueError)   a position or size of an open file below zero
     ├── SerializationError                      a value cannot be stored
     ├── DeserializationError                    stored bytes cannot be loaded here; they are in `raw`
     ├── ValueTooLarge                           a value above the limit of its store
@@ -147,6 +148,10 @@ class StaleFile(Error, OSError):
 
 class FileTooLarge(Error, OSError):
     """A file above the largest possible size."""
+
+
+class PositionInvalid(OSError, InvalidError):  # in this order, or it has no errno
+    """A position or size of an open file is below zero. An `OSError`, as built-in files raise it."""
 
 
 class SerializationError(Error):

@@ -1,4 +1,4 @@
-"""fsspec: Volumes as `pgstore://volume/path`, NetworkFileSystems as `pgstore+nfs://name/path`, for pandas, pyarrow, Dask and so on.
+"""fsspec: Volumes as `pgstore://volume/path`, NetworkFileSystems as `pgstorenfs://name/path`, for pandas, pyarrow, Dask and so on.
 
 >>> pandas.read_parquet("pgstore://models/train.parquet", storage_options={"database_url": "postgresql://…"})
 
@@ -124,7 +124,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
     @property
     def fsid(self) -> str:
         """Which file system it is, for comparisons between processes."""
-        return f"{self.protocol}_{self.client.installation}_{self._environment_name or self.client.environment}"
+        return f"{self._scheme}_{self.client.installation}_{self._environment_name or self.client.environment}"
 
     def _place(self, path: Any) -> tuple[Any, str]:
         """The store that *path* leads into, and the path in it."""
@@ -141,9 +141,20 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             )
         return store, inside
 
+    def _found_place(self, path: Any) -> tuple[Any, str]:
+        """The same for looking: where no store can have such a name there is no such path."""
+        try:
+            return self._place(path)
+        except errors.InvalidError as exc:
+            raise errors.FileMissing(str(exc)) from exc
+
+    @property
+    def _scheme(self) -> str:
+        return self.protocol if isinstance(self.protocol, str) else str(self.protocol[0])
+
     @property
     def _noun(self) -> str:
-        return f"{self.protocol}://"
+        return f"{self._scheme}://"
 
     @contextlib.contextmanager
     def _explained(self, path: Any) -> Iterator[None]:
@@ -174,7 +185,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         path = self._strip_protocol(path)
         if not path:
             return _directory("")
-        store, inside = self._place(path)
+        store, inside = self._found_place(path)
         with self._explained(path):
             stat = store.stat(inside, follow_symlinks=False)
             is_link = stat.type == FileEntryType.SYMLINK
@@ -199,7 +210,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         )
 
     def _entries(self, path: str, *, recursive: bool = False) -> Iterator[Info]:
-        store, inside = self._place(path)
+        store, inside = self._found_place(path)
         name = path.partition("/")[0]
         with self._explained(path):
             for entry in store.iterdir(inside, recursive=recursive):
@@ -229,6 +240,49 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             return {} if detail else []
         names = sorted(found)
         return {name: found[name] for name in names} if detail else names
+
+    def walk(
+        self,
+        path: Any,
+        maxdepth: int | None = None,
+        topdown: bool = True,
+        on_error: str | Callable[[Exception], object] = "omit",
+        detail: bool = False,
+        **_: Any,
+    ) -> Iterator[tuple[str, Any, Any]]:
+        """
+        Go through a directory and all below it: (path, directories, files), names or with *detail* dicts by name.
+
+        As fsspec has it, but a link is not followed: one to a directory counts as a file, or the walk might never end.
+        """
+        if maxdepth is not None and maxdepth < 1:
+            raise errors.InvalidError(f"maxdepth is {maxdepth}, expected 1 or more, or None")
+        path = self._strip_protocol(path)
+        try:
+            listing = self.ls(path)
+        except OSError as exc:
+            if on_error == "raise":
+                raise
+            if callable(on_error):
+                on_error(exc)
+            return
+        directories: dict[str, Info] = {}
+        files: dict[str, Info] = {}
+        for info in listing:
+            if info["name"] == path:  # a file, which lists itself
+                files[""] = info
+            else:
+                is_directory = info["type"] == "directory" and not info.get("islink")
+                (directories if is_directory else files)[info["name"].rpartition("/")[2]] = info
+        here = (path, directories, files) if detail else (path, list(directories), list(files))
+        if topdown:
+            yield here
+        if maxdepth is None or maxdepth > 1:
+            below = None if maxdepth is None else maxdepth - 1
+            for name in list(here[1]):  # of what the caller may have left of them
+                yield from self.walk(directories[name]["name"], below, topdown, on_error, detail)
+        if not topdown:
+            yield here
 
     def exists(self, path: Any, **_: Any) -> bool:
         """Whether there is something at *path*. A lost connection is an error, not an answer."""
@@ -383,13 +437,13 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         cache_options: Any = None,
         **_: Any,
     ) -> Any:
-        store, inside = self._place(path)
+        store, inside = self._place(path) if set(mode) & set("wxa") else self._found_place(path)
         with self._explained(path):
             return store.open(inside, mode)
 
     def cat_file(self, path: Any, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
         """The bytes of a file, or [*start*, *end*) of them, counted from its end where negative."""
-        store, inside = self._place(path)
+        store, inside = self._found_place(path)
         if start is None and end is None:
             with self._explained(path):
                 return b"".join(store.read_file(inside))
@@ -434,7 +488,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def get_file(self, rpath: Any, lpath: Any, callback: Any = DEFAULT_CALLBACK, outfile: Any = None, **_: Any) -> None:
         """Download a file to a local path or file object; of a directory only itself, as fsspec wants it."""
-        store, inside = self._place(rpath)
+        store, inside = self._found_place(rpath)
         target = outfile if outfile is not None else lpath
         info = self.info(rpath)
         if not isfilelike(target):
@@ -465,9 +519,9 @@ class VolumeFileSystem(StoreFileSystem):
 
 
 class NetworkFileSystemFileSystem(StoreFileSystem):
-    """`pgstore+nfs://name/path`. What is written is there for everybody at once; files can be changed in place (`r+b`)."""
+    """`pgstorenfs://name/path`. What is written is there for everybody at once; files can be changed in place (`r+b`)."""
 
-    protocol = "pgstore+nfs"
+    protocol = ("pgstorenfs", "pgstore+nfs")  # others, such as universal_pathlib, take any but letters and digits apart
     _store_class = NetworkFileSystem
 
 

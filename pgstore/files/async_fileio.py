@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from pgstore import errors
 from pgstore.core.operation import Op, Runner
-from pgstore.files.fileio import FileAt, Mode, seek
+from pgstore.files.fileio import FileAt, Mode, checked_size, seek
 from pgstore.files.opened import Opened, ReadAhead
 
 if TYPE_CHECKING:
@@ -190,9 +190,7 @@ class AsyncFile(ABC, Generic[S]):
         """Cut the file to *size* bytes, None: to the position; or let it grow to so many by a hole. Returns the size."""
         self._check_writes()
         await self._write_pending()
-        target = self._position if size is None else size
-        if target < 0:
-            raise errors.InvalidError(f"a file cannot be truncated to {target} bytes")
+        target = checked_size(self._position if size is None else size)
         self._ahead.drop()
         await self._change(self._opened.truncate(target))
         return target

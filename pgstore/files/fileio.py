@@ -12,7 +12,9 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable
+from errno import EINVAL
 from functools import partial
+from operator import index
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -117,6 +119,12 @@ class RawFile(io.RawIOBase):
         self._check_open()
         return True
 
+    @property
+    def size(self) -> int:
+        """How many bytes the file has now, as far as they have been written; fsspec asks files for it."""
+        self._check_open()
+        return self._run(self._opened.size())
+
     # --------------------------------------------------------------------------------------------------- reading
 
     def readinto(self, buffer: WriteableBuffer) -> int:
@@ -184,9 +192,7 @@ class RawFile(io.RawIOBase):
 
     def truncate(self, size: int | None = None) -> int:
         self._check_writes()
-        target = self._position if size is None else size
-        if target < 0:
-            raise errors.InvalidError(f"a file cannot be truncated to {target} bytes")
+        target = checked_size(self._position if size is None else size)
         self._ahead.drop()
         self._change(self._opened.truncate(target))
         return target
@@ -257,6 +263,7 @@ class RawFile(io.RawIOBase):
 
 def seek(opened: Opened, position: int, offset: int, whence: int) -> Op[int]:
     """Where a file that stands at *position* stands after this; the arguments are those of `io.IOBase.seek`."""
+    offset = index(offset)
     if whence == os.SEEK_CUR:
         offset += position
     elif whence == os.SEEK_END:
@@ -264,8 +271,16 @@ def seek(opened: Opened, position: int, offset: int, whence: int) -> Op[int]:
     elif whence != os.SEEK_SET:
         raise errors.InvalidError(f"whence {whence!r} is none of 0 (start), 1 (current position) and 2 (end)")
     if offset < 0:
-        raise errors.InvalidError(f"position {offset} is before the start of file {opened.path!r}")
+        raise errors.PositionInvalid(EINVAL, f"position {offset} is before the start of the file", opened.path)
     return offset
+
+
+def checked_size(size: int) -> int:
+    """Return *size* if a file can be truncated to it."""
+    size = index(size)
+    if size < 0:
+        raise errors.PositionInvalid(EINVAL, f"a file cannot be truncated to {size} bytes")
+    return size
 
 
 class Layer(io.IOBase):
@@ -280,6 +295,13 @@ class Layer(io.IOBase):
 
     def __del__(self) -> None:
         forget(self, getattr(self, "_raw", None))
+
+    @property
+    def size(self) -> int:
+        """How many bytes the file has now, with those that are buffered."""
+        if self._raw.writable():
+            self.flush()
+        return self._raw.size
 
 
 class WritingLayer(Layer):

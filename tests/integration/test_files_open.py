@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import inspect
 import io
@@ -917,3 +918,30 @@ def test_a_handle_bound_to_a_transaction_opens_in_it(client, store):
 def test_open_is_a_method_like_others(store):
     assert "as the built-in `open` does" in (store.open.__doc__ or "")
     assert list(inspect.signature(store.open).parameters)[1:] == list(inspect.signature(open).parameters)[1:6]
+
+
+@pytest.mark.parametrize("buffering", [-1, 0])
+def test_a_position_before_the_start_is_refused_as_by_built_in_files(opened, store, buffering):
+    """
+    `zipfile.is_zipfile` and others seek back from the end, and catch an OSError where the file is too short.
+    """
+    store.put_file(io.BytesIO(b"ten bytes."), "short")
+
+    with opened(store, "short", "rb", buffering=buffering) as file:
+        for offset, whence in ((-1024, 2), (-20, 1), (-1, 0)):
+            with pytest.raises(OSError, match="before the start") as raised:
+                file.seek(offset, whence)
+            assert isinstance(raised.value, ValueError)
+            assert raised.value.errno == errno.EINVAL
+        assert file.read() == b"ten bytes."
+        with pytest.raises(TypeError):
+            file.seek(1.5)
+
+
+def test_libraries_that_look_for_the_end_of_a_short_file_find_it(store):
+    store.put_file(io.BytesIO(b"ten bytes."), "short")
+
+    with store.open("short", "rb") as file:
+        assert zipfile.is_zipfile(file) is False
+    with store.open("short", "rb") as file, pytest.raises(zipfile.BadZipFile):
+        zipfile.ZipFile(file)

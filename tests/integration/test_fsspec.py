@@ -19,7 +19,7 @@ from pgstore import errors
 from pgstore.fsspec import NetworkFileSystemFileSystem, VolumeFileSystem
 from tests.migration.conftest import ROOT
 
-CLASSES = {"pgstore": VolumeFileSystem, "pgstore+nfs": NetworkFileSystemFileSystem}
+CLASSES = {"pgstore": VolumeFileSystem, "pgstorenfs": NetworkFileSystemFileSystem}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -67,7 +67,7 @@ class OnVolumes(abstract.AbstractFixtures):
 
 
 class OnNetworkFileSystems(OnVolumes):
-    protocol = "pgstore+nfs"
+    protocol = "pgstorenfs"
 
 
 class TestCopyOfVolumes(abstract.AbstractCopyTests, OnVolumes):
@@ -123,7 +123,7 @@ def test_both_protocols_are_entry_points():
         for name, value in project["entry-points"]["fsspec.specs"].items()
     }
 
-    assert declared == CLASSES
+    assert declared == {**CLASSES, "pgstore+nfs": NetworkFileSystemFileSystem}
 
 
 def test_urls_lead_into_stores(fs, top, protocol, database):
@@ -590,3 +590,78 @@ def test_pyarrow_writes_and_reads_datasets(fs, top):
 
     assert len(dataset.files) == 2
     assert dataset.to_table(filter=ds.field("year") == 2025)["value"].to_pylist() == [2, 3]
+
+
+# ---------------------------------------------------------------------------------------- as its other file systems do
+
+
+def test_a_walk_enters_no_links(fs, top):
+    """
+    Links that lead upwards would make it endless.
+    """
+    fs.pipe(f"{top}/d/file", b"1")
+    store, _ = fs._place(top)
+    store.symlink(".", "d/here")
+    store.symlink("..", "d/above")
+    store.symlink("nowhere", "d/broken")
+
+    walked = list(fs.walk(f"{top}/d"))
+    detailed = list(fs.walk(f"{top}/d", detail=True, topdown=False))
+
+    assert [(path, folders, sorted(files)) for path, folders, files in walked] == [
+        (f"{top}/d", [], ["above", "broken", "file", "here"])
+    ]
+    assert detailed[0][2]["file"]["size"] == 1
+
+
+def test_a_walk_is_that_of_fsspec_in_all_else(fs, top):
+    for path in ("a", "d/b", "d/e/c"):
+        fs.pipe(f"{top}/{path}", b"1")
+    errors_seen: list[Exception] = []
+
+    assert [path for path, _, _ in fs.walk(top)] == [top, f"{top}/d", f"{top}/d/e"]
+    assert [path for path, _, _ in fs.walk(top, maxdepth=2)] == [top, f"{top}/d"]
+    assert [path for path, _, _ in fs.walk(top, topdown=False)] == [f"{top}/d/e", f"{top}/d", top]
+    assert list(fs.walk(f"{top}/none")) == []
+    assert list(fs.walk(f"{top}/none", on_error=errors_seen.append)) == []
+    with pytest.raises(FileNotFoundError):
+        list(fs.walk(f"{top}/none", on_error="raise"))
+    assert len(errors_seen) == 1
+    for _, folders, _ in fs.walk(top):
+        folders.clear()  # as os.walk allows
+        break
+
+
+def test_open_files_have_a_size_and_blocks_are_read(fs, top):
+    fs.pipe(f"{top}/lines", b"one\ntwo\nthree\n")
+
+    with fs.open(f"{top}/lines", "rb") as file:
+        assert file.size == 14
+    assert fs.read_block(f"{top}/lines", 1, 6, delimiter=b"\n") == b"two\n"
+    with fs.open(f"{top}/new", "wb") as file:
+        file.write(b"12345")
+        assert file.size == 5
+
+
+@pytest.mark.parametrize("name", ["my data", "naïve", "x" * 65, "[ab]"])
+def test_where_no_store_can_have_such_a_name_there_is_no_path(fs, name):
+    path = f"{name}/x"
+
+    assert (fs.exists(path), fs.isdir(path), fs.isfile(path), fs.exists(name)) == (False,) * 4
+    for call in (fs.info, fs.ls, fs.cat_file, lambda path: fs.open(path, "rb"), lambda path: fs.get_file(path, "/x")):
+        with pytest.raises(FileNotFoundError):
+            call(path)
+    with pytest.raises(errors.InvalidError):  # where one would have to be made, why not
+        fs.pipe(path, b"")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # that it does not know us, which is so
+def test_paths_of_universal_pathlib_lead_into_both_kinds(protocol, fs, top, database):
+    upath = pytest.importorskip("upath")
+    path = upath.UPath(f"{protocol}://{top}", database_url=database) / "d" / "new"
+    fs.makedirs(f"{top}/d")
+
+    path.write_text("x")
+
+    assert path.read_text() == "x"
+    assert [each.name for each in path.parent.iterdir()] == ["new"]
