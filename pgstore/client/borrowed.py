@@ -364,10 +364,12 @@ def source_of(subject: Any) -> Source:
 
         if isinstance(subject, (Connection, Session, scoped_session)):
             return _Sqlalchemy(subject)
-        from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+        # Its asynchronous part wants greenlet, which may not be there; who has such an object has imported both.
+        if "sqlalchemy.ext.asyncio" in sys.modules:
+            from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 
-        if isinstance(subject, (AsyncConnection, AsyncSession, async_scoped_session)):
-            return _SqlalchemyAsync(subject)
+            if isinstance(subject, (AsyncConnection, AsyncSession, async_scoped_session)):
+                return _SqlalchemyAsync(subject)
     raise errors.InvalidError(
         f"cannot join a transaction of {type(subject).__module__}.{type(subject).__name__}; pass a psycopg Connection or "
         "AsyncConnection, or a SQLAlchemy Connection, Session, AsyncConnection or AsyncSession"

@@ -7,6 +7,7 @@ inherits the start lock, so that one whose parent died is waited for and not rac
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +18,9 @@ from pgstore.embedded.binaries import Binaries
 from pgstore.embedded.identity import Identity
 from pgstore.embedded.locks import FileLock
 from pgstore.embedded.paths import USER, Paths
+
+_WHEN = re.compile(r"^\d{4}-\d\d-\d\d [\d:.]+ \w+ \[\d+\] ")  # in the server's log
+_TELLING = re.compile(r"\b(?:PANIC|FATAL|ERROR|error|could not|cannot)\b")
 
 # Everything else, fsync, synchronous_commit and full_page_writes above all, stays as Postgres has it.
 SETTINGS = """
@@ -66,10 +70,25 @@ def _initdb(draft: Path, binaries: Binaries, identity: Identity, start_lock: Fil
     if failed and "invalid locale" in said:
         failed, said = _run_initdb("C", draft, binaries, identity, start_lock)
     if failed:
-        tail = "\n".join(said.splitlines()[-10:]) or "it said nothing"
         raise errors.EmbeddedServerError(
-            f"initdb of PostgreSQL {binaries.major} could not make {draft.parent}/data (status {failed}):\n{tail}"
+            f"initdb of PostgreSQL {binaries.major} could not make {draft.parent}/data: {reason_in(said)}"
         )
+
+
+def reason_in(said: str) -> str:
+    """One line of what a program of PostgreSQL's has *said* that tells why it failed, and what to do where that is known."""
+    lines = [_WHEN.sub("", line.strip()) for line in said.splitlines() if line.strip()]
+    telling = [place for place, line in enumerate(lines) if _TELLING.search(line)]
+    if any("No space left on device" in line for line in lines):
+        return (
+            "the disk is full (No space left on device): make some 100 MB free, or give a directory elsewhere in "
+            "PGSTORE_SERVER_DIR"
+        )
+    if not telling:
+        return lines[-1] if lines else "it said nothing"
+    first = telling[0]
+    before = [line for line in lines[max(0, first - 2) : first] if line.startswith("LOG:")]  # what a setting is, say
+    return "; ".join([*before, lines[first]])
 
 
 def _run_initdb(

@@ -158,6 +158,12 @@ class Paths:
                 f"{shown(identity.uid)} can enter, and is not: remove it, or give another PGSTORE_SERVER_DIR"
             )
 
+    def remove_sockets_elsewhere(self) -> None:
+        """After the server has ended: what was made for its socket outside of our directory goes; the next start makes it anew."""
+        if self.sockets.parent != self.root:
+            with contextlib.suppress(OSError):
+                self.sockets.rmdir()  # not if there is something in it
+
     def sockets_are_private(self, uid: int) -> bool:
         try:
             status = self.sockets.lstat()

@@ -7,7 +7,6 @@ before its command line has been compared.
 from __future__ import annotations
 
 import os
-import shlex
 import socket
 import subprocess
 from pathlib import Path
@@ -48,7 +47,8 @@ class Postmaster:
             command = (self._paths.data / "postmaster.opts").read_text(errors="replace")
         except (FileNotFoundError, PermissionError):
             return None
-        return Path(shlex.split(command)[0]).parent
+        # The program as it is, then each argument in quotes that quote nothing: not a line for a shell.
+        return Path(command.partition(' "')[0].strip()).parent
 
     def discard_stale_files(self) -> None:
         """

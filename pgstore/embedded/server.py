@@ -21,7 +21,7 @@ from pgstore import errors
 from pgstore.config import variable_of
 from pgstore.embedded.binaries import Binaries, find_binaries, reachable_binaries
 from pgstore.embedded.identity import Identity, choose_identity, give, owner_of
-from pgstore.embedded.initialise import clean_environment, initialise
+from pgstore.embedded.initialise import clean_environment, initialise, reason_in
 from pgstore.embedded.locks import FileLock, Held
 from pgstore.embedded.paths import DATABASE, PORT, USER, Paths, default_directory
 from pgstore.embedded.postmaster import CONNECT_SECONDS_MAX, Postmaster
@@ -33,7 +33,6 @@ READY_SECONDS_MAX = 300.0  # replaying the log after a crash takes long on a slo
 ORPHANS_SECONDS_MAX = 30.0  # without a postmaster, idle backends end at once, busy ones with their statement
 STOP_SECONDS_MAX = 120.0  # a fast shutdown writes all that is dirty
 LOG_BYTES_MAX = 10 * 2**20
-LOG_LINES_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,9 @@ class Server:
                 return False
             self._paths.check()
             with Held(FileLock(self._paths.start_lock), seconds_max=READY_SECONDS_MAX):
-                return self._take_down(signal.SIGQUIT if immediate else signal.SIGINT)
+                was_running = self._take_down(signal.SIGQUIT if immediate else signal.SIGINT)
+                self._paths.remove_sockets_elsewhere()
+                return was_running
 
     def status(self) -> Status:
         """Return what is known of the server; nothing is changed."""
@@ -303,10 +304,8 @@ class Server:
                 lines = log.read().decode(errors="replace").splitlines()
         except OSError:
             lines = []
-        tail = "\n".join(lines[-LOG_LINES_SHOWN:]) or "(nothing)"
-        return errors.EmbeddedServerError(
-            f"the server in {self.directory} {what}; the end of {self._paths.log}:\n{tail}"
-        )
+        reason = reason_in("\n".join(lines))
+        return errors.EmbeddedServerError(f"the server in {self.directory} {what}: {reason}; more in {self._paths.log}")
 
     def _unanswered(self, refusal: str) -> errors.EmbeddedServerError:
         pid = self._postmaster.pid()
