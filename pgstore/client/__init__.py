@@ -193,6 +193,7 @@ class Client:
             transaction.check_form(blocking=True)
             root = transaction.root
             with root.lock:
+                transaction.check_not_at_work()
                 return run_blocking(root.world.perform(op, transaction))
         world = self._blocking
         request: Request | None = None

@@ -59,8 +59,10 @@ class _Root:
         self.lost: BaseException | None = None  # the connection broke
         self.participants: dict[object, Participant] = {}
         self.savepoints = 0
-        # One call at a time. Reentrant where it can be: what a call runs may call a store again (`__reduce__`, callbacks).
+        # One call at a time. Reentrant where it can be: what a call runs may call a store again (`__reduce__`, callbacks). Not
+        # while the connection is at work, where only a signal handler or a finaliser can come in.
         self.lock = threading.RLock()
+        self.is_at_work = False
         self.async_lock = asyncio.Lock()
 
 
@@ -107,6 +109,7 @@ class Transaction:
             self._expose(root)
         else:
             with root.lock:
+                self.check_not_at_work()
                 run_blocking(self._begin())
                 if root.joined:
                     run_blocking(self._guard(root))
@@ -138,7 +141,12 @@ class Transaction:
     def __enter__(self) -> Transaction:
         self._enter(blocking=True)
         try:
-            run_blocking(self._open())
+            if self._root is None:
+                run_blocking(self._open())
+            else:
+                with self._root.lock:
+                    self.check_not_at_work()
+                    run_blocking(self._open())
         except BaseException:
             self._ended = True
             raise
@@ -150,6 +158,7 @@ class Transaction:
         try:
             if self._forks == _forks:
                 with self._open_root().lock:
+                    self.check_not_at_work()
                     run_blocking(self.commit() if exc is None else self.rollback())
         finally:
             self._leave()
@@ -258,6 +267,14 @@ class Transaction:
                 "an asynchronous call inside a blocking transaction; open it with `async with`, or call without `.aio`"
             )
 
+    def check_not_at_work(self) -> None:
+        """Raise `TransactionScopeError` where a call of this thread is half done; with the lock."""
+        if self._open_root().is_at_work:
+            raise errors.TransactionScopeError(
+                "a statement of the current transaction is under way on this very thread, so nothing more can be done in it here: "
+                "this is a signal handler or a finaliser, which can leave the work to another thread, or to the main part"
+            )
+
     def _open_root(self) -> _Root:
         if self._root is None or self._ended:
             raise errors.InvalidError(f"{self!r} is not open")
@@ -312,17 +329,21 @@ class Transaction:
         """Take a connection and begin on it by *call*. If it breaks nothing is lost: nothing had been done yet."""
         root = self._open_root()
         patience = Patience()
-        while True:
-            link = root.link = yield root.world.links.acquire()
-            root.begun = True
-            link.xid = None
-            try:
-                return (yield call(link))
-            except BrokenLink as exc:
-                root.link, root.begun = None, False
-                yield root.world.links.discard(link)
-                yield root.world.links.purge()
-                patience.spend(exc)
+        root.is_at_work = True
+        try:
+            while True:
+                link = root.link = yield root.world.links.acquire()
+                root.begun = True
+                link.xid = None
+                try:
+                    return (yield call(link))
+                except BrokenLink as exc:
+                    root.link, root.begun = None, False
+                    yield root.world.links.discard(link)
+                    yield root.world.links.purge()
+                    patience.spend(exc)
+        finally:
+            root.is_at_work = False
 
     def query(self, request: Query | Many) -> Steps[Any]:
         root = self._open_root()
@@ -361,6 +382,7 @@ class Transaction:
 
     def _checked(self, call: Callable[..., Any], *args: Any) -> Steps[Any]:
         root = self._open_root()
+        root.is_at_work = True
         try:
             return (yield call(*args))
         except BrokenLink as exc:
@@ -368,13 +390,19 @@ class Transaction:
             if not root.joined:
                 yield root.world.links.purge()  # what idles is hardly better
             raise _broke(exc) from exc
+        finally:
+            root.is_at_work = False
 
     def _checked_guard(self, steps: Steps[T]) -> Steps[T]:
+        root = self._open_root()
+        root.is_at_work = True
         try:
             return (yield from steps)
         except BrokenLink as exc:
-            self._open_root().lost = exc
+            root.lost = exc
             raise _broke(exc) from exc
+        finally:
+            root.is_at_work = False
 
     def _check_usable(self, root: _Root) -> None:
         if root.lost is not None:
@@ -468,6 +496,7 @@ class Transaction:
             # By SQL of the caller's, or by COPY. Known before COMMIT is sent: its answer may be lost with everything else.
             ((link.xid,),) = yield from self._checked(link.execute, Query(CURRENT_XID))
             root.wrote = link.xid is not None
+        root.is_at_work = True  # to the end
         try:
             committed = yield link.commit_with(last)
         except BrokenLink as exc:
@@ -526,6 +555,7 @@ class Transaction:
 
     def _end(self, root: _Root) -> Steps[None]:
         """Roll everything back, and give the connection back."""
+        root.is_at_work = True
         try:
             if root.lost is None:
                 with contextlib.suppress(BrokenLink):  # the server rolls back what it cannot commit
@@ -540,7 +570,7 @@ class Transaction:
 
     def _release(self, root: _Root) -> Steps[None]:
         link, root.link = root.link, None
-        root.begun = False
+        root.begun = root.is_at_work = False
         if link is None:
             return
         usable = link.clean

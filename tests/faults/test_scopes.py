@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
+import signal
 import threading
 import warnings
 from typing import Any
@@ -18,6 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
 import pgstore
+from pgstore.client.links.eagerness import Eagerness
 from pgstore.errors import InvalidError, StatementFailed, TransactionFailed, TransactionScopeError
 from tests.faults.conftest import Background
 
@@ -503,3 +505,76 @@ def test_asynchronous_generators_too(client, entries):
     asyncio.run(work())
 
     assert entries.keys() == ["a", "b"]
+
+
+# ---------------------------------------------------------------------------------- signal handlers and finalisers
+
+
+@pytest.fixture
+def interrupting(monkeypatch):
+    """Calls a function, once, while a statement is under way on a connection, as a signal handler or a finaliser comes in."""
+    pending = []
+
+    def interrupt(function):
+        pending.append(function)
+
+    def look(spin, *args):
+        if pending:
+            pending.pop()()
+        return catch(spin, *args)
+
+    catch = Eagerness.catch
+    monkeypatch.setattr(Eagerness, "catch", look)
+    return interrupt
+
+
+def test_a_signal_handler_cannot_come_between_a_statement_and_its_answer(client, entries, interrupting):
+    """
+    Its statement would be sent on a connection that is at work: the program would hang, or lose its transaction.
+    """
+    refused = []
+
+    def handler(call):
+        def handle():
+            with pytest.raises(TransactionScopeError, match="signal handler") as raised:
+                call()
+            refused.append(raised.value)
+
+        return handle
+
+    with client.transaction() as tx:
+        for number, call in enumerate(
+            [
+                lambda: entries.put("handler", 1),
+                lambda: list(entries.iterate_keys()),
+                lambda: client.transaction().__enter__(),
+                lambda: entries.using(tx).put("handler", 1),
+                lambda: tx.connection,
+            ]
+        ):
+            interrupting(handler(call))
+            entries[f"k{number}"] = number
+            assert entries[f"k{number}"] == number
+
+    assert len(refused) == 5
+    assert entries.keys() == [f"k{number}" for number in range(5)]
+
+
+def test_between_two_statements_a_signal_handler_takes_part(client, entries):
+    before = signal.signal(signal.SIGUSR1, lambda *_: entries.put("handler", 1))
+    try:
+        with client.transaction():
+            entries["a"] = 1
+            signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+    assert entries.keys() == ["a", "handler"]
+
+
+def test_outside_of_transactions_a_signal_handler_has_a_connection_of_its_own(client, entries, interrupting):
+    interrupting(lambda: entries.put("handler", 1))
+
+    entries["a"] = 1
+
+    assert entries.keys() == ["a", "handler"]
