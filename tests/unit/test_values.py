@@ -297,7 +297,7 @@ def test_an_exception_that_cannot_be_printed_is_mapped_too(monkeypatch):
         loads(pickle.dumps(Unloadable()), "value")
 
 
-@pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit, MemoryError])
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit])
 def test_what_ends_a_program_passes_through(monkeypatch, exception):
     """
     Ctrl-C during a load is no damaged value.
