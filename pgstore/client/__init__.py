@@ -198,6 +198,8 @@ class Client:
                     try:
                         result = world.query_now(request)
                     except BaseException as exc:
+                        if request.undo is not None and is_interrupt(exc):  # before it goes on to something else
+                            run_blocking(world.put_back(request, None))
                         request = op.throw(exc)
                     else:
                         request = op.send(result)

@@ -92,7 +92,10 @@ class BorrowedLink:
         try:
             statement = query.statement
             cursor.execute(statement.unset_sql, _parameters(query), prepare=_prepared(statement), binary=True)
-            return cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
+            rows = cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
+            if query.undo is not None:
+                query.taken = rows
+            return rows
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc
 
@@ -148,7 +151,10 @@ class BorrowedAsyncLink:
         try:
             statement = query.statement
             await cursor.execute(statement.unset_sql, _parameters(query), prepare=_prepared(statement), binary=True)
-            return await cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
+            rows = await cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
+            if query.undo is not None:
+                query.taken = rows
+            return rows
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc
 

@@ -10,13 +10,15 @@ and forgets it when a connection leads to a server that may be another, for ids 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, Final
 
 from pgstore import errors
 from pgstore.client.announcements import Announcements, in_transaction
 from pgstore.client.listener import lock_key, waits
+from pgstore.core.batches import batches
 from pgstore.core.clock import Deadline, monotonic
-from pgstore.core.operation import Apart, BeforeCommit, Listen, Op, Query, Rows, Topic, Wait, operation
+from pgstore.core.operation import Apart, BeforeCommit, Listen, Op, PutBack, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.base import (
     INSERTING,
@@ -175,7 +177,8 @@ class Taking(Leasing):
 
         Raises:
             queue.Empty: nothing arrived within *timeout*.
-            DeserializationError: this process cannot load the item; its bytes are in the error's `raw`.
+            DeserializationError: this process cannot load the item, which is taken all the same, or the queue would stand still;
+                its bytes are in the error's `raw`. In a transaction that is rolled back, and with *lease*, it stays.
 
         >>> with queue.get(lease=60) as lease:
         ...     work(lease.item)
@@ -211,8 +214,9 @@ class Taking(Leasing):
 
         Raises:
             queue.Empty: nothing arrived within *timeout*.
-            DeserializationError: this process cannot load one of them. All of them are put back, at the end of the queue, so a
-                process that asks again and again turns the queue round; with *lease* each is loaded, or not, by itself.
+            DeserializationError: this process cannot load one of them; its bytes are in the error's `raw`. All of them are put
+                back, in one step and in their order, at the end of the queue, so a process that asks again and again turns the
+                queue round; with *lease* each is loaded, or not, by itself.
         """
         if n is not None and n_values is not None:
             raise errors.InvalidError("get_many takes n= or n_values=, which are the same, not both")
@@ -227,7 +231,7 @@ class Taking(Leasing):
         except errors.DeserializationError:
             store_id = yield from self._locate()
             counting = yield from tally(self._of(store_id))
-            yield self._put_back(store_id, name, rows)
+            yield PutBack(self._put_back(store_id, name, rows))
             counting.count(-len(rows))
             raise
 
@@ -381,17 +385,21 @@ class Taking(Leasing):
                 enrolment.participant.topics[room] = None
         statement = take_on_terms(leased=lease is not None, relaxed=not durable, aloud=aloud)
 
-        def undo(rows: Rows) -> Query:
+        def undo(rows: Rows) -> Sequence[Query]:
             if lease is None:
                 return self._put_back(facts.id, partition, rows)
-            return Query(UNLEASE, facts.id, partition, [row[0] for row in rows])
+            return [Query(UNLEASE, facts.id, partition, [row[0] for row in rows])]
 
         rows: Rows = yield Query(statement, *values, undo=undo)
         return rows
 
     @staticmethod
-    def _put_back(store_id: int, partition: str, rows: Rows) -> Query:
-        return Query(PUT_BACK, store_id, partition, *zip(*rows, strict=True))
+    def _put_back(store_id: int, partition: str, rows: Rows) -> list[Query]:
+        """The queries that put *rows* back, in their order and in statements of a size that the server takes."""
+        return [
+            Query(PUT_BACK, store_id, partition, *zip(*batch, strict=True))
+            for batch in batches(sorted(rows), lambda row: len(row[3]))
+        ]
 
     def _empty(self, timeout: float | None, partition: str) -> errors.QueueEmpty:
         where = f" partition {partition!r}" if partition else ""
