@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final, Self
 from pgstore import errors
 from pgstore.client import Client
 from pgstore.client.announcements import announcing
+from pgstore.core.numbers import as_seconds
 from pgstore.core.operation import BeforeCommit, Many, Op, Query, Rows, Topic
 from pgstore.core.statement import Statement
 from pgstore.dict.codec import SERIALIZERS, Codec
@@ -18,7 +19,10 @@ from pgstore.registry import Facts
 ALIVE: Final = "(expires_at IS NULL OR expires_at > statement_timestamp())"
 VALUE: Final = "codec, value, integer_value, float_value, json_value"
 VALUE_TYPES: Final = "char bytea int8 float8 jsonb"
+# JSON is read as text, for the codec to load: an error of the driver in the middle of a result would name no key.
+READ: Final = "codec, value, integer_value, float_value, json_value::text"
 WATCHED: Final = "watch"
+TTL_SECONDS_MAX: Final = 1000 * 365 * 86400  # Python's calendar ends with the year 9999
 
 # One in so many writes looks for what has expired: often enough to keep up, too rarely to be felt.
 _COLLECT_EVERY: Final = 100
@@ -177,8 +181,7 @@ class DictBase(Store):
 
         Returns its rows, or where it returns none the number of entries changed.
         """
-        if _in_passing():  # first: what the write takes must not be in the hands of something that may fail
-            yield from self._collect(facts)
+        yield from self._collect_in_passing(facts)
         if not facts.options.get("watch"):
             result = yield Query(write.plain, facts.id, *values, undo=undo)
         else:
@@ -186,6 +189,11 @@ class DictBase(Store):
             rows: Rows = yield from announcing(query, Topic(facts.id, WATCHED))
             result = rows if write.plain.sql.find(b" RETURNING ") >= 0 else len(rows)
         return result
+
+    def _collect_in_passing(self, facts: Facts) -> Op[None]:
+        """Now and then; before a write, for what that takes must not be in the hands of something that may fail."""
+        if _in_passing():
+            yield from self._collect(facts)
 
     def _collect(self, facts: Facts) -> Op[None]:
         """Delete what has expired; not in a transaction of the caller's, which may keep others waiting for these entries."""
@@ -234,9 +242,12 @@ def _in_passing() -> bool:
 
 def check_ttl(ttl: object) -> float:
     """Return *ttl* if it is a time to live in seconds: above 0, infinity for never."""
-    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not ttl > 0:
+    seconds = as_seconds(ttl)
+    if seconds is None or not seconds > 0:
         raise errors.InvalidError(f"ttl {ttl!r} is not a number of seconds above 0 (float('inf'): for ever)")
-    return float(ttl)
+    if seconds > TTL_SECONDS_MAX and ttl != float("inf"):
+        raise errors.InvalidError(f"ttl is above {TTL_SECONDS_MAX:,} s, a thousand years; float('inf') is for ever")
+    return seconds
 
 
 def _options(
@@ -250,5 +261,5 @@ def _options(
             raise errors.InvalidError(f"{name} is {flag!r}, expected True, False or None")
     options: dict[str, Any] = {"serializer": serializer, "watch": watch, "json_projection": json_projection}
     if ttl is not None and check_ttl(ttl) != float("inf"):
-        options["ttl"] = float(ttl)
+        options["ttl"] = check_ttl(ttl)
     return {name: value for name, value in options.items() if value is not None}
