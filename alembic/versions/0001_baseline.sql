@@ -119,7 +119,7 @@ CREATE TABLE pgstore.queue_item (
     store_id  bigint NOT NULL,
     id        bigint NOT NULL DEFAULT nextval('pgstore.queue_item_id_seq'),  -- the order within a partition
     put_at    timestamptz NOT NULL DEFAULT statement_timestamp(),
-    codec     "char" NOT NULL DEFAULT 'p',            -- p pickle, j JSON as UTF-8 text
+    codec     "char" NOT NULL DEFAULT 'p',            -- p pickle, s after 16 bytes of signature, j JSON as UTF-8 text
     partition text COLLATE "C" NOT NULL DEFAULT '',   -- '' is the default partition
     payload   pgstore.stored_value NOT NULL,
     attempts  smallint NOT NULL DEFAULT 0,            -- leases that came to nothing
@@ -1235,6 +1235,7 @@ SELECT s.environment,
        CASE q.codec
            WHEN 'j' THEN convert_from(q.payload, 'UTF8')::jsonb
            WHEN 'p' THEN pgstore.decode_pickle(q.payload)
+           WHEN 's' THEN pgstore.decode_pickle(substr(q.payload, 17))
        END AS item,                                   -- NULL: decode_pickle says when
        octet_length(q.payload) AS size_bytes
   FROM pgstore.store s
