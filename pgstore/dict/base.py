@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, Self
 
 from pgstore import errors
 from pgstore.client import Client
 from pgstore.client.announcements import announcing
 from pgstore.core.numbers import as_seconds
-from pgstore.core.operation import BeforeCommit, Many, Op, Query, Rows, Topic
+from pgstore.core.operation import BeforeCommit, Many, Op, Query, Rows, Topic, atomic
 from pgstore.core.statement import Statement
-from pgstore.dict.codec import SERIALIZERS, Codec
+from pgstore.dict.codec import PROJECTION_CHARS_MAX, SERIALIZERS, Codec
 from pgstore.handle import Store
 from pgstore.registry import Facts
 
@@ -182,6 +182,12 @@ class DictBase(Store):
         Returns its rows, or where it returns none the number of entries changed.
         """
         yield from self._collect_in_passing(facts)
+        writing = self._written(write, facts, *values, undo=undo)
+        if facts.options.get("serializer") == "json" and _may_be_too_large(values):
+            return (yield from atomic(writing))  # refused by the server, it takes no transaction with it
+        return (yield from writing)
+
+    def _written(self, write: Write, facts: Facts, *values: Any, undo: Any) -> Op[Any]:
         if not facts.options.get("watch"):
             result = yield Query(write.plain, facts.id, *values, undo=undo)
         else:
@@ -234,6 +240,15 @@ class _Collecting:
     def rewind(self, mark: None) -> None: ...
 
     def committed(self) -> None: ...
+
+
+def _may_be_too_large(values: Sequence[Any]) -> bool:
+    """Whether a JSON text among *values*, or in lists of them, may be too large as jsonb, which is known only when it is made."""
+    for value in values:
+        texts = value if isinstance(value, (list, tuple)) else (value,)
+        if any(isinstance(text, str) and len(text) > PROJECTION_CHARS_MAX for text in texts):
+            return True
+    return False
 
 
 def _in_passing() -> bool:
