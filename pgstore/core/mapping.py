@@ -123,7 +123,7 @@ def map_error(exc: psycopg.Error) -> errors.Error:
         return errors.StoreUnavailable(f"the server is out of resources: {text}")
     # What the caller's data did, which in a transaction takes all of it along.
     spoilt = "; a transaction that this is in can only be rolled back"
-    if state == "54000":
+    if state == "54000" or (state == "XX000" and "invalid memory alloc request size" in text):
         return errors.ValueTooLarge(
             f"the database cannot hold this value: {text}; put large ones into a Volume{spoilt}"
         )

@@ -184,7 +184,12 @@ class DictBase(Store):
         yield from self._collect_in_passing(facts)
         writing = self._written(write, facts, *values, undo=undo)
         if facts.options.get("serializer") == "json" and _may_be_too_large(values):
-            return (yield from atomic(writing))  # refused by the server, it takes no transaction with it
+            try:
+                return (yield from atomic(writing))  # a savepoint: if the server refuses it, the transaction goes on
+            except errors.ValueTooLarge as exc:
+                raise errors.ValueTooLarge(
+                    f"a value for {self!r} is too large for jsonb, in which it takes more than as text: split it"
+                ) from exc
         return (yield from writing)
 
     def _written(self, write: Write, facts: Facts, *values: Any, undo: Any) -> Op[Any]:

@@ -729,7 +729,11 @@ def test_a_small_value_that_does_not_load_after_all_is_put_back_as_it_was(call, 
     assert sql(facts, entry_id(store)) == before
 
 
-@pytest.mark.parametrize("value", [1, 1.5, "text", [1, {"a": None}], Awkward(), fractions.Fraction(1, 3)], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [1, 1.5, "text", [1, {"a": None}], Awkward(), fractions.Fraction(1, 3)],
+    ids=lambda value: type(value).__name__,
+)
 def test_pop_gives_what_was_put_and_removes_it(call, store, value):
     """
     Whether it goes in one statement or in two.
