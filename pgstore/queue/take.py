@@ -235,7 +235,8 @@ class Taking(Leasing):
         *lease*, *renew* and *durable* are those of `get`.
 
         Returns:
-            1 to *n* items, or with *lease* as many leases; none if *block* is false and there are none.
+            1 to *n* items, or with *lease* as many leases; none if *block* is false and there are none. Of more than eight that
+            would make up more than 2 GiB only eight.
 
         Raises:
             queue.Empty: nothing arrived within *timeout*.
