@@ -142,7 +142,7 @@ CREATE TABLE pgstore.queue_item (
     store_id  bigint NOT NULL,
     id        bigint NOT NULL DEFAULT nextval('pgstore.queue_item_id_seq'),  -- the order within a partition
     put_at    timestamptz NOT NULL DEFAULT statement_timestamp(),
-    codec     "char" NOT NULL DEFAULT 'p',            -- p pickle, j JSON as UTF-8 text
+    codec     "char" NOT NULL DEFAULT 'p',            -- p pickle, s after 16 bytes of signature, j JSON as UTF-8 text
     partition text COLLATE "C" NOT NULL DEFAULT '',   -- '' is the default partition
     payload   pgstore.stored_value NOT NULL,
     attempts  smallint NOT NULL DEFAULT 0,            -- leases that came to nothing
@@ -1258,6 +1258,7 @@ SELECT s.environment,
        CASE q.codec
            WHEN 'j' THEN convert_from(q.payload, 'UTF8')::jsonb
            WHEN 'p' THEN pgstore.decode_pickle(q.payload)
+           WHEN 's' THEN pgstore.decode_pickle(substr(q.payload, 17))
        END AS item,                                   -- NULL: decode_pickle says when
        octet_length(q.payload) AS size_bytes
   FROM pgstore.store s
@@ -1433,7 +1434,7 @@ END
 $function$;
 
 -- What pgstore/queue/take.py does on its own connections, for those of a caller: the planner's settings are not ours to change there.
--- p_low: a mark; 0: the one that is kept.
+-- p_low: a mark; 0: the one that is kept. Of more than eight items that make up more than 2 GiB only eight.
 CREATE FUNCTION pgstore.queue_take(p_store_id bigint, p_partition text, p_items bigint, p_low bigint)
 RETURNS TABLE (id bigint, put_at timestamptz, codec "char", payload bytea, attempts smallint)
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $function$
@@ -1444,6 +1445,16 @@ BEGIN
                              FROM pgstore.queue_head h
                             WHERE h.store_id = p_store_id
                               AND h.partition = p_partition), 0);
+    END IF;
+    IF p_items > 8 AND (SELECT sum(octet_length(o.payload))
+                          FROM (SELECT i.payload
+                                  FROM pgstore.queue_item i
+                                 WHERE i.store_id = p_store_id
+                                   AND i.partition = p_partition
+                                   AND i.id >= p_low
+                                 ORDER BY i.id
+                                 LIMIT p_items) AS o) > 2147483648 THEN
+        p_items := 8;
     END IF;
     RETURN QUERY
     DELETE FROM pgstore.queue_item q

@@ -50,8 +50,8 @@ class Client:
         listen_url: a direct connection for waiting, where *url* leads through a pooler in transaction mode.
         connections_max: most connections held open, for threads together and for each event loop.
         auto_migrate: create the schema on first use where it is missing. None: unless `PGSTORE_AUTO_MIGRATE` is 0.
-        signing_keys: secrets of 16 to 64 bytes. Dicts then sign the pickles that they write with the first, and load none that
-            no key has signed: who may write to the table may no longer run code in those who read it.
+        signing_keys: secrets of 16 to 64 bytes. Dicts and Queues then sign the pickles that they write with the first, and load
+            none that no key has signed: who may write to the tables may no longer run code in those who read them.
 
     Nothing is connected before the first use. Threads, event loops and, after a fork, processes may share a client.
     """
@@ -205,6 +205,8 @@ class Client:
                     try:
                         result = world.query_now(request)
                     except BaseException as exc:
+                        if request.undo is not None and is_interrupt(exc):  # before it goes on to something else
+                            run_blocking(world.put_back(request, None))
                         request = op.throw(exc)
                     else:
                         request = op.send(result)

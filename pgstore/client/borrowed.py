@@ -98,7 +98,8 @@ class BorrowedLink:
         cursor = self._cursor()
         try:
             _send(cursor, query)
-            return cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
+            rows = cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
+            return _noted(query, rows)
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc
 
@@ -112,7 +113,8 @@ class BorrowedLink:
             with cursor.connection.pipeline():
                 _BorrowedCursor(cursor.connection).execute(sql.encode(), prepare=False)
                 _send(cursor, query)
-            return cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
+            rows = cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
+            return _noted(query, rows)
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc
 
@@ -169,7 +171,8 @@ class BorrowedAsyncLink:
         cursor = await self._cursor()
         try:
             await _send(cursor, query)
-            return await cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
+            rows = await cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
+            return _noted(query, rows)
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc
 
@@ -183,7 +186,8 @@ class BorrowedAsyncLink:
             async with cursor.connection.pipeline():
                 await _BorrowedAsyncCursor(cursor.connection).execute(sql.encode(), prepare=False)
                 await _send(cursor, query)
-            return await cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
+            rows = await cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
+            return _noted(query, rows)
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc
 
@@ -239,6 +243,12 @@ def _send(cursor: Any, query: Query) -> Any:
     """Run *query*; awaitable where the cursor's methods are."""
     statement = query.statement
     return cursor.execute(statement.unset_sql, _parameters(query), prepare=_prepared(statement), binary=True)
+
+
+def _noted(query: Query, rows: Any) -> Any:
+    if query.undo is not None:
+        query.taken = rows
+    return rows
 
 
 def _is_idle(cursor: Any) -> bool:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import abc
 import asyncio
-import contextlib
 import inspect
 import itertools
 import time
 import weakref
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -22,6 +21,7 @@ from pgstore.client.links import RECONNECT_SECONDS, AsyncLink, BlockingLink, Bro
 from pgstore.client.listener import AsyncListener, BlockingListener
 from pgstore.client.pool import AsyncPool, BlockingPool
 from pgstore.client.transaction import Transaction
+from pgstore.core.certainly import certainly, certainly_async
 from pgstore.core.operation import (
     Apart,
     BeforeCommit,
@@ -35,6 +35,7 @@ from pgstore.core.operation import (
     Many,
     Op,
     OpenCursor,
+    PutBack,
     Query,
     Request,
     Rollback,
@@ -77,6 +78,9 @@ class World(abc.ABC):
     @abc.abstractmethod
     def sleep(self, seconds: float) -> Any: ...
 
+    @abc.abstractmethod
+    def certainly(self, function: Callable[[], Any]) -> Any: ...
+
     # ---------------------------------------------------------------------------------------------------- operations
 
     def perform(self, op: Op[T], transaction: Transaction | None, request: Request | None = None) -> Steps[T]:
@@ -109,12 +113,12 @@ class World(abc.ABC):
                 # Nothing comes between this and the return: what was taken is in nobody else's hands.
                 return done.value  # type: ignore[no-any-return]
             except BaseException as exc:
+                if last is not None and is_interrupt(exc):  # before the operation goes on to something else
+                    yield from self.put_back(last, transaction)
                 if inspect.getgeneratorstate(op) == inspect.GEN_SUSPENDED:
                     failures.append(exc)
                     request = None
                     continue
-                if last is not None and is_interrupt(exc):
-                    yield from self.put_back(last, transaction)
                 raise
 
     def put_back(self, request: Query | Many, transaction: Transaction | None) -> Steps[None]:
@@ -123,9 +127,31 @@ class World(abc.ABC):
             undo = putting_back(request, [getattr(query, "taken", None) for query in request.queries])
         else:
             undo = putting_back(request, getattr(request, "taken", None))
-        if undo is not None:
-            with contextlib.suppress(errors.Error):
-                yield from self.query(undo) if transaction is None else transaction.query(undo)
+        if undo:
+            try:
+                yield from self._put_back(undo, transaction)
+            except GeneratorExit:
+                raise
+            except BaseException as exc:
+                if isinstance(exc, Exception) and not isinstance(exc, (errors.Error, BrokenLink)):
+                    raise
+                # What stopped the operation is what the caller hears of, also where that came twice.
+
+    def _put_back(self, queries: Sequence[Query], transaction: Transaction | None) -> Steps[None]:
+        """Carry `PutBack` out."""
+        if transaction is None:
+            # By the world of blocking calls, on whatever thread: this world's loop may be coming to its end.
+            yield self.certainly(partial(self.client.world(blocking=True).put_back_now, queries))  # type: ignore[attr-defined]
+            return
+        root = transaction.root
+        if root.link is None or root.lost is not None:
+            return  # rolled back with all else
+        if root.joined:
+            for query in queries:
+                yield from transaction.query(query)
+        else:
+            root.link.let_go()
+            yield from transaction._checked(self.certainly, partial(root.link.put_back, queries))
 
     def _begin(self, outer: Transaction | None) -> Steps[Transaction]:
         transaction = Transaction(self.client)
@@ -140,6 +166,8 @@ class World(abc.ABC):
                 if transaction is not None:
                     return (yield from transaction.query(request))
                 return (yield from self._by_itself("execute_many", request, reads=request.reads))
+            case PutBack():
+                return (yield from self._put_back(request.queries, transaction))
             case CopyIn():
                 return (yield from self._run("copy_in", request, transaction))
             case CopyOut():
@@ -352,6 +380,10 @@ class BlockingWorld(World):
         links.release(link)
         return result
 
+    def put_back_now(self, queries: Sequence[Query]) -> None:
+        """Run *queries* in a transaction of their own; to be called where no interrupt comes."""
+        run_blocking(self._by_itself("put_back", queries, reads=False))
+
     def connect(self, url: str) -> BlockingLink:
         return connect(url)
 
@@ -360,6 +392,9 @@ class BlockingWorld(World):
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+    def certainly(self, function: Callable[[], Any]) -> Any:
+        return certainly(function)
 
     def close(self) -> None:
         self.listener.close()
@@ -392,6 +427,9 @@ class AsyncWorld(World):
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    async def certainly(self, function: Callable[[], Any]) -> Any:
+        return await certainly_async(function)
 
     async def close(self) -> None:
         generator, self._until_shutdown = self._until_shutdown, None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from pgstore.core.numbers import as_seconds
 from pgstore.errors import InvalidError
 
 monotonic = time.monotonic
@@ -22,13 +23,10 @@ class Deadline:
         """*timeout* seconds from now."""
         if timeout is None:
             return cls(None)
-        given: object = timeout
-        if isinstance(given, bool) or not isinstance(given, (int, float)) or not given >= 0:
+        seconds = as_seconds(timeout)
+        if seconds is None or not seconds >= 0:
             raise InvalidError(f"timeout {timeout!r} is not a number of seconds, 0 or more, or None")
-        try:
-            return cls(monotonic() + timeout)
-        except OverflowError:
-            return cls(None)
+        return cls(monotonic() + seconds)
 
     def remaining(self) -> float:
         """Seconds left, 0 when passed, infinity without a limit."""

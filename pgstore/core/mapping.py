@@ -121,10 +121,14 @@ def map_error(exc: psycopg.Error) -> errors.Error:
         return errors.StoreUnavailable(f"the connection to the server broke: {text}")
     if state.startswith("53"):
         return errors.StoreUnavailable(f"the server is out of resources: {text}")
-    if state == "54000":
-        return errors.ValueTooLarge(f"the database cannot hold this value: {text}; put large ones into a Volume")
+    # What the caller's data did, which in a transaction takes all of it along.
+    spoilt = "; a transaction that this is in can only be rolled back"
+    if state == "54000" or (state == "XX000" and "invalid memory alloc request size" in text):
+        return errors.ValueTooLarge(
+            f"the database cannot hold this value: {text}; put large ones into a Volume{spoilt}"
+        )
     if state in ("22021", "22P05"):
-        return errors.InvalidError(f"the database cannot hold this text: {text}")
+        return errors.InvalidError(f"the database cannot hold this text: {text}{spoilt}")
     return errors.StatementFailed(
-        f"the server refused a statement: {text} (SQLSTATE {state or 'unknown'})", state or None
+        f"the server refused a statement: {text} (SQLSTATE {state or 'unknown'}){spoilt}", state or None
     )

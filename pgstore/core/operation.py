@@ -10,6 +10,7 @@ Psycopg's `generators.py` is built the same way, one floor lower.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import (
@@ -39,15 +40,15 @@ class Query:
     """Run one statement. Result: a list of tuples, or the number of rows affected where the statement returns none.
 
     *undo* belongs to statements that take something away: called with the rows when the caller was interrupted while the
-    statement was under way, it gives the query that puts them back. So an interrupted `get` loses nothing.
+    statement was under way, it gives the queries that put them back, all in one transaction. So an interrupted `get` loses nothing.
     Its rows are also noted in *taken* until the operation has returned: Ctrl-C may come between any two lines.
     """
 
     __slots__ = ("statement", "taken", "undo", "values")
 
-    taken: Rows | None  # not set here: no operation but one that takes pays for it
+    taken: Any  # not set here: no operation but one that takes pays for it
 
-    def __init__(self, statement: Statement, *values: Any, undo: Callable[[Rows], Query] | None = None) -> None:
+    def __init__(self, statement: Statement, *values: Any, undo: Undo | None = None) -> None:
         self.statement = statement
         self.values = values
         self.undo = undo
@@ -59,6 +60,7 @@ class Query:
 
 
 Rows: TypeAlias = list[tuple[Any, ...]]
+Undo: TypeAlias = Callable[[Any], Sequence[Query]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +74,26 @@ class Many:
         return all(query.reads for query in self.queries)
 
 
-def putting_back(request: Query | Many, result: Any) -> Query | None:
-    """The query that puts back what *request* took, given its result; None if it took nothing. It is given once."""
+def putting_back(request: Query | Many, result: Any) -> list[Query]:
+    """The queries that put back what *request* took, given its result; none if it took nothing. They are given once."""
     queries, results = (request.queries, result) if isinstance(request, Many) else ((request,), [result])
+    undo: list[Query] = []
     for query, rows in zip(queries, results, strict=True):
         if query.undo is not None and rows:
             query.taken = None
-            return query.undo(rows)
-    return None
+            undo.extend(query.undo(rows))
+    return undo
+
+
+@dataclass(frozen=True, slots=True)
+class PutBack:
+    """
+    Undo what an earlier statement took: run *queries*, all or none, to their end, whatever interrupts. Result: None.
+
+    Outside a transaction they are one of their own, so that others see all of it come back at once.
+    """
+
+    queries: Sequence[Query]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +195,20 @@ class Apart:
 
 
 Request: TypeAlias = (
-    Query | Many | CopyIn | CopyOut | Cursor | Begin | Commit | Rollback | BeforeCommit | Listen | Wait | Call | Apart
+    Query
+    | Many
+    | PutBack
+    | CopyIn
+    | CopyOut
+    | Cursor
+    | Begin
+    | Commit
+    | Rollback
+    | BeforeCommit
+    | Listen
+    | Wait
+    | Call
+    | Apart
 )
 Op: TypeAlias = Generator[Request, Any, T]
 
@@ -363,11 +390,18 @@ class PagedIterator(Generic[T]):
         self._page: Iterator[T] = iter(())
 
     def __iter__(self) -> Iterator[T]:
-        while True:
-            page = self._page
-            yield from page  # a call of `__next__` for each would cost as much as decoding a small value
-            if page is self._page and not self._turn():
-                return
+        # By iterators of C: a call of `__next__` for each value would cost as much as decoding a small one. And no generator, which
+        # an exception ends: behind a value that cannot be loaded it goes on.
+        last: Iterator[T] | None = None
+
+        def following() -> Iterator[T] | None:
+            nonlocal last
+            if last is self._page and not self._turn():  # else `next` has gone on in between
+                return None
+            last = self._page
+            return last
+
+        return itertools.chain.from_iterable(iter(following, None))
 
     def __next__(self) -> T:
         while (value := next(self._page, _END)) is _END:

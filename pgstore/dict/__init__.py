@@ -3,7 +3,8 @@
 One row of `dict_entry` an entry. Keys that Python holds equal are one key (`serializers.keys`); int and float values stand in
 columns of their own, others are pickles or JSON (`dict.codec`). An entry that has expired exists for no statement.
 
-The parts: `entries` one key, `bulk` many, `scan` all in order, `mutate`, `lock`, `memoize` and `watch` what their names say.
+The parts: `entries` one key, `bulk` many, `take` removing what is returned, `scan` all in order; `mutate`, `lock`, `memoize` and
+`watch` what their names say.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from pgstore.dict.lock import Lock
 from pgstore.dict.memoize import Memoizing
 from pgstore.dict.mutate import Mutating, Mutation
 from pgstore.dict.scan import Scan
+from pgstore.dict.take import Taking
 from pgstore.dict.watch import DictChange, Watcher, Watching
 from pgstore.types import DictInfo
 
 __all__ = ["Dict", "DictChange", "DictEntry", "Lock", "Mutation", "Watcher"]
 
 
-class Dict(Memoizing, Mutating, Watching, Scan, Bulk, Entries):
+class Dict(Memoizing, Mutating, Watching, Taking, Scan, Bulk, Entries):
     """
     A persistent mapping from keys to any picklable values.
 

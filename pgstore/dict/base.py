@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, Self
 
 from pgstore import errors
 from pgstore.client import Client
 from pgstore.client.announcements import announcing
-from pgstore.core.operation import BeforeCommit, Many, Op, Query, Rows, Topic
+from pgstore.core.numbers import as_seconds
+from pgstore.core.operation import BeforeCommit, Many, Op, Query, Rows, Topic, atomic
 from pgstore.core.statement import Statement
-from pgstore.dict.codec import SERIALIZERS, Codec
+from pgstore.dict.codec import PROJECTION_CHARS_MAX, SERIALIZERS, Codec
 from pgstore.handle import Store
 from pgstore.registry import Facts
 
 ALIVE: Final = "(expires_at IS NULL OR expires_at > statement_timestamp())"
 VALUE: Final = "codec, value, integer_value, float_value, json_value"
 VALUE_TYPES: Final = "char bytea int8 float8 jsonb"
+# JSON is read as text, for the codec to load: an error of the driver in the middle of a result would name no key.
+READ: Final = "codec, value, integer_value, float_value, json_value::text"
 WATCHED: Final = "watch"
+TTL_SECONDS_MAX: Final = 1000 * 365 * 86400  # Python's calendar ends with the year 9999
 
 # One in so many writes looks for what has expired: often enough to keep up, too rarely to be felt.
 _COLLECT_EVERY: Final = 100
@@ -177,8 +181,18 @@ class DictBase(Store):
 
         Returns its rows, or where it returns none the number of entries changed.
         """
-        if _in_passing():  # first: what the write takes must not be in the hands of something that may fail
-            yield from self._collect(facts)
+        yield from self._collect_in_passing(facts)
+        writing = self._written(write, facts, *values, undo=undo)
+        if facts.options.get("serializer") == "json" and _may_be_too_large(values):
+            try:
+                return (yield from atomic(writing))  # a savepoint: if the server refuses it, the transaction goes on
+            except errors.ValueTooLarge as exc:
+                raise errors.ValueTooLarge(
+                    f"a value for {self!r} is too large for jsonb, in which it takes more than as text: split it"
+                ) from exc
+        return (yield from writing)
+
+    def _written(self, write: Write, facts: Facts, *values: Any, undo: Any) -> Op[Any]:
         if not facts.options.get("watch"):
             result = yield Query(write.plain, facts.id, *values, undo=undo)
         else:
@@ -186,6 +200,11 @@ class DictBase(Store):
             rows: Rows = yield from announcing(query, Topic(facts.id, WATCHED))
             result = rows if write.plain.sql.find(b" RETURNING ") >= 0 else len(rows)
         return result
+
+    def _collect_in_passing(self, facts: Facts) -> Op[None]:
+        """Now and then; before a write, for what that takes must not be in the hands of something that may fail."""
+        if _in_passing():
+            yield from self._collect(facts)
 
     def _collect(self, facts: Facts) -> Op[None]:
         """Delete what has expired; not in a transaction of the caller's, which may keep others waiting for these entries."""
@@ -228,15 +247,27 @@ class _Collecting:
     def committed(self) -> None: ...
 
 
+def _may_be_too_large(values: Sequence[Any]) -> bool:
+    """Whether a JSON text among *values*, or in lists of them, may be too large as jsonb, which is known only when it is made."""
+    for value in values:
+        texts = value if isinstance(value, (list, tuple)) else (value,)
+        if any(isinstance(text, str) and len(text) > PROJECTION_CHARS_MAX for text in texts):
+            return True
+    return False
+
+
 def _in_passing() -> bool:
     return random.random() * _COLLECT_EVERY < 1
 
 
 def check_ttl(ttl: object) -> float:
     """Return *ttl* if it is a time to live in seconds: above 0, infinity for never."""
-    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not ttl > 0:
+    seconds = as_seconds(ttl)
+    if seconds is None or not seconds > 0:
         raise errors.InvalidError(f"ttl {ttl!r} is not a number of seconds above 0 (float('inf'): for ever)")
-    return float(ttl)
+    if seconds > TTL_SECONDS_MAX and ttl != float("inf"):
+        raise errors.InvalidError(f"ttl is above {TTL_SECONDS_MAX:,} s, a thousand years; float('inf') is for ever")
+    return seconds
 
 
 def _options(
@@ -250,5 +281,5 @@ def _options(
             raise errors.InvalidError(f"{name} is {flag!r}, expected True, False or None")
     options: dict[str, Any] = {"serializer": serializer, "watch": watch, "json_projection": json_projection}
     if ttl is not None and check_ttl(ttl) != float("inf"):
-        options["ttl"] = float(ttl)
+        options["ttl"] = check_ttl(ttl)
     return {name: value for name, value in options.items() if value is not None}

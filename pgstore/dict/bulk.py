@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, cast
+from typing import Any, cast
 
+from pgstore.core.batches import BATCH_BYTES, batches
 from pgstore.core.operation import Op, Query, atomic, operation
 from pgstore.core.statement import Statement
-from pgstore.dict.base import ALIVE, VALUE, VALUE_TYPES, Write
-from pgstore.dict.entries import OVERWRITE, TAKEN, Entries
+from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, Write
+from pgstore.dict.entries import OVERWRITE, Entries
 from pgstore.registry import Facts
 from pgstore.serializers import key_text
 
@@ -28,7 +29,7 @@ LEN = Statement(
     reads=True,
 )
 GET_MANY = Statement(
-    f"SELECT key, {VALUE} FROM pgstore.dict_entry WHERE store_id = $1 AND key = ANY ($2) AND {ALIVE}",
+    f"SELECT key, {READ} FROM pgstore.dict_entry WHERE store_id = $1 AND key = ANY ($2) AND {ALIVE}",
     "int8 text[]",
     reads=True,
 )
@@ -47,24 +48,7 @@ PUT_MANY = Write(
     f"int8 text[] bytea[] {' '.join(f'{name}[]' for name in VALUE_TYPES.split())} float8",
     kind="p",
 )
-# Locked in the order of the keys before any is deleted: a DELETE by itself takes them as it finds them.
-POP_MANY = Write(
-    """
-    DELETE FROM pgstore.dict_entry
-     USING (SELECT key AS wanted
-              FROM pgstore.dict_entry
-             WHERE store_id = $1
-               AND key = ANY ($2)
-             ORDER BY key
-               FOR UPDATE) AS locked
-     WHERE store_id = $1
-       AND key = locked.wanted
-    """,
-    "int8 text[]",
-    kind="d",
-    returning=TAKEN,
-)
-# In the order of the keys, too, or an `update` at the same time would be a deadlock. Counted: all are locked before any is deleted.
+# In the order of the keys, or an `update` at the same time would be a deadlock. Counted: all are locked before any is deleted.
 CLEAR = Write(
     """
     WITH locked AS MATERIALIZED (SELECT count(*)
@@ -81,8 +65,6 @@ CLEAR = Write(
     kind="c",
 )
 
-BATCH_BYTES: Final = 16 * 1024 * 1024  # of one statement of `update`
-
 
 class Bulk(Entries):
     """Operations on many keys."""
@@ -97,7 +79,7 @@ class Bulk(Entries):
         **kwargs: Any,
     ) -> Op[None]:
         """
-        Put all entries of a mapping, or of pairs, and of the keyword arguments; all or nothing.
+        Put all entries of a mapping (whatever has `keys`), or of pairs, and of the keyword arguments; all or nothing.
 
         *mapping* may also be given by that name, as long as it is a Mapping. *ttl*: as in `put`, for all of them.
         """
@@ -108,7 +90,7 @@ class Bulk(Entries):
             # As a part of this call: `items()` would block an event loop.
             pairs = yield from cast("Any", given).items.op()
         else:
-            pairs = given.items() if isinstance(given, Mapping) else () if given is None else given
+            pairs = _pairs(given)
         codec = yield from self._open()
         seconds = self._ttl(ttl, codec.facts.options)
         entries: dict[str, tuple[Any, ...]] = {}
@@ -116,14 +98,14 @@ class Bulk(Entries):
             text, pickled = codec.encode_key(key)
             entries[text] = (text, pickled, *codec.encode(value, key, text))
         # By code point, which is the order of the C collation.
-        batches = list(_batches([entries[text] for text in sorted(entries)]))
-        if len(batches) == 1:
-            yield from self._put_batches(codec.facts, seconds, batches)
-        elif batches:
-            yield from atomic(self._put_batches(codec.facts, seconds, batches))
+        cut = list(batches([entries[text] for text in sorted(entries)], _size, bytes_max=BATCH_BYTES))
+        if len(cut) == 1:
+            yield from self._put_batches(codec.facts, seconds, cut)
+        elif cut:
+            yield from atomic(self._put_batches(codec.facts, seconds, cut))
 
-    def _put_batches(self, facts: Facts, seconds: float | None, batches: list[list[tuple[Any, ...]]]) -> Op[None]:
-        for batch in batches:
+    def _put_batches(self, facts: Facts, seconds: float | None, cut: list[list[tuple[Any, ...]]]) -> Op[None]:
+        for batch in cut:
             if (yield from self._write(PUT_MANY, facts, *zip(*batch, strict=True), seconds)) == 0:
                 yield from self._check_exists(facts.id)
 
@@ -136,25 +118,6 @@ class Bulk(Entries):
         if wanted and not rows:
             yield from self._check_exists(codec.store_id)
         return {wanted[text]: codec.decode(columns, wanted[text], text) for text, *columns in rows}
-
-    @operation
-    def pop_many(self, keys: Iterable[Any]) -> Op[dict[Any, Any]]:
-        """
-        Remove those *keys* that are there, all in one step, and return their entries.
-
-        Raises:
-            DeserializationError: this process cannot load one of the values; all entries stay.
-        """
-        wanted = {key_text(key): key for key in keys}
-        codec = yield from self._open()
-        if not wanted:
-            return {}
-        rows = yield from self._take(POP_MANY, codec.facts, sorted(wanted))
-
-        def decode() -> dict[Any, Any]:
-            return {wanted[row[0]]: codec.decode(row[2:7], wanted[row[0]], row[0]) for row in rows}
-
-        return (yield from self._decoded(codec.facts, rows, decode))
 
     @operation
     def clear(self) -> Op[None]:
@@ -184,15 +147,27 @@ class Bulk(Entries):
         return self._any()
 
 
-def _batches(entries: list[tuple[Any, ...]]) -> Iterable[list[tuple[Any, ...]]]:
-    """*entries* cut so that no statement is much larger than `BATCH_BYTES`."""
-    batch: list[tuple[Any, ...]] = []
-    size = 0
-    for entry in entries:
-        batch.append(entry)
-        size += 64 + len(entry[3] or b"") + len(entry[6] or "")
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+def _pairs(given: Any) -> Iterable[tuple[Any, Any]]:
+    """Keys and values of what `dict.update` takes: a mapping is what has `keys`."""
+    if given is None:
+        return
+    if isinstance(given, Mapping) and hasattr(given, "items"):
+        yield from given.items()
+    elif hasattr(given, "keys"):
+        for key in given.keys():  # noqa: SIM118  # it may be iterated over in another way
+            yield key, given[key]
+    else:
+        for number, pair in enumerate(given):
+            try:
+                both = tuple(pair)
+            except TypeError:
+                raise TypeError(
+                    f"cannot convert update sequence element #{number} to a pair of key and value"
+                ) from None
+            if len(both) != 2:
+                raise ValueError(f"update sequence element #{number} has length {len(both)}; 2 is required")
+            yield both
+
+
+def _size(entry: tuple[Any, ...]) -> int:
+    return 64 + len(entry[3] or b"") + len(entry[6] or "")

@@ -7,28 +7,30 @@ changed and changed back is not mistaken for one that was not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from math import isfinite
 from typing import Any, Final, TypeVar
 
 from pgstore import errors
+from pgstore.core.numbers import as_int, as_real
 from pgstore.core.operation import Op, Query, Rows, operation
 from pgstore.core.statement import Statement
-from pgstore.dict.base import ALIVE, VALUE, VALUE_TYPES, DictBase, Write
-from pgstore.registry import Facts
+from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, DictBase, Write
 from pgstore.serializers import key_text
 
 T = TypeVar("T")
 
 GET = Statement(
-    f"SELECT {VALUE} FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND {ALIVE}",
+    f"SELECT {READ} FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND {ALIVE}",
     "int8 text",
     reads=True,
 )
 GET_ENTRY = Statement(
     f"""
-    SELECT {VALUE}, revision, updated_at, expires_at
+    SELECT {READ}, revision, updated_at, expires_at
       FROM pgstore.dict_entry
      WHERE store_id = $1
        AND key = $2
@@ -51,11 +53,11 @@ _INSERT: Final = f"""
      WHERE s.id = $1
 """
 _INSERT_TYPES: Final = f"int8 text bytea {VALUE_TYPES} float8"
-_IS_EXPIRED: Final = "e.expires_at <= excluded.updated_at"
+IS_EXPIRED: Final = "e.expires_at <= excluded.updated_at"
 # Of two equal keys, such as 1 and 1.0, a dict keeps the one it had. Not so if this client signs (the first byte, see `codec`): it
 # must be able to load the key later, which may be signed by a key that was given up since, or by none.
 _KEY_PICKLE: Final = f"""
-           key_pickle = CASE WHEN {_IS_EXPIRED} OR get_byte(excluded.key_pickle, 0) = 1 THEN excluded.key_pickle
+           key_pickle = CASE WHEN {IS_EXPIRED} OR get_byte(excluded.key_pickle, 0) = 1 THEN excluded.key_pickle
                              ELSE e.key_pickle
                         END,"""
 OVERWRITE: Final = f"""
@@ -73,7 +75,7 @@ OVERWRITE: Final = f"""
 
 PUT = Write(_INSERT + OVERWRITE, _INSERT_TYPES, kind="p")
 # An expired entry counts as absent: it is overwritten.
-PUT_IF_ABSENT = Write(f"{_INSERT} {OVERWRITE} WHERE {_IS_EXPIRED}", _INSERT_TYPES, kind="p")
+PUT_IF_ABSENT = Write(f"{_INSERT} {OVERWRITE} WHERE {IS_EXPIRED}", _INSERT_TYPES, kind="p")
 PUT_IF_REVISION = Write(
     f"""
     UPDATE pgstore.dict_entry
@@ -93,7 +95,8 @@ PUT_IF_REVISION = Write(
     f"int8 text {VALUE_TYPES} float8 int8",
     kind="p",
 )
-# The common case, an integer that is there, by UPDATE: eight who increment one key get a sixth more done than by upsert.
+# The common case, an integer that is there, by UPDATE: eight who increment one key get a sixth more done than by upsert. $4 and $5:
+# between which the sum fits. A statement that failed over it would take a transaction with it.
 ADD = Write(
     f"""
     UPDATE pgstore.dict_entry
@@ -103,23 +106,37 @@ ADD = Write(
      WHERE store_id = $1
        AND key = $2
        AND codec = 'i'
+       AND integer_value BETWEEN $4 AND $5
        AND {ALIVE}
     """,
-    "int8 text int8",
+    "int8 text int8 int8 int8",
     kind="p",
     returning="integer_value",
 )
-# An integer stays one as long as only integers are added. NULL from a store that is gone, or a value that is no number.
+# Whether the sum fits, asked in a way that cannot fail: for integers by numerics; doubles overflow only if both have one sign.
+_SUM_FITS: Final = """
+    CASE WHEN e.codec = 'i' AND excluded.codec = 'i'
+         THEN e.integer_value::numeric + excluded.integer_value BETWEEN -9223372036854775808 AND 9223372036854775807
+         ELSE (SELECT (a < 0) <> (b < 0)
+                      OR abs(a) IN ('Infinity', 'NaN')
+                      OR abs(b) IN ('Infinity', 'NaN')
+                      OR abs(a) <= 1.7976931348623157e308::double precision - abs(b)
+                 FROM (SELECT coalesce(e.float_value, e.integer_value) AS a,
+                              coalesce(excluded.float_value, excluded.integer_value) AS b) AS summands)
+     END
+"""
+# An integer stays one as long as only integers are added. No row from a store that is gone, a value that is no number, and a sum
+# that does not fit.
 INCREMENT = Write(
     f"""
     {_INSERT}
     ON CONFLICT (store_id, key) DO UPDATE
        SET {_KEY_PICKLE.strip()}
-           codec = CASE WHEN {_IS_EXPIRED} OR (e.codec = 'i' AND excluded.codec = 'i') THEN excluded.codec ELSE 'f' END,
-           integer_value = CASE WHEN {_IS_EXPIRED} THEN excluded.integer_value
+           codec = CASE WHEN {IS_EXPIRED} OR (e.codec = 'i' AND excluded.codec = 'i') THEN excluded.codec ELSE 'f' END,
+           integer_value = CASE WHEN {IS_EXPIRED} THEN excluded.integer_value
                                 WHEN e.codec = 'i' AND excluded.codec = 'i' THEN e.integer_value + excluded.integer_value
                            END,
-           float_value = CASE WHEN {_IS_EXPIRED} THEN excluded.float_value
+           float_value = CASE WHEN {IS_EXPIRED} THEN excluded.float_value
                               WHEN e.codec = 'i' AND excluded.codec = 'i' THEN NULL
                               ELSE coalesce(e.float_value, e.integer_value)
                                    + coalesce(excluded.float_value, excluded.integer_value)
@@ -128,66 +145,27 @@ INCREMENT = Write(
            json_value = NULL,
            revision = excluded.revision,
            updated_at = excluded.updated_at,
-           expires_at = CASE WHEN {_IS_EXPIRED} THEN excluded.expires_at ELSE e.expires_at END
-     WHERE e.codec IN ('i', 'f')
-        OR {_IS_EXPIRED}
+           expires_at = CASE WHEN {IS_EXPIRED} THEN excluded.expires_at ELSE e.expires_at END
+     WHERE (e.codec IN ('i', 'f') AND {_SUM_FITS})
+        OR {IS_EXPIRED}
     """,
     _INSERT_TYPES,
     kind="p",
     returning="integer_value, float_value",
 )
-# What is taken comes with all that it takes to put it back.
-TAKEN: Final = (
-    f"key AS name, key_pickle AS pickled, {VALUE}, {ALIVE} AS alive, "
-    "CASE WHEN isfinite(expires_at) THEN extract(epoch FROM expires_at)::double precision END AS expiry"
-)
-POP = Write(
+DELETE = Write(
     "DELETE FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2",
     "int8 text",
     kind="d",
-    returning=TAKEN,
-)
-POP_LAST = Write(
-    f"""
-    DELETE FROM pgstore.dict_entry
-     WHERE ctid = ANY (ARRAY(SELECT ctid
-                               FROM pgstore.dict_entry
-                              WHERE store_id = $1
-                                AND {ALIVE}
-                              ORDER BY key DESC
-                                FOR UPDATE SKIP LOCKED
-                              LIMIT 1))
-    """,
-    "int8",
-    kind="d",
-    returning=TAKEN,
-)
-LAST = Statement(
-    f"SELECT key FROM pgstore.dict_entry WHERE store_id = $1 AND {ALIVE} ORDER BY key DESC LIMIT 1", "int8", reads=True
-)
-# Only where nobody has put the key anew meanwhile.
-PUT_BACK = Write(
-    f"""
-    INSERT INTO pgstore.dict_entry AS e (store_id, key, key_pickle, {VALUE}, expires_at)
-    SELECT s.id, u.key, u.key_pickle, u.codec, u.value, u.integer_value, u.float_value, u.json_value, to_timestamp(u.expiry)
-      FROM pgstore.store s
-     CROSS JOIN unnest($2, $3, $4, $5, $6, $7, $8, $9)
-                AS u (key, key_pickle, codec, value, integer_value, float_value, json_value, expiry)
-     WHERE s.id = $1
-     ORDER BY u.key COLLATE "C"
-    {OVERWRITE}
-     WHERE {_IS_EXPIRED}
-    """,
-    f"int8 text[] bytea[] {' '.join(f'{name}[]' for name in VALUE_TYPES.split())} float8[]",
-    kind="p",
+    returning=f"{ALIVE} AS alive",
 )
 # One statement: insert, or find what is there. No row from either: it was inserted by another since our snapshot, or deleted.
 SET_DEFAULT = Statement(
     f"""
-    WITH made AS ({_INSERT} {OVERWRITE} WHERE {_IS_EXPIRED} RETURNING {VALUE}, true AS is_new)
-    SELECT {VALUE}, is_new FROM made
+    WITH made AS ({_INSERT} {OVERWRITE} WHERE {IS_EXPIRED} RETURNING {VALUE}, true AS is_new)
+    SELECT {READ}, is_new FROM made
      UNION ALL
-    SELECT {VALUE}, false
+    SELECT {READ}, false
       FROM pgstore.dict_entry
      WHERE store_id = $1
        AND key = $2
@@ -310,9 +288,10 @@ class Entries(DictBase):
         columns = codec.encode(value, key, text)
         seconds = self._ttl(ttl, codec.facts.options)
         if if_revision is not None and if_revision != 0:
-            if isinstance(if_revision, bool) or not isinstance(if_revision, int):
+            if_revision = as_int(given := if_revision)
+            if if_revision is None or not 0 <= if_revision < 2**63:
                 raise errors.InvalidError(
-                    f"if_revision {if_revision!r} is not a revision; take it from get_entry(key).revision"
+                    f"if_revision {given!r} is not a revision; take it from get_entry(key).revision"
                 )
             if skip_if_exists:
                 raise errors.InvalidError("put takes skip_if_exists or if_revision, not both")
@@ -355,7 +334,7 @@ class Entries(DictBase):
             # The log needs to know which of the two it was: two statements, of which the first decides.
             while True:
                 if (yield from self._write(PUT_IF_ABSENT, codec.facts, text, pickled, *columns, seconds)):
-                    return codec.decode(_as_read(columns), key, text)
+                    return codec.decode(columns, key, text)
                 rows = yield Query(GET, codec.facts.id, text)
                 if rows:
                     return codec.decode(rows[0], key, text)
@@ -376,35 +355,34 @@ class Entries(DictBase):
             InvalidError: the value is not an int or a float.
             OverflowError: the sum does not fit into 64 bits.
         """
-        if type(by) not in (int, float):
-            raise errors.InvalidError(f"increment adds an int or a float, not {by!r}")
+        by = _summand(by)
         if type(by) is int and not -(2**63) <= by < 2**63:
             raise errors.NumberOverflow(f"{by} does not fit into 64 bits")
         codec = yield from self._open()
         text, pickled = codec.encode_key(key)
         seconds = self._ttl(ttl, codec.facts.options)
-        try:
-            if type(by) is int:
-                rows = yield from self._write(ADD, codec.facts, text, by)
-                if not rows:
-                    rows = yield from self._write(
-                        INCREMENT, codec.facts, text, pickled, "i", None, by, None, None, seconds
+        rows: Rows = []
+        if type(by) is int:
+            low, high = max(-(2**63), -(2**63) - by), min(2**63 - 1, 2**63 - 1 - by)
+            rows = yield from self._write(ADD, codec.facts, text, by, low, high)
+        number = ("i", None, by, None, None) if type(by) is int else ("f", None, None, by, None)
+        while not rows:
+            rows = yield from self._write(INCREMENT, codec.facts, text, pickled, *number, seconds)
+            if not rows:
+                found: Rows = yield Query(GET, codec.facts.id, text)
+                if not found:
+                    yield from self._check_exists(codec.facts.id)
+                elif found[0][0] not in ("i", "f"):
+                    raise errors.InvalidError(
+                        f"the value of key {key!r} of {self!r} is not an int or float, so it cannot be incremented"
                     )
-            else:
-                rows = yield from self._write(INCREMENT, codec.facts, text, pickled, "f", None, None, by, None, seconds)
-        except errors.StatementFailed as exc:
-            if exc.sqlstate == "22003":
-                raise errors.NumberOverflow(
-                    f"adding {by!r} to the value of key {key!r} of {self!r} exceeds 64 bits"
-                ) from exc
-            raise
-        if rows:
-            integer, *real = rows[0]
-            return real[0] if integer is None else integer
-        yield from self._check_exists(codec.facts.id)
-        raise errors.InvalidError(
-            f"the value of key {key!r} of {self!r} is not an int or float, so it cannot be incremented"
-        )
+                elif not _fits(found[0], by):
+                    raise errors.NumberOverflow(
+                        f"adding {by!r} to the value of key {key!r} of {self!r} exceeds 64 bits"
+                    )
+                # Someone wrote in between.
+        integer, *real = rows[0]
+        return real[0] if integer is None else integer
 
     @operation
     def touch(self, key: Any, ttl: float | None = None) -> Op[bool]:
@@ -416,84 +394,37 @@ class Entries(DictBase):
         return bool(count)
 
     @operation
-    def pop(self, key: Any, default: Any = None) -> Op[Any]:
-        """
-        Remove *key* and return its value, or *default* if it is not there.
-
-        Raises:
-            DeserializationError: this process cannot load the value; it stays. `del` removes it.
-        """
-        text = key_text(key)
-        codec = yield from self._open()
-        rows = yield from self._take(POP, codec.facts, text)
-        if not rows:
-            return default
-        return (yield from self._decoded(codec.facts, rows, lambda: codec.decode(rows[0][2:7], key, text)))
-
-    @operation
     def _delitem(self, key: Any) -> Op[None]:
         facts = (yield from self._open()).facts
-        if not (yield from self._take(POP, facts, key_text(key))):
+        rows: Rows = yield from self._write(DELETE, facts, key_text(key))
+        if not rows:
+            yield from self._check_exists(facts.id)
+        if not any(is_alive for (is_alive,) in rows):
             raise self._no_key(key)
 
     def __delitem__(self, key: Any) -> None:
         self._delitem(key)
 
-    @operation
-    def popitem(self) -> Op[tuple[Any, Any]]:
-        """
-        Remove the last entry in the order of the keys and return it as (key, value).
-
-        Raises:
-            KeyError: there is none.
-            DeserializationError: this process cannot load it; it stays.
-        """
-        codec = yield from self._open()
-        rows = yield from self._take(POP_LAST, codec.facts)
-        while not rows:
-            # What others are changing was passed over; where there is nothing else, wait for them.
-            last = yield Query(LAST, codec.facts.id)
-            if not last:
-                raise errors.MissingKeyError("popitem(): the Dict is empty", f"{self!r} is empty")
-            rows = yield from self._take(POP, codec.facts, last[0][0])
-        item: tuple[Any, Any] = yield from self._decoded(codec.facts, rows, lambda: codec.pair(rows[0][:7]))
-        return item
-
-    def _take(self, write: Write, facts: Facts, *values: Any) -> Op[Rows]:
-        """Remove entries and return those that had not expired, as rows of `TAKEN`; an interrupt puts them back."""
-        rows: Rows = yield from self._write(write, facts, *values, undo=lambda rows: self._put_back(facts, rows))
-        if not rows:
-            yield from self._check_exists(facts.id)
-        return [row for row in rows if row[7]]
-
-    def _decoded(self, facts: Facts, rows: Rows, decode: Callable[[], T]) -> Op[T]:
-        """What *decode* makes of *rows*, which were taken; they are put back if it cannot."""
-        try:
-            return decode()
-        except Exception:
-            yield self._put_back(facts, rows)
-            raise
-
-    @staticmethod
-    def _put_back(facts: Facts, rows: Rows) -> Query:
-        entries = [(*row[:2], *_as_written(row[2:7]), row[8]) for row in rows if row[7]]
-        columns = zip(*entries, strict=True) if entries else [()] * 8
-        return Query(PUT_BACK.logged if facts.options.get("watch") else PUT_BACK.plain, facts.id, *columns)
-
     def _no_key(self, key: Any) -> errors.MissingKeyError:
         return errors.MissingKeyError(key, f"{key!r} is not in {self!r}")
 
 
-def _as_written(columns: Sequence[Any]) -> list[Any]:
-    """Columns that were read, as they are written: JSON is read as an object and written as text."""
-    import json
+def _summand(by: Any) -> int | float:
+    try:
+        number = as_real(by)
+    except OverflowError:
+        raise errors.NumberOverflow(f"{by!r} does not fit into 64 bits") from None
+    if number is None:
+        raise errors.InvalidError(f"increment adds an int or a float, not {by!r}")
+    return number
 
-    *others, document = columns
-    return [*others, None if document is None and others[0] != "j" else json.dumps(document)]
 
-
-def _as_read(columns: Sequence[Any]) -> list[Any]:
-    import json
-
-    *others, document = columns
-    return [*others, None if document is None else json.loads(document)]
+def _fits(columns: Sequence[Any], by: float) -> bool:
+    """Whether the sum of the number in *columns* and *by* fits into its column, as `_SUM_FITS` sees it."""
+    codec, _, integer, real, _ = columns
+    if codec == "i" and type(by) is int:
+        return -(2**63) <= int(integer) + by < 2**63
+    present, added = float(integer if codec == "i" else real), float(by)
+    if not (isfinite(present) and isfinite(added)) or (present < 0) is not (added < 0):
+        return True
+    return abs(present) <= sys.float_info.max - abs(added)

@@ -143,8 +143,8 @@ class Lock:
         raise AssertionError("unreachable")
 
     def _try(self, store_id: int) -> Op[int | None]:
-        def give_back(rows: Rows) -> Query:
-            return Query(RELEASE, store_id, self._text, rows[0][0])
+        def give_back(rows: Rows) -> list[Query]:
+            return [Query(RELEASE, store_id, self._text, rows[0][0])]
 
         rows = yield Query(ACQUIRE, store_id, self._text, self._lease, undo=give_back)
         if rows:

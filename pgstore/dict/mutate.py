@@ -9,14 +9,14 @@ from pgstore import errors
 from pgstore.client.transaction import Transaction
 from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
-from pgstore.dict.base import ALIVE, VALUE, DictBase
-from pgstore.dict.entries import POP, PUT
+from pgstore.dict.base import ALIVE, READ, DictBase
+from pgstore.dict.entries import DELETE, PUT
 from pgstore.serializers import key_text
 
 # Waits for whoever else changes the entry, then reads what they left.
 LOCK_ENTRY = Statement(
     f"""
-    SELECT {VALUE}, {ALIVE}
+    SELECT {READ}, {ALIVE}
       FROM pgstore.dict_entry
      WHERE store_id = $1
        AND key = $2
@@ -82,7 +82,7 @@ class Mutation:
             seconds = store._ttl(self._ttl, codec.facts.options)
             yield from store._write(PUT, codec.facts, self._text, pickled, *columns, seconds)
         elif self.existed:
-            yield from store._write(POP, codec.facts, self._text)
+            yield from store._write(DELETE, codec.facts, self._text)
         else:
             yield Query(REMOVE_PLACE, codec.store_id, self._text)
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from pgstore import errors
+from pgstore.core.numbers import as_int
 from pgstore.core.operation import BeforeCommit, Cursor, Fetch, Op, OpenCursor, Query, iterated, operation
 from pgstore.core.statement import Statement
-from pgstore.dict.base import ALIVE, VALUE, DictBase
+from pgstore.dict.base import ALIVE, READ, DictBase
 from pgstore.dict.codec import Codec
 from pgstore.serializers import key_text
 
@@ -59,12 +60,12 @@ class Scan(DictBase):
     @operation
     def values(self) -> Op[list[Any]]:
         """Return all values, in the order of the keys."""
-        return (yield from _all(self._pages(f", {VALUE}", self._value_of)))
+        return (yield from _all(self._pages(f", {READ}", self._value_of)))
 
     @operation
     def items(self) -> Op[list[tuple[Any, Any]]]:
         """Return all pairs of key and value, in the order of the keys."""
-        return (yield from _all(self._pages(f", {VALUE}", Codec.pair)))
+        return (yield from _all(self._pages(f", {READ}", Codec.pair)))
 
     @iterated
     def iterate_keys(
@@ -91,7 +92,7 @@ class Scan(DictBase):
     ) -> Fetch[Any]:
         """Iterate over values, for `for` and `async for`; the arguments are those of `iterate_items`."""
         return self._pages(
-            f", {VALUE}", self._value_of, prefix=prefix, start=start, end=end, reverse=reverse, limit=limit
+            f", {READ}", self._value_of, prefix=prefix, start=start, end=end, reverse=reverse, limit=limit
         )
 
     @iterated
@@ -117,7 +118,7 @@ class Scan(DictBase):
             reverse: from the last to the first.
             limit: at most so many.
         """
-        return self._pages(f", {VALUE}", Codec.pair, prefix=prefix, start=start, end=end, reverse=reverse, limit=limit)
+        return self._pages(f", {READ}", Codec.pair, prefix=prefix, start=start, end=end, reverse=reverse, limit=limit)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.iterate_keys())
@@ -149,8 +150,8 @@ class _Bounds:
         reverse: bool = False,
         limit: int | None = None,
     ) -> None:
-        given: object = limit
-        if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 0):
+        entries = None if limit is None else as_int(limit)
+        if limit is not None and (entries is None or entries < 0):
             raise errors.InvalidError(f"limit is {limit!r}, expected a number of 0 or more, or None")
         self.low = None if start is None else key_text(start)
         self.low_operator = "" if start is None else ">="
@@ -159,7 +160,7 @@ class _Bounds:
         if prefix is not None:
             self._narrow(prefix)
         self.reverse = reverse
-        self.left = (1 << 62) if limit is None else limit
+        self.left = (1 << 62) if entries is None else min(entries, 1 << 62)  # what LIMIT takes
 
     def _narrow(self, prefix: str) -> None:
         given: object = prefix

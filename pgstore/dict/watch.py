@@ -81,7 +81,7 @@ class Watcher:
         # late a transaction commits.
         self._unread_since = 0.0
         self._noted: list[tuple[float, int]] = []  # times, and the number that the next transaction would have got then
-        self._ready: list[DictChange] = []
+        self._ready: list[tuple[Any, ...]] = []  # kind, text and pickle of the key, revision, cursor
         self._ticket: Any = None
         self._closed = False
         if since is not None:
@@ -90,9 +90,12 @@ class Watcher:
     def _resume(self, since: str) -> None:
         try:
             transaction_id, change_id, unread_since = since.split("-")
-            self._position = (str(int(transaction_id)), int(change_id))
+            position = int(transaction_id), int(change_id)
             self._unread_since = int(unread_since)
-        except ValueError:
+            if not (0 <= position[0] < 1 << 64 and 0 <= position[1] <= _AFTER_ALL):
+                raise ValueError
+            self._position = (str(position[0]), position[1])
+        except (ValueError, AttributeError):
             raise errors.InvalidError(f"since {since!r} is not the cursor of a change") from None
         self._snapshot = _SEES_NOTHING  # all changes after the cursor are new
 
@@ -112,8 +115,10 @@ class Watcher:
             if self._closed:
                 break
             if self._ready:
-                return self._ready.pop(0)
-            yield from self._read(codec)
+                kind, text, pickled, revision, cursor = self._ready.pop(0)
+                key = codec.decode_key(text, pickled) if kind in ("put", "delete") else None
+                return DictChange(kind, key, revision, cursor)
+            yield from self._read(codec.store_id)
             if self._ready:
                 continue
             if deadline.passed():
@@ -123,9 +128,9 @@ class Watcher:
                 yield from self._store._check_exists(codec.store_id)
         return None
 
-    def _read(self, codec: Any) -> Op[None]:
+    def _read(self, store_id: int) -> Op[None]:
         assert self._position is not None
-        rows: Rows = yield Query(CHANGES, codec.store_id, *self._position, self._snapshot)
+        rows: Rows = yield Query(CHANGES, store_id, *self._position, self._snapshot)
         now, oldest = rows[0][0], int(rows[0][1])
         following = oldest + rows[0][2]
         if int(self._position[0]) >= following:  # of another cluster, before a restore or a failover
@@ -139,8 +144,7 @@ class Watcher:
             self._position = (transaction_id, change_id)
             if number == len(found) < _ROWS_MAX:
                 self._note(now, oldest, following)
-            key = None if kind == "c" else codec.decode_key(text, pickled)
-            self._ready.append(DictChange(_KINDS[kind], key, revision, self._cursor()))
+            self._ready.append((_KINDS[kind], text, pickled, revision, self._cursor()))
         if not found:
             self._note(now, oldest, following)
         if self._unread_since > before and now - before > KEPT_SECONDS - _MARGIN_SECONDS:
@@ -153,8 +157,8 @@ class Watcher:
         while self._noted and self._noted[0][1] <= oldest:
             self._unread_since = self._noted.pop(0)[0]
 
-    def _reset(self) -> DictChange:
-        return DictChange("reset", None, 0, self._cursor())
+    def _reset(self) -> tuple[Any, ...]:
+        return ("reset", "", None, 0, self._cursor())
 
     def _cursor(self) -> str:
         assert self._position is not None

@@ -13,11 +13,13 @@ from pgstore.client import Client
 from pgstore.client.announcements import Announcements, in_transaction
 from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, announce
 from pgstore.core.names import UNSTORABLE
+from pgstore.core.numbers import as_int, as_seconds
 from pgstore.core.operation import BeforeCommit, Op, Rows, Topic
 from pgstore.handle import Store
 from pgstore.queue.known import KnownQueue, household
 from pgstore.registry import Facts
-from pgstore.serializers import check_size, dumps, loads
+from pgstore.serializers import NOT_LOADED, check_size, dumps, load_json, loads
+from pgstore.serializers.signing import SIGNATURE_BYTES, Signer
 
 PARTITION_BYTES_MAX: Final = 64
 # Whoever inserts into queue_item holds this lock from before the ids are drawn to the end of the transaction. It keeps nobody out:
@@ -142,24 +144,52 @@ class QueueBase(Store):
 
     def _encode(self, item: Any) -> bytes:
         payload = dumps(item, "item")
-        check_size(len(payload), "an item for {!r}", self)
+        check_size(len(payload) + self._signature_bytes, "an item for {!r}", self)
         return payload
+
+    @property
+    def _signature_bytes(self) -> int:
+        return SIGNATURE_BYTES if self._runner.settings.signing_keys else 0
+
+    @property
+    def _signer(self) -> Signer:
+        """For items of this Queue, which is known by now."""
+        facts = self._facts
+        assert facts is not None
+        return Signer(self._runner.settings.signing_keys, facts.id, b"pgstore queue")
+
+    def _sign(self, payload: bytes) -> bytes:
+        return self._signer.sign(payload) + payload
 
     def _decode_all(self, rows: Rows) -> list[Any]:
         """The items of *rows*, as `_decode` gives them."""
-        if {row[2] for row in rows} == {"p"}:
+        if {row[2] for row in rows} == {"p"} and not self._runner.settings.signing_keys:
             # In one go: a call for each would take a quarter of the time. What fails is named below.
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(*NOT_LOADED):
                 return [pickle.loads(row[3]) for row in rows]
         return [self._decode(row) for row in rows]
 
     def _decode(self, row: Sequence[Any]) -> Any:
         """The item of a row that starts with id, put_at, codec, payload."""
         if row[2] == "j":
-            import json
-
-            return json.loads(row[3])
+            return load_json(row[3], "item {} of {!r}", row[0], self)
+        if row[2] != "p" or self._runner.settings.signing_keys:
+            return loads(self._checked(row), "item {} of {!r}", row[0], self)
         return loads(row[3], "item {} of {!r}", row[0], self)
+
+    def _checked(self, row: Sequence[Any]) -> bytes:
+        """The pickle of a row, if this client may load it."""
+        number, _, codec, payload = row[:4]
+        has_keys = bool(self._runner.settings.signing_keys)
+        if codec == "p":
+            reason = "is not signed, and this client has signing keys"
+        elif codec != "s":
+            reason = f"is of codec {codec!r}, which this version does not know"
+        elif has_keys and not self._signer.has_signed(payload[:SIGNATURE_BYTES], payload[SIGNATURE_BYTES:]):
+            reason = "is signed by none of this client's keys"
+        else:
+            return bytes(payload[SIGNATURE_BYTES:])
+        raise errors.DeserializationError(f"item {number} of {self!r} {reason}", bytes(payload))
 
 
 def waking(rows: str, *, key: str, payload: str) -> str:
@@ -197,18 +227,20 @@ def one_of(given: Any, also: Any, operation: str, names: str) -> Any:
 
 def check_count(n: object, noun: str) -> int:
     """Return *n* if it is a number of items."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+    items = as_int(n)
+    if items is None or items < 1:
         raise errors.InvalidError(f"{noun} takes the number of items, 1 or more, not {n!r}")
-    return min(n, 1 << 62)  # what LIMIT takes
+    return min(items, 1 << 62)  # what LIMIT takes
 
 
 def check_seconds(seconds: object, noun: str, *, above: float = 0.0) -> float:
     """Return *seconds* if it is a finite time, at least 0 or more than *above*."""
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= SECONDS_MAX:
+    checked = as_seconds(seconds)
+    if checked is None or not 0 <= checked <= SECONDS_MAX:
         raise errors.InvalidError(f"{noun} {seconds!r} is not a number of seconds of at most {SECONDS_MAX}")
-    if above and seconds < above:
+    if above and checked < above:
         raise errors.InvalidError(f"{noun} {seconds!r} is below {above} s")
-    return float(seconds)
+    return checked
 
 
 def room_topic(store_id: int) -> Topic:
@@ -218,9 +250,12 @@ def room_topic(store_id: int) -> Topic:
 
 def _options(**given: int | None) -> dict[str, Any]:
     """What was given, checked."""
-    options = {name: value for name, value in given.items() if value is not None}
-    for name, value in options.items():
-        checked: object = value
-        if isinstance(checked, bool) or not isinstance(checked, int) or not 1 <= checked <= OPTION_MAX:
+    options: dict[str, Any] = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        checked = as_int(value)
+        if checked is None or not 1 <= checked <= OPTION_MAX:
             raise errors.InvalidError(f"{name} {value!r} is not a number of 1 to {OPTION_MAX}")
+        options[name] = checked
     return options

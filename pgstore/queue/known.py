@@ -66,13 +66,14 @@ VACUUM: Final = Statement("VACUUM (SKIP_LOCKED, TRUNCATE false) pgstore.queue_it
 class KnownPartition:
     """What is known of a partition: the mark below which it has nothing left (see `take`)."""
 
-    __slots__ = ("advancing", "fresh_until", "looks", "low", "servers_seen", "taken")
+    __slots__ = ("advancing", "fresh_until", "has_large", "looks", "low", "servers_seen", "taken")
 
     def __init__(self, servers_seen: int) -> None:
         self.servers_seen = servers_seen  # by the client; when there are more, all this may be of another server
         self.low = 0
         self.fresh_until = 0.0  # until then `low` is good enough; after it the server looks the mark up
         self.looks = 0  # since the mark was asked for
+        self.has_large = True  # items, as far as is known: of many it is better to ask first how large they are
         # Since the mark was raised. By chance at first: with more partitions than are remembered the marks still rise.
         self.taken = random.randrange(ADVANCE_ITEMS)
         self.advancing: tuple[Any, ...] = (None, None, None)  # what `queue_advance` wants to be told the next time

@@ -7,6 +7,7 @@ from typing import Any, Final
 from pgstore import errors
 from pgstore.client.listener import waits
 from pgstore.core.clock import Deadline
+from pgstore.core.numbers import as_int
 from pgstore.core.operation import Listen, Op, PagedIterator, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.base import QueueBase, check_count, partition_name, room_topic
@@ -154,10 +155,10 @@ class Looking(QueueBase):
             raise errors.InvalidError("iterate takes timeout= or item_poll_timeout=, which are the same, not both")
         patience = (timeout if item_poll_timeout is None else item_poll_timeout) or 0.0
         Deadline.after(patience)
-        given: object = after
-        if given is not None and (isinstance(given, bool) or not isinstance(given, int) or abs(given) >= 1 << 63):
+        position = 0 if after is None else as_int(after)
+        if position is None or abs(position) >= 1 << 63:
             raise errors.InvalidError(f"after is {after!r}, expected the position of an iterator")
-        return ItemIterator(self, partition_name(partition), patience, after or 0)
+        return ItemIterator(self, partition_name(partition), patience, position)
 
     @operation
     def len(self, *, partition: str | None = None, total: bool = False) -> Op[int]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from pgstore import errors
 from pgstore.client.announcements import Announcements
 from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key, waits
+from pgstore.core.batches import batches
 from pgstore.core.clock import Deadline
 from pgstore.core.names import UNSTORABLE
 from pgstore.core.operation import BeforeCommit, Listen, Op, Query, Topic, Wait, atomic, operation
@@ -38,34 +39,44 @@ from pgstore.registry import Facts
 # Of one statement of `put_many`. Not COPY, however many: at 5,000 and 100,000 items of 100 bytes, and at 2,000 of 10 kB, it had 0.8
 # to 0.95 of the speed, and it can neither see whether the Queue exists nor wake anybody.
 BATCH_ITEMS: Final = 5000
-BATCH_BYTES: Final = 16 * 1024 * 1024
 
-# Of one row, so without WITH, which costs the server 5 % of a put. Conditions come before the columns, thus before the id.
-_INSERT_ONE: Final = f"""
-    INSERT INTO pgstore.queue_item (store_id, partition, payload)
-    SELECT s.id, $2, $3
-      FROM pgstore.store s
-     WHERE s.id = $1
-       AND {INSERT_LOCK} IS NOT NULL
-"""
-_WAKING: Final = f"RETURNING CASE WHEN {SOMEONE_WAITS.format(key='$4')} THEN pg_notify('{CHANNEL}', $5) IS NULL END"
-_INSERT_MANY: Final = """
-    INSERT INTO pgstore.queue_item (store_id, partition, payload)
-    SELECT s.id, $2, u.payload
-      FROM pgstore.store s
-     CROSS JOIN inserting
-     CROSS JOIN unnest($3) WITH ORDINALITY AS u (payload, position)
-     WHERE s.id = $1
-     ORDER BY u.position
-"""
 # In one statement and one round trip: put, and wake someone if someone waits. No row: the queue does not exist any more.
 _AND_WAKE: Final = waking("put", key="$4", payload="$5")
-PUT = Statement(f"{_INSERT_ONE} {_WAKING}", "int8 text bytea int4 text")
-PUT_MANY = Statement(
-    f"WITH {INSERTING}, put AS ({_INSERT_MANY} RETURNING 1) {_AND_WAKE}", "int8 text bytea[] int4 text"
-)
-PUT_SILENTLY = Statement(_INSERT_ONE, "int8 text bytea")
-PUT_MANY_SILENTLY = Statement(f"WITH {INSERTING} {_INSERT_MANY}", "int8 text bytea[]")
+_WAKING: Final = f"RETURNING CASE WHEN {SOMEONE_WAITS.format(key='$4')} THEN pg_notify('{CHANNEL}', $5) IS NULL END"
+
+
+def _puts(*, signed: bool) -> tuple[Statement, ...]:
+    """The statements of puts without terms. *signed*: of signed pickles, which have a codec of their own."""
+    column, codec = (", codec", ", 's'") if signed else ("", "")
+    # Of one row, so without WITH, which costs the server 5 % of a put. Conditions come before the columns, thus before the id.
+    one = f"""
+        INSERT INTO pgstore.queue_item (store_id, partition, payload{column})
+        SELECT s.id, $2, $3{codec}
+          FROM pgstore.store s
+         WHERE s.id = $1
+           AND {INSERT_LOCK} IS NOT NULL
+    """
+    many = f"""
+        INSERT INTO pgstore.queue_item (store_id, partition, payload{column})
+        SELECT s.id, $2, u.payload{codec}
+          FROM pgstore.store s
+         CROSS JOIN inserting
+         CROSS JOIN unnest($3) WITH ORDINALITY AS u (payload, position)
+         WHERE s.id = $1
+         ORDER BY u.position
+    """
+    return (
+        Statement(f"{one} {_WAKING}", "int8 text bytea int4 text"),
+        Statement(one, "int8 text bytea"),
+        # Of this one `put_on_terms` would make a third more work for the server, and most puts that are not durable are such.
+        Statement(f"{one} AND {RELAX} IS NOT NULL {_WAKING}", "int8 text bytea int4 text"),
+        Statement(f"WITH {INSERTING}, put AS ({many} RETURNING 1) {_AND_WAKE}", "int8 text bytea[] int4 text"),
+        Statement(f"WITH {INSERTING} {many}", "int8 text bytea[]"),
+    )
+
+
+PUT, PUT_SILENTLY, PUT_RELAXED, PUT_MANY, PUT_MANY_SILENTLY = _PLAIN = _puts(signed=False)
+SIGNED: Final = dict(zip(_PLAIN, _puts(signed=True), strict=True))
 
 # First halves of advisory lock keys: "pgso" for puts in order, "pgsr" for room.
 ORDER_LOCK_CLASS: Final = 0x7067736F
@@ -89,13 +100,17 @@ FORGET_KEYS = Statement(
 )
 
 
-# Of these two `put_on_terms` would make a third more work for the server, and most puts that are not durable are such.
-PUT_RELAXED = Statement(f"{_INSERT_ONE} AND {RELAX} IS NOT NULL {_WAKING}", "int8 text bytea int4 text")
-
-
 @functools.cache
 def put_on_terms(
-    *, delayed: bool, keyed: bool, ordered: bool, relaxed: bool, bounded: bool, aloud: bool, repeatable: bool
+    *,
+    delayed: bool,
+    keyed: bool,
+    ordered: bool,
+    relaxed: bool,
+    bounded: bool,
+    aloud: bool,
+    repeatable: bool,
+    signed: bool = False,
 ) -> tuple[Statement, tuple[str, ...]]:
     """
     PUT_MANY in other forms, and the names of its parameters in order.
@@ -144,15 +159,15 @@ def put_on_terms(
             """
         )
     if delayed:
-        target = "queue_deferred (store_id, partition, payload, kind, due_at)"
+        target = "queue_deferred (store_id, partition, payload, codec, kind, due_at)"
         more = f", 'd', statement_timestamp() + {parameter('delay', 'float8')} * interval '1 second'"
     else:
-        target, more = "queue_item (store_id, partition, payload)", ""
+        target, more = "queue_item (store_id, partition, payload, codec)", ""
         parts.append(INSERTING)
         sources.append("inserting")
     insert = f"""
         INSERT INTO pgstore.{target}
-        SELECT s.id, $2, u.payload{more}
+        SELECT s.id, $2, u.payload, '{"s" if signed else "p"}'{more}
           FROM {" CROSS JOIN ".join(sources)}
          CROSS JOIN unnest($3) WITH ORDINALITY AS u (payload, position)
          WHERE {" AND ".join(conditions)}
@@ -218,6 +233,8 @@ class Putting(QueueBase):
         facts = self._facts
         if facts is None:
             facts = yield from self._know()
+        if self._runner.settings.signing_keys:
+            payload = self._sign(payload)
         if delay or ordered or idempotency_key is not None or "maxsize" in facts.options:
             yield from self._put_on_terms(
                 facts, name, [payload], _terms(delay, idempotency_key, ordered, durable), block, deadline
@@ -252,21 +269,25 @@ class Putting(QueueBase):
         name = partition_name(partition)
         payloads = [self._encode(item) for item in one_of(items, vs, "put_many", "items= and vs=")]
         facts = yield from self._open()
+        if self._runner.settings.signing_keys:
+            payloads = [self._sign(payload) for payload in payloads]
         if not durable or delay or ordered or idempotency_key is not None or "maxsize" in facts.options:
             terms = _terms(delay, idempotency_key, ordered, durable)
             yield from self._put_on_terms(facts, name, payloads, terms, block, deadline)
             return
-        batches = list(_batches(payloads))
-        if len(batches) == 1:
-            yield from self._insert(facts.id, name, batches[0], PUT_MANY, PUT_MANY_SILENTLY)
-        elif batches:
-            yield from atomic(self._insert_batches(facts.id, name, batches))
+        cut = list(batches(payloads, len, rows_max=BATCH_ITEMS))
+        if len(cut) == 1:
+            yield from self._insert(facts.id, name, cut[0], PUT_MANY, PUT_MANY_SILENTLY)
+        elif cut:
+            yield from atomic(self._insert_batches(facts.id, name, cut))
 
-    def _insert_batches(self, store_id: int, partition: str, batches: list[list[bytes]]) -> Op[None]:
-        for batch in batches:
+    def _insert_batches(self, store_id: int, partition: str, cut: list[list[bytes]]) -> Op[None]:
+        for batch in cut:
             yield from self._insert(store_id, partition, batch, PUT_MANY, PUT_MANY_SILENTLY)
 
     def _insert(self, store_id: int, partition: str, payload: Any, aloud: Statement, silently: Statement) -> Op[None]:
+        if self._runner.settings.signing_keys:
+            aloud, silently = SIGNED[aloud], SIGNED[silently]
         topic = Topic(store_id, partition)
         enrolment = yield BeforeCommit(Announcements, Announcements)
         if enrolment is None or enrolment.immediate:
@@ -285,32 +306,32 @@ class Putting(QueueBase):
         if not terms.durable:
             yield from self._check_outside("put(durable=False)", NOT_DURABLE)
         maxsize: int | None = None if terms.delay else facts.options.get("maxsize")
-        batches = list(_batches(payloads))
-        if not batches:
+        cut = list(batches(payloads, len, rows_max=BATCH_ITEMS))
+        if not cut:
             return
         if maxsize is None:
-            body = self._insert_on_terms(facts, partition, batches, terms)
-            yield from (body if len(batches) == 1 else atomic(body))
+            body = self._insert_on_terms(facts, partition, cut, terms)
+            yield from (body if len(cut) == 1 else atomic(body))
         elif len(payloads) > maxsize:
             raise errors.InvalidError(
                 f"{len(payloads)} items can never be in {self!r} at once, made with maxsize={maxsize}"
             )
         else:
-            yield from self._insert_when_room(facts, partition, batches, terms, block, deadline)
+            yield from self._insert_when_room(facts, partition, cut, terms, block, deadline)
         if terms.key is not None and random.random() * _COLLECT_EVERY < 1:
             yield Query(FORGET_KEYS, facts.id)
 
     def _insert_when_room(
-        self, facts: Facts, partition: str, batches: list[list[bytes]], terms: Terms, block: bool, deadline: Deadline
+        self, facts: Facts, partition: str, cut: list[list[bytes]], terms: Terms, block: bool, deadline: Deadline
     ) -> Op[None]:
-        if (yield from self._try(facts, partition, batches, terms)):
+        if (yield from self._try(facts, partition, cut, terms)):
             return
         if not block or deadline.passed():
             raise self._full(facts)
         ticket = yield Listen(room_topic(facts.id))
         try:
             for seconds in waits():
-                if (yield from self._try(facts, partition, batches, terms)):
+                if (yield from self._try(facts, partition, cut, terms)):
                     return
                 if deadline.passed():
                     raise self._full(facts)
@@ -318,21 +339,21 @@ class Putting(QueueBase):
         finally:
             ticket.close()
 
-    def _try(self, facts: Facts, partition: str, batches: list[list[bytes]], terms: Terms) -> Op[bool]:
+    def _try(self, facts: Facts, partition: str, cut: list[list[bytes]], terms: Terms) -> Op[bool]:
         try:
-            yield from atomic(self._insert_if_room(facts, partition, batches, terms))
+            yield from atomic(self._insert_if_room(facts, partition, cut, terms))
         except _NoRoomError:  # which has undone all, also the lock
             return False
         return True
 
-    def _insert_if_room(self, facts: Facts, partition: str, batches: list[list[bytes]], terms: Terms) -> Op[None]:
+    def _insert_if_room(self, facts: Facts, partition: str, cut: list[list[bytes]], terms: Terms) -> Op[None]:
         yield Query(LOCK_ROOM, facts.id)
         if terms.key is not None and (yield Query(HAS_KEY, facts.id, terms.key)):
             return
-        yield from self._insert_on_terms(facts, partition, batches, terms, facts.options["maxsize"])
+        yield from self._insert_on_terms(facts, partition, cut, terms, facts.options["maxsize"])
 
     def _insert_on_terms(
-        self, facts: Facts, partition: str, batches: list[list[bytes]], terms: Terms, maxsize: int | None = None
+        self, facts: Facts, partition: str, cut: list[list[bytes]], terms: Terms, maxsize: int | None = None
     ) -> Op[None]:
         topic = Topic(facts.id, partition)
         enrolment = yield BeforeCommit(Announcements, Announcements)
@@ -343,12 +364,12 @@ class Putting(QueueBase):
             "order_key": lock_key(topic),
             "key": terms.key,
             "maxsize": maxsize,
-            "wanted": sum(map(len, batches)),
+            "wanted": sum(map(len, cut)),
             "delay": terms.delay,
             "wake_key": lock_key(topic),
             "wake_payload": topic.payload,
         }
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(cut):
             is_first = number == 0
             statement, names = put_on_terms(
                 delayed=terms.delay > 0,
@@ -358,6 +379,7 @@ class Putting(QueueBase):
                 bounded=is_first and maxsize is not None,
                 aloud=aloud,
                 repeatable=terms.key is not None and enrolment is None,
+                signed=bool(self._runner.settings.signing_keys),
             )
             values["payloads"] = batch
             if not (yield Query(statement, *[values[name] for name in names])):
@@ -386,17 +408,3 @@ def _terms(delay: float, key: object, ordered: bool, durable: bool) -> Terms:
             f"idempotency_key {key!r} is not a str of 1 to {KEY_BYTES_MAX} bytes of UTF-8, without NUL and lone surrogates"
         )
     return Terms(check_seconds(delay, "delay"), key, bool(ordered), bool(durable))
-
-
-def _batches(payloads: list[bytes]) -> Iterable[list[bytes]]:
-    """*payloads* cut so that no statement is much larger than `BATCH_BYTES`."""
-    batch: list[bytes] = []
-    size = 0
-    for payload in payloads:
-        batch.append(payload)
-        size += len(payload)
-        if size >= BATCH_BYTES or len(batch) >= BATCH_ITEMS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

@@ -10,13 +10,15 @@ and forgets it when a connection leads to a server that may be another, for ids 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, Final
 
 from pgstore import errors
 from pgstore.client.announcements import Announcements, in_transaction
 from pgstore.client.listener import lock_key, waits
+from pgstore.core.batches import BATCH_BYTES, batches
 from pgstore.core.clock import Deadline, monotonic
-from pgstore.core.operation import Apart, BeforeCommit, Listen, Op, Query, Rows, Topic, Wait, operation
+from pgstore.core.operation import Apart, BeforeCommit, Listen, Op, PutBack, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.base import (
     INSERTING,
@@ -69,22 +71,41 @@ LOW: Final = """
 """
 # Never `id IN (SELECT … LIMIT n)`: a plan may run the subquery more than once, and LIMIT 1 then takes everything. As an array it is
 # run once. Rows come back in the order of the table, not of the ids.
-_DELETE: Final = f"""
+_DELETE: Final = """
     DELETE FROM pgstore.queue_item
      WHERE ctid = ANY (ARRAY(SELECT ctid
                                FROM pgstore.queue_item
                               WHERE store_id = $1
                                 AND partition = $2
-                                AND id >= {LOW.format(low="$4")}
+                                AND id >= {low}
                               ORDER BY id
                                 FOR UPDATE SKIP LOCKED
-                              LIMIT $3))
+                              LIMIT {limit}))
 """
-TAKE = Statement(
-    f"{_DELETE} RETURNING {COLUMNS}",
-    "int8 text int8 int8",
-    unset=f"SELECT {COLUMNS} FROM pgstore.queue_take($1, $2, $3, $4)",
-)
+# Of large items a result holds no more than 2 GiB, or it would take the process with it: where more than fit for certain are asked
+# for, the oldest are measured first. That costs a tenth of taking small ones, so not where all that this client has last taken from
+# the partition were small.
+FIT_FOR_CERTAIN: Final = 8
+SMALL_BYTES: Final = 64 * 1024
+_LOW: Final = LOW.format(low="$4")
+_FITTING: Final = f"""
+    CASE WHEN (SELECT sum(octet_length(o.payload))
+                 FROM (SELECT payload
+                         FROM pgstore.queue_item
+                        WHERE store_id = $1
+                          AND partition = $2
+                          AND id >= {_LOW}
+                        ORDER BY id
+                        LIMIT $3) AS o) > 2147483648
+         THEN {FIT_FOR_CERTAIN}
+         ELSE $3
+     END
+"""
+_TAKE_FEW: Final = _DELETE.format(low=_LOW, limit="$3")
+_TAKE_MANY: Final = _DELETE.format(low=_LOW, limit=_FITTING)
+_UNSET: Final = f"SELECT {COLUMNS} FROM pgstore.queue_take($1, $2, $3, $4)"
+TAKE = Statement(f"{_TAKE_FEW} RETURNING {COLUMNS}", "int8 text int8 int8", unset=_UNSET)
+TAKE_MANY = Statement(f"{_TAKE_MANY} RETURNING {COLUMNS}", "int8 text int8 int8", unset=_UNSET)
 # What a waiting taker asks: unlike TAKE it can be repeated when its answer is lost, so waiting outlives a restart of the server.
 # No row: the queue does not exist any more.
 PEEK = Statement(
@@ -108,9 +129,9 @@ PEEK = Statement(
 
 
 @functools.cache
-def take_on_terms(*, leased: bool, relaxed: bool, aloud: bool) -> Statement:
+def take_on_terms(*, leased: bool, relaxed: bool, aloud: bool, many: bool = False) -> Statement:
     """
-    TAKE in other forms, with the same rows.
+    TAKE in other forms, with the same rows; with *many* TAKE_MANY.
 
     Parameters after those of TAKE: with *leased* the seconds; with *aloud*, which wakes those who wait for room, its lock key and
     payload.
@@ -118,12 +139,18 @@ def take_on_terms(*, leased: bool, relaxed: bool, aloud: bool) -> Statement:
     """
     types = "int8 text int8 int8"
     parts = []
-    delete = _DELETE
+    delete = _TAKE_MANY if many else _TAKE_FEW
     if relaxed:
         parts.append(RELAXED)
         delete += " AND EXISTS (SELECT FROM relaxed)"
     if not leased and not aloud:
-        return Statement(f"WITH {', '.join(parts)} {delete} RETURNING {COLUMNS}", types) if parts else TAKE
+        return (
+            Statement(f"WITH {', '.join(parts)} {delete} RETURNING {COLUMNS}", types)
+            if parts
+            else TAKE_MANY
+            if many
+            else TAKE
+        )
     parts.append(f"taken AS ({delete} RETURNING id, put_at, codec, payload, attempts)")
     source = "taken"
     if leased:
@@ -175,7 +202,8 @@ class Taking(Leasing):
 
         Raises:
             queue.Empty: nothing arrived within *timeout*.
-            DeserializationError: this process cannot load the item; its bytes are in the error's `raw`.
+            DeserializationError: this process cannot load the item, which is taken all the same, or the queue would stand still;
+                its bytes are in the error's `raw`. In a transaction that is rolled back, and with *lease*, it stays.
 
         >>> with queue.get(lease=60) as lease:
         ...     work(lease.item)
@@ -207,12 +235,14 @@ class Taking(Leasing):
         *lease*, *renew* and *durable* are those of `get`.
 
         Returns:
-            1 to *n* items, or with *lease* as many leases; none if *block* is false and there are none.
+            1 to *n* items, or with *lease* as many leases; none if *block* is false and there are none. Of more than eight that
+            would make up more than 2 GiB only eight.
 
         Raises:
             queue.Empty: nothing arrived within *timeout*.
-            DeserializationError: this process cannot load one of them. All of them are put back, at the end of the queue, so a
-                process that asks again and again turns the queue round; with *lease* each is loaded, or not, by itself.
+            DeserializationError: this process cannot load one of them; its bytes are in the error's `raw`. All of them are put
+                back, in one step and in their order, at the end of the queue, so a process that asks again and again turns the
+                queue round; with *lease* each is loaded, or not, by itself.
         """
         if n is not None and n_values is not None:
             raise errors.InvalidError("get_many takes n= or n_values=, which are the same, not both")
@@ -227,7 +257,7 @@ class Taking(Leasing):
         except errors.DeserializationError:
             store_id = yield from self._locate()
             counting = yield from tally(self._of(store_id))
-            yield self._put_back(store_id, name, rows)
+            yield PutBack(self._put_back(store_id, name, rows))
             counting.count(-len(rows))
             raise
 
@@ -319,14 +349,22 @@ class Taking(Leasing):
         store_id = facts.id
         counting = yield from tally(queue)
         known.looks += 1
+        many = n > FIT_FOR_CERTAIN and known.has_large
         if lease is None and durable and "maxsize" not in facts.options:
             rows: Rows = yield Query(
-                TAKE, store_id, partition, n, _low(known), undo=lambda rows: self._put_back(store_id, partition, rows)
+                TAKE_MANY if many else TAKE,
+                store_id,
+                partition,
+                n,
+                _low(known),
+                undo=lambda rows: self._put_back(store_id, partition, rows),
             )
         else:
-            rows = yield from self._look_on_terms(facts, partition, _low(known), n, lease, durable)
+            rows = yield from self._look_on_terms(facts, partition, _low(known), n, lease, durable, many)
         if rows:
             known.note(len(rows))
+            if n > FIT_FOR_CERTAIN:
+                known.has_large = any(len(row[3]) > SMALL_BYTES for row in rows)
             queue.took(len(rows))
             if lease is None:
                 counting.count(len(rows))
@@ -364,7 +402,7 @@ class Taking(Leasing):
             known.fresh_until = monotonic() + FRESH_SECONDS
 
     def _look_on_terms(
-        self, facts: Facts, partition: str, low: int, n: int, lease: float | None, durable: bool
+        self, facts: Facts, partition: str, low: int, n: int, lease: float | None, durable: bool, many: bool
     ) -> Op[Rows]:
         values: list[Any] = [facts.id, partition, n, low]
         if lease is not None:
@@ -379,19 +417,23 @@ class Taking(Leasing):
                 values += [lock_key(room), room.payload]
             else:
                 enrolment.participant.topics[room] = None
-        statement = take_on_terms(leased=lease is not None, relaxed=not durable, aloud=aloud)
+        statement = take_on_terms(leased=lease is not None, relaxed=not durable, aloud=aloud, many=many)
 
-        def undo(rows: Rows) -> Query:
+        def undo(rows: Rows) -> Sequence[Query]:
             if lease is None:
                 return self._put_back(facts.id, partition, rows)
-            return Query(UNLEASE, facts.id, partition, [row[0] for row in rows])
+            return [Query(UNLEASE, facts.id, partition, [row[0] for row in rows])]
 
         rows: Rows = yield Query(statement, *values, undo=undo)
         return rows
 
     @staticmethod
-    def _put_back(store_id: int, partition: str, rows: Rows) -> Query:
-        return Query(PUT_BACK, store_id, partition, *zip(*rows, strict=True))
+    def _put_back(store_id: int, partition: str, rows: Rows) -> list[Query]:
+        """The queries that put *rows* back, in their order and in statements of a size that the server takes."""
+        return [
+            Query(PUT_BACK, store_id, partition, *zip(*batch, strict=True))
+            for batch in batches(sorted(rows), lambda row: len(row[3]), bytes_max=BATCH_BYTES)
+        ]
 
     def _empty(self, timeout: float | None, partition: str) -> errors.QueueEmpty:
         where = f" partition {partition!r}" if partition else ""

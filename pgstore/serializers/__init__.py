@@ -12,11 +12,13 @@ from pgstore.serializers.values import (
     CODEC_FLOAT,
     CODEC_INTEGER,
     CODEC_PICKLE,
+    NOT_LOADED,
     VALUE_BYTES_MAX,
     check_size,
     decode_value,
     dumps,
     encode_value,
+    load_json,
     loads,
 )
 
@@ -24,6 +26,7 @@ __all__ = [
     "CODEC_FLOAT",
     "CODEC_INTEGER",
     "CODEC_PICKLE",
+    "NOT_LOADED",
     "VALUE_BYTES_MAX",
     "callable_key",
     "check_size",
@@ -34,5 +37,6 @@ __all__ = [
     "encode_key",
     "encode_value",
     "key_text",
+    "load_json",
     "loads",
 ]

@@ -24,6 +24,8 @@ from pgstore.client import links
 from pgstore.client.transaction import _AMBIENT
 from pgstore.core.statement import Statement
 from pgstore.core.steps import run_async, run_blocking
+from pgstore.queue import take
+from pgstore.queue.known import KnownPartition
 from tests.faults.conftest import Background, until
 
 # An interrupt may hit psycopg while it hands a new connection over, too.
@@ -151,6 +153,177 @@ def test_cancelling_a_second_time_does_not_stop_the_tidying_up(client, queue):
     asyncio.run(main())
 
     assert sorted(queue.get_many(100)) == list(range(20))
+
+
+def putting_back():
+    """Whether something is being brought to its end that an interrupt has stopped."""
+    return any(thread.name == "pgstore-certainly" for thread in threading.enumerate())
+
+
+STOPPED = {
+    "get": (lambda queue, entries: queue.get, {"block": False}, "queue_item"),
+    "get_many": (lambda queue, entries: queue.get_many, {"n": 2, "block": False}, "queue_item"),
+    "lease": (lambda queue, entries: queue.get, {"block": False, "lease": 600}, "queue_item"),
+    "pop": (lambda queue, entries: entries.pop, {"key": "k"}, "dict_entry"),
+    "popitem": (lambda queue, entries: entries.popitem, {}, "dict_entry"),
+    "pop_many": (lambda queue, entries: entries.pop_many, {"keys": ["k", "l"]}, "dict_entry"),
+}
+
+
+@pytest.fixture
+def behind_proxy(own_database, proxy):
+    with pgstore.Client(proxy.url(own_database)) as client:
+        yield client
+
+
+@pytest.mark.parametrize("kind", STOPPED)
+def test_further_interrupts_do_not_stop_the_putting_back(behind_proxy, proxy, eye, monkeypatch, kind):
+    """
+    The terminal and the shell above it both send Ctrl-C, and users press it again.
+    """
+    queue, entries = _filled(behind_proxy, kind)
+    method, arguments, table = STOPPED[kind]
+    look = f"SELECT count(*) FROM pgstore.{table}"
+
+    def interrupt():
+        # The answer to the statement that takes is on its way when Ctrl-C comes.
+        until(lambda: eye.value(look) < 2)
+        press_ctrl_c()
+        until(putting_back)
+        for _ in range(3):
+            press_ctrl_c()
+            time.sleep(0.05)
+        proxy.resume()
+
+    if kind in ("popitem", "pop_many"):  # whose first statement only reads
+        remove = entries._remove
+        monkeypatch.setattr(
+            pgstore.Dict, "_remove", lambda self, *arguments: (proxy.stall("server"), remove(*arguments))[1]
+        )
+    else:
+        proxy.stall("server")
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        method(queue, entries)(**arguments)
+    thread.join()
+
+    assert eye.value(look) == 2
+    if table == "dict_entry":
+        assert entries.items() == [("k", "v"), ("l", "w")]
+    else:
+        assert sorted(queue.get_many(5)) == ["a", "b"]
+
+
+def _filled(client, kind):
+    """A Queue and a Dict with two of each, whose statements are prepared: the answer to another would be held back."""
+    queue = pgstore.Queue.persist("queue", client=client)
+    entries = pgstore.Dict.persist("entries", client=client)
+    method, arguments, _ = STOPPED[kind]
+    queue.put_many(["x", "y"])
+    entries.update({"k": "x", "l": "y"})
+    method(queue, entries)(**arguments)
+    queue.clear()
+    queue.put_many(["a", "b"])
+    entries.update({"k": "v", "l": "w"})
+    return queue, entries
+
+
+@pytest.mark.parametrize("kind", ["get", "get_many", "lease", "pop"])
+def test_an_event_loop_that_a_second_ctrl_c_ends_does_not_take_the_item_with_it(behind_proxy, proxy, eye, kind):
+    """
+    The first cancels the main task, the second ends the loop, which cancels everything that runs on it.
+    """
+    queue, entries = _filled(behind_proxy, kind)
+    method, arguments, table = STOPPED[kind]
+    look = f"SELECT count(*) FROM pgstore.{table}"
+
+    def interrupt():
+        until(lambda: eye.value(look) < 2)
+        press_ctrl_c()
+        until(putting_back)
+        for _ in range(2):
+            press_ctrl_c()
+            time.sleep(0.05)
+        proxy.resume()
+
+    async def main():
+        await method(queue, entries).aio(**arguments)
+        await queue.clear.aio()
+        await queue.put_many.aio(["a", "b"])
+        await entries.update.aio({"k": "v", "l": "w"})
+        proxy.stall("server")
+        threading.Thread(target=interrupt).start()
+        await method(queue, entries).aio(**arguments)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+
+    until(lambda: eye.value(look) == 2)
+
+
+def test_what_a_program_was_putting_back_when_it_ended_is_put_back(own_database, proxy, eye):
+    """
+    The interpreter waits for it.
+    """
+    pgstore.Queue.persist("queue", client=pgstore.Client(own_database)).put("item")
+    program = subprocess.Popen(
+        [sys.executable, "-c", LEAVING, proxy.url(own_database)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=os.path.dirname(PACKAGE),
+    )
+    with program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "ready\n"
+        proxy.stall("server")
+        program.send_signal(signal.SIGUSR1)
+        until(lambda: eye.items() == 0)
+        program.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+        program.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+        proxy.resume()
+        program.wait(30)
+
+    assert eye.items() == 1
+
+
+LEAVING = """
+import signal, sys, threading
+import pgstore
+
+go = threading.Event()
+signal.signal(signal.SIGUSR1, lambda *_: go.set())
+queue = pgstore.Queue.persist("queue", client=pgstore.Client(sys.argv[1]))
+queue.get(block=False, partition="empty")
+print("ready", flush=True)
+while not go.wait(0.01):
+    pass
+queue.get(block=False)
+"""
+
+
+def test_what_is_put_back_in_several_statements_comes_back_in_one_step(client, queue, eye, monkeypatch):
+    """
+    Items of more than a gibibyte together do not fit into one; here the bound is a hundred bytes.
+    """
+    monkeypatch.setattr(take, "BATCH_BYTES", 100)
+    queue.put("warm")
+    queue.get()
+    queue.put_many([str(number) * 60 for number in range(6)])
+    monkeypatch.setattr(KnownPartition, "note", _interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        queue.get_many(6)
+
+    monkeypatch.undo()
+    assert eye.value("SELECT count(DISTINCT xmin::text) FROM pgstore.queue_item") == 1
+    assert [item[0] for item in queue.get_many(6)] == ["0", "1", "2", "3", "4", "5"]
+
+
+def _interrupted(*_):
+    raise KeyboardInterrupt
 
 
 def test_a_task_blocked_on_a_row_lock_is_cancelled_promptly_and_so_is_its_statement(client, own_database, eye):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import pickle
 import threading
 import time
@@ -362,3 +363,76 @@ def test_clearing_and_deleting_wait_for_a_writer_of_many_keys_without_a_deadlock
 
 def store_id(store):
     return int(store.hydrate().object_id.removeprefix("di-"))
+
+
+# ---------------------------------------------------------------------------------------------- what update is given
+
+
+class Keyed:
+    """A mapping by what it can do, as a row of a database driver is."""
+
+    def keys(self):
+        return ["ab", "cd"]
+
+    def __getitem__(self, key):
+        return key.upper()
+
+
+def test_update_takes_for_a_mapping_what_has_keys(call, store):
+    """
+    As dict.update does; read as pairs, keys of two letters would silently become other entries.
+    """
+    call(store.update, Keyed())
+    store |= Keyed()
+
+    assert call(store.items) == [("ab", "AB"), ("cd", "CD")]
+
+
+def test_update_takes_pairs_of_any_kind_and_refuses_others_as_dict_does(call, store):
+    call(store.update, iter([["a", 1], ("b", 2), "cd"]))
+    assert call(store.items) == [("a", 1), ("b", 2), ("c", "d")]
+
+    for wrong, error in ([("a",)], ValueError), ([("a", 1, 2)], ValueError), ([5], TypeError), (5, TypeError):
+        with pytest.raises(error):
+            {}.update(wrong)
+        with pytest.raises(error):
+            call(store.update, wrong)
+
+
+# ------------------------------------------------------------------------------------------------- unreadable entries
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["pages", "cursor"])
+def test_iteration_goes_on_behind_an_entry_that_cannot_be_loaded(client, store, sql, inside):
+    """
+    However it was begun: a value that cannot be loaded keeps nobody from the others.
+    """
+    store.update({"a": 1, "b": [2], "c": 3, "d": [4]})
+    sql("UPDATE pgstore.dict_entry SET value = '\\x80' WHERE store_id = %s AND key = 'b'", store_id(store))
+
+    with client.transaction() if inside else contextlib.nullcontext():
+        for begin in store.iterate_items, lambda: iter(store.iterate_items()):
+            assert _walked(begin()) == [("a", 1), "?", ("c", 3), ("d", [4])]
+        assert _walked(iter(store.iterate_values())) == [1, "?", 3, [4]]
+
+
+def test_what_is_left_of_a_page_can_be_walked_by_another_iterator(store):
+    store.update(dict.fromkeys("abcd"))
+    iterator = store.iterate_keys()
+
+    assert next(iterator) == "a"
+    assert next(iter(iterator)) == "b"
+    assert list(iterator) == ["c", "d"]
+    assert list(iterator) == []
+
+
+def _walked(iterator):
+    """What the iterator gives, by `next` alone, and "?" for each error."""
+    seen: list[Any] = []
+    while True:
+        try:
+            seen.append(next(iterator))
+        except StopIteration:
+            return seen
+        except pgstore.DeserializationError:
+            seen.append("?")

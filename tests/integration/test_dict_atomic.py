@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fractions
 import multiprocessing
 import operator
 import threading
@@ -651,3 +653,268 @@ def test_what_cannot_be_loaded_is_not_taken(call, store, sql):
     assert call(store.get_entry, "good").expires_at is not None
     del store["k"]
     assert call(store.items) == [("good", 1)]
+
+
+class Awkward:
+    """Raises what it is told to when it is loaded."""
+
+    raises: BaseException | None = None
+
+    def __setstate__(self, state):
+        if Awkward.raises is not None:
+            raise Awkward.raises
+
+    def __getstate__(self):
+        return {"some": "state"}
+
+
+POPS = {
+    "pop": lambda call, store: call(store.pop, "k"),
+    "popitem": lambda call, store: call(store.popitem),
+    "pop_many": lambda call, store: call(store.pop_many, ["good", "k"]),
+}
+FAILURES = [ValueError(), RecursionError(), MemoryError(), GeneratorExit(), StopIteration()]
+
+
+@pytest.mark.parametrize("watched", [False, True], ids=["plain", "watched"])
+@pytest.mark.parametrize("kind", POPS)
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
+def test_what_cannot_be_loaded_was_never_gone(call, client, store_name, sql, monkeypatch, kind, failure, watched):
+    """
+    Not for a moment, and with the revision that it had: it is loaded before it is removed.
+    """
+    store = pgstore.Dict.from_name(store_name, create_if_missing=True, watch=watched, client=client)
+    store.update({"good": 1, "k": Awkward()})
+    rows = "SELECT key, revision, xmin::text, xmax::text FROM pgstore.dict_entry WHERE store_id = %s ORDER BY key"
+    before = sql(rows, entry_id(store))
+    monkeypatch.setattr(Awkward, "raises", failure)
+
+    with pytest.raises(pgstore.DeserializationError, match="'k'") as caught:
+        POPS[kind](call, store)
+
+    assert b"Awkward" in caught.value.raw
+    assert sql(rows, entry_id(store)) == before
+
+
+@pytest.mark.parametrize("kind", POPS)
+def test_json_that_python_cannot_load_stays(call, store, sql, kind):
+    """
+    Nested more deeply than Python's parser goes; of several, all stay.
+    """
+    call(store.put, "good", 1)
+    sql("SELECT pgstore.dict_put(%s::bigint, 'k', (repeat('[', 1500) || repeat(']', 1500))::jsonb)", entry_id(store))
+
+    with pytest.raises(pgstore.DeserializationError, match="'k'") as caught:
+        POPS[kind](call, store)
+
+    assert caught.value.raw == b"[" * 1500 + b"]" * 1500
+    assert call(store.keys) == ["good", "k"]
+    for read in (lambda: call(store.get, "k"), lambda: call(store.get_entry, "k"), lambda: call(store.items)):
+        with pytest.raises(pgstore.DeserializationError, match="'k'"):
+            read()
+
+
+def test_a_small_value_that_does_not_load_after_all_is_put_back_as_it_was(call, store, sql):
+    """
+    A pickle of no class, removed by the statement that reads it, though somebody has damaged it.
+    """
+    call(store.put, "k", "text", ttl=1000)
+    sql(r"UPDATE pgstore.dict_entry SET value = '\x8005002e' WHERE store_id = %s", entry_id(store))
+    facts = "SELECT revision, updated_at, expires_at, value FROM pgstore.dict_entry WHERE store_id = %s"
+    before = sql(facts, entry_id(store))
+
+    with pytest.raises(pgstore.DeserializationError, match="'k'"):
+        call(store.pop, "k")
+
+    assert sql(facts, entry_id(store)) == before
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1, 1.5, "text", [1, {"a": None}], Awkward(), fractions.Fraction(1, 3)],
+    ids=lambda value: type(value).__name__,
+)
+def test_pop_gives_what_was_put_and_removes_it(call, store, value):
+    """
+    Whether it goes in one statement or in two.
+    """
+    call(store.put, "k", value)
+
+    taken = call(store.pop, "k")
+
+    assert type(taken) is type(value)
+    assert isinstance(value, Awkward) or taken == value
+    assert call(store.pop, "k", "gone") == "gone"
+
+
+@pytest.mark.parametrize("kind", POPS)
+def test_an_entry_that_is_written_while_it_is_loaded_is_taken_as_it_is_then(store, store_elsewhere, monkeypatch, kind):
+    """
+    What is returned is what was removed.
+    """
+    store["k"] = Awkward()
+    writes = []
+
+    def written_meanwhile(self, state):
+        if not writes:
+            writes.append(1)
+            store_elsewhere["k"] = "new"
+
+    monkeypatch.setattr(Awkward, "__setstate__", written_meanwhile)
+
+    taken = POPS[kind](lambda operation, *arguments: operation(*arguments), store)
+
+    assert taken in ("new", ("k", "new"), {"k": "new"})
+    assert store.len() == 0
+
+
+@pytest.mark.parametrize("kind", ["pop", "pop_many"])
+def test_an_entry_that_is_removed_while_it_is_loaded_was_taken_by_the_other(store, store_elsewhere, monkeypatch, kind):
+    store["k"] = Awkward()
+    monkeypatch.setattr(Awkward, "__setstate__", lambda self, state: store_elsewhere.clear())
+
+    assert POPS[kind](lambda operation, *arguments: operation(*arguments), store) in (None, {})
+
+
+def test_takers_at_once_share_the_entries(store, store_elsewhere):
+    """
+    Each is taken once, whoever was quicker.
+    """
+    store.update({f"{number:03}": Awkward() for number in range(60)})
+    taken = []
+
+    def take(entries):
+        while True:
+            try:
+                taken.append(entries.popitem()[0])
+            except KeyError:
+                return
+
+    threads = [
+        threading.Thread(target=take, args=(entries,)) for entries in (store, store_elsewhere, store, store_elsewhere)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(taken) == [f"{number:03}" for number in range(60)]
+
+
+def test_values_too_large_together_for_one_statement_are_put_back_in_one_step(client, store, sql, monkeypatch):
+    monkeypatch.setattr("pgstore.dict.take.BATCH_BYTES", 100)
+    store.update({f"{number}": "x" * 60 for number in range(5)})
+    before = sql("SELECT key, revision FROM pgstore.dict_entry WHERE store_id = %s ORDER BY key", entry_id(store))
+    remove = store._remove
+
+    def interrupted(self, *arguments):
+        yield from remove(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pgstore.Dict, "_remove", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.pop_many([f"{number}" for number in range(5)])
+
+    assert (
+        sql("SELECT key, revision FROM pgstore.dict_entry WHERE store_id = %s ORDER BY key", entry_id(store)) == before
+    )
+    assert sql("SELECT count(DISTINCT xmin::text) FROM pgstore.dict_entry WHERE store_id = %s", entry_id(store)) == [
+        (1,)
+    ]
+
+
+# ------------------------------------------------------------------------------------------- refusals in a transaction
+
+LARGE = 1.5e308
+REFUSED = {
+    "integer": (2**63 - 1, 1),
+    "negative integer": (-(2**63), -1),
+    "far": (2**62, 2**62),
+    "float": (LARGE, LARGE),
+    "negative float": (-LARGE, -LARGE),
+}
+
+
+@pytest.mark.parametrize("joined", [False, True], ids=["own", "joined"])
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_sum_that_does_not_fit_leaves_a_transaction_usable(client, store, database, joined, case):
+    """
+    It is an answer, as a KeyError is; everything else of the transaction is still to be committed.
+    """
+    present, added = REFUSED[case]
+    store["k"] = present
+
+    with psycopg.connect(database) as connection, client.transaction(connection=connection if joined else None):
+        store["before"] = 1
+        with pytest.raises(OverflowError, match="64 bits"):
+            store.increment("k", added)
+        store["after"] = 1
+
+    assert store.items() == [("after", 1), ("before", 1), ("k", present)]
+
+
+def test_sums_at_the_ends_of_their_range_are_exact(call, store):
+    for present, added, expected in (
+        (2**63 - 2, 1, 2**63 - 1),
+        (-(2**63), 2**63 - 1, -1),
+        (0, -(2**63), -(2**63)),
+        (LARGE, -LARGE, 0.0),
+        (LARGE, 0.25e308, LARGE + 0.25e308),
+        (float("inf"), LARGE, float("inf")),
+        (5e-324, 5e-324, 1e-323),
+        (2**63 - 1, 0.5, float(2**63)),
+    ):
+        call(store.put, "k", present)
+        assert call(store.increment, "k", added) == expected
+        assert call(store.get, "k") == expected
+
+
+def test_numbers_say_themselves_what_they_are(call, store):
+    """
+    numpy's integers, fractions, decimals.
+    """
+
+    class Index:
+        def __index__(self):
+            return 3
+
+    assert call(store.increment, "n", Index()) == 3
+    assert call(store.increment, "n", fractions.Fraction(1, 2)) == 3.5
+    assert call(store.put, "k", 1, ttl=fractions.Fraction(1000))
+    with pytest.raises(OverflowError):
+        call(store.increment, "n", fractions.Fraction(10**400))
+
+
+@pytest.mark.parametrize("ttl", [1e11, 1e12, 1e18, 2**63 - 1, 1e300, 10**400, "1", True, float("nan")], ids=repr)
+def test_a_lifetime_beyond_the_calendar_is_refused_before_anything_is_sent(call, client, store, ttl):
+    with client.transaction() if call.form == "blocking" else contextlib.nullcontext():
+        for operation in (store.put, store.setdefault):
+            with pytest.raises(pgstore.InvalidError, match="ttl"):
+                call(operation, "k", 1, ttl=ttl)
+        call(store.put, "other", 1, ttl=float("inf"))
+
+    assert call(store.items) == [("other", 1)]
+
+
+def test_numbers_beyond_64_bits_are_no_revisions_cursors_or_limits(call, store):
+    with pytest.raises(pgstore.InvalidError, match="revision"):
+        call(store.put, "k", 1, if_revision=2**63)
+    with pytest.raises(pgstore.InvalidError, match="cursor"):
+        store.watch(since=f"1-{2**64}-0")
+    call(store.put, "k", 1)
+    assert call.iterate(store.iterate_items(limit=2**70)) == [("k", 1)]
+
+
+def test_json_that_is_too_large_as_jsonb_leaves_a_transaction_usable(client, store_name):
+    """
+    Which is known only when the server has made it.
+    """
+    store = pgstore.Dict.from_name(store_name, create_if_missing=True, serializer="json", client=client)
+
+    with client.transaction():
+        store["before"] = 1
+        with pytest.raises(pgstore.errors.ValueTooLarge):
+            store["k"] = [1] * 20_000_000
+        store["after"] = 1
+
+    assert store.items() == [("after", 1), ("before", 1)]

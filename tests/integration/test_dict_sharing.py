@@ -84,6 +84,22 @@ def test_every_kind_of_change_is_seen(watched, watched_elsewhere):
     watcher.close()
 
 
+def test_a_change_whose_key_cannot_be_loaded_hides_no_other(watched, sql):
+    """
+    It is an error in its place, and the watch goes on behind it.
+    """
+    watcher = started(watched.watch(timeout=0.3))
+    watched["a"] = watched[1, 2] = watched["c"] = 1
+    number = int(watched.object_id.removeprefix("di-"))
+    sql("UPDATE pgstore.dict_change SET key_pickle = '\\x80' WHERE store_id = %s AND key_pickle IS NOT NULL", number)
+
+    assert next(watcher).key == "a"
+    with pytest.raises(pgstore.DeserializationError):
+        next(watcher)
+
+    assert seen(watcher) == [("put", "c")]
+
+
 def test_a_change_carries_the_entrys_revision(watched):
     with watched.watch(timeout=0.2) as watcher:
         started(watcher)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import queue as stdlib
 import threading
 import time
+from typing import ClassVar
 
+import psycopg
 import pytest
 
 import pgstore
+from pgstore.core.statement import Statement
 from pgstore.errors import ValueTooLarge
-from pgstore.queue import put
+from pgstore.queue import put, take
 
 
 @pytest.fixture
@@ -188,6 +191,267 @@ def test_get_many_with_a_damaged_item_gives_all_of_them_back(call, store, sql):
     with pytest.raises(pgstore.DeserializationError):
         call(store.get)
     assert call(store.get_many, 3) == ["b", "c"]
+
+
+class Awkward:
+    """Raises what it is told to when it is loaded."""
+
+    raises: BaseException | None = None
+
+    def __setstate__(self, state):
+        if Awkward.raises is not None:
+            raise Awkward.raises
+
+    def __getstate__(self):
+        return {"some": "state"}
+
+
+FAILURES = [ValueError(), RecursionError(), MemoryError(), GeneratorExit(), StopIteration(), OSError()]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
+def test_whatever_loading_raises_get_gives_the_bytes_and_get_many_gives_all_back(call, store, monkeypatch, failure):
+    """
+    An object's own code can raise anything: it is one error, and nothing is lost over it.
+    """
+    call(store.put_many, ["a", Awkward(), "c"])
+    monkeypatch.setattr(Awkward, "raises", failure)
+
+    with pytest.raises(pgstore.DeserializationError) as caught:
+        call(store.get_many, 3)
+    assert b"Awkward" in caught.value.raw
+    assert call(store.len) == 3
+    assert call(store.get) == "a"
+    with pytest.raises(pgstore.DeserializationError) as caught:
+        call(store.get)
+
+    assert b"Awkward" in caught.value.raw
+    assert call(store.get) == "c"
+
+
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit])
+def test_what_a_signal_handler_raises_while_an_item_is_loaded_puts_it_back(store, monkeypatch, exception):
+    """
+    It stops the program, and is no reason to lose an item.
+    """
+    store.put_many([Awkward(), "b"])
+    monkeypatch.setattr(Awkward, "raises", exception())
+
+    for attempt in (store.get, lambda: store.get_many(2)):
+        with pytest.raises(exception):
+            attempt()
+
+    assert store.len() == 2
+
+
+@pytest.mark.parametrize("json", ["[" * 1500 + "]" * 1500, '{"a":' * 1500 + "1" + "}" * 1500], ids=["lists", "objects"])
+def test_json_nested_too_deeply_is_an_error_with_its_text(call, store, sql, json):
+    """
+    Postgres holds what Python's parser gives up on.
+    """
+    call(store.put, "first")
+    _put_json(sql, store, json)
+    call(store.put, "last")
+
+    for attempt in (lambda: call(store.peek, 3), lambda: call(store.get_many, 3), lambda: call(store.get, lease=60)):
+        with pytest.raises(pgstore.DeserializationError) as caught:
+            lease = attempt()
+            assert lease.item == "first"
+            lease = attempt()
+            lease.item  # noqa: B018
+        assert caught.value.raw.replace(b" ", b"") == json.encode()
+    assert call(store.get) == "last"
+
+
+def test_json_numbers_of_any_length_are_items(call, store, sql):
+    _put_json(sql, store, "1e5000")
+
+    assert call(store.get) == 10**5000
+
+
+def _put_json(sql, store, json):
+    sql("SELECT pgstore.queue_put(%s::bigint, %s::jsonb)", int(store.hydrate().object_id.removeprefix("qu-")), json)
+
+
+def test_items_put_back_keep_their_order_and_come_back_at_once(call, store, sql, monkeypatch):
+    """
+    In several statements where they are too large together for one, which is a transaction then.
+    """
+    monkeypatch.setattr(take, "BATCH_BYTES", 100)
+    call(store.put_many, [f"{number}" * 60 for number in range(5)] + [Awkward()])
+    monkeypatch.setattr(Awkward, "raises", ValueError())
+
+    with pytest.raises(pgstore.DeserializationError):
+        call(store.get_many, 6)
+
+    transactions = "SELECT count(DISTINCT xmin::text) FROM pgstore.queue_item WHERE store_id = %s"
+    assert sql(transactions, int(store.object_id.removeprefix("qu-"))) == [(1,)]
+    assert [item[0] for item in call(store.get_many, 5)] == ["0", "1", "2", "3", "4"]
+
+
+def test_items_put_back_in_a_transaction_leave_it_usable(client, store, store_elsewhere, monkeypatch):
+    store.put_many(["a", Awkward()])
+    monkeypatch.setattr(Awkward, "raises", ValueError())
+
+    with client.transaction():
+        with pytest.raises(pgstore.DeserializationError):
+            store.get_many(2)
+        store.put("c")
+
+    assert store_elsewhere.get() == "a"
+    assert store_elsewhere.len() == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"lease": 60}, {"durable": False}], ids=["plain", "lease", "not durable"])
+def test_a_result_of_many_large_items_is_bounded(call, store, monkeypatch, options):
+    """
+    Else get_many(1000) of large ones takes the process with it.
+    """
+    statement = Statement(take.TAKE_MANY.sql.decode().replace("2147483648", "5000"), " ".join(take.TAKE_MANY.types))
+    monkeypatch.setattr(take, "TAKE_MANY", statement)
+    monkeypatch.setattr(take, "_TAKE_MANY", take._TAKE_MANY.replace("2147483648", "5000"))
+    take.take_on_terms.cache_clear()
+    call(store.put_many, [bytes(1000)] * 20)
+
+    first = call(store.get_many, 20, **options)
+
+    assert len(first) == take.FIT_FOR_CERTAIN
+    assert call(store.len) == 12
+    take.take_on_terms.cache_clear()
+
+
+def test_a_joined_connection_bounds_the_result_too(client, store, database, sql):
+    """
+    By the function that takes there.
+    """
+    (body,) = sql("SELECT prosrc FROM pg_proc WHERE oid = 'pgstore.queue_take'::regproc")[0]
+
+    assert "sum(octet_length(o.payload))" in body
+    assert "2147483648" in body
+    store.put_many(range(20))
+    with psycopg.connect(database) as connection, client.transaction(connection=connection):
+        assert store.get_many(20) == list(range(20))
+
+
+# ------------------------------------------------------------------------------------------------------------- signing
+
+KEY, OTHER_KEY = b"k" * 32, b"o" * 32
+
+
+@pytest.fixture
+def signing(database, store_name):
+    """A Queue of a client with these keys."""
+    clients = []
+
+    def make(*keys):
+        clients.append(pgstore.Client(database, signing_keys=keys))
+        return pgstore.Queue.persist(store_name, client=clients[-1])
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+class Trap:
+    """Tells when it is loaded."""
+
+    loaded: ClassVar[list[int]] = []
+
+    def __reduce__(self):
+        return Trap.loaded.append, (1,)
+
+
+@pytest.fixture(autouse=True)
+def _trap_is_open():
+    Trap.loaded.clear()
+
+
+def test_signed_items_make_the_round_trip_under_any_of_the_keys(call, signing, sql):
+    """
+    Rotation: the new key signs, the old one is still accepted.
+    """
+    old, new = signing(OTHER_KEY), signing(KEY, OTHER_KEY)
+    call(old.put, "old")
+    call(new.put_many, ["many", "more"])
+    call(new.put, "delayed", delay=0.001)
+    call(new.put, "keyed", idempotency_key="k")
+    call(new.put, "loose", durable=False)
+
+    found = set()
+    while len(found) < 6:
+        found.update(call(new.get_many, 10))
+
+    assert found == {"old", "many", "more", "delayed", "keyed", "loose"}
+
+
+def test_an_unsigned_item_is_refused_before_it_is_loaded(call, store, signing):
+    """
+    Whoever may write to the table may not run code in those who read it.
+    """
+    guarded = signing(KEY)
+    call(store.put_many, [Trap(), "b"])
+
+    for attempt in (
+        lambda: call(guarded.peek),
+        lambda: call.iterate(guarded.iterate()),
+        lambda: call(guarded.get_many, 2),
+        lambda: call(guarded.get, lease=60).item,
+        lambda: call(guarded.get),
+    ):
+        with pytest.raises(pgstore.DeserializationError, match="not signed") as caught:
+            attempt()
+        assert caught.value.raw
+    assert not Trap.loaded
+
+
+def test_a_changed_or_moved_item_is_refused_before_it_is_loaded(call, signing, store_name, sql):
+    guarded = signing(KEY)
+    elsewhere = pgstore.Queue.persist(f"{store_name}-other", client=guarded._runner)
+    call(elsewhere.put, Trap())
+    call(guarded.put, "item")
+    number = int(guarded.object_id.removeprefix("qu-"))
+
+    sql(
+        "UPDATE pgstore.queue_item SET payload = set_byte(payload, 20, 1 + get_byte(payload, 20)) WHERE store_id = %s",
+        number,
+    )
+    with pytest.raises(pgstore.DeserializationError, match="signed by none"):
+        call(guarded.get)
+    sql(
+        "UPDATE pgstore.queue_item SET store_id = %s WHERE store_id = %s",
+        number,
+        int(elsewhere.object_id.removeprefix("qu-")),
+    )
+    with pytest.raises(pgstore.DeserializationError, match="signed by none"):
+        call(guarded.get)
+    assert not Trap.loaded
+
+
+def test_signed_items_are_read_without_keys_and_shown_in_sql(call, store, signing, sql, store_name):
+    """
+    Keys are for those who want to be sure; JSON runs no code and needs none.
+    """
+    guarded = signing(KEY)
+    call(guarded.put_many, [{"a": 1}, "b"])
+    _put_json(sql, guarded, '{"c": 3}')
+
+    shown = sql("SELECT item FROM pgstore.queue_items WHERE name = %s ORDER BY id", store_name)
+
+    assert [item for (item,) in shown] == [{"a": 1}, "b", {"c": 3}]
+    assert call(store.get_many, 2) == [{"a": 1}, "b"]
+    assert call(guarded.get) == {"c": 3}
+
+
+def test_signed_items_survive_leases_transactions_and_being_put_back(call, signing):
+    guarded = signing(KEY)
+    guarded.put_many(["a", "b"])
+    call(call(guarded.get, lease=60).nack)
+
+    with guarded._runner.transaction():
+        assert guarded.get() == "b"
+        guarded.put("c")
+
+    assert call(guarded.get_many, 5) == ["a", "c"]
 
 
 def test_two_takers_get_different_items(client, store, store_elsewhere):

@@ -26,6 +26,7 @@ from pgstore.serializers import (
     decode_value,
     dumps,
     encode_value,
+    load_json,
     loads,
 )
 
@@ -297,7 +298,36 @@ def test_an_exception_that_cannot_be_printed_is_mapped_too(monkeypatch):
         loads(pickle.dumps(Unloadable()), "value")
 
 
-@pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit, MemoryError])
+@pytest.mark.parametrize("exception", [MemoryError, RecursionError, GeneratorExit, StopIteration, AssertionError])
+def test_whatever_else_loading_raises_is_a_value_that_cannot_be_loaded(monkeypatch, exception):
+    """
+    Also what is no Exception: the bytes are not lost over it.
+    """
+    monkeypatch.setattr(Unloadable, "raises", exception())
+    data = pickle.dumps(Unloadable())
+
+    with pytest.raises(errors.DeserializationError, match=exception.__name__) as caught:
+        loads(data, "value")
+
+    assert caught.value.raw == data
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a"', "", b"\xff", "nope"])
+def test_json_that_cannot_be_loaded_is_one_error_with_its_text(text):
+    with pytest.raises(errors.DeserializationError, match="item 7") as caught:
+        load_json(text, "item {}", 7)
+
+    assert caught.value.raw == (text.encode() if isinstance(text, str) else text)
+
+
+def test_json_integers_may_be_of_any_length():
+    """
+    Python's limit is against text that takes long; jsonb has read it already.
+    """
+    assert load_json("[" + "1" * 5000 + "]", "item") == [(10**5000 - 1) // 9]
+
+
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit])
 def test_what_ends_a_program_passes_through(monkeypatch, exception):
     """
     Ctrl-C during a load is no damaged value.

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from contextvars import Context
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
 
 from pgstore import errors
-from pgstore.client.links.base import GRACE_SECONDS, SETTLE_SECONDS, BrokenLink, Link
+from pgstore.client.links.base import SETTLE_SECONDS, BrokenLink, Link
 from pgstore.core import protocol
+from pgstore.core.certainly import certainly_async
 from pgstore.core.clock import monotonic
-from pgstore.core.operation import Many, Query, putting_back
+from pgstore.core.operation import Many, Query
 from pgstore.core.protocol import READ
-from pgstore.core.steps import shielded
 
 T = TypeVar("T")
 
@@ -47,7 +47,8 @@ class AsyncLink(Link):
             self.close()  # the event loop is gone, and with it all hope for an answer
             raise
         except BaseException:
-            await shielded(self._settle(io, taking))
+            self.let_go()
+            await certainly_async(partial(self.end, io, taking))
             raise
         finally:
             self.used_at = monotonic()
@@ -102,38 +103,12 @@ class AsyncLink(Link):
             self._loop.remove_reader(self._socket)
             self._reading = False
 
-    async def _settle(self, io: protocol.Io[Any], taking: Query | Many | None) -> None:
-        try:
-            if inspect.getgeneratorstate(io) != inspect.GEN_CLOSED:
-                result = await self._finish(io)
-                if taking is not None and (undo := putting_back(taking, result)) is not None:
-                    await self._drive(self._execute(undo))
-        except (errors.Error, BrokenLink):
-            return
-        except BaseException as exc:
-            self.close()
-            if not isinstance(exc, Exception):
-                raise
+    def let_go(self) -> None:
+        self._stop_reading()
 
-    async def _finish(self, io: protocol.Io[Any]) -> Any:
-        started = monotonic()
-        cancelled = False
-        try:
-            wanted = io.send(None)
-            while True:
-                try:
-                    await asyncio.wait_for(self._ready(wanted), 0.05)
-                except TimeoutError:
-                    waited = monotonic() - started
-                    if waited > SETTLE_SECONDS:
-                        raise BrokenLink(None, sent=True) from None
-                    if waited > GRACE_SECONDS and not cancelled:
-                        await self.connection.cancel_safe(timeout=SETTLE_SECONDS)
-                        cancelled = True
-                    continue
-                wanted = io.send(None)
-        except StopIteration as done:
-            return done.value
+    def _cancel(self) -> None:
+        # On a loop of this thread's own: the link's may be closing.
+        asyncio.run(self.connection.cancel_safe(timeout=SETTLE_SECONDS))
 
     def close(self) -> None:
         self._stop_reading()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import inspect
 import json
 import os
 import select
@@ -21,7 +22,8 @@ from pgstore import errors
 from pgstore.core import protocol
 from pgstore.core.clock import monotonic
 from pgstore.core.mapping import map_error
-from pgstore.core.operation import CopyIn, CopyOut, Many, Query
+from pgstore.core.operation import CopyIn, CopyOut, Many, Query, putting_back
+from pgstore.core.protocol import READ
 from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps, is_interrupt
 
@@ -41,7 +43,7 @@ def _loads_json(data: str | bytes) -> Any:
 set_json_loads(_loads_json, ADAPTERS)
 
 # An interrupted statement is given this long to end by itself before the server is asked to cancel it: cancelling would abort
-# the transaction that it is part of.
+# the transaction that it is part of. Whoever tidies up gives a server up that is silent for the second.
 GRACE_SECONDS: Final = 0.25
 SETTLE_SECONDS: Final = 10.0
 
@@ -131,6 +133,58 @@ class Link(abc.ABC):
 
     def copy_out(self, copy: CopyOut) -> Any:
         return self._drive(self._copy_out(copy))
+
+    # ------------------------------------------------------------------------------------------------ tidying up
+    #
+    # For both kinds of link by polling, on a thread that no interrupt reaches (`core.certainly`): an event loop that is being
+    # closed carries nothing out any more.
+
+    @abc.abstractmethod
+    def let_go(self) -> None:
+        """Leave the socket to another thread."""
+
+    @abc.abstractmethod
+    def _cancel(self) -> None:
+        """Ask the server to cancel the call that is under way, waiting for at most `SETTLE_SECONDS`."""
+
+    def end(self, io: protocol.Io[Any], taking: Query | Many | None) -> None:
+        """Bring an interrupted call to its end, and put back what it took."""
+        try:
+            if inspect.getgeneratorstate(io) != inspect.GEN_CLOSED:
+                result = self._finish(io, cancel=True)
+                if taking is not None and (undo := putting_back(taking, result)):
+                    self.put_back(undo)
+        except (errors.Error, BrokenLink):
+            return
+        except BaseException:
+            self.close()
+
+    def put_back(self, queries: Sequence[Query]) -> None:
+        """Run *queries*, which undo something, all or none."""
+        self._check_alive()
+        alone = len(queries) > 1 and self.pgconn.transaction_status == _IDLE
+        for query in (Query(BEGIN), *queries, Query(COMMIT)) if alone else queries:
+            self._finish(self._execute(query))
+
+    def _finish(self, io: protocol.Io[Any], *, cancel: bool = False) -> Any:
+        socket = self.pgconn.socket
+        poller = select.poll()
+        silent_since = monotonic()
+        cancelled = not cancel
+        try:
+            wanted = io.send(None)
+            while True:
+                poller.register(socket, select.POLLIN if wanted == READ else select.POLLIN | select.POLLOUT)
+                if poller.poll(50):
+                    silent_since = monotonic()
+                    wanted = io.send(None)
+                elif monotonic() - silent_since > SETTLE_SECONDS:
+                    raise BrokenLink(None, sent=True)
+                elif monotonic() - silent_since > GRACE_SECONDS and not cancelled:
+                    self._cancel()
+                    cancelled = True
+        except StopIteration as done:
+            return done.value
 
     # ------------------------------------------------------------------------------------------- one body for both
 

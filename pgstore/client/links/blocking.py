@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import select
 from collections.abc import Iterator
+from functools import partial
 from itertools import repeat, starmap
 from typing import Any, Final, TypeVar
 
@@ -14,11 +14,12 @@ from psycopg import pq
 from psycopg.pq.abc import PGresult
 
 from pgstore import errors
-from pgstore.client.links.base import FATAL, GRACE_SECONDS, SETTLE_SECONDS, BrokenLink, Link
+from pgstore.client.links.base import FATAL, SETTLE_SECONDS, BrokenLink, Link
 from pgstore.client.links.eagerness import Eagerness
 from pgstore.core import protocol
+from pgstore.core.certainly import certainly
 from pgstore.core.clock import monotonic
-from pgstore.core.operation import Many, Query, putting_back
+from pgstore.core.operation import Many, Query
 from pgstore.core.protocol import READ
 
 T = TypeVar("T")
@@ -125,33 +126,11 @@ class BlockingLink(Link):
             return done.value  # type: ignore[no-any-return]
 
     def _settle(self, io: protocol.Io[Any], taking: Query | Many | None) -> None:
-        """Bring an interrupted call to its end, and undo it. A second interrupt gives the connection up."""
-        try:
-            if inspect.getgeneratorstate(io) != inspect.GEN_CLOSED:
-                result = self._finish(io)
-                if taking is not None and (undo := putting_back(taking, result)) is not None:
-                    self.execute(undo)
-        except (errors.Error, BrokenLink):
-            return
-        except BaseException as exc:
-            self.close()
-            if not isinstance(exc, Exception):
-                raise
+        """Bring an interrupted call to its end, and undo it, whatever interrupts there are meanwhile."""
+        certainly(partial(self.end, io, taking))
 
-    def _finish(self, io: protocol.Io[Any]) -> Any:
-        started = monotonic()
-        cancelled = False
-        try:
-            wanted = io.send(None)
-            while True:
-                ready = (self._poll if wanted == READ else self._poll_write)(50)
-                waited = monotonic() - started
-                if not ready and waited > GRACE_SECONDS and not cancelled:
-                    self.connection.cancel_safe(timeout=SETTLE_SECONDS)
-                    cancelled = True
-                elif not ready and waited > SETTLE_SECONDS:
-                    raise BrokenLink(None, sent=True)
-                elif ready:
-                    wanted = io.send(None)
-        except StopIteration as done:
-            return done.value
+    def let_go(self) -> None:
+        pass  # it waits for the socket only in its calls
+
+    def _cancel(self) -> None:
+        self.connection.cancel_safe(timeout=SETTLE_SECONDS)
