@@ -216,7 +216,7 @@ class Putting(QueueBase):
         name = partition_name(partition)
         payload = self._encode(one_of(item, v, "put", "item= and v="))
         facts = self._facts
-        if facts is None:
+        if facts is None or facts.history is not self._client.history:  # type: ignore[union-attr]
             facts = yield from self._know()
         if delay or ordered or idempotency_key is not None or "maxsize" in facts.options:
             yield from self._put_on_terms(
@@ -275,7 +275,7 @@ class Putting(QueueBase):
             put = yield Query(silently, store_id, partition, payload)
             enrolment.participant.topics[topic] = None
         if not put:
-            raise self._missing()
+            yield from self._is_gone(store_id)
 
     # ------------------------------------------------------------------------------------------------------- on terms
 
