@@ -35,14 +35,21 @@ Columns = tuple[str, "bytes | None", "int | None", "float | None", "str | None"]
 class Codec:
     """The codec of one Dict for one client."""
 
-    def __init__(self, facts: Facts, signing_keys: Sequence[bytes], name: str) -> None:
+    def __init__(self, facts: Facts, signing_keys: Sequence[bytes], name: str, refusal: str | None = None) -> None:
+        """
+        Args:
+            refusal: why no pickle is to be loaded, if that is so.
+        """
         options = facts.options
         self.facts = facts
+        self.history = facts.history
         self.store_id = facts.id
+        self._refusal = refusal
         self._keys = signing_keys
         self._name = name
         self._serializer = options.get("serializer", "pickle")
         self._projects = bool(options.get("json_projection"))
+        self._loads_plainly = not signing_keys and refusal is None and self._serializer != "json"
 
     # -------------------------------------------------------------------------------------------------------- values
 
@@ -87,7 +94,7 @@ class Codec:
     def pair(self, row: Sequence[Any]) -> tuple[Any, Any]:
         """Key and value of a row of key, key_pickle and the value's columns. Plain pickles under plain keys go a short way."""
         text, pickled, codec, data, integer, real, document = row
-        if codec == "p" and pickled is None and not self._keys and self._serializer != "json":
+        if codec == "p" and pickled is None and self._loads_plainly:
             try:
                 return text, pickle.loads(data)
             except Exception:  # noqa: BLE001  # the long way says what is wrong
@@ -97,6 +104,8 @@ class Codec:
 
     def _checked(self, codec: str, data: bytes, text: str) -> bytes:
         """The pickle in *data*, if this client may load it."""
+        if self._refusal is not None:
+            raise errors.InvalidError(self._refusal)
         if self._serializer == "json" and codec in "ps":
             raise errors.DeserializationError("the value is a pickle, in a Dict of serializer='json'", data)
         if codec == "p":
@@ -153,7 +162,8 @@ class Codec:
             pickled = rest
         elif self._keys and self._serializer != "json":
             raise errors.DeserializationError(f"a key of {self._name} is not signed", pickled)
-        return decode_plain_key(text, pickled) if self._serializer == "json" else decode_key(text, pickled)
+        is_plain = self._serializer == "json" or self._refusal is not None
+        return decode_plain_key(text, pickled) if is_plain else decode_key(text, pickled)
 
     # ---------------------------------------------------------------------------------------------------- signatures
 
