@@ -24,6 +24,7 @@ from psycopg import sql as compose
 from psycopg.rows import namedtuple_row
 
 from pgstore import errors
+from pgstore.config import ConnectionString
 from pgstore.core.mapping import check_conninfo, map_connect_error, map_error
 
 if TYPE_CHECKING:
@@ -303,6 +304,7 @@ class _Place:
 
 
 def _connect(url: str) -> _Connection:
+    url = ConnectionString(url)  # not shown in tracebacks
     check_conninfo(url)
     try:
         return psycopg.Connection.connect(
@@ -313,7 +315,8 @@ def _connect(url: str) -> _Connection:
             fallback_application_name="pgstore migrate",
         )
     except psycopg.Error as exc:
-        raise map_connect_error(exc, url) from exc
+        failure = map_connect_error(exc, url)
+    raise failure
 
 
 def _examine(connection: _Connection) -> _Place:

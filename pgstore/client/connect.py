@@ -95,8 +95,10 @@ def connect(url: str) -> BlockingLink:
     try:
         connection = psycopg.connect(conninfo(url), autocommit=True, prepare_threshold=None, context=_Context())
     except psycopg.Error as exc:
-        raise map_connect_error(exc, url) from exc
-    return BlockingLink(connection, pooled=False)
+        failure = map_connect_error(exc, url)
+    else:
+        return BlockingLink(connection, pooled=False)
+    raise failure
 
 
 async def connect_async(url: str) -> AsyncLink:
@@ -106,8 +108,10 @@ async def connect_async(url: str) -> AsyncLink:
             conninfo(url), autocommit=True, prepare_threshold=None, context=_Context()
         )
     except psycopg.Error as exc:
-        raise map_connect_error(exc, url) from exc
-    return AsyncLink(connection, pooled=False)
+        failure = map_connect_error(exc, url)
+    else:
+        return AsyncLink(connection, pooled=False)
+    raise failure
 
 
 class _Context:
