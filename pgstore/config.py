@@ -13,7 +13,7 @@ _LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE", "PGUSER")
 
 
 class ConnectionString(str):
-    """A URL or libpq connection string. It may hold a password, so `repr` and what prints by it, such as tracebacks, show nothing."""
+    """A URL or libpq connection string. It may hold a password: `repr`, by which tracebacks print it too, shows nothing."""
 
     __slots__ = ()
 

@@ -106,6 +106,7 @@ def upgrade(url: str, *, roles: Roles | None = Roles()) -> Report:
     """
     import sqlalchemy.exc
 
+    url = ConnectionString(url)  # not shown in tracebacks
     with _one_at_a_time, _silent_alembic():
         connection = _connect(url)
         try:
@@ -304,7 +305,6 @@ class _Place:
 
 
 def _connect(url: str) -> _Connection:
-    url = ConnectionString(url)  # not shown in tracebacks
     check_conninfo(url)
     try:
         return psycopg.Connection.connect(

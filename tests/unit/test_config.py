@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import traceback
+from functools import partial
 
 import pytest
 
 import pgstore
 from pgstore import migrate
-from pgstore.config import ConnectionString, Settings
+from pgstore.config import Settings
 from pgstore.errors import ConfigurationError
 
 VARIABLES = ("PGSTORE_URL", "DATABASE_URL", "PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE", "PGUSER")
@@ -118,7 +119,7 @@ def test_an_error_of_connecting_knows_no_password_whatever_is_asked_of_it(monkey
         client = pgstore.Client(given)
         for attempt in (
             pgstore.Dict.from_name("x", client=client).len,
-            lambda given=ConnectionString(given): migrate.upgrade(given),
+            partial(migrate.upgrade, given),
         ):
             with pytest.raises(pgstore.Error) as caught:
                 attempt()
