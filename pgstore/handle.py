@@ -36,6 +36,15 @@ S = TypeVar("S", bound="Store")
 _drawing = threading.RLock()  # held for a moment; reentrant: a finaliser or signal handler may come in
 
 
+def _after_fork_in_child() -> None:
+    global _drawing
+    _drawing = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 class Store:
     """Base of Dict, Queue and Volume."""
 

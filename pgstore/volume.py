@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 from pgstore import errors
 from pgstore.client import Client
 from pgstore.client.announcements import in_transaction
-from pgstore.core.operation import Op, Query, atomic, operation
+from pgstore.core.operation import Call, LookAgain, Op, Query, atomic, operation
 from pgstore.core.statement import Statement
 from pgstore.file_store import BatchUpload, FileStore
 from pgstore.file_store.base import check_number
@@ -161,7 +161,11 @@ class Volume(FileStore):
                 try:
                     size = yield from upload.put_at_once(session, store_id, source, names, shown, mode)
                 except StoreGone:
-                    yield from self._is_gone(store_id)
+                    try:
+                        yield from self._is_gone(store_id)
+                    except LookAgain:
+                        yield Call(source.restart)
+                        size = None
                 if size is not None:
                     self._collect_later(store_id)
                     return size

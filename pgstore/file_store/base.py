@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.core.operation import BeforeCommit, Call, Op, Query, atomic
+from pgstore.core.operation import BeforeCommit, Call, LookAgain, Op, Query, atomic
 from pgstore.files.changes import ChangeSet
 from pgstore.files.collect import collect_in_passing
 from pgstore.files.contents import StoreGone
@@ -175,7 +175,13 @@ class FileStoreBase(Store):
                 self._collect_later(store_id)
                 return result
             except StoreGone:
-                yield from self._is_gone(store_id)
+                try:
+                    yield from self._is_gone(store_id)
+                except LookAgain:
+                    if attempt >= ATTEMPTS:
+                        raise
+                attempt = ATTEMPTS
+                store_id = yield from self._locate()
             except (errors.ConflictError, errors.SerializationConflict, errors.StatementFailed) as exc:
                 if isinstance(exc, errors.StatementFailed) and exc.sqlstate != FOREIGN_KEY_VIOLATION:
                     raise

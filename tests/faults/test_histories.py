@@ -6,6 +6,7 @@ Numbers that were given out since the backup are then given out again. What a cl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
 import threading
@@ -367,7 +368,7 @@ def test_ids_of_stores_and_sessions_do_not_come_again(own_database):
     Not even if the sequences begin again; and they still grow.
     """
     with pgstore.Client(own_database) as client, psycopg.connect(own_database, autocommit=True) as connection:
-        seen = {"store": [], "session": []}
+        seen: dict[str, list[int]] = {"store": [], "session": []}
         for number in range(3):
             if number == 2:
                 connection.execute("ALTER SEQUENCE pgstore.store_id_seq RESTART")
@@ -568,6 +569,9 @@ def test_an_open_file_of_another_history_is_stale(call, database, worker, others
         with pytest.raises(pgstore.errors.StaleFile, match="before the database was replaced"):
             attempt()
 
+    for file in (reading, writing, in_place):
+        with contextlib.suppress(pgstore.Error):
+            file.close()
     assert contents(plainly, theirs, "another") == b"theirs"
 
 
@@ -620,6 +624,8 @@ def test_history_is_that_of_schema_database_and_timeline(own_server):
         entries = pgstore.Dict.persist("entries", client=client)
         entries["k"] = 1
         history = client.history
+        assert history is not None
+        assert history.cluster is not None
         own_server.restart()
         assert entries["k"] == 1
         assert client.history is history
@@ -648,6 +654,7 @@ def test_a_role_that_may_not_read_the_cluster_is_no_other_history(server, own_da
             entries = pgstore.Dict.persist("entries", client=client)
             entries["k"] = 1
             history = client.history
+            assert history is not None
             assert history.cluster is None
             assert Background(entries.get, "k").result() == 1
             assert client.history is history
