@@ -94,7 +94,7 @@ class Store:
     _create_if_missing: bool
     _is_ephemeral: bool
     _wanted_id: int | None  # made by from_id
-    _installation: str | None  # unpickled: where it came from
+    _installation: str | None  # unpickled, and not used yet: where it came from
     _options: dict[str, Any]  # what the store is to be created with, and must have been
     _facts: Facts | None
     _ephemeral_id: int | None  # drawn on first use, before there is a store
@@ -248,9 +248,11 @@ class Store:
         client = self._runner
         if self._closed:
             raise self._missing()
-        here = client.installation  # read once: another thread may be connecting for the first time
-        if here is not None and self._installation not in (None, _id_of(here)):
-            raise errors.InvalidError(f"{self!r} was pickled where another database is in use")
+        if self._installation is not None:
+            if client.history is None:
+                yield from look(client)
+            if self._installation != _id_of(client.installation):
+                raise errors.InvalidError(f"{self!r} was pickled where another database is in use")
         enrolment = yield BeforeCommit(Found, Found)
         if enrolment is not None and (enrolment.immediate or client.settings.connections_max == 1):
             return (yield from self._look_up_inside(enrolment.participant))
@@ -273,7 +275,7 @@ class Store:
             if facts is None:
                 raise self._missing()
             found.facts[key] = (weakref.ref(self), facts)
-        return facts
+        return self._accept(facts)  # what was asked of the handle that found it may be something else
 
     @property
     def _key(self) -> object:
@@ -296,11 +298,13 @@ class Store:
 
     def _find_or_create_ephemeral(self) -> Op[Facts | None]:
         store_id = yield from self._draw_id()
+        rows: list[tuple[Any, ...]] = []
         if self._facts is None:
             # The session outlives any transaction, so it is part of none.
             session_id = yield Apart(self._runner.session.current())
-            yield from atomic(self._create_ephemeral(store_id, session_id))
-        rows = yield Query(FIND_ID, store_id)
+            rows = yield from atomic(self._create_ephemeral(store_id, session_id))
+        if not rows:
+            rows = yield Query(FIND_ID, store_id)
         return self._facts_by_id(store_id, rows)
 
     def _draw_id(self) -> Op[int]:
@@ -360,11 +364,13 @@ class Store:
         yield from self._created(facts.id)
         return facts
 
-    def _create_ephemeral(self, store_id: int, session_id: int) -> Op[None]:
-        """Make the store; nothing, if another who uses the handle was quicker. Runs in a transaction."""
+    def _create_ephemeral(self, store_id: int, session_id: int) -> Op[list[tuple[Any, ...]]]:
+        """Make the store, and return its row; none, if another who uses the handle was quicker. Runs in a transaction."""
         options = json.dumps(self._options)
-        if (yield Query(CREATE_EPHEMERAL, store_id, self._environment, self._kind, session_id, options)):
+        rows = yield Query(CREATE_EPHEMERAL, store_id, self._environment, self._kind, session_id, options)
+        if rows:
             yield from self._created(store_id)
+        return rows  # type: ignore[no-any-return]
 
     def _created(self, store_id: int) -> Op[None]:
         """What belongs to a new store of this kind beside its row."""
@@ -373,6 +379,7 @@ class Store:
     def settle(self, facts: Facts) -> None:
         """The store is known, and committed."""
         self._facts = facts
+        self._installation = None  # checked; what the client's own connections lead to from now on is its database
 
     def _missing(self) -> errors.NotFoundError:
         if self._is_ephemeral:

@@ -64,7 +64,7 @@ CREATE_EPHEMERAL = Statement(
     INSERT INTO pgstore.store (id, environment, kind, session_id, options)
     VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT DO NOTHING
-    RETURNING id
+    RETURNING name, kind, created_at, created_by, environment, options, false
     """,
     "int8 text text int8 jsonb",
 )

@@ -277,6 +277,7 @@ class Client:
         if before is not None:
             for world in (self._blocking, *tuple(self._loops.values())):
                 world.links.begin_epoch()
+                world.listener.move()
 
     def arrived(self, identity: str | None) -> None:
         """

@@ -192,11 +192,10 @@ class DictBase(Store):
             if first._name is not None:
                 self._json_names.add((first._environment, first._name))
             return None
-        if "serializer" in self._options:
-            return None
-        if not (first._saw_json or facts.was_json or self._client_saw_json):
-            return None
         found = facts.options.get("serializer", "pickle")
+        asked = self._options.get("serializer")
+        if asked == found or not (asked or first._saw_json or facts.was_json or self._client_saw_json):
+            return None
         return (
             f"{self!r} was of serializer='json', whose values run no code, and is now of serializer={found!r}, whose values may: "
             f"pass serializer={found!r} to accept that"

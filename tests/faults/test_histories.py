@@ -17,6 +17,7 @@ from psycopg import sql
 
 import pgstore
 from pgstore import migrate
+from pgstore.client.listener import LOCK_CLASS
 from pgstore.queue import known
 from tests.faults.conftest import Background, Eye, until
 
@@ -358,6 +359,24 @@ def test_connections_to_the_old_history_are_given_up(server, own_database):
         client._blocking.links.release(after)
         assert after is not before
         assert entries["k"] == 1
+
+
+def test_who_waits_listens_where_the_client_is_now(own_database, eye):
+    """
+    The listening connection may lead to the old server, as long as that lives: what is put into the new one is not told there.
+    """
+    listening = "SELECT min(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND mode = 'ShareLock'"
+    with pgstore.Client(own_database) as client:
+        queue = pgstore.Queue.persist("queue", client=client)
+        waiting = Background(queue.get)
+        before = until(lambda: eye.value(listening, LOCK_CLASS))
+        eye.rows("UPDATE pgstore.installation SET id = gen_random_uuid()")
+
+        Background(queue.len).result()  # on a connection of its own
+
+        until(lambda: eye.value(listening, LOCK_CLASS) not in (None, before))
+        queue.put("item")
+        assert waiting.result() == "item"
 
 
 # ------------------------------------------------------------------------------------------ what else is remembered

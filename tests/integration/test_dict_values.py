@@ -12,6 +12,7 @@ import uuid
 import zoneinfo
 from dataclasses import dataclass
 
+import psycopg
 import pytest
 
 import pgstore
@@ -447,6 +448,24 @@ def test_who_named_json_is_told_on_first_use(call, database, remade, store_name,
         call(pgstore.Dict.from_name(store_name, serializer="json", client=client).get, "k")
     with pytest.raises(pgstore.InvalidError, match="serializer="):
         call(pickle.loads(travelling).get, "k")
+    assert RAN == []
+
+
+@pytest.mark.parametrize("joined", [True, False], ids=["joined", "own"])
+def test_who_named_json_is_told_in_a_transaction_in_which_another_handle_found_it(
+    client, database, remade, store_name, joined
+):
+    """
+    What a transaction has found is shared by its handles, but not what was asked of them.
+    """
+    remade(lambda reader: None)
+    with psycopg.connect(database) as connection, client.transaction(connection if joined else None):
+        pgstore.Dict.from_name(store_name, serializer="pickle", client=client).len()
+
+        with pytest.raises(pgstore.InvalidError, match="serializer="):
+            pgstore.Dict.from_name(store_name, serializer="json", client=client).get("k")
+        with pytest.raises(pgstore.InvalidError, match="now of serializer='pickle'"):
+            pgstore.Dict.from_name(store_name, client=client).get("k")
     assert RAN == []
 
 

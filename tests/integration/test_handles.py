@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import pickle
 import subprocess
 import sys
 import threading
@@ -594,3 +595,26 @@ def test_an_id_that_no_store_can_have_is_refused(client):
     for number in (1 << 63, "9" * 30, "٣"):
         with pytest.raises(pgstore.InvalidError, match="not the id"):
             pgstore.Dict.from_id(f"di-{number}", client=client)
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_handle_that_was_pickled_elsewhere_is_refused_on_first_use(
+    call, client, database, empty_database, monkeypatch, store_name, connected
+):
+    """
+    By its name it would find, or make, a store of this database that happens to have it.
+    """
+    travelling = pickle.dumps(pgstore.Dict.persist(store_name, client=client).hydrate())
+    here = call.client(empty_database)
+    monkeypatch.setattr("pgstore.client._default", here)
+    if connected:
+        pgstore.Dict.persist("any", client=here).hydrate()
+
+    arrived = pickle.loads(travelling)
+    for _ in range(2):
+        with pytest.raises(pgstore.InvalidError, match="another database"):
+            call(arrived.put, "k", 1)
+    assert [store.name for store in pgstore.Dict.objects.list(client=here)] == ["any"] * connected
+
+    monkeypatch.setattr("pgstore.client._default", call.client(database))
+    assert call(pickle.loads(travelling).put, "k", 1)
