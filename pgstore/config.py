@@ -12,6 +12,15 @@ SIGNING_KEY_BYTES_MIN, SIGNING_KEY_BYTES_MAX = 16, 64  # BLAKE2b takes no more
 _LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE", "PGUSER")
 
 
+class ConnectionString(str):
+    """A URL or libpq connection string. It may hold a password: `repr`, by which tracebacks print it too, shows nothing."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<connection string>"
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a client connects and behaves; None: by the environment or the default."""
@@ -36,12 +45,15 @@ class Settings:
                 )
         for name in ("url", "listen_url"):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
+            if value is None:
+                continue
+            if not isinstance(value, str):  # which is not shown: it may be a URL as bytes
                 raise ConfigurationError(
-                    f"{name} must be a str such as 'postgresql://user@host/database', not {value!r}"
+                    f"{name} must be a str such as 'postgresql://user@host/database', not of type {type(value).__name__}"
                 )
-            if value is not None and not value.strip():
+            if not value.strip():
                 raise ConfigurationError(f"{name} is empty: is the variable set that it should come from?")
+            object.__setattr__(self, name, ConnectionString(value))
 
     def configured_url(self) -> str | None:
         """
@@ -88,5 +100,5 @@ def _libpq_url(url: str) -> str:
     """`DATABASE_URL` often carries SQLAlchemy's driver name, which libpq does not know."""
     scheme, separator, rest = url.partition("://")
     if separator and scheme.startswith(("postgresql+", "postgres+")):
-        return f"postgresql://{rest}"
-    return url
+        return ConnectionString(f"postgresql://{rest}")
+    return ConnectionString(url)

@@ -2,30 +2,47 @@
 
 A handle names a store and finds it on first use; making one does no I/O. The registry is the table `store`; its statements stand
 in `registry`. What a class adds is its kind, its creation and its operations.
+
+What it has found is true of one history of the database (`client.history`), and looked for anew in another. Handles made from a
+handle (`_clone`) ask that first one, so all of them lead to the same store, whichever is used first.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 import weakref
 from collections.abc import Coroutine, Mapping
+from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
-from typing import Any, ClassVar, Final, Generic, ParamSpec, Self, TypeVar, cast
+from typing import Any, ClassVar, Final, Generic, NoReturn, ParamSpec, Self, TypeVar, cast
 
 from pgstore import errors
 from pgstore.client import Client, default_client
+from pgstore.client.history import look
 from pgstore.client.session import delete_store, unlink_large_objects
 from pgstore.client.transaction import Transaction
 from pgstore.core.method import Doc
 from pgstore.core.names import check_name
-from pgstore.core.operation import Apart, BeforeCommit, BoundOperation, Op, Query, atomic, operation
-from pgstore.registry import CREATE, CREATE_EPHEMERAL, EXISTS, FIND, FIND_ID, LIST, Facts, Found
+from pgstore.core.operation import Apart, BeforeCommit, BoundOperation, LookAgain, Op, Query, atomic, operation
+from pgstore.registry import CREATE, CREATE_EPHEMERAL, DRAW_ID, EXISTS, FIND, FIND_ID, LIST, Facts, Found
 
 P = ParamSpec("P")
 T = TypeVar("T")
 S = TypeVar("S", bound="Store")
+
+_drawing = threading.RLock()  # held for a moment; reentrant: a finaliser or signal handler may come in
+
+
+def _after_fork_in_child() -> None:
+    global _drawing
+    _drawing = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class Store:
@@ -49,6 +66,7 @@ class Store:
     def _make(cls, client: Client | None, **state: Any) -> Self:
         store = cls.__new__(cls)
         store._client = client
+        store._origin = None
         store._bound = None
         store._name = state.get("name")
         store._environment_name = state.get("environment_name")
@@ -58,9 +76,17 @@ class Store:
         store._installation = state.get("installation")
         store._options = state.get("options") or {}
         store._facts = None
+        store._ephemeral_id = None
         store._closed = False
         return store
 
+    def _clone(self, **changes: Any) -> Self:
+        """A handle on the same store that differs in *changes*; an ephemeral store lives as long as any of them."""
+        clone = type(self).__new__(type(self))
+        clone.__dict__.update(self.__dict__, _origin=self._first, **changes)
+        return clone
+
+    _origin: Self | None  # the handle that this was cloned from, first of all; None: it was not
     _client: Client | None
     _bound: Transaction | None
     _name: str | None
@@ -68,11 +94,12 @@ class Store:
     _create_if_missing: bool
     _is_ephemeral: bool
     _wanted_id: int | None  # made by from_id
-    _installation: str | None  # unpickled: where it came from
+    _installation: str | None  # unpickled, and not used yet: where it came from
     _options: dict[str, Any]  # what the store is to be created with, and must have been
     _facts: Facts | None
+    _ephemeral_id: int | None  # drawn on first use, before there is a store
+    _owner_pid: int  # of the process that drew it
     _closed: bool
-    _owner_pid: int  # of the process that made an ephemeral store
 
     # ------------------------------------------------------------------------------------------------------- making
 
@@ -121,7 +148,7 @@ class Store:
     def from_id(cls, object_id: str, client: Client | None = None) -> Self:
         """Return a handle on the store with this `object_id`."""
         prefix, _, number = str(object_id).partition("-")
-        if prefix != cls._id_prefix or not number.isdigit():
+        if prefix != cls._id_prefix or not (number.isascii() and number.isdigit()) or int(number) >= _ID_END:
             raise errors.InvalidError(f"{object_id!r} is not the id of a {cls._noun}, such as '{cls._id_prefix}-42'")
         return cls._make(client, wanted_id=int(number))
 
@@ -141,11 +168,7 @@ class Store:
         """Return a handle whose operations all run in *transaction*, from any thread or task, one at a time."""
         if not isinstance(transaction, Transaction):
             raise errors.InvalidError(f"expected a pgstore transaction, not {type(transaction).__name__}")
-        bound = type(self).__new__(type(self))
-        bound.__dict__.update(
-            self.__dict__, _bound=transaction, _origin=self
-        )  # an ephemeral store lives as long as any of them
-        return bound
+        return self._clone(_bound=transaction)
 
     # -------------------------------------------------------------------------------------------------- what it is
 
@@ -157,17 +180,18 @@ class Store:
     @property
     def object_id(self) -> str:
         """The store's id. Raises `AttributeError` before the first use; `hydrate()` counts as one."""
-        if self._facts is None:
+        facts = self._first._facts
+        if facts is None:
             raise AttributeError(f"{self!r} has no object_id before its first use; call hydrate()")
-        return f"{self._id_prefix}-{self._facts.id}"
+        return f"{self._id_prefix}-{facts.id}"
 
     def _described(self) -> Op[Facts]:
         """The facts, for `info()`."""
         store_id = yield from self._locate()
         rows = yield Query(FIND_ID, store_id)
         if not rows:
-            raise self._missing()
-        name, _, created_at, created_by, _, options = rows[0]
+            yield from self._is_gone(store_id)
+        name, _, created_at, created_by, _, options, _ = rows[0]
         self._name = name
         return Facts(store_id, created_at.astimezone(), created_by, options)
 
@@ -185,7 +209,10 @@ class Store:
     def _runner(self) -> Client:
         client = self._client
         if client is None:
-            client = self._client = default_client()
+            first = self._first
+            if first._client is None:
+                first._client = default_client()
+            client = self._client = first._client
         return client
 
     @property
@@ -194,79 +221,129 @@ class Store:
 
     # ------------------------------------------------------------------------------------------------- finding it
 
+    @property
+    def _first(self) -> Self:
+        """The handle that all of its clones ask."""
+        return self if self._origin is None else self._origin
+
     def _locate(self) -> Op[int]:
         """The store's id; found, or created, on first use."""
         facts = self._facts
-        return facts.id if facts is not None else (yield from self._know()).id
+        if facts is None or facts.history is not self._client.history:  # type: ignore[union-attr]
+            facts = yield from self._know()
+        return facts.id
 
     def _know(self) -> Op[Facts]:
-        """The store's facts; found, or created, on first use."""
-        if self._facts is not None:
-            return self._facts
+        """The store's facts; found, or created, on first use; found anew in another history."""
+        first, client = self._first, self._runner
+        facts = first._facts
+        if facts is None or facts.history is not client.history:
+            facts = yield from first._look_up()
+        self._name, self._environment_name = first._name, first._environment_name
+        if first._facts is facts:  # else it is a transaction's, and may be rolled back with it
+            self._facts = facts
+        return facts
+
+    def _look_up(self) -> Op[Facts]:
+        client = self._runner
         if self._closed:
             raise self._missing()
-        here = self._runner.installation  # read once: another thread may be connecting for the first time
-        if here is not None and self._installation not in (None, _id_of(here)):
-            raise errors.InvalidError(f"{self!r} was pickled where another database is in use")
+        if self._installation is not None:
+            if client.history is None:
+                yield from look(client)
+            if self._installation != _id_of(client.installation):
+                raise errors.InvalidError(f"{self!r} was pickled where another database is in use")
         enrolment = yield BeforeCommit(Found, Found)
-        if enrolment is not None and enrolment.immediate:
-            return (yield from self._know_inside(enrolment.participant))
+        if enrolment is not None and (enrolment.immediate or client.settings.connections_max == 1):
+            return (yield from self._look_up_inside(enrolment.participant))
         # Apart from a transaction of pgstore's own: until it commits, others who want this name would wait for it.
         facts = cast("Facts | None", (yield Apart(self._find_or_create())))
         if facts is None and enrolment is not None:
             # It may have been made by `objects.create` in this very transaction.
-            return (yield from self._know_inside(enrolment.participant))
+            return (yield from self._look_up_inside(enrolment.participant))
         if facts is None:
             raise self._missing()
         self.settle(facts)
         return facts
 
-    def _know_inside(self, found: Found) -> Op[Facts]:
-        _, facts = found.facts.get(self._key, (None, None))
+    def _look_up_inside(self, found: Found) -> Op[Facts]:
+        """Find it on the transaction's own connection, for the transaction alone until it commits."""
+        key = (yield from self._draw_id()) if self._is_ephemeral else self._key
+        _, facts = found.facts.get(key, (None, None))
         if facts is None:
             facts = yield from self._find_or_create()
             if facts is None:
                 raise self._missing()
-            found.facts[self._key] = (weakref.ref(getattr(self, "_origin", self)), facts)
-        return facts
+            found.facts[key] = (weakref.ref(self), facts)
+        return self._accept(facts)  # what was asked of the handle that found it may be something else
 
     @property
     def _key(self) -> object:
-        if self._is_ephemeral:
-            return id(getattr(self, "_origin", self))
         return (self._kind, self._environment, self._name, self._wanted_id)
 
     def _find_or_create(self) -> Op[Facts | None]:
+        before = self._runner.history
         if self._is_ephemeral:
-            return (yield from atomic(self._create_ephemeral()))
-        facts = yield from self._find()
-        if facts is None and self._create_if_missing:
-            facts = yield from atomic(self._create())
-            if facts is None:  # another client was quicker
-                facts = yield from self._find()
-        return facts
+            facts: Facts | None = yield from self._find_or_create_ephemeral()
+        else:
+            facts = yield from self._find()
+            if facts is None and self._create_if_missing:
+                facts = yield from atomic(self._create())
+                if facts is None:  # another client was quicker
+                    facts = yield from self._find()
+        if facts is None:
+            return None
+        # Before the first query: it may have been sent on a connection that was the first of another history.
+        return replace(facts, history=self._runner.history if before is None else before)
+
+    def _find_or_create_ephemeral(self) -> Op[Facts | None]:
+        store_id = yield from self._draw_id()
+        rows: list[tuple[Any, ...]] = []
+        if self._facts is None:
+            # The session outlives any transaction, so it is part of none.
+            session_id = yield Apart(self._runner.session.current())
+            rows = yield from atomic(self._create_ephemeral(store_id, session_id))
+        if not rows:
+            rows = yield Query(FIND_ID, store_id)
+        return self._facts_by_id(store_id, rows)
+
+    def _draw_id(self) -> Op[int]:
+        """The id of an ephemeral store, whether there is one already or not; the same for all who ask at once."""
+        if self._ephemeral_id is None:
+            ((drawn,),) = yield Query(DRAW_ID)
+            with _drawing:
+                if self._ephemeral_id is None:
+                    self._owner_pid = os.getpid()
+                    self._ephemeral_id = drawn
+                    unwanted = self._runner.session.unwanted
+                    weakref.finalize(self, unwanted, drawn, self._owner_pid).atexit = False
+        return self._ephemeral_id
 
     def _find(self) -> Op[Facts | None]:
         if self._wanted_id is not None:
             rows = yield Query(FIND_ID, self._wanted_id)
-            if not rows or rows[0][1] != self._kind:
-                return None
-            self._name, _, created_at, created_by, self._environment_name, options = rows[0]
-            self._is_ephemeral = False
-            return self._accept(Facts(self._wanted_id, created_at, created_by, options))
+            if rows and rows[0][1] == self._kind:
+                self._name, self._environment_name = rows[0][0], rows[0][4]
+            return self._facts_by_id(self._wanted_id, rows)
         rows = yield Query(FIND, self._environment, self._name_space, self._name)
         if not rows:
             return None
         return self._facts_of(rows[0])
 
     def _facts_of(self, row: tuple[Any, ...]) -> Facts:
-        store_id, kind, created_at, created_by, options = row
+        store_id, kind, created_at, created_by, options, was_json = row
         if kind != self._kind:
             other = "NetworkFileSystem" if kind == "nfs" else "Volume"
             raise errors.InvalidError(
                 f"{self._name!r} in environment {self._environment!r} is a {other}, not a {self._noun}"
             )
-        return self._accept(Facts(store_id, created_at, created_by, options))
+        return self._accept(Facts(store_id, created_at, created_by, options, was_json))
+
+    def _facts_by_id(self, store_id: int, rows: list[tuple[Any, ...]]) -> Facts | None:
+        if not rows or rows[0][1] != self._kind:
+            return None
+        _, _, created_at, created_by, _, options, was_json = rows[0]
+        return self._accept(Facts(store_id, created_at, created_by, options, was_json))
 
     def _accept(self, facts: Facts) -> Facts:
         """Raise `InvalidError` if the store was created with other options than this handle was given."""
@@ -287,13 +364,13 @@ class Store:
         yield from self._created(facts.id)
         return facts
 
-    def _create_ephemeral(self) -> Op[Facts]:
-        # The session outlives any transaction, so it is part of none.
-        session_id = yield Apart(self._runner.session.current())
-        rows = yield Query(CREATE_EPHEMERAL, self._environment, self._kind, session_id, json.dumps(self._options))
-        facts = self._facts_of(rows[0])
-        yield from self._created(facts.id)
-        return facts
+    def _create_ephemeral(self, store_id: int, session_id: int) -> Op[list[tuple[Any, ...]]]:
+        """Make the store, and return its row; none, if another who uses the handle was quicker. Runs in a transaction."""
+        options = json.dumps(self._options)
+        rows = yield Query(CREATE_EPHEMERAL, store_id, self._environment, self._kind, session_id, options)
+        if rows:
+            yield from self._created(store_id)
+        return rows  # type: ignore[no-any-return]
 
     def _created(self, store_id: int) -> Op[None]:
         """What belongs to a new store of this kind beside its row."""
@@ -302,14 +379,13 @@ class Store:
     def settle(self, facts: Facts) -> None:
         """The store is known, and committed."""
         self._facts = facts
-        if self._is_ephemeral:
-            self._owner_pid = os.getpid()
-            weakref.finalize(self, self._runner.session.unwanted, facts.id, self._owner_pid).atexit = False
+        self._installation = None  # checked; what the client's own connections lead to from now on is its database
 
     def _missing(self) -> errors.NotFoundError:
         if self._is_ephemeral:
             return errors.NotFoundError(
-                f"this ephemeral {self._noun} does not exist any more: it was closed, or swept after ten silent minutes"
+                f"this ephemeral {self._noun} does not exist any more: it was closed, or swept after ten silent minutes, or the "
+                "database was replaced"
             )
         if self._name is None:
             return errors.NotFoundError(f"there is no {self._noun} with the id '{self._id_prefix}-{self._wanted_id}'")
@@ -321,7 +397,22 @@ class Store:
     def _check_exists(self, store_id: int) -> Op[None]:
         """Raise `NotFoundError` if the store was deleted since it was found. Reads ask only where they found nothing."""
         if not (yield Query(EXISTS, store_id)):
-            raise self._missing()
+            yield from self._is_gone(store_id)
+
+    def _is_gone(self, store_id: int) -> Op[NoReturn]:
+        """
+        Raise `NotFoundError`: the store *store_id* does not exist.
+
+        Where the reason is that the database has another history by now, it is one by which the operation is done again, on the
+        store that has the name there (see `LookAgain`).
+        """
+        first, client = self._first, self._runner
+        if not first._closed and first._name is not None and first._wanted_id is None:
+            yield from look(client)
+            facts = first._facts
+            if facts is not None and (facts.id != store_id or facts.history is not client.history):
+                raise LookAgain(f"{self!r} was found in another history of the database; use it again")
+        raise self._missing()
 
     # --------------------------------------------------------------------------------------------------- ephemeral
 
@@ -350,23 +441,19 @@ class Store:
             raise errors.InvalidError(f"{self!r} is not ephemeral, so there is nothing that `with` could end")
 
     def _close(self) -> Op[None]:
-        facts, self._facts, self._closed = self._facts, None, True
-        if (
-            facts is not None and self._owner_pid == os.getpid()
-        ):  # a forked child leaves the `with` block of its parent, too
-            yield from atomic(delete_store(facts.id))
-            yield from unlink_large_objects(facts.id)
+        first = self._first
+        first._closed, first._facts, self._facts = True, None, None
+        store_id = first._ephemeral_id
+        if store_id is not None and first._owner_pid == os.getpid():  # a forked child leaves its parent's `with`, too
+            yield from atomic(delete_store(store_id))
+            yield from unlink_large_objects(store_id)
 
     # ------------------------------------------------------------------------------------------------------ pickling
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._bound is not None:
             raise TypeError(f"{self!r} is bound to a transaction, which cannot leave this process")
-        if self._is_ephemeral:
-            self._runner.run(self._locate())
-        wanted_id = (
-            self._wanted_id if self._facts is None else self._facts.id if self._is_ephemeral else self._wanted_id
-        )
+        wanted_id = self._runner.run(self._locate()) if self._is_ephemeral else self._wanted_id
         environment = None if wanted_id is not None else self._environment
         return _unpickled, (
             type(self),
@@ -517,13 +604,16 @@ class Objects(Generic[S]):
             raise errors.InvalidError(f"max_objects is {max_objects}, expected 0 or more, or None")
         if environment_name is not None:
             check_name(environment_name, "environment")
-        environment = environment_name or (client or default_client()).environment
+        runner = client or default_client()
+        environment = environment_name or runner.environment
         limit = _ALL if max_objects is None else max_objects
+        history = runner.history
         rows = yield Query(LIST, environment, self._class._kind, _instant(created_before), limit)
         stores = []
-        for store_id, name, created_at, created_by, options in rows:
-            store = self._class.from_name(name, environment_name=environment, client=client)
-            store.settle(Facts(store_id, created_at, created_by, options))
+        for store_id, name, created_at, created_by, options, was_json in rows:
+            store = self._class.from_name(name, environment_name=environment, client=runner)
+            here = runner.history if history is None else history
+            store.settle(Facts(store_id, created_at, created_by, options, was_json, here))
             stores.append(store)
         return stores
 
@@ -555,6 +645,7 @@ class Objects(Generic[S]):
 
 
 _ALL: Final = 1 << 62
+_ID_END: Final = 1 << 63
 
 
 def _instant(value: datetime | str | None) -> datetime | None:

@@ -24,6 +24,7 @@ from psycopg import sql as compose
 from psycopg.rows import namedtuple_row
 
 from pgstore import errors
+from pgstore.config import ConnectionString
 from pgstore.core.mapping import check_conninfo, map_connect_error, map_error
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def upgrade(url: str, *, roles: Roles | None = Roles()) -> Report:
     """
     import sqlalchemy.exc
 
+    url = ConnectionString(url)  # not shown in tracebacks
     with _one_at_a_time, _silent_alembic():
         connection = _connect(url)
         try:
@@ -313,7 +315,8 @@ def _connect(url: str) -> _Connection:
             fallback_application_name="pgstore migrate",
         )
     except psycopg.Error as exc:
-        raise map_connect_error(exc, url) from exc
+        failure = map_connect_error(exc, url)
+    raise failure
 
 
 def _examine(connection: _Connection) -> _Place:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -16,7 +16,11 @@ from pgstore.core.statement import Statement
 
 FIND = Statement(
     """
-    SELECT id, kind, created_at, created_by, options
+    SELECT id, kind, created_at, created_by, options,
+           kind = 'dict' AND EXISTS (SELECT
+                                       FROM pgstore.dict_json_name j
+                                      WHERE j.environment = $1
+                                        AND j.name = $3)
       FROM pgstore.store
      WHERE environment = $1
        AND (CASE kind WHEN 'nfs' THEN 'volume' ELSE kind END) = $2
@@ -25,34 +29,67 @@ FIND = Statement(
     "text text text",
     reads=True,
 )
-# Two creators of one name: one inserts, the other inserts nothing and finds the row of the first.
+# Two creators of one name: one inserts, the other inserts nothing and finds the row of the first. That a name is of a JSON Dict is
+# noted for good, by whoever tries to make it.
 CREATE = Statement(
     """
+    WITH noted AS (
+         INSERT INTO pgstore.dict_json_name (environment, name)
+         SELECT $1, $3
+          WHERE $2 = 'dict'
+            AND $4 ->> 'serializer' = 'json'
+             ON CONFLICT DO NOTHING)
     INSERT INTO pgstore.store (environment, kind, name, options)
     VALUES ($1, $2, $3, $4)
     ON CONFLICT DO NOTHING
-    RETURNING id, kind, created_at, created_by, options
+    RETURNING id, kind, created_at, created_by, options,
+              $2 = 'dict' AND EXISTS (SELECT
+                                        FROM pgstore.dict_json_name j
+                                       WHERE j.environment = $1
+                                         AND j.name = $3)
     """,
     "text text text jsonb",
 )
+# An ephemeral store has no name by which two who use its handle first at the same time could meet, so the handle draws the id
+# before: one of them inserts the store, the other finds it. What is not used of ids is missed by nobody.
+DRAW_ID = Statement(
+    """
+    SELECT (nextval('pgstore.store_id_seq') << 20)
+           | pg_catalog.floor(pg_catalog.random() * 1048576::double precision)::bigint
+    """,
+    reads=True,
+)
 CREATE_EPHEMERAL = Statement(
     """
-    INSERT INTO pgstore.store (environment, kind, session_id, options)
-    VALUES ($1, $2, $3, $4)
-    RETURNING id, kind, created_at, created_by, options
+    INSERT INTO pgstore.store (id, environment, kind, session_id, options)
+    VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT DO NOTHING
+    RETURNING name, kind, created_at, created_by, environment, options, false
     """,
-    "text text int8 jsonb",
+    "int8 text text int8 jsonb",
 )
 FIND_ID = Statement(
-    "SELECT name, kind, created_at, created_by, environment, options FROM pgstore.store WHERE id = $1",
+    """
+    SELECT name, kind, created_at, created_by, environment, options,
+           kind = 'dict' AND EXISTS (SELECT
+                                       FROM pgstore.dict_json_name j
+                                      WHERE j.environment = s.environment
+                                        AND j.name = s.name)
+      FROM pgstore.store s
+     WHERE id = $1
+    """,
     "int8",
     reads=True,
 )
 EXISTS = Statement("SELECT 1 FROM pgstore.store WHERE id = $1", "int8", reads=True)
 LIST = Statement(
     """
-    SELECT id, name, created_at, created_by, options
-      FROM pgstore.store
+    SELECT id, name, created_at, created_by, options,
+           kind = 'dict' AND EXISTS (SELECT
+                                       FROM pgstore.dict_json_name j
+                                      WHERE j.environment = $1
+                                        AND j.name = s.name)
+      FROM pgstore.store s
      WHERE environment = $1
        AND kind = $2
        AND name IS NOT NULL
@@ -80,6 +117,8 @@ class Facts:
     created_at: datetime
     created_by: str | None
     options: Mapping[str, Any]  # fixed at creation
+    was_json: bool = False  # there was once a Dict of its name with serializer json
+    history: object = field(default=None, repr=False, compare=False)  # of the client, in which they were found
 
 
 class Found:

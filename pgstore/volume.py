@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 from pgstore import errors
 from pgstore.client import Client
 from pgstore.client.announcements import in_transaction
-from pgstore.core.operation import Op, Query, atomic, operation
+from pgstore.core.operation import Call, LookAgain, Op, Query, atomic, operation
 from pgstore.core.statement import Statement
 from pgstore.file_store import BatchUpload, FileStore
 from pgstore.file_store.base import check_number
@@ -161,7 +161,11 @@ class Volume(FileStore):
                 try:
                     size = yield from upload.put_at_once(session, store_id, source, names, shown, mode)
                 except StoreGone:
-                    raise self._missing() from None
+                    try:
+                        yield from self._is_gone(store_id)
+                    except LookAgain:
+                        yield Call(source.restart)
+                        size = None
                 if size is not None:
                     self._collect_later(store_id)
                     return size
@@ -202,7 +206,7 @@ class Volume(FileStore):
         """
         check_number(version, "version", 0, 2**62)
         refusal = f"Version {version} of a Volume can not be written to; restore({version}) makes it the newest"
-        return self._variant(_version=version, _version_pin=VersionPin(version), _refusal=refusal)
+        return self._clone(_version=version, _version_pin=VersionPin(version), _refusal=refusal)
 
     def __repr__(self) -> str:
         return super().__repr__() if self._version == NEWEST else f"{super().__repr__()}.at({self._version})"
@@ -241,7 +245,7 @@ class Volume(FileStore):
         try:
             made = yield from atomic(change())
         except StoreGone:
-            raise self._missing() from None
+            yield from self._is_gone(store_id)
         self._collect_later(store_id)
         return made
 
@@ -263,7 +267,7 @@ class Volume(FileStore):
             raise errors.InvalidError(
                 "read_only() cannot be combined with with_mount_options(); pass read_only=True there"
             )
-        return self._variant(_refusal="Read-only Volume can not be written to", _mount_options={"read_only": True})
+        return self._clone(_refusal="Read-only Volume can not be written to", _mount_options={"read_only": True})
 
     def with_mount_options(self, *, read_only: bool | None = None, sub_path: str | None = None) -> Self:
         """
@@ -280,7 +284,7 @@ class Volume(FileStore):
             options["read_only"] = bool(read_only)
         if sub_path is not None:
             options["sub_path"] = join(split(sub_path)) or None
-        return self._variant(_mount_options=options)
+        return self._clone(_mount_options=options)
 
     @class_operation
     def rename(

@@ -23,22 +23,24 @@ CREATE TABLE pgstore.installation (
 
 -- ------------------------------------------------------------------------------------------------ sessions and stores
 
-CREATE SEQUENCE pgstore.session_id_seq AS bigint;
+CREATE SEQUENCE pgstore.session_id_seq AS bigint MAXVALUE 8796093022207;  -- 43 bits: 20 more by chance stand below
 
 -- A process that owns something which must not outlive it (ephemeral stores; later leases, pinned versions, mounts).
 -- Heartbeats instead of advisory locks: they work behind poolers and are readable. Without one for ten minutes a session is dead.
 CREATE TABLE pgstore.session (
-    id           bigint PRIMARY KEY DEFAULT nextval('pgstore.session_id_seq'),
+    id           bigint PRIMARY KEY DEFAULT (nextval('pgstore.session_id_seq') << 20)
+                                            | pg_catalog.floor(pg_catalog.random() * 1048576::double precision)::bigint,
     host         text COLLATE "C" NOT NULL,
     pid          integer NOT NULL,                    -- of the client process, on host
     started_at   timestamptz NOT NULL DEFAULT statement_timestamp(),
     heartbeat_at timestamptz NOT NULL DEFAULT statement_timestamp()  -- by the server's clock, about once a minute
 ) WITH (fillfactor = 50);                             -- every heartbeat finds room on its page (HOT)
 
-CREATE SEQUENCE pgstore.store_id_seq AS bigint;
+CREATE SEQUENCE pgstore.store_id_seq AS bigint MAXVALUE 8796093022207;  -- 43 bits: 20 more by chance stand below
 
 CREATE TABLE pgstore.store (
-    id          bigint PRIMARY KEY DEFAULT nextval('pgstore.store_id_seq'),
+    id          bigint PRIMARY KEY DEFAULT (nextval('pgstore.store_id_seq') << 20)  -- cannot come again, and grows
+                                           | pg_catalog.floor(pg_catalog.random() * 1048576::double precision)::bigint,
     environment text COLLATE "C" NOT NULL,
     kind        text COLLATE "C" NOT NULL CHECK (kind IN ('dict', 'queue', 'volume', 'nfs')),
     name        text COLLATE "C" CHECK (name ~ '^[A-Za-z0-9._-]{1,64}$'),  -- NULL: ephemeral
@@ -54,6 +56,15 @@ CREATE UNIQUE INDEX store_name ON pgstore.store
     (environment, (CASE kind WHEN 'nfs' THEN 'volume' ELSE kind END), name) WHERE name IS NOT NULL;
 
 -- ------------------------------------------------------------------------------------------------------------- Dict
+
+-- Names under which there was ever a Dict of serializer json. What is read of such a Dict runs no code, and who may delete it could
+-- make another of its name that holds pickles: readers that name no serializer then refuse to load those. Written with the Dict, by
+-- whoever makes it; stays when that is deleted. Only the owner changes or deletes a row, to give the name free.
+CREATE TABLE pgstore.dict_json_name (
+    environment text COLLATE "C" NOT NULL,
+    name        text COLLATE "C" NOT NULL,
+    PRIMARY KEY (environment, name)
+);
 
 CREATE SEQUENCE pgstore.dict_revision_seq AS bigint CACHE 1;
 

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from pgstore import embedded, errors
-from pgstore.config import Settings, variable_of
+from pgstore.config import ConnectionString, Settings, variable_of
 from pgstore.core.names import check_name
 
 
@@ -26,6 +26,8 @@ class Target:
     def __post_init__(self) -> None:
         if self.given_url is not None and not self.given_url.strip():
             raise errors.InvalidError("--url is empty: is the variable set that it should come from?")
+        if self.given_url is not None:
+            object.__setattr__(self, "given_url", ConnectionString(self.given_url))
         if self.given_environment is not None:
             check_name(self.given_environment, "environment")
 

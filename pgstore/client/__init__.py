@@ -22,6 +22,7 @@ import psycopg
 
 from pgstore import errors
 from pgstore.client.chores import Chores
+from pgstore.client.history import History
 from pgstore.client.session import Session
 from pgstore.client.transaction import _AMBIENT, Transaction, current, forget_after_fork
 from pgstore.client.world import AsyncWorld, BlockingWorld, World
@@ -69,7 +70,7 @@ class Client:
         if environment is not None:
             check_name(environment, "environment")
         self.settings = Settings(url, listen_url, environment, connections_max, auto_migrate, tuple(signing_keys))
-        self.installation: str | None = None
+        self.history: History | None = None  # that of its connections; what is remembered of another is looked up anew
         self.is_pooled = False  # a pooler stands before the server, which may be replaced unnoticed
         self.is_closing = False  # no time to wait for a server that is gone
         self.servers_seen = 0
@@ -81,6 +82,7 @@ class Client:
         self._blocking = BlockingWorld(self)
         self._loops: dict[asyncio.AbstractEventLoop, AsyncWorld] = {}
         self._loops_lock = threading.Lock()
+        self._history_lock = threading.RLock()  # reentrant: a signal handler may come in
         self.session = Session(self)
         self.chores = Chores(self)
         self.renewals = Chores(self)  # apart from the others: a long one, such as vacuum, must not let a lease end
@@ -262,15 +264,29 @@ class Client:
         for world in worlds:
             world.abandon()
 
-    def recognise(self, installation: str) -> None:
-        """Note which installation a connection leads to. Raises `InvalidError` if it is not that of the others."""
-        if self.installation is None:
-            self.installation = installation
-        elif self.installation != installation:
-            raise errors.InvalidError(
-                "the connection leads to another database than the client's other connections; "
-                "make a pgstore.Client for it and pass client= to its stores"
-            )
+    @property
+    def installation(self) -> str | None:
+        """The id of the schema and the name of the database; None: not connected yet."""
+        return None if self.history is None else self.history.installation
+
+    def meets(self, history: History) -> bool:
+        """Whether *history*, to which a connection of somebody else's leads, is the client's; the first that it meets is."""
+        if self.history is None:
+            self.met(history)
+        return self.history is not None and self.history.goes_on_in(history)
+
+    def met(self, history: History) -> None:
+        """A connection of the client's leads to *history*. If that is another than before, older connections are given up."""
+        with self._history_lock:
+            before = self.history
+            if before is not None and before.goes_on_in(history):
+                return
+            self.history = history
+            self.servers_seen += 1
+        if before is not None:
+            for world in (self._blocking, *tuple(self._loops.values())):
+                world.links.begin_epoch()
+                world.listener.move()
 
     def arrived(self, identity: str | None) -> None:
         """

@@ -23,10 +23,12 @@ SERVER_VERSION_MIN = 140000
 
 # Behind a pooler in transaction mode another backend answers than the one that said hello.
 WHO_ANSWERS = Statement("SELECT pg_backend_pid(), to_regclass('pgstore.installation') IS NOT NULL", reads=True)
-# A copy made by CREATE DATABASE … TEMPLATE has the same id, so the name tells, too.
+# A copy made by CREATE DATABASE … TEMPLATE has the same id, so the name tells, too; what was restored under its old name has
+# another oid.
 SCHEMA = Statement(
     """
-    SELECT r.version_num, i.oldest_code_revision, i.id::text || '/' || current_database()
+    SELECT r.version_num, i.oldest_code_revision, i.id::text || '/' || current_database(),
+           (SELECT d.oid::bigint FROM pg_catalog.pg_database d WHERE d.datname = current_database())
       FROM pgstore.schema_revision r
      CROSS JOIN pgstore.installation i
     """,
@@ -45,10 +47,15 @@ SETTINGS = (
 PLAIN_PLANNER = "SET LOCAL plan_cache_mode TO DEFAULT; SET LOCAL enable_seqscan TO DEFAULT; SET LOCAL jit TO DEFAULT"
 # Where transaction numbers mean the same: one cluster, one timeline, and no crash in between, after which the numbers of what
 # was lost are given to others. A crash resets statistics; a person who resets them makes us ignorant, no more. Not readable
-# everywhere; where it is, the outcome of a lost COMMIT can be looked up (see `Transaction`).
+# everywhere; where it is, the outcome of a lost COMMIT can be looked up (see `Transaction`). The timeline is that of the WAL that
+# is written now: the control file's stays the old one for a while after a promotion.
 IDENTITY = Statement(
     """
-    SELECT concat_ws('/', s.system_identifier, c.timeline_id, extract(epoch FROM pg_stat_get_bgwriter_stat_reset_time()))
+    SELECT concat_ws('/', s.system_identifier,
+                     CASE WHEN pg_is_in_recovery() THEN lpad(upper(to_hex(c.timeline_id)), 8, '0')
+                          ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8)
+                     END,
+                     coalesce(extract(epoch FROM pg_stat_get_bgwriter_stat_reset_time()), 0))
       FROM pg_control_system() s, pg_control_checkpoint() c
     """,
     reads=True,
@@ -68,7 +75,8 @@ class Introduction:
     """What the checks found out."""
 
     pooled: bool
-    installation: str
+    schema: tuple[Any, ...]
+    """The row of `SCHEMA`."""
 
 
 def conninfo(url: str, **more: Any) -> str:
@@ -87,8 +95,10 @@ def connect(url: str) -> BlockingLink:
     try:
         connection = psycopg.connect(conninfo(url), autocommit=True, prepare_threshold=None, context=_Context())
     except psycopg.Error as exc:
-        raise map_connect_error(exc, url) from exc
-    return BlockingLink(connection, pooled=False)
+        failure = map_connect_error(exc, url)
+    else:
+        return BlockingLink(connection, pooled=False)
+    raise failure
 
 
 async def connect_async(url: str) -> AsyncLink:
@@ -98,8 +108,10 @@ async def connect_async(url: str) -> AsyncLink:
             conninfo(url), autocommit=True, prepare_threshold=None, context=_Context()
         )
     except psycopg.Error as exc:
-        raise map_connect_error(exc, url) from exc
-    return AsyncLink(connection, pooled=False)
+        failure = map_connect_error(exc, url)
+    else:
+        return AsyncLink(connection, pooled=False)
+    raise failure
 
 
 class _Context:
@@ -131,7 +143,7 @@ def introduce(link: Link, url: str) -> Steps[Introduction]:
     link.identity = yield from _identify(link)
     link.pooled = pooled
     link.prepared = None if pooled else set()
-    return Introduction(pooled, rows[0][2])
+    return Introduction(pooled, rows[0])
 
 
 def _check_server(link: Link, url: str) -> None:
@@ -160,7 +172,7 @@ def check_schema(rows: list[tuple[Any, ...]]) -> None:
     """Compare the database's revision with the one that this code was written for. Revisions are numbers of four digits."""
     if not rows:
         raise errors.SchemaMissing("the pgstore schema was not set up completely: run `pgstore migrate`")
-    found, oldest_code, _ = rows[0]
+    found, oldest_code, *_ = rows[0]
     if found < migrate.OLDEST_SCHEMA_REVISION:
         raise errors.SchemaOutdated(
             f"the pgstore schema is at revision {found}, this code needs {migrate.SCHEMA_REVISION}: run `pgstore migrate`"

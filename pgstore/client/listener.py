@@ -89,6 +89,7 @@ class _Registry:
         self.registered: dict[
             str, tuple[int, float]
         ] = {}  # payload: key, when its last waiter left (inf while there are any)
+        self.is_elsewhere = False  # the listening link leads to another history than the client's others
 
     def add(self, ticket: Any) -> None:
         payload = ticket.topic.payload
@@ -135,6 +136,7 @@ class _Registry:
     def start(self, link: Link) -> Steps[None]:
         """On a new link: listen, and register again what is waited for."""
         self.registered.clear()
+        self.is_elsewhere = False
         yield link.execute(LISTEN)
         for waiting in list(self.tickets.values()):
             for ticket in tuple(waiting)[:1]:
@@ -151,6 +153,11 @@ class _Registry:
                 self.registered[topic.payload] = (key, left)
                 return True
         return False  # someone else keeps that lock; the waiter looks again by itself
+
+    def check(self) -> None:
+        """Raise `BrokenLink` where another link had better be opened."""
+        if self.is_elsewhere:
+            raise BrokenLink(None, sent=False)
 
     def unregister(self, link: Link, keys: list[int]) -> Steps[None]:
         for key in keys:
@@ -245,6 +252,10 @@ class BlockingListener:
     def longest(self, seconds: float) -> float:
         return min(seconds, POLL_SECONDS) if self._deaf else seconds
 
+    def move(self) -> None:
+        """The client's connections lead to another history: listen there, within a second."""
+        self._registry.is_elsewhere = True
+
     def close(self) -> None:
         self._closed = True
         with self._lock:
@@ -292,6 +303,7 @@ class BlockingListener:
         poller.register(link.pgconn.socket, select.POLLIN)
         poller.register(bell, select.POLLIN)
         while not self._closed:
+            self._registry.check()
             with self._lock:
                 wanted, self._wanted = self._wanted, []
                 unwanted = self._registry.take_lingering()
@@ -379,6 +391,10 @@ class AsyncListener:
     def longest(self, seconds: float) -> float:
         return min(seconds, POLL_SECONDS) if self._deaf else seconds
 
+    def move(self) -> None:
+        """The client's connections lead to another history: listen there, within a second. Safe from any thread."""
+        self._registry.is_elsewhere = True
+
     async def close(self) -> None:
         if self._task is not None and not self._task.done():
             self._task.cancel()
@@ -410,6 +426,7 @@ class AsyncListener:
 
     async def _serve(self, link: AsyncLink) -> None:
         while True:
+            self._registry.check()
             self._bell.clear()
             wanted, self._wanted = self._wanted, []
             await run_async(self._registry.unregister(link, self._registry.take_lingering()))

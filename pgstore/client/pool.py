@@ -74,6 +74,7 @@ class BlockingPool:
         self._spare: list[BlockingLink] = []  # links whose thread has ended
         self._turns: deque[_Turn] = deque()
         self._closed = False
+        self._epoch = 0
         self._housekeeper: threading.Thread | None = None
         self._ended = threading.Event()
 
@@ -92,7 +93,8 @@ class BlockingPool:
         except AttributeError:
             free = self._take_seat().free
         link.used_at = monotonic()
-        if free or self._closed:  # this thread holds another already: a transaction and a call outside it overlapped
+        # This thread holds another already: a transaction and a call outside it overlapped. Or it leads to another history.
+        if free or self._closed or link.epoch != self._epoch:
             self.discard(link)
             return
         free.append(link)
@@ -110,6 +112,11 @@ class BlockingPool:
     def purge(self) -> None:
         """Close what is idle: the server went away, so all of it is broken."""
         self._close_idle(before=float("inf"))
+
+    def begin_epoch(self) -> None:
+        """New links lead to another history: give up those that are older, the busy ones when they come back."""
+        self._epoch += 1
+        self.purge()
 
     def close_idle(self) -> None:
         """Close the links that nobody has used for long, and soon those whose thread has ended."""
@@ -155,6 +162,7 @@ class BlockingPool:
     def _open(self, place: Any) -> BlockingLink:
         link = self._connect()
         link.place = place
+        link.epoch = self._epoch
         if self._housekeeper is None:
             self._start_housekeeper()
         return link
@@ -256,20 +264,26 @@ class AsyncPool:
         self._turns: deque[asyncio.Future[AsyncLink | None]] = deque()  # given a link, or None: a place to open one
         self._count = 0
         self._closed = False
+        self._epoch = 0
         self._reaper: asyncio.TimerHandle | None = None
 
     async def acquire(self) -> AsyncLink:
-        if self._idle:
-            return self._idle.pop()
+        while self._idle:
+            link = self._idle.pop()
+            if link.epoch == self._epoch:
+                return link
+            self.discard_now(link)
         if self._count < self._links_max:
             self._count += 1
-        elif (link := await self._wait_for_turn()) is not None:
-            return link
+        elif (given := await self._wait_for_turn()) is not None:
+            return given
         try:
-            return await self._connect()
+            link = await self._connect()
         except BaseException:
             self._vacate()
             raise
+        link.epoch = self._epoch
+        return link
 
     async def _wait_for_turn(self) -> AsyncLink | None:
         turn: asyncio.Future[AsyncLink | None] = asyncio.get_running_loop().create_future()
@@ -288,11 +302,15 @@ class AsyncPool:
                 raise _crowded(self._links_max) from None
             raise
 
+    def begin_epoch(self) -> None:
+        """New links lead to another history: older ones are given up when they are met. Safe from any thread."""
+        self._epoch += 1
+
     async def release(self, link: AsyncLink) -> None:
         self.release_now(link)
 
     def release_now(self, link: AsyncLink) -> None:
-        if self._closed:
+        if self._closed or link.epoch != self._epoch:
             self.discard_now(link)
             return
         link.used_at = monotonic()

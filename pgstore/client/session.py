@@ -121,6 +121,8 @@ class Session:
         self._pid = os.getpid()
         self.pins = Pins(self)
         self._unwanted: deque[int] = deque()
+        self._history = client.history  # which knows the session
+        self._reserved_in = client.history
         self._reserved: dict[int, deque[int]] = {}
         self._errands: deque[Callable[[], Op[None]]] = deque()
         self._stop = threading.Event()
@@ -128,8 +130,17 @@ class Session:
         self._thread: threading.Thread | None = None
 
     def reserved_inodes(self, store_id: int) -> deque[int]:
-        """Numbers of inodes to be made in a file system, which nobody else makes."""
+        """Numbers of inodes to be made in a file system, which nobody else makes, as long as the history goes on."""
+        if self._client.is_pooled:
+            return deque()  # the server may be replaced unnoticed
+        if self._reserved_in is not self._client.history:
+            self._reserved_in, self._reserved = self._client.history, {}
         return self._reserved.setdefault(store_id, deque())
+
+    @property
+    def history(self) -> object:
+        """The history of the client (`client.history`)."""
+        return self._client.history
 
     @property
     def id(self) -> int | None:
@@ -147,6 +158,9 @@ class Session:
 
     def current(self) -> Op[int]:
         """The id of the session, started if need be; sweeps what others left when it starts."""
+        if self._id is not None and self._history is not self._client.history:
+            self._history = self._client.history
+            yield from self.beat()  # which finds out whether it is known there
         current = self._id
         if current is None:
             yield from atomic(sweep())
@@ -154,6 +168,7 @@ class Session:
             with self._lock:
                 if self._id is None:
                     self._id = started
+                    self._history = self._client.history
                     self._start_housekeeper()
                 current = self._id
             if current != started:  # another thread was quicker; a session that nobody beats for would be swept

@@ -24,6 +24,7 @@ from pgstore.client.borrowed import BorrowedAsyncLink, BorrowedLink, source_of
 from pgstore.client.connect import PLAIN_PLANNER, SCHEMA, SETTINGS, check_schema
 from pgstore.client.generators import is_suspended, looped_over
 from pgstore.client.guard import Guard
+from pgstore.client.history import history_of
 from pgstore.client.links import CURRENT_XID, BrokenLink, Patience
 from pgstore.core.operation import BeforeCommit, Enrolment, Many, Participant, Query
 from pgstore.core.statement import Statement
@@ -306,9 +307,22 @@ class Transaction:
 
     def _check_joined(self, link: Any) -> Steps[None]:
         """The caller's connection has to lead to a database with our schema, and to the one that the client uses."""
+        client = self._client
         rows = yield link.execute(Query(SCHEMA))
         check_schema(rows)
-        self._client.recognise(rows[0][2])
+        here = history_of(rows[0])
+        if client.meets(here):
+            return
+        # Or what the client knows is out of date: its own connections may all be older than a restore.
+        if client.settings.configured_url() is not None:
+            with contextlib.suppress(errors.Error):
+                rows = yield from self._open_root().world.query(Query(SCHEMA))
+                client.met(history_of(rows[0]))
+        if not client.meets(here):
+            raise errors.InvalidError(
+                "the connection leads to another database than the client's other connections; "
+                "make a pgstore.Client for it and pass client= to its stores"
+            )
 
     def savepoint(self) -> Steps[None]:
         """Begin as a nested transaction."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pgstore import embedded, errors, migrate
 from pgstore.client.connect import connect, connect_async, introduce
+from pgstore.client.history import history_of
 from pgstore.client.links import RECONNECT_SECONDS, AsyncLink, BlockingLink, BrokenLink, Patience
 from pgstore.client.listener import AsyncListener, BlockingListener
 from pgstore.client.pool import AsyncPool, BlockingPool
@@ -305,7 +306,7 @@ class World(abc.ABC):
             try:
                 link = yield self.connect(url)
                 found = yield from introduce(link, url)
-                client.recognise(found.installation)
+                client.met(history_of(found.schema, link.identity))
                 client.arrived(link.identity)
                 if found.pooled:
                     client.is_pooled = True
@@ -317,7 +318,7 @@ class World(abc.ABC):
                 migrated = True
             except errors.StoreUnavailable:
                 _close(link)
-                if client.installation is None or client.is_closing or time.monotonic() > give_up:
+                if client.history is None or client.is_closing or time.monotonic() > give_up:
                     raise
                 yield self.sleep(_RETRY_SECONDS)
                 continue

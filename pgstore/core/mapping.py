@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Mapping
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -16,6 +18,8 @@ def describe(conninfo: str) -> str:
     try:
         given = conninfo_to_dict(conninfo)
     except psycopg.ProgrammingError:
+        return "an unreadable URL"
+    if _is_misread(given):
         return "an unreadable URL"
     user = given.get("user") or os.environ.get("PGUSER")
     hosts = str(given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or "local socket").split(",")
@@ -33,18 +37,27 @@ def check_conninfo(conninfo: str) -> None:
     URL, "1" becomes the host; of "secret/1" the port is "secret".
     """
     origin = _origin(conninfo)
-    try:
+    given: Mapping[str, object] | None = None
+    with contextlib.suppress(psycopg.ProgrammingError):
         given = conninfo_to_dict(conninfo)
-    except psycopg.ProgrammingError:
+    if given is None:  # raised here, or libpq's own would be its `__context__`
         raise errors.ConfigurationError(
             f"the database URL{origin} {_unreadable(conninfo)}; expected postgresql://user:password@host:port/database or pairs "
             "like host=…"
-        ) from None
-    hosts, ports = str(given.get("host", "")), str(given.get("port", ""))
-    if "@" in hosts[1:] or not set(ports) <= set("0123456789,"):  # "@name" is a socket in the abstract name space
+        )
+    is_misread = _is_misread(given)
+    del given  # a traceback may show local variables
+    if is_misread:
         raise errors.ConfigurationError(
             f"the database URL{origin} has no proper host and port: do user and password need %40 for @, %2F for /, %3A for :?"
         )
+
+
+def _is_misread(given: Mapping[str, object]) -> bool:
+    """Whether a piece of a password has become the host or the port."""
+    hosts, ports = str(given.get("host", "")), str(given.get("port", ""))
+    # "@name" is a socket in the abstract name space.
+    return "@" in hosts[1:] or not set(ports) <= set("0123456789,")
 
 
 def _origin(conninfo: str) -> str:
@@ -68,7 +81,18 @@ _SAID_ANYWAY = re.compile(r"^connection (?:failed|is bad): | Is the server runni
 
 
 def map_connect_error(exc: psycopg.Error, conninfo: str) -> errors.Error:
-    """What a failed connection attempt means. libpq reports it as text only."""
+    """
+    What a failed connection attempt means. libpq reports it as text only.
+
+    To be raised after the `except` block of *exc*, which would else be its `__context__`: that knows the connection, password and
+    all, and its traceback does. The cause is one that knows the text.
+    """
+    error = _meaning(exc, conninfo)
+    error.__cause__ = type(exc)(str(exc))
+    return error
+
+
+def _meaning(exc: psycopg.Error, conninfo: str) -> errors.Error:
     where = describe(conninfo)
     text = _SAID_ANYWAY.sub("", " ".join(str(exc).split()))
     if re.search(r"password authentication failed|no password supplied|authentication failed|pg_hba\.conf", text):

@@ -11,7 +11,7 @@ Psycopg's `generators.py` is built the same way, one floor lower.
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import (
     Any,
@@ -25,6 +25,7 @@ from typing import (
     overload,
 )
 
+from pgstore import errors
 from pgstore.core.method import AioForm, Doc, Method
 from pgstore.core.statement import Statement
 
@@ -301,6 +302,10 @@ class HasRunner(Protocol):
     def _bound(self) -> Any: ...
 
 
+class LookAgain(errors.NotFoundError):
+    """What the operation knew is of another history of the database, where it has changed nothing: do it once more."""
+
+
 class BoundOperation(Method, Generic[P, T_co]):
     __slots__ = ()
     __doc__ = Doc("A store method: call it to block, call its `aio` to get a coroutine.")
@@ -311,6 +316,11 @@ class BoundOperation(Method, Generic[P, T_co]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
         owner = self._owner
+        try:
+            return owner._runner.run(self._function(owner, *args, **kwargs), owner._bound)  # type: ignore[no-any-return]
+        except LookAgain:
+            if not _can_be_given_again(args, kwargs):
+                raise
         return owner._runner.run(self._function(owner, *args, **kwargs), owner._bound)  # type: ignore[no-any-return]
 
     @property
@@ -319,13 +329,28 @@ class BoundOperation(Method, Generic[P, T_co]):
         return AioForm(self._function, self._owner, self._start)
 
     def _start(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, T_co]:
+        # The operation is made now, so that wrong arguments are an error of the call.
+        return self._run_async(self._function(self._owner, *args, **kwargs), args, kwargs)
+
+    async def _run_async(self, op: Op[T_co], args: Any, kwargs: Any) -> T_co:
         owner = self._owner
-        return owner._runner.run_async(self._function(owner, *args, **kwargs), owner._bound)  # type: ignore[no-any-return]
+        try:
+            return await owner._runner.run_async(op, owner._bound)  # type: ignore[no-any-return]
+        except LookAgain:
+            if not _can_be_given_again(args, kwargs):
+                raise
+        return await owner._runner.run_async(self._function(owner, *args, **kwargs), owner._bound)  # type: ignore[no-any-return]
 
     def op(self, *args: P.args, **kwargs: P.kwargs) -> Op[T_co]:
         """The operation itself, for `yield from` in another."""
         operation: Op[T_co] = self._function(self._owner, *args, **kwargs)
         return operation
+
+
+def _can_be_given_again(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether the arguments still are what they were: an iterator or a file has been read."""
+    given = (*args, *kwargs.values())
+    return not any(isinstance(value, Iterable) and not isinstance(value, Collection) for value in given)
 
 
 class UnboundOperation(Method, Generic[Owner, P, T_co]):

@@ -23,6 +23,7 @@ VALUE_TYPES: Final = "char bytea int8 float8 jsonb"
 READ: Final = "codec, value, integer_value, float_value, json_value::text"
 WATCHED: Final = "watch"
 TTL_SECONDS_MAX: Final = 1000 * 365 * 86400  # Python's calendar ends with the year 9999
+_JSON_NAMES: Final = "names of Dicts that were JSON"
 
 # One in so many writes looks for what has expired: often enough to keep up, too rarely to be felt.
 _COLLECT_EVERY: Final = 100
@@ -98,6 +99,7 @@ class DictBase(Store):
 
     _option_defaults: ClassVar = {"serializer": "pickle", "watch": False, "json_projection": False}
     _codec: Codec | None = None
+    _saw_json: bool = False  # the Dict of this name was one of serializer json
 
     @classmethod
     def from_name(
@@ -124,7 +126,8 @@ class DictBase(Store):
             serializer: `pickle` (any value), `cloudpickle` (the same, always by cloudpickle), or `json` (JSON values in a
                 jsonb column; reading runs no code, so no class of yours can be a key). As in JSON, tuples come back as lists and
                 the keys of dicts as str; as in jsonb, of equal keys the last is kept, floats of 1e16 and more come back as int,
-                and -0.0 within a value as 0.0.
+                and -0.0 within a value as 0.0. Where the Dict of this name was once of `json`, pickles are loaded only if another
+                serializer is named here.
             ttl: seconds after which an entry expires unless its put says otherwise.
             watch: log changes, for `watch()`.
             json_projection: also store values as jsonb where they are JSON of at most 32 MiB, for SQL to query and index.
@@ -166,12 +169,55 @@ class DictBase(Store):
     def _open(self) -> Op[Codec]:
         """The store's codec, which knows its facts."""
         facts = self._facts
-        if facts is None:
+        if facts is None or facts.history is not self._client.history:  # type: ignore[union-attr]
             facts = yield from self._know()
         codec = self._codec
         if codec is None or codec.facts is not facts:
-            codec = self._codec = Codec(facts, self._runner.settings.signing_keys, repr(self))
+            refusal = self._distrust(facts)
+            codec = self._codec = Codec(facts, self._runner.settings.signing_keys, repr(self), refusal)
         return codec
+
+    def _accept(self, facts: Facts) -> Facts:
+        facts = super()._accept(facts)
+        self._distrust(facts)
+        return facts
+
+    def _distrust(self, facts: Facts) -> str | None:
+        """
+        Why the pickles of this Dict are not to be loaded; None: they may be.
+
+        Whoever reads a JSON Dict counts on it that this runs no code. Whoever may delete it could make another of its name, that
+        holds pickles. So what was once seen as JSON, by this handle, by this client, or by the database as long as it knows the
+        name, stays so for those who do not name another serializer themselves.
+        """
+        first = self._first
+        if facts.options.get("serializer") == "json":
+            first._saw_json = True
+            if first._name is not None:
+                self._json_names.add((first._environment, first._name))
+            return None
+        found = facts.options.get("serializer", "pickle")
+        asked = self._options.get("serializer")
+        if asked == found or not (asked or first._saw_json or facts.was_json or self._client_saw_json):
+            return None
+        return (
+            f"{self!r} was of serializer='json', whose values run no code, and is now of serializer={found!r}, whose values may: "
+            f"pass serializer={found!r} to accept that"
+        )
+
+    @property
+    def _json_names(self) -> set[tuple[str, str]]:
+        names: set[tuple[str, str]] = self._runner.shared.setdefault(_JSON_NAMES, set())
+        return names
+
+    @property
+    def _client_saw_json(self) -> bool:
+        first = self._first
+        return first._name is not None and (first._environment, first._name) in self._json_names
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        reduced = super().__reduce__()
+        return (*reduced, {"_saw_json": True}) if self._first._saw_json or self._client_saw_json else reduced
 
     # --------------------------------------------------------------------------------------------------------- writes
 

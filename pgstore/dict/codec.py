@@ -42,16 +42,23 @@ Columns = tuple[str, "bytes | None", "int | None", "float | None", "str | None"]
 class Codec:
     """The codec of one Dict for one client."""
 
-    def __init__(self, facts: Facts, signing_keys: Sequence[bytes], name: str) -> None:
+    def __init__(self, facts: Facts, signing_keys: Sequence[bytes], name: str, refusal: str | None = None) -> None:
+        """
+        Args:
+            refusal: why no pickle is to be loaded, if that is so.
+        """
         options = facts.options
         self.facts = facts
+        self.history = facts.history
         self.store_id = facts.id
+        self._refusal = refusal
         self._keys = signing_keys
         self._signer = Signer(signing_keys, facts.id, b"pgstore dict")
         self._name = name
         self._serializer = options.get("serializer", "pickle")
         self.loads_pickles = not signing_keys and self._serializer != "json"  # as they are, unsigned
         self._projects = bool(options.get("json_projection"))
+        self._loads_plainly = not signing_keys and refusal is None and self._serializer != "json"
 
     # -------------------------------------------------------------------------------------------------------- values
 
@@ -96,7 +103,7 @@ class Codec:
     def pair(self, row: Sequence[Any]) -> tuple[Any, Any]:
         """Key and value of a row of key, key_pickle and the value's columns. Plain pickles under plain keys go a short way."""
         text, pickled, codec, data, integer, real, document = row
-        if codec == "p" and pickled is None and not self._keys and self._serializer != "json":
+        if codec == "p" and pickled is None and self._loads_plainly:
             try:
                 return text, pickle.loads(data)
             except NOT_LOADED:  # the long way says what is wrong
@@ -106,6 +113,8 @@ class Codec:
 
     def _checked(self, codec: str, data: bytes, text: str) -> bytes:
         """The pickle in *data*, if this client may load it."""
+        if self._refusal is not None:
+            raise errors.InvalidError(self._refusal)
         if self._serializer == "json" and codec in "ps":
             raise errors.DeserializationError("the value is a pickle, in a Dict of serializer='json'", data)
         if codec == "p":
@@ -162,7 +171,8 @@ class Codec:
             pickled = rest
         elif self._keys and self._serializer != "json":
             raise errors.DeserializationError(f"a key of {self._name} is not signed", pickled)
-        return decode_plain_key(text, pickled) if self._serializer == "json" else decode_key(text, pickled)
+        is_plain = self._serializer == "json" or self._refusal is not None
+        return decode_plain_key(text, pickled) if is_plain else decode_key(text, pickled)
 
 
 def _prefixed(text: str) -> bytes:

@@ -212,7 +212,7 @@ class Entries(DictBase):
         """
         text = key_text(key)
         codec = self._codec
-        if codec is None or codec.facts is not self._facts:
+        if codec is None or codec.facts is not self._facts or codec.history is not self._client.history:  # type: ignore[union-attr]
             codec = yield from self._open()
         rows = yield Query(GET, codec.store_id, text)
         if rows:

@@ -82,6 +82,7 @@ class Watcher:
         self._unread_since = 0.0
         self._noted: list[tuple[float, int]] = []  # times, and the number that the next transaction would have got then
         self._ready: list[tuple[Any, ...]] = []  # kind, text and pickle of the key, revision, cursor
+        self._history: object = None  # of the client, of which the position is
         self._ticket: Any = None
         self._closed = False
         if since is not None:
@@ -102,16 +103,25 @@ class Watcher:
     def _next(self) -> Op[DictChange | None]:
         """The next change, None after the timeout."""
         deadline = Deadline.after(self._timeout)
-        codec = yield from self._store._open()
-        if not codec.facts.options.get("watch"):
-            raise errors.InvalidError(f"{self._store!r} was not made with watch=True, so its changes are not logged")
-        if self._ticket is None:
-            self._ticket = yield Listen(Topic(codec.store_id, WATCHED))
-        ticket = self._ticket
-        if self._position is None:
-            ((oldest, self._snapshot, self._unread_since),) = yield Query(NOW)
-            self._position = (str(int(oldest) - 1), 0)
         for seconds in waits():
+            codec = yield from self._store._open()
+            if not codec.facts.options.get("watch"):
+                raise errors.InvalidError(
+                    f"{self._store!r} was not made with watch=True, so its changes are not logged"
+                )
+            topic = Topic(codec.store_id, WATCHED)
+            if self._ticket is not None and self._ticket.topic != topic:  # made anew, in another history
+                self._ticket.close()
+                self._ticket = None
+            if self._ticket is None and not self._closed:
+                self._ticket = yield Listen(topic)
+            ticket = self._ticket
+            if self._position is None:
+                yield from self._begin()
+            elif self._history not in (None, codec.history):
+                yield from self._begin()
+                self._ready.append(self._reset())
+            self._history = codec.history
             if self._closed:
                 break
             if self._ready:
@@ -127,6 +137,11 @@ class Watcher:
             if not woken and seconds > 1:
                 yield from self._store._check_exists(codec.store_id)
         return None
+
+    def _begin(self) -> Op[None]:
+        """From now on."""
+        ((oldest, self._snapshot, self._unread_since),) = yield Query(NOW)
+        self._position, self._noted = (str(int(oldest) - 1), 0), []
 
     def _read(self, store_id: int) -> Op[None]:
         assert self._position is not None

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.core.operation import BeforeCommit, Call, Op, Query, atomic
+from pgstore.core.operation import BeforeCommit, Call, LookAgain, Op, Query, atomic
 from pgstore.files.changes import ChangeSet
 from pgstore.files.collect import collect_in_passing
 from pgstore.files.contents import StoreGone
@@ -30,7 +30,7 @@ ATTEMPTS = 10  # of an operation that others keep coming between
 FOREIGN_KEY_VIOLATION = "23503"  # contents that were to be shared have just been collected, for their file is gone
 STORAGES = {"rows": "r", "large_object": "l"}
 MODE_MAX = 0o7777  # permission bits
-# What `_variant` sets, and a pickled handle keeps.
+# In what handles on one store may differ, and a pickled one keeps.
 _VARIANT = ("_version", "_version_pin", "_refusal", "_mount_options")
 
 
@@ -101,12 +101,6 @@ class FileStoreBase(Store):
         yield Query(CREATE_FILE_SYSTEM, store_id, chunk_size, STORAGES[storage], kept)
         yield Query(CREATE_ROOT, store_id)
 
-    def _variant(self, **state: Any) -> Self:
-        """A handle on the same store that differs in *state*; an ephemeral store lives as long as any of them."""
-        variant = type(self).__new__(type(self))
-        variant.__dict__.update(self.__dict__, _origin=getattr(self, "_origin", self), **state)
-        return variant
-
     def _accept(self, facts: Facts) -> Facts:
         if facts.options.get("storage") == "large_object" and "chunk_size" in self._options:
             raise errors.InvalidError(f"{self!r} has large objects of 1 MiB; leave chunk_size= out")
@@ -125,7 +119,7 @@ class FileStoreBase(Store):
             try:
                 yield from self._version_pin.ensure(self._runner, store_id)
             except StoreGone:
-                raise self._missing() from None
+                yield from self._is_gone(store_id)
         if self._version != NEWEST:
             return Tree(self._runner.session, store_id, None, self._version, in_place=self._changes_class.in_place)
         enrolment = yield from self._enrol(store_id)
@@ -181,7 +175,13 @@ class FileStoreBase(Store):
                 self._collect_later(store_id)
                 return result
             except StoreGone:
-                raise self._missing() from None
+                try:
+                    yield from self._is_gone(store_id)
+                except LookAgain:
+                    if attempt >= ATTEMPTS:
+                        raise
+                attempt = ATTEMPTS
+                store_id = yield from self._locate()
             except (errors.ConflictError, errors.SerializationConflict, errors.StatementFailed) as exc:
                 if isinstance(exc, errors.StatementFailed) and exc.sqlstate != FOREIGN_KEY_VIOLATION:
                     raise

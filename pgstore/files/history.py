@@ -200,6 +200,8 @@ class VersionPin:
         self._lock = threading.Lock()
         # Which has it; not that of the parent of a process that was forked.
         self._session: weakref.ref[Session] | None = None
+        self._store_id = 0
+        self._history: object = None  # of the client, in which it was taken
 
     def __reduce__(self) -> tuple[type[VersionPin], tuple[int]]:
         """Whoever unpickles it has yet to take it."""
@@ -212,8 +214,8 @@ class VersionPin:
         Raises:
             InvalidError, VersionGone, StoreGone: see `check_kept`.
         """
-        session = client.session
-        if self._session is not None and self._session() is session:
+        session, history = client.session, client.history
+        if self._has(session, store_id) and self._history is history:
             return
         kept = version_of(store_id, self._version)
         try:
@@ -222,15 +224,18 @@ class VersionPin:
             yield from check_kept(store_id, self._version)
             raise
         except errors.AccessDenied:
-            self._session = weakref.ref(session)
+            self._session, self._store_id, self._history = weakref.ref(session), store_id, history
             return  # a role that only reads: it finds out when the version goes, and does not ask again
         with self._lock:
-            is_first = self._session is None or self._session() is not session
-            self._session = weakref.ref(session)
+            is_first = not self._has(session, store_id)
+            self._session, self._store_id, self._history = weakref.ref(session), store_id, history
         if is_first:
             weakref.finalize(self, session.pins.release_later, kept).atexit = False
         else:
             yield Apart(session.pins.release(kept))
+
+    def _has(self, session: Session, store_id: int) -> bool:
+        return self._session is not None and self._session() is session and self._store_id == store_id
 
 
 def check_kept(store_id: int, version: int) -> Op[None]:

@@ -49,10 +49,21 @@ class Keeping:
         self._since = since
         self._keep_at = clock.monotonic() + KEEP_AFTER_SECONDS
         self._release: Any = None
+        self._history = session.history
         self._pid = os.getpid()
 
     def keep(self) -> Op[None]:
-        """To be called with every use."""
+        """
+        To be called with every use.
+
+        Raises:
+            StaleFile: the database has another history by now, in which the numbers of the file may be another's.
+        """
+        if self._session.history is not self._history:
+            raise errors.StaleFile(
+                f"the file (inode {self._ino}) was opened before the database was replaced, by a restore or another server; "
+                "open it again"
+            )
         if self._release is None and clock.monotonic() >= self._keep_at:
             self._keep_at = clock.monotonic() + KEEP_AFTER_SECONDS
             yield Apart(self._begin())

@@ -165,9 +165,17 @@ class OpenedStaged(Opened):
         self.is_append = append
         self._staged = staged
         self._session = session
+        self._history = session.history
         self._commit = commit
 
+    def _check_history(self) -> None:
+        if self._session.history is not self._history:
+            raise errors.StaleFile(
+                f"file {self.path!r} was opened before the database was replaced, by a restore or another server; write it again"
+            )
+
     def write(self, offset: int, data: bytes | memoryview) -> Op[int]:
+        self._check_history()
         if self.is_append:
             offset = self._staged.size
         yield from self._staged.write(offset, data)
@@ -182,6 +190,7 @@ class OpenedStaged(Opened):
 
     def close(self) -> Op[None]:
         try:
+            self._check_history()
             yield from self._staged.finish()
             yield from self._commit(self._staged)
             # The contents then have no file, and it is closed: nobody else would give them up.

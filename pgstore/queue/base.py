@@ -122,7 +122,9 @@ class QueueBase(Store):
 
     def _open(self) -> Op[Facts]:
         facts = self._facts
-        return facts if facts is not None else (yield from self._know())
+        if facts is None or facts.history is not self._client.history:  # type: ignore[union-attr]
+            facts = yield from self._know()
+        return facts
 
     def _of(self, store_id: int) -> KnownQueue:
         """What the client knows of this Queue; asked for anew by each operation, for a forked child begins with nothing."""

@@ -97,6 +97,7 @@ class KnownQueue:
     """What is known of a Queue, and what has been taken from it but not told."""
 
     def __init__(self, house: Household, store_id: int) -> None:
+        self._history = house.history
         self.check_at = 0.0  # when to look for what has become due (see `lease`)
         self._house = house
         self._store_id = store_id
@@ -134,7 +135,8 @@ class KnownQueue:
         with self._house.lock:
             gets, cleared, self._gets, self._cleared, self.owes = self._gets, self._cleared, 0, 0, False
         try:
-            if gets or cleared:
+            # In another history, such as that of a backup, these items may not have left.
+            if (gets or cleared) and self._history is self._house.history:
                 yield Query(COUNT, self._store_id, self._house.slot, gets, cleared)
         except errors.StoreUnavailable:  # certainly not told
             with self._house.lock:
@@ -203,11 +205,19 @@ class Household:
         self.lock = threading.RLock()  # reentrant: a signal handler may come in
         self.slot = random.randrange(_SLOTS)
         self._client = client
+        self._history = client.history  # of which all is known that follows
         self._queues: dict[int, KnownQueue] = {}
         self._taken = 0  # by all handles, since vacuum was last thought of
         self._rests_until = 0.0
 
+    @property
+    def history(self) -> object:
+        return self._client.history
+
     def queue(self, store_id: int) -> KnownQueue:
+        if self._history is not self._client.history:
+            with self.lock:
+                self._history, self._queues = self._client.history, {}
         queue = self._queues.get(store_id)
         if queue is None:
             with self.lock:

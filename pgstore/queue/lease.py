@@ -79,16 +79,17 @@ BRING_BACK: Final = Statement(
     "int8 int4",
     reads=True,  # repeating it does no harm
 )
-ACK = Statement("DELETE FROM pgstore.queue_deferred WHERE store_id = $1 AND id = $2 AND kind = 'l'", "int8 int8")
+# The lease number $2 on the item that was put at $3: after a restore, or a failover that lost something, the sequence gives numbers
+# out again that workers still have in hand.
+_MINE: Final = "store_id = $1 AND id = $2 AND put_at = to_timestamp($3) AND kind = 'l'"
+ACK = Statement(f"DELETE FROM pgstore.queue_deferred WHERE {_MINE}", "int8 int8 float8")
 EXTEND = Statement(
-    """
+    f"""
     UPDATE pgstore.queue_deferred
-       SET due_at = statement_timestamp() + $3 * interval '1 second'
-     WHERE store_id = $1
-       AND id = $2
-       AND kind = 'l'
+       SET due_at = statement_timestamp() + $4 * interval '1 second'
+     WHERE {_MINE}
     """,
-    "int8 int8 float8",
+    "int8 int8 float8 float8",
 )
 # Passes over what someone holds the lock of: it is being settled, by a transaction that may take long, or brought back. What is
 # there but was not renewed may be the next time.
@@ -121,28 +122,24 @@ RENEW = Statement(
     reads=True,  # repeating it does no harm
 )
 POSTPONE = Statement(
-    """
+    f"""
     UPDATE pgstore.queue_deferred
        SET kind = 'd',
-           due_at = statement_timestamp() + $3 * interval '1 second',
-           reason = $4
-     WHERE store_id = $1
-       AND id = $2
-       AND kind = 'l'
+           due_at = statement_timestamp() + $4 * interval '1 second',
+           reason = $5
+     WHERE {_MINE}
     """,
-    "int8 int8 float8 text",
+    "int8 int8 float8 float8 text",
 )
 BURY = Statement(
-    """
+    f"""
     UPDATE pgstore.queue_deferred
        SET kind = 'x',
            due_at = NULL,
-           reason = $3
-     WHERE store_id = $1
-       AND id = $2
-       AND kind = 'l'
+           reason = $4
+     WHERE {_MINE}
     """,
-    "int8 int8 text",
+    "int8 int8 float8 text",
 )
 _GIVE_BACK: Final = """
     INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
@@ -156,15 +153,22 @@ _GIVE_BACK: Final = """
 _HELD: Final = """
     gone AS (DELETE FROM pgstore.queue_deferred
               WHERE store_id = $1
-                AND id = ANY ($3)
+                AND {which}
                 AND kind = 'l'
              RETURNING id, put_at, codec, payload, attempts)
 """
-GIVE_BACK = Statement(f"WITH {INSERTING}, {_HELD} {_GIVE_BACK.format(uncounted=0)}", "int8 text int8[]")
+GIVE_BACK = Statement(
+    f"""
+    WITH {INSERTING},
+         {_HELD.format(which="id = $3 AND put_at = to_timestamp($4)")}
+    {_GIVE_BACK.format(uncounted=0)}
+    """,
+    "int8 text int8 float8",
+)
 # Leases that were interrupted before anybody had them: they count for no attempt. Whoever went to sleep meanwhile is told.
 UNLEASE = Statement(
     f"""
-    WITH {INSERTING}, {_HELD}, back AS ({_GIVE_BACK.format(uncounted=1)} RETURNING 1)
+    WITH {INSERTING}, {_HELD.format(which="id = ANY ($3)")}, back AS ({_GIVE_BACK.format(uncounted=1)} RETURNING 1)
     SELECT pgstore.notify_if_awaited($1, $2)
       FROM (SELECT 1 FROM back LIMIT 1) AS some_item
     """,
@@ -267,7 +271,7 @@ class Lease:
             LeaseLost: the item went back, and the work is, or was, another's.
         """
         counting = yield from tally(self._store._of(self._facts.id))
-        yield from self._settled((yield Query(ACK, self._facts.id, self._row[0])))
+        yield from self._settled((yield Query(ACK, self._facts.id, *self._row[:2])))
         counting.count(1)
 
     @operation
@@ -283,14 +287,14 @@ class Lease:
         """
         seconds = check_seconds(delay, "delay")
         why = _told(reason)
-        store_id, lease_id, topic = self._facts.id, self._row[0], Topic(self._facts.id, self._partition)
+        store_id, mine, topic = self._facts.id, self._row[:2], Topic(self._facts.id, self._partition)
         if self.attempt >= self._facts.options.get("max_attempts", float("inf")):
-            yield from self._settled((yield Query(BURY, store_id, lease_id, why)))
+            yield from self._settled((yield Query(BURY, store_id, *mine, why)))
         elif seconds > 0:
-            later = Query(POSTPONE, store_id, lease_id, seconds, why)
+            later = Query(POSTPONE, store_id, *mine, seconds, why)
             yield from self._settled((yield from announcing(later, topic)))
         else:
-            back = Query(GIVE_BACK, store_id, self._partition, [lease_id])
+            back = Query(GIVE_BACK, store_id, self._partition, *mine)
             yield from self._settled((yield from announcing(back, topic)))
 
     @operation
@@ -302,7 +306,7 @@ class Lease:
             LeaseLost: it ended, and the item went back.
         """
         length = self._seconds if seconds is None else check_seconds(seconds, "lease", above=LEASE_SECONDS_MIN)
-        if not (yield Query(EXTEND, self._facts.id, self._row[0], length)):
+        if not (yield Query(EXTEND, self._facts.id, *self._row[:2], length)):
             raise self._lost()
 
     def _settled(self, rows: int) -> Op[None]:

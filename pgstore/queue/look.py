@@ -195,7 +195,7 @@ class Looking(QueueBase):
         counting = yield from tally(queue)
         found = yield Query(NEWEST, facts.id)
         if not found:
-            raise self._missing()
+            yield from self._is_gone(facts.id)
         ((newest,),) = found
         query = Query(CLEAR_ALL, facts.id, newest) if name is None else Query(CLEAR, facts.id, newest, name)
         while cleared := (yield query):

@@ -231,7 +231,7 @@ class Putting(QueueBase):
         name = partition_name(partition)
         payload = self._encode(one_of(item, v, "put", "item= and v="))
         facts = self._facts
-        if facts is None:
+        if facts is None or facts.history is not self._client.history:  # type: ignore[union-attr]
             facts = yield from self._know()
         if self._runner.settings.signing_keys:
             payload = self._sign(payload)
@@ -296,7 +296,7 @@ class Putting(QueueBase):
             put = yield Query(silently, store_id, partition, payload)
             enrolment.participant.topics[topic] = None
         if not put:
-            raise self._missing()
+            yield from self._is_gone(store_id)
 
     # ------------------------------------------------------------------------------------------------------- on terms
 

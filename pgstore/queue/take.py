@@ -285,7 +285,7 @@ class Taking(Leasing):
     ) -> Op[Rows]:
         deadline = Deadline.after(timeout)
         facts = self._facts
-        if facts is None:
+        if facts is None or facts.history is not self._client.history:  # type: ignore[union-attr]
             facts = yield from self._know()
         if not durable:
             yield from self._check_outside("get(durable=False)", NOT_DURABLE)
@@ -298,6 +298,13 @@ class Taking(Leasing):
         elif known.is_busy:
             yield from self._learn(facts, partition, known)
         rows = yield from self._look(facts, partition, queue, known, n, lease, durable)
+        if not rows and known.servers_seen != self._runner.servers_seen:
+            # The connection was the first to another server, whose items may lie below the mark.
+            queue = self._of(facts.id)
+            known = queue.partition(partition, self._runner.servers_seen)
+            rows = yield from self._look(facts, partition, queue, known, n, lease, durable)
+        if not rows and facts.history is not self._runner.history:
+            yield from self._check_exists(facts.id)
         if rows or not block:
             return rows
         yield from self._check_exists(facts.id)
@@ -315,7 +322,7 @@ class Taking(Leasing):
                         return rows
                 found = yield Query(PEEK, facts.id, partition, _low(known))
                 if not found:
-                    raise self._missing()
+                    yield from self._is_gone(facts.id)
                 there_are_some, due_in = found[0]
                 more_due = False
                 if due_in is not None and due_in <= 0:

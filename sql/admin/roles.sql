@@ -140,10 +140,14 @@ BEGIN
               FROM pg_class c
              WHERE c.relnamespace = 'pgstore'::regnamespace
                AND c.relkind IN ('r', 'p')
-               AND c.relname NOT IN ('installation', 'schema_revision', 'chunk', 'large_object_left')
+               AND c.relname NOT IN ('installation', 'schema_revision', 'chunk', 'large_object_left', 'dict_json_name')
         LOOP
             EXECUTE format('GRANT INSERT, UPDATE, DELETE ON TABLE %s TO %I', object.name, writer);
         END LOOP;
+        -- That a name was of a JSON Dict cannot be unsaid by those against whom it protects.
+        IF to_regclass('pgstore.dict_json_name') IS NOT NULL THEN
+            EXECUTE format('GRANT INSERT ON TABLE pgstore.dict_json_name TO %I', writer);
+        END IF;
         -- Which large object a chunk is, is for functions to say: they read, write and unlink it with their owner's rights. An
         -- older pgstore granted more. Not to the owner, who would lose it.
         IF to_regclass('pgstore.large_object_left') IS NOT NULL AND writer <> owner

@@ -10,7 +10,9 @@ import pathlib
 import pickle
 import uuid
 import zoneinfo
+from dataclasses import dataclass
 
+import psycopg
 import pytest
 
 import pgstore
@@ -317,3 +319,201 @@ def test_bad_signing_keys_are_refused_and_never_shown():
         with pytest.raises(ConfigurationError, match="signing key"):
             pgstore.Client("", signing_keys=[bad])  # type: ignore[list-item]
     assert "kkk" not in repr(pgstore.Client("", signing_keys=[KEY]).settings)
+
+
+# ------------------------------------------------------------------------------------- a Dict that was JSON, as pickles
+
+
+RAN: list[str] = []
+
+
+def run(what):
+    RAN.append(what)
+
+
+class Planted:
+    """A value that does something when it is loaded."""
+
+    def __reduce__(self):
+        return run, ("code",)
+
+
+@pytest.fixture
+def remade(client, client_elsewhere, store_name):
+    """A call that makes a JSON Dict, has *before* done with the reader's handle, and makes it anew as pickles, by another."""
+
+    def remake(before, **asked):
+        made = pgstore.Dict.from_name(store_name, create_if_missing=True, serializer="json", client=client_elsewhere)
+        made["k"] = 1
+        reader = pgstore.Dict.from_name(store_name, client=client, **asked)
+        result = before(reader)
+        pgstore.Dict.objects.delete(store_name, client=client_elsewhere)
+        pickles = pgstore.Dict.from_name(store_name, create_if_missing=True, client=client_elsewhere)
+        pickles.update({"k": Planted(), "number": 1, "text": "x"})
+        return result
+
+    RAN.clear()
+    yield remake
+    RAN.clear()
+
+
+def fresh(client, store_name):
+    """A handle of another program's, which has never seen the Dict."""
+    return pgstore.Dict.from_name(store_name, client=client)
+
+
+READS = {
+    "get": lambda call, d: call(d.get, "k"),
+    "get_entry": lambda call, d: call(d.get_entry, "k"),
+    "get_many": lambda call, d: call(d.get_many, ["number", "k"]),
+    "pop": lambda call, d: call(d.pop, "k"),
+    "setdefault": lambda call, d: call(d.setdefault, "k", 2),
+    "values": lambda call, d: call(d.values),
+    "items": lambda call, d: call(d.items),
+    "iterate_items": lambda call, d: call.iterate(d.iterate_items()),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_a_dict_that_was_json_loads_no_pickles(call, client, remade, store_name, read):
+    """
+    Who may delete a Dict would else decide by which serializer its readers read, and run code in them.
+    """
+    remade(lambda reader: reader["k"])
+    reader = pgstore.Dict.from_name(store_name, client=client)
+
+    with pytest.raises(pgstore.InvalidError, match="serializer='json'.*now of serializer='pickle'"):
+        read(call, reader)
+
+    assert RAN == []
+    assert call(reader.get, "number") == 1  # what runs no code is read
+    assert call(reader.contains, "k")
+    assert call(reader.put, "mine", [1])
+
+
+def test_it_loads_none_in_a_client_that_has_never_seen_it(call, database, remade, store_name):
+    """
+    The database knows the name.
+    """
+    remade(lambda reader: None)
+
+    for make in (
+        lambda client: pgstore.Dict.from_name(store_name, client=client),
+        lambda client: pgstore.Dict.persist(store_name, client=client),
+        lambda client: pgstore.Dict.from_id(fresh(client, store_name).hydrate().object_id, client=client),
+        lambda client: next(d for d in pgstore.Dict.objects.list(client=client) if d.name == store_name),
+    ):
+        with pytest.raises(pgstore.InvalidError, match="now of serializer='pickle'"):
+            call(make(call.client(database)).get, "k")
+    assert RAN == []
+
+
+def test_it_loads_none_where_only_the_client_remembers(call, client, remade, store_name, sql):
+    remade(lambda reader: reader["k"])
+    sql("DELETE FROM pgstore.dict_json_name WHERE name = %s", store_name)
+
+    with pytest.raises(pgstore.InvalidError, match="now of serializer='pickle'"):
+        call(fresh(client, store_name).get, "k")
+    assert RAN == []
+
+
+@pytest.mark.parametrize("used", [True, False], ids=["used", "of a client that used another"])
+def test_it_loads_none_through_a_handle_that_was_pickled_when_it_was_json(
+    call, client, database, remade, store_name, sql, monkeypatch, used
+):
+    def before(reader):
+        if used:
+            reader.len()
+        else:
+            fresh(client, store_name).len()
+        return pickle.dumps(reader)
+
+    travelling = remade(before)
+    sql("DELETE FROM pgstore.dict_json_name WHERE name = %s", store_name)
+    monkeypatch.setattr("pgstore.client._default", call.client(database))
+
+    arrived = pickle.loads(pickle.dumps(pickle.loads(travelling)))
+
+    with pytest.raises(pgstore.InvalidError, match="now of serializer='pickle'"):
+        call(arrived.get, "k")
+    assert RAN == []
+
+
+def test_who_named_json_is_told_on_first_use(call, database, remade, store_name, monkeypatch):
+    travelling = remade(pickle.dumps, serializer="json")
+    client = call.client(database)
+    monkeypatch.setattr("pgstore.client._default", client)
+
+    with pytest.raises(pgstore.InvalidError, match="serializer="):
+        call(pgstore.Dict.from_name(store_name, serializer="json", client=client).get, "k")
+    with pytest.raises(pgstore.InvalidError, match="serializer="):
+        call(pickle.loads(travelling).get, "k")
+    assert RAN == []
+
+
+@pytest.mark.parametrize("joined", [True, False], ids=["joined", "own"])
+def test_who_named_json_is_told_in_a_transaction_in_which_another_handle_found_it(
+    client, database, remade, store_name, joined
+):
+    """
+    What a transaction has found is shared by its handles, but not what was asked of them.
+    """
+    remade(lambda reader: None)
+    with psycopg.connect(database) as connection, client.transaction(connection if joined else None):
+        pgstore.Dict.from_name(store_name, serializer="pickle", client=client).len()
+
+        with pytest.raises(pgstore.InvalidError, match="serializer="):
+            pgstore.Dict.from_name(store_name, serializer="json", client=client).get("k")
+        with pytest.raises(pgstore.InvalidError, match="now of serializer='pickle'"):
+            pgstore.Dict.from_name(store_name, client=client).get("k")
+    assert RAN == []
+
+
+def test_who_names_the_other_serializer_accepts_it(call, client, remade, store_name):
+    remade(lambda reader: reader["k"])
+
+    accepting = pgstore.Dict.from_name(store_name, serializer="pickle", client=client)
+
+    call(accepting.get, "k")
+    assert RAN == ["code"]
+    assert call(accepting.get, "text") == "x"
+
+
+def test_the_owner_can_give_the_name_free(call, database, remade, store_name, sql):
+    remade(lambda reader: None)
+    sql("DELETE FROM pgstore.dict_json_name WHERE name = %s", store_name)
+
+    assert call(pgstore.Dict.from_name(store_name, client=call.client(database)).get, "text") == "x"
+
+
+def test_options_that_were_changed_under_a_handle_load_no_pickles(call, client, client_elsewhere, store_name, sql):
+    """
+    Who may write to the table can change the serializer without making the Dict anew.
+    """
+    entries = pgstore.Dict.from_name(store_name, create_if_missing=True, serializer="json", client=client)
+    entries["k"] = 1
+    sql("UPDATE pgstore.store SET options = '{}' WHERE name = %s", store_name)
+    RAN.clear()
+    pgstore.Dict.from_name(store_name, serializer="pickle", client=client_elsewhere)["k"] = Planted()
+
+    for reader in (entries, fresh(client, store_name), fresh(call.client(client.settings.url), store_name)):
+        with pytest.raises(pgstore.Error):
+            call(reader.get, "k")
+    assert RAN == []
+
+
+def test_keys_that_are_pickled_are_not_loaded_either(call, client, client_elsewhere, remade, store_name):
+    remade(lambda reader: reader["k"])
+    pgstore.Dict.from_name(store_name, client=client_elsewhere)[PlantedKey()] = 1
+
+    with pytest.raises(pgstore.Error):
+        call(fresh(client, store_name).keys)
+    assert RAN == []
+
+
+@dataclass(frozen=True)
+class PlantedKey:
+    number: int = 1
+
+    def __reduce__(self):
+        return run, ("code of a key",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import pickle
 import subprocess
 import sys
 import threading
@@ -333,3 +334,287 @@ def test_after_a_crash_ephemeral_stores_are_swept_once_their_session_is_silent(c
 def test_only_ephemeral_stores_are_context_managers(client, kind, store_name):
     with pytest.raises(pgstore.InvalidError, match="not ephemeral"), kind.persist(store_name, client=client):
         pass
+
+
+# ------------------------------------------------------------------------------------------------- first use, clones
+
+ALL_KINDS = [pgstore.Dict, pgstore.Queue, pgstore.Volume, pgstore.NetworkFileSystem]
+
+
+@pytest.fixture(params=ALL_KINDS, ids=lambda kind: kind.__name__)
+def any_kind(request):
+    return request.param
+
+
+def at_once(*calls):
+    """The results of *calls*, begun by threads at the same time."""
+    barrier = threading.Barrier(len(calls))
+    results: list[Any] = [None] * len(calls)
+
+    def run(number, function):
+        barrier.wait()
+        try:
+            results[number] = function()
+        except BaseException as exc:
+            results[number] = exc
+
+    threads = [threading.Thread(target=run, args=each) for each in enumerate(calls)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+@pytest.fixture
+def ephemerals(sql):
+    """A call that gives the number of ephemeral stores of a client."""
+
+    def count(client):
+        return sql("SELECT count(*) FROM pgstore.store WHERE session_id = %s", client.session.id)[0][0]
+
+    return count
+
+
+@pytest.mark.parametrize("way", ["ephemeral", "persist"])
+def test_threads_that_use_a_new_handle_first_make_one_store(client, any_kind, way, store_name, ephemerals):
+    for number in range(3):
+        store = (
+            any_kind.ephemeral(client=client)
+            if way == "ephemeral"
+            else any_kind.persist(f"{store_name}-{number}", client=client)
+        )
+        clones = [store, store, store, store]
+
+        found = at_once(*[lambda each=each: client.run(each._locate()) for each in clones])
+
+        assert len(set(found)) == 1, found
+        assert store.object_id == f"{any_kind._id_prefix}-{found[0]}"
+        assert ephemerals(client) == (way == "ephemeral")
+        del store, clones
+        gc.collect()
+        if client.session.id is not None:
+            client.run(client.session.keep())
+
+
+def test_tasks_that_use_a_new_handle_first_make_one_store(client, any_kind, ephemerals):
+    store = any_kind.ephemeral(client=client)
+
+    async def work():
+        await asyncio.gather(*[store.hydrate.aio() for _ in range(5)])
+        await client.aclose()
+
+    asyncio.run(work())
+
+    assert ephemerals(client) == 1
+    assert store.hydrate().object_id == store.object_id
+
+
+def test_threads_and_event_loops_that_use_it_first_make_one_store(client, ephemerals):
+    queue = pgstore.Queue.ephemeral(client=client)
+
+    at_once(*[lambda n=n: queue.put(n) for n in range(2)], *[lambda n=n: asyncio.run(queue.put.aio(n)) for n in (2, 3)])
+
+    assert sorted(queue.get_many(10)) == [0, 1, 2, 3]
+    assert ephemerals(client) == 1
+
+
+def test_a_first_use_that_fails_lets_the_next_try(client, any_kind, monkeypatch):
+    store = any_kind.ephemeral(client=client)
+    with monkeypatch.context() as patch, pytest.raises(errors.StatementFailed):
+        patch.setattr(store, "_environment_name", None)
+        patch.setattr(any_kind, "_kind", "no kind")
+        store.hydrate()
+
+    assert store.hydrate().object_id
+
+
+def test_a_first_use_in_a_transaction_that_rolls_back_keeps_the_store(client, any_kind, ephemerals):
+    """
+    The store is made apart from a transaction of pgstore's own: only what is in it is undone.
+    """
+    store = any_kind.ephemeral(client=client)
+    with pytest.raises(RuntimeError), client.transaction():
+        store.hydrate()
+        raise RuntimeError
+
+    use(lambda operation, *arguments: operation(*arguments), store) if any_kind in KINDS else store.listdir("/")
+    assert ephemerals(client) == 1
+
+
+def test_a_client_of_one_connection_makes_it_anew_after_a_rollback(database, any_kind, store_name):
+    """
+    There it is made in the transaction, and goes with it.
+    """
+    with pgstore.Client(database, connections_max=1) as client:
+        for store in (any_kind.ephemeral(client=client), any_kind.persist(store_name, client=client)):
+            with pytest.raises(RuntimeError), client.transaction():
+                store.hydrate()
+                raise RuntimeError
+
+            again = store.hydrate().object_id
+            assert any_kind.from_id(again, client=client).hydrate().object_id == again
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_a_first_use_in_a_joined_transaction_ends_with_it(client, database, end):
+    """
+    The store belongs to the caller's transaction; the handle is of one store, before and after.
+    """
+    store = pgstore.Dict.ephemeral(client=client)
+    with psycopg.connect(database) as connection:
+        with client.transaction(connection) as tx:
+            store["k"] = 1
+            assert store.using(tx)["k"] == 1
+        getattr(connection, end)()
+
+    assert store.get("k") == (1 if end == "commit" else None)
+    assert len(store) == (end == "commit")
+
+
+def test_two_joined_transactions_that_use_it_first_make_one_store(client, database, ephemerals):
+    """
+    The second waits for the first, as it would for a store of a name.
+    """
+    queue = pgstore.Queue.ephemeral(client=client)
+    with psycopg.connect(database) as first, psycopg.connect(database) as second:
+        with client.transaction(first):
+            queue.put(1)
+
+        def join():
+            with client.transaction(second):
+                queue.put(2)
+            second.commit()
+
+        thread = threading.Thread(target=join)
+        thread.start()
+        first.commit()
+        thread.join()
+
+    assert sorted(queue.get_many(10)) == [1, 2]
+    assert ephemerals(client) == 1
+
+
+def test_ephemeral_stores_used_and_dropped_in_one_joined_transaction_are_not_mixed_up(client, database):
+    """
+    Of two handles the second may lie where the first has lain.
+    """
+    with psycopg.connect(database) as connection, client.transaction(connection):
+        for number in range(20):
+            store = pgstore.Dict.ephemeral(client=client)
+            assert store.get("k") is None
+            store["k"] = number
+            del store
+            gc.collect()
+
+
+def variants(store, transaction):
+    """All that can be made of a handle, and of what was made of it."""
+    made = [store.using(transaction), store.using(transaction).using(transaction)]
+    if isinstance(store, pgstore.Volume):
+        made += [store.read_only(), store.with_mount_options(sub_path="a"), store.using(transaction).read_only()]
+        made += [made[-1].using(transaction), store.at(0).using(transaction)]
+    return made
+
+
+@pytest.mark.parametrize("first", ["the handle", "a clone", "used before"])
+@pytest.mark.parametrize("joined", [False, True], ids=["own", "joined"])
+def test_all_that_is_made_of_a_handle_leads_to_one_store(client, database, any_kind, first, joined, ephemerals):
+    store = any_kind.ephemeral(client=client)
+    if first == "used before":
+        store.hydrate()
+    with psycopg.connect(database) as connection:
+        with client.transaction(connection if joined else None) as tx:
+            order = [store, *variants(store, tx)] if first != "a clone" else [*variants(store, tx), store]
+            ids = {client.run(each._locate(), each._bound) for each in order}
+        connection.commit()
+
+    assert len(ids) == 1
+    assert ephemerals(client) == 1
+    assert store.hydrate().object_id == f"{any_kind._id_prefix}-{ids.pop()}"
+
+
+def test_an_ephemeral_store_lives_as_long_as_any_clone(client, any_kind, ephemerals):
+    with client.transaction() as tx:
+        store = any_kind.ephemeral(client=client)
+        clone = store.using(tx).using(tx)
+        clone.hydrate()
+        del store
+        gc.collect()
+        client.run(client.session.keep())
+        assert ephemerals(client) == 1
+        del clone
+    gc.collect()
+    client.run(client.session.keep())
+    assert ephemerals(client) == 0
+
+
+def test_a_clone_that_was_used_first_ends_with_the_block_of_the_handle(client):
+    volume = pgstore.Volume.ephemeral(client=client)
+    reading = volume.read_only()
+    with volume:
+        assert reading.listdir("/") == []
+
+    for each in (volume, reading):
+        with pytest.raises(pgstore.NotFoundError, match="ephemeral"):
+            each.listdir("/")
+
+
+def test_a_clone_keeps_client_environment_and_options(client, store_name):
+    entries = pgstore.Dict.from_name(
+        store_name, environment_name="elsewhere", create_if_missing=True, serializer="json", ttl=60, client=client
+    )
+
+    with client.transaction() as tx:
+        clone = entries.using(tx)
+        clone["k"] = (1, 2)
+        assert clone["k"] == [1, 2]
+
+    assert clone._runner is client
+    assert repr(clone) == repr(entries)
+    assert entries["k"] == [1, 2]
+
+
+def test_handles_that_were_given_no_client_and_their_clones_share_the_first_default(database, monkeypatch):
+    """
+    Which may be set anew between their first uses.
+    """
+    monkeypatch.setattr("pgstore.client._default", None)
+    volume = pgstore.Volume.ephemeral()
+    reading = volume.read_only()
+    one = pgstore.configure(database)
+    volume.hydrate()
+    pgstore.configure("host=/nonexistent")
+
+    assert reading.listdir("/") == []
+    assert reading._runner is one
+    one.close()
+
+
+def test_an_id_that_no_store_can_have_is_refused(client):
+    for number in (1 << 63, "9" * 30, "٣"):
+        with pytest.raises(pgstore.InvalidError, match="not the id"):
+            pgstore.Dict.from_id(f"di-{number}", client=client)
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_handle_that_was_pickled_elsewhere_is_refused_on_first_use(
+    call, client, database, empty_database, monkeypatch, store_name, connected
+):
+    """
+    By its name it would find, or make, a store of this database that happens to have it.
+    """
+    travelling = pickle.dumps(pgstore.Dict.persist(store_name, client=client).hydrate())
+    here = call.client(empty_database)
+    monkeypatch.setattr("pgstore.client._default", here)
+    if connected:
+        pgstore.Dict.persist("any", client=here).hydrate()
+
+    arrived = pickle.loads(travelling)
+    for _ in range(2):
+        with pytest.raises(pgstore.InvalidError, match="another database"):
+            call(arrived.put, "k", 1)
+    assert [store.name for store in pgstore.Dict.objects.list(client=here)] == ["any"] * connected
+
+    monkeypatch.setattr("pgstore.client._default", call.client(database))
+    assert call(pickle.loads(travelling).put, "k", 1)

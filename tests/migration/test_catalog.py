@@ -8,8 +8,8 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-# Not data of a store: `store` itself, what there is once, and processes.
-UNDISTRIBUTED = ["store", "session", "installation", "schema_revision"]
+# Not data of a store: `store` itself, names, what there is once, and processes.
+UNDISTRIBUTED = ["store", "session", "installation", "schema_revision", "dict_json_name"]
 
 RULES = {
     "the store id leads primary keys and unique indexes": """

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
+from functools import partial
+
 import pytest
 
+import pgstore
+from pgstore import migrate
 from pgstore.config import Settings
 from pgstore.errors import ConfigurationError
 
@@ -80,3 +85,81 @@ def test_so_is_a_url_of_nothing():
         Settings("")
     with pytest.raises(ConfigurationError, match="listen_url is empty"):
         Settings("postgresql://", listen_url=" ")
+
+
+PASSWORDS = {
+    "a URL": "postgresql://joe:hush@db:5433/shop",
+    "an option of a URL": "postgresql://joe@db:5433/shop?password=hush",
+    "a connection string": "host=db port=5433 user=joe dbname=shop password=hush",
+    "SQLAlchemy's URL": "postgresql+psycopg://joe:hush@db:5433/shop",
+    "percent-encoded": "postgresql://joe:%68ush@db:5433/shop",
+    "a URL that is misread": "postgresql://joe:hush/1@db:5433/shop",
+    "a string that cannot be read": "host=db password='hush",
+}
+
+
+@pytest.mark.parametrize("url", PASSWORDS.values(), ids=PASSWORDS)
+def test_nothing_that_is_printed_of_a_client_shows_its_password(url):
+    """
+    Settings stand in logs, in the representation of what has them, and in tracebacks that show local variables.
+    """
+    for settings in (Settings(url), Settings("host=db", listen_url=url)):
+        shown = f"{settings!r} {settings} {vars(settings)} {settings.configured_url()!r}"
+        assert "hush" not in shown
+        assert "%68ush" not in shown
+    client = pgstore.Client(url)
+    handle = pgstore.Dict.from_name("x", client=client)
+    for shown in (repr(client), repr(handle), repr(vars(handle)), repr(client.transaction()), repr(vars(client))):
+        assert "hush" not in shown
+        assert "%68ush" not in shown
+    assert client.settings.url == url
+
+
+@pytest.mark.parametrize("name", ["url", "listen_url"])
+@pytest.mark.parametrize("url", [b"postgresql://joe:hush@db", ["postgresql://joe:hush@db"], {"password": "hush"}])
+def test_a_url_of_a_wrong_type_is_refused_by_its_type(name, url):
+    """
+    A URL as bytes is a URL all the same, with a password.
+    """
+    with pytest.raises(ConfigurationError, match=f"{name} .* of type {type(url).__name__}") as caught:
+        pgstore.Client(**{name: url})
+
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", PASSWORDS.values(), ids=PASSWORDS)
+def test_an_error_of_connecting_knows_no_password_whatever_is_asked_of_it(monkeypatch, url):
+    """
+    Reports of errors go to others: their causes, what came before them, their attributes and the variables of pgstore's frames.
+    """
+    url = url.replace("@db:5433", "@127.0.0.1:1").replace("host=db port=5433", "host=127.0.0.1 port=1")
+    for given, password in ((url, ""), ("postgresql://joe@127.0.0.1:1/shop", "hush")):
+        monkeypatch.setenv("PGPASSWORD", password)
+        client = pgstore.Client(given)
+        for attempt in (
+            pgstore.Dict.from_name("x", client=client).len,
+            partial(migrate.upgrade, given),
+        ):
+            with pytest.raises(pgstore.Error) as caught:
+                attempt()
+            assert "hush" not in "".join(traceback.format_exception(caught.value))
+            for error in chain(caught.value):
+                assert "hush" not in f"{error!r} {error} {error.args} {vars(error)}"
+                assert "hush" not in shown_frames(error)
+
+
+def chain(error):
+    """The error, and all that led to it."""
+    found, left = [], [error]
+    while left:
+        one = left.pop()
+        if one is not None and one not in found:
+            found.append(one)
+            left += [one.__cause__, one.__context__]
+    return found
+
+
+def shown_frames(error):
+    """The variables of pgstore's and psycopg's frames, as a report of the error would show them."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if "/tests/" not in frame.f_code.co_filename]
+    return " ".join(repr(value) for frame in frames for value in frame.f_locals.values())

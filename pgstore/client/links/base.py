@@ -98,6 +98,7 @@ class Link(abc.ABC):
         self.used_at = monotonic()
         self._pid = os.getpid()
         self.place: object = None  # the pool's: the right to be open
+        self.epoch = 0  # the pool's: how often the history had changed when it was opened
         self._transformer = Transformer(_context(connection))
         self._loading: Statement | None = None  # whose columns the transformer is set for
         poller = select.poll()
