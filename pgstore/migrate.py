@@ -25,6 +25,7 @@ from psycopg.rows import namedtuple_row
 
 from pgstore import errors
 from pgstore.core.mapping import check_conninfo, map_connect_error, map_error
+from pgstore.core.search_path import fault_of
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -190,12 +191,14 @@ def _roles_script() -> str:
 
 # --- one upgrade ------------------------------------------------------------------------------------------------------
 
+# Before a search_path is set: nothing here is looked up along that of the login.
 _LOOK = """
-SELECT current_setting('server_version_num')::integer AS server,
-       getdatabaseencoding()::text AS encoding,
-       pg_is_in_recovery() AS standby,
-       current_database()::text AS database,
-       current_user::text AS login
+SELECT pg_catalog.current_setting('server_version_num') AS server,
+       pg_catalog.getdatabaseencoding() AS encoding,
+       pg_catalog.pg_is_in_recovery() AS standby,
+       pg_catalog.current_database() AS database,
+       current_user AS login,
+       pg_catalog.current_setting('search_path') AS search_path
 """
 
 # From the catalog, which everybody may read: to_regclass() fails without rights on the schema.
@@ -321,7 +324,9 @@ def _examine(connection: _Connection) -> _Place:
     found = _only_row(connection, _LOOK)
     connection.rollback()
     place = _Place(found.database, found.login)
-    if found.server < OLDEST_SERVER:
+    if fault := fault_of(found.search_path):
+        raise errors.ConfigurationError(f"role {place.login!r} or {place} has the {fault}")
+    if int(found.server) < OLDEST_SERVER:
         version = connection.info.parameter_status("server_version") or found.server
         message = f"the server is PostgreSQL {version}, pgstore needs {OLDEST_SERVER // 10000} or later"
         raise errors.DatabaseUnsuitable(message)
@@ -377,7 +382,12 @@ def _grant(what: str, name: str, place: _Place) -> str:
 
 def _settings() -> list[str]:
     return [
-        "SET LOCAL search_path = ''",  # names are qualified; nobody's function shadows one of PostgreSQL's
+        # Names are qualified, but those of PostgreSQL, which nobody's own shall shadow.
+        "SET LOCAL search_path = pg_catalog, pg_temp",
+        # What our text means, and whether it is taken, must not hang on what a role or a database has set.
+        "SET LOCAL standard_conforming_strings = on",
+        "SET LOCAL plpgsql.extra_errors = 'none'",
+        "SET LOCAL plpgsql.extra_warnings = 'none'",
         "SET LOCAL client_min_messages = warning",
         "SET LOCAL statement_timeout = 0",
         "SET LOCAL idle_in_transaction_session_timeout = 0",
@@ -407,7 +417,7 @@ _CHECK = """
 DO $check$
 DECLARE
     expected text := {expected};
-    found    text;
+    present  text;
 BEGIN
     IF current_setting('server_version_num')::integer < {oldest_server} OR getdatabaseencoding() <> 'UTF8' THEN
         RAISE EXCEPTION 'pgstore needs PostgreSQL 14 or later and a UTF8 database';
@@ -416,11 +426,11 @@ BEGIN
                  FROM pg_class c
                  JOIN pg_namespace n ON n.oid = c.relnamespace
                 WHERE n.nspname = 'pgstore' AND c.relname = 'schema_revision') THEN
-        EXECUTE 'SELECT version_num FROM pgstore.schema_revision' INTO found;
+        EXECUTE 'SELECT version_num FROM pgstore.schema_revision' INTO present;
     END IF;
-    IF found IS DISTINCT FROM expected THEN
+    IF present IS DISTINCT FROM expected THEN
         RAISE EXCEPTION 'this script starts from %, the database is at %',
-            coalesce('revision ' || expected, 'nothing'), coalesce('revision ' || found, 'nothing');
+            coalesce('revision ' || expected, 'nothing'), coalesce('revision ' || present, 'nothing');
     END IF;
     IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'pgstore') THEN
         CREATE SCHEMA pgstore;

@@ -334,7 +334,7 @@ CREATE TABLE pgstore.large_object_left (
 
 -- A float as JSON text: the shortest that gives it back, always with a fraction, by which readers tell it from an integer.
 CREATE FUNCTION pgstore.float_json(number double precision) RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET extra_float_digits = 1 AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET extra_float_digits = 1 AS $function$
 DECLARE
     digits text := number::text;
 BEGIN
@@ -350,7 +350,7 @@ $function$;
 -- A str of a pickle as JSON text. UTF-8 is checked by an expression, because convert_from would raise and a handler for that is a
 -- subtransaction, which parallel queries forbid before PostgreSQL 17. NULL: not the UTF-8 that Python writes.
 CREATE FUNCTION pgstore.pickle_text(data bytea) RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
 DECLARE
     valid     CONSTANT text := '[^\\]|\\\\|\\3(?:[1-3][0-7]|0[2-7])\\2[0-7]{2}|\\340\\2[4-7][0-7]\\2[0-7]{2}'
                                '|\\3(?:[4][1-7]|5[0-467])\\2[0-7]{2}\\2[0-7]{2}|\\355\\2[0-3][0-7]\\2[0-7]{2}'
@@ -358,7 +358,7 @@ DECLARE
                                '|\\364\\2[01][0-7](?:\\2[0-7]{2}){2}';
     surrogate CONSTANT text := '\\355\\2[4-7][0-7]\\2[0-7]{2}';
     escaped   text := encode(data, 'escape');  -- \ooo for NUL and for what is not ASCII, \\ for a backslash
-    found     text;
+    half      text;
 BEGIN
     IF escaped ~ ('^(?:' || valid || ')*$') THEN
         RETURN to_json(convert_from(data, 'UTF8'))::text;
@@ -371,11 +371,11 @@ BEGIN
         IF octet_length(data) > 262144 THEN
             RETURN NULL;
         END IF;
-        FOR found IN SELECT DISTINCT m.part[1] FROM regexp_matches(escaped, surrogate, 'g') AS m (part) LOOP
-            escaped := replace(escaped, found, '\134u' || to_hex(53248 + substr(found, 7, 1)::integer * 512
-                                                                 + substr(found, 8, 1)::integer * 64
-                                                                 + substr(found, 11, 1)::integer * 8
-                                                                 + substr(found, 12, 1)::integer));
+        FOR half IN SELECT DISTINCT m.part[1] FROM regexp_matches(escaped, surrogate, 'g') AS m (part) LOOP
+            escaped := replace(escaped, half, '\134u' || to_hex(53248 + substr(half, 7, 1)::integer * 512
+                                                                 + substr(half, 8, 1)::integer * 64
+                                                                 + substr(half, 11, 1)::integer * 8
+                                                                 + substr(half, 12, 1)::integer));
         END LOOP;
     END IF;
     RETURN '{ "$str": ' || to_json(convert_from(decode(escaped, 'escape'), 'UTF8'))::text || '}';
@@ -384,7 +384,7 @@ $function$;
 
 -- An int of a pickle: two's complement, the lowest byte first.
 CREATE FUNCTION pgstore.pickle_integer(data bytea) RETURNS numeric
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     size     integer := octet_length(data);
     negative boolean;
@@ -410,7 +410,7 @@ $function$;
 
 -- What a well-known class makes of its arguments, both as decode_pickle writes them: JSON text. Others: {"$class", "$args"}.
 CREATE FUNCTION pgstore.pickle_object(class text, args text, is_shallow boolean) RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
 DECLARE
     name   text := substr(class, 14, length(class) - 16);
     found  text[];
@@ -530,7 +530,8 @@ $function$;
 -- has not been called, and an instance whose items may grow. A container stands on the stack and in the memo: if it grows, both do;
 -- if it was taken from the memo before it grew, it contains itself.
 CREATE FUNCTION pgstore.decode_pickle(data bytea) RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE COST 1000 AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE COST 1000
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
 DECLARE
     b      bytea;
     n      integer := octet_length(data);
@@ -971,7 +972,7 @@ $function$;
 -- The stored text of a str key, as serializers/keys.py writes it: itself, but escaped if it begins with U+0001, and cut before a
 -- hash if it has more than 1,024 bytes.
 CREATE FUNCTION pgstore.dict_key(key text) RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
 DECLARE
     stored text COLLATE "C" := key;  -- whatever the caller's collation: some ignore U+0001
     data   bytea;
@@ -1020,7 +1021,7 @@ SELECT s.environment,
 -- Keys are those that are str in Python. Each function comes by id and by name; a Dict that is not there is error P0002.
 
 CREATE FUNCTION pgstore.dict_id(p_name text, p_environment text DEFAULT 'main') RETURNS bigint
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     found_id bigint := (SELECT s.id
                           FROM pgstore.store s
@@ -1038,7 +1039,7 @@ $function$;
 
 -- NULL for a key that is not there or has expired; the JSON value null is 'null'.
 CREATE FUNCTION pgstore.dict_get(p_store_id bigint, p_key text) RETURNS jsonb
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     stored CONSTANT text COLLATE "C" := pgstore.dict_key(p_key);
     result jsonb;
@@ -1056,7 +1057,7 @@ END
 $function$;
 
 CREATE FUNCTION pgstore.dict_get(p_name text, p_key text, p_environment text DEFAULT 'main') RETURNS jsonb
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RETURN pgstore.dict_get(pgstore.dict_id(p_name, p_environment), p_key);
 END
@@ -1064,7 +1065,7 @@ $function$;
 
 -- Numbers become what Python calls them: 1 an int, which increment() takes, 1.0 and 0.1 a float; what neither holds stays JSON.
 CREATE FUNCTION pgstore.dict_put(p_store_id bigint, p_key text, p_value jsonb) RETURNS void
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
 DECLARE
     stored   CONSTANT text COLLATE "C" := pgstore.dict_key(p_key);
     encoded  CONSTANT bytea := convert_to(p_key, 'UTF8');
@@ -1139,7 +1140,7 @@ END
 $function$;
 
 CREATE FUNCTION pgstore.dict_put(p_name text, p_key text, p_value jsonb, p_environment text DEFAULT 'main') RETURNS void
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     PERFORM pgstore.dict_put(pgstore.dict_id(p_name, p_environment), p_key, p_value);
 END
@@ -1147,7 +1148,7 @@ $function$;
 
 -- Whether there was such a key.
 CREATE FUNCTION pgstore.dict_delete(p_store_id bigint, p_key text) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     stored   CONSTANT text COLLATE "C" := pgstore.dict_key(p_key);
     settings jsonb;
@@ -1178,7 +1179,7 @@ END
 $function$;
 
 CREATE FUNCTION pgstore.dict_delete(p_name text, p_key text, p_environment text DEFAULT 'main') RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RETURN pgstore.dict_delete(pgstore.dict_id(p_name, p_environment), p_key);
 END
@@ -1188,7 +1189,7 @@ $function$;
 
 -- As zlib.crc32: 0 to 4294967295.
 CREATE FUNCTION pgstore.crc32(data bytea) RETURNS bigint
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     shifted CONSTANT bigint[] := '{0,498536548,997073096,651767980,1994146192,1802195444,1303535960,1342533948,
                                    3988292384,4027552580,3604390888,3412177804,2607071920,2262029012,2685067896,3183342108}';
@@ -1206,7 +1207,7 @@ $function$;
 -- Wake those who wait for a topic of a store, if anybody does (pgstore/client/listener.py): who waits holds a shared advisory lock.
 -- An unconditional NOTIFY would make all commits of the database queue up.
 CREATE FUNCTION pgstore.notify_if_awaited(store_id bigint, topic text) RETURNS void
-LANGUAGE plpgsql VOLATILE STRICT AS $function$
+LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     payload text := store_id::text || '/' || topic;
     crc     bigint := pgstore.crc32(convert_to(payload, 'UTF8'));
@@ -1273,7 +1274,7 @@ SELECT s.environment,
 -- Put a JSON value, which Python takes as plain objects. A trigger on a table of yours can feed workers so. A Queue that is not there
 -- is error P0002, one that is full (maxsize) 53400: nothing in SQL waits for room.
 CREATE FUNCTION pgstore.queue_put(p_store_id bigint, p_item jsonb, p_partition text DEFAULT '') RETURNS void
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     settings jsonb;
     maxsize  bigint;
@@ -1318,7 +1319,7 @@ END
 $function$;
 
 CREATE FUNCTION pgstore.queue_put(p_name text, p_item jsonb, p_partition text DEFAULT '', p_environment text DEFAULT 'main')
-RETURNS void LANGUAGE plpgsql VOLATILE AS $function$
+RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     found_id CONSTANT bigint := (SELECT s.id
                                    FROM pgstore.store s
@@ -1347,7 +1348,7 @@ $function$;
 -- nothing: an item that it has taken, and may give back, would be invisible here. Else low is NULL, and nothing is done.
 CREATE FUNCTION pgstore.queue_advance(p_store_id bigint, p_partition text, p_last_id bigint, p_inserters text[], p_server text,
                                       OUT low bigint, OUT last_id bigint, OUT inserters text[], OUT server text)
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 #variable_conflict use_column
 DECLARE
     still_there text[];
@@ -1413,7 +1414,8 @@ $function$;
 -- p_low: a mark; 0: the one that is kept.
 CREATE FUNCTION pgstore.queue_take(p_store_id bigint, p_partition text, p_items bigint, p_low bigint)
 RETURNS TABLE (id bigint, put_at timestamptz, codec "char", payload bytea, attempts smallint)
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $function$
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $function$
 #variable_conflict use_column
 BEGIN
     IF p_low = 0 THEN
@@ -1582,7 +1584,7 @@ $function$;
 
 -- data with piece written at p_offset; what lies between becomes zeros.
 CREATE FUNCTION pgstore.bytes_overlaid(data bytea, p_offset integer, piece bytea) RETURNS bytea
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     size CONSTANT integer := octet_length(data);
 BEGIN
@@ -1605,7 +1607,7 @@ $function$;
 
 -- Writes into a blob that is not shared, of which the caller holds the locks.
 CREATE FUNCTION pgstore.blob_write(p_store_id bigint, p_blob_id bigint, p_chunk_size integer, p_offset bigint, p_data bytea) RETURNS void
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     stop       CONSTANT bigint := p_offset + octet_length(p_data);
     at         bigint := p_offset;
@@ -1683,7 +1685,7 @@ END
 $function$;
 
 CREATE FUNCTION pgstore.chunk_replace(p_store_id bigint, p_blob_id bigint, p_position integer, p_old bigint, p_new bigint) RETURNS void
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     UPDATE pgstore.extent
        SET chunk_id = p_new,
@@ -1697,7 +1699,7 @@ $function$;
 
 -- A blob for a file that is not inline any more. Returns its id.
 CREATE FUNCTION pgstore.blob_create(p_store_id bigint, p_data bytea) RETURNS bigint
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     made       CONSTANT bigint := nextval('pgstore.blob_id_seq');
     chunk_size CONSTANT integer := (SELECT f.chunk_size_bytes FROM pgstore.file_system f WHERE f.store_id = p_store_id);
@@ -1712,7 +1714,7 @@ $function$;
 
 -- A blob of one's own with the first chunks of one that is shared. Returns its id.
 CREATE FUNCTION pgstore.blob_fork(p_store_id bigint, p_blob_id bigint, p_chunks bigint) RETURNS bigint
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     made CONSTANT bigint := nextval('pgstore.blob_id_seq');
 BEGIN
@@ -1735,7 +1737,7 @@ $function$;
 -- Writes p_data at p_offset, NULL: at the end. p_is_relaxed: the commit need not wait for the disk. Returns the new size; NULL: no
 -- such file. Where it has to be alone after all it fails, for whoever called to try again with p_is_alone.
 CREATE FUNCTION pgstore.file_write(p_store_id bigint, p_ino bigint, p_offset bigint, p_data bytea, p_is_alone boolean, p_is_relaxed boolean) RETURNS bigint
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     is_alone boolean := p_is_alone OR p_offset IS NULL;
     there    record;
@@ -1827,7 +1829,7 @@ $function$;
 
 -- Cuts a file to p_size bytes, or lets it grow to so many by a hole. Returns whether there is such a file.
 CREATE FUNCTION pgstore.file_truncate(p_store_id bigint, p_ino bigint, p_size bigint, p_is_relaxed boolean) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     there  record;
     blob   record;
@@ -1940,7 +1942,7 @@ $function$;
 -- call has put the file, whatever others have done with it since. (As long as its rows are there: see the grace of collection.)
 CREATE FUNCTION pgstore.volume_put(p_store_id bigint, p_ino bigint, p_directory bytea[], p_name bytea, p_mode integer, p_mtime_ns bigint,
                                    p_now_ns bigint, p_data bytea, p_is_repeated boolean) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     directory bigint := 1;
     step      bytea;
@@ -2038,7 +2040,7 @@ $function$;
 
 -- A name as text: UTF-8 as itself, of anything else each byte that belongs to no character as \xff.
 CREATE FUNCTION pgstore.file_name(name bytea) RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
 DECLARE
     -- Characters of UTF-8 in PostgreSQL's escape format, as in pickle_text.
     valid   CONSTANT text := '[^\\]|\\\\|\\3(?:[1-3][0-7]|0[2-7])\\2[0-7]{2}|\\340\\2[4-7][0-7]\\2[0-7]{2}'
@@ -2060,7 +2062,7 @@ END
 $function$;
 
 CREATE FUNCTION pgstore.file_type(kind "char") RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RETURN CASE kind WHEN 'f' THEN 'file' WHEN 'd' THEN 'directory' WHEN 'l' THEN 'symlink' WHEN 'p' THEN 'fifo' ELSE 'socket' END;
 END
@@ -2076,9 +2078,9 @@ SELECT s.environment,
        s.id AS store_id,
        t.path,                                        -- from the root, without a leading slash; names as file_name() shows them
        pgstore.file_type(i.kind) AS type,             -- file, directory, symlink, fifo, socket
-       i.size_bytes AS size,
+       i.size_bytes::bigint AS size,
        to_timestamp(i.mtime_ns / 1e9) AS mtime,
-       i.mode,                                        -- permission bits, an integer
+       i.mode::integer AS mode,                                     -- permission bits, an integer
        i.uid,
        i.gid,
        i.link_count,
@@ -2118,7 +2120,7 @@ SELECT s.environment,
 -- Python is not to be seen before it commits.
 
 CREATE FUNCTION pgstore.file_system_id(p_name text, p_environment text DEFAULT 'main') RETURNS bigint
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     found_id CONSTANT bigint := (SELECT s.id
                                    FROM pgstore.store s
@@ -2137,7 +2139,7 @@ $function$;
 -- Where to look for a version: the newest state (NULL) is what is valid just before the end of all versions. Version 0, the Volume as
 -- it was made, is there as long as version 1, or while there is none.
 CREATE FUNCTION pgstore.file_version(p_store_id bigint, p_version bigint) RETURNS bigint
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     found_kind CONSTANT text := (SELECT s.kind FROM pgstore.store s WHERE s.id = p_store_id);
 BEGIN
@@ -2158,7 +2160,7 @@ $function$;
 -- Where a path leads. Symbolic links are followed, the last name's too; an absolute target begins at the root of the store.
 CREATE FUNCTION pgstore.file_find(p_store_id bigint, p_path text, p_version bigint,
                                   OUT ino bigint, OUT kind "char", OUT version bigint)
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
 #variable_conflict use_column
 DECLARE
     at_version CONSTANT bigint := pgstore.file_version(p_store_id, p_version);
@@ -2245,7 +2247,7 @@ $function$;
 -- The bytes of a file, or p_length of them from p_offset on, which may reach beyond its end. At most 500 MiB at a time.
 CREATE FUNCTION pgstore.read_file(p_store_id bigint, p_ino bigint, p_version bigint DEFAULT NULL,
                                   p_offset bigint DEFAULT 0, p_length bigint DEFAULT NULL) RETURNS bytea
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
 DECLARE
     at_version CONSTANT bigint := pgstore.file_version(p_store_id, p_version);
     file       record;
@@ -2320,21 +2322,21 @@ $function$;
 
 CREATE FUNCTION pgstore.read_file(p_store_id bigint, p_path text, p_version bigint DEFAULT NULL,
                                   p_offset bigint DEFAULT 0, p_length bigint DEFAULT NULL) RETURNS bytea
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-    found record;
+    target record;
 BEGIN
-    SELECT w.ino, w.kind INTO found FROM pgstore.file_find(p_store_id, p_path, p_version) w;
-    IF found.kind <> 'f' THEN
-        RAISE EXCEPTION '% is a %, not a file', quote_literal(p_path), pgstore.file_type(found.kind) USING ERRCODE = 'wrong_object_type';
+    SELECT w.ino, w.kind INTO target FROM pgstore.file_find(p_store_id, p_path, p_version) w;
+    IF target.kind <> 'f' THEN
+        RAISE EXCEPTION '% is a %, not a file', quote_literal(p_path), pgstore.file_type(target.kind) USING ERRCODE = 'wrong_object_type';
     END IF;
-    RETURN pgstore.read_file(p_store_id, found.ino, p_version, p_offset, p_length);
+    RETURN pgstore.read_file(p_store_id, target.ino, p_version, p_offset, p_length);
 END
 $function$;
 
 CREATE FUNCTION pgstore.read_file(p_name text, p_path text, p_version bigint DEFAULT NULL, p_environment text DEFAULT 'main',
                                   p_offset bigint DEFAULT 0, p_length bigint DEFAULT NULL) RETURNS bytea
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RETURN pgstore.read_file(pgstore.file_system_id(p_name, p_environment), p_path, p_version, p_offset, p_length);
 END
@@ -2342,14 +2344,14 @@ $function$;
 
 -- The same as text; what is not text in this encoding is error 22021.
 CREATE FUNCTION pgstore.read_text(p_store_id bigint, p_ino bigint, p_version bigint DEFAULT NULL, p_encoding text DEFAULT 'UTF8')
-RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RETURN convert_from(pgstore.read_file(p_store_id, p_ino, p_version), p_encoding);
 END
 $function$;
 
 CREATE FUNCTION pgstore.read_text(p_store_id bigint, p_path text, p_version bigint DEFAULT NULL, p_encoding text DEFAULT 'UTF8')
-RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RETURN convert_from(pgstore.read_file(p_store_id, p_path, p_version), p_encoding);
 END
@@ -2357,7 +2359,7 @@ $function$;
 
 CREATE FUNCTION pgstore.read_text(p_name text, p_path text, p_version bigint DEFAULT NULL, p_environment text DEFAULT 'main',
                                   p_encoding text DEFAULT 'UTF8') RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RETURN convert_from(pgstore.read_file(p_name, p_path, p_version, p_environment), p_encoding);
 END
@@ -2369,31 +2371,31 @@ CREATE FUNCTION pgstore.list_directory(p_store_id bigint, p_path text, p_version
                                        p_recursive boolean DEFAULT false, p_after bytea DEFAULT NULL, p_limit bigint DEFAULT NULL)
 RETURNS TABLE (path text, type text, size bigint, mtime timestamptz, mode integer, link_target text, version bigint, ino bigint,
                name bytea)
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET jit = off AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 #variable_conflict use_column
 DECLARE
     at_version CONSTANT bigint := coalesce(p_version, 9223372036854775806);
     prefix     CONSTANT text := (SELECT string_agg(p.part, '/' ORDER BY p.position)
                                    FROM string_to_table(p_path, '/') WITH ORDINALITY AS p (part, position)
                                   WHERE p.part NOT IN ('', '.'));
-    found      record;
+    target     record;
 BEGIN
-    SELECT w.ino, w.kind, w.version INTO found FROM pgstore.file_find(p_store_id, p_path, p_version) w;
+    SELECT w.ino, w.kind, w.version INTO target FROM pgstore.file_find(p_store_id, p_path, p_version) w;
     IF p_recursive AND (p_after IS NOT NULL OR p_limit IS NOT NULL) THEN
         RAISE EXCEPTION 'a recursive listing has no pages' USING ERRCODE = 'invalid_parameter_value';
-    ELSIF found.kind <> 'd' THEN
+    ELSIF target.kind <> 'd' THEN
         RETURN QUERY
         SELECT prefix, pgstore.file_type(n.kind), n.size_bytes::bigint, to_timestamp(n.mtime_ns / 1e9), n.mode::integer, NULL::text,
-               nullif(greatest(found.version, n.version_from), 0), n.ino::bigint, convert_to(substring(prefix FROM '[^/]*$'), 'UTF8')
+               nullif(greatest(target.version, n.version_from), 0), n.ino::bigint, convert_to(substring(prefix FROM '[^/]*$'), 'UTF8')
           FROM pgstore.inode n
          WHERE n.store_id = p_store_id
-           AND n.ino = found.ino
+           AND n.ino = target.ino
            AND n.version_from <= at_version
            AND n.version_to > at_version;
     ELSIF p_recursive THEN
         RETURN QUERY
         WITH RECURSIVE tree AS (
-             SELECT found.ino, 'd'::"char" AS kind, prefix AS path, found.version AS version, NULL::bytea AS name
+             SELECT target.ino, 'd'::"char" AS kind, prefix AS path, target.version AS version, NULL::bytea AS name
               UNION ALL
              SELECT e.ino, e.kind, concat(w.path || '/', pgstore.file_name(e.name)), greatest(w.version, e.version_from), e.name
                FROM tree w
@@ -2424,11 +2426,11 @@ BEGIN
         RETURN QUERY
         SELECT concat(prefix || '/', pgstore.file_name(e.name)), pgstore.file_type(i.kind), i.size_bytes::bigint,
                to_timestamp(i.mtime_ns / 1e9), i.mode::integer, pgstore.file_name(i.link_target),
-               nullif(greatest(found.version, e.version_from, i.version_from), 0), e.ino, e.name::bytea
+               nullif(greatest(target.version, e.version_from, i.version_from), 0), e.ino, e.name::bytea
           FROM (SELECT d.ino, d.name, d.version_from
                   FROM pgstore.dirent d
                  WHERE d.store_id = p_store_id
-                   AND d.parent = found.ino
+                   AND d.parent = target.ino
                    AND d.name > coalesce(p_after, '')
                    AND d.version_from <= at_version
                    AND d.version_to > at_version
@@ -2451,7 +2453,7 @@ CREATE FUNCTION pgstore.list_directory(p_name text, p_path text, p_version bigin
                                        p_recursive boolean DEFAULT false, p_after bytea DEFAULT NULL, p_limit bigint DEFAULT NULL)
 RETURNS TABLE (path text, type text, size bigint, mtime timestamptz, mode integer, link_target text, version bigint, ino bigint,
                name bytea)
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RETURN QUERY
     SELECT *
