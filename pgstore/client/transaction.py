@@ -21,9 +21,10 @@ import psycopg
 
 from pgstore import errors
 from pgstore.client.borrowed import BorrowedAsyncLink, BorrowedLink, source_of
-from pgstore.client.connect import PLAIN_PLANNER, SCHEMA, SETTINGS, check_schema
+from pgstore.client.connect import CALLERS_SETTINGS, SCHEMA, check_schema, settings
 from pgstore.client.links import CURRENT_XID, BrokenLink, Patience
 from pgstore.core.operation import BeforeCommit, Enrolment, Many, Participant, Query
+from pgstore.core.search_path import fault_of
 from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps, run_async, run_blocking, shielded
 
@@ -54,6 +55,7 @@ class _Root:
         self.lost: BaseException | None = None  # the connection broke
         self.participants: dict[object, Participant] = {}
         self.savepoints = 0
+        self.lent = False  # the caller's settings were put in place of ours, since they have got hold of the connection
         # One call at a time. Reentrant where it can be: what a call runs may call a store again (`__reduce__`, callbacks).
         self.lock = threading.RLock()
         self.async_lock = asyncio.Lock()
@@ -76,6 +78,7 @@ class Transaction:
         self._root: _Root | None = None
         self._savepoint: str | None = None
         self._marks: dict[object, Any] = {}
+        self._was_lent = False  # at the savepoint
         self._owner: tuple[int, Any] | None = None
         self._blocking = True
         self._ended = False
@@ -117,8 +120,9 @@ class Transaction:
             return root.link.connection
 
     def _lend(self, root: _Root) -> Steps[None]:
-        if not root.link.exposed and root.link.prepared is not None:  # None: a pooler; the planner was left alone
-            yield from self._checked(root.link.command, PLAIN_PLANNER)
+        if not root.link.exposed and root.link.prepared is not None:  # None: a pooler; the session was left alone
+            yield from self._checked(root.link.command, CALLERS_SETTINGS)
+            root.lent = True
         self._expose(root)
 
     @staticmethod
@@ -269,8 +273,14 @@ class Transaction:
             yield from self.savepoint()
 
     def _check_joined(self, link: Any) -> Steps[None]:
-        """The caller's connection has to lead to a database with our schema, and to the one that the client uses."""
+        """
+        The caller's connection has to lead to a database with our schema, and to the one that the client uses.
+
+        And its session must call what our statements mean (see `core.search_path`).
+        """
         rows = yield link.execute(Query(SCHEMA))
+        if rows and (fault := fault_of(rows[0][3])):
+            raise errors.InvalidError(f"the connection to join has the {fault}")
         check_schema(rows)
         self._client.recognise(rows[0][2])
 
@@ -280,6 +290,7 @@ class Transaction:
         yield from self._begin()
         root.savepoints += 1
         self._savepoint = f"pgstore_{root.savepoints}"
+        self._was_lent = root.lent
         yield from self._checked(root.link.command, f"SAVEPOINT {self._savepoint}")
         self._marks = {key: participant.mark() for key, participant in root.participants.items()}
 
@@ -463,6 +474,8 @@ class Transaction:
             with contextlib.suppress(errors.StoreUnavailable):
                 yield from self._checked(root.link.command, f"ROLLBACK TO SAVEPOINT {self._savepoint}")
                 yield from self._checked(root.link.command, f"RELEASE SAVEPOINT {self._savepoint}")
+                if root.lent and not self._was_lent:  # which has brought our settings back
+                    yield from self._checked(root.link.command, CALLERS_SETTINGS)
 
     def _abandon(self, root: _Root) -> Steps[None]:
         for participant in root.participants.values():
@@ -492,7 +505,7 @@ class Transaction:
         usable = link.clean
         if link.exposed and usable:
             try:
-                yield from link.recover(SETTINGS)
+                yield from link.recover(settings(link))
             except (BrokenLink, errors.Error, psycopg.Error):
                 usable = False
         if usable:

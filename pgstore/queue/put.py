@@ -54,7 +54,7 @@ _INSERT_MANY: Final = """
     SELECT s.id, $2, u.payload
       FROM pgstore.store s
      CROSS JOIN inserting
-     CROSS JOIN unnest($3) WITH ORDINALITY AS u (payload, position)
+     CROSS JOIN pg_catalog.unnest($3) WITH ORDINALITY AS u (payload, position)
      WHERE s.id = $1
      ORDER BY u.position
 """
@@ -154,7 +154,7 @@ def put_on_terms(
         INSERT INTO pgstore.{target}
         SELECT s.id, $2, u.payload{more}
           FROM {" CROSS JOIN ".join(sources)}
-         CROSS JOIN unnest($3) WITH ORDINALITY AS u (payload, position)
+         CROSS JOIN pg_catalog.unnest($3) WITH ORDINALITY AS u (payload, position)
          WHERE {" AND ".join(conditions)}
          ORDER BY u.position
     """
