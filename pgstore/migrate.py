@@ -84,6 +84,8 @@ class Report:
     """Roles that now have their rights."""
     roles_missing: tuple[str, ...]
     """Roles that do not exist and could not be made, or to which this login could not grant anything."""
+    roles_else: tuple[str, ...] = ()
+    """Other roles that hold rights in the schema, its owner aside. Who gave them knows why; a migration leaves them."""
 
 
 def upgrade(url: str, *, roles: Roles | None = Roles()) -> Report:
@@ -229,6 +231,43 @@ SELECT r.rolname::text AS name
    AND has_table_privilege(r.oid, 'pgstore.store', 'SELECT')
 """
 
+# Who holds any right on anything in the schema, but for the owner of the thing. Exact in types, for sessions that are not ours.
+GRANTEES: LiteralString = """
+WITH part AS (
+     SELECT n.nspowner AS owner, n.nspacl AS acl
+       FROM pg_catalog.pg_namespace n
+      WHERE n.nspname = 'pgstore'
+      UNION ALL
+     SELECT c.relowner, c.relacl
+       FROM pg_catalog.pg_class c
+       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = 'pgstore'
+      UNION ALL
+     SELECT c.relowner, a.attacl
+       FROM pg_catalog.pg_attribute a
+       JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = 'pgstore'
+        AND a.attacl IS NOT NULL
+      UNION ALL
+     SELECT p.proowner, coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))
+       FROM pg_catalog.pg_proc p
+       JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+      WHERE n.nspname = 'pgstore'
+      UNION ALL
+     SELECT t.typowner, coalesce(t.typacl, pg_catalog.acldefault('T', t.typowner))
+       FROM pg_catalog.pg_type t
+       JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+      WHERE n.nspname = 'pgstore'
+        AND t.typtype IN ('d', 'e', 'r')
+)
+SELECT DISTINCT CASE a.grantee WHEN 0::oid THEN 'PUBLIC' ELSE pg_catalog.pg_get_userbyid(a.grantee)::text END AS name
+  FROM part p
+ CROSS JOIN LATERAL pg_catalog.aclexplode(p.acl) a
+ WHERE a.grantee <> p.owner
+ ORDER BY name
+"""
+
 
 def _upgrade(connection: _Connection, roles: Roles | None) -> Report:
     import sqlalchemy
@@ -291,7 +330,14 @@ def _migrate(bound: sqlalchemy.Connection, connection: _Connection, place: _Plac
     wanted = list(dict.fromkeys(roles or ()))
     found = {row.name for row in connection.execute(_GRANTED, [wanted])}
     granted = tuple(name for name in wanted if name in found)
-    return Report(before, SCHEMA_REVISION, granted, tuple(name for name in wanted if name not in found))
+    grantees = tuple(row.name for row in connection.execute(GRANTEES))
+    return Report(
+        before,
+        SCHEMA_REVISION,
+        granted,
+        roles_missing=tuple(name for name in wanted if name not in found),
+        roles_else=tuple(name for name in grantees if name not in wanted),
+    )
 
 
 @dataclass(frozen=True)

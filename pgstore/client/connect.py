@@ -179,7 +179,8 @@ def _no_access(link: Link) -> errors.AccessDenied:
     user = (link.pgconn.user or b"").decode()
     return errors.AccessDenied(
         f"role {user!r} may not use the pgstore schema: run GRANT pgstore_reader TO {user} (to read) "
-        f"or GRANT pgstore_writer TO {user} (to read and write)"
+        f"or GRANT pgstore_writer TO {user} (to read and write); if it is a member already, it does not inherit the rights: "
+        f"ALTER ROLE {user} INHERIT, and from PostgreSQL 16 on GRANT … WITH INHERIT TRUE"
     )
 
 

@@ -33,7 +33,11 @@ UNIQUE_VIOLATION: Final = "23505"
 _ATTEMPTS: Final = 4  # over connections that break
 
 RESERVE_BLOB = Statement(
-    "SELECT nextval('pgstore.blob_id_seq'::regclass), f.chunk_size_bytes, f.storage FROM pgstore.file_system f WHERE f.store_id = $1",
+    """
+    SELECT nextval('pgstore.blob_id_seq'::regclass), f.chunk_size_bytes, f.storage
+      FROM pgstore.file_system f
+     WHERE f.store_id = $1
+    """,
     "int8",
 )
 RESERVE_CHUNKS = Statement("SELECT nextval('pgstore.chunk_id_seq'::regclass) FROM generate_series(1, $1)", "int4")
@@ -67,16 +71,16 @@ _PIECES: Final = """
            SELECT greatest(x.begins, $3) AS start, k.data
              FROM pgstore.extent e
             CROSS JOIN LATERAL (
-                  SELECT e.position::bigint * b.chunk_size_bytes::integer AS begins) x
+                  SELECT e.position::bigint * b.chunk_size_bytes::integer AS begins, b.chunk_size_bytes::integer AS size) x
             CROSS JOIN LATERAL (
                   SELECT CASE
                          WHEN c.large_object IS NOT NULL
                          THEN pgstore.chunk_read($1, c.id, greatest($3 - x.begins, 0),
-                                                 (least($4 - x.begins, b.chunk_size_bytes::integer) - greatest($3 - x.begins, 0))::integer)
-                         WHEN $3 <= x.begins AND $4 >= x.begins + b.chunk_size_bytes::integer
+                                                 (least($4 - x.begins, x.size) - greatest($3 - x.begins, 0))::integer)
+                         WHEN $3 <= x.begins AND $4 >= x.begins + x.size
                          THEN c.data
                          ELSE substring(c.data FROM greatest($3 - x.begins, 0)::integer + 1
-                                               FOR (least($4 - x.begins, b.chunk_size_bytes::integer) - greatest($3 - x.begins, 0))::integer)
+                                               FOR (least($4 - x.begins, x.size) - greatest($3 - x.begins, 0))::integer)
                          END AS data
                     FROM pgstore.chunk c
                    WHERE c.store_id = $1
