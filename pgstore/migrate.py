@@ -231,7 +231,8 @@ SELECT r.rolname::text AS name
    AND has_table_privilege(r.oid, 'pgstore.store', 'SELECT')
 """
 
-# Who holds any right on anything in the schema, but for the owner of the thing. Exact in types, for sessions that are not ours.
+# Who holds any right on anything in the schema, but for those who own something in it. Exact in types, for sessions that are not
+# ours.
 GRANTEES: LiteralString = """
 WITH part AS (
      SELECT n.nspowner AS owner, n.nspacl AS acl
@@ -264,7 +265,7 @@ WITH part AS (
 SELECT DISTINCT CASE a.grantee WHEN 0::oid THEN 'PUBLIC' ELSE pg_catalog.pg_get_userbyid(a.grantee)::text END AS name
   FROM part p
  CROSS JOIN LATERAL pg_catalog.aclexplode(p.acl) a
- WHERE a.grantee <> p.owner
+ WHERE NOT EXISTS (SELECT FROM part o WHERE o.owner = a.grantee)
  ORDER BY name
 """
 
