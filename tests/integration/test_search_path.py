@@ -23,6 +23,7 @@ from pgstore.core.search_path import fault_of
 from pgstore.core.statement import Statement
 from pgstore.dict import scan
 from pgstore.queue import put, take
+from tests.fixtures.everything import BY_HAND, open_files, read_everything, use_everything, use_queue
 from tests.fixtures.shadows import Shadows
 from tests.migration.conftest import ROOT, url_as
 
@@ -136,138 +137,6 @@ def test_a_shadow_that_is_called_is_noticed(server, migrated_template):
 # -------------------------------------------------------------------------------------------------------- all the stores
 
 
-def use_dict(call, client, name):
-    store = pgstore.Dict.from_name(name, create_if_missing=True, watch=True, client=client)
-    call(store.put, "a", {"x": 1})
-    call(store.put, "b", 1, ttl=60)
-    call(store.put, "a", 2, if_revision=call(store.get_entry, "a").revision)
-    call(store.put, "a", 3, skip_if_exists=True)
-    call(store.update, {f"k{i}": i for i in range(20)})
-    assert call(store.get, "b") == 1
-    assert call(store.contains, "a")
-    assert call(store.get_many, ["a", "b"]) == {"a": 2, "b": 1}
-    call(store.setdefault, "c", [1])
-    call(store.increment, "n", 2)
-    call(store.increment, "f", 0.5)
-    call(store.compare_and_set, "a", 2, 5)
-    call(store.touch, "a", 60)
-    assert call(store.pop, "a") == 5
-    call(store.popitem)
-    call(store.pop_many, ["k1", "k2"])
-    assert call(store.len) == len(call(store.items)) == len(call.iterate(store.iterate_keys()))
-    call(store.info)
-    call(store.clear)
-
-
-def read_dict(call, client, name):
-    store = pgstore.Dict.from_name(name, client=client)
-    call(store.get, "missing")
-    call(store.contains, "missing")
-    call(store.get_many, ["missing"])
-    call(store.len)
-    call(store.items)
-    call(store.info)
-
-
-def use_queue(call, client, name):
-    store = pgstore.Queue.from_name(name, create_if_missing=True, client=client)
-    bounded = pgstore.Queue.from_name(
-        f"{name}-bounded", create_if_missing=True, maxsize=5, max_attempts=1, client=client
-    )
-    call(store.put, 1)
-    call(store.put_many, list(range(10)), partition="p")
-    call(store.put, 2, idempotency_key="once", ordered=True)
-    call(store.put, 3, delay=60)
-    call(bounded.put_many, [1, 2, 3])
-    assert call(store.peek, 1) == [1]
-    assert len(call.iterate(store.iterate(partition="p"))) == 10
-    assert call(store.get) == 1
-    assert call(store.get_many, 3, partition="p") == [0, 1, 2]
-    lease = call(store.get, lease=60)
-    call(lease.extend, 60)
-    call(lease.ack)
-    call(call(bounded.get, lease=60).nack)
-    call(bounded.dead_letters)
-    call(bounded.revive)
-    call(bounded.discard)
-    assert call(bounded.len) == 3
-    call(store.len, total=True)
-    call(store.info)
-    call(store.clear, all=True)
-
-
-def read_queue(call, client, name):
-    store = pgstore.Queue.from_name(name, client=client)
-    call(store.peek, 1)
-    call(store.len, total=True)
-    call(store.info)
-
-
-def use_files(call, client, name, kind):
-    store = kind.from_name(name, create_if_missing=True, client=client)
-    call(store.put_file, io.BytesIO(b"small"), "/small")
-    call(store.put_file, io.BytesIO(b"large" * 100_000), "/d/large")
-    call(store.mkdir, "/d/e", parents=True)
-    call(store.symlink, "large", "/d/link")
-    call(store.link, "/small", "/d/hard")
-    call(store.chmod, "/small", 0o600)
-    call(store.chown, "/small", 1, 1)
-    call(store.utime, "/small", mtime_ns=1)
-    call(store.setxattr, "/small", "user.a", b"1")
-    assert call(store.listxattr, "/small") == ["user.a"]
-    call(store.copy_files, ["/small", "/d/large"], "/d/e")
-    call(store.move, "/d/e", "/moved")
-    call(store.move, "/moved/small", "/small2")
-    call(store.remove_file, "/d/hard")
-    if kind is pgstore.Volume:
-        call(store.versions)
-        call(store.commit)
-        call(store.reload)
-    read_files(call, client, name, kind)
-    call(store.remove_file, "/d", recursive=True)
-    call(store.info)
-
-
-def read_files(call, client, name, kind):
-    store = kind.from_name(name, client=client)
-    assert b"".join(call.iterate(store.read_file("/small"))) == b"small"
-    call(store.stat, "/d/link")
-    call(store.readlink, "/d/link")
-    call(store.exists, "/d/x")
-    call(store.listdir, "/", recursive=True)
-    call.iterate(store.walk("/"))
-    call.iterate(store.glob("**/l*"))
-    call(store.info)
-
-
-def use_everything(call, client, name):
-    use_dict(call, client, f"{name}-dict")
-    use_queue(call, client, f"{name}-queue")
-    use_files(call, client, f"{name}-volume", pgstore.Volume)
-    use_files(call, client, f"{name}-nfs", pgstore.NetworkFileSystem)
-
-
-def read_everything(call, client, name):
-    read_dict(call, client, f"{name}-dict")
-    read_queue(call, client, f"{name}-queue")
-
-
-def open_files(client, name):
-    """What a file that is written in place needs, which has no place in a transaction."""
-    store = pgstore.NetworkFileSystem.from_name(name, create_if_missing=True, client=client)
-    with store.open("/f", "wb") as file:
-        file.write(b"x" * 200_000)
-        file.seek(100)
-        file.write(b"y")
-        file.truncate(100_000)
-    with store.open("/f", "rb") as file:
-        assert len(file.read()) == 100_000
-    with pgstore.Dict.ephemeral(client=client) as store:
-        store["a"] = 1
-        with store.lock("a", timeout=5), store.mutate("a") as entry:
-            entry.value = 2
-
-
 @pytest.fixture(params=["writer", "owner", "superuser"])
 def login(request, cluster, url):
     """The URL of the database for a member of the role."""
@@ -342,25 +211,6 @@ def test_behind_a_pooler_nobody_else_is_called(call, pgbouncer, url, store_name)
     client = call.client(pgbouncer.url(url))
 
     use_everything(call, client, store_name)
-
-
-BY_HAND = [
-    "SELECT pgstore.dict_put('{name}-dict', 'k', '[1.5, \"a\"]')",
-    "SELECT pgstore.dict_get('{name}-dict', 'k')",
-    "SELECT pgstore.dict_put('{name}-dict', repeat('k', 2000), '1')",
-    "SELECT pgstore.dict_delete('{name}-dict', 'k')",
-    "SELECT pgstore.queue_put('{name}-queue', '1')",
-    "SELECT pgstore.queue_put('{name}-queue-bounded', '1')",
-    "SELECT pgstore.read_file('{name}-volume', '/small')",
-    "SELECT pgstore.read_text('{name}-nfs', '/small')",
-    "SELECT * FROM pgstore.list_directory('{name}-volume', '/')",
-    "SELECT * FROM pgstore.list_directory('{name}-nfs', '/', NULL, 'main', true)",
-    "SELECT * FROM pgstore.dict_items",
-    "SELECT * FROM pgstore.queue_items",
-    "SELECT * FROM pgstore.queue_stats",
-    "SELECT * FROM pgstore.files",
-    "SELECT * FROM pgstore.store_sizes",
-]
 
 
 def test_sql_by_hand_calls_nobody_else(direct, login, url, store_name):
