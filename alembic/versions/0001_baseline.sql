@@ -408,12 +408,53 @@ BEGIN
 END
 $function$;
 
--- What a well-known class makes of its arguments, both as decode_pickle writes them: JSON text. Others: {"$class", "$args"}.
-CREATE FUNCTION pgstore.pickle_object(class text, args text, is_shallow boolean) RETURNS text
+-- Whether it is certain that the elements of an array, as decode_pickle writes them, are as many in a set. To Python 1, 1.0 and true
+-- are one, NaN may differ from itself, and what is an array here may have been something that has no order.
+CREATE FUNCTION pgstore.pickle_differ(elements jsonb) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN jsonb_array_length(elements) < 2
+        OR (SELECT count(DISTINCT e.value) = count(*)
+                   AND bool_and(CASE jsonb_typeof(e.value)
+                                    WHEN 'string' THEN e.value #>> '{}' NOT IN ('NaN', 'Infinity', '-Infinity')
+                                    WHEN 'object' THEN e.value ? '$bytes'
+                                    WHEN 'array' THEN false
+                                    ELSE true
+                                END)
+                   AND count(DISTINCT CASE jsonb_typeof(e.value)
+                                          WHEN 'number' THEN least(scale((e.value)::numeric), 1)
+                                          WHEN 'boolean' THEN 2
+                                      END) < 2
+              FROM jsonb_array_elements(elements) e (value));
+END
+$function$;
+
+-- Whether it is certain that keys of a dict, as decode_pickle writes them, which are no str, are as many in Python: it is where all
+-- are int, as they mostly are, or no two are written the same once 1.0 and true are written as 1. (A large float is not exactly the
+-- number that it is written as.)
+CREATE FUNCTION pgstore.pickle_keys_differ(keys text[]) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
+BEGIN
+    RETURN array_to_string(keys, ',') ~ '^[-0-9,]*$'
+        OR (SELECT count(DISTINCT k.plain) = count(DISTINCT k.key)
+                   AND NOT (bool_or(k.key ~ '^-?\d{17,}$') AND bool_or(k.key ~ '^-?\d{17,}\.0$'))
+              FROM (SELECT u.key,
+                           CASE WHEN u.key IN ('true', 'false') THEN u.key::boolean::integer::text
+                                WHEN u.key ~ '^-?\d' THEN trim_scale(u.key::numeric)::text
+                                ELSE regexp_replace(replace(replace(u.key, 'true', '1'), 'false', '0'), '\.0(?=[],])', '', 'g')
+                           END AS plain
+                      FROM unnest(keys) u (key)) k);
+END
+$function$;
+
+-- What a well-known class makes of its arguments, both as decode_pickle writes them: JSON text. Others, and what Python might make
+-- something else of: {"$class", "$args"}. So forms are known here, not classes: those that Python's own pickles have. is_call: the
+-- class is called; else only its __new__, which of a container that can change leaves the arguments alone.
+CREATE FUNCTION pgstore.pickle_object(class text, args text, is_call boolean, is_shallow boolean) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
 DECLARE
     name   text := substr(class, 14, length(class) - 16);
-    found  text[];
+    part   text[];
     parsed jsonb;
     bytes  bytea;
     zone   bigint;
@@ -421,29 +462,51 @@ DECLARE
     iso    text := '';
 BEGIN
     CASE name
-        WHEN 'collections.OrderedDict', 'collections.defaultdict' THEN
-            RETURN '{}';
-        WHEN 'collections.deque' THEN
-            IF args ~ '^\[(\[\](, \d+)?)?\]$' THEN
+        WHEN 'collections.OrderedDict' THEN  -- its entries come after
+            IF args = '[]' THEN
+                RETURN '{}';
+            END IF;
+        WHEN 'collections.defaultdict' THEN  -- so do they here; the one argument is the maker of missing values
+            IF args = '[]' OR is_call AND args ~ '^\[(null|\{ "\$class": "[^"\\]*" \})\]$' THEN
+                RETURN '{}';
+            ELSIF is_call AND is_shallow AND octet_length(args) <= 1048576 THEN
+                IF jsonb_array_length(args::jsonb) = 1 THEN
+                    RETURN '{}';
+                END IF;
+            END IF;
+        WHEN 'collections.deque' THEN  -- of at most so many items: decode_pickle counts them
+            IF args = '[]' OR is_call AND args ~ '^\[\[\](, \d{1,18})?\]$' THEN
                 RETURN '[]';
             END IF;
-        WHEN 'collections.Counter', 'builtins.set', 'builtins.frozenset', 'builtins.bytearray', 'builtins.bytes',
-             '_codecs.encode' THEN
+        WHEN 'collections.Counter' THEN
             IF args = '[]' THEN
-                RETURN CASE WHEN name LIKE '%bytes' OR name LIKE '%bytearray' THEN '{ "$bytes": ""}'
-                            WHEN name LIKE '%Counter' THEN '{}' ELSE '[]' END;
+                RETURN '{}';
+            ELSIF is_call AND left(args, 2) = '[{' AND left(args, 3) <> '[{ ' AND is_shallow AND octet_length(args) <= 1048576 THEN
+                IF jsonb_array_length(args::jsonb) = 1 THEN
+                    RETURN substr(args, 2, length(args) - 2);
+                END IF;
             END IF;
-            IF is_shallow AND octet_length(args) <= 1048576 THEN  -- else reading it here might exceed the stack, or the time
+        WHEN 'builtins.set', 'builtins.frozenset' THEN
+            IF args = '[]' THEN
+                RETURN '[]';
+            ELSIF (is_call OR name = 'builtins.frozenset') AND left(args, 2) = '[['
+                  AND is_shallow AND octet_length(args) <= 1048576 THEN
                 parsed := args::jsonb;
-                IF jsonb_array_length(parsed) = 1
-                   AND (jsonb_typeof(parsed -> 0) = 'array' AND name IN ('builtins.set', 'builtins.frozenset')
-                        OR jsonb_typeof(parsed -> 0) = 'object' AND name = 'collections.Counter' AND args NOT LIKE '[{ %'
-                        OR args LIKE '[{ "$bytes": %' AND name IN ('builtins.bytearray', 'builtins.bytes')) THEN
+                IF jsonb_array_length(parsed) = 1 AND pgstore.pickle_differ(parsed -> 0) THEN
+                    RETURN substr(args, 2, length(args) - 2);
+                END IF;
+            END IF;
+        WHEN 'builtins.bytearray', 'builtins.bytes', '_codecs.encode' THEN
+            IF args = '[]' AND name <> '_codecs.encode' THEN
+                RETURN '{ "$bytes": ""}';
+            ELSIF (is_call OR name = 'builtins.bytes') AND is_shallow AND octet_length(args) <= 1048576 THEN
+                parsed := args::jsonb;
+                IF jsonb_array_length(parsed) = 1 AND args LIKE '[{ "$bytes": %' AND name <> '_codecs.encode' THEN
                     RETURN substr(args, 2, length(args) - 2);
                 END IF;
                 -- Protocol 2 has no bytes: they stand as a str of the same numbers.
                 IF jsonb_array_length(parsed) = 2 AND parsed ->> 1 IN ('latin1', 'latin-1')
-                   AND name IN ('_codecs.encode', 'builtins.bytearray') THEN
+                   AND (left(args, 2) = '["' OR args LIKE '[{ "$str": %') THEN
                     IF jsonb_typeof(parsed -> 0) = 'string' THEN
                         iso := replace(parsed ->> 0, '\', '\\');
                     ELSE
@@ -462,15 +525,17 @@ BEGIN
                 END IF;
             END IF;
         WHEN 'datetime.datetime', 'datetime.date', 'datetime.time' THEN
-            found := regexp_match(args, '^\[\{ "\$bytes": "([^"]*)"\}(, \{ "\$class": "datetime\.timezone", "\$args": \[\{ '
+            part := regexp_match(args, '^\[\{ "\$bytes": "([^"]*)"\}(, \{ "\$class": "datetime\.timezone", "\$args": \[\{ '
                                         '"\$class": "datetime\.timedelta", "\$args": \[(-?\d{1,3}), (\d{1,6}), 0\]\}\]\})?\]$');
-            IF found IS NOT NULL THEN
-                bytes := decode(found[1], 'base64');
+            IF part IS NOT NULL THEN
+                bytes := decode(part[1], 'base64');
                 clock := CASE WHEN name = 'datetime.datetime' THEN 4 ELSE 0 END;  -- where in bytes the time begins
-                zone := coalesce(found[3]::bigint * 86400 + found[4]::bigint, 0);
+                zone := coalesce(part[3]::bigint * 86400 + part[4]::bigint, 0);
                 -- As isoformat() writes it. What that leaves out (the second of two equal hours) or refuses stays as it is.
                 IF octet_length(bytes) = (CASE name WHEN 'datetime.datetime' THEN 10 WHEN 'datetime.date' THEN 4 ELSE 6 END)
-                   AND abs(zone) < 86400 AND (found[2] IS NULL OR name <> 'datetime.date') THEN
+                   AND abs(zone) < 86400 AND (part[2] IS NULL OR name <> 'datetime.date')
+                   AND (name = 'datetime.date'
+                        OR get_byte(bytes, clock + 3) * 65536 + get_byte(bytes, clock + 4) * 256 + get_byte(bytes, clock + 5) < 1000000) THEN
                     IF name <> 'datetime.time' THEN
                         IF get_byte(bytes, 0) * 256 + get_byte(bytes, 1) NOT BETWEEN 1 AND 9999
                            OR get_byte(bytes, 2) NOT BETWEEN 1 AND 12 OR get_byte(bytes, 3) NOT BETWEEN 1 AND 31 THEN
@@ -491,7 +556,7 @@ BEGIN
                             iso := iso || '.' || lpad((get_byte(bytes, clock + 3) * 65536 + get_byte(bytes, clock + 4) * 256
                                                        + get_byte(bytes, clock + 5))::text, 6, '0');
                         END IF;
-                        IF found[2] IS NOT NULL THEN
+                        IF part[2] IS NOT NULL THEN
                             iso := iso || CASE WHEN zone < 0 THEN '-' ELSE '+' END || lpad((abs(zone) / 3600)::text, 2, '0')
                                    || ':' || lpad((abs(zone) / 60 % 60)::text, 2, '0')
                                    || CASE WHEN zone % 60 <> 0 THEN ':' || lpad((abs(zone) % 60)::text, 2, '0') ELSE '' END;
@@ -531,7 +596,7 @@ $function$;
 -- if it was taken from the memo before it grew, it contains itself.
 CREATE FUNCTION pgstore.decode_pickle(data bytea) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE COST 1000
-SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET extra_float_digits = 1 AS $function$
 DECLARE
     b      bytea;
     n      integer := octet_length(data);
@@ -545,6 +610,9 @@ DECLARE
     memos  integer := 0;
     owner  integer[] := '{}';         -- by place on the stack: where in the memo the container there stands, 0 if nowhere
     taken  integer[] := '{}';         -- by place in the memo: 1 if the container there was taken from it
+    odd    text[] := '{}';            -- keys of a dict that are no str
+    room   bigint[] := '{}';          -- by place on the stack: of a deque that drops what is too much, how many more it takes
+    bounded boolean := false;         -- there is such a deque
     nodes  integer := 0;              -- containers made; no value is nested deeper than that
     work   bigint := 0;               -- bytes copied
     parts  text[];
@@ -638,6 +706,9 @@ BEGIN
                 top := top + 1;
                 stack[top] := CASE op WHEN 125 THEN '{}' ELSE '[]' END;
                 nodes := nodes + 1;
+                IF bounded THEN
+                    room[top] := NULL;
+                END IF;
                 IF get_byte(b, at) = 148 THEN
                     at := at + 1;
                     memos := memos + 1;
@@ -672,11 +743,18 @@ BEGIN
                             e := stack[i];
                             len := len + 1;
                             IF left(e, 1) <> '"' THEN
+                                odd := odd || e;
                                 e := to_json(e)::text;
                             END IF;
                             parts[len] := e || ': ' || stack[i + 1];
                         END LOOP;
                         e := array_to_string(parts, ', ');
+                        IF odd <> '{}' THEN
+                            IF NOT pgstore.pickle_keys_differ(odd) THEN
+                                RETURN NULL;
+                            END IF;
+                            odd := '{}';
+                        END IF;
                         IF s = '{}' THEN
                             s := '{' || e || '}';
                         ELSIF left(s, 2) = '{"' THEN
@@ -690,6 +768,12 @@ BEGIN
                             nodes := nodes + 1;
                         END IF;
                     ELSE
+                        IF bounded AND room[m] IS NOT NULL THEN
+                            room[m] := room[m] - (top - m);
+                            IF room[m] < 0 THEN  -- Python has the last ones only
+                                RETURN NULL;
+                            END IF;
+                        END IF;
                         FOR i IN m + 1 .. top LOOP
                             parts[i - m] := stack[i];
                         END LOOP;
@@ -759,7 +843,10 @@ BEGIN
                          * power(2::double precision, (m - m / 2)::double precision);
                 END IF;
                 top := top + 1;
-                stack[top] := pgstore.float_json(CASE WHEN x < 0 THEN -f ELSE f END);
+                f := CASE WHEN x < 0 THEN -f ELSE f END;
+                e := f::text;
+                -- Most are written so already: a call for each number in a list takes as long as all the rest.
+                stack[top] := CASE WHEN strpos(e, '.') > 0 AND strpos(e, 'e') = 0 THEN e ELSE pgstore.float_json(f) END;
             WHEN 77 THEN  -- BININT2
                 top := top + 1;
                 stack[top] := (get_byte(b, at) + get_byte(b, at + 1) * 256)::text;
@@ -907,9 +994,23 @@ BEGIN
                 IF right(s, 3) <> '" }' THEN  -- what is called is what a call returned
                     s := '{ "$class": ' || s || ', "$args": ' || e || '}';
                 ELSIF op <> 146 AND s ~ '^\{ "\$class": "(datetime|collections|builtins|_codecs)\.' THEN
-                    s := pgstore.pickle_object(s, e, nodes <= 1000);
+                    IF op = 82 AND s = '{ "$class": "collections.deque" }' THEN
+                        x := substring(e FROM '^\[\[\], (\d{1,18})\]$');
+                        IF x IS NOT NULL THEN
+                            bounded := true;
+                        END IF;
+                    ELSE
+                        x := NULL;
+                    END IF;
+                    s := pgstore.pickle_object(s, e, op = 82, nodes <= 1000);
+                    IF bounded THEN
+                        room[top] := x;
+                    END IF;
                 ELSE
                     s := left(s, -2) || ', "$args": ' || e || '}';
+                    IF bounded THEN
+                        room[top] := NULL;
+                    END IF;
                 END IF;
                 stack[top] := s;
                 owner[top] := 0;
