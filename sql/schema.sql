@@ -4,6 +4,10 @@
 --
 -- What holds everywhere
 --   * Everything lives in the Postgres schema `pgstore`; statements qualify every name and never rely on search_path.
+--   * Every function has a search_path of its own, which costs a microsecond a call or less: else an operator or function in a schema
+--     of the caller's that matches better than PostgreSQL's would run. For views this is settled when they are made. Statements of
+--     the client need no path: they are exact in types, so that nothing matches better (pgstore/core/search_path.py). Functions
+--     with a backslash in them say what it means.
 --   * A store (a Dict, Queue, Volume or NetworkFileSystem) is a row of `store`. Its id leads every key of every table that holds
 --     data, so that tables can be distributed by store without a change. Ids come from sequences and are never used twice.
 --   * `store` is small and cold: nothing that changes with use is written there.
@@ -11,6 +15,10 @@
 --     the store row in the same statement instead, and deleting a store deletes its rows. A row that slips in between belongs to
 --     a store that no name leads to; sql/checks/orphans.sql finds it.
 --   * Intervals of versions are half open: a row is valid for versions v with version_from <= v < version_to.
+
+-- Run by hand it means what it means in a migration, which sets these by itself.
+SET search_path = pg_catalog, pg_temp;
+SET standard_conforming_strings = on;
 
 -- These two are made before the first revision runs, by pgstore/migrate.py and by alembic.
 CREATE SCHEMA pgstore;
@@ -2204,7 +2212,7 @@ SELECT s.environment,
        pgstore.file_type(i.kind) AS type,             -- file, directory, symlink, fifo, socket
        i.size_bytes::bigint AS size,
        to_timestamp(i.mtime_ns / 1e9) AS mtime,
-       i.mode::integer AS mode,                                     -- permission bits, an integer
+       i.mode::integer AS mode,                       -- permission bits, an integer
        i.uid,
        i.gid,
        i.link_count,

@@ -2181,7 +2181,7 @@ SELECT s.environment,
        pgstore.file_type(i.kind) AS type,             -- file, directory, symlink, fifo, socket
        i.size_bytes::bigint AS size,
        to_timestamp(i.mtime_ns / 1e9) AS mtime,
-       i.mode::integer AS mode,                                     -- permission bits, an integer
+       i.mode::integer AS mode,                       -- permission bits, an integer
        i.uid,
        i.gid,
        i.link_count,
