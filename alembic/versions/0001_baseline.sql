@@ -585,10 +585,11 @@ $function$;
 --                                        a fixed offset {"$class", "$args"}
 --   a class or function                  {"$class": "module.name"}
 --   an instance                          {"$class", "$args" of its constructor, "$state"}, "$kwargs", "$items" of a subclass of
---                                        list and "$entries" of one of dict where there are any
+--                                        list and "$entries" of one of dict where there are any; so is one of the classes above
+--                                        that was made in another way than Python's own pickles make it
 --
 -- A dict of the user's with such keys looks the same; nothing is decided by them. NULL for what is not a pickle or is damaged, for
--- what contains itself, and beyond the bounds that keep a look at a table bounded: 8 MiB, a million instructions, 1,000
+-- what contains itself, for keys of one dict that may be equal in Python though they are written differently, and beyond the bounds that keep a look at a table bounded: 8 MiB, a million instructions, 1,000
 -- levels, 64 MiB of intermediate text (some 200,000 numbers in one list), 256 KiB of a str with half surrogates. Never an error.
 --
 -- How: a stack of JSON texts. Texts are tagged in ways that JSON ignores: "{ " begins what is not a dict, " }" ends a class that
@@ -1557,13 +1558,24 @@ $function$;
 CREATE FUNCTION pgstore.chunk_create(p_store_id bigint, p_chunk_id bigint, p_offset bigint, p_data bytea) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-    made oid;
+    made    oid;
+    grantee text;
 BEGIN
     PERFORM FROM pgstore.file_system f WHERE f.store_id = p_store_id AND f.storage = 'l';
     IF NOT FOUND THEN
         RAISE EXCEPTION 'file system % does not keep large objects', p_store_id USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
     made := lo_create(0);
+    -- From PostgreSQL 18 on default privileges may let others read, or write, what is made here.
+    FOR grantee IN
+        SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
+          FROM pg_largeobject_metadata m
+         CROSS JOIN LATERAL aclexplode(m.lomacl) a
+         WHERE m.oid = made
+           AND a.grantee <> m.lomowner
+    LOOP
+        EXECUTE format('REVOKE ALL ON LARGE OBJECT %s FROM %s', made, grantee);
+    END LOOP;
     PERFORM lo_put(made, p_offset, p_data);
     INSERT INTO pgstore.chunk (store_id, id, large_object) VALUES (p_store_id, p_chunk_id, made);
 END

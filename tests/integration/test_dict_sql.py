@@ -465,7 +465,7 @@ def test_what_a_class_makes_of_its_arguments_is_python_s_or_is_not_told(
             data = pickle.dumps(Made(kind, *args, entries=entries), protocol)
         case 4:
             data = only_new(kind, *args)
-        case 5:
+        case _:
             data = by_keywords(kind, args[:1], {"iterable": list(more), "maxlen": 2})
 
     shown = decoded(data)
@@ -532,7 +532,7 @@ def test_containers_that_python_pickles_are_read(decoded, protocol):
     """
     What is uncertain by its form is not what Python writes.
     """
-    made = [
+    made: list[Any] = [
         {1, 2, 3},
         {"a", "b"},
         {1.5, 2.5},

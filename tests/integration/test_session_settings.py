@@ -51,8 +51,8 @@ def stores(client, store_name):
     entries = pgstore.Dict.from_name(f"{store_name}-dict", create_if_missing=True, watch=True, client=client)
     values = ["pl\\ain", "nul\x00x", "\ud800", b"\\by\x00", "é", "a\\nb", {"k\\": 1}, 1.1, 2.5e-7, {1, 2}, {"a": [0.1]}]
     entries.update({f"k\\{number}": value for number, value in enumerate(values)})
-    for kind in ("", "-bounded"):
-        pgstore.Queue.from_name(f"{store_name}-queue{kind}", create_if_missing=True, client=client).put(["\\", 0.1])
+    for more in ("", "-bounded"):
+        pgstore.Queue.from_name(f"{store_name}-queue{more}", create_if_missing=True, client=client).put(["\\", 0.1])
     for kind, name in ((pgstore.Volume, "volume"), (pgstore.NetworkFileSystem, "nfs")):
         files = kind.from_name(f"{store_name}-{name}", create_if_missing=True, client=client)
         with files.open("/small", "wb") as file:
