@@ -589,8 +589,9 @@ $function$;
 --                                        that was made in another way than Python's own pickles make it
 --
 -- A dict of the user's with such keys looks the same; nothing is decided by them. NULL for what is not a pickle or is damaged, for
--- what contains itself, for keys of one dict that may be equal in Python though they are written differently, and beyond the bounds that keep a look at a table bounded: 8 MiB, a million instructions, 1,000
--- levels, 64 MiB of intermediate text (some 200,000 numbers in one list), 256 KiB of a str with half surrogates. Never an error.
+-- what contains itself, for keys of one dict that may be equal in Python though they are written differently, and beyond the bounds
+-- that keep a look at a table bounded: 8 MiB, a million instructions, 1,000 levels, 64 MiB of intermediate text (some 200,000
+-- numbers in one list), 256 KiB of a str with half surrogates. Never an error.
 --
 -- How: a stack of JSON texts. Texts are tagged in ways that JSON ignores: "{ " begins what is not a dict, " }" ends a class that
 -- has not been called, and an instance whose items may grow. A container stands on the stack and in the memo: if it grows, both do;
