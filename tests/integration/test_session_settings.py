@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import psycopg
 import pytest
@@ -220,3 +221,15 @@ def test_checks_are_run_by_hand_in_an_odd_session(server, database):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
 
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["check"], ["gc"]], ids=" ".join)
+def test_commands_work_in_odd_sessions(odd, stores, arguments):
+    """
+    They show what the server gives them as text.
+    """
+    command = [sys.executable, "-c", "from pgstore.cli import main; main()", "--url", odd, *arguments]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+    assert done.returncode == 0, done.stdout + done.stderr
