@@ -26,6 +26,7 @@ from psycopg.rows import namedtuple_row
 from pgstore import errors
 from pgstore.config import ConnectionString
 from pgstore.core.mapping import check_conninfo, map_connect_error, map_error
+from pgstore.core.search_path import fault_of
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -84,6 +85,8 @@ class Report:
     """Roles that now have their rights."""
     roles_missing: tuple[str, ...]
     """Roles that do not exist and could not be made, or to which this login could not grant anything."""
+    roles_else: tuple[str, ...] = ()
+    """Other roles that hold rights in the schema, its owner aside. Who gave them knows why; a migration leaves them."""
 
 
 def upgrade(url: str, *, roles: Roles | None = Roles()) -> Report:
@@ -192,12 +195,14 @@ def _roles_script() -> str:
 
 # --- one upgrade ------------------------------------------------------------------------------------------------------
 
+# Before a search_path is set: nothing here is looked up along that of the login.
 _LOOK = """
-SELECT current_setting('server_version_num')::integer AS server,
-       getdatabaseencoding()::text AS encoding,
-       pg_is_in_recovery() AS standby,
-       current_database()::text AS database,
-       current_user::text AS login
+SELECT pg_catalog.current_setting('server_version_num') AS server,
+       pg_catalog.getdatabaseencoding() AS encoding,
+       pg_catalog.pg_is_in_recovery() AS standby,
+       pg_catalog.current_database() AS database,
+       current_user AS login,
+       pg_catalog.current_setting('search_path') AS search_path
 """
 
 # From the catalog, which everybody may read: to_regclass() fails without rights on the schema.
@@ -226,6 +231,44 @@ SELECT r.rolname::text AS name
  WHERE r.rolname = ANY (%s)
    AND has_schema_privilege(r.oid, 'pgstore', 'USAGE')
    AND has_table_privilege(r.oid, 'pgstore.store', 'SELECT')
+"""
+
+# Who holds any right on anything in the schema, but for those who own something in it. Exact in types, for sessions that are not
+# ours.
+GRANTEES: LiteralString = """
+WITH part AS (
+     SELECT n.nspowner AS owner, n.nspacl AS acl
+       FROM pg_catalog.pg_namespace n
+      WHERE n.nspname = 'pgstore'
+      UNION ALL
+     SELECT c.relowner, c.relacl
+       FROM pg_catalog.pg_class c
+       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = 'pgstore'
+      UNION ALL
+     SELECT c.relowner, a.attacl
+       FROM pg_catalog.pg_attribute a
+       JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = 'pgstore'
+        AND a.attacl IS NOT NULL
+      UNION ALL
+     SELECT p.proowner, coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))
+       FROM pg_catalog.pg_proc p
+       JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+      WHERE n.nspname = 'pgstore'
+      UNION ALL
+     SELECT t.typowner, coalesce(t.typacl, pg_catalog.acldefault('T', t.typowner))
+       FROM pg_catalog.pg_type t
+       JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+      WHERE n.nspname = 'pgstore'
+        AND t.typtype IN ('d', 'e', 'r')
+)
+SELECT DISTINCT CASE a.grantee WHEN 0::oid THEN 'PUBLIC' ELSE pg_catalog.pg_get_userbyid(a.grantee)::text END AS name
+  FROM part p
+ CROSS JOIN LATERAL pg_catalog.aclexplode(p.acl) a
+ WHERE NOT EXISTS (SELECT FROM part o WHERE o.owner = a.grantee)
+ ORDER BY name
 """
 
 
@@ -290,7 +333,14 @@ def _migrate(bound: sqlalchemy.Connection, connection: _Connection, place: _Plac
     wanted = list(dict.fromkeys(roles or ()))
     found = {row.name for row in connection.execute(_GRANTED, [wanted])}
     granted = tuple(name for name in wanted if name in found)
-    return Report(before, SCHEMA_REVISION, granted, tuple(name for name in wanted if name not in found))
+    grantees = tuple(row.name for row in connection.execute(GRANTEES))
+    return Report(
+        before,
+        SCHEMA_REVISION,
+        granted,
+        roles_missing=tuple(name for name in wanted if name not in found),
+        roles_else=tuple(name for name in grantees if name not in wanted),
+    )
 
 
 @dataclass(frozen=True)
@@ -324,7 +374,9 @@ def _examine(connection: _Connection) -> _Place:
     found = _only_row(connection, _LOOK)
     connection.rollback()
     place = _Place(found.database, found.login)
-    if found.server < OLDEST_SERVER:
+    if fault := fault_of(found.search_path):
+        raise errors.ConfigurationError(f"role {place.login!r} or {place} has the {fault}")
+    if int(found.server) < OLDEST_SERVER:
         version = connection.info.parameter_status("server_version") or found.server
         message = f"the server is PostgreSQL {version}, pgstore needs {OLDEST_SERVER // 10000} or later"
         raise errors.DatabaseUnsuitable(message)
@@ -380,7 +432,12 @@ def _grant(what: str, name: str, place: _Place) -> str:
 
 def _settings() -> list[str]:
     return [
-        "SET LOCAL search_path = ''",  # names are qualified; nobody's function shadows one of PostgreSQL's
+        # Names are qualified, but those of PostgreSQL, which nobody's own shall shadow.
+        "SET LOCAL search_path = pg_catalog, pg_temp",
+        # What our text means, and whether it is taken, must not hang on what a role or a database has set.
+        "SET LOCAL standard_conforming_strings = on",
+        "SET LOCAL plpgsql.extra_errors = 'none'",
+        "SET LOCAL plpgsql.extra_warnings = 'none'",
         "SET LOCAL client_min_messages = warning",
         "SET LOCAL statement_timeout = 0",
         "SET LOCAL idle_in_transaction_session_timeout = 0",
@@ -410,7 +467,7 @@ _CHECK = """
 DO $check$
 DECLARE
     expected text := {expected};
-    found    text;
+    present  text;
 BEGIN
     IF current_setting('server_version_num')::integer < {oldest_server} OR getdatabaseencoding() <> 'UTF8' THEN
         RAISE EXCEPTION 'pgstore needs PostgreSQL 14 or later and a UTF8 database';
@@ -419,11 +476,11 @@ BEGIN
                  FROM pg_class c
                  JOIN pg_namespace n ON n.oid = c.relnamespace
                 WHERE n.nspname = 'pgstore' AND c.relname = 'schema_revision') THEN
-        EXECUTE 'SELECT version_num FROM pgstore.schema_revision' INTO found;
+        EXECUTE 'SELECT version_num FROM pgstore.schema_revision' INTO present;
     END IF;
-    IF found IS DISTINCT FROM expected THEN
+    IF present IS DISTINCT FROM expected THEN
         RAISE EXCEPTION 'this script starts from %, the database is at %',
-            coalesce('revision ' || expected, 'nothing'), coalesce('revision ' || found, 'nothing');
+            coalesce('revision ' || expected, 'nothing'), coalesce('revision ' || present, 'nothing');
     END IF;
     IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'pgstore') THEN
         CREATE SCHEMA pgstore;

@@ -37,7 +37,7 @@ CREATE = Statement(
          INSERT INTO pgstore.dict_json_name (environment, name)
          SELECT $1, $3
           WHERE $2 = 'dict'
-            AND $4 ->> 'serializer' = 'json'
+            AND $4 ->> 'serializer'::text = 'json'
              ON CONFLICT DO NOTHING)
     INSERT INTO pgstore.store (environment, kind, name, options)
     VALUES ($1, $2, $3, $4)
@@ -54,7 +54,7 @@ CREATE = Statement(
 # before: one of them inserts the store, the other finds it. What is not used of ids is missed by nobody.
 DRAW_ID = Statement(
     """
-    SELECT (nextval('pgstore.store_id_seq') << 20)
+    SELECT (nextval('pgstore.store_id_seq'::regclass) << 20)
            | pg_catalog.floor(pg_catalog.random() * 1048576::double precision)::bigint
     """,
     reads=True,

@@ -4,6 +4,10 @@
 --
 -- What holds everywhere
 --   * Everything lives in the Postgres schema `pgstore`; statements qualify every name and never rely on search_path.
+--   * Every function has a search_path of its own, which costs a microsecond a call or less: else an operator or function in a schema
+--     of the caller's that matches better than PostgreSQL's would run. For views this is settled when they are made. Statements of
+--     the client need no path: they are exact in types, so that nothing matches better (pgstore/core/search_path.py). Functions
+--     with a backslash in them say what it means.
 --   * A store (a Dict, Queue, Volume or NetworkFileSystem) is a row of `store`. Its id leads every key of every table that holds
 --     data, so that tables can be distributed by store without a change. Ids come from sequences and are never used twice.
 --   * Ids of stores and sessions cannot come again, whatever becomes of their sequences: below the sequence's value, of 43 bits, are
@@ -15,6 +19,10 @@
 --     the store row in the same statement instead, and deleting a store deletes its rows. A row that slips in between belongs to
 --     a store that no name leads to; sql/checks/orphans.sql finds it.
 --   * Intervals of versions are half open: a row is valid for versions v with version_from <= v < version_to.
+
+-- Run by hand it means what it means in a migration, which sets these by itself.
+SET search_path = pg_catalog, pg_temp;
+SET standard_conforming_strings = on;
 
 -- These two are made before the first revision runs, by pgstore/migrate.py and by alembic.
 CREATE SCHEMA pgstore;
@@ -372,7 +380,7 @@ CREATE TABLE pgstore.large_object_left (
 
 -- A float as JSON text: the shortest that gives it back, always with a fraction, by which readers tell it from an integer.
 CREATE FUNCTION pgstore.float_json(number double precision) RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET extra_float_digits = 1 AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET extra_float_digits = 1 AS $function$
 DECLARE
     digits text := number::text;
 BEGIN
@@ -388,7 +396,7 @@ $function$;
 -- A str of a pickle as JSON text. UTF-8 is checked by an expression, because convert_from would raise and a handler for that is a
 -- subtransaction, which parallel queries forbid before PostgreSQL 17. NULL: not the UTF-8 that Python writes.
 CREATE FUNCTION pgstore.pickle_text(data bytea) RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
 DECLARE
     valid     CONSTANT text := '[^\\]|\\\\|\\3(?:[1-3][0-7]|0[2-7])\\2[0-7]{2}|\\340\\2[4-7][0-7]\\2[0-7]{2}'
                                '|\\3(?:[4][1-7]|5[0-467])\\2[0-7]{2}\\2[0-7]{2}|\\355\\2[0-3][0-7]\\2[0-7]{2}'
@@ -396,7 +404,7 @@ DECLARE
                                '|\\364\\2[01][0-7](?:\\2[0-7]{2}){2}';
     surrogate CONSTANT text := '\\355\\2[4-7][0-7]\\2[0-7]{2}';
     escaped   text := encode(data, 'escape');  -- \ooo for NUL and for what is not ASCII, \\ for a backslash
-    found     text;
+    half      text;
 BEGIN
     IF escaped ~ ('^(?:' || valid || ')*$') THEN
         RETURN to_json(convert_from(data, 'UTF8'))::text;
@@ -409,11 +417,11 @@ BEGIN
         IF octet_length(data) > 262144 THEN
             RETURN NULL;
         END IF;
-        FOR found IN SELECT DISTINCT m.part[1] FROM regexp_matches(escaped, surrogate, 'g') AS m (part) LOOP
-            escaped := replace(escaped, found, '\134u' || to_hex(53248 + substr(found, 7, 1)::integer * 512
-                                                                 + substr(found, 8, 1)::integer * 64
-                                                                 + substr(found, 11, 1)::integer * 8
-                                                                 + substr(found, 12, 1)::integer));
+        FOR half IN SELECT DISTINCT m.part[1] FROM regexp_matches(escaped, surrogate, 'g') AS m (part) LOOP
+            escaped := replace(escaped, half, '\134u' || to_hex(53248 + substr(half, 7, 1)::integer * 512
+                                                                 + substr(half, 8, 1)::integer * 64
+                                                                 + substr(half, 11, 1)::integer * 8
+                                                                 + substr(half, 12, 1)::integer));
         END LOOP;
     END IF;
     RETURN '{ "$str": ' || to_json(convert_from(decode(escaped, 'escape'), 'UTF8'))::text || '}';
@@ -422,7 +430,7 @@ $function$;
 
 -- An int of a pickle: two's complement, the lowest byte first.
 CREATE FUNCTION pgstore.pickle_integer(data bytea) RETURNS numeric
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     size     integer := octet_length(data);
     negative boolean;
@@ -446,12 +454,53 @@ BEGIN
 END
 $function$;
 
--- What a well-known class makes of its arguments, both as decode_pickle writes them: JSON text. Others: {"$class", "$args"}.
-CREATE FUNCTION pgstore.pickle_object(class text, args text, is_shallow boolean) RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+-- Whether it is certain that the elements of an array, as decode_pickle writes them, are as many in a set. To Python 1, 1.0 and true
+-- are one, NaN may differ from itself, and what is an array here may have been something that has no order.
+CREATE FUNCTION pgstore.pickle_differ(elements jsonb) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN jsonb_array_length(elements) < 2
+        OR (SELECT count(DISTINCT e.value) = count(*)
+                   AND bool_and(CASE jsonb_typeof(e.value)
+                                    WHEN 'string' THEN e.value #>> '{}' NOT IN ('NaN', 'Infinity', '-Infinity')
+                                    WHEN 'object' THEN e.value ? '$bytes'
+                                    WHEN 'array' THEN false
+                                    ELSE true
+                                END)
+                   AND count(DISTINCT CASE jsonb_typeof(e.value)
+                                          WHEN 'number' THEN least(scale((e.value)::numeric), 1)
+                                          WHEN 'boolean' THEN 2
+                                      END) < 2
+              FROM jsonb_array_elements(elements) e (value));
+END
+$function$;
+
+-- Whether it is certain that keys of a dict, as decode_pickle writes them, which are no str, are as many in Python: it is where all
+-- are int, as they mostly are, or no two are written the same once 1.0 and true are written as 1. (A large float is not exactly the
+-- number that it is written as.)
+CREATE FUNCTION pgstore.pickle_keys_differ(keys text[]) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
+BEGIN
+    RETURN array_to_string(keys, ',') ~ '^[-0-9,]*$'
+        OR (SELECT count(DISTINCT k.plain) = count(DISTINCT k.key)
+                   AND NOT (bool_or(k.key ~ '^-?\d{17,}$') AND bool_or(k.key ~ '^-?\d{17,}\.0$'))
+              FROM (SELECT u.key,
+                           CASE WHEN u.key IN ('true', 'false') THEN u.key::boolean::integer::text
+                                WHEN u.key ~ '^-?\d' THEN trim_scale(u.key::numeric)::text
+                                ELSE regexp_replace(replace(replace(u.key, 'true', '1'), 'false', '0'), '\.0(?=[],])', '', 'g')
+                           END AS plain
+                      FROM unnest(keys) u (key)) k);
+END
+$function$;
+
+-- What a well-known class makes of its arguments, both as decode_pickle writes them: JSON text. Others, and what Python might make
+-- something else of: {"$class", "$args"}. So forms are known here, not classes: those that Python's own pickles have. is_call: the
+-- class is called; else only its __new__, which of a container that can change leaves the arguments alone.
+CREATE FUNCTION pgstore.pickle_object(class text, args text, is_call boolean, is_shallow boolean) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
 DECLARE
     name   text := substr(class, 14, length(class) - 16);
-    found  text[];
+    part   text[];
     parsed jsonb;
     bytes  bytea;
     zone   bigint;
@@ -459,29 +508,51 @@ DECLARE
     iso    text := '';
 BEGIN
     CASE name
-        WHEN 'collections.OrderedDict', 'collections.defaultdict' THEN
-            RETURN '{}';
-        WHEN 'collections.deque' THEN
-            IF args ~ '^\[(\[\](, \d+)?)?\]$' THEN
+        WHEN 'collections.OrderedDict' THEN  -- its entries come after
+            IF args = '[]' THEN
+                RETURN '{}';
+            END IF;
+        WHEN 'collections.defaultdict' THEN  -- so do they here; the one argument is the maker of missing values
+            IF args = '[]' OR is_call AND args ~ '^\[(null|\{ "\$class": "[^"\\]*" \})\]$' THEN
+                RETURN '{}';
+            ELSIF is_call AND is_shallow AND octet_length(args) <= 1048576 THEN
+                IF jsonb_array_length(args::jsonb) = 1 THEN
+                    RETURN '{}';
+                END IF;
+            END IF;
+        WHEN 'collections.deque' THEN  -- of at most so many items: decode_pickle counts them
+            IF args = '[]' OR is_call AND args ~ '^\[\[\](, \d{1,18})?\]$' THEN
                 RETURN '[]';
             END IF;
-        WHEN 'collections.Counter', 'builtins.set', 'builtins.frozenset', 'builtins.bytearray', 'builtins.bytes',
-             '_codecs.encode' THEN
+        WHEN 'collections.Counter' THEN
             IF args = '[]' THEN
-                RETURN CASE WHEN name LIKE '%bytes' OR name LIKE '%bytearray' THEN '{ "$bytes": ""}'
-                            WHEN name LIKE '%Counter' THEN '{}' ELSE '[]' END;
+                RETURN '{}';
+            ELSIF is_call AND left(args, 2) = '[{' AND left(args, 3) <> '[{ ' AND is_shallow AND octet_length(args) <= 1048576 THEN
+                IF jsonb_array_length(args::jsonb) = 1 THEN
+                    RETURN substr(args, 2, length(args) - 2);
+                END IF;
             END IF;
-            IF is_shallow AND octet_length(args) <= 1048576 THEN  -- else reading it here might exceed the stack, or the time
+        WHEN 'builtins.set', 'builtins.frozenset' THEN
+            IF args = '[]' THEN
+                RETURN '[]';
+            ELSIF (is_call OR name = 'builtins.frozenset') AND left(args, 2) = '[['
+                  AND is_shallow AND octet_length(args) <= 1048576 THEN
                 parsed := args::jsonb;
-                IF jsonb_array_length(parsed) = 1
-                   AND (jsonb_typeof(parsed -> 0) = 'array' AND name IN ('builtins.set', 'builtins.frozenset')
-                        OR jsonb_typeof(parsed -> 0) = 'object' AND name = 'collections.Counter' AND args NOT LIKE '[{ %'
-                        OR args LIKE '[{ "$bytes": %' AND name IN ('builtins.bytearray', 'builtins.bytes')) THEN
+                IF jsonb_array_length(parsed) = 1 AND pgstore.pickle_differ(parsed -> 0) THEN
+                    RETURN substr(args, 2, length(args) - 2);
+                END IF;
+            END IF;
+        WHEN 'builtins.bytearray', 'builtins.bytes', '_codecs.encode' THEN
+            IF args = '[]' AND name <> '_codecs.encode' THEN
+                RETURN '{ "$bytes": ""}';
+            ELSIF (is_call OR name = 'builtins.bytes') AND is_shallow AND octet_length(args) <= 1048576 THEN
+                parsed := args::jsonb;
+                IF jsonb_array_length(parsed) = 1 AND args LIKE '[{ "$bytes": %' AND name <> '_codecs.encode' THEN
                     RETURN substr(args, 2, length(args) - 2);
                 END IF;
                 -- Protocol 2 has no bytes: they stand as a str of the same numbers.
                 IF jsonb_array_length(parsed) = 2 AND parsed ->> 1 IN ('latin1', 'latin-1')
-                   AND name IN ('_codecs.encode', 'builtins.bytearray') THEN
+                   AND (left(args, 2) = '["' OR args LIKE '[{ "$str": %') THEN
                     IF jsonb_typeof(parsed -> 0) = 'string' THEN
                         iso := replace(parsed ->> 0, '\', '\\');
                     ELSE
@@ -500,15 +571,17 @@ BEGIN
                 END IF;
             END IF;
         WHEN 'datetime.datetime', 'datetime.date', 'datetime.time' THEN
-            found := regexp_match(args, '^\[\{ "\$bytes": "([^"]*)"\}(, \{ "\$class": "datetime\.timezone", "\$args": \[\{ '
+            part := regexp_match(args, '^\[\{ "\$bytes": "([^"]*)"\}(, \{ "\$class": "datetime\.timezone", "\$args": \[\{ '
                                         '"\$class": "datetime\.timedelta", "\$args": \[(-?\d{1,3}), (\d{1,6}), 0\]\}\]\})?\]$');
-            IF found IS NOT NULL THEN
-                bytes := decode(found[1], 'base64');
+            IF part IS NOT NULL THEN
+                bytes := decode(part[1], 'base64');
                 clock := CASE WHEN name = 'datetime.datetime' THEN 4 ELSE 0 END;  -- where in bytes the time begins
-                zone := coalesce(found[3]::bigint * 86400 + found[4]::bigint, 0);
+                zone := coalesce(part[3]::bigint * 86400 + part[4]::bigint, 0);
                 -- As isoformat() writes it. What that leaves out (the second of two equal hours) or refuses stays as it is.
                 IF octet_length(bytes) = (CASE name WHEN 'datetime.datetime' THEN 10 WHEN 'datetime.date' THEN 4 ELSE 6 END)
-                   AND abs(zone) < 86400 AND (found[2] IS NULL OR name <> 'datetime.date') THEN
+                   AND abs(zone) < 86400 AND (part[2] IS NULL OR name <> 'datetime.date')
+                   AND (name = 'datetime.date'
+                        OR get_byte(bytes, clock + 3) * 65536 + get_byte(bytes, clock + 4) * 256 + get_byte(bytes, clock + 5) < 1000000) THEN
                     IF name <> 'datetime.time' THEN
                         IF get_byte(bytes, 0) * 256 + get_byte(bytes, 1) NOT BETWEEN 1 AND 9999
                            OR get_byte(bytes, 2) NOT BETWEEN 1 AND 12 OR get_byte(bytes, 3) NOT BETWEEN 1 AND 31 THEN
@@ -529,7 +602,7 @@ BEGIN
                             iso := iso || '.' || lpad((get_byte(bytes, clock + 3) * 65536 + get_byte(bytes, clock + 4) * 256
                                                        + get_byte(bytes, clock + 5))::text, 6, '0');
                         END IF;
-                        IF found[2] IS NOT NULL THEN
+                        IF part[2] IS NOT NULL THEN
                             iso := iso || CASE WHEN zone < 0 THEN '-' ELSE '+' END || lpad((abs(zone) / 3600)::text, 2, '0')
                                    || ':' || lpad((abs(zone) / 60 % 60)::text, 2, '0')
                                    || CASE WHEN zone % 60 <> 0 THEN ':' || lpad((abs(zone) % 60)::text, 2, '0') ELSE '' END;
@@ -558,17 +631,20 @@ $function$;
 --                                        a fixed offset {"$class", "$args"}
 --   a class or function                  {"$class": "module.name"}
 --   an instance                          {"$class", "$args" of its constructor, "$state"}, "$kwargs", "$items" of a subclass of
---                                        list and "$entries" of one of dict where there are any
+--                                        list and "$entries" of one of dict where there are any; so is one of the classes above
+--                                        that was made in another way than Python's own pickles make it
 --
 -- A dict of the user's with such keys looks the same; nothing is decided by them. NULL for what is not a pickle or is damaged, for
--- what contains itself, and beyond the bounds that keep a look at a table bounded: 8 MiB, a million instructions, 1,000
--- levels, 64 MiB of intermediate text (some 200,000 numbers in one list), 256 KiB of a str with half surrogates. Never an error.
+-- what contains itself, for keys of one dict that may be equal in Python though they are written differently, and beyond the bounds
+-- that keep a look at a table bounded: 8 MiB, a million instructions, 1,000 levels, 64 MiB of intermediate text (some 200,000
+-- numbers in one list), 256 KiB of a str with half surrogates. Never an error.
 --
 -- How: a stack of JSON texts. Texts are tagged in ways that JSON ignores: "{ " begins what is not a dict, " }" ends a class that
 -- has not been called, and an instance whose items may grow. A container stands on the stack and in the memo: if it grows, both do;
 -- if it was taken from the memo before it grew, it contains itself.
 CREATE FUNCTION pgstore.decode_pickle(data bytea) RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE COST 1000 AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE COST 1000
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET extra_float_digits = 1 AS $function$
 DECLARE
     b      bytea;
     n      integer := octet_length(data);
@@ -582,6 +658,9 @@ DECLARE
     memos  integer := 0;
     owner  integer[] := '{}';         -- by place on the stack: where in the memo the container there stands, 0 if nowhere
     taken  integer[] := '{}';         -- by place in the memo: 1 if the container there was taken from it
+    odd    text[] := '{}';            -- keys of a dict that are no str
+    room   bigint[] := '{}';          -- by place on the stack: of a deque that drops what is too much, how many more it takes
+    bounded boolean := false;         -- there is such a deque
     nodes  integer := 0;              -- containers made; no value is nested deeper than that
     work   bigint := 0;               -- bytes copied
     parts  text[];
@@ -675,6 +754,9 @@ BEGIN
                 top := top + 1;
                 stack[top] := CASE op WHEN 125 THEN '{}' ELSE '[]' END;
                 nodes := nodes + 1;
+                IF bounded THEN
+                    room[top] := NULL;
+                END IF;
                 IF get_byte(b, at) = 148 THEN
                     at := at + 1;
                     memos := memos + 1;
@@ -709,11 +791,18 @@ BEGIN
                             e := stack[i];
                             len := len + 1;
                             IF left(e, 1) <> '"' THEN
+                                odd := odd || e;
                                 e := to_json(e)::text;
                             END IF;
                             parts[len] := e || ': ' || stack[i + 1];
                         END LOOP;
                         e := array_to_string(parts, ', ');
+                        IF odd <> '{}' THEN
+                            IF NOT pgstore.pickle_keys_differ(odd) THEN
+                                RETURN NULL;
+                            END IF;
+                            odd := '{}';
+                        END IF;
                         IF s = '{}' THEN
                             s := '{' || e || '}';
                         ELSIF left(s, 2) = '{"' THEN
@@ -727,6 +816,12 @@ BEGIN
                             nodes := nodes + 1;
                         END IF;
                     ELSE
+                        IF bounded AND room[m] IS NOT NULL THEN
+                            room[m] := room[m] - (top - m);
+                            IF room[m] < 0 THEN  -- Python has the last ones only
+                                RETURN NULL;
+                            END IF;
+                        END IF;
                         FOR i IN m + 1 .. top LOOP
                             parts[i - m] := stack[i];
                         END LOOP;
@@ -796,7 +891,10 @@ BEGIN
                          * power(2::double precision, (m - m / 2)::double precision);
                 END IF;
                 top := top + 1;
-                stack[top] := pgstore.float_json(CASE WHEN x < 0 THEN -f ELSE f END);
+                f := CASE WHEN x < 0 THEN -f ELSE f END;
+                e := f::text;
+                -- Most are written so already: a call for each number in a list takes as long as all the rest.
+                stack[top] := CASE WHEN strpos(e, '.') > 0 AND strpos(e, 'e') = 0 THEN e ELSE pgstore.float_json(f) END;
             WHEN 77 THEN  -- BININT2
                 top := top + 1;
                 stack[top] := (get_byte(b, at) + get_byte(b, at + 1) * 256)::text;
@@ -944,9 +1042,23 @@ BEGIN
                 IF right(s, 3) <> '" }' THEN  -- what is called is what a call returned
                     s := '{ "$class": ' || s || ', "$args": ' || e || '}';
                 ELSIF op <> 146 AND s ~ '^\{ "\$class": "(datetime|collections|builtins|_codecs)\.' THEN
-                    s := pgstore.pickle_object(s, e, nodes <= 1000);
+                    IF op = 82 AND s = '{ "$class": "collections.deque" }' THEN
+                        x := substring(e FROM '^\[\[\], (\d{1,18})\]$');
+                        IF x IS NOT NULL THEN
+                            bounded := true;
+                        END IF;
+                    ELSE
+                        x := NULL;
+                    END IF;
+                    s := pgstore.pickle_object(s, e, op = 82, nodes <= 1000);
+                    IF bounded THEN
+                        room[top] := x;
+                    END IF;
                 ELSE
                     s := left(s, -2) || ', "$args": ' || e || '}';
+                    IF bounded THEN
+                        room[top] := NULL;
+                    END IF;
                 END IF;
                 stack[top] := s;
                 owner[top] := 0;
@@ -1009,7 +1121,7 @@ $function$;
 -- The stored text of a str key, as serializers/keys.py writes it: itself, but escaped if it begins with U+0001, and cut before a
 -- hash if it has more than 1,024 bytes.
 CREATE FUNCTION pgstore.dict_key(key text) RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
 DECLARE
     stored text COLLATE "C" := key;  -- whatever the caller's collation: some ignore U+0001
     data   bytea;
@@ -1058,7 +1170,7 @@ SELECT s.environment,
 -- Keys are those that are str in Python. Each function comes by id and by name; a Dict that is not there is error P0002.
 
 CREATE FUNCTION pgstore.dict_id(p_name text, p_environment text DEFAULT 'main') RETURNS bigint
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     found_id bigint := (SELECT s.id
                           FROM pgstore.store s
@@ -1076,7 +1188,7 @@ $function$;
 
 -- NULL for a key that is not there or has expired; the JSON value null is 'null'.
 CREATE FUNCTION pgstore.dict_get(p_store_id bigint, p_key text) RETURNS jsonb
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     stored CONSTANT text COLLATE "C" := pgstore.dict_key(p_key);
     result jsonb;
@@ -1094,7 +1206,7 @@ END
 $function$;
 
 CREATE FUNCTION pgstore.dict_get(p_name text, p_key text, p_environment text DEFAULT 'main') RETURNS jsonb
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RETURN pgstore.dict_get(pgstore.dict_id(p_name, p_environment), p_key);
 END
@@ -1102,7 +1214,7 @@ $function$;
 
 -- Numbers become what Python calls them: 1 an int, which increment() takes, 1.0 and 0.1 a float; what neither holds stays JSON.
 CREATE FUNCTION pgstore.dict_put(p_store_id bigint, p_key text, p_value jsonb) RETURNS void
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
 DECLARE
     stored   CONSTANT text COLLATE "C" := pgstore.dict_key(p_key);
     encoded  CONSTANT bytea := convert_to(p_key, 'UTF8');
@@ -1177,7 +1289,7 @@ END
 $function$;
 
 CREATE FUNCTION pgstore.dict_put(p_name text, p_key text, p_value jsonb, p_environment text DEFAULT 'main') RETURNS void
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     PERFORM pgstore.dict_put(pgstore.dict_id(p_name, p_environment), p_key, p_value);
 END
@@ -1185,7 +1297,7 @@ $function$;
 
 -- Whether there was such a key.
 CREATE FUNCTION pgstore.dict_delete(p_store_id bigint, p_key text) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     stored   CONSTANT text COLLATE "C" := pgstore.dict_key(p_key);
     settings jsonb;
@@ -1216,7 +1328,7 @@ END
 $function$;
 
 CREATE FUNCTION pgstore.dict_delete(p_name text, p_key text, p_environment text DEFAULT 'main') RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RETURN pgstore.dict_delete(pgstore.dict_id(p_name, p_environment), p_key);
 END
@@ -1226,7 +1338,7 @@ $function$;
 
 -- As zlib.crc32: 0 to 4294967295.
 CREATE FUNCTION pgstore.crc32(data bytea) RETURNS bigint
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     shifted CONSTANT bigint[] := '{0,498536548,997073096,651767980,1994146192,1802195444,1303535960,1342533948,
                                    3988292384,4027552580,3604390888,3412177804,2607071920,2262029012,2685067896,3183342108}';
@@ -1244,7 +1356,7 @@ $function$;
 -- Wake those who wait for a topic of a store, if anybody does (pgstore/client/listener.py): who waits holds a shared advisory lock.
 -- An unconditional NOTIFY would make all commits of the database queue up.
 CREATE FUNCTION pgstore.notify_if_awaited(store_id bigint, topic text) RETURNS void
-LANGUAGE plpgsql VOLATILE STRICT AS $function$
+LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     payload text := store_id::text || '/' || topic;
     crc     bigint := pgstore.crc32(convert_to(payload, 'UTF8'));
@@ -1312,7 +1424,7 @@ SELECT s.environment,
 -- Put a JSON value, which Python takes as plain objects. A trigger on a table of yours can feed workers so. A Queue that is not there
 -- is error P0002, one that is full (maxsize) 53400: nothing in SQL waits for room.
 CREATE FUNCTION pgstore.queue_put(p_store_id bigint, p_item jsonb, p_partition text DEFAULT '') RETURNS void
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     settings jsonb;
     maxsize  bigint;
@@ -1357,7 +1469,7 @@ END
 $function$;
 
 CREATE FUNCTION pgstore.queue_put(p_name text, p_item jsonb, p_partition text DEFAULT '', p_environment text DEFAULT 'main')
-RETURNS void LANGUAGE plpgsql VOLATILE AS $function$
+RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     found_id CONSTANT bigint := (SELECT s.id
                                    FROM pgstore.store s
@@ -1386,7 +1498,7 @@ $function$;
 -- nothing: an item that it has taken, and may give back, would be invisible here. Else low is NULL, and nothing is done.
 CREATE FUNCTION pgstore.queue_advance(p_store_id bigint, p_partition text, p_last_id bigint, p_inserters text[], p_server text,
                                       OUT low bigint, OUT last_id bigint, OUT inserters text[], OUT server text)
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 #variable_conflict use_column
 DECLARE
     still_there text[];
@@ -1452,7 +1564,8 @@ $function$;
 -- p_low: a mark; 0: the one that is kept. Of more than eight items that make up more than 2 GiB only eight.
 CREATE FUNCTION pgstore.queue_take(p_store_id bigint, p_partition text, p_items bigint, p_low bigint)
 RETURNS TABLE (id bigint, put_at timestamptz, codec "char", payload bytea, attempts smallint)
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $function$
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $function$
 #variable_conflict use_column
 BEGIN
     IF p_low = 0 THEN
@@ -1503,13 +1616,24 @@ $function$;
 CREATE FUNCTION pgstore.chunk_create(p_store_id bigint, p_chunk_id bigint, p_offset bigint, p_data bytea) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-    made oid;
+    made    oid;
+    grantee text;
 BEGIN
     PERFORM FROM pgstore.file_system f WHERE f.store_id = p_store_id AND f.storage = 'l';
     IF NOT FOUND THEN
         RAISE EXCEPTION 'file system % does not keep large objects', p_store_id USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
     made := lo_create(0);
+    -- From PostgreSQL 18 on default privileges may let others read, or write, what is made here.
+    FOR grantee IN
+        SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
+          FROM pg_largeobject_metadata m
+         CROSS JOIN LATERAL aclexplode(m.lomacl) a
+         WHERE m.oid = made
+           AND a.grantee <> m.lomowner
+    LOOP
+        EXECUTE format('REVOKE ALL ON LARGE OBJECT %s FROM %s', made, grantee);
+    END LOOP;
     PERFORM lo_put(made, p_offset, p_data);
     INSERT INTO pgstore.chunk (store_id, id, large_object) VALUES (p_store_id, p_chunk_id, made);
 END
@@ -1631,7 +1755,7 @@ $function$;
 
 -- data with piece written at p_offset; what lies between becomes zeros.
 CREATE FUNCTION pgstore.bytes_overlaid(data bytea, p_offset integer, piece bytea) RETURNS bytea
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     size CONSTANT integer := octet_length(data);
 BEGIN
@@ -1654,7 +1778,7 @@ $function$;
 
 -- Writes into a blob that is not shared, of which the caller holds the locks.
 CREATE FUNCTION pgstore.blob_write(p_store_id bigint, p_blob_id bigint, p_chunk_size integer, p_offset bigint, p_data bytea) RETURNS void
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     stop       CONSTANT bigint := p_offset + octet_length(p_data);
     at         bigint := p_offset;
@@ -1732,7 +1856,7 @@ END
 $function$;
 
 CREATE FUNCTION pgstore.chunk_replace(p_store_id bigint, p_blob_id bigint, p_position integer, p_old bigint, p_new bigint) RETURNS void
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     UPDATE pgstore.extent
        SET chunk_id = p_new,
@@ -1746,7 +1870,7 @@ $function$;
 
 -- A blob for a file that is not inline any more. Returns its id.
 CREATE FUNCTION pgstore.blob_create(p_store_id bigint, p_data bytea) RETURNS bigint
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     made       CONSTANT bigint := nextval('pgstore.blob_id_seq');
     chunk_size CONSTANT integer := (SELECT f.chunk_size_bytes FROM pgstore.file_system f WHERE f.store_id = p_store_id);
@@ -1761,7 +1885,7 @@ $function$;
 
 -- A blob of one's own with the first chunks of one that is shared. Returns its id.
 CREATE FUNCTION pgstore.blob_fork(p_store_id bigint, p_blob_id bigint, p_chunks bigint) RETURNS bigint
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     made CONSTANT bigint := nextval('pgstore.blob_id_seq');
 BEGIN
@@ -1784,7 +1908,7 @@ $function$;
 -- Writes p_data at p_offset, NULL: at the end. p_is_relaxed: the commit need not wait for the disk. Returns the new size; NULL: no
 -- such file. Where it has to be alone after all it fails, for whoever called to try again with p_is_alone.
 CREATE FUNCTION pgstore.file_write(p_store_id bigint, p_ino bigint, p_offset bigint, p_data bytea, p_is_alone boolean, p_is_relaxed boolean) RETURNS bigint
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     is_alone boolean := p_is_alone OR p_offset IS NULL;
     there    record;
@@ -1876,7 +2000,7 @@ $function$;
 
 -- Cuts a file to p_size bytes, or lets it grow to so many by a hole. Returns whether there is such a file.
 CREATE FUNCTION pgstore.file_truncate(p_store_id bigint, p_ino bigint, p_size bigint, p_is_relaxed boolean) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     there  record;
     blob   record;
@@ -1989,7 +2113,7 @@ $function$;
 -- call has put the file, whatever others have done with it since. (As long as its rows are there: see the grace of collection.)
 CREATE FUNCTION pgstore.volume_put(p_store_id bigint, p_ino bigint, p_directory bytea[], p_name bytea, p_mode integer, p_mtime_ns bigint,
                                    p_now_ns bigint, p_data bytea, p_is_repeated boolean) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $function$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     directory bigint := 1;
     step      bytea;
@@ -2087,7 +2211,7 @@ $function$;
 
 -- A name as text: UTF-8 as itself, of anything else each byte that belongs to no character as \xff.
 CREATE FUNCTION pgstore.file_name(name bytea) RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
 DECLARE
     -- Characters of UTF-8 in PostgreSQL's escape format, as in pickle_text.
     valid   CONSTANT text := '[^\\]|\\\\|\\3(?:[1-3][0-7]|0[2-7])\\2[0-7]{2}|\\340\\2[4-7][0-7]\\2[0-7]{2}'
@@ -2109,7 +2233,7 @@ END
 $function$;
 
 CREATE FUNCTION pgstore.file_type(kind "char") RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RETURN CASE kind WHEN 'f' THEN 'file' WHEN 'd' THEN 'directory' WHEN 'l' THEN 'symlink' WHEN 'p' THEN 'fifo' ELSE 'socket' END;
 END
@@ -2125,9 +2249,9 @@ SELECT s.environment,
        s.id AS store_id,
        t.path,                                        -- from the root, without a leading slash; names as file_name() shows them
        pgstore.file_type(i.kind) AS type,             -- file, directory, symlink, fifo, socket
-       i.size_bytes AS size,
+       i.size_bytes::bigint AS size,
        to_timestamp(i.mtime_ns / 1e9) AS mtime,
-       i.mode,                                        -- permission bits, an integer
+       i.mode::integer AS mode,                       -- permission bits, an integer
        i.uid,
        i.gid,
        i.link_count,
@@ -2167,7 +2291,7 @@ SELECT s.environment,
 -- Python is not to be seen before it commits.
 
 CREATE FUNCTION pgstore.file_system_id(p_name text, p_environment text DEFAULT 'main') RETURNS bigint
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     found_id CONSTANT bigint := (SELECT s.id
                                    FROM pgstore.store s
@@ -2186,7 +2310,7 @@ $function$;
 -- Where to look for a version: the newest state (NULL) is what is valid just before the end of all versions. Version 0, the Volume as
 -- it was made, is there as long as version 1, or while there is none.
 CREATE FUNCTION pgstore.file_version(p_store_id bigint, p_version bigint) RETURNS bigint
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     found_kind CONSTANT text := (SELECT s.kind FROM pgstore.store s WHERE s.id = p_store_id);
 BEGIN
@@ -2207,7 +2331,7 @@ $function$;
 -- Where a path leads. Symbolic links are followed, the last name's too; an absolute target begins at the root of the store.
 CREATE FUNCTION pgstore.file_find(p_store_id bigint, p_path text, p_version bigint,
                                   OUT ino bigint, OUT kind "char", OUT version bigint)
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
 #variable_conflict use_column
 DECLARE
     at_version CONSTANT bigint := pgstore.file_version(p_store_id, p_version);
@@ -2294,7 +2418,7 @@ $function$;
 -- The bytes of a file, or p_length of them from p_offset on, which may reach beyond its end. At most 500 MiB at a time.
 CREATE FUNCTION pgstore.read_file(p_store_id bigint, p_ino bigint, p_version bigint DEFAULT NULL,
                                   p_offset bigint DEFAULT 0, p_length bigint DEFAULT NULL) RETURNS bytea
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $function$
 DECLARE
     at_version CONSTANT bigint := pgstore.file_version(p_store_id, p_version);
     file       record;
@@ -2369,21 +2493,21 @@ $function$;
 
 CREATE FUNCTION pgstore.read_file(p_store_id bigint, p_path text, p_version bigint DEFAULT NULL,
                                   p_offset bigint DEFAULT 0, p_length bigint DEFAULT NULL) RETURNS bytea
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-    found record;
+    target record;
 BEGIN
-    SELECT w.ino, w.kind INTO found FROM pgstore.file_find(p_store_id, p_path, p_version) w;
-    IF found.kind <> 'f' THEN
-        RAISE EXCEPTION '% is a %, not a file', quote_literal(p_path), pgstore.file_type(found.kind) USING ERRCODE = 'wrong_object_type';
+    SELECT w.ino, w.kind INTO target FROM pgstore.file_find(p_store_id, p_path, p_version) w;
+    IF target.kind <> 'f' THEN
+        RAISE EXCEPTION '% is a %, not a file', quote_literal(p_path), pgstore.file_type(target.kind) USING ERRCODE = 'wrong_object_type';
     END IF;
-    RETURN pgstore.read_file(p_store_id, found.ino, p_version, p_offset, p_length);
+    RETURN pgstore.read_file(p_store_id, target.ino, p_version, p_offset, p_length);
 END
 $function$;
 
 CREATE FUNCTION pgstore.read_file(p_name text, p_path text, p_version bigint DEFAULT NULL, p_environment text DEFAULT 'main',
                                   p_offset bigint DEFAULT 0, p_length bigint DEFAULT NULL) RETURNS bytea
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RETURN pgstore.read_file(pgstore.file_system_id(p_name, p_environment), p_path, p_version, p_offset, p_length);
 END
@@ -2391,14 +2515,14 @@ $function$;
 
 -- The same as text; what is not text in this encoding is error 22021.
 CREATE FUNCTION pgstore.read_text(p_store_id bigint, p_ino bigint, p_version bigint DEFAULT NULL, p_encoding text DEFAULT 'UTF8')
-RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RETURN convert_from(pgstore.read_file(p_store_id, p_ino, p_version), p_encoding);
 END
 $function$;
 
 CREATE FUNCTION pgstore.read_text(p_store_id bigint, p_path text, p_version bigint DEFAULT NULL, p_encoding text DEFAULT 'UTF8')
-RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RETURN convert_from(pgstore.read_file(p_store_id, p_path, p_version), p_encoding);
 END
@@ -2406,7 +2530,7 @@ $function$;
 
 CREATE FUNCTION pgstore.read_text(p_name text, p_path text, p_version bigint DEFAULT NULL, p_environment text DEFAULT 'main',
                                   p_encoding text DEFAULT 'UTF8') RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RETURN convert_from(pgstore.read_file(p_name, p_path, p_version, p_environment), p_encoding);
 END
@@ -2418,31 +2542,31 @@ CREATE FUNCTION pgstore.list_directory(p_store_id bigint, p_path text, p_version
                                        p_recursive boolean DEFAULT false, p_after bytea DEFAULT NULL, p_limit bigint DEFAULT NULL)
 RETURNS TABLE (path text, type text, size bigint, mtime timestamptz, mode integer, link_target text, version bigint, ino bigint,
                name bytea)
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET jit = off AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 #variable_conflict use_column
 DECLARE
     at_version CONSTANT bigint := coalesce(p_version, 9223372036854775806);
     prefix     CONSTANT text := (SELECT string_agg(p.part, '/' ORDER BY p.position)
                                    FROM string_to_table(p_path, '/') WITH ORDINALITY AS p (part, position)
                                   WHERE p.part NOT IN ('', '.'));
-    found      record;
+    target     record;
 BEGIN
-    SELECT w.ino, w.kind, w.version INTO found FROM pgstore.file_find(p_store_id, p_path, p_version) w;
+    SELECT w.ino, w.kind, w.version INTO target FROM pgstore.file_find(p_store_id, p_path, p_version) w;
     IF p_recursive AND (p_after IS NOT NULL OR p_limit IS NOT NULL) THEN
         RAISE EXCEPTION 'a recursive listing has no pages' USING ERRCODE = 'invalid_parameter_value';
-    ELSIF found.kind <> 'd' THEN
+    ELSIF target.kind <> 'd' THEN
         RETURN QUERY
         SELECT prefix, pgstore.file_type(n.kind), n.size_bytes::bigint, to_timestamp(n.mtime_ns / 1e9), n.mode::integer, NULL::text,
-               nullif(greatest(found.version, n.version_from), 0), n.ino::bigint, convert_to(substring(prefix FROM '[^/]*$'), 'UTF8')
+               nullif(greatest(target.version, n.version_from), 0), n.ino::bigint, convert_to(substring(prefix FROM '[^/]*$'), 'UTF8')
           FROM pgstore.inode n
          WHERE n.store_id = p_store_id
-           AND n.ino = found.ino
+           AND n.ino = target.ino
            AND n.version_from <= at_version
            AND n.version_to > at_version;
     ELSIF p_recursive THEN
         RETURN QUERY
         WITH RECURSIVE tree AS (
-             SELECT found.ino, 'd'::"char" AS kind, prefix AS path, found.version AS version, NULL::bytea AS name
+             SELECT target.ino, 'd'::"char" AS kind, prefix AS path, target.version AS version, NULL::bytea AS name
               UNION ALL
              SELECT e.ino, e.kind, concat(w.path || '/', pgstore.file_name(e.name)), greatest(w.version, e.version_from), e.name
                FROM tree w
@@ -2473,11 +2597,11 @@ BEGIN
         RETURN QUERY
         SELECT concat(prefix || '/', pgstore.file_name(e.name)), pgstore.file_type(i.kind), i.size_bytes::bigint,
                to_timestamp(i.mtime_ns / 1e9), i.mode::integer, pgstore.file_name(i.link_target),
-               nullif(greatest(found.version, e.version_from, i.version_from), 0), e.ino, e.name::bytea
+               nullif(greatest(target.version, e.version_from, i.version_from), 0), e.ino, e.name::bytea
           FROM (SELECT d.ino, d.name, d.version_from
                   FROM pgstore.dirent d
                  WHERE d.store_id = p_store_id
-                   AND d.parent = found.ino
+                   AND d.parent = target.ino
                    AND d.name > coalesce(p_after, '')
                    AND d.version_from <= at_version
                    AND d.version_to > at_version
@@ -2500,7 +2624,7 @@ CREATE FUNCTION pgstore.list_directory(p_name text, p_path text, p_version bigin
                                        p_recursive boolean DEFAULT false, p_after bytea DEFAULT NULL, p_limit bigint DEFAULT NULL)
 RETURNS TABLE (path text, type text, size bigint, mtime timestamptz, mode integer, link_target text, version bigint, ino bigint,
                name bytea)
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $function$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RETURN QUERY
     SELECT *

@@ -84,6 +84,7 @@ def run_checks(url: str, checks: dict[str, str]) -> list[Finding]:
         with psycopg.connect(url) as connection:
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             connection.read_only = True
+            connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
             for name, query in checks.items():
                 cursor = connection.execute(query.encode())
                 rows = cursor.fetchmany(ROWS_MAX)

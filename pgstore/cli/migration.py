@@ -59,5 +59,7 @@ def _report(report: migrations.Report, where: str, roles: migrations.Roles | Non
             f"roles without: {', '.join(report.roles_missing)} (missing, or not this login's to grant: a role with CREATEROLE can "
             "make them; run this again then)"
         )
+    if report.roles_else:
+        print(f"others with rights, not given by this: {', '.join(report.roles_else)}")
     if roles is None:
         print("no roles were asked for: only the owner of the schema can use it")

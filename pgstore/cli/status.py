@@ -19,6 +19,7 @@ from pgstore.core.statement import Statement
 from pgstore.core.steps import run_blocking
 
 WHERE = Statement("SELECT current_database()::text, current_user::text", reads=True)
+ROLES = Statement(migrate.GRANTEES, reads=True)
 SIZES = Statement(
     """
     SELECT environment, kind, count(*), sum(entries)::bigint, sum(size_bytes)::bigint
@@ -56,6 +57,8 @@ class Report:
     """Through a pooler in transaction mode; None: not found out."""
     schema_found: str | None
     schema_needed: str
+    roles: list[str] | None
+    """Who holds rights in the schema beside its owner; None: there is no schema."""
     stores: list[Stores] | None
     """None: in a schema that this code cannot read."""
 
@@ -123,6 +126,7 @@ def _look(link: BlockingLink, chosen: Target) -> tuple[Report, errors.SchemaErro
             pooled=pooled,
             schema_found=found,
             schema_needed=migrate.SCHEMA_REVISION,
+            roles=None if found is None else [name for (name,) in link.execute(Query(ROLES))],
             stores=stores,
         ),
         problem,
@@ -143,6 +147,7 @@ def _show(report: Report) -> None:
             ("database", f"{report.database} as {report.login}, {report.address} (from {report.source})"),
             ("server", f"PostgreSQL {report.server_version}{', through a pooler' if report.pooled else ''}"),
             ("schema", f"{found}; this pgstore needs {report.schema_needed}"),
+            *([("rights", ", ".join(report.roles) or "the owner's alone")] if report.roles is not None else []),
         ]
     )
     if report.stores:

@@ -35,14 +35,25 @@ class _PackedDumper(Dumper):
         return obj
 
 
-def _packed_type(name: str, oid: int) -> tuple[type[_Packed], type[Dumper]]:
-    return type(f"Packed_{name}", (_Packed,), {"oid": oid}), type(f"Dumper_{name}", (_PackedDumper,), {"oid": oid})
+class _Absent:
+    """A parameter that is NULL, of its type. Without one PostgreSQL takes `$1 * interval` for an operator on two intervals."""
+
+
+class _AbsentDumper(Dumper):
+    format = pq.Format.BINARY
+
+    def dump(self, obj: _Absent) -> None:
+        return None
+
+
+def _packed_type(name: str, oid: int) -> tuple[type[_Packed], _Absent]:
+    packed, absent = type(f"Packed_{name}", (_Packed,), {"oid": oid}), type(f"Absent_{name}", (_Absent,), {})
+    ADAPTERS.register_dumper(packed, type(f"Dumper_{name}", (_PackedDumper,), {"oid": oid}))
+    ADAPTERS.register_dumper(absent, type(f"AbsentDumper_{name}", (_AbsentDumper,), {"oid": oid}))
+    return packed, absent()
 
 
 _PACKED: Final = {name: _packed_type(name, oid) for name, (oid, _) in TYPES.items()}
-for _kind, _dumper in _PACKED.values():
-    ADAPTERS.register_dumper(_kind, _dumper)
-del _kind, _dumper
 
 
 class _BorrowedCursor(psycopg.RawCursor[tuple[Any, ...]]):
@@ -234,7 +245,7 @@ class BorrowedAsyncLink:
 def _parameters(query: Query) -> Sequence[Any]:
     statement = query.statement
     return [
-        None if value is None else _PACKED[name][0](value)
+        _PACKED[name][1] if value is None else _PACKED[name][0](value)
         for name, value in zip(statement.types, statement.pack(query.values), strict=True)
     ]
 

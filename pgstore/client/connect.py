@@ -16,19 +16,33 @@ from pgstore import errors, migrate
 from pgstore.client.links import ADAPTERS, AsyncLink, BlockingLink, BrokenLink, Link
 from pgstore.core.mapping import check_conninfo, describe, map_connect_error
 from pgstore.core.operation import Many, Query
+from pgstore.core.search_path import fault_of
 from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps
 
 SERVER_VERSION_MIN = 140000
 
-# Behind a pooler in transaction mode another backend answers than the one that said hello.
-WHO_ANSWERS = Statement("SELECT pg_backend_pid(), to_regclass('pgstore.installation') IS NOT NULL", reads=True)
+# These two are the first on a connection, and are right whatever its search_path: they look nothing up along it, not even an
+# operator or the name of a type. Behind a pooler in transaction mode another backend answers than the one that said hello.
+WHO_ANSWERS = Statement(
+    """
+    SELECT pg_catalog.pg_backend_pid(),
+           pg_catalog.to_regclass('pgstore.installation') IS NOT NULL,
+           pg_catalog.current_setting('search_path')
+    """,
+    reads=True,
+)
 # A copy made by CREATE DATABASE … TEMPLATE has the same id, so the name tells, too; what was restored under its old name has
 # another oid.
 SCHEMA = Statement(
     """
-    SELECT r.version_num, i.oldest_code_revision, i.id::text || '/' || current_database(),
-           (SELECT d.oid::bigint FROM pg_catalog.pg_database d WHERE d.datname = current_database())
+    SELECT r.version_num,
+           i.oldest_code_revision,
+           pg_catalog.concat_ws('/', i.id, pg_catalog.current_database()),
+           (SELECT d.oid::pg_catalog.int8
+              FROM pg_catalog.pg_database d
+             WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()),
+           pg_catalog.current_setting('search_path')
       FROM pgstore.schema_revision r
      CROSS JOIN pgstore.installation i
     """,
@@ -36,26 +50,33 @@ SCHEMA = Statement(
 )
 # Generic plans: planning a point read costs three times its execution, and our statements have one good plan each. Sequential
 # scans are not it, but look cheapest for a table that is still empty, and such a plan stays while the table grows: 5,000 names
-# looked up in a directory took 8 s instead of 0.4 s. What can only be scanned then seems costly, and would be compiled.
-SETTINGS = (
+# looked up in a directory took 8 s instead of 0.4 s. What can only be scanned then seems costly, and would be compiled. A role
+# that is read-only by default is so to guard against slips in SQL typed by hand; who calls `put` means it.
+_SETTINGS = (
+    Query(Statement("SET default_transaction_read_only = off")),
     Query(Statement("SET default_transaction_isolation = 'read committed'")),
     Query(Statement("SET plan_cache_mode = force_generic_plan")),
     Query(Statement("SET enable_seqscan = off")),
     Query(Statement("SET jit = off")),
 )
-# For statements of the caller's own in a transaction of ours: the planner as their database has set it.
-PLAIN_PLANNER = "SET LOCAL plan_cache_mode TO DEFAULT; SET LOCAL enable_seqscan TO DEFAULT; SET LOCAL jit TO DEFAULT"
+# A second lock on a door that the statements keep shut themselves (see `core.search_path`). Not on asynchronous connections:
+# `Transaction.connection` hands them out, and the caller's own SQL needs their path, without a moment to set it.
+_SAFE_PATH = Query(Statement("SET search_path = pg_catalog, pg_temp"))
+# For statements of the caller's own in a transaction of ours: the path and the planner as their database has set them.
+CALLERS_SETTINGS = "; ".join(
+    f"SET LOCAL {name} TO DEFAULT" for name in ("search_path", "plan_cache_mode", "enable_seqscan", "jit")
+)
 # Where transaction numbers mean the same: one cluster, one timeline, and no crash in between, after which the numbers of what
 # was lost are given to others. A crash resets statistics; a person who resets them makes us ignorant, no more. Not readable
 # everywhere; where it is, the outcome of a lost COMMIT can be looked up (see `Transaction`). The timeline is that of the WAL that
 # is written now: the control file's stays the old one for a while after a promotion.
 IDENTITY = Statement(
     """
-    SELECT concat_ws('/', s.system_identifier,
-                     CASE WHEN pg_is_in_recovery() THEN lpad(upper(to_hex(c.timeline_id)), 8, '0')
-                          ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8)
-                     END,
-                     coalesce(extract(epoch FROM pg_stat_get_bgwriter_stat_reset_time()), 0))
+    SELECT pg_catalog.concat_ws('/', s.system_identifier,
+                                CASE WHEN pg_is_in_recovery() THEN lpad(upper(to_hex(c.timeline_id)), 8, '0'::text)
+                                     ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8)
+                                END,
+                                coalesce(extract(epoch FROM pg_stat_get_bgwriter_stat_reset_time()), 0::numeric))
       FROM pg_control_system() s, pg_control_checkpoint() c
     """,
     reads=True,
@@ -125,12 +146,14 @@ def introduce(link: Link, url: str) -> Steps[Introduction]:
     try:
         link.prepared = None  # until it is known that the next statement meets the same backend
         try:
-            ((backend_pid, installed),) = yield link.execute(Query(WHO_ANSWERS))
+            ((backend_pid, installed, search_path),) = yield link.execute(Query(WHO_ANSWERS))
         except errors.AccessDenied as exc:
             raise _no_access(link) from exc
+        if fault := fault_of(search_path):
+            raise errors.ConfigurationError(f"the role or the database of {describe(url)} has the {fault}")
         pooled = backend_pid != link.pgconn.backend_pid
         if not pooled:
-            yield link.execute_many(Many(SETTINGS))
+            yield link.execute_many(Many(settings(link)))
         if not installed:
             raise errors.SchemaMissing(f"the database of {describe(url)} has no pgstore schema: run `pgstore migrate`")
         try:
@@ -144,6 +167,11 @@ def introduce(link: Link, url: str) -> Steps[Introduction]:
     link.pooled = pooled
     link.prepared = None if pooled else set()
     return Introduction(pooled, rows[0])
+
+
+def settings(link: Link) -> tuple[Query, ...]:
+    """What is set in a session of ours."""
+    return (*_SETTINGS, _SAFE_PATH) if isinstance(link, BlockingLink) else _SETTINGS
 
 
 def _check_server(link: Link, url: str) -> None:
@@ -164,7 +192,8 @@ def _no_access(link: Link) -> errors.AccessDenied:
     user = (link.pgconn.user or b"").decode()
     return errors.AccessDenied(
         f"role {user!r} may not use the pgstore schema: run GRANT pgstore_reader TO {user} (to read) "
-        f"or GRANT pgstore_writer TO {user} (to read and write)"
+        f"or GRANT pgstore_writer TO {user} (to read and write); if it is a member already, it does not inherit the rights: "
+        f"ALTER ROLE {user} INHERIT, and from PostgreSQL 16 on GRANT … WITH INHERIT TRUE"
     )
 
 

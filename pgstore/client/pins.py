@@ -36,7 +36,7 @@ PIN = Statement(
     WITH found AS (
          SELECT 1 AS one
            FROM pgstore.volume_version v
-          WHERE v.store_id = $1 AND v.version = greatest($3, 1)
+          WHERE v.store_id = $1 AND v.version::bigint = greatest($3, 1)
             FOR KEY SHARE
     ), empty AS (
          SELECT 1 AS one
@@ -60,7 +60,7 @@ HOLD = Statement(
     WITH found AS (
          SELECT 1 AS one
            FROM pgstore.inode i
-          WHERE i.store_id = $1 AND i.ino = $3 AND i.version_to = 9223372036854775807
+          WHERE i.store_id = $1 AND i.ino::bigint = $3 AND i.version_to = 9223372036854775807
             FOR KEY SHARE
     ), held AS (
          INSERT INTO pgstore.inode_hold (store_id, session_id, ino)

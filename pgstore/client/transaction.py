@@ -21,12 +21,13 @@ import psycopg
 
 from pgstore import errors
 from pgstore.client.borrowed import BorrowedAsyncLink, BorrowedLink, source_of
-from pgstore.client.connect import PLAIN_PLANNER, SCHEMA, SETTINGS, check_schema
+from pgstore.client.connect import CALLERS_SETTINGS, SCHEMA, check_schema, settings
 from pgstore.client.generators import is_suspended, looped_over
 from pgstore.client.guard import Guard
 from pgstore.client.history import history_of
 from pgstore.client.links import CURRENT_XID, BrokenLink, Patience
 from pgstore.core.operation import BeforeCommit, Enrolment, Many, Participant, Query
+from pgstore.core.search_path import fault_of
 from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps, run_async, run_blocking, shielded
 
@@ -64,6 +65,7 @@ class _Root:
         # while the connection is at work, where only a signal handler or a finaliser can come in.
         self.lock = threading.RLock()
         self.is_at_work = False
+        self.lent = False  # the caller's settings were put in place of ours, since they have got hold of the connection
         self.async_lock = asyncio.Lock()
 
 
@@ -85,6 +87,7 @@ class Transaction:
         self._root: _Root | None = None
         self._savepoint: str | None = None
         self._marks: dict[object, Any] = {}
+        self._was_lent = False  # at the savepoint
         self._owner: tuple[int, Any] | None = None
         self._opener: FrameType | None = None  # a generator that somebody loops over
         self._blocking = True
@@ -130,8 +133,9 @@ class Transaction:
             return root.link.connection
 
     def _lend(self, root: _Root) -> Steps[None]:
-        if not root.link.exposed and root.link.prepared is not None:  # None: a pooler; the planner was left alone
-            yield from self._checked(root.link.command, PLAIN_PLANNER)
+        if not root.link.exposed and root.link.prepared is not None:  # None: a pooler; the session was left alone
+            yield from self._checked(root.link.command, CALLERS_SETTINGS)
+            root.lent = True
         self._expose(root)
 
     @staticmethod
@@ -306,9 +310,15 @@ class Transaction:
             yield from self.savepoint()
 
     def _check_joined(self, link: Any) -> Steps[None]:
-        """The caller's connection has to lead to a database with our schema, and to the one that the client uses."""
+        """
+        The caller's connection has to lead to a database with our schema, and to the one that the client uses.
+
+        And its session must call what our statements mean (see `core.search_path`).
+        """
         client = self._client
         rows = yield link.execute(Query(SCHEMA))
+        if rows and (fault := fault_of(rows[0][4])):
+            raise errors.InvalidError(f"the connection to join has the {fault}")
         check_schema(rows)
         here = history_of(rows[0])
         if client.meets(here):
@@ -332,6 +342,7 @@ class Transaction:
             yield from self._guard(root)
         root.savepoints += 1
         self._savepoint = f"pgstore_{root.savepoints}"
+        self._was_lent = root.lent
         yield from self._checked(root.link.command, f"SAVEPOINT {self._savepoint}")
         self._marks = {key: participant.mark() for key, participant in root.participants.items()}
 
@@ -560,6 +571,8 @@ class Transaction:
             with contextlib.suppress(errors.StoreUnavailable):
                 yield from self._checked(root.link.command, f"ROLLBACK TO SAVEPOINT {self._savepoint}")
                 yield from self._checked(root.link.command, f"RELEASE SAVEPOINT {self._savepoint}")
+                if root.lent and not self._was_lent:  # which has brought our settings back
+                    yield from self._checked(root.link.command, CALLERS_SETTINGS)
 
     def _abandon(self, root: _Root) -> Steps[None]:
         for participant in root.participants.values():
@@ -590,7 +603,7 @@ class Transaction:
         usable = link.clean
         if link.exposed and usable:
             try:
-                yield from link.recover(SETTINGS)
+                yield from link.recover(settings(link))
             except (BrokenLink, errors.Error, psycopg.Error):
                 usable = False
         if usable:

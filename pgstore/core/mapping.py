@@ -136,7 +136,10 @@ def map_error(exc: psycopg.Error) -> errors.Error:
     if state.startswith("28"):
         return errors.AccessDenied(f"the server refused the login: {text}")
     if state == "25006":
-        return errors.AccessDenied(f"the server or the transaction is read-only: {text}; connect to the primary")
+        return errors.AccessDenied(
+            f"the server or the transaction is read-only: {text}; connect to the primary, with a role that has not set "
+            "default_transaction_read_only"
+        )
     if state in ("42P01", "3F000", "42883", "42703"):
         return errors.SchemaMissing(
             f"the pgstore schema is missing or not as this code knows it: {text}; run `pgstore migrate`"

@@ -84,7 +84,7 @@ PUT_IF_REVISION = Write(
            integer_value = $5,
            float_value = $6,
            json_value = $7,
-           revision = nextval('pgstore.dict_revision_seq'),
+           revision = nextval('pgstore.dict_revision_seq'::regclass),
            updated_at = statement_timestamp(),
            expires_at = statement_timestamp() + $8 * interval '1 second'
      WHERE store_id = $1
@@ -101,7 +101,7 @@ ADD = Write(
     f"""
     UPDATE pgstore.dict_entry
        SET integer_value = integer_value + $3,
-           revision = nextval('pgstore.dict_revision_seq'),
+           revision = nextval('pgstore.dict_revision_seq'::regclass),
            updated_at = statement_timestamp()
      WHERE store_id = $1
        AND key = $2
@@ -116,8 +116,9 @@ ADD = Write(
 # Whether the sum fits, asked in a way that cannot fail: for integers by numerics; doubles overflow only if both have one sign.
 _SUM_FITS: Final = """
     CASE WHEN e.codec = 'i' AND excluded.codec = 'i'
-         THEN e.integer_value::numeric + excluded.integer_value BETWEEN -9223372036854775808 AND 9223372036854775807
-         ELSE (SELECT (a < 0) <> (b < 0)
+         THEN e.integer_value::numeric + excluded.integer_value::numeric
+              BETWEEN -9223372036854775808::numeric AND 9223372036854775807::numeric
+         ELSE (SELECT (a < 0::float8) <> (b < 0::float8)
                       OR abs(a) IN ('Infinity', 'NaN')
                       OR abs(b) IN ('Infinity', 'NaN')
                       OR abs(a) <= 1.7976931348623157e308::double precision - abs(b)

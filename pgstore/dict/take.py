@@ -26,8 +26,8 @@ T = TypeVar("T")
 
 # With all that it takes to put it back. Times in microseconds, which pass through a double as they are; NULL: never.
 _COLUMNS: Final = f"""
-    key, key_pickle, {READ}, revision, (extract(epoch FROM updated_at) * 1000000)::bigint,
-    CASE WHEN isfinite(expires_at) THEN (extract(epoch FROM expires_at) * 1000000)::bigint END, {ALIVE}
+    key, key_pickle, {READ}, revision, (extract(epoch FROM updated_at) * 1000000::numeric)::bigint,
+    CASE WHEN isfinite(expires_at) THEN (extract(epoch FROM expires_at) * 1000000::numeric)::bigint END, {ALIVE}
 """
 _ONE: Final = f"SELECT {_COLUMNS} FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2"
 _MANY: Final = f"SELECT {_COLUMNS} FROM pgstore.dict_entry WHERE store_id = $1 AND key = ANY ($2)"
@@ -64,9 +64,9 @@ def _one_or_taken(loads_everywhere: str) -> Statement:
 # takes a trip less so. One that does not load after all, written by something else or damaged, is put back.
 _NO_PICKLE: Final = "WHEN 'i' THEN true WHEN 'f' THEN true WHEN 'j' THEN octet_length(json_value::text) <= 512"
 _NO_CLASS: Final = """
-    WHEN 'p' THEN octet_length(value) BETWEEN 4 AND 1024
+    WHEN 'p' THEN pg_catalog.octet_length(value) BETWEEN 4 AND 1024
                   AND position(decode('93', 'hex') IN value) = 0
-                  AND get_byte(value, octet_length(value) - 1) = 46
+                  AND pg_catalog.get_byte(value, pg_catalog.octet_length(value) - 1) = 46
 """
 ONE_OR_TAKEN = _one_or_taken(_NO_PICKLE + _NO_CLASS)
 ONE_OR_TAKEN_IF_NO_PICKLE = _one_or_taken(_NO_PICKLE)
@@ -109,7 +109,7 @@ REMOVE_ALL = Write(
      USING locked
      WHERE store_id = $1
        AND key = locked.wanted
-       AND (SELECT count(*) FROM locked) = cardinality($2)
+       AND (SELECT count(*) FROM locked) = pg_catalog.cardinality($2)
     """,
     "int8 text[] int8[]",
     kind="d",
@@ -123,7 +123,8 @@ PUT_BACK = Write(
     f"""
     INSERT INTO pgstore.dict_entry AS e (store_id, key, key_pickle, {VALUE}, revision, updated_at, expires_at)
     SELECT s.id, u.key, u.key_pickle, u.codec, u.value, u.integer_value, u.float_value, u.json_value, u.revision,
-           timestamptz 'epoch' + u.updated * interval '1 microsecond', timestamptz 'epoch' + u.expiry * interval '1 microsecond'
+           timestamptz 'epoch' + u.updated::float8 * interval '1 microsecond',
+           timestamptz 'epoch' + u.expiry::float8 * interval '1 microsecond'
       FROM pgstore.store s
      CROSS JOIN unnest($2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
                 AS u (key, key_pickle, codec, value, integer_value, float_value, json_value, revision, updated, expiry)

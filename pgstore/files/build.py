@@ -22,13 +22,13 @@ from pgstore.files.writing import attribute_query, lock_inodes
 NAMES_AMONG = Statement(
     f"""
     SELECT u.name, e.ino, e.kind
-      FROM unnest($3) AS u (name)
+      FROM pg_catalog.unnest($3) AS u (name)
      CROSS JOIN LATERAL (
            SELECT d.ino, d.kind
              FROM pgstore.dirent d
             WHERE d.store_id = $1
               AND d.parent = $2
-              AND d.name = u.name
+              AND d.name::bytea = u.name
               AND d.version_to = {LIVE}
             LIMIT 1) e
     """,
@@ -43,16 +43,16 @@ SHARE_BLOBS = Statement(
     f"""
     UPDATE pgstore.blob
        SET is_shared = true
-     WHERE store_id = $1::numeric
+     WHERE store_id::numeric = $1::numeric
        AND ctid = ANY (ARRAY(
            SELECT b.ctid
              FROM (SELECT DISTINCT i.blob_id
-                     FROM unnest($2) AS u (ino)
+                     FROM pg_catalog.unnest($2) AS u (ino)
                     CROSS JOIN LATERAL (
                           SELECT n.blob_id
                             FROM pgstore.inode n
                            WHERE n.store_id = $1
-                             AND n.ino = u.ino
+                             AND n.ino::bigint = u.ino
                              AND n.version_to = {LIVE}
                            LIMIT 1) i
                     WHERE i.blob_id IS NOT NULL

@@ -39,7 +39,7 @@ DIRECTORIES_BELOW = Statement(
     f"""
     WITH RECURSIVE below AS (
          SELECT u.ino
-           FROM unnest($2) AS u (ino)
+           FROM pg_catalog.unnest($2) AS u (ino)
           UNION ALL
          SELECT e.ino
            FROM below b
@@ -51,9 +51,9 @@ DIRECTORIES_BELOW = Statement(
                    AND d.version_to = {LIVE}
                    AND d.kind = 'd'
                 OFFSET 0) e
-          WHERE e.ino NOT IN (SELECT m.ino FROM unnest($4) AS m (ino))
+          WHERE e.ino NOT IN (SELECT m.ino FROM pg_catalog.unnest($4) AS m (ino))
     )
-    SELECT b.ino FROM below b WHERE b.ino IN (SELECT n.ino FROM unnest($3) AS n (ino))
+    SELECT b.ino FROM below b WHERE b.ino IN (SELECT n.ino FROM pg_catalog.unnest($3) AS n (ino))
     """,
     "int8 int8[] int8[] int8[]",
     reads=True,

@@ -33,10 +33,14 @@ UNIQUE_VIOLATION: Final = "23505"
 _ATTEMPTS: Final = 4  # over connections that break
 
 RESERVE_BLOB = Statement(
-    "SELECT nextval('pgstore.blob_id_seq'), f.chunk_size_bytes, f.storage FROM pgstore.file_system f WHERE f.store_id = $1",
+    """
+    SELECT nextval('pgstore.blob_id_seq'::regclass), f.chunk_size_bytes, f.storage
+      FROM pgstore.file_system f
+     WHERE f.store_id = $1
+    """,
     "int8",
 )
-RESERVE_CHUNKS = Statement("SELECT nextval('pgstore.chunk_id_seq') FROM generate_series(1, $1)", "int4")
+RESERVE_CHUNKS = Statement("SELECT nextval('pgstore.chunk_id_seq'::regclass) FROM generate_series(1, $1)", "int4")
 INSERT_BLOB = Statement(
     "INSERT INTO pgstore.blob (store_id, id, chunk_size_bytes, session_id) VALUES ($1, $2, $3, $4)",
     "int8 int8 int4 int8",
@@ -67,16 +71,16 @@ _PIECES: Final = """
            SELECT greatest(x.begins, $3) AS start, k.data
              FROM pgstore.extent e
             CROSS JOIN LATERAL (
-                  SELECT e.position::bigint * b.chunk_size_bytes AS begins) x
+                  SELECT e.position::bigint * b.chunk_size_bytes::integer AS begins, b.chunk_size_bytes::integer AS size) x
             CROSS JOIN LATERAL (
                   SELECT CASE
                          WHEN c.large_object IS NOT NULL
                          THEN pgstore.chunk_read($1, c.id, greatest($3 - x.begins, 0),
-                                                 (least($4 - x.begins, b.chunk_size_bytes) - greatest($3 - x.begins, 0))::integer)
-                         WHEN $3 <= x.begins AND $4 >= x.begins + b.chunk_size_bytes
+                                                 (least($4 - x.begins, x.size) - greatest($3 - x.begins, 0))::integer)
+                         WHEN $3 <= x.begins AND $4 >= x.begins + x.size
                          THEN c.data
                          ELSE substring(c.data FROM greatest($3 - x.begins, 0)::integer + 1
-                                               FOR (least($4 - x.begins, b.chunk_size_bytes) - greatest($3 - x.begins, 0))::integer)
+                                               FOR (least($4 - x.begins, x.size) - greatest($3 - x.begins, 0))::integer)
                          END AS data
                     FROM pgstore.chunk c
                    WHERE c.store_id = $1
@@ -84,8 +88,8 @@ _PIECES: Final = """
                    LIMIT 1) k
             WHERE e.store_id = $1
               AND e.blob_id = b.id
-              AND e.position BETWEEN least($3 / b.chunk_size_bytes, 2147483647)::integer
-                                 AND least(($4 - 1) / b.chunk_size_bytes, 2147483647)::integer
+              AND e.position::integer BETWEEN least($3 / b.chunk_size_bytes::integer, 2147483647)::integer
+                                 AND least(($4 - 1) / b.chunk_size_bytes::integer, 2147483647)::integer
             ORDER BY e.position
            OFFSET 0) p ON true
 """
@@ -114,7 +118,7 @@ _READ_FILE: Final = f"""
             LIMIT 1) b ON true
       {_PIECES}
      WHERE i.store_id = $1
-       AND i.ino = $2
+       AND i.ino::bigint = $2
        AND i.version_to = 9223372036854775807
 """
 READ_FILE = Statement(_READ_FILE, "int8 int8 int8 int8", reads=True)

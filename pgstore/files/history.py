@@ -30,7 +30,7 @@ VERSIONS = Statement(
     SELECT v.version, v.committed_at
       FROM pgstore.volume_version v
      WHERE v.store_id = $1
-       AND v.version < $2
+       AND v.version::bigint < $2
      ORDER BY v.version DESC
      LIMIT $3
     """,
@@ -44,7 +44,7 @@ LOCK_VERSION = Statement(
     SELECT 1
       FROM pgstore.volume_version v
      WHERE v.store_id = $1
-       AND v.version = greatest($2, 1)
+       AND v.version::bigint = greatest($2, 1)
        FOR KEY SHARE
     """,
     "int8 int8",
@@ -104,7 +104,7 @@ END_INODES = Statement(
     WITH RECURSIVE {_THEN_DIRECTORY}, {_NOW_DIRECTORY}, {_THEN_INODE}, {_NOW_INODE}
     UPDATE pgstore.inode
        SET version_to = $3
-     WHERE store_id = $1::numeric
+     WHERE store_id::numeric = $1::numeric
        AND ctid = ANY (ARRAY(
            SELECT i.place
              FROM (SELECT n.ino, $2 AS unless_from FROM now_inode n
@@ -114,7 +114,7 @@ END_INODES = Statement(
                   SELECT o.ctid AS place, o.version_from
                     FROM pgstore.inode o
                    WHERE o.store_id = $1
-                     AND o.ino = c.ino
+                     AND o.ino::bigint = c.ino
                      AND o.version_to = {LIVE}
                    LIMIT 1) i
             WHERE i.version_from > c.unless_from))
@@ -126,7 +126,7 @@ END_NAMES = Statement(
     WITH RECURSIVE {_THEN_DIRECTORY}, {_NOW_DIRECTORY}
     UPDATE pgstore.dirent
        SET version_to = $3
-     WHERE store_id = $1::numeric
+     WHERE store_id::numeric = $1::numeric
        AND ctid = ANY (ARRAY(
            SELECT e.place
              FROM (SELECT n.ino, $2 AS unless_from FROM now_directory n
@@ -157,7 +157,7 @@ REVIVE_INODES = Statement(
            SELECT *
              FROM pgstore.inode n
             WHERE n.store_id = $1
-              AND n.ino = t.ino
+              AND n.ino::bigint = t.ino
               AND n.version_from <= $2
               AND n.version_to > $2
             LIMIT 1) i
@@ -183,7 +183,7 @@ REVIVE_NAMES = Statement(
     """,
     "int8 int8 int8",
 )
-NOW_NS = Statement("SELECT (extract(epoch FROM statement_timestamp()) * 1000000000)::bigint", reads=True)
+NOW_NS = Statement("SELECT (extract(epoch FROM statement_timestamp()) * 1000000000::numeric)::bigint", reads=True)
 
 
 def versions(store_id: int, *, before: int | None = None, limit: int | None = None) -> Op[list[VolumeVersion]]:

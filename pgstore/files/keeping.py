@@ -26,7 +26,7 @@ LAST_VERSION = Statement(
       FROM pgstore.inode i
       JOIN pgstore.file_system f ON f.store_id = $1
      WHERE i.store_id = $1
-       AND i.ino = $2
+       AND i.ino::bigint = $2
        AND i.version_from = $3
     """,
     "int8 int8 int8",

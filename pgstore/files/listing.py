@@ -24,7 +24,7 @@ _NAMES: Final = """
              FROM pgstore.dirent d
             WHERE d.store_id = $1
               AND d.parent = u.parent
-              AND d.name > u.after
+              AND d.name::bytea > u.after
               AND d.version_to > $5
               AND d.version_from <= $5
             ORDER BY d.name
@@ -38,7 +38,7 @@ LIST = Statement(
            SELECT n.size_bytes, n.mtime_ns
              FROM pgstore.inode n
             WHERE n.store_id = $1
-              AND n.ino = e.ino
+              AND n.ino::bigint = e.ino
               AND {valid("n", "$5")}) i
     """,
     "int8 int8[] bytea[] int8 int8",

@@ -34,14 +34,14 @@ LOCK_MOVES = Statement("SELECT 1 FROM pgstore.file_system WHERE store_id = $1 FO
 LOCK_BELOW = Statement(
     f"""
     {BELOW}
-    SELECT count(*), coalesce(bit_xor(hashint8extended(l.ino, 0)), 0)
+    SELECT count(*), coalesce(bit_xor(hashint8extended(l.ino::bigint, 0::bigint)), 0)
       FROM (SELECT i.ino
               FROM (SELECT ino FROM below WHERE kind = 'd' ORDER BY ino) b
              CROSS JOIN LATERAL (
                    SELECT n.ino
                      FROM pgstore.inode n
                     WHERE n.store_id = $1
-                      AND n.ino = b.ino
+                      AND n.ino::bigint = b.ino
                       AND n.version_to = {LIVE}
                     LIMIT 1
                       FOR UPDATE) i) l
@@ -59,14 +59,14 @@ LEAVE_FILES = Statement(
                 SELECT n.ctid
                   FROM pgstore.inode n
                  WHERE n.store_id = $1
-                   AND n.ino = b.ino
+                   AND n.ino::bigint = b.ino
                    AND n.version_to = {LIVE}
                  LIMIT 1) i
           WHERE b.kind <> 'd'
     ), left_now AS (
          UPDATE pgstore.inode
             SET link_count = 0, ctime_ns = $4
-          WHERE store_id = $1::numeric
+          WHERE store_id::numeric = $1::numeric
             AND ctid = ANY (ARRAY(SELECT place FROM file))
          RETURNING ino
     )
@@ -79,9 +79,9 @@ LEAVE_FILES = Statement(
 ADD_LINKS_TO_ONE = Statement(
     f"""
     UPDATE pgstore.inode
-       SET link_count = greatest(link_count + $3, 0), ctime_ns = $4
+       SET link_count = greatest(link_count::integer + $3, 0), ctime_ns = $4
      WHERE store_id = $1
-       AND ino = $2
+       AND ino::bigint = $2
        AND version_to = {LIVE}
     """,
     "int8 int8 int8 int8",
@@ -91,11 +91,11 @@ REMOVE_TREES = Statement(
     f"""
     {BELOW}, dropped AS (
          DELETE FROM pgstore.dirent
-          WHERE store_id = $1::numeric
+          WHERE store_id::numeric = $1::numeric
             AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL))
     )
     DELETE FROM pgstore.inode
-     WHERE store_id = $1::numeric
+     WHERE store_id::numeric = $1::numeric
        AND ctid = {inode_places("below b", "b.ino", "b.kind = 'd'")}
     """,
     "int8 int8[]",
@@ -109,7 +109,7 @@ NAMES_OF = Statement(
              FROM pgstore.dirent e
             WHERE e.store_id = $1
               AND e.parent = u.parent
-              AND e.name = u.name
+              AND e.name::bytea = u.name
               AND e.version_to = {LIVE}
             LIMIT 1) d
      WHERE d.ino = u.ino

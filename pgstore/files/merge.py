@@ -43,7 +43,7 @@ NAMES_NOW = Statement(
              FROM pgstore.dirent e
             WHERE e.store_id = $1
               AND e.parent = u.parent
-              AND e.name = u.name
+              AND e.name::bytea = u.name
               AND e.version_to = {LIVE}
             LIMIT 1) d
     """,
@@ -67,7 +67,7 @@ COMMON_NAMES = Statement(
              FROM pgstore.dirent e
             WHERE e.store_id = $1
               AND e.parent = u.theirs
-              AND e.name = o.name
+              AND e.name::bytea = o.name::bytea
               AND e.version_to = {LIVE}
             LIMIT 1) t
     """,
@@ -77,7 +77,7 @@ COMMON_NAMES = Statement(
 NOT_EMPTY = Statement(
     f"""
     SELECT u.ino
-      FROM unnest($2) AS u (ino)
+      FROM pg_catalog.unnest($2) AS u (ino)
      CROSS JOIN LATERAL (
            SELECT 1
              FROM pgstore.dirent d
@@ -95,7 +95,7 @@ UNREACHABLE = Statement(
     f"""
     WITH RECURSIVE up AS (
          SELECT u.ino AS start, u.ino AS here
-           FROM unnest($2) AS u (ino)
+           FROM pg_catalog.unnest($2) AS u (ino)
           UNION
          SELECT up.start, p.parent
            FROM up
@@ -103,7 +103,7 @@ UNREACHABLE = Statement(
                 SELECT i.parent
                   FROM pgstore.inode i
                  WHERE i.store_id = $1
-                   AND i.ino = up.here
+                   AND i.ino::bigint = up.here
                    AND i.version_to = {LIVE}
                  LIMIT 1) p
     )
@@ -123,10 +123,10 @@ LINKED_BELOW = Statement(
            SELECT i.link_count
              FROM pgstore.inode i
             WHERE i.store_id = $1
-              AND i.ino = n.ino
+              AND i.ino::bigint = n.ino
               AND i.version_to = {LIVE}
             LIMIT 1) i
-     WHERE i.link_count > 1 OR n.ino IN (SELECT p.ino FROM unnest($3) AS p (ino))
+     WHERE i.link_count::integer > 1 OR n.ino IN (SELECT p.ino FROM pg_catalog.unnest($3) AS p (ino))
     """,
     "int8 int8[] int8[]",
     reads=True,

@@ -18,7 +18,7 @@ LOCK = Statement("LOCK TABLE pgstore.inode, pgstore.blob, pgstore.chunk IN SHARE
 def _raise(sequence: str, used: str) -> Statement:
     return Statement(
         f"""
-        SELECT setval('pgstore.{sequence}', wanted.id)
+        SELECT setval('pgstore.{sequence}'::regclass, wanted.id)
           FROM (SELECT {used} AS id) AS wanted
          CROSS JOIN pgstore.{sequence} s
          WHERE wanted.id > s.last_value - CASE WHEN s.is_called THEN 0 ELSE 1 END
@@ -27,7 +27,9 @@ def _raise(sequence: str, used: str) -> Statement:
 
 
 RAISE_SEQUENCES: Final = (
-    _raise("inode_seq", "greatest((SELECT max(ino) FROM pgstore.inode), (SELECT max(ino) FROM pgstore.dirent))"),
+    _raise(
+        "inode_seq", "greatest((SELECT max(ino::bigint) FROM pgstore.inode), (SELECT max(ino) FROM pgstore.dirent))"
+    ),
     _raise("blob_id_seq", "(SELECT max(id) FROM pgstore.blob)"),
     _raise("chunk_id_seq", "(SELECT max(id) FROM pgstore.chunk)"),
 )

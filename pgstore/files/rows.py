@@ -38,7 +38,7 @@ COPY_INODES_OF = Statement(
            SELECT n.*
              FROM pgstore.inode n
             WHERE n.store_id = $1
-              AND n.ino = u.source
+              AND n.ino::bigint = u.source
               AND n.version_to > $4
               AND n.version_from <= $4
             ORDER BY n.version_to
@@ -58,7 +58,7 @@ COPY_NAMES: Final = "COPY pgstore.dirent (store_id, parent, name, ino, kind) FRO
 # Reading the file system's row finds out whether it still exists. No row: it does not.
 RESERVE_INODES = Statement(
     """
-    SELECT nextval('pgstore.inode_seq')
+    SELECT nextval('pgstore.inode_seq'::regclass)
       FROM pgstore.file_system f
      CROSS JOIN generate_series(1, $2)
      WHERE f.store_id = $1

@@ -45,7 +45,7 @@ SHARE_EXTENTS = Statement(
       FROM pgstore.extent e
      WHERE e.store_id = $1
        AND e.blob_id = $3
-       AND e.position < $4
+       AND e.position::integer < $4
     """,
     "int8 int8 int8 int8",
 )
@@ -56,7 +56,7 @@ CUT = Statement(
          DELETE FROM pgstore.extent
           WHERE store_id = $1
             AND blob_id = $2
-            AND position >= $3
+            AND position::integer >= $3
          RETURNING chunk_id)
     INSERT INTO pgstore.chunk_left (store_id, chunk_id)
     SELECT $1, g.chunk_id

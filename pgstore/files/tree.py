@@ -28,7 +28,7 @@ CREATE_ROOT = Statement(
     f"""
     INSERT INTO pgstore.inode (store_id, ino, kind, mode, mtime_ns, ctime_ns, parent)
     SELECT $1, {ROOT}, 'd', {ROOT_MODE}, n.now, n.now, {ROOT}
-      FROM (SELECT (extract(epoch FROM statement_timestamp()) * 1000000000)::bigint) AS n (now)
+      FROM (SELECT (extract(epoch FROM statement_timestamp()) * 1000000000::numeric)::bigint) AS n (now)
     """,
     "int8",
 )
@@ -60,7 +60,7 @@ _WALK: Final = f"""
                   FROM pgstore.dirent d
                  WHERE d.store_id = $1
                    AND d.parent = w.ino
-                   AND d.name = ($3)[w.step + 1]
+                   AND d.name::bytea = ($3)[w.step + 1]
                    AND {valid("d", "$4")}) e
     )
     SELECT w.step, w.ino, w.kind, w.version, i.*
@@ -69,8 +69,8 @@ _WALK: Final = f"""
            SELECT %s
              FROM pgstore.inode i
             WHERE i.store_id = $1
-              AND i.ino = w.ino
-              AND (w.step = cardinality($3) OR w.kind = 'l')
+              AND i.ino::bigint = w.ino
+              AND (w.step = pg_catalog.cardinality($3) OR w.kind = 'l')
               AND {valid("i", "$4")}) i ON true
      ORDER BY w.step
 """
@@ -99,7 +99,7 @@ def _unrolled(length: int, facts: str) -> Statement:
              FROM pgstore.dirent d
             WHERE d.store_id = $1
               AND d.parent = {f"d{at - 1}.ino" if at > 1 else "$2"}
-              AND d.name = ${at + 3}
+              AND d.name::bytea = ${at + 3}
               AND {valid("d", "$3")}) d{at}{" ON true" if at > 1 else ""}"""
         for at in range(1, length + 1)
     )
@@ -111,7 +111,7 @@ def _unrolled(length: int, facts: str) -> Statement:
            SELECT {facts}
              FROM pgstore.inode i
             WHERE i.store_id = $1
-              AND i.ino = coalesce({last})
+              AND i.ino::bigint = coalesce({last})
               AND {valid("i", "$3")}) i ON true
     """,
         "int8 int8 int8" + " bytea" * length,
@@ -129,7 +129,7 @@ _UNROLLED: Final = {
 # made, can be read as long as version 1, or while there is none.
 IS_KEPT = Statement(
     """
-    SELECT EXISTS (SELECT FROM pgstore.volume_version v WHERE v.store_id = $1 AND v.version = greatest($2, 1))
+    SELECT EXISTS (SELECT FROM pgstore.volume_version v WHERE v.store_id = $1 AND v.version::bigint = greatest($2, 1))
            OR ($2 = 0 AND EXISTS (SELECT FROM pgstore.file_system f WHERE f.store_id = $1 AND f.head = 0))
     """,
     "int8 int8",
@@ -141,12 +141,12 @@ IS_KEPT = Statement(
 SMALL = Statement(
     f"""
     SELECT i.ino, i.mode, i.link_target, i.inline_data
-      FROM unnest($2) AS u (ino)
+      FROM pg_catalog.unnest($2) AS u (ino)
      CROSS JOIN LATERAL (
            SELECT i.ino, i.mode, i.link_target, i.inline_data, i.blob_id
              FROM pgstore.inode i
             WHERE i.store_id = $1
-              AND i.ino = u.ino
+              AND i.ino::bigint = u.ino
               AND {valid("i", "$3")}) i
      WHERE i.blob_id IS NULL
     """,

@@ -20,12 +20,12 @@ NEXT_VERSION = Statement("UPDATE pgstore.file_system SET head = head + 1 WHERE s
 GONE_INODES = Statement(
     f"""
     SELECT u.ino
-      FROM unnest($2) AS u (ino)
+      FROM pg_catalog.unnest($2) AS u (ino)
       LEFT JOIN LATERAL (
            SELECT 1 AS one
              FROM pgstore.inode i
             WHERE i.store_id = $1
-              AND i.ino = u.ino
+              AND i.ino::bigint = u.ino
               AND i.version_to = {LIVE}
             LIMIT 1) i ON true
      WHERE i.one IS NULL
@@ -38,21 +38,21 @@ CLOSE_TREES = Statement(
     f"""
     {BELOW}, dropped AS (
          DELETE FROM pgstore.dirent
-          WHERE store_id = $1::numeric
+          WHERE store_id::numeric = $1::numeric
             AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL AND version_from = $3))
     ), closed AS (
          UPDATE pgstore.dirent
             SET version_to = $3
-          WHERE store_id = $1::numeric
+          WHERE store_id::numeric = $1::numeric
             AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL AND version_from < $3))
     ), ended AS (
          UPDATE pgstore.inode
             SET version_to = $3
-          WHERE store_id = $1::numeric
+          WHERE store_id::numeric = $1::numeric
             AND ctid = {inode_places(OTHERS_BELOW.format(4), "b.ino", "n.version_from < $3")}
     ), gone AS (
          DELETE FROM pgstore.inode
-          WHERE store_id = $1::numeric
+          WHERE store_id::numeric = $1::numeric
             AND ctid = {inode_places(OTHERS_BELOW.format(4), "b.ino", "n.version_from = $3")}
          RETURNING blob_id
     )
@@ -64,7 +64,7 @@ CLOSE_NAMES = Statement(
     f"""
     UPDATE pgstore.dirent
        SET version_to = $2
-     WHERE store_id = $1::numeric
+     WHERE store_id::numeric = $1::numeric
        AND ctid = {name_places("unnest($3, $4)", "d.version_from < $2")}
     """,
     "int8 int8 int8[] bytea[]",
@@ -72,7 +72,7 @@ CLOSE_NAMES = Statement(
 DELETE_NAMES = Statement(
     f"""
     DELETE FROM pgstore.dirent
-     WHERE store_id = $1::numeric
+     WHERE store_id::numeric = $1::numeric
        AND ctid = {name_places("unnest($3, $4)", "d.version_from = $2")}
     """,
     "int8 int8 int8[] bytea[]",
@@ -82,9 +82,11 @@ CLOSE_INODES = Statement(
     f"""
     UPDATE pgstore.inode
        SET version_to = $2
-     WHERE store_id = $1::numeric
+     WHERE store_id::numeric = $1::numeric
        AND ctid = {
-        inode_places("unnest($3, $4) AS u (ino, names)", "u.ino", "n.link_count + u.names <= 0 AND n.version_from < $2")
+        inode_places(
+            "unnest($3, $4) AS u (ino, names)", "u.ino", "n.link_count::integer + u.names <= 0 AND n.version_from < $2"
+        )
     }
     """,
     "int8 int8 int8[] int8[]",
@@ -93,9 +95,11 @@ DROP_INODES = Statement(
     f"""
     WITH gone AS (
          DELETE FROM pgstore.inode
-          WHERE store_id = $1::numeric
+          WHERE store_id::numeric = $1::numeric
             AND ctid = {
-        inode_places("unnest($3, $4) AS u (ino, names)", "u.ino", "n.link_count + u.names <= 0 AND n.version_from = $2")
+        inode_places(
+            "unnest($3, $4) AS u (ino, names)", "u.ino", "n.link_count::integer + u.names <= 0 AND n.version_from = $2"
+        )
     }
          RETURNING blob_id
     )
@@ -109,8 +113,8 @@ FORK_INODES = Statement(
     WITH closed AS (
          UPDATE pgstore.inode
             SET version_to = $2
-          WHERE store_id = $1::numeric
-            AND ctid = {inode_places("unnest($3) AS u (ino)", "u.ino", "n.version_from < $2")}
+          WHERE store_id::numeric = $1::numeric
+            AND ctid = {inode_places("pg_catalog.unnest($3) AS u (ino)", "u.ino", "n.version_from < $2")}
          RETURNING *
     )
     INSERT INTO pgstore.inode
@@ -138,7 +142,7 @@ CHANGED_AT = Statement(
                   FROM pgstore.dirent d
                  WHERE d.store_id = $1
                    AND d.parent = w.ino
-                   AND d.name = ($2)[w.step + 1]
+                   AND d.name::bytea = ($2)[w.step + 1]
                    AND d.version_to = {LIVE}
                  LIMIT 1) e
     )
@@ -148,7 +152,7 @@ CHANGED_AT = Statement(
            SELECT n.version_from
              FROM pgstore.inode n
             WHERE n.store_id = $1
-              AND n.ino = w.ino
+              AND n.ino::bigint = w.ino
               AND n.version_to = {LIVE}
             LIMIT 1) i
      ORDER BY w.step DESC

@@ -19,7 +19,7 @@ from pgstore.files.changes import LIVE
 BELOW: Final = f"""
     WITH RECURSIVE below AS (
          SELECT u.ino, 'd'::"char" AS kind, NULL::tid AS place, 0::bigint AS version_from
-           FROM unnest($2) AS u (ino)
+           FROM pg_catalog.unnest($2) AS u (ino)
           UNION ALL
          SELECT e.ino, e.kind, e.ctid, e.version_from
            FROM below b
@@ -44,7 +44,7 @@ def inode_places(source: str, ino: str, condition: str = "true") -> str:
                   SELECT n.ctid
                     FROM pgstore.inode n
                    WHERE n.store_id = $1
-                     AND n.ino = {ino}
+                     AND n.ino::bigint = {ino}
                      AND n.version_to = {LIVE}
                      AND {condition}
                    LIMIT 1) i))"""
@@ -60,7 +60,7 @@ def name_places(source: str, condition: str = "true") -> str:
                     FROM pgstore.dirent d
                    WHERE d.store_id = $1
                      AND d.parent = u.parent
-                     AND d.name = u.name
+                     AND d.name::bytea = u.name
                      AND d.version_to = {LIVE}
                      AND {condition}
                    LIMIT 1) e))"""
@@ -71,12 +71,12 @@ def lock_inodes(strength: str) -> Statement:
     return Statement(
         f"""
         SELECT i.ino
-          FROM unnest($2) AS u (ino)
+          FROM pg_catalog.unnest($2) AS u (ino)
          CROSS JOIN LATERAL (
                SELECT n.ino
                  FROM pgstore.inode n
                 WHERE n.store_id = $1
-                  AND n.ino = u.ino
+                  AND n.ino::bigint = u.ino
                   AND n.version_to = {LIVE}
                 LIMIT 1
                   {strength}) i
@@ -87,7 +87,9 @@ def lock_inodes(strength: str) -> Statement:
 
 # After BELOW: what is below but files of parameter {}, which have other names. A subquery is hashed; `ALL` of a parameter compares
 # one with each.
-OTHERS_BELOW: Final = "(SELECT ino, kind FROM below WHERE ino NOT IN (SELECT l.ino FROM unnest(${}) AS l (ino))) AS b"
+OTHERS_BELOW: Final = (
+    "(SELECT ino, kind FROM below WHERE ino NOT IN (SELECT l.ino FROM pg_catalog.unnest(${}) AS l (ino))) AS b"
+)
 # After "gone", inodes that were deleted: collection is told of the blobs they had.
 LEAVE_BLOBS: Final = """
     INSERT INTO pgstore.blob_left (store_id, blob_id)
@@ -101,11 +103,11 @@ DELETE_TREES = Statement(
     f"""
     {BELOW}, dropped AS (
          DELETE FROM pgstore.dirent
-          WHERE store_id = $1::numeric
+          WHERE store_id::numeric = $1::numeric
             AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL))
     ), gone AS (
          DELETE FROM pgstore.inode
-          WHERE store_id = $1::numeric
+          WHERE store_id::numeric = $1::numeric
             AND ctid = {inode_places(OTHERS_BELOW.format(3), "b.ino")}
          RETURNING blob_id
     )
@@ -116,15 +118,15 @@ DELETE_TREES = Statement(
 DELETE_INODES = Statement(
     f"""
     DELETE FROM pgstore.inode
-     WHERE store_id = $1::numeric
-       AND ctid = {inode_places("unnest($2) AS u (ino)", "u.ino")}
+     WHERE store_id::numeric = $1::numeric
+       AND ctid = {inode_places("pg_catalog.unnest($2) AS u (ino)", "u.ino")}
     """,
     "int8 int8[]",
 )
 TAKE_NAMES = Statement(
     f"""
     DELETE FROM pgstore.dirent
-     WHERE store_id = $1::numeric
+     WHERE store_id::numeric = $1::numeric
        AND ctid = {name_places("unnest($2, $3)")}
     RETURNING ino, kind
     """,
@@ -154,7 +156,7 @@ TELL_PARENT = Statement(
     f"""
     UPDATE pgstore.inode
        SET parent = $3
-     WHERE store_id = $1::numeric
+     WHERE store_id::numeric = $1::numeric
        AND ctid = ANY (ARRAY(
            SELECT i.ctid
              FROM pgstore.dirent d
@@ -162,7 +164,7 @@ TELL_PARENT = Statement(
                   SELECT n.ctid
                     FROM pgstore.inode n
                    WHERE n.store_id = $1
-                     AND n.ino = d.ino
+                     AND n.ino::bigint = d.ino
                      AND n.version_to = {LIVE}
                      AND n.parent = $2
                    LIMIT 1) i
@@ -174,24 +176,25 @@ TELL_PARENT = Statement(
     "int8 int8 int8",
 )
 SET_PARENT = Statement(
-    f"UPDATE pgstore.inode SET parent = $3 WHERE store_id = $1 AND ino = $2 AND version_to = {LIVE}", "int8 int8 int8"
+    f"UPDATE pgstore.inode SET parent = $3 WHERE store_id = $1 AND ino::bigint = $2 AND version_to = {LIVE}",
+    "int8 int8 int8",
 )
 # In directories $2 names came and went.
 TOUCH = Statement(
     f"""
     UPDATE pgstore.inode
        SET mtime_ns = greatest(mtime_ns, $3), ctime_ns = greatest(ctime_ns, $3)
-     WHERE store_id = $1::numeric
-       AND ctid = {inode_places("unnest($2) AS u (ino)", "u.ino")}
+     WHERE store_id::numeric = $1::numeric
+       AND ctid = {inode_places("pg_catalog.unnest($2) AS u (ino)", "u.ino")}
     """,
     "int8 int8[] int8",
 )
 ADD_LINKS = Statement(
     f"""
     UPDATE pgstore.inode
-       SET link_count = greatest(link_count + $3, 0), ctime_ns = $4
-     WHERE store_id = $1::numeric
-       AND ctid = {inode_places("unnest($2) AS u (ino)", "u.ino")}
+       SET link_count = greatest(link_count::integer + $3, 0), ctime_ns = $4
+     WHERE store_id::numeric = $1::numeric
+       AND ctid = {inode_places("pg_catalog.unnest($2) AS u (ino)", "u.ino")}
     """,
     "int8 int8[] int8 int8",
 )
@@ -208,7 +211,7 @@ SET_ATTRIBUTES = Statement(
                          ELSE nullif(jsonb_strip_nulls(coalesce(xattrs, '{{}}') || $8::jsonb), '{{}}')
                     END
      WHERE store_id = $1
-       AND ino = $2
+       AND ino::bigint = $2
        AND version_to = {LIVE}
     """,
     "int8 int8 int4 int4 int4 int8 int8 jsonb",

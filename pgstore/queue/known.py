@@ -49,11 +49,11 @@ VACUUM_WANTED: Final = Statement(
     SELECT pg_stat_get_dead_tuples(t.oid) >= $1
            AND NOT pg_is_in_recovery()
            AND (pg_has_role(t.relowner, 'USAGE')
-                OR pg_has_role((SELECT d.datdba FROM pg_database d WHERE d.datname = current_database()), 'USAGE')
+                OR pg_has_role((SELECT d.datdba FROM pg_catalog.pg_database d WHERE d.datname = current_database()), 'USAGE')
                 OR CASE WHEN current_setting('server_version_num')::integer >= 170000
                         THEN has_table_privilege(t.oid, 'MAINTAIN') ELSE false END)
-      FROM pg_class t
-     WHERE t.oid = 'pgstore.queue_item'::regclass
+      FROM pg_catalog.pg_class t
+     WHERE t.oid = 'pgstore.queue_item'::regclass::oid
     """,
     "int8",
     reads=True,

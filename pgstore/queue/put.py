@@ -61,7 +61,7 @@ def _puts(*, signed: bool) -> tuple[Statement, ...]:
         SELECT s.id, $2, u.payload{codec}
           FROM pgstore.store s
          CROSS JOIN inserting
-         CROSS JOIN unnest($3) WITH ORDINALITY AS u (payload, position)
+         CROSS JOIN pg_catalog.unnest($3) WITH ORDINALITY AS u (payload, position)
          WHERE s.id = $1
          ORDER BY u.position
     """
@@ -169,7 +169,7 @@ def put_on_terms(
         INSERT INTO pgstore.{target}
         SELECT s.id, $2, u.payload, '{"s" if signed else "p"}'{more}
           FROM {" CROSS JOIN ".join(sources)}
-         CROSS JOIN unnest($3) WITH ORDINALITY AS u (payload, position)
+         CROSS JOIN pg_catalog.unnest($3) WITH ORDINALITY AS u (payload, position)
          WHERE {" AND ".join(conditions)}
          ORDER BY u.position
     """

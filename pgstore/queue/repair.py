@@ -13,7 +13,7 @@ from pgstore.core.statement import Statement
 LOCK = Statement("LOCK TABLE pgstore.queue_item, pgstore.queue_deferred IN SHARE ROW EXCLUSIVE MODE")
 RAISE_ITEM_IDS = Statement(
     """
-    SELECT setval('pgstore.queue_item_id_seq', wanted.id)
+    SELECT setval('pgstore.queue_item_id_seq'::regclass, wanted.id)
       FROM (SELECT greatest((SELECT max(h.low) - 1 FROM pgstore.queue_head h),
                             (SELECT max(q.id) FROM pgstore.queue_item q)) AS id) AS wanted
      CROSS JOIN pgstore.queue_item_id_seq s
@@ -22,7 +22,7 @@ RAISE_ITEM_IDS = Statement(
 )
 RAISE_DEFERRED_IDS = Statement(
     """
-    SELECT setval('pgstore.queue_deferred_id_seq', wanted.id)
+    SELECT setval('pgstore.queue_deferred_id_seq'::regclass, wanted.id)
       FROM (SELECT max(e.id) AS id FROM pgstore.queue_deferred e) AS wanted
      CROSS JOIN pgstore.queue_deferred_id_seq s
      WHERE wanted.id > s.last_value - CASE WHEN s.is_called THEN 0 ELSE 1 END

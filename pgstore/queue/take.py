@@ -89,7 +89,7 @@ FIT_FOR_CERTAIN: Final = 8
 SMALL_BYTES: Final = 64 * 1024
 _LOW: Final = LOW.format(low="$4")
 _FITTING: Final = f"""
-    CASE WHEN (SELECT sum(octet_length(o.payload))
+    CASE WHEN (SELECT sum(pg_catalog.octet_length(o.payload))
                  FROM (SELECT payload
                          FROM pgstore.queue_item
                         WHERE store_id = $1

@@ -10,28 +10,77 @@
 -- They are roles without login: GRANT pgstore_writer TO your_login. They are made here if the current role may create roles,
 -- else used if they exist, else left out. Other names: the settings pgstore.reader, pgstore.writer and pgstore.owner, as above.
 -- Roles belong to the whole cluster, so a member has its rights in each of its databases that has a pgstore: choose other names
--- to part them. With the setting pgstore.roles = off only PUBLIC loses its rights.
+-- to part them. With the setting pgstore.roles = off nobody is granted anything.
+--
+-- Everybody else has no rights. PUBLIC loses what PostgreSQL gives it, and every role what ALTER DEFAULT PRIVILEGES gives it on
+-- whatever is made in this database, as hosted ones do for their web roles. What an administrator has granted to another role by
+-- hand stays; `pgstore migrate` and `pgstore status` name such roles.
 --
 -- Rights are granted on what exists, again after every migration. Not by ALTER DEFAULT PRIVILEGES: that follows the role that
 -- creates, cannot take EXECUTE on functions from PUBLIC within one schema, and outlives the schema.
 
 DO $roles$
 DECLARE
-    reader     name := coalesce(nullif(current_setting('pgstore.reader', true), ''), 'pgstore_reader');
-    writer     name := coalesce(nullif(current_setting('pgstore.writer', true), ''), 'pgstore_writer');
-    owner      name := coalesce(nullif(current_setting('pgstore.owner', true), ''), 'pgstore_owner');
-    me         pg_roles := (SELECT r FROM pg_roles r WHERE r.rolname = current_user);
-    since_16   boolean := current_setting('server_version_num')::integer >= 160000;  -- membership has SET and INHERIT of its own
-    may_become text := CASE WHEN since_16 THEN 'SET' ELSE 'MEMBER' END;
-    role_name  name;
-    object     record;
+    -- Types are looked up along the path of whoever runs this, before the first line sets another.
+    path       pg_catalog.text := pg_catalog.current_setting('search_path');
+    reader     pg_catalog.name;
+    writer     pg_catalog.name;
+    owner      pg_catalog.name;
+    me         pg_catalog.pg_roles%ROWTYPE;
+    since_16   pg_catalog.bool;  -- membership has SET and INHERIT of its own
+    may_become pg_catalog.text;
+    role_name  pg_catalog.name;
+    object     pg_catalog.record;
 BEGIN
-    REVOKE ALL ON SCHEMA pgstore FROM PUBLIC;
-    REVOKE ALL ON ALL TABLES IN SCHEMA pgstore FROM PUBLIC;
-    REVOKE ALL ON ALL SEQUENCES IN SCHEMA pgstore FROM PUBLIC;
-    REVOKE ALL ON ALL ROUTINES IN SCHEMA pgstore FROM PUBLIC;
+    -- Nobody's own function shall stand for one of PostgreSQL's, run as an administrator.
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    reader := coalesce(nullif(current_setting('pgstore.reader', true), ''), 'pgstore_reader');
+    writer := coalesce(nullif(current_setting('pgstore.writer', true), ''), 'pgstore_writer');
+    owner := coalesce(nullif(current_setting('pgstore.owner', true), ''), 'pgstore_owner');
+    me := (SELECT r FROM pg_roles r WHERE r.rolname = current_user);
+    since_16 := current_setting('server_version_num')::integer >= 160000;
+    may_become := CASE WHEN since_16 THEN 'SET' ELSE 'MEMBER' END;
+
+    FOR object IN
+        WITH part AS (
+             SELECT 'SCHEMA' AS kind, 'n' AS default_kind, 'pgstore' AS name, n.nspowner AS owner,
+                    coalesce(n.nspacl, acldefault('n', n.nspowner)) AS acl
+               FROM pg_namespace n
+              WHERE n.nspname = 'pgstore'
+              UNION ALL
+             SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, CASE c.relkind WHEN 'S' THEN 'S' ELSE 'r' END,
+                    c.oid::regclass::text, c.relowner, c.relacl
+               FROM pg_class c
+              WHERE c.relnamespace = 'pgstore'::regnamespace
+                AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+              UNION ALL
+             SELECT 'ROUTINE', 'f', p.oid::regprocedure::text, p.proowner, coalesce(p.proacl, acldefault('f', p.proowner))
+               FROM pg_proc p
+              WHERE p.pronamespace = 'pgstore'::regnamespace
+              UNION ALL
+             SELECT CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, 'T', t.oid::regtype::text, t.typowner,
+                    coalesce(t.typacl, acldefault('T', t.typowner))
+               FROM pg_type t
+              WHERE t.typnamespace = 'pgstore'::regnamespace
+                AND t.typtype IN ('d', 'e', 'r')  -- row types have the rights of their tables
+        )
+        SELECT DISTINCT p.kind, p.name, a.grantee
+          FROM part p
+         CROSS JOIN LATERAL aclexplode(p.acl) a
+         WHERE a.grantee <> p.owner
+           AND pg_has_role(p.owner, 'USAGE')
+           AND (a.grantee = 0
+                OR EXISTS (SELECT
+                             FROM pg_default_acl d
+                            CROSS JOIN LATERAL aclexplode(d.defaclacl) e
+                            WHERE d.defaclobjtype::text = p.default_kind AND e.grantee = a.grantee))
+    LOOP
+        EXECUTE format('REVOKE ALL ON %s %s FROM %s CASCADE', object.kind, object.name,
+                       CASE object.grantee WHEN 0 THEN 'PUBLIC' ELSE object.grantee::regrole::text END);
+    END LOOP;
 
     IF current_setting('pgstore.roles', true) = 'off' THEN
+        PERFORM set_config('search_path', path, true);
         RETURN;
     END IF;
 
@@ -156,5 +205,18 @@ BEGIN
             EXECUTE format('GRANT INSERT (store_id, id, data), UPDATE (data), DELETE ON TABLE pgstore.chunk TO %I', writer);
         END IF;
     END IF;
+
+    -- For tables of their own with columns of our types, as CREATE TABLE … AS SELECT makes them.
+    FOR object IN
+        SELECT t.oid::regtype::text AS name, g.role
+          FROM pg_type t
+         CROSS JOIN unnest(ARRAY[reader, writer, owner]) AS g (role)
+         WHERE t.typnamespace = 'pgstore'::regnamespace
+           AND t.typtype IN ('d', 'e', 'r')
+           AND to_regrole(quote_ident(g.role)) IS NOT NULL
+    LOOP
+        EXECUTE format('GRANT USAGE ON TYPE %s TO %I', object.name, object.role);
+    END LOOP;
+    PERFORM set_config('search_path', path, true);
 END
 $roles$;

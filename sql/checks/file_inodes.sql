@@ -16,10 +16,11 @@ WITH RECURSIVE way AS (
        FROM way w
       GROUP BY w.store_id, w.ino
 ), inode AS (
-     SELECT i.store_id, i.ino, i.kind, i.version_from, i.version_to, i.link_count, i.parent
+     SELECT i.store_id, i.ino::bigint AS ino, i.kind::"char" AS kind, i.version_from, i.version_to, i.link_count::integer AS link_count,
+            i.parent
        FROM pgstore.inode i
        JOIN pgstore.file_system f ON f.store_id = i.store_id
-      WHERE i.version_to > coalesce((SELECT min(v.version) FROM pgstore.volume_version v WHERE v.store_id = i.store_id), f.head)
+      WHERE i.version_to > coalesce((SELECT min(v.version::bigint) FROM pgstore.volume_version v WHERE v.store_id = i.store_id), f.head)
 ), named AS (
      SELECT i.store_id, i.ino, i.version_to, count(*) AS names, min(d.parent) AS parent
        FROM inode i
@@ -29,7 +30,7 @@ WITH RECURSIVE way AS (
       GROUP BY i.store_id, i.ino, i.version_to
 )
 SELECT i.store_id, i.ino, i.version_from, i.version_to, 'there twice' AS finding
-  FROM (SELECT n.*, lead(n.version_from) OVER (PARTITION BY n.store_id, n.ino ORDER BY n.version_to) AS next
+  FROM (SELECT n.*, pg_catalog.lead(n.version_from) OVER (PARTITION BY n.store_id, n.ino ORDER BY n.version_to) AS next
           FROM pgstore.inode n) i
  WHERE i.next < i.version_to
  UNION ALL
@@ -39,7 +40,7 @@ SELECT i.store_id, i.ino, i.version_from, i.version_to,
             WHEN i.ino = 1 THEN 'the root has a name'
             WHEN i.kind = 'd' AND n.names > 1 THEN 'a directory with several names'
             WHEN i.kind = 'd' THEN 'the directory is elsewhere'
-            ELSE 'link_count ' || i.link_count || ' with ' || n.names || ' names'
+            ELSE pg_catalog.concat('link_count ', i.link_count, ' with ', n.names, ' names')
        END
   FROM inode i
   JOIN pgstore.store s ON s.id = i.store_id

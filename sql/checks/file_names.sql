@@ -1,6 +1,6 @@
 -- Names that lead to no inode of their kind, or stand in no directory, in a version that can be read; and names that are there twice.
 WITH RECURSIVE store AS (
-     SELECT f.store_id, coalesce(min(v.version), f.head) AS oldest
+     SELECT f.store_id, coalesce(min(v.version::bigint), f.head) AS oldest
        FROM pgstore.file_system f
        LEFT JOIN pgstore.volume_version v ON v.store_id = f.store_id
       GROUP BY f.store_id, f.head
@@ -26,20 +26,20 @@ WITH RECURSIVE store AS (
 SELECT n.store_id, n.parent, n.name, n.version_from, n.version_to, n.ino, 'leads to no inode of its kind' AS finding
   FROM name n
  WHERE n.first < n.last
-   AND n.last - n.first <> (SELECT coalesce(sum(least(i.version_to, n.last) - greatest(i.version_from, n.first)), 0)
+   AND n.last - n.first <> (SELECT coalesce(sum(least(i.version_to, n.last) - greatest(i.version_from, n.first)), 0)::bigint
                               FROM pgstore.inode i
-                             WHERE i.store_id = n.store_id AND i.ino = n.ino AND i.kind = n.kind
+                             WHERE i.store_id = n.store_id AND i.ino::bigint = n.ino AND i.kind::"char" = n.kind
                                AND i.version_from < n.last AND i.version_to > n.first)
  UNION ALL
 SELECT n.store_id, n.parent, n.name, n.version_from, n.version_to, n.ino, 'stands in no directory'
   FROM name n
  WHERE n.first < n.last
-   AND n.last - n.first <> (SELECT coalesce(sum(least(i.version_to, n.last) - greatest(i.version_from, n.first)), 0)
+   AND n.last - n.first <> (SELECT coalesce(sum(least(i.version_to, n.last) - greatest(i.version_from, n.first)), 0)::bigint
                               FROM pgstore.inode i
-                             WHERE i.store_id = n.store_id AND i.ino = n.parent AND i.kind = 'd'
+                             WHERE i.store_id = n.store_id AND i.ino::bigint = n.parent AND i.kind::"char" = 'd'
                                AND i.version_from < n.last AND i.version_to > n.first)
  UNION ALL
 SELECT n.store_id, n.parent, n.name, n.version_from, n.version_to, n.ino, 'is there twice'
-  FROM (SELECT d.*, lead(d.version_from) OVER (PARTITION BY d.store_id, d.parent, d.name ORDER BY d.version_to) AS next
+  FROM (SELECT d.*, pg_catalog.lead(d.version_from) OVER (PARTITION BY d.store_id, d.parent, d.name ORDER BY d.version_to) AS next
           FROM pgstore.dirent d) n
  WHERE n.next < n.version_to;

@@ -10,16 +10,16 @@ WITH RECURSIVE reached AS (
 )
 SELECT i.store_id, i.ino, 'no way leads to it' AS finding
   FROM pgstore.inode i
- WHERE i.kind = 'd'
+ WHERE i.kind::"char" = 'd'
    AND i.version_to = 9223372036854775807
    AND EXISTS (SELECT FROM pgstore.file_system f WHERE f.store_id = i.store_id)
-   AND NOT EXISTS (SELECT FROM reached r WHERE r.store_id = i.store_id AND r.ino = i.ino)
+   AND NOT EXISTS (SELECT FROM reached r WHERE r.store_id = i.store_id AND r.ino = i.ino::bigint)
  UNION ALL
 SELECT f.store_id, 1, 'no root'
   FROM pgstore.file_system f
  WHERE NOT EXISTS (SELECT
                      FROM pgstore.inode i
-                    WHERE i.store_id = f.store_id AND i.ino = 1 AND i.version_to = 9223372036854775807)
+                    WHERE i.store_id = f.store_id AND i.ino::bigint = 1 AND i.version_to = 9223372036854775807)
  UNION ALL
 SELECT s.id, NULL, 'no file system'
   FROM pgstore.store s

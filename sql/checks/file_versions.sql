@@ -1,7 +1,7 @@
 -- Volumes whose newest version is not the last of their list, or has rows after it. A commit writes all of them or nothing.
 SELECT f.store_id, f.head, v.newest, 'the newest version is not the last in the list' AS finding
   FROM pgstore.file_system f
- CROSS JOIN LATERAL (SELECT max(v.version) AS newest FROM pgstore.volume_version v WHERE v.store_id = f.store_id) v
+ CROSS JOIN LATERAL (SELECT max(v.version::bigint) AS newest FROM pgstore.volume_version v WHERE v.store_id = f.store_id) v
  WHERE f.head <> coalesce(v.newest, 0)
  UNION ALL
 SELECT f.store_id, f.head, r.newest, 'rows of a version that has not been made'

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import psycopg
 import pytest
@@ -160,7 +161,7 @@ def putting_back():
     return any(thread.name == "pgstore-certainly" for thread in threading.enumerate())
 
 
-STOPPED = {
+STOPPED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "get": (lambda queue, entries: queue.get, {"block": False}, "queue_item"),
     "get_many": (lambda queue, entries: queue.get_many, {"n": 2, "block": False}, "queue_item"),
     "lease": (lambda queue, entries: queue.get, {"block": False, "lease": 600}, "queue_item"),

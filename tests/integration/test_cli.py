@@ -435,6 +435,7 @@ def test_status_as_json_of_one_environment(cli, filled):
     assert code == 0
     assert report["source"] == "DATABASE_URL"
     assert migrate.SCHEMA_REVISION == report["schema_found"] == report["schema_needed"]
+    assert {"pgstore_reader", "pgstore_writer"} <= set(report["roles"])
     assert [tuple(s.values())[:4] for s in report["stores"]] == [("staging", "queue", 1, 3)]
 
 

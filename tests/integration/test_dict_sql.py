@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import codecs
 import collections
 import dataclasses
 import datetime as dt
 import decimal
 import enum
+import fractions
 import json
 import pathlib
 import pickle
@@ -317,6 +319,238 @@ def test_times_and_uuids_are_written_as_python_writes_them(decoded, value):
     got = decoded(pickle.dumps(value, 5))["$value"]
 
     assert got == (str(value) if isinstance(value, uuid.UUID) else value.isoformat())
+
+
+class Made:
+    """Pickles as a call of *function* with the arguments, to whose result items and entries are added."""
+
+    def __init__(self, function, *args, state=None, items=None, entries=None):
+        self.how = (
+            function,
+            args,
+            state,
+            None if items is None else iter(items),
+            None if entries is None else iter(entries),
+        )
+
+    def __reduce__(self):
+        return self.how
+
+
+def only_new(kind, *args) -> bytes:
+    """A pickle that calls nothing but the `__new__` of *kind*."""
+    name = f"c{kind.__module__}\n{kind.__qualname__}\n".encode()
+    return b"\x80\x02" + name + pickle.dumps(args, 2)[2:-1] + b"\x81."
+
+
+def by_keywords(kind, args, keywords) -> bytes:
+    """A pickle that calls the `__new__` of *kind* with keywords."""
+    name = f"c{kind.__module__}\n{kind.__qualname__}\n".encode()
+    parts = [pickle.dumps(part, 2)[2:-1].replace(b"q\x00", b"") for part in (args, keywords)]
+    return b"\x80\x04" + name + b"".join(parts) + b"\x92."
+
+
+def differ(shown: Any, real: Any) -> str | None:
+    """How what SQL shows says something else than Python's value; None: it does not, or says that it was not decoded."""
+    if isinstance(shown, dict) and "$class" in shown:
+        if "$value" not in shown:
+            return None
+        expected = str(real) if isinstance(real, uuid.UUID) else real.isoformat()
+        return None if shown["$value"] == expected else f"{shown} for {real!r}"
+    if isinstance(real, (bytes, bytearray)):
+        import base64
+
+        return None if shown == {"$bytes": base64.b64encode(real).decode()} else f"{shown} for {real!r}"
+    if isinstance(real, (set, frozenset)):
+        if not isinstance(shown, list) or len(shown) != len(real):
+            return f"{shown} for {real!r}"
+        left = list(real)
+        for each in shown:
+            match = next((one for one in left if differ(each, one) is None), left)
+            if match is left:
+                return f"{shown} for {real!r}"
+            left.remove(match)
+        return None
+    if isinstance(real, (list, tuple, collections.deque)):
+        if not isinstance(shown, list) or len(shown) != len(real):
+            return f"{shown} for {real!r}"
+        return next(filter(None, map(differ, shown, real)), None)
+    if isinstance(real, dict):
+        simple = {json_key(key): value for key, value in real.items() if not isinstance(key, (tuple, frozenset, bytes))}
+        if not isinstance(shown, dict) or not len(simple) <= len(shown) <= len(real):
+            return f"{shown} for {real!r}"
+        return next(filter(None, (differ(shown.get(key, "missing"), value) for key, value in simple.items())), None)
+    if isinstance(real, float) and (real != real or real in (float("inf"), -float("inf"))):
+        return None if shown in ("NaN", "Infinity", "-Infinity") else f"{shown} for {real!r}"
+    return None if type(shown) is type(real) and shown == real else f"{shown} for {real!r}"
+
+
+def json_key(key: Any) -> str:
+    return key if isinstance(key, str) else json.dumps(key) if key == key else "NaN"
+
+
+# Small, so that what is equal meets: 1, 1.0 and True; -0.0 and 0; NaN and itself.
+few = st.sampled_from([0, 1, 2, True, False, None, 1.0, 0.0, -0.0, 2.5, 2**53, 2**53 + 1, float(2**53), 10**23, 1e23, "a", "b", "1",
+                       "true", "NaN", "latin1", "latin-1", "", float("nan"), b"", b"ab"])  # fmt: skip
+frozen = st.recursive(
+    few, lambda inner: st.tuples(inner) | st.tuples(inner, inner) | st.frozensets(inner, max_size=3), max_leaves=4
+)
+plain = st.recursive(
+    frozen,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(frozen, inner, max_size=3) | st.sets(frozen, max_size=3)
+    ),
+    max_leaves=6,
+)
+pairs = st.lists(st.tuples(frozen, few) | st.lists(few, min_size=2, max_size=2), max_size=4)
+KINDS = [
+    collections.OrderedDict, collections.defaultdict, collections.Counter, collections.deque, set, frozenset, bytearray, bytes,
+    list, dict, tuple, int, float, str, bool, complex, slice, range, decimal.Decimal, fractions.Fraction, dt.date, dt.time,
+    dt.datetime, dt.timedelta, dt.timezone, uuid.UUID, codecs.encode, type(None),
+]  # fmt: skip
+stamps = st.binary(min_size=4, max_size=4) | st.binary(min_size=6, max_size=6) | st.binary(min_size=10, max_size=10)
+dates = st.builds(lambda value: value.__reduce_ex__(4)[1][0], st.datetimes() | st.dates() | st.times())
+zones = st.just(UTC) | st.builds(lambda minutes: dt.timezone(dt.timedelta(minutes=minutes)), st.integers(-1439, 1439))
+factories = st.sampled_from([list, int, set, None])
+arguments = (
+    st.just(())
+    | st.tuples(plain)
+    | st.tuples(pairs)
+    | st.tuples(st.lists(frozen, max_size=4))
+    | st.tuples(st.lists(few, max_size=4))
+    | st.tuples(st.dictionaries(frozen, few, max_size=4))
+    | st.tuples(stamps | dates | st.text(max_size=10))
+    | st.tuples(stamps | dates, zones)
+    | st.tuples(factories)
+    | st.tuples(factories, pairs | plain)
+    | st.tuples(plain, st.integers(0, 3))
+    | st.tuples(st.text(max_size=3), st.sampled_from(["latin1", "latin-1", "utf8", "ascii"]))
+    | st.lists(few, max_size=4).map(tuple)
+)
+
+
+def value_of(data: bytes) -> tuple[bool, Any]:
+    """Whether Python can load it, and what it is then."""
+    try:
+        return True, pickle.loads(data)
+    except Exception:
+        return False, None
+
+
+@given(
+    kind=st.sampled_from(KINDS),
+    args=arguments,
+    more=st.lists(few, max_size=3),
+    entries=st.lists(st.tuples(frozen, few), max_size=4),
+    how=st.integers(0, 5),
+    protocol=protocols,
+)
+@thorough
+def test_what_a_class_makes_of_its_arguments_is_python_s_or_is_not_told(
+    decoded, kind, args, more, entries, how, protocol
+):
+    """
+    Each class that the decoder knows, with each form of its arguments: whatever it shows, Python has.
+    """
+    match how:
+        case 0:
+            data = pickle.dumps(Made(kind, *args), protocol)
+        case 1:
+            data = pickle.dumps(
+                [Made(kind, *args), {"again": (Made(kind, *args), Made(kind, Made(kind, *args)))}], protocol
+            )
+        case 2:
+            data = pickle.dumps(Made(kind, *args, items=more), protocol)
+        case 3:
+            data = pickle.dumps(Made(kind, *args, entries=entries), protocol)
+        case 4:
+            data = only_new(kind, *args)
+        case _:
+            data = by_keywords(kind, args[:1], {"iterable": list(more), "maxlen": 2})
+
+    shown = decoded(data)
+
+    is_value, real = value_of(data)
+    if is_value and shown is not None:
+        assert differ(shown, real) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Made(collections.OrderedDict, [("a", 1)]),
+        Made(collections.OrderedDict, {"a": 1}),
+        Made(collections.defaultdict, list, {"a": 1}),
+        Made(collections.Counter, "aab"),
+        Made(collections.deque, [1, 2]),
+        Made(collections.deque, [], 1, items=[1, 2, 3]),
+        Made(collections.deque, (), 1, items=[1, 2, 3]),
+        Made(set, [1, 1, 2]),
+        Made(set, [1, True, 1.0]),
+        Made(set, [(1,), (True,)]),
+        Made(set, [float("nan"), "NaN"]),
+        Made(frozenset, "aab"),
+        Made(list, "ab"),
+        Made(dict, [("a", 1)]),
+        Made(dict, entries=[(1, "a"), (True, "b")]),
+        Made(dict, entries=[((1,), "a"), ((1.0,), "b")]),
+        Made(bytearray, 3),
+        Made(bytes, [1, 2]),
+        Made(int, "7"),
+        Made(tuple, [1]),
+    ],
+    ids=lambda value: f"{value.how[0].__name__}{value.how[1]}"[:40],
+)
+def test_what_is_not_certain_is_not_shown_as_a_value(decoded, value):
+    """
+    Of most of these the decoder once showed another value than Python has.
+    """
+    data = pickle.dumps(value)
+
+    shown = decoded(data)
+
+    assert shown is None or "$class" in shown
+    assert value_of(data)[0]
+
+
+@pytest.mark.parametrize(
+    "kind", [set, list, dict, bytearray, collections.deque, collections.OrderedDict, collections.Counter]
+)
+def test_a_container_that_was_not_called_is_not_filled(decoded, kind):
+    """
+    Its `__new__` leaves the arguments alone.
+    """
+    data = only_new(kind, [("a", 1)] if kind is not bytearray else b"ab")
+
+    assert not pickle.loads(data)
+    assert "$class" in decoded(data)
+    assert differ(decoded(only_new(kind)), kind()) is None
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_containers_that_python_pickles_are_read(decoded, protocol):
+    """
+    What is uncertain by its form is not what Python writes.
+    """
+    made: list[Any] = [
+        {1, 2, 3},
+        {"a", "b"},
+        {1.5, 2.5},
+        {b"a", b"b"},
+        frozenset({"a", None}),
+        set(),
+        collections.deque([1, 2], 2),
+        collections.deque(range(5), 10**17),
+        collections.Counter({"a": 2, "b": 1}),
+        collections.OrderedDict(a=1, b=[2]),
+        collections.defaultdict(list, a=[1]),
+        {2: "a", True: "b", 2.5: "c", None: "d", (1, 2): "e", (1, 3): "f", b"x": "g"},
+    ]
+
+    shown = decoded(pickle.dumps(made, protocol))
+
+    assert "$class" not in json.dumps(shown)
+    assert [len(each) for each in shown] == [len(each) for each in made]
 
 
 def test_a_pickle_with_cloudpickle_inside_is_read(decoded):

@@ -219,3 +219,29 @@ def test_an_object_that_was_written_by_two_at_once_has_both(client, client_elsew
 
     with store.open("file", "rb") as file:
         assert file.read(200_000) == (b"a" * 1000 + b"b" * 1000) * 100
+
+
+def test_default_privileges_let_nobody_read_objects(server18):
+    """
+    PostgreSQL 18 has them for large objects, too.
+    """
+    cluster = Cluster(server18)
+    try:
+        roles, url, web = cluster.roles(), cluster.database(), cluster.login()
+        migrate.upgrade(url, roles=roles)
+        for grantee in (f'"{web}"', "PUBLIC"):
+            cluster.execute(
+                url, f'ALTER DEFAULT PRIVILEGES FOR ROLE "{roles.owner}" GRANT SELECT ON LARGE OBJECTS TO {grantee}'
+            )
+        with pgstore.Client(url) as client:
+            store = Volume.from_name("s", create_if_missing=True, client=client, storage="large_object")
+            store.put_file(io.BytesIO(b"x" * MIB), "put")
+            assert b"".join(store.read_file("put")) == b"x" * MIB
+
+        objects = cluster.execute(url, "SELECT large_object::text FROM pgstore.chunk WHERE large_object IS NOT NULL")
+
+        assert objects
+        for (oid,) in objects:
+            assert refused(cluster, url_as(url, web), f"SELECT lo_get({oid})")
+    finally:
+        cluster.close()

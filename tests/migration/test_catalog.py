@@ -76,12 +76,39 @@ RULES = {
           JOIN pg_language l ON l.oid = p.prolang
          WHERE p.pronamespace = 'pgstore'::regnamespace AND l.lanname <> 'plpgsql'
     """,
-    "a function with its owner's rights fixes search_path and takes no oid": """
+    "a function fixes its search_path": """
         SELECT p.oid::regprocedure
           FROM pg_proc p
-         WHERE p.pronamespace = 'pgstore'::regnamespace AND p.prosecdef
-           AND (NOT EXISTS (SELECT FROM unnest(p.proconfig) c (setting) WHERE setting LIKE 'search_path=%%')
-                OR 'oid'::regtype = ANY (p.proargtypes))
+         WHERE p.pronamespace = 'pgstore'::regnamespace
+           AND 'search_path=pg_catalog, pg_temp' <> ALL (coalesce(p.proconfig, '{}'))
+    """,
+    "a function with a backslash fixes what that means": """
+        SELECT p.oid::regprocedure
+          FROM pg_proc p
+         WHERE p.pronamespace = 'pgstore'::regnamespace
+           AND strpos(p.prosrc, chr(92)) > 0
+           AND 'standard_conforming_strings=on' <> ALL (coalesce(p.proconfig, '{}'))
+    """,
+    "a function with its owner's rights takes no oid": """
+        SELECT p.oid::regprocedure
+          FROM pg_proc p
+         WHERE p.pronamespace = 'pgstore'::regnamespace AND p.prosecdef AND 'oid'::regtype = ANY (p.proargtypes)
+    """,
+    "nobody but the owner has rights that were not granted": """
+        SELECT a.grantee::regrole
+          FROM (SELECT n.nspowner, n.nspacl FROM pg_namespace n WHERE n.nspname = 'pgstore'
+                 UNION ALL
+                SELECT c.relowner, c.relacl FROM pg_class c WHERE c.relnamespace = 'pgstore'::regnamespace
+                 UNION ALL
+                SELECT p.proowner, coalesce(p.proacl, acldefault('f', p.proowner))
+                  FROM pg_proc p
+                 WHERE p.pronamespace = 'pgstore'::regnamespace
+                 UNION ALL
+                SELECT t.typowner, coalesce(t.typacl, acldefault('T', t.typowner))
+                  FROM pg_type t
+                 WHERE t.typnamespace = 'pgstore'::regnamespace AND t.typtype = 'd') AS part (owner, acl)
+         CROSS JOIN LATERAL aclexplode(part.acl) a
+         WHERE a.grantee <> part.owner AND a.grantee <> ALL (ARRAY(SELECT r.oid FROM pg_roles r WHERE r.rolname LIKE 'pgstore%%'))
     """,
     "no table has triggers of its own or row security": """
         SELECT c.oid::regclass
@@ -119,9 +146,24 @@ BREACHES = {
         "ALTER TABLE pgstore.blob ADD COLUMN bad integer DEFAULT nextval('pgstore.blob_id_seq')"
     ],
     "functions are plpgsql": [FUNCTION.format(args="", rest="sql AS 'SELECT 1'")],
-    "a function with its owner's rights fixes search_path and takes no oid": [
-        FUNCTION.format(args="", rest="plpgsql SECURITY DEFINER AS 'BEGIN RETURN 1; END'"),
-        FUNCTION.format(args="oid", rest="plpgsql SECURITY DEFINER SET search_path = '' AS 'BEGIN RETURN 1; END'"),
+    "a function fixes its search_path": [
+        FUNCTION.format(args="", rest="plpgsql AS 'BEGIN RETURN 1; END'"),
+        FUNCTION.format(args="", rest="plpgsql SET search_path = public AS 'BEGIN RETURN 1; END'"),
+        FUNCTION.format(args="", rest="plpgsql SET search_path = public, pg_catalog, pg_temp AS 'BEGIN RETURN 1; END'"),
+    ],
+    "a function with a backslash fixes what that means": [
+        FUNCTION.format(
+            args="", rest=r"plpgsql SET search_path = pg_catalog, pg_temp AS $$BEGIN RETURN length('\\'); END$$"
+        ),
+    ],
+    "a function with its owner's rights takes no oid": [
+        FUNCTION.format(args="oid", rest="plpgsql SECURITY DEFINER AS 'BEGIN RETURN 1; END'"),
+    ],
+    "nobody but the owner has rights that were not granted": [
+        "GRANT SELECT ON pgstore.store TO PUBLIC",
+        "GRANT USAGE ON SCHEMA pgstore TO pg_monitor",
+        "GRANT USAGE ON TYPE pgstore.entry_name TO PUBLIC",
+        FUNCTION.format(args="", rest="plpgsql AS 'BEGIN RETURN 1; END'"),
     ],
     "no table has triggers of its own or row security": ["ALTER TABLE pgstore.blob ENABLE ROW LEVEL SECURITY"],
 }

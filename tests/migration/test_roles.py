@@ -287,3 +287,96 @@ def test_a_dba_runs_the_grants_by_hand(cluster, next_revision):
 
     # Rights are listed in the order in which they were granted.
     assert sorted(granted.splitlines()) == sorted(cluster.dump(url).splitlines())
+
+
+KINDS = ["TABLES", "FUNCTIONS", "SCHEMAS", "SEQUENCES", "TYPES"]
+
+
+def open_to(cluster, url, role):
+    """What a role may do that only rights on pgstore let it do."""
+    other = url_as(url, role)
+    for relation, kind, name in cluster.execute(url, RELATIONS):
+        for statement in [f"SELECT FROM {relation}", *(changes(name) if kind in "rp" else [])]:
+            if not refused(cluster, other, statement):
+                yield statement
+    for (call,) in cluster.execute(url, CALLS):
+        if not refused(cluster, other, f"SELECT {call}"):
+            yield call
+
+
+@pytest.mark.parametrize("to", ["a role", "PUBLIC"])
+def test_default_privileges_of_the_database_let_nobody_in(each_cluster, roles, next_revision, to):
+    """
+    Hosted databases have them for the roles of their web interface. Neither the first migration nor a later one leaves a door open.
+    """
+    url, web = each_cluster.database(), each_cluster.login()
+    grantee = "PUBLIC" if to == "PUBLIC" else f'"{web}"'
+    for kind in KINDS:
+        each_cluster.execute(url, f"ALTER DEFAULT PRIVILEGES GRANT ALL ON {kind} TO {grantee}")
+
+    first = migrate.upgrade(url, roles=roles)
+    assert list(open_to(each_cluster, url, web)) == []
+    next_revision()
+    second = migrate.upgrade(url, roles=roles)
+
+    assert list(open_to(each_cluster, url, web)) == []
+    assert (first.roles_else, second.roles_else) == ((), ())
+    for kind in KINDS:
+        each_cluster.execute(url, f"ALTER DEFAULT PRIVILEGES REVOKE ALL ON {kind} FROM {grantee}")
+    for kind in ("FUNCTIONS", "TYPES"):
+        each_cluster.execute(
+            url, f"ALTER DEFAULT PRIVILEGES GRANT {'USAGE' if kind == 'TYPES' else 'EXECUTE'} ON {kind} TO PUBLIC"
+        )
+
+
+def test_default_privileges_give_a_reader_no_more_than_reading(each_cluster, roles, next_revision):
+    """
+    Also where the role that they are for is one of ours.
+    """
+    url = each_cluster.database()
+    each_cluster.create(roles)
+    for kind in KINDS:
+        each_cluster.execute(url, f'ALTER DEFAULT PRIVILEGES GRANT ALL ON {kind} TO "{roles.reader}"')
+    next_revision()
+
+    migrate.upgrade(url, roles=roles)
+
+    reader = url_as(url, member(each_cluster, roles.reader))
+    assert not refused(each_cluster, reader, "SELECT FROM pgstore.store")
+    assert not refused(each_cluster, reader, "SELECT pgstore.dict_size(1)")
+    assert [refused(each_cluster, reader, change) for change in changes("store")] == [True] * 3
+    assert refused(each_cluster, reader, "SELECT pgstore.dict_forget(1)")
+    assert refused(each_cluster, reader, "CREATE TABLE pgstore.mine ()")
+    for kind in KINDS:
+        each_cluster.execute(url, f'ALTER DEFAULT PRIVILEGES REVOKE ALL ON {kind} FROM "{roles.reader}"')
+
+
+def test_what_was_granted_by_hand_stays_and_is_named(each_cluster, roles, next_revision):
+    """
+    An administrator had a reason; whoever looks after them sees it.
+    """
+    url, auditor, clerk = each_cluster.database(), each_cluster.login(), each_cluster.login()
+    migrate.upgrade(url, roles=roles)
+    each_cluster.execute(url, f'GRANT USAGE ON SCHEMA pgstore TO "{auditor}"')
+    each_cluster.execute(url, f'GRANT SELECT ON pgstore.store TO "{auditor}"')
+    each_cluster.execute(url, f'GRANT SELECT (id) ON pgstore.session TO "{clerk}"')
+    next_revision()
+
+    report = migrate.upgrade(url, roles=roles)
+
+    assert set(report.roles_else) == {auditor, clerk}
+    assert not refused(each_cluster, url_as(url, auditor), "SELECT FROM pgstore.store")
+    each_cluster.execute(url, f'REVOKE ALL ON SCHEMA pgstore FROM "{auditor}"')
+    each_cluster.execute(url, f'REVOKE ALL ON pgstore.store FROM "{auditor}"')
+    each_cluster.execute(url, f'REVOKE ALL ON pgstore.session FROM "{clerk}"')
+
+
+def test_a_reader_may_keep_a_copy_of_what_it_reads(each_cluster, url, roles):
+    """
+    A table that is made of ours has columns of our types.
+    """
+    reader = url_as(url, member(each_cluster, roles.reader))
+
+    for relation, kind, _ in each_cluster.execute(url, RELATIONS):
+        if kind in "rv":
+            assert not refused(each_cluster, reader, f"CREATE TEMP TABLE copy AS SELECT * FROM {relation}"), relation

@@ -33,7 +33,7 @@ NOTE_UNFINISHED = Statement(
     )
     UPDATE pgstore.blob
        SET session_id = NULL
-     WHERE store_id = $1::numeric
+     WHERE store_id::numeric = $1::numeric
        AND ctid = ANY (ARRAY(SELECT d.place FROM dead d))
     """,
     "int8 int8",
@@ -58,7 +58,7 @@ def _lock(table: str) -> Statement:
     return Statement(
         f"""
         SELECT o.id
-          FROM unnest($2) AS u (id)
+          FROM pg_catalog.unnest($2) AS u (id)
          CROSS JOIN LATERAL (
                SELECT t.id
                  FROM pgstore.{table} t
@@ -75,10 +75,10 @@ def _delete(table: str, column: str) -> Statement:
     return Statement(
         f"""
         DELETE FROM pgstore.{table}
-         WHERE store_id = $1::numeric
+         WHERE store_id::numeric = $1::numeric
            AND ctid = ANY (ARRAY(
                SELECT o.ctid
-                 FROM unnest($2) AS u (id)
+                 FROM pg_catalog.unnest($2) AS u (id)
                 CROSS JOIN LATERAL (
                       SELECT t.ctid
                         FROM pgstore.{table} t
@@ -96,7 +96,7 @@ LOCK_BLOBS = _lock("blob")
 BLOBS_NOW = Statement(
     """
     SELECT b.id, i.one IS NOT NULL, e.count
-      FROM unnest($2) AS u (id)
+      FROM pg_catalog.unnest($2) AS u (id)
      CROSS JOIN LATERAL (
            SELECT t.id
              FROM pgstore.blob t
@@ -123,10 +123,10 @@ DELETE_BLOBS = Statement(
     """
     WITH emptied AS (
          DELETE FROM pgstore.extent
-          WHERE store_id = $1::numeric
+          WHERE store_id::numeric = $1::numeric
             AND ctid = ANY (ARRAY(
                 SELECT e.ctid
-                  FROM unnest($2) AS u (id)
+                  FROM pg_catalog.unnest($2) AS u (id)
                  CROSS JOIN LATERAL (
                        SELECT x.ctid
                          FROM pgstore.extent x
@@ -142,10 +142,10 @@ DELETE_BLOBS = Statement(
              ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at)
     )
     DELETE FROM pgstore.blob
-     WHERE store_id = $1::numeric
+     WHERE store_id::numeric = $1::numeric
        AND ctid = ANY (ARRAY(
            SELECT b.ctid
-             FROM unnest($2) AS u (id)
+             FROM pg_catalog.unnest($2) AS u (id)
             CROSS JOIN LATERAL (
                   SELECT t.ctid
                     FROM pgstore.blob t
@@ -174,7 +174,7 @@ LOCK_CHUNKS = _lock("chunk")
 CHUNKS_NOW = Statement(
     """
     SELECT c.id, e.one IS NOT NULL, c.size_bytes, c.is_object
-      FROM unnest($2) AS u (id)
+      FROM pg_catalog.unnest($2) AS u (id)
      CROSS JOIN LATERAL (
            SELECT t.id, octet_length(t.data) AS size_bytes, t.large_object IS NOT NULL AS is_object
              FROM pgstore.chunk t
@@ -193,7 +193,7 @@ CHUNKS_NOW = Statement(
 DELETE_CHUNKS = _delete("chunk", "id")
 # Each takes a lock of the table that the server has for all together, until the transaction ends.
 DELETE_OBJECTS = Statement(
-    "SELECT count(*) FROM unnest($2) AS u (id) WHERE pgstore.chunk_delete($1, u.id)", "int8 int8[]"
+    "SELECT count(*) FROM pg_catalog.unnest($2) AS u (id) WHERE pgstore.chunk_delete($1, u.id)", "int8 int8[]"
 )
 FORGET_CHUNKS = _delete("chunk_left", "chunk_id")
 

@@ -20,14 +20,14 @@ HELD: Final = f"""
               FROM pgstore.inode_hold h
               JOIN pgstore.session s ON s.id = h.session_id AND {ALIVE}
              WHERE h.store_id = $1
-               AND h.ino = i.ino)
+               AND h.ino = i.ino::bigint)
 """
 
 # `settled` is the newest version that was the newest before the time of grace; `oldest` the first that is left.
 FLOOR = Statement(
     f"""
     SELECT s.kind,
-           f.head - f.versions_kept + 1,
+           f.head - f.versions_kept::integer + 1,
            (SELECT v.version
               FROM pgstore.volume_version v
              WHERE v.store_id = $1
@@ -42,7 +42,8 @@ FLOOR = Statement(
              LIMIT 1) AS pinned,
            (SELECT v.version FROM pgstore.volume_version v WHERE v.store_id = $1 ORDER BY v.version LIMIT 1) AS oldest,
            EXISTS (SELECT FROM pgstore.blob_left l WHERE l.store_id = $1)
-           OR s.kind = 'nfs' AND EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = $1 AND i.link_count = 0) AS has_left
+           OR s.kind = 'nfs'
+              AND EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = $1 AND i.link_count::integer = 0) AS has_left
       FROM pgstore.store s
       JOIN pgstore.file_system f ON f.store_id = s.id
      WHERE s.id = $1

@@ -18,7 +18,7 @@ LOCK_VERSIONS = Statement(
     SELECT v.version
       FROM pgstore.volume_version v
      WHERE v.store_id = $1
-       AND v.version < $2
+       AND v.version::bigint < $2
      ORDER BY v.version
        FOR UPDATE SKIP LOCKED
      LIMIT $3
@@ -34,19 +34,21 @@ LOOK_AGAIN = Statement(
                AND EXISTS (SELECT FROM pgstore.session s WHERE s.id = p.session_id AND {ALIVE}))
       FROM pgstore.volume_version v
      WHERE v.store_id = $1
-       AND v.version <= $2
+       AND v.version::bigint <= $2
      ORDER BY v.version
      LIMIT $3
     """,
     "int8 int8 int8",
 )
-DELETE_VERSIONS = Statement("DELETE FROM pgstore.volume_version WHERE store_id = $1 AND version < $2", "int8 int8")
+DELETE_VERSIONS = Statement(
+    "DELETE FROM pgstore.volume_version WHERE store_id = $1 AND version::bigint < $2", "int8 int8"
+)
 
 # Places, and `$1::numeric`: see `changes`. Nobody changes rows that have ended, so only other collectors are skipped.
 DELETE_NAMES = Statement(
     f"""
     DELETE FROM pgstore.dirent
-     WHERE store_id = $1::numeric
+     WHERE store_id::numeric = $1::numeric
        AND ctid = ANY (ARRAY(
            SELECT d.ctid
              FROM pgstore.dirent d
@@ -66,7 +68,7 @@ def _delete_inodes(places: str) -> str:
     return f"""
     WITH gone AS (
          DELETE FROM pgstore.inode
-          WHERE store_id = $1::numeric
+          WHERE store_id::numeric = $1::numeric
             AND ctid = ANY (ARRAY({places}))
          RETURNING blob_id
     ), noted AS (
@@ -101,9 +103,9 @@ LOCK_NAMELESS = Statement(
     SELECT i.ino
       FROM pgstore.inode i
      WHERE i.store_id = $1
-       AND i.link_count = 0
-       AND i.ctime_ns <= (extract(epoch FROM {GRACE_ENDED}) * 1000000000)::bigint
-       AND i.ino > $3
+       AND i.link_count::integer = 0
+       AND i.ctime_ns <= (extract(epoch FROM {GRACE_ENDED}) * 1000000000::numeric)::bigint
+       AND i.ino::bigint > $3
        AND NOT {HELD}
      ORDER BY i.ino
        FOR UPDATE SKIP LOCKED
@@ -115,14 +117,14 @@ DELETE_NAMELESS = Statement(
     _delete_inodes(
         f"""
            SELECT i.ctid
-             FROM unnest($2) AS u (ino)
+             FROM pg_catalog.unnest($2) AS u (ino)
             CROSS JOIN LATERAL (
                   SELECT n.ctid, n.ino
                     FROM pgstore.inode n
                    WHERE n.store_id = $1
-                     AND n.ino = u.ino
+                     AND n.ino::bigint = u.ino
                      AND n.version_to = {LIVE}
-                     AND n.link_count = 0
+                     AND n.link_count::integer = 0
                    LIMIT 1) i
             WHERE NOT {HELD}"""
     ),

@@ -22,9 +22,9 @@ SURVEY = Statement(
          SELECT i.blob_id, i.ctid
            FROM pgstore.inode i
           WHERE i.store_id = $1
-            AND i.link_count = 0
+            AND i.link_count::integer = 0
             AND $4 = 'nfs'
-            AND i.ctime_ns <= (extract(epoch FROM {GRACE_ENDED}) * 1000000000)::bigint
+            AND i.ctime_ns <= (extract(epoch FROM {GRACE_ENDED}) * 1000000000::numeric)::bigint
             AND NOT {HELD}
     ), candidate AS (
          SELECT g.blob_id AS id
@@ -65,7 +65,7 @@ SURVEY = Statement(
                                AND e.chunk_id = c.id
                                AND e.blob_id NOT IN (SELECT f.id FROM free f))
     )
-    SELECT (SELECT count(*) FROM pgstore.volume_version v WHERE v.store_id = $1 AND v.version < $3),
+    SELECT (SELECT count(*) FROM pgstore.volume_version v WHERE v.store_id = $1 AND v.version::bigint < $3),
            (SELECT count(*) FROM pgstore.dirent d WHERE d.store_id = $1 AND d.version_to <= $3 AND d.version_to < {LIVE}),
            (SELECT count(*) FROM going),
            (SELECT count(*) FROM free),
