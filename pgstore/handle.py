@@ -76,6 +76,7 @@ class Store:
         store._installation = state.get("installation")
         store._options = state.get("options") or {}
         store._facts = None
+        store._accepted = None
         store._ephemeral_id = None
         store._closed = False
         return store
@@ -97,6 +98,7 @@ class Store:
     _installation: str | None  # unpickled, and not used yet: where it came from
     _options: dict[str, Any]  # what the store is to be created with, and must have been
     _facts: Facts | None
+    _accepted: Facts | None  # those of a transaction that are as this handle was given
     _ephemeral_id: int | None  # drawn on first use, before there is a store
     _owner_pid: int  # of the process that drew it
     _closed: bool
@@ -275,7 +277,10 @@ class Store:
             if facts is None:
                 raise self._missing()
             found.facts[key] = (weakref.ref(self), facts)
-        return self._accept(facts)  # what was asked of the handle that found it may be something else
+        elif facts is not self._accepted:  # found by another handle, of which something else may have been asked
+            self._accept(facts)
+        self._accepted = facts
+        return facts
 
     @property
     def _key(self) -> object:

@@ -93,14 +93,16 @@ EXTEND = Statement(
 )
 # Passes over what someone holds the lock of: it is being settled, by a transaction that may take long, or brought back. What is
 # there but was not renewed may be the next time.
+_MINE_OF_MANY: Final = """store_id = $1
+       AND id = ANY ($2)
+       AND put_at = to_timestamp(($4)[array_position($2, id)])
+       AND kind = 'l'"""
 RENEW = Statement(
-    """
+    f"""
     WITH mine AS MATERIALIZED (
              SELECT id
                FROM pgstore.queue_deferred
-              WHERE store_id = $1
-                AND id = ANY ($2)
-                AND kind = 'l'
+              WHERE {_MINE_OF_MANY}
                 FOR UPDATE SKIP LOCKED),
          renewed AS (
              UPDATE pgstore.queue_deferred AS e
@@ -114,11 +116,9 @@ RENEW = Statement(
      UNION
     SELECT id
       FROM pgstore.queue_deferred
-     WHERE store_id = $1
-       AND id = ANY ($2)
-       AND kind = 'l'
+     WHERE {_MINE_OF_MANY}
     """,
-    "int8 int8[] float8",
+    "int8 int8[] float8 float8[]",
     reads=True,  # repeating it does no harm
 )
 POSTPONE = Statement(
@@ -380,7 +380,8 @@ class Renewal:
         if not held:
             return
         try:
-            rows: Rows = yield Query(RENEW, self._store_id, list(held), self._seconds)
+            put_at = [held_lease._row[1] for held_lease in held.values()]
+            rows: Rows = yield Query(RENEW, self._store_id, list(held), self._seconds, put_at)
             for number in held.keys() - {row[0] for row in rows}:
                 held[number]._lost_it = not held[number]._done
         finally:

@@ -504,6 +504,26 @@ def test_a_lease_ends_no_other_that_has_its_number(call, database, worker, other
     theirs.ack()
 
 
+def test_a_renewal_prolongs_no_other_lease_that_has_its_number(call, database, worker, others):
+    queue = pgstore.Queue.persist("queue", client=worker)
+    call(queue.hydrate)
+    database.back_up()
+    call(queue.put, "the worker's")
+    mine = call(queue.get, lease=1, renew=True)
+    database.restore()
+    elsewhere = pgstore.Queue.from_name("queue", client=others)
+    elsewhere.put("another")
+    theirs = elsewhere.get(lease=600)
+    assert theirs._row[0] == mine._row[0]
+
+    until(lambda: mine.is_lost)
+
+    eye = Eye(database.url)
+    left = "SELECT extract(epoch FROM due_at - statement_timestamp()) FROM pgstore.queue_deferred"
+    assert eye.value(left) > 500
+    eye.close()
+
+
 def test_owed_counts_are_not_told_to_another_history(call, database, worker):
     queue = pgstore.Queue.persist("queue", client=worker)
     call(queue.put_many, [1, 2, 3])
