@@ -28,7 +28,8 @@ CREATE TABLE pgstore.schema_revision (
 CREATE DOMAIN pgstore.stored_value AS bytea CHECK (octet_length(VALUE) <= 268435456);  -- 256 MiB: pg_dump writes hex text and fails above about 500
 CREATE DOMAIN pgstore.inline_contents AS bytea CHECK (octet_length(VALUE) <= 65536);
 CREATE DOMAIN pgstore.entry_name AS bytea CHECK (octet_length(VALUE) BETWEEN 1 AND 255 AND position('\x2f'::bytea IN VALUE) = 0
-                                                 AND position('\x00'::bytea IN VALUE) = 0);  -- of POSIX: bytes, in no encoding
+                                                 AND position('\x00'::bytea IN VALUE) = 0
+                                                 AND VALUE <> '\x2e'::bytea AND VALUE <> '\x2e2e'::bytea);  -- of POSIX: bytes, in no encoding, not `.` and `..`
 CREATE DOMAIN pgstore.inode_kind AS "char" CHECK (VALUE IN ('f', 'd', 'l', 'p', 's'));  -- file, directory, symbolic link, fifo, socket
 CREATE DOMAIN pgstore.permission_bits AS integer CHECK (VALUE BETWEEN 0 AND 4095);
 CREATE DOMAIN pgstore.chunk_storage AS "char" CHECK (VALUE IN ('r', 'l'));  -- rows, or PostgreSQL's large objects

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from pgstore.core.operation import Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.files.changes import Entry
-from pgstore.files.paths import Names, join
+from pgstore.files.paths import Names, check_names, is_possible, join
 from pgstore.files.tree import Node, Tree, Walk, valid
 from pgstore.types import FileEntry, FileEntryType, FileStat
 
@@ -73,11 +73,17 @@ class Listing:
         after: bytes = b"",
         recursive: bool = False,
         statement: Statement = LIST,
+        left_out: Callable[[Names], None] | None = None,
     ) -> None:
-        """*names* are the path of *directories*, *after* the last name in them that is known."""
+        """
+        *names* are the path of *directories*, *after* the last name in them that is known.
+
+        *left_out*: told of impossible names, which `entries` then leaves out, with what is below; None: they are an error.
+        """
         self._tree = tree
         self._recursive = recursive
         self._statement = statement
+        self._left_out = left_out or check_names
         path = b"".join(name + b"/" for name in names)
         self._todo = [(ino, path, after) for ino in directories]
 
@@ -106,6 +112,9 @@ class Listing:
                 if last is not None:
                     self._todo.append((ino, path, last))
                 for name, entry in entries:
+                    if not is_possible(name):
+                        self._left_out((*path.split(b"/")[:-1], name))
+                        continue
                     if self._recursive and entry.kind == "d":
                         self._todo.append((entry.ino, path + name + b"/", b""))
                     found.append((path + name, entry))
@@ -178,6 +187,8 @@ def _file_entries(path: bytes, rows: Rows) -> list[FileEntry]:
     new, kind, types, encoding, on_error = FileEntry.__new__, FileEntry, _TYPES, *_ENCODING
     entries: list[FileEntry] = []
     for row in rows:
+        if not is_possible(row[1]):
+            check_names((*path.split(b"/")[:-1], row[1]))
         entry = new(kind)
         facts = entry.__dict__
         facts["path"] = (path + row[1]).decode(encoding, on_error)

@@ -11,6 +11,7 @@ from pgstore import errors
 
 NAME_BYTES_MAX: Final = 255  # NAME_MAX of Linux; a CHECK of the database too
 Names: TypeAlias = tuple[bytes, ...]
+_NOT_NAMES: Final = frozenset((b"", b".", b".."))
 
 
 def split(path: object) -> Names:
@@ -45,6 +46,28 @@ def split_file(path: object) -> Names:
     if not names or str(path).endswith("/"):
         raise errors.InvalidError(f"path {str(path)!r} names a directory; give the path of the file")
     return names
+
+
+def is_possible(name: bytes) -> bool:
+    """
+    Whether an entry of a directory can have this name. The database says the same (`pgstore.entry_name`).
+
+    Names that were read are looked at all the same before they become paths: a `..`, or a slash, leads somewhere else.
+    """
+    return name not in _NOT_NAMES and b"/" not in name and b"\0" not in name
+
+
+def check_names(names: Iterable[bytes]) -> None:
+    """Raise `UnsafeEntry` if one of *names*, the path of an entry that was read, is impossible."""
+    names = tuple(names)
+    if not all(map(is_possible, names)):
+        raise errors.UnsafeEntry(f"{unsafe(names)}; `pgstore check --repair` gives it another name")
+
+
+def unsafe(names: Names) -> str:
+    """What is wrong with a path through *names*, one of which is impossible."""
+    at = next(at for at, name in enumerate(names) if not is_possible(name))
+    return f"an entry of directory {join(names[:at]) or '/'!r} has the impossible name {os.fsdecode(names[at])!r}"
 
 
 def join(names: Iterable[bytes]) -> str:

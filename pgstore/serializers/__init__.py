@@ -11,11 +11,13 @@ from pgstore.serializers.values import (
     CODEC_FLOAT,
     CODEC_INTEGER,
     CODEC_PICKLE,
+    NOT_LOADED,
     VALUE_BYTES_MAX,
     check_size,
     decode_value,
     dumps,
     encode_value,
+    load_json,
     loads,
 )
 
@@ -23,6 +25,7 @@ __all__ = [
     "CODEC_FLOAT",
     "CODEC_INTEGER",
     "CODEC_PICKLE",
+    "NOT_LOADED",
     "VALUE_BYTES_MAX",
     "check_size",
     "decode_key",
@@ -32,5 +35,6 @@ __all__ = [
     "encode_key",
     "encode_value",
     "key_text",
+    "load_json",
     "loads",
 ]
