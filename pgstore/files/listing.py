@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from pgstore.core.operation import Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.files.changes import Entry
-from pgstore.files.paths import Names, check_names, is_possible, join
+from pgstore.files.paths import Names, are_possible, is_possible, join, refuse
 from pgstore.files.tree import Node, Tree, Walk, valid
 from pgstore.types import FileEntry, FileEntryType, FileStat
 
@@ -83,7 +83,7 @@ class Listing:
         self._tree = tree
         self._recursive = recursive
         self._statement = statement
-        self._left_out = left_out or check_names
+        self._left_out = left_out or refuse
         path = b"".join(name + b"/" for name in names)
         self._todo = [(ino, path, after) for ino in directories]
 
@@ -111,8 +111,9 @@ class Listing:
             for ino, path, entries, last in (yield from self.parts()):
                 if last is not None:
                     self._todo.append((ino, path, last))
+                are_safe = are_possible([name for name, _ in entries])
                 for name, entry in entries:
-                    if not is_possible(name):
+                    if not are_safe and not is_possible(name):
                         self._left_out((*path.split(b"/")[:-1], name))
                         continue
                     if self._recursive and entry.kind == "d":
@@ -186,9 +187,9 @@ def _file_entries(path: bytes, rows: Rows) -> list[FileEntry]:
     """What `file_entry` makes of each row of `LIST`, in half the time: the initialisation of a frozen dataclass is slow."""
     new, kind, types, encoding, on_error = FileEntry.__new__, FileEntry, _TYPES, *_ENCODING
     entries: list[FileEntry] = []
+    if not are_possible([row[1] for row in rows]):
+        refuse((*path.split(b"/")[:-1], next(row[1] for row in rows if not is_possible(row[1]))))
     for row in rows:
-        if not is_possible(row[1]):
-            check_names((*path.split(b"/")[:-1], row[1]))
         entry = new(kind)
         facts = entry.__dict__
         facts["path"] = (path + row[1]).decode(encoding, on_error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import PurePath
 from typing import Final, TypeAlias
 
@@ -57,17 +57,20 @@ def is_possible(name: bytes) -> bool:
     return name not in _NOT_NAMES and b"/" not in name and b"\0" not in name
 
 
-def check_names(names: Iterable[bytes]) -> None:
-    """Raise `UnsafeEntry` if one of *names*, the path of an entry that was read, is impossible."""
-    names = tuple(names)
-    if not all(map(is_possible, names)):
-        raise errors.UnsafeEntry(f"{unsafe(names)}; `pgstore check --repair` gives it another name")
+def are_possible(names: Collection[bytes]) -> bool:
+    """Whether all of *names* are, found out in a fraction of the time that a look at each takes."""
+    together = b"".join(names)
+    return b"/" not in together and b"\0" not in together and _NOT_NAMES.isdisjoint(names)
+
+
+def refuse(names: Names) -> None:
+    """Raise the error about the last one of *names*, an impossible name that was read."""
+    raise errors.UnsafeEntry(f"{unsafe(names)}; `pgstore check --repair` gives it another name")
 
 
 def unsafe(names: Names) -> str:
-    """What is wrong with a path through *names*, one of which is impossible."""
-    at = next(at for at, name in enumerate(names) if not is_possible(name))
-    return f"an entry of directory {join(names[:at]) or '/'!r} has the impossible name {os.fsdecode(names[at])!r}"
+    """What is wrong with a path of which the last name is impossible."""
+    return f"an entry of directory {join(names[:-1]) or '/'!r} has the impossible name {os.fsdecode(names[-1])!r}"
 
 
 def join(names: Iterable[bytes]) -> str:

@@ -68,7 +68,10 @@ DAMAGE = [
      "INSERT INTO pgstore.blob (store_id, chunk_size_bytes, session_id) VALUES (%(v)s, 1, 99999)"),
     ("file_leftovers", "its session is dead", "INSERT INTO pgstore.version_pin VALUES (%(v)s, 99999, 1)"),
     ("file_leftovers", "its session is dead", "INSERT INTO pgstore.inode_hold VALUES (%(n)s, 99999, 1)"),
-    ("large_objects", "", "UPDATE pgstore.chunk SET data = NULL, large_object = 1 WHERE id = %(chunk)s"),
+    ("large_objects", "missing", "UPDATE pgstore.chunk SET data = NULL, large_object = 1 WHERE id = %(chunk)s"),
+    ("large_objects", "not its own",
+     "UPDATE pgstore.chunk SET data = NULL, large_object = lo_from_bytea(0, 'theirs') WHERE id = %(chunk)s"),
+    ("large_objects", "another chunk has the same", "UPDATE pgstore.chunk SET data = NULL, large_object = 1"),
     ("orphans", "dirent", "INSERT INTO pgstore.dirent VALUES (0, 1, 'x', 0, 1, 1, 'f')"),
     ("orphans", "chunk_left", "INSERT INTO pgstore.chunk_left VALUES (0, 1)"),
 ]  # fmt: skip
