@@ -93,10 +93,13 @@ def repair(client: pgstore.Client, findings: Sequence[Finding]) -> Iterator[Repa
             client.run(atomic(sweep()))
             about = [found[name] for name in FILE_CHECKS & found.keys()]
             wanted = {store_id for finding in about for store_id in finding.of("store_id")}
+            lossy = [found[name] for name in SHOWING_LOST_INODES & found.keys()]
+            losers = {store_id for finding in lossy for store_id in finding.of("store_id")}
             for store_id, environment, kind, name in client.run(_one(Query(STORES, None, None))):
                 if store_id in wanted or not all(finding.is_complete for finding in about):
                     where = f"{'NetworkFileSystem' if kind == 'nfs' else 'Volume'} {environment}/{name or store_id}"
-                    yield from _told(client.run(mend_files(store_id, in_place=kind == "nfs")), where)
+                    nameless = store_id in losers or not all(finding.is_complete for finding in lossy)
+                    yield from _told(client.run(mend_files(store_id, in_place=kind == "nfs", nameless=nameless)), where)
     except errors.AccessDenied as exc:
         raise errors.AccessDenied(
             f"this repair needs the rights of pgstore_owner, or of who owns the schema: {exc.__cause__ or exc}"
@@ -110,6 +113,7 @@ def repair(client: pgstore.Client, findings: Sequence[Finding]) -> Iterator[Repa
 
 
 FILE_CHECKS: Final = frozenset({"file_leftovers", "file_blobs", "file_extents", "file_entry_names", "file_contents"})
+SHOWING_LOST_INODES: Final = frozenset({"file_names", "file_trees", "file_versions"})
 REPAIRABLE: Final = FILE_CHECKS | {"sequences", "queue_marks", "orphans", "dict_changes"}
 
 

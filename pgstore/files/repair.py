@@ -103,7 +103,7 @@ ROBBED = Statement(
       LEFT JOIN pgstore.blob b ON b.store_id = $1 AND b.id = i.blob_id
      WHERE i.store_id = $1
        AND i.kind = 'f'
-       AND (i.blob_id IS NULL AND i.inline_data IS NULL AND i.size_bytes > 0
+       AND (i.blob_id IS NULL AND i.size_bytes <> coalesce(octet_length(i.inline_data), 0)
             OR i.blob_id IS NOT NULL AND b.id IS NULL
             OR NOT b.is_shared AND EXISTS (SELECT
                                              FROM pgstore.inode o
@@ -112,15 +112,10 @@ ROBBED = Statement(
     "int8",
     reads=True,
 )
-# Whether the store has other losses: names that lead to no inode, extents that lead to no chunk or have another's.
-OTHER_LOSSES = Statement(
+# Whether extents lead to no chunk or have another's.
+HEADLESS = Statement(
     """
     SELECT EXISTS (SELECT
-                     FROM pgstore.dirent d
-                    WHERE d.store_id = $1
-                      AND d.kind = 'f'
-                      AND NOT EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = $1 AND i.ino = d.ino)),
-           EXISTS (SELECT
                      FROM pgstore.extent e
                     WHERE e.store_id = $1
                       AND (NOT EXISTS (SELECT FROM pgstore.chunk c WHERE c.store_id = $1 AND c.id = e.chunk_id)
@@ -327,18 +322,20 @@ def owners_of(blobs: Sequence[Blob], robbed: Sequence[Robbed]) -> list[tuple[Rob
     ]
 
 
-def repair(store_id: int, *, in_place: bool) -> Op[Mended]:
+def repair(store_id: int, *, in_place: bool, nameless: bool) -> Op[Mended]:
     """
     Mend what can be, and delete what no loss in this file system can explain. Not in a transaction.
 
-    *in_place*: it is a NetworkFileSystem.
+    Args:
+        in_place: it is a NetworkFileSystem.
+        nameless: its names or versions show that inodes are gone, of which nobody knows what contents they had.
     """
     mended = Mended()
     mended.names = yield Query(RENAME_IMPOSSIBLE, store_id)
     gaps = [Gap(*row) for row in (yield Query(GAPS, store_id, LIVE))]
     for gap, chunks in places_for([Chunk(*row) for row in (yield Query(LOOSE_CHUNKS, store_id))], gaps):
         mended.chunks += yield from atomic(_put_back(store_id, gap, chunks))
-    nameless, headless = (yield Query(OTHER_LOSSES, store_id))[0]
+    ((headless,),) = yield Query(HEADLESS, store_id)
     if not nameless:
         robbed = [Robbed(*row) for row in (yield Query(ROBBED, store_id))]
         for file, blob in owners_of([Blob(*row) for row in (yield Query(LOOSE_BLOBS, store_id))], robbed):
