@@ -7,6 +7,8 @@ one moved from elsewhere passes; it is checked before anything is loaded.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import pickle
 import re
@@ -15,19 +17,10 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.registry import Facts
-from pgstore.serializers import (
-    NOT_LOADED,
-    check_size,
-    decode_key,
-    decode_plain_key,
-    encode_key,
-    encode_value,
-    load_json,
-    loads,
-)
-from pgstore.serializers.signing import SIGNATURE_BYTES, Signer
+from pgstore.serializers import check_size, decode_key, decode_plain_key, encode_key, encode_value, loads
 
 SERIALIZERS: Final = ("pickle", "json", "cloudpickle")
+SIGNATURE_BYTES: Final = 16
 PROJECTION_CHARS_MAX: Final = 32 * 1024 * 1024  # as jsonb it may be six times as much; the server refuses 256 MiB
 _SIGNED_KEY: Final = b"\x01"  # a pickle starts with 0x80
 _SIZE_UNCHECKED: Final = 1 << 20
@@ -36,7 +29,7 @@ _INT64: Final = range(-(2**63), 2**63)
 _NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 Columns = tuple[str, "bytes | None", "int | None", "float | None", "str | None"]
-"""codec, value, integer_value, float_value, json_value (as text, written and read)."""
+"""codec, value, integer_value, float_value, json_value."""
 
 
 class Codec:
@@ -47,7 +40,6 @@ class Codec:
         self.facts = facts
         self.store_id = facts.id
         self._keys = signing_keys
-        self._signer = Signer(signing_keys, facts.id, b"pgstore dict")
         self._name = name
         self._serializer = options.get("serializer", "pickle")
         self._projects = bool(options.get("json_projection"))
@@ -75,7 +67,7 @@ class Codec:
             check_size(len(data) + (SIGNATURE_BYTES if self._keys else 0), f"the value of key {key!r} of {self._name}")
         projection = _projected(value) if self._projects else None
         if self._keys:
-            return "s", self._signer.sign(_prefixed(text), data) + data, None, None, projection
+            return "s", self._sign(text, data) + data, None, None, projection
         return "p", data, None, None, projection
 
     def decode(self, columns: Sequence[Any], key: Any, text: str) -> Any:
@@ -85,9 +77,9 @@ class Codec:
             return integer
         if codec == "f":
             return real
+        if codec == "j":
+            return document
         try:
-            if codec == "j":
-                return load_json(document, "value")
             return loads(self._checked(codec, data, text), "value")
         except errors.DeserializationError as exc:
             raise errors.DeserializationError(f"key {key!r} of {self._name}: {exc}", exc.raw) from exc.__cause__
@@ -98,7 +90,7 @@ class Codec:
         if codec == "p" and pickled is None and not self._keys and self._serializer != "json":
             try:
                 return text, pickle.loads(data)
-            except NOT_LOADED:  # the long way says what is wrong
+            except Exception:  # noqa: BLE001  # the long way says what is wrong
                 pass
         key = self.decode_key(text, pickled)
         return key, self.decode((codec, data, integer, real, document), key, text)
@@ -114,7 +106,7 @@ class Codec:
         if codec != "s":
             raise errors.DeserializationError(f"this version does not know the codec {codec!r}", data or b"")
         pickled = data[SIGNATURE_BYTES:]
-        if self._keys and not self._signer.has_signed(data[:SIGNATURE_BYTES], _prefixed(text), pickled):
+        if self._keys and not self._signed(text, pickled, data[:SIGNATURE_BYTES]):
             raise errors.DeserializationError("the value's signature is not of any of this client's keys", data)
         return pickled
 
@@ -145,7 +137,7 @@ class Codec:
                     f"standard library: {exc.__cause__}"
                 ) from None
         if pickled is not None and self._keys:
-            pickled = _SIGNED_KEY + self._signer.sign(_prefixed(text), pickled) + pickled
+            pickled = _SIGNED_KEY + self._sign(text, pickled) + pickled
         return text, pickled
 
     def decode_key(self, text: str, pickled: bytes | None) -> Any:
@@ -154,7 +146,7 @@ class Codec:
             return text
         if pickled[:1] == _SIGNED_KEY:
             signature, rest = pickled[1 : 1 + SIGNATURE_BYTES], pickled[1 + SIGNATURE_BYTES :]
-            if self._keys and not self._signer.has_signed(signature, _prefixed(text), rest):
+            if self._keys and not self._signed(text, rest, signature):
                 raise errors.DeserializationError(
                     f"a key of {self._name} is signed by none of this client's keys", pickled
                 )
@@ -163,11 +155,22 @@ class Codec:
             raise errors.DeserializationError(f"a key of {self._name} is not signed", pickled)
         return decode_plain_key(text, pickled) if self._serializer == "json" else decode_key(text, pickled)
 
+    # ---------------------------------------------------------------------------------------------------- signatures
 
-def _prefixed(text: str) -> bytes:
-    """A key's text as signatures cover it, with its length: nothing of it can be taken for the beginning of the pickle."""
-    name = text.encode()
-    return len(name).to_bytes(4, "big") + name
+    def _sign(self, text: str, data: bytes) -> bytes:
+        return self._mac(self._keys[0], text, data)
+
+    def _signed(self, text: str, data: bytes, signature: bytes) -> bool:
+        return any(hmac.compare_digest(self._mac(key, text, data), signature) for key in self._keys)
+
+    def _mac(self, signing_key: bytes, text: str, data: bytes) -> bytes:
+        name = text.encode()
+        mac = hashlib.blake2b(
+            self.store_id.to_bytes(8, "big"), digest_size=SIGNATURE_BYTES, key=signing_key, person=b"pgstore dict"
+        )
+        mac.update(len(name).to_bytes(4, "big") + name)
+        mac.update(data)
+        return mac.digest()
 
 
 def _projected(value: Any) -> str | None:

@@ -11,13 +11,11 @@ from pgstore.serializers.values import (
     CODEC_FLOAT,
     CODEC_INTEGER,
     CODEC_PICKLE,
-    NOT_LOADED,
     VALUE_BYTES_MAX,
     check_size,
     decode_value,
     dumps,
     encode_value,
-    load_json,
     loads,
 )
 
@@ -25,7 +23,6 @@ __all__ = [
     "CODEC_FLOAT",
     "CODEC_INTEGER",
     "CODEC_PICKLE",
-    "NOT_LOADED",
     "VALUE_BYTES_MAX",
     "check_size",
     "decode_key",
@@ -35,6 +32,5 @@ __all__ = [
     "encode_key",
     "encode_value",
     "key_text",
-    "load_json",
     "loads",
 ]

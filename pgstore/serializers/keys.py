@@ -157,7 +157,9 @@ def decode_plain_key(text: str, key_pickle: bytes) -> Any:
     """
     try:
         return _PlainUnpickler(io.BytesIO(key_pickle)).load()
-    except values.NOT_LOADED as exc:
+    except MemoryError:
+        raise
+    except Exception as exc:
         raise errors.DeserializationError(f"key {text!r} cannot be loaded: {exc}", raw=bytes(key_pickle)) from exc
 
 

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import copyreg
 import io
-import json
 import pickle
 import sys
 import threading
 import time
 import types
 from collections.abc import Iterator
-from decimal import Decimal
 from typing import Any, Final
 
 from pgstore.errors import DeserializationError, SerializationError, ValueTooLarge
@@ -47,10 +45,6 @@ _BLAME_SECONDS_MAX: Final = 1.0
 # Codes registered with copyreg stand in a pickle instead of names, so a search for a name would not see them.
 _EXTENSION_CODES: Final[dict[Any, Any]] = getattr(copyreg, "_extension_registry", {})
 _mp_main_lock = threading.RLock()
-
-# What says that an object could not be loaded. Its own `__setstate__` can raise anything; what is left out is what a signal handler
-# or an event loop raises to stop the program, wherever it is, and that must get through.
-NOT_LOADED: Final = (Exception, GeneratorExit)
 
 
 def dumps(value: Any, what: str = "value") -> bytes:
@@ -95,28 +89,13 @@ def loads(data: bytes | memoryview, what: str, *parts: object) -> Any:
     """
     try:
         return pickle.loads(data)
-    except NOT_LOADED as exc:
+    except MemoryError:
+        raise
+    except Exception as exc:
+        # An object's own `__setstate__` can raise anything, so anything is what this must expect.
         name = what.format(*parts) if parts else what
         message = f"{name} cannot be loaded: {_describe(exc)}: {_loading_advice(exc)}"
         raise DeserializationError(message, raw=bytes(data)) from exc
-
-
-def load_json(text: str | bytes, what: str, *parts: object) -> Any:
-    """
-    Load JSON, integers of any length included. *what*, formatted with *parts*, names the value in errors.
-
-    Raises:
-        DeserializationError: Python cannot hold it, for example nested as deeply as Postgres can; the text as UTF-8 is in `raw`.
-    """
-    try:
-        try:
-            return json.loads(text)
-        except ValueError:  # an integer of more digits than Python converts from text, which SQL may have put
-            return json.loads(text, parse_int=lambda digits: int(Decimal(digits)))
-    except NOT_LOADED as exc:
-        name = what.format(*parts) if parts else what
-        raw = text.encode(errors="surrogatepass") if isinstance(text, str) else text
-        raise DeserializationError(f"{name} cannot be loaded: {_describe(exc)}", raw=raw) from exc
 
 
 def check_size(nbytes: int, what: str, *parts: object) -> None:
@@ -327,7 +306,7 @@ def _is_picklable(value: Any) -> bool:
     return True
 
 
-def _loading_advice(exc: BaseException) -> str:
+def _loading_advice(exc: Exception) -> str:
     if isinstance(exc, ModuleNotFoundError):
         return "install the module in this environment, or load the value where it was stored"
     if isinstance(exc, (AttributeError, ImportError)):
@@ -337,7 +316,7 @@ def _loading_advice(exc: BaseException) -> str:
     return "the stored bytes are in this error's `raw`"
 
 
-def _describe(exc: BaseException) -> str:
+def _describe(exc: Exception) -> str:
     try:
         return f"{type(exc).__name__}: {exc}"
     except Exception:  # noqa: BLE001  # a foreign __str__ may raise anything, and its exception still has a type
