@@ -251,8 +251,8 @@ class Target:
     def __init__(self, local: LocalFile | Slot, mode: int, *, trusted: bool = False) -> None:
         """*trusted*: the file gets all bits of *mode*, and not permissions alone: also those that let it run with other rights."""
         self._temporary: str | None = None
-        self._handle: Handle | None = None
-        self._folder: int | None = None  # its descriptor; None: the path says all
+        self._handle: Handle | None = None  # of the folder; None: the path says all
+        self._at: dict[str, Any] = {}
         self._mask = 0o7777 if trusted else 0o777
         self._ours = isinstance(local, (str, os.PathLike, Slot))
         if not self._ours:
@@ -263,7 +263,8 @@ class Target:
             return
         if isinstance(local, Slot):
             self._name = f"local file {local.path!r}"
-            self._handle, self._folder = local.folder, local.folder.fd
+            self._handle = local.folder
+            self._at = {"dir_fd": local.folder.fd}
             self._path = local.name
         else:
             path = os.fspath(local)  # type: ignore[arg-type]
@@ -276,18 +277,18 @@ class Target:
         present = self._present()
         if present is not None and stat.S_ISDIR(present):
             raise errors.IsADirectory(f"{self._name} is a directory; give the path of the file to write")
-        if present is not None and not os.access(self._path, os.W_OK, dir_fd=self._folder):
+        if present is not None and not os.access(self._path, os.W_OK, **self._at):
             # replacing it would need no right on the file itself
             raise errors.FileUnreadable(f"{self._name} may not be written; remove it first, or give another path")
         if present is not None and not stat.S_ISREG(present):
             # A device or pipe, which must not be replaced.
-            fd = os.open(self._path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._folder)
+            fd = os.open(self._path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, **self._at)
             self._file = open(fd, "wb", buffering=0)  # noqa: SIM115 - closed by finish() or abandon()
             return
         folder, base = os.path.split(self._path)
         temporary = os.path.join(folder, f".{base[:100]}.{secrets.token_hex(4)}.part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        fd = os.open(temporary, flags, mode if present is None else 0o600, dir_fd=self._folder)
+        fd = os.open(temporary, flags, mode if present is None else 0o600, **self._at)
         self._temporary = temporary
         self._file = open(fd, "wb", buffering=0)  # noqa: SIM115 - closed by finish() or abandon()
         if present is not None:
@@ -296,7 +297,7 @@ class Target:
     def _present(self) -> int | None:
         """The type and mode of what is there; None: nothing, or a link where none is followed, which is replaced."""
         try:
-            present = os.stat(self._path, dir_fd=self._folder, follow_symlinks=False).st_mode
+            present = os.stat(self._path, follow_symlinks=False, **self._at).st_mode
         except FileNotFoundError:
             return None
         return None if stat.S_ISLNK(present) else present
@@ -350,7 +351,9 @@ class Target:
                 self._file.truncate(size_bytes)
             self._file.close()
             if self._temporary is not None:
-                os.replace(self._temporary, self._path, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+                at = self._at.get("dir_fd")
+                where = {} if at is None else {"src_dir_fd": at, "dst_dir_fd": at}
+                os.replace(self._temporary, self._path, **where)
                 self._temporary = None
 
     def abandon(self) -> None:
@@ -360,7 +363,7 @@ class Target:
             self._file.close()
         if self._temporary is not None:
             with contextlib.suppress(OSError):
-                os.unlink(self._temporary, dir_fd=self._folder)
+                os.unlink(self._temporary, **self._at)
 
 
 class Handle:

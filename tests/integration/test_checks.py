@@ -339,7 +339,8 @@ def test_sequences_that_were_left_behind_are_set_far_ahead(damaged, cli):
         entries = pgstore.Dict.from_name("d", client=client)
         for number in range(50):
             entries["gone"] = number
-        revision = entries.get_entry("gone").revision
+        entry = entries.get_entry("gone")
+        assert entry is not None
         del entries["gone"]
         with entries.lock("x") as lock:
             token = lock.token
@@ -359,7 +360,9 @@ def test_sequences_that_were_left_behind_are_set_far_ahead(damaged, cli):
         pgstore.Queue.persist("q", client=client).put(2)
         entries = pgstore.Dict.from_name("d", client=client)
         entries["gone"] = "again"
-        assert entries.get_entry("gone").revision > revision
+        again = entries.get_entry("gone")
+        assert again is not None
+        assert again.revision > entry.revision
         with entries.lock("x") as lock:
             assert lock.token > token
         pgstore.Dict.persist("another", client=client)["a"] = 1
