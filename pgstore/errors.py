@@ -22,6 +22,7 @@
     ├── DirectoryNotEmpty (OSError)             a directory that had to be empty
     ├── LinkLoop (OSError)                      symbolic links that lead round in a circle
     ├── FileUnreadable (PermissionError)        a local file or directory that may not be read or written
+    ├── UnsafeEntry                             an entry of a store that would lead out of where it is fetched to
     ├── StaleFile (OSError)                     an open file whose contents do not exist any more
     ├── FileTooLarge (OSError)                  a file above the largest possible size
     ├── PositionInvalid (OSError, ValueError)   a position or size of an open file below zero
@@ -140,6 +141,10 @@ class LinkLoop(Error, OSError):
 
 class FileUnreadable(Error, PermissionError):
     """A local file or directory that may not be read or written."""
+
+
+class UnsafeEntry(Error):
+    """An entry of a store has an impossible name, or is a link, that would lead out of where it is fetched to."""
 
 
 class StaleFile(Error, OSError):

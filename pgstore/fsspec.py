@@ -486,8 +486,20 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             callback.set_size(_size_of(file))
             self._put(_Counting(file, callback.relative_update), rpath, mode)
 
-    def get_file(self, rpath: Any, lpath: Any, callback: Any = DEFAULT_CALLBACK, outfile: Any = None, **_: Any) -> None:
-        """Download a file to a local path or file object; of a directory only itself, as fsspec wants it."""
+    def get_file(
+        self,
+        rpath: Any,
+        lpath: Any,
+        callback: Any = DEFAULT_CALLBACK,
+        outfile: Any = None,
+        trusted: bool = False,
+        **_: Any,
+    ) -> None:
+        """
+        Download a file to a local path or file object; of a directory only itself, as fsspec wants it.
+
+        Without its setuid, setgid and sticky bits, unless *trusted*: see `Volume.get_file`.
+        """
         store, inside = self._found_place(rpath)
         target = outfile if outfile is not None else lpath
         info = self.info(rpath)
@@ -498,7 +510,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
         callback.set_size(info["size"])
         with self._explained(rpath):
-            store.get_file(inside, target)
+            store.get_file(inside, target, trusted=trusted)
         callback.absolute_update(info["size"])
 
     def touch(self, path: Any, truncate: bool = True, **_: Any) -> None:

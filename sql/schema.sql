@@ -40,7 +40,8 @@ CREATE TABLE pgstore.schema_revision (
 CREATE DOMAIN pgstore.stored_value AS bytea CHECK (octet_length(VALUE) <= 268435456);  -- 256 MiB: pg_dump writes hex text and fails above about 500
 CREATE DOMAIN pgstore.inline_contents AS bytea CHECK (octet_length(VALUE) <= 65536);
 CREATE DOMAIN pgstore.entry_name AS bytea CHECK (octet_length(VALUE) BETWEEN 1 AND 255 AND position('\x2f'::bytea IN VALUE) = 0
-                                                 AND position('\x00'::bytea IN VALUE) = 0);  -- of POSIX: bytes, in no encoding
+                                                 AND position('\x00'::bytea IN VALUE) = 0
+                                                 AND VALUE <> '\x2e'::bytea AND VALUE <> '\x2e2e'::bytea);  -- of POSIX: bytes, in no encoding, not `.` and `..`
 CREATE DOMAIN pgstore.inode_kind AS "char" CHECK (VALUE IN ('f', 'd', 'l', 'p', 's'));  -- file, directory, symbolic link, fifo, socket
 CREATE DOMAIN pgstore.permission_bits AS integer CHECK (VALUE BETWEEN 0 AND 4095);
 CREATE DOMAIN pgstore.chunk_storage AS "char" CHECK (VALUE IN ('r', 'l'));  -- rows, or PostgreSQL's large objects
@@ -284,7 +285,7 @@ CREATE TABLE pgstore.chunk (
     store_id bigint NOT NULL,
     id       bigint NOT NULL DEFAULT nextval('pgstore.chunk_id_seq'),
     data     bytea,                                   -- at most chunk_size_bytes of its blob, the rest of which reads as zeros
-    large_object oid,                                 -- the same, in file systems stored so. Written by functions only, which give it out to nobody
+    large_object oid,                                 -- the same after a header (see chunk_header), in file systems stored so. Written by functions only, which give it out to nobody
     PRIMARY KEY (store_id, id),
     CHECK ((data IS NULL) <> (large_object IS NULL))
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, toast.autovacuum_vacuum_scale_factor = 0.05);
@@ -369,11 +370,13 @@ CREATE TABLE pgstore.chunk_left (
     PRIMARY KEY (store_id, chunk_id)
 );
 
--- Large objects of stores that were deleted, to be unlinked a few at a time. Whoever could write here could unlink anybody's.
+-- Large objects of stores that were deleted, to be unlinked a few at a time, if they are ours: they begin with the header of the
+-- chunk that they were.
 CREATE TABLE pgstore.large_object_left (
     store_id     bigint NOT NULL,
+    chunk_id     bigint NOT NULL,
     large_object oid NOT NULL,
-    PRIMARY KEY (store_id, large_object)
+    PRIMARY KEY (store_id, chunk_id)
 );
 
 -- ----------------------------------------------------------------------------------------------------- reading pickles
@@ -1603,13 +1606,61 @@ $function$;
 -- Chunks that are large objects. Only these functions say which, and to nobody: whoever could set chunk.large_object, or name an
 -- oid, would read and write everybody's large objects with the rights of the functions' owner. They lock the chunk first: of two
 -- lo_put into one page the second would fail.
-CREATE FUNCTION pgstore.chunk_read(p_store_id bigint, p_chunk_id bigint, p_offset bigint, p_length integer) RETURNS bytea
+--
+-- An oid proves nothing: after a restore of the tables alone, or beside other applications, it may be that of somebody else's object.
+-- So each of ours begins with a header of 32 bytes that no other has, and none is read, written or unlinked without it. The bytes
+-- of the chunk begin at 2048, with the second page of pg_largeobject, so that who writes whole pages need not read them first; what
+-- lies between is a hole. A dump keeps all of it.
+CREATE FUNCTION pgstore.chunk_header(p_store_id bigint, p_chunk_id bigint) RETURNS bytea
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN (SELECT uuid_send(i.id) || int8send(p_store_id) || int8send(p_chunk_id) FROM pgstore.installation i);
+END
+$function$;
+
+-- Whether a chunk's large object is there and is its own, as far as the functions' owner can see. False for a chunk that is a row.
+CREATE FUNCTION pgstore.chunk_is_ours(p_store_id bigint, p_chunk_id bigint) RETURNS boolean
 LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
-    RETURN (SELECT lo_get(k.large_object, p_offset, p_length)
-              FROM pgstore.chunk k
-             WHERE k.store_id = p_store_id
-               AND k.id = p_chunk_id);
+    RETURN coalesce((SELECT CASE WHEN pg_has_role(m.lomowner, 'USAGE')
+                                 THEN lo_get(m.oid, 0, 32) = pgstore.chunk_header(p_store_id, p_chunk_id) END
+                       FROM pgstore.chunk k
+                       JOIN pg_largeobject_metadata m ON m.oid = k.large_object
+                      WHERE k.store_id = p_store_id
+                        AND k.id = p_chunk_id), false);
+END
+$function$;
+
+CREATE FUNCTION pgstore.chunk_refuse(p_store_id bigint, p_chunk_id bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    IF EXISTS (SELECT FROM pgstore.chunk k WHERE k.store_id = p_store_id AND k.id = p_chunk_id AND k.large_object IS NOT NULL) THEN
+        RAISE EXCEPTION 'the large object of chunk % of store % is missing or not its own, so it is left alone: restore the large objects of the same backup as the tables (`pgstore check` lists such chunks)', p_chunk_id, p_store_id
+              USING ERRCODE = 'data_corrupted';
+    END IF;
+    RAISE EXCEPTION 'chunk % of store % is no large object', p_chunk_id, p_store_id USING ERRCODE = 'no_data_found';
+END
+$function$;
+
+CREATE FUNCTION pgstore.chunk_read(p_store_id bigint, p_chunk_id bigint, p_offset bigint, p_length integer) RETURNS bytea
+LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    result bytea;
+BEGIN
+    -- chunk_is_ours and the read in one statement: a small read would take half as long again.
+    SELECT CASE WHEN pg_has_role(m.lomowner, 'USAGE')
+                     AND lo_get(m.oid, 0, 32) = uuid_send(i.id) || int8send(p_store_id) || int8send(p_chunk_id)
+                THEN lo_get(m.oid, 2048 + p_offset, p_length) END
+      INTO result
+      FROM pgstore.chunk k
+      JOIN pg_largeobject_metadata m ON m.oid = k.large_object
+     CROSS JOIN pgstore.installation i
+     WHERE k.store_id = p_store_id
+       AND k.id = p_chunk_id;
+    IF result IS NULL THEN
+        PERFORM pgstore.chunk_refuse(p_store_id, p_chunk_id);
+    END IF;
+    RETURN result;
 END
 $function$;
 
@@ -1623,7 +1674,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'file system % does not keep large objects', p_store_id USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
-    made := lo_create(0);
+    made := lo_from_bytea(0, pgstore.chunk_header(p_store_id, p_chunk_id));
     -- From PostgreSQL 18 on default privileges may let others read, or write, what is made here.
     FOR grantee IN
         SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
@@ -1634,7 +1685,7 @@ BEGIN
     LOOP
         EXECUTE format('REVOKE ALL ON LARGE OBJECT %s FROM %s', made, grantee);
     END LOOP;
-    PERFORM lo_put(made, p_offset, p_data);
+    PERFORM lo_put(made, 2048 + p_offset, p_data);
     INSERT INTO pgstore.chunk (store_id, id, large_object) VALUES (p_store_id, p_chunk_id, made);
 END
 $function$;
@@ -1644,16 +1695,20 @@ LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, 
 DECLARE
     found_oid oid;
 BEGIN
-    SELECT k.large_object
+    SELECT m.oid
       INTO found_oid
       FROM pgstore.chunk k
+      JOIN pg_largeobject_metadata m ON m.oid = k.large_object
+     CROSS JOIN pgstore.installation i
      WHERE k.store_id = p_store_id
        AND k.id = p_chunk_id
-       FOR NO KEY UPDATE;
-    IF found_oid IS NULL THEN
-        RAISE EXCEPTION 'chunk % of store % is no large object', p_chunk_id, p_store_id USING ERRCODE = 'no_data_found';
+       AND CASE WHEN pg_has_role(m.lomowner, 'USAGE')
+                THEN lo_get(m.oid, 0, 32) = uuid_send(i.id) || int8send(p_store_id) || int8send(p_chunk_id) END
+       FOR NO KEY UPDATE OF k;
+    IF NOT FOUND THEN
+        PERFORM pgstore.chunk_refuse(p_store_id, p_chunk_id);
     END IF;
-    PERFORM lo_put(found_oid, p_offset, p_data);
+    PERFORM lo_put(found_oid, 2048 + p_offset, p_data);
 END
 $function$;
 
@@ -1677,21 +1732,45 @@ BEGIN
      WHERE k.store_id = p_store_id
        AND k.id = p_chunk_id
        FOR NO KEY UPDATE;
-    IF found_oid IS NULL THEN
-        RAISE EXCEPTION 'chunk % of store % is no large object', p_chunk_id, p_store_id USING ERRCODE = 'no_data_found';
+    IF NOT pgstore.chunk_is_ours(p_store_id, p_chunk_id) THEN
+        PERFORM pgstore.chunk_refuse(p_store_id, p_chunk_id);
     END IF;
     descriptor := lo_open(found_oid, x'60000'::integer);  -- INV_READ | INV_WRITE
-    IF lo_lseek64(descriptor, 0, 2) > p_length THEN
-        PERFORM lo_truncate64(descriptor, p_length);
+    IF lo_lseek64(descriptor, 0, 2) > 2048 + p_length THEN
+        PERFORM lo_truncate64(descriptor, 2048 + p_length);
     END IF;
     PERFORM lo_close(descriptor);
 END
 $function$;
 
--- Each large object takes a lock until the commit: at most 1,000 in one transaction.
+-- How many bytes a chunk has, wherever they are. NULL: none that are ours.
+CREATE FUNCTION pgstore.chunk_length(p_store_id bigint, p_chunk_id bigint) RETURNS bigint
+LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    there      record;
+    descriptor integer;
+    result     bigint;
+BEGIN
+    SELECT octet_length(k.data) AS length, k.large_object
+      INTO there
+      FROM pgstore.chunk k
+     WHERE k.store_id = p_store_id
+       AND k.id = p_chunk_id;
+    IF there.large_object IS NULL OR NOT pgstore.chunk_is_ours(p_store_id, p_chunk_id) THEN
+        RETURN there.length;
+    END IF;
+    descriptor := lo_open(there.large_object, x'40000'::integer);  -- INV_READ
+    result := greatest(lo_lseek64(descriptor, 0, 2) - 2048, 0);
+    PERFORM lo_close(descriptor);
+    RETURN result;
+END
+$function$;
+
+-- Each large object takes a lock until the commit: at most 1,000 in one transaction. One that is not ours stays.
 CREATE FUNCTION pgstore.chunk_delete(p_store_id bigint, p_chunk_id bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
+    is_ours   CONSTANT boolean := pgstore.chunk_is_ours(p_store_id, p_chunk_id);
     found_oid oid;
 BEGIN
     DELETE FROM pgstore.chunk k
@@ -1701,8 +1780,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    PERFORM FROM pg_largeobject_metadata m WHERE m.oid = found_oid;
-    IF FOUND THEN  -- not after a restore without large objects
+    IF is_ours THEN
         PERFORM lo_unlink(found_oid);
     END IF;
     RETURN true;
@@ -1718,9 +1796,9 @@ BEGIN
     WITH gone AS (
          DELETE FROM pgstore.extent WHERE store_id = p_store_id),
     chunks AS (
-         DELETE FROM pgstore.chunk WHERE store_id = p_store_id AND large_object IS NOT NULL RETURNING large_object)
-    INSERT INTO pgstore.large_object_left (store_id, large_object)
-    SELECT p_store_id, c.large_object
+         DELETE FROM pgstore.chunk WHERE store_id = p_store_id AND large_object IS NOT NULL RETURNING id, large_object)
+    INSERT INTO pgstore.large_object_left (store_id, chunk_id, large_object)
+    SELECT p_store_id, c.id, c.large_object
       FROM chunks c;
     GET DIAGNOSTICS noted = ROW_COUNT;
     RETURN noted;
@@ -1732,7 +1810,7 @@ CREATE FUNCTION pgstore.large_objects_unlink(p_store_id bigint) RETURNS bigint
 LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     unlinked bigint := 0;
-    gone     oid;
+    gone     record;
 BEGIN
     FOR gone IN
         DELETE FROM pgstore.large_object_left
@@ -1741,12 +1819,13 @@ BEGIN
                                   WHERE store_id = p_store_id
                                   LIMIT 1000
                                     FOR UPDATE SKIP LOCKED))
-        RETURNING large_object
+        RETURNING chunk_id, large_object
     LOOP
-        PERFORM FROM pg_largeobject_metadata m WHERE m.oid = gone;
-        IF FOUND THEN  -- not after a restore without large objects
-            PERFORM lo_unlink(gone);
-        END IF;
+        PERFORM lo_unlink(m.oid)
+           FROM pg_largeobject_metadata m
+          WHERE m.oid = gone.large_object
+            AND CASE WHEN pg_has_role(m.lomowner, 'USAGE')
+                     THEN lo_get(m.oid, 0, 32) = pgstore.chunk_header(p_store_id, gone.chunk_id) ELSE false END;
         unlinked := unlinked + 1;
     END LOOP;
     RETURN unlinked;

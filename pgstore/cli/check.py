@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Final
 
 import psycopg
 import typer
 
 import pgstore
 from pgstore.cli import output
+from pgstore.cli.repair import REPAIRABLE, Finding, repair
 from pgstore.cli.target import target
-from pgstore.client.session import delete_store, sweep, unlink_large_objects
 from pgstore.core.mapping import map_error
-from pgstore.core.operation import Op, Query, atomic
-from pgstore.files import repair as file_repair
 from pgstore.migrate import sql_directory
-from pgstore.queue import repair as queue_repair
-from pgstore.registry import EXISTS
 
 ROWS_MAX: Final = 10_000  # of one check
 SHOWN_MAX: Final = 20
-_Row: TypeAlias = tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check has found."""
-
-    check: str
-    about: str
-    columns: list[str]
-    rows: list[_Row]
 
 
 def check(
@@ -48,8 +31,10 @@ def check(
     Reads everything, in one snapshot; nothing is locked, and others may go on working. The exit code is 1 if anything was found.
     What is found is a mistake of pgstore's, of other programs that write to its tables, or of a backup: please report it.
 
-    --repair deletes rows of stores that do not exist, and what nothing refers to; and sets sequences that were left behind when a
-    replica took over, which takes a member of pgstore_owner.
+    --repair mends what has one certain repair, and says what it did. Sequences that were left behind when a replica took over are
+    set far ahead, items that no get would find get new ids, what a file lacks is given back to it. It deletes only what no loss
+    can explain; what may be the only copy of something is kept, and told of. It takes a member of pgstore_owner. The exit code is
+    0 only if nothing is left.
 
     \b
     Example:
@@ -59,11 +44,10 @@ def check(
     url = target(context).url
     checks = checks_of(sql_directory())
     findings = run_checks(url, checks)
-    if wants_repair and any(finding.check in REPAIRS for finding in findings):
+    if wants_repair and any(finding.check in REPAIRABLE for finding in findings):
         with pgstore.Client(url, auto_migrate=False) as client:
-            for finding in findings:
-                if finding.check in REPAIRS:
-                    client.run(REPAIRS[finding.check](finding))
+            for done in repair(client, findings):
+                print(f"{'kept' if done.kept else 'repaired'}: {done.where}: {done.what}")
         findings = run_checks(url, checks)
     for finding in findings:
         _show(finding)
@@ -90,7 +74,7 @@ def run_checks(url: str, checks: dict[str, str]) -> list[Finding]:
                 rows = cursor.fetchmany(ROWS_MAX)
                 if rows:
                     columns = [column.name for column in cursor.description or ()]
-                    findings.append(Finding(name, _about(query), columns, rows))
+                    findings.append(Finding(name, _about(query), columns, rows, len(rows) < ROWS_MAX))
     except psycopg.Error as exc:
         raise map_error(exc) from exc
     return findings
@@ -114,29 +98,3 @@ def _cell(value: object) -> str:
     if isinstance(value, bytes):
         return repr(value)[2:-1]
     return "" if value is None else str(value)
-
-
-# ------------------------------------------------------------------------------------------------------------- repairs
-
-
-def _delete_orphans(finding: Finding) -> Op[None]:
-    """Delete what is left of stores that do not exist."""
-    gone = {row[finding.columns.index("store_id")] for row in finding.rows}
-    for store_id in sorted(gone):
-        # Ids are never used twice: a store that is not there will not be.
-        if not (yield Query(EXISTS, store_id)):
-            yield from atomic(delete_store(store_id))
-            yield from unlink_large_objects(store_id)
-
-
-def _collect(_: Finding) -> Op[None]:
-    yield from atomic(sweep())
-    yield from file_repair.collect_leftovers()
-
-
-REPAIRS: Final[dict[str, Callable[[Finding], Op[object]]]] = {
-    "orphans": _delete_orphans,
-    "file_leftovers": _collect,
-    "file_sequence": lambda _: file_repair.repair_sequences(),
-    "queue_sequence": lambda _: queue_repair.repair_sequences(),
-}

@@ -129,13 +129,23 @@ class Transferring(FileStoreBase):
 
     @operation
     def get_file(
-        self, remote_path: str, local_file: str | Path | BinaryIO, *, progress: bool | None = None
+        self,
+        remote_path: str,
+        local_file: str | Path | BinaryIO,
+        *,
+        progress: bool | None = None,
+        trusted: bool = False,
     ) -> Op[None]:
         """
         Download a file.
 
         A local file appears under its name when it is complete; an existing one is replaced then and keeps its permissions. Into
-        a file object the bytes are written as they come.
+        a file object the bytes are written as they come. The file gets the permissions that it has in the store (and the umask
+        allows), but not its setuid, setgid and sticky bits, owner and extended attributes: whoever may write to the store could
+        else plant a program that runs with your rights.
+
+        Args:
+            trusted: whoever writes to the store may do so: take these three bits over.
 
         Raises:
             FileNotFoundError: there is no such file, or no folder for *local_file*.
@@ -145,7 +155,9 @@ class Transferring(FileStoreBase):
         tree = yield from self._tree()
         shown = Progress(progress, str(remote_path))
         try:
-            yield from self._reading(tree, download.get_file(tree, split(remote_path), local_file, shown))
+            yield from self._reading(
+                tree, download.get_file(tree, split(remote_path), local_file, shown, trusted=trusted)
+            )
         finally:
             shown.close()
 
@@ -157,26 +169,31 @@ class Transferring(FileStoreBase):
         *,
         pattern: str | None = None,
         progress: bool | None = None,
+        trusted: bool = False,
     ) -> Op[None]:
         """
         Download the files of a directory and of all directories in it, below a local folder, which is made.
 
-        Each file appears when it is complete; those that were there before an error stay. Symbolic links become links that lead
-        where they led; no file is written through a link.
+        Each file appears when it is complete; those that were there before an error stay. Symbolic links become links; no file is
+        written through one. A link that leads out of *local_path* (an absolute target, or `..` too often or behind a name), and
+        what has a name that no file can have, is left out; when all else is there, `UnsafeEntry` says so. Bits and permissions:
+        as `get_file`.
 
         Args:
             pattern: as in `put_directory`.
+            trusted: as in `get_file`; and make links wherever they lead.
 
         Raises:
+            UnsafeEntry: something was left out, because it would have led out of *local_path*.
             FileNotFoundError: there is no such directory.
             NotADirectoryError: *remote_path*, or what must become a local folder, is a file.
             PermissionError: something local may not be written.
         """
         names = split(remote_path)
-        folder: LocalFolder = yield Call(partial(LocalFolder, local_path, pattern))
-        tree = yield from self._tree()
+        folder: LocalFolder = yield Call(partial(LocalFolder, local_path, pattern, trusted=trusted))
         shown = Progress(progress, join(names) or "/")
         try:
+            tree = yield from self._tree()
             yield from self._reading(tree, download.get_directory(tree, names, folder, shown))
         finally:
             shown.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from pgstore import errors
@@ -103,7 +104,7 @@ class Reader:
         self.at = min(end, max(self.at, self.size_bytes))
 
 
-def get_file(tree: Tree, names: Names, local: LocalFile, progress: Progress) -> Op[int]:
+def get_file(tree: Tree, names: Names, local: LocalFile, progress: Progress, *, trusted: bool = False) -> Op[int]:
     """
     Write the file at *names* to *local*. A local file is there whole or, after an error, as it was.
 
@@ -111,12 +112,12 @@ def get_file(tree: Tree, names: Names, local: LocalFile, progress: Progress) -> 
     """
     node = yield from open_file(tree, names)
     progress.total(node.size_bytes)
-    return (yield from _download(tree, node, local, progress))
+    return (yield from _download(tree, node, partial(Target, local, node.mode, trusted=trusted), progress))
 
 
-def _download(tree: Tree, node: Node, local: LocalFile, progress: Progress) -> Op[int]:
+def _download(tree: Tree, node: Node, opening: Callable[[], Target], progress: Progress) -> Op[int]:
     reader = Reader(tree, node)
-    target: Target = yield Call(partial(Target, local, node.mode))
+    target: Target = yield Call(opening)
     try:
         at = 0
         while (present := (yield from reader.next_present())) is not None:
@@ -135,11 +136,15 @@ def _download(tree: Tree, node: Node, local: LocalFile, progress: Progress) -> O
 
 
 def get_directory(tree: Tree, names: Names, folder: LocalFolder, progress: Progress) -> Op[None]:
-    """Write all files and links below the directory *names* into *folder*, and its directories if all is wanted."""
+    """
+    Write all files and links below the directory *names* into *folder*, and its directories if all is wanted.
+
+    What would lead out of it is left out, and told of when all else is there.
+    """
     walk = yield from tree.need(names)
     if not walk.found.is_directory:
         raise errors.NotADirectory(f"{join(names)!r} is not a directory; use get_file")
-    listing = Listing(tree, [walk.found.ino], recursive=True)
+    listing = Listing(tree, [walk.found.ino], recursive=True, left_out=folder.left_out)
     batch = _Batch(tree, names, folder, progress)
     while (page := (yield from listing.entries())) is not None:
         for path, entry in page:
@@ -154,6 +159,7 @@ def get_directory(tree: Tree, names: Names, folder: LocalFolder, progress: Progr
                     if batch.is_full:
                         yield from batch.write()
         yield from batch.write()
+    folder.finish()
 
 
 class _Batch:
@@ -207,5 +213,4 @@ def _download_below(tree: Tree, names: Names, path: bytes, folder: LocalFolder, 
     if node.link_target is not None:
         yield Call(partial(folder.link, path, node.link_target))
     else:
-        place = yield Call(partial(folder.place, path))
-        yield from _download(tree, node, place, progress)
+        yield from _download(tree, node, partial(folder.target, path, node.mode), progress)

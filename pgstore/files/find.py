@@ -11,7 +11,7 @@ from pgstore import errors
 from pgstore.core.operation import Op
 from pgstore.files.changes import Entry
 from pgstore.files.listing import LIST_NAMES, PAGE_DIRECTORIES, Listing, Part, file_entry
-from pgstore.files.paths import Names, join
+from pgstore.files.paths import Names, are_possible, is_possible, join, refuse
 from pgstore.files.tree import Tree
 from pgstore.types import FileEntry
 
@@ -39,6 +39,8 @@ class Walking:
             others: list[str] = []
             part: Part | None = self._begun.pop(ino)
             while part is not None:
+                if not are_possible([name for name, _ in part.entries]):
+                    refuse((*names, next(name for name, _ in part.entries if not is_possible(name))))
                 directories += [(name, entry.ino) for name, entry in part.entries if entry.kind == "d"]
                 others += [os.fsdecode(name) for name, entry in part.entries if entry.kind != "d"]
                 part = None if part.last is None else (yield from self._part([ino], after=part.last))[0]

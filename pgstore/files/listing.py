@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from pgstore.core.operation import Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.files.changes import Entry
-from pgstore.files.paths import Names, join
+from pgstore.files.paths import Names, are_possible, is_possible, join, refuse
 from pgstore.files.tree import Node, Tree, Walk, valid
 from pgstore.types import FileEntry, FileEntryType, FileStat
 
@@ -73,11 +73,17 @@ class Listing:
         after: bytes = b"",
         recursive: bool = False,
         statement: Statement = LIST,
+        left_out: Callable[[Names], None] | None = None,
     ) -> None:
-        """*names* are the path of *directories*, *after* the last name in them that is known."""
+        """
+        *names* are the path of *directories*, *after* the last name in them that is known.
+
+        *left_out*: told of impossible names, which `entries` then leaves out, with what is below; None: they are an error.
+        """
         self._tree = tree
         self._recursive = recursive
         self._statement = statement
+        self._left_out = left_out or refuse
         path = b"".join(name + b"/" for name in names)
         self._todo = [(ino, path, after) for ino in directories]
 
@@ -105,7 +111,11 @@ class Listing:
             for ino, path, entries, last in (yield from self.parts()):
                 if last is not None:
                     self._todo.append((ino, path, last))
+                are_safe = are_possible([name for name, _ in entries])
                 for name, entry in entries:
+                    if not are_safe and not is_possible(name):
+                        self._left_out((*path.split(b"/")[:-1], name))
+                        continue
                     if self._recursive and entry.kind == "d":
                         self._todo.append((entry.ino, path + name + b"/", b""))
                     found.append((path + name, entry))
@@ -177,6 +187,8 @@ def _file_entries(path: bytes, rows: Rows) -> list[FileEntry]:
     """What `file_entry` makes of each row of `LIST`, in half the time: the initialisation of a frozen dataclass is slow."""
     new, kind, types, encoding, on_error = FileEntry.__new__, FileEntry, _TYPES, *_ENCODING
     entries: list[FileEntry] = []
+    if not are_possible([row[1] for row in rows]):
+        refuse((*path.split(b"/")[:-1], next(row[1] for row in rows if not is_possible(row[1]))))
     for row in rows:
         entry = new(kind)
         facts = entry.__dict__

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Final, NamedTuple, TypeAlias
 
 from pgstore import errors
 from pgstore.files.contents import BATCH_BYTES, INLINE_BYTES_MAX
+from pgstore.files.paths import Names, unsafe
 
 LocalFile: TypeAlias = str | Path | BinaryIO
 BATCH_FILES: Final = 500
@@ -247,41 +248,59 @@ class Target:
     A regular file appears under its name, whole, with `finish`; until then, and after `abandon`, there is what was there before.
     """
 
-    def __init__(self, local: LocalFile, mode: int, *, is_real: bool = False) -> None:
-        """*is_real*: the path leads through no symbolic link."""
+    def __init__(self, local: LocalFile | Slot, mode: int, *, trusted: bool = False) -> None:
+        """*trusted*: the file gets all bits of *mode*, and not permissions alone: also those that let it run with other rights."""
         self._temporary: str | None = None
-        self._ours = isinstance(local, (str, os.PathLike))
+        self._handle: Handle | None = None  # of the folder; None: the path says all
+        self._at: dict[str, Any] = {}
+        self._mask = 0o7777 if trusted else 0o777
+        self._ours = isinstance(local, (str, os.PathLike, Slot))
         if not self._ours:
             if not callable(getattr(local, "write", None)):
                 raise errors.InvalidError(f"expected a path or a binary file to write, not {type(local).__name__}")
             self._file: Any = local
             self._name = f"{local!r}"
             return
-        path = os.fspath(local)  # type: ignore[arg-type]
-        self._name = f"local file {path!r}"
+        if isinstance(local, Slot):
+            self._name = f"local file {local.path!r}"
+            self._handle = local.folder
+            self._at = {"dir_fd": local.folder.fd}
+            self._path = local.name
+        else:
+            path = os.fspath(local)  # type: ignore[arg-type]
+            self._name = f"local file {path!r}"
+            self._path = os.path.realpath(path)
         with explained(self._name):
-            self._open(path if is_real else os.path.realpath(path), mode)
+            self._open(mode & self._mask)
 
-    def _open(self, path: str, mode: int) -> None:
-        self._path = path
-        try:
-            present = os.stat(path).st_mode
-        except FileNotFoundError:
-            present = None
+    def _open(self, mode: int) -> None:
+        present = self._present()
         if present is not None and stat.S_ISDIR(present):
             raise errors.IsADirectory(f"{self._name} is a directory; give the path of the file to write")
-        if present is not None and not os.access(path, os.W_OK):  # replacing it would need no right on the file itself
+        if present is not None and not os.access(self._path, os.W_OK, **self._at):
+            # replacing it would need no right on the file itself
             raise errors.FileUnreadable(f"{self._name} may not be written; remove it first, or give another path")
         if present is not None and not stat.S_ISREG(present):
-            self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - a device or pipe, which must not be replaced
+            # A device or pipe, which must not be replaced.
+            fd = os.open(self._path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, **self._at)
+            self._file = open(fd, "wb", buffering=0)  # noqa: SIM115 - closed by finish() or abandon()
             return
-        folder, base = os.path.split(path)
+        folder, base = os.path.split(self._path)
         temporary = os.path.join(folder, f".{base[:100]}.{secrets.token_hex(4)}.part")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode if present is None else 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        fd = os.open(temporary, flags, mode if present is None else 0o600, **self._at)
         self._temporary = temporary
         self._file = open(fd, "wb", buffering=0)  # noqa: SIM115 - closed by finish() or abandon()
         if present is not None:
-            os.fchmod(fd, stat.S_IMODE(present))
+            os.fchmod(fd, stat.S_IMODE(present) & self._mask)
+
+    def _present(self) -> int | None:
+        """The type and mode of what is there; None: nothing, or a link where none is followed, which is replaced."""
+        try:
+            present = os.stat(self._path, follow_symlinks=False, **self._at).st_mode
+        except FileNotFoundError:
+            return None
+        return None if stat.S_ISLNK(present) else present
 
     @property
     def can_skip(self) -> bool:
@@ -332,7 +351,9 @@ class Target:
                 self._file.truncate(size_bytes)
             self._file.close()
             if self._temporary is not None:
-                os.replace(self._temporary, self._path)
+                at = self._at.get("dir_fd")
+                where = {} if at is None else {"src_dir_fd": at, "dst_dir_fd": at}
+                os.replace(self._temporary, self._path, **where)
                 self._temporary = None
 
     def abandon(self) -> None:
@@ -342,24 +363,53 @@ class Target:
             self._file.close()
         if self._temporary is not None:
             with contextlib.suppress(OSError):
-                os.unlink(self._temporary)
+                os.unlink(self._temporary, **self._at)
+
+
+class Handle:
+    """
+    A local folder, opened. It is closed when nobody has it any more, for a call that was cancelled may be at work in its thread.
+    """
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+class Slot(NamedTuple):
+    """A name in a local folder, whatever becomes of the paths that lead there."""
+
+    folder: Handle
+    name: str
+    path: str  # for messages
 
 
 class LocalFolder:
     """
     A local folder that files are downloaded into.
 
-    Nothing is written through a symbolic link below it: a link that came from elsewhere could lead anywhere.
+    What comes from a store may be anything: nothing is written outside of the folder. Each folder is opened from the one above it,
+    and links are not followed, so it does not matter what becomes a link meanwhile. What has an impossible name, or is a link that
+    leads out, is left out, and `finish` tells of it.
     """
 
-    def __init__(self, path: str | Path, pattern: str | None) -> None:
+    def __init__(self, path: str | Path, pattern: str | None, *, trusted: bool = False) -> None:
+        """*trusted*: files get all their bits (see `Target`), and links are made wherever they lead."""
         if not isinstance(path, (str, os.PathLike)):
             raise errors.InvalidError(f"expected the path of a local folder, not {type(path).__name__}")
         self._root = os.path.realpath(path)
         self._pattern = pattern
-        self._latest: tuple[bytes, str] | None = None  # the folder of the last file, and where it is
+        self._trusted = trusted
+        self._latest: tuple[bytes, Handle] | None = None  # the folder of the last file
+        self._refused: list[str] = []
+        self._refused_count = 0
         with explained(f"local folder {os.fspath(path)!r}"):
             os.makedirs(self._root, exist_ok=True)
+            self._top = Handle(os.open(self._root, _FOLDER))
 
     @property
     def everything(self) -> bool:
@@ -369,36 +419,49 @@ class LocalFolder:
     def wanted(self, path: bytes) -> bool:
         return is_wanted(os.fsdecode(path), self._pattern)
 
-    def make(self, path: bytes) -> str:
-        """Make the folder *path* below this one, with those on the way, and return where it is."""
-        place = self._root
+    def left_out(self, names: Names) -> None:
+        """Note an impossible name, the last one of a path."""
+        self._refuse(unsafe(names))
+
+    def finish(self) -> None:
+        """Raise `UnsafeEntry` if something was left out."""
+        if self._refused_count:
+            more = self._refused_count - len(self._refused)
+            told = "; ".join(self._refused) + (f"; and {more} more" if more else "")
+            raise errors.UnsafeEntry(f"what would lead out of local folder {self._root!r} was left out: {told}")
+
+    def _refuse(self, reason: str) -> None:
+        self._refused_count += 1
+        if len(self._refused) < _REFUSED_SHOWN_MAX:
+            self._refused.append(reason)
+
+    def make(self, path: bytes) -> None:
+        """Make the folder *path* below this one, with those on the way."""
+        self._enter(path)
+
+    def _enter(self, path: bytes) -> Handle:
+        if self._latest is not None and self._latest[0] == path:
+            return self._latest[1]
+        folder, place = self._top, self._root
         for name in os.fsdecode(path).split("/") if path else ():
             place = os.path.join(place, name)
             with explained(f"local folder {place!r}"):
-                try:
-                    os.mkdir(place)
-                except FileExistsError:
-                    if not stat.S_ISDIR(os.lstat(place).st_mode):
-                        raise errors.NotADirectory(f"local path {place!r} is not a folder") from None
-        return place
+                folder = _step(folder, name, place)
+        self._latest = path, folder
+        return folder
 
-    def place(self, path: bytes) -> Path:
+    def place(self, path: bytes) -> Slot:
         """Where the file *path* is to be written."""
-        return Path(self._place(path))
-
-    def _place(self, path: bytes) -> str:
         folder, _, name = path.rpartition(b"/")
-        if self._latest is None or self._latest[0] != folder:
-            self._latest = folder, self.make(folder)
-        place = os.path.join(self._latest[1], os.fsdecode(name))
-        if os.path.islink(place):
-            with explained(f"local link {place!r}"):
-                os.unlink(place)
-        return place
+        return Slot(self._enter(folder), os.fsdecode(name), os.path.join(self._root, os.fsdecode(path)))
+
+    def target(self, path: bytes, mode: int) -> Target:
+        """What writes the file *path*."""
+        return Target(self.place(path), mode, trusted=self._trusted)
 
     def write(self, path: bytes, mode: int, data: bytes) -> None:
         """Write all of the file *path*."""
-        target = Target(self._place(path), mode, is_real=True)
+        target = self.target(path, mode)
         try:
             target.write([data])
             target.finish(len(data))
@@ -407,9 +470,46 @@ class LocalFolder:
             raise
 
     def link(self, path: bytes, target: bytes) -> None:
-        """Make a symbolic link, in place of a file that is there."""
+        """Make a symbolic link, in place of a file that is there, unless it leads out of the folder."""
+        if not (self._trusted or _stays_inside(path.count(b"/"), target)):
+            self._refuse(
+                f"link {os.fsdecode(path)!r} leads to {os.fsdecode(target)!r}; trusted=True makes links as they are"
+            )
+            return
         place = self.place(path)
-        with explained(f"local link {os.fspath(place)!r}"):
+        with explained(f"local link {place.path!r}"):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(place)
-            os.symlink(os.fsdecode(target), place)
+                os.unlink(place.name, dir_fd=place.folder.fd)
+            os.symlink(os.fsdecode(target), place.name, dir_fd=place.folder.fd)
+
+
+# Only to be gone through, which takes no right to read it.
+_FOLDER: Final = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
+_REFUSED_SHOWN_MAX: Final = 5
+
+
+def _step(folder: Handle, name: str, place: str) -> Handle:
+    """The folder *name* in *folder*; made if there is nothing."""
+    for _ in range(2):
+        try:
+            return Handle(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder.fd))
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, dir_fd=folder.fd)
+        except OSError as exc:
+            if exc.errno in (errno.ENOTDIR, errno.ELOOP, errno.EMLINK):  # a link is one of these, by system
+                raise errors.NotADirectory(f"local path {place!r} is not a folder") from None
+            raise
+    raise errors.FileMissing(f"local folder {place!r} was removed while it was written to")
+
+
+def _stays_inside(depth: int, target: bytes) -> bool:
+    """
+    Whether a link, *depth* folders below the one that is written, leads to something in it.
+
+    `..` may only come first, where it goes up from real folders. Behind a name, which may be that of another link, it leads
+    nobody knows where.
+    """
+    names = [name for name in target.split(b"/") if name not in (b"", b".")]
+    up = next((at for at, name in enumerate(names) if name != b".."), len(names))
+    return not target.startswith(b"/") and up <= depth and b".." not in names[up:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import PurePath
 from typing import Final, TypeAlias
 
@@ -11,6 +11,7 @@ from pgstore import errors
 
 NAME_BYTES_MAX: Final = 255  # NAME_MAX of Linux; a CHECK of the database too
 Names: TypeAlias = tuple[bytes, ...]
+_NOT_NAMES: Final = frozenset((b"", b".", b".."))
 
 
 def split(path: object) -> Names:
@@ -45,6 +46,31 @@ def split_file(path: object) -> Names:
     if not names or str(path).endswith("/"):
         raise errors.InvalidError(f"path {str(path)!r} names a directory; give the path of the file")
     return names
+
+
+def is_possible(name: bytes) -> bool:
+    """
+    Whether an entry of a directory can have this name. The database says the same (`pgstore.entry_name`).
+
+    Names that were read are looked at all the same before they become paths: a `..`, or a slash, leads somewhere else.
+    """
+    return name not in _NOT_NAMES and b"/" not in name and b"\0" not in name
+
+
+def are_possible(names: Collection[bytes]) -> bool:
+    """Whether all of *names* are, found out in a fraction of the time that a look at each takes."""
+    together = b"".join(names)
+    return b"/" not in together and b"\0" not in together and _NOT_NAMES.isdisjoint(names)
+
+
+def refuse(names: Names) -> None:
+    """Raise the error about the last one of *names*, an impossible name that was read."""
+    raise errors.UnsafeEntry(f"{unsafe(names)}; `pgstore check --repair` gives it another name")
+
+
+def unsafe(names: Names) -> str:
+    """What is wrong with a path of which the last name is impossible."""
+    return f"an entry of directory {join(names[:-1]) or '/'!r} has the impossible name {os.fsdecode(names[-1])!r}"
 
 
 def join(names: Iterable[bytes]) -> str:

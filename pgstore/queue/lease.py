@@ -95,7 +95,7 @@ EXTEND = Statement(
 # there but was not renewed may be the next time.
 _MINE_OF_MANY: Final = """store_id = $1
        AND id = ANY ($2)
-       AND put_at = to_timestamp(($4)[array_position($2, id)])
+       AND put_at = to_timestamp(($4)[pg_catalog.array_position($2, id)])
        AND kind = 'l'"""
 RENEW = Statement(
     f"""

@@ -1,46 +1,71 @@
-"""Repairing what a change of servers may have broken.
+"""Repairing Queues after a change of servers: items that no get finds, for they were put below the mark of their partition.
 
 Logical replication carries rows over but no sequences. On a server that takes over so, the next id may be one that a Queue's mark
-has passed, and what is put then would never be found; or one that a row has already. sql/checks/queue_sequence.sql finds both.
+has passed. `sql/checks/queue_marks.sql` finds what was put so.
 """
 
 from __future__ import annotations
 
-from pgstore.core.operation import Op, Query, atomic
+from typing import Final, NamedTuple
+
+from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
 
-# Nobody draws ids meanwhile: setting a sequence that others use could put it back.
-LOCK = Statement("LOCK TABLE pgstore.queue_item, pgstore.queue_deferred IN SHARE ROW EXCLUSIVE MODE")
-RAISE_ITEM_IDS = Statement(
+# Who is about to put or to take waits; who has done so, and has not committed, is waited for.
+LOCK: Final = Statement("LOCK TABLE pgstore.queue_item IN SHARE ROW EXCLUSIVE MODE")
+# As who puts: see queue_advance. Taken before the ids are drawn.
+INSERTING: Final = Statement(
     """
-    SELECT setval('pgstore.queue_item_id_seq'::regclass, wanted.id)
-      FROM (SELECT greatest((SELECT max(h.low) - 1 FROM pgstore.queue_head h),
-                            (SELECT max(q.id) FROM pgstore.queue_item q)) AS id) AS wanted
-     CROSS JOIN pgstore.queue_item_id_seq s
-     WHERE wanted.id > s.last_value - CASE WHEN s.is_called THEN 0 ELSE 1 END
-    """
-)
-RAISE_DEFERRED_IDS = Statement(
-    """
-    SELECT setval('pgstore.queue_deferred_id_seq'::regclass, wanted.id)
-      FROM (SELECT max(e.id) AS id FROM pgstore.queue_deferred e) AS wanted
-     CROSS JOIN pgstore.queue_deferred_id_seq s
-     WHERE wanted.id > s.last_value - CASE WHEN s.is_called THEN 0 ELSE 1 END
+    SELECT pg_advisory_xact_lock_shared(1885827945, (b.store_id % 2147483648)::integer)
+      FROM (SELECT DISTINCT h.store_id
+              FROM pgstore.queue_head h
+             WHERE EXISTS (SELECT
+                             FROM pgstore.queue_item q
+                            WHERE q.store_id = h.store_id
+                              AND q.partition = h.partition
+                              AND q.id < h.low)) b
     """
 )
-
-
-def repair_sequences() -> Op[int]:
+# Marks are only ever raised, and clients remember them for a second: so it is the items that move. They were put after all that is
+# above the mark, or they would not have got such ids, and so their place is at the end.
+MOVE: Final = Statement(
     """
-    Set the sequences of Queues beyond all ids that were used. Returns how many were behind, of two.
-
-    Puts and leases wait for it meanwhile. It needs the rights of `pgstore_owner`.
+    WITH below AS (
+         DELETE FROM pgstore.queue_item q
+          USING pgstore.queue_head h
+          WHERE h.store_id = q.store_id
+            AND h.partition = q.partition
+            AND q.id < h.low
+         RETURNING q.store_id, q.partition, q.id, q.put_at, q.codec, q.payload, q.attempts
+    ), moved AS (
+         INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
+         SELECT b.store_id, b.partition, b.put_at, b.codec, b.payload, b.attempts
+           FROM below b
+          ORDER BY b.store_id, b.partition, b.id
+         RETURNING store_id, partition
+    )
+    SELECT m.store_id, m.partition, count(*), pgstore.notify_if_awaited(m.store_id, m.partition)
+      FROM moved m
+     GROUP BY m.store_id, m.partition
+     ORDER BY m.store_id, m.partition
     """
-    return (yield from atomic(_repair()))
+)
 
 
-def _repair() -> Op[int]:
+class Moved(NamedTuple):
+    """Items of a partition that can be taken again."""
+
+    store_id: int
+    partition: str
+    items: int
+
+
+def lock_items() -> Op[None]:
+    """Let nobody put or take before this transaction ends."""
     yield Query(LOCK)
-    items = yield Query(RAISE_ITEM_IDS)
-    deferred = yield Query(RAISE_DEFERRED_IDS)
-    return len(items) + len(deferred)
+
+
+def move_items() -> Op[list[Moved]]:
+    """Give items below the mark of their partition new ids. After `lock_items`, and with a sequence that is beyond all marks."""
+    yield Query(INSERTING)
+    return [Moved(*row[:3]) for row in (yield Query(MOVE))]

@@ -144,12 +144,15 @@ BEGIN
             END LOOP;
 
             -- Large objects are used with the rights of the functions' owner. Each takes a lock, so no more at once: run it again.
+            -- Only what is ours, by its header: not by chunk_is_ours, which sees with the rights of the owner that they come to.
             IF to_regclass('pgstore.large_object_left') IS NOT NULL THEN
                 FOR object IN
                     SELECT k.large_object AS name
                       FROM pgstore.chunk k
                       JOIN pg_largeobject_metadata m ON m.oid = k.large_object
-                     WHERE pg_get_userbyid(m.lomowner) <> owner AND pg_has_role(m.lomowner, 'USAGE')
+                     WHERE pg_get_userbyid(m.lomowner) <> owner
+                       AND CASE WHEN pg_has_role(m.lomowner, 'USAGE')
+                                THEN lo_get(m.oid, 0, 32) = pgstore.chunk_header(k.store_id, k.id) ELSE false END
                      LIMIT 5000
                 LOOP
                     EXECUTE format('ALTER LARGE OBJECT %s OWNER TO %I', object.name, owner);
@@ -173,7 +176,7 @@ BEGIN
             SELECT p.oid::regprocedure::text AS name
               FROM pg_proc p
              WHERE p.pronamespace = 'pgstore'::regnamespace AND p.provolatile <> 'v'
-               AND (NOT p.prosecdef OR p.proname = 'chunk_read')  -- which reads what belongs to a store, and nothing else
+               AND (NOT p.prosecdef OR p.proname IN ('chunk_read', 'chunk_is_ours', 'chunk_length'))  -- which tell of what belongs to a store, and nothing else
         LOOP
             EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %I', object.name, reader);
         END LOOP;

@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import random
+import stat
 import threading
 import time
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 
 import pgstore
 from pgstore import NetworkFileSystem, Volume, errors
+from pgstore.files.local import Target
 from pgstore.files.tree import Tree
 from pgstore.types import FileEntry, FileEntryType
 from tests.fixtures.trees import assert_sound, content, paths, put
@@ -863,7 +865,7 @@ def test_a_directory_comes_down_as_it_is(call, store, tmp_path):
     files = {"a": b"1", "d/b": os.urandom(MIB), "d/e/c": b""}
     store.put_directory(tree(tmp_path / "in", files), "up")
     store.symlink("d/b", "up/link")
-    store.symlink("/etc/passwd", "up/far")
+    store.symlink("../a", "up/d/above")
     store.mkdir("up/empty/deeper")
     store.chmod("up/a", 0o751)
 
@@ -872,7 +874,7 @@ def test_a_directory_comes_down_as_it_is(call, store, tmp_path):
     out = tmp_path / "out/put"
     assert {path: (out / path).read_bytes() for path in files} == files
     assert os.readlink(out / "link") == "d/b"
-    assert os.readlink(out / "far") == "/etc/passwd"
+    assert os.readlink(out / "d/above") == "../a"
     assert (out / "empty/deeper").is_dir()
     assert (out / "a").stat().st_mode & 0o777 == 0o751 & ~_umask()
     call(store.get_directory, "up", str(out))  # over what is there
@@ -883,6 +885,127 @@ def _umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_links_that_lead_out_are_left_out_unless_trusted(call, store, tmp_path):
+    """
+    A later program that opens one would read or write anything on this machine. `..` behind another link leads nobody knows where.
+    """
+    there = {
+        "absolute": "/etc/passwd",
+        "d/above": "../../x",
+        "d/behind": "e/../..",
+        "e/up": "..",
+        "e/through": "up/../../x",
+    }
+    for path, target in there.items():
+        put(store, f"{path}-file")
+        store.symlink(target, path)
+
+    with pytest.raises(errors.UnsafeEntry, match=r"link 'absolute' leads to '/etc/passwd'; trusted=True"):
+        call(store.get_directory, "/", tmp_path / "out")
+    call(store.get_directory, "/", tmp_path / "trusted", trusted=True)
+
+    files = {f"{path}-file" for path in there}
+    assert {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*")} == {
+        *files,
+        "d",
+        "e",
+        "e/up",
+    }
+    assert {path: os.readlink(tmp_path / "trusted" / path) for path in there} == there
+
+
+@pytest.mark.parametrize("name", [b"..", b".", b"a/b", b"/etc", b"../../x", b"nul\0"])
+@pytest.mark.parametrize("evil", [["small"], ["large"], ["two"], ["one", "two"]], ids="-".join)
+def test_impossible_names_lead_nowhere(call, own_database, kind, tmp_path, name, evil):
+    """
+    They got in before the schema refused them, or where it was changed. All else comes down, and what was left out is told of.
+    """
+    client = call.client(own_database)
+    store = kind.from_name("s", create_if_missing=True, client=client)
+    put(store, "one/two/small", b"planted")
+    put(store, "one/two/large", b"planted" * 20_000)
+    put(store, "one/proper")
+    put(store, "proper", b"x")
+    with psycopg.connect(own_database, autocommit=True) as connection:
+        rename = "UPDATE pgstore.dirent SET name = %s WHERE name = %s"
+        with pytest.raises(psycopg.errors.CheckViolation):
+            connection.execute(rename, [name, evil[0].encode()])
+        connection.execute("ALTER DOMAIN pgstore.entry_name DROP CONSTRAINT entry_name_check")
+        for each in evil:
+            connection.execute(rename, [name, each.encode()])
+    out = tmp_path / "a/b/c/out"
+
+    with pytest.raises(errors.UnsafeEntry, match="impossible name"):
+        call(store.get_directory, "/", out)
+
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    proper = ["proper", "one/proper", "one/two/small", "one/two/large"]
+    assert written == {f"a/b/c/out/{path}" for path in proper if not set(path.split("/")) & set(evil)}
+    for looking in (
+        lambda: list(store.iterdir("/", recursive=True)),
+        lambda: store.listdir("/", recursive=True),
+        lambda: list(store.walk("/")),
+        lambda: list(store.glob("**/*")),
+    ):
+        with pytest.raises(errors.UnsafeEntry):
+            looking()
+    assert b"".join(store.read_file("proper")) == b"x"
+
+
+def test_a_folder_that_becomes_a_link_meanwhile_is_not_gone_through(store, tmp_path, monkeypatch):
+    """
+    Somebody else who may write there swaps it between two files.
+    """
+    for name in ("a", "b"):
+        put(store, f"d/{name}", b"x" * 100_000)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    out = tmp_path / "out"
+    finish = Target.finish
+
+    def swapping(self, size_bytes):
+        finish(self, size_bytes)
+        if not (out / "d").is_symlink():
+            (out / "d").rename(out / "moved")
+            (out / "d").symlink_to(outside)
+
+    monkeypatch.setattr(Target, "finish", swapping)
+
+    store.get_directory("/", out)
+
+    assert list(outside.iterdir()) == []
+    assert sorted(path.name for path in (out / "moved").iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("size", [10, 200_000])
+def test_bits_that_give_rights_do_not_come_down_unless_trusted(call, store, tmp_path, size):
+    """
+    Who may write to a store would plant programs that run with the rights of who fetches them.
+    """
+    for mode in (0o4755, 0o2755, 0o1777, 0o7755):
+        store.put_file(io.BytesIO(b"#" * size), f"bin/{mode:o}", mode=mode)
+        (tmp_path / f"{mode:o}").write_bytes(b"there")
+        (tmp_path / f"{mode:o}").chmod(mode)
+
+        call(store.get_file, f"bin/{mode:o}", tmp_path / f"new-{mode:o}")
+        call(store.get_file, f"bin/{mode:o}", tmp_path / f"{mode:o}")
+        call(store.get_file, f"bin/{mode:o}", tmp_path / f"trusted-{mode:o}", trusted=True)
+
+        assert stat.S_IMODE((tmp_path / f"new-{mode:o}").stat().st_mode) == mode & 0o777 & ~_umask()
+        assert stat.S_IMODE((tmp_path / f"{mode:o}").stat().st_mode) == mode & 0o777
+        assert stat.S_IMODE((tmp_path / f"trusted-{mode:o}").stat().st_mode) == mode & ~_umask()
+    call(store.get_directory, "bin", tmp_path / "all")
+    call(store.get_directory, "bin", tmp_path / "trusted", trusted=True)
+    assert {path.stat().st_mode & 0o7000 for path in (tmp_path / "all").iterdir()} == {0}
+    assert {path.stat().st_mode & 0o7000 for path in (tmp_path / "trusted").iterdir()} == {
+        0o4000,
+        0o2000,
+        0o1000,
+        0o7000,
+    }
+    assert store.stat("bin/4755").mode == 0o4755
 
 
 def test_a_pattern_chooses_what_comes_down(call, store, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
+import io
 import pickle
 import threading
 import tomllib
@@ -12,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 import fsspec
 import fsspec.tests.abstract as abstract
 import pandas as pd
+import psycopg
 import pytest
 
 import pgstore
@@ -665,3 +667,30 @@ def test_paths_of_universal_pathlib_lead_into_both_kinds(protocol, fs, top, data
 
     assert path.read_text() == "x"
     assert [each.name for each in path.parent.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("name", ["..", "."])
+def test_get_writes_nothing_outside(own_database, tmp_path, name):
+    """
+    fsspec makes local paths of what a listing says: names that no path can have are an error in every listing.
+    """
+    with pgstore.Client(own_database) as client, psycopg.connect(own_database, autocommit=True) as connection:
+        volume = pgstore.Volume.from_name("v", create_if_missing=True, client=client)
+        volume.put_file(io.BytesIO(b"planted"), "one/two/planted")
+        connection.execute("ALTER DOMAIN pgstore.entry_name DROP CONSTRAINT entry_name_check")
+        connection.execute("UPDATE pgstore.dirent SET name = %s WHERE name IN ('one', 'two')", [name.encode()])
+    fs = fsspec.filesystem("pgstore", database_url=own_database, skip_instance_cache=True)
+    out = tmp_path / "a/b/out"
+    out.mkdir(parents=True)
+
+    for looking in (
+        lambda: fs.get("v", str(out), recursive=True),
+        lambda: fs.find("v"),
+        lambda: fs.ls("v"),
+        lambda: list(fs.walk("v")),
+    ):
+        with pytest.raises(pgstore.errors.UnsafeEntry):
+            looking()
+
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    fs.client.close()

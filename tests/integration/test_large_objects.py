@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 
 import psycopg
 import pytest
 
 import pgstore
-from pgstore import NetworkFileSystem, Volume, migrate
+from pgstore import NetworkFileSystem, Volume, errors, migrate
 from pgstore.files import in_place
 from pgstore.files.collect import Collection
 from tests.migration.conftest import Cluster, url_as
@@ -98,7 +99,7 @@ def test_nobody_reaches_objects_of_others(cluster, place):
             cluster, role, "INSERT INTO pgstore.chunk (store_id, id, large_object) VALUES (1, 1, %s)", theirs
         )
         assert refused(cluster, role, "UPDATE pgstore.chunk SET id = id + 1")
-        assert refused(cluster, role, "INSERT INTO pgstore.large_object_left VALUES (%s, %s)", store_id, theirs)
+        assert refused(cluster, role, "INSERT INTO pgstore.large_object_left VALUES (%s, 1, %s)", store_id, theirs)
         for oid in (theirs, mine):
             assert refused(cluster, role, "SELECT lo_get(%s)", oid)
             assert refused(cluster, role, "SELECT lo_put(%s, 0, 'x')", oid)
@@ -147,15 +148,11 @@ def test_objects_go_with_their_store(call, own_database, cls):
     call(store.put_file, io.BytesIO(os.urandom(3 * MIB)), "file")
     with psycopg.connect(own_database, autocommit=True) as connection:
         store_id = int(store.object_id[3:])
-        connection.execute("SET ROLE pgstore_owner")  # whose objects they are when functions make them
         for _ in range(8):
             connection.execute(
-                "INSERT INTO pgstore.chunk (store_id, id, large_object) "
-                "SELECT %s, nextval('pgstore.chunk_id_seq'), lo_create(0) FROM generate_series(1, 1000)",
+                "SELECT pgstore.chunk_create(%s, nextval('pgstore.chunk_id_seq'), 0, 'x') FROM generate_series(1, 1000)",
                 [store_id],
             )
-
-        connection.execute("RESET ROLE")
 
         call(cls.objects.delete, "s", client=client)
 
@@ -245,3 +242,120 @@ def test_default_privileges_let_nobody_read_objects(server18):
             assert refused(cluster, url_as(url, web), f"SELECT lo_get({oid})")
     finally:
         cluster.close()
+
+
+@pytest.fixture
+def pointing(call, own_database):
+    """A NetworkFileSystem of large objects, one of which is, by its oid, another application's, as after a restore beside it."""
+    client = call.client(own_database)
+    store = NetworkFileSystem.from_name("s", create_if_missing=True, client=client, storage="large_object")
+    call(store.put_file, io.BytesIO(os.urandom(3 * MIB)), "file")
+    with psycopg.connect(own_database, autocommit=True) as connection:
+        theirs = connection.execute("SELECT lo_from_bytea(0, repeat('theirs', 1000)::bytea)").fetchall()[0][0]
+        second = "id = (SELECT chunk_id FROM pgstore.extent WHERE position = 1)"
+        connection.execute(f"SELECT lo_unlink(large_object) FROM pgstore.chunk WHERE {second}")
+        connection.execute(f"UPDATE pgstore.chunk SET large_object = %s WHERE {second}", [theirs])
+        yield client, store, connection
+        assert connection.execute("SELECT lo_get(%s)", [theirs]).fetchone() == (b"theirs" * 1000,)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda store, call: b"".join(call.iterate(store.read_file("file"))),
+        lambda store, call: call(store.get_file, "file", io.BytesIO()),
+        lambda store, call: overwrite(store, MIB + 10),
+        lambda store, call: truncate(store, MIB + 10),
+        lambda store, call: call(store.copy_files, ["file"], "copy") or overwrite(store, MIB + 10),
+    ],
+    ids=["read", "download", "write", "truncate", "copy and write"],
+)
+def test_an_object_that_is_not_ours_is_an_error(call, pointing, use):
+    """
+    Reading would show strangers' bytes, and writing destroy them. The message says what to do.
+    """
+    _, store, _ = pointing
+
+    with pytest.raises(errors.StatementFailed, match="restore the large objects of the same backup"):
+        use(store, call)
+
+
+def overwrite(store, offset):
+    with store.open("file", "r+b", buffering=0) as file:
+        file.seek(offset)
+        file.write(b"x" * 10)
+
+
+def truncate(store, size):
+    with store.open("file", "r+b", buffering=0) as file:
+        file.truncate(size)
+
+
+@pytest.mark.parametrize("way", ["collect", "delete the store"])
+def test_an_object_that_is_not_ours_survives_its_chunk(call, pointing, way):
+    """
+    The chunk goes, with the objects that are the store's own.
+    """
+    client, store, connection = pointing
+    if way == "collect":
+        call(store.remove_file, "file")
+        client.run(Collection(int(store.object_id[3:]), grace_seconds=0.0).run())
+    else:
+        call(NetworkFileSystem.objects.delete, "s", client=client)
+
+    assert connection.execute("SELECT count(*) FROM pgstore.chunk").fetchone() == (0,)
+    assert connection.execute(OBJECTS).fetchone() == (1,)
+
+
+def test_a_migration_takes_over_no_object_that_is_not_ours(cluster):
+    """
+    Objects of chunks come to pgstore_owner, as the functions run with its rights; those that chunks only point at do not.
+    """
+    roles, url = cluster.roles(), cluster.database()
+    migrate.upgrade(url, roles=roles)
+    with pgstore.Client(url) as client:
+        store = NetworkFileSystem.from_name("s", create_if_missing=True, client=client, storage="large_object")
+        store.put_file(io.BytesIO(os.urandom(2 * MIB)), "file")
+    ((theirs,),) = cluster.execute(url, "SELECT lo_from_bytea(0, 'secret')")
+    cluster.execute(
+        url, "UPDATE pgstore.chunk SET large_object = %s WHERE id = (SELECT max(id) FROM pgstore.chunk)", theirs
+    )
+    with psycopg.connect(url, autocommit=True) as connection:
+        for (oid,) in connection.execute("SELECT oid FROM pg_largeobject_metadata").fetchall():
+            connection.execute(f"ALTER LARGE OBJECT {oid} OWNER TO CURRENT_USER")
+
+    migrate.upgrade(url, roles=roles)
+
+    owned = cluster.execute(
+        url,
+        "SELECT count(*) FILTER (WHERE pg_get_userbyid(lomowner) = %s), "
+        "count(*) FILTER (WHERE oid = %s AND pg_get_userbyid(lomowner) = %s) FROM pg_largeobject_metadata",
+        roles.owner, theirs, roles.owner,
+    )  # fmt: skip
+    assert owned == [(1, 0)]
+
+
+def test_objects_are_ours_after_a_dump_and_a_restore(cluster, tmp_path):
+    """
+    The proof is in the object, and in the row that says which installation this is.
+    """
+    url, target, data = cluster.database(), cluster.database(), os.urandom(2 * MIB)
+    migrate.upgrade(url, roles=cluster.roles())
+    with pgstore.Client(url) as client:
+        store = NetworkFileSystem.from_name("s", create_if_missing=True, client=client, storage="large_object")
+        store.put_file(io.BytesIO(data), "file")
+
+    dump_and_restore(cluster, url, target, tmp_path)
+
+    with pgstore.Client(target) as client:
+        store = NetworkFileSystem.from_name("s", client=client)
+        assert b"".join(store.read_file("file")) == data
+        overwrite(store, MIB + 10)
+        assert b"".join(store.read_file("file"))[MIB + 10 : MIB + 20] == b"x" * 10
+
+
+def dump_and_restore(cluster, url, target, tmp_path):
+    """A whole database, large objects too, into an empty one."""
+    programs = cluster.server.bin_dir
+    subprocess.run([programs / "pg_dump", "-Fc", "-f", tmp_path / "dump", url], check=True)
+    subprocess.run([programs / "pg_restore", "--exit-on-error", "-d", target, tmp_path / "dump"], check=True)

@@ -11,9 +11,10 @@ import psycopg
 import pytest
 
 import pgstore
+from pgstore.cli.check import checks_of, run_checks
+from pgstore.cli.repair import repair
 from pgstore.queue import known
 from pgstore.queue.base import INSERT_LOCK_CLASS
-from pgstore.queue.repair import repair_sequences
 
 
 @pytest.fixture(autouse=True)
@@ -285,8 +286,12 @@ def test_a_callers_connection_keeps_its_planner_settings(client, store, database
 
 @pytest.fixture
 def check():
-    """The statement that finds sequences behind ids in use."""
-    return (pgstore.migrate.sql_directory() / "checks" / "queue_sequence.sql").read_text()
+    """A call that tells which checks find something, and one that repairs what they found."""
+
+    def check(url):
+        return {finding.check: finding for finding in run_checks(url, checks_of(pgstore.migrate.sql_directory()))}
+
+    return check
 
 
 def rewind(connection, sequence):
@@ -294,7 +299,7 @@ def rewind(connection, sequence):
     connection.execute(f"ALTER SEQUENCE pgstore.{sequence} RESTART")
 
 
-def test_a_sequence_behind_ids_in_use_is_found_and_repaired(own_database, check):
+def test_sequences_behind_ids_in_use_are_found_and_repaired(own_database, check):
     """
     What is put meanwhile would have an id that the mark has passed, or that a row has.
     """
@@ -303,50 +308,95 @@ def test_a_sequence_behind_ids_in_use_is_found_and_repaired(own_database, check)
         work(queue, times=20)
         queue.put_many([1, 2], partition="other")
         queue.get(partition="other", lease=60)
-        assert connection.execute(check).fetchall() == []
-        assert client.run(repair_sequences()) == 0
+        assert check(own_database) == {}
 
         for sequence in ("queue_item_id_seq", "queue_deferred_id_seq"):
             rewind(connection, sequence)
-        found = {row[2] for row in connection.execute(check)}
-        assert found == {"queue_head", "queue_item", "queue_deferred"}
-        assert client.run(repair_sequences()) == 2
+        found = check(own_database)
+        assert set(found["sequences"].of("of")) == {"queue_head.low", "queue_item.id", "queue_deferred.id"}
+        assert [done.kept for done in repair(client, list(found.values()))] == [False]
 
-        assert connection.execute(check).fetchall() == []
+        assert check(own_database) == {}
         queue.put("after")
         assert queue.get(timeout=0) == "after"
         assert queue.get(partition="other", lease=60).item == 2
 
 
-def test_a_mark_alone_is_above_the_sequence(own_database, check):
+def test_items_below_the_mark_are_found_and_come_out_in_their_order(call, own_database, check):
+    """
+    They were put while the sequence was behind. What was there before, above the mark, comes first.
+    """
+    client = call.client(own_database)
+    with pgstore.Client(own_database) as other, psycopg.connect(own_database, autocommit=True) as connection:
+        queue = pgstore.Queue.from_name("queue", create_if_missing=True, client=client)
+        work(pgstore.Queue.from_name("queue", client=other, create_if_missing=True), times=20)
+        call(queue.put, "before")
+        call(queue.put, "elsewhere", partition="p")
+        rewind(connection, "queue_item_id_seq")
+        call(queue.put_many, ["A", "B"])
+        call(queue.put, "C")
+        assert call(queue.get_many, 9, block=False) == ["before"]
+        found = check(own_database)
+        assert found["queue_marks"].of("items") == [3]
+
+        done = list(repair(other, list(found.values())))
+
+        assert [each.what for each in done][1:] == ["3 items below the mark put at the end of partition ''"]
+        assert check(own_database) == {}
+        call(queue.put, "after")
+        assert call(queue.get_many, 9, block=False) == ["A", "B", "C", "after"]
+        assert call(queue.get, partition="p") == "elsewhere"
+
+
+def test_items_below_the_mark_alone_are_found(own_database, check):
+    """
+    The sequence has been set right without looking at what was put before.
+    """
     with pgstore.Client(own_database) as client, psycopg.connect(own_database, autocommit=True) as connection:
         queue = pgstore.Queue.persist("queue", client=client).hydrate()
         work(queue, times=20)
-        rewind(connection, "queue_item_id_seq")
+        connection.execute(
+            "INSERT INTO pgstore.queue_item (store_id, id, payload, codec) VALUES (%s, 1, '1', 'j')", [number(queue)]
+        )
+        found = check(own_database)
+        assert set(found) == {"queue_marks"}
+        waiter = threading.Thread(target=lambda: taken.append(queue.get(timeout=20)))
+        taken: list[object] = []
+        waiter.start()
 
-        ((store_id, partition, relation, low, last_value),) = connection.execute(check)
+        list(repair(client, list(found.values())))
 
-        assert (store_id, partition, relation) == (number(queue), "", "queue_head")
-        assert low > last_value + 1
-        assert client.run(repair_sequences()) == 1
-        queue.put("after")
-        assert queue.get(timeout=0) == "after"
+        waiter.join()
+        assert taken == [1]
+        assert check(own_database) == {}
 
 
-def test_nobody_draws_ids_while_they_are_repaired(own_database, check):
+def test_nobody_puts_while_items_are_moved(own_database, check):
+    """
+    An item of a put that has not committed would be missed, and lie below the mark for ever.
+    """
     with (
         pgstore.Client(own_database) as client,
-        psycopg.connect(own_database) as connection,
+        psycopg.connect(own_database, autocommit=True) as connection,
+        psycopg.connect(own_database) as putting,
         pgstore.Client(own_database) as elsewhere,
     ):
         queue = pgstore.Queue.persist("queue", client=client).hydrate()
-        connection.execute("INSERT INTO pgstore.queue_item (store_id, payload) VALUES (%s, 'x')", [number(queue)])
-        repairing = threading.Thread(target=elsewhere.run, args=(repair_sequences(),))
+        work(queue, times=20)
+        rewind(connection, "queue_item_id_seq")
+        found = check(own_database)
+        putting.execute(
+            "INSERT INTO pgstore.queue_item (store_id, payload, codec) VALUES (%s, '2', 'j')", [number(queue)]
+        )
+        repairing = threading.Thread(target=lambda: list(repair(elsewhere, list(found.values()))))
         repairing.start()
         repairing.join(0.3)
         assert repairing.is_alive()
-        connection.rollback()
+        putting.commit()
         repairing.join()
+
+        assert check(own_database) == {}
+        assert queue.get(timeout=0) == 2
 
 
 def test_nothing_is_lost_or_doubled(database, store, head):

@@ -5,8 +5,12 @@ Each query finds the breaches of one rule, and is shown to find one.
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 import pytest
+
+from pgstore import migrate
 
 # Not data of a store: `store` itself, names, what there is once, and processes.
 UNDISTRIBUTED = ["store", "session", "installation", "schema_revision", "dict_json_name"]
@@ -215,3 +219,39 @@ def test_every_rule_has_a_breach():
     As the test before takes for granted.
     """
     assert RULES.keys() == BREACHES.keys()
+
+
+# Bigints that no sequence gives: times, sizes, counts, versions; which session owns something, and whose row it is.
+NOT_DRAWN = {
+    "store_id", "session_id", "integer_value", "gets", "cleared", "head", "version", "version_from", "version_to", "size_bytes",
+    "mtime_ns", "ctime_ns",
+}  # fmt: skip
+
+
+def test_the_check_of_sequences_knows_all_of_them(sql):
+    """
+    A list kept by hand forgets: it is held against what there is, each sequence with each column that may have a number of it.
+    """
+    check = (migrate.sql_directory() / "checks" / "sequences.sql").read_text()
+    used = set(re.findall(r"SELECT '(\w+)', [^\n]*, '([^']+)' FROM pgstore\.(\w+)", check))
+    columns = {(sequence, column) for sequence, places, _ in used for column in places.split(", ")}
+    positions = dict(re.findall(r"SELECT '(\w+)', last_value \+ is_called::integer FROM pgstore\.(\w+)", check))
+
+    sequences = {name for (name,) in sql("SELECT sequencename::text FROM pg_sequences WHERE schemaname = 'pgstore'")}
+    drawing = sql(
+        "SELECT s.relname::text, t.relname || '.' || a.attname FROM pg_depend d "
+        "JOIN pg_class s ON s.oid = d.refobjid AND s.relkind = 'S' AND s.relnamespace = 'pgstore'::regnamespace "
+        "JOIN pg_attrdef f ON f.oid = d.objid AND d.classid = 'pg_attrdef'::regclass "
+        "JOIN pg_class t ON t.oid = f.adrelid JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = f.adnum"
+    )
+    numbers = sql(
+        "SELECT t.relname || '.' || a.attname, a.attname::text FROM pg_attribute a JOIN pg_class t ON t.oid = a.attrelid "
+        "LEFT JOIN pg_type y ON y.oid = a.atttypid WHERE t.relnamespace = 'pgstore'::regnamespace AND t.relkind = 'r' "
+        "AND a.attnum > 0 AND NOT a.attisdropped AND 'bigint'::regtype IN (a.atttypid, y.typbasetype)"
+    )
+
+    assert positions == {name: name for name in sequences}
+    assert {sequence for sequence, _ in columns} == sequences
+    assert len(drawing) > 5
+    assert set(drawing) <= columns
+    assert {place for place, name in numbers if name not in NOT_DRAWN} == {column for _, column in columns}

@@ -27,8 +27,6 @@ from tests.fixtures.everything import BY_HAND, open_files, read_everything, use_
 from tests.fixtures.shadows import Shadows
 from tests.migration.conftest import ROOT, url_as
 
-pytest_plugins = ["tests.migration.conftest"]
-
 UTILITY = re.compile(r"(SET|BEGIN|COMMIT|LOCK|VACUUM|FETCH|CLOSE|LISTEN|UNLISTEN)\b")
 CHECKS = {path.stem: path.read_text() for path in sorted((ROOT / "sql" / "checks").glob("*.sql"))}
 SCRIPTS = [(ROOT / "sql" / "schema.sql").read_text(), (ROOT / "sql" / "admin" / "roles.sql").read_text()]
