@@ -392,6 +392,7 @@ def test_update_takes_pairs_of_any_kind_and_refuses_others_as_dict_does(call, st
     call(store.update, iter([["a", 1], ("b", 2), "cd"]))
     assert call(store.items) == [("a", 1), ("b", 2), ("c", "d")]
 
+    wrong: Any
     for wrong, error in ([("a",)], ValueError), ([("a", 1, 2)], ValueError), ([5], TypeError), (5, TypeError):
         with pytest.raises(error):
             {}.update(wrong)
