@@ -561,8 +561,8 @@ def test_an_interrupt_while_the_answer_to_a_failed_begin_is_read_is_what_the_cal
 
 def test_an_interrupt_before_any_line_of_a_get_in_a_transaction_that_goes_on_loses_nothing(client, queue, eye):
     """
-    The first statement, which comes with BEGIN: whoever catches Ctrl-C around `get` still commits, unless it came while answers were
-    being taken apart, which costs the connection and with it all of the transaction.
+    The first statement, which comes with BEGIN: whoever catches Ctrl-C around `get` still commits, unless it came while answers
+    were being taken apart, which costs the connection and with it all of the transaction.
     """
     queue.put("warm")
     queue.get()
