@@ -207,8 +207,10 @@ class Client:
                     try:
                         result = world.query_now(request)
                     except BaseException as exc:
-                        if request.undo is not None and is_interrupt(exc):  # before it goes on to something else
-                            run_blocking(world.put_back(request, None))
+                        try:
+                            _put_back(world, request, exc)  # before the operation goes on to something else
+                        except BaseException:  # a second interrupt, perhaps before that has begun
+                            _put_back(world, request, exc)
                         request = op.throw(exc)
                     else:
                         request = op.send(result)
@@ -219,8 +221,11 @@ class Client:
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
         except BaseException as exc:
-            if type(request) is Query and is_interrupt(exc):
-                run_blocking(world.put_back(request, None))
+            try:
+                _put_back(world, request, exc)
+            except BaseException:
+                _put_back(world, request, exc)
+                raise
             raise
         return run_blocking(world.perform(op, None, request))
 
@@ -308,6 +313,12 @@ class Client:
             "a pgstore.Client cannot be pickled: its URL may hold a password; "
             "pickled stores use the default client where they arrive"
         )
+
+
+def _put_back(world: BlockingWorld, request: Request | None, exc: BaseException) -> None:
+    """Put back what *request* took if *exc* is an interrupt."""
+    if type(request) is Query and request.undo is not None and is_interrupt(exc):
+        run_blocking(world.put_back(request, None))
 
 
 def _may_repeat(exc: errors.Error | psycopg.OperationalError) -> bool:

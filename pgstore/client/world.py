@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import contextlib
 import inspect
 import itertools
 import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from pgstore import embedded, errors, migrate
 from pgstore.client.connect import connect, connect_async, introduce
@@ -41,6 +42,7 @@ from pgstore.core.operation import (
     Request,
     Rollback,
     Wait,
+    holds,
     putting_back,
 )
 from pgstore.core.statement import Statement
@@ -114,8 +116,14 @@ class World(abc.ABC):
                 # Nothing comes between this and the return: what was taken is in nobody else's hands.
                 return done.value  # type: ignore[no-any-return]
             except BaseException as exc:
-                if last is not None and is_interrupt(exc):  # before the operation goes on to something else
-                    yield from self.put_back(last, transaction)
+                try:
+                    if last is not None and is_interrupt(exc):  # before the operation goes on to something else
+                        yield from self.put_back(last, transaction)
+                except GeneratorExit:
+                    raise
+                except BaseException:  # a second interrupt, perhaps before that has begun
+                    if last is not None:
+                        yield from self.put_back(last, transaction)
                 if inspect.getgeneratorstate(op) == inspect.GEN_SUSPENDED:
                     failures.append(exc)
                     request = None
@@ -124,35 +132,29 @@ class World(abc.ABC):
 
     def put_back(self, request: Query | Many, transaction: Transaction | None) -> Steps[None]:
         """The operation was interrupted with the rows of *request* in hand: undo it, if that was not done yet."""
-        if isinstance(request, Many):
-            undo = putting_back(request, [getattr(query, "taken", None) for query in request.queries])
-        else:
-            undo = putting_back(request, getattr(request, "taken", None))
-        if undo:
-            try:
-                yield from self._put_back(undo, transaction)
-            except GeneratorExit:
-                raise
-            except BaseException as exc:
-                if isinstance(exc, Exception) and not isinstance(exc, (errors.Error, BrokenLink)):
-                    raise
-                # What stopped the operation is what the caller hears of, also where that came twice.
+        if holds(request):
+            with contextlib.suppress(
+                errors.Error, BrokenLink
+            ):  # what stopped the operation is what the caller hears of
+                yield from self._put_back(partial(putting_back, request), transaction)
 
-    def _put_back(self, queries: Sequence[Query], transaction: Transaction | None) -> Steps[None]:
-        """Carry `PutBack` out."""
+    def _put_back(self, undo: Callable[[], Sequence[Query]], transaction: Transaction | None) -> Steps[None]:
+        """Run the queries that *undo* gives; it is asked for them where no interrupt comes any more."""
         if transaction is None:
             # By the world of blocking calls, on whatever thread: this world's loop may be coming to its end.
-            yield self.certainly(partial(self.client.world(blocking=True).put_back_now, queries))  # type: ignore[attr-defined]
+            world = cast("BlockingWorld", self.client.world(blocking=True))
+            yield self.certainly(lambda: world.put_back_now(undo()))
             return
         root = transaction.root
         if root.link is None or root.lost is not None:
             return  # rolled back with all else
         if root.joined:
-            for query in queries:
+            for query in undo():
                 yield from transaction.query(query)
         else:
-            root.link.let_go()
-            yield from transaction._checked(self.certainly, partial(root.link.put_back, queries))
+            link = root.link
+            link.let_go()
+            yield from transaction._checked(self.certainly, lambda: link.put_back(undo()))
 
     def _begin(self, outer: Transaction | None) -> Steps[Transaction]:
         transaction = Transaction(self.client)
@@ -168,7 +170,7 @@ class World(abc.ABC):
                     return (yield from transaction.query(request))
                 return (yield from self._by_itself("execute_many", request, reads=request.reads))
             case PutBack():
-                return (yield from self._put_back(request.queries, transaction))
+                return (yield from self._put_back(lambda: request.queries, transaction))
             case CopyIn():
                 return (yield from self._run("copy_in", request, transaction))
             case CopyOut():

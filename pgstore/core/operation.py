@@ -75,12 +75,17 @@ class Many:
         return all(query.reads for query in self.queries)
 
 
-def putting_back(request: Query | Many, result: Any) -> list[Query]:
-    """The queries that put back what *request* took, given its result; none if it took nothing. They are given once."""
-    queries, results = (request.queries, result) if isinstance(request, Many) else ((request,), [result])
+def holds(request: Query | Many) -> bool:
+    """Whether something that *request* took is noted, and was not put back."""
+    queries = request.queries if isinstance(request, Many) else (request,)
+    return any(query.undo is not None and getattr(query, "taken", None) for query in queries)
+
+
+def putting_back(request: Query | Many) -> list[Query]:
+    """The queries that put back what *request* took, as far as it is noted. They are given once."""
     undo: list[Query] = []
-    for query, rows in zip(queries, results, strict=True):
-        if query.undo is not None and rows:
+    for query in request.queries if isinstance(request, Many) else (request,):
+        if query.undo is not None and (rows := getattr(query, "taken", None)):
             query.taken = None
             undo.extend(query.undo(rows))
     return undo

@@ -84,7 +84,8 @@ REMOVE = Write(
 REMOVE_IF_FREE = Write(
     f"""
     DELETE FROM pgstore.dict_entry
-     WHERE ctid = ANY (ARRAY(SELECT ctid
+     WHERE store_id = $1
+       AND ctid = ANY (ARRAY(SELECT ctid
                                FROM pgstore.dict_entry
                               WHERE store_id = $1
                                 AND key = $2
@@ -114,8 +115,18 @@ REMOVE_ALL = Write(
     "int8 text[] int8[]",
     kind="d",
 )
+# In passing, so whatever is locked stays.
 REMOVE_EXPIRED = Statement(
-    "DELETE FROM pgstore.dict_entry WHERE store_id = $1 AND key = ANY ($2) AND expires_at <= statement_timestamp()",
+    """
+    DELETE FROM pgstore.dict_entry
+     WHERE store_id = $1
+       AND ctid = ANY (ARRAY(SELECT ctid
+                               FROM pgstore.dict_entry
+                              WHERE store_id = $1
+                                AND key = ANY ($2)
+                                AND expires_at <= statement_timestamp()
+                                FOR UPDATE SKIP LOCKED))
+    """,
     "int8 text[]",
 )
 # Only where nobody has put the key anew meanwhile.

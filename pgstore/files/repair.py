@@ -189,7 +189,8 @@ DISOWN = Statement(
 RENAME_IMPOSSIBLE = Statement(
     """
     UPDATE pgstore.dirent
-       SET name = pg_catalog.convert_to(pg_catalog.concat('impossible-name-', left(encode(name::bytea, 'hex'), 128), '-', ino), 'UTF8')
+       SET name = pg_catalog.convert_to(
+                      pg_catalog.concat('impossible-name-', left(encode(name::bytea, 'hex'), 128), '-', ino), 'UTF8')
      WHERE store_id = $1
        AND (pg_catalog.octet_length(name) NOT BETWEEN 1 AND 255
             OR name::bytea IN ('\\x2e'::bytea, '\\x2e2e'::bytea)

@@ -22,6 +22,7 @@ from psycopg.pq import ExecStatus
 
 import pgstore
 from pgstore.client import links
+from pgstore.client.links.eagerness import Eagerness
 from pgstore.client.transaction import _AMBIENT
 from pgstore.core.statement import Statement
 from pgstore.core.steps import run_async, run_blocking
@@ -425,6 +426,12 @@ def can_be_interrupted(frame):
     return not re.match(r"try:|with |async with |except StopIteration|return [\w.]+($| )", line)
 
 
+def calls(frame):
+    """Whether the line calls something: only there, and at the end of a loop, Python looks at signals."""
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    return "(" in line and not line.startswith(("except", "def ")) and frame.f_code.co_name != "__del__"
+
+
 @pytest.mark.parametrize("pooled", [False, True], ids=["direct", "pooled"])
 def test_an_interrupt_before_any_line_of_a_get_loses_and_doubles_nothing(client, queue, eye, monkeypatch, pooled):
     """
@@ -440,6 +447,64 @@ def test_an_interrupt_before_any_line_of_a_get_loses_and_doubles_nothing(client,
         if item is not None:
             queue.put(item)
         assert eye.rows("SELECT count(*), count(DISTINCT payload) FROM pgstore.queue_item") == [(3, 3)], place
+
+
+@pytest.mark.parametrize("first", [(Eagerness, "catch"), (KnownPartition, "note")], ids=["on its way", "in hand"])
+def test_a_second_interrupt_before_any_line_after_the_first_loses_and_doubles_nothing(
+    client, queue, eye, monkeypatch, first
+):
+    """
+    Two programs send Ctrl-C at once: the second may come before the first has set about tidying up.
+    """
+    owner, name = first
+    queue.put("warm")
+    queue.get()
+    queue.put_many(["a", "b", "c"])
+    original = getattr(owner, name)
+    pressed: list[int] = []
+
+    def press(self, *arguments):
+        if sys.gettrace() is None or pressed:
+            return original(self, *arguments)
+        pressed.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, name, press)
+    number, place = 0, "none yet"
+    while place:
+        number += 1
+        pressed.clear()
+        place = _interrupted_after(pressed, number, lambda: queue.get(block=False))
+        until(lambda: not putting_back())
+        counts = eye.rows("SELECT count(*), count(DISTINCT payload) FROM pgstore.queue_item")
+        assert counts == [(3, 3)], (number, place)
+
+    assert number > 20
+
+
+def _interrupted_after(pressed, number, function):
+    """Call *function*, interrupting it before the line that is *number* lines on since it was *pressed*; where that was."""
+    left = number
+    place: str | None = None
+
+    def trace(frame, event, arg):
+        nonlocal left, place
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        if event == "line" and pressed and place is None and can_be_interrupted(frame) and calls(frame):
+            left -= 1
+            if not left:
+                place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+                raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            function()
+    finally:
+        sys.settrace(None)
+    return place
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
@@ -496,7 +561,8 @@ def test_an_interrupt_while_the_answer_to_a_failed_begin_is_read_is_what_the_cal
 
 def test_an_interrupt_before_any_line_of_a_get_in_a_transaction_that_goes_on_loses_nothing(client, queue, eye):
     """
-    The first statement, which comes with BEGIN: whoever catches Ctrl-C around `get` still commits.
+    The first statement, which comes with BEGIN: whoever catches Ctrl-C around `get` still commits, unless it came while answers
+    were being taken apart, which costs the connection and with it all of the transaction.
     """
     queue.put("warm")
     queue.get()
@@ -505,7 +571,7 @@ def test_an_interrupt_before_any_line_of_a_get_in_a_transaction_that_goes_on_los
 
     place = "before the first"
     while place:
-        with client.transaction():
+        with contextlib.suppress(pgstore.errors.StoreUnavailable), client.transaction():
             place, item = next(gets)
             if item is not None:
                 queue.put(item)

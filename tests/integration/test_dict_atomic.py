@@ -753,7 +753,7 @@ def test_an_entry_that_is_written_while_it_is_loaded_is_taken_as_it_is_then(stor
     What is returned is what was removed.
     """
     store["k"] = Awkward()
-    writes: list[object] = []
+    writes: list[int] = []
 
     def written_meanwhile(self, state):
         if not writes:

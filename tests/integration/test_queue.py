@@ -377,7 +377,7 @@ def test_signed_items_make_the_round_trip_under_any_of_the_keys(call, signing, s
     call(new.put, "keyed", idempotency_key="k")
     call(new.put, "loose", durable=False)
 
-    found: set[object] = set()
+    found: set[str] = set()
     while len(found) < 6:
         found.update(call(new.get_many, 10))
 

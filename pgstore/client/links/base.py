@@ -153,8 +153,9 @@ class Link(abc.ABC):
         try:
             if inspect.getgeneratorstate(io) != inspect.GEN_CLOSED:
                 result = self._finish(io, cancel=True)
-                if taking is not None and (undo := putting_back(taking, result)):
-                    self.put_back(undo)
+                if taking is not None:
+                    _note_taken(*(([taking], [result]) if isinstance(taking, Query) else (taking.queries, result)))
+                    self.put_back(putting_back(taking))
         except (errors.Error, BrokenLink):
             return
         except BaseException:

@@ -85,7 +85,14 @@ class BlockingLink(Link):
         except psycopg.Error as exc:
             raise BrokenLink(exc, sent=True) from exc
         except BaseException:
-            self._settle(self._rest(result), query)
+            # Twice: a second interrupt may come before the first has set about tidying up. What was done is not done again.
+            io = None
+            try:
+                io = self._rest(result)
+                self._settle(io, query)
+            except BaseException:
+                self._settle(io or self._rest(result), query)
+                raise
             raise
         return self._drive(self._rest(result), query)
 
@@ -108,7 +115,11 @@ class BlockingLink(Link):
         except (errors.Error, BrokenLink):
             raise
         except BaseException:
-            self._settle(io, taking)
+            try:
+                self._settle(io, taking)
+            except BaseException:  # as in `execute`
+                self._settle(io, taking)
+                raise
             raise
 
     def _catch(self, request: Query | Many) -> bool:
