@@ -113,6 +113,8 @@ def _advice(text: str) -> str:
         return "; close some connections, or allow more (max_connections, CONNECTION LIMIT)"
     if "Permission denied" in text:
         return "; may this user use the server's socket?"
+    if "session is read-only" in text:  # of several servers the one that can be written to is looked for
+        return "; is the primary among them, and has the role not set default_transaction_read_only?"
     if "SSL" in text:
         return "; check sslmode"
     return "; is it running?"

@@ -233,3 +233,17 @@ def test_commands_work_in_odd_sessions(odd, stores, arguments):
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_where_a_primary_is_looked_for_the_error_names_the_reason(careful, store_name):
+    """
+    libpq takes the session of such a role for one of a standby.
+    """
+    port = psycopg.conninfo.conninfo_to_dict(careful)["port"]
+    several = psycopg.conninfo.make_conninfo(careful, host="127.0.0.1,127.0.0.1", port=f"{port},{port}")
+
+    with (
+        pgstore.Client(several) as client,
+        pytest.raises(errors.StoreUnavailable, match="has the role not set default_transaction_read_only"),
+    ):
+        pgstore.Dict.from_name(store_name, create_if_missing=True, client=client)["a"] = 1
