@@ -39,16 +39,18 @@ _LOOSE_CHUNKS: Final = """
 LOOSE_CHUNKS = Statement(
     f"SELECT c.id, coalesce(pgstore.chunk_length($1, c.id), 0) {_LOOSE_CHUNKS} ORDER BY c.id", "int8", reads=True
 )
-# With the size of a file that ends where their last chunk does.
-LOOSE_BLOBS = Statement(
-    f"""
-    SELECT b.id, b.chunk_size_bytes,
+# The size of a file that ends where the last chunk of blob b does.
+_END: Final = """
            coalesce((SELECT e.position::bigint * b.chunk_size_bytes::integer + coalesce(pgstore.chunk_length($1, e.chunk_id), 0)
                        FROM pgstore.extent e
                       WHERE e.store_id = $1
                         AND e.blob_id = b.id
                       ORDER BY e.position DESC
                       LIMIT 1), 0)
+"""
+LOOSE_BLOBS = Statement(
+    f"""
+    SELECT b.id, b.chunk_size_bytes, {_END}
     {_LOOSE_BLOBS}
      ORDER BY b.id
     """,
@@ -94,11 +96,11 @@ GAPS = Statement(
     reads=True,
 )
 # Files that lack their contents: their blob is gone, or is that of another file as well. In a Volume copies have one blob, and
-# look so too; in a NetworkFileSystem those are marked. *is_lost*: there is no other explanation.
+# look so too; in a NetworkFileSystem those are marked. *is_lost*: what they lead to is not there, or does not end where they do.
 ROBBED = Statement(
-    """
+    f"""
     SELECT i.ino::bigint, i.size_bytes::bigint, coalesce(i.blob_id, 0),
-           i.blob_id IS NULL OR b.id IS NULL AS is_lost
+           i.blob_id IS NULL OR b.id IS NULL OR i.size_bytes::bigint <> {_END} AS is_lost
       FROM pgstore.inode i
       LEFT JOIN pgstore.blob b ON b.store_id = $1 AND b.id = i.blob_id
      WHERE i.store_id = $1
@@ -311,14 +313,14 @@ def places_for(chunks: Iterable[Chunk], gaps: Sequence[Gap]) -> list[tuple[Gap, 
 
 
 def owners_of(blobs: Sequence[Blob], robbed: Sequence[Robbed]) -> list[tuple[Robbed, Blob]]:
-    """The files of which it is certain which blob is theirs: both end at the same byte, and neither fits another."""
+    """The files of which it is certain which blob is theirs: both end at one byte, and fit no other that is loose or lost."""
     return [
         (file, blob)
         for file in robbed
         for blob in blobs
         if file.is_lost
         and file.size_bytes == blob.end
-        and {other.ino for other in robbed if other.may_lack(blob)} == {file.ino}
+        and {other.ino for other in robbed if other.is_lost and other.may_lack(blob)} == {file.ino}
         and [other.id for other in blobs if file.may_lack(other)] == [blob.id]
     ]
 

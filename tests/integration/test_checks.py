@@ -494,6 +494,26 @@ def test_a_blob_goes_back_to_the_file_that_lacks_it(robbed, cli):
     assert contents(store, "other") == other
 
 
+def test_a_blob_goes_back_to_the_file_that_has_another_ones(robbed, cli):
+    """
+    Of the two files that have one blob now, its size is that of one, and the other's is that of a blob which is loose.
+    """
+    store, connection, chunk, url = robbed
+    data = put(store, "file", chunk + 5)
+    other = put(store, "other", chunk + 70)
+    ino = "(SELECT ino FROM pgstore.dirent WHERE name = '{}')"
+    connection.execute(
+        f"UPDATE pgstore.inode SET blob_id = (SELECT blob_id FROM pgstore.inode WHERE ino = {ino.format('other')}) "
+        f"WHERE ino = {ino.format('file')}"
+    )
+    assert contents(store, "file") != data
+
+    repaired(cli, url)
+
+    assert contents(store, "file") == data
+    assert contents(store, "other") == other
+
+
 @pytest.mark.parametrize(
     "damage",
     [
