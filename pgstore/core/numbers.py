@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import operator
 from typing import Any
 
@@ -22,7 +23,8 @@ def as_real(given: Any) -> int | float | None:
     whole = as_int(given)
     if whole is not None:
         return whole
-    return None if isinstance(given, bool) or not hasattr(type(given), "__float__") else float(given)
+    is_real = isinstance(given, numbers.Real)
+    return float(given) if is_real and type(given) is not bool else None
 
 
 def as_seconds(given: Any) -> float | None:

@@ -871,7 +871,7 @@ def test_sums_at_the_ends_of_their_range_are_exact(call, store):
 
 def test_numbers_say_themselves_what_they_are(call, store):
     """
-    numpy's integers, fractions, decimals.
+    numpy's, fractions.
     """
 
     class Index:
