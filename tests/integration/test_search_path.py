@@ -25,9 +25,7 @@ from pgstore.dict import scan
 from pgstore.queue import put, take
 from tests.fixtures.everything import BY_HAND, open_files, read_everything, use_everything, use_queue
 from tests.fixtures.shadows import Shadows
-from tests.migration.conftest import ROOT, url_as
-
-pytest_plugins = ["tests.migration.conftest"]
+from tests.migration.conftest import ROOT, Cluster, url_as
 
 UTILITY = re.compile(r"(SET|BEGIN|COMMIT|LOCK|VACUUM|FETCH|CLOSE|LISTEN|UNLISTEN)\b")
 CHECKS = {path.stem: path.read_text() for path in sorted((ROOT / "sql" / "checks").glob("*.sql"))}
@@ -56,6 +54,14 @@ def statements():
 
 def all_sql():
     return [*(text for text, _ in statements()), *CHECKS.values(), *SCRIPTS, migrate.GRANTEES]
+
+
+@pytest.fixture
+def cluster(server):
+    """The server from its administrator's chair."""
+    cluster = Cluster(server)
+    yield cluster
+    cluster.close()
 
 
 @pytest.fixture(scope="module")
