@@ -5,9 +5,9 @@
 -- A number counts as used where it is only referred to: what gets it now would be taken for what had it. But for sessions, which own
 -- nothing that outlives them. (tests/migration/test_catalog.py holds this list against the catalog.)
 WITH used (sequence, number, of) AS (
-     SELECT 'session_id_seq', max(id), 'session.id' FROM pgstore.session
+     SELECT 'session_id_seq', max(id) >> 20, 'session.id' FROM pgstore.session  -- 20 random bits below the sequence's value
       UNION ALL
-     SELECT 'store_id_seq', max(id) >> 20, 'store.id' FROM pgstore.store  -- 20 random bits below the sequence's value
+     SELECT 'store_id_seq', max(id) >> 20, 'store.id' FROM pgstore.store
       UNION ALL
      SELECT 'dict_revision_seq', max(revision), 'dict_entry.revision' FROM pgstore.dict_entry
       UNION ALL

@@ -12,9 +12,7 @@ import pgstore
 from pgstore import errors, migrate
 from tests.fixtures.clients import Call
 from tests.fixtures.everything import BY_HAND, open_files, use_everything
-from tests.migration.conftest import ROOT, url_as
-
-pytest_plugins = ["tests.migration.conftest"]
+from tests.migration.conftest import ROOT, Cluster, url_as
 
 SETTINGS = {
     "standard_conforming_strings": "off",
@@ -44,6 +42,22 @@ ODD = {
 
 def options(settings):
     return " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in settings.items())
+
+
+@pytest.fixture
+def cluster(server):
+    """The server from its administrator's chair."""
+    cluster = Cluster(server)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture(params=["server", "server18"])
+def each_cluster(request):
+    """The same of each of two servers."""
+    cluster = Cluster(request.getfixturevalue(request.param))
+    yield cluster
+    cluster.close()
 
 
 @pytest.fixture
