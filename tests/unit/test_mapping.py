@@ -97,7 +97,7 @@ def test_a_conflict_is_a_failed_transaction_and_not_a_lost_connection():
             "this user",
         ),
         ("connection timeout expired", errors.StoreUnavailable, "running"),
-        ("session is read-only", errors.StoreUnavailable, "running"),
+        ("session is read-only", errors.StoreUnavailable, "primary"),
     ],
 )
 def test_a_refused_connection_says_why_where_and_what_to_do(text, expected, advice):
