@@ -571,6 +571,18 @@ def test_an_unsafe_directory_is_refused_and_left_as_it_is(directory, make, compl
     assert (before.st_mode, before.st_uid) == (directory.stat().st_mode, directory.stat().st_uid)
 
 
+def test_a_directory_that_others_may_replace_is_refused(tmp_path):
+    """
+    Who may write to the directory above it may put one of theirs in its place; not where it is sticky, as /tmp is.
+    """
+    tmp_path.chmod(0o777)
+    with pytest.raises(errors.EmbeddedServerError, match=f"everybody may write to {tmp_path} .*chmod o-w"):
+        embedded.Server(tmp_path / "a" / "server").start()
+
+    tmp_path.chmod(0o1777)
+    paths_module.Paths(tmp_path / "a" / "server").check()
+
+
 def test_a_home_that_cannot_be_written_is_explained(monkeypatch, tmp_path):
     """
     Read-only homes are common in containers; the way out is a variable the user has to learn of.
