@@ -73,7 +73,7 @@ class Client:
         self.settings = Settings(url, listen_url, environment, connections_max, auto_migrate, tuple(signing_keys))
         self.history: History | None = None  # that of its connections; what is remembered of another is looked up anew
         self.is_pooled = False  # a pooler stands before the server, which may be replaced unnoticed
-        self.is_closing = False  # no time to wait for a server that is gone
+        self.is_closing = False  # then nobody waits for a server to return
         self.servers_seen = 0
         self._identity: str | None = None
         self._reset()

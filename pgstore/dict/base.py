@@ -25,7 +25,7 @@ WATCHED: Final = "watch"
 TTL_SECONDS_MAX: Final = 1000 * 365 * 86400  # Python's calendar ends with the year 9999
 _JSON_NAMES: Final = "names of Dicts that were JSON"
 
-# One in so many writes looks for what has expired: often enough to keep up, too rarely to be felt.
+# One write in so many also deletes expired entries: often enough to keep up, too rarely to be felt.
 _COLLECT_EVERY: Final = 100
 # Two collectors never wait for each other, nor for a writer: each takes what is not locked.
 COLLECT = Statement(
