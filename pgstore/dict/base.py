@@ -198,7 +198,8 @@ class DictBase(Store):
             return None
         found = facts.options.get("serializer", "pickle")
         asked = self._options.get("serializer")
-        if asked == found or not (asked or first._saw_json or facts.was_json or self._client_saw_json):
+        is_asked_for = asked is not None and asked == found  # an option may be null, by whoever wrote it
+        if is_asked_for or not (asked or first._saw_json or facts.was_json or self._client_saw_json):
             return None
         return (
             f"{self!r} was of serializer='json', whose values run no code, and is now of serializer={found!r}, whose values may: "

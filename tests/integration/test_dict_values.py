@@ -407,6 +407,28 @@ def test_a_dict_that_was_json_loads_no_pickles(call, client, remade, store_name,
     assert call(reader.put, "mine", [1])
 
 
+@pytest.mark.parametrize("options", ["{}", '{"serializer": null}', '{"serializer": "cloudpickle"}'])
+def test_it_loads_none_whatever_its_row_says(call, client, client_elsewhere, store_name, sql, options):
+    """
+    Who may write to the registry chooses every letter of the options.
+    """
+    made = pgstore.Dict.from_name(store_name, create_if_missing=True, serializer="json", client=client_elsewhere)
+    made["k"] = 1
+    sql("UPDATE pgstore.store SET options = %s::jsonb WHERE name = %s", options, store_name)
+    trap = pickle.dumps(Planted())
+    sql(
+        "UPDATE pgstore.dict_entry SET codec = 'p', integer_value = NULL, value = %s WHERE store_id = %s",
+        trap,
+        entry_id(made),
+    )
+    RAN.clear()
+
+    for read in READS.values():
+        with pytest.raises((pgstore.InvalidError, pgstore.DeserializationError)):
+            read(call, pgstore.Dict.from_name(store_name, client=client))
+    assert RAN == []
+
+
 def test_it_loads_none_in_a_client_that_has_never_seen_it(call, database, remade, store_name):
     """
     The database knows the name.
