@@ -10,7 +10,7 @@ import pytest
 import pgstore
 from pgstore import migrate
 from pgstore.cli.check import run_checks
-from pgstore.config import Settings
+from pgstore.config import ConnectionString, Settings
 from pgstore.errors import ConfigurationError
 
 VARIABLES = ("PGSTORE_URL", "DATABASE_URL", "PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE", "PGUSER")
@@ -140,7 +140,7 @@ def test_an_error_of_connecting_knows_no_password_whatever_is_asked_of_it(monkey
         for attempt in (
             pgstore.Dict.from_name("x", client=client).len,
             partial(migrate.upgrade, given),
-            partial(run_checks, Settings(given).url, {}),
+            partial(run_checks, ConnectionString(given), {}),
         ):
             with pytest.raises(pgstore.Error) as caught:
                 attempt()
