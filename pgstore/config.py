@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 from pgstore.errors import ConfigurationError
 
@@ -19,6 +20,26 @@ class ConnectionString(str):
 
     def __repr__(self) -> str:
         return "<connection string>"
+
+
+class _Secret(bytes):
+    """Bytes that nobody should see: `repr`, by which tracebacks print local variables, shows nothing."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+
+def hidden(value: Any) -> Any:
+    """The same URL or key, or list of them, not to be seen in a traceback. What is neither comes back as it is."""
+    if isinstance(value, str):
+        return ConnectionString(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return _Secret(value)
+    if type(value) in (list, tuple):
+        return type(value)(map(hidden, value))
+    return value
 
 
 @dataclass(frozen=True)
@@ -48,8 +69,9 @@ class Settings:
             if value is None:
                 continue
             if not isinstance(value, str):  # which is not shown: it may be a URL as bytes
+                found = "bytes" if isinstance(value, bytes) else type(value).__name__
                 raise ConfigurationError(
-                    f"{name} must be a str such as 'postgresql://user@host/database', not of type {type(value).__name__}"
+                    f"{name} must be a str such as 'postgresql://user@host/database', not of type {found}"
                 )
             if not value.strip():
                 raise ConfigurationError(f"{name} is empty: is the variable set that it should come from?")

@@ -1612,6 +1612,9 @@ LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg
 DECLARE
     result bytea;
 BEGIN
+    IF p_offset < 0 THEN  -- there is the header, which says whose the object is
+        RAISE EXCEPTION 'offset % of a chunk is negative', p_offset USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     -- chunk_is_ours and the read in one statement: a small read would take half as long again.
     SELECT CASE WHEN pg_has_role(m.lomowner, 'USAGE')
                      AND lo_get(m.oid, 0, 32) = uuid_send(i.id) || int8send(p_store_id) || int8send(p_chunk_id)
@@ -1635,6 +1638,9 @@ DECLARE
     made    oid;
     grantee text;
 BEGIN
+    IF p_offset < 0 THEN  -- there is the header, which says whose the object is
+        RAISE EXCEPTION 'offset % of a chunk is negative', p_offset USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     PERFORM FROM pgstore.file_system f WHERE f.store_id = p_store_id AND f.storage = 'l';
     IF NOT FOUND THEN
         RAISE EXCEPTION 'file system % does not keep large objects', p_store_id USING ERRCODE = 'object_not_in_prerequisite_state';
@@ -1660,6 +1666,9 @@ LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, 
 DECLARE
     found_oid oid;
 BEGIN
+    IF p_offset < 0 THEN  -- there is the header, which says whose the object is
+        RAISE EXCEPTION 'offset % of a chunk is negative', p_offset USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     SELECT m.oid
       INTO found_oid
       FROM pgstore.chunk k
@@ -1691,6 +1700,9 @@ DECLARE
     found_oid  oid;
     descriptor integer;
 BEGIN
+    IF p_length < 0 THEN  -- there is the header, which says whose the object is
+        RAISE EXCEPTION 'length % of a chunk is negative', p_length USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     SELECT k.large_object
       INTO found_oid
       FROM pgstore.chunk k

@@ -26,7 +26,7 @@ from pgstore.client.history import History
 from pgstore.client.session import Session
 from pgstore.client.transaction import _AMBIENT, Transaction, current, forget_after_fork
 from pgstore.client.world import AsyncWorld, BlockingWorld, World
-from pgstore.config import Settings
+from pgstore.config import Settings, hidden
 from pgstore.core.mapping import describe, map_error
 from pgstore.core.names import check_name
 from pgstore.core.operation import BeforeCommit, Op, Query, Request
@@ -67,12 +67,13 @@ class Client:
         auto_migrate: bool | None = None,
         signing_keys: Sequence[bytes] = (),
     ) -> None:
+        url, listen_url, signing_keys = hidden(url), hidden(listen_url), hidden(signing_keys)
         if environment is not None:
             check_name(environment, "environment")
         self.settings = Settings(url, listen_url, environment, connections_max, auto_migrate, tuple(signing_keys))
         self.history: History | None = None  # that of its connections; what is remembered of another is looked up anew
         self.is_pooled = False  # a pooler stands before the server, which may be replaced unnoticed
-        self.is_closing = False  # no time to wait for a server that is gone
+        self.is_closing = False  # then nobody waits for a server to return
         self.servers_seen = 0
         self._identity: str | None = None
         self._reset()
@@ -178,7 +179,7 @@ class Client:
         await asyncio.to_thread(self.close)
 
     def __repr__(self) -> str:
-        url = self.settings.url
+        url = self.settings.url if hasattr(self, "settings") else None  # a traceback may show one that was not made
         return f"pgstore.Client({describe(url)!r})" if url is not None else "pgstore.Client()"
 
     @property
@@ -364,6 +365,7 @@ def configure(
 ) -> Client:
     """Set the default client up, in place of the environment's settings (see `Client`). Stores made before keep theirs."""
     global _default
+    url, listen_url, signing_keys = hidden(url), hidden(listen_url), hidden(signing_keys)
     client = Client(
         url,
         environment=environment,

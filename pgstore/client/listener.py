@@ -221,7 +221,7 @@ class BlockingListener:
         self._closed = False
 
     def register(self, topic: Topic) -> BlockingTicket:
-        """A ticket, after the server knows that this client waits; at the latest after a second, then unheard for the moment."""
+        """A ticket, once the server knows that this client waits, or after a second: until the server knows, its owner polls."""
         ticket = BlockingTicket(self, topic)
         if self._deaf:
             return ticket

@@ -45,7 +45,7 @@ class _Seat:
 
 
 class _Place:
-    """The right to have one link open. Goes with the link even where that is lost, by an interrupt between two lines."""
+    """A permit for one connection; freed with its link, also if an interrupt between two lines loses that."""
 
     __slots__ = ("__weakref__",)
 

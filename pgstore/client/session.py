@@ -151,7 +151,7 @@ class Session:
         """Say that we are alive."""
         current = self._id
         if current is not None and not (yield Query(BEAT, current)):
-            # Swept: we were silent for too long. What we owned is gone, and says so when used.
+            # Swept: we were silent for too long. Stores we owned now raise NotFoundError.
             with self._lock:
                 if self._id == current:
                     self._id = None

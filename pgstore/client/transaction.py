@@ -437,7 +437,8 @@ class Transaction:
         """
         Give the connection up if the transaction has only looked, so that waiting does not hold it open.
 
-        True if no transaction is open now; it begins again with its next statement. Under READ COMMITTED nobody can tell.
+        True if no transaction is open now; it begins again with its next statement. Under READ COMMITTED the
+        difference cannot be observed.
         """
         root = self._open_root()
         if root.joined or root.wrote or root.savepoints:

@@ -66,7 +66,7 @@ class Method:
 
 
 class Doc:
-    """The docstring of a method that is an object: of the class its own, of an instance that of the function behind it."""
+    """The docstring of a method that is an object: on the class its own text, on an instance the function's."""
 
     def __init__(self, own: str) -> None:
         self._own = own

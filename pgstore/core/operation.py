@@ -173,7 +173,7 @@ class BeforeCommit:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Wait-list this client for *topic* before looking. Result: a `Ticket`. Its `close()` must be called."""
+    """Register as a waiter for *topic*; do this before the first read. Result: a `Ticket`. Its `close()` must be called."""
 
     topic: Topic
 

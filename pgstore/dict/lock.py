@@ -255,8 +255,8 @@ class Locking(DictBase):
         Return a lock on *key*, for `with` and `async with`: one holder among all processes.
 
         It is apart from the entry under *key*, and from transactions, and not reentrant: who holds it waits for themselves. While
-        a `with` block runs its lease is renewed; a killed holder loses it after *ttl* seconds, and one that was away for so long
-        without being told: what must not be done by two checks `renew()`, or hands on `token`.
+        a `with` block runs its lease is renewed; a killed holder loses it after *ttl* seconds, and one that was paused for so
+        long without being told. What must not be done by two checks `renew()`, or passes `token` on as a fencing token.
 
         Args:
             timeout: wait at most so many seconds, then raise `LockTimeout`, a `TimeoutError`; None: for ever.

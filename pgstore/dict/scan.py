@@ -229,7 +229,7 @@ class _Pages:
         self._rows_max = _rows_of(rows)
         bounds.left -= len(rows)
         bounds.go_on_after(rows[-1][0])
-        # One by one: a value that cannot be loaded keeps nobody from the others, and the collector of cycles sees none of them.
+        # Decoded one by one: a value that cannot be loaded must not hide the rest, and the collector of cycles sees none of them.
         return map(functools.partial(self._make, codec), rows)
 
     def forget_cursor(self, cursors: _Cursors) -> None:

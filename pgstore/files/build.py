@@ -36,7 +36,8 @@ NAMES_AMONG = Statement(
     reads=True,
 )
 # Files $2, in an order that is the same for everybody, are about to be copied: whoever changes where their bytes are is first,
-# and nobody does it until the copy is there. No more than that: who replaces a file has locked its directory, where we may go next.
+# and nobody does it until the copy is there. KEY SHARE only: who replaces a file holds its directory's lock, which
+# we may need next.
 LOCK_SOURCES = lock_inodes("FOR KEY SHARE")
 # Blobs of files $2 are about to be shared: who writes into one of them in place now finishes first, and nobody does afterwards.
 SHARE_BLOBS = Statement(

@@ -81,7 +81,7 @@ class Opened(ABC):
 
     def drop(self, *, in_transaction: bool = False) -> str:
         """
-        Nobody has it any more; this may be a finaliser, which asks nothing of the server. Returns what is lost, if anything.
+        Called when nobody has it any more, also from a finaliser: no I/O. Returns what to warn about, if anything is lost.
 
         *in_transaction*: it belongs to one, in which nothing is written later.
         """

@@ -249,7 +249,7 @@ class Lease:
         Raises:
             DeserializationError: this process cannot load it; its bytes are in the error's `raw`.
         """
-        return self._store._decode(self._row)
+        return self._store._decode(self._row, self._partition)
 
     @property
     def is_lost(self) -> bool:
@@ -405,7 +405,7 @@ class DeadLetter:
     @property
     def item(self) -> Any:
         """The item. Raises `DeserializationError` if this process cannot load it."""
-        return self._store._decode(self._row)
+        return self._store._decode(self._row, self.partition or "")
 
 
 class Leasing(QueueBase):

@@ -94,7 +94,7 @@ class ItemIterator(PagedIterator[Any]):
         if not rows:
             return None
         self._position = rows[0][0]
-        return [self._store._decode(rows[0])]
+        return [self._store._decode(rows[0], self._partition)]
 
     def _look(self, store_id: int) -> Op[Rows]:
         rows: Rows = yield Query(LOOK, store_id, self._partition, self._position, 1)
@@ -131,7 +131,7 @@ class Looking(QueueBase):
         rows = yield Query(LOOK, store_id, name, 0, wanted)
         if not rows:
             yield from self._check_exists(store_id)
-        return [self._decode(row) for row in rows]
+        return [self._decode(row, name) for row in rows]
 
     def iterate(
         self,

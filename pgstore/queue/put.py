@@ -234,7 +234,7 @@ class Putting(QueueBase):
         if facts is None or facts.history is not self._client.history:  # type: ignore[union-attr]
             facts = yield from self._know()
         if self._runner.settings.signing_keys:
-            payload = self._sign(payload)
+            payload = self._sign(payload, name)
         if delay or ordered or idempotency_key is not None or "maxsize" in facts.options:
             yield from self._put_on_terms(
                 facts, name, [payload], _terms(delay, idempotency_key, ordered, durable), block, deadline
@@ -270,7 +270,7 @@ class Putting(QueueBase):
         payloads = [self._encode(item) for item in one_of(items, vs, "put_many", "items= and vs=")]
         facts = yield from self._open()
         if self._runner.settings.signing_keys:
-            payloads = [self._sign(payload) for payload in payloads]
+            payloads = [self._sign(payload, name) for payload in payloads]
         if not durable or delay or ordered or idempotency_key is not None or "maxsize" in facts.options:
             terms = _terms(delay, idempotency_key, ordered, durable)
             yield from self._put_on_terms(facts, name, payloads, terms, block, deadline)

@@ -212,7 +212,7 @@ class Taking(Leasing):
         if lease is None:
             _check_no_renewal(renew)
             rows = yield from self._take(1, block, timeout, name, durable=durable)
-            return self._decode(rows[0]) if rows else None
+            return self._decode(rows[0], name) if rows else None
         leases = yield from self._lease(1, block, timeout, name, lease, renew, durable)
         return leases[0] if leases else None
 
@@ -253,7 +253,7 @@ class Taking(Leasing):
         _check_no_renewal(renew)
         rows = yield from self._take(wanted, block, timeout, name, durable=durable)
         try:
-            return self._decode_all(rows)
+            return self._decode_all(rows, name)
         except errors.DeserializationError:
             store_id = yield from self._locate()
             counting = yield from tally(self._of(store_id))

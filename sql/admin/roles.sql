@@ -26,6 +26,7 @@ DECLARE
     reader     pg_catalog.name;
     writer     pg_catalog.name;
     owner      pg_catalog.name;
+    heir       pg_catalog.name;  -- who is to own what there is
     me         pg_catalog.pg_roles%ROWTYPE;
     since_16   pg_catalog.bool;  -- membership has SET and INHERIT of its own
     may_become pg_catalog.text;
@@ -95,8 +96,11 @@ BEGIN
         END IF;
     END LOOP;
 
-    -- Ownership, so that any member of the owner role may migrate later. It goes over only if the current role keeps all its
-    -- rights, as a member that inherits. Since PostgreSQL 16 the maker of a role only administers it, and becomes a member here.
+    -- Ownership, so that any member of the owner role may migrate later. It goes over only if who has it now keeps all rights, as a
+    -- superuser or a member that inherits: the current role, and the role that owns the tables, which a program may use. That one
+    -- stays the owner else, and gets what a superuser has made in its place. Nothing is taken over from anybody else: a function of
+    -- theirs would run with the rights of its new owner. Since PostgreSQL 16 the maker of a role only administers it, and becomes a
+    -- member here.
     IF to_regrole(quote_ident(owner)) IS NOT NULL THEN
         IF NOT (pg_has_role(owner, 'USAGE') AND pg_has_role(owner, may_become)) AND (me.rolinherit OR since_16) THEN
             BEGIN
@@ -112,14 +116,19 @@ BEGIN
         EXECUTE format('GRANT ALL ON ALL SEQUENCES IN SCHEMA pgstore TO %I', owner);
         EXECUTE format('GRANT ALL ON ALL ROUTINES IN SCHEMA pgstore TO %I', owner);
 
-        IF pg_has_role(owner, 'USAGE') AND pg_has_role(owner, may_become) AND has_schema_privilege(owner, 'pgstore', 'CREATE') THEN
+        heir := coalesce((SELECT pg_get_userbyid(c.relowner)
+                            FROM pg_class c
+                           WHERE c.oid = to_regclass('pgstore.schema_revision')
+                             AND NOT pg_has_role(c.relowner, owner, 'USAGE')), owner);
+        IF pg_has_role(heir, 'USAGE') AND pg_has_role(heir, may_become) AND has_schema_privilege(heir, 'pgstore', 'CREATE') THEN
             FOR object IN
                 SELECT 'TABLE' AS kind, c.oid::regclass::text AS name
                   FROM pg_class c
                  WHERE c.relnamespace = 'pgstore'::regnamespace
                    AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')  -- ALTER TABLE takes them all
-                   AND pg_get_userbyid(c.relowner) <> owner
+                   AND pg_get_userbyid(c.relowner) <> heir
                    AND pg_has_role(c.relowner, 'USAGE')
+                   AND (c.relowner = me.oid OR pg_has_role(c.relowner, owner, 'USAGE'))
                    AND NOT EXISTS (SELECT  -- sequences of columns follow their table
                                      FROM pg_depend d
                                     WHERE d.classid = 'pg_class'::regclass
@@ -130,17 +139,19 @@ BEGIN
                 SELECT 'ROUTINE', p.oid::regprocedure::text
                   FROM pg_proc p
                  WHERE p.pronamespace = 'pgstore'::regnamespace
-                   AND pg_get_userbyid(p.proowner) <> owner
+                   AND pg_get_userbyid(p.proowner) <> heir
                    AND pg_has_role(p.proowner, 'USAGE')
+                   AND (p.proowner = me.oid OR pg_has_role(p.proowner, owner, 'USAGE'))
                  UNION ALL
                 SELECT 'TYPE', t.oid::regtype::text
                   FROM pg_type t
                  WHERE t.typnamespace = 'pgstore'::regnamespace
                    AND t.typtype IN ('d', 'e', 'r')  -- not the row types of tables
-                   AND pg_get_userbyid(t.typowner) <> owner
+                   AND pg_get_userbyid(t.typowner) <> heir
                    AND pg_has_role(t.typowner, 'USAGE')
+                   AND (t.typowner = me.oid OR pg_has_role(t.typowner, owner, 'USAGE'))
             LOOP
-                EXECUTE format('ALTER %s %s OWNER TO %I', object.kind, object.name, owner);
+                EXECUTE format('ALTER %s %s OWNER TO %I', object.kind, object.name, heir);
             END LOOP;
 
             -- Large objects are used with the rights of the functions' owner. Each takes a lock, so no more at once: run it again.
@@ -150,20 +161,20 @@ BEGIN
                     SELECT k.large_object AS name
                       FROM pgstore.chunk k
                       JOIN pg_largeobject_metadata m ON m.oid = k.large_object
-                     WHERE pg_get_userbyid(m.lomowner) <> owner
+                     WHERE pg_get_userbyid(m.lomowner) <> heir
                        AND CASE WHEN pg_has_role(m.lomowner, 'USAGE')
                                 THEN lo_get(m.oid, 0, 32) = pgstore.chunk_header(k.store_id, k.id) ELSE false END
                      LIMIT 5000
                 LOOP
-                    EXECUTE format('ALTER LARGE OBJECT %s OWNER TO %I', object.name, owner);
+                    EXECUTE format('ALTER LARGE OBJECT %s OWNER TO %I', object.name, heir);
                 END LOOP;
             END IF;
 
-            -- The schema too, where PostgreSQL lets the current role: that takes CREATE on the database.
+            -- The schema too, where PostgreSQL lets the current role: that takes CREATE on the database. Whose it is may drop all.
             IF EXISTS (SELECT FROM pg_namespace n
-                        WHERE n.nspname = 'pgstore' AND pg_get_userbyid(n.nspowner) <> owner AND pg_has_role(n.nspowner, 'USAGE'))
+                        WHERE n.nspname = 'pgstore' AND pg_get_userbyid(n.nspowner) <> heir AND pg_has_role(n.nspowner, 'USAGE'))
                AND has_database_privilege(current_database(), 'CREATE') THEN
-                EXECUTE format('ALTER SCHEMA pgstore OWNER TO %I', owner);
+                EXECUTE format('ALTER SCHEMA pgstore OWNER TO %I', heir);
             END IF;
         END IF;
     END IF;

@@ -427,6 +427,33 @@ def test_a_changed_or_moved_item_is_refused_before_it_is_loaded(call, signing, s
     assert not Trap.loaded
 
 
+def test_an_item_moved_to_another_partition_is_refused_before_it_is_loaded(call, signing, sql):
+    """
+    What may be asked of one worker may not be asked of another.
+    """
+    guarded = signing(KEY)
+    call(guarded.put_many, [Trap(), Trap()], partition="low")
+    number = int(guarded.object_id.removeprefix("qu-"))
+    for partition in ("", "high"):
+        sql(
+            "UPDATE pgstore.queue_item SET partition = %s WHERE store_id = %s AND id = (SELECT min(id) FROM "
+            "pgstore.queue_item WHERE store_id = %s AND partition = 'low')",
+            partition,
+            number,
+            number,
+        )
+
+    for attempt in (
+        lambda: call(guarded.peek),
+        lambda: call(guarded.get_many, 1, partition="high"),
+        lambda: call(guarded.get, lease=60).item,
+        lambda: call(guarded.get, partition="high"),
+    ):
+        with pytest.raises(pgstore.DeserializationError, match="signed by none"):
+            attempt()
+    assert not Trap.loaded
+
+
 def test_signed_items_are_read_without_keys_and_shown_in_sql(call, store, signing, sql, store_name):
     """
     Keys are for those who want to be sure; JSON runs no code and needs none.
