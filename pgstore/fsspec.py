@@ -130,7 +130,9 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """The store that *path* leads into, and the path in it."""
         name, _, inside = self._strip_protocol(path).partition("/")
         if not name:
-            raise errors.IsADirectory(f"{self._noun!r} is where the stores are; a path begins with the name of one")
+            raise errors.IsADirectory(
+                f"{self._noun!r} is where the stores are; a path begins with the name of one", str(path)
+            )
         store = self._stores.get(name)
         if store is None:
             store = self._stores[name] = self._store_class.from_name(
@@ -146,7 +148,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         try:
             return self._place(path)
         except errors.InvalidError as exc:
-            raise errors.FileMissing(str(exc)) from exc
+            raise errors.FileMissing(str(exc), str(path)) from exc
 
     @property
     def _scheme(self) -> str:
@@ -163,7 +165,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             yield
         except errors.NotFoundError as exc:
             self._stores.pop(self._strip_protocol(path).partition("/")[0], None)
-            raise errors.FileMissing(str(exc)) from exc
+            raise errors.FileMissing(str(exc), str(path)) from exc
 
     def start_transaction(self) -> StoreTransaction:
         """Begin a transaction that `end_transaction` commits; `with fs.transaction:` is the safer form."""
@@ -319,7 +321,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         try:
             self._store_class.objects.create(store.name, environment_name=self._environment_name, client=self.client)
         except errors.AlreadyExistsError as exc:
-            raise errors.FileExists(str(exc)) from exc
+            raise errors.FileExists(str(exc), str(path)) from exc
 
     def makedirs(self, path: Any, exist_ok: bool = False) -> None:
         """Make a directory and those on the way, with the store."""
@@ -375,7 +377,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             self.makedirs(path2, exist_ok=True)
             return
         if self.isdir(path2):
-            raise errors.IsADirectory(f"{path2!r} is a directory")
+            raise errors.IsADirectory(f"{path2!r} is a directory", str(path2))
         if source is target:
             source.copy_files([inside], new)
             return
@@ -466,7 +468,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
                 try:
                     store.put_file(file, inside, if_version=0)
                 except errors.ConflictError as exc:
-                    raise errors.FileExists(f"{path!r} exists already") from exc
+                    raise errors.FileExists(f"{path!r} exists already", str(path)) from exc
             else:
                 with store.open(inside, "xb") as target, contextlib.closing(_readable(file)) as source:
                     while data := source.read(1 << 20):

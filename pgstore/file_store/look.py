@@ -118,7 +118,7 @@ class Looking(FileStoreBase):
                 tree = yield from self._tree()
                 walk = yield from self._reading(tree, tree.need(names))
                 if not walk.found.is_directory:
-                    raise errors.NotADirectory(f"{join(names)!r} is not a directory")
+                    raise errors.NotADirectory(f"{join(names)!r} is not a directory", join(names))
                 walking = Walking(tree, walk.found.ino, names)
             return (yield from walking.page())
 

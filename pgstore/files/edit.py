@@ -28,9 +28,10 @@ def make_directory(
     if walk.node is not None:
         if exist_ok and walk.node.is_directory:
             return
-        raise errors.FileExists(f"{join(names) or '/'!r} exists")
+        raise errors.FileExists(f"{join(names) or '/'!r} exists", join(names) or "/")
     if not parents and len(walk.reached) < len(walk.names):
-        raise errors.FileMissing(f"no such directory: {join(walk.names[: len(walk.reached)])!r}; pass parents=True")
+        missing = join(walk.names[: len(walk.reached)])
+        raise errors.FileMissing(f"no such directory: {missing!r}; pass parents=True", missing)
     builder = Builder(tree)
     parent = yield from builder.directory(walk.names[:-1], walk)
     yield from builder.reserve(1)
@@ -73,7 +74,7 @@ def make_link(tree: Tree, names: Names, new: Names) -> Op[None]:
 
 def _check_free(walk: Walk) -> None:
     if walk.node is not None or not walk.names:
-        raise errors.FileExists(f"{join(walk.names) or '/'!r} exists")
+        raise errors.FileExists(f"{join(walk.names) or '/'!r} exists", join(walk.names) or "/")
 
 
 # ---------------------------------------------------------------------------------------------------------- removing
@@ -85,7 +86,7 @@ def remove(tree: Tree, names: Names, *, recursive: bool) -> Op[None]:
     if walk.found.is_directory:
         if not recursive:
             raise errors.IsADirectory(
-                f"{join(names)!r} is a directory; pass recursive=True to remove it with all below it"
+                f"{join(names)!r} is a directory; pass recursive=True to remove it with all below it", join(names)
             )
         yield from tree.changes.forget_below(walk.found.ino)
     _remove(tree, walk, "any")
@@ -95,14 +96,14 @@ def remove_directory(tree: Tree, names: Names) -> Op[None]:
     """Remove an empty directory."""
     walk = yield from _removable(tree, names)
     if not walk.found.is_directory:
-        raise errors.NotADirectory(f"{join(names)!r} is not a directory")
+        raise errors.NotADirectory(f"{join(names)!r} is not a directory", join(names))
     yield from check_empty(tree, walk)
     _remove(tree, walk, "empty")
 
 
 def check_empty(tree: Tree, walk: Walk) -> Op[None]:
     if (yield from Listing(tree, [walk.found.ino], statement=LIST_NAMES).entries()) is not None:
-        raise errors.DirectoryNotEmpty(f"directory {join(walk.names)!r} is not empty")
+        raise errors.DirectoryNotEmpty(f"directory {join(walk.names)!r} is not empty", join(walk.names))
 
 
 def _removable(tree: Tree, names: Names) -> Op[Walk]:
@@ -131,12 +132,12 @@ def move(tree: Tree, names: Names, new: Names, *, replace: bool = True) -> Op[No
     if there is not None and there.ino == node.ino:
         return
     if not target.names:
-        raise errors.FileExists("the root exists")
+        raise errors.FileExists("the root exists", "/")
     if node.is_directory and any(ino == node.ino for ino, _ in target.reached[: len(target.names)]):
         raise errors.InvalidError(f"directory {join(names)!r} cannot be moved into itself: {join(new)!r}")
     if there is not None:
         if not replace:
-            raise errors.FileExists(f"{join(new)!r} exists; pass replace=True to replace it")
+            raise errors.FileExists(f"{join(new)!r} exists; pass replace=True to replace it", join(new))
         yield from _check_replaceable(tree, node, target)
         _remove(tree, target, "empty" if there.is_directory else "any")
     builder = Builder(tree)
@@ -156,7 +157,8 @@ def move(tree: Tree, names: Names, new: Names, *, replace: bool = True) -> Op[No
 def _check_replaceable(tree: Tree, node: Node, target: Walk) -> Op[None]:
     if node.is_directory:
         if not target.found.is_directory:
-            raise errors.NotADirectory(f"{join(target.names)!r} is a file and cannot be replaced by a directory")
+            path = join(target.names)
+            raise errors.NotADirectory(f"{path!r} is a file and cannot be replaced by a directory", path)
         yield from check_empty(tree, target)
     elif target.found.is_directory:
         raise is_directory(target.names)
@@ -174,7 +176,9 @@ def copy(tree: Tree, sources: list[Names], target: Names, *, recursive: bool) ->
     place = yield from tree.place(target)
     into = place.node is not None and place.node.is_directory
     if not into and len(sources) != 1:
-        raise errors.NotADirectory(f"{join(target)!r} is not a directory, so only one file can be copied there")
+        raise errors.NotADirectory(
+            f"{join(target)!r} is not a directory, so only one file can be copied there", join(target)
+        )
     builder = Builder(tree, inodes_at_once=100)
     for names in sources:
         source = yield from tree.need(names)
@@ -184,10 +188,12 @@ def copy(tree: Tree, sources: list[Names], target: Names, *, recursive: bool) ->
                 walk = yield from tree.place((*target, source.names[-1]))
             yield from _copy_file(builder, source, walk)
         elif not recursive:
-            raise errors.IsADirectory(f"{join(names)!r} is a directory; pass recursive=True to copy it")
+            raise errors.IsADirectory(f"{join(names)!r} is a directory; pass recursive=True to copy it", join(names))
         else:
             if place.node is not None and not into:
-                raise errors.NotADirectory(f"{join(target)!r} is a file and cannot be replaced by a directory")
+                raise errors.NotADirectory(
+                    f"{join(target)!r} is a file and cannot be replaced by a directory", join(target)
+                )
             new = (*target, *source.names[-1:]) if into else target
             builder.forget_directories()  # names in what it made for one source may come again in another
             yield from _copy_tree(builder, source, new)

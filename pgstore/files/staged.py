@@ -364,4 +364,4 @@ def check_writable(walk: Walk, names: Names, *, exclusive: bool) -> None:
     if walk.node.is_directory:
         raise is_directory(names)
     if exclusive:
-        raise errors.FileExists(f"{join(names)!r} exists")
+        raise errors.FileExists(f"{join(names)!r} exists", join(names))

@@ -343,7 +343,7 @@ class Tree:
         walk = yield from self.walk(names, opening=opening, follow=follow)
         if walk.node is None:
             check_directories(walk)
-            raise errors.FileMissing(f"no such file or directory: {join(names)!r}")
+            raise errors.FileMissing(f"no such file or directory: {join(names)!r}", join(names))
         return walk
 
     def place(self, names: Names, *, start: Walk = AT_ROOT, follow: bool = True) -> Op[Walk]:
@@ -352,7 +352,7 @@ class Tree:
         check_directories(walk)
         if b".." in walk.names:
             raise errors.FileMissing(
-                f"a symbolic link on the way to {join(names)!r} leads nowhere: {join(walk.names)!r}"
+                f"a symbolic link on the way to {join(names)!r} leads nowhere: {join(walk.names)!r}", join(names)
             )
         return walk
 
@@ -403,7 +403,9 @@ class _Path:
         """Go where *link* leads, which was the last step."""
         self._links += 1
         if self._links > LINKS_MAX:
-            raise errors.LinkLoop(f"more than {LINKS_MAX} symbolic links on the way to {join(self.names)!r}")
+            raise errors.LinkLoop(
+                f"more than {LINKS_MAX} symbolic links on the way to {join(self.names)!r}", join(self.names)
+            )
         self._back()
         target = link.link_target or b""
         if target.startswith(b"/"):
@@ -419,4 +421,5 @@ class _Path:
 def check_directories(walk: Walk) -> None:
     """Raise `NotADirectory` if something that exists on the way is no directory."""
     if walk.reached[-1][1] != "d" and len(walk.reached) <= len(walk.names):
-        raise errors.NotADirectory(f"{join(walk.names[: len(walk.reached) - 1])!r} is not a directory")
+        path = join(walk.names[: len(walk.reached) - 1])
+        raise errors.NotADirectory(f"{path!r} is not a directory", path)

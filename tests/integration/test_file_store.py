@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import io
 import os
 import pickle
@@ -1593,3 +1594,46 @@ def test_rows_that_were_not_made_by_us_are_found(store, database, sql):
             connection.execute(damage, [store_id])
             with pytest.raises(AssertionError):
                 assert_sound(connection, store)
+
+
+# --------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("number", "last", "operation"),
+    [
+        ("ENOENT", "none", lambda store, call: call(store.stat, "w/none")),
+        ("ENOENT", "none", lambda store, call: call(store.remove_file, "w/none")),
+        ("ENOENT", "none", lambda store, call: call(store.move, "w/none", "w/new")),
+        ("ENOENT", "none", lambda store, call: call(store.copy_files, ["w/none"], "w/new")),
+        ("ENOENT", "none", lambda store, call: call(store.mkdir, "w/none/x", parents=False)),
+        ("ENOENT", "none", lambda store, call: store.open("w/none")),
+        ("ENOENT", "none", lambda store, call: list(store.read_file("w/none"))),
+        ("ENOENT", "no-such-file", lambda store, call: call(store.put_file, "no-such-file", "w/new")),
+        ("ENOENT", "no-such-folder", lambda store, call: call(store.put_directory, "no-such-folder", "w/new")),
+        ("EEXIST", "d", lambda store, call: call(store.mkdir, "w/d")),
+        ("EEXIST", "f", lambda store, call: store.open("w/d/f", "x")),
+        ("EISDIR", "d", lambda store, call: store.open("w/d", "rb")),
+        ("EISDIR", "d", lambda store, call: call(store.remove_file, "w/d")),
+        ("ENOTDIR", "f", lambda store, call: call(store.listdir, "w/d/f/x")),
+        ("ENOTDIR", "f", lambda store, call: call(store.put_file, io.BytesIO(), "w/d/f/x")),
+        ("ENOTEMPTY", "d", lambda store, call: call(store.rmdir, "w/d")),
+        ("ELOOP", "loop", lambda store, call: call(store.stat, "w/loop")),
+        ("ENOENT", "no-folder/file", lambda store, call: call(store.get_file, "w/d/f", "no-folder/file")),
+        ("ENOSPC", "/dev/full", lambda store, call: call(store.get_file, "w/d/f", "/dev/full")),
+    ],
+)
+def test_an_error_of_a_path_has_errno_and_filename(call, store, number, last, operation):
+    """
+    How the standard library tells that a directory is not empty, and what it was that is missing.
+    """
+    put(store, "w/d/f", b"not empty")
+    store.symlink("loop", "w/loop")
+
+    with pytest.raises(OSError) as raised:
+        operation(store, call)
+
+    assert isinstance(raised.value, errors.Error)
+    assert raised.value.errno == getattr(errno, number)
+    assert raised.value.strerror == os.strerror(raised.value.errno)
+    assert raised.value.filename.endswith(last)
