@@ -132,6 +132,7 @@ class Watcher:
             if self._ready:
                 continue
             if deadline.passed():
+                yield from self._store._check_exists(codec.store_id)
                 break
             woken = yield Wait(ticket, min(seconds, deadline.remaining()))
             if not woken and seconds > 1:

@@ -14,9 +14,9 @@ from pgstore.core.operation import Op
 from pgstore.files.build import Builder, Directory, is_directory
 from pgstore.files.changes import Entry, Removal, conflict
 from pgstore.files.listing import LIST_NAMES, Listing
-from pgstore.files.paths import Names, join
+from pgstore.files.paths import DirectoryNames, Names, join
 from pgstore.files.rows import DIRECTORY_MODE
-from pgstore.files.tree import Node, Tree, Walk
+from pgstore.files.tree import Node, Tree, Walk, check_file, check_kind
 
 TARGET_BYTES_MAX: Final = 4095  # of a symbolic link; PATH_MAX of Linux
 
@@ -109,7 +109,11 @@ def check_empty(tree: Tree, walk: Walk) -> Op[None]:
 def _removable(tree: Tree, names: Names) -> Op[Walk]:
     if not names:
         raise errors.InvalidError("the root cannot be removed or moved; name what is in it")
-    return (yield from tree.need(names, follow=False))
+    # A slash at the end does not let a link be followed here, or what it leads to would be removed.
+    walk = yield from tree.need(tuple(names), follow=False)
+    if isinstance(names, DirectoryNames):
+        check_kind(walk._replace(needs_directory=True))
+    return walk
 
 
 def _remove(tree: Tree, walk: Walk, how: str) -> None:
@@ -127,8 +131,13 @@ def move(tree: Tree, names: Names, new: Names, *, replace: bool = True) -> Op[No
     Source of the rules: https://pubs.opengroup.org/onlinepubs/9799919799/functions/rename.html
     """
     source = yield from _removable(tree, names)
-    target = yield from tree.place(new, follow=False)
+    target = yield from tree.place(tuple(new), follow=False)
+    if isinstance(new, DirectoryNames):
+        target = target._replace(needs_directory=True)
+        check_kind(target)
     node, there = source.found, target.node
+    if not node.is_directory:
+        check_file(target)
     if there is not None and there.ino == node.ino:
         return
     if not target.names:
@@ -202,6 +211,7 @@ def copy(tree: Tree, sources: list[Names], target: Names, *, recursive: bool) ->
 
 def _copy_file(builder: Builder, source: Walk, target: Walk) -> Op[None]:
     there = target.node
+    check_file(target)
     if there is not None:
         if there.is_directory:
             raise is_directory(target.names)

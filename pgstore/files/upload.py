@@ -23,7 +23,7 @@ from pgstore.files.local import Folder, Found, Source
 from pgstore.files.paths import Names, join
 from pgstore.files.progress import Progress
 from pgstore.files.rows import reserve_inodes
-from pgstore.files.tree import Tree
+from pgstore.files.tree import Tree, check_file
 
 VOLUME_PUT = Statement(
     "SELECT pgstore.volume_put($1, $2, $3, $4, $5, $6, $7, $8, $9)",
@@ -102,6 +102,7 @@ def put_file(
         if_version: only if what is there has not changed since; 0: if there is nothing.
     """
     walk = yield from tree.place(names)
+    check_file(walk)
     if walk.node is not None:
         if walk.node.is_directory:
             raise is_directory(names)

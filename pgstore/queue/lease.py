@@ -427,6 +427,8 @@ class Leasing(QueueBase):
         ids = _ids(letters)
         store_id = yield from self._locate()
         rows: Rows = yield Query(REVIVE, store_id, ids)
+        if not rows:
+            yield from self._check_exists(store_id)
         yield from self._announce({Topic(store_id, partition): None for (partition,) in rows})
         return len(rows)
 
@@ -437,6 +439,8 @@ class Leasing(QueueBase):
         store_id = yield from self._locate()
         counting = yield from tally(self._of(store_id))
         deleted: int = yield Query(DISCARD, store_id, ids)
+        if not deleted:
+            yield from self._check_exists(store_id)
         counting.count(cleared=deleted)
         return deleted
 

@@ -267,7 +267,7 @@ class Putting(QueueBase):
         """
         deadline = Deadline.after(timeout)
         name = partition_name(partition)
-        payloads = [self._encode(item) for item in one_of(items, vs, "put_many", "items= and vs=")]
+        payloads = self._encode_all(one_of(items, vs, "put_many", "items= and vs="))
         facts = yield from self._open()
         if self._runner.settings.signing_keys:
             payloads = [self._sign(payload) for payload in payloads]
@@ -280,6 +280,8 @@ class Putting(QueueBase):
             yield from self._insert(facts.id, name, cut[0], PUT_MANY, PUT_MANY_SILENTLY)
         elif cut:
             yield from atomic(self._insert_batches(facts.id, name, cut))
+        else:
+            yield from self._check_exists(facts.id)
 
     def _insert_batches(self, store_id: int, partition: str, cut: list[list[bytes]]) -> Op[None]:
         for batch in cut:
@@ -308,6 +310,7 @@ class Putting(QueueBase):
         maxsize: int | None = None if terms.delay else facts.options.get("maxsize")
         cut = list(batches(payloads, len, rows_max=BATCH_ITEMS))
         if not cut:
+            yield from self._check_exists(facts.id)
             return
         if maxsize is None:
             body = self._insert_on_terms(facts, partition, cut, terms)

@@ -303,11 +303,10 @@ class Taking(Leasing):
             queue = self._of(facts.id)
             known = queue.partition(partition, self._runner.servers_seen)
             rows = yield from self._look(facts, partition, queue, known, n, lease, durable)
-        if not rows and facts.history is not self._runner.history:
+        if not rows:
             yield from self._check_exists(facts.id)
         if rows or not block:
             return rows
-        yield from self._check_exists(facts.id)
         if deadline.passed():
             raise self._empty(timeout, partition)
         # Listening comes before the second look: a put in between wakes us.
