@@ -133,11 +133,13 @@ class OpenCursor:
     """A declared cursor. `fetch(n)` gives the query for its next *n* rows, `close()` the one that ends it."""
 
     name: str
+    closed: Callable[[], object]  # tells that the name is free
 
     def fetch(self, rows_max: int) -> Query:
         return Query(Statement(f"FETCH FORWARD {int(rows_max)} FROM {self.name}", reads=True, once=True))
 
     def close(self) -> Query:
+        self.closed()
         return Query(Statement(f"CLOSE {self.name}", reads=True, once=True))
 
 

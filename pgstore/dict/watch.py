@@ -96,7 +96,7 @@ class Watcher:
             if not (0 <= position[0] < 1 << 64 and 0 <= position[1] <= _AFTER_ALL):
                 raise ValueError
             self._position = (str(position[0]), position[1])
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, TypeError):
             raise errors.InvalidError(f"since {since!r} is not the cursor of a change") from None
         self._snapshot = _SEES_NOTHING  # all changes after the cursor are new
 

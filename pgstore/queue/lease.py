@@ -186,6 +186,21 @@ DEAD_LETTERS = Statement(
     "int8 int8",
     reads=True,
 )
+# Those that nobody has moved yet: leases that have ended, and were the last.
+DYING_LETTERS = Statement(
+    """
+    SELECT id, put_at, codec, payload, attempts, partition, 'the lease ended'
+      FROM pgstore.queue_deferred
+     WHERE store_id = $1
+       AND due_at <= statement_timestamp()
+       AND kind = 'l'
+       AND attempts >= $3
+     ORDER BY id
+     LIMIT $2
+    """,
+    "int8 int8 int4",
+    reads=True,
+)
 REVIVE = Statement(
     f"""
     WITH {INSERTING},
@@ -415,17 +430,20 @@ class Leasing(QueueBase):
     def dead_letters(self, n: int = 100) -> Op[list[DeadLetter]]:
         """Return the oldest *n* dead letters, of all partitions; there are some only with `max_attempts`."""
         wanted = check_count(n, "dead_letters")
-        store_id = yield from self._locate()
-        rows: Rows = yield Query(DEAD_LETTERS, store_id, wanted)
+        facts = yield from self._open()
+        rows: Rows = yield Query(DEAD_LETTERS, facts.id, wanted)
+        if "max_attempts" in facts.options:
+            rows += yield Query(DYING_LETTERS, facts.id, wanted, facts.options["max_attempts"])
+            rows = sorted(rows, key=lambda row: int(row[0]))[:wanted]
         if not rows:
-            yield from self._check_exists(store_id)
+            yield from self._check_exists(facts.id)
         return [DeadLetter(row[0], row[5] or None, row[1].astimezone(), row[4], row[6], row, self) for row in rows]
 
     @operation
     def revive(self, letters: Iterable[DeadLetter] | DeadLetter | None = None) -> Op[int]:
         """Put dead letters back, to the end of their partitions and as if never leased; None: all. Returns how many."""
         ids = _ids(letters)
-        store_id = yield from self._locate()
+        store_id = yield from self._bury_all()
         rows: Rows = yield Query(REVIVE, store_id, ids)
         if not rows:
             yield from self._check_exists(store_id)
@@ -436,13 +454,20 @@ class Leasing(QueueBase):
     def discard(self, letters: Iterable[DeadLetter] | DeadLetter | None = None) -> Op[int]:
         """Delete dead letters; None: all. Returns how many."""
         ids = _ids(letters)
-        store_id = yield from self._locate()
+        store_id = yield from self._bury_all()
         counting = yield from tally(self._of(store_id))
         deleted: int = yield Query(DISCARD, store_id, ids)
         if not deleted:
             yield from self._check_exists(store_id)
         counting.count(cleared=deleted)
         return deleted
+
+    def _bury_all(self) -> Op[int]:
+        """Make dead letters of all that are to be some by now; the id of the Queue."""
+        facts = yield from self._open()
+        while "max_attempts" in facts.options and (yield from self._bring_back(facts)):
+            pass
+        return facts.id
 
     # ------------------------------------------------------------------------------------------------- coming back
 

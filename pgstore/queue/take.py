@@ -304,7 +304,14 @@ class Taking(Leasing):
             known = queue.partition(partition, self._runner.servers_seen)
             rows = yield from self._look(facts, partition, queue, known, n, lease, durable)
         if not rows:
-            yield from self._check_exists(facts.id)
+            # Is there still a Queue, and has anything become due since the last check?
+            found = yield Query(PEEK, facts.id, partition, _low(known))
+            if not found:
+                yield from self._is_gone(facts.id)
+            due_in = found[0][1]
+            if due_in is not None and due_in <= 0:
+                yield from self._bring_back(facts)
+                rows = yield from self._look(facts, partition, queue, known, n, lease, durable)
         if rows or not block:
             return rows
         if deadline.passed():

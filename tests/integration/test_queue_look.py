@@ -186,3 +186,93 @@ def _positions(store):
     iterator = store.iterate()
     for _ in iterator:
         yield iterator.position
+
+
+# ------------------------------------------------------------------------------------------------- what is due
+
+
+@pytest.fixture
+def due(client, store_name, sql):
+    """Queues with one item, which is due and which nobody has moved back: delayed, or leased by a worker that died."""
+
+    def make(kind, **options):
+        store = pgstore.Queue.from_name(store_name, create_if_missing=True, client=client, **options)
+        store.put("item", delay=60 if kind == "delayed" else 0)
+        if kind == "leased":
+            store.get(lease=60)
+        sql(
+            "UPDATE pgstore.queue_deferred SET due_at = now() - interval '1 s' WHERE store_id = %s",
+            int(store.object_id.partition("-")[2]),
+        )
+        return pgstore.Queue.from_name(store_name, client=client)
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["delayed", "leased"])
+@pytest.mark.parametrize(
+    ("look", "expected"),
+    [
+        (lambda store, call: call(store.len), 1),
+        (lambda store, call: call(store.len, total=True), 1),
+        (lambda store, call: call(store.peek), ["item"]),
+        (lambda store, call: list(store.iterate()), ["item"]),
+        (lambda store, call: list(store.iterate(timeout=0.1)), ["item"]),
+    ],
+)
+def test_what_is_due_is_seen_as_it_would_be_taken(call, due, kind, look, expected):
+    """
+    Who starts workers by the depth of a queue must see what a worker would get.
+    """
+    store = due(kind)
+
+    assert look(store, call) == expected
+    assert call(store.get, block=False) == "item"
+
+
+@pytest.mark.parametrize("kind", ["delayed", "leased"])
+def test_views_show_what_is_due_as_items(due, kind, sql, store_name):
+    due(kind)
+
+    assert sql("SELECT item FROM pgstore.queue_items WHERE name = %s", store_name) == [("item",)]
+    assert sql(
+        "SELECT depth, leased, delayed, dead, oldest_age IS NOT NULL FROM pgstore.queue_stats WHERE name = %s",
+        store_name,
+    ) == [(1, 0, 0, 0, True)]
+
+
+@pytest.mark.parametrize("kind", ["delayed", "leased"])
+def test_clear_takes_what_is_due(call, due, kind):
+    store = due(kind)
+
+    call(store.clear)
+
+    assert call(store.len) == 0
+    assert call(store.get, block=False) is None
+
+
+def test_a_last_lease_that_has_ended_is_a_dead_letter_for_all(call, due, sql, store_name):
+    store = due("leased", max_attempts=1)
+
+    (letter,) = call(store.dead_letters)
+    assert (letter.item, letter.reason) == ("item", "the lease ended")
+    assert (call(store.len), call(store.peek), list(store.iterate())) == (0, [], [])
+    assert sql("SELECT depth, leased, dead FROM pgstore.queue_stats WHERE name = %s", store_name) == [(0, 0, 1)]
+    assert sql("SELECT id FROM pgstore.queue_items WHERE name = %s", store_name) == []
+    call(store.clear)
+    assert call(store.revive, letter) == 1
+    assert call(store.get, block=False) == "item"
+
+
+def test_dead_letters_are_found_by_an_index_of_their_own(client, store_name, sql):
+    store = pgstore.Queue.from_name(store_name, create_if_missing=True, client=client)
+    store.put_many(range(3000), delay=60)
+    sql("ANALYZE pgstore.queue_deferred")
+
+    store_id = int(store.object_id.partition("-")[2])
+    plan = sql(
+        "EXPLAIN SELECT id FROM pgstore.queue_deferred WHERE store_id = %s AND kind = 'x' ORDER BY id LIMIT 100",
+        store_id,
+    )
+
+    assert any("queue_deferred_dead" in line for (line,) in plan)
