@@ -72,11 +72,65 @@ BRING_BACK: Final = Statement(
               WHERE s.id = $1
               ORDER BY g.due_at, g.id
              RETURNING partition)
-    SELECT d.items, pgstore.notify_if_awaited($1, b.partition)
-      FROM (SELECT count(*) AS items FROM due) AS d
+    SELECT d.items, d.lapses_in, pgstore.notify_if_awaited($1, b.partition)
+      FROM (SELECT count(*) AS items,
+                   (SELECT extract(epoch FROM min(l.lapses_at) - statement_timestamp())::double precision
+                      FROM pgstore.queue_lapse l
+                     WHERE l.store_id = $1) AS lapses_in
+              FROM due) AS d
       LEFT JOIN (SELECT DISTINCT partition FROM back) AS b ON true
     """,
     "int8 int4",
+    reads=True,  # repeating it does no harm
+)
+# Empty the partitions whose time is over, of what nobody is at work on: taken and leased items are passed over, and those that come
+# back from a lease go with the next time.
+SWEEP: Final = Statement(
+    """
+    WITH lapsed AS MATERIALIZED (
+             SELECT partition, put_at
+               FROM pgstore.queue_lapse
+              WHERE store_id = $1
+                AND lapses_at <= statement_timestamp()
+              ORDER BY partition
+                FOR UPDATE SKIP LOCKED),
+         items AS (
+             DELETE FROM pgstore.queue_item
+              WHERE store_id = $1
+                AND ctid = ANY (ARRAY(SELECT i.ctid
+                                        FROM lapsed l
+                                        JOIN pgstore.queue_item i ON i.store_id = $1
+                                                                 AND i.partition = l.partition
+                                                                 AND i.put_at <= l.put_at
+                                         FOR UPDATE OF i SKIP LOCKED))
+             RETURNING 1),
+         deferred AS (
+             DELETE FROM pgstore.queue_deferred
+              WHERE store_id = $1
+                AND id = ANY (ARRAY(SELECT e.id
+                                      FROM lapsed l
+                                      JOIN pgstore.queue_deferred e ON e.store_id = $1
+                                                                   AND e.partition = l.partition
+                                                                   AND e.put_at <= l.put_at
+                                     WHERE e.kind = 'd'
+                                        OR (e.kind = 'l' AND e.due_at <= statement_timestamp())
+                                       FOR UPDATE OF e SKIP LOCKED))
+             RETURNING 1),
+         done AS (
+             DELETE FROM pgstore.queue_lapse AS q
+              USING lapsed l
+              WHERE q.store_id = $1
+                AND q.partition = l.partition
+                AND NOT EXISTS (SELECT
+                                  FROM pgstore.queue_deferred e
+                                 WHERE e.store_id = $1
+                                   AND e.partition = l.partition
+                                   AND e.kind = 'l'
+                                   AND e.due_at > statement_timestamp()
+                                   AND e.put_at <= l.put_at))
+    SELECT (SELECT count(*) FROM items) + (SELECT count(*) FROM deferred)
+    """,
+    "int8",
     reads=True,  # repeating it does no harm
 )
 # The lease number $2 on the item that was put at $3: after a restore, or a failover that lost something, the sequence gives numbers
@@ -474,15 +528,31 @@ class Leasing(QueueBase):
     def _check_due(self, facts: Facts, queue: KnownQueue) -> Op[None]:
         """Bring back what has become due, in any partition; the next time in a second, or soon if there is more."""
         queue.check_at = monotonic() + CHECK_SECONDS
-        if (yield from self._bring_back(facts)):
+        if (yield from self._bring_back(facts, queue)):
             queue.check_at = 0.0
 
-    def _bring_back(self, facts: Facts) -> Op[bool]:
-        """Move what has become due, as much as one statement may. Returns whether there may be more."""
+    def _bring_back(self, facts: Facts, queue: KnownQueue | None = None) -> Op[bool]:
+        """
+        Move what has become due, as much as one statement may, and empty what has had its time. Returns whether there may be more.
+
+        *queue* learns when the next check is due, where that is sooner than it thinks.
+        """
         query = Query(BRING_BACK, facts.id, facts.options.get("max_attempts"))
         # Apart from a transaction: others would have to wait for its end to see what came back.
         rows: Rows = yield Apart(one(query))
+        lapses_in = rows[0][1]
+        if lapses_in is not None:
+            if lapses_in <= 0:
+                yield Apart(self._sweep(facts.id))
+            elif queue is not None:
+                queue.check_at = min(queue.check_at, monotonic() + lapses_in)
         return bool(rows[0][0] == DUE_ITEMS)
+
+    def _sweep(self, store_id: int) -> Op[None]:
+        """Empty the partitions whose time is over."""
+        counting = yield from tally(self._of(store_id))
+        ((swept,),) = yield Query(SWEEP, store_id)
+        counting.count(cleared=swept)
 
 
 def one(query: Query) -> Op[Any]:

@@ -22,6 +22,11 @@ LOOK = Statement(
      WHERE store_id = $1
        AND partition = $2
        AND id > $3
+       AND put_at > coalesce((SELECT l.put_at
+                                FROM pgstore.queue_lapse l
+                               WHERE l.store_id = $1
+                                 AND l.partition = $2
+                                 AND l.lapses_at <= statement_timestamp()), '-infinity')
      ORDER BY id
      LIMIT $4
     """,
@@ -34,6 +39,23 @@ _DUE: Final = """
      WHERE e.store_id = $1
        AND e.due_at <= statement_timestamp()
        AND (e.kind = 'l' AND e.attempts >= {max_attempts}) IS NOT TRUE
+       AND NOT EXISTS (SELECT
+                         FROM pgstore.queue_lapse l
+                        WHERE l.store_id = $1
+                          AND l.partition = e.partition
+                          AND l.lapses_at <= statement_timestamp()
+                          AND l.put_at >= e.put_at)
+"""
+# How many items are in partitions whose time is over (`lease.SWEEP`); all are counted from the index alone.
+_LAPSED: Final = """
+    SELECT coalesce(sum((SELECT count(*)
+                           FROM pgstore.queue_item i
+                          WHERE i.store_id = $1
+                            AND i.partition = l.partition
+                            AND i.put_at <= l.put_at)), 0)::bigint
+      FROM pgstore.queue_lapse l
+     WHERE l.store_id = $1
+       AND l.lapses_at <= statement_timestamp()
 """
 # The oldest $2 due items of partition $3.
 LOOK_DUE = Statement(
@@ -65,6 +87,7 @@ LEN = Statement(
               FROM pgstore.queue_item
              WHERE store_id = $1
                AND partition = $2)
+         - ({_LAPSED} AND l.partition = $2)
          + (SELECT count(*) {_DUE.format(max_attempts="$3")} AND e.partition = $2)
     """,
     "int8 text int4",
@@ -75,6 +98,7 @@ LEN_TOTAL = Statement(
     SELECT (SELECT count(*)
               FROM pgstore.queue_item
              WHERE store_id = $1)
+         - ({_LAPSED})
          + (SELECT count(*) {_DUE.format(max_attempts="$2")})
     """,
     "int8 int4",

@@ -276,3 +276,87 @@ def test_dead_letters_are_found_by_an_index_of_their_own(client, store_name, sql
     )
 
     assert any("queue_deferred_dead" in line for (line,) in plan)
+
+
+# -------------------------------------------------------------------------------------- partitions that are emptied
+
+
+@pytest.fixture
+def lapse(sql):
+    """Lets the time of all partitions of a Queue be over."""
+
+    def end(store):
+        store_id = int(store.object_id.partition("-")[2])
+        rows = sql(
+            "UPDATE pgstore.queue_lapse SET lapses_at = now() - interval '1 s' WHERE store_id = %s AND lapses_at > now()",
+            store_id,
+        )
+        assert rows
+        return store_id
+
+    return end
+
+
+@pytest.mark.parametrize("operation", ["put", "put_many"])
+def test_a_partition_is_empty_after_its_time_for_all_who_look(call, store, store_elsewhere, sql, lapse, operation):
+    put = getattr(store, operation)
+    call(put, ["item"], partition="p", partition_ttl=60)
+    call(put, ["item"], partition="p", partition_ttl=60, delay=30)
+    store.put("other", partition="q")
+    assert call(store.len, partition="p") == 1
+
+    store_id = lapse(store)
+
+    assert call(store.len, partition="p") == 0
+    assert call(store.len, total=True) == 1
+    assert call(store.peek, 5, partition="p") == []
+    assert list(store.iterate(partition="p")) == []
+    assert sql("SELECT item FROM pgstore.queue_items WHERE store_id = %s", store_id) == [("other",)]
+    assert sql("SELECT depth FROM pgstore.queue_stats WHERE store_id = %s", store_id) == [(1,)]
+    assert call(store_elsewhere.get, block=False, partition="p") is None
+    assert call(store_elsewhere.get, block=False, partition="q") == "other"
+    for table in ("queue_item", "queue_deferred", "queue_lapse"):
+        assert sql(f"SELECT count(*) FROM pgstore.{table} WHERE store_id = %s", store_id) == [(0,)]
+
+
+def test_a_later_put_prolongs_the_time_of_a_partition(call, store, store_elsewhere, sql):
+    call(store.put, 1, partition="p", partition_ttl=1000)
+    call(store.put, 2, partition="p", partition_ttl=5000)
+
+    ((left,),) = sql(
+        "SELECT extract(epoch FROM lapses_at - now()) FROM pgstore.queue_lapse WHERE store_id = %s",
+        int(store.object_id.partition("-")[2]),
+    )
+    assert 4000 < left <= 5000
+    assert call(store_elsewhere.get_many, 5, partition="p") == [1, 2]
+
+
+def test_what_is_put_after_the_time_stays(call, store, store_elsewhere, lapse):
+    store.put_many([1, 2], partition="p", partition_ttl=60)
+    store.put("for good", partition="q", partition_ttl=60)
+    lapse(store)
+
+    call(store.put, 3, partition="p", partition_ttl=60)
+    call(store.put, 4, partition="q")
+
+    assert call(store.peek, 5, partition="p") == [3]
+    assert call(store.len, partition="q") == 1
+    assert call(store_elsewhere.get_many, 5, partition="p") == [3]
+    assert call(store_elsewhere.get_many, 5, partition="q") == [4]
+
+
+def test_a_put_that_is_undone_leaves_the_time_as_it_was(client, store, sql):
+    store.hydrate()
+    with pytest.raises(ZeroDivisionError), client.transaction():
+        store.put(1, partition="p", partition_ttl=60)
+        1 / 0  # noqa: B018
+
+    assert sql(
+        "SELECT count(*) FROM pgstore.queue_lapse WHERE store_id = %s", int(store.object_id.partition("-")[2])
+    ) == [(0,)]
+
+
+@pytest.mark.parametrize("bad", [0, -1, "x", True, float("inf")])
+def test_a_partition_ttl_is_a_time(call, store, bad):
+    with pytest.raises(pgstore.InvalidError, match="partition_ttl"):
+        call(store.put, 1, partition="p", partition_ttl=bad)
