@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import psycopg
 
@@ -48,6 +48,9 @@ _forks = 0
 _AMBIENT: ContextVar[tuple[Transaction, ...]] = ContextVar("pgstore_transactions", default=())
 
 
+SAVEPOINT_NAMES: Final = 64
+
+
 class _Root:
     """The one real transaction under any number of nested ones."""
 
@@ -61,6 +64,7 @@ class _Root:
         self.lost: BaseException | None = None  # the connection broke
         self.participants: dict[object, Participant] = {}
         self.savepoints = 0
+        self.cursors: set[int] = set()  # numbers of those that may be open
         # One call at a time. Reentrant where it can be: what a call runs may call a store again (`__reduce__`, callbacks). Not
         # while the connection is at work, where only a signal handler or a finaliser can come in.
         self.lock = threading.RLock()
@@ -341,7 +345,8 @@ class Transaction:
         if root.joined:
             yield from self._guard(root)
         root.savepoints += 1
-        self._savepoint = f"pgstore_{root.savepoints}"
+        # Names come again, or each would be a text of its own where the server counts statements. The latest of a name is meant.
+        self._savepoint = f"pgstore_{root.savepoints % SAVEPOINT_NAMES}"
         self._was_lent = root.lent
         yield from self._checked(root.link.command, f"SAVEPOINT {self._savepoint}")
         self._marks = {key: participant.mark() for key, participant in root.participants.items()}

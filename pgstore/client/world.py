@@ -55,7 +55,9 @@ T = TypeVar("T")
 
 _RETRY_SECONDS: Final = 0.1
 _OUTCOME_SECONDS: Final = 5.0
-_CURSORS: Final = itertools.count(1)
+# Of joined transactions, in which cursors of an earlier block may still be open. Not a name for each: every text is counted by
+# itself where the server counts statements.
+_CURSORS: Final = itertools.cycle(f"pgstore_joined_{number}" for number in range(4096))
 
 STATUS_OF_XID = Statement("SELECT pg_xact_status($1::xid8)", "text", reads=True)
 
@@ -204,8 +206,10 @@ class World(abc.ABC):
         if transaction is None:
             raise errors.InvalidError("a server-side cursor needs a transaction")
         query = request.query
-        # Never used again in this process: a cursor that was not read to its end lives as long as the transaction.
-        name = f"pgstore_cursor_{next(_CURSORS)}"
+        # A cursor that was not read to its end lives as long as the transaction.
+        cursors = transaction.root.cursors
+        number = next(number for number in itertools.count(1) if number not in cursors)
+        name = next(_CURSORS) if transaction.root.joined else f"pgstore_cursor_{number}"
         declare = Statement(
             f"DECLARE {name} NO SCROLL CURSOR FOR {query.statement.sql.decode()}",
             " ".join(query.statement.types),
@@ -214,7 +218,8 @@ class World(abc.ABC):
         )
         yield from transaction.query(Query(declare, *query.values))
         transaction.root.wrote = True  # else a wait would take it for unused and restart it, without the cursor
-        return OpenCursor(name)
+        cursors.add(number)
+        return OpenCursor(name, partial(cursors.discard, number))
 
     def _wait(self, request: Wait, transaction: Transaction | None) -> Steps[bool]:
         if transaction is not None:

@@ -90,7 +90,7 @@ class AioForm(Method, Generic[P, T_co]):
         self._owner = owner
         self._start = start
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]:
         coroutine: Any = self._start(*args, **kwargs)
         coroutine.__qualname__ = self._function.__qualname__  # "coroutine 'Dict.put' was never awaited"
         return coroutine  # type: ignore[no-any-return]

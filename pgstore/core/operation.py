@@ -133,11 +133,13 @@ class OpenCursor:
     """A declared cursor. `fetch(n)` gives the query for its next *n* rows, `close()` the one that ends it."""
 
     name: str
+    closed: Callable[[], object]  # tells that the name is free
 
     def fetch(self, rows_max: int) -> Query:
         return Query(Statement(f"FETCH FORWARD {int(rows_max)} FROM {self.name}", reads=True, once=True))
 
     def close(self) -> Query:
+        self.closed()
         return Query(Statement(f"CLOSE {self.name}", reads=True, once=True))
 
 
@@ -319,7 +321,7 @@ class BoundOperation(Method, Generic[P, T_co]):
         self._function = function
         self._owner = owner
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> T_co:
         owner = self._owner
         try:
             return owner._runner.run(self._function(owner, *args, **kwargs), owner._bound)  # type: ignore[no-any-return]
@@ -333,7 +335,7 @@ class BoundOperation(Method, Generic[P, T_co]):
         """The same, awaitable."""
         return AioForm(self._function, self._owner, self._start)
 
-    def _start(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, T_co]:
+    def _start(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, T_co]:
         # The operation is made now, so that wrong arguments are an error of the call.
         return self._run_async(self._function(self._owner, *args, **kwargs), args, kwargs)
 
@@ -346,7 +348,7 @@ class BoundOperation(Method, Generic[P, T_co]):
                 raise
         return await owner._runner.run_async(self._function(owner, *args, **kwargs), owner._bound)  # type: ignore[no-any-return]
 
-    def op(self, *args: P.args, **kwargs: P.kwargs) -> Op[T_co]:
+    def op(self, /, *args: P.args, **kwargs: P.kwargs) -> Op[T_co]:
         """The operation itself, for `yield from` in another."""
         operation: Op[T_co] = self._function(self._owner, *args, **kwargs)
         return operation
@@ -465,7 +467,7 @@ class BoundIteration(Method, Generic[P, T]):
         self._function = function
         self._owner = owner
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> PagedIterator[T]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> PagedIterator[T]:
         owner = self._owner
         return PagedIterator(owner._runner, owner._bound, self._function(owner, *args, **kwargs))
 
@@ -476,7 +478,7 @@ class BoundIteration(Method, Generic[P, T]):
         annotations["return"] = PagedIterator[eval(values, self._function.__globals__)]  # type: ignore[misc]
         return annotations
 
-    def aio(self, *args: P.args, **kwargs: P.kwargs) -> PagedIterator[T]:
+    def aio(self, /, *args: P.args, **kwargs: P.kwargs) -> PagedIterator[T]:
         """The same: `async for x in store.iterate.aio()`, as Modal has it."""
         return self(*args, **kwargs)
 

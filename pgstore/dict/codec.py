@@ -79,7 +79,10 @@ class Codec:
         if self._serializer == "cloudpickle":
             data = _cloudpickled(value, key, self._name)
         else:
-            data = encode_value(value)[1] or b""
+            try:
+                data = encode_value(value)[1] or b""
+            except errors.SerializationError as exc:
+                raise errors.SerializationError(f"key {key!r} of {self._name}: {exc}") from exc.__cause__
         if len(data) > _SIZE_UNCHECKED:
             check_size(len(data) + (SIGNATURE_BYTES if self._keys else 0), f"the value of key {key!r} of {self._name}")
         projection = _projected(value) if self._projects else None

@@ -243,6 +243,8 @@ class _Pages:
             self._cursors = cursors
             cursors.of.append(self)  # before it is declared: that may be interrupted
             self._cursor = yield Cursor(self._bounds.query(self._columns, store_id, self._bounds.left))
+        # A power of two, or the text of the statement would be another each time.
+        rows_max = rows_max if rows_max == PAGE_ENTRIES else 1 << (rows_max.bit_length() - 1)
         rows: list[Row] = yield self._cursor.fetch(rows_max)
         if len(rows) < rows_max or rows_max == self._bounds.left:
             yield self._cursor.close()

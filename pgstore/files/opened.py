@@ -171,7 +171,8 @@ class OpenedStaged(Opened):
     def _check_history(self) -> None:
         if self._session.history is not self._history:
             raise errors.StaleFile(
-                f"file {self.path!r} was opened before the database was replaced, by a restore or another server; write it again"
+                f"file {self.path!r} was opened before the database was replaced, by a restore or another server; write it again",
+                self.path,
             )
 
     def write(self, offset: int, data: bytes | memoryview) -> Op[int]:

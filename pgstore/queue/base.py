@@ -144,6 +144,14 @@ class QueueBase(Store):
         if (yield from in_transaction()):
             raise errors.InvalidError(f"{what} inside a transaction {why}")
 
+    def _encode_all(self, items: Iterable[Any]) -> list[bytes]:
+        payloads: list[bytes] = []
+        try:
+            payloads.extend(map(self._encode, items))
+        except (errors.SerializationError, errors.ValueTooLarge) as exc:
+            raise type(exc)(f"item {len(payloads)} of put_many: {exc}") from exc.__cause__
+        return payloads
+
     def _encode(self, item: Any) -> bytes:
         payload = dumps(item, "item")
         check_size(len(payload) + self._signature_bytes, "an item for {!r}", self)

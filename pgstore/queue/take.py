@@ -303,11 +303,17 @@ class Taking(Leasing):
             queue = self._of(facts.id)
             known = queue.partition(partition, self._runner.servers_seen)
             rows = yield from self._look(facts, partition, queue, known, n, lease, durable)
-        if not rows and facts.history is not self._runner.history:
-            yield from self._check_exists(facts.id)
+        if not rows:
+            # Is there still a Queue, and has anything become due since the last check?
+            found = yield Query(PEEK, facts.id, partition, _low(known))
+            if not found:
+                yield from self._is_gone(facts.id)
+            due_in = found[0][1]
+            if due_in is not None and due_in <= 0:
+                yield from self._bring_back(facts)
+                rows = yield from self._look(facts, partition, queue, known, n, lease, durable)
         if rows or not block:
             return rows
-        yield from self._check_exists(facts.id)
         if deadline.passed():
             raise self._empty(timeout, partition)
         # Listening comes before the second look: a put in between wakes us.

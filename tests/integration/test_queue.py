@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import decimal
+import fractions
 import queue as stdlib
 import threading
 import time
@@ -567,3 +569,36 @@ def test_an_argument_is_given_once(call, store):
             call(operation)
         with pytest.raises(pgstore.InvalidError, match=names[1]):
             call(operation, **{name: ["x"] for name in names})
+
+
+class Two:
+    """As `numpy.int64(2)`."""
+
+    def __index__(self):
+        return 2
+
+
+class Tenth:
+    """As `numpy.float32(0.1)`, and what is only a little like it."""
+
+    def __float__(self):
+        return 0.1
+
+
+def test_a_number_is_what_can_be_one(call, store):
+    for tenth in (Tenth(), fractions.Fraction(1, 10), decimal.Decimal("0.1")):
+        with pytest.raises(stdlib.Empty):
+            call(store.get, timeout=tenth)
+        call(store.put, "item", delay=tenth)
+        assert call(store.get, timeout=30) == "item"
+    store.put_many(range(4))
+    assert call(store.peek, Two()) == [0, 1]
+    assert call(store.get_many, Two()) == [0, 1]
+    for no_number in ("1", True, None, [], complex(1)):
+        with pytest.raises(pgstore.InvalidError):
+            call(store.peek, no_number)
+
+
+def test_a_mistake_in_many_names_the_item(call, store):
+    with pytest.raises(pgstore.SerializationError, match="item 2 of put_many"):
+        call(store.put_many, [0, 1, threading.Lock()])

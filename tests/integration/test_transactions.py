@@ -15,6 +15,8 @@ from sqlalchemy.orm import Session
 
 import pgstore
 from pgstore.client import links
+from pgstore.client.links.base import Link
+from pgstore.client.world import World
 from pgstore.core.operation import Many, Query, atomic
 from pgstore.errors import StatementFailed, TransactionFailed
 from pgstore.queue.put import PUT_SILENTLY
@@ -600,3 +602,41 @@ def test_an_error_of_the_server_has_its_code(client, stores):
             blocker.execute("LOCK TABLE pgstore.dict_entry")
             entries["k"] = 1
     assert caught.value.sqlstate == "57014"
+
+
+def test_the_texts_of_statements_do_not_grow_with_the_transactions(client, store_name, monkeypatch):
+    """
+    A server that counts statements keeps a line for each text, and forgets those of others.
+    """
+    store = pgstore.Dict.from_name(store_name, create_if_missing=True, client=client)
+    store.update({f"k{number}": number for number in range(2000)})
+    texts: set[str] = set()
+    declare, command = World._declare, Link.command
+
+    def declared(world, request, transaction):
+        cursor = yield from declare(world, request, transaction)
+        texts.add(cursor.name)
+        texts.add(cursor.fetch(1).statement.sql.decode())
+        return cursor
+
+    def commanded(link, text):
+        texts.add(text)
+        return command(link, text)
+
+    monkeypatch.setattr(World, "_declare", declared)
+    monkeypatch.setattr(Link, "command", commanded)
+
+    def work():
+        with client.transaction():
+            for _ in range(70):
+                with client.transaction():
+                    store.put("x", 1)
+            list(store.iterate_keys())
+            next(iter(store.iterate_items()))
+
+    work()
+    before = set(texts)
+    for _ in range(5):
+        work()
+
+    assert texts == before
