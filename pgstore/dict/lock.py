@@ -8,7 +8,6 @@ that no other has, so a holder that was away for too long cannot release, or ren
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import threading
 import zlib
@@ -23,6 +22,7 @@ from pgstore.client.undo import on_rollback
 from pgstore.core.clock import Deadline
 from pgstore.core.operation import Apart, Listen, Op, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
+from pgstore.core.threads import going_on, start
 from pgstore.dict.base import DictBase, check_ttl
 from pgstore.serializers import key_text
 
@@ -181,7 +181,7 @@ class Lock:
         self.acquire()
         try:
             self._stop = threading.Event()
-            threading.Thread(target=self._keep, args=(self._stop,), name="pgstore-lock", daemon=True).start()
+            start(threading.Thread(target=self._keep, args=(self._stop,), name="pgstore-lock", daemon=True))
         except BaseException:
             self.release()
             raise
@@ -227,17 +227,18 @@ class Lock:
             renewer.get_loop().call_soon_threadsafe(renewer.cancel)
 
     def _keep(self, stop: threading.Event) -> None:
-        while not stop.wait(self._lease / 3):
-            with contextlib.suppress(errors.Error):
-                if not self.renew():
-                    return
+        held = True
+
+        while held and not stop.wait(self._lease / 3):
+            with going_on("the renewal of a lock"):
+                held = self.renew() if self._bound is not None else self._runner.run_in_background(self.renew.op())
 
     async def _keep_async(self) -> None:
-        while True:
+        held = True
+        while held:
             await asyncio.sleep(self._lease / 3)
-            with contextlib.suppress(errors.Error):
-                if not await self.renew.aio():
-                    return
+            with going_on("the renewal of a lock", asyncio.get_running_loop()):
+                held = await self.renew.aio()
 
     def __repr__(self) -> str:
         return f"<lock on key {self._key!r} of {self._store!r}>"
