@@ -122,10 +122,17 @@ def connect(url: str) -> BlockingLink:
     raise failure
 
 
+class _AsyncConnection(psycopg.AsyncConnection[Any]):
+    """Without psycopg's warning: it goes with its link, which closes it, and in a cycle that was left either may be first."""
+
+    def __del__(self) -> None:
+        pass
+
+
 async def connect_async(url: str) -> AsyncLink:
     """Open a link on the running event loop; unchecked."""
     try:
-        connection = await psycopg.AsyncConnection.connect(
+        connection = await _AsyncConnection.connect(
             conninfo(url), autocommit=True, prepare_threshold=None, context=_Context()
         )
     except psycopg.Error as exc:
