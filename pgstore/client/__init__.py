@@ -23,6 +23,7 @@ import psycopg
 from pgstore import errors
 from pgstore.client.chores import Chores
 from pgstore.client.history import History
+from pgstore.client.pool import URGENT
 from pgstore.client.session import Session
 from pgstore.client.transaction import _AMBIENT, Transaction, current, forget_after_fork
 from pgstore.client.world import AsyncWorld, BlockingWorld, World
@@ -31,6 +32,7 @@ from pgstore.core.mapping import describe, map_error
 from pgstore.core.names import check_name
 from pgstore.core.operation import BeforeCommit, Op, Query, Request
 from pgstore.core.steps import is_interrupt, run_async, run_blocking
+from pgstore.core.threads import is_ending
 
 T = TypeVar("T")
 _RETRIES: Final = 10
@@ -85,8 +87,9 @@ class Client:
         self._loops_lock = threading.Lock()
         self._history_lock = threading.RLock()  # reentrant: a signal handler may come in
         self.session = Session(self)
-        self.chores = Chores(self)
-        self.renewals = Chores(self)  # apart from the others: a long one, such as vacuum, must not let a lease end
+        self.chores = Chores(self.run)
+        # Apart from the others: a long one, such as vacuum, must not let a lease end.
+        self.renewals = Chores(self.run_in_background)
         self.shared: dict[object, Any] = {}  # what the stores of this client keep together, whichever handle is used
 
     # ------------------------------------------------------------------------------------------------ for the user
@@ -141,6 +144,8 @@ class Client:
 
         The client can be used again.
         """
+        if is_ending():  # and closes all by itself; other threads do not run any more, and may have locks in hand
+            return
         self.is_closing = True
         try:
             self.renewals.close(do=False)
@@ -151,8 +156,8 @@ class Client:
         self._blocking.close()
         self._blocking = BlockingWorld(self)
         self.session = Session(self)
-        self.chores = Chores(self)
-        self.renewals = Chores(self)
+        self.chores = Chores(self.run)
+        self.renewals = Chores(self.run_in_background)
         self._abandon_loops(lambda loop: loop.is_closed())
 
     async def aclose(self) -> None:
@@ -229,6 +234,10 @@ class Client:
                 raise
             raise
         return run_blocking(world.perform(op, None, request))
+
+    def run_in_background(self, op: Op[T]) -> T:
+        """Run *op* blocking, outside of any transaction, on a connection that is certain even when all are busy (see `pool`)."""
+        return run_blocking(self._blocking.perform(op, None, rank=URGENT))
 
     async def run_async(self, op: Op[T], bound: Transaction | None = None) -> T:
         """Run *op* on the event loop."""

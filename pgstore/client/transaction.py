@@ -26,6 +26,7 @@ from pgstore.client.generators import is_suspended, looped_over
 from pgstore.client.guard import Guard
 from pgstore.client.history import history_of
 from pgstore.client.links import CURRENT_XID, BrokenLink, Patience
+from pgstore.client.pool import LONG
 from pgstore.core.operation import BeforeCommit, Enrolment, Many, Participant, Query
 from pgstore.core.search_path import fault_of
 from pgstore.core.statement import Statement
@@ -65,6 +66,7 @@ class _Root:
         self.participants: dict[object, Participant] = {}
         self.savepoints = 0
         self.cursors: set[int] = set()  # numbers of those that may be open
+        self.rank = LONG  # among those who want a connection
         # One call at a time. Reentrant where it can be: what a call runs may call a store again (`__reduce__`, callbacks). Not
         # while the connection is at work, where only a signal handler or a finaliser can come in.
         self.lock = threading.RLock()
@@ -297,9 +299,13 @@ class Transaction:
 
     # -------------------------------------------------------------------------------------------------------- steps
 
-    def attach(self, world: World, outer: Transaction | None) -> None:
+    def attach(self, world: World, outer: Transaction | None, rank: int) -> None:
         """Make this a transaction that an operation opens for itself: not ambient."""
-        self._root = _Root(world, joined=False) if outer is None else outer._open_root()
+        if outer is not None:
+            self._root = outer._open_root()
+        else:
+            self._root = _Root(world, joined=False)
+            self._root.rank = rank
 
     def _open(self) -> Steps[None]:
         if self._source is not None:
@@ -362,7 +368,7 @@ class Transaction:
         root.is_at_work = True
         try:
             while True:
-                link = root.link = yield root.world.links.acquire()
+                link = root.link = yield root.world.links.acquire(root.rank)
                 root.begun = True
                 link.xid = None
                 try:

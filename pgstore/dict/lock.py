@@ -8,7 +8,6 @@ that no other has, so a holder that was away for too long cannot release, or ren
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import threading
 import zlib
@@ -23,6 +22,7 @@ from pgstore.client.undo import on_rollback
 from pgstore.core.clock import Deadline
 from pgstore.core.operation import Apart, Listen, Op, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
+from pgstore.core.threads import going_on, start
 from pgstore.dict.base import DictBase, check_ttl
 from pgstore.serializers import key_text
 
@@ -230,7 +230,7 @@ class Lock:
         try:
             owner, hold = self._hold()
             self._blocks[owner] = hold
-            threading.Thread(target=self._keep, args=(hold,), name="pgstore-lock", daemon=True).start()
+            start(threading.Thread(target=self._keep, args=(hold,), name="pgstore-lock", daemon=True))
         except BaseException:
             self.release()
             raise
@@ -280,17 +280,21 @@ class Lock:
             hold.stop_renewing()
 
     def _keep(self, hold: _Hold) -> None:
-        while not hold.stop.wait(self._lease / 3):
-            with contextlib.suppress(errors.Error):
-                if not self._runner.run(self._renewed(hold.token), self._bound):
-                    return
+        held = True
+        while held and not hold.stop.wait(self._lease / 3):
+            with going_on("the renewal of a lock"):
+                renewed = self._renewed(hold.token)
+                if self._bound is None:
+                    held = self._runner.run_in_background(renewed)
+                else:
+                    held = self._runner.run(renewed, self._bound)
 
     async def _keep_async(self, hold: _Hold) -> None:
-        while True:
+        held = True
+        while held:
             await asyncio.sleep(self._lease / 3)
-            with contextlib.suppress(errors.Error):
-                if not await self._runner.run_async(self._renewed(hold.token), self._bound):
-                    return
+            with going_on("the renewal of a lock", asyncio.get_running_loop()):
+                held = await self._runner.run_async(self._renewed(hold.token), self._bound)
 
     def __repr__(self) -> str:
         return f"<lock on key {self._key!r} of {self._store!r}>"

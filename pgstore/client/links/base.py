@@ -98,6 +98,9 @@ class Link(abc.ABC):
         self.used_at = monotonic()
         self._pid = os.getpid()
         self.place: object = None  # the pool's: the right to be open
+        self.reserve = 0  # the pool's: which of its reserve, 0: none
+        self.seat = 0  # the pool's: the thread that had it last
+        self.is_waiting = False  # its transaction waits for something that another one brings
         self.epoch = 0  # the pool's: how often the history had changed when it was opened
         self._transformer = Transformer(_context(connection))
         self._loading: Statement | None = None  # whose columns the transformer is set for
