@@ -420,10 +420,13 @@ def every_line(function, step=1, where=None):
 def can_be_interrupted(frame):
     """
     Not between a `with` block and the call of `__exit__`, nor between an expression and its return: there Python looks at no
-    signals. It does at the beginning of an `__exit__` written in Python, and then nobody can help.
+    signals, as it does not at an assignment with which a `finally` begins. It does at the beginning of an `__exit__` written in
+    Python, and then nobody can help.
     """
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-    return not re.match(r"try:|with |async with |except StopIteration|return [\w.]+($| )", line)
+    return not re.match(
+        r"try:|with |async with |except StopIteration|return [\w.]+($| )|root\.is_at_work = False", line
+    )
 
 
 def calls_or_turns(frame):
