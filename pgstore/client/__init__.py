@@ -30,7 +30,7 @@ from pgstore.client.world import AsyncWorld, BlockingWorld, World
 from pgstore.config import Settings, hidden
 from pgstore.core.mapping import describe, map_error
 from pgstore.core.names import check_name
-from pgstore.core.operation import BeforeCommit, Op, Query, Request
+from pgstore.core.operation import BeforeCommit, Op, PutBack, Query, Request
 from pgstore.core.steps import is_interrupt, run_async, run_blocking
 from pgstore.core.threads import is_ending
 
@@ -233,7 +233,11 @@ class Client:
                 _put_back(world, request, exc)
                 raise
             raise
-        return run_blocking(world.perform(op, None, request))
+        try:
+            return run_blocking(world.perform(op, None, request))
+        except BaseException as exc:  # perhaps before that has begun
+            _put_back(world, request, exc)
+            raise
 
     def run_in_background(self, op: Op[T]) -> T:
         """Run *op* blocking, outside of any transaction, on a connection that is certain even when all are busy (see `pool`)."""
@@ -326,8 +330,8 @@ class Client:
 
 
 def _put_back(world: BlockingWorld, request: Request | None, exc: BaseException) -> None:
-    """Put back what *request* took if *exc* is an interrupt."""
-    if type(request) is Query and request.undo is not None and is_interrupt(exc):
+    """Put back what *request* took, or was to put back, if *exc* is an interrupt."""
+    if (type(request) is PutBack or (type(request) is Query and request.undo is not None)) and is_interrupt(exc):
         run_blocking(world.put_back(request, None))
 
 

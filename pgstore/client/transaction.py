@@ -444,6 +444,17 @@ class Transaction:
         if root.lost is not None:
             raise errors.TransactionFailed("the connection of this transaction broke; nothing of it was committed")
 
+    def spoil(self) -> Steps[None]:
+        """
+        In a joined transaction: have the server refuse all that follows, until what this block did is undone.
+
+        For what an interrupt has left of which nobody knows whether it took something: committed it might be lost.
+        """
+        root = self._open_root()
+        if root.lost is None and root.link is not None:
+            with contextlib.suppress(errors.Error, BrokenLink):
+                yield root.link.command("ROLLBACK TO SAVEPOINT pgstore_interrupted")  # there is none of that name
+
     def restart_if_unused(self) -> Steps[bool]:
         """
         Give the connection up if the transaction has only looked, so that waiting does not hold it open.

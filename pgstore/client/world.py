@@ -44,6 +44,7 @@ from pgstore.core.operation import (
     Rollback,
     Wait,
     holds,
+    is_in_doubt,
     putting_back,
 )
 from pgstore.core.statement import Statement
@@ -98,29 +99,33 @@ class World(abc.ABC):
         *request*: what it asked for already; *rank*: its rank among those who want a connection (see `pool`).
         """
         outer: list[Transaction | None] = []
-        last: Query | Many | None = None
+        last: Query | Many | PutBack | None = None
         result: Any = None
         # For the operation to hear of. A list, which is empty when it has: a variable would hold what holds this frame.
         failures: list[BaseException] = []
         while True:
             try:
-                if request is None:
-                    request = op.throw(failures.pop()) if failures else op.send(result)
-                result = None
-                last = request if type(request) is Query or type(request) is Many else None
-                if type(request) is Query:
-                    result = yield from self.query(request, rank) if transaction is None else transaction.query(request)
-                elif type(request) is BeforeCommit:
-                    result = None if transaction is None else transaction.enrol(request)
-                elif isinstance(request, Begin):
-                    outer.append(transaction)
-                    result = transaction = yield from self._begin(transaction, rank)
-                elif isinstance(request, (Commit, Rollback)):
-                    transaction = outer.pop()
-                    yield from request.mark.commit() if isinstance(request, Commit) else request.mark.rollback()
-                else:
-                    result = yield from self._carry_out(request, transaction, rank)
-                request = None
+                while True:  # within the `try`: an interrupt may come as it turns
+                    if request is None:
+                        request = op.throw(failures.pop()) if failures else op.send(result)
+                    result = None
+                    if type(request) is not BeforeCommit:  # which is no step further: what was taken is in hand still
+                        last = request if isinstance(request, (Query, Many, PutBack)) else None
+                    if type(request) is Query:
+                        result = (
+                            yield from self.query(request, rank) if transaction is None else transaction.query(request)
+                        )
+                    elif type(request) is BeforeCommit:
+                        result = None if transaction is None else transaction.enrol(request)
+                    elif isinstance(request, Begin):
+                        outer.append(transaction)
+                        result = transaction = yield from self._begin(transaction, rank)
+                    elif isinstance(request, (Commit, Rollback)):
+                        transaction = outer.pop()
+                        yield from request.mark.commit() if isinstance(request, Commit) else request.mark.rollback()
+                    else:
+                        result = yield from self._carry_out(request, transaction, rank)
+                    request = None
             except StopIteration as done:
                 # Nothing comes between this and the return: what was taken is in nobody else's hands.
                 return done.value  # type: ignore[no-any-return]
@@ -139,9 +144,12 @@ class World(abc.ABC):
                     continue
                 raise
 
-    def put_back(self, request: Query | Many, transaction: Transaction | None) -> Steps[None]:
+    def put_back(self, request: Query | Many | PutBack, transaction: Transaction | None) -> Steps[None]:
         """The operation was interrupted with the rows of *request* in hand: undo it, if that was not done yet."""
-        if holds(request):
+        if transaction is not None and transaction.root.joined and is_in_doubt(request):
+            # Psycopg has dropped the answer to what it could not cancel any more.
+            yield from transaction.spoil()
+        elif holds(request):
             with contextlib.suppress(
                 errors.Error, BrokenLink
             ):  # what stopped the operation is what the caller hears of
@@ -158,8 +166,14 @@ class World(abc.ABC):
         if root.link is None or root.lost is not None:
             return  # rolled back with all else
         if root.joined:
-            for query in undo():
-                yield from transaction.query(query)
+            try:
+                for query in undo():
+                    yield from transaction.query(query)
+            except GeneratorExit:
+                raise
+            except BaseException:
+                yield from transaction.spoil()
+                raise
         else:
             link = root.link
             link.let_go()
@@ -179,7 +193,7 @@ class World(abc.ABC):
                     return (yield from transaction.query(request))
                 return (yield from self._by_itself("execute_many", request, reads=request.reads, rank=rank))
             case PutBack():
-                return (yield from self._put_back(lambda: request.queries, transaction))
+                return (yield from self._put_back(request.give, transaction))
             case CopyIn():
                 return (yield from self._run("copy_in", request, transaction, rank))
             case CopyOut():

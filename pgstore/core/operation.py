@@ -75,14 +75,26 @@ class Many:
         return all(query.reads for query in self.queries)
 
 
-def holds(request: Query | Many) -> bool:
-    """Whether something that *request* took is noted, and was not put back."""
+def holds(request: Query | Many | PutBack) -> bool:
+    """Whether something that *request* took, or is to put back, was not put back."""
+    if isinstance(request, PutBack):
+        return not request.is_given
     queries = request.queries if isinstance(request, Many) else (request,)
     return any(query.undo is not None and getattr(query, "taken", None) for query in queries)
 
 
-def putting_back(request: Query | Many) -> list[Query]:
+def is_in_doubt(request: Query | Many | PutBack) -> bool:
+    """Whether *request* may have taken something of which nothing is noted: its answer never came."""
+    if isinstance(request, PutBack):
+        return False
+    queries = request.queries if isinstance(request, Many) else (request,)
+    return any(query.undo is not None and not hasattr(query, "taken") for query in queries)
+
+
+def putting_back(request: Query | Many | PutBack) -> Sequence[Query]:
     """The queries that put back what *request* took, as far as it is noted. They are given once."""
+    if isinstance(request, PutBack):
+        return request.give()
     undo: list[Query] = []
     for query in request.queries if isinstance(request, Many) else (request,):
         if query.undo is not None and (rows := getattr(query, "taken", None)):
@@ -91,7 +103,6 @@ def putting_back(request: Query | Many) -> list[Query]:
     return undo
 
 
-@dataclass(frozen=True, slots=True)
 class PutBack:
     """
     Undo what an earlier statement took: run *queries*, all or none, to their end, whatever interrupts. Result: None.
@@ -99,7 +110,20 @@ class PutBack:
     Outside a transaction they are one of their own, so that others see all of it come back at once.
     """
 
-    queries: Sequence[Query]
+    __slots__ = ("_queries",)
+
+    def __init__(self, queries: Sequence[Query]) -> None:
+        self._queries = queries
+
+    @property
+    def is_given(self) -> bool:
+        """Whether somebody is running the queries, or has."""
+        return not self._queries
+
+    def give(self) -> Sequence[Query]:
+        """The queries. They are given once: an interrupt may have others ask again."""
+        queries, self._queries = self._queries, ()
+        return queries
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ GAPS = Statement(
          SELECT b.id, -1, NULL
            FROM blob b
           UNION ALL
-         SELECT b.id, (b.size_bytes + b.chunk_size_bytes - 1) / b.chunk_size_bytes, NULL
+         SELECT b.id, b.size_bytes / b.chunk_size_bytes + least(b.size_bytes % b.chunk_size_bytes::bigint, 1::bigint), NULL
            FROM blob b
     ), gap AS (
          SELECT e.blob_id, e.position + 1 AS first, pg_catalog.lead(e.position) OVER w - 1 AS last,
