@@ -70,10 +70,12 @@ class _SystemError(Error, OSError):
         errno: instead of that of the class.
     """
 
-    def __init__(self, message: str, filename: str | bytes | int | None = None, *, errno: int | None = None) -> None:
+    def __init__(
+        self, message: str = "", filename: str | bytes | int | None = None, *, errno: int | None = None
+    ) -> None:
         number = _errno(type(self)) if errno is None else errno
         super().__init__(number, os.strerror(number), *(() if filename is None else (filename,)))
-        self._message = message
+        self._message = message or os.strerror(number)
 
     def __str__(self) -> str:
         return self._message
@@ -296,7 +298,7 @@ def _again(kind: type[_SystemError], message: str, filename: str | bytes | int |
     return kind(message, filename, errno=errno)
 
 
-def of_local(exc: OSError, what: str, filename: str | bytes | int | None = None) -> Error:
+def of_local(exc: OSError, what: str, filename: str | bytes | int | None = None) -> _SystemError:
     """The error that says of a local file what *exc* says, with its errno; *what* names the file, as *filename* does."""
     reason = exc.strerror or str(exc) or type(exc).__name__
     number = exc.errno or numbers.EIO

@@ -528,14 +528,12 @@ class Leasing(QueueBase):
     def _check_due(self, facts: Facts, queue: KnownQueue) -> Op[None]:
         """Bring back what has become due, in any partition; the next time in a second, or soon if there is more."""
         queue.check_at = monotonic() + CHECK_SECONDS
-        if (yield from self._bring_back(facts, queue)):
+        if (yield from self._bring_back(facts)):
             queue.check_at = 0.0
 
-    def _bring_back(self, facts: Facts, queue: KnownQueue | None = None) -> Op[bool]:
+    def _bring_back(self, facts: Facts) -> Op[bool]:
         """
         Move what has become due, as much as one statement may, and empty what has had its time. Returns whether there may be more.
-
-        *queue* learns when the next check is due, where that is sooner than it thinks.
         """
         query = Query(BRING_BACK, facts.id, facts.options.get("max_attempts"))
         # Apart from a transaction: others would have to wait for its end to see what came back.
@@ -544,7 +542,8 @@ class Leasing(QueueBase):
         if lapses_in is not None:
             if lapses_in <= 0:
                 yield Apart(self._sweep(facts.id))
-            elif queue is not None:
+            else:
+                queue = self._of(facts.id)
                 queue.check_at = min(queue.check_at, monotonic() + lapses_in)
         return bool(rows[0][0] == DUE_ITEMS)
 

@@ -491,7 +491,7 @@ def test_what_cannot_be_compared_is_told(call, store):
         def __eq__(self, other):
             return Ambiguous()
 
-        __hash__ = None
+        __hash__ = None  # type: ignore[assignment]
 
     store["vector"] = 1
 
@@ -503,6 +503,7 @@ def test_what_cannot_be_compared_is_told(call, store):
 def test_a_cursor_of_another_type_is_refused(client, store_name):
     watched = pgstore.Dict.from_name(store_name, create_if_missing=True, client=client, watch=True)
 
-    for since in (5, b"1-2-3", "1-2"):
+    bad: list[Any] = [5, b"1-2-3", "1-2"]
+    for since in bad:
         with pytest.raises(pgstore.InvalidError, match="not the cursor"):
             watched.watch(since=since)

@@ -1735,5 +1735,5 @@ def test_an_error_of_a_path_has_errno_and_filename(call, store, number, last, op
 
     assert isinstance(raised.value, errors.Error)
     assert raised.value.errno == getattr(errno, number)
-    assert raised.value.strerror == os.strerror(raised.value.errno)
+    assert raised.value.strerror == os.strerror(getattr(errno, number))
     assert raised.value.filename.endswith(last)

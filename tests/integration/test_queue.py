@@ -7,7 +7,7 @@ import fractions
 import queue as stdlib
 import threading
 import time
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import psycopg
 import pytest
@@ -594,7 +594,8 @@ def test_a_number_is_what_can_be_one(call, store):
     store.put_many(range(4))
     assert call(store.peek, Two()) == [0, 1]
     assert call(store.get_many, Two()) == [0, 1]
-    for no_number in ("1", True, None, [], complex(1)):
+    bad: list[Any] = ["1", True, None, [], complex(1)]
+    for no_number in bad:
         with pytest.raises(pgstore.InvalidError):
             call(store.peek, no_number)
 
