@@ -48,10 +48,12 @@ class Client:
 
     Args:
         url: `postgresql://user@host/database` or a libpq connection string. None: `PGSTORE_URL`, else `DATABASE_URL`, else
-            libpq's variables (`PGHOST` …), else the embedded server.
+            libpq's variables (`PGHOST` …), else the embedded server. A function that returns one is called for every new
+            connection, for passwords that expire; on any thread.
         environment: the environment of stores that name none. None: `PGSTORE_ENVIRONMENT`, else `main`.
         listen_url: a direct connection for waiting, where *url* leads through a pooler in transaction mode.
-        connections_max: most connections held open, for threads together and for each event loop.
+        connections_max: most connections held open, for threads together and for each event loop; two more are a reserve for what
+            must not wait for these.
         auto_migrate: create the schema on first use where it is missing. None: unless `PGSTORE_AUTO_MIGRATE` is 0.
         signing_keys: secrets of 16 to 64 bytes. Dicts and Queues then sign the pickles that they write with the first, and load
             none that no key has signed: who may write to the tables may no longer run code in those who read them.
@@ -61,7 +63,7 @@ class Client:
 
     def __init__(
         self,
-        url: str | None = None,
+        url: str | Callable[[], str] | None = None,
         *,
         environment: str | None = None,
         listen_url: str | None = None,
@@ -185,6 +187,8 @@ class Client:
 
     def __repr__(self) -> str:
         url = self.settings.url if hasattr(self, "settings") else None  # a traceback may show one that was not made
+        if callable(url):
+            return "pgstore.Client(<function>)"
         return f"pgstore.Client({describe(url)!r})" if url is not None else "pgstore.Client()"
 
     @property
@@ -368,7 +372,7 @@ _default_lock = threading.Lock()
 
 
 def configure(
-    url: str | None = None,
+    url: str | Callable[[], str] | None = None,
     *,
     environment: str | None = None,
     listen_url: str | None = None,

@@ -125,7 +125,7 @@ def connect(url: str) -> BlockingLink:
 class _AsyncConnection(psycopg.AsyncConnection[Any]):
     """Without psycopg's warning: it goes with its link, which closes it, and in a cycle that was left either may be first."""
 
-    def __del__(self) -> None:
+    def __del__(self, *_: Any) -> None:
         pass
 
 

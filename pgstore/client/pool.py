@@ -431,20 +431,21 @@ class AsyncPool:
             if link.epoch == self._epoch:
                 return link
             self.discard_now(link)
-        given: AsyncLink | int = 0
+        reserve = 0
         if self._count < self._links_max:
             self._count += 1
         else:
             given = await self._wait_for_turn(rank)
             if not isinstance(given, int):
                 return given
+            reserve = given
         try:
             link = await self._connect()
         except BaseException:
-            self._vacate(given)
+            self._vacate(reserve)
             raise
         link.epoch = self._epoch
-        link.reserve = given
+        link.reserve = reserve
         self._links.add(link)
         return link
 

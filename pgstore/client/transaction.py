@@ -334,7 +334,7 @@ class Transaction:
         if client.meets(here):
             return
         # Or what the client knows is out of date: its own connections may all be older than a restore.
-        if client.settings.configured_url() is not None:
+        if callable(client.settings.url) or client.settings.configured_url() is not None:
             with contextlib.suppress(errors.Error):
                 rows = yield from self._open_root().world.query(Query(SCHEMA))
                 client.met(history_of(rows[0]))

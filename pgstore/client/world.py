@@ -383,7 +383,9 @@ class World(abc.ABC):
         return link
 
     def _url(self) -> Steps[str]:
-        url = self.client.settings.configured_url()
+        settings = self.client.settings
+        # A function of the caller's may ask somebody: not on the thread of an event loop.
+        url = (yield self.call(settings.configured_url)) if callable(settings.url) else settings.configured_url()
         if url is None:
             url = yield self.call(embedded.ensure)
         return url

@@ -640,3 +640,32 @@ def test_the_texts_of_statements_do_not_grow_with_the_transactions(client, store
         work()
 
     assert texts == before
+
+
+def test_a_function_as_url_is_asked_for_each_new_connection(call, database, sql):
+    """
+    Passwords that are tokens expire; the server shows a name in place of one here.
+    """
+    asked: list[str] = []
+
+    def url():
+        asked.append(f"token_{len(asked)}_secret")
+        return f"{database}?application_name={asked[-1]}"
+
+    client = pgstore.Client(url)
+    store = pgstore.Dict.persist("tokens", client=client)
+    assert not asked
+    assert "secret" not in repr(client) + repr(client.settings)
+    call(store.put, "k", 1)
+    before = list(asked)
+    sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE starts_with(application_name, 'token')")
+    assert call(store.get, "k") == 1
+    assert len(asked) > len(before) >= 1
+    if call.form == "aio":
+        call.run(client.aclose())
+    client.close()
+
+
+def test_a_function_as_url_that_returns_none_is_told_of():
+    with pytest.raises(pgstore.errors.ConfigurationError, match="given as url"):
+        pgstore.Dict.persist("tokens", client=pgstore.Client(lambda: None)).hydrate()  # type: ignore[arg-type,return-value]

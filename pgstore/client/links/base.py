@@ -51,6 +51,11 @@ SETTLE_SECONDS: Final = 10.0
 RECONNECT_SECONDS: Final = 10.0
 _SENT_MAX: Final = 2
 
+# A server that ends the connection so (an administrator's order or a restart, idle for too long) does it between statements or
+# rolls the present one back: what it has not answered is not done. A crash, 57P02, may come at any moment. Behind a pooler nobody
+# knows whose words they are.
+_ENDED_BEFORE: Final = ("57P01", "57P05")
+
 _TUPLES_OK: Final = pq.ExecStatus.TUPLES_OK
 _COMMAND_OK: Final = pq.ExecStatus.COMMAND_OK
 FATAL: Final = pq.ExecStatus.FATAL_ERROR
@@ -209,7 +214,7 @@ class Link(abc.ABC):
                 result = yield from protocol.run_prepared(self.pgconn, self.prepared, call)
                 if result.status == FATAL and self._forgot_statement(result):
                     result = yield from protocol.run_prepared(self.pgconn, self.prepared, call)
-            return self.read(result, query.statement)
+            return self.read(result, query.statement, is_first=True)
 
     def _prepare(self, statement: Statement) -> protocol.Io[None]:
         """Give *statement* its name. That changes nothing, so a call that breaks here counts as not sent."""
@@ -234,8 +239,11 @@ class Link(abc.ABC):
     def _execute_many(self, many: Many) -> protocol.Io[list[Any]]:
         self._check_alive()
         answers: list[list[PGresult]] = []
+        unfinished: list[PGresult] = []
         with self._watching(), self._noting(many.queries, answers):
-            yield from protocol.pipeline(self.pgconn, self.prepared, [self._calls(many.queries)], answers)
+            yield from protocol.pipeline(self.pgconn, self.prepared, [self._calls(many.queries)], answers, unfinished)
+            if unfinished and len(unfinished) <= len(many.queries):
+                self.read(unfinished[-1], is_first=True)  # before all had been done
             results = self._read_group(answers)
             _note_taken(many.queries, results)
             return results
@@ -340,8 +348,12 @@ class Link(abc.ABC):
             raise BrokenLink(None, sent=True)
         return [self.read(result) for result in answers[0]]
 
-    def read(self, result: PGresult, statement: Statement | None = None) -> Any:
-        """Rows as tuples, or the number of rows affected; raises the error that a result is. *statement*: what it is of."""
+    def read(self, result: PGresult, statement: Statement | None = None, *, is_first: bool = False) -> Any:
+        """
+        Rows as tuples, or the number of rows affected; raises the error that a result is.
+
+        *statement*: what it is of; *is_first*: it is all that was answered to a call that ends with a commit of its own.
+        """
         status = result.status
         if status == _TUPLES_OK:
             # Finding the loaders of the columns costs more than loading a row, and those of one prepared statement stay the same.
@@ -357,7 +369,8 @@ class Link(abc.ABC):
             or exc.diag.severity_nonlocalized in ("FATAL", "PANIC")
             or (exc.sqlstate or "").startswith("08")
         ):
-            raise BrokenLink(exc, sent=True) from exc
+            was_refused = is_first and not self.pooled and exc.sqlstate in _ENDED_BEFORE
+            raise BrokenLink(exc, sent=not was_refused) from exc
         if exc.sqlstate == "0A000" and exc.diag.source_function == "RevalidateCachedQuery":
             # A migration has changed what a prepared statement gives, and the server runs it no more. Nothing was done.
             raise BrokenLink(exc, sent=False) from exc
