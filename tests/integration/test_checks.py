@@ -78,7 +78,7 @@ DAMAGE = [
       for name in ("", ".", "..", "a/b", "/", "..\\000", "x" * 256)),
     ("file_versions", "versions are missing", "DELETE FROM pgstore.volume_version WHERE version = 2"),
     ("file_versions", "not been made", "INSERT INTO pgstore.version_pin VALUES (%(v)s, 99999, 77)"),
-    ("sequences", "session.id", "INSERT INTO pgstore.session (id, host, pid) VALUES (99999, 'h', 1)"),
+    ("sequences", "session.id", f"INSERT INTO pgstore.session (id, host, pid) VALUES ({99999 << 20}, 'h', 1)"),
     ("sequences", "store.id",
      f"INSERT INTO pgstore.store (id, environment, kind, name) VALUES ({99999 << 20}, 'main', 'dict', 'x')"),
     ("sequences", "dict_entry.revision", "SELECT setval('pgstore.dict_revision_seq', 1, false)"),
