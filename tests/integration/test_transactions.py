@@ -669,3 +669,18 @@ def test_a_function_as_url_is_asked_for_each_new_connection(call, database, sql)
 def test_a_function_as_url_that_returns_none_is_told_of():
     with pytest.raises(pgstore.errors.ConfigurationError, match="given as url"):
         pgstore.Dict.persist("tokens", client=pgstore.Client(lambda: None)).hydrate()  # type: ignore[arg-type,return-value]
+
+
+def test_a_connection_that_turns_out_to_be_read_only_is_given_up(client, database, store_name):
+    """
+    After a failover it leads to a standby, to which every call that was handed it would be a refusal.
+    """
+    store = pgstore.Dict.persist(store_name, client=client).hydrate()
+    with pytest.raises(pgstore.errors.AccessDenied, match="read-only"), client.transaction() as tx:
+        before = tx.connection.info.backend_pid
+        tx.connection.execute("SET TRANSACTION READ ONLY")
+        store["k"] = 1
+
+    with client.transaction() as tx:
+        assert tx.connection.info.backend_pid != before
+        store["k"] = 1

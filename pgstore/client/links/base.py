@@ -106,6 +106,7 @@ class Link(abc.ABC):
         self.reserve = 0  # the pool's: which of its reserve, 0: none
         self.seat = 0  # the pool's: the thread that had it last
         self.is_waiting = False  # its transaction waits for something that another one brings
+        self.leads_astray = False  # to a server that is read-only: a standby, which was the primary or stood in for it
         self.epoch = 0  # the pool's: how often the history had changed when it was opened
         self._transformer = Transformer(_context(connection))
         self._loading: Statement | None = None  # whose columns the transformer is set for
@@ -374,6 +375,8 @@ class Link(abc.ABC):
         if exc.sqlstate == "0A000" and exc.diag.source_function == "RevalidateCachedQuery":
             # A migration has changed what a prepared statement gives, and the server runs it no more. Nothing was done.
             raise BrokenLink(exc, sent=False) from exc
+        if exc.sqlstate == "25006":
+            self.leads_astray = True
         raise map_error(exc) from exc
 
     @contextlib.contextmanager
@@ -402,7 +405,9 @@ class Link(abc.ABC):
     @property
     def clean(self) -> bool:
         """Whether the connection can be used by the next one who asks: alive, nothing under way, in no transaction."""
-        return self.pgconn.status == _CONNECTION_OK and self.pgconn.transaction_status == _IDLE
+        return (
+            self.pgconn.status == _CONNECTION_OK and self.pgconn.transaction_status == _IDLE and not self.leads_astray
+        )
 
     def close(self) -> None:
         # Not connection.close(), which is a coroutine in one of the two: this closes the socket and is the same for both.
