@@ -85,8 +85,9 @@ IDENTITY = Statement(
 _DEFAULTS: dict[str, Any] = {
     "connect_timeout": 10,
     "fallback_application_name": "pgstore",
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
+    "tcp_user_timeout": 20_000,  # ms: a peer that is gone without a word is noticed
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
     "keepalives_count": 3,
 }
 

@@ -528,10 +528,10 @@ def test_an_interrupt_while_the_answers_to_a_get_that_begins_a_transaction_are_r
     read = links.Link.read
     calls = itertools.count(1)
 
-    def interrupted(link, result, statement=None):
+    def interrupted(link, result, statement=None, **how):
         if next(calls) == number:
             raise KeyboardInterrupt
-        return read(link, result, statement)
+        return read(link, result, statement, **how)
 
     with client.transaction():
         monkeypatch.setattr(links.Link, "read", interrupted)
@@ -553,11 +553,11 @@ def test_an_interrupt_while_the_answer_to_a_failed_begin_is_read_is_what_the_cal
     monkeypatch.setattr(links.base, "BEGIN", Statement("BEGIN ISOLATION LEVEL WRONG"))
     read = links.Link.read
 
-    def interrupted(link, result, statement=None):
+    def interrupted(link, result, statement=None, **how):
         if result.status == ExecStatus.FATAL_ERROR:
             monkeypatch.setattr(links.Link, "read", read)
             raise KeyboardInterrupt
-        return read(link, result, statement)
+        return read(link, result, statement, **how)
 
     with pytest.raises(KeyboardInterrupt), client.transaction():
         monkeypatch.setattr(links.Link, "read", interrupted)

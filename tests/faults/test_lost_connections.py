@@ -104,7 +104,7 @@ def test_several_reads_whose_answer_is_lost_are_repeated_together(call, client, 
 
     def read():
         store_id = yield from queue._locate()
-        return (yield Many([Query(LEN, store_id, ""), Query(LEN_TOTAL, store_id)]))
+        return (yield Many([Query(LEN, store_id, "", 5), Query(LEN_TOTAL, store_id, 5)]))
 
     proxy.cut_after(from_server=0)
     found = client.run(read()) if call.form == "blocking" else call.run(client.run_async(read()))
