@@ -203,7 +203,7 @@ def test_the_lock_is_taken_before_the_id(store, database, sql):
     }
     for put in puts.values():
         with psycopg.connect(database) as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [INSERT_LOCK_CLASS, number(store)])
+            connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [INSERT_LOCK_CLASS, number(store) % 2**31])
             before = connection.execute("SELECT last_value FROM pgstore.queue_item_id_seq").fetchone()
             thread = threading.Thread(target=put)
             thread.start()
