@@ -6,14 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from pgstore import errors
-from pgstore.client import (
-    Client,
-    configure,
-    default_client,
-    run_transaction,
-    run_transaction_async,
-    transaction,
-)
+from pgstore.client import Client, configure, default_client, run_transaction, run_transaction_async, transaction
 from pgstore.client.transaction import Transaction
 from pgstore.core.operation import PagedIterator
 from pgstore.errors import (
@@ -46,7 +39,7 @@ from pgstore.types import (
 if TYPE_CHECKING:
     from pgstore.dict import Dict, DictChange, DictEntry, Lock, Mutation, Watcher
     from pgstore.file_store import BatchUpload
-    from pgstore.files.async_fileio import AsyncBinaryFile, AsyncFile, AsyncTextFile
+    from pgstore.fs.io.async_file_object import AsyncBinaryFile, AsyncFile, AsyncTextFile
     from pgstore.network_file_system import NetworkFileSystem
     from pgstore.queue import DeadLetter, ItemIterator, Lease, Queue
     from pgstore.volume import Volume

@@ -28,7 +28,7 @@ from fsspec.utils import isfilelike, stringify_path
 
 from pgstore import errors
 from pgstore.client import Client, default_client
-from pgstore.files.fileio import Layer, TextFile, layered, on
+from pgstore.fs.io.file_object import Layer, TextFile, layered, on
 from pgstore.network_file_system import NetworkFileSystem
 from pgstore.types import FileEntryType, FileStat
 from pgstore.volume import Volume
@@ -139,7 +139,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         name, _, inside = self._strip_protocol(path).partition("/")
         if not name:
             raise errors.IsADirectory(
-                f"{self._noun!r} is where the stores are; a path begins with the name of one", str(path)
+                f"{self._display_name!r} is where the stores are; a path begins with the name of one", str(path)
             )
         store = self._stores.get(name)
         if store is None:
@@ -163,7 +163,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return self.protocol if isinstance(self.protocol, str) else str(self.protocol[0])
 
     @property
-    def _noun(self) -> str:
+    def _display_name(self) -> str:
         return f"{self._scheme}://"
 
     @contextlib.contextmanager

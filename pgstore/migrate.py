@@ -25,7 +25,7 @@ from psycopg.rows import namedtuple_row
 
 from pgstore import errors
 from pgstore.config import ConnectionString
-from pgstore.core.mapping import check_conninfo, map_connect_error, map_error
+from pgstore.core.error_mapping import check_conninfo, map_connect_error, map_error
 from pgstore.core.search_path import fault_of
 
 if TYPE_CHECKING:

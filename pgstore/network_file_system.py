@@ -16,11 +16,11 @@ from pgstore import errors
 from pgstore.client import Client
 from pgstore.core.operation import Call, Op, operation
 from pgstore.file_store import FileStore
-from pgstore.files.live import LiveChanges
-from pgstore.files.local import Folder, Source
-from pgstore.files.paths import split, split_file
-from pgstore.files.progress import Progress
-from pgstore.handle import class_operation
+from pgstore.fs.commit.live import LiveChanges
+from pgstore.fs.paths import split, split_file
+from pgstore.fs.transfer.local import Folder, Source
+from pgstore.fs.transfer.progress import Progress
+from pgstore.store.handle import class_operation
 from pgstore.types import NetworkFileSystemInfo
 
 __all__ = ["NetworkFileSystem"]
@@ -38,7 +38,7 @@ class NetworkFileSystem(FileStore):
     """
 
     _kind: ClassVar = "nfs"
-    _noun: ClassVar = "NetworkFileSystem"
+    _display_name: ClassVar = "NetworkFileSystem"
     _id_prefix: ClassVar = "sv"
     _changes_class: ClassVar = LiveChanges
     _chunk_bytes: ClassVar = 64 * 1024
@@ -66,8 +66,8 @@ class NetworkFileSystem(FileStore):
     @operation
     def info(self) -> Op[NetworkFileSystemInfo]:
         """Return the facts about this NetworkFileSystem that do not change."""
-        facts = yield from self._described()
-        return NetworkFileSystemInfo(self._name, facts.created_at, facts.created_by)
+        record = yield from self._described()
+        return NetworkFileSystemInfo(self._name, record.created_at, record.created_by)
 
     # ------------------------------------------------------------------------------------------------- for Modal's sake
 

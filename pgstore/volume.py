@@ -10,20 +10,21 @@ from typing import Any, ClassVar, Self
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.client.announcements import in_transaction
-from pgstore.core.operation import Call, LookAgain, Op, Query, atomic, operation
+from pgstore.client.notifications import in_transaction
+from pgstore.core.operation import Call, Op, Query, StaleHandle, atomic, operation
 from pgstore.core.statement import Statement
 from pgstore.file_store import BatchUpload, FileStore
 from pgstore.file_store.base import check_number
-from pgstore.files import history, upload
-from pgstore.files.contents import UNIQUE_VIOLATION, StoreGone
-from pgstore.files.history import VersionPin
-from pgstore.files.local import Source
-from pgstore.files.paths import Names, join, split
-from pgstore.files.progress import Progress
-from pgstore.files.tree import NEWEST
-from pgstore.files.versioned import VersionedChanges
-from pgstore.handle import class_operation
+from pgstore.fs import history
+from pgstore.fs.commit.volume import VersionedChanges
+from pgstore.fs.content.blobs import UNIQUE_VIOLATION, StoreGone
+from pgstore.fs.history import VersionPin
+from pgstore.fs.paths import Names, join, split
+from pgstore.fs.transfer import upload
+from pgstore.fs.transfer.local import Source
+from pgstore.fs.transfer.progress import Progress
+from pgstore.fs.tree.resolve import NEWEST
+from pgstore.store.handle import class_operation
 from pgstore.types import FileEntry, FileEntryType, FileStat, VolumeInfo, VolumeVersion
 
 __all__ = [
@@ -64,7 +65,7 @@ class Volume(FileStore):
     """
 
     _kind: ClassVar = "volume"
-    _noun: ClassVar = "Volume"
+    _display_name: ClassVar = "Volume"
     _id_prefix: ClassVar = "vo"
     _changes_class: ClassVar = VersionedChanges
     _chunk_bytes: ClassVar = 256 * 1024
@@ -146,8 +147,8 @@ class Volume(FileStore):
     @operation
     def info(self) -> Op[VolumeInfo]:
         """Return the facts about this Volume that do not change."""
-        facts = yield from self._described()
-        return VolumeInfo(self._name, facts.created_at, facts.created_by)
+        record = yield from self._described()
+        return VolumeInfo(self._name, record.created_at, record.created_by)
 
     def _check_if_version(self, if_version: int | None) -> None:
         if if_version is not None:
@@ -163,7 +164,7 @@ class Volume(FileStore):
                 except StoreGone:
                     try:
                         yield from self._is_gone(store_id)
-                    except LookAgain:
+                    except StaleHandle:
                         yield Call(source.restart)
                         size = None
                 if size is not None:
@@ -232,8 +233,8 @@ class Volume(FileStore):
         store_id = yield from self._locate()
 
         def change() -> Op[int]:
-            enrolment = yield from self._enrol(store_id)
-            changes: VersionedChanges = enrolment.participant
+            hooked = yield from self._enrol(store_id)
+            changes: VersionedChanges = hooked.hook
             if changes.any or changes.version is not None:
                 raise errors.InvalidError(
                     "the transaction has changed the Volume already; restore a version before that"

@@ -23,7 +23,7 @@ from typing import Any
 import psycopg
 
 import pgstore
-from pgstore.queue import known
+from pgstore.queue import state
 from tests.fixtures.server import Server, migrate
 
 PRODUCERS = 4
@@ -120,7 +120,7 @@ def _judge(connection: Any, queue: pgstore.Queue, share: int, killed: int, secon
 
 @contextlib.contextmanager
 def opened(url: str) -> Iterator[tuple[pgstore.Client, pgstore.Queue]]:
-    known.ADVANCE_ITEMS = 10  # the mark follows closely: an item that comes late is behind it, if it can be
+    state.ADVANCE_ITEMS = 10  # the mark follows closely: an item that comes late is behind it, if it can be
     with pgstore.Client(url) as client:
         yield client, pgstore.Queue.from_name(QUEUE, client=client)
 

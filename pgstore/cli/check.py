@@ -9,11 +9,11 @@ import psycopg
 import typer
 
 import pgstore
+from pgstore.admin.repair import REPAIRABLE, Finding, repair
 from pgstore.cli import output
-from pgstore.cli.repair import REPAIRABLE, Finding, repair
 from pgstore.cli.target import target
-from pgstore.client.connect import conninfo
-from pgstore.core.mapping import check_conninfo, map_connect_error, map_error
+from pgstore.connection.handshake import conninfo
+from pgstore.core.error_mapping import check_conninfo, map_connect_error, map_error
 from pgstore.migrate import sql_directory
 
 ROWS_MAX: Final = 10_000  # of one check

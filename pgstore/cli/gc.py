@@ -14,7 +14,7 @@ from pgstore.cli.target import target
 from pgstore.client.session import sweep, unlink_large_objects
 from pgstore.core.operation import Op, Query, Rows, atomic
 from pgstore.core.statement import Statement
-from pgstore.files.collect import GRACE_SECONDS, STORES, Collected, Collection
+from pgstore.fs.retention.collection import GRACE_SECONDS, STORES, Collected, Collection
 
 _NOUNS = {"volume": "Volume", "nfs": "NetworkFileSystem"}
 

@@ -9,7 +9,7 @@ import typer
 from pgstore import errors
 from pgstore import migrate as migrations
 from pgstore.cli.target import target
-from pgstore.core.mapping import describe
+from pgstore.core.error_mapping import describe
 
 _DEFAULTS = migrations.Roles()
 

@@ -11,9 +11,9 @@ import typer
 from pgstore import embedded, errors, migrate
 from pgstore.cli import output
 from pgstore.cli.target import Target, target
-from pgstore.client.connect import SCHEMA, connect, introduce
-from pgstore.client.links import BlockingLink, BrokenLink
-from pgstore.core.mapping import describe
+from pgstore.connection import BlockingConnection, BrokenConnection
+from pgstore.connection.handshake import SCHEMA, connect, handshake
+from pgstore.core.error_mapping import describe
 from pgstore.core.operation import Query
 from pgstore.core.statement import Statement
 from pgstore.core.steps import run_blocking
@@ -85,12 +85,12 @@ def status(
             "run `pgstore server start`, or give --url or PGSTORE_URL"
         )
     try:
-        link = connect(chosen.url)
+        connection = connect(chosen.url)
         try:
-            report, problem = _look(link, chosen)
+            report, problem = _look(connection, chosen)
         finally:
-            link.close()
-    except BrokenLink as exc:
+            connection.close()
+    except BrokenConnection as exc:
         raise errors.StoreUnavailable(f"the connection to {describe(chosen.url)} broke: {exc}") from exc
     if as_json:
         print(json.dumps(asdict(report), indent=2))
@@ -100,22 +100,22 @@ def status(
         raise problem
 
 
-def _look(link: BlockingLink, chosen: Target) -> tuple[Report, errors.SchemaError | None]:
+def _look(connection: BlockingConnection, chosen: Target) -> tuple[Report, errors.SchemaError | None]:
     """The report, and why this code cannot use the schema. That there is none is no problem: it is made on first use."""
     pooled = None
     problem: errors.SchemaError | None = None
     found = None
     stores: list[Stores] | None = []
     try:
-        pooled = run_blocking(introduce(link, chosen.url)).pooled
-        stores = [Stores(*row) for row in link.execute(Query(SIZES, chosen.given_environment))]
-        found = _revision(link)
+        pooled = run_blocking(handshake(connection, chosen.url)).pooled
+        stores = [Stores(*row) for row in connection.execute(Query(SIZES, chosen.given_environment))]
+        found = _revision(connection)
     except errors.SchemaMissing:
         pass
     except errors.SchemaError as exc:
-        found, problem, stores = _revision(link), exc, None
-    database, login = link.execute(Query(WHERE))[0]
-    version = (link.pgconn.parameter_status(b"server_version") or b"").decode()
+        found, problem, stores = _revision(connection), exc, None
+    database, login = connection.execute(Query(WHERE))[0]
+    version = (connection.pgconn.parameter_status(b"server_version") or b"").decode()
     return (
         Report(
             source=chosen.source,
@@ -126,15 +126,15 @@ def _look(link: BlockingLink, chosen: Target) -> tuple[Report, errors.SchemaErro
             pooled=pooled,
             schema_found=found,
             schema_needed=migrate.SCHEMA_REVISION,
-            roles=None if found is None else [name for (name,) in link.execute(Query(ROLES))],
+            roles=None if found is None else [name for (name,) in connection.execute(Query(ROLES))],
             stores=stores,
         ),
         problem,
     )
 
 
-def _revision(link: BlockingLink) -> str | None:
-    rows: list[tuple[Any, ...]] = link.execute(Query(SCHEMA))
+def _revision(connection: BlockingConnection) -> str | None:
+    rows: list[tuple[Any, ...]] = connection.execute(Query(SCHEMA))
     return rows[0][0] if rows else None
 
 

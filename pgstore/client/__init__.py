@@ -21,14 +21,14 @@ from typing import Any, Final, TypeVar
 import psycopg
 
 from pgstore import errors
-from pgstore.client.chores import Chores
+from pgstore.client.executor import AsyncExecutor, BlockingExecutor, Executor
 from pgstore.client.history import History
-from pgstore.client.pool import URGENT
+from pgstore.client.scheduler import Scheduler
 from pgstore.client.session import Session
 from pgstore.client.transaction import _AMBIENT, Transaction, current, forget_after_fork
-from pgstore.client.world import AsyncWorld, BlockingWorld, World
 from pgstore.config import Settings, hidden
-from pgstore.core.mapping import describe, map_error
+from pgstore.connection.pool import URGENT
+from pgstore.core.error_mapping import describe, map_error
 from pgstore.core.names import check_name
 from pgstore.core.operation import BeforeCommit, Op, PutBack, Query, Request
 from pgstore.core.steps import is_interrupt, run_async, run_blocking
@@ -84,14 +84,14 @@ class Client:
         _clients.add(self)
 
     def _reset(self) -> None:
-        self._blocking = BlockingWorld(self)
-        self._loops: dict[asyncio.AbstractEventLoop, AsyncWorld] = {}
+        self._blocking = BlockingExecutor(self)
+        self._loops: dict[asyncio.AbstractEventLoop, AsyncExecutor] = {}
         self._loops_lock = threading.Lock()
         self._history_lock = threading.RLock()  # reentrant: a signal handler may come in
         self.session = Session(self)
-        self.chores = Chores(self.run)
+        self.scheduler = Scheduler(self.run)
         # Apart from the others: a long one, such as vacuum, must not let a lease end.
-        self.renewals = Chores(self.run_in_background)
+        self.renewals = Scheduler(self.run_in_background)
         self.shared: dict[object, Any] = {}  # what the stores of this client keep together, whichever handle is used
 
     # ------------------------------------------------------------------------------------------------ for the user
@@ -151,22 +151,22 @@ class Client:
         self.is_closing = True
         try:
             self.renewals.close(do=False)
-            self.chores.close()
+            self.scheduler.close()
             self.session.close()
         finally:
             self.is_closing = False
         self._blocking.close()
-        self._blocking = BlockingWorld(self)
+        self._blocking = BlockingExecutor(self)
         self.session = Session(self)
-        self.chores = Chores(self.run)
-        self.renewals = Chores(self.run_in_background)
+        self.scheduler = Scheduler(self.run)
+        self.renewals = Scheduler(self.run_in_background)
         self._abandon_loops(lambda loop: loop.is_closed())
 
     async def aclose(self) -> None:
         """Close the connections of this event loop. `asyncio.run` does it by itself at its end."""
-        world = self._loops.get(asyncio.get_running_loop())
-        if world is not None:
-            await world.close()
+        executor = self._loops.get(asyncio.get_running_loop())
+        if executor is not None:
+            await executor.close()
 
     def __enter__(self) -> Client:
         return self
@@ -206,8 +206,8 @@ class Client:
             root = transaction.root
             with root.lock:
                 transaction.check_not_at_work()
-                return run_blocking(root.world.perform(op, transaction))
-        world = self._blocking
+                return run_blocking(root.executor.perform(op, transaction))
+        executor = self._blocking
         request: Request | None = None
         try:
             request = next(op)
@@ -215,12 +215,12 @@ class Client:
             while True:
                 if type(request) is Query:
                     try:
-                        result = world.query_now(request)
+                        result = executor.query_now(request)
                     except BaseException as exc:
                         try:
-                            _put_back(world, request, exc)  # before the operation goes on to something else
+                            _put_back(executor, request, exc)  # before the operation goes on to something else
                         except BaseException:  # a second interrupt, perhaps before that has begun
-                            _put_back(world, request, exc)
+                            _put_back(executor, request, exc)
                         request = op.throw(exc)
                     else:
                         request = op.send(result)
@@ -232,15 +232,15 @@ class Client:
             return done.value  # type: ignore[no-any-return]
         except BaseException as exc:
             try:
-                _put_back(world, request, exc)
+                _put_back(executor, request, exc)
             except BaseException:
-                _put_back(world, request, exc)
+                _put_back(executor, request, exc)
                 raise
             raise
         try:
-            return run_blocking(world.perform(op, None, request))
+            return run_blocking(executor.perform(op, None, request))
         except BaseException as exc:  # perhaps before that has begun
-            _put_back(world, request, exc)
+            _put_back(executor, request, exc)
             raise
 
     def run_in_background(self, op: Op[T]) -> T:
@@ -251,31 +251,31 @@ class Client:
         """Run *op* on the event loop."""
         transaction = bound if bound is not None else current(self, blocking=False) if _AMBIENT.get() else None
         if transaction is None:
-            return await run_async(self.world(blocking=False).perform(op, None))
+            return await run_async(self.executor(blocking=False).perform(op, None))
         transaction.check_form(blocking=False)
         root = transaction.root
         async with root.async_lock:
-            return await run_async(root.world.perform(op, transaction))
+            return await run_async(root.executor.perform(op, transaction))
 
     def pin(self, bound: Transaction | None = None) -> Transaction | None:
         return bound if bound is not None else current(self, blocking=None)
 
     # --------------------------------------------------------------------------------------------------- for the others
 
-    def world(self, *, blocking: bool) -> World:
-        """The world of blocking calls, or that of the running event loop."""
+    def executor(self, *, blocking: bool) -> Executor:
+        """The executor of blocking calls, or that of the running event loop."""
         if blocking:
             return self._blocking
         loop = asyncio.get_running_loop()
-        world = self._loops.get(loop)
-        if world is None:
+        executor = self._loops.get(loop)
+        if executor is None:
             self._abandon_loops(lambda loop: loop.is_closed())
             with self._loops_lock:
-                world = self._loops[loop] = AsyncWorld(self, loop)
-        return world
+                executor = self._loops[loop] = AsyncExecutor(self, loop)
+        return executor
 
     def leave_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The world of *loop* was closed."""
+        """The executor of *loop* was closed."""
         with self._loops_lock:
             self._loops.pop(loop, None)
 
@@ -283,9 +283,9 @@ class Client:
         """Close the connections of event loops that were closed without asking us."""
         with self._loops_lock:
             gone = [loop for loop in self._loops if condition(loop)]
-            worlds = [self._loops.pop(loop) for loop in gone]
-        for world in worlds:
-            world.abandon()
+            executors = [self._loops.pop(loop) for loop in gone]
+        for executor in executors:
+            executor.abandon()
 
     @property
     def installation(self) -> str | None:
@@ -307,9 +307,9 @@ class Client:
             self.history = history
             self.servers_seen += 1
         if before is not None:
-            for world in (self._blocking, *tuple(self._loops.values())):
-                world.links.begin_epoch()
-                world.listener.move()
+            for executor in (self._blocking, *tuple(self._loops.values())):
+                executor.connections.begin_epoch()
+                executor.listener.move()
 
     def arrived(self, identity: str | None) -> None:
         """
@@ -323,7 +323,7 @@ class Client:
 
     def _forget(self) -> None:
         """After a fork, in the child: leave everything to the parent."""
-        _inherited.append((self._blocking, self._loops, self.session, self.chores))
+        _inherited.append((self._blocking, self._loops, self.session, self.scheduler))
         self._reset()
 
     def __reduce__(self) -> Any:
@@ -333,10 +333,10 @@ class Client:
         )
 
 
-def _put_back(world: BlockingWorld, request: Request | None, exc: BaseException) -> None:
+def _put_back(executor: BlockingExecutor, request: Request | None, exc: BaseException) -> None:
     """Put back what *request* took, or was to put back, if *exc* is an interrupt."""
     if (type(request) is PutBack or (type(request) is Query and request.undo is not None)) and is_interrupt(exc):
-        run_blocking(world.put_back(request, None))
+        run_blocking(executor.put_back(request, None))
 
 
 def _may_repeat(exc: errors.Error | psycopg.OperationalError) -> bool:

@@ -14,8 +14,8 @@ from typing import Any, Final
 import psycopg
 
 from pgstore import errors
-from pgstore.client.borrowed import BorrowedAsyncLink, BorrowedLink, Source
-from pgstore.core.mapping import map_error
+from pgstore.connection.joined import JoinedAsyncConnection, JoinedConnection, Source
+from pgstore.core.error_mapping import map_error
 from pgstore.core.operation import Many, Query
 from pgstore.core.steps import Steps
 
@@ -35,9 +35,9 @@ _BY_SQL: Final = object()  # a savepoint and nothing else
 class Guard:
     """Of one block."""
 
-    def __init__(self, source: Source, link: BorrowedLink | BorrowedAsyncLink) -> None:
+    def __init__(self, source: Source, connection: JoinedConnection | JoinedAsyncConnection) -> None:
         self._source = source
-        self._link = link
+        self._connection = connection
         self._nested: Any = None  # SQLAlchemy's transaction, or _BY_SQL
         self._name = next(_NAMES)
 
@@ -45,14 +45,14 @@ class Guard:
     def is_set(self) -> bool:
         """Whether it stands; not any more where the caller has ended the transaction."""
         if self._nested is _BY_SQL:
-            return not self._link.is_idle
+            return not self._connection.is_idle
         return self._nested is not None and self._nested.is_active
 
     def set(self) -> Steps[None]:
         with _mapping():
             self._nested = yield self._source.begin_nested()
         if self._nested is None:
-            yield self._link.command(f"SAVEPOINT {self._name}")
+            yield self._connection.command(f"SAVEPOINT {self._name}")
             self._nested = _BY_SQL
 
     def set_with(self, request: Query | Many) -> Steps[Any]:
@@ -60,11 +60,11 @@ class Guard:
         queries = request.queries if isinstance(request, Many) else [request]
         if not self._source.can_pipeline:
             yield from self.set()
-            results = yield self._link.execute_many(Many(queries))
+            results = yield self._connection.execute_many(Many(queries))
         else:
             self._nested = _BY_SQL
-            results = [(yield self._link.execute_after(f"SAVEPOINT {self._name}", queries[0]))]
-            results += yield self._link.execute_many(Many(queries[1:]))
+            results = [(yield self._connection.execute_after(f"SAVEPOINT {self._name}", queries[0]))]
+            results += yield self._connection.execute_many(Many(queries[1:]))
         return results if isinstance(request, Many) else results[0]
 
     def release(self) -> Steps[None]:
@@ -76,11 +76,11 @@ class Guard:
             yield nested.commit()
             return
         try:
-            yield self._link.command(_RELEASE.format(self._name))
+            yield self._connection.command(_RELEASE.format(self._name))
         except errors.StatementFailed as exc:
             if exc.sqlstate != _NO_SAVEPOINT:
                 raise
-            yield self._link.command(_GO_ON)
+            yield self._connection.command(_GO_ON)
         except errors.TransactionFailed:
             self._nested = nested  # to be undone
             raise
@@ -89,9 +89,9 @@ class Guard:
         """The block failed: undo what it did. Where that cannot be, nothing of the caller's transaction can be committed."""
         nested, self._nested = self._nested, None
         if nested is _BY_SQL:
-            if not self._link.is_idle:
+            if not self._connection.is_idle:
                 with contextlib.suppress(errors.StatementFailed):
-                    yield self._link.command(_UNDO.format(self._name))
+                    yield self._connection.command(_UNDO.format(self._name))
         elif nested is not None:
             from sqlalchemy.exc import InvalidRequestError
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pgstore import errors
-from pgstore.client.connect import IDENTITY, SCHEMA
+from pgstore.connection.handshake import IDENTITY, SCHEMA
 from pgstore.core.operation import BeforeCommit, Op, Query
 
 if TYPE_CHECKING:
@@ -52,12 +52,12 @@ def look(client: Client) -> Op[None]:
 
     Not on a joined connection, which does not say where those of the client lead.
     """
-    enrolment = yield BeforeCommit(_Looking, _Looking)
-    if enrolment is not None and enrolment.immediate:
+    hooked = yield BeforeCommit(_Looking, _Looking)
+    if hooked is not None and hooked.immediate:
         return
     rows = yield Query(SCHEMA)
     identity = None
-    if enrolment is None:  # what may not be read would end a transaction
+    if hooked is None:  # what may not be read would end a transaction
         try:
             ((identity,),) = yield Query(IDENTITY)
         except errors.Error:

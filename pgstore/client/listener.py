@@ -8,7 +8,8 @@ and goes away with a dead client.
 The order that loses no wake-up is: register (`Listen`), look, wait. A change whose author looked for waiters just before we
 registered, and which commits just after we looked, stays unannounced; that is why waits are short at first and grow (`waits`).
 
-There is one listening connection for the blocking world of a client and one per event loop. Behind a pooler that hands a session to
+There is one listening connection for the blocking executor of a client and one per event loop. Behind a pooler that hands a
+session to
 several clients neither locks nor LISTEN work: there waiting is polling, unless `listen_url` leads to the server itself.
 """
 
@@ -30,7 +31,7 @@ import psycopg
 from psycopg import pq
 
 from pgstore import errors
-from pgstore.client.links import AsyncLink, BlockingLink, BrokenLink, Link
+from pgstore.connection import AsyncConnection, BlockingConnection, BrokenConnection, Connection
 from pgstore.core.operation import Query, Topic
 from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps, run_async, run_blocking
@@ -90,7 +91,7 @@ class _Registry:
         self.registered: dict[
             str, tuple[int, float]
         ] = {}  # payload: key, when its last waiter left (inf while there are any)
-        self.is_elsewhere = False  # the listening link leads to another history than the client's others
+        self.is_elsewhere = False  # the listening connection leads to another history than the client's others
 
     def add(self, ticket: Any) -> None:
         payload = ticket.topic.payload
@@ -132,23 +133,23 @@ class _Registry:
             del self.registered[payload]
         return [key for _, key in gone]
 
-    # What a listening link is told; one body for both listeners (see `links`).
+    # What a listening connection is told; one body for both listeners (see `connections`).
 
-    def start(self, link: Link) -> Steps[None]:
-        """On a new link: listen, and register again what is waited for."""
+    def start(self, connection: Connection) -> Steps[None]:
+        """On a new connection: listen, and register again what is waited for."""
         self.registered.clear()
         self.is_elsewhere = False
-        yield link.execute(LISTEN)
+        yield connection.execute(LISTEN)
         for waiting in list(self.tickets.values()):
             for ticket in tuple(waiting)[:1]:
-                yield from self.register(link, ticket.topic)
+                yield from self.register(connection, ticket.topic)
 
-    def register(self, link: Link, topic: Topic) -> Steps[bool]:
+    def register(self, connection: Connection, topic: Topic) -> Steps[bool]:
         if topic.payload in self.registered:
             return True
         key = lock_key(topic)
         for _ in range(20):  # a putter holds the exclusive lock for a moment
-            rows = yield link.execute(Query(REGISTER, key))
+            rows = yield connection.execute(Query(REGISTER, key))
             if rows[0][0]:
                 left = float("inf") if topic.payload in self.tickets else time.monotonic()
                 self.registered[topic.payload] = (key, left)
@@ -156,30 +157,30 @@ class _Registry:
         return False  # someone else keeps that lock; the waiter looks again by itself
 
     def check(self) -> None:
-        """Raise `BrokenLink` where another link had better be opened."""
+        """Raise `BrokenConnection` where another connection had better be opened."""
         if self.is_elsewhere:
-            raise BrokenLink(None, sent=False)
+            raise BrokenConnection(None, sent=False)
 
-    def unregister(self, link: Link, keys: list[int]) -> Steps[None]:
+    def unregister(self, connection: Connection, keys: list[int]) -> Steps[None]:
         for key in keys:
-            yield link.execute(Query(UNREGISTER, key))
+            yield connection.execute(Query(UNREGISTER, key))
 
 
-def _notified(link: Link) -> list[str]:
-    """Payloads that have arrived on *link*. Raises `BrokenLink` when it is gone."""
+def _notified(connection: Connection) -> list[str]:
+    """Payloads that have arrived on *connection*. Raises `BrokenConnection` when it is gone."""
     try:
-        link.pgconn.consume_input()
+        connection.pgconn.consume_input()
         payloads = []
-        while (note := link.pgconn.notifies()) is not None:
+        while (note := connection.pgconn.notifies()) is not None:
             payloads.append(note.extra.decode())
     except psycopg.Error as exc:
-        raise BrokenLink(exc, sent=False) from exc
-    if link.pgconn.status != pq.ConnStatus.OK:
-        raise BrokenLink(None, sent=False)
+        raise BrokenConnection(exc, sent=False) from exc
+    if connection.pgconn.status != pq.ConnStatus.OK:
+        raise BrokenConnection(None, sent=False)
     return payloads
 
 
-# ---------------------------------------------------------------------------------------------------- blocking world
+# ---------------------------------------------------------------------------------------------------- blocking executor
 
 
 class BlockingTicket:
@@ -209,9 +210,9 @@ class BlockingTicket:
 
 
 class BlockingListener:
-    """A thread with the one listening connection of the blocking world."""
+    """A thread with the one listening connection of the blocking executor."""
 
-    def __init__(self, connect: Callable[[], BlockingLink]) -> None:
+    def __init__(self, connect: Callable[[], BlockingConnection]) -> None:
         self._connect = connect
         self._registry = _Registry()
         self._lock = threading.Lock()
@@ -276,19 +277,19 @@ class BlockingListener:
     def _run(self, bell: int) -> None:
         try:
             while not self._closed:
-                link = None
+                connection = None
                 try:
-                    with going_on("listening"), contextlib.suppress(BrokenLink):
-                        link = self._connect()
-                        if link.pooled:
+                    with going_on("listening"), contextlib.suppress(BrokenConnection):
+                        connection = self._connect()
+                        if connection.pooled:
                             self._deaf = True
                             return
-                        run_blocking(self._registry.start(link))
+                        run_blocking(self._registry.start(connection))
                         self._registry.wake_all()
-                        self._serve(link, bell)
+                        self._serve(connection, bell)
                 finally:
-                    if link is not None:
-                        link.close()
+                    if connection is not None:
+                        connection.close()
                 if not self._closed:
                     time.sleep(_RECONNECT_SECONDS)
         finally:
@@ -302,20 +303,20 @@ class BlockingListener:
                     self._bell = None
                 self._thread = None
 
-    def _serve(self, link: BlockingLink, bell: int) -> None:
+    def _serve(self, connection: BlockingConnection, bell: int) -> None:
         poller = select.poll()
-        poller.register(link.pgconn.socket, select.POLLIN)
+        poller.register(connection.pgconn.socket, select.POLLIN)
         poller.register(bell, select.POLLIN)
         while not self._closed:
             self._registry.check()
             with self._lock:
                 wanted, self._wanted = self._wanted, []
                 unwanted = self._registry.take_lingering()
-            run_blocking(self._registry.unregister(link, unwanted))
+            run_blocking(self._registry.unregister(connection, unwanted))
             for topic, done in wanted:
-                run_blocking(self._registry.register(link, topic))
+                run_blocking(self._registry.register(connection, topic))
                 done.set()
-            for payload in _notified(link):
+            for payload in _notified(connection):
                 with self._lock:
                     self._registry.wake(payload)
             if self._wanted:
@@ -362,7 +363,7 @@ class AsyncTicket:
 class AsyncListener:
     """A task with the one listening connection of an event loop."""
 
-    def __init__(self, connect: Callable[[], Coroutine[Any, Any, AsyncLink]]) -> None:
+    def __init__(self, connect: Callable[[], Coroutine[Any, Any, AsyncConnection]]) -> None:
         self._connect = connect
         self._registry = _Registry()
         self._wanted: list[tuple[Topic, asyncio.Future[None]]] = []
@@ -409,19 +410,19 @@ class AsyncListener:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                link = None
+                connection = None
                 try:
-                    with going_on("listening", loop), contextlib.suppress(BrokenLink):
-                        link = await self._connect()
-                        if link.pooled:
+                    with going_on("listening", loop), contextlib.suppress(BrokenConnection):
+                        connection = await self._connect()
+                        if connection.pooled:
                             self._deaf = True
                             return
-                        await run_async(self._registry.start(link))
+                        await run_async(self._registry.start(connection))
                         self._registry.wake_all()
-                        await self._serve(link)
+                        await self._serve(connection)
                 finally:
-                    if link is not None:
-                        link.close()
+                    if connection is not None:
+                        connection.close()
                 await asyncio.sleep(_RECONNECT_SECONDS)
         finally:
             for _, done in self._wanted:
@@ -429,18 +430,18 @@ class AsyncListener:
                     done.set_result(None)
             self._wanted.clear()
 
-    async def _serve(self, link: AsyncLink) -> None:
+    async def _serve(self, connection: AsyncConnection) -> None:
         while True:
             self._registry.check()
             self._bell.clear()
             wanted, self._wanted = self._wanted, []
-            await run_async(self._registry.unregister(link, self._registry.take_lingering()))
+            await run_async(self._registry.unregister(connection, self._registry.take_lingering()))
             for topic, done in wanted:
-                await run_async(self._registry.register(link, topic))
+                await run_async(self._registry.register(connection, topic))
                 if not done.done():
                     done.set_result(None)
-            for payload in _notified(link):
+            for payload in _notified(connection):
                 self._registry.wake(payload)
             if self._wanted:
                 continue
-            await link.wait_readable(self._bell, 1.0)
+            await connection.wait_readable(self._bell, 1.0)

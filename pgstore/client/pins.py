@@ -135,7 +135,7 @@ class Pins:
 
     def keep(self, kept: Kept) -> Op[None]:
         """
-        Keep *kept* from collection, until `release` or the end of the session. To be run outside the user's transaction (`Apart`).
+        Keep *kept* from collection, until `release` or the end of the session. To be run outside the user's transaction (`Autonomous`).
 
         Raises:
             VersionGone, StaleFile: it was collected already.

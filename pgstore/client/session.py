@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from pgstore import errors
 from pgstore.client.pins import Pins
-from pgstore.core.operation import Apart, Op, Query, atomic
+from pgstore.core.operation import Autonomous, Op, Query, atomic
 from pgstore.core.statement import Statement
 from pgstore.core.threads import going_on, start
 
@@ -94,7 +94,7 @@ def delete_store(store_id: int) -> Op[int]:
 
 def unlink_large_objects(store_id: int) -> Op[None]:
     """Unlink the large objects of a deleted store, a few in each transaction; those of one that is not deleted yet stay."""
-    while (yield Apart(_unlink_some(store_id))):
+    while (yield Autonomous(_unlink_some(store_id))):
         pass
 
 

@@ -2,9 +2,9 @@
 
 A transaction is of pgstore's own (BEGIN is sent with its first statement), nested in another (a savepoint), or joined: it rides on
 a connection of the caller's, who commits. What would make transactions wait for each other — the lock of a Volume's head, a
-notification — is kept back by participants until the commit of an own transaction and written by the operation in a joined one.
+notification — is kept back by commit hook until the commit of an own transaction and written by the operation in a joined one.
 
-Steps are written once for blocking and asynchronous links (`core.steps`).
+Steps are written once for blocking and asynchronous connections (`core.steps`).
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import psycopg
 
 from pgstore import errors
-from pgstore.client.borrowed import BorrowedAsyncLink, BorrowedLink, source_of
-from pgstore.client.connect import CALLERS_SETTINGS, SCHEMA, check_schema, settings
 from pgstore.client.generators import is_suspended, looped_over
 from pgstore.client.guard import Guard
 from pgstore.client.history import history_of
-from pgstore.client.links import CURRENT_XID, BrokenLink, Patience
-from pgstore.client.pool import LONG
-from pgstore.core.operation import BeforeCommit, Enrolment, Many, Participant, Query
+from pgstore.connection import CURRENT_XID, BrokenConnection, RetryBudget
+from pgstore.connection.handshake import CALLERS_SETTINGS, SCHEMA, check_schema, settings
+from pgstore.connection.joined import JoinedAsyncConnection, JoinedConnection, source_of
+from pgstore.connection.pool import LONG
+from pgstore.core.operation import BeforeCommit, CommitHook, Hooked, Many, Query
 from pgstore.core.search_path import fault_of
 from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps, run_async, run_blocking, shielded
 
 if TYPE_CHECKING:
     from pgstore.client import Client
-    from pgstore.client.world import World
+    from pgstore.client.executor import Executor
 
 T = TypeVar("T")
 
@@ -55,15 +55,15 @@ SAVEPOINT_NAMES: Final = 64
 class _Root:
     """The one real transaction under any number of nested ones."""
 
-    def __init__(self, world: World, link: Any = None, *, joined: bool) -> None:
-        self.world = world
-        self.link = link
+    def __init__(self, executor: Executor, connection: Any = None, *, joined: bool) -> None:
+        self.executor = executor
+        self.connection = connection
         self.joined = joined
         self.guard: Any = None  # of a joined one: what undoes it alone
         self.begun = joined
         self.wrote = False  # something was, or may have been, changed
         self.lost: BaseException | None = None  # the connection broke
-        self.participants: dict[object, Participant] = {}
+        self.hooks: dict[object, CommitHook] = {}
         self.savepoints = 0
         self.cursors: set[int] = set()  # numbers of those that may be open
         self.rank = LONG  # among those who want a connection
@@ -111,7 +111,7 @@ class Transaction:
         been done in it yet.
         """
         root = self._open_root()
-        if root.world.is_async:
+        if root.executor.is_async:
             if not root.begun:
                 raise errors.InvalidError("nothing was done in this transaction yet; use `await tx.get_connection()`")
             if root.joined:
@@ -123,9 +123,9 @@ class Transaction:
                 run_blocking(self._begin())
                 if root.joined:
                     run_blocking(self._guard(root))
-                    return root.link._source.get()
+                    return root.connection._source.get()
                 run_blocking(self._lend(root))
-        return root.link.connection
+        return root.connection.driver_connection
 
     async def get_connection(self) -> Any:
         """`connection`, for asynchronous transactions."""
@@ -134,19 +134,21 @@ class Transaction:
             await run_async(self._begin())
             if root.joined:
                 await run_async(self._guard(root))
-                return await root.link._source.get()
+                return await root.connection._source.get()
             await run_async(self._lend(root))
-            return root.link.connection
+            return root.connection.driver_connection
 
     def _lend(self, root: _Root) -> Steps[None]:
-        if not root.link.exposed and root.link.prepared is not None:  # None: a pooler; the session was left alone
-            yield from self._checked(root.link.command, CALLERS_SETTINGS)
+        if (
+            not root.connection.exposed and root.connection.prepared is not None
+        ):  # None: a pooler; the session was left alone
+            yield from self._checked(root.connection.command, CALLERS_SETTINGS)
             root.lent = True
         self._expose(root)
 
     @staticmethod
     def _expose(root: _Root) -> None:
-        root.link.expose()
+        root.connection.expose()
         root.wrote = True
 
     def __enter__(self) -> Transaction:
@@ -210,9 +212,9 @@ class Transaction:
 
     def _abandon_now(self) -> None:
         root = self._open_root()
-        if not root.joined and root.link is not None:
-            link, root.link = root.link, None
-            root.world.links.discard_now(link)
+        if not root.joined and root.connection is not None:
+            connection, root.connection = root.connection, None
+            root.executor.connections.discard_now(connection)
 
     def __repr__(self) -> str:
         state = "ended" if self._ended else "new" if self._root is None else "open"
@@ -269,11 +271,11 @@ class Transaction:
 
     def check_form(self, blocking: bool) -> None:
         root = self._open_root()
-        if root.world.is_async and blocking:
+        if root.executor.is_async and blocking:
             raise errors.TransactionScopeError(
                 "a blocking call inside an asynchronous transaction would stop the event loop; use `await ….aio(…)`"
             )
-        if not root.world.is_async and not blocking:
+        if not root.executor.is_async and not blocking:
             raise errors.TransactionScopeError(
                 "an asynchronous call inside a blocking transaction; open it with `async with`, or call without `.aio`"
             )
@@ -299,34 +301,36 @@ class Transaction:
 
     # -------------------------------------------------------------------------------------------------------- steps
 
-    def attach(self, world: World, outer: Transaction | None, rank: int) -> None:
+    def attach(self, executor: Executor, outer: Transaction | None, rank: int) -> None:
         """Make this a transaction that an operation opens for itself: not ambient."""
         if outer is not None:
             self._root = outer._open_root()
         else:
-            self._root = _Root(world, joined=False)
+            self._root = _Root(executor, joined=False)
             self._root.rank = rank
 
     def _open(self) -> Steps[None]:
         if self._source is not None:
-            world = self._client.world(blocking=not self._source.is_async)
-            link = BorrowedAsyncLink(self._source) if self._source.is_async else BorrowedLink(self._source)
-            self._root = _Root(world, link, joined=True)
-            self._root.guard = Guard(self._source, link)
-            yield from self._check_joined(link)
+            executor = self._client.executor(blocking=not self._source.is_async)
+            connection = (
+                JoinedAsyncConnection(self._source) if self._source.is_async else JoinedConnection(self._source)
+            )
+            self._root = _Root(executor, connection, joined=True)
+            self._root.guard = Guard(self._source, connection)
+            yield from self._check_joined(connection)
         elif self._root is None:
-            self._root = _Root(self._client.world(blocking=self._blocking), joined=False)
+            self._root = _Root(self._client.executor(blocking=self._blocking), joined=False)
         else:
             yield from self.savepoint()
 
-    def _check_joined(self, link: Any) -> Steps[None]:
+    def _check_joined(self, connection: Any) -> Steps[None]:
         """
         The caller's connection has to lead to a database with our schema, and to the one that the client uses.
 
         And its session must call what our statements mean (see `core.search_path`).
         """
         client = self._client
-        rows = yield link.execute(Query(SCHEMA))
+        rows = yield connection.execute(Query(SCHEMA))
         if rows and (fault := fault_of(rows[0][4])):
             raise errors.InvalidError(f"the connection to join has the {fault}")
         check_schema(rows)
@@ -336,7 +340,7 @@ class Transaction:
         # Or what the client knows is out of date: its own connections may all be older than a restore.
         if callable(client.settings.url) or client.settings.configured_url() is not None:
             with contextlib.suppress(errors.Error):
-                rows = yield from self._open_root().world.query(Query(SCHEMA))
+                rows = yield from self._open_root().executor.query(Query(SCHEMA))
                 client.met(history_of(rows[0]))
         if not client.meets(here):
             raise errors.InvalidError(
@@ -354,29 +358,29 @@ class Transaction:
         # Names come again, or each would be a text of its own where the server counts statements. The latest of a name is meant.
         self._savepoint = f"pgstore_{root.savepoints % SAVEPOINT_NAMES}"
         self._was_lent = root.lent
-        yield from self._checked(root.link.command, f"SAVEPOINT {self._savepoint}")
-        self._marks = {key: participant.mark() for key, participant in root.participants.items()}
+        yield from self._checked(root.connection.command, f"SAVEPOINT {self._savepoint}")
+        self._marks = {key: hook.mark() for key, hook in root.hooks.items()}
 
     def _begin(self) -> Steps[None]:
         if not self._open_root().begun:
-            yield from self._begin_on(lambda link: link.command(_BEGIN))
+            yield from self._begin_on(lambda connection: connection.command(_BEGIN))
 
     def _begin_on(self, call: Callable[[Any], Any]) -> Steps[Any]:
         """Take a connection and begin on it by *call*. If it breaks nothing is lost: nothing had been done yet."""
         root = self._open_root()
-        patience = Patience()
+        patience = RetryBudget()
         root.is_at_work = True
         try:
             while True:
-                link = root.link = yield root.world.links.acquire(root.rank)
+                connection = root.connection = yield root.executor.connections.acquire(root.rank)
                 root.begun = True
-                link.xid = None
+                connection.xid = None
                 try:
-                    return (yield call(link))
-                except BrokenLink as exc:
-                    root.link, root.begun = None, False
-                    yield root.world.links.discard(link)
-                    yield root.world.links.purge()
+                    return (yield call(connection))
+                except BrokenConnection as exc:
+                    root.connection, root.begun = None, False
+                    yield root.executor.connections.discard(connection)
+                    yield root.executor.connections.purge()
                     patience.spend(exc)
         finally:
             root.is_at_work = False
@@ -386,30 +390,30 @@ class Transaction:
         self._check_usable(root)
         if root.joined and not request.reads and not root.guard.is_set:
             return (yield from self._checked_guard(root.guard.set_with(request)))
-        if request.reads or root.joined or (root.begun and root.link.xid is not None):
+        if request.reads or root.joined or (root.begun and root.connection.xid is not None):
             if root.begun:
-                execute = root.link.execute_many if isinstance(request, Many) else root.link.execute
+                execute = root.connection.execute_many if isinstance(request, Many) else root.connection.execute
                 return (yield from self._checked(execute, request))
-            return (yield from self._begin_on(lambda link: link.begin_with(request)))
+            return (yield from self._begin_on(lambda connection: connection.begin_with(request)))
         # The first that may write tells whether it did, and the number by which a lost COMMIT can be looked up.
         wrote, root.wrote = root.wrote, True
         if root.begun:
-            result = yield from self._checked(root.link.tell_xid_with, request)
+            result = yield from self._checked(root.connection.tell_xid_with, request)
         else:
-            result = yield from self._begin_on(lambda link: link.begin_with(request, tell_xid=True))
-        if root.link.xid is None:
+            result = yield from self._begin_on(lambda connection: connection.begin_with(request, tell_xid=True))
+        if root.connection.xid is None:
             root.wrote = wrote
         return result
 
     def run(self, method: str, request: Any) -> Steps[Any]:
-        """Any other call of the link's."""
+        """Any other call of the connection's."""
         root = self._open_root()
         self._check_usable(root)
         root.wrote = True
         yield from self._begin()
         if root.joined and method == "copy_in":
             yield from self._guard(root)
-        return (yield from self._checked(getattr(root.link, method), request))
+        return (yield from self._checked(getattr(root.connection, method), request))
 
     def _guard(self, root: _Root) -> Steps[None]:
         """See that what a joined block does can be undone without the caller's own work before it."""
@@ -421,10 +425,10 @@ class Transaction:
         root.is_at_work = True
         try:
             return (yield call(*args))
-        except BrokenLink as exc:
+        except BrokenConnection as exc:
             root.lost = exc
             if not root.joined:
-                yield root.world.links.purge()  # what idles is hardly better
+                yield root.executor.connections.purge()  # what idles is hardly better
             raise _broke(exc) from exc
         finally:
             root.is_at_work = False
@@ -434,7 +438,7 @@ class Transaction:
         root.is_at_work = True
         try:
             return (yield from steps)
-        except BrokenLink as exc:
+        except BrokenConnection as exc:
             root.lost = exc
             raise _broke(exc) from exc
         finally:
@@ -451,9 +455,9 @@ class Transaction:
         For what an interrupt has left of which nobody knows whether it took something: committed it might be lost.
         """
         root = self._open_root()
-        if root.lost is None and root.link is not None:
-            with contextlib.suppress(errors.Error, BrokenLink):
-                yield root.link.command("ROLLBACK TO SAVEPOINT pgstore_interrupted")  # there is none of that name
+        if root.lost is None and root.connection is not None:
+            with contextlib.suppress(errors.Error, BrokenConnection):
+                yield root.connection.command("ROLLBACK TO SAVEPOINT pgstore_interrupted")  # there is none of that name
 
     def restart_if_unused(self) -> Steps[bool]:
         """
@@ -480,12 +484,12 @@ class Transaction:
                     "wait outside of it, or use READ COMMITTED"
                 )
 
-    def enrol(self, request: BeforeCommit) -> Enrolment:
+    def enrol(self, request: BeforeCommit) -> Hooked:
         root = self._open_root()
-        participant = root.participants.get(request.key)
-        if participant is None:
-            participant = root.participants[request.key] = request.factory()
-        return Enrolment(participant, root.joined)
+        hook = root.hooks.get(request.key)
+        if hook is None:
+            hook = root.hooks[request.key] = request.factory()
+        return Hooked(hook, root.joined)
 
     # -------------------------------------------------------------------------------------------------- its end
 
@@ -494,7 +498,7 @@ class Transaction:
         try:
             if self._savepoint is not None:
                 try:
-                    yield from self._checked(root.link.command, f"RELEASE SAVEPOINT {self._savepoint}")
+                    yield from self._checked(root.connection.command, f"RELEASE SAVEPOINT {self._savepoint}")
                 except errors.TransactionFailed:
                     yield from self._rollback_savepoint(root)  # the outer transaction may go on
                     raise
@@ -519,8 +523,8 @@ class Transaction:
             raise
 
     def _undo_joined(self, root: _Root) -> Steps[None]:
-        for participant in root.participants.values():
-            participant.rewind(None)
+        for hook in root.hooks.values():
+            hook.rewind(None)
         if root.lost is None:
             # InvalidError: the caller has closed the connection, which undoes all of it.
             with contextlib.suppress(errors.StoreUnavailable, errors.InvalidError):
@@ -530,24 +534,24 @@ class Transaction:
         self._check_usable(root)
         last: list[Query] = []
         # In one order everywhere: what two transactions lock for their commits, they lock without waiting in a circle.
-        for _, participant in sorted(root.participants.items(), key=_commit_order):
-            yield from root.world.perform(participant.before_commit(), self)
-            last.extend(participant.with_commit())
+        for _, hook in sorted(root.hooks.items(), key=_commit_order):
+            yield from root.executor.perform(hook.before_commit(), self)
+            last.extend(hook.with_commit())
         if root.begun:
             yield from self._send_commit(root, last)
-        for participant in root.participants.values():
-            participant.committed()
+        for hook in root.hooks.values():
+            hook.committed()
 
     def _send_commit(self, root: _Root, last: list[Query]) -> Steps[None]:
-        link = root.link
-        if root.wrote and link.xid is None:
+        connection = root.connection
+        if root.wrote and connection.xid is None:
             # By SQL of the caller's, or by COPY. Known before COMMIT is sent: its answer may be lost with everything else.
-            ((link.xid,),) = yield from self._checked(link.execute, Query(CURRENT_XID))
-            root.wrote = link.xid is not None
+            ((connection.xid,),) = yield from self._checked(connection.execute, Query(CURRENT_XID))
+            root.wrote = connection.xid is not None
         root.is_at_work = True  # to the end
         try:
-            committed = yield link.commit_with(last)
-        except BrokenLink as exc:
+            committed = yield connection.commit_with(last)
+        except BrokenConnection as exc:
             root.lost = exc
             yield from self._find_outcome(root, exc)
             return
@@ -555,16 +559,16 @@ class Transaction:
         if not committed:
             raise errors.TransactionFailed("the transaction was rolled back: an earlier statement in it had failed")
 
-    def _find_outcome(self, root: _Root, broken: BrokenLink) -> Steps[None]:
+    def _find_outcome(self, root: _Root, broken: BrokenConnection) -> Steps[None]:
         """The connection broke during COMMIT: ask the server what became of the transaction."""
-        link, root.link = root.link, None
-        yield root.world.links.discard(link)
+        connection, root.connection = root.connection, None
+        yield root.executor.connections.discard(connection)
         if not root.wrote:
             return
         status = None if broken.sent else "aborted"
-        if status is None and link.xid is not None and link.identity is not None:
+        if status is None and connection.xid is not None and connection.identity is not None:
             with contextlib.suppress(errors.Error):
-                status = yield from root.world.outcome(link.xid, link.identity)
+                status = yield from root.executor.outcome(connection.xid, connection.identity)
         if status == "committed":
             return
         if status == "aborted":
@@ -588,19 +592,19 @@ class Transaction:
             self._ended = True
 
     def _rollback_savepoint(self, root: _Root) -> Steps[None]:
-        for key, participant in list(root.participants.items()):
-            participant.rewind(self._marks.get(key))
+        for key, hook in list(root.hooks.items()):
+            hook.rewind(self._marks.get(key))
         if root.lost is None:
             with contextlib.suppress(errors.StoreUnavailable):
-                yield from self._checked(root.link.command, f"ROLLBACK TO SAVEPOINT {self._savepoint}")
-                yield from self._checked(root.link.command, f"RELEASE SAVEPOINT {self._savepoint}")
+                yield from self._checked(root.connection.command, f"ROLLBACK TO SAVEPOINT {self._savepoint}")
+                yield from self._checked(root.connection.command, f"RELEASE SAVEPOINT {self._savepoint}")
                 if root.lent and not self._was_lent:  # which has brought our settings back
-                    yield from self._checked(root.link.command, CALLERS_SETTINGS)
+                    yield from self._checked(root.connection.command, CALLERS_SETTINGS)
 
     def _abandon(self, root: _Root) -> Steps[None]:
-        for participant in root.participants.values():
-            participant.rewind(None)
-        if root.begun and root.link is not None:
+        for hook in root.hooks.values():
+            hook.rewind(None)
+        if root.begun and root.connection is not None:
             yield from self._end(root)
 
     def _end(self, root: _Root) -> Steps[None]:
@@ -608,8 +612,8 @@ class Transaction:
         root.is_at_work = True
         try:
             if root.lost is None:
-                with contextlib.suppress(BrokenLink):  # the server rolls back what it cannot commit
-                    yield root.link.command("ROLLBACK")
+                with contextlib.suppress(BrokenConnection):  # the server rolls back what it cannot commit
+                    yield root.connection.command("ROLLBACK")
         except GeneratorExit:
             self._abandon_now()
             raise
@@ -619,20 +623,20 @@ class Transaction:
         yield from self._release(root)
 
     def _release(self, root: _Root) -> Steps[None]:
-        link, root.link = root.link, None
+        connection, root.connection = root.connection, None
         root.begun = root.is_at_work = False
-        if link is None:
+        if connection is None:
             return
-        usable = link.clean
-        if link.exposed and usable:
+        usable = connection.clean
+        if connection.exposed and usable:
             try:
-                yield from link.recover(settings(link))
-            except (BrokenLink, errors.Error, psycopg.Error):
+                yield from connection.recover(settings(connection))
+            except (BrokenConnection, errors.Error, psycopg.Error):
                 usable = False
         if usable:
-            yield root.world.links.release(link)
+            yield root.executor.connections.release(connection)
         else:
-            yield root.world.links.discard(link)
+            yield root.executor.connections.discard(connection)
 
 
 def forget_after_fork() -> None:
@@ -642,12 +646,12 @@ def forget_after_fork() -> None:
     _AMBIENT.set(())
 
 
-def _broke(exc: BrokenLink) -> errors.StoreUnavailable:
+def _broke(exc: BrokenConnection) -> errors.StoreUnavailable:
     return errors.StoreUnavailable(f"the connection broke inside a transaction, nothing of which was committed: {exc}")
 
 
-def _commit_order(item: tuple[object, Participant]) -> int:
-    """By store, for participants that belong to one."""
+def _commit_order(item: tuple[object, CommitHook]) -> int:
+    """By store, for commit hook that belong to one."""
     key, _ = item
     return key[1] if isinstance(key, tuple) else 0
 

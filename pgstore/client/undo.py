@@ -13,7 +13,7 @@ from pgstore.core.operation import BeforeCommit, Op, Query
 
 
 class _Undo:
-    """What one transaction has to undo, oldest first; a participant that writes nothing."""
+    """What one transaction has to undo, oldest first; a commit hook that writes nothing."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[object, Callable[[], object]]] = []
@@ -46,10 +46,10 @@ def on_rollback(step: Callable[[], object], *, of: object = None) -> Op[None]:
     Args:
         of: what changes. Steps of one object that follow each other are one: the first leads back to where it was.
     """
-    enrolment = yield BeforeCommit(_KEY, _Undo)
-    if enrolment is None:
+    hooked = yield BeforeCommit(_KEY, _Undo)
+    if hooked is None:
         return
-    undo: _Undo = enrolment.participant
+    undo: _Undo = hooked.hook
     if of is not None and len(undo.steps) > undo.marked_at and undo.steps[-1][0] is of:
         return
     undo.steps.append((of, step))

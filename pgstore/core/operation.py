@@ -190,11 +190,11 @@ class Rollback:
 class BeforeCommit:
     """Take part in the current transaction under *key*; *factory* makes the participant on first use.
 
-    Result: the `Enrolment`, or None where there is no transaction.
+    Result: the `Hooked`, or None where there is no transaction.
     """
 
     key: object
-    factory: Callable[[], Participant]
+    factory: Callable[[], CommitHook]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Apart:
+class Autonomous:
     """Run *op* outside the current transaction, whatever becomes of that. Result: what *op* returns."""
 
     op: Op[Any]
@@ -240,14 +240,14 @@ Request: TypeAlias = (
     | Listen
     | Wait
     | Call
-    | Apart
+    | Autonomous
 )
 Op: TypeAlias = Generator[Request, Any, T]
 
 # --------------------------------------------------------------------------------------- what requests are made with
 
 
-class Participant(Protocol):
+class CommitHook(Protocol):
     """What keeps part of a transaction's changes on the client until it commits."""
 
     def before_commit(self) -> Op[None]:
@@ -266,13 +266,13 @@ class Participant(Protocol):
         """The transaction has committed."""
 
 
-class Enrolment:
+class Hooked:
     """A participant in a transaction. *immediate*: the commit is someone else's, so changes have to be written by the operation."""
 
-    __slots__ = ("immediate", "participant")
+    __slots__ = ("hook", "immediate")
 
-    def __init__(self, participant: Any, immediate: bool) -> None:
-        self.participant = participant
+    def __init__(self, hook: Any, immediate: bool) -> None:
+        self.hook = hook
         self.immediate = immediate
 
 
@@ -333,7 +333,7 @@ class HasRunner(Protocol):
     def _bound(self) -> Any: ...
 
 
-class LookAgain(errors.NotFoundError):
+class StaleHandle(errors.NotFoundError):
     """What the operation knew is of another history of the database, where it has changed nothing: do it once more."""
 
 
@@ -349,7 +349,7 @@ class BoundOperation(Method, Generic[P, T_co]):
         owner = self._owner
         try:
             return owner._runner.run(self._function(owner, *args, **kwargs), owner._bound)  # type: ignore[no-any-return]
-        except LookAgain:
+        except StaleHandle:
             if not _can_be_given_again(args, kwargs):
                 raise
         return owner._runner.run(self._function(owner, *args, **kwargs), owner._bound)  # type: ignore[no-any-return]
@@ -367,7 +367,7 @@ class BoundOperation(Method, Generic[P, T_co]):
         owner = self._owner
         try:
             return await owner._runner.run_async(op, owner._bound)  # type: ignore[no-any-return]
-        except LookAgain:
+        except StaleHandle:
             if not _can_be_given_again(args, kwargs):
                 raise
         return await owner._runner.run_async(self._function(owner, *args, **kwargs), owner._bound)  # type: ignore[no-any-return]

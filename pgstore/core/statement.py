@@ -91,14 +91,14 @@ class Statement:
     ones, and those of poolers.
     """
 
-    __slots__ = ("_packers", "formats", "name", "oids", "reads", "sql", "takes_arrays", "types", "unset_sql")
+    __slots__ = ("_packers", "formats", "name", "oids", "portable_sql", "reads", "sql", "takes_arrays", "types")
 
     def __init__(
         self, sql: str, types: str = "", *, reads: bool = False, once: bool = False, unset: str | None = None
     ) -> None:
         self.types: Final = tuple(types.split())
         self.sql: Final = sql.strip().encode()
-        self.unset_sql: Final = self.sql if unset is None else unset.strip().encode()
+        self.portable_sql: Final = self.sql if unset is None else unset.strip().encode()
         self.name: Final = b"" if once else b"pgstore_%d" % next(_COUNTER)
         self.oids: Final = [TYPES[name][0] for name in self.types]
         self.formats: Final = [1] * len(self.types)

@@ -43,8 +43,8 @@ class Dict(Memoizing, Mutating, Watching, Taking, Scan, Bulk, Entries):
     @operation
     def info(self) -> Op[DictInfo]:
         """Return the facts about this Dict that do not change."""
-        facts = yield from self._described()
-        return DictInfo(self._name, facts.created_at, facts.created_by)
+        record = yield from self._described()
+        return DictInfo(self._name, record.created_at, record.created_by)
 
     def __eq__(self, other: object) -> bool:
         """Whether the entries are those of *other*, a mapping; of the same Dict without looking."""

@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Final, Self
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.client.announcements import announcing
+from pgstore.client.notifications import notifying
 from pgstore.core.numbers import as_seconds
 from pgstore.core.operation import BeforeCommit, Many, Op, Query, Rows, Topic, atomic
 from pgstore.core.statement import Statement
 from pgstore.dict.codec import PROJECTION_CHARS_MAX, SERIALIZERS, Codec
-from pgstore.handle import Store
-from pgstore.registry import Facts
+from pgstore.store.handle import Store
+from pgstore.store.registry import StoreRecord
 
 ALIVE: Final = "(expires_at IS NULL OR expires_at > statement_timestamp())"
 VALUE: Final = "codec, value, integer_value, float_value, json_value"
@@ -93,7 +93,7 @@ class DictBase(Store):
     """Options, codec and writes."""
 
     _kind: ClassVar = "dict"
-    _noun: ClassVar = "Dict"
+    _display_name: ClassVar = "Dict"
     _id_prefix: ClassVar = "di"
     _name_space: ClassVar = "dict"
 
@@ -168,21 +168,21 @@ class DictBase(Store):
 
     def _open(self) -> Op[Codec]:
         """The store's codec, which knows its facts."""
-        facts = self._facts
-        if facts is None or facts.history is not self._client.history:  # type: ignore[union-attr]
-            facts = yield from self._know()
+        record = self._record
+        if record is None or record.history is not self._client.history:  # type: ignore[union-attr]
+            record = yield from self._know()
         codec = self._codec
-        if codec is None or codec.facts is not facts:
-            refusal = self._distrust(facts)
-            codec = self._codec = Codec(facts, self._runner.settings.signing_keys, repr(self), refusal)
+        if codec is None or codec.record is not record:
+            refusal = self._distrust(record)
+            codec = self._codec = Codec(record, self._runner.settings.signing_keys, repr(self), refusal)
         return codec
 
-    def _accept(self, facts: Facts) -> Facts:
-        facts = super()._accept(facts)
-        self._distrust(facts)
-        return facts
+    def _accept(self, record: StoreRecord) -> StoreRecord:
+        record = super()._accept(record)
+        self._distrust(record)
+        return record
 
-    def _distrust(self, facts: Facts) -> str | None:
+    def _distrust(self, record: StoreRecord) -> str | None:
         """
         Why the pickles of this Dict are not to be loaded; None: they may be.
 
@@ -191,15 +191,15 @@ class DictBase(Store):
         name, stays so for those who do not name another serializer themselves.
         """
         first = self._first
-        if facts.options.get("serializer") == "json":
+        if record.options.get("serializer") == "json":
             first._saw_json = True
             if first._name is not None:
                 self._json_names.add((first._environment, first._name))
             return None
-        found = facts.options.get("serializer", "pickle")
+        found = record.options.get("serializer", "pickle")
         asked = self._options.get("serializer")
         is_asked_for = asked is not None and asked == found  # an option may be null, by whoever wrote it
-        if is_asked_for or not (asked or first._saw_json or facts.was_json or self._client_saw_json):
+        if is_asked_for or not (asked or first._saw_json or record.was_json or self._client_saw_json):
             return None
         return (
             f"{self!r} was of serializer='json', whose values run no code, and is now of serializer={found!r}, whose values may: "
@@ -222,15 +222,15 @@ class DictBase(Store):
 
     # --------------------------------------------------------------------------------------------------------- writes
 
-    def _write(self, write: Write, facts: Facts, *values: Any, undo: Any = None) -> Op[Any]:
+    def _write(self, write: Write, record: StoreRecord, *values: Any, undo: Any = None) -> Op[Any]:
         """
         Run *write* on this Dict; logged and announced if it is watched.
 
         Returns its rows, or where it returns none the number of entries changed.
         """
-        yield from self._collect_in_passing(facts)
-        writing = self._written(write, facts, *values, undo=undo)
-        if facts.options.get("serializer") == "json" and _may_be_too_large(values):
+        yield from self._collect_in_passing(record)
+        writing = self._written(write, record, *values, undo=undo)
+        if record.options.get("serializer") == "json" and _may_be_too_large(values):
             try:
                 return (yield from atomic(writing))  # a savepoint: if the server refuses it, the transaction goes on
             except errors.ValueTooLarge as exc:
@@ -239,30 +239,30 @@ class DictBase(Store):
                 ) from exc
         return (yield from writing)
 
-    def _written(self, write: Write, facts: Facts, *values: Any, undo: Any) -> Op[Any]:
-        if not facts.options.get("watch"):
-            result = yield Query(write.plain, facts.id, *values, undo=undo)
+    def _written(self, write: Write, record: StoreRecord, *values: Any, undo: Any) -> Op[Any]:
+        if not record.options.get("watch"):
+            result = yield Query(write.plain, record.id, *values, undo=undo)
         else:
-            query = Query(write.logged, facts.id, *values, undo=undo)
-            rows: Rows = yield from announcing(query, Topic(facts.id, WATCHED))
+            query = Query(write.logged, record.id, *values, undo=undo)
+            rows: Rows = yield from notifying(query, Topic(record.id, WATCHED))
             result = rows if write.plain.sql.find(b" RETURNING ") >= 0 else len(rows)
         return result
 
-    def _collect_in_passing(self, facts: Facts) -> Op[None]:
+    def _collect_in_passing(self, record: StoreRecord) -> Op[None]:
         """Now and then; before a write, for what that takes must not be in the hands of something that may fail."""
         if _in_passing():
-            yield from self._collect(facts)
+            yield from self._collect(record)
 
-    def _collect(self, facts: Facts) -> Op[None]:
+    def _collect(self, record: StoreRecord) -> Op[None]:
         """Delete what has expired; not in a transaction of the caller's, which may keep others waiting for these entries."""
-        queries = [Query(COLLECT, facts.id)]
-        if facts.options.get("watch"):
-            queries.append(Query(FORGET_CHANGES, facts.id))
-        enrolment = yield BeforeCommit(_Collecting, _Collecting)
-        if enrolment is None:
+        queries = [Query(COLLECT, record.id)]
+        if record.options.get("watch"):
+            queries.append(Query(FORGET_CHANGES, record.id))
+        hooked = yield BeforeCommit(_Collecting, _Collecting)
+        if hooked is None:
             yield Many(queries)
-        elif not enrolment.immediate:
-            enrolment.participant.queries[facts.id] = queries
+        elif not hooked.immediate:
+            hooked.hook.queries[record.id] = queries
 
     @staticmethod
     def _ttl(ttl: float | None, options: Mapping[str, Any]) -> float | None:

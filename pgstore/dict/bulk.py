@@ -10,8 +10,8 @@ from pgstore.core.operation import Op, Query, atomic, operation
 from pgstore.core.statement import Statement
 from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, Write
 from pgstore.dict.entries import OVERWRITE, Entries
-from pgstore.registry import Facts
 from pgstore.serializers import key_text
+from pgstore.store.registry import StoreRecord
 
 ANY = Statement(f"SELECT 1 FROM pgstore.dict_entry WHERE store_id = $1 AND {ALIVE} LIMIT 1", "int8", reads=True)
 # All less the expired: both counts are read from indexes alone, where ALIVE would have every row looked at.
@@ -92,7 +92,7 @@ class Bulk(Entries):
         else:
             pairs = _pairs(given)
         codec = yield from self._open()
-        seconds = self._ttl(ttl, codec.facts.options)
+        seconds = self._ttl(ttl, codec.record.options)
         entries: dict[str, tuple[Any, ...]] = {}
         for key, value in (*pairs, *kwargs.items()):
             text, pickled = codec.encode_key(key)
@@ -100,16 +100,16 @@ class Bulk(Entries):
         # By code point, which is the order of the C collation.
         cut = list(batches([entries[text] for text in sorted(entries)], _size, bytes_max=BATCH_BYTES))
         if len(cut) == 1:
-            yield from self._put_batches(codec.facts, seconds, cut)
+            yield from self._put_batches(codec.record, seconds, cut)
         elif cut:
-            yield from atomic(self._put_batches(codec.facts, seconds, cut))
+            yield from atomic(self._put_batches(codec.record, seconds, cut))
         else:
-            yield from self._check_exists(codec.facts.id)
+            yield from self._check_exists(codec.record.id)
 
-    def _put_batches(self, facts: Facts, seconds: float | None, cut: list[list[tuple[Any, ...]]]) -> Op[None]:
+    def _put_batches(self, record: StoreRecord, seconds: float | None, cut: list[list[tuple[Any, ...]]]) -> Op[None]:
         for batch in cut:
-            if (yield from self._write(PUT_MANY, facts, *zip(*batch, strict=True), seconds)) == 0:
-                yield from self._check_exists(facts.id)
+            if (yield from self._write(PUT_MANY, record, *zip(*batch, strict=True), seconds)) == 0:
+                yield from self._check_exists(record.id)
 
     @operation
     def get_many(self, keys: Iterable[Any]) -> Op[dict[Any, Any]]:
@@ -124,9 +124,9 @@ class Bulk(Entries):
     @operation
     def clear(self) -> Op[None]:
         """Remove all entries."""
-        facts = (yield from self._open()).facts
-        if (yield from self._write(CLEAR, facts)) == 0:
-            yield from self._check_exists(facts.id)
+        record = (yield from self._open()).record
+        if (yield from self._write(CLEAR, record)) == 0:
+            yield from self._check_exists(record.id)
 
     @operation
     def len(self) -> Op[int]:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pgstore import errors
-from pgstore.registry import Facts
 from pgstore.serializers import (
     NOT_LOADED,
     check_size,
@@ -26,6 +25,7 @@ from pgstore.serializers import (
     loads,
 )
 from pgstore.serializers.signing import SIGNATURE_BYTES, Signer
+from pgstore.store.registry import StoreRecord
 
 SERIALIZERS: Final = ("pickle", "json", "cloudpickle")
 PROJECTION_CHARS_MAX: Final = 32 * 1024 * 1024  # as jsonb it may be six times as much; the server refuses 256 MiB
@@ -42,19 +42,21 @@ Columns = tuple[str, "bytes | None", "int | None", "float | None", "str | None"]
 class Codec:
     """The codec of one Dict for one client."""
 
-    def __init__(self, facts: Facts, signing_keys: Sequence[bytes], name: str, refusal: str | None = None) -> None:
+    def __init__(
+        self, record: StoreRecord, signing_keys: Sequence[bytes], name: str, refusal: str | None = None
+    ) -> None:
         """
         Args:
             refusal: why no pickle is to be loaded, if that is so.
         """
-        options = facts.options
-        self.facts = facts
-        self.history = facts.history
-        self.store_id = facts.id
+        options = record.options
+        self.record = record
+        self.history = record.history
+        self.store_id = record.id
         self._refusal = refusal
         self._keys = signing_keys
-        self._signer = Signer(signing_keys, facts.id, b"pgstore dict")
-        self._key_signer = Signer(signing_keys, facts.id, b"pgstore dict key")  # a key is no value of its own
+        self._signer = Signer(signing_keys, record.id, b"pgstore dict")
+        self._key_signer = Signer(signing_keys, record.id, b"pgstore dict key")  # a key is no value of its own
         self._name = name
         self._serializer = options.get("serializer", "pickle")
         self.loads_pickles = not signing_keys and self._serializer != "json"  # as they are, unsigned

@@ -215,7 +215,7 @@ class Entries(DictBase):
         """
         text = key_text(key)
         codec = self._codec
-        if codec is None or codec.facts is not self._facts or codec.history is not self._client.history:  # type: ignore[union-attr]
+        if codec is None or codec.record is not self._record or codec.history is not self._client.history:  # type: ignore[union-attr]
             codec = yield from self._open()
         rows = yield Query(GET, codec.store_id, text)
         if rows:
@@ -289,7 +289,7 @@ class Entries(DictBase):
         codec = yield from self._open()
         text, pickled = codec.encode_key(key)
         columns = codec.encode(value, key, text)
-        seconds = self._ttl(ttl, codec.facts.options)
+        seconds = self._ttl(ttl, codec.record.options)
         if if_revision is not None and if_revision != 0:
             if_revision = as_int(given := if_revision)
             if if_revision is None or not 0 <= if_revision < 2**63:
@@ -298,12 +298,12 @@ class Entries(DictBase):
                 )
             if skip_if_exists:
                 raise errors.InvalidError("put takes skip_if_exists or if_revision, not both")
-            count = yield from self._write(PUT_IF_REVISION, codec.facts, text, *columns, seconds, if_revision)
+            count = yield from self._write(PUT_IF_REVISION, codec.record, text, *columns, seconds, if_revision)
         else:
             write = PUT_IF_ABSENT if skip_if_exists or if_revision == 0 else PUT
-            count = yield from self._write(write, codec.facts, text, pickled, *columns, seconds)
+            count = yield from self._write(write, codec.record, text, pickled, *columns, seconds)
         if count == 0:
-            yield from self._check_exists(codec.facts.id)
+            yield from self._check_exists(codec.record.id)
         return bool(count)
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -332,18 +332,18 @@ class Entries(DictBase):
         codec = yield from self._open()
         text, pickled = codec.encode_key(key)
         columns = codec.encode(default, key, text)
-        seconds = self._ttl(ttl, codec.facts.options)
-        if codec.facts.options.get("watch"):
+        seconds = self._ttl(ttl, codec.record.options)
+        if codec.record.options.get("watch"):
             # The log needs to know which of the two it was: two statements, of which the first decides.
             while True:
-                if (yield from self._write(PUT_IF_ABSENT, codec.facts, text, pickled, *columns, seconds)):
+                if (yield from self._write(PUT_IF_ABSENT, codec.record, text, pickled, *columns, seconds)):
                     return codec.decode(columns, key, text)
-                rows = yield Query(GET, codec.facts.id, text)
+                rows = yield Query(GET, codec.record.id, text)
                 if rows:
                     return codec.decode(rows[0], key, text)
-                yield from self._check_exists(codec.facts.id)
-        while not (rows := (yield Query(SET_DEFAULT, codec.facts.id, text, pickled, *columns, seconds))):
-            yield from self._check_exists(codec.facts.id)
+                yield from self._check_exists(codec.record.id)
+        while not (rows := (yield Query(SET_DEFAULT, codec.record.id, text, pickled, *columns, seconds))):
+            yield from self._check_exists(codec.record.id)
         return codec.decode(rows[0][:-1], key, text)
 
     @operation
@@ -363,18 +363,18 @@ class Entries(DictBase):
             raise errors.NumberOverflow(f"{by} does not fit into 64 bits")
         codec = yield from self._open()
         text, pickled = codec.encode_key(key)
-        seconds = self._ttl(ttl, codec.facts.options)
+        seconds = self._ttl(ttl, codec.record.options)
         rows: Rows = []
         if type(by) is int:
             low, high = max(-(2**63), -(2**63) - by), min(2**63 - 1, 2**63 - 1 - by)
-            rows = yield from self._write(ADD, codec.facts, text, by, low, high)
+            rows = yield from self._write(ADD, codec.record, text, by, low, high)
         number = ("i", None, by, None, None) if type(by) is int else ("f", None, None, by, None)
         while not rows:
-            rows = yield from self._write(INCREMENT, codec.facts, text, pickled, *number, seconds)
+            rows = yield from self._write(INCREMENT, codec.record, text, pickled, *number, seconds)
             if not rows:
-                found: Rows = yield Query(GET, codec.facts.id, text)
+                found: Rows = yield Query(GET, codec.record.id, text)
                 if not found:
-                    yield from self._check_exists(codec.facts.id)
+                    yield from self._check_exists(codec.record.id)
                 elif found[0][0] not in ("i", "f"):
                     raise self._no_number(codec, found[0], key, text)
                 elif not _fits(found[0], by):
@@ -401,18 +401,18 @@ class Entries(DictBase):
     @operation
     def touch(self, key: Any, ttl: float | None = None) -> Op[bool]:
         """Let *key* expire *ttl* seconds from now (None: the Dict's default). Returns False if it is not there."""
-        facts = (yield from self._open()).facts
-        count = yield Query(TOUCH, facts.id, key_text(key), self._ttl(ttl, facts.options))
+        record = (yield from self._open()).record
+        count = yield Query(TOUCH, record.id, key_text(key), self._ttl(ttl, record.options))
         if count == 0:
-            yield from self._check_exists(facts.id)
+            yield from self._check_exists(record.id)
         return bool(count)
 
     @operation
     def _delitem(self, key: Any) -> Op[None]:
-        facts = (yield from self._open()).facts
-        rows: Rows = yield from self._write(DELETE, facts, key_text(key))
+        record = (yield from self._open()).record
+        rows: Rows = yield from self._write(DELETE, record, key_text(key))
         if not rows:
-            yield from self._check_exists(facts.id)
+            yield from self._check_exists(record.id)
         if not any(is_alive for (is_alive,) in rows):
             raise self._no_key(key)
 

@@ -16,11 +16,11 @@ from types import TracebackType
 from typing import Any, Final
 
 from pgstore import errors
-from pgstore.client.announcements import announcing
 from pgstore.client.listener import waits
+from pgstore.client.notifications import notifying
 from pgstore.client.undo import on_rollback
 from pgstore.core.clock import Deadline
-from pgstore.core.operation import Apart, Listen, Op, Query, Rows, Topic, Wait, operation
+from pgstore.core.operation import Autonomous, Listen, Op, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
 from pgstore.core.threads import going_on, start
 from pgstore.dict.base import DictBase, check_ttl
@@ -147,7 +147,7 @@ class Lock:
         if owner in self._holds:
             raise errors.InvalidError(f"{self!r} is held already, by this thread or task")
         # Apart: a lock that others could see only after a commit would be none.
-        yield Apart(self._take(owner, block))
+        yield Autonomous(self._take(owner, block))
         return owner in self._holds
 
     def _take(self, owner: object, block: bool) -> Op[None]:
@@ -206,9 +206,9 @@ class Lock:
 
         def release() -> Op[int]:
             yield from self._note(owner)
-            return (yield from announcing(query, self._topic(store_id)))  # type: ignore[no-any-return]
+            return (yield from notifying(query, self._topic(store_id)))  # type: ignore[no-any-return]
 
-        released = bool((yield Apart(release())))
+        released = bool((yield Autonomous(release())))
         if self._holds.get(owner) is hold:
             del self._holds[owner]  # not before: who was interrupted can try again
         return released
@@ -220,7 +220,7 @@ class Lock:
 
     def _renewed(self, token: int) -> Op[bool]:
         store_id = yield from self._store._locate()
-        return bool((yield Apart(_one(Query(RENEW, store_id, self._text, token, self._lease)))))
+        return bool((yield Autonomous(_one(Query(RENEW, store_id, self._text, token, self._lease)))))
 
     def _topic(self, store_id: int) -> Topic:
         return Topic(store_id, f"lock/{zlib.crc32(self._text.encode()):08x}")

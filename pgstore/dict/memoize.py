@@ -128,10 +128,10 @@ class _Computing:
 
     def _hand_over(self) -> Op[bool]:
         """Leave the lock to the current transaction; False: there is none that we see the end of."""
-        enrolment = yield BeforeCommit(_Locks, partial(_Locks, self._store._runner))
-        if enrolment is None or enrolment.immediate:
+        hooked = yield BeforeCommit(_Locks, partial(_Locks, self._store._runner))
+        if hooked is None or hooked.immediate:
             return False
-        enrolment.participant.locks.append(self._lock)
+        hooked.hook.locks.append(self._lock)
         return True
 
 
@@ -160,4 +160,4 @@ class _Locks:
 
     def _release(self, lock: Lock) -> None:
         lock.stop_renewing()
-        self._client.chores.leave(lock, lock.release.op, 0.0)
+        self._client.scheduler.leave(lock, lock.release.op, 0.0)

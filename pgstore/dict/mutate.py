@@ -79,10 +79,10 @@ class Mutation:
         if not self._deleted:
             _, pickled = codec.encode_key(self._key)
             columns = codec.encode(self.value, self._key, self._text)
-            seconds = store._ttl(self._ttl, codec.facts.options)
-            yield from store._write(PUT, codec.facts, self._text, pickled, *columns, seconds)
+            seconds = store._ttl(self._ttl, codec.record.options)
+            yield from store._write(PUT, codec.record, self._text, pickled, *columns, seconds)
         elif self.existed:
-            yield from store._write(DELETE, codec.facts, self._text)
+            yield from store._write(DELETE, codec.record, self._text)
         else:
             yield Query(REMOVE_PLACE, codec.store_id, self._text)
 

@@ -216,9 +216,9 @@ class _Pages:
         if bounds.left == 0:
             return None
         rows_max = min(self._rows_max, bounds.left)
-        enrolment = yield BeforeCommit(_Cursors, _Cursors)
-        if enrolment is not None:
-            rows = yield from self._from_cursor(enrolment.participant, codec.store_id, rows_max)
+        hooked = yield BeforeCommit(_Cursors, _Cursors)
+        if hooked is not None:
+            rows = yield from self._from_cursor(hooked.hook, codec.store_id, rows_max)
         else:
             rows = yield bounds.query(self._columns, codec.store_id, rows_max)
         if not rows:

@@ -19,8 +19,8 @@ from pgstore.core.steps import is_interrupt
 from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, DictBase, Write
 from pgstore.dict.codec import Codec
 from pgstore.dict.entries import OVERWRITE
-from pgstore.registry import Facts
 from pgstore.serializers import key_text
+from pgstore.store.registry import StoreRecord
 
 T = TypeVar("T")
 
@@ -162,12 +162,12 @@ class Taking(DictBase):
         """
         text = key_text(key)
         codec = yield from self._open()
-        yield from self._collect_in_passing(codec.facts)
-        if codec.facts.options.get("watch"):
+        yield from self._collect_in_passing(codec.record)
+        if codec.record.options.get("watch"):
             query = Query(ONE, codec.store_id, text)
         else:
             statement = ONE_OR_TAKEN if codec.loads_pickles else ONE_OR_TAKEN_IF_NO_PICKLE
-            query = Query(statement, codec.store_id, text, undo=lambda rows: _putting_back(codec.facts, _taken(rows)))
+            query = Query(statement, codec.store_id, text, undo=lambda rows: _putting_back(codec.record, _taken(rows)))
         locked = Query(ONE_LOCKED, codec.store_id, text)
         found = yield from self._take(codec, query, locked, lambda rows: codec.decode(rows[0][2:7], key, text))
         return default if found is None else found[0]
@@ -222,17 +222,17 @@ class Taking(DictBase):
         self, codec: Codec, query: Query, locked: Query, load: Callable[[Rows], T], *, remove: Write = REMOVE
     ) -> Op[tuple[T] | None]:
         """Remove what *query* finds, or *locked*, which locks it; what *load* makes of its rows, None where there are none."""
-        rows = yield from self._found(codec.facts, query)
+        rows = yield from self._found(codec.record, query)
         if not rows:
             return None
         if _taken(rows):
             try:
                 return (load(rows),)
             except errors.DeserializationError:
-                yield PutBack(_putting_back(codec.facts, rows))
+                yield PutBack(_putting_back(codec.record, rows))
                 raise
         loaded = load(rows)
-        if (yield from self._remove(codec.facts, rows, remove)):
+        if (yield from self._remove(codec.record, rows, remove)):
             return (loaded,)
         return (yield from self._take_locked(codec, locked, load))
 
@@ -240,41 +240,41 @@ class Taking(DictBase):
         taken: Rows = []
 
         def body() -> Op[tuple[T] | None]:
-            rows = yield from self._found(codec.facts, locked)
+            rows = yield from self._found(codec.record, locked)
             if not rows:
                 return None
             loaded = load(rows)
             taken.extend(rows)
-            yield from self._remove(codec.facts, rows, REMOVE)
+            yield from self._remove(codec.record, rows, REMOVE)
             return (loaded,)
 
         try:
             return (yield from atomic(body()))
         except BaseException as exc:
             if is_interrupt(exc) and taken:  # perhaps after the commit; else they are there, and nothing is done
-                yield PutBack(_putting_back(codec.facts, taken))
+                yield PutBack(_putting_back(codec.record, taken))
             raise
 
-    def _found(self, facts: Facts, query: Query) -> Op[Rows]:
+    def _found(self, record: StoreRecord, query: Query) -> Op[Rows]:
         """The rows of *query* that have not expired; the others are removed."""
         found: Rows = yield query
         if not found:
-            yield from self._check_exists(facts.id)
+            yield from self._check_exists(record.id)
         rows = [row for row in found if row[10]]
         if len(rows) < len(found):
-            yield Query(REMOVE_EXPIRED, facts.id, [row[0] for row in found if not row[10]])
+            yield Query(REMOVE_EXPIRED, record.id, [row[0] for row in found if not row[10]])
         return rows
 
-    def _remove(self, facts: Facts, rows: Rows, remove: Write) -> Op[bool]:
+    def _remove(self, record: StoreRecord, rows: Rows, remove: Write) -> Op[bool]:
         """Remove the entries *rows*, one by *remove*, if all are there as they were read; an interrupt puts them back."""
 
         def undo(_: object) -> list[Query]:
-            return _putting_back(facts, rows)
+            return _putting_back(record, rows)
 
         if len(rows) == 1:
-            return bool((yield from self._write(remove, facts, rows[0][0], rows[0][7], undo=undo)))
+            return bool((yield from self._write(remove, record, rows[0][0], rows[0][7], undo=undo)))
         keys, revisions = [row[0] for row in rows], [row[7] for row in rows]
-        return bool((yield from self._write(REMOVE_ALL, facts, keys, revisions, undo=undo)))
+        return bool((yield from self._write(REMOVE_ALL, record, keys, revisions, undo=undo)))
 
 
 def _taken(rows: Rows) -> Rows:
@@ -282,11 +282,11 @@ def _taken(rows: Rows) -> Rows:
     return [row for row in rows if len(row) > 11 and row[11]]
 
 
-def _putting_back(facts: Facts, rows: Rows) -> list[Query]:
+def _putting_back(record: StoreRecord, rows: Rows) -> list[Query]:
     """The queries that put entries back, in statements of a size that the server takes."""
-    statement = PUT_BACK.logged if facts.options.get("watch") else PUT_BACK.plain
+    statement = PUT_BACK.logged if record.options.get("watch") else PUT_BACK.plain
     return [
-        Query(statement, facts.id, *zip(*(row[:10] for row in batch), strict=True))
+        Query(statement, record.id, *zip(*(row[:10] for row in batch), strict=True))
         for batch in batches(rows, _size, bytes_max=BATCH_BYTES)
     ]
 

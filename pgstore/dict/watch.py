@@ -105,7 +105,7 @@ class Watcher:
         deadline = Deadline.after(self._timeout)
         for seconds in waits():
             codec = yield from self._store._open()
-            if not codec.facts.options.get("watch"):
+            if not codec.record.options.get("watch"):
                 raise errors.InvalidError(
                     f"{self._store!r} was not made with watch=True, so its changes are not logged"
                 )

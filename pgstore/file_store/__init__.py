@@ -1,4 +1,4 @@
-"""FileStore: what Volume and NetworkFileSystem offer alike, on the engine in `pgstore.files`.
+"""FileStore: what Volume and NetworkFileSystem offer alike, on the engine in `pgstore.fs`.
 
 Here are paths, forms and errors; `base` holds how a tree is read and changed in a transaction or without. A direct call is a commit
 of its own. In a transaction, changes are seen by the transaction alone until it commits.
@@ -6,9 +6,9 @@ of its own. In a transaction, changes are seen by the transaction alone until it
 
 from __future__ import annotations
 
-from pgstore.file_store.arrange import Arranging
 from pgstore.file_store.batch import Batching, BatchUpload
-from pgstore.file_store.look import Looking
+from pgstore.file_store.edit import Arranging
+from pgstore.file_store.listing import Looking
 from pgstore.file_store.opening import OpeningFiles
 from pgstore.file_store.transfer import Transferring
 

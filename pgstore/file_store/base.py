@@ -9,15 +9,15 @@ from typing import Any, ClassVar, Self, TypeVar
 from pgstore import errors
 from pgstore.client import Client
 from pgstore.core.numbers import as_int
-from pgstore.core.operation import BeforeCommit, Call, LookAgain, Op, Query, atomic
-from pgstore.files.changes import ChangeSet
-from pgstore.files.collect import collect_in_passing
-from pgstore.files.contents import StoreGone
-from pgstore.files.history import VersionPin
-from pgstore.files.merge import MergingChanges
-from pgstore.files.tree import CREATE_FILE_SYSTEM, CREATE_ROOT, NEWEST, Tree
-from pgstore.handle import Store
-from pgstore.registry import Facts
+from pgstore.core.operation import BeforeCommit, Call, Op, Query, StaleHandle, atomic
+from pgstore.fs.commit.change_set import ChangeSet
+from pgstore.fs.commit.merge import MergingChanges
+from pgstore.fs.content.blobs import StoreGone
+from pgstore.fs.history import VersionPin
+from pgstore.fs.retention.collection import collect_in_passing
+from pgstore.fs.tree.resolve import CREATE_FILE_SYSTEM, CREATE_ROOT, NEWEST, Tree
+from pgstore.store.handle import Store
+from pgstore.store.registry import StoreRecord
 
 T = TypeVar("T")
 
@@ -102,10 +102,10 @@ class FileStoreBase(Store):
         yield Query(CREATE_FILE_SYSTEM, store_id, chunk_size, STORAGES[storage], kept)
         yield Query(CREATE_ROOT, store_id)
 
-    def _accept(self, facts: Facts) -> Facts:
-        if facts.options.get("storage") == "large_object" and "chunk_size" in self._options:
+    def _accept(self, record: StoreRecord) -> StoreRecord:
+        if record.options.get("storage") == "large_object" and "chunk_size" in self._options:
             raise errors.InvalidError(f"{self!r} has large objects of 1 MiB; leave chunk_size= out")
-        return super()._accept(facts)
+        return super()._accept(record)
 
     def __reduce__(self) -> tuple[Any, ...]:
         variant = {name: value for name, value in self.__dict__.items() if name in _VARIANT}
@@ -123,9 +123,9 @@ class FileStoreBase(Store):
                 yield from self._is_gone(store_id)
         if self._version != NEWEST:
             return Tree(self._runner.session, store_id, None, self._version, in_place=self._changes_class.in_place)
-        enrolment = yield from self._enrol(store_id)
-        participant = None if enrolment is None else enrolment.participant
-        return Tree(self._runner.session, store_id, participant, in_place=self._changes_class.in_place)
+        hooked = yield from self._enrol(store_id)
+        hook = None if hooked is None else hooked.hook
+        return Tree(self._runner.session, store_id, hook, in_place=self._changes_class.in_place)
 
     def _enrol(self, store_id: int) -> Op[Any]:
         return (yield BeforeCommit((ChangeSet, store_id), partial(self._changes_class, store_id, self._missing)))
@@ -160,12 +160,12 @@ class FileStoreBase(Store):
         outer = yield from self._enrol(store_id)
 
         def change() -> Op[T]:
-            enrolment = yield from self._enrol(store_id)
-            changes: ChangeSet = enrolment.participant
+            hooked = yield from self._enrol(store_id)
+            changes: ChangeSet = hooked.hook
             changes.is_single = single and outer is None
             tree = Tree(self._runner.session, store_id, changes, in_place=changes.in_place)
             result = yield from self._reading(tree, body(tree))
-            if enrolment.immediate or changes.full:
+            if hooked.immediate or changes.full:
                 yield from changes.flush()
             return result
 
@@ -178,7 +178,7 @@ class FileStoreBase(Store):
             except StoreGone:
                 try:
                     yield from self._is_gone(store_id)
-                except LookAgain:
+                except StaleHandle:
                     if attempt >= ATTEMPTS:
                         raise
                 attempt = ATTEMPTS
@@ -194,7 +194,7 @@ class FileStoreBase(Store):
 
     def _collect_later(self, store_id: int) -> None:
         """After a change: leave the collection of what it made superfluous to the client."""
-        self._runner.chores.leave(
+        self._runner.scheduler.leave(
             ("collect", store_id),
             partial(collect_in_passing, store_id),
             COLLECT_SECONDS,

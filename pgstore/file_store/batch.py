@@ -12,11 +12,11 @@ from typing import BinaryIO
 from pgstore import errors
 from pgstore.core.operation import Call, Op
 from pgstore.file_store.base import MODE_MAX, FileStoreBase, check_number
-from pgstore.files import upload
-from pgstore.files.local import Folder, Source
-from pgstore.files.paths import split, split_file
-from pgstore.files.progress import Progress
-from pgstore.files.tree import Tree
+from pgstore.fs.paths import split, split_file
+from pgstore.fs.transfer import upload
+from pgstore.fs.transfer.local import Folder, Source
+from pgstore.fs.transfer.progress import Progress
+from pgstore.fs.tree.resolve import Tree
 
 
 class BatchUpload:

@@ -8,16 +8,17 @@ from functools import partial
 from pgstore import errors
 from pgstore.core.operation import Op
 from pgstore.file_store.base import FileStoreBase
-from pgstore.files import download, in_place
-from pgstore.files.build import Builder
-from pgstore.files.contents import Contents
-from pgstore.files.fileio import FileAt, Mode, parse_mode
-from pgstore.files.keeping import Keeping
-from pgstore.files.opened import Opened, OpenedContents, OpenedInPlace, OpenedStaged
-from pgstore.files.opening import opening
-from pgstore.files.paths import Names, join, split, split_file
-from pgstore.files.staged import FILE_MODE, Staged, attach, check_writable
-from pgstore.files.tree import Node, Tree, Walk
+from pgstore.fs.content import in_place
+from pgstore.fs.content.blobs import Contents
+from pgstore.fs.content.staged import FILE_MODE, Staged, attach, check_writable
+from pgstore.fs.io.file_object import FileAt, Mode, parse_mode
+from pgstore.fs.io.open_file import Opened, OpenedContents, OpenedInPlace, OpenedStaged
+from pgstore.fs.io.opening import opening
+from pgstore.fs.paths import Names, join, split, split_file
+from pgstore.fs.retention.keeping import Keeping
+from pgstore.fs.transfer import download
+from pgstore.fs.tree.build import Builder
+from pgstore.fs.tree.resolve import Node, Tree, Walk
 
 
 class OpeningFiles(FileStoreBase):
@@ -68,7 +69,7 @@ class OpeningFiles(FileStoreBase):
             opened, position = (yield from self._open_contents(path)), 0
         elif parsed.updates:
             raise _invalid(
-                f"a file of a {self._noun} is not opened with mode {mode!r}: its contents never change. Read it with 'rb', then "
+                f"a file of a {self._display_name} is not opened with mode {mode!r}: its contents never change. Read it with 'rb', then "
                 "write new contents with 'wb', or add to it with 'ab'; a NetworkFileSystem has files that are changed in place"
             )
         else:

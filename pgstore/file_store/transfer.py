@@ -10,10 +10,10 @@ from typing import Any, BinaryIO
 from pgstore import errors
 from pgstore.core.operation import Call, Fetch, Op, iterated, operation
 from pgstore.file_store.base import MODE_MAX, FileStoreBase, check_number
-from pgstore.files import download, upload
-from pgstore.files.local import Folder, LocalFolder, Source
-from pgstore.files.paths import Names, join, split, split_file
-from pgstore.files.progress import Progress
+from pgstore.fs.paths import Names, join, split, split_file
+from pgstore.fs.transfer import download, upload
+from pgstore.fs.transfer.local import Folder, LocalFolder, Source
+from pgstore.fs.transfer.progress import Progress
 
 
 class Transferring(FileStoreBase):
@@ -81,7 +81,7 @@ class Transferring(FileStoreBase):
 
     def _check_if_version(self, if_version: int | None) -> None:
         if if_version is not None:
-            raise errors.InvalidError(f"a {self._noun} has no versions; leave if_version= out")
+            raise errors.InvalidError(f"a {self._display_name} has no versions; leave if_version= out")
 
     @operation
     def put_directory(

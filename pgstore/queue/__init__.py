@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from pgstore.core.operation import Op, operation
 from pgstore.queue.lease import DeadLetter, Lease
-from pgstore.queue.look import ItemIterator, Looking
+from pgstore.queue.peek import ItemIterator, Looking
 from pgstore.queue.put import Putting
 from pgstore.queue.take import Taking
 from pgstore.types import QueueInfo
@@ -42,5 +42,5 @@ class Queue(Taking, Putting, Looking):
     @operation
     def info(self) -> Op[QueueInfo]:
         """Return the facts about this Queue that do not change."""
-        facts = yield from self._described()
-        return QueueInfo(self._name, facts.created_at, facts.created_by)
+        record = yield from self._described()
+        return QueueInfo(self._name, record.created_at, record.created_by)

@@ -10,16 +10,16 @@ from typing import Any, ClassVar, Final, Self
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.client.announcements import Announcements, in_transaction
 from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, announce
+from pgstore.client.notifications import Notifications, in_transaction
 from pgstore.core.names import UNSTORABLE
 from pgstore.core.numbers import as_int, as_seconds
 from pgstore.core.operation import BeforeCommit, Op, Rows, Topic
-from pgstore.handle import Store
-from pgstore.queue.known import KnownQueue, household
-from pgstore.registry import Facts
+from pgstore.queue.state import KnownQueue, household
 from pgstore.serializers import NOT_LOADED, check_size, dumps, load_json, loads
 from pgstore.serializers.signing import SIGNATURE_BYTES, Signer
+from pgstore.store.handle import Store
+from pgstore.store.registry import StoreRecord
 
 PARTITION_BYTES_MAX: Final = 64
 # Whoever inserts into queue_item holds this lock from before the ids are drawn to the end of the transaction. It keeps nobody out:
@@ -52,7 +52,7 @@ class QueueBase(Store):
     """Options, partitions and items."""
 
     _kind: ClassVar = "queue"
-    _noun: ClassVar = "Queue"
+    _display_name: ClassVar = "Queue"
     _id_prefix: ClassVar = "qu"
     _name_space: ClassVar = "queue"
 
@@ -120,11 +120,11 @@ class QueueBase(Store):
         """
         return partition_name(partition).encode()
 
-    def _open(self) -> Op[Facts]:
-        facts = self._facts
-        if facts is None or facts.history is not self._client.history:  # type: ignore[union-attr]
-            facts = yield from self._know()
-        return facts
+    def _open(self) -> Op[StoreRecord]:
+        record = self._record
+        if record is None or record.history is not self._client.history:  # type: ignore[union-attr]
+            record = yield from self._know()
+        return record
 
     def _of(self, store_id: int) -> KnownQueue:
         """What the client knows of this Queue; asked for anew by each operation, for a forked child begins with nothing."""
@@ -132,12 +132,12 @@ class QueueBase(Store):
 
     def _announce(self, topics: Iterable[Topic]) -> Op[None]:
         """Wake those who wait for *topics*, when what was done commits."""
-        enrolment = yield BeforeCommit(Announcements, Announcements)
+        hooked = yield BeforeCommit(Notifications, Notifications)
         for topic in topics:
-            if enrolment is None or enrolment.immediate:
+            if hooked is None or hooked.immediate:
                 yield announce(topic)
             else:
-                enrolment.participant.topics[topic] = None
+                hooked.hook.topics[topic] = None
 
     def _check_outside(self, what: str, why: str) -> Op[None]:
         """Raise `InvalidError` inside a transaction."""
@@ -164,9 +164,9 @@ class QueueBase(Store):
     @property
     def _signer(self) -> Signer:
         """For items of this Queue, which is known by now."""
-        facts = self._facts
-        assert facts is not None
-        return Signer(self._runner.settings.signing_keys, facts.id, b"pgstore queue")
+        record = self._record
+        assert record is not None
+        return Signer(self._runner.settings.signing_keys, record.id, b"pgstore queue")
 
     def _sign(self, payload: bytes, partition: str) -> bytes:
         return self._signer.sign(partition, payload) + payload

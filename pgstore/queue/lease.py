@@ -19,14 +19,14 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from pgstore import errors
-from pgstore.client.announcements import announcing
+from pgstore.client.notifications import notifying
 from pgstore.client.undo import on_rollback
 from pgstore.core.clock import monotonic
-from pgstore.core.operation import Apart, Op, Query, Rows, Topic, operation
+from pgstore.core.operation import Autonomous, Op, Query, Rows, Topic, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.base import INSERTING, INSERTING_WHAT_IS_GONE, QueueBase, check_count, check_seconds
-from pgstore.queue.known import KnownQueue, tally
-from pgstore.registry import Facts
+from pgstore.queue.state import KnownQueue, tally
+from pgstore.store.registry import StoreRecord
 
 CHECK_SECONDS: Final = 1.0
 LEASE_SECONDS_MIN: Final = 0.001
@@ -290,12 +290,14 @@ class Lease:
     With `get(lease=, renew=True)` it goes on as long as this object is there and is not settled, however long the work takes.
     """
 
-    def __init__(self, store: Leasing, partition: str, seconds: float, row: tuple[Any, ...], facts: Facts) -> None:
+    def __init__(
+        self, store: Leasing, partition: str, seconds: float, row: tuple[Any, ...], record: StoreRecord
+    ) -> None:
         self._store = store
         self._partition = partition
         self._seconds = seconds
         self._row = row
-        self._facts = facts
+        self._record = record
         self._done = False
         self._lost_it = False
         self._renewal: Renewal | None = None
@@ -339,8 +341,8 @@ class Lease:
         Raises:
             LeaseLost: the item went back, and the work is, or was, another's.
         """
-        counting = yield from tally(self._store._of(self._facts.id))
-        yield from self._settled((yield Query(ACK, self._facts.id, *self._row[:2])))
+        counting = yield from tally(self._store._of(self._record.id))
+        yield from self._settled((yield Query(ACK, self._record.id, *self._row[:2])))
         counting.count(1)
 
     @operation
@@ -356,15 +358,15 @@ class Lease:
         """
         seconds = check_seconds(delay, "delay")
         why = _told(reason)
-        store_id, mine, topic = self._facts.id, self._row[:2], Topic(self._facts.id, self._partition)
-        if self.attempt >= self._facts.options.get("max_attempts", float("inf")):
+        store_id, mine, topic = self._record.id, self._row[:2], Topic(self._record.id, self._partition)
+        if self.attempt >= self._record.options.get("max_attempts", float("inf")):
             yield from self._settled((yield Query(BURY, store_id, *mine, why)))
         elif seconds > 0:
             later = Query(POSTPONE, store_id, *mine, seconds, why)
-            yield from self._settled((yield from announcing(later, topic)))
+            yield from self._settled((yield from notifying(later, topic)))
         else:
             back = Query(GIVE_BACK, store_id, self._partition, *mine)
-            yield from self._settled((yield from announcing(back, topic)))
+            yield from self._settled((yield from notifying(back, topic)))
 
     @operation
     def extend(self, seconds: float | None = None) -> Op[None]:
@@ -375,7 +377,7 @@ class Lease:
             LeaseLost: it ended, and the item went back.
         """
         length = self._seconds if seconds is None else check_seconds(seconds, "lease", above=LEASE_SECONDS_MIN)
-        if not (yield Query(EXTEND, self._facts.id, *self._row[:2], length)):
+        if not (yield Query(EXTEND, self._record.id, *self._row[:2], length)):
             raise self._lost()
 
     def _settled(self, rows: int) -> Op[None]:
@@ -484,13 +486,13 @@ class Leasing(QueueBase):
     def dead_letters(self, n: int = 100) -> Op[list[DeadLetter]]:
         """Return the oldest *n* dead letters, of all partitions; there are some only with `max_attempts`."""
         wanted = check_count(n, "dead_letters")
-        facts = yield from self._open()
-        rows: Rows = yield Query(DEAD_LETTERS, facts.id, wanted)
-        if "max_attempts" in facts.options:
-            rows += yield Query(DYING_LETTERS, facts.id, wanted, facts.options["max_attempts"])
+        record = yield from self._open()
+        rows: Rows = yield Query(DEAD_LETTERS, record.id, wanted)
+        if "max_attempts" in record.options:
+            rows += yield Query(DYING_LETTERS, record.id, wanted, record.options["max_attempts"])
             rows = sorted(rows, key=lambda row: int(row[0]))[:wanted]
         if not rows:
-            yield from self._check_exists(facts.id)
+            yield from self._check_exists(record.id)
         return [DeadLetter(row[0], row[5] or None, row[1].astimezone(), row[4], row[6], row, self) for row in rows]
 
     @operation
@@ -518,32 +520,32 @@ class Leasing(QueueBase):
 
     def _bury_all(self) -> Op[int]:
         """Make dead letters of all that are to be some by now; the id of the Queue."""
-        facts = yield from self._open()
-        while "max_attempts" in facts.options and (yield from self._bring_back(facts)):
+        record = yield from self._open()
+        while "max_attempts" in record.options and (yield from self._bring_back(record)):
             pass
-        return facts.id
+        return record.id
 
     # ------------------------------------------------------------------------------------------------- coming back
 
-    def _check_due(self, facts: Facts, queue: KnownQueue) -> Op[None]:
+    def _check_due(self, record: StoreRecord, queue: KnownQueue) -> Op[None]:
         """Bring back what has become due, in any partition; the next time in a second, or soon if there is more."""
         queue.check_at = monotonic() + CHECK_SECONDS
-        if (yield from self._bring_back(facts)):
+        if (yield from self._bring_back(record)):
             queue.check_at = 0.0
 
-    def _bring_back(self, facts: Facts) -> Op[bool]:
+    def _bring_back(self, record: StoreRecord) -> Op[bool]:
         """
         Move what has become due, as much as one statement may, and empty what has had its time. Returns whether there may be more.
         """
-        query = Query(BRING_BACK, facts.id, facts.options.get("max_attempts"))
+        query = Query(BRING_BACK, record.id, record.options.get("max_attempts"))
         # Apart from a transaction: others would have to wait for its end to see what came back.
-        rows: Rows = yield Apart(one(query))
+        rows: Rows = yield Autonomous(one(query))
         lapses_in = rows[0][1]
         if lapses_in is not None:
             if lapses_in <= 0:
-                yield Apart(self._sweep(facts.id))
+                yield Autonomous(self._sweep(record.id))
             else:
-                queue = self._of(facts.id)
+                queue = self._of(record.id)
                 queue.check_at = min(queue.check_at, monotonic() + lapses_in)
         return bool(rows[0][0] == DUE_ITEMS)
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pgstore import errors
-from pgstore.client.announcements import Announcements
 from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key, waits
+from pgstore.client.notifications import Notifications
 from pgstore.core.batches import batches
 from pgstore.core.clock import Deadline, monotonic
 from pgstore.core.names import UNSTORABLE
@@ -34,7 +34,7 @@ from pgstore.queue.base import (
     waking,
 )
 from pgstore.queue.lease import Leasing
-from pgstore.registry import Facts
+from pgstore.store.registry import StoreRecord
 
 # Of one statement of `put_many`. Not COPY, however many: at 5,000 and 100,000 items of 100 bytes, and at 2,000 of 10 kB, it had 0.8
 # to 0.95 of the speed, and it can neither see whether the Queue exists nor wake anybody.
@@ -265,20 +265,20 @@ class Putting(Leasing):
         deadline = Deadline.after(timeout)
         name = partition_name(partition)
         payload = self._encode(one_of(item, v, "put", "item= and v="))
-        facts = self._facts
-        if facts is None or facts.history is not self._client.history:  # type: ignore[union-attr]
-            facts = yield from self._know()
+        record = self._record
+        if record is None or record.history is not self._client.history:  # type: ignore[union-attr]
+            record = yield from self._know()
         if self._runner.settings.signing_keys:
             payload = self._sign(payload, name)
-        if delay or ordered or idempotency_key is not None or "maxsize" in facts.options:
+        if delay or ordered or idempotency_key is not None or "maxsize" in record.options:
             yield from self._put_on_terms(
-                facts, name, [payload], _terms(delay, idempotency_key, ordered, durable), block, deadline
+                record, name, [payload], _terms(delay, idempotency_key, ordered, durable), block, deadline
             )
         elif durable:
-            yield from self._insert(facts.id, name, payload, PUT, PUT_SILENTLY)
+            yield from self._insert(record.id, name, payload, PUT, PUT_SILENTLY)
         else:
             yield from self._check_outside("put(durable=False)", NOT_DURABLE)
-            yield from self._insert(facts.id, name, payload, PUT_RELAXED, PUT_SILENTLY)
+            yield from self._insert(record.id, name, payload, PUT_RELAXED, PUT_SILENTLY)
 
     @operation
     def put_many(
@@ -321,35 +321,35 @@ class Putting(Leasing):
         deadline = Deadline.after(timeout)
         name = partition_name(partition)
         payloads = self._encode_all(one_of(items, vs, "put_many", "items= and vs="))
-        facts = yield from self._open()
+        record = yield from self._open()
         if self._runner.settings.signing_keys:
             payloads = [self._sign(payload, name) for payload in payloads]
-        if not durable or delay or ordered or idempotency_key is not None or "maxsize" in facts.options:
+        if not durable or delay or ordered or idempotency_key is not None or "maxsize" in record.options:
             terms = _terms(delay, idempotency_key, ordered, durable)
-            yield from self._put_on_terms(facts, name, payloads, terms, block, deadline)
+            yield from self._put_on_terms(record, name, payloads, terms, block, deadline)
             return
         cut = list(batches(payloads, len, rows_max=BATCH_ITEMS))
         if len(cut) == 1:
-            yield from self._insert(facts.id, name, cut[0], PUT_MANY, PUT_MANY_SILENTLY)
+            yield from self._insert(record.id, name, cut[0], PUT_MANY, PUT_MANY_SILENTLY)
         elif cut:
-            yield from atomic(self._insert_batches(facts.id, name, cut))
+            yield from atomic(self._insert_batches(record.id, name, cut))
         else:
-            yield from self._check_exists(facts.id)
+            yield from self._check_exists(record.id)
 
     def _put_lapsing(self, put: Op[None], partition: str | None, partition_ttl: float, durable: bool) -> Op[None]:
         """*put*, after which the partition has so much time."""
         name = partition_name(partition)
         seconds = check_seconds(partition_ttl, "partition_ttl", above=PARTITION_SECONDS_MIN)
-        facts = yield from self._open()
+        record = yield from self._open()
 
         def both() -> Op[None]:
-            yield from self._sweep(facts.id)  # what has had its time does not get more by this put
+            yield from self._sweep(record.id)  # what has had its time does not get more by this put
             yield from put
-            yield Query(LAPSE, facts.id, name, seconds)
+            yield Query(LAPSE, record.id, name, seconds)
 
         # Not in a transaction where the put may wait for room, or says something that goes for all of one.
-        yield from (both() if "maxsize" in facts.options or not durable else atomic(both()))
-        queue = self._of(facts.id)
+        yield from (both() if "maxsize" in record.options or not durable else atomic(both()))
+        queue = self._of(record.id)
         queue.check_at = min(queue.check_at, monotonic() + seconds)
 
     def _insert_batches(self, store_id: int, partition: str, cut: list[list[bytes]]) -> Op[None]:
@@ -360,78 +360,78 @@ class Putting(Leasing):
         if self._runner.settings.signing_keys:
             aloud, silently = SIGNED[aloud], SIGNED[silently]
         topic = Topic(store_id, partition)
-        enrolment = yield BeforeCommit(Announcements, Announcements)
-        if enrolment is None or enrolment.immediate:
+        hooked = yield BeforeCommit(Notifications, Notifications)
+        if hooked is None or hooked.immediate:
             put = yield Query(aloud, store_id, partition, payload, lock_key(topic), topic.payload)
         else:
             put = yield Query(silently, store_id, partition, payload)
-            enrolment.participant.topics[topic] = None
+            hooked.hook.topics[topic] = None
         if not put:
             yield from self._is_gone(store_id)
 
     # ------------------------------------------------------------------------------------------------------- on terms
 
     def _put_on_terms(
-        self, facts: Facts, partition: str, payloads: list[bytes], terms: Terms, block: bool, deadline: Deadline
+        self, record: StoreRecord, partition: str, payloads: list[bytes], terms: Terms, block: bool, deadline: Deadline
     ) -> Op[None]:
         if not terms.durable:
             yield from self._check_outside("put(durable=False)", NOT_DURABLE)
-        maxsize: int | None = None if terms.delay else facts.options.get("maxsize")
+        maxsize: int | None = None if terms.delay else record.options.get("maxsize")
         cut = list(batches(payloads, len, rows_max=BATCH_ITEMS))
         if not cut:
-            yield from self._check_exists(facts.id)
+            yield from self._check_exists(record.id)
             return
         if maxsize is None:
-            body = self._insert_on_terms(facts, partition, cut, terms)
+            body = self._insert_on_terms(record, partition, cut, terms)
             yield from (body if len(cut) == 1 else atomic(body))
         elif len(payloads) > maxsize:
             raise errors.InvalidError(
                 f"{len(payloads)} items can never be in {self!r} at once, made with maxsize={maxsize}"
             )
         else:
-            yield from self._insert_when_room(facts, partition, cut, terms, block, deadline)
+            yield from self._insert_when_room(record, partition, cut, terms, block, deadline)
         if terms.key is not None and random.random() * _COLLECT_EVERY < 1:
-            yield Query(FORGET_KEYS, facts.id)
+            yield Query(FORGET_KEYS, record.id)
 
     def _insert_when_room(
-        self, facts: Facts, partition: str, cut: list[list[bytes]], terms: Terms, block: bool, deadline: Deadline
+        self, record: StoreRecord, partition: str, cut: list[list[bytes]], terms: Terms, block: bool, deadline: Deadline
     ) -> Op[None]:
-        if (yield from self._try(facts, partition, cut, terms)):
+        if (yield from self._try(record, partition, cut, terms)):
             return
         if not block or deadline.passed():
-            raise self._full(facts)
-        ticket = yield Listen(room_topic(facts.id))
+            raise self._full(record)
+        ticket = yield Listen(room_topic(record.id))
         try:
             for seconds in waits():
-                if (yield from self._try(facts, partition, cut, terms)):
+                if (yield from self._try(record, partition, cut, terms)):
                     return
                 if deadline.passed():
-                    raise self._full(facts)
+                    raise self._full(record)
                 yield Wait(ticket, min(seconds, deadline.remaining()))
         finally:
             ticket.close()
 
-    def _try(self, facts: Facts, partition: str, cut: list[list[bytes]], terms: Terms) -> Op[bool]:
+    def _try(self, record: StoreRecord, partition: str, cut: list[list[bytes]], terms: Terms) -> Op[bool]:
         try:
-            yield from atomic(self._insert_if_room(facts, partition, cut, terms))
+            yield from atomic(self._insert_if_room(record, partition, cut, terms))
         except _NoRoomError:  # which has undone all, also the lock
             return False
         return True
 
-    def _insert_if_room(self, facts: Facts, partition: str, cut: list[list[bytes]], terms: Terms) -> Op[None]:
-        yield Query(LOCK_ROOM, facts.id)
-        if terms.key is not None and (yield Query(HAS_KEY, facts.id, terms.key)):
+    def _insert_if_room(self, record: StoreRecord, partition: str, cut: list[list[bytes]], terms: Terms) -> Op[None]:
+        yield Query(LOCK_ROOM, record.id)
+        if terms.key is not None and (yield Query(HAS_KEY, record.id, terms.key)):
             return
-        yield from self._insert_on_terms(facts, partition, cut, terms, facts.options["maxsize"])
+        yield from self._insert_on_terms(record, partition, cut, terms, record.options["maxsize"])
 
     def _insert_on_terms(
-        self, facts: Facts, partition: str, cut: list[list[bytes]], terms: Terms, maxsize: int | None = None
+        self, record: StoreRecord, partition: str, cut: list[list[bytes]], terms: Terms, maxsize: int | None = None
     ) -> Op[None]:
-        topic = Topic(facts.id, partition)
-        enrolment = yield BeforeCommit(Announcements, Announcements)
-        aloud = enrolment is None or enrolment.immediate
+        topic = Topic(record.id, partition)
+        hooked = yield BeforeCommit(Notifications, Notifications)
+        aloud = hooked is None or hooked.immediate
         values = {
-            "store_id": facts.id,
+            "store_id": record.id,
             "partition": partition,
             "order_key": lock_key(topic),
             "key": terms.key,
@@ -450,20 +450,20 @@ class Putting(Leasing):
                 relaxed=is_first and not terms.durable,
                 bounded=is_first and maxsize is not None,
                 aloud=aloud,
-                repeatable=terms.key is not None and enrolment is None,
+                repeatable=terms.key is not None and hooked is None,
                 signed=bool(self._runner.settings.signing_keys),
             )
             values["payloads"] = batch
             if not (yield Query(statement, *[values[name] for name in names])):
-                yield from self._check_exists(facts.id)
+                yield from self._check_exists(record.id)
                 if maxsize is not None:
                     raise _NoRoomError
                 return  # the key was used before
         if not aloud:
-            enrolment.participant.topics[topic] = None
+            hooked.hook.topics[topic] = None
 
-    def _full(self, facts: Facts) -> errors.QueueFull:
-        return errors.QueueFull(f"no room in {self!r}, made with maxsize={facts.options['maxsize']}")
+    def _full(self, record: StoreRecord) -> errors.QueueFull:
+        return errors.QueueFull(f"no room in {self!r}, made with maxsize={record.options['maxsize']}")
 
 
 class _NoRoomError(Exception):

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from pgstore import errors
-from pgstore.client.announcements import Announcements, in_transaction
 from pgstore.client.listener import lock_key, waits
+from pgstore.client.notifications import Notifications, in_transaction
 from pgstore.core.batches import BATCH_BYTES, batches
 from pgstore.core.clock import Deadline, monotonic
-from pgstore.core.operation import Apart, BeforeCommit, Listen, Op, PutBack, Query, Rows, Topic, Wait, operation
+from pgstore.core.operation import Autonomous, BeforeCommit, Listen, Op, PutBack, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.base import (
     INSERTING,
@@ -30,9 +30,9 @@ from pgstore.queue.base import (
     room_topic,
     waking,
 )
-from pgstore.queue.known import FRESH_SECONDS, KnownPartition, KnownQueue, tally
 from pgstore.queue.lease import LEASE_SECONDS_MIN, RENEWED_SECONDS_MIN, UNLEASE, Lease, Leasing, Renewal, one
-from pgstore.registry import Facts
+from pgstore.queue.state import FRESH_SECONDS, KnownPartition, KnownQueue, tally
+from pgstore.store.registry import StoreRecord
 
 # With new ids, for the old ones may lie below a mark by now. Whoever went to sleep while they were taken is told.
 PUT_BACK = Statement(
@@ -265,13 +265,13 @@ class Taking(Leasing):
         self, n: int, block: bool, timeout: float | None, partition: str, lease: float, renew: bool, durable: bool
     ) -> Op[list[Any]]:
         seconds = check_seconds(lease, "lease", above=RENEWED_SECONDS_MIN if renew else LEASE_SECONDS_MIN)
-        facts = yield from self._open()
+        record = yield from self._open()
         if renew:
             yield from self._check_outside("get(renew=True)", "has a lease that nobody can prolong before the commit")
         rows = yield from self._take(n, block, timeout, partition, seconds, durable)
-        leases = [Lease(self, partition, seconds, row, facts) for row in rows]
+        leases = [Lease(self, partition, seconds, row, record) for row in rows]
         if renew and leases:
-            Renewal(leases, self._runner, facts.id, seconds).go_on()
+            Renewal(leases, self._runner, record.id, seconds).go_on()
         return leases
 
     def _take(
@@ -284,58 +284,58 @@ class Taking(Leasing):
         durable: bool = True,
     ) -> Op[Rows]:
         deadline = Deadline.after(timeout)
-        facts = self._facts
-        if facts is None or facts.history is not self._client.history:  # type: ignore[union-attr]
-            facts = yield from self._know()
+        record = self._record
+        if record is None or record.history is not self._client.history:  # type: ignore[union-attr]
+            record = yield from self._know()
         if not durable:
             yield from self._check_outside("get(durable=False)", NOT_DURABLE)
-        queue = self._of(facts.id)
+        queue = self._of(record.id)
         if monotonic() >= queue.check_at:
-            yield from self._check_due(facts, queue)
+            yield from self._check_due(record, queue)
         known = queue.partition(partition, self._runner.servers_seen)
         if known.may_rise:
-            yield from self._advance(facts, partition, known)
+            yield from self._advance(record, partition, known)
         elif known.is_busy:
-            yield from self._learn(facts, partition, known)
-        rows = yield from self._look(facts, partition, queue, known, n, lease, durable)
+            yield from self._learn(record, partition, known)
+        rows = yield from self._look(record, partition, queue, known, n, lease, durable)
         if not rows and known.servers_seen != self._runner.servers_seen:
             # The connection was the first to another server, whose items may lie below the mark.
-            queue = self._of(facts.id)
+            queue = self._of(record.id)
             known = queue.partition(partition, self._runner.servers_seen)
-            rows = yield from self._look(facts, partition, queue, known, n, lease, durable)
+            rows = yield from self._look(record, partition, queue, known, n, lease, durable)
         if not rows:
             # Is there still a Queue, and has anything become due since the last check?
-            found = yield Query(PEEK, facts.id, partition, _low(known))
+            found = yield Query(PEEK, record.id, partition, _low(known))
             if not found:
-                yield from self._is_gone(facts.id)
+                yield from self._is_gone(record.id)
             due_in = found[0][1]
             if due_in is not None and due_in <= 0:
-                yield from self._bring_back(facts)
-                rows = yield from self._look(facts, partition, queue, known, n, lease, durable)
+                yield from self._bring_back(record)
+                rows = yield from self._look(record, partition, queue, known, n, lease, durable)
         if rows or not block:
             return rows
         if deadline.passed():
             raise self._empty(timeout, partition)
         # Listening comes before the second look: a put in between wakes us.
-        ticket = yield Listen(Topic(facts.id, partition))
+        ticket = yield Listen(Topic(record.id, partition))
         try:
             woken = False
             for seconds in waits():
                 known = queue.partition(partition, self._runner.servers_seen)
                 if woken:  # there most probably is something, so that asking first would only take longer
-                    rows = yield from self._look(facts, partition, queue, known, n, lease, durable)
+                    rows = yield from self._look(record, partition, queue, known, n, lease, durable)
                     if rows:
                         return rows
-                found = yield Query(PEEK, facts.id, partition, _low(known))
+                found = yield Query(PEEK, record.id, partition, _low(known))
                 if not found:
-                    yield from self._is_gone(facts.id)
+                    yield from self._is_gone(record.id)
                 there_are_some, due_in = found[0]
                 more_due = False
                 if due_in is not None and due_in <= 0:
-                    more_due = yield from self._bring_back(facts)
+                    more_due = yield from self._bring_back(record)
                     there_are_some = True
                 if there_are_some:
-                    rows = yield from self._look(facts, partition, queue, known, n, lease, durable)
+                    rows = yield from self._look(record, partition, queue, known, n, lease, durable)
                     if rows:
                         return rows
                 if deadline.passed():
@@ -351,7 +351,7 @@ class Taking(Leasing):
 
     def _look(
         self,
-        facts: Facts,
+        record: StoreRecord,
         partition: str,
         queue: KnownQueue,
         known: KnownPartition,
@@ -359,11 +359,11 @@ class Taking(Leasing):
         lease: float | None,
         durable: bool,
     ) -> Op[Rows]:
-        store_id = facts.id
+        store_id = record.id
         counting = yield from tally(queue)
         known.looks += 1
         many = n > FIT_FOR_CERTAIN and known.has_large
-        if lease is None and durable and "maxsize" not in facts.options:
+        if lease is None and durable and "maxsize" not in record.options:
             rows: Rows = yield Query(
                 TAKE_MANY if many else TAKE,
                 store_id,
@@ -373,7 +373,7 @@ class Taking(Leasing):
                 undo=lambda rows: self._put_back(store_id, partition, rows),
             )
         else:
-            rows = yield from self._look_on_terms(facts, partition, _low(known), n, lease, durable, many)
+            rows = yield from self._look_on_terms(record, partition, _low(known), n, lease, durable, many)
         if rows:
             known.note(len(rows))
             if n > FIT_FOR_CERTAIN:
@@ -385,7 +385,7 @@ class Taking(Leasing):
                 rows.sort()
         return rows
 
-    def _advance(self, facts: Facts, partition: str, known: KnownPartition) -> Op[None]:
+    def _advance(self, record: StoreRecord, partition: str, known: KnownPartition) -> Op[None]:
         """
         Raise the mark below which nothing is left; not before those are through who were inserting at the first attempt.
 
@@ -394,16 +394,16 @@ class Taking(Leasing):
         """
         known.taken = 0
         statement = ADVANCE if (yield from in_transaction()) else ADVANCE_ALONE
-        ((low, *advancing),) = yield Apart(one(Query(statement, facts.id, partition, *known.advancing)))
+        ((low, *advancing),) = yield Autonomous(one(Query(statement, record.id, partition, *known.advancing)))
         if low is None:
             known.advancing = tuple(advancing)
             return
         known.advancing = (None, None, None)
         self._trust(known, low)
 
-    def _learn(self, facts: Facts, partition: str, known: KnownPartition) -> Op[None]:
+    def _learn(self, record: StoreRecord, partition: str, known: KnownPartition) -> Op[None]:
         """Ask for the mark that is kept, once for the gets of a second."""
-        rows: Rows = yield Apart(one(Query(MARK, facts.id, partition)))
+        rows: Rows = yield Autonomous(one(Query(MARK, record.id, partition)))
         self._trust(known, rows[0][0] if rows else 0)
 
     def _trust(self, known: KnownPartition, low: int) -> None:
@@ -415,27 +415,27 @@ class Taking(Leasing):
             known.fresh_until = monotonic() + FRESH_SECONDS
 
     def _look_on_terms(
-        self, facts: Facts, partition: str, low: int, n: int, lease: float | None, durable: bool, many: bool
+        self, record: StoreRecord, partition: str, low: int, n: int, lease: float | None, durable: bool, many: bool
     ) -> Op[Rows]:
-        values: list[Any] = [facts.id, partition, n, low]
+        values: list[Any] = [record.id, partition, n, low]
         if lease is not None:
             values.append(lease)
         aloud = False
-        if "maxsize" in facts.options:
+        if "maxsize" in record.options:
             # Before the items are taken, or in the same statement: an interrupt puts back only what the last query took.
-            room = room_topic(facts.id)
-            enrolment = yield BeforeCommit(Announcements, Announcements)
-            aloud = enrolment is None or enrolment.immediate
+            room = room_topic(record.id)
+            hooked = yield BeforeCommit(Notifications, Notifications)
+            aloud = hooked is None or hooked.immediate
             if aloud:
                 values += [lock_key(room), room.payload]
             else:
-                enrolment.participant.topics[room] = None
+                hooked.hook.topics[room] = None
         statement = take_on_terms(leased=lease is not None, relaxed=not durable, aloud=aloud, many=many)
 
         def undo(rows: Rows) -> Sequence[Query]:
             if lease is None:
-                return self._put_back(facts.id, partition, rows)
-            return [Query(UNLEASE, facts.id, partition, [row[0] for row in rows])]
+                return self._put_back(record.id, partition, rows)
+            return [Query(UNLEASE, record.id, partition, [row[0] for row in rows])]
 
         rows: Rows = yield Query(statement, *values, undo=undo)
         return rows

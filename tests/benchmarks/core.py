@@ -122,10 +122,10 @@ def _start(context: Any, url: str, notify: bool) -> tuple[Any, Connection]:
 
 
 def _commit_on_demand(url: str, notify: bool, pipe: Connection) -> None:
-    from pgstore.client.announcements import Announcements
+    from pgstore.client.notifications import Notifications
 
     if not notify:
-        Announcements.with_commit = lambda self: []  # type: ignore[method-assign]
+        Notifications.with_commit = lambda self: []  # type: ignore[method-assign]
     with pgstore.Client(url) as client:
         queue = pgstore.Queue.from_name("benchmark-core", client=client)
         while amount := pipe.recv():

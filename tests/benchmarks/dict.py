@@ -24,7 +24,7 @@ import sqlalchemy.orm
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import pgstore
-from pgstore.client.links.eagerness import Eagerness
+from pgstore.connection.spin_wait import SpinWait
 from pgstore.core.operation import Query
 from tests.benchmarks import peers
 from tests.benchmarks.harness import Contest, Limit, Skipped, Turn
@@ -284,7 +284,7 @@ def asleep(candidate: Callable[[], float]) -> Callable[[], float]:
     """*candidate*, no answer being awaited awake."""
 
     def run() -> float:
-        with mock.patch.object(Eagerness, "catch", lambda *_: False):  # noqa: PT008 - a mock takes longer than a get
+        with mock.patch.object(SpinWait, "catch", lambda *_: False):  # noqa: PT008 - a mock takes longer than a get
             return candidate()
 
     return run

@@ -82,7 +82,7 @@ def writing(store: Any, connection: psycopg.Connection[Any], data: bytes) -> Ite
         return len(data) / 1e6
 
     for name, ours in (("put_file", put), ("open, write 1 MiB", opened)):
-        yield Contest(f"{store._noun}: {name}", ours, reference, 0.9, "MB/s", "COPY in", rounds_max=5)
+        yield Contest(f"{store._display_name}: {name}", ours, reference, 0.9, "MB/s", "COPY in", rounds_max=5)
 
 
 def reading(store: Any, connection: psycopg.Connection[Any], data: bytes) -> Iterator[Contest]:
@@ -138,7 +138,7 @@ def reading(store: Any, connection: psycopg.Connection[Any], data: bytes) -> Ite
         ("open, read all", read(-1), 0.6),
         ("read_file", iterated, 0.6),
     ]:
-        yield Contest(f"{store._noun}: {name}", ours, copied, goal, "MB/s", "COPY out", rounds_max=7)
+        yield Contest(f"{store._display_name}: {name}", ours, copied, goal, "MB/s", "COPY out", rounds_max=7)
 
 
 # ----------------------------------------------------------------------------------------------------- writes in place

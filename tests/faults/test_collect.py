@@ -18,7 +18,7 @@ import pytest
 
 import pgstore
 from pgstore.cli.check import checks_of, run_checks
-from pgstore.files.collect import Collection
+from pgstore.fs.retention.collection import Collection
 from pgstore.migrate import sql_directory
 from tests.faults.conftest import Background, until
 
@@ -31,7 +31,7 @@ COMMON = """
     import hashlib, io, json, os, random, sys, time
     import pgstore
     from pgstore import errors
-    from pgstore.files.collect import Collection
+    from pgstore.fs.retention.collection import Collection
 
     url, kind, seconds, seed = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
     chance = random.Random(seed)

@@ -14,7 +14,8 @@ from functools import partial
 import pytest
 
 import pgstore
-from pgstore.client import links, pool
+from pgstore import connection
+from pgstore.connection import pool
 from pgstore.errors import StoreUnavailable
 from tests.faults.conftest import Background, until
 
@@ -38,7 +39,7 @@ def only(own_database):
 def held_once(monkeypatch):
     """Watches that no connection is used by two threads at once."""
     holders: dict[int, int] = {}
-    original = links.BlockingLink.execute
+    original = connection.BlockingConnection.execute
 
     def execute(self, query):
         thread = threading.get_ident()
@@ -48,7 +49,7 @@ def held_once(monkeypatch):
         finally:
             del holders[id(self)]
 
-    monkeypatch.setattr(links.BlockingLink, "execute", execute)
+    monkeypatch.setattr(connection.BlockingConnection, "execute", execute)
 
 
 def test_thirty_threads_share_five_connections_and_all_finish(own_database, eye, held_once):
@@ -264,10 +265,10 @@ def test_idle_connections_are_closed(own_database, eye, monkeypatch):
         entries["k"] = 1
         assert backends(eye, "idle") == 1
 
-        client._blocking.links.close_idle()
+        client._blocking.connections.close_idle()
         assert backends(eye, "idle") == 1
         monkeypatch.setattr(pool, "IDLE_SECONDS", -1.0)
-        client._blocking.links.close_idle()
+        client._blocking.connections.close_idle()
         until(lambda: not backends(eye, "idle"))
 
         assert entries["k"] == 1
@@ -470,7 +471,7 @@ def test_a_put_comes_through_when_gets_wait_in_transactions_of_all_connections(o
     """
     queue = pgstore.Queue.persist("queue", client=only).hydrate()
     waiting = hold_all(only, lambda _: queue.get(timeout=20), 3)
-    until(lambda: sum(link.is_waiting for link in list(only._blocking.links._links)) == 3)
+    until(lambda: sum(connection.is_waiting for connection in list(only._blocking.connections._connections)) == 3)
 
     put = partial(queue.put_many, range(3))
     Background(only.run_transaction, put).result(10) if in_transaction else Background(put).result(10)
@@ -504,7 +505,7 @@ def test_the_last_connection_is_not_waited_on(only):
     """
     queue = pgstore.Queue.persist("queue", client=only).hydrate()
     waiting = hold_all(only, lambda _: queue.get(timeout=20), 3)
-    until(lambda: sum(link.is_waiting for link in list(only._blocking.links._links)) == 3)
+    until(lambda: sum(connection.is_waiting for connection in list(only._blocking.connections._connections)) == 3)
 
     def wait_too():
         with only.transaction():
@@ -577,7 +578,7 @@ def test_a_call_within_calls_that_hold_all_connections_raises_at_once(own_databa
     It would wait for what its own thread holds, and that for it.
     """
     with pgstore.Client(own_database, connections_max=1) as client:
-        links_ = client._blocking.links
+        links_ = client._blocking.connections
         entries = pgstore.Dict.persist("entries", client=client)
         entries["k"] = 1
         held = [
@@ -585,6 +586,6 @@ def test_a_call_within_calls_that_hold_all_connections_raises_at_once(own_databa
         ]  # as three calls, each in a signal handler that came into the one before
         with pytest.raises(StoreUnavailable, match="very thread"):
             entries.get("k")
-        for link in held:
-            links_.release(link)
+        for connection in held:
+            links_.release(connection)
         assert entries["k"] == 1

@@ -18,7 +18,7 @@ from psycopg import sql
 import pgstore
 from pgstore import migrate
 from pgstore.client.listener import LOCK_CLASS
-from pgstore.queue import known
+from pgstore.queue import state
 from tests.faults.conftest import Background, Eye, until
 
 KINDS = [pgstore.Dict, pgstore.Queue, pgstore.Volume, pgstore.NetworkFileSystem]
@@ -348,15 +348,15 @@ def test_connections_to_the_old_history_are_given_up(server, own_database):
     with pgstore.Client(own_database) as client:
         entries = pgstore.Dict.persist("entries", client=client)
         entries["k"] = 1
-        before = client._blocking.links.acquire()
-        client._blocking.links.release(before)
+        before = client._blocking.connections.acquire()
+        client._blocking.connections.release(before)
         with psycopg.connect(own_database, autocommit=True) as connection:
             connection.execute("UPDATE pgstore.installation SET id = gen_random_uuid()")
 
         Background(entries.get, "k").result()  # on a thread, and a connection, of its own
 
-        after = client._blocking.links.acquire()
-        client._blocking.links.release(after)
+        after = client._blocking.connections.acquire()
+        client._blocking.connections.release(after)
         assert after is not before
         assert entries["k"] == 1
 
@@ -441,7 +441,7 @@ def test_a_mark_of_the_old_history_passes_over_nothing(call, database, worker, m
     """
     Items of the backup lie below the mark that the client has raised since; the first get after the restore finds them.
     """
-    monkeypatch.setattr(known, "ADVANCE_ITEMS", 1)
+    monkeypatch.setattr(state, "ADVANCE_ITEMS", 1)
     monkeypatch.setattr("pgstore.queue.take.FRESH_SECONDS", 1e6)
     queue = pgstore.Queue.persist("queue", client=worker)
     call(queue.put_many, ["first", "second"])
@@ -449,7 +449,7 @@ def test_a_mark_of_the_old_history_passes_over_nothing(call, database, worker, m
     for number in range(20):
         call(queue.put, number)
         call(queue.get)
-    (knows,) = known.household(worker).queue(int(queue.object_id[3:]))._partitions.values()
+    (knows,) = state.household(worker).queue(int(queue.object_id[3:]))._partitions.values()
     assert knows.low > 2
     database.restore()
 

@@ -21,13 +21,13 @@ import pytest
 from psycopg.pq import ExecStatus
 
 import pgstore
-from pgstore.client import links
-from pgstore.client.links.eagerness import Eagerness
+from pgstore import connection
 from pgstore.client.transaction import _AMBIENT
+from pgstore.connection.spin_wait import SpinWait
 from pgstore.core.statement import Statement
 from pgstore.core.steps import run_async, run_blocking
 from pgstore.queue import take
-from pgstore.queue.known import KnownPartition
+from pgstore.queue.state import KnownPartition
 from tests.faults.conftest import Background, until
 
 # An interrupt may hit psycopg while it hands a new connection over, too.
@@ -448,7 +448,7 @@ def test_an_interrupt_before_any_line_of_a_get_loses_and_doubles_nothing(client,
     queue.put("warm")
     queue.get()
     if pooled:
-        client._blocking.links._local.seat.free[0].prepared = None
+        client._blocking.connections._local.slot.free[0].prepared = None
     queue.put_many(["a", "b", "c"])
 
     for place, item in every_line(lambda: queue.get(block=False)):
@@ -457,7 +457,7 @@ def test_an_interrupt_before_any_line_of_a_get_loses_and_doubles_nothing(client,
         assert eye.rows("SELECT count(*), count(DISTINCT payload) FROM pgstore.queue_item") == [(3, 3)], place
 
 
-@pytest.mark.parametrize("first", [(Eagerness, "catch"), (KnownPartition, "note")], ids=["on its way", "in hand"])
+@pytest.mark.parametrize("first", [(SpinWait, "catch"), (KnownPartition, "note")], ids=["on its way", "in hand"])
 def test_a_second_interrupt_before_any_line_after_the_first_loses_and_doubles_nothing(
     client, queue, eye, monkeypatch, first
 ):
@@ -525,19 +525,19 @@ def test_an_interrupt_while_the_answers_to_a_get_that_begins_a_transaction_are_r
     queue.put("warm")
     queue.get()
     queue.put("item")
-    read = links.Link.read
+    read = connection.Connection.read
     calls = itertools.count(1)
 
-    def interrupted(link, result, statement=None, **how):
+    def interrupted(connection, result, statement=None, **how):
         if next(calls) == number:
             raise KeyboardInterrupt
-        return read(link, result, statement, **how)
+        return read(connection, result, statement, **how)
 
     with client.transaction():
-        monkeypatch.setattr(links.Link, "read", interrupted)
+        monkeypatch.setattr(connection.Connection, "read", interrupted)
         with pytest.raises(KeyboardInterrupt):
             queue.get(block=False)
-        monkeypatch.setattr(links.Link, "read", read)
+        monkeypatch.setattr(connection.Connection, "read", read)
 
     assert eye.rows("SELECT count(*) FROM pgstore.queue_item") == [(1,)]
     assert queue.get(block=False) == "item"
@@ -550,17 +550,17 @@ def test_an_interrupt_while_the_answer_to_a_failed_begin_is_read_is_what_the_cal
     The answer to the get, which the server then skipped, is not looked for.
     """
     queue.put("item")
-    monkeypatch.setattr(links.base, "BEGIN", Statement("BEGIN ISOLATION LEVEL WRONG"))
-    read = links.Link.read
+    monkeypatch.setattr(connection.base, "BEGIN", Statement("BEGIN ISOLATION LEVEL WRONG"))
+    read = connection.Connection.read
 
-    def interrupted(link, result, statement=None, **how):
+    def interrupted(connection, result, statement=None, **how):
         if result.status == ExecStatus.FATAL_ERROR:
-            monkeypatch.setattr(links.Link, "read", read)
+            monkeypatch.setattr(connection.Connection, "read", read)
             raise KeyboardInterrupt
-        return read(link, result, statement, **how)
+        return read(connection, result, statement, **how)
 
     with pytest.raises(KeyboardInterrupt), client.transaction():
-        monkeypatch.setattr(links.Link, "read", interrupted)
+        monkeypatch.setattr(connection.Connection, "read", interrupted)
         queue.get(block=False)
 
     monkeypatch.undo()
@@ -890,7 +890,7 @@ def test_ctrl_c_ends_a_wait_for_a_row_lock_promptly_and_cancels_the_statement(cl
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             entries["k"] = 2
-        assert time.monotonic() - began < links.SETTLE_SECONDS
+        assert time.monotonic() - began < connection.SETTLE_SECONDS
         thread.join()
         assert eye.value("SELECT count(*) FROM pg_locks WHERE NOT granted") == 0
         blocker.rollback()

@@ -9,10 +9,11 @@ import threading
 import pytest
 
 import pgstore
-from pgstore.client import links, world
+from pgstore import connection
+from pgstore.client import executor
 from pgstore.core.operation import Many, Query, operation
 from pgstore.errors import OutcomeUnknown, StatementFailed, StoreUnavailable
-from pgstore.queue.look import LEN, LEN_TOTAL
+from pgstore.queue.peek import LEN, LEN_TOTAL
 from pgstore.queue.put import PUT_SILENTLY
 from tests.faults.conftest import Background, until
 from tests.fixtures.clients import Call
@@ -21,7 +22,7 @@ from tests.fixtures.clients import Call
 @pytest.fixture
 def client(own_database, proxy, monkeypatch):
     """A client whose connections all lead through the proxy, and are looked at before every use."""
-    monkeypatch.setattr(links.blocking, "_FRESH_SECONDS", -1.0)
+    monkeypatch.setattr(connection.blocking, "_FRESH_SECONDS", -1.0)
     client = pgstore.Client(proxy.url(own_database))
     yield client
     client.close()
@@ -231,7 +232,7 @@ def test_a_transaction_that_meets_a_migration_gives_up_what_idles_too(client, st
         finish.wait(20)
 
     def idle():
-        return sum(len(seat.free) for seat in client.world(blocking=True).links._seats)
+        return sum(len(slot.free) for slot in client.executor(blocking=True).connections._slots)
 
     thread = threading.Thread(target=use)
     thread.start()
@@ -361,8 +362,8 @@ def test_it_is_found_also_for_sql_of_the_callers(client, proxy, own_database, ey
     with client.transaction() as tx:
         tx.connection.execute("INSERT INTO mine VALUES (1)")
         # The answer to the question passes, that to COMMIT does not.
-        original = tx.root.link.commit_with
-        tx.root.link.commit_with = lambda *args: (proxy.cut_after(from_server=0), original(*args))[1]
+        original = tx.root.connection.commit_with
+        tx.root.connection.commit_with = lambda *args: (proxy.cut_after(from_server=0), original(*args))[1]
     proxy.wait_for_cut()
 
     assert eye.value("SELECT count(*) FROM mine") == 1
@@ -391,7 +392,7 @@ def test_a_lost_commit_is_unknown_if_the_server_cannot_be_asked(call, client, pr
     Not merely unavailable: that would say that nothing was done, and the caller would do it again.
     """
     entries, _ = stores
-    monkeypatch.setattr(world, "RECONNECT_SECONDS", 0.0)
+    monkeypatch.setattr(executor, "RECONNECT_SECONDS", 0.0)
 
     def lose(tx):
         proxy.refuse()
@@ -419,7 +420,7 @@ def test_run_transaction_does_it_again_after_a_lost_connection_and_not_after_an_
 
     client.run_transaction(work)
     assert entries.items() == [("attempts", 2), ("last", 2)]
-    monkeypatch.setattr(world, "RECONNECT_SECONDS", 0.0)
+    monkeypatch.setattr(executor, "RECONNECT_SECONDS", 0.0)
 
     def lose(tx):
         work(tx)

@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 import pgstore
-from pgstore.queue import known as known_module
 from pgstore.queue import put as put_module
+from pgstore.queue import state as known_module
 from pgstore.queue import take as take_module
 from tests.faults.conftest import Background, until
 from tests.fixtures.clients import Call
@@ -35,15 +35,15 @@ def test_a_pooler_is_noticed(client, own_database, stores):
     """
     By the backend that answers, which is not the one that said hello.
     """
-    link = client._blocking.links.acquire()
-    assert link.pooled
-    client._blocking.links.release(link)
+    connection = client._blocking.connections.acquire()
+    assert connection.pooled
+    client._blocking.connections.release(connection)
 
     with pgstore.Client(own_database) as direct:
         pgstore.Dict.persist("entries", client=direct).hydrate()
-        link = direct._blocking.links.acquire()
-        assert not link.pooled
-        direct._blocking.links.release(link)
+        connection = direct._blocking.connections.acquire()
+        assert not connection.pooled
+        direct._blocking.connections.release(connection)
 
 
 def test_stores_work_through_a_pooler(call, client, stores):

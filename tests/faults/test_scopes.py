@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
 import pgstore
-from pgstore.client.links.eagerness import Eagerness
+from pgstore.connection.spin_wait import SpinWait
 from pgstore.errors import InvalidError, StatementFailed, TransactionFailed, TransactionScopeError
 from tests.faults.conftest import Background
 
@@ -132,7 +132,7 @@ def test_a_transaction_is_rolled_back_if_it_is_cancelled_while_another_task_uses
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert await entries.contains.aio("k") is False
-            assert not client.world(blocking=False).links._turns
+            assert not client.executor(blocking=False).connections._waiters
 
     asyncio.run(main())
 
@@ -523,8 +523,8 @@ def interrupting(monkeypatch):
             pending.pop()()
         return catch(spin, *args)
 
-    catch = Eagerness.catch
-    monkeypatch.setattr(Eagerness, "catch", look)
+    catch = SpinWait.catch
+    monkeypatch.setattr(SpinWait, "catch", look)
     return interrupt
 
 

@@ -11,13 +11,14 @@ import psycopg
 import pytest
 
 import pgstore
-from pgstore.client import links, listener
+from pgstore import connection
+from pgstore.client import listener
 from pgstore.client.listener import AsyncTicket, BlockingTicket, waits
 from pgstore.core import operation
 from pgstore.errors import InvalidError
 from pgstore.queue import lease as lease_module
 from pgstore.queue import take as take_module
-from pgstore.queue.known import KnownPartition
+from pgstore.queue.state import KnownPartition
 from pgstore.serializers import dumps
 from tests.faults.conftest import Background, until
 
@@ -211,7 +212,7 @@ def test_each_look_of_a_waiter_is_one_statement_and_the_listener_sends_none(call
             yield 0.02
 
     monkeypatch.setattr(take_module, "waits", often)
-    for kind in (links.BlockingLink, links.AsyncLink):
+    for kind in (connection.BlockingConnection, connection.AsyncConnection):
         original = kind.execute
 
         def execute(self, query, original=original):

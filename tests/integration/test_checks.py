@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 import pgstore
+from pgstore.admin.repair import REPAIRABLE
 from pgstore.cli.check import checks_of, run_checks
-from pgstore.cli.repair import REPAIRABLE
 from pgstore.migrate import sql_directory
 from tests.fixtures.scribe import LIVE, Scribe
 from tests.integration.test_cli import Cli

@@ -18,9 +18,9 @@ from pgstore.core import clock
 from pgstore.core.operation import atomic
 from pgstore.core.statement import Statement
 from pgstore.file_store import base
-from pgstore.files import collect
-from pgstore.files.collect import Collected, Collection, collect_in_passing, contents
-from pgstore.files.collect import rows as rows_of_versions
+from pgstore.fs.retention import collection
+from pgstore.fs.retention.collection import Collected, Collection, collect_in_passing, contents
+from pgstore.fs.retention.collection import rows as rows_of_versions
 from tests.integration.test_cli import Cli
 
 LARGE = 300_000
@@ -531,21 +531,21 @@ def test_clients_that_write_collect_in_passing(client, volume, sql, monkeypatch)
     """
     A minute after a commit, on a thread of its own, which ends when there is nothing left to do.
     """
-    assert client.chores._thread is None
+    assert client.scheduler._thread is None
     for _ in range(4):
         put(volume, "f", os.urandom(LARGE))
     age(sql, volume, 700)
-    thread = client.chores._thread
+    thread = client.scheduler._thread
     assert thread is not None
-    client.chores.work()
+    client.scheduler.work()
     assert rows(sql, volume)["volume_version"] == 4  # not before a minute has passed
 
     now = clock.monotonic()
     monkeypatch.setattr(clock, "monotonic", lambda: now + 61)
-    client.chores.work()
+    client.scheduler.work()
 
     assert rows(sql, volume)["volume_version"] == 2
-    assert client.chores._left == {}
+    assert client.scheduler._left == {}
 
 
 def test_who_only_restores_collects_in_passing(client, volume, client_elsewhere, sql, store_name, monkeypatch):
@@ -559,7 +559,7 @@ def test_who_only_restores_collects_in_passing(client, volume, client_elsewhere,
 
     now = clock.monotonic()
     monkeypatch.setattr(clock, "monotonic", lambda: now + 61)
-    client_elsewhere.chores.work()
+    client_elsewhere.scheduler.work()
 
     assert [entry.version for entry in volume.versions()] == [4, 3]
 
@@ -569,16 +569,16 @@ def test_what_waits_for_the_time_of_grace_is_looked_at_again(client, volume, sql
         put(volume, "f", b"x")
     now = clock.monotonic()
     monkeypatch.setattr(clock, "monotonic", lambda: now + 61)
-    client.chores.work()
+    client.scheduler.work()
     assert rows(sql, volume)["volume_version"] == 4
-    assert len(client.chores._left) == 1
+    assert len(client.scheduler._left) == 1
 
     age(sql, volume, 700)
     monkeypatch.setattr(clock, "monotonic", lambda: now + 61 + base.COLLECT_AGAIN_SECONDS)
-    client.chores.work()
+    client.scheduler.work()
 
     assert rows(sql, volume)["volume_version"] == 2
-    assert client.chores._left == {}
+    assert client.scheduler._left == {}
 
 
 def test_the_thread_of_chores_ends_with_its_work(client, volume, monkeypatch):
@@ -586,11 +586,11 @@ def test_the_thread_of_chores_ends_with_its_work(client, volume, monkeypatch):
 
     put(volume, "f", b"x")
 
-    thread = client.chores._thread
+    thread = client.scheduler._thread
     if thread is not None:
         thread.join(10)
         assert not thread.is_alive()
-    assert client.chores._thread is None
+    assert client.scheduler._thread is None
     put(volume, "f", b"x")  # and starts again
     client.close()
 
@@ -598,13 +598,13 @@ def test_the_thread_of_chores_ends_with_its_work(client, volume, monkeypatch):
 def test_a_client_that_is_closed_has_no_thread_left(database, store_name):
     with pgstore.Client(database) as client:
         put(pgstore.Volume.persist(store_name, client=client), "f", b"x")
-        thread = client.chores._thread
+        thread = client.scheduler._thread
         assert thread is not None
     assert not thread.is_alive()
 
 
 def test_in_passing_little_is_done_at_a_time(client, volume, sql, monkeypatch):
-    monkeypatch.setattr(collect, "TRANSACTIONS_IN_PASSING", 2)
+    monkeypatch.setattr(collection, "TRANSACTIONS_IN_PASSING", 2)
     for _ in range(5):
         put(volume, "f", os.urandom(LARGE))
     age(sql, volume, 700)

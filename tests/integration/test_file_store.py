@@ -19,8 +19,8 @@ import pytest
 
 import pgstore
 from pgstore import NetworkFileSystem, Volume, errors
-from pgstore.files.local import Target
-from pgstore.files.tree import Tree
+from pgstore.fs.transfer.local import Target
+from pgstore.fs.tree.resolve import Tree
 from pgstore.types import FileEntry, FileEntryType
 from tests.fixtures.trees import assert_sound, content, paths, put
 
@@ -624,8 +624,8 @@ def test_a_walk_is_in_order_and_complete_whatever_is_read_ahead(
     """
     Directories of more names than one read gives, and more of them than are read at once, in several levels.
     """
-    monkeypatch.setattr("pgstore.files.listing.PAGE_NAMES", 3)
-    monkeypatch.setattr("pgstore.files.find.NAMES_AHEAD_MAX", names_ahead)
+    monkeypatch.setattr("pgstore.fs.tree.listing.PAGE_NAMES", 3)
+    monkeypatch.setattr("pgstore.fs.tree.search.NAMES_AHEAD_MAX", names_ahead)
     for module in "listing", "find":
         monkeypatch.setattr(f"pgstore.files.{module}.PAGE_DIRECTORIES", 4)
     rng = random.Random(7)
@@ -656,8 +656,8 @@ def test_a_walk_reads_no_further_ahead_in_a_wider_tree(client, store, sql, monke
     """
     Else it remembers most of the tree, and looks through what it remembers at every step.
     """
-    from pgstore.files import find
-    from pgstore.files.listing import PAGE_DIRECTORIES
+    from pgstore.fs.tree import search
+    from pgstore.fs.tree.listing import PAGE_DIRECTORIES
 
     store.mkdir("top")
     store_id, top = int(store.object_id[3:]), store.stat("top").ino
@@ -680,13 +680,13 @@ def test_a_walk_reads_no_further_ahead_in_a_wider_tree(client, store, sql, monke
         *(width, store_id, top, store_id, store_id, top, store_id),
     )
     begun: list[int] = []
-    looked_ahead = find.Walking._look_ahead
+    looked_ahead = search.Walking._look_ahead
 
     def look_ahead(self):
         yield from looked_ahead(self)
         begun.append(len(self._begun))
 
-    monkeypatch.setattr(find.Walking, "_look_ahead", look_ahead)
+    monkeypatch.setattr(search.Walking, "_look_ahead", look_ahead)
 
     assert len(list(store.walk("top"))) == 1 + 2 * width
     assert max(begun) <= 3 * PAGE_DIRECTORIES
@@ -1339,7 +1339,7 @@ def test_names_are_shared_by_both_kinds(call, kind, store, client_elsewhere):
     other, article = (NetworkFileSystem, "a Volume") if kind is Volume else (Volume, "a NetworkFileSystem")
 
     for create in (False, True):
-        with pytest.raises(errors.InvalidError, match=f"is {article}, not a {other._noun}"):
+        with pytest.raises(errors.InvalidError, match=f"is {article}, not a {other._display_name}"):
             call(other.from_name(store.name, create_if_missing=create, client=client_elsewhere).exists, "/")
     with pytest.raises(errors.InvalidError, match=f"is {article}"):
         other.objects.create(store.name, client=client_elsewhere)

@@ -16,7 +16,7 @@ import sqlalchemy
 import sqlalchemy.orm
 
 from pgstore import ConflictError, Dict, NetworkFileSystem, Queue, Volume, errors
-from pgstore.client.links import BrokenLink
+from pgstore.connection import BrokenConnection
 from tests.fixtures.trees import assert_sound, content, paths, put
 
 
@@ -314,7 +314,7 @@ def test_early_writing_finds_the_same_conflicts(client, store, elsewhere, case, 
         mine(store)
         theirs(elsewhere)
         after = paths(elsewhere)
-        monkeypatch.setattr("pgstore.files.changes.CHANGES_MAX", 0)
+        monkeypatch.setattr("pgstore.fs.commit.change_set.CHANGES_MAX", 0)
         put(store, "also", b"1")
 
     assert paths(store) == after
@@ -349,7 +349,7 @@ def test_single_operations_look_again(store, elsewhere, monkeypatch):
 @contextlib.contextmanager
 def coming_between(monkeypatch, action):
     """Run *action* once, before the first commit that follows is prepared."""
-    from pgstore.files.merge import MergingChanges
+    from pgstore.fs.commit.merge import MergingChanges
 
     done: list[bool] = []
     merged = MergingChanges._merged
@@ -583,7 +583,7 @@ def test_savepoints_undo_every_kind_of_change(client, store, elsewhere):
     with client.transaction():
         for early in (100_000, 0):
             with pytest.raises(Boom), pytest.MonkeyPatch.context() as patch, client.transaction():
-                patch.setattr("pgstore.files.changes.CHANGES_MAX", early)
+                patch.setattr("pgstore.fs.commit.change_set.CHANGES_MAX", early)
                 store.chmod("d/f", 0o600)
                 store.setxattr("d", "user.x", b"1")
                 store.move("d/e", "x/y/e")
@@ -817,11 +817,11 @@ def test_a_small_put_that_is_sent_again_is_not_done_again(volume, volume_elsewhe
     """
     The answer may have been lost when it was done, and what others have done since must stay.
     """
-    from pgstore.client.links.blocking import BlockingLink
-    from pgstore.files.upload import VOLUME_PUT
+    from pgstore.connection.blocking import BlockingConnection
+    from pgstore.fs.transfer.upload import VOLUME_PUT
 
     put(volume, "d/f", b"1")
-    execute = BlockingLink.execute
+    execute = BlockingConnection.execute
     lost: list[bool] = []
 
     def lose_the_answer(link, query):
@@ -829,10 +829,10 @@ def test_a_small_put_that_is_sent_again_is_not_done_again(volume, volume_elsewhe
         if query.statement is VOLUME_PUT and not lost:
             lost.append(True)
             with monkeypatch.context() as patch:
-                patch.setattr(BlockingLink, "execute", execute)
+                patch.setattr(BlockingConnection, "execute", execute)
                 AFTER_A_SMALL_PUT[after](volume_elsewhere)
             before.append(({path: volume_elsewhere.stat(path) for path in paths(volume_elsewhere)}, versions()))
-            raise BrokenLink(None, sent=True)
+            raise BrokenConnection(None, sent=True)
         return result
 
     def versions():
@@ -840,7 +840,7 @@ def test_a_small_put_that_is_sent_again_is_not_done_again(volume, volume_elsewhe
 
     before: list[Any] = []
     with monkeypatch.context() as patch:
-        patch.setattr(BlockingLink, "execute", lose_the_answer)
+        patch.setattr(BlockingConnection, "execute", lose_the_answer)
         put(volume, "d/f", b"mine")
 
     assert lost
@@ -920,7 +920,7 @@ def test_a_tree_that_does_not_come_to_rest_is_not_removed(nfs, monkeypatch):
     Each look finds other directories below than the last: nothing may go on as if all of them were locked.
     """
     put(nfs, "a/b/file", b"x")
-    monkeypatch.setattr("pgstore.files.live.LOCK_ROUNDS_MAX", 1)
+    monkeypatch.setattr("pgstore.fs.commit.live.LOCK_ROUNDS_MAX", 1)
 
     with pytest.raises(ConflictError, match="kept moving"):
         nfs.remove_file("a", recursive=True)
@@ -932,7 +932,7 @@ def test_a_link_out_of_a_tree_that_is_being_removed_keeps_the_file_or_fails(nfs,
     """
     The link comes after the removal has counted names and before it has written what it found.
     """
-    from pgstore.files.live import LiveChanges
+    from pgstore.fs.commit.live import LiveChanges
 
     nfs.mkdir("other")
     put(nfs, "d/f", b"1")

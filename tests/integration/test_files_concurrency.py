@@ -18,7 +18,7 @@ import pytest
 
 import pgstore
 from pgstore import NetworkFileSystem, Volume
-from pgstore.files import in_place
+from pgstore.fs.content import in_place
 from tests.fixtures.live import LiveFiles, assert_sound
 
 KIB = 1024

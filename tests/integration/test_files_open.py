@@ -17,8 +17,8 @@ import pytest
 
 from pgstore import NetworkFileSystem, Volume, errors
 from pgstore.file_store import opening
-from pgstore.files import staged
-from pgstore.files.opened import OpenedInPlace
+from pgstore.fs.content import staged
+from pgstore.fs.io.open_file import OpenedInPlace
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -458,7 +458,7 @@ def test_a_forgotten_file_of_a_volume_leaves_everything_as_it_was(opened, volume
 def test_what_was_staged_is_given_up_later_if_the_server_is_out_of_reach(
     call, proxy, database, store_name, sql, monkeypatch
 ):
-    monkeypatch.setattr("pgstore.client.world.RECONNECT_SECONDS", 0.0)
+    monkeypatch.setattr("pgstore.client.executor.RECONNECT_SECONDS", 0.0)
     opened, client = Opener(call), call.client(proxy.url(database))
     volume = make("volume", client, store_name)
 
@@ -823,7 +823,7 @@ def test_an_open_file_stays_when_its_name_goes_or_becomes_another_s(opened, nfs)
 
 
 def test_a_file_that_is_open_for_long_is_held(opened, nfs, client, sql, monkeypatch):
-    monkeypatch.setattr("pgstore.files.keeping.KEEP_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("pgstore.fs.retention.keeping.KEEP_AFTER_SECONDS", 0.0)
     put(nfs, "file", b"x")
     held = "SELECT count(*) FROM pgstore.inode_hold WHERE store_id = %s"
     store_id = int(nfs.object_id[3:])
@@ -872,21 +872,21 @@ def test_closing_waits_for_the_disk_and_writing_does_not(nfs, client):
     The commits of writes are asynchronous, that of close is not.
     """
     seen = []
-    world = client._blocking
-    original = world.query_now
+    executor = client._blocking
+    original = executor.query_now
 
     def query_now(query):
         seen.append(query.statement.sql.split(b"(")[0].split()[-1])
         return original(query)
 
     file = nfs.open("file", "wb", buffering=0)
-    world.query_now = query_now
+    executor.query_now = query_now
     try:
         file.write(b"x")
         file.fsync()
         file.close()
     finally:
-        del world.query_now
+        del executor.query_now
 
     assert seen == [b"pgstore.file_write", b"SHARE", b"SHARE"]
 

@@ -13,7 +13,7 @@ import pytest
 
 import pgstore
 from pgstore import NetworkFileSystem, Volume
-from pgstore.files.collect import Collection
+from pgstore.fs.retention.collection import Collection
 from tests.migration.conftest import url_as
 
 KIB = 1024

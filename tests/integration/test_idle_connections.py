@@ -9,7 +9,7 @@ import time
 import pytest
 
 import pgstore
-from pgstore.client import pool
+from pgstore.connection import pool
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ import pytest
 
 import pgstore
 from pgstore import NetworkFileSystem, Volume, errors, migrate
-from pgstore.files import in_place
-from pgstore.files.collect import Collection
+from pgstore.fs.content import in_place
+from pgstore.fs.retention.collection import Collection
 from tests.migration.conftest import Cluster, url_as
 
 MIB = 1024 * 1024

@@ -10,7 +10,7 @@ import pytest
 
 import pgstore
 from pgstore.core.operation import Query
-from pgstore.queue import known
+from pgstore.queue import state
 from tests.faults.conftest import until
 
 
@@ -64,7 +64,7 @@ def test_what_is_not_told_yet_is_missing_in_both(client, store, counts):
 
 
 def test_a_client_tells_by_itself(call, store, counts, monkeypatch):
-    monkeypatch.setattr(known, "TELL_SECONDS", 0.05)
+    monkeypatch.setattr(state, "TELL_SECONDS", 0.05)
     store.put_many(range(5))
 
     call(store.get_many, 3)
@@ -136,14 +136,14 @@ def test_counts_go_with_the_queue(client, store, sql):
 
 
 def test_a_thread_for_what_is_left_to_do_ends_with_it(client, store, monkeypatch):
-    monkeypatch.setattr(known, "TELL_SECONDS", 0.05)
+    monkeypatch.setattr(state, "TELL_SECONDS", 0.05)
     store.put(1)
-    assert client.chores._thread is None
+    assert client.scheduler._thread is None
 
     store.get()
 
-    assert client.chores._thread is not None
-    until(lambda: client.chores._thread is None)
+    assert client.scheduler._thread is not None
+    until(lambda: client.scheduler._thread is None)
 
 
 # ------------------------------------------------------------------------------------------------------------- vacuum
@@ -152,8 +152,8 @@ def test_a_thread_for_what_is_left_to_do_ends_with_it(client, store, monkeypatch
 @pytest.fixture
 def busy(own_database, monkeypatch):
     """A Queue of a database of its own, whose client thinks of vacuum after 100 items."""
-    monkeypatch.setattr(known, "VACUUM_ITEMS", 100)
-    monkeypatch.setattr(known, "VACUUM_REST_SECONDS", 0.0)
+    monkeypatch.setattr(state, "VACUUM_ITEMS", 100)
+    monkeypatch.setattr(state, "VACUUM_REST_SECONDS", 0.0)
     with pgstore.Client(own_database) as client:
         yield pgstore.Queue.persist("busy", client=client).hydrate()
 
@@ -187,7 +187,7 @@ def test_nobody_waits_for_vacuum_and_it_waits_for_nobody(call, busy, own_databas
     with psycopg.connect(own_database) as connection:
         connection.execute("LOCK TABLE pgstore.queue_item IN SHARE UPDATE EXCLUSIVE MODE")
         take_many(call, busy)
-        until(lambda: busy._runner.chores._left == {} or len(busy._runner.chores._left) == 1)
+        until(lambda: busy._runner.scheduler._left == {} or len(busy._runner.scheduler._left) == 1)
 
         assert vacuums(own_database)[0] == 0
 
@@ -209,19 +209,19 @@ def test_vacuum_is_wanted_only_with_the_right_to(server, own_database, granted):
 
 
 def _wanted():
-    return (yield Query(known.VACUUM_WANTED, 0))
+    return (yield Query(state.VACUUM_WANTED, 0))
 
 
 # -------------------------------------------------------------------------------------------------------- many of them
 
 
 def test_what_a_client_remembers_of_partitions_is_bounded(client, store, monkeypatch):
-    monkeypatch.setattr(known, "_PARTITIONS_MAX", 10)
+    monkeypatch.setattr(state, "_PARTITIONS_MAX", 10)
     for number in range(95):
         store.put(number, partition=f"p{number}")
         assert store.get(partition=f"p{number}") == number
 
-    house = known.household(client)
+    house = state.household(client)
     assert len(house.queue(int(store.object_id.removeprefix("qu-")))._partitions) <= 10
 
 
@@ -229,7 +229,7 @@ def test_what_a_client_remembers_of_queues_is_bounded(client, store_name, monkey
     """
     What is not told yet is not forgotten.
     """
-    monkeypatch.setattr(known, "_QUEUES_MAX", 10)
+    monkeypatch.setattr(state, "_QUEUES_MAX", 10)
     first = pgstore.Queue.persist(store_name, client=client)
     first.put(1)
     first.get()
@@ -237,6 +237,6 @@ def test_what_a_client_remembers_of_queues_is_bounded(client, store_name, monkey
         with pgstore.Queue.ephemeral(client=client) as queue:
             assert queue.get(block=False) is None
 
-    assert len(known.household(client)._queues) <= 11
+    assert len(state.household(client)._queues) <= 11
     client.close()
     assert counts(first) == (1, 1, 0)

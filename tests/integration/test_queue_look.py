@@ -8,7 +8,7 @@ import pytest
 
 import pgstore
 from pgstore.client.transaction import Transaction
-from pgstore.queue import look
+from pgstore.queue import peek
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_clear_says_that_a_queue_was_deleted_and_asks_once_for_all(call, client,
     monkeypatch.setattr(Transaction, "query", query)
     with client.transaction():
         store.clear()
-    assert queries == [look.NEWEST, look.CLEAR, look.CLEAR, look.CLEAR_DELAYED]
+    assert queries == [peek.NEWEST, peek.CLEAR, peek.CLEAR, peek.CLEAR_DELAYED]
 
     pgstore.Queue.objects.delete(store.name, client=client)
     with pytest.raises(pgstore.NotFoundError):
@@ -150,7 +150,7 @@ def test_clear_empties_one_partition_or_all(call, store, monkeypatch):
 
 
 def test_clear_removes_more_than_one_statement_does(call, store):
-    store.put_many(range(look.CLEAR_ITEMS + 1))
+    store.put_many(range(peek.CLEAR_ITEMS + 1))
 
     call(store.clear)
 

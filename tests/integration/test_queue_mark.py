@@ -11,15 +11,15 @@ import psycopg
 import pytest
 
 import pgstore
+from pgstore.admin.repair import repair
 from pgstore.cli.check import checks_of, run_checks
-from pgstore.cli.repair import repair
-from pgstore.queue import known
+from pgstore.queue import state
 from pgstore.queue.base import INSERT_LOCK_CLASS
 
 
 @pytest.fixture(autouse=True)
 def _advance_at_every_get(monkeypatch):
-    monkeypatch.setattr(known, "ADVANCE_ITEMS", 1)
+    monkeypatch.setattr(state, "ADVANCE_ITEMS", 1)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def head(sql):
 
 def known_of(store):
     """What the client of a Queue knows of its default partition."""
-    return known.household(store._runner).queue(number(store)).partition("", store._runner.servers_seen)
+    return state.household(store._runner).queue(number(store)).partition("", store._runner.servers_seen)
 
 
 def trust(store, low):

@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 import pgstore
-from pgstore.client import links
-from pgstore.client.links.base import Link
-from pgstore.client.world import World
+from pgstore import connection
+from pgstore.client.executor import Executor
+from pgstore.connection.base import Connection
 from pgstore.core.operation import Many, Query, atomic
 from pgstore.errors import StatementFailed, TransactionFailed
 from pgstore.queue.put import PUT_SILENTLY
@@ -163,14 +163,14 @@ def test_begin_and_several_queries_that_write_are_one_round_trip(client, stores,
     """
     _, queue = stores
     trips = []
-    original = links.BlockingLink._drive
+    original = connection.BlockingConnection._drive
 
-    def drive(link, io, taking=None):
+    def drive(connection, io, taking=None):
         trips.append(io.__name__)
-        return original(link, io, taking)
+        return original(connection, io, taking)
 
-    monkeypatch.setattr(links.BlockingLink, "_drive", drive)
-    monkeypatch.setattr(links.BlockingLink, "execute", links.Link.execute)
+    monkeypatch.setattr(connection.BlockingConnection, "_drive", drive)
+    monkeypatch.setattr(connection.BlockingConnection, "execute", connection.Connection.execute)
     store_id = int(queue.object_id.removeprefix("qu-"))
     puts = [Query(PUT_SILENTLY, store_id, "", dumps(item, "item")) for item in "ab"]
 
@@ -611,20 +611,20 @@ def test_the_texts_of_statements_do_not_grow_with_the_transactions(client, store
     store = pgstore.Dict.from_name(store_name, create_if_missing=True, client=client)
     store.update({f"k{number}": number for number in range(2000)})
     texts: set[str] = set()
-    declare, command = World._declare, Link.command
+    declare, command = Executor._declare, Connection.command
 
-    def declared(world, request, transaction):
-        cursor = yield from declare(world, request, transaction)
+    def declared(executor, request, transaction):
+        cursor = yield from declare(executor, request, transaction)
         texts.add(cursor.name)
         texts.add(cursor.fetch(1).statement.sql.decode())
         return cursor
 
-    def commanded(link, text):
+    def commanded(connection, text):
         texts.add(text)
-        return command(link, text)
+        return command(connection, text)
 
-    monkeypatch.setattr(World, "_declare", declared)
-    monkeypatch.setattr(Link, "command", commanded)
+    monkeypatch.setattr(Executor, "_declare", declared)
+    monkeypatch.setattr(Connection, "command", commanded)
 
     def work():
         with client.transaction():

@@ -899,7 +899,7 @@ def test_many_changes_are_written_early_and_still_commit_together(client, volume
     """
     The change set is bounded: above its limit it is written before the commit, and can still be undone.
     """
-    monkeypatch.setattr("pgstore.files.changes.CHANGES_MAX", 300)
+    monkeypatch.setattr("pgstore.fs.commit.change_set.CHANGES_MAX", 300)
     put(volume, "x/there", b"")
     folder = tree(tmp_path / "in", {f"{number:04}": b"1" for number in range(1400)} | {"s/t/u": b"2"})
 

@@ -95,7 +95,7 @@ def test_a_directory_can_be_changed_further_after_an_early_merge(client, volume,
     """
     Written early, because there is much of it, an upload goes on in what its directories have become.
     """
-    monkeypatch.setattr("pgstore.files.changes.CHANGES_MAX", 400)
+    monkeypatch.setattr("pgstore.fs.commit.change_set.CHANGES_MAX", 400)
     put(volume, "there", b"")
     files = {f"{number:04}": b"" for number in range(600)} | {"results/deep/a": b"1", "results/z": b"1"}
 

@@ -227,7 +227,7 @@ def test_a_directory_that_a_restore_removes_is_a_conflict_for_who_changes_it(cli
 
 
 def test_keep_says_how_many_versions_stay(client, store_name):
-    from pgstore.files.collect import Collection
+    from pgstore.fs.retention.collection import Collection
 
     volume = pgstore.Volume.from_name(store_name, create_if_missing=True, client=client, keep=3)
     for number in range(6):

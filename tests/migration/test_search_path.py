@@ -48,7 +48,7 @@ def statements():
         ),
     ]
     found = {*made, *(each for each in gc.get_objects() if isinstance(each, Statement))}
-    texts = {(text.decode(), each.types) for each in found for text in (each.sql, each.unset_sql)}
+    texts = {(text.decode(), each.types) for each in found for text in (each.sql, each.portable_sql)}
     return sorted((re.sub(r"^DECLARE \w+ NO SCROLL CURSOR FOR", "", text), types) for text, types in texts)
 
 
@@ -390,4 +390,4 @@ def test_sessions_of_pgstores_own_look_nowhere_else(database):
     """
     with pgstore.Client(database) as client, client.transaction() as tx:
         pgstore.Dict.from_name("any", create_if_missing=True, client=client).len()
-        assert tx.root.link.connection.pgconn.exec_(b"SHOW search_path").get_value(0, 0) == b"pg_catalog, pg_temp"
+        assert tx.root.connection.connection.pgconn.exec_(b"SHOW search_path").get_value(0, 0) == b"pg_catalog, pg_temp"

@@ -488,7 +488,7 @@ def test_a_file_store_is_a_posix_tree(database, monkeypatch, kind, changes_max, 
     """
     With early writing every few changes: what is written under locks has to be undone by savepoints, too.
     """
-    monkeypatch.setattr("pgstore.files.changes.CHANGES_MAX", changes_max)
+    monkeypatch.setattr("pgstore.fs.commit.change_set.CHANGES_MAX", changes_max)
     members = {"database": database, "kind": kind, "early": changes_max == 1, "storage": storage}
     machine = type("Machine", (StoreMachine,), members)
     run_state_machine_as_test(

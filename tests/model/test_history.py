@@ -17,8 +17,8 @@ import pgstore
 from pgstore import errors
 from pgstore.cli.check import checks_of, run_checks
 from pgstore.client import pins
-from pgstore.files import history
-from pgstore.files.collect import Collection
+from pgstore.fs import history
+from pgstore.fs.retention.collection import Collection
 from pgstore.migrate import sql_directory
 from tests.fixtures.scribe import Node, Scribe
 from tests.model.test_file_store_tree import REFUSALS

@@ -210,7 +210,7 @@ def test_a_volume_is_a_tree(database, monkeypatch, joined, changes_max):
     """
     With early writing every few changes: what is written under the lock has to be undone by savepoints, too.
     """
-    monkeypatch.setattr("pgstore.files.changes.CHANGES_MAX", changes_max)
+    monkeypatch.setattr("pgstore.fs.commit.change_set.CHANGES_MAX", changes_max)
     early = joined or changes_max == 1
     machine = type("Machine", (VolumeMachine,), {"database": database, "joined": joined, "early": early})
     run_state_machine_as_test(

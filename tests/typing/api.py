@@ -20,8 +20,8 @@ from pgstore import (
     Volume,
     VolumeInfo,
 )
-from pgstore.files.async_fileio import AsyncBinaryFile, AsyncTextFile
-from pgstore.files.fileio import BinaryRandom, BinaryReader, BinaryWriter, RawFile, TextFile
+from pgstore.fs.io.async_file_object import AsyncBinaryFile, AsyncTextFile
+from pgstore.fs.io.file_object import BinaryRandom, BinaryReader, BinaryWriter, RawFile, TextFile
 
 
 def blocking() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pgstore.client.links import eagerness
-from pgstore.client.links.eagerness import AWAKE_SECONDS, SLEEPS_MAX, Eagerness
+from pgstore.connection import spin_wait
+from pgstore.connection.spin_wait import AWAKE_SECONDS, SLEEPS_MAX, SpinWait
 from pgstore.core.statement import Statement
 
 STEP = AWAKE_SECONDS / 10
@@ -18,7 +18,7 @@ class Server:
         self.now = 0.0
         self.looks = 0
         self.answers_after = 0
-        monkeypatch.setattr(eagerness, "monotonic", lambda: self.now)
+        monkeypatch.setattr(spin_wait, "monotonic", lambda: self.now)
 
     def consume_input(self):
         self.looks += 1
@@ -35,14 +35,14 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(Eagerness, "_latest", None)
+    monkeypatch.setattr(SpinWait, "_latest", None)
     return Server(monkeypatch)
 
 
 @pytest.fixture
 def eager(server):
     """Of the only connection that is in use."""
-    eager = Eagerness()
+    eager = SpinWait()
     server.ask(eager, Statement("SELECT"), answers_after=1)
     return eager
 
@@ -98,7 +98,7 @@ def test_where_connections_take_turns_nobody_stays_awake(server):
     Two threads: while one looks for its answer the other could not run.
     """
     statement = Statement("SELECT 1")
-    one, other = Eagerness(), Eagerness()
+    one, other = SpinWait(), SpinWait()
 
     for _ in range(50):
         assert server.ask(one, statement, answers_after=1) == (False, 0)

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from pgstore import errors
-from pgstore.core.mapping import check_conninfo, describe, map_connect_error, map_error
+from pgstore.core.error_mapping import check_conninfo, describe, map_connect_error, map_error
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,1 @@
+"""What administrators do, as functions that return data: status, check, repair, collection."""

@@ -1,0 +1,115 @@
+"""Connections for an event loop, which waits for the socket."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import Context
+from functools import partial
+from typing import Any, TypeVar
+
+import psycopg
+
+from pgstore import errors
+from pgstore.connection import protocol
+from pgstore.connection.base import SETTLE_SECONDS, BrokenConnection, Connection
+from pgstore.connection.protocol import READ
+from pgstore.core.clock import monotonic
+from pgstore.core.operation import Many, Query
+from pgstore.core.uninterrupted import run_uninterrupted_async
+
+T = TypeVar("T")
+
+
+class AsyncConnection(Connection):
+    """A connection driven by an event loop."""
+
+    driver_connection: psycopg.AsyncConnection[Any]
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any], *, pooled: bool) -> None:
+        super().__init__(connection, pooled=pooled)
+        self._loop = asyncio.get_running_loop()
+        self._socket = self.pgconn.socket
+        self._waiter: asyncio.Future[None] | None = None
+        self._reading = False
+        self._idle_wakes = 0
+
+    async def _drive(self, io: protocol.Io[T], taking: Query | Many | None = None) -> T:
+        try:
+            wanted = next(io)
+            while True:
+                await self._ready(wanted)
+                wanted = io.send(None)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        except (errors.Error, BrokenConnection):
+            raise
+        except GeneratorExit:
+            self.close()  # the event loop is gone, and with it all hope for an answer
+            raise
+        except BaseException:
+            self.let_go()
+            await run_uninterrupted_async(partial(self.end, io, taking))
+            raise
+        finally:
+            self.used_at = monotonic()
+            if self.exposed:
+                self._stop_reading()
+
+    def expose(self) -> None:
+        super().expose()
+        self._stop_reading()  # psycopg waits for the same socket, and takes our reader away
+
+    async def _ready(self, wanted: int) -> None:
+        waiter = self._waiter = self._loop.create_future()
+        if not self._reading:
+            # In an empty context: a handle keeps the one it was made in, and with that the caller's transaction, alive.
+            Context().run(self._loop.add_reader, self._socket, self._wake)
+            self._reading = True
+        if wanted != READ:
+            self._loop.add_writer(self._socket, self._wake)
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            if wanted != READ:
+                self._loop.remove_writer(self._socket)
+
+    async def wait_readable(self, bell: asyncio.Event, seconds: float) -> None:
+        """Wait until something arrives unasked for, or *wake pipe* is set, at most *seconds*."""
+        ringing = asyncio.ensure_future(bell.wait())
+        arriving = asyncio.ensure_future(self._ready(READ))
+        try:
+            await asyncio.wait([ringing, arriving], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not self._loop.is_closed():
+                ringing.cancel()
+                arriving.cancel()
+                await asyncio.gather(ringing, arriving, return_exceptions=True)
+
+    def _wake(self) -> None:
+        if self._waiter is not None:
+            self._idle_wakes = 0
+            if not self._waiter.done():
+                self._waiter.set_result(None)
+            return
+        # Adding and removing a reader costs two system calls per query, so it stays between them. The loop may call once more
+        # for data that has been read meanwhile; twice in a row is the server closing the connection.
+        self._idle_wakes += 1
+        if self._idle_wakes > 1:
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        if self._reading:
+            self._loop.remove_reader(self._socket)
+            self._reading = False
+
+    def let_go(self) -> None:
+        self._stop_reading()
+
+    def _cancel(self) -> None:
+        # On a loop of this thread's own: the connection's may be closing.
+        asyncio.run(self.driver_connection.cancel_safe(timeout=SETTLE_SECONDS))
+
+    def close(self) -> None:
+        self._stop_reading()
+        super().close()

@@ -1,0 +1,1 @@
+"""Changes of a transaction, and how its commit writes them."""

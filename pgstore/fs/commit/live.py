@@ -1,0 +1,219 @@
+"""Writing changes to a NetworkFileSystem: there is one state, changed in place.
+
+Names come and go under the locks of the directories that they are in, so that work in different directories never waits. A file
+without a name stays until nobody can have it open (`collect`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from pgstore import errors
+from pgstore.core.operation import Many, Op, Query, Rows
+from pgstore.core.statement import Statement
+from pgstore.fs.commit.change_set import LIVE, Change, Removal, conflict
+from pgstore.fs.commit.merge import MergingChanges, Plan
+from pgstore.fs.commit.statements import (
+    ADD_LINKS,
+    BELOW,
+    OTHERS_BELOW,
+    TAKE_NAMES,
+    attribute_query,
+    grouped,
+    inode_places,
+    lock_inodes,
+)
+from pgstore.fs.paths import join
+from pgstore.store.registry import EXISTS
+
+LOCK_INODES = lock_inodes("FOR UPDATE")  # always in the order of their numbers: nobody waits in a circle
+# Two who move directories at once could each move one into the other's. No row: the file system was deleted.
+LOCK_MOVES = Statement("SELECT 1 FROM pgstore.file_system WHERE store_id = $1 FOR UPDATE", "int8")
+LOCK_BELOW = Statement(
+    f"""
+    {BELOW}
+    SELECT count(*), coalesce(bit_xor(hashint8extended(l.ino::bigint, 0::bigint)), 0)
+      FROM (SELECT i.ino
+              FROM (SELECT ino FROM below WHERE kind = 'd' ORDER BY ino) b
+             CROSS JOIN LATERAL (
+                   SELECT n.ino
+                     FROM pgstore.inode n
+                    WHERE n.store_id = $1
+                      AND n.ino::bigint = b.ino
+                      AND n.version_to = {LIVE}
+                    LIMIT 1
+                      FOR UPDATE) i) l
+    """,
+    "int8 int8[]",
+)
+# Files below directories $2 lose their last name, but $3, which have others. Rows are those that could not be changed by their
+# places, because somebody who writes to the file was quicker.
+LEAVE_FILES = Statement(
+    f"""
+    {BELOW}, file AS MATERIALIZED (
+         SELECT b.ino, i.ctid AS place
+           FROM {OTHERS_BELOW.format(3)}
+          CROSS JOIN LATERAL (
+                SELECT n.ctid
+                  FROM pgstore.inode n
+                 WHERE n.store_id = $1
+                   AND n.ino::bigint = b.ino
+                   AND n.version_to = {LIVE}
+                 LIMIT 1) i
+          WHERE b.kind <> 'd'
+    ), left_now AS (
+         UPDATE pgstore.inode
+            SET link_count = 0, ctime_ns = $4
+          WHERE store_id::numeric = $1::numeric
+            AND ctid = ANY (ARRAY(SELECT place FROM file))
+         RETURNING ino
+    )
+    SELECT ino FROM file
+    EXCEPT
+    SELECT ino FROM left_now
+    """,
+    "int8 int8[] int8[] int8",
+)
+ADD_LINKS_TO_ONE = Statement(
+    f"""
+    UPDATE pgstore.inode
+       SET link_count = greatest(link_count::integer + $3, 0), ctime_ns = $4
+     WHERE store_id = $1
+       AND ino::bigint = $2
+       AND version_to = {LIVE}
+    """,
+    "int8 int8 int8 int8",
+)
+# Directories $2 with all below them, whose files have been left.
+REMOVE_TREES = Statement(
+    f"""
+    {BELOW}, dropped AS (
+         DELETE FROM pgstore.dirent
+          WHERE store_id::numeric = $1::numeric
+            AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL))
+    )
+    DELETE FROM pgstore.inode
+     WHERE store_id::numeric = $1::numeric
+       AND ctid = {inode_places("below b", "b.ino", "b.kind = 'd'")}
+    """,
+    "int8 int8[]",
+)
+NAMES_OF = Statement(
+    f"""
+    SELECT u.position
+      FROM unnest($2, $3, $4) WITH ORDINALITY AS u (parent, name, ino, position)
+     CROSS JOIN LATERAL (
+           SELECT e.ino
+             FROM pgstore.dirent e
+            WHERE e.store_id = $1
+              AND e.parent = u.parent
+              AND e.name::bytea = u.name
+              AND e.version_to = {LIVE}
+            LIMIT 1) d
+     WHERE d.ino = u.ino
+    """,
+    "int8 int8[] bytea[] int8[]",
+    reads=True,
+)
+LOCK_ROUNDS_MAX = 100
+ONE_BY_ONE_MAX = 10  # inodes that are named by their keys, which needs no lock before
+
+
+class LiveChanges(MergingChanges):
+    """The change set of a NetworkFileSystem."""
+
+    in_place = True
+    _row_version = 0  # there is one state, and it has always been there
+
+    def set_attributes(self, ino: int, kind: str, attributes: Mapping[str, Any], path: tuple[bytes, ...]) -> Op[None]:
+        """Of a file at once, as what is written into it: nobody waits but those who change the same file."""
+        if kind == "d":
+            yield from super().set_attributes(ino, kind, attributes, path)
+        elif not (yield attribute_query(self.store_id, ino, attributes, time.time_ns())):
+            raise errors.FileMissing(f"{join(path)!r} was removed by another transaction", join(path))
+
+    def _lock(self, changes: list[tuple[int, bytes, Change]], look: Query) -> Op[Rows]:
+        parents = {parent for parent, _, _ in changes}
+        sources = {parent for parent, _ in self._linked}  # their locks keep the files' last names
+        removed = {
+            change.removed.ino
+            for _, _, change in changes
+            if change.removed is not None and change.removed.kind == "d" and change.removed.how != "moved"
+        }
+        queries = [
+            Query(LOCK_INODES, self.store_id, sorted(parents | sources | removed | self._attributes.keys())),
+            look,
+        ]
+        if self._moved:
+            queries.insert(0, Query(LOCK_MOVES, self.store_id))
+        if self._linked:
+            parents_and_names = zip(*self._linked, strict=True)
+            queries.append(Query(NAMES_OF, self.store_id, *parents_and_names, list(self._linked.values())))
+        results = yield Many([*self.take_early(), *queries])
+        still = results.pop() if self._linked else []
+        *_, locked, rows = results
+        gone = (parents | self._attributes.keys()).difference(row[0] for row in locked)
+        for ino in gone:
+            if not (yield Query(EXISTS, self.store_id)):
+                raise self.missing()
+            if ino not in parents:
+                raise self._file_is_gone(ino)
+            raise conflict(
+                f"directory {self._path(ino)!r} was removed by another transaction while this one changed it"
+            )
+        names = list(self._linked)
+        self._check_linked(names[position - 1] for (position,) in still)
+        return rows  # type: ignore[no-any-return]
+
+    def _lock_merged(self, directories: list[int]) -> Op[None]:
+        yield Query(LOCK_INODES, self.store_id, sorted(directories))
+
+    def _plan_removal(
+        self, plan: Plan, parent: int, name: bytes, removed: Removal, now: tuple[int, str] | None
+    ) -> None:
+        if removed.kind == "d" and now is not None and now[0] != removed.ino:
+            # Not the one that we have locked.
+            raise conflict(f"directory {self._path(parent, name)!r} was replaced by another transaction")
+        super()._plan_removal(plan, parent, name, removed, now)
+
+    def _lock_trees(self, trees: list[int]) -> Op[None]:
+        """Lock all directories below: nothing comes into one that is locked, so that at some point there are no more of them."""
+        if not trees:
+            return
+        before = None
+        for _ in range(LOCK_ROUNDS_MAX):
+            (locked,) = yield Query(LOCK_BELOW, self.store_id, trees)
+            if locked == before:
+                return
+            before = locked
+        raise conflict("others kept moving directories into one that was being removed")
+
+    def _leave_files(self, trees: list[int], linked: list[int]) -> Op[None]:
+        """
+        Names of the files are locked with their directories; but whoever writes to a file changes its row, and its place.
+
+        An UPDATE that has waited for it looks at the row again, and does not find it in the place that was asked for:
+        https://www.postgresql.org/docs/current/transaction-iso.html#XACT-READ-COMMITTED
+        """
+        if trees:
+            now_ns = time.time_ns()
+            left = yield Query(LEAVE_FILES, self.store_id, trees, linked, now_ns)
+            if left:
+                yield Many([Query(ADD_LINKS_TO_ONE, self.store_id, ino, -1, now_ns) for (ino,) in left])
+
+    def _close_names(self, names: list[tuple[int, bytes]]) -> list[Query]:
+        return [Query(TAKE_NAMES, self.store_id, *zip(*names, strict=True))] if names else []
+
+    def _end_trees(self, trees: list[int], linked: list[int]) -> list[Query]:
+        return [Query(REMOVE_TREES, self.store_id, trees)]
+
+    def _change_links(self, plan: Plan, now_ns: int) -> list[Query]:
+        links = plan.changed_links
+        if len(links) <= ONE_BY_ONE_MAX:
+            return [Query(ADD_LINKS_TO_ONE, self.store_id, ino, names, now_ns) for ino, names in links]
+        return [
+            Query(LOCK_INODES, self.store_id, [ino for ino, _ in links]),
+            *(Query(ADD_LINKS, self.store_id, inos, names, now_ns) for names, inos in grouped(links)),
+        ]

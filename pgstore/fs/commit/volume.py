@@ -1,0 +1,260 @@
+"""Writing the changes of a transaction to a Volume: a commit makes one version.
+
+Rows that the newest version has end with `version_to` = LIVE. A commit closes those that it changes and inserts others, so that
+every older version stays readable. What changes of an inode that stays is written into a row of its own for this version, which is
+made first; after that it is an ordinary UPDATE.
+"""
+
+from __future__ import annotations
+
+from pgstore.core.operation import Many, Op, Query, Rows
+from pgstore.core.statement import Statement
+from pgstore.fs.commit.change_set import LIVE, ROOT, Change, check_version, conflict
+from pgstore.fs.commit.merge import MergingChanges, Plan
+from pgstore.fs.commit.statements import ADD_LINKS, BELOW, LEAVE_BLOBS, OTHERS_BELOW, grouped, inode_places, name_places
+
+# This lock is the order of commits: what is looked up after it, in the same message, is the newest version, and stays it until
+# we commit. No row: the file system was deleted.
+NEXT_VERSION = Statement("UPDATE pgstore.file_system SET head = head + 1 WHERE store_id = $1 RETURNING head", "int8")
+
+GONE_INODES = Statement(
+    f"""
+    SELECT u.ino
+      FROM pg_catalog.unnest($2) AS u (ino)
+      LEFT JOIN LATERAL (
+           SELECT 1 AS one
+             FROM pgstore.inode i
+            WHERE i.store_id = $1
+              AND i.ino::bigint = u.ino
+              AND i.version_to = {LIVE}
+            LIMIT 1) i ON true
+     WHERE i.one IS NULL
+    """,
+    "int8 int8[]",
+    reads=True,
+)
+# What this transaction inserted at its version $3 leaves no trace; all else ends with $3. Files $4, which have other names, stay.
+CLOSE_TREES = Statement(
+    f"""
+    {BELOW}, dropped AS (
+         DELETE FROM pgstore.dirent
+          WHERE store_id::numeric = $1::numeric
+            AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL AND version_from = $3))
+    ), closed AS (
+         UPDATE pgstore.dirent
+            SET version_to = $3
+          WHERE store_id::numeric = $1::numeric
+            AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL AND version_from < $3))
+    ), ended AS (
+         UPDATE pgstore.inode
+            SET version_to = $3
+          WHERE store_id::numeric = $1::numeric
+            AND ctid = {inode_places(OTHERS_BELOW.format(4), "b.ino", "n.version_from < $3")}
+    ), gone AS (
+         DELETE FROM pgstore.inode
+          WHERE store_id::numeric = $1::numeric
+            AND ctid = {inode_places(OTHERS_BELOW.format(4), "b.ino", "n.version_from = $3")}
+         RETURNING blob_id
+    )
+    {LEAVE_BLOBS}
+    """,
+    "int8 int8[] int8 int8[]",
+)
+CLOSE_NAMES = Statement(
+    f"""
+    UPDATE pgstore.dirent
+       SET version_to = $2
+     WHERE store_id::numeric = $1::numeric
+       AND ctid = {name_places("unnest($3, $4)", "d.version_from < $2")}
+    """,
+    "int8 int8 int8[] bytea[]",
+)
+DELETE_NAMES = Statement(
+    f"""
+    DELETE FROM pgstore.dirent
+     WHERE store_id::numeric = $1::numeric
+       AND ctid = {name_places("unnest($3, $4)", "d.version_from = $2")}
+    """,
+    "int8 int8 int8[] bytea[]",
+)
+# Of the inodes $3 those that have no name left, now that they lose or gain $4.
+CLOSE_INODES = Statement(
+    f"""
+    UPDATE pgstore.inode
+       SET version_to = $2
+     WHERE store_id::numeric = $1::numeric
+       AND ctid = {
+        inode_places(
+            "unnest($3, $4) AS u (ino, names)", "u.ino", "n.link_count::integer + u.names <= 0 AND n.version_from < $2"
+        )
+    }
+    """,
+    "int8 int8 int8[] int8[]",
+)
+DROP_INODES = Statement(
+    f"""
+    WITH gone AS (
+         DELETE FROM pgstore.inode
+          WHERE store_id::numeric = $1::numeric
+            AND ctid = {
+        inode_places(
+            "unnest($3, $4) AS u (ino, names)", "u.ino", "n.link_count::integer + u.names <= 0 AND n.version_from = $2"
+        )
+    }
+         RETURNING blob_id
+    )
+    {LEAVE_BLOBS}
+    """,
+    "int8 int8 int8[] int8[]",
+)
+# The inodes $3 get a row for version $2, as they are.
+FORK_INODES = Statement(
+    f"""
+    WITH closed AS (
+         UPDATE pgstore.inode
+            SET version_to = $2
+          WHERE store_id::numeric = $1::numeric
+            AND ctid = {inode_places("pg_catalog.unnest($3) AS u (ino)", "u.ino", "n.version_from < $2")}
+         RETURNING *
+    )
+    INSERT INTO pgstore.inode
+           (store_id, ino, version_from, kind, mode, uid, gid, link_count, size_bytes, mtime_ns, ctime_ns, blob_id, link_target,
+            inline_data, parent, xattrs)
+    SELECT $1, ino, $2, kind, mode, uid, gid, link_count, size_bytes, mtime_ns, ctime_ns, blob_id, link_target,
+           inline_data, parent, xattrs
+      FROM closed
+    """,
+    "int8 int8 int8[]",
+)
+INSERT_VERSION = Statement(
+    "INSERT INTO pgstore.volume_version (store_id, version) VALUES ($1, $2) ON CONFLICT DO NOTHING", "int8 int8"
+)
+# The version in which the names $2 were last changed on the way from the root, and how many of them there are.
+CHANGED_AT = Statement(
+    f"""
+    WITH RECURSIVE walk AS (
+         SELECT 0 AS step, {ROOT}::bigint AS ino, 0::bigint AS version
+          UNION ALL
+         SELECT w.step + 1, e.ino, greatest(w.version, e.version_from)
+           FROM walk w
+          CROSS JOIN LATERAL (
+                SELECT d.ino, d.version_from
+                  FROM pgstore.dirent d
+                 WHERE d.store_id = $1
+                   AND d.parent = w.ino
+                   AND d.name::bytea = ($2)[w.step + 1]
+                   AND d.version_to = {LIVE}
+                 LIMIT 1) e
+    )
+    SELECT w.step, greatest(w.version, i.version_from)
+      FROM walk w
+     CROSS JOIN LATERAL (
+           SELECT n.version_from
+             FROM pgstore.inode n
+            WHERE n.store_id = $1
+              AND n.ino::bigint = w.ino
+              AND n.version_to = {LIVE}
+            LIMIT 1) i
+     ORDER BY w.step DESC
+     LIMIT 1
+    """,
+    "int8 bytea[]",
+    reads=True,
+)
+
+
+class VersionedChanges(MergingChanges):
+    """The change set of a Volume."""
+
+    in_place = False
+
+    def _forget_everything(self) -> None:
+        super()._forget_everything()
+        self._version: int | None = None  # of this transaction, once it has written under the lock
+        self._repeated = False  # it has written names of this version before
+
+    @property
+    def _row_version(self) -> int:
+        assert self._version is not None, "written without the lock"
+        return self._version
+
+    @property
+    def version(self) -> int | None:
+        """The version that this transaction makes, once it is known."""
+        return self._version
+
+    def begun(self, version: int) -> None:
+        """Note that the transaction has taken the lock and writes *version*."""
+        self._set_version(version)
+
+    def _lock(self, changes: list[tuple[int, bytes, Change]], look: Query) -> Op[Rows]:
+        """Take the lock, and look what is there, all in one round trip."""
+        inodes = {parent for parent, _, _ in changes}
+        inodes.update(self._attributes, self._linked.values())
+        queries = [Query(GONE_INODES, self.store_id, list(inodes)), look]
+        self._repeated = self._version is not None
+        if self._version is None:
+            queries.insert(0, Query(NEXT_VERSION, self.store_id))
+        *others, gone, rows = yield Many([*self.take_early(), *queries])
+        if self._version is None:
+            if not others[-1]:
+                raise self.missing()
+            self._set_version(others[-1][0][0])
+        for (ino,) in gone:
+            if ino in self._names:
+                raise conflict(
+                    f"directory {self._path(ino)!r} was removed by another transaction while this one changed it"
+                )
+            if ino not in self._made:
+                raise self._file_is_gone(ino)
+        return rows  # type: ignore[no-any-return]
+
+    def _set_version(self, version: int) -> None:
+        self._version = version
+        if self._marked:
+            self._journal.append(self._unset_version)
+
+    def _unset_version(self) -> None:
+        self._version = None
+
+    def _check_versions(self, changes: list[tuple[int, bytes, Change]]) -> Op[None]:
+        wanted = [
+            ((*self.path_of(parent), name), change.if_version)
+            for parent, name, change in changes
+            if change.if_version is not None
+        ]
+        if wanted:
+            found = yield Many([Query(CHANGED_AT, self.store_id, path) for path, _ in wanted])
+            for (path, if_version), ((steps, changed_at),) in zip(wanted, found, strict=True):
+                check_version(path, changed_at if steps == len(path) else None, if_version)
+
+    def _close_names(self, names: list[tuple[int, bytes]]) -> list[Query]:
+        if not names:
+            return []
+        columns = list(zip(*names, strict=True))
+        queries = [Query(CLOSE_NAMES, self.store_id, self._version, *columns)]
+        if self._repeated:
+            queries.insert(0, Query(DELETE_NAMES, self.store_id, self._version, *columns))
+        return queries
+
+    def _end_trees(self, trees: list[int], linked: list[int]) -> list[Query]:
+        return [Query(CLOSE_TREES, self.store_id, trees, self._version, linked)]
+
+    def _change_links(self, plan: Plan, now_ns: int) -> list[Query]:
+        links = plan.changed_links
+        queries = []
+        if links:
+            columns = list(zip(*links, strict=True))
+            if self._repeated:
+                queries.append(Query(DROP_INODES, self.store_id, self._version, *columns))
+            queries.append(Query(CLOSE_INODES, self.store_id, self._version, *columns))
+        forked = {ino for ino, _ in links if ino not in plan.made}
+        forked.update(self._changed_parents(plan), self._moved_to(plan).keys() - self._own)
+        forked |= self._attributes.keys() - self._made.keys()
+        if forked:
+            queries.append(Query(FORK_INODES, self.store_id, self._version, list(forked)))
+        queries += [Query(ADD_LINKS, self.store_id, inos, names, now_ns) for names, inos in grouped(links)]
+        return queries
+
+    def _apply(self, plan: Plan, linked: list[int]) -> list[Query]:
+        return [*super()._apply(plan, linked), Query(INSERT_VERSION, self.store_id, self._version)]

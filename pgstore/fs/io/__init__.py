@@ -1,0 +1,1 @@
+"""Open files and the file objects on them."""

@@ -1,0 +1,392 @@
+"""File objects: what `open` of a Volume or NetworkFileSystem returns to programs without an event loop.
+
+They are Python's own: `RawFile` gives the bytes, `io`'s buffers and text layer stand on it, so that whatever works with files works
+with these. What the layers here add is `fsync`, and that the contents of a file of a Volume are not kept when the block that writes
+them is left by an exception, or when the file object is forgotten.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+import weakref
+from collections.abc import Callable
+from functools import partial
+from operator import index
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+from pgstore import errors
+from pgstore.core.operation import Op, Runner
+from pgstore.fs.io.open_file import Opened, ReadAhead
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+T = TypeVar("T")
+RANDOM_BUFFER: Final = 64 * 1024  # of files that are read and written: the chunk of a NetworkFileSystem
+
+
+class Mode(NamedTuple):
+    """A mode of `open`, taken apart."""
+
+    kind: str  # r, w, x or a
+    updates: bool
+    is_text: bool
+
+    @property
+    def reads(self) -> bool:
+        return self.kind == "r" or self.updates
+
+    @property
+    def writes(self) -> bool:
+        return self.kind != "r" or self.updates
+
+    @property
+    def raw(self) -> str:
+        """As a raw file shows it."""
+        return self.kind + "b" + ("+" if self.updates else "")
+
+
+class FileAt(NamedTuple):
+    """What an `open` has found: the file, how it is used, and where in it to begin."""
+
+    opened: Opened
+    mode: Mode
+    position: int
+
+
+def parse_mode(mode: object, buffering: int, encoding: str | None, errors_: str | None, newline: str | None) -> Mode:
+    """What *mode* means; raises `InvalidError` where the built-in `open` raises `ValueError`."""
+    if isinstance(buffering, bool) or not isinstance(buffering, int):
+        raise errors.InvalidError(f"buffering must be an int, not {buffering!r}")
+    if not isinstance(mode, str):
+        raise errors.InvalidError(f"mode must be a str such as 'r' or 'wb', not {type(mode).__name__}: {mode!r}")
+    letters = set(mode)
+    kinds = letters & set("rwxa")
+    if letters - set("rwxabt+") or len(letters) < len(mode) or len(kinds) != 1 or {"b", "t"} <= letters:
+        raise errors.InvalidError(
+            f"mode {mode!r} is not one of 'r', 'w', 'x' and 'a', with 'b' for bytes or 't' for text, and '+' for both directions"
+        )
+    parsed = Mode(kinds.pop(), "+" in letters, "b" not in letters)
+    if not parsed.is_text:
+        for name, value in (("encoding", encoding), ("errors", errors_), ("newline", newline)):
+            if value is not None:
+                raise errors.InvalidError(f"{name}={value!r} is for text; mode {mode!r} is binary")
+    elif buffering == 0:
+        raise errors.InvalidError(f"buffering=0 is for bytes; mode {mode!r} is text")
+    if newline not in (None, "", "\n", "\r", "\r\n"):
+        raise errors.InvalidError(f"newline {newline!r} is none of None, '', '\\n', '\\r' and '\\r\\n'")
+    return parsed
+
+
+class RawFile(io.RawIOBase):
+    """The bytes of an open file, unbuffered."""
+
+    def __init__(
+        self, opened: Opened, runner: Runner, bound: Any, mode: str, position: int, *, read_ahead: bool
+    ) -> None:
+        self.name = opened.path
+        self.mode = mode
+        self._opened = opened
+        self._runner = runner
+        self._bound = bound
+        self._position = position
+        self._ahead = ReadAhead(opened, enabled=read_ahead)
+        self._is_abandoned = False  # what comes now is kept nowhere
+        self._is_broken = False  # a write failed, and nobody knows how much of it is there
+        self._late: list[tuple[int, bytes]] | None = None  # what comes when nobody has the file any more
+        self._begin_layers_anew: list[Callable[[], None]] = []
+
+    def _run(self, op: Op[T]) -> T:
+        return self._runner.run(op, self._bound)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise errors.InvalidError(f"I/O operation on closed file {self.name!r}")
+
+    def readable(self) -> bool:
+        self._check_open()
+        return self._opened.can_read
+
+    def writable(self) -> bool:
+        self._check_open()
+        return self._opened.can_write
+
+    def seekable(self) -> bool:
+        self._check_open()
+        return True
+
+    @property
+    def size(self) -> int:
+        """How many bytes the file has now, as far as they have been written; fsspec asks files for it."""
+        self._check_open()
+        return self._run(self._opened.size())
+
+    # --------------------------------------------------------------------------------------------------- reading
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        self._check_reads()
+        view = memoryview(buffer).cast("B")
+        if not len(view):
+            return 0
+        count = self._ahead.copy(self._position, view)
+        if not count:
+            self._run(self._ahead.fetch(self._position, len(view)))
+            count = self._ahead.copy(self._position, view, fetched=True)
+        self._position += count
+        return count
+
+    def readall(self) -> bytes:
+        self._check_reads()
+        data = io.BytesIO()
+        self._run(self._opened.read_rest(self._position, data.write))
+        self._position += data.tell()
+        return data.getvalue()  # which copies nothing
+
+    def _check_reads(self) -> None:
+        self._check_open()
+        if not self._opened.can_read:
+            raise io.UnsupportedOperation(f"file {self.name!r} is not open for reading")
+
+    # --------------------------------------------------------------------------------------------------- writing
+
+    def write(self, data: ReadableBuffer) -> int:
+        self._check_writes()
+        view = memoryview(data).cast("B")
+        if self._late is not None:
+            self._late.append((self._position, bytes(view)))
+            self._position += len(view)
+        elif not self._is_abandoned:
+            self._ahead.drop()
+            # What stands above would give the same bytes again when it is closed. Of new contents then nothing is kept.
+            self._check_whole()
+            self._is_broken = self._opened.is_staged
+            self._position = self._change(self._opened.write(self._position, view))
+            self._is_broken = False
+        return len(view)
+
+    def _change(self, op: Op[T]) -> T:
+        return self._run(self._opened.changing(op, partial(self._go_back, self._position)))
+
+    def _go_back(self, position: int) -> None:
+        """What was written from *position* on was undone with its transaction, and with it what stands in buffers."""
+        if not self.closed:
+            self._position = position
+            self._ahead.drop()
+            for begin in self._begin_layers_anew:
+                begin()
+
+    def add_layer(self, layer: Layer, *args: Any, **kwargs: Any) -> None:
+        """*layer* stands above this file, made of what it stands on and these arguments."""
+        # Weakly: a file object that nobody has any more is closed at once.
+        self._begin_layers_anew.append(partial(_begin_anew, weakref.ref(layer), args, kwargs))
+
+    def _check_whole(self) -> None:
+        if self._is_broken:
+            raise errors.InvalidError(
+                f"an earlier write to {self.name!r} failed, and nothing of it is kept; write it anew"
+            )
+
+    def truncate(self, size: int | None = None) -> int:
+        self._check_writes()
+        target = checked_size(self._position if size is None else size)
+        self._ahead.drop()
+        self._change(self._opened.truncate(target))
+        return target
+
+    def _check_writes(self) -> None:
+        self._check_open()
+        if not self._opened.can_write:
+            raise io.UnsupportedOperation(f"file {self.name!r} is not open for writing")
+
+    def fsync(self) -> None:
+        """Return when all that was written is on the server's disk."""
+        self._check_open()
+        self._run(self._opened.sync())
+
+    # -------------------------------------------------------------------------------------------------- position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._check_open()
+        self._position = self._run(seek(self._opened, self._position, offset, whence))
+        return self._position
+
+    def tell(self) -> int:
+        self._check_open()
+        return self._position
+
+    # ------------------------------------------------------------------------------------------------------- end
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        try:
+            if self._is_broken and not self._is_abandoned:
+                self.abandon()
+                self._check_whole()
+            elif self._late is not None:
+                self._opened.write_later(self._late)
+            elif not self._is_abandoned:
+                self._run(self._opened.close())
+        finally:
+            super().close()
+
+    def abandon(self) -> None:
+        """The block that the file was opened for failed: keep nothing of new contents. What was written in place stays."""
+        if self._opened.is_staged and not self._is_abandoned and not self.closed:
+            self._is_abandoned = True
+            self._run(self._opened.abandon())
+
+    def forget(self) -> None:
+        """The file object was collected without having been closed, maybe in the middle of something: ask nothing of the server."""
+        if self._is_abandoned or self.closed:
+            return
+        lost = self._opened.drop(in_transaction=self._bound is not None)
+        if self._opened.is_staged or not self._opened.can_write or self._bound is not None:
+            self._is_abandoned = True
+        else:
+            self._late = []
+        if lost:
+            warnings.warn(f"file {self.name!r} was not closed; {lost}", ResourceWarning, stacklevel=3)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        leave(self, self, kind)
+
+    def __del__(self) -> None:
+        forget(self, getattr(self, "_opened", None) and self)
+
+
+def seek(opened: Opened, position: int, offset: int, whence: int) -> Op[int]:
+    """Where a file that stands at *position* stands after this; the arguments are those of `io.IOBase.seek`."""
+    offset = index(offset)
+    if whence == os.SEEK_CUR:
+        offset += position
+    elif whence == os.SEEK_END:
+        offset += yield from opened.size()
+    elif whence != os.SEEK_SET:
+        raise errors.InvalidError(f"whence {whence!r} is none of 0 (start), 1 (current position) and 2 (end)")
+    if offset < 0:
+        raise errors.PositionInvalid(f"position {offset} is before the start of the file", opened.path)
+    return offset
+
+
+def checked_size(size: int) -> int:
+    """Return *size* if a file can be truncated to it."""
+    size = index(size)
+    if size < 0:
+        raise errors.PositionInvalid(f"a file cannot be truncated to {size} bytes")
+    return size
+
+
+class Layer(io.IOBase):
+    """A layer of `io` on a `RawFile`, perhaps with others between: how it ends. Comes before the class of `io` among the bases."""
+
+    _raw: RawFile
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        leave(self, self._raw, kind)
+
+    def __del__(self) -> None:
+        forget(self, getattr(self, "_raw", None))
+
+    @property
+    def size(self) -> int:
+        """How many bytes the file has now, with those that are buffered."""
+        if self._raw.writable():
+            self.flush()
+        return self._raw.size
+
+
+class WritingLayer(Layer):
+    def fsync(self) -> None:
+        """Return when all that was written is on the server's disk."""
+        self.flush()
+        self._raw.fsync()
+
+
+class BinaryReader(Layer, io.BufferedReader):
+    """A file open for reading bytes."""
+
+
+class BinaryWriter(WritingLayer, io.BufferedWriter):
+    """A file open for writing bytes."""
+
+
+class BinaryRandom(WritingLayer, io.BufferedRandom):
+    """A file open for reading and writing bytes."""
+
+
+class TextFile(WritingLayer, io.TextIOWrapper):
+    """A file open for text."""
+
+
+L = TypeVar("L", bound=Layer)
+
+
+def on(raw: RawFile, layer: L) -> L:
+    layer._raw = raw
+    return layer
+
+
+def layered(raw: RawFile, below: Any, kind: type[L], *args: Any, **kwargs: Any) -> L:
+    """A layer of this kind on *below*, which is *raw* or stands on it."""
+    make: Callable[..., L] = kind
+    layer = on(raw, make(below, *args, **kwargs))
+    raw.add_layer(layer, *args, **kwargs)
+    return layer
+
+
+def _begin_anew(layer: weakref.ref[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Let *layer* forget what it has in its buffers, and ask for the position."""
+    there = layer()
+    if there is not None:
+        there.__init__(there.buffer if isinstance(there, io.TextIOWrapper) else there.raw, *args, **kwargs)
+
+
+def leave(file: io.IOBase, raw: RawFile, kind: type[BaseException] | None) -> None:
+    """The end of a `with` block."""
+    try:
+        if kind is not None:
+            raw.abandon()
+    finally:
+        file.close()
+
+
+def forget(file: io.IOBase, raw: RawFile | None) -> None:
+    """The end of a file object that was collected. (io's own would close it, and so keep half of what was to be written.)"""
+    if raw is not None:
+        raw.forget()
+        file.close()
+
+
+def file_object(
+    file: FileAt,
+    runner: Runner,
+    bound: Any,
+    buffering: int,
+    encoding: str | None,
+    errors_: str | None,
+    newline: str | None,
+) -> Any:
+    """The file object that the built-in `open` would make."""
+    opened, mode, position = file
+    raw = RawFile(opened, runner, bound, mode.raw, position, read_ahead=buffering != 0)
+    if buffering == 0:
+        return raw
+    if mode.updates:
+        binary: Any = layered(raw, raw, BinaryRandom, buffering if buffering > 1 else RANDOM_BUFFER)
+    elif mode.writes:
+        binary = layered(raw, raw, BinaryWriter, buffering if buffering > 1 else opened.write_buffer)
+    else:
+        binary = layered(raw, raw, BinaryReader, buffering if buffering > 1 else io.DEFAULT_BUFFER_SIZE)
+    if not mode.is_text:
+        return binary
+    text = layered(raw, binary, TextFile, encoding or "utf-8", errors_, newline, buffering == 1)
+    text.mode = mode.kind + ("+" if mode.updates else "")  # type: ignore[misc]
+    return text

@@ -1,0 +1,156 @@
+"""`open`: one operation that finds or makes what is to be opened, and two forms that make file objects of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+
+from pgstore.core.method import Doc, Method
+from pgstore.core.operation import Op
+from pgstore.fs.io.async_file_object import AsyncBinaryFile, AsyncFile, AsyncTextFile, async_file_object
+from pgstore.fs.io.file_object import BinaryRandom, BinaryReader, BinaryWriter, FileAt, RawFile, TextFile, file_object
+
+if TYPE_CHECKING:
+    from _typeshed import (
+        OpenBinaryMode,
+        OpenBinaryModeReading,
+        OpenBinaryModeUpdating,
+        OpenBinaryModeWriting,
+        OpenTextMode,
+    )
+
+F = TypeVar("F", bound=AsyncFile[Any])
+
+
+class Opening(Generic[F]):
+    """A file being opened: `await` it, or `async with` it."""
+
+    def __init__(self, open_: Callable[[], Any]) -> None:
+        self._open = open_
+        self._file: F | None = None
+
+    def __await__(self) -> Generator[Any, None, F]:
+        return self._open().__await__()  # type: ignore[no-any-return]
+
+    async def __aenter__(self) -> F:
+        self._file = file = await self
+        return file
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._file is not None
+        await self._file.__aexit__(kind, exc, trace)
+
+
+class BoundOpen(Method):
+    __slots__ = ()
+    __doc__ = Doc(
+        "A store method that opens files: call it for one of blocking methods, its `aio` for one to be awaited."
+    )
+
+    def __init__(self, function: Callable[..., Op[FileAt]], owner: Any) -> None:
+        self._function = function
+        self._owner = owner
+
+    # As typeshed has it of the built-in `open`.
+    @overload
+    def __call__(
+        self,
+        path: str,
+        mode: OpenTextMode = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> TextFile: ...
+    @overload
+    def __call__(self, path: str, mode: OpenBinaryMode, buffering: Literal[0]) -> RawFile: ...
+    @overload
+    def __call__(self, path: str, mode: OpenBinaryModeUpdating, buffering: Literal[-1, 1] = -1) -> BinaryRandom: ...
+    @overload
+    def __call__(self, path: str, mode: OpenBinaryModeWriting, buffering: Literal[-1, 1] = -1) -> BinaryWriter: ...
+    @overload
+    def __call__(self, path: str, mode: OpenBinaryModeReading, buffering: Literal[-1, 1] = -1) -> BinaryReader: ...
+    @overload
+    def __call__(
+        self,
+        path: str,
+        mode: str,
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> Any: ...
+
+    def __call__(
+        self,
+        path: str,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> Any:
+        runner, bound = self._owner._runner, self._owner._bound
+        # It belongs to the transaction that is current now, whatever is when it is used.
+        bound = runner.pin(bound)
+        op = self._function(self._owner, path, mode, buffering, encoding, errors, newline)
+        return file_object(runner.run(op, bound), runner, bound, buffering, encoding, errors, newline)
+
+    @overload
+    def aio(
+        self,
+        path: str,
+        mode: OpenTextMode = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> Opening[AsyncTextFile]: ...
+    @overload
+    def aio(self, path: str, mode: OpenBinaryMode, buffering: int = -1) -> Opening[AsyncBinaryFile]: ...
+    @overload
+    def aio(
+        self,
+        path: str,
+        mode: str,
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> Opening[Any]: ...
+
+    def aio(
+        self,
+        path: str,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> Any:
+        """The same, awaitable, and for `async with`: an `AsyncBinaryFile` or `AsyncTextFile`."""
+        runner, bound = self._owner._runner, self._owner._bound
+
+        async def open_() -> Any:
+            belongs = runner.pin(bound)
+            op = self._function(self._owner, path, mode, buffering, encoding, errors, newline)
+            file = await runner.run_async(op, belongs)
+            return async_file_object(file, runner, belongs, buffering, encoding, errors, newline)
+
+        opening: Opening[Any] = Opening(open_)
+        return opening
+
+
+class opening:  # noqa: N801 - a decorator
+    """Turn a method that finds what to open, given the arguments of the built-in `open`, into an `open` of two forms."""
+
+    def __init__(self, function: Callable[..., Op[FileAt]]) -> None:
+        self._function = function
+        self.__wrapped__ = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, owner: object, kind: type) -> BoundOpen:
+        return BoundOpen(self._function, owner)

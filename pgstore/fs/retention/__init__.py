@@ -1,0 +1,1 @@
+"""What keeps old bytes, what deletes them, and repair."""

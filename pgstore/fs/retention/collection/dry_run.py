@@ -1,0 +1,95 @@
+"""What a collection would delete. Reads all of it: for people, not in passing."""
+
+from __future__ import annotations
+
+from pgstore.core.operation import Op, Query
+from pgstore.core.statement import Statement
+from pgstore.fs.commit.change_set import LIVE
+from pgstore.fs.content.blobs import StoreGone
+from pgstore.fs.retention.collection.retained import ALIVE, GRACE_ENDED, HELD, Deciding
+from pgstore.fs.retention.collection.round import Collected
+
+# $3: the first version to keep.
+SURVEY = Statement(
+    f"""
+    WITH going AS (
+         SELECT i.blob_id, i.ctid AS place
+           FROM pgstore.inode i
+          WHERE i.store_id = $1
+            AND i.version_to <= $3
+            AND i.version_to < {LIVE}
+          UNION ALL
+         SELECT i.blob_id, i.ctid
+           FROM pgstore.inode i
+          WHERE i.store_id = $1
+            AND i.link_count::integer = 0
+            AND $4 = 'nfs'
+            AND i.ctime_ns <= (extract(epoch FROM {GRACE_ENDED}) * 1000000000::numeric)::bigint
+            AND NOT {HELD}
+    ), candidate AS (
+         SELECT g.blob_id AS id
+           FROM going g
+          WHERE g.blob_id IS NOT NULL
+          UNION
+         SELECT l.blob_id
+           FROM pgstore.blob_left l
+          WHERE l.store_id = $1
+            AND l.left_at <= {GRACE_ENDED}
+          UNION
+         SELECT b.id
+           FROM pgstore.blob b
+          WHERE b.store_id = $1
+            AND b.session_id IS NOT NULL
+            AND NOT EXISTS (SELECT FROM pgstore.session s WHERE s.id = b.session_id AND {ALIVE})
+    ), free AS MATERIALIZED (
+         SELECT b.id
+           FROM candidate c
+           JOIN pgstore.blob b ON b.store_id = $1 AND b.id = c.id
+          WHERE NOT EXISTS (SELECT
+                              FROM pgstore.inode i
+                             WHERE i.store_id = $1
+                               AND i.blob_id = b.id
+                               AND i.ctid NOT IN (SELECT g.place FROM going g))
+    ), loose AS MATERIALIZED (
+         SELECT c.id
+           FROM (SELECT e.chunk_id AS id
+                   FROM free f
+                   JOIN pgstore.extent e ON e.store_id = $1 AND e.blob_id = f.id
+                  UNION
+                 SELECT l.chunk_id
+                   FROM pgstore.chunk_left l
+                  WHERE l.store_id = $1) c
+          WHERE NOT EXISTS (SELECT
+                              FROM pgstore.extent e
+                             WHERE e.store_id = $1
+                               AND e.chunk_id = c.id
+                               AND e.blob_id NOT IN (SELECT f.id FROM free f))
+    )
+    SELECT (SELECT count(*) FROM pgstore.volume_version v WHERE v.store_id = $1 AND v.version::bigint < $3),
+           (SELECT count(*) FROM pgstore.dirent d WHERE d.store_id = $1 AND d.version_to <= $3 AND d.version_to < {LIVE}),
+           (SELECT count(*) FROM going),
+           (SELECT count(*) FROM free),
+           c.count,
+           c.size_bytes
+      FROM (SELECT count(*) AS count, coalesce(sum(octet_length(k.data)), 0)::bigint AS size_bytes
+              FROM loose l
+              JOIN pgstore.chunk k ON k.store_id = $1 AND k.id = l.id) c
+    """,
+    "int8 float8 int8 text",
+    reads=True,
+)
+
+
+class Surveying(Deciding):
+    """Tells what would be deleted."""
+
+    def survey(self) -> Op[Collected]:
+        """What `run` would delete."""
+        try:
+            facts = yield from self._facts()
+        except StoreGone:
+            return Collected()
+        # As in `rows`: with version 1 the Volume as it was made stays, too.
+        floor = facts.floor if facts.floor > 1 else 0
+        ((*counts,),) = yield Query(SURVEY, self._store_id, self._grace_seconds, floor, facts.kind)
+        return Collected(*counts)

@@ -1,0 +1,1 @@
+"""Trees: from paths to inodes, listing, searching, building and editing them."""

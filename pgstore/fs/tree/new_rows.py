@@ -1,0 +1,192 @@
+"""New inodes and names, written before anyone can see them.
+
+An inode can be inserted at any time: nothing leads to it until it has a name. The same holds for names in a directory that has
+none itself yet. Such rows are valid from version 0 on and need no lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from typing import Final, NamedTuple
+
+from pgstore.client.session import Session
+from pgstore.core.operation import CopyIn, Many, Op, Query
+from pgstore.core.statement import Statement
+from pgstore.fs.commit.change_set import ChangeSet
+from pgstore.fs.content.blobs import Contents, StoreGone
+
+DIRECTORY_MODE: Final = 0o755
+LINK_MODE: Final = 0o777
+
+INSERT_INODE = Statement(
+    """
+    INSERT INTO pgstore.inode
+           (store_id, ino, kind, mode, size_bytes, mtime_ns, ctime_ns, blob_id, parent, inline_data, link_target)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+    """,
+    "int8 int8 char int4 int8 int8 int8 int8 int8 bytea bytea",
+)
+# Files and links $3, as they are in version $4, become new inodes $2. They share their blobs.
+COPY_INODES_OF = Statement(
+    """
+    INSERT INTO pgstore.inode
+           (store_id, ino, kind, mode, uid, gid, size_bytes, mtime_ns, ctime_ns, blob_id, link_target, inline_data, xattrs)
+    SELECT $1, u.ino, i.kind, i.mode, i.uid, i.gid, i.size_bytes, $5, $5, i.blob_id, i.link_target, i.inline_data, i.xattrs
+      FROM unnest($2, $3) AS u (ino, source)
+     CROSS JOIN LATERAL (
+           SELECT n.*
+             FROM pgstore.inode n
+            WHERE n.store_id = $1
+              AND n.ino::bigint = u.source
+              AND n.version_to > $4
+              AND n.version_from <= $4
+            ORDER BY n.version_to
+            LIMIT 1) i
+    """,
+    "int8 int8[] int8[] int8 int8",
+)
+INSERT_NAME = Statement(
+    "INSERT INTO pgstore.dirent (store_id, parent, name, ino, kind) VALUES ($1, $2, $3, $4, $5)",
+    "int8 int8 bytea int8 char",
+)
+COPY_INODES: Final = """
+    COPY pgstore.inode (store_id, ino, kind, mode, size_bytes, mtime_ns, ctime_ns, blob_id, parent, inline_data)
+    FROM STDIN (FORMAT binary)
+"""
+COPY_NAMES: Final = "COPY pgstore.dirent (store_id, parent, name, ino, kind) FROM STDIN (FORMAT binary)"
+# Reading the file system's row finds out whether it still exists. No row: it does not.
+RESERVE_INODES = Statement(
+    """
+    SELECT nextval('pgstore.inode_seq'::regclass)
+      FROM pgstore.file_system f
+     CROSS JOIN generate_series(1, $2)
+     WHERE f.store_id = $1
+    """,
+    "int8 int4",
+)
+
+COPY_FROM_ROWS: Final = 16  # below, single INSERTs in one message are quicker
+
+# COPY's binary format: each row is its number of fields, each field its length and its bytes; length -1 is NULL.
+_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_TRAILER: Final = b"\xff\xff"
+_NULL: Final = b"\xff\xff\xff\xff"
+_INODE: Final = struct.Struct("!h iq iq ic ii iq iq iq").pack
+_NAME_HEAD: Final = struct.Struct("!h iq iq i").pack
+_NAME_TAIL: Final = struct.Struct("!iq ic").pack
+_FIELD: Final = struct.Struct("!i").pack
+_BIGINT: Final = struct.Struct("!iq").pack
+
+
+def reserve_inodes(session: Session, store_id: int, count: int, *, at_once: int = 32) -> Op[list[int]]:
+    """
+    Numbers for *count* new inodes, which nobody else makes.
+
+    Args:
+        at_once: how many to draw when there are not enough; those left over are there for the next operation.
+    """
+    reserved = session.reserved_inodes(store_id)
+    inos: list[int] = []
+    with contextlib.suppress(IndexError):  # another thread may be quicker
+        while len(inos) < count:
+            inos.append(reserved.popleft())
+    lacking = count - len(inos)
+    if lacking:
+        rows = yield Query(RESERVE_INODES, store_id, max(lacking, at_once))
+        if not rows:
+            raise StoreGone
+        inos += [row[0] for row in rows[:lacking]]
+        reserved.extend(row[0] for row in rows[lacking:])
+    return inos
+
+
+class _Inode(NamedTuple):
+    ino: int
+    kind: str
+    mode: int
+    size_bytes: int
+    mtime_ns: int
+    blob_id: int | None = None
+    parent: int | None = None
+    inline_data: bytes | None = None
+    link_target: bytes | None = None
+
+
+class NewRows:
+    """Inodes and names to be written, collected and sent together."""
+
+    def __init__(self, store_id: int, now_ns: int) -> None:
+        self._store_id = store_id
+        self._now_ns = now_ns
+        self._inodes: list[_Inode] = []
+        self._names: list[tuple[int, bytes, int, str]] = []
+        self._links = False  # there are symbolic links among the inodes
+
+    def file(self, ino: int, mode: int, mtime_ns: int, contents: Contents) -> None:
+        size, blob_id, inline_data = contents
+        self._inodes.append(_Inode(ino, "f", mode, size, mtime_ns, blob_id, None, inline_data))
+
+    def directory(self, ino: int, parent: int, mode: int) -> None:
+        self._inodes.append(_Inode(ino, "d", mode, 0, self._now_ns, None, parent))
+
+    def symbolic_link(self, ino: int, target: bytes) -> None:
+        self._inodes.append(_Inode(ino, "l", LINK_MODE, len(target), self._now_ns, link_target=target))
+        self._links = True
+
+    def special(self, ino: int, kind: str, mode: int) -> None:
+        """A fifo or socket."""
+        self._inodes.append(_Inode(ino, kind, mode, 0, self._now_ns))
+
+    def name(self, parent: int, name: bytes, ino: int, kind: str) -> None:
+        """A name in *parent*, a directory that nothing leads to yet."""
+        self._names.append((parent, name, ino, kind))
+
+    def send(self, changes: ChangeSet) -> Op[None]:
+        """Write what was collected; put off until *changes* are, if that is soon."""
+        if self._links or len(self._inodes) + len(self._names) < COPY_FROM_ROWS:
+            queries = [*self._inode_queries(), *self._name_queries()]
+            if changes.is_single:
+                changes.put_off(queries)
+            elif queries:
+                yield Many(queries)
+        else:
+            yield CopyIn(COPY_INODES, self._inode_rows())
+            if self._names:
+                yield CopyIn(COPY_NAMES, self._name_rows())
+        self._inodes, self._names, self._links = [], [], False
+
+    def _inode_queries(self) -> list[Query]:
+        store_id, now = self._store_id, self._now_ns
+        return [
+            Query(INSERT_INODE, store_id, ino, kind, mode, size, mtime, now, blob_id, parent, data, target)
+            for ino, kind, mode, size, mtime, blob_id, parent, data, target in self._inodes
+        ]
+
+    def _name_queries(self) -> list[Query]:
+        return [Query(INSERT_NAME, self._store_id, *name) for name in self._names]
+
+    def _inode_rows(self) -> list[bytes]:
+        store_id, now = self._store_id, self._now_ns
+        parts = [_HEADER]
+        for ino, kind, mode, size, mtime, blob_id, parent, data, _ in self._inodes:
+            parts.append(
+                _INODE(10, 8, store_id, 8, ino, 1, kind.encode(), 4, mode, 8, size, 8, mtime, 8, now)
+                + (_NULL if blob_id is None else _BIGINT(8, blob_id))
+                + (_NULL if parent is None else _BIGINT(8, parent))
+            )
+            if data is None:
+                parts.append(_NULL)
+            else:
+                parts.append(_FIELD(len(data)))
+                parts.append(data)
+        parts.append(_TRAILER)
+        return [b"".join(parts)]
+
+    def _name_rows(self) -> list[bytes]:
+        store_id = self._store_id
+        parts = [_HEADER]
+        for parent, name, ino, kind in self._names:
+            parts.append(_NAME_HEAD(5, 8, store_id, 8, parent, len(name)) + name + _NAME_TAIL(8, ino, 1, kind.encode()))
+        parts.append(_TRAILER)
+        return [b"".join(parts)]

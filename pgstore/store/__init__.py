@@ -1,0 +1,1 @@
+"""Stores: what every kind has, such as handles, their registry and deletion."""
