@@ -1,7 +1,7 @@
 """The guard of a joined block: a savepoint in the caller's transaction, by which the block alone can be undone.
 
-It goes with the first write of the block, in one round trip, and is released at its end. With SQLAlchemy it is a nested transaction
-of SQLAlchemy's, so that a Session knows which of its objects went with it.
+It goes with the first write of the block, in one round trip, and is released at its end. With SQLAlchemy it is a nested
+transaction of SQLAlchemy's, so that a Session knows which of its objects went with it.
 """
 
 from __future__ import annotations

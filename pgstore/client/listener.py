@@ -1,16 +1,15 @@
 """Waiting for something that another client does, without asking again and again.
 
-A client that waits holds a shared advisory lock on the topic's key and listens on the one channel `pgstore`. Whoever makes a change
-tries the exclusive lock, and notifies only if that fails (`NOTIFY_IF_AWAITED`): an unconditional NOTIFY takes a lock on the whole
-database until the commit is through and costs eight producers most of their speed. A lock needs no row, is seen without a commit
-and goes away with a dead client.
+A client that waits holds a shared advisory lock on the topic's key and listens on the one channel `pgstore`. Whoever makes a
+change tries the exclusive lock, and notifies only if that fails (`NOTIFY_IF_AWAITED`): an unconditional NOTIFY takes a lock on the
+whole database until the commit is through and costs eight producers most of their speed. A lock needs no row, is seen without a
+commit and goes away with a dead client.
 
 The order that loses no wake-up is: register (`Listen`), look, wait. A change whose author looked for waiters just before we
 registered, and which commits just after we looked, stays unannounced; that is why waits are short at first and grow (`waits`).
 
 There is one listening connection for the blocking executor of a client and one per event loop. Behind a pooler that hands a
-session to
-several clients neither locks nor LISTEN work: there waiting is polling, unless `listen_url` leads to the server itself.
+session to several clients neither locks nor LISTEN work: there waiting is polling, unless `listen_url` leads to the server itself.
 """
 
 from __future__ import annotations

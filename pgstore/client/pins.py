@@ -1,11 +1,11 @@
 """Pins: versions of Volumes and files of NetworkFileSystems that collection must leave alone while this client uses them.
 
-A version is pinned, an inode is held: a row that names the client's session, and counts as long as that is alive. Whoever wants one
-gets it by `keep` and gives it back by `release`; a finaliser, which may run anywhere, only notes it for the housekeeper. The same
-thing may be wanted several times; its row goes with the last.
+A version is pinned, an inode is held: a row that names the client's session, and counts as long as that is alive. Whoever wants
+one gets it by `keep` and gives it back by `release`; a finaliser, which may run anywhere, only notes it for the housekeeper. The
+same thing may be wanted several times; its row goes with the last.
 
-Safe beside collection, for the row is inserted under a lock of what is kept: whoever collects either finds it locked and leaves it,
-or has deleted it already, and then there is nothing left to keep.
+Safe beside collection, for the row is inserted under a lock of what is kept: whoever collects either finds it locked and leaves
+it, or has deleted it already, and then there is nothing left to keep.
 """
 
 from __future__ import annotations
@@ -135,7 +135,8 @@ class Pins:
 
     def keep(self, kept: Kept) -> Op[None]:
         """
-        Keep *kept* from collection, until `release` or the end of the session. To be run outside the user's transaction (`Autonomous`).
+        Keep *kept* from collection, until `release` or the end of the session. To be run as `Autonomous`, outside the user's
+        transaction.
 
         Raises:
             VersionGone, StaleFile: it was collected already.

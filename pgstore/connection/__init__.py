@@ -1,11 +1,12 @@
-"""Connections: connections of pgstore's own, one class for blocking calls and one for an event loop.
+"""Connections: those of pgstore's own, one class for blocking calls and one for an event loop.
 
-A connection carries out one call at a time. Its methods are written once, as generators over the socket (`core.protocol`); `_drive`
+A connection carries out one call at a time. Its methods are written once, as generators over the socket (`protocol`); `_drive`
 runs them by polling or by awaiting, which is all that the two classes differ in. Other modules rely on this: in their generators
-`value = yield connection.execute(…)` receives the value itself from a blocking connection, and what awaiting it gives from the other.
+`value = yield connection.execute(…)` receives the value itself from a blocking connection, and from the other what awaiting it
+gives.
 
-An interrupt — Ctrl-C, a cancelled task — takes effect between calls: the call under way is finished, or cancelled on the server and
-then finished, and what it took is put back, before the interrupt goes on.
+An interrupt — Ctrl-C, a cancelled task — takes effect between calls: the call under way is finished, or cancelled on the server
+and then finished, and what it took is put back, before the interrupt goes on.
 """
 
 from pgstore.connection.asynchronous import AsyncConnection

@@ -2,8 +2,7 @@
 
 A thread keeps its connection between calls: taking it is one `list.pop`, which is atomic, and costs nothing that a pool's checkout
 would. Whoever wants to take a connection away — another thread at the limit, the housekeeper after five idle minutes — pops it
-from the
-same list, so a connection has one holder at any time.
+from the same list, so a connection has one holder at any time.
 
 At the limit callers queue, and what is given back goes to the first of them: a thread or task in a tight loop would otherwise have
 its connection again before anybody who waits has woken up.
@@ -11,13 +10,12 @@ its connection again before anybody who waits has woken up.
 Two connections more than the limit are a reserve, for a pool whose connections all wait for somebody who wants a connection would
 stand still:
 
-- `URGENT`: who holds a connection already (a statement apart from its transaction, a signal handler, a callback) and what goes on in the
-  background (the renewal of leases, the heartbeat). Either connection of the reserve, at once. None of it keeps a connection while it waits for
-  another connection or for anybody's rows but those of the like, so the second connection of the reserve, which nobody else gets,
-  always comes
-  back: no transaction waits in vain for what it needs to end.
-- `SHORT`: single statements, and the transactions that operations open for themselves. The first connection of the reserve, after a
-  moment without a turn: transactions may hold all the others, and wait for what this statement puts.
+- `URGENT`: who holds a connection already (a statement apart from its transaction, a signal handler, a callback) and what goes on
+  in the background (the renewal of leases, the heartbeat). Either connection of the reserve, at once. None of it keeps a
+  connection while it waits for another connection or for anybody's rows but those of the like, so the second connection of the
+  reserve, which nobody else gets, always comes back: no transaction waits in vain for what it needs to end.
+- `SHORT`: single statements, and the transactions that operations open for themselves. The first connection of the reserve, after
+  a moment without a turn: transactions may hold all the others, and wait for what this statement puts.
 - `LONG`: transactions of the caller's. The same where all others are held by transactions that wait for something to be put; one
   that has a connection of the reserve must not wait so itself.
 """
@@ -62,9 +60,9 @@ def _crowded(connections_max: int) -> errors.StoreUnavailable:
 
 def _held_here(connections_max: int) -> errors.StoreUnavailable:
     return errors.StoreUnavailable(
-        f"all {connections_max} connections of the client and its reserve are in use, among others by calls that are half done on this "
-        "very thread and cannot go on before this one ends: this is a signal handler, a finaliser or a callback, which can leave "
-        "the work to another thread; or raise connections_max"
+        f"all {connections_max} connections of the client and its reserve are in use, among others by calls that are half done on "
+        "this very thread and cannot go on before this one ends: this is a signal handler, a finaliser or a callback, which can "
+        "leave the work to another thread; or raise connections_max"
     )
 
 
@@ -148,8 +146,7 @@ class BlockingPool:
         self._ended = threading.Event()
 
     def acquire(self, rank: int = SHORT) -> BlockingConnection:
-        """This thread's connection; else a new one; at the limit the one that was idle longest; else the next that is given
-        back."""
+        """This thread's connection; else a new one; at the limit the one idle longest; else the next that is given back."""
         try:
             return self._local.slot.free.pop()  # type: ignore[no-any-return]
         except (AttributeError, IndexError):

@@ -69,8 +69,8 @@ class OpeningFiles(FileStoreBase):
             opened, position = (yield from self._open_contents(path)), 0
         elif parsed.updates:
             raise _invalid(
-                f"a file of a {self._display_name} is not opened with mode {mode!r}: its contents never change. Read it with 'rb', then "
-                "write new contents with 'wb', or add to it with 'ab'; a NetworkFileSystem has files that are changed in place"
+                f"a file of a {self._display_name} is not opened with mode {mode!r}: its contents never change. Read it with 'rb', "
+                "then write new contents with 'wb', or add to it with 'ab'; a NetworkFileSystem has files that are changed in place"
             )
         else:
             opened, position = yield from self._open_staged(path, parsed)

@@ -410,8 +410,8 @@ class Store:
     def _missing(self) -> errors.NotFoundError:
         if self._is_ephemeral:
             return errors.NotFoundError(
-                f"this ephemeral {self._display_name} does not exist any more: it was closed, or swept after ten silent minutes, or the "
-                "database was replaced"
+                f"this ephemeral {self._display_name} does not exist any more: it was closed, or swept after ten silent minutes, "
+                "or the database was replaced"
             )
         if self._name is None:
             return errors.NotFoundError(
