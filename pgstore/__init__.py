@@ -97,9 +97,9 @@ __all__ = [
 
 # Imported when they are first asked for: few programs use all stores, and those of files alone are half of the package.
 _HOMES: Final = {
-    "AsyncBinaryFile": "files.async_fileio",
-    "AsyncFile": "files.async_fileio",
-    "AsyncTextFile": "files.async_fileio",
+    "AsyncBinaryFile": "fs.io.async_file_object",
+    "AsyncFile": "fs.io.async_file_object",
+    "AsyncTextFile": "fs.io.async_file_object",
     "BatchUpload": "file_store",
     "DeadLetter": "queue",
     "Dict": "dict",

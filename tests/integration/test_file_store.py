@@ -626,8 +626,8 @@ def test_a_walk_is_in_order_and_complete_whatever_is_read_ahead(
     """
     monkeypatch.setattr("pgstore.fs.tree.listing.PAGE_NAMES", 3)
     monkeypatch.setattr("pgstore.fs.tree.search.NAMES_AHEAD_MAX", names_ahead)
-    for module in "listing", "find":
-        monkeypatch.setattr(f"pgstore.files.{module}.PAGE_DIRECTORIES", 4)
+    for module in "listing", "search":
+        monkeypatch.setattr(f"pgstore.fs.tree.{module}.PAGE_DIRECTORIES", 4)
     rng = random.Random(7)
     with client.transaction():
         for _ in range(120):
