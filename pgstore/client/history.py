@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgstore import errors
 from pgstore.connection.handshake import IDENTITY, SCHEMA
-from pgstore.core.operation import BeforeCommit, Op, Query
+from pgstore.core.operation import BeforeCommit, CommitHook, Op, Query
 
 if TYPE_CHECKING:
     from pgstore.client import Client
@@ -66,18 +66,5 @@ def look(client: Client) -> Op[None]:
         client.met(history_of(rows[0], identity))
 
 
-class _Looking:
+class _Looking(CommitHook):
     """Tells whether there is a transaction, and whose; keeps nothing."""
-
-    def before_commit(self) -> Op[None]:
-        yield from ()
-
-    def with_commit(self) -> list[Query]:
-        return []
-
-    def mark(self) -> None:
-        return None
-
-    def rewind(self, mark: None) -> None: ...
-
-    def committed(self) -> None: ...

@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from pgstore.client.listener import announce
-from pgstore.core.operation import BeforeCommit, Many, Op, Query, Topic
+from pgstore.core.operation import BeforeCommit, CommitHook, Many, Op, Query, Topic
 
 
-class Notifications:
+class Notifications(CommitHook):
     """Topics that a transaction will announce, in one go with its commit: a notification makes commits wait for each other."""
 
     def __init__(self) -> None:
         self.topics: dict[Topic, None] = {}
-
-    def before_commit(self) -> Op[None]:
-        yield from ()
 
     def with_commit(self) -> list[Query]:
         return [announce(topic) for topic in self.topics]

@@ -9,21 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from pgstore.core.operation import BeforeCommit, Op, Query
+from pgstore.core.operation import BeforeCommit, CommitHook, Op
 
 
-class _Undo:
+class _Undo(CommitHook):
     """What one transaction has to undo, oldest first; a commit hook that writes nothing."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[object, Callable[[], object]]] = []
         self.marked_at = 0  # how many there were at the latest savepoint
-
-    def before_commit(self) -> Op[None]:
-        yield from ()
-
-    def with_commit(self) -> list[Query]:
-        return []
 
     def mark(self) -> int:
         self.marked_at = len(self.steps)

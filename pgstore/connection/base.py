@@ -432,7 +432,7 @@ class _Context:
 
     def __init__(self, connection: Any) -> None:
         self.adapters = ADAPTERS
-        self.driver_connection = connection
+        self.connection = connection
 
 
 def _context(connection: Any) -> Any:

@@ -247,17 +247,24 @@ Op: TypeAlias = Generator[Request, Any, T]
 # --------------------------------------------------------------------------------------- what requests are made with
 
 
-class CommitHook(Protocol):
-    """What keeps part of a transaction's changes on the client until it commits."""
+class CommitHook:
+    """
+    What keeps part of a transaction's changes on the client until it commits.
+
+    One that does not say otherwise writes nothing and remembers nothing.
+    """
 
     def before_commit(self) -> Op[None]:
         """Write what was kept back. Whatever this locks is locked only until the commit that follows."""
+        yield from ()
 
     def with_commit(self) -> list[Query]:
         """Queries to send in one go with COMMIT."""
+        return []
 
     def mark(self) -> Any:
         """The present state, for `rewind`."""
+        return None
 
     def rewind(self, mark: Any) -> None:
         """Return to the state of *mark*: a savepoint was rolled back. None: to the beginning."""
@@ -267,7 +274,7 @@ class CommitHook(Protocol):
 
 
 class Hooked:
-    """A participant in a transaction. *immediate*: the commit is someone else's, so changes have to be written by the operation."""
+    """A hook in a transaction. *immediate*: the commit is someone else's, so changes have to be written by the operation."""
 
     __slots__ = ("hook", "immediate")
 

@@ -10,7 +10,7 @@ from pgstore import errors
 from pgstore.client import Client
 from pgstore.client.notifications import notifying
 from pgstore.core.numbers import as_seconds
-from pgstore.core.operation import BeforeCommit, Many, Op, Query, Rows, Topic, atomic
+from pgstore.core.operation import BeforeCommit, CommitHook, Many, Op, Query, Rows, Topic, atomic
 from pgstore.core.statement import Statement
 from pgstore.dict.codec import PROJECTION_CHARS_MAX, SERIALIZERS, Codec
 from pgstore.store.handle import Store
@@ -274,24 +274,14 @@ class DictBase(Store):
         return None if checked == float("inf") else checked
 
 
-class _Collecting:
+class _Collecting(CommitHook):
     """What a transaction collects, in one go with its commit: until then nobody could put an entry that it deleted."""
 
     def __init__(self) -> None:
         self.queries: dict[int, list[Query]] = {}
 
-    def before_commit(self) -> Op[None]:
-        yield from ()
-
     def with_commit(self) -> list[Query]:
         return [query for store_id in sorted(self.queries) for query in self.queries[store_id]]
-
-    def mark(self) -> None:
-        return None
-
-    def rewind(self, mark: None) -> None: ...
-
-    def committed(self) -> None: ...
 
 
 def _may_be_too_large(values: Sequence[Any]) -> bool:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from pgstore import errors
-from pgstore.core.operation import BeforeCommit, Op, Query, operation
+from pgstore.core.operation import BeforeCommit, CommitHook, Op, operation
 from pgstore.dict.entries import Entries
 from pgstore.dict.lock import LEASE_SECONDS, Lock, Locking
 from pgstore.serializers import callable_key
@@ -135,18 +135,12 @@ class _Computing:
         return True
 
 
-class _Locks:
+class _Locks(CommitHook):
     """Locks to be released when a transaction has ended, off its path."""
 
     def __init__(self, client: Any) -> None:
         self.locks: list[Lock] = []
         self._client = client
-
-    def before_commit(self) -> Op[None]:
-        yield from ()
-
-    def with_commit(self) -> list[Query]:
-        return []
 
     def mark(self) -> int:
         return len(self.locks)

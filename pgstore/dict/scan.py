@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.core.numbers import as_int
-from pgstore.core.operation import BeforeCommit, Cursor, Fetch, Op, OpenCursor, Query, iterated, operation
+from pgstore.core.operation import BeforeCommit, CommitHook, Cursor, Fetch, Op, OpenCursor, Query, iterated, operation
 from pgstore.core.statement import Statement
 from pgstore.dict.base import ALIVE, READ, DictBase
 from pgstore.dict.codec import Codec
@@ -259,17 +259,11 @@ def _rows_of(rows: list[Row]) -> int:
     return max(1, min(PAGE_ENTRIES, PAGE_BYTES * len(sample) // max(size, 1)))
 
 
-class _Cursors:
+class _Cursors(CommitHook):
     """Whose cursors a transaction has, in the order in which they were declared: a rolled back savepoint ends those since."""
 
     def __init__(self) -> None:
         self.of: list[_Pages] = []
-
-    def before_commit(self) -> Op[None]:
-        yield from ()
-
-    def with_commit(self) -> list[Query]:
-        return []
 
     def mark(self) -> int:
         return len(self.of)
@@ -277,8 +271,6 @@ class _Cursors:
     def rewind(self, mark: int | None) -> None:
         while len(self.of) > (mark or 0):
             self.of.pop().forget_cursor(self)
-
-    def committed(self) -> None: ...
 
 
 def _all(fetch: Fetch[Any]) -> Op[list[Any]]:

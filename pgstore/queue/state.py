@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.core.clock import monotonic
-from pgstore.core.operation import BeforeCommit, Op, Query
+from pgstore.core.operation import BeforeCommit, CommitHook, Op, Query
 from pgstore.core.statement import Statement
 
 ADVANCE_ITEMS = 2000  # taken from a partition between two attempts to raise its mark
@@ -145,7 +145,7 @@ class KnownQueue:
             raise
 
 
-class Tally:
+class Tally(CommitHook):
     """What a transaction of pgstore's own has taken, and is counted when it commits."""
 
     def __init__(self) -> None:
@@ -156,12 +156,6 @@ class Tally:
         if entry is None:
             entry = self._entries[queue] = TallyEntry()
         return entry
-
-    def before_commit(self) -> Op[None]:
-        yield from ()
-
-    def with_commit(self) -> list[Query]:
-        return []
 
     def mark(self) -> dict[KnownQueue, tuple[int, int]]:
         return {queue: (entry.gets, entry.cleared) for queue, entry in self._entries.items()}

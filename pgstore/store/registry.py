@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from pgstore.core.operation import Op, Query
+from pgstore.core.operation import CommitHook
 from pgstore.core.statement import Statement
 
 FIND = Statement(
@@ -121,7 +121,7 @@ class StoreRecord:
     history: object = field(default=None, repr=False, compare=False)  # of the client, in which they were found
 
 
-class ResolvedStores:
+class ResolvedStores(CommitHook):
     """Stores found or made by a transaction. They count for it alone until it commits: it may be rolled back.
 
     A participant of the transaction; it writes nothing.
@@ -129,12 +129,6 @@ class ResolvedStores:
 
     def __init__(self) -> None:
         self.record: dict[object, tuple[weakref.ref[Known], StoreRecord]] = {}
-
-    def before_commit(self) -> Op[None]:
-        yield from ()
-
-    def with_commit(self) -> list[Query]:
-        return []
 
     def mark(self) -> dict[object, Any]:
         return dict(self.record)

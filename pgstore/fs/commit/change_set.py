@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any, ClassVar, Final, NamedTuple
 
 from pgstore import errors
-from pgstore.core.operation import Many, Op, Query
+from pgstore.core.operation import CommitHook, Many, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.fs.paths import Names, join
 
@@ -87,7 +87,7 @@ class Change(NamedTuple):
     if_version: int | None = None  # what is there may not have changed since
 
 
-class ChangeSet(abc.ABC):
+class ChangeSet(CommitHook, abc.ABC):
     """
     The changes of one transaction to one file system; a participant of the transaction.
 
