@@ -39,7 +39,7 @@ LOST_STORE: Final = Statement(
             END
     """,
     "int8",
-    reads=True,
+    read_only=True,
 )
 FORGET_CHANGES_TO_COME: Final = Statement(
     "DELETE FROM pgstore.dict_change WHERE transaction_id >= pg_snapshot_xmax(pg_current_snapshot())"

@@ -66,7 +66,7 @@ def gc(
 
 
 # Of stores that were deleted by somebody who did not get round to their large objects.
-LEFT_OF = Statement("SELECT DISTINCT store_id FROM pgstore.large_object_left", reads=True)
+LEFT_OF = Statement("SELECT DISTINCT store_id FROM pgstore.large_object_left", read_only=True)
 
 
 def _finish_deletions() -> Op[None]:

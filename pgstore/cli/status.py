@@ -18,8 +18,8 @@ from pgstore.core.operation import Query
 from pgstore.core.statement import Statement
 from pgstore.core.steps import run_blocking
 
-WHERE = Statement("SELECT current_database()::text, current_user::text", reads=True)
-ROLES = Statement(migrate.GRANTEES, reads=True)
+WHERE = Statement("SELECT current_database()::text, current_user::text", read_only=True)
+ROLES = Statement(migrate.GRANTEES, read_only=True)
 SIZES = Statement(
     """
     SELECT environment, kind, count(*), sum(entries)::bigint, sum(size_bytes)::bigint
@@ -29,7 +29,7 @@ SIZES = Statement(
      ORDER BY environment, kind
     """,
     "text",
-    reads=True,
+    read_only=True,
 )
 
 

@@ -62,7 +62,7 @@ _OUTCOME_SECONDS: Final = 5.0
 # itself where the server counts statements.
 _CURSORS: Final = itertools.cycle(f"pgstore_joined_{number}" for number in range(4096))
 
-STATUS_OF_XID = Statement("SELECT pg_xact_status($1::xid8)", "text", reads=True)
+STATUS_OF_XID = Statement("SELECT pg_xact_status($1::xid8)", "text", read_only=True)
 
 
 class Executor(abc.ABC):
@@ -192,7 +192,7 @@ class Executor(abc.ABC):
             case Many():
                 if transaction is not None:
                     return (yield from transaction.query(request))
-                return (yield from self._by_itself("execute_many", request, reads=request.reads, rank=rank))
+                return (yield from self._by_itself("execute_many", request, repeatable=request.repeatable, rank=rank))
             case PutBack():
                 return (yield from self._put_back(request.give, transaction))
             case CopyIn():
@@ -222,7 +222,7 @@ class Executor(abc.ABC):
     def _run(self, method: str, request: Any, transaction: Transaction | None, rank: int) -> Steps[Any]:
         if transaction is not None:
             return (yield from transaction.run(method, request))
-        return (yield from self._by_itself(method, request, reads=isinstance(request, CopyOut), rank=rank))
+        return (yield from self._by_itself(method, request, repeatable=isinstance(request, CopyOut), rank=rank))
 
     def _declare(self, request: Cursor, transaction: Transaction | None) -> Steps[OpenCursor]:
         if transaction is None:
@@ -235,7 +235,7 @@ class Executor(abc.ABC):
         declare = Statement(
             f"DECLARE {name} NO SCROLL CURSOR FOR {query.statement.sql.decode()}",
             " ".join(query.statement.types),
-            reads=True,
+            read_only=True,
             once=True,
         )
         yield from transaction.query(Query(declare, *query.values))
@@ -267,14 +267,14 @@ class Executor(abc.ABC):
 
     def query(self, query: Query, rank: int = SHORT) -> Steps[Any]:
         """Run *query* in a transaction of its own."""
-        return (yield from self._by_itself("execute", query, reads=query.reads, rank=rank))
+        return (yield from self._by_itself("execute", query, repeatable=query.repeatable, rank=rank))
 
-    def _by_itself(self, method: str, request: Any, *, reads: bool, rank: int) -> Steps[Any]:
+    def _by_itself(self, method: str, request: Any, *, repeatable: bool, rank: int) -> Steps[Any]:
         connection = yield self.connections.acquire(rank)
         try:
             result = yield getattr(connection, method)(request)
         except BrokenConnection as exc:
-            return (yield from self._again(method, request, connection, exc, reads=reads, rank=rank))
+            return (yield from self._again(method, request, connection, exc, repeatable=repeatable, rank=rank))
         except GeneratorExit:
             self.connections.discard_now(connection)
             raise
@@ -285,14 +285,21 @@ class Executor(abc.ABC):
         return result
 
     def _again(
-        self, method: str, request: Any, connection: Any, broken: BrokenConnection, *, reads: bool, rank: int = SHORT
+        self,
+        method: str,
+        request: Any,
+        connection: Any,
+        broken: BrokenConnection,
+        *,
+        repeatable: bool,
+        rank: int = SHORT,
     ) -> Steps[Any]:
         """*connection* broke: repeat what cannot do harm on a new connection."""
         patience = RetryBudget()
         while True:
             yield self.connections.discard(connection)
             yield self.connections.purge()
-            if broken.sent and not reads:
+            if broken.sent and not repeatable:
                 raise _unknown(broken) from broken
             patience.spend(broken)
             connection = yield self.connections.acquire(rank)
@@ -421,7 +428,7 @@ class BlockingExecutor(Executor):
         try:
             result = connection.execute(query)
         except BrokenConnection as exc:
-            return run_blocking(self._again("execute", query, connection, exc, reads=query.reads))
+            return run_blocking(self._again("execute", query, connection, exc, repeatable=query.repeatable))
         except BaseException:
             self._give_back(connection)
             raise
@@ -430,7 +437,7 @@ class BlockingExecutor(Executor):
 
     def put_back_now(self, queries: Sequence[Query]) -> None:
         """Run *queries* in a transaction of their own; to be called where no interrupt comes."""
-        run_blocking(self._by_itself("put_back", queries, reads=False, rank=URGENT))
+        run_blocking(self._by_itself("put_back", queries, repeatable=False, rank=URGENT))
 
     def connect(self, url: str) -> BlockingConnection:
         return connect(url)

@@ -45,8 +45,8 @@ _LONGEST_WAIT_SECONDS: Final = 6.0  # below 0.2 looks a second, whatever else wa
 _RECONNECT_SECONDS: Final = 0.5
 
 LISTEN = Query(Statement(f"LISTEN {CHANNEL}"))
-REGISTER = Statement(f"SELECT pg_try_advisory_lock_shared({LOCK_CLASS}, $1)", "int4", reads=True)
-UNREGISTER = Statement(f"SELECT pg_advisory_unlock_shared({LOCK_CLASS}, $1)", "int4", reads=True)
+REGISTER = Statement(f"SELECT pg_try_advisory_lock_shared({LOCK_CLASS}, $1)", "int4", repeatable=True)
+UNREGISTER = Statement(f"SELECT pg_advisory_unlock_shared({LOCK_CLASS}, $1)", "int4", repeatable=True)
 
 # As a condition in SQL: someone waits for the topic whose key is parameter {key}. The lock is given back at once, also when the
 # transaction goes on: kept until the commit, it would make putters take each other for waiters.

@@ -43,7 +43,7 @@ DEAD = Statement(
      LIMIT 100
     """
 )
-STORES_OF = Statement("SELECT id FROM pgstore.store WHERE session_id = ANY ($1)", "int8[]", reads=True)
+STORES_OF = Statement("SELECT id FROM pgstore.store WHERE session_id = ANY ($1)", "int8[]", read_only=True)
 END_DEAD = Statement("DELETE FROM pgstore.session WHERE id = ANY ($1)", "int8[]")
 
 # Every table that holds rows of a store, children before parents.

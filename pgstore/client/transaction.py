@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-ISOLATION = Statement("SELECT current_setting('transaction_isolation')", reads=True)
+ISOLATION = Statement("SELECT current_setting('transaction_isolation')", read_only=True)
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
 # How often this process was forked off: a transaction of the parent's must be left alone by the child.
@@ -388,9 +388,9 @@ class Transaction:
     def query(self, request: Query | Many) -> Steps[Any]:
         root = self._open_root()
         self._check_usable(root)
-        if root.joined and not request.reads and not root.guard.is_set:
+        if root.joined and not request.read_only and not root.guard.is_set:
             return (yield from self._checked_guard(root.guard.set_with(request)))
-        if request.reads or root.joined or (root.begun and root.connection.xid is not None):
+        if request.read_only or root.joined or (root.begun and root.connection.xid is not None):
             if root.begun:
                 execute = root.connection.execute_many if isinstance(request, Many) else root.connection.execute
                 return (yield from self._checked(execute, request))

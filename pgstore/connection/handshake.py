@@ -30,7 +30,7 @@ WHO_ANSWERS = Statement(
            pg_catalog.to_regclass('pgstore.installation') IS NOT NULL,
            pg_catalog.current_setting('search_path')
     """,
-    reads=True,
+    read_only=True,
 )
 # A copy made by CREATE DATABASE … TEMPLATE has the same id, so the name tells, too; what was restored under its old name has
 # another oid.
@@ -46,7 +46,7 @@ SCHEMA = Statement(
       FROM pgstore.schema_revision r
      CROSS JOIN pgstore.installation i
     """,
-    reads=True,
+    read_only=True,
 )
 # Generic plans: planning a point read costs three times its execution, and our statements have one good plan each. Sequential
 # scans are not it, but look cheapest for a table that is still empty, and such a plan stays while the table grows: 5,000 names
@@ -79,7 +79,7 @@ IDENTITY = Statement(
                                 coalesce(extract(epoch FROM pg_stat_get_bgwriter_stat_reset_time()), 0::numeric))
       FROM pg_control_system() s, pg_control_checkpoint() c
     """,
-    reads=True,
+    read_only=True,
 )
 
 _DEFAULTS: dict[str, Any] = {

@@ -55,9 +55,12 @@ class Query:
         self.undo = undo
 
     @property
-    def reads(self) -> bool:
-        """Whether running it again does no harm (see `Statement`)."""
-        return self.statement.reads
+    def read_only(self) -> bool:
+        return self.statement.read_only
+
+    @property
+    def repeatable(self) -> bool:
+        return self.statement.repeatable
 
 
 Rows: TypeAlias = list[tuple[Any, ...]]
@@ -71,8 +74,12 @@ class Many:
     queries: Sequence[Query]
 
     @property
-    def reads(self) -> bool:
-        return all(query.reads for query in self.queries)
+    def read_only(self) -> bool:
+        return all(query.read_only for query in self.queries)
+
+    @property
+    def repeatable(self) -> bool:
+        return all(query.repeatable for query in self.queries)
 
 
 def holds(request: Query | Many | PutBack) -> bool:
@@ -160,11 +167,11 @@ class OpenCursor:
     closed: Callable[[], object]  # tells that the name is free
 
     def fetch(self, rows_max: int) -> Query:
-        return Query(Statement(f"FETCH FORWARD {int(rows_max)} FROM {self.name}", reads=True, once=True))
+        return Query(Statement(f"FETCH FORWARD {int(rows_max)} FROM {self.name}", read_only=True, once=True))
 
     def close(self) -> Query:
         self.closed()
-        return Query(Statement(f"CLOSE {self.name}", reads=True, once=True))
+        return Query(Statement(f"CLOSE {self.name}", read_only=True, once=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,16 +85,35 @@ TYPES: Final[dict[str, tuple[int, Callable[[Any], bytes]]]] = {
 class Statement:
     """One SQL statement, its parameters named `$1`, `$2` …
 
-    *types* declares them in order, space separated: `"int8 text bytea[]"`. *reads* says that running it again does no harm: it
-    only looks. Such a statement is repeated when its connection breaks. *once*: its text is made for one use, so that no connection
+    *types* declares them in order, space separated: `"int8 text bytea[]"`. *read_only*: it changes nothing and locks
+    nothing, so a replica could answer it. *repeatable*: running it again does no harm, so it is sent again when its connection
+    breaks; None: if it is read-only. *once*: its text is made for one use, so that no connection
     should remember it; it is prepared without a name. *unset*: the SQL for connections without our planner settings: joined
     ones, and those of poolers.
     """
 
-    __slots__ = ("_packers", "formats", "name", "oids", "portable_sql", "reads", "sql", "takes_arrays", "types")
+    __slots__ = (
+        "_packers",
+        "formats",
+        "name",
+        "oids",
+        "portable_sql",
+        "read_only",
+        "repeatable",
+        "sql",
+        "takes_arrays",
+        "types",
+    )
 
     def __init__(
-        self, sql: str, types: str = "", *, reads: bool = False, once: bool = False, unset: str | None = None
+        self,
+        sql: str,
+        types: str = "",
+        *,
+        read_only: bool = False,
+        repeatable: bool | None = None,
+        once: bool = False,
+        unset: str | None = None,
     ) -> None:
         self.types: Final = tuple(types.split())
         self.sql: Final = sql.strip().encode()
@@ -102,7 +121,8 @@ class Statement:
         self.name: Final = b"" if once else b"pgstore_%d" % next(_COUNTER)
         self.oids: Final = [TYPES[name][0] for name in self.types]
         self.formats: Final = [1] * len(self.types)
-        self.reads: Final = reads
+        self.read_only: Final = read_only
+        self.repeatable: Final = read_only if repeatable is None else repeatable
         self.takes_arrays: Final = any(name.endswith("[]") for name in self.types)
         self._packers: Final = [TYPES[name][1] for name in self.types]
 

@@ -13,7 +13,7 @@ from pgstore.dict.entries import OVERWRITE, Entries
 from pgstore.serializers import key_text
 from pgstore.store.registry import StoreRecord
 
-ANY = Statement(f"SELECT 1 FROM pgstore.dict_entry WHERE store_id = $1 AND {ALIVE} LIMIT 1", "int8", reads=True)
+ANY = Statement(f"SELECT 1 FROM pgstore.dict_entry WHERE store_id = $1 AND {ALIVE} LIMIT 1", "int8", read_only=True)
 # All less the expired: both counts are read from indexes alone, where ALIVE would have every row looked at.
 LEN = Statement(
     """
@@ -26,12 +26,12 @@ LEN = Statement(
                AND expires_at <= statement_timestamp())
     """,
     "int8",
-    reads=True,
+    read_only=True,
 )
 GET_MANY = Statement(
     f"SELECT key, {READ} FROM pgstore.dict_entry WHERE store_id = $1 AND key = ANY ($2) AND {ALIVE}",
     "int8 text[]",
-    reads=True,
+    read_only=True,
 )
 PUT_MANY = Write(
     f"""

@@ -28,7 +28,7 @@ T = TypeVar("T")
 GET = Statement(
     f"SELECT {READ} FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND {ALIVE}",
     "int8 text",
-    reads=True,
+    read_only=True,
 )
 GET_ENTRY = Statement(
     f"""
@@ -39,12 +39,12 @@ GET_ENTRY = Statement(
        AND {ALIVE}
     """,
     "int8 text",
-    reads=True,
+    read_only=True,
 )
 CONTAINS = Statement(
     f"SELECT 1 FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND {ALIVE}",
     "int8 text",
-    reads=True,
+    read_only=True,
 )
 
 # Reading the store's row finds out whether it still exists, in the same statement.

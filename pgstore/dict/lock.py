@@ -63,7 +63,7 @@ LEFT = Statement(
        AND key = $2
     """,
     "int8 text",
-    reads=True,
+    read_only=True,
 )
 
 

@@ -45,7 +45,7 @@ def page(columns: str, *, low: str, high: str, reverse: bool) -> Statement:
          LIMIT $2
         """,
         "int8 int8" + " text" * len(conditions),
-        reads=True,
+        read_only=True,
     )
 
 

@@ -32,9 +32,9 @@ _COLUMNS: Final = f"""
 _ONE: Final = f"SELECT {_COLUMNS} FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2"
 _MANY: Final = f"SELECT {_COLUMNS} FROM pgstore.dict_entry WHERE store_id = $1 AND key = ANY ($2)"
 _LAST: Final = f"SELECT {_COLUMNS} FROM pgstore.dict_entry WHERE store_id = $1 AND {ALIVE} ORDER BY key DESC"
-ONE = Statement(_ONE, "int8 text", reads=True)
-MANY = Statement(_MANY, "int8 text[]", reads=True)
-LAST = Statement(f"{_LAST} LIMIT 1", "int8", reads=True)
+ONE = Statement(_ONE, "int8 text", read_only=True)
+MANY = Statement(_MANY, "int8 text[]", read_only=True)
+LAST = Statement(f"{_LAST} LIMIT 1", "int8", read_only=True)
 
 
 def _one_or_taken(loads_everywhere: str) -> Statement:

@@ -29,7 +29,7 @@ NOW = Statement(
     SELECT pg_snapshot_xmin(s)::text, s::text, extract(epoch FROM statement_timestamp())::double precision
       FROM pg_current_snapshot() AS s
     """,
-    reads=True,
+    read_only=True,
 )
 # Not what was committed when the watcher came: that is the Dict it starts from. One row at least, which tells how things stand:
 # the oldest transaction, and how many have a number since (not xmax: what runs may lie beyond).
@@ -49,7 +49,7 @@ CHANGES = Statement(
      ORDER BY c.transaction_id, c.id
     """,
     "int8 text int8 text",
-    reads=True,
+    read_only=True,
 )
 _ROWS_MAX: Final = 1000
 _NOTE_SECONDS: Final = 10.0

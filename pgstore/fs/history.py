@@ -35,9 +35,9 @@ VERSIONS = Statement(
      LIMIT $3
     """,
     "int8 int8 int8",
-    reads=True,
+    read_only=True,
 )
-HEAD = Statement("SELECT f.head FROM pgstore.file_system f WHERE f.store_id = $1", "int8", reads=True)
+HEAD = Statement("SELECT f.head FROM pgstore.file_system f WHERE f.store_id = $1", "int8", read_only=True)
 # Collection skips a version that is locked, and all later ones.
 LOCK_VERSION = Statement(
     """
@@ -183,7 +183,7 @@ REVIVE_NAMES = Statement(
     """,
     "int8 int8 int8",
 )
-NOW_NS = Statement("SELECT (extract(epoch FROM statement_timestamp()) * 1000000000::numeric)::bigint", reads=True)
+NOW_NS = Statement("SELECT (extract(epoch FROM statement_timestamp()) * 1000000000::numeric)::bigint", read_only=True)
 
 
 def versions(store_id: int, *, before: int | None = None, limit: int | None = None) -> Op[list[VolumeVersion]]:

@@ -81,7 +81,7 @@ BRING_BACK: Final = Statement(
       LEFT JOIN (SELECT DISTINCT partition FROM back) AS b ON true
     """,
     "int8 int4",
-    reads=True,  # repeating it does no harm
+    repeatable=True,
 )
 # Empty the partitions whose time is over, of what nobody is at work on: taken and leased items are passed over, and those that come
 # back from a lease go with the next time.
@@ -131,7 +131,7 @@ SWEEP: Final = Statement(
     SELECT (SELECT count(*) FROM items) + (SELECT count(*) FROM deferred)
     """,
     "int8",
-    reads=True,  # repeating it does no harm
+    repeatable=True,
 )
 # The lease number $2 on the item that was put at $3: after a restore, or a failover that lost something, the sequence gives numbers
 # out again that workers still have in hand.
@@ -173,7 +173,7 @@ RENEW = Statement(
      WHERE {_MINE_OF_MANY}
     """,
     "int8 int8[] float8 float8[]",
-    reads=True,  # repeating it does no harm
+    repeatable=True,
 )
 POSTPONE = Statement(
     f"""
@@ -238,7 +238,7 @@ DEAD_LETTERS = Statement(
      LIMIT $2
     """,
     "int8 int8",
-    reads=True,
+    read_only=True,
 )
 # Those that nobody has moved yet: leases that have ended, and were the last.
 DYING_LETTERS = Statement(
@@ -253,7 +253,7 @@ DYING_LETTERS = Statement(
      LIMIT $2
     """,
     "int8 int8 int4",
-    reads=True,
+    read_only=True,
 )
 REVIVE = Statement(
     f"""

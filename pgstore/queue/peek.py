@@ -31,7 +31,7 @@ LOOK = Statement(
      LIMIT $4
     """,
     "int8 text int8 int8",
-    reads=True,
+    read_only=True,
 )
 # What is due and has not been moved back, which those do who take: see `lease.BRING_BACK`.
 _DUE: Final = """
@@ -67,7 +67,7 @@ LOOK_DUE = Statement(
      LIMIT $2
     """,
     "int8 int8 text int4",
-    reads=True,
+    read_only=True,
 )
 # Seconds until the next one of a partition is due.
 DUE_IN = Statement(
@@ -79,7 +79,7 @@ DUE_IN = Statement(
        AND e.due_at > statement_timestamp()
     """,
     "int8 text",
-    reads=True,
+    read_only=True,
 )
 LEN = Statement(
     f"""
@@ -91,7 +91,7 @@ LEN = Statement(
          + (SELECT count(*) {_DUE.format(max_attempts="$3")} AND e.partition = $2)
     """,
     "int8 text int4",
-    reads=True,
+    read_only=True,
 )
 LEN_TOTAL = Statement(
     f"""
@@ -102,7 +102,7 @@ LEN_TOTAL = Statement(
          + (SELECT count(*) {_DUE.format(max_attempts="$2")})
     """,
     "int8 int4",
-    reads=True,
+    read_only=True,
 )
 
 CLEAR_ITEMS: Final = 10_000  # of one statement
@@ -115,7 +115,7 @@ NEWEST = Statement(
      WHERE s.id = $1
     """,
     "int8",
-    reads=True,
+    read_only=True,
 )
 # What another has taken, and may yet give back, is passed over: clearing waits for nobody. Nothing that is put meanwhile goes.
 _CLEAR: Final = """

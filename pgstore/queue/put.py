@@ -98,7 +98,7 @@ LAPSE = Statement(
 )
 
 KEY_BYTES_MAX: Final = 1024
-HAS_KEY = Statement("SELECT 1 FROM pgstore.queue_key WHERE store_id = $1 AND key = $2", "int8 text", reads=True)
+HAS_KEY = Statement("SELECT 1 FROM pgstore.queue_key WHERE store_id = $1 AND key = $2", "int8 text", read_only=True)
 PARTITION_SECONDS_MIN: Final = 0.001
 _COLLECT_EVERY: Final = 100  # puts with a key
 FORGET_KEYS = Statement(
@@ -193,7 +193,7 @@ def put_on_terms(
     key, payload = parameter("wake_key", "int4"), parameter("wake_payload", "text")
     parts.append(f"put AS ({insert} RETURNING 1)")
     sql = f"WITH {', '.join(parts)} {waking('put', key=key, payload=payload)}"
-    return Statement(sql, " ".join(types), reads=repeatable), tuple(names)
+    return Statement(sql, " ".join(types), repeatable=repeatable), tuple(names)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ VACUUM_WANTED: Final = Statement(
      WHERE t.oid = 'pgstore.queue_item'::regclass::oid
     """,
     "int8",
-    reads=True,
+    read_only=True,
 )
 # Where one is under way already, ours or autovacuum's, it is skipped: there is never more than one. Giving the end of the table
 # back would take a lock that keeps everybody out.

@@ -52,16 +52,20 @@ PUT_BACK = Statement(
     """,
     "int8 text int8[] float8[] char[] bytea[] int4[]",
 )
-ADVANCE = Statement("SELECT * FROM pgstore.queue_advance($1, $2, $3, $4, $5)", "int8 text int8 text[] text", reads=True)
+ADVANCE = Statement(
+    "SELECT * FROM pgstore.queue_advance($1, $2, $3, $4, $5)", "int8 text int8 text[] text", repeatable=True
+)
 # Where nothing else is committed with it: a mark that a crash takes back does no harm.
 ADVANCE_ALONE = Statement(
     f"WITH {RELAXED} SELECT a.* FROM relaxed CROSS JOIN pgstore.queue_advance($1, $2, $3, $4, $5) AS a",
     "int8 text int8 text[] text",
-    reads=True,
+    repeatable=True,
 )
 # As seconds, for a time with a zone takes Python longer to make than all the rest of a row.
 COLUMNS: Final = "id, date_part('epoch', put_at), codec, payload, attempts"
-MARK = Statement("SELECT low FROM pgstore.queue_head WHERE store_id = $1 AND partition = $2", "int8 text", reads=True)
+MARK = Statement(
+    "SELECT low FROM pgstore.queue_head WHERE store_id = $1 AND partition = $2", "int8 text", read_only=True
+)
 # The mark that was told, or of 0 the one that is kept. Looked up once a statement, before its first row.
 LOW: Final = """
     CASE WHEN {low} > 0
@@ -124,7 +128,7 @@ PEEK = Statement(
      WHERE s.id = $1
     """,
     "int8 text int8",
-    reads=True,
+    read_only=True,
 )
 
 

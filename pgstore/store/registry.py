@@ -27,7 +27,7 @@ FIND = Statement(
        AND name = $3
     """,
     "text text text",
-    reads=True,
+    read_only=True,
 )
 # Two creators of one name: one inserts, the other inserts nothing and finds the row of the first. That a name is of a JSON Dict is
 # noted for good, by whoever tries to make it.
@@ -57,7 +57,7 @@ DRAW_ID = Statement(
     SELECT (nextval('pgstore.store_id_seq'::regclass) << 20)
            | pg_catalog.floor(pg_catalog.random() * 1048576::double precision)::bigint
     """,
-    reads=True,
+    repeatable=True,
 )
 CREATE_EPHEMERAL = Statement(
     """
@@ -79,9 +79,9 @@ FIND_ID = Statement(
      WHERE id = $1
     """,
     "int8",
-    reads=True,
+    read_only=True,
 )
-EXISTS = Statement("SELECT 1 FROM pgstore.store WHERE id = $1", "int8", reads=True)
+EXISTS = Statement("SELECT 1 FROM pgstore.store WHERE id = $1", "int8", read_only=True)
 LIST = Statement(
     """
     SELECT id, name, created_at, created_by, options,
@@ -98,7 +98,7 @@ LIST = Statement(
      LIMIT $4
     """,
     "text text timestamptz int8",
-    reads=True,
+    read_only=True,
 )
 
 

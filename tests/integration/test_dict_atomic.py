@@ -527,7 +527,7 @@ def test_a_transaction_may_begin_any_number_of_scans_and_leaves_no_statement_beh
 
 
 def names_of_statements():
-    statement = Statement("SELECT count(*), count(nullif(name, '')) FROM pg_prepared_statements", reads=True)
+    statement = Statement("SELECT count(*), count(nullif(name, '')) FROM pg_prepared_statements", read_only=True)
     return (yield Query(statement))
 
 

@@ -56,7 +56,7 @@ DIRECTORIES_BELOW = Statement(
     SELECT b.ino FROM below b WHERE b.ino IN (SELECT n.ino FROM pg_catalog.unnest($3) AS n (ino))
     """,
     "int8 int8[] int8[] int8[]",
-    reads=True,
+    read_only=True,
 )
 
 

@@ -115,7 +115,7 @@ NAMES_OF = Statement(
      WHERE d.ino = u.ino
     """,
     "int8 int8[] bytea[] int8[]",
-    reads=True,
+    read_only=True,
 )
 LOCK_ROUNDS_MAX = 100
 ONE_BY_ONE_MAX = 10  # inodes that are named by their keys, which needs no lock before

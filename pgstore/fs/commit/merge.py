@@ -48,7 +48,7 @@ NAMES_NOW = Statement(
             LIMIT 1) d
     """,
     "int8 int8[] bytea[]",
-    reads=True,
+    read_only=True,
 )
 # Names that directories $2 (ours) have in common with directories $3 (theirs), pair by pair.
 COMMON_NAMES = Statement(
@@ -72,7 +72,7 @@ COMMON_NAMES = Statement(
             LIMIT 1) t
     """,
     "int8 int8[] int8[]",
-    reads=True,
+    read_only=True,
 )
 NOT_EMPTY = Statement(
     f"""
@@ -88,7 +88,7 @@ NOT_EMPTY = Statement(
      LIMIT 1
     """,
     "int8 int8[]",
-    reads=True,
+    read_only=True,
 )
 # Of the directories $2 those from which no way leads up to the root. UNION ends at a circle.
 UNREACHABLE = Statement(
@@ -110,7 +110,7 @@ UNREACHABLE = Statement(
     SELECT start FROM up GROUP BY start HAVING NOT bool_or(here = {ROOT})
     """,
     "int8 int8[]",
-    reads=True,
+    read_only=True,
 )
 
 # Files below directories $2 that have, or are about to have ($3), names elsewhere, or several names there.
@@ -129,7 +129,7 @@ LINKED_BELOW = Statement(
      WHERE i.link_count::integer > 1 OR n.ino IN (SELECT p.ino FROM pg_catalog.unnest($3) AS p (ino))
     """,
     "int8 int8[] int8[]",
-    reads=True,
+    read_only=True,
 )
 
 

@@ -31,7 +31,7 @@ GONE_INODES = Statement(
      WHERE i.one IS NULL
     """,
     "int8 int8[]",
-    reads=True,
+    read_only=True,
 )
 # What this transaction inserted at its version $3 leaves no trace; all else ends with $3. Files $4, which have other names, stay.
 CLOSE_TREES = Statement(
@@ -159,7 +159,7 @@ CHANGED_AT = Statement(
      LIMIT 1
     """,
     "int8 bytea[]",
-    reads=True,
+    read_only=True,
 )
 
 

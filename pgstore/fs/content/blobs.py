@@ -55,8 +55,8 @@ INSERT_EXTENTS = Statement(
     """,
     "int8 int8 int4[] int8[]",
 )
-HAS_CHUNK = Statement("SELECT 1 FROM pgstore.chunk WHERE store_id = $1 AND id = $2", "int8 int8", reads=True)
-HAS_BLOB = Statement("SELECT 1 FROM pgstore.blob WHERE store_id = $1 AND id = $2", "int8 int8", reads=True)
+HAS_CHUNK = Statement("SELECT 1 FROM pgstore.chunk WHERE store_id = $1 AND id = $2", "int8 int8", read_only=True)
+HAS_BLOB = Statement("SELECT 1 FROM pgstore.blob WHERE store_id = $1 AND id = $2", "int8 int8", read_only=True)
 # Uploads outside a transaction: what a crash may take was not promised to anybody yet, and the commit that gives the file its
 # name flushes all that was written before it.
 RELAX = Statement("SELECT set_config('synchronous_commit', 'off', true)")
@@ -101,7 +101,7 @@ _READ_BLOB: Final = f"""
      WHERE b.store_id = $1
        AND b.id = $2
 """
-READ_BLOB = Statement(_READ_BLOB, "int8 int8 int8 int8", reads=True)
+READ_BLOB = Statement(_READ_BLOB, "int8 int8 int8 int8", read_only=True)
 # The same of the newest state of an inode, with its size: one statement, so one state.
 _READ_FILE: Final = f"""
     SELECT p.start, p.data, i.size_bytes,
@@ -121,7 +121,7 @@ _READ_FILE: Final = f"""
        AND i.ino::bigint = $2
        AND i.version_to = 9223372036854775807
 """
-READ_FILE = Statement(_READ_FILE, "int8 int8 int8 int8", reads=True)
+READ_FILE = Statement(_READ_FILE, "int8 int8 int8 int8", read_only=True)
 
 Bytes: TypeAlias = bytes | memoryview
 Piece: TypeAlias = tuple[int, bytes]  # where in the file, what

@@ -30,7 +30,7 @@ LAST_VERSION = Statement(
        AND i.version_from = $3
     """,
     "int8 int8 int8",
-    reads=True,
+    read_only=True,
 )
 
 

@@ -37,7 +37,7 @@ _LOOSE_CHUNKS: Final = """
        AND NOT EXISTS (SELECT FROM pgstore.chunk_left l WHERE l.store_id = $1 AND l.chunk_id = c.id)
 """
 LOOSE_CHUNKS = Statement(
-    f"SELECT c.id, coalesce(pgstore.chunk_length($1, c.id), 0) {_LOOSE_CHUNKS} ORDER BY c.id", "int8", reads=True
+    f"SELECT c.id, coalesce(pgstore.chunk_length($1, c.id), 0) {_LOOSE_CHUNKS} ORDER BY c.id", "int8", read_only=True
 )
 # The size of a file that ends where the last chunk of blob b does.
 _END: Final = """
@@ -55,7 +55,7 @@ LOOSE_BLOBS = Statement(
      ORDER BY b.id
     """,
     "int8",
-    reads=True,
+    read_only=True,
 )
 # Ranges without a chunk in the blobs of files, and the chunks before and behind them. Holes are not wrong; they may be a loss.
 GAPS = Statement(
@@ -93,7 +93,7 @@ GAPS = Statement(
      ORDER BY g.blob_id, g.first
     """,
     "int8 int8",
-    reads=True,
+    read_only=True,
 )
 # Files that lack their contents: their blob is gone, or is that of another file as well. In a Volume copies have one blob, and
 # look so too; in a NetworkFileSystem those are marked. *is_lost*: what they lead to is not there, or does not end where they do.
@@ -112,7 +112,7 @@ ROBBED = Statement(
                                             WHERE o.store_id = $1 AND o.blob_id = i.blob_id AND o.ino::bigint <> i.ino::bigint))
     """,
     "int8",
-    reads=True,
+    read_only=True,
 )
 # Whether extents lead to no chunk or have another's.
 HEADLESS = Statement(
@@ -130,7 +130,7 @@ HEADLESS = Statement(
                       HAVING count(*) > 1)
     """,
     "int8",
-    reads=True,
+    read_only=True,
 )
 
 # --------------------------------------------------------------------------------------------------------- mending it

@@ -33,7 +33,7 @@ NAMES_AMONG = Statement(
             LIMIT 1) e
     """,
     "int8 int8 bytea[]",
-    reads=True,
+    read_only=True,
 )
 # Files $2, in an order that is the same for everybody, are about to be copied: whoever changes where their bytes are is first,
 # and nobody does it until the copy is there. KEY SHARE only: who replaces a file holds its directory's lock, which

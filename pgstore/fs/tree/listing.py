@@ -42,13 +42,13 @@ LIST = Statement(
               AND {valid("n", "$5")}) i
     """,
     "int8 int8[] bytea[] int8 int8",
-    reads=True,
+    read_only=True,
 )
 # The same without what the inodes know.
 LIST_NAMES = Statement(
     f"SELECT u.position, e.name, e.ino, e.kind, 0::bigint, 0::bigint {_NAMES}",
     "int8 int8[] bytea[] int8 int8",
-    reads=True,
+    read_only=True,
 )
 
 

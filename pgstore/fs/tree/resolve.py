@@ -79,8 +79,8 @@ FACTS: Final = (
 )
 _CONTENTS: Final = """, i.inline_data, i.blob_id,
            (SELECT b.chunk_size_bytes FROM pgstore.blob b WHERE b.store_id = $1 AND b.id = i.blob_id)"""
-WALK = Statement(_WALK % FACTS, "int8 int8 bytea[] int8", reads=True)
-WALK_AND_OPEN = Statement(_WALK % (FACTS + _CONTENTS), "int8 int8 bytea[] int8", reads=True)
+WALK = Statement(_WALK % FACTS, "int8 int8 bytea[] int8", read_only=True)
+WALK_AND_OPEN = Statement(_WALK % (FACTS + _CONTENTS), "int8 int8 bytea[] int8", read_only=True)
 NAMES_UNROLLED_MAX: Final = 8
 
 
@@ -115,7 +115,7 @@ def _unrolled(length: int, facts: str) -> Statement:
               AND {valid("i", "$3")}) i ON true
     """,
         "int8 int8 int8" + " bytea" * length,
-        reads=True,
+        read_only=True,
     )
 
 
@@ -133,7 +133,7 @@ IS_KEPT = Statement(
            OR ($2 = 0 AND EXISTS (SELECT FROM pgstore.file_system f WHERE f.store_id = $1 AND f.head = 0))
     """,
     "int8 int8",
-    reads=True,
+    read_only=True,
 )
 
 
@@ -151,7 +151,7 @@ SMALL = Statement(
      WHERE i.blob_id IS NULL
     """,
     "int8 int8[] int8",
-    reads=True,
+    read_only=True,
 )
 
 

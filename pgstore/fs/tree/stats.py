@@ -29,7 +29,7 @@ FACTS_OF = Statement(
               AND {valid("i", "$5")}) i
     """,
     "int8 int8[] bytea[] int8[] int8",
-    reads=True,
+    read_only=True,
 )
 
 

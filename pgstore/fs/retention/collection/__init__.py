@@ -48,7 +48,7 @@ STORES = Statement(
      ORDER BY s.environment, s.name, s.id
     """,
     "text text",
-    reads=True,
+    read_only=True,
 )
 
 

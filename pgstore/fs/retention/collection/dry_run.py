@@ -76,7 +76,7 @@ SURVEY = Statement(
               JOIN pgstore.chunk k ON k.store_id = $1 AND k.id = l.id) c
     """,
     "int8 float8 int8 text",
-    reads=True,
+    read_only=True,
 )
 
 

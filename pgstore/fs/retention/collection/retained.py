@@ -50,7 +50,7 @@ FLOOR = Statement(
        AND f.store_id = $1
     """,
     "int8 float8",
-    reads=True,
+    read_only=True,
 )
 
 FORGET_PINS = Statement(
