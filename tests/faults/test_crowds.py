@@ -196,7 +196,7 @@ def test_threads_that_hold_transactions_are_waited_for_and_then_explained(own_da
     """
     A thread that waits for its own second connection would wait for ever.
     """
-    monkeypatch.setattr(pool, "TURN_SECONDS", 0.3)
+    monkeypatch.setattr(pool, "ACQUIRE_SECONDS", 0.3)
     with pgstore.Client(own_database, connections_max=1) as client:
         entries = pgstore.Dict.persist("entries", client=client)
         entries["k"] = 1
@@ -208,7 +208,7 @@ def test_threads_that_hold_transactions_are_waited_for_and_then_explained(own_da
 
 
 def test_tasks_that_hold_transactions_are_waited_for_and_then_explained(own_database, monkeypatch):
-    monkeypatch.setattr(pool, "TURN_SECONDS", 0.3)
+    monkeypatch.setattr(pool, "ACQUIRE_SECONDS", 0.3)
     client = pgstore.Client(own_database, connections_max=1)
 
     async def main():
