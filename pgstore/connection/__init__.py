@@ -18,6 +18,7 @@ from pgstore.connection.base import (
     BrokenConnection,
     Connection,
     RetryBudget,
+    cut_off_seconds,
 )
 from pgstore.connection.blocking import BlockingConnection
 
@@ -32,4 +33,5 @@ __all__ = [
     "BrokenConnection",
     "Connection",
     "RetryBudget",
+    "cut_off_seconds",
 ]
