@@ -61,8 +61,8 @@ def _turn_seconds() -> float:
 def _crowded(connections_max: int) -> errors.Error:
     if limit.is_over():
         return errors.TimedOut(
-            f"all {connections_max} connections of the client were in use until the time of the call was over; transactions that stay "
-            "open hold theirs: end them, or raise connections_max"
+            f"all {connections_max} connections of the client were in use until the time of the call was over; transactions that "
+            "stay open hold theirs: end them, or raise connections_max"
         )
     return errors.StoreUnavailable(
         f"all {connections_max} connections of the client have been in use for {ACQUIRE_SECONDS:.0f} s; "
