@@ -23,6 +23,8 @@ from pgstore.fs.io.open_file import Opened, ReadAhead
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+else:  # for who asks for the hints at run time
+    ReadableBuffer = bytes | bytearray | memoryview
 
 T = TypeVar("T")
 S = TypeVar("S", str, bytes)

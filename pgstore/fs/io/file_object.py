@@ -23,6 +23,9 @@ from pgstore.fs.io.open_file import Opened, ReadAhead
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
+else:  # for who asks for the hints at run time
+    ReadableBuffer = bytes | bytearray | memoryview
+    WriteableBuffer = bytearray | memoryview
 
 T = TypeVar("T")
 RANDOM_BUFFER: Final = 64 * 1024  # of files that are read and written: the chunk of a NetworkFileSystem
