@@ -12,13 +12,14 @@ from typing import Any, Final
 import pgstore
 from pgstore import errors
 from pgstore.admin.sequences import LEAP, raise_sequences
-from pgstore.client.session import delete_store, sweep, unlink_large_objects
+from pgstore.client.session import sweep
 from pgstore.core.operation import Op, Query, atomic
 from pgstore.core.statement import Statement
 from pgstore.fs.retention.collection import STORES
 from pgstore.fs.retention.repair import Mended
 from pgstore.fs.retention.repair import repair as mend_files
 from pgstore.queue import repair as queue_repair
+from pgstore.store.deletion import delete_store
 from pgstore.store.registry import EXISTS
 
 _KEPT_SHOWN_MAX: Final = 20
@@ -90,7 +91,7 @@ def repair(client: pgstore.Client, findings: Sequence[Finding]) -> Iterator[Repa
             if count:
                 yield Repair(f"{count} changes of transactions to come deleted from pgstore.dict_change", "all Dicts")
         if found.keys() & FILE_CHECKS:
-            client.run(atomic(sweep()))
+            client.run(sweep())
             about = [found[name] for name in FILE_CHECKS & found.keys()]
             wanted = {store_id for finding in about for store_id in finding.of("store_id")}
             lossy = [found[name] for name in SHOWING_LOST_INODES & found.keys()]
@@ -157,8 +158,7 @@ def _orphans(store_id: int) -> Op[list[Repair]]:
             f"if that was meant): {made_again}"
         )
         return [Repair(reason, f"store {store_id}", kept=True)]
-    yield from atomic(delete_store(store_id))
-    yield from unlink_large_objects(store_id)
+    yield from delete_store(store_id)
     return [Repair("rows deleted that slipped in when it was deleted", f"store {store_id}")]
 
 

@@ -11,10 +11,11 @@ import pgstore
 from pgstore import errors
 from pgstore.cli import output
 from pgstore.cli.target import target
-from pgstore.client.session import sweep, unlink_large_objects
-from pgstore.core.operation import Op, Query, Rows, atomic
+from pgstore.client.session import sweep
+from pgstore.core.operation import Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.fs.retention.collection import GRACE_SECONDS, STORES, Collected, Collection
+from pgstore.store.deletion import unlink_large_objects
 
 _NOUNS = {"volume": "Volume", "nfs": "NetworkFileSystem"}
 
@@ -70,7 +71,7 @@ LEFT_OF = Statement("SELECT DISTINCT store_id FROM pgstore.large_object_left", r
 
 
 def _finish_deletions() -> Op[None]:
-    yield from atomic(sweep())
+    yield from sweep()
     for (store_id,) in (yield Query(LEFT_OF)):
         yield from unlink_large_objects(store_id)
 

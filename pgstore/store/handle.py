@@ -22,12 +22,12 @@ from typing import Any, ClassVar, Final, Generic, NoReturn, ParamSpec, Self, Typ
 from pgstore import errors
 from pgstore.client import Client, default_client
 from pgstore.client.history import look
-from pgstore.client.session import delete_store, unlink_large_objects
 from pgstore.client.transaction import Transaction
 from pgstore.core.method import Doc
 from pgstore.core.names import check_name
 from pgstore.core.numbers import as_int
 from pgstore.core.operation import Autonomous, BeforeCommit, BoundOperation, Op, Query, StaleHandle, atomic, operation
+from pgstore.store.deletion import EphemeralStores, delete_store
 from pgstore.store.registry import (
     CREATE,
     CREATE_EPHEMERAL,
@@ -327,7 +327,9 @@ class Store:
         rows: list[tuple[Any, ...]] = []
         if self._record is None:
             # The session outlives any transaction, so it is part of none.
-            session_id = yield Autonomous(self._runner.session.current())
+            session = self._runner.session
+            session.hook(EphemeralStores)  # which deletes it with the session, if nothing does before
+            session_id = yield Autonomous(session.current())
             rows = yield from atomic(self._create_ephemeral(store_id, session_id))
         if not rows:
             rows = yield Query(FIND_ID, store_id)
@@ -341,8 +343,8 @@ class Store:
                 if self._ephemeral_id is None:
                     self._owner_pid = os.getpid()
                     self._ephemeral_id = drawn
-                    unwanted = self._runner.session.unwanted
-                    weakref.finalize(self, unwanted, drawn, self._owner_pid).atexit = False
+                    stores = self._runner.session.hook(EphemeralStores)
+                    weakref.finalize(self, stores.delete_later, drawn, self._owner_pid).atexit = False
         return self._ephemeral_id
 
     def _find(self) -> Op[StoreRecord | None]:
@@ -473,8 +475,7 @@ class Store:
         first._closed, first._record, self._record = True, None, None
         store_id = first._ephemeral_id
         if store_id is not None and first._owner_pid == os.getpid():  # a forked child leaves its parent's `with`, too
-            yield from atomic(delete_store(store_id))
-            yield from unlink_large_objects(store_id)
+            yield from delete_store(store_id)
 
     # ------------------------------------------------------------------------------------------------------ pickling
 
@@ -665,8 +666,7 @@ class Objects(Generic[S]):
         store = self._class.from_name(name, environment_name=environment_name, client=client)
         record = yield from store._find()
         if record is not None:
-            yield from atomic(delete_store(record.id))
-            yield from unlink_large_objects(record.id)
+            yield from delete_store(record.id)
         elif not allow_missing:
             raise errors.NotFoundError(
                 f"there is no {store._display_name} named {name!r} in environment {store._environment!r}; "

@@ -1,8 +1,8 @@
 """Pins: versions of Volumes and files of NetworkFileSystems that collection must leave alone while this client uses them.
 
-A version is pinned, an inode is held: a row that names the client's session, and counts as long as that is alive. Whoever wants
-one gets it by `keep` and gives it back by `release`; a finaliser, which may run anywhere, only notes it for the housekeeper. The
-same thing may be wanted several times; its row goes with the last.
+A pin is a row that names the client's session, in `version_pin` or `inode_hold`; it counts as long as that session is alive.
+`Pins.keep` takes one and `Pins.release` gives it back; a finaliser, which may run anywhere, leaves that to the background. The same
+thing may be kept several times: its row goes with the last.
 
 Safe beside collection, for the row is inserted under a lock of what is kept: whoever collects either finds it locked and leaves
 it, or has deleted it already, and then there is nothing left to keep.
@@ -15,14 +15,12 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pgstore import errors
+from pgstore.client.session import Session, SessionHook
 from pgstore.core.operation import Call, Many, Op, Query
 from pgstore.core.statement import Statement
-
-if TYPE_CHECKING:
-    from pgstore.client.session import Session
 
 # With time to spare: ten minutes without a beat end a session.
 _ALIVE: Final = """EXISTS (SELECT
@@ -116,22 +114,15 @@ def inode_of(store_id: int, number: int) -> Kept:
     return Kept(store_id, number, is_version=False)
 
 
-class Pins:
-    """What one session keeps."""
+class Pins(SessionHook):
+    """What one session keeps; `pins_of` gives it."""
 
     def __init__(self, session: Session) -> None:
-        self._session = session
+        super().__init__(session)
         self._lock = threading.Lock()
         self._counts: dict[Kept, int] = {}
         self._closing: dict[Kept, threading.Event] = {}  # whose rows are being deleted
         self._unwanted: deque[Kept] = deque()
-
-    def __bool__(self) -> bool:
-        return bool(self._counts or self._unwanted)
-
-    @property
-    def has_unwanted(self) -> bool:
-        return bool(self._unwanted)
 
     def keep(self, kept: Kept) -> Op[None]:
         """
@@ -162,11 +153,11 @@ class Pins:
                 return
             closing = self._closing[kept] = threading.Event()
         try:
-            session_id = self._session.id
+            session_id = self.session.id
             if session_id is not None:
                 yield Query(kept.giving, kept.store_id, session_id, kept.number)
         except BaseException:
-            # Whether the row is still there nobody knows: it is wanted until the housekeeper has got rid of it.
+            # It is unknown whether the row is still there: it counts until the background has deleted it.
             with self._lock:
                 self._count(kept)
             self.release_later(kept)
@@ -177,19 +168,14 @@ class Pins:
             closing.set()
 
     def release_later(self, kept: Kept) -> None:
-        """`release`, by the housekeeper. Safe in a finaliser."""
+        """`release`, in the background. Safe in a finaliser."""
         self._unwanted.append(kept)
 
-    def release_all(self) -> Op[None]:
-        """Give everything back: the session ends."""
-        with self._lock:
-            wanted = list(self._counts)
-            self._counts.clear()
-        self._unwanted.clear()
-        if wanted:
-            yield Many([Query(kept.giving, kept.store_id, self._session.id, kept.number) for kept in wanted])
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self._unwanted)
 
-    def renew(self) -> Op[None]:
+    def with_heartbeat(self) -> Op[None]:
         """Give back what is not wanted; insert again what was deleted with a session that was taken for dead."""
         while self._unwanted:
             yield from self.release(self._unwanted.popleft())
@@ -199,15 +185,23 @@ class Pins:
             with contextlib.suppress(errors.VersionGone, errors.StaleFile):  # whoever reads it will find out
                 yield from self._take(kept)
 
+    def at_end(self) -> Op[None]:
+        with self._lock:
+            wanted = list(self._counts)
+            self._counts.clear()
+        self._unwanted.clear()
+        if wanted:
+            yield Many([Query(kept.giving, kept.store_id, self.session.id, kept.number) for kept in wanted])
+
     def _take(self, kept: Kept) -> Op[None]:
         while True:
-            session_id = yield from self._session.current()
+            session_id = yield from self.session.current()
             ((is_alive, is_there),) = yield Query(kept.taking, kept.store_id, session_id, kept.number)
             if not is_there:
                 raise kept.gone()
             if is_alive:
                 return
-            yield from self._session.beat()
+            yield from self.session.beat()
 
     def _count(self, kept: Kept) -> None:
         """With the lock."""
@@ -219,6 +213,11 @@ class Pins:
         if count > 0:
             self._counts[kept] = count
         return count == 0
+
+
+def pins_of(session: Session) -> Pins:
+    """The pins of *session*."""
+    return session.hook(Pins)
 
 
 _PATIENCE_SECONDS: Final = 60.0
