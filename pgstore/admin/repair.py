@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import pgstore
 from pgstore import errors
+from pgstore.admin.check import Finding
 from pgstore.admin.sequences import LEAP, raise_sequences
+from pgstore.client import Client
 from pgstore.client.session import sweep
+from pgstore.core.names import KIND_NAMES
 from pgstore.core.operation import Op, Query, atomic
 from pgstore.core.statement import Statement
 from pgstore.fs.retention.collection import STORES
@@ -48,22 +50,6 @@ FORGET_CHANGES_TO_COME: Final = Statement(
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What one check has found."""
-
-    check: str
-    about: str
-    columns: list[str]
-    rows: list[tuple[Any, ...]]
-    is_complete: bool = True  # these are all
-
-    def of(self, column: str) -> list[Any]:
-        """What the rows have in *column*."""
-        at = self.columns.index(column)
-        return [row[at] for row in self.rows]
-
-
-@dataclass(frozen=True)
 class Repair:
     """One thing that was done; or, with *kept*, that was not, and why."""
 
@@ -72,7 +58,7 @@ class Repair:
     kept: bool = False
 
 
-def repair(client: pgstore.Client, findings: Sequence[Finding]) -> Iterator[Repair]:
+def repair(client: Client, findings: Sequence[Finding]) -> Iterator[Repair]:
     """
     Mend what *findings* are about; tells of each thing when it is done.
 
@@ -98,7 +84,7 @@ def repair(client: pgstore.Client, findings: Sequence[Finding]) -> Iterator[Repa
             losers = {store_id for finding in lossy for store_id in finding.of("store_id")}
             for store_id, environment, kind, name in client.run(_one(Query(STORES, None, None))):
                 if store_id in wanted or not all(finding.is_complete for finding in about):
-                    where = f"{'NetworkFileSystem' if kind == 'nfs' else 'Volume'} {environment}/{name or store_id}"
+                    where = f"{KIND_NAMES[kind]} {environment}/{name or store_id}"
                     nameless = store_id in losers or not all(finding.is_complete for finding in lossy)
                     yield from _told(client.run(mend_files(store_id, in_place=kind == "nfs", nameless=nameless)), where)
     except errors.AccessDenied as exc:

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 import pgstore
 from pgstore import errors
-from pgstore.cli.check import checks_of, run_checks
+from pgstore.admin.check import checks_of, run_checks
 from pgstore.fs import history
 from pgstore.fs.retention import pins
 from pgstore.fs.retention.collection import Collection
@@ -165,8 +165,9 @@ class HistoryMachine(RuleBasedStateMachine):
         try:
             self.everything_is_there()
             self.handles_read_it()
-            found = run_checks(self.database, FILE_CHECKS)
-            assert [row for finding in found for row in finding.rows if row[0] == self.store_id] == []
+            report = run_checks(self.database, FILE_CHECKS)
+            assert not report.failures
+            assert [row for finding in report.findings for row in finding.rows if row[0] == self.store_id] == []
         finally:
             self.connection.close()
             self.client.close()
