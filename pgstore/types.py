@@ -8,8 +8,8 @@ from datetime import datetime
 
 
 @dataclass(frozen=True)
-class DictInfo:
-    """Facts about a Dict that do not change."""
+class StoreInfo:
+    """What every store has, and what does not change."""
 
     name: str | None
     """None: ephemeral."""
@@ -19,21 +19,23 @@ class DictInfo:
 
 
 @dataclass(frozen=True)
-class QueueInfo:
-    """Facts about a Queue that do not change."""
-
-    name: str | None
-    created_at: datetime
-    created_by: str | None
+class DictInfo(StoreInfo):
+    """What is known of a Dict from its creation on."""
 
 
 @dataclass(frozen=True)
-class VolumeInfo:
-    """Facts about a Volume that do not change."""
+class QueueInfo(StoreInfo):
+    """What is known of a Queue from its creation on."""
 
-    name: str | None
-    created_at: datetime
-    created_by: str | None
+
+@dataclass(frozen=True)
+class VolumeInfo(StoreInfo):
+    """What is known of a Volume from its creation on."""
+
+
+@dataclass(frozen=True)
+class NetworkFileSystemInfo(StoreInfo):
+    """What is known of a NetworkFileSystem from its creation on."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,6 @@ class VolumeVersion:
     version: int
     """Counts up from 1."""
     committed_at: datetime
-
-
-@dataclass(frozen=True)
-class NetworkFileSystemInfo:
-    """Facts about a NetworkFileSystem that do not change."""
-
-    name: str | None
-    created_at: datetime
-    created_by: str | None
 
 
 class FileEntryType(enum.IntEnum):

@@ -54,11 +54,11 @@ def collect(
     if not dry_run:
         client.run(_finish_deletions())
     result = []
-    for store_id, *about in stores:
+    for store_id, store_environment, kind, store_name in stores:
         collection = Collection(store_id, grace_seconds=grace_seconds)
         collected = client.run(collection.survey() if dry_run else collection.run())
         if collected:
-            result.append(CollectedStore(*about, collected))
+            result.append(CollectedStore(store_environment, kind, store_name, collected))
     return result
 
 

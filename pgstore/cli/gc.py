@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 import pgstore
-from pgstore.admin.gc import GRACE_SECONDS, CollectedStore, collect
+from pgstore.admin.gc import CollectedStore, collect
 from pgstore.cli import output
 from pgstore.cli.target import target
 from pgstore.core.names import KIND_NAMES
+from pgstore.fs.retention.collection import GRACE_SECONDS
 
 
 def gc(

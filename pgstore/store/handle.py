@@ -13,21 +13,19 @@ import json
 import os
 import threading
 import weakref
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
 from types import TracebackType
-from typing import Any, ClassVar, Final, Generic, NoReturn, ParamSpec, Self, TypeVar, cast
+from typing import Any, ClassVar, Final, NoReturn, Self, TypeVar, cast
 
 from pgstore import errors
 from pgstore.client import Client, default_client
 from pgstore.client.history import look
 from pgstore.client.transaction import Transaction
-from pgstore.core.method import Doc
-from pgstore.core.names import check_name
-from pgstore.core.numbers import as_int
-from pgstore.core.operation import Autonomous, BeforeCommit, BoundOperation, Op, Query, StaleHandle, atomic, operation
+from pgstore.core.names import KIND_NAMES, check_name
+from pgstore.core.operation import Autonomous, BeforeCommit, Op, Query, Rows, StaleHandle, atomic
 from pgstore.store.deletion import EphemeralStores, delete_store
+from pgstore.store.objects import Hydrate, ObjectsOfClass
 from pgstore.store.registry import (
     CREATE,
     CREATE_EPHEMERAL,
@@ -35,21 +33,19 @@ from pgstore.store.registry import (
     EXISTS,
     FIND,
     FIND_ID,
-    LIST,
     ResolvedStores,
     StoreRecord,
+    record_in,
 )
 
-P = ParamSpec("P")
-T = TypeVar("T")
 S = TypeVar("S", bound="Store")
 
-_drawing = threading.RLock()  # held for a moment; reentrant: a finaliser or signal handler may come in
+_draw_lock = threading.RLock()  # held briefly; reentrant: a finaliser or signal handler may come in
 
 
 def _after_fork_in_child() -> None:
-    global _drawing
-    _drawing = threading.RLock()
+    global _draw_lock
+    _draw_lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -64,8 +60,8 @@ class Store:
     _id_prefix: ClassVar[str]  # of object_id; Modal's
     _name_space: ClassVar[str]  # kinds that share names share this
     _option_defaults: ClassVar[Mapping[str, Any]] = {}  # what an option is that was not given at creation
-    objects: ClassVar[_ObjectsOfClass]
-    hydrate: ClassVar[_Hydrate]
+    objects: ClassVar = ObjectsOfClass()
+    hydrate: ClassVar = Hydrate()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise errors.InvalidError(
@@ -209,14 +205,14 @@ class Store:
         return f"{self._id_prefix}-{record.id}"
 
     def _described(self) -> Op[StoreRecord]:
-        """The facts, for `info()`."""
+        """The record as it is now, for `info()`."""
         store_id = yield from self._locate()
         rows = yield Query(FIND_ID, store_id)
         if not rows:
             yield from self._is_gone(store_id)
-        name, _, created_at, created_by, _, options, _ = rows[0]
-        self._name = name
-        return StoreRecord(store_id, created_at.astimezone(), created_by, options)
+        record = StoreRecord(*rows[0])
+        self._name = record.name
+        return replace(record, created_at=record.created_at.astimezone())
 
     def __repr__(self) -> str:
         if self._is_ephemeral:
@@ -257,7 +253,7 @@ class Store:
         return record.id
 
     def _know(self) -> Op[StoreRecord]:
-        """The store's facts; found, or created, on first use; found anew in another history."""
+        """The store's record; found, or created, on first use; found anew in another history."""
         first, client = self._first, self._runner
         record = first._record
         if record is None or record.history is not client.history:
@@ -289,15 +285,15 @@ class Store:
         self.bind(record)
         return record
 
-    def _look_up_inside(self, found: ResolvedStores) -> Op[StoreRecord]:
+    def _look_up_inside(self, resolved: ResolvedStores) -> Op[StoreRecord]:
         """Find it on the transaction's own connection, for the transaction alone until it commits."""
         key = (yield from self._draw_id()) if self._is_ephemeral else self._key
-        _, record = found.record.get(key, (None, None))
+        _, record = resolved.records.get(key, (None, None))
         if record is None:
             record = yield from self._find_or_create()
             if record is None:
                 raise self._missing()
-            found.record[key] = (weakref.ref(self), record)
+            resolved.records[key] = (weakref.ref(self), record)
         elif record is not self._accepted:  # found by another handle, of which something else may have been asked
             self._accept(record)
         self._accepted = record
@@ -324,7 +320,7 @@ class Store:
 
     def _find_or_create_ephemeral(self) -> Op[StoreRecord | None]:
         store_id = yield from self._draw_id()
-        rows: list[tuple[Any, ...]] = []
+        rows: Rows = []
         if self._record is None:
             # The session outlives any transaction, so it is part of none.
             session = self._runner.session
@@ -333,13 +329,13 @@ class Store:
             rows = yield from atomic(self._create_ephemeral(store_id, session_id))
         if not rows:
             rows = yield Query(FIND_ID, store_id)
-        return self._facts_by_id(store_id, rows)
+        return self._record_by_id(rows)
 
     def _draw_id(self) -> Op[int]:
         """The id of an ephemeral store, whether there is one already or not; the same for all who ask at once."""
         if self._ephemeral_id is None:
             ((drawn,),) = yield Query(DRAW_ID)
-            with _drawing:
+            with _draw_lock:
                 if self._ephemeral_id is None:
                     self._owner_pid = os.getpid()
                     self._ephemeral_id = drawn
@@ -349,29 +345,25 @@ class Store:
 
     def _find(self) -> Op[StoreRecord | None]:
         if self._wanted_id is not None:
-            rows = yield Query(FIND_ID, self._wanted_id)
-            if rows and rows[0][1] == self._kind:
-                self._name, self._environment_name = rows[0][0], rows[0][4]
-            return self._facts_by_id(self._wanted_id, rows)
-        rows = yield Query(FIND, self._environment, self._name_space, self._name)
-        if not rows:
-            return None
-        return self._facts_of(rows[0])
+            record = self._record_by_id((yield Query(FIND_ID, self._wanted_id)))
+            if record is not None:
+                self._name, self._environment_name = record.name, record.environment
+            return record
+        return self._record_by_name((yield Query(FIND, self._environment, self._name_space, self._name)))
 
-    def _facts_of(self, row: tuple[Any, ...]) -> StoreRecord:
-        store_id, kind, created_at, created_by, options, was_json = row
-        if kind != self._kind:
-            other = "NetworkFileSystem" if kind == "nfs" else "Volume"
+    def _record_by_name(self, rows: Rows) -> StoreRecord | None:
+        record = record_in(rows)
+        if record is None:
+            return None
+        if record.kind != self._kind:
             raise errors.InvalidError(
-                f"{self._name!r} in environment {self._environment!r} is a {other}, not a {self._display_name}"
+                f"{self._name!r} in environment {self._environment!r} is a {KIND_NAMES[record.kind]}, not a {self._display_name}"
             )
-        return self._accept(StoreRecord(store_id, created_at, created_by, options, was_json))
+        return self._accept(record)
 
-    def _facts_by_id(self, store_id: int, rows: list[tuple[Any, ...]]) -> StoreRecord | None:
-        if not rows or rows[0][1] != self._kind:
-            return None
-        _, _, created_at, created_by, _, options, was_json = rows[0]
-        return self._accept(StoreRecord(store_id, created_at, created_by, options, was_json))
+    def _record_by_id(self, rows: Rows) -> StoreRecord | None:
+        record = record_in(rows)
+        return None if record is None or record.kind != self._kind else self._accept(record)
 
     def _accept(self, record: StoreRecord) -> StoreRecord:
         """Raise `InvalidError` if the store was created with other options than this handle was given."""
@@ -386,13 +378,12 @@ class Store:
     def _create(self) -> Op[StoreRecord | None]:
         """Make the store; None: it exists. Runs in a transaction."""
         rows = yield Query(CREATE, self._environment, self._kind, self._name, json.dumps(self._options))
-        if not rows:
-            return None
-        record = self._facts_of(rows[0])
-        yield from self._created(record.id)
+        record = self._record_by_name(rows)
+        if record is not None:
+            yield from self._created(record.id)
         return record
 
-    def _create_ephemeral(self, store_id: int, session_id: int) -> Op[list[tuple[Any, ...]]]:
+    def _create_ephemeral(self, store_id: int, session_id: int) -> Op[Rows]:
         """Make the store, and return its row; none, if another who uses the handle was quicker. Runs in a transaction."""
         options = json.dumps(self._options)
         rows = yield Query(CREATE_EPHEMERAL, store_id, self._environment, self._kind, session_id, options)
@@ -521,181 +512,4 @@ def _unpickled(
     )
 
 
-class _Hydrate:
-    """
-    Look the store up (or create it) now, and return the handle; `store.hydrate()` and `await store.hydrate.aio()`.
-
-    A descriptor of its own, for its result has the type of the handle.
-    """
-
-    def __get__(self, store: S, owner: type[S]) -> BoundOperation[..., S]:
-        return BoundOperation(hydrate, store)
-
-
-def hydrate(store: S, client: Client | None = None) -> Op[S]:
-    """Look the store up, or create it, now; return the handle. Other operations do that on first use."""
-    if client is not None and client is not store._runner:
-        raise errors.InvalidError("the handle has a client already; pass client= where it is made")
-    yield from store._locate()
-    return store
-
-
-Store.hydrate = _Hydrate()
-
-
-# ---------------------------------------------------------------------------------------------------------- objects
-
-
-class _BoundRegistryOperation(BoundOperation[P, T]):
-    __slots__ = ()
-    __doc__ = Doc("A method that needs no store: it runs on the client that the call names.")
-
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return _client_of(args, kwargs).run(self.op(*args, **kwargs))
-
-    def _start(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, T]:
-        return _client_of(args, kwargs).run_async(self.op(*args, **kwargs))
-
-
-class _registry_operation(operation[Any, P, T]):  # noqa: N801 - a decorator
-    __slots__ = ()
-
-    def __get__(self, owner: Any, kind: Any) -> _BoundRegistryOperation[P, T]:  # type: ignore[override]
-        return _BoundRegistryOperation(self._function, owner)
-
-
-class class_operation(_registry_operation[P, T]):  # noqa: N801 - a decorator
-    """Turn a generator method that is called on the class, `Volume.rename(…)`, into a call with two forms."""
-
-    __slots__ = ()
-
-    def __get__(self, owner: Any, kind: Any) -> _BoundRegistryOperation[P, T]:  # type: ignore[override]
-        return _BoundRegistryOperation(self._function, kind)
-
-
-def _client_of(args: tuple[Any, ...], kwargs: Any) -> Client:
-    """The client that a call names, also without the keyword, as Modal's signatures allow."""
-    given: Client | None = next((value for value in args if isinstance(value, Client)), kwargs.get("client"))
-    return given or default_client()
-
-
-class Objects(Generic[S]):
-    """`Dict.objects`, `Queue.objects` …: create, list and delete stores by name."""
-
-    def __init__(self, kind: type[S]) -> None:
-        self._class = kind
-
-    def __repr__(self) -> str:
-        return f"pgstore.{self._class._display_name}.objects"
-
-    @_registry_operation
-    def create(
-        self,
-        /,
-        name: str,
-        *,
-        allow_existing: bool = False,
-        environment_name: str | None = None,
-        client: Client | None = None,
-        **options: Any,
-    ) -> Op[None]:
-        """
-        Create the store *name*, with *options* as `from_name` takes them.
-
-        Raises:
-            AlreadyExistsError: it exists, and *allow_existing* is false.
-        """
-        store = self._class.from_name(name, environment_name=environment_name, client=client, **options)
-        record = yield from atomic(store._create())
-        if record is None:
-            yield from store._find()  # raises an error where it is a store of another kind
-        if record is None and not allow_existing:
-            raise errors.AlreadyExistsError(
-                f"{store._display_name} {name!r} exists already in environment {store._environment!r}; "
-                "pass allow_existing=True to accept that"
-            )
-
-    @_registry_operation
-    def list(
-        self,
-        *,
-        max_objects: int | None = None,
-        created_before: datetime | str | None = None,
-        environment_name: str | None = None,
-        client: Client | None = None,
-    ) -> Op[list[S]]:
-        """
-        Return the named stores of this kind, newest first.
-
-        Args:
-            max_objects: at most so many; None: all.
-            created_before: only older ones; a naive datetime is local time, a str is ISO 8601.
-        """
-        if max_objects is not None and ((limit := as_int(max_objects)) is None or limit < 0):
-            raise errors.InvalidError(f"max_objects is {max_objects!r}, expected 0 or more, or None")
-        if environment_name is not None:
-            check_name(environment_name, "environment")
-        runner = client or default_client()
-        environment = environment_name or runner.environment
-        limit = _ALL if max_objects is None else min(as_int(max_objects) or 0, _ALL)
-        history = runner.history
-        rows = yield Query(LIST, environment, self._class._kind, _instant(created_before), limit)
-        stores = []
-        for store_id, name, created_at, created_by, options, was_json in rows:
-            store = self._class.from_name(name, environment_name=environment, client=runner)
-            here = runner.history if history is None else history
-            store.bind(StoreRecord(store_id, created_at, created_by, options, was_json, here))
-            stores.append(store)
-        return stores
-
-    @_registry_operation
-    def delete(
-        self,
-        name: str,
-        *,
-        allow_missing: bool = False,
-        environment_name: str | None = None,
-        client: Client | None = None,
-    ) -> Op[None]:
-        """
-        Delete the store *name* and all that it holds. Handles that still lead to it raise `NotFoundError`.
-
-        Raises:
-            NotFoundError: there is none, and *allow_missing* is false.
-        """
-        store = self._class.from_name(name, environment_name=environment_name, client=client)
-        record = yield from store._find()
-        if record is not None:
-            yield from delete_store(record.id)
-        elif not allow_missing:
-            raise errors.NotFoundError(
-                f"there is no {store._display_name} named {name!r} in environment {store._environment!r}; "
-                "pass allow_missing=True to accept that"
-            )
-
-
-_ALL: Final = 1 << 62
 _ID_END: Final = 1 << 63
-
-
-def _instant(value: datetime | str | None) -> datetime | None:
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError as exc:
-            raise errors.InvalidError(f"created_before {value!r} is not an ISO 8601 date or time") from exc
-    if value is None:
-        return None
-    if not isinstance(value, datetime):
-        raise errors.InvalidError(f"created_before must be a datetime or str, not {type(value).__name__}")
-    return value.astimezone()
-
-
-class _ObjectsOfClass:
-    """Gives each class its `Objects`."""
-
-    def __get__(self, instance: Store | None, owner: type[S]) -> Objects[S]:
-        return Objects(owner)
-
-
-Store.objects = _ObjectsOfClass()
