@@ -3,8 +3,8 @@
 Ephemeral stores name a session, and so do pins: they must not outlive it. Its heartbeat comes once a minute. Without one for ten
 minutes it is dead, and any client that starts a session deletes the dead ones with their stores (`pgstore.session_sweep`).
 
-What a client keeps in the database by its session is the business of hooks: ephemeral stores (`store.deletion`), pins of files
-(`fs.retention.pins`). They are told when the heart beats, when there is time to clear up, and when the session ends.
+What a client keeps in the database by its session is known to hooks: ephemeral stores (`store.deletion`), pins of files
+(`fs.retention.pins`). They are told after each heartbeat, when there is time to clear up, and when the session ends.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def sweep() -> Op[None]:
 
 class SessionHook:
     """
-    What the stores of a client keep in the database for as long as its session lives.
+    What is kept in the database for as long as a session lives.
 
-    One that does not say otherwise keeps nothing and does nothing.
+    A hook that does not say otherwise keeps nothing and does nothing.
     """
 
     def __init__(self, session: Session) -> None:
@@ -54,40 +54,40 @@ class SessionHook:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether something is to be cleared up sooner than with the next heartbeat."""
+        """Whether something is to be deleted sooner than after the next heartbeat."""
         return False
 
     def with_heartbeat(self) -> Op[None]:
-        """Renew what others go by. It runs after each heartbeat, which may have found out that the session was swept."""
+        """Renew what others depend on. Runs after each heartbeat, which may have found out that the session was swept."""
         yield from ()
 
     def clear_up(self) -> Op[None]:
-        """Delete what is not wanted any more. It runs in the background; what fails is tried again."""
+        """Delete what is not wanted any more. Runs in the background; what fails is tried again."""
         yield from ()
 
     def at_end(self) -> Op[None]:
-        """Delete everything: the session ends."""
+        """Delete everything. Runs when the session ends in good order."""
         yield from ()
 
 
 class Session:
-    """This client's session; started with the first ephemeral store."""
+    """A client's session. Its row is inserted when it is first needed, such as by an ephemeral store."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._id: int | None = None
         self._pid = os.getpid()
         self._hooks: dict[type[SessionHook], SessionHook] = {}
-        self._history = client.history  # which knows the session
+        self._history = client.history  # in which the row is
         self._reserved_in = client.history
         self._reserved: dict[int, deque[int]] = {}
-        self._errands: deque[Callable[[], Op[None]]] = deque()
+        self._tasks: deque[Callable[[], Op[None]]] = deque()
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def reserved_inodes(self, store_id: int) -> deque[int]:
-        """Numbers of inodes to be made in a file system, which nobody else makes, as long as the history goes on."""
+        """Numbers of inodes that are reserved for this client in a file system; those of another history are forgotten."""
         if self._client.is_pooled:
             return deque()  # the server may be replaced unnoticed
         if self._reserved_in is not self._client.history:
@@ -95,7 +95,7 @@ class Session:
         return self._reserved.setdefault(store_id, deque())
 
     def hook(self, kind: type[H]) -> H:
-        """The hook of class *kind*; made on first use."""
+        """The session's hook of class *kind*; made on first use."""
         hook = self._hooks.get(kind)
         if hook is None:
             hook = self._hooks.setdefault(kind, kind(self))  # atomic: all who ask at once get the same
@@ -108,23 +108,23 @@ class Session:
 
     @property
     def id(self) -> int | None:
-        """The id of the session; None: it has not been started."""
+        """The session's id; None: it has no row."""
         return self._id
 
     def beat(self) -> Op[None]:
-        """Say that we are alive."""
+        """Write a heartbeat."""
         current = self._id
         if current is not None and not (yield Query(BEAT, current)):
-            # Swept: we were silent for too long. Stores we owned now raise NotFoundError.
+            # Swept, after too long a silence. The stores that it owned now raise NotFoundError.
             with self._lock:
                 if self._id == current:
                     self._id = None
 
     def current(self) -> Op[int]:
-        """The id of the session, started if need be; sweeps what others left when it starts."""
+        """The session's id. If it has no row, dead sessions are swept and a row is inserted."""
         if self._id is not None and self._history is not self._client.history:
             self._history = self._client.history
-            yield from self.beat()  # which finds out whether it is known there
+            yield from self.beat()  # which finds out whether the row is there, too
         current = self._id
         if current is None:
             yield from sweep()
@@ -133,26 +133,30 @@ class Session:
                 if self._id is None:
                     self._id = started
                     self._history = self._client.history
-                    self._start_housekeeper()
+                    self._start_thread()
                 current = self._id
-            if current != started:  # another thread was quicker; a session that nobody beats for would be swept
+            if current != started:  # another thread was quicker; this one would get no heartbeat
                 yield Query(END, started)
         return current
 
-    def later(self, errand: Callable[[], Op[None]]) -> None:
-        """Have the housekeeper run the operation that *errand* gives, once. Safe in a finaliser; forgotten by a forked child."""
-        self._errands.append(errand)
+    def later(self, task: Callable[[], Op[None]]) -> None:
+        """
+        Have the operation that *task* makes run in the background, once.
+
+        Safe in a finaliser; a forked child forgets it.
+        """
+        self._tasks.append(task)
 
     def close(self) -> None:
-        """Delete what is ephemeral, as far as the server can be reached."""
+        """End the session: delete what is ephemeral, as far as the server can be reached."""
         self._stop.set()
-        if (self._id is None and not self._errands) or os.getpid() != self._pid:
+        if (self._id is None and not self._tasks) or os.getpid() != self._pid:
             return
         with contextlib.suppress(errors.Error):
             self._client.run(self._end())
 
     def _end(self) -> Op[None]:
-        yield from each(self._errands, lambda errand: errand())
+        yield from each(self._tasks, lambda task: task())
         if self._id is None:
             return
         for hook in tuple(self._hooks.values()):
@@ -160,16 +164,16 @@ class Session:
         yield Query(END, self._id)
         self._id = None
 
-    def _start_housekeeper(self) -> None:
+    def _start_thread(self) -> None:
         if self._thread is None:
-            thread = threading.Thread(target=self._keep_house, name="pgstore-housekeeper", daemon=True)
-            with contextlib.suppress(RuntimeError):  # the program ends before it would have to beat
+            thread = threading.Thread(target=self._run, name="pgstore-session", daemon=True)
+            with contextlib.suppress(RuntimeError):  # the program ends before the first heartbeat is due
                 start(thread)
                 self._thread = thread
 
-    def _keep_house(self) -> None:
+    def _run(self) -> None:
         while not self._stop.wait(self._pause_seconds()):
-            # What others depend on, on a connection that is certain; the rest can wait.
+            # Others depend on the heartbeat, so it has a connection even when all are busy; the rest can wait for one.
             with going_on("the heartbeat"):
                 self._client.run_in_background(self._keep_alive())
             with going_on("clearing up"):
@@ -180,7 +184,7 @@ class Session:
         return BEAT_SECONDS / 4 if is_waiting else BEAT_SECONDS
 
     def keep(self) -> Op[None]:
-        """One round of housekeeping: a heartbeat, for others depend on it, and what is left to be done."""
+        """Do what the background thread does each time: a heartbeat, then what is left to be done."""
         yield from self._keep_alive()
         yield from self._clear_up()
 
@@ -192,11 +196,11 @@ class Session:
     def _clear_up(self) -> Op[None]:
         for hook in tuple(self._hooks.values()):
             yield from hook.clear_up()
-        yield from each(self._errands, lambda errand: errand())
+        yield from each(self._tasks, lambda task: task())
 
 
 def each(left: deque[T], do: Callable[[T], Op[None]]) -> Op[None]:
-    """Do everything that is *left*. What fails goes to the end, for the next round, and keeps nothing else from being done."""
+    """Call *do* with everything that is *left*. What fails goes to the end, to be tried again, and the others are still done."""
     for _ in range(len(left)):
         try:
             yield from do(left[0])

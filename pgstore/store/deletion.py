@@ -1,7 +1,7 @@
-"""Deleting stores, by name, with their handle, or with the session that they belong to.
+"""Deleting stores.
 
-What goes with a store is said in the database, by `pgstore.store_delete` in sql/schema.sql. Large objects it only notes: unlinking
-takes a lock for each until the commit, so that is done afterwards, a few in each transaction; `pgstore gc` does what was left.
+`pgstore.store_delete` in sql/schema.sql says what goes with a store. It only notes large objects: unlinking takes a lock for each
+until the commit, so it is done afterwards, a few in each transaction. `pgstore gc` does it where a client did not get that far.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def delete_rows(store_id: int) -> Op[None]:
 
 
 def unlink_large_objects(store_id: int) -> Op[None]:
-    """Unlink the large objects of a deleted store, a few in each transaction; those of one that is not deleted yet stay."""
+    """Unlink the large objects of a deleted store, a few in each transaction. Those of a store that is still there stay."""
     while (yield Autonomous(_unlink_some(store_id))):
         pass
 
@@ -41,7 +41,7 @@ def _unlink_some(store_id: int) -> Op[int]:
 
 
 class EphemeralStores(SessionHook):
-    """The stores of a session: deleted when their handle is collected, and when the session ends."""
+    """The ephemeral stores of a session: deleted after their handle was collected, and when the session ends."""
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)

@@ -1,10 +1,11 @@
-"""Handles: what Dict, Queue and Volume have in common.
+"""Handles: what Dict, Queue, Volume and NetworkFileSystem have in common.
 
 A handle names a store and finds it on first use; making one does no I/O. The registry is the table `store`; its statements stand
 in `registry`. What a class adds is its kind, its creation and its operations.
 
-What it has found is true of one history of the database (`client.history`), and looked for anew in another. Handles made from a
-handle (`_clone`) ask that first one, so all of them lead to the same store, whichever is used first.
+A handle keeps the record that it has found for one history of the database (`client.history`), and looks for the store again in
+another. Handles that are cloned from a handle (`_clone`) ask the first one, so all of them lead to the same store, whichever is
+used first.
 """
 
 from __future__ import annotations
@@ -53,13 +54,13 @@ if hasattr(os, "register_at_fork"):
 
 
 class Store:
-    """Base of Dict, Queue and Volume."""
+    """Base of Dict, Queue, Volume and NetworkFileSystem."""
 
     _kind: ClassVar[str]
-    _display_name: ClassVar[str]  # as users know it
+    _display_name: ClassVar[str]  # what users call it, as in `KIND_NAMES`
     _id_prefix: ClassVar[str]  # of object_id; Modal's
-    _name_space: ClassVar[str]  # kinds that share names share this
-    _option_defaults: ClassVar[Mapping[str, Any]] = {}  # what an option is that was not given at creation
+    _name_space: ClassVar[str]  # the same for kinds that share names
+    _option_defaults: ClassVar[Mapping[str, Any]] = {}  # of options that were not given at creation
     objects: ClassVar = ObjectsOfClass()
     hydrate: ClassVar = Hydrate()
 
@@ -94,7 +95,7 @@ class Store:
         clone.__dict__.update(self.__dict__, _origin=self._first, **changes)
         return clone
 
-    _origin: Self | None  # the handle that this was cloned from, first of all; None: it was not
+    _origin: Self | None  # the first of the handles that this was cloned from; None: it is that itself
     _client: Client | None
     _bound: Transaction | None
     _name: str | None
@@ -102,10 +103,10 @@ class Store:
     _create_if_missing: bool
     _is_ephemeral: bool
     _wanted_id: int | None  # made by from_id
-    _installation: str | None  # unpickled, and not used yet: where it came from
-    _options: dict[str, Any]  # what the store is to be created with, and must have been
+    _installation: str | None  # where it was pickled; None: it was not, or has been used since
+    _options: dict[str, Any]  # given: a new store gets them, and one that is found must have them
     _record: StoreRecord | None
-    _accepted: StoreRecord | None  # those of a transaction that are as this handle was given
+    _accepted: StoreRecord | None  # of a transaction, and checked to have the options
     _ephemeral_id: int | None  # drawn on first use, before there is a store
     _owner_pid: int  # of the process that drew it
     _closed: bool
@@ -222,7 +223,7 @@ class Store:
         environment = f", environment_name={self._environment_name!r}" if self._environment_name else ""
         return f"pgstore.{self._display_name}.from_name({self._name!r}{environment})"
 
-    # ----------------------------------------------------------------------------------------------- as a runner's
+    # -------------------------------------------------------------------------------------------------- its client
 
     @property
     def _runner(self) -> Client:
@@ -275,7 +276,7 @@ class Store:
         hooked = yield BeforeCommit(ResolvedStores, ResolvedStores)
         if hooked is not None and (hooked.immediate or client.settings.connections_max == 1):
             return (yield from self._look_up_inside(hooked.hook))
-        # Apart from a transaction of pgstore's own: until it commits, others who want this name would wait for it.
+        # Not in a transaction of pgstore's own: until it commits, others who want this name would wait for it.
         record = cast("StoreRecord | None", (yield Autonomous(self._find_or_create())))
         if record is None and hooked is not None:
             # It may have been made by `objects.create` in this very transaction.
@@ -286,7 +287,7 @@ class Store:
         return record
 
     def _look_up_inside(self, resolved: ResolvedStores) -> Op[StoreRecord]:
-        """Find it on the transaction's own connection, for the transaction alone until it commits."""
+        """Find or create it in the transaction. What is found counts for this transaction alone until it commits."""
         key = (yield from self._draw_id()) if self._is_ephemeral else self._key
         _, record = resolved.records.get(key, (None, None))
         if record is None:
@@ -294,7 +295,7 @@ class Store:
             if record is None:
                 raise self._missing()
             resolved.records[key] = (weakref.ref(self), record)
-        elif record is not self._accepted:  # found by another handle, of which something else may have been asked
+        elif record is not self._accepted:  # found by another handle, which may have been given other options
             self._accept(record)
         self._accepted = record
         return record
@@ -315,7 +316,7 @@ class Store:
                     record = yield from self._find()
         if record is None:
             return None
-        # Before the first query: it may have been sent on a connection that was the first of another history.
+        # The history before the first query: that may have been sent on a connection that was the first of another history.
         return replace(record, history=self._runner.history if before is None else before)
 
     def _find_or_create_ephemeral(self) -> Op[StoreRecord | None]:
@@ -332,7 +333,7 @@ class Store:
         return self._record_by_id(rows)
 
     def _draw_id(self) -> Op[int]:
-        """The id of an ephemeral store, whether there is one already or not; the same for all who ask at once."""
+        """The id that the ephemeral store has or will have; the same for all who ask at once."""
         if self._ephemeral_id is None:
             ((drawn,),) = yield Query(DRAW_ID)
             with _draw_lock:
@@ -376,7 +377,7 @@ class Store:
         return record
 
     def _create(self) -> Op[StoreRecord | None]:
-        """Make the store; None: it exists. Runs in a transaction."""
+        """Create the store; None: it exists. To be run in a transaction."""
         rows = yield Query(CREATE, self._environment, self._kind, self._name, json.dumps(self._options))
         record = self._record_by_name(rows)
         if record is not None:
@@ -384,7 +385,7 @@ class Store:
         return record
 
     def _create_ephemeral(self, store_id: int, session_id: int) -> Op[Rows]:
-        """Make the store, and return its row; none, if another who uses the handle was quicker. Runs in a transaction."""
+        """Create the store and return its row, or none if another user of the handle was quicker. To be run in a transaction."""
         options = json.dumps(self._options)
         rows = yield Query(CREATE_EPHEMERAL, store_id, self._environment, self._kind, session_id, options)
         if rows:
@@ -392,13 +393,13 @@ class Store:
         return rows  # type: ignore[no-any-return]
 
     def _created(self, store_id: int) -> Op[None]:
-        """What belongs to a new store of this kind beside its row."""
+        """Insert what belongs to a new store of this kind beside its row."""
         yield from ()
 
     def bind(self, record: StoreRecord) -> None:
-        """The store is known, and committed."""
+        """Remember the store, which is committed."""
         self._record = record
-        self._installation = None  # checked; what the client's own connections lead to from now on is its database
+        self._installation = None  # it was checked, and the client's connections lead there from now on
 
     def _missing(self) -> errors.NotFoundError:
         if self._is_ephemeral:
@@ -416,7 +417,7 @@ class Store:
         )
 
     def _check_exists(self, store_id: int) -> Op[None]:
-        """Raise `NotFoundError` if the store was deleted since it was found. Reads ask only where they found nothing."""
+        """Raise `NotFoundError` if the store was deleted since it was found. Reads ask only after they have found nothing."""
         if not (yield Query(EXISTS, store_id)):
             yield from self._is_gone(store_id)
 
@@ -424,8 +425,8 @@ class Store:
         """
         Raise `NotFoundError`: the store *store_id* does not exist.
 
-        Where the reason is that the database has another history by now, it is one by which the operation is done again, on the
-        store that has the name there (see `StaleHandle`).
+        If the database has another history by now, raise `StaleHandle` instead: then the operation is done again, on the store
+        that has the name there.
         """
         first, client = self._first, self._runner
         if not first._closed and first._name is not None and first._wanted_id is None:
@@ -487,7 +488,7 @@ class Store:
 
 
 def _id_of(installation: str | None) -> str | None:
-    """Without the database's name: a handle that lies in a store survives a restore into a database of another name."""
+    """*installation* without the database's name: a pickled handle outlives a restore into a database of another name."""
     return None if installation is None else installation.partition("/")[0]
 
 
@@ -500,7 +501,7 @@ def _unpickled(
     installation: str | None,
     options: dict[str, Any],
 ) -> S:
-    """By name, on the default client of the process: a handle carries no URL, which may hold a password."""
+    """A handle on the default client of this process: pickles carry no URL, which may hold a password."""
     return kind._make(
         None,
         name=name,

@@ -1,4 +1,4 @@
-"""What is done with stores rather than in one: `Dict.objects`, class operations such as `Volume.rename`, and `hydrate`."""
+"""What is done with stores rather than in one: `Dict.objects`, operations of a class such as `Volume.rename`, and `hydrate`."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Objects(Generic[S]):
         store = self._class.from_name(name, environment_name=environment_name, client=client, **options)
         record = yield from atomic(store._create())
         if record is None:
-            yield from store._find()  # raises an error where it is a store of another kind
+            yield from store._find()  # raises if it is a store of another kind
         if record is None and not allow_existing:
             raise errors.AlreadyExistsError(
                 f"{store._display_name} {name!r} exists already in environment {store._environment!r}; "

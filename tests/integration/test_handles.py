@@ -253,9 +253,9 @@ def test_an_ephemeral_store_is_an_asynchronous_context_manager_too(client, kind)
     assert asyncio.run(work()) is None
 
 
-def test_an_errand_that_fails_holds_up_neither_the_heartbeat_nor_other_errands(client, database):
+def test_a_task_that_fails_holds_up_neither_the_heartbeat_nor_other_tasks(client, database):
     """
-    It is tried again with the next round; without a heartbeat for ten minutes everything of this process would be swept.
+    It is tried again a minute later; without a heartbeat for ten minutes everything of this process would be swept.
     """
     pgstore.Dict.ephemeral(client).hydrate()
     done = []
@@ -291,7 +291,7 @@ def test_an_ephemeral_store_is_usable_at_once_and_goes_with_its_handle(client):
 
     del store
     gc.collect()
-    client.run(client.session.keep())  # a round of the housekeeper
+    client.run(client.session.keep())  # what the background thread does each minute
 
     with pytest.raises(pgstore.NotFoundError):
         pgstore.Dict.from_id(object_id, client=client).hydrate()
