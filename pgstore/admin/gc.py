@@ -48,7 +48,7 @@ def collect(
     Raises:
         NotFoundError: there is no Volume or NetworkFileSystem *name*.
     """
-    stores: Rows = client.run(_stores(environment, name))
+    stores: Rows = client.run(file_systems(environment, name))
     if not stores and name is not None:
         raise errors.NotFoundError(f"there is no Volume or NetworkFileSystem {name!r} in environment {environment!r}")
     if not dry_run:
@@ -62,7 +62,8 @@ def collect(
     return result
 
 
-def _stores(environment: str | None, name: str | None) -> Op[Rows]:
+def file_systems(environment: str | None = None, name: str | None = None) -> Op[Rows]:
+    """Id, environment, kind and name of all Volumes and NetworkFileSystems, or of those of that environment or name."""
     return (yield Query(STORES, environment, name))  # type: ignore[no-any-return]
 
 
