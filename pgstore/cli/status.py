@@ -50,7 +50,7 @@ def _show(found: Status, source: str) -> None:
     revision = (
         f"revision {found.schema_found}" if found.schema_found else "none, made on first use or by `pgstore migrate`"
     )
-    output.facts(
+    output.fields(
         [
             ("database", f"{found.database} as {found.login}, {found.address} (from {source})"),
             ("server", f"PostgreSQL {found.server_version}{', through a pooler' if found.pooled else ''}"),

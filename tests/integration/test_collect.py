@@ -317,7 +317,7 @@ def test_a_pin_that_could_not_be_given_back_is_given_back_later(client, volume, 
     client.run(pins.pins_of(client.session).keep(kept))
 
     with monkeypatch.context() as patch:
-        patch.setattr(pins, "UNPIN", Statement("SELECT 1 / (($1 + $2 + $3) * 0)", "int8 int8 int8"))
+        patch.setattr(pins, "UNPIN_VERSION", Statement("SELECT 1 / (($1 + $2 + $3) * 0)", "int8 int8 int8"))
         with pytest.raises(errors.Error):
             client.run(pins.pins_of(client.session).release(kept))
     assert rows(sql, volume)["version_pin"] == 1

@@ -188,6 +188,21 @@ def test_deleting_a_store_deletes_what_it_held(client, store_name, sql):
         assert sql(f"SELECT count(*) FROM pgstore.{table} WHERE store_id = ANY (%s)", ids) == [(0,)], table
 
 
+def test_sql_deletes_a_store_and_says_whether_there_was_one(client, kind, store_name, sql):
+    """
+    What goes with a store is known to the database, whoever deletes it.
+    """
+    store = kind.persist(store_name, client=client)
+    use(lambda operation, *arguments: operation(*arguments), store)
+    delete = f"SELECT pgstore.store_delete({store.object_id[3:]})"
+
+    assert sql(delete) == [(True,)]
+
+    assert sql(delete) == [(False,)]
+    with pytest.raises(pgstore.NotFoundError):
+        use(lambda operation, *arguments: operation(*arguments), store)
+
+
 def test_ten_creators_of_one_name_make_one_store(database, kind, store_name):
     found = []
 
