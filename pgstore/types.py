@@ -20,22 +20,22 @@ class StoreInfo:
 
 @dataclass(frozen=True)
 class DictInfo(StoreInfo):
-    """What is known of a Dict from its creation on."""
+    """What `Dict.info` returns."""
 
 
 @dataclass(frozen=True)
 class QueueInfo(StoreInfo):
-    """What is known of a Queue from its creation on."""
+    """What `Queue.info` returns."""
 
 
 @dataclass(frozen=True)
 class VolumeInfo(StoreInfo):
-    """What is known of a Volume from its creation on."""
+    """What `Volume.info` returns."""
 
 
 @dataclass(frozen=True)
 class NetworkFileSystemInfo(StoreInfo):
-    """What is known of a NetworkFileSystem from its creation on."""
+    """What `NetworkFileSystem.info` returns."""
 
 
 @dataclass(frozen=True)

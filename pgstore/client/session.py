@@ -29,6 +29,7 @@ T = TypeVar("T")
 H = TypeVar("H", bound="SessionHook")
 
 BEAT_SECONDS: Final = 60.0
+CLOSE_SECONDS: Final = 2.0  # that closing waits for the background thread
 DEAD_AFTER: Final = "10 minutes"
 
 START = Statement("INSERT INTO pgstore.session (host, pid) VALUES ($1, $2) RETURNING id", "text int4")
@@ -83,7 +84,7 @@ class Session:
         self._reserved: dict[int, deque[int]] = {}
         self._tasks: deque[Callable[[], Op[None]]] = deque()
         self._stop = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a signal handler may come in
         self._thread: threading.Thread | None = None
 
     def reserved_inodes(self, store_id: int) -> deque[int]:
@@ -150,7 +151,12 @@ class Session:
     def close(self) -> None:
         """End the session: delete what is ephemeral, as far as the server can be reached."""
         self._stop.set()
-        if (self._id is None and not self._tasks) or os.getpid() != self._pid:
+        if os.getpid() != self._pid:
+            return
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(CLOSE_SECONDS)  # what it has in hand is not done twice
+        if self._id is None and not self._tasks:
             return
         with contextlib.suppress(errors.Error):
             self._client.run(self._end())
@@ -203,10 +209,13 @@ def each(left: deque[T], do: Callable[[T], Op[None]]) -> Op[None]:
     """Call *do* with everything that is *left*. What fails goes to the end, to be tried again, and the others are still done."""
     for _ in range(len(left)):
         try:
-            yield from do(left[0])
-        except errors.StoreUnavailable:
-            raise
-        except errors.Error:
-            left.rotate(-1)
-        else:
-            left.popleft()
+            task = left.popleft()
+        except IndexError:  # another thread was quicker
+            return
+        try:
+            yield from do(task)
+        except BaseException as exc:
+            if isinstance(exc, errors.StoreUnavailable) or not isinstance(exc, errors.Error):
+                left.appendleft(task)
+                raise
+            left.append(task)

@@ -16,6 +16,7 @@ import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, Final, NoReturn, Self, TypeVar, cast
 
@@ -23,6 +24,7 @@ from pgstore import errors
 from pgstore.client import Client, default_client
 from pgstore.client.history import look
 from pgstore.client.transaction import Transaction
+from pgstore.client.undo import on_rollback
 from pgstore.core.names import KIND_NAMES, check_name
 from pgstore.core.operation import Autonomous, BeforeCommit, Op, Query, Rows, StaleHandle, atomic
 from pgstore.store.deletion import EphemeralStores, delete_store
@@ -106,7 +108,7 @@ class Store:
     _installation: str | None  # where it was pickled; None: it was not, or has been used since
     _options: dict[str, Any]  # given: a new store gets them, and one that is found must have them
     _record: StoreRecord | None
-    _accepted: StoreRecord | None  # of a transaction, and checked to have the options
+    _accepted: StoreRecord | None  # found by a transaction, for that alone; it has the options that were given
     _ephemeral_id: int | None  # drawn on first use, before there is a store
     _owner_pid: int  # of the process that drew it
     _closed: bool
@@ -166,7 +168,10 @@ class Store:
     def from_id(cls, object_id: str, client: Client | None = None) -> Self:
         """Return a handle on the store with this `object_id`."""
         prefix, _, number = str(object_id).partition("-")
-        if prefix != cls._id_prefix or not (number.isascii() and number.isdigit()) or int(number) >= _ID_END:
+        is_number = (
+            number.isascii() and number.isdigit() and len(number) <= _ID_DIGITS_MAX
+        )  # Python converts no more than 4,300
+        if prefix != cls._id_prefix or not is_number or int(number) >= _ID_END:
             raise errors.InvalidError(
                 f"{object_id!r} is not the id of a {cls._display_name}, such as '{cls._id_prefix}-42'"
             )
@@ -200,7 +205,7 @@ class Store:
     @property
     def object_id(self) -> str:
         """The store's id. Raises `AttributeError` before the first use; `hydrate()` counts as one."""
-        record = self._first._record
+        record = self._first._record or self._first._accepted
         if record is None:
             raise AttributeError(f"{self!r} has no object_id before its first use; call hydrate()")
         return f"{self._id_prefix}-{record.id}"
@@ -297,7 +302,10 @@ class Store:
             resolved.records[key] = (weakref.ref(self), record)
         elif record is not self._accepted:  # found by another handle, which may have been given other options
             self._accept(record)
-        self._accepted = record
+        if record is not self._accepted:
+            # Weakly: an ephemeral store goes with its handle.
+            yield from on_rollback(partial(_forget, weakref.ref(self), record, self._accepted))
+            self._accepted = record
         return record
 
     @property
@@ -464,7 +472,7 @@ class Store:
 
     def _close(self) -> Op[None]:
         first = self._first
-        first._closed, first._record, self._record = True, None, None
+        first._closed, first._record, first._accepted, self._record = True, None, None, None
         store_id = first._ephemeral_id
         if store_id is not None and first._owner_pid == os.getpid():  # a forked child leaves its parent's `with`, too
             yield from delete_store(store_id)
@@ -485,6 +493,13 @@ class Store:
             _id_of(self._runner.installation),
             self._options,
         )
+
+
+def _forget(handle: weakref.ref[Store], record: StoreRecord, before: StoreRecord | None) -> None:
+    """Undo that a handle has accepted *record*, which was rolled back."""
+    store = handle()
+    if store is not None and store._accepted is record:
+        store._accepted = before
 
 
 def _id_of(installation: str | None) -> str | None:
@@ -514,3 +529,4 @@ def _unpickled(
 
 
 _ID_END: Final = 1 << 63
+_ID_DIGITS_MAX: Final = len(str(_ID_END))

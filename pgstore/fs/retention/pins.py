@@ -119,7 +119,7 @@ class Pins(SessionHook):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a signal handler may come in
         self._counts: dict[Kept, int] = {}
         self._closing: dict[Kept, threading.Event] = {}  # whose rows are being deleted
         self._unwanted: deque[Kept] = deque()
