@@ -20,7 +20,7 @@ from pgstore.fs.commit.live import LiveChanges
 from pgstore.fs.paths import split, split_file
 from pgstore.fs.transfer.local import Folder, Source
 from pgstore.fs.transfer.progress import Progress
-from pgstore.store.handle import class_operation
+from pgstore.store.objects import class_operation
 from pgstore.types import NetworkFileSystemInfo
 
 __all__ = ["NetworkFileSystem"]

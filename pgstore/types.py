@@ -8,8 +8,8 @@ from datetime import datetime
 
 
 @dataclass(frozen=True)
-class DictInfo:
-    """Facts about a Dict that do not change."""
+class StoreInfo:
+    """What every store has, and what does not change."""
 
     name: str | None
     """None: ephemeral."""
@@ -19,21 +19,23 @@ class DictInfo:
 
 
 @dataclass(frozen=True)
-class QueueInfo:
-    """Facts about a Queue that do not change."""
-
-    name: str | None
-    created_at: datetime
-    created_by: str | None
+class DictInfo(StoreInfo):
+    """What `Dict.info` returns."""
 
 
 @dataclass(frozen=True)
-class VolumeInfo:
-    """Facts about a Volume that do not change."""
+class QueueInfo(StoreInfo):
+    """What `Queue.info` returns."""
 
-    name: str | None
-    created_at: datetime
-    created_by: str | None
+
+@dataclass(frozen=True)
+class VolumeInfo(StoreInfo):
+    """What `Volume.info` returns."""
+
+
+@dataclass(frozen=True)
+class NetworkFileSystemInfo(StoreInfo):
+    """What `NetworkFileSystem.info` returns."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,6 @@ class VolumeVersion:
     version: int
     """Counts up from 1."""
     committed_at: datetime
-
-
-@dataclass(frozen=True)
-class NetworkFileSystemInfo:
-    """Facts about a NetworkFileSystem that do not change."""
-
-    name: str | None
-    created_at: datetime
-    created_by: str | None
 
 
 class FileEntryType(enum.IntEnum):

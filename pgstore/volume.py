@@ -24,7 +24,7 @@ from pgstore.fs.transfer import upload
 from pgstore.fs.transfer.local import Source
 from pgstore.fs.transfer.progress import Progress
 from pgstore.fs.tree.resolve import NEWEST
-from pgstore.store.handle import class_operation
+from pgstore.store.objects import class_operation
 from pgstore.types import FileEntry, FileEntryType, FileStat, VolumeInfo, VolumeVersion
 
 __all__ = [

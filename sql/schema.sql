@@ -1903,7 +1903,7 @@ BEGIN
 END
 $function$;
 
--- Before the rows of a store are deleted: note its large objects.
+-- Part of store_delete: deletes the extents and the chunks that are large objects, and notes the objects.
 CREATE FUNCTION pgstore.large_objects_leave(p_store_id bigint) RETURNS bigint
 LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -2825,6 +2825,73 @@ BEGIN
     RETURN QUERY
     SELECT *
       FROM pgstore.list_directory(pgstore.file_system_id(p_name, p_environment), p_path, p_version, p_recursive, p_after, p_limit);
+END
+$function$;
+
+-- ------------------------------------------------------------------------------------ what a deletion takes with it
+
+-- Deletes a store and all that it holds. Returns whether there was one; of a store that is gone it deletes what an insert left that
+-- raced with the deletion. Its large objects are only noted, for each takes a lock until the commit: large_objects_unlink deletes
+-- them afterwards, a few in each transaction.
+CREATE FUNCTION pgstore.store_delete(p_store_id bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    existed boolean;
+BEGIN
+    -- The store's row first: inserts that read it meanwhile wait for nothing, and those that come after find none.
+    DELETE FROM pgstore.store WHERE id = p_store_id;
+    existed := FOUND;
+    -- In the order of the keys, as who updates many of them locks them, or the two would wait for each other in a circle.
+    PERFORM count(*)
+       FROM (SELECT 1
+               FROM pgstore.dict_entry
+              WHERE store_id = p_store_id
+              ORDER BY key
+                FOR UPDATE) AS entry;
+    DELETE FROM pgstore.dict_entry WHERE store_id = p_store_id;
+    DELETE FROM pgstore.dict_change WHERE store_id = p_store_id;
+    DELETE FROM pgstore.dict_lock WHERE store_id = p_store_id;
+    DELETE FROM pgstore.queue_item WHERE store_id = p_store_id;
+    DELETE FROM pgstore.queue_deferred WHERE store_id = p_store_id;
+    DELETE FROM pgstore.queue_key WHERE store_id = p_store_id;
+    DELETE FROM pgstore.queue_lapse WHERE store_id = p_store_id;
+    DELETE FROM pgstore.queue_head WHERE store_id = p_store_id;
+    DELETE FROM pgstore.queue_count WHERE store_id = p_store_id;
+    PERFORM pgstore.large_objects_leave(p_store_id);  -- deletes the extents, too
+    DELETE FROM pgstore.dirent WHERE store_id = p_store_id;
+    DELETE FROM pgstore.inode WHERE store_id = p_store_id;
+    DELETE FROM pgstore.blob WHERE store_id = p_store_id;
+    DELETE FROM pgstore.chunk WHERE store_id = p_store_id;
+    DELETE FROM pgstore.blob_left WHERE store_id = p_store_id;
+    DELETE FROM pgstore.chunk_left WHERE store_id = p_store_id;
+    DELETE FROM pgstore.inode_hold WHERE store_id = p_store_id;
+    DELETE FROM pgstore.version_pin WHERE store_id = p_store_id;
+    DELETE FROM pgstore.volume_version WHERE store_id = p_store_id;
+    DELETE FROM pgstore.file_system WHERE store_id = p_store_id;
+    RETURN existed;
+END
+$function$;
+
+-- Deletes sessions without a heartbeat for p_silent, at most 100, and their ephemeral stores. Returns how many sessions. Their pins
+-- and holds no longer count; collection deletes those, and what they were uploading.
+CREATE FUNCTION pgstore.session_sweep(p_silent interval) RETURNS bigint
+LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    dead bigint[];
+BEGIN
+    -- Two sweepers never wait for each other: each takes what the other has not locked.
+    dead := ARRAY(SELECT s.id
+                    FROM pgstore.session s
+                   WHERE s.heartbeat_at < statement_timestamp() - p_silent
+                   ORDER BY s.id
+                     FOR UPDATE SKIP LOCKED
+                   LIMIT 100);
+    PERFORM pgstore.store_delete(e.id)
+       FROM (SELECT s.id
+               FROM pgstore.store s
+              WHERE s.session_id = ANY (dead)) AS e;
+    DELETE FROM pgstore.session WHERE id = ANY (dead);
+    RETURN cardinality(dead);
 END
 $function$;
 

@@ -15,13 +15,13 @@ from typing import Final
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.client.pins import version_of
 from pgstore.client.session import Session
 from pgstore.core.operation import Autonomous, Many, Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.fs.commit.change_set import LIVE, ROOT
 from pgstore.fs.commit.volume import INSERT_VERSION, NEXT_VERSION
 from pgstore.fs.content.blobs import StoreGone
+from pgstore.fs.retention.pins import pins_of, version_of
 from pgstore.fs.tree.resolve import IS_KEPT
 from pgstore.types import VolumeVersion
 
@@ -219,7 +219,7 @@ class VersionPin:
             return
         kept = version_of(store_id, self._version)
         try:
-            yield Autonomous(session.pins.keep(kept))
+            yield Autonomous(pins_of(session).keep(kept))
         except errors.VersionGone:
             yield from check_kept(store_id, self._version)
             raise
@@ -230,9 +230,9 @@ class VersionPin:
             is_first = not self._has(session, store_id)
             self._session, self._store_id, self._history = weakref.ref(session), store_id, history
         if is_first:
-            weakref.finalize(self, session.pins.release_later, kept).atexit = False
+            weakref.finalize(self, pins_of(session).release_later, kept).atexit = False
         else:
-            yield Autonomous(session.pins.release(kept))
+            yield Autonomous(pins_of(session).release(kept))
 
     def _has(self, session: Session, store_id: int) -> bool:
         return self._session is not None and self._session() is session and self._store_id == store_id

@@ -17,9 +17,8 @@ import psycopg
 import pytest
 
 import pgstore
-from pgstore.cli.check import checks_of, run_checks
+from pgstore.admin.check import run_checks
 from pgstore.fs.retention.collection import Collection
-from pgstore.migrate import sql_directory
 from tests.faults.conftest import Background, until
 
 RACE_SECONDS = float(os.environ.get("PGSTORE_TEST_RACE_SECONDS", "8"))
@@ -149,7 +148,7 @@ def assert_nothing_is_left(url, store):
             "SELECT 'large object', oid FROM pg_largeobject_metadata WHERE oid NOT IN (SELECT large_object FROM pgstore.chunk)",
         ):
             assert connection.execute(query).fetchall() == []
-    assert run_checks(url, checks_of(sql_directory())) == []
+    assert run_checks(url).is_healthy
 
 
 @pytest.mark.parametrize("kind", ["Volume", "NetworkFileSystem"])
@@ -300,4 +299,4 @@ def test_a_store_may_be_deleted_while_it_is_collected(own_database, storage):
                     "volume_version",
                 ):
                     assert connection.execute(f"SELECT count(*) FROM pgstore.{table}").fetchall() == [(0,)], table
-        assert run_checks(own_database, checks_of(sql_directory())) == []
+        assert run_checks(own_database).is_healthy

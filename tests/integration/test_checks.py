@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 import pgstore
+from pgstore.admin.check import checks_of, run_checks
 from pgstore.admin.repair import REPAIRABLE
-from pgstore.cli.check import checks_of, run_checks
 from pgstore.migrate import sql_directory
 from tests.fixtures.scribe import LIVE, Scribe
 from tests.integration.test_cli import Cli
@@ -188,7 +188,9 @@ def cli(tmp_path):
 
 
 def found(url):
-    return {finding.check: finding for finding in run_checks(url, CHECKS)}
+    report = run_checks(url)
+    assert not report.failures
+    return {finding.check: finding for finding in report.findings}
 
 
 def test_nothing_is_found_on_a_healthy_database(damaged):
@@ -242,6 +244,28 @@ def test_orphans_are_looked_for_in_every_table(damaged):
     looked_at = re.findall(r"FROM pgstore\.(\w+) \w+\n WHERE NOT EXISTS", CHECKS["orphans"])
 
     assert {name for (name,) in tables} - {"file_system", "extent", "large_object_left"} == set(looked_at)
+
+
+def test_a_check_that_cannot_run_is_told_from_damage(damaged, cli):
+    """
+    Whoever is woken at night by one wants to know which it is. The others run, on the same state of the database.
+    """
+    url, connection, ids = damaged
+    connection.execute("UPDATE pgstore.inode SET link_count = 2 WHERE ino = %s", [ids["file"]])
+    connection.execute("ALTER TABLE pgstore.dict_change RENAME TO dict_change_elsewhere")
+    try:
+        report = run_checks(url)
+        code, out, err = cli("--url", url, "check", "--repair")
+    finally:
+        connection.execute("ALTER TABLE pgstore.dict_change_elsewhere RENAME TO dict_change")
+
+    assert {failure.check for failure in report.failures} == {"dict_changes", "orphans", "sequences"}
+    assert [finding.check for finding in report.findings] == ["file_inodes"]
+    assert report.checks == list(CHECKS)
+    assert not report.is_healthy
+    assert code == 1
+    assert out.startswith("file_inodes: ")
+    assert err.startswith("error: the checks dict_changes, orphans, sequences could not run: ")
 
 
 def test_the_command_reports_and_fails(damaged, cli):

@@ -196,6 +196,21 @@ def test_deleting_a_store_deletes_what_it_held(client, store_name, sql):
         assert sql(f"SELECT count(*) FROM pgstore.{table} WHERE store_id = ANY (%s)", ids) == [(0,)], table
 
 
+def test_sql_deletes_a_store_and_says_whether_there_was_one(client, kind, store_name, sql):
+    """
+    What goes with a store is known to the database, whoever deletes it.
+    """
+    store = kind.persist(store_name, client=client)
+    use(lambda operation, *arguments: operation(*arguments), store)
+    delete = f"SELECT pgstore.store_delete({store.object_id[3:]})"
+
+    assert sql(delete) == [(True,)]
+
+    assert sql(delete) == [(False,)]
+    with pytest.raises(pgstore.NotFoundError):
+        use(lambda operation, *arguments: operation(*arguments), store)
+
+
 def test_ten_creators_of_one_name_make_one_store(database, kind, store_name):
     found = []
 
@@ -332,9 +347,9 @@ def test_an_ephemeral_store_is_an_asynchronous_context_manager_too(client, kind)
     assert asyncio.run(work()) is None
 
 
-def test_an_errand_that_fails_holds_up_neither_the_heartbeat_nor_other_errands(client, database):
+def test_a_task_that_fails_holds_up_neither_the_heartbeat_nor_other_tasks(client, database):
     """
-    It is tried again with the next round; without a heartbeat for ten minutes everything of this process would be swept.
+    It is tried again a minute later; without a heartbeat for ten minutes everything of this process would be swept.
     """
     pgstore.Dict.ephemeral(client).hydrate()
     done = []
@@ -400,7 +415,7 @@ def test_an_ephemeral_store_is_usable_at_once_and_goes_with_its_handle(client):
 
     del store
     gc.collect()
-    client.run(client.session.keep())  # a round of the housekeeper
+    client.run(client.session.keep())  # what the background thread does each minute
 
     with pytest.raises(pgstore.NotFoundError):
         pgstore.Dict.from_id(object_id, client=client).hydrate()

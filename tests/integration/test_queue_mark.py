@@ -11,8 +11,8 @@ import psycopg
 import pytest
 
 import pgstore
+from pgstore.admin.check import run_checks
 from pgstore.admin.repair import repair
-from pgstore.cli.check import checks_of, run_checks
 from pgstore.queue import state
 from pgstore.queue.base import INSERT_LOCK_CLASS
 
@@ -287,7 +287,9 @@ def check():
     """A call that tells which checks find something, and one that repairs what they found."""
 
     def check(url):
-        return {finding.check: finding for finding in run_checks(url, checks_of(pgstore.migrate.sql_directory()))}
+        report = run_checks(url)
+        assert not report.failures
+        return {finding.check: finding for finding in report.findings}
 
     return check
 

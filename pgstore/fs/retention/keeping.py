@@ -1,7 +1,7 @@
 """Keeping a file from collection while it is read or open, if that takes long.
 
 Most files are not: whatever was there a minute ago is not collected, so only with the first call after that minute is it pinned or
-held (`client.pins`).
+held (`pins`).
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import weakref
 from typing import Any, Final
 
 from pgstore import errors
-from pgstore.client.pins import Kept, inode_of, version_of
 from pgstore.client.session import Session
 from pgstore.core import clock
 from pgstore.core.operation import Autonomous, Op, Query, Rows
 from pgstore.core.statement import Statement
+from pgstore.fs.retention.pins import Kept, inode_of, pins_of, version_of
 
 KEEP_AFTER_SECONDS: Final = 60.0
 
@@ -74,7 +74,7 @@ class Keeping:
             self._release()
 
     def _begin(self) -> Op[None]:
-        pins = self._session.pins
+        pins = pins_of(self._session)
         try:
             kept = yield from self._kept()
             yield from pins.keep(kept)

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from pgstore import errors
-from pgstore.client.pins import version_of
 from pgstore.client.session import Session
 from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.fs.commit.change_set import LIVE, ROOT, Change, ChangeSet, Entry
 from pgstore.fs.paths import DirectoryNames, Names, join, needs_directory
+from pgstore.fs.retention.pins import version_of
 
 NEWEST: Final = LIVE - 1  # as the version to read: rows that end later than it are live
 ROOT_MODE: Final = 0o755
