@@ -2821,6 +2821,7 @@ BEGIN
     DELETE FROM pgstore.queue_key WHERE store_id = p_store_id;
     DELETE FROM pgstore.queue_lapse WHERE store_id = p_store_id;
     DELETE FROM pgstore.queue_head WHERE store_id = p_store_id;
+    DELETE FROM pgstore.queue_turn WHERE store_id = p_store_id;
     DELETE FROM pgstore.queue_count WHERE store_id = p_store_id;
     PERFORM pgstore.large_objects_leave(p_store_id);  -- deletes the extents, too
     DELETE FROM pgstore.dirent WHERE store_id = p_store_id;

@@ -11,7 +11,6 @@ import psycopg
 import pytest
 
 from pgstore import migrate
-from pgstore.client.session import DELETE_ROWS
 
 # Not data of a store: `store` itself, names, what there is once, and processes.
 UNDISTRIBUTED = ["store", "session", "installation", "schema_revision", "dict_json_name"]
