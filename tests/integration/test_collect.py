@@ -57,7 +57,17 @@ def run(store, grace_seconds=0.0, **options):
 
 
 def rows(sql, store):
-    tables = ("volume_version", "dirent", "inode", "blob", "extent", "chunk", "blob_left", "chunk_left", "version_pin")
+    tables = (
+        "volume_version",
+        "dirent",
+        "inode",
+        "blob",
+        "extent",
+        "chunk",
+        "blob_candidate",
+        "chunk_candidate",
+        "version_pin",
+    )
     return {
         table: count
         for table in tables
@@ -74,7 +84,7 @@ def age(sql, store, seconds):
     sql("UPDATE pgstore.volume_version SET committed_at = committed_at - %s * interval '1 second' WHERE store_id = %s",
         seconds, id_of(store))  # fmt: skip
     sql(
-        "UPDATE pgstore.blob_left SET left_at = left_at - %s * interval '1 second' WHERE store_id = %s",
+        "UPDATE pgstore.blob_candidate SET noted_at = noted_at - %s * interval '1 second' WHERE store_id = %s",
         seconds,
         id_of(store),
     )
@@ -388,7 +398,7 @@ def test_contents_that_were_left_go_unless_a_copy_has_them(shared, sql):
     shared.copy_files(["f"], "copy")
     with shared.open("f", "r+b") as file:
         file.write(b"changed")
-    assert rows(sql, shared)["blob_left"] == 1
+    assert rows(sql, shared)["blob_candidate"] == 1
 
     run(shared)
     assert read(shared, "copy") == data

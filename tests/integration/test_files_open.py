@@ -432,7 +432,7 @@ def test_an_exception_leaves_everything_as_it_was(opened, volume, sql):
     store_id = int(volume.object_id[3:])
     unfinished = "SELECT count(*) FROM pgstore.blob WHERE store_id = %s AND session_id IS NOT NULL"
     assert sql(unfinished, store_id) == [(0,)]
-    left = "SELECT count(*) FROM pgstore.blob_left WHERE store_id = %s"
+    left = "SELECT count(*) FROM pgstore.blob_candidate WHERE store_id = %s"
     assert sql(left, store_id) == [(2,)]
 
 

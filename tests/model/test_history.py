@@ -157,7 +157,7 @@ class HistoryMachine(RuleBasedStateMachine):
         ).fetchall()
         assert chunks == extents
         counts = self.scribe.rows()
-        assert (counts["blob_left"], counts["chunk_left"]) == (0, 0)
+        assert (counts["blob_candidate"], counts["chunk_candidate"]) == (0, 0)
 
     def teardown(self):
         if not hasattr(self, "connection"):

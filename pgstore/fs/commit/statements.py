@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from pgstore.core.operation import Query
 from pgstore.core.statement import Statement
+from pgstore.fs.candidates import note_blobs
 from pgstore.fs.commit.change_set import LIVE
 
 # Directories $2 and all below them, with the places of the names that lead to them.
@@ -90,14 +91,6 @@ def lock_inodes(strength: str) -> Statement:
 OTHERS_BELOW: Final = (
     "(SELECT ino, kind FROM below WHERE ino NOT IN (SELECT l.ino FROM pg_catalog.unnest(${}) AS l (ino))) AS b"
 )
-# After "gone", inodes that were deleted: collection is told of the blobs they had.
-LEAVE_BLOBS: Final = """
-    INSERT INTO pgstore.blob_left (store_id, blob_id)
-    SELECT DISTINCT $1, blob_id
-      FROM gone
-     WHERE blob_id IS NOT NULL
-        ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at)
-"""
 # Directories $2 with all below them, which nobody else has seen, leave no trace; but files $3, which have other names, stay.
 DELETE_TREES = Statement(
     f"""
@@ -111,7 +104,7 @@ DELETE_TREES = Statement(
             AND ctid = {inode_places(OTHERS_BELOW.format(3), "b.ino")}
          RETURNING blob_id
     )
-    {LEAVE_BLOBS}
+    {note_blobs("gone")}
     """,
     "int8 int8[] int8[]",
 )

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
+from pgstore.fs.candidates import note_blobs
 from pgstore.fs.commit.change_set import LIVE, ROOT, Change, check_version, conflict
 from pgstore.fs.commit.merge import MergingChanges, Plan
-from pgstore.fs.commit.statements import ADD_LINKS, BELOW, LEAVE_BLOBS, OTHERS_BELOW, grouped, inode_places, name_places
+from pgstore.fs.commit.statements import ADD_LINKS, BELOW, OTHERS_BELOW, grouped, inode_places, name_places
 
 # This lock is the order of commits: what is looked up after it, in the same message, is the newest version, and stays it until
 # we commit. No row: the file system was deleted.
@@ -56,7 +57,7 @@ CLOSE_TREES = Statement(
             AND ctid = {inode_places(OTHERS_BELOW.format(4), "b.ino", "n.version_from = $3")}
          RETURNING blob_id
     )
-    {LEAVE_BLOBS}
+    {note_blobs("gone")}
     """,
     "int8 int8[] int8 int8[]",
 )
@@ -103,7 +104,7 @@ DROP_INODES = Statement(
     }
          RETURNING blob_id
     )
-    {LEAVE_BLOBS}
+    {note_blobs("gone")}
     """,
     "int8 int8 int8[] int8[]",
 )

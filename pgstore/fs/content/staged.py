@@ -20,6 +20,7 @@ from pgstore.client.session import Session
 from pgstore.client.undo import on_rollback
 from pgstore.core.operation import Autonomous, Many, Op, Query
 from pgstore.core.statement import Statement
+from pgstore.fs.candidates import note_blobs, note_chunks
 from pgstore.fs.content.blobs import (
     BATCH_BYTES,
     FILE_BYTES_MAX,
@@ -51,17 +52,15 @@ SHARE_EXTENTS = Statement(
 )
 WRITE = Statement("SELECT pgstore.blob_write($1, $2, $3, $4, $5)", "int8 int8 int4 int8 bytea")
 CUT = Statement(
-    """
+    f"""
     WITH gone AS (
          DELETE FROM pgstore.extent
           WHERE store_id = $1
             AND blob_id = $2
             AND position::integer >= $3
-         RETURNING chunk_id)
-    INSERT INTO pgstore.chunk_left (store_id, chunk_id)
-    SELECT $1, g.chunk_id
-      FROM gone g
-    ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at)
+         RETURNING chunk_id
+    )
+    {note_chunks("gone")}
     """,
     "int8 int8 int8",
 )
@@ -69,19 +68,17 @@ CUT = Statement(
 RELEASE = Statement(
     "UPDATE pgstore.blob SET session_id = NULL WHERE store_id = $1 AND id = $2 AND session_id = $3", "int8 int8 int8"
 )
-LEAVE = Statement(
-    """
-    WITH left_now AS (
+ABANDON = Statement(
+    f"""
+    WITH abandoned AS (
          UPDATE pgstore.blob
             SET session_id = NULL
           WHERE store_id = $1
             AND id = $2
             AND session_id = $3
-         RETURNING id)
-    INSERT INTO pgstore.blob_left (store_id, blob_id)
-    SELECT $1, l.id
-      FROM left_now l
-    ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at)
+         RETURNING id AS blob_id
+    )
+    {note_blobs("abandoned")}
     """,
     "int8 int8 int8",
 )
@@ -329,7 +326,7 @@ class Staged:
     def _left(self) -> Query | None:
         if self._blob is None or self._pid != os.getpid():
             return None
-        return Query(LEAVE, self.store_id, self._blob.blob_id, self._session_id)
+        return Query(ABANDON, self.store_id, self._blob.blob_id, self._session_id)
 
 
 def _run(query: Query) -> Op[None]:

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from pgstore.core.operation import Op, Query, atomic
 from pgstore.core.statement import Statement
+from pgstore.fs.candidates import GRACE_OVER, note_blobs, note_chunks
 from pgstore.fs.commit.change_set import LIVE
 from pgstore.fs.retention.collection import Collection
 
@@ -28,13 +29,13 @@ _LOOSE_BLOBS: Final = """
      WHERE b.store_id = $1
        AND b.session_id IS NULL
        AND NOT EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = $1 AND i.blob_id = b.id)
-       AND NOT EXISTS (SELECT FROM pgstore.blob_left l WHERE l.store_id = $1 AND l.blob_id = b.id)
+       AND NOT EXISTS (SELECT FROM pgstore.blob_candidate l WHERE l.store_id = $1 AND l.blob_id = b.id)
 """
 _LOOSE_CHUNKS: Final = """
       FROM pgstore.chunk c
      WHERE c.store_id = $1
        AND NOT EXISTS (SELECT FROM pgstore.extent e WHERE e.store_id = $1 AND e.chunk_id = c.id)
-       AND NOT EXISTS (SELECT FROM pgstore.chunk_left l WHERE l.store_id = $1 AND l.chunk_id = c.id)
+       AND NOT EXISTS (SELECT FROM pgstore.chunk_candidate l WHERE l.store_id = $1 AND l.chunk_id = c.id)
 """
 LOOSE_CHUNKS = Statement(
     f"SELECT c.id, coalesce(pgstore.chunk_length($1, c.id), 0) {_LOOSE_CHUNKS} ORDER BY c.id", "int8", read_only=True
@@ -202,27 +203,9 @@ RENAME_IMPOSSIBLE = Statement(
     "int8",
 )
 NOTE_BLOBS = Statement(
-    f"""
-    INSERT INTO pgstore.blob_left (store_id, blob_id, left_at)
-    SELECT $1, b.id, '-infinity'
-    {_LOOSE_BLOBS}
-       AND b.id = ANY ($2)
-     ORDER BY b.id
-        ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at)
-    """,
-    "int8 int8[]",
+    note_blobs(f"(SELECT b.id AS blob_id {_LOOSE_BLOBS} AND b.id = ANY ($2))", noted_at=GRACE_OVER), "int8 int8[]"
 )
-NOTE_CHUNKS = Statement(
-    f"""
-    INSERT INTO pgstore.chunk_left (store_id, chunk_id)
-    SELECT $1, c.id
-    {_LOOSE_CHUNKS}
-       AND c.id = ANY ($2)
-     ORDER BY c.id
-        ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at)
-    """,
-    "int8 int8[]",
-)
+NOTE_CHUNKS = Statement(note_chunks(f"(SELECT c.id AS chunk_id {_LOOSE_CHUNKS} AND c.id = ANY ($2))"), "int8 int8[]")
 
 
 class Chunk(NamedTuple):

@@ -11,7 +11,7 @@ Nothing but this deletes blobs and chunks, nor the rows of old versions. What go
 It goes on in transactions of bounded size, which lock what they are about to delete, skip what is locked, and then look again in a
 second statement, which sees what others have committed before our lock: a blob that a copy has just adopted is found in use, or its
 adopter fails at the foreign key, with nothing done. So any number may collect at the same time, beside readers and writers, and may
-be killed: what is still to be looked at is noted in `blob_left` and `chunk_left` by the transaction that made it so.
+be killed: what is still to be looked at is noted in `blob_candidate` and `chunk_candidate` by the transaction that made it so.
 
 The rows of a version are deleted after the version's own row, in a later transaction. Whoever reads an old version and still finds
 that row in the same or a later statement has been shown all of it.

@@ -6,6 +6,7 @@ from typing import Final
 
 from pgstore.core.operation import Many, Op, Query
 from pgstore.core.statement import Statement
+from pgstore.fs.candidates import GRACE_OVER, note_blobs, note_chunks
 from pgstore.fs.retention.collection.retained import ALIVE, GRACE_ENDED
 from pgstore.fs.retention.collection.round import Round
 
@@ -17,7 +18,7 @@ CHUNKS_AT_ONCE: Final = 200  # of up to 1 MiB
 NOTE_UNFINISHED = Statement(
     f"""
     WITH dead AS (
-         SELECT b.id, b.ctid AS place
+         SELECT b.id AS blob_id, b.ctid
            FROM pgstore.blob b
           WHERE b.store_id = $1
             AND b.session_id IS NOT NULL
@@ -25,16 +26,12 @@ NOTE_UNFINISHED = Statement(
             FOR UPDATE SKIP LOCKED
           LIMIT $2
     ), noted AS (
-         INSERT INTO pgstore.blob_left (store_id, blob_id, left_at)
-         SELECT $1, d.id, timestamptz '-infinity'
-           FROM dead d
-          ORDER BY d.id
-             ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at)
+    {note_blobs("dead", noted_at=GRACE_OVER)}
     )
     UPDATE pgstore.blob
        SET session_id = NULL
      WHERE store_id::numeric = $1::numeric
-       AND ctid = ANY (ARRAY(SELECT d.place FROM dead d))
+       AND ctid = ANY (ARRAY(SELECT d.ctid FROM dead d))
     """,
     "int8 int8",
 )
@@ -42,9 +39,9 @@ NOTE_UNFINISHED = Statement(
 BLOBS_LEFT = Statement(
     f"""
     SELECT l.blob_id
-      FROM pgstore.blob_left l
+      FROM pgstore.blob_candidate l
      WHERE l.store_id = $1
-       AND l.left_at <= {GRACE_ENDED}
+       AND l.noted_at <= {GRACE_ENDED}
        AND l.blob_id > $3
      ORDER BY l.blob_id
        FOR UPDATE SKIP LOCKED
@@ -120,7 +117,7 @@ BLOBS_NOW = Statement(
 )
 # In one statement, so that whoever reads chunks of a blob and sees the blob has been shown all of them.
 DELETE_BLOBS = Statement(
-    """
+    f"""
     WITH emptied AS (
          DELETE FROM pgstore.extent
           WHERE store_id::numeric = $1::numeric
@@ -135,11 +132,7 @@ DELETE_BLOBS = Statement(
                        OFFSET 0) e))
          RETURNING chunk_id
     ), noted AS (
-         INSERT INTO pgstore.chunk_left (store_id, chunk_id)
-         SELECT DISTINCT $1, e.chunk_id
-           FROM emptied e
-          ORDER BY e.chunk_id
-             ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at)
+    {note_chunks("emptied")}
     )
     DELETE FROM pgstore.blob
      WHERE store_id::numeric = $1::numeric
@@ -155,12 +148,12 @@ DELETE_BLOBS = Statement(
     """,
     "int8 int8[]",
 )
-FORGET_BLOBS = _delete("blob_left", "blob_id")
+FORGET_BLOBS = _delete("blob_candidate", "blob_id")
 
 CHUNKS_LEFT = Statement(
     """
     SELECT l.chunk_id
-      FROM pgstore.chunk_left l
+      FROM pgstore.chunk_candidate l
      WHERE l.store_id = $1
        AND l.chunk_id > $2
      ORDER BY l.chunk_id
@@ -195,7 +188,7 @@ DELETE_CHUNKS = _delete("chunk", "id")
 DELETE_OBJECTS = Statement(
     "SELECT count(*) FROM pg_catalog.unnest($2) AS u (id) WHERE pgstore.chunk_delete($1, u.id)", "int8 int8[]"
 )
-FORGET_CHUNKS = _delete("chunk_left", "chunk_id")
+FORGET_CHUNKS = _delete("chunk_candidate", "chunk_id")
 
 
 class DeletingContents(Round):

@@ -32,9 +32,9 @@ SURVEY = Statement(
           WHERE g.blob_id IS NOT NULL
           UNION
          SELECT l.blob_id
-           FROM pgstore.blob_left l
+           FROM pgstore.blob_candidate l
           WHERE l.store_id = $1
-            AND l.left_at <= {GRACE_ENDED}
+            AND l.noted_at <= {GRACE_ENDED}
           UNION
          SELECT b.id
            FROM pgstore.blob b
@@ -57,7 +57,7 @@ SURVEY = Statement(
                    JOIN pgstore.extent e ON e.store_id = $1 AND e.blob_id = f.id
                   UNION
                  SELECT l.chunk_id
-                   FROM pgstore.chunk_left l
+                   FROM pgstore.chunk_candidate l
                   WHERE l.store_id = $1) c
           WHERE NOT EXISTS (SELECT
                               FROM pgstore.extent e

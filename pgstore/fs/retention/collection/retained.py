@@ -41,7 +41,7 @@ FLOOR = Statement(
              ORDER BY p.version
              LIMIT 1) AS pinned,
            (SELECT v.version FROM pgstore.volume_version v WHERE v.store_id = $1 ORDER BY v.version LIMIT 1) AS oldest,
-           EXISTS (SELECT FROM pgstore.blob_left l WHERE l.store_id = $1)
+           EXISTS (SELECT FROM pgstore.blob_candidate l WHERE l.store_id = $1)
            OR s.kind = 'nfs'
               AND EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = $1 AND i.link_count::integer = 0) AS has_left
       FROM pgstore.store s

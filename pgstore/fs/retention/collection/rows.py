@@ -6,6 +6,7 @@ from typing import Final
 
 from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
+from pgstore.fs.candidates import GRACE_OVER, note_blobs
 from pgstore.fs.commit.change_set import LIVE
 from pgstore.fs.retention.collection.retained import ALIVE, GRACE_ENDED, HELD, Deciding, Facts
 
@@ -72,12 +73,7 @@ def _delete_inodes(places: str) -> str:
             AND ctid = ANY (ARRAY({places}))
          RETURNING blob_id
     ), noted AS (
-         INSERT INTO pgstore.blob_left (store_id, blob_id, left_at)
-         SELECT DISTINCT $1, g.blob_id, timestamptz '-infinity'
-           FROM gone g
-          WHERE g.blob_id IS NOT NULL
-          ORDER BY g.blob_id
-             ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at)
+    {note_blobs("gone", noted_at=GRACE_OVER)}
     )
     SELECT count(*) FROM gone
     """
