@@ -134,7 +134,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """Which file system it is, for comparisons between processes."""
         return f"{self._scheme}_{self.client.installation}_{self._environment_name or self.client.environment}"
 
-    def _place(self, path: Any) -> tuple[Any, str]:
+    def _store_of(self, path: Any) -> tuple[Any, str]:
         """The store that *path* leads into, and the path in it, with the slash at its end."""
         name, _, inside = self._strip_protocol(path).partition("/")
         if not name:
@@ -151,10 +151,10 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             )
         return store, inside + "/" if inside and _ends_in_slash(path) else inside
 
-    def _found_place(self, path: Any) -> tuple[Any, str]:
+    def _find_store(self, path: Any) -> tuple[Any, str]:
         """The same for looking: where no store can have such a name there is no such path."""
         try:
-            return self._place(path)
+            return self._store_of(path)
         except errors.InvalidError as exc:
             raise errors.FileMissing(str(exc), str(path)) from exc
 
@@ -195,7 +195,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         given, path = path, self._strip_protocol(path)
         if not path:
             return _directory("")
-        store, inside = self._found_place(given)
+        store, inside = self._find_store(given)
         with self._explained(path):
             stat = store.stat(inside, follow_symlinks=False)
             is_link = stat.type == FileEntryType.SYMLINK
@@ -230,17 +230,17 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def _entries(self, path: str, *, recursive: bool = False, detail: bool = True) -> Iterator[Info]:
         """What `info` tells of each entry; without *detail* at least name and type."""
-        store, inside = self._found_place(path)
+        store, inside = self._find_store(path)
         name = path.partition("/")[0]
         with self._explained(path):
             for entry in (store._iterstat if detail else store.iterdir)(inside, recursive=recursive):
-                place = f"{name}/{entry.path}"
+                full_path = f"{name}/{entry.path}"
                 if entry.type == FileEntryType.SYMLINK:
-                    yield self.info(place)
+                    yield self.info(full_path)
                 elif detail:
-                    yield _info(place, entry, False)
+                    yield _info(full_path, entry, False)
                 else:
-                    yield {"name": place, "type": _TYPES.get(entry.type, "other")}
+                    yield {"name": full_path, "type": _TYPES.get(entry.type, "other")}
 
     def find(
         self, path: Any, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **options: Any
@@ -332,7 +332,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def mkdir(self, path: Any, create_parents: bool = True, **_: Any) -> None:
         """Make a directory; of a path that is only a name, the store."""
-        store, inside = self._place(path)
+        store, inside = self._store_of(path)
         if inside:
             with self._explained(path):
                 store.mkdir(inside, parents=create_parents)
@@ -344,7 +344,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def makedirs(self, path: Any, exist_ok: bool = False) -> None:
         """Make a directory and those on the way, with the store."""
-        store, inside = self._place(path)
+        store, inside = self._store_of(path)
         if not inside and not exist_ok:
             self.mkdir(path)
             return
@@ -378,7 +378,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
                 store.remove_file(inside, recursive)
 
     def _inside(self, path: Any) -> tuple[Any, str]:
-        store, inside = self._place(path)
+        store, inside = self._store_of(path)
         if not inside:
             name = self._store_class.__name__
             raise errors.InvalidError(
@@ -390,8 +390,8 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def cp_file(self, path1: Any, path2: Any, **_: Any) -> None:
         """Copy a file; within a store without copying its bytes. Of a directory only itself, as fsspec wants it."""
-        source, inside = self._place(path1)
-        target, new = self._place(path2)
+        source, inside = self._store_of(path1)
+        target, new = self._store_of(path2)
         if self.info(path1)["type"] == "directory":
             self.makedirs(path2, exist_ok=True)
             return
@@ -407,8 +407,8 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """Move a file, or a directory with all in it, as `mv` does; within a store at once whatever its size."""
         single = isinstance(path1, (str, os.PathLike)) and isinstance(path2, (str, os.PathLike))
         if single and maxdepth is None:
-            source, inside = self._place(path1)
-            target, new = self._place(path2)
+            source, inside = self._store_of(path1)
+            target, new = self._store_of(path2)
             if source is target and inside and not set(inside) & set("*?["):
                 if stringify_path(path2).endswith("/") or self.isdir(path2):
                     new = f"{new.rstrip('/')}/{inside.rstrip('/').rpartition('/')[2]}"
@@ -460,13 +460,13 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         cache_options: Any = None,
         **_: Any,
     ) -> Any:
-        store, inside = self._place(path) if set(mode) & set("wxa") else self._found_place(path)
+        store, inside = self._store_of(path) if set(mode) & set("wxa") else self._find_store(path)
         with self._explained(path):
             return store.open(inside, mode)
 
     def cat_file(self, path: Any, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
         """The bytes of a file, or [*start*, *end*) of them, counted from its end where negative."""
-        store, inside = self._found_place(path)
+        store, inside = self._find_store(path)
         if start is None and end is None:
             with self._explained(path):
                 return b"".join(store.read_file(inside))
@@ -481,7 +481,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         self._put(io.BytesIO(value), path, mode)
 
     def _put(self, file: Any, path: Any, mode: str) -> None:
-        store, inside = self._place(path)
+        store, inside = self._store_of(path)
         with self._explained(path):
             if mode != "create":
                 store.put_file(file, inside)
@@ -523,7 +523,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
         Without its setuid, setgid and sticky bits, unless *trusted*: see `Volume.get_file`.
         """
-        store, inside = self._found_place(rpath)
+        store, inside = self._find_store(rpath)
         target = outfile if outfile is not None else lpath
         info = self.info(rpath)
         if not isfilelike(target):
@@ -541,7 +541,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         if truncate or not self.exists(path):
             self.pipe_file(path, b"")
             return
-        store, inside = self._place(path)
+        store, inside = self._store_of(path)
         with self._explained(path):
             store.utime(inside, mtime_ns=time.time_ns())
 

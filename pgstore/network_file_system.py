@@ -94,7 +94,7 @@ class NetworkFileSystem(FileStore):
         progress_cb: Callable[..., Any] | None = None,
     ) -> Op[None]:
         """Upload a local file, by default to `/` and its own name; see `put_file`."""
-        names = split_file(_default_place(local_path, remote_path))
+        names = split_file(_default_remote_path(local_path, remote_path))
         source: Source = yield Call(partial(Source.open, local_path))
         try:
             yield from self._put(source, names, Progress(tell=progress_cb))
@@ -109,7 +109,7 @@ class NetworkFileSystem(FileStore):
         progress_cb: Callable[..., Any] | None = None,
     ) -> Op[None]:
         """Upload the files of a local folder, by default below `/` and its own name; see `put_directory`."""
-        names = split(_default_place(local_path, remote_path))
+        names = split(_default_remote_path(local_path, remote_path))
         folder: Folder = yield Call(partial(Folder, local_path, None))
         yield from self._put_all(folder, names, Progress(tell=progress_cb))
 
@@ -141,7 +141,7 @@ def _rewind(fp: BinaryIO) -> None:
         fp.seek(0)
 
 
-def _default_place(local_path: str | Path, remote_path: str | None) -> str:
+def _default_remote_path(local_path: str | Path, remote_path: str | None) -> str:
     if remote_path is not None:
         return remote_path
     if not isinstance(local_path, (str, os.PathLike)):

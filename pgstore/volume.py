@@ -17,13 +17,13 @@ from pgstore.file_store import BatchUpload, FileStore
 from pgstore.file_store.base import check_number
 from pgstore.fs import history
 from pgstore.fs.commit.volume import VersionedChanges
-from pgstore.fs.content.blobs import UNIQUE_VIOLATION, StoreGone
+from pgstore.fs.content.blobs import UNIQUE_VIOLATION
 from pgstore.fs.history import VersionPin
+from pgstore.fs.model import NEWEST, StoreGone
 from pgstore.fs.paths import Names, join, split
 from pgstore.fs.transfer import upload
 from pgstore.fs.transfer.local import Source
 from pgstore.fs.transfer.progress import Progress
-from pgstore.fs.tree.resolve import NEWEST
 from pgstore.store.handle import class_operation
 from pgstore.types import FileEntry, FileEntryType, FileStat, VolumeInfo, VolumeVersion
 
@@ -155,12 +155,12 @@ class Volume(FileStore):
             check_number(if_version, "if_version", 0, 2**62)
 
     def _put(self, source: Source, names: Names, shown: Progress, **conditions: Any) -> Op[int]:
-        if source.is_small and self._refusal is None and conditions.get("if_version") is None:
+        if source.is_small and self._read_only_reason is None and conditions.get("if_version") is None:
             store_id = yield from self._locate()
             if not (yield from in_transaction()):
                 session, mode = self._runner.session, conditions.get("mode")
                 try:
-                    size = yield from upload.put_at_once(session, store_id, source, names, shown, mode)
+                    size = yield from upload.put_small_file(session, store_id, source, names, shown, mode)
                 except StoreGone:
                     try:
                         yield from self._is_gone(store_id)
@@ -207,7 +207,7 @@ class Volume(FileStore):
         """
         version = check_number(version, "version", 0, 2**62)
         refusal = f"Version {version} of a Volume can not be written to; restore({version}) makes it the newest"
-        return self._clone(_version=version, _version_pin=VersionPin(version), _refusal=refusal)
+        return self._clone(_version=version, _version_pin=VersionPin(version), _read_only_reason=refusal)
 
     def __repr__(self) -> str:
         return super().__repr__() if self._version == NEWEST else f"{super().__repr__()}.at({self._version})"
@@ -228,12 +228,12 @@ class Volume(FileStore):
             VersionGone: it is not kept any more.
         """
         version = check_number(version, "version", 0, 2**62)
-        if self._refusal is not None:
-            raise errors.InvalidError(self._refusal)
+        if self._read_only_reason is not None:
+            raise errors.InvalidError(self._read_only_reason)
         store_id = yield from self._locate()
 
         def change() -> Op[int]:
-            hooked = yield from self._enrol(store_id)
+            hooked = yield from self._join_hooks(store_id)
             changes: VersionedChanges = hooked.hook
             if changes.any or changes.version is not None:
                 raise errors.InvalidError(
@@ -268,7 +268,9 @@ class Volume(FileStore):
             raise errors.InvalidError(
                 "read_only() cannot be combined with with_mount_options(); pass read_only=True there"
             )
-        return self._clone(_refusal="Read-only Volume can not be written to", _mount_options={"read_only": True})
+        return self._clone(
+            _read_only_reason="Read-only Volume can not be written to", _mount_options={"read_only": True}
+        )
 
     def with_mount_options(self, *, read_only: bool | None = None, sub_path: str | None = None) -> Self:
         """
@@ -278,7 +280,7 @@ class Volume(FileStore):
             read_only: mount it so that nothing can be written. None: as it is.
             sub_path: mount only this directory, which is made; "/": all. None: as it is.
         """
-        if self._refusal is not None:
+        if self._read_only_reason is not None:
             raise errors.InvalidError("with_mount_options() cannot be combined with read_only()")
         options = dict(self._mount_options or {})
         if read_only is not None:

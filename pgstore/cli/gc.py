@@ -59,7 +59,7 @@ def gc(
         found = []
         for store_id, *about in stores:
             collection = Collection(store_id, grace_seconds=grace)
-            collected = client.run(collection.survey() if dry_run else collection.run())
+            collected = client.run(collection.dry_run() if dry_run else collection.run())
             if collected:
                 found.append((*about, collected))
     _show(found, "would be deleted" if dry_run else "deleted")

@@ -7,13 +7,13 @@ of its own. In a transaction, changes are seen by the transaction alone until it
 from __future__ import annotations
 
 from pgstore.file_store.batch import Batching, BatchUpload
-from pgstore.file_store.edit import Arranging
-from pgstore.file_store.listing import Looking
-from pgstore.file_store.opening import OpeningFiles
+from pgstore.file_store.edit import Editing
+from pgstore.file_store.listing import ListingFiles
+from pgstore.file_store.open import OpeningFiles
 from pgstore.file_store.transfer import Transferring
 
 __all__ = ["BatchUpload", "FileStore"]
 
 
-class FileStore(Transferring, OpeningFiles, Looking, Arranging, Batching):
+class FileStore(Transferring, OpeningFiles, ListingFiles, Editing, Batching):
     """Base of Volume and NetworkFileSystem."""

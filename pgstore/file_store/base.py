@@ -12,10 +12,10 @@ from pgstore.core.numbers import as_int
 from pgstore.core.operation import BeforeCommit, Call, Op, Query, StaleHandle, atomic
 from pgstore.fs.commit.change_set import ChangeSet
 from pgstore.fs.commit.merge import MergingChanges
-from pgstore.fs.content.blobs import StoreGone
 from pgstore.fs.history import VersionPin
+from pgstore.fs.model import IN_LARGE_OBJECTS, IN_ROWS, NEWEST, StoreGone
 from pgstore.fs.retention.collection import collect_in_passing
-from pgstore.fs.tree.resolve import CREATE_FILE_SYSTEM, CREATE_ROOT, NEWEST, Tree
+from pgstore.fs.tree.resolve import CREATE_FILE_SYSTEM, CREATE_ROOT, Tree
 from pgstore.store.handle import Store
 from pgstore.store.registry import StoreRecord
 
@@ -29,10 +29,10 @@ COLLECT_SECONDS = 60.0  # from a change to collecting: at most one round a minut
 COLLECT_AGAIN_SECONDS = 300.0  # to the next round of what was not finished
 ATTEMPTS = 10  # of an operation that others keep coming between
 FOREIGN_KEY_VIOLATION = "23503"  # contents that were to be shared have just been collected, for their file is gone
-STORAGES = {"rows": "r", "large_object": "l"}
+STORAGES = {"rows": IN_ROWS, "large_object": IN_LARGE_OBJECTS}
 MODE_MAX = 0o7777  # permission bits
 # In what handles on one store may differ, and a pickled one keeps.
-_VARIANT = ("_version", "_version_pin", "_refusal", "_mount_options")
+_HANDLE_STATE = ("_version", "_version_pin", "_read_only_reason", "_mount_options")
 
 
 class FileStoreBase(Store):
@@ -46,7 +46,7 @@ class FileStoreBase(Store):
 
     _version: int = NEWEST  # to read
     _version_pin: VersionPin | None = None  # which keeps it
-    _refusal: str | None = None  # why this handle does not write
+    _read_only_reason: str | None = None  # why this handle does not write
 
     @classmethod
     def from_name(
@@ -108,7 +108,7 @@ class FileStoreBase(Store):
         return super()._accept(record)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        variant = {name: value for name, value in self.__dict__.items() if name in _VARIANT}
+        variant = {name: value for name, value in self.__dict__.items() if name in _HANDLE_STATE}
         return (*super().__reduce__(), variant)
 
     # ---------------------------------------------------------------------------------------------- reading, changing
@@ -123,11 +123,11 @@ class FileStoreBase(Store):
                 yield from self._is_gone(store_id)
         if self._version != NEWEST:
             return Tree(self._runner.session, store_id, None, self._version, in_place=self._changes_class.in_place)
-        hooked = yield from self._enrol(store_id)
+        hooked = yield from self._join_hooks(store_id)
         hook = None if hooked is None else hooked.hook
         return Tree(self._runner.session, store_id, hook, in_place=self._changes_class.in_place)
 
-    def _enrol(self, store_id: int) -> Op[Any]:
+    def _join_hooks(self, store_id: int) -> Op[Any]:
         return (yield BeforeCommit((ChangeSet, store_id), partial(self._changes_class, store_id, self._missing)))
 
     def _reading(self, tree: Tree, body: Op[T]) -> Op[T]:
@@ -154,13 +154,13 @@ class FileStoreBase(Store):
             repeatable: what others did may have made it fail, and it may run again to see for itself.
             again: called before it runs again. Blocking.
         """
-        if self._refusal is not None:
-            raise errors.InvalidError(self._refusal)
+        if self._read_only_reason is not None:
+            raise errors.InvalidError(self._read_only_reason)
         store_id = yield from self._locate()
-        outer = yield from self._enrol(store_id)
+        outer = yield from self._join_hooks(store_id)
 
         def change() -> Op[T]:
-            hooked = yield from self._enrol(store_id)
+            hooked = yield from self._join_hooks(store_id)
             changes: ChangeSet = hooked.hook
             changes.is_single = single and outer is None
             tree = Tree(self._runner.session, store_id, changes, in_place=changes.in_place)
@@ -203,9 +203,9 @@ class FileStoreBase(Store):
         )
 
 
-def check_number(value: object, noun: str, least: int, most: int) -> int:
+def check_number(value: object, name: str, least: int, most: int) -> int:
     """Return *value* if it is a whole number of that range."""
     number = as_int(value)
     if number is None or not least <= number <= most:
-        raise errors.InvalidError(f"{noun} {value!r} is not a number of {least} to {most}")
+        raise errors.InvalidError(f"{name} {value!r} is not a number of {least} to {most}")
     return number

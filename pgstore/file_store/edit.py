@@ -12,17 +12,17 @@ from pgstore import errors
 from pgstore.core.names import UNSTORABLE
 from pgstore.core.operation import Op, operation
 from pgstore.file_store.base import MODE_MAX, FileStoreBase, check_number
+from pgstore.fs.model import FIFO, SOCKET, Node
 from pgstore.fs.paths import Names, split, split_file
 from pgstore.fs.tree import edit
 from pgstore.fs.tree.new_rows import DIRECTORY_MODE
-from pgstore.fs.tree.resolve import Node
 
 ID_MAX: Final = 2**31 - 1
 XATTRS_BYTES_MAX: Final = 64 * 1024  # of one inode, names and values; as much as Linux allows for one value
-KINDS: Final = {"fifo": "p", "socket": "s"}
+KINDS: Final = {"fifo": FIFO, "socket": SOCKET}
 
 
-class Arranging(FileStoreBase):
+class Editing(FileStoreBase):
     """mkdir, mknod, symlink, link, move, copy_files, remove_file, rmdir, chmod, chown, utime, setxattr, removexattr."""
 
     @operation

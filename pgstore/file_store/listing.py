@@ -8,13 +8,13 @@ from pgstore import errors
 from pgstore.core.operation import Fetch, Op, iterated, operation
 from pgstore.file_store.base import FileStoreBase
 from pgstore.fs.paths import join, split
-from pgstore.fs.tree.listing import Listing, facts_of, file_entry, file_stat
-from pgstore.fs.tree.search import Globbing, Walking
-from pgstore.fs.tree.stats import FactsListing
+from pgstore.fs.tree.listing import Listing, file_entry, file_stat, stat_of
+from pgstore.fs.tree.search import Glob, TreeWalk
+from pgstore.fs.tree.stats import StatListing
 from pgstore.types import FileEntry, FileStat
 
 
-class Looking(FileStoreBase):
+class ListingFiles(FileStoreBase):
     """listdir, iterdir, exists, stat, walk, glob, readlink, getxattr, listxattr."""
 
     @operation
@@ -68,7 +68,7 @@ class Looking(FileStoreBase):
     def _iterstat(self, path: str, *, recursive: bool = False) -> Fetch[FileStat]:
         """`iterdir` with all that `stat(…, follow_symlinks=False)` knows; their paths begin with *path*."""
         names = split(path)
-        listing: FactsListing | None = None
+        listing: StatListing | None = None
         is_file = False
 
         def fetch() -> Op[list[FileStat] | None]:
@@ -80,8 +80,8 @@ class Looking(FileStoreBase):
                 walk = yield from self._reading(tree, tree.need(names))
                 if not walk.found.is_directory:
                     is_file = True
-                    return [facts_of(b"/".join(names), walk.found, walk.version)]
-                listing = FactsListing(tree, walk, names, recursive=recursive)
+                    return [stat_of(b"/".join(names), walk.found, walk.version)]
+                listing = StatListing(tree, walk, names, recursive=recursive)
             return (yield from listing.page())
 
         return fetch
@@ -134,7 +134,7 @@ class Looking(FileStoreBase):
         directories are read ahead of their turn, so changes made meanwhile may be missed.
         """
         names = split(path)
-        walking: Walking | None = None
+        walking: TreeWalk | None = None
 
         def fetch() -> Op[list[tuple[str, list[str], list[str]]] | None]:
             nonlocal walking
@@ -143,7 +143,7 @@ class Looking(FileStoreBase):
                 walk = yield from self._reading(tree, tree.need(names))
                 if not walk.found.is_directory:
                     raise errors.NotADirectory(f"{join(names)!r} is not a directory", join(names))
-                walking = Walking(tree, walk.found.ino, names)
+                walking = TreeWalk(tree, walk.found.ino, names)
             return (yield from walking.page())
 
         return fetch
@@ -157,14 +157,14 @@ class Looking(FileStoreBase):
         matches any number of directories, also none. A symbolic link is not followed by `**`.
         """
         names = split(pattern)
-        globbing: Globbing | None = None
+        globbing: Glob | None = None
 
         def fetch() -> Op[list[FileEntry] | None]:
             nonlocal globbing
             if globbing is None:
                 tree = yield from self._tree()
                 yield from self._check_exists(tree.store_id)
-                globbing = Globbing(tree, names)
+                globbing = Glob(tree, names)
             return (yield from globbing.page())
 
         return fetch

@@ -218,7 +218,7 @@ class Transferring(FileStoreBase):
             nonlocal reader
             if reader is None:
                 tree = yield from self._tree()
-                node = yield from self._reading(tree, download.open_file(tree, names))
+                node = yield from self._reading(tree, tree.need_file(names))
                 reader = download.Reader(tree, node)
             return (yield from reader.next())
 

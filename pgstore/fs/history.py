@@ -19,10 +19,9 @@ from pgstore.client.pins import version_of
 from pgstore.client.session import Session
 from pgstore.core.operation import Autonomous, Many, Op, Query, Rows
 from pgstore.core.statement import Statement
-from pgstore.fs.commit.change_set import LIVE, ROOT
 from pgstore.fs.commit.volume import INSERT_VERSION, NEXT_VERSION
-from pgstore.fs.content.blobs import StoreGone
-from pgstore.fs.tree.resolve import IS_KEPT
+from pgstore.fs.model import DIRECTORY, LIVE, ROOT, StoreGone
+from pgstore.fs.tree.resolve import IS_RETAINED
 from pgstore.types import VolumeVersion
 
 VERSIONS = Statement(
@@ -68,7 +67,7 @@ def _directories(tree: str, is_there: str) -> str:
                   FROM pgstore.dirent d
                  WHERE d.store_id = $1
                    AND d.parent = t.ino
-                   AND d.kind = 'd'
+                   AND d.kind = '{DIRECTORY}'
                    AND {is_there}
                 OFFSET 0) e
     )"""
@@ -106,12 +105,12 @@ END_INODES = Statement(
        SET version_to = $3
      WHERE store_id::numeric = $1::numeric
        AND ctid = ANY (ARRAY(
-           SELECT i.place
+           SELECT i.ctid
              FROM (SELECT n.ino, $2 AS unless_from FROM now_inode n
                     UNION ALL
                    (SELECT n.ino, -1 FROM now_inode n EXCEPT SELECT t.ino, -1 FROM then_inode t)) c
             CROSS JOIN LATERAL (
-                  SELECT o.ctid AS place, o.version_from
+                  SELECT o.ctid, o.version_from
                     FROM pgstore.inode o
                    WHERE o.store_id = $1
                      AND o.ino::bigint = c.ino
@@ -128,12 +127,12 @@ END_NAMES = Statement(
        SET version_to = $3
      WHERE store_id::numeric = $1::numeric
        AND ctid = ANY (ARRAY(
-           SELECT e.place
+           SELECT e.ctid
              FROM (SELECT n.ino, $2 AS unless_from FROM now_directory n
                     UNION ALL
                    (SELECT n.ino, -1 FROM now_directory n EXCEPT SELECT t.ino, -1 FROM then_directory t)) c
             CROSS JOIN LATERAL (
-                  SELECT d.ctid AS place, d.version_from
+                  SELECT d.ctid, d.version_from
                     FROM pgstore.dirent d
                    WHERE d.store_id = $1
                      AND d.parent = c.ino
@@ -221,7 +220,7 @@ class VersionPin:
         try:
             yield Autonomous(session.pins.keep(kept))
         except errors.VersionGone:
-            yield from check_kept(store_id, self._version)
+            yield from check_retained(store_id, self._version)
             raise
         except errors.AccessDenied:
             self._session, self._store_id, self._history = weakref.ref(session), store_id, history
@@ -238,7 +237,7 @@ class VersionPin:
         return self._session is not None and self._session() is session and self._store_id == store_id
 
 
-def check_kept(store_id: int, version: int) -> Op[None]:
+def check_retained(store_id: int, version: int) -> Op[None]:
     """
     Raise what is to be said about *version* if it cannot be read.
 
@@ -247,11 +246,11 @@ def check_kept(store_id: int, version: int) -> Op[None]:
         VersionGone: it is not kept any more.
         StoreGone: nor is the Volume.
     """
-    ((is_kept,),), heads = yield Many([Query(IS_KEPT, store_id, version), Query(HEAD, store_id)])
+    ((is_retained,),), heads = yield Many([Query(IS_RETAINED, store_id, version), Query(HEAD, store_id)])
     if not heads:
         raise StoreGone
-    if not is_kept:
-        raise _not_kept(store_id, version, heads[0][0])
+    if not is_retained:
+        raise _not_retained(store_id, version, heads[0][0])
 
 
 def restore(store_id: int, version: int) -> Op[int]:
@@ -271,7 +270,7 @@ def restore(store_id: int, version: int) -> Op[int]:
         raise StoreGone
     new = heads[0][0]
     if not 0 <= version < new or not (locked or new == 1):
-        raise _not_kept(store_id, version, new - 1)
+        raise _not_retained(store_id, version, new - 1)
     yield Many(
         [
             Query(END_INODES, store_id, version, new),
@@ -285,7 +284,7 @@ def restore(store_id: int, version: int) -> Op[int]:
     return restored
 
 
-def _not_kept(store_id: int, version: int, head: int) -> errors.Error:
+def _not_retained(store_id: int, version: int, head: int) -> errors.Error:
     if not 0 <= version <= head:
         return errors.InvalidError(f"there is no version {version}; the newest is {head}")
     return version_of(store_id, version).gone()

@@ -508,7 +508,7 @@ def test_batches_are_bounded_and_nothing_is_forgotten(volume, sql, monkeypatch):
     for _ in range(5):
         put(volume, "f", os.urandom(2 * LARGE))
     put(volume, "g", b"")
-    promised = volume._runner.run(Collection(id_of(volume), grace_seconds=0).survey())
+    promised = volume._runner.run(Collection(id_of(volume), grace_seconds=0).dry_run())
     total = Collected()
     rounds = 0
 
@@ -534,7 +534,7 @@ def test_a_store_that_is_gone_has_nothing_to_collect(client, volume):
 
     assert client.run(collection.run()) == Collected()
     assert collection.is_complete
-    assert client.run(collection.survey()) == Collected()
+    assert client.run(collection.dry_run()) == Collected()
 
 
 def test_clients_that_write_collect_in_passing(client, volume, sql, monkeypatch):

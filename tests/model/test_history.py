@@ -110,7 +110,7 @@ class HistoryMachine(RuleBasedStateMachine):
 
     @rule()
     def collect(self):
-        promised = self.client.run(Collection(self.store_id, grace_seconds=0).survey())
+        promised = self.client.run(Collection(self.store_id, grace_seconds=0).dry_run())
         collection = Collection(self.store_id, grace_seconds=0)
         assert self.client.run(collection.run()) == promised
         assert collection.is_complete

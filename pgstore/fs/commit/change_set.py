@@ -26,11 +26,10 @@ from typing import Any, ClassVar, Final, NamedTuple
 from pgstore import errors
 from pgstore.core.operation import CommitHook, Many, Op, Query
 from pgstore.core.statement import Statement
+from pgstore.fs.model import DIRECTORY, LIVE, Entry
 from pgstore.fs.paths import Names, join
 
-LIVE: Final = 9223372036854775807  # version_to of rows that the newest version has
-ROOT: Final = 1  # inode of the root directory of every file system
-FIRM_NAMES_MAX: Final = 100  # of one directory that are remembered one by one
+MUST_NOT_EXIST_MAX: Final = 100  # of one directory that are remembered one by one
 CHANGES_MAX: Final = 30_000  # kept back; more are written early, and what that locks is then held until the commit
 
 # Directories $2 and all below them that are among $3. What the transaction moved away ($4) is not below them any more. (Subqueries
@@ -49,7 +48,7 @@ DIRECTORIES_BELOW = Statement(
                  WHERE d.store_id = $1
                    AND d.parent = b.ino
                    AND d.version_to = {LIVE}
-                   AND d.kind = 'd'
+                   AND d.kind = '{DIRECTORY}'
                 OFFSET 0) e
           WHERE e.ino NOT IN (SELECT m.ino FROM pg_catalog.unnest($4) AS m (ino))
     )
@@ -58,15 +57,6 @@ DIRECTORIES_BELOW = Statement(
     "int8 int8[] int8[] int8[]",
     read_only=True,
 )
-
-
-class Entry(NamedTuple):
-    """What a name leads to."""
-
-    ino: int
-    kind: str
-    size_bytes: int
-    mtime_ns: int
 
 
 class Removal(NamedTuple):
@@ -104,15 +94,17 @@ class ChangeSet(CommitHook, abc.ABC):
 
     def _forget_everything(self) -> None:
         self._forget_changes()
-        self._own: set[int] = set()  # directories made in this transaction, which nobody else can see
-        self._alone: set[int] = set()  # of these, those that must not become one with another's
-        self._firm: dict[int, frozenset[bytes] | None] = {}  # names in them that must not exist elsewhere; None: all
+        self._created_here: set[int] = set()  # directories made in this transaction, which nobody else can see
+        self._exclusive: set[int] = set()  # of these, those that must not become one with another's
+        self._must_not_exist: dict[
+            int, frozenset[bytes] | None
+        ] = {}  # names in them that must not exist elsewhere; None: all
         self._journal: list[Callable[[], None]] = []  # how to undo, newest last
         self._marked = False  # somebody may want to undo
-        self._last: list[Query] = []
+        self._commit_queries: list[Query] = []
 
     def _forget_changes(self) -> None:
-        self._early: list[Query] = []  # that make inodes, and go with the lock; only where nobody reads them before
+        self._deferred: list[Query] = []  # that make inodes, and go with the lock; only where nobody reads them before
         self._names: dict[int, dict[bytes, Change]] = {}
         self._paths: dict[int, tuple[bytes, ...]] = {}  # of the directories in _names, for messages
         self._count = 0
@@ -150,24 +142,24 @@ class ChangeSet(CommitHook, abc.ABC):
 
     # ----------------------------------------------------------------------------------------------------- changing
 
-    def own(self, ino: int, *, alone: bool = False) -> None:
+    def note_created(self, ino: int, *, exclusive: bool = False) -> None:
         """Note a directory that this transaction made. *alone*: nobody else may make one of its name."""
-        self._add(self._own, ino)
-        if alone:
-            self._add(self._alone, ino)
+        self._add(self._created_here, ino)
+        if exclusive:
+            self._add(self._exclusive, ino)
 
-    def put_in_own(
+    def put_in_created(
         self, parent: int, name: bytes, *, exclusive: bool = False, if_version: int | None = None, **_: Any
     ) -> None:
         """Note on what conditions a file was put into a directory of this transaction's own."""
-        firm = self._firm.get(parent, frozenset())
-        if (exclusive or if_version is not None) and firm is not None and name not in firm:
-            self._remember(self._firm, parent)
-            self._firm[parent] = firm | {name} if len(firm) < FIRM_NAMES_MAX else None
+        names = self._must_not_exist.get(parent, frozenset())
+        if (exclusive or if_version is not None) and names is not None and name not in names:
+            self._remember(self._must_not_exist, parent)
+            self._must_not_exist[parent] = names | {name} if len(names) < MUST_NOT_EXIST_MAX else None
 
-    def is_firm(self, parent: int, name: bytes) -> bool:
-        firm = self._firm.get(parent, frozenset())
-        return firm is None or name in firm
+    def must_not_exist(self, parent: int, name: bytes) -> bool:
+        names = self._must_not_exist.get(parent, frozenset())
+        return names is None or name in names
 
     def _add(self, where: set[int], ino: int) -> None:
         if ino not in where:
@@ -207,13 +199,13 @@ class ChangeSet(CommitHook, abc.ABC):
     def move(self, parent: int, name: bytes, entry: Entry, path: tuple[bytes, ...], **conditions: Any) -> None:
         """Let *name* in *parent*, which is *path*, lead to what was removed elsewhere as "moved"."""
         self.put(parent, name, entry, path, **conditions)
-        if entry.kind == "d":
+        if entry.kind == DIRECTORY:
             self._remember(self._moved, entry.ino)
             self._moved[entry.ino] = parent
 
     def link(self, parent: int, name: bytes, ino: int, path: tuple[bytes, ...]) -> None:
         """Note that file *ino*, found as *name* in *parent*, which is *path*, gets another name."""
-        if parent in self._own or self.get(parent, name) is not None:
+        if parent in self._created_here or self.get(parent, name) is not None:
             return  # this transaction's, or checked for the change that it comes from
         self._remember(self._linked, (parent, name))
         self._linked[parent, name] = ino
@@ -254,7 +246,7 @@ class ChangeSet(CommitHook, abc.ABC):
             roots = []
             for (parent,) in rows:
                 for name, change in list(self._names.get(parent, {}).items()):
-                    if change.entry is not None and change.entry.kind == "d":
+                    if change.entry is not None and change.entry.kind == DIRECTORY:
                         roots.append(change.entry.ino)
                     moved = change.removed is not None and change.removed.how == "moved"
                     self._set(parent, name, Change(None, change.removed) if moved else None, ())
@@ -289,10 +281,10 @@ class ChangeSet(CommitHook, abc.ABC):
     # ----------------------------------------------------------------------------------------------- as a participant
 
     def before_commit(self) -> Op[None]:
-        self._last = yield from self._merged()
+        self._commit_queries = yield from self._merged()
 
     def with_commit(self) -> list[Query]:
-        return self._last
+        return self._commit_queries
 
     def mark(self) -> int:
         self._marked = True
@@ -310,12 +302,12 @@ class ChangeSet(CommitHook, abc.ABC):
 
     # ------------------------------------------------------------------------------------------------------- writing
 
-    def put_off(self, queries: list[Query]) -> None:
+    def defer(self, queries: list[Query]) -> None:
         """Have *queries* run with the next round trip, before anything is locked."""
-        self._early += queries
+        self._deferred += queries
 
-    def take_early(self) -> list[Query]:
-        queries, self._early = self._early, []
+    def take_deferred(self) -> list[Query]:
+        queries, self._deferred = self._deferred, []
         return queries
 
     def flush(self) -> Op[None]:
@@ -325,7 +317,11 @@ class ChangeSet(CommitHook, abc.ABC):
             yield Many(queries)
         if self._marked:
             self._journal.append(partial(self.__dict__.update, {name: getattr(self, name) for name in _STATE}))
-        self._own, self._alone, self._firm = set(), set(), {}  # they have names now, and are directories like others
+        self._created_here, self._exclusive, self._must_not_exist = (
+            set(),
+            set(),
+            {},
+        )  # they have names now, and are directories like others
         self._forget_changes()
 
     @abc.abstractmethod
@@ -343,7 +339,7 @@ def _forget(where: dict[Any, Any], key: Any) -> None:
 
 _STATE: Final = (
     *("_names", "_paths", "_count", "_made", "_moved", "_attributes", "_linked", "_file_paths"),
-    *("_own", "_alone", "_firm"),
+    *("_created_here", "_exclusive", "_must_not_exist"),
 )
 
 

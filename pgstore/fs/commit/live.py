@@ -13,8 +13,9 @@ from typing import Any
 from pgstore import errors
 from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
-from pgstore.fs.commit.change_set import LIVE, Change, Removal, conflict
-from pgstore.fs.commit.merge import MergingChanges, Plan
+from pgstore.fs.commit.apply import Plan
+from pgstore.fs.commit.change_set import Change, Removal, conflict
+from pgstore.fs.commit.merge import MergingChanges
 from pgstore.fs.commit.statements import (
     ADD_LINKS,
     BELOW,
@@ -22,9 +23,10 @@ from pgstore.fs.commit.statements import (
     TAKE_NAMES,
     attribute_query,
     grouped,
-    inode_places,
+    inode_ctids,
     lock_inodes,
 )
+from pgstore.fs.model import DIRECTORY, LIVE
 from pgstore.fs.paths import join
 from pgstore.store.registry import EXISTS
 
@@ -36,7 +38,7 @@ LOCK_BELOW = Statement(
     {BELOW}
     SELECT count(*), coalesce(bit_xor(hashint8extended(l.ino::bigint, 0::bigint)), 0)
       FROM (SELECT i.ino
-              FROM (SELECT ino FROM below WHERE kind = 'd' ORDER BY ino) b
+              FROM (SELECT ino FROM below WHERE kind = '{DIRECTORY}' ORDER BY ino) b
              CROSS JOIN LATERAL (
                    SELECT n.ino
                      FROM pgstore.inode n
@@ -50,10 +52,10 @@ LOCK_BELOW = Statement(
 )
 # Files below directories $2 lose their last name, but $3, which have others. Rows are those that could not be changed by their
 # places, because somebody who writes to the file was quicker.
-LEAVE_FILES = Statement(
+UNLINK_FILES = Statement(
     f"""
     {BELOW}, file AS MATERIALIZED (
-         SELECT b.ino, i.ctid AS place
+         SELECT b.ino, i.ctid
            FROM {OTHERS_BELOW.format(3)}
           CROSS JOIN LATERAL (
                 SELECT n.ctid
@@ -62,17 +64,17 @@ LEAVE_FILES = Statement(
                    AND n.ino::bigint = b.ino
                    AND n.version_to = {LIVE}
                  LIMIT 1) i
-          WHERE b.kind <> 'd'
-    ), left_now AS (
+          WHERE b.kind <> '{DIRECTORY}'
+    ), unlinked AS (
          UPDATE pgstore.inode
             SET link_count = 0, ctime_ns = $4
           WHERE store_id::numeric = $1::numeric
-            AND ctid = ANY (ARRAY(SELECT place FROM file))
+            AND ctid = ANY (ARRAY(SELECT ctid FROM file))
          RETURNING ino
     )
     SELECT ino FROM file
     EXCEPT
-    SELECT ino FROM left_now
+    SELECT ino FROM unlinked
     """,
     "int8 int8[] int8[] int8",
 )
@@ -92,11 +94,11 @@ REMOVE_TREES = Statement(
     {BELOW}, dropped AS (
          DELETE FROM pgstore.dirent
           WHERE store_id::numeric = $1::numeric
-            AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL))
+            AND ctid = ANY (ARRAY(SELECT ctid FROM below WHERE ctid IS NOT NULL))
     )
     DELETE FROM pgstore.inode
      WHERE store_id::numeric = $1::numeric
-       AND ctid = {inode_places("below b", "b.ino", "b.kind = 'd'")}
+       AND ctid = {inode_ctids("below b", "b.ino", f"b.kind = '{DIRECTORY}'")}
     """,
     "int8 int8[]",
 )
@@ -129,7 +131,7 @@ class LiveChanges(MergingChanges):
 
     def set_attributes(self, ino: int, kind: str, attributes: Mapping[str, Any], path: tuple[bytes, ...]) -> Op[None]:
         """Of a file at once, as what is written into it: nobody waits but those who change the same file."""
-        if kind == "d":
+        if kind == DIRECTORY:
             yield from super().set_attributes(ino, kind, attributes, path)
         elif not (yield attribute_query(self.store_id, ino, attributes, time.time_ns())):
             raise errors.FileMissing(f"{join(path)!r} was removed by another transaction", join(path))
@@ -140,7 +142,7 @@ class LiveChanges(MergingChanges):
         removed = {
             change.removed.ino
             for _, _, change in changes
-            if change.removed is not None and change.removed.kind == "d" and change.removed.how != "moved"
+            if change.removed is not None and change.removed.kind == DIRECTORY and change.removed.how != "moved"
         }
         queries = [
             Query(LOCK_INODES, self.store_id, sorted(parents | sources | removed | self._attributes.keys())),
@@ -151,7 +153,7 @@ class LiveChanges(MergingChanges):
         if self._linked:
             parents_and_names = zip(*self._linked, strict=True)
             queries.append(Query(NAMES_OF, self.store_id, *parents_and_names, list(self._linked.values())))
-        results = yield Many([*self.take_early(), *queries])
+        results = yield Many([*self.take_deferred(), *queries])
         still = results.pop() if self._linked else []
         *_, locked, rows = results
         gone = (parents | self._attributes.keys()).difference(row[0] for row in locked)
@@ -173,7 +175,7 @@ class LiveChanges(MergingChanges):
     def _plan_removal(
         self, plan: Plan, parent: int, name: bytes, removed: Removal, now: tuple[int, str] | None
     ) -> None:
-        if removed.kind == "d" and now is not None and now[0] != removed.ino:
+        if removed.kind == DIRECTORY and now is not None and now[0] != removed.ino:
             # Not the one that we have locked.
             raise conflict(f"directory {self._path(parent, name)!r} was replaced by another transaction")
         super()._plan_removal(plan, parent, name, removed, now)
@@ -190,7 +192,7 @@ class LiveChanges(MergingChanges):
             before = locked
         raise conflict("others kept moving directories into one that was being removed")
 
-    def _leave_files(self, trees: list[int], linked: list[int]) -> Op[None]:
+    def _unlink_files(self, trees: list[int], linked: list[int]) -> Op[None]:
         """
         Names of the files are locked with their directories; but whoever writes to a file changes its row, and its place.
 
@@ -199,7 +201,7 @@ class LiveChanges(MergingChanges):
         """
         if trees:
             now_ns = time.time_ns()
-            left = yield Query(LEAVE_FILES, self.store_id, trees, linked, now_ns)
+            left = yield Query(UNLINK_FILES, self.store_id, trees, linked, now_ns)
             if left:
                 yield Many([Query(ADD_LINKS_TO_ONE, self.store_id, ino, -1, now_ns) for (ino,) in left])
 

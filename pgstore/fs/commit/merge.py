@@ -8,28 +8,17 @@ without is in `versioned` and `live`.
 from __future__ import annotations
 
 import abc
-import time
-from collections import Counter
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from pgstore import errors
 from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
-from pgstore.fs.commit.change_set import DIRECTORIES_BELOW, LIVE, ROOT, Change, ChangeSet, Removal, conflict
-from pgstore.fs.commit.statements import (
-    BELOW,
-    DELETE_INODES,
-    DELETE_TREES,
-    INSERT_NAMES,
-    MOVE_NAMES,
-    SET_PARENT,
-    TAKE_NAMES,
-    TELL_PARENT,
-    TOUCH,
-    attribute_query,
-)
+from pgstore.fs.commit.apply import INSERT_NAMES, ApplyingChanges, Plan
+from pgstore.fs.commit.change_set import DIRECTORIES_BELOW, Change, Removal, conflict
+from pgstore.fs.commit.statements import BELOW, TAKE_NAMES
+from pgstore.fs.model import DIRECTORY, FILE, LIVE, ROOT
 from pgstore.fs.paths import join
 
 LOOKED_UP_AT_ONCE: Final = 10_000
@@ -118,7 +107,7 @@ LINKED_BELOW = Statement(
     f"""
     {BELOW}
     SELECT n.ino, n.names
-      FROM (SELECT ino, count(*) AS names FROM below WHERE kind <> 'd' GROUP BY ino) n
+      FROM (SELECT ino, count(*) AS names FROM below WHERE kind <> '{DIRECTORY}' GROUP BY ino) n
      CROSS JOIN LATERAL (
            SELECT i.link_count
              FROM pgstore.inode i
@@ -133,78 +122,21 @@ LINKED_BELOW = Statement(
 )
 
 
-class Plan:
-    """What a commit will write."""
-
-    def __init__(self, made: Iterable[tuple[int, str]]) -> None:
-        self.links: Counter[int] = Counter()  # names that inodes gain, or lose
-        self.kinds: dict[int, str] = {}
-        self.closes: list[tuple[int, bytes]] = []  # names that go
-        self.inserts: list[tuple[int, bytes, int, str]] = []  # names that come
-        self.drops: list[tuple[int, bytes]] = []  # names of our own, of directories that are merged
-        self.merges: list[tuple[int, int, tuple[bytes, ...]]] = []  # our directory, theirs, path
-        self.merged: dict[int, int] = {}  # the same, by our directory
-        self.emptied: dict[int, tuple[bytes, ...]] = {}  # directories that must be empty, with their paths
-        self.made = dict(made)
-        for ino, kind in self.made.items():
-            self.link(ino, kind, -1)  # its row begins with a link_count of 1, for the name that `insert` counts
-
-    def link(self, ino: int, kind: str, names: int) -> None:
-        self.links[ino] += names
-        self.kinds[ino] = kind
-
-    def close(self, parent: int, name: bytes, ino: int, kind: str) -> None:
-        self.closes.append((parent, name))
-        self.link(ino, kind, -1)
-
-    def merge(self, ours: int, theirs: int, path: tuple[bytes, ...]) -> None:
-        self.merges.append((ours, theirs, path))
-        self.merged[ours] = theirs
-
-    def insert(self, parent: int, name: bytes, ino: int, kind: str) -> None:
-        self.inserts.append((parent, name, ino, kind))
-        self.link(ino, kind, +1)
-
-    @property
-    def trees(self) -> list[int]:
-        """Directories that have lost their name, and that others have seen."""
-        return [ino for ino in self._nameless("d") if ino not in self.made]
-
-    @property
-    def unwanted(self) -> list[int]:
-        """Inodes that were made by this transaction and have no name in the end."""
-        return [ino for ino, kind in self.made.items() if self.links[ino] < 0 and ino not in self.merged]
-
-    @property
-    def changed_links(self) -> list[tuple[int, int]]:
-        """Files that others have seen, or with several names, and how many they gain or lose; in an order that all have."""
-        return sorted(
-            (ino, names)
-            for ino, names in self.links.items()
-            if names and self.kinds[ino] != "d" and not (names < 0 and ino in self.made)
-        )
-
-    def _nameless(self, kind: str) -> list[int]:
-        return [
-            ino for ino, names in self.links.items() if names < 0 and self.kinds[ino] == kind and ino not in self.merged
-        ]
-
-
-class MergingChanges(ChangeSet):
+class MergingChanges(ApplyingChanges):
     """A change set that is merged at commit; subclasses know how to lock and how to write."""
 
     def _merged(self) -> Op[list[Query]]:
         plan = Plan(self._made.items())
-        yield from self._write_own(plan)
+        yield from self._write_created_here(plan)
         changes = [
             (parent, name, change)
             for parent, names in self._names.items()
-            if parent not in self._own
+            if parent not in self._created_here
             for name, change in names.items()
         ]
         if not changes and not self._attributes and not plan.links:
             return []
-        yield from self._look(plan, changes)
+        yield from self._look_up(plan, changes)
         yield from self._check_versions(changes)
         yield from self._plan_merges(plan)
         yield from self._check_emptied(plan)
@@ -217,13 +149,13 @@ class MergingChanges(ChangeSet):
                 yield Many(early)
             yield from self._lock_trees(plan.trees)
             yield from self._check_removed(plan.trees, changes)
-            pending = [ino for ino, kind in plan.kinds.items() if kind != "d"]
+            pending = [ino for ino, kind in plan.kinds.items() if kind != DIRECTORY]
             for ino, names in (yield Query(LINKED_BELOW, self.store_id, nameless, pending)):
                 linked.append(ino)
-                plan.link(ino, "f", -names)
-            yield from self._leave_files(plan.trees, linked)
+                plan.link(ino, FILE, -names)
+            yield from self._unlink_files(plan.trees, linked)
         queries = self._apply(plan, linked)
-        moved = [ino for ino in self._moved if plan.links.get(ino, 0) >= 0 and ino not in self._own]
+        moved = [ino for ino in self._moved if plan.links.get(ino, 0) >= 0 and ino not in self._created_here]
         if not moved:
             return queries
         yield Many(queries)
@@ -233,11 +165,6 @@ class MergingChanges(ChangeSet):
 
     # --------------------------------------------------------------------------------------------- what subclasses do
 
-    @property
-    @abc.abstractmethod
-    def _row_version(self) -> int:
-        """The version from which new names are valid."""
-
     @abc.abstractmethod
     def _lock(self, changes: list[tuple[int, bytes, Change]], look: Query) -> Op[Rows]:
         """Lock what the changes are in, check that it is still there, and *look*."""
@@ -246,7 +173,7 @@ class MergingChanges(ChangeSet):
         """Lock all directories below *trees*, where that is needed."""
         yield from ()
 
-    def _leave_files(self, trees: list[int], linked: list[int]) -> Op[None]:
+    def _unlink_files(self, trees: list[int], linked: list[int]) -> Op[None]:
         """Take the last name from all files below *trees* but *linked*, where others may be changing them."""
         yield from ()
 
@@ -254,58 +181,13 @@ class MergingChanges(ChangeSet):
         """Lock directories of others' that ours become one with, where that is needed."""
         yield from ()
 
-    @abc.abstractmethod
-    def _close_names(self, names: list[tuple[int, bytes]]) -> list[Query]:
-        """Let *names*, each with its directory, lead nowhere any more."""
-
-    @abc.abstractmethod
-    def _end_trees(self, trees: list[int], linked: list[int]) -> list[Query]:
-        """Remove directories with all below them but the files *linked*."""
-
-    @abc.abstractmethod
-    def _change_links(self, plan: Plan, now_ns: int) -> list[Query]:
-        """Let files gain and lose names, and be gone with the last; make ready what else of inodes changes."""
-
-    # -------------------------------------------------------------------------------------------------------- writing
-
-    def _apply(self, plan: Plan, linked: list[int]) -> list[Query]:
-        """The queries that write *plan*. *linked*: files in its trees that have their own entry in its links."""
-        store_id, version, now_ns = self.store_id, self._row_version, time.time_ns()
-        queries = self._close_names(plan.closes)
-
-        def do(statement: Statement, *values: Any) -> None:
-            queries.append(Query(statement, store_id, *values))
-
-        if plan.trees:
-            queries += self._end_trees(plan.trees, linked)
-        if plan.unwanted:
-            do(DELETE_TREES, plan.unwanted, linked)
-        if plan.drops:
-            do(TAKE_NAMES, *zip(*plan.drops, strict=True))
-        for ours, theirs, _ in plan.merges:
-            do(MOVE_NAMES, version, ours, theirs)
-        if plan.inserts:
-            do(INSERT_NAMES, version, *zip(*plan.inserts, strict=True))
-        queries += self._change_links(plan, now_ns)
-        for ino, parent in self._moved_to(plan).items():
-            do(SET_PARENT, ino, parent)
-        for ours, theirs, _ in plan.merges:
-            do(TELL_PARENT, ours, theirs)
-        if plan.merges:
-            do(DELETE_INODES, [merge[0] for merge in plan.merges])
-        parents = self._changed_parents(plan)
-        if parents:
-            do(TOUCH, parents, now_ns)
-        queries += [attribute_query(store_id, ino, new, now_ns) for ino, new in self._attributes.items()]
-        return queries
-
     # ------------------------------------------------------------------------------------------------------- planning
 
-    def _write_own(self, plan: Plan) -> Op[None]:
+    def _write_created_here(self, plan: Plan) -> Op[None]:
         """Write the changes in directories of this transaction's own, which nobody else sees."""
         changes = [
             (parent, name, change)
-            for parent in self._own.intersection(self._names)
+            for parent in self._created_here.intersection(self._names)
             for name, change in self._names[parent].items()
         ]
         if not changes:
@@ -321,12 +203,12 @@ class MergingChanges(ChangeSet):
             for _, _, entry in put:
                 plan.link(entry.ino, entry.kind, +1)
         for parent, name, change in changes:
-            if change.entry is not None and change.entry.kind != "d":
-                self.put_in_own(parent, name, exclusive=change.exclusive, if_version=change.if_version)
+            if change.entry is not None and change.entry.kind != DIRECTORY:
+                self.put_in_created(parent, name, exclusive=change.exclusive, if_version=change.if_version)
             elif change.entry is not None and change.exclusive:
-                self._add(self._alone, change.entry.ino)
+                self._add(self._exclusive, change.entry.ino)
 
-    def _look(self, plan: Plan, changes: list[tuple[int, bytes, Change]]) -> Op[None]:
+    def _look_up(self, plan: Plan, changes: list[tuple[int, bytes, Change]]) -> Op[None]:
         """Lock, and plan each change in sight of what is there."""
         for start in range(0, max(len(changes), 1), LOOKED_UP_AT_ONCE):
             part = changes[start : start + LOOKED_UP_AT_ONCE]
@@ -347,10 +229,10 @@ class MergingChanges(ChangeSet):
         if now is not None:
             if change.exclusive:
                 raise conflict(f"{self._path(parent, name)!r} was made by another transaction")
-            if (entry.kind == "d") != (now[1] == "d"):
+            if (entry.kind == DIRECTORY) != (now[1] == DIRECTORY):
                 raise self._is_now(parent, name, now[1])
-            if entry.kind == "d":
-                if entry.ino not in self._own:
+            if entry.kind == DIRECTORY:
+                if entry.ino not in self._created_here:
                     raise conflict(f"directory {self._path(parent, name)!r} was made by another transaction")
                 self._merge(plan, entry.ino, now[0], (*self.path_of(parent), name))
                 return
@@ -364,7 +246,7 @@ class MergingChanges(ChangeSet):
             raise conflict(f"{self._path(parent, name)!r} was removed, replaced or moved by another transaction")
         if now is None:
             return
-        if (removed.kind == "d") != (now[1] == "d"):
+        if (removed.kind == DIRECTORY) != (now[1] == DIRECTORY):
             raise self._is_now(parent, name, now[1])
         if removed.how == "empty":
             plan.emptied[now[0]] = (*self.path_of(parent), name)
@@ -386,19 +268,19 @@ class MergingChanges(ChangeSet):
                 yield Query(COMMON_NAMES, self.store_id, ours, theirs)
             ):
                 path, ours_in = (*paths[position - 1], name), ours[position - 1]
-                if (our_kind == "d") != (their_kind == "d"):
+                if (our_kind == DIRECTORY) != (their_kind == DIRECTORY):
                     raise _is_now(path, their_kind)
-                if our_kind == "d":
-                    if our_ino not in self._own or our_ino in self._alone:
+                if our_kind == DIRECTORY:
+                    if our_ino not in self._created_here or our_ino in self._exclusive:
                         raise conflict(f"directory {join(path)!r} was made by another transaction")
                     self._merge(plan, our_ino, their_ino, path)
                     plan.drops.append((ours_in, name))
-                elif self.is_firm(ours_in, name):
+                elif self.must_not_exist(ours_in, name):
                     raise conflict(f"{join(path)!r} was made by another transaction")
                 else:
                     plan.close(theirs[position - 1], name, their_ino, their_kind)
             for ino in ours:
-                self._disown(ino)
+                self._no_longer_created_here(ino)
 
     def _check_versions(self, changes: list[tuple[int, bytes, Change]]) -> Op[None]:
         """Raise `ConflictError` if a file that was to be replaced in a certain state is in another."""
@@ -421,22 +303,10 @@ class MergingChanges(ChangeSet):
                         f"something was put into directory {join(plan.emptied[ino])!r} while it was being removed"
                     )
 
-    def _moved_to(self, plan: Plan) -> dict[int, int]:
-        """The directories that were moved and stay, and where they are."""
-        return {
-            ino: plan.merged.get(parent, parent)
-            for ino, parent in sorted(self._moved.items())
-            if plan.links.get(ino, 0) >= 0
-        }
-
-    def _changed_parents(self, plan: Plan) -> list[int]:
-        """The directories, seen by others, in which names come and go."""
-        return list({parent for parent in self._names if parent not in self._own} | {merge[1] for merge in plan.merges})
-
-    def _disown(self, ino: int) -> None:
-        self._own.discard(ino)
+    def _no_longer_created_here(self, ino: int) -> None:
+        self._created_here.discard(ino)
         if self._marked:
-            self._journal.append(partial(self._own.add, ino))
+            self._journal.append(partial(self._created_here.add, ino))
 
     def _check_linked(self, there: Iterable[tuple[int, bytes]]) -> None:
         """Raise `ConflictError` unless all names of files that got another name are *there*."""
@@ -460,5 +330,5 @@ def only(query: Query) -> Op[Rows]:
 
 
 def _is_now(path: tuple[bytes, ...], kind: str) -> errors.ConflictError:
-    what = "a directory" if kind == "d" else "a file"
+    what = "a directory" if kind == DIRECTORY else "a file"
     return conflict(f"{join(path)!r} was made {what} by another transaction")

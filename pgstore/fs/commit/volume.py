@@ -10,9 +10,11 @@ from __future__ import annotations
 from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.fs.candidates import note_blobs
-from pgstore.fs.commit.change_set import LIVE, ROOT, Change, check_version, conflict
-from pgstore.fs.commit.merge import MergingChanges, Plan
-from pgstore.fs.commit.statements import ADD_LINKS, BELOW, OTHERS_BELOW, grouped, inode_places, name_places
+from pgstore.fs.commit.apply import Plan
+from pgstore.fs.commit.change_set import Change, check_version, conflict
+from pgstore.fs.commit.merge import MergingChanges
+from pgstore.fs.commit.statements import ADD_LINKS, BELOW, OTHERS_BELOW, grouped, inode_ctids, name_ctids
+from pgstore.fs.model import LIVE, ROOT
 
 # This lock is the order of commits: what is looked up after it, in the same message, is the newest version, and stays it until
 # we commit. No row: the file system was deleted.
@@ -40,21 +42,21 @@ CLOSE_TREES = Statement(
     {BELOW}, dropped AS (
          DELETE FROM pgstore.dirent
           WHERE store_id::numeric = $1::numeric
-            AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL AND version_from = $3))
+            AND ctid = ANY (ARRAY(SELECT ctid FROM below WHERE ctid IS NOT NULL AND version_from = $3))
     ), closed AS (
          UPDATE pgstore.dirent
             SET version_to = $3
           WHERE store_id::numeric = $1::numeric
-            AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL AND version_from < $3))
+            AND ctid = ANY (ARRAY(SELECT ctid FROM below WHERE ctid IS NOT NULL AND version_from < $3))
     ), ended AS (
          UPDATE pgstore.inode
             SET version_to = $3
           WHERE store_id::numeric = $1::numeric
-            AND ctid = {inode_places(OTHERS_BELOW.format(4), "b.ino", "n.version_from < $3")}
+            AND ctid = {inode_ctids(OTHERS_BELOW.format(4), "b.ino", "n.version_from < $3")}
     ), gone AS (
          DELETE FROM pgstore.inode
           WHERE store_id::numeric = $1::numeric
-            AND ctid = {inode_places(OTHERS_BELOW.format(4), "b.ino", "n.version_from = $3")}
+            AND ctid = {inode_ctids(OTHERS_BELOW.format(4), "b.ino", "n.version_from = $3")}
          RETURNING blob_id
     )
     {note_blobs("gone")}
@@ -66,7 +68,7 @@ CLOSE_NAMES = Statement(
     UPDATE pgstore.dirent
        SET version_to = $2
      WHERE store_id::numeric = $1::numeric
-       AND ctid = {name_places("unnest($3, $4)", "d.version_from < $2")}
+       AND ctid = {name_ctids("unnest($3, $4)", "d.version_from < $2")}
     """,
     "int8 int8 int8[] bytea[]",
 )
@@ -74,7 +76,7 @@ DELETE_NAMES = Statement(
     f"""
     DELETE FROM pgstore.dirent
      WHERE store_id::numeric = $1::numeric
-       AND ctid = {name_places("unnest($3, $4)", "d.version_from = $2")}
+       AND ctid = {name_ctids("unnest($3, $4)", "d.version_from = $2")}
     """,
     "int8 int8 int8[] bytea[]",
 )
@@ -85,7 +87,7 @@ CLOSE_INODES = Statement(
        SET version_to = $2
      WHERE store_id::numeric = $1::numeric
        AND ctid = {
-        inode_places(
+        inode_ctids(
             "unnest($3, $4) AS u (ino, names)", "u.ino", "n.link_count::integer + u.names <= 0 AND n.version_from < $2"
         )
     }
@@ -98,7 +100,7 @@ DROP_INODES = Statement(
          DELETE FROM pgstore.inode
           WHERE store_id::numeric = $1::numeric
             AND ctid = {
-        inode_places(
+        inode_ctids(
             "unnest($3, $4) AS u (ino, names)", "u.ino", "n.link_count::integer + u.names <= 0 AND n.version_from = $2"
         )
     }
@@ -115,7 +117,7 @@ FORK_INODES = Statement(
          UPDATE pgstore.inode
             SET version_to = $2
           WHERE store_id::numeric = $1::numeric
-            AND ctid = {inode_places("pg_catalog.unnest($3) AS u (ino)", "u.ino", "n.version_from < $2")}
+            AND ctid = {inode_ctids("pg_catalog.unnest($3) AS u (ino)", "u.ino", "n.version_from < $2")}
          RETURNING *
     )
     INSERT INTO pgstore.inode
@@ -196,7 +198,7 @@ class VersionedChanges(MergingChanges):
         self._repeated = self._version is not None
         if self._version is None:
             queries.insert(0, Query(NEXT_VERSION, self.store_id))
-        *others, gone, rows = yield Many([*self.take_early(), *queries])
+        *others, gone, rows = yield Many([*self.take_deferred(), *queries])
         if self._version is None:
             if not others[-1]:
                 raise self.missing()
@@ -250,7 +252,7 @@ class VersionedChanges(MergingChanges):
                 queries.append(Query(DROP_INODES, self.store_id, self._version, *columns))
             queries.append(Query(CLOSE_INODES, self.store_id, self._version, *columns))
         forked = {ino for ino, _ in links if ino not in plan.made}
-        forked.update(self._changed_parents(plan), self._moved_to(plan).keys() - self._own)
+        forked.update(self._changed_parents(plan), self._moved_to(plan).keys() - self._created_here)
         forked |= self._attributes.keys() - self._made.keys()
         if forked:
             queries.append(Query(FORK_INODES, self.store_id, self._version, list(forked)))

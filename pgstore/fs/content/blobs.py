@@ -16,11 +16,12 @@ import struct
 from collections.abc import Callable
 from functools import partial
 from operator import itemgetter
-from typing import Final, NamedTuple, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from pgstore import errors
 from pgstore.core.operation import Call, CopyOut, Many, Op, Query, Rows
 from pgstore.core.statement import Statement
+from pgstore.fs.model import IN_LARGE_OBJECTS, LIVE, Contents, StoreGone
 
 INLINE_BYTES_MAX: Final = 64 * 1024  # a CHECK of the database too
 BATCH_BYTES: Final = 4 * 1024 * 1024  # in memory at a time
@@ -59,7 +60,7 @@ HAS_CHUNK = Statement("SELECT 1 FROM pgstore.chunk WHERE store_id = $1 AND id = 
 HAS_BLOB = Statement("SELECT 1 FROM pgstore.blob WHERE store_id = $1 AND id = $2", "int8 int8", read_only=True)
 # Uploads outside a transaction: what a crash may take was not promised to anybody yet, and the commit that gives the file its
 # name flushes all that was written before it.
-RELAX = Statement("SELECT set_config('synchronous_commit', 'off', true)")
+ASYNC_COMMIT = Statement("SELECT set_config('synchronous_commit', 'off', true)")
 
 # What blob b has of [$3, $4): a row for each chunk, with where its bytes begin in the file; one without bytes if there is none.
 #
@@ -119,7 +120,7 @@ _READ_FILE: Final = f"""
       {_PIECES}
      WHERE i.store_id = $1
        AND i.ino::bigint = $2
-       AND i.version_to = 9223372036854775807
+       AND i.version_to = {LIVE}
 """
 READ_FILE = Statement(_READ_FILE, "int8 int8 int8 int8", read_only=True)
 
@@ -127,18 +128,6 @@ Bytes: TypeAlias = bytes | memoryview
 Piece: TypeAlias = tuple[int, bytes]  # where in the file, what
 PieceView: TypeAlias = tuple[int, Bytes]  # the same, perhaps as a part of something larger
 B = TypeVar("B", bytes, Bytes)
-
-
-class Contents(NamedTuple):
-    """Where the bytes of a file are: at most one of the two; neither: it is empty."""
-
-    size_bytes: int
-    blob_id: int | None
-    inline_data: bytes | None
-
-
-class StoreGone(Exception):
-    """The file system does not exist any more."""
 
 
 def write(
@@ -172,13 +161,13 @@ def write(
 class BlobWriter:
     """A new blob, written from the beginning to the end. *session_id*: whose it is until an inode refers to it."""
 
-    def __init__(self, store_id: int, *, session_id: int | None = None, relaxed: bool = False) -> None:
+    def __init__(self, store_id: int, *, session_id: int | None = None, async_commit: bool = False) -> None:
         self.store_id = store_id
         self.blob_id: int | None = None  # None until `reserve`
         self.chunk_size = 0
         self.size_bytes = 0
         self._session_id = session_id
-        self._relaxed = relaxed
+        self._async_commit = async_commit
         self.is_begun = False
         self._insert_chunk = INSERT_CHUNK
         self._ids: list[int] = []  # of chunks to come
@@ -193,7 +182,7 @@ class BlobWriter:
             default_size = max(default_size, LARGE_CHUNK_BYTES)
         self.chunk_size = default_size if chunk_size is None else chunk_size
         self._ids = [row[0] for row in ids]
-        if storage == "l":
+        if storage == IN_LARGE_OBJECTS:
             self._insert_chunk = CREATE_OBJECT
 
     @property
@@ -211,7 +200,9 @@ class BlobWriter:
         for chunk_id, (_, data) in zip(taken, pieces, strict=True):
             queries.append(Query(self._insert_chunk, self.store_id, chunk_id, data))
         if pieces:
-            queries.append(Query(INSERT_EXTENTS, self.store_id, self.blob_id, [place for place, _ in pieces], taken))
+            queries.append(
+                Query(INSERT_EXTENTS, self.store_id, self.blob_id, [position for position, _ in pieces], taken)
+            )
         # The ids of the next batch come back with this one, in no round trip of their own.
         lacking = max(0, self.batch_bytes // self.chunk_size - len(self._ids)) if more else 0
         done = Query(HAS_CHUNK, self.store_id, taken[-1]) if taken else Query(HAS_BLOB, self.store_id, self.blob_id)
@@ -230,7 +221,7 @@ class BlobWriter:
             try:
                 return (yield Many(queries))[-1]  # type: ignore[no-any-return]
             except (errors.OutcomeUnknown, errors.StatementFailed) as exc:
-                if not self._relaxed or not attempts_left:
+                if not self._async_commit or not attempts_left:
                     raise
                 if isinstance(exc, errors.StatementFailed) and exc.sqlstate != UNIQUE_VIOLATION:
                     raise
@@ -240,7 +231,7 @@ class BlobWriter:
 
     def begin(self) -> list[Query]:
         """What has to be run before anything else in the same round trip."""
-        queries = [Query(RELAX)] if self._relaxed else []
+        queries = [Query(ASYNC_COMMIT)] if self._async_commit else []
         if not self.is_begun:
             self.is_begun = True
             queries.append(Query(INSERT_BLOB, self.store_id, self.blob_id, self.chunk_size, self._session_id))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
 
 from pgstore import errors
 from pgstore.client.notifications import in_transaction
@@ -21,22 +20,8 @@ from pgstore.client.undo import on_rollback
 from pgstore.core.operation import Autonomous, Many, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.fs.candidates import note_blobs, note_chunks
-from pgstore.fs.content.blobs import (
-    BATCH_BYTES,
-    FILE_BYTES_MAX,
-    INLINE_BYTES_MAX,
-    BlobWriter,
-    Contents,
-    StoreGone,
-    filled,
-    read_blob,
-    zeros,
-)
-from pgstore.fs.paths import Names, join
-from pgstore.fs.tree.build import Builder, is_directory
-from pgstore.fs.tree.resolve import Node, Tree, Walk, check_file
-
-FILE_MODE: Final = 0o644
+from pgstore.fs.content.blobs import BATCH_BYTES, FILE_BYTES_MAX, INLINE_BYTES_MAX, BlobWriter, filled, read_blob, zeros
+from pgstore.fs.model import Contents, StoreGone
 
 # Whole chunks that the new blob has in common with an old one. Its key leads to the chunks, which collection then leaves alone.
 SHARE_EXTENTS = Statement(
@@ -92,11 +77,11 @@ class Staged:
     `leave` there is nothing.
     """
 
-    def __init__(self, store_id: int, session: Session, *, apart: bool) -> None:
+    def __init__(self, store_id: int, session: Session, *, autonomous: bool) -> None:
         self.store_id = store_id
         self._session = session
         self._session_id: int | None = None
-        self._apart = apart  # from a transaction that is current later
+        self._autonomous = autonomous  # from a transaction that is current later
         self._blob: BlobWriter | None = None
         self._buffer = bytearray()  # the end of the file, from where the blob ends, and room for more
         self._filled = 0  # bytes of the buffer
@@ -108,7 +93,7 @@ class Staged:
     def begin(cls, store_id: int, session: Session) -> Op[Staged]:
         """Contents that belong to the transaction that is current now, or to none."""
         inside = yield from in_transaction()
-        return cls(store_id, session, apart=not inside)
+        return cls(store_id, session, autonomous=not inside)
 
     def begin_with(self, old: Contents, chunk_size: int | None) -> Op[None]:
         """Begin with the bytes that a file has, sharing its chunks but the last."""
@@ -129,8 +114,8 @@ class Staged:
 
     def _new_blob(self, chunk_size: int | None = None) -> Op[BlobWriter]:
         self._session_id = yield Autonomous(self._session.current())
-        relaxed = not (yield from in_transaction())
-        blob = BlobWriter(self.store_id, session_id=self._session_id, relaxed=relaxed)
+        async_commit = not (yield from in_transaction())
+        blob = BlobWriter(self.store_id, session_id=self._session_id, async_commit=async_commit)
         try:
             yield from blob.reserve(chunk_size=chunk_size)
         except StoreGone:
@@ -142,7 +127,7 @@ class Staged:
             raise errors.InvalidError("the file was opened by the process that this one was forked from; open it here")
         self._check_usable()
         self._is_broken = True  # unless all goes well: else nobody knows how much was stored
-        if self._apart:
+        if self._autonomous:
             yield Autonomous(body)
         else:
             yield from body
@@ -159,7 +144,7 @@ class Staged:
 
     def _note(self) -> Op[None]:
         """What is written in a transaction, or a savepoint, that is rolled back is nowhere: the file is then of no use any more."""
-        if not self._apart:
+        if not self._autonomous:
             yield from on_rollback(self._undone, of=self)
 
     def _undone(self) -> None:
@@ -296,7 +281,7 @@ class Staged:
             self._filled = 0
         self._buffer = bytearray()
 
-    def settle(self) -> Op[Contents]:
+    def hand_over(self) -> Op[Contents]:
         """The contents, which are given to a file by the running transaction."""
         self._check_usable()
         if self._blob is None:
@@ -309,21 +294,21 @@ class Staged:
             )
         return Contents(size, blob_id, None)
 
-    def leave(self) -> Op[None]:
+    def abandon(self) -> Op[None]:
         """Give up what was written."""
         self._buffer, self._filled = bytearray(), 0
         self._is_broken = self._is_undone = False
-        if self._left is not None:
-            yield from self._do(_run(self._left))
+        if self._abandon_query is not None:
+            yield from self._do(_run(self._abandon_query))
             self._blob = None
 
-    def leaving(self) -> Callable[[], Op[None]] | None:
+    def abandoning(self) -> Callable[[], Op[None]] | None:
         """What gives up the blob, for somebody else to run later; None: there is none, or it is another process's."""
-        query, self._blob = self._left, None
+        query, self._blob = self._abandon_query, None
         return None if query is None else partial(_run, query)
 
     @property
-    def _left(self) -> Query | None:
+    def _abandon_query(self) -> Query | None:
         if self._blob is None or self._pid != os.getpid():
             return None
         return Query(ABANDON, self.store_id, self._blob.blob_id, self._session_id)
@@ -331,35 +316,3 @@ class Staged:
 
 def _run(query: Query) -> Op[None]:
     yield query
-
-
-def attach(tree: Tree, staged: Staged, names: Names, *, exclusive: bool) -> Op[None]:
-    """Let the path *names* lead to a file of what was staged, in place of one that is there; *exclusive*: only if nothing is."""
-    walk = yield from tree.place(names)
-    check_writable(walk, names, exclusive=exclusive)
-    mode = FILE_MODE if walk.node is None else walk.node.mode
-    builder = Builder(tree)
-    parent = yield from builder.directory(walk.names[:-1], walk)
-    contents = yield from staged.settle()
-    yield from builder.reserve(1)
-    ino = builder.file(parent, walk.names[-1], mode, None, contents, exclusive=exclusive, was_free=walk.node is None)
-    yield from builder.send()
-    if walk.node is not None and (kept := _beside_mode(walk.node)):
-        yield from tree.changes.set_attributes(ino, "f", kept, walk.names)
-
-
-def _beside_mode(node: Node) -> dict[str, Any]:
-    """What else a file keeps that is opened and written anew, of what most have not."""
-    kept = {"uid": node.uid, "gid": node.gid, "xattrs": node.xattrs}
-    return {name: value for name, value in kept.items() if value}
-
-
-def check_writable(walk: Walk, names: Names, *, exclusive: bool) -> None:
-    """Raise an error if *walk* leads to something that cannot become, or be replaced by, a file."""
-    check_file(walk)
-    if walk.node is None:
-        return
-    if walk.node.is_directory:
-        raise is_directory(names)
-    if exclusive:
-        raise errors.FileExists(f"{join(names)!r} exists", join(names))

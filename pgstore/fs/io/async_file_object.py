@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from pgstore import errors
 from pgstore.core.operation import Op, Runner
 from pgstore.fs.io.file_object import FileAt, Mode, checked_size, seek
-from pgstore.fs.io.open_file import Opened, ReadAhead
+from pgstore.fs.io.open_file import OpenFile, ReadAhead
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -38,7 +38,7 @@ class AsyncFile(ABC, Generic[S]):
 
     def __init__(
         self,
-        opened: Opened,
+        open_file: OpenFile,
         runner: Runner,
         bound: Any,
         mode: Mode,
@@ -47,13 +47,13 @@ class AsyncFile(ABC, Generic[S]):
         buffered: bool,
         write_buffer: int,
     ) -> None:
-        self.name = opened.path
+        self.name = open_file.path
         self.mode = mode.raw
-        self._opened = opened
+        self._open_file = open_file
         self._runner = runner
         self._bound = bound
         self._position = position
-        self._ahead = ReadAhead(opened, enabled=buffered)
+        self._ahead = ReadAhead(open_file, enabled=buffered)
         self._pending = bytearray()  # to be written at _position - len(_pending)
         self._pending_max = write_buffer if buffered else 0
         self._closed = False
@@ -67,10 +67,10 @@ class AsyncFile(ABC, Generic[S]):
         return self._closed
 
     def readable(self) -> bool:
-        return self._opened.can_read
+        return self._open_file.can_read
 
     def writable(self) -> bool:
-        return self._opened.can_write
+        return self._open_file.can_write
 
     def seekable(self) -> bool:
         return True
@@ -83,12 +83,12 @@ class AsyncFile(ABC, Generic[S]):
 
     def _check_reads(self) -> None:
         self._check_open()
-        if not self._opened.can_read:
+        if not self._open_file.can_read:
             raise io.UnsupportedOperation(f"file {self.name!r} is not open for reading")
 
     def _check_writes(self) -> None:
         self._check_open()
-        if not self._opened.can_write:
+        if not self._open_file.can_write:
             raise io.UnsupportedOperation(f"file {self.name!r} is not open for writing")
         self._check_whole()
 
@@ -112,7 +112,7 @@ class AsyncFile(ABC, Generic[S]):
         await self._write_pending()
         if length < 0:
             data = io.BytesIO()
-            await self._run(self._opened.read_rest(self._position, data.write))
+            await self._run(self._open_file.read_rest(self._position, data.write))
             self._position += data.tell()
             return data.getvalue()
         parts: list[bytes] = []
@@ -161,12 +161,12 @@ class AsyncFile(ABC, Generic[S]):
                 raise
 
     async def _write_now(self, view: memoryview) -> None:
-        self._is_broken = self._opened.is_staged  # unless all goes well
-        self._position = await self._change(self._opened.write(self._position, view))
+        self._is_broken = self._open_file.is_staged  # unless all goes well
+        self._position = await self._change(self._open_file.write(self._position, view))
         self._is_broken = False
 
     async def _change(self, op: Op[T]) -> T:
-        return await self._run(self._opened.changing(op, partial(self._go_back, self._position)))
+        return await self._run(self._open_file.changing(op, partial(self._go_back, self._position)))
 
     def _go_back(self, position: int) -> None:
         """What was written from *position* on was undone with its transaction, and with it what stands in buffers."""
@@ -184,7 +184,7 @@ class AsyncFile(ABC, Generic[S]):
     async def fsync(self) -> None:
         """Return when all that was written is on the server's disk."""
         await self.flush()
-        await self._run(self._opened.sync())
+        await self._run(self._open_file.sync())
 
     async def truncate(self, size: int | None = None) -> int:
         """Cut the file to *size* bytes, None: to the position; or let it grow to so many by a hole. Returns the size."""
@@ -192,13 +192,13 @@ class AsyncFile(ABC, Generic[S]):
         await self._write_pending()
         target = checked_size(self._position if size is None else size)
         self._ahead.drop()
-        await self._change(self._opened.truncate(target))
+        await self._change(self._open_file.truncate(target))
         return target
 
     async def _seek(self, offset: int, whence: int) -> int:
         self._check_open()
         await self._write_pending()
-        self._position = await self._run(seek(self._opened, self._position, offset, whence))
+        self._position = await self._run(seek(self._open_file, self._position, offset, whence))
         return self._position
 
     async def close(self) -> None:
@@ -208,11 +208,11 @@ class AsyncFile(ABC, Generic[S]):
         try:
             self._check_whole()
             await self._write_pending()
-            await self._run(self._opened.close())
+            await self._run(self._open_file.close())
         finally:
             self._closed = True
             if self._is_broken:
-                self._opened.drop()
+                self._open_file.drop()
 
     async def __aenter__(self) -> Self:
         self._check_open()
@@ -221,14 +221,14 @@ class AsyncFile(ABC, Generic[S]):
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or not self._opened.is_staged:
+        if kind is None or not self._open_file.is_staged:
             await self.close()
         elif not self._closed:
             self._closed = True
             if kind is GeneratorExit:  # the event loop is gone: nothing can be awaited any more
-                self._opened.drop()
+                self._open_file.drop()
             else:
-                await self._run(self._opened.abandon())
+                await self._run(self._open_file.abandon())
 
     def __aiter__(self) -> Self:
         return self
@@ -267,9 +267,9 @@ class AsyncFile(ABC, Generic[S]):
         if getattr(self, "_closed", True):
             return
         self._closed = True
-        lost = self._opened.drop(in_transaction=self._bound is not None)
-        if self._pending and not self._opened.is_staged and self._bound is None:
-            self._opened.write_later([(self._position - len(self._pending), bytes(self._pending))])
+        lost = self._open_file.drop(in_transaction=self._bound is not None)
+        if self._pending and not self._open_file.is_staged and self._bound is None:
+            self._open_file.write_later([(self._position - len(self._pending), bytes(self._pending))])
         if lost:
             warnings.warn(f"file {self.name!r} was not closed; {lost}", ResourceWarning, stacklevel=2)
 
@@ -444,12 +444,12 @@ def async_file_object(
     errors_: str | None,
     newline: str | None,
 ) -> Any:
-    opened, mode, position = file
-    buffer = buffering if buffering > 1 else opened.write_buffer
+    open_file, mode, position = file
+    buffer = buffering if buffering > 1 else open_file.write_buffer
     if not mode.is_text:
-        return AsyncBinaryFile(opened, runner, bound, mode, position, buffered=buffering != 0, write_buffer=buffer)
+        return AsyncBinaryFile(open_file, runner, bound, mode, position, buffered=buffering != 0, write_buffer=buffer)
     return AsyncTextFile(
-        opened,
+        open_file,
         runner,
         bound,
         mode,

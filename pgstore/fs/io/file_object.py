@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from pgstore import errors
 from pgstore.core.operation import Op, Runner
-from pgstore.fs.io.open_file import Opened, ReadAhead
+from pgstore.fs.io.open_file import OpenFile, ReadAhead
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -52,7 +52,7 @@ class Mode(NamedTuple):
 class FileAt(NamedTuple):
     """What an `open` has found: the file, how it is used, and where in it to begin."""
 
-    opened: Opened
+    open_file: OpenFile
     mode: Mode
     position: int
 
@@ -85,15 +85,15 @@ class RawFile(io.RawIOBase):
     """The bytes of an open file, unbuffered."""
 
     def __init__(
-        self, opened: Opened, runner: Runner, bound: Any, mode: str, position: int, *, read_ahead: bool
+        self, open_file: OpenFile, runner: Runner, bound: Any, mode: str, position: int, *, read_ahead: bool
     ) -> None:
-        self.name = opened.path
+        self.name = open_file.path
         self.mode = mode
-        self._opened = opened
+        self._open_file = open_file
         self._runner = runner
         self._bound = bound
         self._position = position
-        self._ahead = ReadAhead(opened, enabled=read_ahead)
+        self._ahead = ReadAhead(open_file, enabled=read_ahead)
         self._is_abandoned = False  # what comes now is kept nowhere
         self._is_broken = False  # a write failed, and nobody knows how much of it is there
         self._late: list[tuple[int, bytes]] | None = None  # what comes when nobody has the file any more
@@ -108,11 +108,11 @@ class RawFile(io.RawIOBase):
 
     def readable(self) -> bool:
         self._check_open()
-        return self._opened.can_read
+        return self._open_file.can_read
 
     def writable(self) -> bool:
         self._check_open()
-        return self._opened.can_write
+        return self._open_file.can_write
 
     def seekable(self) -> bool:
         self._check_open()
@@ -122,7 +122,7 @@ class RawFile(io.RawIOBase):
     def size(self) -> int:
         """How many bytes the file has now, as far as they have been written; fsspec asks files for it."""
         self._check_open()
-        return self._run(self._opened.size())
+        return self._run(self._open_file.size())
 
     # --------------------------------------------------------------------------------------------------- reading
 
@@ -141,13 +141,13 @@ class RawFile(io.RawIOBase):
     def readall(self) -> bytes:
         self._check_reads()
         data = io.BytesIO()
-        self._run(self._opened.read_rest(self._position, data.write))
+        self._run(self._open_file.read_rest(self._position, data.write))
         self._position += data.tell()
         return data.getvalue()  # which copies nothing
 
     def _check_reads(self) -> None:
         self._check_open()
-        if not self._opened.can_read:
+        if not self._open_file.can_read:
             raise io.UnsupportedOperation(f"file {self.name!r} is not open for reading")
 
     # --------------------------------------------------------------------------------------------------- writing
@@ -162,13 +162,13 @@ class RawFile(io.RawIOBase):
             self._ahead.drop()
             # What stands above would give the same bytes again when it is closed. Of new contents then nothing is kept.
             self._check_whole()
-            self._is_broken = self._opened.is_staged
-            self._position = self._change(self._opened.write(self._position, view))
+            self._is_broken = self._open_file.is_staged
+            self._position = self._change(self._open_file.write(self._position, view))
             self._is_broken = False
         return len(view)
 
     def _change(self, op: Op[T]) -> T:
-        return self._run(self._opened.changing(op, partial(self._go_back, self._position)))
+        return self._run(self._open_file.changing(op, partial(self._go_back, self._position)))
 
     def _go_back(self, position: int) -> None:
         """What was written from *position* on was undone with its transaction, and with it what stands in buffers."""
@@ -193,24 +193,24 @@ class RawFile(io.RawIOBase):
         self._check_writes()
         target = checked_size(self._position if size is None else size)
         self._ahead.drop()
-        self._change(self._opened.truncate(target))
+        self._change(self._open_file.truncate(target))
         return target
 
     def _check_writes(self) -> None:
         self._check_open()
-        if not self._opened.can_write:
+        if not self._open_file.can_write:
             raise io.UnsupportedOperation(f"file {self.name!r} is not open for writing")
 
     def fsync(self) -> None:
         """Return when all that was written is on the server's disk."""
         self._check_open()
-        self._run(self._opened.sync())
+        self._run(self._open_file.sync())
 
     # -------------------------------------------------------------------------------------------------- position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self._check_open()
-        self._position = self._run(seek(self._opened, self._position, offset, whence))
+        self._position = self._run(seek(self._open_file, self._position, offset, whence))
         return self._position
 
     def tell(self) -> int:
@@ -227,24 +227,24 @@ class RawFile(io.RawIOBase):
                 self.abandon()
                 self._check_whole()
             elif self._late is not None:
-                self._opened.write_later(self._late)
+                self._open_file.write_later(self._late)
             elif not self._is_abandoned:
-                self._run(self._opened.close())
+                self._run(self._open_file.close())
         finally:
             super().close()
 
     def abandon(self) -> None:
         """The block that the file was opened for failed: keep nothing of new contents. What was written in place stays."""
-        if self._opened.is_staged and not self._is_abandoned and not self.closed:
+        if self._open_file.is_staged and not self._is_abandoned and not self.closed:
             self._is_abandoned = True
-            self._run(self._opened.abandon())
+            self._run(self._open_file.abandon())
 
-    def forget(self) -> None:
+    def finalise(self) -> None:
         """The file object was collected without having been closed, maybe in the middle of something: ask nothing of the server."""
         if self._is_abandoned or self.closed:
             return
-        lost = self._opened.drop(in_transaction=self._bound is not None)
-        if self._opened.is_staged or not self._opened.can_write or self._bound is not None:
+        lost = self._open_file.drop(in_transaction=self._bound is not None)
+        if self._open_file.is_staged or not self._open_file.can_write or self._bound is not None:
             self._is_abandoned = True
         else:
             self._late = []
@@ -254,23 +254,23 @@ class RawFile(io.RawIOBase):
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        leave(self, self, kind)
+        exit_block(self, self, kind)
 
     def __del__(self) -> None:
-        forget(self, getattr(self, "_opened", None) and self)
+        finalise(self, getattr(self, "_opened", None) and self)
 
 
-def seek(opened: Opened, position: int, offset: int, whence: int) -> Op[int]:
+def seek(open_file: OpenFile, position: int, offset: int, whence: int) -> Op[int]:
     """Where a file that stands at *position* stands after this; the arguments are those of `io.IOBase.seek`."""
     offset = index(offset)
     if whence == os.SEEK_CUR:
         offset += position
     elif whence == os.SEEK_END:
-        offset += yield from opened.size()
+        offset += yield from open_file.size()
     elif whence != os.SEEK_SET:
         raise errors.InvalidError(f"whence {whence!r} is none of 0 (start), 1 (current position) and 2 (end)")
     if offset < 0:
-        raise errors.PositionInvalid(f"position {offset} is before the start of the file", opened.path)
+        raise errors.PositionInvalid(f"position {offset} is before the start of the file", open_file.path)
     return offset
 
 
@@ -290,10 +290,10 @@ class Layer(io.IOBase):
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        leave(self, self._raw, kind)
+        exit_block(self, self._raw, kind)
 
     def __del__(self) -> None:
-        forget(self, getattr(self, "_raw", None))
+        finalise(self, getattr(self, "_raw", None))
 
     @property
     def size(self) -> int:
@@ -349,7 +349,7 @@ def _begin_anew(layer: weakref.ref[Any], args: tuple[Any, ...], kwargs: dict[str
         there.__init__(there.buffer if isinstance(there, io.TextIOWrapper) else there.raw, *args, **kwargs)
 
 
-def leave(file: io.IOBase, raw: RawFile, kind: type[BaseException] | None) -> None:
+def exit_block(file: io.IOBase, raw: RawFile, kind: type[BaseException] | None) -> None:
     """The end of a `with` block."""
     try:
         if kind is not None:
@@ -358,10 +358,10 @@ def leave(file: io.IOBase, raw: RawFile, kind: type[BaseException] | None) -> No
         file.close()
 
 
-def forget(file: io.IOBase, raw: RawFile | None) -> None:
+def finalise(file: io.IOBase, raw: RawFile | None) -> None:
     """The end of a file object that was collected. (io's own would close it, and so keep half of what was to be written.)"""
     if raw is not None:
-        raw.forget()
+        raw.finalise()
         file.close()
 
 
@@ -375,14 +375,14 @@ def file_object(
     newline: str | None,
 ) -> Any:
     """The file object that the built-in `open` would make."""
-    opened, mode, position = file
-    raw = RawFile(opened, runner, bound, mode.raw, position, read_ahead=buffering != 0)
+    open_file, mode, position = file
+    raw = RawFile(open_file, runner, bound, mode.raw, position, read_ahead=buffering != 0)
     if buffering == 0:
         return raw
     if mode.updates:
         binary: Any = layered(raw, raw, BinaryRandom, buffering if buffering > 1 else RANDOM_BUFFER)
     elif mode.writes:
-        binary = layered(raw, raw, BinaryWriter, buffering if buffering > 1 else opened.write_buffer)
+        binary = layered(raw, raw, BinaryWriter, buffering if buffering > 1 else open_file.write_buffer)
     else:
         binary = layered(raw, raw, BinaryReader, buffering if buffering > 1 else io.DEFAULT_BUFFER_SIZE)
     if not mode.is_text:

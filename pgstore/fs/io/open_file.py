@@ -18,16 +18,17 @@ from pgstore.client.undo import on_rollback
 from pgstore.core.clock import monotonic
 from pgstore.core.operation import Op
 from pgstore.fs.content import in_place
-from pgstore.fs.content.blobs import BATCH_BYTES, COPY_BYTES, Bytes, Contents, copy_blob, copy_file, filled, read_blob
+from pgstore.fs.content.blobs import BATCH_BYTES, COPY_BYTES, Bytes, copy_blob, copy_file, filled, read_blob
 from pgstore.fs.content.staged import Staged
-from pgstore.fs.retention.keeping import Keeping
+from pgstore.fs.model import Contents
+from pgstore.fs.retention.file_pin import FilePin
 
 T = TypeVar("T")
 READ_AHEAD_MIN: Final = 64 * 1024
 LIVE_SECONDS: Final = 1.0  # what was read ahead of a file that others write is used for so long
 
 
-class Opened(ABC):
+class OpenFile(ABC):
     """An open file. What it is not open for is not asked of it."""
 
     path: str
@@ -89,16 +90,16 @@ class Opened(ABC):
         raise AssertionError("nothing of it is kept")
 
 
-class OpenedContents(Opened):
+class OpenFixedFile(OpenFile):
     """A file of a Volume, open for reading: it stays as it was when it was opened."""
 
     can_read = True
     read_ahead_max = BATCH_BYTES
     keeps_seconds = float("inf")
 
-    def __init__(self, path: str, store_id: int, contents: Contents, keeping: Keeping) -> None:
+    def __init__(self, path: str, store_id: int, contents: Contents, pin: FilePin) -> None:
         self.path = path
-        self._keeping = keeping
+        self._pin = pin
         self._store_id = store_id
         self._contents = contents
 
@@ -109,7 +110,7 @@ class OpenedContents(Opened):
             return []
         if blob_id is None:
             return [(inline or b"")[offset:end]]
-        yield from self._keeping.keep()
+        yield from self._pin.ensure()
         return filled((yield from read_blob(self._store_id, blob_id, offset, end)), offset, end)
 
     def read_rest(self, offset: int, take: Callable[[Bytes], object]) -> Op[None]:
@@ -124,7 +125,7 @@ class OpenedContents(Opened):
         buffer = bytearray(min(COPY_BYTES, size - offset))
         while offset < size:
             end = min(offset + len(buffer), size)
-            yield from self._keeping.keep()
+            yield from self._pin.ensure()
             for view in filled((yield from copy_blob(self._store_id, blob_id, offset, end, buffer)), offset, end):
                 take(view)
             offset = end
@@ -135,10 +136,10 @@ class OpenedContents(Opened):
 
     def close(self) -> Op[None]:
         yield from ()
-        self._keeping.release()
+        self._pin.release()
 
 
-class OpenedStaged(Opened):
+class OpenStagedFile(OpenFile):
     """A file of a Volume, open for writing: with `close` it is there, all of it; until then, and after an error, as it was."""
 
     can_write = True
@@ -195,7 +196,7 @@ class OpenedStaged(Opened):
 
     def abandon(self) -> Op[None]:
         try:
-            yield from self._staged.leave()
+            yield from self._staged.abandon()
         except (errors.TransactionFailed, errors.InvalidError):
             return  # in a transaction that has failed nothing can be done, and nothing needs to be
         except GeneratorExit:
@@ -205,13 +206,13 @@ class OpenedStaged(Opened):
             raise
 
     def drop(self, *, in_transaction: bool = False) -> str:
-        leaving = self._staged.leaving()
-        if leaving is not None:
-            self._session.later(leaving)
+        abandoning = self._staged.abandoning()
+        if abandoning is not None:
+            self._session.later(abandoning)
         return "nothing of what was written to it is kept"
 
 
-class OpenedInPlace(Opened):
+class OpenInPlaceFile(OpenFile):
     """A file of a NetworkFileSystem: what anybody writes is there for all who read, and stays when its name goes."""
 
     read_ahead_max = BATCH_BYTES
@@ -224,7 +225,7 @@ class OpenedInPlace(Opened):
         store_id: int,
         ino: int,
         session: Session,
-        keeping: Keeping,
+        pin: FilePin,
         *,
         read: bool,
         write: bool,
@@ -238,15 +239,15 @@ class OpenedInPlace(Opened):
         self._ino = ino
         self._wrote = False
         self._session = session
-        self._keeping = keeping
+        self._pin = pin
 
     def read(self, offset: int, length: int) -> Op[list[bytes]]:
-        yield from self._keeping.keep()
+        yield from self._pin.ensure()
         _, pieces = yield from in_place.read_at(self._store_id, self._ino, offset, min(length, BATCH_BYTES))
         return pieces
 
     def read_rest(self, offset: int, take: Callable[[Bytes], object]) -> Op[None]:
-        yield from self._keeping.keep()
+        yield from self._pin.ensure()
         # Most files are small: one look, of one state. The rest of a large one as quickly as it goes.
         size, pieces = yield from in_place.read_at(self._store_id, self._ino, offset, BATCH_BYTES)
         for piece in pieces:
@@ -255,7 +256,7 @@ class OpenedInPlace(Opened):
         buffer = bytearray(COPY_BYTES) if offset < size else bytearray()
         while offset < size:
             end = min(offset + COPY_BYTES, size)
-            yield from self._keeping.keep()
+            yield from self._pin.ensure()
             size, present = yield from copy_file(self._store_id, self._ino, offset, end, buffer)
             end = max(offset, min(end, size))
             for view in filled(present, offset, end):
@@ -263,7 +264,7 @@ class OpenedInPlace(Opened):
             offset = end
 
     def write(self, offset: int, data: bytes | memoryview) -> Op[int]:
-        yield from self._keeping.keep()
+        yield from self._pin.ensure()
         if not data:
             return offset
         self._wrote = True
@@ -273,12 +274,12 @@ class OpenedInPlace(Opened):
         return offset + len(data)
 
     def truncate(self, size: int) -> Op[None]:
-        yield from self._keeping.keep()
+        yield from self._pin.ensure()
         self._wrote = True
         yield from in_place.truncate(self._store_id, self._ino, size)
 
     def size(self) -> Op[int]:
-        yield from self._keeping.keep()
+        yield from self._pin.ensure()
         size, _ = yield from in_place.read_at(self._store_id, self._ino, 0, 1)
         return size
 
@@ -290,7 +291,7 @@ class OpenedInPlace(Opened):
             if self._wrote:
                 yield from in_place.sync(self._store_id)
         finally:
-            self._keeping.release()
+            self._pin.release()
 
     def abandon(self) -> Op[None]:
         yield from self.close()  # what was written was written, as on any file system
@@ -298,7 +299,7 @@ class OpenedInPlace(Opened):
     def drop(self, *, in_transaction: bool = False) -> str:
         if self.can_write and not in_transaction:
             return "what it had not written yet is written later"
-        self._keeping.release()
+        self._pin.release()
         return "what it had not written yet is lost" if self.can_write else ""
 
     def write_later(self, pieces: list[tuple[int, bytes]]) -> None:
@@ -314,7 +315,7 @@ class OpenedInPlace(Opened):
                 return  # nobody will miss it
             except errors.Error as exc:
                 # Not to be tried again: what others left to be done later waits behind it.
-                self._keeping.release()
+                self._pin.release()
                 lost = f"file {self.path!r} was not closed, and what it had not written is lost: {exc}"
                 warnings.warn(lost, ResourceWarning, stacklevel=1)
 
@@ -324,8 +325,8 @@ class OpenedInPlace(Opened):
 class ReadAhead:
     """A window on an open file, which moves and grows with whoever reads in order."""
 
-    def __init__(self, opened: Opened, *, enabled: bool) -> None:
-        self._opened = opened
+    def __init__(self, open_file: OpenFile, *, enabled: bool) -> None:
+        self._open_file = open_file
         self._enabled = enabled
         self._length = READ_AHEAD_MIN // 2  # of the last window
         self.drop()
@@ -348,7 +349,7 @@ class ReadAhead:
             not self._starts
             or offset >= self._end
             or monotonic() > self._until
-            or (len(buffer) > self._end - offset and self._opened.keeps_seconds < float("inf"))
+            or (len(buffer) > self._end - offset and self._open_file.keeps_seconds < float("inf"))
         ):
             return 0
         index = bisect_right(self._starts, offset) - 1
@@ -366,15 +367,15 @@ class ReadAhead:
     def fetch(self, offset: int, length: int) -> Op[None]:
         """Have the window begin at *offset*, with at least one byte unless that is the end; with *length* if that is not much."""
         if self._enabled and offset == self._end:
-            self._length = min(max(2 * self._length, length), self._opened.read_ahead_max)
+            self._length = min(max(2 * self._length, length), self._open_file.read_ahead_max)
             length = max(length, self._length)
         else:
             self._length = READ_AHEAD_MIN // 2
         self.drop(offset)
-        if self._opened.keeps_seconds < float("inf"):
+        if self._open_file.keeps_seconds < float("inf"):
             yield from on_rollback(self.drop, of=self)  # what it shows may be undone
-        until = monotonic() + self._opened.keeps_seconds
-        for piece in (yield from self._opened.read(offset, length)):
+        until = monotonic() + self._open_file.keeps_seconds
+        for piece in (yield from self._open_file.read(offset, length)):
             self._starts.append(self._end)
             self._pieces.append(piece)
             self._end += len(piece)

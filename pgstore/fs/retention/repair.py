@@ -18,27 +18,29 @@ from typing import Final, NamedTuple
 from pgstore.core.operation import Op, Query, atomic
 from pgstore.core.statement import Statement
 from pgstore.fs.candidates import GRACE_OVER, note_blobs, note_chunks
-from pgstore.fs.commit.change_set import LIVE
+from pgstore.fs.model import FILE, LIVE
 from pgstore.fs.retention.collection import Collection
 
 # ------------------------------------------------------------------------------------------------------- what there is
 
 # Noted nowhere, so it is not what an operation of ours has left.
-_LOOSE_BLOBS: Final = """
+_UNREFERENCED_BLOBS: Final = """
       FROM pgstore.blob b
      WHERE b.store_id = $1
        AND b.session_id IS NULL
        AND NOT EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = $1 AND i.blob_id = b.id)
        AND NOT EXISTS (SELECT FROM pgstore.blob_candidate l WHERE l.store_id = $1 AND l.blob_id = b.id)
 """
-_LOOSE_CHUNKS: Final = """
+_UNREFERENCED_CHUNKS: Final = """
       FROM pgstore.chunk c
      WHERE c.store_id = $1
        AND NOT EXISTS (SELECT FROM pgstore.extent e WHERE e.store_id = $1 AND e.chunk_id = c.id)
        AND NOT EXISTS (SELECT FROM pgstore.chunk_candidate l WHERE l.store_id = $1 AND l.chunk_id = c.id)
 """
-LOOSE_CHUNKS = Statement(
-    f"SELECT c.id, coalesce(pgstore.chunk_length($1, c.id), 0) {_LOOSE_CHUNKS} ORDER BY c.id", "int8", read_only=True
+UNREFERENCED_CHUNKS = Statement(
+    f"SELECT c.id, coalesce(pgstore.chunk_length($1, c.id), 0) {_UNREFERENCED_CHUNKS} ORDER BY c.id",
+    "int8",
+    read_only=True,
 )
 # The size of a file that ends where the last chunk of blob b does.
 _END: Final = """
@@ -49,10 +51,10 @@ _END: Final = """
                       ORDER BY e.position DESC
                       LIMIT 1), 0)
 """
-LOOSE_BLOBS = Statement(
+UNREFERENCED_BLOBS = Statement(
     f"""
     SELECT b.id, b.chunk_size_bytes, {_END}
-    {_LOOSE_BLOBS}
+    {_UNREFERENCED_BLOBS}
      ORDER BY b.id
     """,
     "int8",
@@ -98,14 +100,14 @@ GAPS = Statement(
 )
 # Files that lack their contents: their blob is gone, or is that of another file as well. In a Volume copies have one blob, and
 # look so too; in a NetworkFileSystem those are marked. *is_lost*: what they lead to is not there, or does not end where they do.
-ROBBED = Statement(
+INCOMPLETE_FILES = Statement(
     f"""
     SELECT i.ino::bigint, i.size_bytes::bigint, coalesce(i.blob_id, 0),
            i.blob_id IS NULL OR b.id IS NULL OR i.size_bytes::bigint <> {_END} AS is_lost
       FROM pgstore.inode i
       LEFT JOIN pgstore.blob b ON b.store_id = $1 AND b.id = i.blob_id
      WHERE i.store_id = $1
-       AND i.kind::"char" = 'f'
+       AND i.kind::"char" = '{FILE}'
        AND (i.blob_id IS NULL AND i.size_bytes::bigint <> coalesce(pg_catalog.octet_length(i.inline_data), 0)
             OR i.blob_id IS NOT NULL AND b.id IS NULL
             OR NOT b.is_shared AND EXISTS (SELECT
@@ -116,7 +118,7 @@ ROBBED = Statement(
     read_only=True,
 )
 # Whether extents lead to no chunk or have another's.
-HEADLESS = Statement(
+BROKEN_EXTENTS = Statement(
     """
     SELECT EXISTS (SELECT
                      FROM pgstore.extent e
@@ -139,13 +141,13 @@ HEADLESS = Statement(
 # Whoever writes a file in place, or shares its blob, holds its blob: they finish first, and wait for us. What is not as it was
 # seen any more is left.
 LOCK_BLOB = Statement("SELECT id FROM pgstore.blob WHERE store_id = $1 AND id = $2 FOR UPDATE", "int8 int8")
-LOCK_CHUNK = Statement(f"SELECT c.id {_LOOSE_CHUNKS} AND c.id = $2 FOR UPDATE", "int8 int8")
-PUT_BACK = Statement(
+LOCK_CHUNK = Statement(f"SELECT c.id {_UNREFERENCED_CHUNKS} AND c.id = $2 FOR UPDATE", "int8 int8")
+INSERT_EXTENT = Statement(
     "INSERT INTO pgstore.extent (store_id, blob_id, position, chunk_id) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
     "int8 int8 int4 int8",
 )
-LOCK_LOOSE_BLOB = Statement(f"SELECT b.id {_LOOSE_BLOBS} AND b.id = $2 FOR UPDATE", "int8 int8")
-GIVE_BACK = Statement(
+LOCK_UNREFERENCED_BLOB = Statement(f"SELECT b.id {_UNREFERENCED_BLOBS} AND b.id = $2 FOR UPDATE", "int8 int8")
+SET_BLOB = Statement(
     """
     UPDATE pgstore.inode
        SET blob_id = $4
@@ -173,7 +175,7 @@ MARK_SHARED = Statement(
     "int8",
 )
 # So with extents: the next write gives each a chunk of its own.
-DISOWN = Statement(
+CLEAR_OWNED = Statement(
     """
     UPDATE pgstore.extent e
        SET is_owned = false
@@ -203,9 +205,12 @@ RENAME_IMPOSSIBLE = Statement(
     "int8",
 )
 NOTE_BLOBS = Statement(
-    note_blobs(f"(SELECT b.id AS blob_id {_LOOSE_BLOBS} AND b.id = ANY ($2))", noted_at=GRACE_OVER), "int8 int8[]"
+    note_blobs(f"(SELECT b.id AS blob_id {_UNREFERENCED_BLOBS} AND b.id = ANY ($2))", noted_at=GRACE_OVER),
+    "int8 int8[]",
 )
-NOTE_CHUNKS = Statement(note_chunks(f"(SELECT c.id AS chunk_id {_LOOSE_CHUNKS} AND c.id = ANY ($2))"), "int8 int8[]")
+NOTE_CHUNKS = Statement(
+    note_chunks(f"(SELECT c.id AS chunk_id {_UNREFERENCED_CHUNKS} AND c.id = ANY ($2))"), "int8 int8[]"
+)
 
 
 class Chunk(NamedTuple):
@@ -254,7 +259,7 @@ class Gap(NamedTuple):
         )
 
 
-class Robbed(NamedTuple):
+class IncompleteFile(NamedTuple):
     """A file that may lack its blob."""
 
     ino: int
@@ -280,7 +285,7 @@ class Mended:
     kept: list[str] = field(default_factory=list)
 
 
-def places_for(chunks: Iterable[Chunk], gaps: Sequence[Gap]) -> list[tuple[Gap, list[Chunk]]]:
+def gaps_filled_by(chunks: Iterable[Chunk], gaps: Sequence[Gap]) -> list[tuple[Gap, list[Chunk]]]:
     """The gaps of which it is certain what they lack, each with its chunks in order."""
     homes: dict[int, list[Gap]] = {}
     wanted: dict[Gap, list[Chunk]] = {}
@@ -295,15 +300,15 @@ def places_for(chunks: Iterable[Chunk], gaps: Sequence[Gap]) -> list[tuple[Gap, 
     ]
 
 
-def owners_of(blobs: Sequence[Blob], robbed: Sequence[Robbed]) -> list[tuple[Robbed, Blob]]:
+def owners_of(blobs: Sequence[Blob], incomplete: Sequence[IncompleteFile]) -> list[tuple[IncompleteFile, Blob]]:
     """The files of which it is certain which blob is theirs: both end at one byte, and fit no other that is loose or lost."""
     return [
         (file, blob)
-        for file in robbed
+        for file in incomplete
         for blob in blobs
         if file.is_lost
         and file.size_bytes == blob.end
-        and {other.ino for other in robbed if other.is_lost and other.may_lack(blob)} == {file.ino}
+        and {other.ino for other in incomplete if other.is_lost and other.may_lack(blob)} == {file.ino}
         and [other.id for other in blobs if file.may_lack(other)] == [blob.id]
     ]
 
@@ -319,23 +324,23 @@ def repair(store_id: int, *, in_place: bool, nameless: bool) -> Op[Mended]:
     mended = Mended()
     mended.names = yield Query(RENAME_IMPOSSIBLE, store_id)
     gaps = [Gap(*row) for row in (yield Query(GAPS, store_id, LIVE))]
-    for gap, chunks in places_for([Chunk(*row) for row in (yield Query(LOOSE_CHUNKS, store_id))], gaps):
-        mended.chunks += yield from atomic(_put_back(store_id, gap, chunks))
-    ((headless,),) = yield Query(HEADLESS, store_id)
+    for gap, chunks in gaps_filled_by([Chunk(*row) for row in (yield Query(UNREFERENCED_CHUNKS, store_id))], gaps):
+        mended.chunks += yield from atomic(_insert_chunks(store_id, gap, chunks))
+    ((broken_extents,),) = yield Query(BROKEN_EXTENTS, store_id)
     if not nameless:
-        robbed = [Robbed(*row) for row in (yield Query(ROBBED, store_id))]
-        for file, blob in owners_of([Blob(*row) for row in (yield Query(LOOSE_BLOBS, store_id))], robbed):
-            mended.blobs += yield from atomic(_give_back(store_id, file, blob))
-    yield from _keep_or_delete(store_id, mended, nameless=nameless, headless=headless)
+        incomplete = [IncompleteFile(*row) for row in (yield Query(INCOMPLETE_FILES, store_id))]
+        for file, blob in owners_of([Blob(*row) for row in (yield Query(UNREFERENCED_BLOBS, store_id))], incomplete):
+            mended.blobs += yield from atomic(_restore_blob(store_id, file, blob))
+    yield from _keep_or_delete(store_id, mended, nameless=nameless, broken_extents=broken_extents)
     if not mended.kept:
         if in_place:
             mended.shared = yield Query(MARK_SHARED, store_id)
-        mended.disowned = yield Query(DISOWN, store_id, in_place)
+        mended.disowned = yield Query(CLEAR_OWNED, store_id, in_place)
     yield from Collection(store_id).run()
     return mended
 
 
-def _put_back(store_id: int, gap: Gap, chunks: Sequence[Chunk]) -> Op[int]:
+def _insert_chunks(store_id: int, gap: Gap, chunks: Sequence[Chunk]) -> Op[int]:
     count = 0
     # Under the lock once more, for the file may have been written or cut meanwhile.
     if (yield Query(LOCK_BLOB, store_id, gap.blob_id)) and gap in [
@@ -343,39 +348,39 @@ def _put_back(store_id: int, gap: Gap, chunks: Sequence[Chunk]) -> Op[int]:
     ]:
         for at, chunk in enumerate(chunks):
             if (yield Query(LOCK_CHUNK, store_id, chunk.id)):
-                count += yield Query(PUT_BACK, store_id, gap.blob_id, gap.first + at, chunk.id)
+                count += yield Query(INSERT_EXTENT, store_id, gap.blob_id, gap.first + at, chunk.id)
     return count
 
 
-def _give_back(store_id: int, file: Robbed, blob: Blob) -> Op[int]:
-    if not (yield Query(LOCK_LOOSE_BLOB, store_id, blob.id)):
+def _restore_blob(store_id: int, file: IncompleteFile, blob: Blob) -> Op[int]:
+    if not (yield Query(LOCK_UNREFERENCED_BLOB, store_id, blob.id)):
         return 0
-    changed: int = yield Query(GIVE_BACK, store_id, file.ino, file.blob_id, blob.id, file.size_bytes)
+    changed: int = yield Query(SET_BLOB, store_id, file.ino, file.blob_id, blob.id, file.size_bytes)
     return min(changed, 1)
 
 
-def _keep_or_delete(store_id: int, mended: Mended, *, nameless: bool, headless: bool) -> Op[None]:
+def _keep_or_delete(store_id: int, mended: Mended, *, nameless: bool, broken_extents: bool) -> Op[None]:
     """Look at what is loose still. As long as a file may lack it, it stays."""
     gaps = [Gap(*row) for row in (yield Query(GAPS, store_id, LIVE))]
-    robbed = [Robbed(*row) for row in (yield Query(ROBBED, store_id))]
-    lost = nameless or any(file.is_lost for file in robbed)
+    incomplete = [IncompleteFile(*row) for row in (yield Query(INCOMPLETE_FILES, store_id))]
+    lost = nameless or any(file.is_lost for file in incomplete)
     free_blobs, free_chunks = [], []
-    for blob in [Blob(*row) for row in (yield Query(LOOSE_BLOBS, store_id))]:
-        file = next((file for file in robbed if file.may_lack(blob)), None)
+    for blob in [Blob(*row) for row in (yield Query(UNREFERENCED_BLOBS, store_id))]:
+        file = next((file for file in incomplete if file.may_lack(blob)), None)
         if nameless:
             mended.kept.append(f"blob {blob.id}: it may be the contents of a file whose inode is gone")
         elif file is not None:
             mended.kept.append(f"blob {blob.id}: it may be the contents of inode {file.ino}")
         else:
             free_blobs.append(blob.id)
-    for chunk in [Chunk(*row) for row in (yield Query(LOOSE_CHUNKS, store_id))]:
+    for chunk in [Chunk(*row) for row in (yield Query(UNREFERENCED_CHUNKS, store_id))]:
         gap = next((gap for gap in gaps if gap.surrounds(chunk)), None) or next(
             (gap for gap in gaps if gap.may_lack(chunk)), None
         )
         if gap is not None:
-            place = gap.first * gap.chunk_size
-            mended.kept.append(f"chunk {chunk.id}: it may be what blob {gap.blob_id} lacks from byte {place} on")
-        elif lost or headless:
+            start = gap.first * gap.chunk_size
+            mended.kept.append(f"chunk {chunk.id}: it may be what blob {gap.blob_id} lacks from byte {start} on")
+        elif lost or broken_extents:
             mended.kept.append(f"chunk {chunk.id}: files of this store have lost contents that it may have been in")
         else:
             free_chunks.append(chunk.id)

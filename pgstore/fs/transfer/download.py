@@ -7,7 +7,6 @@ from functools import partial
 
 from pgstore import errors
 from pgstore.core.operation import Call, Op
-from pgstore.fs.commit.change_set import Entry
 from pgstore.fs.content.blobs import (
     BATCH_BYTES,
     COPY_BYTES,
@@ -20,22 +19,13 @@ from pgstore.fs.content.blobs import (
     read_blob,
     read_file,
 )
+from pgstore.fs.model import DIRECTORY, FILE, SYMLINK, Entry, Node
 from pgstore.fs.paths import Names, join
-from pgstore.fs.retention.keeping import Keeping
+from pgstore.fs.retention.file_pin import FilePin
 from pgstore.fs.transfer.local import LocalFile, LocalFolder, Target
 from pgstore.fs.transfer.progress import Progress
 from pgstore.fs.tree.listing import Listing
-from pgstore.fs.tree.resolve import Node, Small, Tree
-
-
-def open_file(tree: Tree, names: Names) -> Op[Node]:
-    """The file at *names*, with what reading it needs."""
-    node = (yield from tree.need(names, opening=True)).found
-    if node.is_directory:
-        raise errors.IsADirectory(f"{join(names) or '/'!r} is a directory", join(names) or "/")
-    if node.kind != "f":
-        raise errors.InvalidError(f"{join(names)!r} is a fifo or socket, which holds nothing to read")
-    return node
+from pgstore.fs.tree.resolve import Small, Tree
 
 
 class Reader:
@@ -50,7 +40,7 @@ class Reader:
         self._store_id = tree.store_id
         self._in_place = tree.in_place
         self._node = node
-        self._keeping = Keeping(tree.session, tree.store_id, node.ino, None if tree.in_place else node.version)
+        self._pin = FilePin(tree.session, tree.store_id, node.ino, None if tree.in_place else node.version)
         self.size_bytes = node.size_bytes  # as it was last seen
         self.at = 0
         self._buffer = bytearray()
@@ -60,7 +50,7 @@ class Reader:
         start = self.at
         if start >= self.size_bytes:
             return None
-        yield from self._keeping.keep()
+        yield from self._pin.ensure()
         end = min(start + BATCH_BYTES, self.size_bytes)
         pieces: list[Piece]
         if self._in_place:
@@ -89,7 +79,7 @@ class Reader:
                 pieces.append((at, piece))
                 at += len(piece)
             return pieces
-        yield from self._keeping.keep()
+        yield from self._pin.ensure()
         buffer = self._buffer = self._buffer or bytearray(min(COPY_BYTES, self.size_bytes))
         if self._in_place:
             end = min(end, start + len(buffer))  # the file may have grown
@@ -110,14 +100,14 @@ def get_file(tree: Tree, names: Names, local: LocalFile, progress: Progress, *, 
 
     Returns the number of bytes.
     """
-    node = yield from open_file(tree, names)
+    node = yield from tree.need_file(names)
     progress.total(node.size_bytes)
     return (yield from _download(tree, node, partial(Target, local, node.mode, trusted=trusted), progress))
 
 
-def _download(tree: Tree, node: Node, opening: Callable[[], Target], progress: Progress) -> Op[int]:
+def _download(tree: Tree, node: Node, make_target: Callable[[], Target], progress: Progress) -> Op[int]:
     reader = Reader(tree, node)
-    target: Target = yield Call(opening)
+    target: Target = yield Call(make_target)
     try:
         at = 0
         while (present := (yield from reader.next_present())) is not None:
@@ -148,10 +138,10 @@ def get_directory(tree: Tree, names: Names, folder: LocalFolder, progress: Progr
     batch = _Batch(tree, names, folder, progress)
     while (page := (yield from listing.entries())) is not None:
         for path, entry in page:
-            if entry.kind == "d":
+            if entry.kind == DIRECTORY:
                 if folder.everything:
                     batch.add(path, entry)
-            elif entry.kind in "fl" and folder.wanted(path):
+            elif entry.kind in (FILE, SYMLINK) and folder.wanted(path):
                 if entry.size_bytes > INLINE_BYTES_MAX or tree.has_changes:
                     yield from _download_below(tree, names, path, folder, progress)
                 else:
@@ -186,7 +176,7 @@ class _Batch:
         entries, self._entries, self._size_bytes = self._entries, [], 0
         if not entries:
             return
-        inos = [entry.ino for _, entry in entries if entry.kind != "d"]
+        inos = [entry.ino for _, entry in entries if entry.kind != DIRECTORY]
         found = (yield from self._tree.small(inos)) if inos else {}
         for path in (yield Call(partial(self._write, entries, found))):
             yield from _download_below(self._tree, self._names, path, self._folder, self._progress)
@@ -195,7 +185,7 @@ class _Batch:
         """Returns the paths of files that were not *found*: they have changed since they were listed."""
         left = []
         for path, entry in entries:
-            if entry.kind == "d":
+            if entry.kind == DIRECTORY:
                 self._folder.make(path)
             elif (small := found.get(entry.ino)) is None:
                 left.append(path)
@@ -209,7 +199,7 @@ class _Batch:
 
 
 def _download_below(tree: Tree, names: Names, path: bytes, folder: LocalFolder, progress: Progress) -> Op[None]:
-    node = (yield from tree.need((*names, *path.split(b"/")), opening=True, follow=False)).found
+    node = (yield from tree.need((*names, *path.split(b"/")), with_contents=True, follow=False)).found
     if node.link_target is not None:
         yield Call(partial(folder.link, path, node.link_target))
     else:

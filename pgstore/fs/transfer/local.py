@@ -65,9 +65,9 @@ class Source:
         name = f"local file {os.fspath(local)!r}"
         with explained(name, os.fspath(local)):
             file = open(local, "rb", buffering=0)  # noqa: SIM115 - closed by close()
-            facts = os.fstat(file.fileno())
-            start = 0 if stat.S_ISREG(facts.st_mode) else None
-            return cls(file, name, facts.st_mode & 0o777, facts.st_mtime_ns, facts.st_size, ours=True, start=start)
+            status = os.fstat(file.fileno())
+            start = 0 if stat.S_ISREG(status.st_mode) else None
+            return cls(file, name, status.st_mode & 0o777, status.st_mtime_ns, status.st_size, ours=True, start=start)
 
     @classmethod
     def _of_object(cls, file: Any) -> Source:
@@ -112,7 +112,7 @@ class Source:
             self._file.close()
 
 
-class Found(NamedTuple):
+class FolderFile(NamedTuple):
     """A local file on its way up."""
 
     directory: tuple[bytes, ...]  # names from the folder that is uploaded
@@ -144,31 +144,31 @@ class Folder:
         """Begin with the first file again."""
         self._files = self._walk()
 
-    def source(self, found: Found) -> Source:
-        return Source.open(self._path(found.directory, found.name))
+    def source(self, file: FolderFile) -> Source:
+        return Source.open(self._path(file.directory, file.name))
 
-    def batch(self) -> list[Found]:
+    def batch(self) -> list[FolderFile]:
         """The next files, at most `BATCH_FILES` with about `BATCH_BYTES` to be stored in their rows; none at the end."""
-        batch: list[Found] = []
+        batch: list[FolderFile] = []
         size = 0
         for directory, name in self._files:
-            found = self._read(directory, name)
-            batch.append(found)
-            size += len(found.data or b"")
+            file = self._read(directory, name)
+            batch.append(file)
+            size += len(file.data or b"")
             if len(batch) >= BATCH_FILES or size >= BATCH_BYTES:
                 break
         return batch
 
-    def _read(self, directory: tuple[bytes, ...], name: bytes) -> Found:
+    def _read(self, directory: tuple[bytes, ...], name: bytes) -> FolderFile:
         path = self._path(directory, name)
         with explained(f"local file {path!r}", path):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                facts = os.fstat(fd)
-                data = None if facts.st_size > INLINE_BYTES_MAX else _read_small(fd, facts.st_size)
+                status = os.fstat(fd)
+                data = None if status.st_size > INLINE_BYTES_MAX else _read_small(fd, status.st_size)
             finally:
                 os.close(fd)
-        return Found(directory, name, facts.st_mode & 0o777, facts.st_mtime_ns, data)
+        return FolderFile(directory, name, status.st_mode & 0o777, status.st_mtime_ns, data)
 
     def _path(self, directory: tuple[bytes, ...], name: bytes) -> str:
         return os.path.join(self._root, *map(os.fsdecode, directory), os.fsdecode(name))
@@ -238,7 +238,7 @@ class Target:
     def __init__(self, local: LocalFile | Slot, mode: int, *, trusted: bool = False) -> None:
         """*trusted*: the file gets all bits of *mode*, and not permissions alone: also those that let it run with other rights."""
         self._temporary: str | None = None
-        self._handle: Handle | None = None  # of the folder; None: the path says all
+        self._handle: OpenFolder | None = None  # of the folder; None: the path says all
         self._at: dict[str, Any] = {}
         self._mask = 0o7777 if trusted else 0o777
         self._ours = isinstance(local, (str, os.PathLike, Slot))
@@ -359,7 +359,7 @@ class Target:
                 os.unlink(self._temporary, **self._at)
 
 
-class Handle:
+class OpenFolder:
     """
     A local folder, opened. It is closed when nobody has it any more, for a call that was cancelled may be at work in its thread.
     """
@@ -376,7 +376,7 @@ class Handle:
 class Slot(NamedTuple):
     """A name in a local folder, whatever becomes of the paths that lead there."""
 
-    folder: Handle
+    folder: OpenFolder
     name: str
     path: str  # for messages
 
@@ -397,12 +397,12 @@ class LocalFolder:
         self._root = os.path.realpath(path)
         self._pattern = pattern
         self._trusted = trusted
-        self._latest: tuple[bytes, Handle] | None = None  # the folder of the last file
+        self._latest: tuple[bytes, OpenFolder] | None = None  # the folder of the last file
         self._refused: list[str] = []
         self._refused_count = 0
         with explained(f"local folder {os.fspath(path)!r}", os.fspath(path)):
             os.makedirs(self._root, exist_ok=True)
-            self._top = Handle(os.open(self._root, _FOLDER))
+            self._top = OpenFolder(os.open(self._root, _FOLDER))
 
     @property
     def everything(self) -> bool:
@@ -432,25 +432,25 @@ class LocalFolder:
         """Make the folder *path* below this one, with those on the way."""
         self._enter(path)
 
-    def _enter(self, path: bytes) -> Handle:
+    def _enter(self, path: bytes) -> OpenFolder:
         if self._latest is not None and self._latest[0] == path:
             return self._latest[1]
-        folder, place = self._top, self._root
+        folder, here = self._top, self._root
         for name in os.fsdecode(path).split("/") if path else ():
-            place = os.path.join(place, name)
-            with explained(f"local folder {place!r}", place):
-                folder = _step(folder, name, place)
+            here = os.path.join(here, name)
+            with explained(f"local folder {here!r}", here):
+                folder = _step(folder, name, here)
         self._latest = path, folder
         return folder
 
-    def place(self, path: bytes) -> Slot:
+    def slot(self, path: bytes) -> Slot:
         """Where the file *path* is to be written."""
         folder, _, name = path.rpartition(b"/")
         return Slot(self._enter(folder), os.fsdecode(name), os.path.join(self._root, os.fsdecode(path)))
 
     def target(self, path: bytes, mode: int) -> Target:
         """What writes the file *path*."""
-        return Target(self.place(path), mode, trusted=self._trusted)
+        return Target(self.slot(path), mode, trusted=self._trusted)
 
     def write(self, path: bytes, mode: int, data: bytes) -> None:
         """Write all of the file *path*."""
@@ -469,11 +469,11 @@ class LocalFolder:
                 f"link {os.fsdecode(path)!r} leads to {os.fsdecode(target)!r}; trusted=True makes links as they are"
             )
             return
-        place = self.place(path)
-        with explained(f"local link {place.path!r}", place.path):
+        slot = self.slot(path)
+        with explained(f"local link {slot.path!r}", slot.path):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(place.name, dir_fd=place.folder.fd)
-            os.symlink(os.fsdecode(target), place.name, dir_fd=place.folder.fd)
+                os.unlink(slot.name, dir_fd=slot.folder.fd)
+            os.symlink(os.fsdecode(target), slot.name, dir_fd=slot.folder.fd)
 
 
 # Only to be gone through, which takes no right to read it.
@@ -481,19 +481,19 @@ _FOLDER: Final = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDON
 _REFUSED_SHOWN_MAX: Final = 5
 
 
-def _step(folder: Handle, name: str, place: str) -> Handle:
+def _step(folder: OpenFolder, name: str, path: str) -> OpenFolder:
     """The folder *name* in *folder*; made if there is nothing."""
     for _ in range(2):
         try:
-            return Handle(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder.fd))
+            return OpenFolder(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder.fd))
         except FileNotFoundError:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, dir_fd=folder.fd)
         except OSError as exc:
             if exc.errno in (errno.ENOTDIR, errno.ELOOP, errno.EMLINK):  # a link is one of these, by system
-                raise errors.NotADirectory(f"local path {place!r} is not a folder", place) from None
+                raise errors.NotADirectory(f"local path {path!r} is not a folder", path) from None
             raise
-    raise errors.FileMissing(f"local folder {place!r} was removed while it was written to", place)
+    raise errors.FileMissing(f"local folder {path!r} was removed while it was written to", path)
 
 
 def _stays_inside(depth: int, target: bytes) -> bool:

@@ -17,9 +17,10 @@ from pgstore.core.operation import Call, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.fs.commit.change_set import check_version
 from pgstore.fs.content import blobs
-from pgstore.fs.content.blobs import INLINE_BYTES_MAX, UNIQUE_VIOLATION, Contents, StoreGone
+from pgstore.fs.content.blobs import INLINE_BYTES_MAX, UNIQUE_VIOLATION
+from pgstore.fs.model import Contents, StoreGone
 from pgstore.fs.paths import Names, join
-from pgstore.fs.transfer.local import Folder, Found, Source
+from pgstore.fs.transfer.local import Folder, FolderFile, Source
 from pgstore.fs.transfer.progress import Progress
 from pgstore.fs.tree.build import Builder, is_directory
 from pgstore.fs.tree.new_rows import reserve_inodes
@@ -34,7 +35,7 @@ _ATTEMPTS: Final = 4  # over connections that break
 _REPEAT_SECONDS: Final = 300.0
 
 
-def put_at_once(
+def put_small_file(
     session: Session, store_id: int, source: Source, names: Names, progress: Progress, mode: int | None
 ) -> Op[int | None]:
     """
@@ -101,7 +102,7 @@ def put_file(
         force: over a file that is there.
         if_version: only if what is there has not changed since; 0: if there is nothing.
     """
-    walk = yield from tree.place(names)
+    walk = yield from tree.target(names)
     check_file(walk)
     if walk.node is not None:
         if walk.node.is_directory:
@@ -132,7 +133,7 @@ def put_file(
 def put_directory(tree: Tree, folder: Folder, names: Names, progress: Progress, *, force: bool = True) -> Op[None]:
     """Write the files of *folder* below the path *names*; *force*: over files that are there."""
     builder = Builder(tree, inodes_at_once=100)
-    target = yield from tree.place(names)
+    target = yield from tree.target(names)
     if target.node is not None and not target.node.is_directory:
         raise errors.NotADirectory(f"{join(names)!r} is not a directory", join(names))
     while batch := (yield Call(folder.batch)):
@@ -143,37 +144,37 @@ def put_directory(tree: Tree, folder: Folder, names: Names, progress: Progress, 
 
 
 def _put_batch(
-    builder: Builder, folder: Folder, base: Names, batch: list[Found], progress: Progress, force: bool
+    builder: Builder, folder: Folder, base: Names, batch: list[FolderFile], progress: Progress, force: bool
 ) -> Op[None]:
     tree = builder.tree
     yield from builder.reserve(len(batch))
     for relative, files in _by_directory(batch):
         parent = yield from builder.directory((*base, *relative))
         if force:
-            yield from builder.check_not_directories(parent, [found.name for found in files])
+            yield from builder.check_not_directories(parent, [file.name for file in files])
         else:
-            for name in (yield from builder.names_in(parent, [found.name for found in files])):
+            for name in (yield from builder.names_in(parent, [file.name for file in files])):
                 path = join((*parent.path, name))
                 raise errors.FileExists(f"{path!r} exists; pass force=True to replace it", path)
-        for found in files:
-            data, mode, mtime_ns = found.data, found.mode, found.mtime_ns
+        for file in files:
+            data, mode, mtime_ns = file.data, file.mode, file.mtime_ns
             if data is not None:
                 stored = Contents(len(data), None, data or None)
                 progress.bytes(len(data))
             else:
-                source = yield Call(partial(folder.source, found))
+                source = yield Call(partial(folder.source, file))
                 try:
                     stored = yield from blobs.write(tree.store_id, source.read, source.size_hint, progress.bytes)
                     mode, mtime_ns = source.mode, source.mtime_ns
                 finally:
                     source.close()
-            builder.file(parent, found.name, mode, mtime_ns, stored, exclusive=not force, was_free=not force)
+            builder.file(parent, file.name, mode, mtime_ns, stored, exclusive=not force, was_free=not force)
     yield from builder.send()
     progress.files(len(batch))
 
 
-def _by_directory(batch: list[Found]) -> Iterable[tuple[Names, list[Found]]]:
-    groups: dict[Names, list[Found]] = {}
-    for found in batch:
-        groups.setdefault(found.directory, []).append(found)
+def _by_directory(batch: list[FolderFile]) -> Iterable[tuple[Names, list[FolderFile]]]:
+    groups: dict[Names, list[FolderFile]] = {}
+    for file in batch:
+        groups.setdefault(file.directory, []).append(file)
     return groups.items()

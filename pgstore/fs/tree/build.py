@@ -12,9 +12,9 @@ from typing import Any
 from pgstore import errors
 from pgstore.core.operation import Many, Op, Query
 from pgstore.core.statement import Statement
-from pgstore.fs.commit.change_set import LIVE, Entry, conflict
+from pgstore.fs.commit.change_set import conflict
 from pgstore.fs.commit.statements import attribute_query, lock_inodes
-from pgstore.fs.content.blobs import Contents
+from pgstore.fs.model import DIRECTORY, FILE, LIVE, SYMLINK, Contents, Entry
 from pgstore.fs.paths import Names, join
 from pgstore.fs.tree.new_rows import COPY_INODES_OF, DIRECTORY_MODE, NewRows, reserve_inodes
 from pgstore.fs.tree.resolve import AT_ROOT, Tree, Walk
@@ -145,7 +145,7 @@ class Builder:
         directory = self._directories[start]
         rest = path[len(start) :]
         if rest and walk is None and not directory.fresh:
-            walk = yield from self.tree.place(rest, start=directory.walk)
+            walk = yield from self.tree.target(rest, start=directory.walk)
             directory = self.existing(walk)
             rest = walk.names[len(directory.path) :]
         yield from self.reserve(len(rest))
@@ -161,7 +161,7 @@ class Builder:
         known = self._directories.get(names)
         if known is not None and known.ino == reached[-1][0]:
             return known
-        if reached[-1][1] != "d":
+        if reached[-1][1] != DIRECTORY:
             raise errors.NotADirectory(f"{join(names)!r} is not a directory", join(names))
         return Directory(Walk(names, reached, None, walk.version), fresh=False)
 
@@ -171,10 +171,10 @@ class Builder:
         """A new directory; where another transaction makes one of this name, they become one, unless *exclusive*."""
         ino = self._take()
         self._rows.directory(ino, parent.ino, mode)
-        self.tree.changes.own(ino, alone=exclusive)
+        self.tree.changes.note_created(ino, exclusive=exclusive)
         self.made.add(ino)
-        self._name(parent, name, Entry(ino, "d", 0, self.now_ns), exclusive=exclusive, was_free=True)
-        reached = [*parent.walk.reached, (ino, "d")]
+        self._name(parent, name, Entry(ino, DIRECTORY, 0, self.now_ns), exclusive=exclusive, was_free=True)
+        reached = [*parent.walk.reached, (ino, DIRECTORY)]
         made = Directory(Walk((*parent.path, name), reached, None, parent.walk.version), fresh=True)
         self._directories[made.path] = made
         return made
@@ -198,7 +198,7 @@ class Builder:
     def check_not_directories(self, parent: Directory, names: list[bytes]) -> Op[None]:
         """Raise `IsADirectory` if one of *names*, of files to write, is that of a directory."""
         for name, (_, kind) in (yield from self.names_in(parent, names)).items():
-            if kind == "d":
+            if kind == DIRECTORY:
                 raise is_directory((*parent.path, name))
 
     def directories(self, parent: Directory, names: list[bytes]) -> Op[None]:
@@ -215,7 +215,7 @@ class Builder:
             self.make_directory(parent, name)
         for name, (ino, kind) in found.items():
             path = (*parent.path, name)
-            if kind != "d":
+            if kind != DIRECTORY:
                 raise errors.NotADirectory(
                     f"{join(path)!r} is a file or link and cannot be replaced by a directory", join(path)
                 )
@@ -237,13 +237,13 @@ class Builder:
         ino = self._take()
         mtime = self.now_ns if mtime_ns is None else mtime_ns
         self._rows.file(ino, mode, mtime, stored)
-        self._name(parent, name, Entry(ino, "f", stored.size_bytes, mtime), **conditions)
+        self._name(parent, name, Entry(ino, FILE, stored.size_bytes, mtime), **conditions)
         return ino
 
     def symbolic_link(self, parent: Directory, name: bytes, target: bytes) -> None:
         ino = self._take()
         self._rows.symbolic_link(ino, target)
-        self._name(parent, name, Entry(ino, "l", len(target), self.now_ns), exclusive=True, was_free=True)
+        self._name(parent, name, Entry(ino, SYMLINK, len(target), self.now_ns), exclusive=True, was_free=True)
 
     def special(self, parent: Directory, name: bytes, kind: str, mode: int) -> None:
         """A fifo or socket."""
@@ -260,8 +260,8 @@ class Builder:
     def _name(self, parent: Directory, name: bytes, entry: Entry, **conditions: Any) -> None:
         if parent.fresh:
             self._rows.name(parent.ino, name, entry.ino, entry.kind)
-            if entry.kind != "d":
-                self.tree.changes.put_in_own(parent.ino, name, **conditions)
+            if entry.kind != DIRECTORY:
+                self.tree.changes.put_in_created(parent.ino, name, **conditions)
         else:
             self.tree.changes.make(parent.ino, name, entry, parent.path, **conditions)
 

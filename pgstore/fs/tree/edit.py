@@ -11,12 +11,13 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.core.operation import Op
-from pgstore.fs.commit.change_set import Entry, Removal, conflict
+from pgstore.fs.commit.change_set import Removal, conflict
+from pgstore.fs.model import DIRECTORY, Entry, Node
 from pgstore.fs.paths import DirectoryNames, Names, join
 from pgstore.fs.tree.build import Builder, Directory, is_directory
 from pgstore.fs.tree.listing import LIST_NAMES, Listing
 from pgstore.fs.tree.new_rows import DIRECTORY_MODE
-from pgstore.fs.tree.resolve import Node, Tree, Walk, check_file, check_kind
+from pgstore.fs.tree.resolve import Tree, Walk, check_file, check_kind
 
 TARGET_BYTES_MAX: Final = 4095  # of a symbolic link; PATH_MAX of Linux
 
@@ -24,7 +25,7 @@ TARGET_BYTES_MAX: Final = 4095  # of a symbolic link; PATH_MAX of Linux
 def make_directory(
     tree: Tree, names: Names, mode: int = DIRECTORY_MODE, *, parents: bool = True, exist_ok: bool = False
 ) -> Op[None]:
-    walk = yield from tree.place(names)
+    walk = yield from tree.target(names)
     if walk.node is not None:
         if exist_ok and walk.node.is_directory:
             return
@@ -41,7 +42,7 @@ def make_directory(
 
 def make_node(tree: Tree, names: Names, make: Callable[[Builder, Directory, bytes], None]) -> Op[None]:
     """Let *make* make something in the directory of *names*, which must be free, with its name."""
-    walk = yield from tree.place(names, follow=False)
+    walk = yield from tree.target(names, follow=False)
     _check_free(walk)
     builder = Builder(tree)
     parent = yield from builder.directory(walk.names[:-1], walk)
@@ -63,7 +64,7 @@ def make_link(tree: Tree, names: Names, new: Names) -> Op[None]:
     source = yield from tree.need(names, follow=False)
     if source.found.is_directory:
         raise is_directory(names)
-    walk = yield from tree.place(new, follow=False)
+    walk = yield from tree.target(new, follow=False)
     _check_free(walk)
     builder = Builder(tree)
     parent = yield from builder.directory(walk.names[:-1], walk)
@@ -131,7 +132,7 @@ def move(tree: Tree, names: Names, new: Names, *, replace: bool = True) -> Op[No
     Source of the rules: https://pubs.opengroup.org/onlinepubs/9799919799/functions/rename.html
     """
     source = yield from _removable(tree, names)
-    target = yield from tree.place(tuple(new), follow=False)
+    target = yield from tree.target(tuple(new), follow=False)
     if isinstance(new, DirectoryNames):
         target = target._replace(needs_directory=True)
         check_kind(target)
@@ -182,8 +183,8 @@ def copy(tree: Tree, sources: list[Names], target: Names, *, recursive: bool) ->
 
     Attributes are copied, times are not.
     """
-    place = yield from tree.place(target)
-    into = place.node is not None and place.node.is_directory
+    there = yield from tree.target(target)
+    into = there.node is not None and there.node.is_directory
     if not into and len(sources) != 1:
         raise errors.NotADirectory(
             f"{join(target)!r} is not a directory, so only one file can be copied there", join(target)
@@ -192,14 +193,14 @@ def copy(tree: Tree, sources: list[Names], target: Names, *, recursive: bool) ->
     for names in sources:
         source = yield from tree.need(names)
         if not source.found.is_directory:
-            walk = place
+            walk = there
             if into:
-                walk = yield from tree.place((*target, source.names[-1]))
+                walk = yield from tree.target((*target, source.names[-1]))
             yield from _copy_file(builder, source, walk)
         elif not recursive:
             raise errors.IsADirectory(f"{join(names)!r} is a directory; pass recursive=True to copy it", join(names))
         else:
-            if place.node is not None and not into:
+            if there.node is not None and not into:
                 raise errors.NotADirectory(
                     f"{join(target)!r} is a file and cannot be replaced by a directory", join(target)
                 )
@@ -224,21 +225,21 @@ def _copy_file(builder: Builder, source: Walk, target: Walk) -> Op[None]:
 
 def _copy_tree(builder: Builder, source: Walk, new: Names) -> Op[None]:
     tree = builder.tree
-    place = yield from tree.place(new)
-    if any(ino == source.found.ino for ino, _ in place.reached):
+    target = yield from tree.target(new)
+    if any(ino == source.found.ino for ino, _ in target.reached):
         raise errors.InvalidError(f"directory {join(source.names)!r} cannot be copied into itself: {join(new)!r}")
-    yield from builder.directory(place.names, place)
+    yield from builder.directory(target.names, target)
     listing = Listing(tree, [source.found.ino], recursive=True)
     while (page := (yield from listing.entries())) is not None:
         if not builder.made.isdisjoint(entry.ino for _, entry in page):  # or this would go on for ever
             raise conflict(
-                f"{join(place.names)!r} was moved into {join(source.names)!r} while that was being copied there"
+                f"{join(target.names)!r} was moved into {join(source.names)!r} while that was being copied there"
             )
-        yield from builder.reserve(sum(entry.kind != "d" for _, entry in page))
+        yield from builder.reserve(sum(entry.kind != DIRECTORY for _, entry in page))
         for above, entries in _by_directory(page):
-            parent = yield from builder.directory((*place.names, *above))
-            files = {name: entry for name, entry in entries if entry.kind != "d"}
-            yield from builder.directories(parent, [name for name, entry in entries if entry.kind == "d"])
+            parent = yield from builder.directory((*target.names, *above))
+            files = {name: entry for name, entry in entries if entry.kind != DIRECTORY}
+            yield from builder.directories(parent, [name for name, entry in entries if entry.kind == DIRECTORY])
             yield from builder.check_not_directories(parent, list(files))
             for name, entry in files.items():
                 builder.copy(parent, name, entry)

@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 
 from pgstore.core.operation import Op, Query, Rows
 from pgstore.core.statement import Statement
-from pgstore.fs.commit.change_set import Entry
+from pgstore.fs.model import DIRECTORY, FIFO, FILE, SOCKET, SYMLINK, Entry, Node
 from pgstore.fs.paths import Names, are_possible, is_possible, join, refuse
-from pgstore.fs.tree.resolve import Node, Tree, Walk, valid
+from pgstore.fs.tree.resolve import Tree, Walk, valid
 from pgstore.types import FileEntry, FileEntryType, FileStat
 
 PAGE_NAMES: Final = 1000  # of one directory in one page of a listing
@@ -98,7 +98,7 @@ class Listing:
                 if len(rows) == PAGE_NAMES:
                     self._todo.append((ino, path, rows[-1][1]))
                 if self._recursive:
-                    self._todo += [(row[2], path + row[1] + b"/", b"") for row in rows if row[3] == "d"]
+                    self._todo += [(row[2], path + row[1] + b"/", b"") for row in rows if row[3] == DIRECTORY]
                 page += _file_entries(path, rows)
             if page:
                 return page
@@ -116,7 +116,7 @@ class Listing:
                     if not are_safe and not is_possible(name):
                         self._left_out((*path.split(b"/")[:-1], name))
                         continue
-                    if self._recursive and entry.kind == "d":
+                    if self._recursive and entry.kind == DIRECTORY:
                         self._todo.append((entry.ino, path + name + b"/", b""))
                     found.append((path + name, entry))
             if found:
@@ -171,11 +171,11 @@ class Listing:
 
 
 _TYPES: Final = {
-    "f": FileEntryType.FILE,
-    "d": FileEntryType.DIRECTORY,
-    "l": FileEntryType.SYMLINK,
-    "p": FileEntryType.FIFO,
-    "s": FileEntryType.SOCKET,
+    FILE: FileEntryType.FILE,
+    DIRECTORY: FileEntryType.DIRECTORY,
+    SYMLINK: FileEntryType.SYMLINK,
+    FIFO: FileEntryType.FIFO,
+    SOCKET: FileEntryType.SOCKET,
 }
 
 
@@ -191,11 +191,11 @@ def _file_entries(path: bytes, rows: Rows) -> list[FileEntry]:
         refuse((*path.split(b"/")[:-1], next(row[1] for row in rows if not is_possible(row[1]))))
     for row in rows:
         entry = new(kind)
-        facts = entry.__dict__
-        facts["path"] = (path + row[1]).decode(encoding, on_error)
-        facts["type"] = types[row[3]]
-        facts["mtime"] = row[5] // 1_000_000_000
-        facts["size"] = row[4]
+        attributes = entry.__dict__
+        attributes["path"] = (path + row[1]).decode(encoding, on_error)
+        attributes["type"] = types[row[3]]
+        attributes["mtime"] = row[5] // 1_000_000_000
+        attributes["size"] = row[4]
         entries.append(entry)
     return entries
 
@@ -204,10 +204,10 @@ _ENCODING: Final = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 
 def file_stat(walk: Walk) -> FileStat:
-    return facts_of(b"/".join(walk.names), walk.found, walk.version)
+    return stat_of(b"/".join(walk.names), walk.found, walk.version)
 
 
-def facts_of(path: bytes, node: Node, version: int) -> FileStat:
+def stat_of(path: bytes, node: Node, version: int) -> FileStat:
     return FileStat(
         path=join((path,)),
         type=_TYPES[node.kind],

@@ -14,7 +14,7 @@ from pgstore.client.session import Session
 from pgstore.core.operation import CopyIn, Many, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.fs.commit.change_set import ChangeSet
-from pgstore.fs.content.blobs import Contents, StoreGone
+from pgstore.fs.model import DIRECTORY, FILE, SYMLINK, Contents, StoreGone
 
 DIRECTORY_MODE: Final = 0o755
 LINK_MODE: Final = 0o777
@@ -125,13 +125,13 @@ class NewRows:
 
     def file(self, ino: int, mode: int, mtime_ns: int, contents: Contents) -> None:
         size, blob_id, inline_data = contents
-        self._inodes.append(_Inode(ino, "f", mode, size, mtime_ns, blob_id, None, inline_data))
+        self._inodes.append(_Inode(ino, FILE, mode, size, mtime_ns, blob_id, None, inline_data))
 
     def directory(self, ino: int, parent: int, mode: int) -> None:
-        self._inodes.append(_Inode(ino, "d", mode, 0, self._now_ns, None, parent))
+        self._inodes.append(_Inode(ino, DIRECTORY, mode, 0, self._now_ns, None, parent))
 
     def symbolic_link(self, ino: int, target: bytes) -> None:
-        self._inodes.append(_Inode(ino, "l", LINK_MODE, len(target), self._now_ns, link_target=target))
+        self._inodes.append(_Inode(ino, SYMLINK, LINK_MODE, len(target), self._now_ns, link_target=target))
         self._links = True
 
     def special(self, ino: int, kind: str, mode: int) -> None:
@@ -147,7 +147,7 @@ class NewRows:
         if self._links or len(self._inodes) + len(self._names) < COPY_FROM_ROWS:
             queries = [*self._inode_queries(), *self._name_queries()]
             if changes.is_single:
-                changes.put_off(queries)
+                changes.defer(queries)
             elif queries:
                 yield Many(queries)
         else:

@@ -10,10 +10,10 @@ from pgstore.client.pins import version_of
 from pgstore.client.session import Session
 from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
-from pgstore.fs.commit.change_set import LIVE, ROOT, Change, ChangeSet, Entry
+from pgstore.fs.commit.change_set import Change, ChangeSet
+from pgstore.fs.model import DIRECTORY, FILE, NEWEST, ROOT, SYMLINK, Entry, Node
 from pgstore.fs.paths import DirectoryNames, Names, join, needs_directory
 
-NEWEST: Final = LIVE - 1  # as the version to read: rows that end later than it are live
 ROOT_MODE: Final = 0o755
 LINKS_MAX: Final = 40  # symbolic links followed on one path, as in Linux
 
@@ -27,7 +27,7 @@ CREATE_FILE_SYSTEM = Statement(
 CREATE_ROOT = Statement(
     f"""
     INSERT INTO pgstore.inode (store_id, ino, kind, mode, mtime_ns, ctime_ns, parent)
-    SELECT $1, {ROOT}, 'd', {ROOT_MODE}, n.now, n.now, {ROOT}
+    SELECT $1, {ROOT}, '{DIRECTORY}', {ROOT_MODE}, n.now, n.now, {ROOT}
       FROM (SELECT (extract(epoch FROM statement_timestamp()) * 1000000000::numeric)::bigint) AS n (now)
     """,
     "int8",
@@ -51,7 +51,7 @@ def valid(row: str, version: str) -> str:
 # was small.
 _WALK: Final = f"""
     WITH RECURSIVE walk AS (
-         SELECT 0 AS step, $2 AS ino, 'd'::"char" AS kind, 0::bigint AS version
+         SELECT 0 AS step, $2 AS ino, '{DIRECTORY}'::"char" AS kind, 0::bigint AS version
           UNION ALL
          SELECT w.step + 1, e.ino, e.kind, e.version_from
            FROM walk w
@@ -70,21 +70,21 @@ _WALK: Final = f"""
              FROM pgstore.inode i
             WHERE i.store_id = $1
               AND i.ino::bigint = w.ino
-              AND (w.step = pg_catalog.cardinality($3) OR w.kind = 'l')
+              AND (w.step = pg_catalog.cardinality($3) OR w.kind = '{SYMLINK}')
               AND {valid("i", "$4")}) i ON true
      ORDER BY w.step
 """
-FACTS: Final = (
+STAT_COLUMNS: Final = (
     "i.version_from, i.mode, i.size_bytes, i.mtime_ns, i.ctime_ns, i.uid, i.gid, i.link_count, i.link_target, i.xattrs"
 )
-_CONTENTS: Final = """, i.inline_data, i.blob_id,
+CONTENTS_COLUMNS: Final = """, i.inline_data, i.blob_id,
            (SELECT b.chunk_size_bytes FROM pgstore.blob b WHERE b.store_id = $1 AND b.id = i.blob_id)"""
-WALK = Statement(_WALK % FACTS, "int8 int8 bytea[] int8", read_only=True)
-WALK_AND_OPEN = Statement(_WALK % (FACTS + _CONTENTS), "int8 int8 bytea[] int8", read_only=True)
+WALK = Statement(_WALK % STAT_COLUMNS, "int8 int8 bytea[] int8", read_only=True)
+WALK_WITH_CONTENTS = Statement(_WALK % (STAT_COLUMNS + CONTENTS_COLUMNS), "int8 int8 bytea[] int8", read_only=True)
 NAMES_UNROLLED_MAX: Final = 8
 
 
-def _unrolled(length: int, facts: str) -> Statement:
+def _unrolled(length: int, inode_columns: str) -> Statement:
     """
     The same for so many names, without recursion, which takes half as long.
 
@@ -108,7 +108,7 @@ def _unrolled(length: int, facts: str) -> Statement:
         f"""
     SELECT {columns}i.*{steps}
       LEFT JOIN LATERAL (
-           SELECT {facts}
+           SELECT {inode_columns}
              FROM pgstore.inode i
             WHERE i.store_id = $1
               AND i.ino::bigint = coalesce({last})
@@ -120,14 +120,17 @@ def _unrolled(length: int, facts: str) -> Statement:
 
 
 _UNROLLED: Final = {
-    opening: [_unrolled(length, FACTS + (_CONTENTS if opening else "")) for length in range(1, NAMES_UNROLLED_MAX + 1)]
-    for opening in (False, True)
+    with_contents: [
+        _unrolled(length, STAT_COLUMNS + (CONTENTS_COLUMNS if with_contents else ""))
+        for length in range(1, NAMES_UNROLLED_MAX + 1)
+    ]
+    for with_contents in (False, True)
 }
 
 
 # Whether version $2 is kept. Collection deletes these rows before all that only old versions had. Version 0, the Volume as it was
 # made, can be read as long as version 1, or while there is none.
-IS_KEPT = Statement(
+IS_RETAINED = Statement(
     """
     SELECT EXISTS (SELECT FROM pgstore.volume_version v WHERE v.store_id = $1 AND v.version::bigint = greatest($2, 1))
            OR ($2 = 0 AND EXISTS (SELECT FROM pgstore.file_system f WHERE f.store_id = $1 AND f.head = 0))
@@ -163,38 +166,6 @@ class Small(NamedTuple):
     data: bytes
 
 
-class Node(NamedTuple):
-    """An inode. The last three only where it was opened."""
-
-    ino: int
-    kind: str
-    version: int  # since which it is so
-    mode: int
-    size_bytes: int
-    mtime_ns: int
-    ctime_ns: int
-    uid: int
-    gid: int
-    link_count: int
-    link_target: bytes | None
-    xattrs: Mapping[str, str] | None
-    inline_data: bytes | None = None
-    blob_id: int | None = None
-    chunk_size: int | None = None
-
-    @property
-    def is_directory(self) -> bool:
-        return self.kind == "d"
-
-    def changed(self, attributes: Mapping[str, Any]) -> Node:
-        """The same with *attributes* of a change set."""
-        new = dict(attributes)
-        if "xattrs" in new:
-            both = {**(self.xattrs or {}), **new["xattrs"]}
-            new["xattrs"] = {name: value for name, value in both.items() if value is not None}
-        return self._replace(**new)
-
-
 class Walk(NamedTuple):
     """
     How far a path leads: the directories, and at last whatever it is, from the root.
@@ -226,7 +197,7 @@ class Walk(NamedTuple):
         return Entry(node.ino, node.kind, node.size_bytes, node.mtime_ns)
 
 
-AT_ROOT: Final = Walk((), [(ROOT, "d")], None, 0)
+AT_ROOT: Final = Walk((), [(ROOT, DIRECTORY)], None, 0)
 
 
 class Tree:
@@ -256,8 +227,8 @@ class Tree:
         """The rows of *query*, which reads our version; all of them, for it is still kept."""
         if self.version == NEWEST:
             return (yield query)  # type: ignore[no-any-return]
-        rows, ((is_kept,),) = yield Many([query, Query(IS_KEPT, self.store_id, self.version)])
-        if not is_kept:
+        rows, ((is_retained,),) = yield Many([query, Query(IS_RETAINED, self.store_id, self.version)])
+        if not is_retained:
             raise version_of(self.store_id, self.version).gone()
         return rows  # type: ignore[no-any-return]
 
@@ -266,12 +237,14 @@ class Tree:
         rows = yield from self.read(Query(SMALL, self.store_id, inos, self.version))
         return {ino: Small(mode, target, data or b"") for ino, mode, target, data in rows}
 
-    def walk(self, names: Names, *, start: Walk = AT_ROOT, opening: bool = False, follow: bool = True) -> Op[Walk]:
+    def walk(
+        self, names: Names, *, start: Walk = AT_ROOT, with_contents: bool = False, follow: bool = True
+    ) -> Op[Walk]:
         """
         Follow *names* from the directory *start*, through symbolic links.
 
         Args:
-            opening: the node has what reading needs, in the same round trip.
+            with_contents: the node has what reading needs, in the same round trip.
             follow: follow a link that is the last name, too; behind one that ends in a slash a link is followed anyway.
         """
         path = _Path(start, isinstance(names, DirectoryNames))
@@ -281,14 +254,14 @@ class Tree:
             if not self._follow_changes(path, todo):
                 return path.ending_in(todo)
             # A link that a change leads to is looked at by itself.
-            rest = [] if path.reached[-1][1] == "l" else todo[: todo.index(b"..")] if b".." in todo else todo
-            rows = yield from self._look(path.reached[-1][0], rest, opening=opening)
+            rest = [] if path.reached[-1][1] == SYMLINK else todo[: todo.index(b"..")] if b".." in todo else todo
+            rows = yield from self._look_up(path.reached[-1][0], rest, with_contents=with_contents)
             changed = self._first_changed(rows, rest)
             last = rows[-1] if changed is None else rows[changed]
             for _, ino, kind, version, *_ in rows[1 : last[0] + 1]:
                 path.step(todo.pop(0), ino, kind, version)
             node = self._node(path, last)
-            if node is not None and node.kind == "l" and (todo or follow):
+            if node is not None and node.kind == SYMLINK and (todo or follow):
                 path.follow(node, todo)
             elif todo and todo[0] == b".." and path.is_directory:
                 path.up(todo)
@@ -296,20 +269,20 @@ class Tree:
                 # Links have been followed and changes, too: what is left to do leads nowhere.
                 return path.ending_in(todo, None if todo else node)
 
-    def _look(self, start: int, names: Sequence[bytes], *, opening: bool) -> Op[Rows]:
+    def _look_up(self, start: int, names: Sequence[bytes], *, with_contents: bool) -> Op[Rows]:
         """What `WALK` gives, or `WALK_AND_OPEN`."""
         length = len(names)
         if not 1 <= length <= NAMES_UNROLLED_MAX:
-            statement = WALK_AND_OPEN if opening else WALK
+            statement = WALK_WITH_CONTENTS if with_contents else WALK
             return (yield from self.read(Query(statement, self.store_id, start, names, self.version)))
-        rows: Rows = [(0, start, "d", 0, None)]
-        query = Query(_UNROLLED[opening][length - 1], self.store_id, start, self.version, *names)
+        rows: Rows = [(0, start, DIRECTORY, 0, None)]
+        query = Query(_UNROLLED[with_contents][length - 1], self.store_id, start, self.version, *names)
         for row in (yield from self.read(query)):
             for at in range(0, 3 * length, 3):
                 if row[at] is not None:
                     rows.append((len(rows), *row[at : at + 3], None))
             # Only of the last name, or a link, as there is nothing below it.
-            if len(rows) > length or rows[-1][2] == "l":
+            if len(rows) > length or rows[-1][2] == SYMLINK:
                 rows[-1] = (*rows[-1][:4], *row[3 * length :])
         return rows
 
@@ -344,16 +317,25 @@ class Tree:
                 return index
         return None
 
-    def need(self, names: Names, *, opening: bool = False, follow: bool = True) -> Op[Walk]:
+    def need(self, names: Names, *, with_contents: bool = False, follow: bool = True) -> Op[Walk]:
         """`walk`, to something that exists."""
-        walk = yield from self.walk(names, opening=opening, follow=follow)
+        walk = yield from self.walk(names, with_contents=with_contents, follow=follow)
         check_kind(walk)
         if walk.node is None:
             check_directories(walk)
             raise errors.FileMissing(f"no such file or directory: {join(names)!r}", join(names))
         return walk
 
-    def place(self, names: Names, *, start: Walk = AT_ROOT, follow: bool = True) -> Op[Walk]:
+    def need_file(self, names: Names) -> Op[Node]:
+        """The file at *names*, with what reading it needs."""
+        node = (yield from self.need(names, with_contents=True)).found
+        if node.is_directory:
+            raise errors.IsADirectory(f"{join(names) or '/'!r} is a directory", join(names) or "/")
+        if node.kind != FILE:
+            raise errors.InvalidError(f"{join(names)!r} is a fifo or socket, which holds nothing to read")
+        return node
+
+    def target(self, names: Names, *, start: Walk = AT_ROOT, follow: bool = True) -> Op[Walk]:
         """`walk`, to where something will be written: what exists on the way must be directories."""
         walk = yield from self.walk(names, start=start, follow=follow)
         check_directories(walk)
@@ -390,7 +372,7 @@ class _Path:
 
     @property
     def is_directory(self) -> bool:
-        return self.reached[-1][1] == "d"
+        return self.reached[-1][1] == DIRECTORY
 
     def step(self, name: bytes, ino: int, kind: str, version: int) -> None:
         self.names.append(name)
@@ -432,7 +414,7 @@ class _Path:
 
 def check_directories(walk: Walk) -> None:
     """Raise `NotADirectory` if something that exists on the way is no directory."""
-    if walk.reached[-1][1] != "d" and len(walk.reached) <= len(walk.names):
+    if walk.reached[-1][1] != DIRECTORY and len(walk.reached) <= len(walk.names):
         path = join(walk.names[: len(walk.reached) - 1])
         raise errors.NotADirectory(f"{path!r} is not a directory", path)
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from pgstore import errors
 from pgstore.core.operation import Op
-from pgstore.fs.commit.change_set import Entry
+from pgstore.fs.model import DIRECTORY, SYMLINK, Entry
 from pgstore.fs.paths import DirectoryNames, Names, are_possible, is_possible, join, refuse
 from pgstore.fs.tree.listing import LIST_NAMES, PAGE_DIRECTORIES, Listing, Part, file_entry
 from pgstore.fs.tree.resolve import Tree
@@ -19,7 +19,7 @@ _MAGIC: Final = re.compile(rb"[*?\[]")
 NAMES_AHEAD_MAX: Final = 20_000  # that a walk remembers of directories whose turn is yet to come; about
 
 
-class Walking:
+class TreeWalk:
     """A directory and all below it, each before what is in it, by name."""
 
     def __init__(self, tree: Tree, directory: int, names: Names) -> None:
@@ -41,8 +41,8 @@ class Walking:
             while part is not None:
                 if not are_possible([name for name, _ in part.entries]):
                     refuse((*names, next(name for name, _ in part.entries if not is_possible(name))))
-                directories += [(name, entry.ino) for name, entry in part.entries if entry.kind == "d"]
-                others += [os.fsdecode(name) for name, entry in part.entries if entry.kind != "d"]
+                directories += [(name, entry.ino) for name, entry in part.entries if entry.kind == DIRECTORY]
+                others += [os.fsdecode(name) for name, entry in part.entries if entry.kind != DIRECTORY]
                 part = None if part.last is None else (yield from self._part([ino], after=part.last))[0]
             self._todo += [(child, (*names, name)) for name, child in reversed(directories)]
             found.append((join(names), [os.fsdecode(name) for name, _ in directories], others))
@@ -61,7 +61,7 @@ class Walking:
         return (yield from Listing(self._tree, directories, after=after, statement=LIST_NAMES).parts())
 
 
-class Globbing:
+class Glob:
     """What matches a pattern, name by name."""
 
     def __init__(self, tree: Tree, pattern: Names) -> None:
@@ -109,17 +109,17 @@ class Globbing:
             for path, entry in entries:
                 name = path.rpartition(b"/")[2]
                 if pattern[0] == b"**":
-                    if entry.kind == "d":
+                    if entry.kind == DIRECTORY:
                         self._todo.append(((*names, name), pattern))
                 elif matches(os.fsdecode(name)):
                     self._matched(path, (*names, name), entry, pattern[1:], found)
         return found
 
     def _matched(self, path: bytes, names: Names, entry: Entry, rest: Names, found: dict[bytes, FileEntry]) -> None:
-        if not rest and self._directories_only and entry.kind == "l":
+        if not rest and self._directories_only and entry.kind == SYMLINK:
             self._todo.append((names, ()))  # which follows it
         elif not rest:
-            if entry.kind == "d" or not self._directories_only:
+            if entry.kind == DIRECTORY or not self._directories_only:
                 found[path] = file_entry(path, entry)
-        elif entry.kind in "dl":
+        elif entry.kind in (DIRECTORY, SYMLINK):
             self._todo.append((names, rest))

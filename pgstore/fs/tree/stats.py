@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
+from pgstore.fs.model import DIRECTORY, Node
 from pgstore.fs.paths import Names
-from pgstore.fs.tree.listing import LIST_NAMES, Listing, facts_of
-from pgstore.fs.tree.resolve import FACTS, Node, Tree, Walk, valid
+from pgstore.fs.tree.listing import LIST_NAMES, Listing, stat_of
+from pgstore.fs.tree.resolve import STAT_COLUMNS, Tree, Walk, valid
 from pgstore.types import FileStat
 
 # In version $5: of names $3 in directories $2, which lead to the inodes $4, since when they do so, and what the inodes know.
-FACTS_OF = Statement(
+STATS = Statement(
     f"""
     SELECT u.position, e.version_from, i.*
       FROM unnest($2, $3, $4) WITH ORDINALITY AS u (parent, name, ino, position)
@@ -22,7 +23,7 @@ FACTS_OF = Statement(
               AND d.name::bytea = u.name
               AND {valid("d", "$5")}) e ON true
      CROSS JOIN LATERAL (
-           SELECT {FACTS}
+           SELECT {STAT_COLUMNS}
              FROM pgstore.inode i
             WHERE i.store_id = $1
               AND i.ino::bigint = u.ino
@@ -33,7 +34,7 @@ FACTS_OF = Statement(
 )
 
 
-class FactsListing:
+class StatListing:
     """What the directory *walk* leads to holds, with *recursive* all below it; *names* are its path as it was given."""
 
     def __init__(self, tree: Tree, walk: Walk, names: Names, *, recursive: bool) -> None:
@@ -50,7 +51,7 @@ class FactsListing:
         split = [path.rpartition(b"/") for path, _ in entries]
         above = [self._known[directory] for directory, _, _ in split]
         query = Query(
-            FACTS_OF,
+            STATS,
             self._tree.store_id,
             [ino for ino, _ in above],
             [name for _, _, name in split],
@@ -58,12 +59,12 @@ class FactsListing:
             self._tree.version,
         )
         page: list[FileStat] = []
-        for position, named, *facts in sorted((yield from self._tree.read(query)), key=lambda row: int(row[0])):
+        for position, named, *columns in sorted((yield from self._tree.read(query)), key=lambda row: int(row[0])):
             (path, entry), (parent, version) = entries[position - 1], above[position - 1]
             is_changed = split[position - 1][2] in self._tree.changes_under(parent)
             version = max(version, 0 if is_changed or named is None else named)
-            if entry.kind == "d":
+            if entry.kind == DIRECTORY:
                 self._known[path] = (entry.ino, version)
-            node = self._tree.node_as_changed(Node(entry.ino, entry.kind, *facts))
-            page.append(facts_of(path, node, max(version, node.version)))
+            node = self._tree.node_as_changed(Node(entry.ino, entry.kind, *columns))
+            page.append(stat_of(path, node, max(version, node.version)))
         return page
