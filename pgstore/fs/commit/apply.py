@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from pgstore.core.operation import Query
@@ -21,20 +21,20 @@ from pgstore.fs.model import DIRECTORY, LIVE
 
 
 class Plan:
-    """What a commit will write."""
+    """What a commit will write. *made*: inodes that were made in the transaction, and their kinds."""
 
-    def __init__(self, made: Iterable[tuple[int, str]]) -> None:
-        self.links: Counter[int] = Counter()  # names that inodes gain, or lose
+    def __init__(self, made: Mapping[int, str]) -> None:
+        self.links: Counter[int] = Counter()  # how many names inodes gain; negative: lose
         self.kinds: dict[int, str] = {}
         self.closes: list[tuple[int, bytes]] = []  # names that go
         self.inserts: list[tuple[int, bytes, int, str]] = []  # names that come
-        self.drops: list[tuple[int, bytes]] = []  # names of our own, of directories that are merged
-        self.merges: list[tuple[int, int, tuple[bytes, ...]]] = []  # our directory, theirs, path
-        self.merged: dict[int, int] = {}  # the same, by our directory
+        self.drops: list[tuple[int, bytes]] = []  # names of new directories in new directories, when both are merged
+        self.merges: list[tuple[int, int, tuple[bytes, ...]]] = []  # the new directory, the existing one, path
+        self.merged: dict[int, int] = {}  # the same, by the new directory
         self.emptied: dict[int, tuple[bytes, ...]] = {}  # directories that must be empty, with their paths
         self.made = dict(made)
         for ino, kind in self.made.items():
-            self.link(ino, kind, -1)  # its row begins with a link_count of 1, for the name that `insert` counts
+            self.link(ino, kind, -1)  # the row was made with link_count 1, for the name that `insert` counts
 
     def link(self, ino: int, kind: str, names: int) -> None:
         self.links[ino] += names
@@ -54,30 +54,33 @@ class Plan:
 
     @property
     def trees(self) -> list[int]:
-        """Directories that have lost their name, and that others have seen."""
-        return [ino for ino in self._nameless(DIRECTORY) if ino not in self.made]
+        """Directories that existed before the transaction and lose their name."""
+        return [
+            ino
+            for ino, names in self.links.items()
+            if names < 0 and self.kinds[ino] == DIRECTORY and ino not in self.merged and ino not in self.made
+        ]
 
     @property
     def unwanted(self) -> list[int]:
-        """Inodes that were made by this transaction and have no name in the end."""
+        """Inodes that the transaction made and that have no name in the end."""
         return [ino for ino, kind in self.made.items() if self.links[ino] < 0 and ino not in self.merged]
 
     @property
     def changed_links(self) -> list[tuple[int, int]]:
-        """Files that others have seen, or with several names, and how many they gain or lose; in an order that all have."""
+        """
+        Files that existed before the transaction, or have several names, and how many they gain or lose.
+
+        Sorted: two who lock inodes in one order do not wait for each other in a circle.
+        """
         return sorted(
             (ino, names)
             for ino, names in self.links.items()
             if names and self.kinds[ino] != DIRECTORY and not (names < 0 and ino in self.made)
         )
 
-    def _nameless(self, kind: str) -> list[int]:
-        return [
-            ino for ino, names in self.links.items() if names < 0 and self.kinds[ino] == kind and ino not in self.merged
-        ]
 
-
-# Directories $2 with all below them, which nobody else has seen, leave no trace; but files $3, which have other names, stay.
+# Directories and files $2 with all below them, which nobody else has seen, leave no trace; files $3, which have other names, stay.
 DELETE_TREES = Statement(
     f"""
     {BELOW}, dropped AS (
@@ -94,7 +97,7 @@ DELETE_TREES = Statement(
     """,
     "int8 int8[] int8[]",
 )
-# The names in directory $3 (ours) become names in directory $4 (theirs).
+# The names in directory $3 become names in directory $4, which it is merged into.
 MOVE_NAMES = Statement(
     f"""
     UPDATE pgstore.dirent
@@ -117,8 +120,8 @@ SET_PARENT = Statement(
     f"UPDATE pgstore.inode SET parent = $3 WHERE store_id = $1 AND ino::bigint = $2 AND version_to = {LIVE}",
     "int8 int8 int8",
 )
-# Directories that have just come from directory $2 (ours) into $3 (theirs) learn it.
-TELL_PARENT = Statement(
+# Directories that `MOVE_NAMES` moved from directory $2 into directory $3 have that as their parent.
+MOVE_PARENTS = Statement(
     f"""
     UPDATE pgstore.inode
        SET parent = $3
@@ -149,7 +152,7 @@ DELETE_INODES = Statement(
     """,
     "int8 int8[]",
 )
-# In directories $2 names came and went.
+# Names in directories $2 have changed.
 TOUCH = Statement(
     f"""
     UPDATE pgstore.inode
@@ -162,68 +165,77 @@ TOUCH = Statement(
 
 
 class ApplyingChanges(ChangeSet):
-    """A change set that writes a plan; subclasses know how, with versions or without."""
+    """A change set that writes a plan; subclasses know how with versions, or without."""
 
-    def _apply(self, plan: Plan, linked: list[int]) -> list[Query]:
-        """The queries that write *plan*. *linked*: files in its trees that have their own entry in its links."""
+    def _apply(self, plan: Plan, trees: list[int], unwanted: list[int], linked: list[int]) -> list[Query]:
+        """
+        The queries that write *plan*.
+
+        Args:
+            trees, unwanted: what goes with all below it; see `Plan`.
+            linked: files below these that have other names; what they lose is in the plan's links.
+        """
         store_id, version, now_ns = self.store_id, self._row_version, time.time_ns()
         queries = self._close_names(plan.closes)
 
         def do(statement: Statement, *values: Any) -> None:
             queries.append(Query(statement, store_id, *values))
 
-        if plan.trees:
-            queries += self._end_trees(plan.trees, linked)
-        if plan.unwanted:
-            do(DELETE_TREES, plan.unwanted, linked)
+        if trees:
+            queries += self._end_trees(trees, linked)
+        if unwanted:
+            do(DELETE_TREES, unwanted, linked)
         if plan.drops:
             do(TAKE_NAMES, *zip(*plan.drops, strict=True))
         for ours, theirs, _ in plan.merges:
             do(MOVE_NAMES, version, ours, theirs)
         if plan.inserts:
             do(INSERT_NAMES, version, *zip(*plan.inserts, strict=True))
-        queries += self._change_links(plan, now_ns)
-        for ino, parent in self._moved_to(plan).items():
+        parents, moved = self._changed_parents(plan), self._moved_to(plan)
+        queries += self._change_links(plan, parents | moved.keys(), now_ns)
+        for ino, parent in moved.items():
             do(SET_PARENT, ino, parent)
         for ours, theirs, _ in plan.merges:
-            do(TELL_PARENT, ours, theirs)
+            do(MOVE_PARENTS, ours, theirs)
         if plan.merges:
             do(DELETE_INODES, [merge[0] for merge in plan.merges])
-        parents = self._changed_parents(plan)
         if parents:
-            do(TOUCH, parents, now_ns)
+            do(TOUCH, list(parents), now_ns)
         queries += [attribute_query(store_id, ino, new, now_ns) for ino, new in self._attributes.items()]
         return queries
 
     def _moved_to(self, plan: Plan) -> dict[int, int]:
-        """The directories that were moved and stay, and where they are."""
+        """Directories that were moved and not removed, and where they are now."""
         return {
             ino: plan.merged.get(parent, parent)
             for ino, parent in sorted(self._moved.items())
             if plan.links.get(ino, 0) >= 0
         }
 
-    def _changed_parents(self, plan: Plan) -> list[int]:
-        """The directories, seen by others, in which names come and go."""
-        return list(
-            {parent for parent in self._names if parent not in self._created_here} | {merge[1] for merge in plan.merges}
-        )
+    def _changed_parents(self, plan: Plan) -> set[int]:
+        """Directories that existed before the transaction, and in which names come or go."""
+        return (self._names.keys() - self._created_here) | set(plan.merged.values())
 
     # --------------------------------------------------------------------------------------------- what subclasses do
 
     @property
     @abc.abstractmethod
     def _row_version(self) -> int:
-        """The version from which new names are valid."""
+        """The version since which new names are valid."""
 
     @abc.abstractmethod
     def _close_names(self, names: list[tuple[int, bytes]]) -> list[Query]:
-        """Let *names*, each with its directory, lead nowhere any more."""
+        """Remove *names*, each given with its directory."""
 
     @abc.abstractmethod
     def _end_trees(self, trees: list[int], linked: list[int]) -> list[Query]:
-        """Remove directories with all below them but the files *linked*."""
+        """Remove the directories *trees* with all below them but the files *linked*."""
 
     @abc.abstractmethod
-    def _change_links(self, plan: Plan, now_ns: int) -> list[Query]:
-        """Let files gain and lose names, and be gone with the last; make ready what else of inodes changes."""
+    def _change_links(self, plan: Plan, changed: set[int], now_ns: int) -> list[Query]:
+        """
+        Let files gain and lose names, and end with the last one.
+
+        Args:
+            changed: directories that existed before the transaction, of which an attribute changes.
+        """

@@ -1,7 +1,7 @@
-"""Writing changes to a NetworkFileSystem: there is one state, changed in place.
+"""Commits to a NetworkFileSystem: there is one state, which is changed in place.
 
-Names come and go under the locks of the directories that they are in, so that work in different directories never waits. A file
-without a name stays until nobody can have it open (`collect`).
+Names come and go under the locks of their directories, so that work in different directories never waits. A file that has lost its
+last name stays until nobody can have it open (`fs.retention.collection`).
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ from pgstore.fs.model import DIRECTORY, LIVE
 from pgstore.fs.paths import join
 from pgstore.store.registry import EXISTS
 
-LOCK_INODES = lock_inodes("FOR UPDATE")  # always in the order of their numbers: nobody waits in a circle
-# Two who move directories at once could each move one into the other's. No row: the file system was deleted.
+# Nobody adds or removes a name in a locked directory. Always in the order of their numbers: nobody waits in a circle.
+LOCK_INODES = lock_inodes("FOR UPDATE")
+# Moves of directories happen one after the other: of two at once each could move its directory below the other's. No row: the file
+# system was deleted.
 LOCK_MOVES = Statement("SELECT 1 FROM pgstore.file_system WHERE store_id = $1 FOR UPDATE", "int8")
+# Directories $2 and all below them, in the order of their numbers. Nothing comes into a directory that is locked. One row: how many
+# they are, and a sum that differs if they are others.
 LOCK_BELOW = Statement(
     f"""
     {BELOW}
@@ -50,8 +54,8 @@ LOCK_BELOW = Statement(
     """,
     "int8 int8[]",
 )
-# Files below directories $2 lose their last name, but $3, which have others. Rows are those that could not be changed by their
-# places, because somebody who writes to the file was quicker.
+# Files below directories $2 lose their last name, but not $3, which have others. Rows: the files that were not found by their ctid,
+# because a write to the file has moved its row meanwhile.
 UNLINK_FILES = Statement(
     f"""
     {BELOW}, file AS MATERIALIZED (
@@ -88,7 +92,7 @@ ADD_LINKS_TO_ONE = Statement(
     """,
     "int8 int8 int8 int8",
 )
-# Directories $2 with all below them, whose files have been left.
+# Directories $2 with all directories and names below them; the files have lost their names already.
 REMOVE_TREES = Statement(
     f"""
     {BELOW}, dropped AS (
@@ -102,6 +106,7 @@ REMOVE_TREES = Statement(
     """,
     "int8 int8[]",
 )
+# Positions of those of the names $3 in directories $2 that lead to inode $4.
 NAMES_OF = Statement(
     f"""
     SELECT u.position
@@ -120,7 +125,7 @@ NAMES_OF = Statement(
     read_only=True,
 )
 LOCK_ROUNDS_MAX = 100
-ONE_BY_ONE_MAX = 10  # inodes that are named by their keys, which needs no lock before
+ONE_BY_ONE_MAX = 10  # inodes are updated by key, which needs no lock before, if they are so many at most
 
 
 class LiveChanges(MergingChanges):
@@ -130,7 +135,7 @@ class LiveChanges(MergingChanges):
     _row_version = 0  # there is one state, and it has always been there
 
     def set_attributes(self, ino: int, kind: str, attributes: Mapping[str, Any], path: tuple[bytes, ...]) -> Op[None]:
-        """Of a file at once, as what is written into it: nobody waits but those who change the same file."""
+        """Those of a file are changed at once, as its bytes are: nobody waits but those who change the same file."""
         if kind == DIRECTORY:
             yield from super().set_attributes(ino, kind, attributes, path)
         elif not (yield attribute_query(self.store_id, ino, attributes, time.time_ns())):
@@ -138,7 +143,7 @@ class LiveChanges(MergingChanges):
 
     def _lock(self, changes: list[tuple[int, bytes, Change]], look: Query) -> Op[Rows]:
         parents = {parent for parent, _, _ in changes}
-        sources = {parent for parent, _ in self._linked}  # their locks keep the files' last names
+        sources = {parent for parent, _ in self._linked}  # locked, so that the linked files keep the names we saw
         removed = {
             change.removed.ino
             for _, _, change in changes
@@ -176,12 +181,16 @@ class LiveChanges(MergingChanges):
         self, plan: Plan, parent: int, name: bytes, removed: Removal, now: tuple[int, str] | None
     ) -> None:
         if removed.kind == DIRECTORY and now is not None and now[0] != removed.ino:
-            # Not the one that we have locked.
+            # It is not the one that we have locked.
             raise conflict(f"directory {self._path(parent, name)!r} was replaced by another transaction")
         super()._plan_removal(plan, parent, name, removed, now)
 
     def _lock_trees(self, trees: list[int]) -> Op[None]:
-        """Lock all directories below: nothing comes into one that is locked, so that at some point there are no more of them."""
+        """
+        Lock all directories below *trees*, until a look finds no more of them.
+
+        It ends: nothing comes into a directory that is locked.
+        """
         if not trees:
             return
         before = None
@@ -194,9 +203,10 @@ class LiveChanges(MergingChanges):
 
     def _unlink_files(self, trees: list[int], linked: list[int]) -> Op[None]:
         """
-        Names of the files are locked with their directories; but whoever writes to a file changes its row, and its place.
+        Set link_count to 0 for the files below *trees*, but not for *linked*.
 
-        An UPDATE that has waited for it looks at the row again, and does not find it in the place that was asked for:
+        Their names are locked with their directories, but their rows are not. If a write to a file moves its row to another ctid,
+        an UPDATE by ctid that has waited for the write misses the row; it is then updated by key. Source:
         https://www.postgresql.org/docs/current/transaction-iso.html#XACT-READ-COMMITTED
         """
         if trees:
@@ -211,7 +221,7 @@ class LiveChanges(MergingChanges):
     def _end_trees(self, trees: list[int], linked: list[int]) -> list[Query]:
         return [Query(REMOVE_TREES, self.store_id, trees)]
 
-    def _change_links(self, plan: Plan, now_ns: int) -> list[Query]:
+    def _change_links(self, plan: Plan, changed: set[int], now_ns: int) -> list[Query]:
         links = plan.changed_links
         if len(links) <= ONE_BY_ONE_MAX:
             return [Query(ADD_LINKS_TO_ONE, self.store_id, ino, names, now_ns) for ino, names in links]

@@ -1,8 +1,7 @@
-"""Merging: what the changes of a transaction come to, in the state that they meet at its commit.
+"""Merging: finding out what the changes of a transaction come to in the state that its commit meets.
 
-Everything is looked up after the lock that keeps it as it is until the commit. The plan that comes out says which names and trees
-go, which names are new, which inodes gain or lose names. It is written in one order, with `writing`; what differs with versions and
-without is in `versioned` and `live`.
+First what the changes touch is locked, so that it stays as it is until the commit; then it is looked up, and each change is
+planned. The plan says which names and trees go, which names come, and which inodes gain or lose names; `apply` writes it.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ NAMES_NOW = Statement(
     "int8 int8[] bytea[]",
     read_only=True,
 )
-# Names that directories $2 (ours) have in common with directories $3 (theirs), pair by pair.
+# The names that directory $2 (ours) and directory $3 (theirs) have in common, for each pair.
 COMMON_NAMES = Statement(
     f"""
     SELECT u.position, o.name, o.ino, o.kind, t.ino, t.kind
@@ -79,7 +78,7 @@ NOT_EMPTY = Statement(
     "int8 int8[]",
     read_only=True,
 )
-# Of the directories $2 those from which no way leads up to the root. UNION ends at a circle.
+# Those of the directories $2 from which no way leads up to the root: they would be below themselves. UNION ends at a circle.
 UNREACHABLE = Statement(
     f"""
     WITH RECURSIVE up AS (
@@ -102,7 +101,7 @@ UNREACHABLE = Statement(
     read_only=True,
 )
 
-# Files below directories $2 that have, or are about to have ($3), names elsewhere, or several names there.
+# Files below the directories $2 with several names, or of which this commit changes the names ($3); and how many names are below.
 LINKED_BELOW = Statement(
     f"""
     {BELOW}
@@ -123,11 +122,12 @@ LINKED_BELOW = Statement(
 
 
 class MergingChanges(ApplyingChanges):
-    """A change set that is merged at commit; subclasses know how to lock and how to write."""
+    """A change set that is merged at the commit; subclasses know how to lock."""
 
     def _merged(self) -> Op[list[Query]]:
-        plan = Plan(self._made.items())
-        yield from self._write_created_here(plan)
+        plan = Plan(self._made)
+        if self._created_here:
+            yield from self._write_created_here(plan)
         changes = [
             (parent, name, change)
             for parent, names in self._names.items()
@@ -138,23 +138,26 @@ class MergingChanges(ApplyingChanges):
             return []
         yield from self._look_up(plan, changes)
         yield from self._check_versions(changes)
-        yield from self._plan_merges(plan)
-        yield from self._check_emptied(plan)
-        nameless = plan.trees + plan.unwanted
+        if plan.merges:
+            yield from self._plan_merges(plan)
+        if plan.emptied:
+            yield from self._check_emptied(plan)
+        trees, unwanted = plan.trees, plan.unwanted
         linked: list[int] = []
-        if nameless:
-            # The names that go are no part of the trees: what they led to may have been moved out of them.
-            early, plan.closes = self._close_names(plan.closes), []
-            if early:
-                yield Many(early)
-            yield from self._lock_trees(plan.trees)
-            yield from self._check_removed(plan.trees, changes)
+        if trees or unwanted:
+            # Names that go do not count as parts of the trees: what they led to may have been moved out of them.
+            closing, plan.closes = self._close_names(plan.closes), []
+            if closing:
+                yield Many(closing)
+            yield from self._lock_trees(trees)
+            yield from self._check_removed(trees, changes)
             pending = [ino for ino, kind in plan.kinds.items() if kind != DIRECTORY]
-            for ino, names in (yield Query(LINKED_BELOW, self.store_id, nameless, pending)):
+            for ino, names in (yield Query(LINKED_BELOW, self.store_id, trees + unwanted, pending)):
                 linked.append(ino)
                 plan.link(ino, FILE, -names)
-            yield from self._unlink_files(plan.trees, linked)
-        queries = self._apply(plan, linked)
+            yield from self._unlink_files(trees, linked)
+            unwanted = plan.unwanted  # some may just have lost their last name
+        queries = self._apply(plan, trees, unwanted, linked)
         moved = [ino for ino in self._moved if plan.links.get(ino, 0) >= 0 and ino not in self._created_here]
         if not moved:
             return queries
@@ -167,24 +170,24 @@ class MergingChanges(ApplyingChanges):
 
     @abc.abstractmethod
     def _lock(self, changes: list[tuple[int, bytes, Change]], look: Query) -> Op[Rows]:
-        """Lock what the changes are in, check that it is still there, and *look*."""
+        """Lock what the changes are in, check that it is still there, and return the rows of *look*."""
 
     def _lock_trees(self, trees: list[int]) -> Op[None]:
-        """Lock all directories below *trees*, where that is needed."""
+        """Lock all directories below *trees*, if the kind of file system needs that."""
         yield from ()
 
     def _unlink_files(self, trees: list[int], linked: list[int]) -> Op[None]:
-        """Take the last name from all files below *trees* but *linked*, where others may be changing them."""
+        """Take the last name from all files below *trees* but *linked*, if others may be writing to them."""
         yield from ()
 
     def _lock_merged(self, directories: list[int]) -> Op[None]:
-        """Lock directories of others' that ours become one with, where that is needed."""
+        """Lock the existing *directories* that new ones are merged into, if the kind of file system needs that."""
         yield from ()
 
     # ------------------------------------------------------------------------------------------------------- planning
 
     def _write_created_here(self, plan: Plan) -> Op[None]:
-        """Write the changes in directories of this transaction's own, which nobody else sees."""
+        """Write the changes in directories that this transaction made, which nobody else sees."""
         changes = [
             (parent, name, change)
             for parent in self._created_here.intersection(self._names)
@@ -209,7 +212,7 @@ class MergingChanges(ApplyingChanges):
                 self._add(self._exclusive, change.entry.ino)
 
     def _look_up(self, plan: Plan, changes: list[tuple[int, bytes, Change]]) -> Op[None]:
-        """Lock, and plan each change in sight of what is there."""
+        """Lock, look up what is there, and plan each change."""
         for start in range(0, max(len(changes), 1), LOOKED_UP_AT_ONCE):
             part = changes[start : start + LOOKED_UP_AT_ONCE]
             look = Query(NAMES_NOW, self.store_id, [change[0] for change in part], [change[1] for change in part])
@@ -219,7 +222,7 @@ class MergingChanges(ApplyingChanges):
                 self._plan(plan, parent, name, change, now.get(position))
 
     def _plan(self, plan: Plan, parent: int, name: bytes, change: Change, now: tuple[int, str] | None) -> None:
-        """Decide what one change comes to where *now* is what stands there."""
+        """Plan one change of a name that leads to *now*, inode and kind."""
         entry, removed = change.entry, change.removed
         if removed is not None:
             self._plan_removal(plan, parent, name, removed, now)
@@ -253,12 +256,12 @@ class MergingChanges(ApplyingChanges):
         plan.close(parent, name, *now)
 
     def _merge(self, plan: Plan, ours: int, theirs: int, path: tuple[bytes, ...]) -> None:
-        if theirs in self._names:  # where it had another name: two changes may have one name now
+        if theirs in self._names:  # changed under another name, so there may be two changes of one name
             raise conflict(f"directory {join(path)!r} was moved there by another transaction while this one changed it")
         plan.merge(ours, theirs, path)
 
     def _plan_merges(self, plan: Plan) -> Op[None]:
-        """Go down the directories that become one with another transaction's, level by level."""
+        """Merge new directories into those that another transaction made meanwhile, level by level."""
         done = 0
         while level := plan.merges[done:]:
             done = len(plan.merges)
@@ -283,11 +286,11 @@ class MergingChanges(ApplyingChanges):
                 self._no_longer_created_here(ino)
 
     def _check_versions(self, changes: list[tuple[int, bytes, Change]]) -> Op[None]:
-        """Raise `ConflictError` if a file that was to be replaced in a certain state is in another."""
+        """Raise `ConflictError` if a file has changed since the version that a change names."""
         yield from ()
 
     def _check_removed(self, trees: list[int], changes: list[tuple[int, bytes, Change]]) -> Op[None]:
-        """Raise `ConflictError` if something is put into a directory that came into a tree that goes."""
+        """Raise `ConflictError` if something is put into a directory that another transaction moved into one of *trees*."""
         written = {parent for parent, _, change in changes if change.entry is not None}
         if trees and written:
             for (ino,) in (yield Query(DIRECTORIES_BELOW, self.store_id, trees, list(written), [])):
@@ -296,12 +299,11 @@ class MergingChanges(ApplyingChanges):
                 )
 
     def _check_emptied(self, plan: Plan) -> Op[None]:
-        if plan.emptied:
-            for (ino,) in (yield Query(NOT_EMPTY, self.store_id, list(plan.emptied))):
-                if plan.links[ino] < 0:
-                    raise conflict(
-                        f"something was put into directory {join(plan.emptied[ino])!r} while it was being removed"
-                    )
+        for (ino,) in (yield Query(NOT_EMPTY, self.store_id, list(plan.emptied))):
+            if plan.links[ino] < 0:
+                raise conflict(
+                    f"something was put into directory {join(plan.emptied[ino])!r} while it was being removed"
+                )
 
     def _no_longer_created_here(self, ino: int) -> None:
         self._created_here.discard(ino)
@@ -309,7 +311,7 @@ class MergingChanges(ApplyingChanges):
             self._journal.append(partial(self._created_here.add, ino))
 
     def _check_linked(self, there: Iterable[tuple[int, bytes]]) -> None:
-        """Raise `ConflictError` unless all names of files that got another name are *there*."""
+        """Raise `ConflictError` if a file that got another name is not under its old one any more; *there*: names that are."""
         for parent, name in self._linked.keys() - set(there):
             raise self._file_is_gone(self._linked[parent, name])
 
