@@ -20,7 +20,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar, Final, Literal, NamedTuple
+from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeAlias
 
 from pgstore import errors
 from pgstore.core.operation import CommitHook, Many, Op, Query
@@ -58,14 +58,16 @@ DIRECTORIES_BELOW = Statement(
 )
 
 
+# What must be there at the commit: anything of the kind; an empty directory; the very inode, which gets another name.
+How: TypeAlias = Literal["any", "empty", "moved"]
+
+
 class Removal(NamedTuple):
     """What a transaction removed from a name: what it saw there, and what must be there at the commit."""
 
     ino: int
     kind: str
-    how: Literal[
-        "any", "empty", "moved"
-    ]  # anything of this kind; an empty directory; this very inode, which gets another name
+    how: How
 
 
 class Change(NamedTuple):

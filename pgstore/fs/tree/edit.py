@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.core.operation import Op
-from pgstore.fs.commit.change_set import Removal, conflict
+from pgstore.fs.commit.change_set import How, Removal, conflict
 from pgstore.fs.model import DIRECTORY, Entry, Node
 from pgstore.fs.paths import DirectoryNames, Names, join
 from pgstore.fs.tree.build import Builder, Directory, is_directory
@@ -117,7 +117,7 @@ def _removable(tree: Tree, names: Names) -> Op[Walk]:
     return walk
 
 
-def _remove(tree: Tree, walk: Walk, how: str) -> None:
+def _remove(tree: Tree, walk: Walk, how: How) -> None:
     node = walk.found
     tree.changes.remove(walk.parent, walk.names[-1], Removal(node.ino, node.kind, how), walk.names[:-1])
 
