@@ -10,12 +10,13 @@ from pgstore import errors
 from pgstore.client import Client
 from pgstore.core.numbers import as_int
 from pgstore.core.operation import BeforeCommit, Call, Op, Query, StaleHandle, atomic
+from pgstore.core.statement import Statement
 from pgstore.fs.commit.change_set import ChangeSet
 from pgstore.fs.commit.merge import MergingChanges
 from pgstore.fs.history import VersionPin
-from pgstore.fs.model import IN_LARGE_OBJECTS, IN_ROWS, NEWEST, StoreGone
+from pgstore.fs.model import DIRECTORY, DIRECTORY_MODE, IN_LARGE_OBJECTS, IN_ROWS, NEWEST, ROOT, StoreGone
 from pgstore.fs.retention.collection import collect_in_passing
-from pgstore.fs.tree.resolve import CREATE_FILE_SYSTEM, CREATE_ROOT, Tree
+from pgstore.fs.tree.resolve import Tree
 from pgstore.store.handle import Store
 from pgstore.store.registry import StoreRecord
 
@@ -33,6 +34,22 @@ STORAGES = {"rows": IN_ROWS, "large_object": IN_LARGE_OBJECTS}
 MODE_MAX = 0o7777  # permission bits
 # In what handles on one store may differ, and a pickled one keeps.
 _HANDLE_STATE = ("_version", "_version_pin", "_read_only_reason", "_mount_options")
+
+CREATE_FILE_SYSTEM = Statement(
+    """
+    INSERT INTO pgstore.file_system (store_id, chunk_size_bytes, storage, versions_kept)
+    VALUES ($1, $2, $3, $4)
+    """,
+    "int8 int4 char int4",
+)
+CREATE_ROOT = Statement(
+    f"""
+    INSERT INTO pgstore.inode (store_id, ino, kind, mode, mtime_ns, ctime_ns, parent)
+    SELECT $1, {ROOT}, '{DIRECTORY}', {DIRECTORY_MODE}, n.now, n.now, {ROOT}
+      FROM (SELECT (extract(epoch FROM statement_timestamp()) * 1000000000::numeric)::bigint) AS n (now)
+    """,
+    "int8",
+)
 
 
 class FileStoreBase(Store):

@@ -12,10 +12,9 @@ from pgstore import errors
 from pgstore.core.names import UNSTORABLE
 from pgstore.core.operation import Op, operation
 from pgstore.file_store.base import MODE_MAX, FileStoreBase, check_number
-from pgstore.fs.model import FIFO, SOCKET, Node
+from pgstore.fs.model import DIRECTORY_MODE, FIFO, SOCKET, Node
 from pgstore.fs.paths import Names, split, split_file
 from pgstore.fs.tree import edit
-from pgstore.fs.tree.new_rows import DIRECTORY_MODE
 
 ID_MAX: Final = 2**31 - 1
 XATTRS_BYTES_MAX: Final = 64 * 1024  # of one inode, names and values; as much as Linux allows for one value

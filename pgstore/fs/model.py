@@ -20,6 +20,8 @@ SYMLINK: Final = "l"
 FIFO: Final = "p"
 SOCKET: Final = "s"
 
+DIRECTORY_MODE: Final = 0o755  # permission bits of directories that nobody has chosen
+
 # Where the bytes of large files are: `file_system.storage`.
 IN_ROWS: Final = "r"
 IN_LARGE_OBJECTS: Final = "l"

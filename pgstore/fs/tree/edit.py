@@ -1,7 +1,7 @@
 """Edits of a tree: making directories and links, removing, moving, copying, changing attributes.
 
-What goes with the commit waits in the transaction's change set; new inodes are written at once. Everything is decided on the tree
-as the transaction sees it; the commit decides again where others have changed it.
+Each edit resolves its paths, checks that it is possible in the tree as the transaction sees it, and writes: new inodes at once,
+names into the transaction's change set. The commit checks again what others have changed meanwhile.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import Any, Final
 from pgstore import errors
 from pgstore.core.operation import Op
 from pgstore.fs.commit.change_set import How, Removal, conflict
-from pgstore.fs.model import DIRECTORY, Entry, Node
+from pgstore.fs.model import DIRECTORY, DIRECTORY_MODE, Entry, Node
 from pgstore.fs.paths import DirectoryNames, Names, join
 from pgstore.fs.tree.build import Builder, Directory, is_directory
 from pgstore.fs.tree.listing import LIST_NAMES, Listing
-from pgstore.fs.tree.new_rows import DIRECTORY_MODE
 from pgstore.fs.tree.resolve import Tree, Walk, check_file, check_kind
 
 TARGET_BYTES_MAX: Final = 4095  # of a symbolic link; PATH_MAX of Linux
@@ -41,7 +40,7 @@ def make_directory(
 
 
 def make_node(tree: Tree, names: Names, make: Callable[[Builder, Directory, bytes], None]) -> Op[None]:
-    """Let *make* make something in the directory of *names*, which must be free, with its name."""
+    """Have *make* called with the directory and the last name of *names*, at which nothing may be."""
     walk = yield from tree.target(names, follow=False)
     _check_free(walk)
     builder = Builder(tree)
@@ -60,7 +59,7 @@ def make_symbolic_link(tree: Tree, target: bytes, names: Names) -> Op[None]:
 
 
 def make_link(tree: Tree, names: Names, new: Names) -> Op[None]:
-    """A second name for a file, or for a link itself."""
+    """Give a file another name. A symbolic link is not followed, but gets the name itself."""
     source = yield from tree.need(names, follow=False)
     if source.found.is_directory:
         raise is_directory(names)
@@ -110,7 +109,7 @@ def check_empty(tree: Tree, walk: Walk) -> Op[None]:
 def _removable(tree: Tree, names: Names) -> Op[Walk]:
     if not names:
         raise errors.InvalidError("the root cannot be removed or moved; name what is in it")
-    # A slash at the end does not let a link be followed here, or what it leads to would be removed.
+    # A symbolic link is not followed, also where a slash says that it should be: what it leads to would be removed.
     walk = yield from tree.need(tuple(names), follow=False)
     if isinstance(names, DirectoryNames):
         check_kind(walk._replace(needs_directory=True))
@@ -179,7 +178,7 @@ def _check_replaceable(tree: Tree, node: Node, target: Walk) -> Op[None]:
 
 def copy(tree: Tree, sources: list[Names], target: Names, *, recursive: bool) -> Op[None]:
     """
-    Copy files, sharing their bytes, as cp(1) does: into a directory that is there; else one of them, to this name.
+    Copy files as cp(1) does: into *target* if that is a directory, else one file to this name. Copies share their bytes.
 
     Attributes are copied, times are not.
     """
@@ -263,7 +262,7 @@ def _by_directory(page: Iterable[tuple[bytes, Entry]]) -> Iterable[tuple[Names, 
 def set_attributes(
     tree: Tree, names: Names, attributes: Callable[[Node], Mapping[str, Any]], *, follow: bool
 ) -> Op[None]:
-    """Change columns of an inode, given what it is."""
+    """Change columns of an inode. *attributes*: called with the inode, returns the new values."""
     walk = yield from tree.need(names, follow=follow)
     node = walk.found
     yield from tree.changes.set_attributes(node.ino, node.kind, attributes(node), walk.names)

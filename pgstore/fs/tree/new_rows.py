@@ -1,7 +1,7 @@
 """New inodes and names, written before anyone can see them.
 
-An inode can be inserted at any time: nothing leads to it until it has a name. The same holds for names in a directory that has
-none itself yet. Such rows are valid from version 0 on and need no lock.
+An inode can be inserted at any time, for nothing leads to it before it has a name. So can names in a directory that has no name
+yet. Such rows are valid since version 0 and need no lock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pgstore.core.statement import Statement
 from pgstore.fs.commit.change_set import ChangeSet
 from pgstore.fs.model import DIRECTORY, FILE, SYMLINK, Contents, StoreGone
 
-DIRECTORY_MODE: Final = 0o755
 LINK_MODE: Final = 0o777
 
 INSERT_INODE = Statement(
@@ -27,7 +26,7 @@ INSERT_INODE = Statement(
     """,
     "int8 int8 char int4 int8 int8 int8 int8 int8 bytea bytea",
 )
-# Files and links $3, as they are in version $4, become new inodes $2. They share their blobs.
+# The new inodes $2 are copies of the files and links $3 as they are in version $4, and share their blobs.
 COPY_INODES_OF = Statement(
     """
     INSERT INTO pgstore.inode
@@ -55,7 +54,7 @@ COPY_INODES: Final = """
     FROM STDIN (FORMAT binary)
 """
 COPY_NAMES: Final = "COPY pgstore.dirent (store_id, parent, name, ino, kind) FROM STDIN (FORMAT binary)"
-# Reading the file system's row finds out whether it still exists. No row: it does not.
+# No row: the file system does not exist any more.
 RESERVE_INODES = Statement(
     """
     SELECT nextval('pgstore.inode_seq'::regclass)
@@ -66,7 +65,7 @@ RESERVE_INODES = Statement(
     "int8 int4",
 )
 
-COPY_FROM_ROWS: Final = 16  # below, single INSERTs in one message are quicker
+COPY_FROM_ROWS: Final = 16  # fewer rows are quicker by single INSERTs in one message
 
 # COPY's binary format: each row is its number of fields, each field its length and its bytes; length -1 is NULL.
 _HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -81,10 +80,10 @@ _BIGINT: Final = struct.Struct("!iq").pack
 
 def reserve_inodes(session: Session, store_id: int, count: int, *, at_once: int = 32) -> Op[list[int]]:
     """
-    Numbers for *count* new inodes, which nobody else makes.
+    Numbers for *count* new inodes, which nobody else gets.
 
     Args:
-        at_once: how many to draw when there are not enough; those left over are there for the next operation.
+        at_once: how many to draw from the database, at least, if the session has too few. The next operation takes what is left.
     """
     reserved = session.reserved_inodes(store_id)
     inos: list[int] = []
@@ -114,7 +113,7 @@ class _Inode(NamedTuple):
 
 
 class NewRows:
-    """Inodes and names to be written, collected and sent together."""
+    """Inodes and names to be written together."""
 
     def __init__(self, store_id: int, now_ns: int) -> None:
         self._store_id = store_id
@@ -143,7 +142,7 @@ class NewRows:
         self._names.append((parent, name, ino, kind))
 
     def send(self, changes: ChangeSet) -> Op[None]:
-        """Write what was collected; put off until *changes* are, if that is soon."""
+        """Write what was collected: now, or with *changes* if the operation reads none of it before."""
         if self._links or len(self._inodes) + len(self._names) < COPY_FROM_ROWS:
             queries = [*self._inode_queries(), *self._name_queries()]
             if changes.is_single:

@@ -1,4 +1,4 @@
-"""Finding: all directories below one, and what matches a pattern."""
+"""Searching: all directories below one, and all that matches a pattern."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pgstore.fs.tree.resolve import Tree
 from pgstore.types import FileEntry
 
 _MAGIC: Final = re.compile(rb"[*?\[]")
-NAMES_AHEAD_MAX: Final = 20_000  # that a walk remembers of directories whose turn is yet to come; about
+NAMES_AHEAD_MAX: Final = 20_000  # about how many names a walk reads ahead and remembers
 
 
 class TreeWalk:
-    """A directory and all below it, each before what is in it, by name."""
+    """A directory and all directories below it, sorted by name, each before those in it."""
 
     def __init__(self, tree: Tree, directory: int, names: Names) -> None:
         self._tree = tree
         self._todo = [(directory, names)]
-        self._begun: dict[int, Part] = {}  # of these; the first part of what they hold
+        self._begun: dict[int, Part] = {}  # the first part of some of these, read ahead
 
     def page(self) -> Op[list[tuple[str, list[str], list[str]]] | None]:
         """The next directories, None at the end."""
@@ -49,7 +49,7 @@ class TreeWalk:
         return found
 
     def _look_ahead(self) -> Op[None]:
-        """Begin to read the next directory, if that was not done, and those soon to come."""
+        """Read the first part of the next directory, unless it is known, and of those that come soon."""
         if self._todo[-1][0] in self._begun:
             return
         held = sum(len(part.entries) for part in self._begun.values())
@@ -62,13 +62,13 @@ class TreeWalk:
 
 
 class Glob:
-    """What matches a pattern, name by name."""
+    """All that matches a pattern, which is followed name by name."""
 
     def __init__(self, tree: Tree, pattern: Names) -> None:
         self._tree = tree
-        # Directory, its path, and the part of the pattern that is to be matched in it.
+        # The path of a directory, and the part of the pattern that is to be matched in it.
         self._todo: list[tuple[Names, Names]] = [((), pattern)]
-        self._given: set[bytes] = set()  # several `**` may match in several ways
+        self._given: set[bytes] = set()  # paths; with several `**` one path may match in several ways
         self._directories_only = isinstance(pattern, DirectoryNames)
 
     def page(self) -> Op[list[FileEntry] | None]:
@@ -82,7 +82,7 @@ class Glob:
         return None
 
     def _match(self, names: Names, pattern: Names) -> Op[dict[bytes, FileEntry]]:
-        """What matches *pattern* in the directory *names*; what is left to do in others goes to the list."""
+        """What matches *pattern* in the directory *names*. What is to be matched in other directories goes to the list."""
         plain = next((at for at, part in enumerate(pattern) if _MAGIC.search(part)), len(pattern))
         try:
             walk = yield from self._tree.walk(

@@ -1,4 +1,4 @@
-"""Facts: all that `stat` tells, of everything that a directory holds, a page at a time."""
+"""Stats: what `stat` returns, for all that a directory holds, a page at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pgstore.fs.tree.listing import LIST_NAMES, Listing, stat_of
 from pgstore.fs.tree.resolve import STAT_COLUMNS, Tree, Walk, valid
 from pgstore.types import FileStat
 
-# In version $5: of names $3 in directories $2, which lead to the inodes $4, since when they do so, and what the inodes know.
+# In version $5, for the names $3 in the directories $2, which lead to the inodes $4: since which version they do, and the inodes.
 STATS = Statement(
     f"""
     SELECT u.position, e.version_from, i.*
@@ -35,16 +35,17 @@ STATS = Statement(
 
 
 class StatListing:
-    """What the directory *walk* leads to holds, with *recursive* all below it; *names* are its path as it was given."""
+    """Stats of all that a directory holds, with *recursive* of all below it; *names*: the path by which *walk* was found."""
 
     def __init__(self, tree: Tree, walk: Walk, names: Names, *, recursive: bool) -> None:
         self._tree = tree
         self._listing = Listing(tree, [walk.found.ino], names, recursive=recursive, statement=LIST_NAMES)
-        # Directories, which come before what is in them: inode, and the version in which a name on the way was last changed.
+        # Inode of each directory, and the version in which a name on the way to it changed last. A directory comes before its
+        # names.
         self._known = {b"/".join(names): (walk.found.ino, walk.names_version)}
 
     def page(self) -> Op[list[FileStat] | None]:
-        """The next facts, None at the end."""
+        """The next stats, None at the end."""
         entries = yield from self._listing.entries()
         if entries is None:
             return None
