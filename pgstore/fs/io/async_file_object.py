@@ -1,7 +1,7 @@
 """File objects for programs with an event loop: what `open.aio` gives.
 
-Python has no such files; these have the methods of its blocking ones, each to be awaited. The bytes, the reading ahead and the
-rules of the modes are those of `fileio`.
+Python has no such files. These have the methods of its blocking ones, each to be awaited; open files, reading ahead and the rules
+of the modes are shared with `file_object`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 S = TypeVar("S", str, bytes)
-_CHUNK = 64 * 1024  # looked through for the end of a line
+_CHUNK = 64 * 1024  # bytes that are searched for the end of a line
 
 
 class AsyncFile(ABC, Generic[S]):
@@ -75,7 +75,7 @@ class AsyncFile(ABC, Generic[S]):
     def seekable(self) -> bool:
         return True
 
-    # ------------------------------------------------------------------------------------- bytes, for both kinds
+    # ------------------------------------------------------------------------------------------------------ bytes
 
     def _check_open(self) -> None:
         if self._closed:
@@ -155,13 +155,12 @@ class AsyncFile(ABC, Generic[S]):
                 await self._write_now(memoryview(pending))
             except BaseException:
                 self._position += len(pending)
-                self._pending = bytearray(
-                    pending
-                )  # a copy: a traceback may hold the view, and what is viewed cannot grow
+                # A copy, for a traceback may hold the view, and a bytearray that is viewed cannot grow.
+                self._pending = bytearray(pending)
                 raise
 
     async def _write_now(self, view: memoryview) -> None:
-        self._is_broken = self._open_file.is_staged  # unless all goes well
+        self._is_broken = self._open_file.is_staged  # until it has succeeded
         self._position = await self._change(self._open_file.write(self._position, view))
         self._is_broken = False
 
@@ -169,12 +168,12 @@ class AsyncFile(ABC, Generic[S]):
         return await self._run(self._open_file.changing(op, partial(self._go_back, self._position)))
 
     def _go_back(self, position: int) -> None:
-        """What was written from *position* on was undone with its transaction, and with it what stands in buffers."""
+        """The transaction that wrote from *position* on was rolled back: go back there, and drop what is buffered."""
         self._position = position
         self._pending = bytearray()
         self._ahead.drop()
 
-    # ------------------------------------------------------------------------------------------------------ for all
+    # -------------------------------------------------------------------------------------------- bytes and text
 
     async def flush(self) -> None:
         """Write what is buffered: of a NetworkFileSystem's file, all that was written can then be read by others."""
@@ -337,7 +336,7 @@ class AsyncTextFile(AsyncFile[str]):
         if self._newline in (None, ""):
             decoder = io.IncrementalNewlineDecoder(decoder, translate=self._newline is None)
         self._decoder = decoder
-        self._text = ""  # decoded, and not given yet
+        self._text = ""  # decoded, and not returned yet
         self._at_end = False
 
     def _go_back(self, position: int) -> None:
@@ -345,7 +344,7 @@ class AsyncTextFile(AsyncFile[str]):
         self._start_decoding()
 
     async def _decode_more(self) -> bool:
-        """Add to the text; False: at the end."""
+        """Decode more of the file. False: it has ended."""
         if self._at_end:
             return False
         data = await self._read_some(_CHUNK)
@@ -365,7 +364,7 @@ class AsyncTextFile(AsyncFile[str]):
         while len(self._text) < size and await self._decode_more():
             pass
         text, self._text = self._text[:size], self._text[size:]
-        self._at_end = self._at_end and bool(self._text)  # others may add to the file
+        self._at_end = self._at_end and bool(self._text)  # others may append to the file
         return text
 
     async def readline(self, size: int | None = -1) -> str:
@@ -385,7 +384,7 @@ class AsyncTextFile(AsyncFile[str]):
         return line
 
     def _line_end(self, start: int) -> int:
-        """Where the first line of the text ends; 0: not in it."""
+        """Where the first line of the decoded text ends; 0: not within it."""
         if self._newline in (None, "\n"):
             return self._text.find("\n", start) + 1
         if self._newline == "":

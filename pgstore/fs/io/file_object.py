@@ -1,8 +1,8 @@
 """File objects: what `open` of a Volume or NetworkFileSystem returns to programs without an event loop.
 
-They are Python's own: `RawFile` gives the bytes, `io`'s buffers and text layer stand on it, so that whatever works with files works
-with these. What the layers here add is `fsync`, and that the contents of a file of a Volume are not kept when the block that writes
-them is left by an exception, or when the file object is forgotten.
+They are Python's own: `RawFile` reads and writes the bytes, and the buffers and the text layer of `io` stand on it, so that what
+works with files works with these. The layers here add `fsync`; and if the block that writes a file of a Volume is left by an
+exception, or the file object becomes garbage without being closed, nothing of what it wrote is kept.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 T = TypeVar("T")
-RANDOM_BUFFER: Final = 64 * 1024  # of files that are read and written: the chunk of a NetworkFileSystem
+RANDOM_BUFFER: Final = 64 * 1024  # bytes, of files that are read and written: a chunk of a NetworkFileSystem
 
 
 class Mode(NamedTuple):
@@ -45,12 +45,12 @@ class Mode(NamedTuple):
 
     @property
     def raw(self) -> str:
-        """As a raw file shows it."""
+        """The mode that a raw file shows."""
         return self.kind + "b" + ("+" if self.updates else "")
 
 
 class FileAt(NamedTuple):
-    """What an `open` has found: the file, how it is used, and where in it to begin."""
+    """The result of an `open`: the file, its mode, and the position to begin at, in bytes."""
 
     open_file: OpenFile
     mode: Mode
@@ -94,9 +94,9 @@ class RawFile(io.RawIOBase):
         self._bound = bound
         self._position = position
         self._ahead = ReadAhead(open_file, enabled=read_ahead)
-        self._is_abandoned = False  # what comes now is kept nowhere
-        self._is_broken = False  # a write failed, and nobody knows how much of it is there
-        self._late: list[tuple[int, bytes]] | None = None  # what comes when nobody has the file any more
+        self._is_abandoned = False  # what is written from now on is dropped
+        self._is_broken = False  # a write failed, and it is unknown how much of it was stored
+        self._late: list[tuple[int, bytes]] | None = None  # what the layers write when the file object is garbage
         self._begin_layers_anew: list[Callable[[], None]] = []
 
     def _run(self, op: Op[T]) -> T:
@@ -120,7 +120,7 @@ class RawFile(io.RawIOBase):
 
     @property
     def size(self) -> int:
-        """How many bytes the file has now, as far as they have been written; fsspec asks files for it."""
+        """The present size in bytes, without what is buffered. fsspec asks files for it."""
         self._check_open()
         return self._run(self._open_file.size())
 
@@ -160,7 +160,7 @@ class RawFile(io.RawIOBase):
             self._position += len(view)
         elif not self._is_abandoned:
             self._ahead.drop()
-            # What stands above would give the same bytes again when it is closed. Of new contents then nothing is kept.
+            # After a failed write the buffer above writes the same bytes again when it is closed. Staged contents are then lost.
             self._check_whole()
             self._is_broken = self._open_file.is_staged
             self._position = self._change(self._open_file.write(self._position, view))
@@ -171,7 +171,7 @@ class RawFile(io.RawIOBase):
         return self._run(self._open_file.changing(op, partial(self._go_back, self._position)))
 
     def _go_back(self, position: int) -> None:
-        """What was written from *position* on was undone with its transaction, and with it what stands in buffers."""
+        """The transaction that wrote from *position* on was rolled back: go back there, and drop what the layers have buffered."""
         if not self.closed:
             self._position = position
             self._ahead.drop()
@@ -179,8 +179,8 @@ class RawFile(io.RawIOBase):
                 begin()
 
     def add_layer(self, layer: Layer, *args: Any, **kwargs: Any) -> None:
-        """*layer* stands above this file, made of what it stands on and these arguments."""
-        # Weakly: a file object that nobody has any more is closed at once.
+        """Note a *layer* above this file, and the arguments it was made with, so that its buffers can be dropped."""
+        # A weak reference: file objects that are garbage are to be closed at once.
         self._begin_layers_anew.append(partial(_begin_anew, weakref.ref(layer), args, kwargs))
 
     def _check_whole(self) -> None:
@@ -234,13 +234,13 @@ class RawFile(io.RawIOBase):
             super().close()
 
     def abandon(self) -> None:
-        """The block that the file was opened for failed: keep nothing of new contents. What was written in place stays."""
+        """Keep nothing of staged contents, for the block that wrote them failed. What was written in place stays."""
         if self._open_file.is_staged and not self._is_abandoned and not self.closed:
             self._is_abandoned = True
             self._run(self._open_file.abandon())
 
     def finalise(self) -> None:
-        """The file object was collected without having been closed, maybe in the middle of something: ask nothing of the server."""
+        """Give up a file object that became garbage without being closed. It may run at any moment, so it sends nothing."""
         if self._is_abandoned or self.closed:
             return
         lost = self._open_file.drop(in_transaction=self._bound is not None)
@@ -261,7 +261,7 @@ class RawFile(io.RawIOBase):
 
 
 def seek(open_file: OpenFile, position: int, offset: int, whence: int) -> Op[int]:
-    """Where a file that stands at *position* stands after this; the arguments are those of `io.IOBase.seek`."""
+    """The new position of a file that is at *position*; the other arguments are those of `io.IOBase.seek`."""
     offset = index(offset)
     if whence == os.SEEK_CUR:
         offset += position
@@ -275,7 +275,7 @@ def seek(open_file: OpenFile, position: int, offset: int, whence: int) -> Op[int
 
 
 def checked_size(size: int) -> int:
-    """Return *size* if a file can be truncated to it."""
+    """*size* as an int, if a file can be truncated to it."""
     size = index(size)
     if size < 0:
         raise errors.PositionInvalid(f"a file cannot be truncated to {size} bytes")
@@ -283,7 +283,7 @@ def checked_size(size: int) -> int:
 
 
 class Layer(io.IOBase):
-    """A layer of `io` on a `RawFile`, perhaps with others between: how it ends. Comes before the class of `io` among the bases."""
+    """How a layer of `io` above a `RawFile` ends. Among the bases of a class it comes before that of `io`."""
 
     _raw: RawFile
 
@@ -297,7 +297,7 @@ class Layer(io.IOBase):
 
     @property
     def size(self) -> int:
-        """How many bytes the file has now, with those that are buffered."""
+        """The present size in bytes, with what is buffered."""
         if self._raw.writable():
             self.flush()
         return self._raw.size
@@ -335,7 +335,7 @@ def on(raw: RawFile, layer: L) -> L:
 
 
 def layered(raw: RawFile, below: Any, kind: type[L], *args: Any, **kwargs: Any) -> L:
-    """A layer of this kind on *below*, which is *raw* or stands on it."""
+    """A layer of this kind on *below*, which is *raw* or a layer above it."""
     make: Callable[..., L] = kind
     layer = on(raw, make(below, *args, **kwargs))
     raw.add_layer(layer, *args, **kwargs)
@@ -343,7 +343,7 @@ def layered(raw: RawFile, below: Any, kind: type[L], *args: Any, **kwargs: Any) 
 
 
 def _begin_anew(layer: weakref.ref[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Let *layer* forget what it has in its buffers, and ask for the position."""
+    """Have *layer* drop what it has buffered, and ask for the position again."""
     there = layer()
     if there is not None:
         there.__init__(there.buffer if isinstance(there, io.TextIOWrapper) else there.raw, *args, **kwargs)
@@ -359,7 +359,7 @@ def exit_block(file: io.IOBase, raw: RawFile, kind: type[BaseException] | None) 
 
 
 def finalise(file: io.IOBase, raw: RawFile | None) -> None:
-    """The end of a file object that was collected. (io's own would close it, and so keep half of what was to be written.)"""
+    """The end of a file object that became garbage. (`io` would close it, and so keep half of what was to be written.)"""
     if raw is not None:
         raw.finalise()
         file.close()

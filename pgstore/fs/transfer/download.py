@@ -30,10 +30,10 @@ from pgstore.fs.tree.resolve import Small, Tree
 
 class Reader:
     """
-    The bytes of one file in order.
+    Reads one file from its beginning to its end.
 
-    Of a Volume it stays with the state of the file that it was opened on. A file of a NetworkFileSystem is read as it is with each
-    look, to the end that it has by then.
+    A file of a Volume is read as it was when the reader was made. A file of a NetworkFileSystem is read as it is at each step, up
+    to the end that it has by then.
     """
 
     def __init__(self, tree: Tree, node: Node) -> None:
@@ -41,7 +41,7 @@ class Reader:
         self._in_place = tree.in_place
         self._node = node
         self._pin = FilePin(tree.session, tree.store_id, node.ino, None if tree.in_place else node.version)
-        self.size_bytes = node.size_bytes  # as it was last seen
+        self.size_bytes = node.size_bytes  # as it was last read
         self.at = 0
         self._buffer = bytearray()
 
@@ -64,9 +64,9 @@ class Reader:
 
     def next_present(self) -> Op[list[PieceView] | None]:
         """
-        The next pieces that are not holes, as (offset, bytes), of at most `COPY_BYTES` of the file; None at the end.
+        The next `COPY_BYTES` at most of the file, without holes, as (offset, bytes); None at the end.
 
-        They are good until the next call.
+        The bytes may be used until the next call.
         """
         start = self.at
         if start >= self.size_bytes:
@@ -82,7 +82,7 @@ class Reader:
         yield from self._pin.ensure()
         buffer = self._buffer = self._buffer or bytearray(min(COPY_BYTES, self.size_bytes))
         if self._in_place:
-            end = min(end, start + len(buffer))  # the file may have grown
+            end = min(end, start + len(buffer))  # the file may have grown since the buffer was made
             self.size_bytes, pieces = yield from copy_file(self._store_id, self._node.ino, start, end, buffer)
         else:
             assert self._node.blob_id is not None
@@ -96,9 +96,7 @@ class Reader:
 
 def get_file(tree: Tree, names: Names, local: LocalFile, progress: Progress, *, trusted: bool = False) -> Op[int]:
     """
-    Write the file at *names* to *local*. A local file is there whole or, after an error, as it was.
-
-    Returns the number of bytes.
+    Write the file at *names* to *local*, which is complete afterwards or, after an error, as before. Returns the number of bytes.
     """
     node = yield from tree.need_file(names)
     progress.total(node.size_bytes)
@@ -127,9 +125,9 @@ def _download(tree: Tree, node: Node, make_target: Callable[[], Target], progres
 
 def get_directory(tree: Tree, names: Names, folder: LocalFolder, progress: Progress) -> Op[None]:
     """
-    Write all files and links below the directory *names* into *folder*, and its directories if all is wanted.
+    Write all files and links below the directory *names* into *folder*, and the directories too, unless a pattern chooses files.
 
-    What would lead out of it is left out, and told of when all else is there.
+    What would lead out of *folder* is left out, and an error says so when all else is written.
     """
     walk = yield from tree.need(names)
     if not walk.found.is_directory:
@@ -153,7 +151,7 @@ def get_directory(tree: Tree, names: Names, folder: LocalFolder, progress: Progr
 
 
 class _Batch:
-    """Directories, links and small files, which are read by one query and written by one call."""
+    """Directories, links and small files, read by one query and written in one `Call`."""
 
     def __init__(self, tree: Tree, names: Names, folder: LocalFolder, progress: Progress) -> None:
         self._tree = tree
@@ -182,7 +180,7 @@ class _Batch:
             yield from _download_below(self._tree, self._names, path, self._folder, self._progress)
 
     def _write(self, entries: list[tuple[bytes, Entry]], found: dict[int, Small]) -> list[bytes]:
-        """Returns the paths of files that were not *found*: they have changed since they were listed."""
+        """Write what was *found*. Returns the paths of the other files, which have changed since they were listed."""
         left = []
         for path, entry in entries:
             if entry.kind == DIRECTORY:

@@ -1,6 +1,6 @@
-"""Uploads: local files become new inodes, written as they are read, and get their names with the commit.
+"""Uploads: local files become new inodes, which are written as the files are read, and get their names with the commit.
 
-Files of a folder are taken in batches: read in one go, written by COPY.
+The files of a folder are read in batches, and written by COPY.
 """
 
 from __future__ import annotations
@@ -26,12 +26,9 @@ from pgstore.fs.tree.build import Builder, is_directory
 from pgstore.fs.tree.new_rows import reserve_inodes
 from pgstore.fs.tree.resolve import Tree, check_file
 
-VOLUME_PUT = Statement(
-    "SELECT pgstore.volume_put($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-    "int8 int8 bytea[] bytea int4 int8 int8 bytea bool",
-)
-_ATTEMPTS: Final = 4  # over connections that break
-# From the first of them to the last: well within the ten minutes for which collection leaves alone what was replaced.
+_ATTEMPTS: Final = 4  # when connections break
+# From the first attempt to the last. `pgstore.volume_put` finds an earlier attempt by its rows, which collection leaves alone for
+# ten minutes, even if the file was replaced at once.
 _REPEAT_SECONDS: Final = 300.0
 
 
@@ -41,8 +38,11 @@ def put_small_file(
     """
     Commit a small *source* to a Volume as the path *names*, in one round trip and outside any transaction.
 
-    Returns the number of bytes; None, with nothing done, where that is no simple matter: `put_file` does it, and says what is
-    wrong. *source* must be one that can restart.
+    Returns the number of bytes. None: nothing was done, because it takes more than that; `put_file` can do it, or says what is
+    wrong.
+
+    Args:
+        source: one that can restart.
     """
     data: bytes = yield Call(partial(source.read, INLINE_BYTES_MAX + 1))
     if len(data) <= INLINE_BYTES_MAX:
@@ -61,8 +61,15 @@ def put_small_file(
     return None
 
 
+# The locks, and what makes a repeated call safe: see sql/schema.sql.
+VOLUME_PUT = Statement(
+    "SELECT pgstore.volume_put($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    "int8 int8 bytea[] bytea int4 int8 int8 bytea bool",
+)
+
+
 def _volume_put(*values: object) -> Op[bool | None]:
-    """Call `VOLUME_PUT`; again, where the answer is lost with the connection."""
+    """Call `pgstore.volume_put`, again if its answer is lost with the connection."""
     give_up = clock.monotonic() + _REPEAT_SECONDS
     repeated = False
     for attempts_left in range(_ATTEMPTS - 1, -1, -1):
@@ -95,12 +102,12 @@ def put_file(
     if_version: int | None = None,
 ) -> Op[int]:
     """
-    Write *source* to the path *names*, making directories on the way. Returns the number of bytes.
+    Write *source* to the path *names*, making the directories on the way. Returns the number of bytes.
 
     Args:
-        mode: its permission bits; None: those of *source*.
-        force: over a file that is there.
-        if_version: only if what is there has not changed since; 0: if there is nothing.
+        mode: permission bits; None: those of *source*.
+        force: replace a file that exists.
+        if_version: only if what is there has not changed since this version; 0: only if nothing is there.
     """
     walk = yield from tree.target(names)
     check_file(walk)
@@ -109,7 +116,7 @@ def put_file(
             raise is_directory(names)
         if not force:
             raise errors.FileExists(f"{join(names)!r} exists; pass force=True to replace it", join(names))
-    if if_version is not None:  # at once, before the upload, where the commit would
+    if if_version is not None:  # now and not only at the commit: it saves the upload
         check_version(walk.names, None if walk.node is None else walk.version, if_version)
     builder = Builder(tree)
     parent = yield from builder.directory(walk.names[:-1], walk)
@@ -131,7 +138,7 @@ def put_file(
 
 
 def put_directory(tree: Tree, folder: Folder, names: Names, progress: Progress, *, force: bool = True) -> Op[None]:
-    """Write the files of *folder* below the path *names*; *force*: over files that are there."""
+    """Write the files of *folder* below the path *names*; *force*: replace files that exist."""
     builder = Builder(tree, inodes_at_once=100)
     target = yield from tree.target(names)
     if target.node is not None and not target.node.is_directory:
