@@ -20,6 +20,10 @@ SYMLINK: Final = "l"
 FIFO: Final = "p"
 SOCKET: Final = "s"
 
+# Columns of an inode: what a copy takes over; and what a row for a new version does, beside its ctime.
+COPIED_COLUMNS: Final = "kind, mode, uid, gid, size_bytes, blob_id, link_target, inline_data, xattrs"
+STATE_COLUMNS: Final = f"{COPIED_COLUMNS}, link_count, mtime_ns, parent"
+
 DIRECTORY_MODE: Final = 0o755  # permission bits of directories that nobody has chosen
 
 # Where the bytes of large files are: `file_system.storage`.

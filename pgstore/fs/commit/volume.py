@@ -14,7 +14,7 @@ from pgstore.fs.commit.apply import Plan
 from pgstore.fs.commit.change_set import Change, check_version, conflict
 from pgstore.fs.commit.merge import MergingChanges
 from pgstore.fs.commit.statements import ADD_LINKS, BELOW, OTHERS_BELOW, grouped, inode_ctids, name_ctids
-from pgstore.fs.model import LIVE, ROOT
+from pgstore.fs.model import LIVE, ROOT, STATE_COLUMNS
 
 # Commits to one Volume happen one after the other, in the order of this lock. What is looked up after it, in the same message, is
 # the newest version, and stays so until we commit. No row: the file system was deleted.
@@ -122,11 +122,8 @@ FORK_INODES = Statement(
             AND ctid = {inode_ctids("pg_catalog.unnest($3) AS u (ino)", "u.ino", "n.version_from < $2")}
          RETURNING *
     )
-    INSERT INTO pgstore.inode
-           (store_id, ino, version_from, kind, mode, uid, gid, link_count, size_bytes, mtime_ns, ctime_ns, blob_id, link_target,
-            inline_data, parent, xattrs)
-    SELECT $1, ino, $2, kind, mode, uid, gid, link_count, size_bytes, mtime_ns, ctime_ns, blob_id, link_target,
-           inline_data, parent, xattrs
+    INSERT INTO pgstore.inode (store_id, ino, version_from, ctime_ns, {STATE_COLUMNS})
+    SELECT $1, ino, $2, ctime_ns, {STATE_COLUMNS}
       FROM closed
     """,
     "int8 int8 int8[]",

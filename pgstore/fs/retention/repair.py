@@ -1,12 +1,12 @@
-"""Repairing file systems, where `sql/checks` have found something: what can be mended is, and what might still be is kept.
+"""Repairing file systems in which `sql/checks` have found something.
 
-Damage is not ours to explain: a row deleted by hand, a restore that left out a table. What nothing refers to may be the only copy
-of what a file has lost, so before it is deleted the files are looked at. A chunk goes back to the place that lacks it, a blob to
-its file, if there is one explanation; if there are several, or one that is not certain, it stays, and is told of. Only what no
-loss in its store can explain is handed to collection, which looks again, under locks.
+The damage may have any cause: a row deleted by hand, a restore that left out a table. What nothing refers to may be the only copy
+of what a file has lost, so the files are examined before anything is deleted. A chunk goes back into the gap, and a blob back to
+the file, that it certainly came from. If several are possible, or one that is not certain, it stays and is reported. Only what no
+loss in its store can explain becomes a candidate for collection, which examines it again under locks.
 
-Each repair locks what it changes and looks once more, so others may go on writing. (Where a file was mended it had lost bytes
-until now: what they read or copied of it before is not made good.)
+Each repair locks what it changes and checks it once more under the lock, so others may go on writing. What they read or copied of a
+file before it was repaired stays as it was read.
 """
 
 from __future__ import annotations
@@ -21,9 +21,110 @@ from pgstore.fs.candidates import GRACE_OVER, note_blobs, note_chunks
 from pgstore.fs.model import FILE, LIVE
 from pgstore.fs.retention.collection import Collection
 
+
+class Chunk(NamedTuple):
+    """A chunk that no blob has."""
+
+    id: int
+    length: int
+
+
+class Blob(NamedTuple):
+    """A blob that no file has."""
+
+    id: int
+    chunk_size: int
+    end: int
+
+
+class Gap(NamedTuple):
+    """A range of a file without chunks, and the ids of the chunks before and behind it."""
+
+    blob_id: int
+    chunk_size: int
+    size_bytes: int  # of the file
+    first: int  # position
+    last: int
+    before: int
+    behind: int
+
+    def room(self, position: int) -> int:
+        """How many bytes the chunk at *position* has if the file was written from its beginning to its end."""
+        return min(self.chunk_size, self.size_bytes - position * self.chunk_size)
+
+    def may_lack(self, chunk: Chunk) -> bool:
+        """Whether *chunk* can have been in this gap."""
+        return chunk.length <= self.room(self.first)
+
+    def surrounds(self, chunk: Chunk) -> bool:
+        """Whether *chunk* was made between its neighbours, as if the file was written from its beginning to its end."""
+        return self.may_lack(chunk) and self.before < chunk.id < self.behind
+
+    def is_filled_by(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether *chunks* are exactly as many and as long as what is missing."""
+        count = self.last - self.first + 1
+        return len(chunks) == count and all(
+            chunk.length == self.room(self.first + at) for at, chunk in enumerate(chunks)
+        )
+
+
+class IncompleteFile(NamedTuple):
+    """A file that may lack its contents."""
+
+    ino: int
+    size_bytes: int
+    blob_id: int  # the blob that it has; 0: none
+    is_lost: bool
+
+    def may_lack(self, blob: Blob) -> bool:
+        """Whether *blob* can be its contents: it has as many chunks, and no more bytes."""
+        return blob.end <= self.size_bytes and -(-blob.end // blob.chunk_size) == -(-self.size_bytes // blob.chunk_size)
+
+
+@dataclass
+class Mended:
+    """What a repair has done in a file system, and what it could not do and why."""
+
+    chunks: int = 0  # put back into their gaps
+    blobs: int = 0  # given back to their files
+    names: int = 0  # impossible ones, changed
+    shared: int = 0  # blobs of several files, marked as shared
+    disowned: int = 0  # extents with a chunk that others have, marked as not its owner
+    deleted: int = 0  # blobs and chunks that no file can have lost
+    kept: list[str] = field(default_factory=list)
+
+
+def gaps_filled_by(chunks: Iterable[Chunk], gaps: Sequence[Gap]) -> list[tuple[Gap, list[Chunk]]]:
+    """The gaps of which it is certain which chunks they lack, with these chunks in order."""
+    homes: dict[int, list[Gap]] = {}
+    wanted: dict[Gap, list[Chunk]] = {}
+    for chunk in sorted(chunks):
+        homes[chunk.id] = [gap for gap in gaps if gap.surrounds(chunk)]
+        for gap in homes[chunk.id]:
+            wanted.setdefault(gap, []).append(chunk)
+    return [
+        (gap, found)
+        for gap, found in wanted.items()
+        if gap.is_filled_by(found) and all(len(homes[chunk.id]) == 1 for chunk in found)
+    ]
+
+
+def owners_of(blobs: Sequence[Blob], incomplete: Sequence[IncompleteFile]) -> list[tuple[IncompleteFile, Blob]]:
+    """The files of which it is certain which blob they lack: both end at the same byte, and neither fits any other."""
+    return [
+        (file, blob)
+        for file in incomplete
+        for blob in blobs
+        if file.is_lost
+        and file.size_bytes == blob.end
+        and {other.ino for other in incomplete if other.is_lost and other.may_lack(blob)} == {file.ino}
+        and [other.id for other in blobs if file.may_lack(other)] == [blob.id]
+    ]
+
+
 # ------------------------------------------------------------------------------------------------------- what there is
 
-# Noted nowhere, so it is not what an operation of ours has left.
+# They are no candidates for collection either, so no operation of pgstore has left them like this.
 _UNREFERENCED_BLOBS: Final = """
       FROM pgstore.blob b
      WHERE b.store_id = $1
@@ -60,7 +161,7 @@ UNREFERENCED_BLOBS = Statement(
     "int8",
     read_only=True,
 )
-# Ranges without a chunk in the blobs of files, and the chunks before and behind them. Holes are not wrong; they may be a loss.
+# Ranges without chunks in the blobs of files, and the chunks before and behind each. They may be holes, or lost.
 GAPS = Statement(
     """
     WITH file AS (
@@ -98,8 +199,9 @@ GAPS = Statement(
     "int8 int8",
     read_only=True,
 )
-# Files that lack their contents: their blob is gone, or is that of another file as well. In a Volume copies have one blob, and
-# look so too; in a NetworkFileSystem those are marked. *is_lost*: what they lead to is not there, or does not end where they do.
+# Files that may lack their contents: their blob does not exist, or another file has it too. (Copies share a blob; in a Volume they
+# look the same, in a NetworkFileSystem the blob is marked as shared.) is_lost: certainly, for the blob is missing or ends
+# elsewhere.
 INCOMPLETE_FILES = Statement(
     f"""
     SELECT i.ino::bigint, i.size_bytes::bigint, coalesce(i.blob_id, 0),
@@ -117,7 +219,7 @@ INCOMPLETE_FILES = Statement(
     "int8",
     read_only=True,
 )
-# Whether extents lead to no chunk or have another's.
+# Whether extents have no chunk, no blob, or a chunk that another extent owns.
 BROKEN_EXTENTS = Statement(
     """
     SELECT EXISTS (SELECT
@@ -138,28 +240,7 @@ BROKEN_EXTENTS = Statement(
 
 # --------------------------------------------------------------------------------------------------------- mending it
 
-# Whoever writes a file in place, or shares its blob, holds its blob: they finish first, and wait for us. What is not as it was
-# seen any more is left.
-LOCK_BLOB = Statement("SELECT id FROM pgstore.blob WHERE store_id = $1 AND id = $2 FOR UPDATE", "int8 int8")
-LOCK_CHUNK = Statement(f"SELECT c.id {_UNREFERENCED_CHUNKS} AND c.id = $2 FOR UPDATE", "int8 int8")
-INSERT_EXTENT = Statement(
-    "INSERT INTO pgstore.extent (store_id, blob_id, position, chunk_id) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
-    "int8 int8 int4 int8",
-)
-LOCK_UNREFERENCED_BLOB = Statement(f"SELECT b.id {_UNREFERENCED_BLOBS} AND b.id = $2 FOR UPDATE", "int8 int8")
-SET_BLOB = Statement(
-    """
-    UPDATE pgstore.inode
-       SET blob_id = $4
-     WHERE store_id = $1
-       AND ino::bigint = $2
-       AND coalesce(blob_id, 0) = $3
-       AND inline_data IS NULL
-       AND size_bytes::bigint = $5
-    """,
-    "int8 int8 int8 int8 int8",
-)
-# They are copies now, and the next write to one of them gives it a blob of its own.
+# Several files have the blob, so they are treated as copies: the next write to one of them gives it a blob of its own.
 MARK_SHARED = Statement(
     """
     UPDATE pgstore.blob b
@@ -174,7 +255,7 @@ MARK_SHARED = Statement(
     """,
     "int8",
 )
-# So with extents: the next write gives each a chunk of its own.
+# The same for extents that have one chunk: the next write to one of them gives it a chunk of its own.
 CLEAR_OWNED = Statement(
     """
     UPDATE pgstore.extent e
@@ -204,122 +285,15 @@ RENAME_IMPOSSIBLE = Statement(
     """,
     "int8",
 )
-NOTE_BLOBS = Statement(
-    note_blobs(f"(SELECT b.id AS blob_id {_UNREFERENCED_BLOBS} AND b.id = ANY ($2))", noted_at=GRACE_OVER),
-    "int8 int8[]",
-)
-NOTE_CHUNKS = Statement(
-    note_chunks(f"(SELECT c.id AS chunk_id {_UNREFERENCED_CHUNKS} AND c.id = ANY ($2))"), "int8 int8[]"
-)
-
-
-class Chunk(NamedTuple):
-    """A chunk that no blob has."""
-
-    id: int
-    length: int
-
-
-class Blob(NamedTuple):
-    """A blob that no file has."""
-
-    id: int
-    chunk_size: int
-    end: int
-
-
-class Gap(NamedTuple):
-    """A range of a file without chunks, and the chunks on both sides of it."""
-
-    blob_id: int
-    chunk_size: int
-    size_bytes: int  # of the file
-    first: int
-    last: int
-    before: int
-    behind: int
-
-    def room(self, position: int) -> int:
-        """How many bytes a chunk has at *position* that was written in one go."""
-        return min(self.chunk_size, self.size_bytes - position * self.chunk_size)
-
-    def may_lack(self, chunk: Chunk) -> bool:
-        """Whether *chunk* may ever have been in it."""
-        return chunk.length <= self.room(self.first)
-
-    def surrounds(self, chunk: Chunk) -> bool:
-        """Whether *chunk* was made between its neighbours, as are those of a file that is written from its beginning to its end."""
-        return self.may_lack(chunk) and self.before < chunk.id < self.behind
-
-    def is_filled_by(self, chunks: Sequence[Chunk]) -> bool:
-        """Whether *chunks* are as many and as long as what is missing."""
-        count = self.last - self.first + 1
-        return len(chunks) == count and all(
-            chunk.length == self.room(self.first + at) for at, chunk in enumerate(chunks)
-        )
-
-
-class IncompleteFile(NamedTuple):
-    """A file that may lack its blob."""
-
-    ino: int
-    size_bytes: int
-    blob_id: int  # what it has instead; 0: nothing
-    is_lost: bool
-
-    def may_lack(self, blob: Blob) -> bool:
-        """Whether its bytes may be those of *blob*: as many chunks, and not more in the last one."""
-        return blob.end <= self.size_bytes and -(-blob.end // blob.chunk_size) == -(-self.size_bytes // blob.chunk_size)
-
-
-@dataclass
-class Mended:
-    """What was done in a file system; and what was not, and why."""
-
-    chunks: int = 0  # that are in their places again
-    blobs: int = 0
-    names: int = 0  # that were impossible
-    shared: int = 0  # blobs that were not marked
-    disowned: int = 0  # extents
-    deleted: int = 0  # blobs and chunks that nothing lacked
-    kept: list[str] = field(default_factory=list)
-
-
-def gaps_filled_by(chunks: Iterable[Chunk], gaps: Sequence[Gap]) -> list[tuple[Gap, list[Chunk]]]:
-    """The gaps of which it is certain what they lack, each with its chunks in order."""
-    homes: dict[int, list[Gap]] = {}
-    wanted: dict[Gap, list[Chunk]] = {}
-    for chunk in sorted(chunks):
-        homes[chunk.id] = [gap for gap in gaps if gap.surrounds(chunk)]
-        for gap in homes[chunk.id]:
-            wanted.setdefault(gap, []).append(chunk)
-    return [
-        (gap, found)
-        for gap, found in wanted.items()
-        if gap.is_filled_by(found) and all(len(homes[chunk.id]) == 1 for chunk in found)
-    ]
-
-
-def owners_of(blobs: Sequence[Blob], incomplete: Sequence[IncompleteFile]) -> list[tuple[IncompleteFile, Blob]]:
-    """The files of which it is certain which blob is theirs: both end at one byte, and fit no other that is loose or lost."""
-    return [
-        (file, blob)
-        for file in incomplete
-        for blob in blobs
-        if file.is_lost
-        and file.size_bytes == blob.end
-        and {other.ino for other in incomplete if other.is_lost and other.may_lack(blob)} == {file.ino}
-        and [other.id for other in blobs if file.may_lack(other)] == [blob.id]
-    ]
 
 
 def repair(store_id: int, *, in_place: bool, nameless: bool) -> Op[Mended]:
     """
-    Mend what can be, and delete what no loss in this file system can explain. Not in a transaction.
+    Repair what can be repaired, and delete what no file of this file system can have lost. Not in a transaction.
 
     Args:
-        in_place: it is a NetworkFileSystem.
-        nameless: its names or versions show that inodes are gone, of which nobody knows what contents they had.
+        in_place: the file system is a NetworkFileSystem.
+        nameless: there are names or versions without their inodes, so that any contents may have been those of a lost inode.
     """
     mended = Mended()
     mended.names = yield Query(RENAME_IMPOSSIBLE, store_id)
@@ -340,9 +314,19 @@ def repair(store_id: int, *, in_place: bool, nameless: bool) -> Op[Mended]:
     return mended
 
 
+# Who writes a file in place, or shares its blob, locks the blob: they finish first, and then wait for us. A chunk that is referred
+# to by now is not found any more.
+LOCK_BLOB = Statement("SELECT id FROM pgstore.blob WHERE store_id = $1 AND id = $2 FOR UPDATE", "int8 int8")
+LOCK_CHUNK = Statement(f"SELECT c.id {_UNREFERENCED_CHUNKS} AND c.id = $2 FOR UPDATE", "int8 int8")
+INSERT_EXTENT = Statement(
+    "INSERT INTO pgstore.extent (store_id, blob_id, position, chunk_id) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+    "int8 int8 int4 int8",
+)
+
+
 def _insert_chunks(store_id: int, gap: Gap, chunks: Sequence[Chunk]) -> Op[int]:
     count = 0
-    # Under the lock once more, for the file may have been written or cut meanwhile.
+    # Look again under the lock: the file may have been written or truncated meanwhile.
     if (yield Query(LOCK_BLOB, store_id, gap.blob_id)) and gap in [
         Gap(*row) for row in (yield Query(GAPS, store_id, LIVE))
     ]:
@@ -352,6 +336,22 @@ def _insert_chunks(store_id: int, gap: Gap, chunks: Sequence[Chunk]) -> Op[int]:
     return count
 
 
+# An inode that begins to refer to the blob locks it, by its foreign key: it waits for us, or the blob is not found any more.
+LOCK_UNREFERENCED_BLOB = Statement(f"SELECT b.id {_UNREFERENCED_BLOBS} AND b.id = $2 FOR UPDATE", "int8 int8")
+SET_BLOB = Statement(
+    """
+    UPDATE pgstore.inode
+       SET blob_id = $4
+     WHERE store_id = $1
+       AND ino::bigint = $2
+       AND coalesce(blob_id, 0) = $3
+       AND inline_data IS NULL
+       AND size_bytes::bigint = $5
+    """,
+    "int8 int8 int8 int8 int8",
+)
+
+
 def _restore_blob(store_id: int, file: IncompleteFile, blob: Blob) -> Op[int]:
     if not (yield Query(LOCK_UNREFERENCED_BLOB, store_id, blob.id)):
         return 0
@@ -359,8 +359,17 @@ def _restore_blob(store_id: int, file: IncompleteFile, blob: Blob) -> Op[int]:
     return min(changed, 1)
 
 
+NOTE_BLOBS = Statement(
+    note_blobs(f"(SELECT b.id AS blob_id {_UNREFERENCED_BLOBS} AND b.id = ANY ($2))", noted_at=GRACE_OVER),
+    "int8 int8[]",
+)
+NOTE_CHUNKS = Statement(
+    note_chunks(f"(SELECT c.id AS chunk_id {_UNREFERENCED_CHUNKS} AND c.id = ANY ($2))"), "int8 int8[]"
+)
+
+
 def _keep_or_delete(store_id: int, mended: Mended, *, nameless: bool, broken_extents: bool) -> Op[None]:
-    """Look at what is loose still. As long as a file may lack it, it stays."""
+    """Deal with what is still unreferenced: what a file may lack stays, all else becomes a candidate for collection."""
     gaps = [Gap(*row) for row in (yield Query(GAPS, store_id, LIVE))]
     incomplete = [IncompleteFile(*row) for row in (yield Query(INCOMPLETE_FILES, store_id))]
     lost = nameless or any(file.is_lost for file in incomplete)

@@ -14,7 +14,7 @@ from pgstore.client.session import Session
 from pgstore.core.operation import CopyIn, Many, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.fs.commit.change_set import ChangeSet
-from pgstore.fs.model import DIRECTORY, FILE, SYMLINK, Contents, StoreGone
+from pgstore.fs.model import COPIED_COLUMNS, DIRECTORY, FILE, SYMLINK, Contents, StoreGone
 
 LINK_MODE: Final = 0o777
 
@@ -28,13 +28,12 @@ INSERT_INODE = Statement(
 )
 # The new inodes $2 are copies of the files and links $3 as they are in version $4, and share their blobs.
 COPY_INODES_OF = Statement(
-    """
-    INSERT INTO pgstore.inode
-           (store_id, ino, kind, mode, uid, gid, size_bytes, mtime_ns, ctime_ns, blob_id, link_target, inline_data, xattrs)
-    SELECT $1, u.ino, i.kind, i.mode, i.uid, i.gid, i.size_bytes, $5, $5, i.blob_id, i.link_target, i.inline_data, i.xattrs
+    f"""
+    INSERT INTO pgstore.inode (store_id, ino, mtime_ns, ctime_ns, {COPIED_COLUMNS})
+    SELECT $1, u.ino, $5, $5, {COPIED_COLUMNS}
       FROM unnest($2, $3) AS u (ino, source)
      CROSS JOIN LATERAL (
-           SELECT n.*
+           SELECT {COPIED_COLUMNS}
              FROM pgstore.inode n
             WHERE n.store_id = $1
               AND n.ino::bigint = u.source
