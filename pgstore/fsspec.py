@@ -91,7 +91,7 @@ class StoreTransaction(Transaction):  # type: ignore[misc]
 
 
 class _Discarded(Exception):
-    """What rolls a transaction back that its user discards."""
+    """Rolls back a transaction that its user discards."""
 
 
 class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
@@ -135,7 +135,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return f"{self._scheme}_{self.client.installation}_{self._environment_name or self.client.environment}"
 
     def _store_of(self, path: Any) -> tuple[Any, str]:
-        """The store that *path* leads into, and the path in it, with the slash at its end."""
+        """The store that *path* begins with, and the path in it, with the slash at its end."""
         name, _, inside = self._strip_protocol(path).partition("/")
         if not name:
             raise errors.IsADirectory(
@@ -152,7 +152,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return store, inside + "/" if inside and _ends_in_slash(path) else inside
 
     def _find_store(self, path: Any) -> tuple[Any, str]:
-        """The same for looking: where no store can have such a name there is no such path."""
+        """`_store_of` for reading: if no store can have such a name, there is no such path."""
         try:
             return self._store_of(path)
         except errors.InvalidError as exc:
@@ -168,7 +168,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def _explained(self, path: Any) -> Iterator[None]:
-        """Turn the error that there is no store into the one that there is no such path."""
+        """Turn the error about a missing store into one about a missing path."""
         try:
             yield
         except errors.NotFoundError as exc:
@@ -183,11 +183,11 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def end_transaction(self) -> None:
         self.transaction.complete()
 
-    # -------------------------------------------------------------------------------------------------------- looking
+    # -------------------------------------------------------------------------------------------------------- reading
 
     def info(self, path: Any, **_: Any) -> Info:
         """
-        The facts about what is at *path*; a link is followed unless it leads nowhere.
+        The attributes of what is at *path*; a link is followed unless it leads nowhere.
 
         Beside fsspec's `name`, `size` and `type`: `mtime` (seconds), `mtime_ns`, `created`, `mode` (with the type),
         `uid`, `gid`, `ino`, `nlink`, `version`, `islink`.
@@ -300,7 +300,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             yield here
         if maxdepth is None or maxdepth > 1:
             below = None if maxdepth is None else maxdepth - 1
-            for name in list(here[1]):  # of what the caller may have left of them
+            for name in list(here[1]):  # the caller may have removed some
                 yield from self.walk(directories[name]["name"], below, topdown, on_error, detail)
         if not topdown:
             yield here
@@ -537,7 +537,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         callback.absolute_update(info["size"])
 
     def touch(self, path: Any, truncate: bool = True, **_: Any) -> None:
-        """Make an empty file, of one that is there; without *truncate*, set the time of one that is there."""
+        """Make a file empty, or make an empty one; without *truncate*, only set the time of one that exists."""
         if truncate or not self.exists(path):
             self.pipe_file(path, b"")
             return
@@ -554,7 +554,7 @@ class VolumeFileSystem(StoreFileSystem):
 
 
 class NetworkFileSystemFileSystem(StoreFileSystem):
-    """`pgstorenfs://name/path`. What is written is there for everybody at once; files can be changed in place (`r+b`)."""
+    """`pgstorenfs://name/path`. All see at once what is written; files can be changed in place (`r+b`)."""
 
     protocol = ("pgstorenfs", "pgstore+nfs")  # others, such as universal_pathlib, take any but letters and digits apart
     _store_class = NetworkFileSystem
@@ -601,7 +601,7 @@ def _both(first: Callable[[], object], second: Callable[[], object]) -> Callable
 
 
 class _Packing(Layer, io.BufferedWriter):
-    """What packs into a file of ours. One of ours that nobody closes is not written, and not all that pack do so."""
+    """A file that compresses into one of ours, and closes that: otherwise ours is never written, and not every packer closes it."""
 
     def __init__(self, packer: Any, below: Any) -> None:
         super().__init__(packer)

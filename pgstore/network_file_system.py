@@ -1,7 +1,6 @@
-"""NetworkFileSystem: a file system in the database with one state, which is shared live.
+"""NetworkFileSystem: a file system in the database with one state, in which files are changed in place.
 
-What it has in common with Volume is in `pgstore.file_store`. What is written is there for everybody at once; files are changed in
-place, also in the middle. In a transaction, changes to names are seen by the transaction alone until it commits.
+What it has in common with Volume is in `pgstore.file_store`.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class NetworkFileSystem(FileStore):
 
     @operation
     def info(self) -> Op[NetworkFileSystemInfo]:
-        """Return the facts about this NetworkFileSystem that do not change."""
+        """Return name, time of creation and creator of this NetworkFileSystem."""
         record = yield from self._described()
         return NetworkFileSystemInfo(self._name, record.created_at, record.created_by)
 

@@ -1,7 +1,6 @@
-"""Volume: a file system in the database, shared by every client, each change of which is one commit.
+"""Volume: a file system in the database with versions. Each commit makes one.
 
-What it has in common with NetworkFileSystem is in `pgstore.file_store`; here is what versions bring. A direct call is a commit of
-its own. In a transaction, changes are seen by the transaction alone until it commits, and then become one version of the Volume.
+What it has in common with NetworkFileSystem is in `pgstore.file_store`; here is what versions add.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ __all__ = [
 
 VERSIONS_MAX = 1_000_000  # of keep=
 
-# No row: there is none of the old name. The name that is taken is told by the index.
+# No row: no Volume has the old name. If the new name is taken, the unique index raises an error.
 RENAME = Statement(
     """
     UPDATE pgstore.store
@@ -117,7 +116,7 @@ class Volume(FileStore):
             storage=storage,
             chunk_size=chunk_size,
         )
-        store._options.update(_kept(keep))
+        store._options.update(_keep_option(keep))
         return store
 
     @classmethod
@@ -141,12 +140,12 @@ class Volume(FileStore):
         if version not in (None, 1, 2):
             raise errors.InvalidError(f"version {version!r} is neither 1 nor 2")
         store = super().ephemeral(client, environment_name)
-        store._options = {**cls._checked_options(storage=storage, chunk_size=chunk_size), **_kept(keep)}
+        store._options = {**cls._checked_options(storage=storage, chunk_size=chunk_size), **_keep_option(keep)}
         return store
 
     @operation
     def info(self) -> Op[VolumeInfo]:
-        """Return the facts about this Volume that do not change."""
+        """Return name, time of creation and creator of this Volume."""
         record = yield from self._described()
         return VolumeInfo(self._name, record.created_at, record.created_by)
 
@@ -179,15 +178,15 @@ class Volume(FileStore):
         """
         Return the versions that can still be read, newest first. Each commit made one.
 
-        The newest *keep* (see `from_name`) are kept, and any that somebody reads (`at`); others may go at any time.
+        The newest *keep* (see `from_name`) are kept, and any that somebody reads (`at`). Others may be deleted at any time.
 
         Args:
             limit: at most so many; None: all.
             before: only versions before this one, for the next page.
         """
-        for value, noun in ((limit, "limit"), (before, "before")):
+        for value, name in ((limit, "limit"), (before, "before")):
             if value is not None:
-                check_number(value, noun, 0, 2**62)
+                check_number(value, name, 0, 2**62)
         store_id = yield from self._locate()
         found = yield from history.versions(store_id, before=before, limit=limit)
         if not found:
@@ -198,16 +197,16 @@ class Volume(FileStore):
         """
         Return a handle that reads the Volume as it was in *version*, and refuses to write. Version 0 is the empty Volume.
 
-        The version is kept from the first use of the handle until it is garbage, or its process has been silent for ten minutes. A
-        pickled handle keeps nothing: where it is unpickled, it does from its first use there on.
+        The version is kept from the first use of the handle until the handle is garbage, or its process has been silent for ten
+        minutes. A pickled handle keeps nothing; an unpickled one does from its first use on.
 
         Raises:
             InvalidError: on first use, if there has never been such a version.
             VersionGone: on use, if it is not kept any more.
         """
         version = check_number(version, "version", 0, 2**62)
-        refusal = f"Version {version} of a Volume can not be written to; restore({version}) makes it the newest"
-        return self._clone(_version=version, _version_pin=VersionPin(version), _read_only_reason=refusal)
+        reason = f"Version {version} of a Volume can not be written to; restore({version}) makes it the newest"
+        return self._clone(_version=version, _version_pin=VersionPin(version), _read_only_reason=reason)
 
     def __repr__(self) -> str:
         return super().__repr__() if self._version == NEWEST else f"{super().__repr__()}.at({self._version})"
@@ -220,8 +219,8 @@ class Volume(FileStore):
         No bytes are copied. What was committed since stays readable in its versions, and can be restored in turn. Files that change
         get their old contents, modes and times, and the present as the time of their last change (`ctime_ns`).
 
-        All names are looked at, those of now and those of then, and other commits wait for it meanwhile. In a transaction it has to
-        come before changes of the Volume, which may follow, and those of others wait for the transaction then.
+        It reads all names of both versions, and other commits wait for it meanwhile. In a transaction it must come before other
+        changes of the Volume, and the commits of others wait until the transaction ends.
 
         Raises:
             InvalidError: there has never been such a version, or the transaction has changed the Volume already.
@@ -233,7 +232,7 @@ class Volume(FileStore):
         store_id = yield from self._locate()
 
         def change() -> Op[int]:
-            hooked = yield from self._join_hooks(store_id)
+            hooked = yield self._change_set(store_id)
             changes: VersionedChanges = hooked.hook
             if changes.any or changes.version is not None:
                 raise errors.InvalidError(
@@ -321,5 +320,5 @@ def _renamed(environment: str, old_name: str, new_name: str | None) -> Op[int]:
     return (yield Query(RENAME, environment, old_name, new_name))  # type: ignore[no-any-return]
 
 
-def _kept(keep: int | None) -> dict[str, int]:
+def _keep_option(keep: int | None) -> dict[str, int]:
     return {} if keep is None else {"keep": check_number(keep, "keep", 1, VERSIONS_MAX)}

@@ -1,6 +1,7 @@
 """FileStore: what Volume and NetworkFileSystem offer alike, on the engine in `pgstore.fs`.
 
-Here are paths, forms and errors; `base` holds how a tree is read and changed in a transaction or without. A direct call is a commit
+The public methods stand here, by what they do: `listing`, `open`, `transfer`, `batch`, `edit`. Each checks its arguments, splits
+its paths and has the engine do the work; `base` finds the tree to read and runs changes in transactions. A direct call is a commit
 of its own. In a transaction, changes are seen by the transaction alone until it commits.
 """
 

@@ -1,4 +1,4 @@
-"""Opening files: file objects as Python has them, on both kinds of store."""
+"""Opening files of both kinds of file store: which open file a path and a mode mean."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ class OpeningFiles(FileStoreBase):
 
         A file of a **NetworkFileSystem** is read and written in place, at once for all. A write of up to 1 MiB that is not buffered
         (`buffering=0`, or the whole of a buffer) is atomic, and so is an append. `flush` shows what is buffered to others, `fsync`
-        and `close` wait until it is on the server's disk. What an append has in its buffer is there twice if Ctrl-C or a lost
-        connection ends it on the way out and it is written again, as `close` does; without buffering it is for you to repeat.
-        What is read ahead is at most a second old; without buffering, none is. The file stays while it is open, also when its
-        name is removed or given to another.
+        and `close` wait until it is on the server's disk. If Ctrl-C or a lost connection interrupts an append while it is being
+        written, `close` writes its buffer once more, and the bytes may be there twice; without buffering nothing is repeated. What
+        is read ahead is at most a second old; without buffering nothing is read ahead. The file stays while it is open, also when
+        its name is removed or given to another file.
 
         Raises:
             FileNotFoundError: there is no such file ("r").
             FileExistsError: there is one ("x"); for a Volume also when it is closed.
             IsADirectoryError: *path* is a directory.
             ConflictError: when a file of a Volume is closed: see `put_file`.
-            StaleFile: when used: the bytes do not exist any more, because nothing referred to them and they were collected.
+            StaleFile: when used: the bytes were collected, because nothing referred to them any more.
         """
         parsed = parse_mode(mode, buffering, encoding, errors, newline)
         yield from self._locate()

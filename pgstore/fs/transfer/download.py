@@ -45,7 +45,7 @@ class Reader:
         self.at = 0
         self._buffer = bytearray()
 
-    def next(self) -> Op[list[bytes] | None]:
+    def page(self) -> Op[list[bytes] | None]:
         """The next pieces, at most `BATCH_BYTES` together; None at the end."""
         start = self.at
         if start >= self.size_bytes:
@@ -62,7 +62,7 @@ class Reader:
         self._advance(end)
         return filled(pieces, start, self.at)
 
-    def next_present(self) -> Op[list[PieceView] | None]:
+    def page_present(self) -> Op[list[PieceView] | None]:
         """
         The next `COPY_BYTES` at most of the file, without holes, as (offset, bytes); None at the end.
 
@@ -75,7 +75,7 @@ class Reader:
         pieces: list[PieceView]
         if self.size_bytes <= BATCH_BYTES:
             pieces, at = [], start
-            for piece in (yield from self.next()) or ():
+            for piece in (yield from self.page()) or ():
                 pieces.append((at, piece))
                 at += len(piece)
             return pieces
@@ -108,7 +108,7 @@ def _download(tree: Tree, node: Node, make_target: Callable[[], Target], progres
     target: Target = yield Call(make_target)
     try:
         at = 0
-        while (present := (yield from reader.next_present())) is not None:
+        while (present := (yield from reader.page_present())) is not None:
             if target.can_skip:
                 yield Call(partial(target.write_at, present))
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from pgstore.core.operation import Op, Query, Rows
 from pgstore.core.statement import Statement
@@ -13,6 +13,7 @@ from pgstore.fs.paths import Names, are_possible, is_possible, join, refuse
 from pgstore.fs.tree.resolve import Tree, Walk, valid
 from pgstore.types import FileEntry, FileEntryType, FileStat
 
+T = TypeVar("T")
 PAGE_NAMES: Final = 1000  # of one directory in one page of a listing
 PAGE_DIRECTORIES: Final = 20  # in one page of a recursive listing
 
@@ -170,6 +171,18 @@ class Listing:
             if change.entry is not None and name > after and (last is None or name <= last)
         ]
         return [(name, self._tree.as_changed(entry)) for name, entry in sorted(kept)]
+
+
+class OnePage(Generic[T]):
+    """A page where a listing is expected: the entry of a path that is no directory."""
+
+    def __init__(self, entries: list[T]) -> None:
+        self._entries: list[T] | None = entries
+
+    def page(self) -> Op[list[T] | None]:
+        yield from ()
+        entries, self._entries = self._entries, None
+        return entries
 
 
 _TYPES: Final = {
