@@ -52,10 +52,29 @@ RENAME = Statement(
 
 class Volume(FileStore):
     """
-    A persistent file system of any size.
+    A persistent file system of any size, in which files are replaced and each commit is a version.
 
-    Paths start at the root; a leading slash may be left out. Writers of different files never undo each other's work, also when
-    both make the same directory; of two that write one file, the later commit wins.
+    *Tree*: directories, files with any number of names, symbolic links, permissions, times, extended attributes. Paths start at the
+    root; a leading slash may be left out. A name has up to 255 bytes, anything but `/` and NUL, and is not `.` or `..`.
+
+    *Atomic*: each call, also `put_directory` and `batch_upload`: all of it or, after an error, nothing. In a transaction all
+    changes of the Volume become one version with its commit, and nobody else sees them before. A reader never sees half a file: it
+    reads a file that is replaced meanwhile to its end.
+
+    *Concurrent writers* of different files never undo each other's work, also if both make the same directory, and do not wait for
+    each other before their commits. Of one file the last to commit wins, unless `put_file(if_version=)` says which state it may
+    replace. Changes that cannot be merged raise `ConflictError`, and nothing is applied.
+
+    *History*: the newest versions stay readable (`versions`, `at`, `restore`), as many as *keep* says at creation. What no version
+    has any more is deleted in the background, ten minutes later at the earliest, and by `pgstore gc`.
+
+    *Durable*: a call returns when the server has committed. After a crash of the client nothing of an unfinished call is seen.
+
+    *Limits*: a file has up to 16 TiB. Up to 64 KiB are stored in the row of its inode, larger ones in chunks; ranges of zeros take
+    no space, and copies share their bytes.
+
+    *Errors*: those of local files where they mean the same (`FileNotFoundError`, `FileExistsError`, `IsADirectoryError` …), all of
+    them also `pgstore.Error`; `NotFoundError` if there is no such Volume.
 
     >>> volume = Volume.from_name("models", create_if_missing=True)
     >>> volume.put_file("weights.bin", "/v1/weights.bin")

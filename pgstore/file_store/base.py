@@ -1,4 +1,4 @@
-"""What each operation of a file store rests on: the tree to read, and changes in transactions that are tried again on a conflict."""
+"""What each operation of a file store rests on: the tree to read, and changes in transactions that are repeated on a conflict."""
 
 from __future__ import annotations
 
