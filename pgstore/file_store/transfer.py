@@ -73,7 +73,7 @@ class Transferring(FileStoreBase):
 
         return (
             yield from self._change(
-                lambda tree: upload.put_file(tree, source, names, shown, **conditions),
+                partial(upload.put_file, source=source, names=names, progress=shown, **conditions),
                 repeatable=source.can_restart,
                 single=True,
                 again=again,

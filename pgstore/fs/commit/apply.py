@@ -191,7 +191,7 @@ class ApplyingChanges(ChangeSet):
             do(MOVE_NAMES, version, ours, theirs)
         if plan.inserts:
             do(INSERT_NAMES, version, *zip(*plan.inserts, strict=True))
-        parents, moved = self._changed_parents(plan), self._moved_to(plan)
+        parents, moved = self._changed_parents(plan), self._moved_to(plan) if self._moved else {}
         queries += self._change_links(plan, parents | moved.keys(), now_ns)
         for ino, parent in moved.items():
             do(SET_PARENT, ino, parent)
@@ -201,7 +201,8 @@ class ApplyingChanges(ChangeSet):
             do(DELETE_INODES, [merge[0] for merge in plan.merges])
         if parents:
             do(TOUCH, list(parents), now_ns)
-        queries += [attribute_query(store_id, ino, new, now_ns) for ino, new in self._attributes.items()]
+        for ino, new in self._attributes.items():
+            queries.append(attribute_query(store_id, ino, new, now_ns))
         return queries
 
     def _moved_to(self, plan: Plan) -> dict[int, int]:

@@ -170,8 +170,9 @@ class LiveChanges(MergingChanges):
             raise conflict(
                 f"directory {self._path(ino)!r} was removed by another transaction while this one changed it"
             )
-        names = list(self._linked)
-        self._check_linked(names[position - 1] for (position,) in still)
+        if self._linked:
+            names = list(self._linked)
+            self._check_linked(names[position - 1] for (position,) in still)
         return rows  # type: ignore[no-any-return]
 
     def _lock_merged(self, directories: list[int]) -> Op[None]:

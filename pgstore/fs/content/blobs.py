@@ -343,7 +343,9 @@ def filled(pieces: list[tuple[int, B]], start: int, end: int) -> list[B]:
             result += _hole(offset - start)
         result.append(data)
         start = offset + len(data)
-    return result + _hole(end - start)
+    if end > start:
+        result += _hole(end - start)
+    return result
 
 
 def _hole(length: int) -> list[bytes]:

@@ -80,19 +80,13 @@ class Directory:
     *fresh*: the builder has made it, so that nobody else sees what is written into it.
     """
 
-    __slots__ = ("fresh", "walk")
+    __slots__ = ("fresh", "ino", "path", "walk")
 
     def __init__(self, walk: Walk, *, fresh: bool) -> None:
         self.walk = walk
         self.fresh = fresh
-
-    @property
-    def ino(self) -> int:
-        return self.walk.reached[-1][0]
-
-    @property
-    def path(self) -> Names:
-        return self.walk.names
+        self.ino = walk.reached[-1][0]
+        self.path = walk.names
 
 
 class Builder:

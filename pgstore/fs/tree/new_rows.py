@@ -143,7 +143,9 @@ class NewRows:
     def send(self, changes: ChangeSet) -> Op[None]:
         """Write what was collected: now, or with *changes* if the operation reads none of it before."""
         if self._links or len(self._inodes) + len(self._names) < COPY_FROM_ROWS:
-            queries = [*self._inode_queries(), *self._name_queries()]
+            queries = self._inode_queries()
+            if self._names:
+                queries += self._name_queries()
             if changes.is_single:
                 changes.defer(queries)
             elif queries:

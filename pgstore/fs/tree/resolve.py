@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from pgstore import errors
 from pgstore.client.pins import version_of
@@ -246,16 +246,16 @@ class Tree:
         follow = follow or path.needs_directory
         todo = list(names)
         while True:
-            if not self._follow_changes(path, todo):
+            if self._changes is not None and not self._follow_changes(self._changes, path, todo):
                 return path.ending_in(todo)
             # The transaction's changes may lead to a link; then look up only that.
             rest = [] if path.reached[-1][1] == SYMLINK else todo[: todo.index(b"..")] if b".." in todo else todo
             rows = yield from self._look_up(path.reached[-1][0], rest, with_contents=with_contents)
-            changed = self._first_changed(rows, rest)
+            changed = None if self._changes is None else self._first_changed(self._changes, rows, rest)
             last = rows[-1] if changed is None else rows[changed]
             for _, ino, kind, version, *_ in rows[1 : last[0] + 1]:
                 path.step(todo.pop(0), ino, kind, version)
-            node = self._node(path, last)
+            node = None if last[4] is None else self.node_as_changed(Node(*path.reached[-1], *last[4:]))
             if node is not None and node.kind == SYMLINK and (todo or follow):
                 path.follow(node, todo)
             elif todo and todo[0] == b".." and path.is_directory:
@@ -281,21 +281,15 @@ class Tree:
                 rows[-1] = (*rows[-1][:4], *row[3 * length :])
         return rows
 
-    def _node(self, path: _Path, row: tuple[Any, ...]) -> Node | None:
-        """The node in the last row of a walk; None: it has none."""
-        if row[4] is None:
-            return None
-        return self.node_as_changed(Node(*path.reached[-1], *row[4:]))
-
     def node_as_changed(self, node: Node) -> Node:
         """*node* with what the transaction changed of it."""
         changed = None if self._changes is None else self._changes.attributes(node.ino)
         return node if changed is None else node.changed(changed)
 
-    def _follow_changes(self, path: _Path, todo: list[bytes]) -> bool:
+    def _follow_changes(self, changes: ChangeSet, path: _Path, todo: list[bytes]) -> bool:
         """Go on along the transaction's changes. False: they have removed the next name."""
-        while todo and self._changes is not None:
-            change = self._changes.get(path.reached[-1][0], todo[0])
+        while todo:
+            change = changes.get(path.reached[-1][0], todo[0])
             if change is None:
                 return True
             if change.entry is None:
@@ -303,12 +297,12 @@ class Tree:
             path.step(todo.pop(0), change.entry.ino, change.entry.kind, 0)
         return True
 
-    def _first_changed(self, rows: Rows, rest: Sequence[bytes]) -> int | None:
+    def _first_changed(self, changes: ChangeSet, rows: Rows, rest: Sequence[bytes]) -> int | None:
         """The first row from which the next name is one that the transaction has changed."""
-        if self._changes is None or not self._changes.any:
+        if not changes.any:
             return None
         for index, (row, name) in enumerate(zip(rows, rest, strict=False)):
-            if self._changes.get(row[1], name) is not None:
+            if changes.get(row[1], name) is not None:
                 return index
         return None
 
