@@ -141,7 +141,7 @@ class LiveChanges(MergingChanges):
         elif not (yield attribute_query(self.store_id, ino, attributes, time.time_ns())):
             raise errors.FileMissing(f"{join(path)!r} was removed by another transaction", join(path))
 
-    def _lock(self, changes: list[tuple[int, bytes, Change]], look: Query) -> Op[Rows]:
+    def _lock(self, changes: list[tuple[int, bytes, Change]], lookup: Query) -> Op[Rows]:
         parents = {parent for parent, _, _ in changes}
         sources = {parent for parent, _ in self._linked}  # locked, so that the linked files keep the names we saw
         removed = {
@@ -151,7 +151,7 @@ class LiveChanges(MergingChanges):
         }
         queries = [
             Query(LOCK_INODES, self.store_id, sorted(parents | sources | removed | self._attributes.keys())),
-            look,
+            lookup,
         ]
         if self._moved:
             queries.insert(0, Query(LOCK_MOVES, self.store_id))
@@ -212,9 +212,9 @@ class LiveChanges(MergingChanges):
         """
         if trees:
             now_ns = time.time_ns()
-            left = yield Query(UNLINK_FILES, self.store_id, trees, linked, now_ns)
-            if left:
-                yield Many([Query(ADD_LINKS_TO_ONE, self.store_id, ino, -1, now_ns) for (ino,) in left])
+            missed = yield Query(UNLINK_FILES, self.store_id, trees, linked, now_ns)
+            if missed:
+                yield Many([Query(ADD_LINKS_TO_ONE, self.store_id, ino, -1, now_ns) for (ino,) in missed])
 
     def _close_names(self, names: list[tuple[int, bytes]]) -> list[Query]:
         return [Query(TAKE_NAMES, self.store_id, *zip(*names, strict=True))] if names else []

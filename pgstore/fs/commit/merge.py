@@ -169,8 +169,8 @@ class MergingChanges(ApplyingChanges):
     # --------------------------------------------------------------------------------------------- what subclasses do
 
     @abc.abstractmethod
-    def _lock(self, changes: list[tuple[int, bytes, Change]], look: Query) -> Op[Rows]:
-        """Lock what the changes are in, check that it is still there, and return the rows of *look*."""
+    def _lock(self, changes: list[tuple[int, bytes, Change]], lookup: Query) -> Op[Rows]:
+        """Lock what the changes are in, check that it is still there, and return the rows of *lookup*."""
 
     def _lock_trees(self, trees: list[int]) -> Op[None]:
         """Lock all directories below *trees*, if the kind of file system needs that."""
@@ -215,8 +215,8 @@ class MergingChanges(ApplyingChanges):
         """Lock, look up what is there, and plan each change."""
         for start in range(0, max(len(changes), 1), LOOKED_UP_AT_ONCE):
             part = changes[start : start + LOOKED_UP_AT_ONCE]
-            look = Query(NAMES_NOW, self.store_id, [change[0] for change in part], [change[1] for change in part])
-            rows = yield from self._lock(changes, look) if start == 0 else only(look)
+            lookup = Query(NAMES_NOW, self.store_id, [change[0] for change in part], [change[1] for change in part])
+            rows = yield from self._lock(changes, lookup) if start == 0 else only(lookup)
             now = {position: (ino, kind) for position, ino, kind in rows}
             for position, (parent, name, change) in enumerate(part, 1):
                 self._plan(plan, parent, name, change, now.get(position))

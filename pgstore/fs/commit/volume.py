@@ -189,11 +189,11 @@ class VersionedChanges(MergingChanges):
         """Note that the transaction has taken the lock and writes *version*."""
         self._set_version(version)
 
-    def _lock(self, changes: list[tuple[int, bytes, Change]], look: Query) -> Op[Rows]:
+    def _lock(self, changes: list[tuple[int, bytes, Change]], lookup: Query) -> Op[Rows]:
         """Take the lock and look up what is there, all in one round trip."""
         inodes = {parent for parent, _, _ in changes}
         inodes.update(self._attributes, self._linked.values())
-        queries = [Query(GONE_INODES, self.store_id, list(inodes)), look]
+        queries = [Query(GONE_INODES, self.store_id, list(inodes)), lookup]
         self._repeated = self._version is not None
         if self._version is None:
             queries.insert(0, Query(NEXT_VERSION, self.store_id))

@@ -181,19 +181,19 @@ class _Batch:
 
     def _write(self, entries: list[tuple[bytes, Entry]], found: dict[int, Small]) -> list[bytes]:
         """Write what was *found*. Returns the paths of the other files, which have changed since they were listed."""
-        left = []
+        changed = []
         for path, entry in entries:
             if entry.kind == DIRECTORY:
                 self._folder.make(path)
             elif (small := found.get(entry.ino)) is None:
-                left.append(path)
+                changed.append(path)
             elif small.link_target is not None:
                 self._folder.link(path, small.link_target)
             else:
                 self._folder.write(path, small.mode, small.data)
                 self._progress.bytes(len(small.data))
                 self._progress.files(1)
-        return left
+        return changed
 
 
 def _download_below(tree: Tree, names: Names, path: bytes, folder: LocalFolder, progress: Progress) -> Op[None]:

@@ -52,8 +52,8 @@ class TreeWalk:
         """Read the first part of the next directory, unless it is known, and of those that come soon."""
         if self._todo[-1][0] in self._begun:
             return
-        held = sum(len(part.entries) for part in self._begun.values())
-        ahead = PAGE_DIRECTORIES if held < NAMES_AHEAD_MAX else 1
+        names_ahead = sum(len(part.entries) for part in self._begun.values())
+        ahead = PAGE_DIRECTORIES if names_ahead < NAMES_AHEAD_MAX else 1
         inos = [ino for ino, _ in reversed(self._todo[-ahead:]) if ino not in self._begun]
         self._begun.update((part.ino, part) for part in (yield from self._part(inos)))
 
