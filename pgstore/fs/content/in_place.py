@@ -105,8 +105,8 @@ def truncate(store_id: int, ino: int, size: int) -> Op[None]:
             return
 
 
-# It locks nothing that anybody waits for. But the commit of a transaction that has a lock writes a record, and so waits until the
-# disk has all that was written before it.
+# The lock itself protects nothing, and goes with the commit that follows at once. But the commit of a transaction that has a lock
+# writes a record, and so waits until the disk has all that was written before it.
 SYNC = Statement("SELECT 1 FROM pgstore.file_system WHERE store_id = $1 FOR KEY SHARE", "int8")
 
 

@@ -314,8 +314,8 @@ def repair(store_id: int, *, in_place: bool, nameless: bool) -> Op[Mended]:
     return mended
 
 
-# Who writes a file in place, or shares its blob, locks the blob: they finish first, and then wait for us. A chunk that is referred
-# to by now is not found any more.
+# Who writes a file in place, or shares its blob, locks the blob: they finish first, and then wait for us. An extent that begins to
+# have the chunk locks it, by its foreign key: it waits for us, or the chunk is not found any more.
 LOCK_BLOB = Statement("SELECT id FROM pgstore.blob WHERE store_id = $1 AND id = $2 FOR UPDATE", "int8 int8")
 LOCK_CHUNK = Statement(f"SELECT c.id {_UNREFERENCED_CHUNKS} AND c.id = $2 FOR UPDATE", "int8 int8")
 INSERT_EXTENT = Statement(
