@@ -37,18 +37,6 @@ __all__ = [
 
 VERSIONS_MAX = 1_000_000  # of keep=
 
-# No row: no Volume has the old name. If the new name is taken, the unique index raises an error.
-RENAME = Statement(
-    """
-    UPDATE pgstore.store
-       SET name = $3
-     WHERE environment = $1
-       AND kind = 'volume'
-       AND name = $2
-    """,
-    "text text text",
-)
-
 
 class Volume(FileStore):
     """
@@ -333,6 +321,19 @@ class Volume(FileStore):
             raise errors.AlreadyExistsError(f"{new_name!r} exists already in environment {old._environment!r}") from exc
         if not renamed:
             raise old._missing()
+
+
+# No row: no Volume has the old name. If the new name is taken, the unique index raises an error.
+RENAME = Statement(
+    """
+    UPDATE pgstore.store
+       SET name = $3
+     WHERE environment = $1
+       AND kind = 'volume'
+       AND name = $2
+    """,
+    "text text text",
+)
 
 
 def _renamed(environment: str, old_name: str, new_name: str | None) -> Op[int]:

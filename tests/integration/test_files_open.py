@@ -17,6 +17,7 @@ import pytest
 
 from pgstore import NetworkFileSystem, Volume, errors
 from pgstore.file_store import open as open_module
+from pgstore.fs.io.new_file import check_writable
 from pgstore.fs.io.open_file import OpenInPlaceFile
 
 KIB = 1024
@@ -536,7 +537,7 @@ def test_a_file_that_is_written_anew_keeps_its_mode_its_owner_and_its_attributes
 
 def test_a_file_that_is_removed_while_it_is_opened_to_append_is_begun_anew(opened, volume, monkeypatch):
     put(volume, "file", b"old")
-    check = open_module.check_writable
+    check = check_writable
 
     def remove_first(walk, names, *, exclusive):
         monkeypatch.setattr(open_module, "check_writable", check)

@@ -50,7 +50,7 @@ def write(
         size_hint: about how many bytes there are, which decides on the size of chunks; None: unknown.
         progress: called with the number of bytes stored since the last call.
     """
-    first: bytes = yield Call(lambda: read(BATCH_BYTES))
+    first: bytes = yield Call(partial(read, BATCH_BYTES))
     if len(first) <= INLINE_BYTES_MAX:
         progress(len(first))
         return Contents(len(first), None, first or None)

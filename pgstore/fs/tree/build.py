@@ -14,9 +14,9 @@ from pgstore.core.operation import Many, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.fs.commit.change_set import conflict
 from pgstore.fs.commit.statements import attribute_query, lock_inodes
-from pgstore.fs.model import DIRECTORY, DIRECTORY_MODE, FILE, LIVE, SYMLINK, Contents, Entry
+from pgstore.fs.model import COPIED_COLUMNS, DIRECTORY, DIRECTORY_MODE, FILE, LIVE, SYMLINK, Contents, Entry
 from pgstore.fs.paths import Names, join
-from pgstore.fs.tree.new_rows import COPY_INODES_OF, NewRows, reserve_inodes
+from pgstore.fs.tree.new_rows import NewRows, reserve_inodes
 from pgstore.fs.tree.resolve import AT_ROOT, Tree, Walk
 
 NAMES_AMONG = Statement(
@@ -70,6 +70,24 @@ SHARE_BLOBS = Statement(
                      FOR UPDATE) b))
     """,
     "int8 int8[]",
+)
+# The new inodes $2 are copies of the files and links $3 as they are in version $4, and share their blobs.
+COPY_INODES_OF = Statement(
+    f"""
+    INSERT INTO pgstore.inode (store_id, ino, mtime_ns, ctime_ns, {COPIED_COLUMNS})
+    SELECT $1, u.ino, $5, $5, {COPIED_COLUMNS}
+      FROM unnest($2, $3) AS u (ino, source)
+     CROSS JOIN LATERAL (
+           SELECT {COPIED_COLUMNS}
+             FROM pgstore.inode n
+            WHERE n.store_id = $1
+              AND n.ino::bigint = u.source
+              AND n.version_to > $4
+              AND n.version_from <= $4
+            ORDER BY n.version_to
+            LIMIT 1) i
+    """,
+    "int8 int8[] int8[] int8 int8",
 )
 
 

@@ -14,7 +14,7 @@ from pgstore.client.session import Session
 from pgstore.core.operation import CopyIn, Many, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.fs.commit.change_set import ChangeSet
-from pgstore.fs.model import COPIED_COLUMNS, DIRECTORY, FILE, SYMLINK, Contents, StoreGone
+from pgstore.fs.model import DIRECTORY, FILE, SYMLINK, Contents, StoreGone
 
 LINK_MODE: Final = 0o777
 
@@ -25,24 +25,6 @@ INSERT_INODE = Statement(
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
     """,
     "int8 int8 char int4 int8 int8 int8 int8 int8 bytea bytea",
-)
-# The new inodes $2 are copies of the files and links $3 as they are in version $4, and share their blobs.
-COPY_INODES_OF = Statement(
-    f"""
-    INSERT INTO pgstore.inode (store_id, ino, mtime_ns, ctime_ns, {COPIED_COLUMNS})
-    SELECT $1, u.ino, $5, $5, {COPIED_COLUMNS}
-      FROM unnest($2, $3) AS u (ino, source)
-     CROSS JOIN LATERAL (
-           SELECT {COPIED_COLUMNS}
-             FROM pgstore.inode n
-            WHERE n.store_id = $1
-              AND n.ino::bigint = u.source
-              AND n.version_to > $4
-              AND n.version_from <= $4
-            ORDER BY n.version_to
-            LIMIT 1) i
-    """,
-    "int8 int8[] int8[] int8 int8",
 )
 INSERT_NAME = Statement(
     "INSERT INTO pgstore.dirent (store_id, parent, name, ino, kind) VALUES ($1, $2, $3, $4, $5)",
