@@ -65,7 +65,7 @@ class VersionPin:
         Take the pin, if this session does not have it yet.
 
         Raises:
-            InvalidError, VersionGone, StoreGone: see `check_kept`.
+            InvalidError, VersionGone, StoreGone: see `check_retained`.
         """
         session, history = client.session, client.history
         if self._has(session, store_id) and self._history is history:
@@ -263,7 +263,7 @@ def restore(store_id: int, version: int) -> Op[int]:
     size of both trees, for no index tells which rows have changed since.
 
     Raises:
-        InvalidError, VersionGone, StoreGone: see `check_kept`.
+        InvalidError, VersionGone, StoreGone: see `check_retained`.
     """
     locked, heads, ((now_ns,),) = yield Many(
         [Query(LOCK_VERSION, store_id, version), Query(NEXT_VERSION, store_id), Query(NOW_NS)]
