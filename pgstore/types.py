@@ -73,7 +73,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class FileStat:
-    """All that is known of a file, directory or link."""
+    """All attributes of a file, directory or link."""
 
     path: str
     """From the root, without a leading slash; symbolic links on the way have been followed."""
@@ -87,13 +87,13 @@ class FileStat:
     mtime_ns: int
     """Of the contents, in nanoseconds since 1970."""
     ctime_ns: int
-    """Of the contents, attributes and number of names."""
+    """Of the last change of contents, attributes or number of names, in nanoseconds since 1970."""
     link_count: int
     """How many names lead to it; 1 for directories."""
     ino: int
     """The same for all names of one file; never used again."""
     version: int
-    """Of the Volume, in which it or a name on the way was last changed; see `put_file(if_version=)`. 0 in a NetworkFileSystem."""
+    """Of the Volume, in which it or a name on the way changed last; see `put_file(if_version=)`. 0 in a NetworkFileSystem."""
 
     @property
     def mtime(self) -> int:

@@ -339,21 +339,23 @@ CREATE TABLE pgstore.dirent (
 );
 CREATE INDEX dirent_closed ON pgstore.dirent (store_id, version_to) WHERE version_to < 9223372036854775807;  -- for collection
 
--- Blobs that nothing may refer to any more, for collection to look at: files of a NetworkFileSystem get new ones when a shared
--- one is written; collection itself notes those of the inodes that it deletes. Noted with ON CONFLICT DO UPDATE, which waits for a
--- collection that has just seen the blob in use and is about to forget it: DO NOTHING would take the note for made.
-CREATE TABLE pgstore.blob_left (
+-- Candidates for collection: blobs that may have lost their last inode. Noted by whoever takes a file's blob away (a NetworkFileSystem
+-- that writes to a shared blob gives the file a new one), and by collection for the inodes that it deletes. Noted with ON CONFLICT
+-- DO UPDATE, which waits for a collection that has just seen the blob in use and is about to delete the note: DO NOTHING would take
+-- that note for its own.
+CREATE TABLE pgstore.blob_candidate (
     store_id bigint NOT NULL,
     blob_id  bigint NOT NULL,
-    left_at  timestamptz NOT NULL DEFAULT statement_timestamp(),
+    noted_at timestamptz NOT NULL DEFAULT statement_timestamp(),  -- the time of grace counts from here; -infinity: it is over
     PRIMARY KEY (store_id, blob_id)
 );
 
--- Chunks that were replaced or cut off, and those of deleted blobs, for collection to delete if no blob has them any more; the same.
-CREATE TABLE pgstore.chunk_left (
+-- The same of chunks that were replaced or cut off, or were those of a deleted blob. No time of grace: a chunk that no extent has
+-- is read by nobody.
+CREATE TABLE pgstore.chunk_candidate (
     store_id bigint NOT NULL,
     chunk_id bigint NOT NULL,
-    left_at  timestamptz NOT NULL DEFAULT statement_timestamp(),
+    noted_at timestamptz NOT NULL DEFAULT statement_timestamp(),  -- for people; and for ON CONFLICT to have something to set
     PRIMARY KEY (store_id, chunk_id)
 );
 
@@ -2025,7 +2027,9 @@ BEGIN
      WHERE store_id = p_store_id
        AND blob_id = p_blob_id
        AND position = p_position;
-    INSERT INTO pgstore.chunk_left (store_id, chunk_id) VALUES (p_store_id, p_old) ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at);
+    INSERT INTO pgstore.chunk_candidate (store_id, chunk_id)
+    VALUES (p_store_id, p_old)
+    ON CONFLICT (store_id, chunk_id) DO UPDATE SET noted_at = greatest(excluded.noted_at, chunk_candidate.noted_at);
 END
 $function$;
 
@@ -2061,7 +2065,9 @@ BEGIN
      WHERE e.store_id = p_store_id
        AND e.blob_id = p_blob_id
        AND e.position < p_chunks;
-    INSERT INTO pgstore.blob_left (store_id, blob_id) VALUES (p_store_id, p_blob_id) ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at);
+    INSERT INTO pgstore.blob_candidate (store_id, blob_id)
+    VALUES (p_store_id, p_blob_id)
+    ON CONFLICT (store_id, blob_id) DO UPDATE SET noted_at = greatest(excluded.noted_at, blob_candidate.noted_at);
     RETURN made;
 END
 $function$;
@@ -2193,7 +2199,9 @@ BEGIN
     ELSIF there.blob_id IS NULL THEN
         there.inline_data := nullif(substring(there.inline_data FROM 1 FOR p_size::integer), '');
     ELSIF p_size = 0 THEN
-        INSERT INTO pgstore.blob_left (store_id, blob_id) VALUES (p_store_id, there.blob_id) ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at);
+        INSERT INTO pgstore.blob_candidate (store_id, blob_id)
+        VALUES (p_store_id, there.blob_id)
+        ON CONFLICT (store_id, blob_id) DO UPDATE SET noted_at = greatest(excluded.noted_at, blob_candidate.noted_at);
         there.blob_id := NULL;
     ELSIF p_size < there.size_bytes THEN
         SELECT b.chunk_size_bytes, b.is_shared
@@ -2213,10 +2221,10 @@ BEGIN
                     AND blob_id = there.blob_id
                     AND position >= chunks
                  RETURNING chunk_id)
-            INSERT INTO pgstore.chunk_left (store_id, chunk_id)
+            INSERT INTO pgstore.chunk_candidate (store_id, chunk_id)
             SELECT p_store_id, g.chunk_id
               FROM gone g
-            ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at);
+            ON CONFLICT (store_id, chunk_id) DO UPDATE SET noted_at = greatest(excluded.noted_at, chunk_candidate.noted_at);
         END IF;
         SELECT e.position, e.chunk_id, e.is_owned, k.data IS NULL AS is_object
           INTO last
@@ -2268,7 +2276,7 @@ $function$;
 
 -- ------------------------------------------------------------------------------------------- files, put in one call
 
--- A commit of one small file to a Volume, in one call: what `files.merge` comes to where its directory p_directory exists and
+-- A commit of one small file to a Volume, in one call: what `fs.commit.merge` comes to where its directory p_directory exists and
 -- p_name leads to nothing, or to a file of one name. Returns false, with nothing done, where things are otherwise; NULL: there is no
 -- such file system. p_ino was drawn for this put alone: with p_is_repeated, after a call whose answer was lost, it tells whether that
 -- call has put the file, whatever others have done with it since. (As long as its rows are there: see the grace of collection.)
@@ -2828,8 +2836,8 @@ BEGIN
     DELETE FROM pgstore.inode WHERE store_id = p_store_id;
     DELETE FROM pgstore.blob WHERE store_id = p_store_id;
     DELETE FROM pgstore.chunk WHERE store_id = p_store_id;
-    DELETE FROM pgstore.blob_left WHERE store_id = p_store_id;
-    DELETE FROM pgstore.chunk_left WHERE store_id = p_store_id;
+    DELETE FROM pgstore.blob_candidate WHERE store_id = p_store_id;
+    DELETE FROM pgstore.chunk_candidate WHERE store_id = p_store_id;
     DELETE FROM pgstore.inode_hold WHERE store_id = p_store_id;
     DELETE FROM pgstore.version_pin WHERE store_id = p_store_id;
     DELETE FROM pgstore.volume_version WHERE store_id = p_store_id;

@@ -56,7 +56,7 @@ def collect(
     result = []
     for store_id, store_environment, kind, store_name in stores:
         collection = Collection(store_id, grace_seconds=grace_seconds)
-        collected = client.run(collection.survey() if dry_run else collection.run())
+        collected = client.run(collection.dry_run() if dry_run else collection.run())
         if collected:
             result.append(CollectedStore(store_environment, kind, store_name, collected))
     return result

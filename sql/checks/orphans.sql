@@ -70,13 +70,13 @@ SELECT 'chunk', c.store_id, count(*)
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = c.store_id)
  GROUP BY c.store_id
  UNION ALL
-SELECT 'blob_left', b.store_id, count(*)
-  FROM pgstore.blob_left b
+SELECT 'blob_candidate', b.store_id, count(*)
+  FROM pgstore.blob_candidate b
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = b.store_id)
  GROUP BY b.store_id
  UNION ALL
-SELECT 'chunk_left', c.store_id, count(*)
-  FROM pgstore.chunk_left c
+SELECT 'chunk_candidate', c.store_id, count(*)
+  FROM pgstore.chunk_candidate c
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = c.store_id)
  GROUP BY c.store_id
  UNION ALL

@@ -22,12 +22,13 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
 import pgstore
-from pgstore.client import pins, session
+from pgstore.client import session
 from pgstore.client.listener import BlockingListener
-from pgstore.client.pins import Pins
 from pgstore.connection.spin_wait import SpinWait
 from pgstore.core.operation import Topic
 from pgstore.errors import InvalidError, StatementFailed, TransactionFailed, TransactionScopeError
+from pgstore.fs.retention import pins
+from pgstore.fs.retention.pins import Pins, pins_of
 from tests.faults.conftest import Background
 
 
@@ -732,7 +733,7 @@ def test_a_signal_handler_does_not_wait_for_what_it_has_interrupted(client, entr
     def use():
         client.session._id = None
         client.run(client.session.current())
-        client.run(client.session.pins.keep(root))
+        client.run(pins_of(client.session).keep(root))
         client.session._id = -1  # which was swept
         client.run(client.session.beat())
         client.executor(blocking=True).listener.register(Topic(1, "x")).close()

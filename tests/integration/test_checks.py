@@ -128,7 +128,7 @@ DAMAGE = [
     ("file_names", "leads to no inode",
      "UPDATE pgstore.inode SET ino = %(file)s, version_to = version_to - 1, version_from = 0 WHERE ino = %(linked)s"),
     ("orphans", "dirent", "INSERT INTO pgstore.dirent VALUES (0, 1, 'x', 0, 1, 1, 'f')"),
-    ("orphans", "chunk_left", "INSERT INTO pgstore.chunk_left VALUES (0, 1)"),
+    ("orphans", "chunk_candidate", "INSERT INTO pgstore.chunk_candidate VALUES (0, 1)"),
 ]  # fmt: skip
 DAMAGED_ELSEWHERE = {"dict_value_codec"}
 

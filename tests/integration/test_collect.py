@@ -56,7 +56,17 @@ def run(store, grace_seconds=0.0, **options):
 
 
 def rows(sql, store):
-    tables = ("volume_version", "dirent", "inode", "blob", "extent", "chunk", "blob_left", "chunk_left", "version_pin")
+    tables = (
+        "volume_version",
+        "dirent",
+        "inode",
+        "blob",
+        "extent",
+        "chunk",
+        "blob_candidate",
+        "chunk_candidate",
+        "version_pin",
+    )
     return {
         table: count
         for table in tables
@@ -73,7 +83,7 @@ def age(sql, store, seconds):
     sql("UPDATE pgstore.volume_version SET committed_at = committed_at - %s * interval '1 second' WHERE store_id = %s",
         seconds, id_of(store))  # fmt: skip
     sql(
-        "UPDATE pgstore.blob_left SET left_at = left_at - %s * interval '1 second' WHERE store_id = %s",
+        "UPDATE pgstore.blob_candidate SET noted_at = noted_at - %s * interval '1 second' WHERE store_id = %s",
         seconds,
         id_of(store),
     )
@@ -387,7 +397,7 @@ def test_contents_that_were_left_go_unless_a_copy_has_them(shared, sql):
     shared.copy_files(["f"], "copy")
     with shared.open("f", "r+b") as file:
         file.write(b"changed")
-    assert rows(sql, shared)["blob_left"] == 1
+    assert rows(sql, shared)["blob_candidate"] == 1
 
     run(shared)
     assert read(shared, "copy") == data
@@ -497,7 +507,7 @@ def test_batches_are_bounded_and_nothing_is_forgotten(volume, sql, monkeypatch):
     for _ in range(5):
         put(volume, "f", os.urandom(2 * LARGE))
     put(volume, "g", b"")
-    promised = volume._runner.run(Collection(id_of(volume), grace_seconds=0).survey())
+    promised = volume._runner.run(Collection(id_of(volume), grace_seconds=0).dry_run())
     total = Collected()
     rounds = 0
 
@@ -523,7 +533,7 @@ def test_a_store_that_is_gone_has_nothing_to_collect(client, volume):
 
     assert client.run(collection.run()) == Collected()
     assert collection.is_complete
-    assert client.run(collection.survey()) == Collected()
+    assert client.run(collection.dry_run()) == Collected()
 
 
 def test_clients_that_write_collect_in_passing(client, volume, sql, monkeypatch):

@@ -110,7 +110,7 @@ class HistoryMachine(RuleBasedStateMachine):
 
     @rule()
     def collect(self):
-        promised = self.client.run(Collection(self.store_id, grace_seconds=0).survey())
+        promised = self.client.run(Collection(self.store_id, grace_seconds=0).dry_run())
         collection = Collection(self.store_id, grace_seconds=0)
         assert self.client.run(collection.run()) == promised
         assert collection.is_complete
@@ -157,7 +157,7 @@ class HistoryMachine(RuleBasedStateMachine):
         ).fetchall()
         assert chunks == extents
         counts = self.scribe.rows()
-        assert (counts["blob_left"], counts["chunk_left"]) == (0, 0)
+        assert (counts["blob_candidate"], counts["chunk_candidate"]) == (0, 0)
 
     def teardown(self):
         if not hasattr(self, "connection"):
