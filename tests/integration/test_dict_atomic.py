@@ -624,7 +624,7 @@ def test_what_a_cancelled_call_took_is_put_back_as_it_was(client, database, take
     assert after is not None
     assert after.expires_at == before.expires_at
     assert taken_from.pop("k", "missing") is None
-    if taken_from._facts.options.get("watch"):
+    if taken_from._record.options.get("watch"):
         kinds = sql("SELECT kind FROM pgstore.dict_change WHERE store_id = %s ORDER BY id", entry_id(taken_from))
         assert [kind for (kind,) in kinds] == ["p", "d", "p", "d"]
 
