@@ -308,7 +308,7 @@ class Client:
             self.servers_seen += 1
         if before is not None:
             for executor in (self._blocking, *tuple(self._loops.values())):
-                executor.connections.begin_epoch()
+                executor.pool.begin_epoch()
                 executor.listener.move()
 
     def arrived(self, identity: str | None) -> None:

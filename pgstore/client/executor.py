@@ -25,6 +25,7 @@ from pgstore.client.transaction import Transaction
 from pgstore.connection import RECONNECT_SECONDS, AsyncConnection, BlockingConnection, BrokenConnection, RetryBudget
 from pgstore.connection.handshake import connect, connect_async, handshake
 from pgstore.connection.pool import SHORT, URGENT, AsyncPool, BlockingPool
+from pgstore.core import clock
 from pgstore.core.operation import (
     Autonomous,
     BeforeCommit,
@@ -69,7 +70,7 @@ class Executor(abc.ABC):
     """What both kinds share."""
 
     is_async: bool
-    connections: Any
+    pool: Any
     listener: Any
 
     def __init__(self, client: Client) -> None:
@@ -117,7 +118,7 @@ class Executor(abc.ABC):
                             yield from self.query(request, rank) if transaction is None else transaction.query(request)
                         )
                     elif type(request) is BeforeCommit:
-                        result = None if transaction is None else transaction.enrol(request)
+                        result = None if transaction is None else transaction.hooked(request)
                     elif isinstance(request, Begin):
                         outer.append(transaction)
                         result = transaction = yield from self._begin(transaction, rank)
@@ -270,18 +271,18 @@ class Executor(abc.ABC):
         return (yield from self._by_itself("execute", query, repeatable=query.repeatable, rank=rank))
 
     def _by_itself(self, method: str, request: Any, *, repeatable: bool, rank: int) -> Steps[Any]:
-        connection = yield self.connections.acquire(rank)
+        connection = yield self.pool.acquire(rank)
         try:
             result = yield getattr(connection, method)(request)
         except BrokenConnection as exc:
             return (yield from self._again(method, request, connection, exc, repeatable=repeatable, rank=rank))
         except GeneratorExit:
-            self.connections.discard_now(connection)
+            self.pool.discard_now(connection)
             raise
         except BaseException:
             yield self._give_back(connection)
             raise
-        yield self.connections.release(connection)
+        yield self.pool.release(connection)
         return result
 
     def _again(
@@ -295,53 +296,53 @@ class Executor(abc.ABC):
         rank: int = SHORT,
     ) -> Steps[Any]:
         """*connection* broke: repeat what cannot do harm on a new connection."""
-        patience = RetryBudget()
+        budget = RetryBudget()
         while True:
-            yield self.connections.discard(connection)
-            yield self.connections.purge()
+            yield self.pool.discard(connection)
+            yield self.pool.purge()
             if broken.sent and not repeatable:
                 raise _unknown(broken) from broken
-            patience.spend(broken)
-            connection = yield self.connections.acquire(rank)
+            budget.spend(broken)
+            connection = yield self.pool.acquire(rank)
             try:
                 result = yield getattr(connection, method)(request)
             except BrokenConnection as exc:
                 broken = exc
             except GeneratorExit:
-                self.connections.discard_now(connection)
+                self.pool.discard_now(connection)
                 raise
             except BaseException:
                 yield self._give_back(connection)
                 raise
             else:
-                yield self.connections.release(connection)
+                yield self.pool.release(connection)
                 return result
 
     def _give_back(self, connection: Any) -> Any:
-        return self.connections.release(connection) if connection.clean else self.connections.discard(connection)
+        return self.pool.release(connection) if connection.clean else self.pool.discard(connection)
 
     def outcome(self, xid: str, identity: str) -> Steps[str | None]:
         """What became of transaction *xid* of the cluster *identity*: 'committed', 'aborted', or None if that is not known."""
-        give_up = time.monotonic() + _OUTCOME_SECONDS
+        give_up = clock.monotonic() + _OUTCOME_SECONDS
         while True:
-            connection = yield self.connections.acquire(URGENT)
+            connection = yield self.pool.acquire(URGENT)
             if connection.identity != identity:
-                yield self.connections.release(connection)
+                yield self.pool.release(connection)
                 return None  # a failover or a crash: the number may be another transaction's there
             status: str | None = "in progress"
             try:
                 ((status,),) = yield connection.execute(Query(STATUS_OF_XID, xid))
             except BrokenConnection:
-                yield self.connections.discard(connection)
+                yield self.pool.discard(connection)
             except GeneratorExit:
-                self.connections.discard_now(connection)
+                self.pool.discard_now(connection)
                 raise
             except BaseException:
                 yield self._give_back(connection)
                 raise
             else:
-                yield self.connections.release(connection)
-            if status != "in progress" or time.monotonic() > give_up:
+                yield self.pool.release(connection)
+            if status != "in progress" or clock.monotonic() > give_up:
                 return status
             yield self.sleep(_RETRY_SECONDS)
 
@@ -350,7 +351,7 @@ class Executor(abc.ABC):
     def open_connection(self) -> Steps[Any]:
         """A new connection, checked, to a database that has our schema."""
         client = self.client
-        give_up = time.monotonic() + RECONNECT_SECONDS
+        give_up = clock.monotonic() + RECONNECT_SECONDS
         migrated = False
         while True:
             url = yield from self._url()
@@ -370,7 +371,7 @@ class Executor(abc.ABC):
                 migrated = True
             except errors.StoreUnavailable:
                 _close(connection)
-                if client.history is None or client.is_closing or time.monotonic() > give_up:
+                if client.history is None or client.is_closing or clock.monotonic() > give_up:
                     raise
                 yield self.sleep(_RETRY_SECONDS)
                 continue
@@ -418,13 +419,13 @@ class BlockingExecutor(Executor):
 
     def __init__(self, client: Client) -> None:
         super().__init__(client)
-        self.connections = BlockingPool(lambda: run_blocking(self.open_connection()), client.settings.connections_max)
+        self.pool = BlockingPool(lambda: run_blocking(self.open_connection()), client.settings.connections_max)
         self.listener = BlockingListener(lambda: run_blocking(self.open_listening_connection()))
 
     def query_now(self, query: Query) -> Any:
         """`query`, without the cost of steps."""
-        connections = self.connections
-        connection = connections.acquire()
+        pool = self.pool
+        connection = pool.acquire()
         try:
             result = connection.execute(query)
         except BrokenConnection as exc:
@@ -432,7 +433,7 @@ class BlockingExecutor(Executor):
         except BaseException:
             self._give_back(connection)
             raise
-        connections.release(connection)
+        pool.release(connection)
         return result
 
     def put_back_now(self, queries: Sequence[Query]) -> None:
@@ -453,7 +454,7 @@ class BlockingExecutor(Executor):
 
     def close(self) -> None:
         self.listener.close()
-        self.connections.close()
+        self.pool.close()
 
 
 class AsyncExecutor(Executor):
@@ -464,7 +465,7 @@ class AsyncExecutor(Executor):
     def __init__(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(client)
         self._loop = loop
-        self.connections = AsyncPool(lambda: run_async(self.open_connection()), client.settings.connections_max)
+        self.pool = AsyncPool(lambda: run_async(self.open_connection()), client.settings.connections_max)
         self.listener = AsyncListener(lambda: run_async(self.open_listening_connection()))
         self._until_shutdown: AsyncGenerator[None, None] | None = None
         self._opened: weakref.WeakSet[AsyncConnection] = weakref.WeakSet()
@@ -501,7 +502,7 @@ class AsyncExecutor(Executor):
     def abandon(self) -> None:
         """Close what can be closed without the event loop, which is gone."""
         self._until_shutdown = None
-        self.connections.abandon()
+        self.pool.abandon()
         for connection in list(self._opened):
             connection.close()
 
@@ -515,4 +516,4 @@ class AsyncExecutor(Executor):
     async def _close(self) -> None:
         self.client.leave_loop(self._loop)
         await self.listener.close()
-        await self.connections.close()
+        await self.pool.close()

@@ -66,7 +66,7 @@ class Scheduler:
                 return not self._closed
             self._left[key] = _Task(clock.monotonic() + seconds, task, again_seconds, can_wait)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="pgstore-chores", daemon=True)
+                self._thread = threading.Thread(target=self._work, name="pgstore-scheduler", daemon=True)
                 try:
                     start(self._thread)
                 except RuntimeError:  # closing does it

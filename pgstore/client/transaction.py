@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import psycopg
 
 from pgstore import errors
+from pgstore.client.block_savepoint import BlockSavepoint
 from pgstore.client.generators import is_suspended, looped_over
-from pgstore.client.guard import Guard
 from pgstore.client.history import history_of
 from pgstore.connection import CURRENT_XID, BrokenConnection, RetryBudget
 from pgstore.connection.handshake import CALLERS_SETTINGS, SCHEMA, check_schema, settings
@@ -59,7 +59,7 @@ class _Root:
         self.executor = executor
         self.connection = connection
         self.joined = joined
-        self.guard: Any = None  # of a joined one: what undoes it alone
+        self.block_savepoint: Any = None  # of a joined one: what undoes it alone
         self.begun = joined
         self.wrote = False  # something was, or may have been, changed
         self.lost: BaseException | None = None  # the connection broke
@@ -122,7 +122,7 @@ class Transaction:
                 self.check_not_at_work()
                 run_blocking(self._begin())
                 if root.joined:
-                    run_blocking(self._guard(root))
+                    run_blocking(self._set_block_savepoint(root))
                     return root.connection._source.get()
                 run_blocking(self._lend(root))
         return root.connection.driver_connection
@@ -133,7 +133,7 @@ class Transaction:
         async with root.async_lock:
             await run_async(self._begin())
             if root.joined:
-                await run_async(self._guard(root))
+                await run_async(self._set_block_savepoint(root))
                 return await root.connection._source.get()
             await run_async(self._lend(root))
             return root.connection.driver_connection
@@ -214,7 +214,7 @@ class Transaction:
         root = self._open_root()
         if not root.joined and root.connection is not None:
             connection, root.connection = root.connection, None
-            root.executor.connections.discard_now(connection)
+            root.executor.pool.discard_now(connection)
 
     def __repr__(self) -> str:
         state = "ended" if self._ended else "new" if self._root is None else "open"
@@ -316,7 +316,7 @@ class Transaction:
                 JoinedAsyncConnection(self._source) if self._source.is_async else JoinedConnection(self._source)
             )
             self._root = _Root(executor, connection, joined=True)
-            self._root.guard = Guard(self._source, connection)
+            self._root.block_savepoint = BlockSavepoint(self._source, connection)
             yield from self._check_joined(connection)
         elif self._root is None:
             self._root = _Root(self._client.executor(blocking=self._blocking), joined=False)
@@ -353,7 +353,7 @@ class Transaction:
         root = self._open_root()
         yield from self._begin()
         if root.joined:
-            yield from self._guard(root)
+            yield from self._set_block_savepoint(root)
         root.savepoints += 1
         # Names come again, or each would be a text of its own where the server counts statements. The latest of a name is meant.
         self._savepoint = f"pgstore_{root.savepoints % SAVEPOINT_NAMES}"
@@ -368,28 +368,28 @@ class Transaction:
     def _begin_on(self, call: Callable[[Any], Any]) -> Steps[Any]:
         """Take a connection and begin on it by *call*. If it breaks nothing is lost: nothing had been done yet."""
         root = self._open_root()
-        patience = RetryBudget()
+        budget = RetryBudget()
         root.is_at_work = True
         try:
             while True:
-                connection = root.connection = yield root.executor.connections.acquire(root.rank)
+                connection = root.connection = yield root.executor.pool.acquire(root.rank)
                 root.begun = True
                 connection.xid = None
                 try:
                     return (yield call(connection))
                 except BrokenConnection as exc:
                     root.connection, root.begun = None, False
-                    yield root.executor.connections.discard(connection)
-                    yield root.executor.connections.purge()
-                    patience.spend(exc)
+                    yield root.executor.pool.discard(connection)
+                    yield root.executor.pool.purge()
+                    budget.spend(exc)
         finally:
             root.is_at_work = False
 
     def query(self, request: Query | Many) -> Steps[Any]:
         root = self._open_root()
         self._check_usable(root)
-        if root.joined and not request.read_only and not root.guard.is_set:
-            return (yield from self._checked_guard(root.guard.set_with(request)))
+        if root.joined and not request.read_only and not root.block_savepoint.is_set:
+            return (yield from self._checked_steps(root.block_savepoint.set_with(request)))
         if request.read_only or root.joined or (root.begun and root.connection.xid is not None):
             if root.begun:
                 execute = root.connection.execute_many if isinstance(request, Many) else root.connection.execute
@@ -412,13 +412,13 @@ class Transaction:
         root.wrote = True
         yield from self._begin()
         if root.joined and method == "copy_in":
-            yield from self._guard(root)
+            yield from self._set_block_savepoint(root)
         return (yield from self._checked(getattr(root.connection, method), request))
 
-    def _guard(self, root: _Root) -> Steps[None]:
+    def _set_block_savepoint(self, root: _Root) -> Steps[None]:
         """See that what a joined block does can be undone without the caller's own work before it."""
-        if not root.guard.is_set:
-            yield from self._checked_guard(root.guard.set())
+        if not root.block_savepoint.is_set:
+            yield from self._checked_steps(root.block_savepoint.set())
 
     def _checked(self, call: Callable[..., Any], *args: Any) -> Steps[Any]:
         root = self._open_root()
@@ -428,12 +428,12 @@ class Transaction:
         except BrokenConnection as exc:
             root.lost = exc
             if not root.joined:
-                yield root.executor.connections.purge()  # what idles is hardly better
+                yield root.executor.pool.purge()  # what idles is hardly better
             raise _broke(exc) from exc
         finally:
             root.is_at_work = False
 
-    def _checked_guard(self, steps: Steps[T]) -> Steps[T]:
+    def _checked_steps(self, steps: Steps[T]) -> Steps[T]:
         root = self._open_root()
         root.is_at_work = True
         try:
@@ -484,7 +484,7 @@ class Transaction:
                     "wait outside of it, or use READ COMMITTED"
                 )
 
-    def enrol(self, request: BeforeCommit) -> Hooked:
+    def hooked(self, request: BeforeCommit) -> Hooked:
         root = self._open_root()
         hook = root.hooks.get(request.key)
         if hook is None:
@@ -517,7 +517,7 @@ class Transaction:
 
     def _leave_joined(self, root: _Root) -> Steps[None]:
         try:
-            yield from self._checked_guard(root.guard.release())
+            yield from self._checked_steps(root.block_savepoint.release())
         except errors.TransactionFailed:
             yield from self._undo_joined(root)  # the caller's transaction may go on
             raise
@@ -528,7 +528,7 @@ class Transaction:
         if root.lost is None:
             # InvalidError: the caller has closed the connection, which undoes all of it.
             with contextlib.suppress(errors.StoreUnavailable, errors.InvalidError):
-                yield from self._checked_guard(root.guard.undo())
+                yield from self._checked_steps(root.block_savepoint.undo())
 
     def _commit_root(self, root: _Root) -> Steps[None]:
         self._check_usable(root)
@@ -562,7 +562,7 @@ class Transaction:
     def _find_outcome(self, root: _Root, broken: BrokenConnection) -> Steps[None]:
         """The connection broke during COMMIT: ask the server what became of the transaction."""
         connection, root.connection = root.connection, None
-        yield root.executor.connections.discard(connection)
+        yield root.executor.pool.discard(connection)
         if not root.wrote:
             return
         status = None if broken.sent else "aborted"
@@ -634,9 +634,9 @@ class Transaction:
             except (BrokenConnection, errors.Error, psycopg.Error):
                 usable = False
         if usable:
-            yield root.executor.connections.release(connection)
+            yield root.executor.pool.release(connection)
         else:
-            yield root.executor.connections.discard(connection)
+            yield root.executor.pool.discard(connection)
 
 
 def forget_after_fork() -> None:

@@ -34,7 +34,7 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.connection import AsyncConnection, BlockingConnection, Connection
-from pgstore.core.clock import monotonic
+from pgstore.core import clock
 from pgstore.core.threads import going_on, is_ending, start
 
 IDLE_SECONDS = 300.0
@@ -103,12 +103,12 @@ class _Permit:
 class _Waiter:
     """Someone who waits for a connection, or for a place to open one."""
 
-    __slots__ = ("come", "connection", "permit", "rank", "since")
+    __slots__ = ("connection", "permit", "rank", "ready", "since")
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
-        self.since = monotonic()
-        self.come = threading.Event()
+        self.since = clock.monotonic()
+        self.ready = threading.Event()
         self.connection: BlockingConnection | None = None
         self.permit: _Permit | None = None
 
@@ -121,7 +121,7 @@ def _may_have(reserve: int, rank: int, since: float, all_wait: Callable[[], bool
     """Whether who has waited *since* then may have connection *reserve* of the reserve."""
     if rank == URGENT:
         return True
-    if reserve > SHORT or monotonic() < since + RESERVE_SECONDS:
+    if reserve > SHORT or clock.monotonic() < since + RESERVE_SECONDS:
         return False
     return rank == SHORT or all_wait()
 
@@ -160,7 +160,7 @@ class BlockingPool:
         except AttributeError:
             slot = self._take_slot()
         free = slot.free
-        connection.used_at = monotonic()
+        connection.used_at = clock.monotonic()
         # This thread holds another already: a transaction and a call outside it overlapped. Or it leads to another history.
         if free or self._closed or connection.epoch != self._epoch or connection.reserve:
             if connection.reserve and not self._closed and connection.epoch == self._epoch:
@@ -178,7 +178,7 @@ class BlockingPool:
         """Close *connection*, which is broken or not wanted any more."""
         connection.close()
         connection.slot = 0
-        self._vacate(connection.permit)
+        self._free_permit(connection.permit)
 
     discard_now = discard  # as the other kind calls it
 
@@ -194,11 +194,11 @@ class BlockingPool:
     def close_idle(self) -> None:
         """Close the connections that nobody has used for long, and soon those whose thread has ended."""
         with self._lock:
-            orphans = [spare for spare in self._spare if spare.used_at < monotonic() - LOOK_SECONDS]
+            orphans = [spare for spare in self._spare if spare.used_at < clock.monotonic() - LOOK_SECONDS]
             self._spare = [spare for spare in self._spare if spare not in orphans]
         for connection in orphans:
             self.discard(connection)
-        self._close_idle(before=monotonic() - IDLE_SECONDS)
+        self._close_idle(before=clock.monotonic() - IDLE_SECONDS)
 
     def close(self) -> None:
         self._closed = True
@@ -221,16 +221,16 @@ class BlockingPool:
                     self._serve()
                     if waiter.rank == URGENT:
                         self._serve_from_reserve()
-                if is_deep and not waiter.come.is_set():
+                if is_deep and not waiter.ready.is_set():
                     raise _held_here(self._connections_max)
                 # A finaliser cannot announce what it leaves, so we look now and then.
                 seconds = RESERVE_SECONDS
-                while not waiter.come.wait(seconds):
+                while not waiter.ready.wait(seconds):
                     seconds = _LOOK_AGAIN_SECONDS
                     with self._lock:
                         self._serve()
                         self._serve_from_reserve()
-                    if monotonic() > give_up and not waiter.come.is_set():
+                    if clock.monotonic() > give_up and not waiter.ready.is_set():
                         raise _crowded(self._connections_max)
                 connection = waiter.connection if waiter.connection is not None else self._open(waiter.permit)
                 connection.slot = slot.number
@@ -256,7 +256,7 @@ class BlockingPool:
                 self._waiters.remove(waiter)
             if waiter.connection is not None:
                 self._give_up_connection(waiter.connection)
-            self._vacate(waiter.permit)
+            self._free_permit(waiter.permit)
 
     def _give_up_connection(self, connection: BlockingConnection) -> None:
         connection.slot = 0
@@ -294,18 +294,18 @@ class BlockingPool:
             # Served already: by what a signal handler interrupted.
             if not waiter.is_served and not self._provide(waiter):
                 return
-            self._served(waiter)
+            self._tell(waiter)
 
     def _serve_from_reserve(self) -> None:
         """Give of the reserve to those who may have it. With the lock."""
         for waiter in tuple(self._waiters):
             if not waiter.is_served and self._provide_from_reserve(waiter):
-                self._served(waiter)
+                self._tell(waiter)
 
-    def _served(self, waiter: _Waiter) -> None:
+    def _tell(self, waiter: _Waiter) -> None:
         with contextlib.suppress(ValueError):
             self._waiters.remove(waiter)
-        waiter.come.set()
+        waiter.ready.set()
 
     def _provide(self, waiter: _Waiter) -> bool:
         spare = next((spare for spare in self._spare if not spare.reserve), None)
@@ -336,7 +336,7 @@ class BlockingPool:
                 return True
         return False
 
-    def _vacate(self, permit: Any) -> None:
+    def _free_permit(self, permit: Any) -> None:
         with self._lock:
             if permit is not None:
                 self._permits.discard(permit)
@@ -408,13 +408,13 @@ def _idle_since(slot: _Slot) -> float:
 class _AsyncWaiter:
     """A task that waits for a connection, or for a place to open one."""
 
-    __slots__ = ("come", "rank", "since")
+    __slots__ = ("rank", "ready", "since")
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
-        self.since = monotonic()
+        self.since = clock.monotonic()
         # A connection, or the number of the reserve's connection that may be opened; 0: an ordinary one.
-        self.come: asyncio.Future[AsyncConnection | int] = asyncio.get_running_loop().create_future()
+        self.ready: asyncio.Future[AsyncConnection | int] = asyncio.get_running_loop().create_future()
 
 
 class AsyncPool:
@@ -453,7 +453,7 @@ class AsyncPool:
         try:
             connection = await self._connect()
         except BaseException:
-            self._vacate(reserve)
+            self._free_permit(reserve)
             raise
         connection.epoch = self._epoch
         connection.reserve = reserve
@@ -469,12 +469,12 @@ class AsyncPool:
             self._look_again_in(RESERVE_SECONDS)
         try:
             async with asyncio.timeout(ACQUIRE_SECONDS):
-                return await waiter.come
+                return await waiter.ready
         except BaseException as exc:
-            if waiter.come.done() and not waiter.come.cancelled():  # our turn had come: pass it on
-                given = waiter.come.result()
+            if waiter.ready.done() and not waiter.ready.cancelled():  # our turn had come: pass it on
+                given = waiter.ready.result()
                 if isinstance(given, int):
-                    self._vacate(given)
+                    self._free_permit(given)
                 else:
                     self.release_now(given)
             if isinstance(exc, TimeoutError):
@@ -494,7 +494,7 @@ class AsyncPool:
     def _serve_from_reserve(self) -> None:
         """Give of the reserve to those who may have it."""
         for waiter in tuple(self._waiters):
-            if waiter.come.done() or waiter.come.get_loop().is_closed():
+            if waiter.ready.done() or waiter.ready.get_loop().is_closed():
                 continue
             for number in _RESERVE:
                 idle = self._reserve_idle.get(number)
@@ -506,7 +506,7 @@ class AsyncPool:
                     del self._reserve_idle[number]
                 else:
                     self._reserved[number] = None
-                waiter.come.set_result(number if idle is None else idle)
+                waiter.ready.set_result(number if idle is None else idle)
                 self._waiters.remove(waiter)
                 break
 
@@ -521,7 +521,7 @@ class AsyncPool:
         if self._closed or connection.epoch != self._epoch:
             self.discard_now(connection)
             return
-        connection.used_at = monotonic()
+        connection.used_at = clock.monotonic()
         if connection.reserve:
             self._reserve_idle[connection.reserve] = connection
             self._serve_from_reserve()
@@ -538,7 +538,7 @@ class AsyncPool:
 
     def discard_now(self, connection: AsyncConnection) -> None:
         connection.close()
-        self._vacate(connection.reserve)
+        self._free_permit(connection.reserve)
 
     async def purge(self) -> None:
         while self._idle:
@@ -566,7 +566,7 @@ class AsyncPool:
 
     def _reap(self) -> None:
         self._reaper = None
-        now = monotonic()
+        now = clock.monotonic()
         for connection in [connection for connection in self._idle if connection.used_at <= now - IDLE_SECONDS]:
             self._idle.remove(connection)
             self.discard_now(connection)
@@ -578,7 +578,7 @@ class AsyncPool:
         if self._idle or self._reserve_idle:
             self._reaper = asyncio.get_running_loop().call_later(IDLE_SECONDS / 2, self._reap, context=Context())
 
-    def _vacate(self, reserve: int) -> None:
+    def _free_permit(self, reserve: int) -> None:
         """A connection less: whoever waits first, of those who may, opens one."""
         if reserve:
             self._reserved.pop(reserve, None)
@@ -590,7 +590,7 @@ class AsyncPool:
 
     def _next_waiter(self) -> asyncio.Future[AsyncConnection | int] | None:
         while self._waiters:
-            waiter = self._waiters.popleft().come
+            waiter = self._waiters.popleft().ready
             if not waiter.done() and not waiter.get_loop().is_closed():
                 return waiter
         return None

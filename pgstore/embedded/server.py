@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgstore import errors
 from pgstore.config import variable_of
+from pgstore.core import clock
 from pgstore.embedded.binaries import Binaries, find_binaries, reachable_binaries
 from pgstore.embedded.identity import Identity, choose_identity, give, owner_of
 from pgstore.embedded.initialise import clean_environment, initialise, reason_in
@@ -144,11 +145,11 @@ class Server:
 
     def _bring_up(self, identity: Identity, start_lock: FileLock) -> None:
         """Return once the server answers and has our database; the caller holds *start_lock*."""
-        started = time.monotonic()
+        started = clock.monotonic()
         unanswered_since: float | None = None
         log_offset: int | None = None
         while True:
-            now = time.monotonic()
+            now = clock.monotonic()
             server_lock = FileLock(self._paths.server_lock)
             if server_lock.try_acquire():
                 # No process of any server is left, however it ended.
@@ -234,7 +235,7 @@ class Server:
 
     def _take_down(self, how: signal.Signals) -> bool:
         """Signal the postmaster and wait until no process of the server is left."""
-        started = time.monotonic()
+        started = clock.monotonic()
         signalled = None
         was_running = False
         while True:
@@ -248,7 +249,7 @@ class Server:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, how)
                 signalled = pid
-            elapsed = time.monotonic() - started
+            elapsed = clock.monotonic() - started
             if signalled is None and elapsed > ORPHANS_SECONDS_MAX:
                 raise self._unanswered("it could not be signalled")
             if elapsed > STOP_SECONDS_MAX:

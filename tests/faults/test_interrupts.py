@@ -159,7 +159,7 @@ def test_cancelling_a_second_time_does_not_stop_the_tidying_up(client, queue):
 
 def putting_back():
     """Whether something is being brought to its end that an interrupt has stopped."""
-    return any(thread.name == "pgstore-certainly" for thread in threading.enumerate())
+    return any(thread.name == "pgstore-uninterrupted" for thread in threading.enumerate())
 
 
 STOPPED: dict[str, tuple[Any, dict[str, Any], str]] = {
@@ -448,7 +448,7 @@ def test_an_interrupt_before_any_line_of_a_get_loses_and_doubles_nothing(client,
     queue.put("warm")
     queue.get()
     if pooled:
-        client._blocking.connections._local.slot.free[0].prepared = None
+        client._blocking.pool._local.slot.free[0].prepared = None
     queue.put_many(["a", "b", "c"])
 
     for place, item in every_line(lambda: queue.get(block=False)):

@@ -232,7 +232,7 @@ def test_a_transaction_that_meets_a_migration_gives_up_what_idles_too(client, st
         finish.wait(20)
 
     def idle():
-        return sum(len(slot.free) for slot in client.executor(blocking=True).connections._slots)
+        return sum(len(slot.free) for slot in client.executor(blocking=True).pool._slots)
 
     thread = threading.Thread(target=use)
     thread.start()

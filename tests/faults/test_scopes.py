@@ -132,7 +132,7 @@ def test_a_transaction_is_rolled_back_if_it_is_cancelled_while_another_task_uses
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert await entries.contains.aio("k") is False
-            assert not client.executor(blocking=False).connections._waiters
+            assert not client.executor(blocking=False).pool._waiters
 
     asyncio.run(main())
 

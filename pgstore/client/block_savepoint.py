@@ -32,7 +32,7 @@ _NO_SAVEPOINT: Final = "3B001"
 _BY_SQL: Final = object()  # a savepoint and nothing else
 
 
-class Guard:
+class BlockSavepoint:
     """Of one block."""
 
     def __init__(self, source: Source, connection: JoinedConnection | JoinedAsyncConnection) -> None:
