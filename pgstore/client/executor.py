@@ -1,7 +1,7 @@
-"""Worlds: what carries operations out. One for a client's blocking calls, one for each event loop that it is used from.
+"""Executors carry operations out: one for a client's blocking calls, one for each event loop that it is used from.
 
-A executor has connections, a listener, and ways to sleep and to call blocking code; how requests are carried out is written once
-over these.
+An executor has a pool of connections, a listener, and ways to sleep and to call blocking code; how requests are carried out is
+written once over these.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from pgstore import embedded, errors, migrate
 from pgstore.client.history import history_of
+from pgstore.client.interfaces import ClientInterface
 from pgstore.client.listener import AsyncListener, BlockingListener
 from pgstore.client.transaction import Transaction
 from pgstore.connection import RECONNECT_SECONDS, AsyncConnection, BlockingConnection, BrokenConnection, RetryBudget
@@ -52,9 +53,6 @@ from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps, is_interrupt, run_async, run_blocking
 from pgstore.core.uninterrupted import run_uninterrupted, run_uninterrupted_async
 
-if TYPE_CHECKING:
-    from pgstore.client import Client
-
 T = TypeVar("T")
 
 _RETRY_SECONDS: Final = 0.1
@@ -73,7 +71,7 @@ class Executor(abc.ABC):
     pool: Any
     listener: Any
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: ClientInterface) -> None:
         self.client = client
 
     # What the kinds differ in; a value from one, an awaitable from the other (see `core.steps`).
@@ -150,7 +148,7 @@ class Executor(abc.ABC):
         """The operation was interrupted with the rows of *request* in hand: undo it, if that was not done yet."""
         if transaction is not None and transaction.root.joined and is_in_doubt(request):
             # Psycopg has dropped the answer to what it could not cancel any more.
-            yield from transaction.spoil()
+            yield from transaction.root.spoil()
         elif holds(request):
             with contextlib.suppress(
                 errors.Error, BrokenConnection
@@ -174,12 +172,12 @@ class Executor(abc.ABC):
             except GeneratorExit:
                 raise
             except BaseException:
-                yield from transaction.spoil()
+                yield from root.spoil()
                 raise
         else:
             connection = root.connection
             connection.let_go()
-            yield from transaction._checked(self.run_uninterrupted, lambda: connection.put_back(undo()))
+            yield from root.checked(self.run_uninterrupted, lambda: connection.put_back(undo()))
 
     def _begin(self, outer: Transaction | None, rank: int) -> Steps[Transaction]:
         transaction = Transaction(self.client)
@@ -204,7 +202,7 @@ class Executor(abc.ABC):
                 return (yield from self._declare(request, transaction))
             case Listen():
                 if transaction is not None:
-                    yield from transaction.check_can_wait()
+                    yield from transaction.root.check_can_wait()
                 return (yield self.listener.register(request.topic))
             case Wait():
                 return (yield from self._wait(request, transaction))
@@ -247,8 +245,8 @@ class Executor(abc.ABC):
     def _wait(self, request: Wait, transaction: Transaction | None) -> Steps[bool]:
         connection = None
         if transaction is not None:
-            yield from transaction.restart_if_unused()
             root = transaction.root
+            yield from root.restart_if_unused()
             connection = None if root.joined else root.connection
         if connection is None:
             return bool((yield request.ticket.wait(request.seconds)))  # type: ignore[attr-defined]
@@ -417,7 +415,7 @@ class BlockingExecutor(Executor):
 
     is_async = False
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: ClientInterface) -> None:
         super().__init__(client)
         self.pool = BlockingPool(lambda: run_blocking(self.open_connection()), client.settings.connections_max)
         self.listener = BlockingListener(lambda: run_blocking(self.open_listening_connection()))
@@ -462,7 +460,7 @@ class AsyncExecutor(Executor):
 
     is_async = True
 
-    def __init__(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, client: ClientInterface, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(client)
         self._loop = loop
         self.pool = AsyncPool(lambda: run_async(self.open_connection()), client.settings.connections_max)
