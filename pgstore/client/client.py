@@ -10,6 +10,7 @@ import asyncio
 import atexit
 import contextlib
 import inspect
+import logging
 import os
 import random
 import threading
@@ -37,6 +38,7 @@ from pgstore.core.steps import is_interrupt, run_async, run_blocking
 from pgstore.core.threads import is_ending
 
 T = TypeVar("T")
+_LOG: Final = logging.getLogger("pgstore")
 _RETRIES: Final = 10
 _BACKOFF_SECONDS: Final = 0.01
 
@@ -78,7 +80,7 @@ class Client(ClientInterface):
         if environment is not None:
             check_name(environment, "environment")
         self.settings = Settings(url, listen_url, environment, connections_max, auto_migrate, tuple(signing_keys))
-        self.is_closing = False
+        self.is_closing = self.has_said_where = False
         self._reset()
         _clients.add(self)
 
@@ -121,6 +123,7 @@ class Client(ClientInterface):
             except (errors.Error, psycopg.OperationalError) as exc:
                 if not _may_repeat(exc) or attempt == _RETRIES - 1 or current(self, blocking=True):
                     raise
+                _say_repeated(attempt, exc)
                 time.sleep(_backoff(attempt))
         raise AssertionError("unreachable")
 
@@ -136,6 +139,7 @@ class Client(ClientInterface):
             except (errors.Error, psycopg.OperationalError) as exc:
                 if not _may_repeat(exc) or attempt == _RETRIES - 1 or current(self, blocking=False):
                     raise
+                _say_repeated(attempt, exc)
                 await asyncio.sleep(_backoff(attempt))
         raise AssertionError("unreachable")
 
@@ -185,10 +189,14 @@ class Client(ClientInterface):
         await asyncio.to_thread(self.close)
 
     def __repr__(self) -> str:
-        url = self.settings.url if hasattr(self, "settings") else None  # a traceback may show one that was not made
-        if callable(url):
+        if not hasattr(self, "settings"):  # a traceback may show one that was not made
+            return "pgstore.Client()"
+        if callable(self.settings.url):
             return "pgstore.Client(<function>)"
-        return f"pgstore.Client({describe(url)!r})" if url is not None else "pgstore.Client()"
+        with contextlib.suppress(errors.ConfigurationError):
+            url = self.settings.configured_url()
+            return f"pgstore.Client({'embedded server' if url is None else describe(url, with_defaults=True)!r})"
+        return "pgstore.Client(<unusable settings>)"
 
     @property
     def environment(self) -> str:
@@ -315,6 +323,10 @@ def _may_repeat(exc: errors.Error | psycopg.OperationalError) -> bool:
     if isinstance(error, errors.OutcomeUnknown):
         return False
     return isinstance(error, (errors.SerializationConflict, errors.ConflictError, errors.StoreUnavailable))
+
+
+def _say_repeated(attempt: int, exc: BaseException) -> None:
+    _LOG.warning("a transaction is run again, after attempt %d of %d: %s", attempt + 1, _RETRIES, exc)
 
 
 def _with_or_without(function: Callable[..., T]) -> Callable[[Transaction], T]:

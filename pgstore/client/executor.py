@@ -12,6 +12,7 @@ import contextlib
 import contextvars
 import inspect
 import itertools
+import logging
 import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -27,6 +28,7 @@ from pgstore.connection import RECONNECT_SECONDS, AsyncConnection, BlockingConne
 from pgstore.connection.handshake import connect, connect_async, handshake
 from pgstore.connection.pool import SHORT, URGENT, AsyncPool, BlockingPool
 from pgstore.core import clock
+from pgstore.core.error_mapping import describe
 from pgstore.core.operation import (
     Autonomous,
     BeforeCommit,
@@ -55,6 +57,7 @@ from pgstore.core.uninterrupted import run_uninterrupted, run_uninterrupted_asyn
 
 T = TypeVar("T")
 
+_LOG: Final = logging.getLogger("pgstore")
 _RETRY_SECONDS: Final = 0.1
 _OUTCOME_SECONDS: Final = 5.0
 # Of joined transactions, in which cursors of an earlier block may still be open. Not a name for each: every text is counted by
@@ -301,6 +304,7 @@ class Executor(abc.ABC):
             if broken.sent and not repeatable:
                 raise _unknown(broken) from broken
             budget.spend(broken)
+            _LOG.warning("a connection broke and is replaced; its statement is sent again: %s", broken)
             connection = yield self.pool.acquire(rank)
             try:
                 result = yield getattr(connection, method)(request)
@@ -350,7 +354,7 @@ class Executor(abc.ABC):
         """A new connection, checked, to a database that has our schema."""
         client = self.client
         give_up = clock.monotonic() + RECONNECT_SECONDS
-        migrated = False
+        migrated = has_waited = False
         while True:
             url = yield from self._url()
             connection = None
@@ -367,10 +371,13 @@ class Executor(abc.ABC):
                 if migrated or not client.settings.may_migrate:
                     raise
                 migrated = True
-            except errors.StoreUnavailable:
+            except errors.StoreUnavailable as exc:
                 _close(connection)
                 if client.history is None or client.is_closing or clock.monotonic() > give_up:
                     raise
+                if not has_waited:
+                    has_waited = True
+                    _LOG.warning("the server is away, and waited for: %s", exc)
                 yield self.sleep(_RETRY_SECONDS)
                 continue
             except BaseException:
@@ -395,6 +402,9 @@ class Executor(abc.ABC):
         url = (yield self.call(settings.configured_url)) if callable(settings.url) else settings.configured_url()
         if url is None:
             url = yield self.call(embedded.ensure)
+        if not self.client.has_said_where:
+            self.client.has_said_where = True
+            _LOG.info("the database is %s, %s", describe(url, with_defaults=True), settings.url_setting)
         return url
 
 
@@ -404,6 +414,7 @@ def _close(connection: Any) -> None:
 
 
 def _unknown(broken: BrokenConnection) -> errors.OutcomeUnknown:
+    _LOG.warning("whether a write has happened is unknown: the connection broke after it was sent: %s", broken)
     return errors.OutcomeUnknown(
         f"the connection broke after a write was sent, which may or may not have happened: {broken}; "
         "in a transaction (pgstore.transaction) the outcome is found out"

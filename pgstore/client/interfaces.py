@@ -35,6 +35,7 @@ class ClientInterface(HistoryFollower, abc.ABC):
 
     settings: Settings
     is_closing: bool  # then a server that has gone away is not waited for
+    has_said_where: bool  # the log says which database was chosen
 
     @abc.abstractmethod
     def executor(self, *, blocking: bool) -> ExecutorInterface:

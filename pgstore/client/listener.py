@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import select
 import threading
 import time
 import weakref
 import zlib
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextvars import Context
 from typing import Any, Final
 
@@ -37,6 +38,7 @@ from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps, run_async, run_blocking
 from pgstore.core.threads import going_on, is_ending, start
 
+_LOG: Final = logging.getLogger("pgstore")
 CHANNEL: Final = "pgstore"
 LOCK_CLASS: Final = 0x70677374  # "pgst": the first half of our advisory lock keys
 LINGER_SECONDS: Final = 1.0  # a topic stays registered this long after its last waiter: the next wait is often near
@@ -180,6 +182,15 @@ def _notified(connection: Connection) -> list[str]:
     return payloads
 
 
+@contextlib.contextmanager
+def _replacing() -> Generator[None, None, None]:
+    """Around the work on a listening connection: when it breaks another one is opened."""
+    try:
+        yield
+    except BrokenConnection as exc:
+        _LOG.warning("the listening connection broke and is replaced: %s", exc)
+
+
 # ---------------------------------------------------------------------------------------------------- blocking executor
 
 
@@ -279,7 +290,7 @@ class BlockingListener:
             while not self._closed:
                 connection = None
                 try:
-                    with going_on("listening"), contextlib.suppress(BrokenConnection):
+                    with going_on("listening"), _replacing():
                         connection = self._connect()
                         if connection.pooled:
                             self._polls = True
@@ -412,7 +423,7 @@ class AsyncListener:
             while True:
                 connection = None
                 try:
-                    with going_on("listening", loop), contextlib.suppress(BrokenConnection):
+                    with going_on("listening", loop), _replacing():
                         connection = await self._connect()
                         if connection.pooled:
                             self._polls = True

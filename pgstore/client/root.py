@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -31,6 +32,7 @@ from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps
 
 T = TypeVar("T")
+_LOG: Final = logging.getLogger("pgstore")
 
 ISOLATION = Statement("SELECT current_setting('transaction_isolation')", read_only=True)
 _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
@@ -84,6 +86,7 @@ class Root:
                     yield self.executor.pool.discard(connection)
                     yield self.executor.pool.purge()
                     budget.spend(exc)
+                    _LOG.warning("a connection broke and is replaced, before its transaction had begun: %s", exc)
         finally:
             self.is_at_work = False
 
@@ -239,6 +242,7 @@ class Root:
             raise errors.StoreUnavailable(
                 "the connection broke during the commit, and the transaction was rolled back"
             ) from broken
+        _LOG.warning("whether a transaction was committed is unknown: the connection broke in its commit: %s", broken)
         raise errors.OutcomeUnknown(
             f"the connection broke during the commit, and whether the transaction was committed cannot be found out: {broken}"
         ) from broken

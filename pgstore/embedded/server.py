@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from pgstore.embedded.postmaster import CONNECT_SECONDS_MAX, Postmaster
 if TYPE_CHECKING:
     import psycopg
 
+_LOG = logging.getLogger("pgstore")
 READY_SECONDS_MAX = 300.0  # replaying the log after a crash takes long on a slow disk
 ORPHANS_SECONDS_MAX = 30.0  # without a postmaster, idle backends end at once, busy ones with their statement
 STOP_SECONDS_MAX = 120.0  # a fast shutdown writes all that is dirty
@@ -192,6 +194,12 @@ class Server:
             f"unix_socket_directories={self._paths.sockets}",
             "-c",
             f"port={PORT}",
+        )
+        _LOG.info(
+            "starting the embedded server in %s: PostgreSQL %d of %s",
+            self.directory,
+            binaries.major,
+            binaries.directory,
         )
         with self._open_log() as log:
             offset = log.seek(0, os.SEEK_END)
