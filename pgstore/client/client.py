@@ -207,7 +207,9 @@ class Client(ClientInterface):
 
     def run(self, op: Op[T], bound: Transaction | None = None) -> T:
         """Run *op* blocking: in *bound*, else in the current transaction, else each statement by itself."""
-        transaction = bound if bound is not None else current(self, blocking=True) if AMBIENT.get() else None
+        transaction: Transaction | None = (
+            bound if bound is not None else current(self, blocking=True) if AMBIENT.get() else None
+        )
         if transaction is not None:
             transaction.check_form(blocking=True)
             root = transaction.root
@@ -256,7 +258,9 @@ class Client(ClientInterface):
 
     async def run_async(self, op: Op[T], bound: Transaction | None = None) -> T:
         """Run *op* on the event loop."""
-        transaction = bound if bound is not None else current(self, blocking=False) if AMBIENT.get() else None
+        transaction: Transaction | None = (
+            bound if bound is not None else current(self, blocking=False) if AMBIENT.get() else None
+        )
         if transaction is None:
             return await run_async(self.executor(blocking=False).perform(op, None))
         transaction.check_form(blocking=False)

@@ -81,7 +81,7 @@ def _circles(graph: dict[str, set[str]]) -> list[list[str]]:
             elif other in stack:
                 lowest[module] = min(lowest[module], number[other])
         if lowest[module] == number[module]:
-            circle = []
+            circle: list[str] = []
             while not circle or circle[-1] != module:
                 circle.append(stack.pop())
             if len(circle) > 1 or module in graph[module]:
