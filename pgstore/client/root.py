@@ -25,7 +25,7 @@ from pgstore.client.block_savepoint import BlockSavepoint
 from pgstore.client.interfaces import ExecutorInterface
 from pgstore.connection import CURRENT_XID, BrokenConnection, RetryBudget
 from pgstore.connection.handshake import CALLERS_SETTINGS, settings
-from pgstore.connection.joined import JoinedAsyncConnection, JoinedConnection, Source
+from pgstore.connection.joined import JoinedConnection, Source
 from pgstore.connection.pool import LONG
 from pgstore.core.operation import BeforeCommit, CommitHook, Hooked, Many, Query
 from pgstore.core.statement import Statement
@@ -48,7 +48,7 @@ class Root:
         self.connection: Any = None
         self.joined = source is not None
         if source is not None:
-            self.connection = JoinedAsyncConnection(source) if source.is_async else JoinedConnection(source)
+            self.connection = JoinedConnection(source)
             self.block_savepoint = BlockSavepoint(source, self.connection)
         self.begun = self.joined
         self.wrote = False  # something was, or may have been, changed
@@ -93,7 +93,7 @@ class Root:
     def query(self, request: Query | Many) -> Steps[Any]:
         self.check_usable()
         if self.joined and not request.read_only and not self.block_savepoint.is_set:
-            return (yield from self.checked_steps(self.block_savepoint.set_with(request)))
+            return (yield from self.checked(self.block_savepoint.set_with, request))
         if request.read_only or self.joined or (self.begun and self.connection.xid is not None):
             if self.begun:
                 execute = self.connection.execute_many if isinstance(request, Many) else self.connection.execute
@@ -121,28 +121,17 @@ class Root:
     def set_block_savepoint(self) -> Steps[None]:
         """See that what a joined block does can be undone without the caller's own work before it."""
         if not self.block_savepoint.is_set:
-            yield from self.checked_steps(self.block_savepoint.set())
+            yield from self.checked(self.block_savepoint.set)
 
     def checked(self, call: Callable[..., Any], *args: Any) -> Steps[Any]:
-        """Call the connection, noting when it breaks."""
+        """Call the connection, noting when it breaks. The calls of a joined one are steps."""
         self.is_at_work = True
         try:
-            return (yield call(*args))
+            return (yield from call(*args)) if self.joined else (yield call(*args))
         except BrokenConnection as exc:
             self.lost = exc
             if not self.joined:
                 yield self.executor.pool.purge()  # what idles is hardly better
-            raise _broke(exc) from exc
-        finally:
-            self.is_at_work = False
-
-    def checked_steps(self, steps: Steps[T]) -> Steps[T]:
-        """`checked`, for steps on a joined connection."""
-        self.is_at_work = True
-        try:
-            return (yield from steps)
-        except BrokenConnection as exc:
-            self.lost = exc
             raise _broke(exc) from exc
         finally:
             self.is_at_work = False
@@ -256,7 +245,7 @@ class Root:
     def release_block(self) -> Steps[None]:
         """A joined block went well: what it did is a part of the caller's transaction."""
         try:
-            yield from self.checked_steps(self.block_savepoint.release())
+            yield from self.checked(self.block_savepoint.release)
         except errors.TransactionFailed:
             yield from self.undo_block()  # the caller's transaction may go on
             raise
@@ -267,7 +256,7 @@ class Root:
         if self.lost is None:
             # InvalidError: the caller has closed the connection, which undoes all of it.
             with contextlib.suppress(errors.StoreUnavailable, errors.InvalidError):
-                yield from self.checked_steps(self.block_savepoint.undo())
+                yield from self.checked(self.block_savepoint.undo)
 
     def spoil(self) -> Steps[None]:
         """
@@ -277,7 +266,9 @@ class Root:
         """
         if self.lost is None and self.connection is not None:
             with contextlib.suppress(errors.Error, BrokenConnection):
-                yield self.connection.command("ROLLBACK TO SAVEPOINT pgstore_interrupted")  # there is none of that name
+                yield from self.connection.command(
+                    "ROLLBACK TO SAVEPOINT pgstore_interrupted"
+                )  # there is none of that name
 
     def abandon_now(self) -> None:
         """Close the connection: nothing can be waited for any more."""

@@ -74,7 +74,7 @@ class Transaction(Scope):
                 run_blocking(root.begin())
                 if root.joined:
                     run_blocking(root.set_block_savepoint())
-                    return root.connection.callers_connection()
+                    return run_blocking(root.connection.callers_connection())
                 run_blocking(root.lend())
         return root.connection.driver_connection
 
@@ -85,7 +85,7 @@ class Transaction(Scope):
             await run_async(root.begin())
             if root.joined:
                 await run_async(root.set_block_savepoint())
-                return await root.connection.callers_connection()
+                return await run_async(root.connection.callers_connection())
             await run_async(root.lend())
             return root.connection.driver_connection
 
@@ -211,7 +211,7 @@ class Transaction(Scope):
         And its session must call what our statements mean (see `core.search_path`).
         """
         client = self._client
-        rows = yield root.connection.execute(Query(SCHEMA))
+        rows = yield from root.connection.execute(Query(SCHEMA))
         if rows and (fault := fault_of(rows[0][4])):
             raise errors.InvalidError(f"the connection to join has the {fault}")
         check_schema(rows)
