@@ -25,7 +25,7 @@ import psycopg
 from pgstore import errors
 from pgstore.client.executor import AsyncExecutor, BlockingExecutor, Executor
 from pgstore.client.interfaces import ClientInterface
-from pgstore.client.scheduler import Scheduler
+from pgstore.client.scheduler import Lane, Scheduler
 from pgstore.client.scope import AMBIENT, current, forget_after_fork
 from pgstore.client.session import Session
 from pgstore.client.transaction import Transaction
@@ -90,9 +90,7 @@ class Client(ClientInterface):
         self._loops_lock = threading.Lock()
         self._history_lock = threading.RLock()  # reentrant: a signal handler may come in
         self.session = Session(self)
-        self.scheduler = Scheduler(self.run)
-        # Apart from the others: a long one, such as vacuum, must not let a lease end.
-        self.renewals = Scheduler(self.run_in_background)
+        self.scheduler = Scheduler(self.run, self.run_in_background)
         self.shared: dict[object, Any] = {}  # what the stores of this client keep together, whichever handle is used
 
     # ------------------------------------------------------------------------------------------------ for the user
@@ -153,7 +151,6 @@ class Client(ClientInterface):
             return
         self.is_closing = True
         try:
-            self.renewals.close(do=False)
             self.scheduler.close()
             self.session.close()
         finally:
@@ -161,8 +158,7 @@ class Client(ClientInterface):
         self._blocking.close()
         self._blocking = BlockingExecutor(self)
         self.session = Session(self)
-        self.scheduler = Scheduler(self.run)
-        self.renewals = Scheduler(self.run_in_background)
+        self.scheduler = Scheduler(self.run, self.run_in_background)
         self._abandon_loops(lambda loop: loop.is_closed())
 
     async def aclose(self) -> None:
@@ -251,6 +247,11 @@ class Client(ClientInterface):
         except BaseException as exc:  # perhaps before that has begun
             _put_back(executor, request, exc)
             raise
+
+    @property
+    def renewals(self) -> Lane:
+        """The urgent lane, by the name that queue/lease.py knows."""
+        return self.scheduler.urgent
 
     def run_in_background(self, op: Op[T]) -> T:
         """Run *op* blocking, outside of any transaction, on a connection that is certain even when all are busy (see `pool`)."""

@@ -428,8 +428,16 @@ class BlockingExecutor(Executor):
 
     def __init__(self, client: ClientInterface) -> None:
         super().__init__(client)
-        self.pool = BlockingPool(lambda: run_blocking(self.open_connection()), client.settings.connections_max)
+        self.pool = BlockingPool(
+            lambda: run_blocking(self.open_connection()), client.settings.connections_max, self._call_again_and_again
+        )
         self.listener = BlockingListener(lambda: run_blocking(self.open_listening_connection()))
+
+    def _call_again_and_again(self, key: object, function: Callable[[], bool], seconds: float) -> None:
+        """Call *function* every so many *seconds*, until it returns True or the client is closed."""
+        self.client.scheduler.urgent.leave_call(
+            key, function, seconds, again_seconds=seconds, again_after_failure=True, can_wait=True
+        )
 
     def query_now(self, query: Query) -> Any:
         """`query`, without the cost of steps."""

@@ -10,6 +10,7 @@ import abc
 from typing import Any, Protocol, TypeVar
 
 from pgstore.client.history import HistoryFollower
+from pgstore.client.scheduler import Scheduler
 from pgstore.config import Settings
 from pgstore.core.operation import Op, Query
 from pgstore.core.steps import Steps
@@ -34,6 +35,7 @@ class ClientInterface(HistoryFollower, abc.ABC):
     """A client, as its parts see it."""
 
     settings: Settings
+    scheduler: Scheduler
     is_closing: bool  # then a server that has gone away is not waited for
     has_said_where: bool  # the log says which database was chosen
 

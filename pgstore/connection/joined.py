@@ -20,7 +20,7 @@ from pgstore.connection import ADAPTERS, BrokenConnection
 from pgstore.core.error_mapping import map_error
 from pgstore.core.operation import CopyIn, CopyOut, Many, Query
 from pgstore.core.statement import TYPES, Statement
-from pgstore.core.steps import Steps
+from pgstore.core.steps import Steps, run_async
 
 
 class _Packed(bytes):
@@ -194,20 +194,18 @@ class JoinedConnection:
 
 
 def _within(manager: Any, body: Callable[[Any], Steps[None]]) -> Steps[None]:
-    """`with`, or `async with`: take the steps of *body* in the block of *manager*."""
-    kind = type(manager)
-    is_async = hasattr(kind, "__aenter__")
-    enter, leave = (kind.__aenter__, kind.__aexit__) if is_async else (kind.__enter__, kind.__exit__)
-    value = yield enter(manager)
-    try:
-        yield from body(value)
-    except GeneratorExit:
-        raise  # the event loop is gone: nothing can be awaited any more
-    except BaseException as exc:
-        if not (yield leave(manager, type(exc), exc, exc.__traceback__)):
-            raise
+    """Take the steps of *body* in the block of *manager*."""
+    # By statements: between a block and its `__exit__` no interrupt comes, as it may between two steps.
+    if hasattr(type(manager), "__aenter__"):
+        yield _within_async(manager, body)
     else:
-        yield leave(manager, None, None, None)
+        with manager as value:
+            yield from body(value)
+
+
+async def _within_async(manager: Any, body: Callable[[Any], Steps[None]]) -> None:
+    async with manager as value:
+        await run_async(body(value))
 
 
 def _parameters(query: Query) -> Sequence[Any]:

@@ -1,7 +1,7 @@
 """Who has which connection: sticky for threads, handed round on an event loop, never more than the limit.
 
 A thread keeps its connection between calls: taking it is one `list.pop`, which is atomic, and costs nothing that a pool's checkout
-would. Whoever wants to take a connection away — another thread at the limit, the housekeeper after five idle minutes — pops it
+would. Whoever wants to take a connection away — another thread at the limit, the scheduler after five idle minutes — pops it
 from the same list, so a connection has one holder at any time.
 
 At the limit callers queue, and what is given back goes to the first of them: a thread or task in a tight loop would otherwise have
@@ -10,12 +10,12 @@ its connection again before anybody who waits has woken up.
 Two connections more than the limit are a reserve, for a pool whose connections all wait for somebody who wants a connection would
 stand still:
 
-- `URGENT`: who holds a connection already (a statement apart from its transaction, a signal handler, a callback) and what goes on
+- `URGENT`: who holds a connection already (an autonomous statement, a signal handler, a callback) and what goes on
   in the background (the renewal of leases, the heartbeat). Either connection of the reserve, at once. None of it keeps a
   connection while it waits for another connection or for anybody's rows but those of the like, so the second connection of the
   reserve, which nobody else gets, always comes back: no transaction waits in vain for what it needs to end.
 - `SHORT`: single statements, and the transactions that operations open for themselves. The first connection of the reserve, after
-  a moment without a turn: transactions may hold all the others, and wait for what this statement puts.
+  a moment of waiting: transactions may hold all the others, and wait for what this statement puts.
 - `LONG`: transactions of the caller's. The same where all others are held by transactions that wait for something to be put; one
   that has a connection of the reserve must not wait so itself.
 """
@@ -35,7 +35,7 @@ from typing import Any, Final
 from pgstore import errors
 from pgstore.connection import AsyncConnection, BlockingConnection, Connection
 from pgstore.core import clock
-from pgstore.core.threads import going_on, is_ending, start
+from pgstore.core.threads import is_ending
 
 IDLE_SECONDS = 300.0
 LOOK_SECONDS = 60.0  # between looks for idle connections
@@ -101,7 +101,7 @@ class _Permit:
 
 
 class _Waiter:
-    """Someone who waits for a connection, or for a place to open one."""
+    """Someone who waits for a connection, or for a permit to open one."""
 
     __slots__ = ("connection", "permit", "rank", "ready", "since")
 
@@ -129,9 +129,19 @@ def _may_have(reserve: int, rank: int, since: float, all_wait: Callable[[], bool
 class BlockingPool:
     """The connections of blocking calls."""
 
-    def __init__(self, connect: Callable[[], BlockingConnection], connections_max: int) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], BlockingConnection],
+        connections_max: int,
+        call_again_and_again: Callable[[object, Callable[[], bool], float], None],
+    ) -> None:
+        """
+        Args:
+            call_again_and_again: calls a function every so many seconds until it returns True; once only for one key.
+        """
         self._connect = connect
         self._connections_max = connections_max
+        self._call_again_and_again = call_again_and_again
         self._local = threading.local()
         self._lock = threading.RLock()  # reentrant: a signal handler may come in
         self._slots: weakref.WeakSet[_Slot] = weakref.WeakSet()
@@ -142,8 +152,7 @@ class BlockingPool:
         self._waiters: deque[_Waiter] = deque()
         self._closed = False
         self._epoch = 0
-        self._housekeeper: threading.Thread | None = None
-        self._ended = threading.Event()
+        self._idle_key = object()
 
     def acquire(self, rank: int = SHORT) -> BlockingConnection:
         """This thread's connection; else a new one; at the limit the one idle longest; else the next that is given back."""
@@ -202,7 +211,6 @@ class BlockingPool:
 
     def close(self) -> None:
         self._closed = True
-        self._ended.set()
         self.purge()
 
     def _acquire_slowly(self, rank: int) -> BlockingConnection:
@@ -272,20 +280,21 @@ class BlockingPool:
         connection.reserve = permit.reserve
         connection.epoch = self._epoch
         self._connections.add(connection)
-        if self._housekeeper is None:
-            self._start_housekeeper()
+        self._look_for_idle_ones()
         return connection
 
-    def _start_housekeeper(self) -> None:
-        with self._lock:
-            if self._housekeeper is None:
-                self._housekeeper = threading.Thread(
-                    target=_keep_house, args=(weakref.ref(self), self._ended), name="pgstore-idle", daemon=True
-                )
-                try:
-                    start(self._housekeeper)
-                except RuntimeError:
-                    self._housekeeper = None
+    def _look_for_idle_ones(self) -> None:
+        """Have idle connections closed, as long as there are any."""
+        pool = weakref.ref(self)  # which ends with its client, and not with a task of the scheduler
+
+        def close_idle() -> bool:
+            this = pool()
+            if this is None:
+                return True
+            this.close_idle()
+            return not (this._permits or any(this._reserved.values()))
+
+        self._call_again_and_again(self._idle_key, close_idle, LOOK_SECONDS)
 
     def _serve(self) -> None:
         """Give those who wait what there is, in their order. With the lock."""
@@ -386,17 +395,6 @@ class BlockingPool:
             self.discard(connection)
 
 
-def _keep_house(pool: weakref.ref[BlockingPool], ended: threading.Event) -> None:
-    """Close idle connections of *pool* now and then, until it is closed or gone."""
-    while not ended.wait(LOOK_SECONDS):
-        current = pool()
-        if current is None:
-            return
-        with going_on("closing idle connections"):
-            current.close_idle()
-        del current
-
-
 def _idle_since(slot: _Slot) -> float:
     """When the slot's connection was put there; infinity without one."""
     try:
@@ -406,7 +404,7 @@ def _idle_since(slot: _Slot) -> float:
 
 
 class _AsyncWaiter:
-    """A task that waits for a connection, or for a place to open one."""
+    """A task that waits for a connection, or for a permit to open one."""
 
     __slots__ = ("rank", "ready", "since")
 
@@ -471,7 +469,7 @@ class AsyncPool:
             async with asyncio.timeout(ACQUIRE_SECONDS):
                 return await waiter.ready
         except BaseException as exc:
-            if waiter.ready.done() and not waiter.ready.cancelled():  # our turn had come: pass it on
+            if waiter.ready.done() and not waiter.ready.cancelled():  # we were served: pass it on
                 given = waiter.ready.result()
                 if isinstance(given, int):
                     self._free_permit(given)
