@@ -64,7 +64,8 @@ _OUTCOME_SECONDS: Final = 5.0
 # itself where the server counts statements.
 _CURSORS: Final = itertools.cycle(f"pgstore_joined_{number}" for number in range(4096))
 
-STATUS_OF_XID = Statement("SELECT pg_xact_status($1::xid8)", "text", read_only=True)
+# Not `read_only`: a replica may not have heard of the transaction yet.
+STATUS_OF_XID = Statement("SELECT pg_xact_status($1::xid8)", "text", repeatable=True)
 
 
 class Executor(abc.ABC):
@@ -237,7 +238,8 @@ class Executor(abc.ABC):
         declare = Statement(
             f"DECLARE {name} NO SCROLL CURSOR FOR {query.statement.sql.decode()}",
             " ".join(query.statement.types),
-            read_only=True,
+            read_only=query.read_only,
+            repeatable=False,
             once=True,
         )
         yield from transaction.query(Query(declare, *query.values))

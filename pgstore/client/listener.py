@@ -48,8 +48,9 @@ _LONGEST_WAIT_SECONDS: Final = 6.0  # below 0.2 looks a second, whatever else wa
 _RECONNECT_SECONDS: Final = 0.5
 
 LISTEN = Query(Statement(f"LISTEN {CHANNEL}"))
-REGISTER = Statement(f"SELECT pg_try_advisory_lock_shared({LOCK_CLASS}, $1)", "int4", repeatable=True)
-UNREGISTER = Statement(f"SELECT pg_advisory_unlock_shared({LOCK_CLASS}, $1)", "int4", repeatable=True)
+# Locks of the session, counted by the server: neither may be sent again.
+REGISTER = Statement(f"SELECT pg_try_advisory_lock_shared({LOCK_CLASS}, $1)", "int4")
+UNREGISTER = Statement(f"SELECT pg_advisory_unlock_shared({LOCK_CLASS}, $1)", "int4")
 
 # As a condition in SQL: someone waits for the topic whose key is parameter {key}. The lock is given back at once, also when the
 # transaction goes on: kept until the commit, it would make putters take each other for waiters.

@@ -359,15 +359,10 @@ class BlockingPool:
             return self._local.slot  # type: ignore[no-any-return]
         except AttributeError:
             slot = self._local.slot = _Slot()
-            weakref.finalize(slot, self._leave, slot.free).atexit = False  # the thread has ended
+            weakref.finalize(slot, _leave, weakref.ref(self), slot.free).atexit = False  # the thread has ended
             with self._lock:
                 self._slots.add(slot)
             return slot
-
-    def _leave(self, free: list[BlockingConnection]) -> None:
-        # Called from a finaliser, possibly inside any of the above on this very thread: it must not take the lock.
-        if free:
-            self._spare.append(free.pop())
 
     def _steal(self, before: float) -> BlockingConnection | None:
         """The connection that has been idle longest, if since before *before*. With the lock."""
@@ -393,6 +388,14 @@ class BlockingPool:
             if connection is None:
                 return
             self.discard(connection)
+
+
+def _leave(pool: weakref.ref[BlockingPool], free: list[BlockingConnection]) -> None:
+    """Leave the connection of a thread that has ended to the others. The finaliser must not keep the pool alive."""
+    # Called possibly inside any method of the pool on this very thread: it must not take the lock.
+    this = pool()
+    if this is not None and free:
+        this._spare.append(free.pop())
 
 
 def _idle_since(slot: _Slot) -> float:

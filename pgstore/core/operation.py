@@ -167,11 +167,12 @@ class OpenCursor:
     closed: Callable[[], object]  # tells that the name is free
 
     def fetch(self, rows_max: int) -> Query:
-        return Query(Statement(f"FETCH FORWARD {int(rows_max)} FROM {self.name}", read_only=True, once=True))
+        fetch = f"FETCH FORWARD {int(rows_max)} FROM {self.name}"
+        return Query(Statement(fetch, read_only=True, repeatable=False, once=True))
 
     def close(self) -> Query:
         self.closed()
-        return Query(Statement(f"CLOSE {self.name}", read_only=True, once=True))
+        return Query(Statement(f"CLOSE {self.name}", read_only=True, repeatable=False, once=True))
 
 
 @dataclass(frozen=True, slots=True)
