@@ -31,7 +31,9 @@ from pgstore.client.session import Session
 from pgstore.client.transaction import Transaction
 from pgstore.config import Settings, hidden
 from pgstore.connection.pool import URGENT
+from pgstore.core.clock import Deadline
 from pgstore.core.error_mapping import describe, map_error
+from pgstore.core.limit import lift, within
 from pgstore.core.names import check_name
 from pgstore.core.operation import BeforeCommit, Op, PutBack, Query, Request
 from pgstore.core.steps import is_interrupt, run_async, run_blocking
@@ -41,6 +43,7 @@ T = TypeVar("T")
 _LOG: Final = logging.getLogger("pgstore")
 _RETRIES: Final = 10
 _BACKOFF_SECONDS: Final = 0.01
+_CLOSE_SECONDS: Final = 60.0  # for a server that may have fallen silent; what is ephemeral then goes in ten minutes
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 _inherited: list[Any] = []  # what a forked child must neither use nor close: the parent uses it
@@ -87,8 +90,8 @@ class Client(ClientInterface):
     def _reset(self) -> None:
         self._blocking = BlockingExecutor(self)
         self._loops: dict[asyncio.AbstractEventLoop, AsyncExecutor] = {}
-        self._loops_lock = threading.Lock()
-        self._history_lock = threading.RLock()  # reentrant: a signal handler may come in
+        self._loops_lock = threading.RLock()  # reentrant, like all locks here: a signal handler may come in
+        self._history_lock = threading.RLock()
         self.session = Session(self)
         self.scheduler = Scheduler(self.run, self.run_in_background)
         self.shared: dict[object, Any] = {}  # what the stores of this client keep together, whichever handle is used
@@ -151,10 +154,12 @@ class Client(ClientInterface):
             return
         self.is_closing = True
         try:
-            self.scheduler.close()
-            self.session.close()
+            with within(Deadline.after(_CLOSE_SECONDS)):
+                self.scheduler.close()
+                self.session.close()
         finally:
             self.is_closing = False
+            lift()  # which an interrupt may have kept the block from
         self._blocking.close()
         self._blocking = BlockingExecutor(self)
         self.session = Session(self)
@@ -306,7 +311,7 @@ class Client(ClientInterface):
 
     def _forget(self) -> None:
         """After a fork, in the child: leave everything to the parent."""
-        _inherited.append((self._blocking, self._loops, self.session, self.scheduler))
+        _inherited.append((self._blocking, self._loops, self.session, self.scheduler, self.shared))
         self._reset()
 
     def __reduce__(self) -> Any:
@@ -318,8 +323,10 @@ class Client(ClientInterface):
 
 def _put_back(executor: BlockingExecutor, request: Request | None, exc: BaseException) -> None:
     """Put back what *request* took, or was to put back, if *exc* is an interrupt."""
-    if (type(request) is PutBack or (type(request) is Query and request.undo is not None)) and is_interrupt(exc):
-        run_blocking(executor.put_back(request, None))
+    if is_interrupt(exc):
+        lift()
+        if type(request) is PutBack or (type(request) is Query and request.undo is not None):
+            run_blocking(executor.put_back(request, None))
 
 
 def _may_repeat(exc: errors.Error | psycopg.OperationalError) -> bool:

@@ -14,7 +14,7 @@ from pgstore.config import hidden
 T = TypeVar("T")
 
 _default: Client | None = None
-_default_lock = threading.Lock()
+_default_lock = threading.RLock()
 
 
 def configure(
@@ -47,10 +47,9 @@ def default_client() -> Client:
     global _default
     client = _default
     if client is None:
+        made = Client()
         with _default_lock:
-            if _default is None:
-                _default = Client()
-            client = _default
+            client = _default = _default or made  # in one step: a signal handler may come in
     return client
 
 
@@ -73,7 +72,7 @@ async def run_transaction_async(
 
 def _after_fork_in_child() -> None:
     global _default_lock
-    _default_lock = threading.Lock()
+    _default_lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

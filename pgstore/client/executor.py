@@ -27,7 +27,7 @@ from pgstore.client.transaction import Transaction
 from pgstore.connection import RECONNECT_SECONDS, AsyncConnection, BlockingConnection, BrokenConnection, RetryBudget
 from pgstore.connection.handshake import connect, connect_async, handshake
 from pgstore.connection.pool import SHORT, URGENT, AsyncPool, BlockingPool
-from pgstore.core import clock
+from pgstore.core import clock, limit
 from pgstore.core.error_mapping import describe
 from pgstore.core.operation import (
     Autonomous,
@@ -375,7 +375,7 @@ class Executor(abc.ABC):
                 migrated = True
             except errors.StoreUnavailable as exc:
                 _close(connection)
-                if client.history is None or client.is_closing or clock.monotonic() > give_up:
+                if client.history is None or client.is_closing or clock.monotonic() > give_up or limit.is_spent():
                     raise
                 if not has_waited:
                     has_waited = True

@@ -271,12 +271,15 @@ class Root:
                 )  # there is none of that name
 
     def abandon_now(self) -> None:
-        """Close the connection: nothing can be waited for any more."""
+        """Give the connection up, where nothing can be awaited any more. That undoes all, also what an outer block did."""
+        self._rewind_hooks()
         if not self.joined and self.connection is not None:
             connection, self.connection = self.connection, None
+            self.lost = BrokenConnection(None, sent=True)
             self.executor.pool.discard_now(connection)
 
     def _rewind_hooks(self) -> None:
+        """What is kept on the client goes with all that was done."""
         for hook in self.hooks.values():
             hook.rewind(None)
 

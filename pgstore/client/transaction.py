@@ -11,6 +11,7 @@ Steps are written once for blocking and asynchronous connections (`core.steps`).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from types import TracebackType
 from typing import Any, Final
@@ -58,8 +59,8 @@ class Transaction(Scope):
         """
         The psycopg connection of this transaction, for SQL of the caller's: `tx.connection.execute("INSERT …")`.
 
-        Do not commit, roll back or close it. In an asynchronous transaction, use `await tx.get_connection()` if nothing has
-        been done in it yet.
+        Do not commit, roll back or close it. In an asynchronous transaction use `await tx.get_connection()`: this cannot begin
+        one, and leaves the settings of the planner as pgstore has them.
         """
         root = self.root
         if root.executor.is_async:
@@ -118,7 +119,11 @@ class Transaction(Scope):
     async def __aenter__(self) -> Transaction:
         self._enter(blocking=False)
         try:
-            await run_async(self._open())
+            if self._root is None:
+                await run_async(self._open())
+            else:
+                async with self._root.async_lock:
+                    await run_async(self._open())
         except BaseException:
             self._ended = True
             raise
@@ -130,22 +135,38 @@ class Transaction(Scope):
         try:
             if self.is_parents:
                 return
-            if kind is GeneratorExit:
-                self.root.abandon_now()  # the event loop is gone: nothing can be awaited any more
+            if kind is GeneratorExit and not self._can_await():
+                self.root.abandon_now()
             elif kind is None:
                 try:
                     async with self.root.async_lock:
                         await run_async(self.commit())
+                except GeneratorExit:
+                    raise
                 except BaseException:
                     if not self._ended:  # cancelled while another task was using the transaction
                         await shielded(self._roll_back_in_turn())
                     raise
             else:
                 await shielded(self._roll_back_in_turn())
+        except GeneratorExit:
+            if not self._ended:
+                self.root.abandon_now()
+            raise
         finally:
             self._leave_scope()
 
+    def _can_await(self) -> bool:
+        """Whether the event loop goes on: an asynchronous generator is closed, or else what is left over of a loop that ended."""
+        assert self._owner is not None
+        try:
+            return self._owner[1] is not None and self._owner[1].get_loop() is asyncio.get_running_loop()
+        except RuntimeError:
+            return False
+
     async def _roll_back_in_turn(self) -> None:
+        if self._ended:  # abandoned before it could begin
+            return
         async with self.root.async_lock:
             await run_async(self.rollback())
 

@@ -17,6 +17,8 @@ from psycopg.rows import tuple_row
 
 from pgstore import errors
 from pgstore.connection import ADAPTERS, BrokenConnection
+from pgstore.connection.alarm import Alarm
+from pgstore.core import limit
 from pgstore.core.error_mapping import map_error
 from pgstore.core.operation import CopyIn, CopyOut, Many, Query
 from pgstore.core.statement import TYPES, Statement
@@ -119,7 +121,11 @@ class JoinedConnection:
     def execute(self, query: Query) -> Steps[Any]:
         cursor = yield from self._cursor()
         try:
-            yield _send(cursor, query)
+            if limit.current() is not None:
+                with Alarm(cursor.connection):
+                    yield _send(cursor, query)
+            else:
+                yield _send(cursor, query)
             rows = (yield cursor.fetchall()) if _has_rows(cursor) else cursor.rowcount
             return _noted(query, rows)
         except psycopg.Error as exc:
@@ -146,7 +152,8 @@ class JoinedConnection:
             yield self._cursor_type(cursor.connection).execute(sql.encode(), prepare=False)
             yield _send(cursor, query)
 
-        yield from _within(cursor.connection.pipeline(), steps)
+        with Alarm(cursor.connection):
+            yield from _within(cursor.connection.pipeline(), steps)
 
     def command(self, sql: str) -> Steps[None]:
         cursor = yield from self._cursor()
