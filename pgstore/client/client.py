@@ -259,7 +259,7 @@ class Client(ClientInterface):
         return self.scheduler.urgent
 
     def run_in_background(self, op: Op[T]) -> T:
-        """Run *op* blocking, outside of any transaction, on a connection that is certain even when all are busy (see `pool`)."""
+        """Run *op* blocking, outside of any transaction, on a connection that is to be had even when all are busy (see `pool`)."""
         return run_blocking(self._blocking.perform(op, None, rank=URGENT))
 
     async def run_async(self, op: Op[T], bound: Transaction | None = None) -> T:
@@ -291,7 +291,7 @@ class Client(ClientInterface):
                 executor = self._loops[loop] = AsyncExecutor(self, loop)
         return executor
 
-    def leave_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+    def loop_closed(self, loop: asyncio.AbstractEventLoop) -> None:
         """The executor of *loop* was closed."""
         with self._loops_lock:
             self._loops.pop(loop, None)

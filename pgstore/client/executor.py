@@ -149,7 +149,7 @@ class Executor(abc.ABC):
                 raise
 
     def put_back(self, request: Query | Many | PutBack, transaction: Transaction | None) -> Steps[None]:
-        """The operation was interrupted with the rows of *request* in hand: undo it, if that was not done yet."""
+        """The operation was interrupted while it had the rows of *request*: put them back, if that was not done yet."""
         if transaction is not None and transaction.root.joined and is_in_doubt(request):
             # Psycopg has dropped the answer to what it could not cancel any more.
             yield from transaction.root.spoil()
@@ -363,7 +363,7 @@ class Executor(abc.ABC):
             try:
                 connection = yield self.connect(url)
                 found = yield from handshake(connection, url)
-                client.met(history_of(found.schema, connection.identity))
+                client.follow(history_of(found.schema, connection.identity))
                 client.arrived(connection.identity)
                 if found.pooled:
                     client.is_pooled = True
@@ -533,6 +533,6 @@ class AsyncExecutor(Executor):
             await self._close()
 
     async def _close(self) -> None:
-        self.client.leave_loop(self._loop)
+        self.client.loop_closed(self._loop)
         await self.listener.close()
         await self.pool.close()

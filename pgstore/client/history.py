@@ -35,7 +35,7 @@ class History:
         self.cluster = cluster  # system identifier and timeline; None: they may not be read
 
     def goes_on_in(self, other: History) -> bool:
-        """Whether *other* is the same past, as far as that can be known. What one knows and the other does not both know then."""
+        """Whether *other* is the same past, as far as that can be known. This one takes over what only *other* knows."""
         if (self.installation, self.database) != (other.installation, other.database):
             return False
         if self.cluster is None:
@@ -67,14 +67,18 @@ class HistoryFollower(abc.ABC):
         """The id of the schema and the name of the database; None: not connected yet."""
         return None if self.history is None else self.history.installation
 
-    def meets(self, history: History) -> bool:
-        """Whether *history*, to which a connection of somebody else's leads, is the client's; the first that it meets is."""
+    def follows(self, history: History) -> bool:
+        """Whether *history*, to which a connection of somebody else's leads, is the client's; the first that it sees becomes so."""
         if self.history is None:
-            self.met(history)
+            self.follow(history)
         return self.history is not None and self.history.goes_on_in(history)
 
-    def met(self, history: History) -> None:
-        """A connection of the client's leads to *history*. If that is another than before, older connections are given up."""
+    def follow(self, history: History) -> None:
+        """
+        A connection of the client's leads to *history*, which is the client's from now on.
+
+        If it is another one than before, older connections are given up.
+        """
         with self._history_lock:
             before = self.history
             if before is not None and before.goes_on_in(history):
@@ -116,7 +120,7 @@ def check_history(client: HistoryFollower) -> Op[None]:
         except errors.Error:
             identity = None
     if rows:
-        client.met(history_of(rows[0], identity))
+        client.follow(history_of(rows[0], identity))
 
 
 class _Check(CommitHook):

@@ -44,5 +44,5 @@ class ClientInterface(HistoryFollower, abc.ABC):
         """The executor of blocking calls, or that of the running event loop."""
 
     @abc.abstractmethod
-    def leave_loop(self, loop: Any) -> None:
+    def loop_closed(self, loop: Any) -> None:
         """The executor of *loop* was closed."""

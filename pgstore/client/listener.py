@@ -5,8 +5,8 @@ change tries the exclusive lock, and notifies only if that fails (`NOTIFY_IF_AWA
 whole database until the commit is through and costs eight producers most of their speed. A lock needs no row, is seen without a
 commit and goes away with a dead client.
 
-The order that loses no wake-up is: register (`Listen`), look, wait. A change whose author looked for waiters just before we
-registered, and which commits just after we looked, stays unannounced; that is why waits are short at first and grow (`waits`).
+The order that loses no wake-up is: register (`Listen`), read, wait. A change whose author looked for waiters just before we
+registered, and which commits just after we read, wakes nobody; that is why waits are short at first and grow (`waits`).
 
 There is one listening connection for the blocking executor of a client and one per event loop. Behind a pooler that hands a
 session to several clients neither locks nor LISTEN work: there waiting is polling, unless `listen_url` leads to the server itself.
@@ -42,9 +42,9 @@ _LOG: Final = logging.getLogger("pgstore")
 CHANNEL: Final = "pgstore"
 LOCK_CLASS: Final = 0x70677374  # "pgst": the first half of our advisory lock keys
 LINGER_SECONDS: Final = 1.0  # a topic stays registered this long after its last waiter: the next wait is often near
-POLL_SECONDS: Final = 1.0  # at most between looks where nothing can be listened to; the first come sooner (`waits`)
+POLL_SECONDS: Final = 1.0  # at most between reads where nothing can be listened to; the first come sooner (`waits`)
 _FIRST_WAIT_SECONDS: Final = 0.001
-_LONGEST_WAIT_SECONDS: Final = 6.0  # below 0.2 looks a second, whatever else wakes the waiter
+_LONGEST_WAIT_SECONDS: Final = 6.0  # below 0.2 reads a second, whatever else wakes the waiter
 _RECONNECT_SECONDS: Final = 0.5
 
 LISTEN = Query(Statement(f"LISTEN {CHANNEL}"))
@@ -71,12 +71,12 @@ def lock_key(topic: Topic) -> int:
 
 
 def announce(topic: Topic) -> Query:
-    """The query that wakes those who wait for *topic*."""
+    """The query that notifies those who wait for *topic*."""
     return Query(NOTIFY_IF_AWAITED, lock_key(topic), topic.payload)
 
 
 def waits() -> Iterator[float]:
-    """How long to wait before each further look."""
+    """How long to wait before each further read."""
     seconds = _FIRST_WAIT_SECONDS
     while True:
         yield seconds
@@ -122,7 +122,7 @@ class _Registry:
             ticket.wake(announced)
 
     def wake_all(self) -> None:
-        """Let everybody look again: something may have been announced while nobody listened."""
+        """Let everybody read again: a notification may have come while nobody listened."""
         for payload in tuple(self.tickets):
             self.wake(payload, announced=False)
 
@@ -136,7 +136,7 @@ class _Registry:
             del self.registered[payload]
         return [key for _, key in gone]
 
-    # What a listening connection is told; one body for both listeners (see `connections`).
+    # What a listening connection is told; one body for both listeners (see `connection`).
 
     def start(self, connection: Connection) -> Steps[None]:
         """On a new connection: listen, and register again what is waited for."""
@@ -157,7 +157,7 @@ class _Registry:
                 left = float("inf") if topic.payload in self.tickets else clock.monotonic()
                 self.registered[topic.payload] = (key, left)
                 return True
-        return False  # someone else keeps that lock; the waiter looks again by itself
+        return False  # someone else keeps that lock; the waiter reads again by itself
 
     def check(self) -> None:
         """Raise `BrokenConnection` where another connection had better be opened."""
@@ -196,7 +196,7 @@ def _replacing() -> Generator[None, None, None]:
 
 
 class BlockingTicket:
-    """A waiter: a thread that sleeps until its topic is announced."""
+    """A waiter: a thread that sleeps until there is a notification of its topic."""
 
     __slots__ = ("__weakref__", "_announced", "_event", "_listener", "topic")
 
@@ -218,7 +218,7 @@ class BlockingTicket:
         self._event.set()
 
     def close(self) -> None:
-        self._listener.leave(self)
+        self._listener.remove(self)
 
 
 class BlockingListener:
@@ -257,11 +257,11 @@ class BlockingListener:
         try:
             done.wait(1.0)
         except BaseException:
-            self.leave(ticket)
+            self.remove(ticket)
             raise
         return ticket
 
-    def leave(self, ticket: BlockingTicket) -> None:
+    def remove(self, ticket: BlockingTicket) -> None:
         with self._lock:
             self._registry.remove(ticket)
 
@@ -342,7 +342,7 @@ class BlockingListener:
 
 
 class AsyncTicket:
-    """A waiter: a task that sleeps until its topic is announced."""
+    """A waiter: a task that sleeps until there is a notification of its topic."""
 
     __slots__ = ("__weakref__", "_announced", "_event", "_listener", "topic")
 
@@ -369,7 +369,7 @@ class AsyncTicket:
         self._event.set()
 
     def close(self) -> None:
-        self._listener.leave(self)
+        self._listener.remove(self)
 
 
 class AsyncListener:
@@ -398,11 +398,11 @@ class AsyncListener:
         try:
             await asyncio.wait([done], timeout=1.0)
         except BaseException:
-            self.leave(ticket)
+            self.remove(ticket)
             raise
         return ticket
 
-    def leave(self, ticket: AsyncTicket) -> None:
+    def remove(self, ticket: AsyncTicket) -> None:
         self._registry.remove(ticket)
 
     def wait_seconds(self, seconds: float) -> float:

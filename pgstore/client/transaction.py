@@ -237,14 +237,14 @@ class Transaction(Scope):
             raise errors.InvalidError(f"the connection to join has the {fault}")
         check_schema(rows)
         here = history_of(rows[0])
-        if client.meets(here):
+        if client.follows(here):
             return
         # Or what the client knows is out of date: its own connections may all be older than a restore.
         if callable(client.settings.url) or client.settings.configured_url() is not None:
             with contextlib.suppress(errors.Error):
                 rows = yield from root.executor.query(Query(SCHEMA))
-                client.met(history_of(rows[0]))
-        if not client.meets(here):
+                client.follow(history_of(rows[0]))
+        if not client.follows(here):
             raise errors.InvalidError(
                 "the connection leads to another database than the client's other connections; "
                 "make a pgstore.Client for it and pass client= to its stores"

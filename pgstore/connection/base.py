@@ -152,9 +152,8 @@ class Connection(abc.ABC):
 
     # ------------------------------------------------------------------------------------------------ tidying up
     #
-    # For both kinds of connection by polling, on a thread that no interrupt reaches (`core.run_uninterrupted`): an event loop
-    # that is being
-    # closed carries nothing out any more.
+    # For both kinds of connection by polling, on a thread that no interrupt reaches (`core.uninterrupted`): an event loop that is
+    # being closed carries nothing out any more.
 
     @abc.abstractmethod
     def let_go(self) -> None:

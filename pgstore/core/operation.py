@@ -214,7 +214,7 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Sleep until *ticket*'s topic is announced, at most *seconds*. Result: True if it was."""
+    """Sleep until there is a notification of *ticket*'s topic, at most *seconds*. Result: True if there was."""
 
     ticket: Ticket
     seconds: float

@@ -44,7 +44,7 @@ class _Work:
                 self.tell()
 
     def begin(self) -> None:
-        """Do it on a thread. To be called again if it was interrupted: a second thread finds nothing to do."""
+        """Do it on a thread. Call it again if it was interrupted: a second thread finds nothing to do."""
         if self._claim.locked():
             return
         try:

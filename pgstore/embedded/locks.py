@@ -52,10 +52,10 @@ class FileLock:
         """Unlock, also where a child has inherited the file."""
         if self.fd >= 0:
             fcntl.flock(self.fd, fcntl.LOCK_UN)
-            self.leave()
+            self.hand_over()
 
-    def leave(self) -> None:
-        """Close the file here: the lock now belongs to the children that inherited it."""
+    def hand_over(self) -> None:
+        """Close the file here: the lock then belongs to the children that inherited it."""
         if self.fd >= 0:
             _close(self.fd)
             self.fd = -1

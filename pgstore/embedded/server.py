@@ -161,7 +161,7 @@ class Server:
                 try:
                     log_offset = self._launch(identity, start_lock, server_lock)
                 finally:
-                    server_lock.leave()
+                    server_lock.hand_over()
             elif self._postmaster.stage() == "ready":
                 refusal = self._refusal()
                 if refusal is None:

@@ -841,7 +841,7 @@ def test_a_worker_forked_while_a_lock_is_held_does_not_keep_it(tmp_path):
     worker = context.Process(target=time.sleep, args=(30,))
     worker.start()
     try:
-        lock.leave()
+        lock.hand_over()
 
         assert wait_for(FileLock(tmp_path / "lock").try_acquire)
     finally:

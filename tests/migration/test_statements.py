@@ -59,7 +59,7 @@ class Query:
 
     def _condition(self, node: Any) -> None:
         if isinstance(node, ast.ColumnRef):
-            fields = [getattr(field, "sval", "*") for field in node.fields]
+            fields = [getattr(field, "sval", "*") for field in node.fields or ()]
             if fields[-1] == "store_id":
                 self.named.add(fields[-2] if len(fields) > 1 else "")
         elif isinstance(node, (tuple, list)):
@@ -68,7 +68,7 @@ class Query:
         elif isinstance(node, ast.SubLink):
             self._condition(node.testexpr)
         elif isinstance(node, ast.Node):
-            for slot in node.__slots__:
+            for slot in vars(type(node))["__slots__"]:
                 self._condition(getattr(node, slot))
 
     def without_store(self, data: set[str]) -> Iterator[str]:
