@@ -93,7 +93,11 @@ class InvalidError(Error, ValueError):
 
 
 class TransactionScopeError(InvalidError):
-    """A transaction used from a thread or task that does not own it, or in the wrong form (blocking in an asynchronous one)."""
+    """
+    A transaction used from a thread or task that does not own it, or in the wrong form (blocking in an asynchronous one).
+
+    Also at the end of a block that had lost its context, so that nothing took part in it.
+    """
 
 
 class ConflictError(Error):

@@ -25,7 +25,7 @@ import psycopg
 from pgstore import errors
 from pgstore.client.executor import AsyncExecutor, BlockingExecutor, Executor
 from pgstore.client.interfaces import ClientInterface
-from pgstore.client.scheduler import Lane, Scheduler
+from pgstore.client.scheduler import Scheduler
 from pgstore.client.scope import AMBIENT, current, forget_after_fork
 from pgstore.client.session import Session
 from pgstore.client.transaction import Transaction
@@ -252,11 +252,6 @@ class Client(ClientInterface):
         except BaseException as exc:  # perhaps before that has begun
             _put_back(executor, request, exc)
             raise
-
-    @property
-    def renewals(self) -> Lane:
-        """The urgent lane, by the name that queue/lease.py knows."""
-        return self.scheduler.urgent
 
     def run_in_background(self, op: Op[T]) -> T:
         """Run *op* blocking, outside of any transaction, on a connection that is to be had even when all are busy (see `pool`)."""

@@ -125,6 +125,3 @@ def check_history(client: HistoryFollower) -> Op[None]:
 
 class _Check(CommitHook):
     """Tells whether there is a transaction, and whose; keeps nothing."""
-
-
-look = check_history  # the name by which store/handle.py imports it

@@ -40,6 +40,14 @@ class ClientInterface(HistoryFollower, abc.ABC):
     has_said_where: bool  # the log says which database was chosen
 
     @abc.abstractmethod
+    def run(self, op: Op[T]) -> T:
+        """Run *op* blocking."""
+
+    @abc.abstractmethod
+    def run_in_background(self, op: Op[T]) -> T:
+        """Run *op* blocking, outside of any transaction, on a connection that is to be had even when all are busy."""
+
+    @abc.abstractmethod
     def executor(self, *, blocking: bool) -> ExecutorInterface:
         """The executor of blocking calls, or that of the running event loop."""
 

@@ -51,6 +51,7 @@ class Root:
             self.connection = JoinedConnection(source)
             self.block_savepoint = BlockSavepoint(source, self.connection)
         self.begun = self.joined
+        self.was_begun = False  # once, at least: a wait may have ended it since
         self.wrote = False  # something was, or may have been, changed
         self.lost: BaseException | None = None  # the connection broke
         self.hooks: dict[object, CommitHook] = {}
@@ -77,7 +78,7 @@ class Root:
         try:
             while True:
                 connection = self.connection = yield self.executor.pool.acquire(self.rank)
-                self.begun = True
+                self.begun = self.was_begun = True
                 connection.xid = None
                 try:
                     return (yield call(connection))
@@ -139,6 +140,11 @@ class Root:
     def check_usable(self) -> None:
         if self.lost is not None:
             raise errors.TransactionFailed("the connection of this transaction broke; nothing of it was committed")
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether nothing was done in it; False of a joined one, of which that is not known."""
+        return not (self.was_begun or self.joined or self.hooks)
 
     def check_not_at_work(self) -> None:
         """Raise `TransactionScopeError` where a call of this thread is half done; with the lock."""

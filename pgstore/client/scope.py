@@ -44,6 +44,11 @@ class Scope(abc.ABC):
         """Whether it belongs to the process that this one was forked from."""
         return self._forks != _forks
 
+    @property
+    def is_in_context(self) -> bool:
+        """Whether the running code has the context that the block was entered in, or a copy of it."""
+        return self in AMBIENT.get()
+
     def _enter_scope(self, *, blocking: bool) -> None:
         self._owner = _who()
         self._opener = looped_over()

@@ -15,15 +15,13 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 from pgstore import errors
+from pgstore.client.interfaces import ClientInterface
 from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
 from pgstore.core.threads import going_on, start
-
-if TYPE_CHECKING:
-    from pgstore.client import Client
 
 T = TypeVar("T")
 H = TypeVar("H", bound="SessionHook")
@@ -74,7 +72,7 @@ class SessionHook:
 class Session:
     """A client's session. Its row is inserted when it is first needed, such as by an ephemeral store."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: ClientInterface) -> None:
         self._client = client
         self._id: int | None = None
         self._pid = os.getpid()

@@ -113,6 +113,7 @@ class Transaction(Scope):
                 with root.lock:
                     root.check_not_at_work()
                     run_blocking(self.commit() if exc is None else self.rollback())
+                self._check_context(root, exc)
         finally:
             self._leave_scope()
 
@@ -135,11 +136,12 @@ class Transaction(Scope):
         try:
             if self.is_parents:
                 return
+            root = self.root
             if kind is GeneratorExit and not self._can_await():
-                self.root.abandon_now()
+                root.abandon_now()
             elif kind is None:
                 try:
-                    async with self.root.async_lock:
+                    async with root.async_lock:
                         await run_async(self.commit())
                 except GeneratorExit:
                     raise
@@ -149,12 +151,24 @@ class Transaction(Scope):
                     raise
             else:
                 await shielded(self._roll_back_in_turn())
+            self._check_context(root, exc)
         except GeneratorExit:
             if not self._ended:
                 self.root.abandon_now()
             raise
         finally:
             self._leave_scope()
+
+    def _check_context(self, root: Root, exc: BaseException | None) -> None:
+        """Raise `TransactionScopeError` where the block had lost its context, so that nothing took part in it. At its end."""
+        if not root.is_unused or self.is_in_context or not (exc is None or isinstance(exc, Exception)):
+            return
+        raise errors.TransactionScopeError(
+            "the transaction was left in another context than it was entered in, and nothing was done in it: whatever was done in "
+            "between did not take part, and was committed by itself. Frameworks resume generators, such as dependencies and "
+            "fixtures, in a copy of the context, where the transaction is not the current one; use store.using(tx) to take part in "
+            "it, or open a transaction where the stores are used"
+        )
 
     def _can_await(self) -> bool:
         """Whether the event loop goes on: an asynchronous generator is closed, or else what is left over of a loop that ended."""

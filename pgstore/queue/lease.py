@@ -441,7 +441,7 @@ class Renewal:
         self._seconds = seconds
 
     def go_on(self) -> None:
-        self._client.renewals.leave(self, self._renew, self._seconds / RENEWALS)
+        self._client.scheduler.urgent.leave(self, self._renew, self._seconds / RENEWALS)
 
     def _renew(self) -> Op[None]:
         held = {lease._row[0]: lease for lease in self._leases if not (lease._done or lease._lost_it)}

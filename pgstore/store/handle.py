@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Final, NoReturn, Self, TypeVar, cast
 
 from pgstore import errors
 from pgstore.client import Client, default_client
-from pgstore.client.history import look
+from pgstore.client.history import check_history
 from pgstore.client.transaction import Transaction
 from pgstore.client.undo import on_rollback
 from pgstore.core.names import KIND_NAMES, check_name
@@ -275,7 +275,7 @@ class Store:
             raise self._missing()
         if self._installation is not None:
             if client.history is None:
-                yield from look(client)
+                yield from check_history(client)
             if self._installation != _id_of(client.installation):
                 raise errors.InvalidError(f"{self!r} was pickled where another database is in use")
         hooked = yield BeforeCommit(ResolvedStores, ResolvedStores)
@@ -438,7 +438,7 @@ class Store:
         """
         first, client = self._first, self._runner
         if not first._closed and first._name is not None and first._wanted_id is None:
-            yield from look(client)
+            yield from check_history(client)
             record = first._record
             if record is not None and (record.id != store_id or record.history is not client.history):
                 raise StaleHandle(f"{self!r} was found in another history of the database; use it again")

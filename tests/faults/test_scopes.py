@@ -26,6 +26,7 @@ from pgstore.client import session
 from pgstore.client.listener import BlockingListener
 from pgstore.connection.spin_wait import SpinWait
 from pgstore.core.operation import Topic
+from pgstore.core.steps import run_blocking
 from pgstore.errors import InvalidError, StatementFailed, TransactionFailed, TransactionScopeError
 from pgstore.fs.retention import pins
 from pgstore.fs.retention.pins import Pins, pins_of
@@ -75,6 +76,61 @@ def test_a_block_entered_in_one_context_and_left_in_another_commits(client, entr
 
     asyncio.run(main())
     assert entries.keys() == ["k", "l", "m"]
+
+
+@pytest.mark.parametrize("failure", [None, ValueError("out of stock")])
+def test_a_block_that_had_lost_its_context_says_that_nothing_took_part_in_it(client, entries, failure):
+    """
+    A framework runs the two halves of a generator, and what is between them, each in a copy of the context.
+    """
+
+    @contextlib.contextmanager
+    def dependency():
+        with client.transaction():
+            yield
+
+    block = dependency()
+    contextvars.copy_context().run(block.__enter__)
+    contextvars.copy_context().run(entries.put, "k", 1)
+    with pytest.raises(TransactionScopeError, match=r"store\.using\(tx\)") as raised:
+        contextvars.copy_context().run(block.__exit__, failure and type(failure), failure, None)
+
+    assert raised.value.__context__ is failure
+    assert client.pin() is None
+    assert entries["k"] == 1
+
+
+def test_an_asynchronous_block_that_had_lost_its_context_says_so_too(client, entries):
+    async def work():
+        tx = client.transaction()
+        await asyncio.create_task(tx.__aenter__())
+        await entries.put.aio("k", 1)
+        with pytest.raises(TransactionScopeError, match=r"store\.using\(tx\)"):
+            await asyncio.create_task(tx.__aexit__(None, None, None))
+        await client.aclose()
+
+    asyncio.run(work())
+
+
+def test_a_block_that_had_lost_its_context_says_nothing_where_something_took_part_or_was_interrupted(client, entries):
+    def leave(*failure, use=lambda tx: None):
+        tx = client.transaction()
+        contextvars.copy_context().run(tx.__enter__)
+        use(tx)
+        contextvars.copy_context().run(tx.__exit__, *(failure or (None, None, None)))
+
+    def read_and_wait(tx):
+        entries.using(tx).get("k")
+        run_blocking(tx.root.restart_if_unused())
+        assert not tx.root.begun
+
+    leave(use=lambda tx: entries.using(tx).get("k"))
+    leave(use=read_and_wait)
+    leave(use=lambda tx: tx.connection.execute("SELECT 1"))
+    leave(GeneratorExit, GeneratorExit(), None)
+    leave(KeyboardInterrupt, KeyboardInterrupt(), None)
+    with client.transaction():
+        pass
 
 
 def test_a_blocking_transaction_in_a_task_is_not_the_childrens(client, entries):
@@ -720,7 +776,7 @@ def coming_in(function, work):
 
 @pytest.mark.parametrize(
     "function",
-    [session.Session.current, session.Session.beat, Pins.keep, BlockingListener.register, BlockingListener.leave],
+    [session.Session.current, session.Session.beat, Pins.keep, BlockingListener.register, BlockingListener.remove],
     ids=lambda function: function.__qualname__,
 )
 def test_a_signal_handler_does_not_wait_for_what_it_has_interrupted(client, entries, function):

@@ -496,7 +496,7 @@ def test_renewal_ends_with_the_lease(call, store, store_elsewhere, client, brief
     del left
 
     assert {store_elsewhere.get(timeout=20), store_elsewhere.get(timeout=20)} == {"settled", "left"}
-    until(lambda: not any(isinstance(key, Renewal) for key in tuple(client.renewals._left)))
+    until(lambda: not any(isinstance(key, Renewal) for key in tuple(client.scheduler.urgent._left)))
 
 
 def test_a_renewal_that_comes_too_late_says_so(call, store, store_elsewhere, expire, brief):
