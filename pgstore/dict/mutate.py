@@ -25,7 +25,7 @@ LOCK_ENTRY = Statement(
     "int8 text",
 )
 # A key that is not there has no row to lock: an expired one is made, which nobody sees and which the second to come waits for.
-MAKE_PLACE = Statement(
+INSERT_PLACEHOLDER = Statement(
     """
     INSERT INTO pgstore.dict_entry (store_id, key, key_pickle, codec, integer_value, expires_at)
     SELECT s.id, $2, $3, 'i', 0, '-infinity'
@@ -35,7 +35,7 @@ MAKE_PLACE = Statement(
     """,
     "int8 text bytea",
 )
-REMOVE_PLACE = Statement(
+DELETE_PLACEHOLDER = Statement(
     "DELETE FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND expires_at = '-infinity'", "int8 text"
 )
 
@@ -68,7 +68,7 @@ class Mutation:
         codec = yield from self._store._open()
         while not (rows := (yield Query(LOCK_ENTRY, codec.store_id, self._text))):
             _, pickled = codec.encode_key(self._key)
-            if not (yield Query(MAKE_PLACE, codec.store_id, self._text, pickled)):
+            if not (yield Query(INSERT_PLACEHOLDER, codec.store_id, self._text, pickled)):
                 yield from self._store._check_exists(codec.store_id)
         *columns, self.existed = rows[0]
         self.value = codec.decode(columns, self._key, self._text) if self.existed else self._default
@@ -84,7 +84,7 @@ class Mutation:
         elif self.existed:
             yield from store._write(DELETE, codec.record, self._text)
         else:
-            yield Query(REMOVE_PLACE, codec.store_id, self._text)
+            yield Query(DELETE_PLACEHOLDER, codec.store_id, self._text)
 
     # A transaction of its own, or a savepoint in the current one; bound explicitly, so that the body may do other things.
 

@@ -10,7 +10,7 @@ rollback is taken next; one that was stopped on its way, by Ctrl-C or a cancelle
 A get starts at a mark below which nothing is left, so that it need not pass the dead rows of what was taken (`take`, and
 `queue_advance` in sql/schema.sql). Whatever inserts has to take part in the proof of that mark: `base.INSERTING`.
 
-The parts: `put` and `take` what their names say, `lease` what is taken for a time, delayed or dead, `look` what leaves items where
+The parts: `put` and `take` what their names say, `lease` what is taken for a time, delayed or dead, `peek` what leaves items where
 they are, and `clear`.
 """
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from pgstore.core.operation import Op, operation
 from pgstore.queue.lease import DeadLetter, Lease
-from pgstore.queue.peek import ItemIterator, Looking
+from pgstore.queue.peek import ItemIterator, Peeking
 from pgstore.queue.put import Putting
 from pgstore.queue.take import Taking
 from pgstore.types import QueueInfo
@@ -26,7 +26,7 @@ from pgstore.types import QueueInfo
 __all__ = ["DeadLetter", "ItemIterator", "Lease", "Queue"]
 
 
-class Queue(Taking, Putting, Looking):
+class Queue(Taking, Putting, Peeking):
     """
     A persistent first-in, first-out queue of any picklable items.
 

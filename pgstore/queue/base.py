@@ -15,7 +15,7 @@ from pgstore.client.notifications import Notifications, in_transaction
 from pgstore.core.names import UNSTORABLE
 from pgstore.core.numbers import as_int, as_seconds
 from pgstore.core.operation import BeforeCommit, Op, Rows, Topic
-from pgstore.queue.state import KnownQueue, household
+from pgstore.queue.state import QueueState, client_queues
 from pgstore.serializers import NOT_LOADED, check_size, dumps, load_json, loads
 from pgstore.serializers.signing import SIGNATURE_BYTES, Signer
 from pgstore.store.handle import Store
@@ -32,20 +32,20 @@ INSERTING_WHAT_IS_GONE: Final = (
     f"inserting AS MATERIALIZED (SELECT {INSERT_LOCK} FROM (SELECT FROM gone LIMIT 1) AS some_item)"
 )
 # The commit does not wait for the disk. As a part of the statement: the setting ends with it, and costs no trip of its own.
-RELAX: Final = "set_config('synchronous_commit', 'off', true)"
-RELAXED: Final = f"relaxed AS MATERIALIZED (SELECT {RELAX})"
+SET_ASYNC_COMMIT: Final = "set_config('synchronous_commit', 'off', true)"
+ASYNC_COMMIT: Final = f"async_commit AS MATERIALIZED (SELECT {SET_ASYNC_COMMIT})"
 NOT_DURABLE: Final = "would make all of it not durable"
 SECONDS_MAX: Final = 10 * 365 * 86400
 OPTION_MAX: Final = 2**31 - 1
 
 
-class _Left(enum.Enum):
+class _NotGiven(enum.Enum):
     """An argument that was not given: None is an item."""
 
     OUT = enum.auto()
 
 
-LEFT_OUT: Final = _Left.OUT
+NOT_GIVEN: Final = _NotGiven.OUT
 
 
 class QueueBase(Store):
@@ -126,9 +126,9 @@ class QueueBase(Store):
             record = yield from self._know()
         return record
 
-    def _of(self, store_id: int) -> KnownQueue:
+    def _of(self, store_id: int) -> QueueState:
         """What the client knows of this Queue; asked for anew by each operation, for a forked child begins with nothing."""
-        return household(self._runner).queue(store_id)
+        return client_queues(self._runner).queue(store_id)
 
     def _announce(self, topics: Iterable[Topic]) -> Op[None]:
         """Wake those who wait for *topics*, when what was done commits."""
@@ -230,9 +230,9 @@ def partition_name(partition: str | None) -> str:
 
 def one_of(given: Any, also: Any, operation: str, names: str) -> Any:
     """The one of two arguments that was given: ours, or Modal's for the same."""
-    if (given is LEFT_OUT) == (also is LEFT_OUT):
+    if (given is NOT_GIVEN) == (also is NOT_GIVEN):
         raise errors.InvalidError(f"{operation} takes one of {names}, which are the same")
-    return also if given is LEFT_OUT else given
+    return also if given is NOT_GIVEN else given
 
 
 def check_count(n: object, noun: str) -> int:

@@ -25,7 +25,7 @@ from pgstore.core.clock import monotonic
 from pgstore.core.operation import Autonomous, Op, Query, Rows, Topic, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.base import INSERTING, INSERTING_WHAT_IS_GONE, QueueBase, check_count, check_seconds
-from pgstore.queue.state import KnownQueue, tally
+from pgstore.queue.state import QueueState, counter_of
 from pgstore.store.registry import StoreRecord
 
 CHECK_SECONDS: Final = 1.0
@@ -135,19 +135,19 @@ SWEEP: Final = Statement(
 )
 # The lease number $2 on the item that was put at $3: after a restore, or a failover that lost something, the sequence gives numbers
 # out again that workers still have in hand.
-_MINE: Final = "store_id = $1 AND id = $2 AND put_at = to_timestamp($3) AND kind = 'l'"
-ACK = Statement(f"DELETE FROM pgstore.queue_deferred WHERE {_MINE}", "int8 int8 float8")
+_THIS_LEASE: Final = "store_id = $1 AND id = $2 AND put_at = to_timestamp($3) AND kind = 'l'"
+ACK = Statement(f"DELETE FROM pgstore.queue_deferred WHERE {_THIS_LEASE}", "int8 int8 float8")
 EXTEND = Statement(
     f"""
     UPDATE pgstore.queue_deferred
        SET due_at = statement_timestamp() + $4 * interval '1 second'
-     WHERE {_MINE}
+     WHERE {_THIS_LEASE}
     """,
     "int8 int8 float8 float8",
 )
 # Passes over what someone holds the lock of: it is being settled, by a transaction that may take long, or brought back. What is
 # there but was not renewed may be the next time.
-_MINE_OF_MANY: Final = """store_id = $1
+_THESE_LEASES: Final = """store_id = $1
        AND id = ANY ($2)
        AND put_at = to_timestamp(($4)[pg_catalog.array_position($2, id)])
        AND kind = 'l'"""
@@ -156,7 +156,7 @@ RENEW = Statement(
     WITH mine AS MATERIALIZED (
              SELECT id
                FROM pgstore.queue_deferred
-              WHERE {_MINE_OF_MANY}
+              WHERE {_THESE_LEASES}
                 FOR UPDATE SKIP LOCKED),
          renewed AS (
              UPDATE pgstore.queue_deferred AS e
@@ -170,7 +170,7 @@ RENEW = Statement(
      UNION
     SELECT id
       FROM pgstore.queue_deferred
-     WHERE {_MINE_OF_MANY}
+     WHERE {_THESE_LEASES}
     """,
     "int8 int8[] float8 float8[]",
     repeatable=True,
@@ -181,7 +181,7 @@ POSTPONE = Statement(
        SET kind = 'd',
            due_at = statement_timestamp() + $4 * interval '1 second',
            reason = $5
-     WHERE {_MINE}
+     WHERE {_THIS_LEASE}
     """,
     "int8 int8 float8 float8 text",
 )
@@ -191,7 +191,7 @@ BURY = Statement(
        SET kind = 'x',
            due_at = NULL,
            reason = $4
-     WHERE {_MINE}
+     WHERE {_THIS_LEASE}
     """,
     "int8 int8 float8 text",
 )
@@ -341,9 +341,9 @@ class Lease:
         Raises:
             LeaseLost: the item went back, and the work is, or was, another's.
         """
-        counting = yield from tally(self._store._of(self._record.id))
+        counter = yield from counter_of(self._store._of(self._record.id))
         yield from self._settled((yield Query(ACK, self._record.id, *self._row[:2])))
-        counting.count(1)
+        counter.count(1)
 
     @operation
     def nack(self, delay: float = 0, *, reason: str | None = None) -> Op[None]:
@@ -357,7 +357,7 @@ class Lease:
             LeaseLost: it went back already.
         """
         seconds = check_seconds(delay, "delay")
-        why = _told(reason)
+        why = _storable_reason(reason)
         store_id, mine, topic = self._record.id, self._row[:2], Topic(self._record.id, self._partition)
         if self.attempt >= self._record.options.get("max_attempts", float("inf")):
             yield from self._settled((yield Query(BURY, store_id, *mine, why)))
@@ -511,11 +511,11 @@ class Leasing(QueueBase):
         """Delete dead letters; None: all. Returns how many."""
         ids = _ids(letters)
         store_id = yield from self._bury_all()
-        counting = yield from tally(self._of(store_id))
+        counter = yield from counter_of(self._of(store_id))
         deleted: int = yield Query(DISCARD, store_id, ids)
         if not deleted:
             yield from self._check_exists(store_id)
-        counting.count(cleared=deleted)
+        counter.count(cleared=deleted)
         return deleted
 
     def _bury_all(self) -> Op[int]:
@@ -527,7 +527,7 @@ class Leasing(QueueBase):
 
     # ------------------------------------------------------------------------------------------------- coming back
 
-    def _check_due(self, record: StoreRecord, queue: KnownQueue) -> Op[None]:
+    def _check_due(self, record: StoreRecord, queue: QueueState) -> Op[None]:
         """Bring back what has become due, in any partition; the next time in a second, or soon if there is more."""
         queue.check_at = monotonic() + CHECK_SECONDS
         if (yield from self._bring_back(record)):
@@ -551,9 +551,9 @@ class Leasing(QueueBase):
 
     def _sweep(self, store_id: int) -> Op[None]:
         """Empty the partitions whose time is over."""
-        counting = yield from tally(self._of(store_id))
+        counter = yield from counter_of(self._of(store_id))
         ((swept,),) = yield Query(SWEEP, store_id)
-        counting.count(cleared=swept)
+        counter.count(cleared=swept)
 
 
 def one(query: Query) -> Op[Any]:
@@ -561,7 +561,7 @@ def one(query: Query) -> Op[Any]:
     return (yield query)
 
 
-def _told(reason: object) -> str | None:
+def _storable_reason(reason: object) -> str | None:
     """*reason* as it can be stored."""
     if reason is None:
         return None

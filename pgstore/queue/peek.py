@@ -12,10 +12,10 @@ from pgstore.core.operation import Listen, Op, PagedIterator, Query, Rows, Topic
 from pgstore.core.statement import Statement
 from pgstore.queue.base import check_count, partition_name, room_topic
 from pgstore.queue.lease import Leasing
-from pgstore.queue.state import tally
+from pgstore.queue.state import counter_of
 from pgstore.store.registry import StoreRecord
 
-LOOK = Statement(
+LIST_ITEMS = Statement(
     """
     SELECT id, put_at, codec, payload
       FROM pgstore.queue_item
@@ -58,7 +58,7 @@ _LAPSED: Final = """
        AND l.lapses_at <= statement_timestamp()
 """
 # The oldest $2 due items of partition $3.
-LOOK_DUE = Statement(
+LIST_DUE = Statement(
     f"""
     SELECT e.id, e.put_at, e.codec, e.payload
     {_DUE.format(max_attempts="$4")}
@@ -152,11 +152,11 @@ class ItemIterator(PagedIterator[Any]):
     Each is looked up when it is asked for: what others have taken meanwhile is passed over.
     """
 
-    def __init__(self, store: Looking, partition: str, patience: float, after: int) -> None:
+    def __init__(self, store: Peeking, partition: str, wait_seconds: float, after: int) -> None:
         super().__init__(store._runner, store._bound, self._next)
         self._store = store
         self._partition = partition
-        self._patience = patience
+        self._wait_seconds = wait_seconds
         self._position = after
         self._only_due = False  # the last item was seen where it waits
         self._seen_due: set[int] = set()
@@ -167,12 +167,12 @@ class ItemIterator(PagedIterator[Any]):
         return self._position
 
     def _next(self) -> Op[list[Any] | None]:
-        deadline = Deadline.after(self._patience)
+        deadline = Deadline.after(self._wait_seconds)
         record = yield from self._store._open()
-        rows = yield from self._look(record.id)
+        rows = yield from self._list(record.id)
         if not rows:
             yield from self._store._check_exists(record.id)
-            rows = yield from self._look_for_due(record)
+            rows = yield from self._list_after_moving_due(record)
             if not rows and not deadline.passed():
                 rows = yield from self._wait(record, deadline)
         if not rows:
@@ -181,10 +181,10 @@ class ItemIterator(PagedIterator[Any]):
             self._position = rows[0][0]
         return [self._store._decode(rows[0], self._partition)]
 
-    def _look_for_due(self, record: StoreRecord) -> Op[Rows]:
+    def _list_after_moving_due(self, record: StoreRecord) -> Op[Rows]:
         """Move back what is due, at the end, and look again; who may not do that sees it where it is."""
         self._only_due = False
-        due = yield from self._store._look_due(record, self._partition, 1 + len(self._seen_due))
+        due = yield from self._store._list_due(record, self._partition, 1 + len(self._seen_due))
         if not due:
             return []
         try:
@@ -194,17 +194,17 @@ class ItemIterator(PagedIterator[Any]):
             fresh = [row for row in due if row[0] not in self._seen_due][:1]
             self._seen_due.update(row[0] for row in fresh)
             return fresh
-        return (yield from self._look(record.id))
+        return (yield from self._list(record.id))
 
-    def _look(self, store_id: int) -> Op[Rows]:
-        rows: Rows = yield Query(LOOK, store_id, self._partition, self._position, 1)
+    def _list(self, store_id: int) -> Op[Rows]:
+        rows: Rows = yield Query(LIST_ITEMS, store_id, self._partition, self._position, 1)
         return rows
 
     def _wait(self, record: StoreRecord, deadline: Deadline) -> Op[Rows]:
         ticket = yield Listen(Topic(record.id, self._partition))
         try:
             for seconds in waits():
-                rows = (yield from self._look(record.id)) or (yield from self._look_for_due(record))
+                rows = (yield from self._list(record.id)) or (yield from self._list_after_moving_due(record))
                 if rows or deadline.passed():
                     return rows
                 ((due_in,),) = yield Query(DUE_IN, record.id, self._partition)
@@ -217,13 +217,13 @@ class ItemIterator(PagedIterator[Any]):
         raise AssertionError("unreachable")
 
 
-class Looking(Leasing):
+class Peeking(Leasing):
     """`peek`, `iterate`, `len` and `clear`."""
 
-    def _look_due(self, record: StoreRecord, partition: str, wanted: int) -> Op[Rows]:
+    def _list_due(self, record: StoreRecord, partition: str, wanted: int) -> Op[Rows]:
         """What is due comes at the end."""
         last = record.options.get("max_attempts")
-        rows: Rows = yield Query(LOOK_DUE, record.id, wanted, partition, last)
+        rows: Rows = yield Query(LIST_DUE, record.id, wanted, partition, last)
         return rows
 
     @operation
@@ -236,9 +236,9 @@ class Looking(Leasing):
         wanted = check_count(n, "peek")
         name = partition_name(partition)
         record = yield from self._open()
-        rows = yield Query(LOOK, record.id, name, 0, wanted)
+        rows = yield Query(LIST_ITEMS, record.id, name, 0, wanted)
         if len(rows) < wanted:
-            rows += yield from self._look_due(record, name, wanted - len(rows))
+            rows += yield from self._list_due(record, name, wanted - len(rows))
         if not rows:
             yield from self._check_exists(record.id)
         return [self._decode(row, name) for row in rows]
@@ -263,12 +263,12 @@ class Looking(Leasing):
         """
         if timeout is not None and item_poll_timeout is not None:
             raise errors.InvalidError("iterate takes timeout= or item_poll_timeout=, which are the same, not both")
-        patience = (timeout if item_poll_timeout is None else item_poll_timeout) or 0.0
-        Deadline.after(patience)
+        wait_seconds = (timeout if item_poll_timeout is None else item_poll_timeout) or 0.0
+        Deadline.after(wait_seconds)
         position = 0 if after is None else as_int(after)
         if position is None or abs(position) >= 1 << 63:
             raise errors.InvalidError(f"after is {after!r}, expected the position of an iterator")
-        return ItemIterator(self, partition_name(partition), patience, position)
+        return ItemIterator(self, partition_name(partition), wait_seconds, position)
 
     @operation
     def len(self, *, partition: str | None = None, total: bool = False) -> Op[int]:
@@ -303,15 +303,15 @@ class Looking(Leasing):
         name = None if all else partition_name(partition)
         record = yield from self._open()
         queue = self._of(record.id)
-        counting = yield from tally(queue)
+        counter = yield from counter_of(queue)
         found = yield Query(NEWEST, record.id)
         if not found:
             yield from self._is_gone(record.id)
         ((newest,),) = found
         query = Query(CLEAR_ALL, record.id, newest) if name is None else Query(CLEAR, record.id, newest, name)
         while cleared := (yield query):
-            counting.count(cleared=cleared)
-            queue.took(cleared)
-        counting.count(cleared=(yield Query(CLEAR_DELAYED, record.id, name, record.options.get("max_attempts"))))
+            counter.count(cleared=cleared)
+            queue.note_dead_rows(cleared)
+        counter.count(cleared=(yield Query(CLEAR_DELAYED, record.id, name, record.options.get("max_attempts"))))
         if "maxsize" in record.options:
             yield from self._announce([room_topic(record.id)])

@@ -1,6 +1,6 @@
 """Putting: one statement inserts, and wakes someone if someone waits.
 
-A put that says more than which item and where is made by `put_on_terms`, also one statement. Only a bounded Queue needs two, in a
+A put that says more than which item and where goes by `put_with_options`, also one statement. Only a bounded Queue needs two, in a
 transaction: what is counted has to be counted after the lock is taken, and a statement sees what was there when it began.
 """
 
@@ -21,12 +21,12 @@ from pgstore.core.names import UNSTORABLE
 from pgstore.core.operation import BeforeCommit, Listen, Op, Query, Topic, Wait, atomic, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.base import (
+    ASYNC_COMMIT,
     INSERT_LOCK,
     INSERTING,
-    LEFT_OUT,
     NOT_DURABLE,
-    RELAX,
-    RELAXED,
+    NOT_GIVEN,
+    SET_ASYNC_COMMIT,
     check_seconds,
     one_of,
     partition_name,
@@ -68,14 +68,14 @@ def _puts(*, signed: bool) -> tuple[Statement, ...]:
     return (
         Statement(f"{one} {_WAKING}", "int8 text bytea int4 text"),
         Statement(one, "int8 text bytea"),
-        # Of this one `put_on_terms` would make a third more work for the server, and most puts that are not durable are such.
-        Statement(f"{one} AND {RELAX} IS NOT NULL {_WAKING}", "int8 text bytea int4 text"),
+        # Of this one `put_with_options` would make a third more work for the server, and most puts that are not durable are such.
+        Statement(f"{one} AND {SET_ASYNC_COMMIT} IS NOT NULL {_WAKING}", "int8 text bytea int4 text"),
         Statement(f"WITH {INSERTING}, put AS ({many} RETURNING 1) {_AND_WAKE}", "int8 text bytea[] int4 text"),
         Statement(f"WITH {INSERTING} {many}", "int8 text bytea[]"),
     )
 
 
-PUT, PUT_SILENTLY, PUT_RELAXED, PUT_MANY, PUT_MANY_SILENTLY = _PLAIN = _puts(signed=False)
+PUT, PUT_WITHOUT_NOTIFY, PUT_ASYNC_COMMIT, PUT_MANY, PUT_MANY_WITHOUT_NOTIFY = _PLAIN = _puts(signed=False)
 SIGNED: Final = dict(zip(_PLAIN, _puts(signed=True), strict=True))
 
 # First halves of advisory lock keys: "pgso" for puts in order, "pgsr" for room.
@@ -84,7 +84,7 @@ ROOM_LOCK_CLASS: Final = 0x70677372
 LOCK_ROOM = Statement(f"SELECT pg_advisory_xact_lock({ROOM_LOCK_CLASS}, ($1 % 2147483648)::integer)", "int8")
 
 # From now on partition $2 is emptied in $3 seconds, of what was put until now.
-LAPSE = Statement(
+SET_PARTITION_TTL = Statement(
     """
     INSERT INTO pgstore.queue_lapse AS l (store_id, partition, lapses_at)
     SELECT s.id, $2, statement_timestamp() + $3 * interval '1 second'
@@ -98,7 +98,7 @@ LAPSE = Statement(
 )
 
 KEY_BYTES_MAX: Final = 1024
-HAS_KEY = Statement("SELECT 1 FROM pgstore.queue_key WHERE store_id = $1 AND key = $2", "int8 text", read_only=True)
+IS_KEY_USED = Statement("SELECT 1 FROM pgstore.queue_key WHERE store_id = $1 AND key = $2", "int8 text", read_only=True)
 PARTITION_SECONDS_MIN: Final = 0.001
 _COLLECT_EVERY: Final = 100  # puts with a key
 FORGET_KEYS = Statement(
@@ -116,14 +116,14 @@ FORGET_KEYS = Statement(
 
 
 @functools.cache
-def put_on_terms(
+def put_with_options(
     *,
     delayed: bool,
     keyed: bool,
     ordered: bool,
-    relaxed: bool,
+    async_commit: bool,
     bounded: bool,
-    aloud: bool,
+    notify: bool,
     repeatable: bool,
     signed: bool = False,
 ) -> tuple[Statement, tuple[str, ...]]:
@@ -140,9 +140,9 @@ def put_on_terms(
         return f"${len(names)}"
 
     parts, sources, conditions = [], ["pgstore.store s"], ["s.id = $1"]
-    if relaxed:
-        parts.append(RELAXED)
-        sources.append("relaxed")
+    if async_commit:
+        parts.append(ASYNC_COMMIT)
+        sources.append("async_commit")
     if ordered:
         # Taken before the ids are drawn and held until the commit, so that both come in one order.
         key = parameter("order_key", "int4")
@@ -188,7 +188,7 @@ def put_on_terms(
          WHERE {" AND ".join(conditions)}
          ORDER BY u.position
     """
-    if not aloud:
+    if not notify:
         return Statement(f"WITH {', '.join(parts)} {insert}" if parts else insert, " ".join(types)), tuple(names)
     key, payload = parameter("wake_key", "int4"), parameter("wake_payload", "text")
     parts.append(f"put AS ({insert} RETURNING 1)")
@@ -197,7 +197,7 @@ def put_on_terms(
 
 
 @dataclass(frozen=True)
-class Terms:
+class PutOptions:
     """What a put says beside the items and where."""
 
     delay: float
@@ -212,11 +212,11 @@ class Putting(Leasing):
     @operation
     def put(
         self,
-        item: Any = LEFT_OUT,
+        item: Any = NOT_GIVEN,
         block: bool = True,
         timeout: float | None = None,
         *,
-        v: Any = LEFT_OUT,
+        v: Any = NOT_GIVEN,
         partition: str | None = None,
         partition_ttl: float | None = None,
         delay: float = 0,
@@ -245,7 +245,7 @@ class Putting(Leasing):
             ValueTooLarge: it is above 256 MiB.
         """
         if partition_ttl is not None:
-            yield from self._put_lapsing(
+            yield from self._put_with_partition_ttl(
                 self.put.op(
                     item,
                     block,
@@ -271,23 +271,23 @@ class Putting(Leasing):
         if self._runner.settings.signing_keys:
             payload = self._sign(payload, name)
         if delay or ordered or idempotency_key is not None or "maxsize" in record.options:
-            yield from self._put_on_terms(
-                record, name, [payload], _terms(delay, idempotency_key, ordered, durable), block, deadline
+            yield from self._put_with_options(
+                record, name, [payload], _put_options(delay, idempotency_key, ordered, durable), block, deadline
             )
         elif durable:
-            yield from self._insert(record.id, name, payload, PUT, PUT_SILENTLY)
+            yield from self._insert(record.id, name, payload, PUT, PUT_WITHOUT_NOTIFY)
         else:
             yield from self._check_outside("put(durable=False)", NOT_DURABLE)
-            yield from self._insert(record.id, name, payload, PUT_RELAXED, PUT_SILENTLY)
+            yield from self._insert(record.id, name, payload, PUT_ASYNC_COMMIT, PUT_WITHOUT_NOTIFY)
 
     @operation
     def put_many(
         self,
-        items: Iterable[Any] = LEFT_OUT,  # type: ignore[assignment]
+        items: Iterable[Any] = NOT_GIVEN,  # type: ignore[assignment]
         block: bool = True,
         timeout: float | None = None,
         *,
-        vs: Iterable[Any] = LEFT_OUT,  # type: ignore[assignment]
+        vs: Iterable[Any] = NOT_GIVEN,  # type: ignore[assignment]
         partition: str | None = None,
         partition_ttl: float | None = None,
         delay: float = 0,
@@ -301,7 +301,7 @@ class Putting(Leasing):
         The other arguments are those of `put`, for all of them together.
         """
         if partition_ttl is not None:
-            yield from self._put_lapsing(
+            yield from self._put_with_partition_ttl(
                 self.put_many.op(
                     items,
                     block,
@@ -325,18 +325,20 @@ class Putting(Leasing):
         if self._runner.settings.signing_keys:
             payloads = [self._sign(payload, name) for payload in payloads]
         if not durable or delay or ordered or idempotency_key is not None or "maxsize" in record.options:
-            terms = _terms(delay, idempotency_key, ordered, durable)
-            yield from self._put_on_terms(record, name, payloads, terms, block, deadline)
+            options = _put_options(delay, idempotency_key, ordered, durable)
+            yield from self._put_with_options(record, name, payloads, options, block, deadline)
             return
         cut = list(batches(payloads, len, rows_max=BATCH_ITEMS))
         if len(cut) == 1:
-            yield from self._insert(record.id, name, cut[0], PUT_MANY, PUT_MANY_SILENTLY)
+            yield from self._insert(record.id, name, cut[0], PUT_MANY, PUT_MANY_WITHOUT_NOTIFY)
         elif cut:
             yield from atomic(self._insert_batches(record.id, name, cut))
         else:
             yield from self._check_exists(record.id)
 
-    def _put_lapsing(self, put: Op[None], partition: str | None, partition_ttl: float, durable: bool) -> Op[None]:
+    def _put_with_partition_ttl(
+        self, put: Op[None], partition: str | None, partition_ttl: float, durable: bool
+    ) -> Op[None]:
         """*put*, after which the partition has so much time."""
         name = partition_name(partition)
         seconds = check_seconds(partition_ttl, "partition_ttl", above=PARTITION_SECONDS_MIN)
@@ -345,7 +347,7 @@ class Putting(Leasing):
         def both() -> Op[None]:
             yield from self._sweep(record.id)  # what has had its time does not get more by this put
             yield from put
-            yield Query(LAPSE, record.id, name, seconds)
+            yield Query(SET_PARTITION_TTL, record.id, name, seconds)
 
         # Not in a transaction where the put may wait for room, or says something that goes for all of one.
         yield from (both() if "maxsize" in record.options or not durable else atomic(both()))
@@ -354,56 +356,70 @@ class Putting(Leasing):
 
     def _insert_batches(self, store_id: int, partition: str, cut: list[list[bytes]]) -> Op[None]:
         for batch in cut:
-            yield from self._insert(store_id, partition, batch, PUT_MANY, PUT_MANY_SILENTLY)
+            yield from self._insert(store_id, partition, batch, PUT_MANY, PUT_MANY_WITHOUT_NOTIFY)
 
-    def _insert(self, store_id: int, partition: str, payload: Any, aloud: Statement, silently: Statement) -> Op[None]:
+    def _insert(
+        self, store_id: int, partition: str, payload: Any, notify: Statement, without_notify: Statement
+    ) -> Op[None]:
         if self._runner.settings.signing_keys:
-            aloud, silently = SIGNED[aloud], SIGNED[silently]
+            notify, without_notify = SIGNED[notify], SIGNED[without_notify]
         topic = Topic(store_id, partition)
         hooked = yield BeforeCommit(Notifications, Notifications)
         if hooked is None or hooked.immediate:
-            put = yield Query(aloud, store_id, partition, payload, lock_key(topic), topic.payload)
+            put = yield Query(notify, store_id, partition, payload, lock_key(topic), topic.payload)
         else:
-            put = yield Query(silently, store_id, partition, payload)
+            put = yield Query(without_notify, store_id, partition, payload)
             hooked.hook.topics[topic] = None
         if not put:
             yield from self._is_gone(store_id)
 
     # ------------------------------------------------------------------------------------------------------- on terms
 
-    def _put_on_terms(
-        self, record: StoreRecord, partition: str, payloads: list[bytes], terms: Terms, block: bool, deadline: Deadline
+    def _put_with_options(
+        self,
+        record: StoreRecord,
+        partition: str,
+        payloads: list[bytes],
+        options: PutOptions,
+        block: bool,
+        deadline: Deadline,
     ) -> Op[None]:
-        if not terms.durable:
+        if not options.durable:
             yield from self._check_outside("put(durable=False)", NOT_DURABLE)
-        maxsize: int | None = None if terms.delay else record.options.get("maxsize")
+        maxsize: int | None = None if options.delay else record.options.get("maxsize")
         cut = list(batches(payloads, len, rows_max=BATCH_ITEMS))
         if not cut:
             yield from self._check_exists(record.id)
             return
         if maxsize is None:
-            body = self._insert_on_terms(record, partition, cut, terms)
+            body = self._insert_with_options(record, partition, cut, options)
             yield from (body if len(cut) == 1 else atomic(body))
         elif len(payloads) > maxsize:
             raise errors.InvalidError(
                 f"{len(payloads)} items can never be in {self!r} at once, made with maxsize={maxsize}"
             )
         else:
-            yield from self._insert_when_room(record, partition, cut, terms, block, deadline)
-        if terms.key is not None and random.random() * _COLLECT_EVERY < 1:
+            yield from self._insert_when_room(record, partition, cut, options, block, deadline)
+        if options.key is not None and random.random() * _COLLECT_EVERY < 1:
             yield Query(FORGET_KEYS, record.id)
 
     def _insert_when_room(
-        self, record: StoreRecord, partition: str, cut: list[list[bytes]], terms: Terms, block: bool, deadline: Deadline
+        self,
+        record: StoreRecord,
+        partition: str,
+        cut: list[list[bytes]],
+        options: PutOptions,
+        block: bool,
+        deadline: Deadline,
     ) -> Op[None]:
-        if (yield from self._try(record, partition, cut, terms)):
+        if (yield from self._try(record, partition, cut, options)):
             return
         if not block or deadline.passed():
             raise self._full(record)
         ticket = yield Listen(room_topic(record.id))
         try:
             for seconds in waits():
-                if (yield from self._try(record, partition, cut, terms)):
+                if (yield from self._try(record, partition, cut, options)):
                     return
                 if deadline.passed():
                     raise self._full(record)
@@ -411,46 +427,53 @@ class Putting(Leasing):
         finally:
             ticket.close()
 
-    def _try(self, record: StoreRecord, partition: str, cut: list[list[bytes]], terms: Terms) -> Op[bool]:
+    def _try(self, record: StoreRecord, partition: str, cut: list[list[bytes]], options: PutOptions) -> Op[bool]:
         try:
-            yield from atomic(self._insert_if_room(record, partition, cut, terms))
+            yield from atomic(self._insert_if_room(record, partition, cut, options))
         except _NoRoomError:  # which has undone all, also the lock
             return False
         return True
 
-    def _insert_if_room(self, record: StoreRecord, partition: str, cut: list[list[bytes]], terms: Terms) -> Op[None]:
+    def _insert_if_room(
+        self, record: StoreRecord, partition: str, cut: list[list[bytes]], options: PutOptions
+    ) -> Op[None]:
         yield Query(LOCK_ROOM, record.id)
-        if terms.key is not None and (yield Query(HAS_KEY, record.id, terms.key)):
+        if options.key is not None and (yield Query(IS_KEY_USED, record.id, options.key)):
             return
-        yield from self._insert_on_terms(record, partition, cut, terms, record.options["maxsize"])
+        yield from self._insert_with_options(record, partition, cut, options, record.options["maxsize"])
 
-    def _insert_on_terms(
-        self, record: StoreRecord, partition: str, cut: list[list[bytes]], terms: Terms, maxsize: int | None = None
+    def _insert_with_options(
+        self,
+        record: StoreRecord,
+        partition: str,
+        cut: list[list[bytes]],
+        options: PutOptions,
+        maxsize: int | None = None,
     ) -> Op[None]:
         topic = Topic(record.id, partition)
         hooked = yield BeforeCommit(Notifications, Notifications)
-        aloud = hooked is None or hooked.immediate
+        notify = hooked is None or hooked.immediate
         values = {
             "store_id": record.id,
             "partition": partition,
             "order_key": lock_key(topic),
-            "key": terms.key,
+            "key": options.key,
             "maxsize": maxsize,
             "wanted": sum(map(len, cut)),
-            "delay": terms.delay,
+            "delay": options.delay,
             "wake_key": lock_key(topic),
             "wake_payload": topic.payload,
         }
         for number, batch in enumerate(cut):
             is_first = number == 0
-            statement, names = put_on_terms(
-                delayed=terms.delay > 0,
-                keyed=is_first and terms.key is not None,
-                ordered=is_first and terms.ordered,
-                relaxed=is_first and not terms.durable,
+            statement, names = put_with_options(
+                delayed=options.delay > 0,
+                keyed=is_first and options.key is not None,
+                ordered=is_first and options.ordered,
+                async_commit=is_first and not options.durable,
                 bounded=is_first and maxsize is not None,
-                aloud=aloud,
-                repeatable=terms.key is not None and hooked is None,
+                notify=notify,
+                repeatable=options.key is not None and hooked is None,
                 signed=bool(self._runner.settings.signing_keys),
             )
             values["payloads"] = batch
@@ -459,7 +482,7 @@ class Putting(Leasing):
                 if maxsize is not None:
                     raise _NoRoomError
                 return  # the key was used before
-        if not aloud:
+        if not notify:
             hooked.hook.topics[topic] = None
 
     def _full(self, record: StoreRecord) -> errors.QueueFull:
@@ -470,7 +493,7 @@ class _NoRoomError(Exception):
     """Rolls back a put into a full queue."""
 
 
-def _terms(delay: float, key: object, ordered: bool, durable: bool) -> Terms:
+def _put_options(delay: float, key: object, ordered: bool, durable: bool) -> PutOptions:
     if key is not None and (
         not isinstance(key, str)
         or not 1 <= len(key.encode(errors="replace")) <= KEY_BYTES_MAX
@@ -479,4 +502,4 @@ def _terms(delay: float, key: object, ordered: bool, durable: bool) -> Terms:
         raise errors.InvalidError(
             f"idempotency_key {key!r} is not a str of 1 to {KEY_BYTES_MAX} bytes of UTF-8, without NUL and lone surrogates"
         )
-    return Terms(check_seconds(delay, "delay"), key, bool(ordered), bool(durable))
+    return PutOptions(check_seconds(delay, "delay"), key, bool(ordered), bool(durable))

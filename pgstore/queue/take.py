@@ -21,9 +21,9 @@ from pgstore.core.clock import Deadline, monotonic
 from pgstore.core.operation import Autonomous, BeforeCommit, Listen, Op, PutBack, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.base import (
+    ASYNC_COMMIT,
     INSERTING,
     NOT_DURABLE,
-    RELAXED,
     check_count,
     check_seconds,
     partition_name,
@@ -31,7 +31,7 @@ from pgstore.queue.base import (
     waking,
 )
 from pgstore.queue.lease import LEASE_SECONDS_MIN, RENEWED_SECONDS_MIN, UNLEASE, Lease, Leasing, Renewal, one
-from pgstore.queue.state import FRESH_SECONDS, KnownPartition, KnownQueue, tally
+from pgstore.queue.state import FRESH_SECONDS, PartitionState, QueueState, counter_of
 from pgstore.store.registry import StoreRecord
 
 # With new ids, for the old ones may lie below a mark by now. Whoever went to sleep while they were taken is told.
@@ -56,20 +56,20 @@ ADVANCE = Statement(
     "SELECT * FROM pgstore.queue_advance($1, $2, $3, $4, $5)", "int8 text int8 text[] text", repeatable=True
 )
 # Where nothing else is committed with it: a mark that a crash takes back does no harm.
-ADVANCE_ALONE = Statement(
-    f"WITH {RELAXED} SELECT a.* FROM relaxed CROSS JOIN pgstore.queue_advance($1, $2, $3, $4, $5) AS a",
+ADVANCE_ASYNC_COMMIT = Statement(
+    f"WITH {ASYNC_COMMIT} SELECT a.* FROM async_commit CROSS JOIN pgstore.queue_advance($1, $2, $3, $4, $5) AS a",
     "int8 text int8 text[] text",
     repeatable=True,
 )
 # As seconds, for a time with a zone takes Python longer to make than all the rest of a row.
 COLUMNS: Final = "id, date_part('epoch', put_at), codec, payload, attempts"
-MARK = Statement(
+READ_WATERMARK = Statement(
     "SELECT low FROM pgstore.queue_head WHERE store_id = $1 AND partition = $2", "int8 text", read_only=True
 )
 # The mark that was told, or of 0 the one that is kept. Looked up once a statement, before its first row.
-LOW: Final = """
-    CASE WHEN {low} > 0
-         THEN {low}
+WATERMARK: Final = """
+    CASE WHEN {watermark} > 0
+         THEN {watermark}
          ELSE coalesce((SELECT low FROM pgstore.queue_head WHERE store_id = $1 AND partition = $2), 0)
      END
 """
@@ -81,7 +81,7 @@ _DELETE: Final = """
                                FROM pgstore.queue_item
                               WHERE store_id = $1
                                 AND partition = $2
-                                AND id >= {low}
+                                AND id >= {watermark}
                               ORDER BY id
                                 FOR UPDATE SKIP LOCKED
                               LIMIT {limit}))
@@ -91,34 +91,34 @@ _DELETE: Final = """
 # the partition were small.
 FIT_FOR_CERTAIN: Final = 8
 SMALL_BYTES: Final = 64 * 1024
-_LOW: Final = LOW.format(low="$4")
+_WATERMARK: Final = WATERMARK.format(watermark="$4")
 _FITTING: Final = f"""
     CASE WHEN (SELECT sum(pg_catalog.octet_length(o.payload))
                  FROM (SELECT payload
                          FROM pgstore.queue_item
                         WHERE store_id = $1
                           AND partition = $2
-                          AND id >= {_LOW}
+                          AND id >= {_WATERMARK}
                         ORDER BY id
                         LIMIT $3) AS o) > 2147483648
          THEN {FIT_FOR_CERTAIN}
          ELSE $3
      END
 """
-_TAKE_FEW: Final = _DELETE.format(low=_LOW, limit="$3")
-_TAKE_MANY: Final = _DELETE.format(low=_LOW, limit=_FITTING)
-_UNSET: Final = f"SELECT {COLUMNS} FROM pgstore.queue_take($1, $2, $3, $4)"
-TAKE = Statement(f"{_TAKE_FEW} RETURNING {COLUMNS}", "int8 text int8 int8", unset=_UNSET)
-TAKE_MANY = Statement(f"{_TAKE_MANY} RETURNING {COLUMNS}", "int8 text int8 int8", unset=_UNSET)
+_TAKE_FEW: Final = _DELETE.format(watermark=_WATERMARK, limit="$3")
+_TAKE_MANY: Final = _DELETE.format(watermark=_WATERMARK, limit=_FITTING)
+_PORTABLE_SQL: Final = f"SELECT {COLUMNS} FROM pgstore.queue_take($1, $2, $3, $4)"
+TAKE = Statement(f"{_TAKE_FEW} RETURNING {COLUMNS}", "int8 text int8 int8", unset=_PORTABLE_SQL)
+TAKE_MANY = Statement(f"{_TAKE_MANY} RETURNING {COLUMNS}", "int8 text int8 int8", unset=_PORTABLE_SQL)
 # What a waiting taker asks: unlike TAKE it can be repeated when its answer is lost, so waiting outlives a restart of the server.
 # No row: the queue does not exist any more.
-PEEK = Statement(
+POLL = Statement(
     f"""
     SELECT EXISTS (SELECT
                      FROM pgstore.queue_item i
                     WHERE i.store_id = $1
                       AND i.partition = $2
-                      AND i.id >= {LOW.format(low="$3")}),
+                      AND i.id >= {WATERMARK.format(watermark="$3")}),
            (SELECT extract(epoch FROM min(e.due_at) - statement_timestamp())::double precision
               FROM pgstore.queue_deferred e
              WHERE e.store_id = $1
@@ -133,21 +133,21 @@ PEEK = Statement(
 
 
 @functools.cache
-def take_on_terms(*, leased: bool, relaxed: bool, aloud: bool, many: bool = False) -> Statement:
+def take_with_options(*, leased: bool, async_commit: bool, notify: bool, many: bool = False) -> Statement:
     """
     TAKE in other forms, with the same rows; with *many* TAKE_MANY.
 
     Parameters after those of TAKE: with *leased* the seconds; with *aloud*, which wakes those who wait for room, its lock key and
     payload.
-    *relaxed*: the commit does not wait for the disk.
+    *async_commit*: the commit does not wait for the disk.
     """
     types = "int8 text int8 int8"
     parts = []
     delete = _TAKE_MANY if many else _TAKE_FEW
-    if relaxed:
-        parts.append(RELAXED)
-        delete += " AND EXISTS (SELECT FROM relaxed)"
-    if not leased and not aloud:
+    if async_commit:
+        parts.append(ASYNC_COMMIT)
+        delete += " AND EXISTS (SELECT FROM async_commit)"
+    if not leased and not notify:
         return (
             Statement(f"WITH {', '.join(parts)} {delete} RETURNING {COLUMNS}", types)
             if parts
@@ -172,7 +172,7 @@ def take_on_terms(*, leased: bool, relaxed: bool, aloud: bool, many: bool = Fals
         )
         source = "leased"
     tail = ""
-    if aloud:
+    if notify:
         key, payload = ("$6", "$7") if leased else ("$5", "$6")
         types += " int4 text"
         parts.append(f"woken AS MATERIALIZED ({waking('taken', key=key, payload=payload)})")
@@ -260,9 +260,9 @@ class Taking(Leasing):
             return self._decode_all(rows, name)
         except errors.DeserializationError:
             store_id = yield from self._locate()
-            counting = yield from tally(self._of(store_id))
+            counter = yield from counter_of(self._of(store_id))
             yield PutBack(self._put_back(store_id, name, rows))
-            counting.count(-len(rows))
+            counter.count(-len(rows))
             raise
 
     def _lease(
@@ -296,26 +296,26 @@ class Taking(Leasing):
         queue = self._of(record.id)
         if monotonic() >= queue.check_at:
             yield from self._check_due(record, queue)
-        known = queue.partition(partition, self._runner.servers_seen)
-        if known.may_rise:
-            yield from self._advance(record, partition, known)
-        elif known.is_busy:
-            yield from self._learn(record, partition, known)
-        rows = yield from self._look(record, partition, queue, known, n, lease, durable)
-        if not rows and known.servers_seen != self._runner.servers_seen:
+        state = queue.partition(partition, self._runner.servers_seen)
+        if state.should_advance:
+            yield from self._advance(record, partition, state)
+        elif state.should_learn:
+            yield from self._learn(record, partition, state)
+        rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
+        if not rows and state.servers_seen != self._runner.servers_seen:
             # The connection was the first to another server, whose items may lie below the mark.
             queue = self._of(record.id)
-            known = queue.partition(partition, self._runner.servers_seen)
-            rows = yield from self._look(record, partition, queue, known, n, lease, durable)
+            state = queue.partition(partition, self._runner.servers_seen)
+            rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
         if not rows:
             # Is there still a Queue, and has anything become due since the last check?
-            found = yield Query(PEEK, record.id, partition, _low(known))
+            found = yield Query(POLL, record.id, partition, _watermark_of(state))
             if not found:
                 yield from self._is_gone(record.id)
             due_in = found[0][1]
             if due_in is not None and due_in <= 0:
                 yield from self._bring_back(record)
-                rows = yield from self._look(record, partition, queue, known, n, lease, durable)
+                rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
         if rows or not block:
             return rows
         if deadline.passed():
@@ -325,12 +325,12 @@ class Taking(Leasing):
         try:
             woken = False
             for seconds in waits():
-                known = queue.partition(partition, self._runner.servers_seen)
+                state = queue.partition(partition, self._runner.servers_seen)
                 if woken:  # there most probably is something, so that asking first would only take longer
-                    rows = yield from self._look(record, partition, queue, known, n, lease, durable)
+                    rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
                     if rows:
                         return rows
-                found = yield Query(PEEK, record.id, partition, _low(known))
+                found = yield Query(POLL, record.id, partition, _watermark_of(state))
                 if not found:
                     yield from self._is_gone(record.id)
                 there_are_some, due_in = found[0]
@@ -339,7 +339,7 @@ class Taking(Leasing):
                     more_due = yield from self._bring_back(record)
                     there_are_some = True
                 if there_are_some:
-                    rows = yield from self._look(record, partition, queue, known, n, lease, durable)
+                    rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
                     if rows:
                         return rows
                 if deadline.passed():
@@ -353,88 +353,99 @@ class Taking(Leasing):
             ticket.close()
         raise AssertionError("unreachable")
 
-    def _look(
+    def _try_take(
         self,
         record: StoreRecord,
         partition: str,
-        queue: KnownQueue,
-        known: KnownPartition,
+        queue: QueueState,
+        state: PartitionState,
         n: int,
         lease: float | None,
         durable: bool,
     ) -> Op[Rows]:
         store_id = record.id
-        counting = yield from tally(queue)
-        known.looks += 1
-        many = n > FIT_FOR_CERTAIN and known.has_large
+        counter = yield from counter_of(queue)
+        state.takes += 1
+        many = n > FIT_FOR_CERTAIN and state.has_large
         if lease is None and durable and "maxsize" not in record.options:
             rows: Rows = yield Query(
                 TAKE_MANY if many else TAKE,
                 store_id,
                 partition,
                 n,
-                _low(known),
+                _watermark_of(state),
                 undo=lambda rows: self._put_back(store_id, partition, rows),
             )
         else:
-            rows = yield from self._look_on_terms(record, partition, _low(known), n, lease, durable, many)
+            rows = yield from self._try_take_with_options(
+                record, partition, _watermark_of(state), n, lease, durable, many
+            )
         if rows:
-            known.note(len(rows))
+            state.note(len(rows))
             if n > FIT_FOR_CERTAIN:
-                known.has_large = any(len(row[3]) > SMALL_BYTES for row in rows)
-            queue.took(len(rows))
+                state.has_large = any(len(row[3]) > SMALL_BYTES for row in rows)
+            queue.note_dead_rows(len(rows))
             if lease is None:
-                counting.count(len(rows))
+                counter.count(len(rows))
             if len(rows) > 1:
                 rows.sort()
         return rows
 
-    def _advance(self, record: StoreRecord, partition: str, known: KnownPartition) -> Op[None]:
+    def _advance(self, record: StoreRecord, partition: str, state: PartitionState) -> Op[None]:
         """
         Raise the mark below which nothing is left; not before those are through who were inserting at the first attempt.
 
         Before items are taken, for an interrupt puts back only what the last query took. Apart from a transaction, to which what it
         has taken, and may yet give back, is invisible.
         """
-        known.taken = 0
-        statement = ADVANCE if (yield from in_transaction()) else ADVANCE_ALONE
-        ((low, *advancing),) = yield Autonomous(one(Query(statement, record.id, partition, *known.advancing)))
-        if low is None:
-            known.advancing = tuple(advancing)
+        state.taken = 0
+        statement = ADVANCE if (yield from in_transaction()) else ADVANCE_ASYNC_COMMIT
+        ((watermark, *advance_state),) = yield Autonomous(
+            one(Query(statement, record.id, partition, *state.advance_state))
+        )
+        if watermark is None:
+            state.advance_state = tuple(advance_state)
             return
-        known.advancing = (None, None, None)
-        self._trust(known, low)
+        state.advance_state = (None, None, None)
+        self._trust(state, watermark)
 
-    def _learn(self, record: StoreRecord, partition: str, known: KnownPartition) -> Op[None]:
+    def _learn(self, record: StoreRecord, partition: str, state: PartitionState) -> Op[None]:
         """Ask for the mark that is kept, once for the gets of a second."""
-        rows: Rows = yield Autonomous(one(Query(MARK, record.id, partition)))
-        self._trust(known, rows[0][0] if rows else 0)
+        rows: Rows = yield Autonomous(one(Query(READ_WATERMARK, record.id, partition)))
+        self._trust(state, rows[0][0] if rows else 0)
 
-    def _trust(self, known: KnownPartition, low: int) -> None:
+    def _trust(self, state: PartitionState, watermark: int) -> None:
         """Use *low* for a second, without looking."""
-        known.looks = 0
+        state.takes = 0
         # Behind a pooler the server may be replaced unnoticed, and the mark be of another.
         if not self._runner.is_pooled:
-            known.low = max(known.low, low)
-            known.fresh_until = monotonic() + FRESH_SECONDS
+            state.watermark = max(state.watermark, watermark)
+            state.fresh_until = monotonic() + FRESH_SECONDS
 
-    def _look_on_terms(
-        self, record: StoreRecord, partition: str, low: int, n: int, lease: float | None, durable: bool, many: bool
+    def _try_take_with_options(
+        self,
+        record: StoreRecord,
+        partition: str,
+        watermark: int,
+        n: int,
+        lease: float | None,
+        durable: bool,
+        many: bool,
     ) -> Op[Rows]:
-        values: list[Any] = [record.id, partition, n, low]
+        values: list[Any] = [record.id, partition, n, watermark]
         if lease is not None:
             values.append(lease)
-        aloud = False
+        notify = False
         if "maxsize" in record.options:
             # Before the items are taken, or in the same statement: an interrupt puts back only what the last query took.
             room = room_topic(record.id)
             hooked = yield BeforeCommit(Notifications, Notifications)
-            aloud = hooked is None or hooked.immediate
-            if aloud:
+            notify = hooked is None or hooked.immediate
+            if notify:
                 values += [lock_key(room), room.payload]
             else:
                 hooked.hook.topics[room] = None
-        statement = take_on_terms(leased=lease is not None, relaxed=not durable, aloud=aloud, many=many)
+        statement = take_with_options(leased=lease is not None, async_commit=not durable, notify=notify, many=many)
 
         def undo(rows: Rows) -> Sequence[Query]:
             if lease is None:
@@ -462,6 +473,6 @@ def _check_no_renewal(renew: bool) -> None:
         raise errors.InvalidError("renew=True prolongs a lease: say how long one is with lease=")
 
 
-def _low(known: KnownPartition) -> int:
+def _watermark_of(state: PartitionState) -> int:
     """The mark to tell the server, 0 if it had better look."""
-    return known.low if monotonic() < known.fresh_until else 0
+    return state.watermark if monotonic() < state.fresh_until else 0

@@ -27,7 +27,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 import pgstore
-from pgstore.queue.take import LOW, TAKE
+from pgstore.queue.take import TAKE, WATERMARK
 from tests.benchmarks import peers
 from tests.benchmarks.peers import Work
 
@@ -191,7 +191,7 @@ class Bare(Worker):
         ((self.store_id,),) = self.connection.execute(
             "SELECT id FROM pgstore.store WHERE kind = 'queue' AND name = $1", [self.name]
         )
-        self.sql_get = TAKE.sql.decode().replace(LOW.format(low="$4"), "$4")
+        self.sql_get = TAKE.sql.decode().replace(WATERMARK.format(watermark="$4"), "$4")
         self.lines: dict[int, bytes] = {}
         self.connection.autocommit = self.autocommit
 

@@ -449,8 +449,8 @@ def test_a_mark_of_the_old_history_passes_over_nothing(call, database, worker, m
     for number in range(20):
         call(queue.put, number)
         call(queue.get)
-    (knows,) = state.household(worker).queue(int(queue.object_id[3:]))._partitions.values()
-    assert knows.low > 2
+    (knows,) = state.client_queues(worker).queue(int(queue.object_id[3:]))._partitions.values()
+    assert knows.watermark > 2
     database.restore()
 
     assert [call(queue.get, block=False) for _ in range(3)] == ["first", "second", None]

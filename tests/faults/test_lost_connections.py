@@ -14,7 +14,7 @@ from pgstore.client import executor
 from pgstore.core.operation import Many, Query, operation
 from pgstore.errors import OutcomeUnknown, StatementFailed, StoreUnavailable
 from pgstore.queue.peek import LEN, LEN_TOTAL
-from pgstore.queue.put import PUT_SILENTLY
+from pgstore.queue.put import PUT_WITHOUT_NOTIFY
 from tests.faults.conftest import Background, until
 from tests.fixtures.clients import Call
 
@@ -47,7 +47,7 @@ class QueueOfPairs(pgstore.Queue):
     @operation
     def put_twice(self, item):
         store_id = yield from self._locate()
-        yield Many([Query(PUT_SILENTLY, store_id, "", self._encode(item))] * 2)
+        yield Many([Query(PUT_WITHOUT_NOTIFY, store_id, "", self._encode(item))] * 2)
 
 
 def transact(call: Call, client: pgstore.Client, *steps):

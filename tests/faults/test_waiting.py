@@ -18,7 +18,7 @@ from pgstore.core import operation
 from pgstore.errors import InvalidError
 from pgstore.queue import lease as lease_module
 from pgstore.queue import take as take_module
-from pgstore.queue.state import KnownPartition
+from pgstore.queue.state import PartitionState
 from pgstore.serializers import dumps
 from tests.faults.conftest import Background, until
 
@@ -385,7 +385,7 @@ def test_what_a_taker_puts_back_wakes_who_went_to_sleep_meanwhile(
         for item in items:
             eye.rows("INSERT INTO pgstore.queue_item (store_id, payload) SELECT id, %s FROM pgstore.store", item)
         if failure is KeyboardInterrupt:
-            before(monkeypatch, KnownPartition, "note", press_ctrl_c)
+            before(monkeypatch, PartitionState, "note", press_ctrl_c)
         with pytest.raises(failure):
             take(elsewhere)
 

@@ -43,15 +43,15 @@ def head(sql):
     return head
 
 
-def known_of(store):
+def partition_state(store):
     """What the client of a Queue knows of its default partition."""
-    return state.household(store._runner).queue(number(store)).partition("", store._runner.servers_seen)
+    return state.client_queues(store._runner).queue(number(store)).partition("", store._runner.servers_seen)
 
 
-def trust(store, low):
+def trust(store, watermark):
     """Let the client take *low* for the mark, and not look for it."""
-    known_of(store).low = low
-    known_of(store).fresh_until = float("inf")
+    partition_state(store).watermark = watermark
+    partition_state(store).fresh_until = float("inf")
 
 
 def number(store) -> int:
@@ -80,7 +80,7 @@ def test_the_mark_follows_what_is_taken(call, store, head):
     call(store.get, block=False)
 
     assert 0 < first < head(store)
-    assert known_of(store).low == head(store)
+    assert partition_state(store).watermark == head(store)
 
 
 def test_an_item_of_a_transaction_that_commits_late_is_not_passed(call, client_elsewhere, store, store_elsewhere):
