@@ -17,7 +17,8 @@ they are, and `clear`.
 from __future__ import annotations
 
 from pgstore.core.operation import Op, operation
-from pgstore.queue.lease import DeadLetter, Lease
+from pgstore.queue.dead_letters import DeadLetter, DeadLetters
+from pgstore.queue.lease import Lease
 from pgstore.queue.peek import ItemIterator, Peeking
 from pgstore.queue.put import Putting
 from pgstore.queue.take import Taking
@@ -26,7 +27,7 @@ from pgstore.types import QueueInfo
 __all__ = ["DeadLetter", "ItemIterator", "Lease", "Queue"]
 
 
-class Queue(Taking, Putting, Peeking):
+class Queue(Taking, Putting, Peeking, DeadLetters):
     """
     A persistent first-in, first-out queue of any picklable items.
 

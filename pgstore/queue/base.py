@@ -3,49 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import enum
 import pickle
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Final, Self
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, announce
+from pgstore.client.listener import announce
 from pgstore.client.notifications import Notifications, in_transaction
-from pgstore.core.names import UNSTORABLE
-from pgstore.core.numbers import as_int, as_seconds
 from pgstore.core.operation import BeforeCommit, Op, Rows, Topic
+from pgstore.queue.arguments import check_options, partition_name
 from pgstore.queue.state import QueueState, client_queues
 from pgstore.serializers import NOT_LOADED, check_size, dumps, load_json, loads
+from pgstore.serializers.codecs import JSON, PICKLE, SIGNED_PICKLE
 from pgstore.serializers.signing import SIGNATURE_BYTES, Signer
 from pgstore.store.handle import Store
 from pgstore.store.registry import StoreRecord
 
-PARTITION_BYTES_MAX: Final = 64
-# Whoever inserts into queue_item holds this lock from before the ids are drawn to the end of the transaction. It keeps nobody out:
-# it tells `queue_advance` (sql/schema.sql) who may have ids that cannot be seen yet. "pgsi".
-INSERT_LOCK_CLASS: Final = 0x70677369
-INSERT_LOCK: Final = f"pg_advisory_xact_lock_shared({INSERT_LOCK_CLASS}, ($1 % 2147483648)::integer)"
-INSERTING: Final = f"inserting AS MATERIALIZED (SELECT {INSERT_LOCK})"
-# Only if there is something to insert: `gone` has rows.
-INSERTING_WHAT_IS_GONE: Final = (
-    f"inserting AS MATERIALIZED (SELECT {INSERT_LOCK} FROM (SELECT FROM gone LIMIT 1) AS some_item)"
-)
-# The commit does not wait for the disk. As a part of the statement: the setting ends with it, and costs no trip of its own.
-SET_ASYNC_COMMIT: Final = "set_config('synchronous_commit', 'off', true)"
-ASYNC_COMMIT: Final = f"async_commit AS MATERIALIZED (SELECT {SET_ASYNC_COMMIT})"
 NOT_DURABLE: Final = "would make all of it not durable"
-SECONDS_MAX: Final = 10 * 365 * 86400
-OPTION_MAX: Final = 2**31 - 1
-
-
-class _NotGiven(enum.Enum):
-    """An argument that was not given: None is an item."""
-
-    OUT = enum.auto()
-
-
-NOT_GIVEN: Final = _NotGiven.OUT
 
 
 class QueueBase(Store):
@@ -88,7 +63,7 @@ class QueueBase(Store):
         store = super().from_name(
             label, name=name, environment_name=environment_name, create_if_missing=create_if_missing, client=client
         )
-        store._options = _options(maxsize=maxsize, max_attempts=max_attempts)
+        store._options = check_options(maxsize=maxsize, max_attempts=max_attempts)
         return store
 
     @classmethod
@@ -107,7 +82,7 @@ class QueueBase(Store):
         after a crash once its process has been silent for ten minutes.
         """
         store = super().ephemeral(client, environment_name)
-        store._options = _options(maxsize=maxsize, max_attempts=max_attempts)
+        store._options = check_options(maxsize=maxsize, max_attempts=max_attempts)
         return store
 
     @staticmethod
@@ -173,7 +148,7 @@ class QueueBase(Store):
 
     def _decode_all(self, rows: Rows, partition: str) -> list[Any]:
         """The items of *rows*, as `_decode` gives them."""
-        if {row[2] for row in rows} == {"p"} and not self._runner.settings.signing_keys:
+        if {row[2] for row in rows} == {PICKLE} and not self._runner.settings.signing_keys:
             # In one go: a call for each would take a quarter of the time. What fails is named below.
             with contextlib.suppress(*NOT_LOADED):
                 return [pickle.loads(row[3]) for row in rows]
@@ -181,9 +156,9 @@ class QueueBase(Store):
 
     def _decode(self, row: Sequence[Any], partition: str) -> Any:
         """The item of a row that starts with id, put_at, codec, payload."""
-        if row[2] == "j":
+        if row[2] == JSON:
             return load_json(row[3], "item {} of {!r}", row[0], self)
-        if row[2] != "p" or self._runner.settings.signing_keys:
+        if row[2] != PICKLE or self._runner.settings.signing_keys:
             return loads(self._checked(row, partition), "item {} of {!r}", row[0], self)
         return loads(row[3], "item {} of {!r}", row[0], self)
 
@@ -191,9 +166,9 @@ class QueueBase(Store):
         """The pickle of a row, if this client may load it."""
         number, _, codec, payload = row[:4]
         has_keys = bool(self._runner.settings.signing_keys)
-        if codec == "p":
+        if codec == PICKLE:
             reason = "is not signed, and this client has signing keys"
-        elif codec != "s":
+        elif codec != SIGNED_PICKLE:
             reason = f"is of codec {codec!r}, which this version does not know"
         elif has_keys and not self._signer.has_signed(payload[:SIGNATURE_BYTES], partition, payload[SIGNATURE_BYTES:]):
             reason = "is signed by none of this client's keys"
@@ -202,70 +177,6 @@ class QueueBase(Store):
         raise errors.DeserializationError(f"item {number} of {self!r} {reason}", bytes(payload))
 
 
-def waking(rows: str, *, key: str, payload: str) -> str:
-    """
-    A SELECT that wakes those who wait for a topic if *rows* has any, and has one row then.
-
-    *key* and *payload* are the names of the parameters with the topic's.
-    """
-    return f"""
-        SELECT (SELECT pg_notify('{CHANNEL}', {payload}) WHERE {SOMEONE_WAITS.format(key=key)})
-          FROM (SELECT 1 FROM {rows} LIMIT 1) AS some_item
-    """
-
-
-def partition_name(partition: str | None) -> str:
-    """The name of *partition* in the table, if it can be one."""
-    if partition is None:
-        return ""
-    if not isinstance(partition, str):
-        raise errors.InvalidError(f"partition must be a str, not {type(partition).__name__}: {partition!r}")
-    if not 1 <= len(partition.encode(errors="replace")) <= PARTITION_BYTES_MAX or UNSTORABLE.search(partition):
-        raise errors.InvalidError(
-            f"partition {partition!r} is not of 1 to {PARTITION_BYTES_MAX} bytes of UTF-8, without NUL and lone surrogates; "
-            "leave it out for the default"
-        )
-    return partition
-
-
-def one_of(given: Any, also: Any, operation: str, names: str) -> Any:
-    """The one of two arguments that was given: ours, or Modal's for the same."""
-    if (given is NOT_GIVEN) == (also is NOT_GIVEN):
-        raise errors.InvalidError(f"{operation} takes one of {names}, which are the same")
-    return also if given is NOT_GIVEN else given
-
-
-def check_count(n: object, noun: str) -> int:
-    """Return *n* if it is a number of items."""
-    items = as_int(n)
-    if items is None or items < 1:
-        raise errors.InvalidError(f"{noun} takes the number of items, 1 or more, not {n!r}")
-    return min(items, 1 << 62)  # what LIMIT takes
-
-
-def check_seconds(seconds: object, noun: str, *, above: float = 0.0) -> float:
-    """Return *seconds* if it is a finite time, at least 0 or more than *above*."""
-    checked = as_seconds(seconds)
-    if checked is None or not 0 <= checked <= SECONDS_MAX:
-        raise errors.InvalidError(f"{noun} {seconds!r} is not a number of seconds of at most {SECONDS_MAX}")
-    if above and checked < above:
-        raise errors.InvalidError(f"{noun} {seconds!r} is below {above} s")
-    return checked
-
-
 def room_topic(store_id: int) -> Topic:
     """What a put into a full Queue waits for."""
     return Topic(store_id, "room")
-
-
-def _options(**given: int | None) -> dict[str, Any]:
-    """What was given, checked."""
-    options: dict[str, Any] = {}
-    for name, value in given.items():
-        if value is None:
-            continue
-        checked = as_int(value)
-        if checked is None or not 1 <= checked <= OPTION_MAX:
-            raise errors.InvalidError(f"{name} {value!r} is not a number of 1 to {OPTION_MAX}")
-        options[name] = checked
-    return options

@@ -7,38 +7,21 @@ from typing import Any, Final
 from pgstore import errors
 from pgstore.client.listener import waits
 from pgstore.core.clock import Deadline
-from pgstore.core.numbers import as_int
 from pgstore.core.operation import Listen, Op, PagedIterator, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
-from pgstore.queue.base import check_count, partition_name, room_topic
-from pgstore.queue.lease import Leasing
+from pgstore.queue.arguments import check_count, check_position, one_at_most, partition_name
+from pgstore.queue.base import room_topic
+from pgstore.queue.due import Returning
+from pgstore.queue.sql import DELAYED, LEASED
 from pgstore.queue.state import counter_of
 from pgstore.store.registry import StoreRecord
 
-LIST_ITEMS = Statement(
-    """
-    SELECT id, put_at, codec, payload
-      FROM pgstore.queue_item
-     WHERE store_id = $1
-       AND partition = $2
-       AND id > $3
-       AND put_at > coalesce((SELECT l.put_at
-                                FROM pgstore.queue_lapse l
-                               WHERE l.store_id = $1
-                                 AND l.partition = $2
-                                 AND l.lapses_at <= statement_timestamp()), '-infinity')
-     ORDER BY id
-     LIMIT $4
-    """,
-    "int8 text int8 int8",
-    read_only=True,
-)
-# What is due and has not been moved back, which those do who take: see `lease.BRING_BACK`.
-_DUE: Final = """
+# What is due and has not been moved back, which those do who take: see `due`.
+_DUE: Final = f"""
       FROM pgstore.queue_deferred e
      WHERE e.store_id = $1
        AND e.due_at <= statement_timestamp()
-       AND (e.kind = 'l' AND e.attempts >= {max_attempts}) IS NOT TRUE
+       AND (e.kind = '{LEASED}' AND e.attempts >= {{max_attempts}}) IS NOT TRUE
        AND NOT EXISTS (SELECT
                          FROM pgstore.queue_lapse l
                         WHERE l.store_id = $1
@@ -46,7 +29,7 @@ _DUE: Final = """
                           AND l.lapses_at <= statement_timestamp()
                           AND l.put_at >= e.put_at)
 """
-# How many items are in partitions whose time is over (`lease.SWEEP`); all are counted from the index alone.
+# How many items are in partitions whose time is over (`due`); all are counted from the index alone.
 _LAPSED: Final = """
     SELECT coalesce(sum((SELECT count(*)
                            FROM pgstore.queue_item i
@@ -57,68 +40,10 @@ _LAPSED: Final = """
      WHERE l.store_id = $1
        AND l.lapses_at <= statement_timestamp()
 """
-# The oldest $2 due items of partition $3.
-LIST_DUE = Statement(
-    f"""
-    SELECT e.id, e.put_at, e.codec, e.payload
-    {_DUE.format(max_attempts="$4")}
-       AND e.partition = $3
-     ORDER BY e.due_at, e.id
-     LIMIT $2
-    """,
-    "int8 int8 text int4",
-    read_only=True,
-)
-# Seconds until the next one of a partition is due.
-DUE_IN = Statement(
-    """
-    SELECT extract(epoch FROM min(e.due_at) - statement_timestamp())::double precision
-      FROM pgstore.queue_deferred e
-     WHERE e.store_id = $1
-       AND e.partition = $2
-       AND e.due_at > statement_timestamp()
-    """,
-    "int8 text",
-    read_only=True,
-)
-LEN = Statement(
-    f"""
-    SELECT (SELECT count(*)
-              FROM pgstore.queue_item
-             WHERE store_id = $1
-               AND partition = $2)
-         - ({_LAPSED} AND l.partition = $2)
-         + (SELECT count(*) {_DUE.format(max_attempts="$3")} AND e.partition = $2)
-    """,
-    "int8 text int4",
-    read_only=True,
-)
-LEN_TOTAL = Statement(
-    f"""
-    SELECT (SELECT count(*)
-              FROM pgstore.queue_item
-             WHERE store_id = $1)
-         - ({_LAPSED})
-         + (SELECT count(*) {_DUE.format(max_attempts="$2")})
-    """,
-    "int8 int4",
-    read_only=True,
-)
 
 CLEAR_ITEMS: Final = 10_000  # of one statement
-# No row: the queue does not exist any more.
-NEWEST = Statement(
-    """
-    SELECT n.last_value
-      FROM pgstore.store s
-     CROSS JOIN pgstore.queue_item_id_seq n
-     WHERE s.id = $1
-    """,
-    "int8",
-    read_only=True,
-)
 # What another has taken, and may yet give back, is passed over: clearing waits for nobody. Nothing that is put meanwhile goes.
-_CLEAR: Final = """
+_DELETE_UP_TO: Final = """
     DELETE FROM pgstore.queue_item
      WHERE ctid = ANY (ARRAY(SELECT ctid
                                FROM pgstore.queue_item
@@ -129,20 +54,6 @@ _CLEAR: Final = """
                                 FOR UPDATE SKIP LOCKED
                               LIMIT {items}))
 """
-CLEAR = Statement(_CLEAR.format(of_partition="AND partition = $3", items=CLEAR_ITEMS), "int8 int8 text")
-CLEAR_ALL = Statement(_CLEAR.format(of_partition="", items=CLEAR_ITEMS), "int8 int8")
-
-# And what is due of leased items.
-CLEAR_DELAYED = Statement(
-    """
-    DELETE FROM pgstore.queue_deferred
-     WHERE store_id = $1
-       AND ($2 IS NULL OR partition = $2)
-       AND (kind = 'd'
-            OR (kind = 'l' AND due_at <= statement_timestamp() AND (attempts >= $3) IS NOT TRUE))
-    """,
-    "int8 text int4",
-)
 
 
 class ItemIterator(PagedIterator[Any]):
@@ -197,8 +108,20 @@ class ItemIterator(PagedIterator[Any]):
         return (yield from self._list(record.id))
 
     def _list(self, store_id: int) -> Op[Rows]:
-        rows: Rows = yield Query(LIST_ITEMS, store_id, self._partition, self._position, 1)
-        return rows
+        return (yield from self._store._list_items(store_id, self._partition, self._position, 1))
+
+    # Seconds until the next one of a partition is due.
+    _DUE_IN: Final = Statement(
+        """
+        SELECT extract(epoch FROM min(e.due_at) - statement_timestamp())::double precision
+          FROM pgstore.queue_deferred e
+         WHERE e.store_id = $1
+           AND e.partition = $2
+           AND e.due_at > statement_timestamp()
+        """,
+        "int8 text",
+        read_only=True,
+    )
 
     def _wait(self, record: StoreRecord, deadline: Deadline) -> Op[Rows]:
         ticket = yield Listen(Topic(record.id, self._partition))
@@ -207,7 +130,7 @@ class ItemIterator(PagedIterator[Any]):
                 rows = (yield from self._list(record.id)) or (yield from self._list_after_moving_due(record))
                 if rows or deadline.passed():
                     return rows
-                ((due_in,),) = yield Query(DUE_IN, record.id, self._partition)
+                ((due_in,),) = yield Query(self._DUE_IN, record.id, self._partition)
                 pause = seconds if due_in is None else min(seconds, max(due_in, 0.001))
                 woken = yield Wait(ticket, min(pause, deadline.remaining()))
                 if not woken and seconds > 1:
@@ -217,13 +140,50 @@ class ItemIterator(PagedIterator[Any]):
         raise AssertionError("unreachable")
 
 
-class Peeking(Leasing):
+class Peeking(Returning):
     """`peek`, `iterate`, `len` and `clear`."""
+
+    _LIST_ITEMS: Final = Statement(
+        """
+        SELECT id, put_at, codec, payload
+          FROM pgstore.queue_item
+         WHERE store_id = $1
+           AND partition = $2
+           AND id > $3
+           AND put_at > coalesce((SELECT l.put_at
+                                    FROM pgstore.queue_lapse l
+                                   WHERE l.store_id = $1
+                                     AND l.partition = $2
+                                     AND l.lapses_at <= statement_timestamp()), '-infinity')
+         ORDER BY id
+         LIMIT $4
+        """,
+        "int8 text int8 int8",
+        read_only=True,
+    )
+
+    def _list_items(self, store_id: int, partition: str, after: int, wanted: int) -> Op[Rows]:
+        """The oldest *wanted* items whose ids are above *after*."""
+        rows: Rows = yield Query(self._LIST_ITEMS, store_id, partition, after, wanted)
+        return rows
+
+    # The oldest $2 due items of partition $3.
+    _LIST_DUE: Final = Statement(
+        f"""
+        SELECT e.id, e.put_at, e.codec, e.payload
+        {_DUE.format(max_attempts="$4")}
+           AND e.partition = $3
+         ORDER BY e.due_at, e.id
+         LIMIT $2
+        """,
+        "int8 int8 text int4",
+        read_only=True,
+    )
 
     def _list_due(self, record: StoreRecord, partition: str, wanted: int) -> Op[Rows]:
         """What is due comes at the end."""
         last = record.options.get("max_attempts")
-        rows: Rows = yield Query(LIST_DUE, record.id, wanted, partition, last)
+        rows: Rows = yield Query(self._LIST_DUE, record.id, wanted, partition, last)
         return rows
 
     @operation
@@ -236,7 +196,7 @@ class Peeking(Leasing):
         wanted = check_count(n, "peek")
         name = partition_name(partition)
         record = yield from self._open()
-        rows = yield Query(LIST_ITEMS, record.id, name, 0, wanted)
+        rows = yield from self._list_items(record.id, name, 0, wanted)
         if len(rows) < wanted:
             rows += yield from self._list_due(record, name, wanted - len(rows))
         if not rows:
@@ -261,14 +221,34 @@ class Peeking(Leasing):
             timeout: wait so many seconds for a further item before it ends (also accepted as *item_poll_timeout*); None: 0.
             after: start behind this `position` of an earlier iterator.
         """
-        if timeout is not None and item_poll_timeout is not None:
-            raise errors.InvalidError("iterate takes timeout= or item_poll_timeout=, which are the same, not both")
-        wait_seconds = (timeout if item_poll_timeout is None else item_poll_timeout) or 0.0
+        wait_seconds = one_at_most(timeout, item_poll_timeout, "iterate takes timeout= or item_poll_timeout=") or 0.0
         Deadline.after(wait_seconds)
-        position = 0 if after is None else as_int(after)
-        if position is None or abs(position) >= 1 << 63:
-            raise errors.InvalidError(f"after is {after!r}, expected the position of an iterator")
-        return ItemIterator(self, partition_name(partition), wait_seconds, position)
+        return ItemIterator(self, partition_name(partition), wait_seconds, check_position(after))
+
+    _LEN: Final = Statement(
+        f"""
+        SELECT (SELECT count(*)
+                  FROM pgstore.queue_item
+                 WHERE store_id = $1
+                   AND partition = $2)
+             - ({_LAPSED} AND l.partition = $2)
+             + (SELECT count(*) {_DUE.format(max_attempts="$3")} AND e.partition = $2)
+        """,
+        "int8 text int4",
+        read_only=True,
+    )
+
+    _LEN_TOTAL: Final = Statement(
+        f"""
+        SELECT (SELECT count(*)
+                  FROM pgstore.queue_item
+                 WHERE store_id = $1)
+             - ({_LAPSED})
+             + (SELECT count(*) {_DUE.format(max_attempts="$2")})
+        """,
+        "int8 int4",
+        read_only=True,
+    )
 
     @operation
     def len(self, *, partition: str | None = None, total: bool = False) -> Op[int]:
@@ -277,7 +257,11 @@ class Peeking(Leasing):
             raise errors.InvalidError("len takes partition= or total=True, not both")
         record = yield from self._open()
         last = record.options.get("max_attempts")
-        query = Query(LEN_TOTAL, record.id, last) if total else Query(LEN, record.id, partition_name(partition), last)
+        query = (
+            Query(self._LEN_TOTAL, record.id, last)
+            if total
+            else Query(self._LEN, record.id, partition_name(partition), last)
+        )
         count: int = (yield query)[0][0]
         if count == 0:
             yield from self._check_exists(record.id)
@@ -289,6 +273,36 @@ class Peeking(Leasing):
     def __bool__(self) -> bool:
         # A Queue is a thing, not a collection: `if queue:` must not count rows.
         return True
+
+    # No row: the queue does not exist any more.
+    _NEWEST: Final = Statement(
+        """
+        SELECT n.last_value
+          FROM pgstore.store s
+         CROSS JOIN pgstore.queue_item_id_seq n
+         WHERE s.id = $1
+        """,
+        "int8",
+        read_only=True,
+    )
+
+    _CLEAR: Final = Statement(
+        _DELETE_UP_TO.format(of_partition="AND partition = $3", items=CLEAR_ITEMS), "int8 int8 text"
+    )
+
+    _CLEAR_ALL: Final = Statement(_DELETE_UP_TO.format(of_partition="", items=CLEAR_ITEMS), "int8 int8")
+
+    # And what is due of leased items. Waits for whoever is bringing some of them back, and then finds them gone.
+    _CLEAR_DELAYED: Final = Statement(
+        f"""
+        DELETE FROM pgstore.queue_deferred
+         WHERE store_id = $1
+           AND ($2 IS NULL OR partition = $2)
+           AND (kind = '{DELAYED}'
+                OR (kind = '{LEASED}' AND due_at <= statement_timestamp() AND (attempts >= $3) IS NOT TRUE))
+        """,
+        "int8 text int4",
+    )
 
     @operation
     def clear(self, *, partition: str | None = None, all: bool = False) -> Op[None]:  # noqa: A002
@@ -304,14 +318,16 @@ class Peeking(Leasing):
         record = yield from self._open()
         queue = self._of(record.id)
         counter = yield from counter_of(queue)
-        found = yield Query(NEWEST, record.id)
+        found = yield Query(self._NEWEST, record.id)
         if not found:
             yield from self._is_gone(record.id)
         ((newest,),) = found
-        query = Query(CLEAR_ALL, record.id, newest) if name is None else Query(CLEAR, record.id, newest, name)
+        query = (
+            Query(self._CLEAR_ALL, record.id, newest) if name is None else Query(self._CLEAR, record.id, newest, name)
+        )
         while cleared := (yield query):
             counter.count(cleared=cleared)
             queue.note_dead_rows(cleared)
-        counter.count(cleared=(yield Query(CLEAR_DELAYED, record.id, name, record.options.get("max_attempts"))))
+        counter.count(cleared=(yield Query(self._CLEAR_DELAYED, record.id, name, record.options.get("max_attempts"))))
         if "maxsize" in record.options:
             yield from self._announce([room_topic(record.id)])

@@ -1,7 +1,7 @@
 """Putting: one statement inserts, and wakes someone if someone waits.
 
-A put that says more than which item and where goes by `put_with_options`, also one statement. Only a bounded Queue needs two, in a
-transaction: what is counted has to be counted after the lock is taken, and a statement sees what was there when it began.
+A put with options (a delay, a key …) is also one statement, made by `put_with_options`. Only a bounded Queue needs two, in a
+transaction: items have to be counted after the lock is taken, and a statement sees what was there when it began.
 """
 
 from __future__ import annotations
@@ -15,39 +15,32 @@ from typing import Any, Final
 from pgstore import errors
 from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key, waits
 from pgstore.client.notifications import Notifications
+from pgstore.core import clock
 from pgstore.core.batches import batches
-from pgstore.core.clock import Deadline, monotonic
-from pgstore.core.names import UNSTORABLE
+from pgstore.core.clock import Deadline
 from pgstore.core.operation import BeforeCommit, Listen, Op, Query, Topic, Wait, atomic, operation
 from pgstore.core.statement import Statement
-from pgstore.queue.base import (
-    ASYNC_COMMIT,
-    INSERT_LOCK,
-    INSERTING,
-    NOT_DURABLE,
-    NOT_GIVEN,
-    SET_ASYNC_COMMIT,
-    check_seconds,
-    one_of,
-    partition_name,
-    room_topic,
-    waking,
-)
-from pgstore.queue.lease import Leasing
+from pgstore.queue.arguments import NOT_GIVEN, check_key, check_seconds, one_of, partition_name
+from pgstore.queue.base import NOT_DURABLE, room_topic
+from pgstore.queue.due import Returning
+from pgstore.queue.sql import ASYNC_COMMIT, DELAYED, SET_ASYNC_COMMIT, waking
+from pgstore.queue.watermark import INSERT_LOCK, INSERTING
+from pgstore.serializers.codecs import PICKLE, SIGNED_PICKLE
 from pgstore.store.registry import StoreRecord
 
 # Of one statement of `put_many`. Not COPY, however many: at 5,000 and 100,000 items of 100 bytes, and at 2,000 of 10 kB, it had 0.8
 # to 0.95 of the speed, and it can neither see whether the Queue exists nor wake anybody.
 BATCH_ITEMS: Final = 5000
 
-# In one statement and one round trip: put, and wake someone if someone waits. No row: the queue does not exist any more.
+# In one statement and one round trip: put, and wake someone if someone waits. No row: the queue does not exist any more. Puts never
+# wait for each other: all that they lock is shared (see `watermark`).
 _AND_WAKE: Final = waking("put", key="$4", payload="$5")
 _WAKING: Final = f"RETURNING CASE WHEN {SOMEONE_WAITS.format(key='$4')} THEN pg_notify('{CHANNEL}', $5) IS NULL END"
 
 
 def _puts(*, signed: bool) -> tuple[Statement, ...]:
-    """The statements of puts without terms. *signed*: of signed pickles, which have a codec of their own."""
-    column, codec = (", codec", ", 's'") if signed else ("", "")
+    """The statements of puts without options. *signed*: of signed pickles, which have a codec of their own."""
+    column, codec = (", codec", f", '{SIGNED_PICKLE}'") if signed else ("", "")
     # Of one row, so without WITH, which costs the server 5 % of a put. Conditions come before the columns, thus before the id.
     one = f"""
         INSERT INTO pgstore.queue_item (store_id, partition, payload{column})
@@ -81,38 +74,9 @@ SIGNED: Final = dict(zip(_PLAIN, _puts(signed=True), strict=True))
 # First halves of advisory lock keys: "pgso" for puts in order, "pgsr" for room.
 ORDER_LOCK_CLASS: Final = 0x7067736F
 ROOM_LOCK_CLASS: Final = 0x70677372
-LOCK_ROOM = Statement(f"SELECT pg_advisory_xact_lock({ROOM_LOCK_CLASS}, ($1 % 2147483648)::integer)", "int8")
 
-# From now on partition $2 is emptied in $3 seconds, of what was put until now.
-SET_PARTITION_TTL = Statement(
-    """
-    INSERT INTO pgstore.queue_lapse AS l (store_id, partition, lapses_at)
-    SELECT s.id, $2, statement_timestamp() + $3 * interval '1 second'
-      FROM pgstore.store s
-     WHERE s.id = $1
-    ON CONFLICT (store_id, partition) DO UPDATE
-       SET put_at = excluded.put_at,
-           lapses_at = excluded.lapses_at
-    """,
-    "int8 text float8",
-)
-
-KEY_BYTES_MAX: Final = 1024
-IS_KEY_USED = Statement("SELECT 1 FROM pgstore.queue_key WHERE store_id = $1 AND key = $2", "int8 text", read_only=True)
 PARTITION_SECONDS_MIN: Final = 0.001
 _COLLECT_EVERY: Final = 100  # puts with a key
-FORGET_KEYS = Statement(
-    """
-    DELETE FROM pgstore.queue_key
-     WHERE ctid = ANY (ARRAY(SELECT ctid
-                               FROM pgstore.queue_key
-                              WHERE store_id = $1
-                                AND put_at < statement_timestamp() - interval '24 hours'
-                              LIMIT 1000
-                                FOR UPDATE SKIP LOCKED))
-    """,
-    "int8",
-)
 
 
 @functools.cache
@@ -175,14 +139,14 @@ def put_with_options(
         )
     if delayed:
         target = "queue_deferred (store_id, partition, payload, codec, kind, due_at)"
-        more = f", 'd', statement_timestamp() + {parameter('delay', 'float8')} * interval '1 second'"
+        more = f", '{DELAYED}', statement_timestamp() + {parameter('delay', 'float8')} * interval '1 second'"
     else:
         target, more = "queue_item (store_id, partition, payload, codec)", ""
         parts.append(INSERTING)
         sources.append("inserting")
     insert = f"""
         INSERT INTO pgstore.{target}
-        SELECT s.id, $2, u.payload, '{"s" if signed else "p"}'{more}
+        SELECT s.id, $2, u.payload, '{SIGNED_PICKLE if signed else PICKLE}'{more}
           FROM {" CROSS JOIN ".join(sources)}
          CROSS JOIN pg_catalog.unnest($3) WITH ORDINALITY AS u (payload, position)
          WHERE {" AND ".join(conditions)}
@@ -206,7 +170,7 @@ class PutOptions:
     durable: bool
 
 
-class Putting(Leasing):
+class Putting(Returning):
     """`put` and `put_many`."""
 
     @operation
@@ -245,22 +209,9 @@ class Putting(Leasing):
             ValueTooLarge: it is above 256 MiB.
         """
         if partition_ttl is not None:
-            yield from self._put_with_partition_ttl(
-                self.put.op(
-                    item,
-                    block,
-                    timeout,
-                    v=v,
-                    partition=partition,
-                    delay=delay,
-                    idempotency_key=idempotency_key,
-                    ordered=ordered,
-                    durable=durable,
-                ),
-                partition,
-                partition_ttl,
-                durable,
-            )
+            given: dict[str, Any] = {"delay": delay, "idempotency_key": idempotency_key, "ordered": ordered}
+            put = self.put.op(item, block, timeout, v=v, partition=partition, durable=durable, **given)
+            yield from self._put_with_partition_ttl(put, partition, partition_ttl, durable)
             return
         deadline = Deadline.after(timeout)
         name = partition_name(partition)
@@ -301,22 +252,9 @@ class Putting(Leasing):
         The other arguments are those of `put`, for all of them together.
         """
         if partition_ttl is not None:
-            yield from self._put_with_partition_ttl(
-                self.put_many.op(
-                    items,
-                    block,
-                    timeout,
-                    vs=vs,
-                    partition=partition,
-                    delay=delay,
-                    idempotency_key=idempotency_key,
-                    ordered=ordered,
-                    durable=durable,
-                ),
-                partition,
-                partition_ttl,
-                durable,
-            )
+            given: dict[str, Any] = {"delay": delay, "idempotency_key": idempotency_key, "ordered": ordered}
+            put = self.put_many.op(items, block, timeout, vs=vs, partition=partition, durable=durable, **given)
+            yield from self._put_with_partition_ttl(put, partition, partition_ttl, durable)
             return
         deadline = Deadline.after(timeout)
         name = partition_name(partition)
@@ -336,6 +274,21 @@ class Putting(Leasing):
         else:
             yield from self._check_exists(record.id)
 
+    # From now on partition $2 is emptied in $3 seconds, of what was put until now. Two such puts into one partition wait for each
+    # other's commits, so the time is that of the later one.
+    _SET_PARTITION_TTL: Final = Statement(
+        """
+        INSERT INTO pgstore.queue_lapse AS l (store_id, partition, lapses_at)
+        SELECT s.id, $2, statement_timestamp() + $3 * interval '1 second'
+          FROM pgstore.store s
+         WHERE s.id = $1
+        ON CONFLICT (store_id, partition) DO UPDATE
+           SET put_at = excluded.put_at,
+               lapses_at = excluded.lapses_at
+        """,
+        "int8 text float8",
+    )
+
     def _put_with_partition_ttl(
         self, put: Op[None], partition: str | None, partition_ttl: float, durable: bool
     ) -> Op[None]:
@@ -347,12 +300,12 @@ class Putting(Leasing):
         def both() -> Op[None]:
             yield from self._sweep(record.id)  # what has had its time does not get more by this put
             yield from put
-            yield Query(SET_PARTITION_TTL, record.id, name, seconds)
+            yield Query(self._SET_PARTITION_TTL, record.id, name, seconds)
 
         # Not in a transaction where the put may wait for room, or says something that goes for all of one.
         yield from (both() if "maxsize" in record.options or not durable else atomic(both()))
         queue = self._of(record.id)
-        queue.check_at = min(queue.check_at, monotonic() + seconds)
+        queue.check_at = min(queue.check_at, clock.monotonic() + seconds)
 
     def _insert_batches(self, store_id: int, partition: str, cut: list[list[bytes]]) -> Op[None]:
         for batch in cut:
@@ -373,7 +326,21 @@ class Putting(Leasing):
         if not put:
             yield from self._is_gone(store_id)
 
-    # ------------------------------------------------------------------------------------------------------- on terms
+    # -------------------------------------------------------------------------------------------------- with options
+
+    # Waits for nobody: keys that others are deleting or asking for are passed over.
+    _FORGET_KEYS: Final = Statement(
+        """
+        DELETE FROM pgstore.queue_key
+         WHERE ctid = ANY (ARRAY(SELECT ctid
+                                   FROM pgstore.queue_key
+                                  WHERE store_id = $1
+                                    AND put_at < statement_timestamp() - interval '24 hours'
+                                  LIMIT 1000
+                                    FOR UPDATE SKIP LOCKED))
+        """,
+        "int8",
+    )
 
     def _put_with_options(
         self,
@@ -401,7 +368,7 @@ class Putting(Leasing):
         else:
             yield from self._insert_when_room(record, partition, cut, options, block, deadline)
         if options.key is not None and random.random() * _COLLECT_EVERY < 1:
-            yield Query(FORGET_KEYS, record.id)
+            yield Query(self._FORGET_KEYS, record.id)
 
     def _insert_when_room(
         self,
@@ -434,11 +401,20 @@ class Putting(Leasing):
             return False
         return True
 
+    # Held to the end of the transaction by whoever puts into a bounded Queue, who counts after taking it: so nobody puts in
+    # between.
+    _LOCK_ROOM: Final = Statement(
+        f"SELECT pg_advisory_xact_lock({ROOM_LOCK_CLASS}, ($1 % 2147483648)::integer)", "int8"
+    )
+    _IS_KEY_USED: Final = Statement(
+        "SELECT 1 FROM pgstore.queue_key WHERE store_id = $1 AND key = $2", "int8 text", read_only=True
+    )
+
     def _insert_if_room(
         self, record: StoreRecord, partition: str, cut: list[list[bytes]], options: PutOptions
     ) -> Op[None]:
-        yield Query(LOCK_ROOM, record.id)
-        if options.key is not None and (yield Query(IS_KEY_USED, record.id, options.key)):
+        yield Query(self._LOCK_ROOM, record.id)
+        if options.key is not None and (yield Query(self._IS_KEY_USED, record.id, options.key)):
             return
         yield from self._insert_with_options(record, partition, cut, options, record.options["maxsize"])
 
@@ -494,12 +470,4 @@ class _NoRoomError(Exception):
 
 
 def _put_options(delay: float, key: object, ordered: bool, durable: bool) -> PutOptions:
-    if key is not None and (
-        not isinstance(key, str)
-        or not 1 <= len(key.encode(errors="replace")) <= KEY_BYTES_MAX
-        or UNSTORABLE.search(key)
-    ):
-        raise errors.InvalidError(
-            f"idempotency_key {key!r} is not a str of 1 to {KEY_BYTES_MAX} bytes of UTF-8, without NUL and lone surrogates"
-        )
-    return PutOptions(check_seconds(delay, "delay"), key, bool(ordered), bool(durable))
+    return PutOptions(check_seconds(delay, "delay"), check_key(key), bool(ordered), bool(durable))

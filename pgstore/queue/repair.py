@@ -10,13 +10,14 @@ from typing import Final, NamedTuple
 
 from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
+from pgstore.queue.watermark import insert_lock
 
 # Who is about to put or to take waits; who has done so, and has not committed, is waited for.
 LOCK: Final = Statement("LOCK TABLE pgstore.queue_item IN SHARE ROW EXCLUSIVE MODE")
-# As who puts: see queue_advance. Taken before the ids are drawn.
+# As who puts does, before ids are drawn (see `watermark`).
 INSERTING: Final = Statement(
-    """
-    SELECT pg_advisory_xact_lock_shared(1885827945, (b.store_id % 2147483648)::integer)
+    f"""
+    SELECT {insert_lock("b.store_id")}
       FROM (SELECT DISTINCT h.store_id
               FROM pgstore.queue_head h
              WHERE EXISTS (SELECT

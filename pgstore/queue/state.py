@@ -1,8 +1,9 @@
-"""What a client knows of its Queues, whichever handle it uses, and what it owes them.
+"""What a client knows of its Queues, whichever handle it uses, and what it does for them a little later.
 
-It owes counts: how much it has taken for good. A row that every get updates would make all of them wait for each other, so each
-client adds its own up and tells every ten seconds (`queue_count` in sql/schema.sql). And it owes vacuum, for autovacuum looks once
-a minute, in which a busy queue leaves millions of dead rows. Both are chores (`client.scheduler`): no caller waits for them.
+It counts how much it has taken for good. A row that every get updates would make all of them wait for each other, so each client
+adds up its own and sends the sum every ten seconds (`queue_count` in sql/schema.sql). And it vacuums, for autovacuum looks once a
+minute, in which a busy queue leaves millions of dead rows. Both run in the background (`client.scheduler`): no caller waits for
+them.
 """
 
 from __future__ import annotations
@@ -13,14 +14,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pgstore import errors
-from pgstore.core.clock import monotonic
+from pgstore.core import clock
 from pgstore.core.operation import BeforeCommit, CommitHook, Op, Query
 from pgstore.core.statement import Statement
+from pgstore.queue.sql import ASYNC_COMMIT
+from pgstore.queue.watermark import Watermark
 
-ADVANCE_ITEMS = 2000  # taken from a partition between two attempts to raise its mark
-ADVANCE_STATEMENT: Final = 7  # a statement counts as so many more
-LEARN_TAKES: Final = 16  # from a partition, after which its mark is asked for
-FRESH_SECONDS: Final = 1.0  # after which another client may have raised a mark much further
 SEND_SECONDS: Final = 10.0
 VACUUM_ITEMS: Final = 50_000  # taken by a client between two looks whether vacuum is wanted
 VACUUM_REST: Final = 20  # times as long as the last vacuum took, for an old snapshot may make it of no use
@@ -29,72 +28,19 @@ _PARTITIONS_MAX: Final = 10_000
 _QUEUES_MAX: Final = 1000
 _SLOTS: Final = 16
 
-ADD_COUNTS: Final = Statement(
-    """
-    WITH async_commit AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
-    INSERT INTO pgstore.queue_count AS c (store_id, slot, gets, cleared)
-    SELECT s.id, $2, $3, $4
-      FROM pgstore.store s
-     CROSS JOIN async_commit
-     WHERE s.id = $1
-    ON CONFLICT (store_id, slot) DO UPDATE
-       SET gets = c.gets + excluded.gets,
-           cleared = c.cleared + excluded.cleared
-    """,
-    "int8 int4 int8 int8",
-)
-# Whether there is something to clear away, and we may. Else VACUUM would do nothing, with a warning.
-VACUUM_WANTED: Final = Statement(
-    """
-    SELECT pg_stat_get_dead_tuples(t.oid) >= $1
-           AND NOT pg_is_in_recovery()
-           AND (pg_has_role(t.relowner, 'USAGE')
-                OR pg_has_role((SELECT d.datdba FROM pg_catalog.pg_database d WHERE d.datname = current_database()), 'USAGE')
-                OR CASE WHEN current_setting('server_version_num')::integer >= 170000
-                        THEN has_table_privilege(t.oid, 'MAINTAIN') ELSE false END)
-      FROM pg_catalog.pg_class t
-     WHERE t.oid = 'pgstore.queue_item'::regclass::oid
-    """,
-    "int8",
-    read_only=True,
-)
-# Where one is under way already, ours or autovacuum's, it is skipped: there is never more than one. Giving the end of the table
-# back would take a lock that keeps everybody out.
-VACUUM: Final = Statement("VACUUM (SKIP_LOCKED, TRUNCATE false) pgstore.queue_item", once=True)
 
+class PartitionState(Watermark):
+    """What a client knows of a partition."""
 
-class PartitionState:
-    """What is known of a partition: the mark below which it has nothing left (see `take`)."""
-
-    __slots__ = ("advance_state", "fresh_until", "has_large", "servers_seen", "taken", "takes", "watermark")
+    __slots__ = ("has_large",)
 
     def __init__(self, servers_seen: int) -> None:
-        self.servers_seen = servers_seen  # by the client; when there are more, all this may be of another server
-        self.watermark = 0
-        self.fresh_until = 0.0  # until then `low` is good enough; after it the server looks the mark up
-        self.takes = 0  # since the mark was asked for
+        super().__init__(servers_seen)
         self.has_large = True  # items, as far as is known: of many it is better to ask first how large they are
-        # Since the mark was raised. It starts at random: so the marks of partitions that are forgotten again and again still rise.
-        self.taken = random.randrange(ADVANCE_ITEMS)
-        self.advance_state: tuple[Any, ...] = (None, None, None)  # what `queue_advance` wants to be told the next time
-
-    def note(self, items: int) -> None:
-        """So many were taken, by one statement. Each statement scans the dead rows anew, so small ones count extra."""
-        self.taken += items + ADVANCE_STATEMENT
-
-    @property
-    def should_advance(self) -> bool:
-        """Whether so much was taken that an attempt to raise the mark is worth its cost."""
-        return self.taken >= ADVANCE_ITEMS
-
-    @property
-    def should_learn(self) -> bool:
-        """Whether the mark is looked up so often that it had better be asked for and remembered."""
-        return self.takes >= LEARN_TAKES and monotonic() >= self.fresh_until
 
 
 class QueueState:
-    """What is known of a Queue, and what has been taken from it but not told."""
+    """What a client knows of a Queue, and how much it has taken from it and not sent yet."""
 
     def __init__(self, queues: ClientQueues, store_id: int) -> None:
         self._history = queues.history
@@ -107,7 +53,7 @@ class QueueState:
         self.has_unsent = False
 
     def partition(self, name: str, servers_seen: int) -> PartitionState:
-        """What is known of a partition; nothing, if it was learnt of another server."""
+        """What is known of a partition; nothing if it was learnt from another server."""
         state = self._partitions.get(name)
         if state is None or state.servers_seen != servers_seen:
             if len(self._partitions) >= _PARTITIONS_MAX:
@@ -128,8 +74,25 @@ class QueueState:
             if self.has_unsent:
                 return
             self.has_unsent = True
-        if not self._client_queues.leave(self, self._send, SEND_SECONDS):
+        if not self._client_queues.schedule(self, self._send, SEND_SECONDS):
             self.has_unsent = False
+
+    # Clients that meet in one row add to each other's sums, one after the other. Each statement locks one row, so none waits in a
+    # circle.
+    _ADD_COUNTS: Final = Statement(
+        f"""
+        WITH {ASYNC_COMMIT}
+        INSERT INTO pgstore.queue_count AS c (store_id, slot, gets, cleared)
+        SELECT s.id, $2, $3, $4
+          FROM pgstore.store s
+         CROSS JOIN async_commit
+         WHERE s.id = $1
+        ON CONFLICT (store_id, slot) DO UPDATE
+           SET gets = c.gets + excluded.gets,
+               cleared = c.cleared + excluded.cleared
+        """,
+        "int8 int4 int8 int8",
+    )
 
     def _send(self) -> Op[None]:
         with self._client_queues.lock:
@@ -137,8 +100,8 @@ class QueueState:
         try:
             # In another history, such as that of a backup, these items may not have left.
             if (gets or cleared) and self._history is self._client_queues.history:
-                yield Query(ADD_COUNTS, self._store_id, self._client_queues.slot, gets, cleared)
-        except errors.StoreUnavailable:  # certainly not told
+                yield Query(self._ADD_COUNTS, self._store_id, self._client_queues.slot, gets, cleared)
+        except errors.StoreUnavailable:  # certainly not added
             with self._client_queues.lock:
                 self._gets += gets
                 self._cleared += cleared
@@ -146,7 +109,7 @@ class QueueState:
 
 
 class TransactionCounts(CommitHook):
-    """What a transaction of pgstore's own has taken, and is counted when it commits."""
+    """How much a transaction of pgstore's own has taken; it counts when that commits."""
 
     def __init__(self) -> None:
         self._entries: dict[QueueState, QueueCounts] = {}
@@ -170,7 +133,7 @@ class TransactionCounts(CommitHook):
 
 
 class QueueCounts:
-    """What was taken from one Queue."""
+    """How much a transaction has taken from one Queue."""
 
     __slots__ = ("cleared", "gets")
 
@@ -184,7 +147,7 @@ class QueueCounts:
 
 
 def counter_of(queue: QueueState) -> Op[QueueState | QueueCounts]:
-    """Where to count what is about to be taken. Asked for before that: an interrupt puts back only what the last query took."""
+    """What counts the items that are about to be taken. Asked for before: an interrupt puts back only what the last query took."""
     hooked = yield BeforeCommit(TransactionCounts, TransactionCounts)
     if hooked is None or hooked.immediate:
         return queue
@@ -199,9 +162,9 @@ class ClientQueues:
         self.lock = threading.RLock()  # reentrant: a signal handler may come in
         self.slot = random.randrange(_SLOTS)
         self._client = client
-        self._history = client.history  # of which all is known that follows
+        self._history = client.history  # that of which the rest is known
         self._queues: dict[int, QueueState] = {}
-        self._taken = 0  # by all handles, since vacuum was last thought of
+        self._taken = 0  # by all handles, since vacuum was last considered
         self._rests_until = 0.0
 
     @property
@@ -220,9 +183,10 @@ class ClientQueues:
                 queue = self._queues.setdefault(store_id, QueueState(self, store_id))
         return queue
 
-    def leave(self, key: object, task: Callable[[], Op[None]], seconds: float) -> bool:
-        left: bool = self._client.scheduler.leave(key, task, seconds)
-        return left
+    def schedule(self, key: object, task: Callable[[], Op[None]], seconds: float) -> bool:
+        """Have *task* run in the background in *seconds*, once for a *key*. False: the client is being closed."""
+        scheduled: bool = self._client.scheduler.leave(key, task, seconds)
+        return scheduled
 
     def note_dead_rows(self, items: int) -> None:
         """Note so many new dead rows."""
@@ -231,19 +195,38 @@ class ClientQueues:
             if self._taken < VACUUM_ITEMS:
                 return
             self._taken = 0
-        self.leave(self, self._vacuum, max(0.0, self._rests_until - monotonic()))
+        self.schedule(self, self._vacuum, max(0.0, self._rests_until - clock.monotonic()))
+
+    # Whether there are dead rows, and we may remove them. Else VACUUM would do nothing, with a warning.
+    _IS_VACUUM_WANTED: Final = Statement(
+        """
+        SELECT pg_stat_get_dead_tuples(t.oid) >= $1
+               AND NOT pg_is_in_recovery()
+               AND (pg_has_role(t.relowner, 'USAGE')
+                    OR pg_has_role((SELECT d.datdba FROM pg_catalog.pg_database d WHERE d.datname = current_database()), 'USAGE')
+                    OR CASE WHEN current_setting('server_version_num')::integer >= 170000
+                            THEN has_table_privilege(t.oid, 'MAINTAIN') ELSE false END)
+          FROM pg_catalog.pg_class t
+         WHERE t.oid = 'pgstore.queue_item'::regclass::oid
+        """,
+        "int8",
+        read_only=True,
+    )
+    # Keeps nobody out and waits for nobody: where a vacuum is under way already, ours or autovacuum's, SKIP_LOCKED does nothing,
+    # and giving the end of the table back, which needs an exclusive lock, is left out.
+    _VACUUM: Final = Statement("VACUUM (SKIP_LOCKED, TRUNCATE false) pgstore.queue_item", once=True)
 
     def _vacuum(self) -> Op[None]:
-        if (yield Query(VACUUM_WANTED, VACUUM_ITEMS // 2)) != [(True,)]:
+        if (yield Query(self._IS_VACUUM_WANTED, VACUUM_ITEMS // 2)) != [(True,)]:
             return
-        began = monotonic()
-        yield Query(VACUUM)
-        ended = monotonic()
+        began = clock.monotonic()
+        yield Query(self._VACUUM)
+        ended = clock.monotonic()
         self._rests_until = ended + max(VACUUM_REST_SECONDS, VACUUM_REST * (ended - began))
 
 
 def client_queues(client: Any) -> ClientQueues:
-    """The one of *client*."""
+    """All Queues of *client*."""
     queues = client.shared.get(ClientQueues)
     if queues is None:
         queues = client.shared.setdefault(ClientQueues, ClientQueues(client))

@@ -1,10 +1,6 @@
 """Taking: one statement finds the oldest items that nobody else has locked, and deletes them, or moves them to be leased.
 
-It starts at the partition's mark, an id below which nothing is left and nothing will appear. Without one a get passes the dead row
-of every item taken since the oldest snapshot that somebody in the database holds: with 50,000 of them it took 4.3 ms instead of
-0.06. An old mark does no harm. It is raised after some thousand items and kept in `queue_head`, where a statement that is told
-none looks it up. A busy client remembers it for a second, for under an old snapshot that row has a past of its own to be passed;
-and forgets it when a connection leads to a server that may be another, for ids may then have gone back.
+It starts at the partition's low watermark, an id below which there is nothing (`watermark`).
 """
 
 from __future__ import annotations
@@ -15,66 +11,26 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.client.listener import lock_key, waits
-from pgstore.client.notifications import Notifications, in_transaction
+from pgstore.client.notifications import Notifications
+from pgstore.core import clock
 from pgstore.core.batches import BATCH_BYTES, batches
-from pgstore.core.clock import Deadline, monotonic
-from pgstore.core.operation import Autonomous, BeforeCommit, Listen, Op, PutBack, Query, Rows, Topic, Wait, operation
+from pgstore.core.clock import Deadline
+from pgstore.core.operation import BeforeCommit, Listen, Op, PutBack, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
-from pgstore.queue.base import (
-    ASYNC_COMMIT,
-    INSERTING,
-    NOT_DURABLE,
-    check_count,
-    check_seconds,
-    partition_name,
-    room_topic,
-    waking,
-)
-from pgstore.queue.lease import LEASE_SECONDS_MIN, RENEWED_SECONDS_MIN, UNLEASE, Lease, Leasing, Renewal, one
-from pgstore.queue.state import FRESH_SECONDS, PartitionState, QueueState, counter_of
+from pgstore.queue.arguments import check_count, check_seconds, one_at_most, partition_name
+from pgstore.queue.base import NOT_DURABLE, room_topic
+from pgstore.queue.due import Returning
+from pgstore.queue.lease import HELD, INSERT_GONE, LEASE_SECONDS_MIN, RENEWED_SECONDS_MIN, Lease, Renewal
+from pgstore.queue.sql import ASYNC_COMMIT, LEASED, waking
+from pgstore.queue.state import PartitionState, QueueState, counter_of
+from pgstore.queue.watermark import INSERTING, WATERMARK
 from pgstore.store.registry import StoreRecord
 
-# With new ids, for the old ones may lie below a mark by now. Whoever went to sleep while they were taken is told.
-PUT_BACK = Statement(
-    f"""
-    WITH {INSERTING},
-         back AS (
-             INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
-             SELECT s.id, $2, to_timestamp(u.put_at), u.codec, u.payload, u.attempts
-               FROM pgstore.store s
-              CROSS JOIN inserting
-              CROSS JOIN unnest($3, $4, $5, $6, $7) AS u (id, put_at, codec, payload, attempts)
-              WHERE s.id = $1
-              ORDER BY u.id
-             RETURNING 1)
-    SELECT pgstore.notify_if_awaited($1, $2)
-      FROM (SELECT 1 FROM back LIMIT 1) AS some_item
-    """,
-    "int8 text int8[] float8[] char[] bytea[] int4[]",
-)
-ADVANCE = Statement(
-    "SELECT * FROM pgstore.queue_advance($1, $2, $3, $4, $5)", "int8 text int8 text[] text", repeatable=True
-)
-# Where nothing else is committed with it: a mark that a crash takes back does no harm.
-ADVANCE_ASYNC_COMMIT = Statement(
-    f"WITH {ASYNC_COMMIT} SELECT a.* FROM async_commit CROSS JOIN pgstore.queue_advance($1, $2, $3, $4, $5) AS a",
-    "int8 text int8 text[] text",
-    repeatable=True,
-)
 # As seconds, for a time with a zone takes Python longer to make than all the rest of a row.
 COLUMNS: Final = "id, date_part('epoch', put_at), codec, payload, attempts"
-READ_WATERMARK = Statement(
-    "SELECT low FROM pgstore.queue_head WHERE store_id = $1 AND partition = $2", "int8 text", read_only=True
-)
-# The mark that was told, or of 0 the one that is kept. Looked up once a statement, before its first row.
-WATERMARK: Final = """
-    CASE WHEN {watermark} > 0
-         THEN {watermark}
-         ELSE coalesce((SELECT low FROM pgstore.queue_head WHERE store_id = $1 AND partition = $2), 0)
-     END
-"""
-# Never `id IN (SELECT … LIMIT n)`: a plan may run the subquery more than once, and LIMIT 1 then takes everything. As an array it is
-# run once. Rows come back in the order of the table, not of the ids.
+# Two takers never get one item, and never wait for each other: each locks what it takes, and SKIP LOCKED makes the other look
+# further. Never `id IN (SELECT … LIMIT n)`: a plan may run the subquery more than once, and LIMIT 1 then takes everything. As an
+# array it is run once. Rows come back in the order of the table, not of the ids.
 _DELETE: Final = """
     DELETE FROM pgstore.queue_item
      WHERE ctid = ANY (ARRAY(SELECT ctid
@@ -110,26 +66,6 @@ _TAKE_MANY: Final = _DELETE.format(watermark=_WATERMARK, limit=_FITTING)
 _PORTABLE_SQL: Final = f"SELECT {COLUMNS} FROM pgstore.queue_take($1, $2, $3, $4)"
 TAKE = Statement(f"{_TAKE_FEW} RETURNING {COLUMNS}", "int8 text int8 int8", unset=_PORTABLE_SQL)
 TAKE_MANY = Statement(f"{_TAKE_MANY} RETURNING {COLUMNS}", "int8 text int8 int8", unset=_PORTABLE_SQL)
-# What a waiting taker asks: unlike TAKE it can be repeated when its answer is lost, so waiting outlives a restart of the server.
-# No row: the queue does not exist any more.
-POLL = Statement(
-    f"""
-    SELECT EXISTS (SELECT
-                     FROM pgstore.queue_item i
-                    WHERE i.store_id = $1
-                      AND i.partition = $2
-                      AND i.id >= {WATERMARK.format(watermark="$3")}),
-           (SELECT extract(epoch FROM min(e.due_at) - statement_timestamp())::double precision
-              FROM pgstore.queue_deferred e
-             WHERE e.store_id = $1
-               AND e.partition = $2
-               AND e.due_at IS NOT NULL)
-      FROM pgstore.store s
-     WHERE s.id = $1
-    """,
-    "int8 text int8",
-    read_only=True,
-)
 
 
 @functools.cache
@@ -137,9 +73,8 @@ def take_with_options(*, leased: bool, async_commit: bool, notify: bool, many: b
     """
     TAKE in other forms, with the same rows; with *many* TAKE_MANY.
 
-    Parameters after those of TAKE: with *leased* the seconds; with *aloud*, which wakes those who wait for room, its lock key and
-    payload.
-    *async_commit*: the commit does not wait for the disk.
+    Parameters after those of TAKE: with *leased* the seconds; with *notify*, which wakes those who wait for room, its lock key and
+    payload. *async_commit*: the commit does not wait for the disk.
     """
     types = "int8 text int8 int8"
     parts = []
@@ -160,10 +95,10 @@ def take_with_options(*, leased: bool, async_commit: bool, notify: bool, many: b
     if leased:
         types += " float8"
         parts.append(
-            """
+            f"""
             leased AS (
                 INSERT INTO pgstore.queue_deferred (store_id, partition, kind, due_at, put_at, codec, payload, attempts)
-                SELECT $1, $2, 'l', statement_timestamp() + $5 * interval '1 second', t.put_at, t.codec, t.payload,
+                SELECT $1, $2, '{LEASED}', statement_timestamp() + $5 * interval '1 second', t.put_at, t.codec, t.payload,
                        least(t.attempts + 1, 32767)
                   FROM taken t
                  ORDER BY t.id
@@ -180,7 +115,7 @@ def take_with_options(*, leased: bool, async_commit: bool, notify: bool, many: b
     return Statement(f"WITH {', '.join(parts)} SELECT {COLUMNS} FROM {source} t {tail}", types)
 
 
-class Taking(Leasing):
+class Taking(Returning):
     """`get` and `get_many`."""
 
     @operation
@@ -248,9 +183,7 @@ class Taking(Leasing):
                 back, in one step and in their order, at the end of the queue, so a process that asks again and again turns the
                 queue round; with *lease* each is loaded, or not, by itself.
         """
-        if n is not None and n_values is not None:
-            raise errors.InvalidError("get_many takes n= or n_values=, which are the same, not both")
-        wanted = check_count(n if n_values is None else n_values, "get_many")
+        wanted = check_count(one_at_most(n, n_values, "get_many takes n= or n_values="), "get_many")
         name = partition_name(partition)
         if lease is not None:
             return (yield from self._lease(wanted, block, timeout, name, lease, renew, durable))
@@ -278,6 +211,27 @@ class Taking(Leasing):
             Renewal(leases, self._runner, record.id, seconds).go_on()
         return leases
 
+    # What a waiting taker asks: unlike TAKE it can be repeated when its answer is lost, so waiting outlives a restart of the
+    # server. No row: the queue does not exist any more.
+    _POLL: Final = Statement(
+        f"""
+        SELECT EXISTS (SELECT
+                         FROM pgstore.queue_item i
+                        WHERE i.store_id = $1
+                          AND i.partition = $2
+                          AND i.id >= {WATERMARK.format(watermark="$3")}),
+               (SELECT extract(epoch FROM min(e.due_at) - statement_timestamp())::double precision
+                  FROM pgstore.queue_deferred e
+                 WHERE e.store_id = $1
+                   AND e.partition = $2
+                   AND e.due_at IS NOT NULL)
+          FROM pgstore.store s
+         WHERE s.id = $1
+        """,
+        "int8 text int8",
+        read_only=True,
+    )
+
     def _take(
         self,
         n: int,
@@ -294,22 +248,22 @@ class Taking(Leasing):
         if not durable:
             yield from self._check_outside("get(durable=False)", NOT_DURABLE)
         queue = self._of(record.id)
-        if monotonic() >= queue.check_at:
+        if clock.monotonic() >= queue.check_at:
             yield from self._check_due(record, queue)
         state = queue.partition(partition, self._runner.servers_seen)
         if state.should_advance:
-            yield from self._advance(record, partition, state)
+            yield from state.advance(self._runner, record.id, partition)
         elif state.should_learn:
-            yield from self._learn(record, partition, state)
+            yield from state.learn(self._runner, record.id, partition)
         rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
         if not rows and state.servers_seen != self._runner.servers_seen:
-            # The connection was the first to another server, whose items may lie below the mark.
+            # The connection was the first to another server, whose items may lie below the watermark.
             queue = self._of(record.id)
             state = queue.partition(partition, self._runner.servers_seen)
             rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
         if not rows:
             # Is there still a Queue, and has anything become due since the last check?
-            found = yield Query(POLL, record.id, partition, _watermark_of(state))
+            found = yield Query(self._POLL, record.id, partition, state.known())
             if not found:
                 yield from self._is_gone(record.id)
             due_in = found[0][1]
@@ -330,7 +284,7 @@ class Taking(Leasing):
                     rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
                     if rows:
                         return rows
-                found = yield Query(POLL, record.id, partition, _watermark_of(state))
+                found = yield Query(self._POLL, record.id, partition, state.known())
                 if not found:
                     yield from self._is_gone(record.id)
                 there_are_some, due_in = found[0]
@@ -373,13 +327,11 @@ class Taking(Leasing):
                 store_id,
                 partition,
                 n,
-                _watermark_of(state),
+                state.known(),
                 undo=lambda rows: self._put_back(store_id, partition, rows),
             )
         else:
-            rows = yield from self._try_take_with_options(
-                record, partition, _watermark_of(state), n, lease, durable, many
-            )
+            rows = yield from self._try_take_with_options(record, partition, state.known(), n, lease, durable, many)
         if rows:
             state.note(len(rows))
             if n > FIT_FOR_CERTAIN:
@@ -391,36 +343,16 @@ class Taking(Leasing):
                 rows.sort()
         return rows
 
-    def _advance(self, record: StoreRecord, partition: str, state: PartitionState) -> Op[None]:
-        """
-        Raise the mark below which nothing is left; not before those are through who were inserting at the first attempt.
-
-        Before items are taken, for an interrupt puts back only what the last query took. Apart from a transaction, to which what it
-        has taken, and may yet give back, is invisible.
-        """
-        state.taken = 0
-        statement = ADVANCE if (yield from in_transaction()) else ADVANCE_ASYNC_COMMIT
-        ((watermark, *advance_state),) = yield Autonomous(
-            one(Query(statement, record.id, partition, *state.advance_state))
-        )
-        if watermark is None:
-            state.advance_state = tuple(advance_state)
-            return
-        state.advance_state = (None, None, None)
-        self._trust(state, watermark)
-
-    def _learn(self, record: StoreRecord, partition: str, state: PartitionState) -> Op[None]:
-        """Ask for the mark that is kept, once for the gets of a second."""
-        rows: Rows = yield Autonomous(one(Query(READ_WATERMARK, record.id, partition)))
-        self._trust(state, rows[0][0] if rows else 0)
-
-    def _trust(self, state: PartitionState, watermark: int) -> None:
-        """Use *low* for a second, without looking."""
-        state.takes = 0
-        # Behind a pooler the server may be replaced unnoticed, and the mark be of another.
-        if not self._runner.is_pooled:
-            state.watermark = max(state.watermark, watermark)
-            state.fresh_until = monotonic() + FRESH_SECONDS
+    # Leases that were interrupted before anybody had them: they count for no attempt. Whoever went to sleep meanwhile is told.
+    # Waits for whoever brings one of them back, and then finds it gone.
+    _UNLEASE: Final = Statement(
+        f"""
+        WITH {INSERTING}, {HELD.format(which="id = ANY ($3)")}, back AS ({INSERT_GONE.format(uncounted=1)} RETURNING 1)
+        SELECT pgstore.notify_if_awaited($1, $2)
+          FROM (SELECT 1 FROM back LIMIT 1) AS some_item
+        """,
+        "int8 text int8[]",
+    )
 
     def _try_take_with_options(
         self,
@@ -450,16 +382,35 @@ class Taking(Leasing):
         def undo(rows: Rows) -> Sequence[Query]:
             if lease is None:
                 return self._put_back(record.id, partition, rows)
-            return [Query(UNLEASE, record.id, partition, [row[0] for row in rows])]
+            return [Query(self._UNLEASE, record.id, partition, [row[0] for row in rows])]
 
         rows: Rows = yield Query(statement, *values, undo=undo)
         return rows
 
-    @staticmethod
-    def _put_back(store_id: int, partition: str, rows: Rows) -> list[Query]:
+    # Inserts, so it waits for nobody. With new ids, for the old ones may lie below a watermark by now. Whoever went to sleep while
+    # they were taken is told.
+    _PUT_BACK: Final = Statement(
+        f"""
+        WITH {INSERTING},
+             back AS (
+                 INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
+                 SELECT s.id, $2, to_timestamp(u.put_at), u.codec, u.payload, u.attempts
+                   FROM pgstore.store s
+                  CROSS JOIN inserting
+                  CROSS JOIN unnest($3, $4, $5, $6, $7) AS u (id, put_at, codec, payload, attempts)
+                  WHERE s.id = $1
+                  ORDER BY u.id
+                 RETURNING 1)
+        SELECT pgstore.notify_if_awaited($1, $2)
+          FROM (SELECT 1 FROM back LIMIT 1) AS some_item
+        """,
+        "int8 text int8[] float8[] char[] bytea[] int4[]",
+    )
+
+    def _put_back(self, store_id: int, partition: str, rows: Rows) -> list[Query]:
         """The queries that put *rows* back, in their order and in statements of a size that the server takes."""
         return [
-            Query(PUT_BACK, store_id, partition, *zip(*batch, strict=True))
+            Query(self._PUT_BACK, store_id, partition, *zip(*batch, strict=True))
             for batch in batches(sorted(rows), lambda row: len(row[3]), bytes_max=BATCH_BYTES)
         ]
 
@@ -471,8 +422,3 @@ class Taking(Leasing):
 def _check_no_renewal(renew: bool) -> None:
     if renew:
         raise errors.InvalidError("renew=True prolongs a lease: say how long one is with lease=")
-
-
-def _watermark_of(state: PartitionState) -> int:
-    """The mark to tell the server, 0 if it had better look."""
-    return state.watermark if monotonic() < state.fresh_until else 0

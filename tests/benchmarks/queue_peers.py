@@ -27,7 +27,8 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 import pgstore
-from pgstore.queue.take import TAKE, WATERMARK
+from pgstore.queue.take import TAKE
+from pgstore.queue.watermark import WATERMARK
 from tests.benchmarks import peers
 from tests.benchmarks.peers import Work
 

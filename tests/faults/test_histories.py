@@ -442,7 +442,7 @@ def test_a_mark_of_the_old_history_passes_over_nothing(call, database, worker, m
     Items of the backup lie below the mark that the client has raised since; the first get after the restore finds them.
     """
     monkeypatch.setattr(state, "ADVANCE_ITEMS", 1)
-    monkeypatch.setattr("pgstore.queue.take.FRESH_SECONDS", 1e6)
+    monkeypatch.setattr("pgstore.queue.watermark.FRESH_SECONDS", 1e6)
     queue = pgstore.Queue.persist("queue", client=worker)
     call(queue.put_many, ["first", "second"])
     database.back_up()
@@ -450,7 +450,7 @@ def test_a_mark_of_the_old_history_passes_over_nothing(call, database, worker, m
         call(queue.put, number)
         call(queue.get)
     (knows,) = state.client_queues(worker).queue(int(queue.object_id[3:]))._partitions.values()
-    assert knows.watermark > 2
+    assert knows.value > 2
     database.restore()
 
     assert [call(queue.get, block=False) for _ in range(3)] == ["first", "second", None]

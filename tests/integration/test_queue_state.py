@@ -209,7 +209,7 @@ def test_vacuum_is_wanted_only_with_the_right_to(server, own_database, granted):
 
 
 def _wanted():
-    return (yield Query(state.VACUUM_WANTED, 0))
+    return (yield Query(state.ClientQueues._IS_VACUUM_WANTED, 0))
 
 
 # -------------------------------------------------------------------------------------------------------- many of them
