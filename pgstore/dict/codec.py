@@ -28,7 +28,6 @@ from pgstore.serializers.codecs import FLOAT, INTEGER, JSON, PICKLE, SIGNED_PICK
 from pgstore.serializers.signing import SIGNATURE_BYTES, Signer
 from pgstore.store.registry import StoreRecord
 
-SERIALIZERS: Final = ("pickle", "json", "cloudpickle")
 PROJECTION_CHARS_MAX: Final = 32 * 1024 * 1024  # as jsonb it may be six times as much; the server refuses 256 MiB
 _SIGNED_KEY: Final = b"\x01"  # a pickle starts with 0x80
 _SIZE_UNCHECKED: Final = 1 << 20

@@ -16,36 +16,16 @@ from math import isfinite
 from typing import Any, Final, TypeVar
 
 from pgstore import errors
-from pgstore.core.numbers import as_int, as_real
 from pgstore.core.operation import Op, Query, Rows, operation
 from pgstore.core.statement import Statement
-from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, DictBase, Write
+from pgstore.dict.arguments import check_revision, check_summand
+from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, ChangeKind, DictBase, Write
 from pgstore.dict.codec import Codec
 from pgstore.serializers import key_text
+from pgstore.serializers.codecs import FLOAT, INTEGER
 
 T = TypeVar("T")
 
-GET = Statement(
-    f"SELECT {READ} FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND {ALIVE}",
-    "int8 text",
-    read_only=True,
-)
-GET_ENTRY = Statement(
-    f"""
-    SELECT {READ}, revision, updated_at, expires_at
-      FROM pgstore.dict_entry
-     WHERE store_id = $1
-       AND key = $2
-       AND {ALIVE}
-    """,
-    "int8 text",
-    read_only=True,
-)
-CONTAINS = Statement(
-    f"SELECT 1 FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND {ALIVE}",
-    "int8 text",
-    read_only=True,
-)
 
 # Reading the store's row finds out whether it still exists, in the same statement.
 _INSERT: Final = f"""
@@ -75,49 +55,10 @@ OVERWRITE: Final = f"""
            expires_at = excluded.expires_at
 """
 
-PUT = Write(_INSERT + OVERWRITE, _INSERT_TYPES, kind="p")
-# An expired entry counts as absent: it is overwritten.
-PUT_IF_ABSENT = Write(f"{_INSERT} {OVERWRITE} WHERE {IS_EXPIRED}", _INSERT_TYPES, kind="p")
-PUT_IF_REVISION = Write(
-    f"""
-    UPDATE pgstore.dict_entry
-       SET codec = $3,
-           value = $4,
-           integer_value = $5,
-           float_value = $6,
-           json_value = $7,
-           revision = nextval('pgstore.dict_revision_seq'::regclass),
-           updated_at = statement_timestamp(),
-           expires_at = statement_timestamp() + $8 * interval '1 second'
-     WHERE store_id = $1
-       AND key = $2
-       AND revision = $9
-       AND {ALIVE}
-    """,
-    f"int8 text {VALUE_TYPES} float8 int8",
-    kind="p",
-)
-# The common case, an integer that is there, by UPDATE: eight who increment one key get a sixth more done than by upsert. $4 and $5:
-# between which the sum fits. A statement that failed over it would take a transaction with it.
-ADD = Write(
-    f"""
-    UPDATE pgstore.dict_entry
-       SET integer_value = integer_value + $3,
-           revision = nextval('pgstore.dict_revision_seq'::regclass),
-           updated_at = statement_timestamp()
-     WHERE store_id = $1
-       AND key = $2
-       AND codec = 'i'
-       AND integer_value BETWEEN $4 AND $5
-       AND {ALIVE}
-    """,
-    "int8 text int8 int8 int8",
-    kind="p",
-    returning="integer_value",
-)
+_ARE_INTEGERS: Final = f"e.codec = '{INTEGER}' AND excluded.codec = '{INTEGER}'"
 # Whether the sum fits, asked in a way that cannot fail: for integers by numerics; doubles overflow only if both have one sign.
-_SUM_FITS: Final = """
-    CASE WHEN e.codec = 'i' AND excluded.codec = 'i'
+_SUM_FITS: Final = f"""
+    CASE WHEN {_ARE_INTEGERS}
          THEN e.integer_value::numeric + excluded.integer_value::numeric
               BETWEEN -9223372036854775808::numeric AND 9223372036854775807::numeric
          ELSE (SELECT (a < 0::float8) <> (b < 0::float8)
@@ -128,65 +69,6 @@ _SUM_FITS: Final = """
                               coalesce(excluded.float_value, excluded.integer_value) AS b) AS summands)
      END
 """
-# An integer stays one as long as only integers are added. No row from a store that is gone, a value that is no number, and a sum
-# that does not fit.
-INCREMENT = Write(
-    f"""
-    {_INSERT}
-    ON CONFLICT (store_id, key) DO UPDATE
-       SET {_KEY_PICKLE.strip()}
-           codec = CASE WHEN {IS_EXPIRED} OR (e.codec = 'i' AND excluded.codec = 'i') THEN excluded.codec ELSE 'f' END,
-           integer_value = CASE WHEN {IS_EXPIRED} THEN excluded.integer_value
-                                WHEN e.codec = 'i' AND excluded.codec = 'i' THEN e.integer_value + excluded.integer_value
-                           END,
-           float_value = CASE WHEN {IS_EXPIRED} THEN excluded.float_value
-                              WHEN e.codec = 'i' AND excluded.codec = 'i' THEN NULL
-                              ELSE coalesce(e.float_value, e.integer_value)
-                                   + coalesce(excluded.float_value, excluded.integer_value)
-                         END,
-           value = NULL,
-           json_value = NULL,
-           revision = excluded.revision,
-           updated_at = excluded.updated_at,
-           expires_at = CASE WHEN {IS_EXPIRED} THEN excluded.expires_at ELSE e.expires_at END
-     WHERE (e.codec IN ('i', 'f') AND {_SUM_FITS})
-        OR {IS_EXPIRED}
-    """,
-    _INSERT_TYPES,
-    kind="p",
-    returning="integer_value, float_value",
-)
-DELETE = Write(
-    "DELETE FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2",
-    "int8 text",
-    kind="d",
-    returning=f"{ALIVE} AS alive",
-)
-# One statement: insert, or find what is there. No row from either: it was inserted by another since our snapshot, or deleted.
-SET_DEFAULT = Statement(
-    f"""
-    WITH made AS ({_INSERT} {OVERWRITE} WHERE {IS_EXPIRED} RETURNING {VALUE}, true AS is_new)
-    SELECT {READ}, is_new FROM made
-     UNION ALL
-    SELECT {READ}, false
-      FROM pgstore.dict_entry
-     WHERE store_id = $1
-       AND key = $2
-       AND {ALIVE}
-     LIMIT 1
-    """,
-    _INSERT_TYPES,
-)
-TOUCH = Statement(
-    f"""
-    UPDATE pgstore.dict_entry
-       SET expires_at = statement_timestamp() + $3 * interval '1 second'
-     WHERE store_id = $1
-       AND key = $2
-       AND {ALIVE}
-    """,
-    "int8 text float8",
-)
 
 
 @dataclass(frozen=True)
@@ -204,6 +86,12 @@ class DictEntry:
 class Entries(DictBase):
     """Operations on one key."""
 
+    _GET: Final = Statement(
+        f"SELECT {READ} FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND {ALIVE}",
+        "int8 text",
+        read_only=True,
+    )
+
     @operation
     def get(self, key: Any, default: Any = None) -> Op[Any]:
         """
@@ -217,18 +105,30 @@ class Entries(DictBase):
         codec = self._codec
         if codec is None or codec.record is not self._record or codec.history is not self._client.history:  # type: ignore[union-attr]
             codec = yield from self._open()
-        rows = yield Query(GET, codec.store_id, text)
+        rows = yield Query(self._GET, codec.store_id, text)
         if rows:
             return codec.decode(rows[0], key, text)
         yield from self._check_exists(codec.store_id)
         return default
+
+    _GET_ENTRY: Final = Statement(
+        f"""
+        SELECT {READ}, revision, updated_at, expires_at
+          FROM pgstore.dict_entry
+         WHERE store_id = $1
+           AND key = $2
+           AND {ALIVE}
+        """,
+        "int8 text",
+        read_only=True,
+    )
 
     @operation
     def get_entry(self, key: Any) -> Op[DictEntry | None]:
         """Return the value of *key* with its revision and times, or None."""
         text = key_text(key)
         codec = yield from self._open()
-        rows = yield Query(GET_ENTRY, codec.store_id, text)
+        rows = yield Query(self._GET_ENTRY, codec.store_id, text)
         if not rows:
             yield from self._check_exists(codec.store_id)
             return None
@@ -239,7 +139,7 @@ class Entries(DictBase):
     def _getitem(self, key: Any) -> Op[Any]:
         text = key_text(key)
         codec = yield from self._open()
-        rows = yield Query(GET, codec.store_id, text)
+        rows = yield Query(self._GET, codec.store_id, text)
         if rows:
             return codec.decode(rows[0], key, text)
         yield from self._check_exists(codec.store_id)
@@ -248,17 +148,48 @@ class Entries(DictBase):
     def __getitem__(self, key: Any) -> Any:
         return self._getitem(key)
 
+    _CONTAINS: Final = Statement(
+        f"SELECT 1 FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND {ALIVE}",
+        "int8 text",
+        read_only=True,
+    )
+
     @operation
     def contains(self, key: Any) -> Op[bool]:
         """Return whether *key* is there."""
         store_id = yield from self._locate()
-        if (yield Query(CONTAINS, store_id, key_text(key))):
+        if (yield Query(self._CONTAINS, store_id, key_text(key))):
             return True
         yield from self._check_exists(store_id)
         return False
 
     def __contains__(self, key: object) -> bool:
         return self.contains(key)
+
+    # Each locks one entry. Of two at once, the second waits for the first's commit, then sees what it has left: puts follow each
+    # other, and of several with one condition one succeeds.
+    _PUT: Final = Write(_INSERT + OVERWRITE, _INSERT_TYPES, kind=ChangeKind.PUT)
+    # An expired entry counts as absent: it is overwritten.
+    _PUT_IF_ABSENT: Final = Write(f"{_INSERT} {OVERWRITE} WHERE {IS_EXPIRED}", _INSERT_TYPES, kind=ChangeKind.PUT)
+    _PUT_IF_REVISION: Final = Write(
+        f"""
+        UPDATE pgstore.dict_entry
+           SET codec = $3,
+               value = $4,
+               integer_value = $5,
+               float_value = $6,
+               json_value = $7,
+               revision = nextval('pgstore.dict_revision_seq'::regclass),
+               updated_at = statement_timestamp(),
+               expires_at = statement_timestamp() + $8 * interval '1 second'
+         WHERE store_id = $1
+           AND key = $2
+           AND revision = $9
+           AND {ALIVE}
+        """,
+        f"int8 text {VALUE_TYPES} float8 int8",
+        kind=ChangeKind.PUT,
+    )
 
     @operation
     def put(
@@ -291,16 +222,12 @@ class Entries(DictBase):
         columns = codec.encode(value, key, text)
         seconds = self._ttl(ttl, codec.record.options)
         if if_revision is not None and if_revision != 0:
-            if_revision = as_int(given := if_revision)
-            if if_revision is None or not 0 <= if_revision < 2**63:
-                raise errors.InvalidError(
-                    f"if_revision {given!r} is not a revision; take it from get_entry(key).revision"
-                )
+            if_revision = check_revision(if_revision)
             if skip_if_exists:
                 raise errors.InvalidError("put takes skip_if_exists or if_revision, not both")
-            count = yield from self._write(PUT_IF_REVISION, codec.record, text, *columns, seconds, if_revision)
+            count = yield from self._write(self._PUT_IF_REVISION, codec.record, text, *columns, seconds, if_revision)
         else:
-            write = PUT_IF_ABSENT if skip_if_exists or if_revision == 0 else PUT
+            write = self._PUT_IF_ABSENT if skip_if_exists or if_revision == 0 else self._PUT
             count = yield from self._write(write, codec.record, text, pickled, *columns, seconds)
         if count == 0:
             yield from self._check_exists(codec.record.id)
@@ -326,6 +253,23 @@ class Entries(DictBase):
                 return True
             # Someone wrote in between; perhaps what we expect.
 
+    # One statement: insert, or find what is there. Of two at once, the second waits for the first's commit and inserts nothing. No
+    # row from either: another has inserted the key since our snapshot, or deleted it.
+    _SET_DEFAULT: Final = Statement(
+        f"""
+        WITH made AS ({_INSERT} {OVERWRITE} WHERE {IS_EXPIRED} RETURNING {VALUE}, true AS is_new)
+        SELECT {READ}, is_new FROM made
+         UNION ALL
+        SELECT {READ}, false
+          FROM pgstore.dict_entry
+         WHERE store_id = $1
+           AND key = $2
+           AND {ALIVE}
+         LIMIT 1
+        """,
+        _INSERT_TYPES,
+    )
+
     @operation
     def setdefault(self, key: Any, default: Any = None, *, ttl: float | None = None) -> Op[Any]:
         """Return the value of *key*; where there is none, store *default* and return that."""
@@ -336,15 +280,63 @@ class Entries(DictBase):
         if codec.record.options.get("watch"):
             # The log needs to know which of the two it was: two statements, of which the first decides.
             while True:
-                if (yield from self._write(PUT_IF_ABSENT, codec.record, text, pickled, *columns, seconds)):
+                if (yield from self._write(self._PUT_IF_ABSENT, codec.record, text, pickled, *columns, seconds)):
                     return codec.decode(columns, key, text)
-                rows = yield Query(GET, codec.record.id, text)
+                rows = yield Query(self._GET, codec.record.id, text)
                 if rows:
                     return codec.decode(rows[0], key, text)
                 yield from self._check_exists(codec.record.id)
-        while not (rows := (yield Query(SET_DEFAULT, codec.record.id, text, pickled, *columns, seconds))):
+        while not (rows := (yield Query(self._SET_DEFAULT, codec.record.id, text, pickled, *columns, seconds))):
             yield from self._check_exists(codec.record.id)
         return codec.decode(rows[0][:-1], key, text)
+
+    # Of two at once, the second waits for the first's commit and adds to its sum: none is lost.
+    # The common case, an integer that is there, by UPDATE: eight who increment one key get a sixth more done than by upsert. $4 and
+    # $5: between which the sum fits. A statement that failed over it would take a transaction with it.
+    _ADD: Final = Write(
+        f"""
+        UPDATE pgstore.dict_entry
+           SET integer_value = integer_value + $3,
+               revision = nextval('pgstore.dict_revision_seq'::regclass),
+               updated_at = statement_timestamp()
+         WHERE store_id = $1
+           AND key = $2
+           AND codec = '{INTEGER}'
+           AND integer_value BETWEEN $4 AND $5
+           AND {ALIVE}
+        """,
+        "int8 text int8 int8 int8",
+        kind=ChangeKind.PUT,
+        returning="integer_value",
+    )
+    # An integer stays one as long as only integers are added. No row from a store that is gone, a value that is no number, and a
+    # sum that does not fit.
+    _INCREMENT: Final = Write(
+        f"""
+        {_INSERT}
+        ON CONFLICT (store_id, key) DO UPDATE
+           SET {_KEY_PICKLE.strip()}
+               codec = CASE WHEN {IS_EXPIRED} OR ({_ARE_INTEGERS}) THEN excluded.codec ELSE '{FLOAT}' END,
+               integer_value = CASE WHEN {IS_EXPIRED} THEN excluded.integer_value
+                                    WHEN {_ARE_INTEGERS} THEN e.integer_value + excluded.integer_value
+                               END,
+               float_value = CASE WHEN {IS_EXPIRED} THEN excluded.float_value
+                                  WHEN {_ARE_INTEGERS} THEN NULL
+                                  ELSE coalesce(e.float_value, e.integer_value)
+                                       + coalesce(excluded.float_value, excluded.integer_value)
+                             END,
+               value = NULL,
+               json_value = NULL,
+               revision = excluded.revision,
+               updated_at = excluded.updated_at,
+               expires_at = CASE WHEN {IS_EXPIRED} THEN excluded.expires_at ELSE e.expires_at END
+         WHERE (e.codec IN ('{INTEGER}', '{FLOAT}') AND {_SUM_FITS})
+            OR {IS_EXPIRED}
+        """,
+        _INSERT_TYPES,
+        kind=ChangeKind.PUT,
+        returning="integer_value, float_value",
+    )
 
     @operation
     def increment(self, key: Any, by: float = 1, *, ttl: float | None = None) -> Op[Any]:
@@ -358,24 +350,22 @@ class Entries(DictBase):
             InvalidError: the value is not an int or a float.
             OverflowError: the sum does not fit into 64 bits.
         """
-        by = _summand(by)
-        if type(by) is int and not -(2**63) <= by < 2**63:
-            raise errors.NumberOverflow(f"{by} does not fit into 64 bits")
+        by = check_summand(by)
         codec = yield from self._open()
         text, pickled = codec.encode_key(key)
         seconds = self._ttl(ttl, codec.record.options)
         rows: Rows = []
         if type(by) is int:
             low, high = max(-(2**63), -(2**63) - by), min(2**63 - 1, 2**63 - 1 - by)
-            rows = yield from self._write(ADD, codec.record, text, by, low, high)
-        number = ("i", None, by, None, None) if type(by) is int else ("f", None, None, by, None)
+            rows = yield from self._write(self._ADD, codec.record, text, by, low, high)
+        number = (INTEGER, None, by, None, None) if type(by) is int else (FLOAT, None, None, by, None)
         while not rows:
-            rows = yield from self._write(INCREMENT, codec.record, text, pickled, *number, seconds)
+            rows = yield from self._write(self._INCREMENT, codec.record, text, pickled, *number, seconds)
             if not rows:
-                found: Rows = yield Query(GET, codec.record.id, text)
+                found: Rows = yield Query(self._GET, codec.record.id, text)
                 if not found:
                     yield from self._check_exists(codec.record.id)
-                elif found[0][0] not in ("i", "f"):
+                elif found[0][0] not in (INTEGER, FLOAT):
                     raise self._no_number(codec, found[0], key, text)
                 elif not _fits(found[0], by):
                     raise errors.NumberOverflow(
@@ -398,19 +388,39 @@ class Entries(DictBase):
             )
         return errors.InvalidError(f"{what} is not an int or float, so it cannot be incremented")
 
+    # Waits for whoever is changing the entry, then prolongs what they have left.
+    _TOUCH: Final = Statement(
+        f"""
+        UPDATE pgstore.dict_entry
+           SET expires_at = statement_timestamp() + $3 * interval '1 second'
+         WHERE store_id = $1
+           AND key = $2
+           AND {ALIVE}
+        """,
+        "int8 text float8",
+    )
+
     @operation
     def touch(self, key: Any, ttl: float | None = None) -> Op[bool]:
         """Let *key* expire *ttl* seconds from now (None: the Dict's default). Returns False if it is not there."""
         record = (yield from self._open()).record
-        count = yield Query(TOUCH, record.id, key_text(key), self._ttl(ttl, record.options))
+        count = yield Query(self._TOUCH, record.id, key_text(key), self._ttl(ttl, record.options))
         if count == 0:
             yield from self._check_exists(record.id)
         return bool(count)
 
+    # Waits for whoever is changing the entry, then deletes what they have left. Of two who delete it, one finds it.
+    _DELETE: Final = Write(
+        "DELETE FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2",
+        "int8 text",
+        kind=ChangeKind.DELETE,
+        returning=f"{ALIVE} AS alive",
+    )
+
     @operation
     def _delitem(self, key: Any) -> Op[None]:
         record = (yield from self._open()).record
-        rows: Rows = yield from self._write(DELETE, record, key_text(key))
+        rows: Rows = yield from self._write(self._DELETE, record, key_text(key))
         if not rows:
             yield from self._check_exists(record.id)
         if not any(is_alive for (is_alive,) in rows):
@@ -433,22 +443,12 @@ def _differ(value: Any, expected: Any, key: Any) -> bool:
         ) from exc
 
 
-def _summand(by: Any) -> int | float:
-    try:
-        number = as_real(by)
-    except OverflowError:
-        raise errors.NumberOverflow(f"{by!r} does not fit into 64 bits") from None
-    if number is None:
-        raise errors.InvalidError(f"increment adds an int or a float, not {by!r}")
-    return number
-
-
 def _fits(columns: Sequence[Any], by: float) -> bool:
     """Whether the sum of the number in *columns* and *by* fits into its column, as `_SUM_FITS` sees it."""
     codec, _, integer, real, _ = columns
-    if codec == "i" and type(by) is int:
+    if codec == INTEGER and type(by) is int:
         return -(2**63) <= int(integer) + by < 2**63
-    present, added = float(integer if codec == "i" else real), float(by)
+    present, added = float(integer if codec == INTEGER else real), float(by)
     if not (isfinite(present) and isfinite(added)) or (present < 0) is not (added < 0):
         return True
     return abs(present) <= sys.float_info.max - abs(added)

@@ -1,7 +1,7 @@
 """Locks between processes: one holder a key, by lease.
 
 A row of `dict_lock` is a lease: it ends at a time by the server's clock, and its holder renews it from the background while
-it works. A killed holder stops renewing, and the next in line has the lock within the lease. Each acquisition has a token
+it works. A killed holder stops renewing, and the next who waits has the lock within the lease. Each acquisition has a token
 that no other has, so a holder that was away for too long cannot release, or renew, what is another's by now.
 """
 
@@ -23,48 +23,11 @@ from pgstore.core.clock import Deadline
 from pgstore.core.operation import Autonomous, Listen, Op, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
 from pgstore.core.threads import going_on, start
-from pgstore.dict.base import DictBase, check_ttl
+from pgstore.dict.arguments import check_ttl
+from pgstore.dict.base import DictBase
 from pgstore.serializers import key_text
 
 LEASE_SECONDS: Final = 30.0
-
-# Of two who want a free lock one inserts, or takes the expired row; the other waits for that statement and then finds it taken.
-ACQUIRE = Statement(
-    """
-    INSERT INTO pgstore.dict_lock AS l (store_id, key, expires_at)
-    SELECT s.id, $2, statement_timestamp() + $3 * interval '1 second'
-      FROM pgstore.store s
-     WHERE s.id = $1
-    ON CONFLICT (store_id, key) DO UPDATE
-       SET token = excluded.token,
-           acquired_at = excluded.acquired_at,
-           expires_at = excluded.expires_at
-     WHERE l.expires_at <= excluded.acquired_at
-    RETURNING token
-    """,
-    "int8 text float8",
-)
-RENEW = Statement(
-    """
-    UPDATE pgstore.dict_lock
-       SET expires_at = statement_timestamp() + $4 * interval '1 second'
-     WHERE store_id = $1
-       AND key = $2
-       AND token = $3
-    """,
-    "int8 text int8 float8",
-)
-RELEASE = Statement("DELETE FROM pgstore.dict_lock WHERE store_id = $1 AND key = $2 AND token = $3", "int8 text int8")
-LEFT = Statement(
-    """
-    SELECT extract(epoch FROM expires_at - statement_timestamp())::double precision
-      FROM pgstore.dict_lock
-     WHERE store_id = $1
-       AND key = $2
-    """,
-    "int8 text",
-    read_only=True,
-)
 
 
 class _Hold:
@@ -166,6 +129,17 @@ class Lock:
         else:
             self._holds[owner] = hold
 
+    _LEFT: Final = Statement(
+        """
+        SELECT extract(epoch FROM expires_at - statement_timestamp())::double precision
+          FROM pgstore.dict_lock
+         WHERE store_id = $1
+           AND key = $2
+        """,
+        "int8 text",
+        read_only=True,
+    )
+
     def _acquire(self, block: bool) -> Op[int | None]:
         store_id = yield from self._store._locate()
         deadline = Deadline.after(self._timeout)
@@ -180,29 +154,51 @@ class Lock:
                     return token
                 if deadline.passed():
                     raise errors.LockTimeout(f"{self!r} was not free within {self._timeout} s")
-                left = (yield Query(LEFT, store_id, self._text)) or [(0.0,)]
+                left = (yield Query(self._LEFT, store_id, self._text)) or [(0.0,)]
                 yield Wait(ticket, min(seconds, deadline.remaining(), max(left[0][0], 0.001)))
         finally:
             ticket.close()
         raise AssertionError("unreachable")
 
+    # Of two who want a free lock one inserts, or takes the expired row; the other waits for that statement and then finds it taken.
+    _ACQUIRE: Final = Statement(
+        """
+        INSERT INTO pgstore.dict_lock AS l (store_id, key, expires_at)
+        SELECT s.id, $2, statement_timestamp() + $3 * interval '1 second'
+          FROM pgstore.store s
+         WHERE s.id = $1
+        ON CONFLICT (store_id, key) DO UPDATE
+           SET token = excluded.token,
+               acquired_at = excluded.acquired_at,
+               expires_at = excluded.expires_at
+         WHERE l.expires_at <= excluded.acquired_at
+        RETURNING token
+        """,
+        "int8 text float8",
+    )
+
     def _try(self, store_id: int) -> Op[int | None]:
         def give_back(rows: Rows) -> list[Query]:
-            return [Query(RELEASE, store_id, self._text, rows[0][0])]
+            return [Query(self._RELEASE, store_id, self._text, rows[0][0])]
 
-        rows = yield Query(ACQUIRE, store_id, self._text, self._lease, undo=give_back)
+        rows = yield Query(self._ACQUIRE, store_id, self._text, self._lease, undo=give_back)
         if rows:
             token: int = rows[0][0]
             return token
         yield from self._store._check_exists(store_id)
         return None
 
+    # By the token, so that a late holder deletes nothing of the next one.
+    _RELEASE: Final = Statement(
+        "DELETE FROM pgstore.dict_lock WHERE store_id = $1 AND key = $2 AND token = $3", "int8 text int8"
+    )
+
     @operation
     def release(self) -> Op[bool]:
         """Give the lock up. Returns False if the lease had ended, and somebody else may have held it since."""
         owner, hold = self._hold()
         store_id = yield from self._store._locate()
-        query = Query(RELEASE, store_id, self._text, hold.token)
+        query = Query(self._RELEASE, store_id, self._text, hold.token)
 
         def release() -> Op[int]:
             yield from self._note(owner)
@@ -218,9 +214,22 @@ class Lock:
         """Let the lease begin anew. Returns False if it had ended and the lock is somebody else's."""
         return (yield from self._renewed(self.token))
 
+    # By the token, so that a late holder prolongs nothing of the next one. Where somebody takes the lock at the same time, because
+    # it had expired, this waits for them and then finds another token.
+    _RENEW: Final = Statement(
+        """
+        UPDATE pgstore.dict_lock
+           SET expires_at = statement_timestamp() + $4 * interval '1 second'
+         WHERE store_id = $1
+           AND key = $2
+           AND token = $3
+        """,
+        "int8 text int8 float8",
+    )
+
     def _renewed(self, token: int) -> Op[bool]:
         store_id = yield from self._store._locate()
-        return bool((yield Autonomous(_one(Query(RENEW, store_id, self._text, token, self._lease)))))
+        return bool((yield Autonomous(_one(Query(self._RENEW, store_id, self._text, token, self._lease)))))
 
     def _topic(self, store_id: int) -> Topic:
         return Topic(store_id, f"lock/{zlib.crc32(self._text.encode()):08x}")

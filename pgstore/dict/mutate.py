@@ -9,35 +9,10 @@ from pgstore import errors
 from pgstore.client.transaction import Transaction
 from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
-from pgstore.dict.base import ALIVE, READ, DictBase
-from pgstore.dict.entries import DELETE, PUT
+from pgstore.dict.base import ALIVE, READ
+from pgstore.dict.entries import Entries
 from pgstore.serializers import key_text
-
-# Waits for whoever else changes the entry, then reads what they left.
-LOCK_ENTRY = Statement(
-    f"""
-    SELECT {READ}, {ALIVE}
-      FROM pgstore.dict_entry
-     WHERE store_id = $1
-       AND key = $2
-       FOR UPDATE
-    """,
-    "int8 text",
-)
-# A key that is not there has no row to lock: an expired one is made, which nobody sees and which the second to come waits for.
-INSERT_PLACEHOLDER = Statement(
-    """
-    INSERT INTO pgstore.dict_entry (store_id, key, key_pickle, codec, integer_value, expires_at)
-    SELECT s.id, $2, $3, 'i', 0, '-infinity'
-      FROM pgstore.store s
-     WHERE s.id = $1
-    ON CONFLICT DO NOTHING
-    """,
-    "int8 text bytea",
-)
-DELETE_PLACEHOLDER = Statement(
-    "DELETE FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND expires_at = '-infinity'", "int8 text"
-)
+from pgstore.serializers.codecs import INTEGER
 
 _ABSENT: Final = object()
 
@@ -64,14 +39,42 @@ class Mutation:
         """Remove the key at the end of the block."""
         self._deleted = True
 
+    # Waits for whoever else changes the entry, then reads what they left.
+    _LOCK_ENTRY: Final = Statement(
+        f"""
+        SELECT {READ}, {ALIVE}
+          FROM pgstore.dict_entry
+         WHERE store_id = $1
+           AND key = $2
+           FOR UPDATE
+        """,
+        "int8 text",
+    )
+
+    # A key that is not there has no row to lock: an expired one is made, which nobody sees and which the second to come waits for.
+    _INSERT_PLACEHOLDER: Final = Statement(
+        f"""
+        INSERT INTO pgstore.dict_entry (store_id, key, key_pickle, codec, integer_value, expires_at)
+        SELECT s.id, $2, $3, '{INTEGER}', 0, '-infinity'
+          FROM pgstore.store s
+         WHERE s.id = $1
+        ON CONFLICT DO NOTHING
+        """,
+        "int8 text bytea",
+    )
+
     def _begin(self) -> Op[None]:
         codec = yield from self._store._open()
-        while not (rows := (yield Query(LOCK_ENTRY, codec.store_id, self._text))):
+        while not (rows := (yield Query(self._LOCK_ENTRY, codec.store_id, self._text))):
             _, pickled = codec.encode_key(self._key)
-            if not (yield Query(INSERT_PLACEHOLDER, codec.store_id, self._text, pickled)):
+            if not (yield Query(self._INSERT_PLACEHOLDER, codec.store_id, self._text, pickled)):
                 yield from self._store._check_exists(codec.store_id)
         *columns, self.existed = rows[0]
         self.value = codec.decode(columns, self._key, self._text) if self.existed else self._default
+
+    _DELETE_PLACEHOLDER: Final = Statement(
+        "DELETE FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND expires_at = '-infinity'", "int8 text"
+    )
 
     def _end(self) -> Op[None]:
         store = self._store
@@ -80,11 +83,11 @@ class Mutation:
             _, pickled = codec.encode_key(self._key)
             columns = codec.encode(self.value, self._key, self._text)
             seconds = store._ttl(self._ttl, codec.record.options)
-            yield from store._write(PUT, codec.record, self._text, pickled, *columns, seconds)
+            yield from store._write(store._PUT, codec.record, self._text, pickled, *columns, seconds)
         elif self.existed:
-            yield from store._write(DELETE, codec.record, self._text)
+            yield from store._write(store._DELETE, codec.record, self._text)
         else:
-            yield Query(DELETE_PLACEHOLDER, codec.store_id, self._text)
+            yield Query(self._DELETE_PLACEHOLDER, codec.store_id, self._text)
 
     # A transaction of its own, or a savepoint in the current one; bound explicitly, so that the body may do other things.
 
@@ -145,7 +148,7 @@ class Mutation:
         await transaction.__aexit__(kind, exc, trace)
 
 
-class Mutating(DictBase):
+class Mutating(Entries):
     """`mutate`."""
 
     def mutate(self, key: Any, default: Any = None, *, ttl: float | None = None) -> Mutation:

@@ -10,10 +10,9 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from pgstore import errors
-from pgstore.core.numbers import as_int
 from pgstore.core.operation import BeforeCommit, CommitHook, Cursor, Fetch, Op, OpenCursor, Query, iterated, operation
 from pgstore.core.statement import Statement
+from pgstore.dict.arguments import check_limit, check_prefix
 from pgstore.dict.base import ALIVE, READ, DictBase
 from pgstore.dict.codec import Codec
 from pgstore.serializers import key_text
@@ -150,24 +149,16 @@ class _Bounds:
         reverse: bool = False,
         limit: int | None = None,
     ) -> None:
-        entries = None if limit is None else as_int(limit)
-        if limit is not None and (entries is None or entries < 0):
-            raise errors.InvalidError(f"limit is {limit!r}, expected a number of 0 or more, or None")
         self.low = None if start is None else key_text(start)
         self.low_operator = "" if start is None else ">="
         self.high = None if end is None else key_text(end)
         self.high_operator = "" if end is None else "<"
         if prefix is not None:
-            self._narrow(prefix)
+            self._narrow(check_prefix(prefix))
         self.reverse = reverse
-        self.left = (1 << 62) if entries is None else min(entries, 1 << 62)  # what LIMIT takes
+        self.left = check_limit(limit)
 
     def _narrow(self, prefix: str) -> None:
-        given: object = prefix
-        if not isinstance(given, str) or len(prefix.encode(errors="replace")) > 1000 or key_text(prefix) != prefix:
-            raise errors.InvalidError(
-                f"prefix {prefix!r} is not a str of at most 1,000 bytes that can begin a key's text"
-            )
         if self.low is None or prefix > self.low:
             self.low, self.low_operator = prefix, ">="
         above = _successor(prefix)

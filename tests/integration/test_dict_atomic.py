@@ -426,7 +426,7 @@ def test_a_joined_transaction_collects_nothing(client, database, store, sql, mon
 def test_what_is_taken_is_not_lost_when_collecting_fails(store, monkeypatch):
     store["k"] = "value"
     monkeypatch.setattr(base, "_in_passing", lambda: True)
-    monkeypatch.setattr(base, "COLLECT", Statement("SELECT 1 / 0 WHERE $1 > 0", "int8"))
+    monkeypatch.setattr(base.DictBase, "_COLLECT", Statement("SELECT 1 / 0 WHERE $1 > 0", "int8"))
 
     with pytest.raises(pgstore.Error):
         store.pop("k")
@@ -622,7 +622,7 @@ def test_what_a_cancelled_call_took_is_put_back_as_it_was(client, database, take
     assert after is not None
     assert after.expires_at == before.expires_at
     assert taken_from.pop("k", "missing") is None
-    if taken_from._facts.options.get("watch"):
+    if taken_from._record.options.get("watch"):
         kinds = sql("SELECT kind FROM pgstore.dict_change WHERE store_id = %s ORDER BY id", entry_id(taken_from))
         assert [kind for (kind,) in kinds] == ["p", "d", "p", "d"]
 
