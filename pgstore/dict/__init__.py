@@ -10,9 +10,10 @@ The parts: `entries` one key, `bulk` many, `take` removing what is returned, `sc
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pgstore.core.operation import Op, operation
+from pgstore.dict.base import K, V
 from pgstore.dict.bulk import Bulk
 from pgstore.dict.entries import DictEntry, Entries
 from pgstore.dict.lock import Lock
@@ -23,10 +24,13 @@ from pgstore.dict.take import Taking
 from pgstore.dict.watch import DictChange, Watcher, Watching
 from pgstore.types import DictInfo
 
+if TYPE_CHECKING:
+    from pgstore.store.handle import Objects
+
 __all__ = ["Dict", "DictChange", "DictEntry", "Lock", "Mutation", "Watcher"]
 
 
-class Dict(Memoizing, Mutating, Watching, Taking, Scan, Bulk, Entries):
+class Dict(Memoizing[K, V], Mutating[K, V], Watching[K, V], Taking[K, V], Scan[K, V], Bulk[K, V], Entries[K, V]):
     """
     A persistent mapping from keys to any picklable values.
 
@@ -39,6 +43,9 @@ class Dict(Memoizing, Mutating, Watching, Taking, Scan, Bulk, Entries):
     >>> d.get("limit")
     10
     """
+
+    if TYPE_CHECKING:
+        objects: ClassVar[Objects[Dict[Any, Any]]]
 
     @operation
     def info(self) -> Op[DictInfo]:
@@ -56,7 +63,7 @@ class Dict(Memoizing, Mutating, Watching, Taking, Scan, Bulk, Entries):
 
     __hash__ = None  # type: ignore[assignment]  # as of a dict: equal ones would need equal hashes
 
-    def __ior__(self, other: Any) -> Dict:
+    def __ior__(self, other: Any) -> Self:
         if not isinstance(other, Iterable) and not hasattr(other, "keys"):
             return NotImplemented
         self.update(other)

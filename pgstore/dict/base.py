@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self
 
 from pgstore import errors
 from pgstore.client import Client
@@ -16,6 +16,17 @@ from pgstore.dict.arguments import check_options, check_ttl
 from pgstore.dict.codec import PROJECTION_CHARS_MAX, Codec
 from pgstore.store.handle import Store
 from pgstore.store.registry import StoreRecord
+
+# Types of keys and values, for type checkers: `Dict[str, int]`. What is not said is Any.
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    K = TypeVar("K", default=Any)
+    V = TypeVar("V", default=Any)
+else:
+    from typing import TypeVar
+
+    K, V = TypeVar("K"), TypeVar("V")
 
 ALIVE: Final = "(expires_at IS NULL OR expires_at > statement_timestamp())"
 VALUE: Final = "codec, value, integer_value, float_value, json_value"
@@ -69,7 +80,7 @@ def _names(returning: str) -> str:
     return ", ".join(column.split(" AS ")[-1].strip() for column in returning.split(", ")) if returning else ""
 
 
-class DictBase(Store):
+class DictBase(Store, Generic[K, V]):
     """Options, codec and writes."""
 
     _kind: ClassVar = "dict"

@@ -8,23 +8,23 @@ from typing import Any, Final, cast
 from pgstore.core.batches import BATCH_BYTES, batches
 from pgstore.core.operation import Op, Query, atomic, operation
 from pgstore.core.statement import Statement
-from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, ChangeKind, Write
+from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, ChangeKind, K, V, Write
 from pgstore.dict.entries import OVERWRITE, Entries
 from pgstore.serializers import key_text
 from pgstore.store.registry import StoreRecord
 
 
-class Bulk(Entries):
+class Bulk(Entries[K, V]):
     """Operations on many keys."""
 
     @operation
     def update(
         self,
-        other: Mapping[Any, Any] | Iterable[tuple[Any, Any]] | None = None,
+        other: Mapping[K, V] | Iterable[tuple[K, V]] | None = None,
         /,
         *,
         ttl: float | None = None,
-        **kwargs: Any,
+        **kwargs: V,
     ) -> Op[None]:
         """
         Put all entries of a mapping (whatever has `keys`), or of pairs, and of the keyword arguments; all or nothing.
@@ -83,7 +83,7 @@ class Bulk(Entries):
     )
 
     @operation
-    def get_many(self, keys: Iterable[Any]) -> Op[dict[Any, Any]]:
+    def get_many(self, keys: Iterable[K]) -> Op[dict[K, V]]:
         """Return the entries of those *keys* that are there."""
         wanted = {key_text(key): key for key in keys}
         codec = yield from self._open()

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import reprlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar, overload
 
 from pgstore import errors
 from pgstore.core.operation import Op, Query, Rows, operation
+from pgstore.core.overloads import operation_as
 from pgstore.core.statement import Statement
 from pgstore.dict.arguments import check_revision, check_summand
-from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, ChangeKind, DictBase, Write
+from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, ChangeKind, DictBase, K, V, Write
 from pgstore.dict.codec import Codec
 from pgstore.serializers import key_text
 from pgstore.serializers.codecs import FLOAT, INTEGER
@@ -72,10 +73,10 @@ _SUM_FITS: Final = f"""
 
 
 @dataclass(frozen=True)
-class DictEntry:
+class DictEntry(Generic[V]):
     """A value with what the database knows of it."""
 
-    value: Any
+    value: V
     revision: int
     """Changes with every write, and is never used again; for `put(if_revision=)`."""
     updated_at: datetime
@@ -83,7 +84,28 @@ class DictEntry:
     """None: never."""
 
 
-class Entries(DictBase):
+class Get(Generic[K, V]):
+    """`get` and `pop`, for type checkers."""
+
+    @overload
+    def __call__(self, key: K) -> V | None: ...
+    @overload
+    def __call__(self, key: K, default: V | T) -> V | T: ...
+    def __call__(self, key: Any, default: Any = None) -> Any:
+        raise NotImplementedError
+
+    @overload
+    def aio(self, key: K) -> Coroutine[Any, Any, V | None]: ...
+    @overload
+    def aio(self, key: K, default: V | T) -> Coroutine[Any, Any, V | T]: ...
+    def aio(self, key: Any, default: Any = None) -> Any:
+        raise NotImplementedError
+
+    def op(self, key: K, default: Any = None) -> Op[Any]:
+        raise NotImplementedError
+
+
+class Entries(DictBase[K, V]):
     """Operations on one key."""
 
     _GET: Final = Statement(
@@ -92,8 +114,8 @@ class Entries(DictBase):
         read_only=True,
     )
 
-    @operation
-    def get(self, key: Any, default: Any = None) -> Op[Any]:
+    @operation_as[Get[K, V]]
+    def get(self, key: K, default: Any = None) -> Op[Any]:
         """
         Return the value of *key*, or *default*.
 
@@ -124,7 +146,7 @@ class Entries(DictBase):
     )
 
     @operation
-    def get_entry(self, key: Any) -> Op[DictEntry | None]:
+    def get_entry(self, key: K) -> Op[DictEntry[V] | None]:
         """Return the value of *key* with its revision and times, or None."""
         text = key_text(key)
         codec = yield from self._open()
@@ -136,16 +158,17 @@ class Entries(DictBase):
         return DictEntry(codec.decode(columns, key, text), revision, updated_at, expires_at)
 
     @operation
-    def _getitem(self, key: Any) -> Op[Any]:
+    def _getitem(self, key: K) -> Op[V]:
         text = key_text(key)
         codec = yield from self._open()
         rows = yield Query(self._GET, codec.store_id, text)
         if rows:
-            return codec.decode(rows[0], key, text)
+            value: V = codec.decode(rows[0], key, text)
+            return value
         yield from self._check_exists(codec.store_id)
         raise self._no_key(key)
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: K) -> V:
         return self._getitem(key)
 
     _CONTAINS: Final = Statement(
@@ -155,7 +178,7 @@ class Entries(DictBase):
     )
 
     @operation
-    def contains(self, key: Any) -> Op[bool]:
+    def contains(self, key: object) -> Op[bool]:
         """Return whether *key* is there."""
         store_id = yield from self._locate()
         if (yield Query(self._CONTAINS, store_id, key_text(key))):
@@ -194,8 +217,8 @@ class Entries(DictBase):
     @operation
     def put(
         self,
-        key: Any,
-        value: Any,
+        key: K,
+        value: V,
         *,
         skip_if_exists: bool = False,
         if_revision: int | None = None,
@@ -233,11 +256,11 @@ class Entries(DictBase):
             yield from self._check_exists(codec.record.id)
         return bool(count)
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: K, value: V) -> None:
         self.put(key, value)
 
     @operation
-    def compare_and_set(self, key: Any, expected: Any, value: Any, *, ttl: float | None = None) -> Op[bool]:
+    def compare_and_set(self, key: K, expected: V | None, value: V, *, ttl: float | None = None) -> Op[bool]:
         """
         Store *value* under *key* if its value equals *expected*; None as *expected* also stands for a missing key.
 
@@ -271,7 +294,7 @@ class Entries(DictBase):
     )
 
     @operation
-    def setdefault(self, key: Any, default: Any = None, *, ttl: float | None = None) -> Op[Any]:
+    def setdefault(self, key: K, default: V | None = None, *, ttl: float | None = None) -> Op[V]:
         """Return the value of *key*; where there is none, store *default* and return that."""
         codec = yield from self._open()
         text, pickled = codec.encode_key(key)
@@ -281,14 +304,17 @@ class Entries(DictBase):
             # The log needs to know which of the two it was: two statements, of which the first decides.
             while True:
                 if (yield from self._write(self._PUT_IF_ABSENT, codec.record, text, pickled, *columns, seconds)):
-                    return codec.decode(columns, key, text)
+                    value: V = codec.decode(columns, key, text)
+                    return value
                 rows = yield Query(self._GET, codec.record.id, text)
                 if rows:
-                    return codec.decode(rows[0], key, text)
+                    value = codec.decode(rows[0], key, text)
+                    return value
                 yield from self._check_exists(codec.record.id)
         while not (rows := (yield Query(self._SET_DEFAULT, codec.record.id, text, pickled, *columns, seconds))):
             yield from self._check_exists(codec.record.id)
-        return codec.decode(rows[0][:-1], key, text)
+        value = codec.decode(rows[0][:-1], key, text)
+        return value
 
     # Of two at once, the second waits for the first's commit and adds to its sum: none is lost.
     # The common case, an integer that is there, by UPDATE: eight who increment one key get a sixth more done than by upsert. $4 and
@@ -339,7 +365,7 @@ class Entries(DictBase):
     )
 
     @operation
-    def increment(self, key: Any, by: float = 1, *, ttl: float | None = None) -> Op[Any]:
+    def increment(self, key: K, by: float = 1, *, ttl: float | None = None) -> Op[Any]:
         """
         Add *by*, an int or a float, to the number under *key*, 0 if there is none; return the sum.
 
@@ -401,7 +427,7 @@ class Entries(DictBase):
     )
 
     @operation
-    def touch(self, key: Any, ttl: float | None = None) -> Op[bool]:
+    def touch(self, key: K, ttl: float | None = None) -> Op[bool]:
         """Let *key* expire *ttl* seconds from now (None: the Dict's default). Returns False if it is not there."""
         record = (yield from self._open()).record
         count = yield Query(self._TOUCH, record.id, key_text(key), self._ttl(ttl, record.options))
@@ -418,7 +444,7 @@ class Entries(DictBase):
     )
 
     @operation
-    def _delitem(self, key: Any) -> Op[None]:
+    def _delitem(self, key: K) -> Op[None]:
         record = (yield from self._open()).record
         rows: Rows = yield from self._write(self._DELETE, record, key_text(key))
         if not rows:
@@ -426,7 +452,7 @@ class Entries(DictBase):
         if not any(is_alive for (is_alive,) in rows):
             raise self._no_key(key)
 
-    def __delitem__(self, key: Any) -> None:
+    def __delitem__(self, key: K) -> None:
         self._delitem(key)
 
     def _no_key(self, key: Any) -> errors.MissingKeyError:

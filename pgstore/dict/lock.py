@@ -24,7 +24,7 @@ from pgstore.core.operation import Autonomous, Listen, Op, Query, Rows, Topic, W
 from pgstore.core.statement import Statement
 from pgstore.core.threads import going_on, start
 from pgstore.dict.arguments import check_ttl
-from pgstore.dict.base import DictBase
+from pgstore.dict.base import DictBase, K, V
 from pgstore.serializers import key_text
 
 LEASE_SECONDS: Final = 30.0
@@ -61,7 +61,7 @@ class Lock:
     Threads and tasks may share the object, as one of `threading.Lock`: it has one holder among them, too.
     """
 
-    def __init__(self, store: Locking, key: Any, timeout: float | None, ttl: float) -> None:
+    def __init__(self, store: DictBase[Any, Any], key: Any, timeout: float | None, ttl: float) -> None:
         self._store = store
         self._key = key
         self._text = key_text(key)
@@ -313,10 +313,10 @@ def _one(query: Query) -> Op[Any]:
     return (yield query)
 
 
-class Locking(DictBase):
+class Locking(DictBase[K, V]):
     """`lock`."""
 
-    def lock(self, key: Any, *, timeout: float | None = None, ttl: float = LEASE_SECONDS) -> Lock:
+    def lock(self, key: K, *, timeout: float | None = None, ttl: float = LEASE_SECONDS) -> Lock:
         """
         Return a lock on *key*, for `with` and `async with`: one holder among all processes.
 

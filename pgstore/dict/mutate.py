@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Generic, cast
 
 from pgstore import errors
 from pgstore.client.transaction import Transaction
 from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
-from pgstore.dict.base import ALIVE, READ
+from pgstore.dict.base import ALIVE, READ, K, V
 from pgstore.dict.entries import Entries
 from pgstore.serializers import key_text
 from pgstore.serializers.codecs import INTEGER
@@ -17,14 +17,14 @@ from pgstore.serializers.codecs import INTEGER
 _ABSENT: Final = object()
 
 
-class Mutation:
+class Mutation(Generic[V]):
     """
     The value of one key, held by `with d.mutate(key) as entry:`; what `entry.value` is at the end of the block is stored.
 
     It is changed by assigning to `value` or by changing the value itself. `delete()` removes the key instead.
     """
 
-    def __init__(self, store: Mutating, key: Any, default: Any, ttl: float | None) -> None:
+    def __init__(self, store: Mutating[Any, V], key: Any, default: Any, ttl: float | None) -> None:
         self._store = store
         self._key = key
         self._text = key_text(key)
@@ -32,7 +32,7 @@ class Mutation:
         self._ttl = ttl
         self._transaction: Transaction | None = None
         self._deleted = False
-        self.value: Any = None
+        self.value: V = cast("V", None)
         self.existed = False
 
     def delete(self) -> None:
@@ -101,7 +101,7 @@ class Mutation:
         self._transaction = self._store._runner.transaction()
         return self._transaction
 
-    def __enter__(self) -> Mutation:
+    def __enter__(self) -> Mutation[V]:
         transaction = self._start()
         transaction.__enter__()
         try:
@@ -124,7 +124,7 @@ class Mutation:
                 raise
         transaction.__exit__(kind, exc, trace)
 
-    async def __aenter__(self) -> Mutation:
+    async def __aenter__(self) -> Mutation[V]:
         transaction = self._start()
         await transaction.__aenter__()
         try:
@@ -148,10 +148,10 @@ class Mutation:
         await transaction.__aexit__(kind, exc, trace)
 
 
-class Mutating(Entries):
+class Mutating(Entries[K, V]):
     """`mutate`."""
 
-    def mutate(self, key: Any, default: Any = None, *, ttl: float | None = None) -> Mutation:
+    def mutate(self, key: K, default: V | None = None, *, ttl: float | None = None) -> Mutation[V]:
         """
         Hold *key* locked while its value is changed: `with d.mutate("hits", []) as entry: entry.value.append(1)`.
 

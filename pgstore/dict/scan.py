@@ -13,7 +13,7 @@ from typing import Any, Final
 from pgstore.core.operation import BeforeCommit, CommitHook, Cursor, Fetch, Op, OpenCursor, Query, iterated, operation
 from pgstore.core.statement import Statement
 from pgstore.dict.arguments import check_limit, check_prefix
-from pgstore.dict.base import ALIVE, READ, DictBase
+from pgstore.dict.base import ALIVE, READ, DictBase, K, V
 from pgstore.dict.codec import Codec
 from pgstore.serializers import key_text
 
@@ -48,21 +48,21 @@ def page(columns: str, *, low: str, high: str, reverse: bool) -> Statement:
     )
 
 
-class Scan(DictBase):
+class Scan(DictBase[K, V]):
     """Operations on all keys, or a range of them."""
 
     @operation
-    def keys(self) -> Op[list[Any]]:
+    def keys(self) -> Op[list[K]]:
         """Return all keys, in the order of their text."""
         return (yield from _all(self._pages("", self._key_of)))
 
     @operation
-    def values(self) -> Op[list[Any]]:
+    def values(self) -> Op[list[V]]:
         """Return all values, in the order of the keys."""
         return (yield from _all(self._pages(f", {READ}", self._value_of)))
 
     @operation
-    def items(self) -> Op[list[tuple[Any, Any]]]:
+    def items(self) -> Op[list[tuple[K, V]]]:
         """Return all pairs of key and value, in the order of the keys."""
         return (yield from _all(self._pages(f", {READ}", Codec.pair)))
 
@@ -75,7 +75,7 @@ class Scan(DictBase):
         end: Any = None,
         reverse: bool = False,
         limit: int | None = None,
-    ) -> Fetch[Any]:
+    ) -> Fetch[K]:
         """Iterate over keys, for `for` and `async for`; the arguments are those of `iterate_items`."""
         return self._pages("", self._key_of, prefix=prefix, start=start, end=end, reverse=reverse, limit=limit)
 
@@ -88,7 +88,7 @@ class Scan(DictBase):
         end: Any = None,
         reverse: bool = False,
         limit: int | None = None,
-    ) -> Fetch[Any]:
+    ) -> Fetch[V]:
         """Iterate over values, for `for` and `async for`; the arguments are those of `iterate_items`."""
         return self._pages(
             f", {READ}", self._value_of, prefix=prefix, start=start, end=end, reverse=reverse, limit=limit
@@ -103,7 +103,7 @@ class Scan(DictBase):
         end: Any = None,
         reverse: bool = False,
         limit: int | None = None,
-    ) -> Fetch[tuple[Any, Any]]:
+    ) -> Fetch[tuple[K, V]]:
         """
         Iterate over pairs of key and value, for `for` and `async for`, in the order of the keys' text.
 
@@ -119,10 +119,10 @@ class Scan(DictBase):
         """
         return self._pages(f", {READ}", Codec.pair, prefix=prefix, start=start, end=end, reverse=reverse, limit=limit)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[K]:
         return iter(self.iterate_keys())
 
-    def __reversed__(self) -> Iterator[Any]:
+    def __reversed__(self) -> Iterator[K]:
         return iter(self.iterate_keys(reverse=True))
 
     # ---------------------------------------------------------------------------------------------------------- rows
@@ -191,7 +191,9 @@ def _successor(prefix: str) -> str | None:
 class _Pages:
     """Entries, a page a call."""
 
-    def __init__(self, store: Scan, columns: str, make: Callable[[Any, Row], Any], bounds: _Bounds) -> None:
+    def __init__(
+        self, store: DictBase[Any, Any], columns: str, make: Callable[[Any, Row], Any], bounds: _Bounds
+    ) -> None:
         self._store = store
         self._columns = columns
         self._make = make

@@ -14,11 +14,12 @@ from typing import Any, Final, TypeVar
 from pgstore import errors
 from pgstore.core.batches import BATCH_BYTES, batches
 from pgstore.core.operation import Op, PutBack, Query, Rows, atomic, operation
+from pgstore.core.overloads import operation_as
 from pgstore.core.statement import Statement
 from pgstore.core.steps import is_interrupt
-from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, ChangeKind, DictBase, Write
+from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, ChangeKind, DictBase, K, V, Write
 from pgstore.dict.codec import Codec
-from pgstore.dict.entries import OVERWRITE
+from pgstore.dict.entries import OVERWRITE, Get
 from pgstore.serializers import key_text
 from pgstore.serializers.codecs import FLOAT, INTEGER, JSON, PICKLE
 from pgstore.store.registry import StoreRecord
@@ -70,7 +71,7 @@ _NO_CLASS: Final = f"""
 """
 
 
-class Taking(DictBase):
+class Taking(DictBase[K, V]):
     """`pop`, `popitem` and `pop_many`."""
 
     # What is there, or was taken. Of two who take one entry, the second waits for the first, and then finds none.
@@ -83,8 +84,8 @@ class Taking(DictBase):
     # Waits for whoever is changing the entry, then holds it until the transaction ends.
     _ONE_LOCKED: Final = Statement(f"{_SELECT_ONE} FOR UPDATE", "int8 text")
 
-    @operation
-    def pop(self, key: Any, default: Any = None) -> Op[Any]:
+    @operation_as[Get[K, V]]
+    def pop(self, key: K, default: Any = None) -> Op[Any]:
         """
         Remove *key* and return its value, or *default* if it is not there.
 
@@ -127,7 +128,7 @@ class Taking(DictBase):
     )
 
     @operation
-    def popitem(self) -> Op[tuple[Any, Any]]:
+    def popitem(self) -> Op[tuple[K, V]]:
         """
         Remove the last entry in the order of the keys and return it as (key, value).
 
@@ -156,7 +157,7 @@ class Taking(DictBase):
     _MANY_LOCKED: Final = Statement(f"{_SELECT_MANY} ORDER BY key FOR UPDATE", "int8 text[]")
 
     @operation
-    def pop_many(self, keys: Iterable[Any]) -> Op[dict[Any, Any]]:
+    def pop_many(self, keys: Iterable[K]) -> Op[dict[K, V]]:
         """
         Remove those *keys* that are there, all in one step, and return their entries.
 
@@ -169,7 +170,7 @@ class Taking(DictBase):
             yield from self._check_exists(codec.store_id)
             return {}
 
-        def load(rows: Rows) -> dict[Any, Any]:
+        def load(rows: Rows) -> dict[K, V]:
             return {wanted[row[0]]: codec.decode(row[2:7], wanted[row[0]], row[0]) for row in rows}
 
         texts = sorted(wanted)

@@ -17,7 +17,7 @@ from pgstore.client.listener import waits
 from pgstore.core.clock import Deadline
 from pgstore.core.operation import Listen, Op, Query, Rows, Topic, Wait
 from pgstore.core.statement import Statement
-from pgstore.dict.base import WATCHED, ChangeKind, DictBase
+from pgstore.dict.base import WATCHED, ChangeKind, DictBase, K, V
 
 KEPT_SECONDS: Final = 3600.0  # the log's memory
 _MARGIN_SECONDS: Final = 60.0
@@ -49,7 +49,7 @@ class DictChange:
 class Watcher:
     """Iterates over changes, for `for` and `async for`; ends by its timeout or by `close()`. Leaving `with` closes it."""
 
-    def __init__(self, store: Watching, since: str | None, timeout: float | None) -> None:
+    def __init__(self, store: DictBase[Any, Any], since: str | None, timeout: float | None) -> None:
         self._store = store
         self._timeout = timeout
         self._position: tuple[str, int] | None = None  # of the last change seen
@@ -229,7 +229,7 @@ class Watcher:
         self.close()
 
 
-class Watching(DictBase):
+class Watching(DictBase[K, V]):
     """`watch`."""
 
     def watch(self, *, since: str | None = None, timeout: float | None = None) -> Watcher:

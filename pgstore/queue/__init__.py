@@ -16,7 +16,10 @@ they are, and `clear`.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, ClassVar
+
 from pgstore.core.operation import Op, operation
+from pgstore.queue.base import T
 from pgstore.queue.dead_letters import DeadLetter, DeadLetters
 from pgstore.queue.lease import Lease
 from pgstore.queue.peek import ItemIterator, Peeking
@@ -24,10 +27,13 @@ from pgstore.queue.put import Putting
 from pgstore.queue.take import Taking
 from pgstore.types import QueueInfo
 
+if TYPE_CHECKING:
+    from pgstore.store.handle import Objects
+
 __all__ = ["DeadLetter", "ItemIterator", "Lease", "Queue"]
 
 
-class Queue(Taking, Putting, Peeking, DeadLetters):
+class Queue(Taking[T], Putting[T], Peeking[T], DeadLetters[T]):
     """
     A persistent first-in, first-out queue of any picklable items.
 
@@ -39,6 +45,9 @@ class Queue(Taking, Putting, Peeking, DeadLetters):
     ... q.get()
     'a'
     """
+
+    if TYPE_CHECKING:
+        objects: ClassVar[Objects[Queue[Any]]]
 
     @operation
     def info(self) -> Op[QueueInfo]:

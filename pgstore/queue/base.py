@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self
 
 from pgstore import errors
 from pgstore.client import Client
@@ -20,10 +20,20 @@ from pgstore.serializers.signing import SIGNATURE_BYTES, Signer
 from pgstore.store.handle import Store
 from pgstore.store.registry import StoreRecord
 
+# The type of items, for type checkers: `Queue[Task]`. What is not said is Any.
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
 NOT_DURABLE: Final = "would make all of it not durable"
 
 
-class QueueBase(Store):
+class QueueBase(Store, Generic[T]):
     """Options, partitions and items."""
 
     _kind: ClassVar = "queue"

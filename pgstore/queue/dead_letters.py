@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Generic
 
 from pgstore import errors
 from pgstore.core.operation import Op, Query, Rows, Topic, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.arguments import check_count
-from pgstore.queue.base import QueueBase
+from pgstore.queue.base import QueueBase, T
 from pgstore.queue.due import LEASE_ENDED, Returning
 from pgstore.queue.sql import DEAD, LEASED
 from pgstore.queue.state import counter_of
@@ -19,7 +19,7 @@ from pgstore.queue.watermark import INSERTING
 
 
 @dataclass(frozen=True)
-class DeadLetter:
+class DeadLetter(Generic[T]):
     """An item whose last lease came to nothing."""
 
     id: int
@@ -29,15 +29,16 @@ class DeadLetter:
     reason: str | None
     """What was said of the last failure."""
     _row: tuple[Any, ...] = field(repr=False, compare=False)
-    _store: QueueBase = field(repr=False, compare=False)
+    _store: QueueBase[T] = field(repr=False, compare=False)
 
     @property
-    def item(self) -> Any:
+    def item(self) -> T:
         """The item. Raises `DeserializationError` if this process cannot load it."""
-        return self._store._decode(self._row, self.partition or "")
+        item: T = self._store._decode(self._row, self.partition or "")
+        return item
 
 
-class DeadLetters(Returning):
+class DeadLetters(Returning[T]):
     """`dead_letters`, `revive` and `discard`."""
 
     _DEAD_LETTERS: Final = Statement(
@@ -70,7 +71,7 @@ class DeadLetters(Returning):
     )
 
     @operation
-    def dead_letters(self, n: int = 100) -> Op[list[DeadLetter]]:
+    def dead_letters(self, n: int = 100) -> Op[list[DeadLetter[T]]]:
         """Return the oldest *n* dead letters, of all partitions; there are some only with `max_attempts`."""
         wanted = check_count(n, "dead_letters")
         record = yield from self._open()
@@ -104,7 +105,7 @@ class DeadLetters(Returning):
     )
 
     @operation
-    def revive(self, letters: Iterable[DeadLetter] | DeadLetter | None = None) -> Op[int]:
+    def revive(self, letters: Iterable[DeadLetter[T]] | DeadLetter[T] | None = None) -> Op[int]:
         """Put dead letters back, to the end of their partitions and as if never leased; None: all. Returns how many."""
         ids = _ids(letters)
         store_id = yield from self._bury_all()
@@ -121,7 +122,7 @@ class DeadLetters(Returning):
     )
 
     @operation
-    def discard(self, letters: Iterable[DeadLetter] | DeadLetter | None = None) -> Op[int]:
+    def discard(self, letters: Iterable[DeadLetter[T]] | DeadLetter[T] | None = None) -> Op[int]:
         """Delete dead letters; None: all. Returns how many."""
         ids = _ids(letters)
         store_id = yield from self._bury_all()
@@ -140,7 +141,7 @@ class DeadLetters(Returning):
         return record.id
 
 
-def _ids(letters: Iterable[DeadLetter] | DeadLetter | None) -> list[int] | None:
+def _ids(letters: Iterable[DeadLetter[Any]] | DeadLetter[Any] | None) -> list[int] | None:
     if letters is None:
         return None
     several = [letters] if isinstance(letters, DeadLetter) else list(letters)

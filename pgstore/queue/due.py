@@ -11,7 +11,7 @@ from typing import Any, Final
 from pgstore.core import clock
 from pgstore.core.operation import Autonomous, Op, Query, Rows
 from pgstore.core.statement import Statement
-from pgstore.queue.base import QueueBase
+from pgstore.queue.base import QueueBase, T
 from pgstore.queue.sql import DEAD, DELAYED, LEASED
 from pgstore.queue.state import QueueState, counter_of
 from pgstore.queue.watermark import INSERTING_WHAT_IS_GONE
@@ -22,7 +22,7 @@ DUE_ITEMS: Final = 1000  # of one statement
 LEASE_ENDED: Final = "the lease ended"  # the reason of a dead letter that nobody gave one
 
 
-class Returning(QueueBase):
+class Returning(QueueBase[T]):
     """Bringing back what is due."""
 
     def _check_due(self, record: StoreRecord, queue: QueueState) -> Op[None]:

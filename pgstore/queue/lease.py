@@ -11,7 +11,7 @@ import contextlib
 import weakref
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Generic, Self
 
 from pgstore import errors
 from pgstore.client.notifications import notifying
@@ -19,7 +19,7 @@ from pgstore.client.undo import on_rollback
 from pgstore.core.operation import Op, Query, Rows, Topic, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.arguments import check_seconds, storable_reason
-from pgstore.queue.base import QueueBase
+from pgstore.queue.base import QueueBase, T
 from pgstore.queue.sql import DEAD, DELAYED, LEASED
 from pgstore.queue.state import counter_of
 from pgstore.queue.watermark import INSERTING
@@ -52,7 +52,7 @@ HELD: Final = f"""
 """
 
 
-class Lease:
+class Lease(Generic[T]):
     """
     An item that is this worker's until the lease ends; see `Queue.get`.
 
@@ -63,7 +63,7 @@ class Lease:
     """
 
     def __init__(
-        self, store: QueueBase, partition: str, seconds: float, row: tuple[Any, ...], record: StoreRecord
+        self, store: QueueBase[T], partition: str, seconds: float, row: tuple[Any, ...], record: StoreRecord
     ) -> None:
         self._store = store
         self._partition = partition
@@ -85,14 +85,15 @@ class Lease:
         return self._store._bound
 
     @property
-    def item(self) -> Any:
+    def item(self) -> T:
         """
         The item; loaded with each access.
 
         Raises:
             DeserializationError: this process cannot load it; its bytes are in the error's `raw`.
         """
-        return self._store._decode(self._row, self._partition)
+        item: T = self._store._decode(self._row, self._partition)
+        return item
 
     @property
     def is_lost(self) -> bool:
@@ -250,7 +251,7 @@ class Renewal:
     nobody refers to any more are not kept.
     """
 
-    def __init__(self, leases: Iterable[Lease], client: Any, store_id: int, seconds: float) -> None:
+    def __init__(self, leases: Iterable[Lease[Any]], client: Any, store_id: int, seconds: float) -> None:
         self._leases = weakref.WeakSet(leases)
         for lease in self._leases:
             lease._renewal = self

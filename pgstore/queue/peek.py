@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from pgstore import errors
 from pgstore.client.listener import waits
@@ -10,7 +10,7 @@ from pgstore.core.clock import Deadline
 from pgstore.core.operation import Listen, Op, PagedIterator, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.arguments import check_count, check_position, one_at_most, partition_name
-from pgstore.queue.base import room_topic
+from pgstore.queue.base import T, room_topic
 from pgstore.queue.due import Returning
 from pgstore.queue.sql import DELAYED, LEASED
 from pgstore.queue.state import counter_of
@@ -56,14 +56,14 @@ _DELETE_UP_TO: Final = """
 """
 
 
-class ItemIterator(PagedIterator[Any]):
+class ItemIterator(PagedIterator[T]):
     """
     Items that stay where they are, for `for` and `async for`; see `Queue.iterate`.
 
     Each is looked up when it is asked for: what others have taken meanwhile is passed over.
     """
 
-    def __init__(self, store: Peeking, partition: str, wait_seconds: float, after: int) -> None:
+    def __init__(self, store: Peeking[T], partition: str, wait_seconds: float, after: int) -> None:
         super().__init__(store._runner, store._bound, self._next)
         self._store = store
         self._partition = partition
@@ -77,7 +77,7 @@ class ItemIterator(PagedIterator[Any]):
         """Where the iterator is: `iterate(after=position)` goes on from here."""
         return self._position
 
-    def _next(self) -> Op[list[Any] | None]:
+    def _next(self) -> Op[list[T] | None]:
         deadline = Deadline.after(self._wait_seconds)
         record = yield from self._store._open()
         rows = yield from self._list(record.id)
@@ -140,7 +140,7 @@ class ItemIterator(PagedIterator[Any]):
         raise AssertionError("unreachable")
 
 
-class Peeking(Returning):
+class Peeking(Returning[T]):
     """`peek`, `iterate`, `len` and `clear`."""
 
     _LIST_ITEMS: Final = Statement(
@@ -187,7 +187,7 @@ class Peeking(Returning):
         return rows
 
     @operation
-    def peek(self, n: int = 1, *, partition: str | None = None) -> Op[list[Any]]:
+    def peek(self, n: int = 1, *, partition: str | None = None) -> Op[list[T]]:
         """
         Return the oldest *n* items, or as many as there are, and leave them in the queue.
 
@@ -210,7 +210,7 @@ class Peeking(Returning):
         partition: str | None = None,
         item_poll_timeout: float | None = None,
         after: int | None = None,
-    ) -> ItemIterator:
+    ) -> ItemIterator[T]:
         """
         Iterate over the items from the oldest on and leave them in the queue, for `for` and `async for`.
 

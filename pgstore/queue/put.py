@@ -21,7 +21,7 @@ from pgstore.core.clock import Deadline
 from pgstore.core.operation import BeforeCommit, Listen, Op, Query, Topic, Wait, atomic, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.arguments import NOT_GIVEN, check_key, check_seconds, one_of, partition_name
-from pgstore.queue.base import NOT_DURABLE, room_topic
+from pgstore.queue.base import NOT_DURABLE, T, room_topic
 from pgstore.queue.due import Returning
 from pgstore.queue.sql import ASYNC_COMMIT, DELAYED, SET_ASYNC_COMMIT, waking
 from pgstore.queue.watermark import INSERT_LOCK, INSERTING
@@ -170,17 +170,17 @@ class PutOptions:
     durable: bool
 
 
-class Putting(Returning):
+class Putting(Returning[T]):
     """`put` and `put_many`."""
 
     @operation
     def put(
         self,
-        item: Any = NOT_GIVEN,
+        item: T = NOT_GIVEN,  # type: ignore[assignment]
         block: bool = True,
         timeout: float | None = None,
         *,
-        v: Any = NOT_GIVEN,
+        v: T = NOT_GIVEN,  # type: ignore[assignment]
         partition: str | None = None,
         partition_ttl: float | None = None,
         delay: float = 0,
@@ -234,11 +234,11 @@ class Putting(Returning):
     @operation
     def put_many(
         self,
-        items: Iterable[Any] = NOT_GIVEN,  # type: ignore[assignment]
+        items: Iterable[T] = NOT_GIVEN,  # type: ignore[assignment]
         block: bool = True,
         timeout: float | None = None,
         *,
-        vs: Iterable[Any] = NOT_GIVEN,  # type: ignore[assignment]
+        vs: Iterable[T] = NOT_GIVEN,  # type: ignore[assignment]
         partition: str | None = None,
         partition_ttl: float | None = None,
         delay: float = 0,

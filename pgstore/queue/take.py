@@ -15,12 +15,14 @@ from pgstore.client.notifications import Notifications
 from pgstore.core import clock
 from pgstore.core.batches import BATCH_BYTES, batches
 from pgstore.core.clock import Deadline
-from pgstore.core.operation import BeforeCommit, Listen, Op, PutBack, Query, Rows, Topic, Wait, operation
+from pgstore.core.operation import BeforeCommit, Listen, Op, PutBack, Query, Rows, Topic, Wait
+from pgstore.core.overloads import operation_as
 from pgstore.core.statement import Statement
 from pgstore.queue.arguments import check_count, check_seconds, one_at_most, partition_name
-from pgstore.queue.base import NOT_DURABLE, room_topic
+from pgstore.queue.base import NOT_DURABLE, T, room_topic
 from pgstore.queue.due import Returning
 from pgstore.queue.lease import HELD, INSERT_GONE, LEASE_SECONDS_MIN, RENEWED_SECONDS_MIN, Lease, Renewal
+from pgstore.queue.overloads import Get, GetMany
 from pgstore.queue.sql import ASYNC_COMMIT, LEASED, waking
 from pgstore.queue.state import PartitionState, QueueState, counter_of
 from pgstore.queue.watermark import INSERTING, WATERMARK
@@ -115,10 +117,10 @@ def take_with_options(*, leased: bool, async_commit: bool, notify: bool, many: b
     return Statement(f"WITH {', '.join(parts)} SELECT {COLUMNS} FROM {source} t {tail}", types)
 
 
-class Taking(Returning):
+class Taking(Returning[T]):
     """`get` and `get_many`."""
 
-    @operation
+    @operation_as[Get[T]]
     def get(
         self,
         block: bool = True,
@@ -155,7 +157,7 @@ class Taking(Returning):
         leases = yield from self._lease(1, block, timeout, name, lease, renew, durable)
         return leases[0] if leases else None
 
-    @operation
+    @operation_as[GetMany[T]]
     def get_many(
         self,
         n: int | None = None,
@@ -206,7 +208,7 @@ class Taking(Returning):
         if renew:
             yield from self._check_outside("get(renew=True)", "has a lease that nobody can prolong before the commit")
         rows = yield from self._take(n, block, timeout, partition, seconds, durable)
-        leases = [Lease(self, partition, seconds, row, record) for row in rows]
+        leases: list[Lease[T]] = [Lease(self, partition, seconds, row, record) for row in rows]
         if renew and leases:
             Renewal(leases, self._runner, record.id, seconds).go_on()
         return leases

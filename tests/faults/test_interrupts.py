@@ -606,7 +606,7 @@ def test_an_interrupt_before_any_line_of_a_waiting_get_loses_and_doubles_nothing
     """
     with pytest.raises(pgstore.errors.QueueEmpty):
         queue.get(timeout=0.01)
-    original = pgstore.Queue._look
+    original = pgstore.Queue._try_take
     looks = []
 
     def look(self, *arguments):
@@ -615,7 +615,7 @@ def test_an_interrupt_before_any_line_of_a_waiting_get_loses_and_doubles_nothing
             return []
         return (yield from original(self, *arguments))
 
-    monkeypatch.setattr(pgstore.Queue, "_look", look)
+    monkeypatch.setattr(pgstore.Queue, "_try_take", look)
     queue.put_many(["a", "b", "c"])
 
     def get():
