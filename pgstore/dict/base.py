@@ -1,4 +1,4 @@
-"""What every part of Dict rests on: its options, its codec, and how writes are logged for those who watch."""
+"""What all parts of Dict share: options, codec, and how writes are logged for those who watch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _COLLECT_EVERY: Final = 100
 
 
 class ChangeKind(enum.StrEnum):
-    """What a row of dict_change tells of."""
+    """What happened to an entry: dict_change.kind."""
 
     PUT = "p"
     DELETE = "d"
@@ -240,7 +240,7 @@ class DictBase(Store, Generic[K, V]):
         return result
 
     def _collect_in_passing(self, record: StoreRecord) -> Op[None]:
-        """Now and then; before a write, for what that takes must not be in the hands of something that may fail."""
+        """Collect, once in N writes. Before the write: if it came after, its failure could lose what the write has taken."""
         if _in_passing():
             yield from self._collect(record)
 

@@ -37,8 +37,9 @@ _INSERT: Final = f"""
 """
 _INSERT_TYPES: Final = f"int8 text bytea {VALUE_TYPES} float8"
 IS_EXPIRED: Final = "e.expires_at <= excluded.updated_at"
-# Of two equal keys, such as 1 and 1.0, a dict keeps the one it had. A client that signs (the first byte, see `codec`)
-# replaces it, so that it can load it later: the old one may be signed by a key that was given up since, or by none.
+# Of two equal keys, such as 1 and 1.0, a dict keeps the one it had. A client that signs (the
+# first byte, see `codec`) replaces it, so that it can load the key later: the old one may be signed by a key that is no longer in
+# use, or not at all.
 _KEY_PICKLE: Final = f"""
            key_pickle = CASE WHEN {IS_EXPIRED} OR get_byte(excluded.key_pickle, 0) = 1 THEN excluded.key_pickle
                              ELSE e.key_pickle

@@ -31,7 +31,7 @@ LEASE_SECONDS: Final = 30.0
 
 
 class _Hold:
-    """One holding of a lock: what must not be mixed up with that of another thread or task that uses the same object."""
+    """One acquisition of a lock, by one of the threads or tasks that share the object."""
 
     def __init__(self, token: int) -> None:
         self.token = token
@@ -109,7 +109,7 @@ class Lock:
         owner = _owner()
         if owner in self._holds:
             raise errors.InvalidError(f"{self!r} is held already, by this thread or task")
-        # Apart: a lock that others could see only after a commit would be none.
+        # Outside of a transaction: a lock that others could see only after its commit would be none.
         yield Autonomous(self._take(owner, block))
         return owner in self._holds
 
@@ -120,7 +120,7 @@ class Lock:
             self._holds[owner] = _Hold(token)
 
     def _note(self, owner: object) -> Op[None]:
-        """A client of one connection has none to be apart on: then the lock goes with the transaction, either way."""
+        """A client of one connection has no other for the lock: then it is taken, or lost, with the transaction."""
         yield from on_rollback(partial(self._restore, owner, self._holds.get(owner)))
 
     def _restore(self, owner: object, hold: _Hold | None) -> None:
@@ -320,9 +320,9 @@ class Locking(DictBase[K, V]):
         """
         Return a lock on *key*, for `with` and `async with`: one holder among all processes.
 
-        It is apart from the entry under *key*, and from transactions, and not reentrant: who holds it waits for themselves. While
-        a `with` block runs its lease is renewed; a killed holder loses it after *ttl* seconds, and one that was paused for so
-        long without being told. What must not be done by two checks `renew()`, or passes `token` on as a fencing token.
+        It has nothing to do with the entry under *key*, nor with transactions, and is not reentrant: a holder that takes it again
+        waits for itself. While a `with` block runs its lease is renewed. A killed holder loses it after *ttl* seconds, and so does
+        one that was paused for longer, without noticing: after a pause check `renew()`, or pass `token` as a fencing token.
 
         Args:
             timeout: wait at most so many seconds, then raise `LockTimeout`, a `TimeoutError`; None: for ever.

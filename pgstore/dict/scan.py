@@ -17,7 +17,7 @@ from pgstore.dict.base import ALIVE, READ, DictBase, K, V
 from pgstore.dict.codec import Codec
 from pgstore.serializers import key_text
 
-FIRST_PAGE_ENTRIES: Final = 50  # the first comes quickly, and tells how large entries are
+FIRST_PAGE_ENTRIES: Final = 50  # the first comes quickly, and shows how large entries are
 PAGE_ENTRIES: Final = 1000
 PAGE_BYTES: Final = 8 * 1024 * 1024
 _SAMPLE_ENTRIES: Final = 16
@@ -222,7 +222,8 @@ class _Pages:
         self._rows_max = _rows_of(rows)
         bounds.left -= len(rows)
         bounds.go_on_after(rows[-1][0])
-        # Decoded one by one: a value that cannot be loaded must not hide the rest, and the collector of cycles sees none of them.
+        # Decoded one by one: a value that cannot be loaded must not hide the rest. A list of them all would make the garbage
+        # collector go through it.
         return map(functools.partial(self._make, codec), rows)
 
     def forget_cursor(self, cursors: _Cursors) -> None:

@@ -129,7 +129,7 @@ class Watcher:
         ((oldest, self._snapshot, self._unread_since),) = yield Query(self._NOW)
         self._position, self._noted = (str(int(oldest) - 1), 0), []
 
-    # Not what was committed when the watcher came: that is the Dict it starts from. One row at least, which tells how things stand:
+    # Not what was committed when the watcher came: that is the Dict it starts from. One row at least:
     # the oldest transaction, and how many have a number since (not xmax: what runs may lie beyond).
     _CHANGES: Final = Statement(
         """

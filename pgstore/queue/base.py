@@ -1,4 +1,4 @@
-"""What every part of Queue rests on: its options, partitions, and how items become bytes."""
+"""What all parts of Queue share: options, and how items become bytes and back."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class QueueBase(Store, Generic[T]):
         return record
 
     def _of(self, store_id: int) -> QueueState:
-        """What the client knows of this Queue; asked for anew by each operation, for a forked child begins with nothing."""
+        """What the client knows of this Queue; looked up by each operation, since a forked child begins with nothing."""
         return client_queues(self._runner).queue(store_id)
 
     def _announce(self, topics: Iterable[Topic]) -> Op[None]:

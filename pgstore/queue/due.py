@@ -1,7 +1,7 @@
 """What comes back: leases that have ended, delayed items whose time has come; and partitions whose `partition_ttl` is over.
 
-What is due moves from `queue_deferred` back to `queue_item` by the hands of those who take: a client looks at most once a second,
-for all partitions of a Queue, and one that waits is told with each look when the next of its partition comes.
+Clients that take also move what is due from `queue_deferred` back to `queue_item`: each looks at most once a second, for all
+partitions of a Queue. One that waits learns with each look when the next item of its partition is due.
 """
 
 from __future__ import annotations

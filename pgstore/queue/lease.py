@@ -59,7 +59,8 @@ class Lease(Generic[T]):
     In `with` and `async with` the item is acknowledged at the end of the block, and given back after an exception. In a transaction
     these take part in it, so that an item and its results are done together; if it is rolled back the lease goes on.
 
-    With `get(lease=, renew=True)` it goes on as long as this object is there and is not settled, however long the work takes.
+    With `get(lease=, renew=True)` it goes on as long as this object is there and is neither acknowledged nor given back, however
+    long the work takes.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Lease(Generic[T]):
 
     @property
     def is_lost(self) -> bool:
-        """Whether a renewal has found that the lease ended, and the item went back. Without `renew=True` nobody looks."""
+        """Whether a renewal has found that the lease ended, and the item went back. Always False without `renew=True`."""
         return self._lost_it
 
     @property
@@ -118,7 +119,7 @@ class Lease(Generic[T]):
             LeaseLost: the item went back, and the work is, or was, another's.
         """
         counter = yield from counter_of(self._store._of(self._record.id))
-        yield from self._settled((yield Query(self._ACK, self._record.id, *self._row[:2])))
+        yield from self._ended((yield Query(self._ACK, self._record.id, *self._row[:2])))
         counter.count(1)
 
     # To the dead letters, in some seconds, or at once. Where somebody else ends this lease first, no row.
@@ -166,13 +167,13 @@ class Lease(Generic[T]):
         why = storable_reason(reason)
         store_id, mine, topic = self._record.id, self._row[:2], Topic(self._record.id, self._partition)
         if self.attempt >= self._record.options.get("max_attempts", float("inf")):
-            yield from self._settled((yield Query(self._BURY, store_id, *mine, why)))
+            yield from self._ended((yield Query(self._BURY, store_id, *mine, why)))
         elif seconds > 0:
             later = Query(self._POSTPONE, store_id, *mine, seconds, why)
-            yield from self._settled((yield from notifying(later, topic)))
+            yield from self._ended((yield from notifying(later, topic)))
         else:
             back = Query(self._GIVE_BACK, store_id, self._partition, *mine)
-            yield from self._settled((yield from notifying(back, topic)))
+            yield from self._ended((yield from notifying(back, topic)))
 
     # Where the lease ended and the item is being brought back, waits for that, and finds no row.
     _EXTEND: Final = Statement(
@@ -196,14 +197,14 @@ class Lease(Generic[T]):
         if not (yield Query(self._EXTEND, self._record.id, *self._row[:2], length)):
             raise self._lost()
 
-    def _settled(self, rows: int) -> Op[None]:
+    def _ended(self, rows: int) -> Op[None]:
         if not rows:
             raise self._lost()
         self._done = True
-        yield from on_rollback(self._unsettle)
+        yield from on_rollback(self._reopen)
 
-    def _unsettle(self) -> None:
-        """What settled it was rolled back: the item is this worker's again, or goes back when the lease ends."""
+    def _reopen(self) -> None:
+        """What ended the lease was rolled back: the item is this worker's again, or goes back when the lease ends."""
         self._done = False
         if self._renewal is not None:
             self._renewal.go_on()
@@ -262,8 +263,8 @@ class Renewal:
     def go_on(self) -> None:
         self._client.renewals.leave(self, self._renew, self._seconds / RENEWALS)
 
-    # Passes over what someone has locked: it is being settled, by a transaction that may take long, or brought back. What is there
-    # but was not renewed may be the next time. So renewing waits for nobody, and prolongs nothing that was settled or is another's.
+    # Passes over what someone has locked: it is being acknowledged, by a transaction that may take long, or brought back. What is
+    # there but was not renewed may be the next time. So renewing waits for nobody, and prolongs nothing that is done or another's.
     _THESE_LEASES: Final = f"""
         store_id = $1
         AND id = ANY ($2)

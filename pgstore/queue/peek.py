@@ -16,7 +16,7 @@ from pgstore.queue.sql import DELAYED, LEASED
 from pgstore.queue.state import counter_of
 from pgstore.store.registry import StoreRecord
 
-# What is due and has not been moved back, which those do who take: see `due`.
+# What is due and has not been moved back by those who take: see `due`.
 _DUE: Final = f"""
       FROM pgstore.queue_deferred e
      WHERE e.store_id = $1
@@ -93,7 +93,7 @@ class ItemIterator(PagedIterator[T]):
         return [self._store._decode(rows[0], self._partition)]
 
     def _list_after_moving_due(self, record: StoreRecord) -> Op[Rows]:
-        """Move back what is due, at the end, and look again; who may not do that sees it where it is."""
+        """Move back what is due, then list again; a role that may not do that sees it where it is."""
         self._only_due = False
         due = yield from self._store._list_due(record, self._partition, 1 + len(self._seen_due))
         if not due:
@@ -181,7 +181,7 @@ class Peeking(Returning[T]):
     )
 
     def _list_due(self, record: StoreRecord, partition: str, wanted: int) -> Op[Rows]:
-        """What is due comes at the end."""
+        """What is due and will be at the end of the queue."""
         last = record.options.get("max_attempts")
         rows: Rows = yield Query(self._LIST_DUE, record.id, wanted, partition, last)
         return rows
@@ -214,8 +214,8 @@ class Peeking(Returning[T]):
         """
         Iterate over the items from the oldest on and leave them in the queue, for `for` and `async for`.
 
-        One look at the queue an item, so what was taken since the last is not among them. It ends when there is none left. An
-        item of a transaction that commits late, at a place already passed, is not seen.
+        It reads the queue for each item, so what was taken meanwhile is not among them. It ends when there is none left. An item of
+        a transaction that commits late, at a place already passed, is not seen.
 
         Args:
             timeout: wait so many seconds for a further item before it ends (also accepted as *item_poll_timeout*); None: 0.

@@ -21,7 +21,7 @@ from pgstore.queue.sql import ASYNC_COMMIT
 from pgstore.queue.watermark import Watermark
 
 SEND_SECONDS: Final = 10.0
-VACUUM_ITEMS: Final = 50_000  # taken by a client between two looks whether vacuum is wanted
+VACUUM_ITEMS: Final = 50_000  # taken by a client between two checks whether vacuum is needed
 VACUUM_REST: Final = 20  # times as long as the last vacuum took, for an old snapshot may make it of no use
 VACUUM_REST_SECONDS: Final = 5.0
 _PARTITIONS_MAX: Final = 10_000
@@ -44,7 +44,7 @@ class QueueState:
 
     def __init__(self, queues: ClientQueues, store_id: int) -> None:
         self._history = queues.history
-        self.check_at = 0.0  # when to look for what has become due (see `lease`)
+        self.check_at = 0.0  # when to look for what has become due (see `due`)
         self._client_queues = queues
         self._store_id = store_id
         self._partitions: dict[str, PartitionState] = {}
@@ -58,7 +58,7 @@ class QueueState:
         if state is None or state.servers_seen != servers_seen:
             if len(self._partitions) >= _PARTITIONS_MAX:
                 self._partitions.clear()
-            # A new one: what another thread has just been told by the server before goes into the old one.
+            # A new object: another thread may still write into the old one what it learnt from the server before.
             state = self._partitions[name] = PartitionState(servers_seen)
         return state
 
@@ -198,7 +198,7 @@ class ClientQueues:
         self.schedule(self, self._vacuum, max(0.0, self._rests_until - clock.monotonic()))
 
     # Whether there are dead rows, and we may remove them. Else VACUUM would do nothing, with a warning.
-    _IS_VACUUM_WANTED: Final = Statement(
+    _IS_VACUUM_NEEDED: Final = Statement(
         """
         SELECT pg_stat_get_dead_tuples(t.oid) >= $1
                AND NOT pg_is_in_recovery()
@@ -217,7 +217,7 @@ class ClientQueues:
     _VACUUM: Final = Statement("VACUUM (SKIP_LOCKED, TRUNCATE false) pgstore.queue_item", once=True)
 
     def _vacuum(self) -> Op[None]:
-        if (yield Query(self._IS_VACUUM_WANTED, VACUUM_ITEMS // 2)) != [(True,)]:
+        if (yield Query(self._IS_VACUUM_NEEDED, VACUUM_ITEMS // 2)) != [(True,)]:
             return
         began = clock.monotonic()
         yield Query(self._VACUUM)

@@ -276,7 +276,7 @@ class Taking(Returning[T]):
             return rows
         if deadline.passed():
             raise self._empty(timeout, partition)
-        # Listening comes before the second look: a put in between wakes us.
+        # Listen before reading again: a put in between wakes us.
         ticket = yield Listen(Topic(record.id, partition))
         try:
             woken = False

@@ -19,7 +19,7 @@ raised only to what is proven:
    a client remembers is forgotten when a connection leads to a server that may be another.
 6. Items that come back (a lease, an interrupted get) get new ids, since their old ones may lie below the watermark.
 
-It is kept in `queue_head.low`, which is raised after some thousand items and never lowered. A statement that is told none looks it
+It is kept in `queue_head.low`, which is raised after some thousand items and never lowered. A statement that is given none looks it
 up. A busy client remembers it for a second, for under an old snapshot that row, too, has dead versions to be passed.
 
 If a sequence falls behind the watermark all the same, after a switch by logical replication, `pgstore check` finds what was put

@@ -1,4 +1,4 @@
-"""What a client owes its Queues and does a little later: telling how much it took, and vacuum."""
+"""What a client does for its Queues a little later: it sends how much it took, and vacuums."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_vacuum_is_wanted_only_with_the_right_to(server, own_database, granted):
 
 
 def _wanted():
-    return (yield Query(state.ClientQueues._IS_VACUUM_WANTED, 0))
+    return (yield Query(state.ClientQueues._IS_VACUUM_NEEDED, 0))
 
 
 # -------------------------------------------------------------------------------------------------------- many of them
