@@ -141,7 +141,9 @@ class Ours(Worker):
         return some(len(self.queue.get_many(SEVERAL, block=False)), SEVERAL)
 
     def lease(self) -> int:
-        self.queue.get(block=False, lease=60).ack()
+        lease = self.queue.get(block=False, lease=60)
+        assert lease is not None
+        lease.ack()
         return 1
 
     def close(self) -> None:
