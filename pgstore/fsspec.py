@@ -91,7 +91,7 @@ class StoreTransaction(Transaction):  # type: ignore[misc]
 
 
 class _Discarded(Exception):
-    """What rolls a transaction back that its user discards."""
+    """Rolls back a transaction that its user discards."""
 
 
 class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
@@ -134,8 +134,8 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """Which file system it is, for comparisons between processes."""
         return f"{self._scheme}_{self.client.installation}_{self._environment_name or self.client.environment}"
 
-    def _place(self, path: Any) -> tuple[Any, str]:
-        """The store that *path* leads into, and the path in it, with the slash at its end."""
+    def _store_of(self, path: Any) -> tuple[Any, str]:
+        """The store that *path* begins with, and the path in it, with the slash at its end."""
         name, _, inside = self._strip_protocol(path).partition("/")
         if not name:
             raise errors.IsADirectory(
@@ -151,10 +151,10 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             )
         return store, inside + "/" if inside and _ends_in_slash(path) else inside
 
-    def _found_place(self, path: Any) -> tuple[Any, str]:
-        """The same for looking: where no store can have such a name there is no such path."""
+    def _find_store(self, path: Any) -> tuple[Any, str]:
+        """`_store_of` for reading: if no store can have such a name, there is no such path."""
         try:
-            return self._place(path)
+            return self._store_of(path)
         except errors.InvalidError as exc:
             raise errors.FileMissing(str(exc), str(path)) from exc
 
@@ -168,7 +168,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def _explained(self, path: Any) -> Iterator[None]:
-        """Turn the error that there is no store into the one that there is no such path."""
+        """Turn the error about a missing store into one about a missing path."""
         try:
             yield
         except errors.NotFoundError as exc:
@@ -183,11 +183,11 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def end_transaction(self) -> None:
         self.transaction.complete()
 
-    # -------------------------------------------------------------------------------------------------------- looking
+    # -------------------------------------------------------------------------------------------------------- reading
 
     def info(self, path: Any, **_: Any) -> Info:
         """
-        The facts about what is at *path*; a link is followed unless it leads nowhere.
+        The attributes of what is at *path*; a link is followed unless it leads nowhere.
 
         Beside fsspec's `name`, `size` and `type`: `mtime` (seconds), `mtime_ns`, `created`, `mode` (with the type),
         `uid`, `gid`, `ino`, `nlink`, `version`, `islink`.
@@ -195,7 +195,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         given, path = path, self._strip_protocol(path)
         if not path:
             return _directory("")
-        store, inside = self._found_place(given)
+        store, inside = self._find_store(given)
         with self._explained(path):
             stat = store.stat(inside, follow_symlinks=False)
             is_link = stat.type == FileEntryType.SYMLINK
@@ -230,17 +230,21 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def _entries(self, path: str, *, recursive: bool = False, detail: bool = True) -> Iterator[Info]:
         """What `info` tells of each entry; without *detail* at least name and type."""
-        store, inside = self._found_place(path)
+        store, inside = self._find_store(path)
         name = path.partition("/")[0]
         with self._explained(path):
             for entry in (store._iterstat if detail else store.iterdir)(inside, recursive=recursive):
-                place = f"{name}/{entry.path}"
+                full_path = f"{name}/{entry.path}"
                 if entry.type == FileEntryType.SYMLINK:
-                    yield self.info(place)
+                    try:
+                        info = self.info(full_path)
+                    except FileNotFoundError:  # removed meanwhile
+                        continue
+                    yield info
                 elif detail:
-                    yield _info(place, entry, False)
+                    yield _info(full_path, entry, False)
                 else:
-                    yield {"name": place, "type": _TYPES.get(entry.type, "other")}
+                    yield {"name": full_path, "type": _TYPES.get(entry.type, "other")}
 
     def find(
         self, path: Any, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **options: Any
@@ -300,7 +304,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             yield here
         if maxdepth is None or maxdepth > 1:
             below = None if maxdepth is None else maxdepth - 1
-            for name in list(here[1]):  # of what the caller may have left of them
+            for name in list(here[1]):  # the caller may have removed some
                 yield from self.walk(directories[name]["name"], below, topdown, on_error, detail)
         if not topdown:
             yield here
@@ -332,7 +336,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def mkdir(self, path: Any, create_parents: bool = True, **_: Any) -> None:
         """Make a directory; of a path that is only a name, the store."""
-        store, inside = self._place(path)
+        store, inside = self._store_of(path)
         if inside:
             with self._explained(path):
                 store.mkdir(inside, parents=create_parents)
@@ -344,7 +348,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def makedirs(self, path: Any, exist_ok: bool = False) -> None:
         """Make a directory and those on the way, with the store."""
-        store, inside = self._place(path)
+        store, inside = self._store_of(path)
         if not inside and not exist_ok:
             self.mkdir(path)
             return
@@ -378,7 +382,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
                 store.remove_file(inside, recursive)
 
     def _inside(self, path: Any) -> tuple[Any, str]:
-        store, inside = self._place(path)
+        store, inside = self._store_of(path)
         if not inside:
             name = self._store_class.__name__
             raise errors.InvalidError(
@@ -390,8 +394,8 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def cp_file(self, path1: Any, path2: Any, **_: Any) -> None:
         """Copy a file; within a store without copying its bytes. Of a directory only itself, as fsspec wants it."""
-        source, inside = self._place(path1)
-        target, new = self._place(path2)
+        source, inside = self._store_of(path1)
+        target, new = self._store_of(path2)
         if self.info(path1)["type"] == "directory":
             self.makedirs(path2, exist_ok=True)
             return
@@ -407,8 +411,8 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """Move a file, or a directory with all in it, as `mv` does; within a store at once whatever its size."""
         single = isinstance(path1, (str, os.PathLike)) and isinstance(path2, (str, os.PathLike))
         if single and maxdepth is None:
-            source, inside = self._place(path1)
-            target, new = self._place(path2)
+            source, inside = self._store_of(path1)
+            target, new = self._store_of(path2)
             if source is target and inside and not set(inside) & set("*?["):
                 if stringify_path(path2).endswith("/") or self.isdir(path2):
                     new = f"{new.rstrip('/')}/{inside.rstrip('/').rpartition('/')[2]}"
@@ -460,13 +464,13 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         cache_options: Any = None,
         **_: Any,
     ) -> Any:
-        store, inside = self._place(path) if set(mode) & set("wxa") else self._found_place(path)
+        store, inside = self._store_of(path) if set(mode) & set("wxa") else self._find_store(path)
         with self._explained(path):
             return store.open(inside, mode)
 
     def cat_file(self, path: Any, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
         """The bytes of a file, or [*start*, *end*) of them, counted from its end where negative."""
-        store, inside = self._found_place(path)
+        store, inside = self._find_store(path)
         if start is None and end is None:
             with self._explained(path):
                 return b"".join(store.read_file(inside))
@@ -481,7 +485,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         self._put(io.BytesIO(value), path, mode)
 
     def _put(self, file: Any, path: Any, mode: str) -> None:
-        store, inside = self._place(path)
+        store, inside = self._store_of(path)
         with self._explained(path):
             if mode != "create":
                 store.put_file(file, inside)
@@ -523,7 +527,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
         Without its setuid, setgid and sticky bits, unless *trusted*: see `Volume.get_file`.
         """
-        store, inside = self._found_place(rpath)
+        store, inside = self._find_store(rpath)
         target = outfile if outfile is not None else lpath
         info = self.info(rpath)
         if not isfilelike(target):
@@ -537,11 +541,11 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         callback.absolute_update(info["size"])
 
     def touch(self, path: Any, truncate: bool = True, **_: Any) -> None:
-        """Make an empty file, of one that is there; without *truncate*, set the time of one that is there."""
+        """Make a file empty, or make an empty one; without *truncate*, only set the time of one that exists."""
         if truncate or not self.exists(path):
             self.pipe_file(path, b"")
             return
-        store, inside = self._place(path)
+        store, inside = self._store_of(path)
         with self._explained(path):
             store.utime(inside, mtime_ns=time.time_ns())
 
@@ -554,7 +558,7 @@ class VolumeFileSystem(StoreFileSystem):
 
 
 class NetworkFileSystemFileSystem(StoreFileSystem):
-    """`pgstorenfs://name/path`. What is written is there for everybody at once; files can be changed in place (`r+b`)."""
+    """`pgstorenfs://name/path`. All see at once what is written; files can be changed in place (`r+b`)."""
 
     protocol = ("pgstorenfs", "pgstore+nfs")  # others, such as universal_pathlib, take any but letters and digits apart
     _store_class = NetworkFileSystem
@@ -601,7 +605,7 @@ def _both(first: Callable[[], object], second: Callable[[], object]) -> Callable
 
 
 class _Packing(Layer, io.BufferedWriter):
-    """What packs into a file of ours. One of ours that nobody closes is not written, and not all that pack do so."""
+    """A file that compresses into one of ours, and closes that: otherwise ours is never written, and not every packer closes it."""
 
     def __init__(self, packer: Any, below: Any) -> None:
         super().__init__(packer)

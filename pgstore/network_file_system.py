@@ -1,7 +1,6 @@
-"""NetworkFileSystem: a file system in the database with one state, which is shared live.
+"""NetworkFileSystem: a file system in the database with one state, in which files are changed in place.
 
-What it has in common with Volume is in `pgstore.file_store`. What is written is there for everybody at once; files are changed in
-place, also in the middle. In a transaction, changes to names are seen by the transaction alone until it commits.
+What it has in common with Volume is in `pgstore.file_store`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from pgstore.fs.commit.live import LiveChanges
 from pgstore.fs.paths import split, split_file
 from pgstore.fs.transfer.local import Folder, Source
 from pgstore.fs.transfer.progress import Progress
-from pgstore.store.handle import class_operation
+from pgstore.store.objects import class_operation
 from pgstore.types import NetworkFileSystemInfo
 
 __all__ = ["NetworkFileSystem"]
@@ -28,9 +27,23 @@ __all__ = ["NetworkFileSystem"]
 
 class NetworkFileSystem(FileStore):
     """
-    A persistent file system that many clients read and write at once.
+    A persistent file system with one state, in which files are changed in place, at once for all who read them.
 
-    Paths start at the root; a leading slash may be left out.
+    *Tree*: as that of a `Volume`.
+
+    *Atomic*: each change of names, and each write or append of up to 1 MiB to an open file. `put_file`, `write_file` and `move`
+    replace a file at once. In a transaction changes of names wait for its commit; what is written into an open file stays locked
+    until then.
+
+    *Concurrent writers* of different parts of a file work at the same time, and of one part the last one wins. Changes of names
+    that cannot be merged raise `ConflictError`, and nothing is applied.
+
+    *Durable*: changes of names when the call returns; what is written into an open file when its `fsync` or `close` returns.
+
+    *Open files* can be read and written when their name is removed or given to another file, as long as the database has heard of
+    their process within ten minutes.
+
+    *Limits* and *errors*: as those of a `Volume`.
 
     >>> cache = NetworkFileSystem.from_name("cache", create_if_missing=True)
     >>> with cache.open("/greeting.txt", "w") as file:
@@ -65,7 +78,7 @@ class NetworkFileSystem(FileStore):
 
     @operation
     def info(self) -> Op[NetworkFileSystemInfo]:
-        """Return the facts about this NetworkFileSystem that do not change."""
+        """Return name, time of creation and creator of this NetworkFileSystem."""
         record = yield from self._described()
         return NetworkFileSystemInfo(self._name, record.created_at, record.created_by)
 
@@ -94,7 +107,7 @@ class NetworkFileSystem(FileStore):
         progress_cb: Callable[..., Any] | None = None,
     ) -> Op[None]:
         """Upload a local file, by default to `/` and its own name; see `put_file`."""
-        names = split_file(_default_place(local_path, remote_path))
+        names = split_file(_default_remote_path(local_path, remote_path))
         source: Source = yield Call(partial(Source.open, local_path))
         try:
             yield from self._put(source, names, Progress(tell=progress_cb))
@@ -109,7 +122,7 @@ class NetworkFileSystem(FileStore):
         progress_cb: Callable[..., Any] | None = None,
     ) -> Op[None]:
         """Upload the files of a local folder, by default below `/` and its own name; see `put_directory`."""
-        names = split(_default_place(local_path, remote_path))
+        names = split(_default_remote_path(local_path, remote_path))
         folder: Folder = yield Call(partial(Folder, local_path, None))
         yield from self._put_all(folder, names, Progress(tell=progress_cb))
 
@@ -141,7 +154,7 @@ def _rewind(fp: BinaryIO) -> None:
         fp.seek(0)
 
 
-def _default_place(local_path: str | Path, remote_path: str | None) -> str:
+def _default_remote_path(local_path: str | Path, remote_path: str | None) -> str:
     if remote_path is not None:
         return remote_path
     if not isinstance(local_path, (str, os.PathLike)):

@@ -8,8 +8,8 @@ from datetime import datetime
 
 
 @dataclass(frozen=True)
-class DictInfo:
-    """Facts about a Dict that do not change."""
+class StoreInfo:
+    """What every store has, and what does not change."""
 
     name: str | None
     """None: ephemeral."""
@@ -19,21 +19,23 @@ class DictInfo:
 
 
 @dataclass(frozen=True)
-class QueueInfo:
-    """Facts about a Queue that do not change."""
-
-    name: str | None
-    created_at: datetime
-    created_by: str | None
+class DictInfo(StoreInfo):
+    """What `Dict.info` returns."""
 
 
 @dataclass(frozen=True)
-class VolumeInfo:
-    """Facts about a Volume that do not change."""
+class QueueInfo(StoreInfo):
+    """What `Queue.info` returns."""
 
-    name: str | None
-    created_at: datetime
-    created_by: str | None
+
+@dataclass(frozen=True)
+class VolumeInfo(StoreInfo):
+    """What `Volume.info` returns."""
+
+
+@dataclass(frozen=True)
+class NetworkFileSystemInfo(StoreInfo):
+    """What `NetworkFileSystem.info` returns."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,6 @@ class VolumeVersion:
     version: int
     """Counts up from 1."""
     committed_at: datetime
-
-
-@dataclass(frozen=True)
-class NetworkFileSystemInfo:
-    """Facts about a NetworkFileSystem that do not change."""
-
-    name: str | None
-    created_at: datetime
-    created_by: str | None
 
 
 class FileEntryType(enum.IntEnum):
@@ -80,7 +73,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class FileStat:
-    """All that is known of a file, directory or link."""
+    """All attributes of a file, directory or link."""
 
     path: str
     """From the root, without a leading slash; symbolic links on the way have been followed."""
@@ -94,13 +87,13 @@ class FileStat:
     mtime_ns: int
     """Of the contents, in nanoseconds since 1970."""
     ctime_ns: int
-    """Of the contents, attributes and number of names."""
+    """Of the last change of contents, attributes or number of names, in nanoseconds since 1970."""
     link_count: int
     """How many names lead to it; 1 for directories."""
     ino: int
     """The same for all names of one file; never used again."""
     version: int
-    """Of the Volume, in which it or a name on the way was last changed; see `put_file(if_version=)`. 0 in a NetworkFileSystem."""
+    """Of the Volume, in which it or a name on the way changed last; see `put_file(if_version=)`. 0 in a NetworkFileSystem."""
 
     @property
     def mtime(self) -> int:

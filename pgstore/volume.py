@@ -1,7 +1,6 @@
-"""Volume: a file system in the database, shared by every client, each change of which is one commit.
+"""Volume: a file system in the database with versions. Each commit makes one.
 
-What it has in common with NetworkFileSystem is in `pgstore.file_store`; here is what versions bring. A direct call is a commit of
-its own. In a transaction, changes are seen by the transaction alone until it commits, and then become one version of the Volume.
+What it has in common with NetworkFileSystem is in `pgstore.file_store`; here is what versions add.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from pgstore.file_store import BatchUpload, FileStore
 from pgstore.file_store.base import check_number
 from pgstore.fs import history
 from pgstore.fs.commit.volume import VersionedChanges
-from pgstore.fs.content.blobs import UNIQUE_VIOLATION, StoreGone
+from pgstore.fs.content.blobs import UNIQUE_VIOLATION
 from pgstore.fs.history import VersionPin
+from pgstore.fs.model import NEWEST, StoreGone
 from pgstore.fs.paths import Names, join, split
 from pgstore.fs.transfer import upload
 from pgstore.fs.transfer.local import Source
 from pgstore.fs.transfer.progress import Progress
-from pgstore.fs.tree.resolve import NEWEST
-from pgstore.store.handle import class_operation
+from pgstore.store.objects import class_operation
 from pgstore.types import FileEntry, FileEntryType, FileStat, VolumeInfo, VolumeVersion
 
 __all__ = [
@@ -38,25 +37,32 @@ __all__ = [
 
 VERSIONS_MAX = 1_000_000  # of keep=
 
-# No row: there is none of the old name. The name that is taken is told by the index.
-RENAME = Statement(
-    """
-    UPDATE pgstore.store
-       SET name = $3
-     WHERE environment = $1
-       AND kind = 'volume'
-       AND name = $2
-    """,
-    "text text text",
-)
-
 
 class Volume(FileStore):
     """
-    A persistent file system of any size.
+    A persistent file system of any size, in which files are replaced and each commit is a version.
 
-    Paths start at the root; a leading slash may be left out. Writers of different files never undo each other's work, also when
-    both make the same directory; of two that write one file, the later commit wins.
+    *Tree*: directories, files with any number of names, symbolic links, permissions, times, extended attributes. Paths start at the
+    root; a leading slash may be left out. A name has up to 255 bytes, anything but `/` and NUL, and is not `.` or `..`.
+
+    *Atomic*: each call, also `put_directory` and `batch_upload`: all of it or, after an error, nothing. In a transaction all
+    changes of the Volume become one version with its commit, and nobody else sees them before. A reader never sees half a file: it
+    reads a file that is replaced meanwhile to its end.
+
+    *Concurrent writers* of different files never undo each other's work, also if both make the same directory, and do not wait for
+    each other before their commits. Of one file the last to commit wins, unless `put_file(if_version=)` says which state it may
+    replace. Changes that cannot be merged raise `ConflictError`, and nothing is applied.
+
+    *History*: the newest versions stay readable (`versions`, `at`, `restore`), as many as *keep* says at creation. What no version
+    has any more is deleted in the background, ten minutes later at the earliest, and by `pgstore gc`.
+
+    *Durable*: a call returns when the server has committed. After a crash of the client nothing of an unfinished call is seen.
+
+    *Limits*: a file has up to 16 TiB. Up to 64 KiB are stored in the row of its inode, larger ones in chunks; ranges of zeros take
+    no space, and copies share their bytes.
+
+    *Errors*: those of local files where they mean the same (`FileNotFoundError`, `FileExistsError`, `IsADirectoryError` …), all of
+    them also `pgstore.Error`; `NotFoundError` if there is no such Volume.
 
     >>> volume = Volume.from_name("models", create_if_missing=True)
     >>> volume.put_file("weights.bin", "/v1/weights.bin")
@@ -117,7 +123,7 @@ class Volume(FileStore):
             storage=storage,
             chunk_size=chunk_size,
         )
-        store._options.update(_kept(keep))
+        store._options.update(_keep_option(keep))
         return store
 
     @classmethod
@@ -141,26 +147,25 @@ class Volume(FileStore):
         if version not in (None, 1, 2):
             raise errors.InvalidError(f"version {version!r} is neither 1 nor 2")
         store = super().ephemeral(client, environment_name)
-        store._options = {**cls._checked_options(storage=storage, chunk_size=chunk_size), **_kept(keep)}
+        store._options = {**cls._checked_options(storage=storage, chunk_size=chunk_size), **_keep_option(keep)}
         return store
 
     @operation
     def info(self) -> Op[VolumeInfo]:
-        """Return the facts about this Volume that do not change."""
+        """Return name, time of creation and creator of this Volume."""
         record = yield from self._described()
         return VolumeInfo(self._name, record.created_at, record.created_by)
 
-    def _check_if_version(self, if_version: int | None) -> None:
-        if if_version is not None:
-            check_number(if_version, "if_version", 0, 2**62)
+    def _checked_if_version(self, if_version: int | None) -> int | None:
+        return None if if_version is None else check_number(if_version, "if_version", 0, 2**62)
 
     def _put(self, source: Source, names: Names, shown: Progress, **conditions: Any) -> Op[int]:
-        if source.is_small and self._refusal is None and conditions.get("if_version") is None:
+        if source.is_small and self._read_only_reason is None and conditions.get("if_version") is None:
             store_id = yield from self._locate()
             if not (yield from in_transaction()):
                 session, mode = self._runner.session, conditions.get("mode")
                 try:
-                    size = yield from upload.put_at_once(session, store_id, source, names, shown, mode)
+                    size = yield from upload.put_small_file(session, store_id, source, names, shown, mode)
                 except StoreGone:
                     try:
                         yield from self._is_gone(store_id)
@@ -179,15 +184,16 @@ class Volume(FileStore):
         """
         Return the versions that can still be read, newest first. Each commit made one.
 
-        The newest *keep* (see `from_name`) are kept, and any that somebody reads (`at`); others may go at any time.
+        The newest *keep* (see `from_name`) are kept, and any that somebody reads (`at`). Others may be deleted at any time.
 
         Args:
             limit: at most so many; None: all.
             before: only versions before this one, for the next page.
         """
-        for value, noun in ((limit, "limit"), (before, "before")):
-            if value is not None:
-                check_number(value, noun, 0, 2**62)
+        limit, before = (
+            None if value is None else check_number(value, name, 0, 2**62)
+            for value, name in ((limit, "limit"), (before, "before"))
+        )
         store_id = yield from self._locate()
         found = yield from history.versions(store_id, before=before, limit=limit)
         if not found:
@@ -198,16 +204,16 @@ class Volume(FileStore):
         """
         Return a handle that reads the Volume as it was in *version*, and refuses to write. Version 0 is the empty Volume.
 
-        The version is kept from the first use of the handle until it is garbage, or its process has been silent for ten minutes. A
-        pickled handle keeps nothing: where it is unpickled, it does from its first use there on.
+        The version is kept from the first use of the handle until the handle is garbage, or its process has been silent for ten
+        minutes. A pickled handle keeps nothing; an unpickled one does from its first use on.
 
         Raises:
             InvalidError: on first use, if there has never been such a version.
             VersionGone: on use, if it is not kept any more.
         """
         version = check_number(version, "version", 0, 2**62)
-        refusal = f"Version {version} of a Volume can not be written to; restore({version}) makes it the newest"
-        return self._clone(_version=version, _version_pin=VersionPin(version), _refusal=refusal)
+        reason = f"Version {version} of a Volume can not be written to; restore({version}) makes it the newest"
+        return self._clone(_version=version, _version_pin=VersionPin(version), _read_only_reason=reason)
 
     def __repr__(self) -> str:
         return super().__repr__() if self._version == NEWEST else f"{super().__repr__()}.at({self._version})"
@@ -220,20 +226,20 @@ class Volume(FileStore):
         No bytes are copied. What was committed since stays readable in its versions, and can be restored in turn. Files that change
         get their old contents, modes and times, and the present as the time of their last change (`ctime_ns`).
 
-        All names are looked at, those of now and those of then, and other commits wait for it meanwhile. In a transaction it has to
-        come before changes of the Volume, which may follow, and those of others wait for the transaction then.
+        It reads all names of both versions, and other commits wait for it meanwhile. In a transaction it must come before other
+        changes of the Volume, and the commits of others wait until the transaction ends.
 
         Raises:
             InvalidError: there has never been such a version, or the transaction has changed the Volume already.
             VersionGone: it is not kept any more.
         """
         version = check_number(version, "version", 0, 2**62)
-        if self._refusal is not None:
-            raise errors.InvalidError(self._refusal)
+        if self._read_only_reason is not None:
+            raise errors.InvalidError(self._read_only_reason)
         store_id = yield from self._locate()
 
         def change() -> Op[int]:
-            hooked = yield from self._enrol(store_id)
+            hooked = yield self._change_set(store_id)
             changes: VersionedChanges = hooked.hook
             if changes.any or changes.version is not None:
                 raise errors.InvalidError(
@@ -268,7 +274,9 @@ class Volume(FileStore):
             raise errors.InvalidError(
                 "read_only() cannot be combined with with_mount_options(); pass read_only=True there"
             )
-        return self._clone(_refusal="Read-only Volume can not be written to", _mount_options={"read_only": True})
+        return self._clone(
+            _read_only_reason="Read-only Volume can not be written to", _mount_options={"read_only": True}
+        )
 
     def with_mount_options(self, *, read_only: bool | None = None, sub_path: str | None = None) -> Self:
         """
@@ -278,7 +286,7 @@ class Volume(FileStore):
             read_only: mount it so that nothing can be written. None: as it is.
             sub_path: mount only this directory, which is made; "/": all. None: as it is.
         """
-        if self._refusal is not None:
+        if self._read_only_reason is not None:
             raise errors.InvalidError("with_mount_options() cannot be combined with read_only()")
         options = dict(self._mount_options or {})
         if read_only is not None:
@@ -315,9 +323,22 @@ class Volume(FileStore):
             raise old._missing()
 
 
+# No row: no Volume has the old name. If the new name is taken, the unique index raises an error.
+RENAME = Statement(
+    """
+    UPDATE pgstore.store
+       SET name = $3
+     WHERE environment = $1
+       AND kind = 'volume'
+       AND name = $2
+    """,
+    "text text text",
+)
+
+
 def _renamed(environment: str, old_name: str, new_name: str | None) -> Op[int]:
     return (yield Query(RENAME, environment, old_name, new_name))  # type: ignore[no-any-return]
 
 
-def _kept(keep: int | None) -> dict[str, int]:
+def _keep_option(keep: int | None) -> dict[str, int]:
     return {} if keep is None else {"keep": check_number(keep, "keep", 1, VERSIONS_MAX)}

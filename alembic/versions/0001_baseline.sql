@@ -198,6 +198,16 @@ CREATE TABLE pgstore.queue_head (
     PRIMARY KEY (store_id, partition)
 ) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
 
+-- Whose turn it is to put, where puts wait for each other's commits: rows to be locked. Not advisory locks, which every login may
+-- hold. kind: 'o' puts in order into the partition, 'r' puts into a Queue with a bound, whatever the partition, which is then ''.
+-- Besides, a lock of the table says who inserts: see queue_inserting.
+CREATE TABLE pgstore.queue_turn (
+    store_id  bigint NOT NULL,
+    kind      text COLLATE "C" NOT NULL CHECK (kind IN ('o', 'r')),
+    partition text COLLATE "C" NOT NULL,
+    PRIMARY KEY (store_id, kind, partition)
+);
+
 -- How many items have left a Queue, as its clients tell every ten seconds and when they are closed; what is there can be counted. A
 -- few rows a Queue, so that clients seldom meet in one.
 CREATE TABLE pgstore.queue_count (
@@ -329,21 +339,23 @@ CREATE TABLE pgstore.dirent (
 );
 CREATE INDEX dirent_closed ON pgstore.dirent (store_id, version_to) WHERE version_to < 9223372036854775807;  -- for collection
 
--- Blobs that nothing may refer to any more, for collection to look at: files of a NetworkFileSystem get new ones when a shared
--- one is written; collection itself notes those of the inodes that it deletes. Noted with ON CONFLICT DO UPDATE, which waits for a
--- collection that has just seen the blob in use and is about to forget it: DO NOTHING would take the note for made.
-CREATE TABLE pgstore.blob_left (
+-- Candidates for collection: blobs that may have lost their last inode. Noted by whoever takes a file's blob away (a NetworkFileSystem
+-- that writes to a shared blob gives the file a new one), and by collection for the inodes that it deletes. Noted with ON CONFLICT
+-- DO UPDATE, which waits for a collection that has just seen the blob in use and is about to delete the note: DO NOTHING would take
+-- that note for its own.
+CREATE TABLE pgstore.blob_candidate (
     store_id bigint NOT NULL,
     blob_id  bigint NOT NULL,
-    left_at  timestamptz NOT NULL DEFAULT statement_timestamp(),
+    noted_at timestamptz NOT NULL DEFAULT statement_timestamp(),  -- the time of grace counts from here; -infinity: it is over
     PRIMARY KEY (store_id, blob_id)
 );
 
--- Chunks that were replaced or cut off, and those of deleted blobs, for collection to delete if no blob has them any more; the same.
-CREATE TABLE pgstore.chunk_left (
+-- The same of chunks that were replaced or cut off, or were those of a deleted blob. No time of grace: a chunk that no extent has
+-- is read by nobody.
+CREATE TABLE pgstore.chunk_candidate (
     store_id bigint NOT NULL,
     chunk_id bigint NOT NULL,
-    left_at  timestamptz NOT NULL DEFAULT statement_timestamp(),
+    noted_at timestamptz NOT NULL DEFAULT statement_timestamp(),  -- for people; and for ON CONFLICT to have something to set
     PRIMARY KEY (store_id, chunk_id)
 );
 
@@ -1432,6 +1444,38 @@ SELECT s.environment,
                       WHERE n.store_id = s.id) AS c
  WHERE s.kind = 'queue';
 
+-- Wait until it is our turn (queue_turn), and keep it until the end of the transaction.
+CREATE FUNCTION pgstore.queue_take_turn(p_store_id bigint, p_kind text, p_partition text) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    LOOP
+        PERFORM FROM pgstore.queue_turn t
+          WHERE t.store_id = p_store_id
+            AND t.kind = p_kind COLLATE "C"
+            AND t.partition = p_partition COLLATE "C"
+            FOR NO KEY UPDATE;
+        EXIT WHEN FOUND;
+        INSERT INTO pgstore.queue_turn (store_id, kind, partition)
+        SELECT s.id, p_kind, p_partition
+          FROM pgstore.store s
+         WHERE s.id = p_store_id
+        ON CONFLICT DO NOTHING;
+        EXIT WHEN FOUND OR NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = p_store_id);
+    END LOOP;
+END
+$function$;
+
+-- What tells queue_advance that we insert, where the advisory lock is not to be had: every login may hold that, so nobody waits for
+-- it. True. Others who insert, into whatever Queue, hold this lock at the same time; those who have no rights here cannot hold one
+-- that keeps it from us.
+CREATE FUNCTION pgstore.queue_inserting(p_store_id bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    LOCK TABLE pgstore.queue_turn IN ROW EXCLUSIVE MODE;
+    RETURN true;
+END
+$function$;
+
 -- Put a JSON value, which Python takes as plain objects. A trigger on a table of yours can feed workers so. A Queue that is not there
 -- is error P0002, one that is full (maxsize) 53400: nothing in SQL waits for room.
 CREATE FUNCTION pgstore.queue_put(p_store_id bigint, p_item jsonb, p_partition text DEFAULT '') RETURNS void
@@ -1458,8 +1502,8 @@ BEGIN
     END IF;
     maxsize := (settings ->> 'maxsize')::bigint;
     IF maxsize IS NOT NULL THEN
-        -- As in pgstore/queue/put.py: who puts into a bounded queue holds this lock, and counts after it is taken. 0x70677372.
-        PERFORM pg_advisory_xact_lock(1885827954, (p_store_id % 2147483648)::integer);
+        -- As in pgstore/queue/put.py: who puts into a bounded queue has to have the turn, and counts after it is taken.
+        PERFORM pgstore.queue_take_turn(p_store_id, 'r', '');
         IF (SELECT count(*)
               FROM (SELECT
                       FROM pgstore.queue_item q
@@ -1470,7 +1514,9 @@ BEGIN
         END IF;
     END IF;
     -- Before the id is drawn: see queue_advance.
-    PERFORM pg_advisory_xact_lock_shared(1885827945, (p_store_id % 2147483648)::integer);
+    IF NOT pg_try_advisory_xact_lock_shared(1885827945, (p_store_id % 2147483648)::integer) THEN
+        PERFORM pgstore.queue_inserting(p_store_id);
+    END IF;
     INSERT INTO pgstore.queue_item (store_id, partition, codec, payload)
     SELECT s.id, p_partition, 'j', convert_to(p_item::text, 'UTF8')
       FROM pgstore.store s
@@ -1499,14 +1545,13 @@ $function$;
 -- -------------------------------------------------------------------------------- Queue: below which id there is nothing left
 --
 -- A get that starts at the first id has to pass the dead row of every item taken since the oldest snapshot that somebody holds; so
--- gets start at a low watermark (pgstore/queue/watermark.py has the proof).
--- Whoever inserts into queue_item takes a shared advisory lock, key (1885827945, store_id % 2147483648), before
--- the id is drawn and holds it to the end of the transaction. Once those who held it when the sequence was read are gone, every id
--- up to what was read is visible or will never be.
+-- gets start at a low watermark (pgstore/queue/watermark.py has the proof). Whoever inserts into queue_item takes a shared advisory
+-- lock, key (1885827945, store_id % 2147483648), before the id is drawn and holds it to the end of the transaction; or, where somebody
+-- keeps it from them, the lock of queue_inserting. Once those who held one when the sequence was read are gone, every id up to what
+-- was read is visible or will never be.
 
--- Raise the watermark.
--- Called first without p_last_id, p_inserters and p_server, and again with what it returned as long as `low` is NULL:
--- someone is still inserting. After a failover or a crash it begins anew, for the sequence may have gone back.
+-- Raise the watermark. Called first without p_last_id, p_inserters and p_server, and again with what it returned as long as `low` is
+-- NULL: someone is still inserting. After a failover or a crash it begins anew, for the sequence may have gone back.
 -- Only under READ COMMITTED, since each step here has to see what was committed before it, and in a transaction that has written
 -- nothing: an item that it has taken, and may give back, would be invisible here. Else low is NULL, and nothing is done.
 CREATE FUNCTION pgstore.queue_advance(p_store_id bigint, p_partition text, p_last_id bigint, p_inserters text[], p_server text,
@@ -1535,11 +1580,15 @@ BEGIN
     SELECT coalesce(array_agg(DISTINCT l.virtualtransaction), '{}')
       INTO still_there
       FROM pg_locks l
-     WHERE l.locktype = 'advisory'
-       AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-       AND l.classid = 1885827945
-       AND l.objid = (p_store_id % 2147483648)::oid
-       AND l.objsubid = 2;
+     WHERE l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+       AND ((l.locktype = 'advisory'
+             AND l.mode = 'ShareLock'
+             AND l.classid = 1885827945
+             AND l.objid = (p_store_id % 2147483648)::oid
+             AND l.objsubid = 2)
+            OR (l.locktype = 'relation'
+                AND l.mode = 'RowExclusiveLock'
+                AND l.relation = 'pgstore.queue_turn'::regclass));
     IF inserters IS NULL THEN
         inserters := still_there;
     END IF;
@@ -1656,20 +1705,26 @@ CREATE FUNCTION pgstore.chunk_read(p_store_id bigint, p_chunk_id bigint, p_offse
 LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     result bytea;
+    closed integer;
 BEGIN
     IF p_offset < 0 THEN  -- there is the header, which says whose the object is
         RAISE EXCEPTION 'offset % of a chunk is negative', p_offset USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    -- chunk_is_ours and the read in one statement: a small read would take half as long again.
-    SELECT CASE WHEN pg_has_role(m.lomowner, 'USAGE')
-                     AND lo_get(m.oid, 0, 32) = uuid_send(i.id) || int8send(p_store_id) || int8send(p_chunk_id)
-                THEN lo_get(m.oid, 2048 + p_offset, p_length) END
-      INTO result
-      FROM pgstore.chunk k
-      JOIN pg_largeobject_metadata m ON m.oid = k.large_object
-     CROSS JOIN pgstore.installation i
-     WHERE k.store_id = p_store_id
-       AND k.id = p_chunk_id;
+    -- One statement, and the object opened once: lo_get opens it each time, and looks for its end first. OFFSET 0 keeps the order.
+    SELECT r.bytes, lo_close(r.descriptor)
+      INTO result, closed
+      FROM (SELECT o.descriptor,
+                   CASE WHEN loread(o.descriptor, 32) = (SELECT uuid_send(i.id) FROM pgstore.installation i)
+                                                        || int8send(p_store_id) || int8send(p_chunk_id)
+                        THEN CASE WHEN lo_lseek64(o.descriptor, 2048 + p_offset, 0) > 0 THEN loread(o.descriptor, p_length) END
+                   END AS bytes
+              FROM (SELECT lo_open(k.large_object, x'40000'::integer) AS descriptor  -- INV_READ
+                      FROM pgstore.chunk k
+                     WHERE k.store_id = p_store_id
+                       AND k.id = p_chunk_id
+                       AND pg_has_role((SELECT m.lomowner FROM pg_largeobject_metadata m WHERE m.oid = k.large_object), 'USAGE')
+                    OFFSET 0) o
+            OFFSET 0) r;
     IF result IS NULL THEN
         PERFORM pgstore.chunk_refuse(p_store_id, p_chunk_id);
     END IF;
@@ -1709,25 +1764,32 @@ $function$;
 CREATE FUNCTION pgstore.chunk_write(p_store_id bigint, p_chunk_id bigint, p_offset bigint, p_data bytea) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-    found_oid oid;
+    written integer;
+    closed  integer;
 BEGIN
     IF p_offset < 0 THEN  -- there is the header, which says whose the object is
         RAISE EXCEPTION 'offset % of a chunk is negative', p_offset USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    SELECT m.oid
-      INTO found_oid
-      FROM pgstore.chunk k
-      JOIN pg_largeobject_metadata m ON m.oid = k.large_object
-     CROSS JOIN pgstore.installation i
-     WHERE k.store_id = p_store_id
-       AND k.id = p_chunk_id
-       AND CASE WHEN pg_has_role(m.lomowner, 'USAGE')
-                THEN lo_get(m.oid, 0, 32) = uuid_send(i.id) || int8send(p_store_id) || int8send(p_chunk_id) END
-       FOR NO KEY UPDATE OF k;
-    IF NOT FOUND THEN
+    -- As chunk_read. An object that is open for writing is seen as it is by now, so after the lock as the last one left it.
+    SELECT w.bytes, lo_close(w.descriptor)
+      INTO written, closed
+      FROM (SELECT o.descriptor,
+                   CASE WHEN loread(o.descriptor, 32) = (SELECT uuid_send(i.id) FROM pgstore.installation i)
+                                                        || int8send(p_store_id) || int8send(p_chunk_id)
+                        THEN CASE WHEN lo_lseek64(o.descriptor, 2048 + p_offset, 0) > 0 THEN lowrite(o.descriptor, p_data) END
+                   END AS bytes
+              FROM (SELECT lo_open(l.large_object, x'60000'::integer) AS descriptor  -- INV_READ | INV_WRITE
+                      FROM (SELECT k.large_object
+                              FROM pgstore.chunk k
+                             WHERE k.store_id = p_store_id
+                               AND k.id = p_chunk_id
+                               AND pg_has_role((SELECT m.lomowner FROM pg_largeobject_metadata m WHERE m.oid = k.large_object), 'USAGE')
+                               FOR NO KEY UPDATE) l
+                    OFFSET 0) o
+            OFFSET 0) w;
+    IF written IS NULL THEN
         PERFORM pgstore.chunk_refuse(p_store_id, p_chunk_id);
     END IF;
-    PERFORM lo_put(found_oid, 2048 + p_offset, p_data);
 END
 $function$;
 
@@ -1809,7 +1871,7 @@ BEGIN
 END
 $function$;
 
--- Before the rows of a store are deleted: note its large objects.
+-- Part of store_delete: deletes the extents and the chunks that are large objects, and notes the objects.
 CREATE FUNCTION pgstore.large_objects_leave(p_store_id bigint) RETURNS bigint
 LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -1836,7 +1898,8 @@ DECLARE
 BEGIN
     FOR gone IN
         DELETE FROM pgstore.large_object_left
-         WHERE ctid = ANY (ARRAY(SELECT ctid
+         WHERE store_id = p_store_id
+           AND ctid = ANY (ARRAY(SELECT ctid
                                    FROM pgstore.large_object_left
                                   WHERE store_id = p_store_id
                                   LIMIT 1000
@@ -1965,7 +2028,9 @@ BEGIN
      WHERE store_id = p_store_id
        AND blob_id = p_blob_id
        AND position = p_position;
-    INSERT INTO pgstore.chunk_left (store_id, chunk_id) VALUES (p_store_id, p_old) ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at);
+    INSERT INTO pgstore.chunk_candidate (store_id, chunk_id)
+    VALUES (p_store_id, p_old)
+    ON CONFLICT (store_id, chunk_id) DO UPDATE SET noted_at = greatest(excluded.noted_at, chunk_candidate.noted_at);
 END
 $function$;
 
@@ -2001,7 +2066,9 @@ BEGIN
      WHERE e.store_id = p_store_id
        AND e.blob_id = p_blob_id
        AND e.position < p_chunks;
-    INSERT INTO pgstore.blob_left (store_id, blob_id) VALUES (p_store_id, p_blob_id) ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at);
+    INSERT INTO pgstore.blob_candidate (store_id, blob_id)
+    VALUES (p_store_id, p_blob_id)
+    ON CONFLICT (store_id, blob_id) DO UPDATE SET noted_at = greatest(excluded.noted_at, blob_candidate.noted_at);
     RETURN made;
 END
 $function$;
@@ -2133,7 +2200,9 @@ BEGIN
     ELSIF there.blob_id IS NULL THEN
         there.inline_data := nullif(substring(there.inline_data FROM 1 FOR p_size::integer), '');
     ELSIF p_size = 0 THEN
-        INSERT INTO pgstore.blob_left (store_id, blob_id) VALUES (p_store_id, there.blob_id) ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at);
+        INSERT INTO pgstore.blob_candidate (store_id, blob_id)
+        VALUES (p_store_id, there.blob_id)
+        ON CONFLICT (store_id, blob_id) DO UPDATE SET noted_at = greatest(excluded.noted_at, blob_candidate.noted_at);
         there.blob_id := NULL;
     ELSIF p_size < there.size_bytes THEN
         SELECT b.chunk_size_bytes, b.is_shared
@@ -2153,10 +2222,10 @@ BEGIN
                     AND blob_id = there.blob_id
                     AND position >= chunks
                  RETURNING chunk_id)
-            INSERT INTO pgstore.chunk_left (store_id, chunk_id)
+            INSERT INTO pgstore.chunk_candidate (store_id, chunk_id)
             SELECT p_store_id, g.chunk_id
               FROM gone g
-            ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at);
+            ON CONFLICT (store_id, chunk_id) DO UPDATE SET noted_at = greatest(excluded.noted_at, chunk_candidate.noted_at);
         END IF;
         SELECT e.position, e.chunk_id, e.is_owned, k.data IS NULL AS is_object
           INTO last
@@ -2208,7 +2277,7 @@ $function$;
 
 -- ------------------------------------------------------------------------------------------- files, put in one call
 
--- A commit of one small file to a Volume, in one call: what `files.merge` comes to where its directory p_directory exists and
+-- A commit of one small file to a Volume, in one call: what `fs.commit.merge` comes to where its directory p_directory exists and
 -- p_name leads to nothing, or to a file of one name. Returns false, with nothing done, where things are otherwise; NULL: there is no
 -- such file system. p_ino was drawn for this put alone: with p_is_repeated, after a call whose answer was lost, it tells whether that
 -- call has put the file, whatever others have done with it since. (As long as its rows are there: see the grace of collection.)
@@ -2733,6 +2802,74 @@ BEGIN
 END
 $function$;
 
+-- ------------------------------------------------------------------------------------ what a deletion takes with it
+
+-- Deletes a store and all that it holds. Returns whether there was one; of a store that is gone it deletes what an insert left that
+-- raced with the deletion. Its large objects are only noted, for each takes a lock until the commit: large_objects_unlink deletes
+-- them afterwards, a few in each transaction.
+CREATE FUNCTION pgstore.store_delete(p_store_id bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    existed boolean;
+BEGIN
+    -- The store's row first: inserts that read it meanwhile wait for nothing, and those that come after find none.
+    DELETE FROM pgstore.store WHERE id = p_store_id;
+    existed := FOUND;
+    -- In the order of the keys, as who updates many of them locks them, or the two would wait for each other in a circle.
+    PERFORM count(*)
+       FROM (SELECT 1
+               FROM pgstore.dict_entry
+              WHERE store_id = p_store_id
+              ORDER BY key
+                FOR UPDATE) AS entry;
+    DELETE FROM pgstore.dict_entry WHERE store_id = p_store_id;
+    DELETE FROM pgstore.dict_change WHERE store_id = p_store_id;
+    DELETE FROM pgstore.dict_lock WHERE store_id = p_store_id;
+    DELETE FROM pgstore.queue_item WHERE store_id = p_store_id;
+    DELETE FROM pgstore.queue_deferred WHERE store_id = p_store_id;
+    DELETE FROM pgstore.queue_key WHERE store_id = p_store_id;
+    DELETE FROM pgstore.queue_lapse WHERE store_id = p_store_id;
+    DELETE FROM pgstore.queue_head WHERE store_id = p_store_id;
+    DELETE FROM pgstore.queue_turn WHERE store_id = p_store_id;
+    DELETE FROM pgstore.queue_count WHERE store_id = p_store_id;
+    PERFORM pgstore.large_objects_leave(p_store_id);  -- deletes the extents, too
+    DELETE FROM pgstore.dirent WHERE store_id = p_store_id;
+    DELETE FROM pgstore.inode WHERE store_id = p_store_id;
+    DELETE FROM pgstore.blob WHERE store_id = p_store_id;
+    DELETE FROM pgstore.chunk WHERE store_id = p_store_id;
+    DELETE FROM pgstore.blob_candidate WHERE store_id = p_store_id;
+    DELETE FROM pgstore.chunk_candidate WHERE store_id = p_store_id;
+    DELETE FROM pgstore.inode_hold WHERE store_id = p_store_id;
+    DELETE FROM pgstore.version_pin WHERE store_id = p_store_id;
+    DELETE FROM pgstore.volume_version WHERE store_id = p_store_id;
+    DELETE FROM pgstore.file_system WHERE store_id = p_store_id;
+    RETURN existed;
+END
+$function$;
+
+-- Deletes sessions without a heartbeat for p_silent, at most 100, and their ephemeral stores. Returns how many sessions. Their pins
+-- and holds no longer count; collection deletes those, and what they were uploading.
+CREATE FUNCTION pgstore.session_sweep(p_silent interval) RETURNS bigint
+LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    dead bigint[];
+BEGIN
+    -- Two sweepers never wait for each other: each takes what the other has not locked.
+    dead := ARRAY(SELECT s.id
+                    FROM pgstore.session s
+                   WHERE s.heartbeat_at < statement_timestamp() - p_silent
+                   ORDER BY s.id
+                     FOR UPDATE SKIP LOCKED
+                   LIMIT 100);
+    PERFORM pgstore.store_delete(e.id)
+       FROM (SELECT s.id
+               FROM pgstore.store s
+              WHERE s.session_id = ANY (dead)) AS e;
+    DELETE FROM pgstore.session WHERE id = ANY (dead);
+    RETURN cardinality(dead);
+END
+$function$;
+
 -- ------------------------------------------------------------------------------------------------- all of it at a glance
 
 -- One row a store: how much it holds. Counts rows, so it reads as much as it counts.
@@ -2743,7 +2880,7 @@ SELECT s.environment,
        s.id AS store_id,
        s.created_at,
        s.created_by,
-       c.entries,                                     -- entries of a Dict, items of a Queue, files of a Volume or NetworkFileSystem
+       c.entries,                                     -- entries of a Dict, items of a Queue that can be taken, files of a Volume or NetworkFileSystem
        c.size_bytes                                   -- bytes of their values, payloads or contents
   FROM pgstore.store s
  CROSS JOIN LATERAL (
@@ -2755,8 +2892,8 @@ SELECT s.environment,
           AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
         HAVING s.kind = 'dict'
         UNION ALL
-       SELECT count(*), coalesce(sum(octet_length(q.payload)), 0)::bigint
-         FROM pgstore.queue_item q
+       SELECT count(*), coalesce(sum(q.size_bytes), 0)::bigint
+         FROM pgstore.queue_items q
         WHERE s.kind = 'queue' AND q.store_id = s.id
        HAVING s.kind = 'queue'
         UNION ALL

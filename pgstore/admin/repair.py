@@ -1,82 +1,51 @@
-"""What `pgstore check --repair` does: for each check that has found something and has a repair, mend what is certain.
+"""Repairing what checks have found, where there is one certain repair.
 
-Nothing is deleted that may be the only copy of something. What was left for that reason is told of, and the check finds it again.
+Nothing is deleted that may be the only copy of something. It is reported as kept instead, and the check finds it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import pgstore
 from pgstore import errors
+from pgstore.admin.check import Finding
+from pgstore.admin.gc import file_systems
 from pgstore.admin.sequences import LEAP, raise_sequences
-from pgstore.client.session import delete_store, sweep, unlink_large_objects
+from pgstore.client import Client
+from pgstore.client.session import sweep
+from pgstore.core.names import KIND_NAMES
 from pgstore.core.operation import Op, Query, atomic
 from pgstore.core.statement import Statement
-from pgstore.fs.retention.collection import STORES
 from pgstore.fs.retention.repair import Mended
 from pgstore.fs.retention.repair import repair as mend_files
 from pgstore.queue import repair as queue_repair
+from pgstore.store.deletion import delete_store
 from pgstore.store.registry import EXISTS
 
 _KEPT_SHOWN_MAX: Final = 20
-# How long to wait for those who are at work, before all others would have to wait for us.
-BOUND_LOCKS: Final = Statement("SELECT set_config('lock_timeout', '60s', true)")
 _LOCK_TIMED_OUT: Final = "55P03"
-
-# Of which kind the store was, if what is left may be the only copy of something. What an insert has left that raced with a deletion
-# looks the same, so it is kept too; not where no store can have had the id, for 20 random bits stand below each one's number.
-LOST_STORE: Final = Statement(
-    """
-    SELECT CASE WHEN $1 < 1048576 THEN NULL
-                WHEN EXISTS (SELECT FROM pgstore.volume_version v WHERE v.store_id = $1) THEN 'volume'
-                WHEN EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = $1 AND i.ino::bigint = 1) THEN 'nfs'
-                WHEN EXISTS (SELECT FROM pgstore.dict_entry e WHERE e.store_id = $1) THEN 'dict'
-                WHEN EXISTS (SELECT FROM pgstore.queue_item i WHERE i.store_id = $1)
-                     OR EXISTS (SELECT FROM pgstore.queue_deferred d WHERE d.store_id = $1) THEN 'queue'
-            END
-    """,
-    "int8",
-    read_only=True,
-)
-FORGET_CHANGES_TO_COME: Final = Statement(
-    "DELETE FROM pgstore.dict_change WHERE transaction_id >= pg_snapshot_xmax(pg_current_snapshot())"
-)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check has found."""
-
-    check: str
-    about: str
-    columns: list[str]
-    rows: list[tuple[Any, ...]]
-    is_complete: bool = True  # these are all
-
-    def of(self, column: str) -> list[Any]:
-        """What the rows have in *column*."""
-        at = self.columns.index(column)
-        return [row[at] for row in self.rows]
 
 
 @dataclass(frozen=True)
 class Repair:
-    """One thing that was done; or, with *kept*, that was not, and why."""
+    """One thing that was done."""
 
     what: str
     where: str
+    """The store."""
     kept: bool = False
+    """It was not done, and *what* says why."""
 
 
-def repair(client: pgstore.Client, findings: Sequence[Finding]) -> Iterator[Repair]:
+def repair(client: Client, findings: Sequence[Finding]) -> Iterator[Repair]:
     """
-    Mend what *findings* are about; tells of each thing when it is done.
+    Repair what *findings* are about; gives each thing when it is done.
 
     Raises:
         AccessDenied: it takes a member of pgstore_owner.
+        StoreUnavailable: a transaction of somebody else's has locked what is to be repaired.
     """
     found = {finding.check: finding for finding in findings}
     try:
@@ -86,20 +55,9 @@ def repair(client: pgstore.Client, findings: Sequence[Finding]) -> Iterator[Repa
             for store_id in sorted(set(found["orphans"].of("store_id"))):
                 yield from client.run(_orphans(store_id))
         if "dict_changes" in found:
-            count: int = client.run(_one(Query(FORGET_CHANGES_TO_COME)))
-            if count:
-                yield Repair(f"{count} changes of transactions to come deleted from pgstore.dict_change", "all Dicts")
+            yield from client.run(_changes())
         if found.keys() & FILE_CHECKS:
-            client.run(atomic(sweep()))
-            about = [found[name] for name in FILE_CHECKS & found.keys()]
-            wanted = {store_id for finding in about for store_id in finding.of("store_id")}
-            lossy = [found[name] for name in SHOWING_LOST_INODES & found.keys()]
-            losers = {store_id for finding in lossy for store_id in finding.of("store_id")}
-            for store_id, environment, kind, name in client.run(_one(Query(STORES, None, None))):
-                if store_id in wanted or not all(finding.is_complete for finding in about):
-                    where = f"{'NetworkFileSystem' if kind == 'nfs' else 'Volume'} {environment}/{name or store_id}"
-                    nameless = store_id in losers or not all(finding.is_complete for finding in lossy)
-                    yield from _told(client.run(mend_files(store_id, in_place=kind == "nfs", nameless=nameless)), where)
+            yield from _files(client, found)
     except errors.AccessDenied as exc:
         raise errors.AccessDenied(
             f"this repair needs the rights of pgstore_owner, or of who owns the schema: {exc.__cause__ or exc}"
@@ -108,7 +66,7 @@ def repair(client: pgstore.Client, findings: Sequence[Finding]) -> Iterator[Repa
         if exc.sqlstate != _LOCK_TIMED_OUT:
             raise
         raise errors.StoreUnavailable(
-            "somebody's transaction holds what is to be mended, for a minute now: end it and run this again"
+            "somebody's transaction has locked what is to be repaired, for a minute now: end it and run this again"
         ) from exc
 
 
@@ -117,12 +75,12 @@ SHOWING_LOST_INODES: Final = frozenset({"file_names", "file_trees", "file_versio
 REPAIRABLE: Final = FILE_CHECKS | {"sequences", "queue_marks", "orphans", "dict_changes"}
 
 
-def _one(query: Query) -> Op[Any]:
-    return (yield query)
+# How long to wait for transactions under way: all new ones wait for us meanwhile.
+BOUND_LOCKS: Final = Statement("SELECT set_config('lock_timeout', '60s', true)")
 
 
 def _sequences_and_marks(finding: Finding | None) -> Op[list[Repair]]:
-    """In one transaction, with the items locked, so that none is put with an old id in between."""
+    """Set sequences ahead and move items, in one transaction that locks the items: none is put with an old id meanwhile."""
     yield Query(BOUND_LOCKS)
     yield from queue_repair.lock_items()
     done: list[Repair] = []
@@ -139,30 +97,71 @@ def _sequences_and_marks(finding: Finding | None) -> Op[list[Repair]]:
     return done
 
 
+# The kind of a store of which rows are left that may be the only copy of something. What an insert left that raced with a deletion
+# looks the same, so it is kept, too. NULL where no store can have had the id: 20 random bits stand below the number of each.
+LOST_STORE: Final = Statement(
+    """
+    SELECT CASE WHEN $1 < 1048576 THEN NULL
+                WHEN EXISTS (SELECT FROM pgstore.volume_version v WHERE v.store_id = $1) THEN 'volume'
+                WHEN EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = $1 AND i.ino::bigint = 1) THEN 'nfs'
+                WHEN EXISTS (SELECT FROM pgstore.dict_entry e WHERE e.store_id = $1) THEN 'dict'
+                WHEN EXISTS (SELECT FROM pgstore.queue_item i WHERE i.store_id = $1)
+                     OR EXISTS (SELECT FROM pgstore.queue_deferred d WHERE d.store_id = $1) THEN 'queue'
+            END
+    """,
+    "int8",
+    read_only=True,
+)
+
+
 def _orphans(store_id: int) -> Op[list[Repair]]:
-    """Delete what slipped in while a store was deleted, where it cannot be what is left of a store whose row was lost."""
-    # Ids are never used twice: a store that is not there will not be.
+    """Delete rows of a store that does not exist, where they cannot be what is left of a store whose row was lost."""
+    # Ids are never used twice: a store that does not exist never will.
     if (yield Query(EXISTS, store_id)):
         return []
     ((kind,),) = yield Query(LOST_STORE, store_id)
     if kind is not None:
-        made_again = f"INSERT INTO pgstore.store (id, environment, kind, name) VALUES ({store_id}, 'main', '{kind}', …)"
+        restoring = f"INSERT INTO pgstore.store (id, environment, kind, name) VALUES ({store_id}, 'main', '{kind}', …)"
         if kind in ("volume", "nfs"):
-            made_again += (
+            restoring += (
                 f"; INSERT INTO pgstore.file_system (store_id, head) SELECT {store_id}, coalesce(max(version), 0) "
                 f"FROM pgstore.volume_version WHERE store_id = {store_id}"
             )
         reason = (
             "it has data, of which only the row in pgstore.store is gone; this makes it again (and it can be deleted then, "
-            f"if that was meant): {made_again}"
+            f"if that was meant): {restoring}"
         )
         return [Repair(reason, f"store {store_id}", kept=True)]
-    yield from atomic(delete_store(store_id))
-    yield from unlink_large_objects(store_id)
+    yield from delete_store(store_id)
     return [Repair("rows deleted that slipped in when it was deleted", f"store {store_id}")]
 
 
-def _told(mended: Mended, where: str) -> Iterator[Repair]:
+FORGET_CHANGES_TO_COME: Final = Statement(
+    "DELETE FROM pgstore.dict_change WHERE transaction_id >= pg_snapshot_xmax(pg_current_snapshot())"
+)
+
+
+def _changes() -> Op[list[Repair]]:
+    count = yield Query(FORGET_CHANGES_TO_COME)
+    what = f"{count} changes of transactions to come deleted from pgstore.dict_change"
+    return [Repair(what, "all Dicts")] if count else []
+
+
+def _files(client: Client, found: Mapping[str, Finding]) -> Iterator[Repair]:
+    """Repair each file system that has findings, in transactions of its own; all of them where not all findings are known."""
+    client.run(sweep())
+    about = [found[name] for name in FILE_CHECKS & found.keys()]
+    wanted = {store_id for finding in about for store_id in finding.of("store_id")}
+    lossy = [found[name] for name in SHOWING_LOST_INODES & found.keys()]
+    losers = {store_id for finding in lossy for store_id in finding.of("store_id")}
+    for store_id, environment, kind, name in client.run(file_systems()):
+        if store_id in wanted or not all(finding.is_complete for finding in about):
+            has_lost_inodes = store_id in losers or not all(finding.is_complete for finding in lossy)
+            mended = client.run(mend_files(store_id, in_place=kind == "nfs", nameless=has_lost_inodes))
+            yield from _repairs_of(mended, f"{KIND_NAMES[kind]} {environment}/{name or store_id}")
+
+
+def _repairs_of(mended: Mended, where: str) -> Iterator[Repair]:
     for count, what in (
         (mended.chunks, "chunks put back where a file lacked them"),
         (mended.blobs, "files given their contents back"),

@@ -1,4 +1,4 @@
-"""Setting sequences right that a change of servers has left behind; `sql/checks/sequences.sql` finds them."""
+"""Setting sequences ahead that a change of servers has left behind; `sql/checks/sequences.sql` finds them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Final
 from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
 
-# What is in use is not all that was given out: revisions of entries that were deleted, tokens of locks that ended, and what the
-# old server did before it fell away are in no table any more, but somebody may have seen them. So far ahead, for nobody makes as
-# many in what is lost between two servers, and 64 bits have room for nine million million such leaps. It is also what makes this
-# right without a lock: whoever draws numbers meanwhile draws fewer.
+# Not only to the largest number in use. Revisions of deleted entries, tokens of ended locks and what the old server did last are in
+# no table any more, but somebody may have seen them. Nobody draws a million numbers in what is lost between two servers, and 64
+# bits have room for nine million million such leaps. It also makes a lock unnecessary: whoever draws numbers meanwhile draws fewer.
 LEAP: Final = 1_000_000
 
-# All of them, as the catalog has them: where one was left behind, the others were too, also those that nothing shows of.
+# All sequences of the catalog: where one was left behind the others were too, also where no table shows it.
 RAISE_ALL: Final = Statement(
     """
     SELECT c.relname::text,
@@ -30,5 +29,5 @@ RAISE_ALL: Final = Statement(
 
 
 def raise_sequences(used: Mapping[str, int]) -> Op[list[str]]:
-    """Set every sequence far beyond what it is at and what is *used* of it; returns their names. It takes `pgstore_owner`."""
+    """Set every sequence far beyond its position and the largest number *used*; returns their names. It takes `pgstore_owner`."""
     return [row[0] for row in (yield Query(RAISE_ALL, list(used), list(used.values()), LEAP))]

@@ -1,22 +1,19 @@
-"""`pgstore check`: the queries of sql/checks, each of which returns no row on a healthy database."""
+"""`pgstore check`."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Final
 
-import psycopg
 import typer
 
 import pgstore
-from pgstore.admin.repair import REPAIRABLE, Finding, repair
+from pgstore import errors
+from pgstore.admin.check import Finding, run_checks
+from pgstore.admin.repair import REPAIRABLE, repair
 from pgstore.cli import output
 from pgstore.cli.target import target
-from pgstore.connection.handshake import conninfo
-from pgstore.core.error_mapping import check_conninfo, map_connect_error, map_error
 from pgstore.migrate import sql_directory
 
-ROWS_MAX: Final = 10_000  # of one check
 SHOWN_MAX: Final = 20
 
 
@@ -29,7 +26,8 @@ def check(
     """
     Look for damage in the database.
 
-    Reads everything, in one snapshot; nothing is locked, and others may go on working. The exit code is 1 if anything was found.
+    Reads everything, in one snapshot; nothing is locked, and others may go on working. The exit code is 1 if anything was found, or
+    if a check could not run, which is then the error. Nothing is repaired as long as one cannot.
     What is found is a mistake of pgstore's, of other programs that write to its tables, or of a backup: please report it.
 
     --repair mends what has one certain repair, and says what it did. Sequences that were left behind when a replica took over are
@@ -43,60 +41,23 @@ def check(
       pgstore check --repair
     """
     url = target(context).url
-    checks = checks_of(sql_directory())
-    findings = run_checks(url, checks)
-    if wants_repair and any(finding.check in REPAIRABLE for finding in findings):
+    report = run_checks(url)
+    if wants_repair and not report.failures and any(finding.check in REPAIRABLE for finding in report.findings):
         with pgstore.Client(url, auto_migrate=False) as client:
-            for done in repair(client, findings):
+            for done in repair(client, report.findings):
                 print(f"{'kept' if done.kept else 'repaired'}: {done.where}: {done.what}")
-        findings = run_checks(url, checks)
-    for finding in findings:
+        report = run_checks(url)
+    for finding in report.findings:
         _show(finding)
-    if findings:
+    if report.failures:
+        first = report.failures[0].error
+        if len(report.failures) == len(report.checks):  # for one reason, such as that there is no schema
+            raise first
+        names = ", ".join(failure.check for failure in report.failures)
+        raise errors.Error(f"the checks {names} could not run: {first}")
+    if report.findings:
         raise typer.Exit(1)
-    print(f"{len(checks)} checks found nothing")
-
-
-def checks_of(directory: Path) -> dict[str, str]:
-    """The checks by name."""
-    return {path.stem: path.read_text() for path in sorted((directory / "checks").glob("*.sql"))}
-
-
-def run_checks(url: str, checks: dict[str, str]) -> list[Finding]:
-    """What the checks find, all in the same state of the database."""
-    check_conninfo(url)
-    try:
-        opened = psycopg.connect(conninfo(url))
-    except psycopg.Error as exc:
-        failure = map_connect_error(exc, url)
-    else:
-        return _run_checks(opened, checks)
-    raise failure
-
-
-def _run_checks(opened: psycopg.Connection, checks: dict[str, str]) -> list[Finding]:
-    findings = []
-    try:
-        with opened as connection:
-            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            connection.read_only = True
-            connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
-            for name, query in checks.items():
-                cursor = connection.execute(query.encode())
-                rows = cursor.fetchmany(ROWS_MAX)
-                if rows:
-                    columns = [column.name for column in cursor.description or ()]
-                    findings.append(Finding(name, _about(query), columns, rows, len(rows) < ROWS_MAX))
-    except psycopg.Error as exc:
-        raise map_error(exc) from exc
-    return findings
-
-
-def _about(query: str) -> str:
-    """The comment at its head."""
-    lines = query.splitlines()
-    end = next((number for number, line in enumerate(lines) if not line.startswith("--")), len(lines))
-    return " ".join(line.removeprefix("--").strip() for line in lines[:end])
+    print(f"{len(report.checks)} checks found nothing")
 
 
 def _show(finding: Finding) -> None:

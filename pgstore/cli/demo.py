@@ -41,7 +41,7 @@ def demo(
         raise errors.InvalidError(f"{where} is not a directory")
     chosen = target(context)
     if chosen.is_embedded:
-        chosen.url  # noqa: B018 - starts it, with patience
+        chosen.url  # noqa: B018 - starts it, and says so
     program = examples_directory() / "pipeline.py"
     arguments = [str(where), "--workers", str(workers), *(["--kill"] if kill else [])]
     sys.stdout.flush()

@@ -8,15 +8,11 @@ from typing import Annotated
 import typer
 
 import pgstore
-from pgstore import errors
+from pgstore.admin.gc import CollectedStore, collect
 from pgstore.cli import output
 from pgstore.cli.target import target
-from pgstore.client.session import sweep, unlink_large_objects
-from pgstore.core.operation import Op, Query, Rows, atomic
-from pgstore.core.statement import Statement
-from pgstore.fs.retention.collection import GRACE_SECONDS, STORES, Collected, Collection
-
-_NOUNS = {"volume": "Volume", "nfs": "NetworkFileSystem"}
+from pgstore.core.names import KIND_NAMES
+from pgstore.fs.retention.collection import GRACE_SECONDS
 
 
 def gc(
@@ -49,44 +45,19 @@ def gc(
     # With a name it is the one environment that names are looked up in.
     environment = chosen.given_environment if name is None else chosen.environment
     with pgstore.Client(chosen.url, auto_migrate=False) as client:
-        stores: Rows = client.run(_stores(environment, name))
-        if not stores and name is not None:
-            raise errors.NotFoundError(
-                f"there is no Volume or NetworkFileSystem {name!r} in environment {environment!r}"
-            )
-        if not dry_run:
-            client.run(_finish_deletions())
-        found = []
-        for store_id, *about in stores:
-            collection = Collection(store_id, grace_seconds=grace)
-            collected = client.run(collection.survey() if dry_run else collection.run())
-            if collected:
-                found.append((*about, collected))
-    _show(found, "would be deleted" if dry_run else "deleted")
+        collected = collect(client, name, environment=environment, dry_run=dry_run, grace_seconds=grace)
+    _show(collected, "would be deleted" if dry_run else "deleted")
 
 
-# Of stores that were deleted by somebody who did not get round to their large objects.
-LEFT_OF = Statement("SELECT DISTINCT store_id FROM pgstore.large_object_left", read_only=True)
-
-
-def _finish_deletions() -> Op[None]:
-    yield from atomic(sweep())
-    for (store_id,) in (yield Query(LEFT_OF)):
-        yield from unlink_large_objects(store_id)
-
-
-def _stores(environment: str | None, name: str | None) -> Op[Rows]:
-    return (yield Query(STORES, environment, name))  # type: ignore[no-any-return]
-
-
-def _show(found: list[tuple[str, str, str | None, Collected]], what: str) -> None:
-    if not found:
+def _show(stores: list[CollectedStore], what: str) -> None:
+    if not stores:
         print(f"nothing {what}")
         return
     rows = []
-    for environment, kind, name, collected in found:
-        *counts, size_bytes = astuple(collected)
-        rows.append((environment, _NOUNS[kind], name or "(ephemeral)", *counts, output.size(size_bytes)))
+    for store in stores:
+        *counts, size_bytes = astuple(store.collected)
+        row = (store.environment, KIND_NAMES[store.kind], store.name or "(ephemeral)", *counts, output.size(size_bytes))
+        rows.append(row)
     print(f"{what}:")
     output.table(
         ["environment", "kind", "name", "versions", "names", "inodes", "contents", "chunks", "size of chunks"], rows

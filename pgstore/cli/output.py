@@ -1,4 +1,4 @@
-"""What commands print: facts, a line each, and tables. Plain text where nobody looks at a terminal."""
+"""What commands print: fields, a line each, and tables. Plain text where the output is no terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def help_if_alone(context: typer.Context) -> None:
         raise typer.Exit(2)
 
 
-def facts(pairs: Iterable[tuple[str, object]]) -> None:
+def fields(pairs: Iterable[tuple[str, object]]) -> None:
     """Print names with their values, aligned."""
     shown = [(name, str(value)) for name, value in pairs if value is not None]
     width = max(len(name) for name, _ in shown)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pgstore import embedded
-from pgstore.cli.output import facts, help_if_alone
+from pgstore.cli.output import fields, help_if_alone
 from pgstore.cli.target import start_embedded
 
 app = typer.Typer(rich_markup_mode=None)
@@ -77,7 +77,7 @@ def status() -> None:
       pgstore server status || pgstore server start
     """
     found = embedded.Server().status()
-    facts(
+    fields(
         [
             ("state", "running" if found.running else "not running"),
             ("pid", found.pid),

@@ -75,12 +75,12 @@ def target(context: typer.Context) -> Target:
 def start_embedded() -> str:
     """Start the embedded server if it is not running, and return its URL."""
     server = embedded.Server()
-    with _patience(f"starting the embedded server in {server.directory}"):
+    with _shown(f"starting the embedded server in {server.directory}"):
         return server.start()
 
 
 @contextlib.contextmanager
-def _patience(doing: str) -> Iterator[None]:
+def _shown(doing: str) -> Iterator[None]:
     """On a terminal, say what takes so long."""
     with Console(stderr=True).status(doing):
         yield

@@ -28,7 +28,9 @@ from pgstore.client.session import Session
 from pgstore.client.transaction import _AMBIENT, Transaction, current, forget_after_fork
 from pgstore.config import Settings, hidden
 from pgstore.connection.pool import URGENT
+from pgstore.core.clock import Deadline
 from pgstore.core.error_mapping import describe, map_error
+from pgstore.core.limit import lift, within
 from pgstore.core.names import check_name
 from pgstore.core.operation import BeforeCommit, Op, PutBack, Query, Request
 from pgstore.core.steps import is_interrupt, run_async, run_blocking
@@ -37,6 +39,7 @@ from pgstore.core.threads import is_ending
 T = TypeVar("T")
 _RETRIES: Final = 10
 _BACKOFF_SECONDS: Final = 0.01
+_CLOSE_SECONDS: Final = 60.0  # for a server that may have fallen silent; what is ephemeral then goes in ten minutes
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 _inherited: list[Any] = []  # what a forked child must neither use nor close: the parent uses it
@@ -86,8 +89,8 @@ class Client:
     def _reset(self) -> None:
         self._blocking = BlockingExecutor(self)
         self._loops: dict[asyncio.AbstractEventLoop, AsyncExecutor] = {}
-        self._loops_lock = threading.Lock()
-        self._history_lock = threading.RLock()  # reentrant: a signal handler may come in
+        self._loops_lock = threading.RLock()  # reentrant, like all locks here: a signal handler may come in
+        self._history_lock = threading.RLock()
         self.session = Session(self)
         self.scheduler = Scheduler(self.run)
         # Apart from the others: a long one, such as vacuum, must not let a lease end.
@@ -150,11 +153,13 @@ class Client:
             return
         self.is_closing = True
         try:
-            self.renewals.close(do=False)
-            self.scheduler.close()
-            self.session.close()
+            with within(Deadline.after(_CLOSE_SECONDS)):
+                self.renewals.close(do=False)
+                self.scheduler.close()
+                self.session.close()
         finally:
             self.is_closing = False
+            lift()  # which an interrupt may have kept the block from
         self._blocking.close()
         self._blocking = BlockingExecutor(self)
         self.session = Session(self)
@@ -323,7 +328,7 @@ class Client:
 
     def _forget(self) -> None:
         """After a fork, in the child: leave everything to the parent."""
-        _inherited.append((self._blocking, self._loops, self.session, self.scheduler))
+        _inherited.append((self._blocking, self._loops, self.session, self.scheduler, self.renewals, self.shared))
         self._reset()
 
     def __reduce__(self) -> Any:
@@ -335,8 +340,10 @@ class Client:
 
 def _put_back(executor: BlockingExecutor, request: Request | None, exc: BaseException) -> None:
     """Put back what *request* took, or was to put back, if *exc* is an interrupt."""
-    if (type(request) is PutBack or (type(request) is Query and request.undo is not None)) and is_interrupt(exc):
-        run_blocking(executor.put_back(request, None))
+    if is_interrupt(exc):
+        lift()
+        if type(request) is PutBack or (type(request) is Query and request.undo is not None):
+            run_blocking(executor.put_back(request, None))
 
 
 def _may_repeat(exc: errors.Error | psycopg.OperationalError) -> bool:
@@ -368,7 +375,7 @@ def _backoff(attempt: int) -> float:
 # -------------------------------------------------------------------------------------------------- the default client
 
 _default: Client | None = None
-_default_lock = threading.Lock()
+_default_lock = threading.RLock()
 
 
 def configure(
@@ -401,10 +408,9 @@ def default_client() -> Client:
     global _default
     client = _default
     if client is None:
+        made = Client()
         with _default_lock:
-            if _default is None:
-                _default = Client()
-            client = _default
+            client = _default = _default or made  # in one step: a signal handler may come in
     return client
 
 
@@ -427,7 +433,7 @@ async def run_transaction_async(
 
 def _after_fork_in_child() -> None:
     global _default_lock
-    _default_lock = threading.Lock()
+    _default_lock = threading.RLock()
     forget_after_fork()
     for client in list(_clients):
         client._forget()

@@ -25,6 +25,7 @@ from pgstore.client.transaction import Transaction
 from pgstore.connection import RECONNECT_SECONDS, AsyncConnection, BlockingConnection, BrokenConnection, RetryBudget
 from pgstore.connection.handshake import connect, connect_async, handshake
 from pgstore.connection.pool import SHORT, URGENT, AsyncPool, BlockingPool
+from pgstore.core import limit
 from pgstore.core.operation import (
     Autonomous,
     BeforeCommit,
@@ -370,7 +371,7 @@ class Executor(abc.ABC):
                 migrated = True
             except errors.StoreUnavailable:
                 _close(connection)
-                if client.history is None or client.is_closing or time.monotonic() > give_up:
+                if client.history is None or client.is_closing or time.monotonic() > give_up or limit.is_spent():
                     raise
                 yield self.sleep(_RETRY_SECONDS)
                 continue

@@ -39,7 +39,7 @@ from pgstore.core.threads import going_on, is_ending, start
 CHANNEL: Final = "pgstore"
 LOCK_CLASS: Final = 0x70677374  # "pgst": the first half of our advisory lock keys
 LINGER_SECONDS: Final = 1.0  # a topic stays registered this long after its last waiter: the next wait is often near
-POLL_SECONDS: Final = 0.05  # between looks where nothing can be listened to
+POLL_SECONDS: Final = 1.0  # at most between looks where nothing can be listened to; the first come sooner (`waits`)
 _FIRST_WAIT_SECONDS: Final = 0.001
 _LONGEST_WAIT_SECONDS: Final = 6.0  # below 0.2 looks a second, whatever else wakes the waiter
 _RECONNECT_SECONDS: Final = 0.5
@@ -214,7 +214,7 @@ class BlockingListener:
     def __init__(self, connect: Callable[[], BlockingConnection]) -> None:
         self._connect = connect
         self._registry = _Registry()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a signal handler may come in
         self._thread: threading.Thread | None = None
         self._wanted: list[tuple[Topic, threading.Event]] = []
         self._bell: tuple[int, int] | None = None

@@ -19,6 +19,7 @@ from pgstore.connection.base import (
     BrokenConnection,
     Connection,
     RetryBudget,
+    cut_off_seconds,
 )
 from pgstore.connection.blocking import BlockingConnection
 
@@ -33,4 +34,5 @@ __all__ = [
     "BrokenConnection",
     "Connection",
     "RetryBudget",
+    "cut_off_seconds",
 ]

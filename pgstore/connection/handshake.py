@@ -5,6 +5,7 @@ The checks are one generator over a connection, run blocking or awaited (see `co
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +15,12 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgstore import errors, migrate
 from pgstore.connection import ADAPTERS, AsyncConnection, BlockingConnection, BrokenConnection, Connection
+from pgstore.core import limit
 from pgstore.core.error_mapping import check_conninfo, describe, map_connect_error
 from pgstore.core.operation import Many, Query
 from pgstore.core.search_path import fault_of
 from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps
-
-SERVER_VERSION_MIN = 140000
 
 # These two are the first on a connection, and are right whatever its search_path: they look nothing up along it, not even an
 # operator or the name of a type. Behind a pooler in transaction mode another backend answers than the one that said hello.
@@ -85,10 +85,7 @@ IDENTITY = Statement(
 _DEFAULTS: dict[str, Any] = {
     "connect_timeout": 10,
     "fallback_application_name": "pgstore",
-    "tcp_user_timeout": 20_000,  # ms: a peer that is gone without a word is noticed
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
+    **limit.NOTICING_DEAD_PEERS,
 }
 
 
@@ -108,8 +105,19 @@ def conninfo(url: str, **more: Any) -> str:
     defaults = dict(_DEFAULTS)
     if "," in str(given.get("host") or os.environ.get("PGHOST", "")):
         defaults["target_session_attrs"] = "read-write"  # several servers: the one that is the primary now
+    if (left := limit.patience()) is not None:  # libpq takes no less than two seconds
+        defaults["connect_timeout"] = min(_seconds(given.pop("connect_timeout", None)), max(2, math.ceil(left)))
     # What is sent is UTF-8 already: PGCLIENTENCODING must not make the server read it as something else.
     return make_conninfo(**{**defaults, **given, "client_encoding": "UTF8", **more})
+
+
+def _seconds(connect_timeout: Any) -> float:
+    """A `connect_timeout` as libpq reads it."""
+    try:
+        seconds = int(_DEFAULTS["connect_timeout"] if connect_timeout is None else connect_timeout)
+    except ValueError:
+        return float("inf")  # for libpq to refuse
+    return seconds if seconds > 0 else float("inf")
 
 
 def connect(url: str) -> BlockingConnection:
@@ -188,9 +196,10 @@ def settings(connection: Connection) -> tuple[Query, ...]:
 
 def _check_server(connection: Connection, url: str) -> None:
     version = connection.pgconn.server_version
-    if version < SERVER_VERSION_MIN:
+    if version < migrate.OLDEST_SERVER:
         raise errors.DatabaseUnsuitable(
-            f"the server of {describe(url)} is PostgreSQL {version // 10000}, pgstore needs 14 or later"
+            f"the server of {describe(url)} is PostgreSQL {version // 10000}, "
+            f"pgstore needs {migrate.OLDEST_SERVER // 10000} or later"
         )
     encoding = (connection.pgconn.parameter_status(b"server_encoding") or b"").decode()
     if encoding != "UTF8":

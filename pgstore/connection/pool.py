@@ -34,6 +34,7 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.connection import AsyncConnection, BlockingConnection, Connection
+from pgstore.core import limit
 from pgstore.core.clock import monotonic
 from pgstore.core.threads import going_on, is_ending, start
 
@@ -51,7 +52,18 @@ _LOOK_AGAIN_SECONDS: Final = 0.5
 _SLOTS: Final = itertools.count(1)
 
 
-def _crowded(connections_max: int) -> errors.StoreUnavailable:
+def _turn_seconds() -> float:
+    """How long to wait for a connection, by the bound of the call if it has one."""
+    seconds = limit.patience()
+    return ACQUIRE_SECONDS if seconds is None else min(ACQUIRE_SECONDS, seconds)
+
+
+def _crowded(connections_max: int) -> errors.Error:
+    if limit.is_over():
+        return errors.TimedOut(
+            f"all {connections_max} connections of the client were in use until the time of the call was over; transactions that "
+            "stay open hold theirs: end them, or raise connections_max"
+        )
     return errors.StoreUnavailable(
         f"all {connections_max} connections of the client have been in use for {ACQUIRE_SECONDS:.0f} s; "
         "transactions that stay open hold theirs: end them, or raise connections_max"
@@ -212,7 +224,7 @@ class BlockingPool:
         held = self._held_by(slot)
         is_deep = slot.waiters > 0 or any(connection.reserve for connection in held)
         waiter = _Waiter(URGENT if held or is_deep else rank)
-        give_up = waiter.since + ACQUIRE_SECONDS
+        give_up = waiter.since + _turn_seconds()
         try:
             slot.waiters += 1
             try:
@@ -225,12 +237,12 @@ class BlockingPool:
                     raise _held_here(self._connections_max)
                 # A finaliser cannot announce what it leaves, so we look now and then.
                 seconds = RESERVE_SECONDS
-                while not waiter.come.wait(seconds):
+                while not waiter.come.wait(min(seconds, max(0.0, give_up - monotonic()))):
                     seconds = _LOOK_AGAIN_SECONDS
                     with self._lock:
                         self._serve()
                         self._serve_from_reserve()
-                    if monotonic() > give_up and not waiter.come.is_set():
+                    if monotonic() >= give_up and not waiter.come.is_set():
                         raise _crowded(self._connections_max)
                 connection = waiter.connection if waiter.connection is not None else self._open(waiter.permit)
                 connection.slot = slot.number
@@ -468,7 +480,7 @@ class AsyncPool:
         if self._looking is None:
             self._look_again_in(RESERVE_SECONDS)
         try:
-            async with asyncio.timeout(ACQUIRE_SECONDS):
+            async with asyncio.timeout(_turn_seconds()):
                 return await waiter.come
         except BaseException as exc:
             if waiter.come.done() and not waiter.come.cancelled():  # our turn had come: pass it on

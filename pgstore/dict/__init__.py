@@ -25,7 +25,7 @@ from pgstore.dict.watch import DictChange, Watcher, Watching
 from pgstore.types import DictInfo
 
 if TYPE_CHECKING:
-    from pgstore.store.handle import Objects
+    from pgstore.store.objects import Objects
 
 __all__ = ["Dict", "DictChange", "DictEntry", "Lock", "Mutation", "Watcher"]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import enum
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self
 
 from pgstore import errors
 from pgstore.client import Client
 from pgstore.client.notifications import notifying
-from pgstore.core.operation import BeforeCommit, CommitHook, Many, Op, Query, Rows, Topic, atomic
+from pgstore.core.operation import BeforeCommit, CommitHook, Many, Op, Query, Request, Rows, Topic, atomic
 from pgstore.core.statement import Statement
 from pgstore.dict.arguments import check_options, check_ttl
 from pgstore.dict.codec import PROJECTION_CHARS_MAX, Codec
@@ -27,6 +27,8 @@ else:
     from typing import TypeVar
 
     K, V = TypeVar("K"), TypeVar("V")
+
+T = TypeVar("T")
 
 ALIVE: Final = "(expires_at IS NULL OR expires_at > statement_timestamp())"
 VALUE: Final = "codec, value, integer_value, float_value, json_value"
@@ -220,29 +222,31 @@ class DictBase(Store, Generic[K, V]):
         Returns its rows, or where it returns none the number of entries changed.
         """
         yield from self._collect_in_passing(record)
-        writing = self._written(write, record, *values, undo=undo)
-        if record.options.get("serializer") == "json" and _may_be_too_large(values):
-            try:
-                return (yield from atomic(writing))  # a savepoint: if the server refuses it, the transaction goes on
-            except errors.ValueTooLarge as exc:
-                raise errors.ValueTooLarge(
-                    f"a value for {self!r} is too large for jsonb, in which it takes more than as text: split it"
-                ) from exc
-        return (yield from writing)
+        return (yield from self._guarded(record, values, self._written(write, record, *values, undo=undo)))
 
     def _written(self, write: Write, record: StoreRecord, *values: Any, undo: Any) -> Op[Any]:
         if not record.options.get("watch"):
-            result = yield Query(write.plain, record.id, *values, undo=undo)
-        else:
-            query = Query(write.logged, record.id, *values, undo=undo)
-            rows: Rows = yield from notifying(query, Topic(record.id, WATCHED))
-            result = rows if write.plain.sql.find(b" RETURNING ") >= 0 else len(rows)
-        return result
+            return (yield Query(write.plain, record.id, *values, undo=undo))
+        query = Query(write.logged, record.id, *values, undo=undo)
+        rows: Rows = yield from notifying(query, Topic(record.id, WATCHED))
+        return rows if write.plain.sql.find(b" RETURNING ") >= 0 else len(rows)
 
-    def _collect_in_passing(self, record: StoreRecord) -> Op[None]:
+    def _guarded(self, record: StoreRecord, values: Sequence[Any], writing: Op[T]) -> Op[T]:
+        """*writing* of *values*, so that a transaction goes on if the server finds their JSON too large."""
+        is_json = record.options.get("serializer") == "json"
+        return self._in_savepoint(writing) if is_json and _may_be_too_large(values) else writing
+
+    def _in_savepoint(self, writing: Op[T]) -> Op[T]:
+        try:
+            return (yield from atomic(writing))
+        except errors.ValueTooLarge as exc:
+            raise errors.ValueTooLarge(
+                f"a value for {self!r} is too large for jsonb, in which it takes more than as text: split it"
+            ) from exc
+
+    def _collect_in_passing(self, record: StoreRecord) -> Iterable[Request]:
         """Collect, once in N writes. Before the write: if it came after, its failure could lose what the write has taken."""
-        if _in_passing():
-            yield from self._collect(record)
+        return self._collect(record) if _in_passing() else ()
 
     # Two collectors never wait for each other, nor for a writer: each deletes what is not locked.
     _COLLECT: Final = Statement(
@@ -309,11 +313,16 @@ class _Collecting(CommitHook):
 
 
 def _may_be_too_large(values: Sequence[Any]) -> bool:
-    """Whether a JSON text among *values*, or in lists of them, may be too large as jsonb, which is known only when it is made."""
+    """Whether a JSON text among *values*, or in columns of them, may be too large as jsonb, which is known only when it is made."""
+    # Plain loops: each write of JSON comes here.
     for value in values:
-        texts = value if isinstance(value, (list, tuple)) else (value,)
-        if any(isinstance(text, str) and len(text) > PROJECTION_CHARS_MAX for text in texts):
-            return True
+        if type(value) is str:
+            if len(value) > PROJECTION_CHARS_MAX:
+                return True
+        elif type(value) is tuple:
+            for text in value:
+                if type(text) is str and len(text) > PROJECTION_CHARS_MAX:
+                    return True
     return False
 
 

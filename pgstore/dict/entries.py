@@ -12,7 +12,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from math import isfinite
+from math import inf, isfinite, nextafter
 from typing import Any, Final, Generic, TypeVar, overload
 
 from pgstore import errors
@@ -24,6 +24,7 @@ from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, ChangeKind, DictB
 from pgstore.dict.codec import Codec
 from pgstore.serializers import key_text
 from pgstore.serializers.codecs import FLOAT, INTEGER
+from pgstore.store.registry import StoreRecord
 
 T = TypeVar("T")
 
@@ -57,19 +58,22 @@ OVERWRITE: Final = f"""
            expires_at = excluded.expires_at
 """
 
-_ARE_INTEGERS: Final = f"e.codec = '{INTEGER}' AND excluded.codec = '{INTEGER}'"
-# Whether the sum fits, asked in a way that cannot fail: for integers by numerics; doubles overflow only if both have one sign.
-_SUM_FITS: Final = f"""
-    CASE WHEN {_ARE_INTEGERS}
-         THEN e.integer_value::numeric + excluded.integer_value::numeric
-              BETWEEN -9223372036854775808::numeric AND 9223372036854775807::numeric
-         ELSE (SELECT (a < 0::float8) <> (b < 0::float8)
-                      OR abs(a) IN ('Infinity', 'NaN')
-                      OR abs(b) IN ('Infinity', 'NaN')
-                      OR abs(a) <= 1.7976931348623157e308::double precision - abs(b)
-                 FROM (SELECT coalesce(e.float_value, e.integer_value) AS a,
-                              coalesce(excluded.float_value, excluded.integer_value) AS b) AS summands)
-     END
+# By upsert, for what is not there, has expired, or is a double. No row from a store that is gone, a value that is no number, and a
+# sum that does not fit, which is asked in a way that cannot fail.
+_INCREMENT_TEMPLATE: Final = f"""
+    {_INSERT}
+    ON CONFLICT (store_id, key) DO UPDATE
+       SET {_KEY_PICKLE.strip()}
+           codec = CASE WHEN {IS_EXPIRED} THEN excluded.codec ELSE {{codec}} END,
+           integer_value = CASE WHEN {IS_EXPIRED} THEN excluded.integer_value ELSE {{integer}} END,
+           float_value = CASE WHEN {IS_EXPIRED} THEN excluded.float_value ELSE {{float}} END,
+           value = NULL,
+           json_value = NULL,
+           revision = excluded.revision,
+           updated_at = excluded.updated_at,
+           expires_at = CASE WHEN {IS_EXPIRED} THEN excluded.expires_at ELSE e.expires_at END
+     WHERE ({{fits}})
+        OR {IS_EXPIRED}
 """
 
 
@@ -312,10 +316,17 @@ class Entries(DictBase[K, V]):
                     value = codec.decode(rows[0], key, text)
                     return value
                 yield from self._check_exists(codec.record.id)
-        while not (rows := (yield Query(self._SET_DEFAULT, codec.record.id, text, pickled, *columns, seconds))):
+        values = (text, pickled, *columns, seconds)
+        while True:
+            rows = yield from self._guarded(codec.record, values, self._insert_or_find(codec.record, *values))
+            if rows:
+                value = codec.decode(rows[0][:-1], key, text)
+                return value
             yield from self._check_exists(codec.record.id)
-        value = codec.decode(rows[0][:-1], key, text)
-        return value
+
+    def _insert_or_find(self, record: StoreRecord, *values: Any) -> Op[Rows]:
+        rows: Rows = yield Query(self._SET_DEFAULT, record.id, *values)
+        return rows
 
     # Of two at once, the second waits for the first's commit and adds to its sum: none is lost.
     # The common case, an integer that is there, by UPDATE: eight who increment one key get a sixth more done than by upsert. $4 and
@@ -336,31 +347,27 @@ class Entries(DictBase[K, V]):
         kind=ChangeKind.PUT,
         returning="integer_value",
     )
-    # An integer stays one as long as only integers are added. No row from a store that is gone, a value that is no number, and a
-    # sum that does not fit.
+    # An integer to a number, which stays what it is. $10 and $11 as $4 and $5 of _ADD; no integer makes a double overflow.
     _INCREMENT: Final = Write(
-        f"""
-        {_INSERT}
-        ON CONFLICT (store_id, key) DO UPDATE
-           SET {_KEY_PICKLE.strip()}
-               codec = CASE WHEN {IS_EXPIRED} OR ({_ARE_INTEGERS}) THEN excluded.codec ELSE '{FLOAT}' END,
-               integer_value = CASE WHEN {IS_EXPIRED} THEN excluded.integer_value
-                                    WHEN {_ARE_INTEGERS} THEN e.integer_value + excluded.integer_value
-                               END,
-               float_value = CASE WHEN {IS_EXPIRED} THEN excluded.float_value
-                                  WHEN {_ARE_INTEGERS} THEN NULL
-                                  ELSE coalesce(e.float_value, e.integer_value)
-                                       + coalesce(excluded.float_value, excluded.integer_value)
-                             END,
-               value = NULL,
-               json_value = NULL,
-               revision = excluded.revision,
-               updated_at = excluded.updated_at,
-               expires_at = CASE WHEN {IS_EXPIRED} THEN excluded.expires_at ELSE e.expires_at END
-         WHERE (e.codec IN ('{INTEGER}', '{FLOAT}') AND {_SUM_FITS})
-            OR {IS_EXPIRED}
-        """,
-        _INSERT_TYPES,
+        _INCREMENT_TEMPLATE.format(
+            codec="e.codec",
+            integer="e.integer_value + excluded.integer_value",
+            float="e.float_value + excluded.integer_value::float8",
+            fits=f"e.codec = '{FLOAT}' OR (e.codec = '{INTEGER}' AND e.integer_value BETWEEN $10 AND $11)",
+        ),
+        f"{_INSERT_TYPES} int8 int8",
+        kind=ChangeKind.PUT,
+        returning="integer_value, float_value",
+    )
+    # A double to a number, which becomes one. $10 and $11: from what to what the sum does not fit.
+    _INCREMENT_BY_FLOAT: Final = Write(
+        _INCREMENT_TEMPLATE.format(
+            codec="excluded.codec",
+            integer="NULL",
+            float="coalesce(e.float_value, e.integer_value) + excluded.float_value",
+            fits=f"e.codec IN ('{INTEGER}', '{FLOAT}') AND coalesce(e.float_value, e.integer_value) NOT BETWEEN $10 AND $11",
+        ),
+        f"{_INSERT_TYPES} float8 float8",
         kind=ChangeKind.PUT,
         returning="integer_value, float_value",
     )
@@ -382,12 +389,15 @@ class Entries(DictBase[K, V]):
         text, pickled = codec.encode_key(key)
         seconds = self._ttl(ttl, codec.record.options)
         rows: Rows = []
+        values: tuple[Any, ...]
         if type(by) is int:
             low, high = max(-(2**63), -(2**63) - by), min(2**63 - 1, 2**63 - 1 - by)
             rows = yield from self._write(self._ADD, codec.record, text, by, low, high)
-        number = (INTEGER, None, by, None, None) if type(by) is int else (FLOAT, None, None, by, None)
+            write, values = self._INCREMENT, (INTEGER, None, by, None, None, seconds, low, high)
+        else:
+            write, values = self._INCREMENT_BY_FLOAT, (FLOAT, None, None, by, None, seconds, *_not_addable(by))
         while not rows:
-            rows = yield from self._write(self._INCREMENT, codec.record, text, pickled, *number, seconds)
+            rows = yield from self._write(write, codec.record, text, pickled, *values)
             if not rows:
                 found: Rows = yield Query(self._GET, codec.record.id, text)
                 if not found:
@@ -438,19 +448,16 @@ class Entries(DictBase[K, V]):
 
     # Waits for whoever is changing the entry, then deletes what they have left. Of two who delete it, one finds it.
     _DELETE: Final = Write(
-        "DELETE FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2",
+        f"DELETE FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND {ALIVE}",
         "int8 text",
         kind=ChangeKind.DELETE,
-        returning=f"{ALIVE} AS alive",
     )
 
     @operation
     def _delitem(self, key: K) -> Op[None]:
         record = (yield from self._open()).record
-        rows: Rows = yield from self._write(self._DELETE, record, key_text(key))
-        if not rows:
+        if not (yield from self._write(self._DELETE, record, key_text(key))):
             yield from self._check_exists(record.id)
-        if not any(is_alive for (is_alive,) in rows):
             raise self._no_key(key)
 
     def __delitem__(self, key: K) -> None:
@@ -471,11 +478,24 @@ def _differ(value: Any, expected: Any, key: Any) -> bool:
 
 
 def _fits(columns: Sequence[Any], by: float) -> bool:
-    """Whether the sum of the number in *columns* and *by* fits into its column, as `_SUM_FITS` sees it."""
+    """Whether the sum of the number in *columns* and *by* fits into its column, as the statements see it."""
     codec, _, integer, real, _ = columns
-    if codec == INTEGER and type(by) is int:
-        return -(2**63) <= int(integer) + by < 2**63
-    present, added = float(integer if codec == INTEGER else real), float(by)
-    if not (isfinite(present) and isfinite(added)) or (present < 0) is not (added < 0):
-        return True
-    return abs(present) <= sys.float_info.max - abs(added)
+    if type(by) is int:
+        return codec == FLOAT or -(2**63) <= int(integer) + by < 2**63
+    low, high = _not_addable(by)
+    return not low <= float(integer if codec == INTEGER else real) <= high
+
+
+def _not_addable(by: float) -> tuple[float, float]:
+    """The least and the greatest double whose sum with *by* is rounded to infinity, though both are finite; if none, 1 and 0."""
+    if not isfinite(by) or abs(by) < _ROUNDED_UP:
+        return 1.0, 0.0
+    missing = int(sys.float_info.max) + int(_ROUNDED_UP) - int(abs(by))
+    least = float(missing)
+    if int(least) < missing:
+        least = nextafter(least, inf)
+    return (least, sys.float_info.max) if by > 0 else (-sys.float_info.max, -least)
+
+
+# Half of the distance of the largest doubles: a sum so much above the largest is rounded to infinity.
+_ROUNDED_UP: Final = 2.0**970

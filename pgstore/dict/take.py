@@ -61,9 +61,12 @@ def _one_or_taken(loads_everywhere: str) -> Statement:
 
 # Small values of no class: numbers, short JSON, and pickles in which no name is looked up (0x93) and that have an end ('.'). Each
 # takes a trip less so. One that does not load after all, written by something else or damaged, is put back.
-_NO_PICKLE: Final = (
-    f"WHEN '{INTEGER}' THEN true WHEN '{FLOAT}' THEN true WHEN '{JSON}' THEN octet_length(json_value::text) <= 512"
-)
+_NO_PICKLE: Final = f"""
+    WHEN '{INTEGER}' THEN true
+    WHEN '{FLOAT}' THEN true
+    WHEN '{JSON}' THEN pg_catalog.pg_column_size(json_value) <= 1024  -- without unpacking it
+                  AND octet_length(json_value::text) <= 512
+"""
 _NO_CLASS: Final = f"""
     WHEN '{PICKLE}' THEN pg_catalog.octet_length(value) BETWEEN 4 AND 1024
                   AND position(decode('93', 'hex') IN value) = 0
@@ -95,13 +98,18 @@ class Taking(DictBase[K, V]):
         text = key_text(key)
         codec = yield from self._open()
         yield from self._collect_in_passing(codec.record)
-        if codec.record.options.get("watch"):
+        if codec.record.options.get("watch") or not codec.pops_at_once:
             query = Query(self._ONE, codec.store_id, text)
         else:
-            statement = self._ONE_OR_TAKEN if codec.loads_pickles else self._ONE_OR_TAKEN_IF_NO_PICKLE
+            statement = self._ONE_OR_TAKEN if codec.loads_plainly else self._ONE_OR_TAKEN_IF_NO_PICKLE
             query = Query(statement, codec.store_id, text, undo=lambda rows: _putting_back(codec.record, _taken(rows)))
-        locked = Query(self._ONE_LOCKED, codec.store_id, text)
-        found = yield from self._take(codec, query, locked, lambda rows: codec.decode(rows[0][2:7], key, text))
+
+        def load(rows: Rows) -> Any:
+            value = codec.decode(rows[0][2:7], key, text)
+            codec.pops_at_once = _goes_at_once(rows[0])  # the next is probably of its kind
+            return value
+
+        found = yield from self._take(codec, query, Query(self._ONE_LOCKED, codec.store_id, text), load)
         return default if found is None else found[0]
 
     # Passes over entries that others are changing, so it waits for nobody. One that was passed over for ever would be missed, so
@@ -110,11 +118,13 @@ class Taking(DictBase[K, V]):
 
     _LAST_LOCKED: Final = Statement(f"{_SELECT_LAST} FOR UPDATE SKIP LOCKED LIMIT 1", "int8")
 
-    # Passes over an entry that another is changing, so it waits for nobody; none is removed but the one that was read.
+    # Passes over an entry that another is changing, so it waits for nobody; only the one that was read is removed. The key stands
+    # in both conditions, or a plan made while the table was small would go through the whole Dict for it.
     _REMOVE_IF_FREE: Final = Write(
         f"""
         DELETE FROM pgstore.dict_entry
          WHERE store_id = $1
+           AND key = $2
            AND ctid = ANY (ARRAY(SELECT ctid
                                    FROM pgstore.dict_entry
                                   WHERE store_id = $1
@@ -195,7 +205,7 @@ class Taking(DictBase[K, V]):
         if _taken(rows):
             try:
                 return (load(rows),)
-            except errors.DeserializationError:
+            except Exception:
                 yield PutBack(_putting_back(codec.record, rows))
                 raise
         loaded = load(rows)
@@ -211,14 +221,14 @@ class Taking(DictBase[K, V]):
             if not rows:
                 return None
             loaded = load(rows)
-            taken.extend(rows)
             yield from self._remove(codec.record, rows, self._REMOVE)
+            taken.extend(rows)  # not before: what an interrupt has rolled back may be in another's hands by then
             return (loaded,)
 
         try:
             return (yield from atomic(body()))
         except BaseException as exc:
-            if is_interrupt(exc) and taken:  # perhaps after the commit; else they are there, and nothing is done
+            if is_interrupt(exc) and taken:  # perhaps after the commit; before it they are there, and nothing is done
                 yield PutBack(_putting_back(codec.record, taken))
             raise
 
@@ -227,6 +237,7 @@ class Taking(DictBase[K, V]):
         """
         DELETE FROM pgstore.dict_entry
          WHERE store_id = $1
+           AND key = ANY ($2)
            AND ctid = ANY (ARRAY(SELECT ctid
                                    FROM pgstore.dict_entry
                                   WHERE store_id = $1
@@ -278,6 +289,14 @@ class Taking(DictBase[K, V]):
             return bool((yield from self._write(remove, record, rows[0][0], rows[0][7], undo=undo)))
         keys, revisions = [row[0] for row in rows], [row[7] for row in rows]
         return bool((yield from self._write(self._REMOVE_ALL, record, keys, revisions, undo=undo)))
+
+
+def _goes_at_once(row: Sequence[Any]) -> bool:
+    """Whether a value like that of *row* is removed by the statement that reads it."""
+    kind, data, document = row[2], row[3], row[6]
+    if kind == PICKLE:
+        return len(data) <= 1024 and b"\x93" not in data
+    return len(document) <= 512 if kind == JSON else kind in (INTEGER, FLOAT)
 
 
 def _taken(rows: Rows) -> Rows:

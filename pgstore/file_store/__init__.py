@@ -1,19 +1,20 @@
 """FileStore: what Volume and NetworkFileSystem offer alike, on the engine in `pgstore.fs`.
 
-Here are paths, forms and errors; `base` holds how a tree is read and changed in a transaction or without. A direct call is a commit
+The public methods stand here, by what they do: `listing`, `open`, `transfer`, `batch`, `edit`. Each checks its arguments, splits
+its paths and has the engine do the work; `base` finds the tree to read and runs changes in transactions. A direct call is a commit
 of its own. In a transaction, changes are seen by the transaction alone until it commits.
 """
 
 from __future__ import annotations
 
 from pgstore.file_store.batch import Batching, BatchUpload
-from pgstore.file_store.edit import Arranging
-from pgstore.file_store.listing import Looking
-from pgstore.file_store.opening import OpeningFiles
+from pgstore.file_store.edit import Editing
+from pgstore.file_store.listing import ListingFiles
+from pgstore.file_store.open import OpeningFiles
 from pgstore.file_store.transfer import Transferring
 
 __all__ = ["BatchUpload", "FileStore"]
 
 
-class FileStore(Transferring, OpeningFiles, Looking, Arranging, Batching):
+class FileStore(Transferring, OpeningFiles, ListingFiles, Editing, Batching):
     """Base of Volume and NetworkFileSystem."""

@@ -1,42 +1,44 @@
-"""What file stores are and have in common: their creation, the tree to read, and how it is changed."""
+"""What each operation of a file store rests on: the tree to read, and changes in transactions that are repeated on a conflict."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from pgstore import errors
 from pgstore.client import Client
 from pgstore.core.numbers import as_int
-from pgstore.core.operation import BeforeCommit, Call, Op, Query, StaleHandle, atomic
+from pgstore.core.operation import BeforeCommit, Call, Fetch, Op, Query, StaleHandle, atomic
+from pgstore.core.statement import Statement
 from pgstore.fs.commit.change_set import ChangeSet
 from pgstore.fs.commit.merge import MergingChanges
-from pgstore.fs.content.blobs import StoreGone
 from pgstore.fs.history import VersionPin
+from pgstore.fs.model import DIRECTORY, DIRECTORY_MODE, IN_LARGE_OBJECTS, IN_ROWS, NEWEST, ROOT, StoreGone
 from pgstore.fs.retention.collection import collect_in_passing
-from pgstore.fs.tree.resolve import CREATE_FILE_SYSTEM, CREATE_ROOT, NEWEST, Tree
+from pgstore.fs.tree.resolve import Tree
 from pgstore.store.handle import Store
 from pgstore.store.registry import StoreRecord
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 CHUNK_BYTES_MIN = 4096
-CHUNK_BYTES_MAX = 16 * 1024 * 1024  # what a statement may carry several of
+CHUNK_BYTES_MAX = 16 * 1024 * 1024  # one statement carries several
 LARGE_OBJECT_BYTES = 1024 * 1024
 VERSIONS_KEPT = 10
-COLLECT_SECONDS = 60.0  # from a change to collecting: at most one round a minute
-COLLECT_AGAIN_SECONDS = 300.0  # to the next round of what was not finished
-ATTEMPTS = 10  # of an operation that others keep coming between
-FOREIGN_KEY_VIOLATION = "23503"  # contents that were to be shared have just been collected, for their file is gone
-STORAGES = {"rows": "r", "large_object": "l"}
+COLLECT_SECONDS = 60.0  # from a change to a round of collection, so there is at most one a minute
+COLLECT_AGAIN_SECONDS = 300.0  # to the next round, if one could not finish
+ATTEMPTS = 10  # of an operation that meets a conflict each time
+FOREIGN_KEY_VIOLATION = "23503"  # a copy was to share contents that have just been collected, for their file is gone
+STORAGES = {"rows": IN_ROWS, "large_object": IN_LARGE_OBJECTS}
 MODE_MAX = 0o7777  # permission bits
-# In what handles on one store may differ, and a pickled one keeps.
-_VARIANT = ("_version", "_version_pin", "_refusal", "_mount_options")
+# Attributes in which handles on one store may differ, and which a pickled handle keeps.
+_HANDLE_STATE = ("_version", "_version_pin", "_read_only_reason", "_mount_options")
 
 
 class FileStoreBase(Store):
-    """The ground of Volume and NetworkFileSystem."""
+    """Base of the mixins that Volume and NetworkFileSystem consist of."""
 
     _name_space: ClassVar = "volume"
     _changes_class: ClassVar[type[MergingChanges]]
@@ -44,9 +46,9 @@ class FileStoreBase(Store):
 
     _option_defaults: ClassVar = {"storage": "rows", "keep": VERSIONS_KEPT}
 
-    _version: int = NEWEST  # to read
-    _version_pin: VersionPin | None = None  # which keeps it
-    _refusal: str | None = None  # why this handle does not write
+    _version: int = NEWEST  # the one that is read
+    _version_pin: VersionPin | None = None  # keeps that version; None: it is the newest
+    _read_only_reason: str | None = None  # why this handle does not write; None: it does
 
     @classmethod
     def from_name(
@@ -98,9 +100,7 @@ class FileStoreBase(Store):
         storage = self._options.get("storage", "rows")
         default = LARGE_OBJECT_BYTES if storage == "large_object" else self._chunk_bytes
         chunk_size = self._options.get("chunk_size", default)
-        kept = self._options.get("keep", VERSIONS_KEPT)
-        yield Query(CREATE_FILE_SYSTEM, store_id, chunk_size, STORAGES[storage], kept)
-        yield Query(CREATE_ROOT, store_id)
+        yield from create_file_system(store_id, chunk_size, storage, self._options.get("keep", VERSIONS_KEPT))
 
     def _accept(self, record: StoreRecord) -> StoreRecord:
         if record.options.get("storage") == "large_object" and "chunk_size" in self._options:
@@ -108,8 +108,8 @@ class FileStoreBase(Store):
         return super()._accept(record)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        variant = {name: value for name, value in self.__dict__.items() if name in _VARIANT}
-        return (*super().__reduce__(), variant)
+        state = {name: value for name, value in self.__dict__.items() if name in _HANDLE_STATE}
+        return (*super().__reduce__(), state)
 
     # ---------------------------------------------------------------------------------------------- reading, changing
 
@@ -123,15 +123,16 @@ class FileStoreBase(Store):
                 yield from self._is_gone(store_id)
         if self._version != NEWEST:
             return Tree(self._runner.session, store_id, None, self._version, in_place=self._changes_class.in_place)
-        hooked = yield from self._enrol(store_id)
-        hook = None if hooked is None else hooked.hook
-        return Tree(self._runner.session, store_id, hook, in_place=self._changes_class.in_place)
+        hooked = yield self._change_set(store_id)
+        changes = None if hooked is None else hooked.hook
+        return Tree(self._runner.session, store_id, changes, in_place=self._changes_class.in_place)
 
-    def _enrol(self, store_id: int) -> Op[Any]:
-        return (yield BeforeCommit((ChangeSet, store_id), partial(self._changes_class, store_id, self._missing)))
+    def _change_set(self, store_id: int) -> BeforeCommit:
+        """The request for the change set of the current transaction."""
+        return BeforeCommit((ChangeSet, store_id), partial(self._changes_class, store_id, self._missing))
 
     def _reading(self, tree: Tree, body: Op[T]) -> Op[T]:
-        """Run *body*; where it misses something, find out whether it is the whole store."""
+        """Run *body*. If it finds no such file, find out whether there is no such store any more."""
         try:
             return (yield from body)
         except errors.FileMissing:
@@ -147,20 +148,21 @@ class FileStoreBase(Store):
         again: Callable[[], object] | None = None,
     ) -> Op[T]:
         """
-        Run *body* in a transaction of its own, or as a part of the current one that happens or does not.
+        Run *body* in a transaction of its own; in the current one, as a part that happens or does not. Returns its result.
 
         Args:
-            single: it reads nothing that it has made, so that making that can wait for the commit.
-            repeatable: what others did may have made it fail, and it may run again to see for itself.
-            again: called before it runs again. Blocking.
+            repeatable: *body* may run again if it meets a conflict. Outside a transaction it then does, up to `ATTEMPTS` times.
+            single: *body* reads nothing that it has made, so that all of it is sent with the commit.
+            again: called before *body* runs again. It may block.
         """
-        if self._refusal is not None:
-            raise errors.InvalidError(self._refusal)
+        if self._read_only_reason is not None:
+            raise errors.InvalidError(self._read_only_reason)
         store_id = yield from self._locate()
-        outer = yield from self._enrol(store_id)
+        change_set = self._change_set(store_id)
+        outer = yield change_set
 
         def change() -> Op[T]:
-            hooked = yield from self._enrol(store_id)
+            hooked = yield change_set
             changes: ChangeSet = hooked.hook
             changes.is_single = single and outer is None
             tree = Tree(self._runner.session, store_id, changes, in_place=changes.in_place)
@@ -183,6 +185,7 @@ class FileStoreBase(Store):
                         raise
                 attempt = ATTEMPTS
                 store_id = yield from self._locate()
+                change_set = self._change_set(store_id)
             except (errors.ConflictError, errors.SerializationConflict, errors.StatementFailed) as exc:
                 if isinstance(exc, errors.StatementFailed) and exc.sqlstate != FOREIGN_KEY_VIOLATION:
                     raise
@@ -193,7 +196,7 @@ class FileStoreBase(Store):
                 yield Call(again)
 
     def _collect_later(self, store_id: int) -> None:
-        """After a change: leave the collection of what it made superfluous to the client."""
+        """After a change: have the client collect in the background what the change has made superfluous."""
         self._runner.scheduler.leave(
             ("collect", store_id),
             partial(collect_in_passing, store_id),
@@ -203,9 +206,52 @@ class FileStoreBase(Store):
         )
 
 
-def check_number(value: object, noun: str, least: int, most: int) -> int:
-    """Return *value* if it is a whole number of that range."""
+def check_number(value: object, name: str, least: int, most: int) -> int:
+    """*value* as an int, if it is a whole number from *least* to *most*."""
     number = as_int(value)
     if number is None or not least <= number <= most:
-        raise errors.InvalidError(f"{noun} {value!r} is not a number of {least} to {most}")
+        raise errors.InvalidError(f"{name} {value!r} is not a number of {least} to {most}")
     return number
+
+
+CREATE_FILE_SYSTEM = Statement(
+    """
+    INSERT INTO pgstore.file_system (store_id, chunk_size_bytes, storage, versions_kept)
+    VALUES ($1, $2, $3, $4)
+    """,
+    "int8 int4 char int4",
+)
+CREATE_ROOT = Statement(
+    f"""
+    INSERT INTO pgstore.inode (store_id, ino, kind, mode, mtime_ns, ctime_ns, parent)
+    SELECT $1, {ROOT}, '{DIRECTORY}', {DIRECTORY_MODE}, n.now, n.now, {ROOT}
+      FROM (SELECT (extract(epoch FROM statement_timestamp()) * 1000000000::numeric)::bigint) AS n (now)
+    """,
+    "int8",
+)
+
+
+def create_file_system(store_id: int, chunk_size: int, storage: str, versions_kept: int) -> Op[None]:
+    """Make the file system of a store that was just created, with an empty root directory."""
+    yield Query(CREATE_FILE_SYSTEM, store_id, chunk_size, STORAGES[storage], versions_kept)
+    yield Query(CREATE_ROOT, store_id)
+
+
+class Pages(Protocol[T_co]):
+    """What gives its values a page at a time."""
+
+    def page(self) -> Op[Sequence[T_co] | None]:
+        """The next values, None at the end."""
+
+
+def paged(begin: Callable[[], Op[Pages[T]]]) -> Fetch[T]:
+    """The pages of what *begin* returns. It runs with the first page, so that making an iterator needs no server."""
+    source: Pages[T] | None = None
+
+    def fetch() -> Op[Sequence[T] | None]:
+        nonlocal source
+        if source is None:
+            source = yield from begin()
+        return (yield from source.page())
+
+    return fetch

@@ -1,4 +1,4 @@
-"""Arranging: directories, links, removing, moving, copying, attributes."""
+"""Editing a tree: directories, links, removing, moving, copying, attributes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from pgstore import errors
 from pgstore.core.names import UNSTORABLE
 from pgstore.core.operation import Op, operation
 from pgstore.file_store.base import MODE_MAX, FileStoreBase, check_number
+from pgstore.fs.model import DIRECTORY_MODE, FIFO, SOCKET, Node
 from pgstore.fs.paths import Names, split, split_file
 from pgstore.fs.tree import edit
-from pgstore.fs.tree.new_rows import DIRECTORY_MODE
-from pgstore.fs.tree.resolve import Node
 
 ID_MAX: Final = 2**31 - 1
 XATTRS_BYTES_MAX: Final = 64 * 1024  # of one inode, names and values; as much as Linux allows for one value
-KINDS: Final = {"fifo": "p", "socket": "s"}
+KINDS: Final = {"fifo": FIFO, "socket": SOCKET}
 
 
-class Arranging(FileStoreBase):
+class Editing(FileStoreBase):
     """mkdir, mknod, symlink, link, move, copy_files, remove_file, rmdir, chmod, chown, utime, setxattr, removexattr."""
 
     @operation
@@ -71,7 +70,7 @@ class Arranging(FileStoreBase):
     @operation
     def mknod(self, path: str, kind: str, *, mode: int = 0o644) -> Op[None]:
         """
-        Make a "fifo" or a "socket": a name that programs on a mounted store meet at.
+        Make a "fifo" or a "socket", by which programs on a mounted store find each other.
 
         Raises:
             FileExistsError: something is there.
@@ -98,7 +97,7 @@ class Arranging(FileStoreBase):
             FileNotFoundError: there is nothing at *path*.
             FileExistsError: something is at *new_path*, and *replace* is false.
             IsADirectoryError, NotADirectoryError, DirectoryNotEmpty: what is at *new_path* cannot be replaced by what is at *path*.
-            InvalidError: a directory would come into itself.
+            InvalidError: a directory would be below itself.
         """
         names, new = split(path), split(new_path)
         yield from self._change(lambda tree: edit.move(tree, names, new, replace=replace), single=True)
@@ -155,13 +154,13 @@ class Arranging(FileStoreBase):
 
     @operation
     def chmod(self, path: str, mode: int) -> Op[None]:
-        """Set the permission bits of what is at *path*. They are kept for mounts; pgstore itself asks nobody for them."""
+        """Set the permission bits of what is at *path*. They are for mounted stores; pgstore's own calls do not check them."""
         mode = check_number(mode, "mode", 0, MODE_MAX)
         yield from self._set(split(path), {"mode": mode})
 
     @operation
     def chown(self, path: str, uid: int = -1, gid: int = -1) -> Op[None]:
-        """Set the numbers of the user and the group of what is at *path*; -1: as it is. See `chmod`."""
+        """Set the numbers of user and group of what is at *path*; -1 leaves one as it is. Not checked either; see `chmod`."""
         new = {
             name: check_number(value, name, 0, ID_MAX) for name, value in (("uid", uid), ("gid", gid)) if value != -1
         }
@@ -169,7 +168,7 @@ class Arranging(FileStoreBase):
 
     @operation
     def utime(self, path: str, *, mtime_ns: int) -> Op[None]:
-        """Set the time of modification of what is at *path*, in nanoseconds since 1970."""
+        """Set the modification time of what is at *path*, in nanoseconds since 1970."""
         mtime_ns = check_number(mtime_ns, "mtime_ns", -(2**63), 2**63 - 1)
         yield from self._set(split(path), {"mtime_ns": mtime_ns})
 

@@ -1,20 +1,21 @@
-"""Looking: listings, facts, search."""
+"""Listings, attributes and search: all that reads a tree, but not the bytes of files."""
 
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 
 from pgstore import errors
 from pgstore.core.operation import Fetch, Op, iterated, operation
-from pgstore.file_store.base import FileStoreBase
-from pgstore.fs.paths import join, split
-from pgstore.fs.tree.listing import Listing, facts_of, file_entry, file_stat
-from pgstore.fs.tree.search import Globbing, Walking
-from pgstore.fs.tree.stats import FactsListing
+from pgstore.file_store.base import FileStoreBase, Pages, paged
+from pgstore.fs.paths import Names, join, split
+from pgstore.fs.tree.listing import Listing, OnePage, file_entry, file_stat, stat_of
+from pgstore.fs.tree.search import Glob, TreeWalk
+from pgstore.fs.tree.stats import StatListing
 from pgstore.types import FileEntry, FileStat
 
 
-class Looking(FileStoreBase):
+class ListingFiles(FileStoreBase):
     """listdir, iterdir, exists, stat, walk, glob, readlink, getxattr, listxattr."""
 
     @operation
@@ -25,9 +26,9 @@ class Looking(FileStoreBase):
         Raises:
             FileNotFoundError: there is nothing at *path*.
         """
+        listing = yield from self._listing(_listed(path), recursive=recursive)
         entries: list[FileEntry] = []
-        fetch = self._pages(path, recursive)
-        while (page := (yield from fetch())) is not None:
+        while (page := (yield from listing.page())) is not None:
             entries += page
         if recursive:
             entries.sort(key=lambda entry: entry.path.split("/"))
@@ -40,55 +41,31 @@ class Looking(FileStoreBase):
 
         With *recursive* a directory comes before what is in it, and otherwise in no order. Changes made meanwhile may be missed.
         """
-        return self._pages(path, recursive)
+        return paged(partial(self._listing, _listed(path), recursive=recursive))
 
-    def _pages(self, path: str, recursive: bool) -> Fetch[FileEntry]:
-        names = split(path)
-        if names and names[-1] in (b"*", b"**"):
-            raise errors.InvalidError(f"path {path!r} ends in a wildcard; leave it out, or pass recursive=True")
-        listing: Listing | None = None
-        single: list[FileEntry] | None = None
-
-        def fetch() -> Op[list[FileEntry] | None]:
-            nonlocal listing, single
-            if single is not None:
-                return None
-            if listing is None:
-                tree = yield from self._tree()
-                walk = yield from self._reading(tree, tree.need(names))
-                if not walk.found.is_directory:
-                    single = [file_entry(b"/".join(names), walk.found)]
-                    return single
-                listing = Listing(tree, [walk.found.ino], names, recursive=recursive)
-            return (yield from listing.page())
-
-        return fetch
+    def _listing(self, names: Names, *, recursive: bool) -> Op[Pages[FileEntry]]:
+        tree = yield from self._tree()
+        walk = yield from self._reading(tree, tree.need(names))
+        if not walk.found.is_directory:
+            return OnePage([file_entry(b"/".join(names), walk.found)])
+        return Listing(tree, [walk.found.ino], names, recursive=recursive)
 
     @iterated
     def _iterstat(self, path: str, *, recursive: bool = False) -> Fetch[FileStat]:
-        """`iterdir` with all that `stat(…, follow_symlinks=False)` knows; their paths begin with *path*."""
-        names = split(path)
-        listing: FactsListing | None = None
-        is_file = False
+        """`iterdir` with all that `stat(…, follow_symlinks=False)` returns. The paths begin with *path*."""
+        return paged(partial(self._stat_listing, split(path), recursive=recursive))
 
-        def fetch() -> Op[list[FileStat] | None]:
-            nonlocal listing, is_file
-            if is_file:
-                return None
-            if listing is None:
-                tree = yield from self._tree()
-                walk = yield from self._reading(tree, tree.need(names))
-                if not walk.found.is_directory:
-                    is_file = True
-                    return [facts_of(b"/".join(names), walk.found, walk.version)]
-                listing = FactsListing(tree, walk, names, recursive=recursive)
-            return (yield from listing.page())
-
-        return fetch
+    def _stat_listing(self, names: Names, *, recursive: bool) -> Op[Pages[FileStat]]:
+        tree = yield from self._tree()
+        walk = yield from self._reading(tree, tree.need(names))
+        if not walk.found.is_directory:
+            walk = yield from self._reading(tree, tree.need(names, follow=False))
+            return OnePage([stat_of(b"/".join(names), walk.found, walk.version)])
+        return StatListing(tree, walk, names, recursive=recursive)
 
     @operation
     def exists(self, path: str) -> Op[bool]:
-        """Return whether there is something at *path*; a symbolic link that leads nowhere is nothing."""
+        """Return whether something is at *path*. A symbolic link that leads nowhere does not count."""
         names = split(path)
         tree = yield from self._tree()
         with contextlib.suppress(errors.LinkLoop):
@@ -101,7 +78,7 @@ class Looking(FileStoreBase):
     @operation
     def stat(self, path: str, *, follow_symlinks: bool = True) -> Op[FileStat]:
         """
-        Return all that is known of what is at *path*.
+        Return all attributes of what is at *path*.
 
         Raises:
             FileNotFoundError: there is nothing.
@@ -113,7 +90,7 @@ class Looking(FileStoreBase):
     @operation
     def readlink(self, path: str) -> Op[str]:
         """
-        Return where a symbolic link leads, as it was given.
+        Return the target of a symbolic link, as it was given.
 
         Raises:
             InvalidError: it is no symbolic link.
@@ -133,20 +110,14 @@ class Looking(FileStoreBase):
         A directory comes before what is in it; names are sorted. Symbolic links are not followed, and count as files. Some
         directories are read ahead of their turn, so changes made meanwhile may be missed.
         """
-        names = split(path)
-        walking: Walking | None = None
+        return paged(partial(self._tree_walk, split(path)))
 
-        def fetch() -> Op[list[tuple[str, list[str], list[str]]] | None]:
-            nonlocal walking
-            if walking is None:
-                tree = yield from self._tree()
-                walk = yield from self._reading(tree, tree.need(names))
-                if not walk.found.is_directory:
-                    raise errors.NotADirectory(f"{join(names)!r} is not a directory", join(names))
-                walking = Walking(tree, walk.found.ino, names)
-            return (yield from walking.page())
-
-        return fetch
+    def _tree_walk(self, names: Names) -> Op[TreeWalk]:
+        tree = yield from self._tree()
+        walk = yield from self._reading(tree, tree.need(names))
+        if not walk.found.is_directory:
+            raise errors.NotADirectory(f"{join(names)!r} is not a directory", join(names))
+        return TreeWalk(tree, walk.found.ino, names)
 
     @iterated
     def glob(self, pattern: str) -> Fetch[FileEntry]:
@@ -156,18 +127,12 @@ class Looking(FileStoreBase):
         `*`, `?` and `[…]` match within a name, case counts, and a name that starts with a dot is like others; `**` as a whole name
         matches any number of directories, also none. A symbolic link is not followed by `**`.
         """
-        names = split(pattern)
-        globbing: Globbing | None = None
+        return paged(partial(self._glob, split(pattern)))
 
-        def fetch() -> Op[list[FileEntry] | None]:
-            nonlocal globbing
-            if globbing is None:
-                tree = yield from self._tree()
-                yield from self._check_exists(tree.store_id)
-                globbing = Globbing(tree, names)
-            return (yield from globbing.page())
-
-        return fetch
+    def _glob(self, pattern: Names) -> Op[Glob]:
+        tree = yield from self._tree()
+        yield from self._check_exists(tree.store_id)
+        return Glob(tree, pattern)
 
     @operation
     def listxattr(self, path: str) -> Op[list[str]]:
@@ -193,3 +158,10 @@ class Looking(FileStoreBase):
         if value is None:
             raise errors.MissingKeyError(name, f"{join(names)!r} has no extended attribute {name!r}")
         return base64.b64decode(value)
+
+
+def _listed(path: str) -> Names:
+    names = split(path)
+    if names and names[-1] in (b"*", b"**"):
+        raise errors.InvalidError(f"path {path!r} ends in a wildcard; leave it out, or pass recursive=True")
+    return names

@@ -1,4 +1,4 @@
-"""Bytes in and out: uploads, downloads, reading."""
+"""Transfers: uploads, downloads, reading."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from pgstore import errors
 from pgstore.core.operation import Call, Fetch, Op, iterated, operation
-from pgstore.file_store.base import MODE_MAX, FileStoreBase, check_number
+from pgstore.file_store.base import MODE_MAX, FileStoreBase, check_number, paged
 from pgstore.fs.paths import Names, join, split, split_file
 from pgstore.fs.transfer import download, upload
 from pgstore.fs.transfer.local import Folder, LocalFolder, Source
@@ -34,8 +34,9 @@ class Transferring(FileStoreBase):
         """
         Upload a local file, in place of a file that is there; directories on the way are made.
 
-        The file gets the local one's permissions and time of modification (an open file's: 0o644 and now). What is read is what is
-        stored, also of a file that changes its size meanwhile. Other names of a file that is replaced keep what it was.
+        The file gets the permissions and the modification time of the local one (of a file object: 0o644, and the present). What
+        was read is what is stored, also if the local file changes meanwhile. Other names of a file that is replaced keep its
+        contents.
 
         Args:
             local_file: a path, or a file open for reading bytes, which is read from where it stands to its end.
@@ -53,7 +54,7 @@ class Transferring(FileStoreBase):
                 the one the file was put into.
         """
         names = split_file(remote_path)
-        self._check_if_version(if_version)
+        if_version = self._checked_if_version(if_version)
         if mode is not None:
             mode = check_number(mode, "mode", 0, MODE_MAX)
         source: Source = yield Call(partial(Source.open, local_file))
@@ -72,16 +73,17 @@ class Transferring(FileStoreBase):
 
         return (
             yield from self._change(
-                lambda tree: upload.put_file(tree, source, names, shown, **conditions),
+                partial(upload.put_file, source=source, names=names, progress=shown, **conditions),
                 repeatable=source.can_restart,
                 single=True,
                 again=again,
             )
         )
 
-    def _check_if_version(self, if_version: int | None) -> None:
+    def _checked_if_version(self, if_version: int | None) -> int | None:
         if if_version is not None:
             raise errors.InvalidError(f"a {self._display_name} has no versions; leave if_version= out")
+        return None
 
     @operation
     def put_directory(
@@ -145,7 +147,7 @@ class Transferring(FileStoreBase):
         else plant a program that runs with your rights.
 
         Args:
-            trusted: whoever writes to the store may do so: take these three bits over.
+            trusted: you trust all who write to the store: set these three bits, too.
 
         Raises:
             FileNotFoundError: there is no such file, or no folder for *local_file*.
@@ -181,7 +183,7 @@ class Transferring(FileStoreBase):
 
         Args:
             pattern: as in `put_directory`.
-            trusted: as in `get_file`; and make links wherever they lead.
+            trusted: as in `get_file`; links are made wherever they lead.
 
         Raises:
             UnsafeEntry: something was left out, because it would have led out of *local_path*.
@@ -211,18 +213,11 @@ class Transferring(FileStoreBase):
             FileNotFoundError: there is no such file.
             IsADirectoryError: it is a directory.
         """
-        names = split(path)
-        reader: download.Reader | None = None
+        return paged(partial(self._reader, split(path)))
 
-        def fetch() -> Op[list[bytes] | None]:
-            nonlocal reader
-            if reader is None:
-                tree = yield from self._tree()
-                node = yield from self._reading(tree, download.open_file(tree, names))
-                reader = download.Reader(tree, node)
-            return (yield from reader.next())
-
-        return fetch
+    def _reader(self, names: Names) -> Op[download.Reader]:
+        tree = yield from self._tree()
+        return download.Reader(tree, (yield from self._reading(tree, tree.need_file(names))))
 
     @operation
     def read_file_into_fileobj(

@@ -1,18 +1,27 @@
-"""The file-system engine: directories, files and their bytes in tables.
+"""The file-system engine: directories, files and their bytes in tables. Volume and NetworkFileSystem stand on it.
 
-Layers, upper ones resting on lower ones:
+The wings, each resting only on those below it:
 
-- `upload`, `download` move files between this machine and a tree; `local` is this machine's side of it. `edit` makes, moves, copies
-  and removes what is in a tree, `find` walks and searches it; new inodes with their names come from `build`, into tables by `rows`.
-- `tree` leads from paths to inodes and lists directories, in one version and as the current transaction sees them.
-- `opening` makes file objects, of `fileio` and `async_fileio`; they stand on what `opened` has for each kind of file: contents that
-  do not change, new contents (`staged`), and files that are written in place (`in_place`).
-- `changes` keeps back what a transaction changes in directories that others use; `merge` finds out what it comes to at the commit,
-  and `versioned` (Volume) or `live` (NetworkFileSystem) locks and writes that, with the statements of `writing`.
-- `history` lists and restores versions; `collect` deletes what nothing needs any more, `keeping` keeps from it what is in use, and
-  `repair` gives it what was left behind.
-- `contents` writes and reads the bytes of one file.
-- `paths` splits and joins paths.
+- `history` lists, pins and restores the versions of a Volume.
+- `io` has open files and the file objects on them; `transfer` moves files between this machine and a tree.
+- `tree` resolves paths to inodes, lists and searches directories, makes inodes and names, and edits what is there.
+- `commit` holds back what a transaction changes in directories that others use, and merges and writes it at the commit.
+- `content` stores the bytes of one file; `retention` keeps what is in use and deletes what is not, and repairs damage.
+- `candidates` notes what may be deleted; `paths` splits and joins paths; `model` has the types and constants that all share.
 
-All but `paths` know inode numbers, names and byte ranges, no paths: that is also what a mounted file system asks for.
+Where a change belongs:
+
+- A new verb on paths is a function in `tree.edit` (or `tree.listing`, `tree.search`): resolve, check, then write with a `Builder`
+  or into the change set. Its public method stands in `pgstore.file_store`.
+- A new condition that must hold at the commit is a field of `commit.change_set.Change`, checked by `commit.merge`.
+- A new column of files is one of `model.Node` and `tree.resolve.STAT_COLUMNS`; `model.STATE_COLUMNS` carries it into new versions.
+- A new kind of storage for bytes concerns `content` alone, and functions of `sql/schema.sql`.
+
+What happens at COMMIT: the transaction calls its change set (`commit.change_set.ChangeSet`, a commit hook). It locks what the
+changes touch, looks up what is there by then, plans what the changes come to, and returns the queries that write that; they are
+sent in one message with COMMIT. A conflict raises `ConflictError`, and the transaction is rolled back. In a joined transaction,
+whose commit is the caller's, each operation does the same at its end (`flush`), and what it locks stays locked until that commit.
+
+When the connection breaks in it, all was committed or nothing. `pgstore.client` finds out which, or raises `OutcomeUnknown`. Bytes
+that were uploaded outside the transaction belong to the session: collection deletes those that no inode refers to.
 """

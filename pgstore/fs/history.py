@@ -1,10 +1,11 @@
-"""History of a Volume: which versions are kept, keeping one, and going back to one.
+"""The history of a Volume: which versions are kept, pinning one, and restoring one.
 
-A version is a commit; its tree is made of the rows that are valid at it. So going back copies rows, no bytes: what was valid then
-and is not now becomes valid again, as one new commit, and what is valid now and was not then ends.
+Each commit makes a version; its tree is made of the rows that are valid in it. So restoring a version copies rows and no bytes: in
+a new commit, rows that were valid then and are not now become valid again, and rows that are valid now and were not then end.
 
-"Valid" is not all. A directory's names may have version 0 as their beginning, if they were made with it: nothing leads to them
-before there is a name for the directory. So both trees are followed from the root; of directories, which are fewer than files.
+That a row is valid does not mean that it is part of the tree. Names that were written together with their directory are valid
+since version 0, before the directory itself has a name. So both trees are followed from the root, along their directories, which
+are fewer than their files.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ from typing import Final
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.client.pins import version_of
 from pgstore.client.session import Session
 from pgstore.core.operation import Autonomous, Many, Op, Query, Rows
 from pgstore.core.statement import Statement
-from pgstore.fs.commit.change_set import LIVE, ROOT
 from pgstore.fs.commit.volume import INSERT_VERSION, NEXT_VERSION
-from pgstore.fs.content.blobs import StoreGone
-from pgstore.fs.tree.resolve import IS_KEPT
+from pgstore.fs.model import DIRECTORY, LIVE, ROOT, STATE_COLUMNS, StoreGone
+from pgstore.fs.retention.pins import pins_of, version_of
+from pgstore.fs.tree.resolve import IS_RETAINED
 from pgstore.types import VolumeVersion
 
 VERSIONS = Statement(
@@ -37,8 +37,80 @@ VERSIONS = Statement(
     "int8 int8 int8",
     read_only=True,
 )
+
+
+def versions(store_id: int, *, before: int | None = None, limit: int | None = None) -> Op[list[VolumeVersion]]:
+    """The versions that are kept, newest first: those before version *before*, at most *limit*."""
+    rows: Rows = yield Query(VERSIONS, store_id, LIVE if before is None else before, LIVE if limit is None else limit)
+    return [VolumeVersion(*row) for row in rows]
+
+
+class VersionPin:
+    """The pin of a handle on an old version: taken with the first use of the handle, given back when it is garbage."""
+
+    def __init__(self, version: int) -> None:
+        self._version = version
+        self._lock = threading.Lock()
+        # The session that has the pin. In a forked process it is not the client's, so the pin is taken again.
+        self._session: weakref.ref[Session] | None = None
+        self._store_id = 0
+        self._history: object = None  # the history of the database in which it was taken
+
+    def __reduce__(self) -> tuple[type[VersionPin], tuple[int]]:
+        """An unpickled pin is not taken yet."""
+        return VersionPin, (self._version,)
+
+    def ensure(self, client: Client, store_id: int) -> Op[None]:
+        """
+        Take the pin, if this session does not have it yet.
+
+        Raises:
+            InvalidError, VersionGone, StoreGone: see `check_retained`.
+        """
+        session, history = client.session, client.history
+        if self._has(session, store_id) and self._history is history:
+            return
+        kept = version_of(store_id, self._version)
+        try:
+            yield Autonomous(pins_of(session).keep(kept))
+        except errors.VersionGone:
+            yield from check_retained(store_id, self._version)
+            raise
+        except errors.AccessDenied:
+            self._session, self._store_id, self._history = weakref.ref(session), store_id, history
+            return  # a role that may only read has no pins: a read raises when the version is gone
+        with self._lock:
+            is_first = not self._has(session, store_id)
+            self._session, self._store_id, self._history = weakref.ref(session), store_id, history
+        if is_first:
+            weakref.finalize(self, pins_of(session).release_later, kept).atexit = False
+        else:
+            yield Autonomous(pins_of(session).release(kept))
+
+    def _has(self, session: Session, store_id: int) -> bool:
+        return self._session is not None and self._session() is session and self._store_id == store_id
+
+
 HEAD = Statement("SELECT f.head FROM pgstore.file_system f WHERE f.store_id = $1", "int8", read_only=True)
-# Collection skips a version that is locked, and all later ones.
+
+
+def check_retained(store_id: int, version: int) -> Op[None]:
+    """
+    Raise an error if *version* cannot be read.
+
+    Raises:
+        InvalidError: there has never been such a version.
+        VersionGone: it is not kept any more.
+        StoreGone: the Volume does not exist any more.
+    """
+    ((is_retained,),), heads = yield Many([Query(IS_RETAINED, store_id, version), Query(HEAD, store_id)])
+    if not heads:
+        raise StoreGone
+    if not is_retained:
+        raise _not_retained(store_id, version, heads[0][0])
+
+
+# Collection does not delete a version that is locked, nor a later one, before we have committed.
 LOCK_VERSION = Statement(
     """
     SELECT 1
@@ -50,13 +122,13 @@ LOCK_VERSION = Statement(
     "int8 int8",
 )
 
-# Whether the name d is there in version $2, and in the newest.
+# Whether the name d is valid in version $2, and in the newest.
 _THEN: Final = "d.version_from <= $2 AND d.version_to > $2"
 _NOW: Final = f"d.version_to = {LIVE}"
 
 
 def _directories(tree: str, is_there: str) -> str:
-    """The subquery `<tree>_directory`: directories to which names that are there lead from the root."""
+    """The subquery `<tree>_directory`: the directories to which valid names lead from the root."""
     return f"""
     {tree}_directory AS (
          SELECT {ROOT}::bigint AS ino
@@ -68,14 +140,14 @@ def _directories(tree: str, is_there: str) -> str:
                   FROM pgstore.dirent d
                  WHERE d.store_id = $1
                    AND d.parent = t.ino
-                   AND d.kind = 'd'
+                   AND d.kind = '{DIRECTORY}'
                    AND {is_there}
                 OFFSET 0) e
     )"""
 
 
 def _inodes(tree: str, is_there: str) -> str:
-    """The subquery `<tree>_inode`: all that names lead to which are there in these directories."""
+    """The subquery `<tree>_inode`: all to which valid names in these directories lead."""
     return f"""
     {tree}_inode AS MATERIALIZED (
          SELECT {ROOT}::bigint AS ino
@@ -96,9 +168,9 @@ _THEN_DIRECTORY: Final = _directories("then", _THEN)
 _NOW_DIRECTORY: Final = _directories("now", _NOW)
 _THEN_INODE: Final = _inodes("then", _THEN)
 _NOW_INODE: Final = _inodes("now", _NOW)
-# In this order: the inodes are found by the names. At version $3 end those that are not as they were in version $2, be it that
-# they have changed since, or that they were not there. EXCEPT is hashed or sorted, however many there are; NOT IN, and NOT EXISTS
-# where few were expected, would compare each with each.
+# These four run in this order, for the inodes are found by the names. With version $3 end the inodes that have changed since
+# version $2, or did not exist in it. EXCEPT hashes or sorts, however many rows there are; NOT IN, and a NOT EXISTS that was
+# planned for few, would compare each with each.
 END_INODES = Statement(
     f"""
     WITH RECURSIVE {_THEN_DIRECTORY}, {_NOW_DIRECTORY}, {_THEN_INODE}, {_NOW_INODE}
@@ -106,12 +178,12 @@ END_INODES = Statement(
        SET version_to = $3
      WHERE store_id::numeric = $1::numeric
        AND ctid = ANY (ARRAY(
-           SELECT i.place
+           SELECT i.ctid
              FROM (SELECT n.ino, $2 AS unless_from FROM now_inode n
                     UNION ALL
                    (SELECT n.ino, -1 FROM now_inode n EXCEPT SELECT t.ino, -1 FROM then_inode t)) c
             CROSS JOIN LATERAL (
-                  SELECT o.ctid AS place, o.version_from
+                  SELECT o.ctid, o.version_from
                     FROM pgstore.inode o
                    WHERE o.store_id = $1
                      AND o.ino::bigint = c.ino
@@ -128,12 +200,12 @@ END_NAMES = Statement(
        SET version_to = $3
      WHERE store_id::numeric = $1::numeric
        AND ctid = ANY (ARRAY(
-           SELECT e.place
+           SELECT e.ctid
              FROM (SELECT n.ino, $2 AS unless_from FROM now_directory n
                     UNION ALL
                    (SELECT n.ino, -1 FROM now_directory n EXCEPT SELECT t.ino, -1 FROM then_directory t)) c
             CROSS JOIN LATERAL (
-                  SELECT d.ctid AS place, d.version_from
+                  SELECT d.ctid, d.version_from
                     FROM pgstore.dirent d
                    WHERE d.store_id = $1
                      AND d.parent = c.ino
@@ -143,15 +215,12 @@ END_NAMES = Statement(
     """,
     "int8 int8 int8",
 )
-# ctime, $4: of the change that this is to the inode; programs that look for changes go by it.
+# ctime is $4, the present: restoring is a change of the inode, and programs that look for changes compare ctimes.
 REVIVE_INODES = Statement(
     f"""
     WITH RECURSIVE {_THEN_DIRECTORY}, {_THEN_INODE}
-    INSERT INTO pgstore.inode
-           (store_id, ino, version_from, kind, mode, uid, gid, link_count, size_bytes, mtime_ns, ctime_ns, blob_id, link_target,
-            inline_data, parent, xattrs)
-    SELECT $1, i.ino, $3, i.kind, i.mode, i.uid, i.gid, i.link_count, i.size_bytes, i.mtime_ns, $4, i.blob_id, i.link_target,
-           i.inline_data, i.parent, i.xattrs
+    INSERT INTO pgstore.inode (store_id, ino, version_from, ctime_ns, {STATE_COLUMNS})
+    SELECT $1, t.ino, $3, $4, {STATE_COLUMNS}
       FROM then_inode t
      CROSS JOIN LATERAL (
            SELECT *
@@ -186,83 +255,15 @@ REVIVE_NAMES = Statement(
 NOW_NS = Statement("SELECT (extract(epoch FROM statement_timestamp()) * 1000000000::numeric)::bigint", read_only=True)
 
 
-def versions(store_id: int, *, before: int | None = None, limit: int | None = None) -> Op[list[VolumeVersion]]:
-    """The versions that are kept, newest first: those before version *before*, at most *limit*."""
-    rows: Rows = yield Query(VERSIONS, store_id, LIVE if before is None else before, LIVE if limit is None else limit)
-    return [VolumeVersion(*row) for row in rows]
-
-
-class VersionPin:
-    """The pin of a handle on an old version: taken with the first use, given back when nobody has the handle any more."""
-
-    def __init__(self, version: int) -> None:
-        self._version = version
-        self._lock = threading.Lock()
-        # Which has it; not that of the parent of a process that was forked.
-        self._session: weakref.ref[Session] | None = None
-        self._store_id = 0
-        self._history: object = None  # of the client, in which it was taken
-
-    def __reduce__(self) -> tuple[type[VersionPin], tuple[int]]:
-        """Whoever unpickles it has yet to take it."""
-        return VersionPin, (self._version,)
-
-    def ensure(self, client: Client, store_id: int) -> Op[None]:
-        """
-        Take the pin, if it was not taken yet.
-
-        Raises:
-            InvalidError, VersionGone, StoreGone: see `check_kept`.
-        """
-        session, history = client.session, client.history
-        if self._has(session, store_id) and self._history is history:
-            return
-        kept = version_of(store_id, self._version)
-        try:
-            yield Autonomous(session.pins.keep(kept))
-        except errors.VersionGone:
-            yield from check_kept(store_id, self._version)
-            raise
-        except errors.AccessDenied:
-            self._session, self._store_id, self._history = weakref.ref(session), store_id, history
-            return  # a role that only reads: it finds out when the version goes, and does not ask again
-        with self._lock:
-            is_first = not self._has(session, store_id)
-            self._session, self._store_id, self._history = weakref.ref(session), store_id, history
-        if is_first:
-            weakref.finalize(self, session.pins.release_later, kept).atexit = False
-        else:
-            yield Autonomous(session.pins.release(kept))
-
-    def _has(self, session: Session, store_id: int) -> bool:
-        return self._session is not None and self._session() is session and self._store_id == store_id
-
-
-def check_kept(store_id: int, version: int) -> Op[None]:
-    """
-    Raise what is to be said about *version* if it cannot be read.
-
-    Raises:
-        InvalidError: there has never been such a version.
-        VersionGone: it is not kept any more.
-        StoreGone: nor is the Volume.
-    """
-    ((is_kept,),), heads = yield Many([Query(IS_KEPT, store_id, version), Query(HEAD, store_id)])
-    if not heads:
-        raise StoreGone
-    if not is_kept:
-        raise _not_kept(store_id, version, heads[0][0])
-
-
 def restore(store_id: int, version: int) -> Op[int]:
     """
-    Make the tree what it was in *version*, by one commit. Returns the version that this makes.
+    Make the tree what it was in *version*, by one commit. Returns the version that the commit makes.
 
-    To be run in a transaction that has not changed the Volume yet; it holds the lock of the file system's row until it ends. Takes
-    time in proportion to both trees: no index tells which live rows have begun since.
+    In a transaction that has not changed the Volume yet; other commits wait for its end. The time it takes is proportional to the
+    size of both trees, for no index tells which rows have changed since.
 
     Raises:
-        InvalidError, VersionGone, StoreGone: see `check_kept`.
+        InvalidError, VersionGone, StoreGone: see `check_retained`.
     """
     locked, heads, ((now_ns,),) = yield Many(
         [Query(LOCK_VERSION, store_id, version), Query(NEXT_VERSION, store_id), Query(NOW_NS)]
@@ -271,7 +272,7 @@ def restore(store_id: int, version: int) -> Op[int]:
         raise StoreGone
     new = heads[0][0]
     if not 0 <= version < new or not (locked or new == 1):
-        raise _not_kept(store_id, version, new - 1)
+        raise _not_retained(store_id, version, new - 1)
     yield Many(
         [
             Query(END_INODES, store_id, version, new),
@@ -285,7 +286,7 @@ def restore(store_id: int, version: int) -> Op[int]:
     return restored
 
 
-def _not_kept(store_id: int, version: int, head: int) -> errors.Error:
+def _not_retained(store_id: int, version: int, head: int) -> errors.Error:
     if not 0 <= version <= head:
         return errors.InvalidError(f"there is no version {version}; the newest is {head}")
     return version_of(store_id, version).gone()

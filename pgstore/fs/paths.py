@@ -1,4 +1,4 @@
-"""Paths of a file system: from the root, divided by slashes, made of names that are bytes as in POSIX."""
+"""Paths of a file system: names divided by slashes, from the root. Names are bytes, as in POSIX."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _NOT_NAMES: Final = frozenset((b"", b".", b".."))
 
 
 class DirectoryNames(tuple[bytes, ...]):
-    """Names of a path that ends in a slash: what it leads to must be a directory, as POSIX has it."""
+    """The names of a path that ends in a slash, which by POSIX must lead to a directory."""
 
     __slots__ = ()
 
 
 def split(path: object) -> Names:
     """
-    The names that *path* leads through; none: the root. They are `DirectoryNames` where it ends in a slash.
+    The names of *path*; none for the root. They are `DirectoryNames` if it ends in a slash.
 
-    A leading slash may be left out; `.` and repeated slashes mean nothing. `..` is refused: what it means on a real file system
-    depends on symbolic links.
+    A leading slash may be left out; `.` and repeated slashes mean nothing. `..` is refused, for where it leads depends on symbolic
+    links.
     """
     if not isinstance(path, (str, PurePath)):
         raise errors.InvalidError(f"a path must be a str, not {type(path).__name__}: {path!r}")
@@ -62,29 +62,29 @@ def split_file(path: object) -> Names:
 
 def is_possible(name: bytes) -> bool:
     """
-    Whether an entry of a directory can have this name. The database says the same (`pgstore.entry_name`).
+    Whether an entry of a directory can have this name. A domain of the database says the same (`pgstore.entry_name`).
 
-    Names that were read are looked at all the same before they become paths: a `..`, or a slash, leads somewhere else.
+    Names that were read are checked nevertheless before they become paths: a damaged one, `..` or with a slash, leads elsewhere.
     """
     return name not in _NOT_NAMES and b"/" not in name and b"\0" not in name
 
 
 def are_possible(names: Collection[bytes]) -> bool:
-    """Whether all of *names* are, found out in a fraction of the time that a look at each takes."""
+    """Whether all of *names* are possible, in a fraction of the time that checking each takes."""
     together = b"".join(names)
     return b"/" not in together and b"\0" not in together and _NOT_NAMES.isdisjoint(names)
 
 
 def refuse(names: Names) -> None:
-    """Raise the error about the last one of *names*, an impossible name that was read."""
+    """Raise an error about the last of *names*, an impossible name that was read."""
     raise errors.UnsafeEntry(f"{unsafe(names)}; `pgstore check --repair` gives it another name")
 
 
 def unsafe(names: Names) -> str:
-    """What is wrong with a path of which the last name is impossible."""
+    """What an error says about a path whose last name is impossible."""
     return f"an entry of directory {join(names[:-1]) or '/'!r} has the impossible name {os.fsdecode(names[-1])!r}"
 
 
 def join(names: Iterable[bytes]) -> str:
-    """The path through *names*, without a leading slash; bytes that are not UTF-8 become surrogates, as in `os.fsdecode`."""
+    """The path of *names*, without a leading slash. Bytes that are not UTF-8 become surrogates, as in `os.fsdecode`."""
     return os.fsdecode(b"/".join(names))

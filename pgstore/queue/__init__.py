@@ -25,7 +25,7 @@ from pgstore.queue.take import Taking
 from pgstore.types import QueueInfo
 
 if TYPE_CHECKING:
-    from pgstore.store.handle import Objects
+    from pgstore.store.objects import Objects
 
 __all__ = ["DeadLetter", "ItemIterator", "Lease", "Queue"]
 

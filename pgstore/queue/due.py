@@ -98,7 +98,8 @@ class Returning(QueueBase[T]):
         return bool(rows[0][0] == DUE_ITEMS)
 
     # Deletes what nobody is at work on: items that are locked, because they are being taken, and leased ones are passed over. So it
-    # waits for nobody, and what comes back from a lease goes the next time.
+    # waits for nobody, and what comes back from a lease goes the next time. EXISTS is asked once: where nothing has lapsed, nothing
+    # is looked through.
     _SWEEP: Final = Statement(
         f"""
         WITH lapsed AS MATERIALIZED (
@@ -111,6 +112,7 @@ class Returning(QueueBase[T]):
              items AS (
                  DELETE FROM pgstore.queue_item
                   WHERE store_id = $1
+                    AND EXISTS (SELECT FROM lapsed)
                     AND ctid = ANY (ARRAY(SELECT i.ctid
                                             FROM lapsed l
                                             JOIN pgstore.queue_item i ON i.store_id = $1
@@ -126,8 +128,9 @@ class Returning(QueueBase[T]):
                                           JOIN pgstore.queue_deferred e ON e.store_id = $1
                                                                        AND e.partition = l.partition
                                                                        AND e.put_at <= l.put_at
-                                         WHERE e.kind = '{DELAYED}'
-                                            OR (e.kind = '{LEASED}' AND e.due_at <= statement_timestamp())
+                                         WHERE EXISTS (SELECT FROM lapsed)
+                                           AND (e.kind = '{DELAYED}'
+                                                OR (e.kind = '{LEASED}' AND e.due_at <= statement_timestamp()))
                                            FOR UPDATE OF e SKIP LOCKED))
                  RETURNING 1),
              done AS (

@@ -224,7 +224,7 @@ class Lease(Generic[T]):
             self.ack()
         else:
             with contextlib.suppress(errors.Error):  # the lease ends by itself; what went wrong is *exc*
-                self.nack(reason=repr(exc))
+                self.nack(reason=_described(exc))
 
     async def __aenter__(self) -> Self:
         return self
@@ -238,7 +238,7 @@ class Lease(Generic[T]):
             await self.ack.aio()
         else:
             with contextlib.suppress(errors.Error):
-                await self.nack.aio(reason=repr(exc))
+                await self.nack.aio(reason=_described(exc))
 
     def __repr__(self) -> str:
         return f"<lease {self._row[0]} of {self._store!r}, attempt {self.attempt}>"
@@ -265,6 +265,7 @@ class Renewal:
 
     # Passes over what someone has locked: it is being acknowledged, by a transaction that may take long, or brought back. What is
     # there but was not renewed may be the next time. So renewing waits for nobody, and prolongs nothing that is done or another's.
+    # The rows returned are all that were there when the statement began.
     _THESE_LEASES: Final = f"""
         store_id = $1
         AND id = ANY ($2)
@@ -297,3 +298,10 @@ class Renewal:
         finally:
             del held  # else it would keep them until the next time
             self.go_on()
+
+
+def _described(exc: BaseException) -> str:
+    try:
+        return repr(exc)
+    except Exception:  # noqa: BLE001  # what went wrong is *exc*, not that it cannot say so
+        return type(exc).__name__

@@ -7,6 +7,7 @@ from typing import Final
 from pgstore import errors
 from pgstore.client.listener import waits
 from pgstore.core.clock import Deadline
+from pgstore.core.limit import within
 from pgstore.core.operation import Listen, Op, PagedIterator, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.arguments import check_count, check_position, one_at_most, partition_name
@@ -79,13 +80,14 @@ class ItemIterator(PagedIterator[T]):
 
     def _next(self) -> Op[list[T] | None]:
         deadline = Deadline.after(self._wait_seconds)
-        record = yield from self._store._open()
-        rows = yield from self._list(record.id)
-        if not rows:
-            yield from self._store._check_exists(record.id)
-            rows = yield from self._list_after_moving_due(record)
-            if not rows and not deadline.passed():
-                rows = yield from self._wait(record, deadline)
+        with within(deadline if self._wait_seconds else Deadline.after(None)):
+            record = yield from self._store._open()
+            rows = yield from self._list(record.id)
+            if not rows:
+                yield from self._store._check_exists(record.id)
+                rows = yield from self._list_after_moving_due(record)
+                if not rows and not deadline.passed():
+                    rows = yield from self._wait(record, deadline)
         if not rows:
             return None
         if not self._only_due:

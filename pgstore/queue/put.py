@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pgstore import errors
 from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key, waits
-from pgstore.client.notifications import Notifications
+from pgstore.client.notifications import Notifications, in_transaction
 from pgstore.core import clock
 from pgstore.core.batches import batches
 from pgstore.core.clock import Deadline
+from pgstore.core.limit import within
 from pgstore.core.operation import BeforeCommit, Listen, Op, Query, Topic, Wait, atomic, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.arguments import NOT_GIVEN, check_key, check_seconds, one_of, partition_name
@@ -71,10 +72,6 @@ def _puts(*, signed: bool) -> tuple[Statement, ...]:
 PUT, PUT_WITHOUT_NOTIFY, PUT_ASYNC_COMMIT, PUT_MANY, PUT_MANY_WITHOUT_NOTIFY = _PLAIN = _puts(signed=False)
 SIGNED: Final = dict(zip(_PLAIN, _puts(signed=True), strict=True))
 
-# First halves of advisory lock keys: "pgso" for puts in order, "pgsr" for room.
-ORDER_LOCK_CLASS: Final = 0x7067736F
-ROOM_LOCK_CLASS: Final = 0x70677372
-
 PARTITION_SECONDS_MIN: Final = 0.001
 _COLLECT_EVERY: Final = 100  # puts with a key
 
@@ -109,8 +106,7 @@ def put_with_options(
         sources.append("async_commit")
     if ordered:
         # Taken before the ids are drawn and held until the commit, so that both come in one order.
-        key = parameter("order_key", "int4")
-        parts.append(f"in_turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({ORDER_LOCK_CLASS}, {key}))")
+        parts.append("in_turn AS MATERIALIZED (SELECT pgstore.queue_take_turn($1, 'o', $2))")
         sources.append("in_turn")
     if keyed:
         # Two puts with one key: the second waits for the end of the first, and then finds the key or does not.
@@ -193,7 +189,7 @@ class Putting(Returning[T]):
 
         Args:
             block: wait for room in a Queue that was made with `maxsize` and is full; else raise at once.
-            timeout: wait at most so many seconds; None: for ever.
+            timeout: wait at most so many seconds, for room and for all else; None: for ever.
             partition_ttl: empty the partition so many seconds after its last put that said so; None: this put changes nothing in
                 when, and what comes after such a put stays. Leased items are their worker's. Such puts into one partition wait for
                 each other's commits.
@@ -204,32 +200,34 @@ class Putting(Returning[T]):
             durable: False: do not wait until the server has the item on disk; if it crashes the last ones may be lost.
 
         Raises:
-            queue.Full: there was no room within *timeout*.
+            queue.Full: there was no room within *timeout*, or what was waited for did not come, such as another's transaction; a
+                server has a second for its answer even if *timeout* is less.
+            OutcomeUnknown: the server had received the item and gave no answer.
             SerializationError: *item* cannot be pickled.
             ValueTooLarge: it is above 256 MiB.
         """
         if partition_ttl is not None:
             given: dict[str, Any] = {"delay": delay, "idempotency_key": idempotency_key, "ordered": ordered}
-            put = self.put.op(item, block, timeout, v=v, partition=partition, durable=durable, **given)
+            put = functools.partial(self.put.op, item, block, timeout, v=v, durable=durable, **given)
             yield from self._put_with_partition_ttl(put, partition, partition_ttl, durable)
             return
-        deadline = Deadline.after(timeout)
+        deadline = Deadline.after(timeout, block=block)
         name = partition_name(partition)
         payload = self._encode(one_of(item, v, "put", "item= and v="))
-        record = self._record
-        if record is None or record.history is not self._client.history:  # type: ignore[union-attr]
-            record = yield from self._know()
-        if self._runner.settings.signing_keys:
-            payload = self._sign(payload, name)
-        if delay or ordered or idempotency_key is not None or "maxsize" in record.options:
-            yield from self._put_with_options(
-                record, name, [payload], _put_options(delay, idempotency_key, ordered, durable), block, deadline
-            )
-        elif durable:
-            yield from self._insert(record.id, name, payload, PUT, PUT_WITHOUT_NOTIFY)
-        else:
-            yield from self._check_outside("put(durable=False)", NOT_DURABLE)
-            yield from self._insert(record.id, name, payload, PUT_ASYNC_COMMIT, PUT_WITHOUT_NOTIFY)
+        with within(deadline, self._late_put):
+            record = self._record
+            if record is None or record.history is not self._client.history:  # type: ignore[union-attr]
+                record = yield from self._know()
+            if self._runner.settings.signing_keys:
+                payload = self._sign(payload, name)
+            if delay or ordered or idempotency_key is not None or "maxsize" in record.options:
+                options = _put_options(delay, idempotency_key, ordered, durable)
+                yield from self._put_with_options(record, name, [payload], options, deadline)
+            elif durable:
+                yield from self._insert(record.id, name, payload, PUT, PUT_WITHOUT_NOTIFY)
+            else:
+                yield from self._check_outside("put(durable=False)", NOT_DURABLE)
+                yield from self._insert(record.id, name, payload, PUT_ASYNC_COMMIT, PUT_WITHOUT_NOTIFY)
 
     @operation
     def put_many(
@@ -253,26 +251,27 @@ class Putting(Returning[T]):
         """
         if partition_ttl is not None:
             given: dict[str, Any] = {"delay": delay, "idempotency_key": idempotency_key, "ordered": ordered}
-            put = self.put_many.op(items, block, timeout, vs=vs, partition=partition, durable=durable, **given)
+            put = functools.partial(self.put_many.op, items, block, timeout, vs=vs, durable=durable, **given)
             yield from self._put_with_partition_ttl(put, partition, partition_ttl, durable)
             return
-        deadline = Deadline.after(timeout)
+        deadline = Deadline.after(timeout, block=block)
         name = partition_name(partition)
         payloads = self._encode_all(one_of(items, vs, "put_many", "items= and vs="))
-        record = yield from self._open()
-        if self._runner.settings.signing_keys:
-            payloads = [self._sign(payload, name) for payload in payloads]
-        if not durable or delay or ordered or idempotency_key is not None or "maxsize" in record.options:
-            options = _put_options(delay, idempotency_key, ordered, durable)
-            yield from self._put_with_options(record, name, payloads, options, block, deadline)
-            return
-        cut = list(batches(payloads, len, rows_max=BATCH_ITEMS))
-        if len(cut) == 1:
-            yield from self._insert(record.id, name, cut[0], PUT_MANY, PUT_MANY_WITHOUT_NOTIFY)
-        elif cut:
-            yield from atomic(self._insert_batches(record.id, name, cut))
-        else:
-            yield from self._check_exists(record.id)
+        with within(deadline, self._late_put):
+            record = yield from self._open()
+            if self._runner.settings.signing_keys:
+                payloads = [self._sign(payload, name) for payload in payloads]
+            if not durable or delay or ordered or idempotency_key is not None or "maxsize" in record.options:
+                options = _put_options(delay, idempotency_key, ordered, durable)
+                yield from self._put_with_options(record, name, payloads, options, deadline)
+                return
+            cut = list(batches(payloads, len, rows_max=BATCH_ITEMS))
+            if len(cut) == 1:
+                yield from self._insert(record.id, name, cut[0], PUT_MANY, PUT_MANY_WITHOUT_NOTIFY)
+            elif cut:
+                yield from atomic(self._insert_batches(record.id, name, cut))
+            else:
+                yield from self._check_exists(record.id)
 
     # From now on partition $2 is emptied in $3 seconds, of what was put until now. Two such puts into one partition wait for each
     # other's commits, so the time is that of the later one.
@@ -290,16 +289,16 @@ class Putting(Returning[T]):
     )
 
     def _put_with_partition_ttl(
-        self, put: Op[None], partition: str | None, partition_ttl: float, durable: bool
+        self, put: Callable[..., Op[None]], partition: str | None, partition_ttl: float, durable: bool
     ) -> Op[None]:
-        """*put*, after which the partition has so much time."""
+        """*put* into *partition*, after which that has so much time."""
         name = partition_name(partition)
         seconds = check_seconds(partition_ttl, "partition_ttl", above=PARTITION_SECONDS_MIN)
         record = yield from self._open()
 
         def both() -> Op[None]:
             yield from self._sweep(record.id)  # what has had its time does not get more by this put
-            yield from put
+            yield from put(partition=partition)
             yield Query(self._SET_PARTITION_TTL, record.id, name, seconds)
 
         # Not in a transaction where the put may wait for room, or says something that goes for all of one.
@@ -348,7 +347,6 @@ class Putting(Returning[T]):
         partition: str,
         payloads: list[bytes],
         options: PutOptions,
-        block: bool,
         deadline: Deadline,
     ) -> Op[None]:
         if not options.durable:
@@ -360,13 +358,15 @@ class Putting(Returning[T]):
             return
         if maxsize is None:
             body = self._insert_with_options(record, partition, cut, options)
-            yield from (body if len(cut) == 1 else atomic(body))
+            # A put whose time may be over while it waits for another's must not take the transaction that it is in along.
+            alone = len(cut) == 1 and (deadline.at is None or not (yield from in_transaction()))
+            yield from (body if alone else atomic(body))
         elif len(payloads) > maxsize:
             raise errors.InvalidError(
                 f"{len(payloads)} items can never be in {self!r} at once, made with maxsize={maxsize}"
             )
         else:
-            yield from self._insert_when_room(record, partition, cut, options, block, deadline)
+            yield from self._insert_when_room(record, partition, cut, options, deadline)
         if options.key is not None and random.random() * _COLLECT_EVERY < 1:
             yield Query(self._FORGET_KEYS, record.id)
 
@@ -376,12 +376,11 @@ class Putting(Returning[T]):
         partition: str,
         cut: list[list[bytes]],
         options: PutOptions,
-        block: bool,
         deadline: Deadline,
     ) -> Op[None]:
         if (yield from self._try(record, partition, cut, options)):
             return
-        if not block or deadline.passed():
+        if deadline.passed():
             raise self._full(record)
         ticket = yield Listen(room_topic(record.id))
         try:
@@ -403,9 +402,7 @@ class Putting(Returning[T]):
 
     # Held to the end of the transaction by whoever puts into a bounded Queue, who counts after taking it: so nobody puts in
     # between.
-    _LOCK_ROOM: Final = Statement(
-        f"SELECT pg_advisory_xact_lock({ROOM_LOCK_CLASS}, ($1 % 2147483648)::integer)", "int8"
-    )
+    _LOCK_ROOM: Final = Statement("SELECT pgstore.queue_take_turn($1, 'r', '')", "int8")
     _IS_KEY_USED: Final = Statement(
         "SELECT 1 FROM pgstore.queue_key WHERE store_id = $1 AND key = $2", "int8 text", read_only=True
     )
@@ -432,7 +429,6 @@ class Putting(Returning[T]):
         values = {
             "store_id": record.id,
             "partition": partition,
-            "order_key": lock_key(topic),
             "key": options.key,
             "maxsize": maxsize,
             "wanted": sum(map(len, cut)),
@@ -460,6 +456,9 @@ class Putting(Returning[T]):
                 return  # the key was used before
         if not notify:
             hooked.hook.topics[topic] = None
+
+    def _late_put(self, exc: errors.TimedOut) -> errors.QueueFull:
+        return errors.QueueFull(f"nothing was put into {self!r}: {exc}")
 
     def _full(self, record: StoreRecord) -> errors.QueueFull:
         return errors.QueueFull(f"no room in {self!r}, made with maxsize={record.options['maxsize']}")

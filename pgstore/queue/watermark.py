@@ -6,7 +6,8 @@ raised only to what is proven:
 
 1. Ids come from one sequence. Whoever inserts into `queue_item` first takes a shared advisory lock of the Queue, then draws ids,
    and keeps the lock to the end of the transaction (`INSERTING`). The lock keeps nobody out; it shows who may have ids that cannot
-   be seen yet.
+   be seen yet. Nor is it waited for, since every login of the database may hold it: where it is not to be had, `queue_inserting`
+   takes a lock that shows the same.
 2. `queue_advance` (sql/schema.sql) reads the last id that the sequence gave, then notes who holds that lock. Whoever drew an id up
    to the last and is not noted has ended: its items are visible, or were rolled back.
 3. As long as one of those noted is still there, it answers "not yet" and is asked again later. Once they are gone, every id up to
@@ -49,12 +50,14 @@ INSERT_LOCK_CLASS: Final = 0x70677369  # "pgsi"
 
 def insert_lock(store_id: str) -> str:
     """SQL that takes the lock of those who insert into the Queue *store_id*, an expression; never NULL."""
-    return f"pg_advisory_xact_lock_shared({INSERT_LOCK_CLASS}, ({store_id} % 2147483648)::integer)"
+    return (
+        f"CASE WHEN pg_try_advisory_xact_lock_shared({INSERT_LOCK_CLASS}, ({store_id} % 2147483648)::integer)"
+        f" THEN true ELSE pgstore.queue_inserting({store_id}) END"
+    )
 
 
 INSERT_LOCK: Final = insert_lock("$1")
-# A part of every statement that inserts into queue_item, which reads from it before the first id is drawn. Never waits: the lock is
-# shared, and nobody here takes it exclusively.
+# A part of every statement that inserts into queue_item, which reads from it before the first id is drawn. Never waits.
 INSERTING: Final = f"inserting AS MATERIALIZED (SELECT {INSERT_LOCK})"
 # Only if there is something to insert: `gone` has rows.
 INSERTING_WHAT_IS_GONE: Final = (

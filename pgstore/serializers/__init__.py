@@ -16,6 +16,7 @@ from pgstore.serializers.values import (
     dumps,
     load_json,
     loads,
+    parse_json,
 )
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "key_text",
     "load_json",
     "loads",
+    "parse_json",
 ]

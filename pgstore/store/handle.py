@@ -1,10 +1,11 @@
-"""Handles: what Dict, Queue and Volume have in common.
+"""Handles: what Dict, Queue, Volume and NetworkFileSystem have in common.
 
 A handle names a store and finds it on first use; making one does no I/O. The registry is the table `store`; its statements stand
 in `registry`. What a class adds is its kind, its creation and its operations.
 
-What it has found is true of one history of the database (`client.history`), and looked for anew in another. Handles made from a
-handle (`_clone`) ask that first one, so all of them lead to the same store, whichever is used first.
+A handle keeps the record that it has found for one history of the database (`client.history`), and looks for the store again in
+another. Handles that are cloned from a handle (`_clone`) ask the first one, so all of them lead to the same store, whichever is
+used first.
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ import json
 import os
 import threading
 import weakref
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
+from functools import partial
 from types import TracebackType
-from typing import Any, ClassVar, Final, Generic, NoReturn, ParamSpec, Self, TypeVar, cast
+from typing import Any, ClassVar, Final, NoReturn, Self, TypeVar, cast
 
 from pgstore import errors
 from pgstore.client import Client, default_client
 from pgstore.client.history import look
-from pgstore.client.session import delete_store, unlink_large_objects
 from pgstore.client.transaction import Transaction
-from pgstore.core.method import Doc
-from pgstore.core.names import check_name
-from pgstore.core.numbers import as_int
-from pgstore.core.operation import Autonomous, BeforeCommit, BoundOperation, Op, Query, StaleHandle, atomic, operation
+from pgstore.client.undo import on_rollback
+from pgstore.core.names import KIND_NAMES, check_name
+from pgstore.core.operation import Autonomous, BeforeCommit, Op, Query, Rows, StaleHandle, atomic
+from pgstore.store.deletion import EphemeralStores, delete_store
+from pgstore.store.objects import Hydrate, ObjectsOfClass
 from pgstore.store.registry import (
     CREATE,
     CREATE_EPHEMERAL,
@@ -35,21 +36,19 @@ from pgstore.store.registry import (
     EXISTS,
     FIND,
     FIND_ID,
-    LIST,
     ResolvedStores,
     StoreRecord,
+    record_in,
 )
 
-P = ParamSpec("P")
-T = TypeVar("T")
 S = TypeVar("S", bound="Store")
 
-_drawing = threading.RLock()  # held for a moment; reentrant: a finaliser or signal handler may come in
+_draw_lock = threading.RLock()  # held briefly; reentrant: a finaliser or signal handler may come in
 
 
 def _after_fork_in_child() -> None:
-    global _drawing
-    _drawing = threading.RLock()
+    global _draw_lock
+    _draw_lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -57,15 +56,15 @@ if hasattr(os, "register_at_fork"):
 
 
 class Store:
-    """Base of Dict, Queue and Volume."""
+    """Base of Dict, Queue, Volume and NetworkFileSystem."""
 
     _kind: ClassVar[str]
-    _display_name: ClassVar[str]  # as users know it
+    _display_name: ClassVar[str]  # what users call it, as in `KIND_NAMES`
     _id_prefix: ClassVar[str]  # of object_id; Modal's
-    _name_space: ClassVar[str]  # kinds that share names share this
-    _option_defaults: ClassVar[Mapping[str, Any]] = {}  # what an option is that was not given at creation
-    objects: ClassVar[_ObjectsOfClass]
-    hydrate: ClassVar[_Hydrate]
+    _name_space: ClassVar[str]  # the same for kinds that share names
+    _option_defaults: ClassVar[Mapping[str, Any]] = {}  # of options that were not given at creation
+    objects: ClassVar = ObjectsOfClass()
+    hydrate: ClassVar = Hydrate()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise errors.InvalidError(
@@ -98,7 +97,7 @@ class Store:
         clone.__dict__.update(self.__dict__, _origin=self._first, **changes)
         return clone
 
-    _origin: Self | None  # the handle that this was cloned from, first of all; None: it was not
+    _origin: Self | None  # the first of the handles that this was cloned from; None: it is that itself
     _client: Client | None
     _bound: Transaction | None
     _name: str | None
@@ -106,10 +105,10 @@ class Store:
     _create_if_missing: bool
     _is_ephemeral: bool
     _wanted_id: int | None  # made by from_id
-    _installation: str | None  # unpickled, and not used yet: where it came from
-    _options: dict[str, Any]  # what the store is to be created with, and must have been
+    _installation: str | None  # where it was pickled; None: it was not, or has been used since
+    _options: dict[str, Any]  # given: a new store gets them, and one that is found must have them
     _record: StoreRecord | None
-    _accepted: StoreRecord | None  # those of a transaction that are as this handle was given
+    _accepted: StoreRecord | None  # found by a transaction, for that alone; it has the options that were given
     _ephemeral_id: int | None  # drawn on first use, before there is a store
     _owner_pid: int  # of the process that drew it
     _closed: bool
@@ -169,7 +168,10 @@ class Store:
     def from_id(cls, object_id: str, client: Client | None = None) -> Self:
         """Return a handle on the store with this `object_id`."""
         prefix, _, number = str(object_id).partition("-")
-        if prefix != cls._id_prefix or not (number.isascii() and number.isdigit()) or int(number) >= _ID_END:
+        is_number = (
+            number.isascii() and number.isdigit() and len(number) <= _ID_DIGITS_MAX
+        )  # Python converts no more than 4,300
+        if prefix != cls._id_prefix or not is_number or int(number) >= _ID_END:
             raise errors.InvalidError(
                 f"{object_id!r} is not the id of a {cls._display_name}, such as '{cls._id_prefix}-42'"
             )
@@ -203,20 +205,20 @@ class Store:
     @property
     def object_id(self) -> str:
         """The store's id. Raises `AttributeError` before the first use; `hydrate()` counts as one."""
-        record = self._first._record
+        record = self._first._record or self._first._accepted
         if record is None:
             raise AttributeError(f"{self!r} has no object_id before its first use; call hydrate()")
         return f"{self._id_prefix}-{record.id}"
 
     def _described(self) -> Op[StoreRecord]:
-        """The facts, for `info()`."""
+        """The record as it is now, for `info()`."""
         store_id = yield from self._locate()
         rows = yield Query(FIND_ID, store_id)
         if not rows:
             yield from self._is_gone(store_id)
-        name, _, created_at, created_by, _, options, _ = rows[0]
-        self._name = name
-        return StoreRecord(store_id, created_at.astimezone(), created_by, options)
+        record = StoreRecord(*rows[0])
+        self._name = record.name
+        return replace(record, created_at=record.created_at.astimezone())
 
     def __repr__(self) -> str:
         if self._is_ephemeral:
@@ -226,7 +228,7 @@ class Store:
         environment = f", environment_name={self._environment_name!r}" if self._environment_name else ""
         return f"pgstore.{self._display_name}.from_name({self._name!r}{environment})"
 
-    # ----------------------------------------------------------------------------------------------- as a runner's
+    # -------------------------------------------------------------------------------------------------- its client
 
     @property
     def _runner(self) -> Client:
@@ -257,7 +259,7 @@ class Store:
         return record.id
 
     def _know(self) -> Op[StoreRecord]:
-        """The store's facts; found, or created, on first use; found anew in another history."""
+        """The store's record; found, or created, on first use; found anew in another history."""
         first, client = self._first, self._runner
         record = first._record
         if record is None or record.history is not client.history:
@@ -279,7 +281,7 @@ class Store:
         hooked = yield BeforeCommit(ResolvedStores, ResolvedStores)
         if hooked is not None and (hooked.immediate or client.settings.connections_max == 1):
             return (yield from self._look_up_inside(hooked.hook))
-        # Apart from a transaction of pgstore's own: until it commits, others who want this name would wait for it.
+        # Not in a transaction of pgstore's own: until it commits, others who want this name would wait for it.
         record = cast("StoreRecord | None", (yield Autonomous(self._find_or_create())))
         if record is None and hooked is not None:
             # It may have been made by `objects.create` in this very transaction.
@@ -289,18 +291,21 @@ class Store:
         self.bind(record)
         return record
 
-    def _look_up_inside(self, found: ResolvedStores) -> Op[StoreRecord]:
-        """Find it on the transaction's own connection, for the transaction alone until it commits."""
+    def _look_up_inside(self, resolved: ResolvedStores) -> Op[StoreRecord]:
+        """Find or create it in the transaction. What is found counts for this transaction alone until it commits."""
         key = (yield from self._draw_id()) if self._is_ephemeral else self._key
-        _, record = found.record.get(key, (None, None))
+        _, record = resolved.records.get(key, (None, None))
         if record is None:
             record = yield from self._find_or_create()
             if record is None:
                 raise self._missing()
-            found.record[key] = (weakref.ref(self), record)
-        elif record is not self._accepted:  # found by another handle, of which something else may have been asked
+            resolved.records[key] = (weakref.ref(self), record)
+        elif record is not self._accepted:  # found by another handle, which may have been given other options
             self._accept(record)
-        self._accepted = record
+        if record is not self._accepted:
+            # Weakly: an ephemeral store goes with its handle.
+            yield from on_rollback(partial(_forget, weakref.ref(self), record, self._accepted))
+            self._accepted = record
         return record
 
     @property
@@ -319,57 +324,55 @@ class Store:
                     record = yield from self._find()
         if record is None:
             return None
-        # Before the first query: it may have been sent on a connection that was the first of another history.
+        # The history before the first query: that may have been sent on a connection that was the first of another history.
         return replace(record, history=self._runner.history if before is None else before)
 
     def _find_or_create_ephemeral(self) -> Op[StoreRecord | None]:
         store_id = yield from self._draw_id()
-        rows: list[tuple[Any, ...]] = []
+        rows: Rows = []
         if self._record is None:
             # The session outlives any transaction, so it is part of none.
-            session_id = yield Autonomous(self._runner.session.current())
+            session = self._runner.session
+            session.hook(EphemeralStores)  # which deletes it with the session, if nothing does before
+            session_id = yield Autonomous(session.current())
             rows = yield from atomic(self._create_ephemeral(store_id, session_id))
         if not rows:
             rows = yield Query(FIND_ID, store_id)
-        return self._facts_by_id(store_id, rows)
+        return self._record_by_id(rows)
 
     def _draw_id(self) -> Op[int]:
-        """The id of an ephemeral store, whether there is one already or not; the same for all who ask at once."""
+        """The id that the ephemeral store has or will have; the same for all who ask at once."""
         if self._ephemeral_id is None:
             ((drawn,),) = yield Query(DRAW_ID)
-            with _drawing:
+            with _draw_lock:
                 if self._ephemeral_id is None:
                     self._owner_pid = os.getpid()
                     self._ephemeral_id = drawn
-                    unwanted = self._runner.session.unwanted
-                    weakref.finalize(self, unwanted, drawn, self._owner_pid).atexit = False
+                    stores = self._runner.session.hook(EphemeralStores)
+                    weakref.finalize(self, stores.delete_later, drawn, self._owner_pid).atexit = False
         return self._ephemeral_id
 
     def _find(self) -> Op[StoreRecord | None]:
         if self._wanted_id is not None:
-            rows = yield Query(FIND_ID, self._wanted_id)
-            if rows and rows[0][1] == self._kind:
-                self._name, self._environment_name = rows[0][0], rows[0][4]
-            return self._facts_by_id(self._wanted_id, rows)
-        rows = yield Query(FIND, self._environment, self._name_space, self._name)
-        if not rows:
-            return None
-        return self._facts_of(rows[0])
+            record = self._record_by_id((yield Query(FIND_ID, self._wanted_id)))
+            if record is not None:
+                self._name, self._environment_name = record.name, record.environment
+            return record
+        return self._record_by_name((yield Query(FIND, self._environment, self._name_space, self._name)))
 
-    def _facts_of(self, row: tuple[Any, ...]) -> StoreRecord:
-        store_id, kind, created_at, created_by, options, was_json = row
-        if kind != self._kind:
-            other = "NetworkFileSystem" if kind == "nfs" else "Volume"
+    def _record_by_name(self, rows: Rows) -> StoreRecord | None:
+        record = record_in(rows)
+        if record is None:
+            return None
+        if record.kind != self._kind:
             raise errors.InvalidError(
-                f"{self._name!r} in environment {self._environment!r} is a {other}, not a {self._display_name}"
+                f"{self._name!r} in environment {self._environment!r} is a {KIND_NAMES[record.kind]}, not a {self._display_name}"
             )
-        return self._accept(StoreRecord(store_id, created_at, created_by, options, was_json))
+        return self._accept(record)
 
-    def _facts_by_id(self, store_id: int, rows: list[tuple[Any, ...]]) -> StoreRecord | None:
-        if not rows or rows[0][1] != self._kind:
-            return None
-        _, _, created_at, created_by, _, options, was_json = rows[0]
-        return self._accept(StoreRecord(store_id, created_at, created_by, options, was_json))
+    def _record_by_id(self, rows: Rows) -> StoreRecord | None:
+        record = record_in(rows)
+        return None if record is None or record.kind != self._kind else self._accept(record)
 
     def _accept(self, record: StoreRecord) -> StoreRecord:
         """Raise `InvalidError` if the store was created with other options than this handle was given."""
@@ -382,16 +385,15 @@ class Store:
         return record
 
     def _create(self) -> Op[StoreRecord | None]:
-        """Make the store; None: it exists. Runs in a transaction."""
+        """Create the store; None: it exists. To be run in a transaction."""
         rows = yield Query(CREATE, self._environment, self._kind, self._name, json.dumps(self._options))
-        if not rows:
-            return None
-        record = self._facts_of(rows[0])
-        yield from self._created(record.id)
+        record = self._record_by_name(rows)
+        if record is not None:
+            yield from self._created(record.id)
         return record
 
-    def _create_ephemeral(self, store_id: int, session_id: int) -> Op[list[tuple[Any, ...]]]:
-        """Make the store, and return its row; none, if another who uses the handle was quicker. Runs in a transaction."""
+    def _create_ephemeral(self, store_id: int, session_id: int) -> Op[Rows]:
+        """Create the store and return its row, or none if another user of the handle was quicker. To be run in a transaction."""
         options = json.dumps(self._options)
         rows = yield Query(CREATE_EPHEMERAL, store_id, self._environment, self._kind, session_id, options)
         if rows:
@@ -399,13 +401,13 @@ class Store:
         return rows  # type: ignore[no-any-return]
 
     def _created(self, store_id: int) -> Op[None]:
-        """What belongs to a new store of this kind beside its row."""
+        """Insert what belongs to a new store of this kind beside its row."""
         yield from ()
 
     def bind(self, record: StoreRecord) -> None:
-        """The store is known, and committed."""
+        """Remember the store, which is committed."""
         self._record = record
-        self._installation = None  # checked; what the client's own connections lead to from now on is its database
+        self._installation = None  # it was checked, and the client's connections lead there from now on
 
     def _missing(self) -> errors.NotFoundError:
         if self._is_ephemeral:
@@ -423,7 +425,7 @@ class Store:
         )
 
     def _check_exists(self, store_id: int) -> Op[None]:
-        """Raise `NotFoundError` if the store was deleted since it was found. Reads ask only where they found nothing."""
+        """Raise `NotFoundError` if the store was deleted since it was found. Reads ask only after they have found nothing."""
         if not (yield Query(EXISTS, store_id)):
             yield from self._is_gone(store_id)
 
@@ -431,8 +433,8 @@ class Store:
         """
         Raise `NotFoundError`: the store *store_id* does not exist.
 
-        Where the reason is that the database has another history by now, it is one by which the operation is done again, on the
-        store that has the name there (see `StaleHandle`).
+        If the database has another history by now, raise `StaleHandle` instead: then the operation is done again, on the store
+        that has the name there.
         """
         first, client = self._first, self._runner
         if not first._closed and first._name is not None and first._wanted_id is None:
@@ -470,11 +472,10 @@ class Store:
 
     def _close(self) -> Op[None]:
         first = self._first
-        first._closed, first._record, self._record = True, None, None
+        first._closed, first._record, first._accepted, self._record = True, None, None, None
         store_id = first._ephemeral_id
         if store_id is not None and first._owner_pid == os.getpid():  # a forked child leaves its parent's `with`, too
-            yield from atomic(delete_store(store_id))
-            yield from unlink_large_objects(store_id)
+            yield from delete_store(store_id)
 
     # ------------------------------------------------------------------------------------------------------ pickling
 
@@ -494,8 +495,15 @@ class Store:
         )
 
 
+def _forget(handle: weakref.ref[Store], record: StoreRecord, before: StoreRecord | None) -> None:
+    """Undo that a handle has accepted *record*, which was rolled back."""
+    store = handle()
+    if store is not None and store._accepted is record:
+        store._accepted = before
+
+
 def _id_of(installation: str | None) -> str | None:
-    """Without the database's name: a handle that lies in a store survives a restore into a database of another name."""
+    """*installation* without the database's name: a pickled handle outlives a restore into a database of another name."""
     return None if installation is None else installation.partition("/")[0]
 
 
@@ -508,7 +516,7 @@ def _unpickled(
     installation: str | None,
     options: dict[str, Any],
 ) -> S:
-    """By name, on the default client of the process: a handle carries no URL, which may hold a password."""
+    """A handle on the default client of this process: pickles carry no URL, which may hold a password."""
     return kind._make(
         None,
         name=name,
@@ -520,182 +528,5 @@ def _unpickled(
     )
 
 
-class _Hydrate:
-    """
-    Look the store up (or create it) now, and return the handle; `store.hydrate()` and `await store.hydrate.aio()`.
-
-    A descriptor of its own, for its result has the type of the handle.
-    """
-
-    def __get__(self, store: S, owner: type[S]) -> BoundOperation[..., S]:
-        return BoundOperation(hydrate, store)
-
-
-def hydrate(store: S, client: Client | None = None) -> Op[S]:
-    """Look the store up, or create it, now; return the handle. Other operations do that on first use."""
-    if client is not None and client is not store._runner:
-        raise errors.InvalidError("the handle has a client already; pass client= where it is made")
-    yield from store._locate()
-    return store
-
-
-Store.hydrate = _Hydrate()
-
-
-# ---------------------------------------------------------------------------------------------------------- objects
-
-
-class _BoundRegistryOperation(BoundOperation[P, T]):
-    __slots__ = ()
-    __doc__ = Doc("A method that needs no store: it runs on the client that the call names.")
-
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return _client_of(args, kwargs).run(self.op(*args, **kwargs))
-
-    def _start(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, T]:
-        return _client_of(args, kwargs).run_async(self.op(*args, **kwargs))
-
-
-class _registry_operation(operation[Any, P, T]):  # noqa: N801 - a decorator
-    __slots__ = ()
-
-    def __get__(self, owner: Any, kind: Any) -> _BoundRegistryOperation[P, T]:  # type: ignore[override]
-        return _BoundRegistryOperation(self._function, owner)
-
-
-class class_operation(_registry_operation[P, T]):  # noqa: N801 - a decorator
-    """Turn a generator method that is called on the class, `Volume.rename(…)`, into a call with two forms."""
-
-    __slots__ = ()
-
-    def __get__(self, owner: Any, kind: Any) -> _BoundRegistryOperation[P, T]:  # type: ignore[override]
-        return _BoundRegistryOperation(self._function, kind)
-
-
-def _client_of(args: tuple[Any, ...], kwargs: Any) -> Client:
-    """The client that a call names, also without the keyword, as Modal's signatures allow."""
-    given: Client | None = next((value for value in args if isinstance(value, Client)), kwargs.get("client"))
-    return given or default_client()
-
-
-class Objects(Generic[S]):
-    """`Dict.objects`, `Queue.objects` …: create, list and delete stores by name."""
-
-    def __init__(self, kind: type[S]) -> None:
-        self._class = kind
-
-    def __repr__(self) -> str:
-        return f"pgstore.{self._class._display_name}.objects"
-
-    @_registry_operation
-    def create(
-        self,
-        /,
-        name: str,
-        *,
-        allow_existing: bool = False,
-        environment_name: str | None = None,
-        client: Client | None = None,
-        **options: Any,
-    ) -> Op[None]:
-        """
-        Create the store *name*, with *options* as `from_name` takes them.
-
-        Raises:
-            AlreadyExistsError: it exists, and *allow_existing* is false.
-        """
-        store = self._class.from_name(name, environment_name=environment_name, client=client, **options)
-        record = yield from atomic(store._create())
-        if record is None:
-            yield from store._find()  # raises an error where it is a store of another kind
-        if record is None and not allow_existing:
-            raise errors.AlreadyExistsError(
-                f"{store._display_name} {name!r} exists already in environment {store._environment!r}; "
-                "pass allow_existing=True to accept that"
-            )
-
-    @_registry_operation
-    def list(
-        self,
-        *,
-        max_objects: int | None = None,
-        created_before: datetime | str | None = None,
-        environment_name: str | None = None,
-        client: Client | None = None,
-    ) -> Op[list[S]]:
-        """
-        Return the named stores of this kind, newest first.
-
-        Args:
-            max_objects: at most so many; None: all.
-            created_before: only older ones; a naive datetime is local time, a str is ISO 8601.
-        """
-        if max_objects is not None and ((limit := as_int(max_objects)) is None or limit < 0):
-            raise errors.InvalidError(f"max_objects is {max_objects!r}, expected 0 or more, or None")
-        if environment_name is not None:
-            check_name(environment_name, "environment")
-        runner = client or default_client()
-        environment = environment_name or runner.environment
-        limit = _ALL if max_objects is None else min(as_int(max_objects) or 0, _ALL)
-        history = runner.history
-        rows = yield Query(LIST, environment, self._class._kind, _instant(created_before), limit)
-        stores = []
-        for store_id, name, created_at, created_by, options, was_json in rows:
-            store = self._class.from_name(name, environment_name=environment, client=runner)
-            here = runner.history if history is None else history
-            store.bind(StoreRecord(store_id, created_at, created_by, options, was_json, here))
-            stores.append(store)
-        return stores
-
-    @_registry_operation
-    def delete(
-        self,
-        name: str,
-        *,
-        allow_missing: bool = False,
-        environment_name: str | None = None,
-        client: Client | None = None,
-    ) -> Op[None]:
-        """
-        Delete the store *name* and all that it holds. Handles that still lead to it raise `NotFoundError`.
-
-        Raises:
-            NotFoundError: there is none, and *allow_missing* is false.
-        """
-        store = self._class.from_name(name, environment_name=environment_name, client=client)
-        record = yield from store._find()
-        if record is not None:
-            yield from atomic(delete_store(record.id))
-            yield from unlink_large_objects(record.id)
-        elif not allow_missing:
-            raise errors.NotFoundError(
-                f"there is no {store._display_name} named {name!r} in environment {store._environment!r}; "
-                "pass allow_missing=True to accept that"
-            )
-
-
-_ALL: Final = 1 << 62
 _ID_END: Final = 1 << 63
-
-
-def _instant(value: datetime | str | None) -> datetime | None:
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError as exc:
-            raise errors.InvalidError(f"created_before {value!r} is not an ISO 8601 date or time") from exc
-    if value is None:
-        return None
-    if not isinstance(value, datetime):
-        raise errors.InvalidError(f"created_before must be a datetime or str, not {type(value).__name__}")
-    return value.astimezone()
-
-
-class _ObjectsOfClass:
-    """Gives each class its `Objects`."""
-
-    def __get__(self, instance: Store | None, owner: type[S]) -> Objects[S]:
-        return Objects(owner)
-
-
-Store.objects = _ObjectsOfClass()
+_ID_DIGITS_MAX: Final = len(str(_ID_END))

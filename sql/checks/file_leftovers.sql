@@ -4,13 +4,13 @@ SELECT b.store_id, 'blob' AS relation, b.id, 'nothing refers to it' AS finding
   FROM pgstore.blob b
  WHERE b.session_id IS NULL
    AND NOT EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = b.store_id AND i.blob_id = b.id)
-   AND NOT EXISTS (SELECT FROM pgstore.blob_left l WHERE l.store_id = b.store_id AND l.blob_id = b.id)
+   AND NOT EXISTS (SELECT FROM pgstore.blob_candidate l WHERE l.store_id = b.store_id AND l.blob_id = b.id)
    AND EXISTS (SELECT FROM pgstore.store s WHERE s.id = b.store_id)
  UNION ALL
 SELECT c.store_id, 'chunk', c.id, 'nothing refers to it'
   FROM pgstore.chunk c
  WHERE NOT EXISTS (SELECT FROM pgstore.extent e WHERE e.store_id = c.store_id AND e.chunk_id = c.id)
-   AND NOT EXISTS (SELECT FROM pgstore.chunk_left l WHERE l.store_id = c.store_id AND l.chunk_id = c.id)
+   AND NOT EXISTS (SELECT FROM pgstore.chunk_candidate l WHERE l.store_id = c.store_id AND l.chunk_id = c.id)
    AND EXISTS (SELECT FROM pgstore.store s WHERE s.id = c.store_id)
  UNION ALL
 SELECT d.store_id, d.relation, d.id, 'its session is dead'

@@ -1,4 +1,5 @@
--- Rows of stores that do not exist: left by an insert that raced with the deletion of its store. They are invisible and may be deleted.
+-- Rows of stores that do not exist: left by an insert that raced with the deletion of its store, or all that is left of one whose row
+-- was lost. `pgstore check --repair` deletes what cannot be the only copy of anything, and of the rest says how the store is made again.
 SELECT 'dict_entry' AS relation, e.store_id, count(*) AS rows
   FROM pgstore.dict_entry e
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = e.store_id)
@@ -39,6 +40,11 @@ SELECT 'queue_head', h.store_id, count(*)
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = h.store_id)
  GROUP BY h.store_id
  UNION ALL
+SELECT 'queue_turn', t.store_id, count(*)
+  FROM pgstore.queue_turn t
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = t.store_id)
+ GROUP BY t.store_id
+ UNION ALL
 SELECT 'queue_count', n.store_id, count(*)
   FROM pgstore.queue_count n
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = n.store_id)
@@ -64,13 +70,13 @@ SELECT 'chunk', c.store_id, count(*)
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = c.store_id)
  GROUP BY c.store_id
  UNION ALL
-SELECT 'blob_left', b.store_id, count(*)
-  FROM pgstore.blob_left b
+SELECT 'blob_candidate', b.store_id, count(*)
+  FROM pgstore.blob_candidate b
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = b.store_id)
  GROUP BY b.store_id
  UNION ALL
-SELECT 'chunk_left', c.store_id, count(*)
-  FROM pgstore.chunk_left c
+SELECT 'chunk_candidate', c.store_id, count(*)
+  FROM pgstore.chunk_candidate c
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = c.store_id)
  GROUP BY c.store_id
  UNION ALL

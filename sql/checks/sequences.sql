@@ -29,13 +29,13 @@ WITH used (sequence, number, of) AS (
       UNION ALL
      SELECT 'blob_id_seq', max(blob_id), 'inode.blob_id' FROM pgstore.inode
       UNION ALL
-     SELECT 'blob_id_seq', max(blob_id), 'blob_left.blob_id' FROM pgstore.blob_left
+     SELECT 'blob_id_seq', max(blob_id), 'blob_candidate.blob_id' FROM pgstore.blob_candidate
       UNION ALL
      SELECT 'chunk_id_seq', max(id), 'chunk.id' FROM pgstore.chunk
       UNION ALL
      SELECT 'chunk_id_seq', max(chunk_id), 'extent.chunk_id' FROM pgstore.extent
       UNION ALL
-     SELECT 'chunk_id_seq', max(chunk_id), 'chunk_left.chunk_id' FROM pgstore.chunk_left
+     SELECT 'chunk_id_seq', max(chunk_id), 'chunk_candidate.chunk_id' FROM pgstore.chunk_candidate
       UNION ALL
      SELECT 'chunk_id_seq', max(chunk_id), 'large_object_left.chunk_id' FROM pgstore.large_object_left
       UNION ALL

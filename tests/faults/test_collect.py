@@ -17,9 +17,8 @@ import psycopg
 import pytest
 
 import pgstore
-from pgstore.cli.check import checks_of, run_checks
+from pgstore.admin.check import run_checks
 from pgstore.fs.retention.collection import Collection
-from pgstore.migrate import sql_directory
 from tests.faults.conftest import Background, until
 
 RACE_SECONDS = float(os.environ.get("PGSTORE_TEST_RACE_SECONDS", "8"))
@@ -143,13 +142,13 @@ def assert_nothing_is_left(url, store):
         for query in (
             "SELECT 'blob', id FROM pgstore.blob b WHERE NOT EXISTS (SELECT FROM pgstore.inode i WHERE i.blob_id = b.id)",
             "SELECT 'chunk', id FROM pgstore.chunk c WHERE NOT EXISTS (SELECT FROM pgstore.extent e WHERE e.chunk_id = c.id)",
-            "SELECT 'blob_left', blob_id FROM pgstore.blob_left",
-            "SELECT 'chunk_left', chunk_id FROM pgstore.chunk_left",
+            "SELECT 'blob_candidate', blob_id FROM pgstore.blob_candidate",
+            "SELECT 'chunk_candidate', chunk_id FROM pgstore.chunk_candidate",
             "SELECT 'inode', ino FROM pgstore.inode i WHERE ino > 1 AND ino NOT IN (SELECT ino FROM pgstore.dirent)",
             "SELECT 'large object', oid FROM pg_largeobject_metadata WHERE oid NOT IN (SELECT large_object FROM pgstore.chunk)",
         ):
             assert connection.execute(query).fetchall() == []
-    assert run_checks(url, checks_of(sql_directory())) == []
+    assert run_checks(url).is_healthy
 
 
 @pytest.mark.parametrize("kind", ["Volume", "NetworkFileSystem"])
@@ -295,9 +294,9 @@ def test_a_store_may_be_deleted_while_it_is_collected(own_database, storage):
                     "blob",
                     "extent",
                     "chunk",
-                    "blob_left",
-                    "chunk_left",
+                    "blob_candidate",
+                    "chunk_candidate",
                     "volume_version",
                 ):
                     assert connection.execute(f"SELECT count(*) FROM pgstore.{table}").fetchall() == [(0,)], table
-        assert run_checks(own_database, checks_of(sql_directory())) == []
+        assert run_checks(own_database).is_healthy

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 import pgstore
+from pgstore.admin.check import checks_of, run_checks
 from pgstore.admin.repair import REPAIRABLE
-from pgstore.cli.check import checks_of, run_checks
 from pgstore.migrate import sql_directory
 from tests.fixtures.scribe import LIVE, Scribe
 from tests.integration.test_cli import Cli
@@ -128,7 +128,7 @@ DAMAGE = [
     ("file_names", "leads to no inode",
      "UPDATE pgstore.inode SET ino = %(file)s, version_to = version_to - 1, version_from = 0 WHERE ino = %(linked)s"),
     ("orphans", "dirent", "INSERT INTO pgstore.dirent VALUES (0, 1, 'x', 0, 1, 1, 'f')"),
-    ("orphans", "chunk_left", "INSERT INTO pgstore.chunk_left VALUES (0, 1)"),
+    ("orphans", "chunk_candidate", "INSERT INTO pgstore.chunk_candidate VALUES (0, 1)"),
 ]  # fmt: skip
 DAMAGED_ELSEWHERE = {"dict_value_codec"}
 
@@ -188,7 +188,9 @@ def cli(tmp_path):
 
 
 def found(url):
-    return {finding.check: finding for finding in run_checks(url, CHECKS)}
+    report = run_checks(url)
+    assert not report.failures
+    return {finding.check: finding for finding in report.findings}
 
 
 def test_nothing_is_found_on_a_healthy_database(damaged):
@@ -242,6 +244,28 @@ def test_orphans_are_looked_for_in_every_table(damaged):
     looked_at = re.findall(r"FROM pgstore\.(\w+) \w+\n WHERE NOT EXISTS", CHECKS["orphans"])
 
     assert {name for (name,) in tables} - {"file_system", "extent", "large_object_left"} == set(looked_at)
+
+
+def test_a_check_that_cannot_run_is_told_from_damage(damaged, cli):
+    """
+    Whoever is woken at night by one wants to know which it is. The others run, on the same state of the database.
+    """
+    url, connection, ids = damaged
+    connection.execute("UPDATE pgstore.inode SET link_count = 2 WHERE ino = %s", [ids["file"]])
+    connection.execute("ALTER TABLE pgstore.dict_change RENAME TO dict_change_elsewhere")
+    try:
+        report = run_checks(url)
+        code, out, err = cli("--url", url, "check", "--repair")
+    finally:
+        connection.execute("ALTER TABLE pgstore.dict_change_elsewhere RENAME TO dict_change")
+
+    assert {failure.check for failure in report.failures} == {"dict_changes", "orphans", "sequences"}
+    assert [finding.check for finding in report.findings] == ["file_inodes"]
+    assert report.checks == list(CHECKS)
+    assert not report.is_healthy
+    assert code == 1
+    assert out.startswith("file_inodes: ")
+    assert err.startswith("error: the checks dict_changes, orphans, sequences could not run: ")
 
 
 def test_the_command_reports_and_fails(damaged, cli):
@@ -478,6 +502,41 @@ def test_the_hole_of_another_file_takes_no_chunk(robbed, cli):
 
     assert contents(store, "file") == data
     assert contents(store, "sparse") == sparse
+
+
+def test_the_hole_at_the_end_of_a_file_takes_no_chunks_of_one_whose_blob_is_gone(robbed, cli):
+    """
+    They would fit there, and were made after the file's others; but they may as well be what the other file has lost.
+    """
+    store, connection, chunk, url = robbed
+    sparse = os.urandom(chunk) + bytes(2 * chunk)
+    store.put_file(io.BytesIO(sparse), "sparse")
+    put(store, "file", 2 * chunk)
+    blob = "(SELECT blob_id FROM pgstore.inode JOIN pgstore.dirent USING (store_id, ino) WHERE name = 'file')"
+    connection.execute(f"DELETE FROM pgstore.extent WHERE blob_id = {blob}")
+    connection.execute(f"DELETE FROM pgstore.blob WHERE id = {blob}")
+
+    said = kept(cli, url)
+    assert kept(cli, url) == said
+
+    assert len(said) == 2
+    assert contents(store, "sparse") == sparse
+    assert connection.execute("SELECT count(*) FROM pgstore.chunk").fetchone() == (3,)
+
+
+def test_a_blob_that_ends_before_its_file_is_kept(robbed, cli):
+    """
+    The file ends with a hole. It has lost its blob, of which the size does not tell any more.
+    """
+    store, connection, chunk, url = robbed
+    store.put_file(io.BytesIO(os.urandom(chunk) + bytes(3 * chunk)), "file")
+    connection.execute("UPDATE pgstore.inode SET blob_id = NULL WHERE kind = 'f'")
+    assert {"file_contents", "file_leftovers"} <= set(found(url))
+
+    (said,) = kept(cli, url)
+
+    assert "files of this store have lost contents, which it may be" in said
+    assert connection.execute("SELECT count(*) FROM pgstore.chunk").fetchone() == (1,)
 
 
 def test_a_blob_goes_back_to_the_file_that_lacks_it(robbed, cli):

@@ -12,15 +12,14 @@ import pytest
 
 import pgstore
 from pgstore import errors
-from pgstore.client import pins
-from pgstore.client.session import delete_store
 from pgstore.core import clock
 from pgstore.core.operation import atomic
 from pgstore.core.statement import Statement
 from pgstore.file_store import base
-from pgstore.fs.retention import collection
+from pgstore.fs.retention import collection, pins
 from pgstore.fs.retention.collection import Collected, Collection, collect_in_passing, contents
 from pgstore.fs.retention.collection import rows as rows_of_versions
+from pgstore.store.deletion import delete_rows
 from tests.integration.test_cli import Cli
 
 LARGE = 300_000
@@ -57,7 +56,17 @@ def run(store, grace_seconds=0.0, **options):
 
 
 def rows(sql, store):
-    tables = ("volume_version", "dirent", "inode", "blob", "extent", "chunk", "blob_left", "chunk_left", "version_pin")
+    tables = (
+        "volume_version",
+        "dirent",
+        "inode",
+        "blob",
+        "extent",
+        "chunk",
+        "blob_candidate",
+        "chunk_candidate",
+        "version_pin",
+    )
     return {
         table: count
         for table in tables
@@ -74,7 +83,7 @@ def age(sql, store, seconds):
     sql("UPDATE pgstore.volume_version SET committed_at = committed_at - %s * interval '1 second' WHERE store_id = %s",
         seconds, id_of(store))  # fmt: skip
     sql(
-        "UPDATE pgstore.blob_left SET left_at = left_at - %s * interval '1 second' WHERE store_id = %s",
+        "UPDATE pgstore.blob_candidate SET noted_at = noted_at - %s * interval '1 second' WHERE store_id = %s",
         seconds,
         id_of(store),
     )
@@ -280,7 +289,7 @@ def test_pins_end_with_the_client(client_elsewhere, volume, sql, store_name):
 def test_threads_that_pin_one_version_at_once_share_it(client, volume, sql):
     put(volume, "f", b"1")
     kept = pins.version_of(id_of(volume), 1)
-    store_pins = client.session.pins
+    store_pins = pins.pins_of(client.session)
     barrier = threading.Barrier(4)
 
     def work():
@@ -315,12 +324,12 @@ def test_a_pin_that_could_not_be_given_back_is_given_back_later(client, volume, 
     """
     put(volume, "f", b"1")
     kept = pins.version_of(id_of(volume), 1)
-    client.run(client.session.pins.keep(kept))
+    client.run(pins.pins_of(client.session).keep(kept))
 
     with monkeypatch.context() as patch:
-        patch.setattr(pins, "UNPIN", Statement("SELECT 1 / (($1 + $2 + $3) * 0)", "int8 int8 int8"))
+        patch.setattr(pins, "UNPIN_VERSION", Statement("SELECT 1 / (($1 + $2 + $3) * 0)", "int8 int8 int8"))
         with pytest.raises(errors.Error):
-            client.run(client.session.pins.release(kept))
+            client.run(pins.pins_of(client.session).release(kept))
     assert rows(sql, volume)["version_pin"] == 1
     client.run(client.session.keep())
 
@@ -371,15 +380,15 @@ def test_a_removed_live_file_stays_while_a_living_session_holds_it(client, share
     put(shared, "f", os.urandom(LARGE))
     ino = shared.stat("f").ino
     kept = pins.inode_of(id_of(shared), ino)
-    client.run(client.session.pins.keep(kept))
+    client.run(pins.pins_of(client.session).keep(kept))
     shared.remove_file("f")
 
     assert run(shared) == Collected()
-    client.run(client.session.pins.release(kept))
+    client.run(pins.pins_of(client.session).release(kept))
     assert run(shared).inodes == 1
 
     with pytest.raises(errors.StaleFile, match="nothing of it is left"):
-        client.run(client.session.pins.keep(kept))
+        client.run(pins.pins_of(client.session).keep(kept))
 
 
 def test_contents_that_were_left_go_unless_a_copy_has_them(shared, sql):
@@ -388,7 +397,7 @@ def test_contents_that_were_left_go_unless_a_copy_has_them(shared, sql):
     shared.copy_files(["f"], "copy")
     with shared.open("f", "r+b") as file:
         file.write(b"changed")
-    assert rows(sql, shared)["blob_left"] == 1
+    assert rows(sql, shared)["blob_candidate"] == 1
 
     run(shared)
     assert read(shared, "copy") == data
@@ -427,7 +436,7 @@ def test_the_command_unlinks_what_a_killed_deletion_left(cli, own_database):
     with pgstore.Client(own_database) as client, psycopg.connect(own_database, autocommit=True) as connection:
         volume = pgstore.Volume.from_name("v", create_if_missing=True, client=client, storage="large_object")
         put(volume, "f", os.urandom(2_000_000))
-        client.run(atomic(delete_store(id_of(volume))))
+        client.run(atomic(delete_rows(id_of(volume))))
         count = "SELECT count(*) FROM pg_largeobject_metadata"
         assert connection.execute(count).fetchall() == [(2,)]
 
@@ -498,7 +507,7 @@ def test_batches_are_bounded_and_nothing_is_forgotten(volume, sql, monkeypatch):
     for _ in range(5):
         put(volume, "f", os.urandom(2 * LARGE))
     put(volume, "g", b"")
-    promised = volume._runner.run(Collection(id_of(volume), grace_seconds=0).survey())
+    promised = volume._runner.run(Collection(id_of(volume), grace_seconds=0).dry_run())
     total = Collected()
     rounds = 0
 
@@ -524,7 +533,7 @@ def test_a_store_that_is_gone_has_nothing_to_collect(client, volume):
 
     assert client.run(collection.run()) == Collected()
     assert collection.is_complete
-    assert client.run(collection.survey()) == Collected()
+    assert client.run(collection.dry_run()) == Collected()
 
 
 def test_clients_that_write_collect_in_passing(client, volume, sql, monkeypatch):

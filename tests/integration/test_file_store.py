@@ -680,13 +680,13 @@ def test_a_walk_reads_no_further_ahead_in_a_wider_tree(client, store, sql, monke
         *(width, store_id, top, store_id, store_id, top, store_id),
     )
     begun: list[int] = []
-    looked_ahead = search.Walking._look_ahead
+    looked_ahead = search.TreeWalk._look_ahead
 
     def look_ahead(self):
         yield from looked_ahead(self)
         begun.append(len(self._begun))
 
-    monkeypatch.setattr(search.Walking, "_look_ahead", look_ahead)
+    monkeypatch.setattr(search.TreeWalk, "_look_ahead", look_ahead)
 
     assert len(list(store.walk("top"))) == 1 + 2 * width
     assert max(begun) <= 3 * PAGE_DIRECTORIES

@@ -937,15 +937,15 @@ def test_a_link_out_of_a_tree_that_is_being_removed_keeps_the_file_or_fails(nfs,
     nfs.mkdir("other")
     put(nfs, "d/f", b"1")
     counted = threading.Event()
-    leave_files = LiveChanges._leave_files
+    unlink_files = LiveChanges._unlink_files
 
     def slow(self, trees, linked):
         if trees:
             counted.set()
             wait_for_a_lock(sql)
-        yield from leave_files(self, trees, linked)
+        yield from unlink_files(self, trees, linked)
 
-    monkeypatch.setattr(LiveChanges, "_leave_files", slow)
+    monkeypatch.setattr(LiveChanges, "_unlink_files", slow)
     thread = threading.Thread(target=lambda: nfs_elsewhere.remove_file("d", recursive=True))
     thread.start()
     assert counted.wait(20)

@@ -258,7 +258,7 @@ def test_a_writer_that_dies_leaves_whole_calls(client, database, store_name, sql
     lost = sql(
         "SELECT count(*) FROM pgstore.blob b WHERE store_id = %s AND session_id IS NULL "
         "AND NOT EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = b.store_id AND i.blob_id = b.id) "
-        "AND NOT EXISTS (SELECT FROM pgstore.blob_left l WHERE l.store_id = b.store_id AND l.blob_id = b.id)",
+        "AND NOT EXISTS (SELECT FROM pgstore.blob_candidate l WHERE l.store_id = b.store_id AND l.blob_id = b.id)",
         store_id,
     )
     assert lost == [(0,)]

@@ -16,9 +16,9 @@ import zipfile
 import pytest
 
 from pgstore import NetworkFileSystem, Volume, errors
-from pgstore.file_store import opening
-from pgstore.fs.content import staged
-from pgstore.fs.io.open_file import OpenedInPlace
+from pgstore.file_store import open as open_module
+from pgstore.fs.io.new_file import check_writable
+from pgstore.fs.io.open_file import OpenInPlaceFile
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -432,7 +432,7 @@ def test_an_exception_leaves_everything_as_it_was(opened, volume, sql):
     store_id = int(volume.object_id[3:])
     unfinished = "SELECT count(*) FROM pgstore.blob WHERE store_id = %s AND session_id IS NOT NULL"
     assert sql(unfinished, store_id) == [(0,)]
-    left = "SELECT count(*) FROM pgstore.blob_left WHERE store_id = %s"
+    left = "SELECT count(*) FROM pgstore.blob_candidate WHERE store_id = %s"
     assert sql(left, store_id) == [(2,)]
 
 
@@ -537,14 +537,14 @@ def test_a_file_that_is_written_anew_keeps_its_mode_its_owner_and_its_attributes
 
 def test_a_file_that_is_removed_while_it_is_opened_to_append_is_begun_anew(opened, volume, monkeypatch):
     put(volume, "file", b"old")
-    check = staged.check_writable
+    check = check_writable
 
     def remove_first(walk, names, *, exclusive):
-        monkeypatch.setattr(opening, "check_writable", check)
+        monkeypatch.setattr(open_module, "check_writable", check)
         volume.remove_file("file")
         check(walk, names, exclusive=exclusive)
 
-    monkeypatch.setattr(opening, "check_writable", remove_first)
+    monkeypatch.setattr(open_module, "check_writable", remove_first)
     with opened(volume, "file", "ab") as file:
         file.write(b"new")
 
@@ -693,16 +693,16 @@ def test_writes_are_seen_when_they_are_flushed(opened, nfs):
 
 
 def test_a_write_that_failed_is_made_again_with_the_next_flush(opened, nfs, monkeypatch):
-    write = OpenedInPlace.write
+    write = OpenInPlaceFile.write
 
     def failing(file, offset, data):
-        monkeypatch.setattr(OpenedInPlace, "write", write)
+        monkeypatch.setattr(OpenInPlaceFile, "write", write)
         raise errors.StoreUnavailable("gone for a moment")
         yield
 
     with opened(nfs, "file", "wb") as file:
         file.write(b"kept")
-        monkeypatch.setattr(OpenedInPlace, "write", failing)
+        monkeypatch.setattr(OpenInPlaceFile, "write", failing)
         with pytest.raises(errors.StoreUnavailable):
             file.flush()
         assert file.tell() == 4
@@ -823,7 +823,7 @@ def test_an_open_file_stays_when_its_name_goes_or_becomes_another_s(opened, nfs)
 
 
 def test_a_file_that_is_open_for_long_is_held(opened, nfs, client, sql, monkeypatch):
-    monkeypatch.setattr("pgstore.fs.retention.keeping.KEEP_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("pgstore.fs.retention.file_pin.PIN_AFTER_SECONDS", 0.0)
     put(nfs, "file", b"x")
     held = "SELECT count(*) FROM pgstore.inode_hold WHERE store_id = %s"
     store_id = int(nfs.object_id[3:])
@@ -945,3 +945,23 @@ def test_libraries_that_look_for_the_end_of_a_short_file_find_it(store):
         assert zipfile.is_zipfile(file) is False
     with store.open("short", "rb") as file, pytest.raises(zipfile.BadZipFile):
         zipfile.ZipFile(file)
+
+
+def test_what_a_layer_was_taken_off_is_written_all_the_same(store):
+    """
+    The layer is collected while the file is in use; that is not its end.
+    """
+    text = store.open("f", "w")
+    text.write("one ")
+    binary = text.detach()
+    del text
+    gc.collect()
+    binary.write(b"two")
+    raw = binary.detach()
+    with pytest.raises(ValueError, match="detached"):
+        binary.fsync()
+    del binary
+    raw.write(b" three")
+    raw.close()
+
+    assert b"".join(store.read_file("f")) == b"one two three"

@@ -258,12 +258,13 @@ def test_a_listing_tells_what_info_tells(fs, top, in_transaction):
     """
     Who compares the two, as a sync does, takes each difference for a change.
     """
-    store, _ = fs._place(f"{top}/x")
+    store, _ = fs._store_of(f"{top}/x")
     for path in ("f", "d/f", "d/e/g"):
         fs.pipe(f"{top}/{path}", b"1")
     store.chmod("d", 0o700)
     store.utime("d/f", mtime_ns=1_700_000_000_123_456_789)
     store.symlink("d", "to_d")
+    store.symlink("f", "to_f")
     store.symlink("nowhere", "broken")
     store.mknod("d/fifo", "fifo")
 
@@ -273,7 +274,7 @@ def test_a_listing_tells_what_info_tells(fs, top, in_transaction):
             fs.mv(f"{top}/d/e", f"{top}/moved")
             store.chmod("d/f", 0o600)
         found = fs.find(top, detail=True, withdirs=True)
-        listed = [info for path in (top, f"{top}/d", f"{top}/f") for info in fs.ls(path)]
+        listed = [info for path in ("", "/d", "/f", "/to_d", "/to_f") for info in fs.ls(top + path)]
         walked = [info for _, dirs, files in fs.walk(top, detail=True) for info in (*dirs.values(), *files.values())]
         for info in (*found.values(), *listed, *walked):
             assert info == fs.info(info["name"])
@@ -314,7 +315,7 @@ def test_a_change_changes_the_key(fs, top):
 
 
 def test_links_show_what_they_lead_to(fs, top):
-    store, _ = fs._place(top)
+    store, _ = fs._store_of(top)
     fs.pipe(f"{top}/d/file", b"12345")
     store.symlink("d/file", "to file")
     store.symlink("d", "to folder")
@@ -652,7 +653,7 @@ def test_a_walk_enters_no_links(fs, top):
     Links that lead upwards would make it endless.
     """
     fs.pipe(f"{top}/d/file", b"1")
-    store, _ = fs._place(top)
+    store, _ = fs._store_of(top)
     store.symlink(".", "d/here")
     store.symlink("..", "d/above")
     store.symlink("nowhere", "d/broken")

@@ -255,3 +255,18 @@ def test_the_check_of_sequences_knows_all_of_them(sql):
     assert len(drawing) > 5
     assert set(drawing) <= columns
     assert {place for place, name in numbers if name not in NOT_DRAWN} == {column for _, column in columns}
+
+
+def test_a_deletion_knows_every_table_of_a_store(sql):
+    """
+    What it forgets stays for ever. Large objects are noted by a function of its own, which also deletes the extents.
+    """
+    ((deletion,),) = sql("SELECT prosrc FROM pg_proc WHERE oid = 'pgstore.store_delete(bigint)'::regprocedure")
+    deleted = set(re.findall(r"DELETE FROM pgstore\.(\w+) WHERE store_id = p_store_id;", deletion))
+
+    tables = sql(
+        "SELECT c.relname::text FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'store_id' "
+        "WHERE c.relnamespace = 'pgstore'::regnamespace AND c.relkind IN ('r', 'p')"
+    )
+
+    assert deleted == {name for (name,) in tables} - {"extent", "large_object_left"}

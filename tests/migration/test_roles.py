@@ -87,7 +87,8 @@ def test_a_reader_reads_everything_and_changes_nothing(each_cluster, url, roles)
         if kind == "S":
             assert refused(each_cluster, reader, "SELECT nextval(%s)", relation), relation
     assert not refused(each_cluster, reader, "SELECT pgstore.dict_size(1)")
-    assert refused(each_cluster, reader, "SELECT pgstore.dict_forget(1)")
+    for call in ("dict_forget(1)", "store_delete(1)", "session_sweep(interval '1 hour')"):
+        assert refused(each_cluster, reader, f"SELECT pgstore.{call}"), call
     assert refused(each_cluster, reader, "CREATE TABLE pgstore.mine ()")
 
 
@@ -112,7 +113,8 @@ def test_a_writer_uses_stores_and_changes_no_table(each_cluster, url, roles):
         if kind == "S":
             assert not refused(each_cluster, writer, "SELECT nextval(%s)", relation), relation
             assert refused(each_cluster, writer, "SELECT setval(%s, 1)", relation), relation
-    assert not refused(each_cluster, writer, "SELECT pgstore.dict_forget(1)")
+    for call in ("dict_forget(1)", "store_delete(1)", "session_sweep(interval '1 hour')"):
+        assert not refused(each_cluster, writer, f"SELECT pgstore.{call}"), call
     assert refused(each_cluster, writer, "CREATE TABLE pgstore.mine ()")
     assert refused(each_cluster, writer, "DROP SCHEMA pgstore CASCADE")
 
@@ -168,6 +170,26 @@ def test_a_role_that_may_create_roles_keeps_what_it_made(each_cluster, roles, ne
     next_revision()
     assert migrate.upgrade(url_as(url, login), roles=roles).after == "9999"
     assert each_cluster.execute(url, OWNERS) == [(roles.owner,)]
+
+
+@pytest.mark.parametrize("granting", [True, False])
+def test_an_administrator_takes_the_schema_from_nobody_who_would_lose_it(each_cluster, roles, next_revision, granting):
+    """
+    An application made the schema on first use, and goes on while somebody with all rights migrates. What is new is its as well.
+    """
+    url, login = each_cluster.database(), each_cluster.login()
+    each_cluster.execute(url, f'GRANT CREATE ON DATABASE "{url.rpartition("/")[2]}" TO "{login}"')
+    migrate.upgrade(url_as(url, login), roles=None)
+    next_revision()
+
+    migrate.upgrade(url, roles=roles if granting else None)
+
+    assert each_cluster.execute(url, OWNERS) == [(login,)]
+    assert [len(each_cluster.execute(url_as(url, login), PUT, 1, "a"))] == [1]
+    if granting:
+        each_cluster.grant(roles.owner, login)
+        migrate.upgrade(url, roles=roles)
+        assert each_cluster.execute(url, OWNERS) == [(roles.owner,)]
 
 
 def test_a_role_that_does_not_inherit_stays_the_owner(cluster, next_revision):

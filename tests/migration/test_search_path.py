@@ -396,4 +396,4 @@ def test_sessions_of_pgstores_own_look_nowhere_else(database):
     """
     with pgstore.Client(database) as client, client.transaction() as tx:
         pgstore.Dict.from_name("any", create_if_missing=True, client=client).len()
-        assert tx.root.connection.connection.pgconn.exec_(b"SHOW search_path").get_value(0, 0) == b"pg_catalog, pg_temp"
+        assert tx.root.connection.pgconn.exec_(b"SHOW search_path").get_value(0, 0) == b"pg_catalog, pg_temp"

@@ -15,9 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 import pgstore
 from pgstore import errors
-from pgstore.cli.check import checks_of, run_checks
-from pgstore.client import pins
+from pgstore.admin.check import checks_of, run_checks
 from pgstore.fs import history
+from pgstore.fs.retention import pins
 from pgstore.fs.retention.collection import Collection
 from pgstore.migrate import sql_directory
 from tests.fixtures.scribe import Node, Scribe
@@ -99,18 +99,18 @@ class HistoryMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def pin(self, data):
         version = data.draw(st.integers(self.oldest, len(self.trees) - 1))
-        self.client.run(self.client.session.pins.keep(pins.version_of(self.store_id, version)))
+        self.client.run(pins.pins_of(self.client.session).keep(pins.version_of(self.store_id, version)))
         self.pinned.append(version)
 
     @precondition(lambda self: self.pinned)
     @rule(data=st.data())
     def unpin(self, data):
         version = self.pinned.pop(data.draw(st.integers(0, len(self.pinned) - 1)))
-        self.client.run(self.client.session.pins.release(pins.version_of(self.store_id, version)))
+        self.client.run(pins.pins_of(self.client.session).release(pins.version_of(self.store_id, version)))
 
     @rule()
     def collect(self):
-        promised = self.client.run(Collection(self.store_id, grace_seconds=0).survey())
+        promised = self.client.run(Collection(self.store_id, grace_seconds=0).dry_run())
         collection = Collection(self.store_id, grace_seconds=0)
         assert self.client.run(collection.run()) == promised
         assert collection.is_complete
@@ -157,7 +157,7 @@ class HistoryMachine(RuleBasedStateMachine):
         ).fetchall()
         assert chunks == extents
         counts = self.scribe.rows()
-        assert (counts["blob_left"], counts["chunk_left"]) == (0, 0)
+        assert (counts["blob_candidate"], counts["chunk_candidate"]) == (0, 0)
 
     def teardown(self):
         if not hasattr(self, "connection"):
@@ -165,8 +165,9 @@ class HistoryMachine(RuleBasedStateMachine):
         try:
             self.everything_is_there()
             self.handles_read_it()
-            found = run_checks(self.database, FILE_CHECKS)
-            assert [row for finding in found for row in finding.rows if row[0] == self.store_id] == []
+            report = run_checks(self.database, FILE_CHECKS)
+            assert not report.failures
+            assert [row for finding in report.findings for row in finding.rows if row[0] == self.store_id] == []
         finally:
             self.connection.close()
             self.client.close()

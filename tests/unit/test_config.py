@@ -9,7 +9,7 @@ import pytest
 
 import pgstore
 from pgstore import migrate
-from pgstore.cli.check import run_checks
+from pgstore.admin.check import run_checks
 from pgstore.config import ConnectionString, Settings
 from pgstore.errors import ConfigurationError
 

@@ -24,7 +24,7 @@ class Metres(float):
 
 @pytest.fixture
 def codec():
-    return Codec(StoreRecord(1, datetime.now(UTC), None, {}), [], "Dict 'd'")
+    return Codec(StoreRecord(1, "dict", "main", "d", datetime.now(UTC), None, {}), [], "Dict 'd'")
 
 
 @pytest.mark.parametrize("value", [0, -1, 2**63 - 1, -(2**63)])

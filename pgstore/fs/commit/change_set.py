@@ -1,19 +1,18 @@
-"""Changes of a transaction to directories and inodes that others use, kept back until its commit.
+"""The change set of a transaction: what it changes in directories and inodes that others use, held back until its commit.
 
-Whoever writes a name into such a directory may have to wait for others who do, and make others wait until the commit. So changes
-wait here, laid over what the transaction reads, and are merged with the commit into what is there then, in one short go:
+Writing a name into such a directory waits for others who write there, and makes others wait until the commit. So changes are held
+here, laid over what the transaction reads, and merged at the commit into what the directory holds by then, in one short step:
 
 - a file over a file: the last writer wins;
 - a new directory over one that another transaction made meanwhile: they become one, and so do directories in them;
 - a directory removed with all below it goes with all that has come into it since;
-- extended attributes are set one by one, so that those of others stay;
-- a file against a directory, a change in a directory that is gone, a name that was taken or moved away meanwhile, something in a
-  directory that was to be empty, another name for a file that is gone, directories that would lead round in a circle:
+- extended attributes are set one by one, so that those that others have set stay;
+- a file against a directory, a change in a directory that is gone, a name that another has taken or moved away, something in a
+  directory that was to be empty, another name for a file that is gone, a directory that would be moved below itself:
   `ConflictError`, and nothing is applied.
 
-This module remembers what was changed and lays it over what is read; `merge` finds out what it comes to, and `versioned` and `live`
-write that. Inodes that a transaction makes are its own, written at once and led to by no name yet. Names in new directories are
-written at once as well (`rows`), later changes to them come here too.
+New inodes are not held back: they are written at once, for no name leads to them yet. Neither are names in a directory that this
+transaction has created; later changes to such names are.
 """
 
 from __future__ import annotations
@@ -21,20 +20,19 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeAlias
 
 from pgstore import errors
 from pgstore.core.operation import CommitHook, Many, Op, Query
 from pgstore.core.statement import Statement
+from pgstore.fs.model import DIRECTORY, LIVE, Entry
 from pgstore.fs.paths import Names, join
 
-LIVE: Final = 9223372036854775807  # version_to of rows that the newest version has
-ROOT: Final = 1  # inode of the root directory of every file system
-FIRM_NAMES_MAX: Final = 100  # of one directory that are remembered one by one
-CHANGES_MAX: Final = 30_000  # kept back; more are written early, and what that locks is then held until the commit
+MUST_NOT_EXIST_MAX: Final = 100  # names of one directory that are remembered one by one
+CHANGES_MAX: Final = 30_000  # held back; more are written early, and what that locks stays locked until the commit
 
-# Directories $2 and all below them that are among $3. What the transaction moved away ($4) is not below them any more. (Subqueries
-# are hashed; `ANY` of a parameter compares one with each.)
+# Those of the directories $3 that are among the directories $2 or below them. What the transaction moved away ($4) is not below
+# them any more. (The subqueries are hashed; `ANY` of a parameter would compare each with each.)
 DIRECTORIES_BELOW = Statement(
     f"""
     WITH RECURSIVE below AS (
@@ -49,7 +47,7 @@ DIRECTORIES_BELOW = Statement(
                  WHERE d.store_id = $1
                    AND d.parent = b.ino
                    AND d.version_to = {LIVE}
-                   AND d.kind = 'd'
+                   AND d.kind = '{DIRECTORY}'
                 OFFSET 0) e
           WHERE e.ino NOT IN (SELECT m.ino FROM pg_catalog.unnest($4) AS m (ino))
     )
@@ -60,42 +58,38 @@ DIRECTORIES_BELOW = Statement(
 )
 
 
-class Entry(NamedTuple):
-    """What a name leads to."""
-
-    ino: int
-    kind: str
-    size_bytes: int
-    mtime_ns: int
+# What must be there at the commit: anything of the kind; an empty directory; the very inode, which gets another name.
+How: TypeAlias = Literal["any", "empty", "moved"]
 
 
 class Removal(NamedTuple):
-    """What a transaction removed from a name: what it saw there, and what it wants of it."""
+    """What a transaction removed from a name: what it saw there, and what must be there at the commit."""
 
     ino: int
     kind: str
-    how: str  # "any": whatever is there goes; "empty": it must be an empty directory; "moved": it must be this very inode
+    how: How
 
 
 class Change(NamedTuple):
-    """What a transaction did to a name: it first removed what was there; then put an entry there. Or one of them."""
+    """What a transaction did to a name: it removed what was there, or put an entry there, or did first one and then the other."""
 
     entry: Entry | None
     removed: Removal | None
-    exclusive: bool = False  # nothing may be there beside what was removed
+    exclusive: bool = False  # at the commit nothing else may be there than what was removed
     was_free: bool = False  # nothing was there when the entry was put
-    if_version: int | None = None  # what is there may not have changed since
+    if_version: int | None = None  # at the commit what is there must not have changed since this version
 
 
 class ChangeSet(CommitHook, abc.ABC):
     """
-    The changes of one transaction to one file system; a participant of the transaction.
+    The changes of one transaction to one file system. It is a commit hook of the transaction.
 
-    What a subclass writes, and when, is up to the kind of file system.
+    This class remembers them, lays them over what is read, and undoes them with a savepoint. Its subclasses write them: `merge`
+    finds out what they come to, `apply` turns that into rows, and `volume` and `live` say how with versions and without.
     """
 
-    in_place: ClassVar[bool]  # what a file holds may be overwritten
-    is_single = False  # of one operation, which reads nothing that it has made
+    in_place: ClassVar[bool]  # the bytes of a file may be overwritten
+    is_single = False  # the transaction is one operation, which reads nothing that it has made
 
     def __init__(self, store_id: int, missing: Callable[[], Exception]) -> None:
         self.store_id = store_id
@@ -104,15 +98,18 @@ class ChangeSet(CommitHook, abc.ABC):
 
     def _forget_everything(self) -> None:
         self._forget_changes()
-        self._own: set[int] = set()  # directories made in this transaction, which nobody else can see
-        self._alone: set[int] = set()  # of these, those that must not become one with another's
-        self._firm: dict[int, frozenset[bytes] | None] = {}  # names in them that must not exist elsewhere; None: all
-        self._journal: list[Callable[[], None]] = []  # how to undo, newest last
-        self._marked = False  # somebody may want to undo
-        self._last: list[Query] = []
+        self._created_here: set[int] = set()  # directories made in this transaction, which nobody else can see
+        self._exclusive: set[int] = (
+            set()
+        )  # those of them that must not be merged with one that another transaction makes
+        # Names in them that must not exist in the directory that they are merged with; None: all of them.
+        self._must_not_exist: dict[int, frozenset[bytes] | None] = {}
+        self._journal: list[Callable[[], None]] = []  # steps that undo the changes, newest last
+        self._marked = False  # there is a savepoint, so the journal is kept
+        self._commit_queries: list[Query] = []
 
     def _forget_changes(self) -> None:
-        self._early: list[Query] = []  # that make inodes, and go with the lock; only where nobody reads them before
+        self._deferred: list[Query] = []  # they make inodes, and are sent with the lock; only if `is_single`
         self._names: dict[int, dict[bytes, Change]] = {}
         self._paths: dict[int, tuple[bytes, ...]] = {}  # of the directories in _names, for messages
         self._count = 0
@@ -124,7 +121,7 @@ class ChangeSet(CommitHook, abc.ABC):
         self._linked: dict[tuple[int, bytes], int] = {}
         self._file_paths: dict[int, tuple[bytes, ...]] = {}  # of the inodes in _attributes and _linked, for messages
 
-    # ------------------------------------------------------------------------------------------------------ looking
+    # ------------------------------------------------------------------------------------------------------ reading
 
     def get(self, parent: int, name: bytes) -> Change | None:
         names = self._names.get(parent)
@@ -150,24 +147,24 @@ class ChangeSet(CommitHook, abc.ABC):
 
     # ----------------------------------------------------------------------------------------------------- changing
 
-    def own(self, ino: int, *, alone: bool = False) -> None:
-        """Note a directory that this transaction made. *alone*: nobody else may make one of its name."""
-        self._add(self._own, ino)
-        if alone:
-            self._add(self._alone, ino)
+    def note_created(self, ino: int, *, exclusive: bool = False) -> None:
+        """Note a directory that this transaction made. *exclusive*: no other transaction may make one of its name."""
+        self._add(self._created_here, ino)
+        if exclusive:
+            self._add(self._exclusive, ino)
 
-    def put_in_own(
+    def put_in_created(
         self, parent: int, name: bytes, *, exclusive: bool = False, if_version: int | None = None, **_: Any
     ) -> None:
-        """Note on what conditions a file was put into a directory of this transaction's own."""
-        firm = self._firm.get(parent, frozenset())
-        if (exclusive or if_version is not None) and firm is not None and name not in firm:
-            self._remember(self._firm, parent)
-            self._firm[parent] = firm | {name} if len(firm) < FIRM_NAMES_MAX else None
+        """Note on what conditions a file was put into a directory that this transaction made."""
+        names = self._must_not_exist.get(parent, frozenset())
+        if (exclusive or if_version is not None) and names is not None and name not in names:
+            self._remember(self._must_not_exist, parent)
+            self._must_not_exist[parent] = names | {name} if len(names) < MUST_NOT_EXIST_MAX else None
 
-    def is_firm(self, parent: int, name: bytes) -> bool:
-        firm = self._firm.get(parent, frozenset())
-        return firm is None or name in firm
+    def must_not_exist(self, parent: int, name: bytes) -> bool:
+        names = self._must_not_exist.get(parent, frozenset())
+        return names is None or name in names
 
     def _add(self, where: set[int], ino: int) -> None:
         if ino not in where:
@@ -205,16 +202,16 @@ class ChangeSet(CommitHook, abc.ABC):
         self._set(parent, name, change, path)
 
     def move(self, parent: int, name: bytes, entry: Entry, path: tuple[bytes, ...], **conditions: Any) -> None:
-        """Let *name* in *parent*, which is *path*, lead to what was removed elsewhere as "moved"."""
+        """Let *name* in *parent*, which is *path*, lead to an inode that was removed from another name as "moved"."""
         self.put(parent, name, entry, path, **conditions)
-        if entry.kind == "d":
+        if entry.kind == DIRECTORY:
             self._remember(self._moved, entry.ino)
             self._moved[entry.ino] = parent
 
     def link(self, parent: int, name: bytes, ino: int, path: tuple[bytes, ...]) -> None:
         """Note that file *ino*, found as *name* in *parent*, which is *path*, gets another name."""
-        if parent in self._own or self.get(parent, name) is not None:
-            return  # this transaction's, or checked for the change that it comes from
+        if parent in self._created_here or self.get(parent, name) is not None:
+            return  # nobody else sees the name, or the change that put the file there is checked
         self._remember(self._linked, (parent, name))
         self._linked[parent, name] = ino
         self._file_paths[ino] = (*path, name)
@@ -233,10 +230,10 @@ class ChangeSet(CommitHook, abc.ABC):
 
     def set_attributes(self, ino: int, kind: str, attributes: Mapping[str, Any], path: tuple[bytes, ...]) -> Op[None]:
         """
-        Change an inode that exists, which is *path*.
+        Change the inode at *path*.
 
         Args:
-            attributes: values of columns; of "xattrs", what becomes of single ones, None: it goes.
+            attributes: new values by column; of "xattrs" those of single extended attributes, None: it is removed.
         """
         self._remember(self._attributes, ino)
         before = self._attributes.get(ino, {})
@@ -247,14 +244,14 @@ class ChangeSet(CommitHook, abc.ABC):
         yield from ()
 
     def forget_below(self, ino: int) -> Op[None]:
-        """Drop the changes in directory *ino*, which is being removed, and in all below it; what was moved away stays so."""
+        """Drop the changes in and below directory *ino*, which is being removed. What was moved out of it stays moved."""
         roots = [ino]
         while roots and self._names:
             rows = yield Query(DIRECTORIES_BELOW, self.store_id, roots, list(self._names), list(self._moved))
             roots = []
             for (parent,) in rows:
                 for name, change in list(self._names.get(parent, {}).items()):
-                    if change.entry is not None and change.entry.kind == "d":
+                    if change.entry is not None and change.entry.kind == DIRECTORY:
                         roots.append(change.entry.ino)
                     moved = change.removed is not None and change.removed.how == "moved"
                     self._set(parent, name, Change(None, change.removed) if moved else None, ())
@@ -267,7 +264,7 @@ class ChangeSet(CommitHook, abc.ABC):
             self._paths.setdefault(parent, path)
         self._count += (change is not None) - (before is not None)
         if self._attributes and "mtime_ns" in self._attributes.get(parent, {}):
-            # A change of what is in it comes later than the time that was set, and has that of the commit.
+            # A name in it changes after its mtime was set, so the commit's time is the later one.
             self._remember(self._attributes, parent)
             self._attributes[parent] = {k: v for k, v in self._attributes[parent].items() if k != "mtime_ns"}
         if not names:
@@ -280,19 +277,19 @@ class ChangeSet(CommitHook, abc.ABC):
         self._journal.pop()
 
     def _remember(self, where: dict[Any, Any], key: Any) -> None:
-        """Before *where* [*key*] changes: note how to undo it."""
+        """Note how to undo a change of *where* [*key*]. To be called before the change."""
         if self._marked:
             self._journal.append(
                 partial(where.__setitem__, key, where[key]) if key in where else partial(_forget, where, key)
             )
 
-    # ----------------------------------------------------------------------------------------------- as a participant
+    # ------------------------------------------------------------------------------------------------- as a commit hook
 
     def before_commit(self) -> Op[None]:
-        self._last = yield from self._merged()
+        self._commit_queries = yield from self._merged()
 
     def with_commit(self) -> list[Query]:
-        return self._last
+        return self._commit_queries
 
     def mark(self) -> int:
         self._marked = True
@@ -310,27 +307,28 @@ class ChangeSet(CommitHook, abc.ABC):
 
     # ------------------------------------------------------------------------------------------------------- writing
 
-    def put_off(self, queries: list[Query]) -> None:
-        """Have *queries* run with the next round trip, before anything is locked."""
-        self._early += queries
+    def defer(self, queries: list[Query]) -> None:
+        """Have *queries* sent in one round trip with the lock, and before it."""
+        self._deferred += queries
 
-    def take_early(self) -> list[Query]:
-        queries, self._early = self._early, []
+    def take_deferred(self) -> list[Query]:
+        queries, self._deferred = self._deferred, []
         return queries
 
     def flush(self) -> Op[None]:
-        """Write the changes now. What that locks is then held until the commit, whoever's that is."""
+        """Write the changes now. What that locks stays locked until the commit, even if that is the caller's."""
         queries = yield from self._merged()
         if queries:
             yield Many(queries)
         if self._marked:
             self._journal.append(partial(self.__dict__.update, {name: getattr(self, name) for name in _STATE}))
-        self._own, self._alone, self._firm = set(), set(), {}  # they have names now, and are directories like others
+        # The directories made here have names now, and are like others.
+        self._created_here, self._exclusive, self._must_not_exist = set(), set(), {}
         self._forget_changes()
 
     @abc.abstractmethod
     def _merged(self) -> Op[list[Query]]:
-        """Find out what the changes come to, and lock that. Returns the queries that apply them."""
+        """Lock what the changes touch, and find out what they come to. Returns the queries that write it."""
 
     def path_of(self, parent: int) -> tuple[bytes, ...]:
         """The path of a directory that was changed, for messages."""
@@ -343,13 +341,13 @@ def _forget(where: dict[Any, Any], key: Any) -> None:
 
 _STATE: Final = (
     *("_names", "_paths", "_count", "_made", "_moved", "_attributes", "_linked", "_file_paths"),
-    *("_own", "_alone", "_firm"),
+    *("_created_here", "_exclusive", "_must_not_exist"),
 )
 
 
 def check_version(path: Names, changed_at: int | None, if_version: int) -> None:
     """
-    Raise `ConflictError` unless what is at *path* has not changed since version *if_version*; 0: unless there is nothing.
+    Raise `ConflictError` if what is at *path* has changed since version *if_version*; 0: if anything is there.
 
     Args:
         changed_at: the version in which it was last changed; None: there is nothing.

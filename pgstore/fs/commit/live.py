@@ -1,7 +1,7 @@
-"""Writing changes to a NetworkFileSystem: there is one state, changed in place.
+"""Commits to a NetworkFileSystem: there is one state, which is changed in place.
 
-Names come and go under the locks of the directories that they are in, so that work in different directories never waits. A file
-without a name stays until nobody can have it open (`collect`).
+Names come and go under the locks of their directories, so that work in different directories never waits. A file that has lost its
+last name stays until nobody can have it open (`fs.retention.collection`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any
 from pgstore import errors
 from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
-from pgstore.fs.commit.change_set import LIVE, Change, Removal, conflict
-from pgstore.fs.commit.merge import MergingChanges, Plan
+from pgstore.fs.commit.apply import Plan
+from pgstore.fs.commit.change_set import Change, Removal, conflict
+from pgstore.fs.commit.merge import NAMES_NOW, MergingChanges
 from pgstore.fs.commit.statements import (
     ADD_LINKS,
     BELOW,
@@ -22,21 +23,26 @@ from pgstore.fs.commit.statements import (
     TAKE_NAMES,
     attribute_query,
     grouped,
-    inode_places,
+    inode_ctids,
     lock_inodes,
 )
+from pgstore.fs.model import DIRECTORY, LIVE
 from pgstore.fs.paths import join
 from pgstore.store.registry import EXISTS
 
-LOCK_INODES = lock_inodes("FOR UPDATE")  # always in the order of their numbers: nobody waits in a circle
-# Two who move directories at once could each move one into the other's. No row: the file system was deleted.
+# Nobody adds or removes a name in a locked directory. Always in the order of their numbers: nobody waits in a circle.
+LOCK_INODES = lock_inodes("FOR UPDATE")
+# Moves of directories happen one after the other: of two at once each could move its directory below the other's. No row: the file
+# system was deleted.
 LOCK_MOVES = Statement("SELECT 1 FROM pgstore.file_system WHERE store_id = $1 FOR UPDATE", "int8")
+# Directories $2 and all below them, in the order of their numbers. Nothing comes into a directory that is locked. One row: how many
+# they are, and a sum that differs if they are others.
 LOCK_BELOW = Statement(
     f"""
     {BELOW}
     SELECT count(*), coalesce(bit_xor(hashint8extended(l.ino::bigint, 0::bigint)), 0)
       FROM (SELECT i.ino
-              FROM (SELECT ino FROM below WHERE kind = 'd' ORDER BY ino) b
+              FROM (SELECT ino FROM below WHERE kind = '{DIRECTORY}' ORDER BY ino) b
              CROSS JOIN LATERAL (
                    SELECT n.ino
                      FROM pgstore.inode n
@@ -48,12 +54,12 @@ LOCK_BELOW = Statement(
     """,
     "int8 int8[]",
 )
-# Files below directories $2 lose their last name, but $3, which have others. Rows are those that could not be changed by their
-# places, because somebody who writes to the file was quicker.
-LEAVE_FILES = Statement(
+# Files below directories $2 lose their last name, but not $3, which have others. Rows: the files that were not found by their ctid,
+# because a write to the file has moved its row meanwhile.
+UNLINK_FILES = Statement(
     f"""
     {BELOW}, file AS MATERIALIZED (
-         SELECT b.ino, i.ctid AS place
+         SELECT b.ino, i.ctid
            FROM {OTHERS_BELOW.format(3)}
           CROSS JOIN LATERAL (
                 SELECT n.ctid
@@ -62,17 +68,17 @@ LEAVE_FILES = Statement(
                    AND n.ino::bigint = b.ino
                    AND n.version_to = {LIVE}
                  LIMIT 1) i
-          WHERE b.kind <> 'd'
-    ), left_now AS (
+          WHERE b.kind <> '{DIRECTORY}'
+    ), unlinked AS (
          UPDATE pgstore.inode
             SET link_count = 0, ctime_ns = $4
           WHERE store_id::numeric = $1::numeric
-            AND ctid = ANY (ARRAY(SELECT place FROM file))
+            AND ctid = ANY (ARRAY(SELECT ctid FROM file))
          RETURNING ino
     )
     SELECT ino FROM file
     EXCEPT
-    SELECT ino FROM left_now
+    SELECT ino FROM unlinked
     """,
     "int8 int8[] int8[] int8",
 )
@@ -86,39 +92,22 @@ ADD_LINKS_TO_ONE = Statement(
     """,
     "int8 int8 int8 int8",
 )
-# Directories $2 with all below them, whose files have been left.
+# Directories $2 with all directories and names below them; the files have lost their names already.
 REMOVE_TREES = Statement(
     f"""
     {BELOW}, dropped AS (
          DELETE FROM pgstore.dirent
           WHERE store_id::numeric = $1::numeric
-            AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL))
+            AND ctid = ANY (ARRAY(SELECT ctid FROM below WHERE ctid IS NOT NULL))
     )
     DELETE FROM pgstore.inode
      WHERE store_id::numeric = $1::numeric
-       AND ctid = {inode_places("below b", "b.ino", "b.kind = 'd'")}
+       AND ctid = {inode_ctids("below b", "b.ino", f"b.kind = '{DIRECTORY}'")}
     """,
     "int8 int8[]",
 )
-NAMES_OF = Statement(
-    f"""
-    SELECT u.position
-      FROM unnest($2, $3, $4) WITH ORDINALITY AS u (parent, name, ino, position)
-     CROSS JOIN LATERAL (
-           SELECT e.ino
-             FROM pgstore.dirent e
-            WHERE e.store_id = $1
-              AND e.parent = u.parent
-              AND e.name::bytea = u.name
-              AND e.version_to = {LIVE}
-            LIMIT 1) d
-     WHERE d.ino = u.ino
-    """,
-    "int8 int8[] bytea[] int8[]",
-    read_only=True,
-)
 LOCK_ROUNDS_MAX = 100
-ONE_BY_ONE_MAX = 10  # inodes that are named by their keys, which needs no lock before
+ONE_BY_ONE_MAX = 10  # inodes are updated by key, which needs no lock before, if they are so many at most
 
 
 class LiveChanges(MergingChanges):
@@ -128,30 +117,29 @@ class LiveChanges(MergingChanges):
     _row_version = 0  # there is one state, and it has always been there
 
     def set_attributes(self, ino: int, kind: str, attributes: Mapping[str, Any], path: tuple[bytes, ...]) -> Op[None]:
-        """Of a file at once, as what is written into it: nobody waits but those who change the same file."""
-        if kind == "d":
+        """Those of a file are changed at once, as its bytes are: nobody waits but those who change the same file."""
+        if kind == DIRECTORY:
             yield from super().set_attributes(ino, kind, attributes, path)
         elif not (yield attribute_query(self.store_id, ino, attributes, time.time_ns())):
             raise errors.FileMissing(f"{join(path)!r} was removed by another transaction", join(path))
 
-    def _lock(self, changes: list[tuple[int, bytes, Change]], look: Query) -> Op[Rows]:
+    def _lock(self, changes: list[tuple[int, bytes, Change]], lookup: Query) -> Op[Rows]:
         parents = {parent for parent, _, _ in changes}
-        sources = {parent for parent, _ in self._linked}  # their locks keep the files' last names
+        sources = {parent for parent, _ in self._linked}  # locked, so that the linked files keep the names we saw
         removed = {
             change.removed.ino
             for _, _, change in changes
-            if change.removed is not None and change.removed.kind == "d" and change.removed.how != "moved"
+            if change.removed is not None and change.removed.kind == DIRECTORY and change.removed.how != "moved"
         }
         queries = [
             Query(LOCK_INODES, self.store_id, sorted(parents | sources | removed | self._attributes.keys())),
-            look,
+            lookup,
         ]
         if self._moved:
             queries.insert(0, Query(LOCK_MOVES, self.store_id))
         if self._linked:
-            parents_and_names = zip(*self._linked, strict=True)
-            queries.append(Query(NAMES_OF, self.store_id, *parents_and_names, list(self._linked.values())))
-        results = yield Many([*self.take_early(), *queries])
+            queries.append(Query(NAMES_NOW, self.store_id, *zip(*self._linked, strict=True)))
+        results = yield Many([*self.take_deferred(), *queries])
         still = results.pop() if self._linked else []
         *_, locked, rows = results
         gone = (parents | self._attributes.keys()).difference(row[0] for row in locked)
@@ -163,8 +151,9 @@ class LiveChanges(MergingChanges):
             raise conflict(
                 f"directory {self._path(ino)!r} was removed by another transaction while this one changed it"
             )
-        names = list(self._linked)
-        self._check_linked(names[position - 1] for (position,) in still)
+        if self._linked:
+            linked = list(self._linked.items())
+            self._check_linked(linked[position - 1][0] for position, ino, _ in still if ino == linked[position - 1][1])
         return rows  # type: ignore[no-any-return]
 
     def _lock_merged(self, directories: list[int]) -> Op[None]:
@@ -173,13 +162,17 @@ class LiveChanges(MergingChanges):
     def _plan_removal(
         self, plan: Plan, parent: int, name: bytes, removed: Removal, now: tuple[int, str] | None
     ) -> None:
-        if removed.kind == "d" and now is not None and now[0] != removed.ino:
-            # Not the one that we have locked.
+        if removed.kind == DIRECTORY and now is not None and now[0] != removed.ino:
+            # It is not the one that we have locked.
             raise conflict(f"directory {self._path(parent, name)!r} was replaced by another transaction")
         super()._plan_removal(plan, parent, name, removed, now)
 
     def _lock_trees(self, trees: list[int]) -> Op[None]:
-        """Lock all directories below: nothing comes into one that is locked, so that at some point there are no more of them."""
+        """
+        Lock all directories below *trees*, until a look finds no more of them.
+
+        It ends: nothing comes into a directory that is locked.
+        """
         if not trees:
             return
         before = None
@@ -190,18 +183,19 @@ class LiveChanges(MergingChanges):
             before = locked
         raise conflict("others kept moving directories into one that was being removed")
 
-    def _leave_files(self, trees: list[int], linked: list[int]) -> Op[None]:
+    def _unlink_files(self, trees: list[int], linked: list[int]) -> Op[None]:
         """
-        Names of the files are locked with their directories; but whoever writes to a file changes its row, and its place.
+        Set link_count to 0 for the files below *trees*, but not for *linked*.
 
-        An UPDATE that has waited for it looks at the row again, and does not find it in the place that was asked for:
+        Their names are locked with their directories, but their rows are not. If a write to a file moves its row to another ctid,
+        an UPDATE by ctid that has waited for the write misses the row; it is then updated by key. Source:
         https://www.postgresql.org/docs/current/transaction-iso.html#XACT-READ-COMMITTED
         """
         if trees:
             now_ns = time.time_ns()
-            left = yield Query(LEAVE_FILES, self.store_id, trees, linked, now_ns)
-            if left:
-                yield Many([Query(ADD_LINKS_TO_ONE, self.store_id, ino, -1, now_ns) for (ino,) in left])
+            missed = yield Query(UNLINK_FILES, self.store_id, trees, linked, now_ns)
+            if missed:
+                yield Many([Query(ADD_LINKS_TO_ONE, self.store_id, ino, -1, now_ns) for (ino,) in missed])
 
     def _close_names(self, names: list[tuple[int, bytes]]) -> list[Query]:
         return [Query(TAKE_NAMES, self.store_id, *zip(*names, strict=True))] if names else []
@@ -209,7 +203,7 @@ class LiveChanges(MergingChanges):
     def _end_trees(self, trees: list[int], linked: list[int]) -> list[Query]:
         return [Query(REMOVE_TREES, self.store_id, trees)]
 
-    def _change_links(self, plan: Plan, now_ns: int) -> list[Query]:
+    def _change_links(self, plan: Plan, changed: set[int], now_ns: int) -> list[Query]:
         links = plan.changed_links
         if len(links) <= ONE_BY_ONE_MAX:
             return [Query(ADD_LINKS_TO_ONE, self.store_id, ino, names, now_ns) for ino, names in links]

@@ -1,20 +1,23 @@
-"""Writing the changes of a transaction to a Volume: a commit makes one version.
+"""Commits to a Volume: each makes one version.
 
-Rows that the newest version has end with `version_to` = LIVE. A commit closes those that it changes and inserts others, so that
-every older version stays readable. What changes of an inode that stays is written into a row of its own for this version, which is
-made first; after that it is an ordinary UPDATE.
+The rows of the newest version have LIVE as their `version_to`. A commit ends those that it changes and inserts others, so that
+every older version stays readable. An inode that changes gets a row for the new version first, equal to the old one
+(`FORK_INODES`); what follows are ordinary UPDATEs of that row.
 """
 
 from __future__ import annotations
 
 from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
-from pgstore.fs.commit.change_set import LIVE, ROOT, Change, check_version, conflict
-from pgstore.fs.commit.merge import MergingChanges, Plan
-from pgstore.fs.commit.statements import ADD_LINKS, BELOW, LEAVE_BLOBS, OTHERS_BELOW, grouped, inode_places, name_places
+from pgstore.fs.candidates import note_blobs
+from pgstore.fs.commit.apply import Plan
+from pgstore.fs.commit.change_set import Change, check_version, conflict
+from pgstore.fs.commit.merge import MergingChanges
+from pgstore.fs.commit.statements import ADD_LINKS, BELOW, OTHERS_BELOW, grouped, inode_ctids, name_ctids
+from pgstore.fs.model import LIVE, ROOT, STATE_COLUMNS
 
-# This lock is the order of commits: what is looked up after it, in the same message, is the newest version, and stays it until
-# we commit. No row: the file system was deleted.
+# Commits to one Volume happen one after the other, in the order of this lock. What is looked up after it, in the same message, is
+# the newest version, and stays so until we commit. No row: the file system was deleted.
 NEXT_VERSION = Statement("UPDATE pgstore.file_system SET head = head + 1 WHERE store_id = $1 RETURNING head", "int8")
 
 GONE_INODES = Statement(
@@ -33,30 +36,31 @@ GONE_INODES = Statement(
     "int8 int8[]",
     read_only=True,
 )
-# What this transaction inserted at its version $3 leaves no trace; all else ends with $3. Files $4, which have other names, stay.
+# Directories $2 with all below them end with version $3. What this transaction has inserted in version $3 itself is deleted. Files
+# $4, which have other names, stay.
 CLOSE_TREES = Statement(
     f"""
     {BELOW}, dropped AS (
          DELETE FROM pgstore.dirent
           WHERE store_id::numeric = $1::numeric
-            AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL AND version_from = $3))
+            AND ctid = ANY (ARRAY(SELECT ctid FROM below WHERE ctid IS NOT NULL AND version_from = $3))
     ), closed AS (
          UPDATE pgstore.dirent
             SET version_to = $3
           WHERE store_id::numeric = $1::numeric
-            AND ctid = ANY (ARRAY(SELECT place FROM below WHERE place IS NOT NULL AND version_from < $3))
+            AND ctid = ANY (ARRAY(SELECT ctid FROM below WHERE ctid IS NOT NULL AND version_from < $3))
     ), ended AS (
          UPDATE pgstore.inode
             SET version_to = $3
           WHERE store_id::numeric = $1::numeric
-            AND ctid = {inode_places(OTHERS_BELOW.format(4), "b.ino", "n.version_from < $3")}
+            AND ctid = {inode_ctids(OTHERS_BELOW.format(4), "b.ino", "n.version_from < $3")}
     ), gone AS (
          DELETE FROM pgstore.inode
           WHERE store_id::numeric = $1::numeric
-            AND ctid = {inode_places(OTHERS_BELOW.format(4), "b.ino", "n.version_from = $3")}
+            AND ctid = {inode_ctids(OTHERS_BELOW.format(4), "b.ino", "n.version_from = $3")}
          RETURNING blob_id
     )
-    {LEAVE_BLOBS}
+    {note_blobs("gone")}
     """,
     "int8 int8[] int8 int8[]",
 )
@@ -65,7 +69,7 @@ CLOSE_NAMES = Statement(
     UPDATE pgstore.dirent
        SET version_to = $2
      WHERE store_id::numeric = $1::numeric
-       AND ctid = {name_places("unnest($3, $4)", "d.version_from < $2")}
+       AND ctid = {name_ctids("unnest($3, $4)", "d.version_from < $2")}
     """,
     "int8 int8 int8[] bytea[]",
 )
@@ -73,55 +77,53 @@ DELETE_NAMES = Statement(
     f"""
     DELETE FROM pgstore.dirent
      WHERE store_id::numeric = $1::numeric
-       AND ctid = {name_places("unnest($3, $4)", "d.version_from = $2")}
+       AND ctid = {name_ctids("unnest($3, $4)", "d.version_from = $2")}
     """,
     "int8 int8 int8[] bytea[]",
 )
-# Of the inodes $3 those that have no name left, now that they lose or gain $4.
+# Those of the inodes $3 that have no name left when they gain $4 names (negative: lose) end with version $2.
 CLOSE_INODES = Statement(
     f"""
     UPDATE pgstore.inode
        SET version_to = $2
      WHERE store_id::numeric = $1::numeric
        AND ctid = {
-        inode_places(
+        inode_ctids(
             "unnest($3, $4) AS u (ino, names)", "u.ino", "n.link_count::integer + u.names <= 0 AND n.version_from < $2"
         )
     }
     """,
     "int8 int8 int8[] int8[]",
 )
+# The same of inodes that this transaction has inserted in version $2 itself: they are deleted.
 DROP_INODES = Statement(
     f"""
     WITH gone AS (
          DELETE FROM pgstore.inode
           WHERE store_id::numeric = $1::numeric
             AND ctid = {
-        inode_places(
+        inode_ctids(
             "unnest($3, $4) AS u (ino, names)", "u.ino", "n.link_count::integer + u.names <= 0 AND n.version_from = $2"
         )
     }
          RETURNING blob_id
     )
-    {LEAVE_BLOBS}
+    {note_blobs("gone")}
     """,
     "int8 int8 int8[] int8[]",
 )
-# The inodes $3 get a row for version $2, as they are.
+# The inodes $3 get a row for version $2 that is equal to the one before.
 FORK_INODES = Statement(
     f"""
     WITH closed AS (
          UPDATE pgstore.inode
             SET version_to = $2
           WHERE store_id::numeric = $1::numeric
-            AND ctid = {inode_places("pg_catalog.unnest($3) AS u (ino)", "u.ino", "n.version_from < $2")}
+            AND ctid = {inode_ctids("pg_catalog.unnest($3) AS u (ino)", "u.ino", "n.version_from < $2")}
          RETURNING *
     )
-    INSERT INTO pgstore.inode
-           (store_id, ino, version_from, kind, mode, uid, gid, link_count, size_bytes, mtime_ns, ctime_ns, blob_id, link_target,
-            inline_data, parent, xattrs)
-    SELECT $1, ino, $2, kind, mode, uid, gid, link_count, size_bytes, mtime_ns, ctime_ns, blob_id, link_target,
-           inline_data, parent, xattrs
+    INSERT INTO pgstore.inode (store_id, ino, version_from, ctime_ns, {STATE_COLUMNS})
+    SELECT $1, ino, $2, ctime_ns, {STATE_COLUMNS}
       FROM closed
     """,
     "int8 int8 int8[]",
@@ -129,7 +131,7 @@ FORK_INODES = Statement(
 INSERT_VERSION = Statement(
     "INSERT INTO pgstore.volume_version (store_id, version) VALUES ($1, $2) ON CONFLICT DO NOTHING", "int8 int8"
 )
-# The version in which the names $2 were last changed on the way from the root, and how many of them there are.
+# How many of the names $2 exist on the way from the root, and the version in which one of them, or the last inode, changed last.
 CHANGED_AT = Statement(
     f"""
     WITH RECURSIVE walk AS (
@@ -170,8 +172,8 @@ class VersionedChanges(MergingChanges):
 
     def _forget_everything(self) -> None:
         super()._forget_everything()
-        self._version: int | None = None  # of this transaction, once it has written under the lock
-        self._repeated = False  # it has written names of this version before
+        self._version: int | None = None  # that this transaction makes; known when it has the lock
+        self._repeated = False  # this transaction has written rows of that version before
 
     @property
     def _row_version(self) -> int:
@@ -180,22 +182,22 @@ class VersionedChanges(MergingChanges):
 
     @property
     def version(self) -> int | None:
-        """The version that this transaction makes, once it is known."""
+        """The version that this transaction makes; None: it does not have the lock yet."""
         return self._version
 
     def begun(self, version: int) -> None:
         """Note that the transaction has taken the lock and writes *version*."""
         self._set_version(version)
 
-    def _lock(self, changes: list[tuple[int, bytes, Change]], look: Query) -> Op[Rows]:
-        """Take the lock, and look what is there, all in one round trip."""
+    def _lock(self, changes: list[tuple[int, bytes, Change]], lookup: Query) -> Op[Rows]:
+        """Take the lock and look up what is there, all in one round trip."""
         inodes = {parent for parent, _, _ in changes}
         inodes.update(self._attributes, self._linked.values())
-        queries = [Query(GONE_INODES, self.store_id, list(inodes)), look]
+        queries = [Query(GONE_INODES, self.store_id, list(inodes)), lookup]
         self._repeated = self._version is not None
         if self._version is None:
             queries.insert(0, Query(NEXT_VERSION, self.store_id))
-        *others, gone, rows = yield Many([*self.take_early(), *queries])
+        *others, gone, rows = yield Many([*self.take_deferred(), *queries])
         if self._version is None:
             if not others[-1]:
                 raise self.missing()
@@ -240,7 +242,7 @@ class VersionedChanges(MergingChanges):
     def _end_trees(self, trees: list[int], linked: list[int]) -> list[Query]:
         return [Query(CLOSE_TREES, self.store_id, trees, self._version, linked)]
 
-    def _change_links(self, plan: Plan, now_ns: int) -> list[Query]:
+    def _change_links(self, plan: Plan, changed: set[int], now_ns: int) -> list[Query]:
         links = plan.changed_links
         queries = []
         if links:
@@ -248,13 +250,12 @@ class VersionedChanges(MergingChanges):
             if self._repeated:
                 queries.append(Query(DROP_INODES, self.store_id, self._version, *columns))
             queries.append(Query(CLOSE_INODES, self.store_id, self._version, *columns))
-        forked = {ino for ino, _ in links if ino not in plan.made}
-        forked.update(self._changed_parents(plan), self._moved_to(plan).keys() - self._own)
+        forked = {ino for ino, _ in links if ino not in plan.made} | (changed - self._created_here)
         forked |= self._attributes.keys() - self._made.keys()
         if forked:
             queries.append(Query(FORK_INODES, self.store_id, self._version, list(forked)))
         queries += [Query(ADD_LINKS, self.store_id, inos, names, now_ns) for names, inos in grouped(links)]
         return queries
 
-    def _apply(self, plan: Plan, linked: list[int]) -> list[Query]:
-        return [*super()._apply(plan, linked), Query(INSERT_VERSION, self.store_id, self._version)]
+    def _apply(self, plan: Plan, trees: list[int], unwanted: list[int], linked: list[int]) -> list[Query]:
+        return [*super()._apply(plan, trees, unwanted, linked), Query(INSERT_VERSION, self.store_id, self._version)]

@@ -1,1 +1,5 @@
-"""The bytes of files."""
+"""The bytes of one file.
+
+`blobs` writes and reads them in chunks. `staged` collects the new contents of a file of a Volume before anything refers to them;
+`in_place` writes files of a NetworkFileSystem. Nothing here knows names; inodes are numbers.
+"""

@@ -1,12 +1,12 @@
 """The bytes of a file: in its inode's row up to 64 KiB, else in chunks.
 
-A blob is one state of a file's bytes: an `extent` row for each range of `chunk_size_bytes` that is not all zeros, naming a chunk.
-Ranges without a row are holes and read as zeros. A chunk may be shorter than its range, the rest of which reads as zeros too.
+A blob is one state of a file's bytes: a row of `extent` for each range of `chunk_size_bytes` that is not all zeros, naming a chunk.
+Ranges without a row are holes and read as zeros. A chunk may be shorter than its range; the rest of the range reads as zeros too.
 
-In a Volume blobs never change once an inode refers to them, so a read of many statements that stays on the blob it began with sees
-one state of the file. In a NetworkFileSystem they are written in place (see `live`): there a statement sees one state.
+In a Volume a blob does not change once an inode refers to it: a read of many statements that stays on one blob sees one state of
+the file. In a NetworkFileSystem blobs are written in place (`in_place`): there each statement sees one state.
 
-Where a chunk's bytes are, in its row or in a large object, is a matter of the file system; readers need not know.
+The bytes of a chunk are in its row or in a large object, as the file system was created. Readers need not know.
 """
 
 from __future__ import annotations
@@ -16,21 +16,56 @@ import struct
 from collections.abc import Callable
 from functools import partial
 from operator import itemgetter
-from typing import Final, NamedTuple, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from pgstore import errors
 from pgstore.core.operation import Call, CopyOut, Many, Op, Query, Rows
 from pgstore.core.statement import Statement
+from pgstore.fs.model import IN_LARGE_OBJECTS, LIVE, Contents, StoreGone
 
 INLINE_BYTES_MAX: Final = 64 * 1024  # a CHECK of the database too
-BATCH_BYTES: Final = 4 * 1024 * 1024  # in memory at a time
-COPY_BYTES: Final = 16 * 1024 * 1024  # the same, where reading fast is all that matters
-LARGE_FILE_BYTES: Final = 64 * 1024 * 1024  # a file above it has chunks of LARGE_CHUNK_BYTES
+BATCH_BYTES: Final = 4 * 1024 * 1024  # how much is in memory at a time
+COPY_BYTES: Final = 16 * 1024 * 1024  # the same when reading by COPY
+LARGE_FILE_BYTES: Final = 64 * 1024 * 1024  # larger files have chunks of at least LARGE_CHUNK_BYTES
 LARGE_CHUNK_BYTES: Final = 1024 * 1024
 FILE_BYTES_MAX: Final = 1 << 44  # 2^31 chunks of 8 KiB
-_FIRST_CHUNKS: Final = 16  # ids to begin with
+_FIRST_CHUNKS: Final = 16  # ids that are reserved with the blob's
 UNIQUE_VIOLATION: Final = "23505"
-_ATTEMPTS: Final = 4  # over connections that break
+_ATTEMPTS: Final = 4  # when connections break
+
+Bytes: TypeAlias = bytes | memoryview
+Piece: TypeAlias = tuple[int, bytes]  # where in the file, what
+PieceView: TypeAlias = tuple[int, Bytes]  # the same, or a view of a buffer that is used again
+B = TypeVar("B", bytes, Bytes)
+
+
+def write(
+    store_id: int, read: Callable[[int], bytes], size_hint: int | None, progress: Callable[[int], object]
+) -> Op[Contents]:
+    """
+    Store all that *read* returns. In a transaction; nothing of it is seen by others yet. Returns where it is stored.
+
+    Args:
+        read: called with a number of bytes, returns so many, fewer only at the end. It may block.
+        size_hint: about how many bytes there are, which decides on the size of chunks; None: unknown.
+        progress: called with the number of bytes stored since the last call.
+    """
+    first: bytes = yield Call(partial(read, BATCH_BYTES))
+    if len(first) <= INLINE_BYTES_MAX:
+        progress(len(first))
+        return Contents(len(first), None, first or None)
+    blob = BlobWriter(store_id)
+    yield from blob.reserve(size_hint)
+    batch, more = first, len(first) == BATCH_BYTES
+    while batch or more:
+        if more and (rest := blob.batch_bytes - len(batch)):
+            batch += yield Call(partial(read, rest))
+            more = len(batch) == blob.batch_bytes
+        yield from blob.write(batch, more=more)
+        progress(len(batch))
+        batch = b""
+    return Contents(blob.size_bytes, blob.blob_id, None)
+
 
 RESERVE_BLOB = Statement(
     """
@@ -57,15 +92,126 @@ INSERT_EXTENTS = Statement(
 )
 HAS_CHUNK = Statement("SELECT 1 FROM pgstore.chunk WHERE store_id = $1 AND id = $2", "int8 int8", read_only=True)
 HAS_BLOB = Statement("SELECT 1 FROM pgstore.blob WHERE store_id = $1 AND id = $2", "int8 int8", read_only=True)
-# Uploads outside a transaction: what a crash may take was not promised to anybody yet, and the commit that gives the file its
+# For uploads outside a transaction. What a crash may lose was not promised to anybody yet, and the commit that gives the file its
 # name flushes all that was written before it.
-RELAX = Statement("SELECT set_config('synchronous_commit', 'off', true)")
+ASYNC_COMMIT = Statement("SELECT set_config('synchronous_commit', 'off', true)")
 
-# What blob b has of [$3, $4): a row for each chunk, with where its bytes begin in the file; one without bytes if there is none.
+
+class BlobWriter:
+    """
+    A new blob, written from the beginning to the end.
+
+    Args:
+        session_id: the session that it belongs to until an inode refers to it; collection deletes it with the session. None: it is
+            part of a transaction.
+        async_commit: each write is a transaction of its own, whose commit does not wait for the disk.
+    """
+
+    def __init__(self, store_id: int, *, session_id: int | None = None, async_commit: bool = False) -> None:
+        self.store_id = store_id
+        self.blob_id: int | None = None  # None until reserve()
+        self.chunk_size = 0
+        self.size_bytes = 0
+        self._session_id = session_id
+        self._async_commit = async_commit
+        self.is_begun = False
+        self._insert_chunk = INSERT_CHUNK
+        self._ids: list[int] = []  # reserved for chunks to come
+
+    def reserve(self, size_hint: int | None = None, *, chunk_size: int | None = None) -> Op[None]:
+        """Give the blob an id and a size of chunks: *chunk_size*, else what suits *size_hint* bytes."""
+        rows, ids = yield Many([Query(RESERVE_BLOB, self.store_id), Query(RESERVE_CHUNKS, _FIRST_CHUNKS)])
+        if not rows:
+            raise StoreGone
+        self.blob_id, default_size, storage = rows[0]
+        if size_hint is not None and size_hint > LARGE_FILE_BYTES:
+            default_size = max(default_size, LARGE_CHUNK_BYTES)
+        self.chunk_size = default_size if chunk_size is None else chunk_size
+        self._ids = [row[0] for row in ids]
+        if storage == IN_LARGE_OBJECTS:
+            self._insert_chunk = CREATE_OBJECT
+
+    @property
+    def batch_bytes(self) -> int:
+        """How many bytes to write at a time: whole chunks, about `BATCH_BYTES`."""
+        return -(-BATCH_BYTES // self.chunk_size) * self.chunk_size
+
+    def write(self, batch: Bytes, *, more: bool = True) -> Op[None]:
+        """Add *batch* at the end of the blob, which must be the end of a chunk. *more*: another batch will follow."""
+        pieces = _pieces(batch, self.chunk_size, self.size_bytes // self.chunk_size)
+        if len(self._ids) < len(pieces):
+            self._ids += [row[0] for row in (yield Query(RESERVE_CHUNKS, len(pieces) - len(self._ids)))]
+        taken, self._ids = self._ids[: len(pieces)], self._ids[len(pieces) :]
+        queries = self.begin()
+        for chunk_id, (_, data) in zip(taken, pieces, strict=True):
+            queries.append(Query(self._insert_chunk, self.store_id, chunk_id, data))
+        if pieces:
+            queries.append(
+                Query(INSERT_EXTENTS, self.store_id, self.blob_id, [position for position, _ in pieces], taken)
+            )
+        # The ids for the next batch are reserved in the same round trip.
+        lacking = max(0, self.batch_bytes // self.chunk_size - len(self._ids)) if more else 0
+        done = Query(HAS_CHUNK, self.store_id, taken[-1]) if taken else Query(HAS_BLOB, self.store_id, self.blob_id)
+        reserved = yield from self._send([*queries, Query(RESERVE_CHUNKS, lacking)], done)
+        self._ids += [row[0] for row in reserved]
+        self.size_bytes += len(batch)
+
+    def _send(self, queries: list[Query], done: Query) -> Op[Rows]:
+        """
+        Run *queries* in one transaction, and return the result of the last.
+
+        If they are a transaction of their own, a broken connection does no harm: *done* finds out by the reserved ids whether they
+        were written, and the ids keep them from being written twice.
+        """
+        for attempts_left in range(_ATTEMPTS - 1, -1, -1):
+            try:
+                return (yield Many(queries))[-1]  # type: ignore[no-any-return]
+            except (errors.OutcomeUnknown, errors.StatementFailed) as exc:
+                if not self._async_commit or not attempts_left:
+                    raise
+                if isinstance(exc, errors.StatementFailed) and exc.sqlstate != UNIQUE_VIOLATION:
+                    raise
+            if (yield done):
+                break
+        return []
+
+    def begin(self) -> list[Query]:
+        """The queries that a round trip with writes to the blob begins with."""
+        queries = [Query(ASYNC_COMMIT)] if self._async_commit else []
+        if not self.is_begun:
+            self.is_begun = True
+            queries.append(Query(INSERT_BLOB, self.store_id, self.blob_id, self.chunk_size, self._session_id))
+        return queries
+
+
+def _pieces(batch: Bytes, chunk_size: int, position: int) -> list[tuple[int, memoryview]]:
+    """The chunks of *batch* that are not all zeros, with their positions in the blob; *position*: that of the first one."""
+    view = memoryview(batch)
+    pieces = ((start, view[start : start + chunk_size]) for start in range(0, len(view), chunk_size))
+    return [(position + start // chunk_size, piece) for start, piece in pieces if not _is_zeros(piece)]
+
+
+def _is_zeros(piece: memoryview) -> bool:
+    # Comparing views takes a thousand times as long as comparing bytes, and bytes must be copied first: most chunks need neither.
+    return not (piece[0] or piece[-1] or piece[len(piece) // 2]) and bytes(piece) == zeros(len(piece))
+
+
+_ZEROS: Final = bytes(LARGE_CHUNK_BYTES)
+
+
+def zeros(length: int) -> bytes:
+    return _ZEROS[:length] if length <= len(_ZEROS) else bytes(length)
+
+
+# --------------------------------------------------------------------------------------------------------------- reading
+
+
+# What blob b has of [$3, $4): a row for each chunk, with its bytes and where in the file they begin; one without bytes if there is
+# no chunk.
 #
-# LATERAL with LIMIT: one look at the key of `chunk` for each extent. A join might read all chunks, planned while there were few.
-# Whole chunks are given as they are: `substring` copies what is copied for sending anyway. The order is that of the key
-# of `extent`: ordering the result, bytes and all, could take memory for all of it. A join promises no order, so the client looks.
+# LATERAL with LIMIT looks up each extent's chunk by its key; a join might read all chunks, if it was planned while there were few.
+# Whole chunks are returned without `substring`, which would copy them once more. Extents are read in the order of their key, for
+# sorting the result would take memory for all of its bytes. A join promises no order, so the client sorts the few rows again.
 _PIECES: Final = """
       LEFT JOIN LATERAL (
            SELECT greatest(x.begins, $3) AS start, k.data
@@ -93,7 +239,7 @@ _PIECES: Final = """
             ORDER BY e.position
            OFFSET 0) p ON true
 """
-# Joined to the blob itself: no row means that it was collected, and not that all of it is holes.
+# It begins with the blob's own row: no row means that the blob was collected, and not that it is one hole.
 _READ_BLOB: Final = f"""
     SELECT p.start, p.data
       FROM pgstore.blob b
@@ -102,7 +248,43 @@ _READ_BLOB: Final = f"""
        AND b.id = $2
 """
 READ_BLOB = Statement(_READ_BLOB, "int8 int8 int8 int8", read_only=True)
-# The same of the newest state of an inode, with its size: one statement, so one state.
+
+
+def read_blob(store_id: int, blob_id: int, start: int, end: int) -> Op[list[Piece]]:
+    """
+    The bytes of [*start*, *end*), in order, without holes. Ask for at most `BATCH_BYTES` at a time.
+
+    Raises:
+        StaleFile: the blob was collected: no file has it, and no version that is kept.
+    """
+    rows = yield Query(READ_BLOB, store_id, blob_id, start, end)
+    if not rows:
+        raise _collected(blob_id)
+    return sorted(((offset, data) for offset, data in rows if data), key=itemgetter(0))
+
+
+def copy_blob(store_id: int, blob_id: int, start: int, end: int, buffer: bytearray) -> Op[list[PieceView]]:
+    """
+    `read_blob` by COPY: quicker by a third for large ranges, but the statement is planned anew each time.
+
+    Args:
+        buffer: at least *end* - *start* bytes, which are written into it. Using one buffer again and again is much of the gain.
+    """
+    copied = _Copied(buffer, start)
+    yield copied.request(_READ_BLOB, store_id, blob_id, start, end)
+    if not copied.rows:
+        raise _collected(blob_id)
+    return copied.pieces()
+
+
+def _collected(blob_id: int) -> errors.StaleFile:
+    return errors.StaleFile(
+        f"the contents of the open file were collected (blob {blob_id}): it was replaced or removed, and the version that had "
+        "it is not kept any more; open it again"
+    )
+
+
+# The same of the newest state of an inode, with its size. One statement, and so one state.
 _READ_FILE: Final = f"""
     SELECT p.start, p.data, i.size_bytes,
            CASE WHEN i.blob_id IS NULL
@@ -119,196 +301,17 @@ _READ_FILE: Final = f"""
       {_PIECES}
      WHERE i.store_id = $1
        AND i.ino::bigint = $2
-       AND i.version_to = 9223372036854775807
+       AND i.version_to = {LIVE}
 """
 READ_FILE = Statement(_READ_FILE, "int8 int8 int8 int8", read_only=True)
-
-Bytes: TypeAlias = bytes | memoryview
-Piece: TypeAlias = tuple[int, bytes]  # where in the file, what
-PieceView: TypeAlias = tuple[int, Bytes]  # the same, perhaps as a part of something larger
-B = TypeVar("B", bytes, Bytes)
-
-
-class Contents(NamedTuple):
-    """Where the bytes of a file are: at most one of the two; neither: it is empty."""
-
-    size_bytes: int
-    blob_id: int | None
-    inline_data: bytes | None
-
-
-class StoreGone(Exception):
-    """The file system does not exist any more."""
-
-
-def write(
-    store_id: int, read: Callable[[int], bytes], size_hint: int | None, progress: Callable[[int], object]
-) -> Op[Contents]:
-    """
-    Store all that *read* gives, and return where it is. Runs in a transaction, and shows nothing to others.
-
-    Args:
-        read: called with a number of bytes, gives so many; fewer only at the end. Blocking.
-        size_hint: about how much there is to read, which decides on the size of chunks; None: unknown.
-        progress: called with the number of bytes stored since the last call.
-    """
-    first: bytes = yield Call(lambda: read(BATCH_BYTES))
-    if len(first) <= INLINE_BYTES_MAX:
-        progress(len(first))
-        return Contents(len(first), None, first or None)
-    blob = BlobWriter(store_id)
-    yield from blob.reserve(size_hint)
-    batch, more = first, len(first) == BATCH_BYTES
-    while batch or more:
-        if more and (rest := blob.batch_bytes - len(batch)):
-            batch += yield Call(partial(read, rest))
-            more = len(batch) == blob.batch_bytes
-        yield from blob.write(batch, more=more)
-        progress(len(batch))
-        batch = b""
-    return Contents(blob.size_bytes, blob.blob_id, None)
-
-
-class BlobWriter:
-    """A new blob, written from the beginning to the end. *session_id*: whose it is until an inode refers to it."""
-
-    def __init__(self, store_id: int, *, session_id: int | None = None, relaxed: bool = False) -> None:
-        self.store_id = store_id
-        self.blob_id: int | None = None  # None until `reserve`
-        self.chunk_size = 0
-        self.size_bytes = 0
-        self._session_id = session_id
-        self._relaxed = relaxed
-        self.is_begun = False
-        self._insert_chunk = INSERT_CHUNK
-        self._ids: list[int] = []  # of chunks to come
-
-    def reserve(self, size_hint: int | None = None, *, chunk_size: int | None = None) -> Op[None]:
-        """Give the blob its id, and its size of chunks: *chunk_size*, else what suits *size_hint* bytes."""
-        rows, ids = yield Many([Query(RESERVE_BLOB, self.store_id), Query(RESERVE_CHUNKS, _FIRST_CHUNKS)])
-        if not rows:
-            raise StoreGone
-        self.blob_id, default_size, storage = rows[0]
-        if size_hint is not None and size_hint > LARGE_FILE_BYTES:
-            default_size = max(default_size, LARGE_CHUNK_BYTES)
-        self.chunk_size = default_size if chunk_size is None else chunk_size
-        self._ids = [row[0] for row in ids]
-        if storage == "l":
-            self._insert_chunk = CREATE_OBJECT
-
-    @property
-    def batch_bytes(self) -> int:
-        """How much to write at once: whole chunks, about `BATCH_BYTES`."""
-        return -(-BATCH_BYTES // self.chunk_size) * self.chunk_size
-
-    def write(self, batch: Bytes, *, more: bool = True) -> Op[None]:
-        """Add *batch* at the end, which is where a chunk ends. *more*: to expect another."""
-        pieces = _pieces(batch, self.chunk_size, self.size_bytes // self.chunk_size)
-        if len(self._ids) < len(pieces):
-            self._ids += [row[0] for row in (yield Query(RESERVE_CHUNKS, len(pieces) - len(self._ids)))]
-        taken, self._ids = self._ids[: len(pieces)], self._ids[len(pieces) :]
-        queries = self.begin()
-        for chunk_id, (_, data) in zip(taken, pieces, strict=True):
-            queries.append(Query(self._insert_chunk, self.store_id, chunk_id, data))
-        if pieces:
-            queries.append(Query(INSERT_EXTENTS, self.store_id, self.blob_id, [place for place, _ in pieces], taken))
-        # The ids of the next batch come back with this one, in no round trip of their own.
-        lacking = max(0, self.batch_bytes // self.chunk_size - len(self._ids)) if more else 0
-        done = Query(HAS_CHUNK, self.store_id, taken[-1]) if taken else Query(HAS_BLOB, self.store_id, self.blob_id)
-        reserved = yield from self._send([*queries, Query(RESERVE_CHUNKS, lacking)], done)
-        self._ids += [row[0] for row in reserved]
-        self.size_bytes += len(batch)
-
-    def _send(self, queries: list[Query], done: Query) -> Op[Rows]:
-        """
-        Run *queries* in one transaction, and return the result of the last.
-
-        A connection that breaks meanwhile does no harm where that is a transaction of its own: what is written has ids that were
-        reserved for it, by which *done* finds out whether it was, and which are in the way of a second time.
-        """
-        for attempts_left in range(_ATTEMPTS - 1, -1, -1):
-            try:
-                return (yield Many(queries))[-1]  # type: ignore[no-any-return]
-            except (errors.OutcomeUnknown, errors.StatementFailed) as exc:
-                if not self._relaxed or not attempts_left:
-                    raise
-                if isinstance(exc, errors.StatementFailed) and exc.sqlstate != UNIQUE_VIOLATION:
-                    raise
-            if (yield done):
-                break
-        return []
-
-    def begin(self) -> list[Query]:
-        """What has to be run before anything else in the same round trip."""
-        queries = [Query(RELAX)] if self._relaxed else []
-        if not self.is_begun:
-            self.is_begun = True
-            queries.append(Query(INSERT_BLOB, self.store_id, self.blob_id, self.chunk_size, self._session_id))
-        return queries
-
-
-def _pieces(batch: Bytes, chunk_size: int, position: int) -> list[tuple[int, memoryview]]:
-    """The chunks of *batch* that are not all zeros, with their positions in the blob; the first is at *position*."""
-    view = memoryview(batch)
-    pieces = ((start, view[start : start + chunk_size]) for start in range(0, len(view), chunk_size))
-    return [(position + start // chunk_size, piece) for start, piece in pieces if not _is_zeros(piece)]
-
-
-def _is_zeros(piece: memoryview) -> bool:
-    # Comparing views takes a thousand times as long as comparing bytes, and copying them costs, too: most need neither.
-    return not (piece[0] or piece[-1] or piece[len(piece) // 2]) and bytes(piece) == zeros(len(piece))
-
-
-_ZEROS: Final = bytes(LARGE_CHUNK_BYTES)
-
-
-def zeros(length: int) -> bytes:
-    return _ZEROS[:length] if length <= len(_ZEROS) else bytes(length)
-
-
-# --------------------------------------------------------------------------------------------------------------- reading
-
-
-def read_blob(store_id: int, blob_id: int, start: int, end: int) -> Op[list[Piece]]:
-    """
-    What there is of [*start*, *end*), in order; holes are left out. Ask for at most `BATCH_BYTES` at a time.
-
-    Raises:
-        StaleFile: the blob was collected: its file is gone, and no version that anybody reads has it.
-    """
-    rows = yield Query(READ_BLOB, store_id, blob_id, start, end)
-    if not rows:
-        raise _collected(blob_id)
-    return sorted(((offset, data) for offset, data in rows if data), key=itemgetter(0))
-
-
-def copy_blob(store_id: int, blob_id: int, start: int, end: int, buffer: bytearray) -> Op[list[PieceView]]:
-    """
-    `read_blob` for much at once: quicker by a third, but planned anew each time.
-
-    Args:
-        buffer: of at least *end* - *start* bytes, which are left in it. Using it again and again is much of what makes this quick.
-    """
-    copied = _Copied(buffer, start)
-    yield copied.request(_READ_BLOB, store_id, blob_id, start, end)
-    if not copied.rows:
-        raise _collected(blob_id)
-    return copied.pieces()
-
-
-def _collected(blob_id: int) -> errors.StaleFile:
-    return errors.StaleFile(
-        f"the contents of the open file were collected (blob {blob_id}): it was replaced or removed, and the version that had "
-        "it is not kept any more; open it again"
-    )
 
 
 def read_file(store_id: int, ino: int, start: int, end: int) -> Op[tuple[int, list[Piece]]]:
     """
-    The size of file *ino* as it is now, and what there is of [*start*, *end*), as `read_blob` has it.
+    The present size of file *ino*, and its bytes of [*start*, *end*) as in `read_blob`.
 
     Raises:
-        StaleFile: there is no such inode any more.
+        StaleFile: the inode does not exist any more.
     """
     rows = yield Query(READ_FILE, store_id, ino, start, end)
     if not rows:
@@ -320,7 +323,7 @@ def read_file(store_id: int, ino: int, start: int, end: int) -> Op[tuple[int, li
 
 
 def copy_file(store_id: int, ino: int, start: int, end: int, buffer: bytearray) -> Op[tuple[int, list[PieceView]]]:
-    """`read_file` as `copy_blob` does it."""
+    """`read_file` by COPY; see `copy_blob`."""
     copied = _Copied(buffer, start)
     yield copied.request(_READ_FILE, store_id, ino, start, end)
     if not copied.rows:
@@ -333,14 +336,16 @@ def stale(ino: int) -> errors.StaleFile:
 
 
 def filled(pieces: list[tuple[int, B]], start: int, end: int) -> list[B]:
-    """*pieces*, which are within [*start*, *end*), as bytes that follow each other: holes filled."""
+    """The bytes of [*start*, *end*) one after the other, given the *pieces* that are no holes."""
     result: list[B] = []
     for offset, data in pieces:
         if offset > start:
             result += _hole(offset - start)
         result.append(data)
         start = offset + len(data)
-    return result + _hole(end - start)
+    if end > start:
+        result += _hole(end - start)
+    return result
 
 
 def _hole(length: int) -> list[bytes]:
@@ -355,7 +360,7 @@ _bigint = struct.Struct("!q").unpack
 
 
 class _Copied:
-    """Takes the rows of `_READ_BLOB` or `_READ_FILE` from a COPY, and puts their bytes where they belong."""
+    """Receives the rows of `_READ_BLOB` or `_READ_FILE` from a COPY, and writes their bytes into a buffer."""
 
     def __init__(self, buffer: bytearray, start: int) -> None:
         self._buffer = memoryview(buffer)
@@ -365,7 +370,7 @@ class _Copied:
     def _begin(self) -> None:
         self.rows = 0
         self.size = 0
-        self._runs: list[tuple[int, int]] = []  # what there is: from, to
+        self._runs: list[tuple[int, int]] = []  # ranges of the buffer that have bytes
 
     def request(self, sql: str, *values: int) -> CopyOut:
         # COPY takes no parameters.
@@ -373,7 +378,7 @@ class _Copied:
         return CopyOut(f"COPY ({with_values}) TO STDOUT (FORMAT binary)", self._take)
 
     def _take(self, row: bytes | memoryview) -> None:
-        """A row; the first with the head of the format, the last without anything else."""
+        """One block: a row, the first one behind the header of the format; or the trailer."""
         block = memoryview(row)
         at = 0
         if bytes(block[: len(_COPY_HEAD)]) == _COPY_HEAD:

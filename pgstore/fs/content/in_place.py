@@ -1,8 +1,8 @@
 """The bytes of files of a NetworkFileSystem: written in place, seen by everybody at once.
 
-The work is done by functions in the database (see "written in place" in sql/schema.sql for the locks): a call is one statement,
-one round trip and, outside a transaction, one commit, which does not wait for the disk. `sync` does. A call of up to `CALL_BYTES`
-is atomic: who reads as much at a time sees all of it or nothing.
+The work is done by functions in the database: a write is one statement, one round trip and, outside a transaction, one commit that
+does not wait for the disk; `sync` waits. A write of up to `CALL_BYTES` is atomic: a reader of the same range sees all of it or
+nothing.
 """
 
 from __future__ import annotations
@@ -15,20 +15,15 @@ from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
 from pgstore.fs.content.blobs import BATCH_BYTES, FILE_BYTES_MAX, Bytes, filled, read_file, stale
 
-CALL_BYTES: Final = 1024 * 1024
-_ATTEMPTS: Final = 20
-
-WRITE = Statement("SELECT pgstore.file_write($1, $2, $3, $4, $5, $6)", "int8 int8 int8 bytea bool bool")
-TRUNCATE = Statement("SELECT pgstore.file_truncate($1, $2, $3, $4)", "int8 int8 int8 bool")
-# The lock is nothing to anybody, but a commit that has written something waits until the disk has all that was written before.
-SYNC = Statement("SELECT 1 FROM pgstore.file_system WHERE store_id = $1 FOR KEY SHARE", "int8")
+CALL_BYTES: Final = 1024 * 1024  # more than that is written in several calls
+_ATTEMPTS: Final = 20  # when writers have come between
 
 
 def read_at(store_id: int, ino: int, offset: int, length: int) -> Op[tuple[int, list[bytes]]]:
     """
     The file's size, and its bytes from *offset*: at most *length*, fewer only at its end.
 
-    Of up to `BATCH_BYTES` one state of the file; of more, the size is the last that was seen.
+    Up to `BATCH_BYTES` are of one state of the file. More are read in several statements; the size is that of the last one.
     """
     pieces: list[bytes] = []
     end = offset + length
@@ -49,7 +44,7 @@ def write_at(store_id: int, ino: int, offset: int, data: Bytes) -> Op[int]:
         return (yield from _write(store_id, ino, offset, data))
     done = 0
     while done < len(data):
-        # Where a call ends a chunk should end, else the next call has to write it again.
+        # A call ends where a chunk ends: the next call would have to write a chunk that is not full once more.
         length = CALL_BYTES - (offset + done) % CALL_BYTES
         size = yield from _write(store_id, ino, offset + done, data[done : done + length])
         done += length
@@ -57,22 +52,29 @@ def write_at(store_id: int, ino: int, offset: int, data: Bytes) -> Op[int]:
 
 
 def append(store_id: int, ino: int, data: Bytes) -> Op[int]:
-    """Write *data* at the end, wherever that is by then. Returns the size of the file, which is where *data* ends."""
+    """Write *data* at the end that the file has by then. Returns the size of the file, which is where *data* ends."""
     size = 0
     for start in range(0, len(data), CALL_BYTES):
         size = yield from _write(store_id, ino, None, data[start : start + CALL_BYTES])
     return size
 
 
+# Locks are taken in one order, the inode, its blob, its chunks from first to last, so that writers do not wait for each other in a
+# circle. Writers of different chunks work at the same time; appends, and what changes where the bytes are, lock the inode for
+# themselves. See "written in place" in sql/schema.sql.
+WRITE = Statement("SELECT pgstore.file_write($1, $2, $3, $4, $5, $6)", "int8 int8 int8 bytea bool bool")
+
+
 def _write(store_id: int, ino: int, offset: int | None, data: Bytes) -> Op[int]:
     assert data, "nothing to write"
     inside = yield from in_transaction()
-    is_alone = inside
+    is_alone = inside  # whether to lock the inode for ourselves
     for attempt in range(_ATTEMPTS):
         try:
             ((size,),) = yield Query(WRITE, store_id, ino, offset, data, is_alone, not inside)
         except errors.SerializationConflict:
-            # The contents moved between a look and the lock; or a transaction of several calls and we waited for each other.
+            # The file got other contents between a read and the lock; or we and a transaction of several calls waited for each
+            # other.
             if inside or attempt == _ATTEMPTS - 1:
                 raise
             is_alone = True
@@ -81,6 +83,10 @@ def _write(store_id: int, ino: int, offset: int | None, data: Bytes) -> Op[int]:
                 raise stale(ino)
             return size  # type: ignore[no-any-return]
     raise AssertionError("unreachable")
+
+
+# In the same order; it locks the inode for itself, and so waits for all who write to the file.
+TRUNCATE = Statement("SELECT pgstore.file_truncate($1, $2, $3, $4)", "int8 int8 int8 bool")
 
 
 def truncate(store_id: int, ino: int, size: int) -> Op[None]:
@@ -99,8 +105,13 @@ def truncate(store_id: int, ino: int, size: int) -> Op[None]:
             return
 
 
+# The lock itself protects nothing, and goes with the commit that follows at once. But the commit of a transaction that has a lock
+# writes a record, and so waits until the disk has all that was written before it.
+SYNC = Statement("SELECT 1 FROM pgstore.file_system WHERE store_id = $1 FOR KEY SHARE", "int8")
+
+
 def sync(store_id: int) -> Op[None]:
-    """Return when the disk has all that was written before; in a transaction that is for its commit to do."""
+    """Return when the disk has all that was written before. In a transaction it does nothing, for the commit will."""
     if not (yield from in_transaction()) and not (yield Query(SYNC, store_id)):
         raise errors.NotFoundError("the store of the open file was deleted")
 

@@ -1,10 +1,10 @@
 """New contents of a file, written before anything refers to them.
 
-Bytes go into a blob that belongs to the client's session, a batch at a time and outside any transaction, so that writing a large
-file holds no locks and needs little memory. A commit then gives the blob to an inode, and takes it from the session. What is never
-attached is collected with its session, or when it is left.
+Bytes are written into a blob that belongs to the client's session, a batch at a time and outside any transaction, so that writing a
+large file holds no locks and needs little memory. The commit gives the blob to an inode and takes it from the session. A blob that
+never gets an inode is collected when it is abandoned, or with its session.
 
-In a transaction the blob is simply part of it.
+In a transaction the blob is simply part of the transaction.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
 
 from pgstore import errors
 from pgstore.client.notifications import in_transaction
@@ -20,24 +19,12 @@ from pgstore.client.session import Session
 from pgstore.client.undo import on_rollback
 from pgstore.core.operation import Autonomous, Many, Op, Query
 from pgstore.core.statement import Statement
-from pgstore.fs.content.blobs import (
-    BATCH_BYTES,
-    FILE_BYTES_MAX,
-    INLINE_BYTES_MAX,
-    BlobWriter,
-    Contents,
-    StoreGone,
-    filled,
-    read_blob,
-    zeros,
-)
-from pgstore.fs.paths import Names, join
-from pgstore.fs.tree.build import Builder, is_directory
-from pgstore.fs.tree.resolve import Node, Tree, Walk, check_file
+from pgstore.fs.candidates import note_blobs, note_chunks
+from pgstore.fs.content.blobs import BATCH_BYTES, FILE_BYTES_MAX, INLINE_BYTES_MAX, BlobWriter, filled, read_blob, zeros
+from pgstore.fs.model import Contents, StoreGone
 
-FILE_MODE: Final = 0o644
-
-# Whole chunks that the new blob has in common with an old one. Its key leads to the chunks, which collection then leaves alone.
+# The first $4 chunks of blob $3 become chunks of the new blob $2, too. The foreign key of the extents locks them: collection skips
+# them, or has deleted them, and then this fails.
 SHARE_EXTENTS = Statement(
     """
     INSERT INTO pgstore.extent (store_id, blob_id, position, chunk_id, is_owned)
@@ -51,37 +38,33 @@ SHARE_EXTENTS = Statement(
 )
 WRITE = Statement("SELECT pgstore.blob_write($1, $2, $3, $4, $5)", "int8 int8 int4 int8 bytea")
 CUT = Statement(
-    """
+    f"""
     WITH gone AS (
          DELETE FROM pgstore.extent
           WHERE store_id = $1
             AND blob_id = $2
             AND position::integer >= $3
-         RETURNING chunk_id)
-    INSERT INTO pgstore.chunk_left (store_id, chunk_id)
-    SELECT $1, g.chunk_id
-      FROM gone g
-    ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at)
+         RETURNING chunk_id
+    )
+    {note_chunks("gone")}
     """,
     "int8 int8 int8",
 )
-# No row: the session was silent for too long, and the blob went with it.
+# No row: the session was silent for too long, and collection has taken the blob from it.
 RELEASE = Statement(
     "UPDATE pgstore.blob SET session_id = NULL WHERE store_id = $1 AND id = $2 AND session_id = $3", "int8 int8 int8"
 )
-LEAVE = Statement(
-    """
-    WITH left_now AS (
+ABANDON = Statement(
+    f"""
+    WITH abandoned AS (
          UPDATE pgstore.blob
             SET session_id = NULL
           WHERE store_id = $1
             AND id = $2
             AND session_id = $3
-         RETURNING id)
-    INSERT INTO pgstore.blob_left (store_id, blob_id)
-    SELECT $1, l.id
-      FROM left_now l
-    ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at)
+         RETURNING id AS blob_id
+    )
+    {note_blobs("abandoned")}
     """,
     "int8 int8 int8",
 )
@@ -89,32 +72,32 @@ LEAVE = Statement(
 
 class Staged:
     """
-    Contents being written; anywhere, though to the end is what it is made for.
+    Contents being written: anywhere, but quickest at the end.
 
-    `finish` stores what is left, `settle` gives the contents and is run in the transaction that makes an inode of them; after
-    `leave` there is nothing.
+    `finish` stores what is still buffered. `hand_over`, in the transaction that makes an inode of the contents, returns where they
+    are. `abandon` deletes them.
     """
 
-    def __init__(self, store_id: int, session: Session, *, apart: bool) -> None:
+    def __init__(self, store_id: int, session: Session, *, autonomous: bool) -> None:
         self.store_id = store_id
         self._session = session
         self._session_id: int | None = None
-        self._apart = apart  # from a transaction that is current later
+        self._autonomous = autonomous  # written outside transactions, even if one is current by then
         self._blob: BlobWriter | None = None
-        self._buffer = bytearray()  # the end of the file, from where the blob ends, and room for more
-        self._filled = 0  # bytes of the buffer
+        self._buffer = bytearray()  # the bytes behind the end of the blob, and room for more
+        self._filled = 0  # bytes of the buffer that are in use
         self._is_broken = False
-        self._is_undone = False  # what was written since some savepoint was undone
+        self._is_undone = False  # something that was written has been rolled back
         self._pid = os.getpid()
 
     @classmethod
     def begin(cls, store_id: int, session: Session) -> Op[Staged]:
         """Contents that belong to the transaction that is current now, or to none."""
         inside = yield from in_transaction()
-        return cls(store_id, session, apart=not inside)
+        return cls(store_id, session, autonomous=not inside)
 
     def begin_with(self, old: Contents, chunk_size: int | None) -> Op[None]:
-        """Begin with the bytes that a file has, sharing its chunks but the last."""
+        """Begin with the bytes of an existing file. Its whole chunks are shared, the rest is copied."""
         if old.blob_id is None or chunk_size is None:
             yield from self._add(old.inline_data or b"")
             return
@@ -132,8 +115,8 @@ class Staged:
 
     def _new_blob(self, chunk_size: int | None = None) -> Op[BlobWriter]:
         self._session_id = yield Autonomous(self._session.current())
-        relaxed = not (yield from in_transaction())
-        blob = BlobWriter(self.store_id, session_id=self._session_id, relaxed=relaxed)
+        async_commit = not (yield from in_transaction())
+        blob = BlobWriter(self.store_id, session_id=self._session_id, async_commit=async_commit)
         try:
             yield from blob.reserve(chunk_size=chunk_size)
         except StoreGone:
@@ -144,8 +127,8 @@ class Staged:
         if self._pid != os.getpid():
             raise errors.InvalidError("the file was opened by the process that this one was forked from; open it here")
         self._check_usable()
-        self._is_broken = True  # unless all goes well: else nobody knows how much was stored
-        if self._apart:
+        self._is_broken = True  # until it has succeeded: after an error it is unknown how much was stored
+        if self._autonomous:
             yield Autonomous(body)
         else:
             yield from body
@@ -161,8 +144,8 @@ class Staged:
             raise errors.InvalidError("an earlier write to this file failed, and nothing of it is kept; write it anew")
 
     def _note(self) -> Op[None]:
-        """What is written in a transaction, or a savepoint, that is rolled back is nowhere: the file is then of no use any more."""
-        if not self._apart:
+        """Find out when what is about to be written is rolled back: these contents are incomplete then, and cannot be used."""
+        if not self._autonomous:
             yield from on_rollback(self._undone, of=self)
 
     def _undone(self) -> None:
@@ -218,7 +201,7 @@ class Staged:
 
     def _make_room(self, size: int) -> None:
         if size > len(self._buffer):
-            # Not by extending: what is not used is then not touched.
+            # A new buffer, not a longer one: memory that is not used is then never touched.
             larger = bytearray(INLINE_BYTES_MAX if size <= INLINE_BYTES_MAX else max(BATCH_BYTES, size))
             larger[: self._filled] = memoryview(self._buffer)[: self._filled]
             self._buffer = larger
@@ -234,7 +217,7 @@ class Staged:
             data = data[len(piece) :]
 
     def _store_chunks(self) -> Op[None]:
-        """Store the whole chunks of the buffer; afterwards there is room in it."""
+        """Store the whole chunks of the buffer, and make room in it."""
         if self._blob is None:
             self._blob = yield from self._new_blob()
         blob = self._blob
@@ -285,7 +268,7 @@ class Staged:
     # ------------------------------------------------------------------------------------------------------ the end
 
     def finish(self) -> Op[None]:
-        """Store what is left to store."""
+        """Store what is still buffered."""
         if self._blob is None and self.size <= INLINE_BYTES_MAX:
             return
         yield from self._do(self._store_rest())
@@ -299,8 +282,8 @@ class Staged:
             self._filled = 0
         self._buffer = bytearray()
 
-    def settle(self) -> Op[Contents]:
-        """The contents, which are given to a file by the running transaction."""
+    def hand_over(self) -> Op[Contents]:
+        """Take the contents from the session, in the transaction that gives them to an inode. Returns where they are."""
         self._check_usable()
         if self._blob is None:
             return Contents(self._filled, None, bytes(self._buffer[: self._filled]) or None)
@@ -312,57 +295,25 @@ class Staged:
             )
         return Contents(size, blob_id, None)
 
-    def leave(self) -> Op[None]:
-        """Give up what was written."""
+    def abandon(self) -> Op[None]:
+        """Delete what was written, by making its blob a candidate for collection."""
         self._buffer, self._filled = bytearray(), 0
         self._is_broken = self._is_undone = False
-        if self._left is not None:
-            yield from self._do(_run(self._left))
+        if self._abandon_query is not None:
+            yield from self._do(_run(self._abandon_query))
             self._blob = None
 
-    def leaving(self) -> Callable[[], Op[None]] | None:
-        """What gives up the blob, for somebody else to run later; None: there is none, or it is another process's."""
-        query, self._blob = self._left, None
+    def abandoning(self) -> Callable[[], Op[None]] | None:
+        """What abandons the blob, for the session to run later; None: there is no blob, or it is that of the parent process."""
+        query, self._blob = self._abandon_query, None
         return None if query is None else partial(_run, query)
 
     @property
-    def _left(self) -> Query | None:
+    def _abandon_query(self) -> Query | None:
         if self._blob is None or self._pid != os.getpid():
             return None
-        return Query(LEAVE, self.store_id, self._blob.blob_id, self._session_id)
+        return Query(ABANDON, self.store_id, self._blob.blob_id, self._session_id)
 
 
 def _run(query: Query) -> Op[None]:
     yield query
-
-
-def attach(tree: Tree, staged: Staged, names: Names, *, exclusive: bool) -> Op[None]:
-    """Let the path *names* lead to a file of what was staged, in place of one that is there; *exclusive*: only if nothing is."""
-    walk = yield from tree.place(names)
-    check_writable(walk, names, exclusive=exclusive)
-    mode = FILE_MODE if walk.node is None else walk.node.mode
-    builder = Builder(tree)
-    parent = yield from builder.directory(walk.names[:-1], walk)
-    contents = yield from staged.settle()
-    yield from builder.reserve(1)
-    ino = builder.file(parent, walk.names[-1], mode, None, contents, exclusive=exclusive, was_free=walk.node is None)
-    yield from builder.send()
-    if walk.node is not None and (kept := _beside_mode(walk.node)):
-        yield from tree.changes.set_attributes(ino, "f", kept, walk.names)
-
-
-def _beside_mode(node: Node) -> dict[str, Any]:
-    """What else a file keeps that is opened and written anew, of what most have not."""
-    kept = {"uid": node.uid, "gid": node.gid, "xattrs": node.xattrs}
-    return {name: value for name, value in kept.items() if value}
-
-
-def check_writable(walk: Walk, names: Names, *, exclusive: bool) -> None:
-    """Raise an error if *walk* leads to something that cannot become, or be replaced by, a file."""
-    check_file(walk)
-    if walk.node is None:
-        return
-    if walk.node.is_directory:
-        raise is_directory(names)
-    if exclusive:
-        raise errors.FileExists(f"{join(names)!r} exists", join(names))

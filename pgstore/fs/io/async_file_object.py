@@ -1,7 +1,7 @@
 """File objects for programs with an event loop: what `open.aio` gives.
 
-Python has no such files; these have the methods of its blocking ones, each to be awaited. The bytes, the reading ahead and the
-rules of the modes are those of `fileio`.
+Python has no such files. These have the methods of its blocking ones, each to be awaited; open files, reading ahead and the rules
+of the modes are shared with `file_object`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from pgstore import errors
 from pgstore.core.operation import Op, Runner
 from pgstore.fs.io.file_object import FileAt, Mode, checked_size, seek
-from pgstore.fs.io.open_file import Opened, ReadAhead
+from pgstore.fs.io.open_file import OpenFile, ReadAhead
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+else:  # for who asks for the hints at run time
+    ReadableBuffer = bytes | bytearray | memoryview
 
 T = TypeVar("T")
 S = TypeVar("S", str, bytes)
-_CHUNK = 64 * 1024  # looked through for the end of a line
+_CHUNK = 64 * 1024  # bytes that are searched for the end of a line
 
 
 class AsyncFile(ABC, Generic[S]):
@@ -38,7 +40,7 @@ class AsyncFile(ABC, Generic[S]):
 
     def __init__(
         self,
-        opened: Opened,
+        open_file: OpenFile,
         runner: Runner,
         bound: Any,
         mode: Mode,
@@ -47,13 +49,13 @@ class AsyncFile(ABC, Generic[S]):
         buffered: bool,
         write_buffer: int,
     ) -> None:
-        self.name = opened.path
+        self.name = open_file.path
         self.mode = mode.raw
-        self._opened = opened
+        self._open_file = open_file
         self._runner = runner
         self._bound = bound
         self._position = position
-        self._ahead = ReadAhead(opened, enabled=buffered)
+        self._ahead = ReadAhead(open_file, enabled=buffered)
         self._pending = bytearray()  # to be written at _position - len(_pending)
         self._pending_max = write_buffer if buffered else 0
         self._closed = False
@@ -67,15 +69,15 @@ class AsyncFile(ABC, Generic[S]):
         return self._closed
 
     def readable(self) -> bool:
-        return self._opened.can_read
+        return self._open_file.can_read
 
     def writable(self) -> bool:
-        return self._opened.can_write
+        return self._open_file.can_write
 
     def seekable(self) -> bool:
         return True
 
-    # ------------------------------------------------------------------------------------- bytes, for both kinds
+    # ------------------------------------------------------------------------------------------------------ bytes
 
     def _check_open(self) -> None:
         if self._closed:
@@ -83,12 +85,12 @@ class AsyncFile(ABC, Generic[S]):
 
     def _check_reads(self) -> None:
         self._check_open()
-        if not self._opened.can_read:
+        if not self._open_file.can_read:
             raise io.UnsupportedOperation(f"file {self.name!r} is not open for reading")
 
     def _check_writes(self) -> None:
         self._check_open()
-        if not self._opened.can_write:
+        if not self._open_file.can_write:
             raise io.UnsupportedOperation(f"file {self.name!r} is not open for writing")
         self._check_whole()
 
@@ -112,7 +114,7 @@ class AsyncFile(ABC, Generic[S]):
         await self._write_pending()
         if length < 0:
             data = io.BytesIO()
-            await self._run(self._opened.read_rest(self._position, data.write))
+            await self._run(self._open_file.read_rest(self._position, data.write))
             self._position += data.tell()
             return data.getvalue()
         parts: list[bytes] = []
@@ -155,26 +157,25 @@ class AsyncFile(ABC, Generic[S]):
                 await self._write_now(memoryview(pending))
             except BaseException:
                 self._position += len(pending)
-                self._pending = bytearray(
-                    pending
-                )  # a copy: a traceback may hold the view, and what is viewed cannot grow
+                # A copy, for a traceback may hold the view, and a bytearray that is viewed cannot grow.
+                self._pending = bytearray(pending)
                 raise
 
     async def _write_now(self, view: memoryview) -> None:
-        self._is_broken = self._opened.is_staged  # unless all goes well
-        self._position = await self._change(self._opened.write(self._position, view))
+        self._is_broken = self._open_file.is_staged  # until it has succeeded
+        self._position = await self._change(self._open_file.write(self._position, view))
         self._is_broken = False
 
     async def _change(self, op: Op[T]) -> T:
-        return await self._run(self._opened.changing(op, partial(self._go_back, self._position)))
+        return await self._run(self._open_file.changing(op, partial(self._go_back, self._position)))
 
     def _go_back(self, position: int) -> None:
-        """What was written from *position* on was undone with its transaction, and with it what stands in buffers."""
+        """The transaction that wrote from *position* on was rolled back: go back there, and drop what is buffered."""
         self._position = position
         self._pending = bytearray()
         self._ahead.drop()
 
-    # ------------------------------------------------------------------------------------------------------ for all
+    # -------------------------------------------------------------------------------------------- bytes and text
 
     async def flush(self) -> None:
         """Write what is buffered: of a NetworkFileSystem's file, all that was written can then be read by others."""
@@ -184,7 +185,7 @@ class AsyncFile(ABC, Generic[S]):
     async def fsync(self) -> None:
         """Return when all that was written is on the server's disk."""
         await self.flush()
-        await self._run(self._opened.sync())
+        await self._run(self._open_file.sync())
 
     async def truncate(self, size: int | None = None) -> int:
         """Cut the file to *size* bytes, None: to the position; or let it grow to so many by a hole. Returns the size."""
@@ -192,13 +193,13 @@ class AsyncFile(ABC, Generic[S]):
         await self._write_pending()
         target = checked_size(self._position if size is None else size)
         self._ahead.drop()
-        await self._change(self._opened.truncate(target))
+        await self._change(self._open_file.truncate(target))
         return target
 
     async def _seek(self, offset: int, whence: int) -> int:
         self._check_open()
         await self._write_pending()
-        self._position = await self._run(seek(self._opened, self._position, offset, whence))
+        self._position = await self._run(seek(self._open_file, self._position, offset, whence))
         return self._position
 
     async def close(self) -> None:
@@ -208,11 +209,11 @@ class AsyncFile(ABC, Generic[S]):
         try:
             self._check_whole()
             await self._write_pending()
-            await self._run(self._opened.close())
+            await self._run(self._open_file.close())
         finally:
             self._closed = True
             if self._is_broken:
-                self._opened.drop()
+                self._open_file.drop()
 
     async def __aenter__(self) -> Self:
         self._check_open()
@@ -221,14 +222,14 @@ class AsyncFile(ABC, Generic[S]):
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or not self._opened.is_staged:
+        if kind is None or not self._open_file.is_staged:
             await self.close()
         elif not self._closed:
             self._closed = True
             if kind is GeneratorExit:  # the event loop is gone: nothing can be awaited any more
-                self._opened.drop()
+                self._open_file.drop()
             else:
-                await self._run(self._opened.abandon())
+                await self._run(self._open_file.abandon())
 
     def __aiter__(self) -> Self:
         return self
@@ -267,9 +268,9 @@ class AsyncFile(ABC, Generic[S]):
         if getattr(self, "_closed", True):
             return
         self._closed = True
-        lost = self._opened.drop(in_transaction=self._bound is not None)
-        if self._pending and not self._opened.is_staged and self._bound is None:
-            self._opened.write_later([(self._position - len(self._pending), bytes(self._pending))])
+        lost = self._open_file.drop(in_transaction=self._bound is not None)
+        if self._pending and not self._open_file.is_staged and self._bound is None:
+            self._open_file.write_later([(self._position - len(self._pending), bytes(self._pending))])
         if lost:
             warnings.warn(f"file {self.name!r} was not closed; {lost}", ResourceWarning, stacklevel=2)
 
@@ -337,7 +338,7 @@ class AsyncTextFile(AsyncFile[str]):
         if self._newline in (None, ""):
             decoder = io.IncrementalNewlineDecoder(decoder, translate=self._newline is None)
         self._decoder = decoder
-        self._text = ""  # decoded, and not given yet
+        self._text = ""  # decoded, and not returned yet
         self._at_end = False
 
     def _go_back(self, position: int) -> None:
@@ -345,7 +346,7 @@ class AsyncTextFile(AsyncFile[str]):
         self._start_decoding()
 
     async def _decode_more(self) -> bool:
-        """Add to the text; False: at the end."""
+        """Decode more of the file. False: it has ended."""
         if self._at_end:
             return False
         data = await self._read_some(_CHUNK)
@@ -365,7 +366,7 @@ class AsyncTextFile(AsyncFile[str]):
         while len(self._text) < size and await self._decode_more():
             pass
         text, self._text = self._text[:size], self._text[size:]
-        self._at_end = self._at_end and bool(self._text)  # others may add to the file
+        self._at_end = self._at_end and bool(self._text)  # others may append to the file
         return text
 
     async def readline(self, size: int | None = -1) -> str:
@@ -385,7 +386,7 @@ class AsyncTextFile(AsyncFile[str]):
         return line
 
     def _line_end(self, start: int) -> int:
-        """Where the first line of the text ends; 0: not in it."""
+        """Where the first line of the decoded text ends; 0: not within it."""
         if self._newline in (None, "\n"):
             return self._text.find("\n", start) + 1
         if self._newline == "":
@@ -444,12 +445,12 @@ def async_file_object(
     errors_: str | None,
     newline: str | None,
 ) -> Any:
-    opened, mode, position = file
-    buffer = buffering if buffering > 1 else opened.write_buffer
+    open_file, mode, position = file
+    buffer = buffering if buffering > 1 else open_file.write_buffer
     if not mode.is_text:
-        return AsyncBinaryFile(opened, runner, bound, mode, position, buffered=buffering != 0, write_buffer=buffer)
+        return AsyncBinaryFile(open_file, runner, bound, mode, position, buffered=buffering != 0, write_buffer=buffer)
     return AsyncTextFile(
-        opened,
+        open_file,
         runner,
         bound,
         mode,

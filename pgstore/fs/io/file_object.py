@@ -1,8 +1,8 @@
 """File objects: what `open` of a Volume or NetworkFileSystem returns to programs without an event loop.
 
-They are Python's own: `RawFile` gives the bytes, `io`'s buffers and text layer stand on it, so that whatever works with files works
-with these. What the layers here add is `fsync`, and that the contents of a file of a Volume are not kept when the block that writes
-them is left by an exception, or when the file object is forgotten.
+They are Python's own: `RawFile` reads and writes the bytes, and the buffers and the text layer of `io` stand on it, so that what
+works with files works with these. The layers here add `fsync`; and if the block that writes a file of a Volume is left by an
+exception, or the file object becomes garbage without being closed, nothing of what it wrote is kept.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from pgstore import errors
 from pgstore.core.operation import Op, Runner
-from pgstore.fs.io.open_file import Opened, ReadAhead
+from pgstore.fs.io.open_file import OpenFile, ReadAhead
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
+else:  # for who asks for the hints at run time
+    ReadableBuffer = bytes | bytearray | memoryview
+    WriteableBuffer = bytearray | memoryview
 
 T = TypeVar("T")
-RANDOM_BUFFER: Final = 64 * 1024  # of files that are read and written: the chunk of a NetworkFileSystem
+RANDOM_BUFFER: Final = 64 * 1024  # bytes, of files that are read and written: a chunk of a NetworkFileSystem
 
 
 class Mode(NamedTuple):
@@ -45,14 +48,14 @@ class Mode(NamedTuple):
 
     @property
     def raw(self) -> str:
-        """As a raw file shows it."""
+        """The mode that a raw file shows."""
         return self.kind + "b" + ("+" if self.updates else "")
 
 
 class FileAt(NamedTuple):
-    """What an `open` has found: the file, how it is used, and where in it to begin."""
+    """The result of an `open`: the file, its mode, and the position to begin at, in bytes."""
 
-    opened: Opened
+    open_file: OpenFile
     mode: Mode
     position: int
 
@@ -85,18 +88,18 @@ class RawFile(io.RawIOBase):
     """The bytes of an open file, unbuffered."""
 
     def __init__(
-        self, opened: Opened, runner: Runner, bound: Any, mode: str, position: int, *, read_ahead: bool
+        self, open_file: OpenFile, runner: Runner, bound: Any, mode: str, position: int, *, read_ahead: bool
     ) -> None:
-        self.name = opened.path
+        self.name = open_file.path
         self.mode = mode
-        self._opened = opened
+        self._open_file = open_file
         self._runner = runner
         self._bound = bound
         self._position = position
-        self._ahead = ReadAhead(opened, enabled=read_ahead)
-        self._is_abandoned = False  # what comes now is kept nowhere
-        self._is_broken = False  # a write failed, and nobody knows how much of it is there
-        self._late: list[tuple[int, bytes]] | None = None  # what comes when nobody has the file any more
+        self._ahead = ReadAhead(open_file, enabled=read_ahead)
+        self._is_abandoned = False  # what is written from now on is dropped
+        self._is_broken = False  # a write failed, and it is unknown how much of it was stored
+        self._late: list[tuple[int, bytes]] | None = None  # what the layers write when the file object is garbage
         self._begin_layers_anew: list[Callable[[], None]] = []
 
     def _run(self, op: Op[T]) -> T:
@@ -108,11 +111,11 @@ class RawFile(io.RawIOBase):
 
     def readable(self) -> bool:
         self._check_open()
-        return self._opened.can_read
+        return self._open_file.can_read
 
     def writable(self) -> bool:
         self._check_open()
-        return self._opened.can_write
+        return self._open_file.can_write
 
     def seekable(self) -> bool:
         self._check_open()
@@ -120,9 +123,9 @@ class RawFile(io.RawIOBase):
 
     @property
     def size(self) -> int:
-        """How many bytes the file has now, as far as they have been written; fsspec asks files for it."""
+        """The present size in bytes, without what is buffered. fsspec asks files for it."""
         self._check_open()
-        return self._run(self._opened.size())
+        return self._run(self._open_file.size())
 
     # --------------------------------------------------------------------------------------------------- reading
 
@@ -141,13 +144,13 @@ class RawFile(io.RawIOBase):
     def readall(self) -> bytes:
         self._check_reads()
         data = io.BytesIO()
-        self._run(self._opened.read_rest(self._position, data.write))
+        self._run(self._open_file.read_rest(self._position, data.write))
         self._position += data.tell()
         return data.getvalue()  # which copies nothing
 
     def _check_reads(self) -> None:
         self._check_open()
-        if not self._opened.can_read:
+        if not self._open_file.can_read:
             raise io.UnsupportedOperation(f"file {self.name!r} is not open for reading")
 
     # --------------------------------------------------------------------------------------------------- writing
@@ -160,18 +163,18 @@ class RawFile(io.RawIOBase):
             self._position += len(view)
         elif not self._is_abandoned:
             self._ahead.drop()
-            # What stands above would give the same bytes again when it is closed. Of new contents then nothing is kept.
+            # After a failed write the buffer above writes the same bytes again when it is closed. Staged contents are then lost.
             self._check_whole()
-            self._is_broken = self._opened.is_staged
-            self._position = self._change(self._opened.write(self._position, view))
+            self._is_broken = self._open_file.is_staged
+            self._position = self._change(self._open_file.write(self._position, view))
             self._is_broken = False
         return len(view)
 
     def _change(self, op: Op[T]) -> T:
-        return self._run(self._opened.changing(op, partial(self._go_back, self._position)))
+        return self._run(self._open_file.changing(op, partial(self._go_back, self._position)))
 
     def _go_back(self, position: int) -> None:
-        """What was written from *position* on was undone with its transaction, and with it what stands in buffers."""
+        """The transaction that wrote from *position* on was rolled back: go back there, and drop what the layers have buffered."""
         if not self.closed:
             self._position = position
             self._ahead.drop()
@@ -179,8 +182,8 @@ class RawFile(io.RawIOBase):
                 begin()
 
     def add_layer(self, layer: Layer, *args: Any, **kwargs: Any) -> None:
-        """*layer* stands above this file, made of what it stands on and these arguments."""
-        # Weakly: a file object that nobody has any more is closed at once.
+        """Note a *layer* above this file, and the arguments it was made with, so that its buffers can be dropped."""
+        # A weak reference: file objects that are garbage are to be closed at once.
         self._begin_layers_anew.append(partial(_begin_anew, weakref.ref(layer), args, kwargs))
 
     def _check_whole(self) -> None:
@@ -193,24 +196,24 @@ class RawFile(io.RawIOBase):
         self._check_writes()
         target = checked_size(self._position if size is None else size)
         self._ahead.drop()
-        self._change(self._opened.truncate(target))
+        self._change(self._open_file.truncate(target))
         return target
 
     def _check_writes(self) -> None:
         self._check_open()
-        if not self._opened.can_write:
+        if not self._open_file.can_write:
             raise io.UnsupportedOperation(f"file {self.name!r} is not open for writing")
 
     def fsync(self) -> None:
         """Return when all that was written is on the server's disk."""
         self._check_open()
-        self._run(self._opened.sync())
+        self._run(self._open_file.sync())
 
     # -------------------------------------------------------------------------------------------------- position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self._check_open()
-        self._position = self._run(seek(self._opened, self._position, offset, whence))
+        self._position = self._run(seek(self._open_file, self._position, offset, whence))
         return self._position
 
     def tell(self) -> int:
@@ -227,24 +230,24 @@ class RawFile(io.RawIOBase):
                 self.abandon()
                 self._check_whole()
             elif self._late is not None:
-                self._opened.write_later(self._late)
+                self._open_file.write_later(self._late)
             elif not self._is_abandoned:
-                self._run(self._opened.close())
+                self._run(self._open_file.close())
         finally:
             super().close()
 
     def abandon(self) -> None:
-        """The block that the file was opened for failed: keep nothing of new contents. What was written in place stays."""
-        if self._opened.is_staged and not self._is_abandoned and not self.closed:
+        """Keep nothing of staged contents, for the block that wrote them failed. What was written in place stays."""
+        if self._open_file.is_staged and not self._is_abandoned and not self.closed:
             self._is_abandoned = True
-            self._run(self._opened.abandon())
+            self._run(self._open_file.abandon())
 
-    def forget(self) -> None:
-        """The file object was collected without having been closed, maybe in the middle of something: ask nothing of the server."""
+    def finalise(self) -> None:
+        """Give up a file object that became garbage without being closed. It may run at any moment, so it sends nothing."""
         if self._is_abandoned or self.closed:
             return
-        lost = self._opened.drop(in_transaction=self._bound is not None)
-        if self._opened.is_staged or not self._opened.can_write or self._bound is not None:
+        lost = self._open_file.drop(in_transaction=self._bound is not None)
+        if self._open_file.is_staged or not self._open_file.can_write or self._bound is not None:
             self._is_abandoned = True
         else:
             self._late = []
@@ -254,28 +257,28 @@ class RawFile(io.RawIOBase):
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        leave(self, self, kind)
+        exit_block(self, self, kind)
 
     def __del__(self) -> None:
-        forget(self, getattr(self, "_opened", None) and self)
+        finalise(self, getattr(self, "_opened", None) and self)
 
 
-def seek(opened: Opened, position: int, offset: int, whence: int) -> Op[int]:
-    """Where a file that stands at *position* stands after this; the arguments are those of `io.IOBase.seek`."""
+def seek(open_file: OpenFile, position: int, offset: int, whence: int) -> Op[int]:
+    """The new position of a file that is at *position*; the other arguments are those of `io.IOBase.seek`."""
     offset = index(offset)
     if whence == os.SEEK_CUR:
         offset += position
     elif whence == os.SEEK_END:
-        offset += yield from opened.size()
+        offset += yield from open_file.size()
     elif whence != os.SEEK_SET:
         raise errors.InvalidError(f"whence {whence!r} is none of 0 (start), 1 (current position) and 2 (end)")
     if offset < 0:
-        raise errors.PositionInvalid(f"position {offset} is before the start of the file", opened.path)
+        raise errors.PositionInvalid(f"position {offset} is before the start of the file", open_file.path)
     return offset
 
 
 def checked_size(size: int) -> int:
-    """Return *size* if a file can be truncated to it."""
+    """*size* as an int, if a file can be truncated to it."""
     size = index(size)
     if size < 0:
         raise errors.PositionInvalid(f"a file cannot be truncated to {size} bytes")
@@ -283,23 +286,30 @@ def checked_size(size: int) -> int:
 
 
 class Layer(io.IOBase):
-    """A layer of `io` on a `RawFile`, perhaps with others between: how it ends. Comes before the class of `io` among the bases."""
+    """How a layer of `io` above a `RawFile` ends. Among the bases of a class it comes before that of `io`."""
 
-    _raw: RawFile
+    _raw: RawFile | None  # None: it was detached
+
+    def detach(self) -> Any:
+        """Take this layer off what it stands on, which goes on without it, and return that."""
+        below = super().detach()  # type: ignore[misc]
+        self._raw = None
+        return below
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        leave(self, self._raw, kind)
+        exit_block(self, self._raw, kind)
 
     def __del__(self) -> None:
-        forget(self, getattr(self, "_raw", None))
+        finalise(self, getattr(self, "_raw", None))
 
     @property
     def size(self) -> int:
-        """How many bytes the file has now, with those that are buffered."""
-        if self._raw.writable():
+        """The present size in bytes, with what is buffered."""
+        if self.writable():
             self.flush()
+        assert self._raw is not None  # `io` has refused what is detached
         return self._raw.size
 
 
@@ -307,6 +317,7 @@ class WritingLayer(Layer):
     def fsync(self) -> None:
         """Return when all that was written is on the server's disk."""
         self.flush()
+        assert self._raw is not None
         self._raw.fsync()
 
 
@@ -335,7 +346,7 @@ def on(raw: RawFile, layer: L) -> L:
 
 
 def layered(raw: RawFile, below: Any, kind: type[L], *args: Any, **kwargs: Any) -> L:
-    """A layer of this kind on *below*, which is *raw* or stands on it."""
+    """A layer of this kind on *below*, which is *raw* or a layer above it."""
     make: Callable[..., L] = kind
     layer = on(raw, make(below, *args, **kwargs))
     raw.add_layer(layer, *args, **kwargs)
@@ -343,25 +354,25 @@ def layered(raw: RawFile, below: Any, kind: type[L], *args: Any, **kwargs: Any) 
 
 
 def _begin_anew(layer: weakref.ref[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Let *layer* forget what it has in its buffers, and ask for the position."""
+    """Have *layer* drop what it has buffered, and ask for the position again."""
     there = layer()
-    if there is not None:
+    if there is not None and there._raw is not None:
         there.__init__(there.buffer if isinstance(there, io.TextIOWrapper) else there.raw, *args, **kwargs)
 
 
-def leave(file: io.IOBase, raw: RawFile, kind: type[BaseException] | None) -> None:
+def exit_block(file: io.IOBase, raw: RawFile | None, kind: type[BaseException] | None) -> None:
     """The end of a `with` block."""
     try:
-        if kind is not None:
+        if kind is not None and raw is not None:
             raw.abandon()
     finally:
         file.close()
 
 
-def forget(file: io.IOBase, raw: RawFile | None) -> None:
-    """The end of a file object that was collected. (io's own would close it, and so keep half of what was to be written.)"""
+def finalise(file: io.IOBase, raw: RawFile | None) -> None:
+    """The end of a file object that became garbage. (`io` would close it, and so keep half of what was to be written.)"""
     if raw is not None:
-        raw.forget()
+        raw.finalise()
         file.close()
 
 
@@ -375,14 +386,14 @@ def file_object(
     newline: str | None,
 ) -> Any:
     """The file object that the built-in `open` would make."""
-    opened, mode, position = file
-    raw = RawFile(opened, runner, bound, mode.raw, position, read_ahead=buffering != 0)
+    open_file, mode, position = file
+    raw = RawFile(open_file, runner, bound, mode.raw, position, read_ahead=buffering != 0)
     if buffering == 0:
         return raw
     if mode.updates:
         binary: Any = layered(raw, raw, BinaryRandom, buffering if buffering > 1 else RANDOM_BUFFER)
     elif mode.writes:
-        binary = layered(raw, raw, BinaryWriter, buffering if buffering > 1 else opened.write_buffer)
+        binary = layered(raw, raw, BinaryWriter, buffering if buffering > 1 else open_file.write_buffer)
     else:
         binary = layered(raw, raw, BinaryReader, buffering if buffering > 1 else io.DEFAULT_BUFFER_SIZE)
     if not mode.is_text:

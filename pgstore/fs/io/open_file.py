@@ -1,7 +1,7 @@
-"""Open files: what a file object asks for, whatever kind of file it is on.
+"""Open files: what file objects rest on, for each kind of file.
 
-All methods are operations on byte ranges; positions, buffers and text are the file object's business. `ReadAhead` stands between
-the two for reading: what is read in order is fetched in growing pieces, anything else exactly as it is asked for.
+The methods are operations on byte ranges; positions, buffers and text are the file object's. It reads through `ReadAhead`, which
+fetches growing pieces of what is read in order, and otherwise exactly what is asked for.
 """
 
 from __future__ import annotations
@@ -15,36 +15,37 @@ from typing import Final, TypeVar
 from pgstore import errors
 from pgstore.client.session import Session
 from pgstore.client.undo import on_rollback
-from pgstore.core.clock import monotonic
+from pgstore.core import clock
 from pgstore.core.operation import Op
 from pgstore.fs.content import in_place
-from pgstore.fs.content.blobs import BATCH_BYTES, COPY_BYTES, Bytes, Contents, copy_blob, copy_file, filled, read_blob
+from pgstore.fs.content.blobs import BATCH_BYTES, COPY_BYTES, Bytes, copy_blob, copy_file, filled, read_blob
 from pgstore.fs.content.staged import Staged
-from pgstore.fs.retention.keeping import Keeping
+from pgstore.fs.model import Contents
+from pgstore.fs.retention.file_pin import FilePin
 
 T = TypeVar("T")
 READ_AHEAD_MIN: Final = 64 * 1024
-LIVE_SECONDS: Final = 1.0  # what was read ahead of a file that others write is used for so long
+LIVE_SECONDS: Final = 1.0  # how long what was read ahead of a file that others write may be used
 
 
-class Opened(ABC):
-    """An open file. What it is not open for is not asked of it."""
+class OpenFile(ABC):
+    """An open file. Its user does not read one that is not open for reading, nor write one that is not open for writing."""
 
     path: str
     can_read = False
     can_write = False
     is_append = False  # every write goes to the end
-    is_staged = False  # what is written is kept with `close`, all or nothing
-    read_ahead_max = 0
+    is_staged = False  # what is written becomes the file with `close`, all or nothing
+    read_ahead_max = 0  # bytes
     keeps_seconds = 0.0  # how long what was read may be used
-    write_buffer = 0  # how much to write at once
+    write_buffer = 0  # bytes that a file object collects before it writes
 
     def read(self, offset: int, length: int) -> Op[list[bytes]]:
-        """The next bytes from *offset*, at most *length* and perhaps fewer; none at the end only."""
+        """Bytes from *offset* on: at most *length*, perhaps fewer, none only at the end."""
         raise AssertionError("not open for reading")
 
     def read_rest(self, offset: int, take: Callable[[Bytes], object]) -> Op[None]:
-        """Give all from *offset* to the end to *take*, piece by piece."""
+        """Call *take* with each piece from *offset* to the end."""
         raise AssertionError("not open for reading")
 
     def write(self, offset: int, data: bytes | memoryview) -> Op[int]:
@@ -59,46 +60,47 @@ class Opened(ABC):
         """How many bytes it has now."""
 
     def sync(self) -> Op[None]:
-        """Return when what was written, and is seen by others, is on the disk."""
+        """Return when what was written, and others can read, is on the disk."""
         yield from ()
 
     def close(self) -> Op[None]:
-        """End it, and keep what was written."""
+        """Close the file, keeping what was written."""
         yield from ()
 
     def abandon(self) -> Op[None]:
-        """End it after an error of the caller's."""
+        """Close the file after an error in the block that writes it."""
         yield from ()
 
     def drop(self, *, in_transaction: bool = False) -> str:
         """
-        Called when nobody has it any more, also from a finaliser: no I/O. Returns what to warn about, if anything is lost.
+        Close the file when its file object is garbage. May run in a finaliser, so no I/O. Returns a warning, "" if nothing is lost.
 
-        *in_transaction*: it belongs to one, in which nothing is written later.
+        Args:
+            in_transaction: the file belongs to a transaction, in which nothing can be written later.
         """
         return ""
 
     def changing(self, op: Op[T], undo: Callable[[], None]) -> Op[T]:
-        """Run *op*, which changes the file, and have *undo* called if that is rolled back; new contents know by themselves."""
+        """Run *op*, which changes the file, and have *undo* called if it is rolled back. Staged contents find out by themselves."""
         if not self.is_staged:
             yield from on_rollback(undo, of=self)
         return (yield from op)
 
     def write_later(self, pieces: list[tuple[int, bytes]]) -> None:
-        """Write what a dropped file object still had in its buffers, when there is time."""
+        """Write in the background what a file object had in its buffers when it became garbage."""
         raise AssertionError("nothing of it is kept")
 
 
-class OpenedContents(Opened):
-    """A file of a Volume, open for reading: it stays as it was when it was opened."""
+class OpenFixedFile(OpenFile):
+    """A file of a Volume, open for reading. It stays as it was when it was opened."""
 
     can_read = True
     read_ahead_max = BATCH_BYTES
     keeps_seconds = float("inf")
 
-    def __init__(self, path: str, store_id: int, contents: Contents, keeping: Keeping) -> None:
+    def __init__(self, path: str, store_id: int, contents: Contents, pin: FilePin) -> None:
         self.path = path
-        self._keeping = keeping
+        self._pin = pin
         self._store_id = store_id
         self._contents = contents
 
@@ -109,7 +111,7 @@ class OpenedContents(Opened):
             return []
         if blob_id is None:
             return [(inline or b"")[offset:end]]
-        yield from self._keeping.keep()
+        yield from self._pin.ensure()
         return filled((yield from read_blob(self._store_id, blob_id, offset, end)), offset, end)
 
     def read_rest(self, offset: int, take: Callable[[Bytes], object]) -> Op[None]:
@@ -124,7 +126,7 @@ class OpenedContents(Opened):
         buffer = bytearray(min(COPY_BYTES, size - offset))
         while offset < size:
             end = min(offset + len(buffer), size)
-            yield from self._keeping.keep()
+            yield from self._pin.ensure()
             for view in filled((yield from copy_blob(self._store_id, blob_id, offset, end, buffer)), offset, end):
                 take(view)
             offset = end
@@ -135,11 +137,11 @@ class OpenedContents(Opened):
 
     def close(self) -> Op[None]:
         yield from ()
-        self._keeping.release()
+        self._pin.release()
 
 
-class OpenedStaged(Opened):
-    """A file of a Volume, open for writing: with `close` it is there, all of it; until then, and after an error, as it was."""
+class OpenStagedFile(OpenFile):
+    """A file of a Volume, open for writing. `close` puts all of it in place; until then, and after an error, all is as before."""
 
     can_write = True
     is_staged = True
@@ -150,7 +152,7 @@ class OpenedStaged(Opened):
     ) -> None:
         """
         Args:
-            commit: makes a file of what was staged, in a transaction.
+            commit: makes the file of what was staged, in a transaction.
         """
         self.path = path
         self.is_append = append
@@ -174,6 +176,7 @@ class OpenedStaged(Opened):
         return offset + len(data)
 
     def truncate(self, size: int) -> Op[None]:
+        self._check_history()
         yield from self._staged.truncate(size)
 
     def size(self) -> Op[int]:
@@ -185,7 +188,7 @@ class OpenedStaged(Opened):
             self._check_history()
             yield from self._staged.finish()
             yield from self._commit(self._staged)
-            # The contents then have no file, and it is closed: nobody else would give them up.
+            # If the commit is rolled back, the contents have no file, and nobody else abandons them.
             yield from on_rollback(self.drop)
         except GeneratorExit:
             raise
@@ -195,9 +198,9 @@ class OpenedStaged(Opened):
 
     def abandon(self) -> Op[None]:
         try:
-            yield from self._staged.leave()
+            yield from self._staged.abandon()
         except (errors.TransactionFailed, errors.InvalidError):
-            return  # in a transaction that has failed nothing can be done, and nothing needs to be
+            return  # the transaction has failed, and what was staged in it goes with it
         except GeneratorExit:
             raise
         except BaseException:
@@ -205,14 +208,14 @@ class OpenedStaged(Opened):
             raise
 
     def drop(self, *, in_transaction: bool = False) -> str:
-        leaving = self._staged.leaving()
-        if leaving is not None:
-            self._session.later(leaving)
+        abandoning = self._staged.abandoning()
+        if abandoning is not None:
+            self._session.later(abandoning)
         return "nothing of what was written to it is kept"
 
 
-class OpenedInPlace(Opened):
-    """A file of a NetworkFileSystem: what anybody writes is there for all who read, and stays when its name goes."""
+class OpenInPlaceFile(OpenFile):
+    """A file of a NetworkFileSystem. All see at once what anybody writes, and it stays as long as it is open."""
 
     read_ahead_max = BATCH_BYTES
     keeps_seconds = LIVE_SECONDS
@@ -224,7 +227,7 @@ class OpenedInPlace(Opened):
         store_id: int,
         ino: int,
         session: Session,
-        keeping: Keeping,
+        pin: FilePin,
         *,
         read: bool,
         write: bool,
@@ -238,16 +241,16 @@ class OpenedInPlace(Opened):
         self._ino = ino
         self._wrote = False
         self._session = session
-        self._keeping = keeping
+        self._pin = pin
 
     def read(self, offset: int, length: int) -> Op[list[bytes]]:
-        yield from self._keeping.keep()
+        yield from self._pin.ensure()
         _, pieces = yield from in_place.read_at(self._store_id, self._ino, offset, min(length, BATCH_BYTES))
         return pieces
 
     def read_rest(self, offset: int, take: Callable[[Bytes], object]) -> Op[None]:
-        yield from self._keeping.keep()
-        # Most files are small: one look, of one state. The rest of a large one as quickly as it goes.
+        yield from self._pin.ensure()
+        # Most files are small: one statement, which sees one state. The rest of a large file is read by COPY.
         size, pieces = yield from in_place.read_at(self._store_id, self._ino, offset, BATCH_BYTES)
         for piece in pieces:
             take(piece)
@@ -255,7 +258,7 @@ class OpenedInPlace(Opened):
         buffer = bytearray(COPY_BYTES) if offset < size else bytearray()
         while offset < size:
             end = min(offset + COPY_BYTES, size)
-            yield from self._keeping.keep()
+            yield from self._pin.ensure()
             size, present = yield from copy_file(self._store_id, self._ino, offset, end, buffer)
             end = max(offset, min(end, size))
             for view in filled(present, offset, end):
@@ -263,7 +266,7 @@ class OpenedInPlace(Opened):
             offset = end
 
     def write(self, offset: int, data: bytes | memoryview) -> Op[int]:
-        yield from self._keeping.keep()
+        yield from self._pin.ensure()
         if not data:
             return offset
         self._wrote = True
@@ -273,12 +276,12 @@ class OpenedInPlace(Opened):
         return offset + len(data)
 
     def truncate(self, size: int) -> Op[None]:
-        yield from self._keeping.keep()
+        yield from self._pin.ensure()
         self._wrote = True
         yield from in_place.truncate(self._store_id, self._ino, size)
 
     def size(self) -> Op[int]:
-        yield from self._keeping.keep()
+        yield from self._pin.ensure()
         size, _ = yield from in_place.read_at(self._store_id, self._ino, 0, 1)
         return size
 
@@ -290,15 +293,15 @@ class OpenedInPlace(Opened):
             if self._wrote:
                 yield from in_place.sync(self._store_id)
         finally:
-            self._keeping.release()
+            self._pin.release()
 
     def abandon(self) -> Op[None]:
-        yield from self.close()  # what was written was written, as on any file system
+        yield from self.close()  # what was written in place stays, as on any file system
 
     def drop(self, *, in_transaction: bool = False) -> str:
         if self.can_write and not in_transaction:
             return "what it had not written yet is written later"
-        self._keeping.release()
+        self._pin.release()
         return "what it had not written yet is lost" if self.can_write else ""
 
     def write_later(self, pieces: list[tuple[int, bytes]]) -> None:
@@ -309,12 +312,12 @@ class OpenedInPlace(Opened):
                     del pieces[0]
                 yield from self.close()
             except (errors.StoreUnavailable, errors.TransactionFailed):
-                raise  # to be tried again
+                raise  # the session tries again
             except (errors.NotFoundError, errors.StaleFile):
-                return  # nobody will miss it
+                return  # the file is gone
             except errors.Error as exc:
-                # Not to be tried again: what others left to be done later waits behind it.
-                self._keeping.release()
+                # The session must not try this again: other work waits behind it.
+                self._pin.release()
                 lost = f"file {self.path!r} was not closed, and what it had not written is lost: {exc}"
                 warnings.warn(lost, ResourceWarning, stacklevel=1)
 
@@ -322,16 +325,16 @@ class OpenedInPlace(Opened):
 
 
 class ReadAhead:
-    """A window on an open file, which moves and grows with whoever reads in order."""
+    """What was last read of a file: a window that moves on and grows while the file is read in order."""
 
-    def __init__(self, opened: Opened, *, enabled: bool) -> None:
-        self._opened = opened
+    def __init__(self, open_file: OpenFile, *, enabled: bool) -> None:
+        self._open_file = open_file
         self._enabled = enabled
-        self._length = READ_AHEAD_MIN // 2  # of the last window
+        self._length = READ_AHEAD_MIN // 2  # bytes of the last window
         self.drop()
 
     def drop(self, next_offset: int = 0) -> None:
-        """Forget what was read. *next_offset*: where reading on would count as reading in order."""
+        """Forget what was read. *next_offset*: reading there counts as reading in order."""
         self._pieces: list[bytes] = []
         self._starts: list[int] = []
         self._end = next_offset
@@ -339,16 +342,18 @@ class ReadAhead:
 
     def copy(self, offset: int, buffer: memoryview, *, fetched: bool = False) -> int:
         """
-        Copy what the window has at *offset* into *buffer*; perhaps nothing. Returns the number of bytes.
+        Copy what the window has at *offset* into *buffer*. Returns the number of bytes, perhaps 0.
 
-        Of a file that others write, only what fills *buffer*: two halves of it might be of two states. *fetched*: they are not,
-        it was fetched for this.
+        Of a file that others write it copies all that *buffer* takes or nothing: two parts could be of two states of the file.
+
+        Args:
+            fetched: the window was fetched for this call.
         """
         if not fetched and (
             not self._starts
             or offset >= self._end
-            or monotonic() > self._until
-            or (len(buffer) > self._end - offset and self._opened.keeps_seconds < float("inf"))
+            or clock.monotonic() > self._until
+            or (len(buffer) > self._end - offset and self._open_file.keeps_seconds < float("inf"))
         ):
             return 0
         index = bisect_right(self._starts, offset) - 1
@@ -364,17 +369,17 @@ class ReadAhead:
         return done
 
     def fetch(self, offset: int, length: int) -> Op[None]:
-        """Have the window begin at *offset*, with at least one byte unless that is the end; with *length* if that is not much."""
+        """Read a window that begins at *offset*, of about *length* bytes; of at least one, unless that is the end of the file."""
         if self._enabled and offset == self._end:
-            self._length = min(max(2 * self._length, length), self._opened.read_ahead_max)
+            self._length = min(max(2 * self._length, length), self._open_file.read_ahead_max)
             length = max(length, self._length)
         else:
             self._length = READ_AHEAD_MIN // 2
         self.drop(offset)
-        if self._opened.keeps_seconds < float("inf"):
-            yield from on_rollback(self.drop, of=self)  # what it shows may be undone
-        until = monotonic() + self._opened.keeps_seconds
-        for piece in (yield from self._opened.read(offset, length)):
+        if self._open_file.keeps_seconds < float("inf"):
+            yield from on_rollback(self.drop, of=self)  # what it shows may be rolled back
+        until = clock.monotonic() + self._open_file.keeps_seconds
+        for piece in (yield from self._open_file.read(offset, length)):
             self._starts.append(self._end)
             self._pieces.append(piece)
             self._end += len(piece)

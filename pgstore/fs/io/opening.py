@@ -1,4 +1,4 @@
-"""`open`: one operation that finds or makes what is to be opened, and two forms that make file objects of it."""
+"""`open`: an operation that finds or makes the file, and two forms of the call that make file objects of the result."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class BoundOpen(Method):
         newline: str | None = None,
     ) -> Any:
         runner, bound = self._owner._runner, self._owner._bound
-        # It belongs to the transaction that is current now, whatever is when it is used.
+        # The file belongs to the transaction that is current now, whichever is when it is used.
         bound = runner.pin(bound)
         op = self._function(self._owner, path, mode, buffering, encoding, errors, newline)
         return file_object(runner.run(op, bound), runner, bound, buffering, encoding, errors, newline)
@@ -145,7 +145,7 @@ class BoundOpen(Method):
 
 
 class opening:  # noqa: N801 - a decorator
-    """Turn a method that finds what to open, given the arguments of the built-in `open`, into an `open` of two forms."""
+    """Turn an operation with the arguments of the built-in `open`, which returns a `FileAt`, into a call with two forms."""
 
     def __init__(self, function: Callable[..., Op[FileAt]]) -> None:
         self._function = function

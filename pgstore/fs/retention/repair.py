@@ -1,12 +1,12 @@
-"""Repairing file systems, where `sql/checks` have found something: what can be mended is, and what might still be is kept.
+"""Repairing file systems in which `sql/checks` have found something.
 
-Damage is not ours to explain: a row deleted by hand, a restore that left out a table. What nothing refers to may be the only copy
-of what a file has lost, so before it is deleted the files are looked at. A chunk goes back to the place that lacks it, a blob to
-its file, if there is one explanation; if there are several, or one that is not certain, it stays, and is told of. Only what no
-loss in its store can explain is handed to collection, which looks again, under locks.
+The damage may have any cause: a row deleted by hand, a restore that left out a table. What nothing refers to may be the only copy
+of what a file has lost, so the files are examined before anything is deleted. A chunk goes back into the gap, and a blob back to
+the file, that it certainly came from. If several are possible, or one that is not certain, it stays and is reported. Only what no
+loss in its store can explain becomes a candidate for collection, which examines it again under locks.
 
-Each repair locks what it changes and looks once more, so others may go on writing. (Where a file was mended it had lost bytes
-until now: what they read or copied of it before is not made good.)
+Each repair locks what it changes and checks it once more under the lock, so others may go on writing. What they read or copied of a
+file before it was repaired stays as it was read.
 """
 
 from __future__ import annotations
@@ -17,27 +17,131 @@ from typing import Final, NamedTuple
 
 from pgstore.core.operation import Op, Query, atomic
 from pgstore.core.statement import Statement
-from pgstore.fs.commit.change_set import LIVE
+from pgstore.fs.candidates import GRACE_OVER, note_blobs, note_chunks
+from pgstore.fs.model import FILE, LIVE
 from pgstore.fs.retention.collection import Collection
+
+
+class Chunk(NamedTuple):
+    """A chunk that no blob has."""
+
+    id: int
+    length: int
+
+
+class Blob(NamedTuple):
+    """A blob that no file has."""
+
+    id: int
+    chunk_size: int
+    end: int
+
+
+class Gap(NamedTuple):
+    """A range of a file without chunks, and the ids of the chunks before and behind it."""
+
+    blob_id: int
+    chunk_size: int
+    size_bytes: int  # of the file
+    first: int  # position
+    last: int
+    before: int
+    behind: int
+
+    def room(self, position: int) -> int:
+        """How many bytes the chunk at *position* has if the file was written from its beginning to its end."""
+        return min(self.chunk_size, self.size_bytes - position * self.chunk_size)
+
+    def may_lack(self, chunk: Chunk) -> bool:
+        """Whether *chunk* can have been in this gap."""
+        return chunk.length <= self.room(self.first)
+
+    def surrounds(self, chunk: Chunk) -> bool:
+        """Whether *chunk* was made between its neighbours, as if the file was written from its beginning to its end."""
+        return self.may_lack(chunk) and self.before < chunk.id < self.behind
+
+    def is_filled_by(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether *chunks* are exactly as many and as long as what is missing."""
+        count = self.last - self.first + 1
+        return len(chunks) == count and all(
+            chunk.length == self.room(self.first + at) for at, chunk in enumerate(chunks)
+        )
+
+
+class IncompleteFile(NamedTuple):
+    """A file that may lack its contents."""
+
+    ino: int
+    size_bytes: int
+    blob_id: int  # the blob that it has; 0: none
+    is_lost: bool
+
+    def may_lack(self, blob: Blob) -> bool:
+        """Whether *blob* can be its contents: it has as many chunks, and no more bytes."""
+        return blob.end <= self.size_bytes and -(-blob.end // blob.chunk_size) == -(-self.size_bytes // blob.chunk_size)
+
+
+@dataclass
+class Mended:
+    """What a repair has done in a file system, and what it could not do and why."""
+
+    chunks: int = 0  # put back into their gaps
+    blobs: int = 0  # given back to their files
+    names: int = 0  # impossible ones, changed
+    shared: int = 0  # blobs of several files, marked as shared
+    disowned: int = 0  # extents with a chunk that others have, marked as not its owner
+    deleted: int = 0  # blobs and chunks that no file can have lost
+    kept: list[str] = field(default_factory=list)
+
+
+def gaps_filled_by(chunks: Iterable[Chunk], gaps: Sequence[Gap]) -> list[tuple[Gap, list[Chunk]]]:
+    """The gaps of which it is certain which chunks they lack, with these chunks in order."""
+    homes: dict[int, list[Gap]] = {}
+    wanted: dict[Gap, list[Chunk]] = {}
+    for chunk in sorted(chunks):
+        homes[chunk.id] = [gap for gap in gaps if gap.surrounds(chunk)]
+        for gap in homes[chunk.id]:
+            wanted.setdefault(gap, []).append(chunk)
+    return [
+        (gap, found)
+        for gap, found in wanted.items()
+        if gap.is_filled_by(found) and all(len(homes[chunk.id]) == 1 for chunk in found)
+    ]
+
+
+def owners_of(blobs: Sequence[Blob], incomplete: Sequence[IncompleteFile]) -> list[tuple[IncompleteFile, Blob]]:
+    """The files of which it is certain which blob they lack: both end at the same byte, and neither fits any other."""
+    return [
+        (file, blob)
+        for file in incomplete
+        for blob in blobs
+        if file.is_lost
+        and file.size_bytes == blob.end
+        and {other.ino for other in incomplete if other.is_lost and other.may_lack(blob)} == {file.ino}
+        and [other.id for other in blobs if file.may_lack(other)] == [blob.id]
+    ]
+
 
 # ------------------------------------------------------------------------------------------------------- what there is
 
-# Noted nowhere, so it is not what an operation of ours has left.
-_LOOSE_BLOBS: Final = """
+# They are no candidates for collection either, so no operation of pgstore has left them like this.
+_UNREFERENCED_BLOBS: Final = """
       FROM pgstore.blob b
      WHERE b.store_id = $1
        AND b.session_id IS NULL
        AND NOT EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = $1 AND i.blob_id = b.id)
-       AND NOT EXISTS (SELECT FROM pgstore.blob_left l WHERE l.store_id = $1 AND l.blob_id = b.id)
+       AND NOT EXISTS (SELECT FROM pgstore.blob_candidate l WHERE l.store_id = $1 AND l.blob_id = b.id)
 """
-_LOOSE_CHUNKS: Final = """
+_UNREFERENCED_CHUNKS: Final = """
       FROM pgstore.chunk c
      WHERE c.store_id = $1
        AND NOT EXISTS (SELECT FROM pgstore.extent e WHERE e.store_id = $1 AND e.chunk_id = c.id)
-       AND NOT EXISTS (SELECT FROM pgstore.chunk_left l WHERE l.store_id = $1 AND l.chunk_id = c.id)
+       AND NOT EXISTS (SELECT FROM pgstore.chunk_candidate l WHERE l.store_id = $1 AND l.chunk_id = c.id)
 """
-LOOSE_CHUNKS = Statement(
-    f"SELECT c.id, coalesce(pgstore.chunk_length($1, c.id), 0) {_LOOSE_CHUNKS} ORDER BY c.id", "int8", read_only=True
+UNREFERENCED_CHUNKS = Statement(
+    f"SELECT c.id, coalesce(pgstore.chunk_length($1, c.id), 0) {_UNREFERENCED_CHUNKS} ORDER BY c.id",
+    "int8",
+    read_only=True,
 )
 # The size of a file that ends where the last chunk of blob b does.
 _END: Final = """
@@ -48,16 +152,16 @@ _END: Final = """
                       ORDER BY e.position DESC
                       LIMIT 1), 0)
 """
-LOOSE_BLOBS = Statement(
+UNREFERENCED_BLOBS = Statement(
     f"""
     SELECT b.id, b.chunk_size_bytes, {_END}
-    {_LOOSE_BLOBS}
+    {_UNREFERENCED_BLOBS}
      ORDER BY b.id
     """,
     "int8",
     read_only=True,
 )
-# Ranges without a chunk in the blobs of files, and the chunks before and behind them. Holes are not wrong; they may be a loss.
+# Ranges without chunks in the blobs of files, and the chunks before and behind each. They may be holes, or lost.
 GAPS = Statement(
     """
     WITH file AS (
@@ -95,16 +199,17 @@ GAPS = Statement(
     "int8 int8",
     read_only=True,
 )
-# Files that lack their contents: their blob is gone, or is that of another file as well. In a Volume copies have one blob, and
-# look so too; in a NetworkFileSystem those are marked. *is_lost*: what they lead to is not there, or does not end where they do.
-ROBBED = Statement(
+# Files that may lack their contents: their blob does not exist, or another file has it too. (Copies share a blob; in a Volume they
+# look the same, in a NetworkFileSystem the blob is marked as shared.) is_lost: certainly, for the blob is missing or ends
+# elsewhere.
+INCOMPLETE_FILES = Statement(
     f"""
     SELECT i.ino::bigint, i.size_bytes::bigint, coalesce(i.blob_id, 0),
            i.blob_id IS NULL OR b.id IS NULL OR i.size_bytes::bigint <> {_END} AS is_lost
       FROM pgstore.inode i
       LEFT JOIN pgstore.blob b ON b.store_id = $1 AND b.id = i.blob_id
      WHERE i.store_id = $1
-       AND i.kind::"char" = 'f'
+       AND i.kind::"char" = '{FILE}'
        AND (i.blob_id IS NULL AND i.size_bytes::bigint <> coalesce(pg_catalog.octet_length(i.inline_data), 0)
             OR i.blob_id IS NOT NULL AND b.id IS NULL
             OR NOT b.is_shared AND EXISTS (SELECT
@@ -114,8 +219,8 @@ ROBBED = Statement(
     "int8",
     read_only=True,
 )
-# Whether extents lead to no chunk or have another's.
-HEADLESS = Statement(
+# Whether extents have no chunk, no blob, or a chunk that another extent owns.
+BROKEN_EXTENTS = Statement(
     """
     SELECT EXISTS (SELECT
                      FROM pgstore.extent e
@@ -135,28 +240,7 @@ HEADLESS = Statement(
 
 # --------------------------------------------------------------------------------------------------------- mending it
 
-# Whoever writes a file in place, or shares its blob, holds its blob: they finish first, and wait for us. What is not as it was
-# seen any more is left.
-LOCK_BLOB = Statement("SELECT id FROM pgstore.blob WHERE store_id = $1 AND id = $2 FOR UPDATE", "int8 int8")
-LOCK_CHUNK = Statement(f"SELECT c.id {_LOOSE_CHUNKS} AND c.id = $2 FOR UPDATE", "int8 int8")
-PUT_BACK = Statement(
-    "INSERT INTO pgstore.extent (store_id, blob_id, position, chunk_id) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
-    "int8 int8 int4 int8",
-)
-LOCK_LOOSE_BLOB = Statement(f"SELECT b.id {_LOOSE_BLOBS} AND b.id = $2 FOR UPDATE", "int8 int8")
-GIVE_BACK = Statement(
-    """
-    UPDATE pgstore.inode
-       SET blob_id = $4
-     WHERE store_id = $1
-       AND ino::bigint = $2
-       AND coalesce(blob_id, 0) = $3
-       AND inline_data IS NULL
-       AND size_bytes::bigint = $5
-    """,
-    "int8 int8 int8 int8 int8",
-)
-# They are copies now, and the next write to one of them gives it a blob of its own.
+# Several files have the blob, so they are treated as copies: the next write to one of them gives it a blob of its own.
 MARK_SHARED = Statement(
     """
     UPDATE pgstore.blob b
@@ -171,8 +255,8 @@ MARK_SHARED = Statement(
     """,
     "int8",
 )
-# So with extents: the next write gives each a chunk of its own.
-DISOWN = Statement(
+# The same for extents that have one chunk: the next write to one of them gives it a chunk of its own.
+CLEAR_OWNED = Statement(
     """
     UPDATE pgstore.extent e
        SET is_owned = false
@@ -201,198 +285,128 @@ RENAME_IMPOSSIBLE = Statement(
     """,
     "int8",
 )
-NOTE_BLOBS = Statement(
-    f"""
-    INSERT INTO pgstore.blob_left (store_id, blob_id, left_at)
-    SELECT $1, b.id, '-infinity'
-    {_LOOSE_BLOBS}
-       AND b.id = ANY ($2)
-     ORDER BY b.id
-        ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at)
-    """,
-    "int8 int8[]",
-)
-NOTE_CHUNKS = Statement(
-    f"""
-    INSERT INTO pgstore.chunk_left (store_id, chunk_id)
-    SELECT $1, c.id
-    {_LOOSE_CHUNKS}
-       AND c.id = ANY ($2)
-     ORDER BY c.id
-        ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at)
-    """,
-    "int8 int8[]",
-)
-
-
-class Chunk(NamedTuple):
-    """A chunk that no blob has."""
-
-    id: int
-    length: int
-
-
-class Blob(NamedTuple):
-    """A blob that no file has."""
-
-    id: int
-    chunk_size: int
-    end: int
-
-
-class Gap(NamedTuple):
-    """A range of a file without chunks, and the chunks on both sides of it."""
-
-    blob_id: int
-    chunk_size: int
-    size_bytes: int  # of the file
-    first: int
-    last: int
-    before: int
-    behind: int
-
-    def room(self, position: int) -> int:
-        """How many bytes a chunk has at *position* that was written in one go."""
-        return min(self.chunk_size, self.size_bytes - position * self.chunk_size)
-
-    def may_lack(self, chunk: Chunk) -> bool:
-        """Whether *chunk* may ever have been in it."""
-        return chunk.length <= self.room(self.first)
-
-    def surrounds(self, chunk: Chunk) -> bool:
-        """Whether *chunk* was made between its neighbours, as are those of a file that is written from its beginning to its end."""
-        return self.may_lack(chunk) and self.before < chunk.id < self.behind
-
-    def is_filled_by(self, chunks: Sequence[Chunk]) -> bool:
-        """Whether *chunks* are as many and as long as what is missing."""
-        count = self.last - self.first + 1
-        return len(chunks) == count and all(
-            chunk.length == self.room(self.first + at) for at, chunk in enumerate(chunks)
-        )
-
-
-class Robbed(NamedTuple):
-    """A file that may lack its blob."""
-
-    ino: int
-    size_bytes: int
-    blob_id: int  # what it has instead; 0: nothing
-    is_lost: bool
-
-    def may_lack(self, blob: Blob) -> bool:
-        """Whether its bytes may be those of *blob*: as many chunks, and not more in the last one."""
-        return blob.end <= self.size_bytes and -(-blob.end // blob.chunk_size) == -(-self.size_bytes // blob.chunk_size)
-
-
-@dataclass
-class Mended:
-    """What was done in a file system; and what was not, and why."""
-
-    chunks: int = 0  # that are in their places again
-    blobs: int = 0
-    names: int = 0  # that were impossible
-    shared: int = 0  # blobs that were not marked
-    disowned: int = 0  # extents
-    deleted: int = 0  # blobs and chunks that nothing lacked
-    kept: list[str] = field(default_factory=list)
-
-
-def places_for(chunks: Iterable[Chunk], gaps: Sequence[Gap]) -> list[tuple[Gap, list[Chunk]]]:
-    """The gaps of which it is certain what they lack, each with its chunks in order."""
-    homes: dict[int, list[Gap]] = {}
-    wanted: dict[Gap, list[Chunk]] = {}
-    for chunk in sorted(chunks):
-        homes[chunk.id] = [gap for gap in gaps if gap.surrounds(chunk)]
-        for gap in homes[chunk.id]:
-            wanted.setdefault(gap, []).append(chunk)
-    return [
-        (gap, found)
-        for gap, found in wanted.items()
-        if gap.is_filled_by(found) and all(len(homes[chunk.id]) == 1 for chunk in found)
-    ]
-
-
-def owners_of(blobs: Sequence[Blob], robbed: Sequence[Robbed]) -> list[tuple[Robbed, Blob]]:
-    """The files of which it is certain which blob is theirs: both end at one byte, and fit no other that is loose or lost."""
-    return [
-        (file, blob)
-        for file in robbed
-        for blob in blobs
-        if file.is_lost
-        and file.size_bytes == blob.end
-        and {other.ino for other in robbed if other.is_lost and other.may_lack(blob)} == {file.ino}
-        and [other.id for other in blobs if file.may_lack(other)] == [blob.id]
-    ]
 
 
 def repair(store_id: int, *, in_place: bool, nameless: bool) -> Op[Mended]:
     """
-    Mend what can be, and delete what no loss in this file system can explain. Not in a transaction.
+    Repair what can be repaired, and delete what no file of this file system can have lost. Not in a transaction.
 
     Args:
-        in_place: it is a NetworkFileSystem.
-        nameless: its names or versions show that inodes are gone, of which nobody knows what contents they had.
+        in_place: the file system is a NetworkFileSystem.
+        nameless: there are names or versions without their inodes, so that any contents may have been those of a lost inode.
     """
     mended = Mended()
     mended.names = yield Query(RENAME_IMPOSSIBLE, store_id)
-    gaps = [Gap(*row) for row in (yield Query(GAPS, store_id, LIVE))]
-    for gap, chunks in places_for([Chunk(*row) for row in (yield Query(LOOSE_CHUNKS, store_id))], gaps):
-        mended.chunks += yield from atomic(_put_back(store_id, gap, chunks))
-    ((headless,),) = yield Query(HEADLESS, store_id)
+    mended.chunks = yield from _insert_all_chunks(store_id, nameless=nameless)
     if not nameless:
-        robbed = [Robbed(*row) for row in (yield Query(ROBBED, store_id))]
-        for file, blob in owners_of([Blob(*row) for row in (yield Query(LOOSE_BLOBS, store_id))], robbed):
-            mended.blobs += yield from atomic(_give_back(store_id, file, blob))
-    yield from _keep_or_delete(store_id, mended, nameless=nameless, headless=headless)
+        incomplete = [IncompleteFile(*row) for row in (yield Query(INCOMPLETE_FILES, store_id))]
+        for file, blob in owners_of([Blob(*row) for row in (yield Query(UNREFERENCED_BLOBS, store_id))], incomplete):
+            mended.blobs += yield from atomic(_restore_blob(store_id, file, blob))
+    if mended.blobs:  # those files explain no chunk any more
+        mended.chunks += yield from _insert_all_chunks(store_id, nameless=nameless)
+    yield from _keep_or_delete(store_id, mended, nameless=nameless)
     if not mended.kept:
         if in_place:
             mended.shared = yield Query(MARK_SHARED, store_id)
-        mended.disowned = yield Query(DISOWN, store_id, in_place)
+        mended.disowned = yield Query(CLEAR_OWNED, store_id, in_place)
     yield from Collection(store_id).run()
     return mended
 
 
-def _put_back(store_id: int, gap: Gap, chunks: Sequence[Chunk]) -> Op[int]:
+def _insert_all_chunks(store_id: int, *, nameless: bool) -> Op[int]:
+    """Fill gaps with chunks. Not while a file lacks its whole blob, or an extent its chunk: the chunks may be that one's."""
+    ((broken_extents,),) = yield Query(BROKEN_EXTENTS, store_id)
+    if nameless or broken_extents:
+        return 0
+    incomplete = [IncompleteFile(*row) for row in (yield Query(INCOMPLETE_FILES, store_id))]
+    lost = {file.blob_id for file in incomplete if file.is_lost}
+    gaps = [Gap(*row) for row in (yield Query(GAPS, store_id, LIVE))]
     count = 0
-    # Under the lock once more, for the file may have been written or cut meanwhile.
+    for gap, chunks in gaps_filled_by([Chunk(*row) for row in (yield Query(UNREFERENCED_CHUNKS, store_id))], gaps):
+        if lost <= {gap.blob_id}:
+            count += yield from atomic(_insert_chunks(store_id, gap, chunks))
+    return count
+
+
+# Who writes a file in place, or shares its blob, locks the blob: they finish first, and then wait for us. An extent that begins to
+# have the chunk locks it, by its foreign key: it waits for us, or the chunk is not found any more.
+LOCK_BLOB = Statement("SELECT id FROM pgstore.blob WHERE store_id = $1 AND id = $2 FOR UPDATE", "int8 int8")
+LOCK_CHUNK = Statement(f"SELECT c.id {_UNREFERENCED_CHUNKS} AND c.id = $2 FOR UPDATE", "int8 int8")
+INSERT_EXTENT = Statement(
+    "INSERT INTO pgstore.extent (store_id, blob_id, position, chunk_id) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+    "int8 int8 int4 int8",
+)
+
+
+def _insert_chunks(store_id: int, gap: Gap, chunks: Sequence[Chunk]) -> Op[int]:
+    count = 0
+    # Look again under the lock: the file may have been written or truncated meanwhile.
     if (yield Query(LOCK_BLOB, store_id, gap.blob_id)) and gap in [
         Gap(*row) for row in (yield Query(GAPS, store_id, LIVE))
     ]:
         for at, chunk in enumerate(chunks):
             if (yield Query(LOCK_CHUNK, store_id, chunk.id)):
-                count += yield Query(PUT_BACK, store_id, gap.blob_id, gap.first + at, chunk.id)
+                count += yield Query(INSERT_EXTENT, store_id, gap.blob_id, gap.first + at, chunk.id)
     return count
 
 
-def _give_back(store_id: int, file: Robbed, blob: Blob) -> Op[int]:
-    if not (yield Query(LOCK_LOOSE_BLOB, store_id, blob.id)):
+# An inode that begins to refer to the blob locks it, by its foreign key: it waits for us, or the blob is not found any more.
+LOCK_UNREFERENCED_BLOB = Statement(f"SELECT b.id {_UNREFERENCED_BLOBS} AND b.id = $2 FOR UPDATE", "int8 int8")
+SET_BLOB = Statement(
+    """
+    UPDATE pgstore.inode
+       SET blob_id = $4
+     WHERE store_id = $1
+       AND ino::bigint = $2
+       AND coalesce(blob_id, 0) = $3
+       AND inline_data IS NULL
+       AND size_bytes::bigint = $5
+    """,
+    "int8 int8 int8 int8 int8",
+)
+
+
+def _restore_blob(store_id: int, file: IncompleteFile, blob: Blob) -> Op[int]:
+    if not (yield Query(LOCK_UNREFERENCED_BLOB, store_id, blob.id)):
         return 0
-    changed: int = yield Query(GIVE_BACK, store_id, file.ino, file.blob_id, blob.id, file.size_bytes)
+    changed: int = yield Query(SET_BLOB, store_id, file.ino, file.blob_id, blob.id, file.size_bytes)
     return min(changed, 1)
 
 
-def _keep_or_delete(store_id: int, mended: Mended, *, nameless: bool, headless: bool) -> Op[None]:
-    """Look at what is loose still. As long as a file may lack it, it stays."""
+NOTE_BLOBS = Statement(
+    note_blobs(f"(SELECT b.id AS blob_id {_UNREFERENCED_BLOBS} AND b.id = ANY ($2))", noted_at=GRACE_OVER),
+    "int8 int8[]",
+)
+NOTE_CHUNKS = Statement(
+    note_chunks(f"(SELECT c.id AS chunk_id {_UNREFERENCED_CHUNKS} AND c.id = ANY ($2))"), "int8 int8[]"
+)
+
+
+def _keep_or_delete(store_id: int, mended: Mended, *, nameless: bool) -> Op[None]:
+    """Deal with what is still unreferenced: what a file may lack stays, all else becomes a candidate for collection."""
+    ((broken_extents,),) = yield Query(BROKEN_EXTENTS, store_id)
     gaps = [Gap(*row) for row in (yield Query(GAPS, store_id, LIVE))]
-    robbed = [Robbed(*row) for row in (yield Query(ROBBED, store_id))]
-    lost = nameless or any(file.is_lost for file in robbed)
+    incomplete = [IncompleteFile(*row) for row in (yield Query(INCOMPLETE_FILES, store_id))]
+    lost = nameless or any(file.is_lost for file in incomplete)
     free_blobs, free_chunks = [], []
-    for blob in [Blob(*row) for row in (yield Query(LOOSE_BLOBS, store_id))]:
-        file = next((file for file in robbed if file.may_lack(blob)), None)
+    for blob in [Blob(*row) for row in (yield Query(UNREFERENCED_BLOBS, store_id))]:
+        file = next((file for file in incomplete if file.may_lack(blob)), None)
         if nameless:
             mended.kept.append(f"blob {blob.id}: it may be the contents of a file whose inode is gone")
         elif file is not None:
             mended.kept.append(f"blob {blob.id}: it may be the contents of inode {file.ino}")
+        elif lost:  # of which a hole at the end, or a lost chunk, makes the blob shorter
+            mended.kept.append(f"blob {blob.id}: files of this store have lost contents, which it may be")
         else:
             free_blobs.append(blob.id)
-    for chunk in [Chunk(*row) for row in (yield Query(LOOSE_CHUNKS, store_id))]:
+    for chunk in [Chunk(*row) for row in (yield Query(UNREFERENCED_CHUNKS, store_id))]:
         gap = next((gap for gap in gaps if gap.surrounds(chunk)), None) or next(
             (gap for gap in gaps if gap.may_lack(chunk)), None
         )
         if gap is not None:
-            place = gap.first * gap.chunk_size
-            mended.kept.append(f"chunk {chunk.id}: it may be what blob {gap.blob_id} lacks from byte {place} on")
-        elif lost or headless:
+            start = gap.first * gap.chunk_size
+            mended.kept.append(f"chunk {chunk.id}: it may be what blob {gap.blob_id} lacks from byte {start} on")
+        elif lost or broken_extents:
             mended.kept.append(f"chunk {chunk.id}: files of this store have lost contents that it may have been in")
         else:
             free_chunks.append(chunk.id)

@@ -1,1 +1,5 @@
-"""Moving files between this machine and a store."""
+"""Files on their way between this machine and a tree.
+
+`upload` and `download` do the work, in batches and pieces; `local` reads and writes this machine's files; `progress` tells how far
+it is.
+"""

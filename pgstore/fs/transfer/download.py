@@ -7,7 +7,6 @@ from functools import partial
 
 from pgstore import errors
 from pgstore.core.operation import Call, Op
-from pgstore.fs.commit.change_set import Entry
 from pgstore.fs.content.blobs import (
     BATCH_BYTES,
     COPY_BYTES,
@@ -20,47 +19,38 @@ from pgstore.fs.content.blobs import (
     read_blob,
     read_file,
 )
+from pgstore.fs.model import DIRECTORY, FILE, SYMLINK, Entry, Node
 from pgstore.fs.paths import Names, join
-from pgstore.fs.retention.keeping import Keeping
+from pgstore.fs.retention.file_pin import FilePin
 from pgstore.fs.transfer.local import LocalFile, LocalFolder, Target
 from pgstore.fs.transfer.progress import Progress
 from pgstore.fs.tree.listing import Listing
-from pgstore.fs.tree.resolve import Node, Small, Tree
-
-
-def open_file(tree: Tree, names: Names) -> Op[Node]:
-    """The file at *names*, with what reading it needs."""
-    node = (yield from tree.need(names, opening=True)).found
-    if node.is_directory:
-        raise errors.IsADirectory(f"{join(names) or '/'!r} is a directory", join(names) or "/")
-    if node.kind != "f":
-        raise errors.InvalidError(f"{join(names)!r} is a fifo or socket, which holds nothing to read")
-    return node
+from pgstore.fs.tree.resolve import Small, Tree
 
 
 class Reader:
     """
-    The bytes of one file in order.
+    Reads one file from its beginning to its end.
 
-    Of a Volume it stays with the state of the file that it was opened on. A file of a NetworkFileSystem is read as it is with each
-    look, to the end that it has by then.
+    A file of a Volume is read as it was when the reader was made. A file of a NetworkFileSystem is read as it is at each step, up
+    to the end that it has by then.
     """
 
     def __init__(self, tree: Tree, node: Node) -> None:
         self._store_id = tree.store_id
         self._in_place = tree.in_place
         self._node = node
-        self._keeping = Keeping(tree.session, tree.store_id, node.ino, None if tree.in_place else node.version)
-        self.size_bytes = node.size_bytes  # as it was last seen
+        self._pin = FilePin(tree.session, tree.store_id, node.ino, None if tree.in_place else node.version)
+        self.size_bytes = node.size_bytes  # as it was last read
         self.at = 0
         self._buffer = bytearray()
 
-    def next(self) -> Op[list[bytes] | None]:
+    def page(self) -> Op[list[bytes] | None]:
         """The next pieces, at most `BATCH_BYTES` together; None at the end."""
         start = self.at
         if start >= self.size_bytes:
             return None
-        yield from self._keeping.keep()
+        yield from self._pin.ensure()
         end = min(start + BATCH_BYTES, self.size_bytes)
         pieces: list[Piece]
         if self._in_place:
@@ -72,11 +62,11 @@ class Reader:
         self._advance(end)
         return filled(pieces, start, self.at)
 
-    def next_present(self) -> Op[list[PieceView] | None]:
+    def page_present(self) -> Op[list[PieceView] | None]:
         """
-        The next pieces that are not holes, as (offset, bytes), of at most `COPY_BYTES` of the file; None at the end.
+        The next `COPY_BYTES` at most of the file, without holes, as (offset, bytes); None at the end.
 
-        They are good until the next call.
+        The bytes may be used until the next call.
         """
         start = self.at
         if start >= self.size_bytes:
@@ -85,14 +75,14 @@ class Reader:
         pieces: list[PieceView]
         if self.size_bytes <= BATCH_BYTES:
             pieces, at = [], start
-            for piece in (yield from self.next()) or ():
+            for piece in (yield from self.page()) or ():
                 pieces.append((at, piece))
                 at += len(piece)
             return pieces
-        yield from self._keeping.keep()
+        yield from self._pin.ensure()
         buffer = self._buffer = self._buffer or bytearray(min(COPY_BYTES, self.size_bytes))
         if self._in_place:
-            end = min(end, start + len(buffer))  # the file may have grown
+            end = min(end, start + len(buffer))  # the file may have grown since the buffer was made
             self.size_bytes, pieces = yield from copy_file(self._store_id, self._node.ino, start, end, buffer)
         else:
             assert self._node.blob_id is not None
@@ -106,21 +96,19 @@ class Reader:
 
 def get_file(tree: Tree, names: Names, local: LocalFile, progress: Progress, *, trusted: bool = False) -> Op[int]:
     """
-    Write the file at *names* to *local*. A local file is there whole or, after an error, as it was.
-
-    Returns the number of bytes.
+    Write the file at *names* to *local*, which is complete afterwards or, after an error, as before. Returns the number of bytes.
     """
-    node = yield from open_file(tree, names)
+    node = yield from tree.need_file(names)
     progress.total(node.size_bytes)
     return (yield from _download(tree, node, partial(Target, local, node.mode, trusted=trusted), progress))
 
 
-def _download(tree: Tree, node: Node, opening: Callable[[], Target], progress: Progress) -> Op[int]:
+def _download(tree: Tree, node: Node, make_target: Callable[[], Target], progress: Progress) -> Op[int]:
     reader = Reader(tree, node)
-    target: Target = yield Call(opening)
+    target: Target = yield Call(make_target)
     try:
         at = 0
-        while (present := (yield from reader.next_present())) is not None:
+        while (present := (yield from reader.page_present())) is not None:
             if target.can_skip:
                 yield Call(partial(target.write_at, present))
             else:
@@ -137,9 +125,9 @@ def _download(tree: Tree, node: Node, opening: Callable[[], Target], progress: P
 
 def get_directory(tree: Tree, names: Names, folder: LocalFolder, progress: Progress) -> Op[None]:
     """
-    Write all files and links below the directory *names* into *folder*, and its directories if all is wanted.
+    Write all files and links below the directory *names* into *folder*, and the directories too, unless a pattern chooses files.
 
-    What would lead out of it is left out, and told of when all else is there.
+    What would lead out of *folder* is left out, and an error says so when all else is written.
     """
     walk = yield from tree.need(names)
     if not walk.found.is_directory:
@@ -148,10 +136,10 @@ def get_directory(tree: Tree, names: Names, folder: LocalFolder, progress: Progr
     batch = _Batch(tree, names, folder, progress)
     while (page := (yield from listing.entries())) is not None:
         for path, entry in page:
-            if entry.kind == "d":
+            if entry.kind == DIRECTORY:
                 if folder.everything:
                     batch.add(path, entry)
-            elif entry.kind in "fl" and folder.wanted(path):
+            elif entry.kind in (FILE, SYMLINK) and folder.wanted(path):
                 if entry.size_bytes > INLINE_BYTES_MAX or tree.has_changes:
                     yield from _download_below(tree, names, path, folder, progress)
                 else:
@@ -163,7 +151,7 @@ def get_directory(tree: Tree, names: Names, folder: LocalFolder, progress: Progr
 
 
 class _Batch:
-    """Directories, links and small files, which are read by one query and written by one call."""
+    """Directories, links and small files, read by one query and written in one `Call`."""
 
     def __init__(self, tree: Tree, names: Names, folder: LocalFolder, progress: Progress) -> None:
         self._tree = tree
@@ -186,30 +174,30 @@ class _Batch:
         entries, self._entries, self._size_bytes = self._entries, [], 0
         if not entries:
             return
-        inos = [entry.ino for _, entry in entries if entry.kind != "d"]
+        inos = [entry.ino for _, entry in entries if entry.kind != DIRECTORY]
         found = (yield from self._tree.small(inos)) if inos else {}
         for path in (yield Call(partial(self._write, entries, found))):
             yield from _download_below(self._tree, self._names, path, self._folder, self._progress)
 
     def _write(self, entries: list[tuple[bytes, Entry]], found: dict[int, Small]) -> list[bytes]:
-        """Returns the paths of files that were not *found*: they have changed since they were listed."""
-        left = []
+        """Write what was *found*. Returns the paths of the other files, which have changed since they were listed."""
+        changed = []
         for path, entry in entries:
-            if entry.kind == "d":
+            if entry.kind == DIRECTORY:
                 self._folder.make(path)
             elif (small := found.get(entry.ino)) is None:
-                left.append(path)
+                changed.append(path)
             elif small.link_target is not None:
                 self._folder.link(path, small.link_target)
             else:
                 self._folder.write(path, small.mode, small.data)
                 self._progress.bytes(len(small.data))
                 self._progress.files(1)
-        return left
+        return changed
 
 
 def _download_below(tree: Tree, names: Names, path: bytes, folder: LocalFolder, progress: Progress) -> Op[None]:
-    node = (yield from tree.need((*names, *path.split(b"/")), opening=True, follow=False)).found
+    node = (yield from tree.need((*names, *path.split(b"/")), with_contents=True, follow=False)).found
     if node.link_target is not None:
         yield Call(partial(folder.link, path, node.link_target))
     else:

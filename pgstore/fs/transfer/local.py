@@ -1,6 +1,6 @@
-"""This machine's files: reading, walking and writing them, with pgstore's errors.
+"""Files of this machine: reading, walking and writing them, with pgstore's errors.
 
-Everything here blocks, and runs inside a `Call`.
+All of it blocks, so operations run it inside a `Call`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import fnmatch
 import os
 import secrets
 import stat
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, TypeAlias
@@ -37,7 +38,7 @@ def explained(what: str, path: str | bytes | int | None = None) -> Iterator[None
 
 
 class Source:
-    """A file to upload, opened. `read(n)` gives n bytes, fewer only at the end."""
+    """A file to upload, opened for reading."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class Source:
         self.mtime_ns = mtime_ns
         self.size_hint = size_hint
         self._ours = ours
-        self._start = start  # where reading began; None: there is no way back
+        self._start = start  # where reading began; None: it cannot be read again
 
     @classmethod
     def open(cls, local: LocalFile) -> Source:
@@ -65,9 +66,9 @@ class Source:
         name = f"local file {os.fspath(local)!r}"
         with explained(name, os.fspath(local)):
             file = open(local, "rb", buffering=0)  # noqa: SIM115 - closed by close()
-            facts = os.fstat(file.fileno())
-            start = 0 if stat.S_ISREG(facts.st_mode) else None
-            return cls(file, name, facts.st_mode & 0o777, facts.st_mtime_ns, facts.st_size, ours=True, start=start)
+            status = os.fstat(file.fileno())
+            start = 0 if stat.S_ISREG(status.st_mode) else None
+            return cls(file, name, status.st_mode & 0o777, status.st_mtime_ns, status.st_size, ours=True, start=start)
 
     @classmethod
     def _of_object(cls, file: Any) -> Source:
@@ -87,7 +88,7 @@ class Source:
 
     @property
     def is_small(self) -> bool:
-        """Whether it seems to be one that is stored in its row, and can be read again if it is not."""
+        """Whether it will probably be stored in its row, and can be read again if it will not."""
         return self.can_restart and self.size_hint is not None and self.size_hint <= INLINE_BYTES_MAX
 
     def restart(self) -> None:
@@ -112,21 +113,21 @@ class Source:
             self._file.close()
 
 
-class Found(NamedTuple):
-    """A local file on its way up."""
+class FolderFile(NamedTuple):
+    """A file of a folder that is uploaded."""
 
-    directory: tuple[bytes, ...]  # names from the folder that is uploaded
+    directory: tuple[bytes, ...]  # its path from the folder
     name: bytes
     mode: int
     mtime_ns: int
-    data: bytes | None  # None: too large to be read in passing
+    data: bytes | None  # None: it is large, and not read yet
 
 
 class Folder:
     """
     A local folder to upload: its regular files, in a fixed order, read in batches.
 
-    Links to files count as files; links to folders, which may lead round in circles, are left out, as are sockets and the like.
+    Links to files count as files. Links to folders, which may lead round in circles, are left out, and so are sockets and the like.
     """
 
     def __init__(self, path: str | Path, pattern: str | None, *, recursive: bool = True) -> None:
@@ -144,31 +145,31 @@ class Folder:
         """Begin with the first file again."""
         self._files = self._walk()
 
-    def source(self, found: Found) -> Source:
-        return Source.open(self._path(found.directory, found.name))
+    def source(self, file: FolderFile) -> Source:
+        return Source.open(self._path(file.directory, file.name))
 
-    def batch(self) -> list[Found]:
-        """The next files, at most `BATCH_FILES` with about `BATCH_BYTES` to be stored in their rows; none at the end."""
-        batch: list[Found] = []
+    def batch(self) -> list[FolderFile]:
+        """The next files: at most `BATCH_FILES`, of which about `BATCH_BYTES` are read; none at the end."""
+        batch: list[FolderFile] = []
         size = 0
         for directory, name in self._files:
-            found = self._read(directory, name)
-            batch.append(found)
-            size += len(found.data or b"")
+            file = self._read(directory, name)
+            batch.append(file)
+            size += len(file.data or b"")
             if len(batch) >= BATCH_FILES or size >= BATCH_BYTES:
                 break
         return batch
 
-    def _read(self, directory: tuple[bytes, ...], name: bytes) -> Found:
+    def _read(self, directory: tuple[bytes, ...], name: bytes) -> FolderFile:
         path = self._path(directory, name)
         with explained(f"local file {path!r}", path):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                facts = os.fstat(fd)
-                data = None if facts.st_size > INLINE_BYTES_MAX else _read_small(fd, facts.st_size)
+                status = os.fstat(fd)
+                data = None if status.st_size > INLINE_BYTES_MAX else _read_small(fd, status.st_size)
             finally:
                 os.close(fd)
-        return Found(directory, name, facts.st_mode & 0o777, facts.st_mtime_ns, data)
+        return FolderFile(directory, name, status.st_mode & 0o777, status.st_mtime_ns, data)
 
     def _path(self, directory: tuple[bytes, ...], name: bytes) -> str:
         return os.path.join(self._root, *map(os.fsdecode, directory), os.fsdecode(name))
@@ -230,30 +231,36 @@ def _read_small(fd: int, expected: int) -> bytes | None:
 
 class Target:
     """
-    Where a file is downloaded to.
+    The local file that a download writes.
 
-    A regular file appears under its name, whole, with `finish`; until then, and after `abandon`, there is what was there before.
+    A regular file appears under its name with `finish`, complete; until then, and after `abandon`, all is as before.
+
+    A call that was cancelled may still be at work in its thread: the file is closed when that is done, for its number may be given
+    to another file at once. What was opened for a call that was cancelled meanwhile is abandoned when it is garbage.
     """
 
     def __init__(self, local: LocalFile | Slot, mode: int, *, trusted: bool = False) -> None:
-        """*trusted*: the file gets all bits of *mode*, and not permissions alone: also those that let it run with other rights."""
+        """*trusted*: the file gets all bits of *mode*, also setuid, setgid and sticky."""
+        self._file: Any = None
         self._temporary: str | None = None
-        self._handle: Handle | None = None  # of the folder; None: the path says all
+        self._is_abandoned = False
+        self._at_work = threading.Lock()
+        self._folder: OpenFolder | None = None  # kept open; None: *local* is a path
         self._at: dict[str, Any] = {}
         self._mask = 0o7777 if trusted else 0o777
         self._ours = isinstance(local, (str, os.PathLike, Slot))
-        self._shown: str | bytes | None  # the path, in errors
+        self._shown: str | bytes | None  # the path that errors show
         if not self._ours:
             if not callable(getattr(local, "write", None)):
                 raise errors.InvalidError(f"expected a path or a binary file to write, not {type(local).__name__}")
-            self._file: Any = local
+            self._file = local
             self._name = f"{local!r}"
             self._shown = None
             return
         if isinstance(local, Slot):
             self._name = f"local file {local.path!r}"
             self._shown = local.path
-            self._handle = local.folder
+            self._folder = local.folder
             self._at = {"dir_fd": local.folder.fd}
             self._path = local.name
         else:
@@ -261,15 +268,19 @@ class Target:
             self._name = f"local file {path!r}"
             self._shown = path
             self._path = os.path.realpath(path)
-        with explained(self._name, self._shown):
-            self._open(mode & self._mask)
+        try:
+            with explained(self._name, self._shown):
+                self._open(mode & self._mask)
+        except BaseException:
+            self.abandon()
+            raise
 
     def _open(self, mode: int) -> None:
         present = self._present()
         if present is not None and stat.S_ISDIR(present):
             raise errors.IsADirectory(f"{self._name} is a directory; give the path of the file to write", self._shown)
         if present is not None and not os.access(self._path, os.W_OK, **self._at):
-            # replacing it would need no right on the file itself
+            # Replacing the file would need rights on its folder alone.
             raise errors.FileUnreadable(
                 f"{self._name} may not be written; remove it first, or give another path", self._shown
             )
@@ -279,16 +290,21 @@ class Target:
             self._file = open(fd, "wb", buffering=0)  # noqa: SIM115 - closed by finish() or abandon()
             return
         folder, base = os.path.split(self._path)
-        temporary = os.path.join(folder, f".{base[:100]}.{secrets.token_hex(4)}.part")
+        begins = os.fsdecode(os.fsencode(base)[:100])  # bytes, of which a name can have 255
+        temporary = os.path.join(folder, f".{begins}.{secrets.token_hex(4)}.part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        fd = os.open(temporary, flags, mode if present is None else 0o600, **self._at)
-        self._temporary = temporary
+        self._temporary = temporary  # before it is there: an interrupt comes when it likes
+        try:
+            fd = os.open(temporary, flags, mode if present is None else 0o600, **self._at)
+        except OSError:
+            self._temporary = None
+            raise
         self._file = open(fd, "wb", buffering=0)  # noqa: SIM115 - closed by finish() or abandon()
         if present is not None:
             os.fchmod(fd, stat.S_IMODE(present) & self._mask)
 
     def _present(self) -> int | None:
-        """The type and mode of what is there; None: nothing, or a link where none is followed, which is replaced."""
+        """Type and mode of what is there. None: nothing, or a link, which is replaced and not followed."""
         try:
             present = os.stat(self._path, follow_symlinks=False, **self._at).st_mode
         except FileNotFoundError:
@@ -297,11 +313,20 @@ class Target:
 
     @property
     def can_skip(self) -> bool:
-        """Whether holes can be left out, and stay holes."""
+        """Whether holes need not be written."""
         return self._temporary is not None
 
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[None]:
+        try:
+            with self._at_work, explained(self._name, self._shown):
+                yield
+        finally:
+            if self._is_abandoned:
+                self.abandon()
+
     def write(self, pieces: Sequence[bytes | memoryview]) -> None:
-        with explained(self._name, self._shown):
+        with self._working():
             for piece in pieces:
                 written = self._write(piece)
                 while written is not None and written < len(piece):
@@ -315,7 +340,7 @@ class Target:
             raise errors.InvalidError(f"{self._name} takes no bytes: open it in binary mode") from exc
 
     def write_at(self, pieces: Sequence[tuple[int, bytes | memoryview]]) -> None:
-        """Write pieces to their places in the file, in order; only where `can_skip`."""
+        """Write pieces, each at its offset, in order; only if `can_skip`."""
         run: list[bytes | memoryview] = []
         start = end = 0
         for offset, data in pieces:
@@ -327,7 +352,7 @@ class Target:
         self._write_run(start, run)
 
     def _write_run(self, offset: int, run: list[bytes | memoryview]) -> None:
-        with explained(self._name, self._shown):
+        with self._working():
             while run:
                 written = os.pwritev(self._file.fileno(), run, offset)
                 offset += written
@@ -339,7 +364,7 @@ class Target:
     def finish(self, size_bytes: int) -> None:
         if not self._ours:
             return
-        with explained(self._name, self._shown):
+        with self._working():
             if self._temporary is not None:
                 self._file.truncate(size_bytes)
             self._file.close()
@@ -352,16 +377,28 @@ class Target:
     def abandon(self) -> None:
         if not self._ours:
             return
-        with contextlib.suppress(OSError):
-            self._file.close()
-        if self._temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(self._temporary, **self._at)
+        self._is_abandoned = True
+        if not self._at_work.acquire(blocking=False):
+            return  # who has it abandons it
+        try:
+            if self._file is not None:
+                with contextlib.suppress(OSError):
+                    self._file.close()
+            if self._temporary is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(self._temporary, **self._at)
+                self._temporary = None
+        finally:
+            self._at_work.release()
+
+    def __del__(self) -> None:
+        if self.__dict__.get("_temporary") is not None:
+            self.abandon()
 
 
-class Handle:
+class OpenFolder:
     """
-    A local folder, opened. It is closed when nobody has it any more, for a call that was cancelled may be at work in its thread.
+    A local folder, opened. Garbage collection closes it: a call that was cancelled may still be using it in its thread.
     """
 
     __slots__ = ("fd",)
@@ -374,9 +411,9 @@ class Handle:
 
 
 class Slot(NamedTuple):
-    """A name in a local folder, whatever becomes of the paths that lead there."""
+    """A name in a local folder, which stays the same folder if its path leads elsewhere meanwhile."""
 
-    folder: Handle
+    folder: OpenFolder
     name: str
     path: str  # for messages
 
@@ -385,24 +422,24 @@ class LocalFolder:
     """
     A local folder that files are downloaded into.
 
-    What comes from a store may be anything: nothing is written outside of the folder. Each folder is opened from the one above it,
-    and links are not followed, so it does not matter what becomes a link meanwhile. What has an impossible name, or is a link that
-    leads out, is left out, and `finish` tells of it.
+    Nothing is written outside of it, whatever names and links the store has. Each folder is opened from the one above, and links
+    are not followed, so nobody can replace a folder by a link meanwhile. Impossible names, and links that lead out of the folder,
+    are left out, and `finish` says so.
     """
 
     def __init__(self, path: str | Path, pattern: str | None, *, trusted: bool = False) -> None:
-        """*trusted*: files get all their bits (see `Target`), and links are made wherever they lead."""
+        """*trusted*: files get all bits of their modes (see `Target`), and links are made wherever they lead."""
         if not isinstance(path, (str, os.PathLike)):
             raise errors.InvalidError(f"expected the path of a local folder, not {type(path).__name__}")
         self._root = os.path.realpath(path)
         self._pattern = pattern
         self._trusted = trusted
-        self._latest: tuple[bytes, Handle] | None = None  # the folder of the last file
+        self._latest: tuple[bytes, OpenFolder] | None = None  # path and folder of the last file
         self._refused: list[str] = []
         self._refused_count = 0
         with explained(f"local folder {os.fspath(path)!r}", os.fspath(path)):
             os.makedirs(self._root, exist_ok=True)
-            self._top = Handle(os.open(self._root, _FOLDER))
+            self._top = OpenFolder(os.open(self._root, _FOLDER))
 
     @property
     def everything(self) -> bool:
@@ -432,25 +469,25 @@ class LocalFolder:
         """Make the folder *path* below this one, with those on the way."""
         self._enter(path)
 
-    def _enter(self, path: bytes) -> Handle:
+    def _enter(self, path: bytes) -> OpenFolder:
         if self._latest is not None and self._latest[0] == path:
             return self._latest[1]
-        folder, place = self._top, self._root
+        folder, here = self._top, self._root
         for name in os.fsdecode(path).split("/") if path else ():
-            place = os.path.join(place, name)
-            with explained(f"local folder {place!r}", place):
-                folder = _step(folder, name, place)
+            here = os.path.join(here, name)
+            with explained(f"local folder {here!r}", here):
+                folder = _step(folder, name, here)
         self._latest = path, folder
         return folder
 
-    def place(self, path: bytes) -> Slot:
-        """Where the file *path* is to be written."""
+    def slot(self, path: bytes) -> Slot:
+        """The folder and name that *path* means."""
         folder, _, name = path.rpartition(b"/")
         return Slot(self._enter(folder), os.fsdecode(name), os.path.join(self._root, os.fsdecode(path)))
 
     def target(self, path: bytes, mode: int) -> Target:
-        """What writes the file *path*."""
-        return Target(self.place(path), mode, trusted=self._trusted)
+        """A `Target` for the file *path*."""
+        return Target(self.slot(path), mode, trusted=self._trusted)
 
     def write(self, path: bytes, mode: int, data: bytes) -> None:
         """Write all of the file *path*."""
@@ -469,39 +506,39 @@ class LocalFolder:
                 f"link {os.fsdecode(path)!r} leads to {os.fsdecode(target)!r}; trusted=True makes links as they are"
             )
             return
-        place = self.place(path)
-        with explained(f"local link {place.path!r}", place.path):
+        slot = self.slot(path)
+        with explained(f"local link {slot.path!r}", slot.path):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(place.name, dir_fd=place.folder.fd)
-            os.symlink(os.fsdecode(target), place.name, dir_fd=place.folder.fd)
+                os.unlink(slot.name, dir_fd=slot.folder.fd)
+            os.symlink(os.fsdecode(target), slot.name, dir_fd=slot.folder.fd)
 
 
-# Only to be gone through, which takes no right to read it.
+# O_PATH: the folder is only passed through, for which one need not be allowed to read it.
 _FOLDER: Final = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 _REFUSED_SHOWN_MAX: Final = 5
 
 
-def _step(folder: Handle, name: str, place: str) -> Handle:
-    """The folder *name* in *folder*; made if there is nothing."""
+def _step(folder: OpenFolder, name: str, path: str) -> OpenFolder:
+    """The folder *name* in *folder*, which is made if nothing is there."""
     for _ in range(2):
         try:
-            return Handle(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder.fd))
+            return OpenFolder(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder.fd))
         except FileNotFoundError:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, dir_fd=folder.fd)
         except OSError as exc:
             if exc.errno in (errno.ENOTDIR, errno.ELOOP, errno.EMLINK):  # a link is one of these, by system
-                raise errors.NotADirectory(f"local path {place!r} is not a folder", place) from None
+                raise errors.NotADirectory(f"local path {path!r} is not a folder", path) from None
             raise
-    raise errors.FileMissing(f"local folder {place!r} was removed while it was written to", place)
+    raise errors.FileMissing(f"local folder {path!r} was removed while it was written to", path)
 
 
 def _stays_inside(depth: int, target: bytes) -> bool:
     """
-    Whether a link, *depth* folders below the one that is written, leads to something in it.
+    Whether a link that is *depth* folders below the folder leads to something in the folder.
 
-    `..` may only come first, where it goes up from real folders. Behind a name, which may be that of another link, it leads
-    nobody knows where.
+    `..` is allowed only at the beginning, where it goes up through real folders. Behind a name, which may be that of another link,
+    nobody knows where it leads.
     """
     names = [name for name in target.split(b"/") if name not in (b"", b".")]
     up = next((at for at, name in enumerate(names) if name != b".."), len(names))

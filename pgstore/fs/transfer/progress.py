@@ -1,4 +1,4 @@
-"""A progress bar for uploads and downloads; nothing unless it is asked for."""
+"""The progress of uploads and downloads: a bar, a callback, or nothing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 
 class Progress:
     """
-    Counts files and bytes, on a bar if *shown*.
+    Counts files and bytes.
 
-    *tell* is called, as Modal's `progress_cb` are, with `size=` in bytes when that is known, and with `advance=` for more bytes.
+    Args:
+        shown: show a bar.
+        what: the text before the bar.
+        tell: called with `size=` bytes when that is known, and with `advance=` for further bytes, as Modal's `progress_cb`.
     """
 
     def __init__(self, shown: bool | None = None, what: str = "", tell: Callable[..., object] | None = None) -> None:
@@ -18,7 +21,7 @@ class Progress:
         self._tell = tell
         self._files = 0
         self._bytes = 0
-        self._told = 0  # of these; after a restart, more
+        self._told = 0  # how many of them were told; after a restart more than were counted
         if shown:
             from rich import progress  # late: most programs never show one
 
@@ -50,7 +53,7 @@ class Progress:
             self._bar.update(self._task, files="1 file" if self._files == 1 else f"{self._files} files")
 
     def restart(self) -> None:
-        """All is done once more; what has been told is not told again."""
+        """The transfer begins again. What was told is not told again."""
         self._files = self._bytes = 0
 
     def close(self) -> None:

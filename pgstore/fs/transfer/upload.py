@@ -1,6 +1,6 @@
-"""Uploads: local files become new inodes, written as they are read, and get their names with the commit.
+"""Uploads: local files become new inodes, which are written as the files are read, and get their names with the commit.
 
-Files of a folder are taken in batches: read in one go, written by COPY.
+The files of a folder are read in batches, and written by COPY.
 """
 
 from __future__ import annotations
@@ -17,31 +17,32 @@ from pgstore.core.operation import Call, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.fs.commit.change_set import check_version
 from pgstore.fs.content import blobs
-from pgstore.fs.content.blobs import INLINE_BYTES_MAX, UNIQUE_VIOLATION, Contents, StoreGone
+from pgstore.fs.content.blobs import INLINE_BYTES_MAX, UNIQUE_VIOLATION
+from pgstore.fs.model import Contents, StoreGone
 from pgstore.fs.paths import Names, join
-from pgstore.fs.transfer.local import Folder, Found, Source
+from pgstore.fs.transfer.local import Folder, FolderFile, Source
 from pgstore.fs.transfer.progress import Progress
 from pgstore.fs.tree.build import Builder, is_directory
 from pgstore.fs.tree.new_rows import reserve_inodes
 from pgstore.fs.tree.resolve import Tree, check_file
 
-VOLUME_PUT = Statement(
-    "SELECT pgstore.volume_put($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-    "int8 int8 bytea[] bytea int4 int8 int8 bytea bool",
-)
-_ATTEMPTS: Final = 4  # over connections that break
-# From the first of them to the last: well within the ten minutes for which collection leaves alone what was replaced.
+_ATTEMPTS: Final = 4  # when connections break
+# From the first attempt to the last. `pgstore.volume_put` finds an earlier attempt by its rows, which collection leaves alone for
+# ten minutes, even if the file was replaced at once.
 _REPEAT_SECONDS: Final = 300.0
 
 
-def put_at_once(
+def put_small_file(
     session: Session, store_id: int, source: Source, names: Names, progress: Progress, mode: int | None
 ) -> Op[int | None]:
     """
     Commit a small *source* to a Volume as the path *names*, in one round trip and outside any transaction.
 
-    Returns the number of bytes; None, with nothing done, where that is no simple matter: `put_file` does it, and says what is
-    wrong. *source* must be one that can restart.
+    Returns the number of bytes. None: nothing was done, because it takes more than that; `put_file` can do it, or says what is
+    wrong.
+
+    Args:
+        source: one that can restart.
     """
     data: bytes = yield Call(partial(source.read, INLINE_BYTES_MAX + 1))
     if len(data) <= INLINE_BYTES_MAX:
@@ -60,8 +61,15 @@ def put_at_once(
     return None
 
 
+# The locks, and what makes a repeated call safe: see sql/schema.sql.
+VOLUME_PUT = Statement(
+    "SELECT pgstore.volume_put($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    "int8 int8 bytea[] bytea int4 int8 int8 bytea bool",
+)
+
+
 def _volume_put(*values: object) -> Op[bool | None]:
-    """Call `VOLUME_PUT`; again, where the answer is lost with the connection."""
+    """Call `pgstore.volume_put`, again if its answer is lost with the connection."""
     give_up = clock.monotonic() + _REPEAT_SECONDS
     repeated = False
     for attempts_left in range(_ATTEMPTS - 1, -1, -1):
@@ -94,21 +102,21 @@ def put_file(
     if_version: int | None = None,
 ) -> Op[int]:
     """
-    Write *source* to the path *names*, making directories on the way. Returns the number of bytes.
+    Write *source* to the path *names*, making the directories on the way. Returns the number of bytes.
 
     Args:
-        mode: its permission bits; None: those of *source*.
-        force: over a file that is there.
-        if_version: only if what is there has not changed since; 0: if there is nothing.
+        mode: permission bits; None: those of *source*.
+        force: replace a file that exists.
+        if_version: only if what is there has not changed since this version; 0: only if nothing is there.
     """
-    walk = yield from tree.place(names)
+    walk = yield from tree.target(names)
     check_file(walk)
     if walk.node is not None:
         if walk.node.is_directory:
             raise is_directory(names)
         if not force:
             raise errors.FileExists(f"{join(names)!r} exists; pass force=True to replace it", join(names))
-    if if_version is not None:  # at once, before the upload, where the commit would
+    if if_version is not None:  # now and not only at the commit: it saves the upload
         check_version(walk.names, None if walk.node is None else walk.version, if_version)
     builder = Builder(tree)
     parent = yield from builder.directory(walk.names[:-1], walk)
@@ -130,9 +138,9 @@ def put_file(
 
 
 def put_directory(tree: Tree, folder: Folder, names: Names, progress: Progress, *, force: bool = True) -> Op[None]:
-    """Write the files of *folder* below the path *names*; *force*: over files that are there."""
+    """Write the files of *folder* below the path *names*; *force*: replace files that exist."""
     builder = Builder(tree, inodes_at_once=100)
-    target = yield from tree.place(names)
+    target = yield from tree.target(names)
     if target.node is not None and not target.node.is_directory:
         raise errors.NotADirectory(f"{join(names)!r} is not a directory", join(names))
     while batch := (yield Call(folder.batch)):
@@ -143,37 +151,37 @@ def put_directory(tree: Tree, folder: Folder, names: Names, progress: Progress, 
 
 
 def _put_batch(
-    builder: Builder, folder: Folder, base: Names, batch: list[Found], progress: Progress, force: bool
+    builder: Builder, folder: Folder, base: Names, batch: list[FolderFile], progress: Progress, force: bool
 ) -> Op[None]:
     tree = builder.tree
     yield from builder.reserve(len(batch))
     for relative, files in _by_directory(batch):
         parent = yield from builder.directory((*base, *relative))
         if force:
-            yield from builder.check_not_directories(parent, [found.name for found in files])
+            yield from builder.check_not_directories(parent, [file.name for file in files])
         else:
-            for name in (yield from builder.names_in(parent, [found.name for found in files])):
+            for name in (yield from builder.names_in(parent, [file.name for file in files])):
                 path = join((*parent.path, name))
                 raise errors.FileExists(f"{path!r} exists; pass force=True to replace it", path)
-        for found in files:
-            data, mode, mtime_ns = found.data, found.mode, found.mtime_ns
+        for file in files:
+            data, mode, mtime_ns = file.data, file.mode, file.mtime_ns
             if data is not None:
                 stored = Contents(len(data), None, data or None)
                 progress.bytes(len(data))
             else:
-                source = yield Call(partial(folder.source, found))
+                source = yield Call(partial(folder.source, file))
                 try:
                     stored = yield from blobs.write(tree.store_id, source.read, source.size_hint, progress.bytes)
                     mode, mtime_ns = source.mode, source.mtime_ns
                 finally:
                     source.close()
-            builder.file(parent, found.name, mode, mtime_ns, stored, exclusive=not force, was_free=not force)
+            builder.file(parent, file.name, mode, mtime_ns, stored, exclusive=not force, was_free=not force)
     yield from builder.send()
     progress.files(len(batch))
 
 
-def _by_directory(batch: list[Found]) -> Iterable[tuple[Names, list[Found]]]:
-    groups: dict[Names, list[Found]] = {}
-    for found in batch:
-        groups.setdefault(found.directory, []).append(found)
+def _by_directory(batch: list[FolderFile]) -> Iterable[tuple[Names, list[FolderFile]]]:
+    groups: dict[Names, list[FolderFile]] = {}
+    for file in batch:
+        groups.setdefault(file.directory, []).append(file)
     return groups.items()

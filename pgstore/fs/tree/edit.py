@@ -1,7 +1,7 @@
 """Edits of a tree: making directories and links, removing, moving, copying, changing attributes.
 
-What goes with the commit waits in the transaction's change set; new inodes are written at once. Everything is decided on the tree
-as the transaction sees it; the commit decides again where others have changed it.
+Each edit resolves its paths, checks that it is possible in the tree as the transaction sees it, and writes: new inodes at once,
+names into the transaction's change set. The commit checks again what others have changed meanwhile.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.core.operation import Op
-from pgstore.fs.commit.change_set import Entry, Removal, conflict
+from pgstore.fs.commit.change_set import How, Removal, conflict
+from pgstore.fs.model import DIRECTORY, DIRECTORY_MODE, Entry, Node
 from pgstore.fs.paths import DirectoryNames, Names, join
 from pgstore.fs.tree.build import Builder, Directory, is_directory
 from pgstore.fs.tree.listing import LIST_NAMES, Listing
-from pgstore.fs.tree.new_rows import DIRECTORY_MODE
-from pgstore.fs.tree.resolve import Node, Tree, Walk, check_file, check_kind
+from pgstore.fs.tree.resolve import Tree, Walk, check_file, check_kind
 
 TARGET_BYTES_MAX: Final = 4095  # of a symbolic link; PATH_MAX of Linux
 
@@ -24,7 +24,7 @@ TARGET_BYTES_MAX: Final = 4095  # of a symbolic link; PATH_MAX of Linux
 def make_directory(
     tree: Tree, names: Names, mode: int = DIRECTORY_MODE, *, parents: bool = True, exist_ok: bool = False
 ) -> Op[None]:
-    walk = yield from tree.place(names)
+    walk = yield from tree.target(names)
     if walk.node is not None:
         if exist_ok and walk.node.is_directory:
             return
@@ -40,8 +40,8 @@ def make_directory(
 
 
 def make_node(tree: Tree, names: Names, make: Callable[[Builder, Directory, bytes], None]) -> Op[None]:
-    """Let *make* make something in the directory of *names*, which must be free, with its name."""
-    walk = yield from tree.place(names, follow=False)
+    """Have *make* called with the directory and the last name of *names*, at which nothing may be."""
+    walk = yield from tree.target(names, follow=False)
     _check_free(walk)
     builder = Builder(tree)
     parent = yield from builder.directory(walk.names[:-1], walk)
@@ -59,11 +59,11 @@ def make_symbolic_link(tree: Tree, target: bytes, names: Names) -> Op[None]:
 
 
 def make_link(tree: Tree, names: Names, new: Names) -> Op[None]:
-    """A second name for a file, or for a link itself."""
+    """Give a file another name. A symbolic link is not followed, but gets the name itself."""
     source = yield from tree.need(names, follow=False)
     if source.found.is_directory:
         raise is_directory(names)
-    walk = yield from tree.place(new, follow=False)
+    walk = yield from tree.target(new, follow=False)
     _check_free(walk)
     builder = Builder(tree)
     parent = yield from builder.directory(walk.names[:-1], walk)
@@ -109,14 +109,14 @@ def check_empty(tree: Tree, walk: Walk) -> Op[None]:
 def _removable(tree: Tree, names: Names) -> Op[Walk]:
     if not names:
         raise errors.InvalidError("the root cannot be removed or moved; name what is in it")
-    # A slash at the end does not let a link be followed here, or what it leads to would be removed.
+    # A symbolic link is not followed, also where a slash says that it should be: what it leads to would be removed.
     walk = yield from tree.need(tuple(names), follow=False)
     if isinstance(names, DirectoryNames):
         check_kind(walk._replace(needs_directory=True))
     return walk
 
 
-def _remove(tree: Tree, walk: Walk, how: str) -> None:
+def _remove(tree: Tree, walk: Walk, how: How) -> None:
     node = walk.found
     tree.changes.remove(walk.parent, walk.names[-1], Removal(node.ino, node.kind, how), walk.names[:-1])
 
@@ -131,7 +131,7 @@ def move(tree: Tree, names: Names, new: Names, *, replace: bool = True) -> Op[No
     Source of the rules: https://pubs.opengroup.org/onlinepubs/9799919799/functions/rename.html
     """
     source = yield from _removable(tree, names)
-    target = yield from tree.place(tuple(new), follow=False)
+    target = yield from tree.target(tuple(new), follow=False)
     if isinstance(new, DirectoryNames):
         target = target._replace(needs_directory=True)
         check_kind(target)
@@ -178,12 +178,12 @@ def _check_replaceable(tree: Tree, node: Node, target: Walk) -> Op[None]:
 
 def copy(tree: Tree, sources: list[Names], target: Names, *, recursive: bool) -> Op[None]:
     """
-    Copy files, sharing their bytes, as cp(1) does: into a directory that is there; else one of them, to this name.
+    Copy files as cp(1) does: into *target* if that is a directory, else one file to this name. Copies share their bytes.
 
     Attributes are copied, times are not.
     """
-    place = yield from tree.place(target)
-    into = place.node is not None and place.node.is_directory
+    there = yield from tree.target(target)
+    into = there.node is not None and there.node.is_directory
     if not into and len(sources) != 1:
         raise errors.NotADirectory(
             f"{join(target)!r} is not a directory, so only one file can be copied there", join(target)
@@ -192,14 +192,14 @@ def copy(tree: Tree, sources: list[Names], target: Names, *, recursive: bool) ->
     for names in sources:
         source = yield from tree.need(names)
         if not source.found.is_directory:
-            walk = place
+            walk = there
             if into:
-                walk = yield from tree.place((*target, source.names[-1]))
+                walk = yield from tree.target((*target, source.names[-1]))
             yield from _copy_file(builder, source, walk)
         elif not recursive:
             raise errors.IsADirectory(f"{join(names)!r} is a directory; pass recursive=True to copy it", join(names))
         else:
-            if place.node is not None and not into:
+            if there.node is not None and not into:
                 raise errors.NotADirectory(
                     f"{join(target)!r} is a file and cannot be replaced by a directory", join(target)
                 )
@@ -224,21 +224,21 @@ def _copy_file(builder: Builder, source: Walk, target: Walk) -> Op[None]:
 
 def _copy_tree(builder: Builder, source: Walk, new: Names) -> Op[None]:
     tree = builder.tree
-    place = yield from tree.place(new)
-    if any(ino == source.found.ino for ino, _ in place.reached):
+    target = yield from tree.target(new)
+    if any(ino == source.found.ino for ino, _ in target.reached):
         raise errors.InvalidError(f"directory {join(source.names)!r} cannot be copied into itself: {join(new)!r}")
-    yield from builder.directory(place.names, place)
+    yield from builder.directory(target.names, target)
     listing = Listing(tree, [source.found.ino], recursive=True)
     while (page := (yield from listing.entries())) is not None:
         if not builder.made.isdisjoint(entry.ino for _, entry in page):  # or this would go on for ever
             raise conflict(
-                f"{join(place.names)!r} was moved into {join(source.names)!r} while that was being copied there"
+                f"{join(target.names)!r} was moved into {join(source.names)!r} while that was being copied there"
             )
-        yield from builder.reserve(sum(entry.kind != "d" for _, entry in page))
+        yield from builder.reserve(sum(entry.kind != DIRECTORY for _, entry in page))
         for above, entries in _by_directory(page):
-            parent = yield from builder.directory((*place.names, *above))
-            files = {name: entry for name, entry in entries if entry.kind != "d"}
-            yield from builder.directories(parent, [name for name, entry in entries if entry.kind == "d"])
+            parent = yield from builder.directory((*target.names, *above))
+            files = {name: entry for name, entry in entries if entry.kind != DIRECTORY}
+            yield from builder.directories(parent, [name for name, entry in entries if entry.kind == DIRECTORY])
             yield from builder.check_not_directories(parent, list(files))
             for name, entry in files.items():
                 builder.copy(parent, name, entry)
@@ -262,7 +262,7 @@ def _by_directory(page: Iterable[tuple[bytes, Entry]]) -> Iterable[tuple[Names, 
 def set_attributes(
     tree: Tree, names: Names, attributes: Callable[[Node], Mapping[str, Any]], *, follow: bool
 ) -> Op[None]:
-    """Change columns of an inode, given what it is."""
+    """Change columns of an inode. *attributes*: called with the inode, returns the new values."""
     walk = yield from tree.need(names, follow=follow)
     node = walk.found
     yield from tree.changes.set_attributes(node.ino, node.kind, attributes(node), walk.names)

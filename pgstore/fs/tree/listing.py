@@ -1,22 +1,23 @@
-"""Listing: what directories hold, a page at a time, as the current transaction has changed it."""
+"""Listing: what directories hold, a page at a time, with the changes of the current transaction."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from pgstore.core.operation import Op, Query, Rows
 from pgstore.core.statement import Statement
-from pgstore.fs.commit.change_set import Entry
+from pgstore.fs.model import DIRECTORY, FIFO, FILE, SOCKET, SYMLINK, Entry, Node
 from pgstore.fs.paths import Names, are_possible, is_possible, join, refuse
-from pgstore.fs.tree.resolve import Node, Tree, Walk, valid
+from pgstore.fs.tree.resolve import Tree, Walk, valid
 from pgstore.types import FileEntry, FileEntryType, FileStat
 
+T = TypeVar("T")
 PAGE_NAMES: Final = 1000  # of one directory in one page of a listing
 PAGE_DIRECTORIES: Final = 20  # in one page of a recursive listing
 
-# In version $5: for each directory of $2 the first $4 names after that of $3.
+# In version $5 the first $4 names of each of the directories $2 that come after the name $3.
 _NAMES: Final = """
       FROM unnest($2, $3) WITH ORDINALITY AS u (parent, after, position)
      CROSS JOIN LATERAL (
@@ -44,7 +45,7 @@ LIST = Statement(
     "int8 int8[] bytea[] int8 int8",
     read_only=True,
 )
-# The same without what the inodes know.
+# The same without the inodes.
 LIST_NAMES = Statement(
     f"SELECT u.position, e.name, e.ino, e.kind, 0::bigint, 0::bigint {_NAMES}",
     "int8 int8[] bytea[] int8 int8",
@@ -53,7 +54,7 @@ LIST_NAMES = Statement(
 
 
 class Part(NamedTuple):
-    """What was read of a directory: all names after the one that was known, up to *last*; None: to the end."""
+    """A part of a directory: all names after the one that was known before, up to *last*; None: to the end."""
 
     ino: int
     path: bytes
@@ -62,7 +63,7 @@ class Part(NamedTuple):
 
 
 class Listing:
-    """What a directory holds, a page at a time; with *recursive* all below it, directories before what is in them."""
+    """The names in directories, a page at a time; with *recursive* all below them, a directory before what is in it."""
 
     def __init__(
         self,
@@ -76,9 +77,11 @@ class Listing:
         left_out: Callable[[Names], None] | None = None,
     ) -> None:
         """
-        *names* are the path of *directories*, *after* the last name in them that is known.
-
-        *left_out*: told of impossible names, which `entries` then leaves out, with what is below; None: they are an error.
+        Args:
+            names: the path of *directories*.
+            after: begin behind this name.
+            left_out: called with the path of each impossible name, which `entries` leaves out with all below it. None: such a name
+                is an error.
         """
         self._tree = tree
         self._recursive = recursive
@@ -98,14 +101,14 @@ class Listing:
                 if len(rows) == PAGE_NAMES:
                     self._todo.append((ino, path, rows[-1][1]))
                 if self._recursive:
-                    self._todo += [(row[2], path + row[1] + b"/", b"") for row in rows if row[3] == "d"]
+                    self._todo += [(row[2], path + row[1] + b"/", b"") for row in rows if row[3] == DIRECTORY]
                 page += _file_entries(path, rows)
             if page:
                 return page
         return None
 
     def entries(self) -> Op[list[tuple[bytes, Entry]] | None]:
-        """The next paths and what they lead to, None at the end."""
+        """The next paths and their entries, None at the end."""
         while self._todo:
             found: list[tuple[bytes, Entry]] = []
             for ino, path, entries, last in (yield from self.parts()):
@@ -116,7 +119,7 @@ class Listing:
                     if not are_safe and not is_possible(name):
                         self._left_out((*path.split(b"/")[:-1], name))
                         continue
-                    if self._recursive and entry.kind == "d":
+                    if self._recursive and entry.kind == DIRECTORY:
                         self._todo.append((entry.ino, path + name + b"/", b""))
                     found.append((path + name, entry))
             if found:
@@ -124,7 +127,7 @@ class Listing:
         return None
 
     def parts(self) -> Op[list[Part]]:
-        """The next names of the next directories, which are then no more to be done."""
+        """The next part of each of the next directories, which then leave the list of what is to be done."""
         parts: list[Part] = []
         for (ino, path, after), rows in (yield from self._next_rows()):
             last = rows[-1][1] if len(rows) == PAGE_NAMES else None
@@ -133,7 +136,7 @@ class Listing:
         return parts
 
     def _next_rows(self) -> Op[list[tuple[tuple[int, bytes, bytes], Rows]]]:
-        """The next directories of the list, each with the next rows of `LIST` for it, by name."""
+        """The next directories of the list, each with its next rows of `LIST`, sorted by name."""
         now = self._todo[-PAGE_DIRECTORIES:]
         del self._todo[-PAGE_DIRECTORIES:]
         query = Query(
@@ -145,7 +148,7 @@ class Listing:
             self._tree.version,
         )
         rows = yield from self._tree.read(query)
-        # In order already, as a rule. To have that promised costs the server more than making sure costs us.
+        # They nearly always come in order. An ORDER BY would cost the server more than sorting costs us.
         rows.sort()
         if len(now) == 1:
             return [(now[0], rows)]
@@ -157,7 +160,7 @@ class Listing:
     def _overlaid(
         self, ino: int, after: bytes, last: bytes | None, entries: list[tuple[bytes, Entry]]
     ) -> Sequence[tuple[bytes, Entry]]:
-        """*entries*, which are all names of (*after*, *last*], with the transaction's changes to these."""
+        """*entries*, which are all names of (*after*, *last*], with the transaction's changes in this range."""
         if not self._tree.has_changes:
             return entries
         changes = self._tree.changes_under(ino)
@@ -170,12 +173,24 @@ class Listing:
         return [(name, self._tree.as_changed(entry)) for name, entry in sorted(kept)]
 
 
+class OnePage(Generic[T]):
+    """A page where a listing is expected: the entry of a path that is no directory."""
+
+    def __init__(self, entries: list[T]) -> None:
+        self._entries: list[T] | None = entries
+
+    def page(self) -> Op[list[T] | None]:
+        yield from ()
+        entries, self._entries = self._entries, None
+        return entries
+
+
 _TYPES: Final = {
-    "f": FileEntryType.FILE,
-    "d": FileEntryType.DIRECTORY,
-    "l": FileEntryType.SYMLINK,
-    "p": FileEntryType.FIFO,
-    "s": FileEntryType.SOCKET,
+    FILE: FileEntryType.FILE,
+    DIRECTORY: FileEntryType.DIRECTORY,
+    SYMLINK: FileEntryType.SYMLINK,
+    FIFO: FileEntryType.FIFO,
+    SOCKET: FileEntryType.SOCKET,
 }
 
 
@@ -184,30 +199,30 @@ def file_entry(path: bytes, entry: Entry | Node) -> FileEntry:
 
 
 def _file_entries(path: bytes, rows: Rows) -> list[FileEntry]:
-    """What `file_entry` makes of each row of `LIST`, in half the time: the initialisation of a frozen dataclass is slow."""
+    """`file_entry` of each row of `LIST`, in half the time: the initialisation of a frozen dataclass is slow."""
     new, kind, types, encoding, on_error = FileEntry.__new__, FileEntry, _TYPES, *_ENCODING
     entries: list[FileEntry] = []
     if not are_possible([row[1] for row in rows]):
         refuse((*path.split(b"/")[:-1], next(row[1] for row in rows if not is_possible(row[1]))))
     for row in rows:
         entry = new(kind)
-        facts = entry.__dict__
-        facts["path"] = (path + row[1]).decode(encoding, on_error)
-        facts["type"] = types[row[3]]
-        facts["mtime"] = row[5] // 1_000_000_000
-        facts["size"] = row[4]
+        attributes = entry.__dict__
+        attributes["path"] = (path + row[1]).decode(encoding, on_error)
+        attributes["type"] = types[row[3]]
+        attributes["mtime"] = row[5] // 1_000_000_000
+        attributes["size"] = row[4]
         entries.append(entry)
     return entries
 
 
-_ENCODING: Final = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())  # what `os.fsdecode` takes
+_ENCODING: Final = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())  # those of `os.fsdecode`
 
 
 def file_stat(walk: Walk) -> FileStat:
-    return facts_of(b"/".join(walk.names), walk.found, walk.version)
+    return stat_of(b"/".join(walk.names), walk.found, walk.version)
 
 
-def facts_of(path: bytes, node: Node, version: int) -> FileStat:
+def stat_of(path: bytes, node: Node, version: int) -> FileStat:
     return FileStat(
         path=join((path,)),
         type=_TYPES[node.kind],

@@ -1,7 +1,7 @@
 """New inodes and names, written before anyone can see them.
 
-An inode can be inserted at any time: nothing leads to it until it has a name. The same holds for names in a directory that has
-none itself yet. Such rows are valid from version 0 on and need no lock.
+An inode can be inserted at any time, for nothing leads to it before it has a name. So can names in a directory that has no name
+yet. Such rows are valid since version 0 and need no lock.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from pgstore.client.session import Session
 from pgstore.core.operation import CopyIn, Many, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.fs.commit.change_set import ChangeSet
-from pgstore.fs.content.blobs import Contents, StoreGone
+from pgstore.fs.model import DIRECTORY, FILE, SYMLINK, Contents, StoreGone
 
-DIRECTORY_MODE: Final = 0o755
 LINK_MODE: Final = 0o777
 
 INSERT_INODE = Statement(
@@ -27,25 +26,6 @@ INSERT_INODE = Statement(
     """,
     "int8 int8 char int4 int8 int8 int8 int8 int8 bytea bytea",
 )
-# Files and links $3, as they are in version $4, become new inodes $2. They share their blobs.
-COPY_INODES_OF = Statement(
-    """
-    INSERT INTO pgstore.inode
-           (store_id, ino, kind, mode, uid, gid, size_bytes, mtime_ns, ctime_ns, blob_id, link_target, inline_data, xattrs)
-    SELECT $1, u.ino, i.kind, i.mode, i.uid, i.gid, i.size_bytes, $5, $5, i.blob_id, i.link_target, i.inline_data, i.xattrs
-      FROM unnest($2, $3) AS u (ino, source)
-     CROSS JOIN LATERAL (
-           SELECT n.*
-             FROM pgstore.inode n
-            WHERE n.store_id = $1
-              AND n.ino::bigint = u.source
-              AND n.version_to > $4
-              AND n.version_from <= $4
-            ORDER BY n.version_to
-            LIMIT 1) i
-    """,
-    "int8 int8[] int8[] int8 int8",
-)
 INSERT_NAME = Statement(
     "INSERT INTO pgstore.dirent (store_id, parent, name, ino, kind) VALUES ($1, $2, $3, $4, $5)",
     "int8 int8 bytea int8 char",
@@ -55,7 +35,7 @@ COPY_INODES: Final = """
     FROM STDIN (FORMAT binary)
 """
 COPY_NAMES: Final = "COPY pgstore.dirent (store_id, parent, name, ino, kind) FROM STDIN (FORMAT binary)"
-# Reading the file system's row finds out whether it still exists. No row: it does not.
+# No row: the file system does not exist any more.
 RESERVE_INODES = Statement(
     """
     SELECT nextval('pgstore.inode_seq'::regclass)
@@ -66,7 +46,7 @@ RESERVE_INODES = Statement(
     "int8 int4",
 )
 
-COPY_FROM_ROWS: Final = 16  # below, single INSERTs in one message are quicker
+COPY_FROM_ROWS: Final = 16  # fewer rows are quicker by single INSERTs in one message
 
 # COPY's binary format: each row is its number of fields, each field its length and its bytes; length -1 is NULL.
 _HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -81,10 +61,10 @@ _BIGINT: Final = struct.Struct("!iq").pack
 
 def reserve_inodes(session: Session, store_id: int, count: int, *, at_once: int = 32) -> Op[list[int]]:
     """
-    Numbers for *count* new inodes, which nobody else makes.
+    Numbers for *count* new inodes, which nobody else gets.
 
     Args:
-        at_once: how many to draw when there are not enough; those left over are there for the next operation.
+        at_once: how many to draw from the database, at least, if the session has too few. The next operation takes what is left.
     """
     reserved = session.reserved_inodes(store_id)
     inos: list[int] = []
@@ -114,7 +94,7 @@ class _Inode(NamedTuple):
 
 
 class NewRows:
-    """Inodes and names to be written, collected and sent together."""
+    """Inodes and names to be written together."""
 
     def __init__(self, store_id: int, now_ns: int) -> None:
         self._store_id = store_id
@@ -125,13 +105,13 @@ class NewRows:
 
     def file(self, ino: int, mode: int, mtime_ns: int, contents: Contents) -> None:
         size, blob_id, inline_data = contents
-        self._inodes.append(_Inode(ino, "f", mode, size, mtime_ns, blob_id, None, inline_data))
+        self._inodes.append(_Inode(ino, FILE, mode, size, mtime_ns, blob_id, None, inline_data))
 
     def directory(self, ino: int, parent: int, mode: int) -> None:
-        self._inodes.append(_Inode(ino, "d", mode, 0, self._now_ns, None, parent))
+        self._inodes.append(_Inode(ino, DIRECTORY, mode, 0, self._now_ns, None, parent))
 
     def symbolic_link(self, ino: int, target: bytes) -> None:
-        self._inodes.append(_Inode(ino, "l", LINK_MODE, len(target), self._now_ns, link_target=target))
+        self._inodes.append(_Inode(ino, SYMLINK, LINK_MODE, len(target), self._now_ns, link_target=target))
         self._links = True
 
     def special(self, ino: int, kind: str, mode: int) -> None:
@@ -143,11 +123,13 @@ class NewRows:
         self._names.append((parent, name, ino, kind))
 
     def send(self, changes: ChangeSet) -> Op[None]:
-        """Write what was collected; put off until *changes* are, if that is soon."""
+        """Write what was collected: now, or with *changes* if the operation reads none of it before."""
         if self._links or len(self._inodes) + len(self._names) < COPY_FROM_ROWS:
-            queries = [*self._inode_queries(), *self._name_queries()]
+            queries = self._inode_queries()
+            if self._names:
+                queries += self._name_queries()
             if changes.is_single:
-                changes.put_off(queries)
+                changes.defer(queries)
             elif queries:
                 yield Many(queries)
         else:

@@ -6,6 +6,7 @@ from typing import Final
 
 from pgstore.core.operation import Many, Op, Query
 from pgstore.core.statement import Statement
+from pgstore.fs.candidates import GRACE_OVER, note_blobs, note_chunks
 from pgstore.fs.retention.collection.retained import ALIVE, GRACE_ENDED
 from pgstore.fs.retention.collection.round import Round
 
@@ -13,11 +14,12 @@ BLOBS_AT_ONCE: Final = 100
 EXTENTS_AT_ONCE: Final = 20_000  # of these blobs, but for a single one that has more
 CHUNKS_AT_ONCE: Final = 200  # of up to 1 MiB
 
-# Uploads whose session died become blobs to look at like others. If their writer comes back after all, it fails.
+# Blobs of uploads whose session died become candidates. Two collections do not note the same: the second skips what the first has
+# locked. A writer that comes back after all finds its blob without its session, and fails.
 NOTE_UNFINISHED = Statement(
     f"""
     WITH dead AS (
-         SELECT b.id, b.ctid AS place
+         SELECT b.id AS blob_id, b.ctid
            FROM pgstore.blob b
           WHERE b.store_id = $1
             AND b.session_id IS NOT NULL
@@ -25,26 +27,23 @@ NOTE_UNFINISHED = Statement(
             FOR UPDATE SKIP LOCKED
           LIMIT $2
     ), noted AS (
-         INSERT INTO pgstore.blob_left (store_id, blob_id, left_at)
-         SELECT $1, d.id, timestamptz '-infinity'
-           FROM dead d
-          ORDER BY d.id
-             ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at)
+    {note_blobs("dead", noted_at=GRACE_OVER)}
     )
     UPDATE pgstore.blob
        SET session_id = NULL
      WHERE store_id::numeric = $1::numeric
-       AND ctid = ANY (ARRAY(SELECT d.place FROM dead d))
+       AND ctid = ANY (ARRAY(SELECT d.ctid FROM dead d))
     """,
     "int8 int8",
 )
 
-BLOBS_LEFT = Statement(
+# Another collection at work on a candidate has locked it: it is skipped, so that two do not delete the same.
+BLOB_CANDIDATES = Statement(
     f"""
     SELECT l.blob_id
-      FROM pgstore.blob_left l
+      FROM pgstore.blob_candidate l
      WHERE l.store_id = $1
-       AND l.left_at <= {GRACE_ENDED}
+       AND l.noted_at <= {GRACE_ENDED}
        AND l.blob_id > $3
      ORDER BY l.blob_id
        FOR UPDATE SKIP LOCKED
@@ -55,6 +54,7 @@ BLOBS_LEFT = Statement(
 
 
 def _lock(table: str) -> Statement:
+    """Lock those of the rows $2 that nobody else has locked, and return their ids."""
     return Statement(
         f"""
         SELECT o.id
@@ -90,9 +90,10 @@ def _delete(table: str, column: str) -> Statement:
     )
 
 
-# An inode's foreign key locks the blob it comes to refer to: the blob is skipped, or the next look sees the inode.
+# An inode that begins to refer to a blob locks the blob, by its foreign key. So either we skip the blob, or `BLOBS_NOW` sees the
+# inode.
 LOCK_BLOBS = _lock("blob")
-# Blobs of $2 that exist: whether an inode refers to them, else how many extents they have.
+# Those of the blobs $2 that exist: whether an inode refers to them, and if none does, how many extents they have.
 BLOBS_NOW = Statement(
     """
     SELECT b.id, i.one IS NOT NULL, e.count
@@ -118,9 +119,9 @@ BLOBS_NOW = Statement(
     """,
     "int8 int8[]",
 )
-# In one statement, so that whoever reads chunks of a blob and sees the blob has been shown all of them.
+# Extents and blob in one statement, so that a reader that still sees the blob has been shown all of its extents.
 DELETE_BLOBS = Statement(
-    """
+    f"""
     WITH emptied AS (
          DELETE FROM pgstore.extent
           WHERE store_id::numeric = $1::numeric
@@ -135,11 +136,7 @@ DELETE_BLOBS = Statement(
                        OFFSET 0) e))
          RETURNING chunk_id
     ), noted AS (
-         INSERT INTO pgstore.chunk_left (store_id, chunk_id)
-         SELECT DISTINCT $1, e.chunk_id
-           FROM emptied e
-          ORDER BY e.chunk_id
-             ON CONFLICT (store_id, chunk_id) DO UPDATE SET left_at = greatest(excluded.left_at, chunk_left.left_at)
+    {note_chunks("emptied")}
     )
     DELETE FROM pgstore.blob
      WHERE store_id::numeric = $1::numeric
@@ -155,12 +152,13 @@ DELETE_BLOBS = Statement(
     """,
     "int8 int8[]",
 )
-FORGET_BLOBS = _delete("blob_left", "blob_id")
+FORGET_BLOBS = _delete("blob_candidate", "blob_id")
 
-CHUNKS_LEFT = Statement(
+# As `BLOB_CANDIDATES`.
+CHUNK_CANDIDATES = Statement(
     """
     SELECT l.chunk_id
-      FROM pgstore.chunk_left l
+      FROM pgstore.chunk_candidate l
      WHERE l.store_id = $1
        AND l.chunk_id > $2
      ORDER BY l.chunk_id
@@ -169,8 +167,11 @@ CHUNKS_LEFT = Statement(
     """,
     "int8 int8 int8",
 )
+# An extent that begins to have a chunk locks the chunk, by its foreign key. So either we skip the chunk, or `CHUNKS_NOW` sees the
+# extent.
 LOCK_CHUNKS = _lock("chunk")
-# octet_length of a value stored out of line is in its pointer: nothing is read. Large objects do not tell their size so cheaply.
+# The octet_length of a value stored out of line stands in the row, so that no bytes are read. Large objects have no such cheap
+# size.
 CHUNKS_NOW = Statement(
     """
     SELECT c.id, e.one IS NOT NULL, c.size_bytes, c.is_object
@@ -191,11 +192,11 @@ CHUNKS_NOW = Statement(
     "int8 int8[]",
 )
 DELETE_CHUNKS = _delete("chunk", "id")
-# Each takes a lock of the table that the server has for all together, until the transaction ends.
+# Unlinking takes a lock for each object until the transaction ends, out of a table that all share: hence `CHUNKS_AT_ONCE`.
 DELETE_OBJECTS = Statement(
     "SELECT count(*) FROM pg_catalog.unnest($2) AS u (id) WHERE pgstore.chunk_delete($1, u.id)", "int8 int8[]"
 )
-FORGET_CHUNKS = _delete("chunk_left", "chunk_id")
+FORGET_CHUNKS = _delete("chunk_candidate", "chunk_id")
 
 
 class DeletingContents(Round):
@@ -211,26 +212,26 @@ class DeletingContents(Round):
         return noted  # type: ignore[no-any-return]
 
     def _blobs(self, after: int) -> Op[int | None]:
-        """Look at the noted blobs after *after*; returns the last of them, None if there are no more."""
+        """Delete what can be of the candidates after blob *after*. Returns the last one looked at, None if there are no more."""
         store_id = self._store_id
-        (rows,) = yield from self._many(Query(BLOBS_LEFT, store_id, self._grace_seconds, after, BLOBS_AT_ONCE))
+        (rows,) = yield from self._many(Query(BLOB_CANDIDATES, store_id, self._grace_seconds, after, BLOBS_AT_ONCE))
         if not rows:
             return None
         ids = [row[0] for row in rows]
         locked, now = yield Many([Query(LOCK_BLOBS, store_id, ids), Query(BLOBS_NOW, store_id, ids)])
         ours = {row[0] for row in locked}
-        facts = {blob_id: (is_used, extents) for blob_id, is_used, extents in now}
+        existing = {blob_id: (is_used, extents) for blob_id, is_used, extents in now}
         free: list[int] = []
         done: list[int] = []
         room = EXTENTS_AT_ONCE
         for blob_id in ids:
-            is_used, extents = facts.get(blob_id, (True, 0))
+            is_used, extents = existing.get(blob_id, (True, 0))
             if not is_used and blob_id in ours:
                 if free and extents > room:
                     break
                 free.append(blob_id)
                 room -= extents
-            if blob_id in ours or blob_id not in facts:
+            if blob_id in ours or blob_id not in existing:
                 done.append(blob_id)
             after = blob_id
         deleted, _ = yield Many([Query(DELETE_BLOBS, store_id, free), Query(FORGET_BLOBS, store_id, done)])
@@ -238,9 +239,9 @@ class DeletingContents(Round):
         return after
 
     def _chunks(self, after: int) -> Op[int | None]:
-        """Look at the noted chunks after *after*; returns the last of them, None if there are no more."""
+        """Delete what can be of the candidates after chunk *after*. Returns the last one looked at, None if there are no more."""
         store_id = self._store_id
-        (rows,) = yield from self._many(Query(CHUNKS_LEFT, store_id, after, CHUNKS_AT_ONCE))
+        (rows,) = yield from self._many(Query(CHUNK_CANDIDATES, store_id, after, CHUNKS_AT_ONCE))
         if not rows:
             return None
         ids = [row[0] for row in rows]

@@ -1,19 +1,18 @@
-"""What a collection would delete. Reads all of it: for people, not in passing."""
+"""What a collection would delete. It reads all of that, which takes time: for people who ask, not for the background."""
 
 from __future__ import annotations
 
 from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
-from pgstore.fs.commit.change_set import LIVE
-from pgstore.fs.content.blobs import StoreGone
-from pgstore.fs.retention.collection.retained import ALIVE, GRACE_ENDED, HELD, Deciding
+from pgstore.fs.model import LIVE, StoreGone
+from pgstore.fs.retention.collection.retained import ALIVE, GRACE_ENDED, PINNED, RetentionRound
 from pgstore.fs.retention.collection.round import Collected
 
 # $3: the first version to keep.
-SURVEY = Statement(
+WOULD_DELETE = Statement(
     f"""
     WITH going AS (
-         SELECT i.blob_id, i.ctid AS place
+         SELECT i.blob_id, i.ctid
            FROM pgstore.inode i
           WHERE i.store_id = $1
             AND i.version_to <= $3
@@ -25,16 +24,16 @@ SURVEY = Statement(
             AND i.link_count::integer = 0
             AND $4 = 'nfs'
             AND i.ctime_ns <= (extract(epoch FROM {GRACE_ENDED}) * 1000000000::numeric)::bigint
-            AND NOT {HELD}
+            AND NOT {PINNED}
     ), candidate AS (
          SELECT g.blob_id AS id
            FROM going g
           WHERE g.blob_id IS NOT NULL
           UNION
          SELECT l.blob_id
-           FROM pgstore.blob_left l
+           FROM pgstore.blob_candidate l
           WHERE l.store_id = $1
-            AND l.left_at <= {GRACE_ENDED}
+            AND l.noted_at <= {GRACE_ENDED}
           UNION
          SELECT b.id
            FROM pgstore.blob b
@@ -49,7 +48,7 @@ SURVEY = Statement(
                               FROM pgstore.inode i
                              WHERE i.store_id = $1
                                AND i.blob_id = b.id
-                               AND i.ctid NOT IN (SELECT g.place FROM going g))
+                               AND i.ctid NOT IN (SELECT g.ctid FROM going g))
     ), loose AS MATERIALIZED (
          SELECT c.id
            FROM (SELECT e.chunk_id AS id
@@ -57,7 +56,7 @@ SURVEY = Statement(
                    JOIN pgstore.extent e ON e.store_id = $1 AND e.blob_id = f.id
                   UNION
                  SELECT l.chunk_id
-                   FROM pgstore.chunk_left l
+                   FROM pgstore.chunk_candidate l
                   WHERE l.store_id = $1) c
           WHERE NOT EXISTS (SELECT
                               FROM pgstore.extent e
@@ -80,16 +79,16 @@ SURVEY = Statement(
 )
 
 
-class Surveying(Deciding):
-    """Tells what would be deleted."""
+class DryRun(RetentionRound):
+    """A round that deletes nothing, and tells what it would."""
 
-    def survey(self) -> Op[Collected]:
+    def dry_run(self) -> Op[Collected]:
         """What `run` would delete."""
         try:
-            facts = yield from self._facts()
+            retention = yield from self._retention()
         except StoreGone:
             return Collected()
-        # As in `rows`: with version 1 the Volume as it was made stays, too.
-        floor = facts.floor if facts.floor > 1 else 0
-        ((*counts,),) = yield Query(SURVEY, self._store_id, self._grace_seconds, floor, facts.kind)
+        # As in `rows`: with version 1 stays version 0, the Volume as it was made.
+        floor = retention.floor if retention.floor > 1 else 0
+        ((*counts,),) = yield Query(WOULD_DELETE, self._store_id, self._grace_seconds, floor, retention.kind)
         return Collected(*counts)

@@ -1,4 +1,4 @@
-"""What stays: the newest versions, and what living sessions use or somebody may have begun to use a short time ago."""
+"""What must stay: the newest versions, what living sessions have pinned, and what went out of use only a short time ago."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Final, NamedTuple
 from pgstore.client.session import DEAD_AFTER
 from pgstore.core.operation import Op, Query, Rows
 from pgstore.core.statement import Statement
-from pgstore.fs.content.blobs import StoreGone
+from pgstore.fs.model import StoreGone
 from pgstore.fs.retention.collection.round import Round
 
-# Of a session `s`.
+# Whether the session `s` is alive.
 ALIVE: Final = f"s.heartbeat_at >= statement_timestamp() - interval '{DEAD_AFTER}'"
-# $2: of grace, in seconds.
+# What went out of use before this instant may be deleted. $2: the time of grace, in seconds.
 GRACE_ENDED: Final = "statement_timestamp() - $2 * interval '1 second'"
-# Whether a living session has the inode `i` of store $1.
-HELD: Final = f"""
+# Whether a living session has pinned the inode `i` of store $1.
+PINNED: Final = f"""
     EXISTS (SELECT
               FROM pgstore.inode_hold h
               JOIN pgstore.session s ON s.id = h.session_id AND {ALIVE}
@@ -23,7 +23,7 @@ HELD: Final = f"""
                AND h.ino = i.ino::bigint)
 """
 
-# `settled` is the newest version that was the newest before the time of grace; `oldest` the first that is left.
+# `before_grace`: the newest version of those committed before the time of grace; `oldest`: the first that is left.
 FLOOR = Statement(
     f"""
     SELECT s.kind,
@@ -33,7 +33,7 @@ FLOOR = Statement(
              WHERE v.store_id = $1
                AND v.committed_at <= {GRACE_ENDED}
              ORDER BY v.version DESC
-             LIMIT 1) AS settled,
+             LIMIT 1) AS before_grace,
            (SELECT p.version
               FROM pgstore.version_pin p
              WHERE p.store_id = $1
@@ -41,9 +41,9 @@ FLOOR = Statement(
              ORDER BY p.version
              LIMIT 1) AS pinned,
            (SELECT v.version FROM pgstore.volume_version v WHERE v.store_id = $1 ORDER BY v.version LIMIT 1) AS oldest,
-           EXISTS (SELECT FROM pgstore.blob_left l WHERE l.store_id = $1)
+           EXISTS (SELECT FROM pgstore.blob_candidate l WHERE l.store_id = $1)
            OR s.kind = 'nfs'
-              AND EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = $1 AND i.link_count::integer = 0) AS has_left
+              AND EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = $1 AND i.link_count::integer = 0) AS has_candidates
       FROM pgstore.store s
       JOIN pgstore.file_system f ON f.store_id = s.id
      WHERE s.id = $1
@@ -53,7 +53,7 @@ FLOOR = Statement(
     read_only=True,
 )
 
-FORGET_PINS = Statement(
+FORGET_VERSION_PINS = Statement(
     f"""
     DELETE FROM pgstore.version_pin
      WHERE store_id = $1
@@ -61,7 +61,7 @@ FORGET_PINS = Statement(
     """,
     "int8",
 )
-FORGET_HOLDS = Statement(
+FORGET_INODE_PINS = Statement(
     f"""
     DELETE FROM pgstore.inode_hold
      WHERE store_id = $1
@@ -71,27 +71,29 @@ FORGET_HOLDS = Statement(
 )
 
 
-class Facts(NamedTuple):
-    """What there is of a file system, and what must stay of it."""
+class Retention(NamedTuple):
+    """What must stay of a file system."""
 
     kind: str  # volume, nfs
     floor: int  # the first version to keep
-    oldest: int | None  # the first version that there is
-    waits: bool  # something will go when a time of grace has passed
+    oldest: int | None  # the first version that is left
+    waits: bool  # something can be deleted when its time of grace is over
 
 
-class Deciding(Round):
-    """Finds out what stays."""
+class RetentionRound(Round):
+    """A round that knows what must stay."""
 
-    def _facts(self) -> Op[Facts]:
+    def _retention(self) -> Op[Retention]:
         rows: Rows = yield Query(FLOOR, self._store_id, self._grace_seconds)
         if not rows:
             raise StoreGone
-        kind, kept_from, settled, pinned, oldest, has_left = rows[0]
-        waits = has_left or (oldest is not None and kept_from > oldest and (settled is None or settled < kept_from))
-        floor: int = min(bound for bound in (kept_from, settled or 0, pinned) if bound is not None)
-        return Facts(kind, floor, oldest, waits)
+        kind, kept_from, before_grace, pinned, oldest, has_candidates = rows[0]
+        waits = has_candidates or (
+            oldest is not None and kept_from > oldest and (before_grace is None or before_grace < kept_from)
+        )
+        floor: int = min(bound for bound in (kept_from, before_grace or 0, pinned) if bound is not None)
+        return Retention(kind, floor, oldest, waits)
 
-    def _forget_the_dead(self) -> Op[None]:
-        """Delete what sessions that died have kept."""
-        yield from self._many(Query(FORGET_PINS, self._store_id), Query(FORGET_HOLDS, self._store_id))
+    def _forget_dead_pins(self) -> Op[None]:
+        """Delete the pins of sessions that died."""
+        yield from self._many(Query(FORGET_VERSION_PINS, self._store_id), Query(FORGET_INODE_PINS, self._store_id))

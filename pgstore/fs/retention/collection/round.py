@@ -1,4 +1,4 @@
-"""What a round of collection may do, and has done: transactions of bounded size, on a file system that is still there."""
+"""A round of collection: how many transactions it may take, what it has deleted, and whether its store still exists."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 from pgstore.core.operation import Many, Op, Query, atomic
 from pgstore.core.statement import Statement
-from pgstore.fs.content.blobs import StoreGone
+from pgstore.fs.model import StoreGone
 
 T = TypeVar("T")
 
-# Whether the store is still there. Its deletion begins with this row: it waits for a transaction that has locked it, and then sees
-# what that has written; once it has begun, nothing more is written.
+# Whether the store still exists. The deletion of a store begins with this row: it waits for the lock that is taken here, and then
+# sees what we have written. Once it has begun, the row is skipped, and we write nothing more.
 STORE = Statement("SELECT 1 FROM pgstore.store WHERE id = $1 FOR KEY SHARE SKIP LOCKED", "int8")
 
 
@@ -40,18 +40,18 @@ class Round:
         self.found = Collected()
         self._store_id = store_id
         self._grace_seconds = grace_seconds
-        self._left = transactions_max
+        self._transactions_left = transactions_max
 
     def _atomic(self, body: Callable[[], Op[T]]) -> Op[T | None]:
-        """Run *body* in a transaction, if another one is allowed."""
-        if self._left == 0:
+        """Run *body* in a transaction. None: no more transactions are allowed."""
+        if self._transactions_left == 0:
             return None
-        if self._left is not None:
-            self._left -= 1
+        if self._transactions_left is not None:
+            self._transactions_left -= 1
         return (yield from atomic(body()))
 
     def _repeat(self, at_once: int, body: Callable[[], Op[int]]) -> Op[None]:
-        """Run *body*, which says how many rows it has dealt with, until they are fewer than *at_once*."""
+        """Run *body*, which returns how many rows it has handled, until they are fewer than *at_once*."""
         while ((yield from self._atomic(body)) or 0) >= at_once:
             pass
 
@@ -62,7 +62,12 @@ class Round:
             after = yield from self._atomic(partial(body, after))
 
     def _many(self, *queries: Query) -> Op[list[Any]]:
-        """Run *queries*, the first of a transaction, in one round trip with the look whether the store is still there."""
+        """
+        Run *queries*, the first ones of a transaction, in one round trip with the lock on the store's row.
+
+        Raises:
+            StoreGone: the store was deleted, or is being deleted.
+        """
         store, *results = yield Many([Query(STORE, self._store_id), *queries])
         if not store:
             raise StoreGone

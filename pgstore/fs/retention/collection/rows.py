@@ -1,4 +1,4 @@
-"""Deleting versions, and the names and inodes that nothing leads to any more."""
+"""Deleting versions, names that only deleted versions had, and inodes that nothing leads to any more."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from typing import Final
 
 from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
-from pgstore.fs.commit.change_set import LIVE
-from pgstore.fs.retention.collection.retained import ALIVE, GRACE_ENDED, HELD, Deciding, Facts
+from pgstore.fs.candidates import GRACE_OVER, note_blobs
+from pgstore.fs.model import LIVE
+from pgstore.fs.retention.collection.retained import ALIVE, GRACE_ENDED, PINNED, Retention, RetentionRound
 
-# Names, inodes, versions in one transaction. While an old snapshot is held each finds the dead ones of those before it again.
+# Names, inodes or versions in one transaction. While an old snapshot is held, each transaction scans the dead rows of those before
+# it again: few large ones are quicker than many small ones.
 ROWS_AT_ONCE: Final = 5000
 
-# Whoever pins a version locks its row, so that it is either skipped here, or its pin is seen by the next look.
+# To pin a version one locks its row. So either we skip the row here, or `VERSIONS_NOW` sees the pin.
 LOCK_VERSIONS = Statement(
     """
     SELECT v.version
@@ -25,7 +27,7 @@ LOCK_VERSIONS = Statement(
     """,
     "int8 int8 int8",
 )
-LOOK_AGAIN = Statement(
+VERSIONS_NOW = Statement(
     f"""
     SELECT v.version,
            (SELECT min(p.version)
@@ -44,7 +46,8 @@ DELETE_VERSIONS = Statement(
     "DELETE FROM pgstore.volume_version WHERE store_id = $1 AND version::bigint < $2", "int8 int8"
 )
 
-# Places, and `$1::numeric`: see `changes`. Nobody changes rows that have ended, so only other collectors are skipped.
+# By ctid, as in `fs.commit.statements`. Nobody but collection changes rows that have ended, so the only ones that SKIP LOCKED
+# leaves out are those that another collection is deleting.
 DELETE_NAMES = Statement(
     f"""
     DELETE FROM pgstore.dirent
@@ -63,26 +66,22 @@ DELETE_NAMES = Statement(
 )
 
 
-def _delete_inodes(places: str) -> str:
-    """Delete the inodes at *places* and note their blobs, in one order, lest two wait for each other. Gives the number deleted."""
+def _delete_inodes(ctids: str) -> str:
+    """Delete the inodes that the query *ctids* names, and note their blobs. One row: how many were deleted."""
     return f"""
     WITH gone AS (
          DELETE FROM pgstore.inode
           WHERE store_id::numeric = $1::numeric
-            AND ctid = ANY (ARRAY({places}))
+            AND ctid = ANY (ARRAY({ctids}))
          RETURNING blob_id
     ), noted AS (
-         INSERT INTO pgstore.blob_left (store_id, blob_id, left_at)
-         SELECT DISTINCT $1, g.blob_id, timestamptz '-infinity'
-           FROM gone g
-          WHERE g.blob_id IS NOT NULL
-          ORDER BY g.blob_id
-             ON CONFLICT (store_id, blob_id) DO UPDATE SET left_at = greatest(excluded.left_at, blob_left.left_at)
+    {note_blobs("gone", noted_at=GRACE_OVER)}
     )
     SELECT count(*) FROM gone
     """
 
 
+# As `DELETE_NAMES`.
 DELETE_INODES = Statement(
     _delete_inodes(
         f"""
@@ -97,7 +96,7 @@ DELETE_INODES = Statement(
     ),
     "int8 int8 int8",
 )
-# Whoever holds an inode locks its row, so that it is either skipped here, or its hold is seen when deleting.
+# To pin an inode one locks its row. So either we skip the row here, or `DELETE_NAMELESS` sees the pin.
 LOCK_NAMELESS = Statement(
     f"""
     SELECT i.ino
@@ -106,7 +105,7 @@ LOCK_NAMELESS = Statement(
        AND i.link_count::integer = 0
        AND i.ctime_ns <= (extract(epoch FROM {GRACE_ENDED}) * 1000000000::numeric)::bigint
        AND i.ino::bigint > $3
-       AND NOT {HELD}
+       AND NOT {PINNED}
      ORDER BY i.ino
        FOR UPDATE SKIP LOCKED
      LIMIT $4
@@ -126,34 +125,34 @@ DELETE_NAMELESS = Statement(
                      AND n.version_to = {LIVE}
                      AND n.link_count::integer = 0
                    LIMIT 1) i
-            WHERE NOT {HELD}"""
+            WHERE NOT {PINNED}"""
     ),
     "int8 int8[]",
 )
 
 
-class DeletingRows(Deciding):
+class DeletingRows(RetentionRound):
     """Deletes versions, names and inodes."""
 
-    def _delete_versions(self, facts: Facts) -> Op[None]:
-        """Delete the versions that need not stay, and then the rows that ended with the first that is left, or earlier."""
-        if facts.oldest is not None and facts.floor > facts.oldest:
-            yield from self._repeat(ROWS_AT_ONCE, lambda: self._versions(facts.floor))
-        oldest = (yield from self._facts()).oldest
-        # While version 1 is there, so is the Volume as it was made.
+    def _delete_versions(self, retention: Retention) -> Op[None]:
+        """Delete the versions before the floor, and then the rows that ended no later than the oldest version that is left."""
+        if retention.oldest is not None and retention.floor > retention.oldest:
+            yield from self._repeat(ROWS_AT_ONCE, lambda: self._versions(retention.floor))
+        oldest = (yield from self._retention()).oldest
+        # While version 1 is kept, so is version 0, the Volume as it was made.
         if oldest is None or oldest == 1:
             return
         yield from self._repeat(ROWS_AT_ONCE, lambda: self._names(oldest))
         yield from self._repeat(ROWS_AT_ONCE, lambda: self._inodes(oldest))
 
     def _delete_nameless(self) -> Op[None]:
-        """Delete files that have no name."""
+        """Delete files that have no name any more."""
         yield from self._walk(self._nameless)
 
     def _versions(self, floor: int) -> Op[int]:
         locked, now = yield from self._many(
             Query(LOCK_VERSIONS, self._store_id, floor, ROWS_AT_ONCE),
-            Query(LOOK_AGAIN, self._store_id, floor, ROWS_AT_ONCE + 1),
+            Query(VERSIONS_NOW, self._store_id, floor, ROWS_AT_ONCE + 1),
         )
         ours = {row[0] for row in locked}
         bound = next((version for version, _ in now if version not in ours), floor)

@@ -1,8 +1,8 @@
 """Pins: versions of Volumes and files of NetworkFileSystems that collection must leave alone while this client uses them.
 
-A version is pinned, an inode is held: a row that names the client's session, and counts as long as that is alive. Whoever wants
-one gets it by `keep` and gives it back by `release`; a finaliser, which may run anywhere, only notes it for the housekeeper. The
-same thing may be wanted several times; its row goes with the last.
+A pin is a row that names the client's session, in `version_pin` or `inode_hold`; it counts as long as that session is alive.
+`Pins.keep` takes one and `Pins.release` gives it back; a finaliser, which may run anywhere, leaves that to the background. The same
+thing may be kept several times: its row goes with the last.
 
 Safe beside collection, for the row is inserted under a lock of what is kept: whoever collects either finds it locked and leaves
 it, or has deleted it already, and then there is nothing left to keep.
@@ -15,23 +15,21 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pgstore import errors
+from pgstore.client.session import Session, SessionHook
 from pgstore.core.operation import Call, Many, Op, Query
 from pgstore.core.statement import Statement
 
-if TYPE_CHECKING:
-    from pgstore.client.session import Session
-
-# With time to spare: ten minutes without a beat end a session.
+# With time to spare: a session is dead after ten minutes without a heartbeat.
 _ALIVE: Final = """EXISTS (SELECT
                     FROM pgstore.session s
                    WHERE s.id = $2
                      AND s.heartbeat_at > statement_timestamp() - interval '5 minutes')"""
 # Result: whether the session is alive, and whether there is something to keep. Version 0, the Volume as it was made, has no row: it
 # can be read as long as version 1, or while there is none.
-PIN = Statement(
+PIN_VERSION = Statement(
     f"""
     WITH found AS (
          SELECT 1 AS one
@@ -55,7 +53,7 @@ PIN = Statement(
     """,
     "int8 int8 int8",
 )
-HOLD = Statement(
+PIN_INODE = Statement(
     f"""
     WITH found AS (
          SELECT 1 AS one
@@ -73,30 +71,30 @@ HOLD = Statement(
     """,
     "int8 int8 int8",
 )
-UNPIN = Statement(
+UNPIN_VERSION = Statement(
     "DELETE FROM pgstore.version_pin WHERE store_id = $1 AND session_id = $2 AND version = $3", "int8 int8 int8"
 )
-LET_GO = Statement(
+UNPIN_INODE = Statement(
     "DELETE FROM pgstore.inode_hold WHERE store_id = $1 AND session_id = $2 AND ino = $3", "int8 int8 int8"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What can be kept."""
+    """What can be kept: a version of a Volume, or an inode of a NetworkFileSystem."""
 
     store_id: int
     number: int
+    """Of the version or inode."""
     is_version: bool
-    """Of a Volume; else *number* is that of an inode of a NetworkFileSystem."""
 
     @property
-    def taking(self) -> Statement:
-        return PIN if self.is_version else HOLD
+    def pin(self) -> Statement:
+        return PIN_VERSION if self.is_version else PIN_INODE
 
     @property
-    def giving(self) -> Statement:
-        return UNPIN if self.is_version else LET_GO
+    def unpin(self) -> Statement:
+        return UNPIN_VERSION if self.is_version else UNPIN_INODE
 
     def gone(self) -> errors.Error:
         if self.is_version:
@@ -116,22 +114,15 @@ def inode_of(store_id: int, number: int) -> Kept:
     return Kept(store_id, number, is_version=False)
 
 
-class Pins:
-    """What one session keeps."""
+class Pins(SessionHook):
+    """What one session keeps; `pins_of` gives it."""
 
     def __init__(self, session: Session) -> None:
-        self._session = session
-        self._lock = threading.Lock()
+        super().__init__(session)
+        self._lock = threading.RLock()  # reentrant: a signal handler may come in
         self._counts: dict[Kept, int] = {}
         self._closing: dict[Kept, threading.Event] = {}  # whose rows are being deleted
         self._unwanted: deque[Kept] = deque()
-
-    def __bool__(self) -> bool:
-        return bool(self._counts or self._unwanted)
-
-    @property
-    def has_unwanted(self) -> bool:
-        return bool(self._unwanted)
 
     def keep(self, kept: Kept) -> Op[None]:
         """
@@ -145,30 +136,30 @@ class Pins:
             with self._lock:
                 closing = self._closing.get(kept)
                 if closing is None:
-                    self._count(kept)  # before the row is there, or another could delete it
+                    self._count_up(kept)  # before the row is there, or another could delete it
                     break
-            yield Call(partial(closing.wait, _PATIENCE_SECONDS))
+            yield Call(partial(closing.wait, _RELEASE_SECONDS_MAX))
         try:
             yield from self._take(kept)
         except BaseException:
             with self._lock:
-                self._discount(kept)
+                self._count_down(kept)
             raise
 
     def release(self, kept: Kept) -> Op[None]:
-        """Give back what `keep` got. To be run outside the user's transaction."""
+        """Give back what `keep` took. To be run outside the user's transaction."""
         with self._lock:
-            if not self._discount(kept):
+            if not self._count_down(kept):
                 return
             closing = self._closing[kept] = threading.Event()
         try:
-            session_id = self._session.id
+            session_id = self.session.id
             if session_id is not None:
-                yield Query(kept.giving, kept.store_id, session_id, kept.number)
+                yield Query(kept.unpin, kept.store_id, session_id, kept.number)
         except BaseException:
-            # Whether the row is still there nobody knows: it is wanted until the housekeeper has got rid of it.
+            # It is unknown whether the row is still there: it counts until the background has deleted it.
             with self._lock:
-                self._count(kept)
+                self._count_up(kept)
             self.release_later(kept)
             raise
         finally:
@@ -177,20 +168,15 @@ class Pins:
             closing.set()
 
     def release_later(self, kept: Kept) -> None:
-        """`release`, by the housekeeper. Safe in a finaliser."""
+        """`release`, in the background. Safe in a finaliser."""
         self._unwanted.append(kept)
 
-    def release_all(self) -> Op[None]:
-        """Give everything back: the session ends."""
-        with self._lock:
-            wanted = list(self._counts)
-            self._counts.clear()
-        self._unwanted.clear()
-        if wanted:
-            yield Many([Query(kept.giving, kept.store_id, self._session.id, kept.number) for kept in wanted])
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self._unwanted)
 
-    def renew(self) -> Op[None]:
-        """Give back what is not wanted; insert again what was deleted with a session that was taken for dead."""
+    def with_heartbeat(self) -> Op[None]:
+        """Give back what is not wanted; insert pins again that were deleted because the session was silent for too long."""
         while self._unwanted:
             yield from self.release(self._unwanted.popleft())
         with self._lock:
@@ -199,26 +185,39 @@ class Pins:
             with contextlib.suppress(errors.VersionGone, errors.StaleFile):  # whoever reads it will find out
                 yield from self._take(kept)
 
+    def at_end(self) -> Op[None]:
+        with self._lock:
+            wanted = list(self._counts)
+            self._counts.clear()
+        self._unwanted.clear()
+        if wanted:
+            yield Many([Query(kept.unpin, kept.store_id, self.session.id, kept.number) for kept in wanted])
+
     def _take(self, kept: Kept) -> Op[None]:
         while True:
-            session_id = yield from self._session.current()
-            ((is_alive, is_there),) = yield Query(kept.taking, kept.store_id, session_id, kept.number)
+            session_id = yield from self.session.current()
+            ((is_alive, is_there),) = yield Query(kept.pin, kept.store_id, session_id, kept.number)
             if not is_there:
                 raise kept.gone()
             if is_alive:
                 return
-            yield from self._session.beat()
+            yield from self.session.beat()
 
-    def _count(self, kept: Kept) -> None:
-        """With the lock."""
+    def _count_up(self, kept: Kept) -> None:
+        """To be called with the lock."""
         self._counts[kept] = self._counts.get(kept, 0) + 1
 
-    def _discount(self, kept: Kept) -> bool:
-        """Count down; whether that was the last. With the lock."""
+    def _count_down(self, kept: Kept) -> bool:
+        """Returns whether that was the last. To be called with the lock."""
         count = self._counts.pop(kept, 0) - 1
         if count > 0:
             self._counts[kept] = count
         return count == 0
 
 
-_PATIENCE_SECONDS: Final = 60.0
+def pins_of(session: Session) -> Pins:
+    """The pins of *session*."""
+    return session.hook(Pins)
+
+
+_RELEASE_SECONDS_MAX: Final = 60.0  # to wait for a release under way

@@ -1,4 +1,4 @@
-"""Opening files: file objects as Python has them, on both kinds of store."""
+"""Opening files of both kinds of file store: which open file a path and a mode mean."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from pgstore import errors
 from pgstore.core.operation import Op
 from pgstore.file_store.base import FileStoreBase
 from pgstore.fs.content import in_place
-from pgstore.fs.content.blobs import Contents
-from pgstore.fs.content.staged import FILE_MODE, Staged, attach, check_writable
+from pgstore.fs.content.staged import Staged
 from pgstore.fs.io.file_object import FileAt, Mode, parse_mode
-from pgstore.fs.io.open_file import Opened, OpenedContents, OpenedInPlace, OpenedStaged
+from pgstore.fs.io.new_file import attach, check_writable, existing_file, make_file
+from pgstore.fs.io.open_file import OpenFile, OpenFixedFile, OpenInPlaceFile, OpenStagedFile
 from pgstore.fs.io.opening import opening
+from pgstore.fs.model import Node
 from pgstore.fs.paths import Names, join, split, split_file
-from pgstore.fs.retention.keeping import Keeping
-from pgstore.fs.transfer import download
-from pgstore.fs.tree.build import Builder
-from pgstore.fs.tree.resolve import Node, Tree, Walk
+from pgstore.fs.retention.file_pin import FilePin
+from pgstore.fs.tree.resolve import Tree
 
 
 class OpeningFiles(FileStoreBase):
@@ -47,70 +46,69 @@ class OpeningFiles(FileStoreBase):
 
         A file of a **NetworkFileSystem** is read and written in place, at once for all. A write of up to 1 MiB that is not buffered
         (`buffering=0`, or the whole of a buffer) is atomic, and so is an append. `flush` shows what is buffered to others, `fsync`
-        and `close` wait until it is on the server's disk. What an append has in its buffer is there twice if Ctrl-C or a lost
-        connection ends it on the way out and it is written again, as `close` does; without buffering it is for you to repeat.
-        What is read ahead is at most a second old; without buffering, none is. The file stays while it is open, also when its
-        name is removed or given to another.
+        and `close` wait until it is on the server's disk. If Ctrl-C or a lost connection interrupts an append while it is being
+        written, `close` writes its buffer once more, and the bytes may be there twice; without buffering nothing is repeated. What
+        is read ahead is at most a second old; without buffering nothing is read ahead. The file stays while it is open, also when
+        its name is removed or given to another file.
 
         Raises:
             FileNotFoundError: there is no such file ("r").
             FileExistsError: there is one ("x"); for a Volume also when it is closed.
             IsADirectoryError: *path* is a directory.
             ConflictError: when a file of a Volume is closed: see `put_file`.
-            StaleFile: when used: the bytes do not exist any more, because nothing referred to them and they were collected.
+            StaleFile: when used: the bytes were collected, because nothing referred to them any more.
         """
         parsed = parse_mode(mode, buffering, encoding, errors, newline)
         yield from self._locate()
-        if parsed.writes and self._refusal is not None:
-            raise _invalid(self._refusal)
+        if parsed.writes and self._read_only_reason is not None:
+            raise _invalid(self._read_only_reason)
         if self._changes_class.in_place:
-            opened, position = yield from self._open_in_place(path, parsed)
+            open_file, position = yield from self._open_in_place(path, parsed)
         elif not parsed.writes:
-            opened, position = (yield from self._open_contents(path)), 0
+            open_file, position = (yield from self._open_contents(path)), 0
         elif parsed.updates:
             raise _invalid(
                 f"a file of a {self._display_name} is not opened with mode {mode!r}: its contents never change. Read it with 'rb', "
                 "then write new contents with 'wb', or add to it with 'ab'; a NetworkFileSystem has files that are changed in place"
             )
         else:
-            opened, position = yield from self._open_staged(path, parsed)
-        return FileAt(opened, parsed, position)
+            open_file, position = yield from self._open_staged(path, parsed)
+        return FileAt(open_file, parsed, position)
 
     def _open_node(self, names: Names) -> Op[tuple[Tree, Node]]:
         tree = yield from self._tree()
-        return tree, (yield from self._reading(tree, download.open_file(tree, names)))
+        return tree, (yield from self._reading(tree, tree.need_file(names)))
 
     # ---------------------------------------------------------------------------------------------------- of a Volume
 
-    def _open_contents(self, path: str) -> Op[Opened]:
+    def _open_contents(self, path: str) -> Op[OpenFile]:
         names = split(path)
         tree, node = yield from self._open_node(names)
-        keeping = Keeping(self._runner.session, tree.store_id, node.ino, node.version)
-        contents = Contents(node.size_bytes, node.blob_id, node.inline_data)
-        return OpenedContents(join(names), tree.store_id, contents, keeping)
+        pin = FilePin(self._runner.session, tree.store_id, node.ino, node.version)
+        return OpenFixedFile(join(names), tree.store_id, node.contents, pin)
 
-    def _open_staged(self, path: str, mode: Mode) -> Op[tuple[Opened, int]]:
+    def _open_staged(self, path: str, mode: Mode) -> Op[tuple[OpenFile, int]]:
         names = split_file(path)
         tree = yield from self._tree()
         exclusive = mode.kind == "x"
-        walk = yield from tree.place(names)
+        walk = yield from tree.target(names)
         check_writable(walk, names, exclusive=exclusive)
         session = self._runner.session
         staged = yield from Staged.begin(tree.store_id, session)
         if mode.kind == "a" and walk.node is not None:
             with contextlib.suppress(FileNotFoundError):  # removed since
                 _, node = yield from self._open_node(names)
-                yield from staged.begin_with(Contents(node.size_bytes, node.blob_id, node.inline_data), node.chunk_size)
+                yield from staged.begin_with(node.contents, node.chunk_size)
 
         def commit(staged: Staged) -> Op[None]:
             yield from self._change(partial(attach, staged=staged, names=names, exclusive=exclusive))
 
-        opened = OpenedStaged(join(names), staged, session, commit, append=mode.kind == "a")
-        return opened, staged.size
+        open_file = OpenStagedFile(join(names), staged, session, commit, append=mode.kind == "a")
+        return open_file, staged.size
 
     # ----------------------------------------------------------------------------------------- of a NetworkFileSystem
 
-    def _open_in_place(self, path: str, mode: Mode) -> Op[tuple[Opened, int]]:
+    def _open_in_place(self, path: str, mode: Mode) -> Op[tuple[OpenFile, int]]:
         names = split(path) if mode.kind == "r" else split_file(path)
         if mode.kind == "r":
             tree, node = yield from self._open_node(names)
@@ -119,49 +117,23 @@ class OpeningFiles(FileStoreBase):
             tree = yield from self._tree()
             store_id = tree.store_id
             exclusive = mode.kind == "x"
-            walk = yield from tree.place(names)
-            ino, size = _existing(walk, names, exclusive=exclusive)
+            walk = yield from tree.target(names)
+            ino, size = existing_file(walk, names, exclusive=exclusive)
             if not ino:
-                ino, size = yield from self._change(lambda tree: _make_file(tree, names, exclusive=exclusive))
+                ino, size = yield from self._change(lambda tree: make_file(tree, names, exclusive=exclusive))
             if mode.kind == "w" and size:
                 yield from in_place.truncate(store_id, ino, 0)
-        opened = OpenedInPlace(
+        open_file = OpenInPlaceFile(
             join(names),
             store_id,
             ino,
             self._runner.session,
-            Keeping(self._runner.session, store_id, ino, None),
+            FilePin(self._runner.session, store_id, ino, None),
             read=mode.reads,
             write=mode.writes,
             append=mode.kind == "a",
         )
-        return opened, size if mode.kind == "a" else 0
-
-
-def _existing(walk: Walk, names: Names, *, exclusive: bool) -> tuple[int, int]:
-    """The inode of the file that is there, and its size; 0 and 0: there is none."""
-    check_writable(walk, names, exclusive=exclusive)
-    if walk.node is None:
-        return 0, 0
-    if walk.node.kind != "f":
-        kind = "fifo" if walk.node.kind == "p" else "socket"
-        raise _invalid(f"{join(names)!r} is a {kind}, which only a mounted store can open")
-    return walk.node.ino, walk.node.size_bytes
-
-
-def _make_file(tree: Tree, names: Names, *, exclusive: bool) -> Op[tuple[int, int]]:
-    """Make an empty file, unless another has done it meanwhile."""
-    walk = yield from tree.place(names)
-    ino, size = _existing(walk, names, exclusive=exclusive)
-    if not ino:
-        builder = Builder(tree)
-        parent = yield from builder.directory(walk.names[:-1], walk)
-        yield from builder.reserve(1)
-        ino = builder.file(
-            parent, walk.names[-1], FILE_MODE, None, Contents(0, None, None), exclusive=True, was_free=True
-        )
-        yield from builder.send()
-    return ino, size
+        return open_file, size if mode.kind == "a" else 0
 
 
 def _invalid(message: str) -> errors.InvalidError:
