@@ -11,6 +11,7 @@ from pgstore.errors import ConfigurationError
 
 DEFAULT_ENVIRONMENT = "main"
 SIGNING_KEY_BYTES_MIN, SIGNING_KEY_BYTES_MAX = 16, 64  # BLAKE2b takes no more
+_URL_VARIABLES = ("PGSTORE_URL", "DATABASE_URL")
 _LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE", "PGUSER")
 
 
@@ -82,18 +83,27 @@ class Settings:
         """
         The connection URL: as given, else `PGSTORE_URL`, `DATABASE_URL`, or what libpq reads by itself (`PGHOST` …).
 
-        None means that nothing is configured: the embedded server's turn.
+        None means that nothing is configured: the embedded server is used.
         """
         if callable(self.url):
             return _libpq_url(_told_by(self.url))
         if self.url is not None:
             return _libpq_url(self.url)
-        for variable in ("PGSTORE_URL", "DATABASE_URL"):
+        for variable in _URL_VARIABLES:
             if value := variable_of(variable):
                 return _libpq_url(value)
-        if any(os.environ.get(variable) for variable in _LIBPQ_VARIABLES):
-            return ""
-        return None
+        return "" if _libpq_variables() else None
+
+    @property
+    def url_setting(self) -> str:
+        """What `configured_url` goes by, for the end of a message."""
+        if self.url is not None:
+            return "given by the function passed as url" if callable(self.url) else "given as url"
+        for variable in _URL_VARIABLES:
+            if os.environ.get(variable):
+                return f"given in {variable}"
+        variables = ", ".join(_libpq_variables())
+        return f"given in {variables}" if variables else "that of the embedded server, for no setting names another"
 
     @property
     def effective_environment(self) -> str:
@@ -105,6 +115,11 @@ class Settings:
         if self.auto_migrate is not None:
             return self.auto_migrate
         return variable_of("PGSTORE_AUTO_MIGRATE") not in ("0", "false", "no", "off")
+
+
+def _libpq_variables() -> list[str]:
+    """Those that are set of the variables by which libpq finds a server."""
+    return [variable for variable in _LIBPQ_VARIABLES if os.environ.get(variable)]
 
 
 def _told_by(function: Callable[[], str]) -> str:

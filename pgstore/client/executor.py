@@ -1,7 +1,7 @@
-"""Worlds: what carries operations out. One for a client's blocking calls, one for each event loop that it is used from.
+"""Executors carry operations out: one for a client's blocking calls, one for each event loop that it is used from.
 
-A executor has connections, a listener, and ways to sleep and to call blocking code; how requests are carried out is written once
-over these.
+An executor has a pool of connections, a listener, and ways to sleep and to call blocking code; how requests are carried out is
+written once over these.
 """
 
 from __future__ import annotations
@@ -12,20 +12,23 @@ import contextlib
 import contextvars
 import inspect
 import itertools
+import logging
 import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from pgstore import embedded, errors, migrate
 from pgstore.client.history import history_of
+from pgstore.client.interfaces import ClientInterface
 from pgstore.client.listener import AsyncListener, BlockingListener
 from pgstore.client.transaction import Transaction
 from pgstore.connection import RECONNECT_SECONDS, AsyncConnection, BlockingConnection, BrokenConnection, RetryBudget
 from pgstore.connection.handshake import connect, connect_async, handshake
 from pgstore.connection.pool import SHORT, URGENT, AsyncPool, BlockingPool
-from pgstore.core import limit
+from pgstore.core import clock, limit
+from pgstore.core.error_mapping import describe
 from pgstore.core.operation import (
     Autonomous,
     BeforeCommit,
@@ -52,28 +55,27 @@ from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps, is_interrupt, run_async, run_blocking
 from pgstore.core.uninterrupted import run_uninterrupted, run_uninterrupted_async
 
-if TYPE_CHECKING:
-    from pgstore.client import Client
-
 T = TypeVar("T")
 
+_LOG: Final = logging.getLogger("pgstore")
 _RETRY_SECONDS: Final = 0.1
 _OUTCOME_SECONDS: Final = 5.0
 # Of joined transactions, in which cursors of an earlier block may still be open. Not a name for each: every text is counted by
 # itself where the server counts statements.
 _CURSORS: Final = itertools.cycle(f"pgstore_joined_{number}" for number in range(4096))
 
-STATUS_OF_XID = Statement("SELECT pg_xact_status($1::xid8)", "text", read_only=True)
+# Not `read_only`: a replica may not have heard of the transaction yet.
+STATUS_OF_XID = Statement("SELECT pg_xact_status($1::xid8)", "text", repeatable=True)
 
 
 class Executor(abc.ABC):
     """What both kinds share."""
 
     is_async: bool
-    connections: Any
+    pool: Any
     listener: Any
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: ClientInterface) -> None:
         self.client = client
 
     # What the kinds differ in; a value from one, an awaitable from the other (see `core.steps`).
@@ -118,7 +120,7 @@ class Executor(abc.ABC):
                             yield from self.query(request, rank) if transaction is None else transaction.query(request)
                         )
                     elif type(request) is BeforeCommit:
-                        result = None if transaction is None else transaction.enrol(request)
+                        result = None if transaction is None else transaction.hooked(request)
                     elif isinstance(request, Begin):
                         outer.append(transaction)
                         result = transaction = yield from self._begin(transaction, rank)
@@ -147,10 +149,10 @@ class Executor(abc.ABC):
                 raise
 
     def put_back(self, request: Query | Many | PutBack, transaction: Transaction | None) -> Steps[None]:
-        """The operation was interrupted with the rows of *request* in hand: undo it, if that was not done yet."""
+        """The operation was interrupted while it had the rows of *request*: put them back, if that was not done yet."""
         if transaction is not None and transaction.root.joined and is_in_doubt(request):
             # Psycopg has dropped the answer to what it could not cancel any more.
-            yield from transaction.spoil()
+            yield from transaction.root.spoil()
         elif holds(request):
             with contextlib.suppress(
                 errors.Error, BrokenConnection
@@ -174,12 +176,12 @@ class Executor(abc.ABC):
             except GeneratorExit:
                 raise
             except BaseException:
-                yield from transaction.spoil()
+                yield from root.spoil()
                 raise
         else:
             connection = root.connection
             connection.let_go()
-            yield from transaction._checked(self.run_uninterrupted, lambda: connection.put_back(undo()))
+            yield from root.checked(self.run_uninterrupted, lambda: connection.put_back(undo()))
 
     def _begin(self, outer: Transaction | None, rank: int) -> Steps[Transaction]:
         transaction = Transaction(self.client)
@@ -204,7 +206,7 @@ class Executor(abc.ABC):
                 return (yield from self._declare(request, transaction))
             case Listen():
                 if transaction is not None:
-                    yield from transaction.check_can_wait()
+                    yield from transaction.root.check_can_wait()
                 return (yield self.listener.register(request.topic))
             case Wait():
                 return (yield from self._wait(request, transaction))
@@ -236,7 +238,8 @@ class Executor(abc.ABC):
         declare = Statement(
             f"DECLARE {name} NO SCROLL CURSOR FOR {query.statement.sql.decode()}",
             " ".join(query.statement.types),
-            read_only=True,
+            read_only=query.read_only,
+            repeatable=False,
             once=True,
         )
         yield from transaction.query(Query(declare, *query.values))
@@ -247,8 +250,8 @@ class Executor(abc.ABC):
     def _wait(self, request: Wait, transaction: Transaction | None) -> Steps[bool]:
         connection = None
         if transaction is not None:
-            yield from transaction.restart_if_unused()
             root = transaction.root
+            yield from root.restart_if_unused()
             connection = None if root.joined else root.connection
         if connection is None:
             return bool((yield request.ticket.wait(request.seconds)))  # type: ignore[attr-defined]
@@ -271,18 +274,18 @@ class Executor(abc.ABC):
         return (yield from self._by_itself("execute", query, repeatable=query.repeatable, rank=rank))
 
     def _by_itself(self, method: str, request: Any, *, repeatable: bool, rank: int) -> Steps[Any]:
-        connection = yield self.connections.acquire(rank)
+        connection = yield self.pool.acquire(rank)
         try:
             result = yield getattr(connection, method)(request)
         except BrokenConnection as exc:
             return (yield from self._again(method, request, connection, exc, repeatable=repeatable, rank=rank))
         except GeneratorExit:
-            self.connections.discard_now(connection)
+            self.pool.discard_now(connection)
             raise
         except BaseException:
             yield self._give_back(connection)
             raise
-        yield self.connections.release(connection)
+        yield self.pool.release(connection)
         return result
 
     def _again(
@@ -296,53 +299,54 @@ class Executor(abc.ABC):
         rank: int = SHORT,
     ) -> Steps[Any]:
         """*connection* broke: repeat what cannot do harm on a new connection."""
-        patience = RetryBudget()
+        budget = RetryBudget()
         while True:
-            yield self.connections.discard(connection)
-            yield self.connections.purge()
+            yield self.pool.discard(connection)
+            yield self.pool.purge()
             if broken.sent and not repeatable:
                 raise _unknown(broken) from broken
-            patience.spend(broken)
-            connection = yield self.connections.acquire(rank)
+            budget.spend(broken)
+            _LOG.warning("a connection broke and is replaced; its statement is sent again: %s", broken)
+            connection = yield self.pool.acquire(rank)
             try:
                 result = yield getattr(connection, method)(request)
             except BrokenConnection as exc:
                 broken = exc
             except GeneratorExit:
-                self.connections.discard_now(connection)
+                self.pool.discard_now(connection)
                 raise
             except BaseException:
                 yield self._give_back(connection)
                 raise
             else:
-                yield self.connections.release(connection)
+                yield self.pool.release(connection)
                 return result
 
     def _give_back(self, connection: Any) -> Any:
-        return self.connections.release(connection) if connection.clean else self.connections.discard(connection)
+        return self.pool.release(connection) if connection.clean else self.pool.discard(connection)
 
     def outcome(self, xid: str, identity: str) -> Steps[str | None]:
         """What became of transaction *xid* of the cluster *identity*: 'committed', 'aborted', or None if that is not known."""
-        give_up = time.monotonic() + _OUTCOME_SECONDS
+        give_up = clock.monotonic() + _OUTCOME_SECONDS
         while True:
-            connection = yield self.connections.acquire(URGENT)
+            connection = yield self.pool.acquire(URGENT)
             if connection.identity != identity:
-                yield self.connections.release(connection)
+                yield self.pool.release(connection)
                 return None  # a failover or a crash: the number may be another transaction's there
             status: str | None = "in progress"
             try:
                 ((status,),) = yield connection.execute(Query(STATUS_OF_XID, xid))
             except BrokenConnection:
-                yield self.connections.discard(connection)
+                yield self.pool.discard(connection)
             except GeneratorExit:
-                self.connections.discard_now(connection)
+                self.pool.discard_now(connection)
                 raise
             except BaseException:
                 yield self._give_back(connection)
                 raise
             else:
-                yield self.connections.release(connection)
-            if status != "in progress" or time.monotonic() > give_up:
+                yield self.pool.release(connection)
+            if status != "in progress" or clock.monotonic() > give_up:
                 return status
             yield self.sleep(_RETRY_SECONDS)
 
@@ -351,15 +355,15 @@ class Executor(abc.ABC):
     def open_connection(self) -> Steps[Any]:
         """A new connection, checked, to a database that has our schema."""
         client = self.client
-        give_up = time.monotonic() + RECONNECT_SECONDS
-        migrated = False
+        give_up = clock.monotonic() + RECONNECT_SECONDS
+        migrated = has_waited = False
         while True:
             url = yield from self._url()
             connection = None
             try:
                 connection = yield self.connect(url)
                 found = yield from handshake(connection, url)
-                client.met(history_of(found.schema, connection.identity))
+                client.follow(history_of(found.schema, connection.identity))
                 client.arrived(connection.identity)
                 if found.pooled:
                     client.is_pooled = True
@@ -369,10 +373,13 @@ class Executor(abc.ABC):
                 if migrated or not client.settings.may_migrate:
                     raise
                 migrated = True
-            except errors.StoreUnavailable:
+            except errors.StoreUnavailable as exc:
                 _close(connection)
-                if client.history is None or client.is_closing or time.monotonic() > give_up or limit.is_spent():
+                if client.history is None or client.is_closing or clock.monotonic() > give_up or limit.is_spent():
                     raise
+                if not has_waited:
+                    has_waited = True
+                    _LOG.warning("the server is away, and waited for: %s", exc)
                 yield self.sleep(_RETRY_SECONDS)
                 continue
             except BaseException:
@@ -397,6 +404,9 @@ class Executor(abc.ABC):
         url = (yield self.call(settings.configured_url)) if callable(settings.url) else settings.configured_url()
         if url is None:
             url = yield self.call(embedded.ensure)
+        if not self.client.has_said_where:
+            self.client.has_said_where = True
+            _LOG.info("the database is %s, %s", describe(url, with_defaults=True), settings.url_setting)
         return url
 
 
@@ -406,6 +416,7 @@ def _close(connection: Any) -> None:
 
 
 def _unknown(broken: BrokenConnection) -> errors.OutcomeUnknown:
+    _LOG.warning("whether a write has happened is unknown: the connection broke after it was sent: %s", broken)
     return errors.OutcomeUnknown(
         f"the connection broke after a write was sent, which may or may not have happened: {broken}; "
         "in a transaction (pgstore.transaction) the outcome is found out"
@@ -417,15 +428,23 @@ class BlockingExecutor(Executor):
 
     is_async = False
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: ClientInterface) -> None:
         super().__init__(client)
-        self.connections = BlockingPool(lambda: run_blocking(self.open_connection()), client.settings.connections_max)
+        self.pool = BlockingPool(
+            lambda: run_blocking(self.open_connection()), client.settings.connections_max, self._call_again_and_again
+        )
         self.listener = BlockingListener(lambda: run_blocking(self.open_listening_connection()))
+
+    def _call_again_and_again(self, key: object, function: Callable[[], bool], seconds: float) -> None:
+        """Call *function* every so many *seconds*, until it returns True or the client is closed."""
+        self.client.scheduler.urgent.leave_call(
+            key, function, seconds, again_seconds=seconds, again_after_failure=True, can_wait=True
+        )
 
     def query_now(self, query: Query) -> Any:
         """`query`, without the cost of steps."""
-        connections = self.connections
-        connection = connections.acquire()
+        pool = self.pool
+        connection = pool.acquire()
         try:
             result = connection.execute(query)
         except BrokenConnection as exc:
@@ -433,7 +452,7 @@ class BlockingExecutor(Executor):
         except BaseException:
             self._give_back(connection)
             raise
-        connections.release(connection)
+        pool.release(connection)
         return result
 
     def put_back_now(self, queries: Sequence[Query]) -> None:
@@ -454,7 +473,7 @@ class BlockingExecutor(Executor):
 
     def close(self) -> None:
         self.listener.close()
-        self.connections.close()
+        self.pool.close()
 
 
 class AsyncExecutor(Executor):
@@ -462,10 +481,10 @@ class AsyncExecutor(Executor):
 
     is_async = True
 
-    def __init__(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, client: ClientInterface, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(client)
         self._loop = loop
-        self.connections = AsyncPool(lambda: run_async(self.open_connection()), client.settings.connections_max)
+        self.pool = AsyncPool(lambda: run_async(self.open_connection()), client.settings.connections_max)
         self.listener = AsyncListener(lambda: run_async(self.open_listening_connection()))
         self._until_shutdown: AsyncGenerator[None, None] | None = None
         self._opened: weakref.WeakSet[AsyncConnection] = weakref.WeakSet()
@@ -502,7 +521,7 @@ class AsyncExecutor(Executor):
     def abandon(self) -> None:
         """Close what can be closed without the event loop, which is gone."""
         self._until_shutdown = None
-        self.connections.abandon()
+        self.pool.abandon()
         for connection in list(self._opened):
             connection.close()
 
@@ -514,6 +533,6 @@ class AsyncExecutor(Executor):
             await self._close()
 
     async def _close(self) -> None:
-        self.client.leave_loop(self._loop)
+        self.client.loop_closed(self._loop)
         await self.listener.close()
-        await self.connections.close()
+        await self.pool.close()

@@ -12,14 +12,16 @@ again (`store` in sql/schema.sql): it finds nothing, and the store is looked for
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import abc
+import logging
+import threading
+from typing import Any, Final
 
 from pgstore import errors
 from pgstore.connection.handshake import IDENTITY, SCHEMA
 from pgstore.core.operation import BeforeCommit, CommitHook, Op, Query
 
-if TYPE_CHECKING:
-    from pgstore.client import Client
+_LOG: Final = logging.getLogger("pgstore")
 
 
 class History:
@@ -33,7 +35,7 @@ class History:
         self.cluster = cluster  # system identifier and timeline; None: they may not be read
 
     def goes_on_in(self, other: History) -> bool:
-        """Whether *other* is the same past, as far as that can be known. What one knows and the other does not both know then."""
+        """Whether *other* is the same past, as far as that can be known. This one takes over what only *other* knows."""
         if (self.installation, self.database) != (other.installation, other.database):
             return False
         if self.cluster is None:
@@ -46,13 +48,68 @@ def history_of(row: tuple[Any, ...], identity: str | None = None) -> History:
     return History(row[2], row[3], None if identity is None else identity.rpartition("/")[0])
 
 
-def look(client: Client) -> Op[None]:
+class HistoryFollower(abc.ABC):
+    """What a client knows of the history that its connections lead to."""
+
+    def __init__(self) -> None:
+        self.history: History | None = None  # that of its connections; None: there was none yet
+        self.is_pooled = False  # a pooler stands before the server, which may be replaced unnoticed
+        self.servers_seen = 0  # grows with each server that may know less than the one before; see `arrived`
+        self._identity: str | None = None
+        self._history_lock = threading.RLock()  # reentrant: a signal handler may come in
+
+    @abc.abstractmethod
+    def give_up_older_connections(self) -> None:
+        """The history is another one: connections that were opened before lead to the old one."""
+
+    @property
+    def installation(self) -> str | None:
+        """The id of the schema and the name of the database; None: not connected yet."""
+        return None if self.history is None else self.history.installation
+
+    def follows(self, history: History) -> bool:
+        """Whether *history*, to which a connection of somebody else's leads, is the client's; the first that it sees becomes so."""
+        if self.history is None:
+            self.follow(history)
+        return self.history is not None and self.history.goes_on_in(history)
+
+    def follow(self, history: History) -> None:
+        """
+        A connection of the client's leads to *history*, which is the client's from now on.
+
+        If it is another one than before, older connections are given up.
+        """
+        with self._history_lock:
+            before = self.history
+            if before is not None and before.goes_on_in(history):
+                return
+            self.history = history
+            self.servers_seen += 1
+        if before is not None:
+            _LOG.warning(
+                "the database has another history than before (a restore, a new schema, a failover that lost changes): "
+                "stores are looked up anew"
+            )
+            self.give_up_older_connections()
+
+    def arrived(self, identity: str | None) -> None:
+        """
+        A connection was opened, to the cluster *identity*; None: unknown. `servers_seen` changes if it may be another server.
+
+        After a failover or a crash the server may have forgotten what it last gave out, such as ids.
+        """
+        if identity is None or identity != self._identity:
+            self._identity = identity
+            self.servers_seen += 1
+
+
+def check_history(client: HistoryFollower) -> Op[None]:
     """
-    Let *client* know which history the connection leads to by now: the schema may have been made anew under it.
+    Find out whether the database is still the same one: the schema may have been made anew under an open connection.
 
     Not on a joined connection, which does not say where those of the client lead.
     """
-    hooked = yield BeforeCommit(_Looking, _Looking)
+    hooked = yield BeforeCommit(_Check, _Check)
     if hooked is not None and hooked.immediate:
         return
     rows = yield Query(SCHEMA)
@@ -63,8 +120,11 @@ def look(client: Client) -> Op[None]:
         except errors.Error:
             identity = None
     if rows:
-        client.met(history_of(rows[0], identity))
+        client.follow(history_of(rows[0], identity))
 
 
-class _Looking(CommitHook):
+class _Check(CommitHook):
     """Tells whether there is a transaction, and whose; keeps nothing."""
+
+
+look = check_history  # the name by which store/handle.py imports it

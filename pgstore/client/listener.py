@@ -5,8 +5,8 @@ change tries the exclusive lock, and notifies only if that fails (`NOTIFY_IF_AWA
 whole database until the commit is through and costs eight producers most of their speed. A lock needs no row, is seen without a
 commit and goes away with a dead client.
 
-The order that loses no wake-up is: register (`Listen`), look, wait. A change whose author looked for waiters just before we
-registered, and which commits just after we looked, stays unannounced; that is why waits are short at first and grow (`waits`).
+The order that loses no wake-up is: register (`Listen`), read, wait. A change whose author looked for waiters just before we
+registered, and which commits just after we read, wakes nobody; that is why waits are short at first and grow (`waits`).
 
 There is one listening connection for the blocking executor of a client and one per event loop. Behind a pooler that hands a
 session to several clients neither locks nor LISTEN work: there waiting is polling, unless `listen_url` leads to the server itself.
@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import select
 import threading
 import time
 import weakref
 import zlib
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextvars import Context
 from typing import Any, Final
 
@@ -31,22 +32,25 @@ from psycopg import pq
 
 from pgstore import errors
 from pgstore.connection import AsyncConnection, BlockingConnection, BrokenConnection, Connection
+from pgstore.core import clock
 from pgstore.core.operation import Query, Topic
 from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps, run_async, run_blocking
 from pgstore.core.threads import going_on, is_ending, start
 
+_LOG: Final = logging.getLogger("pgstore")
 CHANNEL: Final = "pgstore"
 LOCK_CLASS: Final = 0x70677374  # "pgst": the first half of our advisory lock keys
 LINGER_SECONDS: Final = 1.0  # a topic stays registered this long after its last waiter: the next wait is often near
-POLL_SECONDS: Final = 1.0  # at most between looks where nothing can be listened to; the first come sooner (`waits`)
+POLL_SECONDS: Final = 1.0  # at most between reads where nothing can be listened to; the first come sooner (`waits`)
 _FIRST_WAIT_SECONDS: Final = 0.001
-_LONGEST_WAIT_SECONDS: Final = 6.0  # below 0.2 looks a second, whatever else wakes the waiter
+_LONGEST_WAIT_SECONDS: Final = 6.0  # below 0.2 reads a second, whatever else wakes the waiter
 _RECONNECT_SECONDS: Final = 0.5
 
 LISTEN = Query(Statement(f"LISTEN {CHANNEL}"))
-REGISTER = Statement(f"SELECT pg_try_advisory_lock_shared({LOCK_CLASS}, $1)", "int4", repeatable=True)
-UNREGISTER = Statement(f"SELECT pg_advisory_unlock_shared({LOCK_CLASS}, $1)", "int4", repeatable=True)
+# Locks of the session, counted by the server: neither may be sent again.
+REGISTER = Statement(f"SELECT pg_try_advisory_lock_shared({LOCK_CLASS}, $1)", "int4")
+UNREGISTER = Statement(f"SELECT pg_advisory_unlock_shared({LOCK_CLASS}, $1)", "int4")
 
 # As a condition in SQL: someone waits for the topic whose key is parameter {key}. The lock is given back at once, also when the
 # transaction goes on: kept until the commit, it would make putters take each other for waiters.
@@ -67,12 +71,12 @@ def lock_key(topic: Topic) -> int:
 
 
 def announce(topic: Topic) -> Query:
-    """The query that wakes those who wait for *topic*."""
+    """The query that notifies those who wait for *topic*."""
     return Query(NOTIFY_IF_AWAITED, lock_key(topic), topic.payload)
 
 
 def waits() -> Iterator[float]:
-    """How long to wait before each further look."""
+    """How long to wait before each further read."""
     seconds = _FIRST_WAIT_SECONDS
     while True:
         yield seconds
@@ -111,14 +115,14 @@ class _Registry:
             self.tickets.pop(payload, None)
             key, left = self.registered.get(payload, (0, 0.0))
             if left == float("inf"):
-                self.registered[payload] = (key, time.monotonic())
+                self.registered[payload] = (key, clock.monotonic())
 
     def wake(self, payload: str, *, announced: bool = True) -> None:
         for ticket in tuple(self.tickets.get(payload, ())):
             ticket.wake(announced)
 
     def wake_all(self) -> None:
-        """Let everybody look again: something may have been announced while nobody listened."""
+        """Let everybody read again: a notification may have come while nobody listened."""
         for payload in tuple(self.tickets):
             self.wake(payload, announced=False)
 
@@ -126,13 +130,13 @@ class _Registry:
         """Keys of topics whose last waiter left long enough ago; they count as unregistered from now on."""
         for payload in tuple(self.registered):
             self._count(payload)
-        before = time.monotonic() - LINGER_SECONDS
+        before = clock.monotonic() - LINGER_SECONDS
         gone = [(payload, key) for payload, (key, left) in self.registered.items() if left < before]
         for payload, _ in gone:
             del self.registered[payload]
         return [key for _, key in gone]
 
-    # What a listening connection is told; one body for both listeners (see `connections`).
+    # What a listening connection is told; one body for both listeners (see `connection`).
 
     def start(self, connection: Connection) -> Steps[None]:
         """On a new connection: listen, and register again what is waited for."""
@@ -150,10 +154,10 @@ class _Registry:
         for _ in range(20):  # a putter holds the exclusive lock for a moment
             rows = yield connection.execute(Query(REGISTER, key))
             if rows[0][0]:
-                left = float("inf") if topic.payload in self.tickets else time.monotonic()
+                left = float("inf") if topic.payload in self.tickets else clock.monotonic()
                 self.registered[topic.payload] = (key, left)
                 return True
-        return False  # someone else keeps that lock; the waiter looks again by itself
+        return False  # someone else keeps that lock; the waiter reads again by itself
 
     def check(self) -> None:
         """Raise `BrokenConnection` where another connection had better be opened."""
@@ -179,11 +183,20 @@ def _notified(connection: Connection) -> list[str]:
     return payloads
 
 
+@contextlib.contextmanager
+def _replacing() -> Generator[None, None, None]:
+    """Around the work on a listening connection: when it breaks another one is opened."""
+    try:
+        yield
+    except BrokenConnection as exc:
+        _LOG.warning("the listening connection broke and is replaced: %s", exc)
+
+
 # ---------------------------------------------------------------------------------------------------- blocking executor
 
 
 class BlockingTicket:
-    """A waiter: a thread that sleeps until its topic is announced."""
+    """A waiter: a thread that sleeps until there is a notification of its topic."""
 
     __slots__ = ("__weakref__", "_announced", "_event", "_listener", "topic")
 
@@ -194,7 +207,7 @@ class BlockingTicket:
         self.topic = topic
 
     def wait(self, seconds: float) -> bool:
-        self._event.wait(self._listener.longest(seconds))
+        self._event.wait(self._listener.wait_seconds(seconds))
         self._event.clear()
         announced, self._announced = self._announced, False
         return announced
@@ -205,7 +218,7 @@ class BlockingTicket:
         self._event.set()
 
     def close(self) -> None:
-        self._listener.leave(self)
+        self._listener.remove(self)
 
 
 class BlockingListener:
@@ -217,14 +230,14 @@ class BlockingListener:
         self._lock = threading.RLock()  # reentrant: a signal handler may come in
         self._thread: threading.Thread | None = None
         self._wanted: list[tuple[Topic, threading.Event]] = []
-        self._bell: tuple[int, int] | None = None
-        self._deaf = False  # behind a pooler: nothing can be listened to
+        self._wake_pipe: tuple[int, int] | None = None
+        self._polls = False  # behind a pooler: nothing can be listened to
         self._closed = False
 
     def register(self, topic: Topic) -> BlockingTicket:
         """A ticket, once the server knows that this client waits, or after a second: until the server knows, its owner polls."""
         ticket = BlockingTicket(self, topic)
-        if self._deaf:
+        if self._polls:
             return ticket
         if is_ending():
             raise errors.StoreUnavailable("the interpreter is ending: nothing can be waited for any more")
@@ -235,25 +248,25 @@ class BlockingListener:
                 return ticket
             self._wanted.append((topic, done))
             if self._thread is None or not self._thread.is_alive():
-                self._bell = os.pipe()
+                self._wake_pipe = os.pipe()
                 self._thread = threading.Thread(
-                    target=self._run, args=(self._bell[0],), name="pgstore-listener", daemon=True
+                    target=self._run, args=(self._wake_pipe[0],), name="pgstore-listener", daemon=True
                 )
                 start(self._thread)
-            self._ring()
+            self._wake_thread()
         try:
             done.wait(1.0)
         except BaseException:
-            self.leave(ticket)
+            self.remove(ticket)
             raise
         return ticket
 
-    def leave(self, ticket: BlockingTicket) -> None:
+    def remove(self, ticket: BlockingTicket) -> None:
         with self._lock:
             self._registry.remove(ticket)
 
-    def longest(self, seconds: float) -> float:
-        return min(seconds, POLL_SECONDS) if self._deaf else seconds
+    def wait_seconds(self, seconds: float) -> float:
+        return min(seconds, POLL_SECONDS) if self._polls else seconds
 
     def move(self) -> None:
         """The client's connections lead to another history: listen there, within a second."""
@@ -262,30 +275,30 @@ class BlockingListener:
     def close(self) -> None:
         self._closed = True
         with self._lock:
-            self._ring()
+            self._wake_thread()
         thread = self._thread
         # Not alive: Ctrl-C came before it could begin.
         if thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join(2.0)
 
-    def _ring(self) -> None:
-        if self._bell is not None:
+    def _wake_thread(self) -> None:
+        if self._wake_pipe is not None:
             with contextlib.suppress(OSError):
-                os.write(self._bell[1], b"!")
+                os.write(self._wake_pipe[1], b"!")
 
-    def _run(self, bell: int) -> None:
+    def _run(self, wake_end: int) -> None:
         try:
             while not self._closed:
                 connection = None
                 try:
-                    with going_on("listening"), contextlib.suppress(BrokenConnection):
+                    with going_on("listening"), _replacing():
                         connection = self._connect()
                         if connection.pooled:
-                            self._deaf = True
+                            self._polls = True
                             return
                         run_blocking(self._registry.start(connection))
                         self._registry.wake_all()
-                        self._serve(connection, bell)
+                        self._serve(connection, wake_end)
                 finally:
                     if connection is not None:
                         connection.close()
@@ -296,16 +309,16 @@ class BlockingListener:
                 for _, done in self._wanted:
                     done.set()
                 self._wanted.clear()
-                if self._bell is not None:
-                    for end in self._bell:
+                if self._wake_pipe is not None:
+                    for end in self._wake_pipe:
                         os.close(end)
-                    self._bell = None
+                    self._wake_pipe = None
                 self._thread = None
 
-    def _serve(self, connection: BlockingConnection, bell: int) -> None:
+    def _serve(self, connection: BlockingConnection, wake_end: int) -> None:
         poller = select.poll()
         poller.register(connection.pgconn.socket, select.POLLIN)
-        poller.register(bell, select.POLLIN)
+        poller.register(wake_end, select.POLLIN)
         while not self._closed:
             self._registry.check()
             with self._lock:
@@ -321,15 +334,15 @@ class BlockingListener:
             if self._wanted:
                 continue
             for descriptor, _ in poller.poll(1000):
-                if descriptor == bell:
-                    os.read(bell, 4096)
+                if descriptor == wake_end:
+                    os.read(wake_end, 4096)
 
 
 # ------------------------------------------------------------------------------------------------------- event loop
 
 
 class AsyncTicket:
-    """A waiter: a task that sleeps until its topic is announced."""
+    """A waiter: a task that sleeps until there is a notification of its topic."""
 
     __slots__ = ("__weakref__", "_announced", "_event", "_listener", "topic")
 
@@ -341,7 +354,7 @@ class AsyncTicket:
 
     async def wait(self, seconds: float) -> bool:
         try:
-            async with asyncio.timeout(min(self._listener.longest(seconds), 1e6)):
+            async with asyncio.timeout(min(self._listener.wait_seconds(seconds), 1e6)):
                 await self._event.wait()
         except TimeoutError:
             pass
@@ -356,7 +369,7 @@ class AsyncTicket:
         self._event.set()
 
     def close(self) -> None:
-        self._listener.leave(self)
+        self._listener.remove(self)
 
 
 class AsyncListener:
@@ -366,13 +379,13 @@ class AsyncListener:
         self._connect = connect
         self._registry = _Registry()
         self._wanted: list[tuple[Topic, asyncio.Future[None]]] = []
-        self._bell = asyncio.Event()
+        self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._deaf = False
+        self._polls = False
 
     async def register(self, topic: Topic) -> AsyncTicket:
         ticket = AsyncTicket(self, topic)
-        if self._deaf:
+        if self._polls:
             return ticket
         self._registry.add(ticket)
         if topic.payload in self._registry.registered:
@@ -381,19 +394,19 @@ class AsyncListener:
         self._wanted.append((topic, done))
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run(), name="pgstore-listener", context=Context())
-        self._bell.set()
+        self._news.set()
         try:
             await asyncio.wait([done], timeout=1.0)
         except BaseException:
-            self.leave(ticket)
+            self.remove(ticket)
             raise
         return ticket
 
-    def leave(self, ticket: AsyncTicket) -> None:
+    def remove(self, ticket: AsyncTicket) -> None:
         self._registry.remove(ticket)
 
-    def longest(self, seconds: float) -> float:
-        return min(seconds, POLL_SECONDS) if self._deaf else seconds
+    def wait_seconds(self, seconds: float) -> float:
+        return min(seconds, POLL_SECONDS) if self._polls else seconds
 
     def move(self) -> None:
         """The client's connections lead to another history: listen there, within a second. Safe from any thread."""
@@ -411,10 +424,10 @@ class AsyncListener:
             while True:
                 connection = None
                 try:
-                    with going_on("listening", loop), contextlib.suppress(BrokenConnection):
+                    with going_on("listening", loop), _replacing():
                         connection = await self._connect()
                         if connection.pooled:
-                            self._deaf = True
+                            self._polls = True
                             return
                         await run_async(self._registry.start(connection))
                         self._registry.wake_all()
@@ -432,7 +445,7 @@ class AsyncListener:
     async def _serve(self, connection: AsyncConnection) -> None:
         while True:
             self._registry.check()
-            self._bell.clear()
+            self._news.clear()
             wanted, self._wanted = self._wanted, []
             await run_async(self._registry.unregister(connection, self._registry.take_lingering()))
             for topic, done in wanted:
@@ -443,4 +456,4 @@ class AsyncListener:
                 self._registry.wake(payload)
             if self._wanted:
                 continue
-            await connection.wait_readable(self._bell, 1.0)
+            await connection.wait_readable(self._news, 1.0)

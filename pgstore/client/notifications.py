@@ -1,4 +1,4 @@
-"""Announcing to those who wait: at once, or with the commit of a transaction of pgstore's own."""
+"""Notifying those who wait: at once, or with the commit of a transaction of pgstore's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pgstore.core.operation import BeforeCommit, CommitHook, Many, Op, Query, To
 
 
 class Notifications(CommitHook):
-    """Topics that a transaction will announce, in one go with its commit: a notification makes commits wait for each other."""
+    """Topics of which a transaction will notify, in one go with its commit: a notification makes commits wait for each other."""
 
     def __init__(self) -> None:
         self.topics: dict[Topic, None] = {}
@@ -28,7 +28,7 @@ class Notifications(CommitHook):
 
 
 def notifying(query: Query, topic: Topic) -> Op[Any]:
-    """Run *query* and announce *topic* when it commits. Returns the result of *query*."""
+    """Run *query* and notify those who wait for *topic* when it commits. Returns the result of *query*."""
     hooked = yield BeforeCommit(Notifications, Notifications)
     if hooked is None or hooked.immediate:
         result, _ = yield Many((query, announce(topic)))

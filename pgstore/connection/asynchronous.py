@@ -13,8 +13,7 @@ from pgstore import errors
 from pgstore.connection import protocol
 from pgstore.connection.base import BrokenConnection, Connection, Silence, cut_off_seconds
 from pgstore.connection.protocol import READ
-from pgstore.core import limit
-from pgstore.core.clock import monotonic
+from pgstore.core import clock, limit
 from pgstore.core.operation import Many, Query
 from pgstore.core.uninterrupted import run_uninterrupted_async
 
@@ -58,7 +57,7 @@ class AsyncConnection(Connection):
             await run_uninterrupted_async(partial(self.end, io, taking))
             raise
         finally:
-            self.used_at = monotonic()
+            self.used_at = clock.monotonic()
             if self.exposed:
                 self._stop_reading()
 
@@ -104,17 +103,17 @@ class AsyncConnection(Connection):
         else:
             waiter.set_exception(Silence())
 
-    async def wait_readable(self, bell: asyncio.Event, seconds: float) -> None:
-        """Wait until something arrives unasked for, or *wake pipe* is set, at most *seconds*."""
-        ringing = asyncio.ensure_future(bell.wait())
+    async def wait_readable(self, news: asyncio.Event, seconds: float) -> None:
+        """Wait until something arrives unasked for, or *news* is set, at most *seconds*."""
+        telling = asyncio.ensure_future(news.wait())
         arriving = asyncio.ensure_future(self._ready(READ))
         try:
-            await asyncio.wait([ringing, arriving], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([telling, arriving], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not self._loop.is_closed():
-                ringing.cancel()
+                telling.cancel()
                 arriving.cancel()
-                await asyncio.gather(ringing, arriving, return_exceptions=True)
+                await asyncio.gather(telling, arriving, return_exceptions=True)
 
     def _wake(self) -> None:
         if self._waiter is not None:

@@ -19,8 +19,7 @@ from psycopg.types.json import set_json_loads
 from pgstore import errors
 from pgstore.connection import protocol
 from pgstore.connection.protocol import READ
-from pgstore.core import limit
-from pgstore.core.clock import monotonic
+from pgstore.core import clock, limit
 from pgstore.core.error_mapping import QUERY_CANCELED, map_error, timed_out
 from pgstore.core.operation import CopyIn, CopyOut, Many, Query, putting_back
 from pgstore.core.statement import Statement
@@ -82,7 +81,7 @@ class RetryBudget:
     """How often a call is tried again on another connection, while a server restarts or fails over."""
 
     def __init__(self) -> None:
-        self._until = monotonic() + RECONNECT_SECONDS
+        self._until = clock.monotonic() + RECONNECT_SECONDS
         self._sent = 0
 
     def spend(self, broken: BrokenConnection) -> None:
@@ -92,7 +91,7 @@ class RetryBudget:
             raise errors.StoreUnavailable(
                 f"the connection broke, and the time of the call is over: {broken}"
             ) from broken
-        if self._sent > _SENT_MAX or monotonic() > self._until:
+        if self._sent > _SENT_MAX or clock.monotonic() > self._until:
             raise errors.StoreUnavailable(f"the connection broke again and again: {broken}") from broken
 
 
@@ -107,7 +106,7 @@ class Connection(abc.ABC):
         self.identity: str | None = None  # which cluster and timeline answers, where that can be known
         self.xid: str | None = None  # the number of the transaction under way, if that is known
         self.exposed = False  # the caller has got hold of the connection and may run statements of their own
-        self.used_at = monotonic()
+        self.used_at = clock.monotonic()
         self._pid = os.getpid()
         self.permit: object = None  # the pool's: the right to be open
         self.reserve = 0  # the pool's: which of its reserve, 0: none
@@ -153,9 +152,8 @@ class Connection(abc.ABC):
 
     # ------------------------------------------------------------------------------------------------ tidying up
     #
-    # For both kinds of connection by polling, on a thread that no interrupt reaches (`core.run_uninterrupted`): an event loop
-    # that is being
-    # closed carries nothing out any more.
+    # For both kinds of connection by polling, on a thread that no interrupt reaches (`core.uninterrupted`): an event loop that is
+    # being closed carries nothing out any more.
 
     @abc.abstractmethod
     def let_go(self) -> None:
@@ -214,18 +212,18 @@ class Connection(abc.ABC):
     def _finish(self, io: protocol.Io[Any], *, cancel: bool = False, silence: float = SETTLE_SECONDS) -> Any:
         socket = self.pgconn.socket
         poller = select.poll()
-        silent_since = monotonic()
+        silent_since = clock.monotonic()
         cancelled = not cancel
         try:
             wanted = io.send(None)
             while True:
                 poller.register(socket, select.POLLIN if wanted == READ else select.POLLIN | select.POLLOUT)
                 if poller.poll(50):
-                    silent_since = monotonic()
+                    silent_since = clock.monotonic()
                     wanted = io.send(None)
-                elif monotonic() - silent_since > silence:
+                elif clock.monotonic() - silent_since > silence:
                     io.throw(BrokenConnection(TimeoutError("the server does not answer"), sent=True))
-                elif monotonic() - silent_since > GRACE_SECONDS and not cancelled:
+                elif clock.monotonic() - silent_since > GRACE_SECONDS and not cancelled:
                     self._cancel(SETTLE_SECONDS)
                     cancelled = True
         except StopIteration as done:

@@ -18,8 +18,7 @@ from pgstore.connection import protocol
 from pgstore.connection.base import FATAL, BrokenConnection, Connection, Silence, cut_off_seconds
 from pgstore.connection.protocol import READ
 from pgstore.connection.spin_wait import SpinWait
-from pgstore.core import limit
-from pgstore.core.clock import monotonic
+from pgstore.core import clock, limit
 from pgstore.core.operation import Many, Query
 from pgstore.core.uninterrupted import run_uninterrupted
 
@@ -46,7 +45,7 @@ class BlockingConnection(Connection):
     def execute(self, query: Query) -> Any:
         """Run a query: the one path that has to be quick, so it is written out."""
         statement = query.statement
-        if monotonic() - self.used_at > _FRESH_SECONDS and self._poll(0):
+        if clock.monotonic() - self.used_at > _FRESH_SECONDS and self._poll(0):
             self._check_alive()
         if self.prepared is not None and statement not in self.prepared:
             self._drive(self._prepare(statement))

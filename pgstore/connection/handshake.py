@@ -1,6 +1,6 @@
 """Opening a connection: settings, what kind of server answers, whether its schema fits this code.
 
-The checks are one generator over a connection, run blocking or awaited (see `connections`).
+The checks are one generator over a connection, run blocking or awaited (see `connection`).
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Joined connections: a caller's connection or session, whose transaction pgstore joins.
 
 Nothing about it is changed: no commit, no setting, no prepared statement of ours; the caller's prepare policy holds. The calls are
-those of `connections.Connection`. They go through psycopg's cursors, which exist in two kinds, and so do these.
+those of `connection.Connection`, through psycopg's cursors.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import psycopg
@@ -22,6 +22,7 @@ from pgstore.core import limit
 from pgstore.core.error_mapping import map_error
 from pgstore.core.operation import CopyIn, CopyOut, Many, Query
 from pgstore.core.statement import TYPES, Statement
+from pgstore.core.steps import Steps, run_async
 
 
 class _Packed(bytes):
@@ -99,158 +100,119 @@ def _prepared(statement: Statement) -> bool | None:
 
 
 class JoinedConnection:
-    """Calls on a blocking connection of the caller's."""
+    """
+    Calls on a connection of the caller's, of either kind.
+
+    They are steps (`core.steps`), for `yield from`: what psycopg's methods give is the value of a blocking connection, and
+    to be awaited of an asynchronous one.
+    """
 
     exposed = True
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._kept: _JoinedCursor | None = None  # one for all calls: making it is a fourth of their cost
+        self._cursor_type: type[Any] = _JoinedAsyncCursor if source.is_async else _JoinedCursor
+        self._kept: Any = None  # a cursor for all calls: making it is a fourth of their cost
 
-    def execute(self, query: Query) -> Any:
-        cursor = self._cursor()
+    def callers_connection(self) -> Steps[Any]:
+        """The caller's psycopg connection."""
+        return (yield self._source.get())
+
+    def execute(self, query: Query) -> Steps[Any]:
+        cursor = yield from self._cursor()
         try:
             if limit.current() is not None:
                 with Alarm(cursor.connection):
-                    _send(cursor, query)
+                    yield _send(cursor, query)
             else:
-                _send(cursor, query)
-            rows = cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
+                yield _send(cursor, query)
+            rows = (yield cursor.fetchall()) if _has_rows(cursor) else cursor.rowcount
             return _noted(query, rows)
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc
 
-    def execute_many(self, many: Many) -> list[Any]:
-        return [self.execute(query) for query in many.queries]
+    def execute_many(self, many: Many) -> Steps[list[Any]]:
+        results = []
+        for query in many.queries:
+            results.append((yield from self.execute(query)))  # noqa: PERF401 - a comprehension cannot yield
+        return results
 
-    def execute_after(self, sql: str, query: Query) -> Any:
+    def execute_after(self, sql: str, query: Query) -> Steps[Any]:
         """`command` and `execute` in one round trip."""
-        cursor = self._cursor()
+        cursor = yield from self._cursor()
         try:
-            with Alarm(cursor.connection), cursor.connection.pipeline():
-                _JoinedCursor(cursor.connection).execute(sql.encode(), prepare=False)
-                _send(cursor, query)
-            rows = cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
+            yield from self._pipelined(cursor, sql, query)
+            rows = (yield cursor.fetchall()) if _has_rows(cursor) else cursor.rowcount
             return _noted(query, rows)
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc
 
-    def command(self, sql: str) -> None:
-        cursor = self._cursor()
+    def _pipelined(self, cursor: Any, sql: str, query: Query) -> Steps[None]:
+        def steps(_: Any) -> Steps[None]:
+            yield self._cursor_type(cursor.connection).execute(sql.encode(), prepare=False)
+            yield _send(cursor, query)
+
+        with Alarm(cursor.connection):
+            yield from _within(cursor.connection.pipeline(), steps)
+
+    def command(self, sql: str) -> Steps[None]:
+        cursor = yield from self._cursor()
         try:
-            cursor.execute(sql.encode(), prepare=False)
+            yield cursor.execute(sql.encode(), prepare=False)
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc
 
-    def copy_in(self, copy: CopyIn) -> int:
-        cursor = self._cursor()
+    def copy_in(self, copy: CopyIn) -> Steps[int]:
+        def steps(stream: Any) -> Steps[None]:
+            for block in copy.data:
+                yield stream.write(block)
+
+        cursor = yield from self._cursor()
         try:
-            with cursor.copy(copy.sql.encode()) as stream:
-                for block in copy.data:
-                    stream.write(block)
-            return cursor.rowcount
+            yield from _within(cursor.copy(copy.sql.encode()), steps)
+            return int(cursor.rowcount)
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc
 
-    def copy_out(self, copy: CopyOut) -> None:
-        cursor = self._cursor()
+    def copy_out(self, copy: CopyOut) -> Steps[None]:
+        def steps(stream: Any) -> Steps[None]:
+            while block := (yield stream.read()):
+                copy.consume(bytes(block))
+
+        cursor = yield from self._cursor()
         try:
-            with cursor.copy(copy.sql.encode()) as stream:
-                for block in stream:
-                    copy.consume(bytes(block))
+            yield from _within(cursor.copy(copy.sql.encode()), steps)
         except psycopg.Error as exc:
             raise _mapped(exc, cursor.connection) from exc
 
     @property
     def is_idle(self) -> bool:
         """Whether there is no transaction: the caller has ended it."""
-        return _is_idle(self._kept)
+        connection = self._kept.connection
+        return not connection.closed and connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
 
-    def _cursor(self) -> _JoinedCursor:
-        connection = self._source.get()
+    def _cursor(self) -> Steps[Any]:
+        connection = yield self._source.get()
         check_joinable(connection)
         cursor = self._kept
         if cursor is None or cursor.connection is not connection:
-            cursor = self._kept = _JoinedCursor(connection, row_factory=tuple_row)
+            cursor = self._kept = self._cursor_type(connection, row_factory=tuple_row)
         return cursor
 
 
-class JoinedAsyncConnection:
-    """Calls on an asynchronous connection of the caller's."""
+def _within(manager: Any, body: Callable[[Any], Steps[None]]) -> Steps[None]:
+    """Take the steps of *body* in the block of *manager*."""
+    # By statements: between a block and its `__exit__` no interrupt comes, as it may between two steps.
+    if hasattr(type(manager), "__aenter__"):
+        yield _within_async(manager, body)
+    else:
+        with manager as value:
+            yield from body(value)
 
-    exposed = True
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._kept: _JoinedAsyncCursor | None = None  # one for all calls: making it is a fourth of their cost
-
-    async def execute(self, query: Query) -> Any:
-        cursor = await self._cursor()
-        try:
-            if limit.current() is not None:
-                with Alarm(cursor.connection):
-                    await _send(cursor, query)
-            else:
-                await _send(cursor, query)
-            rows = await cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
-            return _noted(query, rows)
-        except psycopg.Error as exc:
-            raise _mapped(exc, cursor.connection) from exc
-
-    async def execute_many(self, many: Many) -> list[Any]:
-        return [await self.execute(query) for query in many.queries]
-
-    async def execute_after(self, sql: str, query: Query) -> Any:
-        """`command` and `execute` in one round trip."""
-        cursor = await self._cursor()
-        try:
-            with Alarm(cursor.connection):
-                async with cursor.connection.pipeline():
-                    await _JoinedAsyncCursor(cursor.connection).execute(sql.encode(), prepare=False)
-                    await _send(cursor, query)
-            rows = await cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
-            return _noted(query, rows)
-        except psycopg.Error as exc:
-            raise _mapped(exc, cursor.connection) from exc
-
-    async def command(self, sql: str) -> None:
-        cursor = await self._cursor()
-        try:
-            await cursor.execute(sql.encode(), prepare=False)
-        except psycopg.Error as exc:
-            raise _mapped(exc, cursor.connection) from exc
-
-    async def copy_in(self, copy: CopyIn) -> int:
-        cursor = await self._cursor()
-        try:
-            async with cursor.copy(copy.sql.encode()) as stream:
-                for block in copy.data:
-                    await stream.write(block)
-            return cursor.rowcount
-        except psycopg.Error as exc:
-            raise _mapped(exc, cursor.connection) from exc
-
-    async def copy_out(self, copy: CopyOut) -> None:
-        cursor = await self._cursor()
-        try:
-            async with cursor.copy(copy.sql.encode()) as stream:
-                async for block in stream:
-                    copy.consume(bytes(block))
-        except psycopg.Error as exc:
-            raise _mapped(exc, cursor.connection) from exc
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether there is no transaction: the caller has ended it."""
-        return _is_idle(self._kept)
-
-    async def _cursor(self) -> _JoinedAsyncCursor:
-        connection = await self._source.get()
-        check_joinable(connection)
-        cursor = self._kept
-        if cursor is None or cursor.connection is not connection:
-            cursor = self._kept = _JoinedAsyncCursor(connection, row_factory=tuple_row)
-        return cursor
+async def _within_async(manager: Any, body: Callable[[Any], Steps[None]]) -> None:
+    async with manager as value:
+        await run_async(body(value))
 
 
 def _parameters(query: Query) -> Sequence[Any]:
@@ -271,11 +233,6 @@ def _noted(query: Query, rows: Any) -> Any:
     if query.undo is not None:
         query.taken = rows
     return rows
-
-
-def _is_idle(cursor: Any) -> bool:
-    connection = cursor.connection
-    return not connection.closed and connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
 
 
 def _has_rows(cursor: Any) -> bool:

@@ -1,7 +1,7 @@
 """Who has which connection: sticky for threads, handed round on an event loop, never more than the limit.
 
 A thread keeps its connection between calls: taking it is one `list.pop`, which is atomic, and costs nothing that a pool's checkout
-would. Whoever wants to take a connection away — another thread at the limit, the housekeeper after five idle minutes — pops it
+would. Whoever wants to take a connection away — another thread at the limit, the scheduler after five idle minutes — pops it
 from the same list, so a connection has one holder at any time.
 
 At the limit callers queue, and what is given back goes to the first of them: a thread or task in a tight loop would otherwise have
@@ -10,12 +10,12 @@ its connection again before anybody who waits has woken up.
 Two connections more than the limit are a reserve, for a pool whose connections all wait for somebody who wants a connection would
 stand still:
 
-- `URGENT`: who holds a connection already (a statement apart from its transaction, a signal handler, a callback) and what goes on
+- `URGENT`: who holds a connection already (an autonomous statement, a signal handler, a callback) and what goes on
   in the background (the renewal of leases, the heartbeat). Either connection of the reserve, at once. None of it keeps a
   connection while it waits for another connection or for anybody's rows but those of the like, so the second connection of the
   reserve, which nobody else gets, always comes back: no transaction waits in vain for what it needs to end.
 - `SHORT`: single statements, and the transactions that operations open for themselves. The first connection of the reserve, after
-  a moment without a turn: transactions may hold all the others, and wait for what this statement puts.
+  a moment of waiting: transactions may hold all the others, and wait for what this statement puts.
 - `LONG`: transactions of the caller's. The same where all others are held by transactions that wait for something to be put; one
   that has a connection of the reserve must not wait so itself.
 """
@@ -34,9 +34,8 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.connection import AsyncConnection, BlockingConnection, Connection
-from pgstore.core import limit
-from pgstore.core.clock import monotonic
-from pgstore.core.threads import going_on, is_ending, start
+from pgstore.core import clock, limit
+from pgstore.core.threads import is_ending
 
 IDLE_SECONDS = 300.0
 LOOK_SECONDS = 60.0  # between looks for idle connections
@@ -113,14 +112,14 @@ class _Permit:
 
 
 class _Waiter:
-    """Someone who waits for a connection, or for a place to open one."""
+    """Someone who waits for a connection, or for a permit to open one."""
 
-    __slots__ = ("come", "connection", "permit", "rank", "since")
+    __slots__ = ("connection", "permit", "rank", "ready", "since")
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
-        self.since = monotonic()
-        self.come = threading.Event()
+        self.since = clock.monotonic()
+        self.ready = threading.Event()
         self.connection: BlockingConnection | None = None
         self.permit: _Permit | None = None
 
@@ -133,7 +132,7 @@ def _may_have(reserve: int, rank: int, since: float, all_wait: Callable[[], bool
     """Whether who has waited *since* then may have connection *reserve* of the reserve."""
     if rank == URGENT:
         return True
-    if reserve > SHORT or monotonic() < since + RESERVE_SECONDS:
+    if reserve > SHORT or clock.monotonic() < since + RESERVE_SECONDS:
         return False
     return rank == SHORT or all_wait()
 
@@ -141,9 +140,19 @@ def _may_have(reserve: int, rank: int, since: float, all_wait: Callable[[], bool
 class BlockingPool:
     """The connections of blocking calls."""
 
-    def __init__(self, connect: Callable[[], BlockingConnection], connections_max: int) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], BlockingConnection],
+        connections_max: int,
+        call_again_and_again: Callable[[object, Callable[[], bool], float], None],
+    ) -> None:
+        """
+        Args:
+            call_again_and_again: calls a function every so many seconds until it returns True; once only for one key.
+        """
         self._connect = connect
         self._connections_max = connections_max
+        self._call_again_and_again = call_again_and_again
         self._local = threading.local()
         self._lock = threading.RLock()  # reentrant: a signal handler may come in
         self._slots: weakref.WeakSet[_Slot] = weakref.WeakSet()
@@ -154,8 +163,7 @@ class BlockingPool:
         self._waiters: deque[_Waiter] = deque()
         self._closed = False
         self._epoch = 0
-        self._housekeeper: threading.Thread | None = None
-        self._ended = threading.Event()
+        self._idle_key = object()
 
     def acquire(self, rank: int = SHORT) -> BlockingConnection:
         """This thread's connection; else a new one; at the limit the one idle longest; else the next that is given back."""
@@ -172,7 +180,7 @@ class BlockingPool:
         except AttributeError:
             slot = self._take_slot()
         free = slot.free
-        connection.used_at = monotonic()
+        connection.used_at = clock.monotonic()
         # This thread holds another already: a transaction and a call outside it overlapped. Or it leads to another history.
         if free or self._closed or connection.epoch != self._epoch or connection.reserve:
             if connection.reserve and not self._closed and connection.epoch == self._epoch:
@@ -190,7 +198,7 @@ class BlockingPool:
         """Close *connection*, which is broken or not wanted any more."""
         connection.close()
         connection.slot = 0
-        self._vacate(connection.permit)
+        self._free_permit(connection.permit)
 
     discard_now = discard  # as the other kind calls it
 
@@ -206,15 +214,14 @@ class BlockingPool:
     def close_idle(self) -> None:
         """Close the connections that nobody has used for long, and soon those whose thread has ended."""
         with self._lock:
-            orphans = [spare for spare in self._spare if spare.used_at < monotonic() - LOOK_SECONDS]
+            orphans = [spare for spare in self._spare if spare.used_at < clock.monotonic() - LOOK_SECONDS]
             self._spare = [spare for spare in self._spare if spare not in orphans]
         for connection in orphans:
             self.discard(connection)
-        self._close_idle(before=monotonic() - IDLE_SECONDS)
+        self._close_idle(before=clock.monotonic() - IDLE_SECONDS)
 
     def close(self) -> None:
         self._closed = True
-        self._ended.set()
         self.purge()
 
     def _acquire_slowly(self, rank: int) -> BlockingConnection:
@@ -233,16 +240,16 @@ class BlockingPool:
                     self._serve()
                     if waiter.rank == URGENT:
                         self._serve_from_reserve()
-                if is_deep and not waiter.come.is_set():
+                if is_deep and not waiter.ready.is_set():
                     raise _held_here(self._connections_max)
                 # A finaliser cannot announce what it leaves, so we look now and then.
                 seconds = RESERVE_SECONDS
-                while not waiter.come.wait(min(seconds, max(0.0, give_up - monotonic()))):
+                while not waiter.ready.wait(min(seconds, max(0.0, give_up - clock.monotonic()))):
                     seconds = _LOOK_AGAIN_SECONDS
                     with self._lock:
                         self._serve()
                         self._serve_from_reserve()
-                    if monotonic() >= give_up and not waiter.come.is_set():
+                    if clock.monotonic() >= give_up and not waiter.ready.is_set():
                         raise _crowded(self._connections_max)
                 connection = waiter.connection if waiter.connection is not None else self._open(waiter.permit)
                 connection.slot = slot.number
@@ -268,7 +275,7 @@ class BlockingPool:
                 self._waiters.remove(waiter)
             if waiter.connection is not None:
                 self._give_up_connection(waiter.connection)
-            self._vacate(waiter.permit)
+            self._free_permit(waiter.permit)
 
     def _give_up_connection(self, connection: BlockingConnection) -> None:
         connection.slot = 0
@@ -284,20 +291,21 @@ class BlockingPool:
         connection.reserve = permit.reserve
         connection.epoch = self._epoch
         self._connections.add(connection)
-        if self._housekeeper is None:
-            self._start_housekeeper()
+        self._look_for_idle_ones()
         return connection
 
-    def _start_housekeeper(self) -> None:
-        with self._lock:
-            if self._housekeeper is None:
-                self._housekeeper = threading.Thread(
-                    target=_keep_house, args=(weakref.ref(self), self._ended), name="pgstore-idle", daemon=True
-                )
-                try:
-                    start(self._housekeeper)
-                except RuntimeError:
-                    self._housekeeper = None
+    def _look_for_idle_ones(self) -> None:
+        """Have idle connections closed, as long as there are any."""
+        pool = weakref.ref(self)  # which ends with its client, and not with a task of the scheduler
+
+        def close_idle() -> bool:
+            this = pool()
+            if this is None:
+                return True
+            this.close_idle()
+            return not (this._permits or any(this._reserved.values()))
+
+        self._call_again_and_again(self._idle_key, close_idle, LOOK_SECONDS)
 
     def _serve(self) -> None:
         """Give those who wait what there is, in their order. With the lock."""
@@ -306,18 +314,18 @@ class BlockingPool:
             # Served already: by what a signal handler interrupted.
             if not waiter.is_served and not self._provide(waiter):
                 return
-            self._served(waiter)
+            self._tell(waiter)
 
     def _serve_from_reserve(self) -> None:
         """Give of the reserve to those who may have it. With the lock."""
         for waiter in tuple(self._waiters):
             if not waiter.is_served and self._provide_from_reserve(waiter):
-                self._served(waiter)
+                self._tell(waiter)
 
-    def _served(self, waiter: _Waiter) -> None:
+    def _tell(self, waiter: _Waiter) -> None:
         with contextlib.suppress(ValueError):
             self._waiters.remove(waiter)
-        waiter.come.set()
+        waiter.ready.set()
 
     def _provide(self, waiter: _Waiter) -> bool:
         spare = next((spare for spare in self._spare if not spare.reserve), None)
@@ -348,7 +356,7 @@ class BlockingPool:
                 return True
         return False
 
-    def _vacate(self, permit: Any) -> None:
+    def _free_permit(self, permit: Any) -> None:
         with self._lock:
             if permit is not None:
                 self._permits.discard(permit)
@@ -362,15 +370,10 @@ class BlockingPool:
             return self._local.slot  # type: ignore[no-any-return]
         except AttributeError:
             slot = self._local.slot = _Slot()
-            weakref.finalize(slot, self._leave, slot.free).atexit = False  # the thread has ended
+            weakref.finalize(slot, _leave, weakref.ref(self), slot.free).atexit = False  # the thread has ended
             with self._lock:
                 self._slots.add(slot)
             return slot
-
-    def _leave(self, free: list[BlockingConnection]) -> None:
-        # Called from a finaliser, possibly inside any of the above on this very thread: it must not take the lock.
-        if free:
-            self._spare.append(free.pop())
 
     def _steal(self, before: float) -> BlockingConnection | None:
         """The connection that has been idle longest, if since before *before*. With the lock."""
@@ -398,15 +401,12 @@ class BlockingPool:
             self.discard(connection)
 
 
-def _keep_house(pool: weakref.ref[BlockingPool], ended: threading.Event) -> None:
-    """Close idle connections of *pool* now and then, until it is closed or gone."""
-    while not ended.wait(LOOK_SECONDS):
-        current = pool()
-        if current is None:
-            return
-        with going_on("closing idle connections"):
-            current.close_idle()
-        del current
+def _leave(pool: weakref.ref[BlockingPool], free: list[BlockingConnection]) -> None:
+    """Leave the connection of a thread that has ended to the others. The finaliser must not keep the pool alive."""
+    # Called possibly inside any method of the pool on this very thread: it must not take the lock.
+    this = pool()
+    if this is not None and free:
+        this._spare.append(free.pop())
 
 
 def _idle_since(slot: _Slot) -> float:
@@ -418,15 +418,15 @@ def _idle_since(slot: _Slot) -> float:
 
 
 class _AsyncWaiter:
-    """A task that waits for a connection, or for a place to open one."""
+    """A task that waits for a connection, or for a permit to open one."""
 
-    __slots__ = ("come", "rank", "since")
+    __slots__ = ("rank", "ready", "since")
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
-        self.since = monotonic()
+        self.since = clock.monotonic()
         # A connection, or the number of the reserve's connection that may be opened; 0: an ordinary one.
-        self.come: asyncio.Future[AsyncConnection | int] = asyncio.get_running_loop().create_future()
+        self.ready: asyncio.Future[AsyncConnection | int] = asyncio.get_running_loop().create_future()
 
 
 class AsyncPool:
@@ -465,7 +465,7 @@ class AsyncPool:
         try:
             connection = await self._connect()
         except BaseException:
-            self._vacate(reserve)
+            self._free_permit(reserve)
             raise
         connection.epoch = self._epoch
         connection.reserve = reserve
@@ -481,12 +481,12 @@ class AsyncPool:
             self._look_again_in(RESERVE_SECONDS)
         try:
             async with asyncio.timeout(_turn_seconds()):
-                return await waiter.come
+                return await waiter.ready
         except BaseException as exc:
-            if waiter.come.done() and not waiter.come.cancelled():  # our turn had come: pass it on
-                given = waiter.come.result()
+            if waiter.ready.done() and not waiter.ready.cancelled():  # we were served: pass it on
+                given = waiter.ready.result()
                 if isinstance(given, int):
-                    self._vacate(given)
+                    self._free_permit(given)
                 else:
                     self.release_now(given)
             if isinstance(exc, TimeoutError):
@@ -506,7 +506,7 @@ class AsyncPool:
     def _serve_from_reserve(self) -> None:
         """Give of the reserve to those who may have it."""
         for waiter in tuple(self._waiters):
-            if waiter.come.done() or waiter.come.get_loop().is_closed():
+            if waiter.ready.done() or waiter.ready.get_loop().is_closed():
                 continue
             for number in _RESERVE:
                 idle = self._reserve_idle.get(number)
@@ -518,7 +518,7 @@ class AsyncPool:
                     del self._reserve_idle[number]
                 else:
                     self._reserved[number] = None
-                waiter.come.set_result(number if idle is None else idle)
+                waiter.ready.set_result(number if idle is None else idle)
                 self._waiters.remove(waiter)
                 break
 
@@ -533,7 +533,7 @@ class AsyncPool:
         if self._closed or connection.epoch != self._epoch:
             self.discard_now(connection)
             return
-        connection.used_at = monotonic()
+        connection.used_at = clock.monotonic()
         if connection.reserve:
             self._reserve_idle[connection.reserve] = connection
             self._serve_from_reserve()
@@ -550,7 +550,7 @@ class AsyncPool:
 
     def discard_now(self, connection: AsyncConnection) -> None:
         connection.close()
-        self._vacate(connection.reserve)
+        self._free_permit(connection.reserve)
 
     async def purge(self) -> None:
         while self._idle:
@@ -578,7 +578,7 @@ class AsyncPool:
 
     def _reap(self) -> None:
         self._reaper = None
-        now = monotonic()
+        now = clock.monotonic()
         for connection in [connection for connection in self._idle if connection.used_at <= now - IDLE_SECONDS]:
             self._idle.remove(connection)
             self.discard_now(connection)
@@ -590,7 +590,7 @@ class AsyncPool:
         if self._idle or self._reserve_idle:
             self._reaper = asyncio.get_running_loop().call_later(IDLE_SECONDS / 2, self._reap, context=Context())
 
-    def _vacate(self, reserve: int) -> None:
+    def _free_permit(self, reserve: int) -> None:
         """A connection less: whoever waits first, of those who may, opens one."""
         if reserve:
             self._reserved.pop(reserve, None)
@@ -602,7 +602,7 @@ class AsyncPool:
 
     def _next_waiter(self) -> asyncio.Future[AsyncConnection | int] | None:
         while self._waiters:
-            waiter = self._waiters.popleft().come
+            waiter = self._waiters.popleft().ready
             if not waiter.done() and not waiter.get_loop().is_closed():
                 return waiter
         return None

@@ -14,7 +14,7 @@ from typing import Final
 
 from psycopg.pq.abc import PGconn
 
-from pgstore.core.clock import monotonic
+from pgstore.core import clock
 from pgstore.core.statement import Statement
 
 # About what falling asleep costs: who looks in vain and then sleeps has lost no more than that.
@@ -40,14 +40,14 @@ class SpinWait:
         if left:
             self._sleeps[statement] = left - 1, next_time
             return False
-        until = monotonic() + AWAKE_SECONDS
+        until = clock.monotonic() + AWAKE_SECONDS
         while True:
             pgconn.consume_input()
             if not pgconn.is_busy():
                 if next_time > 1:
                     self._sleeps[statement] = 0, next_time // 2
                 return True
-            if monotonic() > until:
+            if clock.monotonic() > until:
                 if statement.name:  # else it is made for one use, and there is nothing to learn
                     self._sleeps[statement] = next_time, min(2 * next_time, SLEEPS_MAX)
                 return False

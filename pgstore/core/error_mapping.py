@@ -9,28 +9,40 @@ from collections.abc import Mapping
 from typing import Final
 
 import psycopg
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
 from pgstore import errors
 from pgstore.core import limit
 
 
-def describe(conninfo: str) -> str:
-    """Where *conninfo* leads, for a message: `user@host:port/database`. Never more: a URL may hold a password anywhere."""
+def describe(conninfo: str, *, with_defaults: bool = False) -> str:
+    """
+    Where *conninfo* leads, for a message: `user@host:port/database`. Never more: a URL may hold a password anywhere.
+
+    Args:
+        with_defaults: name user, port and database also where libpq fills them in.
+    """
     try:
         given = conninfo_to_dict(conninfo)
     except (psycopg.ProgrammingError, UnicodeError):
         return "an unreadable URL"
     if _is_misread(given):
         return "an unreadable URL"
-    user = given.get("user") or os.environ.get("PGUSER")
+    defaults = _libpq_defaults() if with_defaults else {}
+    user = given.get("user") or os.environ.get("PGUSER") or defaults.get("user")
     service = given.get("service") or os.environ.get("PGSERVICE")
     default = f"the service {service}" if service else "local socket"
     hosts = str(given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or default).split(",")
     ports = str(given.get("port") or os.environ.get("PGPORT") or "").split(",")
+    ports = [port or defaults.get("port", "") for port in ports]
     places = [f"{host}:{port}" if port else host for host, port in zip(hosts, ports * len(hosts), strict=False)]
-    database = given.get("dbname") or os.environ.get("PGDATABASE")
+    database = given.get("dbname") or os.environ.get("PGDATABASE") or (user if with_defaults else None)
     return (f"{user}@" if user else "") + ",".join(places) + (f"/{database}" if database else "")
+
+
+def _libpq_defaults() -> dict[str, str]:
+    return {option.keyword.decode(): option.val.decode() for option in pq.Conninfo.get_defaults() if option.val}
 
 
 def check_conninfo(conninfo: str) -> None:

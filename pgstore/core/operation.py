@@ -3,7 +3,7 @@
 A store method is a generator. It yields requests — what it needs from the outside — and is resumed with the result of each;
 what it returns is the result of the call. `@operation` gives it two forms: `d.get(k)` blocks, `await d.get.aio(k)` awaits. The
 requests below are the complete list; who carries them out is decided in `pgstore.client` (a connection of its own, the current
-transaction, or a connection borrowed from the caller).
+transaction, or a connection of the caller's that is joined).
 
 Psycopg's `generators.py` is built the same way, one floor lower.
 """
@@ -167,11 +167,12 @@ class OpenCursor:
     closed: Callable[[], object]  # tells that the name is free
 
     def fetch(self, rows_max: int) -> Query:
-        return Query(Statement(f"FETCH FORWARD {int(rows_max)} FROM {self.name}", read_only=True, once=True))
+        fetch = f"FETCH FORWARD {int(rows_max)} FROM {self.name}"
+        return Query(Statement(fetch, read_only=True, repeatable=False, once=True))
 
     def close(self) -> Query:
         self.closed()
-        return Query(Statement(f"CLOSE {self.name}", read_only=True, once=True))
+        return Query(Statement(f"CLOSE {self.name}", read_only=True, repeatable=False, once=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,7 @@ class Rollback:
 
 @dataclass(frozen=True, slots=True)
 class BeforeCommit:
-    """Take part in the current transaction under *key*; *factory* makes the participant on first use.
+    """Have a hook called before the commit of the current transaction: that of *key*, which *factory* makes on first use.
 
     Result: the `Hooked`, or None where there is no transaction.
     """
@@ -213,7 +214,7 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Sleep until *ticket*'s topic is announced, at most *seconds*. Result: True if it was."""
+    """Sleep until there is a notification of *ticket*'s topic, at most *seconds*. Result: True if there was."""
 
     ticket: Ticket
     seconds: float
@@ -303,12 +304,12 @@ class Topic:
 
 
 class Ticket(Protocol):
-    """A place among those who wait for a topic."""
+    """The registration of one waiter for a topic."""
 
     topic: Topic
 
     def close(self) -> None:
-        """Give the place up. Never blocks."""
+        """End the registration. Never blocks."""
 
 
 def atomic(body: Op[T]) -> Op[T]:

@@ -85,11 +85,12 @@ TYPES: Final[dict[str, tuple[int, Callable[[Any], bytes]]]] = {
 class Statement:
     """One SQL statement, its parameters named `$1`, `$2` …
 
-    *types* declares them in order, space separated: `"int8 text bytea[]"`. *read_only*: it changes nothing and locks
-    nothing, so a replica could answer it. *repeatable*: running it again does no harm, so it is sent again when its connection
-    breaks; None: if it is read-only. *once*: its text is made for one use, so that no connection
-    should remember it; it is prepared without a name. *unset*: the SQL for connections without our planner settings: joined
-    ones, and those of poolers.
+    Args:
+        types: of the parameters, in order, space separated: `"int8 text bytea[]"`.
+        read_only: it changes nothing and locks nothing, and what a replica knows would do for an answer.
+        repeatable: running it again does no harm, so it is sent again where its connection breaks; None: if it is read-only.
+        once: its text is made for one use, so no connection should remember it: it is prepared without a name.
+        unset: the SQL for connections without our planner settings: joined ones, and those of poolers.
     """
 
     __slots__ = (

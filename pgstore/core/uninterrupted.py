@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from pgstore.core.clock import monotonic
+from pgstore.core import clock
 from pgstore.core.steps import is_interrupt
 from pgstore.core.threads import start
 
@@ -44,11 +44,11 @@ class _Work:
                 self.tell()
 
     def begin(self) -> None:
-        """Do it on a thread. To be called again if it was interrupted: a second thread finds nothing to do."""
+        """Do it on a thread. Call it again if it was interrupted: a second thread finds nothing to do."""
         if self._claim.locked():
             return
         try:
-            start(threading.Thread(target=self.do, name="pgstore-certainly", daemon=False))
+            start(threading.Thread(target=self.do, name="pgstore-uninterrupted", daemon=False))
         except RuntimeError:  # the interpreter is about to exit, or out of threads
             self.do()
 
@@ -65,14 +65,14 @@ def run_uninterrupted(function: Callable[[], Any]) -> Any:
     work = _Work(function)
     interrupt: BaseException | None = None
     give_up = float("inf")
-    while not work.over.is_set() and monotonic() < give_up:
+    while not work.over.is_set() and clock.monotonic() < give_up:
         try:
             work.begin()
-            work.over.wait(None if interrupt is None else give_up - monotonic())
+            work.over.wait(None if interrupt is None else give_up - clock.monotonic())
         except BaseException as exc:
             if not is_interrupt(exc):
                 raise
-            interrupt, give_up = exc, monotonic() + WAIT_SECONDS
+            interrupt, give_up = exc, clock.monotonic() + WAIT_SECONDS
     return work.outcome(interrupt)
 
 
@@ -89,13 +89,13 @@ async def run_uninterrupted_async(function: Callable[[], Any]) -> Any:
     work.tell = tell
     interrupt: BaseException | None = None
     give_up = float("inf")
-    while not over.is_set() and monotonic() < give_up:
+    while not over.is_set() and clock.monotonic() < give_up:
         try:
             work.begin()
-            async with asyncio.timeout(None if interrupt is None else give_up - monotonic()):
+            async with asyncio.timeout(None if interrupt is None else give_up - clock.monotonic()):
                 await over.wait()
         except asyncio.CancelledError as exc:
-            interrupt, give_up = exc, monotonic() + WAIT_SECONDS
+            interrupt, give_up = exc, clock.monotonic() + WAIT_SECONDS
         except TimeoutError:
             break
     return work.outcome(interrupt)

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pgstore import errors
+from pgstore.core import clock
 
 
 class FileLock:
@@ -38,9 +39,9 @@ class FileLock:
         return True
 
     def acquire(self, *, seconds_max: float) -> None:
-        deadline = time.monotonic() + seconds_max
+        deadline = clock.monotonic() + seconds_max
         while not self.try_acquire():
-            if time.monotonic() > deadline:
+            if clock.monotonic() > deadline:
                 raise errors.EmbeddedServerError(
                     f"another process has been starting or stopping the server for {seconds_max:.0f} s: "
                     f"see who holds {self.path} (fuser, lsof)"
@@ -51,10 +52,10 @@ class FileLock:
         """Unlock, also where a child has inherited the file."""
         if self.fd >= 0:
             fcntl.flock(self.fd, fcntl.LOCK_UN)
-            self.leave()
+            self.hand_over()
 
-    def leave(self) -> None:
-        """Close the file here: the lock now belongs to the children that inherited it."""
+    def hand_over(self) -> None:
+        """Close the file here: the lock then belongs to the children that inherited it."""
         if self.fd >= 0:
             _close(self.fd)
             self.fd = -1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgstore import errors
 from pgstore.config import variable_of
+from pgstore.core import clock
 from pgstore.embedded.binaries import Binaries, find_binaries, reachable_binaries
 from pgstore.embedded.identity import Identity, choose_identity, give, owner_of
 from pgstore.embedded.initialise import clean_environment, initialise, reason_in
@@ -29,6 +31,7 @@ from pgstore.embedded.postmaster import CONNECT_SECONDS_MAX, Postmaster
 if TYPE_CHECKING:
     import psycopg
 
+_LOG = logging.getLogger("pgstore")
 READY_SECONDS_MAX = 300.0  # replaying the log after a crash takes long on a slow disk
 ORPHANS_SECONDS_MAX = 30.0  # without a postmaster, idle backends end at once, busy ones with their statement
 STOP_SECONDS_MAX = 120.0  # a fast shutdown writes all that is dirty
@@ -144,11 +147,11 @@ class Server:
 
     def _bring_up(self, identity: Identity, start_lock: FileLock) -> None:
         """Return once the server answers and has our database; the caller holds *start_lock*."""
-        started = time.monotonic()
+        started = clock.monotonic()
         unanswered_since: float | None = None
         log_offset: int | None = None
         while True:
-            now = time.monotonic()
+            now = clock.monotonic()
             server_lock = FileLock(self._paths.server_lock)
             if server_lock.try_acquire():
                 # No process of any server is left, however it ended.
@@ -158,7 +161,7 @@ class Server:
                 try:
                     log_offset = self._launch(identity, start_lock, server_lock)
                 finally:
-                    server_lock.leave()
+                    server_lock.hand_over()
             elif self._postmaster.stage() == "ready":
                 refusal = self._refusal()
                 if refusal is None:
@@ -191,6 +194,12 @@ class Server:
             f"unix_socket_directories={self._paths.sockets}",
             "-c",
             f"port={PORT}",
+        )
+        _LOG.info(
+            "starting the embedded server in %s: PostgreSQL %d of %s",
+            self.directory,
+            binaries.major,
+            binaries.directory,
         )
         with self._open_log() as log:
             offset = log.seek(0, os.SEEK_END)
@@ -234,7 +243,7 @@ class Server:
 
     def _take_down(self, how: signal.Signals) -> bool:
         """Signal the postmaster and wait until no process of the server is left."""
-        started = time.monotonic()
+        started = clock.monotonic()
         signalled = None
         was_running = False
         while True:
@@ -248,7 +257,7 @@ class Server:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, how)
                 signalled = pid
-            elapsed = time.monotonic() - started
+            elapsed = clock.monotonic() - started
             if signalled is None and elapsed > ORPHANS_SECONDS_MAX:
                 raise self._unanswered("it could not be signalled")
             if elapsed > STOP_SECONDS_MAX:

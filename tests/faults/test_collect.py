@@ -106,7 +106,7 @@ READER = """
                     check(b"".join(old.read_file(path)), path)
                     count("read")
         del old
-        client.run(client.session.keep())  # its pin is given back by the housekeeper
+        client.run(client.session.keep())  # its pin is given back in the background
     print(json.dumps(counts))
 """
 

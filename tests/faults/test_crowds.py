@@ -265,10 +265,10 @@ def test_idle_connections_are_closed(own_database, eye, monkeypatch):
         entries["k"] = 1
         assert backends(eye, "idle") == 1
 
-        client._blocking.connections.close_idle()
+        client._blocking.pool.close_idle()
         assert backends(eye, "idle") == 1
         monkeypatch.setattr(pool, "IDLE_SECONDS", -1.0)
-        client._blocking.connections.close_idle()
+        client._blocking.pool.close_idle()
         until(lambda: not backends(eye, "idle"))
 
         assert entries["k"] == 1
@@ -471,7 +471,7 @@ def test_a_put_comes_through_when_gets_wait_in_transactions_of_all_connections(o
     """
     queue = pgstore.Queue.persist("queue", client=only).hydrate()
     waiting = hold_all(only, lambda _: queue.get(timeout=20), 3)
-    until(lambda: sum(connection.is_waiting for connection in list(only._blocking.connections._connections)) == 3)
+    until(lambda: sum(connection.is_waiting for connection in list(only._blocking.pool._connections)) == 3)
 
     put = partial(queue.put_many, range(3))
     Background(only.run_transaction, put).result(10) if in_transaction else Background(put).result(10)
@@ -505,7 +505,7 @@ def test_the_last_connection_is_not_waited_on(only):
     """
     queue = pgstore.Queue.persist("queue", client=only).hydrate()
     waiting = hold_all(only, lambda _: queue.get(timeout=20), 3)
-    until(lambda: sum(connection.is_waiting for connection in list(only._blocking.connections._connections)) == 3)
+    until(lambda: sum(connection.is_waiting for connection in list(only._blocking.pool._connections)) == 3)
 
     def wait_too():
         with only.transaction():
@@ -578,14 +578,14 @@ def test_a_call_within_calls_that_hold_all_connections_raises_at_once(own_databa
     It would wait for what its own thread holds, and that for it.
     """
     with pgstore.Client(own_database, connections_max=1) as client:
-        links_ = client._blocking.connections
+        pool_of_one = client._blocking.pool
         entries = pgstore.Dict.persist("entries", client=client)
         entries["k"] = 1
         held = [
-            links_.acquire() for _ in range(3)
+            pool_of_one.acquire() for _ in range(3)
         ]  # as three calls, each in a signal handler that came into the one before
         with pytest.raises(StoreUnavailable, match="very thread"):
             entries.get("k")
         for connection in held:
-            links_.release(connection)
+            pool_of_one.release(connection)
         assert entries["k"] == 1

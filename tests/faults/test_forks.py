@@ -108,9 +108,7 @@ def _work(name, url):
 
 
 def test_multiprocessing_by_fork_works(own_database, monkeypatch):
-    import pgstore.client
-
-    monkeypatch.setattr(pgstore.client, "_default", None)
+    monkeypatch.setattr("pgstore.client.default._default", None)
     with pgstore.configure(own_database):
         entries = pgstore.Dict.persist("entries")
         entries["k"] = 1
@@ -138,7 +136,7 @@ def test_ephemeral_stores_of_the_parent_survive_the_child(client, ending):
                 queue.__exit__(SystemExit, SystemExit(), None)
                 sys.exit()
             client.close()
-            pgstore.client._at_exit()
+            pgstore.client.client._at_exit()
 
         assert in_child(child) == 0
         assert queue.get() == "item"

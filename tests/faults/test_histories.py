@@ -349,15 +349,15 @@ def test_connections_to_the_old_history_are_given_up(server, own_database):
     with pgstore.Client(own_database) as client:
         entries = pgstore.Dict.persist("entries", client=client)
         entries["k"] = 1
-        before = client._blocking.connections.acquire()
-        client._blocking.connections.release(before)
+        before = client._blocking.pool.acquire()
+        client._blocking.pool.release(before)
         with psycopg.connect(own_database, autocommit=True) as connection:
             connection.execute("UPDATE pgstore.installation SET id = gen_random_uuid()")
 
         Background(entries.get, "k").result()  # on a thread, and a connection, of its own
 
-        after = client._blocking.connections.acquire()
-        client._blocking.connections.release(after)
+        after = client._blocking.pool.acquire()
+        client._blocking.pool.release(after)
         assert after is not before
         assert entries["k"] == 1
 

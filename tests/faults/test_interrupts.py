@@ -22,7 +22,7 @@ from psycopg.pq import ExecStatus
 
 import pgstore
 from pgstore import connection
-from pgstore.client.transaction import _AMBIENT
+from pgstore.client.scope import AMBIENT
 from pgstore.connection.spin_wait import SpinWait
 from pgstore.core import limit
 from pgstore.core.statement import Statement
@@ -160,7 +160,7 @@ def test_cancelling_a_second_time_does_not_stop_the_tidying_up(client, queue):
 
 def putting_back():
     """Whether something is being brought to its end that an interrupt has stopped."""
-    return any(thread.name == "pgstore-certainly" for thread in threading.enumerate())
+    return any(thread.name == "pgstore-uninterrupted" for thread in threading.enumerate())
 
 
 STOPPED: dict[str, tuple[Any, dict[str, Any], str]] = {
@@ -426,7 +426,7 @@ def can_be_interrupted(frame):
     """
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
     return not re.match(
-        r"try:|with |async with |except StopIteration|return [\w.]+($| )|root\.is_at_work = False", line
+        r"try:|with |async with |except StopIteration|return [\w.]+($| )|self\.is_at_work = False", line
     )
 
 
@@ -449,7 +449,7 @@ def test_an_interrupt_before_any_line_of_a_get_loses_and_doubles_nothing(client,
     queue.put("warm")
     queue.get()
     if pooled:
-        client._blocking.connections._local.slot.free[0].prepared = None
+        client._blocking.pool._local.slot.free[0].prepared = None
     queue.put_many(["a", "b", "c"])
 
     for place, item in every_line(lambda: queue.get(block=False)):
@@ -530,10 +530,10 @@ def test_an_interrupt_while_the_answers_to_a_get_that_begins_a_transaction_are_r
     read = connection.Connection.read
     calls = itertools.count(1)
 
-    def interrupted(connection, result, statement=None, **how):
+    def interrupted(self, result, statement=None, **how):
         if next(calls) == number:
             raise KeyboardInterrupt
-        return read(connection, result, statement, **how)
+        return read(self, result, statement, **how)
 
     with client.transaction():
         monkeypatch.setattr(connection.Connection, "read", interrupted)
@@ -555,11 +555,11 @@ def test_an_interrupt_while_the_answer_to_a_failed_begin_is_read_is_what_the_cal
     monkeypatch.setattr(connection.base, "BEGIN", Statement("BEGIN ISOLATION LEVEL WRONG"))
     read = connection.Connection.read
 
-    def interrupted(connection, result, statement=None, **how):
+    def interrupted(self, result, statement=None, **how):
         if result.status == ExecStatus.FATAL_ERROR:
             monkeypatch.setattr(connection.Connection, "read", read)
             raise KeyboardInterrupt
-        return read(connection, result, statement, **how)
+        return read(self, result, statement, **how)
 
     with pytest.raises(KeyboardInterrupt), client.transaction():
         monkeypatch.setattr(connection.Connection, "read", interrupted)
@@ -753,7 +753,7 @@ def test_an_interrupt_before_any_line_of_a_transaction_commits_all_or_nothing(cl
         return True
 
     for place, _ in every_line(move, step=3):
-        assert not any(not tx.ended for tx in _AMBIENT.get()), place
+        assert not any(not tx.ended for tx in AMBIENT.get()), place
         assert eye.items() == 1, place
         with client.transaction():
             item = queue.get(timeout=5)

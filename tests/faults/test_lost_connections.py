@@ -126,7 +126,7 @@ def test_a_read_that_is_cut_while_it_runs_is_repeated(call, proxy, stores):
     assert reading.result() == 1
 
 
-def test_a_write_whose_answer_is_lost_is_not_repeated(call, proxy, stores, eye):
+def test_a_write_whose_answer_is_lost_is_not_repeated(call, proxy, stores, eye, caplog):
     """
     The row is there: sent again, the item would be delivered twice.
     """
@@ -138,6 +138,7 @@ def test_a_write_whose_answer_is_lost_is_not_repeated(call, proxy, stores, eye):
 
     assert eye.items() == 1
     assert call(queue.get) == "item"
+    assert "whether a write has happened is unknown" in caplog.text
 
 
 def test_a_write_that_was_lost_on_its_way_is_reported_as_unknown(call, proxy, stores, eye):
@@ -231,7 +232,7 @@ def test_a_transaction_that_meets_a_migration_gives_up_what_idles_too(client, st
         finish.wait(20)
 
     def idle():
-        return sum(len(slot.free) for slot in client.executor(blocking=True).connections._slots)
+        return sum(len(slot.free) for slot in client.executor(blocking=True).pool._slots)
 
     thread = threading.Thread(target=use)
     thread.start()
@@ -386,7 +387,7 @@ def test_a_lost_commit_of_a_transaction_that_only_read_is_no_error(call, client,
     proxy.wait_for_cut()
 
 
-def test_a_lost_commit_is_unknown_if_the_server_cannot_be_asked(call, client, proxy, stores, eye, monkeypatch):
+def test_a_lost_commit_is_unknown_if_the_server_cannot_be_asked(call, client, proxy, stores, eye, monkeypatch, caplog):
     """
     Not merely unavailable: that would say that nothing was done, and the caller would do it again.
     """
@@ -402,6 +403,7 @@ def test_a_lost_commit_is_unknown_if_the_server_cannot_be_asked(call, client, pr
     proxy.accept()
 
     assert call(entries.get, "k") == 2
+    assert "whether a transaction was committed is unknown" in caplog.text
 
 
 def test_run_transaction_does_it_again_after_a_lost_connection_and_not_after_an_unknown_outcome(

@@ -35,15 +35,15 @@ def test_a_pooler_is_noticed(client, own_database, stores):
     """
     By the backend that answers, which is not the one that said hello.
     """
-    connection = client._blocking.connections.acquire()
+    connection = client._blocking.pool.acquire()
     assert connection.pooled
-    client._blocking.connections.release(connection)
+    client._blocking.pool.release(connection)
 
     with pgstore.Client(own_database) as direct:
         pgstore.Dict.persist("entries", client=direct).hydrate()
-        connection = direct._blocking.connections.acquire()
+        connection = direct._blocking.pool.acquire()
         assert not connection.pooled
-        direct._blocking.connections.release(connection)
+        direct._blocking.pool.release(connection)
 
 
 def test_stores_work_through_a_pooler(call, client, stores):

@@ -164,7 +164,7 @@ def test_a_transaction_is_rolled_back_if_it_is_cancelled_while_another_task_uses
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert await entries.contains.aio("k") is False
-            assert not client.executor(blocking=False).connections._waiters
+            assert not client.executor(blocking=False).pool._waiters
 
     asyncio.run(main())
 
@@ -749,7 +749,7 @@ def test_a_signal_handler_and_what_it_has_interrupted_get_one_default_client(mon
     for _ in coming_in(pgstore.client.default_client, lambda: made.append(pgstore.client.default_client())):
         assert len(set(made)) == 1
         made.clear()
-        monkeypatch.setattr(pgstore.client, "_default", None)
+        monkeypatch.setattr("pgstore.client.default._default", None)
 
 
 def test_between_two_statements_a_signal_handler_takes_part(client, entries):

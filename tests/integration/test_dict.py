@@ -299,7 +299,7 @@ def test_values_are_readable_in_sql(call, client, store, sql):
 
 def test_a_handle_pickles_by_name_and_works_where_it_arrives(store, database, monkeypatch):
     store["k"] = 1
-    monkeypatch.setattr("pgstore.client._default", pgstore.Client(database))
+    monkeypatch.setattr("pgstore.client.default._default", pgstore.Client(database))
 
     arrived = pickle.loads(pickle.dumps(store))
 
@@ -308,7 +308,7 @@ def test_a_handle_pickles_by_name_and_works_where_it_arrives(store, database, mo
 
 
 def test_a_store_may_hold_handles_of_stores(call, store, database, monkeypatch):
-    monkeypatch.setattr("pgstore.client._default", store._runner)
+    monkeypatch.setattr("pgstore.client.default._default", store._runner)
     call(store.put, "self", store)
 
     assert call(store.get, "self").name == store.name

@@ -482,7 +482,7 @@ def test_it_loads_none_through_a_handle_that_was_pickled_when_it_was_json(
 
     travelling = remade(before)
     sql("DELETE FROM pgstore.dict_json_name WHERE name = %s", store_name)
-    monkeypatch.setattr("pgstore.client._default", call.client(database))
+    monkeypatch.setattr("pgstore.client.default._default", call.client(database))
 
     arrived = pickle.loads(pickle.dumps(pickle.loads(travelling)))
 
@@ -494,7 +494,7 @@ def test_it_loads_none_through_a_handle_that_was_pickled_when_it_was_json(
 def test_who_named_json_is_told_on_first_use(call, database, remade, store_name, monkeypatch):
     travelling = remade(pickle.dumps, serializer="json")
     client = call.client(database)
-    monkeypatch.setattr("pgstore.client._default", client)
+    monkeypatch.setattr("pgstore.client.default._default", client)
 
     with pytest.raises(pgstore.InvalidError, match="serializer="):
         call(pgstore.Dict.from_name(store_name, serializer="json", client=client).get, "k")

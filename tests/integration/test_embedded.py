@@ -180,6 +180,17 @@ def test_the_first_start_makes_a_durable_private_server(directory, binaries):
     assert (status.running, status.major, status.binaries) == (True, binaries.major, binaries.directory)
 
 
+def test_the_start_is_said_in_the_log_and_attaching_is_not(server, caplog):
+    caplog.set_level("INFO", "pgstore")
+    server.stop()
+
+    for _ in range(2):
+        server.start()
+
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith(f"starting the embedded server in {server.directory}: PostgreSQL ")
+
+
 def test_starting_again_attaches(server):
     """
     Every program calls start; the second must find the first one's server.
@@ -830,7 +841,7 @@ def test_a_worker_forked_while_a_lock_is_held_does_not_keep_it(tmp_path):
     worker = context.Process(target=time.sleep, args=(30,))
     worker.start()
     try:
-        lock.leave()
+        lock.hand_over()
 
         assert wait_for(FileLock(tmp_path / "lock").try_acquire)
     finally:

@@ -703,7 +703,7 @@ def test_handles_that_were_given_no_client_and_their_clones_share_the_first_defa
     """
     Which may be set anew between their first uses.
     """
-    monkeypatch.setattr("pgstore.client._default", None)
+    monkeypatch.setattr("pgstore.client.default._default", None)
     volume = pgstore.Volume.ephemeral()
     reading = volume.read_only()
     one = pgstore.configure(database)
@@ -730,7 +730,7 @@ def test_a_handle_that_was_pickled_elsewhere_is_refused_on_first_use(
     """
     travelling = pickle.dumps(pgstore.Dict.persist(store_name, client=client).hydrate())
     here = call.client(empty_database)
-    monkeypatch.setattr("pgstore.client._default", here)
+    monkeypatch.setattr("pgstore.client.default._default", here)
     if connected:
         pgstore.Dict.persist("any", client=here).hydrate()
 
@@ -740,7 +740,7 @@ def test_a_handle_that_was_pickled_elsewhere_is_refused_on_first_use(
             call(arrived.put, "k", 1)
     assert [store.name for store in pgstore.Dict.objects.list(client=here)] == ["any"] * connected
 
-    monkeypatch.setattr("pgstore.client._default", call.client(database))
+    monkeypatch.setattr("pgstore.client.default._default", call.client(database))
     assert call(pickle.loads(travelling).put, "k", 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 
@@ -82,3 +83,30 @@ def test_an_event_loop_closes_what_is_idle(client, store, sql):
         await client.aclose()
 
     asyncio.run(asyncio.wait_for(work(), 20))
+
+
+def test_a_client_that_is_dropped_closes_its_connection(database, store_name, sql, monkeypatch):
+    """
+    What closes idle connections must not keep it alive.
+    """
+    monkeypatch.setattr(pool, "IDLE_SECONDS", 300.0)
+    before = backends(sql)
+    client = pgstore.Client(database)
+    pgstore.Dict.persist(store_name, client=client).put("k", 1)
+    mine = backends(sql) - before
+    assert len(mine) == 1
+
+    del client
+    gc.collect()
+
+    wait_until(lambda: not mine & backends(sql))
+
+
+def test_the_thread_that_closes_idle_connections_ends_with_them(client, store):
+    store["k"] = 1
+    assert client.scheduler.urgent._thread is not None
+
+    wait_until(lambda: client.scheduler.urgent._thread is None)
+
+    store["k"] = 2
+    assert client.scheduler.urgent._thread is not None

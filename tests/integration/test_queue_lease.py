@@ -10,6 +10,7 @@ import pytest
 
 import pgstore
 from pgstore.queue import take as take_module
+from pgstore.queue.lease import Renewal
 from tests.faults.conftest import until
 
 
@@ -495,7 +496,7 @@ def test_renewal_ends_with_the_lease(call, store, store_elsewhere, client, brief
     del left
 
     assert {store_elsewhere.get(timeout=20), store_elsewhere.get(timeout=20)} == {"settled", "left"}
-    until(lambda: client.renewals._thread is None)
+    until(lambda: not any(isinstance(key, Renewal) for key in tuple(client.renewals._left)))
 
 
 def test_a_renewal_that_comes_too_late_says_so(call, store, store_elsewhere, expire, brief):

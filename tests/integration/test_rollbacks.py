@@ -183,11 +183,11 @@ def _refused():
 
 
 def test_a_joined_block_that_only_reads_sets_no_savepoint(client, entries, connection, monkeypatch):
-    from pgstore.client.guard import Guard
+    from pgstore.client.block_savepoint import BlockSavepoint
 
     entries["a"] = 1
-    monkeypatch.setattr(Guard, "set", None)
-    monkeypatch.setattr(Guard, "set_with", None)
+    monkeypatch.setattr(BlockSavepoint, "set", None)
+    monkeypatch.setattr(BlockSavepoint, "set_with", None)
 
     with client.transaction(connection=connection):
         assert entries["a"] == 1

@@ -13,7 +13,7 @@ import pgstore as modal
 @pytest.fixture(autouse=True)
 def _default_client(database, monkeypatch):
     client = modal.Client(database)
-    monkeypatch.setattr("pgstore.client._default", client)
+    monkeypatch.setattr("pgstore.client.default._default", client)
     yield
     client.close()
 

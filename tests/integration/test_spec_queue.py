@@ -13,7 +13,7 @@ import pgstore as modal
 @pytest.fixture
 def task_queue(database, monkeypatch):
     client = modal.Client(database)
-    monkeypatch.setattr("pgstore.client._default", client)
+    monkeypatch.setattr("pgstore.client.default._default", client)
     name = f"work-queue-{uuid.uuid4().hex[:8]}"
     yield modal.Queue.persist(name)
     modal.Queue.objects.delete(name)

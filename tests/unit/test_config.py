@@ -116,6 +116,31 @@ def test_nothing_that_is_printed_of_a_client_shows_its_password(url):
     assert client.settings.url == url
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://joe:hush@db:5433/shop", "joe@db:5433/shop"),
+        ("postgresql://joe@db", "joe@db:5432/joe"),
+        ("host=/run/pg user=joe dbname=shop", "joe@/run/pg:5432/shop"),
+        ("postgresql://joe@one,two:5433/shop", "joe@one:5432,two:5433/shop"),
+    ],
+)
+def test_a_client_shows_host_port_and_database(monkeypatch, url, shown):
+    """
+    Also where they come from the environment, or from libpq.
+    """
+    for variable in ("PGSTORE_URL", "DATABASE_URL", "PGHOST", "PGPORT", "PGUSER", "PGDATABASE"):
+        monkeypatch.delenv(variable, raising=False)
+    assert repr(pgstore.Client()) == "pgstore.Client('embedded server')"
+    assert repr(pgstore.Client(lambda: url)) == "pgstore.Client(<function>)"
+    assert repr(pgstore.Client(url)) == f"pgstore.Client({shown!r})"
+
+    monkeypatch.setenv("DATABASE_URL", url)
+    assert repr(pgstore.Client()) == f"pgstore.Client({shown!r})"
+    monkeypatch.setenv("PGSTORE_URL", "")
+    assert repr(pgstore.Client()) == "pgstore.Client(<unusable settings>)"
+
+
 @pytest.mark.parametrize("name", ["url", "listen_url"])
 @pytest.mark.parametrize("url", [b"postgresql://joe:hush@db", ["postgresql://joe:hush@db"], {"password": "hush"}])
 def test_a_url_of_a_wrong_type_is_refused_by_its_type(name, url):

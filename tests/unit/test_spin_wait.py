@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pgstore.connection import spin_wait
 from pgstore.connection.spin_wait import AWAKE_SECONDS, SLEEPS_MAX, SpinWait
+from pgstore.core import clock
 from pgstore.core.statement import Statement
 
 STEP = AWAKE_SECONDS / 10
@@ -18,7 +18,7 @@ class Server:
         self.now = 0.0
         self.looks = 0
         self.answers_after = 0
-        monkeypatch.setattr(spin_wait, "monotonic", lambda: self.now)
+        monkeypatch.setattr(clock, "monotonic", lambda: self.now)
 
     def consume_input(self):
         self.looks += 1
@@ -27,10 +27,10 @@ class Server:
     def is_busy(self):
         return self.looks < self.answers_after
 
-    def ask(self, eager, statement, *, answers_after):
+    def ask(self, spin, statement, *, answers_after):
         """Whether the answer was caught, and after how many looks."""
         self.looks, self.answers_after = 0, answers_after
-        return eager.catch(self, statement), self.looks
+        return spin.catch(self, statement), self.looks
 
 
 @pytest.fixture
@@ -40,54 +40,54 @@ def server(monkeypatch):
 
 
 @pytest.fixture
-def eager(server):
+def spin(server):
     """Of the only connection that is in use."""
-    eager = SpinWait()
-    server.ask(eager, Statement("SELECT"), answers_after=1)
-    return eager
+    spin = SpinWait()
+    server.ask(spin, Statement("SELECT"), answers_after=1)
+    return spin
 
 
-def test_an_answer_that_comes_at_once_is_awaited_awake(server, eager):
+def test_an_answer_that_comes_at_once_is_awaited_awake(server, spin):
     quick = Statement("SELECT 1")
 
-    assert [server.ask(eager, quick, answers_after=3) for _ in range(100)] == [(True, 3)] * 100
+    assert [server.ask(spin, quick, answers_after=3) for _ in range(100)] == [(True, 3)] * 100
 
 
-def test_for_a_statement_that_takes_long_nobody_stays_awake(server, eager):
+def test_for_a_statement_that_takes_long_nobody_stays_awake(server, spin):
     """
     But for one time in a thousand, to see whether it is still so.
     """
     slow = Statement("SELECT pg_sleep(1)")
-    awake = [server.ask(eager, slow, answers_after=1_000_000)[1] > 0 for _ in range(5 * SLEEPS_MAX)]
+    awake = [server.ask(spin, slow, answers_after=1_000_000)[1] > 0 for _ in range(5 * SLEEPS_MAX)]
 
     assert awake[0]
     assert awake[:SLEEPS_MAX].count(True) < 12
     assert awake[-SLEEPS_MAX:].count(True) <= 1
 
 
-def test_in_vain_no_more_time_is_spent_than_asleep(server, eager):
+def test_in_vain_no_more_time_is_spent_than_asleep(server, spin):
     began = server.now
-    assert server.ask(eager, Statement("SELECT pg_sleep(1)"), answers_after=1_000_000) == (
+    assert server.ask(spin, Statement("SELECT pg_sleep(1)"), answers_after=1_000_000) == (
         False,
         pytest.approx(11, abs=1),
     )
     assert server.now - began < 1.2 * AWAKE_SECONDS
 
 
-def test_a_slow_statement_does_not_keep_the_client_from_being_quick_with_another(server, eager):
+def test_a_slow_statement_does_not_keep_the_client_from_being_quick_with_another(server, spin):
     slow, quick = Statement("INSERT"), Statement("SELECT 1")
 
     for _ in range(100):
-        server.ask(eager, slow, answers_after=1_000_000)
-        assert server.ask(eager, quick, answers_after=2) == (True, 2)
+        server.ask(spin, slow, answers_after=1_000_000)
+        assert server.ask(spin, quick, answers_after=2) == (True, 2)
 
 
-def test_a_statement_that_is_quick_again_is_noticed(server, eager):
+def test_a_statement_that_is_quick_again_is_noticed(server, spin):
     statement = Statement("SELECT 1")
     for _ in range(3000):
-        server.ask(eager, statement, answers_after=1_000_000)
+        server.ask(spin, statement, answers_after=1_000_000)
 
-    caught = [server.ask(eager, statement, answers_after=2)[0] for _ in range(3 * SLEEPS_MAX)]
+    caught = [server.ask(spin, statement, answers_after=2)[0] for _ in range(3 * SLEEPS_MAX)]
 
     assert caught.count(True) > 2 * SLEEPS_MAX - 10
     assert all(caught[SLEEPS_MAX:])
@@ -105,11 +105,11 @@ def test_where_connections_take_turns_nobody_stays_awake(server):
         assert server.ask(other, statement, answers_after=1) == (False, 0)
 
 
-def test_statements_of_one_use_are_not_remembered(server, eager):
+def test_statements_of_one_use_are_not_remembered(server, spin):
     """
     Each scan has its own: a connection that remembered them would grow for ever.
     """
     for _ in range(100):
-        server.ask(eager, Statement("FETCH FORWARD 100 FROM scan", once=True), answers_after=1_000_000)
+        server.ask(spin, Statement("FETCH FORWARD 100 FROM scan", once=True), answers_after=1_000_000)
 
-    assert not eager._sleeps
+    assert not spin._sleeps

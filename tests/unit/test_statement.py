@@ -14,6 +14,7 @@ from psycopg.types.datetime import DatetimeBinaryDumper
 from psycopg.types.json import Jsonb
 from psycopg.types.numeric import Int4BinaryDumper, Int8BinaryDumper
 
+from pgstore.core.operation import OpenCursor
 from pgstore.core.statement import TYPES, Statement
 
 INT8 = st.integers(-(2**63), 2**63 - 1)
@@ -136,3 +137,13 @@ def test_an_unknown_type_is_an_error_at_import():
 
 def test_a_repr_is_one_line_of_sql():
     assert repr(Statement("\n  SELECT 1,\n         2\n")) == "<Statement 'SELECT 1, 2'>"
+
+
+def test_what_moves_a_cursor_is_not_sent_again():
+    """
+    Rows would be left out. To be read-only is something else.
+    """
+    cursor = OpenCursor("scan", lambda: None)
+
+    for query in (cursor.fetch(10), cursor.close()):
+        assert (query.read_only, query.repeatable) == (True, False)

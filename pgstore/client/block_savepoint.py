@@ -14,7 +14,7 @@ from typing import Any, Final
 import psycopg
 
 from pgstore import errors
-from pgstore.connection.joined import JoinedAsyncConnection, JoinedConnection, Source
+from pgstore.connection.joined import JoinedConnection, Source
 from pgstore.core.error_mapping import map_error
 from pgstore.core.operation import Many, Query
 from pgstore.core.steps import Steps
@@ -32,10 +32,10 @@ _NO_SAVEPOINT: Final = "3B001"
 _BY_SQL: Final = object()  # a savepoint and nothing else
 
 
-class Guard:
+class BlockSavepoint:
     """Of one block."""
 
-    def __init__(self, source: Source, connection: JoinedConnection | JoinedAsyncConnection) -> None:
+    def __init__(self, source: Source, connection: JoinedConnection) -> None:
         self._source = source
         self._connection = connection
         self._nested: Any = None  # SQLAlchemy's transaction, or _BY_SQL
@@ -52,7 +52,7 @@ class Guard:
         with _mapping():
             self._nested = yield self._source.begin_nested()
         if self._nested is None:
-            yield self._connection.command(f"SAVEPOINT {self._name}")
+            yield from self._connection.command(f"SAVEPOINT {self._name}")
             self._nested = _BY_SQL
 
     def set_with(self, request: Query | Many) -> Steps[Any]:
@@ -60,11 +60,11 @@ class Guard:
         queries = request.queries if isinstance(request, Many) else [request]
         if not self._source.can_pipeline:
             yield from self.set()
-            results = yield self._connection.execute_many(Many(queries))
+            results = yield from self._connection.execute_many(Many(queries))
         else:
             self._nested = _BY_SQL
-            results = [(yield self._connection.execute_after(f"SAVEPOINT {self._name}", queries[0]))]
-            results += yield self._connection.execute_many(Many(queries[1:]))
+            results = [(yield from self._connection.execute_after(f"SAVEPOINT {self._name}", queries[0]))]
+            results += yield from self._connection.execute_many(Many(queries[1:]))
         return results if isinstance(request, Many) else results[0]
 
     def release(self) -> Steps[None]:
@@ -76,11 +76,11 @@ class Guard:
             yield nested.commit()
             return
         try:
-            yield self._connection.command(_RELEASE.format(self._name))
+            yield from self._connection.command(_RELEASE.format(self._name))
         except errors.StatementFailed as exc:
             if exc.sqlstate != _NO_SAVEPOINT:
                 raise
-            yield self._connection.command(_GO_ON)
+            yield from self._connection.command(_GO_ON)
         except errors.TransactionFailed:
             self._nested = nested  # to be undone
             raise
@@ -91,7 +91,7 @@ class Guard:
         if nested is _BY_SQL:
             if not self._connection.is_idle:
                 with contextlib.suppress(errors.StatementFailed):
-                    yield self._connection.command(_UNDO.format(self._name))
+                    yield from self._connection.command(_UNDO.format(self._name))
         elif nested is not None:
             from sqlalchemy.exc import InvalidRequestError
 
