@@ -327,11 +327,12 @@ class Putting(Returning[T]):
 
     # -------------------------------------------------------------------------------------------------- with options
 
-    # Waits for nobody: keys that others are deleting or asking for are passed over.
+    # Waits for nobody: keys that others are deleting or asking for are passed over. The cast: see `take`.
     _FORGET_KEYS: Final = Statement(
         """
         DELETE FROM pgstore.queue_key
-         WHERE ctid = ANY (ARRAY(SELECT ctid
+         WHERE store_id::numeric = $1::numeric
+           AND ctid = ANY (ARRAY(SELECT ctid
                                    FROM pgstore.queue_key
                                   WHERE store_id = $1
                                     AND put_at < statement_timestamp() - interval '24 hours'

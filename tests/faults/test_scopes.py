@@ -720,7 +720,7 @@ def coming_in(function, work):
 
 @pytest.mark.parametrize(
     "function",
-    [session.Session.current, session.Session.beat, Pins.keep, BlockingListener.register, BlockingListener.leave],
+    [session.Session.current, session.Session.beat, Pins.keep, BlockingListener.register, BlockingListener.remove],
     ids=lambda function: function.__qualname__,
 )
 def test_a_signal_handler_does_not_wait_for_what_it_has_interrupted(client, entries, function):
