@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from pgstore import errors
-from pgstore.core.numbers import as_int, as_real, as_seconds
+from pgstore.core.checks import check_bool, check_int, check_seconds
+from pgstore.core.numbers import as_int, as_real
 from pgstore.serializers import key_text
 
 SERIALIZERS: Final = ("pickle", "json", "cloudpickle")
@@ -16,9 +17,7 @@ _LIMIT_MAX: Final = 1 << 62  # what LIMIT takes
 
 def check_ttl(ttl: object) -> float:
     """A time to live in seconds: above 0, infinity for never."""
-    seconds = as_seconds(ttl)
-    if seconds is None or not seconds > 0:
-        raise errors.InvalidError(f"ttl {ttl!r} is not a number of seconds above 0 (float('inf'): for ever)")
+    seconds = check_seconds(ttl, "ttl", above=0, also="float('inf') for ever")
     if seconds > TTL_SECONDS_MAX and ttl != float("inf"):
         raise errors.InvalidError(f"ttl is above {TTL_SECONDS_MAX:,} s, a thousand years; float('inf') is for ever")
     return seconds
@@ -36,10 +35,7 @@ def check_revision(if_revision: object) -> int:
 
 def check_limit(limit: object) -> int:
     """A number of entries, 0 or more; None: all."""
-    entries = _LIMIT_MAX if limit is None else as_int(limit)
-    if entries is None or entries < 0:
-        raise errors.InvalidError(f"limit is {limit!r}, expected a number of 0 or more, or None")
-    return min(entries, _LIMIT_MAX)
+    return _LIMIT_MAX if limit is None else min(check_int(limit, "limit", 0, also="None"), _LIMIT_MAX)
 
 
 def check_prefix(prefix: object) -> str:
@@ -73,8 +69,8 @@ def check_options(
     if serializer is not None and serializer not in SERIALIZERS:
         raise errors.InvalidError(f"serializer {serializer!r} is none of {', '.join(SERIALIZERS)}")
     for name, flag in ("watch", watch), ("json_projection", json_projection):
-        if flag is not None and not isinstance(flag, bool):  # SQL looks for true, not for what Python takes for it
-            raise errors.InvalidError(f"{name} is {flag!r}, expected True, False or None")
+        if flag is not None:
+            check_bool(flag, name, also="None")
     options: dict[str, Any] = {"serializer": serializer, "watch": watch, "json_projection": json_projection}
     if ttl is not None and check_ttl(ttl) != float("inf"):
         options["ttl"] = check_ttl(ttl)

@@ -57,7 +57,8 @@ class Queue(Taking[T], Putting[T], Peeking[T], DeadLetters[T]):
     items at a time. What is put in one transaction can be taken when it commits, all of it at once.
 
     **Waiting.** `get` waits for an item, `put` into a Queue made with `maxsize` for room. No consumer waits for another, nor does a
-    put without options for another put. Waiting for an item holds no transaction open in which nothing was written.
+    put without options for another put. Waiting for an item holds no transaction open in which nothing was written. A *timeout* is
+    for all that a call may wait for, such as a free connection or a server that has fallen silent.
 
     **Durability.** A call returns when the server has it on disk, or with `durable=False` before: then a crash of the server within
     a second loses such a put and repeats such a get.

@@ -6,8 +6,9 @@ import enum
 from typing import Any, Final
 
 from pgstore import errors
+from pgstore.core import checks
 from pgstore.core.names import UNSTORABLE
-from pgstore.core.numbers import as_int, as_seconds
+from pgstore.core.numbers import as_int
 
 PARTITION_BYTES_MAX: Final = 64
 KEY_BYTES_MAX: Final = 1024
@@ -67,22 +68,14 @@ def _is_text(text: str, bytes_max: int) -> bool:
     return 1 <= len(text.encode(errors="replace")) <= bytes_max and not UNSTORABLE.search(text)
 
 
-def check_count(n: object, operation: str) -> int:
+def check_count(n: object, name: str) -> int:
     """A number of items, 1 or more."""
-    items = as_int(n)
-    if items is None or items < 1:
-        raise errors.InvalidError(f"{operation} takes the number of items, 1 or more, not {n!r}")
-    return min(items, _LIMIT_MAX)
+    return min(checks.check_int(n, name, 1), _LIMIT_MAX)
 
 
-def check_seconds(seconds: object, name: str, *, above: float = 0.0) -> float:
-    """A finite number of seconds, at least *above*."""
-    checked = as_seconds(seconds)
-    if checked is None or not 0 <= checked <= SECONDS_MAX:
-        raise errors.InvalidError(f"{name} {seconds!r} is not a number of seconds of at most {SECONDS_MAX}")
-    if above and checked < above:
-        raise errors.InvalidError(f"{name} {seconds!r} is below {above} s")
-    return checked
+def check_seconds(seconds: object, name: str, least: float = 0) -> float:
+    """A number of seconds, *least* to ten years."""
+    return checks.check_seconds(seconds, name, least, SECONDS_MAX)
 
 
 def check_position(after: object) -> int:
@@ -104,12 +97,8 @@ def storable_reason(reason: object) -> str | None:
 
 def check_options(**given: int | None) -> dict[str, Any]:
     """Those options of a Queue that are given."""
-    options: dict[str, Any] = {}
-    for name, value in given.items():
-        if value is None:
-            continue
-        checked = as_int(value)
-        if checked is None or not 1 <= checked <= OPTION_MAX:
-            raise errors.InvalidError(f"{name} {value!r} is not a number of 1 to {OPTION_MAX}")
-        options[name] = checked
-    return options
+    return {
+        name: checks.check_int(value, name, 1, OPTION_MAX, also="None")
+        for name, value in given.items()
+        if value is not None
+    }

@@ -73,7 +73,7 @@ class DeadLetters(Returning[T]):
     @operation
     def dead_letters(self, n: int = 100) -> Op[list[DeadLetter[T]]]:
         """Return the oldest *n* dead letters, of all partitions; there are some only with `max_attempts`."""
-        wanted = check_count(n, "dead_letters")
+        wanted = check_count(n, "n of dead_letters")
         record = yield from self._open()
         rows: Rows = yield Query(self._DEAD_LETTERS, record.id, wanted)
         if "max_attempts" in record.options:

@@ -193,7 +193,7 @@ class Lease(Generic[T]):
         Raises:
             LeaseLost: it ended, and the item went back.
         """
-        length = self._seconds if seconds is None else check_seconds(seconds, "lease", above=LEASE_SECONDS_MIN)
+        length = self._seconds if seconds is None else check_seconds(seconds, "lease", LEASE_SECONDS_MIN)
         if not (yield Query(self._EXTEND, self._record.id, *self._row[:2], length)):
             raise self._lost()
 

@@ -197,7 +197,7 @@ class Peeking(Returning[T]):
 
         Those that an open transaction has taken are still among them; leased and delayed ones are not, until they are due.
         """
-        wanted = check_count(n, "peek")
+        wanted = check_count(n, "n of peek")
         name = partition_name(partition)
         record = yield from self._open()
         rows = yield from self._list_items(record.id, name, 0, wanted)

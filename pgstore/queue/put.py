@@ -293,7 +293,7 @@ class Putting(Returning[T]):
     ) -> Op[None]:
         """*put* into *partition*, after which that has so much time."""
         name = partition_name(partition)
-        seconds = check_seconds(partition_ttl, "partition_ttl", above=PARTITION_SECONDS_MIN)
+        seconds = check_seconds(partition_ttl, "partition_ttl", PARTITION_SECONDS_MIN)
         record = yield from self._open()
 
         def both() -> Op[None]:

@@ -192,7 +192,7 @@ class Taking(Returning[T]):
                 back, in one step and in their order, at the end of the queue, so a process that asks again and again turns the
                 queue round; with *lease* each is loaded, or not, by itself.
         """
-        wanted = check_count(one_at_most(n, n_values, "get_many takes n= or n_values="), "get_many")
+        wanted = check_count(one_at_most(n, n_values, "get_many takes n= or n_values="), "n of get_many")
         name = partition_name(partition)
         if lease is not None:
             return (yield from self._lease(wanted, block, timeout, name, lease, renew, durable))
@@ -212,7 +212,7 @@ class Taking(Returning[T]):
     def _lease(
         self, n: int, block: bool, timeout: float | None, partition: str, lease: float, renew: bool, durable: bool
     ) -> Op[list[Any]]:
-        seconds = check_seconds(lease, "lease", above=RENEWED_SECONDS_MIN if renew else LEASE_SECONDS_MIN)
+        seconds = check_seconds(lease, "lease", RENEWED_SECONDS_MIN if renew else LEASE_SECONDS_MIN)
         deadline = Deadline.after(timeout, block=block)
         with within(deadline, self._late_get):
             record = yield from self._open()
