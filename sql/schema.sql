@@ -225,7 +225,7 @@ CREATE TABLE pgstore.queue_lapse (
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 CREATE INDEX queue_lapse_next ON pgstore.queue_lapse (store_id, lapses_at);
 
--- Every id of the partition below `low` is gone for good. Only ever raised; an old value does no harm.
+-- The low watermark of a partition: every id below `low` is gone for good. Only ever raised; an old value does no harm.
 CREATE TABLE pgstore.queue_head (
     store_id  bigint NOT NULL,
     partition text COLLATE "C" NOT NULL,
@@ -1580,12 +1580,13 @@ $function$;
 -- -------------------------------------------------------------------------------- Queue: below which id there is nothing left
 --
 -- A get that starts at the first id has to pass the dead row of every item taken since the oldest snapshot that somebody holds; so
--- gets start at a mark. Whoever inserts into queue_item takes a shared advisory lock, key (1885827945, store_id % 2147483648), before
--- the id is drawn and holds it to the end of the transaction; or, where somebody keeps it from them, the lock of queue_inserting. Once those who held it when the sequence was read are gone, every id
--- up to what was read is visible or will never be.
+-- gets start at a low watermark (pgstore/queue/watermark.py has the proof). Whoever inserts into queue_item takes a shared advisory
+-- lock, key (1885827945, store_id % 2147483648), before the id is drawn and holds it to the end of the transaction; or, where somebody
+-- keeps it from them, the lock of queue_inserting. Once those who held one when the sequence was read are gone, every id up to what
+-- was read is visible or will never be.
 
--- Raise the mark. Called first without p_last_id, p_inserters and p_server, and again with what it returned as long as `low` is NULL:
--- someone is still inserting. After a failover or a crash it begins anew, for the sequence may have gone back.
+-- Raise the watermark. Called first without p_last_id, p_inserters and p_server, and again with what it returned as long as `low` is
+-- NULL: someone is still inserting. After a failover or a crash it begins anew, for the sequence may have gone back.
 -- Only under READ COMMITTED, since each step here has to see what was committed before it, and in a transaction that has written
 -- nothing: an item that it has taken, and may give back, would be invisible here. Else low is NULL, and nothing is done.
 CREATE FUNCTION pgstore.queue_advance(p_store_id bigint, p_partition text, p_last_id bigint, p_inserters text[], p_server text,
@@ -1634,7 +1635,7 @@ BEGIN
                              FROM pgstore.queue_head h
                             WHERE h.store_id = p_store_id
                               AND h.partition = p_partition), 0);
-    -- An item that someone is taking is still visible, and holds the mark back: it may be given back.
+    -- An item that someone is taking is still visible, and holds the watermark back: it may be given back.
     SELECT q.id
       INTO oldest
       FROM pgstore.queue_item q
@@ -1657,7 +1658,7 @@ END
 $function$;
 
 -- What pgstore/queue/take.py does on its own connections, for those of a caller: the planner's settings are not ours to change there.
--- p_low: a mark; 0: the one that is kept. Of more than eight items that make up more than 2 GiB only eight.
+-- p_low: a watermark; 0: the one that is kept. Of more than eight items that make up more than 2 GiB only eight.
 CREATE FUNCTION pgstore.queue_take(p_store_id bigint, p_partition text, p_items bigint, p_low bigint)
 RETURNS TABLE (id bigint, put_at timestamptz, codec "char", payload bytea, attempts smallint)
 LANGUAGE plpgsql VOLATILE

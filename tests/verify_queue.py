@@ -23,7 +23,7 @@ from typing import Any
 import psycopg
 
 import pgstore
-from pgstore.queue import state
+from pgstore.queue import watermark
 from tests.fixtures.server import Server, migrate
 
 PRODUCERS = 4
@@ -44,7 +44,7 @@ class Verdict:
     """Items taken that nobody has put."""
     killed: int
     low: int
-    """The mark in the end; 0 if it was never raised."""
+    """The watermark in the end; 0 if it was never raised."""
     left: int
     """Rows of the queue that are still there."""
     seconds: float
@@ -120,7 +120,7 @@ def _judge(connection: Any, queue: pgstore.Queue, share: int, killed: int, secon
 
 @contextlib.contextmanager
 def opened(url: str) -> Iterator[tuple[pgstore.Client, pgstore.Queue]]:
-    state.ADVANCE_ITEMS = 10  # the mark follows closely: an item that comes late is behind it, if it can be
+    watermark.ADVANCE_ITEMS = 10  # the watermark follows closely: an item that comes late is behind it, if it can be
     with pgstore.Client(url) as client:
         yield client, pgstore.Queue.from_name(QUEUE, client=client)
 

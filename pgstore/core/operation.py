@@ -429,15 +429,16 @@ class operation(Generic[Owner, P, T_co]):  # noqa: N801 - a decorator
         self.__wrapped__ = function
         self.__doc__ = function.__doc__
 
+    # Its arguments go unchecked: of a generic class they are of type variables that nobody has bound.
     @overload
-    def __get__(self, owner: None, kind: type[Owner]) -> UnboundOperation[Owner, P, T_co]: ...
+    def __get__(self, owner: None, kind: type[Owner]) -> UnboundOperation[Any, ..., T_co]: ...
 
     @overload
     def __get__(self, owner: Owner, kind: type[Owner]) -> BoundOperation[P, T_co]: ...
 
     def __get__(
         self, owner: Owner | None, kind: type[Owner]
-    ) -> BoundOperation[P, T_co] | UnboundOperation[Owner, P, T_co]:
+    ) -> BoundOperation[P, T_co] | UnboundOperation[Any, ..., T_co]:
         return UnboundOperation(self._function) if owner is None else BoundOperation(self._function, owner)
 
 

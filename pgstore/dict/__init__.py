@@ -10,9 +10,10 @@ The parts: `entries` one key, `bulk` many, `take` removing what is returned, `sc
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pgstore.core.operation import Op, operation
+from pgstore.dict.base import K, V
 from pgstore.dict.bulk import Bulk
 from pgstore.dict.entries import DictEntry, Entries
 from pgstore.dict.lock import Lock
@@ -23,22 +24,60 @@ from pgstore.dict.take import Taking
 from pgstore.dict.watch import DictChange, Watcher, Watching
 from pgstore.types import DictInfo
 
+if TYPE_CHECKING:
+    from pgstore.store.objects import Objects
+
 __all__ = ["Dict", "DictChange", "DictEntry", "Lock", "Mutation", "Watcher"]
 
 
-class Dict(Memoizing, Mutating, Watching, Taking, Scan, Bulk, Entries):
+class Dict(Memoizing[K, V], Mutating[K, V], Watching[K, V], Taking[K, V], Scan[K, V], Bulk[K, V], Entries[K, V]):
     """
-    A persistent mapping from keys to any picklable values.
-
-    Keys: str, bytes, numbers, None, tuples and frozensets of keys, enums, UUIDs, dates and times, paths, frozen dataclasses.
-    Values come back as copies: change one and put it again. Iteration is in the order of the keys' text. It is a `MutableMapping`,
-    but that `keys`, `values` and `items` return lists and `pop` of a missing key returns None.
+    A persistent mapping from keys to any picklable values, shared by every client of the database.
 
     >>> d = Dict.from_name("settings", create_if_missing=True)
     >>> d["limit"] = 10
     >>> d.get("limit")
     10
+
+    It is a `MutableMapping`, but that `keys`, `values` and `items` return lists and `pop` of a missing key returns None. `Dict[str,
+    int]` says what it holds, for type checkers: `d: Dict[str, int] = Dict.from_name("settings")`.
+
+    **Keys.** Equal keys are one key, as in a Python dict (`1 == 1.0 == True`): str, bytes, numbers, None, tuples and frozensets of
+    keys, enums, UUIDs, dates and times, paths, frozen dataclasses. Any other is a `TypeError`.
+
+    **Values.** Pickles, by cloudpickle where they need it; int and float are columns of their own, which SQL can read. With
+    `serializer="json"` they are JSON, and reading runs no code. Values come back as copies: change one and put it again.
+
+    **Order.** By the text of the keys, so str keys by code point. `iterate_*` read page by page and see changes that are made
+    meanwhile; in a transaction they see one snapshot. Writes of one key follow each other, and each waits for the one before to
+    commit.
+
+    **Atomicity.** Each call is done wholly or not at all, also `update`, `clear` and `pop_many`. `d[k] = d[k] + 1` is two calls,
+    between which another may write; one step are `increment`, `put(skip_if_exists=)`, `put(if_revision=)`, `compare_and_set`,
+    `setdefault`, and `with d.mutate(k)`, which holds the entry locked. In `pgstore.transaction()` any number of calls are one.
+
+    **Durability.** A call that writes returns when the server has it on disk.
+
+    **What a crash or an interrupt leaves.** A transaction that did not commit leaves nothing. What Ctrl-C or a cancelled task has
+    stopped while it was being taken (`pop`) is put back as it was. If the connection breaks while a write is under way it may have
+    been
+    done: the call raises `OutcomeUnknown`. A killed holder of a `lock` loses it when the lease ends.
+
+    **Expiry.** An entry with a `ttl` is gone for everyone at the same moment, by the server's clock. Its space is used again by
+    later writes.
+
+    **Limits.** A value to 256 MiB, integers in `increment` to 64 bits; any number of entries. `len` counts them.
+
+    **Errors.** `KeyError` from `d[k]` and `del d[k]`. `SerializationError` if a value cannot be stored, `DeserializationError` if
+    this process cannot load one: it stays, its bytes are in the error's `raw`, and `del` removes it. `NotFoundError` if the Dict
+    does not exist, or does not any more.
+
+    **Trust.** Whoever may write pickles to a Dict may run code in those who read it, unless it is of `serializer="json"` or all
+    clients have signing keys (`configure`).
     """
+
+    if TYPE_CHECKING:
+        objects: ClassVar[Objects[Dict[Any, Any]]]
 
     @operation
     def info(self) -> Op[DictInfo]:
@@ -56,7 +95,7 @@ class Dict(Memoizing, Mutating, Watching, Taking, Scan, Bulk, Entries):
 
     __hash__ = None  # type: ignore[assignment]  # as of a dict: equal ones would need equal hashes
 
-    def __ior__(self, other: Any) -> Dict:
+    def __ior__(self, other: Any) -> Self:
         if not isinstance(other, Iterable) and not hasattr(other, "keys"):
             return NotImplemented
         self.update(other)

@@ -1,20 +1,32 @@
-"""What every part of Dict rests on: its options, its codec, and how writes are logged for those who watch."""
+"""What all parts of Dict share: options, codec, and how writes are logged for those who watch."""
 
 from __future__ import annotations
 
+import enum
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self
 
 from pgstore import errors
 from pgstore.client import Client
 from pgstore.client.notifications import notifying
-from pgstore.core.numbers import as_seconds
 from pgstore.core.operation import BeforeCommit, CommitHook, Many, Op, Query, Request, Rows, Topic, atomic
 from pgstore.core.statement import Statement
-from pgstore.dict.codec import PROJECTION_CHARS_MAX, SERIALIZERS, Codec
+from pgstore.dict.arguments import check_options, check_ttl
+from pgstore.dict.codec import PROJECTION_CHARS_MAX, Codec
 from pgstore.store.handle import Store
 from pgstore.store.registry import StoreRecord
+
+# Types of keys and values, for type checkers: `Dict[str, int]`. What is not said is Any.
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    K = TypeVar("K", default=Any)
+    V = TypeVar("V", default=Any)
+else:
+    from typing import TypeVar
+
+    K, V = TypeVar("K"), TypeVar("V")
 
 T = TypeVar("T")
 
@@ -24,43 +36,18 @@ VALUE_TYPES: Final = "char bytea int8 float8 jsonb"
 # JSON is read as text, for the codec to load: an error of the driver in the middle of a result would name no key.
 READ: Final = "codec, value, integer_value, float_value, json_value::text"
 WATCHED: Final = "watch"
-TTL_SECONDS_MAX: Final = 1000 * 365 * 86400  # Python's calendar ends with the year 9999
 _JSON_NAMES: Final = "names of Dicts that were JSON"
 
-# One write in so many also deletes expired entries: often enough to keep up, too rarely to be felt.
+# One write in N also deletes expired entries: often enough to keep up, too rarely to be felt.
 _COLLECT_EVERY: Final = 100
-# Two collectors never wait for each other, nor for a writer: each takes what is not locked.
-COLLECT = Statement(
-    """
-    DELETE FROM pgstore.dict_entry
-     WHERE ctid = ANY (ARRAY(SELECT ctid
-                               FROM pgstore.dict_entry
-                              WHERE store_id = $1
-                                AND expires_at <= statement_timestamp()
-                              LIMIT 1000
-                                FOR UPDATE SKIP LOCKED))
-    """,
-    "int8",
-)
-# Nothing is looked through unless the first is old: the log may hold millions.
-FORGET_CHANGES = Statement(
-    """
-    DELETE FROM pgstore.dict_change
-     WHERE ctid = ANY (ARRAY(SELECT ctid
-                               FROM pgstore.dict_change
-                              WHERE store_id = $1
-                                AND (SELECT changed_at
-                                       FROM pgstore.dict_change
-                                      WHERE store_id = $1
-                                      ORDER BY transaction_id, id
-                                      LIMIT 1) < statement_timestamp() - interval '1 hour'
-                                AND changed_at < statement_timestamp() - interval '1 hour'
-                              ORDER BY transaction_id, id
-                              LIMIT 1000
-                                FOR UPDATE SKIP LOCKED))
-    """,
-    "int8",
-)
+
+
+class ChangeKind(enum.StrEnum):
+    """What happened to an entry: dict_change.kind."""
+
+    PUT = "p"
+    DELETE = "d"
+    CLEAR = "c"  # one row for all entries
 
 
 class Write:
@@ -68,12 +55,16 @@ class Write:
     A statement that changes entries, in two forms: as it is, and logging each change for those who watch the Dict.
 
     *dml* is an INSERT, UPDATE or DELETE on `dict_entry` without RETURNING, its first parameter the store; *returning* are the
-    columns wanted back; *kind* is what the log calls the change: p put, d delete, c clear (one line for all).
+    columns wanted back; *kind* is what the log says of the change.
     """
 
-    def __init__(self, dml: str, types: str, *, kind: str, returning: str = "") -> None:
+    def __init__(self, dml: str, types: str, *, kind: ChangeKind, returning: str = "") -> None:
         self.plain: Final = Statement(f"{dml} RETURNING {returning}" if returning else dml, types)
-        log = "SELECT $1, key, revision, key_pickle FROM changed" if kind != "c" else "SELECT $1, '', 0, NULL::bytea"
+        log = (
+            "SELECT $1, key, revision, key_pickle FROM changed"
+            if kind != ChangeKind.CLEAR
+            else "SELECT $1, '', 0, NULL::bytea"
+        )
         self.logged: Final = Statement(
             f"""
             WITH changed AS ({dml} RETURNING key, key_pickle, revision{f", {returning}" if returning else ""}),
@@ -91,7 +82,7 @@ def _names(returning: str) -> str:
     return ", ".join(column.split(" AS ")[-1].strip() for column in returning.split(", ")) if returning else ""
 
 
-class DictBase(Store):
+class DictBase(Store, Generic[K, V]):
     """Options, codec and writes."""
 
     _kind: ClassVar = "dict"
@@ -142,7 +133,7 @@ class DictBase(Store):
         store = super().from_name(
             label, name=name, environment_name=environment_name, create_if_missing=create_if_missing, client=client
         )
-        store._options = _options(serializer=serializer, ttl=ttl, watch=watch, json_projection=json_projection)
+        store._options = check_options(serializer=serializer, ttl=ttl, watch=watch, json_projection=json_projection)
         return store
 
     @classmethod
@@ -163,7 +154,7 @@ class DictBase(Store):
         after a crash once its process has been silent for ten minutes.
         """
         store = super().ephemeral(client, environment_name)
-        store._options = _options(serializer=serializer, ttl=ttl, watch=watch, json_projection=json_projection)
+        store._options = check_options(serializer=serializer, ttl=ttl, watch=watch, json_projection=json_projection)
         return store
 
     # ---------------------------------------------------------------------------------------------------------- codec
@@ -254,14 +245,50 @@ class DictBase(Store):
             ) from exc
 
     def _collect_in_passing(self, record: StoreRecord) -> Iterable[Request]:
-        """Now and then; before a write, for what that takes must not be in the hands of something that may fail."""
+        """Collect, once in N writes. Before the write: if it came after, its failure could lose what the write has taken."""
         return self._collect(record) if _in_passing() else ()
+
+    # Two collectors never wait for each other, nor for a writer: each deletes what is not locked. The cast keeps the planner from
+    # using an index for the store: the rows are fetched by ctid, also by a plan that was made while there were few.
+    _COLLECT: Final = Statement(
+        """
+        DELETE FROM pgstore.dict_entry
+         WHERE store_id::numeric = $1::numeric
+           AND ctid = ANY (ARRAY(SELECT ctid
+                                   FROM pgstore.dict_entry
+                                  WHERE store_id = $1
+                                    AND expires_at <= statement_timestamp()
+                                  LIMIT 1000
+                                    FOR UPDATE SKIP LOCKED))
+        """,
+        "int8",
+    )
+    # Never waits, as above. Nothing is looked through unless the first is old: the log may hold millions.
+    _FORGET_CHANGES: Final = Statement(
+        """
+        DELETE FROM pgstore.dict_change
+         WHERE store_id::numeric = $1::numeric
+           AND ctid = ANY (ARRAY(SELECT ctid
+                                   FROM pgstore.dict_change
+                                  WHERE store_id = $1
+                                    AND (SELECT changed_at
+                                           FROM pgstore.dict_change
+                                          WHERE store_id = $1
+                                          ORDER BY transaction_id, id
+                                          LIMIT 1) < statement_timestamp() - interval '1 hour'
+                                    AND changed_at < statement_timestamp() - interval '1 hour'
+                                  ORDER BY transaction_id, id
+                                  LIMIT 1000
+                                    FOR UPDATE SKIP LOCKED))
+        """,
+        "int8",
+    )
 
     def _collect(self, record: StoreRecord) -> Op[None]:
         """Delete what has expired; not in a transaction of the caller's, which may keep others waiting for these entries."""
-        queries = [Query(COLLECT, record.id)]
+        queries = [Query(self._COLLECT, record.id)]
         if record.options.get("watch"):
-            queries.append(Query(FORGET_CHANGES, record.id))
+            queries.append(Query(self._FORGET_CHANGES, record.id))
         hooked = yield BeforeCommit(_Collecting, _Collecting)
         if hooked is None:
             yield Many(queries)
@@ -304,28 +331,3 @@ def _may_be_too_large(values: Sequence[Any]) -> bool:
 
 def _in_passing() -> bool:
     return random.random() * _COLLECT_EVERY < 1
-
-
-def check_ttl(ttl: object) -> float:
-    """Return *ttl* if it is a time to live in seconds: above 0, infinity for never."""
-    seconds = as_seconds(ttl)
-    if seconds is None or not seconds > 0:
-        raise errors.InvalidError(f"ttl {ttl!r} is not a number of seconds above 0 (float('inf'): for ever)")
-    if seconds > TTL_SECONDS_MAX and ttl != float("inf"):
-        raise errors.InvalidError(f"ttl is above {TTL_SECONDS_MAX:,} s, a thousand years; float('inf') is for ever")
-    return seconds
-
-
-def _options(
-    *, serializer: str | None, ttl: float | None, watch: bool | None, json_projection: bool | None
-) -> dict[str, Any]:
-    """What was given, checked."""
-    if serializer is not None and serializer not in SERIALIZERS:
-        raise errors.InvalidError(f"serializer {serializer!r} is none of {', '.join(SERIALIZERS)}")
-    for name, flag in ("watch", watch), ("json_projection", json_projection):
-        if flag is not None and not isinstance(flag, bool):  # SQL looks for true, not for what Python takes for it
-            raise errors.InvalidError(f"{name} is {flag!r}, expected True, False or None")
-    options: dict[str, Any] = {"serializer": serializer, "watch": watch, "json_projection": json_projection}
-    if ttl is not None and check_ttl(ttl) != float("inf"):
-        options["ttl"] = check_ttl(ttl)
-    return {name: value for name, value in options.items() if value is not None}

@@ -3,80 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from pgstore.core.batches import BATCH_BYTES, batches
 from pgstore.core.operation import Op, Query, atomic, operation
 from pgstore.core.statement import Statement
-from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, Write
+from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, ChangeKind, K, V, Write
 from pgstore.dict.entries import OVERWRITE, Entries
 from pgstore.serializers import key_text
 from pgstore.store.registry import StoreRecord
 
-ANY = Statement(f"SELECT 1 FROM pgstore.dict_entry WHERE store_id = $1 AND {ALIVE} LIMIT 1", "int8", read_only=True)
-# All less the expired: both counts are read from indexes alone, where ALIVE would have every row looked at.
-LEN = Statement(
-    """
-    SELECT (SELECT count(*)
-              FROM pgstore.dict_entry
-             WHERE store_id = $1)
-         - (SELECT count(*)
-              FROM pgstore.dict_entry
-             WHERE store_id = $1
-               AND expires_at <= statement_timestamp())
-    """,
-    "int8",
-    read_only=True,
-)
-GET_MANY = Statement(
-    f"SELECT key, {READ} FROM pgstore.dict_entry WHERE store_id = $1 AND key = ANY ($2) AND {ALIVE}",
-    "int8 text[]",
-    read_only=True,
-)
-PUT_MANY = Write(
-    f"""
-    INSERT INTO pgstore.dict_entry AS e (store_id, key, key_pickle, {VALUE}, expires_at)
-    SELECT s.id, u.key, u.key_pickle, u.codec, u.value, u.integer_value, u.float_value, u.json_value,
-           statement_timestamp() + $9 * interval '1 second'
-      FROM pgstore.store s
-     CROSS JOIN unnest($2, $3, $4, $5, $6, $7, $8)
-                WITH ORDINALITY AS u (key, key_pickle, codec, value, integer_value, float_value, json_value, position)
-     WHERE s.id = $1
-     ORDER BY u.position
-    {OVERWRITE}
-    """,
-    f"int8 text[] bytea[] {' '.join(f'{name}[]' for name in VALUE_TYPES.split())} float8",
-    kind="p",
-)
-# In the order of the keys, or an `update` at the same time would be a deadlock. Counted: all are locked before any is deleted.
-CLEAR = Write(
-    """
-    WITH locked AS MATERIALIZED (SELECT count(*)
-                                   FROM (SELECT 1
-                                           FROM pgstore.dict_entry
-                                          WHERE store_id = $1
-                                          ORDER BY key
-                                            FOR UPDATE) AS entry)
-    DELETE FROM pgstore.dict_entry
-     USING locked
-     WHERE store_id = $1
-    """,
-    "int8",
-    kind="c",
-)
 
-
-class Bulk(Entries):
+class Bulk(Entries[K, V]):
     """Operations on many keys."""
 
     @operation
     def update(
         self,
-        other: Mapping[Any, Any] | Iterable[tuple[Any, Any]] | None = None,
+        other: Mapping[K, V] | Iterable[tuple[K, V]] | None = None,
         /,
         *,
         ttl: float | None = None,
-        **kwargs: Any,
+        **kwargs: V,
     ) -> Op[None]:
         """
         Put all entries of a mapping (whatever has `keys`), or of pairs, and of the keyword arguments; all or nothing.
@@ -106,33 +54,88 @@ class Bulk(Entries):
         else:
             yield from self._check_exists(codec.record.id)
 
+    # Sorted by key, as all who lock several entries do, so that no two wait for each other in a circle.
+    _PUT_MANY: Final = Write(
+        f"""
+        INSERT INTO pgstore.dict_entry AS e (store_id, key, key_pickle, {VALUE}, expires_at)
+        SELECT s.id, u.key, u.key_pickle, u.codec, u.value, u.integer_value, u.float_value, u.json_value,
+               statement_timestamp() + $9 * interval '1 second'
+          FROM pgstore.store s
+         CROSS JOIN unnest($2, $3, $4, $5, $6, $7, $8)
+                    WITH ORDINALITY AS u (key, key_pickle, codec, value, integer_value, float_value, json_value, position)
+         WHERE s.id = $1
+         ORDER BY u.position
+        {OVERWRITE}
+        """,
+        f"int8 text[] bytea[] {' '.join(f'{name}[]' for name in VALUE_TYPES.split())} float8",
+        kind=ChangeKind.PUT,
+    )
+
     def _put_batches(self, record: StoreRecord, seconds: float | None, cut: list[list[tuple[Any, ...]]]) -> Op[None]:
         for batch in cut:
-            if (yield from self._write(PUT_MANY, record, *zip(*batch, strict=True), seconds)) == 0:
+            if (yield from self._write(self._PUT_MANY, record, *zip(*batch, strict=True), seconds)) == 0:
                 yield from self._check_exists(record.id)
 
+    _GET_MANY: Final = Statement(
+        f"SELECT key, {READ} FROM pgstore.dict_entry WHERE store_id = $1 AND key = ANY ($2) AND {ALIVE}",
+        "int8 text[]",
+        read_only=True,
+    )
+
     @operation
-    def get_many(self, keys: Iterable[Any]) -> Op[dict[Any, Any]]:
+    def get_many(self, keys: Iterable[K]) -> Op[dict[K, V]]:
         """Return the entries of those *keys* that are there."""
         wanted = {key_text(key): key for key in keys}
         codec = yield from self._open()
-        rows = (yield Query(GET_MANY, codec.store_id, list(wanted))) if wanted else []
+        rows = (yield Query(self._GET_MANY, codec.store_id, list(wanted))) if wanted else []
         if not rows:
             yield from self._check_exists(codec.store_id)
         return {wanted[text]: codec.decode(columns, wanted[text], text) for text, *columns in rows}
+
+    # In the order of the keys, or an `update` at the same time would be a deadlock. Counted: all are locked before any is deleted.
+    _CLEAR: Final = Write(
+        """
+        WITH locked AS MATERIALIZED (SELECT count(*)
+                                       FROM (SELECT 1
+                                               FROM pgstore.dict_entry
+                                              WHERE store_id = $1
+                                              ORDER BY key
+                                                FOR UPDATE) AS entry)
+        DELETE FROM pgstore.dict_entry
+         USING locked
+         WHERE store_id = $1
+        """,
+        "int8",
+        kind=ChangeKind.CLEAR,
+    )
 
     @operation
     def clear(self) -> Op[None]:
         """Remove all entries."""
         record = (yield from self._open()).record
-        if (yield from self._write(CLEAR, record)) == 0:
+        if (yield from self._write(self._CLEAR, record)) == 0:
             yield from self._check_exists(record.id)
+
+    # All less the expired: both counts are read from indexes alone, where ALIVE would have every row looked at.
+    _LEN: Final = Statement(
+        """
+        SELECT (SELECT count(*)
+                  FROM pgstore.dict_entry
+                 WHERE store_id = $1)
+             - (SELECT count(*)
+                  FROM pgstore.dict_entry
+                 WHERE store_id = $1
+                   AND expires_at <= statement_timestamp())
+        """,
+        "int8",
+        read_only=True,
+    )
 
     @operation
     def len(self) -> Op[int]:
         """Return the number of entries, counted."""
         store_id = yield from self._locate()
-        count: int = (yield Query(LEN, store_id))[0][0]
+        count: int = (yield Query(self._LEN, store_id))[0][0]
         if count == 0:
             yield from self._check_exists(store_id)
         return count
@@ -140,10 +143,14 @@ class Bulk(Entries):
     def __len__(self) -> int:
         return self.len()
 
+    _ANY: Final = Statement(
+        f"SELECT 1 FROM pgstore.dict_entry WHERE store_id = $1 AND {ALIVE} LIMIT 1", "int8", read_only=True
+    )
+
     @operation
     def _any(self) -> Op[bool]:
         store_id = yield from self._locate()
-        if (yield Query(ANY, store_id)):
+        if (yield Query(self._ANY, store_id)):
             return True
         yield from self._check_exists(store_id)
         return False

@@ -1,8 +1,8 @@
 """How a Dict's values and keys become columns: by its serializer, its projection and the client's signing keys.
 
-A value is one of: `i` integer, `f` float, `j` JSON, `p` pickle, `s` signed pickle. Numbers and JSON run no code when they are read
-and are never signed. A signature is a keyed BLAKE2b over the store, the key and the pickle, so that neither a changed pickle nor
-one moved from elsewhere passes; it is checked before anything is loaded.
+A value is an integer, a float, JSON, a pickle or a signed pickle (`serializers.codecs`). Numbers and JSON run no code when they are
+read and are never signed. A signature is a keyed BLAKE2b over the store, the key and the pickle, so that neither a changed pickle
+nor one moved from elsewhere passes; it is checked before anything is loaded.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pgstore.serializers import (
     check_size,
     decode_key,
     decode_plain_key,
+    dumps,
     encode_key,
-    encode_value,
     load_json,
     loads,
 )
+from pgstore.serializers.codecs import FLOAT, INTEGER, JSON, PICKLE, SIGNED_PICKLE
 from pgstore.serializers.signing import SIGNATURE_BYTES, Signer
 from pgstore.store.registry import StoreRecord
 
-SERIALIZERS: Final = ("pickle", "json", "cloudpickle")
 PROJECTION_CHARS_MAX: Final = 32 * 1024 * 1024  # as jsonb it may be six times as much; the server refuses 256 MiB
 _SIGNED_KEY: Final = b"\x01"  # a pickle starts with 0x80
 _SIZE_UNCHECKED: Final = 1 << 20
@@ -73,34 +73,34 @@ class Codec:
         """
         kind = type(value)
         if kind is int and value in _INT64:
-            return "i", None, value, None, None
+            return INTEGER, None, value, None, None
         if kind is float and (self._serializer != "json" or value - value == 0):
-            return "f", None, None, value, None
+            return FLOAT, None, None, value, None
         if self._serializer == "json":
-            return "j", None, None, None, self._json(value, key)
+            return JSON, None, None, None, self._json(value, key)
         if self._serializer == "cloudpickle":
             data = _cloudpickled(value, key, self._name)
         else:
             try:
-                data = encode_value(value)[1] or b""
+                data = dumps(value)
             except errors.SerializationError as exc:
                 raise errors.SerializationError(f"key {key!r} of {self._name}: {exc}") from exc.__cause__
         if len(data) > _SIZE_UNCHECKED:
             check_size(len(data) + (SIGNATURE_BYTES if self._keys else 0), f"the value of key {key!r} of {self._name}")
         projection = _projected(value) if self._projects else None
         if self._keys:
-            return "s", self._signer.sign(text, data) + data, None, None, projection
-        return "p", data, None, None, projection
+            return SIGNED_PICKLE, self._signer.sign(text, data) + data, None, None, projection
+        return PICKLE, data, None, None, projection
 
     def decode(self, columns: Sequence[Any], key: Any, text: str) -> Any:
         """The value that *columns* hold. Raises `DeserializationError`, naming the key."""
         codec, data, integer, real, document = columns
-        if codec == "i":
+        if codec == INTEGER:
             return integer
-        if codec == "f":
+        if codec == FLOAT:
             return real
         try:
-            if codec == "j":
+            if codec == JSON:
                 return load_json(document, "value")
             return loads(self._checked(codec, data, text), "value")
         except errors.DeserializationError as exc:
@@ -109,7 +109,7 @@ class Codec:
     def pair(self, row: Sequence[Any]) -> tuple[Any, Any]:
         """Key and value of a row of key, key_pickle and the value's columns. Plain pickles under plain keys go a short way."""
         text, pickled, codec, data, integer, real, document = row
-        if codec == "p" and pickled is None and self.loads_plainly:
+        if codec == PICKLE and pickled is None and self.loads_plainly:
             try:
                 return text, pickle.loads(data)
             except NOT_LOADED:  # the long way says what is wrong
@@ -121,13 +121,13 @@ class Codec:
         """The pickle in *data*, if this client may load it."""
         if self._refusal is not None:
             raise errors.InvalidError(self._refusal)
-        if self._serializer == "json" and codec in "ps":
+        if self._serializer == "json" and codec in (PICKLE, SIGNED_PICKLE):
             raise errors.DeserializationError("the value is a pickle, in a Dict of serializer='json'", data)
-        if codec == "p":
+        if codec == PICKLE:
             if self._keys:
                 raise errors.DeserializationError("the value is not signed, and this client has signing keys", data)
             return data
-        if codec != "s":
+        if codec != SIGNED_PICKLE:
             raise errors.DeserializationError(f"this version does not know the codec {codec!r}", data or b"")
         pickled = data[SIGNATURE_BYTES:]
         if self._keys and not self._signer.has_signed(data[:SIGNATURE_BYTES], text, pickled):

@@ -9,42 +9,25 @@ from __future__ import annotations
 
 import reprlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from math import inf, isfinite, nextafter
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar, overload
 
 from pgstore import errors
-from pgstore.core.numbers import as_int, as_real
 from pgstore.core.operation import Op, Query, Rows, operation
+from pgstore.core.overloads import operation_as
 from pgstore.core.statement import Statement
-from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, DictBase, Write
+from pgstore.dict.arguments import check_revision, check_summand
+from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, ChangeKind, DictBase, K, V, Write
 from pgstore.dict.codec import Codec
 from pgstore.serializers import key_text
+from pgstore.serializers.codecs import FLOAT, INTEGER
 from pgstore.store.registry import StoreRecord
 
-GET = Statement(
-    f"SELECT {READ} FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND {ALIVE}",
-    "int8 text",
-    read_only=True,
-)
-GET_ENTRY = Statement(
-    f"""
-    SELECT {READ}, revision, updated_at, expires_at
-      FROM pgstore.dict_entry
-     WHERE store_id = $1
-       AND key = $2
-       AND {ALIVE}
-    """,
-    "int8 text",
-    read_only=True,
-)
-CONTAINS = Statement(
-    f"SELECT 1 FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND {ALIVE}",
-    "int8 text",
-    read_only=True,
-)
+T = TypeVar("T")
+
 
 # Reading the store's row finds out whether it still exists, in the same statement.
 _INSERT: Final = f"""
@@ -55,8 +38,9 @@ _INSERT: Final = f"""
 """
 _INSERT_TYPES: Final = f"int8 text bytea {VALUE_TYPES} float8"
 IS_EXPIRED: Final = "e.expires_at <= excluded.updated_at"
-# Of two equal keys, such as 1 and 1.0, a dict keeps the one it had. A client that signs (the first byte, see `codec`)
-# replaces it, so that it can load it later: the old one may be signed by a key that was given up since, or by none.
+# Of two equal keys, such as 1 and 1.0, a dict keeps the one it had. A client that signs (the
+# first byte, see `codec`) replaces it, so that it can load the key later: the old one may be signed by a key that is no longer in
+# use, or not at all.
 _KEY_PICKLE: Final = f"""
            key_pickle = CASE WHEN {IS_EXPIRED} OR get_byte(excluded.key_pickle, 0) = 1 THEN excluded.key_pickle
                              ELSE e.key_pickle
@@ -74,49 +58,9 @@ OVERWRITE: Final = f"""
            expires_at = excluded.expires_at
 """
 
-PUT = Write(_INSERT + OVERWRITE, _INSERT_TYPES, kind="p")
-# An expired entry counts as absent: it is overwritten.
-PUT_IF_ABSENT = Write(f"{_INSERT} {OVERWRITE} WHERE {IS_EXPIRED}", _INSERT_TYPES, kind="p")
-PUT_IF_REVISION = Write(
-    f"""
-    UPDATE pgstore.dict_entry
-       SET codec = $3,
-           value = $4,
-           integer_value = $5,
-           float_value = $6,
-           json_value = $7,
-           revision = nextval('pgstore.dict_revision_seq'::regclass),
-           updated_at = statement_timestamp(),
-           expires_at = statement_timestamp() + $8 * interval '1 second'
-     WHERE store_id = $1
-       AND key = $2
-       AND revision = $9
-       AND {ALIVE}
-    """,
-    f"int8 text {VALUE_TYPES} float8 int8",
-    kind="p",
-)
-# The common case, an integer that is there, by UPDATE: eight who increment one key get a sixth more done than by upsert. $4 and $5:
-# between which the sum fits. A statement that failed over it would take a transaction with it.
-ADD = Write(
-    f"""
-    UPDATE pgstore.dict_entry
-       SET integer_value = integer_value + $3,
-           revision = nextval('pgstore.dict_revision_seq'::regclass),
-           updated_at = statement_timestamp()
-     WHERE store_id = $1
-       AND key = $2
-       AND codec = 'i'
-       AND integer_value BETWEEN $4 AND $5
-       AND {ALIVE}
-    """,
-    "int8 text int8 int8 int8",
-    kind="p",
-    returning="integer_value",
-)
 # By upsert, for what is not there, has expired, or is a double. No row from a store that is gone, a value that is no number, and a
 # sum that does not fit, which is asked in a way that cannot fail.
-_INCREMENT: Final = f"""
+_INCREMENT_TEMPLATE: Final = f"""
     {_INSERT}
     ON CONFLICT (store_id, key) DO UPDATE
        SET {_KEY_PICKLE.strip()}
@@ -128,66 +72,16 @@ _INCREMENT: Final = f"""
            revision = excluded.revision,
            updated_at = excluded.updated_at,
            expires_at = CASE WHEN {IS_EXPIRED} THEN excluded.expires_at ELSE e.expires_at END
-     WHERE {{fits}}
+     WHERE ({{fits}})
         OR {IS_EXPIRED}
 """
-# An integer to a number, which stays what it is. $10 and $11 as $4 and $5 of ADD; no integer makes a double overflow.
-INCREMENT = Write(
-    _INCREMENT.format(
-        codec="e.codec",
-        integer="e.integer_value + excluded.integer_value",
-        float="e.float_value + excluded.integer_value::float8",
-        fits="e.codec = 'f' OR (e.codec = 'i' AND e.integer_value BETWEEN $10 AND $11)",
-    ),
-    f"{_INSERT_TYPES} int8 int8",
-    kind="p",
-    returning="integer_value, float_value",
-)
-# A double to a number, which becomes one. $10 and $11: from what to what the sum does not fit.
-INCREMENT_BY_FLOAT = Write(
-    _INCREMENT.format(
-        codec="excluded.codec",
-        integer="NULL",
-        float="coalesce(e.float_value, e.integer_value) + excluded.float_value",
-        fits="(e.codec IN ('i', 'f') AND coalesce(e.float_value, e.integer_value) NOT BETWEEN $10 AND $11)",
-    ),
-    f"{_INSERT_TYPES} float8 float8",
-    kind="p",
-    returning="integer_value, float_value",
-)
-DELETE = Write(f"DELETE FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND {ALIVE}", "int8 text", kind="d")
-# One statement: insert, or find what is there. No row from either: it was inserted by another since our snapshot, or deleted.
-SET_DEFAULT = Statement(
-    f"""
-    WITH made AS ({_INSERT} {OVERWRITE} WHERE {IS_EXPIRED} RETURNING {VALUE}, true AS is_new)
-    SELECT {READ}, is_new FROM made
-     UNION ALL
-    SELECT {READ}, false
-      FROM pgstore.dict_entry
-     WHERE store_id = $1
-       AND key = $2
-       AND {ALIVE}
-     LIMIT 1
-    """,
-    _INSERT_TYPES,
-)
-TOUCH = Statement(
-    f"""
-    UPDATE pgstore.dict_entry
-       SET expires_at = statement_timestamp() + $3 * interval '1 second'
-     WHERE store_id = $1
-       AND key = $2
-       AND {ALIVE}
-    """,
-    "int8 text float8",
-)
 
 
 @dataclass(frozen=True)
-class DictEntry:
+class DictEntry(Generic[V]):
     """A value with what the database knows of it."""
 
-    value: Any
+    value: V
     revision: int
     """Changes with every write, and is never used again; for `put(if_revision=)`."""
     updated_at: datetime
@@ -195,11 +89,38 @@ class DictEntry:
     """None: never."""
 
 
-class Entries(DictBase):
+class Get(Generic[K, V]):
+    """`get` and `pop`, for type checkers."""
+
+    @overload
+    def __call__(self, key: K) -> V | None: ...
+    @overload
+    def __call__(self, key: K, default: V | T) -> V | T: ...
+    def __call__(self, key: Any, default: Any = None) -> Any:
+        raise NotImplementedError
+
+    @overload
+    def aio(self, key: K) -> Coroutine[Any, Any, V | None]: ...
+    @overload
+    def aio(self, key: K, default: V | T) -> Coroutine[Any, Any, V | T]: ...
+    def aio(self, key: Any, default: Any = None) -> Any:
+        raise NotImplementedError
+
+    def op(self, key: K, default: Any = None) -> Op[Any]:
+        raise NotImplementedError
+
+
+class Entries(DictBase[K, V]):
     """Operations on one key."""
 
-    @operation
-    def get(self, key: Any, default: Any = None) -> Op[Any]:
+    _GET: Final = Statement(
+        f"SELECT {READ} FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND {ALIVE}",
+        "int8 text",
+        read_only=True,
+    )
+
+    @operation_as[Get[K, V]]
+    def get(self, key: K, default: Any = None) -> Op[Any]:
         """
         Return the value of *key*, or *default*.
 
@@ -211,18 +132,30 @@ class Entries(DictBase):
         codec = self._codec
         if codec is None or codec.record is not self._record or codec.history is not self._client.history:  # type: ignore[union-attr]
             codec = yield from self._open()
-        rows = yield Query(GET, codec.store_id, text)
+        rows = yield Query(self._GET, codec.store_id, text)
         if rows:
             return codec.decode(rows[0], key, text)
         yield from self._check_exists(codec.store_id)
         return default
 
+    _GET_ENTRY: Final = Statement(
+        f"""
+        SELECT {READ}, revision, updated_at, expires_at
+          FROM pgstore.dict_entry
+         WHERE store_id = $1
+           AND key = $2
+           AND {ALIVE}
+        """,
+        "int8 text",
+        read_only=True,
+    )
+
     @operation
-    def get_entry(self, key: Any) -> Op[DictEntry | None]:
+    def get_entry(self, key: K) -> Op[DictEntry[V] | None]:
         """Return the value of *key* with its revision and times, or None."""
         text = key_text(key)
         codec = yield from self._open()
-        rows = yield Query(GET_ENTRY, codec.store_id, text)
+        rows = yield Query(self._GET_ENTRY, codec.store_id, text)
         if not rows:
             yield from self._check_exists(codec.store_id)
             return None
@@ -230,23 +163,30 @@ class Entries(DictBase):
         return DictEntry(codec.decode(columns, key, text), revision, updated_at, expires_at)
 
     @operation
-    def _getitem(self, key: Any) -> Op[Any]:
+    def _getitem(self, key: K) -> Op[V]:
         text = key_text(key)
         codec = yield from self._open()
-        rows = yield Query(GET, codec.store_id, text)
+        rows = yield Query(self._GET, codec.store_id, text)
         if rows:
-            return codec.decode(rows[0], key, text)
+            value: V = codec.decode(rows[0], key, text)
+            return value
         yield from self._check_exists(codec.store_id)
         raise self._no_key(key)
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: K) -> V:
         return self._getitem(key)
 
+    _CONTAINS: Final = Statement(
+        f"SELECT 1 FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND {ALIVE}",
+        "int8 text",
+        read_only=True,
+    )
+
     @operation
-    def contains(self, key: Any) -> Op[bool]:
+    def contains(self, key: object) -> Op[bool]:
         """Return whether *key* is there."""
         store_id = yield from self._locate()
-        if (yield Query(CONTAINS, store_id, key_text(key))):
+        if (yield Query(self._CONTAINS, store_id, key_text(key))):
             return True
         yield from self._check_exists(store_id)
         return False
@@ -254,11 +194,36 @@ class Entries(DictBase):
     def __contains__(self, key: object) -> bool:
         return self.contains(key)
 
+    # Each locks one entry. Of two at once, the second waits for the first's commit, then sees what it has left: puts follow each
+    # other, and of several with one condition one succeeds.
+    _PUT: Final = Write(_INSERT + OVERWRITE, _INSERT_TYPES, kind=ChangeKind.PUT)
+    # An expired entry counts as absent: it is overwritten.
+    _PUT_IF_ABSENT: Final = Write(f"{_INSERT} {OVERWRITE} WHERE {IS_EXPIRED}", _INSERT_TYPES, kind=ChangeKind.PUT)
+    _PUT_IF_REVISION: Final = Write(
+        f"""
+        UPDATE pgstore.dict_entry
+           SET codec = $3,
+               value = $4,
+               integer_value = $5,
+               float_value = $6,
+               json_value = $7,
+               revision = nextval('pgstore.dict_revision_seq'::regclass),
+               updated_at = statement_timestamp(),
+               expires_at = statement_timestamp() + $8 * interval '1 second'
+         WHERE store_id = $1
+           AND key = $2
+           AND revision = $9
+           AND {ALIVE}
+        """,
+        f"int8 text {VALUE_TYPES} float8 int8",
+        kind=ChangeKind.PUT,
+    )
+
     @operation
     def put(
         self,
-        key: Any,
-        value: Any,
+        key: K,
+        value: V,
         *,
         skip_if_exists: bool = False,
         if_revision: int | None = None,
@@ -285,26 +250,22 @@ class Entries(DictBase):
         columns = codec.encode(value, key, text)
         seconds = self._ttl(ttl, codec.record.options)
         if if_revision is not None and if_revision != 0:
-            if_revision = as_int(given := if_revision)
-            if if_revision is None or not 0 <= if_revision < 2**63:
-                raise errors.InvalidError(
-                    f"if_revision {given!r} is not a revision; take it from get_entry(key).revision"
-                )
+            if_revision = check_revision(if_revision)
             if skip_if_exists:
                 raise errors.InvalidError("put takes skip_if_exists or if_revision, not both")
-            count = yield from self._write(PUT_IF_REVISION, codec.record, text, *columns, seconds, if_revision)
+            count = yield from self._write(self._PUT_IF_REVISION, codec.record, text, *columns, seconds, if_revision)
         else:
-            write = PUT_IF_ABSENT if skip_if_exists or if_revision == 0 else PUT
+            write = self._PUT_IF_ABSENT if skip_if_exists or if_revision == 0 else self._PUT
             count = yield from self._write(write, codec.record, text, pickled, *columns, seconds)
         if count == 0:
             yield from self._check_exists(codec.record.id)
         return bool(count)
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: K, value: V) -> None:
         self.put(key, value)
 
     @operation
-    def compare_and_set(self, key: Any, expected: Any, value: Any, *, ttl: float | None = None) -> Op[bool]:
+    def compare_and_set(self, key: K, expected: V | None, value: V, *, ttl: float | None = None) -> Op[bool]:
         """
         Store *value* under *key* if its value equals *expected*; None as *expected* also stands for a missing key.
 
@@ -320,8 +281,25 @@ class Entries(DictBase):
                 return True
             # Someone wrote in between; perhaps what we expect.
 
+    # One statement: insert, or find what is there. Of two at once, the second waits for the first's commit and inserts nothing. No
+    # row from either: another has inserted the key since our snapshot, or deleted it.
+    _SET_DEFAULT: Final = Statement(
+        f"""
+        WITH made AS ({_INSERT} {OVERWRITE} WHERE {IS_EXPIRED} RETURNING {VALUE}, true AS is_new)
+        SELECT {READ}, is_new FROM made
+         UNION ALL
+        SELECT {READ}, false
+          FROM pgstore.dict_entry
+         WHERE store_id = $1
+           AND key = $2
+           AND {ALIVE}
+         LIMIT 1
+        """,
+        _INSERT_TYPES,
+    )
+
     @operation
-    def setdefault(self, key: Any, default: Any = None, *, ttl: float | None = None) -> Op[Any]:
+    def setdefault(self, key: K, default: V | None = None, *, ttl: float | None = None) -> Op[V]:
         """Return the value of *key*; where there is none, store *default* and return that."""
         codec = yield from self._open()
         text, pickled = codec.encode_key(key)
@@ -330,25 +308,72 @@ class Entries(DictBase):
         if codec.record.options.get("watch"):
             # The log needs to know which of the two it was: two statements, of which the first decides.
             while True:
-                if (yield from self._write(PUT_IF_ABSENT, codec.record, text, pickled, *columns, seconds)):
-                    return codec.decode(columns, key, text)
-                rows = yield Query(GET, codec.record.id, text)
+                if (yield from self._write(self._PUT_IF_ABSENT, codec.record, text, pickled, *columns, seconds)):
+                    value: V = codec.decode(columns, key, text)
+                    return value
+                rows = yield Query(self._GET, codec.record.id, text)
                 if rows:
-                    return codec.decode(rows[0], key, text)
+                    value = codec.decode(rows[0], key, text)
+                    return value
                 yield from self._check_exists(codec.record.id)
         values = (text, pickled, *columns, seconds)
         while True:
             rows = yield from self._guarded(codec.record, values, self._insert_or_find(codec.record, *values))
             if rows:
-                return codec.decode(rows[0][:-1], key, text)
+                value = codec.decode(rows[0][:-1], key, text)
+                return value
             yield from self._check_exists(codec.record.id)
 
     def _insert_or_find(self, record: StoreRecord, *values: Any) -> Op[Rows]:
-        rows: Rows = yield Query(SET_DEFAULT, record.id, *values)
+        rows: Rows = yield Query(self._SET_DEFAULT, record.id, *values)
         return rows
 
+    # Of two at once, the second waits for the first's commit and adds to its sum: none is lost.
+    # The common case, an integer that is there, by UPDATE: eight who increment one key get a sixth more done than by upsert. $4 and
+    # $5: between which the sum fits. A statement that failed over it would take a transaction with it.
+    _ADD: Final = Write(
+        f"""
+        UPDATE pgstore.dict_entry
+           SET integer_value = integer_value + $3,
+               revision = nextval('pgstore.dict_revision_seq'::regclass),
+               updated_at = statement_timestamp()
+         WHERE store_id = $1
+           AND key = $2
+           AND codec = '{INTEGER}'
+           AND integer_value BETWEEN $4 AND $5
+           AND {ALIVE}
+        """,
+        "int8 text int8 int8 int8",
+        kind=ChangeKind.PUT,
+        returning="integer_value",
+    )
+    # An integer to a number, which stays what it is. $10 and $11 as $4 and $5 of _ADD; no integer makes a double overflow.
+    _INCREMENT: Final = Write(
+        _INCREMENT_TEMPLATE.format(
+            codec="e.codec",
+            integer="e.integer_value + excluded.integer_value",
+            float="e.float_value + excluded.integer_value::float8",
+            fits=f"e.codec = '{FLOAT}' OR (e.codec = '{INTEGER}' AND e.integer_value BETWEEN $10 AND $11)",
+        ),
+        f"{_INSERT_TYPES} int8 int8",
+        kind=ChangeKind.PUT,
+        returning="integer_value, float_value",
+    )
+    # A double to a number, which becomes one. $10 and $11: from what to what the sum does not fit.
+    _INCREMENT_BY_FLOAT: Final = Write(
+        _INCREMENT_TEMPLATE.format(
+            codec="excluded.codec",
+            integer="NULL",
+            float="coalesce(e.float_value, e.integer_value) + excluded.float_value",
+            fits=f"e.codec IN ('{INTEGER}', '{FLOAT}') AND coalesce(e.float_value, e.integer_value) NOT BETWEEN $10 AND $11",
+        ),
+        f"{_INSERT_TYPES} float8 float8",
+        kind=ChangeKind.PUT,
+        returning="integer_value, float_value",
+    )
+
     @operation
-    def increment(self, key: Any, by: float = 1, *, ttl: float | None = None) -> Op[Any]:
+    def increment(self, key: K, by: float = 1, *, ttl: float | None = None) -> Op[Any]:
         """
         Add *by*, an int or a float, to the number under *key*, 0 if there is none; return the sum.
 
@@ -359,9 +384,7 @@ class Entries(DictBase):
             InvalidError: the value is not an int or a float.
             OverflowError: the sum does not fit into 64 bits.
         """
-        by = _summand(by)
-        if type(by) is int and not -(2**63) <= by < 2**63:
-            raise errors.NumberOverflow(f"{by} does not fit into 64 bits")
+        by = check_summand(by)
         codec = yield from self._open()
         text, pickled = codec.encode_key(key)
         seconds = self._ttl(ttl, codec.record.options)
@@ -369,17 +392,17 @@ class Entries(DictBase):
         values: tuple[Any, ...]
         if type(by) is int:
             low, high = max(-(2**63), -(2**63) - by), min(2**63 - 1, 2**63 - 1 - by)
-            rows = yield from self._write(ADD, codec.record, text, by, low, high)
-            write, values = INCREMENT, ("i", None, by, None, None, seconds, low, high)
+            rows = yield from self._write(self._ADD, codec.record, text, by, low, high)
+            write, values = self._INCREMENT, (INTEGER, None, by, None, None, seconds, low, high)
         else:
-            write, values = INCREMENT_BY_FLOAT, ("f", None, None, by, None, seconds, *_refused(by))
+            write, values = self._INCREMENT_BY_FLOAT, (FLOAT, None, None, by, None, seconds, *_not_addable(by))
         while not rows:
             rows = yield from self._write(write, codec.record, text, pickled, *values)
             if not rows:
-                found: Rows = yield Query(GET, codec.record.id, text)
+                found: Rows = yield Query(self._GET, codec.record.id, text)
                 if not found:
                     yield from self._check_exists(codec.record.id)
-                elif found[0][0] not in ("i", "f"):
+                elif found[0][0] not in (INTEGER, FLOAT):
                     raise self._no_number(codec, found[0], key, text)
                 elif not _fits(found[0], by):
                     raise errors.NumberOverflow(
@@ -402,23 +425,42 @@ class Entries(DictBase):
             )
         return errors.InvalidError(f"{what} is not an int or float, so it cannot be incremented")
 
+    # Waits for whoever is changing the entry, then prolongs what they have left.
+    _TOUCH: Final = Statement(
+        f"""
+        UPDATE pgstore.dict_entry
+           SET expires_at = statement_timestamp() + $3 * interval '1 second'
+         WHERE store_id = $1
+           AND key = $2
+           AND {ALIVE}
+        """,
+        "int8 text float8",
+    )
+
     @operation
-    def touch(self, key: Any, ttl: float | None = None) -> Op[bool]:
+    def touch(self, key: K, ttl: float | None = None) -> Op[bool]:
         """Let *key* expire *ttl* seconds from now (None: the Dict's default). Returns False if it is not there."""
         record = (yield from self._open()).record
-        count = yield Query(TOUCH, record.id, key_text(key), self._ttl(ttl, record.options))
+        count = yield Query(self._TOUCH, record.id, key_text(key), self._ttl(ttl, record.options))
         if count == 0:
             yield from self._check_exists(record.id)
         return bool(count)
 
+    # Waits for whoever is changing the entry, then deletes what they have left. Of two who delete it, one finds it.
+    _DELETE: Final = Write(
+        f"DELETE FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND {ALIVE}",
+        "int8 text",
+        kind=ChangeKind.DELETE,
+    )
+
     @operation
-    def _delitem(self, key: Any) -> Op[None]:
+    def _delitem(self, key: K) -> Op[None]:
         record = (yield from self._open()).record
-        if not (yield from self._write(DELETE, record, key_text(key))):
+        if not (yield from self._write(self._DELETE, record, key_text(key))):
             yield from self._check_exists(record.id)
             raise self._no_key(key)
 
-    def __delitem__(self, key: Any) -> None:
+    def __delitem__(self, key: K) -> None:
         self._delitem(key)
 
     def _no_key(self, key: Any) -> errors.MissingKeyError:
@@ -435,26 +477,16 @@ def _differ(value: Any, expected: Any, key: Any) -> bool:
         ) from exc
 
 
-def _summand(by: Any) -> int | float:
-    try:
-        number = as_real(by)
-    except OverflowError:
-        raise errors.NumberOverflow(f"{by!r} does not fit into 64 bits") from None
-    if number is None:
-        raise errors.InvalidError(f"increment adds an int or a float, not {by!r}")
-    return number
-
-
 def _fits(columns: Sequence[Any], by: float) -> bool:
     """Whether the sum of the number in *columns* and *by* fits into its column, as the statements see it."""
     codec, _, integer, real, _ = columns
     if type(by) is int:
-        return codec == "f" or -(2**63) <= int(integer) + by < 2**63
-    low, high = _refused(by)
-    return not low <= float(integer if codec == "i" else real) <= high
+        return codec == FLOAT or -(2**63) <= int(integer) + by < 2**63
+    low, high = _not_addable(by)
+    return not low <= float(integer if codec == INTEGER else real) <= high
 
 
-def _refused(by: float) -> tuple[float, float]:
+def _not_addable(by: float) -> tuple[float, float]:
     """The least and the greatest double whose sum with *by* is rounded to infinity, though both are finite; if none, 1 and 0."""
     if not isfinite(by) or abs(by) < _ROUNDED_UP:
         return 1.0, 0.0

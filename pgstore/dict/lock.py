@@ -1,7 +1,7 @@
 """Locks between processes: one holder a key, by lease.
 
 A row of `dict_lock` is a lease: it ends at a time by the server's clock, and its holder renews it from the background while
-it works. A killed holder stops renewing, and the next in line has the lock within the lease. Each acquisition has a token
+it works. A killed holder stops renewing, and the next who waits has the lock within the lease. Each acquisition has a token
 that no other has, so a holder that was away for too long cannot release, or renew, what is another's by now.
 """
 
@@ -24,52 +24,15 @@ from pgstore.core.limit import within
 from pgstore.core.operation import Autonomous, Listen, Op, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
 from pgstore.core.threads import going_on, start
-from pgstore.dict.base import DictBase, check_ttl
+from pgstore.dict.arguments import check_ttl
+from pgstore.dict.base import DictBase, K, V
 from pgstore.serializers import key_text
 
 LEASE_SECONDS: Final = 30.0
 
-# Of two who want a free lock one inserts, or takes the expired row; the other waits for that statement and then finds it taken.
-ACQUIRE = Statement(
-    """
-    INSERT INTO pgstore.dict_lock AS l (store_id, key, expires_at)
-    SELECT s.id, $2, statement_timestamp() + $3 * interval '1 second'
-      FROM pgstore.store s
-     WHERE s.id = $1
-    ON CONFLICT (store_id, key) DO UPDATE
-       SET token = excluded.token,
-           acquired_at = excluded.acquired_at,
-           expires_at = excluded.expires_at
-     WHERE l.expires_at <= excluded.acquired_at
-    RETURNING token
-    """,
-    "int8 text float8",
-)
-RENEW = Statement(
-    """
-    UPDATE pgstore.dict_lock
-       SET expires_at = statement_timestamp() + $4 * interval '1 second'
-     WHERE store_id = $1
-       AND key = $2
-       AND token = $3
-    """,
-    "int8 text int8 float8",
-)
-RELEASE = Statement("DELETE FROM pgstore.dict_lock WHERE store_id = $1 AND key = $2 AND token = $3", "int8 text int8")
-LEFT = Statement(
-    """
-    SELECT extract(epoch FROM expires_at - statement_timestamp())::double precision
-      FROM pgstore.dict_lock
-     WHERE store_id = $1
-       AND key = $2
-    """,
-    "int8 text",
-    read_only=True,
-)
-
 
 class _Hold:
-    """One holding of a lock: what must not be mixed up with that of another thread or task that uses the same object."""
+    """One acquisition of a lock, by one of the threads or tasks that share the object."""
 
     def __init__(self, token: int) -> None:
         self.token = token
@@ -99,7 +62,7 @@ class Lock:
     Threads and tasks may share the object, as one of `threading.Lock`: it has one holder among them, too.
     """
 
-    def __init__(self, store: Locking, key: Any, timeout: float | None, ttl: float) -> None:
+    def __init__(self, store: DictBase[Any, Any], key: Any, timeout: float | None, ttl: float) -> None:
         self._store = store
         self._key = key
         self._text = key_text(key)
@@ -147,7 +110,7 @@ class Lock:
         owner = _owner()
         if owner in self._holds:
             raise errors.InvalidError(f"{self!r} is held already, by this thread or task")
-        # Apart: a lock that others could see only after a commit would be none.
+        # Outside of a transaction: a lock that others could see only after its commit would be none.
         yield Autonomous(self._take(owner, block))
         return owner in self._holds
 
@@ -158,7 +121,7 @@ class Lock:
             self._holds[owner] = _Hold(token)
 
     def _note(self, owner: object) -> Op[None]:
-        """A client of one connection has none to be apart on: then the lock goes with the transaction, either way."""
+        """A client of one connection has no other for the lock: then it is taken, or lost, with the transaction."""
         yield from on_rollback(partial(self._restore, owner, self._holds.get(owner)))
 
     def _restore(self, owner: object, hold: _Hold | None) -> None:
@@ -166,6 +129,17 @@ class Lock:
             self._holds.pop(owner, None)
         else:
             self._holds[owner] = hold
+
+    _LEFT: Final = Statement(
+        """
+        SELECT extract(epoch FROM expires_at - statement_timestamp())::double precision
+          FROM pgstore.dict_lock
+         WHERE store_id = $1
+           AND key = $2
+        """,
+        "int8 text",
+        read_only=True,
+    )
 
     def _acquire(self, block: bool) -> Op[int | None]:
         deadline = Deadline.after(self._timeout, block=block)
@@ -193,29 +167,51 @@ class Lock:
                     return token
                 if deadline.passed():
                     raise errors.LockTimeout(f"{self!r} was not free within {self._timeout} s")
-                left = (yield Query(LEFT, store_id, self._text)) or [(0.0,)]
+                left = (yield Query(self._LEFT, store_id, self._text)) or [(0.0,)]
                 yield Wait(ticket, min(seconds, deadline.remaining(), max(left[0][0], 0.001)))
         finally:
             ticket.close()
         raise AssertionError("unreachable")
 
+    # Of two who want a free lock one inserts, or takes the expired row; the other waits for that statement and then finds it taken.
+    _ACQUIRE: Final = Statement(
+        """
+        INSERT INTO pgstore.dict_lock AS l (store_id, key, expires_at)
+        SELECT s.id, $2, statement_timestamp() + $3 * interval '1 second'
+          FROM pgstore.store s
+         WHERE s.id = $1
+        ON CONFLICT (store_id, key) DO UPDATE
+           SET token = excluded.token,
+               acquired_at = excluded.acquired_at,
+               expires_at = excluded.expires_at
+         WHERE l.expires_at <= excluded.acquired_at
+        RETURNING token
+        """,
+        "int8 text float8",
+    )
+
     def _try(self, store_id: int) -> Op[int | None]:
         def give_back(rows: Rows) -> list[Query]:
-            return [Query(RELEASE, store_id, self._text, rows[0][0])]
+            return [Query(self._RELEASE, store_id, self._text, rows[0][0])]
 
-        rows = yield Query(ACQUIRE, store_id, self._text, self._lease, undo=give_back)
+        rows = yield Query(self._ACQUIRE, store_id, self._text, self._lease, undo=give_back)
         if rows:
             token: int = rows[0][0]
             return token
         yield from self._store._check_exists(store_id)
         return None
 
+    # By the token, so that a late holder deletes nothing of the next one.
+    _RELEASE: Final = Statement(
+        "DELETE FROM pgstore.dict_lock WHERE store_id = $1 AND key = $2 AND token = $3", "int8 text int8"
+    )
+
     @operation
     def release(self) -> Op[bool]:
         """Give the lock up. Returns False if the lease had ended, and somebody else may have held it since."""
         owner, hold = self._hold()
         store_id = yield from self._store._locate()
-        query = Query(RELEASE, store_id, self._text, hold.token)
+        query = Query(self._RELEASE, store_id, self._text, hold.token)
 
         def release() -> Op[int]:
             yield from self._note(owner)
@@ -231,9 +227,22 @@ class Lock:
         """Let the lease begin anew. Returns False if it had ended and the lock is somebody else's."""
         return (yield from self._renewed(self.token))
 
+    # By the token, so that a late holder prolongs nothing of the next one. Where somebody takes the lock at the same time, because
+    # it had expired, this waits for them and then finds another token.
+    _RENEW: Final = Statement(
+        """
+        UPDATE pgstore.dict_lock
+           SET expires_at = statement_timestamp() + $4 * interval '1 second'
+         WHERE store_id = $1
+           AND key = $2
+           AND token = $3
+        """,
+        "int8 text int8 float8",
+    )
+
     def _renewed(self, token: int) -> Op[bool]:
         store_id = yield from self._store._locate()
-        return bool((yield Autonomous(_one(Query(RENEW, store_id, self._text, token, self._lease)))))
+        return bool((yield Autonomous(_one(Query(self._RENEW, store_id, self._text, token, self._lease)))))
 
     def _topic(self, store_id: int) -> Topic:
         return Topic(store_id, f"lock/{zlib.crc32(self._text.encode()):08x}")
@@ -317,16 +326,16 @@ def _one(query: Query) -> Op[Any]:
     return (yield query)
 
 
-class Locking(DictBase):
+class Locking(DictBase[K, V]):
     """`lock`."""
 
-    def lock(self, key: Any, *, timeout: float | None = None, ttl: float = LEASE_SECONDS) -> Lock:
+    def lock(self, key: K, *, timeout: float | None = None, ttl: float = LEASE_SECONDS) -> Lock:
         """
         Return a lock on *key*, for `with` and `async with`: one holder among all processes.
 
-        It is apart from the entry under *key*, and from transactions, and not reentrant: who holds it waits for themselves. While
-        a `with` block runs its lease is renewed; a killed holder loses it after *ttl* seconds, and one that was paused for so
-        long without being told. What must not be done by two checks `renew()`, or passes `token` on as a fencing token.
+        It has nothing to do with the entry under *key*, nor with transactions, and is not reentrant: a holder that takes it again
+        waits for itself. While a `with` block runs its lease is renewed. A killed holder loses it after *ttl* seconds, and so does
+        one that was paused for longer, without noticing: after a pause check `renew()`, or pass `token` as a fencing token.
 
         Args:
             timeout: wait at most so many seconds, then raise `LockTimeout`, a `TimeoutError`; None: for ever.

@@ -10,6 +10,7 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from pgstore import errors
 from pgstore.core.operation import BeforeCommit, CommitHook, Op, operation
+from pgstore.dict.base import K, V
 from pgstore.dict.entries import Entries
 from pgstore.dict.lock import LEASE_SECONDS, Lock, Locking
 from pgstore.serializers import callable_key
@@ -20,7 +21,7 @@ T = TypeVar("T")
 _ABSENT: Final = object()
 
 
-class Memoizing(Entries, Locking):
+class Memoizing(Entries[K, V], Locking[K, V]):
     """`memoize`."""
 
     def memoize(
@@ -55,7 +56,7 @@ class Memoizing(Entries, Locking):
                         found = self._recall(wanted)
                         if found is _ABSENT:
                             found = function(*args, **kwargs)
-                            self.put(wanted, found, ttl=ttl)
+                            self.put(wanted, cast("V", found), ttl=ttl)
                 return cast("T", found)
 
             async def remembered_async(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -108,7 +109,7 @@ def _keys_of(function: Callable[..., Any]) -> Callable[..., Any]:
 class _Computing:
     """The lock that whoever computes holds; in a transaction, until others can see the result or know that there is none."""
 
-    def __init__(self, store: Memoizing, key: Any, lease: float) -> None:
+    def __init__(self, store: Memoizing[Any, Any], key: Any, lease: float) -> None:
         self._store = store
         self._lock = store.lock(key, ttl=lease)
 

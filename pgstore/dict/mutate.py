@@ -3,53 +3,28 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Generic, cast
 
 from pgstore import errors
 from pgstore.client.transaction import Transaction
 from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
-from pgstore.dict.base import ALIVE, READ, DictBase
-from pgstore.dict.entries import DELETE, PUT
+from pgstore.dict.base import ALIVE, READ, K, V
+from pgstore.dict.entries import Entries
 from pgstore.serializers import key_text
-
-# Waits for whoever else changes the entry, then reads what they left.
-LOCK_ENTRY = Statement(
-    f"""
-    SELECT {READ}, {ALIVE}
-      FROM pgstore.dict_entry
-     WHERE store_id = $1
-       AND key = $2
-       FOR UPDATE
-    """,
-    "int8 text",
-)
-# A key that is not there has no row to lock: an expired one is made, which nobody sees and which the second to come waits for.
-MAKE_PLACE = Statement(
-    """
-    INSERT INTO pgstore.dict_entry (store_id, key, key_pickle, codec, integer_value, expires_at)
-    SELECT s.id, $2, $3, 'i', 0, '-infinity'
-      FROM pgstore.store s
-     WHERE s.id = $1
-    ON CONFLICT DO NOTHING
-    """,
-    "int8 text bytea",
-)
-REMOVE_PLACE = Statement(
-    "DELETE FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND expires_at = '-infinity'", "int8 text"
-)
+from pgstore.serializers.codecs import INTEGER
 
 _ABSENT: Final = object()
 
 
-class Mutation:
+class Mutation(Generic[V]):
     """
     The value of one key, held by `with d.mutate(key) as entry:`; what `entry.value` is at the end of the block is stored.
 
     It is changed by assigning to `value` or by changing the value itself. `delete()` removes the key instead.
     """
 
-    def __init__(self, store: Mutating, key: Any, default: Any, ttl: float | None) -> None:
+    def __init__(self, store: Mutating[Any, V], key: Any, default: Any, ttl: float | None) -> None:
         self._store = store
         self._key = key
         self._text = key_text(key)
@@ -57,21 +32,49 @@ class Mutation:
         self._ttl = ttl
         self._transaction: Transaction | None = None
         self._deleted = False
-        self.value: Any = None
+        self.value: V = cast("V", None)
         self.existed = False
 
     def delete(self) -> None:
         """Remove the key at the end of the block."""
         self._deleted = True
 
+    # Waits for whoever else changes the entry, then reads what they left.
+    _LOCK_ENTRY: Final = Statement(
+        f"""
+        SELECT {READ}, {ALIVE}
+          FROM pgstore.dict_entry
+         WHERE store_id = $1
+           AND key = $2
+           FOR UPDATE
+        """,
+        "int8 text",
+    )
+
+    # A key that is not there has no row to lock: an expired one is made, which nobody sees and which the second to come waits for.
+    _INSERT_PLACEHOLDER: Final = Statement(
+        f"""
+        INSERT INTO pgstore.dict_entry (store_id, key, key_pickle, codec, integer_value, expires_at)
+        SELECT s.id, $2, $3, '{INTEGER}', 0, '-infinity'
+          FROM pgstore.store s
+         WHERE s.id = $1
+        ON CONFLICT DO NOTHING
+        """,
+        "int8 text bytea",
+    )
+
     def _begin(self) -> Op[None]:
         codec = yield from self._store._open()
-        while not (rows := (yield Query(LOCK_ENTRY, codec.store_id, self._text))):
+        while not (rows := (yield Query(self._LOCK_ENTRY, codec.store_id, self._text))):
             _, pickled = codec.encode_key(self._key)
-            if not (yield Query(MAKE_PLACE, codec.store_id, self._text, pickled)):
+            if not (yield Query(self._INSERT_PLACEHOLDER, codec.store_id, self._text, pickled)):
                 yield from self._store._check_exists(codec.store_id)
         *columns, self.existed = rows[0]
         self.value = codec.decode(columns, self._key, self._text) if self.existed else self._default
+
+    _DELETE_PLACEHOLDER: Final = Statement(
+        "DELETE FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND expires_at = '-infinity'", "int8 text"
+    )
 
     def _end(self) -> Op[None]:
         store = self._store
@@ -80,11 +83,11 @@ class Mutation:
             _, pickled = codec.encode_key(self._key)
             columns = codec.encode(self.value, self._key, self._text)
             seconds = store._ttl(self._ttl, codec.record.options)
-            yield from store._write(PUT, codec.record, self._text, pickled, *columns, seconds)
+            yield from store._write(store._PUT, codec.record, self._text, pickled, *columns, seconds)
         elif self.existed:
-            yield from store._write(DELETE, codec.record, self._text)
+            yield from store._write(store._DELETE, codec.record, self._text)
         else:
-            yield Query(REMOVE_PLACE, codec.store_id, self._text)
+            yield Query(self._DELETE_PLACEHOLDER, codec.store_id, self._text)
 
     # A transaction of its own, or a savepoint in the current one; bound explicitly, so that the body may do other things.
 
@@ -98,7 +101,7 @@ class Mutation:
         self._transaction = self._store._runner.transaction()
         return self._transaction
 
-    def __enter__(self) -> Mutation:
+    def __enter__(self) -> Mutation[V]:
         transaction = self._start()
         transaction.__enter__()
         try:
@@ -121,7 +124,7 @@ class Mutation:
                 raise
         transaction.__exit__(kind, exc, trace)
 
-    async def __aenter__(self) -> Mutation:
+    async def __aenter__(self) -> Mutation[V]:
         transaction = self._start()
         await transaction.__aenter__()
         try:
@@ -145,10 +148,10 @@ class Mutation:
         await transaction.__aexit__(kind, exc, trace)
 
 
-class Mutating(DictBase):
+class Mutating(Entries[K, V]):
     """`mutate`."""
 
-    def mutate(self, key: Any, default: Any = None, *, ttl: float | None = None) -> Mutation:
+    def mutate(self, key: K, default: V | None = None, *, ttl: float | None = None) -> Mutation[V]:
         """
         Hold *key* locked while its value is changed: `with d.mutate("hits", []) as entry: entry.value.append(1)`.
 

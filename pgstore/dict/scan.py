@@ -10,15 +10,14 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from pgstore import errors
-from pgstore.core.numbers import as_int
 from pgstore.core.operation import BeforeCommit, CommitHook, Cursor, Fetch, Op, OpenCursor, Query, iterated, operation
 from pgstore.core.statement import Statement
-from pgstore.dict.base import ALIVE, READ, DictBase
+from pgstore.dict.arguments import check_limit, check_prefix
+from pgstore.dict.base import ALIVE, READ, DictBase, K, V
 from pgstore.dict.codec import Codec
 from pgstore.serializers import key_text
 
-FIRST_PAGE_ENTRIES: Final = 50  # the first comes quickly, and tells how large entries are
+FIRST_PAGE_ENTRIES: Final = 50  # the first comes quickly, and shows how large entries are
 PAGE_ENTRIES: Final = 1000
 PAGE_BYTES: Final = 8 * 1024 * 1024
 _SAMPLE_ENTRIES: Final = 16
@@ -49,21 +48,21 @@ def page(columns: str, *, low: str, high: str, reverse: bool) -> Statement:
     )
 
 
-class Scan(DictBase):
+class Scan(DictBase[K, V]):
     """Operations on all keys, or a range of them."""
 
     @operation
-    def keys(self) -> Op[list[Any]]:
+    def keys(self) -> Op[list[K]]:
         """Return all keys, in the order of their text."""
         return (yield from _all(self._pages("", self._key_of)))
 
     @operation
-    def values(self) -> Op[list[Any]]:
+    def values(self) -> Op[list[V]]:
         """Return all values, in the order of the keys."""
         return (yield from _all(self._pages(f", {READ}", self._value_of)))
 
     @operation
-    def items(self) -> Op[list[tuple[Any, Any]]]:
+    def items(self) -> Op[list[tuple[K, V]]]:
         """Return all pairs of key and value, in the order of the keys."""
         return (yield from _all(self._pages(f", {READ}", Codec.pair)))
 
@@ -76,7 +75,7 @@ class Scan(DictBase):
         end: Any = None,
         reverse: bool = False,
         limit: int | None = None,
-    ) -> Fetch[Any]:
+    ) -> Fetch[K]:
         """Iterate over keys, for `for` and `async for`; the arguments are those of `iterate_items`."""
         return self._pages("", self._key_of, prefix=prefix, start=start, end=end, reverse=reverse, limit=limit)
 
@@ -89,7 +88,7 @@ class Scan(DictBase):
         end: Any = None,
         reverse: bool = False,
         limit: int | None = None,
-    ) -> Fetch[Any]:
+    ) -> Fetch[V]:
         """Iterate over values, for `for` and `async for`; the arguments are those of `iterate_items`."""
         return self._pages(
             f", {READ}", self._value_of, prefix=prefix, start=start, end=end, reverse=reverse, limit=limit
@@ -104,7 +103,7 @@ class Scan(DictBase):
         end: Any = None,
         reverse: bool = False,
         limit: int | None = None,
-    ) -> Fetch[tuple[Any, Any]]:
+    ) -> Fetch[tuple[K, V]]:
         """
         Iterate over pairs of key and value, for `for` and `async for`, in the order of the keys' text.
 
@@ -120,10 +119,10 @@ class Scan(DictBase):
         """
         return self._pages(f", {READ}", Codec.pair, prefix=prefix, start=start, end=end, reverse=reverse, limit=limit)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[K]:
         return iter(self.iterate_keys())
 
-    def __reversed__(self) -> Iterator[Any]:
+    def __reversed__(self) -> Iterator[K]:
         return iter(self.iterate_keys(reverse=True))
 
     # ---------------------------------------------------------------------------------------------------------- rows
@@ -150,24 +149,16 @@ class _Bounds:
         reverse: bool = False,
         limit: int | None = None,
     ) -> None:
-        entries = None if limit is None else as_int(limit)
-        if limit is not None and (entries is None or entries < 0):
-            raise errors.InvalidError(f"limit is {limit!r}, expected a number of 0 or more, or None")
         self.low = None if start is None else key_text(start)
         self.low_operator = "" if start is None else ">="
         self.high = None if end is None else key_text(end)
         self.high_operator = "" if end is None else "<"
         if prefix is not None:
-            self._narrow(prefix)
+            self._narrow(check_prefix(prefix))
         self.reverse = reverse
-        self.left = (1 << 62) if entries is None else min(entries, 1 << 62)  # what LIMIT takes
+        self.left = check_limit(limit)
 
     def _narrow(self, prefix: str) -> None:
-        given: object = prefix
-        if not isinstance(given, str) or len(prefix.encode(errors="replace")) > 1000 or key_text(prefix) != prefix:
-            raise errors.InvalidError(
-                f"prefix {prefix!r} is not a str of at most 1,000 bytes that can begin a key's text"
-            )
         if self.low is None or prefix > self.low:
             self.low, self.low_operator = prefix, ">="
         above = _successor(prefix)
@@ -200,7 +191,9 @@ def _successor(prefix: str) -> str | None:
 class _Pages:
     """Entries, a page a call."""
 
-    def __init__(self, store: Scan, columns: str, make: Callable[[Any, Row], Any], bounds: _Bounds) -> None:
+    def __init__(
+        self, store: DictBase[Any, Any], columns: str, make: Callable[[Any, Row], Any], bounds: _Bounds
+    ) -> None:
         self._store = store
         self._columns = columns
         self._make = make
@@ -229,7 +222,8 @@ class _Pages:
         self._rows_max = _rows_of(rows)
         bounds.left -= len(rows)
         bounds.go_on_after(rows[-1][0])
-        # Decoded one by one: a value that cannot be loaded must not hide the rest, and the collector of cycles sees none of them.
+        # Decoded one by one: a value that cannot be loaded must not hide the rest. A list of them all would make the garbage
+        # collector go through it.
         return map(functools.partial(self._make, codec), rows)
 
     def forget_cursor(self, cursors: _Cursors) -> None:

@@ -18,43 +18,20 @@ from pgstore.core.clock import Deadline
 from pgstore.core.limit import within
 from pgstore.core.operation import Listen, Op, Query, Rows, Topic, Wait
 from pgstore.core.statement import Statement
-from pgstore.dict.base import WATCHED, DictBase
+from pgstore.dict.base import WATCHED, ChangeKind, DictBase, K, V
 
 KEPT_SECONDS: Final = 3600.0  # the log's memory
 _MARGIN_SECONDS: Final = 60.0
 _AFTER_ALL: Final = (1 << 63) - 1
 _SEES_NOTHING: Final = "1:1:"
 
-NOW = Statement(
-    """
-    SELECT pg_snapshot_xmin(s)::text, s::text, extract(epoch FROM statement_timestamp())::double precision
-      FROM pg_current_snapshot() AS s
-    """,
-    read_only=True,
-)
-# Not what was committed when the watcher came: that is the Dict it starts from. One row at least, which tells how things stand:
-# the oldest transaction, and how many have a number since (not xmax: what runs may lie beyond).
-CHANGES = Statement(
-    """
-    SELECT n.now, n.oldest::text, age(n.oldest::xid), c.transaction_id::text, c.id, c.kind, c.key, c.revision, c.key_pickle
-      FROM (SELECT extract(epoch FROM statement_timestamp())::double precision, pg_snapshot_xmin(s)
-              FROM pg_current_snapshot() AS s) AS n (now, oldest)
-      LEFT JOIN (SELECT transaction_id, id, kind, key, revision, key_pickle
-                   FROM pgstore.dict_change
-                  WHERE store_id = $1
-                    AND (transaction_id, id) > ($2::xid8, $3)
-                    AND transaction_id < pg_snapshot_xmin(pg_current_snapshot())
-                    AND NOT pg_visible_in_snapshot(transaction_id, $4::pg_snapshot)
-                  ORDER BY transaction_id, id
-                  LIMIT 1000) AS c ON true
-     ORDER BY c.transaction_id, c.id
-    """,
-    "int8 text int8 text",
-    read_only=True,
-)
 _ROWS_MAX: Final = 1000
 _NOTE_SECONDS: Final = 10.0
-_KINDS: Final[dict[str, Literal["put", "delete", "clear"]]] = {"p": "put", "d": "delete", "c": "clear"}
+_KINDS: Final[dict[str, Literal["put", "delete", "clear"]]] = {
+    ChangeKind.PUT: "put",
+    ChangeKind.DELETE: "delete",
+    ChangeKind.CLEAR: "clear",
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +50,7 @@ class DictChange:
 class Watcher:
     """Iterates over changes, for `for` and `async for`; ends by its timeout or by `close()`. Leaving `with` closes it."""
 
-    def __init__(self, store: Watching, since: str | None, timeout: float | None) -> None:
+    def __init__(self, store: DictBase[Any, Any], since: str | None, timeout: float | None) -> None:
         self._store = store
         self._timeout = timeout
         self._position: tuple[str, int] | None = None  # of the last change seen
@@ -144,14 +121,43 @@ class Watcher:
                 yield from self._store._check_exists(codec.store_id)
         return None
 
+    _NOW: Final = Statement(
+        """
+        SELECT pg_snapshot_xmin(s)::text, s::text, extract(epoch FROM statement_timestamp())::double precision
+          FROM pg_current_snapshot() AS s
+        """,
+        read_only=True,
+    )
+
     def _begin(self) -> Op[None]:
         """From now on."""
-        ((oldest, self._snapshot, self._unread_since),) = yield Query(NOW)
+        ((oldest, self._snapshot, self._unread_since),) = yield Query(self._NOW)
         self._position, self._noted = (str(int(oldest) - 1), 0), []
+
+    # Not what was committed when the watcher came: that is the Dict it starts from. One row at least:
+    # the oldest transaction, and how many have a number since (not xmax: what runs may lie beyond).
+    _CHANGES: Final = Statement(
+        """
+        SELECT n.now, n.oldest::text, age(n.oldest::xid), c.transaction_id::text, c.id, c.kind, c.key, c.revision, c.key_pickle
+          FROM (SELECT extract(epoch FROM statement_timestamp())::double precision, pg_snapshot_xmin(s)
+                  FROM pg_current_snapshot() AS s) AS n (now, oldest)
+          LEFT JOIN (SELECT transaction_id, id, kind, key, revision, key_pickle
+                       FROM pgstore.dict_change
+                      WHERE store_id = $1
+                        AND (transaction_id, id) > ($2::xid8, $3)
+                        AND transaction_id < pg_snapshot_xmin(pg_current_snapshot())
+                        AND NOT pg_visible_in_snapshot(transaction_id, $4::pg_snapshot)
+                      ORDER BY transaction_id, id
+                      LIMIT 1000) AS c ON true
+         ORDER BY c.transaction_id, c.id
+        """,
+        "int8 text int8 text",
+        read_only=True,
+    )
 
     def _read(self, store_id: int) -> Op[None]:
         assert self._position is not None
-        rows: Rows = yield Query(CHANGES, store_id, *self._position, self._snapshot)
+        rows: Rows = yield Query(self._CHANGES, store_id, *self._position, self._snapshot)
         now, oldest = rows[0][0], int(rows[0][1])
         following = oldest + rows[0][2]
         if int(self._position[0]) >= following:  # of another cluster, before a restore or a failover
@@ -228,7 +234,7 @@ class Watcher:
         self.close()
 
 
-class Watching(DictBase):
+class Watching(DictBase[K, V]):
     """`watch`."""
 
     def watch(self, *, since: str | None = None, timeout: float | None = None) -> Watcher:

@@ -1,43 +1,86 @@
 """Queue: items put by some, taken by others, each by one.
 
-One row of `queue_item` an item; taking is deleting. Two takers never get one item and never wait for each other: each passes
-over what another has locked. A taker that finds nothing sleeps until a put wakes it (`client.listener`).
+One row of `queue_item` an item; taking is deleting. Two takers never get one item and never wait for each other: each passes over
+what another has locked. A taker that finds nothing sleeps until a put wakes it (`client.listener`). The order is that of ids, which
+puts draw as they run.
 
-Order: items of one partition are taken in the order of their ids, which puts draw as they run. So the items of one producer come
-out in its order, and a transaction that commits late brings its items in at their old place. An item that comes back from a
-rollback is taken next; one that was stopped on its way, by Ctrl-C or a cancelled task, is put again at the end.
+A get starts at a low watermark, so that it need not pass the dead rows of what was taken. Whatever inserts into `queue_item` takes
+part in its proof: read `watermark` before adding a statement that does.
 
-A get starts at a mark below which nothing is left, so that it need not pass the dead rows of what was taken (`take`, and
-`queue_advance` in sql/schema.sql). Whatever inserts has to take part in the proof of that mark: `base.INSERTING`.
-
-The parts: `put` and `take` what their names say, `lease` what is taken for a time, delayed or dead, `look` what leaves items where
-they are, and `clear`.
+The parts: `put` and `take` what their names say, `lease` what is taken for a time, `due` what comes back, `dead_letters`, `peek`
+what leaves items where they are, and `clear`; `state` what a client knows and counts, `repair` what `pgstore check` mends.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, ClassVar
+
 from pgstore.core.operation import Op, operation
-from pgstore.queue.lease import DeadLetter, Lease
-from pgstore.queue.peek import ItemIterator, Looking
+from pgstore.queue.base import T
+from pgstore.queue.dead_letters import DeadLetter, DeadLetters
+from pgstore.queue.lease import Lease
+from pgstore.queue.peek import ItemIterator, Peeking
 from pgstore.queue.put import Putting
 from pgstore.queue.take import Taking
 from pgstore.types import QueueInfo
 
+if TYPE_CHECKING:
+    from pgstore.store.objects import Objects
+
 __all__ = ["DeadLetter", "ItemIterator", "Lease", "Queue"]
 
 
-class Queue(Taking, Putting, Looking):
+class Queue(Taking[T], Putting[T], Peeking[T], DeadLetters[T]):
     """
-    A persistent first-in, first-out queue of any picklable items.
-
-    Outside a transaction a `get` takes the item for good. Inside `pgstore.transaction()` an item is given back, at its old
-    place, if the transaction does not commit. With `get(lease=60)` it comes back unless it is acknowledged within the minute.
+    A persistent first-in, first-out queue of any picklable items, shared by every client of the database.
 
     >>> q = Queue.from_name("tasks", create_if_missing=True)
     >>> q.put("a")
     ... q.get()
     'a'
+
+    `Queue[Task]` says what the items are, for type checkers: `q: Queue[Task] = Queue.from_name("tasks")`.
+
+    **Order.** Within a partition items come out in the order in which the puts ran, so those of one producer in its order. An item
+    keeps the place of its put: one whose transaction commits late is taken next, before younger ones. `put_many` keeps its order.
+    Puts with `ordered=True` come in the order of their commits, and wait for each other's. Items that come back from a lease, a
+    delay or an interrupted call come at the end. Several consumers start items in order; which of them is done first, nobody knows.
+
+    **How often an item is delivered.** Outside a transaction at most once: it is gone when `get` has it, and a consumer that dies
+    then has lost it. In a transaction once: taking it and what is written with it are committed together, and an item whose
+    transaction does not commit is back at its old place. With `get(lease=60)` at least once: it comes back unless it is
+    acknowledged within the minute, and a worker that is too late gets `LeaseLost`. If `lease.ack()` is in the transaction that
+    writes the result, the result counts once. In a Queue made with `max_attempts` an item whose last lease came to nothing is a
+    dead letter (`dead_letters`).
+
+    **Atomicity.** Each call is done wholly or not at all, `put_many` and `get_many` as well; only `clear` deletes ten thousand
+    items at a time. What is put in one transaction can be taken when it commits, all of it at once.
+
+    **Waiting.** `get` waits for an item, `put` into a Queue made with `maxsize` for room. No consumer waits for another, nor does a
+    put without options for another put. Waiting for an item holds no transaction open in which nothing was written. A *timeout* is
+    for all that a call may wait for, such as a free connection or a server that has fallen silent.
+
+    **Durability.** A call returns when the server has it on disk, or with `durable=False` before: then a crash of the server within
+    a second loses such a put and repeats such a get.
+
+    **What a crash or an interrupt leaves.** A transaction that did not commit leaves nothing. What Ctrl-C or a cancelled task has
+    stopped on its way is put back at the end of the queue, in one step. If the connection breaks while a put or get is under way it
+    may have been done: the call raises `OutcomeUnknown`. A put with an `idempotency_key` is repeated by itself instead, and puts
+    once.
+
+    **Limits.** An item to 256 MiB, the name of a partition to 64 bytes; any number of items and partitions. Nothing expires but by
+    `partition_ttl`. A get costs the same in a long queue and in a short one.
+
+    **Errors.** `queue.Empty` and `queue.Full` when the time to wait is over. `DeserializationError` if this process cannot load an
+    item: its bytes are in the error's `raw`, and `get` has taken it all the same, for the queue would stand still otherwise.
+    `NotFoundError` if the Queue does not exist, or does not any more.
+
+    **Trust.** Items are pickles: whoever may write to a Queue may run code in those who read it, unless all clients have signing
+    keys (`configure`).
     """
+
+    if TYPE_CHECKING:
+        objects: ClassVar[Objects[Queue[Any]]]
 
     @operation
     def info(self) -> Op[QueueInfo]:

@@ -1,58 +1,39 @@
-"""What every part of Queue rests on: its options, partitions, and how items become bytes."""
+"""What all parts of Queue share: options, and how items become bytes and back."""
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import pickle
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, announce
+from pgstore.client.listener import announce
 from pgstore.client.notifications import Notifications, in_transaction
-from pgstore.core.names import UNSTORABLE
-from pgstore.core.numbers import as_int, as_seconds
 from pgstore.core.operation import BeforeCommit, Op, Rows, Topic
-from pgstore.queue.state import KnownQueue, household
+from pgstore.queue.arguments import check_options, partition_name
+from pgstore.queue.state import QueueState, client_queues
 from pgstore.serializers import NOT_LOADED, check_size, dumps, load_json, loads
+from pgstore.serializers.codecs import JSON, PICKLE, SIGNED_PICKLE
 from pgstore.serializers.signing import SIGNATURE_BYTES, Signer
 from pgstore.store.handle import Store
 from pgstore.store.registry import StoreRecord
 
-PARTITION_BYTES_MAX: Final = 64
-# Whoever inserts into queue_item holds this lock from before the ids are drawn to the end of the transaction. It keeps nobody out:
-# it tells `queue_advance` (sql/schema.sql) who may have ids that cannot be seen yet. "pgsi". Nor is it waited for, since
-# every login may keep it from us: `queue_inserting` tells the same.
-INSERT_LOCK_CLASS: Final = 0x70677369
-INSERT_LOCK: Final = (
-    f"CASE WHEN pg_try_advisory_xact_lock_shared({INSERT_LOCK_CLASS}, ($1 % 2147483648)::integer)"
-    " THEN true ELSE pgstore.queue_inserting($1) END"
-)
-INSERTING: Final = f"inserting AS MATERIALIZED (SELECT {INSERT_LOCK})"
-# Only if there is something to insert: `gone` has rows.
-INSERTING_WHAT_IS_GONE: Final = (
-    f"inserting AS MATERIALIZED (SELECT {INSERT_LOCK} FROM (SELECT FROM gone LIMIT 1) AS some_item)"
-)
-# The commit does not wait for the disk. As a part of the statement: the setting ends with it, and costs no trip of its own.
-RELAX: Final = "set_config('synchronous_commit', 'off', true)"
-RELAXED: Final = f"relaxed AS MATERIALIZED (SELECT {RELAX})"
+# The type of items, for type checkers: `Queue[Task]`. What is not said is Any.
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
 NOT_DURABLE: Final = "would make all of it not durable"
-SECONDS_MAX: Final = 10 * 365 * 86400
-OPTION_MAX: Final = 2**31 - 1
 
 
-class _Left(enum.Enum):
-    """An argument that was not given: None is an item."""
-
-    OUT = enum.auto()
-
-
-LEFT_OUT: Final = _Left.OUT
-
-
-class QueueBase(Store):
+class QueueBase(Store, Generic[T]):
     """Options, partitions and items."""
 
     _kind: ClassVar = "queue"
@@ -92,7 +73,7 @@ class QueueBase(Store):
         store = super().from_name(
             label, name=name, environment_name=environment_name, create_if_missing=create_if_missing, client=client
         )
-        store._options = _options(maxsize=maxsize, max_attempts=max_attempts)
+        store._options = check_options(maxsize=maxsize, max_attempts=max_attempts)
         return store
 
     @classmethod
@@ -111,7 +92,7 @@ class QueueBase(Store):
         after a crash once its process has been silent for ten minutes.
         """
         store = super().ephemeral(client, environment_name)
-        store._options = _options(maxsize=maxsize, max_attempts=max_attempts)
+        store._options = check_options(maxsize=maxsize, max_attempts=max_attempts)
         return store
 
     @staticmethod
@@ -130,9 +111,9 @@ class QueueBase(Store):
             record = yield from self._know()
         return record
 
-    def _of(self, store_id: int) -> KnownQueue:
-        """What the client knows of this Queue; asked for anew by each operation, for a forked child begins with nothing."""
-        return household(self._runner).queue(store_id)
+    def _of(self, store_id: int) -> QueueState:
+        """What the client knows of this Queue; looked up by each operation, since a forked child begins with nothing."""
+        return client_queues(self._runner).queue(store_id)
 
     def _announce(self, topics: Iterable[Topic]) -> Op[None]:
         """Wake those who wait for *topics*, when what was done commits."""
@@ -177,7 +158,7 @@ class QueueBase(Store):
 
     def _decode_all(self, rows: Rows, partition: str) -> list[Any]:
         """The items of *rows*, as `_decode` gives them."""
-        if {row[2] for row in rows} == {"p"} and not self._runner.settings.signing_keys:
+        if {row[2] for row in rows} == {PICKLE} and not self._runner.settings.signing_keys:
             # In one go: a call for each would take a quarter of the time. What fails is named below.
             with contextlib.suppress(*NOT_LOADED):
                 return [pickle.loads(row[3]) for row in rows]
@@ -185,9 +166,9 @@ class QueueBase(Store):
 
     def _decode(self, row: Sequence[Any], partition: str) -> Any:
         """The item of a row that starts with id, put_at, codec, payload."""
-        if row[2] == "j":
+        if row[2] == JSON:
             return load_json(row[3], "item {} of {!r}", row[0], self)
-        if row[2] != "p" or self._runner.settings.signing_keys:
+        if row[2] != PICKLE or self._runner.settings.signing_keys:
             return loads(self._checked(row, partition), "item {} of {!r}", row[0], self)
         return loads(row[3], "item {} of {!r}", row[0], self)
 
@@ -195,9 +176,9 @@ class QueueBase(Store):
         """The pickle of a row, if this client may load it."""
         number, _, codec, payload = row[:4]
         has_keys = bool(self._runner.settings.signing_keys)
-        if codec == "p":
+        if codec == PICKLE:
             reason = "is not signed, and this client has signing keys"
-        elif codec != "s":
+        elif codec != SIGNED_PICKLE:
             reason = f"is of codec {codec!r}, which this version does not know"
         elif has_keys and not self._signer.has_signed(payload[:SIGNATURE_BYTES], partition, payload[SIGNATURE_BYTES:]):
             reason = "is signed by none of this client's keys"
@@ -206,70 +187,6 @@ class QueueBase(Store):
         raise errors.DeserializationError(f"item {number} of {self!r} {reason}", bytes(payload))
 
 
-def waking(rows: str, *, key: str, payload: str) -> str:
-    """
-    A SELECT that wakes those who wait for a topic if *rows* has any, and has one row then.
-
-    *key* and *payload* are the names of the parameters with the topic's.
-    """
-    return f"""
-        SELECT (SELECT pg_notify('{CHANNEL}', {payload}) WHERE {SOMEONE_WAITS.format(key=key)})
-          FROM (SELECT 1 FROM {rows} LIMIT 1) AS some_item
-    """
-
-
-def partition_name(partition: str | None) -> str:
-    """The name of *partition* in the table, if it can be one."""
-    if partition is None:
-        return ""
-    if not isinstance(partition, str):
-        raise errors.InvalidError(f"partition must be a str, not {type(partition).__name__}: {partition!r}")
-    if not 1 <= len(partition.encode(errors="replace")) <= PARTITION_BYTES_MAX or UNSTORABLE.search(partition):
-        raise errors.InvalidError(
-            f"partition {partition!r} is not of 1 to {PARTITION_BYTES_MAX} bytes of UTF-8, without NUL and lone surrogates; "
-            "leave it out for the default"
-        )
-    return partition
-
-
-def one_of(given: Any, also: Any, operation: str, names: str) -> Any:
-    """The one of two arguments that was given: ours, or Modal's for the same."""
-    if (given is LEFT_OUT) == (also is LEFT_OUT):
-        raise errors.InvalidError(f"{operation} takes one of {names}, which are the same")
-    return also if given is LEFT_OUT else given
-
-
-def check_count(n: object, noun: str) -> int:
-    """Return *n* if it is a number of items."""
-    items = as_int(n)
-    if items is None or items < 1:
-        raise errors.InvalidError(f"{noun} takes the number of items, 1 or more, not {n!r}")
-    return min(items, 1 << 62)  # what LIMIT takes
-
-
-def check_seconds(seconds: object, noun: str, *, above: float = 0.0) -> float:
-    """Return *seconds* if it is a finite time, at least 0 or more than *above*."""
-    checked = as_seconds(seconds)
-    if checked is None or not 0 <= checked <= SECONDS_MAX:
-        raise errors.InvalidError(f"{noun} {seconds!r} is not a number of seconds of at most {SECONDS_MAX}")
-    if above and checked < above:
-        raise errors.InvalidError(f"{noun} {seconds!r} is below {above} s")
-    return checked
-
-
 def room_topic(store_id: int) -> Topic:
     """What a put into a full Queue waits for."""
     return Topic(store_id, "room")
-
-
-def _options(**given: int | None) -> dict[str, Any]:
-    """What was given, checked."""
-    options: dict[str, Any] = {}
-    for name, value in given.items():
-        if value is None:
-            continue
-        checked = as_int(value)
-        if checked is None or not 1 <= checked <= OPTION_MAX:
-            raise errors.InvalidError(f"{name} {value!r} is not a number of 1 to {OPTION_MAX}")
-        options[name] = checked
-    return options

@@ -2,10 +2,7 @@
 
 A leased item is moved to `queue_deferred`, as one that is put with a delay is: `queue_item` has inserts and deletes only, for the
 dead row of an update is one more that each get has to pass. The id of the row there is used once and is the token of the lease,
-so that a worker that was away for too long can neither end nor prolong what is another's by now.
-
-What has become due moves back by the hands of those who take: a client looks at most once a second, for all partitions of a Queue,
-and one that waits is told with each look when the next of its partition comes.
+so that a worker that was away for too long can neither end nor prolong what is another's by now. What ends moves back by `due`.
 """
 
 from __future__ import annotations
@@ -13,186 +10,31 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Generic, Self
 
 from pgstore import errors
 from pgstore.client.notifications import notifying
 from pgstore.client.undo import on_rollback
-from pgstore.core.clock import monotonic
-from pgstore.core.operation import Autonomous, Op, Query, Rows, Topic, operation
+from pgstore.core.operation import Op, Query, Rows, Topic, operation
 from pgstore.core.statement import Statement
-from pgstore.queue.base import INSERTING, INSERTING_WHAT_IS_GONE, QueueBase, check_count, check_seconds
-from pgstore.queue.state import KnownQueue, tally
+from pgstore.queue.arguments import check_seconds, storable_reason
+from pgstore.queue.base import QueueBase, T
+from pgstore.queue.sql import DEAD, DELAYED, LEASED
+from pgstore.queue.state import counter_of
+from pgstore.queue.watermark import INSERTING
 from pgstore.store.registry import StoreRecord
 
-CHECK_SECONDS: Final = 1.0
 LEASE_SECONDS_MIN: Final = 0.001
 RENEWED_SECONDS_MIN: Final = 1.0
 RENEWALS: Final = 3  # in the length of a lease
-DUE_ITEMS: Final = 1000  # of one statement
-_REASON_CHARS_MAX: Final = 1000
 
-# Two clients that do this at once take different rows. A lease that is extended meanwhile is seen with its new end, or passed over.
-BRING_BACK: Final = Statement(
-    f"""
-    WITH due AS MATERIALIZED (
-             SELECT id, coalesce(kind = 'l' AND attempts >= $2, false) AS is_dead
-               FROM pgstore.queue_deferred
-              WHERE store_id = $1
-                AND due_at <= statement_timestamp()
-              ORDER BY due_at
-                FOR UPDATE SKIP LOCKED
-              LIMIT {DUE_ITEMS}),
-         buried AS (
-             UPDATE pgstore.queue_deferred AS e
-                SET kind = 'x',
-                    due_at = NULL,
-                    reason = 'the lease ended'
-               FROM due
-              WHERE e.store_id = $1
-                AND e.id = due.id
-                AND due.is_dead),
-         gone AS (
-             DELETE FROM pgstore.queue_deferred AS e
-              USING due
-              WHERE e.store_id = $1
-                AND e.id = due.id
-                AND NOT due.is_dead
-             RETURNING e.id, e.partition, e.due_at, e.put_at, e.codec, e.payload, e.attempts),
-         {INSERTING_WHAT_IS_GONE},
-         back AS (
-             INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
-             SELECT s.id, g.partition, g.put_at, g.codec, g.payload, g.attempts
-               FROM pgstore.store s
-              CROSS JOIN inserting
-              CROSS JOIN gone g
-              WHERE s.id = $1
-              ORDER BY g.due_at, g.id
-             RETURNING partition)
-    SELECT d.items, d.lapses_in, pgstore.notify_if_awaited($1, b.partition)
-      FROM (SELECT count(*) AS items,
-                   (SELECT extract(epoch FROM min(l.lapses_at) - statement_timestamp())::double precision
-                      FROM pgstore.queue_lapse l
-                     WHERE l.store_id = $1) AS lapses_in
-              FROM due) AS d
-      LEFT JOIN (SELECT DISTINCT partition FROM back) AS b ON true
-    """,
-    "int8 int4",
-    repeatable=True,
-)
-# Empty the partitions whose time is over, of what nobody is at work on: taken and leased items are passed over, and those that come
-# back from a lease go with the next time. EXISTS is asked once: where nothing has lapsed, nothing is looked through.
-SWEEP: Final = Statement(
-    """
-    WITH lapsed AS MATERIALIZED (
-             SELECT partition, put_at
-               FROM pgstore.queue_lapse
-              WHERE store_id = $1
-                AND lapses_at <= statement_timestamp()
-              ORDER BY partition
-                FOR UPDATE SKIP LOCKED),
-         items AS (
-             DELETE FROM pgstore.queue_item
-              WHERE store_id = $1
-                AND EXISTS (SELECT FROM lapsed)
-                AND ctid = ANY (ARRAY(SELECT i.ctid
-                                        FROM lapsed l
-                                        JOIN pgstore.queue_item i ON i.store_id = $1
-                                                                 AND i.partition = l.partition
-                                                                 AND i.put_at <= l.put_at
-                                         FOR UPDATE OF i SKIP LOCKED))
-             RETURNING 1),
-         deferred AS (
-             DELETE FROM pgstore.queue_deferred
-              WHERE store_id = $1
-                AND id = ANY (ARRAY(SELECT e.id
-                                      FROM lapsed l
-                                      JOIN pgstore.queue_deferred e ON e.store_id = $1
-                                                                   AND e.partition = l.partition
-                                                                   AND e.put_at <= l.put_at
-                                     WHERE EXISTS (SELECT FROM lapsed)
-                                       AND (e.kind = 'd' OR (e.kind = 'l' AND e.due_at <= statement_timestamp()))
-                                       FOR UPDATE OF e SKIP LOCKED))
-             RETURNING 1),
-         done AS (
-             DELETE FROM pgstore.queue_lapse AS q
-              USING lapsed l
-              WHERE q.store_id = $1
-                AND q.partition = l.partition
-                AND NOT EXISTS (SELECT
-                                  FROM pgstore.queue_deferred e
-                                 WHERE e.store_id = $1
-                                   AND e.partition = l.partition
-                                   AND e.kind = 'l'
-                                   AND e.due_at > statement_timestamp()
-                                   AND e.put_at <= l.put_at))
-    SELECT (SELECT count(*) FROM items) + (SELECT count(*) FROM deferred)
-    """,
-    "int8",
-    repeatable=True,
-)
 # The lease number $2 on the item that was put at $3: after a restore, or a failover that lost something, the sequence gives numbers
-# out again that workers still have in hand.
-_MINE: Final = "store_id = $1 AND id = $2 AND put_at = to_timestamp($3) AND kind = 'l'"
-ACK = Statement(f"DELETE FROM pgstore.queue_deferred WHERE {_MINE}", "int8 int8 float8")
-EXTEND = Statement(
-    f"""
-    UPDATE pgstore.queue_deferred
-       SET due_at = statement_timestamp() + $4 * interval '1 second'
-     WHERE {_MINE}
-    """,
-    "int8 int8 float8 float8",
-)
-# Passes over what someone holds the lock of: it is being settled, by a transaction that may take long, or brought back. What is
-# there but was not renewed may be the next time. The rows returned are all that were there when the statement began.
-_MINE_OF_MANY: Final = """store_id = $1
-       AND id = ANY ($2)
-       AND put_at = to_timestamp(($4)[pg_catalog.array_position($2, id)])
-       AND kind = 'l'"""
-RENEW = Statement(
-    f"""
-    WITH mine AS MATERIALIZED (
-             SELECT id
-               FROM pgstore.queue_deferred
-              WHERE {_MINE_OF_MANY}
-                FOR UPDATE SKIP LOCKED),
-         renewed AS (
-             UPDATE pgstore.queue_deferred AS e
-                SET due_at = statement_timestamp() + $3 * interval '1 second'
-               FROM mine
-              WHERE e.store_id = $1
-                AND e.id = mine.id)
-    SELECT id
-      FROM pgstore.queue_deferred
-     WHERE {_MINE_OF_MANY}
-    """,
-    "int8 int8[] float8 float8[]",
-    repeatable=True,
-)
-POSTPONE = Statement(
-    f"""
-    UPDATE pgstore.queue_deferred
-       SET kind = 'd',
-           due_at = statement_timestamp() + $4 * interval '1 second',
-           reason = $5
-     WHERE {_MINE}
-    """,
-    "int8 int8 float8 float8 text",
-)
-BURY = Statement(
-    f"""
-    UPDATE pgstore.queue_deferred
-       SET kind = 'x',
-           due_at = NULL,
-           reason = $4
-     WHERE {_MINE}
-    """,
-    "int8 int8 float8 text",
-)
-_GIVE_BACK: Final = """
+# out again that workers still have in hand. Of two statements that end or prolong one lease, the second waits for the first and
+# then finds no row that is this: each item is done, given back or brought back by one of them.
+_THIS_LEASE: Final = f"store_id = $1 AND id = $2 AND put_at = to_timestamp($3) AND kind = '{LEASED}'"
+# What gives leased items back: HELD takes them out of queue_deferred, INSERT_GONE puts them at the end of the queue.
+INSERT_GONE: Final = """
     INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
     SELECT s.id, $2, g.put_at, g.codec, g.payload, g.attempts - {uncounted}
       FROM pgstore.store s
@@ -201,94 +43,28 @@ _GIVE_BACK: Final = """
      WHERE s.id = $1
      ORDER BY g.id
 """
-_HELD: Final = """
+HELD: Final = f"""
     gone AS (DELETE FROM pgstore.queue_deferred
               WHERE store_id = $1
-                AND {which}
-                AND kind = 'l'
+                AND {{which}}
+                AND kind = '{LEASED}'
              RETURNING id, put_at, codec, payload, attempts)
 """
-GIVE_BACK = Statement(
-    f"""
-    WITH {INSERTING},
-         {_HELD.format(which="id = $3 AND put_at = to_timestamp($4)")}
-    {_GIVE_BACK.format(uncounted=0)}
-    """,
-    "int8 text int8 float8",
-)
-# Leases that were interrupted before anybody had them: they count for no attempt. Whoever went to sleep meanwhile is told.
-UNLEASE = Statement(
-    f"""
-    WITH {INSERTING}, {_HELD.format(which="id = ANY ($3)")}, back AS ({_GIVE_BACK.format(uncounted=1)} RETURNING 1)
-    SELECT pgstore.notify_if_awaited($1, $2)
-      FROM (SELECT 1 FROM back LIMIT 1) AS some_item
-    """,
-    "int8 text int8[]",
-)
-DEAD_LETTERS = Statement(
-    """
-    SELECT id, put_at, codec, payload, attempts, partition, reason
-      FROM pgstore.queue_deferred
-     WHERE store_id = $1
-       AND kind = 'x'
-     ORDER BY id
-     LIMIT $2
-    """,
-    "int8 int8",
-    read_only=True,
-)
-# Those that nobody has moved yet: leases that have ended, and were the last.
-DYING_LETTERS = Statement(
-    """
-    SELECT id, put_at, codec, payload, attempts, partition, 'the lease ended'
-      FROM pgstore.queue_deferred
-     WHERE store_id = $1
-       AND due_at <= statement_timestamp()
-       AND kind = 'l'
-       AND attempts >= $3
-     ORDER BY id
-     LIMIT $2
-    """,
-    "int8 int8 int4",
-    read_only=True,
-)
-REVIVE = Statement(
-    f"""
-    WITH {INSERTING},
-         gone AS (DELETE FROM pgstore.queue_deferred
-                   WHERE store_id = $1
-                     AND kind = 'x'
-                     AND ($2 IS NULL OR id = ANY ($2))
-                  RETURNING id, put_at, codec, payload, partition)
-    INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload)
-    SELECT s.id, g.partition, g.put_at, g.codec, g.payload
-      FROM pgstore.store s
-     CROSS JOIN inserting
-     CROSS JOIN gone g
-     WHERE s.id = $1
-     ORDER BY g.id
-    RETURNING partition
-    """,
-    "int8 int8[]",
-)
-DISCARD = Statement(
-    "DELETE FROM pgstore.queue_deferred WHERE store_id = $1 AND kind = 'x' AND ($2 IS NULL OR id = ANY ($2))",
-    "int8 int8[]",
-)
 
 
-class Lease:
+class Lease(Generic[T]):
     """
     An item that is this worker's until the lease ends; see `Queue.get`.
 
     In `with` and `async with` the item is acknowledged at the end of the block, and given back after an exception. In a transaction
     these take part in it, so that an item and its results are done together; if it is rolled back the lease goes on.
 
-    With `get(lease=, renew=True)` it goes on as long as this object is there and is not settled, however long the work takes.
+    With `get(lease=, renew=True)` it goes on as long as this object is there and is neither acknowledged nor given back, however
+    long the work takes.
     """
 
     def __init__(
-        self, store: Leasing, partition: str, seconds: float, row: tuple[Any, ...], record: StoreRecord
+        self, store: QueueBase[T], partition: str, seconds: float, row: tuple[Any, ...], record: StoreRecord
     ) -> None:
         self._store = store
         self._partition = partition
@@ -310,18 +86,19 @@ class Lease:
         return self._store._bound
 
     @property
-    def item(self) -> Any:
+    def item(self) -> T:
         """
         The item; loaded with each access.
 
         Raises:
             DeserializationError: this process cannot load it; its bytes are in the error's `raw`.
         """
-        return self._store._decode(self._row, self._partition)
+        item: T = self._store._decode(self._row, self._partition)
+        return item
 
     @property
     def is_lost(self) -> bool:
-        """Whether a renewal has found that the lease ended, and the item went back. Without `renew=True` nobody looks."""
+        """Whether a renewal has found that the lease ended, and the item went back. Always False without `renew=True`."""
         return self._lost_it
 
     @property
@@ -329,6 +106,9 @@ class Lease:
         """How often the item has been leased, this time included."""
         attempts: int = self._row[4]
         return attempts
+
+    # Where somebody else ends this lease first, no row.
+    _ACK: Final = Statement(f"DELETE FROM pgstore.queue_deferred WHERE {_THIS_LEASE}", "int8 int8 float8")
 
     @operation
     def ack(self) -> Op[None]:
@@ -338,9 +118,39 @@ class Lease:
         Raises:
             LeaseLost: the item went back, and the work is, or was, another's.
         """
-        counting = yield from tally(self._store._of(self._record.id))
-        yield from self._settled((yield Query(ACK, self._record.id, *self._row[:2])))
-        counting.count(1)
+        counter = yield from counter_of(self._store._of(self._record.id))
+        yield from self._ended((yield Query(self._ACK, self._record.id, *self._row[:2])))
+        counter.count(1)
+
+    # To the dead letters, in some seconds, or at once. Where somebody else ends this lease first, no row.
+    _BURY: Final = Statement(
+        f"""
+        UPDATE pgstore.queue_deferred
+           SET kind = '{DEAD}',
+               due_at = NULL,
+               reason = $4
+         WHERE {_THIS_LEASE}
+        """,
+        "int8 int8 float8 text",
+    )
+    _POSTPONE: Final = Statement(
+        f"""
+        UPDATE pgstore.queue_deferred
+           SET kind = '{DELAYED}',
+               due_at = statement_timestamp() + $4 * interval '1 second',
+               reason = $5
+         WHERE {_THIS_LEASE}
+        """,
+        "int8 int8 float8 float8 text",
+    )
+    _GIVE_BACK: Final = Statement(
+        f"""
+        WITH {INSERTING},
+             {HELD.format(which="id = $3 AND put_at = to_timestamp($4)")}
+        {INSERT_GONE.format(uncounted=0)}
+        """,
+        "int8 text int8 float8",
+    )
 
     @operation
     def nack(self, delay: float = 0, *, reason: str | None = None) -> Op[None]:
@@ -354,16 +164,26 @@ class Lease:
             LeaseLost: it went back already.
         """
         seconds = check_seconds(delay, "delay")
-        why = _told(reason)
+        why = storable_reason(reason)
         store_id, mine, topic = self._record.id, self._row[:2], Topic(self._record.id, self._partition)
         if self.attempt >= self._record.options.get("max_attempts", float("inf")):
-            yield from self._settled((yield Query(BURY, store_id, *mine, why)))
+            yield from self._ended((yield Query(self._BURY, store_id, *mine, why)))
         elif seconds > 0:
-            later = Query(POSTPONE, store_id, *mine, seconds, why)
-            yield from self._settled((yield from notifying(later, topic)))
+            later = Query(self._POSTPONE, store_id, *mine, seconds, why)
+            yield from self._ended((yield from notifying(later, topic)))
         else:
-            back = Query(GIVE_BACK, store_id, self._partition, *mine)
-            yield from self._settled((yield from notifying(back, topic)))
+            back = Query(self._GIVE_BACK, store_id, self._partition, *mine)
+            yield from self._ended((yield from notifying(back, topic)))
+
+    # Where the lease ended and the item is being brought back, waits for that, and finds no row.
+    _EXTEND: Final = Statement(
+        f"""
+        UPDATE pgstore.queue_deferred
+           SET due_at = statement_timestamp() + $4 * interval '1 second'
+         WHERE {_THIS_LEASE}
+        """,
+        "int8 int8 float8 float8",
+    )
 
     @operation
     def extend(self, seconds: float | None = None) -> Op[None]:
@@ -373,18 +193,18 @@ class Lease:
         Raises:
             LeaseLost: it ended, and the item went back.
         """
-        length = self._seconds if seconds is None else check_seconds(seconds, "lease", above=LEASE_SECONDS_MIN)
-        if not (yield Query(EXTEND, self._record.id, *self._row[:2], length)):
+        length = self._seconds if seconds is None else check_seconds(seconds, "lease", LEASE_SECONDS_MIN)
+        if not (yield Query(self._EXTEND, self._record.id, *self._row[:2], length)):
             raise self._lost()
 
-    def _settled(self, rows: int) -> Op[None]:
+    def _ended(self, rows: int) -> Op[None]:
         if not rows:
             raise self._lost()
         self._done = True
-        yield from on_rollback(self._unsettle)
+        yield from on_rollback(self._reopen)
 
-    def _unsettle(self) -> None:
-        """What settled it was rolled back: the item is this worker's again, or goes back when the lease ends."""
+    def _reopen(self) -> None:
+        """What ended the lease was rolled back: the item is this worker's again, or goes back when the lease ends."""
         self._done = False
         if self._renewal is not None:
             self._renewal.go_on()
@@ -404,7 +224,7 @@ class Lease:
             self.ack()
         else:
             with contextlib.suppress(errors.Error):  # the lease ends by itself; what went wrong is *exc*
-                self.nack(reason=_said(exc))
+                self.nack(reason=_described(exc))
 
     async def __aenter__(self) -> Self:
         return self
@@ -418,7 +238,7 @@ class Lease:
             await self.ack.aio()
         else:
             with contextlib.suppress(errors.Error):
-                await self.nack.aio(reason=_said(exc))
+                await self.nack.aio(reason=_described(exc))
 
     def __repr__(self) -> str:
         return f"<lease {self._row[0]} of {self._store!r}, attempt {self.attempt}>"
@@ -432,7 +252,7 @@ class Renewal:
     nobody refers to any more are not kept.
     """
 
-    def __init__(self, leases: Iterable[Lease], client: Any, store_id: int, seconds: float) -> None:
+    def __init__(self, leases: Iterable[Lease[Any]], client: Any, store_id: int, seconds: float) -> None:
         self._leases = weakref.WeakSet(leases)
         for lease in self._leases:
             lease._renewal = self
@@ -443,13 +263,36 @@ class Renewal:
     def go_on(self) -> None:
         self._client.scheduler.urgent.leave(self, self._renew, self._seconds / RENEWALS)
 
+    # Passes over what someone has locked: it is being acknowledged, by a transaction that may take long, or brought back. What is
+    # there but was not renewed may be the next time. So renewing waits for nobody, and prolongs nothing that is done or another's.
+    # The rows returned are all that were there when the statement began.
+    _THESE_LEASES: Final = f"""
+        store_id = $1
+        AND id = ANY ($2)
+        AND put_at = to_timestamp(($4)[pg_catalog.array_position($2, id)])
+        AND kind = '{LEASED}'
+    """
+    _RENEW: Final = Statement(
+        f"""
+        WITH mine AS MATERIALIZED (SELECT id FROM pgstore.queue_deferred WHERE {_THESE_LEASES} FOR UPDATE SKIP LOCKED),
+             renewed AS (UPDATE pgstore.queue_deferred AS e
+                            SET due_at = statement_timestamp() + $3 * interval '1 second'
+                           FROM mine
+                          WHERE e.store_id = $1
+                            AND e.id = mine.id)
+        SELECT id FROM pgstore.queue_deferred WHERE {_THESE_LEASES}
+        """,
+        "int8 int8[] float8 float8[]",
+        repeatable=True,
+    )
+
     def _renew(self) -> Op[None]:
         held = {lease._row[0]: lease for lease in self._leases if not (lease._done or lease._lost_it)}
         if not held:
             return
         try:
             put_at = [held_lease._row[1] for held_lease in held.values()]
-            rows: Rows = yield Query(RENEW, self._store_id, list(held), self._seconds, put_at)
+            rows: Rows = yield Query(self._RENEW, self._store_id, list(held), self._seconds, put_at)
             for number in held.keys() - {row[0] for row in rows}:
                 held[number]._lost_it = not held[number]._done
         finally:
@@ -457,128 +300,8 @@ class Renewal:
             self.go_on()
 
 
-@dataclass(frozen=True)
-class DeadLetter:
-    """An item whose last lease came to nothing."""
-
-    id: int
-    partition: str | None
-    put_at: datetime
-    attempts: int
-    reason: str | None
-    """What was said of the last failure."""
-    _row: tuple[Any, ...] = field(repr=False, compare=False)
-    _store: Leasing = field(repr=False, compare=False)
-
-    @property
-    def item(self) -> Any:
-        """The item. Raises `DeserializationError` if this process cannot load it."""
-        return self._store._decode(self._row, self.partition or "")
-
-
-class Leasing(QueueBase):
-    """`dead_letters`, `revive` and `discard`; and what brings items back."""
-
-    @operation
-    def dead_letters(self, n: int = 100) -> Op[list[DeadLetter]]:
-        """Return the oldest *n* dead letters, of all partitions; there are some only with `max_attempts`."""
-        wanted = check_count(n, "dead_letters")
-        record = yield from self._open()
-        rows: Rows = yield Query(DEAD_LETTERS, record.id, wanted)
-        if "max_attempts" in record.options:
-            rows += yield Query(DYING_LETTERS, record.id, wanted, record.options["max_attempts"])
-            rows = sorted(rows, key=lambda row: int(row[0]))[:wanted]
-        if not rows:
-            yield from self._check_exists(record.id)
-        return [DeadLetter(row[0], row[5] or None, row[1].astimezone(), row[4], row[6], row, self) for row in rows]
-
-    @operation
-    def revive(self, letters: Iterable[DeadLetter] | DeadLetter | None = None) -> Op[int]:
-        """Put dead letters back, to the end of their partitions and as if never leased; None: all. Returns how many."""
-        ids = _ids(letters)
-        store_id = yield from self._bury_all()
-        rows: Rows = yield Query(REVIVE, store_id, ids)
-        if not rows:
-            yield from self._check_exists(store_id)
-        yield from self._announce({Topic(store_id, partition): None for (partition,) in rows})
-        return len(rows)
-
-    @operation
-    def discard(self, letters: Iterable[DeadLetter] | DeadLetter | None = None) -> Op[int]:
-        """Delete dead letters; None: all. Returns how many."""
-        ids = _ids(letters)
-        store_id = yield from self._bury_all()
-        counting = yield from tally(self._of(store_id))
-        deleted: int = yield Query(DISCARD, store_id, ids)
-        if not deleted:
-            yield from self._check_exists(store_id)
-        counting.count(cleared=deleted)
-        return deleted
-
-    def _bury_all(self) -> Op[int]:
-        """Make dead letters of all that are to be some by now; the id of the Queue."""
-        record = yield from self._open()
-        while "max_attempts" in record.options and (yield from self._bring_back(record)):
-            pass
-        return record.id
-
-    # ------------------------------------------------------------------------------------------------- coming back
-
-    def _check_due(self, record: StoreRecord, queue: KnownQueue) -> Op[None]:
-        """Bring back what has become due, in any partition; the next time in a second, or soon if there is more."""
-        queue.check_at = monotonic() + CHECK_SECONDS
-        if (yield from self._bring_back(record)):
-            queue.check_at = 0.0
-
-    def _bring_back(self, record: StoreRecord) -> Op[bool]:
-        """
-        Move what has become due, as much as one statement may, and empty what has had its time. Returns whether there may be more.
-        """
-        query = Query(BRING_BACK, record.id, record.options.get("max_attempts"))
-        # Apart from a transaction: others would have to wait for its end to see what came back.
-        rows: Rows = yield Autonomous(one(query))
-        lapses_in = rows[0][1]
-        if lapses_in is not None:
-            if lapses_in <= 0:
-                yield Autonomous(self._sweep(record.id))
-            else:
-                queue = self._of(record.id)
-                queue.check_at = min(queue.check_at, monotonic() + lapses_in)
-        return bool(rows[0][0] == DUE_ITEMS)
-
-    def _sweep(self, store_id: int) -> Op[None]:
-        """Empty the partitions whose time is over."""
-        counting = yield from tally(self._of(store_id))
-        ((swept,),) = yield Query(SWEEP, store_id)
-        counting.count(cleared=swept)
-
-
-def one(query: Query) -> Op[Any]:
-    """The operation of one query."""
-    return (yield query)
-
-
-def _said(exc: BaseException) -> str:
+def _described(exc: BaseException) -> str:
     try:
         return repr(exc)
     except Exception:  # noqa: BLE001  # what went wrong is *exc*, not that it cannot say so
         return type(exc).__name__
-
-
-def _told(reason: object) -> str | None:
-    """*reason* as it can be stored."""
-    if reason is None:
-        return None
-    if not isinstance(reason, str):
-        raise errors.InvalidError(f"reason must be a str, not {type(reason).__name__}: {reason!r}")
-    return reason[:_REASON_CHARS_MAX].replace("\0", "").encode(errors="backslashreplace").decode()
-
-
-def _ids(letters: Iterable[DeadLetter] | DeadLetter | None) -> list[int] | None:
-    if letters is None:
-        return None
-    several = [letters] if isinstance(letters, DeadLetter) else list(letters)
-    for letter in several:
-        if not isinstance(letter, DeadLetter):
-            raise errors.InvalidError(f"{letter!r} is not a dead letter")
-    return [letter.id for letter in several]

@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from pgstore import errors
 from pgstore.client.listener import waits
 from pgstore.core.clock import Deadline
 from pgstore.core.limit import within
-from pgstore.core.numbers import as_int
 from pgstore.core.operation import Listen, Op, PagedIterator, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
-from pgstore.queue.base import check_count, partition_name, room_topic
-from pgstore.queue.lease import Leasing
-from pgstore.queue.state import tally
+from pgstore.queue.arguments import check_count, check_position, one_at_most, partition_name
+from pgstore.queue.base import T, room_topic
+from pgstore.queue.due import Returning
+from pgstore.queue.sql import DELAYED, LEASED
+from pgstore.queue.state import counter_of
 from pgstore.store.registry import StoreRecord
 
-LOOK = Statement(
-    """
-    SELECT id, put_at, codec, payload
-      FROM pgstore.queue_item
-     WHERE store_id = $1
-       AND partition = $2
-       AND id > $3
-       AND put_at > coalesce((SELECT l.put_at
-                                FROM pgstore.queue_lapse l
-                               WHERE l.store_id = $1
-                                 AND l.partition = $2
-                                 AND l.lapses_at <= statement_timestamp()), '-infinity')
-     ORDER BY id
-     LIMIT $4
-    """,
-    "int8 text int8 int8",
-    read_only=True,
-)
-# What is due and has not been moved back, which those do who take: see `lease.BRING_BACK`.
-_DUE: Final = """
+# What is due and has not been moved back by those who take: see `due`.
+_DUE: Final = f"""
       FROM pgstore.queue_deferred e
      WHERE e.store_id = $1
        AND e.due_at <= statement_timestamp()
-       AND (e.kind = 'l' AND e.attempts >= {max_attempts}) IS NOT TRUE
+       AND (e.kind = '{LEASED}' AND e.attempts >= {{max_attempts}}) IS NOT TRUE
        AND NOT EXISTS (SELECT
                          FROM pgstore.queue_lapse l
                         WHERE l.store_id = $1
@@ -47,7 +30,7 @@ _DUE: Final = """
                           AND l.lapses_at <= statement_timestamp()
                           AND l.put_at >= e.put_at)
 """
-# How many items are in partitions whose time is over (`lease.SWEEP`); all are counted from the index alone.
+# How many items are in partitions whose time is over (`due`); all are counted from the index alone.
 _LAPSED: Final = """
     SELECT coalesce(sum((SELECT count(*)
                            FROM pgstore.queue_item i
@@ -58,70 +41,14 @@ _LAPSED: Final = """
      WHERE l.store_id = $1
        AND l.lapses_at <= statement_timestamp()
 """
-# The oldest $2 due items of partition $3.
-LOOK_DUE = Statement(
-    f"""
-    SELECT e.id, e.put_at, e.codec, e.payload
-    {_DUE.format(max_attempts="$4")}
-       AND e.partition = $3
-     ORDER BY e.due_at, e.id
-     LIMIT $2
-    """,
-    "int8 int8 text int4",
-    read_only=True,
-)
-# Seconds until the next one of a partition is due.
-DUE_IN = Statement(
-    """
-    SELECT extract(epoch FROM min(e.due_at) - statement_timestamp())::double precision
-      FROM pgstore.queue_deferred e
-     WHERE e.store_id = $1
-       AND e.partition = $2
-       AND e.due_at > statement_timestamp()
-    """,
-    "int8 text",
-    read_only=True,
-)
-LEN = Statement(
-    f"""
-    SELECT (SELECT count(*)
-              FROM pgstore.queue_item
-             WHERE store_id = $1
-               AND partition = $2)
-         - ({_LAPSED} AND l.partition = $2)
-         + (SELECT count(*) {_DUE.format(max_attempts="$3")} AND e.partition = $2)
-    """,
-    "int8 text int4",
-    read_only=True,
-)
-LEN_TOTAL = Statement(
-    f"""
-    SELECT (SELECT count(*)
-              FROM pgstore.queue_item
-             WHERE store_id = $1)
-         - ({_LAPSED})
-         + (SELECT count(*) {_DUE.format(max_attempts="$2")})
-    """,
-    "int8 int4",
-    read_only=True,
-)
 
 CLEAR_ITEMS: Final = 10_000  # of one statement
-# No row: the queue does not exist any more.
-NEWEST = Statement(
-    """
-    SELECT n.last_value
-      FROM pgstore.store s
-     CROSS JOIN pgstore.queue_item_id_seq n
-     WHERE s.id = $1
-    """,
-    "int8",
-    read_only=True,
-)
 # What another has taken, and may yet give back, is passed over: clearing waits for nobody. Nothing that is put meanwhile goes.
-_CLEAR: Final = """
+# The cast: see `take`.
+_DELETE_UP_TO: Final = """
     DELETE FROM pgstore.queue_item
-     WHERE ctid = ANY (ARRAY(SELECT ctid
+     WHERE store_id::numeric = $1::numeric
+       AND ctid = ANY (ARRAY(SELECT ctid
                                FROM pgstore.queue_item
                               WHERE store_id = $1
                                 AND id <= $2
@@ -130,34 +57,20 @@ _CLEAR: Final = """
                                 FOR UPDATE SKIP LOCKED
                               LIMIT {items}))
 """
-CLEAR = Statement(_CLEAR.format(of_partition="AND partition = $3", items=CLEAR_ITEMS), "int8 int8 text")
-CLEAR_ALL = Statement(_CLEAR.format(of_partition="", items=CLEAR_ITEMS), "int8 int8")
-
-# And what is due of leased items.
-CLEAR_DELAYED = Statement(
-    """
-    DELETE FROM pgstore.queue_deferred
-     WHERE store_id = $1
-       AND ($2 IS NULL OR partition = $2)
-       AND (kind = 'd'
-            OR (kind = 'l' AND due_at <= statement_timestamp() AND (attempts >= $3) IS NOT TRUE))
-    """,
-    "int8 text int4",
-)
 
 
-class ItemIterator(PagedIterator[Any]):
+class ItemIterator(PagedIterator[T]):
     """
     Items that stay where they are, for `for` and `async for`; see `Queue.iterate`.
 
     Each is looked up when it is asked for: what others have taken meanwhile is passed over.
     """
 
-    def __init__(self, store: Looking, partition: str, patience: float, after: int) -> None:
+    def __init__(self, store: Peeking[T], partition: str, wait_seconds: float, after: int) -> None:
         super().__init__(store._runner, store._bound, self._next)
         self._store = store
         self._partition = partition
-        self._patience = patience
+        self._wait_seconds = wait_seconds
         self._position = after
         self._only_due = False  # the last item was seen where it waits
         self._seen_due: set[int] = set()
@@ -167,14 +80,14 @@ class ItemIterator(PagedIterator[Any]):
         """Where the iterator is: `iterate(after=position)` goes on from here."""
         return self._position
 
-    def _next(self) -> Op[list[Any] | None]:
-        deadline = Deadline.after(self._patience)
-        with within(deadline if self._patience else Deadline.after(None)):
+    def _next(self) -> Op[list[T] | None]:
+        deadline = Deadline.after(self._wait_seconds)
+        with within(deadline if self._wait_seconds else Deadline.after(None)):
             record = yield from self._store._open()
-            rows = yield from self._look(record.id)
+            rows = yield from self._list(record.id)
             if not rows:
                 yield from self._store._check_exists(record.id)
-                rows = yield from self._look_for_due(record)
+                rows = yield from self._list_after_moving_due(record)
                 if not rows and not deadline.passed():
                     rows = yield from self._wait(record, deadline)
         if not rows:
@@ -183,10 +96,10 @@ class ItemIterator(PagedIterator[Any]):
             self._position = rows[0][0]
         return [self._store._decode(rows[0], self._partition)]
 
-    def _look_for_due(self, record: StoreRecord) -> Op[Rows]:
-        """Move back what is due, at the end, and look again; who may not do that sees it where it is."""
+    def _list_after_moving_due(self, record: StoreRecord) -> Op[Rows]:
+        """Move back what is due, then list again; a role that may not do that sees it where it is."""
         self._only_due = False
-        due = yield from self._store._look_due(record, self._partition, 1 + len(self._seen_due))
+        due = yield from self._store._list_due(record, self._partition, 1 + len(self._seen_due))
         if not due:
             return []
         try:
@@ -196,20 +109,32 @@ class ItemIterator(PagedIterator[Any]):
             fresh = [row for row in due if row[0] not in self._seen_due][:1]
             self._seen_due.update(row[0] for row in fresh)
             return fresh
-        return (yield from self._look(record.id))
+        return (yield from self._list(record.id))
 
-    def _look(self, store_id: int) -> Op[Rows]:
-        rows: Rows = yield Query(LOOK, store_id, self._partition, self._position, 1)
-        return rows
+    def _list(self, store_id: int) -> Op[Rows]:
+        return (yield from self._store._list_items(store_id, self._partition, self._position, 1))
+
+    # Seconds until the next one of a partition is due.
+    _DUE_IN: Final = Statement(
+        """
+        SELECT extract(epoch FROM min(e.due_at) - statement_timestamp())::double precision
+          FROM pgstore.queue_deferred e
+         WHERE e.store_id = $1
+           AND e.partition = $2
+           AND e.due_at > statement_timestamp()
+        """,
+        "int8 text",
+        read_only=True,
+    )
 
     def _wait(self, record: StoreRecord, deadline: Deadline) -> Op[Rows]:
         ticket = yield Listen(Topic(record.id, self._partition))
         try:
             for seconds in waits():
-                rows = (yield from self._look(record.id)) or (yield from self._look_for_due(record))
+                rows = (yield from self._list(record.id)) or (yield from self._list_after_moving_due(record))
                 if rows or deadline.passed():
                     return rows
-                ((due_in,),) = yield Query(DUE_IN, record.id, self._partition)
+                ((due_in,),) = yield Query(self._DUE_IN, record.id, self._partition)
                 pause = seconds if due_in is None else min(seconds, max(due_in, 0.001))
                 woken = yield Wait(ticket, min(pause, deadline.remaining()))
                 if not woken and seconds > 1:
@@ -219,28 +144,65 @@ class ItemIterator(PagedIterator[Any]):
         raise AssertionError("unreachable")
 
 
-class Looking(Leasing):
+class Peeking(Returning[T]):
     """`peek`, `iterate`, `len` and `clear`."""
 
-    def _look_due(self, record: StoreRecord, partition: str, wanted: int) -> Op[Rows]:
-        """What is due comes at the end."""
+    _LIST_ITEMS: Final = Statement(
+        """
+        SELECT id, put_at, codec, payload
+          FROM pgstore.queue_item
+         WHERE store_id = $1
+           AND partition = $2
+           AND id > $3
+           AND put_at > coalesce((SELECT l.put_at
+                                    FROM pgstore.queue_lapse l
+                                   WHERE l.store_id = $1
+                                     AND l.partition = $2
+                                     AND l.lapses_at <= statement_timestamp()), '-infinity')
+         ORDER BY id
+         LIMIT $4
+        """,
+        "int8 text int8 int8",
+        read_only=True,
+    )
+
+    def _list_items(self, store_id: int, partition: str, after: int, wanted: int) -> Op[Rows]:
+        """The oldest *wanted* items whose ids are above *after*."""
+        rows: Rows = yield Query(self._LIST_ITEMS, store_id, partition, after, wanted)
+        return rows
+
+    # The oldest $2 due items of partition $3.
+    _LIST_DUE: Final = Statement(
+        f"""
+        SELECT e.id, e.put_at, e.codec, e.payload
+        {_DUE.format(max_attempts="$4")}
+           AND e.partition = $3
+         ORDER BY e.due_at, e.id
+         LIMIT $2
+        """,
+        "int8 int8 text int4",
+        read_only=True,
+    )
+
+    def _list_due(self, record: StoreRecord, partition: str, wanted: int) -> Op[Rows]:
+        """What is due and will be at the end of the queue."""
         last = record.options.get("max_attempts")
-        rows: Rows = yield Query(LOOK_DUE, record.id, wanted, partition, last)
+        rows: Rows = yield Query(self._LIST_DUE, record.id, wanted, partition, last)
         return rows
 
     @operation
-    def peek(self, n: int = 1, *, partition: str | None = None) -> Op[list[Any]]:
+    def peek(self, n: int = 1, *, partition: str | None = None) -> Op[list[T]]:
         """
         Return the oldest *n* items, or as many as there are, and leave them in the queue.
 
         Those that an open transaction has taken are still among them; leased and delayed ones are not, until they are due.
         """
-        wanted = check_count(n, "peek")
+        wanted = check_count(n, "n of peek")
         name = partition_name(partition)
         record = yield from self._open()
-        rows = yield Query(LOOK, record.id, name, 0, wanted)
+        rows = yield from self._list_items(record.id, name, 0, wanted)
         if len(rows) < wanted:
-            rows += yield from self._look_due(record, name, wanted - len(rows))
+            rows += yield from self._list_due(record, name, wanted - len(rows))
         if not rows:
             yield from self._check_exists(record.id)
         return [self._decode(row, name) for row in rows]
@@ -252,25 +214,45 @@ class Looking(Leasing):
         partition: str | None = None,
         item_poll_timeout: float | None = None,
         after: int | None = None,
-    ) -> ItemIterator:
+    ) -> ItemIterator[T]:
         """
         Iterate over the items from the oldest on and leave them in the queue, for `for` and `async for`.
 
-        One look at the queue an item, so what was taken since the last is not among them. It ends when there is none left. An
-        item of a transaction that commits late, at a place already passed, is not seen.
+        It reads the queue for each item, so what was taken meanwhile is not among them. It ends when there is none left. An item of
+        a transaction that commits late, at a place already passed, is not seen.
 
         Args:
             timeout: wait so many seconds for a further item before it ends (also accepted as *item_poll_timeout*); None: 0.
             after: start behind this `position` of an earlier iterator.
         """
-        if timeout is not None and item_poll_timeout is not None:
-            raise errors.InvalidError("iterate takes timeout= or item_poll_timeout=, which are the same, not both")
-        patience = (timeout if item_poll_timeout is None else item_poll_timeout) or 0.0
-        Deadline.after(patience)
-        position = 0 if after is None else as_int(after)
-        if position is None or abs(position) >= 1 << 63:
-            raise errors.InvalidError(f"after is {after!r}, expected the position of an iterator")
-        return ItemIterator(self, partition_name(partition), patience, position)
+        wait_seconds = one_at_most(timeout, item_poll_timeout, "iterate takes timeout= or item_poll_timeout=") or 0.0
+        Deadline.after(wait_seconds)
+        return ItemIterator(self, partition_name(partition), wait_seconds, check_position(after))
+
+    _LEN: Final = Statement(
+        f"""
+        SELECT (SELECT count(*)
+                  FROM pgstore.queue_item
+                 WHERE store_id = $1
+                   AND partition = $2)
+             - ({_LAPSED} AND l.partition = $2)
+             + (SELECT count(*) {_DUE.format(max_attempts="$3")} AND e.partition = $2)
+        """,
+        "int8 text int4",
+        read_only=True,
+    )
+
+    _LEN_TOTAL: Final = Statement(
+        f"""
+        SELECT (SELECT count(*)
+                  FROM pgstore.queue_item
+                 WHERE store_id = $1)
+             - ({_LAPSED})
+             + (SELECT count(*) {_DUE.format(max_attempts="$2")})
+        """,
+        "int8 int4",
+        read_only=True,
+    )
 
     @operation
     def len(self, *, partition: str | None = None, total: bool = False) -> Op[int]:
@@ -279,7 +261,11 @@ class Looking(Leasing):
             raise errors.InvalidError("len takes partition= or total=True, not both")
         record = yield from self._open()
         last = record.options.get("max_attempts")
-        query = Query(LEN_TOTAL, record.id, last) if total else Query(LEN, record.id, partition_name(partition), last)
+        query = (
+            Query(self._LEN_TOTAL, record.id, last)
+            if total
+            else Query(self._LEN, record.id, partition_name(partition), last)
+        )
         count: int = (yield query)[0][0]
         if count == 0:
             yield from self._check_exists(record.id)
@@ -291,6 +277,36 @@ class Looking(Leasing):
     def __bool__(self) -> bool:
         # A Queue is a thing, not a collection: `if queue:` must not count rows.
         return True
+
+    # No row: the queue does not exist any more.
+    _NEWEST: Final = Statement(
+        """
+        SELECT n.last_value
+          FROM pgstore.store s
+         CROSS JOIN pgstore.queue_item_id_seq n
+         WHERE s.id = $1
+        """,
+        "int8",
+        read_only=True,
+    )
+
+    _CLEAR: Final = Statement(
+        _DELETE_UP_TO.format(of_partition="AND partition = $3", items=CLEAR_ITEMS), "int8 int8 text"
+    )
+
+    _CLEAR_ALL: Final = Statement(_DELETE_UP_TO.format(of_partition="", items=CLEAR_ITEMS), "int8 int8")
+
+    # And what is due of leased items. Waits for whoever is bringing some of them back, and then finds them gone.
+    _CLEAR_DELAYED: Final = Statement(
+        f"""
+        DELETE FROM pgstore.queue_deferred
+         WHERE store_id = $1
+           AND ($2 IS NULL OR partition = $2)
+           AND (kind = '{DELAYED}'
+                OR (kind = '{LEASED}' AND due_at <= statement_timestamp() AND (attempts >= $3) IS NOT TRUE))
+        """,
+        "int8 text int4",
+    )
 
     @operation
     def clear(self, *, partition: str | None = None, all: bool = False) -> Op[None]:  # noqa: A002
@@ -305,15 +321,17 @@ class Looking(Leasing):
         name = None if all else partition_name(partition)
         record = yield from self._open()
         queue = self._of(record.id)
-        counting = yield from tally(queue)
-        found = yield Query(NEWEST, record.id)
+        counter = yield from counter_of(queue)
+        found = yield Query(self._NEWEST, record.id)
         if not found:
             yield from self._is_gone(record.id)
         ((newest,),) = found
-        query = Query(CLEAR_ALL, record.id, newest) if name is None else Query(CLEAR, record.id, newest, name)
+        query = (
+            Query(self._CLEAR_ALL, record.id, newest) if name is None else Query(self._CLEAR, record.id, newest, name)
+        )
         while cleared := (yield query):
-            counting.count(cleared=cleared)
-            queue.took(cleared)
-        counting.count(cleared=(yield Query(CLEAR_DELAYED, record.id, name, record.options.get("max_attempts"))))
+            counter.count(cleared=cleared)
+            queue.note_dead_rows(cleared)
+        counter.count(cleared=(yield Query(self._CLEAR_DELAYED, record.id, name, record.options.get("max_attempts"))))
         if "maxsize" in record.options:
             yield from self._announce([room_topic(record.id)])

@@ -1,54 +1,47 @@
 """Putting: one statement inserts, and wakes someone if someone waits.
 
-A put that says more than which item and where is made by `put_on_terms`, also one statement. Only a bounded Queue needs two, in a
-transaction: what is counted has to be counted after the lock is taken, and a statement sees what was there when it began.
+A put with options (a delay, a key …) is also one statement, made by `put_with_options`. Only a bounded Queue needs two, in a
+transaction: items have to be counted after the lock is taken, and a statement sees what was there when it began.
 """
 
 from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pgstore import errors
 from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key, waits
 from pgstore.client.notifications import Notifications, in_transaction
+from pgstore.core import clock
 from pgstore.core.batches import batches
-from pgstore.core.clock import Deadline, monotonic
+from pgstore.core.clock import Deadline
 from pgstore.core.limit import within
-from pgstore.core.names import UNSTORABLE
 from pgstore.core.operation import BeforeCommit, Listen, Op, Query, Topic, Wait, atomic, operation
 from pgstore.core.statement import Statement
-from pgstore.queue.base import (
-    INSERT_LOCK,
-    INSERTING,
-    LEFT_OUT,
-    NOT_DURABLE,
-    RELAX,
-    RELAXED,
-    check_seconds,
-    one_of,
-    partition_name,
-    room_topic,
-    waking,
-)
-from pgstore.queue.lease import Leasing
+from pgstore.queue.arguments import NOT_GIVEN, check_key, check_seconds, one_of, partition_name
+from pgstore.queue.base import NOT_DURABLE, T, room_topic
+from pgstore.queue.due import Returning
+from pgstore.queue.sql import ASYNC_COMMIT, DELAYED, SET_ASYNC_COMMIT, waking
+from pgstore.queue.watermark import INSERT_LOCK, INSERTING
+from pgstore.serializers.codecs import PICKLE, SIGNED_PICKLE
 from pgstore.store.registry import StoreRecord
 
 # Of one statement of `put_many`. Not COPY, however many: at 5,000 and 100,000 items of 100 bytes, and at 2,000 of 10 kB, it had 0.8
 # to 0.95 of the speed, and it can neither see whether the Queue exists nor wake anybody.
 BATCH_ITEMS: Final = 5000
 
-# In one statement and one round trip: put, and wake someone if someone waits. No row: the queue does not exist any more.
+# In one statement and one round trip: put, and wake someone if someone waits. No row: the queue does not exist any more. Puts never
+# wait for each other: all that they lock is shared (see `watermark`).
 _AND_WAKE: Final = waking("put", key="$4", payload="$5")
 _WAKING: Final = f"RETURNING CASE WHEN {SOMEONE_WAITS.format(key='$4')} THEN pg_notify('{CHANNEL}', $5) IS NULL END"
 
 
 def _puts(*, signed: bool) -> tuple[Statement, ...]:
-    """The statements of puts without terms. *signed*: of signed pickles, which have a codec of their own."""
-    column, codec = (", codec", ", 's'") if signed else ("", "")
+    """The statements of puts without options. *signed*: of signed pickles, which have a codec of their own."""
+    column, codec = (", codec", f", '{SIGNED_PICKLE}'") if signed else ("", "")
     # Of one row, so without WITH, which costs the server 5 % of a put. Conditions come before the columns, thus before the id.
     one = f"""
         INSERT INTO pgstore.queue_item (store_id, partition, payload{column})
@@ -69,59 +62,29 @@ def _puts(*, signed: bool) -> tuple[Statement, ...]:
     return (
         Statement(f"{one} {_WAKING}", "int8 text bytea int4 text"),
         Statement(one, "int8 text bytea"),
-        # Of this one `put_on_terms` would make a third more work for the server, and most puts that are not durable are such.
-        Statement(f"{one} AND {RELAX} IS NOT NULL {_WAKING}", "int8 text bytea int4 text"),
+        # Of this one `put_with_options` would make a third more work for the server, and most puts that are not durable are such.
+        Statement(f"{one} AND {SET_ASYNC_COMMIT} IS NOT NULL {_WAKING}", "int8 text bytea int4 text"),
         Statement(f"WITH {INSERTING}, put AS ({many} RETURNING 1) {_AND_WAKE}", "int8 text bytea[] int4 text"),
         Statement(f"WITH {INSERTING} {many}", "int8 text bytea[]"),
     )
 
 
-PUT, PUT_SILENTLY, PUT_RELAXED, PUT_MANY, PUT_MANY_SILENTLY = _PLAIN = _puts(signed=False)
+PUT, PUT_WITHOUT_NOTIFY, PUT_ASYNC_COMMIT, PUT_MANY, PUT_MANY_WITHOUT_NOTIFY = _PLAIN = _puts(signed=False)
 SIGNED: Final = dict(zip(_PLAIN, _puts(signed=True), strict=True))
 
-LOCK_ROOM = Statement("SELECT pgstore.queue_take_turn($1, 'r', '')", "int8")
-
-# From now on partition $2 is emptied in $3 seconds, of what was put until now.
-LAPSE = Statement(
-    """
-    INSERT INTO pgstore.queue_lapse AS l (store_id, partition, lapses_at)
-    SELECT s.id, $2, statement_timestamp() + $3 * interval '1 second'
-      FROM pgstore.store s
-     WHERE s.id = $1
-    ON CONFLICT (store_id, partition) DO UPDATE
-       SET put_at = excluded.put_at,
-           lapses_at = excluded.lapses_at
-    """,
-    "int8 text float8",
-)
-
-KEY_BYTES_MAX: Final = 1024
-HAS_KEY = Statement("SELECT 1 FROM pgstore.queue_key WHERE store_id = $1 AND key = $2", "int8 text", read_only=True)
 PARTITION_SECONDS_MIN: Final = 0.001
 _COLLECT_EVERY: Final = 100  # puts with a key
-FORGET_KEYS = Statement(
-    """
-    DELETE FROM pgstore.queue_key
-     WHERE ctid = ANY (ARRAY(SELECT ctid
-                               FROM pgstore.queue_key
-                              WHERE store_id = $1
-                                AND put_at < statement_timestamp() - interval '24 hours'
-                              LIMIT 1000
-                                FOR UPDATE SKIP LOCKED))
-    """,
-    "int8",
-)
 
 
 @functools.cache
-def put_on_terms(
+def put_with_options(
     *,
     delayed: bool,
     keyed: bool,
     ordered: bool,
-    relaxed: bool,
+    async_commit: bool,
     bounded: bool,
-    aloud: bool,
+    notify: bool,
     repeatable: bool,
     signed: bool = False,
 ) -> tuple[Statement, tuple[str, ...]]:
@@ -138,9 +101,9 @@ def put_on_terms(
         return f"${len(names)}"
 
     parts, sources, conditions = [], ["pgstore.store s"], ["s.id = $1"]
-    if relaxed:
-        parts.append(RELAXED)
-        sources.append("relaxed")
+    if async_commit:
+        parts.append(ASYNC_COMMIT)
+        sources.append("async_commit")
     if ordered:
         # Taken before the ids are drawn and held until the commit, so that both come in one order.
         parts.append("in_turn AS MATERIALIZED (SELECT pgstore.queue_take_turn($1, 'o', $2))")
@@ -172,20 +135,20 @@ def put_on_terms(
         )
     if delayed:
         target = "queue_deferred (store_id, partition, payload, codec, kind, due_at)"
-        more = f", 'd', statement_timestamp() + {parameter('delay', 'float8')} * interval '1 second'"
+        more = f", '{DELAYED}', statement_timestamp() + {parameter('delay', 'float8')} * interval '1 second'"
     else:
         target, more = "queue_item (store_id, partition, payload, codec)", ""
         parts.append(INSERTING)
         sources.append("inserting")
     insert = f"""
         INSERT INTO pgstore.{target}
-        SELECT s.id, $2, u.payload, '{"s" if signed else "p"}'{more}
+        SELECT s.id, $2, u.payload, '{SIGNED_PICKLE if signed else PICKLE}'{more}
           FROM {" CROSS JOIN ".join(sources)}
          CROSS JOIN pg_catalog.unnest($3) WITH ORDINALITY AS u (payload, position)
          WHERE {" AND ".join(conditions)}
          ORDER BY u.position
     """
-    if not aloud:
+    if not notify:
         return Statement(f"WITH {', '.join(parts)} {insert}" if parts else insert, " ".join(types)), tuple(names)
     key, payload = parameter("wake_key", "int4"), parameter("wake_payload", "text")
     parts.append(f"put AS ({insert} RETURNING 1)")
@@ -194,7 +157,7 @@ def put_on_terms(
 
 
 @dataclass(frozen=True)
-class Terms:
+class PutOptions:
     """What a put says beside the items and where."""
 
     delay: float
@@ -203,17 +166,17 @@ class Terms:
     durable: bool
 
 
-class Putting(Leasing):
+class Putting(Returning[T]):
     """`put` and `put_many`."""
 
     @operation
     def put(
         self,
-        item: Any = LEFT_OUT,
+        item: T = NOT_GIVEN,  # type: ignore[assignment]
         block: bool = True,
         timeout: float | None = None,
         *,
-        v: Any = LEFT_OUT,
+        v: T = NOT_GIVEN,  # type: ignore[assignment]
         partition: str | None = None,
         partition_ttl: float | None = None,
         delay: float = 0,
@@ -244,8 +207,9 @@ class Putting(Leasing):
             ValueTooLarge: it is above 256 MiB.
         """
         if partition_ttl is not None:
-            said = {"delay": delay, "idempotency_key": idempotency_key, "ordered": ordered, "durable": durable}
-            yield from self._put_lapsing(self.put, partition_ttl, partition, said, item, block, timeout, v=v)
+            given: dict[str, Any] = {"delay": delay, "idempotency_key": idempotency_key, "ordered": ordered}
+            put = functools.partial(self.put.op, item, block, timeout, v=v, durable=durable, **given)
+            yield from self._put_with_partition_ttl(put, partition, partition_ttl, durable)
             return
         deadline = Deadline.after(timeout, block=block)
         name = partition_name(partition)
@@ -257,22 +221,22 @@ class Putting(Leasing):
             if self._runner.settings.signing_keys:
                 payload = self._sign(payload, name)
             if delay or ordered or idempotency_key is not None or "maxsize" in record.options:
-                terms = _terms(delay, idempotency_key, ordered, durable)
-                yield from self._put_on_terms(record, name, [payload], terms, deadline)
+                options = _put_options(delay, idempotency_key, ordered, durable)
+                yield from self._put_with_options(record, name, [payload], options, deadline)
             elif durable:
-                yield from self._insert(record.id, name, payload, PUT, PUT_SILENTLY)
+                yield from self._insert(record.id, name, payload, PUT, PUT_WITHOUT_NOTIFY)
             else:
                 yield from self._check_outside("put(durable=False)", NOT_DURABLE)
-                yield from self._insert(record.id, name, payload, PUT_RELAXED, PUT_SILENTLY)
+                yield from self._insert(record.id, name, payload, PUT_ASYNC_COMMIT, PUT_WITHOUT_NOTIFY)
 
     @operation
     def put_many(
         self,
-        items: Iterable[Any] = LEFT_OUT,  # type: ignore[assignment]
+        items: Iterable[T] = NOT_GIVEN,  # type: ignore[assignment]
         block: bool = True,
         timeout: float | None = None,
         *,
-        vs: Iterable[Any] = LEFT_OUT,  # type: ignore[assignment]
+        vs: Iterable[T] = NOT_GIVEN,  # type: ignore[assignment]
         partition: str | None = None,
         partition_ttl: float | None = None,
         delay: float = 0,
@@ -286,8 +250,9 @@ class Putting(Leasing):
         The other arguments are those of `put`, for all of them together.
         """
         if partition_ttl is not None:
-            said = {"delay": delay, "idempotency_key": idempotency_key, "ordered": ordered, "durable": durable}
-            yield from self._put_lapsing(self.put_many, partition_ttl, partition, said, items, block, timeout, vs=vs)
+            given: dict[str, Any] = {"delay": delay, "idempotency_key": idempotency_key, "ordered": ordered}
+            put = functools.partial(self.put_many.op, items, block, timeout, vs=vs, durable=durable, **given)
+            yield from self._put_with_partition_ttl(put, partition, partition_ttl, durable)
             return
         deadline = Deadline.after(timeout, block=block)
         name = partition_name(partition)
@@ -297,66 +262,103 @@ class Putting(Leasing):
             if self._runner.settings.signing_keys:
                 payloads = [self._sign(payload, name) for payload in payloads]
             if not durable or delay or ordered or idempotency_key is not None or "maxsize" in record.options:
-                terms = _terms(delay, idempotency_key, ordered, durable)
-                yield from self._put_on_terms(record, name, payloads, terms, deadline)
+                options = _put_options(delay, idempotency_key, ordered, durable)
+                yield from self._put_with_options(record, name, payloads, options, deadline)
                 return
             cut = list(batches(payloads, len, rows_max=BATCH_ITEMS))
             if len(cut) == 1:
-                yield from self._insert(record.id, name, cut[0], PUT_MANY, PUT_MANY_SILENTLY)
+                yield from self._insert(record.id, name, cut[0], PUT_MANY, PUT_MANY_WITHOUT_NOTIFY)
             elif cut:
                 yield from atomic(self._insert_batches(record.id, name, cut))
             else:
                 yield from self._check_exists(record.id)
 
-    def _put_lapsing(
-        self, put: Any, partition_ttl: float, partition: str | None, said: dict[str, Any], *given: Any, **also: Any
+    # From now on partition $2 is emptied in $3 seconds, of what was put until now. Two such puts into one partition wait for each
+    # other's commits, so the time is that of the later one.
+    _SET_PARTITION_TTL: Final = Statement(
+        """
+        INSERT INTO pgstore.queue_lapse AS l (store_id, partition, lapses_at)
+        SELECT s.id, $2, statement_timestamp() + $3 * interval '1 second'
+          FROM pgstore.store s
+         WHERE s.id = $1
+        ON CONFLICT (store_id, partition) DO UPDATE
+           SET put_at = excluded.put_at,
+               lapses_at = excluded.lapses_at
+        """,
+        "int8 text float8",
+    )
+
+    def _put_with_partition_ttl(
+        self, put: Callable[..., Op[None]], partition: str | None, partition_ttl: float, durable: bool
     ) -> Op[None]:
-        """*put* what was *given*, or *also*, as was *said*; after which the partition has so much time."""
+        """*put* into *partition*, after which that has so much time."""
         name = partition_name(partition)
-        seconds = check_seconds(partition_ttl, "partition_ttl", above=PARTITION_SECONDS_MIN)
+        seconds = check_seconds(partition_ttl, "partition_ttl", PARTITION_SECONDS_MIN)
         record = yield from self._open()
 
         def both() -> Op[None]:
             yield from self._sweep(record.id)  # what has had its time does not get more by this put
-            yield from put.op(*given, partition=partition, **said, **also)
-            yield Query(LAPSE, record.id, name, seconds)
+            yield from put(partition=partition)
+            yield Query(self._SET_PARTITION_TTL, record.id, name, seconds)
 
         # Not in a transaction where the put may wait for room, or says something that goes for all of one.
-        yield from (both() if "maxsize" in record.options or not said["durable"] else atomic(both()))
+        yield from (both() if "maxsize" in record.options or not durable else atomic(both()))
         queue = self._of(record.id)
-        queue.check_at = min(queue.check_at, monotonic() + seconds)
+        queue.check_at = min(queue.check_at, clock.monotonic() + seconds)
 
     def _insert_batches(self, store_id: int, partition: str, cut: list[list[bytes]]) -> Op[None]:
         for batch in cut:
-            yield from self._insert(store_id, partition, batch, PUT_MANY, PUT_MANY_SILENTLY)
+            yield from self._insert(store_id, partition, batch, PUT_MANY, PUT_MANY_WITHOUT_NOTIFY)
 
-    def _insert(self, store_id: int, partition: str, payload: Any, aloud: Statement, silently: Statement) -> Op[None]:
+    def _insert(
+        self, store_id: int, partition: str, payload: Any, notify: Statement, without_notify: Statement
+    ) -> Op[None]:
         if self._runner.settings.signing_keys:
-            aloud, silently = SIGNED[aloud], SIGNED[silently]
+            notify, without_notify = SIGNED[notify], SIGNED[without_notify]
         topic = Topic(store_id, partition)
         hooked = yield BeforeCommit(Notifications, Notifications)
         if hooked is None or hooked.immediate:
-            put = yield Query(aloud, store_id, partition, payload, lock_key(topic), topic.payload)
+            put = yield Query(notify, store_id, partition, payload, lock_key(topic), topic.payload)
         else:
-            put = yield Query(silently, store_id, partition, payload)
+            put = yield Query(without_notify, store_id, partition, payload)
             hooked.hook.topics[topic] = None
         if not put:
             yield from self._is_gone(store_id)
 
-    # ------------------------------------------------------------------------------------------------------- on terms
+    # -------------------------------------------------------------------------------------------------- with options
 
-    def _put_on_terms(
-        self, record: StoreRecord, partition: str, payloads: list[bytes], terms: Terms, deadline: Deadline
+    # Waits for nobody: keys that others are deleting or asking for are passed over. The cast: see `take`.
+    _FORGET_KEYS: Final = Statement(
+        """
+        DELETE FROM pgstore.queue_key
+         WHERE store_id::numeric = $1::numeric
+           AND ctid = ANY (ARRAY(SELECT ctid
+                                   FROM pgstore.queue_key
+                                  WHERE store_id = $1
+                                    AND put_at < statement_timestamp() - interval '24 hours'
+                                  LIMIT 1000
+                                    FOR UPDATE SKIP LOCKED))
+        """,
+        "int8",
+    )
+
+    def _put_with_options(
+        self,
+        record: StoreRecord,
+        partition: str,
+        payloads: list[bytes],
+        options: PutOptions,
+        deadline: Deadline,
     ) -> Op[None]:
-        if not terms.durable:
+        if not options.durable:
             yield from self._check_outside("put(durable=False)", NOT_DURABLE)
-        maxsize: int | None = None if terms.delay else record.options.get("maxsize")
+        maxsize: int | None = None if options.delay else record.options.get("maxsize")
         cut = list(batches(payloads, len, rows_max=BATCH_ITEMS))
         if not cut:
             yield from self._check_exists(record.id)
             return
         if maxsize is None:
-            body = self._insert_on_terms(record, partition, cut, terms)
+            body = self._insert_with_options(record, partition, cut, options)
             # A put whose time may be over while it waits for another's must not take the transaction that it is in along.
             alone = len(cut) == 1 and (deadline.at is None or not (yield from in_transaction()))
             yield from (body if alone else atomic(body))
@@ -365,21 +367,26 @@ class Putting(Leasing):
                 f"{len(payloads)} items can never be in {self!r} at once, made with maxsize={maxsize}"
             )
         else:
-            yield from self._insert_when_room(record, partition, cut, terms, deadline)
-        if terms.key is not None and random.random() * _COLLECT_EVERY < 1:
-            yield Query(FORGET_KEYS, record.id)
+            yield from self._insert_when_room(record, partition, cut, options, deadline)
+        if options.key is not None and random.random() * _COLLECT_EVERY < 1:
+            yield Query(self._FORGET_KEYS, record.id)
 
     def _insert_when_room(
-        self, record: StoreRecord, partition: str, cut: list[list[bytes]], terms: Terms, deadline: Deadline
+        self,
+        record: StoreRecord,
+        partition: str,
+        cut: list[list[bytes]],
+        options: PutOptions,
+        deadline: Deadline,
     ) -> Op[None]:
-        if (yield from self._try(record, partition, cut, terms)):
+        if (yield from self._try(record, partition, cut, options)):
             return
         if deadline.passed():
             raise self._full(record)
         ticket = yield Listen(room_topic(record.id))
         try:
             for seconds in waits():
-                if (yield from self._try(record, partition, cut, terms)):
+                if (yield from self._try(record, partition, cut, options)):
                     return
                 if deadline.passed():
                     raise self._full(record)
@@ -387,45 +394,59 @@ class Putting(Leasing):
         finally:
             ticket.close()
 
-    def _try(self, record: StoreRecord, partition: str, cut: list[list[bytes]], terms: Terms) -> Op[bool]:
+    def _try(self, record: StoreRecord, partition: str, cut: list[list[bytes]], options: PutOptions) -> Op[bool]:
         try:
-            yield from atomic(self._insert_if_room(record, partition, cut, terms))
+            yield from atomic(self._insert_if_room(record, partition, cut, options))
         except _NoRoomError:  # which has undone all, also the lock
             return False
         return True
 
-    def _insert_if_room(self, record: StoreRecord, partition: str, cut: list[list[bytes]], terms: Terms) -> Op[None]:
-        yield Query(LOCK_ROOM, record.id)
-        if terms.key is not None and (yield Query(HAS_KEY, record.id, terms.key)):
-            return
-        yield from self._insert_on_terms(record, partition, cut, terms, record.options["maxsize"])
+    # Held to the end of the transaction by whoever puts into a bounded Queue, who counts after taking it: so nobody puts in
+    # between.
+    _LOCK_ROOM: Final = Statement("SELECT pgstore.queue_take_turn($1, 'r', '')", "int8")
+    _IS_KEY_USED: Final = Statement(
+        "SELECT 1 FROM pgstore.queue_key WHERE store_id = $1 AND key = $2", "int8 text", read_only=True
+    )
 
-    def _insert_on_terms(
-        self, record: StoreRecord, partition: str, cut: list[list[bytes]], terms: Terms, maxsize: int | None = None
+    def _insert_if_room(
+        self, record: StoreRecord, partition: str, cut: list[list[bytes]], options: PutOptions
+    ) -> Op[None]:
+        yield Query(self._LOCK_ROOM, record.id)
+        if options.key is not None and (yield Query(self._IS_KEY_USED, record.id, options.key)):
+            return
+        yield from self._insert_with_options(record, partition, cut, options, record.options["maxsize"])
+
+    def _insert_with_options(
+        self,
+        record: StoreRecord,
+        partition: str,
+        cut: list[list[bytes]],
+        options: PutOptions,
+        maxsize: int | None = None,
     ) -> Op[None]:
         topic = Topic(record.id, partition)
         hooked = yield BeforeCommit(Notifications, Notifications)
-        aloud = hooked is None or hooked.immediate
+        notify = hooked is None or hooked.immediate
         values = {
             "store_id": record.id,
             "partition": partition,
-            "key": terms.key,
+            "key": options.key,
             "maxsize": maxsize,
             "wanted": sum(map(len, cut)),
-            "delay": terms.delay,
+            "delay": options.delay,
             "wake_key": lock_key(topic),
             "wake_payload": topic.payload,
         }
         for number, batch in enumerate(cut):
             is_first = number == 0
-            statement, names = put_on_terms(
-                delayed=terms.delay > 0,
-                keyed=is_first and terms.key is not None,
-                ordered=is_first and terms.ordered,
-                relaxed=is_first and not terms.durable,
+            statement, names = put_with_options(
+                delayed=options.delay > 0,
+                keyed=is_first and options.key is not None,
+                ordered=is_first and options.ordered,
+                async_commit=is_first and not options.durable,
                 bounded=is_first and maxsize is not None,
-                aloud=aloud,
-                repeatable=terms.key is not None and hooked is None,
+                notify=notify,
+                repeatable=options.key is not None and hooked is None,
                 signed=bool(self._runner.settings.signing_keys),
             )
             values["payloads"] = batch
@@ -434,7 +455,7 @@ class Putting(Leasing):
                 if maxsize is not None:
                     raise _NoRoomError
                 return  # the key was used before
-        if not aloud:
+        if not notify:
             hooked.hook.topics[topic] = None
 
     def _late_put(self, exc: errors.TimedOut) -> errors.QueueFull:
@@ -448,13 +469,5 @@ class _NoRoomError(Exception):
     """Rolls back a put into a full queue."""
 
 
-def _terms(delay: float, key: object, ordered: bool, durable: bool) -> Terms:
-    if key is not None and (
-        not isinstance(key, str)
-        or not 1 <= len(key.encode(errors="replace")) <= KEY_BYTES_MAX
-        or UNSTORABLE.search(key)
-    ):
-        raise errors.InvalidError(
-            f"idempotency_key {key!r} is not a str of 1 to {KEY_BYTES_MAX} bytes of UTF-8, without NUL and lone surrogates"
-        )
-    return Terms(check_seconds(delay, "delay"), key, bool(ordered), bool(durable))
+def _put_options(delay: float, key: object, ordered: bool, durable: bool) -> PutOptions:
+    return PutOptions(check_seconds(delay, "delay"), check_key(key), bool(ordered), bool(durable))

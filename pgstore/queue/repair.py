@@ -1,7 +1,7 @@
-"""Repairing Queues after a change of servers: items that no get finds, for they were put below the mark of their partition.
+"""Repairing Queues after a change of servers: items that no get finds, for they lie below the watermark of their partition.
 
-Logical replication carries rows over but no sequences. On a server that takes over so, the next id may be one that a Queue's mark
-has passed. `sql/checks/queue_marks.sql` finds what was put so.
+Logical replication copies rows but no sequences. On a server that takes over in this way, the next id may be one that a Queue's
+watermark has passed. `sql/checks/queue_marks.sql` finds what was put there.
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ from typing import Final, NamedTuple
 
 from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
+from pgstore.queue.watermark import insert_lock
 
-# Who is about to put or to take waits; who has done so, and has not committed, is waited for.
+# Whoever is about to put or take waits for us; we wait for whoever has done so and has not committed.
 LOCK: Final = Statement("LOCK TABLE pgstore.queue_item IN SHARE ROW EXCLUSIVE MODE")
-# As who puts: see queue_advance. Taken before the ids are drawn.
+# As who puts does, before ids are drawn (see `watermark`).
 INSERTING: Final = Statement(
-    """
-    SELECT CASE WHEN pg_try_advisory_xact_lock_shared(1885827945, (b.store_id % 2147483648)::integer)
-                THEN true
-                ELSE pgstore.queue_inserting(b.store_id)
-            END
+    f"""
+    SELECT {insert_lock("b.store_id")}
       FROM (SELECT DISTINCT h.store_id
               FROM pgstore.queue_head h
              WHERE EXISTS (SELECT
@@ -29,8 +27,9 @@ INSERTING: Final = Statement(
                               AND q.id < h.low)) b
     """
 )
-# Marks are only ever raised, and clients remember them for a second: so it is the items that move. They were put after all that is
-# above the mark, or they would not have got such ids, and so their place is at the end.
+# Watermarks are only ever raised, and clients remember them for a second: so it is the items that move. They were put after all
+# that is above the watermark, or they would not have got such ids, and so their place is at the end. Nobody puts or takes
+# meanwhile.
 MOVE: Final = Statement(
     """
     WITH below AS (
@@ -69,6 +68,6 @@ def lock_items() -> Op[None]:
 
 
 def move_items() -> Op[list[Moved]]:
-    """Give items below the mark of their partition new ids. After `lock_items`, and with a sequence that is beyond all marks."""
+    """Give items below the watermark of their partition new ids. After `lock_items`, with a sequence beyond all watermarks."""
     yield Query(INSERTING)
     return [Moved(*row[:3]) for row in (yield Query(MOVE))]

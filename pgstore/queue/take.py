@@ -1,10 +1,6 @@
 """Taking: one statement finds the oldest items that nobody else has locked, and deletes them, or moves them to be leased.
 
-It starts at the partition's mark, an id below which nothing is left and nothing will appear. Without one a get passes the dead row
-of every item taken since the oldest snapshot that somebody in the database holds: with 50,000 of them it took 4.3 ms instead of
-0.06. An old mark does no harm. It is raised after some thousand items and kept in `queue_head`, where a statement that is told
-none looks it up. A busy client remembers it for a second, for under an old snapshot that row has a past of its own to be passed;
-and forgets it when a connection leads to a server that may be another, for ids may then have gone back.
+It starts at the partition's low watermark, an id below which there is nothing (`watermark`).
 """
 
 from __future__ import annotations
@@ -15,74 +11,38 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.client.listener import lock_key, waits
-from pgstore.client.notifications import Notifications, in_transaction
+from pgstore.client.notifications import Notifications
+from pgstore.core import clock
 from pgstore.core.batches import BATCH_BYTES, batches
-from pgstore.core.clock import Deadline, monotonic
+from pgstore.core.clock import Deadline
 from pgstore.core.limit import within
-from pgstore.core.operation import Autonomous, BeforeCommit, Listen, Op, PutBack, Query, Rows, Topic, Wait, operation
+from pgstore.core.operation import BeforeCommit, Listen, Op, PutBack, Query, Rows, Topic, Wait
+from pgstore.core.overloads import operation_as
 from pgstore.core.statement import Statement
-from pgstore.queue.base import (
-    INSERTING,
-    NOT_DURABLE,
-    RELAXED,
-    check_count,
-    check_seconds,
-    partition_name,
-    room_topic,
-    waking,
-)
-from pgstore.queue.lease import LEASE_SECONDS_MIN, RENEWED_SECONDS_MIN, UNLEASE, Lease, Leasing, Renewal, one
-from pgstore.queue.state import FRESH_SECONDS, KnownPartition, KnownQueue, tally
+from pgstore.queue.arguments import check_count, check_seconds, one_at_most, partition_name
+from pgstore.queue.base import NOT_DURABLE, T, room_topic
+from pgstore.queue.due import Returning
+from pgstore.queue.lease import HELD, INSERT_GONE, LEASE_SECONDS_MIN, RENEWED_SECONDS_MIN, Lease, Renewal
+from pgstore.queue.overloads import Get, GetMany
+from pgstore.queue.sql import ASYNC_COMMIT, LEASED, waking
+from pgstore.queue.state import PartitionState, QueueState, counter_of
+from pgstore.queue.watermark import INSERTING, WATERMARK
 from pgstore.store.registry import StoreRecord
 
-# With new ids, for the old ones may lie below a mark by now. Whoever went to sleep while they were taken is told.
-PUT_BACK = Statement(
-    f"""
-    WITH {INSERTING},
-         back AS (
-             INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
-             SELECT s.id, $2, to_timestamp(u.put_at), u.codec, u.payload, u.attempts
-               FROM pgstore.store s
-              CROSS JOIN inserting
-              CROSS JOIN unnest($3, $4, $5, $6, $7) AS u (id, put_at, codec, payload, attempts)
-              WHERE s.id = $1
-              ORDER BY u.id
-             RETURNING 1)
-    SELECT pgstore.notify_if_awaited($1, $2)
-      FROM (SELECT 1 FROM back LIMIT 1) AS some_item
-    """,
-    "int8 text int8[] float8[] char[] bytea[] int4[]",
-)
-ADVANCE = Statement(
-    "SELECT * FROM pgstore.queue_advance($1, $2, $3, $4, $5)", "int8 text int8 text[] text", repeatable=True
-)
-# Where nothing else is committed with it: a mark that a crash takes back does no harm.
-ADVANCE_ALONE = Statement(
-    f"WITH {RELAXED} SELECT a.* FROM relaxed CROSS JOIN pgstore.queue_advance($1, $2, $3, $4, $5) AS a",
-    "int8 text int8 text[] text",
-    repeatable=True,
-)
 # As seconds, for a time with a zone takes Python longer to make than all the rest of a row.
 COLUMNS: Final = "id, date_part('epoch', put_at), codec, payload, attempts"
-MARK = Statement(
-    "SELECT low FROM pgstore.queue_head WHERE store_id = $1 AND partition = $2", "int8 text", read_only=True
-)
-# The mark that was told, or of 0 the one that is kept. Looked up once a statement, before its first row.
-LOW: Final = """
-    CASE WHEN {low} > 0
-         THEN {low}
-         ELSE coalesce((SELECT low FROM pgstore.queue_head WHERE store_id = $1 AND partition = $2), 0)
-     END
-"""
-# Never `id IN (SELECT … LIMIT n)`: a plan may run the subquery more than once, and LIMIT 1 then takes everything. As an array it is
-# run once. Rows come back in the order of the table, not of the ids.
+# Two takers never get one item, and never wait for each other: each locks what it takes, and SKIP LOCKED makes the other look
+# further. Never `id IN (SELECT … LIMIT n)`: a plan may run the subquery more than once, and LIMIT 1 then takes everything. As an
+# array it is run once. Rows come back in the order of the table, not of the ids. The cast keeps the planner from using an index for
+# the store: the rows are fetched by ctid, also by a plan that was made while there were few.
 _DELETE: Final = """
     DELETE FROM pgstore.queue_item
-     WHERE ctid = ANY (ARRAY(SELECT ctid
+     WHERE store_id::numeric = $1::numeric
+       AND ctid = ANY (ARRAY(SELECT ctid
                                FROM pgstore.queue_item
                               WHERE store_id = $1
                                 AND partition = $2
-                                AND id >= {low}
+                                AND id >= {watermark}
                               ORDER BY id
                                 FOR UPDATE SKIP LOCKED
                               LIMIT {limit}))
@@ -92,63 +52,42 @@ _DELETE: Final = """
 # the partition were small.
 FIT_FOR_CERTAIN: Final = 8
 SMALL_BYTES: Final = 64 * 1024
-_LOW: Final = LOW.format(low="$4")
+_WATERMARK: Final = WATERMARK.format(watermark="$4")
 _FITTING: Final = f"""
     CASE WHEN (SELECT sum(pg_catalog.octet_length(o.payload))
                  FROM (SELECT payload
                          FROM pgstore.queue_item
                         WHERE store_id = $1
                           AND partition = $2
-                          AND id >= {_LOW}
+                          AND id >= {_WATERMARK}
                         ORDER BY id
                         LIMIT $3) AS o) > 2147483648
          THEN {FIT_FOR_CERTAIN}
          ELSE $3
      END
 """
-_TAKE_FEW: Final = _DELETE.format(low=_LOW, limit="$3")
-_TAKE_MANY: Final = _DELETE.format(low=_LOW, limit=_FITTING)
-_UNSET: Final = f"SELECT {COLUMNS} FROM pgstore.queue_take($1, $2, $3, $4)"
-TAKE = Statement(f"{_TAKE_FEW} RETURNING {COLUMNS}", "int8 text int8 int8", unset=_UNSET)
-TAKE_MANY = Statement(f"{_TAKE_MANY} RETURNING {COLUMNS}", "int8 text int8 int8", unset=_UNSET)
-# What a waiting taker asks: unlike TAKE it can be repeated when its answer is lost, so waiting outlives a restart of the server.
-# No row: the queue does not exist any more.
-PEEK = Statement(
-    f"""
-    SELECT EXISTS (SELECT
-                     FROM pgstore.queue_item i
-                    WHERE i.store_id = $1
-                      AND i.partition = $2
-                      AND i.id >= {LOW.format(low="$3")}),
-           (SELECT extract(epoch FROM min(e.due_at) - statement_timestamp())::double precision
-              FROM pgstore.queue_deferred e
-             WHERE e.store_id = $1
-               AND e.partition = $2
-               AND e.due_at IS NOT NULL)
-      FROM pgstore.store s
-     WHERE s.id = $1
-    """,
-    "int8 text int8",
-    read_only=True,
-)
+_TAKE_FEW: Final = _DELETE.format(watermark=_WATERMARK, limit="$3")
+_TAKE_MANY: Final = _DELETE.format(watermark=_WATERMARK, limit=_FITTING)
+_PORTABLE_SQL: Final = f"SELECT {COLUMNS} FROM pgstore.queue_take($1, $2, $3, $4)"
+TAKE = Statement(f"{_TAKE_FEW} RETURNING {COLUMNS}", "int8 text int8 int8", unset=_PORTABLE_SQL)
+TAKE_MANY = Statement(f"{_TAKE_MANY} RETURNING {COLUMNS}", "int8 text int8 int8", unset=_PORTABLE_SQL)
 
 
 @functools.cache
-def take_on_terms(*, leased: bool, relaxed: bool, aloud: bool, many: bool = False) -> Statement:
+def take_with_options(*, leased: bool, async_commit: bool, notify: bool, many: bool = False) -> Statement:
     """
     TAKE in other forms, with the same rows; with *many* TAKE_MANY.
 
-    Parameters after those of TAKE: with *leased* the seconds; with *aloud*, which wakes those who wait for room, its lock key and
-    payload.
-    *relaxed*: the commit does not wait for the disk.
+    Parameters after those of TAKE: with *leased* the seconds; with *notify*, which wakes those who wait for room, its lock key and
+    payload. *async_commit*: the commit does not wait for the disk.
     """
     types = "int8 text int8 int8"
     parts = []
     delete = _TAKE_MANY if many else _TAKE_FEW
-    if relaxed:
-        parts.append(RELAXED)
-        delete += " AND EXISTS (SELECT FROM relaxed)"
-    if not leased and not aloud:
+    if async_commit:
+        parts.append(ASYNC_COMMIT)
+        delete += " AND EXISTS (SELECT FROM async_commit)"
+    if not leased and not notify:
         return (
             Statement(f"WITH {', '.join(parts)} {delete} RETURNING {COLUMNS}", types)
             if parts
@@ -161,10 +100,10 @@ def take_on_terms(*, leased: bool, relaxed: bool, aloud: bool, many: bool = Fals
     if leased:
         types += " float8"
         parts.append(
-            """
+            f"""
             leased AS (
                 INSERT INTO pgstore.queue_deferred (store_id, partition, kind, due_at, put_at, codec, payload, attempts)
-                SELECT $1, $2, 'l', statement_timestamp() + $5 * interval '1 second', t.put_at, t.codec, t.payload,
+                SELECT $1, $2, '{LEASED}', statement_timestamp() + $5 * interval '1 second', t.put_at, t.codec, t.payload,
                        least(t.attempts + 1, 32767)
                   FROM taken t
                  ORDER BY t.id
@@ -173,7 +112,7 @@ def take_on_terms(*, leased: bool, relaxed: bool, aloud: bool, many: bool = Fals
         )
         source = "leased"
     tail = ""
-    if aloud:
+    if notify:
         key, payload = ("$6", "$7") if leased else ("$5", "$6")
         types += " int4 text"
         parts.append(f"woken AS MATERIALIZED ({waking('taken', key=key, payload=payload)})")
@@ -181,10 +120,10 @@ def take_on_terms(*, leased: bool, relaxed: bool, aloud: bool, many: bool = Fals
     return Statement(f"WITH {', '.join(parts)} SELECT {COLUMNS} FROM {source} t {tail}", types)
 
 
-class Taking(Leasing):
+class Taking(Returning[T]):
     """`get` and `get_many`."""
 
-    @operation
+    @operation_as[Get[T]]
     def get(
         self,
         block: bool = True,
@@ -224,7 +163,7 @@ class Taking(Leasing):
         leases = yield from self._lease(1, block, timeout, name, lease, renew, durable)
         return leases[0] if leases else None
 
-    @operation
+    @operation_as[GetMany[T]]
     def get_many(
         self,
         n: int | None = None,
@@ -253,9 +192,7 @@ class Taking(Leasing):
                 back, in one step and in their order, at the end of the queue, so a process that asks again and again turns the
                 queue round; with *lease* each is loaded, or not, by itself.
         """
-        if n is not None and n_values is not None:
-            raise errors.InvalidError("get_many takes n= or n_values=, which are the same, not both")
-        wanted = check_count(n if n_values is None else n_values, "get_many")
+        wanted = check_count(one_at_most(n, n_values, "get_many takes n= or n_values="), "n of get_many")
         name = partition_name(partition)
         if lease is not None:
             return (yield from self._lease(wanted, block, timeout, name, lease, renew, durable))
@@ -267,15 +204,15 @@ class Taking(Leasing):
             return self._decode_all(rows, name)
         except errors.DeserializationError:
             store_id = yield from self._locate()
-            counting = yield from tally(self._of(store_id))
+            counter = yield from counter_of(self._of(store_id))
             yield PutBack(self._put_back(store_id, name, rows))
-            counting.count(-len(rows))
+            counter.count(-len(rows))
             raise
 
     def _lease(
         self, n: int, block: bool, timeout: float | None, partition: str, lease: float, renew: bool, durable: bool
     ) -> Op[list[Any]]:
-        seconds = check_seconds(lease, "lease", above=RENEWED_SECONDS_MIN if renew else LEASE_SECONDS_MIN)
+        seconds = check_seconds(lease, "lease", RENEWED_SECONDS_MIN if renew else LEASE_SECONDS_MIN)
         deadline = Deadline.after(timeout, block=block)
         with within(deadline, self._late_get):
             record = yield from self._open()
@@ -284,10 +221,31 @@ class Taking(Leasing):
                     "get(renew=True)", "has a lease that nobody can prolong before the commit"
                 )
             rows = yield from self._take(n, block, timeout, deadline, partition, seconds, durable)
-        leases = [Lease(self, partition, seconds, row, record) for row in rows]
+        leases: list[Lease[T]] = [Lease(self, partition, seconds, row, record) for row in rows]
         if renew and leases:
             Renewal(leases, self._runner, record.id, seconds).go_on()
         return leases
+
+    # What a waiting taker asks: unlike TAKE it can be repeated when its answer is lost, so waiting outlives a restart of the
+    # server. No row: the queue does not exist any more.
+    _POLL: Final = Statement(
+        f"""
+        SELECT EXISTS (SELECT
+                         FROM pgstore.queue_item i
+                        WHERE i.store_id = $1
+                          AND i.partition = $2
+                          AND i.id >= {WATERMARK.format(watermark="$3")}),
+               (SELECT extract(epoch FROM min(e.due_at) - statement_timestamp())::double precision
+                  FROM pgstore.queue_deferred e
+                 WHERE e.store_id = $1
+                   AND e.partition = $2
+                   AND e.due_at IS NOT NULL)
+          FROM pgstore.store s
+         WHERE s.id = $1
+        """,
+        "int8 text int8",
+        read_only=True,
+    )
 
     def _take(
         self,
@@ -305,43 +263,43 @@ class Taking(Leasing):
         if not durable:
             yield from self._check_outside("get(durable=False)", NOT_DURABLE)
         queue = self._of(record.id)
-        if monotonic() >= queue.check_at:
+        if clock.monotonic() >= queue.check_at:
             yield from self._check_due(record, queue)
-        known = queue.partition(partition, self._runner.servers_seen)
-        if known.may_rise:
-            yield from self._advance(record, partition, known)
-        elif known.is_busy:
-            yield from self._learn(record, partition, known)
-        rows = yield from self._look(record, partition, queue, known, n, lease, durable)
-        if not rows and known.servers_seen != self._runner.servers_seen:
-            # The connection was the first to another server, whose items may lie below the mark.
+        state = queue.partition(partition, self._runner.servers_seen)
+        if state.should_advance:
+            yield from state.advance(self._runner, record.id, partition)
+        elif state.should_learn:
+            yield from state.learn(self._runner, record.id, partition)
+        rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
+        if not rows and state.servers_seen != self._runner.servers_seen:
+            # The connection was the first to another server, whose items may lie below the watermark.
             queue = self._of(record.id)
-            known = queue.partition(partition, self._runner.servers_seen)
-            rows = yield from self._look(record, partition, queue, known, n, lease, durable)
+            state = queue.partition(partition, self._runner.servers_seen)
+            rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
         if not rows:
             # Is there still a Queue, and has anything become due since the last check?
-            found = yield Query(PEEK, record.id, partition, _low(known))
+            found = yield Query(self._POLL, record.id, partition, state.known())
             if not found:
                 yield from self._is_gone(record.id)
             due_in = found[0][1]
             if due_in is not None and due_in <= 0:
                 yield from self._bring_back(record)
-                rows = yield from self._look(record, partition, queue, known, n, lease, durable)
+                rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
         if rows or not block:
             return rows
         if deadline.passed():
             raise self._empty(timeout, partition)
-        # Listening comes before the second look: a put in between wakes us.
+        # Listen before reading again: a put in between wakes us.
         ticket = yield Listen(Topic(record.id, partition))
         try:
             woken = False
             for seconds in waits():
-                known = queue.partition(partition, self._runner.servers_seen)
+                state = queue.partition(partition, self._runner.servers_seen)
                 if woken:  # there most probably is something, so that asking first would only take longer
-                    rows = yield from self._look(record, partition, queue, known, n, lease, durable)
+                    rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
                     if rows:
                         return rows
-                found = yield Query(PEEK, record.id, partition, _low(known))
+                found = yield Query(self._POLL, record.id, partition, state.known())
                 if not found:
                     yield from self._is_gone(record.id)
                 there_are_some, due_in = found[0]
@@ -350,7 +308,7 @@ class Taking(Leasing):
                     more_due = yield from self._bring_back(record)
                     there_are_some = True
                 if there_are_some:
-                    rows = yield from self._look(record, partition, queue, known, n, lease, durable)
+                    rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
                     if rows:
                         return rows
                 if deadline.passed():
@@ -364,102 +322,110 @@ class Taking(Leasing):
             ticket.close()
         raise AssertionError("unreachable")
 
-    def _look(
+    def _try_take(
         self,
         record: StoreRecord,
         partition: str,
-        queue: KnownQueue,
-        known: KnownPartition,
+        queue: QueueState,
+        state: PartitionState,
         n: int,
         lease: float | None,
         durable: bool,
     ) -> Op[Rows]:
         store_id = record.id
-        counting = yield from tally(queue)
-        known.looks += 1
-        many = n > FIT_FOR_CERTAIN and known.has_large
+        counter = yield from counter_of(queue)
+        state.takes += 1
+        many = n > FIT_FOR_CERTAIN and state.has_large
         if lease is None and durable and "maxsize" not in record.options:
             rows: Rows = yield Query(
                 TAKE_MANY if many else TAKE,
                 store_id,
                 partition,
                 n,
-                _low(known),
+                state.known(),
                 undo=lambda rows: self._put_back(store_id, partition, rows),
             )
         else:
-            rows = yield from self._look_on_terms(record, partition, _low(known), n, lease, durable, many)
+            rows = yield from self._try_take_with_options(record, partition, state.known(), n, lease, durable, many)
         if rows:
-            known.note(len(rows))
+            state.note(len(rows))
             if n > FIT_FOR_CERTAIN:
-                known.has_large = any(len(row[3]) > SMALL_BYTES for row in rows)
-            queue.took(len(rows))
+                state.has_large = any(len(row[3]) > SMALL_BYTES for row in rows)
+            queue.note_dead_rows(len(rows))
             if lease is None:
-                counting.count(len(rows))
+                counter.count(len(rows))
             if len(rows) > 1:
                 rows.sort()
         return rows
 
-    def _advance(self, record: StoreRecord, partition: str, known: KnownPartition) -> Op[None]:
-        """
-        Raise the mark below which nothing is left; not before those are through who were inserting at the first attempt.
+    # Leases that were interrupted before anybody had them: they count for no attempt. Whoever went to sleep meanwhile is told.
+    # Waits for whoever brings one of them back, and then finds it gone.
+    _UNLEASE: Final = Statement(
+        f"""
+        WITH {INSERTING}, {HELD.format(which="id = ANY ($3)")}, back AS ({INSERT_GONE.format(uncounted=1)} RETURNING 1)
+        SELECT pgstore.notify_if_awaited($1, $2)
+          FROM (SELECT 1 FROM back LIMIT 1) AS some_item
+        """,
+        "int8 text int8[]",
+    )
 
-        Before items are taken, for an interrupt puts back only what the last query took. Apart from a transaction, to which what it
-        has taken, and may yet give back, is invisible.
-        """
-        known.taken = 0
-        statement = ADVANCE if (yield from in_transaction()) else ADVANCE_ALONE
-        ((low, *advancing),) = yield Autonomous(one(Query(statement, record.id, partition, *known.advancing)))
-        if low is None:
-            known.advancing = tuple(advancing)
-            return
-        known.advancing = (None, None, None)
-        self._trust(known, low)
-
-    def _learn(self, record: StoreRecord, partition: str, known: KnownPartition) -> Op[None]:
-        """Ask for the mark that is kept, once for the gets of a second."""
-        rows: Rows = yield Autonomous(one(Query(MARK, record.id, partition)))
-        self._trust(known, rows[0][0] if rows else 0)
-
-    def _trust(self, known: KnownPartition, low: int) -> None:
-        """Use *low* for a second, without looking."""
-        known.looks = 0
-        # Behind a pooler the server may be replaced unnoticed, and the mark be of another.
-        if not self._runner.is_pooled:
-            known.low = max(known.low, low)
-            known.fresh_until = monotonic() + FRESH_SECONDS
-
-    def _look_on_terms(
-        self, record: StoreRecord, partition: str, low: int, n: int, lease: float | None, durable: bool, many: bool
+    def _try_take_with_options(
+        self,
+        record: StoreRecord,
+        partition: str,
+        watermark: int,
+        n: int,
+        lease: float | None,
+        durable: bool,
+        many: bool,
     ) -> Op[Rows]:
-        values: list[Any] = [record.id, partition, n, low]
+        values: list[Any] = [record.id, partition, n, watermark]
         if lease is not None:
             values.append(lease)
-        aloud = False
+        notify = False
         if "maxsize" in record.options:
             # Before the items are taken, or in the same statement: an interrupt puts back only what the last query took.
             room = room_topic(record.id)
             hooked = yield BeforeCommit(Notifications, Notifications)
-            aloud = hooked is None or hooked.immediate
-            if aloud:
+            notify = hooked is None or hooked.immediate
+            if notify:
                 values += [lock_key(room), room.payload]
             else:
                 hooked.hook.topics[room] = None
-        statement = take_on_terms(leased=lease is not None, relaxed=not durable, aloud=aloud, many=many)
+        statement = take_with_options(leased=lease is not None, async_commit=not durable, notify=notify, many=many)
 
         def undo(rows: Rows) -> Sequence[Query]:
             if lease is None:
                 return self._put_back(record.id, partition, rows)
-            return [Query(UNLEASE, record.id, partition, [row[0] for row in rows])]
+            return [Query(self._UNLEASE, record.id, partition, [row[0] for row in rows])]
 
         rows: Rows = yield Query(statement, *values, undo=undo)
         return rows
 
-    @staticmethod
-    def _put_back(store_id: int, partition: str, rows: Rows) -> list[Query]:
+    # Inserts, so it waits for nobody. With new ids, for the old ones may lie below a watermark by now. Whoever went to sleep while
+    # they were taken is told.
+    _PUT_BACK: Final = Statement(
+        f"""
+        WITH {INSERTING},
+             back AS (
+                 INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
+                 SELECT s.id, $2, to_timestamp(u.put_at), u.codec, u.payload, u.attempts
+                   FROM pgstore.store s
+                  CROSS JOIN inserting
+                  CROSS JOIN unnest($3, $4, $5, $6, $7) AS u (id, put_at, codec, payload, attempts)
+                  WHERE s.id = $1
+                  ORDER BY u.id
+                 RETURNING 1)
+        SELECT pgstore.notify_if_awaited($1, $2)
+          FROM (SELECT 1 FROM back LIMIT 1) AS some_item
+        """,
+        "int8 text int8[] float8[] char[] bytea[] int4[]",
+    )
+
+    def _put_back(self, store_id: int, partition: str, rows: Rows) -> list[Query]:
         """The queries that put *rows* back, in their order and in statements of a size that the server takes."""
         return [
-            Query(PUT_BACK, store_id, partition, *zip(*batch, strict=True))
+            Query(self._PUT_BACK, store_id, partition, *zip(*batch, strict=True))
             for batch in batches(sorted(rows), lambda row: len(row[3]), bytes_max=BATCH_BYTES)
         ]
 
@@ -474,8 +440,3 @@ class Taking(Leasing):
 def _check_no_renewal(renew: bool) -> None:
     if renew:
         raise errors.InvalidError("renew=True prolongs a lease: say how long one is with lease=")
-
-
-def _low(known: KnownPartition) -> int:
-    """The mark to tell the server, 0 if it had better look."""
-    return known.low if monotonic() < known.fresh_until else 0

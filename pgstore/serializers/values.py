@@ -1,4 +1,4 @@
-"""Values as bytes: pickles that load in every process, with native columns for numbers.
+"""Values as bytes: pickles that load in every process.
 
 The trap: plain pickle stores the functions and classes of a program's `__main__` by reference and *succeeds*; only the
 reader fails, which has another `__main__`. cloudpickle stores them by value, for two microseconds more per value. So
@@ -27,14 +27,7 @@ from pgstore.errors import DeserializationError, SerializationError, ValueTooLar
 # pg_dump fails on values above about 500 MiB, and takes the whole backup with it. The database CHECKs the same limit.
 VALUE_BYTES_MAX: Final = 256 * 1024 * 1024
 
-# How a Dict's value is stored: which of the columns `value`, `integer_value` and `float_value` holds it.
-CODEC_PICKLE: Final = "p"
-CODEC_INTEGER: Final = "i"
-CODEC_FLOAT: Final = "f"
-
 _PROTOCOL: Final = 5
-_INT64_MIN: Final = -(1 << 63)
-_INT64_MAX: Final = (1 << 63) - 1
 
 # Of exactly these types nothing can be a function or a class.
 _SCALARS: Final = frozenset({str, bytes, int, float, bool, type(None)})
@@ -132,43 +125,6 @@ def check_size(nbytes: int, what: str, *parts: object) -> None:
             f"{name} has {nbytes / 1024**2:,.1f} MiB ({nbytes:,} bytes), at most {VALUE_BYTES_MAX // 1024**2} MiB are "
             "allowed: store it as a file in a Volume and keep its path here, or split it"
         )
-
-
-def encode_value(value: Any) -> tuple[str, bytes | None, int | None, float | None]:
-    """
-    Return the columns (codec, value, integer_value, float_value) that hold *value*.
-
-    Only an exact int within 64 bits and an exact float become numbers: a bool, an IntEnum or a numpy scalar must come
-    back as what it was.
-    """
-    kind = type(value)
-    if kind is int:
-        if _INT64_MIN <= value <= _INT64_MAX:
-            return CODEC_INTEGER, None, value, None
-    elif kind is float:
-        return CODEC_FLOAT, None, None, value
-    return CODEC_PICKLE, dumps(value), None, None
-
-
-def decode_value(
-    codec: str, data: bytes | memoryview | None, integer: int | None, real: float | None, what: str
-) -> Any:
-    """
-    Return the value that `encode_value` turned into these columns. *what* names it in errors.
-
-    Raises:
-        DeserializationError: the value cannot be loaded here, or a newer pgstore wrote it with a codec unknown to this.
-    """
-    if codec == CODEC_PICKLE and data is not None:
-        return loads(data, what)
-    if codec == CODEC_INTEGER and integer is not None:
-        return integer
-    if codec == CODEC_FLOAT and real is not None:
-        return real
-    raise DeserializationError(
-        f"{what} is stored with codec {codec!r}, which this version of pgstore does not know: update pgstore",
-        raw=b"" if data is None else bytes(data),
-    )
 
 
 # --- which pickler --------------------------------------------------------------------------------------------------

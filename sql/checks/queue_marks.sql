@@ -1,5 +1,5 @@
--- Items below the mark of their partition, under which it counts as empty: no get finds them. They were put while the sequence was
--- behind the mark. `pgstore check --repair` gives them new ids, in their order, at the end of the partition.
+-- Items below the watermark of their partition, under which it counts as empty: no get finds them. They were put while the sequence was
+-- behind the watermark. `pgstore check --repair` gives them new ids, in their order, at the end of the partition.
 SELECT h.store_id, h.partition, h.low, b.items, b.first, b.last
   FROM pgstore.queue_head h
  CROSS JOIN LATERAL (

@@ -21,7 +21,7 @@ import sqlalchemy
 
 import pgstore
 from pgstore import embedded
-from pgstore.dict import entries
+from pgstore.dict.entries import Entries
 from tests.benchmarks import peers
 from tests.benchmarks.harness import Contest, Turn
 from tests.fixtures.processes import give_away, unprivileged
@@ -58,7 +58,7 @@ def reading(client: pgstore.Client, url: str) -> Iterator[Contest]:
     connection.execute("SET plan_cache_mode = force_generic_plan")
     connection.execute("ANALYZE pgstore.dict_entry")
     cursor = connection.cursor(binary=True)
-    statement = entries.GET.sql.decode().replace("$1", "%(store_id)s").replace("$2", "%(key)s")
+    statement = Entries._GET.sql.decode().replace("$1", "%(store_id)s").replace("$2", "%(key)s")
 
     def by_cursor() -> float:
         for key in keys:

@@ -27,7 +27,8 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 import pgstore
-from pgstore.queue.take import LOW, TAKE
+from pgstore.queue.take import TAKE
+from pgstore.queue.watermark import WATERMARK
 from tests.benchmarks import peers
 from tests.benchmarks.peers import Work
 
@@ -140,7 +141,9 @@ class Ours(Worker):
         return some(len(self.queue.get_many(SEVERAL, block=False)), SEVERAL)
 
     def lease(self) -> int:
-        self.queue.get(block=False, lease=60).ack()
+        lease = self.queue.get(block=False, lease=60)
+        assert lease is not None
+        lease.ack()
         return 1
 
     def close(self) -> None:
@@ -191,7 +194,7 @@ class Bare(Worker):
         ((self.store_id,),) = self.connection.execute(
             "SELECT id FROM pgstore.store WHERE kind = 'queue' AND name = $1", [self.name]
         )
-        self.sql_get = TAKE.sql.decode().replace(LOW.format(low="$4"), "$4")
+        self.sql_get = TAKE.sql.decode().replace(WATERMARK.format(watermark="$4"), "$4")
         self.lines: dict[int, bytes] = {}
         self.connection.autocommit = self.autocommit
 

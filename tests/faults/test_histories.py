@@ -18,7 +18,8 @@ from psycopg import sql
 import pgstore
 from pgstore import migrate
 from pgstore.client.listener import LOCK_CLASS
-from pgstore.queue import state
+from pgstore.queue import watermark
+from pgstore.queue.state import client_queues
 from tests.faults.conftest import Background, Eye, until
 
 KINDS = [pgstore.Dict, pgstore.Queue, pgstore.Volume, pgstore.NetworkFileSystem]
@@ -441,16 +442,16 @@ def test_a_mark_of_the_old_history_passes_over_nothing(call, database, worker, m
     """
     Items of the backup lie below the mark that the client has raised since; the first get after the restore finds them.
     """
-    monkeypatch.setattr(state, "ADVANCE_ITEMS", 1)
-    monkeypatch.setattr("pgstore.queue.take.FRESH_SECONDS", 1e6)
+    monkeypatch.setattr(watermark, "ADVANCE_ITEMS", 1)
+    monkeypatch.setattr("pgstore.queue.watermark.FRESH_SECONDS", 1e6)
     queue = pgstore.Queue.persist("queue", client=worker)
     call(queue.put_many, ["first", "second"])
     database.back_up()
     for number in range(20):
         call(queue.put, number)
         call(queue.get)
-    (knows,) = state.household(worker).queue(int(queue.object_id[3:]))._partitions.values()
-    assert knows.low > 2
+    (knows,) = client_queues(worker).queue(int(queue.object_id[3:]))._partitions.values()
+    assert knows.value > 2
     database.restore()
 
     assert [call(queue.get, block=False) for _ in range(3)] == ["first", "second", None]

@@ -28,7 +28,7 @@ from pgstore.core import limit
 from pgstore.core.statement import Statement
 from pgstore.core.steps import run_async, run_blocking
 from pgstore.queue import take
-from pgstore.queue.state import KnownPartition
+from pgstore.queue.state import PartitionState
 from tests.faults.conftest import Background, until
 
 # An interrupt may hit psycopg while it hands a new connection over, too.
@@ -315,7 +315,7 @@ def test_what_is_put_back_in_several_statements_comes_back_in_one_step(client, q
     queue.put("warm")
     queue.get()
     queue.put_many([str(number) * 60 for number in range(6)])
-    monkeypatch.setattr(KnownPartition, "note", _interrupted)
+    monkeypatch.setattr(PartitionState, "note", _interrupted)
 
     with pytest.raises(KeyboardInterrupt):
         queue.get_many(6)
@@ -459,7 +459,7 @@ def test_an_interrupt_before_any_line_of_a_get_loses_and_doubles_nothing(client,
         assert limit.current() is None, f"the next call has the bound of this one: {place}"
 
 
-@pytest.mark.parametrize("first", [(SpinWait, "catch"), (KnownPartition, "note")], ids=["on its way", "in hand"])
+@pytest.mark.parametrize("first", [(SpinWait, "catch"), (PartitionState, "note")], ids=["on its way", "in hand"])
 def test_a_second_interrupt_before_any_line_after_the_first_loses_and_doubles_nothing(
     client, queue, eye, monkeypatch, first
 ):
@@ -608,7 +608,7 @@ def test_an_interrupt_before_any_line_of_a_waiting_get_loses_and_doubles_nothing
     """
     with pytest.raises(pgstore.errors.QueueEmpty):
         queue.get(timeout=0.01)
-    original = pgstore.Queue._look
+    original = pgstore.Queue._try_take
     looks = []
 
     def look(self, *arguments):
@@ -617,7 +617,7 @@ def test_an_interrupt_before_any_line_of_a_waiting_get_loses_and_doubles_nothing
             return []
         return (yield from original(self, *arguments))
 
-    monkeypatch.setattr(pgstore.Queue, "_look", look)
+    monkeypatch.setattr(pgstore.Queue, "_try_take", look)
     queue.put_many(["a", "b", "c"])
 
     def get():

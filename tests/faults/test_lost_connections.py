@@ -13,8 +13,7 @@ from pgstore import connection
 from pgstore.client import executor
 from pgstore.core.operation import Many, Query, operation
 from pgstore.errors import OutcomeUnknown, StatementFailed, StoreUnavailable
-from pgstore.queue.peek import LEN, LEN_TOTAL
-from pgstore.queue.put import PUT_SILENTLY
+from pgstore.queue.put import PUT_WITHOUT_NOTIFY
 from tests.faults.conftest import Background, until
 from tests.fixtures.clients import Call
 
@@ -47,7 +46,7 @@ class QueueOfPairs(pgstore.Queue):
     @operation
     def put_twice(self, item):
         store_id = yield from self._locate()
-        yield Many([Query(PUT_SILENTLY, store_id, "", self._encode(item))] * 2)
+        yield Many([Query(PUT_WITHOUT_NOTIFY, store_id, "", self._encode(item))] * 2)
 
 
 def transact(call: Call, client: pgstore.Client, *steps):
@@ -105,7 +104,7 @@ def test_several_reads_whose_answer_is_lost_are_repeated_together(call, client, 
 
     def read():
         store_id = yield from queue._locate()
-        return (yield Many([Query(LEN, store_id, "", 5), Query(LEN_TOTAL, store_id, 5)]))
+        return (yield Many([Query(pgstore.Queue._LEN, store_id, "", 5), Query(pgstore.Queue._LEN_TOTAL, store_id, 5)]))
 
     proxy.cut_after(from_server=0)
     found = client.run(read()) if call.form == "blocking" else call.run(client.run_async(read()))

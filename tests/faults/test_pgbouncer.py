@@ -10,8 +10,8 @@ import pytest
 
 import pgstore
 from pgstore.queue import put as put_module
-from pgstore.queue import state as known_module
 from pgstore.queue import take as take_module
+from pgstore.queue import watermark as watermark_module
 from tests.faults.conftest import Background, until
 from tests.fixtures.clients import Call
 
@@ -195,7 +195,7 @@ def test_marks_rise_counts_are_told_and_leases_renewed_through_a_pooler(
     """
     A mark is looked up by each statement there: nothing that is remembered could be of another server.
     """
-    monkeypatch.setattr(known_module, "ADVANCE_ITEMS", 1)
+    monkeypatch.setattr(watermark_module, "ADVANCE_ITEMS", 1)
     monkeypatch.setattr(take_module, "RENEWED_SECONDS_MIN", 0.1)
     _, queue = stores
     queue.put("held")

@@ -16,9 +16,8 @@ from pgstore.client import listener
 from pgstore.client.listener import AsyncTicket, BlockingTicket, waits
 from pgstore.core import operation
 from pgstore.errors import InvalidError
-from pgstore.queue import lease as lease_module
 from pgstore.queue import take as take_module
-from pgstore.queue.state import KnownPartition
+from pgstore.queue.state import PartitionState
 from pgstore.serializers import dumps
 from tests.faults.conftest import Background, until
 
@@ -85,7 +84,7 @@ def test_a_put_between_the_registration_and_the_look_is_seen(call, queue, elsewh
     original = operation.Query
 
     def query(statement, *values, **options):
-        if statement is take_module.PEEK and not put:
+        if statement is pgstore.Queue._POLL and not put:
             put.append(1)
             elsewhere.put("item")
         return original(statement, *values, **options)
@@ -225,7 +224,7 @@ def test_each_look_of_a_waiter_is_one_statement_and_the_listener_sends_none(call
         call(queue.get, timeout=0.5)
 
     overhead = 10  # settling in: the first look, LISTEN, the registration
-    known = [statement for statement in statements if statement is lease_module.BRING_BACK]
+    known = [statement for statement in statements if statement is pgstore.Queue._BRING_BACK]
     assert len(looks) > 2
     assert len(known) == 1  # what is due and where the mark is, in one statement, asked once
     assert len(statements) - len(known) <= len(looks) + overhead
@@ -385,7 +384,7 @@ def test_what_a_taker_puts_back_wakes_who_went_to_sleep_meanwhile(
         for item in items:
             eye.rows("INSERT INTO pgstore.queue_item (store_id, payload) SELECT id, %s FROM pgstore.store", item)
         if failure is KeyboardInterrupt:
-            before(monkeypatch, KnownPartition, "note", press_ctrl_c)
+            before(monkeypatch, PartitionState, "note", press_ctrl_c)
         with pytest.raises(failure):
             take(elsewhere)
 

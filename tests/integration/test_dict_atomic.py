@@ -428,7 +428,7 @@ def test_a_joined_transaction_collects_nothing(client, database, store, sql, mon
 def test_what_is_taken_is_not_lost_when_collecting_fails(store, monkeypatch):
     store["k"] = "value"
     monkeypatch.setattr(base, "_in_passing", lambda: True)
-    monkeypatch.setattr(base, "COLLECT", Statement("SELECT 1 / 0 WHERE $1 > 0", "int8"))
+    monkeypatch.setattr(base.DictBase, "_COLLECT", Statement("SELECT 1 / 0 WHERE $1 > 0", "int8"))
 
     with pytest.raises(pgstore.Error):
         store.pop("k")
@@ -812,7 +812,7 @@ def test_popitem_asks_for_one_entry_whatever_the_planner_believes(database):
     """
     On an empty table all plans are cheap, and a connection keeps the one that it has made.
     """
-    statement = take.REMOVE_IF_FREE.plain
+    statement = take.Taking._REMOVE_IF_FREE.plain
 
     with psycopg.connect(database) as connection:
         connection.execute("SET plan_cache_mode = force_generic_plan")

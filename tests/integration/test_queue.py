@@ -312,14 +312,14 @@ def test_a_result_of_many_large_items_is_bounded(call, store, monkeypatch, optio
     statement = Statement(take.TAKE_MANY.sql.decode().replace("2147483648", "5000"), " ".join(take.TAKE_MANY.types))
     monkeypatch.setattr(take, "TAKE_MANY", statement)
     monkeypatch.setattr(take, "_TAKE_MANY", take._TAKE_MANY.replace("2147483648", "5000"))
-    take.take_on_terms.cache_clear()
+    take.take_with_options.cache_clear()
     call(store.put_many, [bytes(1000)] * 20)
 
     first = call(store.get_many, 20, **options)
 
     assert len(first) == take.FIT_FOR_CERTAIN
     assert call(store.len) == 12
-    take.take_on_terms.cache_clear()
+    take.take_with_options.cache_clear()
 
 
 def test_a_joined_connection_bounds_the_result_too(client, store, database, sql):

@@ -126,7 +126,7 @@ def test_clear_says_that_a_queue_was_deleted_and_asks_once_for_all(call, client,
     monkeypatch.setattr(Transaction, "query", query)
     with client.transaction():
         store.clear()
-    assert queries == [peek.NEWEST, peek.CLEAR, peek.CLEAR, peek.CLEAR_DELAYED]
+    assert queries == [store._NEWEST, store._CLEAR, store._CLEAR, store._CLEAR_DELAYED]
 
     pgstore.Queue.objects.delete(store.name, client=client)
     with pytest.raises(pgstore.NotFoundError):

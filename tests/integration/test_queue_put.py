@@ -11,8 +11,8 @@ import pytest
 
 import pgstore
 from pgstore.queue import put
-from pgstore.queue.put import put_on_terms
-from pgstore.queue.take import take_on_terms
+from pgstore.queue.put import put_with_options
+from pgstore.queue.take import take_with_options
 
 
 @pytest.fixture
@@ -335,12 +335,12 @@ def test_the_commit_of_such_a_statement_does_not_wait_for_the_disk(store, databa
     store.put("item")
     store_id = int(store.object_id.removeprefix("qu-"))
     if operation == "put":
-        statement, _ = put_on_terms(
-            delayed=False, keyed=False, ordered=False, relaxed=True, bounded=False, aloud=False, repeatable=False
+        statement, _ = put_with_options(
+            delayed=False, keyed=False, ordered=False, async_commit=True, bounded=False, notify=False, repeatable=False
         )
         values = [store_id, "", [b"x"]]
     else:
-        statement = take_on_terms(leased=False, relaxed=True, aloud=False)
+        statement = take_with_options(leased=False, async_commit=True, notify=False)
         values = [store_id, "", 1, 0]
 
     with psycopg.connect(database) as connection:

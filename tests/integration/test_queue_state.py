@@ -1,4 +1,4 @@
-"""What a client owes its Queues and does a little later: telling how much it took, and vacuum."""
+"""What a client does for its Queues a little later: it sends how much it took, and vacuums."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_what_is_not_told_yet_is_missing_in_both(client, store, counts):
 
 
 def test_a_client_tells_by_itself(call, store, counts, monkeypatch):
-    monkeypatch.setattr(state, "TELL_SECONDS", 0.05)
+    monkeypatch.setattr(state, "SEND_SECONDS", 0.05)
     store.put_many(range(5))
 
     call(store.get_many, 3)
@@ -136,7 +136,7 @@ def test_counts_go_with_the_queue(client, store, sql):
 
 
 def test_a_thread_for_what_is_left_to_do_ends_with_it(client, store, monkeypatch):
-    monkeypatch.setattr(state, "TELL_SECONDS", 0.05)
+    monkeypatch.setattr(state, "SEND_SECONDS", 0.05)
     store.put(1)
     assert client.scheduler._thread is None
 
@@ -209,7 +209,7 @@ def test_vacuum_is_wanted_only_with_the_right_to(server, own_database, granted):
 
 
 def _wanted():
-    return (yield Query(state.VACUUM_WANTED, 0))
+    return (yield Query(state.ClientQueues._IS_VACUUM_NEEDED, 0))
 
 
 # -------------------------------------------------------------------------------------------------------- many of them
@@ -221,8 +221,8 @@ def test_what_a_client_remembers_of_partitions_is_bounded(client, store, monkeyp
         store.put(number, partition=f"p{number}")
         assert store.get(partition=f"p{number}") == number
 
-    house = state.household(client)
-    assert len(house.queue(int(store.object_id.removeprefix("qu-")))._partitions) <= 10
+    queues = state.client_queues(client)
+    assert len(queues.queue(int(store.object_id.removeprefix("qu-")))._partitions) <= 10
 
 
 def test_what_a_client_remembers_of_queues_is_bounded(client, store_name, monkeypatch, counts):
@@ -237,6 +237,6 @@ def test_what_a_client_remembers_of_queues_is_bounded(client, store_name, monkey
         with pgstore.Queue.ephemeral(client=client) as queue:
             assert queue.get(block=False) is None
 
-    assert len(state.household(client)._queues) <= 11
+    assert len(state.client_queues(client)._queues) <= 11
     client.close()
     assert counts(first) == (1, 1, 0)

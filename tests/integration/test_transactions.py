@@ -19,7 +19,7 @@ from pgstore.client.executor import Executor
 from pgstore.connection.base import Connection
 from pgstore.core.operation import Many, Query, atomic
 from pgstore.errors import StatementFailed, TransactionFailed
-from pgstore.queue.put import PUT_SILENTLY
+from pgstore.queue.put import PUT_WITHOUT_NOTIFY
 from pgstore.serializers import dumps
 
 
@@ -172,7 +172,7 @@ def test_begin_and_several_queries_that_write_are_one_round_trip(client, stores,
     monkeypatch.setattr(connection.BlockingConnection, "_drive", drive)
     monkeypatch.setattr(connection.BlockingConnection, "execute", connection.Connection.execute)
     store_id = int(queue.object_id.removeprefix("qu-"))
-    puts = [Query(PUT_SILENTLY, store_id, "", dumps(item, "item")) for item in "ab"]
+    puts = [Query(PUT_WITHOUT_NOTIFY, store_id, "", dumps(item, "item")) for item in "ab"]
 
     def put():
         return (yield Many(puts))

@@ -38,10 +38,16 @@ def statements():
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     yes_no = [False, True]
-    terms = ["delayed", "keyed", "ordered", "relaxed", "bounded", "aloud", "repeatable"]
+    terms = ["delayed", "keyed", "ordered", "async_commit", "bounded", "notify", "repeatable"]
     made = [
-        *(put.put_on_terms(**dict(zip(terms, form, strict=True)))[0] for form in itertools.product(yes_no, repeat=7)),
-        *(take.take_on_terms(leased=a, relaxed=b, aloud=c) for a, b, c in itertools.product(yes_no, repeat=3)),
+        *(
+            put.put_with_options(**dict(zip(terms, form, strict=True)))[0]
+            for form in itertools.product(yes_no, repeat=7)
+        ),
+        *(
+            take.take_with_options(leased=a, async_commit=b, notify=c)
+            for a, b, c in itertools.product(yes_no, repeat=3)
+        ),
         *(
             scan.page("", low=low, high=high, reverse=reverse)
             for low, high, reverse in itertools.product(["", ">", ">="], ["", "<", "<="], yes_no)

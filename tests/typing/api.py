@@ -9,6 +9,7 @@ import pgstore
 from pgstore import (
     DeadLetter,
     Dict,
+    DictEntry,
     DictInfo,
     FileEntry,
     FileStat,
@@ -29,7 +30,7 @@ def blocking() -> None:
     assert_type(d, Dict)
     assert_type(d.hydrate(), Dict)
     assert_type(d.put("k", 1, skip_if_exists=True), bool)
-    assert_type(d.get("k"), Any)
+    assert_type(d.get("k"), Any | None)
     assert_type(d.contains("k"), bool)
     assert_type(Dict.contains(d, "k"), bool)
     assert_type(d.len(), int)
@@ -94,8 +95,81 @@ def blocking() -> None:
 
     d.put()  # type: ignore[call-arg]
     d.put.nothing  # type: ignore[attr-defined]
-    d.get("k", wrong=1)  # type: ignore[call-arg]
-    q.get(timeout="1")  # type: ignore[arg-type]
+    d.get("k", wrong=1)  # type: ignore[call-overload]
+    q.get(timeout="1")  # type: ignore[call-overload]
+
+
+def generic() -> None:
+    """What a Dict and a Queue hold, where the program says so."""
+    d: Dict[str, int] = Dict.from_name("d", create_if_missing=True)
+    assert_type(d, Dict[str, int])
+    assert_type(d["a"], int)
+    assert_type(d.get("a"), int | None)
+    assert_type(d.get("a", "nothing"), int | str)
+    assert_type(d.pop("a"), int | None)
+    assert_type(d.pop("a", 0), int)
+    assert_type(d.setdefault("a", 1), int)
+    assert_type(d.popitem(), tuple[str, int])
+    assert_type(d.pop_many(["a"]), dict[str, int])
+    assert_type(d.get_many(["a"]), dict[str, int])
+    assert_type(d.get_entry("a"), DictEntry[int] | None)
+    assert_type(d.keys(), list[str])
+    assert_type(d.values(), list[int])
+    assert_type(d.items(), list[tuple[str, int]])
+    assert_type(d.hydrate(), Dict[str, int])
+    for key in d:
+        assert_type(key, str)
+    for pair in d.iterate_items(limit=3):
+        assert_type(pair, tuple[str, int])
+    with d.mutate("a", 0) as entry:
+        assert_type(entry.value, int)
+    d["a"] = 1
+    d.update({"a": 1})
+    d.put("a", "1")  # type: ignore[arg-type]
+    d[1] = 1  # type: ignore[index]
+    assert_type(Dict[str, int].from_name("d"), Dict[str, int])
+    assert_type(Dict.put(d, "a", 1), bool)
+
+    q: Queue[bytes] = Queue.ephemeral()
+    assert_type(q.get(), bytes)
+    assert_type(q.get(block=False), bytes | None)
+    assert_type(q.get(timeout=1, partition="p"), bytes)
+    assert_type(q.get(lease=60), Lease[bytes])
+    assert_type(q.get(lease=60, renew=True), Lease[bytes])
+    assert_type(q.get(False, lease=60), Lease[bytes] | None)
+    assert_type(q.get_many(5), list[bytes])
+    assert_type(q.get_many(5, lease=60), list[Lease[bytes]])
+    assert_type(q.peek(), list[bytes])
+    assert_type(q.dead_letters()[0].item, bytes)
+    for item in q.iterate():
+        assert_type(item, bytes)
+    with q.get(lease=60) as lease:
+        assert_type(lease.item, bytes)
+    q.put(b"a")
+    q.put_many([b"a"])
+    q.put(1)  # type: ignore[arg-type]
+
+    untyped = Queue.from_name("q")
+    assert_type(untyped, Queue[Any])
+    assert_type(untyped.get(), Any)
+    assert_type(untyped.get(lease=60), Lease[Any])
+    assert_type(Queue.objects.list(), list[Queue[Any]])
+
+
+async def generic_asynchronous() -> None:
+    d: Dict[str, int] = Dict.from_name("d")
+    assert_type(await d.get.aio("a"), int | None)
+    assert_type(await d.get.aio("a", 0), int)
+    assert_type(await d.items.aio(), list[tuple[str, int]])
+    async for key in d.iterate_keys():
+        assert_type(key, str)
+    q: Queue[bytes] = Queue.from_name("q")
+    assert_type(await q.get.aio(), bytes)
+    assert_type(await q.get.aio(lease=60), Lease[bytes])
+    assert_type(await q.get_many.aio(5), list[bytes])
+    assert_type(await q.get_many.aio(5, lease=60), list[Lease[bytes]])
+    async for item in q.iterate():
+        assert_type(item, bytes)
 
 
 async def asynchronous() -> None:

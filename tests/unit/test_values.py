@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copyreg
-import enum
 import functools
 import json
-import math
 import os
 import pickle
 import subprocess
@@ -18,14 +16,9 @@ import pytest
 
 from pgstore import errors
 from pgstore.serializers import (
-    CODEC_FLOAT,
-    CODEC_INTEGER,
-    CODEC_PICKLE,
     VALUE_BYTES_MAX,
     check_size,
-    decode_value,
     dumps,
-    encode_value,
     load_json,
     loads,
 )
@@ -346,59 +339,3 @@ def test_a_value_above_the_limit_is_refused_with_the_way_out():
 
     with pytest.raises(errors.ValueTooLarge, match=r"^value of key 'a' has 300\.0 MiB .* 256 MiB .* Volume"):
         check_size(300 * 1024 * 1024, "value of key 'a'")
-
-
-# --- columns --------------------------------------------------------------------------------------------------------
-
-
-class Level(enum.IntEnum):
-    HIGH = 3
-
-
-class Metres(float):
-    pass
-
-
-@pytest.mark.parametrize("value", [0, -1, 2**63 - 1, -(2**63)])
-def test_integers_of_64_bits_are_native(value):
-    """
-    So that SQL can add to them.
-    """
-    assert encode_value(value) == (CODEC_INTEGER, None, value, None)
-    assert decode_value(*encode_value(value), "value") == value
-
-
-@pytest.mark.parametrize("value", [0.5, -0.0, math.inf, -math.inf, 5e-324, math.nan])
-def test_floats_are_native_to_the_bit(value):
-    """
-    float8 is the same IEEE format: the sign of zero, infinities and NaN included.
-    """
-    columns = encode_value(value)
-    back = decode_value(*columns, "value")
-
-    assert (columns[0], columns[1], columns[2]) == (CODEC_FLOAT, None, None)
-    assert (math.isnan(back) and math.isnan(value)) or (back == value and str(back) == str(value))
-
-
-@pytest.mark.parametrize(
-    "value", [True, 2**63, -(2**63) - 1, Level.HIGH, Metres(1.5), None, "1", [1], b"", "x" * 10_000]
-)
-def test_all_else_comes_back_with_its_type(value):
-    """
-    True is an int and an IntEnum too, but who stores them wants them back.
-    """
-    columns = encode_value(value)
-
-    assert (columns[0], columns[2], columns[3]) == (CODEC_PICKLE, None, None)
-    assert decode_value(*columns, "value") == value
-    assert type(decode_value(*columns, "value")) is type(value)
-
-
-def test_an_unknown_codec_is_not_guessed():
-    """
-    A newer pgstore may write what this one cannot read.
-    """
-    with pytest.raises(errors.DeserializationError, match="codec 'z'.* update pgstore") as caught:
-        decode_value("z", memoryview(b"data"), None, None, "value of key 'a'")
-
-    assert caught.value.raw == b"data"

@@ -1,4 +1,4 @@
-"""The mark below which a Queue has nothing left: gets start there, and it must never pass an item that is still to come."""
+"""The low watermark, below which a Queue has nothing left: gets start there, and it must never pass an item that is to come."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import pytest
 import pgstore
 from pgstore.admin.check import run_checks
 from pgstore.admin.repair import repair
-from pgstore.queue import state
-from pgstore.queue.base import INSERT_LOCK_CLASS
+from pgstore.queue import watermark
+from pgstore.queue.state import client_queues
+from pgstore.queue.watermark import INSERT_LOCK_CLASS
 
 
 @pytest.fixture(autouse=True)
 def _advance_at_every_get(monkeypatch):
-    monkeypatch.setattr(state, "ADVANCE_ITEMS", 1)
+    monkeypatch.setattr(watermark, "ADVANCE_ITEMS", 1)
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def store_elsewhere(client_elsewhere, store_name):
 
 @pytest.fixture
 def head(sql):
-    """A call that gives the mark of a Queue, 0 without one."""
+    """A call that gives the watermark of a Queue, 0 without one."""
 
     def head(store):
         rows = sql("SELECT low FROM pgstore.queue_head WHERE store_id = %s AND partition = ''", number(store))
@@ -43,15 +44,15 @@ def head(sql):
     return head
 
 
-def known_of(store):
+def partition_state(store):
     """What the client of a Queue knows of its default partition."""
-    return state.household(store._runner).queue(number(store)).partition("", store._runner.servers_seen)
+    return client_queues(store._runner).queue(number(store)).partition("", store._runner.servers_seen)
 
 
-def trust(store, low):
-    """Let the client take *low* for the mark, and not look for it."""
-    known_of(store).low = low
-    known_of(store).fresh_until = float("inf")
+def trust(store, value):
+    """Let the client take *value* for the watermark, and not look for it."""
+    partition_state(store).value = value
+    partition_state(store).fresh_until = float("inf")
 
 
 def number(store) -> int:
@@ -59,13 +60,13 @@ def number(store) -> int:
 
 
 def work(store, times=3):
-    """Puts and gets that raise the mark as far as it may go."""
+    """Puts and gets that raise the watermark as far as it may go."""
     for _ in range(times):
         store.put("work")
         assert store.get() == "work"
 
 
-def test_the_mark_follows_what_is_taken(call, store, head):
+def test_the_watermark_follows_what_is_taken(call, store, head):
     """
     Else a get would pass the dead rows of all items taken since the oldest snapshot in the database.
     """
@@ -80,7 +81,7 @@ def test_the_mark_follows_what_is_taken(call, store, head):
     call(store.get, block=False)
 
     assert 0 < first < head(store)
-    assert known_of(store).low == head(store)
+    assert partition_state(store).value == head(store)
 
 
 def test_an_item_of_a_transaction_that_commits_late_is_not_passed(call, client_elsewhere, store, store_elsewhere):
@@ -123,7 +124,7 @@ def test_every_way_in_is_counted_as_inserting(client_elsewhere, store, store_els
 
 def test_an_item_that_a_rolled_back_get_gives_back_is_not_passed(call, client_elsewhere, store, store_elsewhere):
     """
-    While it is taken it is still to be seen, and holds the mark back.
+    While it is taken it is still to be seen, and holds the watermark back.
     """
     store.put("held")
     with pytest.raises(RuntimeError), client_elsewhere.transaction():
@@ -155,7 +156,7 @@ def test_a_transaction_does_not_pass_what_it_has_itself_taken(database, store, c
         assert mine.get_many(9, timeout=0) == ["held", "a", "b"]
 
 
-def test_an_empty_get_in_an_open_transaction_does_not_hold_the_mark_back(
+def test_an_empty_get_in_an_open_transaction_does_not_hold_the_watermark_back(
     client_elsewhere, store, store_elsewhere, head
 ):
     """
@@ -169,13 +170,13 @@ def test_an_empty_get_in_an_open_transaction_does_not_hold_the_mark_back(
         assert head(store) > 0
 
 
-def test_an_item_put_back_lies_above_the_mark(call, store, store_elsewhere, sql):
+def test_an_item_put_back_lies_above_the_watermark(call, store, store_elsewhere, sql):
     """
-    At its old place nobody would find it: with it gone others have raised the mark.
+    At its old place nobody would find it: with it gone others have raised the watermark.
     """
     store.put_many(["bad", "good"])
     sql("UPDATE pgstore.queue_item SET payload = '\\x80' WHERE store_id = %s AND payload LIKE '%%bad%%'", number(store))
-    original = pgstore.Queue._put_back
+    original = store._put_back
 
     def put_back(*arguments):
         work(store_elsewhere)
@@ -215,7 +216,7 @@ ADVANCE = "SELECT low FROM pgstore.queue_advance(%s, '', NULL, NULL, NULL)"
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
-def test_the_mark_is_not_raised_by_what_an_old_snapshot_sees(store, database, level):
+def test_the_watermark_is_not_raised_by_what_an_old_snapshot_sees(store, database, level):
     with psycopg.connect(database) as connection:
         connection.execute(f"SET TRANSACTION ISOLATION LEVEL {level.upper()}")
         assert connection.execute(ADVANCE, [number(store)]).fetchone() == (None,)
@@ -234,7 +235,7 @@ def test_a_sequence_that_was_never_used_has_no_id_to_pass(own_database):
         assert queue.get(timeout=0) == "first"
 
 
-def test_a_mark_is_forgotten_with_the_server_that_it_was_of(call, client, store, store_elsewhere):
+def test_a_watermark_is_forgotten_with_the_server_that_it_was_of(call, client, store, store_elsewhere):
     """
     One that takes over after a failover may give out ids again that the old one gave out last.
     """
@@ -257,7 +258,7 @@ def test_a_waiting_get_forgets_it_too(call, client, store, store_elsewhere):
     assert call(store.get, timeout=20) == "item"
 
 
-def test_a_mark_begun_on_another_server_is_not_raised_to_its_ids(store, sql, head):
+def test_a_watermark_begun_on_another_server_is_not_raised_to_its_ids(store, sql, head):
     sql("SELECT low FROM pgstore.queue_advance(%s, '', %s, '{}', 'another server')", number(store), 1 << 60)
 
     assert head(store) < 1 << 60
@@ -301,7 +302,7 @@ def rewind(connection, sequence):
 
 def test_sequences_behind_ids_in_use_are_found_and_repaired(own_database, check):
     """
-    What is put meanwhile would have an id that the mark has passed, or that a row has.
+    What is put meanwhile would have an id that the watermark has passed, or that a row has.
     """
     with pgstore.Client(own_database) as client, psycopg.connect(own_database, autocommit=True) as connection:
         queue = pgstore.Queue.persist("queue", client=client).hydrate()
@@ -322,9 +323,9 @@ def test_sequences_behind_ids_in_use_are_found_and_repaired(own_database, check)
         assert queue.get(partition="other", lease=60).item == 2
 
 
-def test_items_below_the_mark_are_found_and_come_out_in_their_order(call, own_database, check):
+def test_items_below_the_watermark_are_found_and_come_out_in_their_order(call, own_database, check):
     """
-    They were put while the sequence was behind. What was there before, above the mark, comes first.
+    They were put while the sequence was behind. What was there before, above the watermark, comes first.
     """
     client = call.client(own_database)
     with pgstore.Client(own_database) as other, psycopg.connect(own_database, autocommit=True) as connection:
@@ -348,7 +349,7 @@ def test_items_below_the_mark_are_found_and_come_out_in_their_order(call, own_da
         assert call(queue.get, partition="p") == "elsewhere"
 
 
-def test_items_below_the_mark_alone_are_found(own_database, check):
+def test_items_below_the_watermark_alone_are_found(own_database, check):
     """
     The sequence has been set right without looking at what was put before.
     """
@@ -373,7 +374,7 @@ def test_items_below_the_mark_alone_are_found(own_database, check):
 
 def test_nobody_puts_while_items_are_moved(own_database, check):
     """
-    An item of a put that has not committed would be missed, and lie below the mark for ever.
+    An item of a put that has not committed would be missed, and lie below the watermark for ever.
     """
     with (
         pgstore.Client(own_database) as client,
