@@ -422,8 +422,10 @@ def can_be_interrupted(frame):
     """
     Not between a `with` block and the call of `__exit__`, nor between an expression and its return: there Python looks at no
     signals, as it does not at an assignment with which a `finally` begins. It does at the beginning of an `__exit__` written in
-    Python, and then nobody can help.
+    Python, and then nobody can help. In a finaliser, such as the pool's `_leave`, Python drops the interrupt.
     """
+    if frame.f_code.co_name == "_leave":
+        return False
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
     return not re.match(
         r"try:|with |async with |except StopIteration|return [\w.]+($| )|self\.is_at_work = False", line
