@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar
+from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 from pgstore import errors
 from pgstore.client import Client, default_client
@@ -16,12 +16,9 @@ from pgstore.core.operation import BoundOperation, Op, Query, atomic, operation
 from pgstore.store.deletion import delete_store
 from pgstore.store.registry import LIST, StoreRecord
 
-if TYPE_CHECKING:
-    from pgstore.store.handle import Store
-
 P = ParamSpec("P")
 T = TypeVar("T")
-S = TypeVar("S", bound="Store")
+S = TypeVar("S")  # a class of handles, which stands above this module
 
 
 class _OperationOfClient(BoundOperation[P, T]):
@@ -61,7 +58,7 @@ class Objects(Generic[S]):
     """`Dict.objects`, `Queue.objects` …: create, list and delete stores by name."""
 
     def __init__(self, kind: type[S]) -> None:
-        self._class = kind
+        self._class: Any = kind
 
     def __repr__(self) -> str:
         return f"pgstore.{self._class._display_name}.objects"
@@ -173,7 +170,7 @@ def _instant(value: datetime | str | None) -> datetime | None:
 class ObjectsOfClass:
     """Gives each class its `Objects`."""
 
-    def __get__(self, instance: Store | None, owner: type[S]) -> Objects[S]:
+    def __get__(self, instance: S | None, owner: type[S]) -> Objects[S]:
         return Objects(owner)
 
 
@@ -188,7 +185,7 @@ class Hydrate:
         return BoundOperation(hydrate, store)
 
 
-def hydrate(store: S, client: Client | None = None) -> Op[S]:
+def hydrate(store: Any, client: Client | None = None) -> Op[Any]:
     """Look the store up, or create it, now; return the handle. Other operations do that on first use."""
     if client is not None and client is not store._runner:
         raise errors.InvalidError("the handle has a client already; pass client= where it is made")
