@@ -36,7 +36,7 @@ from pgstore.core import clock
 from pgstore.core.operation import Query, Topic
 from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps, run_async, run_blocking
-from pgstore.core.threads import going_on, is_ending, start
+from pgstore.core.threads import Signal, going_on, is_ending, start
 
 _LOG: Final = logging.getLogger("pgstore")
 CHANNEL: Final = "pgstore"
@@ -202,7 +202,7 @@ class BlockingTicket:
 
     def __init__(self, listener: BlockingListener, topic: Topic) -> None:
         self._listener = listener
-        self._event = threading.Event()
+        self._event = Signal()
         self._announced = False
         self.topic = topic
 
@@ -229,7 +229,7 @@ class BlockingListener:
         self._registry = _Registry()
         self._lock = threading.RLock()  # reentrant: a signal handler may come in
         self._thread: threading.Thread | None = None
-        self._wanted: list[tuple[Topic, threading.Event]] = []
+        self._wanted: list[tuple[Topic, Signal]] = []
         self._wake_pipe: tuple[int, int] | None = None
         self._polls = False  # behind a pooler: nothing can be listened to
         self._closed = False
@@ -241,7 +241,7 @@ class BlockingListener:
             return ticket
         if is_ending():
             raise errors.StoreUnavailable("the interpreter is ending: nothing can be waited for any more")
-        done = threading.Event()
+        done = Signal()
         with self._lock:
             self._registry.add(ticket)
             if topic.payload in self._registry.registered:

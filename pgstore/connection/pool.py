@@ -35,7 +35,7 @@ from typing import Any, Final
 from pgstore import errors
 from pgstore.connection import AsyncConnection, BlockingConnection, Connection
 from pgstore.core import clock, limit
-from pgstore.core.threads import is_ending
+from pgstore.core.threads import Signal, is_ending
 
 IDLE_SECONDS = 300.0
 LOOK_SECONDS = 60.0  # between looks for idle connections
@@ -119,7 +119,7 @@ class _Waiter:
     def __init__(self, rank: int) -> None:
         self.rank = rank
         self.since = clock.monotonic()
-        self.ready = threading.Event()
+        self.ready = Signal()
         self.connection: BlockingConnection | None = None
         self.permit: _Permit | None = None
 

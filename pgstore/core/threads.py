@@ -37,6 +37,47 @@ def start(thread: threading.Thread) -> None:
     Context().run(thread.start)
 
 
+class Signal:
+    """
+    An event to wait for, as `threading.Event`, for threads that may be interrupted.
+
+    An interrupt in the wait of a `threading.Event` can come out as a RuntimeError ("release unlocked lock"): that wait is made of
+    lines of Python, between which its lock is free. This one is one call. `set` never waits, so finalisers and signal handlers may.
+    """
+
+    __slots__ = ("_is_set", "_lock")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._lock = threading.Lock()  # free while it is set
+        self._lock.acquire()
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        self._let_through()
+
+    def clear(self) -> None:
+        self._is_set = False
+        self._lock.acquire(blocking=False)
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it is set, at most *seconds*; None: for ever. Returns whether it is."""
+        if not self._is_set and self._lock.acquire(timeout=-1 if seconds is None else _bounded(seconds)):
+            self._let_through()  # whoever else waits
+        return self._is_set
+
+    def _let_through(self) -> None:
+        with contextlib.suppress(RuntimeError):  # free already
+            self._lock.release()
+
+
+def _bounded(seconds: float) -> float:
+    return min(max(seconds, 0.0), threading.TIMEOUT_MAX)
+
+
 @contextlib.contextmanager
 def going_on(what: str, loop: asyncio.AbstractEventLoop | None = None) -> Generator[None, None, None]:
     """

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pgstore.core import clock
 from pgstore.core.steps import is_interrupt
-from pgstore.core.threads import start
+from pgstore.core.threads import Signal, start
 
 WAIT_SECONDS: Final = 60.0  # that an interrupted caller waits; the work goes on after that
 
@@ -28,7 +28,7 @@ class _Work:
         self._claim = threading.Lock()
         self._failure: BaseException | None = None
         self._result: Any = None
-        self.over = threading.Event()
+        self.over = Signal()
         self.tell: Callable[[], None] | None = None
 
     def do(self) -> None:

@@ -21,6 +21,7 @@ from pgstore import errors
 from pgstore.client.session import Session, SessionHook
 from pgstore.core.operation import Call, Many, Op, Query
 from pgstore.core.statement import Statement
+from pgstore.core.threads import Signal
 
 # With time to spare: a session is dead after ten minutes without a heartbeat.
 _ALIVE: Final = """EXISTS (SELECT
@@ -121,7 +122,7 @@ class Pins(SessionHook):
         super().__init__(session)
         self._lock = threading.RLock()  # reentrant: a signal handler may come in
         self._counts: dict[Kept, int] = {}
-        self._closing: dict[Kept, threading.Event] = {}  # whose rows are being deleted
+        self._closing: dict[Kept, Signal] = {}  # whose rows are being deleted
         self._unwanted: deque[Kept] = deque()
 
     def keep(self, kept: Kept) -> Op[None]:
@@ -151,7 +152,7 @@ class Pins(SessionHook):
         with self._lock:
             if not self._count_down(kept):
                 return
-            closing = self._closing[kept] = threading.Event()
+            closing = self._closing[kept] = Signal()
         try:
             session_id = self.session.id
             if session_id is not None:
