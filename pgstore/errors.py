@@ -40,6 +40,7 @@
     │   └── OutcomeUnknown                      the connection broke after a write was sent: it may have happened
     ├── TransactionFailed                       the transaction was rolled back by the server
     │   └── SerializationConflict               by a serialization failure or a deadlock: run it again
+    ├── TimedOut (TimeoutError)                 a call waited for others, or for a connection, beyond its bound; nothing was done
     ├── StatementFailed                         the server refused a statement for another reason
     └── EmbeddedServerError                     the embedded server could not be set up, started or stopped
 
@@ -217,6 +218,10 @@ class TransactionFailed(Error):
 
 class SerializationConflict(TransactionFailed):
     """A serialization failure or a deadlock: running the whole transaction again may succeed (see `run_transaction`)."""
+
+
+class TimedOut(Error, TimeoutError):
+    """A call waited beyond its bound for what others hold, or for a connection. Nothing was done."""
 
 
 class StatementFailed(Error):

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.client.links import AsyncLink, BlockingLink
+from pgstore.core import limit
 from pgstore.core.clock import monotonic
 
 IDLE_SECONDS = 300.0
@@ -28,7 +29,18 @@ LOOK_SECONDS = 60.0  # between looks for idle links
 TURN_SECONDS: Final = 60.0  # to wait for a link at the limit; whoever waits longer probably waits for itself
 
 
-def _crowded(links_max: int) -> errors.StoreUnavailable:
+def _turn_seconds() -> float:
+    """How long to wait for a link, by the bound of the call if it has one."""
+    seconds = limit.patience()
+    return TURN_SECONDS if seconds is None else min(TURN_SECONDS, seconds)
+
+
+def _crowded(links_max: int) -> errors.Error:
+    if limit.is_over():
+        return errors.TimedOut(
+            f"all {links_max} connections of the client were in use until the time of the call was over; transactions that stay "
+            "open hold theirs: end them, or raise connections_max"
+        )
     return errors.StoreUnavailable(
         f"all {links_max} connections of the client have been in use for {TURN_SECONDS:.0f} s; "
         "transactions that stay open hold theirs: end them, or raise connections_max"
@@ -135,16 +147,16 @@ class BlockingPool:
     def _acquire_slowly(self) -> BlockingLink:
         self._take_seat()
         turn = _Turn()
-        give_up = monotonic() + TURN_SECONDS
+        give_up = monotonic() + _turn_seconds()
         try:
             with self._lock:
                 self._turns.append(turn)
                 self._serve()
             # A finaliser cannot announce what it leaves, so we look now and then.
-            while not turn.come.wait(0.5):
+            while not turn.come.wait(min(0.5, max(0.0, give_up - monotonic()))):
                 with self._lock:
                     self._serve()
-                if monotonic() > give_up and not turn.come.is_set():
+                if monotonic() >= give_up and not turn.come.is_set():
                     raise _crowded(self._links_max)
             return turn.link if turn.link is not None else self._open(turn.place)
         except BaseException:
@@ -289,7 +301,7 @@ class AsyncPool:
         turn: asyncio.Future[AsyncLink | None] = asyncio.get_running_loop().create_future()
         self._turns.append(turn)
         try:
-            async with asyncio.timeout(TURN_SECONDS):
+            async with asyncio.timeout(_turn_seconds()):
                 return await turn
         except BaseException as exc:
             if turn.done() and not turn.cancelled():  # our turn had come: pass it on

@@ -7,6 +7,7 @@ from typing import Any, Final
 from pgstore import errors
 from pgstore.client.listener import waits
 from pgstore.core.clock import Deadline
+from pgstore.core.limit import within
 from pgstore.core.numbers import as_int
 from pgstore.core.operation import Listen, Op, PagedIterator, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
@@ -85,12 +86,13 @@ class ItemIterator(PagedIterator[Any]):
 
     def _next(self) -> Op[list[Any] | None]:
         deadline = Deadline.after(self._patience)
-        store_id = yield from self._store._locate()
-        rows = yield from self._look(store_id)
-        if not rows:
-            yield from self._store._check_exists(store_id)
-            if not deadline.passed():
-                rows = yield from self._wait(store_id, deadline)
+        with within(deadline if self._patience else Deadline.after(None)):
+            store_id = yield from self._store._locate()
+            rows = yield from self._look(store_id)
+            if not rows:
+                yield from self._store._check_exists(store_id)
+                if not deadline.passed():
+                    rows = yield from self._wait(store_id, deadline)
         if not rows:
             return None
         self._position = rows[0][0]

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pgstore import errors
-from pgstore.client.announcements import Announcements
+from pgstore.client.announcements import Announcements, in_transaction
 from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key, waits
 from pgstore.core.batches import batches
 from pgstore.core.clock import Deadline
+from pgstore.core.limit import within
 from pgstore.core.names import UNSTORABLE
 from pgstore.core.operation import BeforeCommit, Listen, Op, Query, Topic, Wait, atomic, operation
 from pgstore.core.statement import Statement
@@ -214,7 +215,7 @@ class Putting(QueueBase):
 
         Args:
             block: wait for room in a Queue that was made with `maxsize` and is full; else raise at once.
-            timeout: wait at most so many seconds; None: for ever.
+            timeout: wait at most so many seconds, for room and for all else; None: for ever.
             partition_ttl: accepted as Modal's, without effect: nothing in a Queue expires.
             delay: seconds until the item can be taken; it is then put at the end. It does not count for `maxsize`.
             idempotency_key: do nothing if this Queue had a put with this key in the last 24 hours, or longer. Such a put is
@@ -223,27 +224,29 @@ class Putting(QueueBase):
             durable: False: do not wait until the server has the item on disk; if it crashes the last ones may be lost.
 
         Raises:
-            queue.Full: there was no room within *timeout*.
+            queue.Full: there was no room within *timeout*, or what was waited for did not come, such as another's transaction; a
+                server has a second for its answer even if *timeout* is less.
+            OutcomeUnknown: the server had received the item and gave no answer.
             SerializationError: *item* cannot be pickled.
             ValueTooLarge: it is above 256 MiB.
         """
-        deadline = Deadline.after(timeout)
+        deadline = Deadline.after(timeout, block=block)
         name = partition_name(partition)
         payload = self._encode(one_of(item, v, "put", "item= and v="))
-        facts = self._facts
-        if facts is None or facts.history is not self._client.history:  # type: ignore[union-attr]
-            facts = yield from self._know()
-        if self._runner.settings.signing_keys:
-            payload = self._sign(payload)
-        if delay or ordered or idempotency_key is not None or "maxsize" in facts.options:
-            yield from self._put_on_terms(
-                facts, name, [payload], _terms(delay, idempotency_key, ordered, durable), block, deadline
-            )
-        elif durable:
-            yield from self._insert(facts.id, name, payload, PUT, PUT_SILENTLY)
-        else:
-            yield from self._check_outside("put(durable=False)", NOT_DURABLE)
-            yield from self._insert(facts.id, name, payload, PUT_RELAXED, PUT_SILENTLY)
+        with within(deadline, self._late):
+            facts = self._facts
+            if facts is None or facts.history is not self._client.history:  # type: ignore[union-attr]
+                facts = yield from self._know()
+            if self._runner.settings.signing_keys:
+                payload = self._sign(payload)
+            if delay or ordered or idempotency_key is not None or "maxsize" in facts.options:
+                terms = _terms(delay, idempotency_key, ordered, durable)
+                yield from self._put_on_terms(facts, name, [payload], terms, deadline)
+            elif durable:
+                yield from self._insert(facts.id, name, payload, PUT, PUT_SILENTLY)
+            else:
+                yield from self._check_outside("put(durable=False)", NOT_DURABLE)
+                yield from self._insert(facts.id, name, payload, PUT_RELAXED, PUT_SILENTLY)
 
     @operation
     def put_many(
@@ -265,21 +268,22 @@ class Putting(QueueBase):
 
         The other arguments are those of `put`, for all of them together.
         """
-        deadline = Deadline.after(timeout)
+        deadline = Deadline.after(timeout, block=block)
         name = partition_name(partition)
         payloads = [self._encode(item) for item in one_of(items, vs, "put_many", "items= and vs=")]
-        facts = yield from self._open()
-        if self._runner.settings.signing_keys:
-            payloads = [self._sign(payload) for payload in payloads]
-        if not durable or delay or ordered or idempotency_key is not None or "maxsize" in facts.options:
-            terms = _terms(delay, idempotency_key, ordered, durable)
-            yield from self._put_on_terms(facts, name, payloads, terms, block, deadline)
-            return
-        cut = list(batches(payloads, len, rows_max=BATCH_ITEMS))
-        if len(cut) == 1:
-            yield from self._insert(facts.id, name, cut[0], PUT_MANY, PUT_MANY_SILENTLY)
-        elif cut:
-            yield from atomic(self._insert_batches(facts.id, name, cut))
+        with within(deadline, self._late):
+            facts = yield from self._open()
+            if self._runner.settings.signing_keys:
+                payloads = [self._sign(payload) for payload in payloads]
+            if not durable or delay or ordered or idempotency_key is not None or "maxsize" in facts.options:
+                terms = _terms(delay, idempotency_key, ordered, durable)
+                yield from self._put_on_terms(facts, name, payloads, terms, deadline)
+                return
+            cut = list(batches(payloads, len, rows_max=BATCH_ITEMS))
+            if len(cut) == 1:
+                yield from self._insert(facts.id, name, cut[0], PUT_MANY, PUT_MANY_SILENTLY)
+            elif cut:
+                yield from atomic(self._insert_batches(facts.id, name, cut))
 
     def _insert_batches(self, store_id: int, partition: str, cut: list[list[bytes]]) -> Op[None]:
         for batch in cut:
@@ -301,7 +305,7 @@ class Putting(QueueBase):
     # ------------------------------------------------------------------------------------------------------- on terms
 
     def _put_on_terms(
-        self, facts: Facts, partition: str, payloads: list[bytes], terms: Terms, block: bool, deadline: Deadline
+        self, facts: Facts, partition: str, payloads: list[bytes], terms: Terms, deadline: Deadline
     ) -> Op[None]:
         if not terms.durable:
             yield from self._check_outside("put(durable=False)", NOT_DURABLE)
@@ -311,22 +315,24 @@ class Putting(QueueBase):
             return
         if maxsize is None:
             body = self._insert_on_terms(facts, partition, cut, terms)
-            yield from (body if len(cut) == 1 else atomic(body))
+            # A put whose time may be over while it waits for another's must not take the transaction that it is in along.
+            alone = len(cut) == 1 and (deadline.at is None or not (yield from in_transaction()))
+            yield from (body if alone else atomic(body))
         elif len(payloads) > maxsize:
             raise errors.InvalidError(
                 f"{len(payloads)} items can never be in {self!r} at once, made with maxsize={maxsize}"
             )
         else:
-            yield from self._insert_when_room(facts, partition, cut, terms, block, deadline)
+            yield from self._insert_when_room(facts, partition, cut, terms, deadline)
         if terms.key is not None and random.random() * _COLLECT_EVERY < 1:
             yield Query(FORGET_KEYS, facts.id)
 
     def _insert_when_room(
-        self, facts: Facts, partition: str, cut: list[list[bytes]], terms: Terms, block: bool, deadline: Deadline
+        self, facts: Facts, partition: str, cut: list[list[bytes]], terms: Terms, deadline: Deadline
     ) -> Op[None]:
         if (yield from self._try(facts, partition, cut, terms)):
             return
-        if not block or deadline.passed():
+        if deadline.passed():
             raise self._full(facts)
         ticket = yield Listen(room_topic(facts.id))
         try:
@@ -389,6 +395,9 @@ class Putting(QueueBase):
                 return  # the key was used before
         if not aloud:
             enrolment.participant.topics[topic] = None
+
+    def _late(self, exc: errors.TimedOut) -> errors.QueueFull:
+        return errors.QueueFull(f"nothing was put into {self!r}: {exc}")
 
     def _full(self, facts: Facts) -> errors.QueueFull:
         return errors.QueueFull(f"no room in {self!r}, made with maxsize={facts.options['maxsize']}")

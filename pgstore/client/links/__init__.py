@@ -12,6 +12,7 @@ from pgstore.client.links.asynchronous import AsyncLink
 from pgstore.client.links.base import (
     ADAPTERS,
     CURRENT_XID,
+    CUT_OFF_SECONDS,
     GRACE_SECONDS,
     RECONNECT_SECONDS,
     SETTLE_SECONDS,
@@ -24,6 +25,7 @@ from pgstore.client.links.blocking import BlockingLink
 __all__ = [
     "ADAPTERS",
     "CURRENT_XID",
+    "CUT_OFF_SECONDS",
     "GRACE_SECONDS",
     "RECONNECT_SECONDS",
     "SETTLE_SECONDS",

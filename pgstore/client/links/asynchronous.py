@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import psycopg
 
 from pgstore import errors
-from pgstore.client.links.base import SETTLE_SECONDS, BrokenLink, Link
-from pgstore.core import protocol
+from pgstore.client.links.base import BrokenLink, Link, Silence
+from pgstore.core import limit, protocol
 from pgstore.core.certainly import certainly_async
 from pgstore.core.clock import monotonic
 from pgstore.core.operation import Many, Query
@@ -43,6 +43,9 @@ class AsyncLink(Link):
             return done.value  # type: ignore[no-any-return]
         except (errors.Error, BrokenLink):
             raise
+        except Silence:
+            self.let_go()
+            return await certainly_async(partial(self.cut_off, io, taking))  # type: ignore[no-any-return]
         except GeneratorExit:
             self.close()  # the event loop is gone, and with it all hope for an answer
             raise
@@ -67,9 +70,13 @@ class AsyncLink(Link):
             self._reading = True
         if wanted != READ:
             self._loop.add_writer(self._socket, self._wake)
+        seconds = limit.patience()
+        alarm = None if seconds is None else self._loop.call_later(seconds, _give_up, waiter, context=Context())
         try:
             await waiter
         finally:
+            if alarm is not None:
+                alarm.cancel()
             self._waiter = None
             if wanted != READ:
                 self._loop.remove_writer(self._socket)
@@ -106,10 +113,15 @@ class AsyncLink(Link):
     def let_go(self) -> None:
         self._stop_reading()
 
-    def _cancel(self) -> None:
+    def _cancel(self, seconds: float) -> None:
         # On a loop of this thread's own: the link's may be closing.
-        asyncio.run(self.connection.cancel_safe(timeout=SETTLE_SECONDS))
+        asyncio.run(self.connection.cancel_safe(timeout=seconds))
 
     def close(self) -> None:
         self._stop_reading()
         super().close()
+
+
+def _give_up(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(Silence())

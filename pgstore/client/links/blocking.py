@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import repeat, starmap
 from typing import Any, Final, TypeVar
@@ -14,9 +14,9 @@ from psycopg import pq
 from psycopg.pq.abc import PGresult
 
 from pgstore import errors
-from pgstore.client.links.base import FATAL, SETTLE_SECONDS, BrokenLink, Link
+from pgstore.client.links.base import FATAL, BrokenLink, Link, Silence
 from pgstore.client.links.eagerness import Eagerness
-from pgstore.core import protocol
+from pgstore.core import limit, protocol
 from pgstore.core.certainly import certainly
 from pgstore.core.clock import monotonic
 from pgstore.core.operation import Many, Query
@@ -59,15 +59,15 @@ class BlockingLink(Link):
                 pgconn.send_query_prepared(statement.name, values, statement.formats, 1)
             if not pgconn.flush():
                 if not self._eagerness.catch(pgconn, statement):
-                    self._poll()
+                    self._wait()
                     pgconn.consume_input()
                 while pgconn.is_busy():
-                    self._poll()
+                    self._wait()
                     pgconn.consume_input()
                 for result in self._results:  # noqa: B007
                     break
                 while pgconn.is_busy():
-                    self._poll()
+                    self._wait()
                     pgconn.consume_input()
                 # The commit comes after the rows, and may fail: a second result.
                 if (more := pgconn.get_result()) is None:
@@ -84,6 +84,8 @@ class BlockingLink(Link):
             raise
         except psycopg.Error as exc:
             raise BrokenLink(exc, sent=True) from exc
+        except Silence:
+            return certainly(partial(self.cut_off, self._rest(result), query))
         except BaseException:
             # Twice: a second interrupt may come before the first has set about tidying up. What was done is not done again.
             io = None
@@ -114,6 +116,8 @@ class BlockingLink(Link):
             return done.value  # type: ignore[no-any-return]
         except (errors.Error, BrokenLink):
             raise
+        except Silence:
+            return certainly(partial(self.cut_off, io, taking))  # type: ignore[no-any-return]
         except BaseException:
             try:
                 self._settle(io, taking)
@@ -131,10 +135,16 @@ class BlockingLink(Link):
     def _drive_on(self, io: protocol.Io[T], wanted: int) -> T:
         try:
             while True:
-                (self._poll if wanted == READ else self._poll_write)()
+                self._wait(self._poll if wanted == READ else self._poll_write)
                 wanted = io.send(None)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
+
+    def _wait(self, poll: Callable[..., Any] | None = None) -> None:
+        """Wait for the socket, as long as the call may."""
+        seconds = limit.patience()
+        if not (poll or self._poll)(None if seconds is None else seconds * 1000):
+            raise Silence
 
     def _settle(self, io: protocol.Io[Any], taking: Query | Many | None) -> None:
         """Bring an interrupted call to its end, and undo it, whatever interrupts there are meanwhile."""
@@ -143,5 +153,5 @@ class BlockingLink(Link):
     def let_go(self) -> None:
         pass  # it waits for the socket only in its calls
 
-    def _cancel(self) -> None:
-        self.connection.cancel_safe(timeout=SETTLE_SECONDS)
+    def _cancel(self, seconds: float) -> None:
+        self.connection.cancel_safe(timeout=seconds)
