@@ -79,10 +79,7 @@ def _puts(*, signed: bool) -> tuple[Statement, ...]:
 PUT, PUT_SILENTLY, PUT_RELAXED, PUT_MANY, PUT_MANY_SILENTLY = _PLAIN = _puts(signed=False)
 SIGNED: Final = dict(zip(_PLAIN, _puts(signed=True), strict=True))
 
-# First halves of advisory lock keys: "pgso" for puts in order, "pgsr" for room.
-ORDER_LOCK_CLASS: Final = 0x7067736F
-ROOM_LOCK_CLASS: Final = 0x70677372
-LOCK_ROOM = Statement(f"SELECT pg_advisory_xact_lock({ROOM_LOCK_CLASS}, ($1 % 2147483648)::integer)", "int8")
+LOCK_ROOM = Statement("SELECT pgstore.queue_take_turn($1, 'r', '')", "int8")
 
 KEY_BYTES_MAX: Final = 1024
 HAS_KEY = Statement("SELECT 1 FROM pgstore.queue_key WHERE store_id = $1 AND key = $2", "int8 text", reads=True)
@@ -131,8 +128,7 @@ def put_on_terms(
         sources.append("relaxed")
     if ordered:
         # Taken before the ids are drawn and held until the commit, so that both come in one order.
-        key = parameter("order_key", "int4")
-        parts.append(f"in_turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({ORDER_LOCK_CLASS}, {key}))")
+        parts.append("in_turn AS MATERIALIZED (SELECT pgstore.queue_take_turn($1, 'o', $2))")
         sources.append("in_turn")
     if keyed:
         # Two puts with one key: the second waits for the end of the first, and then finds the key or does not.
@@ -367,7 +363,6 @@ class Putting(QueueBase):
         values = {
             "store_id": facts.id,
             "partition": partition,
-            "order_key": lock_key(topic),
             "key": terms.key,
             "maxsize": maxsize,
             "wanted": sum(map(len, cut)),
