@@ -24,6 +24,9 @@ def describe(conninfo: str) -> str:
     if _is_misread(given):
         return "an unreadable URL"
     user = given.get("user") or os.environ.get("PGUSER")
+    service = given.get("service") or os.environ.get("PGSERVICE")
+    if service and not (given.get("host") or given.get("hostaddr")):  # whose file says where it is
+        return f"service {service}"
     hosts = str(given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or "local socket").split(",")
     ports = str(given.get("port") or os.environ.get("PGPORT") or "").split(",")
     places = [f"{host}:{port}" if port else host for host, port in zip(hosts, ports * len(hosts), strict=False)]
@@ -97,7 +100,16 @@ def map_connect_error(exc: psycopg.Error, conninfo: str) -> errors.Error:
 def _meaning(exc: psycopg.Error, conninfo: str) -> errors.Error:
     where = describe(conninfo)
     text = _SAID_ANYWAY.sub("", " ".join(str(exc).split()))
-    if re.search(r"password authentication failed|no password supplied|authentication failed|pg_hba\.conf", text):
+    if re.search(r"pg_hba\.conf.*(?:no encryption|SSL off)", text):
+        return errors.AccessDenied(
+            f"the server refused the login with {where}: {text}; it may want it encrypted: set sslmode=require, or add an entry to "
+            "pg_hba.conf"
+        )
+    if "pg_hba.conf" in text:
+        return errors.AccessDenied(
+            f"the server refused the login with {where}: {text}; its pg_hba.conf needs an entry for this user, database and host"
+        )
+    if re.search(r"password authentication failed|no password supplied|authentication failed", text):
         return errors.AccessDenied(f"the server refused the login with {where}: {text}; check user and password")
     if re.search(r'role ".*" (?:does not exist|is not permitted to log in)', text):
         return errors.AccessDenied(f"the server refused the login with {where}: {text}; check the user")

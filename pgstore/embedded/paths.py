@@ -139,6 +139,13 @@ class Paths:
                 f"other users may write to {self.root} (mode {stat.S_IMODE(status.st_mode):o}): run `chmod go-w` on it "
                 "or give a directory that does not exist yet"
             )
+        for parent in self.root.resolve().parents:
+            mode = parent.stat().st_mode
+            if mode & 0o002 and not mode & stat.S_ISVTX:
+                raise errors.EmbeddedServerError(
+                    f"other users may write to {parent} (mode {stat.S_IMODE(mode):o}), and so replace {self.root}: run "
+                    "`chmod o-w` on it, or give a directory elsewhere in PGSTORE_SERVER_DIR"
+                )
         if (self.root / "PG_VERSION").exists():
             raise errors.EmbeddedServerError(
                 f"{self.root} is itself a Postgres data directory, expected one to contain it: give a new directory"

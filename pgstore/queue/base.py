@@ -23,8 +23,8 @@ from pgstore.serializers.signing import SIGNATURE_BYTES, Signer
 
 PARTITION_BYTES_MAX: Final = 64
 # Whoever inserts into queue_item holds this lock from before the ids are drawn to the end of the transaction. It keeps nobody out:
-# it tells `queue_advance` (sql/schema.sql) who may have ids that cannot be seen yet. "pgsi". Nor is it waited for, since every login
-# may keep it from us: `queue_inserting` tells the same.
+# it tells `queue_advance` (sql/schema.sql) who may have ids that cannot be seen yet. "pgsi". Nor is it waited for, since
+# every login may keep it from us: `queue_inserting` tells the same.
 INSERT_LOCK_CLASS: Final = 0x70677369
 INSERT_LOCK: Final = (
     f"CASE WHEN pg_try_advisory_xact_lock_shared({INSERT_LOCK_CLASS}, ($1 % 2147483648)::integer)"

@@ -203,7 +203,7 @@ def test_who_inserts_is_known_and_waits_for_nobody_also_where_a_stranger_holds_i
     }
     for put in puts.values():
         with psycopg.connect(database) as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s, %s % 2147483648)", [INSERT_LOCK_CLASS, number(store)])
+            connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [INSERT_LOCK_CLASS, number(store) % 2**31])
             with store._runner.transaction() as tx:
                 put(tx.connection)
                 assert sql(ADVANCE, number(store)) == [(None,)]
