@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
 from psycopg import sql as compose
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import namedtuple_row
 
 from pgstore import errors
 from pgstore.config import ConnectionString
+from pgstore.core.limit import NOTICING_DEAD_PEERS
 from pgstore.core.mapping import check_conninfo, map_connect_error, map_error
 from pgstore.core.search_path import fault_of
 
@@ -363,10 +365,16 @@ def _connect(url: str) -> _Connection:
             prepare_threshold=None,  # poolers
             client_encoding="utf8",  # also where it is SQL_ASCII and we refuse: text would come as bytes
             fallback_application_name="pgstore migrate",
+            **_unsaid(url),
         )
     except psycopg.Error as exc:
         failure = map_connect_error(exc, url)
     raise failure
+
+
+def _unsaid(url: str) -> dict[str, Any]:
+    """What is said of silent servers where *url* says nothing."""
+    return {name: value for name, value in NOTICING_DEAD_PEERS.items() if name not in conninfo_to_dict(url)}
 
 
 def _examine(connection: _Connection) -> _Place:

@@ -27,6 +27,8 @@ from pgstore.client.session import Session
 from pgstore.client.transaction import _AMBIENT, Transaction, current, forget_after_fork
 from pgstore.client.world import AsyncWorld, BlockingWorld, World
 from pgstore.config import Settings
+from pgstore.core.clock import Deadline
+from pgstore.core.limit import within
 from pgstore.core.mapping import describe, map_error
 from pgstore.core.names import check_name
 from pgstore.core.operation import BeforeCommit, Op, Query, Request
@@ -35,6 +37,7 @@ from pgstore.core.steps import is_interrupt, run_async, run_blocking
 T = TypeVar("T")
 _RETRIES: Final = 10
 _BACKOFF_SECONDS: Final = 0.01
+_CLOSE_SECONDS: Final = 60.0  # for a server that may have fallen silent; what is ephemeral then goes in ten minutes
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 _inherited: list[Any] = []  # what a forked child must neither use nor close: the parent uses it
@@ -142,9 +145,10 @@ class Client:
         """
         self.is_closing = True
         try:
-            self.renewals.close(do=False)
-            self.chores.close()
-            self.session.close()
+            with within(Deadline.after(_CLOSE_SECONDS)):
+                self.renewals.close(do=False)
+                self.chores.close()
+                self.session.close()
         finally:
             self.is_closing = False
         self._blocking.close()

@@ -87,11 +87,7 @@ IDENTITY = Statement(
 _DEFAULTS: dict[str, Any] = {
     "connect_timeout": 10,
     "fallback_application_name": "pgstore",
-    # A peer that is gone without a word is noticed within 30 seconds, whether something was sent to it or not.
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20000,
+    **limit.NOTICING_DEAD_PEERS,
 }
 
 

@@ -18,6 +18,15 @@ from pgstore.errors import TimedOut
 # The server has at least so long for each answer: a call that may not wait for anything has to reach it all the same.
 SILENCE_SECONDS: Final = 1.0
 
+# Parameters of libpq, unless a URL has them: a peer that is gone without a word is noticed within half a minute, whether something
+# was sent to it or not.
+NOTICING_DEAD_PEERS: Final = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20000,
+}
+
 _FOR_EVER_SECONDS: Final = 86400.0  # more than `poll` and libpq take
 
 _AT: Final[ContextVar[float | None]] = ContextVar("pgstore_limit", default=None)

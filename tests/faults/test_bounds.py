@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import queue as stdlib
 import time
+from typing import Any
 
 import psycopg
 import pytest
@@ -62,7 +63,7 @@ def in_time():
     assert time.monotonic() - began < LONGEST
 
 
-PUTS = {
+PUTS: dict[str, tuple[dict[str, Any], bool]] = {
     "room": ({}, True),
     "many": ({}, True),
     "key": ({"idempotency_key": "k"}, False),
@@ -189,31 +190,31 @@ def test_a_call_with_a_bound_ends_where_the_server_is_silent(call, own_database,
     """
     A frozen machine keeps its connections. What was sent may have been done; what only looks has found nothing.
     """
-    with pgstore.Client(proxy.url(own_database)) as client:
-        queue = pgstore.Queue.persist("q", client=client).hydrate()
-        bounded = pgstore.Queue.from_name("b", create_if_missing=True, client=client, maxsize=10).hydrate()
-        entries = pgstore.Dict.from_name("d", create_if_missing=True, client=client, watch=True).hydrate()
-        call(queue.put, "before")
-        call(queue.get)
-        proxy.stall()
-        began = time.monotonic()
-        with pytest.raises(pgstore.OutcomeUnknown):
-            call(queue.put, "mine", timeout=0.1)
-        with pytest.raises(pgstore.StoreUnavailable):
-            call(bounded.put, "mine", block=False)
-        with pytest.raises(pgstore.StoreUnavailable):
-            call(queue.get, timeout=0.1)
-        with pytest.raises(pgstore.StoreUnavailable):
-            call(queue.get, block=False)
-        with pytest.raises(pgstore.StoreUnavailable):
-            call(entries.lock("k", timeout=0.1).acquire)
-        with pytest.raises(pgstore.StoreUnavailable):
-            call.iterate(entries.watch(timeout=0.1))
-        assert time.monotonic() - began < 6 * LONGEST
-        proxy.resume()
+    client = call.client(proxy.url(own_database))
+    queue = pgstore.Queue.persist("q", client=client).hydrate()
+    bounded = pgstore.Queue.from_name("b", create_if_missing=True, client=client, maxsize=10).hydrate()
+    entries = pgstore.Dict.from_name("d", create_if_missing=True, client=client, watch=True).hydrate()
+    call(queue.put, "before")
+    call(queue.get)
+    proxy.stall()
+    began = time.monotonic()
+    with pytest.raises(pgstore.OutcomeUnknown):
+        call(queue.put, "mine", timeout=0.1)
+    with pytest.raises(pgstore.StoreUnavailable):
+        call(bounded.put, "mine", block=False)
+    with pytest.raises(pgstore.StoreUnavailable):
+        call(queue.get, timeout=0.1)
+    with pytest.raises(pgstore.StoreUnavailable):
+        call(queue.get, block=False)
+    with pytest.raises(pgstore.StoreUnavailable):
+        call(entries.lock("k", timeout=0.1).acquire)
+    with pytest.raises(pgstore.StoreUnavailable):
+        call.iterate(entries.watch(timeout=0.1))
+    assert time.monotonic() - began < 6 * LONGEST
+    proxy.resume()
 
-        call(queue.put, "after")
-        assert call(queue.get_many, 9)[-1] == "after"
+    call(queue.put, "after")
+    assert call(queue.get_many, 9)[-1] == "after"
 
 
 def test_a_bound_of_one_call_is_not_that_of_the_next(call, own_database, queue, elsewhere):
