@@ -571,6 +571,21 @@ def test_an_unsafe_directory_is_refused_and_left_as_it_is(directory, make, compl
     assert (before.st_mode, before.st_uid) == (directory.stat().st_mode, directory.stat().st_uid)
 
 
+def test_a_directory_below_one_that_others_may_write_to_is_refused(tmp_path):
+    """
+    They may put another in its place. Not where the sticky bit keeps them from it, as in /tmp.
+    """
+    parent = tmp_path / "open"
+    parent.mkdir()
+    parent.chmod(0o777)
+
+    with pytest.raises(errors.EmbeddedServerError, match="other users may write to .*open .*chmod o-w"):
+        embedded.Server(parent / "mine").start()
+
+    parent.chmod(0o1777)
+    paths_module.Paths(parent / "mine").check()
+
+
 def test_a_home_that_cannot_be_written_is_explained(monkeypatch, tmp_path):
     """
     Read-only homes are common in containers; the way out is a variable the user has to learn of.

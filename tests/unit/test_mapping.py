@@ -79,7 +79,8 @@ def test_a_conflict_is_a_failed_transaction_and_not_a_lost_connection():
     [
         ('FATAL:  password authentication failed for user "joe"', errors.AccessDenied, "password"),
         ("fe_sendauth: no password supplied", errors.AccessDenied, "password"),
-        ('FATAL:  no pg_hba.conf entry for host "1.2.3.4", user "joe"', errors.AccessDenied, "user"),
+        ('FATAL:  no pg_hba.conf entry for host "1.2.3.4", user "joe", SSL encryption', errors.AccessDenied, "entry"),
+        ('FATAL:  no pg_hba.conf entry for host "1.2.3.4", user "joe", no encryption', errors.AccessDenied, "sslmode"),
         ('FATAL:  role "joe" does not exist', errors.AccessDenied, "user"),
         ('FATAL:  database "shop" does not exist', errors.ConfigurationError, "createdb"),
         ('FATAL:  permission denied for database "shop"', errors.AccessDenied, "GRANT CONNECT"),
@@ -97,7 +98,7 @@ def test_a_conflict_is_a_failed_transaction_and_not_a_lost_connection():
             "this user",
         ),
         ("connection timeout expired", errors.StoreUnavailable, "running"),
-        ("session is read-only", errors.StoreUnavailable, "running"),
+        ("session is read-only", errors.StoreUnavailable, "primary"),
     ],
 )
 def test_a_refused_connection_says_why_where_and_what_to_do(text, expected, advice):
@@ -183,3 +184,11 @@ def test_an_unreadable_url_is_refused_with_the_reason_and_its_origin(monkeypatch
 )
 def test_what_libpq_can_use_is_accepted(conninfo):
     check_conninfo(conninfo)
+
+
+def test_a_service_is_named_where_its_file_alone_says_where_it_is(monkeypatch):
+    monkeypatch.delenv("PGHOST", raising=False)
+    monkeypatch.delenv("PGSERVICE", raising=False)
+
+    assert describe("service=shop password=hush") == "service shop"
+    assert "db.example" in describe("service=shop host=db.example")
