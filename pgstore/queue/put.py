@@ -229,7 +229,7 @@ class Putting(QueueBase):
         deadline = Deadline.after(timeout, block=block)
         name = partition_name(partition)
         payload = self._encode(one_of(item, v, "put", "item= and v="))
-        with within(deadline, self._late):
+        with within(deadline, self._late_put):
             facts = self._facts
             if facts is None or facts.history is not self._client.history:  # type: ignore[union-attr]
                 facts = yield from self._know()
@@ -267,7 +267,7 @@ class Putting(QueueBase):
         deadline = Deadline.after(timeout, block=block)
         name = partition_name(partition)
         payloads = [self._encode(item) for item in one_of(items, vs, "put_many", "items= and vs=")]
-        with within(deadline, self._late):
+        with within(deadline, self._late_put):
             facts = yield from self._open()
             if self._runner.settings.signing_keys:
                 payloads = [self._sign(payload) for payload in payloads]
@@ -391,7 +391,7 @@ class Putting(QueueBase):
         if not aloud:
             enrolment.participant.topics[topic] = None
 
-    def _late(self, exc: errors.TimedOut) -> errors.QueueFull:
+    def _late_put(self, exc: errors.TimedOut) -> errors.QueueFull:
         return errors.QueueFull(f"nothing was put into {self!r}: {exc}")
 
     def _full(self, facts: Facts) -> errors.QueueFull:

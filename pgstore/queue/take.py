@@ -213,8 +213,9 @@ class Taking(Leasing):
         name = partition_name(partition)
         if lease is None:
             _check_no_renewal(renew)
-            with self._within(block, timeout, name):
-                rows = yield from self._take(1, block, timeout, name, durable=durable)
+            deadline = Deadline.after(timeout, block=block)
+            with within(deadline, self._late_get):
+                rows = yield from self._take(1, block, timeout, deadline, name, durable=durable)
             return self._decode(rows[0]) if rows else None
         leases = yield from self._lease(1, block, timeout, name, lease, renew, durable)
         return leases[0] if leases else None
@@ -255,8 +256,9 @@ class Taking(Leasing):
         if lease is not None:
             return (yield from self._lease(wanted, block, timeout, name, lease, renew, durable))
         _check_no_renewal(renew)
-        with self._within(block, timeout, name):
-            rows = yield from self._take(wanted, block, timeout, name, durable=durable)
+        deadline = Deadline.after(timeout, block=block)
+        with within(deadline, self._late_get):
+            rows = yield from self._take(wanted, block, timeout, deadline, name, durable=durable)
         try:
             return self._decode_all(rows)
         except errors.DeserializationError:
@@ -270,13 +272,14 @@ class Taking(Leasing):
         self, n: int, block: bool, timeout: float | None, partition: str, lease: float, renew: bool, durable: bool
     ) -> Op[list[Any]]:
         seconds = check_seconds(lease, "lease", above=RENEWED_SECONDS_MIN if renew else LEASE_SECONDS_MIN)
-        with self._within(block, timeout, partition):
+        deadline = Deadline.after(timeout, block=block)
+        with within(deadline, self._late_get):
             facts = yield from self._open()
             if renew:
                 yield from self._check_outside(
                     "get(renew=True)", "has a lease that nobody can prolong before the commit"
                 )
-            rows = yield from self._take(n, block, timeout, partition, seconds, durable)
+            rows = yield from self._take(n, block, timeout, deadline, partition, seconds, durable)
         leases = [Lease(self, partition, seconds, row, facts) for row in rows]
         if renew and leases:
             Renewal(leases, self._runner, facts.id, seconds).go_on()
@@ -287,11 +290,11 @@ class Taking(Leasing):
         n: int,
         block: bool,
         timeout: float | None,
+        deadline: Deadline,
         partition: str,
         lease: float | None = None,
         durable: bool = True,
     ) -> Op[Rows]:
-        deadline = Deadline.after(timeout)
         facts = self._facts
         if facts is None or facts.history is not self._client.history:  # type: ignore[union-attr]
             facts = yield from self._know()
@@ -450,12 +453,8 @@ class Taking(Leasing):
             for batch in batches(sorted(rows), lambda row: len(row[3]), bytes_max=BATCH_BYTES)
         ]
 
-    def _within(self, block: bool, timeout: float | None, partition: str) -> within:
-        def late(exc: errors.TimedOut) -> errors.QueueEmpty:
-            where = f" partition {partition!r}" if partition else ""
-            return errors.QueueEmpty(f"nothing was taken from {self!r}{where}: {exc}")
-
-        return within(Deadline.after(timeout, block=block), late)
+    def _late_get(self, exc: errors.TimedOut) -> errors.QueueEmpty:
+        return errors.QueueEmpty(f"nothing was taken from {self!r}: {exc}")
 
     def _empty(self, timeout: float | None, partition: str) -> errors.QueueEmpty:
         where = f" partition {partition!r}" if partition else ""
