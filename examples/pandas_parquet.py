@@ -1,4 +1,8 @@
-"""Tables of pandas in a Volume, by fsspec's URLs, in one transaction with what is noted about them."""
+"""
+Tables of pandas in a Volume, by fsspec's URLs, in one transaction with what is noted about them.
+
+Needs `pip install '.[fsspec]' pandas pyarrow`.
+"""
 
 import pandas as pd
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from pgstore.errors import ConfigurationError
 
@@ -21,12 +23,34 @@ class ConnectionString(str):
         return "<connection string>"
 
 
+class _Secret(bytes):
+    """Bytes that nobody should see: `repr`, by which tracebacks print local variables, shows nothing."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+
+def hidden(value: Any) -> Any:
+    """The same URL or key, or list of them, not to be seen in a traceback. What is neither comes back as it is."""
+    if isinstance(value, str):
+        return ConnectionString(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return _Secret(value)
+    if type(value) in (list, tuple):
+        return type(value)(map(hidden, value))
+    return value
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a client connects and behaves; None: by the environment or the default."""
 
-    url: str | None = None
-    listen_url: str | None = None  # a direct connection for waiting, where `url` leads through a pooler
+    url: str | Callable[[], str] | None = field(default=None, repr=False)
+    listen_url: str | None = field(
+        default=None, repr=False
+    )  # a direct connection for waiting, where `url` leads through a pooler
     environment: str | None = None
     connections_max: int = 10
     auto_migrate: bool | None = None
@@ -45,11 +69,12 @@ class Settings:
                 )
         for name in ("url", "listen_url"):
             value = getattr(self, name)
-            if value is None:
+            if value is None or (name == "url" and callable(value)):
                 continue
             if not isinstance(value, str):  # which is not shown: it may be a URL as bytes
+                found = "bytes" if isinstance(value, bytes) else type(value).__name__
                 raise ConfigurationError(
-                    f"{name} must be a str such as 'postgresql://user@host/database', not of type {type(value).__name__}"
+                    f"{name} must be a str such as 'postgresql://user@host/database', not of type {found}"
                 )
             if not value.strip():
                 raise ConfigurationError(f"{name} is empty: is the variable set that it should come from?")
@@ -61,6 +86,8 @@ class Settings:
 
         None means that nothing is configured: the embedded server's turn.
         """
+        if callable(self.url):
+            return _libpq_url(_told_by(self.url))
         if self.url is not None:
             return _libpq_url(self.url)
         for variable in ("PGSTORE_URL", "DATABASE_URL"):
@@ -80,6 +107,17 @@ class Settings:
         if self.auto_migrate is not None:
             return self.auto_migrate
         return variable_of("PGSTORE_AUTO_MIGRATE") not in ("0", "false", "no", "off")
+
+
+def _told_by(function: Callable[[], str]) -> str:
+    """The URL for one more connection, which may hold a password that is good for a few minutes only."""
+    url: object = function()
+    if not isinstance(url, str) or not url.strip():  # which is not shown: it may be a URL as bytes
+        raise ConfigurationError(
+            f"the function given as url must return a str such as 'postgresql://user@host/database', not {type(url).__name__}"
+            + (" without contents" if isinstance(url, str) else "")
+        )
+    return url
 
 
 def variable_of(name: str) -> str | None:

@@ -23,6 +23,7 @@
     ├── LinkLoop (OSError)                      symbolic links that lead round in a circle
     ├── FileUnreadable (PermissionError)        a local file or directory that may not be read or written
     ├── UnsafeEntry                             an entry of a store that would lead out of where it is fetched to
+    ├── FileFailed (OSError)                    a local file that cannot be used for another reason, as a full disk
     ├── StaleFile (OSError)                     an open file whose contents do not exist any more
     ├── FileTooLarge (OSError)                  a file above the largest possible size
     ├── PositionInvalid (OSError, ValueError)   a position or size of an open file below zero
@@ -44,17 +45,47 @@
     ├── StatementFailed                         the server refused a statement for another reason
     └── EmbeddedServerError                     the embedded server could not be set up, started or stopped
 
+Those that are an `OSError` have `errno`, `strerror` and, where it is about a path, `filename`, as Python's own have.
+
 Messages say what was given, what was expected and what to do. Foreign exceptions are mapped in one place per library and kept as
 `__cause__`.
 """
 
 from __future__ import annotations
 
+import errno as numbers
+import os
 import queue
 
 
 class Error(Exception):
     """Base of all pgstore errors."""
+
+
+class _SystemError(Error, OSError):
+    """
+    Base of those that are an `OSError`: with the errno of their class (`_ERRNO`, below), and a text of their own.
+
+    Args:
+        filename: the path that it happened to; None: it is about none.
+        errno: instead of that of the class.
+    """
+
+    def __init__(
+        self, message: str = "", filename: str | bytes | int | None = None, *, errno: int | None = None
+    ) -> None:
+        number = _errno(type(self)) if errno is None else errno
+        super().__init__(number, os.strerror(number), *(() if filename is None else (filename,)))
+        self._message = message or os.strerror(number)
+
+    def __str__(self) -> str:
+        return self._message
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._message!r})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _again, (type(self), self._message, self.filename, self.errno), self.__dict__
 
 
 class InvalidError(Error, ValueError):
@@ -104,7 +135,7 @@ class QueueFull(Error, queue.Full):
     """No room in time."""
 
 
-class LockTimeout(Error, TimeoutError):
+class LockTimeout(_SystemError, TimeoutError):
     """A lock was not free in time."""
 
 
@@ -116,31 +147,31 @@ class VersionGone(Error, LookupError):
     """This version of a Volume is not kept any more."""
 
 
-class FileMissing(Error, FileNotFoundError):
+class FileMissing(_SystemError, FileNotFoundError):
     """No such file or directory."""
 
 
-class FileExists(Error, FileExistsError):
+class FileExists(_SystemError, FileExistsError):
     """The path is taken."""
 
 
-class IsADirectory(Error, IsADirectoryError):
+class IsADirectory(_SystemError, IsADirectoryError):
     """A directory stands where a file was expected."""
 
 
-class NotADirectory(Error, NotADirectoryError):
+class NotADirectory(_SystemError, NotADirectoryError):
     """A file stands where a directory was expected."""
 
 
-class DirectoryNotEmpty(Error, OSError):
+class DirectoryNotEmpty(_SystemError):
     """A directory had to be empty."""
 
 
-class LinkLoop(Error, OSError):
+class LinkLoop(_SystemError):
     """Symbolic links lead round in a circle."""
 
 
-class FileUnreadable(Error, PermissionError):
+class FileUnreadable(_SystemError, PermissionError):
     """A local file or directory that may not be read or written."""
 
 
@@ -148,15 +179,19 @@ class UnsafeEntry(Error):
     """An entry of a store has an impossible name, or is a link, that would lead out of where it is fetched to."""
 
 
-class StaleFile(Error, OSError):
+class FileFailed(_SystemError):
+    """A local file or directory cannot be used for another reason, which `errno` tells: a full disk, too many open files …"""
+
+
+class StaleFile(_SystemError):
     """The contents of an open file do not exist any more; opening it again may help."""
 
 
-class FileTooLarge(Error, OSError):
+class FileTooLarge(_SystemError):
     """A file above the largest possible size."""
 
 
-class PositionInvalid(OSError, InvalidError):  # in this order, or it has no errno
+class PositionInvalid(_SystemError, InvalidError):
     """A position or size of an open file is below zero. An `OSError`, as built-in files raise it."""
 
 
@@ -200,11 +235,11 @@ class DatabaseUnsuitable(Error):
     """The server is too old or the database is not UTF8."""
 
 
-class AccessDenied(Error, PermissionError):
+class AccessDenied(_SystemError, PermissionError):
     """The role lacks a right, or the password is wrong."""
 
 
-class StoreUnavailable(Error, ConnectionError):
+class StoreUnavailable(_SystemError, ConnectionError):
     """The server cannot be reached, or the connection broke before anything was done."""
 
 
@@ -234,3 +269,44 @@ class StatementFailed(Error):
 
 class EmbeddedServerError(Error):
     """The embedded server could not be set up, started or stopped."""
+
+
+_ERRNO: dict[type[_SystemError], int] = {
+    FileMissing: numbers.ENOENT,
+    FileExists: numbers.EEXIST,
+    IsADirectory: numbers.EISDIR,
+    NotADirectory: numbers.ENOTDIR,
+    DirectoryNotEmpty: numbers.ENOTEMPTY,
+    LinkLoop: numbers.ELOOP,
+    FileUnreadable: numbers.EACCES,
+    FileFailed: numbers.EIO,
+    StaleFile: numbers.ESTALE,
+    FileTooLarge: numbers.EFBIG,
+    PositionInvalid: numbers.EINVAL,
+    AccessDenied: numbers.EACCES,
+    StoreUnavailable: numbers.ENOTCONN,
+    LockTimeout: numbers.ETIMEDOUT,
+}
+# What an error of this machine's file system is called here; what is in neither table is a `FileFailed`.
+_OF_FILES: dict[int, type[_SystemError]] = {
+    number: kind
+    for kind, number in _ERRNO.items()
+    if kind not in (AccessDenied, StoreUnavailable, LockTimeout, PositionInvalid)
+} | {numbers.EPERM: FileUnreadable}
+
+
+def _errno(kind: type[_SystemError]) -> int:
+    return next(_ERRNO[base] for base in kind.__mro__ if base in _ERRNO)
+
+
+def _again(kind: type[_SystemError], message: str, filename: str | bytes | int | None, errno: int) -> _SystemError:
+    return kind(message, filename, errno=errno)
+
+
+def of_local(exc: OSError, what: str, filename: str | bytes | int | None = None) -> _SystemError:
+    """The error that says of a local file what *exc* says, with its errno; *what* names the file, as *filename* does."""
+    reason = exc.strerror or str(exc) or type(exc).__name__
+    number = exc.errno or numbers.EIO
+    return _OF_FILES.get(number, FileFailed)(
+        f"{what}: {reason[:1].lower()}{reason[1:]}", filename if filename is not None else exc.filename, errno=number
+    )

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from stat import S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
 from types import TracebackType
 from typing import Any, ClassVar, Final, cast
 
@@ -29,7 +30,7 @@ from pgstore import errors
 from pgstore.client import Client, default_client
 from pgstore.files.fileio import Layer, TextFile, layered, on
 from pgstore.network_file_system import NetworkFileSystem
-from pgstore.types import FileEntry, FileEntryType, FileStat
+from pgstore.types import FileEntryType, FileStat
 from pgstore.volume import Volume
 
 __all__ = ["NetworkFileSystemFileSystem", "VolumeFileSystem"]
@@ -37,6 +38,13 @@ __all__ = ["NetworkFileSystemFileSystem", "VolumeFileSystem"]
 Info = dict[str, Any]
 
 _TYPES: Final = {FileEntryType.FILE: "file", FileEntryType.DIRECTORY: "directory", FileEntryType.SYMLINK: "link"}
+_TYPE_BITS: Final = {
+    FileEntryType.FILE: S_IFREG,
+    FileEntryType.DIRECTORY: S_IFDIR,
+    FileEntryType.SYMLINK: S_IFLNK,
+    FileEntryType.FIFO: S_IFIFO,
+    FileEntryType.SOCKET: S_IFSOCK,
+}
 _NANO: Final = 1_000_000_000
 
 
@@ -127,10 +135,12 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return f"{self._scheme}_{self.client.installation}_{self._environment_name or self.client.environment}"
 
     def _place(self, path: Any) -> tuple[Any, str]:
-        """The store that *path* leads into, and the path in it."""
+        """The store that *path* leads into, and the path in it, with the slash at its end."""
         name, _, inside = self._strip_protocol(path).partition("/")
         if not name:
-            raise errors.IsADirectory(f"{self._noun!r} is where the stores are; a path begins with the name of one")
+            raise errors.IsADirectory(
+                f"{self._noun!r} is where the stores are; a path begins with the name of one", str(path)
+            )
         store = self._stores.get(name)
         if store is None:
             store = self._stores[name] = self._store_class.from_name(
@@ -139,14 +149,14 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
                 create_if_missing=self._create_if_missing,
                 client=self.client,
             )
-        return store, inside
+        return store, inside + "/" if inside and _ends_in_slash(path) else inside
 
     def _found_place(self, path: Any) -> tuple[Any, str]:
         """The same for looking: where no store can have such a name there is no such path."""
         try:
             return self._place(path)
         except errors.InvalidError as exc:
-            raise errors.FileMissing(str(exc)) from exc
+            raise errors.FileMissing(str(exc), str(path)) from exc
 
     @property
     def _scheme(self) -> str:
@@ -163,7 +173,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             yield
         except errors.NotFoundError as exc:
             self._stores.pop(self._strip_protocol(path).partition("/")[0], None)
-            raise errors.FileMissing(str(exc)) from exc
+            raise errors.FileMissing(str(exc), str(path)) from exc
 
     def start_transaction(self) -> StoreTransaction:
         """Begin a transaction that `end_transaction` commits; `with fs.transaction:` is the safer form."""
@@ -179,13 +189,13 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """
         The facts about what is at *path*; a link is followed unless it leads nowhere.
 
-        Beside fsspec's `name`, `size` and `type`: `mtime` (seconds), `mtime_ns`, `created`, `mode`, `uid`, `gid`, `ino`, `nlink`,
-        `version`, `islink`.
+        Beside fsspec's `name`, `size` and `type`: `mtime` (seconds), `mtime_ns`, `created`, `mode` (with the type),
+        `uid`, `gid`, `ino`, `nlink`, `version`, `islink`.
         """
-        path = self._strip_protocol(path)
+        given, path = path, self._strip_protocol(path)
         if not path:
             return _directory("")
-        store, inside = self._found_place(path)
+        store, inside = self._found_place(given)
         with self._explained(path):
             stat = store.stat(inside, follow_symlinks=False)
             is_link = stat.type == FileEntryType.SYMLINK
@@ -195,13 +205,22 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             return _info(path, stat, is_link)
 
     def ls(self, path: Any, detail: bool = True, **_: Any) -> list[Any]:
-        """What a directory holds, of a file itself; as fsspec has it, dicts (`name`, `size`, `type`, `mtime`) or names."""
+        """What a directory holds, of a file itself; as fsspec has it, dicts, those of `info`, or names."""
         path = self._strip_protocol(path)
         if not path:
-            infos = [_directory(store.name) for store in self._listed()]
+            names = [str(store.name) for store in self._listed()]
+            if not detail:
+                return names
+            infos = []
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    infos.append(self.info(name))
         else:
-            infos = list(self._entries(path))
+            infos = self._listing(path, detail=detail)
         return infos if detail else [info["name"] for info in infos]
+
+    def _listing(self, path: str, *, detail: bool) -> list[Info]:
+        return list(self._entries(path, detail=detail)) if path else self.ls(path)
 
     def _listed(self) -> list[Any]:
         return sorted(
@@ -209,17 +228,19 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             key=lambda store: str(store.name),
         )
 
-    def _entries(self, path: str, *, recursive: bool = False) -> Iterator[Info]:
+    def _entries(self, path: str, *, recursive: bool = False, detail: bool = True) -> Iterator[Info]:
+        """What `info` tells of each entry; without *detail* at least name and type."""
         store, inside = self._found_place(path)
         name = path.partition("/")[0]
         with self._explained(path):
-            for entry in store.iterdir(inside, recursive=recursive):
-                yield self._entry(f"{name}/{entry.path}", entry)
-
-    def _entry(self, path: str, entry: FileEntry) -> Info:
-        if entry.type == FileEntryType.SYMLINK:
-            return self.info(path)
-        return {"name": path, "size": entry.size, "type": _TYPES.get(entry.type, "other"), "mtime": float(entry.mtime)}
+            for entry in (store._iterstat if detail else store.iterdir)(inside, recursive=recursive):
+                place = f"{name}/{entry.path}"
+                if entry.type == FileEntryType.SYMLINK:
+                    yield self.info(place)
+                elif detail:
+                    yield _info(place, entry, False)
+                else:
+                    yield {"name": place, "type": _TYPES.get(entry.type, "other")}
 
     def find(
         self, path: Any, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **options: Any
@@ -233,7 +254,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             top = self.info(path)
             if withdirs and top["type"] == "directory":
                 found[path] = top
-            for info in self._entries(path, recursive=True):
+            for info in self._entries(path, recursive=True, detail=detail):
                 if withdirs or info["type"] != "directory":
                     found[info["name"]] = info
         except FileNotFoundError:
@@ -259,7 +280,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             raise errors.InvalidError(f"maxdepth is {maxdepth}, expected 1 or more, or None")
         path = self._strip_protocol(path)
         try:
-            listing = self.ls(path)
+            listing = self._listing(path, detail=detail)
         except OSError as exc:
             if on_error == "raise":
                 raise
@@ -319,7 +340,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         try:
             self._store_class.objects.create(store.name, environment_name=self._environment_name, client=self.client)
         except errors.AlreadyExistsError as exc:
-            raise errors.FileExists(str(exc)) from exc
+            raise errors.FileExists(str(exc), str(path)) from exc
 
     def makedirs(self, path: Any, exist_ok: bool = False) -> None:
         """Make a directory and those on the way, with the store."""
@@ -375,7 +396,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             self.makedirs(path2, exist_ok=True)
             return
         if self.isdir(path2):
-            raise errors.IsADirectory(f"{path2!r} is a directory")
+            raise errors.IsADirectory(f"{path2!r} is a directory", str(path2))
         if source is target:
             source.copy_files([inside], new)
             return
@@ -390,7 +411,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             target, new = self._place(path2)
             if source is target and inside and not set(inside) & set("*?["):
                 if stringify_path(path2).endswith("/") or self.isdir(path2):
-                    new = f"{new}/{inside.rpartition('/')[2]}"
+                    new = f"{new.rstrip('/')}/{inside.rstrip('/').rpartition('/')[2]}"
                 source.move(inside, new)
                 return
         super().mv(path1, path2, recursive=recursive, maxdepth=maxdepth, **options)
@@ -412,6 +433,8 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         Where its block is left by an exception, a file of a Volume is as it was, also one of text or that is packed. The files of
         `fsspec.open` cannot do so: they do not tell why they are closed.
         """
+        if _ends_in_slash(path):
+            raise errors.IsADirectory(f"{path!r} ends in a slash, so it is the path of a directory", path)
         is_text = "b" not in mode
         text = {name: options.pop(name) for name in ("encoding", "errors", "newline") if is_text and name in options}
         binary = mode.replace("t", "") + "b" if is_text else mode
@@ -466,7 +489,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
                 try:
                     store.put_file(file, inside, if_version=0)
                 except errors.ConflictError as exc:
-                    raise errors.FileExists(f"{path!r} exists already") from exc
+                    raise errors.FileExists(f"{path!r} exists already", str(path)) from exc
             else:
                 with store.open(inside, "xb") as target, contextlib.closing(_readable(file)) as source:
                     while data := source.read(1 << 20):
@@ -555,7 +578,7 @@ def _info(path: str, stat: FileStat, is_link: bool) -> Info:
         "created": stat.ctime_ns / _NANO,
         "mtime": stat.mtime_ns / _NANO,
         "mtime_ns": stat.mtime_ns,
-        "mode": stat.mode,
+        "mode": _TYPE_BITS.get(stat.type, 0) | stat.mode,
         "uid": stat.uid,
         "gid": stat.gid,
         "ino": stat.ino,
@@ -563,6 +586,10 @@ def _info(path: str, stat: FileStat, is_link: bool) -> Info:
         "version": stat.version,
         "islink": is_link,
     }
+
+
+def _ends_in_slash(path: Any) -> bool:
+    return isinstance(path, str) and path.endswith("/")
 
 
 def _both(first: Callable[[], object], second: Callable[[], object]) -> Callable[[], None]:

@@ -26,6 +26,7 @@ from pgstore.client.session import delete_store, unlink_large_objects
 from pgstore.client.transaction import Transaction
 from pgstore.core.method import Doc
 from pgstore.core.names import check_name
+from pgstore.core.numbers import as_int
 from pgstore.core.operation import Apart, BeforeCommit, BoundOperation, LookAgain, Op, Query, atomic, operation
 from pgstore.registry import CREATE, CREATE_EPHEMERAL, DRAW_ID, EXISTS, FIND, FIND_ID, LIST, Facts, Found
 
@@ -142,9 +143,17 @@ class Store:
         name: str | None = None,
         environment_name: str | None = None,
         client: Client | None = None,
+        **options: Any,
     ) -> Self:
-        """Return a handle on the store of this name, which is created on first use if it is missing."""
-        return cls.from_name(label, name=name, environment_name=environment_name, create_if_missing=True, client=client)
+        """Return a handle on the store of this name, which is created on first use if missing; *options*: as `from_name`."""
+        return cls.from_name(
+            label,
+            name=name,
+            environment_name=environment_name,
+            create_if_missing=True,
+            client=client,
+            **options,
+        )
 
     @classmethod
     def from_id(cls, object_id: str, client: Client | None = None) -> Self:
@@ -526,10 +535,10 @@ class _BoundRegistryOperation(BoundOperation[P, T]):
     __slots__ = ()
     __doc__ = Doc("A method that needs no store: it runs on the client that the call names.")
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return _client_of(args, kwargs).run(self.op(*args, **kwargs))
 
-    def _start(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, T]:
+    def _start(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, T]:
         return _client_of(args, kwargs).run_async(self.op(*args, **kwargs))
 
 
@@ -567,19 +576,21 @@ class Objects(Generic[S]):
     @_registry_operation
     def create(
         self,
+        /,
         name: str,
         *,
         allow_existing: bool = False,
         environment_name: str | None = None,
         client: Client | None = None,
+        **options: Any,
     ) -> Op[None]:
         """
-        Create the store *name*.
+        Create the store *name*, with *options* as `from_name` takes them.
 
         Raises:
             AlreadyExistsError: it exists, and *allow_existing* is false.
         """
-        store = self._class.from_name(name, environment_name=environment_name, client=client)
+        store = self._class.from_name(name, environment_name=environment_name, client=client, **options)
         facts = yield from atomic(store._create())
         if facts is None:
             yield from store._find()  # raises an error where it is a store of another kind
@@ -605,13 +616,13 @@ class Objects(Generic[S]):
             max_objects: at most so many; None: all.
             created_before: only older ones; a naive datetime is local time, a str is ISO 8601.
         """
-        if max_objects is not None and max_objects < 0:
-            raise errors.InvalidError(f"max_objects is {max_objects}, expected 0 or more, or None")
+        if max_objects is not None and ((limit := as_int(max_objects)) is None or limit < 0):
+            raise errors.InvalidError(f"max_objects is {max_objects!r}, expected 0 or more, or None")
         if environment_name is not None:
             check_name(environment_name, "environment")
         runner = client or default_client()
         environment = environment_name or runner.environment
-        limit = _ALL if max_objects is None else max_objects
+        limit = _ALL if max_objects is None else min(as_int(max_objects) or 0, _ALL)
         history = runner.history
         rows = yield Query(LIST, environment, self._class._kind, _instant(created_before), limit)
         stores = []

@@ -221,7 +221,12 @@ SELECT n.oid IS NOT NULL AS has_schema,
        (SELECT min(c.relname::text)
           FROM pg_class c
          WHERE c.relnamespace = n.oid
-           AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')) AS a_relation
+           AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')) AS a_relation,
+       (SELECT min(pg_describe_object(d.classid, d.objid, d.objsubid))
+          FROM pg_depend d
+         WHERE d.refclassid = 'pg_namespace'::regclass
+           AND d.refobjid = n.oid
+           AND d.classid <> 'pg_default_acl'::regclass) AS a_thing
   FROM (VALUES (1)) AS one_row
   LEFT JOIN pg_namespace n ON n.nspname = 'pgstore'
   LEFT JOIN pg_class r ON r.relnamespace = n.oid AND r.relname = 'schema_revision' AND r.relkind = 'r'
@@ -418,6 +423,10 @@ def _current_revision(connection: _Connection, state: Any, place: _Place, *, kno
     if state.a_relation is not None:
         message = f"schema pgstore of {place} holds {state.a_relation!r}, which no migration made: rename or drop it"
         raise errors.SchemaError(message)
+    if state.a_thing is not None:
+        # A function that matches calls better than ours, say.
+        message = f"schema pgstore of {place} holds the {state.a_thing}, which no migration made: drop the schema"
+        raise errors.SchemaError(message)
     return None
 
 
@@ -541,6 +550,14 @@ BEGIN
     IF present IS DISTINCT FROM expected THEN
         RAISE EXCEPTION 'this script starts from %, the database is at %',
             coalesce('revision ' || expected, 'nothing'), coalesce('revision ' || present, 'nothing');
+    END IF;
+    IF expected IS NULL AND EXISTS (SELECT
+                                      FROM pg_depend d
+                                      JOIN pg_namespace n ON n.oid = d.refobjid
+                                     WHERE d.refclassid = 'pg_namespace'::regclass
+                                       AND n.nspname = 'pgstore'
+                                       AND d.classid <> 'pg_default_acl'::regclass) THEN
+        RAISE EXCEPTION 'the schema pgstore holds what no migration made: drop it';
     END IF;
     IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'pgstore') THEN
         CREATE SCHEMA pgstore;

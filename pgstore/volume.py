@@ -204,7 +204,7 @@ class Volume(FileStore):
             InvalidError: on first use, if there has never been such a version.
             VersionGone: on use, if it is not kept any more.
         """
-        check_number(version, "version", 0, 2**62)
+        version = check_number(version, "version", 0, 2**62)
         refusal = f"Version {version} of a Volume can not be written to; restore({version}) makes it the newest"
         return self._clone(_version=version, _version_pin=VersionPin(version), _refusal=refusal)
 
@@ -226,7 +226,7 @@ class Volume(FileStore):
             InvalidError: there has never been such a version, or the transaction has changed the Volume already.
             VersionGone: it is not kept any more.
         """
-        check_number(version, "version", 0, 2**62)
+        version = check_number(version, "version", 0, 2**62)
         if self._refusal is not None:
             raise errors.InvalidError(self._refusal)
         store_id = yield from self._locate()

@@ -203,6 +203,8 @@ ALTER TABLE pgstore.queue_deferred ALTER COLUMN payload SET STORAGE EXTERNAL;
 -- The first serves those who wait in a partition, the second whoever looks for what is due in all of them.
 CREATE INDEX queue_deferred_due ON pgstore.queue_deferred (store_id, partition, due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX queue_deferred_next ON pgstore.queue_deferred (store_id, due_at) WHERE due_at IS NOT NULL;
+-- Dead letters, apart from what may be many more.
+CREATE INDEX queue_deferred_dead ON pgstore.queue_deferred (store_id, id) WHERE kind = 'x';
 
 -- Idempotency keys of puts, so that one that is repeated puts once. Deleted in passing after 24 hours.
 CREATE TABLE pgstore.queue_key (
@@ -212,6 +214,16 @@ CREATE TABLE pgstore.queue_key (
     PRIMARY KEY (store_id, key)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX queue_key_age ON pgstore.queue_key (store_id, put_at);
+
+-- Partitions that are emptied (partition_ttl) when the time has come: of what was put up to the last put that said so.
+CREATE TABLE pgstore.queue_lapse (
+    store_id  bigint NOT NULL,
+    partition text COLLATE "C" NOT NULL,
+    put_at    timestamptz NOT NULL DEFAULT statement_timestamp(),  -- of that put; what came later stays
+    lapses_at timestamptz NOT NULL,
+    PRIMARY KEY (store_id, partition)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+CREATE INDEX queue_lapse_next ON pgstore.queue_lapse (store_id, lapses_at);
 
 -- Every id of the partition below `low` is gone for good. Only ever raised; an old value does no harm.
 CREATE TABLE pgstore.queue_head (
@@ -1386,13 +1398,13 @@ $function$;
 
 -- ----------------------------------------------------------------------------------------------------------- Queue, for SQL
 
--- Every item that can be taken, with its value as jsonb.
+-- Every item that can be taken, with its value as jsonb; also what is due and has not been moved back yet, which a get does.
 CREATE VIEW pgstore.queue_items AS
 SELECT s.environment,
        s.name,                                        -- NULL: ephemeral
        s.id AS store_id,
        q.partition,
-       q.id,
+       q.id,                                          -- NULL: due, but not moved back yet
        q.put_at,
        q.attempts,
        CASE q.codec
@@ -1402,8 +1414,20 @@ SELECT s.environment,
        END AS item,                                   -- NULL: decode_pickle says when
        octet_length(q.payload) AS size_bytes
   FROM pgstore.store s
-  JOIN pgstore.queue_item q ON q.store_id = s.id
- WHERE s.kind = 'queue';
+  JOIN (SELECT i.store_id, i.partition, i.id, i.put_at, i.attempts, i.codec, i.payload, false AS was_leased
+          FROM pgstore.queue_item i
+         UNION ALL
+        SELECT e.store_id, e.partition, NULL, e.put_at, e.attempts, e.codec, e.payload, e.kind = 'l'
+          FROM pgstore.queue_deferred e
+         WHERE e.due_at <= statement_timestamp()) AS q ON q.store_id = s.id
+ WHERE s.kind = 'queue'
+   AND (q.was_leased AND q.attempts >= (s.options ->> 'max_attempts')::integer) IS NOT TRUE
+   AND NOT EXISTS (SELECT
+                     FROM pgstore.queue_lapse l
+                    WHERE l.store_id = s.id
+                      AND l.partition = q.partition
+                      AND l.lapses_at <= statement_timestamp()
+                      AND l.put_at >= q.put_at);
 
 -- One row a Queue. Counts rows, so it reads as much as it counts. What a client has taken and not told yet, or never told because it
 -- was killed, is missing in `gets` and in `puts`; what it took in a transaction of its caller's counts though that may roll back.
@@ -1411,24 +1435,43 @@ CREATE VIEW pgstore.queue_stats AS
 SELECT s.environment,
        s.name,                                        -- NULL: ephemeral
        s.id AS store_id,
-       i.depth,                                       -- items that can be taken
-       i.oldest_at,                                   -- when the oldest of them was put
-       statement_timestamp() - i.oldest_at AS oldest_age,
+       i.depth + d.due AS depth,                      -- items that can be taken
+       least(i.oldest_at, d.oldest_due_at) AS oldest_at,  -- when the oldest of them was put
+       statement_timestamp() - least(i.oldest_at, d.oldest_due_at) AS oldest_age,
        d.leased,
        d.delayed,
        d.dead,
-       i.depth + d.leased + d.delayed + d.dead + c.gets + c.cleared AS puts,  -- all that ever were here
+       i.items + d.items + c.gets + c.cleared AS puts,  -- all that ever were here
        c.gets,                                        -- these two are ten seconds late: see queue_count
        c.cleared
   FROM pgstore.store s
- CROSS JOIN LATERAL (SELECT count(*) AS depth, min(q.put_at) AS oldest_at
+ CROSS JOIN LATERAL (SELECT count(*) AS items,
+                            count(*) FILTER (WHERE l.put_at IS NULL) AS depth,
+                            min(q.put_at) FILTER (WHERE l.put_at IS NULL) AS oldest_at
                        FROM pgstore.queue_item q
+                       LEFT JOIN pgstore.queue_lapse l ON l.store_id = s.id
+                                                      AND l.partition = q.partition
+                                                      AND l.lapses_at <= statement_timestamp()
+                                                      AND l.put_at >= q.put_at
                       WHERE q.store_id = s.id) AS i
- CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE e.kind = 'l') AS leased,
-                            count(*) FILTER (WHERE e.kind = 'd') AS delayed,
-                            count(*) FILTER (WHERE e.kind = 'x') AS dead
-                       FROM pgstore.queue_deferred e
-                      WHERE e.store_id = s.id) AS d
+ CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE f.state = 'l') AS leased,
+                            count(*) FILTER (WHERE f.state = 'd') AS delayed,
+                            count(*) FILTER (WHERE f.state = 'x') AS dead,
+                            count(*) FILTER (WHERE f.state = 'i') AS due,
+                            count(*) AS items,
+                            min(f.put_at) FILTER (WHERE f.state = 'i') AS oldest_due_at
+                       FROM (SELECT e.put_at,
+                                    CASE WHEN e.due_at > statement_timestamp() OR e.kind = 'x' THEN e.kind
+                                         WHEN e.kind = 'l' AND e.attempts >= (s.options ->> 'max_attempts')::integer THEN 'x'
+                                         WHEN l.put_at IS NOT NULL THEN 'e'   -- of a partition that is emptied
+                                         ELSE 'i'                             -- as an item, which it will be
+                                     END AS state
+                               FROM pgstore.queue_deferred e
+                               LEFT JOIN pgstore.queue_lapse l ON l.store_id = s.id
+                                                              AND l.partition = e.partition
+                                                              AND l.lapses_at <= statement_timestamp()
+                                                              AND l.put_at >= e.put_at
+                              WHERE e.store_id = s.id) AS f) AS d
  CROSS JOIN LATERAL (SELECT coalesce(sum(n.gets), 0)::bigint AS gets, coalesce(sum(n.cleared), 0)::bigint AS cleared
                        FROM pgstore.queue_count n
                       WHERE n.store_id = s.id) AS c
@@ -1695,6 +1738,9 @@ LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg
 DECLARE
     result bytea;
 BEGIN
+    IF p_offset < 0 THEN  -- there is the header, which says whose the object is
+        RAISE EXCEPTION 'offset % of a chunk is negative', p_offset USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     -- chunk_is_ours and the read in one statement: a small read would take half as long again.
     SELECT CASE WHEN pg_has_role(m.lomowner, 'USAGE')
                      AND lo_get(m.oid, 0, 32) = uuid_send(i.id) || int8send(p_store_id) || int8send(p_chunk_id)
@@ -1718,6 +1764,9 @@ DECLARE
     made    oid;
     grantee text;
 BEGIN
+    IF p_offset < 0 THEN  -- there is the header, which says whose the object is
+        RAISE EXCEPTION 'offset % of a chunk is negative', p_offset USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     PERFORM FROM pgstore.file_system f WHERE f.store_id = p_store_id AND f.storage = 'l';
     IF NOT FOUND THEN
         RAISE EXCEPTION 'file system % does not keep large objects', p_store_id USING ERRCODE = 'object_not_in_prerequisite_state';
@@ -1743,6 +1792,9 @@ LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, 
 DECLARE
     found_oid oid;
 BEGIN
+    IF p_offset < 0 THEN  -- there is the header, which says whose the object is
+        RAISE EXCEPTION 'offset % of a chunk is negative', p_offset USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     SELECT m.oid
       INTO found_oid
       FROM pgstore.chunk k
@@ -1774,6 +1826,9 @@ DECLARE
     found_oid  oid;
     descriptor integer;
 BEGIN
+    IF p_length < 0 THEN  -- there is the header, which says whose the object is
+        RAISE EXCEPTION 'length % of a chunk is negative', p_length USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     SELECT k.large_object
       INTO found_oid
       FROM pgstore.chunk k

@@ -12,7 +12,8 @@ import pgstore
 from pgstore.cli import output
 from pgstore.cli.repair import REPAIRABLE, Finding, repair
 from pgstore.cli.target import target
-from pgstore.core.mapping import map_error
+from pgstore.client.connect import conninfo
+from pgstore.core.mapping import check_conninfo, map_connect_error, map_error
 from pgstore.migrate import sql_directory
 
 ROWS_MAX: Final = 10_000  # of one check
@@ -63,9 +64,20 @@ def checks_of(directory: Path) -> dict[str, str]:
 
 def run_checks(url: str, checks: dict[str, str]) -> list[Finding]:
     """What the checks find, all in the same state of the database."""
+    check_conninfo(url)
+    try:
+        opened = psycopg.connect(conninfo(url))
+    except psycopg.Error as exc:
+        failure = map_connect_error(exc, url)
+    else:
+        return _run_checks(opened, checks)
+    raise failure
+
+
+def _run_checks(opened: psycopg.Connection, checks: dict[str, str]) -> list[Finding]:
     findings = []
     try:
-        with psycopg.connect(url) as connection:
+        with opened as connection:
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             connection.read_only = True
             connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")

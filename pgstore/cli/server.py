@@ -18,9 +18,9 @@ def server(context: typer.Context) -> None:
     """
     Start, stop and find the embedded Postgres.
 
-    It is for programs that were given no database.
+    It is for programs that were given no database, which start it by themselves.
 
-    They start it by themselves. It goes on running when they end, listens on a socket that only this user can reach, and keeps
+    It goes on running when they end, listens on a socket that only this user can reach, and keeps
     its data in PGSTORE_SERVER_DIR, by default ~/.local/share/pgstore/pg<version>.
 
     \b
@@ -37,7 +37,7 @@ def start() -> None:
     """
     Start the server and print its URL.
 
-    The first time it is made.
+    The first start makes it.
 
     \b
     Example:

@@ -23,16 +23,18 @@ import psycopg
 from pgstore import errors
 from pgstore.client.chores import Chores
 from pgstore.client.history import History
+from pgstore.client.pool import URGENT
 from pgstore.client.session import Session
 from pgstore.client.transaction import _AMBIENT, Transaction, current, forget_after_fork
 from pgstore.client.world import AsyncWorld, BlockingWorld, World
-from pgstore.config import Settings
+from pgstore.config import Settings, hidden
 from pgstore.core.clock import Deadline
 from pgstore.core.limit import within
 from pgstore.core.mapping import describe, map_error
 from pgstore.core.names import check_name
-from pgstore.core.operation import BeforeCommit, Op, Query, Request
+from pgstore.core.operation import BeforeCommit, Op, PutBack, Query, Request
 from pgstore.core.steps import is_interrupt, run_async, run_blocking
+from pgstore.core.threads import is_ending
 
 T = TypeVar("T")
 _RETRIES: Final = 10
@@ -49,10 +51,12 @@ class Client:
 
     Args:
         url: `postgresql://user@host/database` or a libpq connection string. None: `PGSTORE_URL`, else `DATABASE_URL`, else
-            libpq's variables (`PGHOST` …), else the embedded server.
+            libpq's variables (`PGHOST` …), else the embedded server. A function that returns one is called for every new
+            connection, for passwords that expire; on any thread.
         environment: the environment of stores that name none. None: `PGSTORE_ENVIRONMENT`, else `main`.
         listen_url: a direct connection for waiting, where *url* leads through a pooler in transaction mode.
-        connections_max: most connections held open, for threads together and for each event loop.
+        connections_max: most connections held open, for threads together and for each event loop; two more are a reserve for what
+            must not wait for these.
         auto_migrate: create the schema on first use where it is missing. None: unless `PGSTORE_AUTO_MIGRATE` is 0.
         signing_keys: secrets of 16 to 64 bytes. Dicts and Queues then sign the pickles that they write with the first, and load
             none that no key has signed: who may write to the tables may no longer run code in those who read them.
@@ -62,7 +66,7 @@ class Client:
 
     def __init__(
         self,
-        url: str | None = None,
+        url: str | Callable[[], str] | None = None,
         *,
         environment: str | None = None,
         listen_url: str | None = None,
@@ -70,12 +74,13 @@ class Client:
         auto_migrate: bool | None = None,
         signing_keys: Sequence[bytes] = (),
     ) -> None:
+        url, listen_url, signing_keys = hidden(url), hidden(listen_url), hidden(signing_keys)
         if environment is not None:
             check_name(environment, "environment")
         self.settings = Settings(url, listen_url, environment, connections_max, auto_migrate, tuple(signing_keys))
         self.history: History | None = None  # that of its connections; what is remembered of another is looked up anew
         self.is_pooled = False  # a pooler stands before the server, which may be replaced unnoticed
-        self.is_closing = False  # no time to wait for a server that is gone
+        self.is_closing = False  # then nobody waits for a server to return
         self.servers_seen = 0
         self._identity: str | None = None
         self._reset()
@@ -87,8 +92,9 @@ class Client:
         self._loops_lock = threading.Lock()
         self._history_lock = threading.RLock()  # reentrant: a signal handler may come in
         self.session = Session(self)
-        self.chores = Chores(self)
-        self.renewals = Chores(self)  # apart from the others: a long one, such as vacuum, must not let a lease end
+        self.chores = Chores(self.run)
+        # Apart from the others: a long one, such as vacuum, must not let a lease end.
+        self.renewals = Chores(self.run_in_background)
         self.shared: dict[object, Any] = {}  # what the stores of this client keep together, whichever handle is used
 
     # ------------------------------------------------------------------------------------------------ for the user
@@ -143,6 +149,8 @@ class Client:
 
         The client can be used again.
         """
+        if is_ending():  # and closes all by itself; other threads do not run any more, and may have locks in hand
+            return
         self.is_closing = True
         try:
             with within(Deadline.after(_CLOSE_SECONDS)):
@@ -154,8 +162,8 @@ class Client:
         self._blocking.close()
         self._blocking = BlockingWorld(self)
         self.session = Session(self)
-        self.chores = Chores(self)
-        self.renewals = Chores(self)
+        self.chores = Chores(self.run)
+        self.renewals = Chores(self.run_in_background)
         self._abandon_loops(lambda loop: loop.is_closed())
 
     async def aclose(self) -> None:
@@ -182,7 +190,9 @@ class Client:
         await asyncio.to_thread(self.close)
 
     def __repr__(self) -> str:
-        url = self.settings.url
+        url = self.settings.url if hasattr(self, "settings") else None  # a traceback may show one that was not made
+        if callable(url):
+            return "pgstore.Client(<function>)"
         return f"pgstore.Client({describe(url)!r})" if url is not None else "pgstore.Client()"
 
     @property
@@ -231,7 +241,15 @@ class Client:
                 _put_back(world, request, exc)
                 raise
             raise
-        return run_blocking(world.perform(op, None, request))
+        try:
+            return run_blocking(world.perform(op, None, request))
+        except BaseException as exc:  # perhaps before that has begun
+            _put_back(world, request, exc)
+            raise
+
+    def run_in_background(self, op: Op[T]) -> T:
+        """Run *op* blocking, outside of any transaction, on a connection that is certain even when all are busy (see `pool`)."""
+        return run_blocking(self._blocking.perform(op, None, rank=URGENT))
 
     async def run_async(self, op: Op[T], bound: Transaction | None = None) -> T:
         """Run *op* on the event loop."""
@@ -320,8 +338,8 @@ class Client:
 
 
 def _put_back(world: BlockingWorld, request: Request | None, exc: BaseException) -> None:
-    """Put back what *request* took if *exc* is an interrupt."""
-    if type(request) is Query and request.undo is not None and is_interrupt(exc):
+    """Put back what *request* took, or was to put back, if *exc* is an interrupt."""
+    if (type(request) is PutBack or (type(request) is Query and request.undo is not None)) and is_interrupt(exc):
         run_blocking(world.put_back(request, None))
 
 
@@ -358,7 +376,7 @@ _default_lock = threading.Lock()
 
 
 def configure(
-    url: str | None = None,
+    url: str | Callable[[], str] | None = None,
     *,
     environment: str | None = None,
     listen_url: str | None = None,
@@ -368,6 +386,7 @@ def configure(
 ) -> Client:
     """Set the default client up, in place of the environment's settings (see `Client`). Stores made before keep theirs."""
     global _default
+    url, listen_url, signing_keys = hidden(url), hidden(listen_url), hidden(signing_keys)
     client = Client(
         url,
         environment=environment,

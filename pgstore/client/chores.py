@@ -1,7 +1,7 @@
 """Chores: what stores leave to be done a little later, off every caller's path.
 
 A thread that does them lives as long as there are any, so a client that has nothing left to do has none. A chore that fails is
-dropped: it is for the better of others, and nobody waits for it.
+dropped: it is for the better of others, and nobody waits for it. Renewals of leases are not: what they fail by is tried again.
 """
 
 from __future__ import annotations
@@ -10,15 +10,12 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
-from contextvars import Context
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pgstore import errors
 from pgstore.core import clock
 from pgstore.core.operation import Op
-
-if TYPE_CHECKING:
-    from pgstore.client import Client
+from pgstore.core.threads import going_on, is_ending, start
 
 CLOSE_SECONDS: Final = 2.0  # that closing waits for a chore under way
 
@@ -33,8 +30,8 @@ class _Chore(NamedTuple):
 class Chores:
     """What a client has to do later."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, run: Callable[[Op[Any]], Any]) -> None:
+        self._run = run
         self._pid = os.getpid()
         self._left: dict[object, _Chore] = {}
         self._news = threading.Condition(threading.RLock())  # reentrant: a signal handler may come in
@@ -62,6 +59,8 @@ class Chores:
         """
         if key in self._left:  # without the lock: some are left with every commit
             return True
+        if is_ending():
+            return False
         with self._news:
             if key in self._left or self._closed:
                 return not self._closed
@@ -69,9 +68,8 @@ class Chores:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="pgstore-chores", daemon=True)
                 try:
-                    # In an empty context: the caller's transaction is none of ours.
-                    Context().run(self._thread.start)
-                except RuntimeError:  # the interpreter is about to exit, or out of threads: closing does it
+                    start(self._thread)
+                except RuntimeError:  # closing does it
                     self._thread = None
             else:
                 self._news.notify()
@@ -93,7 +91,7 @@ class Chores:
         for chore in left.values() if do else ():
             if not chore.can_wait:
                 with contextlib.suppress(errors.Error):
-                    self._client.run(chore.make())
+                    self._run(chore.make())
         if thread is not None and thread is not threading.current_thread():
             thread.join(CLOSE_SECONDS)
 
@@ -102,8 +100,8 @@ class Chores:
         while (due := self._take()) is not None:
             key, chore = due
             finished = True
-            with contextlib.suppress(errors.Error):
-                finished = self._client.run(chore.make())
+            with going_on("work in the background"):
+                finished = self._run(chore.make())
             if finished is False and chore.again_seconds is not None:
                 self.leave(
                     key, chore.make, chore.again_seconds, again_seconds=chore.again_seconds, can_wait=chore.can_wait

@@ -133,14 +133,25 @@ def connect(url: str) -> BlockingLink:
     raise failure
 
 
+class _AsyncConnection(psycopg.AsyncConnection[Any]):
+    """Without psycopg's warning: it goes with its link, which closes it, and in a cycle that was left either may be first."""
+
+    def __del__(self, *_: Any) -> None:
+        pass
+
+
 async def connect_async(url: str) -> AsyncLink:
     """Open a link on the running event loop; unchecked."""
     try:
-        connection = await psycopg.AsyncConnection.connect(
+        connection = await _AsyncConnection.connect(
             conninfo(url), autocommit=True, prepare_threshold=None, context=_Context()
         )
     except psycopg.Error as exc:
         failure = map_connect_error(exc, url)
+    except RuntimeError as exc:
+        if "new futures" not in str(exc):  # which a host name is looked up by, until the interpreter is about to end
+            raise
+        raise errors.StoreUnavailable(f"no connection can be opened any more: {exc}") from exc
     else:
         return AsyncLink(connection, pooled=False)
     raise failure
@@ -172,9 +183,9 @@ def introduce(link: Link, url: str) -> Steps[Introduction]:
         except errors.AccessDenied as exc:
             raise _no_access(link) from exc
         check_schema(rows)
+        link.identity = yield from _identify(link)
     except BrokenLink as exc:
         raise errors.StoreUnavailable(f"the connection to {describe(url)} broke while it was set up: {exc}") from exc
-    link.identity = yield from _identify(link)
     link.pooled = pooled
     link.prepared = None if pooled else set()
     return Introduction(pooled, rows[0])

@@ -34,6 +34,7 @@ from pgstore.client.links import AsyncLink, BlockingLink, BrokenLink, Link
 from pgstore.core.operation import Query, Topic
 from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps, run_async, run_blocking
+from pgstore.core.threads import going_on, is_ending, start
 
 CHANNEL: Final = "pgstore"
 LOCK_CLASS: Final = 0x70677374  # "pgst": the first half of our advisory lock keys
@@ -221,10 +222,12 @@ class BlockingListener:
         self._closed = False
 
     def register(self, topic: Topic) -> BlockingTicket:
-        """A ticket, after the server knows that this client waits; at the latest after a second, then unheard for the moment."""
+        """A ticket, once the server knows that this client waits, or after a second: until the server knows, its owner polls."""
         ticket = BlockingTicket(self, topic)
         if self._deaf:
             return ticket
+        if is_ending():
+            raise errors.StoreUnavailable("the interpreter is ending: nothing can be waited for any more")
         done = threading.Event()
         with self._lock:
             self._registry.add(ticket)
@@ -236,7 +239,7 @@ class BlockingListener:
                 self._thread = threading.Thread(
                     target=self._run, args=(self._bell[0],), name="pgstore-listener", daemon=True
                 )
-                self._thread.start()
+                start(self._thread)
             self._ring()
         try:
             done.wait(1.0)
@@ -275,18 +278,19 @@ class BlockingListener:
             while not self._closed:
                 link = None
                 try:
-                    link = self._connect()
-                    if link.pooled:
-                        self._deaf = True
-                        return
-                    run_blocking(self._registry.start(link))
-                    self._registry.wake_all()
-                    self._serve(link, bell)
-                except (errors.Error, BrokenLink):
-                    time.sleep(_RECONNECT_SECONDS)
+                    with going_on("listening"), contextlib.suppress(BrokenLink):
+                        link = self._connect()
+                        if link.pooled:
+                            self._deaf = True
+                            return
+                        run_blocking(self._registry.start(link))
+                        self._registry.wake_all()
+                        self._serve(link, bell)
                 finally:
                     if link is not None:
                         link.close()
+                if not self._closed:
+                    time.sleep(_RECONNECT_SECONDS)
         finally:
             with self._lock:
                 for _, done in self._wanted:
@@ -402,22 +406,23 @@ class AsyncListener:
                 await self._task
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
             while True:
                 link = None
                 try:
-                    link = await self._connect()
-                    if link.pooled:
-                        self._deaf = True
-                        return
-                    await run_async(self._registry.start(link))
-                    self._registry.wake_all()
-                    await self._serve(link)
-                except (errors.Error, BrokenLink):
-                    await asyncio.sleep(_RECONNECT_SECONDS)
+                    with going_on("listening", loop), contextlib.suppress(BrokenLink):
+                        link = await self._connect()
+                        if link.pooled:
+                            self._deaf = True
+                            return
+                        await run_async(self._registry.start(link))
+                        self._registry.wake_all()
+                        await self._serve(link)
                 finally:
                     if link is not None:
                         link.close()
+                await asyncio.sleep(_RECONNECT_SECONDS)
         finally:
             for _, done in self._wanted:
                 if not done.done() and not done.get_loop().is_closed():

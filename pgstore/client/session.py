@@ -19,6 +19,7 @@ from pgstore import errors
 from pgstore.client.pins import Pins
 from pgstore.core.operation import Apart, Op, Query, atomic
 from pgstore.core.statement import Statement
+from pgstore.core.threads import going_on, start
 
 if TYPE_CHECKING:
     from pgstore.client import Client
@@ -48,7 +49,7 @@ END_DEAD = Statement("DELETE FROM pgstore.session WHERE id = ANY ($1)", "int8[]"
 # Every table that holds rows of a store, children before parents.
 _TABLES: Final = (
     *("dict_entry", "dict_change", "dict_lock"),
-    *("queue_item", "queue_deferred", "queue_key", "queue_head", "queue_turn", "queue_count"),
+    *("queue_item", "queue_deferred", "queue_key", "queue_lapse", "queue_head", "queue_turn", "queue_count"),
     *(
         "dirent",
         "inode",
@@ -151,7 +152,7 @@ class Session:
         """Say that we are alive."""
         current = self._id
         if current is not None and not (yield Query(BEAT, current)):
-            # Swept: we were silent for too long. What we owned is gone, and says so when used.
+            # Swept: we were silent for too long. Stores we owned now raise NotFoundError.
             with self._lock:
                 if self._id == current:
                     self._id = None
@@ -205,19 +206,30 @@ class Session:
 
     def _start_housekeeper(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._keep_house, name="pgstore-housekeeper", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._keep_house, name="pgstore-housekeeper", daemon=True)
+            with contextlib.suppress(RuntimeError):  # the program ends before it would have to beat
+                start(thread)
+                self._thread = thread
 
     def _keep_house(self) -> None:
         while not self._stop.wait(BEAT_SECONDS / 4 if self._unwanted or self.pins.has_unwanted else BEAT_SECONDS):
-            with contextlib.suppress(errors.Error):
-                self._client.run(self.keep())
+            # What others depend on, on a connection that is certain; the rest can wait.
+            with going_on("the heartbeat"):
+                self._client.run_in_background(self._keep_alive())
+            with going_on("clearing up"):
+                self._client.run(self._clear_up())
 
     def keep(self) -> Op[None]:
         """One round of housekeeping: beat, for others depend on it, and do what is to be done."""
+        yield from self._keep_alive()
+        yield from self._clear_up()
+
+    def _keep_alive(self) -> Op[None]:
         yield from self.beat()
         if self.pins:
             yield from self.pins.renew()
+
+    def _clear_up(self) -> Op[None]:
         yield from _each(self._unwanted, _delete_ephemeral)
         yield from _each(self._errands, lambda errand: errand())
 

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import psycopg
 
@@ -26,6 +26,7 @@ from pgstore.client.generators import is_suspended, looped_over
 from pgstore.client.guard import Guard
 from pgstore.client.history import history_of
 from pgstore.client.links import CURRENT_XID, BrokenLink, Patience
+from pgstore.client.pool import LONG
 from pgstore.core.operation import BeforeCommit, Enrolment, Many, Participant, Query
 from pgstore.core.search_path import fault_of
 from pgstore.core.statement import Statement
@@ -48,6 +49,9 @@ _forks = 0
 _AMBIENT: ContextVar[tuple[Transaction, ...]] = ContextVar("pgstore_transactions", default=())
 
 
+SAVEPOINT_NAMES: Final = 64
+
+
 class _Root:
     """The one real transaction under any number of nested ones."""
 
@@ -61,6 +65,8 @@ class _Root:
         self.lost: BaseException | None = None  # the connection broke
         self.participants: dict[object, Participant] = {}
         self.savepoints = 0
+        self.cursors: set[int] = set()  # numbers of those that may be open
+        self.rank = LONG  # among those who want a connection
         # One call at a time. Reentrant where it can be: what a call runs may call a store again (`__reduce__`, callbacks). Not
         # while the connection is at work, where only a signal handler or a finaliser can come in.
         self.lock = threading.RLock()
@@ -293,9 +299,13 @@ class Transaction:
 
     # -------------------------------------------------------------------------------------------------------- steps
 
-    def attach(self, world: World, outer: Transaction | None) -> None:
+    def attach(self, world: World, outer: Transaction | None, rank: int) -> None:
         """Make this a transaction that an operation opens for itself: not ambient."""
-        self._root = _Root(world, joined=False) if outer is None else outer._open_root()
+        if outer is not None:
+            self._root = outer._open_root()
+        else:
+            self._root = _Root(world, joined=False)
+            self._root.rank = rank
 
     def _open(self) -> Steps[None]:
         if self._source is not None:
@@ -324,7 +334,7 @@ class Transaction:
         if client.meets(here):
             return
         # Or what the client knows is out of date: its own connections may all be older than a restore.
-        if client.settings.configured_url() is not None:
+        if callable(client.settings.url) or client.settings.configured_url() is not None:
             with contextlib.suppress(errors.Error):
                 rows = yield from self._open_root().world.query(Query(SCHEMA))
                 client.met(history_of(rows[0]))
@@ -341,7 +351,8 @@ class Transaction:
         if root.joined:
             yield from self._guard(root)
         root.savepoints += 1
-        self._savepoint = f"pgstore_{root.savepoints}"
+        # Names come again, or each would be a text of its own where the server counts statements. The latest of a name is meant.
+        self._savepoint = f"pgstore_{root.savepoints % SAVEPOINT_NAMES}"
         self._was_lent = root.lent
         yield from self._checked(root.link.command, f"SAVEPOINT {self._savepoint}")
         self._marks = {key: participant.mark() for key, participant in root.participants.items()}
@@ -357,7 +368,7 @@ class Transaction:
         root.is_at_work = True
         try:
             while True:
-                link = root.link = yield root.world.links.acquire()
+                link = root.link = yield root.world.links.acquire(root.rank)
                 root.begun = True
                 link.xid = None
                 try:
@@ -433,11 +444,23 @@ class Transaction:
         if root.lost is not None:
             raise errors.TransactionFailed("the connection of this transaction broke; nothing of it was committed")
 
+    def spoil(self) -> Steps[None]:
+        """
+        In a joined transaction: have the server refuse all that follows, until what this block did is undone.
+
+        For what an interrupt has left of which nobody knows whether it took something: committed it might be lost.
+        """
+        root = self._open_root()
+        if root.lost is None and root.link is not None:
+            with contextlib.suppress(errors.Error, BrokenLink):
+                yield root.link.command("ROLLBACK TO SAVEPOINT pgstore_interrupted")  # there is none of that name
+
     def restart_if_unused(self) -> Steps[bool]:
         """
         Give the connection up if the transaction has only looked, so that waiting does not hold it open.
 
-        True if no transaction is open now; it begins again with its next statement. Under READ COMMITTED nobody can tell.
+        True if no transaction is open now; it begins again with its next statement. Under READ COMMITTED the
+        difference cannot be observed.
         """
         root = self._open_root()
         if root.joined or root.wrote or root.savepoints:

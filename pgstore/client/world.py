@@ -8,6 +8,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextlib
+import contextvars
 import inspect
 import itertools
 import time
@@ -21,7 +22,7 @@ from pgstore.client.connect import connect, connect_async, introduce
 from pgstore.client.history import history_of
 from pgstore.client.links import RECONNECT_SECONDS, AsyncLink, BlockingLink, BrokenLink, Patience
 from pgstore.client.listener import AsyncListener, BlockingListener
-from pgstore.client.pool import AsyncPool, BlockingPool
+from pgstore.client.pool import SHORT, URGENT, AsyncPool, BlockingPool
 from pgstore.client.transaction import Transaction
 from pgstore.core import limit
 from pgstore.core.certainly import certainly, certainly_async
@@ -44,6 +45,7 @@ from pgstore.core.operation import (
     Rollback,
     Wait,
     holds,
+    is_in_doubt,
     putting_back,
 )
 from pgstore.core.statement import Statement
@@ -56,7 +58,9 @@ T = TypeVar("T")
 
 _RETRY_SECONDS: Final = 0.1
 _OUTCOME_SECONDS: Final = 5.0
-_CURSORS: Final = itertools.count(1)
+# Of joined transactions, in which cursors of an earlier block may still be open. Not a name for each: every text is counted by
+# itself where the server counts statements.
+_CURSORS: Final = itertools.cycle(f"pgstore_joined_{number}" for number in range(4096))
 
 STATUS_OF_XID = Statement("SELECT pg_xact_status($1::xid8)", "text", reads=True)
 
@@ -87,32 +91,42 @@ class World(abc.ABC):
 
     # ---------------------------------------------------------------------------------------------------- operations
 
-    def perform(self, op: Op[T], transaction: Transaction | None, request: Request | None = None) -> Steps[T]:
-        """Carry *op* out in *transaction*, or each statement by itself. *request*: what it asked for already."""
+    def perform(
+        self, op: Op[T], transaction: Transaction | None, request: Request | None = None, *, rank: int = SHORT
+    ) -> Steps[T]:
+        """
+        Carry *op* out in *transaction*, or each statement by itself.
+
+        *request*: what it asked for already; *rank*: its rank among those who want a connection (see `pool`).
+        """
         outer: list[Transaction | None] = []
-        last: Query | Many | None = None
+        last: Query | Many | PutBack | None = None
         result: Any = None
         # For the operation to hear of. A list, which is empty when it has: a variable would hold what holds this frame.
         failures: list[BaseException] = []
         while True:
             try:
-                if request is None:
-                    request = op.throw(failures.pop()) if failures else op.send(result)
-                result = None
-                last = request if type(request) is Query or type(request) is Many else None
-                if type(request) is Query:
-                    result = yield from self.query(request) if transaction is None else transaction.query(request)
-                elif type(request) is BeforeCommit:
-                    result = None if transaction is None else transaction.enrol(request)
-                elif isinstance(request, Begin):
-                    outer.append(transaction)
-                    result = transaction = yield from self._begin(transaction)
-                elif isinstance(request, (Commit, Rollback)):
-                    transaction = outer.pop()
-                    yield from request.mark.commit() if isinstance(request, Commit) else request.mark.rollback()
-                else:
-                    result = yield from self._carry_out(request, transaction)
-                request = None
+                while True:  # within the `try`: an interrupt may come as it turns
+                    if request is None:
+                        request = op.throw(failures.pop()) if failures else op.send(result)
+                    result = None
+                    if type(request) is not BeforeCommit:  # which is no step further: what was taken is in hand still
+                        last = request if isinstance(request, (Query, Many, PutBack)) else None
+                    if type(request) is Query:
+                        result = (
+                            yield from self.query(request, rank) if transaction is None else transaction.query(request)
+                        )
+                    elif type(request) is BeforeCommit:
+                        result = None if transaction is None else transaction.enrol(request)
+                    elif isinstance(request, Begin):
+                        outer.append(transaction)
+                        result = transaction = yield from self._begin(transaction, rank)
+                    elif isinstance(request, (Commit, Rollback)):
+                        transaction = outer.pop()
+                        yield from request.mark.commit() if isinstance(request, Commit) else request.mark.rollback()
+                    else:
+                        result = yield from self._carry_out(request, transaction, rank)
+                    request = None
             except StopIteration as done:
                 # Nothing comes between this and the return: what was taken is in nobody else's hands.
                 return done.value  # type: ignore[no-any-return]
@@ -131,9 +145,12 @@ class World(abc.ABC):
                     continue
                 raise
 
-    def put_back(self, request: Query | Many, transaction: Transaction | None) -> Steps[None]:
+    def put_back(self, request: Query | Many | PutBack, transaction: Transaction | None) -> Steps[None]:
         """The operation was interrupted with the rows of *request* in hand: undo it, if that was not done yet."""
-        if holds(request):
+        if transaction is not None and transaction.root.joined and is_in_doubt(request):
+            # Psycopg has dropped the answer to what it could not cancel any more.
+            yield from transaction.spoil()
+        elif holds(request):
             with contextlib.suppress(
                 errors.Error, BrokenLink
             ):  # what stopped the operation is what the caller hears of
@@ -150,32 +167,38 @@ class World(abc.ABC):
         if root.link is None or root.lost is not None:
             return  # rolled back with all else
         if root.joined:
-            for query in undo():
-                yield from transaction.query(query)
+            try:
+                for query in undo():
+                    yield from transaction.query(query)
+            except GeneratorExit:
+                raise
+            except BaseException:
+                yield from transaction.spoil()
+                raise
         else:
             link = root.link
             link.let_go()
             yield from transaction._checked(self.certainly, lambda: link.put_back(undo()))
 
-    def _begin(self, outer: Transaction | None) -> Steps[Transaction]:
+    def _begin(self, outer: Transaction | None, rank: int) -> Steps[Transaction]:
         transaction = Transaction(self.client)
-        transaction.attach(self, outer)
+        transaction.attach(self, outer, rank)
         if outer is not None:
             yield from transaction.savepoint()
         return transaction
 
-    def _carry_out(self, request: Request, transaction: Transaction | None) -> Steps[Any]:
+    def _carry_out(self, request: Request, transaction: Transaction | None, rank: int) -> Steps[Any]:
         match request:
             case Many():
                 if transaction is not None:
                     return (yield from transaction.query(request))
-                return (yield from self._by_itself("execute_many", request, reads=request.reads))
+                return (yield from self._by_itself("execute_many", request, reads=request.reads, rank=rank))
             case PutBack():
-                return (yield from self._put_back(lambda: request.queries, transaction))
+                return (yield from self._put_back(request.give, transaction))
             case CopyIn():
-                return (yield from self._run("copy_in", request, transaction))
+                return (yield from self._run("copy_in", request, transaction, rank))
             case CopyOut():
-                return (yield from self._run("copy_out", request, transaction))
+                return (yield from self._run("copy_out", request, transaction, rank))
             case Cursor():
                 return (yield from self._declare(request, transaction))
             case Listen():
@@ -185,9 +208,9 @@ class World(abc.ABC):
             case Wait():
                 return (yield from self._wait(request, transaction))
             case Apart():
-                return (
-                    yield from self.perform(request.op, None if self._has_another_link(transaction) else transaction)
-                )
+                if transaction is None or not self._has_another_link(transaction):
+                    return (yield from self.perform(request.op, transaction, rank=rank))
+                return (yield from self.perform(request.op, None, rank=URGENT))
             case Call():
                 return (yield self.call(request.function))
         raise errors.InvalidError(f"an operation asked for {request!r}, which is not a request")
@@ -196,17 +219,19 @@ class World(abc.ABC):
         """Whether a statement can run beside *transaction*: a client of one connection has none left for it, unless it joined."""
         return transaction is None or transaction.root.joined or self.client.settings.connections_max > 1
 
-    def _run(self, method: str, request: Any, transaction: Transaction | None) -> Steps[Any]:
+    def _run(self, method: str, request: Any, transaction: Transaction | None, rank: int) -> Steps[Any]:
         if transaction is not None:
             return (yield from transaction.run(method, request))
-        return (yield from self._by_itself(method, request, reads=isinstance(request, CopyOut)))
+        return (yield from self._by_itself(method, request, reads=isinstance(request, CopyOut), rank=rank))
 
     def _declare(self, request: Cursor, transaction: Transaction | None) -> Steps[OpenCursor]:
         if transaction is None:
             raise errors.InvalidError("a server-side cursor needs a transaction")
         query = request.query
-        # Never used again in this process: a cursor that was not read to its end lives as long as the transaction.
-        name = f"pgstore_cursor_{next(_CURSORS)}"
+        # A cursor that was not read to its end lives as long as the transaction.
+        cursors = transaction.root.cursors
+        number = next(number for number in itertools.count(1) if number not in cursors)
+        name = next(_CURSORS) if transaction.root.joined else f"pgstore_cursor_{number}"
         declare = Statement(
             f"DECLARE {name} NO SCROLL CURSOR FOR {query.statement.sql.decode()}",
             " ".join(query.statement.types),
@@ -215,26 +240,41 @@ class World(abc.ABC):
         )
         yield from transaction.query(Query(declare, *query.values))
         transaction.root.wrote = True  # else a wait would take it for unused and restart it, without the cursor
-        return OpenCursor(name)
+        cursors.add(number)
+        return OpenCursor(name, partial(cursors.discard, number))
 
     def _wait(self, request: Wait, transaction: Transaction | None) -> Steps[bool]:
+        link = None
         if transaction is not None:
             yield from transaction.restart_if_unused()
-        woken: bool = yield request.ticket.wait(request.seconds)  # type: ignore[attr-defined]
-        return woken
+            root = transaction.root
+            link = None if root.joined else root.link
+        if link is None:
+            return bool((yield request.ticket.wait(request.seconds)))  # type: ignore[attr-defined]
+        if link.reserve:
+            raise errors.StoreUnavailable(
+                f"all {self.client.settings.connections_max} connections of the client are held by transactions that wait, and "
+                "this one has the last of its reserve: it must not wait too, or nobody could put what they wait for; "
+                "wait outside of transactions, or raise connections_max"
+            )
+        link.is_waiting = True
+        try:
+            return bool((yield request.ticket.wait(request.seconds)))  # type: ignore[attr-defined]
+        finally:
+            link.is_waiting = False
 
     # ------------------------------------------------------------------------------------------- single statements
 
-    def query(self, query: Query) -> Steps[Any]:
+    def query(self, query: Query, rank: int = SHORT) -> Steps[Any]:
         """Run *query* in a transaction of its own."""
-        return (yield from self._by_itself("execute", query, reads=query.reads))
+        return (yield from self._by_itself("execute", query, reads=query.reads, rank=rank))
 
-    def _by_itself(self, method: str, request: Any, *, reads: bool) -> Steps[Any]:
-        link = yield self.links.acquire()
+    def _by_itself(self, method: str, request: Any, *, reads: bool, rank: int) -> Steps[Any]:
+        link = yield self.links.acquire(rank)
         try:
             result = yield getattr(link, method)(request)
         except BrokenLink as exc:
-            return (yield from self._again(method, request, link, exc, reads=reads))
+            return (yield from self._again(method, request, link, exc, reads=reads, rank=rank))
         except GeneratorExit:
             self.links.discard_now(link)
             raise
@@ -244,7 +284,9 @@ class World(abc.ABC):
         yield self.links.release(link)
         return result
 
-    def _again(self, method: str, request: Any, link: Any, broken: BrokenLink, *, reads: bool) -> Steps[Any]:
+    def _again(
+        self, method: str, request: Any, link: Any, broken: BrokenLink, *, reads: bool, rank: int = SHORT
+    ) -> Steps[Any]:
         """*link* broke: repeat what cannot do harm on a new connection."""
         patience = Patience()
         while True:
@@ -253,7 +295,7 @@ class World(abc.ABC):
             if broken.sent and not reads:
                 raise _unknown(broken) from broken
             patience.spend(broken)
-            link = yield self.links.acquire()
+            link = yield self.links.acquire(rank)
             try:
                 result = yield getattr(link, method)(request)
             except BrokenLink as exc:
@@ -275,7 +317,7 @@ class World(abc.ABC):
         """What became of transaction *xid* of the cluster *identity*: 'committed', 'aborted', or None if that is not known."""
         give_up = time.monotonic() + _OUTCOME_SECONDS
         while True:
-            link = yield self.links.acquire()
+            link = yield self.links.acquire(URGENT)
             if link.identity != identity:
                 yield self.links.release(link)
                 return None  # a failover or a crash: the number may be another transaction's there
@@ -342,7 +384,9 @@ class World(abc.ABC):
         return link
 
     def _url(self) -> Steps[str]:
-        url = self.client.settings.configured_url()
+        settings = self.client.settings
+        # A function of the caller's may ask somebody: not on the thread of an event loop.
+        url = (yield self.call(settings.configured_url)) if callable(settings.url) else settings.configured_url()
         if url is None:
             url = yield self.call(embedded.ensure)
         return url
@@ -386,7 +430,7 @@ class BlockingWorld(World):
 
     def put_back_now(self, queries: Sequence[Query]) -> None:
         """Run *queries* in a transaction of their own; to be called where no interrupt comes."""
-        run_blocking(self._by_itself("put_back", queries, reads=False))
+        run_blocking(self._by_itself("put_back", queries, reads=False, rank=URGENT))
 
     def connect(self, url: str) -> BlockingLink:
         return connect(url)
@@ -427,7 +471,12 @@ class AsyncWorld(World):
         return link
 
     async def call(self, function: Callable[[], Any]) -> Any:
-        return await asyncio.to_thread(function)
+        context = contextvars.copy_context()
+        try:
+            work = asyncio.get_running_loop().run_in_executor(None, context.run, function)
+        except RuntimeError:  # the interpreter is about to end, and starts no threads any more
+            return function()
+        return await work
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

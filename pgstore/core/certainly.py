@@ -11,11 +11,11 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from contextvars import Context
 from typing import Any, Final
 
 from pgstore.core.clock import monotonic
 from pgstore.core.steps import is_interrupt
+from pgstore.core.threads import start
 
 WAIT_SECONDS: Final = 60.0  # that an interrupted caller waits; the work goes on after that
 
@@ -48,7 +48,7 @@ class _Work:
         if self._claim.locked():
             return
         try:
-            Context().run(threading.Thread(target=self.do, name="pgstore-certainly", daemon=False).start)
+            start(threading.Thread(target=self.do, name="pgstore-certainly", daemon=False))
         except RuntimeError:  # the interpreter is about to exit, or out of threads
             self.do()
 

@@ -19,15 +19,14 @@ def describe(conninfo: str) -> str:
     """Where *conninfo* leads, for a message: `user@host:port/database`. Never more: a URL may hold a password anywhere."""
     try:
         given = conninfo_to_dict(conninfo)
-    except psycopg.ProgrammingError:
+    except (psycopg.ProgrammingError, UnicodeError):
         return "an unreadable URL"
     if _is_misread(given):
         return "an unreadable URL"
     user = given.get("user") or os.environ.get("PGUSER")
     service = given.get("service") or os.environ.get("PGSERVICE")
-    if service and not (given.get("host") or given.get("hostaddr")):  # whose file says where it is
-        return f"service {service}"
-    hosts = str(given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or "local socket").split(",")
+    default = f"the service {service}" if service else "local socket"
+    hosts = str(given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or default).split(",")
     ports = str(given.get("port") or os.environ.get("PGPORT") or "").split(",")
     places = [f"{host}:{port}" if port else host for host, port in zip(hosts, ports * len(hosts), strict=False)]
     database = given.get("dbname") or os.environ.get("PGDATABASE")
@@ -43,7 +42,7 @@ def check_conninfo(conninfo: str) -> None:
     """
     origin = _origin(conninfo)
     given: Mapping[str, object] | None = None
-    with contextlib.suppress(psycopg.ProgrammingError):
+    with contextlib.suppress(psycopg.ProgrammingError, UnicodeError):
         given = conninfo_to_dict(conninfo)
     if given is None:  # raised here, or libpq's own would be its `__context__`
         raise errors.ConfigurationError(
@@ -100,15 +99,11 @@ def map_connect_error(exc: psycopg.Error, conninfo: str) -> errors.Error:
 def _meaning(exc: psycopg.Error, conninfo: str) -> errors.Error:
     where = describe(conninfo)
     text = _SAID_ANYWAY.sub("", " ".join(str(exc).split()))
-    if re.search(r"pg_hba\.conf.*(?:no encryption|SSL off)", text):
-        return errors.AccessDenied(
-            f"the server refused the login with {where}: {text}; it may want it encrypted: set sslmode=require, or add an entry to "
-            "pg_hba.conf"
-        )
     if "pg_hba.conf" in text:
-        return errors.AccessDenied(
-            f"the server refused the login with {where}: {text}; its pg_hba.conf needs an entry for this user, database and host"
-        )
+        advice = "is user, database or address missing in the server's pg_hba.conf?"
+        if re.search(r"no encryption|SSL off", text):
+            advice = "does it take encrypted connections only (sslmode=require)? Else " + advice
+        return errors.AccessDenied(f"the server refused the login with {where}: {text}; {advice}")
     if re.search(r"password authentication failed|no password supplied|authentication failed", text):
         return errors.AccessDenied(f"the server refused the login with {where}: {text}; check user and password")
     if re.search(r'role ".*" (?:does not exist|is not permitted to log in)', text):

@@ -66,7 +66,7 @@ class Method:
 
 
 class Doc:
-    """The docstring of a method that is an object: of the class its own, of an instance that of the function behind it."""
+    """The docstring of a method that is an object: on the class its own text, on an instance the function's."""
 
     def __init__(self, own: str) -> None:
         self._own = own
@@ -90,7 +90,7 @@ class AioForm(Method, Generic[P, T_co]):
         self._owner = owner
         self._start = start
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]:
         coroutine: Any = self._start(*args, **kwargs)
         coroutine.__qualname__ = self._function.__qualname__  # "coroutine 'Dict.put' was never awaited"
         return coroutine  # type: ignore[no-any-return]

@@ -23,8 +23,12 @@ def as_real(given: Any) -> int | float | None:
     whole = as_int(given)
     if whole is not None:
         return whole
-    is_real = isinstance(given, numbers.Real)
-    return float(given) if is_real and type(given) is not bool else None
+    if isinstance(given, bool) or not (isinstance(given, numbers.Real) or hasattr(type(given), "__float__")):
+        return None
+    try:
+        return float(given)
+    except (TypeError, ValueError):  # as of an array of several numbers
+        return None
 
 
 def as_seconds(given: Any) -> float | None:

@@ -75,14 +75,26 @@ class Many:
         return all(query.reads for query in self.queries)
 
 
-def holds(request: Query | Many) -> bool:
-    """Whether something that *request* took is noted, and was not put back."""
+def holds(request: Query | Many | PutBack) -> bool:
+    """Whether something that *request* took, or is to put back, was not put back."""
+    if isinstance(request, PutBack):
+        return not request.is_given
     queries = request.queries if isinstance(request, Many) else (request,)
     return any(query.undo is not None and getattr(query, "taken", None) for query in queries)
 
 
-def putting_back(request: Query | Many) -> list[Query]:
+def is_in_doubt(request: Query | Many | PutBack) -> bool:
+    """Whether *request* may have taken something of which nothing is noted: its answer never came."""
+    if isinstance(request, PutBack):
+        return False
+    queries = request.queries if isinstance(request, Many) else (request,)
+    return any(query.undo is not None and not hasattr(query, "taken") for query in queries)
+
+
+def putting_back(request: Query | Many | PutBack) -> Sequence[Query]:
     """The queries that put back what *request* took, as far as it is noted. They are given once."""
+    if isinstance(request, PutBack):
+        return request.give()
     undo: list[Query] = []
     for query in request.queries if isinstance(request, Many) else (request,):
         if query.undo is not None and (rows := getattr(query, "taken", None)):
@@ -91,7 +103,6 @@ def putting_back(request: Query | Many) -> list[Query]:
     return undo
 
 
-@dataclass(frozen=True, slots=True)
 class PutBack:
     """
     Undo what an earlier statement took: run *queries*, all or none, to their end, whatever interrupts. Result: None.
@@ -99,7 +110,20 @@ class PutBack:
     Outside a transaction they are one of their own, so that others see all of it come back at once.
     """
 
-    queries: Sequence[Query]
+    __slots__ = ("_queries",)
+
+    def __init__(self, queries: Sequence[Query]) -> None:
+        self._queries = queries
+
+    @property
+    def is_given(self) -> bool:
+        """Whether somebody is running the queries, or has."""
+        return not self._queries
+
+    def give(self) -> Sequence[Query]:
+        """The queries. They are given once: an interrupt may have others ask again."""
+        queries, self._queries = self._queries, ()
+        return queries
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +157,13 @@ class OpenCursor:
     """A declared cursor. `fetch(n)` gives the query for its next *n* rows, `close()` the one that ends it."""
 
     name: str
+    closed: Callable[[], object]  # tells that the name is free
 
     def fetch(self, rows_max: int) -> Query:
         return Query(Statement(f"FETCH FORWARD {int(rows_max)} FROM {self.name}", reads=True, once=True))
 
     def close(self) -> Query:
+        self.closed()
         return Query(Statement(f"CLOSE {self.name}", reads=True, once=True))
 
 
@@ -173,7 +199,7 @@ class BeforeCommit:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Wait-list this client for *topic* before looking. Result: a `Ticket`. Its `close()` must be called."""
+    """Register as a waiter for *topic*; do this before the first read. Result: a `Ticket`. Its `close()` must be called."""
 
     topic: Topic
 
@@ -319,7 +345,7 @@ class BoundOperation(Method, Generic[P, T_co]):
         self._function = function
         self._owner = owner
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> T_co:
         owner = self._owner
         try:
             return owner._runner.run(self._function(owner, *args, **kwargs), owner._bound)  # type: ignore[no-any-return]
@@ -333,7 +359,7 @@ class BoundOperation(Method, Generic[P, T_co]):
         """The same, awaitable."""
         return AioForm(self._function, self._owner, self._start)
 
-    def _start(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, T_co]:
+    def _start(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, T_co]:
         # The operation is made now, so that wrong arguments are an error of the call.
         return self._run_async(self._function(self._owner, *args, **kwargs), args, kwargs)
 
@@ -346,7 +372,7 @@ class BoundOperation(Method, Generic[P, T_co]):
                 raise
         return await owner._runner.run_async(self._function(owner, *args, **kwargs), owner._bound)  # type: ignore[no-any-return]
 
-    def op(self, *args: P.args, **kwargs: P.kwargs) -> Op[T_co]:
+    def op(self, /, *args: P.args, **kwargs: P.kwargs) -> Op[T_co]:
         """The operation itself, for `yield from` in another."""
         operation: Op[T_co] = self._function(self._owner, *args, **kwargs)
         return operation
@@ -465,7 +491,7 @@ class BoundIteration(Method, Generic[P, T]):
         self._function = function
         self._owner = owner
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> PagedIterator[T]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> PagedIterator[T]:
         owner = self._owner
         return PagedIterator(owner._runner, owner._bound, self._function(owner, *args, **kwargs))
 
@@ -476,7 +502,7 @@ class BoundIteration(Method, Generic[P, T]):
         annotations["return"] = PagedIterator[eval(values, self._function.__globals__)]  # type: ignore[misc]
         return annotations
 
-    def aio(self, *args: P.args, **kwargs: P.kwargs) -> PagedIterator[T]:
+    def aio(self, /, *args: P.args, **kwargs: P.kwargs) -> PagedIterator[T]:
         """The same: `async for x in store.iterate.aio()`, as Modal has it."""
         return self(*args, **kwargs)
 

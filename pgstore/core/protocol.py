@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Final, TypeAlias, TypeVar
 
+import psycopg
 from psycopg import pq
 from psycopg.pq.abc import PGconn, PGresult
 
@@ -37,17 +38,40 @@ def fetch(pgconn: PGconn, last: PGresult | None = None) -> Io[PGresult]:
     """The last result of the one message that was sent, or the first that is an error. *last*: one that was read already."""
     yield from _flush(pgconn)
     while True:
+        result = None
         while pgconn.is_busy():
             yield READ
-            pgconn.consume_input()
-        result = pgconn.get_result()
+            if (result := read_more(pgconn)) is not None:
+                break
+        if result is None:
+            result = pgconn.get_result()
         if result is None:
             assert last is not None, "a message without a result"
             return last
+        if result.status == _FATAL and is_end(result):
+            if last is not None and last.status != _FATAL:
+                raise psycopg.errors.error_from_result(result)  # nobody knows whether what was done has come to stay
+            return result if last is None else last
         if last is None or last.status != _FATAL:
             last = result
         if result.status in (_COPY_IN, _COPY_OUT):
             return result
+
+
+def read_more(pgconn: PGconn) -> PGresult | None:
+    """Take in what has arrived. At the end of the stream: what the server said before it closed the connection."""
+    try:
+        pgconn.consume_input()
+    except psycopg.Error:
+        if (words := pgconn.get_result()) is not None:
+            return words
+        raise
+    return None
+
+
+def is_end(result: PGresult) -> bool:
+    """Whether the server ends the connection with it."""
+    return result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) in (b"FATAL", b"PANIC")
 
 
 def _flush(pgconn: PGconn) -> Io[None]:
@@ -95,14 +119,18 @@ def run_unprepared(pgconn: PGconn, call: Call) -> Io[PGresult]:
 
 
 def pipeline(
-    pgconn: PGconn, prepared: set[Statement] | None, groups: Sequence[Sequence[Call]], answers: list[list[PGresult]]
+    pgconn: PGconn,
+    prepared: set[Statement] | None,
+    groups: Sequence[Sequence[Call]],
+    answers: list[list[PGresult]],
+    unfinished: list[PGresult] | None = None,
 ) -> Io[None]:
     """
     Send all calls at once, in *groups*: an error skips the rest of its group, and the server answers after each group.
 
     *prepared* is None where statements must not be given names. *answers* receives the results of each group as they arrive, an
     error being the last of its group: what was answered before a connection broke is known. Outside a transaction a group is
-    all or nothing.
+    all or nothing; *unfinished* receives what came of the one that the connection broke in.
     """
     pgconn.enter_pipeline_mode()
     try:
@@ -122,7 +150,7 @@ def pipeline(
                     pgconn.send_query_prepared(statement.name, values, statement.formats, 1)
                 named.append(None)
             pgconn.pipeline_sync()
-        yield from _pipeline_answers(pgconn, prepared, named, len(groups), answers)
+        yield from _pipeline_answers(pgconn, prepared, named, len(groups), answers, unfinished)
     except BaseException:
         pgconn.finish()  # Ctrl-C between two lines: nobody knows any more which answers are still to come
         raise
@@ -136,15 +164,19 @@ def _pipeline_answers(
     named: Sequence[Statement | None],
     groups: int,
     answers: list[list[PGresult]],
+    unfinished: list[PGresult] | None,
 ) -> Io[None]:
     yield from _flush(pgconn)
     group: list[PGresult] = []
     position = 0
     while len(answers) < groups:
+        result = None
         while pgconn.is_busy():
             yield READ
-            pgconn.consume_input()
-        result = pgconn.get_result()
+            if (result := read_more(pgconn)) is not None:
+                break
+        if result is None:
+            result = pgconn.get_result()
         if result is None:
             if pgconn.status != _CONNECTION_OK:
                 return
@@ -153,6 +185,11 @@ def _pipeline_answers(
             answers.append(_until_error(group))
             group = []
             continue
+        if result.status == _FATAL and is_end(result):
+            if unfinished is not None:
+                unfinished.extend([*group, result])
+            pgconn.finish()
+            return
         if position == len(named):
             group.append(result)  # the connection broke: an error that belongs to no call
             continue

@@ -87,8 +87,8 @@ class Statement:
 
     *types* declares them in order, space separated: `"int8 text bytea[]"`. *reads* says that running it again does no harm: it
     only looks. Such a statement is repeated when its connection breaks. *once*: its text is made for one use, so that no connection
-    should remember it; it is prepared without a name. *unset*: the same for a connection that has not our planner settings, a
-    caller's or a pooler's.
+    should remember it; it is prepared without a name. *unset*: the SQL for connections without our planner settings: joined
+    ones, and those of poolers.
     """
 
     __slots__ = ("_packers", "formats", "name", "oids", "reads", "sql", "takes_arrays", "types", "unset_sql")

@@ -9,7 +9,7 @@ The parts: `entries` one key, `bulk` many, `take` removing what is returned, `sc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 
 from pgstore.core.operation import Op, operation
@@ -57,13 +57,19 @@ class Dict(Memoizing, Mutating, Watching, Taking, Scan, Bulk, Entries):
     __hash__ = None  # type: ignore[assignment]  # as of a dict: equal ones would need equal hashes
 
     def __ior__(self, other: Any) -> Dict:
+        if not isinstance(other, Iterable) and not hasattr(other, "keys"):
+            return NotImplemented
         self.update(other)
         return self
 
     def __or__(self, other: Any) -> dict[Any, Any]:
+        if not isinstance(other, Mapping):
+            return NotImplemented
         return dict(self.items()) | dict(other)
 
     def __ror__(self, other: Any) -> dict[Any, Any]:
+        if not isinstance(other, Mapping):
+            return NotImplemented
         return dict(other) | dict(self.items())
 
 

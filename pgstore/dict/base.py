@@ -25,7 +25,7 @@ WATCHED: Final = "watch"
 TTL_SECONDS_MAX: Final = 1000 * 365 * 86400  # Python's calendar ends with the year 9999
 _JSON_NAMES: Final = "names of Dicts that were JSON"
 
-# One in so many writes looks for what has expired: often enough to keep up, too rarely to be felt.
+# One write in so many also deletes expired entries: often enough to keep up, too rarely to be felt.
 _COLLECT_EVERY: Final = 100
 # Two collectors never wait for each other, nor for a writer: each takes what is not locked.
 COLLECT = Statement(
@@ -198,7 +198,8 @@ class DictBase(Store):
             return None
         found = facts.options.get("serializer", "pickle")
         asked = self._options.get("serializer")
-        if asked == found or not (asked or first._saw_json or facts.was_json or self._client_saw_json):
+        is_asked_for = asked is not None and asked == found  # an option may be null, by whoever wrote it
+        if is_asked_for or not (asked or first._saw_json or facts.was_json or self._client_saw_json):
             return None
         return (
             f"{self!r} was of serializer='json', whose values run no code, and is now of serializer={found!r}, whose values may: "

@@ -103,6 +103,8 @@ class Bulk(Entries):
             yield from self._put_batches(codec.facts, seconds, cut)
         elif cut:
             yield from atomic(self._put_batches(codec.facts, seconds, cut))
+        else:
+            yield from self._check_exists(codec.facts.id)
 
     def _put_batches(self, facts: Facts, seconds: float | None, cut: list[list[tuple[Any, ...]]]) -> Op[None]:
         for batch in cut:
@@ -115,7 +117,7 @@ class Bulk(Entries):
         wanted = {key_text(key): key for key in keys}
         codec = yield from self._open()
         rows = (yield Query(GET_MANY, codec.store_id, list(wanted))) if wanted else []
-        if wanted and not rows:
+        if not rows:
             yield from self._check_exists(codec.store_id)
         return {wanted[text]: codec.decode(columns, wanted[text], text) for text, *columns in rows}
 
@@ -141,7 +143,10 @@ class Bulk(Entries):
     @operation
     def _any(self) -> Op[bool]:
         store_id = yield from self._locate()
-        return bool((yield Query(ANY, store_id)))
+        if (yield Query(ANY, store_id)):
+            return True
+        yield from self._check_exists(store_id)
+        return False
 
     def __bool__(self) -> bool:
         return self._any()

@@ -54,6 +54,7 @@ class Codec:
         self._refusal = refusal
         self._keys = signing_keys
         self._signer = Signer(signing_keys, facts.id, b"pgstore dict")
+        self._key_signer = Signer(signing_keys, facts.id, b"pgstore dict key")  # a key is no value of its own
         self._name = name
         self._serializer = options.get("serializer", "pickle")
         self.loads_pickles = not signing_keys and self._serializer != "json"  # as they are, unsigned
@@ -78,12 +79,15 @@ class Codec:
         if self._serializer == "cloudpickle":
             data = _cloudpickled(value, key, self._name)
         else:
-            data = encode_value(value)[1] or b""
+            try:
+                data = encode_value(value)[1] or b""
+            except errors.SerializationError as exc:
+                raise errors.SerializationError(f"key {key!r} of {self._name}: {exc}") from exc.__cause__
         if len(data) > _SIZE_UNCHECKED:
             check_size(len(data) + (SIGNATURE_BYTES if self._keys else 0), f"the value of key {key!r} of {self._name}")
         projection = _projected(value) if self._projects else None
         if self._keys:
-            return "s", self._signer.sign(_prefixed(text), data) + data, None, None, projection
+            return "s", self._signer.sign(text, data) + data, None, None, projection
         return "p", data, None, None, projection
 
     def decode(self, columns: Sequence[Any], key: Any, text: str) -> Any:
@@ -124,7 +128,7 @@ class Codec:
         if codec != "s":
             raise errors.DeserializationError(f"this version does not know the codec {codec!r}", data or b"")
         pickled = data[SIGNATURE_BYTES:]
-        if self._keys and not self._signer.has_signed(data[:SIGNATURE_BYTES], _prefixed(text), pickled):
+        if self._keys and not self._signer.has_signed(data[:SIGNATURE_BYTES], text, pickled):
             raise errors.DeserializationError("the value's signature is not of any of this client's keys", data)
         return pickled
 
@@ -155,7 +159,7 @@ class Codec:
                     f"standard library: {exc.__cause__}"
                 ) from None
         if pickled is not None and self._keys:
-            pickled = _SIGNED_KEY + self._signer.sign(_prefixed(text), pickled) + pickled
+            pickled = _SIGNED_KEY + self._key_signer.sign(text, pickled) + pickled
         return text, pickled
 
     def decode_key(self, text: str, pickled: bytes | None) -> Any:
@@ -164,7 +168,7 @@ class Codec:
             return text
         if pickled[:1] == _SIGNED_KEY:
             signature, rest = pickled[1 : 1 + SIGNATURE_BYTES], pickled[1 + SIGNATURE_BYTES :]
-            if self._keys and not self._signer.has_signed(signature, _prefixed(text), rest):
+            if self._keys and not self._key_signer.has_signed(signature, text, rest):
                 raise errors.DeserializationError(
                     f"a key of {self._name} is signed by none of this client's keys", pickled
                 )
@@ -173,12 +177,6 @@ class Codec:
             raise errors.DeserializationError(f"a key of {self._name} is not signed", pickled)
         is_plain = self._serializer == "json" or self._refusal is not None
         return decode_plain_key(text, pickled) if is_plain else decode_key(text, pickled)
-
-
-def _prefixed(text: str) -> bytes:
-    """A key's text as signatures cover it, with its length: nothing of it can be taken for the beginning of the pickle."""
-    name = text.encode()
-    return len(name).to_bytes(4, "big") + name
 
 
 def _projected(value: Any) -> str | None:

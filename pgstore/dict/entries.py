@@ -7,6 +7,7 @@ changed and changed back is not mistaken for one that was not.
 
 from __future__ import annotations
 
+import reprlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pgstore.core.numbers import as_int, as_real
 from pgstore.core.operation import Op, Query, Rows, operation
 from pgstore.core.statement import Statement
 from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, DictBase, Write
+from pgstore.dict.codec import Codec
 from pgstore.serializers import key_text
 
 T = TypeVar("T")
@@ -54,8 +56,8 @@ _INSERT: Final = f"""
 """
 _INSERT_TYPES: Final = f"int8 text bytea {VALUE_TYPES} float8"
 IS_EXPIRED: Final = "e.expires_at <= excluded.updated_at"
-# Of two equal keys, such as 1 and 1.0, a dict keeps the one it had. Not so if this client signs (the first byte, see `codec`): it
-# must be able to load the key later, which may be signed by a key that was given up since, or by none.
+# Of two equal keys, such as 1 and 1.0, a dict keeps the one it had. A client that signs (the first byte, see `codec`)
+# replaces it, so that it can load it later: the old one may be signed by a key that was given up since, or by none.
 _KEY_PICKLE: Final = f"""
            key_pickle = CASE WHEN {IS_EXPIRED} OR get_byte(excluded.key_pickle, 0) = 1 THEN excluded.key_pickle
                              ELSE e.key_pickle
@@ -317,7 +319,7 @@ class Entries(DictBase):
         """
         while True:
             entry = yield from self.get_entry.op(key)
-            if (None if entry is None else entry.value) != expected:
+            if _differ(None if entry is None else entry.value, expected, key):
                 return False
             revision = 0 if entry is None else entry.revision
             if (yield from self.put.op(key, value, if_revision=revision, ttl=ttl)):
@@ -374,9 +376,7 @@ class Entries(DictBase):
                 if not found:
                     yield from self._check_exists(codec.facts.id)
                 elif found[0][0] not in ("i", "f"):
-                    raise errors.InvalidError(
-                        f"the value of key {key!r} of {self!r} is not an int or float, so it cannot be incremented"
-                    )
+                    raise self._no_number(codec, found[0], key, text)
                 elif not _fits(found[0], by):
                     raise errors.NumberOverflow(
                         f"adding {by!r} to the value of key {key!r} of {self!r} exceeds 64 bits"
@@ -384,6 +384,19 @@ class Entries(DictBase):
                 # Someone wrote in between.
         integer, *real = rows[0]
         return real[0] if integer is None else integer
+
+    def _no_number(self, codec: Codec, columns: Sequence[Any], key: Any, text: str) -> errors.Error:
+        """Why what is in *columns* cannot be incremented."""
+        what = f"the value of key {key!r} of {self!r}"
+        try:
+            value = codec.decode(columns, key, text)
+        except errors.Error:
+            value = None
+        if type(value) is int:
+            return errors.NumberOverflow(
+                f"{what} is beyond 64 bits, so it cannot be incremented: {reprlib.repr(value)}"
+            )
+        return errors.InvalidError(f"{what} is not an int or float, so it cannot be incremented")
 
     @operation
     def touch(self, key: Any, ttl: float | None = None) -> Op[bool]:
@@ -408,6 +421,16 @@ class Entries(DictBase):
 
     def _no_key(self, key: Any) -> errors.MissingKeyError:
         return errors.MissingKeyError(key, f"{key!r} is not in {self!r}")
+
+
+def _differ(value: Any, expected: Any, key: Any) -> bool:
+    try:
+        return bool(value != expected)
+    except Exception as exc:
+        raise errors.InvalidError(
+            f"the value of key {key!r}, a {type(value).__name__}, cannot be compared with a {type(expected).__name__}: {exc}; "
+            "compare by revision: get_entry, then put(if_revision=)"
+        ) from exc
 
 
 def _summand(by: Any) -> int | float:

@@ -8,7 +8,6 @@ that no other has, so a holder that was away for too long cannot release, or ren
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import threading
 import zlib
@@ -24,6 +23,7 @@ from pgstore.core.clock import Deadline
 from pgstore.core.limit import within
 from pgstore.core.operation import Apart, Listen, Op, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
+from pgstore.core.threads import going_on, start
 from pgstore.dict.base import DictBase, check_ttl
 from pgstore.serializers import key_text
 
@@ -68,8 +68,36 @@ LEFT = Statement(
 )
 
 
+class _Hold:
+    """One holding of a lock: what must not be mixed up with that of another thread or task that uses the same object."""
+
+    def __init__(self, token: int) -> None:
+        self.token = token
+        self.stop = threading.Event()
+        self.renewer: asyncio.Task[None] | None = None
+
+    def stop_renewing(self) -> None:
+        self.stop.set()
+        renewer = self.renewer
+        if renewer is not None and not renewer.get_loop().is_closed():
+            renewer.get_loop().call_soon_threadsafe(renewer.cancel)
+
+
+def _owner() -> object:
+    """The task or thread that is running."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return task or threading.current_thread()
+
+
 class Lock:
-    """A lock on a key of a Dict; see `Dict.lock`. For `with` and `async with`, or `acquire` and `release`."""
+    """
+    A lock on a key of a Dict; see `Dict.lock`. For `with` and `async with`, or `acquire` and `release`.
+
+    Threads and tasks may share the object, as one of `threading.Lock`: it has one holder among them, too.
+    """
 
     def __init__(self, store: Locking, key: Any, timeout: float | None, ttl: float) -> None:
         self._store = store
@@ -77,9 +105,8 @@ class Lock:
         self._text = key_text(key)
         self._timeout = timeout
         self._lease = ttl
-        self._token: int | None = None
-        self._stop: threading.Event | None = None
-        self._renewer: asyncio.Task[None] | None = None
+        self._holds: dict[object, _Hold] = {}  # by owner; several only where a lease ended unnoticed
+        self._blocks: dict[object, _Hold] = {}  # of `with`
 
     # What a runner wants to know.
 
@@ -94,9 +121,17 @@ class Lock:
     @property
     def token(self) -> int:
         """Grows with every acquisition: a fencing token, by which others can tell a late holder from the present one."""
-        if self._token is None:
-            raise errors.InvalidError(f"{self!r} is not held")
-        return self._token
+        return self._hold()[1].token
+
+    def _hold(self) -> tuple[object, _Hold]:
+        """What the caller holds, else the latest holder: another thread may release the lock."""
+        owner = _owner()
+        hold = self._holds.get(owner)
+        if hold is not None:
+            return owner, hold
+        for last in reversed(list(self._holds.items())):
+            return last
+        raise errors.InvalidError(f"{self!r} is not held")
 
     @operation
     def acquire(self, *, block: bool = True) -> Op[bool]:
@@ -109,19 +144,28 @@ class Lock:
         Raises:
             LockTimeout: it was not free within the timeout.
         """
-        if self._token is not None:
-            raise errors.InvalidError(f"{self!r} is held already")
+        owner = _owner()
+        if owner in self._holds:
+            raise errors.InvalidError(f"{self!r} is held already, by this thread or task")
         # Apart: a lock that others could see only after a commit would be none.
-        yield Apart(self._take(block))
-        return self._token is not None
+        yield Apart(self._take(owner, block))
+        return owner in self._holds
 
-    def _take(self, block: bool) -> Op[None]:
-        yield from self._note()
-        self._token = yield from self._acquire(block)
+    def _take(self, owner: object, block: bool) -> Op[None]:
+        yield from self._note(owner)
+        token = yield from self._acquire(block)
+        if token is not None:
+            self._holds[owner] = _Hold(token)
 
-    def _note(self) -> Op[None]:
+    def _note(self, owner: object) -> Op[None]:
         """A client of one connection has none to be apart on: then the lock goes with the transaction, either way."""
-        yield from on_rollback(partial(setattr, self, "_token", self._token))
+        yield from on_rollback(partial(self._restore, owner, self._holds.get(owner)))
+
+    def _restore(self, owner: object, hold: _Hold | None) -> None:
+        if hold is None:
+            self._holds.pop(owner, None)
+        else:
+            self._holds[owner] = hold
 
     def _acquire(self, block: bool) -> Op[int | None]:
         deadline = Deadline.after(self._timeout, block=block)
@@ -169,23 +213,27 @@ class Lock:
     @operation
     def release(self) -> Op[bool]:
         """Give the lock up. Returns False if the lease had ended, and somebody else may have held it since."""
-        token = self.token
+        owner, hold = self._hold()
         store_id = yield from self._store._locate()
-        query = Query(RELEASE, store_id, self._text, token)
+        query = Query(RELEASE, store_id, self._text, hold.token)
 
         def release() -> Op[int]:
-            yield from self._note()
+            yield from self._note(owner)
             return (yield from announcing(query, self._topic(store_id)))  # type: ignore[no-any-return]
 
         released = bool((yield Apart(release())))
-        self._token = None  # not before: who was interrupted can try again
+        if self._holds.get(owner) is hold:
+            del self._holds[owner]  # not before: who was interrupted can try again
         return released
 
     @operation
     def renew(self) -> Op[bool]:
         """Let the lease begin anew. Returns False if it had ended and the lock is somebody else's."""
+        return (yield from self._renewed(self.token))
+
+    def _renewed(self, token: int) -> Op[bool]:
         store_id = yield from self._store._locate()
-        return bool((yield Apart(_one(Query(RENEW, store_id, self._text, self.token, self._lease)))))
+        return bool((yield Apart(_one(Query(RENEW, store_id, self._text, token, self._lease)))))
 
     def _topic(self, store_id: int) -> Topic:
         return Topic(store_id, f"lock/{zlib.crc32(self._text.encode()):08x}")
@@ -193,8 +241,9 @@ class Lock:
     def __enter__(self) -> Lock:
         self.acquire()
         try:
-            self._stop = threading.Event()
-            threading.Thread(target=self._keep, args=(self._stop,), name="pgstore-lock", daemon=True).start()
+            owner, hold = self._hold()
+            self._blocks[owner] = hold
+            start(threading.Thread(target=self._keep, args=(hold,), name="pgstore-lock", daemon=True))
         except BaseException:
             self.release()
             raise
@@ -203,27 +252,34 @@ class Lock:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._stop is not None
-        self._stop.set()
-        if self._token is not None:
+        hold = self._left_block()
+        hold.stop.set()
+        if hold in self._holds.values():
             self.release()
+
+    def _left_block(self) -> _Hold:
+        owner = _owner()
+        return self._blocks.pop(owner) if owner in self._blocks else self._blocks.popitem()[1]
 
     async def __aenter__(self) -> Lock:
         await self.acquire.aio()
+        owner, hold = self._hold()
+        self._blocks[owner] = hold
         # In a context of its own: the transaction around the lock, if any, belongs to this task alone.
-        self._renewer = asyncio.get_running_loop().create_task(self._keep_async(), context=contextvars.Context())
+        hold.renewer = asyncio.get_running_loop().create_task(self._keep_async(hold), context=contextvars.Context())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._renewer is not None
-        self._renewer.cancel()
+        hold = self._left_block()
+        assert hold.renewer is not None
+        hold.renewer.cancel()
         cancelled: asyncio.CancelledError | None = None
         while True:
             try:
-                await asyncio.wait([self._renewer])
-                if self._token is not None:
+                await asyncio.wait([hold.renewer])
+                if hold in self._holds.values():
                     await self.release.aio()
                 break
             except asyncio.CancelledError as exc:
@@ -233,24 +289,25 @@ class Lock:
 
     def stop_renewing(self) -> None:
         """Let the lease end by itself, if nobody releases it. From any thread."""
-        if self._stop is not None:
-            self._stop.set()
-        renewer = self._renewer
-        if renewer is not None and not renewer.get_loop().is_closed():
-            renewer.get_loop().call_soon_threadsafe(renewer.cancel)
+        for hold in list(self._holds.values()):
+            hold.stop_renewing()
 
-    def _keep(self, stop: threading.Event) -> None:
-        while not stop.wait(self._lease / 3):
-            with contextlib.suppress(errors.Error):
-                if not self.renew():
-                    return
+    def _keep(self, hold: _Hold) -> None:
+        held = True
+        while held and not hold.stop.wait(self._lease / 3):
+            with going_on("the renewal of a lock"):
+                renewed = self._renewed(hold.token)
+                if self._bound is None:
+                    held = self._runner.run_in_background(renewed)
+                else:
+                    held = self._runner.run(renewed, self._bound)
 
-    async def _keep_async(self) -> None:
-        while True:
+    async def _keep_async(self, hold: _Hold) -> None:
+        held = True
+        while held:
             await asyncio.sleep(self._lease / 3)
-            with contextlib.suppress(errors.Error):
-                if not await self.renew.aio():
-                    return
+            with going_on("the renewal of a lock", asyncio.get_running_loop()):
+                held = await self._runner.run_async(self._renewed(hold.token), self._bound)
 
     def __repr__(self) -> str:
         return f"<lock on key {self._key!r} of {self._store!r}>"
@@ -268,8 +325,8 @@ class Locking(DictBase):
         Return a lock on *key*, for `with` and `async with`: one holder among all processes.
 
         It is apart from the entry under *key*, and from transactions, and not reentrant: who holds it waits for themselves. While
-        a `with` block runs its lease is renewed; a killed holder loses it after *ttl* seconds, and one that was away for so long
-        without being told: what must not be done by two checks `renew()`, or hands on `token`.
+        a `with` block runs its lease is renewed; a killed holder loses it after *ttl* seconds, and one that was paused for so
+        long without being told. What must not be done by two checks `renew()`, or passes `token` on as a fencing token.
 
         Args:
             timeout: wait at most so many seconds, then raise `LockTimeout`, a `TimeoutError`; None: for ever.

@@ -229,7 +229,7 @@ class _Pages:
         self._rows_max = _rows_of(rows)
         bounds.left -= len(rows)
         bounds.go_on_after(rows[-1][0])
-        # One by one: a value that cannot be loaded keeps nobody from the others, and the collector of cycles sees none of them.
+        # Decoded one by one: a value that cannot be loaded must not hide the rest, and the collector of cycles sees none of them.
         return map(functools.partial(self._make, codec), rows)
 
     def forget_cursor(self, cursors: _Cursors) -> None:
@@ -243,6 +243,8 @@ class _Pages:
             self._cursors = cursors
             cursors.of.append(self)  # before it is declared: that may be interrupted
             self._cursor = yield Cursor(self._bounds.query(self._columns, store_id, self._bounds.left))
+        # A power of two, or the text of the statement would be another each time.
+        rows_max = rows_max if rows_max == PAGE_ENTRIES else 1 << (rows_max.bit_length() - 1)
         rows: list[Row] = yield self._cursor.fetch(rows_max)
         if len(rows) < rows_max or rows_max == self._bounds.left:
             yield self._cursor.close()

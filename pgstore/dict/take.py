@@ -207,6 +207,7 @@ class Taking(DictBase):
         wanted = {key_text(key): key for key in keys}
         codec = yield from self._open()
         if not wanted:
+            yield from self._check_exists(codec.store_id)
             return {}
 
         def load(rows: Rows) -> dict[Any, Any]:

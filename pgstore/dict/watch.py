@@ -97,7 +97,7 @@ class Watcher:
             if not (0 <= position[0] < 1 << 64 and 0 <= position[1] <= _AFTER_ALL):
                 raise ValueError
             self._position = (str(position[0]), position[1])
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, TypeError):
             raise errors.InvalidError(f"since {since!r} is not the cursor of a change") from None
         self._snapshot = _SEES_NOTHING  # all changes after the cursor are new
 
@@ -137,6 +137,7 @@ class Watcher:
             if self._ready:
                 continue
             if deadline.passed():
+                yield from self._store._check_exists(codec.store_id)
                 break
             woken = yield Wait(ticket, min(seconds, deadline.remaining()))
             if not woken and seconds > 1:

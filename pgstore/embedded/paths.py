@@ -141,10 +141,10 @@ class Paths:
             )
         for parent in self.root.resolve().parents:
             mode = parent.stat().st_mode
-            if mode & 0o002 and not mode & stat.S_ISVTX:
+            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
                 raise errors.EmbeddedServerError(
-                    f"other users may write to {parent} (mode {stat.S_IMODE(mode):o}), and so replace {self.root}: run "
-                    "`chmod o-w` on it, or give a directory elsewhere in PGSTORE_SERVER_DIR"
+                    f"everybody may write to {parent} (mode {stat.S_IMODE(mode):o}), and so put another directory in the place of "
+                    f"{self.root}: run `chmod o-w` on it, or give another PGSTORE_SERVER_DIR"
                 )
         if (self.root / "PG_VERSION").exists():
             raise errors.EmbeddedServerError(

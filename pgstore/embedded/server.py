@@ -267,6 +267,8 @@ class Server:
             try:
                 if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone() is None:
                     # template0: nobody can be connected to it, which would make the copy fail.
+                    # What a user makes must not land in the schema pgstore, which has the role's name: "$user" is the default.
+                    connection.execute(f"ALTER ROLE {USER} SET search_path = public")
                     connection.execute(f"CREATE DATABASE {DATABASE} TEMPLATE template0 ENCODING 'UTF8'")
             except psycopg.Error as exc:
                 raise self._failure(f"could not make the database {DATABASE} ({exc})", None) from exc

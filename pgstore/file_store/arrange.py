@@ -35,7 +35,7 @@ class Arranging(FileStoreBase):
             FileNotFoundError: a directory on the way is missing, and *parents* is false.
         """
         names = split(path)
-        check_number(mode, "mode", 0, MODE_MAX)
+        mode = check_number(mode, "mode", 0, MODE_MAX)
         yield from self._change(
             lambda tree: edit.make_directory(tree, names, mode, parents=parents, exist_ok=exist_ok), single=True
         )
@@ -79,7 +79,7 @@ class Arranging(FileStoreBase):
         names = split_file(path)
         if kind not in KINDS:
             raise errors.InvalidError(f"kind {kind!r} is none of {', '.join(map(repr, KINDS))}")
-        check_number(mode, "mode", 0, MODE_MAX)
+        mode = check_number(mode, "mode", 0, MODE_MAX)
         yield from self._change(
             lambda tree: edit.make_node(
                 tree, names, lambda builder, parent, name: builder.special(parent, name, KINDS[kind], mode)
@@ -156,7 +156,7 @@ class Arranging(FileStoreBase):
     @operation
     def chmod(self, path: str, mode: int) -> Op[None]:
         """Set the permission bits of what is at *path*. They are kept for mounts; pgstore itself asks nobody for them."""
-        check_number(mode, "mode", 0, MODE_MAX)
+        mode = check_number(mode, "mode", 0, MODE_MAX)
         yield from self._set(split(path), {"mode": mode})
 
     @operation
@@ -170,7 +170,7 @@ class Arranging(FileStoreBase):
     @operation
     def utime(self, path: str, *, mtime_ns: int) -> Op[None]:
         """Set the time of modification of what is at *path*, in nanoseconds since 1970."""
-        check_number(mtime_ns, "mtime_ns", -(2**63), 2**63 - 1)
+        mtime_ns = check_number(mtime_ns, "mtime_ns", -(2**63), 2**63 - 1)
         yield from self._set(split(path), {"mtime_ns": mtime_ns})
 
     @operation

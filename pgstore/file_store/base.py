@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pgstore import errors
 from pgstore.client import Client
+from pgstore.core.numbers import as_int
 from pgstore.core.operation import BeforeCommit, Call, LookAgain, Op, Query, atomic
 from pgstore.files.changes import ChangeSet
 from pgstore.files.collect import collect_in_passing
@@ -87,7 +88,7 @@ class FileStoreBase(Store):
         if storage is not None and storage not in STORAGES:
             raise errors.InvalidError(f"storage {storage!r} is none of {', '.join(map(repr, STORAGES))}")
         if chunk_size is not None:
-            check_number(chunk_size, "chunk_size", CHUNK_BYTES_MIN, CHUNK_BYTES_MAX)
+            chunk_size = check_number(chunk_size, "chunk_size", CHUNK_BYTES_MIN, CHUNK_BYTES_MAX)
             if storage == "large_object":
                 raise errors.InvalidError("chunk_size is for storage 'rows'; large objects have 1 MiB")
         given = {"storage": storage, "chunk_size": chunk_size}
@@ -204,6 +205,7 @@ class FileStoreBase(Store):
 
 def check_number(value: object, noun: str, least: int, most: int) -> int:
     """Return *value* if it is a whole number of that range."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+    number = as_int(value)
+    if number is None or not least <= number <= most:
         raise errors.InvalidError(f"{noun} {value!r} is not a number of {least} to {most}")
-    return value
+    return number

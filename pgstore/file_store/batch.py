@@ -43,7 +43,7 @@ class BatchUpload:
         """
         names = split_file(remote_path)
         if mode is not None:
-            check_number(mode, "mode", 0, MODE_MAX)
+            mode = check_number(mode, "mode", 0, MODE_MAX)
         self._repeatable &= isinstance(local_file, (str, os.PathLike))
 
         def put(tree: Tree) -> Op[None]:

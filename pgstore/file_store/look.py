@@ -7,8 +7,9 @@ import contextlib
 from pgstore import errors
 from pgstore.core.operation import Fetch, Op, iterated, operation
 from pgstore.file_store.base import FileStoreBase
+from pgstore.files.facts import FactsListing
 from pgstore.files.find import Globbing, Walking
-from pgstore.files.listing import Listing, file_entry, file_stat
+from pgstore.files.listing import Listing, facts_of, file_entry, file_stat
 from pgstore.files.paths import join, split
 from pgstore.types import FileEntry, FileStat
 
@@ -63,13 +64,36 @@ class Looking(FileStoreBase):
 
         return fetch
 
+    @iterated
+    def _iterstat(self, path: str, *, recursive: bool = False) -> Fetch[FileStat]:
+        """`iterdir` with all that `stat(…, follow_symlinks=False)` knows; their paths begin with *path*."""
+        names = split(path)
+        listing: FactsListing | None = None
+        is_file = False
+
+        def fetch() -> Op[list[FileStat] | None]:
+            nonlocal listing, is_file
+            if is_file:
+                return None
+            if listing is None:
+                tree = yield from self._tree()
+                walk = yield from self._reading(tree, tree.need(names))
+                if not walk.found.is_directory:
+                    is_file = True
+                    return [facts_of(b"/".join(names), walk.found, walk.version)]
+                listing = FactsListing(tree, walk, names, recursive=recursive)
+            return (yield from listing.page())
+
+        return fetch
+
     @operation
     def exists(self, path: str) -> Op[bool]:
         """Return whether there is something at *path*; a symbolic link that leads nowhere is nothing."""
         names = split(path)
         tree = yield from self._tree()
         with contextlib.suppress(errors.LinkLoop):
-            if (yield from tree.walk(names)).node is not None:
+            walk = yield from tree.walk(names)
+            if walk.node is not None and (walk.node.is_directory or not walk.needs_directory):
                 return True
         yield from self._check_exists(tree.store_id)
         return False
@@ -118,7 +142,7 @@ class Looking(FileStoreBase):
                 tree = yield from self._tree()
                 walk = yield from self._reading(tree, tree.need(names))
                 if not walk.found.is_directory:
-                    raise errors.NotADirectory(f"{join(names)!r} is not a directory")
+                    raise errors.NotADirectory(f"{join(names)!r} is not a directory", join(names))
                 walking = Walking(tree, walk.found.ino, names)
             return (yield from walking.page())
 

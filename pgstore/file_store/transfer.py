@@ -55,7 +55,7 @@ class Transferring(FileStoreBase):
         names = split_file(remote_path)
         self._check_if_version(if_version)
         if mode is not None:
-            check_number(mode, "mode", 0, MODE_MAX)
+            mode = check_number(mode, "mode", 0, MODE_MAX)
         source: Source = yield Call(partial(Source.open, local_file))
         shown = Progress(progress, join(names))
         shown.total(source.size_hint)

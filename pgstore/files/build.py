@@ -36,7 +36,8 @@ NAMES_AMONG = Statement(
     reads=True,
 )
 # Files $2, in an order that is the same for everybody, are about to be copied: whoever changes where their bytes are is first,
-# and nobody does it until the copy is there. No more than that: who replaces a file has locked its directory, where we may go next.
+# and nobody does it until the copy is there. KEY SHARE only: who replaces a file holds its directory's lock, which
+# we may need next.
 LOCK_SOURCES = lock_inodes("FOR KEY SHARE")
 # Blobs of files $2 are about to be shared: who writes into one of them in place now finishes first, and nobody does afterwards.
 SHARE_BLOBS = Statement(
@@ -161,7 +162,7 @@ class Builder:
         if known is not None and known.ino == reached[-1][0]:
             return known
         if reached[-1][1] != "d":
-            raise errors.NotADirectory(f"{join(names)!r} is not a directory")
+            raise errors.NotADirectory(f"{join(names)!r} is not a directory", join(names))
         return Directory(Walk(names, reached, None, walk.version), fresh=False)
 
     def make_directory(
@@ -215,7 +216,9 @@ class Builder:
         for name, (ino, kind) in found.items():
             path = (*parent.path, name)
             if kind != "d":
-                raise errors.NotADirectory(f"{join(path)!r} is a file or link and cannot be replaced by a directory")
+                raise errors.NotADirectory(
+                    f"{join(path)!r} is a file or link and cannot be replaced by a directory", join(path)
+                )
             walk = Walk(path, [*parent.walk.reached, (ino, kind)], None, parent.walk.version)
             self._directories.setdefault(path, Directory(walk, fresh=False))
 
@@ -286,4 +289,4 @@ class Builder:
 
 
 def is_directory(path: Names) -> errors.IsADirectory:
-    return errors.IsADirectory(f"{join(path)!r} is a directory")
+    return errors.IsADirectory(f"{join(path)!r} is a directory", join(path))

@@ -106,7 +106,7 @@ class ChangeSet(abc.ABC):
         self._forget_changes()
         self._own: set[int] = set()  # directories made in this transaction, which nobody else can see
         self._alone: set[int] = set()  # of these, those that must not become one with another's
-        self._firm: dict[int, frozenset[bytes] | None] = {}  # names in them that must not meet another's; None: all
+        self._firm: dict[int, frozenset[bytes] | None] = {}  # names in them that must not exist elsewhere; None: all
         self._journal: list[Callable[[], None]] = []  # how to undo, newest last
         self._marked = False  # somebody may want to undo
         self._last: list[Query] = []

@@ -174,7 +174,7 @@ class BlobWriter:
 
     def __init__(self, store_id: int, *, session_id: int | None = None, relaxed: bool = False) -> None:
         self.store_id = store_id
-        self.blob_id: int | None = None  # as long as nothing is reserved
+        self.blob_id: int | None = None  # None until `reserve`
         self.chunk_size = 0
         self.size_bytes = 0
         self._session_id = session_id

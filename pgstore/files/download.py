@@ -32,7 +32,7 @@ def open_file(tree: Tree, names: Names) -> Op[Node]:
     """The file at *names*, with what reading it needs."""
     node = (yield from tree.need(names, opening=True)).found
     if node.is_directory:
-        raise errors.IsADirectory(f"{join(names) or '/'!r} is a directory")
+        raise errors.IsADirectory(f"{join(names) or '/'!r} is a directory", join(names) or "/")
     if node.kind != "f":
         raise errors.InvalidError(f"{join(names)!r} is a fifo or socket, which holds nothing to read")
     return node
@@ -143,7 +143,7 @@ def get_directory(tree: Tree, names: Names, folder: LocalFolder, progress: Progr
     """
     walk = yield from tree.need(names)
     if not walk.found.is_directory:
-        raise errors.NotADirectory(f"{join(names)!r} is not a directory; use get_file")
+        raise errors.NotADirectory(f"{join(names)!r} is not a directory; use get_file", join(names))
     listing = Listing(tree, [walk.found.ino], recursive=True, left_out=folder.left_out)
     batch = _Batch(tree, names, folder, progress)
     while (page := (yield from listing.entries())) is not None:

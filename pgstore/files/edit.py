@@ -14,9 +14,9 @@ from pgstore.core.operation import Op
 from pgstore.files.build import Builder, Directory, is_directory
 from pgstore.files.changes import Entry, Removal, conflict
 from pgstore.files.listing import LIST_NAMES, Listing
-from pgstore.files.paths import Names, join
+from pgstore.files.paths import DirectoryNames, Names, join
 from pgstore.files.rows import DIRECTORY_MODE
-from pgstore.files.tree import Node, Tree, Walk
+from pgstore.files.tree import Node, Tree, Walk, check_file, check_kind
 
 TARGET_BYTES_MAX: Final = 4095  # of a symbolic link; PATH_MAX of Linux
 
@@ -28,9 +28,10 @@ def make_directory(
     if walk.node is not None:
         if exist_ok and walk.node.is_directory:
             return
-        raise errors.FileExists(f"{join(names) or '/'!r} exists")
+        raise errors.FileExists(f"{join(names) or '/'!r} exists", join(names) or "/")
     if not parents and len(walk.reached) < len(walk.names):
-        raise errors.FileMissing(f"no such directory: {join(walk.names[: len(walk.reached)])!r}; pass parents=True")
+        missing = join(walk.names[: len(walk.reached)])
+        raise errors.FileMissing(f"no such directory: {missing!r}; pass parents=True", missing)
     builder = Builder(tree)
     parent = yield from builder.directory(walk.names[:-1], walk)
     yield from builder.reserve(1)
@@ -73,7 +74,7 @@ def make_link(tree: Tree, names: Names, new: Names) -> Op[None]:
 
 def _check_free(walk: Walk) -> None:
     if walk.node is not None or not walk.names:
-        raise errors.FileExists(f"{join(walk.names) or '/'!r} exists")
+        raise errors.FileExists(f"{join(walk.names) or '/'!r} exists", join(walk.names) or "/")
 
 
 # ---------------------------------------------------------------------------------------------------------- removing
@@ -85,7 +86,7 @@ def remove(tree: Tree, names: Names, *, recursive: bool) -> Op[None]:
     if walk.found.is_directory:
         if not recursive:
             raise errors.IsADirectory(
-                f"{join(names)!r} is a directory; pass recursive=True to remove it with all below it"
+                f"{join(names)!r} is a directory; pass recursive=True to remove it with all below it", join(names)
             )
         yield from tree.changes.forget_below(walk.found.ino)
     _remove(tree, walk, "any")
@@ -95,20 +96,24 @@ def remove_directory(tree: Tree, names: Names) -> Op[None]:
     """Remove an empty directory."""
     walk = yield from _removable(tree, names)
     if not walk.found.is_directory:
-        raise errors.NotADirectory(f"{join(names)!r} is not a directory")
+        raise errors.NotADirectory(f"{join(names)!r} is not a directory", join(names))
     yield from check_empty(tree, walk)
     _remove(tree, walk, "empty")
 
 
 def check_empty(tree: Tree, walk: Walk) -> Op[None]:
     if (yield from Listing(tree, [walk.found.ino], statement=LIST_NAMES).entries()) is not None:
-        raise errors.DirectoryNotEmpty(f"directory {join(walk.names)!r} is not empty")
+        raise errors.DirectoryNotEmpty(f"directory {join(walk.names)!r} is not empty", join(walk.names))
 
 
 def _removable(tree: Tree, names: Names) -> Op[Walk]:
     if not names:
         raise errors.InvalidError("the root cannot be removed or moved; name what is in it")
-    return (yield from tree.need(names, follow=False))
+    # A slash at the end does not let a link be followed here, or what it leads to would be removed.
+    walk = yield from tree.need(tuple(names), follow=False)
+    if isinstance(names, DirectoryNames):
+        check_kind(walk._replace(needs_directory=True))
+    return walk
 
 
 def _remove(tree: Tree, walk: Walk, how: str) -> None:
@@ -126,17 +131,22 @@ def move(tree: Tree, names: Names, new: Names, *, replace: bool = True) -> Op[No
     Source of the rules: https://pubs.opengroup.org/onlinepubs/9799919799/functions/rename.html
     """
     source = yield from _removable(tree, names)
-    target = yield from tree.place(new, follow=False)
+    target = yield from tree.place(tuple(new), follow=False)
+    if isinstance(new, DirectoryNames):
+        target = target._replace(needs_directory=True)
+        check_kind(target)
     node, there = source.found, target.node
+    if not node.is_directory:
+        check_file(target)
     if there is not None and there.ino == node.ino:
         return
     if not target.names:
-        raise errors.FileExists("the root exists")
+        raise errors.FileExists("the root exists", "/")
     if node.is_directory and any(ino == node.ino for ino, _ in target.reached[: len(target.names)]):
         raise errors.InvalidError(f"directory {join(names)!r} cannot be moved into itself: {join(new)!r}")
     if there is not None:
         if not replace:
-            raise errors.FileExists(f"{join(new)!r} exists; pass replace=True to replace it")
+            raise errors.FileExists(f"{join(new)!r} exists; pass replace=True to replace it", join(new))
         yield from _check_replaceable(tree, node, target)
         _remove(tree, target, "empty" if there.is_directory else "any")
     builder = Builder(tree)
@@ -156,7 +166,8 @@ def move(tree: Tree, names: Names, new: Names, *, replace: bool = True) -> Op[No
 def _check_replaceable(tree: Tree, node: Node, target: Walk) -> Op[None]:
     if node.is_directory:
         if not target.found.is_directory:
-            raise errors.NotADirectory(f"{join(target.names)!r} is a file and cannot be replaced by a directory")
+            path = join(target.names)
+            raise errors.NotADirectory(f"{path!r} is a file and cannot be replaced by a directory", path)
         yield from check_empty(tree, target)
     elif target.found.is_directory:
         raise is_directory(target.names)
@@ -174,7 +185,9 @@ def copy(tree: Tree, sources: list[Names], target: Names, *, recursive: bool) ->
     place = yield from tree.place(target)
     into = place.node is not None and place.node.is_directory
     if not into and len(sources) != 1:
-        raise errors.NotADirectory(f"{join(target)!r} is not a directory, so only one file can be copied there")
+        raise errors.NotADirectory(
+            f"{join(target)!r} is not a directory, so only one file can be copied there", join(target)
+        )
     builder = Builder(tree, inodes_at_once=100)
     for names in sources:
         source = yield from tree.need(names)
@@ -184,10 +197,12 @@ def copy(tree: Tree, sources: list[Names], target: Names, *, recursive: bool) ->
                 walk = yield from tree.place((*target, source.names[-1]))
             yield from _copy_file(builder, source, walk)
         elif not recursive:
-            raise errors.IsADirectory(f"{join(names)!r} is a directory; pass recursive=True to copy it")
+            raise errors.IsADirectory(f"{join(names)!r} is a directory; pass recursive=True to copy it", join(names))
         else:
             if place.node is not None and not into:
-                raise errors.NotADirectory(f"{join(target)!r} is a file and cannot be replaced by a directory")
+                raise errors.NotADirectory(
+                    f"{join(target)!r} is a file and cannot be replaced by a directory", join(target)
+                )
             new = (*target, *source.names[-1:]) if into else target
             builder.forget_directories()  # names in what it made for one source may come again in another
             yield from _copy_tree(builder, source, new)
@@ -196,6 +211,7 @@ def copy(tree: Tree, sources: list[Names], target: Names, *, recursive: bool) ->
 
 def _copy_file(builder: Builder, source: Walk, target: Walk) -> Op[None]:
     there = target.node
+    check_file(target)
     if there is not None:
         if there.is_directory:
             raise is_directory(target.names)

@@ -12,7 +12,6 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable
-from errno import EINVAL
 from functools import partial
 from operator import index
 from types import TracebackType
@@ -271,7 +270,7 @@ def seek(opened: Opened, position: int, offset: int, whence: int) -> Op[int]:
     elif whence != os.SEEK_SET:
         raise errors.InvalidError(f"whence {whence!r} is none of 0 (start), 1 (current position) and 2 (end)")
     if offset < 0:
-        raise errors.PositionInvalid(EINVAL, f"position {offset} is before the start of the file", opened.path)
+        raise errors.PositionInvalid(f"position {offset} is before the start of the file", opened.path)
     return offset
 
 
@@ -279,7 +278,7 @@ def checked_size(size: int) -> int:
     """Return *size* if a file can be truncated to it."""
     size = index(size)
     if size < 0:
-        raise errors.PositionInvalid(EINVAL, f"a file cannot be truncated to {size} bytes")
+        raise errors.PositionInvalid(f"a file cannot be truncated to {size} bytes")
     return size
 
 

@@ -11,7 +11,7 @@ from pgstore import errors
 from pgstore.core.operation import Op
 from pgstore.files.changes import Entry
 from pgstore.files.listing import LIST_NAMES, PAGE_DIRECTORIES, Listing, Part, file_entry
-from pgstore.files.paths import Names, are_possible, is_possible, join, refuse
+from pgstore.files.paths import DirectoryNames, Names, are_possible, is_possible, join, refuse
 from pgstore.files.tree import Tree
 from pgstore.types import FileEntry
 
@@ -69,6 +69,7 @@ class Globbing:
         # Directory, its path, and the part of the pattern that is to be matched in it.
         self._todo: list[tuple[Names, Names]] = [((), pattern)]
         self._given: set[bytes] = set()  # several `**` may match in several ways
+        self._directories_only = isinstance(pattern, DirectoryNames)
 
     def page(self) -> Op[list[FileEntry] | None]:
         """The next matches, None at the end."""
@@ -84,10 +85,14 @@ class Globbing:
         """What matches *pattern* in the directory *names*; what is left to do in others goes to the list."""
         plain = next((at for at, part in enumerate(pattern) if _MAGIC.search(part)), len(pattern))
         try:
-            walk = yield from self._tree.walk((*names, *pattern[:plain]), follow=plain < len(pattern))
+            walk = yield from self._tree.walk(
+                (*names, *pattern[:plain]), follow=plain < len(pattern) or self._directories_only
+            )
         except errors.LinkLoop:
             return {}
         if walk.node is None:
+            return {}
+        if plain == len(pattern) and self._directories_only and not walk.node.is_directory:
             return {}
         names, pattern = (*names, *pattern[:plain]), pattern[plain:]
         if not pattern:
@@ -111,7 +116,10 @@ class Globbing:
         return found
 
     def _matched(self, path: bytes, names: Names, entry: Entry, rest: Names, found: dict[bytes, FileEntry]) -> None:
-        if not rest:
-            found[path] = file_entry(path, entry)
+        if not rest and self._directories_only and entry.kind == "l":
+            self._todo.append((names, ()))  # which follows it
+        elif not rest:
+            if entry.kind == "d" or not self._directories_only:
+                found[path] = file_entry(path, entry)
         elif entry.kind in "dl":
             self._todo.append((names, rest))

@@ -204,9 +204,12 @@ _ENCODING: Final = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 
 def file_stat(walk: Walk) -> FileStat:
-    node = walk.found
+    return facts_of(b"/".join(walk.names), walk.found, walk.version)
+
+
+def facts_of(path: bytes, node: Node, version: int) -> FileStat:
     return FileStat(
-        path=join(walk.names),
+        path=join((path,)),
         type=_TYPES[node.kind],
         size=node.size_bytes,
         mode=node.mode,
@@ -216,5 +219,5 @@ def file_stat(walk: Walk) -> FileStat:
         ctime_ns=node.ctime_ns,
         link_count=node.link_count,
         ino=node.ino,
-        version=walk.version,
+        version=version,
     )

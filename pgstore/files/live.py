@@ -132,7 +132,7 @@ class LiveChanges(MergingChanges):
         if kind == "d":
             yield from super().set_attributes(ino, kind, attributes, path)
         elif not (yield attribute_query(self.store_id, ino, attributes, time.time_ns())):
-            raise errors.FileMissing(f"{join(path)!r} was removed by another transaction")
+            raise errors.FileMissing(f"{join(path)!r} was removed by another transaction", join(path))
 
     def _lock(self, changes: list[tuple[int, bytes, Change]], look: Query) -> Op[Rows]:
         parents = {parent for parent, _, _ in changes}

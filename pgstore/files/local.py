@@ -26,27 +26,14 @@ _BUFFERS_MAX: Final = 256  # of one system call; IOV_MAX of Linux is 1024
 
 
 @contextlib.contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Turn an OSError into the error of pgstore's that says the same; *what* names the file."""
+def explained(what: str, path: str | bytes | int | None = None) -> Iterator[None]:
+    """Turn an OSError into the error of pgstore's that says the same; *what* names the file, which has the path *path*."""
     try:
         yield
     except OSError as exc:
         if isinstance(exc, errors.Error):
             raise
-        raise _explain(exc, what) from exc
-
-
-def _explain(exc: OSError, what: str) -> errors.Error:
-    reason = exc.strerror or str(exc) or type(exc).__name__
-    kinds: list[tuple[type[OSError], type[errors.Error]]] = [
-        (FileNotFoundError, errors.FileMissing),
-        (PermissionError, errors.FileUnreadable),
-        (IsADirectoryError, errors.IsADirectory),
-        (NotADirectoryError, errors.NotADirectory),
-        (FileExistsError, errors.FileExists),
-    ]
-    ours = next((ours for theirs, ours in kinds if isinstance(exc, theirs)), errors.Error)
-    return ours(f"{what}: {reason[:1].lower()}{reason[1:]}")
+        raise errors.of_local(exc, what, path) from exc
 
 
 class Source:
@@ -76,7 +63,7 @@ class Source:
         if not isinstance(local, (str, os.PathLike)):
             return cls._of_object(local)
         name = f"local file {os.fspath(local)!r}"
-        with explained(name):
+        with explained(name, os.fspath(local)):
             file = open(local, "rb", buffering=0)  # noqa: SIM115 - closed by close()
             facts = os.fstat(file.fileno())
             start = 0 if stat.S_ISREG(facts.st_mode) else None
@@ -149,9 +136,9 @@ class Folder:
         self._pattern = pattern
         self._recursive = recursive
         self.restart()
-        with explained(f"local folder {self._root!r}"):
+        with explained(f"local folder {self._root!r}", self._root):
             if not stat.S_ISDIR(os.stat(self._root).st_mode):
-                raise errors.NotADirectory(f"local path {self._root!r} is not a folder; use put_file")
+                raise errors.NotADirectory(f"local path {self._root!r} is not a folder; use put_file", self._root)
 
     def restart(self) -> None:
         """Begin with the first file again."""
@@ -174,7 +161,7 @@ class Folder:
 
     def _read(self, directory: tuple[bytes, ...], name: bytes) -> Found:
         path = self._path(directory, name)
-        with explained(f"local file {path!r}"):
+        with explained(f"local file {path!r}", path):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 facts = os.fstat(fd)
@@ -200,7 +187,7 @@ class Folder:
         path = os.path.join(self._root, *map(os.fsdecode, directory))
         files: list[bytes] = []
         folders: list[bytes] = []
-        with explained(f"local folder {path!r}"), os.scandir(path) as entries:
+        with explained(f"local folder {path!r}", path), os.scandir(path) as entries:
             for entry in entries:
                 name = os.fsencode(entry.name)
                 if entry.is_dir(follow_symlinks=False):
@@ -255,31 +242,37 @@ class Target:
         self._at: dict[str, Any] = {}
         self._mask = 0o7777 if trusted else 0o777
         self._ours = isinstance(local, (str, os.PathLike, Slot))
+        self._shown: str | bytes | None  # the path, in errors
         if not self._ours:
             if not callable(getattr(local, "write", None)):
                 raise errors.InvalidError(f"expected a path or a binary file to write, not {type(local).__name__}")
             self._file: Any = local
             self._name = f"{local!r}"
+            self._shown = None
             return
         if isinstance(local, Slot):
             self._name = f"local file {local.path!r}"
+            self._shown = local.path
             self._handle = local.folder
             self._at = {"dir_fd": local.folder.fd}
             self._path = local.name
         else:
             path = os.fspath(local)  # type: ignore[arg-type]
             self._name = f"local file {path!r}"
+            self._shown = path
             self._path = os.path.realpath(path)
-        with explained(self._name):
+        with explained(self._name, self._shown):
             self._open(mode & self._mask)
 
     def _open(self, mode: int) -> None:
         present = self._present()
         if present is not None and stat.S_ISDIR(present):
-            raise errors.IsADirectory(f"{self._name} is a directory; give the path of the file to write")
+            raise errors.IsADirectory(f"{self._name} is a directory; give the path of the file to write", self._shown)
         if present is not None and not os.access(self._path, os.W_OK, **self._at):
             # replacing it would need no right on the file itself
-            raise errors.FileUnreadable(f"{self._name} may not be written; remove it first, or give another path")
+            raise errors.FileUnreadable(
+                f"{self._name} may not be written; remove it first, or give another path", self._shown
+            )
         if present is not None and not stat.S_ISREG(present):
             # A device or pipe, which must not be replaced.
             fd = os.open(self._path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, **self._at)
@@ -308,7 +301,7 @@ class Target:
         return self._temporary is not None
 
     def write(self, pieces: Sequence[bytes | memoryview]) -> None:
-        with explained(self._name):
+        with explained(self._name, self._shown):
             for piece in pieces:
                 written = self._write(piece)
                 while written is not None and written < len(piece):
@@ -334,7 +327,7 @@ class Target:
         self._write_run(start, run)
 
     def _write_run(self, offset: int, run: list[bytes | memoryview]) -> None:
-        with explained(self._name):
+        with explained(self._name, self._shown):
             while run:
                 written = os.pwritev(self._file.fileno(), run, offset)
                 offset += written
@@ -346,7 +339,7 @@ class Target:
     def finish(self, size_bytes: int) -> None:
         if not self._ours:
             return
-        with explained(self._name):
+        with explained(self._name, self._shown):
             if self._temporary is not None:
                 self._file.truncate(size_bytes)
             self._file.close()
@@ -407,7 +400,7 @@ class LocalFolder:
         self._latest: tuple[bytes, Handle] | None = None  # the folder of the last file
         self._refused: list[str] = []
         self._refused_count = 0
-        with explained(f"local folder {os.fspath(path)!r}"):
+        with explained(f"local folder {os.fspath(path)!r}", os.fspath(path)):
             os.makedirs(self._root, exist_ok=True)
             self._top = Handle(os.open(self._root, _FOLDER))
 
@@ -445,7 +438,7 @@ class LocalFolder:
         folder, place = self._top, self._root
         for name in os.fsdecode(path).split("/") if path else ():
             place = os.path.join(place, name)
-            with explained(f"local folder {place!r}"):
+            with explained(f"local folder {place!r}", place):
                 folder = _step(folder, name, place)
         self._latest = path, folder
         return folder
@@ -477,7 +470,7 @@ class LocalFolder:
             )
             return
         place = self.place(path)
-        with explained(f"local link {place.path!r}"):
+        with explained(f"local link {place.path!r}", place.path):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(place.name, dir_fd=place.folder.fd)
             os.symlink(os.fsdecode(target), place.name, dir_fd=place.folder.fd)
@@ -498,9 +491,9 @@ def _step(folder: Handle, name: str, place: str) -> Handle:
                 os.mkdir(name, dir_fd=folder.fd)
         except OSError as exc:
             if exc.errno in (errno.ENOTDIR, errno.ELOOP, errno.EMLINK):  # a link is one of these, by system
-                raise errors.NotADirectory(f"local path {place!r} is not a folder") from None
+                raise errors.NotADirectory(f"local path {place!r} is not a folder", place) from None
             raise
-    raise errors.FileMissing(f"local folder {place!r} was removed while it was written to")
+    raise errors.FileMissing(f"local folder {place!r} was removed while it was written to", place)
 
 
 def _stays_inside(depth: int, target: bytes) -> bool:

@@ -147,7 +147,7 @@ class Plan:
         self.emptied: dict[int, tuple[bytes, ...]] = {}  # directories that must be empty, with their paths
         self.made = dict(made)
         for ino, kind in self.made.items():
-            self.link(ino, kind, -1)  # its row counts the name that it is about to get
+            self.link(ino, kind, -1)  # its row begins with a link_count of 1, for the name that `insert` counts
 
     def link(self, ino: int, kind: str, names: int) -> None:
         self.links[ino] += names

@@ -81,7 +81,7 @@ class Opened(ABC):
 
     def drop(self, *, in_transaction: bool = False) -> str:
         """
-        Nobody has it any more; this may be a finaliser, which asks nothing of the server. Returns what is lost, if anything.
+        Called when nobody has it any more, also from a finaliser: no I/O. Returns what to warn about, if anything is lost.
 
         *in_transaction*: it belongs to one, in which nothing is written later.
         """
@@ -171,7 +171,8 @@ class OpenedStaged(Opened):
     def _check_history(self) -> None:
         if self._session.history is not self._history:
             raise errors.StaleFile(
-                f"file {self.path!r} was opened before the database was replaced, by a restore or another server; write it again"
+                f"file {self.path!r} was opened before the database was replaced, by a restore or another server; write it again",
+                self.path,
             )
 
     def write(self, offset: int, data: bytes | memoryview) -> Op[int]:

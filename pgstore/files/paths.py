@@ -14,9 +14,15 @@ Names: TypeAlias = tuple[bytes, ...]
 _NOT_NAMES: Final = frozenset((b"", b".", b".."))
 
 
+class DirectoryNames(tuple[bytes, ...]):
+    """Names of a path that ends in a slash: what it leads to must be a directory, as POSIX has it."""
+
+    __slots__ = ()
+
+
 def split(path: object) -> Names:
     """
-    The names that *path* leads through; none: the root.
+    The names that *path* leads through; none: the root. They are `DirectoryNames` where it ends in a slash.
 
     A leading slash may be left out; `.` and repeated slashes mean nothing. `..` is refused: what it means on a real file system
     depends on symbolic links.
@@ -27,9 +33,10 @@ def split(path: object) -> Names:
     if "\0" in text:
         raise errors.InvalidError(f"path {text!r} contains a NUL")
     try:
-        names = tuple(name for name in os.fsencode(text).split(b"/") if name not in (b"", b"."))
+        encoded = os.fsencode(text)
     except UnicodeEncodeError:
         raise errors.InvalidError(f"path {text!r} contains a surrogate that stands for no byte") from None
+    names = tuple(name for name in encoded.split(b"/") if name not in (b"", b"."))
     for name in names:
         if name == b"..":
             raise errors.InvalidError(f"path {text!r} contains '..'")
@@ -37,13 +44,18 @@ def split(path: object) -> Names:
             raise errors.InvalidError(
                 f"path {text!r} contains a name of {len(name)} bytes, at most {NAME_BYTES_MAX} are allowed"
             )
-    return names
+    return DirectoryNames(names) if needs_directory(encoded) else names
+
+
+def needs_directory(path: bytes) -> bool:
+    """Whether what *path* leads to must be a directory."""
+    return path.endswith(b"/")
 
 
 def split_file(path: object) -> Names:
     """`split` for the path of a file to write, which must have a name and not end in a slash."""
     names = split(path)
-    if not names or str(path).endswith("/"):
+    if not names or isinstance(names, DirectoryNames):
         raise errors.InvalidError(f"path {str(path)!r} names a directory; give the path of the file")
     return names
 

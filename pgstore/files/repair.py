@@ -78,7 +78,7 @@ GAPS = Statement(
          SELECT b.id, -1, NULL
            FROM blob b
           UNION ALL
-         SELECT b.id, (b.size_bytes + b.chunk_size_bytes - 1) / b.chunk_size_bytes, NULL
+         SELECT b.id, b.size_bytes / b.chunk_size_bytes + least(b.size_bytes % b.chunk_size_bytes::bigint, 1::bigint), NULL
            FROM blob b
     ), gap AS (
          SELECT e.blob_id, e.position + 1 AS first, pg_catalog.lead(e.position) OVER w - 1 AS last,
@@ -195,9 +195,9 @@ RENAME_IMPOSSIBLE = Statement(
                       pg_catalog.concat('impossible-name-', left(encode(name::bytea, 'hex'), 128), '-', ino), 'UTF8')
      WHERE store_id = $1
        AND (pg_catalog.octet_length(name) NOT BETWEEN 1 AND 255
-            OR name::bytea IN ('\\x2e'::bytea, '\\x2e2e'::bytea)
-            OR position('\\x2f'::bytea IN name::bytea) > 0
-            OR position('\\x00'::bytea IN name::bytea) > 0)
+            OR name::bytea IN (decode('2e', 'hex'), decode('2e2e', 'hex'))
+            OR position(decode('2f', 'hex') IN name::bytea) > 0
+            OR position(decode('00', 'hex') IN name::bytea) > 0)
     """,
     "int8",
 )

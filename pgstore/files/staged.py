@@ -33,7 +33,7 @@ from pgstore.files.contents import (
     zeros,
 )
 from pgstore.files.paths import Names, join
-from pgstore.files.tree import Node, Tree, Walk
+from pgstore.files.tree import Node, Tree, Walk, check_file
 
 FILE_MODE: Final = 0o644
 
@@ -359,9 +359,10 @@ def _beside_mode(node: Node) -> dict[str, Any]:
 
 def check_writable(walk: Walk, names: Names, *, exclusive: bool) -> None:
     """Raise an error if *walk* leads to something that cannot become, or be replaced by, a file."""
+    check_file(walk)
     if walk.node is None:
         return
     if walk.node.is_directory:
         raise is_directory(names)
     if exclusive:
-        raise errors.FileExists(f"{join(names)!r} exists")
+        raise errors.FileExists(f"{join(names)!r} exists", join(names))

@@ -11,7 +11,7 @@ from pgstore.client.session import Session
 from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.files.changes import LIVE, ROOT, Change, ChangeSet, Entry
-from pgstore.files.paths import Names, join
+from pgstore.files.paths import DirectoryNames, Names, join, needs_directory
 
 NEWEST: Final = LIVE - 1  # as the version to read: rows that end later than it are live
 ROOT_MODE: Final = 0o755
@@ -74,13 +74,13 @@ _WALK: Final = f"""
               AND {valid("i", "$4")}) i ON true
      ORDER BY w.step
 """
-_FACTS: Final = (
+FACTS: Final = (
     "i.version_from, i.mode, i.size_bytes, i.mtime_ns, i.ctime_ns, i.uid, i.gid, i.link_count, i.link_target, i.xattrs"
 )
 _CONTENTS: Final = """, i.inline_data, i.blob_id,
            (SELECT b.chunk_size_bytes FROM pgstore.blob b WHERE b.store_id = $1 AND b.id = i.blob_id)"""
-WALK = Statement(_WALK % _FACTS, "int8 int8 bytea[] int8", reads=True)
-WALK_AND_OPEN = Statement(_WALK % (_FACTS + _CONTENTS), "int8 int8 bytea[] int8", reads=True)
+WALK = Statement(_WALK % FACTS, "int8 int8 bytea[] int8", reads=True)
+WALK_AND_OPEN = Statement(_WALK % (FACTS + _CONTENTS), "int8 int8 bytea[] int8", reads=True)
 NAMES_UNROLLED_MAX: Final = 8
 
 
@@ -120,7 +120,7 @@ def _unrolled(length: int, facts: str) -> Statement:
 
 
 _UNROLLED: Final = {
-    opening: [_unrolled(length, _FACTS + (_CONTENTS if opening else "")) for length in range(1, NAMES_UNROLLED_MAX + 1)]
+    opening: [_unrolled(length, FACTS + (_CONTENTS if opening else "")) for length in range(1, NAMES_UNROLLED_MAX + 1)]
     for opening in (False, True)
 }
 
@@ -206,6 +206,8 @@ class Walk(NamedTuple):
     reached: list[tuple[int, str]]  # inode and kind, the root and one for each of the first names
     node: Node | None  # of the last name; None: there is nothing
     version: int  # in which a name on the way, or the node, was last changed
+    needs_directory: bool = False  # by a slash at the end of the path, or of a link at its end
+    names_version: int = 0  # the same without the node
 
     @property
     def parent(self) -> int:
@@ -270,9 +272,10 @@ class Tree:
 
         Args:
             opening: the node has what reading needs, in the same round trip.
-            follow: follow a link that is the last name, too.
+            follow: follow a link that is the last name, too; behind one that ends in a slash a link is followed anyway.
         """
-        path = _Path(start)
+        path = _Path(start, isinstance(names, DirectoryNames))
+        follow = follow or path.needs_directory
         todo = list(names)
         while True:
             if not self._follow_changes(path, todo):
@@ -314,7 +317,10 @@ class Tree:
         """The node that the last row of a walk tells of."""
         if row[4] is None:
             return None
-        node = Node(*path.reached[-1], *row[4:])
+        return self.node_as_changed(Node(*path.reached[-1], *row[4:]))
+
+    def node_as_changed(self, node: Node) -> Node:
+        """*node* with what the transaction changed of it."""
         changed = None if self._changes is None else self._changes.attributes(node.ino)
         return node if changed is None else node.changed(changed)
 
@@ -341,18 +347,20 @@ class Tree:
     def need(self, names: Names, *, opening: bool = False, follow: bool = True) -> Op[Walk]:
         """`walk`, to something that exists."""
         walk = yield from self.walk(names, opening=opening, follow=follow)
+        check_kind(walk)
         if walk.node is None:
             check_directories(walk)
-            raise errors.FileMissing(f"no such file or directory: {join(names)!r}")
+            raise errors.FileMissing(f"no such file or directory: {join(names)!r}", join(names))
         return walk
 
     def place(self, names: Names, *, start: Walk = AT_ROOT, follow: bool = True) -> Op[Walk]:
         """`walk`, to where something will be written: what exists on the way must be directories."""
         walk = yield from self.walk(names, start=start, follow=follow)
         check_directories(walk)
+        check_kind(walk)
         if b".." in walk.names:
             raise errors.FileMissing(
-                f"a symbolic link on the way to {join(names)!r} leads nowhere: {join(walk.names)!r}"
+                f"a symbolic link on the way to {join(names)!r} leads nowhere: {join(walk.names)!r}", join(names)
             )
         return walk
 
@@ -373,7 +381,8 @@ class Tree:
 class _Path:
     """A walk under way."""
 
-    def __init__(self, start: Walk) -> None:
+    def __init__(self, start: Walk, needs_directory: bool) -> None:
+        self.needs_directory = needs_directory
         self.names = list(start.names)
         self.reached = list(start.reached)
         self._versions = [start.version] * len(self.reached)
@@ -403,20 +412,40 @@ class _Path:
         """Go where *link* leads, which was the last step."""
         self._links += 1
         if self._links > LINKS_MAX:
-            raise errors.LinkLoop(f"more than {LINKS_MAX} symbolic links on the way to {join(self.names)!r}")
+            raise errors.LinkLoop(
+                f"more than {LINKS_MAX} symbolic links on the way to {join(self.names)!r}", join(self.names)
+            )
         self._back()
         target = link.link_target or b""
         if target.startswith(b"/"):
             del self.names[:], self.reached[1:], self._versions[1:]
+        if not todo and needs_directory(target):
+            self.needs_directory = True
         todo[:0] = [name for name in target.split(b"/") if name not in (b"", b".")]
 
     def ending_in(self, rest: list[bytes], node: Node | None = None) -> Walk:
         """The walk, if *rest* does not exist. A `..` in it takes a step back that was not made."""
-        version = max(self._versions) if node is None else max(*self._versions, node.version)
-        return Walk((*self.names, *rest), self.reached, node, version)
+        names_version = max(self._versions)
+        version = names_version if node is None else max(names_version, node.version)
+        return Walk((*self.names, *rest), self.reached, node, version, self.needs_directory, names_version)
 
 
 def check_directories(walk: Walk) -> None:
     """Raise `NotADirectory` if something that exists on the way is no directory."""
     if walk.reached[-1][1] != "d" and len(walk.reached) <= len(walk.names):
-        raise errors.NotADirectory(f"{join(walk.names[: len(walk.reached) - 1])!r} is not a directory")
+        path = join(walk.names[: len(walk.reached) - 1])
+        raise errors.NotADirectory(f"{path!r} is not a directory", path)
+
+
+def check_kind(walk: Walk) -> None:
+    """Raise `NotADirectory` if the path ends in a slash and what is there is no directory."""
+    if walk.needs_directory and walk.node is not None and not walk.node.is_directory:
+        path = join(walk.names)
+        raise errors.NotADirectory(f"{path!r} is not a directory, which the slash at the end of its path says", path)
+
+
+def check_file(walk: Walk) -> None:
+    """Raise `NotADirectory` if a file is to be made at a path that ends in a slash."""
+    if walk.needs_directory and walk.node is None:
+        path = join(walk.names)
+        raise errors.NotADirectory(f"there is no directory {path!r}; leave the slash out to name a file so", path)

@@ -23,7 +23,7 @@ from pgstore.files.local import Folder, Found, Source
 from pgstore.files.paths import Names, join
 from pgstore.files.progress import Progress
 from pgstore.files.rows import reserve_inodes
-from pgstore.files.tree import Tree
+from pgstore.files.tree import Tree, check_file
 
 VOLUME_PUT = Statement(
     "SELECT pgstore.volume_put($1, $2, $3, $4, $5, $6, $7, $8, $9)",
@@ -102,11 +102,12 @@ def put_file(
         if_version: only if what is there has not changed since; 0: if there is nothing.
     """
     walk = yield from tree.place(names)
+    check_file(walk)
     if walk.node is not None:
         if walk.node.is_directory:
             raise is_directory(names)
         if not force:
-            raise errors.FileExists(f"{join(names)!r} exists; pass force=True to replace it")
+            raise errors.FileExists(f"{join(names)!r} exists; pass force=True to replace it", join(names))
     if if_version is not None:  # at once, before the upload, where the commit would
         check_version(walk.names, None if walk.node is None else walk.version, if_version)
     builder = Builder(tree)
@@ -133,7 +134,7 @@ def put_directory(tree: Tree, folder: Folder, names: Names, progress: Progress, 
     builder = Builder(tree, inodes_at_once=100)
     target = yield from tree.place(names)
     if target.node is not None and not target.node.is_directory:
-        raise errors.NotADirectory(f"{join(names)!r} is not a directory")
+        raise errors.NotADirectory(f"{join(names)!r} is not a directory", join(names))
     while batch := (yield Call(folder.batch)):
         yield from _put_batch(builder, folder, names, batch, progress, force)
         if tree.changes.full:
@@ -152,7 +153,8 @@ def _put_batch(
             yield from builder.check_not_directories(parent, [found.name for found in files])
         else:
             for name in (yield from builder.names_in(parent, [found.name for found in files])):
-                raise errors.FileExists(f"{join((*parent.path, name))!r} exists; pass force=True to replace it")
+                path = join((*parent.path, name))
+                raise errors.FileExists(f"{path!r} exists; pass force=True to replace it", path)
         for found in files:
             data, mode, mtime_ns = found.data, found.mode, found.mtime_ns
             if data is not None:

@@ -2,7 +2,7 @@
 
 Rows to change are named by their places, found by one look at the key each: as a condition, a list of keys may be compared with
 each row of the store, where that was planned while there were few. The lock keeps the places from changing. `$1::numeric` says
-which store and fits no index, so that the places are gone to rather than compared with, again, each row of the store.
+which store and fits no index: the cast keeps the planner from using one, so that the rows are fetched by their ctid.
 """
 
 from __future__ import annotations

@@ -148,6 +148,14 @@ class QueueBase(Store):
         if (yield from in_transaction()):
             raise errors.InvalidError(f"{what} inside a transaction {why}")
 
+    def _encode_all(self, items: Iterable[Any]) -> list[bytes]:
+        payloads: list[bytes] = []
+        try:
+            payloads.extend(map(self._encode, items))
+        except (errors.SerializationError, errors.ValueTooLarge) as exc:
+            raise type(exc)(f"item {len(payloads)} of put_many: {exc}") from exc.__cause__
+        return payloads
+
     def _encode(self, item: Any) -> bytes:
         payload = dumps(item, "item")
         check_size(len(payload) + self._signature_bytes, "an item for {!r}", self)
@@ -164,26 +172,26 @@ class QueueBase(Store):
         assert facts is not None
         return Signer(self._runner.settings.signing_keys, facts.id, b"pgstore queue")
 
-    def _sign(self, payload: bytes) -> bytes:
-        return self._signer.sign(payload) + payload
+    def _sign(self, payload: bytes, partition: str) -> bytes:
+        return self._signer.sign(partition, payload) + payload
 
-    def _decode_all(self, rows: Rows) -> list[Any]:
+    def _decode_all(self, rows: Rows, partition: str) -> list[Any]:
         """The items of *rows*, as `_decode` gives them."""
         if {row[2] for row in rows} == {"p"} and not self._runner.settings.signing_keys:
             # In one go: a call for each would take a quarter of the time. What fails is named below.
             with contextlib.suppress(*NOT_LOADED):
                 return [pickle.loads(row[3]) for row in rows]
-        return [self._decode(row) for row in rows]
+        return [self._decode(row, partition) for row in rows]
 
-    def _decode(self, row: Sequence[Any]) -> Any:
+    def _decode(self, row: Sequence[Any], partition: str) -> Any:
         """The item of a row that starts with id, put_at, codec, payload."""
         if row[2] == "j":
             return load_json(row[3], "item {} of {!r}", row[0], self)
         if row[2] != "p" or self._runner.settings.signing_keys:
-            return loads(self._checked(row), "item {} of {!r}", row[0], self)
+            return loads(self._checked(row, partition), "item {} of {!r}", row[0], self)
         return loads(row[3], "item {} of {!r}", row[0], self)
 
-    def _checked(self, row: Sequence[Any]) -> bytes:
+    def _checked(self, row: Sequence[Any], partition: str) -> bytes:
         """The pickle of a row, if this client may load it."""
         number, _, codec, payload = row[:4]
         has_keys = bool(self._runner.settings.signing_keys)
@@ -191,7 +199,7 @@ class QueueBase(Store):
             reason = "is not signed, and this client has signing keys"
         elif codec != "s":
             reason = f"is of codec {codec!r}, which this version does not know"
-        elif has_keys and not self._signer.has_signed(payload[:SIGNATURE_BYTES], payload[SIGNATURE_BYTES:]):
+        elif has_keys and not self._signer.has_signed(payload[:SIGNATURE_BYTES], partition, payload[SIGNATURE_BYTES:]):
             reason = "is signed by none of this client's keys"
         else:
             return bytes(payload[SIGNATURE_BYTES:])

@@ -74,12 +74,12 @@ class KnownPartition:
         self.fresh_until = 0.0  # until then `low` is good enough; after it the server looks the mark up
         self.looks = 0  # since the mark was asked for
         self.has_large = True  # items, as far as is known: of many it is better to ask first how large they are
-        # Since the mark was raised. By chance at first: with more partitions than are remembered the marks still rise.
+        # Since the mark was raised. It starts at random: so the marks of partitions that are forgotten again and again still rise.
         self.taken = random.randrange(ADVANCE_ITEMS)
         self.advancing: tuple[Any, ...] = (None, None, None)  # what `queue_advance` wants to be told the next time
 
     def note(self, items: int) -> None:
-        """So many were taken, by one statement. Each statement passes the dead rows, so many small ones want a closer mark."""
+        """So many were taken, by one statement. Each statement scans the dead rows anew, so small ones count extra."""
         self.taken += items + ADVANCE_STATEMENT
 
     @property

@@ -72,11 +72,65 @@ BRING_BACK: Final = Statement(
               WHERE s.id = $1
               ORDER BY g.due_at, g.id
              RETURNING partition)
-    SELECT d.items, pgstore.notify_if_awaited($1, b.partition)
-      FROM (SELECT count(*) AS items FROM due) AS d
+    SELECT d.items, d.lapses_in, pgstore.notify_if_awaited($1, b.partition)
+      FROM (SELECT count(*) AS items,
+                   (SELECT extract(epoch FROM min(l.lapses_at) - statement_timestamp())::double precision
+                      FROM pgstore.queue_lapse l
+                     WHERE l.store_id = $1) AS lapses_in
+              FROM due) AS d
       LEFT JOIN (SELECT DISTINCT partition FROM back) AS b ON true
     """,
     "int8 int4",
+    reads=True,  # repeating it does no harm
+)
+# Empty the partitions whose time is over, of what nobody is at work on: taken and leased items are passed over, and those that come
+# back from a lease go with the next time.
+SWEEP: Final = Statement(
+    """
+    WITH lapsed AS MATERIALIZED (
+             SELECT partition, put_at
+               FROM pgstore.queue_lapse
+              WHERE store_id = $1
+                AND lapses_at <= statement_timestamp()
+              ORDER BY partition
+                FOR UPDATE SKIP LOCKED),
+         items AS (
+             DELETE FROM pgstore.queue_item
+              WHERE store_id = $1
+                AND ctid = ANY (ARRAY(SELECT i.ctid
+                                        FROM lapsed l
+                                        JOIN pgstore.queue_item i ON i.store_id = $1
+                                                                 AND i.partition = l.partition
+                                                                 AND i.put_at <= l.put_at
+                                         FOR UPDATE OF i SKIP LOCKED))
+             RETURNING 1),
+         deferred AS (
+             DELETE FROM pgstore.queue_deferred
+              WHERE store_id = $1
+                AND id = ANY (ARRAY(SELECT e.id
+                                      FROM lapsed l
+                                      JOIN pgstore.queue_deferred e ON e.store_id = $1
+                                                                   AND e.partition = l.partition
+                                                                   AND e.put_at <= l.put_at
+                                     WHERE e.kind = 'd'
+                                        OR (e.kind = 'l' AND e.due_at <= statement_timestamp())
+                                       FOR UPDATE OF e SKIP LOCKED))
+             RETURNING 1),
+         done AS (
+             DELETE FROM pgstore.queue_lapse AS q
+              USING lapsed l
+              WHERE q.store_id = $1
+                AND q.partition = l.partition
+                AND NOT EXISTS (SELECT
+                                  FROM pgstore.queue_deferred e
+                                 WHERE e.store_id = $1
+                                   AND e.partition = l.partition
+                                   AND e.kind = 'l'
+                                   AND e.due_at > statement_timestamp()
+                                   AND e.put_at <= l.put_at))
+    SELECT (SELECT count(*) FROM items) + (SELECT count(*) FROM deferred)
+    """,
+    "int8",
     reads=True,  # repeating it does no harm
 )
 # The lease number $2 on the item that was put at $3: after a restore, or a failover that lost something, the sequence gives numbers
@@ -186,6 +240,21 @@ DEAD_LETTERS = Statement(
     "int8 int8",
     reads=True,
 )
+# Those that nobody has moved yet: leases that have ended, and were the last.
+DYING_LETTERS = Statement(
+    """
+    SELECT id, put_at, codec, payload, attempts, partition, 'the lease ended'
+      FROM pgstore.queue_deferred
+     WHERE store_id = $1
+       AND due_at <= statement_timestamp()
+       AND kind = 'l'
+       AND attempts >= $3
+     ORDER BY id
+     LIMIT $2
+    """,
+    "int8 int8 int4",
+    reads=True,
+)
 REVIVE = Statement(
     f"""
     WITH {INSERTING},
@@ -249,7 +318,7 @@ class Lease:
         Raises:
             DeserializationError: this process cannot load it; its bytes are in the error's `raw`.
         """
-        return self._store._decode(self._row)
+        return self._store._decode(self._row, self._partition)
 
     @property
     def is_lost(self) -> bool:
@@ -405,7 +474,7 @@ class DeadLetter:
     @property
     def item(self) -> Any:
         """The item. Raises `DeserializationError` if this process cannot load it."""
-        return self._store._decode(self._row)
+        return self._store._decode(self._row, self.partition or "")
 
 
 class Leasing(QueueBase):
@@ -415,18 +484,23 @@ class Leasing(QueueBase):
     def dead_letters(self, n: int = 100) -> Op[list[DeadLetter]]:
         """Return the oldest *n* dead letters, of all partitions; there are some only with `max_attempts`."""
         wanted = check_count(n, "dead_letters")
-        store_id = yield from self._locate()
-        rows: Rows = yield Query(DEAD_LETTERS, store_id, wanted)
+        facts = yield from self._open()
+        rows: Rows = yield Query(DEAD_LETTERS, facts.id, wanted)
+        if "max_attempts" in facts.options:
+            rows += yield Query(DYING_LETTERS, facts.id, wanted, facts.options["max_attempts"])
+            rows = sorted(rows, key=lambda row: int(row[0]))[:wanted]
         if not rows:
-            yield from self._check_exists(store_id)
+            yield from self._check_exists(facts.id)
         return [DeadLetter(row[0], row[5] or None, row[1].astimezone(), row[4], row[6], row, self) for row in rows]
 
     @operation
     def revive(self, letters: Iterable[DeadLetter] | DeadLetter | None = None) -> Op[int]:
         """Put dead letters back, to the end of their partitions and as if never leased; None: all. Returns how many."""
         ids = _ids(letters)
-        store_id = yield from self._locate()
+        store_id = yield from self._bury_all()
         rows: Rows = yield Query(REVIVE, store_id, ids)
+        if not rows:
+            yield from self._check_exists(store_id)
         yield from self._announce({Topic(store_id, partition): None for (partition,) in rows})
         return len(rows)
 
@@ -434,11 +508,20 @@ class Leasing(QueueBase):
     def discard(self, letters: Iterable[DeadLetter] | DeadLetter | None = None) -> Op[int]:
         """Delete dead letters; None: all. Returns how many."""
         ids = _ids(letters)
-        store_id = yield from self._locate()
+        store_id = yield from self._bury_all()
         counting = yield from tally(self._of(store_id))
         deleted: int = yield Query(DISCARD, store_id, ids)
+        if not deleted:
+            yield from self._check_exists(store_id)
         counting.count(cleared=deleted)
         return deleted
+
+    def _bury_all(self) -> Op[int]:
+        """Make dead letters of all that are to be some by now; the id of the Queue."""
+        facts = yield from self._open()
+        while "max_attempts" in facts.options and (yield from self._bring_back(facts)):
+            pass
+        return facts.id
 
     # ------------------------------------------------------------------------------------------------- coming back
 
@@ -449,11 +532,26 @@ class Leasing(QueueBase):
             queue.check_at = 0.0
 
     def _bring_back(self, facts: Facts) -> Op[bool]:
-        """Move what has become due, as much as one statement may. Returns whether there may be more."""
+        """
+        Move what has become due, as much as one statement may, and empty what has had its time. Returns whether there may be more.
+        """
         query = Query(BRING_BACK, facts.id, facts.options.get("max_attempts"))
         # Apart from a transaction: others would have to wait for its end to see what came back.
         rows: Rows = yield Apart(one(query))
+        lapses_in = rows[0][1]
+        if lapses_in is not None:
+            if lapses_in <= 0:
+                yield Apart(self._sweep(facts.id))
+            else:
+                queue = self._of(facts.id)
+                queue.check_at = min(queue.check_at, monotonic() + lapses_in)
         return bool(rows[0][0] == DUE_ITEMS)
+
+    def _sweep(self, store_id: int) -> Op[None]:
+        """Empty the partitions whose time is over."""
+        counting = yield from tally(self._of(store_id))
+        ((swept,),) = yield Query(SWEEP, store_id)
+        counting.count(cleared=swept)
 
 
 def one(query: Query) -> Op[Any]:

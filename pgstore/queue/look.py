@@ -11,8 +11,10 @@ from pgstore.core.limit import within
 from pgstore.core.numbers import as_int
 from pgstore.core.operation import Listen, Op, PagedIterator, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
-from pgstore.queue.base import QueueBase, check_count, partition_name, room_topic
+from pgstore.queue.base import check_count, partition_name, room_topic
 from pgstore.queue.known import tally
+from pgstore.queue.lease import Leasing
+from pgstore.registry import Facts
 
 LOOK = Statement(
     """
@@ -21,16 +23,88 @@ LOOK = Statement(
      WHERE store_id = $1
        AND partition = $2
        AND id > $3
+       AND put_at > coalesce((SELECT l.put_at
+                                FROM pgstore.queue_lapse l
+                               WHERE l.store_id = $1
+                                 AND l.partition = $2
+                                 AND l.lapses_at <= statement_timestamp()), '-infinity')
      ORDER BY id
      LIMIT $4
     """,
     "int8 text int8 int8",
     reads=True,
 )
-LEN = Statement(
-    "SELECT count(*) FROM pgstore.queue_item WHERE store_id = $1 AND partition = $2", "int8 text", reads=True
+# What is due and has not been moved back, which those do who take: see `lease.BRING_BACK`.
+_DUE: Final = """
+      FROM pgstore.queue_deferred e
+     WHERE e.store_id = $1
+       AND e.due_at <= statement_timestamp()
+       AND (e.kind = 'l' AND e.attempts >= {max_attempts}) IS NOT TRUE
+       AND NOT EXISTS (SELECT
+                         FROM pgstore.queue_lapse l
+                        WHERE l.store_id = $1
+                          AND l.partition = e.partition
+                          AND l.lapses_at <= statement_timestamp()
+                          AND l.put_at >= e.put_at)
+"""
+# How many items are in partitions whose time is over (`lease.SWEEP`); all are counted from the index alone.
+_LAPSED: Final = """
+    SELECT coalesce(sum((SELECT count(*)
+                           FROM pgstore.queue_item i
+                          WHERE i.store_id = $1
+                            AND i.partition = l.partition
+                            AND i.put_at <= l.put_at)), 0)::bigint
+      FROM pgstore.queue_lapse l
+     WHERE l.store_id = $1
+       AND l.lapses_at <= statement_timestamp()
+"""
+# The oldest $2 due items of partition $3.
+LOOK_DUE = Statement(
+    f"""
+    SELECT e.id, e.put_at, e.codec, e.payload
+    {_DUE.format(max_attempts="$4")}
+       AND e.partition = $3
+     ORDER BY e.due_at, e.id
+     LIMIT $2
+    """,
+    "int8 int8 text int4",
+    reads=True,
 )
-LEN_TOTAL = Statement("SELECT count(*) FROM pgstore.queue_item WHERE store_id = $1", "int8", reads=True)
+# Seconds until the next one of a partition is due.
+DUE_IN = Statement(
+    """
+    SELECT extract(epoch FROM min(e.due_at) - statement_timestamp())::double precision
+      FROM pgstore.queue_deferred e
+     WHERE e.store_id = $1
+       AND e.partition = $2
+       AND e.due_at > statement_timestamp()
+    """,
+    "int8 text",
+    reads=True,
+)
+LEN = Statement(
+    f"""
+    SELECT (SELECT count(*)
+              FROM pgstore.queue_item
+             WHERE store_id = $1
+               AND partition = $2)
+         - ({_LAPSED} AND l.partition = $2)
+         + (SELECT count(*) {_DUE.format(max_attempts="$3")} AND e.partition = $2)
+    """,
+    "int8 text int4",
+    reads=True,
+)
+LEN_TOTAL = Statement(
+    f"""
+    SELECT (SELECT count(*)
+              FROM pgstore.queue_item
+             WHERE store_id = $1)
+         - ({_LAPSED})
+         + (SELECT count(*) {_DUE.format(max_attempts="$2")})
+    """,
+    "int8 int4",
+    reads=True,
+)
 
 CLEAR_ITEMS: Final = 10_000  # of one statement
 # No row: the queue does not exist any more.
@@ -59,9 +133,16 @@ _CLEAR: Final = """
 CLEAR = Statement(_CLEAR.format(of_partition="AND partition = $3", items=CLEAR_ITEMS), "int8 int8 text")
 CLEAR_ALL = Statement(_CLEAR.format(of_partition="", items=CLEAR_ITEMS), "int8 int8")
 
+# And what is due of leased items.
 CLEAR_DELAYED = Statement(
-    "DELETE FROM pgstore.queue_deferred WHERE store_id = $1 AND kind = 'd' AND ($2 IS NULL OR partition = $2)",
-    "int8 text",
+    """
+    DELETE FROM pgstore.queue_deferred
+     WHERE store_id = $1
+       AND ($2 IS NULL OR partition = $2)
+       AND (kind = 'd'
+            OR (kind = 'l' AND due_at <= statement_timestamp() AND (attempts >= $3) IS NOT TRUE))
+    """,
+    "int8 text int4",
 )
 
 
@@ -78,6 +159,8 @@ class ItemIterator(PagedIterator[Any]):
         self._partition = partition
         self._patience = patience
         self._position = after
+        self._only_due = False  # the last item was seen where it waits
+        self._seen_due: set[int] = set()
 
     @property
     def position(self) -> int:
@@ -87,53 +170,80 @@ class ItemIterator(PagedIterator[Any]):
     def _next(self) -> Op[list[Any] | None]:
         deadline = Deadline.after(self._patience)
         with within(deadline if self._patience else Deadline.after(None)):
-            store_id = yield from self._store._locate()
-            rows = yield from self._look(store_id)
+            facts = yield from self._store._open()
+            rows = yield from self._look(facts.id)
             if not rows:
-                yield from self._store._check_exists(store_id)
-                if not deadline.passed():
-                    rows = yield from self._wait(store_id, deadline)
+                yield from self._store._check_exists(facts.id)
+                rows = yield from self._look_for_due(facts)
+                if not rows and not deadline.passed():
+                    rows = yield from self._wait(facts, deadline)
         if not rows:
             return None
-        self._position = rows[0][0]
-        return [self._store._decode(rows[0])]
+        if not self._only_due:
+            self._position = rows[0][0]
+        return [self._store._decode(rows[0], self._partition)]
+
+    def _look_for_due(self, facts: Facts) -> Op[Rows]:
+        """Move back what is due, at the end, and look again; who may not do that sees it where it is."""
+        self._only_due = False
+        due = yield from self._store._look_due(facts, self._partition, 1 + len(self._seen_due))
+        if not due:
+            return []
+        try:
+            yield from self._store._bring_back(facts)
+        except errors.AccessDenied:
+            self._only_due = True
+            fresh = [row for row in due if row[0] not in self._seen_due][:1]
+            self._seen_due.update(row[0] for row in fresh)
+            return fresh
+        return (yield from self._look(facts.id))
 
     def _look(self, store_id: int) -> Op[Rows]:
         rows: Rows = yield Query(LOOK, store_id, self._partition, self._position, 1)
         return rows
 
-    def _wait(self, store_id: int, deadline: Deadline) -> Op[Rows]:
-        ticket = yield Listen(Topic(store_id, self._partition))
+    def _wait(self, facts: Facts, deadline: Deadline) -> Op[Rows]:
+        ticket = yield Listen(Topic(facts.id, self._partition))
         try:
             for seconds in waits():
-                rows = yield from self._look(store_id)
+                rows = (yield from self._look(facts.id)) or (yield from self._look_for_due(facts))
                 if rows or deadline.passed():
                     return rows
-                woken = yield Wait(ticket, min(seconds, deadline.remaining()))
+                ((due_in,),) = yield Query(DUE_IN, facts.id, self._partition)
+                pause = seconds if due_in is None else min(seconds, max(due_in, 0.001))
+                woken = yield Wait(ticket, min(pause, deadline.remaining()))
                 if not woken and seconds > 1:
-                    yield from self._store._check_exists(store_id)
+                    yield from self._store._check_exists(facts.id)
         finally:
             ticket.close()
         raise AssertionError("unreachable")
 
 
-class Looking(QueueBase):
+class Looking(Leasing):
     """`peek`, `iterate`, `len` and `clear`."""
+
+    def _look_due(self, facts: Facts, partition: str, wanted: int) -> Op[Rows]:
+        """What is due comes at the end."""
+        last = facts.options.get("max_attempts")
+        rows: Rows = yield Query(LOOK_DUE, facts.id, wanted, partition, last)
+        return rows
 
     @operation
     def peek(self, n: int = 1, *, partition: str | None = None) -> Op[list[Any]]:
         """
         Return the oldest *n* items, or as many as there are, and leave them in the queue.
 
-        Those that an open transaction has taken are still among them; leased and delayed ones are not.
+        Those that an open transaction has taken are still among them; leased and delayed ones are not, until they are due.
         """
         wanted = check_count(n, "peek")
         name = partition_name(partition)
-        store_id = yield from self._locate()
-        rows = yield Query(LOOK, store_id, name, 0, wanted)
+        facts = yield from self._open()
+        rows = yield Query(LOOK, facts.id, name, 0, wanted)
+        if len(rows) < wanted:
+            rows += yield from self._look_due(facts, name, wanted - len(rows))
         if not rows:
-            yield from self._check_exists(store_id)
-        return [self._decode(row) for row in rows]
+            yield from self._check_exists(facts.id)
+        return [self._decode(row, name) for row in rows]
 
     def iterate(
         self,
@@ -167,11 +277,12 @@ class Looking(QueueBase):
         """Return the number of items in a partition, or of all with *total*; counted."""
         if total and partition is not None:
             raise errors.InvalidError("len takes partition= or total=True, not both")
-        store_id = yield from self._locate()
-        query = Query(LEN_TOTAL, store_id) if total else Query(LEN, store_id, partition_name(partition))
+        facts = yield from self._open()
+        last = facts.options.get("max_attempts")
+        query = Query(LEN_TOTAL, facts.id, last) if total else Query(LEN, facts.id, partition_name(partition), last)
         count: int = (yield query)[0][0]
         if count == 0:
-            yield from self._check_exists(store_id)
+            yield from self._check_exists(facts.id)
         return count
 
     def __len__(self) -> int:
@@ -203,6 +314,6 @@ class Looking(QueueBase):
         while cleared := (yield query):
             counting.count(cleared=cleared)
             queue.took(cleared)
-        counting.count(cleared=(yield Query(CLEAR_DELAYED, facts.id, name)))
+        counting.count(cleared=(yield Query(CLEAR_DELAYED, facts.id, name, facts.options.get("max_attempts"))))
         if "maxsize" in facts.options:
             yield from self._announce([room_topic(facts.id)])

@@ -16,7 +16,7 @@ from pgstore import errors
 from pgstore.client.announcements import Announcements, in_transaction
 from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key, waits
 from pgstore.core.batches import batches
-from pgstore.core.clock import Deadline
+from pgstore.core.clock import Deadline, monotonic
 from pgstore.core.limit import within
 from pgstore.core.names import UNSTORABLE
 from pgstore.core.operation import BeforeCommit, Listen, Op, Query, Topic, Wait, atomic, operation
@@ -28,13 +28,13 @@ from pgstore.queue.base import (
     NOT_DURABLE,
     RELAX,
     RELAXED,
-    QueueBase,
     check_seconds,
     one_of,
     partition_name,
     room_topic,
     waking,
 )
+from pgstore.queue.lease import Leasing
 from pgstore.registry import Facts
 
 # Of one statement of `put_many`. Not COPY, however many: at 5,000 and 100,000 items of 100 bytes, and at 2,000 of 10 kB, it had 0.8
@@ -81,8 +81,23 @@ SIGNED: Final = dict(zip(_PLAIN, _puts(signed=True), strict=True))
 
 LOCK_ROOM = Statement("SELECT pgstore.queue_take_turn($1, 'r', '')", "int8")
 
+# From now on partition $2 is emptied in $3 seconds, of what was put until now.
+LAPSE = Statement(
+    """
+    INSERT INTO pgstore.queue_lapse AS l (store_id, partition, lapses_at)
+    SELECT s.id, $2, statement_timestamp() + $3 * interval '1 second'
+      FROM pgstore.store s
+     WHERE s.id = $1
+    ON CONFLICT (store_id, partition) DO UPDATE
+       SET put_at = excluded.put_at,
+           lapses_at = excluded.lapses_at
+    """,
+    "int8 text float8",
+)
+
 KEY_BYTES_MAX: Final = 1024
 HAS_KEY = Statement("SELECT 1 FROM pgstore.queue_key WHERE store_id = $1 AND key = $2", "int8 text", reads=True)
+PARTITION_SECONDS_MIN: Final = 0.001
 _COLLECT_EVERY: Final = 100  # puts with a key
 FORGET_KEYS = Statement(
     """
@@ -188,7 +203,7 @@ class Terms:
     durable: bool
 
 
-class Putting(QueueBase):
+class Putting(Leasing):
     """`put` and `put_many`."""
 
     @operation
@@ -212,7 +227,9 @@ class Putting(QueueBase):
         Args:
             block: wait for room in a Queue that was made with `maxsize` and is full; else raise at once.
             timeout: wait at most so many seconds, for room and for all else; None: for ever.
-            partition_ttl: accepted as Modal's, without effect: nothing in a Queue expires.
+            partition_ttl: empty the partition so many seconds after its last put that said so; None: this put changes nothing in
+                when, and what comes after such a put stays. Leased items are their worker's. Such puts into one partition wait for
+                each other's commits.
             delay: seconds until the item can be taken; it is then put at the end. It does not count for `maxsize`.
             idempotency_key: do nothing if this Queue had a put with this key in the last 24 hours, or longer. Such a put is
                 repeated by itself when the connection breaks.
@@ -226,6 +243,24 @@ class Putting(QueueBase):
             SerializationError: *item* cannot be pickled.
             ValueTooLarge: it is above 256 MiB.
         """
+        if partition_ttl is not None:
+            yield from self._put_lapsing(
+                self.put.op(
+                    item,
+                    block,
+                    timeout,
+                    v=v,
+                    partition=partition,
+                    delay=delay,
+                    idempotency_key=idempotency_key,
+                    ordered=ordered,
+                    durable=durable,
+                ),
+                partition,
+                partition_ttl,
+                durable,
+            )
+            return
         deadline = Deadline.after(timeout, block=block)
         name = partition_name(partition)
         payload = self._encode(one_of(item, v, "put", "item= and v="))
@@ -234,7 +269,7 @@ class Putting(QueueBase):
             if facts is None or facts.history is not self._client.history:  # type: ignore[union-attr]
                 facts = yield from self._know()
             if self._runner.settings.signing_keys:
-                payload = self._sign(payload)
+                payload = self._sign(payload, name)
             if delay or ordered or idempotency_key is not None or "maxsize" in facts.options:
                 terms = _terms(delay, idempotency_key, ordered, durable)
                 yield from self._put_on_terms(facts, name, [payload], terms, deadline)
@@ -264,13 +299,31 @@ class Putting(QueueBase):
 
         The other arguments are those of `put`, for all of them together.
         """
+        if partition_ttl is not None:
+            yield from self._put_lapsing(
+                self.put_many.op(
+                    items,
+                    block,
+                    timeout,
+                    vs=vs,
+                    partition=partition,
+                    delay=delay,
+                    idempotency_key=idempotency_key,
+                    ordered=ordered,
+                    durable=durable,
+                ),
+                partition,
+                partition_ttl,
+                durable,
+            )
+            return
         deadline = Deadline.after(timeout, block=block)
         name = partition_name(partition)
-        payloads = [self._encode(item) for item in one_of(items, vs, "put_many", "items= and vs=")]
+        payloads = self._encode_all(one_of(items, vs, "put_many", "items= and vs="))
         with within(deadline, self._late_put):
             facts = yield from self._open()
             if self._runner.settings.signing_keys:
-                payloads = [self._sign(payload) for payload in payloads]
+                payloads = [self._sign(payload, name) for payload in payloads]
             if not durable or delay or ordered or idempotency_key is not None or "maxsize" in facts.options:
                 terms = _terms(delay, idempotency_key, ordered, durable)
                 yield from self._put_on_terms(facts, name, payloads, terms, deadline)
@@ -280,6 +333,24 @@ class Putting(QueueBase):
                 yield from self._insert(facts.id, name, cut[0], PUT_MANY, PUT_MANY_SILENTLY)
             elif cut:
                 yield from atomic(self._insert_batches(facts.id, name, cut))
+            else:
+                yield from self._check_exists(facts.id)
+
+    def _put_lapsing(self, put: Op[None], partition: str | None, partition_ttl: float, durable: bool) -> Op[None]:
+        """*put*, after which the partition has so much time."""
+        name = partition_name(partition)
+        seconds = check_seconds(partition_ttl, "partition_ttl", above=PARTITION_SECONDS_MIN)
+        facts = yield from self._open()
+
+        def both() -> Op[None]:
+            yield from self._sweep(facts.id)  # what has had its time does not get more by this put
+            yield from put
+            yield Query(LAPSE, facts.id, name, seconds)
+
+        # Not in a transaction where the put may wait for room, or says something that goes for all of one.
+        yield from (both() if "maxsize" in facts.options or not durable else atomic(both()))
+        queue = self._of(facts.id)
+        queue.check_at = min(queue.check_at, monotonic() + seconds)
 
     def _insert_batches(self, store_id: int, partition: str, cut: list[list[bytes]]) -> Op[None]:
         for batch in cut:
@@ -308,6 +379,7 @@ class Putting(QueueBase):
         maxsize: int | None = None if terms.delay else facts.options.get("maxsize")
         cut = list(batches(payloads, len, rows_max=BATCH_ITEMS))
         if not cut:
+            yield from self._check_exists(facts.id)
             return
         if maxsize is None:
             body = self._insert_on_terms(facts, partition, cut, terms)

@@ -216,7 +216,7 @@ class Taking(Leasing):
             deadline = Deadline.after(timeout, block=block)
             with within(deadline, self._late_get):
                 rows = yield from self._take(1, block, timeout, deadline, name, durable=durable)
-            return self._decode(rows[0]) if rows else None
+            return self._decode(rows[0], name) if rows else None
         leases = yield from self._lease(1, block, timeout, name, lease, renew, durable)
         return leases[0] if leases else None
 
@@ -260,7 +260,7 @@ class Taking(Leasing):
         with within(deadline, self._late_get):
             rows = yield from self._take(wanted, block, timeout, deadline, name, durable=durable)
         try:
-            return self._decode_all(rows)
+            return self._decode_all(rows, name)
         except errors.DeserializationError:
             store_id = yield from self._locate()
             counting = yield from tally(self._of(store_id))
@@ -314,11 +314,17 @@ class Taking(Leasing):
             queue = self._of(facts.id)
             known = queue.partition(partition, self._runner.servers_seen)
             rows = yield from self._look(facts, partition, queue, known, n, lease, durable)
-        if not rows and facts.history is not self._runner.history:
-            yield from self._check_exists(facts.id)
+        if not rows:
+            # Is there still a Queue, and has anything become due since the last check?
+            found = yield Query(PEEK, facts.id, partition, _low(known))
+            if not found:
+                yield from self._is_gone(facts.id)
+            due_in = found[0][1]
+            if due_in is not None and due_in <= 0:
+                yield from self._bring_back(facts)
+                rows = yield from self._look(facts, partition, queue, known, n, lease, durable)
         if rows or not block:
             return rows
-        yield from self._check_exists(facts.id)
         if deadline.passed():
             raise self._empty(timeout, partition)
         # Listening comes before the second look: a put in between wakes us.

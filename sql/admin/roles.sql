@@ -26,9 +26,7 @@ DECLARE
     reader     pg_catalog.name;
     writer     pg_catalog.name;
     owner      pg_catalog.name;
-    holder     pg_catalog.name;  -- who is to own it all
-    keeper     pg_catalog.name;  -- who has owned it
-    is_off     pg_catalog.bool;
+    heir       pg_catalog.name;  -- who is to own what there is
     me         pg_catalog.pg_roles%ROWTYPE;
     since_16   pg_catalog.bool;  -- membership has SET and INHERIT of its own
     may_become pg_catalog.text;
@@ -82,11 +80,14 @@ BEGIN
                        CASE object.grantee WHEN 0 THEN 'PUBLIC' ELSE object.grantee::regrole::text END);
     END LOOP;
 
-    is_off := coalesce(current_setting('pgstore.roles', true), '') = 'off';
+    IF current_setting('pgstore.roles', true) = 'off' THEN
+        PERFORM set_config('search_path', path, true);
+        RETURN;
+    END IF;
 
     -- Roles. Another database of the cluster may be doing the same: who comes second waits for the first and then finds the role.
     FOREACH role_name IN ARRAY ARRAY[reader, writer, owner] LOOP
-        IF NOT is_off AND to_regrole(quote_ident(role_name)) IS NULL AND (me.rolcreaterole OR me.rolsuper) THEN
+        IF to_regrole(quote_ident(role_name)) IS NULL AND (me.rolcreaterole OR me.rolsuper) THEN
             BEGIN
                 EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
             EXCEPTION WHEN duplicate_object OR unique_violation OR insufficient_privilege THEN
@@ -95,9 +96,12 @@ BEGIN
         END IF;
     END LOOP;
 
-    -- Ownership, so that any member of the owner role may migrate later. It goes over only if the current role keeps all its
-    -- rights, as a member that inherits. Since PostgreSQL 16 the maker of a role only administers it, and becomes a member here.
-    IF NOT is_off AND to_regrole(quote_ident(owner)) IS NOT NULL THEN
+    -- Ownership, so that any member of the owner role may migrate later. It goes over only if who has it now keeps all rights, as a
+    -- superuser or a member that inherits: the current role, and the role that owns the tables, which a program may use. That one
+    -- stays the owner else, and gets what a superuser has made in its place. Nothing is taken over from anybody else: a function of
+    -- theirs would run with the rights of its new owner. Since PostgreSQL 16 the maker of a role only administers it, and becomes a
+    -- member here.
+    IF to_regrole(quote_ident(owner)) IS NOT NULL THEN
         IF NOT (pg_has_role(owner, 'USAGE') AND pg_has_role(owner, may_become)) AND (me.rolinherit OR since_16) THEN
             BEGIN
                 EXECUTE format('GRANT %I TO %I', owner, current_user)
@@ -111,24 +115,20 @@ BEGIN
         EXECUTE format('GRANT ALL ON ALL TABLES IN SCHEMA pgstore TO %I', owner);
         EXECUTE format('GRANT ALL ON ALL SEQUENCES IN SCHEMA pgstore TO %I', owner);
         EXECUTE format('GRANT ALL ON ALL ROUTINES IN SCHEMA pgstore TO %I', owner);
-        holder := owner;
-    END IF;
 
-    -- Nor is it taken from a role that would lose its rights, as that of an application in whose database an administrator migrates:
-    -- then what is new goes over to that role.
-    keeper := (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = to_regclass('pgstore.schema_revision'));
-    IF keeper <> current_user AND NOT coalesce(pg_has_role(keeper, holder, 'USAGE'), false) THEN
-        holder := keeper;
-    END IF;
-    IF holder IS NOT NULL THEN
-        IF pg_has_role(holder, 'USAGE') AND pg_has_role(holder, may_become) AND has_schema_privilege(holder, 'pgstore', 'CREATE') THEN
+        heir := coalesce((SELECT pg_get_userbyid(c.relowner)
+                            FROM pg_class c
+                           WHERE c.oid = to_regclass('pgstore.schema_revision')
+                             AND NOT pg_has_role(c.relowner, owner, 'USAGE')), owner);
+        IF pg_has_role(heir, 'USAGE') AND pg_has_role(heir, may_become) AND has_schema_privilege(heir, 'pgstore', 'CREATE') THEN
             FOR object IN
                 SELECT 'TABLE' AS kind, c.oid::regclass::text AS name
                   FROM pg_class c
                  WHERE c.relnamespace = 'pgstore'::regnamespace
                    AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')  -- ALTER TABLE takes them all
-                   AND pg_get_userbyid(c.relowner) <> holder
+                   AND pg_get_userbyid(c.relowner) <> heir
                    AND pg_has_role(c.relowner, 'USAGE')
+                   AND (c.relowner = me.oid OR pg_has_role(c.relowner, owner, 'USAGE'))
                    AND NOT EXISTS (SELECT  -- sequences of columns follow their table
                                      FROM pg_depend d
                                     WHERE d.classid = 'pg_class'::regclass
@@ -139,17 +139,19 @@ BEGIN
                 SELECT 'ROUTINE', p.oid::regprocedure::text
                   FROM pg_proc p
                  WHERE p.pronamespace = 'pgstore'::regnamespace
-                   AND pg_get_userbyid(p.proowner) <> holder
+                   AND pg_get_userbyid(p.proowner) <> heir
                    AND pg_has_role(p.proowner, 'USAGE')
+                   AND (p.proowner = me.oid OR pg_has_role(p.proowner, owner, 'USAGE'))
                  UNION ALL
                 SELECT 'TYPE', t.oid::regtype::text
                   FROM pg_type t
                  WHERE t.typnamespace = 'pgstore'::regnamespace
                    AND t.typtype IN ('d', 'e', 'r')  -- not the row types of tables
-                   AND pg_get_userbyid(t.typowner) <> holder
+                   AND pg_get_userbyid(t.typowner) <> heir
                    AND pg_has_role(t.typowner, 'USAGE')
+                   AND (t.typowner = me.oid OR pg_has_role(t.typowner, owner, 'USAGE'))
             LOOP
-                EXECUTE format('ALTER %s %s OWNER TO %I', object.kind, object.name, holder);
+                EXECUTE format('ALTER %s %s OWNER TO %I', object.kind, object.name, heir);
             END LOOP;
 
             -- Large objects are used with the rights of the functions' owner. Each takes a lock, so no more at once: run it again.
@@ -159,27 +161,22 @@ BEGIN
                     SELECT k.large_object AS name
                       FROM pgstore.chunk k
                       JOIN pg_largeobject_metadata m ON m.oid = k.large_object
-                     WHERE pg_get_userbyid(m.lomowner) <> holder
+                     WHERE pg_get_userbyid(m.lomowner) <> heir
                        AND CASE WHEN pg_has_role(m.lomowner, 'USAGE')
                                 THEN lo_get(m.oid, 0, 32) = pgstore.chunk_header(k.store_id, k.id) ELSE false END
                      LIMIT 5000
                 LOOP
-                    EXECUTE format('ALTER LARGE OBJECT %s OWNER TO %I', object.name, holder);
+                    EXECUTE format('ALTER LARGE OBJECT %s OWNER TO %I', object.name, heir);
                 END LOOP;
             END IF;
 
-            -- The schema too, where PostgreSQL lets the current role: that takes CREATE on the database.
+            -- The schema too, where PostgreSQL lets the current role: that takes CREATE on the database. Whose it is may drop all.
             IF EXISTS (SELECT FROM pg_namespace n
-                        WHERE n.nspname = 'pgstore' AND pg_get_userbyid(n.nspowner) <> holder AND pg_has_role(n.nspowner, 'USAGE'))
+                        WHERE n.nspname = 'pgstore' AND pg_get_userbyid(n.nspowner) <> heir AND pg_has_role(n.nspowner, 'USAGE'))
                AND has_database_privilege(current_database(), 'CREATE') THEN
-                EXECUTE format('ALTER SCHEMA pgstore OWNER TO %I', holder);
+                EXECUTE format('ALTER SCHEMA pgstore OWNER TO %I', heir);
             END IF;
         END IF;
-    END IF;
-
-    IF is_off THEN
-        PERFORM set_config('search_path', path, true);
-        RETURN;
     END IF;
 
     IF to_regrole(quote_ident(reader)) IS NOT NULL THEN

@@ -3,6 +3,6 @@
 SELECT d.store_id, d.parent, d.name, d.ino, d.version_to
   FROM pgstore.dirent d
  WHERE pg_catalog.octet_length(d.name) NOT BETWEEN 1 AND 255
-    OR d.name::bytea IN ('\x2e'::bytea, '\x2e2e'::bytea)
-    OR position('\x2f'::bytea IN d.name::bytea) > 0
-    OR position('\x00'::bytea IN d.name::bytea) > 0;
+    OR d.name::bytea IN (decode('2e', 'hex'), decode('2e2e', 'hex'))
+    OR position(decode('2f', 'hex') IN d.name::bytea) > 0
+    OR position(decode('00', 'hex') IN d.name::bytea) > 0;

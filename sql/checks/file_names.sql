@@ -26,7 +26,7 @@ WITH RECURSIVE store AS (
 SELECT n.store_id, n.parent, n.name, n.version_from, n.version_to, n.ino, 'leads to no inode of its kind' AS finding
   FROM name n
  WHERE n.first < n.last
-   AND n.last - n.first <> (SELECT coalesce(sum(least(i.version_to, n.last) - greatest(i.version_from, n.first)), 0)::bigint
+   AND (n.last - n.first)::numeric <> (SELECT coalesce(sum(least(i.version_to, n.last) - greatest(i.version_from, n.first)), 0::numeric)
                               FROM pgstore.inode i
                              WHERE i.store_id = n.store_id AND i.ino::bigint = n.ino AND i.kind::"char" = n.kind
                                AND i.version_from < n.last AND i.version_to > n.first)
@@ -34,7 +34,7 @@ SELECT n.store_id, n.parent, n.name, n.version_from, n.version_to, n.ino, 'leads
 SELECT n.store_id, n.parent, n.name, n.version_from, n.version_to, n.ino, 'stands in no directory'
   FROM name n
  WHERE n.first < n.last
-   AND n.last - n.first <> (SELECT coalesce(sum(least(i.version_to, n.last) - greatest(i.version_from, n.first)), 0)::bigint
+   AND (n.last - n.first)::numeric <> (SELECT coalesce(sum(least(i.version_to, n.last) - greatest(i.version_from, n.first)), 0::numeric)
                               FROM pgstore.inode i
                              WHERE i.store_id = n.store_id AND i.ino::bigint = n.parent AND i.kind::"char" = 'd'
                                AND i.version_from < n.last AND i.version_to > n.first)

@@ -29,6 +29,11 @@ SELECT 'queue_key', k.store_id, count(*)
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = k.store_id)
  GROUP BY k.store_id
  UNION ALL
+SELECT 'queue_lapse', l.store_id, count(*)
+  FROM pgstore.queue_lapse l
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = l.store_id)
+ GROUP BY l.store_id
+ UNION ALL
 SELECT 'queue_head', h.store_id, count(*)
   FROM pgstore.queue_head h
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = h.store_id)

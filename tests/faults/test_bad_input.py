@@ -23,7 +23,7 @@ def stores(client, store_name):
 
 @pytest.mark.parametrize(
     "timeout",
-    [-1, -0.001, float("nan"), "x", "1", True, decimal.Decimal(1), 1j, []],
+    [-1, -0.001, float("nan"), "x", "1", True, decimal.Decimal("NaN"), 1j, []],
     ids=lambda value: repr(value)[:12],
 )
 def test_a_timeout_is_a_number_of_seconds_or_none(call, stores, timeout):
@@ -42,7 +42,9 @@ def test_a_timeout_is_a_number_of_seconds_or_none(call, stores, timeout):
 
 
 @pytest.mark.parametrize(
-    "timeout", [float("inf"), 1e300, 10**30, 10**400, 0, 0.0, None], ids=lambda value: repr(value)[:12]
+    "timeout",
+    [float("inf"), 1e300, 10**30, 10**400, 0, 0.0, decimal.Decimal(1), None],
+    ids=lambda value: repr(value)[:12],
 )
 def test_every_number_of_seconds_is_a_timeout(call, stores, timeout):
     _, queue = stores

@@ -6,8 +6,10 @@ import asyncio
 import collections
 import contextvars
 import gc
+import signal
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -200,7 +202,7 @@ def test_threads_that_hold_transactions_are_waited_for_and_then_explained(own_da
         with client.transaction():
             entries["k"] = 2
             with pytest.raises(StoreUnavailable, match="connections_max"):
-                Background(entries.get, "k").result()
+                Background(client.run_transaction, partial(entries.get, "k")).result()
         assert entries["k"] == 2
 
 
@@ -214,7 +216,7 @@ def test_tasks_that_hold_transactions_are_waited_for_and_then_explained(own_data
         async with client.transaction():
             await entries.put.aio("k", 2)
             with pytest.raises(StoreUnavailable, match="connections_max"):
-                await _apart(entries.get.aio("k"))
+                await _apart(client.run_transaction_async(partial(entries.get.aio, "k")))
         assert await entries.get.aio("k") == 2
 
     asyncio.run(main())
@@ -406,3 +408,183 @@ def test_threads_that_use_a_client_while_it_is_closed_finish(own_database, eye):
         assert entries.items() == [(number, 29) for number in range(6)]
     gc.collect()
     until(lambda: not backends(eye, "closing"))
+
+
+# -------------------------------------------------------------------------------- what must go on while all are busy
+
+
+def hold_all(client, work, number):
+    """Run *work* in as many transactions as *client* has connections, in all at once when each has begun."""
+    entries = pgstore.Dict.persist("held", client=client).hydrate()
+    begun = threading.Barrier(number)
+
+    def hold(each):
+        with client.transaction():
+            entries[each] = 1
+            begun.wait(30)
+            return work(each)
+
+    return [Background(hold, each) for each in range(number)]
+
+
+def test_locks_in_transactions_of_all_connections_are_taken(only, eye):
+    """
+    A lock is apart from the transaction, so it wants a connection that no other transaction can hold.
+    """
+    entries = pgstore.Dict.persist("entries", client=only).hydrate()
+
+    def lock(number):
+        with entries.lock(number):
+            entries[number] = number
+        return backends(eye, "only")
+
+    counts = [each.result(20) for each in hold_all(only, lock, 3)]
+
+    assert max(counts) <= 5
+    assert entries.len() == 3
+
+
+def test_locks_in_transactions_of_all_tasks_are_taken(only):
+    async def main():
+        entries = pgstore.Dict.persist("entries", client=only)
+        await entries.hydrate.aio()
+        begun = asyncio.Barrier(3)
+
+        async def work(number):
+            async with only.transaction():
+                await entries.put.aio(("held", number), 1)
+                await begun.wait()
+                async with entries.lock(number):
+                    await entries.put.aio(number, number)
+
+        await asyncio.wait_for(asyncio.gather(*(work(number) for number in range(3))), 20)
+        return await entries.len.aio()
+
+    assert asyncio.run(main()) == 6
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_a_put_comes_through_when_gets_wait_in_transactions_of_all_connections(only, in_transaction):
+    """
+    They wait for what only this put brings.
+    """
+    queue = pgstore.Queue.persist("queue", client=only).hydrate()
+    waiting = hold_all(only, lambda _: queue.get(timeout=20), 3)
+    until(lambda: sum(link.is_waiting for link in list(only._blocking.links._links)) == 3)
+
+    put = partial(queue.put_many, range(3))
+    Background(only.run_transaction, put).result(10) if in_transaction else Background(put).result(10)
+
+    assert sorted(each.result(10) for each in waiting) == [0, 1, 2]
+
+
+def test_a_put_comes_through_when_gets_of_tasks_wait_in_transactions_of_all_connections(only):
+    async def main():
+        queue = pgstore.Queue.persist("queue", client=only)
+        await queue.hydrate.aio()
+        begun = asyncio.Barrier(4)
+
+        async def wait(number):
+            async with only.transaction():
+                await queue.put.aio(number, partition="held")
+                await begun.wait()
+                return await queue.get.aio(timeout=20)
+
+        waiting = [asyncio.ensure_future(wait(number)) for number in range(3)]
+        await begun.wait()
+        await asyncio.wait_for(queue.put_many.aio(range(3)), 10)
+        return sorted(await asyncio.wait_for(asyncio.gather(*waiting), 10))
+
+    assert asyncio.run(main()) == [0, 1, 2]
+
+
+def test_the_last_connection_is_not_waited_on(only):
+    """
+    Else nobody could put what all of them wait for.
+    """
+    queue = pgstore.Queue.persist("queue", client=only).hydrate()
+    waiting = hold_all(only, lambda _: queue.get(timeout=20), 3)
+    until(lambda: sum(link.is_waiting for link in list(only._blocking.links._links)) == 3)
+
+    def wait_too():
+        with only.transaction():
+            queue.put("x", partition="other")
+            queue.get(timeout=20)
+
+    with pytest.raises(StoreUnavailable, match="must not wait too"):
+        Background(wait_too).result(10)
+    queue.put_many(range(3))
+    assert sorted(each.result(10) for each in waiting) == [0, 1, 2]
+
+
+def test_leases_are_renewed_while_transactions_hold_all_connections(only, own_database, monkeypatch):
+    queue = pgstore.Queue.persist("queue", client=only).hydrate()
+    queue.put_many(range(3))
+    leases = [queue.get(lease=1, renew=True) for _ in range(3)]
+    done = threading.Event()
+
+    def ack(number):
+        done.wait(30)
+        leases[number].ack()
+
+    working = hold_all(only, ack, 3)
+    with pgstore.Client(own_database) as other, pytest.raises(pgstore.errors.QueueEmpty):
+        pgstore.Queue.from_name("queue", client=other).get(timeout=2.5)
+    done.set()
+    for each in working:
+        each.result(20)
+    assert not any(lease.is_lost for lease in leases)
+
+
+def test_the_session_beats_while_transactions_hold_all_connections(only, eye):
+    ephemeral = pgstore.Dict.ephemeral(client=only)
+    ephemeral["k"] = 1
+    before = eye.value("SELECT heartbeat_at FROM pgstore.session")
+    done = threading.Event()
+    working = hold_all(only, lambda _: done.wait(30), 3)
+
+    Background(only.run_in_background, only.session._keep_alive()).result(5)
+
+    assert eye.value("SELECT heartbeat_at FROM pgstore.session") > before
+    done.set()
+    for each in working:
+        each.result(20)
+
+
+def test_a_signal_handler_uses_a_store_while_its_thread_holds_the_only_connection(own_database):
+    with pgstore.Client(own_database, connections_max=1) as client:
+        entries = pgstore.Dict.persist("entries", client=client)
+        entries["n"] = 0
+        done: list[int] = []
+
+        def beat(*_):
+            done.append(entries.increment("n"))
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+        before = signal.signal(signal.SIGALRM, beat)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            while len(done) < 20:
+                entries["k"] = 1
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert entries["n"] == len(done)
+
+
+def test_a_call_within_calls_that_hold_all_connections_raises_at_once(own_database):
+    """
+    It would wait for what its own thread holds, and that for it.
+    """
+    with pgstore.Client(own_database, connections_max=1) as client:
+        links_ = client._blocking.links
+        entries = pgstore.Dict.persist("entries", client=client)
+        entries["k"] = 1
+        held = [
+            links_.acquire() for _ in range(3)
+        ]  # as three calls, each in a signal handler that came into the one before
+        with pytest.raises(StoreUnavailable, match="very thread"):
+            entries.get("k")
+        for link in held:
+            links_.release(link)
+        assert entries["k"] == 1

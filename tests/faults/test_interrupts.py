@@ -381,11 +381,11 @@ def press_ctrl_c():
     signal.pthread_kill(main, signal.SIGINT)
 
 
-def every_line(function, step=1):
+def every_line(function, step=1, where=None):
     """
     Call *function* again and again, raising KeyboardInterrupt before the first, the second, the third ... line that the package
     runs in it; yields where, and what it returned or None if it was interrupted, until it gets through.
-    *step* leaves lines out where there are many.
+    *step* leaves lines out where there are many, *where* those that it does not say yes to.
     """
     number = 0
     while True:
@@ -397,7 +397,7 @@ def every_line(function, step=1):
             nonlocal left, place
             if not frame.f_code.co_filename.startswith(PACKAGE):
                 return None
-            if event == "line" and place is None and can_be_interrupted(frame):
+            if event == "line" and place is None and can_be_interrupted(frame) and (where is None or where(frame)):
                 left -= 1
                 if not left:
                     place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -420,10 +420,18 @@ def every_line(function, step=1):
 def can_be_interrupted(frame):
     """
     Not between a `with` block and the call of `__exit__`, nor between an expression and its return: there Python looks at no
-    signals. It does at the beginning of an `__exit__` written in Python, and then nobody can help.
+    signals, as it does not at an assignment with which a `finally` begins. It does at the beginning of an `__exit__` written in
+    Python, and then nobody can help.
     """
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-    return not re.match(r"try:|with |async with |except StopIteration|return [\w.]+($| )", line)
+    return not re.match(
+        r"try:|with |async with |except StopIteration|return [\w.]+($| )|root\.is_at_work = False", line
+    )
+
+
+def calls_or_turns(frame):
+    """Whether the line calls something or is the head of a loop."""
+    return calls(frame) or linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip().startswith("while ")
 
 
 def calls(frame):
@@ -520,10 +528,10 @@ def test_an_interrupt_while_the_answers_to_a_get_that_begins_a_transaction_are_r
     read = links.Link.read
     calls = itertools.count(1)
 
-    def interrupted(link, result, statement=None):
+    def interrupted(link, result, statement=None, **how):
         if next(calls) == number:
             raise KeyboardInterrupt
-        return read(link, result, statement)
+        return read(link, result, statement, **how)
 
     with client.transaction():
         monkeypatch.setattr(links.Link, "read", interrupted)
@@ -545,11 +553,11 @@ def test_an_interrupt_while_the_answer_to_a_failed_begin_is_read_is_what_the_cal
     monkeypatch.setattr(links.base, "BEGIN", Statement("BEGIN ISOLATION LEVEL WRONG"))
     read = links.Link.read
 
-    def interrupted(link, result, statement=None):
+    def interrupted(link, result, statement=None, **how):
         if result.status == ExecStatus.FATAL_ERROR:
             monkeypatch.setattr(links.Link, "read", read)
             raise KeyboardInterrupt
-        return read(link, result, statement)
+        return read(link, result, statement, **how)
 
     with pytest.raises(KeyboardInterrupt), client.transaction():
         monkeypatch.setattr(links.Link, "read", interrupted)
@@ -631,6 +639,103 @@ def test_an_interrupt_before_any_line_of_a_pop_loses_nothing(client, eye):
         if value is not None:
             entries[1, 2] = value
         assert eye.value("SELECT count(*) FROM pgstore.dict_entry") == 1, place
+
+
+@pytest.mark.parametrize("kind", ["get_many", "pop"])
+def test_an_interrupt_before_any_line_of_what_puts_back_what_cannot_be_loaded_loses_nothing(client, eye, kind):
+    """
+    What was taken is in nobody's hands between the failure and the statement that puts it back.
+    """
+    queue = pgstore.Queue.persist("queue", client=client).hydrate()
+    entries = pgstore.Dict.persist("entries", client=client)
+    queue.put_many(["a", "b", "c"])
+    entries.update({"k": "a", "l": "b", "m": "c"})
+    eye.rows(
+        "UPDATE pgstore.queue_item SET payload = '\\x8004522e' WHERE id = (SELECT min(id) FROM pgstore.queue_item)"
+    )
+    eye.rows("UPDATE pgstore.dict_entry SET value = '\\x8004522e' WHERE key = 'k'")
+
+    def take():
+        with contextlib.suppress(pgstore.errors.DeserializationError):
+            queue.get_many(3, block=False) if kind == "get_many" else entries.pop("k")
+
+    for place, _ in every_line(take):
+        until(lambda: not putting_back())
+        assert eye.value("SELECT count(*) FROM pgstore.queue_item") == 3, place
+        assert eye.value("SELECT count(*) FROM pgstore.dict_entry") == 3, place
+
+
+@pytest.mark.parametrize("kind", ["get", "lease", "pop", "pop_many"])
+def test_an_interrupt_before_any_line_in_a_joined_transaction_that_goes_on_loses_nothing(
+    client, own_database, queue, eye, kind
+):
+    """
+    Psycopg forgets the answer to what it could not stop; whoever catches Ctrl-C in the block still commits.
+    """
+    entries = pgstore.Dict.persist("entries", client=client)
+    take = {
+        "get": lambda: queue.get(block=False),
+        "lease": lambda: queue.get(block=False, lease=600),
+        "pop": lambda: entries.pop("k"),
+        "pop_many": lambda: entries.pop_many(["k", "l"]),
+    }[kind]
+
+    def fill():
+        queue.clear()
+        eye.rows("DELETE FROM pgstore.queue_deferred")
+        queue.put_many(["a", "b"])
+        entries.update({"k": ("v",), "l": ("w",)})
+
+    fill()
+    take()
+    fill()
+    place = "before the first"
+    takes = every_line(take, where=calls_or_turns)
+    with psycopg.connect(own_database) as connection:
+        while place:
+            result = None
+            with contextlib.suppress(pgstore.errors.TransactionFailed), client.transaction(connection=connection):
+                place, result = next(takes)
+            connection.commit()
+            if result is not None:
+                fill()
+            assert eye.value("SELECT count(*) FROM pgstore.queue_item") == 2, place
+            assert eye.value("SELECT count(*) FROM pgstore.dict_entry") == 2, place
+
+
+def test_a_cancelled_take_in_a_joined_transaction_that_goes_on_loses_nothing(client, own_database, eye):
+    """
+    A time limit around a get is caught in the block, so the caller's transaction commits.
+    """
+    queue = pgstore.Queue.persist("queue", client=client).hydrate()
+    entries = pgstore.Dict.persist("entries", client=client)
+    rng = random.Random(6)
+
+    async def main():
+        interrupted = 0
+        await queue.put_many.aio(range(3))
+        await entries.put.aio("k", ("v",))
+        async with await psycopg.AsyncConnection.connect(own_database) as connection:
+            for _ in range(120):
+                got, value = [], None
+                with contextlib.suppress(pgstore.errors.TransactionFailed):
+                    async with client.transaction(connection=connection):
+                        try:
+                            async with asyncio.timeout(0.004 * rng.random() ** 2):
+                                got.append(await queue.get.aio(block=False))
+                                value = await entries.pop.aio("k")
+                        except TimeoutError:
+                            interrupted += 1
+                        if value is not None:
+                            await entries.put.aio("k", value)
+                        if got:
+                            await queue.put_many.aio(got)
+                await connection.commit()
+                assert eye.value("SELECT count(*) FROM pgstore.queue_item") == 3
+                assert eye.value("SELECT count(*) FROM pgstore.dict_entry") == 1
+        return interrupted
+
+    assert asyncio.run(main()) > 5
 
 
 def test_an_interrupt_before_any_line_of_a_transaction_commits_all_or_nothing(client, queue, eye):

@@ -104,7 +104,7 @@ def test_several_reads_whose_answer_is_lost_are_repeated_together(call, client, 
 
     def read():
         store_id = yield from queue._locate()
-        return (yield Many([Query(LEN, store_id, ""), Query(LEN_TOTAL, store_id)]))
+        return (yield Many([Query(LEN, store_id, "", 5), Query(LEN_TOTAL, store_id, 5)]))
 
     proxy.cut_after(from_server=0)
     found = client.run(read()) if call.form == "blocking" else call.run(client.run_async(read()))
@@ -568,3 +568,49 @@ def test_a_write_in_place_whose_answer_is_lost_is_not_done_again(call, client, p
             file.write(b"b")
 
     assert len(b"".join(nfs.read_file("file"))) in (100_000, 100_001)
+
+
+@pytest.mark.parametrize("kind", ["entry", "item", "items", "pair"])
+def test_what_a_server_that_was_told_to_end_has_not_answered_is_done_again(
+    call, client, stores, proxy, eye, own_database, kind
+):
+    """
+    Its last words arrive after the statement was sent, and say that it was not done.
+    """
+    entries, queue = stores
+    pairs = QueueOfPairs.from_name("queue", client=client)
+    writes = {
+        "entry": (lambda number: call(entries.increment, "n"), lambda: entries["n"]),
+        "item": (lambda number: call(queue.put, number), queue.len),
+        "items": (lambda number: call(queue.put_many, [number]), queue.len),
+        "pair": (lambda number: call(pairs.put_twice, number), lambda: queue.len() // 2),
+    }
+    write, count = writes[kind]
+    write(0)
+    for number in range(1, 4):
+        proxy.delay_seconds = 0.1
+        eye.terminate_all()
+        write(number)
+        proxy.delay_seconds = 0.0
+
+    assert count() == 4
+
+
+def test_a_connection_may_break_wherever_it_is_being_set_up(call, client, stores, proxy):
+    """
+    Each step of it is tried again, like the call that wants the connection.
+    """
+    entries, _ = stores
+    size = proxy.bytes_from["server"]
+    proxy.cut()
+    call(entries.get, "k")
+    size = proxy.bytes_from["server"] - size
+    for left in range(0, size, max(1, size // 25)):
+        proxy.cut()
+        proxy.cut_after(from_server=left)
+        try:
+            call(entries.get, "k")
+        except pgstore.Error:
+            continue
+    proxy.cut_after()
+    assert call(entries.get, "k") == 1

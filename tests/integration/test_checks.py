@@ -78,7 +78,7 @@ DAMAGE = [
       for name in ("", ".", "..", "a/b", "/", "..\\000", "x" * 256)),
     ("file_versions", "versions are missing", "DELETE FROM pgstore.volume_version WHERE version = 2"),
     ("file_versions", "not been made", "INSERT INTO pgstore.version_pin VALUES (%(v)s, 99999, 77)"),
-    ("sequences", "session.id", "INSERT INTO pgstore.session (id, host, pid) VALUES (99999, 'h', 1)"),
+    ("sequences", "session.id", f"INSERT INTO pgstore.session (id, host, pid) VALUES ({99999 << 20}, 'h', 1)"),
     ("sequences", "store.id",
      f"INSERT INTO pgstore.store (id, environment, kind, name) VALUES ({99999 << 20}, 'main', 'dict', 'x')"),
     ("sequences", "dict_entry.revision", "SELECT setval('pgstore.dict_revision_seq', 1, false)"),
@@ -123,6 +123,10 @@ DAMAGE = [
     ("large_objects", "not its own",
      "UPDATE pgstore.chunk SET data = NULL, large_object = lo_from_bytea(0, 'theirs') WHERE id = %(chunk)s"),
     ("large_objects", "another chunk has the same", "UPDATE pgstore.chunk SET data = NULL, large_object = 1"),
+    ("installation", "installation", "DELETE FROM pgstore.installation"),
+    ("installation", "schema_revision", "DELETE FROM pgstore.schema_revision"),
+    ("file_names", "leads to no inode",
+     "UPDATE pgstore.inode SET ino = %(file)s, version_to = version_to - 1, version_from = 0 WHERE ino = %(linked)s"),
     ("orphans", "dirent", "INSERT INTO pgstore.dirent VALUES (0, 1, 'x', 0, 1, 1, 'f')"),
     ("orphans", "chunk_left", "INSERT INTO pgstore.chunk_left VALUES (0, 1)"),
 ]  # fmt: skip
@@ -642,14 +646,21 @@ def test_impossible_names_are_given_others(damaged, cli):
 # ----------------------------------------------------------------------------------------------- stores without a row
 
 
+@pytest.mark.parametrize("at_once", [False, True], ids=["one by one", "at once"])
 @pytest.mark.parametrize("kind", ["Dict", "Queue", "Volume", "NetworkFileSystem"])
-def test_a_store_whose_row_is_lost_is_kept(own_database, cli, kind):
+def test_a_store_whose_row_is_lost_is_kept(own_database, cli, kind, at_once):
     """
     What is left of it is the only copy. It is told how to make the row again; all is there then.
     """
     with pgstore.Client(own_database) as client, psycopg.connect(own_database, autocommit=True) as connection:
         store = getattr(pgstore, kind).from_name("s", create_if_missing=True, client=client)
+        if at_once and kind == "Dict":
+            store.update({0: 0, 1: 1})
+        elif at_once and kind == "Queue":
+            store.put_many([0, 1])
         for number in range(2):
+            if at_once and kind in ("Dict", "Queue"):
+                break
             if kind == "Dict":
                 store[number] = number
             elif kind == "Queue":

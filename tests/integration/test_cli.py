@@ -166,6 +166,7 @@ def command(request):
         "http://host/database",
         "postgresql://me:secret@1@host/database",
         "postgresql://me:secret/1@host/database",
+        "postgresql://me:secret%zz@host/database",
     ],
 )
 def test_a_wrong_url_is_named_without_its_password(cli, command, url):

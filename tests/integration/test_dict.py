@@ -437,3 +437,73 @@ def _walked(iterator):
             return seen
         except pgstore.DeserializationError:
             seen.append("?")
+
+
+# -------------------------------------------------------------------------------------------- corners of a mapping
+
+
+def test_a_key_may_have_any_name(store):
+    store.update(self=1, store=2)
+    asyncio.run(store.update.aio(other=3, owner=4, self=1))
+    type(store).update(store, self=1)
+
+    assert store.items() == [("other", 3), ("owner", 4), ("self", 1), ("store", 2)]
+
+
+@pytest.mark.parametrize("other", [None, 5])
+def test_what_is_no_mapping_is_a_type_error(store, other):
+    with pytest.raises(TypeError):
+        store |= other
+    with pytest.raises(TypeError):
+        store | other
+    with pytest.raises(TypeError):
+        other | store
+
+
+def test_a_mistake_names_the_key(call, store):
+    for put in (
+        lambda: call(store.put, "the key", threading.Lock()),
+        lambda: call(store.update, {"other": 1, "the key": threading.Lock()}),
+        lambda: call(store.setdefault, "the key", threading.Lock()),
+    ):
+        with pytest.raises(pgstore.SerializationError, match="'the key'"):
+            put()
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**70)])
+def test_a_number_beyond_64_bits_is_said_to_be_one(call, store, number):
+    store["large"] = number
+
+    with pytest.raises(OverflowError, match="beyond 64 bits"):
+        call(store.increment, "large")
+
+
+def test_what_cannot_be_compared_is_told(call, store):
+    """
+    As arrays: `==` compares their elements.
+    """
+
+    class Ambiguous:
+        def __bool__(self):
+            raise ValueError("more than one element")
+
+    class Vector:
+        def __eq__(self, other):
+            return Ambiguous()
+
+        __hash__ = None  # type: ignore[assignment]
+
+    store["vector"] = 1
+
+    with pytest.raises(pgstore.InvalidError, match="'vector'.*cannot be compared"):
+        call(store.compare_and_set, "vector", Vector(), 0)
+    assert store["vector"] == 1
+
+
+def test_a_cursor_of_another_type_is_refused(client, store_name):
+    watched = pgstore.Dict.from_name(store_name, create_if_missing=True, client=client, watch=True)
+
+    bad: list[Any] = [5, b"1-2-3", "1-2"]
+    for since in bad:
+        with pytest.raises(pgstore.InvalidError, match="not the cursor"):
+            watched.watch(since=since)

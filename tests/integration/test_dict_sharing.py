@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 import multiprocessing
 import sys
@@ -302,6 +303,64 @@ def test_a_lock_has_one_holder(store, store_elsewhere):
 
     assert max(most) == 1
     assert len(most) == 30
+
+
+def test_threads_that_share_a_lock_object_wait_for_each_other(store):
+    """
+    As with `threading.Lock`, whose form this is.
+    """
+    lock = store.lock("k", timeout=20)
+    inside, most, tokens = 0, 0, []
+
+    def work(_):
+        nonlocal inside, most
+        for _ in range(3):
+            with lock:
+                inside += 1
+                most = max(most, inside)
+                tokens.append(lock.token)
+                time.sleep(0.02)
+                inside -= 1
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+
+    assert (most, len(set(tokens))) == (1, 12)
+    assert lock.acquire(block=False) is True
+
+
+def test_tasks_that_share_a_lock_object_wait_for_each_other(client, store):
+    lock = store.lock("k", timeout=20)
+    inside, most, runs = 0, 0, 0
+
+    async def work():
+        nonlocal inside, most, runs
+        async with lock:
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0.02)
+            runs += 1
+            inside -= 1
+
+    async def all_of_them():
+        await asyncio.gather(*(work() for _ in range(4)))
+        await client.aclose()
+
+    asyncio.run(all_of_them())
+
+    assert (most, runs) == (1, 4)
+
+
+def test_who_has_lost_a_shared_lock_does_not_release_the_next_holder(store, store_elsewhere, sql):
+    lock = store.lock("k", timeout=20)
+    lock.acquire()
+    sql("UPDATE pgstore.dict_lock SET expires_at = now() - interval '1 s'")
+    with concurrent.futures.ThreadPoolExecutor(1) as other:
+        assert other.submit(lock.acquire).result() is True
+
+        assert lock.release() is False
+        assert store_elsewhere.lock("k").acquire(block=False) is False
+        assert other.submit(lock.release).result() is True
 
 
 def test_a_lock_that_is_not_free_in_time_is_a_timeout_error(store, store_elsewhere):

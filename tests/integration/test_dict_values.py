@@ -307,6 +307,22 @@ def test_a_pickle_moved_from_elsewhere_is_refused(signing, store_name, sql, wher
     assert isinstance(source["from"], Trap)
 
 
+@pytest.mark.parametrize("role", ["value", "key"])
+def test_a_signed_key_is_no_value_and_a_signed_value_no_key(signing, store_name, sql, role):
+    """
+    Of an entry whose key is a pickle there are two signatures, and what they are for is a part of them.
+    """
+    guarded = pgstore.Dict.persist(store_name, client=signing(KEY))
+    guarded[1, "a"] = ["value"]
+    if role == "value":
+        change = "codec = 's', value = substr(key_pickle, 2)"
+    else:
+        change = "key_pickle = '\\x01'::bytea || value"
+    sql(f"UPDATE pgstore.dict_entry SET {change} WHERE store_id = %s", entry_id(guarded))
+
+    refused(guarded.values if role == "value" else guarded.keys)
+
+
 def test_a_client_without_keys_reads_what_was_signed(client, signing, store_name):
     guarded = pgstore.Dict.persist(store_name, client=signing(KEY))
     guarded[(1, "a")] = [1]
@@ -317,8 +333,8 @@ def test_a_client_without_keys_reads_what_was_signed(client, signing, store_name
 def test_bad_signing_keys_are_refused_and_never_shown():
     for bad in (b"short", "text" * 10, b"x" * 65):
         with pytest.raises(ConfigurationError, match="signing key"):
-            pgstore.Client("", signing_keys=[bad])  # type: ignore[list-item]
-    assert "kkk" not in repr(pgstore.Client("", signing_keys=[KEY]).settings)
+            pgstore.Client("host=db", signing_keys=[bad])  # type: ignore[list-item]
+    assert "kkk" not in repr(pgstore.Client("host=db", signing_keys=[KEY]).settings)
 
 
 # ------------------------------------------------------------------------------------- a Dict that was JSON, as pickles
@@ -389,6 +405,28 @@ def test_a_dict_that_was_json_loads_no_pickles(call, client, remade, store_name,
     assert call(reader.get, "number") == 1  # what runs no code is read
     assert call(reader.contains, "k")
     assert call(reader.put, "mine", [1])
+
+
+@pytest.mark.parametrize("options", ["{}", '{"serializer": null}', '{"serializer": "cloudpickle"}'])
+def test_it_loads_none_whatever_its_row_says(call, client, client_elsewhere, store_name, sql, options):
+    """
+    Who may write to the registry chooses every letter of the options.
+    """
+    made = pgstore.Dict.from_name(store_name, create_if_missing=True, serializer="json", client=client_elsewhere)
+    made["k"] = 1
+    sql("UPDATE pgstore.store SET options = %s::jsonb WHERE name = %s", options, store_name)
+    trap = pickle.dumps(Planted())
+    sql(
+        "UPDATE pgstore.dict_entry SET codec = 'p', integer_value = NULL, value = %s WHERE store_id = %s",
+        trap,
+        entry_id(made),
+    )
+    RAN.clear()
+
+    for read in READS.values():
+        with pytest.raises((pgstore.InvalidError, pgstore.DeserializationError)):
+            read(call, pgstore.Dict.from_name(store_name, client=client))
+    assert RAN == []
 
 
 def test_it_loads_none_in_a_client_that_has_never_seen_it(call, database, remade, store_name):

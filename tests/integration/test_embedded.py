@@ -20,6 +20,7 @@ from typing import Any
 import psycopg
 import pytest
 
+import pgstore
 from pgstore import embedded, errors
 from pgstore.embedded import binaries as binaries_module
 from pgstore.embedded import paths as paths_module
@@ -571,19 +572,28 @@ def test_an_unsafe_directory_is_refused_and_left_as_it_is(directory, make, compl
     assert (before.st_mode, before.st_uid) == (directory.stat().st_mode, directory.stat().st_uid)
 
 
-def test_a_directory_below_one_that_others_may_write_to_is_refused(tmp_path):
+def test_what_a_user_makes_is_not_in_the_schema_of_pgstore(server):
     """
-    They may put another in its place. Not where the sticky bit keeps them from it, as in /tmp.
+    The server's role has the name of the schema, which by default would stand before public.
     """
-    parent = tmp_path / "open"
-    parent.mkdir()
-    parent.chmod(0o777)
+    with pgstore.Client(server.start()) as client, client.transaction() as tx:
+        pgstore.Dict.from_name("any", create_if_missing=True, client=client).hydrate()
 
-    with pytest.raises(errors.EmbeddedServerError, match="other users may write to .*open .*chmod o-w"):
-        embedded.Server(parent / "mine").start()
+        tx.connection.execute("CREATE TABLE store (id integer)")
 
-    parent.chmod(0o1777)
-    paths_module.Paths(parent / "mine").check()
+        assert tx.connection.execute("SELECT to_regclass('public.store') IS NOT NULL").fetchone() == (True,)
+
+
+def test_a_directory_that_others_may_replace_is_refused(tmp_path):
+    """
+    Who may write to the directory above it may put one of theirs in its place; not where it is sticky, as /tmp is.
+    """
+    tmp_path.chmod(0o777)
+    with pytest.raises(errors.EmbeddedServerError, match=f"everybody may write to {tmp_path} .*chmod o-w"):
+        embedded.Server(tmp_path / "a" / "server").start()
+
+    tmp_path.chmod(0o1777)
+    paths_module.Paths(tmp_path / "a" / "server").check()
 
 
 def test_a_home_that_cannot_be_written_is_explained(monkeypatch, tmp_path):

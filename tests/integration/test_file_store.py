@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import io
 import os
 import pickle
@@ -1046,7 +1047,10 @@ def test_nothing_comes_down_through_a_link(call, store, tmp_path):
     (out / "d").unlink()
     store.remove_file("d", recursive=True)
     store.symlink(str(outside), "d")
-    call(store.get_directory, "/", out)
+    with pytest.raises(pgstore.errors.UnsafeEntry, match="link 'd' leads to"):
+        call(store.get_directory, "/", out)
+    assert not (out / "d").is_symlink()
+    call(store.get_directory, "/", out, trusted=True)
     store.remove_file("d")
     put(store, "d/victim", b"written")
     with pytest.raises(NotADirectoryError, match="not a folder"):
@@ -1593,3 +1597,143 @@ def test_rows_that_were_not_made_by_us_are_found(store, database, sql):
             connection.execute(damage, [store_id])
             with pytest.raises(AssertionError):
                 assert_sound(connection, store)
+
+
+# ------------------------------------------------------------------------------------- a slash at the end of a path
+
+
+@pytest.mark.parametrize("slash", ["/", "//"])
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda store, call, f, new: call(store.move, "f", new),
+        lambda store, call, f, new: call(store.move, f, "g"),
+        lambda store, call, f, new: call(store.copy_files, ["f"], new),
+        lambda store, call, f, new: call(store.copy_files, [f], "g"),
+        lambda store, call, f, new: call(store.put_file, io.BytesIO(), new),
+        lambda store, call, f, new: call(store.put_file, io.BytesIO(), f),
+        lambda store, call, f, new: call(store.get_file, f, io.BytesIO()),
+        lambda store, call, f, new: call(store.stat, f),
+        lambda store, call, f, new: call(store.listdir, f),
+        lambda store, call, f, new: call(store.chmod, f, 0o600),
+        lambda store, call, f, new: call(store.setxattr, f, "name", b"value"),
+        lambda store, call, f, new: call(store.remove_file, f),
+        lambda store, call, f, new: call(store.remove_file, f, recursive=True),
+        lambda store, call, f, new: call(store.link, f, "g"),
+        lambda store, call, f, new: call(store.symlink, "f", new),
+        lambda store, call, f, new: store.open(f),
+        lambda store, call, f, new: store.open(new, "w"),
+        lambda store, call, f, new: list(store.read_file(f)),
+        lambda store, call, f, new: list(store.walk(f)),
+    ],
+)
+def test_a_slash_at_the_end_is_a_directory_or_an_error(call, store, operation, slash):
+    """
+    POSIX, Pathname Resolution: such a path leads to a directory that exists, or to nothing.
+    """
+    put(store, "f", b"1")
+
+    with pytest.raises(errors.Error):
+        operation(store, call, f"f{slash}", f"new{slash}")
+
+    assert paths(store) == ["f"]
+    assert (store.stat("f").mode, store.listxattr("f")) == (0o644, [])
+    assert call(store.exists, f"f{slash}") is False
+
+
+def test_a_slash_at_the_end_of_a_directory_changes_nothing(call, store, tmp_path):
+    put(store, "d/f")
+    call(store.mkdir, "new/")
+    store.symlink("d", "to_d")
+
+    assert call(store.stat, "d/").type == FileEntryType.DIRECTORY
+    assert call(store.stat, "to_d/", follow_symlinks=False).path == "d"
+    assert call(store.exists, "to_d/")
+    assert [entry.path for entry in call(store.listdir, "d/")] == ["d/f"]
+    call(store.move, "d/", "e/")
+    call(store.copy_files, ["e/"], "copy/", recursive=True)
+    call(store.copy_files, ["e/f"], "new/")
+    call(store.put_directory, tree(tmp_path, {"g": b""}), "folder/")
+    call(store.rmdir, "copy/") if not store.listdir("copy/") else call(store.remove_file, "copy/", recursive=True)
+    assert paths(store) == ["e/", "e/f", "folder/", "folder/g", "new/", "new/f", "to_d"]
+
+
+def test_a_slash_behind_a_link_does_not_remove_what_it_leads_to(call, store):
+    put(store, "d/f")
+    store.symlink("d", "to_d")
+
+    for remove in (
+        lambda: call(store.remove_file, "to_d/", recursive=True),
+        lambda: call(store.rmdir, "to_d/"),
+        lambda: call(store.move, "to_d/", "other"),
+    ):
+        with pytest.raises(NotADirectoryError):
+            remove()
+    assert paths(store) == ["d/", "d/f", "to_d"]
+
+
+def test_a_slash_at_the_end_of_a_link_says_the_same(call, store):
+    put(store, "f")
+    store.symlink("f/", "to_f")
+    store.symlink("new/", "to_new")
+
+    assert call(store.exists, "to_f") is False
+    with pytest.raises(NotADirectoryError):
+        call(store.stat, "to_f")
+    with pytest.raises(NotADirectoryError):
+        put(store, "to_new")
+    assert paths(store) == ["f", "to_f", "to_new"]
+
+
+def test_a_pattern_that_ends_in_a_slash_matches_directories(call, store):
+    put(store, "a/b/f")
+    put(store, "f")
+    store.symlink("a", "to_a")
+    store.symlink("f", "to_f")
+
+    assert sorted(entry.path for entry in store.glob("*/")) == ["a", "to_a"]
+    assert sorted(entry.path for entry in store.glob("**/")) == ["a", "a/b", "to_a"]
+    assert list(store.glob("f/")) == []
+
+
+# --------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("number", "last", "operation"),
+    [
+        ("ENOENT", "none", lambda store, call: call(store.stat, "w/none")),
+        ("ENOENT", "none", lambda store, call: call(store.remove_file, "w/none")),
+        ("ENOENT", "none", lambda store, call: call(store.move, "w/none", "w/new")),
+        ("ENOENT", "none", lambda store, call: call(store.copy_files, ["w/none"], "w/new")),
+        ("ENOENT", "none", lambda store, call: call(store.mkdir, "w/none/x", parents=False)),
+        ("ENOENT", "none", lambda store, call: store.open("w/none")),
+        ("ENOENT", "none", lambda store, call: list(store.read_file("w/none"))),
+        ("ENOENT", "no-such-file", lambda store, call: call(store.put_file, "no-such-file", "w/new")),
+        ("ENOENT", "no-such-folder", lambda store, call: call(store.put_directory, "no-such-folder", "w/new")),
+        ("EEXIST", "d", lambda store, call: call(store.mkdir, "w/d")),
+        ("EEXIST", "f", lambda store, call: store.open("w/d/f", "x")),
+        ("EISDIR", "d", lambda store, call: store.open("w/d", "rb")),
+        ("EISDIR", "d", lambda store, call: call(store.remove_file, "w/d")),
+        ("ENOTDIR", "f", lambda store, call: call(store.listdir, "w/d/f/x")),
+        ("ENOTDIR", "f", lambda store, call: call(store.put_file, io.BytesIO(), "w/d/f/x")),
+        ("ENOTEMPTY", "d", lambda store, call: call(store.rmdir, "w/d")),
+        ("ELOOP", "loop", lambda store, call: call(store.stat, "w/loop")),
+        ("ENOENT", "no-folder/file", lambda store, call: call(store.get_file, "w/d/f", "no-folder/file")),
+        ("ENOSPC", "/dev/full", lambda store, call: call(store.get_file, "w/d/f", "/dev/full")),
+    ],
+)
+def test_an_error_of_a_path_has_errno_and_filename(call, store, number, last, operation):
+    """
+    How the standard library tells that a directory is not empty, and what it was that is missing.
+    """
+    put(store, "w/d/f", b"not empty")
+    store.symlink("loop", "w/loop")
+
+    with pytest.raises(OSError) as raised:
+        operation(store, call)
+
+    assert isinstance(raised.value, errors.Error)
+    assert raised.value.errno == getattr(errno, number)
+    assert raised.value.strerror == os.strerror(getattr(errno, number))
+    assert raised.value.filename.endswith(last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib.metadata
 import io
@@ -177,7 +178,7 @@ def test_an_environment_can_be_chosen(database, store_name):
 
 def test_stores_are_the_first_directories(fs, top, protocol):
     assert fs.info(top) == {**fs.info(top), "name": top, "type": "directory", "size": 0}
-    assert {"name": top, "size": 0, "type": "directory"} in fs.ls(f"{protocol}://")
+    assert fs.info(top) in fs.ls(f"{protocol}://")
     assert fs.isdir("")
     with pytest.raises(FileExistsError):
         fs.mkdir(top)
@@ -240,14 +241,63 @@ def test_info_has_the_facts(fs, top, tmp_path):
 
     local = (tmp_path / "file").stat()
     assert (info["name"], info["type"], info["size"]) == (f"{top}/d/file", "file", 5)
-    assert (info["mode"], info["mtime_ns"], info["nlink"], info["islink"]) == (0o600, local.st_mtime_ns, 1, False)
+    assert (info["mode"], info["mtime_ns"], info["nlink"], info["islink"]) == (
+        local.st_mode,
+        local.st_mtime_ns,
+        1,
+        False,
+    )
     modified = fs.modified(f"{top}/d/file")
     assert abs(modified - datetime.fromtimestamp(local.st_mtime, UTC)) <= timedelta(microseconds=1)  # floats
     assert abs(fs.created(f"{top}/d/file") - datetime.now(UTC)) < timedelta(minutes=5)
-    assert fs.ls(f"{top}/d") == [
-        {"name": f"{top}/d/file", "type": "file", "size": 5, "mtime": float(int(local.st_mtime))}
-    ]
     assert fs.ls(f"{top}/d/file", detail=False) == [f"{top}/d/file"]
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_a_listing_tells_what_info_tells(fs, top, in_transaction):
+    """
+    Who compares the two, as a sync does, takes each difference for a change.
+    """
+    store, _ = fs._place(f"{top}/x")
+    for path in ("f", "d/f", "d/e/g"):
+        fs.pipe(f"{top}/{path}", b"1")
+    store.chmod("d", 0o700)
+    store.utime("d/f", mtime_ns=1_700_000_000_123_456_789)
+    store.symlink("d", "to_d")
+    store.symlink("nowhere", "broken")
+    store.mknod("d/fifo", "fifo")
+
+    with fs.client.transaction() if in_transaction else contextlib.nullcontext():
+        if in_transaction:
+            fs.pipe(f"{top}/d/new", b"2")
+            fs.mv(f"{top}/d/e", f"{top}/moved")
+            store.chmod("d/f", 0o600)
+        found = fs.find(top, detail=True, withdirs=True)
+        listed = [info for path in (top, f"{top}/d", f"{top}/f") for info in fs.ls(path)]
+        walked = [info for _, dirs, files in fs.walk(top, detail=True) for info in (*dirs.values(), *files.values())]
+        for info in (*found.values(), *listed, *walked):
+            assert info == fs.info(info["name"])
+    assert {info["name"].removeprefix(f"{top}/") for info in found.values()} >= {"f", "d", "d/f", "to_d", "broken"}
+
+
+def test_a_slash_at_the_end_is_no_file(fs, top):
+    fs.pipe(f"{top}/f", b"1")
+
+    for write in (
+        lambda: fs.pipe_file(f"{top}/new/", b""),
+        lambda: fs.open(f"{top}/new/", "wb"),
+        lambda: fs.touch(f"{top}/new/"),
+        lambda: fs.rm_file(f"{top}/f/"),
+        lambda: fs.cat_file(f"{top}/f/"),
+    ):
+        with pytest.raises(errors.Error):
+            write()
+    assert not fs.exists(f"{top}/f/")
+    assert fs.find(top) == [f"{top}/f"]
+    fs.mkdir(f"{top}/d/")
+    assert fs.isdir(f"{top}/d/")
+    fs.mv(f"{top}/f", f"{top}/d/")
+    assert fs.find(top) == [f"{top}/d/f"]
 
 
 def test_a_change_changes_the_key(fs, top):

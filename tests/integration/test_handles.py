@@ -618,3 +618,94 @@ def test_a_handle_that_was_pickled_elsewhere_is_refused_on_first_use(
 
     monkeypatch.setattr("pgstore.client._default", call.client(database))
     assert call(pickle.loads(travelling).put, "k", 1)
+
+
+# ----------------------------------------------------------------------------------------------- that were deleted
+
+OF_DICTS = {
+    "get": lambda store, call: call(store.get, "k"),
+    "get_many": lambda store, call: call(store.get_many, ["k"]),
+    "get_many of none": lambda store, call: call(store.get_many, []),
+    "contains": lambda store, call: call(store.contains, "k"),
+    "len": lambda store, call: call(store.len),
+    "bool": lambda store, call: bool(store),
+    "items": lambda store, call: call(store.items),
+    "iterate": lambda store, call: list(store.iterate_keys()),
+    "update": lambda store, call: call(store.update, {"k": 1}),
+    "update of nothing": lambda store, call: call(store.update, {}),
+    "pop": lambda store, call: call(store.pop, "k"),
+    "pop_many": lambda store, call: call(store.pop_many, ["k"]),
+    "pop_many of none": lambda store, call: call(store.pop_many, []),
+    "popitem": lambda store, call: call(store.popitem),
+    "clear": lambda store, call: call(store.clear),
+    "touch": lambda store, call: call(store.touch, "k", 5),
+    "increment": lambda store, call: call(store.increment, "k"),
+    "setdefault": lambda store, call: call(store.setdefault, "k", 1),
+    "lock": lambda store, call: call(store.lock("k", timeout=1).acquire),
+    "watch": lambda store, call: next(store.watch(timeout=0.1)),
+}
+OF_QUEUES = {
+    "get": lambda store, call: call(store.get, block=False),
+    "get with a bound": lambda store, call: call(store.get, timeout=0.1),
+    "get with a lease": lambda store, call: call(store.get, block=False, lease=5),
+    "get_many": lambda store, call: call(store.get_many, 5, block=False),
+    "put": lambda store, call: call(store.put, 1),
+    "put_many": lambda store, call: call(store.put_many, [1]),
+    "put_many of none": lambda store, call: call(store.put_many, []),
+    "put with a delay": lambda store, call: call(store.put, 1, delay=5),
+    "peek": lambda store, call: call(store.peek),
+    "iterate": lambda store, call: list(store.iterate()),
+    "len": lambda store, call: call(store.len),
+    "len of all": lambda store, call: call(store.len, total=True),
+    "clear": lambda store, call: call(store.clear),
+    "dead_letters": lambda store, call: call(store.dead_letters),
+    "revive": lambda store, call: call(store.revive),
+    "discard": lambda store, call: call(store.discard),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "use"),
+    [
+        *(pytest.param(pgstore.Dict, use, id=f"Dict-{name}") for name, use in OF_DICTS.items()),
+        *(pytest.param(pgstore.Queue, use, id=f"Queue-{name}") for name, use in OF_QUEUES.items()),
+    ],
+)
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_nothing_of_a_deleted_store_looks_empty(call, client, client_elsewhere, store_name, kind, use, in_transaction):
+    """
+    A worker that polls would never notice, and never see what is put into the next store of the name.
+    """
+    options = {"watch": True} if kind is pgstore.Dict else {}
+    store = kind.from_name(store_name, create_if_missing=True, client=client, **options).hydrate()
+    kind.objects.delete(store_name, client=client_elsewhere)
+
+    if in_transaction and call.form == "blocking":
+        with client.transaction(), pytest.raises(pgstore.NotFoundError):
+            use(store, call)
+    else:
+        with pytest.raises(pgstore.NotFoundError):
+            use(store, call)
+
+
+# -------------------------------------------------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (pgstore.Dict, {"serializer": "json", "watch": True, "ttl": 60}),
+        (pgstore.Queue, {"maxsize": 3, "max_attempts": 2}),
+        (pgstore.Volume, {"keep": 3, "chunk_size": 8192}),
+        (pgstore.NetworkFileSystem, {"storage": "large_object"}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_all_ways_to_make_a_store_take_its_options(call, client, store_name, kind, options):
+    call(kind.persist(store_name, client=client, **options).hydrate)
+    call(kind.objects.create, f"{store_name}-b", client=client, **options)
+
+    for name in (store_name, f"{store_name}-b"):
+        kind.from_name(name, client=client, **options).hydrate()
+    with pytest.raises(TypeError, match="colour"):
+        kind.persist(store_name, client=client, colour="red")

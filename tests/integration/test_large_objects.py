@@ -131,6 +131,27 @@ def test_nobody_reaches_objects_of_others(cluster, place):
     assert cluster.execute(url, "SELECT convert_from(lo_get(%s), 'UTF8')", theirs) == [("secret",)]
 
 
+def test_a_writer_does_not_reach_what_says_whose_an_object_is(cluster, place):
+    """
+    It stands before the bytes; an object that is nobody's is never removed, and one of another's might be taken for ours.
+    """
+    url, writer, _ = place
+    with pgstore.Client(writer) as client:
+        store = NetworkFileSystem.from_name("s", create_if_missing=True, client=client, storage="large_object")
+        store.put_file(io.BytesIO(b"x" * 2 * MIB), "file")
+        place_of = (int(store.object_id[3:]), cluster.execute(url, "SELECT min(id) FROM pgstore.chunk")[0][0])
+        for call in (
+            "chunk_read(%s, %s, -2048, 32)",
+            "chunk_write(%s, %s, -2048, 'x')",
+            "chunk_truncate(%s, %s, -2048)",
+            "chunk_create(%s, %s + 1000000, -2048, 'x')",
+        ):
+            with pytest.raises(psycopg.errors.InvalidParameterValue, match="of a chunk is negative"):
+                cluster.execute(writer, f"SELECT pgstore.{call}", *place_of)
+
+        assert b"".join(store.read_file("file")) == b"x" * 2 * MIB
+
+
 def test_a_chunk_of_another_kind_of_store_is_not_made_an_object(client, store_name, sql):
     store = NetworkFileSystem.from_name(store_name, create_if_missing=True, client=client).hydrate()
 

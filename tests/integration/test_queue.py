@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import decimal
+import fractions
 import queue as stdlib
 import threading
 import time
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import psycopg
 import pytest
@@ -427,6 +429,33 @@ def test_a_changed_or_moved_item_is_refused_before_it_is_loaded(call, signing, s
     assert not Trap.loaded
 
 
+def test_an_item_moved_to_another_partition_is_refused_before_it_is_loaded(call, signing, sql):
+    """
+    What may be asked of one worker may not be asked of another.
+    """
+    guarded = signing(KEY)
+    call(guarded.put_many, [Trap(), Trap()], partition="low")
+    number = int(guarded.object_id.removeprefix("qu-"))
+    for partition in ("", "high"):
+        sql(
+            "UPDATE pgstore.queue_item SET partition = %s WHERE store_id = %s AND id = (SELECT min(id) FROM "
+            "pgstore.queue_item WHERE store_id = %s AND partition = 'low')",
+            partition,
+            number,
+            number,
+        )
+
+    for attempt in (
+        lambda: call(guarded.peek),
+        lambda: call(guarded.get_many, 1, partition="high"),
+        lambda: call(guarded.get, lease=60).item,
+        lambda: call(guarded.get, partition="high"),
+    ):
+        with pytest.raises(pgstore.DeserializationError, match="signed by none"):
+            attempt()
+    assert not Trap.loaded
+
+
 def test_signed_items_are_read_without_keys_and_shown_in_sql(call, store, signing, sql, store_name):
     """
     Keys are for those who want to be sure; JSON runs no code and needs none.
@@ -540,3 +569,37 @@ def test_an_argument_is_given_once(call, store):
             call(operation)
         with pytest.raises(pgstore.InvalidError, match=names[1]):
             call(operation, **{name: ["x"] for name in names})
+
+
+class Two:
+    """As `numpy.int64(2)`."""
+
+    def __index__(self):
+        return 2
+
+
+class Tenth:
+    """As `numpy.float32(0.1)`, and what is only a little like it."""
+
+    def __float__(self):
+        return 0.1
+
+
+def test_a_number_is_what_can_be_one(call, store):
+    for tenth in (Tenth(), fractions.Fraction(1, 10), decimal.Decimal("0.1")):
+        with pytest.raises(stdlib.Empty):
+            call(store.get, timeout=tenth)
+        call(store.put, "item", delay=tenth)
+        assert call(store.get, timeout=30) == "item"
+    store.put_many(range(4))
+    assert call(store.peek, Two()) == [0, 1]
+    assert call(store.get_many, Two()) == [0, 1]
+    bad: list[Any] = ["1", True, None, [], complex(1)]
+    for no_number in bad:
+        with pytest.raises(pgstore.InvalidError):
+            call(store.peek, no_number)
+
+
+def test_a_mistake_in_many_names_the_item(call, store):
+    with pytest.raises(pgstore.SerializationError, match="item 2 of put_many"):
+        call(store.put_many, [0, 1, threading.Lock()])

@@ -186,3 +186,177 @@ def _positions(store):
     iterator = store.iterate()
     for _ in iterator:
         yield iterator.position
+
+
+# ------------------------------------------------------------------------------------------------- what is due
+
+
+@pytest.fixture
+def due(client, store_name, sql):
+    """Queues with one item, which is due and which nobody has moved back: delayed, or leased by a worker that died."""
+
+    def make(kind, **options):
+        store = pgstore.Queue.from_name(store_name, create_if_missing=True, client=client, **options)
+        store.put("item", delay=60 if kind == "delayed" else 0)
+        if kind == "leased":
+            store.get(lease=60)
+        sql(
+            "UPDATE pgstore.queue_deferred SET due_at = now() - interval '1 s' WHERE store_id = %s",
+            int(store.object_id.partition("-")[2]),
+        )
+        return pgstore.Queue.from_name(store_name, client=client)
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["delayed", "leased"])
+@pytest.mark.parametrize(
+    ("look", "expected"),
+    [
+        (lambda store, call: call(store.len), 1),
+        (lambda store, call: call(store.len, total=True), 1),
+        (lambda store, call: call(store.peek), ["item"]),
+        (lambda store, call: list(store.iterate()), ["item"]),
+        (lambda store, call: list(store.iterate(timeout=0.1)), ["item"]),
+    ],
+)
+def test_what_is_due_is_seen_as_it_would_be_taken(call, due, kind, look, expected):
+    """
+    Who starts workers by the depth of a queue must see what a worker would get.
+    """
+    store = due(kind)
+
+    assert look(store, call) == expected
+    assert call(store.get, block=False) == "item"
+
+
+@pytest.mark.parametrize("kind", ["delayed", "leased"])
+def test_views_show_what_is_due_as_items(due, kind, sql, store_name):
+    due(kind)
+
+    assert sql("SELECT item FROM pgstore.queue_items WHERE name = %s", store_name) == [("item",)]
+    assert sql(
+        "SELECT depth, leased, delayed, dead, oldest_age IS NOT NULL FROM pgstore.queue_stats WHERE name = %s",
+        store_name,
+    ) == [(1, 0, 0, 0, True)]
+
+
+@pytest.mark.parametrize("kind", ["delayed", "leased"])
+def test_clear_takes_what_is_due(call, due, kind):
+    store = due(kind)
+
+    call(store.clear)
+
+    assert call(store.len) == 0
+    assert call(store.get, block=False) is None
+
+
+def test_a_last_lease_that_has_ended_is_a_dead_letter_for_all(call, due, sql, store_name):
+    store = due("leased", max_attempts=1)
+
+    (letter,) = call(store.dead_letters)
+    assert (letter.item, letter.reason) == ("item", "the lease ended")
+    assert (call(store.len), call(store.peek), list(store.iterate())) == (0, [], [])
+    assert sql("SELECT depth, leased, dead FROM pgstore.queue_stats WHERE name = %s", store_name) == [(0, 0, 1)]
+    assert sql("SELECT id FROM pgstore.queue_items WHERE name = %s", store_name) == []
+    call(store.clear)
+    assert call(store.revive, letter) == 1
+    assert call(store.get, block=False) == "item"
+
+
+def test_dead_letters_are_found_by_an_index_of_their_own(client, store_name, sql):
+    store = pgstore.Queue.from_name(store_name, create_if_missing=True, client=client)
+    store.put_many(range(3000), delay=60)
+    sql("ANALYZE pgstore.queue_deferred")
+
+    store_id = int(store.object_id.partition("-")[2])
+    plan = sql(
+        "EXPLAIN SELECT id FROM pgstore.queue_deferred WHERE store_id = %s AND kind = 'x' ORDER BY id LIMIT 100",
+        store_id,
+    )
+
+    assert any("queue_deferred_dead" in line for (line,) in plan)
+
+
+# -------------------------------------------------------------------------------------- partitions that are emptied
+
+
+@pytest.fixture
+def lapse(sql):
+    """Lets the time of all partitions of a Queue be over."""
+
+    def end(store):
+        store_id = int(store.object_id.partition("-")[2])
+        rows = sql(
+            "UPDATE pgstore.queue_lapse SET lapses_at = now() - interval '1 s' WHERE store_id = %s AND lapses_at > now()",
+            store_id,
+        )
+        assert rows
+        return store_id
+
+    return end
+
+
+@pytest.mark.parametrize("operation", ["put", "put_many"])
+def test_a_partition_is_empty_after_its_time_for_all_who_look(call, store, store_elsewhere, sql, lapse, operation):
+    put = getattr(store, operation)
+    call(put, ["item"], partition="p", partition_ttl=60)
+    call(put, ["item"], partition="p", partition_ttl=60, delay=30)
+    store.put("other", partition="q")
+    assert call(store.len, partition="p") == 1
+
+    store_id = lapse(store)
+
+    assert call(store.len, partition="p") == 0
+    assert call(store.len, total=True) == 1
+    assert call(store.peek, 5, partition="p") == []
+    assert list(store.iterate(partition="p")) == []
+    assert sql("SELECT item FROM pgstore.queue_items WHERE store_id = %s", store_id) == [("other",)]
+    assert sql("SELECT depth FROM pgstore.queue_stats WHERE store_id = %s", store_id) == [(1,)]
+    assert call(store_elsewhere.get, block=False, partition="p") is None
+    assert call(store_elsewhere.get, block=False, partition="q") == "other"
+    for table in ("queue_item", "queue_deferred", "queue_lapse"):
+        assert sql(f"SELECT count(*) FROM pgstore.{table} WHERE store_id = %s", store_id) == [(0,)]
+
+
+def test_a_later_put_prolongs_the_time_of_a_partition(call, store, store_elsewhere, sql):
+    call(store.put, 1, partition="p", partition_ttl=1000)
+    call(store.put, 2, partition="p", partition_ttl=5000)
+
+    ((left,),) = sql(
+        "SELECT extract(epoch FROM lapses_at - now()) FROM pgstore.queue_lapse WHERE store_id = %s",
+        int(store.object_id.partition("-")[2]),
+    )
+    assert 4000 < left <= 5000
+    assert call(store_elsewhere.get_many, 5, partition="p") == [1, 2]
+
+
+def test_what_is_put_after_the_time_stays(call, store, store_elsewhere, lapse):
+    store.put_many([1, 2], partition="p", partition_ttl=60)
+    store.put("for good", partition="q", partition_ttl=60)
+    lapse(store)
+
+    call(store.put, 3, partition="p", partition_ttl=60)
+    call(store.put, 4, partition="q")
+
+    assert call(store.peek, 5, partition="p") == [3]
+    assert call(store.len, partition="q") == 1
+    assert call(store_elsewhere.get_many, 5, partition="p") == [3]
+    assert call(store_elsewhere.get_many, 5, partition="q") == [4]
+
+
+def test_a_put_that_is_undone_leaves_the_time_as_it_was(client, store, sql):
+    store.hydrate()
+    with pytest.raises(ZeroDivisionError), client.transaction():
+        store.put(1, partition="p", partition_ttl=60)
+        1 / 0  # noqa: B018
+
+    assert sql(
+        "SELECT count(*) FROM pgstore.queue_lapse WHERE store_id = %s", int(store.object_id.partition("-")[2])
+    ) == [(0,)]
+
+
+@pytest.mark.parametrize("bad", [0, -1, "x", True, float("inf")])
+def test_a_partition_ttl_is_a_time(call, store, bad):
+    with pytest.raises(pgstore.InvalidError, match="partition_ttl"):
+        call(store.put, 1, partition="p", partition_ttl=bad)

@@ -15,6 +15,8 @@ from sqlalchemy.orm import Session
 
 import pgstore
 from pgstore.client import links
+from pgstore.client.links.base import Link
+from pgstore.client.world import World
 from pgstore.core.operation import Many, Query, atomic
 from pgstore.errors import StatementFailed, TransactionFailed
 from pgstore.queue.put import PUT_SILENTLY
@@ -600,3 +602,85 @@ def test_an_error_of_the_server_has_its_code(client, stores):
             blocker.execute("LOCK TABLE pgstore.dict_entry")
             entries["k"] = 1
     assert caught.value.sqlstate == "57014"
+
+
+def test_the_texts_of_statements_do_not_grow_with_the_transactions(client, store_name, monkeypatch):
+    """
+    A server that counts statements keeps a line for each text, and forgets those of others.
+    """
+    store = pgstore.Dict.from_name(store_name, create_if_missing=True, client=client)
+    store.update({f"k{number}": number for number in range(2000)})
+    texts: set[str] = set()
+    declare, command = World._declare, Link.command
+
+    def declared(world, request, transaction):
+        cursor = yield from declare(world, request, transaction)
+        texts.add(cursor.name)
+        texts.add(cursor.fetch(1).statement.sql.decode())
+        return cursor
+
+    def commanded(link, text):
+        texts.add(text)
+        return command(link, text)
+
+    monkeypatch.setattr(World, "_declare", declared)
+    monkeypatch.setattr(Link, "command", commanded)
+
+    def work():
+        with client.transaction():
+            for _ in range(70):
+                with client.transaction():
+                    store.put("x", 1)
+            list(store.iterate_keys())
+            next(iter(store.iterate_items()))
+
+    work()
+    before = set(texts)
+    for _ in range(5):
+        work()
+
+    assert texts == before
+
+
+def test_a_function_as_url_is_asked_for_each_new_connection(call, database, sql):
+    """
+    Passwords that are tokens expire; the server shows a name in place of one here.
+    """
+    asked: list[str] = []
+
+    def url():
+        asked.append(f"token_{len(asked)}_secret")
+        return f"{database}?application_name={asked[-1]}"
+
+    client = pgstore.Client(url)
+    store = pgstore.Dict.persist("tokens", client=client)
+    assert not asked
+    assert "secret" not in repr(client) + repr(client.settings)
+    call(store.put, "k", 1)
+    before = list(asked)
+    sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE starts_with(application_name, 'token')")
+    assert call(store.get, "k") == 1
+    assert len(asked) > len(before) >= 1
+    if call.form == "aio":
+        call.run(client.aclose())
+    client.close()
+
+
+def test_a_function_as_url_that_returns_none_is_told_of():
+    with pytest.raises(pgstore.errors.ConfigurationError, match="given as url"):
+        pgstore.Dict.persist("tokens", client=pgstore.Client(lambda: None)).hydrate()  # type: ignore[arg-type,return-value]
+
+
+def test_a_connection_that_turns_out_to_be_read_only_is_given_up(client, database, store_name):
+    """
+    After a failover it leads to a standby, to which every call that was handed it would be a refusal.
+    """
+    store = pgstore.Dict.persist(store_name, client=client).hydrate()
+    with pytest.raises(pgstore.errors.AccessDenied, match="read-only"), client.transaction() as tx:
+        before = tx.connection.info.backend_pid
+        tx.connection.execute("SET TRANSACTION READ ONLY")
+        store["k"] = 1
+
+    with client.transaction() as tx:
+        assert tx.connection.info.backend_pid != before
+        store["k"] = 1

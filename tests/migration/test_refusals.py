@@ -148,6 +148,33 @@ def test_a_schema_of_somebody_else_is_refused(cluster, relation, definition):
         migrate.upgrade(url)
 
 
+@pytest.mark.parametrize("how", ["upgrade", "script"])
+@pytest.mark.parametrize(
+    ("thing", "definition"),
+    [
+        ("function", "FUNCTION pgstore.dict_put(text, text, json) RETURNS text LANGUAGE sql AS 'SELECT 1::text'"),
+        ("operator", "OPERATOR pgstore.+ (FUNCTION = pg_catalog.textcat, LEFTARG = text, RIGHTARG = text)"),
+        ("type", "DOMAIN pgstore.key AS text"),
+    ],
+)
+def test_a_schema_with_somebody_elses_functions_is_refused(cluster, thing, definition, how):
+    """
+    Whoever may create schemas could lay one out in which they match calls better than ours.
+    """
+    url, stranger, roles = cluster.database(), cluster.login(), cluster.roles()
+    cluster.execute(url, f'CREATE SCHEMA pgstore AUTHORIZATION "{stranger}"')
+    cluster.execute(url_as(url, stranger), f"CREATE {definition}")
+
+    if how == "upgrade":
+        with pytest.raises(errors.SchemaError, match=f"holds the {thing} pgstore.*, which no migration made: drop the"):
+            migrate.upgrade(url, roles=roles)
+    else:
+        with pytest.raises(RuntimeError, match="holds what no migration made"):
+            cluster.psql(url, migrate.sql(roles=roles))
+
+    assert cluster.execute(url, "SELECT to_regclass('pgstore.store') IS NULL") == [(True,)]
+
+
 def test_a_failure_leaves_nothing_half_made(cluster, monkeypatch):
     """
     Everything is one transaction: the schema, its contents, the revision and the rights.

@@ -240,6 +240,41 @@ def test_roles_that_a_dba_made_later_are_used(each_cluster, roles):
     assert each_cluster.execute(url, OWNERS) == [(roles.owner,)]
 
 
+def test_a_superusers_migration_takes_the_schema_from_nobody(each_cluster, roles, next_revision):
+    """
+    An application's role made it on first use, and goes on to use it, with what later revisions bring.
+    """
+    login = each_cluster.login()
+    url = each_cluster.database()
+    name = url.rpartition("/")[2]
+    each_cluster.execute(url, f'ALTER DATABASE "{name}" OWNER TO "{login}"')
+    migrate.upgrade(url_as(url, login), roles=None)
+
+    migrate.upgrade(url, roles=roles)
+    assert each_cluster.execute(url, OWNERS) == [(login,)]
+    next_revision()
+    migrate.upgrade(url, roles=roles)
+
+    assert each_cluster.execute(url, OWNERS) == [(login,)]
+    each_cluster.execute(url_as(url, login), "INSERT INTO pgstore.novelty VALUES (1)")
+    assert len(each_cluster.execute(url_as(url, member(each_cluster, roles.writer)), PUT, 1, "a")) == 1
+
+
+def test_what_another_put_into_the_schema_stays_theirs(each_cluster, roles):
+    """
+    A function that runs with its owner's rights would get those of pgstore's owner.
+    """
+    url, stranger = each_cluster.database(), each_cluster.login()
+    migrate.upgrade(url, roles=roles)
+    each_cluster.execute(url, f'GRANT USAGE, CREATE ON SCHEMA pgstore TO "{stranger}"')
+    body = "LANGUAGE sql SECURITY DEFINER AS 'SELECT current_user::text'"
+    each_cluster.execute(url_as(url, stranger), f"CREATE FUNCTION pgstore.who() RETURNS text {body}")
+
+    migrate.upgrade(url, roles=roles)
+
+    assert each_cluster.execute(url_as(url, stranger), "SELECT pgstore.who()") == [(stranger,)]
+
+
 def test_a_schema_that_another_owns_keeps_its_owner(each_cluster, roles, next_revision):
     """
     A DBA made it for us, and we have nothing to grant on it; the members of its owner are none of our business.

@@ -9,7 +9,8 @@ import pytest
 
 import pgstore
 from pgstore import migrate
-from pgstore.config import Settings
+from pgstore.cli.check import run_checks
+from pgstore.config import ConnectionString, Settings
 from pgstore.errors import ConfigurationError
 
 VARIABLES = ("PGSTORE_URL", "DATABASE_URL", "PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE", "PGUSER")
@@ -139,6 +140,7 @@ def test_an_error_of_connecting_knows_no_password_whatever_is_asked_of_it(monkey
         for attempt in (
             pgstore.Dict.from_name("x", client=client).len,
             partial(migrate.upgrade, given),
+            partial(run_checks, ConnectionString(given), {}),
         ):
             with pytest.raises(pgstore.Error) as caught:
                 attempt()
@@ -146,6 +148,36 @@ def test_an_error_of_connecting_knows_no_password_whatever_is_asked_of_it(monkey
             for error in chain(caught.value):
                 assert "hush" not in f"{error!r} {error} {error.args} {vars(error)}"
                 assert "hush" not in shown_frames(error)
+
+
+@pytest.mark.parametrize("make", [pgstore.Client, pgstore.configure])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"connections_max": 0},
+        {"environment": "no name"},
+        {"signing_keys": [b"hush"]},
+        {"signing_keys": bytearray(b"hush" * 5)},
+        {"url": b"postgresql://joe:hush@db"},
+        {"listen_url": b"postgresql://joe:hush@db"},
+    ],
+    ids=repr,
+)
+def test_a_client_that_cannot_be_made_shows_no_secret_it_was_given(make, wrong):
+    """
+    A report of this error goes to others, too, with what pgstore's functions were called with.
+    """
+    given = {
+        "url": "postgresql://joe:hush@db",
+        "listen_url": "postgresql://joe:hush@pooler",
+        "signing_keys": [b"hush" * 5],
+        **wrong,
+    }
+
+    with pytest.raises(pgstore.Error) as caught:
+        make(**given)
+
+    assert "hush" not in f"{caught.value!r} {shown_frames(caught.value)}"
 
 
 def chain(error):

@@ -54,6 +54,11 @@ CUT_OFF_SECONDS: Final = 1.0
 RECONNECT_SECONDS: Final = 10.0
 _SENT_MAX: Final = 2
 
+# A server that ends the connection so (an administrator's order or a restart, idle for too long) does it between statements or
+# rolls the present one back: what it has not answered is not done. A crash, 57P02, may come at any moment. Behind a pooler nobody
+# knows whose words they are.
+_ENDED_BEFORE: Final = ("57P01", "57P05")
+
 _TUPLES_OK: Final = pq.ExecStatus.TUPLES_OK
 _COMMAND_OK: Final = pq.ExecStatus.COMMAND_OK
 FATAL: Final = pq.ExecStatus.FATAL_ERROR
@@ -109,6 +114,10 @@ class Link(abc.ABC):
         self.used_at = monotonic()
         self._pid = os.getpid()
         self.place: object = None  # the pool's: the right to be open
+        self.reserve = 0  # the pool's: which of its reserve, 0: none
+        self.seat = 0  # the pool's: the thread that had it last
+        self.is_waiting = False  # its transaction waits for something that another one brings
+        self.leads_astray = False  # to a server that is read-only: a standby, which was the primary or stood in for it
         self.epoch = 0  # the pool's: how often the history had changed when it was opened
         self._transformer = Transformer(_context(connection))
         self._loading: Statement | None = None  # whose columns the transformer is set for
@@ -240,7 +249,7 @@ class Link(abc.ABC):
                 result = yield from protocol.run_prepared(self.pgconn, self.prepared, call)
                 if result.status == FATAL and self._forgot_statement(result):
                     result = yield from protocol.run_prepared(self.pgconn, self.prepared, call)
-            return self.read(result, query.statement)
+            return self.read(result, query.statement, is_first=True)
 
     def _prepare(self, statement: Statement) -> protocol.Io[None]:
         """Give *statement* its name. That changes nothing, so a call that breaks here counts as not sent."""
@@ -265,8 +274,11 @@ class Link(abc.ABC):
     def _execute_many(self, many: Many) -> protocol.Io[list[Any]]:
         self._check_alive()
         answers: list[list[PGresult]] = []
+        unfinished: list[PGresult] = []
         with self._watching(), self._noting(many.queries, answers):
-            yield from protocol.pipeline(self.pgconn, self.prepared, [self._calls(many.queries)], answers)
+            yield from protocol.pipeline(self.pgconn, self.prepared, [self._calls(many.queries)], answers, unfinished)
+            if unfinished and len(unfinished) <= len(many.queries):
+                self.read(unfinished[-1], is_first=True)  # before all had been done
             results = self._read_group(answers)
             _note_taken(many.queries, results)
             return results
@@ -371,8 +383,12 @@ class Link(abc.ABC):
             raise BrokenLink(None, sent=True)
         return [self.read(result) for result in answers[0]]
 
-    def read(self, result: PGresult, statement: Statement | None = None) -> Any:
-        """Rows as tuples, or the number of rows affected; raises the error that a result is. *statement*: what it is of."""
+    def read(self, result: PGresult, statement: Statement | None = None, *, is_first: bool = False) -> Any:
+        """
+        Rows as tuples, or the number of rows affected; raises the error that a result is.
+
+        *statement*: what it is of; *is_first*: it is all that was answered to a call that ends with a commit of its own.
+        """
         status = result.status
         if status == _TUPLES_OK:
             # Finding the loaders of the columns costs more than loading a row, and those of one prepared statement stay the same.
@@ -388,10 +404,13 @@ class Link(abc.ABC):
             or exc.diag.severity_nonlocalized in ("FATAL", "PANIC")
             or (exc.sqlstate or "").startswith("08")
         ):
-            raise BrokenLink(exc, sent=True) from exc
+            was_refused = is_first and not self.pooled and exc.sqlstate in _ENDED_BEFORE
+            raise BrokenLink(exc, sent=not was_refused) from exc
         if exc.sqlstate == "0A000" and exc.diag.source_function == "RevalidateCachedQuery":
             # A migration has changed what a prepared statement gives, and the server runs it no more. Nothing was done.
             raise BrokenLink(exc, sent=False) from exc
+        if exc.sqlstate == "25006":
+            self.leads_astray = True
         raise map_error(exc) from exc
 
     @contextlib.contextmanager
@@ -420,7 +439,9 @@ class Link(abc.ABC):
     @property
     def clean(self) -> bool:
         """Whether the connection can be used by the next one who asks: alive, nothing under way, in no transaction."""
-        return self.pgconn.status == _CONNECTION_OK and self.pgconn.transaction_status == _IDLE
+        return (
+            self.pgconn.status == _CONNECTION_OK and self.pgconn.transaction_status == _IDLE and not self.leads_astray
+        )
 
     def close(self) -> None:
         # Not connection.close(), which is a coroutine in one of the two: this closes the socket and is the same for both.

@@ -75,7 +75,7 @@ class BlockingLink(Link):
                     if result.status == FATAL and self._forgot_statement(result):
                         result = None
                         return self.execute(query)
-                    rows = self.read(result, statement)
+                    rows = self.read(result, statement, is_first=True)
                     if query.undo is not None:
                         query.taken = rows
                     return rows
@@ -83,6 +83,9 @@ class BlockingLink(Link):
         except (errors.Error, BrokenLink):
             raise
         except psycopg.Error as exc:
+            words = result or pgconn.get_result()
+            if words is not None and words.status == FATAL:  # the server's last; else they are of what was done
+                return self.read(words, is_first=True)  # which raises
             raise BrokenLink(exc, sent=True) from exc
         except Silence:
             return certainly(partial(self.cut_off, self._rest(result), query))
