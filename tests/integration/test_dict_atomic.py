@@ -521,7 +521,7 @@ def test_a_transaction_may_begin_any_number_of_scans_and_leaves_no_statement_beh
         list(store.iterate_items())
         ((prepared, named),) = client.run(names_of_statements())
 
-    assert open_cursors == 151  # the last ones were read to the end with their first page
+    assert open_cursors == 169  # the last ones were read to the end with their first page
     assert named == prepared
     assert prepared < 20
 

@@ -63,6 +63,10 @@ def each_cluster(request):
 @pytest.fixture
 def stores(client, store_name):
     """What `BY_HAND` reads, for the name."""
+    return fill(client, store_name)
+
+
+def fill(client, store_name):
     entries = pgstore.Dict.from_name(f"{store_name}-dict", create_if_missing=True, watch=True, client=client)
     values = ["pl\\ain", "nul\x00x", "\ud800", b"\\by\x00", "é", "a\\nb", {"k\\": 1}, 1.1, 2.5e-7, {1, 2}, {"a": [0.1]}]
     entries.update({f"k\\{number}": value for number, value in enumerate(values)})
@@ -121,6 +125,10 @@ def test_functions_that_write_do_so(database, stores, settings):
 @pytest.fixture
 def odd(cluster, database):
     """The URL of the database for a writer whose sessions have all the settings."""
+    return as_odd_writer(cluster, database)
+
+
+def as_odd_writer(cluster, database):
     name = cluster.login()
     cluster.grant("pgstore_writer", name)
     for setting, value in SETTINGS.items():
@@ -238,10 +246,13 @@ def test_checks_are_run_by_hand_in_an_odd_session(server, database):
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["check"], ["gc"]], ids=" ".join)
-def test_commands_work_in_odd_sessions(odd, stores, arguments):
+def test_commands_work_in_odd_sessions(cluster, own_database, store_name, arguments):
     """
     They show what the server gives them as text.
     """
+    with pgstore.Client(own_database) as client:
+        fill(client, store_name)
+    odd = as_odd_writer(cluster, own_database)
     command = [sys.executable, "-c", "from pgstore.cli import main; main()", "--url", odd, *arguments]
 
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
