@@ -255,7 +255,7 @@ class SerializationConflict(TransactionFailed):
     """A serialization failure or a deadlock: running the whole transaction again may succeed (see `run_transaction`)."""
 
 
-class TimedOut(Error, TimeoutError):
+class TimedOut(_SystemError, TimeoutError):
     """A call waited beyond its bound for what others hold, or for a connection. Nothing was done."""
 
 
@@ -286,12 +286,13 @@ _ERRNO: dict[type[_SystemError], int] = {
     AccessDenied: numbers.EACCES,
     StoreUnavailable: numbers.ENOTCONN,
     LockTimeout: numbers.ETIMEDOUT,
+    TimedOut: numbers.ETIMEDOUT,
 }
 # What an error of this machine's file system is called here; what is in neither table is a `FileFailed`.
 _OF_FILES: dict[int, type[_SystemError]] = {
     number: kind
     for kind, number in _ERRNO.items()
-    if kind not in (AccessDenied, StoreUnavailable, LockTimeout, PositionInvalid)
+    if kind not in (AccessDenied, StoreUnavailable, LockTimeout, TimedOut, PositionInvalid)
 } | {numbers.EPERM: FileUnreadable}
 
 

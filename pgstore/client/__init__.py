@@ -29,7 +29,7 @@ from pgstore.client.transaction import _AMBIENT, Transaction, current, forget_af
 from pgstore.client.world import AsyncWorld, BlockingWorld, World
 from pgstore.config import Settings, hidden
 from pgstore.core.clock import Deadline
-from pgstore.core.limit import within
+from pgstore.core.limit import lift, within
 from pgstore.core.mapping import describe, map_error
 from pgstore.core.names import check_name
 from pgstore.core.operation import BeforeCommit, Op, PutBack, Query, Request
@@ -339,8 +339,10 @@ class Client:
 
 def _put_back(world: BlockingWorld, request: Request | None, exc: BaseException) -> None:
     """Put back what *request* took, or was to put back, if *exc* is an interrupt."""
-    if (type(request) is PutBack or (type(request) is Query and request.undo is not None)) and is_interrupt(exc):
-        run_blocking(world.put_back(request, None))
+    if is_interrupt(exc):
+        lift()
+        if type(request) is PutBack or (type(request) is Query and request.undo is not None):
+            run_blocking(world.put_back(request, None))
 
 
 def _may_repeat(exc: errors.Error | psycopg.OperationalError) -> bool:

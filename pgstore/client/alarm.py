@@ -12,59 +12,66 @@ import os
 import socket
 import threading
 import time
-from contextvars import Context
 from types import TracebackType
 from typing import Any, Final
 
 import psycopg
 
-from pgstore.client.links import CUT_OFF_SECONDS
+from pgstore.client.links import cut_off_seconds
 from pgstore.core import limit
 from pgstore.core.clock import monotonic
+from pgstore.core.threads import start
 
 _LOOK_SECONDS: Final = 0.1
 _LINGER_SECONDS: Final = 10.0  # without anything to look at
 
 _set: Final[set[Alarm]] = set()
-_starting: Final = threading.Lock()
+_starting = threading.Lock()
 _watcher: threading.Thread | None = None
 
 
 class Alarm:
     """Ends what is done on *connection* in the `with` block when the time of the call is over (`core.limit`)."""
 
+    __slots__ = ("_at", "_bound", "_cancelled", "_connection", "_lock", "_over", "_seconds")
+
     def __init__(self, connection: Any) -> None:
-        self._connection = connection
         seconds = limit.patience()
-        self._at = None if seconds is None else monotonic() + seconds
+        self._bound = None if seconds is None else limit.current()
+        if seconds is None or self._bound is None:
+            return
+        self._connection = connection
+        self._at = monotonic() + seconds
+        self._seconds = cut_off_seconds()
         self._cancelled = self._over = False
         self._lock = threading.Lock()  # what comes after the block is not cancelled
 
     def __enter__(self) -> None:
-        if self._at is not None:
+        if self._bound is not None:
             _set.add(self)
-            _see_to_it()
+            if _watcher is None:
+                _begin_to_watch()
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._at is not None:
+        if self._bound is not None:
             _set.discard(self)
             with self._lock:
                 self._over = True
 
     def look(self) -> None:
         """Ring if it is time."""
-        assert self._at is not None
         if monotonic() < self._at:
             return
         with self._lock, contextlib.suppress(psycopg.Error, OSError):
-            if self._over:
-                return
-            if not self._cancelled:
+            # An interrupt may have come as the block began or ended: its call has no bound any more, and nothing is under way.
+            if self._over or self._bound is None or self._bound.at is None:
+                _set.discard(self)
+            elif not self._cancelled:
                 self._cancelled = True
-                self._at = monotonic() + CUT_OFF_SECONDS
-                cancelling = self._connection.cancel_safe(timeout=CUT_OFF_SECONDS)
+                self._at = monotonic() + self._seconds
+                cancelling = self._connection.cancel_safe(timeout=self._seconds)
                 if asyncio.iscoroutine(cancelling):
                     asyncio.run(cancelling)
             else:
@@ -73,12 +80,14 @@ class Alarm:
                     wire.shutdown(socket.SHUT_RDWR)
 
 
-def _see_to_it() -> None:
+def _begin_to_watch() -> None:
     global _watcher
     with _starting:
-        if _watcher is None or not _watcher.is_alive():  # not alive: in a forked child
-            _watcher = threading.Thread(target=_watch, name="pgstore-alarm", daemon=True)
-            Context().run(_watcher.start)
+        if _watcher is None:
+            watcher = threading.Thread(target=_watch, name="pgstore-alarm", daemon=True)
+            with contextlib.suppress(RuntimeError):  # the interpreter is about to end
+                start(watcher)
+                _watcher = watcher
 
 
 def _watch() -> None:
@@ -91,6 +100,17 @@ def _watch() -> None:
             alarm.look()
         if monotonic() > used_at + _LINGER_SECONDS:
             with _starting:
+                watcher, _watcher = _watcher, None
                 if not _set:
-                    _watcher = None
                     return
+                _watcher = watcher  # one was set before it could see that nobody looks
+
+
+def _forget_after_fork() -> None:
+    global _starting, _watcher
+    _starting, _watcher = threading.Lock(), None
+    _set.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)

@@ -110,7 +110,7 @@ class BorrowedLink:
     def execute(self, query: Query) -> Any:
         cursor = self._cursor()
         try:
-            if limit.is_set():
+            if limit.current() is not None:
                 with Alarm(cursor.connection):
                     _send(cursor, query)
             else:
@@ -187,7 +187,7 @@ class BorrowedAsyncLink:
     async def execute(self, query: Query) -> Any:
         cursor = await self._cursor()
         try:
-            if limit.is_set():
+            if limit.current() is not None:
                 with Alarm(cursor.connection):
                     await _send(cursor, query)
             else:

@@ -363,7 +363,7 @@ class World(abc.ABC):
                 migrated = True
             except errors.StoreUnavailable:
                 _close(link)
-                if client.history is None or client.is_closing or time.monotonic() > give_up or limit.is_over():
+                if client.history is None or client.is_closing or time.monotonic() > give_up or limit.is_spent():
                     raise
                 yield self.sleep(_RETRY_SECONDS)
                 continue

@@ -12,20 +12,19 @@ from pgstore.client.links.asynchronous import AsyncLink
 from pgstore.client.links.base import (
     ADAPTERS,
     CURRENT_XID,
-    CUT_OFF_SECONDS,
     GRACE_SECONDS,
     RECONNECT_SECONDS,
     SETTLE_SECONDS,
     BrokenLink,
     Link,
     Patience,
+    cut_off_seconds,
 )
 from pgstore.client.links.blocking import BlockingLink
 
 __all__ = [
     "ADAPTERS",
     "CURRENT_XID",
-    "CUT_OFF_SECONDS",
     "GRACE_SECONDS",
     "RECONNECT_SECONDS",
     "SETTLE_SECONDS",
@@ -34,4 +33,5 @@ __all__ = [
     "BrokenLink",
     "Link",
     "Patience",
+    "cut_off_seconds",
 ]

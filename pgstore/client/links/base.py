@@ -82,6 +82,11 @@ class Silence(Exception):
     """The time of the call is over, and nothing has come from the server."""
 
 
+def cut_off_seconds() -> float:
+    """How long the call has for `Link.cut_off`."""
+    return limit.ending(CUT_OFF_SECONDS)
+
+
 class Patience:
     """How often a call is tried again on another connection, while a server restarts or fails over."""
 
@@ -91,11 +96,11 @@ class Patience:
 
     def spend(self, broken: BrokenLink) -> None:
         """Raise `StoreUnavailable` if it is enough. Something that was received again and again may be what breaks the server."""
-        if limit.is_over():
+        self._sent += broken.sent
+        if limit.is_spent():
             raise errors.StoreUnavailable(
                 f"the connection broke, and the time of the call is over: {broken}"
             ) from broken
-        self._sent += broken.sent
         if self._sent > _SENT_MAX or monotonic() > self._until:
             raise errors.StoreUnavailable(f"the connection broke again and again: {broken}") from broken
 
@@ -168,16 +173,19 @@ class Link(abc.ABC):
     def _cancel(self, seconds: float) -> None:
         """Ask the server to cancel the call that is under way, waiting for at most *seconds*."""
 
-    def cut_off(self, io: protocol.Io[T], taking: Query | Many | None) -> T:
+    def cut_off(self, io: protocol.Io[T], taking: Query | Many | None, seconds: float) -> T:
         """
         The time of the call is over: have the server cancel it. Result: that of the call, if it was done all the same.
 
         Raises `TimedOut`: it was cancelled; `BrokenLink`: the server does not answer any more, and is given up.
+
+        Args:
+            seconds: to wait for the server to take the order, and then again to obey.
         """
         try:
             with contextlib.suppress(psycopg.Error):
-                self._cancel(CUT_OFF_SECONDS)
-            result = self._finish(io, silence=CUT_OFF_SECONDS)
+                self._cancel(seconds)
+            result = self._finish(io, silence=seconds)
         except errors.StatementFailed as exc:
             if exc.sqlstate == QUERY_CANCELED:
                 raise timed_out() from exc

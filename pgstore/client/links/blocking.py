@@ -14,7 +14,7 @@ from psycopg import pq
 from psycopg.pq.abc import PGresult
 
 from pgstore import errors
-from pgstore.client.links.base import FATAL, BrokenLink, Link, Silence
+from pgstore.client.links.base import FATAL, BrokenLink, Link, Silence, cut_off_seconds
 from pgstore.client.links.eagerness import Eagerness
 from pgstore.core import limit, protocol
 from pgstore.core.certainly import certainly
@@ -52,6 +52,7 @@ class BlockingLink(Link):
         pgconn = self.pgconn
         values = statement.pack(query.values)
         result: PGresult | None = None
+        wait = self._poll if limit.current() is None else self._wait
         try:
             if self.prepared is None:
                 pgconn.send_query_params(statement.unset_sql, values, statement.oids, statement.formats, 1)
@@ -59,15 +60,15 @@ class BlockingLink(Link):
                 pgconn.send_query_prepared(statement.name, values, statement.formats, 1)
             if not pgconn.flush():
                 if not self._eagerness.catch(pgconn, statement):
-                    self._wait()
+                    wait()
                     pgconn.consume_input()
                 while pgconn.is_busy():
-                    self._wait()
+                    wait()
                     pgconn.consume_input()
                 for result in self._results:  # noqa: B007
                     break
                 while pgconn.is_busy():
-                    self._wait()
+                    wait()
                     pgconn.consume_input()
                 # The commit comes after the rows, and may fail: a second result.
                 if (more := pgconn.get_result()) is None:
@@ -87,14 +88,16 @@ class BlockingLink(Link):
             if words is not None and words.status == FATAL:  # the server's last; else they are of what was done
                 return self.read(words, is_first=True)  # which raises
             raise BrokenLink(exc, sent=True) from exc
-        except Silence:
-            return certainly(partial(self.cut_off, self._rest(result), query))
-        except BaseException:
+        except BaseException as exc:
             # Twice: a second interrupt may come before the first has set about tidying up. What was done is not done again.
             io = None
             try:
                 io = self._rest(result)
+                if type(exc) is Silence:
+                    return self._cut_off(io, query)
                 self._settle(io, query)
+            except (errors.Error, BrokenLink):
+                raise
             except BaseException:
                 self._settle(io or self._rest(result), query)
                 raise
@@ -119,11 +122,13 @@ class BlockingLink(Link):
             return done.value  # type: ignore[no-any-return]
         except (errors.Error, BrokenLink):
             raise
-        except Silence:
-            return certainly(partial(self.cut_off, io, taking))  # type: ignore[no-any-return]
-        except BaseException:
+        except BaseException as exc:
             try:
+                if type(exc) is Silence:
+                    return self._cut_off(io, taking)  # type: ignore[no-any-return]
                 self._settle(io, taking)
+            except (errors.Error, BrokenLink):
+                raise
             except BaseException:  # as in `execute`
                 self._settle(io, taking)
                 raise
@@ -148,6 +153,9 @@ class BlockingLink(Link):
         seconds = limit.patience()
         if not (poll or self._poll)(None if seconds is None else seconds * 1000):
             raise Silence
+
+    def _cut_off(self, io: protocol.Io[Any], taking: Query | Many | None) -> Any:
+        return certainly(partial(self.cut_off, io, taking, cut_off_seconds()))
 
     def _settle(self, io: protocol.Io[Any], taking: Query | Many | None) -> None:
         """Bring an interrupted call to its end, and undo it, whatever interrupts there are meanwhile."""
