@@ -159,6 +159,7 @@ class Client:
                 self.session.close()
         finally:
             self.is_closing = False
+            lift()  # which an interrupt may have kept the block from
         self._blocking.close()
         self._blocking = BlockingWorld(self)
         self.session = Session(self)

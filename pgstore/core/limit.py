@@ -63,7 +63,8 @@ class within:  # noqa: N801 - reads as a word of the language
         if self.at is None:
             return
         self.at = None
-        _CURRENT.set(self._before)  # not by a token: an operation that is given up may end in another context
+        if _CURRENT.get() is self:  # an operation that is given up may end in another context
+            _CURRENT.set(self._before)
         if kind is not None and self._late is not None and isinstance(exc, TimedOut):
             raise self._late(exc) from exc
 

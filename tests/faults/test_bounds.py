@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue as stdlib
+import threading
 import time
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 import pgstore
 from pgstore.client.links import base
 from pgstore.core import limit
+from pgstore.core.clock import Deadline
 from tests.faults.conftest import Background, until
 
 NOT_GRANTED = "SELECT count(*) FROM pg_locks WHERE NOT granted"
@@ -227,6 +229,65 @@ def test_a_call_with_a_bound_ends_where_the_server_is_silent(call, own_database,
 
     call(queue.put, "after")
     assert call(queue.get_many, 9)[-1] == "after"
+
+
+@pytest.mark.parametrize("terms", TERMS, ids=str)
+def test_a_call_with_a_bound_replaces_a_connection_that_has_broken(call, own_database, queue, terms):
+    """
+    The bound is for items, room and locks: a restart of the server is no error of the next call.
+    """
+    entries = pgstore.Dict.persist("entries", client=queue._client).hydrate()
+    for act in (
+        lambda: call(queue.get, **terms),
+        lambda: call(queue.put, "there", **terms),
+        lambda: call(queue.get_many, 3, lease=9, **terms),
+        lambda: call(entries.lock("k", **({} if "block" in terms else terms)).acquire, block=terms.get("block", True)),
+    ):
+        with contextlib.suppress(stdlib.Empty):
+            call(queue.get, **terms)
+        with psycopg.connect(own_database) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 9000) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        with in_time(), contextlib.suppress(stdlib.Empty):
+            act()
+
+
+@pytest.mark.parametrize("terms", TERMS, ids=str)
+@pytest.mark.parametrize("is_back", [True, False])
+def test_a_call_with_a_bound_waits_a_moment_for_a_server_that_is_gone(call, own_database, proxy, terms, is_back):
+    """
+    And no longer: within five seconds it says so.
+    """
+    client = call.client(proxy.url(own_database))
+    queue = pgstore.Queue.persist("q", client=client).hydrate()
+    queue.put("there")
+    call(queue.len)
+    proxy.refuse()
+    proxy.cut()
+    back = threading.Timer(1.0, proxy.accept)
+    if is_back:
+        back.start()
+    with in_time():
+        if is_back:
+            assert call(queue.get, **terms) == "there"
+        else:
+            with pytest.raises(pgstore.StoreUnavailable):
+                call(queue.get, **terms)
+    if not is_back:
+        proxy.accept()
+
+
+def test_bounds_within_bounds_count_both():
+    with limit.within(Deadline.after(50)):
+        with limit.within(Deadline.after(5)):
+            assert limit.patience() <= 5
+        with limit.within(Deadline.after(500)):
+            assert 5 < limit.patience() <= 50
+        with limit.within(Deadline.after(None)):
+            assert 5 < limit.patience() <= 50
+    assert limit.patience() is None
 
 
 def test_a_bound_of_one_call_is_not_that_of_the_next(call, own_database, queue, elsewhere):
