@@ -52,7 +52,7 @@ class BlockingLink(Link):
         pgconn = self.pgconn
         values = statement.pack(query.values)
         result: PGresult | None = None
-        wait = self._poll if limit.current() is None else self._wait
+        wait: Callable[[], Any] = self._poll if limit.current() is None else self._wait
         try:
             if self.prepared is None:
                 pgconn.send_query_params(statement.unset_sql, values, statement.oids, statement.formats, 1)
