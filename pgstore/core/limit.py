@@ -104,9 +104,13 @@ def patience() -> float | None:
     if bound is None or (at := bound.at) is None:
         return None
     seconds = at - monotonic()
-    if seconds < SILENCE_SECONDS:
-        return max(_LEAST_SECONDS, min(SILENCE_SECONDS, seconds + _RENEWING_SECONDS))
-    return seconds if seconds < _FOR_EVER_SECONDS else None
+    if seconds >= SILENCE_SECONDS:
+        return seconds if seconds < _FOR_EVER_SECONDS else None
+    # Not by `min` and `max`, which take longer than all the rest.
+    left = seconds + _RENEWING_SECONDS
+    if left >= SILENCE_SECONDS:
+        return SILENCE_SECONDS
+    return left if left > _LEAST_SECONDS else _LEAST_SECONDS
 
 
 def ending(seconds: float) -> float:
