@@ -26,6 +26,12 @@ def kind(request):
     return request.param
 
 
+@pytest.fixture
+def client_of_one(database):
+    with pgstore.Client(database, connections_max=1) as client:
+        yield client
+
+
 def use(call, store):
     """The cheapest operation of a store."""
     if isinstance(store, pgstore.Volume):
@@ -225,6 +231,77 @@ def test_a_store_made_in_a_transaction_is_known_after_its_commit(client, store_n
 
     assert store.object_id
     assert store["k"] == 1
+
+
+def test_object_id_is_known_in_a_joined_transaction_and_after_it(client, database, kind, store_name):
+    """
+    The commit is the caller's, and pgstore never hears of it.
+    """
+    store = kind.persist(store_name, client=client)
+
+    with psycopg.connect(database) as connection:
+        with client.transaction(connection=connection):
+            assert store.hydrate() is store
+            object_id = store.object_id
+            assert store.using(client.transaction()).object_id == object_id
+        connection.commit()
+
+    assert store.object_id == object_id
+    assert kind.from_name(store_name, client=client).hydrate().object_id == object_id
+
+
+def test_object_id_is_known_in_an_asynchronous_joined_transaction(client, database, kind, store_name):
+    store = kind.persist(store_name, client=client)
+
+    async def work():
+        async with await psycopg.AsyncConnection.connect(database) as connection:
+            async with client.transaction(connection=connection):
+                await store.hydrate.aio()
+                object_id = store.object_id
+        await client.aclose()
+        return object_id
+
+    assert asyncio.run(work()) == store.hydrate().object_id
+
+
+def test_object_id_of_a_store_made_in_a_joined_block_goes_with_the_block(client, database, kind, store_name):
+    store = kind.persist(store_name, client=client)
+
+    with psycopg.connect(database) as connection:
+        with pytest.raises(RuntimeError), client.transaction(connection=connection):
+            store.hydrate()
+            raise RuntimeError
+        with pytest.raises(AttributeError, match="hydrate"):
+            _ = store.object_id
+        with client.transaction(connection=connection):
+            object_id = store.hydrate().object_id
+        with pytest.raises(RuntimeError), client.transaction(connection=connection):
+            store.hydrate()
+            raise RuntimeError
+        assert store.object_id == object_id
+
+
+def test_object_id_of_a_store_made_in_a_transaction_goes_with_its_savepoint(client, kind, store_name):
+    store = kind.from_name(store_name, client=client)
+
+    with client.transaction():
+        with pytest.raises(RuntimeError), client.transaction():
+            kind.objects.create(store_name, client=client)
+            object_id = store.hydrate().object_id
+            raise RuntimeError
+        with pytest.raises(AttributeError, match="hydrate"):
+            _ = store.object_id
+        kind.objects.create(store_name, client=client)
+        assert store.hydrate().object_id != object_id
+
+
+def test_object_id_is_known_where_the_transaction_has_the_only_connection(client_of_one, kind, store_name):
+    store = kind.persist(store_name, client=client_of_one)
+
+    with client_of_one.transaction():
+        object_id = store.hydrate().object_id
+
+    assert store.object_id == object_id
 
 
 # ---------------------------------------------------------------------------------------------------------- ephemeral
