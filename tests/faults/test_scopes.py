@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
 import inspect
 import signal
 import threading
@@ -505,6 +506,110 @@ def test_asynchronous_generators_too(client, entries):
     asyncio.run(work())
 
     assert entries.keys() == ["a", "b"]
+
+
+def test_an_asynchronous_generator_that_is_closed_in_an_inner_block_leaves_the_outer_one_usable(client, entries):
+    async def rows():
+        async with client.transaction():
+            await entries.put.aio("inner", 1)
+            yield
+
+    async def work():
+        async with client.transaction():
+            await entries.put.aio("before", 1)
+            async with contextlib.aclosing(rows()) as looped:
+                async for _ in looped:
+                    break
+            await entries.put.aio("after", 1)
+        await client.aclose()
+
+    asyncio.run(work())
+
+    assert entries.keys() == ["after", "before"]
+
+
+@pytest.mark.parametrize("joined", ["psycopg", "sqlalchemy"])
+def test_an_asynchronous_generator_that_is_closed_in_a_joined_block_undoes_it(client, entries, own_database, joined):
+    """
+    Else the caller would commit half of what the generator was about to do.
+    """
+
+    async def rows(connection):
+        async with client.transaction(connection=connection):
+            await entries.put.aio("inner", 1)
+            yield
+
+    async def work():
+        if joined == "psycopg":
+            opened: Any = await psycopg.AsyncConnection.connect(own_database)
+        else:
+            engine = create_async_engine("postgresql+psycopg://", async_creator=connect)
+            opened = engine.connect()
+        async with opened as connection:
+            async with client.transaction(connection=connection):
+                await entries.put.aio("before", 1)
+            async with contextlib.aclosing(rows(connection)) as looped:
+                async for _ in looped:
+                    break
+            await connection.commit()
+        if joined == "sqlalchemy":
+            await engine.dispose()
+        await client.aclose()
+
+    async def connect():
+        return await psycopg.AsyncConnection.connect(own_database)
+
+    asyncio.run(work())
+
+    assert entries.keys() == ["before"]
+
+
+def test_what_a_closed_asynchronous_generator_did_to_objects_is_undone_too(client):
+    queue = pgstore.Queue.persist("queue", client=client)
+    queue.put("item")
+
+    async def rows(lease):
+        async with client.transaction():
+            await lease.ack.aio()
+            yield
+
+    async def work():
+        lease = await queue.get.aio(lease=60)
+        async with contextlib.aclosing(rows(lease)) as looped:
+            async for _ in looped:
+                break
+        await lease.nack.aio()
+        await client.aclose()
+
+    asyncio.run(work())
+
+    assert queue.get(block=False) == "item"
+
+
+def test_a_task_in_an_inner_block_that_is_left_over_of_an_event_loop_gives_its_connection_up(client, entries):
+    """
+    Nothing can be awaited there any more, so what the outer block did goes as well.
+    """
+    written = asyncio.Event()
+
+    async def hold():
+        async with client.transaction(), client.transaction():
+            await entries.put.aio("k", 1)
+            written.set()
+            await asyncio.sleep(3600)
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(hold())
+    loop.run_until_complete(written.wait())
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own reproach, to the log
+    loop.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del task, loop
+        gc.collect()
+
+    entries["k"] = 2  # nobody has it locked
+    assert entries["k"] == 2
 
 
 # ---------------------------------------------------------------------------------- signal handlers and finalisers
