@@ -127,7 +127,7 @@ class Session:
         self._reserved: dict[int, deque[int]] = {}
         self._errands: deque[Callable[[], Op[None]]] = deque()
         self._stop = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a signal handler may come in
         self._thread: threading.Thread | None = None
 
     def reserved_inodes(self, store_id: int) -> deque[int]:

@@ -7,7 +7,10 @@ import contextlib
 import contextvars
 import gc
 import inspect
+import io
+import itertools
 import signal
+import sys
 import threading
 import warnings
 from typing import Any
@@ -20,7 +23,11 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
 import pgstore
+from pgstore.client import pins, session
 from pgstore.client.links.eagerness import Eagerness
+from pgstore.client.listener import BlockingListener
+from pgstore.client.pins import Pins
+from pgstore.core.operation import Topic
 from pgstore.errors import InvalidError, StatementFailed, TransactionFailed, TransactionScopeError
 from tests.faults.conftest import Background
 
@@ -663,6 +670,66 @@ def test_a_signal_handler_cannot_come_between_a_statement_and_its_answer(client,
 
     assert len(refused) == 5
     assert entries.keys() == [f"k{number}" for number in range(5)]
+
+
+def coming_in(function, work):
+    """Call *work* again and again, and by itself once before a line of *function*, as a signal handler would; before each in turn."""
+    code = inspect.unwrap(function).__code__
+    for at in itertools.count():
+        lines = itertools.count()
+        reached = False
+
+        def trace(frame, event, argument, at=at, lines=lines):
+            nonlocal reached
+            if frame.f_code is not code or reached:
+                return None
+            if event == "line" and next(lines) == at:
+                reached = True
+                work()
+            return trace
+
+        sys.settrace(trace)
+        try:
+            work()
+        finally:
+            sys.settrace(None)
+        yield
+        if not reached:
+            return
+
+
+@pytest.mark.parametrize(
+    "function",
+    [session.Session.current, session.Session.beat, Pins.keep, BlockingListener.register, BlockingListener.leave],
+    ids=lambda function: function.__qualname__,
+)
+def test_a_signal_handler_does_not_wait_for_what_it_has_interrupted(client, entries, function):
+    """
+    It comes in where its own thread has one of the client's locks in hand.
+    """
+    files = pgstore.NetworkFileSystem.persist("files", client=client).hydrate()
+    root = pins.inode_of(int(files.object_id[3:]), 1)
+
+    def use():
+        client.session._id = None
+        client.run(client.session.current())
+        client.run(client.session.pins.keep(root))
+        client.session._id = -1  # which was swept
+        client.run(client.session.beat())
+        client.world(blocking=True).listener.register(Topic(1, "x")).close()
+
+    for _ in coming_in(function, use):
+        pass
+
+
+def test_a_signal_handler_and_what_it_has_interrupted_get_one_default_client(monkeypatch, database):
+    monkeypatch.setenv("PGSTORE_URL", database)
+    made: list[pgstore.Client] = []
+
+    for _ in coming_in(pgstore.client.default_client, lambda: made.append(pgstore.client.default_client())):
+        assert len(set(made)) == 1
+        made.clear()
+        monkeypatch.setattr(pgstore.client, "_default", None)
 
 
 def test_between_two_statements_a_signal_handler_takes_part(client, entries):
