@@ -7,7 +7,6 @@ import contextlib
 import contextvars
 import gc
 import inspect
-import io
 import itertools
 import signal
 import sys
@@ -673,7 +672,7 @@ def test_a_signal_handler_cannot_come_between_a_statement_and_its_answer(client,
 
 
 def coming_in(function, work):
-    """Call *work* again and again, and by itself once before a line of *function*, as a signal handler would; before each in turn."""
+    """Call *work* for each line of *function*, and once more before that line is run, as a signal handler would."""
     code = inspect.unwrap(function).__code__
     for at in itertools.count():
         lines = itertools.count()
