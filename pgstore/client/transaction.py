@@ -177,7 +177,11 @@ class Transaction:
     async def __aenter__(self) -> Transaction:
         self._enter(blocking=False)
         try:
-            await run_async(self._open())
+            if self._root is None:
+                await run_async(self._open())
+            else:
+                async with self._root.async_lock:
+                    await run_async(self._open())
         except BaseException:
             self._ended = True
             raise

@@ -116,6 +116,30 @@ def test_using_waits_for_its_turn_in_both_forms(client, entries):
     assert entries.len() == 20
 
 
+def test_an_inner_block_is_entered_while_another_task_uses_the_transaction(client, entries):
+    """
+    Its savepoint waits for its turn, or two statements would meet on one connection.
+    """
+
+    async def work():
+        async with client.transaction() as tx:
+
+            async def put_many():
+                for number in range(20):
+                    await entries.using(tx).put.aio(number, 1)
+
+            other = asyncio.create_task(put_many())
+            while not other.done():
+                async with client.transaction():
+                    await entries.put.aio("k", 1)
+            await other
+        await client.aclose()
+
+    asyncio.run(work())
+
+    assert len(entries) == 21
+
+
 def test_a_transaction_is_rolled_back_if_it_is_cancelled_while_another_task_uses_it(client, entries):
     """
     Leaving the block has to wait for the other task's call, and must not forget why it waits.
