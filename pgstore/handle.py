@@ -163,7 +163,10 @@ class Store:
     def from_id(cls, object_id: str, client: Client | None = None) -> Self:
         """Return a handle on the store with this `object_id`."""
         prefix, _, number = str(object_id).partition("-")
-        if prefix != cls._id_prefix or not (number.isascii() and number.isdigit()) or int(number) >= _ID_END:
+        is_number = (
+            number.isascii() and number.isdigit() and len(number) <= _ID_DIGITS_MAX
+        )  # more Python would not convert
+        if prefix != cls._id_prefix or not is_number or int(number) >= _ID_END:
             raise errors.InvalidError(f"{object_id!r} is not the id of a {cls._noun}, such as '{cls._id_prefix}-42'")
         return cls._make(client, wanted_id=int(number))
 
@@ -676,6 +679,7 @@ class Objects(Generic[S]):
 
 _ALL: Final = 1 << 62
 _ID_END: Final = 1 << 63
+_ID_DIGITS_MAX: Final = len(str(_ID_END))
 
 
 def _instant(value: datetime | str | None) -> datetime | None:

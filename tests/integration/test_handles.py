@@ -17,6 +17,7 @@ import pytest
 import pgstore
 from pgstore import errors
 from pgstore.client import session
+from pgstore.core.operation import Call
 
 KINDS = [pgstore.Dict, pgstore.Queue, pgstore.Volume]
 
@@ -77,7 +78,7 @@ def test_from_id_leads_to_the_store_and_learns_its_name(call, client, kind, stor
 
     use(call, same)
     assert same.name == store_name
-    for bad in ("", "xx-1", "di-", "di-x", f"{store.object_id}x", 5):
+    for bad in ("", "xx-1", "di-", "di-x", f"{store.object_id}x", f"{store._id_prefix}-{'9' * 5000}", 5):
         with pytest.raises(pgstore.InvalidError, match="not the id"):
             kind.from_id(bad)
     missing = kind.from_id(f"{store._id_prefix}-999999999", client=client)
@@ -359,6 +360,36 @@ def test_an_errand_that_fails_holds_up_neither_the_heartbeat_nor_other_errands(c
     assert done == ["tried", "done"]
     client.run(client.session.keep())
     assert done == ["tried", "done", "tried"]
+
+
+def test_two_rounds_of_housekeeping_at_once_do_each_errand_once(client):
+    """
+    One may be that of a client which is being closed: an errand that is done twice takes the next one's place, which is lost.
+    """
+    pgstore.Dict.ephemeral(client).hydrate()
+    begun, go_on = threading.Event(), threading.Event()
+    done = []
+
+    def slow():
+        begun.set()
+        yield Call(lambda: go_on.wait(20))
+        done.append("slow")
+
+    def quick():
+        done.append("quick")
+        yield from ()
+
+    client.session.later(slow)
+    client.session.later(quick)
+    other = threading.Thread(target=lambda: client.run(client.session.keep()))
+    other.start()
+    begun.wait(20)
+
+    client.run(client.session.keep())
+    go_on.set()
+    other.join()
+
+    assert done == ["quick", "slow"]
 
 
 def test_an_ephemeral_store_is_usable_at_once_and_goes_with_its_handle(client):
