@@ -107,8 +107,8 @@ class Transaction:
         """
         The psycopg connection of this transaction, for SQL of the caller's: `tx.connection.execute("INSERT …")`.
 
-        Do not commit, roll back or close it. In an asynchronous transaction, use `await tx.get_connection()` if nothing has
-        been done in it yet.
+        Do not commit, roll back or close it. In an asynchronous transaction use `await tx.get_connection()`: this cannot begin
+        one, and leaves the settings of the planner as pgstore has them.
         """
         root = self._open_root()
         if root.world.is_async:
