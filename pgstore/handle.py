@@ -692,7 +692,10 @@ def _instant(value: datetime | str | None) -> datetime | None:
         return None
     if not isinstance(value, datetime):
         raise errors.InvalidError(f"created_before must be a datetime or str, not {type(value).__name__}")
-    return value.astimezone()
+    try:
+        return value.astimezone()
+    except (ValueError, OverflowError) as exc:  # local time, on the first or last day that Python has
+        raise errors.InvalidError(f"created_before {value!r} is not a time that every zone has: {exc}") from exc
 
 
 class _ObjectsOfClass:

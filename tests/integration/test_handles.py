@@ -129,8 +129,9 @@ def test_objects_create_list_and_delete(call, client, kind, store_name):
     assert names(created_before="2001-01-01") == []
     with pytest.raises(pgstore.InvalidError, match="max_objects"):
         names(max_objects=-1)
-    with pytest.raises(pgstore.InvalidError, match="created_before"):
-        names(created_before="yesterday")
+    for no_time in ("yesterday", "0001-01-01", 5):
+        with pytest.raises(pgstore.InvalidError, match="created_before"):
+            names(created_before=no_time)
 
     call(kind.objects.delete, "b", environment_name=environment, client=client)
     assert names() == ["c", "a"]
