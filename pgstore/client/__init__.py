@@ -401,11 +401,9 @@ def default_client() -> Client:
     global _default
     client = _default
     if client is None:
+        made = Client()
         with _default_lock:
-            if _default is None:
-                made = Client()
-                _default = _default or made  # a signal handler may have come in
-            client = _default
+            client = _default = _default or made  # in one step: a signal handler may come in
     return client
 
 

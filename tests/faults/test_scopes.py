@@ -570,11 +570,8 @@ def test_an_asynchronous_generator_that_is_closed_in_a_joined_block_undoes_it(cl
             yield
 
     async def work():
-        if joined == "psycopg":
-            opened: Any = await psycopg.AsyncConnection.connect(own_database)
-        else:
-            engine = create_async_engine("postgresql+psycopg://", async_creator=connect)
-            opened = engine.connect()
+        engine = create_async_engine("postgresql+psycopg://", async_creator=connect)
+        opened: Any = await connect() if joined == "psycopg" else engine.connect()
         async with opened as connection:
             async with client.transaction(connection=connection):
                 await entries.put.aio("before", 1)
@@ -582,8 +579,7 @@ def test_an_asynchronous_generator_that_is_closed_in_a_joined_block_undoes_it(cl
                 async for _ in looped:
                     break
             await connection.commit()
-        if joined == "sqlalchemy":
-            await engine.dispose()
+        await engine.dispose()
         await client.aclose()
 
     async def connect():
