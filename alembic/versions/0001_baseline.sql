@@ -1834,7 +1834,8 @@ DECLARE
 BEGIN
     FOR gone IN
         DELETE FROM pgstore.large_object_left
-         WHERE ctid = ANY (ARRAY(SELECT ctid
+         WHERE store_id = p_store_id
+           AND ctid = ANY (ARRAY(SELECT ctid
                                    FROM pgstore.large_object_left
                                   WHERE store_id = p_store_id
                                   LIMIT 1000
@@ -2741,7 +2742,7 @@ SELECT s.environment,
        s.id AS store_id,
        s.created_at,
        s.created_by,
-       c.entries,                                     -- entries of a Dict, items of a Queue, files of a Volume or NetworkFileSystem
+       c.entries,                                     -- entries of a Dict, items of a Queue that can be taken, files of a Volume or NetworkFileSystem
        c.size_bytes                                   -- bytes of their values, payloads or contents
   FROM pgstore.store s
  CROSS JOIN LATERAL (
@@ -2753,8 +2754,8 @@ SELECT s.environment,
           AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
         HAVING s.kind = 'dict'
         UNION ALL
-       SELECT count(*), coalesce(sum(octet_length(q.payload)), 0)::bigint
-         FROM pgstore.queue_item q
+       SELECT count(*), coalesce(sum(q.size_bytes), 0)::bigint
+         FROM pgstore.queue_items q
         WHERE s.kind = 'queue' AND q.store_id = s.id
        HAVING s.kind = 'queue'
         UNION ALL
