@@ -21,6 +21,7 @@ from pgstore.core.operation import Op, Query, Rows, operation
 from pgstore.core.statement import Statement
 from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, DictBase, Write
 from pgstore.dict.codec import Codec
+from pgstore.registry import Facts
 from pgstore.serializers import key_text
 
 T = TypeVar("T")
@@ -115,17 +116,21 @@ ADD = Write(
     kind="p",
     returning="integer_value",
 )
-# Whether the sum fits, asked in a way that cannot fail: for integers by numerics; doubles overflow only if both have one sign.
-_SUM_FITS: Final = """
+_THERE: Final = "coalesce(e.float_value, e.integer_value)"
+_ADDED: Final = "coalesce(excluded.float_value, excluded.integer_value)"
+_LARGER: Final = f"greatest(abs({_THERE}), abs({_ADDED}))"
+_SMALLER: Final = f"least(abs({_THERE}), abs({_ADDED}))"
+# Half of the distance of the largest doubles: a sum that is so much above the largest is rounded to infinity.
+_ROUNDED_UP: Final = 2.0**970
+# Whether the sum fits, asked in a way that cannot fail: for integers by numerics; doubles overflow only if both have one sign and
+# are finite (infinity and NaN are above the largest). No subquery, which costs more than all the rest.
+_SUM_FITS: Final = f"""
     CASE WHEN e.codec = 'i' AND excluded.codec = 'i'
          THEN e.integer_value::numeric + excluded.integer_value::numeric
               BETWEEN -9223372036854775808::numeric AND 9223372036854775807::numeric
-         ELSE (SELECT (a < 0::float8) <> (b < 0::float8)
-                      OR abs(a) IN ('Infinity', 'NaN')
-                      OR abs(b) IN ('Infinity', 'NaN')
-                      OR abs(a) <= 1.7976931348623157e308::double precision - abs(b)
-                 FROM (SELECT coalesce(e.float_value, e.integer_value) AS a,
-                              coalesce(excluded.float_value, excluded.integer_value) AS b) AS summands)
+         ELSE {_SMALLER} - ({sys.float_info.max}::float8 - {_LARGER}) < {_ROUNDED_UP}::float8
+              OR {_LARGER} > {sys.float_info.max}::float8
+              OR ({_THERE} < 0::float8) <> ({_ADDED} < 0::float8)
      END
 """
 # An integer stays one as long as only integers are added. No row from a store that is gone, a value that is no number, and a sum
@@ -141,8 +146,7 @@ INCREMENT = Write(
                            END,
            float_value = CASE WHEN {IS_EXPIRED} THEN excluded.float_value
                               WHEN e.codec = 'i' AND excluded.codec = 'i' THEN NULL
-                              ELSE coalesce(e.float_value, e.integer_value)
-                                   + coalesce(excluded.float_value, excluded.integer_value)
+                              ELSE {_THERE} + {_ADDED}
                          END,
            value = NULL,
            json_value = NULL,
@@ -156,12 +160,7 @@ INCREMENT = Write(
     kind="p",
     returning="integer_value, float_value",
 )
-DELETE = Write(
-    "DELETE FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2",
-    "int8 text",
-    kind="d",
-    returning=f"{ALIVE} AS alive",
-)
+DELETE = Write(f"DELETE FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND {ALIVE}", "int8 text", kind="d")
 # One statement: insert, or find what is there. No row from either: it was inserted by another since our snapshot, or deleted.
 SET_DEFAULT = Statement(
     f"""
@@ -342,9 +341,16 @@ class Entries(DictBase):
                 if rows:
                     return codec.decode(rows[0], key, text)
                 yield from self._check_exists(codec.facts.id)
-        while not (rows := (yield Query(SET_DEFAULT, codec.facts.id, text, pickled, *columns, seconds))):
+        values = (text, pickled, *columns, seconds)
+        while True:
+            rows = yield from self._guarded(codec.facts, values, self._insert_or_find(codec.facts, *values))
+            if rows:
+                return codec.decode(rows[0][:-1], key, text)
             yield from self._check_exists(codec.facts.id)
-        return codec.decode(rows[0][:-1], key, text)
+
+    def _insert_or_find(self, facts: Facts, *values: Any) -> Op[Rows]:
+        rows: Rows = yield Query(SET_DEFAULT, facts.id, *values)
+        return rows
 
     @operation
     def increment(self, key: Any, by: float = 1, *, ttl: float | None = None) -> Op[Any]:
@@ -410,10 +416,8 @@ class Entries(DictBase):
     @operation
     def _delitem(self, key: Any) -> Op[None]:
         facts = (yield from self._open()).facts
-        rows: Rows = yield from self._write(DELETE, facts, key_text(key))
-        if not rows:
+        if not (yield from self._write(DELETE, facts, key_text(key))):
             yield from self._check_exists(facts.id)
-        if not any(is_alive for (is_alive,) in rows):
             raise self._no_key(key)
 
     def __delitem__(self, key: Any) -> None:
@@ -451,4 +455,5 @@ def _fits(columns: Sequence[Any], by: float) -> bool:
     present, added = float(integer if codec == "i" else real), float(by)
     if not (isfinite(present) and isfinite(added)) or (present < 0) is not (added < 0):
         return True
-    return abs(present) <= sys.float_info.max - abs(added)
+    smaller, larger = sorted((abs(present), abs(added)))
+    return smaller - (sys.float_info.max - larger) < _ROUNDED_UP
