@@ -57,6 +57,7 @@ class Codec:
         self._key_signer = Signer(signing_keys, facts.id, b"pgstore dict key")  # a key is no value of its own
         self._name = name
         self._serializer = options.get("serializer", "pickle")
+        self.pops_at_once = True  # until a value is popped that has to be loaded first (see `take`)
         self._projects = bool(options.get("json_projection"))
         self.loads_plainly = not signing_keys and refusal is None and self._serializer != "json"  # pickles, as they are
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from math import isfinite
+from math import inf, isfinite, nextafter
 from typing import Any, Final, TypeVar
 
 from pgstore import errors
@@ -116,47 +116,44 @@ ADD = Write(
     kind="p",
     returning="integer_value",
 )
-_THERE: Final = "coalesce(e.float_value, e.integer_value)"
-_ADDED: Final = "coalesce(excluded.float_value, excluded.integer_value)"
-_LARGER: Final = f"greatest(abs({_THERE}), abs({_ADDED}))"
-_SMALLER: Final = f"least(abs({_THERE}), abs({_ADDED}))"
-# Half of the distance of the largest doubles: a sum that is so much above the largest is rounded to infinity.
-_ROUNDED_UP: Final = 2.0**970
-# Whether the sum fits, asked in a way that cannot fail: for integers by numerics; doubles overflow only if both have one sign and
-# are finite (infinity and NaN are above the largest). No subquery, which costs more than all the rest.
-_SUM_FITS: Final = f"""
-    CASE WHEN e.codec = 'i' AND excluded.codec = 'i'
-         THEN e.integer_value::numeric + excluded.integer_value::numeric
-              BETWEEN -9223372036854775808::numeric AND 9223372036854775807::numeric
-         ELSE {_SMALLER} - ({sys.float_info.max}::float8 - {_LARGER}) < {_ROUNDED_UP}::float8
-              OR {_LARGER} > {sys.float_info.max}::float8
-              OR ({_THERE} < 0::float8) <> ({_ADDED} < 0::float8)
-     END
-"""
-# An integer stays one as long as only integers are added. No row from a store that is gone, a value that is no number, and a sum
-# that does not fit.
-INCREMENT = Write(
-    f"""
+# By upsert, for what is not there, has expired, or is a double. No row from a store that is gone, a value that is no number, and a
+# sum that does not fit, which is asked in a way that cannot fail.
+_INCREMENT: Final = f"""
     {_INSERT}
     ON CONFLICT (store_id, key) DO UPDATE
        SET {_KEY_PICKLE.strip()}
-           codec = CASE WHEN {IS_EXPIRED} OR (e.codec = 'i' AND excluded.codec = 'i') THEN excluded.codec ELSE 'f' END,
-           integer_value = CASE WHEN {IS_EXPIRED} THEN excluded.integer_value
-                                WHEN e.codec = 'i' AND excluded.codec = 'i' THEN e.integer_value + excluded.integer_value
-                           END,
-           float_value = CASE WHEN {IS_EXPIRED} THEN excluded.float_value
-                              WHEN e.codec = 'i' AND excluded.codec = 'i' THEN NULL
-                              ELSE {_THERE} + {_ADDED}
-                         END,
+           codec = CASE WHEN {IS_EXPIRED} THEN excluded.codec ELSE {{codec}} END,
+           integer_value = CASE WHEN {IS_EXPIRED} THEN excluded.integer_value ELSE {{integer}} END,
+           float_value = CASE WHEN {IS_EXPIRED} THEN excluded.float_value ELSE {{float}} END,
            value = NULL,
            json_value = NULL,
            revision = excluded.revision,
            updated_at = excluded.updated_at,
            expires_at = CASE WHEN {IS_EXPIRED} THEN excluded.expires_at ELSE e.expires_at END
-     WHERE (e.codec IN ('i', 'f') AND {_SUM_FITS})
+     WHERE {{fits}}
         OR {IS_EXPIRED}
-    """,
-    _INSERT_TYPES,
+"""
+# An integer to a number, which stays what it is. $10 and $11 as $4 and $5 of ADD; no integer makes a double overflow.
+INCREMENT = Write(
+    _INCREMENT.format(
+        codec="e.codec",
+        integer="e.integer_value + excluded.integer_value",
+        float="e.float_value + excluded.integer_value::float8",
+        fits="e.codec = 'f' OR (e.codec = 'i' AND e.integer_value BETWEEN $10 AND $11)",
+    ),
+    f"{_INSERT_TYPES} int8 int8",
+    kind="p",
+    returning="integer_value, float_value",
+)
+# A double to a number, which becomes one. $10 and $11: from what to what the sum does not fit.
+INCREMENT_BY_FLOAT = Write(
+    _INCREMENT.format(
+        codec="excluded.codec",
+        integer="NULL",
+        float="coalesce(e.float_value, e.integer_value) + excluded.float_value",
+        fits="(e.codec IN ('i', 'f') AND coalesce(e.float_value, e.integer_value) NOT BETWEEN $10 AND $11)",
+    ),
+    f"{_INSERT_TYPES} float8 float8",
     kind="p",
     returning="integer_value, float_value",
 )
@@ -374,9 +371,12 @@ class Entries(DictBase):
         if type(by) is int:
             low, high = max(-(2**63), -(2**63) - by), min(2**63 - 1, 2**63 - 1 - by)
             rows = yield from self._write(ADD, codec.facts, text, by, low, high)
-        number = ("i", None, by, None, None) if type(by) is int else ("f", None, None, by, None)
+            added = (INCREMENT, "i", None, by, None, None, seconds, low, high)
+        else:
+            added = (INCREMENT_BY_FLOAT, "f", None, None, by, None, seconds, *_refused(by))
+        write, *values = added
         while not rows:
-            rows = yield from self._write(INCREMENT, codec.facts, text, pickled, *number, seconds)
+            rows = yield from self._write(write, codec.facts, text, pickled, *values)
             if not rows:
                 found: Rows = yield Query(GET, codec.facts.id, text)
                 if not found:
@@ -448,12 +448,24 @@ def _summand(by: Any) -> int | float:
 
 
 def _fits(columns: Sequence[Any], by: float) -> bool:
-    """Whether the sum of the number in *columns* and *by* fits into its column, as `_SUM_FITS` sees it."""
+    """Whether the sum of the number in *columns* and *by* fits into its column, as the statements see it."""
     codec, _, integer, real, _ = columns
-    if codec == "i" and type(by) is int:
-        return -(2**63) <= int(integer) + by < 2**63
-    present, added = float(integer if codec == "i" else real), float(by)
-    if not (isfinite(present) and isfinite(added)) or (present < 0) is not (added < 0):
-        return True
-    smaller, larger = sorted((abs(present), abs(added)))
-    return smaller - (sys.float_info.max - larger) < _ROUNDED_UP
+    if type(by) is int:
+        return codec == "f" or -(2**63) <= int(integer) + by < 2**63
+    low, high = _refused(by)
+    return not low <= float(integer if codec == "i" else real) <= high
+
+
+def _refused(by: float) -> tuple[float, float]:
+    """The least and the greatest double whose sum with *by* is rounded to infinity, though both are finite; if none, 1 and 0."""
+    if not isfinite(by) or abs(by) < _ROUNDED_UP:
+        return 1.0, 0.0
+    missing = int(sys.float_info.max) + int(_ROUNDED_UP) - int(abs(by))
+    least = float(missing)
+    if int(least) < missing:
+        least = nextafter(least, inf)
+    return (least, sys.float_info.max) if by > 0 else (-sys.float_info.max, -least)
+
+
+# Half of the distance of the largest doubles: a sum so much above the largest is rounded to infinity.
+_ROUNDED_UP: Final = 2.0**970

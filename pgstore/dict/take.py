@@ -171,13 +171,17 @@ class Taking(DictBase):
         text = key_text(key)
         codec = yield from self._open()
         yield from self._collect_in_passing(codec.facts)
-        if codec.facts.options.get("watch"):
+        if codec.facts.options.get("watch") or not codec.pops_at_once:
             query = Query(ONE, codec.store_id, text)
         else:
             statement = ONE_OR_TAKEN if codec.loads_plainly else ONE_OR_TAKEN_IF_NO_PICKLE
             query = Query(statement, codec.store_id, text, undo=lambda rows: _putting_back(codec.facts, _taken(rows)))
-        locked = Query(ONE_LOCKED, codec.store_id, text)
-        found = yield from self._take(codec, query, locked, lambda rows: codec.decode(rows[0][2:7], key, text))
+
+        def load(rows: Rows) -> Any:
+            codec.pops_at_once = _goes_at_once(rows[0])  # the next value is probably like this one
+            return codec.decode(rows[0][2:7], key, text)
+
+        found = yield from self._take(codec, query, Query(ONE_LOCKED, codec.store_id, text), load)
         return default if found is None else found[0]
 
     @operation
@@ -283,6 +287,14 @@ class Taking(DictBase):
             return bool((yield from self._write(remove, facts, rows[0][0], rows[0][7], undo=undo)))
         keys, revisions = [row[0] for row in rows], [row[7] for row in rows]
         return bool((yield from self._write(REMOVE_ALL, facts, keys, revisions, undo=undo)))
+
+
+def _goes_at_once(row: Sequence[Any]) -> bool:
+    """Whether a value like that of *row* is removed by the statement that reads it."""
+    kind, data, document = row[2], row[3], row[6]
+    if kind == "p":
+        return len(data) <= 1024 and b"\x93" not in data
+    return len(document) <= 512 if kind == "j" else kind in "if"
 
 
 def _taken(rows: Rows) -> Rows:
