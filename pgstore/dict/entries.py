@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from math import inf, isfinite, nextafter
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from pgstore import errors
 from pgstore.core.numbers import as_int, as_real
@@ -23,8 +23,6 @@ from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, DictBase, Write
 from pgstore.dict.codec import Codec
 from pgstore.registry import Facts
 from pgstore.serializers import key_text
-
-T = TypeVar("T")
 
 GET = Statement(
     f"SELECT {READ} FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND {ALIVE}",

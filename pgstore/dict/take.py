@@ -178,8 +178,9 @@ class Taking(DictBase):
             query = Query(statement, codec.store_id, text, undo=lambda rows: _putting_back(codec.facts, _taken(rows)))
 
         def load(rows: Rows) -> Any:
-            codec.pops_at_once = _goes_at_once(rows[0])  # the next value is probably like this one
-            return codec.decode(rows[0][2:7], key, text)
+            value = codec.decode(rows[0][2:7], key, text)
+            codec.pops_at_once = _goes_at_once(rows[0])  # the next is probably of its kind
+            return value
 
         found = yield from self._take(codec, query, Query(ONE_LOCKED, codec.store_id, text), load)
         return default if found is None else found[0]

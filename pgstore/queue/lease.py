@@ -402,7 +402,7 @@ class Lease:
             self.ack()
         else:
             with contextlib.suppress(errors.Error):  # the lease ends by itself; what went wrong is *exc*
-                self.nack(reason=repr(exc))
+                self.nack(reason=_said(exc))
 
     async def __aenter__(self) -> Self:
         return self
@@ -416,7 +416,7 @@ class Lease:
             await self.ack.aio()
         else:
             with contextlib.suppress(errors.Error):
-                await self.nack.aio(reason=repr(exc))
+                await self.nack.aio(reason=_said(exc))
 
     def __repr__(self) -> str:
         return f"<lease {self._row[0]} of {self._store!r}, attempt {self.attempt}>"
@@ -554,6 +554,13 @@ class Leasing(QueueBase):
 def one(query: Query) -> Op[Any]:
     """The operation of one query."""
     return (yield query)
+
+
+def _said(exc: BaseException) -> str:
+    try:
+        return repr(exc)
+    except Exception:  # noqa: BLE001  # what went wrong is *exc*, not that it cannot say so
+        return type(exc).__name__
 
 
 def _told(reason: object) -> str | None:
