@@ -366,13 +366,13 @@ class Entries(DictBase):
         text, pickled = codec.encode_key(key)
         seconds = self._ttl(ttl, codec.facts.options)
         rows: Rows = []
+        values: tuple[Any, ...]
         if type(by) is int:
             low, high = max(-(2**63), -(2**63) - by), min(2**63 - 1, 2**63 - 1 - by)
             rows = yield from self._write(ADD, codec.facts, text, by, low, high)
-            added = (INCREMENT, "i", None, by, None, None, seconds, low, high)
+            write, values = INCREMENT, ("i", None, by, None, None, seconds, low, high)
         else:
-            added = (INCREMENT_BY_FLOAT, "f", None, None, by, None, seconds, *_refused(by))
-        write, *values = added
+            write, values = INCREMENT_BY_FLOAT, ("f", None, None, by, None, seconds, *_refused(by))
         while not rows:
             rows = yield from self._write(write, codec.facts, text, pickled, *values)
             if not rows:
