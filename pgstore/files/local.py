@@ -384,10 +384,10 @@ class Target:
             if self._file is not None:
                 with contextlib.suppress(OSError):
                     self._file.close()
-            temporary, self._temporary = self._temporary, None
-            if temporary is not None:
+            if self._temporary is not None:
                 with contextlib.suppress(OSError):
-                    os.unlink(temporary, **self._at)
+                    os.unlink(self._temporary, **self._at)
+                self._temporary = None
         finally:
             self._at_work.release()
 
