@@ -47,10 +47,8 @@ def hidden(value: Any) -> Any:
 class Settings:
     """How a client connects and behaves; None: by the environment or the default."""
 
-    url: str | Callable[[], str] | None = field(default=None, repr=False)
-    listen_url: str | None = field(
-        default=None, repr=False
-    )  # a direct connection for waiting, where `url` leads through a pooler
+    url: str | Callable[[], str] | None = field(default=None, repr=False)  # a function is asked for each connection
+    listen_url: str | None = field(default=None, repr=False)  # for waiting, where `url` leads through a pooler
     environment: str | None = None
     connections_max: int = 10
     auto_migrate: bool | None = None

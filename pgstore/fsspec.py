@@ -236,7 +236,11 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             for entry in (store._iterstat if detail else store.iterdir)(inside, recursive=recursive):
                 place = f"{name}/{entry.path}"
                 if entry.type == FileEntryType.SYMLINK:
-                    yield self.info(place)
+                    try:
+                        info = self.info(place)
+                    except FileNotFoundError:  # removed meanwhile
+                        continue
+                    yield info
                 elif detail:
                     yield _info(place, entry, False)
                 else:

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, Final, Generic, NoReturn, ParamSpec, Self, TypeVar, cast
 
@@ -24,6 +25,7 @@ from pgstore.client import Client, default_client
 from pgstore.client.history import look
 from pgstore.client.session import delete_store, unlink_large_objects
 from pgstore.client.transaction import Transaction
+from pgstore.client.undo import on_rollback
 from pgstore.core.method import Doc
 from pgstore.core.names import check_name
 from pgstore.core.numbers import as_int
@@ -99,7 +101,9 @@ class Store:
     _installation: str | None  # unpickled, and not used yet: where it came from
     _options: dict[str, Any]  # what the store is to be created with, and must have been
     _facts: Facts | None
-    _accepted: Facts | None  # those of a transaction that are as this handle was given
+    _accepted: (
+        Facts | None
+    )  # what it was last told by a transaction, for that alone; it has the options that were asked for
     _ephemeral_id: int | None  # drawn on first use, before there is a store
     _owner_pid: int  # of the process that drew it
     _closed: bool
@@ -159,7 +163,10 @@ class Store:
     def from_id(cls, object_id: str, client: Client | None = None) -> Self:
         """Return a handle on the store with this `object_id`."""
         prefix, _, number = str(object_id).partition("-")
-        if prefix != cls._id_prefix or not (number.isascii() and number.isdigit()) or int(number) >= _ID_END:
+        is_number = (
+            number.isascii() and number.isdigit() and len(number) <= _ID_DIGITS_MAX
+        )  # more Python would not convert
+        if prefix != cls._id_prefix or not is_number or int(number) >= _ID_END:
             raise errors.InvalidError(f"{object_id!r} is not the id of a {cls._noun}, such as '{cls._id_prefix}-42'")
         return cls._make(client, wanted_id=int(number))
 
@@ -191,7 +198,7 @@ class Store:
     @property
     def object_id(self) -> str:
         """The store's id. Raises `AttributeError` before the first use; `hydrate()` counts as one."""
-        facts = self._first._facts
+        facts = self._first._facts or self._first._accepted
         if facts is None:
             raise AttributeError(f"{self!r} has no object_id before its first use; call hydrate()")
         return f"{self._id_prefix}-{facts.id}"
@@ -288,7 +295,10 @@ class Store:
             found.facts[key] = (weakref.ref(self), facts)
         elif facts is not self._accepted:  # found by another handle, of which something else may have been asked
             self._accept(facts)
-        self._accepted = facts
+        if facts is not self._accepted:
+            # Weakly: an ephemeral store goes with its handle.
+            yield from on_rollback(partial(_forget, weakref.ref(self), facts, self._accepted))
+            self._accepted = facts
         return facts
 
     @property
@@ -456,7 +466,7 @@ class Store:
 
     def _close(self) -> Op[None]:
         first = self._first
-        first._closed, first._facts, self._facts = True, None, None
+        first._closed, first._facts, first._accepted, self._facts = True, None, None, None
         store_id = first._ephemeral_id
         if store_id is not None and first._owner_pid == os.getpid():  # a forked child leaves its parent's `with`, too
             yield from atomic(delete_store(store_id))
@@ -478,6 +488,13 @@ class Store:
             _id_of(self._runner.installation),
             self._options,
         )
+
+
+def _forget(handle: weakref.ref[Store], facts: Facts, before: Facts | None) -> None:
+    """What a handle was told by a transaction was rolled back with it."""
+    store = handle()
+    if store is not None and store._accepted is facts:
+        store._accepted = before
 
 
 def _id_of(installation: str | None) -> str | None:
@@ -662,6 +679,7 @@ class Objects(Generic[S]):
 
 _ALL: Final = 1 << 62
 _ID_END: Final = 1 << 63
+_ID_DIGITS_MAX: Final = len(str(_ID_END))
 
 
 def _instant(value: datetime | str | None) -> datetime | None:
@@ -674,7 +692,10 @@ def _instant(value: datetime | str | None) -> datetime | None:
         return None
     if not isinstance(value, datetime):
         raise errors.InvalidError(f"created_before must be a datetime or str, not {type(value).__name__}")
-    return value.astimezone()
+    try:
+        return value.astimezone()
+    except (ValueError, OverflowError) as exc:  # local time, on the first or last day that Python has
+        raise errors.InvalidError(f"created_before {value!r} is not a time that every zone has: {exc}") from exc
 
 
 class _ObjectsOfClass:

@@ -149,9 +149,8 @@ class Volume(FileStore):
         facts = yield from self._described()
         return VolumeInfo(self._name, facts.created_at, facts.created_by)
 
-    def _check_if_version(self, if_version: int | None) -> None:
-        if if_version is not None:
-            check_number(if_version, "if_version", 0, 2**62)
+    def _checked_if_version(self, if_version: int | None) -> int | None:
+        return None if if_version is None else check_number(if_version, "if_version", 0, 2**62)
 
     def _put(self, source: Source, names: Names, shown: Progress, **conditions: Any) -> Op[int]:
         if source.is_small and self._refusal is None and conditions.get("if_version") is None:
@@ -184,9 +183,10 @@ class Volume(FileStore):
             limit: at most so many; None: all.
             before: only versions before this one, for the next page.
         """
-        for value, noun in ((limit, "limit"), (before, "before")):
-            if value is not None:
-                check_number(value, noun, 0, 2**62)
+        limit, before = (
+            None if value is None else check_number(value, noun, 0, 2**62)
+            for value, noun in ((limit, "limit"), (before, "before"))
+        )
         store_id = yield from self._locate()
         found = yield from history.versions(store_id, before=before, limit=limit)
         if not found:

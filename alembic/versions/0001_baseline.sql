@@ -1702,20 +1702,26 @@ CREATE FUNCTION pgstore.chunk_read(p_store_id bigint, p_chunk_id bigint, p_offse
 LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     result bytea;
+    closed integer;
 BEGIN
     IF p_offset < 0 THEN  -- there is the header, which says whose the object is
         RAISE EXCEPTION 'offset % of a chunk is negative', p_offset USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    -- chunk_is_ours and the read in one statement: a small read would take half as long again.
-    SELECT CASE WHEN pg_has_role(m.lomowner, 'USAGE')
-                     AND lo_get(m.oid, 0, 32) = uuid_send(i.id) || int8send(p_store_id) || int8send(p_chunk_id)
-                THEN lo_get(m.oid, 2048 + p_offset, p_length) END
-      INTO result
-      FROM pgstore.chunk k
-      JOIN pg_largeobject_metadata m ON m.oid = k.large_object
-     CROSS JOIN pgstore.installation i
-     WHERE k.store_id = p_store_id
-       AND k.id = p_chunk_id;
+    -- One statement, and the object opened once: lo_get opens it each time, and looks for its end first. OFFSET 0 keeps the order.
+    SELECT r.bytes, lo_close(r.descriptor)
+      INTO result, closed
+      FROM (SELECT o.descriptor,
+                   CASE WHEN loread(o.descriptor, 32) = (SELECT uuid_send(i.id) FROM pgstore.installation i)
+                                                        || int8send(p_store_id) || int8send(p_chunk_id)
+                        THEN CASE WHEN lo_lseek64(o.descriptor, 2048 + p_offset, 0) > 0 THEN loread(o.descriptor, p_length) END
+                   END AS bytes
+              FROM (SELECT lo_open(k.large_object, x'40000'::integer) AS descriptor  -- INV_READ
+                      FROM pgstore.chunk k
+                     WHERE k.store_id = p_store_id
+                       AND k.id = p_chunk_id
+                       AND pg_has_role((SELECT m.lomowner FROM pg_largeobject_metadata m WHERE m.oid = k.large_object), 'USAGE')
+                    OFFSET 0) o
+            OFFSET 0) r;
     IF result IS NULL THEN
         PERFORM pgstore.chunk_refuse(p_store_id, p_chunk_id);
     END IF;
@@ -1755,25 +1761,32 @@ $function$;
 CREATE FUNCTION pgstore.chunk_write(p_store_id bigint, p_chunk_id bigint, p_offset bigint, p_data bytea) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-    found_oid oid;
+    written integer;
+    closed  integer;
 BEGIN
     IF p_offset < 0 THEN  -- there is the header, which says whose the object is
         RAISE EXCEPTION 'offset % of a chunk is negative', p_offset USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    SELECT m.oid
-      INTO found_oid
-      FROM pgstore.chunk k
-      JOIN pg_largeobject_metadata m ON m.oid = k.large_object
-     CROSS JOIN pgstore.installation i
-     WHERE k.store_id = p_store_id
-       AND k.id = p_chunk_id
-       AND CASE WHEN pg_has_role(m.lomowner, 'USAGE')
-                THEN lo_get(m.oid, 0, 32) = uuid_send(i.id) || int8send(p_store_id) || int8send(p_chunk_id) END
-       FOR NO KEY UPDATE OF k;
-    IF NOT FOUND THEN
+    -- As chunk_read. An object that is open for writing is seen as it is by now, so after the lock as the last one left it.
+    SELECT w.bytes, lo_close(w.descriptor)
+      INTO written, closed
+      FROM (SELECT o.descriptor,
+                   CASE WHEN loread(o.descriptor, 32) = (SELECT uuid_send(i.id) FROM pgstore.installation i)
+                                                        || int8send(p_store_id) || int8send(p_chunk_id)
+                        THEN CASE WHEN lo_lseek64(o.descriptor, 2048 + p_offset, 0) > 0 THEN lowrite(o.descriptor, p_data) END
+                   END AS bytes
+              FROM (SELECT lo_open(l.large_object, x'60000'::integer) AS descriptor  -- INV_READ | INV_WRITE
+                      FROM (SELECT k.large_object
+                              FROM pgstore.chunk k
+                             WHERE k.store_id = p_store_id
+                               AND k.id = p_chunk_id
+                               AND pg_has_role((SELECT m.lomowner FROM pg_largeobject_metadata m WHERE m.oid = k.large_object), 'USAGE')
+                               FOR NO KEY UPDATE) l
+                    OFFSET 0) o
+            OFFSET 0) w;
+    IF written IS NULL THEN
         PERFORM pgstore.chunk_refuse(p_store_id, p_chunk_id);
     END IF;
-    PERFORM lo_put(found_oid, 2048 + p_offset, p_data);
 END
 $function$;
 
@@ -1882,7 +1895,8 @@ DECLARE
 BEGIN
     FOR gone IN
         DELETE FROM pgstore.large_object_left
-         WHERE ctid = ANY (ARRAY(SELECT ctid
+         WHERE store_id = p_store_id
+           AND ctid = ANY (ARRAY(SELECT ctid
                                    FROM pgstore.large_object_left
                                   WHERE store_id = p_store_id
                                   LIMIT 1000
@@ -2789,7 +2803,7 @@ SELECT s.environment,
        s.id AS store_id,
        s.created_at,
        s.created_by,
-       c.entries,                                     -- entries of a Dict, items of a Queue, files of a Volume or NetworkFileSystem
+       c.entries,                                     -- entries of a Dict, items of a Queue that can be taken, files of a Volume or NetworkFileSystem
        c.size_bytes                                   -- bytes of their values, payloads or contents
   FROM pgstore.store s
  CROSS JOIN LATERAL (
@@ -2801,8 +2815,8 @@ SELECT s.environment,
           AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
         HAVING s.kind = 'dict'
         UNION ALL
-       SELECT count(*), coalesce(sum(octet_length(q.payload)), 0)::bigint
-         FROM pgstore.queue_item q
+       SELECT count(*), coalesce(sum(q.size_bytes), 0)::bigint
+         FROM pgstore.queue_items q
         WHERE s.kind = 'queue' AND q.store_id = s.id
        HAVING s.kind = 'queue'
         UNION ALL

@@ -89,8 +89,8 @@ class Client:
     def _reset(self) -> None:
         self._blocking = BlockingWorld(self)
         self._loops: dict[asyncio.AbstractEventLoop, AsyncWorld] = {}
-        self._loops_lock = threading.Lock()
-        self._history_lock = threading.RLock()  # reentrant: a signal handler may come in
+        self._loops_lock = threading.RLock()  # reentrant, like all locks here: a signal handler may come in
+        self._history_lock = threading.RLock()
         self.session = Session(self)
         self.chores = Chores(self.run)
         # Apart from the others: a long one, such as vacuum, must not let a lease end.
@@ -328,7 +328,7 @@ class Client:
 
     def _forget(self) -> None:
         """After a fork, in the child: leave everything to the parent."""
-        _inherited.append((self._blocking, self._loops, self.session, self.chores))
+        _inherited.append((self._blocking, self._loops, self.session, self.chores, self.renewals, self.shared))
         self._reset()
 
     def __reduce__(self) -> Any:
@@ -375,7 +375,7 @@ def _backoff(attempt: int) -> float:
 # -------------------------------------------------------------------------------------------------- the default client
 
 _default: Client | None = None
-_default_lock = threading.Lock()
+_default_lock = threading.RLock()
 
 
 def configure(
@@ -408,10 +408,9 @@ def default_client() -> Client:
     global _default
     client = _default
     if client is None:
+        made = Client()
         with _default_lock:
-            if _default is None:
-                _default = Client()
-            client = _default
+            client = _default = _default or made  # in one step: a signal handler may come in
     return client
 
 
@@ -434,7 +433,7 @@ async def run_transaction_async(
 
 def _after_fork_in_child() -> None:
     global _default_lock
-    _default_lock = threading.Lock()
+    _default_lock = threading.RLock()
     forget_after_fork()
     for client in list(_clients):
         client._forget()

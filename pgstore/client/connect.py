@@ -22,8 +22,6 @@ from pgstore.core.search_path import fault_of
 from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps
 
-SERVER_VERSION_MIN = 140000
-
 # These two are the first on a connection, and are right whatever its search_path: they look nothing up along it, not even an
 # operator or the name of a type. Behind a pooler in transaction mode another backend answers than the one that said hello.
 WHO_ANSWERS = Statement(
@@ -198,9 +196,10 @@ def settings(link: Link) -> tuple[Query, ...]:
 
 def _check_server(link: Link, url: str) -> None:
     version = link.pgconn.server_version
-    if version < SERVER_VERSION_MIN:
+    if version < migrate.OLDEST_SERVER:
         raise errors.DatabaseUnsuitable(
-            f"the server of {describe(url)} is PostgreSQL {version // 10000}, pgstore needs 14 or later"
+            f"the server of {describe(url)} is PostgreSQL {version // 10000}, "
+            f"pgstore needs {migrate.OLDEST_SERVER // 10000} or later"
         )
     encoding = (link.pgconn.parameter_status(b"server_encoding") or b"").decode()
     if encoding != "UTF8":

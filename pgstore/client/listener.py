@@ -214,7 +214,7 @@ class BlockingListener:
     def __init__(self, connect: Callable[[], BlockingLink]) -> None:
         self._connect = connect
         self._registry = _Registry()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a signal handler may come in
         self._thread: threading.Thread | None = None
         self._wanted: list[tuple[Topic, threading.Event]] = []
         self._bell: tuple[int, int] | None = None

@@ -121,7 +121,7 @@ class Pins:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a signal handler may come in
         self._counts: dict[Kept, int] = {}
         self._closing: dict[Kept, threading.Event] = {}  # whose rows are being deleted
         self._unwanted: deque[Kept] = deque()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BEAT_SECONDS: Final = 60.0
+CLOSE_SECONDS: Final = 2.0  # that closing waits for the housekeeper
 DEAD_AFTER: Final = "10 minutes"
 
 START = Statement("INSERT INTO pgstore.session (host, pid) VALUES ($1, $2) RETURNING id", "text int4")
@@ -127,7 +128,7 @@ class Session:
         self._reserved: dict[int, deque[int]] = {}
         self._errands: deque[Callable[[], Op[None]]] = deque()
         self._stop = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a signal handler may come in
         self._thread: threading.Thread | None = None
 
     def reserved_inodes(self, store_id: int) -> deque[int]:
@@ -188,7 +189,12 @@ class Session:
     def close(self) -> None:
         """Delete what is ephemeral, as far as the server can be reached."""
         self._stop.set()
-        if (self._id is None and not self._errands) or os.getpid() != self._pid:
+        if os.getpid() != self._pid:
+            return
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(CLOSE_SECONDS)  # what it has in hand is not done twice
+        if self._id is None and not self._errands:
             return
         with contextlib.suppress(errors.Error):
             self._client.run(self._end())
@@ -243,10 +249,13 @@ def _each(left: deque[T], do: Callable[[T], Op[None]]) -> Op[None]:
     """Do everything that is *left*. What fails goes to the end, for the next round, and keeps nothing else from being done."""
     for _ in range(len(left)):
         try:
-            yield from do(left[0])
-        except errors.StoreUnavailable:
-            raise
-        except errors.Error:
-            left.rotate(-1)
-        else:
-            left.popleft()
+            task = left.popleft()
+        except IndexError:  # another thread was quicker
+            return
+        try:
+            yield from do(task)
+        except BaseException as exc:
+            if isinstance(exc, errors.StoreUnavailable) or not isinstance(exc, errors.Error):
+                left.appendleft(task)
+                raise
+            left.append(task)

@@ -107,8 +107,8 @@ class Transaction:
         """
         The psycopg connection of this transaction, for SQL of the caller's: `tx.connection.execute("INSERT …")`.
 
-        Do not commit, roll back or close it. In an asynchronous transaction, use `await tx.get_connection()` if nothing has
-        been done in it yet.
+        Do not commit, roll back or close it. In an asynchronous transaction use `await tx.get_connection()`: this cannot begin
+        one, and leaves the settings of the planner as pgstore has them.
         """
         root = self._open_root()
         if root.world.is_async:
@@ -177,7 +177,11 @@ class Transaction:
     async def __aenter__(self) -> Transaction:
         self._enter(blocking=False)
         try:
-            await run_async(self._open())
+            if self._root is None:
+                await run_async(self._open())
+            else:
+                async with self._root.async_lock:
+                    await run_async(self._open())
         except BaseException:
             self._ended = True
             raise
@@ -189,29 +193,48 @@ class Transaction:
         try:
             if self._forks != _forks:
                 return
-            if kind is GeneratorExit:
-                self._abandon_now()  # the event loop is gone: nothing can be awaited any more
+            if kind is GeneratorExit and not self._can_await():
+                self._abandon_now()
             elif kind is None:
                 try:
                     async with self._open_root().async_lock:
                         await run_async(self.commit())
+                except GeneratorExit:
+                    raise
                 except BaseException:
                     if not self._ended:  # cancelled while another task was using the transaction
                         await shielded(self._roll_back_in_turn())
                     raise
             else:
                 await shielded(self._roll_back_in_turn())
+        except GeneratorExit:
+            if not self._ended:
+                self._abandon_now()
+            raise
         finally:
             self._leave()
 
+    def _can_await(self) -> bool:
+        """Whether the event loop goes on: an asynchronous generator is closed, or else what is left over of a loop that ended."""
+        assert self._owner is not None
+        try:
+            return self._owner[1] is not None and self._owner[1].get_loop() is asyncio.get_running_loop()
+        except RuntimeError:
+            return False
+
     async def _roll_back_in_turn(self) -> None:
+        if self._ended:  # abandoned before it could begin
+            return
         async with self._open_root().async_lock:
             await run_async(self.rollback())
 
     def _abandon_now(self) -> None:
+        """Give the connection up, where nothing can be awaited any more. That undoes all, also what an outer block did."""
         root = self._open_root()
+        _rewind(root)
         if not root.joined and root.link is not None:
             link, root.link = root.link, None
+            root.lost = BrokenLink(None, sent=True)
             root.world.links.discard_now(link)
 
     def __repr__(self) -> str:
@@ -519,8 +542,7 @@ class Transaction:
             raise
 
     def _undo_joined(self, root: _Root) -> Steps[None]:
-        for participant in root.participants.values():
-            participant.rewind(None)
+        _rewind(root)
         if root.lost is None:
             # InvalidError: the caller has closed the connection, which undoes all of it.
             with contextlib.suppress(errors.StoreUnavailable, errors.InvalidError):
@@ -598,8 +620,7 @@ class Transaction:
                     yield from self._checked(root.link.command, CALLERS_SETTINGS)
 
     def _abandon(self, root: _Root) -> Steps[None]:
-        for participant in root.participants.values():
-            participant.rewind(None)
+        _rewind(root)
         if root.begun and root.link is not None:
             yield from self._end(root)
 
@@ -644,6 +665,12 @@ def forget_after_fork() -> None:
 
 def _broke(exc: BrokenLink) -> errors.StoreUnavailable:
     return errors.StoreUnavailable(f"the connection broke inside a transaction, nothing of which was committed: {exc}")
+
+
+def _rewind(root: _Root) -> None:
+    """What is kept on the client goes with all that was done."""
+    for participant in root.participants.values():
+        participant.rewind(None)
 
 
 def _commit_order(item: tuple[object, Participant]) -> int:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Final, Self, TypeVar
 
 from pgstore import errors
 from pgstore.client import Client
 from pgstore.client.announcements import announcing
 from pgstore.core.numbers import as_seconds
-from pgstore.core.operation import BeforeCommit, Many, Op, Query, Rows, Topic, atomic
+from pgstore.core.operation import BeforeCommit, Many, Op, Query, Request, Rows, Topic, atomic
 from pgstore.core.statement import Statement
 from pgstore.dict.codec import PROJECTION_CHARS_MAX, SERIALIZERS, Codec
 from pgstore.handle import Store
 from pgstore.registry import Facts
+
+T = TypeVar("T")
 
 ALIVE: Final = "(expires_at IS NULL OR expires_at > statement_timestamp())"
 VALUE: Final = "codec, value, integer_value, float_value, json_value"
@@ -229,29 +231,31 @@ class DictBase(Store):
         Returns its rows, or where it returns none the number of entries changed.
         """
         yield from self._collect_in_passing(facts)
-        writing = self._written(write, facts, *values, undo=undo)
-        if facts.options.get("serializer") == "json" and _may_be_too_large(values):
-            try:
-                return (yield from atomic(writing))  # a savepoint: if the server refuses it, the transaction goes on
-            except errors.ValueTooLarge as exc:
-                raise errors.ValueTooLarge(
-                    f"a value for {self!r} is too large for jsonb, in which it takes more than as text: split it"
-                ) from exc
-        return (yield from writing)
+        return (yield from self._guarded(facts, values, self._written(write, facts, *values, undo=undo)))
 
     def _written(self, write: Write, facts: Facts, *values: Any, undo: Any) -> Op[Any]:
         if not facts.options.get("watch"):
-            result = yield Query(write.plain, facts.id, *values, undo=undo)
-        else:
-            query = Query(write.logged, facts.id, *values, undo=undo)
-            rows: Rows = yield from announcing(query, Topic(facts.id, WATCHED))
-            result = rows if write.plain.sql.find(b" RETURNING ") >= 0 else len(rows)
-        return result
+            return (yield Query(write.plain, facts.id, *values, undo=undo))
+        query = Query(write.logged, facts.id, *values, undo=undo)
+        rows: Rows = yield from announcing(query, Topic(facts.id, WATCHED))
+        return rows if write.plain.sql.find(b" RETURNING ") >= 0 else len(rows)
 
-    def _collect_in_passing(self, facts: Facts) -> Op[None]:
+    def _guarded(self, facts: Facts, values: Sequence[Any], writing: Op[T]) -> Op[T]:
+        """*writing* of *values*, so that a transaction goes on if the server finds their JSON too large."""
+        is_json = facts.options.get("serializer") == "json"
+        return self._in_savepoint(writing) if is_json and _may_be_too_large(values) else writing
+
+    def _in_savepoint(self, writing: Op[T]) -> Op[T]:
+        try:
+            return (yield from atomic(writing))
+        except errors.ValueTooLarge as exc:
+            raise errors.ValueTooLarge(
+                f"a value for {self!r} is too large for jsonb, in which it takes more than as text: split it"
+            ) from exc
+
+    def _collect_in_passing(self, facts: Facts) -> Iterable[Request]:
         """Now and then; before a write, for what that takes must not be in the hands of something that may fail."""
-        if _in_passing():
-            yield from self._collect(facts)
+        return self._collect(facts) if _in_passing() else ()
 
     def _collect(self, facts: Facts) -> Op[None]:
         """Delete what has expired; not in a transaction of the caller's, which may keep others waiting for these entries."""
@@ -295,11 +299,16 @@ class _Collecting:
 
 
 def _may_be_too_large(values: Sequence[Any]) -> bool:
-    """Whether a JSON text among *values*, or in lists of them, may be too large as jsonb, which is known only when it is made."""
+    """Whether a JSON text among *values*, or in columns of them, may be too large as jsonb, which is known only when it is made."""
+    # Plain loops: each write of JSON comes here.
     for value in values:
-        texts = value if isinstance(value, (list, tuple)) else (value,)
-        if any(isinstance(text, str) and len(text) > PROJECTION_CHARS_MAX for text in texts):
-            return True
+        if type(value) is str:
+            if len(value) > PROJECTION_CHARS_MAX:
+                return True
+        elif type(value) is tuple:
+            for text in value:
+                if type(text) is str and len(text) > PROJECTION_CHARS_MAX:
+                    return True
     return False
 
 

@@ -57,9 +57,9 @@ class Codec:
         self._key_signer = Signer(signing_keys, facts.id, b"pgstore dict key")  # a key is no value of its own
         self._name = name
         self._serializer = options.get("serializer", "pickle")
-        self.loads_pickles = not signing_keys and self._serializer != "json"  # as they are, unsigned
+        self.pops_at_once = True  # until a value is popped that has to be loaded first (see `take`)
         self._projects = bool(options.get("json_projection"))
-        self._loads_plainly = not signing_keys and refusal is None and self._serializer != "json"
+        self.loads_plainly = not signing_keys and refusal is None and self._serializer != "json"  # pickles, as they are
 
     # -------------------------------------------------------------------------------------------------------- values
 
@@ -107,7 +107,7 @@ class Codec:
     def pair(self, row: Sequence[Any]) -> tuple[Any, Any]:
         """Key and value of a row of key, key_pickle and the value's columns. Plain pickles under plain keys go a short way."""
         text, pickled, codec, data, integer, real, document = row
-        if codec == "p" and pickled is None and self._loads_plainly:
+        if codec == "p" and pickled is None and self.loads_plainly:
             try:
                 return text, pickle.loads(data)
             except NOT_LOADED:  # the long way says what is wrong

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from math import isfinite
-from typing import Any, Final, TypeVar
+from math import inf, isfinite, nextafter
+from typing import Any, Final
 
 from pgstore import errors
 from pgstore.core.numbers import as_int, as_real
@@ -21,9 +21,8 @@ from pgstore.core.operation import Op, Query, Rows, operation
 from pgstore.core.statement import Statement
 from pgstore.dict.base import ALIVE, READ, VALUE, VALUE_TYPES, DictBase, Write
 from pgstore.dict.codec import Codec
+from pgstore.registry import Facts
 from pgstore.serializers import key_text
-
-T = TypeVar("T")
 
 GET = Statement(
     f"SELECT {READ} FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND {ALIVE}",
@@ -115,53 +114,48 @@ ADD = Write(
     kind="p",
     returning="integer_value",
 )
-# Whether the sum fits, asked in a way that cannot fail: for integers by numerics; doubles overflow only if both have one sign.
-_SUM_FITS: Final = """
-    CASE WHEN e.codec = 'i' AND excluded.codec = 'i'
-         THEN e.integer_value::numeric + excluded.integer_value::numeric
-              BETWEEN -9223372036854775808::numeric AND 9223372036854775807::numeric
-         ELSE (SELECT (a < 0::float8) <> (b < 0::float8)
-                      OR abs(a) IN ('Infinity', 'NaN')
-                      OR abs(b) IN ('Infinity', 'NaN')
-                      OR abs(a) <= 1.7976931348623157e308::double precision - abs(b)
-                 FROM (SELECT coalesce(e.float_value, e.integer_value) AS a,
-                              coalesce(excluded.float_value, excluded.integer_value) AS b) AS summands)
-     END
-"""
-# An integer stays one as long as only integers are added. No row from a store that is gone, a value that is no number, and a sum
-# that does not fit.
-INCREMENT = Write(
-    f"""
+# By upsert, for what is not there, has expired, or is a double. No row from a store that is gone, a value that is no number, and a
+# sum that does not fit, which is asked in a way that cannot fail.
+_INCREMENT: Final = f"""
     {_INSERT}
     ON CONFLICT (store_id, key) DO UPDATE
        SET {_KEY_PICKLE.strip()}
-           codec = CASE WHEN {IS_EXPIRED} OR (e.codec = 'i' AND excluded.codec = 'i') THEN excluded.codec ELSE 'f' END,
-           integer_value = CASE WHEN {IS_EXPIRED} THEN excluded.integer_value
-                                WHEN e.codec = 'i' AND excluded.codec = 'i' THEN e.integer_value + excluded.integer_value
-                           END,
-           float_value = CASE WHEN {IS_EXPIRED} THEN excluded.float_value
-                              WHEN e.codec = 'i' AND excluded.codec = 'i' THEN NULL
-                              ELSE coalesce(e.float_value, e.integer_value)
-                                   + coalesce(excluded.float_value, excluded.integer_value)
-                         END,
+           codec = CASE WHEN {IS_EXPIRED} THEN excluded.codec ELSE {{codec}} END,
+           integer_value = CASE WHEN {IS_EXPIRED} THEN excluded.integer_value ELSE {{integer}} END,
+           float_value = CASE WHEN {IS_EXPIRED} THEN excluded.float_value ELSE {{float}} END,
            value = NULL,
            json_value = NULL,
            revision = excluded.revision,
            updated_at = excluded.updated_at,
            expires_at = CASE WHEN {IS_EXPIRED} THEN excluded.expires_at ELSE e.expires_at END
-     WHERE (e.codec IN ('i', 'f') AND {_SUM_FITS})
+     WHERE {{fits}}
         OR {IS_EXPIRED}
-    """,
-    _INSERT_TYPES,
+"""
+# An integer to a number, which stays what it is. $10 and $11 as $4 and $5 of ADD; no integer makes a double overflow.
+INCREMENT = Write(
+    _INCREMENT.format(
+        codec="e.codec",
+        integer="e.integer_value + excluded.integer_value",
+        float="e.float_value + excluded.integer_value::float8",
+        fits="e.codec = 'f' OR (e.codec = 'i' AND e.integer_value BETWEEN $10 AND $11)",
+    ),
+    f"{_INSERT_TYPES} int8 int8",
     kind="p",
     returning="integer_value, float_value",
 )
-DELETE = Write(
-    "DELETE FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2",
-    "int8 text",
-    kind="d",
-    returning=f"{ALIVE} AS alive",
+# A double to a number, which becomes one. $10 and $11: from what to what the sum does not fit.
+INCREMENT_BY_FLOAT = Write(
+    _INCREMENT.format(
+        codec="excluded.codec",
+        integer="NULL",
+        float="coalesce(e.float_value, e.integer_value) + excluded.float_value",
+        fits="(e.codec IN ('i', 'f') AND coalesce(e.float_value, e.integer_value) NOT BETWEEN $10 AND $11)",
+    ),
+    f"{_INSERT_TYPES} float8 float8",
+    kind="p",
+    returning="integer_value, float_value",
 )
+DELETE = Write(f"DELETE FROM pgstore.dict_entry WHERE store_id = $1 AND key = $2 AND {ALIVE}", "int8 text", kind="d")
 # One statement: insert, or find what is there. No row from either: it was inserted by another since our snapshot, or deleted.
 SET_DEFAULT = Statement(
     f"""
@@ -342,9 +336,16 @@ class Entries(DictBase):
                 if rows:
                     return codec.decode(rows[0], key, text)
                 yield from self._check_exists(codec.facts.id)
-        while not (rows := (yield Query(SET_DEFAULT, codec.facts.id, text, pickled, *columns, seconds))):
+        values = (text, pickled, *columns, seconds)
+        while True:
+            rows = yield from self._guarded(codec.facts, values, self._insert_or_find(codec.facts, *values))
+            if rows:
+                return codec.decode(rows[0][:-1], key, text)
             yield from self._check_exists(codec.facts.id)
-        return codec.decode(rows[0][:-1], key, text)
+
+    def _insert_or_find(self, facts: Facts, *values: Any) -> Op[Rows]:
+        rows: Rows = yield Query(SET_DEFAULT, facts.id, *values)
+        return rows
 
     @operation
     def increment(self, key: Any, by: float = 1, *, ttl: float | None = None) -> Op[Any]:
@@ -365,12 +366,15 @@ class Entries(DictBase):
         text, pickled = codec.encode_key(key)
         seconds = self._ttl(ttl, codec.facts.options)
         rows: Rows = []
+        values: tuple[Any, ...]
         if type(by) is int:
             low, high = max(-(2**63), -(2**63) - by), min(2**63 - 1, 2**63 - 1 - by)
             rows = yield from self._write(ADD, codec.facts, text, by, low, high)
-        number = ("i", None, by, None, None) if type(by) is int else ("f", None, None, by, None)
+            write, values = INCREMENT, ("i", None, by, None, None, seconds, low, high)
+        else:
+            write, values = INCREMENT_BY_FLOAT, ("f", None, None, by, None, seconds, *_refused(by))
         while not rows:
-            rows = yield from self._write(INCREMENT, codec.facts, text, pickled, *number, seconds)
+            rows = yield from self._write(write, codec.facts, text, pickled, *values)
             if not rows:
                 found: Rows = yield Query(GET, codec.facts.id, text)
                 if not found:
@@ -410,10 +414,8 @@ class Entries(DictBase):
     @operation
     def _delitem(self, key: Any) -> Op[None]:
         facts = (yield from self._open()).facts
-        rows: Rows = yield from self._write(DELETE, facts, key_text(key))
-        if not rows:
+        if not (yield from self._write(DELETE, facts, key_text(key))):
             yield from self._check_exists(facts.id)
-        if not any(is_alive for (is_alive,) in rows):
             raise self._no_key(key)
 
     def __delitem__(self, key: Any) -> None:
@@ -444,11 +446,24 @@ def _summand(by: Any) -> int | float:
 
 
 def _fits(columns: Sequence[Any], by: float) -> bool:
-    """Whether the sum of the number in *columns* and *by* fits into its column, as `_SUM_FITS` sees it."""
+    """Whether the sum of the number in *columns* and *by* fits into its column, as the statements see it."""
     codec, _, integer, real, _ = columns
-    if codec == "i" and type(by) is int:
-        return -(2**63) <= int(integer) + by < 2**63
-    present, added = float(integer if codec == "i" else real), float(by)
-    if not (isfinite(present) and isfinite(added)) or (present < 0) is not (added < 0):
-        return True
-    return abs(present) <= sys.float_info.max - abs(added)
+    if type(by) is int:
+        return codec == "f" or -(2**63) <= int(integer) + by < 2**63
+    low, high = _refused(by)
+    return not low <= float(integer if codec == "i" else real) <= high
+
+
+def _refused(by: float) -> tuple[float, float]:
+    """The least and the greatest double whose sum with *by* is rounded to infinity, though both are finite; if none, 1 and 0."""
+    if not isfinite(by) or abs(by) < _ROUNDED_UP:
+        return 1.0, 0.0
+    missing = int(sys.float_info.max) + int(_ROUNDED_UP) - int(abs(by))
+    least = float(missing)
+    if int(least) < missing:
+        least = nextafter(least, inf)
+    return (least, sys.float_info.max) if by > 0 else (-sys.float_info.max, -least)
+
+
+# Half of the distance of the largest doubles: a sum so much above the largest is rounded to infinity.
+_ROUNDED_UP: Final = 2.0**970

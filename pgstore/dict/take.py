@@ -62,7 +62,12 @@ def _one_or_taken(loads_everywhere: str) -> Statement:
 
 # Small values of no class: numbers, short JSON, and pickles in which no name is looked up (0x93) and that have an end ('.'). Each
 # takes a trip less so. One that does not load after all, written by something else or damaged, is put back.
-_NO_PICKLE: Final = "WHEN 'i' THEN true WHEN 'f' THEN true WHEN 'j' THEN octet_length(json_value::text) <= 512"
+_NO_PICKLE: Final = """
+    WHEN 'i' THEN true
+    WHEN 'f' THEN true
+    WHEN 'j' THEN pg_catalog.pg_column_size(json_value) <= 1024  -- without unpacking it
+                  AND octet_length(json_value::text) <= 512
+"""
 _NO_CLASS: Final = """
     WHEN 'p' THEN pg_catalog.octet_length(value) BETWEEN 4 AND 1024
                   AND position(decode('93', 'hex') IN value) = 0
@@ -80,11 +85,13 @@ REMOVE = Write(
     "int8 text int8",
     kind="d",
 )
-# Passes over an entry that another is changing.
+# Passes over an entry that another is changing. Its key stands in both conditions, or a plan made while the table was small would
+# go through the whole Dict for it.
 REMOVE_IF_FREE = Write(
     f"""
     DELETE FROM pgstore.dict_entry
      WHERE store_id = $1
+       AND key = $2
        AND ctid = ANY (ARRAY(SELECT ctid
                                FROM pgstore.dict_entry
                               WHERE store_id = $1
@@ -120,6 +127,7 @@ REMOVE_EXPIRED = Statement(
     """
     DELETE FROM pgstore.dict_entry
      WHERE store_id = $1
+       AND key = ANY ($2)
        AND ctid = ANY (ARRAY(SELECT ctid
                                FROM pgstore.dict_entry
                               WHERE store_id = $1
@@ -163,13 +171,18 @@ class Taking(DictBase):
         text = key_text(key)
         codec = yield from self._open()
         yield from self._collect_in_passing(codec.facts)
-        if codec.facts.options.get("watch"):
+        if codec.facts.options.get("watch") or not codec.pops_at_once:
             query = Query(ONE, codec.store_id, text)
         else:
-            statement = ONE_OR_TAKEN if codec.loads_pickles else ONE_OR_TAKEN_IF_NO_PICKLE
+            statement = ONE_OR_TAKEN if codec.loads_plainly else ONE_OR_TAKEN_IF_NO_PICKLE
             query = Query(statement, codec.store_id, text, undo=lambda rows: _putting_back(codec.facts, _taken(rows)))
-        locked = Query(ONE_LOCKED, codec.store_id, text)
-        found = yield from self._take(codec, query, locked, lambda rows: codec.decode(rows[0][2:7], key, text))
+
+        def load(rows: Rows) -> Any:
+            value = codec.decode(rows[0][2:7], key, text)
+            codec.pops_at_once = _goes_at_once(rows[0])  # the next is probably of its kind
+            return value
+
+        found = yield from self._take(codec, query, Query(ONE_LOCKED, codec.store_id, text), load)
         return default if found is None else found[0]
 
     @operation
@@ -228,7 +241,7 @@ class Taking(DictBase):
         if _taken(rows):
             try:
                 return (load(rows),)
-            except errors.DeserializationError:
+            except Exception:
                 yield PutBack(_putting_back(codec.facts, rows))
                 raise
         loaded = load(rows)
@@ -244,14 +257,14 @@ class Taking(DictBase):
             if not rows:
                 return None
             loaded = load(rows)
-            taken.extend(rows)
             yield from self._remove(codec.facts, rows, REMOVE)
+            taken.extend(rows)  # not before: what an interrupt has rolled back may be in another's hands by then
             return (loaded,)
 
         try:
             return (yield from atomic(body()))
         except BaseException as exc:
-            if is_interrupt(exc) and taken:  # perhaps after the commit; else they are there, and nothing is done
+            if is_interrupt(exc) and taken:  # perhaps after the commit; before it they are there, and nothing is done
                 yield PutBack(_putting_back(codec.facts, taken))
             raise
 
@@ -275,6 +288,14 @@ class Taking(DictBase):
             return bool((yield from self._write(remove, facts, rows[0][0], rows[0][7], undo=undo)))
         keys, revisions = [row[0] for row in rows], [row[7] for row in rows]
         return bool((yield from self._write(REMOVE_ALL, facts, keys, revisions, undo=undo)))
+
+
+def _goes_at_once(row: Sequence[Any]) -> bool:
+    """Whether a value like that of *row* is removed by the statement that reads it."""
+    kind, data, document = row[2], row[3], row[6]
+    if kind == "p":
+        return len(data) <= 1024 and b"\x93" not in data
+    return len(document) <= 512 if kind == "j" else kind in "if"
 
 
 def _taken(rows: Rows) -> Rows:

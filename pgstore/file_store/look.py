@@ -80,6 +80,7 @@ class Looking(FileStoreBase):
                 walk = yield from self._reading(tree, tree.need(names))
                 if not walk.found.is_directory:
                     is_file = True
+                    walk = yield from self._reading(tree, tree.need(names, follow=False))
                     return [facts_of(b"/".join(names), walk.found, walk.version)]
                 listing = FactsListing(tree, walk, names, recursive=recursive)
             return (yield from listing.page())

@@ -53,7 +53,7 @@ class Transferring(FileStoreBase):
                 the one the file was put into.
         """
         names = split_file(remote_path)
-        self._check_if_version(if_version)
+        if_version = self._checked_if_version(if_version)
         if mode is not None:
             mode = check_number(mode, "mode", 0, MODE_MAX)
         source: Source = yield Call(partial(Source.open, local_file))
@@ -79,9 +79,10 @@ class Transferring(FileStoreBase):
             )
         )
 
-    def _check_if_version(self, if_version: int | None) -> None:
+    def _checked_if_version(self, if_version: int | None) -> int | None:
         if if_version is not None:
             raise errors.InvalidError(f"a {self._noun} has no versions; leave if_version= out")
+        return None
 
     @operation
     def put_directory(

@@ -285,7 +285,13 @@ def checked_size(size: int) -> int:
 class Layer(io.IOBase):
     """A layer of `io` on a `RawFile`, perhaps with others between: how it ends. Comes before the class of `io` among the bases."""
 
-    _raw: RawFile
+    _raw: RawFile | None  # None: it was detached
+
+    def detach(self) -> Any:
+        """Take this layer off what it stands on, which goes on without it, and return that."""
+        below = super().detach()  # type: ignore[misc]
+        self._raw = None
+        return below
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
@@ -298,8 +304,9 @@ class Layer(io.IOBase):
     @property
     def size(self) -> int:
         """How many bytes the file has now, with those that are buffered."""
-        if self._raw.writable():
+        if self.writable():
             self.flush()
+        assert self._raw is not None  # `io` has refused what is detached
         return self._raw.size
 
 
@@ -307,6 +314,7 @@ class WritingLayer(Layer):
     def fsync(self) -> None:
         """Return when all that was written is on the server's disk."""
         self.flush()
+        assert self._raw is not None
         self._raw.fsync()
 
 
@@ -345,14 +353,14 @@ def layered(raw: RawFile, below: Any, kind: type[L], *args: Any, **kwargs: Any) 
 def _begin_anew(layer: weakref.ref[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Let *layer* forget what it has in its buffers, and ask for the position."""
     there = layer()
-    if there is not None:
+    if there is not None and there._raw is not None:
         there.__init__(there.buffer if isinstance(there, io.TextIOWrapper) else there.raw, *args, **kwargs)
 
 
-def leave(file: io.IOBase, raw: RawFile, kind: type[BaseException] | None) -> None:
+def leave(file: io.IOBase, raw: RawFile | None, kind: type[BaseException] | None) -> None:
     """The end of a `with` block."""
     try:
-        if kind is not None:
+        if kind is not None and raw is not None:
             raw.abandon()
     finally:
         file.close()

@@ -14,7 +14,7 @@ from pgstore import errors
 from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.files.changes import LIVE, Change, Removal, conflict
-from pgstore.files.merge import MergingChanges, Plan
+from pgstore.files.merge import NAMES_NOW, MergingChanges, Plan
 from pgstore.files.paths import join
 from pgstore.files.writing import (
     ADD_LINKS,
@@ -100,23 +100,6 @@ REMOVE_TREES = Statement(
     """,
     "int8 int8[]",
 )
-NAMES_OF = Statement(
-    f"""
-    SELECT u.position
-      FROM unnest($2, $3, $4) WITH ORDINALITY AS u (parent, name, ino, position)
-     CROSS JOIN LATERAL (
-           SELECT e.ino
-             FROM pgstore.dirent e
-            WHERE e.store_id = $1
-              AND e.parent = u.parent
-              AND e.name::bytea = u.name
-              AND e.version_to = {LIVE}
-            LIMIT 1) d
-     WHERE d.ino = u.ino
-    """,
-    "int8 int8[] bytea[] int8[]",
-    reads=True,
-)
 LOCK_ROUNDS_MAX = 100
 ONE_BY_ONE_MAX = 10  # inodes that are named by their keys, which needs no lock before
 
@@ -149,8 +132,7 @@ class LiveChanges(MergingChanges):
         if self._moved:
             queries.insert(0, Query(LOCK_MOVES, self.store_id))
         if self._linked:
-            parents_and_names = zip(*self._linked, strict=True)
-            queries.append(Query(NAMES_OF, self.store_id, *parents_and_names, list(self._linked.values())))
+            queries.append(Query(NAMES_NOW, self.store_id, *zip(*self._linked, strict=True)))
         results = yield Many([*self.take_early(), *queries])
         still = results.pop() if self._linked else []
         *_, locked, rows = results
@@ -163,8 +145,8 @@ class LiveChanges(MergingChanges):
             raise conflict(
                 f"directory {self._path(ino)!r} was removed by another transaction while this one changed it"
             )
-        names = list(self._linked)
-        self._check_linked(names[position - 1] for (position,) in still)
+        linked = list(self._linked.items())
+        self._check_linked(linked[position - 1][0] for position, ino, _ in still if ino == linked[position - 1][1])
         return rows  # type: ignore[no-any-return]
 
     def _lock_merged(self, directories: list[int]) -> Op[None]:

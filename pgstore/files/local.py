@@ -11,6 +11,7 @@ import fnmatch
 import os
 import secrets
 import stat
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, TypeAlias
@@ -233,11 +234,17 @@ class Target:
     Where a file is downloaded to.
 
     A regular file appears under its name, whole, with `finish`; until then, and after `abandon`, there is what was there before.
+
+    A call that was cancelled may still be at work in its thread: the file is closed when that is done, for its number may be given
+    to another file at once. What was opened for a call that was cancelled meanwhile is abandoned when it is garbage.
     """
 
     def __init__(self, local: LocalFile | Slot, mode: int, *, trusted: bool = False) -> None:
         """*trusted*: the file gets all bits of *mode*, and not permissions alone: also those that let it run with other rights."""
+        self._file: Any = None
         self._temporary: str | None = None
+        self._is_abandoned = False
+        self._at_work = threading.Lock()
         self._handle: Handle | None = None  # of the folder; None: the path says all
         self._at: dict[str, Any] = {}
         self._mask = 0o7777 if trusted else 0o777
@@ -246,7 +253,7 @@ class Target:
         if not self._ours:
             if not callable(getattr(local, "write", None)):
                 raise errors.InvalidError(f"expected a path or a binary file to write, not {type(local).__name__}")
-            self._file: Any = local
+            self._file = local
             self._name = f"{local!r}"
             self._shown = None
             return
@@ -261,8 +268,12 @@ class Target:
             self._name = f"local file {path!r}"
             self._shown = path
             self._path = os.path.realpath(path)
-        with explained(self._name, self._shown):
-            self._open(mode & self._mask)
+        try:
+            with explained(self._name, self._shown):
+                self._open(mode & self._mask)
+        except BaseException:
+            self.abandon()
+            raise
 
     def _open(self, mode: int) -> None:
         present = self._present()
@@ -279,10 +290,15 @@ class Target:
             self._file = open(fd, "wb", buffering=0)  # noqa: SIM115 - closed by finish() or abandon()
             return
         folder, base = os.path.split(self._path)
-        temporary = os.path.join(folder, f".{base[:100]}.{secrets.token_hex(4)}.part")
+        begins = os.fsdecode(os.fsencode(base)[:100])  # bytes, of which a name can have 255
+        temporary = os.path.join(folder, f".{begins}.{secrets.token_hex(4)}.part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        fd = os.open(temporary, flags, mode if present is None else 0o600, **self._at)
-        self._temporary = temporary
+        self._temporary = temporary  # before it is there: an interrupt comes when it likes
+        try:
+            fd = os.open(temporary, flags, mode if present is None else 0o600, **self._at)
+        except OSError:
+            self._temporary = None
+            raise
         self._file = open(fd, "wb", buffering=0)  # noqa: SIM115 - closed by finish() or abandon()
         if present is not None:
             os.fchmod(fd, stat.S_IMODE(present) & self._mask)
@@ -300,8 +316,17 @@ class Target:
         """Whether holes can be left out, and stay holes."""
         return self._temporary is not None
 
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[None]:
+        try:
+            with self._at_work, explained(self._name, self._shown):
+                yield
+        finally:
+            if self._is_abandoned:
+                self.abandon()
+
     def write(self, pieces: Sequence[bytes | memoryview]) -> None:
-        with explained(self._name, self._shown):
+        with self._working():
             for piece in pieces:
                 written = self._write(piece)
                 while written is not None and written < len(piece):
@@ -327,7 +352,7 @@ class Target:
         self._write_run(start, run)
 
     def _write_run(self, offset: int, run: list[bytes | memoryview]) -> None:
-        with explained(self._name, self._shown):
+        with self._working():
             while run:
                 written = os.pwritev(self._file.fileno(), run, offset)
                 offset += written
@@ -339,7 +364,7 @@ class Target:
     def finish(self, size_bytes: int) -> None:
         if not self._ours:
             return
-        with explained(self._name, self._shown):
+        with self._working():
             if self._temporary is not None:
                 self._file.truncate(size_bytes)
             self._file.close()
@@ -352,11 +377,23 @@ class Target:
     def abandon(self) -> None:
         if not self._ours:
             return
-        with contextlib.suppress(OSError):
-            self._file.close()
-        if self._temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(self._temporary, **self._at)
+        self._is_abandoned = True
+        if not self._at_work.acquire(blocking=False):
+            return  # who has it abandons it
+        try:
+            if self._file is not None:
+                with contextlib.suppress(OSError):
+                    self._file.close()
+            if self._temporary is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(self._temporary, **self._at)
+                self._temporary = None
+        finally:
+            self._at_work.release()
+
+    def __del__(self) -> None:
+        if self.__dict__.get("_temporary") is not None:
+            self.abandon()
 
 
 class Handle:

@@ -183,6 +183,7 @@ class OpenedStaged(Opened):
         return offset + len(data)
 
     def truncate(self, size: int) -> Op[None]:
+        self._check_history()
         yield from self._staged.truncate(size)
 
     def size(self) -> Op[int]:

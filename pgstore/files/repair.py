@@ -335,21 +335,34 @@ def repair(store_id: int, *, in_place: bool, nameless: bool) -> Op[Mended]:
     """
     mended = Mended()
     mended.names = yield Query(RENAME_IMPOSSIBLE, store_id)
-    gaps = [Gap(*row) for row in (yield Query(GAPS, store_id, LIVE))]
-    for gap, chunks in places_for([Chunk(*row) for row in (yield Query(LOOSE_CHUNKS, store_id))], gaps):
-        mended.chunks += yield from atomic(_put_back(store_id, gap, chunks))
-    ((headless,),) = yield Query(HEADLESS, store_id)
+    mended.chunks = yield from _put_all_back(store_id, nameless=nameless)
     if not nameless:
         robbed = [Robbed(*row) for row in (yield Query(ROBBED, store_id))]
         for file, blob in owners_of([Blob(*row) for row in (yield Query(LOOSE_BLOBS, store_id))], robbed):
             mended.blobs += yield from atomic(_give_back(store_id, file, blob))
-    yield from _keep_or_delete(store_id, mended, nameless=nameless, headless=headless)
+    if mended.blobs:  # those files explain no chunk any more
+        mended.chunks += yield from _put_all_back(store_id, nameless=nameless)
+    yield from _keep_or_delete(store_id, mended, nameless=nameless)
     if not mended.kept:
         if in_place:
             mended.shared = yield Query(MARK_SHARED, store_id)
         mended.disowned = yield Query(DISOWN, store_id, in_place)
     yield from Collection(store_id).run()
     return mended
+
+
+def _put_all_back(store_id: int, *, nameless: bool) -> Op[int]:
+    """Where a file lacks chunks. Not while another one lacks its whole blob, or an extent its chunk: they may be that one's."""
+    ((headless,),) = yield Query(HEADLESS, store_id)
+    if nameless or headless:
+        return 0
+    lost = {file.blob_id for file in [Robbed(*row) for row in (yield Query(ROBBED, store_id))] if file.is_lost}
+    gaps = [Gap(*row) for row in (yield Query(GAPS, store_id, LIVE))]
+    count = 0
+    for gap, chunks in places_for([Chunk(*row) for row in (yield Query(LOOSE_CHUNKS, store_id))], gaps):
+        if lost <= {gap.blob_id}:
+            count += yield from atomic(_put_back(store_id, gap, chunks))
+    return count
 
 
 def _put_back(store_id: int, gap: Gap, chunks: Sequence[Chunk]) -> Op[int]:
@@ -371,8 +384,9 @@ def _give_back(store_id: int, file: Robbed, blob: Blob) -> Op[int]:
     return min(changed, 1)
 
 
-def _keep_or_delete(store_id: int, mended: Mended, *, nameless: bool, headless: bool) -> Op[None]:
+def _keep_or_delete(store_id: int, mended: Mended, *, nameless: bool) -> Op[None]:
     """Look at what is loose still. As long as a file may lack it, it stays."""
+    ((headless,),) = yield Query(HEADLESS, store_id)
     gaps = [Gap(*row) for row in (yield Query(GAPS, store_id, LIVE))]
     robbed = [Robbed(*row) for row in (yield Query(ROBBED, store_id))]
     lost = nameless or any(file.is_lost for file in robbed)
@@ -383,6 +397,8 @@ def _keep_or_delete(store_id: int, mended: Mended, *, nameless: bool, headless: 
             mended.kept.append(f"blob {blob.id}: it may be the contents of a file whose inode is gone")
         elif file is not None:
             mended.kept.append(f"blob {blob.id}: it may be the contents of inode {file.ino}")
+        elif lost:  # of which a hole at the end, or a lost chunk, makes the blob shorter
+            mended.kept.append(f"blob {blob.id}: files of this store have lost contents, which it may be")
         else:
             free_blobs.append(blob.id)
     for chunk in [Chunk(*row) for row in (yield Query(LOOSE_CHUNKS, store_id))]:

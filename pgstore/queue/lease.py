@@ -84,7 +84,7 @@ BRING_BACK: Final = Statement(
     reads=True,  # repeating it does no harm
 )
 # Empty the partitions whose time is over, of what nobody is at work on: taken and leased items are passed over, and those that come
-# back from a lease go with the next time.
+# back from a lease go with the next time. EXISTS is asked once: where nothing has lapsed, nothing is looked through.
 SWEEP: Final = Statement(
     """
     WITH lapsed AS MATERIALIZED (
@@ -97,6 +97,7 @@ SWEEP: Final = Statement(
          items AS (
              DELETE FROM pgstore.queue_item
               WHERE store_id = $1
+                AND EXISTS (SELECT FROM lapsed)
                 AND ctid = ANY (ARRAY(SELECT i.ctid
                                         FROM lapsed l
                                         JOIN pgstore.queue_item i ON i.store_id = $1
@@ -112,8 +113,8 @@ SWEEP: Final = Statement(
                                       JOIN pgstore.queue_deferred e ON e.store_id = $1
                                                                    AND e.partition = l.partition
                                                                    AND e.put_at <= l.put_at
-                                     WHERE e.kind = 'd'
-                                        OR (e.kind = 'l' AND e.due_at <= statement_timestamp())
+                                     WHERE EXISTS (SELECT FROM lapsed)
+                                       AND (e.kind = 'd' OR (e.kind = 'l' AND e.due_at <= statement_timestamp()))
                                        FOR UPDATE OF e SKIP LOCKED))
              RETURNING 1),
          done AS (
@@ -146,7 +147,7 @@ EXTEND = Statement(
     "int8 int8 float8 float8",
 )
 # Passes over what someone holds the lock of: it is being settled, by a transaction that may take long, or brought back. What is
-# there but was not renewed may be the next time.
+# there but was not renewed may be the next time. The rows returned are all that were there when the statement began.
 _MINE_OF_MANY: Final = """store_id = $1
        AND id = ANY ($2)
        AND put_at = to_timestamp(($4)[pg_catalog.array_position($2, id)])
@@ -163,11 +164,7 @@ RENEW = Statement(
                 SET due_at = statement_timestamp() + $3 * interval '1 second'
                FROM mine
               WHERE e.store_id = $1
-                AND e.id = mine.id
-             RETURNING e.id)
-    SELECT id
-      FROM renewed
-     UNION
+                AND e.id = mine.id)
     SELECT id
       FROM pgstore.queue_deferred
      WHERE {_MINE_OF_MANY}
@@ -405,7 +402,7 @@ class Lease:
             self.ack()
         else:
             with contextlib.suppress(errors.Error):  # the lease ends by itself; what went wrong is *exc*
-                self.nack(reason=repr(exc))
+                self.nack(reason=_said(exc))
 
     async def __aenter__(self) -> Self:
         return self
@@ -419,7 +416,7 @@ class Lease:
             await self.ack.aio()
         else:
             with contextlib.suppress(errors.Error):
-                await self.nack.aio(reason=repr(exc))
+                await self.nack.aio(reason=_said(exc))
 
     def __repr__(self) -> str:
         return f"<lease {self._row[0]} of {self._store!r}, attempt {self.attempt}>"
@@ -557,6 +554,13 @@ class Leasing(QueueBase):
 def one(query: Query) -> Op[Any]:
     """The operation of one query."""
     return (yield query)
+
+
+def _said(exc: BaseException) -> str:
+    try:
+        return repr(exc)
+    except Exception:  # noqa: BLE001  # what went wrong is *exc*, not that it cannot say so
+        return type(exc).__name__
 
 
 def _told(reason: object) -> str | None:

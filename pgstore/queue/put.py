@@ -244,22 +244,8 @@ class Putting(Leasing):
             ValueTooLarge: it is above 256 MiB.
         """
         if partition_ttl is not None:
-            yield from self._put_lapsing(
-                self.put.op(
-                    item,
-                    block,
-                    timeout,
-                    v=v,
-                    partition=partition,
-                    delay=delay,
-                    idempotency_key=idempotency_key,
-                    ordered=ordered,
-                    durable=durable,
-                ),
-                partition,
-                partition_ttl,
-                durable,
-            )
+            said = {"delay": delay, "idempotency_key": idempotency_key, "ordered": ordered, "durable": durable}
+            yield from self._put_lapsing(self.put, partition_ttl, partition, said, item, block, timeout, v=v)
             return
         deadline = Deadline.after(timeout, block=block)
         name = partition_name(partition)
@@ -300,22 +286,8 @@ class Putting(Leasing):
         The other arguments are those of `put`, for all of them together.
         """
         if partition_ttl is not None:
-            yield from self._put_lapsing(
-                self.put_many.op(
-                    items,
-                    block,
-                    timeout,
-                    vs=vs,
-                    partition=partition,
-                    delay=delay,
-                    idempotency_key=idempotency_key,
-                    ordered=ordered,
-                    durable=durable,
-                ),
-                partition,
-                partition_ttl,
-                durable,
-            )
+            said = {"delay": delay, "idempotency_key": idempotency_key, "ordered": ordered, "durable": durable}
+            yield from self._put_lapsing(self.put_many, partition_ttl, partition, said, items, block, timeout, vs=vs)
             return
         deadline = Deadline.after(timeout, block=block)
         name = partition_name(partition)
@@ -336,19 +308,21 @@ class Putting(Leasing):
             else:
                 yield from self._check_exists(facts.id)
 
-    def _put_lapsing(self, put: Op[None], partition: str | None, partition_ttl: float, durable: bool) -> Op[None]:
-        """*put*, after which the partition has so much time."""
+    def _put_lapsing(
+        self, put: Any, partition_ttl: float, partition: str | None, said: dict[str, Any], *given: Any, **also: Any
+    ) -> Op[None]:
+        """*put* what was *given*, or *also*, as was *said*; after which the partition has so much time."""
         name = partition_name(partition)
         seconds = check_seconds(partition_ttl, "partition_ttl", above=PARTITION_SECONDS_MIN)
         facts = yield from self._open()
 
         def both() -> Op[None]:
             yield from self._sweep(facts.id)  # what has had its time does not get more by this put
-            yield from put
+            yield from put.op(*given, partition=partition, **said, **also)
             yield Query(LAPSE, facts.id, name, seconds)
 
         # Not in a transaction where the put may wait for room, or says something that goes for all of one.
-        yield from (both() if "maxsize" in facts.options or not durable else atomic(both()))
+        yield from (both() if "maxsize" in facts.options or not said["durable"] else atomic(both()))
         queue = self._of(facts.id)
         queue.check_at = min(queue.check_at, monotonic() + seconds)
 

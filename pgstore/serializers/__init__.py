@@ -20,6 +20,7 @@ from pgstore.serializers.values import (
     encode_value,
     load_json,
     loads,
+    parse_json,
 )
 
 __all__ = [
@@ -39,4 +40,5 @@ __all__ = [
     "key_text",
     "load_json",
     "loads",
+    "parse_json",
 ]

@@ -96,9 +96,9 @@ def _fingerprint(code: types.CodeType) -> str:
 
 def _parts(code: types.CodeType) -> Iterator[bytes]:
     yield code.co_code
+    yield code.co_exceptiontable
     yield repr((code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, code.co_flags)).encode()
-    for constant in code.co_consts:
-        yield from _constant(constant)
+    yield from _constant(code.co_consts)
 
 
 def _constant(constant: Any) -> Iterator[bytes]:
@@ -107,6 +107,7 @@ def _constant(constant: Any) -> Iterator[bytes]:
     elif isinstance(constant, frozenset):  # whose order is not the same everywhere
         yield repr(sorted(map(repr, constant))).encode()
     elif isinstance(constant, tuple):
+        yield f"tuple of {len(constant)}".encode()
         for part in constant:
             yield from _constant(part)
     else:

@@ -103,20 +103,25 @@ def loads(data: bytes | memoryview, what: str, *parts: object) -> Any:
 
 def load_json(text: str | bytes, what: str, *parts: object) -> Any:
     """
-    Load JSON, integers of any length included. *what*, formatted with *parts*, names the value in errors.
+    Load JSON. *what*, formatted with *parts*, names the value in errors.
 
     Raises:
         DeserializationError: Python cannot hold it, for example nested as deeply as Postgres can; the text as UTF-8 is in `raw`.
     """
     try:
-        try:
-            return json.loads(text)
-        except ValueError:  # an integer of more digits than Python converts from text, which SQL may have put
-            return json.loads(text, parse_int=lambda digits: int(Decimal(digits)))
+        return parse_json(text)
     except NOT_LOADED as exc:
         name = what.format(*parts) if parts else what
         raw = text.encode(errors="surrogatepass") if isinstance(text, str) else text
         raise DeserializationError(f"{name} cannot be loaded: {_describe(exc)}", raw=raw) from exc
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON says, integers of any length included."""
+    try:
+        return json.loads(text)
+    except ValueError:  # an integer of more digits than Python converts from text, which SQL may have put
+        return json.loads(text, parse_int=lambda digits: int(Decimal(digits)))
 
 
 def check_size(nbytes: int, what: str, *parts: object) -> None:

@@ -1,4 +1,5 @@
--- Rows of stores that do not exist: left by an insert that raced with the deletion of its store. They are invisible and may be deleted.
+-- Rows of stores that do not exist: left by an insert that raced with the deletion of its store, or all that is left of one whose row
+-- was lost. `pgstore check --repair` deletes what cannot be the only copy of anything, and of the rest says how the store is made again.
 SELECT 'dict_entry' AS relation, e.store_id, count(*) AS rows
   FROM pgstore.dict_entry e
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = e.store_id)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
 import inspect
+import itertools
 import signal
+import sys
 import threading
 import warnings
 from typing import Any
@@ -19,7 +22,11 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
 import pgstore
+from pgstore.client import pins, session
 from pgstore.client.links.eagerness import Eagerness
+from pgstore.client.listener import BlockingListener
+from pgstore.client.pins import Pins
+from pgstore.core.operation import Topic
 from pgstore.errors import InvalidError, StatementFailed, TransactionFailed, TransactionScopeError
 from tests.faults.conftest import Background
 
@@ -107,6 +114,30 @@ def test_using_waits_for_its_turn_in_both_forms(client, entries):
 
     asyncio.run(main())
     assert entries.len() == 20
+
+
+def test_an_inner_block_is_entered_while_another_task_uses_the_transaction(client, entries):
+    """
+    Its savepoint waits for its turn, or two statements would meet on one connection.
+    """
+
+    async def work():
+        async with client.transaction() as tx:
+
+            async def put_many():
+                for number in range(20):
+                    await entries.using(tx).put.aio(number, 1)
+
+            other = asyncio.create_task(put_many())
+            while not other.done():
+                async with client.transaction():
+                    await entries.put.aio("k", 1)
+            await other
+        await client.aclose()
+
+    asyncio.run(work())
+
+    assert len(entries) == 21
 
 
 def test_a_transaction_is_rolled_back_if_it_is_cancelled_while_another_task_uses_it(client, entries):
@@ -507,6 +538,106 @@ def test_asynchronous_generators_too(client, entries):
     assert entries.keys() == ["a", "b"]
 
 
+def test_an_asynchronous_generator_that_is_closed_in_an_inner_block_leaves_the_outer_one_usable(client, entries):
+    async def rows():
+        async with client.transaction():
+            await entries.put.aio("inner", 1)
+            yield
+
+    async def work():
+        async with client.transaction():
+            await entries.put.aio("before", 1)
+            async with contextlib.aclosing(rows()) as looped:
+                async for _ in looped:
+                    break
+            await entries.put.aio("after", 1)
+        await client.aclose()
+
+    asyncio.run(work())
+
+    assert entries.keys() == ["after", "before"]
+
+
+@pytest.mark.parametrize("joined", ["psycopg", "sqlalchemy"])
+def test_an_asynchronous_generator_that_is_closed_in_a_joined_block_undoes_it(client, entries, own_database, joined):
+    """
+    Else the caller would commit half of what the generator was about to do.
+    """
+
+    async def rows(connection):
+        async with client.transaction(connection=connection):
+            await entries.put.aio("inner", 1)
+            yield
+
+    async def work():
+        engine = create_async_engine("postgresql+psycopg://", async_creator=connect)
+        opened: Any = await connect() if joined == "psycopg" else engine.connect()
+        async with opened as connection:
+            async with client.transaction(connection=connection):
+                await entries.put.aio("before", 1)
+            async with contextlib.aclosing(rows(connection)) as looped:
+                async for _ in looped:
+                    break
+            await connection.commit()
+        await engine.dispose()
+        await client.aclose()
+
+    async def connect():
+        return await psycopg.AsyncConnection.connect(own_database)
+
+    asyncio.run(work())
+
+    assert entries.keys() == ["before"]
+
+
+def test_what_a_closed_asynchronous_generator_did_to_objects_is_undone_too(client):
+    queue = pgstore.Queue.persist("queue", client=client)
+    queue.put("item")
+
+    async def rows(lease):
+        async with client.transaction():
+            await lease.ack.aio()
+            yield
+
+    async def work():
+        lease = await queue.get.aio(lease=60)
+        async with contextlib.aclosing(rows(lease)) as looped:
+            async for _ in looped:
+                break
+        await lease.nack.aio()
+        await client.aclose()
+
+    asyncio.run(work())
+
+    assert queue.get(block=False) == "item"
+
+
+def test_a_task_in_an_inner_block_that_is_left_over_of_an_event_loop_gives_its_connection_up(client, entries):
+    """
+    Nothing can be awaited there any more, so what the outer block did goes as well.
+    """
+    written = asyncio.Event()
+
+    async def hold():
+        async with client.transaction(), client.transaction():
+            await entries.put.aio("k", 1)
+            written.set()
+            await asyncio.sleep(3600)
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(hold())
+    loop.run_until_complete(written.wait())
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own reproach, to the log
+    loop.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del task, loop
+        gc.collect()
+
+    entries["k"] = 2  # nobody has it locked
+    assert entries["k"] == 2
+
+
 # ---------------------------------------------------------------------------------- signal handlers and finalisers
 
 
@@ -558,6 +689,66 @@ def test_a_signal_handler_cannot_come_between_a_statement_and_its_answer(client,
 
     assert len(refused) == 5
     assert entries.keys() == [f"k{number}" for number in range(5)]
+
+
+def coming_in(function, work):
+    """Call *work* for each line of *function*, and once more before that line is run, as a signal handler would."""
+    code = inspect.unwrap(function).__code__
+    for at in itertools.count():
+        lines = itertools.count()
+        reached = False
+
+        def trace(frame, event, argument, at=at, lines=lines):
+            nonlocal reached
+            if frame.f_code is not code or reached:
+                return None
+            if event == "line" and next(lines) == at:
+                reached = True
+                work()
+            return trace
+
+        sys.settrace(trace)
+        try:
+            work()
+        finally:
+            sys.settrace(None)
+        yield
+        if not reached:
+            return
+
+
+@pytest.mark.parametrize(
+    "function",
+    [session.Session.current, session.Session.beat, Pins.keep, BlockingListener.register, BlockingListener.leave],
+    ids=lambda function: function.__qualname__,
+)
+def test_a_signal_handler_does_not_wait_for_what_it_has_interrupted(client, entries, function):
+    """
+    It comes in where its own thread has one of the client's locks in hand.
+    """
+    files = pgstore.NetworkFileSystem.persist("files", client=client).hydrate()
+    root = pins.inode_of(int(files.object_id[3:]), 1)
+
+    def use():
+        client.session._id = None
+        client.run(client.session.current())
+        client.run(client.session.pins.keep(root))
+        client.session._id = -1  # which was swept
+        client.run(client.session.beat())
+        client.world(blocking=True).listener.register(Topic(1, "x")).close()
+
+    for _ in coming_in(function, use):
+        pass
+
+
+def test_a_signal_handler_and_what_it_has_interrupted_get_one_default_client(monkeypatch, database):
+    monkeypatch.setenv("PGSTORE_URL", database)
+    made: list[pgstore.Client] = []
+
+    for _ in coming_in(pgstore.client.default_client, lambda: made.append(pgstore.client.default_client())):
+        assert len(set(made)) == 1
+        made.clear()
+        monkeypatch.setattr(pgstore.client, "_default", None)
 
 
 def test_between_two_statements_a_signal_handler_takes_part(client, entries):

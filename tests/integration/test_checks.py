@@ -480,6 +480,41 @@ def test_the_hole_of_another_file_takes_no_chunk(robbed, cli):
     assert contents(store, "sparse") == sparse
 
 
+def test_the_hole_at_the_end_of_a_file_takes_no_chunks_of_one_whose_blob_is_gone(robbed, cli):
+    """
+    They would fit there, and were made after the file's others; but they may as well be what the other file has lost.
+    """
+    store, connection, chunk, url = robbed
+    sparse = os.urandom(chunk) + bytes(2 * chunk)
+    store.put_file(io.BytesIO(sparse), "sparse")
+    put(store, "file", 2 * chunk)
+    blob = "(SELECT blob_id FROM pgstore.inode JOIN pgstore.dirent USING (store_id, ino) WHERE name = 'file')"
+    connection.execute(f"DELETE FROM pgstore.extent WHERE blob_id = {blob}")
+    connection.execute(f"DELETE FROM pgstore.blob WHERE id = {blob}")
+
+    said = kept(cli, url)
+    assert kept(cli, url) == said
+
+    assert len(said) == 2
+    assert contents(store, "sparse") == sparse
+    assert connection.execute("SELECT count(*) FROM pgstore.chunk").fetchone() == (3,)
+
+
+def test_a_blob_that_ends_before_its_file_is_kept(robbed, cli):
+    """
+    The file ends with a hole. It has lost its blob, of which the size does not tell any more.
+    """
+    store, connection, chunk, url = robbed
+    store.put_file(io.BytesIO(os.urandom(chunk) + bytes(3 * chunk)), "file")
+    connection.execute("UPDATE pgstore.inode SET blob_id = NULL WHERE kind = 'f'")
+    assert {"file_contents", "file_leftovers"} <= set(found(url))
+
+    (said,) = kept(cli, url)
+
+    assert "files of this store have lost contents, which it may be" in said
+    assert connection.execute("SELECT count(*) FROM pgstore.chunk").fetchone() == (1,)
+
+
 def test_a_blob_goes_back_to_the_file_that_lacks_it(robbed, cli):
     """
     The file leads to a blob that is not there; the one that is there has exactly its size.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fractions
+import math
 import multiprocessing
 import operator
+import sys
 import threading
 import time
 from typing import Any
@@ -17,7 +19,7 @@ import pytest
 import pgstore
 from pgstore.core.operation import Query
 from pgstore.core.statement import Statement
-from pgstore.dict import base
+from pgstore.dict import base, take
 
 
 @pytest.fixture
@@ -776,6 +778,50 @@ def test_an_entry_that_is_removed_while_it_is_loaded_was_taken_by_the_other(stor
     assert POPS[kind](lambda operation, *arguments: operation(*arguments), store) in (None, {})
 
 
+def test_what_an_interrupt_has_rolled_back_is_not_put_back(store, store_elsewhere, monkeypatch):
+    """
+    It is there anyhow, and may be in another's hands a moment later.
+    """
+    store["k"] = Awkward()
+    monkeypatch.setattr(Awkward, "__setstate__", lambda self, state: store_elsewhere.put("k", "new"))
+    remove, put_back = take.Taking._remove, take._putting_back
+    removals: list[object] = []
+    theirs: list[object] = []
+
+    def interrupted(*arguments):
+        removals.append(arguments)
+        if len(removals) == 2:  # of the entry as it was written meanwhile, which is locked
+            raise KeyboardInterrupt
+        return remove(*arguments)
+
+    def late(*arguments):
+        theirs.append(store_elsewhere.pop("k"))
+        return put_back(*arguments)
+
+    monkeypatch.setattr(take.Taking, "_remove", interrupted)
+    monkeypatch.setattr(take, "_putting_back", late)
+
+    with pytest.raises(KeyboardInterrupt):
+        store.pop("k")
+
+    monkeypatch.undo()
+    assert [*theirs, *store.values()] == ["new"]
+
+
+def test_popitem_asks_for_one_entry_whatever_the_planner_believes(database):
+    """
+    On an empty table all plans are cheap, and a connection keeps the one that it has made.
+    """
+    statement = take.REMOVE_IF_FREE.plain
+
+    with psycopg.connect(database) as connection:
+        connection.execute("SET plan_cache_mode = force_generic_plan")
+        connection.execute(f"PREPARE remove (int8, text, int8) AS {statement.sql.decode()}".encode())
+        plan = [row[0].strip() for row in connection.execute("EXPLAIN EXECUTE remove (1, 'k', 1)")]
+
+    assert plan.count("Index Cond: ((store_id = $1) AND (key = $2))") == 2
+
+
 def test_takers_at_once_share_the_entries(store, store_elsewhere):
     """
     Each is taken once, whoever was quicker.
@@ -826,11 +872,14 @@ def test_values_too_large_together_for_one_statement_are_put_back_in_one_step(cl
 # ------------------------------------------------------------------------------------------- refusals in a transaction
 
 LARGE = 1.5e308
+LARGEST = sys.float_info.max
+ULP = math.ulp(LARGEST)
 REFUSED = {
     "integer": (2**63 - 1, 1),
     "negative integer": (-(2**63), -1),
     "far": (2**62, 2**62),
     "float": (LARGE, LARGE),
+    "rounded up": (LARGEST - ULP, 1.5 * ULP),
     "negative float": (-LARGE, -LARGE),
 }
 
@@ -860,6 +909,9 @@ def test_sums_at_the_ends_of_their_range_are_exact(call, store):
         (0, -(2**63), -(2**63)),
         (LARGE, -LARGE, 0.0),
         (LARGE, 0.25e308, LARGE + 0.25e308),
+        (LARGEST - ULP, 1.25 * ULP, LARGEST),
+        (1.25 * ULP, LARGEST - ULP, LARGEST),
+        (-LARGEST, -ULP / 4, -LARGEST),
         (float("inf"), LARGE, float("inf")),
         (5e-324, 5e-324, 1e-323),
         (2**63 - 1, 0.5, float(2**63)),
@@ -905,7 +957,8 @@ def test_numbers_beyond_64_bits_are_no_revisions_cursors_or_limits(call, store):
     assert call.iterate(store.iterate_items(limit=2**70)) == [("k", 1)]
 
 
-def test_json_that_is_too_large_as_jsonb_leaves_a_transaction_usable(client, store_name):
+@pytest.mark.parametrize("write", ["put", "setdefault", "update"])
+def test_json_that_is_too_large_as_jsonb_leaves_a_transaction_usable(client, store_name, write):
     """
     Which is known only when the server has made it.
     """
@@ -913,8 +966,9 @@ def test_json_that_is_too_large_as_jsonb_leaves_a_transaction_usable(client, sto
 
     with client.transaction():
         store["before"] = 1
-        with pytest.raises(pgstore.errors.ValueTooLarge):
-            store["k"] = [1] * 20_000_000
+        with pytest.raises(pgstore.errors.ValueTooLarge, match="too large for jsonb"):
+            arguments = [{"k": [1] * 20_000_000}] if write == "update" else ["k", [1] * 20_000_000]
+            getattr(store, write)(*arguments)
         store["after"] = 1
 
     assert store.items() == [("after", 1), ("before", 1)]

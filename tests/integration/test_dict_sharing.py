@@ -85,6 +85,20 @@ def test_every_kind_of_change_is_seen(watched, watched_elsewhere):
     watcher.close()
 
 
+def test_to_delete_what_has_expired_is_no_change(call, watched, sql):
+    """
+    It was not there any more, as the KeyError says.
+    """
+    call(watched.put, "k", 1)
+    store_id = int(watched.object_id.removeprefix("di-"))
+    sql("UPDATE pgstore.dict_entry SET expires_at = now() - interval '1 s' WHERE store_id = %s", store_id)
+
+    with pytest.raises(KeyError):
+        call(watched._delitem, "k")
+
+    assert sql("SELECT kind FROM pgstore.dict_change WHERE store_id = %s", store_id) == [("p",)]
+
+
 def test_a_change_whose_key_cannot_be_loaded_hides_no_other(watched, sql):
     """
     It is an error in its place, and the watch goes on behind it.
@@ -632,6 +646,22 @@ def test_a_function_that_is_redefined_is_another(store):
         return store.memoize()(compute)
 
     assert (version(True)(1), version(False)(1), version(True)(1)) == (2, 3, 2)
+
+
+def test_constants_are_told_apart_by_how_they_are_nested(store):
+    def version(one):
+        if one:
+
+            def compute():
+                return ((1, 2), 3)
+        else:
+
+            def compute():
+                return (1, (2, 3))
+
+        return store.memoize()(compute)
+
+    assert (version(True)(), version(False)()) == (((1, 2), 3), (1, (2, 3)))
 
 
 def test_a_decorated_function_is_told_by_what_was_decorated(store):

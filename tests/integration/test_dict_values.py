@@ -407,6 +407,20 @@ def test_a_dict_that_was_json_loads_no_pickles(call, client, remade, store_name,
     assert call(reader.put, "mine", [1])
 
 
+def test_what_it_does_not_load_it_does_not_take(call, client, remade, store_name):
+    """
+    Also a small pickle of no class, which else goes with the statement that reads it.
+    """
+    remade(lambda reader: reader["k"])
+    reader = pgstore.Dict.from_name(store_name, client=client)
+
+    for operation, arguments in (reader.pop, ["text"]), (reader.popitem, []), (reader.pop_many, [["number", "text"]]):
+        with pytest.raises(pgstore.InvalidError, match="serializer='json'"):
+            call(operation, *arguments)
+
+    assert call(reader.keys) == ["k", "number", "text"]
+
+
 @pytest.mark.parametrize("options", ["{}", '{"serializer": null}', '{"serializer": "cloudpickle"}'])
 def test_it_loads_none_whatever_its_row_says(call, client, client_elsewhere, store_name, sql, options):
     """

@@ -945,3 +945,23 @@ def test_libraries_that_look_for_the_end_of_a_short_file_find_it(store):
         assert zipfile.is_zipfile(file) is False
     with store.open("short", "rb") as file, pytest.raises(zipfile.BadZipFile):
         zipfile.ZipFile(file)
+
+
+def test_what_a_layer_was_taken_off_is_written_all_the_same(store):
+    """
+    The layer is collected while the file is in use; that is not its end.
+    """
+    text = store.open("f", "w")
+    text.write("one ")
+    binary = text.detach()
+    del text
+    gc.collect()
+    binary.write(b"two")
+    raw = binary.detach()
+    with pytest.raises(ValueError, match="detached"):
+        binary.fsync()
+    del binary
+    raw.write(b" three")
+    raw.close()
+
+    assert b"".join(store.read_file("f")) == b"one two three"

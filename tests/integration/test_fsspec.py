@@ -264,6 +264,7 @@ def test_a_listing_tells_what_info_tells(fs, top, in_transaction):
     store.chmod("d", 0o700)
     store.utime("d/f", mtime_ns=1_700_000_000_123_456_789)
     store.symlink("d", "to_d")
+    store.symlink("f", "to_f")
     store.symlink("nowhere", "broken")
     store.mknod("d/fifo", "fifo")
 
@@ -273,7 +274,7 @@ def test_a_listing_tells_what_info_tells(fs, top, in_transaction):
             fs.mv(f"{top}/d/e", f"{top}/moved")
             store.chmod("d/f", 0o600)
         found = fs.find(top, detail=True, withdirs=True)
-        listed = [info for path in (top, f"{top}/d", f"{top}/f") for info in fs.ls(path)]
+        listed = [info for path in ("", "/d", "/f", "/to_d", "/to_f") for info in fs.ls(top + path)]
         walked = [info for _, dirs, files in fs.walk(top, detail=True) for info in (*dirs.values(), *files.values())]
         for info in (*found.values(), *listed, *walked):
             assert info == fs.info(info["name"])

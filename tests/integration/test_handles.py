@@ -17,6 +17,7 @@ import pytest
 import pgstore
 from pgstore import errors
 from pgstore.client import session
+from pgstore.core.operation import Call
 
 KINDS = [pgstore.Dict, pgstore.Queue, pgstore.Volume]
 
@@ -24,6 +25,12 @@ KINDS = [pgstore.Dict, pgstore.Queue, pgstore.Volume]
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
 def kind(request):
     return request.param
+
+
+@pytest.fixture
+def client_of_one(database):
+    with pgstore.Client(database, connections_max=1) as client:
+        yield client
 
 
 def use(call, store):
@@ -71,7 +78,7 @@ def test_from_id_leads_to_the_store_and_learns_its_name(call, client, kind, stor
 
     use(call, same)
     assert same.name == store_name
-    for bad in ("", "xx-1", "di-", "di-x", f"{store.object_id}x", 5):
+    for bad in ("", "xx-1", "di-", "di-x", f"{store.object_id}x", f"{store._id_prefix}-{'9' * 5000}", 5):
         with pytest.raises(pgstore.InvalidError, match="not the id"):
             kind.from_id(bad)
     missing = kind.from_id(f"{store._id_prefix}-999999999", client=client)
@@ -122,8 +129,9 @@ def test_objects_create_list_and_delete(call, client, kind, store_name):
     assert names(created_before="2001-01-01") == []
     with pytest.raises(pgstore.InvalidError, match="max_objects"):
         names(max_objects=-1)
-    with pytest.raises(pgstore.InvalidError, match="created_before"):
-        names(created_before="yesterday")
+    for no_time in ("yesterday", "0001-01-01", 5):
+        with pytest.raises(pgstore.InvalidError, match="created_before"):
+            names(created_before=no_time)
 
     call(kind.objects.delete, "b", environment_name=environment, client=client)
     assert names() == ["c", "a"]
@@ -227,6 +235,77 @@ def test_a_store_made_in_a_transaction_is_known_after_its_commit(client, store_n
     assert store["k"] == 1
 
 
+def test_object_id_is_known_in_a_joined_transaction_and_after_it(client, database, kind, store_name):
+    """
+    The commit is the caller's, and pgstore never hears of it.
+    """
+    store = kind.persist(store_name, client=client)
+
+    with psycopg.connect(database) as connection:
+        with client.transaction(connection=connection):
+            assert store.hydrate() is store
+            object_id = store.object_id
+            assert store.using(client.transaction()).object_id == object_id
+        connection.commit()
+
+    assert store.object_id == object_id
+    assert kind.from_name(store_name, client=client).hydrate().object_id == object_id
+
+
+def test_object_id_is_known_in_an_asynchronous_joined_transaction(client, database, kind, store_name):
+    store = kind.persist(store_name, client=client)
+
+    async def work():
+        async with await psycopg.AsyncConnection.connect(database) as connection:
+            async with client.transaction(connection=connection):
+                await store.hydrate.aio()
+                object_id = store.object_id
+        await client.aclose()
+        return object_id
+
+    assert asyncio.run(work()) == store.hydrate().object_id
+
+
+def test_object_id_of_a_store_made_in_a_joined_block_goes_with_the_block(client, database, kind, store_name):
+    store = kind.persist(store_name, client=client)
+
+    with psycopg.connect(database) as connection:
+        with pytest.raises(RuntimeError), client.transaction(connection=connection):
+            store.hydrate()
+            raise RuntimeError
+        with pytest.raises(AttributeError, match="hydrate"):
+            _ = store.object_id
+        with client.transaction(connection=connection):
+            object_id = store.hydrate().object_id
+        with pytest.raises(RuntimeError), client.transaction(connection=connection):
+            store.hydrate()
+            raise RuntimeError
+        assert store.object_id == object_id
+
+
+def test_object_id_of_a_store_made_in_a_transaction_goes_with_its_savepoint(client, kind, store_name):
+    store = kind.from_name(store_name, client=client)
+
+    with client.transaction():
+        with pytest.raises(RuntimeError), client.transaction():
+            kind.objects.create(store_name, client=client)
+            object_id = store.hydrate().object_id
+            raise RuntimeError
+        with pytest.raises(AttributeError, match="hydrate"):
+            _ = store.object_id
+        kind.objects.create(store_name, client=client)
+        assert store.hydrate().object_id != object_id
+
+
+def test_object_id_is_known_where_the_transaction_has_the_only_connection(client_of_one, kind, store_name):
+    store = kind.persist(store_name, client=client_of_one)
+
+    with client_of_one.transaction():
+        object_id = store.hydrate().object_id
+
+    assert store.object_id == object_id
+
+
 # ---------------------------------------------------------------------------------------------------------- ephemeral
 
 
@@ -282,6 +361,36 @@ def test_an_errand_that_fails_holds_up_neither_the_heartbeat_nor_other_errands(c
     assert done == ["tried", "done"]
     client.run(client.session.keep())
     assert done == ["tried", "done", "tried"]
+
+
+def test_two_rounds_of_housekeeping_at_once_do_each_errand_once(client):
+    """
+    One may be that of a client which is being closed: an errand that is done twice takes the next one's place, which is lost.
+    """
+    pgstore.Dict.ephemeral(client).hydrate()
+    begun, go_on = threading.Event(), threading.Event()
+    done = []
+
+    def slow():
+        begun.set()
+        yield Call(lambda: go_on.wait(20))
+        done.append("slow")
+
+    def quick():
+        done.append("quick")
+        yield from ()
+
+    client.session.later(slow)
+    client.session.later(quick)
+    other = threading.Thread(target=lambda: client.run(client.session.keep()))
+    other.start()
+    begun.wait(20)
+
+    client.run(client.session.keep())
+    go_on.set()
+    other.join()
+
+    assert done == ["quick", "slow"]
 
 
 def test_an_ephemeral_store_is_usable_at_once_and_goes_with_its_handle(client):

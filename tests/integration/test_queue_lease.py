@@ -259,6 +259,19 @@ def test_an_item_dies_after_its_last_attempt(call, mortal, stats, expire):
     assert {(letter.attempts, letter.partition) for letter in letters.values()} == {(2, None)}
 
 
+def test_an_exception_that_cannot_say_what_it_is_gives_the_item_back(call, store, stats):
+    class Mute(Exception):
+        def __repr__(self):
+            raise RuntimeError
+
+    call(store.put, "item")
+
+    with pytest.raises(Mute), call(store.get, lease=60):
+        raise Mute
+
+    assert stats(store) == (1, 0, 0, 0)
+
+
 def test_the_exception_of_a_block_is_the_reason(call, mortal):
     mortal.put("item", partition="p")
     for _ in range(2):

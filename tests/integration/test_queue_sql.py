@@ -87,6 +87,24 @@ def test_statistics_count_what_can_be_taken(store, sql):
     assert sql(look, store.name) == [(3, True, 0, 0, 0)]
 
 
+def test_how_much_a_queue_holds_counts_what_is_due(store, sql):
+    """
+    As `len` does: what has come back can be taken, whether or not a get has moved it yet.
+    """
+    store_id = int(store.object_id.removeprefix("qu-"))
+    held = "SELECT entries, size_bytes FROM pgstore.store_sizes WHERE store_id = %s"
+    store.put(b"now")
+    store.put(b"later", delay=3600)
+    (before,) = sql(held, store_id)
+    assert before[0] == store.len() == 1
+
+    sql("UPDATE pgstore.queue_deferred SET due_at = statement_timestamp() WHERE store_id = %s", store_id)
+
+    (after,) = sql(held, store_id)
+    assert after[0] == store.len() == 2
+    assert after[1] > before[1] > 0
+
+
 def test_a_trigger_feeds_a_worker(call, store, sql):
     """
     The README's example. An order that is rolled back was never there.

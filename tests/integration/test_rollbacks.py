@@ -485,6 +485,27 @@ def test_an_unbuffered_file_and_truncate_go_back_too(client, nfs):
     assert content(nfs, "f") == b"onethree"
 
 
+def test_a_detached_file_is_not_in_the_way_of_a_rollback(client, nfs, entries):
+    """
+    The layer that was taken off cannot begin anew. What else the block did is undone all the same.
+    """
+    text = nfs.open("f", "w+")
+    text.write("one")
+    text.flush()
+    with pytest.raises(Oops), client.transaction():
+        entries["a"] = 1
+        text.write("two")
+        text.flush()
+        raw = text.detach().detach()
+        del text
+        raise Oops
+    raw.write(b"three")
+    raw.close()
+
+    assert "a" not in entries
+    assert content(nfs, "f") == b"onethree"
+
+
 def test_what_was_read_in_a_transaction_that_was_undone_is_not_shown_again(client, nfs):
     """
     Reading ahead saw what has never been committed.

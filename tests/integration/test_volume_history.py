@@ -75,6 +75,27 @@ def test_a_version_is_read_as_it_was(call, volume):
     assert not call(volume.at(1).exists, "e/f")
 
 
+class Two:
+    """As `numpy.int64(2)`."""
+
+    def __index__(self):
+        return 2
+
+
+def test_versions_may_be_numbers_of_other_kinds(call, volume):
+    """
+    They come from tables of numpy or pandas as often as from us.
+    """
+    for text in (b"1", b"2", b"3"):
+        call(volume.put_file, io.BytesIO(text), "f")
+
+    assert [made.version for made in call(volume.versions, limit=Two())] == [3, 2]
+    assert [made.version for made in call(volume.versions, before=Two())] == [1]
+    assert b"".join(volume.at(Two()).read_file("f")) == b"2"
+    with pytest.raises(errors.ConflictError):
+        call(volume.put_file, io.BytesIO(b"4"), "f", if_version=Two())
+
+
 def test_a_version_is_read_inside_a_transaction_that_changes_the_volume(client, volume):
     put(volume, "f", b"1")
     put(volume, "f", b"2")

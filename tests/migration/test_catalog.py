@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from pgstore import migrate
+from pgstore.client.session import DELETE_ROWS
 
 # Not data of a store: `store` itself, names, what there is once, and processes.
 UNDISTRIBUTED = ["store", "session", "installation", "schema_revision", "dict_json_name"]
@@ -255,3 +256,21 @@ def test_the_check_of_sequences_knows_all_of_them(sql):
     assert len(drawing) > 5
     assert set(drawing) <= columns
     assert {place for place, name in numbers if name not in NOT_DRAWN} == {column for _, column in columns}
+
+
+# Rows that go with others (ON DELETE CASCADE), and notes that are made when a store is deleted.
+NOT_DELETED = {"extent", "large_object_left"}
+
+
+def test_deleting_a_store_knows_every_table_that_holds_its_rows(sql):
+    """
+    What it forgets would stay for ever.
+    """
+    deleted = {statement.sql.decode().split()[2].removeprefix("pgstore.") for statement in DELETE_ROWS}
+
+    tables = sql(
+        "SELECT t.relname::text FROM pg_attribute a JOIN pg_class t ON t.oid = a.attrelid "
+        "WHERE t.relnamespace = 'pgstore'::regnamespace AND t.relkind IN ('r', 'p') AND a.attname = 'store_id'"
+    )
+
+    assert deleted == {name for (name,) in tables} - NOT_DELETED

@@ -5,11 +5,9 @@ from __future__ import annotations
 import abc
 import contextlib
 import inspect
-import json
 import os
 import select
 from collections.abc import Generator, Sequence
-from decimal import Decimal
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -26,21 +24,13 @@ from pgstore.core.operation import CopyIn, CopyOut, Many, Query, putting_back
 from pgstore.core.protocol import READ
 from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps, is_interrupt
+from pgstore.serializers import parse_json
 
 T = TypeVar("T")
 
 # A copy: what a program registers globally for its own types must not change what pgstore reads.
 ADAPTERS: Final = AdaptersMap(psycopg.adapters)
-
-
-def _loads_json(data: str | bytes) -> Any:
-    try:
-        return json.loads(data)
-    except ValueError:  # an integer of more digits than Python converts from text, which SQL may have put
-        return json.loads(data, parse_int=lambda digits: int(Decimal(digits)))
-
-
-set_json_loads(_loads_json, ADAPTERS)
+set_json_loads(parse_json, ADAPTERS)
 
 # An interrupted statement is given this long to end by itself before the server is asked to cancel it: cancelling would abort
 # the transaction that it is part of. Whoever tidies up gives a server up that is silent for the second.

@@ -44,7 +44,7 @@ DELETE_VERSIONS = Statement(
     "DELETE FROM pgstore.volume_version WHERE store_id = $1 AND version::bigint < $2", "int8 int8"
 )
 
-# Places, and `$1::numeric`: see `changes`. Nobody changes rows that have ended, so only other collectors are skipped.
+# Places, and `$1::numeric`: see `writing`. Nobody changes rows that have ended, so only other collectors are skipped.
 DELETE_NAMES = Statement(
     f"""
     DELETE FROM pgstore.dirent
