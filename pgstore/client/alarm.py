@@ -26,7 +26,7 @@ _LOOK_SECONDS: Final = 0.1
 _LINGER_SECONDS: Final = 10.0  # without anything to look at
 
 _set: Final[set[Alarm]] = set()
-_starting = threading.Lock()
+_starting = threading.RLock()  # reentrant: a signal handler may come in
 _watcher: threading.Thread | None = None
 
 
@@ -108,7 +108,7 @@ def _watch() -> None:
 
 def _forget_after_fork() -> None:
     global _starting, _watcher
-    _starting, _watcher = threading.Lock(), None
+    _starting, _watcher = threading.RLock(), None
     _set.clear()
 
 
