@@ -41,6 +41,7 @@
     │   └── OutcomeUnknown                      the connection broke after a write was sent: it may have happened
     ├── TransactionFailed                       the transaction was rolled back by the server
     │   └── SerializationConflict               by a serialization failure or a deadlock: run it again
+    ├── TimedOut (TimeoutError)                 a call waited for others, or for a connection, beyond its bound; nothing was done
     ├── StatementFailed                         the server refused a statement for another reason
     └── EmbeddedServerError                     the embedded server could not be set up, started or stopped
 
@@ -254,6 +255,10 @@ class SerializationConflict(TransactionFailed):
     """A serialization failure or a deadlock: running the whole transaction again may succeed (see `run_transaction`)."""
 
 
+class TimedOut(_SystemError, TimeoutError):
+    """A call waited beyond its bound for what others hold, or for a connection. Nothing was done."""
+
+
 class StatementFailed(Error):
     """The server refused a statement; `sqlstate` has its code."""
 
@@ -281,12 +286,13 @@ _ERRNO: dict[type[_SystemError], int] = {
     AccessDenied: numbers.EACCES,
     StoreUnavailable: numbers.ENOTCONN,
     LockTimeout: numbers.ETIMEDOUT,
+    TimedOut: numbers.ETIMEDOUT,
 }
 # What an error of this machine's file system is called here; what is in neither table is a `FileFailed`.
 _OF_FILES: dict[int, type[_SystemError]] = {
     number: kind
     for kind, number in _ERRNO.items()
-    if kind not in (AccessDenied, StoreUnavailable, LockTimeout, PositionInvalid)
+    if kind not in (AccessDenied, StoreUnavailable, LockTimeout, TimedOut, PositionInvalid)
 } | {numbers.EPERM: FileUnreadable}
 
 

@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
 from psycopg import sql as compose
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import namedtuple_row
 
 from pgstore import errors
 from pgstore.config import ConnectionString
+from pgstore.core.limit import NOTICING_DEAD_PEERS
 from pgstore.core.mapping import check_conninfo, map_connect_error, map_error
 from pgstore.core.search_path import fault_of
 
@@ -45,6 +47,7 @@ OLDEST_SERVER = 140000
 
 _LOCK_KEY = int.from_bytes(b"pgstore\0", "big")  # of the advisory lock; one for all migrations of a database
 _LOCK_WAIT_SECONDS = 60  # for other migrations
+_STRANGER_WAIT_SECONDS = 5  # for a holder of the lock that may not migrate
 # For any other lock. A statement that waits for a table makes everybody who comes after it wait too.
 _TABLE_WAIT_SECONDS = 10
 
@@ -147,7 +150,7 @@ def sql(*, roles: Roles | None = Roles(), from_revision: str | None = None) -> s
         f"-- pgstore from {start} to revision {SCHEMA_REVISION}, for a role that may create schemas in this database.",
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;",
         *(f"{statement};" for statement in _settings()),
-        f"DO 'BEGIN PERFORM pg_advisory_xact_lock({_LOCK_KEY}); END';",  # a SELECT would print an empty table
+        f"{_lock()};",
         f"{_table_wait()};",
         check.strip(),
         revisions.getvalue().strip(),
@@ -313,10 +316,9 @@ def _migrate(bound: sqlalchemy.Connection, connection: _Connection, place: _Plac
     for statement in _settings():
         connection.execute(statement.encode())
     try:
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK_KEY])
+        connection.execute(_lock().encode())
     except psycopg.errors.LockNotAvailable as exc:
-        message = f"another migration of {place} has been running for {_LOCK_WAIT_SECONDS} s: try again later"
-        raise errors.StoreUnavailable(message) from exc
+        raise errors.StoreUnavailable(str(exc.diag.message_primary)) from exc
     connection.execute(_table_wait().encode())
 
     config = _config()
@@ -368,10 +370,16 @@ def _connect(url: str) -> _Connection:
             prepare_threshold=None,  # poolers
             client_encoding="utf8",  # also where it is SQL_ASCII and we refuse: text would come as bytes
             fallback_application_name="pgstore migrate",
+            **_unsaid(url),
         )
     except psycopg.Error as exc:
         failure = map_connect_error(exc, url)
     raise failure
+
+
+def _unsaid(url: str) -> dict[str, Any]:
+    """What is said of silent servers where *url* says nothing."""
+    return {name: value for name, value in NOTICING_DEAD_PEERS.items() if name not in conninfo_to_dict(url)}
 
 
 def _examine(connection: _Connection) -> _Place:
@@ -452,6 +460,58 @@ def _settings() -> list[str]:
         "SET LOCAL idle_in_transaction_session_timeout = 0",
         f"SET LOCAL lock_timeout = {_LOCK_WAIT_SECONDS * 1000}",
     ]
+
+
+# Before there is a schema there is nothing else to lock, but every login of the database may hold an advisory lock: a migration
+# says who does, and does not wait long for one that cannot be migrating. A DO, since a SELECT would print an empty table.
+_LOCK = """
+DO $lock$
+DECLARE
+    began   CONSTANT timestamptz := clock_timestamp();
+    holders text;
+    migrate boolean;
+BEGIN
+    PERFORM set_config('lock_timeout', '{slice}ms', true);
+    LOOP
+        BEGIN
+            PERFORM pg_advisory_xact_lock({key});
+            EXIT;
+        EXCEPTION WHEN lock_not_available THEN
+            SELECT string_agg(format('process %s of role %I, application %L', l.pid, a.usename, a.application_name), ', '),
+                   coalesce(bool_or(a.pid IS NULL
+                                    OR has_database_privilege(a.usesysid, current_database(), 'CREATE')
+                                    OR coalesce(pg_has_role(a.usesysid, n.nspowner, 'MEMBER'), false)), true)
+              INTO holders, migrate
+              FROM pg_locks l
+              LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+              LEFT JOIN pg_namespace n ON n.nspname = 'pgstore'
+             WHERE l.locktype = 'advisory'
+               AND l.granted
+               AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+               AND l.classid::bigint = {key}::bigint >> 32
+               AND l.objid::bigint = {key}::bigint & 4294967295
+               AND l.objsubid = 1;
+            IF NOT migrate THEN
+                RAISE lock_not_available USING MESSAGE = format(
+                    'the lock for migrations of database %L is held by %s, which may not migrate: end it, by pg_terminate_backend',
+                    current_database(), holders);
+            ELSIF clock_timestamp() >= began + interval '{wait} milliseconds' THEN
+                RAISE lock_not_available USING MESSAGE = format(
+                    'another migration of database %L has been running for {wait_seconds} s, %s: try again later',
+                    current_database(), coalesce(holders, 'by now ended'));
+            END IF;
+        END;
+    END LOOP;
+END
+$lock$
+"""
+
+
+def _lock() -> str:
+    wait = int(_LOCK_WAIT_SECONDS * 1000)
+    slice_ = min(wait, _STRANGER_WAIT_SECONDS * 1000)
+    text = _LOCK.replace("{key}", str(_LOCK_KEY)).replace("{slice}", str(slice_))
+    return text.replace("{wait}", str(wait)).replace("{wait_seconds}", str(_LOCK_WAIT_SECONDS)).strip()
 
 
 def _table_wait() -> str:

@@ -198,6 +198,16 @@ CREATE TABLE pgstore.queue_head (
     PRIMARY KEY (store_id, partition)
 ) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
 
+-- Whose turn it is to put, where puts wait for each other's commits: rows to be locked. Not advisory locks, which every login may
+-- hold. kind: 'o' puts in order into the partition, 'r' puts into a Queue with a bound, whatever the partition, which is then ''.
+-- Besides, a lock of the table says who inserts: see queue_inserting.
+CREATE TABLE pgstore.queue_turn (
+    store_id  bigint NOT NULL,
+    kind      text COLLATE "C" NOT NULL CHECK (kind IN ('o', 'r')),
+    partition text COLLATE "C" NOT NULL,
+    PRIMARY KEY (store_id, kind, partition)
+);
+
 -- How many items have left a Queue, as its clients tell every ten seconds and when they are closed; what is there can be counted. A
 -- few rows a Queue, so that clients seldom meet in one.
 CREATE TABLE pgstore.queue_count (
@@ -1432,6 +1442,38 @@ SELECT s.environment,
                       WHERE n.store_id = s.id) AS c
  WHERE s.kind = 'queue';
 
+-- Wait until it is our turn (queue_turn), and keep it until the end of the transaction.
+CREATE FUNCTION pgstore.queue_take_turn(p_store_id bigint, p_kind text, p_partition text) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    LOOP
+        PERFORM FROM pgstore.queue_turn t
+          WHERE t.store_id = p_store_id
+            AND t.kind = p_kind COLLATE "C"
+            AND t.partition = p_partition COLLATE "C"
+            FOR NO KEY UPDATE;
+        EXIT WHEN FOUND;
+        INSERT INTO pgstore.queue_turn (store_id, kind, partition)
+        SELECT s.id, p_kind, p_partition
+          FROM pgstore.store s
+         WHERE s.id = p_store_id
+        ON CONFLICT DO NOTHING;
+        EXIT WHEN FOUND OR NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = p_store_id);
+    END LOOP;
+END
+$function$;
+
+-- What tells queue_advance that we insert, where the advisory lock is not to be had: every login may hold that, so nobody waits for
+-- it. True. Others who insert, into whatever Queue, hold this lock at the same time; those who have no rights here cannot hold one
+-- that keeps it from us.
+CREATE FUNCTION pgstore.queue_inserting(p_store_id bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    LOCK TABLE pgstore.queue_turn IN ROW EXCLUSIVE MODE;
+    RETURN true;
+END
+$function$;
+
 -- Put a JSON value, which Python takes as plain objects. A trigger on a table of yours can feed workers so. A Queue that is not there
 -- is error P0002, one that is full (maxsize) 53400: nothing in SQL waits for room.
 CREATE FUNCTION pgstore.queue_put(p_store_id bigint, p_item jsonb, p_partition text DEFAULT '') RETURNS void
@@ -1458,8 +1500,8 @@ BEGIN
     END IF;
     maxsize := (settings ->> 'maxsize')::bigint;
     IF maxsize IS NOT NULL THEN
-        -- As in pgstore/queue/put.py: who puts into a bounded queue holds this lock, and counts after it is taken. 0x70677372.
-        PERFORM pg_advisory_xact_lock(1885827954, (p_store_id % 2147483648)::integer);
+        -- As in pgstore/queue/put.py: who puts into a bounded queue has to have the turn, and counts after it is taken.
+        PERFORM pgstore.queue_take_turn(p_store_id, 'r', '');
         IF (SELECT count(*)
               FROM (SELECT
                       FROM pgstore.queue_item q
@@ -1470,7 +1512,9 @@ BEGIN
         END IF;
     END IF;
     -- Before the id is drawn: see queue_advance.
-    PERFORM pg_advisory_xact_lock_shared(1885827945, (p_store_id % 2147483648)::integer);
+    IF NOT pg_try_advisory_xact_lock_shared(1885827945, (p_store_id % 2147483648)::integer) THEN
+        PERFORM pgstore.queue_inserting(p_store_id);
+    END IF;
     INSERT INTO pgstore.queue_item (store_id, partition, codec, payload)
     SELECT s.id, p_partition, 'j', convert_to(p_item::text, 'UTF8')
       FROM pgstore.store s
@@ -1500,7 +1544,7 @@ $function$;
 --
 -- A get that starts at the first id has to pass the dead row of every item taken since the oldest snapshot that somebody holds; so
 -- gets start at a mark. Whoever inserts into queue_item takes a shared advisory lock, key (1885827945, store_id % 2147483648), before
--- the id is drawn and holds it to the end of the transaction. Once those who held it when the sequence was read are gone, every id
+-- the id is drawn and holds it to the end of the transaction; or, where somebody keeps it from them, the lock of queue_inserting. Once those who held it when the sequence was read are gone, every id
 -- up to what was read is visible or will never be.
 
 -- Raise the mark. Called first without p_last_id, p_inserters and p_server, and again with what it returned as long as `low` is NULL:
@@ -1533,11 +1577,15 @@ BEGIN
     SELECT coalesce(array_agg(DISTINCT l.virtualtransaction), '{}')
       INTO still_there
       FROM pg_locks l
-     WHERE l.locktype = 'advisory'
-       AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-       AND l.classid = 1885827945
-       AND l.objid = (p_store_id % 2147483648)::oid
-       AND l.objsubid = 2;
+     WHERE l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+       AND ((l.locktype = 'advisory'
+             AND l.mode = 'ShareLock'
+             AND l.classid = 1885827945
+             AND l.objid = (p_store_id % 2147483648)::oid
+             AND l.objsubid = 2)
+            OR (l.locktype = 'relation'
+                AND l.mode = 'RowExclusiveLock'
+                AND l.relation = 'pgstore.queue_turn'::regclass));
     IF inserters IS NULL THEN
         inserters := still_there;
     END IF;

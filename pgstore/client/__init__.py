@@ -28,6 +28,8 @@ from pgstore.client.session import Session
 from pgstore.client.transaction import _AMBIENT, Transaction, current, forget_after_fork
 from pgstore.client.world import AsyncWorld, BlockingWorld, World
 from pgstore.config import Settings, hidden
+from pgstore.core.clock import Deadline
+from pgstore.core.limit import lift, within
 from pgstore.core.mapping import describe, map_error
 from pgstore.core.names import check_name
 from pgstore.core.operation import BeforeCommit, Op, PutBack, Query, Request
@@ -37,6 +39,7 @@ from pgstore.core.threads import is_ending
 T = TypeVar("T")
 _RETRIES: Final = 10
 _BACKOFF_SECONDS: Final = 0.01
+_CLOSE_SECONDS: Final = 60.0  # for a server that may have fallen silent; what is ephemeral then goes in ten minutes
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 _inherited: list[Any] = []  # what a forked child must neither use nor close: the parent uses it
@@ -150,11 +153,13 @@ class Client:
             return
         self.is_closing = True
         try:
-            self.renewals.close(do=False)
-            self.chores.close()
-            self.session.close()
+            with within(Deadline.after(_CLOSE_SECONDS)):
+                self.renewals.close(do=False)
+                self.chores.close()
+                self.session.close()
         finally:
             self.is_closing = False
+            lift()  # which an interrupt may have kept the block from
         self._blocking.close()
         self._blocking = BlockingWorld(self)
         self.session = Session(self)
@@ -335,8 +340,10 @@ class Client:
 
 def _put_back(world: BlockingWorld, request: Request | None, exc: BaseException) -> None:
     """Put back what *request* took, or was to put back, if *exc* is an interrupt."""
-    if (type(request) is PutBack or (type(request) is Query and request.undo is not None)) and is_interrupt(exc):
-        run_blocking(world.put_back(request, None))
+    if is_interrupt(exc):
+        lift()
+        if type(request) is PutBack or (type(request) is Query and request.undo is not None):
+            run_blocking(world.put_back(request, None))
 
 
 def _may_repeat(exc: errors.Error | psycopg.OperationalError) -> bool:

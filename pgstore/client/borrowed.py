@@ -16,7 +16,9 @@ from psycopg.adapt import Dumper
 from psycopg.rows import tuple_row
 
 from pgstore import errors
+from pgstore.client.alarm import Alarm
 from pgstore.client.links import ADAPTERS, BrokenLink
+from pgstore.core import limit
 from pgstore.core.mapping import map_error
 from pgstore.core.operation import CopyIn, CopyOut, Many, Query
 from pgstore.core.statement import TYPES, Statement
@@ -108,7 +110,11 @@ class BorrowedLink:
     def execute(self, query: Query) -> Any:
         cursor = self._cursor()
         try:
-            _send(cursor, query)
+            if limit.current() is not None:
+                with Alarm(cursor.connection):
+                    _send(cursor, query)
+            else:
+                _send(cursor, query)
             rows = cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
             return _noted(query, rows)
         except psycopg.Error as exc:
@@ -121,7 +127,7 @@ class BorrowedLink:
         """`command` and `execute` in one round trip."""
         cursor = self._cursor()
         try:
-            with cursor.connection.pipeline():
+            with Alarm(cursor.connection), cursor.connection.pipeline():
                 _BorrowedCursor(cursor.connection).execute(sql.encode(), prepare=False)
                 _send(cursor, query)
             rows = cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
@@ -181,7 +187,11 @@ class BorrowedAsyncLink:
     async def execute(self, query: Query) -> Any:
         cursor = await self._cursor()
         try:
-            await _send(cursor, query)
+            if limit.current() is not None:
+                with Alarm(cursor.connection):
+                    await _send(cursor, query)
+            else:
+                await _send(cursor, query)
             rows = await cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
             return _noted(query, rows)
         except psycopg.Error as exc:
@@ -194,9 +204,10 @@ class BorrowedAsyncLink:
         """`command` and `execute` in one round trip."""
         cursor = await self._cursor()
         try:
-            async with cursor.connection.pipeline():
-                await _BorrowedAsyncCursor(cursor.connection).execute(sql.encode(), prepare=False)
-                await _send(cursor, query)
+            with Alarm(cursor.connection):
+                async with cursor.connection.pipeline():
+                    await _BorrowedAsyncCursor(cursor.connection).execute(sql.encode(), prepare=False)
+                    await _send(cursor, query)
             rows = await cursor.fetchall() if _has_rows(cursor) else cursor.rowcount
             return _noted(query, rows)
         except psycopg.Error as exc:

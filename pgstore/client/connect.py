@@ -5,6 +5,7 @@ The checks are one generator over a link, run blocking or awaited (see `links`).
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgstore import errors, migrate
 from pgstore.client.links import ADAPTERS, AsyncLink, BlockingLink, BrokenLink, Link
+from pgstore.core import limit
 from pgstore.core.mapping import check_conninfo, describe, map_connect_error
 from pgstore.core.operation import Many, Query
 from pgstore.core.search_path import fault_of
@@ -83,10 +85,7 @@ IDENTITY = Statement(
 _DEFAULTS: dict[str, Any] = {
     "connect_timeout": 10,
     "fallback_application_name": "pgstore",
-    "tcp_user_timeout": 20_000,  # ms: a peer that is gone without a word is noticed
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
+    **limit.NOTICING_DEAD_PEERS,
 }
 
 
@@ -106,8 +105,19 @@ def conninfo(url: str, **more: Any) -> str:
     defaults = dict(_DEFAULTS)
     if "," in str(given.get("host") or os.environ.get("PGHOST", "")):
         defaults["target_session_attrs"] = "read-write"  # several servers: the one that is the primary now
+    if (left := limit.patience()) is not None:  # libpq takes no less than two seconds
+        defaults["connect_timeout"] = min(_seconds(given.pop("connect_timeout", None)), max(2, math.ceil(left)))
     # What is sent is UTF-8 already: PGCLIENTENCODING must not make the server read it as something else.
     return make_conninfo(**{**defaults, **given, "client_encoding": "UTF8", **more})
+
+
+def _seconds(connect_timeout: Any) -> float:
+    """A `connect_timeout` as libpq reads it."""
+    try:
+        seconds = int(_DEFAULTS["connect_timeout"] if connect_timeout is None else connect_timeout)
+    except ValueError:
+        return float("inf")  # for libpq to refuse
+    return seconds if seconds > 0 else float("inf")
 
 
 def connect(url: str) -> BlockingLink:

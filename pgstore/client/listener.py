@@ -39,7 +39,7 @@ from pgstore.core.threads import going_on, is_ending, start
 CHANNEL: Final = "pgstore"
 LOCK_CLASS: Final = 0x70677374  # "pgst": the first half of our advisory lock keys
 LINGER_SECONDS: Final = 1.0  # a topic stays registered this long after its last waiter: the next wait is often near
-POLL_SECONDS: Final = 0.05  # between looks where nothing can be listened to
+POLL_SECONDS: Final = 1.0  # at most between looks where nothing can be listened to; the first come sooner (`waits`)
 _FIRST_WAIT_SECONDS: Final = 0.001
 _LONGEST_WAIT_SECONDS: Final = 6.0  # below 0.2 looks a second, whatever else wakes the waiter
 _RECONNECT_SECONDS: Final = 0.5

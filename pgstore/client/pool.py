@@ -33,6 +33,7 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.client.links import AsyncLink, BlockingLink, Link
+from pgstore.core import limit
 from pgstore.core.clock import monotonic
 from pgstore.core.threads import going_on, is_ending, start
 
@@ -50,7 +51,18 @@ _LOOK_AGAIN_SECONDS: Final = 0.5
 _SEATS: Final = itertools.count(1)
 
 
-def _crowded(links_max: int) -> errors.StoreUnavailable:
+def _turn_seconds() -> float:
+    """How long to wait for a link, by the bound of the call if it has one."""
+    seconds = limit.patience()
+    return TURN_SECONDS if seconds is None else min(TURN_SECONDS, seconds)
+
+
+def _crowded(links_max: int) -> errors.Error:
+    if limit.is_over():
+        return errors.TimedOut(
+            f"all {links_max} connections of the client were in use until the time of the call was over; transactions that stay "
+            "open hold theirs: end them, or raise connections_max"
+        )
     return errors.StoreUnavailable(
         f"all {links_max} connections of the client have been in use for {TURN_SECONDS:.0f} s; "
         "transactions that stay open hold theirs: end them, or raise connections_max"
@@ -209,7 +221,7 @@ class BlockingPool:
         held = self._held_by(seat)
         is_deep = seat.turns > 0 or any(link.reserve for link in held)
         turn = _Turn(URGENT if held or is_deep else rank)
-        give_up = turn.since + TURN_SECONDS
+        give_up = turn.since + _turn_seconds()
         try:
             seat.turns += 1
             try:
@@ -222,12 +234,12 @@ class BlockingPool:
                     raise _held_here(self._links_max)
                 # A finaliser cannot announce what it leaves, so we look now and then.
                 seconds = RESERVE_SECONDS
-                while not turn.come.wait(seconds):
+                while not turn.come.wait(min(seconds, max(0.0, give_up - monotonic()))):
                     seconds = _LOOK_AGAIN_SECONDS
                     with self._lock:
                         self._serve()
                         self._serve_from_reserve()
-                    if monotonic() > give_up and not turn.come.is_set():
+                    if monotonic() >= give_up and not turn.come.is_set():
                         raise _crowded(self._links_max)
                 link = turn.link if turn.link is not None else self._open(turn.place)
                 link.seat = seat.number
@@ -457,7 +469,7 @@ class AsyncPool:
         if self._looking is None:
             self._look_again_in(RESERVE_SECONDS)
         try:
-            async with asyncio.timeout(TURN_SECONDS):
+            async with asyncio.timeout(_turn_seconds()):
                 return await turn.come
         except BaseException as exc:
             if turn.come.done() and not turn.come.cancelled():  # our turn had come: pass it on

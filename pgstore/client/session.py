@@ -50,7 +50,7 @@ END_DEAD = Statement("DELETE FROM pgstore.session WHERE id = ANY ($1)", "int8[]"
 # Every table that holds rows of a store, children before parents.
 _TABLES: Final = (
     *("dict_entry", "dict_change", "dict_lock"),
-    *("queue_item", "queue_deferred", "queue_key", "queue_lapse", "queue_head", "queue_count"),
+    *("queue_item", "queue_deferred", "queue_key", "queue_lapse", "queue_head", "queue_turn", "queue_count"),
     *(
         "dirent",
         "inode",

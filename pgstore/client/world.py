@@ -24,6 +24,7 @@ from pgstore.client.links import RECONNECT_SECONDS, AsyncLink, BlockingLink, Bro
 from pgstore.client.listener import AsyncListener, BlockingListener
 from pgstore.client.pool import SHORT, URGENT, AsyncPool, BlockingPool
 from pgstore.client.transaction import Transaction
+from pgstore.core import limit
 from pgstore.core.certainly import certainly, certainly_async
 from pgstore.core.operation import (
     Apart,
@@ -362,7 +363,7 @@ class World(abc.ABC):
                 migrated = True
             except errors.StoreUnavailable:
                 _close(link)
-                if client.history is None or client.is_closing or time.monotonic() > give_up:
+                if client.history is None or client.is_closing or time.monotonic() > give_up or limit.is_spent():
                     raise
                 yield self.sleep(_RETRY_SECONDS)
                 continue

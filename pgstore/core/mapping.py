@@ -6,11 +6,13 @@ import contextlib
 import os
 import re
 from collections.abc import Mapping
+from typing import Final
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from pgstore import errors
+from pgstore.core import limit
 
 
 def describe(conninfo: str) -> str:
@@ -127,6 +129,16 @@ def _advice(text: str) -> str:
     return "; is it running?"
 
 
+QUERY_CANCELED: Final = "57014"
+
+
+def timed_out() -> errors.TimedOut:
+    return errors.TimedOut(
+        "the time of the call was over while the server was at work on it, probably waiting for a lock that the transaction of "
+        "somebody else holds (pg_blocking_pids tells whose); nothing was done"
+    )
+
+
 def map_error(exc: psycopg.Error) -> errors.Error:
     """What an error of a statement means, on a connection that still works."""
     state = exc.sqlstate or ""
@@ -157,6 +169,8 @@ def map_error(exc: psycopg.Error) -> errors.Error:
         return errors.StoreUnavailable(f"the connection to the server broke: {text}")
     if state.startswith("53"):
         return errors.StoreUnavailable(f"the server is out of resources: {text}")
+    if state == QUERY_CANCELED and limit.is_over():
+        return timed_out()
     # What the caller's data did, which in a transaction takes all of it along.
     spoilt = "; a transaction that this is in can only be rolled back"
     if state == "54000" or (state == "XX000" and "invalid memory alloc request size" in text):

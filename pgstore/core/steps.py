@@ -12,6 +12,8 @@ import inspect
 from collections.abc import Coroutine, Generator
 from typing import Any, TypeAlias, TypeVar
 
+from pgstore.core.limit import lift
+
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Any, Any, T]
 
@@ -36,6 +38,8 @@ def run_blocking(steps: Steps[T]) -> T:
             return done.value  # type: ignore[no-any-return]
         except BaseException as exc:
             if inspect.getgeneratorstate(steps) != inspect.GEN_SUSPENDED:
+                if is_interrupt(exc):
+                    lift()
                 raise
             failures.append(exc)  # Ctrl-C, between two steps: they have something to tidy up
 

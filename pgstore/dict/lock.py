@@ -20,6 +20,7 @@ from pgstore.client.announcements import announcing
 from pgstore.client.listener import waits
 from pgstore.client.undo import on_rollback
 from pgstore.core.clock import Deadline
+from pgstore.core.limit import within
 from pgstore.core.operation import Apart, Listen, Op, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
 from pgstore.core.threads import going_on, start
@@ -167,8 +168,20 @@ class Lock:
             self._holds[owner] = hold
 
     def _acquire(self, block: bool) -> Op[int | None]:
+        deadline = Deadline.after(self._timeout, block=block)
+        try:
+            with within(deadline, self._late):
+                return (yield from self._acquire_by(deadline, block))
+        except errors.LockTimeout:
+            if block:
+                raise
+            return None
+
+    def _late(self, exc: errors.TimedOut) -> errors.LockTimeout:
+        return errors.LockTimeout(f"{self!r} was not taken: {exc}")
+
+    def _acquire_by(self, deadline: Deadline, block: bool) -> Op[int | None]:
         store_id = yield from self._store._locate()
-        deadline = Deadline.after(self._timeout)
         token = yield from self._try(store_id)
         if token is not None or not block:
             return token

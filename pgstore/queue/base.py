@@ -23,9 +23,13 @@ from pgstore.serializers.signing import SIGNATURE_BYTES, Signer
 
 PARTITION_BYTES_MAX: Final = 64
 # Whoever inserts into queue_item holds this lock from before the ids are drawn to the end of the transaction. It keeps nobody out:
-# it tells `queue_advance` (sql/schema.sql) who may have ids that cannot be seen yet. "pgsi".
+# it tells `queue_advance` (sql/schema.sql) who may have ids that cannot be seen yet. "pgsi". Nor is it waited for, since
+# every login may keep it from us: `queue_inserting` tells the same.
 INSERT_LOCK_CLASS: Final = 0x70677369
-INSERT_LOCK: Final = f"pg_advisory_xact_lock_shared({INSERT_LOCK_CLASS}, ($1 % 2147483648)::integer)"
+INSERT_LOCK: Final = (
+    f"CASE WHEN pg_try_advisory_xact_lock_shared({INSERT_LOCK_CLASS}, ($1 % 2147483648)::integer)"
+    " THEN true ELSE pgstore.queue_inserting($1) END"
+)
 INSERTING: Final = f"inserting AS MATERIALIZED (SELECT {INSERT_LOCK})"
 # Only if there is something to insert: `gone` has rows.
 INSERTING_WHAT_IS_GONE: Final = (

@@ -7,6 +7,7 @@ from typing import Any, Final
 from pgstore import errors
 from pgstore.client.listener import waits
 from pgstore.core.clock import Deadline
+from pgstore.core.limit import within
 from pgstore.core.numbers import as_int
 from pgstore.core.operation import Listen, Op, PagedIterator, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
@@ -168,13 +169,14 @@ class ItemIterator(PagedIterator[Any]):
 
     def _next(self) -> Op[list[Any] | None]:
         deadline = Deadline.after(self._patience)
-        facts = yield from self._store._open()
-        rows = yield from self._look(facts.id)
-        if not rows:
-            yield from self._store._check_exists(facts.id)
-            rows = yield from self._look_for_due(facts)
-            if not rows and not deadline.passed():
-                rows = yield from self._wait(facts, deadline)
+        with within(deadline if self._patience else Deadline.after(None)):
+            facts = yield from self._store._open()
+            rows = yield from self._look(facts.id)
+            if not rows:
+                yield from self._store._check_exists(facts.id)
+                rows = yield from self._look_for_due(facts)
+                if not rows and not deadline.passed():
+                    rows = yield from self._wait(facts, deadline)
         if not rows:
             return None
         if not self._only_due:

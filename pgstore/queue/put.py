@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pgstore import errors
-from pgstore.client.announcements import Announcements
+from pgstore.client.announcements import Announcements, in_transaction
 from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key, waits
 from pgstore.core.batches import batches
 from pgstore.core.clock import Deadline, monotonic
+from pgstore.core.limit import within
 from pgstore.core.names import UNSTORABLE
 from pgstore.core.operation import BeforeCommit, Listen, Op, Query, Topic, Wait, atomic, operation
 from pgstore.core.statement import Statement
@@ -78,10 +79,7 @@ def _puts(*, signed: bool) -> tuple[Statement, ...]:
 PUT, PUT_SILENTLY, PUT_RELAXED, PUT_MANY, PUT_MANY_SILENTLY = _PLAIN = _puts(signed=False)
 SIGNED: Final = dict(zip(_PLAIN, _puts(signed=True), strict=True))
 
-# First halves of advisory lock keys: "pgso" for puts in order, "pgsr" for room.
-ORDER_LOCK_CLASS: Final = 0x7067736F
-ROOM_LOCK_CLASS: Final = 0x70677372
-LOCK_ROOM = Statement(f"SELECT pg_advisory_xact_lock({ROOM_LOCK_CLASS}, ($1 % 2147483648)::integer)", "int8")
+LOCK_ROOM = Statement("SELECT pgstore.queue_take_turn($1, 'r', '')", "int8")
 
 # From now on partition $2 is emptied in $3 seconds, of what was put until now.
 LAPSE = Statement(
@@ -145,8 +143,7 @@ def put_on_terms(
         sources.append("relaxed")
     if ordered:
         # Taken before the ids are drawn and held until the commit, so that both come in one order.
-        key = parameter("order_key", "int4")
-        parts.append(f"in_turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({ORDER_LOCK_CLASS}, {key}))")
+        parts.append("in_turn AS MATERIALIZED (SELECT pgstore.queue_take_turn($1, 'o', $2))")
         sources.append("in_turn")
     if keyed:
         # Two puts with one key: the second waits for the end of the first, and then finds the key or does not.
@@ -229,7 +226,7 @@ class Putting(Leasing):
 
         Args:
             block: wait for room in a Queue that was made with `maxsize` and is full; else raise at once.
-            timeout: wait at most so many seconds; None: for ever.
+            timeout: wait at most so many seconds, for room and for all else; None: for ever.
             partition_ttl: empty the partition so many seconds after its last put that said so; None: this put changes nothing in
                 when, and what comes after such a put stays. Leased items are their worker's. Such puts into one partition wait for
                 each other's commits.
@@ -240,7 +237,9 @@ class Putting(Leasing):
             durable: False: do not wait until the server has the item on disk; if it crashes the last ones may be lost.
 
         Raises:
-            queue.Full: there was no room within *timeout*.
+            queue.Full: there was no room within *timeout*, or what was waited for did not come, such as another's transaction; a
+                server has a second for its answer even if *timeout* is less.
+            OutcomeUnknown: the server had received the item and gave no answer.
             SerializationError: *item* cannot be pickled.
             ValueTooLarge: it is above 256 MiB.
         """
@@ -248,23 +247,23 @@ class Putting(Leasing):
             said = {"delay": delay, "idempotency_key": idempotency_key, "ordered": ordered, "durable": durable}
             yield from self._put_lapsing(self.put, partition_ttl, partition, said, item, block, timeout, v=v)
             return
-        deadline = Deadline.after(timeout)
+        deadline = Deadline.after(timeout, block=block)
         name = partition_name(partition)
         payload = self._encode(one_of(item, v, "put", "item= and v="))
-        facts = self._facts
-        if facts is None or facts.history is not self._client.history:  # type: ignore[union-attr]
-            facts = yield from self._know()
-        if self._runner.settings.signing_keys:
-            payload = self._sign(payload, name)
-        if delay or ordered or idempotency_key is not None or "maxsize" in facts.options:
-            yield from self._put_on_terms(
-                facts, name, [payload], _terms(delay, idempotency_key, ordered, durable), block, deadline
-            )
-        elif durable:
-            yield from self._insert(facts.id, name, payload, PUT, PUT_SILENTLY)
-        else:
-            yield from self._check_outside("put(durable=False)", NOT_DURABLE)
-            yield from self._insert(facts.id, name, payload, PUT_RELAXED, PUT_SILENTLY)
+        with within(deadline, self._late_put):
+            facts = self._facts
+            if facts is None or facts.history is not self._client.history:  # type: ignore[union-attr]
+                facts = yield from self._know()
+            if self._runner.settings.signing_keys:
+                payload = self._sign(payload, name)
+            if delay or ordered or idempotency_key is not None or "maxsize" in facts.options:
+                terms = _terms(delay, idempotency_key, ordered, durable)
+                yield from self._put_on_terms(facts, name, [payload], terms, deadline)
+            elif durable:
+                yield from self._insert(facts.id, name, payload, PUT, PUT_SILENTLY)
+            else:
+                yield from self._check_outside("put(durable=False)", NOT_DURABLE)
+                yield from self._insert(facts.id, name, payload, PUT_RELAXED, PUT_SILENTLY)
 
     @operation
     def put_many(
@@ -290,23 +289,24 @@ class Putting(Leasing):
             said = {"delay": delay, "idempotency_key": idempotency_key, "ordered": ordered, "durable": durable}
             yield from self._put_lapsing(self.put_many, partition_ttl, partition, said, items, block, timeout, vs=vs)
             return
-        deadline = Deadline.after(timeout)
+        deadline = Deadline.after(timeout, block=block)
         name = partition_name(partition)
         payloads = self._encode_all(one_of(items, vs, "put_many", "items= and vs="))
-        facts = yield from self._open()
-        if self._runner.settings.signing_keys:
-            payloads = [self._sign(payload, name) for payload in payloads]
-        if not durable or delay or ordered or idempotency_key is not None or "maxsize" in facts.options:
-            terms = _terms(delay, idempotency_key, ordered, durable)
-            yield from self._put_on_terms(facts, name, payloads, terms, block, deadline)
-            return
-        cut = list(batches(payloads, len, rows_max=BATCH_ITEMS))
-        if len(cut) == 1:
-            yield from self._insert(facts.id, name, cut[0], PUT_MANY, PUT_MANY_SILENTLY)
-        elif cut:
-            yield from atomic(self._insert_batches(facts.id, name, cut))
-        else:
-            yield from self._check_exists(facts.id)
+        with within(deadline, self._late_put):
+            facts = yield from self._open()
+            if self._runner.settings.signing_keys:
+                payloads = [self._sign(payload, name) for payload in payloads]
+            if not durable or delay or ordered or idempotency_key is not None or "maxsize" in facts.options:
+                terms = _terms(delay, idempotency_key, ordered, durable)
+                yield from self._put_on_terms(facts, name, payloads, terms, deadline)
+                return
+            cut = list(batches(payloads, len, rows_max=BATCH_ITEMS))
+            if len(cut) == 1:
+                yield from self._insert(facts.id, name, cut[0], PUT_MANY, PUT_MANY_SILENTLY)
+            elif cut:
+                yield from atomic(self._insert_batches(facts.id, name, cut))
+            else:
+                yield from self._check_exists(facts.id)
 
     def _put_lapsing(
         self, put: Any, partition_ttl: float, partition: str | None, said: dict[str, Any], *given: Any, **also: Any
@@ -346,7 +346,7 @@ class Putting(Leasing):
     # ------------------------------------------------------------------------------------------------------- on terms
 
     def _put_on_terms(
-        self, facts: Facts, partition: str, payloads: list[bytes], terms: Terms, block: bool, deadline: Deadline
+        self, facts: Facts, partition: str, payloads: list[bytes], terms: Terms, deadline: Deadline
     ) -> Op[None]:
         if not terms.durable:
             yield from self._check_outside("put(durable=False)", NOT_DURABLE)
@@ -357,22 +357,24 @@ class Putting(Leasing):
             return
         if maxsize is None:
             body = self._insert_on_terms(facts, partition, cut, terms)
-            yield from (body if len(cut) == 1 else atomic(body))
+            # A put whose time may be over while it waits for another's must not take the transaction that it is in along.
+            alone = len(cut) == 1 and (deadline.at is None or not (yield from in_transaction()))
+            yield from (body if alone else atomic(body))
         elif len(payloads) > maxsize:
             raise errors.InvalidError(
                 f"{len(payloads)} items can never be in {self!r} at once, made with maxsize={maxsize}"
             )
         else:
-            yield from self._insert_when_room(facts, partition, cut, terms, block, deadline)
+            yield from self._insert_when_room(facts, partition, cut, terms, deadline)
         if terms.key is not None and random.random() * _COLLECT_EVERY < 1:
             yield Query(FORGET_KEYS, facts.id)
 
     def _insert_when_room(
-        self, facts: Facts, partition: str, cut: list[list[bytes]], terms: Terms, block: bool, deadline: Deadline
+        self, facts: Facts, partition: str, cut: list[list[bytes]], terms: Terms, deadline: Deadline
     ) -> Op[None]:
         if (yield from self._try(facts, partition, cut, terms)):
             return
-        if not block or deadline.passed():
+        if deadline.passed():
             raise self._full(facts)
         ticket = yield Listen(room_topic(facts.id))
         try:
@@ -407,7 +409,6 @@ class Putting(Leasing):
         values = {
             "store_id": facts.id,
             "partition": partition,
-            "order_key": lock_key(topic),
             "key": terms.key,
             "maxsize": maxsize,
             "wanted": sum(map(len, cut)),
@@ -435,6 +436,9 @@ class Putting(Leasing):
                 return  # the key was used before
         if not aloud:
             enrolment.participant.topics[topic] = None
+
+    def _late_put(self, exc: errors.TimedOut) -> errors.QueueFull:
+        return errors.QueueFull(f"nothing was put into {self!r}: {exc}")
 
     def _full(self, facts: Facts) -> errors.QueueFull:
         return errors.QueueFull(f"no room in {self!r}, made with maxsize={facts.options['maxsize']}")

@@ -16,7 +16,10 @@ LOCK: Final = Statement("LOCK TABLE pgstore.queue_item IN SHARE ROW EXCLUSIVE MO
 # As who puts: see queue_advance. Taken before the ids are drawn.
 INSERTING: Final = Statement(
     """
-    SELECT pg_advisory_xact_lock_shared(1885827945, (b.store_id % 2147483648)::integer)
+    SELECT CASE WHEN pg_try_advisory_xact_lock_shared(1885827945, (b.store_id % 2147483648)::integer)
+                THEN true
+                ELSE pgstore.queue_inserting(b.store_id)
+            END
       FROM (SELECT DISTINCT h.store_id
               FROM pgstore.queue_head h
              WHERE EXISTS (SELECT

@@ -18,6 +18,7 @@ from pgstore.client.announcements import Announcements, in_transaction
 from pgstore.client.listener import lock_key, waits
 from pgstore.core.batches import BATCH_BYTES, batches
 from pgstore.core.clock import Deadline, monotonic
+from pgstore.core.limit import within
 from pgstore.core.operation import Apart, BeforeCommit, Listen, Op, PutBack, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.base import (
@@ -195,13 +196,14 @@ class Taking(Leasing):
 
         Args:
             block: wait for an item; else return None when there is none.
-            timeout: wait at most so many seconds; None: for ever.
+            timeout: wait at most so many seconds, for an item and for all else; None: for ever.
             lease: return a `Lease` of so many seconds instead: the item comes back, at the end, unless it is acknowledged by then.
             renew: prolong the lease by itself, as long as the `Lease` is there and this process lives. Not in transactions.
             durable: False: do not wait until the server has the removal on disk; if it crashes the item may come again.
 
         Raises:
-            queue.Empty: nothing arrived within *timeout*.
+            queue.Empty: nothing arrived within *timeout*; or, also with *block* false, what was waited for did not come, such as a
+                lock on the table. A server has a second for its answer even if *timeout* is less.
             DeserializationError: this process cannot load the item, which is taken all the same, or the queue would stand still;
                 its bytes are in the error's `raw`. In a transaction that is rolled back, and with *lease*, it stays.
 
@@ -211,7 +213,9 @@ class Taking(Leasing):
         name = partition_name(partition)
         if lease is None:
             _check_no_renewal(renew)
-            rows = yield from self._take(1, block, timeout, name, durable=durable)
+            deadline = Deadline.after(timeout, block=block)
+            with within(deadline, self._late_get):
+                rows = yield from self._take(1, block, timeout, deadline, name, durable=durable)
             return self._decode(rows[0], name) if rows else None
         leases = yield from self._lease(1, block, timeout, name, lease, renew, durable)
         return leases[0] if leases else None
@@ -239,7 +243,8 @@ class Taking(Leasing):
             would make up more than 2 GiB only eight.
 
         Raises:
-            queue.Empty: nothing arrived within *timeout*.
+            queue.Empty: nothing arrived within *timeout*; or, also with *block* false, what was waited for did not come, such as a
+                lock on the table. A server has a second for its answer even if *timeout* is less.
             DeserializationError: this process cannot load one of them; its bytes are in the error's `raw`. All of them are put
                 back, in one step and in their order, at the end of the queue, so a process that asks again and again turns the
                 queue round; with *lease* each is loaded, or not, by itself.
@@ -251,7 +256,9 @@ class Taking(Leasing):
         if lease is not None:
             return (yield from self._lease(wanted, block, timeout, name, lease, renew, durable))
         _check_no_renewal(renew)
-        rows = yield from self._take(wanted, block, timeout, name, durable=durable)
+        deadline = Deadline.after(timeout, block=block)
+        with within(deadline, self._late_get):
+            rows = yield from self._take(wanted, block, timeout, deadline, name, durable=durable)
         try:
             return self._decode_all(rows, name)
         except errors.DeserializationError:
@@ -265,10 +272,14 @@ class Taking(Leasing):
         self, n: int, block: bool, timeout: float | None, partition: str, lease: float, renew: bool, durable: bool
     ) -> Op[list[Any]]:
         seconds = check_seconds(lease, "lease", above=RENEWED_SECONDS_MIN if renew else LEASE_SECONDS_MIN)
-        facts = yield from self._open()
-        if renew:
-            yield from self._check_outside("get(renew=True)", "has a lease that nobody can prolong before the commit")
-        rows = yield from self._take(n, block, timeout, partition, seconds, durable)
+        deadline = Deadline.after(timeout, block=block)
+        with within(deadline, self._late_get):
+            facts = yield from self._open()
+            if renew:
+                yield from self._check_outside(
+                    "get(renew=True)", "has a lease that nobody can prolong before the commit"
+                )
+            rows = yield from self._take(n, block, timeout, deadline, partition, seconds, durable)
         leases = [Lease(self, partition, seconds, row, facts) for row in rows]
         if renew and leases:
             Renewal(leases, self._runner, facts.id, seconds).go_on()
@@ -279,11 +290,11 @@ class Taking(Leasing):
         n: int,
         block: bool,
         timeout: float | None,
+        deadline: Deadline,
         partition: str,
         lease: float | None = None,
         durable: bool = True,
     ) -> Op[Rows]:
-        deadline = Deadline.after(timeout)
         facts = self._facts
         if facts is None or facts.history is not self._client.history:  # type: ignore[union-attr]
             facts = yield from self._know()
@@ -447,6 +458,9 @@ class Taking(Leasing):
             Query(PUT_BACK, store_id, partition, *zip(*batch, strict=True))
             for batch in batches(sorted(rows), lambda row: len(row[3]), bytes_max=BATCH_BYTES)
         ]
+
+    def _late_get(self, exc: errors.TimedOut) -> errors.QueueEmpty:
+        return errors.QueueEmpty(f"nothing was taken from {self!r}: {exc}")
 
     def _empty(self, timeout: float | None, partition: str) -> errors.QueueEmpty:
         where = f" partition {partition!r}" if partition else ""

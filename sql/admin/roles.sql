@@ -27,6 +27,9 @@ DECLARE
     writer     pg_catalog.name;
     owner      pg_catalog.name;
     heir       pg_catalog.name;  -- who is to own what there is
+    keeper     pg_catalog.name;  -- who owns the tables, which a program may use
+    members_of pg_catalog.oid;   -- the owner role, where it is to be used
+    is_off     pg_catalog.bool;
     me         pg_catalog.pg_roles%ROWTYPE;
     since_16   pg_catalog.bool;  -- membership has SET and INHERIT of its own
     may_become pg_catalog.text;
@@ -80,14 +83,11 @@ BEGIN
                        CASE object.grantee WHEN 0 THEN 'PUBLIC' ELSE object.grantee::regrole::text END);
     END LOOP;
 
-    IF current_setting('pgstore.roles', true) = 'off' THEN
-        PERFORM set_config('search_path', path, true);
-        RETURN;
-    END IF;
+    is_off := coalesce(current_setting('pgstore.roles', true), '') = 'off';
 
     -- Roles. Another database of the cluster may be doing the same: who comes second waits for the first and then finds the role.
     FOREACH role_name IN ARRAY ARRAY[reader, writer, owner] LOOP
-        IF to_regrole(quote_ident(role_name)) IS NULL AND (me.rolcreaterole OR me.rolsuper) THEN
+        IF NOT is_off AND to_regrole(quote_ident(role_name)) IS NULL AND (me.rolcreaterole OR me.rolsuper) THEN
             BEGIN
                 EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
             EXCEPTION WHEN duplicate_object OR unique_violation OR insufficient_privilege THEN
@@ -98,10 +98,12 @@ BEGIN
 
     -- Ownership, so that any member of the owner role may migrate later. It goes over only if who has it now keeps all rights, as a
     -- superuser or a member that inherits: the current role, and the role that owns the tables, which a program may use. That one
-    -- stays the owner else, and gets what a superuser has made in its place. Nothing is taken over from anybody else: a function of
-    -- theirs would run with the rights of its new owner. Since PostgreSQL 16 the maker of a role only administers it, and becomes a
-    -- member here.
-    IF to_regrole(quote_ident(owner)) IS NOT NULL THEN
+    -- stays the owner else, also where no roles are wanted, and gets what a superuser has made in its place. Nothing is taken over
+    -- from anybody else: a function of theirs would run with the rights of its new owner. Since PostgreSQL 16 the maker of a role
+    -- only administers it, and becomes a member here.
+    keeper := (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = to_regclass('pgstore.schema_revision'));
+    heir := CASE WHEN is_off THEN keeper END;
+    IF NOT is_off AND to_regrole(quote_ident(owner)) IS NOT NULL THEN
         IF NOT (pg_has_role(owner, 'USAGE') AND pg_has_role(owner, may_become)) AND (me.rolinherit OR since_16) THEN
             BEGIN
                 EXECUTE format('GRANT %I TO %I', owner, current_user)
@@ -116,10 +118,10 @@ BEGIN
         EXECUTE format('GRANT ALL ON ALL SEQUENCES IN SCHEMA pgstore TO %I', owner);
         EXECUTE format('GRANT ALL ON ALL ROUTINES IN SCHEMA pgstore TO %I', owner);
 
-        heir := coalesce((SELECT pg_get_userbyid(c.relowner)
-                            FROM pg_class c
-                           WHERE c.oid = to_regclass('pgstore.schema_revision')
-                             AND NOT pg_has_role(c.relowner, owner, 'USAGE')), owner);
+        members_of := to_regrole(quote_ident(owner));
+        heir := CASE WHEN pg_has_role(keeper, members_of, 'USAGE') THEN owner ELSE coalesce(keeper, owner) END;
+    END IF;
+    IF heir IS NOT NULL THEN
         IF pg_has_role(heir, 'USAGE') AND pg_has_role(heir, may_become) AND has_schema_privilege(heir, 'pgstore', 'CREATE') THEN
             FOR object IN
                 SELECT 'TABLE' AS kind, c.oid::regclass::text AS name
@@ -128,7 +130,7 @@ BEGIN
                    AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')  -- ALTER TABLE takes them all
                    AND pg_get_userbyid(c.relowner) <> heir
                    AND pg_has_role(c.relowner, 'USAGE')
-                   AND (c.relowner = me.oid OR pg_has_role(c.relowner, owner, 'USAGE'))
+                   AND (c.relowner = me.oid OR coalesce(pg_has_role(c.relowner, members_of, 'USAGE'), false))
                    AND NOT EXISTS (SELECT  -- sequences of columns follow their table
                                      FROM pg_depend d
                                     WHERE d.classid = 'pg_class'::regclass
@@ -141,7 +143,7 @@ BEGIN
                  WHERE p.pronamespace = 'pgstore'::regnamespace
                    AND pg_get_userbyid(p.proowner) <> heir
                    AND pg_has_role(p.proowner, 'USAGE')
-                   AND (p.proowner = me.oid OR pg_has_role(p.proowner, owner, 'USAGE'))
+                   AND (p.proowner = me.oid OR coalesce(pg_has_role(p.proowner, members_of, 'USAGE'), false))
                  UNION ALL
                 SELECT 'TYPE', t.oid::regtype::text
                   FROM pg_type t
@@ -149,7 +151,7 @@ BEGIN
                    AND t.typtype IN ('d', 'e', 'r')  -- not the row types of tables
                    AND pg_get_userbyid(t.typowner) <> heir
                    AND pg_has_role(t.typowner, 'USAGE')
-                   AND (t.typowner = me.oid OR pg_has_role(t.typowner, owner, 'USAGE'))
+                   AND (t.typowner = me.oid OR coalesce(pg_has_role(t.typowner, members_of, 'USAGE'), false))
             LOOP
                 EXECUTE format('ALTER %s %s OWNER TO %I', object.kind, object.name, heir);
             END LOOP;
@@ -171,12 +173,18 @@ BEGIN
             END IF;
 
             -- The schema too, where PostgreSQL lets the current role: that takes CREATE on the database. Whose it is may drop all.
-            IF EXISTS (SELECT FROM pg_namespace n
-                        WHERE n.nspname = 'pgstore' AND pg_get_userbyid(n.nspowner) <> heir AND pg_has_role(n.nspowner, 'USAGE'))
+            IF NOT is_off
+               AND EXISTS (SELECT FROM pg_namespace n
+                            WHERE n.nspname = 'pgstore' AND pg_get_userbyid(n.nspowner) <> heir AND pg_has_role(n.nspowner, 'USAGE'))
                AND has_database_privilege(current_database(), 'CREATE') THEN
                 EXECUTE format('ALTER SCHEMA pgstore OWNER TO %I', heir);
             END IF;
         END IF;
+    END IF;
+
+    IF is_off THEN
+        PERFORM set_config('search_path', path, true);
+        RETURN;
     END IF;
 
     IF to_regrole(quote_ident(reader)) IS NOT NULL THEN

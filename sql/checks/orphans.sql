@@ -40,6 +40,11 @@ SELECT 'queue_head', h.store_id, count(*)
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = h.store_id)
  GROUP BY h.store_id
  UNION ALL
+SELECT 'queue_turn', t.store_id, count(*)
+  FROM pgstore.queue_turn t
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = t.store_id)
+ GROUP BY t.store_id
+ UNION ALL
 SELECT 'queue_count', n.store_id, count(*)
   FROM pgstore.queue_count n
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = n.store_id)

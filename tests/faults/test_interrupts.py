@@ -24,6 +24,7 @@ import pgstore
 from pgstore.client import links
 from pgstore.client.links.eagerness import Eagerness
 from pgstore.client.transaction import _AMBIENT
+from pgstore.core import limit
 from pgstore.core.statement import Statement
 from pgstore.core.steps import run_async, run_blocking
 from pgstore.queue import take
@@ -455,6 +456,7 @@ def test_an_interrupt_before_any_line_of_a_get_loses_and_doubles_nothing(client,
         if item is not None:
             queue.put(item)
         assert eye.rows("SELECT count(*), count(DISTINCT payload) FROM pgstore.queue_item") == [(3, 3)], place
+        assert limit.current() is None, f"the next call has the bound of this one: {place}"
 
 
 @pytest.mark.parametrize("first", [(Eagerness, "catch"), (KnownPartition, "note")], ids=["on its way", "in hand"])

@@ -218,6 +218,21 @@ def test_waiting_for_another_migration_ends(cluster, monkeypatch):
             migrate.upgrade(url)
 
 
+def test_a_login_without_rights_that_holds_the_lock_is_named(cluster, monkeypatch):
+    """
+    Every login may hold an advisory lock; whoever operates the database has to know whom to end.
+    """
+    url = cluster.database()
+    monkeypatch.setattr(migrate, "_STRANGER_WAIT_SECONDS", 1)
+
+    with psycopg.connect(url_as(url, cluster.login())) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [migrate._LOCK_KEY])
+        with pytest.raises(
+            errors.StoreUnavailable, match=rf"process {other.info.backend_pid} of role .*may not migrate"
+        ):
+            migrate.upgrade(url)
+
+
 def test_waiting_for_a_busy_table_ends(cluster, monkeypatch, next_revision):
     """
     While DDL waits for a long transaction, everybody else waits for the DDL.

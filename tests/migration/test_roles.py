@@ -170,6 +170,26 @@ def test_a_role_that_may_create_roles_keeps_what_it_made(each_cluster, roles, ne
     assert each_cluster.execute(url, OWNERS) == [(roles.owner,)]
 
 
+@pytest.mark.parametrize("granting", [True, False])
+def test_an_administrator_takes_the_schema_from_nobody_who_would_lose_it(each_cluster, roles, next_revision, granting):
+    """
+    An application made the schema on first use, and goes on while somebody with all rights migrates. What is new is its as well.
+    """
+    url, login = each_cluster.database(), each_cluster.login()
+    each_cluster.execute(url, f'GRANT CREATE ON DATABASE "{url.rpartition("/")[2]}" TO "{login}"')
+    migrate.upgrade(url_as(url, login), roles=None)
+    next_revision()
+
+    migrate.upgrade(url, roles=roles if granting else None)
+
+    assert each_cluster.execute(url, OWNERS) == [(login,)]
+    assert [len(each_cluster.execute(url_as(url, login), PUT, 1, "a"))] == [1]
+    if granting:
+        each_cluster.grant(roles.owner, login)
+        migrate.upgrade(url, roles=roles)
+        assert each_cluster.execute(url, OWNERS) == [(roles.owner,)]
+
+
 def test_a_role_that_does_not_inherit_stays_the_owner(cluster, next_revision):
     """
     It would lose what it gives away. (Since PostgreSQL 16 inheriting belongs to the membership, and it can be granted.)

@@ -18,6 +18,7 @@ from pgstore.client.links.base import (
     BrokenLink,
     Link,
     Patience,
+    cut_off_seconds,
 )
 from pgstore.client.links.blocking import BlockingLink
 
@@ -32,4 +33,5 @@ __all__ = [
     "BrokenLink",
     "Link",
     "Patience",
+    "cut_off_seconds",
 ]

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 from contextvars import Context
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import psycopg
 
 from pgstore import errors
-from pgstore.client.links.base import SETTLE_SECONDS, BrokenLink, Link
-from pgstore.core import protocol
+from pgstore.client.links.base import BrokenLink, Link, Silence, cut_off_seconds
+from pgstore.core import limit, protocol
 from pgstore.core.certainly import certainly_async
 from pgstore.core.clock import monotonic
 from pgstore.core.operation import Many, Query
 from pgstore.core.protocol import READ
 
 T = TypeVar("T")
+_NEVER: Final = float("inf")
 
 
 class AsyncLink(Link):
@@ -32,6 +33,8 @@ class AsyncLink(Link):
         self._waiter: asyncio.Future[None] | None = None
         self._reading = False
         self._idle_wakes = 0
+        self._silent_at = _NEVER  # when the call is given up, unless something comes
+        self._alarm: asyncio.TimerHandle | None = None
 
     async def _drive(self, io: protocol.Io[T], taking: Query | Many | None = None) -> T:
         try:
@@ -43,6 +46,9 @@ class AsyncLink(Link):
             return done.value  # type: ignore[no-any-return]
         except (errors.Error, BrokenLink):
             raise
+        except Silence:
+            self.let_go()
+            return await certainly_async(partial(self.cut_off, io, taking, cut_off_seconds()))  # type: ignore[no-any-return]
         except GeneratorExit:
             self.close()  # the event loop is gone, and with it all hope for an answer
             raise
@@ -67,12 +73,35 @@ class AsyncLink(Link):
             self._reading = True
         if wanted != READ:
             self._loop.add_writer(self._socket, self._wake)
+        if (seconds := limit.patience()) is not None:
+            self._set_alarm(seconds)
         try:
             await waiter
         finally:
+            self._silent_at = _NEVER
             self._waiter = None
             if wanted != READ:
                 self._loop.remove_writer(self._socket)
+
+    def _set_alarm(self, seconds: float) -> None:
+        # One for many waits, which looks when it rings whether it is wanted: setting it costs more than most waits take.
+        self._silent_at = self._loop.time() + seconds
+        if self._alarm is not None:
+            if self._alarm.when() <= self._silent_at:
+                return
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(self._silent_at, self._ring, context=Context())
+
+    def _ring(self) -> None:
+        self._alarm = None
+        waiter = self._waiter
+        if waiter is None or waiter.done() or self._silent_at == _NEVER:
+            return
+        left = self._silent_at - self._loop.time()
+        if left > 0:
+            self._set_alarm(left)
+        else:
+            waiter.set_exception(Silence())
 
     async def wait_readable(self, bell: asyncio.Event, seconds: float) -> None:
         """Wait until something arrives unasked for, or *bell* is set, at most *seconds*."""
@@ -106,10 +135,13 @@ class AsyncLink(Link):
     def let_go(self) -> None:
         self._stop_reading()
 
-    def _cancel(self) -> None:
+    def _cancel(self, seconds: float) -> None:
         # On a loop of this thread's own: the link's may be closing.
-        asyncio.run(self.connection.cancel_safe(timeout=SETTLE_SECONDS))
+        asyncio.run(self.connection.cancel_safe(timeout=seconds))
 
     def close(self) -> None:
         self._stop_reading()
+        alarm, self._alarm = self._alarm, None
+        if alarm is not None:
+            alarm.cancel()
         super().close()

@@ -17,9 +17,9 @@ from psycopg.pq.abc import PGresult
 from psycopg.types.json import set_json_loads
 
 from pgstore import errors
-from pgstore.core import protocol
+from pgstore.core import limit, protocol
 from pgstore.core.clock import monotonic
-from pgstore.core.mapping import map_error
+from pgstore.core.mapping import QUERY_CANCELED, map_error, timed_out
 from pgstore.core.operation import CopyIn, CopyOut, Many, Query, putting_back
 from pgstore.core.protocol import READ
 from pgstore.core.statement import Statement
@@ -36,6 +36,9 @@ set_json_loads(parse_json, ADAPTERS)
 # the transaction that it is part of. Whoever tidies up gives a server up that is silent for the second.
 GRACE_SECONDS: Final = 0.25
 SETTLE_SECONDS: Final = 10.0
+
+# A call whose time is over (`core.limit`) asks the server to cancel, and then waits so long for its answer.
+CUT_OFF_SECONDS: Final = 1.0
 
 # A client that was connected before waits this long for a server that restarts or fails over.
 RECONNECT_SECONDS: Final = 10.0
@@ -65,6 +68,15 @@ class BrokenLink(Exception):
         self.sent = sent
 
 
+class Silence(Exception):
+    """The time of the call is over, and nothing has come from the server."""
+
+
+def cut_off_seconds() -> float:
+    """How long the call has for `Link.cut_off`."""
+    return limit.ending(CUT_OFF_SECONDS)
+
+
 class Patience:
     """How often a call is tried again on another connection, while a server restarts or fails over."""
 
@@ -75,6 +87,10 @@ class Patience:
     def spend(self, broken: BrokenLink) -> None:
         """Raise `StoreUnavailable` if it is enough. Something that was received again and again may be what breaks the server."""
         self._sent += broken.sent
+        if limit.is_spent():
+            raise errors.StoreUnavailable(
+                f"the connection broke, and the time of the call is over: {broken}"
+            ) from broken
         if self._sent > _SENT_MAX or monotonic() > self._until:
             raise errors.StoreUnavailable(f"the connection broke again and again: {broken}") from broken
 
@@ -144,8 +160,34 @@ class Link(abc.ABC):
         """Leave the socket to another thread."""
 
     @abc.abstractmethod
-    def _cancel(self) -> None:
-        """Ask the server to cancel the call that is under way, waiting for at most `SETTLE_SECONDS`."""
+    def _cancel(self, seconds: float) -> None:
+        """Ask the server to cancel the call that is under way, waiting for at most *seconds*."""
+
+    def cut_off(self, io: protocol.Io[T], taking: Query | Many | None, seconds: float) -> T:
+        """
+        The time of the call is over: have the server cancel it. Result: that of the call, if it was done all the same.
+
+        Raises `TimedOut`: it was cancelled; `BrokenLink`: the server does not answer any more, and is given up.
+
+        Args:
+            seconds: to wait for the server to take the order, and then again to obey.
+        """
+        try:
+            with contextlib.suppress(psycopg.Error):
+                self._cancel(seconds)
+            result = self._finish(io, silence=seconds)
+        except errors.StatementFailed as exc:
+            if exc.sqlstate == QUERY_CANCELED:
+                raise timed_out() from exc
+            raise
+        except errors.Error:
+            raise
+        except BaseException:
+            self.close()
+            raise
+        if isinstance(taking, Query):  # of `Many` it is noted where the answers are read
+            _note_taken([taking], [result])
+        return result  # type: ignore[no-any-return]
 
     def end(self, io: protocol.Io[Any], taking: Query | Many | None) -> None:
         """Bring an interrupted call to its end, and put back what it took."""
@@ -167,7 +209,7 @@ class Link(abc.ABC):
         for query in (Query(BEGIN), *queries, Query(COMMIT)) if alone else queries:
             self._finish(self._execute(query))
 
-    def _finish(self, io: protocol.Io[Any], *, cancel: bool = False) -> Any:
+    def _finish(self, io: protocol.Io[Any], *, cancel: bool = False, silence: float = SETTLE_SECONDS) -> Any:
         socket = self.pgconn.socket
         poller = select.poll()
         silent_since = monotonic()
@@ -179,10 +221,10 @@ class Link(abc.ABC):
                 if poller.poll(50):
                     silent_since = monotonic()
                     wanted = io.send(None)
-                elif monotonic() - silent_since > SETTLE_SECONDS:
-                    raise BrokenLink(None, sent=True)
+                elif monotonic() - silent_since > silence:
+                    io.throw(BrokenLink(TimeoutError("the server does not answer"), sent=True))
                 elif monotonic() - silent_since > GRACE_SECONDS and not cancelled:
-                    self._cancel()
+                    self._cancel(SETTLE_SECONDS)
                     cancelled = True
         except StopIteration as done:
             return done.value

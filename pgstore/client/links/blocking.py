@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import repeat, starmap
 from typing import Any, Final, TypeVar
@@ -14,9 +14,9 @@ from psycopg import pq
 from psycopg.pq.abc import PGresult
 
 from pgstore import errors
-from pgstore.client.links.base import FATAL, SETTLE_SECONDS, BrokenLink, Link
+from pgstore.client.links.base import FATAL, BrokenLink, Link, Silence, cut_off_seconds
 from pgstore.client.links.eagerness import Eagerness
-from pgstore.core import protocol
+from pgstore.core import limit, protocol
 from pgstore.core.certainly import certainly
 from pgstore.core.clock import monotonic
 from pgstore.core.operation import Many, Query
@@ -52,6 +52,7 @@ class BlockingLink(Link):
         pgconn = self.pgconn
         values = statement.pack(query.values)
         result: PGresult | None = None
+        wait: Callable[[], Any] = self._poll if limit.current() is None else self._wait
         try:
             if self.prepared is None:
                 pgconn.send_query_params(statement.unset_sql, values, statement.oids, statement.formats, 1)
@@ -59,15 +60,15 @@ class BlockingLink(Link):
                 pgconn.send_query_prepared(statement.name, values, statement.formats, 1)
             if not pgconn.flush():
                 if not self._eagerness.catch(pgconn, statement):
-                    self._poll()
+                    wait()
                     pgconn.consume_input()
                 while pgconn.is_busy():
-                    self._poll()
+                    wait()
                     pgconn.consume_input()
                 for result in self._results:  # noqa: B007
                     break
                 while pgconn.is_busy():
-                    self._poll()
+                    wait()
                     pgconn.consume_input()
                 # The commit comes after the rows, and may fail: a second result.
                 if (more := pgconn.get_result()) is None:
@@ -87,12 +88,16 @@ class BlockingLink(Link):
             if words is not None and words.status == FATAL:  # the server's last; else they are of what was done
                 return self.read(words, is_first=True)  # which raises
             raise BrokenLink(exc, sent=True) from exc
-        except BaseException:
+        except BaseException as exc:
             # Twice: a second interrupt may come before the first has set about tidying up. What was done is not done again.
             io = None
             try:
                 io = self._rest(result)
+                if type(exc) is Silence:
+                    return self._cut_off(io, query)
                 self._settle(io, query)
+            except (errors.Error, BrokenLink):
+                raise
             except BaseException:
                 self._settle(io or self._rest(result), query)
                 raise
@@ -117,9 +122,13 @@ class BlockingLink(Link):
             return done.value  # type: ignore[no-any-return]
         except (errors.Error, BrokenLink):
             raise
-        except BaseException:
+        except BaseException as exc:
             try:
+                if type(exc) is Silence:
+                    return self._cut_off(io, taking)  # type: ignore[no-any-return]
                 self._settle(io, taking)
+            except (errors.Error, BrokenLink):
+                raise
             except BaseException:  # as in `execute`
                 self._settle(io, taking)
                 raise
@@ -134,10 +143,19 @@ class BlockingLink(Link):
     def _drive_on(self, io: protocol.Io[T], wanted: int) -> T:
         try:
             while True:
-                (self._poll if wanted == READ else self._poll_write)()
+                self._wait(self._poll if wanted == READ else self._poll_write)
                 wanted = io.send(None)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
+
+    def _wait(self, poll: Callable[..., Any] | None = None) -> None:
+        """Wait for the socket, as long as the call may."""
+        seconds = limit.patience()
+        if not (poll or self._poll)(None if seconds is None else seconds * 1000):
+            raise Silence
+
+    def _cut_off(self, io: protocol.Io[Any], taking: Query | Many | None) -> Any:
+        return certainly(partial(self.cut_off, io, taking, cut_off_seconds()))
 
     def _settle(self, io: protocol.Io[Any], taking: Query | Many | None) -> None:
         """Bring an interrupted call to its end, and undo it, whatever interrupts there are meanwhile."""
@@ -146,5 +164,5 @@ class BlockingLink(Link):
     def let_go(self) -> None:
         pass  # it waits for the socket only in its calls
 
-    def _cancel(self) -> None:
-        self.connection.cancel_safe(timeout=SETTLE_SECONDS)
+    def _cancel(self, seconds: float) -> None:
+        self.connection.cancel_safe(timeout=seconds)
