@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import select
 import threading
 import time
@@ -62,6 +63,39 @@ NOTIFY_IF_AWAITED = Statement(
     f"SELECT pg_notify('{CHANNEL}', $2) WHERE {SOMEONE_WAITS.format(key='$1')}",
     "int4 text",
 )
+
+
+# Asked of each backend anew: behind a pooler it is not the one that said hello.
+BACKEND = Query(Statement("SELECT pg_backend_pid()", read_only=True))
+_NOTIFY_SELF = Statement(f"SELECT pg_notify('{CHANNEL}', $1)", "text")
+_PROBES: Final = 4
+_PROBE_SECONDS: Final = 1.0
+
+
+def keeps_its_session(connection: Connection, other: Connection) -> Steps[bool]:
+    """
+    Whether the pooler before *connection* leaves it one server connection as long as it is open, as in PgBouncer's session mode.
+
+    That is tried: a notification that *other* makes has to arrive while *connection* is idle. In transaction mode nothing arrives
+    then; and as a LISTEN would stay behind on a server connection of others, two connections that meet the same backend in turn, or
+    not always their own, are told apart before.
+    """
+    backends = set()
+    for _ in range(_PROBES):
+        ((mine,),) = yield connection.execute(BACKEND)
+        ((theirs,),) = yield other.execute(BACKEND)
+        backends.add((mine, theirs))
+    if any(mine == theirs for mine, theirs in backends) or len(backends) > 1:
+        return False
+    yield connection.execute(LISTEN)
+    probe = f"probe/{secrets.token_hex(8)}"
+    yield other.execute(Query(_NOTIFY_SELF, probe))
+    give_up = clock.monotonic() + _PROBE_SECONDS
+    while (seconds := give_up - clock.monotonic()) > 0:
+        yield connection.wait_idle(seconds)
+        if probe in _notified(connection):
+            return True
+    return False
 
 
 def lock_key(topic: Topic) -> int:
@@ -293,7 +327,7 @@ class BlockingListener:
                 try:
                     with going_on("listening"), _replacing():
                         connection = self._connect()
-                        if connection.pooled:
+                        if connection.pooled and not self._keeps_its_session(connection):
                             self._polls = True
                             return
                         run_blocking(self._registry.start(connection))
@@ -314,6 +348,17 @@ class BlockingListener:
                         os.close(end)
                     self._wake_pipe = None
                 self._thread = None
+
+    def _keeps_its_session(self, connection: BlockingConnection) -> bool:
+        other = None
+        try:
+            other = self._connect()
+            return run_blocking(keeps_its_session(connection, other))
+        except (errors.Error, BrokenConnection):  # such as a pool of too few connections
+            return False
+        finally:
+            if other is not None:
+                other.close()
 
     def _serve(self, connection: BlockingConnection, wake_end: int) -> None:
         poller = select.poll()
@@ -426,7 +471,7 @@ class AsyncListener:
                 try:
                     with going_on("listening", loop), _replacing():
                         connection = await self._connect()
-                        if connection.pooled:
+                        if connection.pooled and not await self._keeps_its_session(connection):
                             self._polls = True
                             return
                         await run_async(self._registry.start(connection))
@@ -441,6 +486,17 @@ class AsyncListener:
                 if not done.done() and not done.get_loop().is_closed():
                     done.set_result(None)
             self._wanted.clear()
+
+    async def _keeps_its_session(self, connection: AsyncConnection) -> bool:
+        other = None
+        try:
+            other = await self._connect()
+            return await run_async(keeps_its_session(connection, other))
+        except (errors.Error, BrokenConnection):
+            return False
+        finally:
+            if other is not None:
+                other.close()
 
     async def _serve(self, connection: AsyncConnection) -> None:
         while True:

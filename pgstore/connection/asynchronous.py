@@ -115,6 +115,9 @@ class AsyncConnection(Connection):
                 arriving.cancel()
                 await asyncio.gather(telling, arriving, return_exceptions=True)
 
+    async def wait_idle(self, seconds: float) -> None:
+        await self.wait_readable(asyncio.Event(), seconds)
+
     def _wake(self) -> None:
         if self._waiter is not None:
             self._idle_wakes = 0

@@ -232,6 +232,10 @@ class Connection(abc.ABC):
     # ------------------------------------------------------------------------------------------- one body for both
 
     @abc.abstractmethod
+    def wait_idle(self, seconds: float) -> Any:
+        """Wait until something arrives unasked for, at most *seconds*."""
+
+    @abc.abstractmethod
     def _drive(self, io: protocol.Io[T], taking: Query | Many | None = None) -> Any:
         """Run *io* to its end. *taking*: the query whose rows it returns, which are put back if the caller is interrupted."""
 

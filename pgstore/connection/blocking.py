@@ -157,6 +157,9 @@ class BlockingConnection(Connection):
     def _cut_off(self, io: protocol.Io[Any], taking: Query | Many | None) -> Any:
         return run_uninterrupted(partial(self.cut_off, io, taking, cut_off_seconds()))
 
+    def wait_idle(self, seconds: float) -> None:
+        select.select([self.pgconn.socket], [], [], seconds)
+
     def _settle(self, io: protocol.Io[Any], taking: Query | Many | None) -> None:
         """Bring an interrupted call to its end, and undo it, whatever interrupts there are meanwhile."""
         run_uninterrupted(partial(self.end, io, taking))

@@ -162,6 +162,41 @@ def test_with_a_listen_url_a_waiting_get_is_notified(call: Call, pgbouncer, own_
     client.close()
 
 
+def test_a_pooler_in_session_mode_lets_a_waiting_get_be_notified(
+    call: Call, session_pooler, own_database, eye, monkeypatch
+):
+    """
+    There a client has a server connection of its own: nothing has to be asked again and again.
+    """
+    monkeypatch.setattr(take_module, "waits", lambda: itertools.repeat(60.0))
+    client = pgstore.Client(session_pooler.url(own_database))
+    queue = pgstore.Queue.persist("queue", client=client)
+    queue.hydrate()
+    getting = Background(call, queue.get)
+    until(eye.waiting)
+
+    with pgstore.Client(own_database) as other:
+        pgstore.Queue.persist("queue", client=other).put("item")
+
+    assert getting.result(5.0) == "item"
+    if call.form == "aio":
+        call.run(client.aclose())
+    client.close()
+
+
+def test_a_pooler_in_transaction_mode_is_not_taken_for_one_in_session_mode(call: Call, client, stores):
+    """
+    Also while nobody else uses it, when a lone connection meets the same backend each time.
+    """
+    _, queue = stores
+    getting = Background(call, queue.get, timeout=20)
+
+    until(lambda: any(each.listener._polls for each in (client._blocking, *client._loops.values())))
+
+    queue.put("item")
+    assert getting.result(10.0) == "item"
+
+
 def test_nothing_is_left_on_the_poolers_connections(call, client, stores, pgbouncer, own_database, eye):
     """
     The next client of the pooler gets them as they are: with our settings, locks or statements.
