@@ -1,4 +1,18 @@
-"""Dict, Queue, Volume and NetworkFileSystem, after Modal's, on the Postgres database that you already run."""
+"""Dict, Queue, Volume and NetworkFileSystem, after Modal's, on the Postgres database that you already run.
+
+The rooms of the package, each resting only on those below it:
+
+- `cli` is the command line. It prints what the functions of `admin` return.
+- `fsspec` gives Volumes and NetworkFileSystems to pandas and the like.
+- `dict`, `queue`, `volume` and `network_file_system` are what users import. None of them imports another.
+- `file_store` has what the two file systems offer alike; `fs` is the engine below it.
+- `store` has what every kind of store has: handles, the registry, deletion.
+- `client` carries operations out and has transactions; `connection` has the connections that they run on.
+- `migrate` makes the schema; `embedded` runs a server for programs that were given none.
+- `core` says what an operation and a statement are; `serializers`, `types` and `config` rest on `errors` alone.
+
+The import contract in pyproject.toml holds this order, and says where rooms to come will stand.
+"""
 
 from __future__ import annotations
 

@@ -49,6 +49,14 @@ Those that are an `OSError` have `errno`, `strerror` and, where it is about a pa
 
 Messages say what was given, what was expected and what to do. Foreign exceptions are mapped in one place per library and kept as
 `__cause__`.
+
+Where a change belongs:
+
+- A new error is a class below and a line of this tree. Programs that handle it find it in `pgstore.errors`; those that many handle
+  are imported in `pgstore/__init__.py` too. What Modal's storage has as well is also in `pgstore.exception`.
+- One that is an `OSError` derives from `_SystemError`, and its errno stands in `_ERRNO`. If that errno may also come from this
+  machine's file system, `of_local` gives the class from then on; else the class is excepted in `_LOCAL_CLASSES`.
+- What an error of psycopg's means is said in `core.error_mapping`, by its SQLSTATE.
 """
 
 from __future__ import annotations
@@ -85,7 +93,7 @@ class _SystemError(Error, OSError):
         return f"{type(self).__name__}({self._message!r})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _again, (type(self), self._message, self.filename, self.errno), self.__dict__
+        return _rebuilt, (type(self), self._message, self.filename, self.errno), self.__dict__
 
 
 class InvalidError(Error, ValueError):
@@ -292,8 +300,8 @@ _ERRNO: dict[type[_SystemError], int] = {
     LockTimeout: numbers.ETIMEDOUT,
     TimedOut: numbers.ETIMEDOUT,
 }
-# What an error of this machine's file system is called here; what is in neither table is a `FileFailed`.
-_OF_FILES: dict[int, type[_SystemError]] = {
+# The classes of errors of this machine's file system, by errno. One that is not here is a `FileFailed`.
+_LOCAL_CLASSES: dict[int, type[_SystemError]] = {
     number: kind
     for kind, number in _ERRNO.items()
     if kind not in (AccessDenied, StoreUnavailable, LockTimeout, TimedOut, PositionInvalid)
@@ -304,7 +312,7 @@ def _errno(kind: type[_SystemError]) -> int:
     return next(_ERRNO[base] for base in kind.__mro__ if base in _ERRNO)
 
 
-def _again(kind: type[_SystemError], message: str, filename: str | bytes | int | None, errno: int) -> _SystemError:
+def _rebuilt(kind: type[_SystemError], message: str, filename: str | bytes | int | None, errno: int) -> _SystemError:
     return kind(message, filename, errno=errno)
 
 
@@ -312,6 +320,6 @@ def of_local(exc: OSError, what: str, filename: str | bytes | int | None = None)
     """The error that says of a local file what *exc* says, with its errno; *what* names the file, as *filename* does."""
     reason = exc.strerror or str(exc) or type(exc).__name__
     number = exc.errno or numbers.EIO
-    return _OF_FILES.get(number, FileFailed)(
+    return _LOCAL_CLASSES.get(number, FileFailed)(
         f"{what}: {reason[:1].lower()}{reason[1:]}", filename if filename is not None else exc.filename, errno=number
     )

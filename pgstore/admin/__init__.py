@@ -1,5 +1,12 @@
 """What administrators do, as functions that return data: the command line renders it, tests and other views read it.
 
 `status.status_of` tells what a database holds, `check.run_checks` whether it is damaged, `repair.repair` mends what has one certain
-repair, `gc.collect` deletes what is not needed any more.
+repair, `gc.collect` deletes what is not needed any more. `sequences` is a part of repairing.
+
+Where a change belongs:
+
+- A new thing to find out or to do is a module here. It returns dataclasses and prints nothing. Its command stands in `pgstore.cli`.
+- A new check is a file in `sql/checks`: a query that returns a row for each damage. The comment at its head says what a row means.
+- A new repair is entered in `repair.repair` and `repair.REPAIRABLE`, by the name of its check. Its SQL stands with the store that
+  it repairs where that has a module for it (`queue.repair`, `fs.retention.repair`), else in `repair`.
 """

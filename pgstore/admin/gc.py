@@ -67,11 +67,11 @@ def file_systems(environment: str | None = None, name: str | None = None) -> Op[
     return (yield Query(STORES, environment, name))  # type: ignore[no-any-return]
 
 
-# Of stores whose deletion ended before their large objects were all unlinked.
-LEFT_OF = Statement("SELECT DISTINCT store_id FROM pgstore.large_object_left", read_only=True)
+# Those whose deletion ended before all of their large objects were unlinked.
+STORES_WITH_OBJECTS_LEFT = Statement("SELECT DISTINCT store_id FROM pgstore.large_object_left", read_only=True)
 
 
 def _finish_deletions() -> Op[None]:
     yield from sweep()
-    for (store_id,) in (yield Query(LEFT_OF)):
+    for (store_id,) in (yield Query(STORES_WITH_OBJECTS_LEFT)):
         yield from unlink_large_objects(store_id)

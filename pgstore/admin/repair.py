@@ -50,7 +50,7 @@ def repair(client: Client, findings: Sequence[Finding]) -> Iterator[Repair]:
     found = {finding.check: finding for finding in findings}
     try:
         if found.keys() & {"sequences", "queue_marks"}:
-            yield from client.run(atomic(_sequences_and_marks(found.get("sequences"))))
+            yield from client.run(atomic(_sequences_and_watermarks(found.get("sequences"))))
         if "orphans" in found:
             for store_id in sorted(set(found["orphans"].of("store_id"))):
                 yield from client.run(_orphans(store_id))
@@ -79,7 +79,7 @@ REPAIRABLE: Final = FILE_CHECKS | {"sequences", "queue_marks", "orphans", "dict_
 BOUND_LOCKS: Final = Statement("SELECT set_config('lock_timeout', '60s', true)")
 
 
-def _sequences_and_marks(finding: Finding | None) -> Op[list[Repair]]:
+def _sequences_and_watermarks(finding: Finding | None) -> Op[list[Repair]]:
     """Set sequences ahead and move items, in one transaction that locks the items: none is put with an old id meanwhile."""
     yield Query(BOUND_LOCKS)
     yield from queue_repair.lock_items()
@@ -92,7 +92,7 @@ def _sequences_and_marks(finding: Finding | None) -> Op[list[Repair]]:
         what = f"{len(raised)} sequences set {LEAP:,} beyond what is in use; behind were {', '.join(sorted(used))}"
         done.append(Repair(what, "all stores"))
     for moved in (yield from queue_repair.move_items()):
-        what = f"{moved.items} items below the mark put at the end of partition {moved.partition!r}"
+        what = f"{moved.items} items below the watermark put at the end of partition {moved.partition!r}"
         done.append(Repair(what, f"Queue {moved.store_id}"))
     return done
 

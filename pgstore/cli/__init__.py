@@ -2,6 +2,17 @@
 
 A command is a function that says what it does and prints it. Errors come here: an `errors.Error` becomes one line on stderr.
 Exit codes: 0 done, 1 failed, 2 called in a wrong way, 130 interrupted. `PGSTORE_DEBUG=1` shows where an error came from.
+
+`migration`, `status`, `check`, `gc` and `demo` are a command each; `server` is a noun, with commands of its own. `target` knows
+which database a command is about, and `output` prints fields and tables.
+
+Where a change belongs:
+
+- A new command is a function in a module of its own, entered below by `app.command`. A new noun (`pgstore NOUN VERB`) is a module
+  with a `typer.Typer` of its own, entered below by `app.add_typer`.
+- What a command finds out or does is a function in `pgstore.admin` that returns data. Here is no SQL, and no connection but that
+  of a `Client`.
+- An option that stands before every command is one of `options` below, and a field of `target.Target`.
 """
 
 from __future__ import annotations

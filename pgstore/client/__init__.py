@@ -7,8 +7,29 @@
 - `history`: which past of a database is meant; `session`: what must not outlive this process.
 - `listener`: waiting for other clients; `scheduler`: what is done later, off every caller's path.
 
-At COMMIT a `Transaction` calls its commit hooks, and its `Root` sends what they have kept back together with COMMIT. Where the
-connection breaks in that, the `Root` asks the server what became of the transaction.
+What happens at COMMIT: the `Transaction` calls its commit hooks (`core.operation.CommitHook`), in one order everywhere, so that no
+two commits wait for each other in a circle. `before_commit` locks and writes; `with_commit` returns queries, which `root` sends in
+one message with COMMIT. After it each hook is told that the transaction has `committed`. In a joined transaction the caller
+commits, so hooks keep nothing back: each operation writes at its end.
+
+What happens when the connection breaks:
+
+- In COMMIT: `Root._find_outcome` asks the server, on another connection, what became of the transaction's number. If it committed,
+  the block ends well; if it was rolled back, it raises `StoreUnavailable`; if nobody can tell, `OutcomeUnknown`. A transaction that
+  has written nothing ends well.
+- Earlier in a transaction: the server has undone all of it. The operation raises `StoreUnavailable`, and those after it in the
+  block `TransactionFailed`. If it broke under the first statement, the transaction begins again on another connection.
+- In a single statement: `executor` sends it again on another connection, if the server cannot have received it or if the statement
+  is `repeatable`. Else it raises `OutcomeUnknown`.
+- In a joined transaction: the connection and its COMMIT are the caller's, and nothing is tried again.
+
+Where a change belongs:
+
+- What a transaction keeps back until its commit is a `CommitHook` in the room that it is about; `yield BeforeCommit(…)` finds it.
+- What must not outlive a process is a `session.SessionHook`, in the room that it is about. No table of stores is named here.
+- What a rollback has to undo in this process is noted by `undo`.
+- A new setting is a field of `pgstore.config.Settings`, and a keyword of `Client` and `configure`.
+- A new request of operations is one of `core.operation`, carried out in `executor`.
 """
 
 from pgstore.client.client import Client

@@ -195,7 +195,7 @@ class Executor(abc.ABC):
             case Many():
                 if transaction is not None:
                     return (yield from transaction.query(request))
-                return (yield from self._by_itself("execute_many", request, repeatable=request.repeatable, rank=rank))
+                return (yield from self._autocommit("execute_many", request, repeatable=request.repeatable, rank=rank))
             case PutBack():
                 return (yield from self._put_back(request.give, transaction))
             case CopyIn():
@@ -225,7 +225,7 @@ class Executor(abc.ABC):
     def _run(self, method: str, request: Any, transaction: Transaction | None, rank: int) -> Steps[Any]:
         if transaction is not None:
             return (yield from transaction.run(method, request))
-        return (yield from self._by_itself(method, request, repeatable=isinstance(request, CopyOut), rank=rank))
+        return (yield from self._autocommit(method, request, repeatable=isinstance(request, CopyOut), rank=rank))
 
     def _declare(self, request: Cursor, transaction: Transaction | None) -> Steps[OpenCursor]:
         if transaction is None:
@@ -271,14 +271,14 @@ class Executor(abc.ABC):
 
     def query(self, query: Query, rank: int = SHORT) -> Steps[Any]:
         """Run *query* in a transaction of its own."""
-        return (yield from self._by_itself("execute", query, repeatable=query.repeatable, rank=rank))
+        return (yield from self._autocommit("execute", query, repeatable=query.repeatable, rank=rank))
 
-    def _by_itself(self, method: str, request: Any, *, repeatable: bool, rank: int) -> Steps[Any]:
+    def _autocommit(self, method: str, request: Any, *, repeatable: bool, rank: int) -> Steps[Any]:
         connection = yield self.pool.acquire(rank)
         try:
             result = yield getattr(connection, method)(request)
         except BrokenConnection as exc:
-            return (yield from self._again(method, request, connection, exc, repeatable=repeatable, rank=rank))
+            return (yield from self._repeat(method, request, connection, exc, repeatable=repeatable, rank=rank))
         except GeneratorExit:
             self.pool.discard_now(connection)
             raise
@@ -288,7 +288,7 @@ class Executor(abc.ABC):
         yield self.pool.release(connection)
         return result
 
-    def _again(
+    def _repeat(
         self,
         method: str,
         request: Any,
@@ -304,7 +304,7 @@ class Executor(abc.ABC):
             yield self.pool.discard(connection)
             yield self.pool.purge()
             if broken.sent and not repeatable:
-                raise _unknown(broken) from broken
+                raise _outcome_unknown(broken) from broken
             budget.spend(broken)
             _LOG.warning("a connection broke and is replaced; its statement is sent again: %s", broken)
             connection = yield self.pool.acquire(rank)
@@ -415,7 +415,7 @@ def _close(connection: Any) -> None:
         connection.close()
 
 
-def _unknown(broken: BrokenConnection) -> errors.OutcomeUnknown:
+def _outcome_unknown(broken: BrokenConnection) -> errors.OutcomeUnknown:
     _LOG.warning("whether a write has happened is unknown: the connection broke after it was sent: %s", broken)
     return errors.OutcomeUnknown(
         f"the connection broke after a write was sent, which may or may not have happened: {broken}; "
@@ -431,11 +431,11 @@ class BlockingExecutor(Executor):
     def __init__(self, client: ClientInterface) -> None:
         super().__init__(client)
         self.pool = BlockingPool(
-            lambda: run_blocking(self.open_connection()), client.settings.connections_max, self._call_again_and_again
+            lambda: run_blocking(self.open_connection()), client.settings.connections_max, self._call_repeatedly
         )
         self.listener = BlockingListener(lambda: run_blocking(self.open_listening_connection()))
 
-    def _call_again_and_again(self, key: object, function: Callable[[], bool], seconds: float) -> None:
+    def _call_repeatedly(self, key: object, function: Callable[[], bool], seconds: float) -> None:
         """Call *function* every so many *seconds*, until it returns True or the client is closed."""
         self.client.scheduler.urgent.leave_call(
             key, function, seconds, again_seconds=seconds, again_after_failure=True, can_wait=True
@@ -448,7 +448,7 @@ class BlockingExecutor(Executor):
         try:
             result = connection.execute(query)
         except BrokenConnection as exc:
-            return run_blocking(self._again("execute", query, connection, exc, repeatable=query.repeatable))
+            return run_blocking(self._repeat("execute", query, connection, exc, repeatable=query.repeatable))
         except BaseException:
             self._give_back(connection)
             raise
@@ -457,7 +457,7 @@ class BlockingExecutor(Executor):
 
     def put_back_now(self, queries: Sequence[Query]) -> None:
         """Run *queries* in a transaction of their own; to be called where no interrupt comes."""
-        run_blocking(self._by_itself("put_back", queries, repeatable=False, rank=URGENT))
+        run_blocking(self._autocommit("put_back", queries, repeatable=False, rank=URGENT))
 
     def connect(self, url: str) -> BlockingConnection:
         return connect(url)

@@ -1,10 +1,10 @@
 """Histories: which past a connection leads to.
 
-What a client remembers of a database (where stores are, marks of Queues, numbers that it has reserved, its session) is true of one
-history: of one installation of the schema, in one database, of one cluster and timeline. A restore under the old name, a schema
-that was dropped and made again, or a failover that lost what the old server did last each begin another one, in which the same
-numbers may mean other things. So what was learnt keeps the history that it was learnt in, and is looked up anew once the client's
-is another. They are compared by `is`: a hot path pays for no more.
+What a client remembers of a database (where stores are, watermarks of Queues, numbers that it has reserved, its session) is true
+of one history: of one installation of the schema, in one database, of one cluster and timeline. A restore under the old name, a
+schema that was dropped and made again, or a failover that lost what the old server did last each begin another one, in which the
+same numbers may mean other things. So what was learnt keeps the history that it was learnt in, and is looked up anew once the
+client's is another. They are compared by `is`: a hot path pays for no more.
 
 The statement that is first sent on a new connection was made in the old history. It does no harm, for ids of stores cannot come
 again (`store` in sql/schema.sql): it finds nothing, and the store is looked for again (`Store._is_gone`).

@@ -133,7 +133,7 @@ class Root:
             self.lost = exc
             if not self.joined:
                 yield self.executor.pool.purge()  # what idles is hardly better
-            raise _broke(exc) from exc
+            raise _broke_in_transaction(exc) from exc
         finally:
             self.is_at_work = False
 
@@ -321,5 +321,5 @@ class Root:
             yield self.executor.pool.discard(connection)
 
 
-def _broke(exc: BrokenConnection) -> errors.StoreUnavailable:
+def _broke_in_transaction(exc: BrokenConnection) -> errors.StoreUnavailable:
     return errors.StoreUnavailable(f"the connection broke inside a transaction, nothing of which was committed: {exc}")

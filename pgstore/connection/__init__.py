@@ -7,6 +7,20 @@ gives.
 
 An interrupt — Ctrl-C, a cancelled task — takes effect between calls: the call under way is finished, or cancelled on the server
 and then finished, and what it took is put back, before the interrupt goes on.
+
+When a connection breaks, the call raises `BrokenConnection`, whose `sent` says whether the server may have received it. It is not
+sent again here: `pgstore.client` decides that, within a `RetryBudget`.
+
+- `base` has the calls; `blocking` and `asynchronous` wait for the socket, `spin_wait` awake.
+- `handshake` opens a connection, and `pool` says who has which.
+- `joined` makes the same calls on a connection of the caller's. `alarm` bounds how long they take there.
+
+Where a change belongs:
+
+- A new call is a method of `base.Connection`, a generator for both classes. `joined.JoinedConnection` has its own form of it.
+- A setting that each session gets, or a check of server and schema, belongs in `handshake`.
+- What libpq is asked for in a new way (a new form of message) belongs in `protocol`.
+- A library whose connections can be joined is a `Source` in `joined`, chosen by `source_of`.
 """
 
 from pgstore.connection.asynchronous import AsyncConnection

@@ -51,13 +51,13 @@ _LOOK_AGAIN_SECONDS: Final = 0.5
 _SLOTS: Final = itertools.count(1)
 
 
-def _turn_seconds() -> float:
+def _queueing_seconds() -> float:
     """How long to wait for a connection, by the bound of the call if it has one."""
     seconds = limit.patience()
     return ACQUIRE_SECONDS if seconds is None else min(ACQUIRE_SECONDS, seconds)
 
 
-def _crowded(connections_max: int) -> errors.Error:
+def _none_was_free(connections_max: int) -> errors.Error:
     if limit.is_over():
         return errors.TimedOut(
             f"all {connections_max} connections of the client were in use until the time of the call was over; transactions that "
@@ -69,7 +69,7 @@ def _crowded(connections_max: int) -> errors.Error:
     )
 
 
-def _held_here(connections_max: int) -> errors.StoreUnavailable:
+def _held_by_this_thread(connections_max: int) -> errors.StoreUnavailable:
     return errors.StoreUnavailable(
         f"all {connections_max} connections of the client and its reserve are in use, among others by calls that are half done on "
         "this very thread and cannot go on before this one ends: this is a signal handler, a finaliser or a callback, which can "
@@ -77,7 +77,7 @@ def _held_here(connections_max: int) -> errors.StoreUnavailable:
     )
 
 
-def _ending() -> errors.StoreUnavailable:
+def _interpreter_is_ending() -> errors.StoreUnavailable:
     return errors.StoreUnavailable(
         "the interpreter is ending, and no connection can be opened any more: use stores before that, at the latest in a function "
         "registered with atexit"
@@ -144,15 +144,15 @@ class BlockingPool:
         self,
         connect: Callable[[], BlockingConnection],
         connections_max: int,
-        call_again_and_again: Callable[[object, Callable[[], bool], float], None],
+        call_repeatedly: Callable[[object, Callable[[], bool], float], None],
     ) -> None:
         """
         Args:
-            call_again_and_again: calls a function every so many seconds until it returns True; once only for one key.
+            call_repeatedly: calls a function every so many seconds until it returns True; once only for one key.
         """
         self._connect = connect
         self._connections_max = connections_max
-        self._call_again_and_again = call_again_and_again
+        self._call_repeatedly = call_repeatedly
         self._local = threading.local()
         self._lock = threading.RLock()  # reentrant: a signal handler may come in
         self._slots: weakref.WeakSet[_Slot] = weakref.WeakSet()
@@ -226,12 +226,12 @@ class BlockingPool:
 
     def _acquire_slowly(self, rank: int) -> BlockingConnection:
         if is_ending():
-            raise _ending()  # locks may be held by threads that do not run any more
+            raise _interpreter_is_ending()  # locks may be held by threads that do not run any more
         slot = self._take_slot()
         held = self._held_by(slot)
         is_deep = slot.waiters > 0 or any(connection.reserve for connection in held)
         waiter = _Waiter(URGENT if held or is_deep else rank)
-        give_up = waiter.since + _turn_seconds()
+        give_up = waiter.since + _queueing_seconds()
         try:
             slot.waiters += 1
             try:
@@ -241,7 +241,7 @@ class BlockingPool:
                     if waiter.rank == URGENT:
                         self._serve_from_reserve()
                 if is_deep and not waiter.ready.is_set():
-                    raise _held_here(self._connections_max)
+                    raise _held_by_this_thread(self._connections_max)
                 # A finaliser cannot announce what it leaves, so we look now and then.
                 seconds = RESERVE_SECONDS
                 while not waiter.ready.wait(min(seconds, max(0.0, give_up - clock.monotonic()))):
@@ -250,7 +250,7 @@ class BlockingPool:
                         self._serve()
                         self._serve_from_reserve()
                     if clock.monotonic() >= give_up and not waiter.ready.is_set():
-                        raise _crowded(self._connections_max)
+                        raise _none_was_free(self._connections_max)
                 connection = waiter.connection if waiter.connection is not None else self._open(waiter.permit)
                 connection.slot = slot.number
                 return connection
@@ -305,7 +305,7 @@ class BlockingPool:
             this.close_idle()
             return not (this._permits or any(this._reserved.values()))
 
-        self._call_again_and_again(self._idle_key, close_idle, LOOK_SECONDS)
+        self._call_repeatedly(self._idle_key, close_idle, LOOK_SECONDS)
 
     def _serve(self) -> None:
         """Give those who wait what there is, in their order. With the lock."""
@@ -480,7 +480,7 @@ class AsyncPool:
         if self._looking is None:
             self._look_again_in(RESERVE_SECONDS)
         try:
-            async with asyncio.timeout(_turn_seconds()):
+            async with asyncio.timeout(_queueing_seconds()):
                 return await waiter.ready
         except BaseException as exc:
             if waiter.ready.done() and not waiter.ready.cancelled():  # we were served: pass it on
@@ -490,7 +490,7 @@ class AsyncPool:
                 else:
                     self.release_now(given)
             if isinstance(exc, TimeoutError):
-                raise _crowded(self._connections_max) from None
+                raise _none_was_free(self._connections_max) from None
             raise
 
     def _look_again_in(self, seconds: float) -> None:

@@ -4,7 +4,16 @@ One row of `dict_entry` an entry. Keys that Python holds equal are one key (`ser
 columns of their own, others are pickles or JSON (`dict.codec`). An entry that has expired exists for no statement.
 
 The parts: `entries` one key, `bulk` many, `take` removing what is returned, `scan` all in order; `mutate`, `lock`, `memoize` and
-`watch` what their names say.
+`watch` what their names say. `base` has the options and how writes are logged, `arguments` the checks of arguments.
+
+Where a change belongs:
+
+- An option of the Dict, fixed when it is made (`watch`), is a keyword of `from_name` and `ephemeral` in `base`, checked by
+  `arguments.check_options`. What it is where it was not given stands in `_option_defaults`.
+- A statement that changes entries is a `base.Write`, which also logs the change where the Dict is watched.
+- A statement that reads entries says `base.ALIVE`, so that it finds none that has expired.
+- A new type of keys belongs in `serializers.keys`, a new form of values in `serializers.codecs` and `codec`.
+- A new table is entered in `pgstore.store_delete` (see `pgstore.store`).
 """
 
 from __future__ import annotations

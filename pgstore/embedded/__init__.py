@@ -13,6 +13,9 @@ One directory holds everything, and nothing outside it is ever chmod-ed or chown
         start.lock          held while one process starts or stops the server
         server.lock         held by the server and every process of it, so by nobody exactly when none is left
         bin-<major>-<hash>/ copied programs, only where the server's user cannot reach the installed ones
+
+`server` starts, attaches and stops; `initialise` makes the data directory. `binaries` finds the programs, `paths` the
+directory, and `identity` the user who runs them. `locks` and `postmaster` tell whether a server is running.
 """
 
 from pgstore.embedded.binaries import Binaries, find_binaries

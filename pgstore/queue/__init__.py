@@ -4,11 +4,23 @@ One row of `queue_item` an item; taking is deleting. Two takers never get one it
 what another has locked. A taker that finds nothing sleeps until a put wakes it (`client.listener`). The order is that of ids, which
 puts draw as they run.
 
-A get starts at a low watermark, so that it need not pass the dead rows of what was taken. Whatever inserts into `queue_item` takes
-part in its proof: read `watermark` before adding a statement that does.
+A get starts at a low watermark, so that it need not pass the dead rows of what was taken. `watermark` proves that no item is ever
+below it. Whatever inserts into `queue_item` takes part in the proof: read it before adding a statement that does.
 
 The parts: `put` and `take` what their names say, `lease` what is taken for a time, `due` what comes back, `dead_letters`, `peek`
-what leaves items where they are, and `clear`; `state` what a client knows and counts, `repair` what `pgstore check` mends.
+what leaves items where they are, and `clear`; `state` what a client knows and counts, `repair` what `pgstore check` mends. `base`
+has the options and the bytes of items, `arguments` the checks of arguments, `sql` what several statements share.
+
+Where a change belongs:
+
+- An option of the Queue, fixed when it is made (`maxsize`), is a keyword of `from_name` and `ephemeral` in `base`, checked by
+  `arguments.check_options`. Operations read it from `record.options`. Functions of sql/schema.sql that must obey it read
+  `store.options`, where the comment lists all options.
+- An option of `put` and `put_many` is a keyword of both in `put`, a field of `PutOptions`, and a part of the statement that
+  `put_with_options` makes. A put without options keeps its plain statement, which is faster.
+- An option of `get` and `get_many` is a keyword of both in `take`. If the result has another type with it, `overloads` says so to
+  type checkers.
+- A new table is entered in `pgstore.store_delete` (see `pgstore.store`).
 """
 
 from __future__ import annotations

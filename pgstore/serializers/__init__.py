@@ -1,8 +1,8 @@
 """Values and keys as Postgres stores them, and back.
 
 `values` turns Python objects into bytes that any other process can load; `keys` turns the keys of a Dict into text that
-is equal exactly when the keys are; `codecs` names what a value can be stored as. None of them touches a database, nor imports what
-the program does not use.
+is equal exactly when the keys are; `codecs` names what a value can be stored as. `callables` says which functions are
+one key, and `signing` signs pickles. None of them touches a database, nor imports what the program does not use.
 """
 
 from __future__ import annotations

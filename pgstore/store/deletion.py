@@ -15,7 +15,7 @@ from pgstore.core.statement import Statement
 
 DELETE = Statement("SELECT pgstore.store_delete($1)", "int8")
 UNLINK_LARGE_OBJECTS = Statement("SELECT pgstore.large_objects_unlink($1)", "int8")
-STORES_OF = Statement("SELECT id FROM pgstore.store WHERE session_id = $1", "int8", read_only=True)
+STORES_OF_SESSION = Statement("SELECT id FROM pgstore.store WHERE session_id = $1", "int8", read_only=True)
 
 
 def delete_store(store_id: int) -> Op[None]:
@@ -60,5 +60,5 @@ class EphemeralStores(SessionHook):
         yield from each(self._unwanted, delete_store)
 
     def at_end(self) -> Op[None]:
-        for (store_id,) in (yield Query(STORES_OF, self.session.id)):
+        for (store_id,) in (yield Query(STORES_OF_SESSION, self.session.id)):
             yield from delete_store(store_id)

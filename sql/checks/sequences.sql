@@ -1,5 +1,5 @@
 -- Sequences behind what was drawn from them: the next number would be one that is in use, a revision or token that somebody has seen, or
--- an item's id below the mark of its Queue. It happens when a server takes over that was fed by logical replication, which leaves
+-- an item's id below the watermark of its Queue. It happens when a server takes over that was fed by logical replication, which leaves
 -- sequences out. `pgstore check --repair` sets all of them far ahead.
 --
 -- A number counts as used where it is only referred to: what gets it now would be taken for what had it. But for sessions, which own

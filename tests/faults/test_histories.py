@@ -440,7 +440,7 @@ def test_an_ephemeral_store_made_after_the_restore_belongs_to_a_session_that_is_
 
 def test_a_mark_of_the_old_history_passes_over_nothing(call, database, worker, monkeypatch):
     """
-    Items of the backup lie below the mark that the client has raised since; the first get after the restore finds them.
+    Items of the backup lie below the watermark that the client has raised since; the first get after the restore finds them.
     """
     monkeypatch.setattr(watermark, "ADVANCE_ITEMS", 1)
     monkeypatch.setattr("pgstore.queue.watermark.FRESH_SECONDS", 1e6)

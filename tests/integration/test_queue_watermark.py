@@ -342,7 +342,7 @@ def test_items_below_the_watermark_are_found_and_come_out_in_their_order(call, o
 
         done = list(repair(other, list(found.values())))
 
-        assert [each.what for each in done][1:] == ["3 items below the mark put at the end of partition ''"]
+        assert [each.what for each in done][1:] == ["3 items below the watermark put at the end of partition ''"]
         assert check(own_database) == {}
         call(queue.put, "after")
         assert call(queue.get_many, 9, block=False) == ["A", "B", "C", "after"]

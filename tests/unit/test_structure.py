@@ -11,6 +11,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "pgstore"
 
+PACKAGES = [path for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE]
+
 # What the rows of stores lie in.
 TABLES_OF_STORES = (
     *("dict_entry", "dict_change", "dict_lock"),
@@ -88,6 +90,25 @@ def test_circles_are_found():
     graph: dict[str, set[str]] = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"e"}}
 
     assert sorted(_circles(graph)) == [["b", "c"], ["e"]]
+
+
+@pytest.mark.parametrize("path", PACKAGES, ids=lambda path: str(path.parent.relative_to(PACKAGE)))
+def test_the_docstring_of_a_package_names_each_of_its_modules(path):
+    """
+    Who has not seen the code finds there where to read on.
+    """
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    named = {name.partition(".")[0] for name in re.findall(r"`([\w.]+)`", text)}
+    modules = {each.stem for each in path.parent.iterdir() if each.suffix == ".py" or (each / "__init__.py").exists()}
+
+    assert modules - {"__init__"} - named == set()
+
+
+def test_the_docstring_of_pgstore_names_its_rooms():
+    text = ast.get_docstring(ast.parse((PACKAGE / "__init__.py").read_text())) or ""
+    rooms = {path.parent.name for path in PACKAGES if path.parent.parent == PACKAGE}
+
+    assert {room for room in rooms if f"`{room}`" not in text} == set()
 
 
 @pytest.mark.parametrize("room", ["client", "connection", "core"])
