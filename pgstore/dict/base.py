@@ -221,7 +221,11 @@ class DictBase(Store, Generic[K, V]):
 
         Returns its rows, or where it returns none the number of entries changed.
         """
-        yield from self._collect_in_passing(record)
+        options = record.options
+        if _in_passing():
+            yield from self._collect(record)
+        if not options.get("watch") and options.get("serializer") != "json":
+            return (yield Query(write.plain, record.id, *values, undo=undo))
         return (yield from self._guarded(record, values, self._written(write, record, *values, undo=undo)))
 
     def _written(self, write: Write, record: StoreRecord, *values: Any, undo: Any) -> Op[Any]:

@@ -384,14 +384,15 @@ class Entries(DictBase[K, V]):
             InvalidError: the value is not an int or a float.
             OverflowError: the sum does not fit into 64 bits.
         """
-        by = check_summand(by)
+        if type(by) is not int or by.bit_length() > 63:
+            by = check_summand(by)
         codec = yield from self._open()
         text, pickled = codec.encode_key(key)
         seconds = self._ttl(ttl, codec.record.options)
         rows: Rows = []
         values: tuple[Any, ...]
         if type(by) is int:
-            low, high = max(-(2**63), -(2**63) - by), min(2**63 - 1, 2**63 - 1 - by)
+            low, high = (-(2**63), 2**63 - 1 - by) if by >= 0 else (-(2**63) - by, 2**63 - 1)
             rows = yield from self._write(self._ADD, codec.record, text, by, low, high)
             write, values = self._INCREMENT, (INTEGER, None, by, None, None, seconds, low, high)
         else:
