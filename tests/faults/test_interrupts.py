@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import linecache
 import os
@@ -37,6 +38,15 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 PACKAGE = os.path.dirname(pgstore.__file__)
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_other_tests_is_finalised():
+    """Interrupts that come before a line would come into its end, where Python can only drop them, with a warning."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture

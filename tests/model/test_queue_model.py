@@ -154,7 +154,7 @@ class QueueMachine(RuleBasedStateMachine):
         # In either order, if they were put within one tick of the clock: the Queue says which.
         for partition, items in self.model.delayed.items():
             waiting = self.model.waiting[partition]
-            found = self.queue.peek(len(waiting) + len(items), partition=partition)
+            found = self.queue.peek(len(waiting) + len(items) + 1, partition=partition)
             assert found[: len(waiting)] == waiting
             assert sorted(found[len(waiting) :]) == sorted(items)
             for taken in found:
