@@ -719,6 +719,20 @@ def test_an_exception_leaves_what_was_written(opened, nfs):
     assert content(nfs, "file") == b"kept"
 
 
+def test_a_forgotten_file_without_a_buffer_says_so(opened, volume):
+    """
+    It stands alone, without a layer that would tell it.
+    """
+    put(volume, "file", b"old")
+    file = opened(volume, "file", "wb", 0)
+    file.write(b"new")
+
+    with pytest.warns(ResourceWarning, match="was not closed; nothing of what was written to it is kept"):
+        del file
+
+    assert content(volume, "file") == b"old"
+
+
 def test_a_forgotten_file_is_written_later(opened, nfs, client):
     file = opened(nfs, "file", "w")
     file.write("late")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from pgstore import errors
 from pgstore.core.operation import Op, Runner
+from pgstore.core.threads import is_ending
 from pgstore.fs.io.open_file import OpenFile, ReadAhead
 
 if TYPE_CHECKING:
@@ -246,6 +247,8 @@ class RawFile(io.RawIOBase):
         """Give up a file object that became garbage without being closed. It may run at any moment, so it sends nothing."""
         if self._is_abandoned or self.closed:
             return
+        if is_ending():  # nothing can be written any more: a `close` that is still to come has to say so
+            return
         lost = self._open_file.drop(in_transaction=self._bound is not None)
         if self._open_file.is_staged or not self._open_file.can_write or self._bound is not None:
             self._is_abandoned = True
@@ -260,7 +263,7 @@ class RawFile(io.RawIOBase):
         exit_block(self, self, kind)
 
     def __del__(self) -> None:
-        finalise(self, getattr(self, "_opened", None) and self)
+        finalise(self, getattr(self, "_open_file", None) and self)
 
 
 def seek(open_file: OpenFile, position: int, offset: int, whence: int) -> Op[int]:
@@ -373,7 +376,8 @@ def finalise(file: io.IOBase, raw: RawFile | None) -> None:
     """The end of a file object that became garbage. (`io` would close it, and so keep half of what was to be written.)"""
     if raw is not None:
         raw.finalise()
-        file.close()
+        if not is_ending():
+            file.close()
 
 
 def file_object(
