@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from math import inf, isfinite, nextafter
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, Final, Generic, Protocol, TypeVar, overload
 
 from pgstore import errors
 from pgstore.core.operation import Op, Query, Rows, operation
@@ -27,6 +27,8 @@ from pgstore.serializers.codecs import FLOAT, INTEGER
 from pgstore.store.registry import StoreRecord
 
 T = TypeVar("T")
+K_contra = TypeVar("K_contra", contravariant=True)
+V_co = TypeVar("V_co", covariant=True)
 
 
 # Reading the store's row finds out whether it still exists, in the same statement.
@@ -89,25 +91,20 @@ class DictEntry(Generic[V]):
     """None: never."""
 
 
-class Get(Generic[K, V]):
+class Get(Protocol[K_contra, V_co]):
     """`get` and `pop`, for type checkers."""
 
     @overload
-    def __call__(self, key: K) -> V | None: ...
+    def __call__(self, key: K_contra) -> V_co | None: ...
     @overload
-    def __call__(self, key: K, default: V | T) -> V | T: ...
-    def __call__(self, key: Any, default: Any = None) -> Any:
-        raise NotImplementedError
+    def __call__(self, key: K_contra, default: V_co | T) -> V_co | T: ...
 
     @overload
-    def aio(self, key: K) -> Coroutine[Any, Any, V | None]: ...
+    def aio(self, key: K_contra) -> Coroutine[Any, Any, V_co | None]: ...
     @overload
-    def aio(self, key: K, default: V | T) -> Coroutine[Any, Any, V | T]: ...
-    def aio(self, key: Any, default: Any = None) -> Any:
-        raise NotImplementedError
+    def aio(self, key: K_contra, default: V_co | T) -> Coroutine[Any, Any, V_co | T]: ...
 
-    def op(self, key: K, default: Any = None) -> Op[Any]:
-        raise NotImplementedError
+    def op(self, key: K_contra, default: Any = None) -> Op[Any]: ...
 
 
 class Entries(DictBase[K, V]):

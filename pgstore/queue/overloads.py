@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import Any, Generic, Literal, TypeAlias, TypedDict, Unpack, overload
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict, Unpack, overload
 
 from pgstore.core.operation import Op
 from pgstore.queue.base import T
@@ -22,7 +22,7 @@ class _ManyOptions(_Options, total=False):
     n_values: int | None
 
 
-class Get(Generic[T]):
+class Get(Protocol[T]):
     """`Queue.get`."""
 
     @overload
@@ -45,8 +45,6 @@ class Get(Generic[T]):
     def __call__(
         self, block: bool = True, timeout: Timeout = None, *, lease: float | None, **options: Unpack[_Options]
     ) -> Any: ...
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
 
     @overload
     def aio(
@@ -68,14 +66,11 @@ class Get(Generic[T]):
     def aio(
         self, block: bool = True, timeout: Timeout = None, *, lease: float | None, **options: Unpack[_Options]
     ) -> Coroutine[Any, Any, Any]: ...
-    def aio(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
 
-    def op(self, *args: Any, **kwargs: Any) -> Op[Any]:
-        raise NotImplementedError
+    def op(self, *args: Any, **kwargs: Any) -> Op[Any]: ...
 
 
-class GetMany(Generic[T]):
+class GetMany(Protocol[T]):
     """`Queue.get_many`."""
 
     @overload
@@ -108,8 +103,6 @@ class GetMany(Generic[T]):
         lease: float | None,
         **options: Unpack[_ManyOptions],
     ) -> list[Any]: ...
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
 
     @overload
     def aio(
@@ -141,8 +134,5 @@ class GetMany(Generic[T]):
         lease: float | None,
         **options: Unpack[_ManyOptions],
     ) -> Coroutine[Any, Any, list[Any]]: ...
-    def aio(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
 
-    def op(self, *args: Any, **kwargs: Any) -> Op[Any]:
-        raise NotImplementedError
+    def op(self, *args: Any, **kwargs: Any) -> Op[Any]: ...
