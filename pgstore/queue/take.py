@@ -6,6 +6,7 @@ It starts at the partition's low watermark, an id below which there is nothing (
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -52,6 +53,7 @@ _DELETE: Final = """
 # the partition were small.
 FIT_FOR_CERTAIN: Final = 8
 SMALL_BYTES: Final = 64 * 1024
+_PAYLOAD_OF: Final = operator.itemgetter(3)
 _WATERMARK: Final = WATERMARK.format(watermark="$4")
 _FITTING: Final = f"""
     CASE WHEN (SELECT sum(pg_catalog.octet_length(o.payload))
@@ -350,7 +352,7 @@ class Taking(Returning[T]):
         if rows:
             state.note(len(rows))
             if n > FIT_FOR_CERTAIN:
-                state.has_large = any(len(row[3]) > SMALL_BYTES for row in rows)
+                state.has_large = max(map(len, map(_PAYLOAD_OF, rows))) > SMALL_BYTES
             queue.note_dead_rows(len(rows))
             if lease is None:
                 counter.count(len(rows))
