@@ -34,11 +34,11 @@ from pgstore.store.registry import StoreRecord
 COLUMNS: Final = "id, date_part('epoch', put_at), codec, payload, attempts"
 # Two takers never get one item, and never wait for each other: each locks what it takes, and SKIP LOCKED makes the other look
 # further. Never `id IN (SELECT … LIMIT n)`: a plan may run the subquery more than once, and LIMIT 1 then takes everything. As an
-# array it is run once. Rows come back in the order of the table, not of the ids. The cast keeps the planner from using an index for
+# array it is run once. Rows come back in the order of the table, not of the ids. The sum keeps the planner from using an index for
 # the store: the rows are fetched by ctid, also by a plan that was made while there were few.
 _DELETE: Final = """
     DELETE FROM pgstore.queue_item
-     WHERE store_id::numeric = $1::numeric
+     WHERE store_id + 0::bigint = $1
        AND ctid = ANY (ARRAY(SELECT ctid
                                FROM pgstore.queue_item
                               WHERE store_id = $1
