@@ -1380,20 +1380,212 @@ BEGIN
 END
 $function$;
 
--- Wake those who wait for a topic of a store, if anybody does (pgstore/client/listener.py): who waits holds a shared advisory lock.
--- An unconditional NOTIFY would make all commits of the database queue up.
-CREATE FUNCTION pgstore.notify_if_awaited(store_id bigint, topic text) RETURNS void
+-- Who waits for a topic of a store holds advisory locks of two integers with the session that listens (pgstore/client/waiting.py). The
+-- second integer, the key of the topic, is crc32 of `<store id>/<topic>`; the first says what the lock is. Who holds it, and how:
+--   1885827956 (0x70677374)  each waiter, shared: somebody waits.
+--   1885827959 (0x70677377)  each waiter that one is enough for, shared. Only waiters try it exclusively: whoever gets it was alone.
+--   1885827955 (0x70677373)  the same, with the key `topic # slot`, exclusive: slot 0 to 63 is taken. Who has it listens to the channel
+--                            `pgstore_<(topic # slot) & 255>`.
+--   1885827951 (0x7067736f)  each waiter that hears of everything, shared. With key 0: those who wait for very many topics.
+-- All are tried, and given back at once by those who only ask: kept until the commit, they would make writers take each other for
+-- waiters. A slot is tried shared, so that two who ask at the same time do not find each other.
+
+-- Tell as many of those who wait for a topic as there is something for; with 0 the first, of something to come. Called where somebody waits (`SOMEONE_WAITS`, in
+-- pgstore/client/waiting.py). A notification is `<slot> <for how many> <0 or 1: who takes something tells one more> <topic>`.
+CREATE FUNCTION pgstore.wake(p_key integer, p_topic text, p_count bigint, p_chained boolean DEFAULT false) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    start   CONSTANT integer := floor(random() * 64)::integer;
+    slot    integer := start;
+    lower   integer;
+    found   integer[] := '{}';
+    is_told boolean := false;
+BEGIN
+    IF pg_try_advisory_lock(1885827951, p_key) THEN
+        PERFORM pg_advisory_unlock(1885827951, p_key);
+    ELSE
+        is_told := true;
+    END IF;
+    IF pg_try_advisory_lock(1885827951, 0) THEN
+        PERFORM pg_advisory_unlock(1885827951, 0);
+    ELSE
+        is_told := true;
+    END IF;
+    IF is_told THEN
+        PERFORM pg_notify('pgstore', concat_ws(' ', '-', greatest(p_count, 1), p_chained::integer, p_topic));
+    END IF;
+    IF p_count = 1 THEN
+        -- Low slots are taken first, so halving finds a taken one in few steps.
+        LOOP
+            IF NOT pg_try_advisory_lock_shared(1885827955, p_key # slot) THEN
+                found := ARRAY[slot];
+                EXIT;
+            END IF;
+            PERFORM pg_advisory_unlock_shared(1885827955, p_key # slot);
+            EXIT WHEN slot = 0;
+            slot := slot >> 1;
+        END LOOP;
+        -- Or another below it, for everybody to have a turn.
+        IF found <> '{}' AND slot < start THEN
+            lower := floor(random() * (slot + 1))::integer;
+            IF lower < slot THEN
+                IF pg_try_advisory_lock_shared(1885827955, p_key # lower) THEN
+                    PERFORM pg_advisory_unlock_shared(1885827955, p_key # lower);
+                ELSE
+                    found := ARRAY[lower];
+                END IF;
+            END IF;
+        END IF;
+    END IF;
+    IF found = '{}' THEN
+        FOR i IN 0 .. 63 LOOP
+            slot := CASE p_count WHEN 0 THEN i ELSE (start + i) & 63 END;
+            IF pg_try_advisory_lock_shared(1885827955, p_key # slot) THEN
+                PERFORM pg_advisory_unlock_shared(1885827955, p_key # slot);
+            ELSE
+                found := found || slot;
+                EXIT WHEN cardinality(found) >= p_count;
+            END IF;
+        END LOOP;
+    END IF;
+    FOREACH slot IN ARRAY found LOOP
+        PERFORM pg_notify('pgstore_' || ((p_key # slot) & 255),
+                          concat_ws(' ', slot, greatest((p_count - 1) / cardinality(found) + 1, 1),
+                                    (p_chained OR p_count > cardinality(found))::integer, p_topic));
+    END LOOP;
+    -- Whoever waits has no slot.
+    IF found = '{}' AND NOT is_told THEN
+        PERFORM pg_notify('pgstore', concat_ws(' ', '-', greatest(p_count, 1), p_chained::integer, p_topic));
+    END IF;
+END
+$function$;
+
+-- The key of a topic.
+CREATE FUNCTION pgstore.topic_key(p_topic text) RETURNS integer
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    crc CONSTANT bigint := pgstore.crc32(convert_to(p_topic, 'UTF8'));
+BEGIN
+    RETURN CASE WHEN crc < 2147483648 THEN crc ELSE crc - 4294967296 END;
+END
+$function$;
+
+-- Tell those who wait for something that there is, if anybody does: as many as there is something for. An unconditional NOTIFY would
+-- make all commits of the database queue up.
+CREATE FUNCTION pgstore.wake_if_awaited(p_store_id bigint, p_name text, p_count bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-    payload text := store_id::text || '/' || topic;
-    crc     bigint := pgstore.crc32(convert_to(payload, 'UTF8'));
-    lock    integer := (CASE WHEN crc < 2147483648 THEN crc ELSE crc - 4294967296 END)::integer;
+    topic CONSTANT text    := p_store_id::text || '/' || p_name;
+    key   CONSTANT integer := pgstore.topic_key(topic);
 BEGIN
-    -- Given back at once: kept until the commit, it would make writers take each other for waiters. 1885827956 is 0x70677374.
-    IF pg_try_advisory_lock(1885827956, lock) THEN
-        PERFORM pg_advisory_unlock(1885827956, lock);
+    IF pg_try_advisory_lock(1885827956, key) THEN
+        PERFORM pg_advisory_unlock(1885827956, key);
     ELSE
-        PERFORM pg_notify('pgstore', payload);
+        PERFORM pgstore.wake(key, topic, p_count);
+    END IF;
+END
+$function$;
+
+-- Tell all who wait for a topic that everybody hears of, if anybody does.
+CREATE FUNCTION pgstore.notify_if_awaited(p_store_id bigint, p_name text) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    topic CONSTANT text    := p_store_id::text || '/' || p_name;
+    key   CONSTANT integer := pgstore.topic_key(topic);
+BEGIN
+    IF pg_try_advisory_lock(1885827956, key) THEN
+        PERFORM pg_advisory_unlock(1885827956, key);
+    ELSE
+        PERFORM pg_notify('pgstore', '- 1 0 ' || topic);
+    END IF;
+END
+$function$;
+
+-- Begin to wait for a topic. p_how: 's', with a slot; 'e', to hear of everything; 't', with the first lock alone. `slot` is NULL without
+-- one, also if none is free: then the waiter hears what is told where nobody has one. `is_registered` is false if somebody keeps the
+-- locks from us: then nothing is heard. `is_alone`: nobody with a slot was there before, who would answer for those whose commit is
+-- under way and who saw nobody.
+CREATE FUNCTION pgstore.wait_begin(p_key integer, p_slot integer, p_how text,
+                                   OUT slot integer, OUT is_registered boolean, OUT is_alone boolean)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    second   CONSTANT integer := CASE p_how WHEN 's' THEN 1885827959 ELSE 1885827951 END;
+    has_both boolean := p_how = 't';
+BEGIN
+    is_registered := false;
+    is_alone := true;
+    FOR attempt IN 1 .. 20 LOOP  -- whoever asks holds the exclusive lock for a moment
+        is_registered := pg_try_advisory_lock_shared(1885827956, p_key);
+        EXIT WHEN is_registered;
+    END LOOP;
+    IF NOT is_registered OR has_both THEN
+        RETURN;
+    END IF;
+    IF p_how = 's' THEN
+        -- After the first lock, and given up before it: so whoever saw nobody comes before the first that finds itself alone here.
+        is_alone := pg_try_advisory_lock(second, p_key);
+        IF is_alone THEN
+            PERFORM pg_advisory_unlock(second, p_key);
+        END IF;
+    END IF;
+    FOR attempt IN 1 .. 20 LOOP
+        has_both := pg_try_advisory_lock_shared(second, p_key);
+        EXIT WHEN has_both;
+    END LOOP;
+    IF NOT has_both THEN
+        is_registered := false;
+        is_alone := true;
+        PERFORM pg_advisory_unlock_shared(1885827956, p_key);
+    ELSIF p_how = 's' THEN
+        IF pg_try_advisory_lock(1885827955, p_key # p_slot) THEN
+            slot := p_slot;
+        ELSE
+            FOR i IN 0 .. 63 LOOP
+                IF pg_try_advisory_lock(1885827955, p_key # i) THEN
+                    slot := i;
+                    EXIT;
+                END IF;
+            END LOOP;
+        END IF;
+        IF slot IS NULL THEN
+            PERFORM pg_advisory_unlock_shared(second, p_key);
+        END IF;
+    END IF;
+END
+$function$;
+
+-- End what wait_begin began: p_slot is what that returned, p_how what it was told.
+CREATE FUNCTION pgstore.wait_end(p_key integer, p_slot integer, p_how text) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    IF p_slot IS NOT NULL THEN
+        PERFORM pg_advisory_unlock(1885827955, p_key # p_slot);
+        PERFORM pg_advisory_unlock_shared(1885827959, p_key);
+    ELSIF p_how = 'e' THEN
+        PERFORM pg_advisory_unlock_shared(1885827951, p_key);
+    END IF;
+    PERFORM pg_advisory_unlock_shared(1885827956, p_key);
+END
+$function$;
+
+-- How many slots of a topic are taken, unless p_all is false, and how many of them below one.
+CREATE FUNCTION pgstore.waiters(p_key integer, p_slot integer, p_all boolean, OUT waiting integer, OUT before integer)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    slots CONSTANT integer := coalesce(p_slot, CASE WHEN p_all THEN 64 ELSE 0 END);
+    taken integer := 0;
+BEGIN
+    before := 0;
+    FOR i IN 0 .. CASE WHEN p_all THEN 64 ELSE slots END - 1 LOOP
+        IF pg_try_advisory_lock_shared(1885827955, p_key # i) THEN
+            PERFORM pg_advisory_unlock_shared(1885827955, p_key # i);
+        ELSE
+            taken := taken + 1;
+            before := before + (i < slots)::integer;
+        END IF;
+    END LOOP;
+    IF p_all THEN
+        waiting := taken;
     END IF;
 END
 $function$;
@@ -1556,7 +1748,7 @@ BEGIN
     SELECT s.id, p_partition, 'j', convert_to(p_item::text, 'UTF8')
       FROM pgstore.store s
      WHERE s.id = p_store_id;
-    PERFORM pgstore.notify_if_awaited(p_store_id, p_partition);
+    PERFORM pgstore.wake_if_awaited(p_store_id, p_partition, 1);
 END
 $function$;
 
@@ -1654,6 +1846,63 @@ BEGIN
            SET low = excluded.low
          WHERE h.low < excluded.low;
     END IF;
+END
+$function$;
+
+-- What a waiting taker asks. `is_there`: items to be taken, NULL if there is no such Queue. `is_settled`: nobody was inserting any more
+-- before it was looked, so whoever puts from now on sees who waits now. `due_in`: seconds until the next item comes back.
+-- `waiting` and `before` are those of waiters, for one who waits; NULL where p_key is.
+CREATE FUNCTION pgstore.queue_look(p_store_id bigint, p_partition text, p_low bigint, p_key integer, p_slot integer, p_all boolean,
+                                   OUT is_there boolean, OUT is_settled boolean, OUT due_in double precision,
+                                   OUT waiting integer, OUT before integer)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+BEGIN
+    -- Not in one statement with what follows, which has to see what was committed before. Who inserts while we hold this goes another
+    -- way (queue_inserting), and sees us: whoever asks is registered as waiting.
+    is_settled := pg_try_advisory_lock(1885827945, (p_store_id % 2147483648)::integer);
+    IF is_settled THEN
+        PERFORM pg_advisory_unlock(1885827945, (p_store_id % 2147483648)::integer);
+    END IF;
+    IF p_low = 0 THEN
+        p_low := coalesce((SELECT h.low
+                             FROM pgstore.queue_head h
+                            WHERE h.store_id = p_store_id
+                              AND h.partition = p_partition), 0);
+    END IF;
+    SELECT EXISTS (SELECT
+                     FROM pgstore.queue_item i
+                    WHERE i.store_id = p_store_id
+                      AND i.partition = p_partition
+                      AND i.id >= p_low),
+           (SELECT extract(epoch FROM min(e.due_at) - statement_timestamp())::double precision
+              FROM pgstore.queue_deferred e
+             WHERE e.store_id = p_store_id
+               AND e.partition = p_partition
+               AND e.due_at IS NOT NULL)
+      INTO is_there, due_in
+      FROM pgstore.store s
+     WHERE s.id = p_store_id;
+    IF p_key IS NOT NULL THEN
+        SELECT w.waiting, w.before INTO waiting, before FROM pgstore.waiters(p_key, p_slot, p_all) w;
+    END IF;
+END
+$function$;
+
+-- Begin to wait for items, and look.
+CREATE FUNCTION pgstore.queue_wait_begin(p_key integer, p_slot integer, p_store_id bigint, p_partition text, p_low bigint,
+                                         OUT slot integer, OUT is_registered boolean, OUT is_alone boolean,
+                                         OUT is_there boolean, OUT is_settled boolean, OUT due_in double precision,
+                                         OUT waiting integer, OUT before integer)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+BEGIN
+    SELECT b.slot, b.is_registered, b.is_alone
+      INTO slot, is_registered, is_alone
+      FROM pgstore.wait_begin(p_key, p_slot, 's') b;
+    SELECT l.is_there, l.is_settled OR NOT is_alone, l.due_in, l.waiting, l.before
+      INTO is_there, is_settled, due_in, waiting, before
+      FROM pgstore.queue_look(p_store_id, p_partition, p_low, p_key, slot, false) l;
 END
 $function$;
 

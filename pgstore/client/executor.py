@@ -207,7 +207,7 @@ class Executor(abc.ABC):
             case Listen():
                 if transaction is not None:
                     yield from transaction.root.check_can_wait()
-                return (yield self.listener.register(request.topic))
+                return (yield self.listener.register(request))
             case Wait():
                 return (yield from self._wait(request, transaction))
             case Autonomous():

@@ -1,15 +1,9 @@
-"""Waiting for something that another client does, without asking again and again.
+"""Listening for what other clients tell: a thread for blocking calls, a task for each event loop, each with one connection.
 
-A client that waits holds a shared advisory lock on the topic's key and listens on the one channel `pgstore`. Whoever makes a
-change tries the exclusive lock, and notifies only if that fails (`NOTIFY_IF_AWAITED`): an unconditional NOTIFY takes a lock on the
-whole database until the commit is through and costs eight producers most of their speed. A lock needs no row, is seen without a
-commit and goes away with a dead client.
+What they hold at the server, and whom they wake, is kept by a `Registry` (`client.waiters`); here is what differs between them.
 
-The order that loses no wake-up is: register (`Listen`), read, wait. A change whose author looked for waiters just before we
-registered, and which commits just after we read, wakes nobody; that is why waits are short at first and grow (`waits`).
-
-There is one listening connection for the blocking executor of a client and one per event loop. Behind a pooler that hands a
-session to several clients neither locks nor LISTEN work: there waiting is polling, unless `listen_url` leads to the server itself.
+Behind a pooler that hands a session to several clients neither locks nor LISTEN work: there waiting is polling, unless `listen_url`
+leads to the server itself.
 """
 
 from __future__ import annotations
@@ -22,9 +16,7 @@ import secrets
 import select
 import threading
 import time
-import weakref
-import zlib
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, Final
 
@@ -32,38 +24,18 @@ import psycopg
 from psycopg import pq
 
 from pgstore import errors
+from pgstore.client.waiters import LISTEN, Registry, Ticket
+from pgstore.client.waking import CHANNEL
 from pgstore.connection import AsyncConnection, BlockingConnection, BrokenConnection, Connection
 from pgstore.core import clock
-from pgstore.core.operation import Query, Topic
+from pgstore.core.operation import Listen, Query, Topic
 from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps, run_async, run_blocking
 from pgstore.core.threads import Signal, going_on, is_ending, start
 
 _LOG: Final = logging.getLogger("pgstore")
-CHANNEL: Final = "pgstore"
-LOCK_CLASS: Final = 0x70677374  # "pgst": the first half of our advisory lock keys
-LINGER_SECONDS: Final = 1.0  # a topic stays registered this long after its last waiter: the next wait is often near
-POLL_SECONDS: Final = 1.0  # at most between reads where nothing can be listened to; the first come sooner (`waits`)
-_FIRST_WAIT_SECONDS: Final = 0.001
-_LONGEST_WAIT_SECONDS: Final = 6.0  # below 0.2 reads a second, whatever else wakes the waiter
+POLL_SECONDS: Final = 1.0  # at most between looks where nothing can be listened to; the first come sooner (`waits`)
 _RECONNECT_SECONDS: Final = 0.5
-
-LISTEN = Query(Statement(f"LISTEN {CHANNEL}"))
-# Locks of the session, counted by the server: neither may be sent again.
-REGISTER = Statement(f"SELECT pg_try_advisory_lock_shared({LOCK_CLASS}, $1)", "int4")
-UNREGISTER = Statement(f"SELECT pg_advisory_unlock_shared({LOCK_CLASS}, $1)", "int4")
-
-# As a condition in SQL: someone waits for the topic whose key is parameter {key}. The lock is given back at once, also when the
-# transaction goes on: kept until the commit, it would make putters take each other for waiters.
-SOMEONE_WAITS: Final = (
-    f"CASE WHEN pg_try_advisory_lock({LOCK_CLASS}, {{key}})"
-    f" THEN NOT pg_advisory_unlock({LOCK_CLASS}, {{key}}) ELSE true END"
-)
-NOTIFY_IF_AWAITED = Statement(
-    f"SELECT pg_notify('{CHANNEL}', $2) WHERE {SOMEONE_WAITS.format(key='$1')}",
-    "int4 text",
-)
-
 
 # Asked of each backend anew: behind a pooler it is not the one that said hello.
 BACKEND = Query(Statement("SELECT pg_backend_pid()", read_only=True))
@@ -98,111 +70,6 @@ def keeps_its_session(connection: Connection, other: Connection) -> Steps[bool]:
     return False
 
 
-def lock_key(topic: Topic) -> int:
-    """The second half of the topic's advisory lock key. Topics that share one cost each other a needless wake-up."""
-    key = zlib.crc32(topic.payload.encode())
-    return key - (1 << 32) if key >= 1 << 31 else key
-
-
-def announce(topic: Topic) -> Query:
-    """The query that notifies those who wait for *topic*."""
-    return Query(NOTIFY_IF_AWAITED, lock_key(topic), topic.payload)
-
-
-def waits() -> Iterator[float]:
-    """How long to wait before each further read."""
-    seconds = _FIRST_WAIT_SECONDS
-    while True:
-        yield seconds
-        seconds = min(seconds * 1.6, _LONGEST_WAIT_SECONDS)
-
-
-class _Registry:
-    """Who waits for which topic, and which topics are registered with the server. Both listeners keep one.
-
-    Tickets are held weakly: one that was lost, by an interrupt between two lines, is not waited for.
-    """
-
-    def __init__(self) -> None:
-        self.tickets: dict[str, weakref.WeakSet[Any]] = {}
-        self.registered: dict[
-            str, tuple[int, float]
-        ] = {}  # payload: key, when its last waiter left (inf while there are any)
-        self.is_elsewhere = False  # the listening connection leads to another history than the client's others
-
-    def add(self, ticket: Any) -> None:
-        payload = ticket.topic.payload
-        self.tickets.setdefault(payload, weakref.WeakSet()).add(ticket)
-        if payload in self.registered:
-            self.registered[payload] = (self.registered[payload][0], float("inf"))
-
-    def remove(self, ticket: Any) -> None:
-        payload = ticket.topic.payload
-        waiting = self.tickets.get(payload)
-        if waiting is not None:
-            waiting.discard(ticket)
-            self._count(payload)
-
-    def _count(self, payload: str) -> None:
-        """Note when the last waiter has left."""
-        if not self.tickets.get(payload):
-            self.tickets.pop(payload, None)
-            key, left = self.registered.get(payload, (0, 0.0))
-            if left == float("inf"):
-                self.registered[payload] = (key, clock.monotonic())
-
-    def wake(self, payload: str, *, announced: bool = True) -> None:
-        for ticket in tuple(self.tickets.get(payload, ())):
-            ticket.wake(announced)
-
-    def wake_all(self) -> None:
-        """Let everybody read again: a notification may have come while nobody listened."""
-        for payload in tuple(self.tickets):
-            self.wake(payload, announced=False)
-
-    def take_lingering(self) -> list[int]:
-        """Keys of topics whose last waiter left long enough ago; they count as unregistered from now on."""
-        for payload in tuple(self.registered):
-            self._count(payload)
-        before = clock.monotonic() - LINGER_SECONDS
-        gone = [(payload, key) for payload, (key, left) in self.registered.items() if left < before]
-        for payload, _ in gone:
-            del self.registered[payload]
-        return [key for _, key in gone]
-
-    # What a listening connection is told; one body for both listeners (see `connection`).
-
-    def start(self, connection: Connection) -> Steps[None]:
-        """On a new connection: listen, and register again what is waited for."""
-        self.registered.clear()
-        self.is_elsewhere = False
-        yield connection.execute(LISTEN)
-        for waiting in list(self.tickets.values()):
-            for ticket in tuple(waiting)[:1]:
-                yield from self.register(connection, ticket.topic)
-
-    def register(self, connection: Connection, topic: Topic) -> Steps[bool]:
-        if topic.payload in self.registered:
-            return True
-        key = lock_key(topic)
-        for _ in range(20):  # a putter holds the exclusive lock for a moment
-            rows = yield connection.execute(Query(REGISTER, key))
-            if rows[0][0]:
-                left = float("inf") if topic.payload in self.tickets else clock.monotonic()
-                self.registered[topic.payload] = (key, left)
-                return True
-        return False  # someone else keeps that lock; the waiter reads again by itself
-
-    def check(self) -> None:
-        """Raise `BrokenConnection` where another connection had better be opened."""
-        if self.is_elsewhere:
-            raise BrokenConnection(None, sent=False)
-
-    def unregister(self, connection: Connection, keys: list[int]) -> Steps[None]:
-        for key in keys:
-            yield connection.execute(Query(UNREGISTER, key))
-
-
 def _notified(connection: Connection) -> list[str]:
     """Payloads that have arrived on *connection*. Raises `BrokenConnection` when it is gone."""
     try:
@@ -217,6 +84,20 @@ def _notified(connection: Connection) -> list[str]:
     return payloads
 
 
+def _hear(registry: Registry, connection: Connection) -> bool:
+    """Whether anything was notified. Also what came with the results of statements: the socket tells nothing of that any more."""
+    payloads = _notified(connection)
+    for payload in payloads:
+        registry.hear(payload)
+    return bool(payloads)
+
+
+def _check(registry: Registry) -> None:
+    """Raise `BrokenConnection` where another connection had better be opened."""
+    if registry.is_elsewhere:
+        raise BrokenConnection(None, sent=False)
+
+
 @contextlib.contextmanager
 def _replacing() -> Generator[None, None, None]:
     """Around the work on a listening connection: when it breaks another one is opened."""
@@ -229,30 +110,23 @@ def _replacing() -> Generator[None, None, None]:
 # ---------------------------------------------------------------------------------------------------- blocking executor
 
 
-class BlockingTicket:
-    """A waiter: a thread that sleeps until there is a notification of its topic."""
+class BlockingTicket(Ticket):
+    """A thread that waits."""
 
-    __slots__ = ("__weakref__", "_announced", "_event", "_listener", "topic")
+    __slots__ = ("_event", "_listener")
 
     def __init__(self, listener: BlockingListener, topic: Topic) -> None:
+        super().__init__(listener.registry, topic)
         self._listener = listener
         self._event = Signal()
-        self._announced = False
-        self.topic = topic
 
     def wait(self, seconds: float) -> bool:
-        self._event.wait(self._listener.wait_seconds(seconds))
+        woken = self._event.wait(self._listener.wait_seconds(seconds))
         self._event.clear()
-        announced, self._announced = self._announced, False
-        return announced
+        return woken
 
-    def wake(self, announced: bool = True) -> None:
-        if announced:
-            self._announced = True
+    def wake(self) -> None:
         self._event.set()
-
-    def close(self) -> None:
-        self._listener.remove(self)
 
 
 class BlockingListener:
@@ -260,27 +134,26 @@ class BlockingListener:
 
     def __init__(self, connect: Callable[[], BlockingConnection]) -> None:
         self._connect = connect
-        self._registry = _Registry()
-        self._lock = threading.RLock()  # reentrant: a signal handler may come in
+        self.registry = Registry(self._wake_thread)
+        self._lock = self.registry.lock
         self._thread: threading.Thread | None = None
-        self._wanted: list[tuple[Topic, Signal]] = []
+        self._wanted: list[tuple[BlockingTicket, Signal]] = []
         self._wake_pipe: tuple[int, int] | None = None
         self._polls = False  # behind a pooler: nothing can be listened to
         self._closed = False
 
-    def register(self, topic: Topic) -> BlockingTicket:
+    def register(self, request: Listen) -> BlockingTicket:
         """A ticket, once the server knows that this client waits, or after a second: until the server knows, its owner polls."""
-        ticket = BlockingTicket(self, topic)
+        ticket = BlockingTicket(self, request.topic)
         if self._polls:
             return ticket
         if is_ending():
             raise errors.StoreUnavailable("the interpreter is ending: nothing can be waited for any more")
         done = Signal()
         with self._lock:
-            self._registry.add(ticket)
-            if topic.payload in self._registry.registered:
+            if self.registry.add(ticket, request):
                 return ticket
-            self._wanted.append((topic, done))
+            self._wanted.append((ticket, done))
             if self._thread is None or not self._thread.is_alive():
                 self._wake_pipe = os.pipe()
                 self._thread = threading.Thread(
@@ -291,34 +164,30 @@ class BlockingListener:
         try:
             done.wait(1.0)
         except BaseException:
-            self.remove(ticket)
+            ticket.close()
             raise
         return ticket
-
-    def remove(self, ticket: BlockingTicket) -> None:
-        with self._lock:
-            self._registry.remove(ticket)
 
     def wait_seconds(self, seconds: float) -> float:
         return min(seconds, POLL_SECONDS) if self._polls else seconds
 
     def move(self) -> None:
         """The client's connections lead to another history: listen there, within a second."""
-        self._registry.is_elsewhere = True
+        self.registry.is_elsewhere = True
 
     def close(self) -> None:
         self._closed = True
-        with self._lock:
-            self._wake_thread()
+        self._wake_thread()
         thread = self._thread
         # Not alive: Ctrl-C came before it could begin.
         if thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join(2.0)
 
     def _wake_thread(self) -> None:
-        if self._wake_pipe is not None:
-            with contextlib.suppress(OSError):
-                os.write(self._wake_pipe[1], b"!")
+        with self._lock:
+            if self._wake_pipe is not None and self._thread is not threading.current_thread():
+                with contextlib.suppress(OSError):
+                    os.write(self._wake_pipe[1], b"!")
 
     def _run(self, wake_end: int) -> None:
         try:
@@ -330,8 +199,8 @@ class BlockingListener:
                         if connection.pooled and not self._keeps_its_session(connection):
                             self._polls = True
                             return
-                        run_blocking(self._registry.start(connection))
-                        self._registry.wake_all()
+                        run_blocking(self.registry.start(connection))
+                        self.registry.wake_all()
                         self._serve(connection, wake_end)
                 finally:
                     if connection is not None:
@@ -365,20 +234,16 @@ class BlockingListener:
         poller.register(connection.pgconn.socket, select.POLLIN)
         poller.register(wake_end, select.POLLIN)
         while not self._closed:
-            self._registry.check()
+            _check(self.registry)
             with self._lock:
                 wanted, self._wanted = self._wanted, []
-                unwanted = self._registry.take_lingering()
-            run_blocking(self._registry.unregister(connection, unwanted))
-            for topic, done in wanted:
-                run_blocking(self._registry.register(connection, topic))
+            for ticket, done in wanted:
+                run_blocking(self.registry.register(connection, ticket))
                 done.set()
-            for payload in _notified(connection):
-                with self._lock:
-                    self._registry.wake(payload)
-            if self._wanted:
+            seconds = run_blocking(self.registry.work(connection))
+            if _hear(self.registry, connection) or self._wanted:
                 continue
-            for descriptor, _ in poller.poll(1000):
+            for descriptor, _ in poller.poll(seconds * 1000):
                 if descriptor == wake_end:
                     os.read(wake_end, 4096)
 
@@ -386,35 +251,27 @@ class BlockingListener:
 # ------------------------------------------------------------------------------------------------------- event loop
 
 
-class AsyncTicket:
-    """A waiter: a task that sleeps until there is a notification of its topic."""
+class AsyncTicket(Ticket):
+    """A task that waits."""
 
-    __slots__ = ("__weakref__", "_announced", "_event", "_listener", "topic")
+    __slots__ = ("_event", "_listener")
 
     def __init__(self, listener: AsyncListener, topic: Topic) -> None:
+        super().__init__(listener.registry, topic)
         self._listener = listener
         self._event = asyncio.Event()
-        self._announced = False
-        self.topic = topic
 
     async def wait(self, seconds: float) -> bool:
         try:
             async with asyncio.timeout(min(self._listener.wait_seconds(seconds), 1e6)):
-                await self._event.wait()
+                return await self._event.wait()
         except TimeoutError:
-            pass
+            return False
         finally:
             self._event.clear()
-        announced, self._announced = self._announced, False
-        return announced
 
-    def wake(self, announced: bool = True) -> None:
-        if announced:
-            self._announced = True
+    def wake(self) -> None:
         self._event.set()
-
-    def close(self) -> None:
-        self._listener.remove(self)
 
 
 class AsyncListener:
@@ -422,40 +279,34 @@ class AsyncListener:
 
     def __init__(self, connect: Callable[[], Coroutine[Any, Any, AsyncConnection]]) -> None:
         self._connect = connect
-        self._registry = _Registry()
-        self._wanted: list[tuple[Topic, asyncio.Future[None]]] = []
         self._news = asyncio.Event()
+        self.registry = Registry(self._news.set)
+        self._wanted: list[tuple[AsyncTicket, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
         self._polls = False
 
-    async def register(self, topic: Topic) -> AsyncTicket:
-        ticket = AsyncTicket(self, topic)
-        if self._polls:
-            return ticket
-        self._registry.add(ticket)
-        if topic.payload in self._registry.registered:
+    async def register(self, request: Listen) -> AsyncTicket:
+        ticket = AsyncTicket(self, request.topic)
+        if self._polls or self.registry.add(ticket, request):
             return ticket
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._wanted.append((topic, done))
+        self._wanted.append((ticket, done))
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run(), name="pgstore-listener", context=Context())
         self._news.set()
         try:
             await asyncio.wait([done], timeout=1.0)
         except BaseException:
-            self.remove(ticket)
+            ticket.close()
             raise
         return ticket
-
-    def remove(self, ticket: AsyncTicket) -> None:
-        self._registry.remove(ticket)
 
     def wait_seconds(self, seconds: float) -> float:
         return min(seconds, POLL_SECONDS) if self._polls else seconds
 
     def move(self) -> None:
         """The client's connections lead to another history: listen there, within a second. Safe from any thread."""
-        self._registry.is_elsewhere = True
+        self.registry.is_elsewhere = True
 
     async def close(self) -> None:
         if self._task is not None and not self._task.done():
@@ -474,8 +325,8 @@ class AsyncListener:
                         if connection.pooled and not await self._keeps_its_session(connection):
                             self._polls = True
                             return
-                        await run_async(self._registry.start(connection))
-                        self._registry.wake_all()
+                        await run_async(self.registry.start(connection))
+                        self.registry.wake_all()
                         await self._serve(connection)
                 finally:
                     if connection is not None:
@@ -500,16 +351,13 @@ class AsyncListener:
 
     async def _serve(self, connection: AsyncConnection) -> None:
         while True:
-            self._registry.check()
+            _check(self.registry)
             self._news.clear()
             wanted, self._wanted = self._wanted, []
-            await run_async(self._registry.unregister(connection, self._registry.take_lingering()))
-            for topic, done in wanted:
-                await run_async(self._registry.register(connection, topic))
+            for ticket, done in wanted:
+                await run_async(self.registry.register(connection, ticket))
                 if not done.done():
                     done.set_result(None)
-            for payload in _notified(connection):
-                self._registry.wake(payload)
-            if self._wanted:
-                continue
-            await connection.wait_readable(self._news, 1.0)
+            seconds = await run_async(self.registry.work(connection))
+            if not (_hear(self.registry, connection) or self._wanted):
+                await connection.wait_readable(self._news, seconds)

@@ -207,9 +207,18 @@ class BeforeCommit:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Register as a waiter for *topic*; do this before the first read. Result: a `Ticket`. Its `close()` must be called."""
+    """
+    Register as a waiter for *topic*; do this before the first read. Result: a `Ticket`. Its `close()` must be called.
+
+    One waiter is told of each thing; with *for_everybody* this one is told of everything. *look* asks whether there is something: a
+    row of `is_there`, `is_settled` and more. *begin* begins to wait and looks at once: its first two parameters are the listener's,
+    and its row is that of `pgstore.wait_begin` and then that of a look, which is the ticket's `looked`.
+    """
 
     topic: Topic
+    for_everybody: bool = False
+    begin: Query | None = None
+    look: Query | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +306,7 @@ class Topic:
 
     store_id: int
     name: str
+    for_everybody: bool = False  # what is told is for all who wait, not for one
 
     @property
     def payload(self) -> str:
@@ -304,7 +314,7 @@ class Topic:
 
 
 class Ticket(Protocol):
-    """The registration of one waiter for a topic."""
+    """The registration of one waiter for a topic (`client.waiters`)."""
 
     topic: Topic
 

@@ -35,7 +35,13 @@ VALUE: Final = "codec, value, integer_value, float_value, json_value"
 VALUE_TYPES: Final = "char bytea int8 float8 jsonb"
 # JSON is read as text, for the codec to load: an error of the driver in the middle of a result would name no key.
 READ: Final = "codec, value, integer_value, float_value, json_value::text"
-WATCHED: Final = "watch"
+
+
+def changes_topic(store_id: int) -> Topic:
+    """What those who watch a Dict wait for; all of them see each change."""
+    return Topic(store_id, "watch", for_everybody=True)
+
+
 _JSON_NAMES: Final = "names of Dicts that were JSON"
 
 # One write in N also deletes expired entries: often enough to keep up, too rarely to be felt.
@@ -232,7 +238,7 @@ class DictBase(Store, Generic[K, V]):
         if not record.options.get("watch"):
             return (yield Query(write.plain, record.id, *values, undo=undo))
         query = Query(write.logged, record.id, *values, undo=undo)
-        rows: Rows = yield from notifying(query, Topic(record.id, WATCHED))
+        rows: Rows = yield from notifying(query, changes_topic(record.id))
         return rows if write.plain.sql.find(b" RETURNING ") >= 0 else len(rows)
 
     def _guarded(self, record: StoreRecord, values: Sequence[Any], writing: Op[T]) -> Op[T]:

@@ -16,12 +16,12 @@ from types import TracebackType
 from typing import Any, Final
 
 from pgstore import errors
-from pgstore.client.listener import waits
 from pgstore.client.notifications import notifying
 from pgstore.client.undo import on_rollback
+from pgstore.client.waiting import until
 from pgstore.core.clock import Deadline
 from pgstore.core.limit import within
-from pgstore.core.operation import Autonomous, Listen, Op, Query, Rows, Topic, Wait, operation
+from pgstore.core.operation import Autonomous, Op, Query, Rows, Topic, operation
 from pgstore.core.statement import Statement
 from pgstore.core.threads import going_on, start
 from pgstore.dict.arguments import check_ttl
@@ -130,17 +130,6 @@ class Lock:
         else:
             self._holds[owner] = hold
 
-    _LEFT: Final = Statement(
-        """
-        SELECT extract(epoch FROM expires_at - statement_timestamp())::double precision
-          FROM pgstore.dict_lock
-         WHERE store_id = $1
-           AND key = $2
-        """,
-        "int8 text",
-        read_only=True,
-    )
-
     def _acquire(self, block: bool) -> Op[int | None]:
         deadline = Deadline.after(self._timeout, block=block)
         try:
@@ -159,19 +148,30 @@ class Lock:
         token = yield from self._try(store_id)
         if token is not None or not block:
             return token
-        ticket = yield Listen(self._topic(store_id))
-        try:
-            for seconds in waits():
-                token = yield from self._try(store_id)
-                if token is not None:
-                    return token
-                if deadline.passed():
-                    raise errors.LockTimeout(f"{self!r} was not free within {self._timeout} s")
-                left = (yield Query(self._LEFT, store_id, self._text)) or [(0.0,)]
-                yield Wait(ticket, min(seconds, deadline.remaining(), max(left[0][0], 0.001)))
-        finally:
-            ticket.close()
-        raise AssertionError("unreachable")
+        token = yield from until(
+            self._topic(store_id), partial(self._try, store_id), deadline, partial(self._look, store_id)
+        )
+        if token is None:
+            raise errors.LockTimeout(f"{self!r} was not free within {self._timeout} s")
+        return token
+
+    # Seconds until the lock expires (no lock: now), and how many wait (`client.waiting`).
+    _LOOK: Final = Statement(
+        """
+        SELECT coalesce((SELECT extract(epoch FROM l.expires_at - statement_timestamp())::double precision
+                           FROM pgstore.dict_lock l
+                          WHERE l.store_id = $1
+                            AND l.key = $2), 0),
+               w.waiting,
+               w.before
+          FROM pgstore.waiters($3, $4, true) AS w
+        """,
+        "int8 text int4 int4",
+        repeatable=True,
+    )
+
+    def _look(self, store_id: int, key: int, slot: int | None) -> Query:
+        return Query(self._LOOK, store_id, self._text, key, slot)
 
     # Of two who want a free lock one inserts, or takes the expired row; the other waits for that statement and then finds it taken.
     _ACQUIRE: Final = Statement(

@@ -13,12 +13,12 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from pgstore import errors
-from pgstore.client.listener import waits
+from pgstore.client.waiters import waits
 from pgstore.core.clock import Deadline
 from pgstore.core.limit import within
-from pgstore.core.operation import Listen, Op, Query, Rows, Topic, Wait
+from pgstore.core.operation import Listen, Op, Query, Rows, Wait
 from pgstore.core.statement import Statement
-from pgstore.dict.base import WATCHED, ChangeKind, DictBase, K, V
+from pgstore.dict.base import ChangeKind, DictBase, K, V, changes_topic
 
 KEPT_SECONDS: Final = 3600.0  # the log's memory
 _MARGIN_SECONDS: Final = 60.0
@@ -91,7 +91,7 @@ class Watcher:
                 raise errors.InvalidError(
                     f"{self._store!r} was not made with watch=True, so its changes are not logged"
                 )
-            topic = Topic(codec.store_id, WATCHED)
+            topic = changes_topic(codec.store_id)
             if self._ticket is not None and self._ticket.topic != topic:  # made anew, in another history
                 self._ticket.close()
                 self._ticket = None

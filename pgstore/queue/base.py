@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.client.listener import announce
 from pgstore.client.notifications import Notifications, in_transaction
+from pgstore.client.waking import telling
 from pgstore.core.operation import BeforeCommit, Op, Rows, Topic
 from pgstore.queue.arguments import check_options, partition_name
 from pgstore.queue.state import QueueState, client_queues
@@ -115,14 +115,14 @@ class QueueBase(Store, Generic[T]):
         """What the client knows of this Queue; looked up by each operation, since a forked child begins with nothing."""
         return client_queues(self._runner).queue(store_id)
 
-    def _announce(self, topics: Iterable[Topic]) -> Op[None]:
-        """Wake those who wait for *topics*, when what was done commits."""
+    def _tell(self, topics: Mapping[Topic, int]) -> Op[None]:
+        """Tell so many of those who wait for each topic, when what was done commits."""
         hooked = yield BeforeCommit(Notifications, Notifications)
-        for topic in topics:
+        for topic, count in topics.items():
             if hooked is None or hooked.immediate:
-                yield announce(topic)
+                yield telling(topic, count)
             else:
-                hooked.hook.topics[topic] = None
+                hooked.hook.add(topic, count)
 
     def _check_outside(self, what: str, why: str) -> Op[None]:
         """Raise `InvalidError` inside a transaction."""

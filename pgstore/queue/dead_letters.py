@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -112,7 +113,7 @@ class DeadLetters(Returning[T]):
         rows: Rows = yield Query(self._REVIVE, store_id, ids)
         if not rows:
             yield from self._check_exists(store_id)
-        yield from self._announce({Topic(store_id, partition): None for (partition,) in rows})
+        yield from self._tell(Counter(Topic(store_id, partition) for (partition,) in rows))
         return len(rows)
 
     # Waits for whoever is reviving one of them, and then finds it gone.

@@ -69,13 +69,13 @@ class Returning(QueueBase[T]):
                   WHERE s.id = $1
                   ORDER BY g.due_at, g.id
                  RETURNING partition)
-        SELECT d.items, d.lapses_in, pgstore.notify_if_awaited($1, b.partition)
+        SELECT d.items, d.lapses_in, pgstore.wake_if_awaited($1, b.partition, b.number)
           FROM (SELECT count(*) AS items,
                        (SELECT extract(epoch FROM min(l.lapses_at) - statement_timestamp())::double precision
                           FROM pgstore.queue_lapse l
                          WHERE l.store_id = $1) AS lapses_in
                   FROM due) AS d
-          LEFT JOIN (SELECT DISTINCT partition FROM back) AS b ON true
+          LEFT JOIN (SELECT partition, count(*) AS number FROM back GROUP BY partition) AS b ON true
         """,
         "int8 int4",
         repeatable=True,

@@ -170,7 +170,7 @@ class Lease(Generic[T]):
             yield from self._ended((yield Query(self._BURY, store_id, *mine, why)))
         elif seconds > 0:
             later = Query(self._POSTPONE, store_id, *mine, seconds, why)
-            yield from self._ended((yield from notifying(later, topic)))
+            yield from self._ended((yield from notifying(later, topic, 0)))
         else:
             back = Query(self._GIVE_BACK, store_id, self._partition, *mine)
             yield from self._ended((yield from notifying(back, topic)))

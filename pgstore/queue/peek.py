@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from pgstore import errors
-from pgstore.client.listener import waits
+from pgstore.client.waiters import waits
 from pgstore.core.clock import Deadline
 from pgstore.core.limit import within
 from pgstore.core.operation import Listen, Op, PagedIterator, Query, Rows, Topic, Wait, operation
@@ -128,7 +128,7 @@ class ItemIterator(PagedIterator[T]):
     )
 
     def _wait(self, record: StoreRecord, deadline: Deadline) -> Op[Rows]:
-        ticket = yield Listen(Topic(record.id, self._partition))
+        ticket = yield Listen(Topic(record.id, self._partition), for_everybody=True)
         try:
             for seconds in waits():
                 rows = (yield from self._list(record.id)) or (yield from self._list_after_moving_due(record))
@@ -329,9 +329,11 @@ class Peeking(Returning[T]):
         query = (
             Query(self._CLEAR_ALL, record.id, newest) if name is None else Query(self._CLEAR, record.id, newest, name)
         )
+        room = 0
         while cleared := (yield query):
             counter.count(cleared=cleared)
             queue.note_dead_rows(cleared)
+            room += cleared
         counter.count(cleared=(yield Query(self._CLEAR_DELAYED, record.id, name, record.options.get("max_attempts"))))
         if "maxsize" in record.options:
-            yield from self._announce([room_topic(record.id)])
+            yield from self._tell({room_topic(record.id): room})

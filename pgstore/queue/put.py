@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pgstore import errors
-from pgstore.client.listener import CHANNEL, SOMEONE_WAITS, lock_key, waits
 from pgstore.client.notifications import Notifications, in_transaction
+from pgstore.client.waiting import WAITERS, until
+from pgstore.client.waking import SOMEONE_WAITS, lock_key
 from pgstore.core import clock
 from pgstore.core.batches import batches
 from pgstore.core.clock import Deadline
 from pgstore.core.limit import within
-from pgstore.core.operation import BeforeCommit, Listen, Op, Query, Topic, Wait, atomic, operation
+from pgstore.core.operation import BeforeCommit, Op, Query, Topic, atomic, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.arguments import NOT_GIVEN, check_key, check_seconds, one_of, partition_name
 from pgstore.queue.base import NOT_DURABLE, T, room_topic
@@ -35,8 +36,8 @@ BATCH_ITEMS: Final = 5000
 
 # In one statement and one round trip: put, and wake someone if someone waits. No row: the queue does not exist any more. Puts never
 # wait for each other: all that they lock is shared (see `watermark`).
-_AND_WAKE: Final = waking("put", key="$4", payload="$5")
-_WAKING: Final = f"RETURNING CASE WHEN {SOMEONE_WAITS.format(key='$4')} THEN pg_notify('{CHANNEL}', $5) IS NULL END"
+_AND_WAKE: Final = waking("put", key="$4", topic="$5")
+_WAKING: Final = f"RETURNING CASE WHEN {SOMEONE_WAITS.format(key='$4')} THEN pgstore.wake($4, $5, 1) IS NULL END"
 
 
 def _puts(*, signed: bool) -> tuple[Statement, ...]:
@@ -150,9 +151,9 @@ def put_with_options(
     """
     if not notify:
         return Statement(f"WITH {', '.join(parts)} {insert}" if parts else insert, " ".join(types)), tuple(names)
-    key, payload = parameter("wake_key", "int4"), parameter("wake_payload", "text")
+    key, topic = parameter("topic_key", "int4"), parameter("topic", "text")
     parts.append(f"put AS ({insert} RETURNING 1)")
-    sql = f"WITH {', '.join(parts)} {waking('put', key=key, payload=payload)}"
+    sql = f"WITH {', '.join(parts)} {waking('put', key=key, topic=topic, to_come=delayed)}"
     return Statement(sql, " ".join(types), repeatable=repeatable), tuple(names)
 
 
@@ -321,7 +322,7 @@ class Putting(Returning[T]):
             put = yield Query(notify, store_id, partition, payload, lock_key(topic), topic.payload)
         else:
             put = yield Query(without_notify, store_id, partition, payload)
-            hooked.hook.topics[topic] = None
+            hooked.hook.add(topic, len(payload) if isinstance(payload, list) else 1)
         if not put:
             yield from self._is_gone(store_id)
 
@@ -379,20 +380,15 @@ class Putting(Returning[T]):
         options: PutOptions,
         deadline: Deadline,
     ) -> Op[None]:
-        if (yield from self._try(record, partition, cut, options)):
+        def attempt() -> Op[bool | None]:
+            return (yield from self._try(record, partition, cut, options)) or None
+
+        if (yield from attempt()):
             return
-        if deadline.passed():
+        if deadline.passed() or not (
+            yield from until(room_topic(record.id), attempt, deadline, functools.partial(Query, WAITERS))
+        ):
             raise self._full(record)
-        ticket = yield Listen(room_topic(record.id))
-        try:
-            for seconds in waits():
-                if (yield from self._try(record, partition, cut, options)):
-                    return
-                if deadline.passed():
-                    raise self._full(record)
-                yield Wait(ticket, min(seconds, deadline.remaining()))
-        finally:
-            ticket.close()
 
     def _try(self, record: StoreRecord, partition: str, cut: list[list[bytes]], options: PutOptions) -> Op[bool]:
         try:
@@ -434,8 +430,8 @@ class Putting(Returning[T]):
             "maxsize": maxsize,
             "wanted": sum(map(len, cut)),
             "delay": options.delay,
-            "wake_key": lock_key(topic),
-            "wake_payload": topic.payload,
+            "topic_key": lock_key(topic),
+            "topic": topic.payload,
         }
         for number, batch in enumerate(cut):
             is_first = number == 0
@@ -456,7 +452,7 @@ class Putting(Returning[T]):
                     raise _NoRoomError
                 return  # the key was used before
         if not notify:
-            hooked.hook.topics[topic] = None
+            hooked.hook.add(topic, 0 if options.delay else values["wanted"])
 
     def _late_put(self, exc: errors.TimedOut) -> errors.QueueFull:
         return errors.QueueFull(f"nothing was put into {self!r}: {exc}")

@@ -46,7 +46,7 @@ MOVE: Final = Statement(
           ORDER BY b.store_id, b.partition, b.id
          RETURNING store_id, partition
     )
-    SELECT m.store_id, m.partition, count(*), pgstore.notify_if_awaited(m.store_id, m.partition)
+    SELECT m.store_id, m.partition, count(*), pgstore.wake_if_awaited(m.store_id, m.partition, count(*))
       FROM moved m
      GROUP BY m.store_id, m.partition
      ORDER BY m.store_id, m.partition

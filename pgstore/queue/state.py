@@ -32,10 +32,11 @@ _SLOTS: Final = 16
 class PartitionState(Watermark):
     """What a client knows of a partition."""
 
-    __slots__ = ("has_large",)
+    __slots__ = ("has_large", "is_awaited")
 
     def __init__(self, servers_seen: int) -> None:
         super().__init__(servers_seen)
+        self.is_awaited = False  # the last item had to be waited for
         self.has_large = True  # items, as far as is known: of many it is better to ask first how large they are
 
 

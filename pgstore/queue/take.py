@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from pgstore import errors
-from pgstore.client.listener import lock_key, waits
-from pgstore.client.notifications import Notifications
+from pgstore.client.notifications import Notifications, in_transaction
+from pgstore.client.waiters import due_pause_seconds, pause_seconds, waits
+from pgstore.client.waking import lock_key
 from pgstore.core import clock
 from pgstore.core.batches import BATCH_BYTES, batches
 from pgstore.core.clock import Deadline
@@ -54,6 +55,7 @@ _DELETE: Final = """
 FIT_FOR_CERTAIN: Final = 8
 SMALL_BYTES: Final = 64 * 1024
 _PAYLOAD_OF: Final = operator.itemgetter(3)
+_SOME: Final = 5  # are taken to wait, as long as nobody has counted
 _WATERMARK: Final = WATERMARK.format(watermark="$4")
 _FITTING: Final = f"""
     CASE WHEN (SELECT sum(pg_catalog.octet_length(o.payload))
@@ -115,9 +117,9 @@ def take_with_options(*, leased: bool, async_commit: bool, notify: bool, many: b
         source = "leased"
     tail = ""
     if notify:
-        key, payload = ("$6", "$7") if leased else ("$5", "$6")
+        key, topic = ("$6", "$7") if leased else ("$5", "$6")
         types += " int4 text"
-        parts.append(f"woken AS MATERIALIZED ({waking('taken', key=key, payload=payload)})")
+        parts.append(f"woken AS MATERIALIZED ({waking('taken', key=key, topic=topic)})")
         tail = "LEFT JOIN (SELECT count(*) FROM woken) AS w ON true"
     return Statement(f"WITH {', '.join(parts)} SELECT {COLUMNS} FROM {source} t {tail}", types)
 
@@ -228,25 +230,13 @@ class Taking(Returning[T]):
             Renewal(leases, self._runner, record.id, seconds).go_on()
         return leases
 
-    # What a waiting taker asks: unlike TAKE it can be repeated when its answer is lost, so waiting outlives a restart of the
-    # server. No row: the queue does not exist any more.
-    _POLL: Final = Statement(
-        f"""
-        SELECT EXISTS (SELECT
-                         FROM pgstore.queue_item i
-                        WHERE i.store_id = $1
-                          AND i.partition = $2
-                          AND i.id >= {WATERMARK.format(watermark="$3")}),
-               (SELECT extract(epoch FROM min(e.due_at) - statement_timestamp())::double precision
-                  FROM pgstore.queue_deferred e
-                 WHERE e.store_id = $1
-                   AND e.partition = $2
-                   AND e.due_at IS NOT NULL)
-          FROM pgstore.store s
-         WHERE s.id = $1
-        """,
-        "int8 text int8",
-        read_only=True,
+    # Unlike TAKE they can be repeated when their answer is lost, so waiting outlives a restart of the server.
+    _LOOK: Final = Statement(
+        "SELECT * FROM pgstore.queue_look($1, $2, $3, $4, $5, $6)", "int8 text int8 int4 int4 bool", repeatable=True
+    )
+    # Its first two parameters are the listener's (see `Listen`).
+    _WAIT_BEGIN: Final = Statement(
+        "SELECT * FROM pgstore.queue_wait_begin($1, $2, $3, $4, $5)", "int4 int4 int8 text int8"
     )
 
     def _take(
@@ -272,57 +262,97 @@ class Taking(Returning[T]):
             yield from state.advance(self._runner, record.id, partition)
         elif state.should_learn:
             yield from state.learn(self._runner, record.id, partition)
+        if state.is_awaited and block and not deadline.passed() and not (yield from in_transaction()):
+            # The last one had to wait, so this one most probably will; beginning to looks as well.
+            return (yield from self._wait_and_take(record, partition, queue, n, timeout, deadline, lease, durable))
         rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
         if not rows and state.servers_seen != self._runner.servers_seen:
             # The connection was the first to another server, whose items may lie below the watermark.
             queue = self._of(record.id)
             state = queue.partition(partition, self._runner.servers_seen)
             rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
-        if not rows:
-            # Is there still a Queue, and has anything become due since the last check?
-            found = yield Query(self._POLL, record.id, partition, state.known())
-            if not found:
-                yield from self._is_gone(record.id)
-            due_in = found[0][1]
-            if due_in is not None and due_in <= 0:
-                yield from self._bring_back(record)
-                rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
-        if rows or not block:
+        if rows:
             return rows
-        if deadline.passed():
+        if block and not deadline.passed():
+            return (yield from self._wait_and_take(record, partition, queue, n, timeout, deadline, lease, durable))
+        # Is there still a Queue, and has anything become due since the last check?
+        ((is_there, _, due_in, *_),) = yield Query(self._LOOK, record.id, partition, state.known(), None, None, False)
+        if is_there is None:
+            yield from self._is_gone(record.id)
+        if due_in is not None and due_in <= 0:
+            yield from self._bring_back(record)
+            rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
+        if not rows and block:
             raise self._empty(timeout, partition)
-        # Listen before reading again: a put in between wakes us.
-        ticket = yield Listen(Topic(record.id, partition))
+        return rows
+
+    def _wait_and_take(
+        self,
+        record: StoreRecord,
+        partition: str,
+        queue: QueueState,
+        n: int,
+        timeout: float | None,
+        deadline: Deadline,
+        lease: float | None,
+        durable: bool,
+    ) -> Op[Rows]:
+        """Take as soon as there is something; how it is known is said in `client.waiters`."""
+        store_id = record.id
+        state = queue.partition(partition, self._runner.servers_seen)
+        known = state.known()
+        listen = Listen(
+            Topic(store_id, partition),
+            begin=Query(self._WAIT_BEGIN, store_id, partition, known),
+            look=Query(self._LOOK, store_id, partition, known, None, None, False),
+        )
+        ticket: Any = yield listen
         try:
-            woken = False
-            for seconds in waits():
+            pauses = waits()
+            is_unasked = False  # a look that nobody asked for; what it finds somebody else was told of
+            while True:
                 state = queue.partition(partition, self._runner.servers_seen)
-                if woken:  # there most probably is something, so that asking first would only take longer
-                    rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
-                    if rows:
-                        return rows
-                found = yield Query(self._POLL, record.id, partition, state.known())
-                if not found:
-                    yield from self._is_gone(record.id)
-                there_are_some, due_in = found[0]
+                looked, ticket.looked = ticket.looked, None
+                if looked is None and not ticket.is_told:
+                    (looked,) = yield Query(
+                        self._LOOK, store_id, partition, state.known(), ticket.key, ticket.slot, is_unasked
+                    )
+                is_there, is_settled, due_in, waiting, before = looked or (True, False, None, None, None)
+                if is_there is None:
+                    yield from self._is_gone(store_id)
+                if is_settled:
+                    ticket.settle()
                 more_due = False
                 if due_in is not None and due_in <= 0:
                     more_due = yield from self._bring_back(record)
-                    there_are_some = True
-                if there_are_some:
+                    is_there, is_unasked = True, False
+                if is_there:
                     rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
+                    was_told, is_chained = ticket.is_told, ticket.spend()
                     if rows:
+                        state.is_awaited = was_told
+                        if is_chained or is_unasked:
+                            ticket.tell_another()
                         return rows
+                    if was_told:  # somebody was faster
+                        ticket.close()
+                        ticket = yield listen
+                        if not deadline.passed():
+                            continue
                 if deadline.passed():
                     raise self._empty(timeout, partition)
                 if more_due:
                     continue
+                if is_there or not ticket.is_settled:
+                    seconds = next(pauses)  # until it is settled, or who has locked what is there gives it back
+                else:
+                    seconds = pause_seconds(waiting if waiting is not None else _SOME + (ticket.slot or 0))
                 if due_in is not None and due_in > 0:
-                    seconds = min(seconds, due_in)
+                    seconds = min(seconds, due_pause_seconds(due_in, before or 0))
                 woken = yield Wait(ticket, min(seconds, deadline.remaining()))
+                is_unasked = not woken and ticket.is_settled and not is_there
         finally:
             ticket.close()
-        raise AssertionError("unreachable")
 
     def _try_take(
         self,
@@ -365,8 +395,9 @@ class Taking(Returning[T]):
     _UNLEASE: Final = Statement(
         f"""
         WITH {INSERTING}, {HELD.format(which="id = ANY ($3)")}, back AS ({INSERT_GONE.format(uncounted=1)} RETURNING 1)
-        SELECT pgstore.notify_if_awaited($1, $2)
-          FROM (SELECT 1 FROM back LIMIT 1) AS some_item
+        SELECT pgstore.wake_if_awaited($1, $2, b.number)
+          FROM (SELECT count(*) AS number FROM back) AS b
+         WHERE b.number > 0
         """,
         "int8 text int8[]",
     )
@@ -393,7 +424,7 @@ class Taking(Returning[T]):
             if notify:
                 values += [lock_key(room), room.payload]
             else:
-                hooked.hook.topics[room] = None
+                hooked.hook.add(room, n)
         statement = take_with_options(leased=lease is not None, async_commit=not durable, notify=notify, many=many)
 
         def undo(rows: Rows) -> Sequence[Query]:
@@ -418,8 +449,9 @@ class Taking(Returning[T]):
                   WHERE s.id = $1
                   ORDER BY u.id
                  RETURNING 1)
-        SELECT pgstore.notify_if_awaited($1, $2)
-          FROM (SELECT 1 FROM back LIMIT 1) AS some_item
+        SELECT pgstore.wake_if_awaited($1, $2, b.number)
+          FROM (SELECT count(*) AS number FROM back) AS b
+         WHERE b.number > 0
         """,
         "int8 text int8[] float8[] char[] bytea[] int4[]",
     )

@@ -1,0 +1,453 @@
+"""Who waits for which topic, and what the session that listens for them holds at the server.
+
+Of those who wait for items one is enough for each. So each has a *slot* of the topic: an advisory lock that nobody else has, and
+a channel on which it alone is told. One with many topics, or for which no slot is free, is told with everybody. What the locks are
+is said at `pgstore.wake` in sql/schema.sql.
+
+No wake-up is lost, which takes five things:
+
+1. Register, then look, then wait. Who commits after the look has seen us, or was looking for waiters before we registered.
+2. Those of the second kind are seen by the look: it says whether anybody was still inserting just before (`is_settled`). As long as
+   somebody was, it is repeated, soon at first. Whoever finds others that wait leaves that to them, so only the first to come needs
+   it; if it goes before it is settled, its listener goes on looking for it and tells another what it finds.
+3. What arrives for a waiter that has gone is passed on; also what was handed to one that fails before it could take something.
+4. Whoever was told may be killed or stopped. So all who wait for a topic look from time to time, about five times a second
+   together, and whoever finds something so passes on what the dead one would have.
+5. After a new connection everybody looks.
+
+A slot is kept for a moment after its waiter was woken: most come back, and find themselves registered.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import random
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from pgstore.client.waking import CHANNEL, lock_key
+from pgstore.connection import Connection
+from pgstore.core import clock
+from pgstore.core.operation import Listen, Query, Topic
+from pgstore.core.statement import Statement
+from pgstore.core.steps import Steps
+
+SLOTTED_TOPICS_MAX: Final = 100  # a client that waits for more has one lock for each and is told with everybody
+_KEPT_SECONDS: Final = 0.002  # a slot, after its last waiter was woken
+_FORGOTTEN_SECONDS: Final = 1.0  # after which nothing is remembered of a topic that nobody waits for
+_FIRST_WAIT_SECONDS: Final = 0.001
+_LONGEST_WAIT_SECONDS: Final = 6.0
+_LOOKS_A_SECOND: Final = 5.0  # of all who wait for a topic
+_DUE_STEP_SECONDS: Final = 0.2
+EVERYBODY_CLASS: Final = 0x7067736F  # "pgso"
+_NEVER: Final = float("inf")
+
+
+def waits() -> Iterator[float]:
+    """How long to wait before each further look, as long as nothing is settled."""
+    seconds = _FIRST_WAIT_SECONDS
+    while True:
+        yield seconds
+        seconds = min(seconds * 1.6, _LONGEST_WAIT_SECONDS)
+
+
+def pause_seconds(waiting: int) -> float:
+    """How long one of so many who wait sleeps before it looks unasked."""
+    if waiting <= 1:
+        return _LONGEST_WAIT_SECONDS
+    return min(max(1.0, waiting / _LOOKS_A_SECOND), _LONGEST_WAIT_SECONDS) * random.uniform(0.8, 1.0)
+
+
+def due_pause_seconds(due_in: float, before: int) -> float:
+    """How long one sleeps before it brings back what is due in *due_in*, where *before* others do so first."""
+    return due_in + before * _DUE_STEP_SECONDS
+
+
+# ---------------------------------------------------------------------------------------------------------- who waits
+
+
+class Ticket:
+    """One waiter: a thread or a task that sleeps until it is told."""
+
+    __slots__ = ("__weakref__", "_registry", "closed", "entry", "is_chained", "is_told", "looked", "topic")
+
+    def __init__(self, registry: Registry, topic: Topic) -> None:
+        self._registry = registry
+        self.topic = topic
+        self.entry: Entry | None = None  # None: nothing can be heard, so its owner polls
+        self.looked: tuple[Any, ...] | None = None  # what the look at its registration found; taken by its owner
+        self.is_told = False  # there is something for it, which it has not tried to take yet
+        self.is_chained = False  # if it takes something it is to tell another
+        self.closed = False
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether whoever commits from now on has seen us."""
+        return self.entry is not None and self.entry.is_settled
+
+    def settle(self) -> None:
+        """A look found nobody inserting."""
+        if self.entry is not None and self.entry.is_registered:
+            self.entry.is_settled = True
+
+    @property
+    def slot(self) -> int | None:
+        return None if self.entry is None or not self.entry.is_registered else self.entry.slot
+
+    @property
+    def key(self) -> int:
+        return lock_key(self.topic)
+
+    def tell(self, *, is_chained: bool) -> None:
+        self.is_told, self.is_chained = True, is_chained
+        self.wake()
+
+    def wake(self) -> None:
+        """Have it look."""
+        raise NotImplementedError
+
+    def spend(self) -> bool:
+        """It has tried to take what it was told of. Returns whether it is to tell another if it took something."""
+        is_chained, self.is_told, self.is_chained = self.is_chained, False, False
+        return is_chained
+
+    def tell_another(self) -> None:
+        """There may be more than it took."""
+        self._registry.tell_another(self)
+
+    def close(self) -> None:
+        """End the registration. Never blocks."""
+        self._registry.remove(self)
+
+
+class Entry:
+    """A topic that tickets of this client wait for, and what the server knows of that."""
+
+    __slots__ = (
+        "__weakref__",
+        "begin",
+        "channel",
+        "for_everybody",
+        "how",
+        "idle",
+        "is_registered",
+        "is_settled",
+        "kept_until",
+        "key",
+        "look",
+        "look_at",
+        "pauses",
+        "pending",
+        "slot",
+        "topic",
+    )
+
+    def __init__(self, topic: Topic, *, for_everybody: bool) -> None:
+        self.topic = topic
+        self.key = lock_key(topic)
+        self.for_everybody = for_everybody
+        self.how = ""  # it is registered, or was last
+        self.begin: Query | None = None
+        self.look: Query | None = None
+        self.idle: weakref.WeakValueDictionary[int, Ticket] = (
+            weakref.WeakValueDictionary()
+        )  # in the order of their coming
+        self.is_registered = False
+        self.is_settled = False
+        self.slot: int | None = None  # that it has, or had last
+        self.channel: int | None = None
+        self.kept_until = _NEVER  # when it is given up, or forgotten; never while anybody waits
+        self.pending: bool | None = None  # told while nobody was idle: whether with is_chained
+        self.look_at = _NEVER  # when the listener looks for one that has left
+        self.pauses: Iterator[float] = iter(())
+
+
+# ------------------------------------------------------------------------------------ what the session tells the server
+
+LISTEN: Final = Query(Statement(f"LISTEN {CHANNEL}"))
+# How one is registered.
+_WITH_SLOT: Final = "s"
+_FOR_EVERYBODY: Final = "e"
+_WITHOUT_SLOT: Final = "t"
+# Locks of the session, counted by the server: none of these may be sent again.
+_WAIT_BEGIN: Final = Statement("SELECT * FROM pgstore.wait_begin($1, $2, $3)", "int4 int4 text")
+_WAIT_END: Final = Statement("SELECT pgstore.wait_end($1, $2, $3)", "int4 int4 text")
+_LOCK: Final = Statement("SELECT pg_try_advisory_lock_shared($1, $2)", "int4 int4")
+_UNLOCK: Final = Statement("SELECT pg_advisory_unlock_shared($1, $2)", "int4 int4")
+_WAKE: Final = Statement("SELECT pgstore.wake($1, $2, 1, $3)", "int4 text bool")
+
+
+@functools.cache
+def _channel(verb: str, number: int) -> Query:
+    return Query(Statement(f"{verb} {CHANNEL}_{number}", once=True))
+
+
+class Registry:
+    """All that one session listens for. Both listeners keep one; what they do on their connection are its steps."""
+
+    def __init__(self, wake_listener: Callable[[], object]) -> None:
+        self.lock = threading.RLock()  # reentrant: a signal handler may come in
+        self.is_elsewhere = False  # the listening connection leads to another history than the client's others
+        self._wake_listener = wake_listener
+        self._entries: dict[tuple[str, bool], Entry] = {}
+        self._unused: dict[Entry, None] = {}  # for which nobody waits
+        self._to_tell: list[tuple[Entry, bool]] = []  # what is to be passed on
+        self._channels: Counter[int] = Counter()
+        self._is_crowded = False  # there are so many topics that none has a slot
+        self._swept_at = 0.0
+
+    # ------------------------------------------------------------------------------------------------- for waiters
+
+    def add(self, ticket: Ticket, request: Listen) -> bool:
+        """Note *ticket*. Returns whether the server knows already that this client waits; else `register` is to tell it."""
+        topic = request.topic
+        name = topic.payload, request.for_everybody or topic.for_everybody
+        with self.lock:
+            entry = self._entries.get(name)
+            if entry is None:
+                entry = self._entries[name] = Entry(topic, for_everybody=name[1])
+            entry.begin, entry.look = request.begin, request.look
+            self._use(entry)
+            ticket.entry = entry
+            if entry.is_registered:
+                entry.pending = None  # whoever comes looks
+                entry.idle[id(ticket)] = ticket
+            return entry.is_registered
+
+    def remove(self, ticket: Ticket) -> None:
+        """Nobody waits with *ticket* any more."""
+        ticket.closed = True
+        entry = ticket.entry
+        if entry is None:
+            return
+        with self.lock:
+            was_idle = entry.idle.pop(id(ticket), None) is not None
+            if ticket.is_told:  # it could not take what it was told of
+                ticket.is_told = False
+                self._pass_on(entry, is_chained=ticket.is_chained)
+            if was_idle and not entry.idle:
+                self._leave(entry)
+                self._wake_listener()
+
+    def tell_another(self, ticket: Ticket) -> None:
+        """Tell somebody that there may be more than *ticket*'s owner took, who is to do the same."""
+        if ticket.entry is not None:
+            with self.lock:
+                self._pass_on(ticket.entry, is_chained=True)
+
+    def _pass_on(self, entry: Entry, *, is_chained: bool) -> None:
+        if not self._tell(entry, 1, is_chained=is_chained):
+            self._to_tell.append((entry, is_chained))
+        self._wake_listener()
+
+    def _tell(self, entry: Entry, count: int, *, is_chained: bool) -> int:
+        """Tell up to *count* of those who sleep here. Returns how many there were."""
+        tickets = list(itertools.islice(entry.idle.values(), count))
+        for ticket in tickets:
+            entry.idle.pop(id(ticket), None)
+            ticket.tell(is_chained=is_chained)
+        if not entry.idle:
+            self._leave(entry)
+        return len(tickets)
+
+    def _use(self, entry: Entry) -> None:
+        entry.kept_until = _NEVER
+        self._unused.pop(entry, None)
+
+    def _leave(self, entry: Entry) -> None:
+        """Nobody waits for *entry* any more."""
+        if entry.kept_until == _NEVER:
+            entry.kept_until = clock.monotonic() + (_FORGOTTEN_SECONDS if entry.for_everybody else _KEPT_SECONDS)
+            self._unused[entry] = None
+
+    def hear(self, payload: str) -> None:
+        """Tell those whom a notification is for."""
+        slot, count, chained, topic = payload.split(" ", 3)
+        with self.lock:
+            if slot == "-" and (entry := self._entries.get((topic, True))) is not None:
+                for ticket in list(entry.idle.values()):
+                    ticket.wake()
+            entry = self._entries.get((topic, False))
+            if entry is None or slot != ("-" if entry.slot is None else str(entry.slot)):
+                return
+            if self._tell(entry, int(count), is_chained=chained == "1") or slot == "-":
+                return
+            if entry.is_registered:
+                entry.pending = chained == "1" or bool(entry.pending)  # whoever comes back looks
+            else:
+                self._to_tell.append((entry, chained == "1"))
+
+    def wake_all(self) -> None:
+        """Let everybody look again: a notification may have come while nobody listened."""
+        with self.lock:
+            for entry in self._entries.values():
+                for ticket in list(entry.idle.values()):
+                    ticket.wake()
+
+    # ------------------------------------------------------------------------------------ on the listening connection
+
+    def start(self, connection: Connection) -> Steps[None]:
+        """On a new connection: listen, and register again what is waited for."""
+        with self.lock:
+            self.is_elsewhere = False
+            self._channels.clear()
+            self._to_tell.clear()
+            entries = list(self._entries.values())
+            for entry in entries:
+                entry.is_registered = entry.is_settled = False
+                entry.slot = entry.channel = entry.pending = None
+                entry.look_at = _NEVER
+        yield connection.execute(LISTEN)
+        if self._is_crowded:
+            yield connection.execute(Query(_LOCK, EVERYBODY_CLASS, 0))
+        for entry in entries:
+            if entry.idle:
+                yield from self._begin(connection, entry)
+
+    def register(self, connection: Connection, ticket: Ticket) -> Steps[None]:
+        """See that the server knows that *ticket* waits."""
+        entry = ticket.entry
+        assert entry is not None
+        if not entry.is_registered:
+            if len(self._entries) > SLOTTED_TOPICS_MAX and not self._is_crowded:
+                yield from self._give_slots_up(connection)
+            ticket.looked = yield from self._begin(connection, entry)
+        with self.lock:
+            if not ticket.closed:
+                entry.idle[id(ticket)] = ticket
+                self._use(entry)
+            elif not entry.idle:
+                self._leave(entry)
+
+    def _begin(self, connection: Connection, entry: Entry) -> Steps[tuple[Any, ...] | None]:
+        """Register *entry*. Returns what a look found after that, if there was one."""
+        entry.how = (
+            _WITHOUT_SLOT
+            if entry.topic.for_everybody or self._is_crowded
+            else _FOR_EVERYBODY
+            if entry.for_everybody
+            else _WITH_SLOT
+        )
+        if entry.how != _WITH_SLOT or entry.begin is None:
+            query = Query(_WAIT_BEGIN, entry.key, entry.slot, entry.how)
+        else:
+            query = Query(entry.begin.statement, entry.key, entry.slot, *entry.begin.values)
+        ((slot, is_registered, is_alone, *looked),) = yield connection.execute(query)
+        with self.lock:
+            entry.slot = slot
+        channel = None if slot is None else (entry.key ^ slot) & 255
+        is_new = channel != entry.channel
+        if is_new:
+            yield from self._change_channel(connection, entry, channel)
+        with self.lock:  # not before it listens
+            entry.is_registered = is_registered
+            entry.is_settled = bool(looked[1] if looked else not is_alone)
+            entry.look_at = _NEVER
+        return tuple(looked) if looked and not is_new else None  # what was told before it listened is not heard
+
+    def _change_channel(self, connection: Connection, entry: Entry, channel: int | None) -> Steps[None]:
+        old, entry.channel = entry.channel, channel
+        if channel is not None:
+            self._channels[channel] += 1
+            if self._channels[channel] == 1:
+                yield connection.execute(_channel("LISTEN", channel))
+        if old is not None:
+            self._channels[old] -= 1
+            if not self._channels[old]:
+                yield connection.execute(_channel("UNLISTEN", old))
+
+    def _give_slots_up(self, connection: Connection) -> Steps[None]:
+        """There are too many topics for three locks each."""
+        self._is_crowded = True
+        yield connection.execute(Query(_LOCK, EVERYBODY_CLASS, 0))
+        for entry in list(self._entries.values()):
+            if entry.is_registered and entry.how != _WITHOUT_SLOT:
+                slot, how, entry.how = entry.slot, entry.how, _WITHOUT_SLOT
+                yield connection.execute(Query(_WAIT_BEGIN, entry.key, None, _WITHOUT_SLOT))
+                with self.lock:
+                    entry.slot, entry.is_settled = None, False
+                    for ticket in list(entry.idle.values()):
+                        ticket.wake()
+                yield connection.execute(Query(_WAIT_END, entry.key, slot, how))
+
+    def work(self, connection: Connection) -> Steps[float]:
+        """Pass on what is to be passed on, and give up what nobody waits for. Returns the seconds until there is more to do."""
+        now = clock.monotonic()
+        if now >= self._swept_at + 1.0:
+            self._swept_at = now
+            self._sweep()
+        with self.lock:
+            to_tell, self._to_tell = self._to_tell, []
+            unused = list(self._unused)
+        for entry, is_chained in to_tell:
+            yield connection.execute(Query(_WAKE, entry.key, entry.topic.payload, is_chained))
+        for entry in unused:
+            if entry.is_registered:
+                if now >= entry.kept_until:
+                    yield from self._end(connection, entry)
+            elif now >= entry.look_at:
+                yield from self._look(connection, entry)
+            elif now >= entry.kept_until + _FORGOTTEN_SECONDS and entry.look_at == _NEVER:
+                yield from self._forget(connection, entry)
+        with self.lock:
+            if self._to_tell:
+                return 0.0
+            due = min((self._due(entry) for entry in self._unused), default=_NEVER)
+        return min(1.0, max(0.0, due - clock.monotonic()))
+
+    @staticmethod
+    def _due(entry: Entry) -> float:
+        """When there is something to do for one that nobody waits for."""
+        if entry.is_registered:
+            return entry.kept_until
+        return entry.kept_until + _FORGOTTEN_SECONDS if entry.look_at == _NEVER else entry.look_at
+
+    def _sweep(self) -> None:
+        """Note the topics whose last waiter was lost, by an interrupt between two lines."""
+        with self.lock:
+            for entry in self._entries.values():
+                if entry.is_registered and not entry.idle:
+                    self._leave(entry)
+
+    def _end(self, connection: Connection, entry: Entry) -> Steps[None]:
+        with self.lock:
+            if entry.idle:
+                self._use(entry)
+                return
+            entry.is_registered = False
+            pending, entry.pending = entry.pending, None
+            slot = entry.slot
+            if entry.for_everybody:
+                entry.slot = None
+            if not entry.is_settled and entry.look is not None:
+                entry.pauses = waits()
+                entry.look_at = clock.monotonic()
+        yield connection.execute(Query(_WAIT_END, entry.key, slot, entry.how))
+        if pending is not None:
+            yield connection.execute(Query(_WAKE, entry.key, entry.topic.payload, pending))
+
+    def _look(self, connection: Connection, entry: Entry) -> Steps[None]:
+        """For one that has left before it was settled, and on whom others may rely."""
+        assert entry.look is not None
+        ((is_there, is_settled, *_),) = yield connection.execute(entry.look)
+        if is_there:
+            yield connection.execute(Query(_WAKE, entry.key, entry.topic.payload, True))
+        with self.lock:
+            entry.look_at = _NEVER if is_settled or is_there is None else clock.monotonic() + next(entry.pauses)
+
+    def _forget(self, connection: Connection, entry: Entry) -> Steps[None]:
+        with self.lock:
+            if entry.kept_until == _NEVER or entry.is_registered:
+                return
+            del self._unused[entry]
+            self._entries.pop((entry.topic.payload, entry.for_everybody), None)
+            is_uncrowded = self._is_crowded and not self._entries
+            if is_uncrowded:
+                self._is_crowded = False
+        yield from self._change_channel(connection, entry, None)
+        if is_uncrowded:
+            yield connection.execute(Query(_UNLOCK, EVERYBODY_CLASS, 0))
