@@ -318,6 +318,7 @@ class Transaction(Scope):
         # In one order everywhere: what two transactions lock for their commits, they lock without waiting in a circle.
         for _, hook in sorted(root.hooks.items(), key=_commit_order):
             yield from root.executor.perform(hook.before_commit(), self)
+        for _, hook in sorted(root.hooks.items(), key=_commit_order):  # some may just have come
             last.extend(hook.with_commit())
         if root.begun:
             yield from root.commit(last)

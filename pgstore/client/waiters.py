@@ -20,12 +20,12 @@ A slot is kept for a moment after its waiter was woken: most come back, and find
 
 from __future__ import annotations
 
+import collections
 import functools
 import itertools
 import random
 import threading
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -44,6 +44,7 @@ _LONGEST_WAIT_SECONDS: Final = 6.0
 _LOOKS_A_SECOND: Final = 5.0  # of all who wait for a topic
 _DUE_STEP_SECONDS: Final = 0.2
 EVERYBODY_CLASS: Final = 0x7067736F  # "pgso"
+NEWS_MAX: Final = 1000  # that one who hears of everything may leave unread
 _NEVER: Final = float("inf")
 
 
@@ -73,7 +74,7 @@ def due_pause_seconds(due_in: float, before: int) -> float:
 class Ticket:
     """One waiter: a thread or a task that sleeps until it is told."""
 
-    __slots__ = ("__weakref__", "_registry", "closed", "entry", "is_chained", "is_told", "looked", "topic")
+    __slots__ = ("__weakref__", "_registry", "closed", "entry", "is_chained", "is_told", "looked", "news", "topic")
 
     def __init__(self, registry: Registry, topic: Topic) -> None:
         self._registry = registry
@@ -83,6 +84,7 @@ class Ticket:
         self.is_told = False  # there is something for it, which it has not tried to take yet
         self.is_chained = False  # if it takes something it is to tell another
         self.closed = False
+        self.news: collections.deque[str | None] = collections.deque(maxlen=NEWS_MAX)  # what everybody is told, unread
 
     @property
     def is_settled(self) -> bool:
@@ -110,10 +112,22 @@ class Ticket:
         """Have it look."""
         raise NotImplementedError
 
+    def hear(self, news: str | None) -> None:
+        """Note what everybody is told; None: it may have been anything."""
+        if len(self.news) == NEWS_MAX:
+            self.news.clear()
+            news = None
+        self.news.append(news)
+        self.wake()
+
     def spend(self) -> bool:
         """It has tried to take what it was told of. Returns whether it is to tell another if it took something."""
         is_chained, self.is_told, self.is_chained = self.is_chained, False, False
         return is_chained
+
+    def take_news(self) -> list[str | None]:
+        """What everybody was told since, one at a time."""
+        return [self.news.popleft()] if self.news else []
 
     def tell_another(self) -> None:
         """There may be more than it took."""
@@ -196,7 +210,7 @@ class Registry:
         self._entries: dict[tuple[str, bool], Entry] = {}
         self._unused: dict[Entry, None] = {}  # for which nobody waits
         self._to_tell: list[tuple[Entry, bool]] = []  # what is to be passed on
-        self._channels: Counter[int] = Counter()
+        self._channels: collections.Counter[int] = collections.Counter()
         self._is_crowded = False  # there are so many topics that none has a slot
         self._swept_at = 0.0
 
@@ -266,11 +280,15 @@ class Registry:
 
     def hear(self, payload: str) -> None:
         """Tell those whom a notification is for."""
+        if payload.startswith("* "):
+            _, topic, news = payload.split(" ", 2)
+            with self.lock:
+                self._hear_all(topic, news)
+            return
         slot, count, chained, topic = payload.split(" ", 3)
         with self.lock:
-            if slot == "-" and (entry := self._entries.get((topic, True))) is not None:
-                for ticket in list(entry.idle.values()):
-                    ticket.wake()
+            if slot == "-":
+                self._hear_all(topic, None)
             entry = self._entries.get((topic, False))
             if entry is None or slot != ("-" if entry.slot is None else str(entry.slot)):
                 return
@@ -281,12 +299,17 @@ class Registry:
             else:
                 self._to_tell.append((entry, chained == "1"))
 
+    def _hear_all(self, topic: str, news: str | None) -> None:
+        entry = self._entries.get((topic, True))
+        for ticket in [] if entry is None else list(entry.idle.values()):
+            ticket.hear(news)
+
     def wake_all(self) -> None:
         """Let everybody look again: a notification may have come while nobody listened."""
         with self.lock:
             for entry in self._entries.values():
                 for ticket in list(entry.idle.values()):
-                    ticket.wake()
+                    ticket.hear(None)
 
     # ------------------------------------------------------------------------------------ on the listening connection
 
@@ -371,7 +394,7 @@ class Registry:
                 with self.lock:
                     entry.slot, entry.is_settled = None, False
                     for ticket in list(entry.idle.values()):
-                        ticket.wake()
+                        ticket.hear(None)
                 yield connection.execute(Query(_WAIT_END, entry.key, slot, how))
 
     def work(self, connection: Connection) -> Steps[float]:

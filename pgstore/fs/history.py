@@ -21,6 +21,7 @@ from pgstore.core.operation import Autonomous, Many, Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.fs.commit.volume import INSERT_VERSION, NEXT_VERSION
 from pgstore.fs.model import DIRECTORY, LIVE, ROOT, STATE_COLUMNS, StoreGone
+from pgstore.fs.notifications import telling_version
 from pgstore.fs.retention.pins import pins_of, version_of
 from pgstore.fs.tree.resolve import IS_RETAINED
 from pgstore.types import VolumeVersion
@@ -280,6 +281,7 @@ def restore(store_id: int, version: int) -> Op[int]:
             Query(REVIVE_INODES, store_id, version, new, now_ns),
             Query(REVIVE_NAMES, store_id, version, new),
             Query(INSERT_VERSION, store_id, new),
+            telling_version(store_id, new),
         ]
     )
     restored: int = new

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgstore.client.listener import LOCK_CLASS
+from pgstore.client.waking import LOCK_CLASS
+from pgstore.queue import take as take_module
 
 
 class Eye:
@@ -80,6 +82,12 @@ def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
         assert time.monotonic() < deadline, f"not within {seconds} s: {condition}"
         time.sleep(0.01)
     return value
+
+
+def look_rarely(monkeypatch: Any) -> None:
+    """Waiting takers look by themselves once a minute only: what wakes them earlier is a notification."""
+    monkeypatch.setattr(take_module, "waits", lambda: itertools.repeat(60.0))
+    monkeypatch.setattr(take_module, "pause_seconds", lambda waiting: 60.0)
 
 
 class Background:

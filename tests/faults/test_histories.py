@@ -17,7 +17,7 @@ from psycopg import sql
 
 import pgstore
 from pgstore import migrate
-from pgstore.client.listener import LOCK_CLASS
+from pgstore.client.waking import LOCK_CLASS
 from pgstore.queue import watermark
 from pgstore.queue.state import client_queues
 from tests.faults.conftest import Background, Eye, until

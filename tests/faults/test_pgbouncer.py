@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 
 import psycopg
@@ -12,7 +11,7 @@ import pgstore
 from pgstore.queue import put as put_module
 from pgstore.queue import take as take_module
 from pgstore.queue import watermark as watermark_module
-from tests.faults.conftest import Background, until
+from tests.faults.conftest import Background, look_rarely, until
 from tests.fixtures.clients import Call
 
 
@@ -146,7 +145,7 @@ def test_a_waiting_get_polls_through_a_pooler(call, stores, own_database):
 
 
 def test_with_a_listen_url_a_waiting_get_is_notified(call: Call, pgbouncer, own_database, eye, monkeypatch):
-    monkeypatch.setattr(take_module, "waits", lambda: itertools.repeat(60.0))
+    look_rarely(monkeypatch)
     client = pgstore.Client(pgbouncer.url(own_database), listen_url=own_database)
     queue = pgstore.Queue.persist("queue", client=client)
     queue.hydrate()
@@ -168,7 +167,7 @@ def test_a_pooler_in_session_mode_lets_a_waiting_get_be_notified(
     """
     There a client has a server connection of its own: nothing has to be asked again and again.
     """
-    monkeypatch.setattr(take_module, "waits", lambda: itertools.repeat(60.0))
+    look_rarely(monkeypatch)
     client = pgstore.Client(session_pooler.url(own_database))
     queue = pgstore.Queue.persist("queue", client=client)
     queue.hydrate()

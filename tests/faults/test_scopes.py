@@ -25,7 +25,7 @@ import pgstore
 from pgstore.client import session
 from pgstore.client.listener import BlockingListener
 from pgstore.connection.spin_wait import SpinWait
-from pgstore.core.operation import Topic
+from pgstore.core.operation import Listen, Topic
 from pgstore.core.steps import run_blocking
 from pgstore.errors import InvalidError, StatementFailed, TransactionFailed, TransactionScopeError
 from pgstore.fs.retention import pins
@@ -792,7 +792,7 @@ def test_a_signal_handler_does_not_wait_for_what_it_has_interrupted(client, entr
         client.run(pins_of(client.session).keep(root))
         client.session._id = -1  # which was swept
         client.run(client.session.beat())
-        client.executor(blocking=True).listener.register(Topic(1, "x")).close()
+        client.executor(blocking=True).listener.register(Listen(Topic(1, "x"))).close()
 
     for _ in coming_in(function, use):
         pass

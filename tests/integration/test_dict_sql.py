@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
 import pgstore
-from pgstore.client.listener import LOCK_CLASS, lock_key
+from pgstore.client.waking import LOCK_CLASS, lock_key
 from pgstore.core.operation import Topic
 from pgstore.serializers import encode_key, key_text
 from tests.migration.conftest import ROOT, url_as
@@ -854,7 +854,9 @@ def test_who_waits_is_woken_from_sql(database, sql, store_name):
             if note.payload == "last":
                 break
             heard.append(note.payload)
-    assert [payload for payload in heard if payload.endswith("/watch")] == [topic.payload for topic in topics[::2]]
+    assert [payload for payload in heard if payload.endswith("/watch")] == [
+        f"- 1 0 {topic.payload}" for topic in topics[::2]
+    ]
     assert sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()") == [(0,)]
 
 

@@ -27,6 +27,7 @@ from pgstore.fs.commit.statements import (
     lock_inodes,
 )
 from pgstore.fs.model import DIRECTORY, LIVE
+from pgstore.fs.notifications import tell_inodes, telling_inodes
 from pgstore.fs.paths import join
 from pgstore.store.registry import EXISTS
 
@@ -120,8 +121,10 @@ class LiveChanges(MergingChanges):
         """Those of a file are changed at once, as its bytes are: nobody waits but those who change the same file."""
         if kind == DIRECTORY:
             yield from super().set_attributes(ino, kind, attributes, path)
-        elif not (yield attribute_query(self.store_id, ino, attributes, time.time_ns())):
-            raise errors.FileMissing(f"{join(path)!r} was removed by another transaction", join(path))
+        else:
+            change = attribute_query(self.store_id, ino, attributes, time.time_ns())
+            if not (yield from telling_inodes(change, self.store_id, [ino])):
+                raise errors.FileMissing(f"{join(path)!r} was removed by another transaction", join(path))
 
     def _lock(self, changes: list[tuple[int, bytes, Change]], lookup: Query) -> Op[Rows]:
         parents = {parent for parent, _, _ in changes}
@@ -166,6 +169,10 @@ class LiveChanges(MergingChanges):
             # It is not the one that we have locked.
             raise conflict(f"directory {self._path(parent, name)!r} was replaced by another transaction")
         super()._plan_removal(plan, parent, name, removed, now)
+
+    def _tell(self, plan: Plan) -> Op[None]:
+        changed = self._changed_parents(plan) | self._attributes.keys() | self._moved.keys() | set(plan.trees)
+        yield from tell_inodes(self.store_id, changed.union(ino for ino, _ in plan.changed_links))
 
     def _lock_trees(self, trees: list[int]) -> Op[None]:
         """

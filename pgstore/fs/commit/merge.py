@@ -158,6 +158,7 @@ class MergingChanges(ApplyingChanges):
             yield from self._unlink_files(trees, linked)
             unwanted = plan.unwanted  # some may just have lost their last name
         queries = self._apply(plan, trees, unwanted, linked)
+        yield from self._tell(plan)
         moved = [ino for ino in self._moved if plan.links.get(ino, 0) >= 0 and ino not in self._created_here]
         if not moved:
             return queries
@@ -182,6 +183,10 @@ class MergingChanges(ApplyingChanges):
 
     def _lock_merged(self, directories: list[int]) -> Op[None]:
         """Lock the existing *directories* that new ones are merged into, if the kind of file system needs that."""
+        yield from ()
+
+    def _tell(self, plan: Plan) -> Op[None]:
+        """Have others told of the inodes that change, if the kind of file system does not tell versions."""
         yield from ()
 
     # ------------------------------------------------------------------------------------------------------- planning

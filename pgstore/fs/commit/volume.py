@@ -15,6 +15,7 @@ from pgstore.fs.commit.change_set import Change, check_version, conflict
 from pgstore.fs.commit.merge import MergingChanges
 from pgstore.fs.commit.statements import ADD_LINKS, BELOW, OTHERS_BELOW, grouped, inode_ctids, name_ctids
 from pgstore.fs.model import LIVE, ROOT, STATE_COLUMNS
+from pgstore.fs.notifications import telling_version
 
 # Commits to one Volume happen one after the other, in the order of this lock. What is looked up after it, in the same message, is
 # the newest version, and stays so until we commit. No row: the file system was deleted.
@@ -258,4 +259,8 @@ class VersionedChanges(MergingChanges):
         return queries
 
     def _apply(self, plan: Plan, trees: list[int], unwanted: list[int], linked: list[int]) -> list[Query]:
-        return [*super()._apply(plan, trees, unwanted, linked), Query(INSERT_VERSION, self.store_id, self._version)]
+        return [
+            *super()._apply(plan, trees, unwanted, linked),
+            Query(INSERT_VERSION, self.store_id, self._version),
+            telling_version(self.store_id, self._row_version),
+        ]

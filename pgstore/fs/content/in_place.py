@@ -14,6 +14,7 @@ from pgstore.client.notifications import in_transaction
 from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
 from pgstore.fs.content.blobs import BATCH_BYTES, FILE_BYTES_MAX, Bytes, filled, read_file, stale
+from pgstore.fs.notifications import TELL, note_inodes
 
 CALL_BYTES: Final = 1024 * 1024  # more than that is written in several calls
 _ATTEMPTS: Final = 20  # when writers have come between
@@ -62,16 +63,19 @@ def append(store_id: int, ino: int, data: Bytes) -> Op[int]:
 # Locks are taken in one order, the inode, its blob, its chunks from first to last, so that writers do not wait for each other in a
 # circle. Writers of different chunks work at the same time; appends, and what changes where the bytes are, lock the inode for
 # themselves. See "written in place" in sql/schema.sql.
-WRITE = Statement("SELECT pgstore.file_write($1, $2, $3, $4, $5, $6)", "int8 int8 int8 bytea bool bool")
+WRITE = Statement(
+    f"SELECT pgstore.file_write($1, $2, $3, $4, $5, $6), {TELL.format(key='$7', notice='$8')}",
+    "int8 int8 int8 bytea bool bool int4 text",
+)
 
 
 def _write(store_id: int, ino: int, offset: int | None, data: Bytes) -> Op[int]:
     assert data, "nothing to write"
-    inside = yield from in_transaction()
+    inside, notice = yield from note_inodes(store_id, [ino])
     is_alone = inside  # whether to lock the inode for ourselves
     for attempt in range(_ATTEMPTS):
         try:
-            ((size,),) = yield Query(WRITE, store_id, ino, offset, data, is_alone, not inside)
+            ((size, _),) = yield Query(WRITE, store_id, ino, offset, data, is_alone, not inside, *notice)
         except errors.SerializationConflict:
             # The file got other contents between a read and the lock; or we and a transaction of several calls waited for each
             # other.
@@ -86,16 +90,19 @@ def _write(store_id: int, ino: int, offset: int | None, data: Bytes) -> Op[int]:
 
 
 # In the same order; it locks the inode for itself, and so waits for all who write to the file.
-TRUNCATE = Statement("SELECT pgstore.file_truncate($1, $2, $3, $4)", "int8 int8 int8 bool")
+TRUNCATE = Statement(
+    f"SELECT pgstore.file_truncate($1, $2, $3, $4), {TELL.format(key='$5', notice='$6')}",
+    "int8 int8 int8 bool int4 text",
+)
 
 
 def truncate(store_id: int, ino: int, size: int) -> Op[None]:
     """Cut the file to *size* bytes, or let it grow to so many by a hole."""
     _check_end(size)
-    inside = yield from in_transaction()
+    inside, notice = yield from note_inodes(store_id, [ino])
     for attempt in range(_ATTEMPTS):
         try:
-            ((exists,),) = yield Query(TRUNCATE, store_id, ino, size, not inside)
+            ((exists, _),) = yield Query(TRUNCATE, store_id, ino, size, not inside, *notice)
         except errors.SerializationConflict:
             if inside or attempt == _ATTEMPTS - 1:
                 raise
