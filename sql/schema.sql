@@ -1380,7 +1380,7 @@ BEGIN
 END
 $function$;
 
--- Who waits for a topic of a store holds advisory locks of two integers with the session that listens (pgstore/client/waiting.py). The
+-- Who waits for a topic of a store holds advisory locks of two integers with the session that listens (pgstore/client/waiters.py). The
 -- second integer, the key of the topic, is crc32 of `<store id>/<topic>`; the first says what the lock is. Who holds it, and how:
 --   1885827956 (0x70677374)  each waiter, shared: somebody waits.
 --   1885827959 (0x70677377)  each waiter that one is enough for, shared. Only waiters try it exclusively: whoever gets it was alone.
@@ -1391,7 +1391,8 @@ $function$;
 -- waiters. A slot is tried shared, so that two who ask at the same time do not find each other.
 
 -- Tell as many of those who wait for a topic as there is something for; with 0 the first, of something to come. Called where somebody waits (`SOMEONE_WAITS`, in
--- pgstore/client/waiting.py). A notification is `<slot> <for how many> <0 or 1: who takes something tells one more> <topic>`.
+-- pgstore/client/waking.py). A notification is `<slot> <for how many> <0 or 1: who takes something tells one more> <topic>`; the slot
+-- is `-` for those who hear of everything, and `?` if none was found taken.
 CREATE FUNCTION pgstore.wake(p_key integer, p_topic text, p_count bigint, p_chained boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -1453,9 +1454,9 @@ BEGIN
                           concat_ws(' ', slot, greatest((p_count - 1) / cardinality(found) + 1, 1),
                                     (p_chained OR p_count > cardinality(found))::integer, p_topic));
     END LOOP;
-    -- Whoever waits has no slot.
+    -- Whoever waits has no slot, or none yet.
     IF found = '{}' AND NOT is_told THEN
-        PERFORM pg_notify('pgstore', concat_ws(' ', '-', greatest(p_count, 1), p_chained::integer, p_topic));
+        PERFORM pg_notify('pgstore', concat_ws(' ', '?', greatest(p_count, 1), p_chained::integer, p_topic));
     END IF;
 END
 $function$;

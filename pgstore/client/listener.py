@@ -16,6 +16,7 @@ import secrets
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, Final
@@ -137,7 +138,7 @@ class BlockingListener:
         self.registry = Registry(self._wake_thread)
         self._lock = self.registry.lock
         self._thread: threading.Thread | None = None
-        self._wanted: list[tuple[BlockingTicket, Signal]] = []
+        self._wanted: deque[tuple[BlockingTicket, Signal]] = deque()
         self._wake_pipe: tuple[int, int] | None = None
         self._polls = False  # behind a pooler: nothing can be listened to
         self._closed = False
@@ -235,10 +236,10 @@ class BlockingListener:
         poller.register(wake_end, select.POLLIN)
         while not self._closed:
             _check(self.registry)
-            with self._lock:
-                wanted, self._wanted = self._wanted, []
-            for ticket, done in wanted:
+            while self._wanted:
+                ticket, done = self._wanted[0]
                 run_blocking(self.registry.register(connection, ticket))
+                self._wanted.popleft()  # not before: on a new connection it is registered anew
                 done.set()
             seconds = run_blocking(self.registry.work(connection))
             if _hear(self.registry, connection) or self._wanted:
@@ -281,7 +282,7 @@ class AsyncListener:
         self._connect = connect
         self._news = asyncio.Event()
         self.registry = Registry(self._news.set)
-        self._wanted: list[tuple[AsyncTicket, asyncio.Future[None]]] = []
+        self._wanted: deque[tuple[AsyncTicket, asyncio.Future[None]]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._polls = False
 
@@ -353,9 +354,10 @@ class AsyncListener:
         while True:
             _check(self.registry)
             self._news.clear()
-            wanted, self._wanted = self._wanted, []
-            for ticket, done in wanted:
+            while self._wanted:
+                ticket, done = self._wanted[0]
                 await run_async(self.registry.register(connection, ticket))
+                self._wanted.popleft()
                 if not done.done():
                     done.set_result(None)
             seconds = await run_async(self.registry.work(connection))

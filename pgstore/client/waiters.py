@@ -24,6 +24,7 @@ import collections
 import functools
 import itertools
 import random
+import re
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -195,6 +196,10 @@ _UNLOCK: Final = Statement("SELECT pg_advisory_unlock_shared($1, $2)", "int4 int
 _WAKE: Final = Statement("SELECT pgstore.wake($1, $2, 1, $3)", "int4 text bool")
 
 
+# See `pgstore.wake`, and `fs.notifications`.
+_NOTICE: Final = re.compile(r"([-?]|\d{1,2}) (\d{1,9}) ([01]) (.+)|\* (\S+) (.+)", re.DOTALL)
+
+
 @functools.cache
 def _channel(verb: str, number: int) -> Query:
     return Query(Statement(f"{verb} {CHANNEL}_{number}", once=True))
@@ -280,19 +285,21 @@ class Registry:
 
     def hear(self, payload: str) -> None:
         """Tell those whom a notification is for."""
-        if payload.startswith("* "):
-            _, topic, news = payload.split(" ", 2)
-            with self.lock:
-                self._hear_all(topic, news)
+        notice = _NOTICE.fullmatch(payload)
+        if notice is None:  # of somebody who uses our channel
             return
-        slot, count, chained, topic = payload.split(" ", 3)
+        slot, count, chained, topic, changed, news = notice.groups()
         with self.lock:
+            if changed is not None:
+                self._hear_all(changed, news)
+                return
             if slot == "-":
                 self._hear_all(topic, None)
             entry = self._entries.get((topic, False))
-            if entry is None or slot != ("-" if entry.slot is None else str(entry.slot)):
+            # One that found no slot taken is also for those who have got one since.
+            if entry is None or slot not in ("?", "-" if entry.slot is None else str(entry.slot)):
                 return
-            if self._tell(entry, int(count), is_chained=chained == "1") or slot == "-":
+            if self._tell(entry, int(count), is_chained=chained == "1") or slot in "-?":
                 return
             if entry.is_registered:
                 entry.pending = chained == "1" or bool(entry.pending)  # whoever comes back looks

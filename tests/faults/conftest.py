@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgstore.client.waking import LOCK_CLASS
+from pgstore.client.waking import LOCK_CLASS, SLOT_CLASS
 from pgstore.queue import take as take_module
 
 
@@ -41,12 +41,19 @@ class Eye:
 
     def waiting(self) -> int:
         """How many topics are waited for, over all clients of the database."""
-        count: int = self.value(
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND database = "
-            "(SELECT oid FROM pg_database WHERE datname = current_database())",
-            LOCK_CLASS,
+        return len(self.locks(LOCK_CLASS))
+
+    def slots(self) -> list[int]:
+        """Who waits and has a slot of the topic."""
+        return self.locks(SLOT_CLASS)
+
+    def locks(self, first: int) -> list[int]:
+        """Who has an advisory lock of two integers, of which the first is *first*."""
+        query = (
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND granted AND database = "
+            "(SELECT oid FROM pg_database WHERE datname = current_database())"
         )
-        return count
+        return [pid for (pid,) in self.rows(query, first)]
 
     def backends(self) -> list[int]:
         """The backends of all others in the database."""

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import pgstore
-from tests.faults.conftest import Eye
+from tests.faults.conftest import Background, Eye, until
 
 # Python 3.12 warns about every fork of a process that has threads, and pytest's has some.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
@@ -170,10 +170,11 @@ def test_a_child_can_wait_and_so_can_the_parent_after_it(client, own_database):
         client.close()
 
     assert in_child(child) == 0
-    with pytest.raises(pgstore.errors.QueueEmpty):
-        queue.get(timeout=0.05)
     eye = Eye(own_database)
-    assert eye.waiting() == 1
+    getting = Background(queue.get)
+    until(eye.waiting)
+    queue.put("item")
+    assert getting.result() == "item"
     eye.close()
 
 

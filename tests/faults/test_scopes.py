@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 import pgstore
 from pgstore.client import session
 from pgstore.client.listener import BlockingListener
+from pgstore.client.waiters import Registry
 from pgstore.connection.spin_wait import SpinWait
 from pgstore.core.operation import Listen, Topic
 from pgstore.core.steps import run_blocking
@@ -776,7 +777,14 @@ def coming_in(function, work):
 
 @pytest.mark.parametrize(
     "function",
-    [session.Session.current, session.Session.beat, Pins.keep, BlockingListener.register, BlockingListener.remove],
+    [
+        session.Session.current,
+        session.Session.beat,
+        Pins.keep,
+        BlockingListener.register,
+        Registry.add,
+        Registry.remove,
+    ],
     ids=lambda function: function.__qualname__,
 )
 def test_a_signal_handler_does_not_wait_for_what_it_has_interrupted(client, entries, function):

@@ -184,7 +184,7 @@ def test_a_put_notifies_only_if_somebody_waits(call, queue, elsewhere, eye):
 
         assert len(call(queue.get_many, 2)) == 2
         getting = Background(call, queue.get)
-        until(eye.waiting)
+        until(eye.slots)
         elsewhere.put("c", partition="other")
         assert heard(connection, eye) == []
         elsewhere.put("d")
