@@ -1,7 +1,7 @@
 """Queue: items put by some, taken by others, each by one.
 
 One row of `queue_item` an item; taking is deleting. Two takers never get one item and never wait for each other: each passes over
-what another has locked. A taker that finds nothing sleeps until a put wakes it (`client.listener`). The order is that of ids, which
+what another has locked. A taker that finds nothing sleeps until a put wakes it (`client.waiters`). The order is that of ids, which
 puts draw as they run.
 
 A get starts at a low watermark, so that it need not pass the dead rows of what was taken. `watermark` proves that no item is ever
