@@ -1387,13 +1387,16 @@ $function$;
 --   1885827955 (0x70677373)  the same, with the key `topic # slot`, exclusive: slot 0 to 63 is taken. Who has it listens to the channel
 --                            `pgstore_<(topic # slot) & 255>`.
 --   1885827951 (0x7067736f)  each waiter that hears of everything, shared. With key 0: those who wait for very many topics.
+--   1885827949 (0x7067736d)  a taker in full swing, exclusive: nobody has to be told, for it looks again soon.
 -- All are tried, and given back at once by those who only ask: kept until the commit, they would make writers take each other for
 -- waiters. A slot is tried shared, so that two who ask at the same time do not find each other.
 
--- Tell as many of those who wait for a topic as there is something for; with 0 the first, of something to come. Called where somebody waits (`SOMEONE_WAITS`, in
+-- Tell as many of those who wait for a topic as there is something for; with 0 the first, of something to come. Nobody, if a taker in
+-- full swing looks anyway, unless p_always. Called where somebody waits (`SOMEONE_WAITS`, in
 -- pgstore/client/waking.py). A notification is `<slot> <for how many> <0 or 1: who takes something tells one more> <topic>`; the slot
 -- is `-` for those who hear of everything, and `?` if none was found taken.
-CREATE FUNCTION pgstore.wake(p_key integer, p_topic text, p_count bigint, p_chained boolean DEFAULT false) RETURNS void
+CREATE FUNCTION pgstore.wake(p_key integer, p_topic text, p_count bigint, p_chained boolean DEFAULT false,
+                             p_always boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     start   CONSTANT integer := floor(random() * 64)::integer;
@@ -1414,6 +1417,12 @@ BEGIN
     END IF;
     IF is_told THEN
         PERFORM pg_notify('pgstore', concat_ws(' ', '-', greatest(p_count, 1), p_chained::integer, p_topic));
+    END IF;
+    IF NOT p_always AND p_count > 0 THEN
+        IF NOT pg_try_advisory_lock_shared(1885827949, p_key) THEN
+            RETURN;
+        END IF;
+        PERFORM pg_advisory_unlock_shared(1885827949, p_key);
     END IF;
     IF p_count = 1 THEN
         -- Low slots are taken first, so halving finds a taken one in few steps.
@@ -1566,6 +1575,30 @@ BEGIN
         PERFORM pg_advisory_unlock_shared(1885827951, p_key);
     END IF;
     PERFORM pg_advisory_unlock_shared(1885827956, p_key);
+END
+$function$;
+
+-- Let nobody be told of a topic, since we take whatever comes, and look again soon. False: somebody does so already. If nothing is
+-- heard of us for a second the server ends the session.
+CREATE FUNCTION pgstore.mask_begin(p_key integer) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    IF NOT pg_try_advisory_lock(1885827949, p_key) THEN
+        RETURN false;
+    END IF;
+    PERFORM set_config('idle_session_timeout', '1000', false);
+    RETURN true;
+END
+$function$;
+
+-- End what mask_begin began. p_last: there is no other topic of this session.
+CREATE FUNCTION pgstore.mask_end(p_key integer, p_last boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    PERFORM pg_advisory_unlock(1885827949, p_key);
+    IF p_last THEN
+        RESET idle_session_timeout;
+    END IF;
 END
 $function$;
 
@@ -1890,8 +1923,10 @@ BEGIN
 END
 $function$;
 
--- Begin to wait for items, and look.
-CREATE FUNCTION pgstore.queue_wait_begin(p_key integer, p_slot integer, p_store_id bigint, p_partition text, p_low bigint,
+-- Begin to wait for items, and look. p_answers: others may rely on us to see what is put by those who are inserting already, whoever
+-- else waits.
+CREATE FUNCTION pgstore.queue_wait_begin(p_key integer, p_slot integer, p_answers boolean,
+                                         p_store_id bigint, p_partition text, p_low bigint,
                                          OUT slot integer, OUT is_registered boolean, OUT is_alone boolean,
                                          OUT is_there boolean, OUT is_settled boolean, OUT due_in double precision,
                                          OUT waiting integer, OUT before integer)
@@ -1901,7 +1936,7 @@ BEGIN
     SELECT b.slot, b.is_registered, b.is_alone
       INTO slot, is_registered, is_alone
       FROM pgstore.wait_begin(p_key, p_slot, 's') b;
-    SELECT l.is_there, l.is_settled OR NOT is_alone, l.due_in, l.waiting, l.before
+    SELECT l.is_there, l.is_settled OR NOT (is_alone OR p_answers), l.due_in, l.waiting, l.before
       INTO is_there, is_settled, due_in, waiting, before
       FROM pgstore.queue_look(p_store_id, p_partition, p_low, p_key, slot, false) l;
 END

@@ -15,6 +15,8 @@ No wake-up is lost, which takes five things:
    together, and whoever finds something so passes on what the dead one would have.
 5. After a new connection everybody looks.
 
+And a taker that has masked the topic (`mask`) answers for what was put meanwhile, as the first to come does.
+
 A slot is kept for a moment after its waiter was woken: most come back, and find themselves registered.
 """
 
@@ -30,6 +32,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from pgstore.client.mask import BEHIND_SECONDS, BUSY_SECONDS, MASK_BEGIN, MASK_END, Mask
 from pgstore.client.waking import CHANNEL, lock_key
 from pgstore.connection import Connection
 from pgstore.core import clock
@@ -75,7 +78,18 @@ def due_pause_seconds(due_in: float, before: int) -> float:
 class Ticket:
     """One waiter: a thread or a task that sleeps until it is told."""
 
-    __slots__ = ("__weakref__", "_registry", "closed", "entry", "is_chained", "is_told", "looked", "news", "topic")
+    __slots__ = (
+        "__weakref__",
+        "_registry",
+        "closed",
+        "entry",
+        "is_chained",
+        "is_told",
+        "looked",
+        "mask",
+        "news",
+        "topic",
+    )
 
     def __init__(self, registry: Registry, topic: Topic) -> None:
         self._registry = registry
@@ -85,6 +99,7 @@ class Ticket:
         self.is_told = False  # there is something for it, which it has not tried to take yet
         self.is_chained = False  # if it takes something it is to tell another
         self.closed = False
+        self.mask: Mask | None = None  # it does not wait, but takes
         self.news: collections.deque[str | None] = collections.deque(maxlen=NEWS_MAX)  # what everybody is told, unread
 
     @property
@@ -155,6 +170,7 @@ class Entry:
         "key",
         "look",
         "look_at",
+        "mask",
         "pauses",
         "pending",
         "slot",
@@ -177,7 +193,8 @@ class Entry:
         self.channel: int | None = None
         self.kept_until = _NEVER  # when it is given up, or forgotten; never while anybody waits
         self.pending: bool | None = None  # told while nobody was idle: whether with is_chained
-        self.look_at = _NEVER  # when the listener looks for one that has left
+        self.look_at = _NEVER  # when the listener looks, for one that has left and on whom others rely
+        self.mask: Mask | None = None
         self.pauses: Iterator[float] = iter(())
 
 
@@ -193,7 +210,7 @@ _WAIT_BEGIN: Final = Statement("SELECT * FROM pgstore.wait_begin($1, $2, $3)", "
 _WAIT_END: Final = Statement("SELECT pgstore.wait_end($1, $2, $3)", "int4 int4 text")
 _LOCK: Final = Statement("SELECT pg_try_advisory_lock_shared($1, $2)", "int4 int4")
 _UNLOCK: Final = Statement("SELECT pg_advisory_unlock_shared($1, $2)", "int4 int4")
-_WAKE: Final = Statement("SELECT pgstore.wake($1, $2, 1, $3)", "int4 text bool")
+_WAKE: Final = Statement("SELECT pgstore.wake($1, $2, 1, $3, $4)", "int4 text bool bool")
 
 
 # See `pgstore.wake`, and `fs.notifications`.
@@ -215,6 +232,8 @@ class Registry:
         self._entries: dict[tuple[str, bool], Entry] = {}
         self._unused: dict[Entry, None] = {}  # for which nobody waits
         self._to_tell: list[tuple[Entry, bool]] = []  # what is to be passed on
+        self._answering: dict[Entry, None] = {}  # for which the listener is to look
+        self._masked: dict[Entry, None] = {}
         self._channels: collections.Counter[int] = collections.Counter()
         self._is_crowded = False  # there are so many topics that none has a slot
         self._swept_at = 0.0
@@ -230,8 +249,15 @@ class Registry:
             if entry is None:
                 entry = self._entries[name] = Entry(topic, for_everybody=name[1])
             entry.begin, entry.look = request.begin, request.look
-            self._use(entry)
             ticket.entry = entry
+            if request.is_masking:
+                if entry.mask is None:
+                    entry.mask = Mask()
+                    self._masked[entry] = None
+                    self._wake_listener()
+                ticket.mask = entry.mask
+                return True
+            self._use(entry)
             if entry.is_registered:
                 entry.pending = None  # whoever comes looks
                 entry.idle[id(ticket)] = ticket
@@ -242,6 +268,10 @@ class Registry:
         ticket.closed = True
         entry = ticket.entry
         if entry is None:
+            return
+        if ticket.mask is not None:
+            ticket.mask.has_ended = True
+            self._wake_listener()
             return
         with self.lock:
             was_idle = entry.idle.pop(id(ticket), None) is not None
@@ -330,7 +360,8 @@ class Registry:
             for entry in entries:
                 entry.is_registered = entry.is_settled = False
                 entry.slot = entry.channel = entry.pending = None
-                entry.look_at = _NEVER
+                if entry.mask is not None:
+                    self._unmask(entry)
         yield connection.execute(LISTEN)
         if self._is_crowded:
             yield connection.execute(Query(_LOCK, EVERYBODY_CLASS, 0))
@@ -342,6 +373,8 @@ class Registry:
         """See that the server knows that *ticket* waits."""
         entry = ticket.entry
         assert entry is not None
+        if entry.mask is not None and entry.mask.has_ended:
+            yield from self._end_mask(connection, entry)
         if not entry.is_registered:
             if len(self._entries) > SLOTTED_TOPICS_MAX and not self._is_crowded:
                 yield from self._give_slots_up(connection)
@@ -365,7 +398,8 @@ class Registry:
         if entry.how != _WITH_SLOT or entry.begin is None:
             query = Query(_WAIT_BEGIN, entry.key, entry.slot, entry.how)
         else:
-            query = Query(entry.begin.statement, entry.key, entry.slot, *entry.begin.values)
+            answers = entry in self._answering
+            query = Query(entry.begin.statement, entry.key, entry.slot, answers, *entry.begin.values)
         ((slot, is_registered, is_alone, *looked),) = yield connection.execute(query)
         with self.lock:
             entry.slot = slot
@@ -376,7 +410,8 @@ class Registry:
         with self.lock:  # not before it listens
             entry.is_registered = is_registered
             entry.is_settled = bool(looked[1] if looked else not is_alone)
-            entry.look_at = _NEVER
+            if looked:  # it was seen to, or is by the one that has come
+                self._answering.pop(entry, None)
         return tuple(looked) if looked and not is_new else None  # what was told before it listened is not heard
 
     def _change_channel(self, connection: Connection, entry: Entry, channel: int | None) -> Steps[None]:
@@ -414,27 +449,73 @@ class Registry:
             to_tell, self._to_tell = self._to_tell, []
             unused = list(self._unused)
         for entry, is_chained in to_tell:
-            yield connection.execute(Query(_WAKE, entry.key, entry.topic.payload, is_chained))
-        for entry in unused:
-            if entry.is_registered:
-                if now >= entry.kept_until:
-                    yield from self._end(connection, entry)
-            elif now >= entry.look_at:
+            yield connection.execute(Query(_WAKE, entry.key, entry.topic.payload, is_chained, False))
+        for entry in list(self._masked):
+            yield from self._see_to_mask(connection, entry)
+        for entry in list(self._answering):
+            if now >= entry.look_at:
                 yield from self._look(connection, entry)
-            elif now >= entry.kept_until + _FORGOTTEN_SECONDS and entry.look_at == _NEVER:
+        for entry in unused:
+            if now < self._due(entry):
+                continue
+            if entry.is_registered:
+                yield from self._end(connection, entry)
+            elif entry not in self._answering and entry not in self._masked:
                 yield from self._forget(connection, entry)
         with self.lock:
             if self._to_tell:
                 return 0.0
-            due = min((self._due(entry) for entry in self._unused), default=_NEVER)
-        return min(1.0, max(0.0, due - clock.monotonic()))
+            due = [
+                self._due(entry) for entry in self._unused if entry not in self._answering and entry not in self._masked
+            ]
+            due += [entry.look_at for entry in self._answering]
+            due += [entry.mask.due for entry in self._masked if entry.mask is not None]
+        return min(1.0, max(0.0, min(due, default=_NEVER) - clock.monotonic()))
 
     @staticmethod
     def _due(entry: Entry) -> float:
-        """When there is something to do for one that nobody waits for."""
-        if entry.is_registered:
-            return entry.kept_until
-        return entry.kept_until + _FORGOTTEN_SECONDS if entry.look_at == _NEVER else entry.look_at
+        """When one that nobody waits for is given up, or forgotten."""
+        return entry.kept_until if entry.is_registered else entry.kept_until + _FORGOTTEN_SECONDS
+
+    def _see_to_mask(self, connection: Connection, entry: Entry) -> Steps[None]:
+        mask, now = entry.mask, clock.monotonic()
+        assert mask is not None
+        if mask.has_ended or (mask.is_held and now >= mask.taken_at + BUSY_SECONDS):
+            yield from self._end_mask(connection, entry)
+        elif not mask.is_held:
+            ((mask.is_held,),) = yield connection.execute(Query(MASK_BEGIN, entry.key))
+            if not mask.is_held:  # somebody else has it
+                self._unmask(entry)
+        elif now >= mask.told_at + BEHIND_SECONDS:
+            mask.told_at = now
+            yield connection.execute(Query(_WAKE, entry.key, entry.topic.payload, False, True))
+
+    def _end_mask(self, connection: Connection, entry: Entry) -> Steps[None]:
+        mask = entry.mask
+        assert mask is not None
+        if mask.is_held:
+            is_last = not any(each.mask.is_held for each in self._masked if each.mask not in (None, mask))
+            yield connection.execute(Query(MASK_END, entry.key, is_last))
+        self._unmask(entry)
+
+    def _unmask(self, entry: Entry) -> None:
+        """Nothing is masked any more: answer for what was put meanwhile."""
+        with self.lock:
+            mask, entry.mask = entry.mask, None
+            self._masked.pop(entry, None)
+            if mask is not None:
+                mask.has_ended = True
+                if mask.is_held:
+                    self._answer(entry)
+            if not entry.idle and entry.kept_until == _NEVER:
+                self._leave(entry)
+
+    def _answer(self, entry: Entry) -> None:
+        """Look, as others may rely on us, until nobody is inserting who saw nobody."""
+        if entry.look is not None:
+            entry.pauses = waits()
+            entry.look_at = clock.monotonic()
+            self._answering[entry] = None
 
     def _sweep(self) -> None:
         """Note the topics whose last waiter was lost, by an interrupt between two lines."""
@@ -453,21 +534,22 @@ class Registry:
             slot = entry.slot
             if entry.for_everybody:
                 entry.slot = None
-            if not entry.is_settled and entry.look is not None:
-                entry.pauses = waits()
-                entry.look_at = clock.monotonic()
+            if not entry.is_settled:
+                self._answer(entry)
         yield connection.execute(Query(_WAIT_END, entry.key, slot, entry.how))
         if pending is not None:
-            yield connection.execute(Query(_WAKE, entry.key, entry.topic.payload, pending))
+            yield connection.execute(Query(_WAKE, entry.key, entry.topic.payload, pending, False))
 
     def _look(self, connection: Connection, entry: Entry) -> Steps[None]:
-        """For one that has left before it was settled, and on whom others may rely."""
         assert entry.look is not None
         ((is_there, is_settled, *_),) = yield connection.execute(entry.look)
-        if is_there:
-            yield connection.execute(Query(_WAKE, entry.key, entry.topic.payload, True))
         with self.lock:
-            entry.look_at = _NEVER if is_settled or is_there is None else clock.monotonic() + next(entry.pauses)
+            if is_there:
+                self._pass_on(entry, is_chained=True)
+            if is_settled or is_there is None:
+                self._answering.pop(entry, None)
+            else:
+                entry.look_at = clock.monotonic() + next(entry.pauses)
 
     def _forget(self, connection: Connection, entry: Entry) -> Steps[None]:
         with self.lock:

@@ -211,14 +211,17 @@ class Listen:
     Register as a waiter for *topic*; do this before the first read. Result: a `Ticket`. Its `close()` must be called.
 
     One waiter is told of each thing; with *for_everybody* this one is told of everything. *look* asks whether there is something: a
-    row of `is_there`, `is_settled` and more. *begin* begins to wait and looks at once: its first two parameters are the listener's,
-    and its row is that of `pgstore.wait_begin` and then that of a look, which is the ticket's `looked`.
+    row of `is_there`, `is_settled` and more. *begin* begins to wait and looks at once: its first three parameters are those of the
+    listener, and its row is that of `pgstore.wait_begin` and then that of a look, which is the ticket's `looked`.
+
+    With *is_masking* it does not wait but takes item after item, and sees to it that meanwhile nobody is told.
     """
 
     topic: Topic
     for_everybody: bool = False
     begin: Query | None = None
     look: Query | None = None
+    is_masking: bool = False
 
 
 @dataclass(frozen=True, slots=True)

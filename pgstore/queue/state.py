@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pgstore import errors
+from pgstore.client.mask import Swing
 from pgstore.core import clock
-from pgstore.core.operation import BeforeCommit, CommitHook, Op, Query
+from pgstore.core.operation import BeforeCommit, CommitHook, Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.queue.sql import ASYNC_COMMIT
 from pgstore.queue.watermark import Watermark
@@ -32,12 +33,27 @@ _SLOTS: Final = 16
 class PartitionState(Watermark):
     """What a client knows of a partition."""
 
-    __slots__ = ("has_large", "is_awaited")
+    __slots__ = ("has_large", "has_waited", "is_awaited", "is_full", "mask_at", "masking", "swing")
 
     def __init__(self, servers_seen: int) -> None:
         super().__init__(servers_seen)
         self.is_awaited = False  # the last item had to be waited for
+        self.has_waited = False  # ever
+        self.swing = Swing()
+        self.is_full = False  # items come faster than takers could be told of them
+        self.masking: Any = None  # the ticket of those who take without anybody being told
+        self.mask_at = 0.0  # when that may be tried again
         self.has_large = True  # items, as far as is known: of many it is better to ask first how large they are
+
+    def note_take(self, rows: Rows, listening: int, *, waited: bool) -> None:
+        """Note what a waiting taker took, where so many listen, at least."""
+        self.is_full = self.swing.is_full(rows[-1][0], listening, waited=waited)
+        masking = self.masking
+        if masking is not None:
+            if masking.mask.has_ended:
+                self.masking = None
+            else:
+                masking.mask.take()
 
 
 class QueueState:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from pgstore import errors
+from pgstore.client.mask import RETRY_SECONDS, SPIN_SECONDS
 from pgstore.client.notifications import Notifications, in_transaction
 from pgstore.client.waiters import due_pause_seconds, pause_seconds, waits
 from pgstore.client.waking import lock_key
@@ -234,9 +235,9 @@ class Taking(Returning[T]):
     _LOOK: Final = Statement(
         "SELECT * FROM pgstore.queue_look($1, $2, $3, $4, $5, $6)", "int8 text int8 int4 int4 bool", repeatable=True
     )
-    # Its first two parameters are the listener's (see `Listen`).
+    # Its first three parameters are the listener's (see `Listen`).
     _WAIT_BEGIN: Final = Statement(
-        "SELECT * FROM pgstore.queue_wait_begin($1, $2, $3, $4, $5)", "int4 int4 int8 text int8"
+        "SELECT * FROM pgstore.queue_wait_begin($1, $2, $3, $4, $5, $6)", "int4 int4 bool int8 text int8"
     )
 
     def _take(
@@ -262,7 +263,15 @@ class Taking(Returning[T]):
             yield from state.advance(self._runner, record.id, partition)
         elif state.should_learn:
             yield from state.learn(self._runner, record.id, partition)
-        if state.is_awaited and block and not deadline.passed() and not (yield from in_transaction()):
+        if state.is_full and block and state.masking is None:
+            yield from self._mask(record.id, partition, state)
+        if (
+            state.is_awaited
+            and state.masking is None
+            and block
+            and not deadline.passed()
+            and not (yield from in_transaction())
+        ):
             # The last one had to wait, so this one most probably will; beginning to looks as well.
             return (yield from self._wait_and_take(record, partition, queue, n, timeout, deadline, lease, durable))
         rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
@@ -272,7 +281,13 @@ class Taking(Returning[T]):
             state = queue.partition(partition, self._runner.servers_seen)
             rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
         if rows:
+            if block and state.has_waited:
+                state.note_take(rows, 1, waited=False)
             return rows
+        if block and state.masking is not None and not (yield from in_transaction()):
+            rows = yield from self._spin(record, partition, queue, state, n, deadline, lease, durable)
+            if rows:
+                return rows
         if block and not deadline.passed():
             return (yield from self._wait_and_take(record, partition, queue, n, timeout, deadline, lease, durable))
         # Is there still a Queue, and has anything become due since the last check?
@@ -300,12 +315,8 @@ class Taking(Returning[T]):
         """Take as soon as there is something; how it is known is said in `client.waiters`."""
         store_id = record.id
         state = queue.partition(partition, self._runner.servers_seen)
-        known = state.known()
-        listen = Listen(
-            Topic(store_id, partition),
-            begin=Query(self._WAIT_BEGIN, store_id, partition, known),
-            look=Query(self._LOOK, store_id, partition, known, None, None, False),
-        )
+        state.has_waited = True
+        listen = self._listening(store_id, partition, state)
         ticket: Any = yield listen
         try:
             pauses = waits()
@@ -333,6 +344,7 @@ class Taking(Returning[T]):
                         state.is_awaited = was_told
                         if is_chained or is_unasked:
                             ticket.tell_another()
+                        state.note_take(rows, 1 + (ticket.slot or 0), waited=was_told)
                         return rows
                     if was_told:  # somebody was faster
                         ticket.close()
@@ -353,6 +365,52 @@ class Taking(Returning[T]):
                 is_unasked = not woken and ticket.is_settled and not is_there
         finally:
             ticket.close()
+
+    def _listening(self, store_id: int, partition: str, state: PartitionState, *, is_masking: bool = False) -> Listen:
+        known = state.known()
+        return Listen(
+            Topic(store_id, partition),
+            begin=Query(self._WAIT_BEGIN, store_id, partition, known),
+            look=Query(self._LOOK, store_id, partition, known, None, None, False),
+            is_masking=is_masking,
+        )
+
+    def _mask(self, store_id: int, partition: str, state: PartitionState) -> Op[None]:
+        """
+        Let nobody be told, since items come faster than that (`client.mask`).
+
+        Before an item is taken, for an interrupt puts back only what the last request took.
+        """
+        now = clock.monotonic()
+        if now >= state.mask_at and state.swing.is_recent(now) and not (yield from in_transaction()):
+            state.mask_at = now + RETRY_SECONDS
+            ticket = yield self._listening(store_id, partition, state, is_masking=True)
+            state.masking = ticket if ticket.mask is not None else None
+
+    def _spin(
+        self,
+        record: StoreRecord,
+        partition: str,
+        queue: QueueState,
+        state: PartitionState,
+        n: int,
+        deadline: Deadline,
+        lease: float | None,
+        durable: bool,
+    ) -> Op[Rows]:
+        """As long as nobody is told: look again soon, until it is hardly worth it."""
+        masking = state.masking
+        give_up = clock.monotonic() + masking.mask.spin_seconds()
+        while not masking.mask.has_ended and clock.monotonic() < give_up and not deadline.passed():
+            masking.mask.miss()
+            yield Wait(masking, min(SPIN_SECONDS, deadline.remaining()))
+            rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
+            if rows:
+                state.note_take(rows, 1, waited=False)
+                return rows
+        masking.close()
+        state.masking = None
+        return []
 
     def _try_take(
         self,
