@@ -33,7 +33,7 @@ from pgstore.config import Settings, hidden
 from pgstore.connection.pool import URGENT
 from pgstore.core.clock import Deadline
 from pgstore.core.error_mapping import describe, map_error
-from pgstore.core.limit import lift, bounded_by
+from pgstore.core.limit import bounded_by, lift
 from pgstore.core.names import check_name
 from pgstore.core.operation import BeforeCommit, Op, PutBack, Query, Request
 from pgstore.core.steps import is_interrupt, run_async, run_blocking
