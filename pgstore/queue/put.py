@@ -18,7 +18,7 @@ from pgstore.client.notifications import Notifications, in_transaction
 from pgstore.core import clock
 from pgstore.core.batches import batches
 from pgstore.core.clock import Deadline
-from pgstore.core.limit import within
+from pgstore.core.limit import bounded_by
 from pgstore.core.operation import BeforeCommit, Listen, Op, Query, Topic, Wait, atomic, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.arguments import NOT_GIVEN, check_key, check_seconds, one_of, partition_name
@@ -214,10 +214,10 @@ class Putting(Returning[T]):
         deadline = Deadline.after(timeout, block=block)
         name = partition_name(partition)
         payload = self._encode(one_of(item, v, "put", "item= and v="))
-        with within(deadline, self._late_put):
+        with bounded_by(deadline, self._late_put):
             record = self._record
             if record is None or record.history is not self._client.history:  # type: ignore[union-attr]
-                record = yield from self._know()
+                record = yield from self._resolve()
             if self._runner.settings.signing_keys:
                 payload = self._sign(payload, name)
             if delay or ordered or idempotency_key is not None or "maxsize" in record.options:
@@ -257,8 +257,8 @@ class Putting(Returning[T]):
         deadline = Deadline.after(timeout, block=block)
         name = partition_name(partition)
         payloads = self._encode_all(one_of(items, vs, "put_many", "items= and vs="))
-        with within(deadline, self._late_put):
-            record = yield from self._open()
+        with bounded_by(deadline, self._late_put):
+            record = yield from self._resolve()
             if self._runner.settings.signing_keys:
                 payloads = [self._sign(payload, name) for payload in payloads]
             if not durable or delay or ordered or idempotency_key is not None or "maxsize" in record.options:
@@ -294,7 +294,7 @@ class Putting(Returning[T]):
         """*put* into *partition*, after which that has so much time."""
         name = partition_name(partition)
         seconds = check_seconds(partition_ttl, "partition_ttl", PARTITION_SECONDS_MIN)
-        record = yield from self._open()
+        record = yield from self._resolve()
 
         def both() -> Op[None]:
             yield from self._sweep(record.id)  # what has had its time does not get more by this put
@@ -303,7 +303,7 @@ class Putting(Returning[T]):
 
         # Not in a transaction where the put may wait for room, or says something that goes for all of one.
         yield from (both() if "maxsize" in record.options or not durable else atomic(both()))
-        queue = self._of(record.id)
+        queue = self._state_of(record.id)
         queue.check_at = min(queue.check_at, clock.monotonic() + seconds)
 
     def _insert_batches(self, store_id: int, partition: str, cut: list[list[bytes]]) -> Op[None]:
