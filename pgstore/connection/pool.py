@@ -11,7 +11,7 @@ Two connections more than the limit are a reserve, for a pool whose connections 
 stand still:
 
 - `URGENT`: who holds a connection already (an autonomous statement, a signal handler, a callback) and what goes on
-  in the background (the renewal of leases, the heartbeat). Either connection of the reserve, at once. None of it keeps a
+  in the background (the renewal of leases and locks, the heartbeat). Either connection of the reserve, at once. None of it keeps a
   connection while it waits for another connection or for anybody's rows but those of the like, so the second connection of the
   reserve, which nobody else gets, always comes back: no transaction waits in vain for what it needs to end.
 - `SHORT`: single statements, and the transactions that operations open for themselves. The first connection of the reserve, after
