@@ -12,7 +12,7 @@ When a connection breaks, the call raises `BrokenConnection`, whose `sent` says 
 sent again here: `pgstore.client` decides that, within a `RetryBudget`.
 
 - `base` has the calls; `blocking` and `asynchronous` wait for the socket, `spin_wait` awake.
-- `handshake` opens a connection, and `pool` says who has which.
+- `handshake` opens a connection. `pool` says who has which: `blocking_pool` for threads, `asynchronous_pool` for tasks.
 - `joined` makes the same calls on a connection of the caller's. `alarm` bounds how long they take there.
 
 Where a change belongs:
