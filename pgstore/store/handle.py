@@ -125,18 +125,7 @@ class Store:
         create_if_missing: bool = False,
         client: Client | None = None,
     ) -> Self:
-        """
-        Return a handle on the store of this name; it is looked up on first use.
-
-        Args:
-            label: the name, 1 to 64 of A-Z a-z 0-9 . _ - (also accepted as *name*).
-            environment_name: None: the client's.
-            create_if_missing: create it on first use; else using it raises `NotFoundError`.
-            client: None: the default client.
-
-        Raises:
-            InvalidError: the name cannot be one.
-        """
+        """Return a handle on the store of this name. Each class adds the options that its stores are made with."""
         if (label is None) == (name is None):
             raise errors.InvalidError(f"{cls._display_name}.from_name takes one name")
         checked = check_name(label if name is None else name, cls._display_name)
