@@ -19,6 +19,7 @@ Where a change belongs:
 
 - A new call is a method of `base.Connection`, a generator for both classes. `joined.JoinedConnection` has its own form of it.
 - A setting that each session gets, or a check of server and schema, belongs in `handshake`.
+- Who may have a connection when there are none left is decided in `pool`, for threads and for tasks.
 - What libpq is asked for in a new way (a new form of message) belongs in `protocol`.
 - A library whose connections can be joined is a `Source` in `joined`, chosen by `source_of`.
 """
