@@ -21,6 +21,8 @@ from typing import Final, TypeVar
 
 from pgstore import errors
 from pgstore.client.interfaces import ClientInterface
+from pgstore.core.clock import Deadline
+from pgstore.core.limit import bounded_by
 from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
 from pgstore.core.threads import going_on
@@ -184,7 +186,7 @@ class Session:
     def _tell_hooks(self) -> None:
         try:
             # Others depend on what is renewed, so that has a connection even when all are busy; the rest can wait for one.
-            with going_on("the renewal of what a session keeps"):
+            with going_on("the renewal of what a session keeps"), bounded_by(Deadline.after(BEAT_SECONDS)):
                 self.client.run_in_background(self._renew())
             with going_on("clearing up"):
                 self.client.run(self._clear_up())
