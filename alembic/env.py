@@ -1,6 +1,6 @@
 """Run the revisions on the connection, or into the text, that `pgstore.migrate` prepared.
 
-The transaction, its lock and the schema `pgstore` are there when this runs: see pgstore/migrate.py, the only caller.
+The transaction, its lock and the schema `pgstore` are there when this runs: see pgstore/migrate/run.py, the only caller.
 There is no alembic.ini and no logging setup, since all of this happens inside other people's processes.
 """
 

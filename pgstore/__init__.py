@@ -11,7 +11,11 @@ The rooms of the package, each resting only on those below it:
 - `migrate` makes the schema; `embedded` runs a server for programs that were given none.
 - `core` says what an operation and a statement are; `serializers`, `types` and `config` rest on `errors` alone.
 
-The import contract in pyproject.toml holds this order, and says where rooms to come will stand.
+The import contract in pyproject.toml holds this order, and says where rooms to come will stand: a provider of buckets will be a
+module of `buckets`, beside `fs`, behind the one protocol of that room.
+
+Each room says where a change of its own belongs: for a new error see `errors`, for a verb of files `fs` and `file_store`, for an
+option of a store its own room, for a command `cli`, for what it reports `admin`, for a table or a kind of store `store`.
 """
 
 from __future__ import annotations

@@ -115,15 +115,9 @@ class Volume(FileStore):
         if version not in (None, 1, 2):
             raise errors.InvalidError(f"version {version!r} is neither 1 nor 2")
         store = super().from_name(
-            label,
-            name=name,
-            environment_name=environment_name,
-            create_if_missing=create_if_missing,
-            client=client,
-            storage=storage,
-            chunk_size=chunk_size,
+            label, name=name, environment_name=environment_name, create_if_missing=create_if_missing, client=client
         )
-        store._options.update(_keep_option(keep))
+        store._options = {**cls._checked_options(storage=storage, chunk_size=chunk_size), **_keep_option(keep)}
         return store
 
     @classmethod

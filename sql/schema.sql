@@ -24,7 +24,7 @@
 SET search_path = pg_catalog, pg_temp;
 SET standard_conforming_strings = on;
 
--- These two are made before the first revision runs, by pgstore/migrate.py and by alembic.
+-- These two are made before the first revision runs, by pgstore/migrate/run.py and by alembic.
 CREATE SCHEMA pgstore;
 
 -- One row: the revision of this schema. Written by alembic alone.

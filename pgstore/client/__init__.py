@@ -29,6 +29,8 @@ Where a change belongs:
 - What a transaction keeps back until its commit is a `CommitHook` in the room that it is about; `yield BeforeCommit(…)` finds it.
 - What must not outlive a process is a `session.SessionHook`, in the room that it is about. No table of stores is named here.
 - What a rollback has to undo in this process is noted by `undo`.
+- What is to be done later, or again and again, is a task of `scheduler`, for a client has no other threads that last but that of
+  its listener. What must not be late, and waits for nobody, goes on the urgent lane.
 - A new setting is a field of `pgstore.config.Settings`, and a keyword of `Client` and `configure`.
 - A new request of operations is one of `core.operation`, carried out in `executor`.
 """

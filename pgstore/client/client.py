@@ -43,6 +43,7 @@ T = TypeVar("T")
 _LOG: Final = logging.getLogger("pgstore")
 _RETRIES: Final = 10
 _BACKOFF_SECONDS: Final = 0.01
+_URGENT_SECONDS: Final = 5.0  # for one task of the urgent lane: the others wait for it
 _CLOSE_SECONDS: Final = 60.0  # for a server that may have fallen silent; what is ephemeral then goes in ten minutes
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
@@ -93,7 +94,7 @@ class Client(ClientInterface):
         self._loops_lock = threading.RLock()  # reentrant, like all locks here: a signal handler may come in
         self._history_lock = threading.RLock()
         self.session = Session(self)
-        self.scheduler = Scheduler(self.run, self.run_in_background)
+        self.scheduler = Scheduler(self.run, self._run_urgently)
         self.shared: dict[object, Any] = {}  # what the stores of this client keep together, whichever handle is used
 
     # ------------------------------------------------------------------------------------------------ for the user
@@ -148,7 +149,7 @@ class Client(ClientInterface):
         """
         Do what is left to be done, delete what is ephemeral and close the connections of blocking calls.
 
-        The client can be used again.
+        The client can be used again. Leases and locks that it still holds are not renewed any more.
         """
         if is_ending():  # and closes all by itself; other threads do not run any more, and may have locks in hand
             return
@@ -163,7 +164,7 @@ class Client(ClientInterface):
         self._blocking.close()
         self._blocking = BlockingExecutor(self)
         self.session = Session(self)
-        self.scheduler = Scheduler(self.run, self.run_in_background)
+        self.scheduler = Scheduler(self.run, self._run_urgently)
         self._abandon_loops(lambda loop: loop.is_closed())
 
     async def aclose(self) -> None:
@@ -256,6 +257,11 @@ class Client(ClientInterface):
     def run_in_background(self, op: Op[T]) -> T:
         """Run *op* blocking, outside of any transaction, on a connection that is to be had even when all are busy (see `pool`)."""
         return run_blocking(self._blocking.perform(op, None, rank=URGENT))
+
+    def _run_urgently(self, op: Op[T]) -> T:
+        """`run_in_background`, with a bound: a server process that has fallen silent must not keep what comes after it waiting."""
+        with bounded_by(Deadline.after(_URGENT_SECONDS)):
+            return self.run_in_background(op)
 
     async def run_async(self, op: Op[T], bound: Transaction | None = None) -> T:
         """Run *op* on the event loop."""

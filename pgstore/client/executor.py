@@ -25,8 +25,10 @@ from pgstore.client.interfaces import ClientInterface
 from pgstore.client.listener import AsyncListener, BlockingListener
 from pgstore.client.transaction import Transaction
 from pgstore.connection import RECONNECT_SECONDS, AsyncConnection, BlockingConnection, BrokenConnection, RetryBudget
+from pgstore.connection.asynchronous_pool import AsyncPool
+from pgstore.connection.blocking_pool import BlockingPool
 from pgstore.connection.handshake import connect, connect_async, handshake
-from pgstore.connection.pool import SHORT, URGENT, AsyncPool, BlockingPool
+from pgstore.connection.pool import SHORT, URGENT
 from pgstore.core import clock, limit
 from pgstore.core.error_mapping import describe
 from pgstore.core.operation import (

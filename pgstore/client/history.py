@@ -54,7 +54,7 @@ class HistoryFollower(abc.ABC):
     def __init__(self) -> None:
         self.history: History | None = None  # that of its connections; None: there was none yet
         self.is_pooled = False  # a pooler stands before the server, which may be replaced unnoticed
-        self.servers_seen = 0  # grows with each server that may know less than the one before; see `arrived`
+        self.servers_seen = 0  # grows with each server that may know less than the one before; see `note_server`
         self._identity: str | None = None
         self._history_lock = threading.RLock()  # reentrant: a signal handler may come in
 

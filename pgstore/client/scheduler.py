@@ -1,9 +1,10 @@
 """Scheduler: what is to be done a little later, off every caller's path.
 
 There are two lanes, each with a thread that lives as long as there is something to do, so a client that has nothing left to do has
-none. What may take long, such as a vacuum, goes on the ordinary lane; on the `urgent` one goes what is short and comes again and
-again, and must not wait for that: the renewal of leases, the heartbeat, closing idle connections. Operations of the urgent lane run
-on a connection that is to be had even when all are busy (see `connection.pool`).
+none. What may take long, such as a vacuum, or wait for a lock, goes on the ordinary lane; on the `urgent` one goes what is short,
+comes again and again, and must not wait for that: the renewal of leases and locks, the heartbeat, closing idle connections. What is
+on the urgent lane waits for nobody's rows, runs on a connection that is to be had even when all are busy (see `connection.pool`),
+and has a few seconds for an answer.
 
 A task that fails is dropped: it is for the better of others, and nobody waits for it. One that others depend on says that it is to
 be tried again.

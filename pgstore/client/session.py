@@ -4,7 +4,9 @@ Ephemeral stores name a session, and so do pins: they must not outlive it. Its h
 minutes it is dead, and any client that starts a session deletes the dead ones with their stores (`pgstore.session_sweep`).
 
 What a client keeps in the database by its session is known to hooks: ephemeral stores (`store.deletion`), pins of files
-(`fs.retention.pins`). They are told after each heartbeat, when there is time to clear up, and when the session ends.
+(`fs.retention.pins`). They are told about once a minute, when there is time to clear up, and when the session ends. The
+client's scheduler does all of it: heartbeats on its urgent lane, for others depend on them, and what may wait for locks on the
+ordinary one.
 """
 
 from __future__ import annotations
@@ -19,19 +21,33 @@ from typing import Final, TypeVar
 
 from pgstore import errors
 from pgstore.client.interfaces import ClientInterface
+from pgstore.core.clock import Deadline
+from pgstore.core.limit import bounded_by
 from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
-from pgstore.core.threads import going_on, start
+from pgstore.core.threads import going_on
 
 T = TypeVar("T")
 H = TypeVar("H", bound="SessionHook")
 
 BEAT_SECONDS: Final = 60.0
-CLOSE_SECONDS: Final = 2.0  # that closing waits for the background thread
 DEAD_AFTER: Final = "10 minutes"
 
 START = Statement("INSERT INTO pgstore.session (host, pid) VALUES ($1, $2) RETURNING id", "text int4")
 BEAT = Statement("UPDATE pgstore.session SET heartbeat_at = statement_timestamp() WHERE id = $1", "int8")
+# Passes over a session that is locked, because it is being swept: heartbeats wait for nobody. No row: it was swept.
+BEAT_UNLESS_LOCKED = Statement(
+    """
+    WITH mine AS MATERIALIZED (SELECT id FROM pgstore.session WHERE id = $1 FOR UPDATE SKIP LOCKED),
+         beaten AS (UPDATE pgstore.session AS s
+                       SET heartbeat_at = statement_timestamp()
+                      FROM mine
+                     WHERE s.id = mine.id)
+    SELECT 1 FROM pgstore.session WHERE id = $1
+    """,
+    "int8",
+    repeatable=True,
+)
 END = Statement("DELETE FROM pgstore.session WHERE id = $1", "int8")
 SWEEP = Statement(f"SELECT pgstore.session_sweep(interval '{DEAD_AFTER}')")
 
@@ -57,7 +73,7 @@ class SessionHook:
         return False
 
     def with_heartbeat(self) -> Op[None]:
-        """Renew what others depend on. Runs after each heartbeat, which may have found out that the session was swept."""
+        """Renew what others depend on. Runs as often as heartbeats, one of which may have found out that the session was swept."""
         yield from ()
 
     def clear_up(self) -> Op[None]:
@@ -73,25 +89,14 @@ class Session:
     """A client's session. Its row is inserted when it is first needed, such as by an ephemeral store."""
 
     def __init__(self, client: ClientInterface) -> None:
-        self._client = client
+        self.client = client
         self._id: int | None = None
         self._pid = os.getpid()
         self._hooks: dict[type[SessionHook], SessionHook] = {}
         self._history = client.history  # in which the row is
-        self._reserved_in = client.history
-        self._reserved: dict[int, deque[int]] = {}
         self._tasks: deque[Callable[[], Op[None]]] = deque()
-        self._stop = threading.Event()
+        self._closed = False
         self._lock = threading.RLock()  # reentrant: a signal handler may come in
-        self._thread: threading.Thread | None = None
-
-    def reserved_inodes(self, store_id: int) -> deque[int]:
-        """Numbers of inodes that are reserved for this client in a file system; those of another history are forgotten."""
-        if self._client.is_pooled:
-            return deque()  # the server may be replaced unnoticed
-        if self._reserved_in is not self._client.history:
-            self._reserved_in, self._reserved = self._client.history, {}
-        return self._reserved.setdefault(store_id, deque())
 
     def hook(self, kind: type[H]) -> H:
         """The session's hook of class *kind*; made on first use."""
@@ -103,17 +108,17 @@ class Session:
     @property
     def history(self) -> object:
         """The history of the client (`client.history`)."""
-        return self._client.history
+        return self.client.history
 
     @property
     def id(self) -> int | None:
         """The session's id; None: it has no row."""
         return self._id
 
-    def beat(self) -> Op[None]:
+    def beat(self, statement: Statement = BEAT) -> Op[None]:
         """Write a heartbeat."""
         current = self._id
-        if current is not None and not (yield Query(BEAT, current)):
+        if current is not None and not (yield Query(statement, current)):
             # Swept, after too long a silence. The stores that it owned now raise NotFoundError.
             with self._lock:
                 if self._id == current:
@@ -121,8 +126,8 @@ class Session:
 
     def current(self) -> Op[int]:
         """The session's id. If it has no row, dead sessions are swept and a row is inserted."""
-        if self._id is not None and self._history is not self._client.history:
-            self._history = self._client.history
+        if self._id is not None and self._history is not self.client.history:
+            self._history = self.client.history
             yield from self.beat()  # which finds out whether the row is there, too
         current = self._id
         if current is None:
@@ -131,8 +136,8 @@ class Session:
             with self._lock:
                 if self._id is None:
                     self._id = started
-                    self._history = self._client.history
-                    self._start_thread()
+                    self._history = self.client.history
+                    self._go_on()
                 current = self._id
             if current != started:  # another thread was quicker; this one would get no heartbeat
                 yield Query(END, started)
@@ -147,17 +152,12 @@ class Session:
         self._tasks.append(task)
 
     def close(self) -> None:
-        """End the session: delete what is ephemeral, as far as the server can be reached."""
-        self._stop.set()
-        if os.getpid() != self._pid:
-            return
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(CLOSE_SECONDS)  # what it has in hand is not done twice
-        if self._id is None and not self._tasks:
+        """End the session: delete what is ephemeral, as far as the server can be reached. After the scheduler has been closed."""
+        self._closed = True
+        if os.getpid() != self._pid or (self._id is None and not self._tasks):
             return
         with contextlib.suppress(errors.Error):
-            self._client.run(self._end())
+            self.client.run(self._end())
 
     def _end(self) -> Op[None]:
         yield from each(self._tasks, lambda task: task())
@@ -168,32 +168,39 @@ class Session:
         yield Query(END, self._id)
         self._id = None
 
-    def _start_thread(self) -> None:
-        if self._thread is None:
-            thread = threading.Thread(target=self._run, name="pgstore-session", daemon=True)
-            with contextlib.suppress(RuntimeError):  # the program ends before the first heartbeat is due
-                start(thread)
-                self._thread = thread
+    # ------------------------------------------------------------------------------------------------ in the background
 
-    def _run(self) -> None:
-        while not self._stop.wait(self._pause_seconds()):
-            # Others depend on the heartbeat, so it has a connection even when all are busy; the rest can wait for one.
-            with going_on("the heartbeat"):
-                self._client.run_in_background(self._keep_alive())
-            with going_on("clearing up"):
-                self._client.run(self._clear_up())
-
-    def _pause_seconds(self) -> float:
+    def _go_on(self) -> None:
+        """Have heartbeats written, and hooks told, until the client is closed."""
+        scheduler = self.client.scheduler
+        scheduler.urgent.leave(
+            self, self._beat_again, BEAT_SECONDS, again_seconds=BEAT_SECONDS, again_after_failure=True, can_wait=True
+        )
         is_waiting = any(hook.is_waiting for hook in tuple(self._hooks.values()))
-        return BEAT_SECONDS / 4 if is_waiting else BEAT_SECONDS
+        scheduler.leave_call(self, self._tell_hooks, BEAT_SECONDS / 4 if is_waiting else BEAT_SECONDS, can_wait=True)
+
+    def _beat_again(self) -> Op[bool]:
+        yield from self.beat(BEAT_UNLESS_LOCKED)
+        return False
+
+    def _tell_hooks(self) -> None:
+        try:
+            # Others depend on what is renewed, so that has a connection even when all are busy; the rest can wait for one.
+            with going_on("the renewal of what a session keeps"), bounded_by(Deadline.after(BEAT_SECONDS)):
+                self.client.run_in_background(self._renew())
+            with going_on("clearing up"):
+                self.client.run(self._clear_up())
+        finally:
+            if not self._closed:
+                self._go_on()
 
     def keep(self) -> Op[None]:
-        """Do what the background thread does each time: a heartbeat, then what is left to be done."""
-        yield from self._keep_alive()
+        """Do what is done in the background each time: a heartbeat, then what is left to be done."""
+        yield from self.beat()
+        yield from self._renew()
         yield from self._clear_up()
 
-    def _keep_alive(self) -> Op[None]:
-        yield from self.beat()
+    def _renew(self) -> Op[None]:
         for hook in tuple(self._hooks.values()):
             yield from hook.with_heartbeat()
 

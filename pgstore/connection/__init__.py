@@ -12,13 +12,14 @@ When a connection breaks, the call raises `BrokenConnection`, whose `sent` says 
 sent again here: `pgstore.client` decides that, within a `RetryBudget`.
 
 - `base` has the calls; `blocking` and `asynchronous` wait for the socket, `spin_wait` awake.
-- `handshake` opens a connection, and `pool` says who has which.
+- `handshake` opens a connection. `pool` says who has which: `blocking_pool` for threads, `asynchronous_pool` for tasks.
 - `joined` makes the same calls on a connection of the caller's. `alarm` bounds how long they take there.
 
 Where a change belongs:
 
 - A new call is a method of `base.Connection`, a generator for both classes. `joined.JoinedConnection` has its own form of it.
 - A setting that each session gets, or a check of server and schema, belongs in `handshake`.
+- Who may have a connection when there are none left is decided in `pool`, for threads and for tasks.
 - What libpq is asked for in a new way (a new form of message) belongs in `protocol`.
 - A library whose connections can be joined is a `Source` in `joined`, chosen by `source_of`.
 """

@@ -73,7 +73,7 @@ class Silence(Exception):
 
 
 def cancel_seconds() -> float:
-    """How long the call has for `Connection.cut_off`."""
+    """How long the call has for each step of `Connection.time_out`."""
     return limit.ending(CANCEL_SECONDS)
 
 
@@ -108,7 +108,7 @@ class Connection(abc.ABC):
         self.exposed = False  # the caller has got hold of the connection and may run statements of their own
         self.used_at = clock.monotonic()
         self._pid = os.getpid()
-        self.permit: object = None  # the pool's: the right to be open
+        self.permit: Any = None  # the pool's: the right to be open
         self.reserve = 0  # the pool's: which of its reserve, 0: none
         self.slot = 0  # the pool's: the thread that had it last
         self.is_waiting = False  # its transaction waits for something that another one brings

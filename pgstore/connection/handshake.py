@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgstore import errors, migrate
+from pgstore import errors
 from pgstore.connection import ADAPTERS, AsyncConnection, BlockingConnection, BrokenConnection, Connection
 from pgstore.core import limit
 from pgstore.core.error_mapping import check_conninfo, describe, map_connect_error
@@ -21,6 +21,7 @@ from pgstore.core.operation import Many, Query
 from pgstore.core.search_path import fault_of
 from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps
+from pgstore.migrate import revisions
 
 # These two are the first on a connection, and are right whatever its search_path: they look nothing up along it, not even an
 # operator or the name of a type. Behind a pooler in transaction mode another backend answers than the one that said hello.
@@ -196,10 +197,10 @@ def settings(connection: Connection) -> tuple[Query, ...]:
 
 def _check_server(connection: Connection, url: str) -> None:
     version = connection.pgconn.server_version
-    if version < migrate.OLDEST_SERVER:
+    if version < revisions.OLDEST_SERVER:
         raise errors.DatabaseUnsuitable(
             f"the server of {describe(url)} is PostgreSQL {version // 10000}, "
-            f"pgstore needs {migrate.OLDEST_SERVER // 10000} or later"
+            f"pgstore needs {revisions.OLDEST_SERVER // 10000} or later"
         )
     encoding = (connection.pgconn.parameter_status(b"server_encoding") or b"").decode()
     if encoding != "UTF8":
@@ -223,14 +224,14 @@ def check_schema(rows: list[tuple[Any, ...]]) -> None:
     if not rows:
         raise errors.SchemaMissing("the pgstore schema was not set up completely: run `pgstore migrate`")
     found, oldest_code, *_ = rows[0]
-    if found < migrate.OLDEST_SCHEMA_REVISION:
+    if found < revisions.OLDEST_SCHEMA_REVISION:
         raise errors.SchemaOutdated(
-            f"the pgstore schema is at revision {found}, this code needs {migrate.SCHEMA_REVISION}: run `pgstore migrate`"
+            f"the pgstore schema is at revision {found}, this code needs {revisions.SCHEMA_REVISION}: run `pgstore migrate`"
         )
-    if oldest_code > migrate.SCHEMA_REVISION:
+    if oldest_code > revisions.SCHEMA_REVISION:
         raise errors.SchemaTooNew(
             f"the pgstore schema is at revision {found}, which needs code for revision {oldest_code} or later; this code is for "
-            f"{migrate.SCHEMA_REVISION}: upgrade pgstore (`pip install --upgrade pgstore`)"
+            f"{revisions.SCHEMA_REVISION}: upgrade pgstore (`pip install --upgrade pgstore`)"
         )
 
 

@@ -1,8 +1,8 @@
 """How long a call may take, for all that it waits for: a lock, a free connection, a server that has fallen silent.
 
-A call with a bound says so once (`within`), and whatever waits on its behalf asks (`patience`). What it was about to do is then
-cancelled by the server, or the server given up. Not `lock_timeout`: setting it costs a round trip, and it knows nothing of a server
-that does not answer.
+A call with a bound says so once (`bounded_by`), and whatever waits on its behalf asks for how long (`wait_seconds`). What it was
+about to do is then cancelled by the server, or the server given up. Not `lock_timeout`: setting it costs a round trip, and it knows
+nothing of a server that does not answer.
 
 The bound is for what the caller would wait for. The call itself has a few seconds more, or one that may not wait for anything could
 not reach the server, nor put another connection in the place of one that has broken meanwhile.

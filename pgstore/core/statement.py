@@ -90,7 +90,7 @@ class Statement:
         read_only: it changes nothing and locks nothing, and what a replica knows would do for an answer.
         repeatable: running it again does no harm, so it is sent again where its connection breaks; None: if it is read-only.
         once: its text is made for one use, so no connection should remember it: it is prepared without a name.
-        unset: the SQL for connections without our planner settings: joined ones, and those of poolers.
+        portable: the SQL for connections without our planner settings: joined ones, and those of poolers.
     """
 
     __slots__ = (

@@ -258,12 +258,12 @@ class DictBase(Store, Generic[K, V]):
         """Collect, once in N writes. Before the write: if it came after, its failure could lose what the write has taken."""
         return self._collect(record) if _in_passing() else ()
 
-    # Two collectors never wait for each other, nor for a writer: each deletes what is not locked. The cast keeps the planner from
+    # Two collectors never wait for each other, nor for a writer: each deletes what is not locked. The sum keeps the planner from
     # using an index for the store: the rows are fetched by ctid, also by a plan that was made while there were few.
     _COLLECT: Final = Statement(
         """
         DELETE FROM pgstore.dict_entry
-         WHERE store_id::numeric = $1::numeric
+         WHERE store_id + 0::bigint = $1
            AND ctid = ANY (ARRAY(SELECT ctid
                                    FROM pgstore.dict_entry
                                   WHERE store_id = $1
@@ -277,7 +277,7 @@ class DictBase(Store, Generic[K, V]):
     _FORGET_CHANGES: Final = Statement(
         """
         DELETE FROM pgstore.dict_change
-         WHERE store_id::numeric = $1::numeric
+         WHERE store_id + 0::bigint = $1
            AND ctid = ANY (ARRAY(SELECT ctid
                                    FROM pgstore.dict_change
                                   WHERE store_id = $1

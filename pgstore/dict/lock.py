@@ -1,15 +1,16 @@
 """Locks between processes: one holder a key, by lease.
 
-A row of `dict_lock` is a lease: it ends at a time by the server's clock, and its holder renews it from the background while
-it works. A killed holder stops renewing, and the next who waits has the lock within the lease. Each acquisition has a token
-that no other has, so a holder that was away for too long cannot release, or renew, what is another's by now.
+A row of `dict_lock` is a lease: it ends at a time by the server's clock. While its holder works, the client's scheduler renews it.
+A killed holder stops renewing, and the next who waits has the lock within the lease. Each acquisition has a token that no other
+has, so a holder that was away for too long cannot release, or renew, what is another's by now.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
+import os
 import threading
+import weakref
 import zlib
 from functools import partial
 from types import TracebackType
@@ -23,12 +24,12 @@ from pgstore.core.clock import Deadline
 from pgstore.core.limit import bounded_by
 from pgstore.core.operation import Autonomous, Op, Query, Rows, Topic, operation
 from pgstore.core.statement import Statement
-from pgstore.core.threads import going_on, start
 from pgstore.dict.arguments import check_ttl
 from pgstore.dict.base import DictBase, K, V
 from pgstore.serializers import key_text
 
 LEASE_SECONDS: Final = 30.0
+RENEWALS: Final = 3  # in the length of a lease
 
 
 class _Hold:
@@ -36,14 +37,8 @@ class _Hold:
 
     def __init__(self, token: int) -> None:
         self.token = token
-        self.stop = threading.Event()
-        self.renewer: asyncio.Task[None] | None = None
-
-    def stop_renewing(self) -> None:
-        self.stop.set()
-        renewer = self.renewer
-        if renewer is not None and not renewer.get_loop().is_closed():
-            renewer.get_loop().call_soon_threadsafe(renewer.cancel)
+        self.is_renewed = False
+        self.pid = os.getpid()  # a forked child leaves its parent's `with`, too
 
 
 def _owner() -> object:
@@ -225,7 +220,8 @@ class Lock:
     @operation
     def renew(self) -> Op[bool]:
         """Let the lease begin anew. Returns False if it had ended and the lock is somebody else's."""
-        return (yield from self._renewed(self.token))
+        store_id = yield from self._store._resolve_id()
+        return bool((yield Autonomous(_one(Query(self._RENEW, store_id, self._text, self.token, self._lease)))))
 
     # By the token, so that a late holder prolongs nothing of the next one. Where somebody takes the lock at the same time, because
     # it had expired, this waits for them and then finds another token.
@@ -240,19 +236,13 @@ class Lock:
         "int8 text int8 float8",
     )
 
-    def _renewed(self, token: int) -> Op[bool]:
-        store_id = yield from self._store._resolve_id()
-        return bool((yield Autonomous(_one(Query(self._RENEW, store_id, self._text, token, self._lease)))))
-
     def _topic(self, store_id: int) -> Topic:
         return Topic(store_id, f"lock/{zlib.crc32(self._text.encode()):08x}")
 
     def __enter__(self) -> Lock:
         self.acquire()
         try:
-            owner, hold = self._hold()
-            self._blocks[owner] = hold
-            start(threading.Thread(target=self._keep, args=(hold,), name="pgstore-lock", daemon=True))
+            self._begin_block()
         except BaseException:
             self.release()
             raise
@@ -261,65 +251,96 @@ class Lock:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        hold = self._left_block()
-        hold.stop.set()
-        if hold in self._holds.values():
+        hold = self._end_block()
+        if self._is_to_be_released(hold):
             self.release()
-
-    def _left_block(self) -> _Hold:
-        owner = _owner()
-        return self._blocks.pop(owner) if owner in self._blocks else self._blocks.popitem()[1]
 
     async def __aenter__(self) -> Lock:
         await self.acquire.aio()
-        owner, hold = self._hold()
-        self._blocks[owner] = hold
-        # In a context of its own: the transaction around the lock, if any, belongs to this task alone.
-        hold.renewer = asyncio.get_running_loop().create_task(self._keep_async(hold), context=contextvars.Context())
+        try:
+            self._begin_block()
+        except BaseException:
+            await self.release.aio()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        hold = self._left_block()
-        assert hold.renewer is not None
-        hold.renewer.cancel()
+        hold = self._end_block()
         cancelled: asyncio.CancelledError | None = None
-        while True:
+        while self._is_to_be_released(hold):
             try:
-                await asyncio.wait([hold.renewer])
-                if hold in self._holds.values():
-                    await self.release.aio()
-                break
+                await self.release.aio()
             except asyncio.CancelledError as exc:
                 cancelled = exc  # first the lock, which nobody could have until its lease ends
         if cancelled is not None:
             raise cancelled
 
+    def _begin_block(self) -> None:
+        owner, hold = self._hold()
+        hold.is_renewed = True
+        # On the scheduler's thread, also for tasks: work that does not give the event loop a turn must not lose its lock. Weakly: a
+        # lock that nobody has any more, such as that of a task whose loop has ended, is not kept.
+        seconds = self._lease / RENEWALS
+        renew = partial(_renew, weakref.ref(self), hold)
+        urgent = self._runner.scheduler.urgent
+        if not urgent.leave(hold, renew, seconds, again_seconds=seconds, again_after_failure=True, can_wait=True):
+            raise errors.StoreUnavailable(f"{self!r} would not be renewed: its client is being closed")
+        self._blocks[owner] = hold
+
+    def _end_block(self) -> _Hold:
+        owner = _owner()
+        hold = self._blocks.pop(owner) if owner in self._blocks else self._blocks.popitem()[1]
+        self._stop_renewing(hold)
+        return hold
+
+    def _is_to_be_released(self, hold: _Hold) -> bool:
+        return hold.pid == os.getpid() and hold in self._holds.values()
+
     def stop_renewing(self) -> None:
         """Let the lease end by itself, if nobody releases it. From any thread."""
         for hold in list(self._holds.values()):
-            hold.stop_renewing()
+            self._stop_renewing(hold)
 
-    def _keep(self, hold: _Hold) -> None:
-        held = True
-        while held and not hold.stop.wait(self._lease / 3):
-            with going_on("the renewal of a lock"):
-                renewed = self._renewed(hold.token)
-                if self._bound is None:
-                    held = self._runner.run_in_background(renewed)
-                else:
-                    held = self._runner.run(renewed, self._bound)
+    def _stop_renewing(self, hold: _Hold) -> None:
+        hold.is_renewed = False  # for a renewal that is under way
+        self._runner.scheduler.urgent.drop(hold)
 
-    async def _keep_async(self, hold: _Hold) -> None:
-        held = True
-        while held:
-            await asyncio.sleep(self._lease / 3)
-            with going_on("the renewal of a lock", asyncio.get_running_loop()):
-                held = await self._runner.run_async(self._renewed(hold.token), self._bound)
+    # Passes over what someone has locked, who takes it because its lease has ended, or releases it: so renewing waits for nobody.
+    _RENEW_UNLESS_LOCKED: Final = Statement(
+        """
+        UPDATE pgstore.dict_lock
+           SET expires_at = statement_timestamp() + $4 * interval '1 second'
+         WHERE store_id = $1
+           AND key = $2
+           AND token = (SELECT token
+                          FROM pgstore.dict_lock
+                         WHERE store_id = $1
+                           AND key = $2
+                           AND token = $3
+                           FOR UPDATE SKIP LOCKED)
+        """,
+        "int8 text int8 float8",
+        repeatable=True,
+    )
+
+    def _renewed_unless_locked(self, hold: _Hold) -> Op[None]:
+        # Whether there was such a row does not matter: one that a transaction has inserted is seen by nobody else before its end.
+        store_id = yield from self._store._resolve_id()
+        yield Query(self._RENEW_UNLESS_LOCKED, store_id, self._text, hold.token, self._lease)
 
     def __repr__(self) -> str:
         return f"<lock on key {self._key!r} of {self._store!r}>"
+
+
+def _renew(lock: weakref.ref[Lock], hold: _Hold) -> Op[bool]:
+    """Renew the lease of *hold*, in the background. Result: False as long as it is to be done again."""
+    held = lock()
+    if held is None or not hold.is_renewed:
+        return True
+    yield from held._renewed_unless_locked(hold)
+    return False
 
 
 def _one(query: Query) -> Op[Any]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from pgstore import errors
-from pgstore.client import Client
 from pgstore.core.numbers import as_int
 from pgstore.core.operation import BeforeCommit, Call, Fetch, Op, Query, StaleHandle, atomic
 from pgstore.core.statement import Statement
@@ -49,41 +48,6 @@ class FileStoreBase(Store):
     _version: int = NEWEST  # the one that is read
     _version_pin: VersionPin | None = None  # keeps that version; None: it is the newest
     _read_only_reason: str | None = None  # why this handle does not write; None: it does
-
-    @classmethod
-    def from_name(
-        cls,
-        label: str | None = None,
-        *,
-        name: str | None = None,
-        environment_name: str | None = None,
-        create_if_missing: bool = False,
-        client: Client | None = None,
-        storage: str | None = None,
-        chunk_size: int | None = None,
-    ) -> Self:
-        """
-        Return a handle on the store of this name; it is looked up on first use.
-
-        Args:
-            label: the name, 1 to 64 of A-Z a-z 0-9 . _ - (also accepted as *name*).
-            environment_name: None: the client's.
-            create_if_missing: create it on first use; else using it raises `NotFoundError`.
-            client: None: the default client.
-            storage: where the bytes of large files live: "rows" (the default), or "large_object", PostgreSQL's large objects, which
-                suit large files that are written in small places at random.
-            chunk_size: bytes that are stored, and rewritten, together; 4 KiB to 16 MiB. Only for "rows".
-
-        The last two are fixed at creation. None leaves them as they are, or at their defaults.
-
-        Raises:
-            InvalidError: the name cannot be one; on first use, the store was created with other options.
-        """
-        store = super().from_name(
-            label, name=name, environment_name=environment_name, create_if_missing=create_if_missing, client=client
-        )
-        store._options = cls._checked_options(storage=storage, chunk_size=chunk_size)
-        return store
 
     @classmethod
     def _checked_options(cls, *, storage: str | None, chunk_size: int | None) -> dict[str, Any]:

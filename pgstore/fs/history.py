@@ -177,7 +177,7 @@ END_INODES = Statement(
     WITH RECURSIVE {_THEN_DIRECTORY}, {_NOW_DIRECTORY}, {_THEN_INODE}, {_NOW_INODE}
     UPDATE pgstore.inode
        SET version_to = $3
-     WHERE store_id::numeric = $1::numeric
+     WHERE store_id + 0::bigint = $1
        AND ctid = ANY (ARRAY(
            SELECT i.ctid
              FROM (SELECT n.ino, $2 AS unless_from FROM now_inode n
@@ -199,7 +199,7 @@ END_NAMES = Statement(
     WITH RECURSIVE {_THEN_DIRECTORY}, {_NOW_DIRECTORY}
     UPDATE pgstore.dirent
        SET version_to = $3
-     WHERE store_id::numeric = $1::numeric
+     WHERE store_id + 0::bigint = $1
        AND ctid = ANY (ARRAY(
            SELECT e.ctid
              FROM (SELECT n.ino, $2 AS unless_from FROM now_directory n

@@ -18,7 +18,6 @@ from pgstore.serializers import NOT_LOADED, check_size, dumps, load_json, loads
 from pgstore.serializers.codecs import JSON, PICKLE, SIGNED_PICKLE
 from pgstore.serializers.signing import SIGNATURE_BYTES, Signer
 from pgstore.store.handle import Store
-from pgstore.store.registry import StoreRecord
 
 # The type of items, for type checkers: `Queue[Task]`. What is not said is Any.
 if TYPE_CHECKING:
@@ -104,12 +103,6 @@ class QueueBase(Store, Generic[T]):
             InvalidError: it is not of 1 to 64 bytes of UTF-8.
         """
         return partition_name(partition).encode()
-
-    def _resolve(self) -> Op[StoreRecord]:
-        record = self._record
-        if record is None or record.history is not self._client.history:  # type: ignore[union-attr]
-            record = yield from self._resolve()
-        return record
 
     def _state_of(self, store_id: int) -> QueueState:
         """What the client knows of this Queue; looked up by each operation, since a forked child begins with nothing."""

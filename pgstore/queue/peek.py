@@ -44,10 +44,10 @@ _LAPSED: Final = """
 
 CLEAR_ITEMS: Final = 10_000  # of one statement
 # What another has taken, and may yet give back, is passed over: clearing waits for nobody. Nothing that is put meanwhile goes.
-# The cast: see `take`.
+# The sum: see `take`.
 _DELETE_UP_TO: Final = """
     DELETE FROM pgstore.queue_item
-     WHERE store_id::numeric = $1::numeric
+     WHERE store_id + 0::bigint = $1
        AND ctid = ANY (ARRAY(SELECT ctid
                                FROM pgstore.queue_item
                               WHERE store_id = $1

@@ -328,11 +328,11 @@ class Putting(Returning[T]):
 
     # -------------------------------------------------------------------------------------------------- with options
 
-    # Waits for nobody: keys that others are deleting or asking for are passed over. The cast: see `take`.
+    # Waits for nobody: keys that others are deleting or asking for are passed over. The sum: see `take`.
     _FORGET_KEYS: Final = Statement(
         """
         DELETE FROM pgstore.queue_key
-         WHERE store_id::numeric = $1::numeric
+         WHERE store_id + 0::bigint = $1
            AND ctid = ANY (ARRAY(SELECT ctid
                                    FROM pgstore.queue_key
                                   WHERE store_id = $1

@@ -3,6 +3,11 @@
 `values` turns Python objects into bytes that any other process can load; `keys` turns the keys of a Dict into text that
 is equal exactly when the keys are; `codecs` names what a value can be stored as. `callables` says which functions are
 one key, and `signing` signs pickles. None of them touches a database, nor imports what the program does not use.
+
+Where a change belongs:
+
+- A new type of keys has a tag of its own in `keys`, and its text there and in the functions of sql/schema.sql that read keys.
+- A new form of values is a letter in `codecs`. Each kind of store says what it does with it: `dict.codec`, `queue.base`.
 """
 
 from __future__ import annotations

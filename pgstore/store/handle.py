@@ -125,18 +125,7 @@ class Store:
         create_if_missing: bool = False,
         client: Client | None = None,
     ) -> Self:
-        """
-        Return a handle on the store of this name; it is looked up on first use.
-
-        Args:
-            label: the name, 1 to 64 of A-Z a-z 0-9 . _ - (also accepted as *name*).
-            environment_name: None: the client's.
-            create_if_missing: create it on first use; else using it raises `NotFoundError`.
-            client: None: the default client.
-
-        Raises:
-            InvalidError: the name cannot be one.
-        """
+        """Return a handle on the store of this name. Each class adds the options that its stores are made with."""
         if (label is None) == (name is None):
             raise errors.InvalidError(f"{cls._display_name}.from_name takes one name")
         checked = check_name(label if name is None else name, cls._display_name)
@@ -251,6 +240,8 @@ class Store:
         """The handle that all of its clones ask."""
         return self if self._origin is None else self._origin
 
+    # Two words: to resolve a handle is to know its store, to find a store is to ask the database for it.
+
     def _resolve_id(self) -> Op[int]:
         """The store's id; found, or created, on first use."""
         record = self._record
@@ -260,6 +251,9 @@ class Store:
 
     def _resolve(self) -> Op[StoreRecord]:
         """The store's record; found, or created, on first use; found anew in another history."""
+        record = self._record
+        if record is not None and record.history is self._client.history:  # type: ignore[union-attr]
+            return record
         first, client = self._first, self._runner
         record = first._record
         if record is None or record.history is not client.history:
@@ -270,6 +264,7 @@ class Store:
         return record
 
     def _resolve_anew(self) -> Op[StoreRecord]:
+        """`_resolve`, for the first handle, which knows of no store in this history."""
         client = self._runner
         if self._closed:
             raise self._missing()

@@ -6,16 +6,20 @@ import asyncio
 import collections
 import contextvars
 import gc
+import os
 import signal
 import threading
 import time
 from functools import partial
 
+import psycopg
 import pytest
 
 import pgstore
 from pgstore import connection
-from pgstore.connection import pool
+from pgstore.client import client as client_module
+from pgstore.connection import base, pool
+from pgstore.core import limit
 from pgstore.errors import StoreUnavailable
 from tests.faults.conftest import Background, until
 
@@ -537,6 +541,63 @@ def test_leases_are_renewed_while_transactions_hold_all_connections(only, own_da
     assert not any(lease.is_lost for lease in leases)
 
 
+def test_a_lock_is_renewed_while_transactions_hold_all_connections(only, own_database):
+    """
+    Its holder cannot see that it has lost it, so whoever comes would work beside it.
+    """
+    entries = pgstore.Dict.persist("entries", client=only).hydrate()
+    done = threading.Event()
+    with entries.lock("k", ttl=1):
+        working = hold_all(only, lambda _: done.wait(30), 3)
+        with pgstore.Client(own_database) as other, pytest.raises(pgstore.errors.LockTimeout):
+            pgstore.Dict.from_name("entries", client=other).lock("k", timeout=2.5).acquire()
+        done.set()
+        for each in working:
+            each.result(20)
+
+
+def test_renewals_go_on_beside_a_server_process_that_has_stopped(own_database, eye, monkeypatch):
+    """
+    All of them are on one thread, which must not wait for its connection for ever.
+    """
+    monkeypatch.setattr(client_module, "_URGENT_SECONDS", 0.5)
+    monkeypatch.setattr(limit, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(base, "CANCEL_SECONDS", 0.3)
+    with pgstore.Client(named(own_database, "stopping")) as client:
+        entries = pgstore.Dict.persist("entries", client=client).hydrate()
+        renewed_at = "SELECT expires_at FROM pgstore.dict_lock"
+        with entries.lock("k", ttl=6):
+            first = eye.value(renewed_at)
+            until(lambda: eye.value(renewed_at) > first)  # now the thread has a connection
+            before, pids = eye.value(renewed_at), eye.backends()
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                until(lambda: eye.value(renewed_at) > before, 6)
+            finally:
+                for pid in pids:
+                    os.kill(pid, signal.SIGCONT)
+
+
+def test_renewals_and_heartbeats_wait_for_nobody_who_has_their_rows_locked(only, own_database, eye):
+    """
+    One that waited would keep all the others waiting, until they are too late.
+    """
+    entries = pgstore.Dict.persist("entries", client=only).hydrate()
+    pgstore.Dict.ephemeral(client=only).hydrate()
+    with psycopg.connect(own_database) as other, entries.lock("free", ttl=1), entries.lock("locked", ttl=1):
+        other.execute("SELECT FROM pgstore.dict_lock WHERE key = 'locked' FOR UPDATE")
+        other.execute("SELECT FROM pgstore.session FOR UPDATE")
+        renewed_at = "SELECT expires_at FROM pgstore.dict_lock WHERE key = 'free'"
+        before = eye.value(renewed_at)
+
+        Background(only._run_urgently, only.session._beat_again()).result(3)
+        until(lambda: eye.value(renewed_at) > before, 3)
+
+        other.rollback()
+        until(lambda: eye.value("SELECT bool_and(expires_at > now()) FROM pgstore.dict_lock"), 3)
+
+
 def test_the_session_beats_while_transactions_hold_all_connections(only, eye):
     ephemeral = pgstore.Dict.ephemeral(client=only)
     ephemeral["k"] = 1
@@ -544,7 +605,7 @@ def test_the_session_beats_while_transactions_hold_all_connections(only, eye):
     done = threading.Event()
     working = hold_all(only, lambda _: done.wait(30), 3)
 
-    Background(only.run_in_background, only.session._keep_alive()).result(5)
+    Background(only._run_urgently, only.session._beat_again()).result(5)
 
     assert eye.value("SELECT heartbeat_at FROM pgstore.session") > before
     done.set()

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import pgstore
+from pgstore.client import session
 from tests.faults.conftest import Background, Eye, until
 
 # Python 3.12 warns about every fork of a process that has threads, and pytest's has some.
@@ -39,6 +40,22 @@ def in_child(function):
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def in_block(block, function):
+    """Call *function* as if it stood in the `with` *block*, which was entered by the parent; return an exit status."""
+    status = 70
+    try:
+        signal.alarm(30)
+        try:
+            function()
+        finally:
+            block.__exit__(*sys.exc_info())
+    except SystemExit:
+        status = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    return status
 
 
 def backend(client):
@@ -154,6 +171,46 @@ def test_a_child_makes_ephemeral_stores_of_its_own_which_go_with_it(client, eye)
         assert in_child(child) == 0
         assert eye.value("SELECT count(*) FROM pgstore.store WHERE name IS NULL") == 1
         assert queue.len() == 0
+
+
+def test_a_child_that_exits_inside_the_parents_lock_leaves_it_to_the_parent_who_goes_on_renewing(client, own_database):
+    entries = pgstore.Dict.persist("entries", client=client).hydrate()
+
+    def child():
+        sys.exit()
+
+    with entries.lock("k", ttl=0.5) as lock:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(in_block(lock, child))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        with pgstore.Client(own_database) as other, pytest.raises(pgstore.errors.LockTimeout):
+            pgstore.Dict.from_name("entries", client=other).lock("k", timeout=1).acquire()
+
+
+def test_a_child_renews_its_own_lock_and_writes_heartbeats_of_its_own(client, own_database, monkeypatch):
+    """
+    The threads that do it for the parent are not in the child.
+    """
+    monkeypatch.setattr(session, "BEAT_SECONDS", 0.05)
+    entries = pgstore.Dict.persist("entries", client=client).hydrate()
+    pgstore.Dict.ephemeral(client=client).hydrate()
+
+    def child():
+        eye = Eye(own_database)
+        pgstore.Dict.ephemeral(client=client).hydrate()
+        mine = client.session.id
+        heartbeat = f"SELECT heartbeat_at FROM pgstore.session WHERE id = {mine}"
+        before = eye.value(heartbeat)
+        until(lambda: eye.value(heartbeat) > before)
+        with entries.lock("child", ttl=0.5):
+            taken = eye.value("SELECT expires_at FROM pgstore.dict_lock WHERE key = 'child'")
+            until(lambda: eye.value("SELECT expires_at FROM pgstore.dict_lock WHERE key = 'child'") > taken)
+        eye.close()
+        client.close()
+
+    with entries.lock("parent", ttl=0.5):
+        assert in_child(child) == 0
 
 
 def test_a_child_can_wait_and_so_can_the_parent_after_it(client, own_database):

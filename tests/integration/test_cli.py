@@ -505,7 +505,7 @@ def test_ctrl_c_ends_quietly(cli, own_database):
     Whoever interrupts knows that they did.
     """
     with psycopg.connect(own_database) as blocker:
-        blocker.execute("SELECT pg_advisory_xact_lock(%s)", [migrate._LOCK_KEY])
+        blocker.execute("SELECT pg_advisory_xact_lock(%s)", [migrate.transaction.LOCK_KEY])
         process = cli.start("--url", own_database, "migrate")
         wait_for_lock(own_database)
 

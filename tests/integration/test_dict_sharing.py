@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import gc
 import multiprocessing
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 import pgstore
+from pgstore.dict.lock import _Hold
 from pgstore.errors import LockTimeout
 from tests.faults.conftest import Background
 
@@ -500,6 +502,52 @@ def test_a_lock_held_in_an_asynchronous_transaction_is_renewed(client, store, st
         return is_free
 
     assert asyncio.run(main()) is False
+
+
+def test_a_task_keeps_its_lock_while_it_gives_the_event_loop_no_turn(client, store, store_elsewhere):
+    async def main():
+        async with store.lock("k", ttl=0.3):
+            time.sleep(0.9)  # noqa: ASYNC251 - that is what it is about
+            is_free = store_elsewhere.lock("k").acquire(block=False)
+        await client.aclose()
+        return is_free
+
+    assert asyncio.run(main()) is False
+
+
+def test_a_lock_that_nobody_has_any_more_is_not_renewed(client, store, store_elsewhere):
+    """
+    As that of a task whose event loop has ended: nothing could release it.
+    """
+
+    async def main():
+        await store.lock("k", ttl=0.3).__aenter__()
+        await client.aclose()
+
+    asyncio.run(main())
+    gc.collect()
+
+    with store_elsewhere.lock("k", timeout=10):
+        pass
+
+
+def test_a_block_renews_its_lock_until_its_end(client, store):
+    with store.lock("k", ttl=0.3):
+        assert client.scheduler.urgent._left
+    assert not any(isinstance(key, _Hold) for key in client.scheduler.urgent._left)
+
+
+def test_a_lock_of_a_client_that_is_being_closed_is_not_taken_for_a_block(client, store, store_elsewhere):
+    """
+    It would not be renewed, and another could take it while the block runs.
+    """
+    store.hydrate()
+    client.scheduler.close()
+
+    with pytest.raises(pgstore.errors.StoreUnavailable, match="being closed"), store.lock("k"):
+        pass
+
+    assert store_elsewhere.lock("k").acquire(block=False) is True
 
 
 def test_a_lock_that_is_released_is_not_held_any_more(call, store):

@@ -18,6 +18,7 @@ import pgstore
 from pgstore import errors
 from pgstore.client import session
 from pgstore.core.operation import Call
+from tests.faults.conftest import until
 
 KINDS = [pgstore.Dict, pgstore.Queue, pgstore.Volume]
 
@@ -419,6 +420,19 @@ def test_an_ephemeral_store_is_usable_at_once_and_goes_with_its_handle(client):
 
     with pytest.raises(pgstore.NotFoundError):
         pgstore.Dict.from_id(object_id, client=client).hydrate()
+
+
+def test_an_ephemeral_store_without_a_handle_goes_in_the_background(client, monkeypatch, sql):
+    monkeypatch.setattr(session, "BEAT_SECONDS", 0.05)
+    store = pgstore.Dict.ephemeral(client=client).hydrate()
+    number = int(store.object_id.partition("-")[2])
+    before = sql("SELECT heartbeat_at FROM pgstore.session WHERE id = %s", client.session.id)
+
+    del store
+    gc.collect()
+
+    until(lambda: not sql("SELECT 1 FROM pgstore.store WHERE id = %s", number))
+    until(lambda: sql("SELECT heartbeat_at FROM pgstore.session WHERE id = %s", client.session.id) > before)
 
 
 def test_ephemeral_stores_go_when_the_interpreter_exits(client, database):

@@ -144,8 +144,8 @@ def next_revision(monkeypatch, tmp_path):
         folder = tmp_path / "alembic"
         shutil.copytree(ROOT / "alembic", folder)
         (folder / "versions" / "9999_next.py").write_text(NEXT.format(head=migrate.SCHEMA_REVISION))
-        monkeypatch.setattr(migrate, "migration_directory", lambda: folder)
-        monkeypatch.setattr(migrate, "SCHEMA_REVISION", "9999")
+        monkeypatch.setattr(migrate.directories, "migration_directory", lambda: folder)
+        monkeypatch.setattr(migrate.revisions, "SCHEMA_REVISION", "9999")
         return "9999"
 
     return advance

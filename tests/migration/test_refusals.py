@@ -104,7 +104,7 @@ def test_an_old_server_is_refused(cluster, monkeypatch):
     """
     Its statements would fail one by one, later.
     """
-    monkeypatch.setattr(migrate, "OLDEST_SERVER", 990000)
+    monkeypatch.setattr(migrate.revisions, "OLDEST_SERVER", 990000)
 
     with pytest.raises(
         errors.DatabaseUnsuitable, match=r"the server is PostgreSQL \d+\.\d+.*, pgstore needs 99 or later"
@@ -180,7 +180,7 @@ def test_a_failure_leaves_nothing_half_made(cluster, monkeypatch):
     Everything is one transaction: the schema, its contents, the revision and the rights.
     """
     url, roles = cluster.database(), cluster.roles()
-    monkeypatch.setattr(migrate, "_roles_script", lambda: "SELECT 1 / 0")
+    monkeypatch.setattr(migrate.run, "roles_script", lambda: "SELECT 1 / 0")
 
     with pytest.raises(errors.StatementFailed, match="division by zero"):
         migrate.upgrade(url, roles=roles)
@@ -197,7 +197,7 @@ def test_an_interrupt_leaves_nothing_half_made(cluster, monkeypatch):
     def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(migrate, "_roles_script", interrupt)
+    monkeypatch.setattr(migrate.run, "roles_script", interrupt)
 
     with pytest.raises(KeyboardInterrupt):
         migrate.upgrade(url)
@@ -210,10 +210,10 @@ def test_waiting_for_another_migration_ends(cluster, monkeypatch):
     One that hangs must not take all others with it, unexplained.
     """
     url = cluster.database()
-    monkeypatch.setattr(migrate, "_LOCK_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(migrate.transaction, "_LOCK_WAIT_SECONDS", 0.1)
 
     with psycopg.connect(url) as other:
-        other.execute("SELECT pg_advisory_xact_lock(%s)", [migrate._LOCK_KEY])
+        other.execute("SELECT pg_advisory_xact_lock(%s)", [migrate.transaction.LOCK_KEY])
         with pytest.raises(errors.StoreUnavailable, match=r"another migration of database '\w+' has been running"):
             migrate.upgrade(url)
 
@@ -223,10 +223,10 @@ def test_a_login_without_rights_that_holds_the_lock_is_named(cluster, monkeypatc
     Every login may hold an advisory lock; whoever operates the database has to know whom to end.
     """
     url = cluster.database()
-    monkeypatch.setattr(migrate, "_STRANGER_WAIT_SECONDS", 1)
+    monkeypatch.setattr(migrate.transaction, "_STRANGER_WAIT_SECONDS", 1)
 
     with psycopg.connect(url_as(url, cluster.login())) as other:
-        other.execute("SELECT pg_advisory_lock(%s)", [migrate._LOCK_KEY])
+        other.execute("SELECT pg_advisory_lock(%s)", [migrate.transaction.LOCK_KEY])
         with pytest.raises(
             errors.StoreUnavailable, match=rf"process {other.info.backend_pid} of role .*may not migrate"
         ):
@@ -240,7 +240,7 @@ def test_waiting_for_a_busy_table_ends(cluster, monkeypatch, next_revision):
     url = cluster.database()
     migrate.upgrade(url, roles=None)
     next_revision()
-    monkeypatch.setattr(migrate, "_TABLE_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(migrate.transaction, "_TABLE_WAIT_SECONDS", 0.1)
 
     with psycopg.connect(url) as other:
         other.execute("SELECT FROM pgstore.dict_entry")
@@ -264,7 +264,7 @@ def test_a_lost_connection_is_reported_as_such(cluster, caplog):
             caught.append(exc)
 
     with psycopg.connect(url, autocommit=True) as other:
-        other.execute("SELECT pg_advisory_lock(%s)", [migrate._LOCK_KEY])
+        other.execute("SELECT pg_advisory_lock(%s)", [migrate.transaction.LOCK_KEY])
         thread = threading.Thread(target=run)
         thread.start()
         ended = False

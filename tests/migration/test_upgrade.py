@@ -330,7 +330,7 @@ def test_an_installed_package_finds_its_files(monkeypatch, tmp_path):
     ]:
         (package.parent / folder).mkdir(parents=True)
         (package.parent / folder / file).touch()
-    monkeypatch.setattr(migrate, "__file__", str(package / "migrate.py"))
+    monkeypatch.setattr(migrate.directories, "__file__", str(package / "migrate" / "directories.py"))
 
     assert (migrate.migration_directory(), migrate.sql_directory()) == (package / "_migrations", package / "_sql")
 
@@ -346,7 +346,7 @@ def test_a_checkout_finds_its_files_although_it_was_built(monkeypatch, tmp_path)
     for folder, file in [("pgstore/_sql", "schema.sql"), ("sql", "schema.sql"), (".", "pyproject.toml")]:
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         (tmp_path / folder / file).touch()
-    monkeypatch.setattr(migrate, "__file__", str(tmp_path / "pgstore" / "migrate.py"))
+    monkeypatch.setattr(migrate.directories, "__file__", str(tmp_path / "pgstore" / "migrate" / "directories.py"))
 
     assert tmp_path / "sql" == migrate.sql_directory()
 

@@ -85,11 +85,11 @@ DELETE_TREES = Statement(
     f"""
     {BELOW}, dropped AS (
          DELETE FROM pgstore.dirent
-          WHERE store_id::numeric = $1::numeric
+          WHERE store_id + 0::bigint = $1
             AND ctid = ANY (ARRAY(SELECT ctid FROM below WHERE ctid IS NOT NULL))
     ), gone AS (
          DELETE FROM pgstore.inode
-          WHERE store_id::numeric = $1::numeric
+          WHERE store_id + 0::bigint = $1
             AND ctid = {inode_ctids(OTHERS_BELOW.format(3), "b.ino")}
          RETURNING blob_id
     )
@@ -125,7 +125,7 @@ MOVE_PARENTS = Statement(
     f"""
     UPDATE pgstore.inode
        SET parent = $3
-     WHERE store_id::numeric = $1::numeric
+     WHERE store_id + 0::bigint = $1
        AND ctid = ANY (ARRAY(
            SELECT i.ctid
              FROM pgstore.dirent d
@@ -147,7 +147,7 @@ MOVE_PARENTS = Statement(
 DELETE_INODES = Statement(
     f"""
     DELETE FROM pgstore.inode
-     WHERE store_id::numeric = $1::numeric
+     WHERE store_id + 0::bigint = $1
        AND ctid = {inode_ctids("pg_catalog.unnest($2) AS u (ino)", "u.ino")}
     """,
     "int8 int8[]",
@@ -157,7 +157,7 @@ TOUCH = Statement(
     f"""
     UPDATE pgstore.inode
        SET mtime_ns = greatest(mtime_ns, $3), ctime_ns = greatest(ctime_ns, $3)
-     WHERE store_id::numeric = $1::numeric
+     WHERE store_id + 0::bigint = $1
        AND ctid = {inode_ctids("pg_catalog.unnest($2) AS u (ino)", "u.ino")}
     """,
     "int8 int8[] int8",

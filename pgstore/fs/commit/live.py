@@ -73,7 +73,7 @@ UNLINK_FILES = Statement(
     ), unlinked AS (
          UPDATE pgstore.inode
             SET link_count = 0, ctime_ns = $4
-          WHERE store_id::numeric = $1::numeric
+          WHERE store_id + 0::bigint = $1
             AND ctid = ANY (ARRAY(SELECT ctid FROM file))
          RETURNING ino
     )
@@ -98,11 +98,11 @@ REMOVE_TREES = Statement(
     f"""
     {BELOW}, dropped AS (
          DELETE FROM pgstore.dirent
-          WHERE store_id::numeric = $1::numeric
+          WHERE store_id + 0::bigint = $1
             AND ctid = ANY (ARRAY(SELECT ctid FROM below WHERE ctid IS NOT NULL))
     )
     DELETE FROM pgstore.inode
-     WHERE store_id::numeric = $1::numeric
+     WHERE store_id + 0::bigint = $1
        AND ctid = {inode_ctids("below b", "b.ino", f"b.kind = '{DIRECTORY}'")}
     """,
     "int8 int8[]",

@@ -2,8 +2,8 @@
 
 Rows to change are named by their ctids, each found by one look at its key. A list of keys as a condition would be compared with
 each row of the store, where the statement was planned while there were few. The lock that the commit holds keeps the rows where
-they are. `store_id::numeric = $1::numeric` names the store, and the cast keeps the planner from using an index for it: the rows
-are then fetched by ctid.
+they are. `store_id + 0::bigint = $1` names the store, and the sum keeps the planner from using an index for it: the rows are then
+fetched by ctid.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def lock_inodes(strength: str) -> Statement:
 TAKE_NAMES = Statement(
     f"""
     DELETE FROM pgstore.dirent
-     WHERE store_id::numeric = $1::numeric
+     WHERE store_id + 0::bigint = $1
        AND ctid = {name_ctids("unnest($2, $3)")}
     RETURNING ino, kind
     """,
@@ -108,7 +108,7 @@ ADD_LINKS = Statement(
     f"""
     UPDATE pgstore.inode
        SET link_count = greatest(link_count::integer + $3, 0), ctime_ns = $4
-     WHERE store_id::numeric = $1::numeric
+     WHERE store_id + 0::bigint = $1
        AND ctid = {inode_ctids("pg_catalog.unnest($2) AS u (ino)", "u.ino")}
     """,
     "int8 int8[] int8 int8",

@@ -43,21 +43,21 @@ CLOSE_TREES = Statement(
     f"""
     {BELOW}, dropped AS (
          DELETE FROM pgstore.dirent
-          WHERE store_id::numeric = $1::numeric
+          WHERE store_id + 0::bigint = $1
             AND ctid = ANY (ARRAY(SELECT ctid FROM below WHERE ctid IS NOT NULL AND version_from = $3))
     ), closed AS (
          UPDATE pgstore.dirent
             SET version_to = $3
-          WHERE store_id::numeric = $1::numeric
+          WHERE store_id + 0::bigint = $1
             AND ctid = ANY (ARRAY(SELECT ctid FROM below WHERE ctid IS NOT NULL AND version_from < $3))
     ), ended AS (
          UPDATE pgstore.inode
             SET version_to = $3
-          WHERE store_id::numeric = $1::numeric
+          WHERE store_id + 0::bigint = $1
             AND ctid = {inode_ctids(OTHERS_BELOW.format(4), "b.ino", "n.version_from < $3")}
     ), gone AS (
          DELETE FROM pgstore.inode
-          WHERE store_id::numeric = $1::numeric
+          WHERE store_id + 0::bigint = $1
             AND ctid = {inode_ctids(OTHERS_BELOW.format(4), "b.ino", "n.version_from = $3")}
          RETURNING blob_id
     )
@@ -69,7 +69,7 @@ CLOSE_NAMES = Statement(
     f"""
     UPDATE pgstore.dirent
        SET version_to = $2
-     WHERE store_id::numeric = $1::numeric
+     WHERE store_id + 0::bigint = $1
        AND ctid = {name_ctids("unnest($3, $4)", "d.version_from < $2")}
     """,
     "int8 int8 int8[] bytea[]",
@@ -77,7 +77,7 @@ CLOSE_NAMES = Statement(
 DELETE_NAMES = Statement(
     f"""
     DELETE FROM pgstore.dirent
-     WHERE store_id::numeric = $1::numeric
+     WHERE store_id + 0::bigint = $1
        AND ctid = {name_ctids("unnest($3, $4)", "d.version_from = $2")}
     """,
     "int8 int8 int8[] bytea[]",
@@ -87,7 +87,7 @@ CLOSE_INODES = Statement(
     f"""
     UPDATE pgstore.inode
        SET version_to = $2
-     WHERE store_id::numeric = $1::numeric
+     WHERE store_id + 0::bigint = $1
        AND ctid = {
         inode_ctids(
             "unnest($3, $4) AS u (ino, names)", "u.ino", "n.link_count::integer + u.names <= 0 AND n.version_from < $2"
@@ -101,7 +101,7 @@ DROP_INODES = Statement(
     f"""
     WITH gone AS (
          DELETE FROM pgstore.inode
-          WHERE store_id::numeric = $1::numeric
+          WHERE store_id + 0::bigint = $1
             AND ctid = {
         inode_ctids(
             "unnest($3, $4) AS u (ino, names)", "u.ino", "n.link_count::integer + u.names <= 0 AND n.version_from = $2"
@@ -119,7 +119,7 @@ FORK_INODES = Statement(
     WITH closed AS (
          UPDATE pgstore.inode
             SET version_to = $2
-          WHERE store_id::numeric = $1::numeric
+          WHERE store_id + 0::bigint = $1
             AND ctid = {inode_ctids("pg_catalog.unnest($3) AS u (ino)", "u.ino", "n.version_from < $2")}
          RETURNING *
     )

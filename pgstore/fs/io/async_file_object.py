@@ -436,16 +436,9 @@ class AsyncTextFile(AsyncFile[str]):
         raise io.UnsupportedOperation("the position in a text is not known in characters; open the file as bytes")
 
 
-def async_file_object(
-    file: FileAt,
-    runner: Runner,
-    bound: Any,
-    buffering: int,
-    encoding: str | None,
-    errors_: str | None,
-    newline: str | None,
-) -> Any:
+def async_file_object(file: FileAt, runner: Runner, bound: Any) -> Any:
     open_file, mode, position = file
+    buffering = mode.buffering
     buffer = buffering if buffering > 1 else open_file.write_buffer
     if not mode.is_text:
         return AsyncBinaryFile(open_file, runner, bound, mode, position, buffered=buffering != 0, write_buffer=buffer)
@@ -457,8 +450,8 @@ def async_file_object(
         position,
         buffered=True,
         write_buffer=buffer,
-        encoding=encoding or "utf-8",
-        errors=errors_,
-        newline=newline,
+        encoding=mode.encoding or "utf-8",
+        errors=mode.errors,
+        newline=mode.newline,
         line_buffering=buffering == 1,
     )

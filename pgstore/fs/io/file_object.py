@@ -33,11 +33,15 @@ RANDOM_BUFFER: Final = 64 * 1024  # bytes, of files that are read and written: a
 
 
 class Mode(NamedTuple):
-    """A mode of `open`, taken apart."""
+    """What the arguments of `open` after the path say; the *mode* itself taken apart."""
 
     kind: str  # r, w, x or a
     updates: bool
     is_text: bool
+    buffering: int
+    encoding: str | None
+    errors: str | None
+    newline: str | None
 
     @property
     def reads(self) -> bool:
@@ -73,7 +77,7 @@ def parse_mode(mode: object, buffering: int, encoding: str | None, errors_: str 
         raise errors.InvalidError(
             f"mode {mode!r} is not one of 'r', 'w', 'x' and 'a', with 'b' for bytes or 't' for text, and '+' for both directions"
         )
-    parsed = Mode(kinds.pop(), "+" in letters, "b" not in letters)
+    parsed = Mode(kinds.pop(), "+" in letters, "b" not in letters, buffering, encoding, errors_, newline)
     if not parsed.is_text:
         for name, value in (("encoding", encoding), ("errors", errors_), ("newline", newline)):
             if value is not None:
@@ -380,17 +384,10 @@ def finalise(file: io.IOBase, raw: RawFile | None) -> None:
             file.close()
 
 
-def file_object(
-    file: FileAt,
-    runner: Runner,
-    bound: Any,
-    buffering: int,
-    encoding: str | None,
-    errors_: str | None,
-    newline: str | None,
-) -> Any:
+def file_object(file: FileAt, runner: Runner, bound: Any) -> Any:
     """The file object that the built-in `open` would make."""
     open_file, mode, position = file
+    buffering = mode.buffering
     raw = RawFile(open_file, runner, bound, mode.raw, position, read_ahead=buffering != 0)
     if buffering == 0:
         return raw
@@ -402,6 +399,6 @@ def file_object(
         binary = layered(raw, raw, BinaryReader, buffering if buffering > 1 else io.DEFAULT_BUFFER_SIZE)
     if not mode.is_text:
         return binary
-    text = layered(raw, binary, TextFile, encoding or "utf-8", errors_, newline, buffering == 1)
+    text = layered(raw, binary, TextFile, mode.encoding or "utf-8", mode.errors, mode.newline, buffering == 1)
     text.mode = mode.kind + ("+" if mode.updates else "")  # type: ignore[misc]
     return text

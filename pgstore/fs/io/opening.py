@@ -84,23 +84,28 @@ class BoundOpen(Method):
         newline: str | None = None,
     ) -> Any: ...
 
-    def __call__(
-        self,
-        path: str,
-        mode: str = "r",
-        buffering: int = -1,
-        encoding: str | None = None,
-        errors: str | None = None,
-        newline: str | None = None,
-    ) -> Any:
-        runner, bound = self._owner._runner, self._owner._bound
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        runner = self._owner._runner
         # The file belongs to the transaction that is current now, whichever is when it is used.
-        bound = runner.pin(bound)
-        op = self._function(self._owner, path, mode, buffering, encoding, errors, newline)
-        return file_object(runner.run(op, bound), runner, bound, buffering, encoding, errors, newline)
+        bound = runner.pin(self._owner._bound)
+        return file_object(runner.run(self._function(self._owner, *args, **kwargs), bound), runner, bound)
+
+    @property
+    def aio(self) -> AioOpen:
+        """The same, awaitable, and for `async with`: an `AsyncBinaryFile` or `AsyncTextFile`."""
+        return AioOpen(self._function, self._owner)
+
+
+class AioOpen(Method):
+    __slots__ = ()
+    __doc__ = Doc("The form of a store method that opens files which is awaited, or entered by `async with`.")
+
+    def __init__(self, function: Callable[..., Op[FileAt]], owner: Any) -> None:
+        self._function = function
+        self._owner = owner
 
     @overload
-    def aio(
+    def __call__(
         self,
         path: str,
         mode: OpenTextMode = "r",
@@ -110,9 +115,9 @@ class BoundOpen(Method):
         newline: str | None = None,
     ) -> Opening[AsyncTextFile]: ...
     @overload
-    def aio(self, path: str, mode: OpenBinaryMode, buffering: int = -1) -> Opening[AsyncBinaryFile]: ...
+    def __call__(self, path: str, mode: OpenBinaryMode, buffering: int = -1) -> Opening[AsyncBinaryFile]: ...
     @overload
-    def aio(
+    def __call__(
         self,
         path: str,
         mode: str,
@@ -122,23 +127,14 @@ class BoundOpen(Method):
         newline: str | None = None,
     ) -> Opening[Any]: ...
 
-    def aio(
-        self,
-        path: str,
-        mode: str = "r",
-        buffering: int = -1,
-        encoding: str | None = None,
-        errors: str | None = None,
-        newline: str | None = None,
-    ) -> Any:
-        """The same, awaitable, and for `async with`: an `AsyncBinaryFile` or `AsyncTextFile`."""
-        runner, bound = self._owner._runner, self._owner._bound
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        runner = self._owner._runner
 
         async def open_() -> Any:
-            belongs = runner.pin(bound)
-            op = self._function(self._owner, path, mode, buffering, encoding, errors, newline)
-            file = await runner.run_async(op, belongs)
-            return async_file_object(file, runner, belongs, buffering, encoding, errors, newline)
+            bound = runner.pin(self._owner._bound)
+            return async_file_object(
+                await runner.run_async(self._function(self._owner, *args, **kwargs), bound), runner, bound
+            )
 
         opening: Opening[Any] = Opening(open_)
         return opening

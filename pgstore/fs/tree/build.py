@@ -46,7 +46,7 @@ SHARE_BLOBS = Statement(
     f"""
     UPDATE pgstore.blob
        SET is_shared = true
-     WHERE store_id::numeric = $1::numeric
+     WHERE store_id + 0::bigint = $1
        AND ctid = ANY (ARRAY(
            SELECT b.ctid
              FROM (SELECT DISTINCT i.blob_id

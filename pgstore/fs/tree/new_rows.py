@@ -6,11 +6,11 @@ yet. Such rows are valid since version 0 and need no lock.
 
 from __future__ import annotations
 
-import contextlib
 import struct
+from collections import deque
 from typing import Final, NamedTuple
 
-from pgstore.client.session import Session
+from pgstore.client.session import Session, SessionHook
 from pgstore.core.operation import CopyIn, Many, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.fs.commit.change_set import ChangeSet
@@ -59,6 +59,24 @@ _FIELD: Final = struct.Struct("!i").pack
 _BIGINT: Final = struct.Struct("!iq").pack
 
 
+class _ReservedInodes(SessionHook):
+    """Numbers that were drawn for this client's new inodes and not used yet."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self._history = session.client.history  # in which they were drawn
+        self._left: dict[int, deque[int]] = {}
+
+    def of(self, store_id: int) -> deque[int]:
+        """Those of a file system; those of another history are forgotten."""
+        client = self.session.client
+        if client.is_pooled:
+            return deque()  # the server may be replaced unnoticed
+        if self._history is not client.history:
+            self._history, self._left = client.history, {}
+        return self._left.setdefault(store_id, deque())
+
+
 def reserve_inodes(session: Session, store_id: int, count: int, *, at_once: int = 32) -> Op[list[int]]:
     """
     Numbers for *count* new inodes, which nobody else gets.
@@ -66,18 +84,19 @@ def reserve_inodes(session: Session, store_id: int, count: int, *, at_once: int 
     Args:
         at_once: how many to draw from the database, at least, if the session has too few. The next operation takes what is left.
     """
-    reserved = session.reserved_inodes(store_id)
+    reserved = session.hook(_ReservedInodes).of(store_id)
     inos: list[int] = []
-    with contextlib.suppress(IndexError):  # another thread may be quicker
+    try:
         while len(inos) < count:
             inos.append(reserved.popleft())
-    lacking = count - len(inos)
-    if lacking:
-        rows = yield Query(RESERVE_INODES, store_id, max(lacking, at_once))
-        if not rows:
-            raise StoreGone
-        inos += [row[0] for row in rows[:lacking]]
-        reserved.extend(row[0] for row in rows[lacking:])
+        return inos
+    except IndexError:  # there are too few; another thread may have been quicker
+        lacking = count - len(inos)
+    rows = yield Query(RESERVE_INODES, store_id, max(lacking, at_once))
+    if not rows:
+        raise StoreGone
+    inos += [row[0] for row in rows[:lacking]]
+    reserved.extend(row[0] for row in rows[lacking:])
     return inos
 
 

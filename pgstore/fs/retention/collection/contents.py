@@ -31,7 +31,7 @@ NOTE_UNFINISHED = Statement(
     )
     UPDATE pgstore.blob
        SET session_id = NULL
-     WHERE store_id::numeric = $1::numeric
+     WHERE store_id + 0::bigint = $1
        AND ctid = ANY (ARRAY(SELECT d.ctid FROM dead d))
     """,
     "int8 int8",
@@ -75,7 +75,7 @@ def _delete(table: str, column: str) -> Statement:
     return Statement(
         f"""
         DELETE FROM pgstore.{table}
-         WHERE store_id::numeric = $1::numeric
+         WHERE store_id + 0::bigint = $1
            AND ctid = ANY (ARRAY(
                SELECT o.ctid
                  FROM pg_catalog.unnest($2) AS u (id)
@@ -124,7 +124,7 @@ DELETE_BLOBS = Statement(
     f"""
     WITH emptied AS (
          DELETE FROM pgstore.extent
-          WHERE store_id::numeric = $1::numeric
+          WHERE store_id + 0::bigint = $1
             AND ctid = ANY (ARRAY(
                 SELECT e.ctid
                   FROM pg_catalog.unnest($2) AS u (id)
@@ -139,7 +139,7 @@ DELETE_BLOBS = Statement(
     {note_chunks("emptied")}
     )
     DELETE FROM pgstore.blob
-     WHERE store_id::numeric = $1::numeric
+     WHERE store_id + 0::bigint = $1
        AND ctid = ANY (ARRAY(
            SELECT b.ctid
              FROM pg_catalog.unnest($2) AS u (id)

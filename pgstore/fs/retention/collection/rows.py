@@ -51,7 +51,7 @@ DELETE_VERSIONS = Statement(
 DELETE_NAMES = Statement(
     f"""
     DELETE FROM pgstore.dirent
-     WHERE store_id::numeric = $1::numeric
+     WHERE store_id + 0::bigint = $1
        AND ctid = ANY (ARRAY(
            SELECT d.ctid
              FROM pgstore.dirent d
@@ -71,7 +71,7 @@ def _delete_inodes(ctids: str) -> str:
     return f"""
     WITH gone AS (
          DELETE FROM pgstore.inode
-          WHERE store_id::numeric = $1::numeric
+          WHERE store_id + 0::bigint = $1
             AND ctid = ANY (ARRAY({ctids}))
          RETURNING blob_id
     ), noted AS (
