@@ -7,7 +7,8 @@ The wings, each resting only on those below it:
 - `tree` resolves paths to inodes, lists and searches directories, makes inodes and names, and edits what is there.
 - `commit` holds back what a transaction changes in directories that others use, and merges and writes it at the commit.
 - `content` stores the bytes of one file; `retention` keeps what is in use and deletes what is not, and repairs damage.
-- `candidates` notes what may be deleted; `paths` splits and joins paths; `model` has the types and constants that all share.
+- `candidates` notes what may be deleted; `notifications` tells other clients what has changed; `paths` splits and joins paths;
+  `model` has the types and constants that all share.
 
 Where a change belongs:
 

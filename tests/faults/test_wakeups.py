@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -180,7 +181,7 @@ def test_who_looks_at_a_queue_hears_of_every_item_and_takes_none_from_a_taker(ca
     `iterate` waits for a further item; the one who gets it is another.
     """
     there = pgstore.Queue.from_name("queue", client=clients())
-    looking = Background(lambda: [item for item, _ in zip(there.iterate(timeout=30.0), range(3), strict=False)])
+    looking = Background(lambda: list(itertools.islice(there.iterate(timeout=30.0), 3)))
     until(lambda: eye.locks(waiters.EVERYBODY_CLASS))
     getting = Background(call, queue.get)
     until(eye.slots)

@@ -34,7 +34,7 @@ TELLING = {
 }
 # A put tries the lock of those who wait and notifies in its RETURNING: the statement and its commit are one round trip, and a row
 # that is inserted is returned once.
-NOTIFIED_IN_RETURNING = {"pg_notify", "pg_try_advisory_lock", "pg_advisory_unlock"}
+NOTIFIED_IN_RETURNING = {"wake", "pg_try_advisory_lock", "pg_advisory_unlock"}
 
 
 class Query:
