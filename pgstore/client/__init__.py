@@ -6,7 +6,8 @@
   `generators`: for which code a transaction is the current one. `undo` and `notifications`: what is done at its end.
 - `history`: which past of a database is meant; `session`: what must not outlive this process.
 - `waiters`: who waits for what other clients do, and who is told; `listener`: the connections on which that is heard; `waking`:
-  telling; `waiting`: trying again when told; `mask`: when nobody has to be told. `scheduler`: what is done later, off every caller's path.
+  telling; `waiting`: trying again when told; `mask`: when nobody has to be told.
+- `scheduler`: what is done later, off every caller's path.
 
 What happens at COMMIT: the `Transaction` calls its commit hooks (`core.operation.CommitHook`), in one order everywhere, so that no
 two commits wait for each other in a circle. `before_commit` locks and writes; `with_commit` returns queries, which `root` sends in
