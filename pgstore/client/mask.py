@@ -20,10 +20,10 @@ from pgstore.core.statement import Statement
 # The numbers were found by trying, with takers that do nothing between two gets.
 ROW: Final = 2  # so many items without waiting, each soon after the other, are full swing
 SOON_SECONDS: Final = 0.005
-SIGNALS_MAX: Final = 6_000  # a second, of all who listen; they take about 0.1 of a core
+SIGNALS_MAX: Final = 5_000  # a second, of all who listen; they take about 0.08 of a core
 SPIN_SECONDS: Final = 0.001  # between two looks
-SPIN_SECONDS_MAX: Final = 0.05  # without finding anything; less if the mask was shorter
-BUSY_SECONDS: Final = 0.005  # the caller is at work for so long: another had better take
+SPIN_SECONDS_MAX: Final = 0.05  # without finding anything; less if the mask was shorter and items come faster
+BUSY_SECONDS: Final = 0.015  # the caller is at work for so long: another had better take
 BEHIND_SECONDS: Final = 0.01  # without a miss, after which another is told
 RETRY_SECONDS: Final = 0.05  # somebody else masks
 
@@ -34,9 +34,10 @@ MASK_END: Final = Statement("SELECT pgstore.mask_end($1, $2)", "int4 bool")
 class Mask:
     """One topic that this client's takers mask, or are about to."""
 
-    __slots__ = ("began_at", "has_ended", "is_held", "taken_at", "told_at")
+    __slots__ = ("_gap", "began_at", "has_ended", "is_held", "taken_at", "told_at")
 
-    def __init__(self) -> None:
+    def __init__(self, gap: float) -> None:
+        self._gap = gap
         self.is_held = False  # the server knows
         self.has_ended = False
         self.began_at = self.taken_at = clock.monotonic()
@@ -52,7 +53,7 @@ class Mask:
 
     def spin_seconds(self) -> float:
         """How long it is worth looking for more."""
-        return min(SPIN_SECONDS_MAX, clock.monotonic() - self.began_at + 2 * SPIN_SECONDS)
+        return min(SPIN_SECONDS_MAX, max(3 * self._gap, clock.monotonic() - self.began_at) + 2 * SPIN_SECONDS)
 
     @property
     def due(self) -> float:
@@ -63,9 +64,10 @@ class Mask:
 class Swing:
     """How fast a taker finds items."""
 
-    __slots__ = ("_id", "_row", "_took_at")
+    __slots__ = ("_id", "_row", "_took_at", "gap")
 
     def __init__(self) -> None:
+        self.gap = 0.0  # seconds between two items
         self._took_at = 0.0
         self._id = self._row = 0
 
@@ -79,7 +81,8 @@ class Swing:
         seconds, self._took_at = now - self._took_at, now
         passed, self._id = last_id - self._id, last_id
         self._row = 0 if waited else self._row + 1 if seconds < SOON_SECONDS else 1
-        return self._row >= ROW or (0 < seconds < 1 and passed / seconds * listening > SIGNALS_MAX)
+        self.gap = seconds / max(passed, 1)
+        return self.gap < SOON_SECONDS and (self._row >= ROW or self.gap * SIGNALS_MAX < listening)
 
     def is_recent(self, now: float) -> bool:
         """Whether something was taken a moment ago: the caller's work is short."""

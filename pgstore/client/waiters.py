@@ -117,6 +117,11 @@ class Ticket:
         return None if self.entry is None or not self.entry.is_registered else self.entry.slot
 
     @property
+    def listening(self) -> int:
+        """How many listen for this, at least: low slots are taken first. Also when its own has just been given up."""
+        return 1 if self.entry is None else 1 + (self.entry.slot or 0)
+
+    @property
     def key(self) -> int:
         return lock_key(self.topic)
 
@@ -250,9 +255,9 @@ class Registry:
                 entry = self._entries[name] = Entry(topic, for_everybody=name[1])
             entry.begin, entry.look = request.begin, request.look
             ticket.entry = entry
-            if request.is_masking:
+            if request.mask_gap is not None:
                 if entry.mask is None:
-                    entry.mask = Mask()
+                    entry.mask = Mask(request.mask_gap)
                     self._masked[entry] = None
                     self._wake_listener()
                 ticket.mask = entry.mask

@@ -214,14 +214,14 @@ class Listen:
     row of `is_there`, `is_settled` and more. *begin* begins to wait and looks at once: its first three parameters are those of the
     listener, and its row is that of `pgstore.wait_begin` and then that of a look, which is the ticket's `looked`.
 
-    With *is_masking* it does not wait but takes item after item, and sees to it that meanwhile nobody is told.
+    With *mask_gap* it does not wait but takes item after item, so many seconds apart, and sees to it that meanwhile nobody is told.
     """
 
     topic: Topic
     for_everybody: bool = False
     begin: Query | None = None
     look: Query | None = None
-    is_masking: bool = False
+    mask_gap: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

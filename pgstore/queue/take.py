@@ -344,7 +344,7 @@ class Taking(Returning[T]):
                         state.is_awaited = was_told
                         if is_chained or is_unasked:
                             ticket.tell_another()
-                        state.note_take(rows, 1 + (ticket.slot or 0), waited=was_told)
+                        state.note_take(rows, ticket.listening, waited=was_told)
                         return rows
                     if was_told:  # somebody was faster
                         ticket.close()
@@ -366,13 +366,13 @@ class Taking(Returning[T]):
         finally:
             ticket.close()
 
-    def _listening(self, store_id: int, partition: str, state: PartitionState, *, is_masking: bool = False) -> Listen:
+    def _listening(self, store_id: int, partition: str, state: PartitionState, mask_gap: float | None = None) -> Listen:
         known = state.known()
         return Listen(
             Topic(store_id, partition),
             begin=Query(self._WAIT_BEGIN, store_id, partition, known),
             look=Query(self._LOOK, store_id, partition, known, None, None, False),
-            is_masking=is_masking,
+            mask_gap=mask_gap,
         )
 
     def _mask(self, store_id: int, partition: str, state: PartitionState) -> Op[None]:
@@ -384,7 +384,7 @@ class Taking(Returning[T]):
         now = clock.monotonic()
         if now >= state.mask_at and state.swing.is_recent(now) and not (yield from in_transaction()):
             state.mask_at = now + RETRY_SECONDS
-            ticket = yield self._listening(store_id, partition, state, is_masking=True)
+            ticket = yield self._listening(store_id, partition, state, state.swing.gap)
             state.masking = ticket if ticket.mask is not None else None
 
     def _spin(

@@ -297,7 +297,7 @@ def test_what_was_put_before_all_came_is_seen_although_the_first_has_gone(
             relying = Background(pgstore.Queue.from_name("queue", client=second).get)
             until(lambda: idle(second) == 1)
             elsewhere.put(1)
-            until(lambda: idle(first) + idle(second) < 2)
+            until(lambda relying=relying: not (getting.running and relying.running))
         assert getting.result() == 1
         connection.commit()
 
@@ -438,6 +438,115 @@ def test_forged_wake_ups_cost_a_look_and_take_nothing(call, queue, elsewhere, ey
 
     elsewhere.put("item")
     assert getting.result(PROMPT) == "item"
+
+
+# ------------------------------------------------------------------------------------------------------------- masks
+
+
+def mask_of(queue, client):
+    """A ticket of a taker in full swing, as one would have made it; and whether the server knows."""
+    there = pgstore.Queue.from_name(queue.name, client=client).hydrate()
+    state = there._state_of(store_id(there)).partition("", client.servers_seen)
+    request = there._listening(store_id(there), "", state, 0.001)
+    while True:
+        ticket = client._blocking.listener.register(request)
+        until(lambda ticket=ticket: ticket.mask.is_held or ticket.mask.has_ended)
+        if ticket.mask.is_held:  # else it has only just begun to listen
+            return ticket
+
+
+def keep_masked(ticket):
+    """Have its caller take something all the time."""
+    while not ticket.mask.has_ended:
+        ticket.mask.take()
+        ticket.mask.told_at = ticket.mask.taken_at
+        time.sleep(0.001)
+
+
+def test_while_a_taker_is_in_full_swing_nobody_is_told_and_after_it_somebody_is(clients, elsewhere, deaf_otherwise):
+    masking, waiting = clients(), clients()
+    pgstore.Queue.from_name("queue", client=masking).len()
+    with pytest.raises(pgstore.errors.QueueEmpty):
+        pgstore.Queue.from_name("queue", client=masking).get(timeout=0.01)  # from now on it listens
+    getting = Background(pgstore.Queue.from_name("queue", client=waiting).get)
+    until(lambda: idle(waiting) == 1)
+    ticket = mask_of(elsewhere, masking)
+    keeping = Background(keep_masked, ticket)
+
+    elsewhere.put("item")
+    time.sleep(0.3)
+    assert getting.running, "not told"
+    ticket.close()
+    keeping.result()
+
+    assert getting.result(PROMPT) == "item"
+
+
+def test_a_taker_whose_work_takes_longer_lets_others_be_told(clients, elsewhere, deaf_otherwise):
+    masking, waiting = clients(), clients()
+    with pytest.raises(pgstore.errors.QueueEmpty):
+        pgstore.Queue.from_name("queue", client=masking).get(timeout=0.01)
+    getting = Background(pgstore.Queue.from_name("queue", client=waiting).get)
+    until(lambda: idle(waiting) == 1)
+    ticket = mask_of(elsewhere, masking)
+
+    elsewhere.put("item")  # while its caller is at work
+
+    assert getting.result(PROMPT) == "item"
+    until(lambda: ticket.mask.has_ended)
+
+
+def test_the_server_ends_the_session_of_one_that_masks_and_is_heard_of_no_more(
+    call, queue, elsewhere, own_database, eye
+):
+    getting = Background(call, queue.get)
+    until(eye.slots)
+    with psycopg.connect(own_database, autocommit=True) as stopped:
+        key = lock_key(Topic(store_id(queue), ""))
+        assert stopped.execute("SELECT pgstore.mask_begin(%s)", [key]).fetchone() == (True,)
+        elsewhere.put("item")
+
+        assert getting.result(PROMPT) == "item", "by a look that nobody asked for"
+        with pytest.raises(psycopg.OperationalError):
+            time.sleep(1.2)
+            stopped.execute("SELECT 1")
+
+
+def test_a_mask_leaves_the_limit_of_an_idle_session_as_it_was(own_database, queue):
+    key = lock_key(Topic(store_id(queue), ""))
+    with psycopg.connect(f"{own_database}?options=-c%20idle_session_timeout%3D77min", autocommit=True) as session:
+        for topic in (key, key + 1):
+            session.execute("SELECT pgstore.mask_begin(%s)", [topic])
+        session.execute("SELECT pgstore.mask_end(%s, false)", [key])
+        assert session.execute("SHOW idle_session_timeout").fetchone() == ("1s",)
+        session.execute("SELECT pgstore.mask_end(%s, true)", [key + 1])
+
+        assert session.execute("SHOW idle_session_timeout").fetchone() == ("77min",)
+
+
+def test_a_flood_is_taken_by_few_and_all_of_it(call, clients, elsewhere):
+    """
+    A put that nobody has to be told of costs no notification.
+    """
+    there = [clients() for _ in range(3)]
+    taken: list[int] = []
+
+    def take(client):
+        queue = pgstore.Queue.from_name("queue", client=client)
+        while (item := queue.get()) is not None:
+            taken.append(item)
+
+    taking = [Background(take, each) for each in there]
+    until(lambda: sum(map(idle, there)) == 3)
+    for number in range(600):
+        call(elsewhere.put, number)
+    until(lambda: len(taken) == 600)
+    for _ in taking:
+        elsewhere.put(None)
+    for each in taking:
+        each.result()
+    assert sorted(taken) == list(range(600))
+    until(lambda: not any(each._blocking.listener.registry._masked for each in there))
 
 
 # ------------------------------------------------------------------------------------------------------------- chaos
