@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import pgstore
 from pgstore.client.transaction import Transaction
 from pgstore.queue import peek
+from pgstore.queue import put as put_module
 
 
 @pytest.fixture
@@ -329,6 +331,37 @@ def test_a_later_put_prolongs_the_time_of_a_partition(call, store, store_elsewhe
     )
     assert 4000 < left <= 5000
     assert call(store_elsewhere.get_many, 5, partition="p") == [1, 2]
+
+
+@pytest.mark.parametrize("options", [{}, {"maxsize": 9}], ids=["unbounded", "bounded"])
+@pytest.mark.parametrize("operation", ["put", "put_many"])
+@pytest.mark.parametrize("in_transaction", [False, True], ids=["alone", "in a transaction"])
+def test_a_put_whose_key_was_used_changes_no_time(client, store_name, sql, operation, options, in_transaction):
+    """
+    It does nothing: a partition whose producers only repeat themselves is emptied all the same.
+    """
+    store = pgstore.Queue.from_name(store_name, create_if_missing=True, client=client, **options)
+    put, item = getattr(store, operation), ["item"]
+    put(item, partition="p", partition_ttl=60, idempotency_key="k")
+    store_id = int(store.object_id.partition("-")[2])
+    before = sql("SELECT * FROM pgstore.queue_lapse WHERE store_id = %s", store_id)
+    assert len(before) == 1
+
+    with client.transaction() if in_transaction else contextlib.nullcontext():
+        put(item, partition="p", partition_ttl=5000, idempotency_key="k")
+        put(item, partition="never", partition_ttl=5000, idempotency_key="k")
+
+    assert before == sql("SELECT * FROM pgstore.queue_lapse WHERE store_id = %s", store_id)
+    assert store.len(total=True) == 1
+
+
+def test_a_put_of_several_statements_gives_all_of_it_the_time(call, store, lapse, monkeypatch):
+    monkeypatch.setattr(put_module, "BATCH_ITEMS", 2)
+    call(store.put_many, range(5), partition="p", partition_ttl=60)
+
+    lapse(store)
+
+    assert call(store.len, partition="p") == 0
 
 
 def test_what_is_put_after_the_time_stays(call, store, store_elsewhere, lapse):
