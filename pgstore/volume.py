@@ -54,7 +54,8 @@ class Volume(FileStore):
     replace. Changes that cannot be merged raise `ConflictError`, and nothing is applied.
 
     *History*: the newest versions stay readable (`versions`, `at`, `restore`), as many as *keep* says at creation. What no version
-    has any more is deleted in the background, ten minutes later at the earliest, and by `pgstore gc`.
+    has any more is deleted in the background, ten minutes later at the earliest, and by `pgstore gc`. Which version a transaction
+    makes is known when it commits, or when it asks (`next_version`).
 
     *Durable*: a call returns when the server has committed. After a crash of the client nothing of an unfinished call is seen.
 
@@ -255,6 +256,38 @@ class Volume(FileStore):
             yield from self._is_gone(store_id)
         self._collect_later(store_id)
         return made
+
+    @operation
+    def next_version(self) -> Op[int]:
+        """
+        Return the version that the commit of the current transaction makes: for a row of the caller's own that is to name it.
+
+        The commit makes it even if the transaction changes nothing else in the Volume. No two transactions that commit are told the
+        same: from here on other commits to the Volume wait until this transaction ends, so ask as late as possible. If it is rolled
+        back, there is no such version, and the next one that commits gets the number.
+
+        >>> with pgstore.transaction() as tx:
+        ...     volume.put_file("weights.bin", "/weights.bin")
+        ...     tx.connection.execute("INSERT INTO model (version) VALUES (%s)", [volume.next_version()])
+
+        Raises:
+            InvalidError: there is no transaction, or the handle does not write.
+        """
+        if self._read_only_reason is not None:
+            raise errors.InvalidError(self._read_only_reason)
+        store_id = yield from self._locate()
+        hooked = yield self._change_set(store_id)
+        if hooked is None:
+            raise errors.InvalidError(
+                "next_version() is of a transaction, which makes the version when it commits: call it inside one"
+            )
+        changes: VersionedChanges = hooked.hook
+        try:
+            version = yield from atomic(changes.begin())
+        except StoreGone:
+            yield from self._is_gone(store_id)
+        self._collect_later(store_id)
+        return version
 
     # ------------------------------------------------------------------------------------------------- for Modal's sake
 
