@@ -24,6 +24,7 @@ from pgstore.fs.transfer import upload
 from pgstore.fs.transfer.local import Source
 from pgstore.fs.transfer.progress import Progress
 from pgstore.store.objects import class_operation
+from pgstore.store.registry import note_change
 from pgstore.types import FileEntry, FileEntryType, FileStat, VolumeInfo, VolumeVersion
 
 __all__ = [
@@ -346,6 +347,7 @@ class Volume(FileStore):
         """
         old = cls.from_name(old_name, environment_name=environment_name, client=client)
         new = cls.from_name(new_name, environment_name=environment_name, client=client)
+        yield from note_change()
         try:
             renamed = yield from atomic(_renamed(old._environment, old_name, new.name))
         except errors.StatementFailed as exc:
