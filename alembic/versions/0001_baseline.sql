@@ -1630,6 +1630,10 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $function$
 #variable_conflict use_column
 BEGIN
+    IF p_store_id IS NULL OR p_partition IS NULL OR p_items IS NULL OR p_low IS NULL THEN  -- NULL items would be all
+        RAISE EXCEPTION 'the arguments of queue_take must not be NULL'
+              USING ERRCODE = 'null_value_not_allowed', HINT = $hint$The default partition is ''.$hint$;
+    END IF;
     IF p_low = 0 THEN
         p_low := coalesce((SELECT h.low
                              FROM pgstore.queue_head h
