@@ -1479,10 +1479,16 @@ SELECT s.environment,
                       WHERE n.store_id = s.id) AS c
  WHERE s.kind = 'queue';
 
--- Wait until it is our turn (queue_turn), and keep it until the end of the transaction.
+-- Wait until it is our turn (queue_turn), and keep it until the end of the transaction. Who has the turn to put into a Queue with a
+-- bound counts then what is there, and a transaction whose snapshot is older would count too little: error 0A000.
 CREATE FUNCTION pgstore.queue_take_turn(p_store_id bigint, p_kind text, p_partition text) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
+    IF p_kind = 'r' AND current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION 'a transaction that is % cannot put into a Queue made with maxsize: it does not see what others have put',
+                        current_setting('transaction_isolation')
+              USING ERRCODE = 'feature_not_supported', HINT = 'Put in a transaction that is READ COMMITTED.';
+    END IF;
     LOOP
         PERFORM FROM pgstore.queue_turn t
           WHERE t.store_id = p_store_id

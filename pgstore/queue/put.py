@@ -75,6 +75,7 @@ SIGNED: Final = dict(zip(_PLAIN, _puts(signed=True), strict=True))
 
 PARTITION_SECONDS_MIN: Final = 0.001
 _COLLECT_EVERY: Final = 100  # puts with a key
+_FEATURE_NOT_SUPPORTED: Final = "0A000"
 _ATTEMPTS: Final = 3  # of a put with a key, as of any statement that may be sent again
 
 
@@ -221,6 +222,8 @@ class Putting(Returning[T]):
         Raises:
             queue.Full: there was no room within *timeout*, or what was waited for did not come, such as another's transaction; a
                 server has a second for its answer even if *timeout* is less.
+            InvalidError: the Queue was made with `maxsize`, and the put joins a REPEATABLE READ or SERIALIZABLE transaction, which
+                cannot count what is there.
             OutcomeUnknown: the server had received the item and gave no answer.
             SerializationError: *item* cannot be pickled.
             ValueTooLarge: it is above 256 MiB.
@@ -399,7 +402,7 @@ class Putting(Returning[T]):
         return True
 
     # Held to the end of the transaction by whoever puts into a bounded Queue, who counts after taking it: so nobody puts in
-    # between.
+    # between. Refused where a snapshot would be counted that was taken before.
     _LOCK_ROOM: Final = Statement("SELECT pgstore.queue_take_turn($1, 'r', '')", "int8")
     _IS_KEY_USED: Final = Statement(
         "SELECT 1 FROM pgstore.queue_key WHERE store_id = $1 AND key = $2", "int8 text", read_only=True
@@ -408,7 +411,15 @@ class Putting(Returning[T]):
     def _insert_if_room(
         self, record: StoreRecord, partition: str, cut: list[list[bytes]], options: PutOptions
     ) -> Op[None]:
-        yield Query(self._LOCK_ROOM, record.id)
+        try:
+            yield Query(self._LOCK_ROOM, record.id)
+        except errors.StatementFailed as exc:
+            if exc.sqlstate != _FEATURE_NOT_SUPPORTED:
+                raise
+            raise errors.InvalidError(
+                f"the transaction is not READ COMMITTED, so it does not see what others have put into {self!r}, made with "
+                "maxsize: put outside of it"
+            ) from exc
         if options.key is not None and (yield Query(self._IS_KEY_USED, record.id, options.key)):
             return
         yield from self._insert_with_options(record, partition, cut, options, record.options["maxsize"])
