@@ -319,6 +319,13 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def isfile(self, path: Any) -> bool:
         return self._type(path) == "file"
 
+    def islink(self, path: Any) -> bool:
+        """Whether *path* is a symbolic link, also one that leads nowhere."""
+        try:
+            return bool(self.info(path).get("islink"))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
     def _type(self, path: Any) -> str | None:
         try:
             return str(self.info(path)["type"])

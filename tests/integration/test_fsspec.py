@@ -326,6 +326,14 @@ def test_links_show_what_they_lead_to(fs, top):
     assert types == {"d": "directory", "to file": "file", "to folder": "directory", "to nothing": "link"}
     assert fs.info(f"{top}/to file")["size"] == 5
     assert fs.info(f"{top}/to file")["islink"]
+    assert [fs.islink(f"{top}/{name}") for name in ("to file", "to nothing", "d/file", "none", "d/file/below")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert not fs.islink("")
     assert fs.cat(f"{top}/to folder/file") == b"12345"
 
 
