@@ -294,13 +294,17 @@ class Volume(FileStore):
 
     @operation
     def reload(self) -> Op[None]:
-        """Do nothing: direct calls always see the newest committed state. For programs written for mounted Volumes."""
-        yield from self._locate()
+        """
+        Do nothing but find out whether there is the Volume: direct calls always see the newest committed state.
+
+        For programs written for mounted Volumes.
+        """
+        yield from self._check_exists((yield from self._locate()))
 
     @operation
     def commit(self) -> Op[None]:
-        """Do nothing: each direct call is committed when it returns, those in a transaction with it. See `reload`."""
-        yield from self._locate()
+        """Do nothing, as `reload`: each direct call is committed when it returns, those in a transaction with it."""
+        yield from self._check_exists((yield from self._locate()))
 
     def read_only(self) -> Self:
         """Return a handle on this Volume that refuses to write, and is mounted read-only."""
