@@ -1535,6 +1535,23 @@ def test_a_name_that_is_taken_meanwhile_is_not_given_to_a_volume(call, client, c
     assert Volume.from_name(store_name, client=client_elsewhere).listdir("/") == []
 
 
+@pytest.mark.parametrize("impossible", ["nul\0", "\ud800"])
+def test_a_path_that_this_machine_cannot_have_is_refused(call, store, impossible):
+    """
+    Python raises a bare ValueError.
+    """
+    put(store, "f")
+
+    for operation, *args in (
+        (store.put_file, impossible, "x"),
+        (store.put_directory, impossible, "x"),
+        (store.get_file, "f", impossible),
+        (store.get_directory, "/", impossible),
+    ):
+        with pytest.raises(errors.InvalidError, match="no path that this machine could have"):
+            call(operation, *args)
+
+
 def test_a_network_file_system_has_no_versions(call, nfs):
     with pytest.raises(errors.InvalidError, match="no versions"):
         call(nfs.put_file, io.BytesIO(), "f", if_version=1)

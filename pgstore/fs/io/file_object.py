@@ -144,8 +144,10 @@ class RawFile(io.RawIOBase):
         self._position += count
         return count
 
-    def read(self, size: int | None = -1) -> bytes | None:
-        return super().read(-1 if size is None else size)  # the method of io takes no None, as built-in files do
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(-1 if size is None else size)  # io's own takes no None, as built-in files do
+        assert data is not None, "readinto always gives a number"
+        return data
 
     def readall(self) -> bytes:
         self._check_reads()
