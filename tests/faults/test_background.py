@@ -17,7 +17,7 @@ def test_no_error_ends_a_thread_in_the_background(own_database, eye, monkeypatch
     """
     Not lost connections, nor tables that are not there: leases are renewed and waiting gets woken as soon as that is over.
     """
-    ended = []
+    ended: list[threading.ExceptHookArgs] = []
     monkeypatch.setattr(threading, "excepthook", ended.append)
     with pgstore.Client(own_database) as client:
         queue = pgstore.Queue.persist("q", client=client)
