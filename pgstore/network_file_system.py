@@ -135,7 +135,7 @@ class NetworkFileSystem(FileStore):
     ) -> Op[str]:
         """Create a NetworkFileSystem of this name if there is none, and return its `object_id`."""
         store = cls.from_name(name, environment_name=environment_name, create_if_missing=True, client=client)
-        store_id = yield from store._locate()
+        store_id = yield from store._resolve_id()
         return f"{cls._id_prefix}-{store_id}"
 
     @class_operation

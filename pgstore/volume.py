@@ -163,7 +163,7 @@ class Volume(FileStore):
 
     def _put(self, source: Source, names: Names, shown: Progress, **conditions: Any) -> Op[int]:
         if source.is_small and self._read_only_reason is None and conditions.get("if_version") is None:
-            store_id = yield from self._locate()
+            store_id = yield from self._resolve_id()
             if not (yield from in_transaction()):
                 session, mode = self._runner.session, conditions.get("mode")
                 try:
@@ -196,7 +196,7 @@ class Volume(FileStore):
             None if value is None else check_number(value, name, 0, 2**62)
             for value, name in ((limit, "limit"), (before, "before"))
         )
-        store_id = yield from self._locate()
+        store_id = yield from self._resolve_id()
         found = yield from history.versions(store_id, before=before, limit=limit)
         if not found:
             yield from self._check_exists(store_id)
@@ -238,7 +238,7 @@ class Volume(FileStore):
         version = check_number(version, "version", 0, 2**62)
         if self._read_only_reason is not None:
             raise errors.InvalidError(self._read_only_reason)
-        store_id = yield from self._locate()
+        store_id = yield from self._resolve_id()
 
         def change() -> Op[int]:
             hooked = yield self._change_set(store_id)
@@ -276,7 +276,7 @@ class Volume(FileStore):
         """
         if self._read_only_reason is not None:
             raise errors.InvalidError(self._read_only_reason)
-        store_id = yield from self._locate()
+        store_id = yield from self._resolve_id()
         hooked = yield self._change_set(store_id)
         if hooked is None:
             raise errors.InvalidError(
@@ -299,12 +299,12 @@ class Volume(FileStore):
 
         For programs written for mounted Volumes.
         """
-        yield from self._check_exists((yield from self._locate()))
+        yield from self._check_exists((yield from self._resolve_id()))
 
     @operation
     def commit(self) -> Op[None]:
         """Do nothing, as `reload`: each direct call is committed when it returns, those in a transaction with it."""
-        yield from self._check_exists((yield from self._locate()))
+        yield from self._check_exists((yield from self._resolve_id()))
 
     def read_only(self) -> Self:
         """Return a handle on this Volume that refuses to write, and is mounted read-only."""

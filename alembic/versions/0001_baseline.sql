@@ -245,7 +245,7 @@ CREATE TABLE pgstore.version_pin (
 );
 
 -- Inodes of a NetworkFileSystem that somebody has open, and that collection leaves alone when their last name is gone.
-CREATE TABLE pgstore.inode_hold (
+CREATE TABLE pgstore.inode_pin (
     store_id   bigint NOT NULL,
     session_id bigint NOT NULL,                       -- counts while this session lives
     ino        bigint NOT NULL,
@@ -2849,7 +2849,7 @@ BEGIN
     DELETE FROM pgstore.chunk WHERE store_id = p_store_id;
     DELETE FROM pgstore.blob_candidate WHERE store_id = p_store_id;
     DELETE FROM pgstore.chunk_candidate WHERE store_id = p_store_id;
-    DELETE FROM pgstore.inode_hold WHERE store_id = p_store_id;
+    DELETE FROM pgstore.inode_pin WHERE store_id = p_store_id;
     DELETE FROM pgstore.version_pin WHERE store_id = p_store_id;
     DELETE FROM pgstore.volume_version WHERE store_id = p_store_id;
     DELETE FROM pgstore.file_system WHERE store_id = p_store_id;

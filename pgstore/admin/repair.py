@@ -49,7 +49,7 @@ def repair(client: Client, findings: Sequence[Finding]) -> Iterator[Repair]:
     """
     found = {finding.check: finding for finding in findings}
     try:
-        if found.keys() & {"sequences", "queue_marks"}:
+        if found.keys() & {"sequences", "queue_watermarks"}:
             yield from client.run(atomic(_sequences_and_watermarks(found.get("sequences"))))
         if "orphans" in found:
             for store_id in sorted(set(found["orphans"].of("store_id"))):
@@ -72,7 +72,7 @@ def repair(client: Client, findings: Sequence[Finding]) -> Iterator[Repair]:
 
 FILE_CHECKS: Final = frozenset({"file_leftovers", "file_blobs", "file_extents", "file_entry_names", "file_contents"})
 SHOWING_LOST_INODES: Final = frozenset({"file_names", "file_trees", "file_versions"})
-REPAIRABLE: Final = FILE_CHECKS | {"sequences", "queue_marks", "orphans", "dict_changes"}
+REPAIRABLE: Final = FILE_CHECKS | {"sequences", "queue_watermarks", "orphans", "dict_changes"}
 
 
 # How long to wait for transactions under way: all new ones wait for us meanwhile.

@@ -33,7 +33,7 @@ from pgstore.config import Settings, hidden
 from pgstore.connection.pool import URGENT
 from pgstore.core.clock import Deadline
 from pgstore.core.error_mapping import describe, map_error
-from pgstore.core.limit import lift, within
+from pgstore.core.limit import lift, bounded_by
 from pgstore.core.names import check_name
 from pgstore.core.operation import BeforeCommit, Op, PutBack, Query, Request
 from pgstore.core.steps import is_interrupt, run_async, run_blocking
@@ -154,7 +154,7 @@ class Client(ClientInterface):
             return
         self.is_closing = True
         try:
-            with within(Deadline.after(_CLOSE_SECONDS)):
+            with bounded_by(Deadline.after(_CLOSE_SECONDS)):
                 self.scheduler.close()
                 self.session.close()
         finally:

@@ -152,7 +152,7 @@ class Executor(abc.ABC):
         """The operation was interrupted while it had the rows of *request*: put them back, if that was not done yet."""
         if transaction is not None and transaction.root.joined and is_in_doubt(request):
             # Psycopg has dropped the answer to what it could not cancel any more.
-            yield from transaction.root.spoil()
+            yield from transaction.root.abort_block()
         elif holds(request):
             with contextlib.suppress(
                 errors.Error, BrokenConnection
@@ -176,11 +176,11 @@ class Executor(abc.ABC):
             except GeneratorExit:
                 raise
             except BaseException:
-                yield from root.spoil()
+                yield from root.abort_block()
                 raise
         else:
             connection = root.connection
-            connection.let_go()
+            connection.release_socket()
             yield from root.checked(self.run_uninterrupted, lambda: connection.put_back(undo()))
 
     def _begin(self, outer: Transaction | None, rank: int) -> Steps[Transaction]:
@@ -364,7 +364,7 @@ class Executor(abc.ABC):
                 connection = yield self.connect(url)
                 found = yield from handshake(connection, url)
                 client.follow(history_of(found.schema, connection.identity))
-                client.arrived(connection.identity)
+                client.note_server(connection.identity)
                 if found.pooled:
                     client.is_pooled = True
                 return connection

@@ -92,7 +92,7 @@ class HistoryFollower(abc.ABC):
             )
             self.give_up_older_connections()
 
-    def arrived(self, identity: str | None) -> None:
+    def note_server(self, identity: str | None) -> None:
         """
         A connection was opened, to the cluster *identity*; None: unknown. `servers_seen` changes if it may be another server.
 

@@ -264,7 +264,7 @@ class Root:
             with contextlib.suppress(errors.StoreUnavailable, errors.InvalidError):
                 yield from self.checked(self.block_savepoint.undo)
 
-    def spoil(self) -> Steps[None]:
+    def abort_block(self) -> Steps[None]:
         """
         In a joined transaction: have the server refuse all that follows, until what this block did is undone.
 

@@ -33,7 +33,7 @@ from pgstore.connection.base import (
     BrokenConnection,
     Connection,
     RetryBudget,
-    cut_off_seconds,
+    cancel_seconds,
 )
 from pgstore.connection.blocking import BlockingConnection
 
@@ -48,5 +48,5 @@ __all__ = [
     "BrokenConnection",
     "Connection",
     "RetryBudget",
-    "cut_off_seconds",
+    "cancel_seconds",
 ]

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import psycopg
 
-from pgstore.connection import cut_off_seconds
+from pgstore.connection import cancel_seconds
 from pgstore.core import limit
 from pgstore.core.clock import monotonic
 from pgstore.core.threads import start
@@ -36,13 +36,13 @@ class Alarm:
     __slots__ = ("_at", "_bound", "_cancelled", "_connection", "_lock", "_over", "_seconds")
 
     def __init__(self, connection: Any) -> None:
-        seconds = limit.patience()
+        seconds = limit.wait_seconds()
         self._bound = None if seconds is None else limit.current()
         if seconds is None or self._bound is None:
             return
         self._connection = connection
         self._at = monotonic() + seconds
-        self._seconds = cut_off_seconds()
+        self._seconds = cancel_seconds()
         self._cancelled = self._over = False
         self._lock = threading.Lock()  # what comes after the block is not cancelled
 

@@ -11,7 +11,7 @@ import psycopg
 
 from pgstore import errors
 from pgstore.connection import protocol
-from pgstore.connection.base import BrokenConnection, Connection, Silence, cut_off_seconds
+from pgstore.connection.base import BrokenConnection, Connection, Silence, cancel_seconds
 from pgstore.connection.protocol import READ
 from pgstore.core import clock, limit
 from pgstore.core.operation import Many, Query
@@ -47,13 +47,13 @@ class AsyncConnection(Connection):
         except (errors.Error, BrokenConnection):
             raise
         except Silence:
-            self.let_go()
-            return await run_uninterrupted_async(partial(self.cut_off, io, taking, cut_off_seconds()))  # type: ignore[no-any-return]
+            self.release_socket()
+            return await run_uninterrupted_async(partial(self.time_out, io, taking, cancel_seconds()))  # type: ignore[no-any-return]
         except GeneratorExit:
             self.close()  # the event loop is gone, and with it all hope for an answer
             raise
         except BaseException:
-            self.let_go()
+            self.release_socket()
             await run_uninterrupted_async(partial(self.end, io, taking))
             raise
         finally:
@@ -73,7 +73,7 @@ class AsyncConnection(Connection):
             self._reading = True
         if wanted != READ:
             self._loop.add_writer(self._socket, self._wake)
-        if (seconds := limit.patience()) is not None:
+        if (seconds := limit.wait_seconds()) is not None:
             self._set_alarm(seconds)
         try:
             await waiter
@@ -135,7 +135,7 @@ class AsyncConnection(Connection):
             self._loop.remove_reader(self._socket)
             self._reading = False
 
-    def let_go(self) -> None:
+    def release_socket(self) -> None:
         self._stop_reading()
 
     def _cancel(self, seconds: float) -> None:

@@ -38,7 +38,7 @@ GRACE_SECONDS: Final = 0.25
 SETTLE_SECONDS: Final = 10.0
 
 # A call whose time is over (`core.limit`) asks the server to cancel, and then waits so long for its answer.
-CUT_OFF_SECONDS: Final = 1.0
+CANCEL_SECONDS: Final = 1.0
 
 # A client that was connected before waits this long for a server that restarts or fails over.
 RECONNECT_SECONDS: Final = 10.0
@@ -72,9 +72,9 @@ class Silence(Exception):
     """The time of the call is over, and nothing has come from the server."""
 
 
-def cut_off_seconds() -> float:
+def cancel_seconds() -> float:
     """How long the call has for `Connection.cut_off`."""
-    return limit.ending(CUT_OFF_SECONDS)
+    return limit.ending(CANCEL_SECONDS)
 
 
 class RetryBudget:
@@ -156,14 +156,14 @@ class Connection(abc.ABC):
     # being closed carries nothing out any more.
 
     @abc.abstractmethod
-    def let_go(self) -> None:
+    def release_socket(self) -> None:
         """Leave the socket to another thread."""
 
     @abc.abstractmethod
     def _cancel(self, seconds: float) -> None:
         """Ask the server to cancel the call that is under way, waiting for at most *seconds*."""
 
-    def cut_off(self, io: protocol.Io[T], taking: Query | Many | None, seconds: float) -> T:
+    def time_out(self, io: protocol.Io[T], taking: Query | Many | None, seconds: float) -> T:
         """
         The time of the call is over: have the server cancel it. Result: that of the call, if it was done all the same.
 

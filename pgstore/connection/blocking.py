@@ -15,7 +15,7 @@ from psycopg.pq.abc import PGresult
 
 from pgstore import errors
 from pgstore.connection import protocol
-from pgstore.connection.base import FATAL, BrokenConnection, Connection, Silence, cut_off_seconds
+from pgstore.connection.base import FATAL, BrokenConnection, Connection, Silence, cancel_seconds
 from pgstore.connection.protocol import READ
 from pgstore.connection.spin_wait import SpinWait
 from pgstore.core import clock, limit
@@ -94,7 +94,7 @@ class BlockingConnection(Connection):
             try:
                 io = self._rest(result)
                 if type(exc) is Silence:
-                    return self._cut_off(io, query)
+                    return self._time_out(io, query)
                 self._settle(io, query)
             except (errors.Error, BrokenConnection):
                 raise
@@ -125,7 +125,7 @@ class BlockingConnection(Connection):
         except BaseException as exc:
             try:
                 if type(exc) is Silence:
-                    return self._cut_off(io, taking)  # type: ignore[no-any-return]
+                    return self._time_out(io, taking)  # type: ignore[no-any-return]
                 self._settle(io, taking)
             except (errors.Error, BrokenConnection):
                 raise
@@ -150,12 +150,12 @@ class BlockingConnection(Connection):
 
     def _wait(self, poll: Callable[..., Any] | None = None) -> None:
         """Wait for the socket, as long as the call may."""
-        seconds = limit.patience()
+        seconds = limit.wait_seconds()
         if not (poll or self._poll)(None if seconds is None else seconds * 1000):
             raise Silence
 
-    def _cut_off(self, io: protocol.Io[Any], taking: Query | Many | None) -> Any:
-        return run_uninterrupted(partial(self.cut_off, io, taking, cut_off_seconds()))
+    def _time_out(self, io: protocol.Io[Any], taking: Query | Many | None) -> Any:
+        return run_uninterrupted(partial(self.time_out, io, taking, cancel_seconds()))
 
     def wait_idle(self, seconds: float) -> None:
         select.select([self.pgconn.socket], [], [], seconds)
@@ -164,7 +164,7 @@ class BlockingConnection(Connection):
         """Bring an interrupted call to its end, and undo it, whatever interrupts there are meanwhile."""
         run_uninterrupted(partial(self.end, io, taking))
 
-    def let_go(self) -> None:
+    def release_socket(self) -> None:
         pass  # it waits for the socket only in its calls
 
     def _cancel(self, seconds: float) -> None:

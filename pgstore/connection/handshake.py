@@ -105,7 +105,7 @@ def conninfo(url: str, **more: Any) -> str:
     defaults = dict(_DEFAULTS)
     if "," in str(given.get("host") or os.environ.get("PGHOST", "")):
         defaults["target_session_attrs"] = "read-write"  # several servers: the one that is the primary now
-    if (left := limit.patience()) is not None:  # libpq takes no less than two seconds
+    if (left := limit.wait_seconds()) is not None:  # libpq takes no less than two seconds
         defaults["connect_timeout"] = min(_seconds(given.pop("connect_timeout", None)), max(2, math.ceil(left)))
     # What is sent is UTF-8 already: PGCLIENTENCODING must not make the server read it as something else.
     return make_conninfo(**{**defaults, **given, "client_encoding": "UTF8", **more})

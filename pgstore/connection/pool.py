@@ -53,7 +53,7 @@ _SLOTS: Final = itertools.count(1)
 
 def _queueing_seconds() -> float:
     """How long to wait for a connection, by the bound of the call if it has one."""
-    seconds = limit.patience()
+    seconds = limit.wait_seconds()
     return ACQUIRE_SECONDS if seconds is None else min(ACQUIRE_SECONDS, seconds)
 
 

@@ -37,17 +37,17 @@ NOTICING_DEAD_PEERS: Final = {
 
 _FOR_EVER_SECONDS: Final = 86400.0  # more than `poll` and libpq take
 
-_CURRENT: Final[ContextVar[within | None]] = ContextVar("pgstore_limit", default=None)
+_CURRENT: Final[ContextVar[bounded_by | None]] = ContextVar("pgstore_limit", default=None)
 
 
-class within:  # noqa: N801 - reads as a word of the language
+class bounded_by:  # noqa: N801 - reads as a word of the language
     """Bound what is done in the `with` block by *deadline*. *late* makes the error of the call of the `TimedOut` that comes."""
 
     __slots__ = ("_before", "_late", "at")
 
     def __init__(self, deadline: Deadline, late: Callable[[TimedOut], Exception] | None = None) -> None:
         self.at = deadline.at  # None: there is no bound, or not any more, also for who has a copy of the context
-        self._before: within | None = None
+        self._before: bounded_by | None = None
         self._late = late
 
     def __enter__(self) -> None:
@@ -69,7 +69,7 @@ class within:  # noqa: N801 - reads as a word of the language
             raise self._late(exc) from exc
 
 
-def current() -> within | None:
+def current() -> bounded_by | None:
     """The bound of the call, if it has one."""
     bound = _CURRENT.get()
     return None if bound is None or bound.at is None else bound
@@ -98,7 +98,7 @@ def is_spent() -> bool:
     return _beyond(_RENEWING_SECONDS)
 
 
-def patience() -> float | None:
+def wait_seconds() -> float | None:
     """How many seconds to wait for the next that the server sends; None: for ever."""
     bound = _CURRENT.get()
     if bound is None or (at := bound.at) is None:

@@ -114,11 +114,11 @@ class Statement:
         read_only: bool = False,
         repeatable: bool | None = None,
         once: bool = False,
-        unset: str | None = None,
+        portable: str | None = None,
     ) -> None:
         self.types: Final = tuple(types.split())
         self.sql: Final = sql.strip().encode()
-        self.portable_sql: Final = self.sql if unset is None else unset.strip().encode()
+        self.portable_sql: Final = self.sql if portable is None else portable.strip().encode()
         self.name: Final = b"" if once else b"pgstore_%d" % next(_COUNTER)
         self.oids: Final = [TYPES[name][0] for name in self.types]
         self.formats: Final = [1] * len(self.types)

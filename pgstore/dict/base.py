@@ -159,23 +159,23 @@ class DictBase(Store, Generic[K, V]):
 
     # ---------------------------------------------------------------------------------------------------------- codec
 
-    def _open(self) -> Op[Codec]:
+    def _resolve_codec(self) -> Op[Codec]:
         """The store's codec, which knows its facts."""
         record = self._record
         if record is None or record.history is not self._client.history:  # type: ignore[union-attr]
-            record = yield from self._know()
+            record = yield from self._resolve()
         codec = self._codec
         if codec is None or codec.record is not record:
-            refusal = self._distrust(record)
+            refusal = self._untrusted_reason(record)
             codec = self._codec = Codec(record, self._runner.settings.signing_keys, repr(self), refusal)
         return codec
 
     def _accept(self, record: StoreRecord) -> StoreRecord:
         record = super()._accept(record)
-        self._distrust(record)
+        self._untrusted_reason(record)
         return record
 
-    def _distrust(self, record: StoreRecord) -> str | None:
+    def _untrusted_reason(self, record: StoreRecord) -> str | None:
         """
         Why the pickles of this Dict are not to be loaded; None: they may be.
 

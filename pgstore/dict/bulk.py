@@ -39,7 +39,7 @@ class Bulk(Entries[K, V]):
             pairs = yield from cast("Any", given).items.op()
         else:
             pairs = _pairs(given)
-        codec = yield from self._open()
+        codec = yield from self._resolve_codec()
         seconds = self._ttl(ttl, codec.record.options)
         entries: dict[str, tuple[Any, ...]] = {}
         for key, value in (*pairs, *kwargs.items()):
@@ -86,7 +86,7 @@ class Bulk(Entries[K, V]):
     def get_many(self, keys: Iterable[K]) -> Op[dict[K, V]]:
         """Return the entries of those *keys* that are there."""
         wanted = {key_text(key): key for key in keys}
-        codec = yield from self._open()
+        codec = yield from self._resolve_codec()
         rows = (yield Query(self._GET_MANY, codec.store_id, list(wanted))) if wanted else []
         if not rows:
             yield from self._check_exists(codec.store_id)
@@ -112,7 +112,7 @@ class Bulk(Entries[K, V]):
     @operation
     def clear(self) -> Op[None]:
         """Remove all entries."""
-        record = (yield from self._open()).record
+        record = (yield from self._resolve_codec()).record
         if (yield from self._write(self._CLEAR, record)) == 0:
             yield from self._check_exists(record.id)
 
@@ -134,7 +134,7 @@ class Bulk(Entries[K, V]):
     @operation
     def len(self) -> Op[int]:
         """Return the number of entries, counted."""
-        store_id = yield from self._locate()
+        store_id = yield from self._resolve_id()
         count: int = (yield Query(self._LEN, store_id))[0][0]
         if count == 0:
             yield from self._check_exists(store_id)
@@ -149,7 +149,7 @@ class Bulk(Entries[K, V]):
 
     @operation
     def _any(self) -> Op[bool]:
-        store_id = yield from self._locate()
+        store_id = yield from self._resolve_id()
         if (yield Query(self._ANY, store_id)):
             return True
         yield from self._check_exists(store_id)

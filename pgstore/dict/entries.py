@@ -128,7 +128,7 @@ class Entries(DictBase[K, V]):
         text = key_text(key)
         codec = self._codec
         if codec is None or codec.record is not self._record or codec.history is not self._client.history:  # type: ignore[union-attr]
-            codec = yield from self._open()
+            codec = yield from self._resolve_codec()
         rows = yield Query(self._GET, codec.store_id, text)
         if rows:
             return codec.decode(rows[0], key, text)
@@ -151,7 +151,7 @@ class Entries(DictBase[K, V]):
     def get_entry(self, key: K) -> Op[DictEntry[V] | None]:
         """Return the value of *key* with its revision and times, or None."""
         text = key_text(key)
-        codec = yield from self._open()
+        codec = yield from self._resolve_codec()
         rows = yield Query(self._GET_ENTRY, codec.store_id, text)
         if not rows:
             yield from self._check_exists(codec.store_id)
@@ -162,7 +162,7 @@ class Entries(DictBase[K, V]):
     @operation
     def _getitem(self, key: K) -> Op[V]:
         text = key_text(key)
-        codec = yield from self._open()
+        codec = yield from self._resolve_codec()
         rows = yield Query(self._GET, codec.store_id, text)
         if rows:
             value: V = codec.decode(rows[0], key, text)
@@ -182,7 +182,7 @@ class Entries(DictBase[K, V]):
     @operation
     def contains(self, key: object) -> Op[bool]:
         """Return whether *key* is there."""
-        store_id = yield from self._locate()
+        store_id = yield from self._resolve_id()
         if (yield Query(self._CONTAINS, store_id, key_text(key))):
             return True
         yield from self._check_exists(store_id)
@@ -242,7 +242,7 @@ class Entries(DictBase[K, V]):
             SerializationError: *value* cannot be stored by the Dict's serializer.
             ValueTooLarge: it is above 256 MiB.
         """
-        codec = yield from self._open()
+        codec = yield from self._resolve_codec()
         text, pickled = codec.encode_key(key)
         columns = codec.encode(value, key, text)
         seconds = self._ttl(ttl, codec.record.options)
@@ -298,7 +298,7 @@ class Entries(DictBase[K, V]):
     @operation
     def setdefault(self, key: K, default: V | None = None, *, ttl: float | None = None) -> Op[V]:
         """Return the value of *key*; where there is none, store *default* and return that."""
-        codec = yield from self._open()
+        codec = yield from self._resolve_codec()
         text, pickled = codec.encode_key(key)
         columns = codec.encode(default, key, text)
         seconds = self._ttl(ttl, codec.record.options)
@@ -383,7 +383,7 @@ class Entries(DictBase[K, V]):
         """
         if type(by) is not int or by.bit_length() > 63:
             by = check_summand(by)
-        codec = yield from self._open()
+        codec = yield from self._resolve_codec()
         text, pickled = codec.encode_key(key)
         seconds = self._ttl(ttl, codec.record.options)
         rows: Rows = []
@@ -438,7 +438,7 @@ class Entries(DictBase[K, V]):
     @operation
     def touch(self, key: K, ttl: float | None = None) -> Op[bool]:
         """Let *key* expire *ttl* seconds from now (None: the Dict's default). Returns False if it is not there."""
-        record = (yield from self._open()).record
+        record = (yield from self._resolve_codec()).record
         count = yield Query(self._TOUCH, record.id, key_text(key), self._ttl(ttl, record.options))
         if count == 0:
             yield from self._check_exists(record.id)
@@ -453,7 +453,7 @@ class Entries(DictBase[K, V]):
 
     @operation
     def _delitem(self, key: K) -> Op[None]:
-        record = (yield from self._open()).record
+        record = (yield from self._resolve_codec()).record
         if not (yield from self._write(self._DELETE, record, key_text(key))):
             yield from self._check_exists(record.id)
             raise self._no_key(key)

@@ -20,7 +20,7 @@ from pgstore.client.listener import waits
 from pgstore.client.notifications import notifying
 from pgstore.client.undo import on_rollback
 from pgstore.core.clock import Deadline
-from pgstore.core.limit import within
+from pgstore.core.limit import bounded_by
 from pgstore.core.operation import Autonomous, Listen, Op, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
 from pgstore.core.threads import going_on, start
@@ -144,7 +144,7 @@ class Lock:
     def _acquire(self, block: bool) -> Op[int | None]:
         deadline = Deadline.after(self._timeout, block=block)
         try:
-            with within(deadline, self._late):
+            with bounded_by(deadline, self._late):
                 return (yield from self._acquire_by(deadline, block))
         except errors.LockTimeout:
             if block:
@@ -155,7 +155,7 @@ class Lock:
         return errors.LockTimeout(f"{self!r} was not taken: {exc}")
 
     def _acquire_by(self, deadline: Deadline, block: bool) -> Op[int | None]:
-        store_id = yield from self._store._locate()
+        store_id = yield from self._store._resolve_id()
         token = yield from self._try(store_id)
         if token is not None or not block:
             return token
@@ -210,7 +210,7 @@ class Lock:
     def release(self) -> Op[bool]:
         """Give the lock up. Returns False if the lease had ended, and somebody else may have held it since."""
         owner, hold = self._hold()
-        store_id = yield from self._store._locate()
+        store_id = yield from self._store._resolve_id()
         query = Query(self._RELEASE, store_id, self._text, hold.token)
 
         def release() -> Op[int]:
@@ -241,7 +241,7 @@ class Lock:
     )
 
     def _renewed(self, token: int) -> Op[bool]:
-        store_id = yield from self._store._locate()
+        store_id = yield from self._store._resolve_id()
         return bool((yield Autonomous(_one(Query(self._RENEW, store_id, self._text, token, self._lease)))))
 
     def _topic(self, store_id: int) -> Topic:

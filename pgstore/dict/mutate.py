@@ -64,7 +64,7 @@ class Mutation(Generic[V]):
     )
 
     def _begin(self) -> Op[None]:
-        codec = yield from self._store._open()
+        codec = yield from self._store._resolve_codec()
         while not (rows := (yield Query(self._LOCK_ENTRY, codec.store_id, self._text))):
             _, pickled = codec.encode_key(self._key)
             if not (yield Query(self._INSERT_PLACEHOLDER, codec.store_id, self._text, pickled)):
@@ -78,7 +78,7 @@ class Mutation(Generic[V]):
 
     def _end(self) -> Op[None]:
         store = self._store
-        codec = yield from store._open()
+        codec = yield from store._resolve_codec()
         if not self._deleted:
             _, pickled = codec.encode_key(self._key)
             columns = codec.encode(self.value, self._key, self._text)

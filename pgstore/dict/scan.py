@@ -204,7 +204,7 @@ class _Pages:
         self._seen = False
 
     def fetch(self) -> Op[Iterable[Any] | None]:
-        codec = yield from self._store._open()
+        codec = yield from self._store._resolve_codec()
         bounds = self._bounds
         if bounds.left == 0:
             return None

@@ -96,7 +96,7 @@ class Taking(DictBase[K, V]):
             DeserializationError: this process cannot load the value; it stays. `del` removes it.
         """
         text = key_text(key)
-        codec = yield from self._open()
+        codec = yield from self._resolve_codec()
         yield from self._collect_in_passing(codec.record)
         if codec.record.options.get("watch") or not codec.pops_at_once:
             query = Query(self._ONE, codec.store_id, text)
@@ -146,7 +146,7 @@ class Taking(DictBase[K, V]):
             KeyError: there is none.
             DeserializationError: this process cannot load it; it stays.
         """
-        codec = yield from self._open()
+        codec = yield from self._resolve_codec()
         last, locked = Query(self._LAST, codec.store_id), Query(self._LAST_LOCKED, codec.store_id)
         while True:
             item = yield from self._take(
@@ -175,7 +175,7 @@ class Taking(DictBase[K, V]):
             DeserializationError: this process cannot load one of the values; all entries stay.
         """
         wanted = {key_text(key): key for key in keys}
-        codec = yield from self._open()
+        codec = yield from self._resolve_codec()
         if not wanted:
             yield from self._check_exists(codec.store_id)
             return {}

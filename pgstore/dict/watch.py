@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, Self
 from pgstore import errors
 from pgstore.client.listener import waits
 from pgstore.core.clock import Deadline
-from pgstore.core.limit import within
+from pgstore.core.limit import bounded_by
 from pgstore.core.operation import Listen, Op, Query, Rows, Topic, Wait
 from pgstore.core.statement import Statement
 from pgstore.dict.base import WATCHED, ChangeKind, DictBase, K, V
@@ -81,12 +81,12 @@ class Watcher:
     def _next(self) -> Op[DictChange | None]:
         """The next change, None after the timeout."""
         deadline = Deadline.after(self._timeout)
-        with within(deadline):
+        with bounded_by(deadline):
             return (yield from self._next_by(deadline))
 
     def _next_by(self, deadline: Deadline) -> Op[DictChange | None]:
         for seconds in waits():
-            codec = yield from self._store._open()
+            codec = yield from self._store._resolve_codec()
             if not codec.record.options.get("watch"):
                 raise errors.InvalidError(
                     f"{self._store!r} was not made with watch=True, so its changes are not logged"

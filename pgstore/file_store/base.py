@@ -115,7 +115,7 @@ class FileStoreBase(Store):
 
     def _tree(self) -> Op[Tree]:
         """The tree to read, as the current transaction sees it."""
-        store_id = yield from self._locate()
+        store_id = yield from self._resolve_id()
         if self._version_pin is not None:
             try:
                 yield from self._version_pin.ensure(self._runner, store_id, self._change_set(store_id))
@@ -157,7 +157,7 @@ class FileStoreBase(Store):
         """
         if self._read_only_reason is not None:
             raise errors.InvalidError(self._read_only_reason)
-        store_id = yield from self._locate()
+        store_id = yield from self._resolve_id()
         change_set = self._change_set(store_id)
         outer = yield change_set
 
@@ -184,7 +184,7 @@ class FileStoreBase(Store):
                     if attempt >= ATTEMPTS:
                         raise
                 attempt = ATTEMPTS
-                store_id = yield from self._locate()
+                store_id = yield from self._resolve_id()
                 change_set = self._change_set(store_id)
             except (errors.ConflictError, errors.SerializationConflict, errors.StatementFailed) as exc:
                 if isinstance(exc, errors.StatementFailed) and exc.sqlstate != FOREIGN_KEY_VIOLATION:

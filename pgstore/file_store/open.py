@@ -59,7 +59,7 @@ class OpeningFiles(FileStoreBase):
             StaleFile: when used: the bytes were collected, because nothing referred to them any more.
         """
         parsed = parse_mode(mode, buffering, encoding, errors, newline)
-        yield from self._locate()
+        yield from self._resolve_id()
         if parsed.writes and self._read_only_reason is not None:
             raise _invalid(self._read_only_reason)
         if self._changes_class.in_place:

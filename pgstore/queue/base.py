@@ -112,13 +112,13 @@ class QueueBase(Store, Generic[T]):
         """
         return partition_name(partition).encode()
 
-    def _open(self) -> Op[StoreRecord]:
+    def _resolve(self) -> Op[StoreRecord]:
         record = self._record
         if record is None or record.history is not self._client.history:  # type: ignore[union-attr]
-            record = yield from self._know()
+            record = yield from self._resolve()
         return record
 
-    def _of(self, store_id: int) -> QueueState:
+    def _state_of(self, store_id: int) -> QueueState:
         """What the client knows of this Queue; looked up by each operation, since a forked child begins with nothing."""
         return client_queues(self._runner).queue(store_id)
 

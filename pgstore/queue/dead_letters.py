@@ -74,7 +74,7 @@ class DeadLetters(Returning[T]):
     def dead_letters(self, n: int = 100) -> Op[list[DeadLetter[T]]]:
         """Return the oldest *n* dead letters, of all partitions; there are some only with `max_attempts`."""
         wanted = check_count(n, "n of dead_letters")
-        record = yield from self._open()
+        record = yield from self._resolve()
         rows: Rows = yield Query(self._DEAD_LETTERS, record.id, wanted, record.options.get("max_attempts"))
         if not rows:
             yield from self._check_exists(record.id)
@@ -123,7 +123,7 @@ class DeadLetters(Returning[T]):
         """Delete dead letters; None: all. Returns how many."""
         ids = _ids(letters)
         store_id = yield from self._bury_all()
-        counter = yield from counter_of(self._of(store_id))
+        counter = yield from counter_of(self._state_of(store_id))
         deleted: int = yield Query(self._DISCARD, store_id, ids)
         if not deleted:
             yield from self._check_exists(store_id)
@@ -132,7 +132,7 @@ class DeadLetters(Returning[T]):
 
     def _bury_all(self) -> Op[int]:
         """Make dead letters of all that are to be some by now; the id of the Queue."""
-        record = yield from self._open()
+        record = yield from self._resolve()
         while "max_attempts" in record.options and (yield from self._bring_back(record)):
             pass
         return record.id

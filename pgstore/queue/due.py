@@ -93,7 +93,7 @@ class Returning(QueueBase[T]):
             if lapses_in <= 0:
                 yield Autonomous(self._sweep(record.id))
             else:
-                queue = self._of(record.id)
+                queue = self._state_of(record.id)
                 queue.check_at = min(queue.check_at, clock.monotonic() + lapses_in)
         return bool(rows[0][0] == DUE_ITEMS)
 
@@ -153,7 +153,7 @@ class Returning(QueueBase[T]):
 
     def _sweep(self, store_id: int) -> Op[None]:
         """Empty the partitions whose time is over."""
-        counter = yield from counter_of(self._of(store_id))
+        counter = yield from counter_of(self._state_of(store_id))
         ((swept,),) = yield Query(self._SWEEP, store_id)
         counter.count(cleared=swept)
 

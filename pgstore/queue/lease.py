@@ -124,7 +124,7 @@ class Lease(Generic[T]):
         Raises:
             LeaseLost: the item went back, and the work is, or was, another's.
         """
-        counter = yield from counter_of(self._store._of(self._record.id))
+        counter = yield from counter_of(self._store._state_of(self._record.id))
         yield from self._ended((yield Query(self._ACK, self._record.id, *self._row[:2])))
         counter.count(1)
 

@@ -8,7 +8,7 @@ from pgstore import errors
 from pgstore.client.listener import waits
 from pgstore.client.notifications import in_transaction
 from pgstore.core.clock import Deadline
-from pgstore.core.limit import within
+from pgstore.core.limit import bounded_by
 from pgstore.core.operation import Listen, Op, PagedIterator, Query, Rows, Topic, Wait, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.arguments import check_count, check_position, one_at_most, partition_name
@@ -106,8 +106,8 @@ class ItemIterator(PagedIterator[T]):
 
     def _next(self) -> Op[list[T] | None]:
         deadline = Deadline.after(self._wait_seconds)
-        with within(deadline if self._wait_seconds else Deadline.after(None)):
-            record = yield from self._store._open()
+        with bounded_by(deadline if self._wait_seconds else Deadline.after(None)):
+            record = yield from self._store._resolve()
             row = yield from self._look(record)
             if row is None:
                 yield from self._store._check_exists(record.id)
@@ -207,7 +207,7 @@ class Peeking(Returning[T]):
         """
         wanted = check_count(n, "n of peek")
         name = partition_name(partition)
-        record = yield from self._open()
+        record = yield from self._resolve()
         rows = yield from self._list(record, name, 0, wanted)
         if not rows:
             yield from self._check_exists(record.id)
@@ -265,7 +265,7 @@ class Peeking(Returning[T]):
         """Return the number of items in a partition, or of all with *total*; counted."""
         if total and partition is not None:
             raise errors.InvalidError("len takes partition= or total=True, not both")
-        record = yield from self._open()
+        record = yield from self._resolve()
         last = record.options.get("max_attempts")
         query = (
             Query(self._LEN_TOTAL, record.id, last)
@@ -326,8 +326,8 @@ class Peeking(Returning[T]):
         if all and partition is not None:
             raise errors.InvalidError("clear takes partition= or all=True, not both")
         name = None if all else partition_name(partition)
-        record = yield from self._open()
-        queue = self._of(record.id)
+        record = yield from self._resolve()
+        queue = self._state_of(record.id)
         counter = yield from counter_of(queue)
         counter.count(cleared=(yield Query(self._CLEAR_DELAYED, record.id, name, record.options.get("max_attempts"))))
         found = yield Query(self._NEWEST, record.id)

@@ -19,7 +19,7 @@ from pgstore.connection import RECONNECT_SECONDS
 from pgstore.core import clock
 from pgstore.core.batches import batches
 from pgstore.core.clock import Deadline
-from pgstore.core.limit import within
+from pgstore.core.limit import bounded_by
 from pgstore.core.operation import BeforeCommit, Listen, Op, Query, Topic, Wait, atomic, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.arguments import NOT_GIVEN, check_key, check_seconds, one_of, partition_name
@@ -231,10 +231,10 @@ class Putting(Returning[T]):
         deadline = Deadline.after(timeout, block=block)
         name = partition_name(partition)
         payload = self._encode(one_of(item, v, "put", "item= and v="))
-        with within(deadline, self._late_put):
+        with bounded_by(deadline, self._late_put):
             record = self._record
             if record is None or record.history is not self._client.history:  # type: ignore[union-attr]
-                record = yield from self._know()
+                record = yield from self._resolve()
             if self._runner.settings.signing_keys:
                 payload = self._sign(payload, name)
             if (
@@ -275,8 +275,8 @@ class Putting(Returning[T]):
         deadline = Deadline.after(timeout, block=block)
         name = partition_name(partition)
         payloads = self._encode_all(one_of(items, vs, "put_many", "items= and vs="))
-        with within(deadline, self._late_put):
-            record = yield from self._open()
+        with bounded_by(deadline, self._late_put):
+            record = yield from self._resolve()
             if self._runner.settings.signing_keys:
                 payloads = [self._sign(payload, name) for payload in payloads]
             has_options = not durable or delay or ordered or idempotency_key is not None or partition_ttl is not None
@@ -366,7 +366,7 @@ class Putting(Returning[T]):
         else:
             yield from _repeated(put, deadline)
         if options.partition_ttl is not None:
-            queue = self._of(record.id)
+            queue = self._state_of(record.id)
             queue.check_at = min(queue.check_at, clock.monotonic() + options.partition_ttl)
         if options.key is not None and random.random() * _COLLECT_EVERY < 1:
             yield Query(self._FORGET_KEYS, record.id)

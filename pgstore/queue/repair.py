@@ -1,7 +1,7 @@
 """Repairing Queues after a change of servers: items that no get finds, for they lie below the watermark of their partition.
 
 Logical replication copies rows but no sequences. On a server that takes over in this way, the next id may be one that a Queue's
-watermark has passed. `sql/checks/queue_marks.sql` finds what was put there.
+watermark has passed. `sql/checks/queue_watermarks.sql` finds what was put there.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pgstore.client.notifications import Notifications
 from pgstore.core import clock
 from pgstore.core.batches import BATCH_BYTES, batches
 from pgstore.core.clock import Deadline
-from pgstore.core.limit import within
+from pgstore.core.limit import bounded_by
 from pgstore.core.operation import BeforeCommit, Listen, Op, PutBack, Query, Rows, Topic, Wait
 from pgstore.core.overloads import operation_as
 from pgstore.core.statement import Statement
@@ -71,8 +71,8 @@ _FITTING: Final = f"""
 _TAKE_FEW: Final = _DELETE.format(watermark=_WATERMARK, limit="$3")
 _TAKE_MANY: Final = _DELETE.format(watermark=_WATERMARK, limit=_FITTING)
 _PORTABLE_SQL: Final = f"SELECT {COLUMNS} FROM pgstore.queue_take($1, $2, $3, $4)"
-TAKE = Statement(f"{_TAKE_FEW} RETURNING {COLUMNS}", "int8 text int8 int8", unset=_PORTABLE_SQL)
-TAKE_MANY = Statement(f"{_TAKE_MANY} RETURNING {COLUMNS}", "int8 text int8 int8", unset=_PORTABLE_SQL)
+TAKE = Statement(f"{_TAKE_FEW} RETURNING {COLUMNS}", "int8 text int8 int8", portable=_PORTABLE_SQL)
+TAKE_MANY = Statement(f"{_TAKE_MANY} RETURNING {COLUMNS}", "int8 text int8 int8", portable=_PORTABLE_SQL)
 
 
 @functools.cache
@@ -159,7 +159,7 @@ class Taking(Returning[T]):
         if lease is None:
             _check_no_renewal(renew)
             deadline = Deadline.after(timeout, block=block)
-            with within(deadline, self._late_get):
+            with bounded_by(deadline, self._late_get):
                 rows = yield from self._take(1, block, timeout, deadline, name, durable=durable)
             return self._decode(rows[0], name) if rows else None
         leases = yield from self._lease(1, block, timeout, name, lease, renew, durable)
@@ -200,13 +200,13 @@ class Taking(Returning[T]):
             return (yield from self._lease(wanted, block, timeout, name, lease, renew, durable))
         _check_no_renewal(renew)
         deadline = Deadline.after(timeout, block=block)
-        with within(deadline, self._late_get):
+        with bounded_by(deadline, self._late_get):
             rows = yield from self._take(wanted, block, timeout, deadline, name, durable=durable)
         try:
             return self._decode_all(rows, name)
         except errors.DeserializationError:
-            store_id = yield from self._locate()
-            counter = yield from counter_of(self._of(store_id))
+            store_id = yield from self._resolve_id()
+            counter = yield from counter_of(self._state_of(store_id))
             yield PutBack(self._put_back(store_id, name, rows))
             counter.count(-len(rows))
             raise
@@ -216,8 +216,8 @@ class Taking(Returning[T]):
     ) -> Op[list[Any]]:
         seconds = check_seconds(lease, "lease", RENEWED_SECONDS_MIN if renew else LEASE_SECONDS_MIN)
         deadline = Deadline.after(timeout, block=block)
-        with within(deadline, self._late_get):
-            record = yield from self._open()
+        with bounded_by(deadline, self._late_get):
+            record = yield from self._resolve()
             if renew:
                 yield from self._check_outside(
                     "get(renew=True)", "has a lease that nobody can prolong before the commit"
@@ -261,10 +261,10 @@ class Taking(Returning[T]):
     ) -> Op[Rows]:
         record = self._record
         if record is None or record.history is not self._client.history:  # type: ignore[union-attr]
-            record = yield from self._know()
+            record = yield from self._resolve()
         if not durable:
             yield from self._check_outside("get(durable=False)", NOT_DURABLE)
-        queue = self._of(record.id)
+        queue = self._state_of(record.id)
         if clock.monotonic() >= queue.check_at:
             yield from self._check_due(record, queue)
         state = queue.partition(partition, self._runner.servers_seen)
@@ -275,7 +275,7 @@ class Taking(Returning[T]):
         rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
         if not rows and state.servers_seen != self._runner.servers_seen:
             # The connection was the first to another server, whose items may lie below the watermark.
-            queue = self._of(record.id)
+            queue = self._state_of(record.id)
             state = queue.partition(partition, self._runner.servers_seen)
             rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
         if not rows:

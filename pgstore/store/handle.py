@@ -212,7 +212,7 @@ class Store:
 
     def _described(self) -> Op[StoreRecord]:
         """The record as it is now, for `info()`."""
-        store_id = yield from self._locate()
+        store_id = yield from self._resolve_id()
         rows = yield Query(FIND_ID, store_id)
         if not rows:
             yield from self._is_gone(store_id)
@@ -251,25 +251,25 @@ class Store:
         """The handle that all of its clones ask."""
         return self if self._origin is None else self._origin
 
-    def _locate(self) -> Op[int]:
+    def _resolve_id(self) -> Op[int]:
         """The store's id; found, or created, on first use."""
         record = self._record
         if record is None or record.history is not self._client.history:  # type: ignore[union-attr]
-            record = yield from self._know()
+            record = yield from self._resolve()
         return record.id
 
-    def _know(self) -> Op[StoreRecord]:
+    def _resolve(self) -> Op[StoreRecord]:
         """The store's record; found, or created, on first use; found anew in another history."""
         first, client = self._first, self._runner
         record = first._record
         if record is None or record.history is not client.history:
-            record = yield from first._look_up()
+            record = yield from first._resolve_anew()
         self._name, self._environment_name = first._name, first._environment_name
         if first._record is record:  # else it is a transaction's, and may be rolled back with it
             self._record = record
         return record
 
-    def _look_up(self) -> Op[StoreRecord]:
+    def _resolve_anew(self) -> Op[StoreRecord]:
         client = self._runner
         if self._closed:
             raise self._missing()
@@ -280,18 +280,18 @@ class Store:
                 raise errors.InvalidError(f"{self!r} was pickled where another database is in use")
         hooked = yield BeforeCommit(ResolvedStores, ResolvedStores)
         if hooked is not None and (hooked.immediate or client.settings.connections_max == 1 or hooked.hook.has_changes):
-            return (yield from self._look_up_inside(hooked.hook))
+            return (yield from self._resolve_inside(hooked.hook))
         # Not in a transaction of pgstore's own: until it commits, others who want this name would wait for it.
         record = cast("StoreRecord | None", (yield Autonomous(self._find_or_create())))
         if record is None and hooked is not None:
             # It may have been made by `objects.create` in this very transaction.
-            return (yield from self._look_up_inside(hooked.hook))
+            return (yield from self._resolve_inside(hooked.hook))
         if record is None:
             raise self._missing()
         self.bind(record)
         return record
 
-    def _look_up_inside(self, resolved: ResolvedStores) -> Op[StoreRecord]:
+    def _resolve_inside(self, resolved: ResolvedStores) -> Op[StoreRecord]:
         """Find or create it in the transaction. What is found counts for this transaction alone until it commits."""
         key = (yield from self._draw_id()) if self._is_ephemeral else self._key
         _, record = resolved.records.get(key, (None, None))
@@ -448,7 +448,7 @@ class Store:
 
     def __enter__(self) -> Self:
         self._check_ephemeral()
-        self._runner.run(self._locate(), self._bound)
+        self._runner.run(self._resolve_id(), self._bound)
         return self
 
     def __exit__(
@@ -458,7 +458,7 @@ class Store:
 
     async def __aenter__(self) -> Self:
         self._check_ephemeral()
-        await self._runner.run_async(self._locate(), self._bound)
+        await self._runner.run_async(self._resolve_id(), self._bound)
         return self
 
     async def __aexit__(
@@ -482,7 +482,7 @@ class Store:
     def __reduce__(self) -> tuple[Any, ...]:
         if self._bound is not None:
             raise TypeError(f"{self!r} is bound to a transaction, which cannot leave this process")
-        wanted_id = self._runner.run(self._locate()) if self._is_ephemeral else self._wanted_id
+        wanted_id = self._runner.run(self._resolve_id()) if self._is_ephemeral else self._wanted_id
         environment = None if wanted_id is not None else self._environment
         return _unpickled, (
             type(self),

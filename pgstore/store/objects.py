@@ -190,5 +190,5 @@ def hydrate(store: Any, client: Client | None = None) -> Op[Any]:
     """Look the store up, or create it, now; return the handle. Other operations do that on first use."""
     if client is not None and client is not store._runner:
         raise errors.InvalidError("the handle has a client already; pass client= where it is made")
-    yield from store._locate()
+    yield from store._resolve_id()
     return store

@@ -21,7 +21,7 @@ SELECT d.store_id, d.relation, d.id, 'its session is dead'
         SELECT p.store_id, 'version_pin', p.version, p.session_id
           FROM pgstore.version_pin p
          UNION ALL
-        SELECT h.store_id, 'inode_hold', h.ino, h.session_id
-          FROM pgstore.inode_hold h) d
+        SELECT h.store_id, 'inode_pin', h.ino, h.session_id
+          FROM pgstore.inode_pin h) d
   LEFT JOIN pgstore.session s ON s.id = d.session_id
  WHERE coalesce(s.heartbeat_at, '-infinity') < statement_timestamp() - interval '1 day';

@@ -85,8 +85,8 @@ SELECT 'version_pin', v.store_id, count(*)
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = v.store_id)
  GROUP BY v.store_id
  UNION ALL
-SELECT 'inode_hold', i.store_id, count(*)
-  FROM pgstore.inode_hold i
+SELECT 'inode_pin', i.store_id, count(*)
+  FROM pgstore.inode_pin i
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = i.store_id)
  GROUP BY i.store_id
  UNION ALL

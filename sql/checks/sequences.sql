@@ -43,7 +43,7 @@ WITH used (sequence, number, of) AS (
       UNION ALL
      SELECT 'inode_seq', greatest(max(ino::bigint), max(parent::bigint)), 'dirent.ino, dirent.parent' FROM pgstore.dirent
       UNION ALL
-     SELECT 'inode_seq', max(ino::bigint), 'inode_hold.ino' FROM pgstore.inode_hold
+     SELECT 'inode_seq', max(ino::bigint), 'inode_pin.ino' FROM pgstore.inode_pin
 ), position (sequence, next) AS (
      SELECT 'session_id_seq', last_value + is_called::integer FROM pgstore.session_id_seq
       UNION ALL

@@ -30,7 +30,7 @@ TERMS = ({"block": False}, {"timeout": 0.1})
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch):
     monkeypatch.setattr(limit, "SILENCE_SECONDS", 0.3)
-    monkeypatch.setattr(base, "CUT_OFF_SECONDS", 0.5)
+    monkeypatch.setattr(base, "CANCEL_SECONDS", 0.5)
 
 
 @pytest.fixture
@@ -281,17 +281,17 @@ def test_a_call_with_a_bound_waits_a_moment_for_a_server_that_is_gone(call, own_
 
 
 def test_bounds_within_bounds_count_both():
-    def patience():
-        return round(limit.patience() or 0)
+    def wait_seconds():
+        return round(limit.wait_seconds() or 0)
 
-    with limit.within(Deadline.after(50)):
-        with limit.within(Deadline.after(5)):
-            assert patience() == 5
-        with limit.within(Deadline.after(500)):
-            assert patience() == 50
-        with limit.within(Deadline.after(None)):
-            assert patience() == 50
-    assert limit.patience() is None
+    with limit.bounded_by(Deadline.after(50)):
+        with limit.bounded_by(Deadline.after(5)):
+            assert wait_seconds() == 5
+        with limit.bounded_by(Deadline.after(500)):
+            assert wait_seconds() == 50
+        with limit.bounded_by(Deadline.after(None)):
+            assert wait_seconds() == 50
+    assert limit.wait_seconds() is None
 
 
 def test_a_bound_of_one_call_is_not_that_of_the_next(call, own_database, queue, elsewhere):

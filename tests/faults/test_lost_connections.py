@@ -45,7 +45,7 @@ class QueueOfPairs(pgstore.Queue):
 
     @operation
     def put_twice(self, item):
-        store_id = yield from self._locate()
+        store_id = yield from self._resolve_id()
         yield Many([Query(PUT_WITHOUT_NOTIFY, store_id, "", self._encode(item))] * 2)
 
 
@@ -103,7 +103,7 @@ def test_several_reads_whose_answer_is_lost_are_repeated_together(call, client, 
     call(queue.put, "item")
 
     def read():
-        store_id = yield from queue._locate()
+        store_id = yield from queue._resolve_id()
         return (yield Many([Query(pgstore.Queue._LEN, store_id, "", 5), Query(pgstore.Queue._LEN_TOTAL, store_id, 5)]))
 
     proxy.cut_after(from_server=0)

@@ -99,7 +99,7 @@ DAMAGE = [
     ("sequences", "inode.blob_id", "UPDATE pgstore.inode SET blob_id = 99999 WHERE ino = %(shared)s"),
     ("sequences", "chunk.id", "SELECT setval('pgstore.chunk_id_seq', 1)"),
     ("sequences", "extent.chunk_id", "UPDATE pgstore.extent SET chunk_id = 99999 WHERE chunk_id = %(chunk)s"),
-    ("queue_marks", "", ("INSERT INTO pgstore.queue_head SELECT store_id, partition, id + 1 FROM pgstore.queue_item; "
+    ("queue_watermarks", "", ("INSERT INTO pgstore.queue_head SELECT store_id, partition, id + 1 FROM pgstore.queue_item; "
                          "SELECT nextval('pgstore.queue_item_id_seq')")),
     ("queue_items", "attempts -1", "UPDATE pgstore.queue_item SET attempts = -1"),
     ("queue_items", "64 bytes", "UPDATE pgstore.queue_item SET partition = repeat('x', 65)"),
@@ -119,7 +119,7 @@ DAMAGE = [
     ("file_leftovers", "its session is dead",
      "INSERT INTO pgstore.blob (store_id, chunk_size_bytes, session_id) VALUES (%(v)s, 1, 99999)"),
     ("file_leftovers", "its session is dead", "INSERT INTO pgstore.version_pin VALUES (%(v)s, 99999, 1)"),
-    ("file_leftovers", "its session is dead", "INSERT INTO pgstore.inode_hold VALUES (%(n)s, 99999, 1)"),
+    ("file_leftovers", "its session is dead", "INSERT INTO pgstore.inode_pin VALUES (%(n)s, 99999, 1)"),
     ("large_objects", "missing", "UPDATE pgstore.chunk SET data = NULL, large_object = 1 WHERE id = %(chunk)s"),
     ("large_objects", "not its own",
      "UPDATE pgstore.chunk SET data = NULL, large_object = lo_from_bytea(0, 'theirs') WHERE id = %(chunk)s"),

@@ -841,7 +841,7 @@ def test_an_open_file_stays_when_its_name_goes_or_becomes_another_s(opened, nfs)
 def test_a_file_that_is_open_for_long_is_held(opened, nfs, client, sql, monkeypatch):
     monkeypatch.setattr("pgstore.fs.retention.file_pin.PIN_AFTER_SECONDS", 0.0)
     put(nfs, "file", b"x")
-    held = "SELECT count(*) FROM pgstore.inode_hold WHERE store_id = %s"
+    held = "SELECT count(*) FROM pgstore.inode_pin WHERE store_id = %s"
     store_id = int(nfs.object_id[3:])
 
     first = opened(nfs, "file", "rb", buffering=0)

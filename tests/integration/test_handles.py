@@ -510,7 +510,7 @@ def test_threads_that_use_a_new_handle_first_make_one_store(client, any_kind, wa
         )
         clones = [store, store, store, store]
 
-        found = at_once(*[lambda each=each: client.run(each._locate()) for each in clones])
+        found = at_once(*[lambda each=each: client.run(each._resolve_id()) for each in clones])
 
         assert len(set(found)) == 1, found
         assert store.object_id == f"{any_kind._id_prefix}-{found[0]}"
@@ -650,7 +650,7 @@ def test_all_that_is_made_of_a_handle_leads_to_one_store(client, database, any_k
     with psycopg.connect(database) as connection:
         with client.transaction(connection if joined else None) as tx:
             order = [store, *variants(store, tx)] if first != "a clone" else [*variants(store, tx), store]
-            ids = {client.run(each._locate(), each._bound) for each in order}
+            ids = {client.run(each._resolve_id(), each._bound) for each in order}
         connection.commit()
 
     assert len(ids) == 1

@@ -244,7 +244,7 @@ def test_a_watermark_is_forgotten_with_the_server_that_it_was_of(call, client, s
     store_elsewhere.put("item")
     assert call(store.get, block=False) is None
 
-    client.arrived(None)
+    client.note_server(None)
 
     assert call(store.get, timeout=0) == "item"
 
@@ -252,7 +252,7 @@ def test_a_watermark_is_forgotten_with_the_server_that_it_was_of(call, client, s
 def test_a_waiting_get_forgets_it_too(call, client, store, store_elsewhere):
     work(store)
     trust(store, 1 << 60)
-    threading.Timer(0.2, client.arrived, [None]).start()
+    threading.Timer(0.2, client.note_server, [None]).start()
     threading.Timer(0.4, store_elsewhere.put, ["item"]).start()
 
     assert call(store.get, timeout=20) == "item"
@@ -338,7 +338,7 @@ def test_items_below_the_watermark_are_found_and_come_out_in_their_order(call, o
         call(queue.put, "C")
         assert call(queue.get_many, 9, block=False) == ["before"]
         found = check(own_database)
-        assert found["queue_marks"].of("items") == [3]
+        assert found["queue_watermarks"].of("items") == [3]
 
         done = list(repair(other, list(found.values())))
 
@@ -360,7 +360,7 @@ def test_items_below_the_watermark_alone_are_found(own_database, check):
             "INSERT INTO pgstore.queue_item (store_id, id, payload, codec) VALUES (%s, 1, '1', 'j')", [number(queue)]
         )
         found = check(own_database)
-        assert set(found) == {"queue_marks"}
+        assert set(found) == {"queue_watermarks"}
         waiter = threading.Thread(target=lambda: taken.append(queue.get(timeout=20)))
         taken: list[object] = []
         waiter.start()

@@ -554,7 +554,7 @@ def test_a_connection_to_another_database_is_refused(client, stores, own_databas
     entries, _ = stores
     entries["k"] = 1
     other = pgstore.Client(own_database)
-    other.run(pgstore.Dict.persist("x", client=other)._locate())
+    other.run(pgstore.Dict.persist("x", client=other)._resolve_id())
     other.close()
     with psycopg.connect(own_database) as connection:
         connection.execute("UPDATE pgstore.installation SET id = gen_random_uuid()")

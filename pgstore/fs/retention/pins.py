@@ -1,6 +1,6 @@
 """Pins: versions of Volumes and files of NetworkFileSystems that collection must leave alone while this client uses them.
 
-A pin is a row that names the client's session, in `version_pin` or `inode_hold`; it counts as long as that session is alive.
+A pin is a row that names the client's session, in `version_pin` or `inode_pin`; it counts as long as that session is alive.
 `Pins.keep` takes one and `Pins.release` gives it back; a finaliser, which may run anywhere, leaves that to the background. The same
 thing may be kept several times: its row goes with the last.
 
@@ -62,7 +62,7 @@ PIN_INODE = Statement(
           WHERE i.store_id = $1 AND i.ino::bigint = $3 AND i.version_to = 9223372036854775807
             FOR KEY SHARE
     ), held AS (
-         INSERT INTO pgstore.inode_hold (store_id, session_id, ino)
+         INSERT INTO pgstore.inode_pin (store_id, session_id, ino)
          SELECT $1, s.id, $3
            FROM pgstore.session s
           WHERE s.id = $2 AND EXISTS (SELECT FROM found)
@@ -76,7 +76,7 @@ UNPIN_VERSION = Statement(
     "DELETE FROM pgstore.version_pin WHERE store_id = $1 AND session_id = $2 AND version = $3", "int8 int8 int8"
 )
 UNPIN_INODE = Statement(
-    "DELETE FROM pgstore.inode_hold WHERE store_id = $1 AND session_id = $2 AND ino = $3", "int8 int8 int8"
+    "DELETE FROM pgstore.inode_pin WHERE store_id = $1 AND session_id = $2 AND ino = $3", "int8 int8 int8"
 )
 
 

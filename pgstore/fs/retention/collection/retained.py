@@ -17,7 +17,7 @@ GRACE_ENDED: Final = "statement_timestamp() - $2 * interval '1 second'"
 # Whether a living session has pinned the inode `i` of store $1.
 PINNED: Final = f"""
     EXISTS (SELECT
-              FROM pgstore.inode_hold h
+              FROM pgstore.inode_pin h
               JOIN pgstore.session s ON s.id = h.session_id AND {ALIVE}
              WHERE h.store_id = $1
                AND h.ino = i.ino::bigint)
@@ -63,7 +63,7 @@ FORGET_VERSION_PINS = Statement(
 )
 FORGET_INODE_PINS = Statement(
     f"""
-    DELETE FROM pgstore.inode_hold
+    DELETE FROM pgstore.inode_pin
      WHERE store_id = $1
        AND NOT EXISTS (SELECT FROM pgstore.session s WHERE s.id = session_id AND {ALIVE})
     """,
