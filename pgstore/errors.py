@@ -26,11 +26,11 @@
     ├── FileFailed (OSError)                    a local file that cannot be used for another reason, as a full disk
     ├── StaleFile (OSError)                     an open file whose contents do not exist any more
     ├── FileTooLarge (OSError)                  a file above the largest possible size
-    ├── PositionInvalid (OSError, ValueError)   a position or size of an open file below zero
+    ├── PositionInvalid (OSError, ValueError)   a position or size of an open file that none can have
     ├── SerializationError                      a value cannot be stored
     ├── DeserializationError                    stored bytes cannot be loaded here; they are in `raw`
     ├── ValueTooLarge                           a value above the limit of its store
-    ├── NumberOverflow (OverflowError)          a sum that does not fit into 64 bits
+    ├── NumberOverflow (OverflowError)          a sum or position that does not fit into 64 bits
     ├── SchemaError                             the pgstore schema of the database does not fit this code
     │   ├── SchemaMissing                       not installed
     │   ├── SchemaOutdated                      older than this code: `pgstore migrate`
@@ -204,7 +204,7 @@ class FileTooLarge(_SystemError):
 
 
 class PositionInvalid(_SystemError, InvalidError):
-    """A position or size of an open file is below zero. An `OSError`, as built-in files raise it."""
+    """A position or size of an open file is below zero, or counted from nowhere. An `OSError`, as built-in files raise it."""
 
 
 class SerializationError(Error):
@@ -224,7 +224,7 @@ class ValueTooLarge(Error):
 
 
 class NumberOverflow(Error, OverflowError):
-    """A sum does not fit into 64 bits."""
+    """A sum, or a position in a file, does not fit into 64 bits."""
 
 
 class SchemaError(Error):

@@ -168,12 +168,19 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def _explained(self, path: Any) -> Iterator[None]:
-        """Turn the error about a missing store into one about a missing path."""
+        """Turn the error about a missing store into one about a missing path; of others let `filename` begin with the store."""
+        name = self._strip_protocol(path).partition("/")[0]
         try:
             yield
         except errors.NotFoundError as exc:
-            self._stores.pop(self._strip_protocol(path).partition("/")[0], None)
+            self._stores.pop(name, None)
             raise errors.FileMissing(str(exc), str(path)) from exc
+        except OSError as exc:
+            inside = exc.filename
+            is_local = str(exc).startswith("local ")  # about what is read from, or written to, this machine
+            if isinstance(exc, errors.Error) and isinstance(inside, str) and not is_local:
+                exc.filename = inside if inside.startswith(f"{name}/") else f"{name}/{inside.lstrip('/')}"
+            raise
 
     def start_transaction(self) -> StoreTransaction:
         """Begin a transaction that `end_transaction` commits; `with fs.transaction:` is the safer form."""
@@ -319,6 +326,13 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def isfile(self, path: Any) -> bool:
         return self._type(path) == "file"
 
+    def islink(self, path: Any) -> bool:
+        """Whether *path* is a symbolic link, also one that leads nowhere."""
+        try:
+            return bool(self.info(path).get("islink"))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
     def _type(self, path: Any) -> str | None:
         try:
             return str(self.info(path)["type"])
@@ -356,7 +370,8 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             store.name, allow_existing=True, environment_name=self._environment_name, client=self.client
         )
         if inside:
-            store.mkdir(inside, parents=True, exist_ok=exist_ok)
+            with self._explained(path):
+                store.mkdir(inside, parents=True, exist_ok=exist_ok)
 
     def rmdir(self, path: Any) -> None:
         """Remove an empty directory."""
@@ -402,7 +417,8 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
         if self.isdir(path2):
             raise errors.IsADirectory(f"{path2!r} is a directory", str(path2))
         if source is target:
-            source.copy_files([inside], new)
+            with self._explained(path1):
+                source.copy_files([inside], new)
             return
         with self.open(path1, "rb") as file:
             target.put_file(file, new)
@@ -416,7 +432,8 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
             if source is target and inside and not set(inside) & set("*?["):
                 if stringify_path(path2).endswith("/") or self.isdir(path2):
                     new = f"{new.rstrip('/')}/{inside.rstrip('/').rpartition('/')[2]}"
-                source.move(inside, new)
+                with self._explained(path1):
+                    source.move(inside, new)
                 return
         super().mv(path1, path2, recursive=recursive, maxdepth=maxdepth, **options)
 

@@ -92,8 +92,13 @@ class FileStat:
     """How many names lead to it; 1 for directories."""
     ino: int
     """The same for all names of one file; never used again."""
-    version: int
-    """Of the Volume, in which it or a name on the way changed last; see `put_file(if_version=)`. 0 in a NetworkFileSystem."""
+    version: int | None
+    """
+    Of the Volume, in which it or a name on the way changed last; see `put_file(if_version=)`. 0 in a NetworkFileSystem.
+
+    None: the transaction under way has changed it, and its commit will give the version a number, which nobody knows before, unless
+    somebody has asked for it (`Volume.next_version`).
+    """
 
     @property
     def mtime(self) -> int:

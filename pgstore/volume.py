@@ -24,6 +24,7 @@ from pgstore.fs.transfer import upload
 from pgstore.fs.transfer.local import Source
 from pgstore.fs.transfer.progress import Progress
 from pgstore.store.objects import class_operation
+from pgstore.store.registry import note_change
 from pgstore.types import FileEntry, FileEntryType, FileStat, VolumeInfo, VolumeVersion
 
 __all__ = [
@@ -54,7 +55,8 @@ class Volume(FileStore):
     replace. Changes that cannot be merged raise `ConflictError`, and nothing is applied.
 
     *History*: the newest versions stay readable (`versions`, `at`, `restore`), as many as *keep* says at creation. What no version
-    has any more is deleted in the background, ten minutes later at the earliest, and by `pgstore gc`.
+    has any more is deleted in the background, ten minutes later at the earliest, and by `pgstore gc`. Which version a transaction
+    makes is known when it commits, or when it asks (`next_version`).
 
     *Durable*: a call returns when the server has committed. After a crash of the client nothing of an unfinished call is seen.
 
@@ -250,17 +252,53 @@ class Volume(FileStore):
         self._collect_later(store_id)
         return made
 
+    @operation
+    def next_version(self) -> Op[int]:
+        """
+        Return the version that the commit of the current transaction makes: for a row of the caller's own that is to name it.
+
+        The commit makes it even if the transaction changes nothing else in the Volume. No two transactions that commit are told the
+        same: from here on other commits to the Volume wait until this transaction ends, so ask as late as possible. If it is rolled
+        back, there is no such version, and the next one that commits gets the number.
+
+        >>> with pgstore.transaction() as tx:
+        ...     volume.put_file("weights.bin", "/weights.bin")
+        ...     tx.connection.execute("INSERT INTO model (version) VALUES (%s)", [volume.next_version()])
+
+        Raises:
+            InvalidError: there is no transaction, or the handle does not write.
+        """
+        if self._read_only_reason is not None:
+            raise errors.InvalidError(self._read_only_reason)
+        store_id = yield from self._resolve_id()
+        hooked = yield self._change_set(store_id)
+        if hooked is None:
+            raise errors.InvalidError(
+                "next_version() is of a transaction, which makes the version when it commits: call it inside one"
+            )
+        changes: VersionedChanges = hooked.hook
+        try:
+            version = yield from atomic(changes.begin())
+        except StoreGone:
+            yield from self._is_gone(store_id)
+        self._collect_later(store_id)
+        return version
+
     # ------------------------------------------------------------------------------------------------- for Modal's sake
 
     @operation
     def reload(self) -> Op[None]:
-        """Do nothing: direct calls always see the newest committed state. For programs written for mounted Volumes."""
-        yield from self._resolve_id()
+        """
+        Do nothing but find out whether there is the Volume: direct calls always see the newest committed state.
+
+        For programs written for mounted Volumes.
+        """
+        yield from self._check_exists((yield from self._resolve_id()))
 
     @operation
     def commit(self) -> Op[None]:
-        """Do nothing: each direct call is committed when it returns, those in a transaction with it. See `reload`."""
-        yield from self._resolve_id()
+        """Do nothing, as `reload`: each direct call is committed when it returns, those in a transaction with it."""
+        yield from self._check_exists((yield from self._resolve_id()))
 
     def read_only(self) -> Self:
         """Return a handle on this Volume that refuses to write, and is mounted read-only."""
@@ -307,6 +345,7 @@ class Volume(FileStore):
         """
         old = cls.from_name(old_name, environment_name=environment_name, client=client)
         new = cls.from_name(new_name, environment_name=environment_name, client=client)
+        yield from note_change()
         try:
             renamed = yield from atomic(_renamed(old._environment, old_name, new.name))
         except errors.StatementFailed as exc:

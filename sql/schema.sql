@@ -81,7 +81,7 @@ CREATE TABLE pgstore.store (
     kind        text COLLATE "C" NOT NULL CHECK (kind IN ('dict', 'queue', 'volume', 'nfs')),
     name        text COLLATE "C" CHECK (name ~ '^[A-Za-z0-9._-]{1,64}$'),  -- NULL: ephemeral
     session_id  bigint,                               -- owner of an ephemeral store; its death is the store's
-    options     jsonb NOT NULL DEFAULT '{}',          -- settings fixed at creation; Dict: serializer, ttl (s), watch, json_projection; Queue: maxsize, max_attempts
+    options     jsonb NOT NULL DEFAULT '{}',          -- settings fixed at creation; Dict: serializer, ttl (s), watch, json_projection; Queue: maxsize, max_attempts, backoff (s; null: none)
     created_at  timestamptz NOT NULL DEFAULT statement_timestamp(),
     created_by  text NOT NULL DEFAULT session_user,
     CHECK ((name IS NULL) = (session_id IS NOT NULL))
@@ -1705,10 +1705,16 @@ SELECT s.environment,
                       WHERE n.store_id = s.id) AS c
  WHERE s.kind = 'queue';
 
--- Wait until it is our turn (queue_turn), and keep it until the end of the transaction.
+-- Wait until it is our turn (queue_turn), and keep it until the end of the transaction. Who has the turn to put into a Queue with a
+-- bound counts then what is there, and a transaction whose snapshot is older would count too little: error 0A000.
 CREATE FUNCTION pgstore.queue_take_turn(p_store_id bigint, p_kind text, p_partition text) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
+    IF p_kind = 'r' AND current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION 'a transaction that is % cannot put into a Queue made with maxsize: it does not see what others have put',
+                        current_setting('transaction_isolation')
+              USING ERRCODE = 'feature_not_supported', HINT = 'Put in a transaction that is READ COMMITTED.';
+    END IF;
     LOOP
         PERFORM FROM pgstore.queue_turn t
           WHERE t.store_id = p_store_id
@@ -1950,6 +1956,10 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $function$
 #variable_conflict use_column
 BEGIN
+    IF p_store_id IS NULL OR p_partition IS NULL OR p_items IS NULL OR p_low IS NULL THEN  -- NULL items would be all
+        RAISE EXCEPTION 'the arguments of queue_take must not be NULL'
+              USING ERRCODE = 'null_value_not_allowed', HINT = $hint$The default partition is ''.$hint$;
+    END IF;
     IF p_low = 0 THEN
         p_low := coalesce((SELECT h.low
                              FROM pgstore.queue_head h

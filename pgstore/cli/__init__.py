@@ -1,7 +1,8 @@
 """The command `pgstore`.
 
 A command is a function that says what it does and prints it. Errors come here: an `errors.Error` becomes one line on stderr.
-Exit codes: 0 done, 1 failed, 2 called in a wrong way, 130 interrupted. `PGSTORE_DEBUG=1` shows where an error came from.
+Exit codes: 0 done, 1 failed, 2 called in a wrong way, 130 interrupted; `check` has more. `PGSTORE_DEBUG=1` shows where an error
+came from.
 
 `migration`, `status`, `check`, `gc` and `demo` are a command each; `server` is a noun, with commands of its own. `target` knows
 which database a command is about, and `output` prints fields and tables.
@@ -123,6 +124,8 @@ def _fail(exc: Exception, arguments: list[str]) -> int:
 
 
 def _explain(exc: Any, arguments: list[str]) -> tuple[str, int]:
+    if isinstance(exc, check.NotChecked):
+        return _explain(exc.__cause__, arguments)[0], check.NOT_CHECKED
     if isinstance(exc, errors.InvalidError):
         return str(exc), USAGE
     if isinstance(exc, errors.Error):

@@ -8,13 +8,21 @@ import typer
 
 import pgstore
 from pgstore import errors
-from pgstore.admin.check import Finding, run_checks
+from pgstore.admin.check import Finding, Report, run_checks
 from pgstore.admin.repair import REPAIRABLE, repair
 from pgstore.cli import output
 from pgstore.cli.target import target
 from pgstore.migrate import sql_directory
 
 SHOWN_MAX: Final = 20
+
+SOUND: Final = 0
+DAMAGED: Final = 1
+NOT_CHECKED: Final = 3
+
+
+class NotChecked(Exception):
+    """What kept us from looking, which says nothing about damage: the cause."""
 
 
 def check(
@@ -26,38 +34,58 @@ def check(
     """
     Look for damage in the database.
 
-    Reads everything, in one snapshot; nothing is locked, and others may go on working. The exit code is 1 if anything was found, or
-    if a check could not run, which is then the error. Nothing is repaired as long as one cannot.
-    What is found is a mistake of pgstore's, of other programs that write to its tables, or of a backup: please report it.
+    Reads everything, in one snapshot; nothing is locked, and others may go on working. What is found is a mistake of pgstore's, of
+    other programs that write to its tables, or of a backup: please report it.
+
+    \b
+    Exit codes:
+      0  all checks have run and found nothing
+      1  something was found, or is left after --repair
+      2  called in a wrong way
+      3  nothing was found, but not all checks could run: see the error
 
     --repair mends what has one certain repair, and says what it did. Sequences that were left behind when a replica took over are
     set far ahead, items that no get would find get new ids, what a file lacks is given back to it. It deletes only what no loss
-    can explain; what may be the only copy of something is kept, and told of. It takes a member of pgstore_owner. The exit code is
-    0 only if nothing is left.
+    can explain; what may be the only copy of something is kept, and told of. It takes a member of pgstore_owner, and nothing is
+    repaired as long as a check cannot run.
 
     \b
     Example:
       pgstore check
       pgstore check --repair
     """
-    url = target(context).url
-    report = run_checks(url)
+    report = _look(context)
     if wants_repair and not report.failures and any(finding.check in REPAIRABLE for finding in report.findings):
-        with pgstore.Client(url, auto_migrate=False) as client:
+        with pgstore.Client(target(context).url, auto_migrate=False) as client:
             for done in repair(client, report.findings):
                 print(f"{'kept' if done.kept else 'repaired'}: {done.where}: {done.what}")
-        report = run_checks(url)
+        report = _look(context)
     for finding in report.findings:
         _show(finding)
     if report.failures:
-        first = report.failures[0].error
-        if len(report.failures) == len(report.checks):  # for one reason, such as that there is no schema
-            raise first
-        names = ", ".join(failure.check for failure in report.failures)
-        raise errors.Error(f"the checks {names} could not run: {first}")
+        failure = _failure(report)
+        if report.findings:
+            raise failure  # DAMAGED is the exit code of errors
+        raise NotChecked from failure
     if report.findings:
-        raise typer.Exit(1)
+        raise typer.Exit(DAMAGED)
     print(f"{len(report.checks)} checks found nothing")
+
+
+def _look(context: typer.Context) -> Report:
+    try:
+        return run_checks(target(context).url)
+    except Exception as exc:
+        raise NotChecked from exc
+
+
+def _failure(report: Report) -> errors.Error:
+    """Why not all checks could run."""
+    first = report.failures[0].error
+    if len(report.failures) == len(report.checks):  # for one reason, such as that there is no schema
+        return first
+    names = ", ".join(failure.check for failure in report.failures)
+    return errors.Error(f"the checks {names} could not run: {first}")
 
 
 def _show(finding: Finding) -> None:

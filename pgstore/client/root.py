@@ -235,7 +235,7 @@ class Root:
             return
         if status == "aborted":
             raise errors.StoreUnavailable(
-                "the connection broke during the commit, and the transaction was rolled back"
+                f"the connection broke during the commit, and the transaction was rolled back: {broken}"
             ) from broken
         _LOG.warning("whether a transaction was committed is unknown: the connection broke in its commit: %s", broken)
         raise errors.OutcomeUnknown(

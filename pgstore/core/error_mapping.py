@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Mapping
@@ -142,6 +143,7 @@ def _advice(text: str) -> str:
 
 
 QUERY_CANCELED: Final = "57014"
+DISK_FULL: Final = "53100"
 
 
 def timed_out() -> errors.TimedOut:
@@ -179,6 +181,8 @@ def map_error(exc: psycopg.Error) -> errors.Error:
         )
     if state.startswith(("08", "57P")) or (not state and isinstance(exc, psycopg.OperationalError)):
         return errors.StoreUnavailable(f"the connection to the server broke: {text}")
+    if state == DISK_FULL:
+        return errors.StoreUnavailable(f"the disk of the server is full: {text}", errno=errno.ENOSPC)
     if state.startswith("53"):
         return errors.StoreUnavailable(f"the server is out of resources: {text}")
     if state == QUERY_CANCELED and limit.is_over():

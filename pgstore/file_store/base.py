@@ -82,7 +82,7 @@ class FileStoreBase(Store):
         store_id = yield from self._resolve_id()
         if self._version_pin is not None:
             try:
-                yield from self._version_pin.ensure(self._runner, store_id)
+                yield from self._version_pin.ensure(self._runner, store_id, self._change_set(store_id))
             except StoreGone:
                 yield from self._is_gone(store_id)
         if self._version != NEWEST:

@@ -60,7 +60,7 @@ class ListingFiles(FileStoreBase):
         walk = yield from self._reading(tree, tree.need(names))
         if not walk.found.is_directory:
             walk = yield from self._reading(tree, tree.need(names, follow=False))
-            return OnePage([stat_of(b"/".join(names), walk.found, walk.version)])
+            return OnePage([stat_of(b"/".join(names), walk.found, tree.shown_version(walk.version))])
         return StatListing(tree, walk, names, recursive=recursive)
 
     @operation
@@ -85,7 +85,7 @@ class ListingFiles(FileStoreBase):
         """
         tree = yield from self._tree()
         walk = yield from self._reading(tree, tree.need(split(path), follow=follow_symlinks))
-        return file_stat(walk)
+        return file_stat(tree, walk)
 
     @operation
     def readlink(self, path: str) -> Op[str]:

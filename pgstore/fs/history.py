@@ -17,7 +17,7 @@ from typing import Final
 from pgstore import errors
 from pgstore.client import Client
 from pgstore.client.session import Session
-from pgstore.core.operation import Autonomous, Many, Op, Query, Rows
+from pgstore.core.operation import Autonomous, BeforeCommit, Many, Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.fs.commit.volume import INSERT_VERSION, NEXT_VERSION
 from pgstore.fs.model import DIRECTORY, LIVE, ROOT, STATE_COLUMNS, StoreGone
@@ -61,9 +61,12 @@ class VersionPin:
         """An unpickled pin is not taken yet."""
         return VersionPin, (self._version,)
 
-    def ensure(self, client: Client, store_id: int) -> Op[None]:
+    def ensure(self, client: Client, store_id: int, change_set: BeforeCommit) -> Op[None]:
         """
         Take the pin, if this session does not have it yet.
+
+        Args:
+            change_set: the request for that of the current transaction.
 
         Raises:
             InvalidError, VersionGone, StoreGone: see `check_retained`.
@@ -72,8 +75,16 @@ class VersionPin:
         if self._has(session, store_id) and self._history is history:
             return
         kept = version_of(store_id, self._version)
+        hooked = yield change_set
+        keeping = pins_of(session).keep(kept)
         try:
-            yield Autonomous(pins_of(session).keep(kept))
+            if hooked is not None and hooked.hook.version is not None:
+                # Beside the transaction, which has the lock of commits, the pin might wait for that for ever. As a part of it it
+                # does not; if the transaction is rolled back, the next heartbeat inserts the pin again.
+                yield Autonomous(session.current())
+                yield from keeping
+            else:
+                yield Autonomous(keeping)
         except errors.VersionGone:
             yield from check_retained(store_id, self._version)
             raise

@@ -12,6 +12,9 @@ from typing import Any, Final, NamedTuple
 ROOT: Final = 1  # inode of the root directory of every file system
 LIVE: Final = 9223372036854775807  # version_to of rows that the newest version has
 NEWEST: Final = LIVE - 1  # as the version to read: rows that end later than it are live
+UNCOMMITTED: Final = (
+    LIVE  # as the version of a change: that which the transaction under way makes, whichever that will be
+)
 
 # What an inode is: its `kind`, and that of the names that lead to it.
 FILE: Final = "f"

@@ -52,7 +52,25 @@ def known_revisions(config: Config) -> list[str]:
 def run(config: Config, revision: str, *, as_text: bool = False) -> None:
     from alembic import command
 
-    command.upgrade(config, revision, sql=as_text)
+    with _inside_another_run():
+        command.upgrade(config, revision, sql=as_text)
+
+
+@contextlib.contextmanager
+def _inside_another_run() -> Iterator[None]:
+    """
+    Give alembic back to the run that this one is a part of, if it is: a revision of the host application may call us.
+
+    `context` and `op` stand for one run. At the end of ours alembic would take them away from all.
+    """
+    from alembic import context, op
+
+    outer = [proxy for module in (context, op) if (proxy := getattr(module, "_proxy", None)) is not None]
+    try:
+        yield
+    finally:
+        for proxy in outer:
+            proxy._install_proxy()
 
 
 @contextlib.contextmanager

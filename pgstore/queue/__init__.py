@@ -62,8 +62,8 @@ class Queue(Taking[T], Putting[T], Peeking[T], DeadLetters[T]):
     then has lost it. In a transaction once: taking it and what is written with it are committed together, and an item whose
     transaction does not commit is back at its old place. With `get(lease=60)` at least once: it comes back unless it is
     acknowledged within the minute, and a worker that is too late gets `LeaseLost`. If `lease.ack()` is in the transaction that
-    writes the result, the result counts once. In a Queue made with `max_attempts` an item whose last lease came to nothing is a
-    dead letter (`dead_letters`).
+    writes the result, the result counts once. An item whose work has failed comes again after a delay that grows (`backoff`). In a
+    Queue made with `max_attempts` an item whose last lease came to nothing is a dead letter (`dead_letters`).
 
     **Atomicity.** Each call is done wholly or not at all, `put_many` and `get_many` as well; only `clear` deletes ten thousand
     items at a time. What is put in one transaction can be taken when it commits, all of it at once.

@@ -13,6 +13,7 @@ from pgstore.core.numbers import as_int
 PARTITION_BYTES_MAX: Final = 64
 KEY_BYTES_MAX: Final = 1024
 SECONDS_MAX: Final = 10 * 365 * 86400
+BACKOFF_SECONDS_MIN: Final = 0.001
 OPTION_MAX: Final = 2**31 - 1
 _LIMIT_MAX: Final = 1 << 62  # what LIMIT takes
 _REASON_CHARS_MAX: Final = 1000
@@ -95,10 +96,17 @@ def storable_reason(reason: object) -> str | None:
     return reason[:_REASON_CHARS_MAX].replace("\0", "").encode(errors="backslashreplace").decode()
 
 
-def check_options(**given: int | None) -> dict[str, Any]:
+def check_options(*, maxsize: int | None, max_attempts: int | None, backoff: object) -> dict[str, Any]:
     """Those options of a Queue that are given."""
-    return {
+    options: dict[str, Any] = {
         name: checks.check_int(value, name, 1, OPTION_MAX, also="None")
-        for name, value in given.items()
+        for name, value in (("maxsize", maxsize), ("max_attempts", max_attempts))
         if value is not None
     }
+    if backoff is not NOT_GIVEN:
+        options["backoff"] = (
+            None
+            if backoff is None
+            else checks.check_seconds(backoff, "backoff", BACKOFF_SECONDS_MIN, SECONDS_MAX, also="None")
+        )
+    return options

@@ -12,7 +12,7 @@ from pgstore.client import Client
 from pgstore.client.notifications import Notifications, in_transaction
 from pgstore.client.waking import telling
 from pgstore.core.operation import BeforeCommit, Op, Rows, Topic
-from pgstore.queue.arguments import check_options, partition_name
+from pgstore.queue.arguments import NOT_GIVEN, check_options, partition_name
 from pgstore.queue.state import QueueState, client_queues
 from pgstore.serializers import NOT_LOADED, check_size, dumps, load_json, loads
 from pgstore.serializers.codecs import JSON, PICKLE, SIGNED_PICKLE
@@ -29,6 +29,7 @@ else:
 
     T = TypeVar("T")
 
+BACKOFF_SECONDS: Final = 1.0
 NOT_DURABLE: Final = "would make all of it not durable"
 
 
@@ -39,6 +40,7 @@ class QueueBase(Store, Generic[T]):
     _display_name: ClassVar = "Queue"
     _id_prefix: ClassVar = "qu"
     _name_space: ClassVar = "queue"
+    _option_defaults: ClassVar = {"backoff": BACKOFF_SECONDS}
 
     @classmethod
     def from_name(
@@ -51,6 +53,7 @@ class QueueBase(Store, Generic[T]):
         client: Client | None = None,
         maxsize: int | None = None,
         max_attempts: int | None = None,
+        backoff: float | None = NOT_GIVEN,  # type: ignore[assignment]
     ) -> Self:
         """
         Return a handle on the Queue of this name; it is looked up on first use.
@@ -63,8 +66,11 @@ class QueueBase(Store, Generic[T]):
             maxsize: most items that wait in all partitions together; a put into a full Queue waits, or raises `queue.Full`. Items
                 that are leased or delayed do not count, nor is there a bound for them when they come back.
             max_attempts: after so many leases that came to nothing an item becomes a dead letter.
+            backoff: seconds after which an item comes again when the work on it has failed (`Lease.nack`); twice as many after each
+                further attempt, up to a minute. None: it comes at once. Default: 1.
 
-        The last two are fixed when the Queue is created. None leaves them as they are, or without a bound.
+        The last three are fixed when the Queue is created; left out, they are as they are. For the first two that is what None
+        means, too: in a new Queue there is no bound.
 
         Raises:
             InvalidError: the name cannot be one; on first use, the Queue was created with other options.
@@ -72,7 +78,7 @@ class QueueBase(Store, Generic[T]):
         store = super().from_name(
             label, name=name, environment_name=environment_name, create_if_missing=create_if_missing, client=client
         )
-        store._options = check_options(maxsize=maxsize, max_attempts=max_attempts)
+        store._options = check_options(maxsize=maxsize, max_attempts=max_attempts, backoff=backoff)
         return store
 
     @classmethod
@@ -83,6 +89,7 @@ class QueueBase(Store, Generic[T]):
         *,
         maxsize: int | None = None,
         max_attempts: int | None = None,
+        backoff: float | None = NOT_GIVEN,  # type: ignore[assignment]
     ) -> Self:
         """
         Return a nameless Queue that lives as long as this handle; the options are those of `from_name`.
@@ -91,7 +98,7 @@ class QueueBase(Store, Generic[T]):
         after a crash once its process has been silent for ten minutes.
         """
         store = super().ephemeral(client, environment_name)
-        store._options = check_options(maxsize=maxsize, max_attempts=max_attempts)
+        store._options = check_options(maxsize=maxsize, max_attempts=max_attempts, backoff=backoff)
         return store
 
     @staticmethod

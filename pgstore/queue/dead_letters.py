@@ -42,28 +42,28 @@ class DeadLetter(Generic[T]):
 class DeadLetters(Returning[T]):
     """`dead_letters`, `revive` and `discard`."""
 
+    # And those that nobody has made dead letters yet: leases that have ended, and were the last ($3). In one statement, of one
+    # snapshot: what becomes a dead letter meanwhile is seen once.
     _DEAD_LETTERS: Final = Statement(
         f"""
         SELECT id, put_at, codec, payload, attempts, partition, reason
-          FROM pgstore.queue_deferred
-         WHERE store_id = $1
-           AND kind = '{DEAD}'
-         ORDER BY id
-         LIMIT $2
-        """,
-        "int8 int8",
-        read_only=True,
-    )
-
-    # Those that nobody has made dead letters yet: leases that have ended, and were the last.
-    _DYING_LETTERS: Final = Statement(
-        f"""
-        SELECT id, put_at, codec, payload, attempts, partition, '{LEASE_ENDED}'
-          FROM pgstore.queue_deferred
-         WHERE store_id = $1
-           AND due_at <= statement_timestamp()
-           AND kind = '{LEASED}'
-           AND attempts >= $3
+          FROM (SELECT *
+                  FROM (SELECT id, put_at, codec, payload, attempts, partition, reason
+                          FROM pgstore.queue_deferred
+                         WHERE store_id = $1
+                           AND kind = '{DEAD}'
+                         ORDER BY id
+                         LIMIT $2) AS dead
+                 UNION ALL
+                SELECT *
+                  FROM (SELECT id, put_at, codec, payload, attempts, partition, '{LEASE_ENDED}'
+                          FROM pgstore.queue_deferred
+                         WHERE store_id = $1
+                           AND due_at <= statement_timestamp()
+                           AND kind = '{LEASED}'
+                           AND attempts >= $3
+                         ORDER BY id
+                         LIMIT $2) AS dying) AS letter
          ORDER BY id
          LIMIT $2
         """,
@@ -76,10 +76,7 @@ class DeadLetters(Returning[T]):
         """Return the oldest *n* dead letters, of all partitions; there are some only with `max_attempts`."""
         wanted = check_count(n, "n of dead_letters")
         record = yield from self._resolve()
-        rows: Rows = yield Query(self._DEAD_LETTERS, record.id, wanted)
-        if "max_attempts" in record.options:
-            rows += yield Query(self._DYING_LETTERS, record.id, wanted, record.options["max_attempts"])
-            rows = sorted(rows, key=lambda row: int(row[0]))[:wanted]
+        rows: Rows = yield Query(self._DEAD_LETTERS, record.id, wanted, record.options.get("max_attempts"))
         if not rows:
             yield from self._check_exists(record.id)
         return [DeadLetter(row[0], row[5] or None, row[1].astimezone(), row[4], row[6], row, self) for row in rows]

@@ -19,7 +19,7 @@ from pgstore.client.undo import on_rollback
 from pgstore.core.operation import Op, Query, Rows, Topic, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.arguments import check_seconds, storable_reason
-from pgstore.queue.base import QueueBase, T
+from pgstore.queue.base import BACKOFF_SECONDS, QueueBase, T
 from pgstore.queue.sql import DEAD, DELAYED, LEASED
 from pgstore.queue.state import counter_of
 from pgstore.queue.watermark import INSERTING
@@ -28,6 +28,11 @@ from pgstore.store.registry import StoreRecord
 LEASE_SECONDS_MIN: Final = 0.001
 RENEWED_SECONDS_MIN: Final = 1.0
 RENEWALS: Final = 3  # in the length of a lease
+BACKOFF_SECONDS_MAX: Final = 60.0  # to which the delay of an item grows that fails again and again
+_DOUBLINGS_MAX: Final = 16  # from the least that `backoff` can be to more than that
+# With these in a block it is the process that ends, or the caller's loop, and the item has not failed. Not so a cancelled task:
+# `asyncio.timeout` cancels what takes too long.
+_NO_FAILURES: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 # The lease number $2 on the item that was put at $3: after a restore, or a failover that lost something, the sequence gives numbers
 # out again that workers still have in hand. Of two statements that end or prolong one lease, the second waits for the first and
@@ -56,8 +61,9 @@ class Lease(Generic[T]):
     """
     An item that is this worker's until the lease ends; see `Queue.get`.
 
-    In `with` and `async with` the item is acknowledged at the end of the block, and given back after an exception. In a transaction
-    these take part in it, so that an item and its results are done together; if it is rolled back the lease goes on.
+    In `with` and `async with` the item is acknowledged at the end of the block, and given back after an exception, as by `nack()`;
+    at once where only the process or the loop ends (KeyboardInterrupt, SystemExit, GeneratorExit). In a transaction these take part
+    in it, so that an item and its results are done together; if it is rolled back the lease goes on.
 
     With `get(lease=, renew=True)` it goes on as long as this object is there and is neither acknowledged nor given back, however
     long the work takes.
@@ -153,17 +159,20 @@ class Lease(Generic[T]):
     )
 
     @operation
-    def nack(self, delay: float = 0, *, reason: str | None = None) -> Op[None]:
+    def nack(self, delay: float | None = None, *, reason: str | None = None) -> Op[None]:
         """
-        Give the item back, to the end of the queue, in *delay* seconds; or to the dead letters if this was its last attempt.
+        Say that the work has failed: the item goes to the end of the queue, or to the dead letters if this was its last attempt.
 
         Args:
+            delay: seconds until it can be taken again; 0: at once. None: as many as the `backoff` of the Queue says, by default one
+                after the first attempt, then two, four, up to a minute: so what fails each time does not use up its attempts, nor
+                its workers' time, in a moment.
             reason: kept with a dead letter, up to 1,000 characters of it.
 
         Raises:
             LeaseLost: it went back already.
         """
-        seconds = check_seconds(delay, "delay")
+        seconds = self._backoff() if delay is None else check_seconds(delay, "delay")
         why = storable_reason(reason)
         store_id, mine, topic = self._record.id, self._row[:2], Topic(self._record.id, self._partition)
         if self.attempt >= self._record.options.get("max_attempts", float("inf")):
@@ -174,6 +183,13 @@ class Lease(Generic[T]):
         else:
             back = Query(self._GIVE_BACK, store_id, self._partition, *mine)
             yield from self._ended((yield from notifying(back, topic)))
+
+    def _backoff(self) -> float:
+        """After how many seconds the item comes again if this attempt has failed."""
+        first: float | None = self._record.options.get("backoff", BACKOFF_SECONDS)
+        if first is None:
+            return 0.0
+        return min(first * 2.0 ** min(self.attempt - 1, _DOUBLINGS_MAX), max(first, BACKOFF_SECONDS_MAX))
 
     # Where the lease ended and the item is being brought back, waits for that, and finds no row.
     _EXTEND: Final = Statement(
@@ -224,7 +240,7 @@ class Lease(Generic[T]):
             self.ack()
         else:
             with contextlib.suppress(errors.Error):  # the lease ends by itself; what went wrong is *exc*
-                self.nack(reason=_described(exc))
+                self.nack(0 if isinstance(exc, _NO_FAILURES) else None, reason=_described(exc))
 
     async def __aenter__(self) -> Self:
         return self
@@ -238,7 +254,7 @@ class Lease(Generic[T]):
             await self.ack.aio()
         else:
             with contextlib.suppress(errors.Error):
-                await self.nack.aio(reason=_described(exc))
+                await self.nack.aio(0 if isinstance(exc, _NO_FAILURES) else None, reason=_described(exc))
 
     def __repr__(self) -> str:
         return f"<lease {self._row[0]} of {self._store!r}, attempt {self.attempt}>"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from pgstore import errors
+from pgstore.client.notifications import in_transaction
 from pgstore.client.waiters import waits
 from pgstore.core.clock import Deadline
 from pgstore.core.limit import bounded_by
@@ -30,6 +31,18 @@ _DUE: Final = f"""
                           AND l.lapses_at <= statement_timestamp()
                           AND l.put_at >= e.put_at)
 """
+# What waits in partition $2 with an id above $3.
+_ITEMS: Final = """
+                  FROM pgstore.queue_item i
+                 WHERE i.store_id = $1
+                   AND i.partition = $2
+                   AND i.id > $3
+                   AND i.put_at > coalesce((SELECT l.put_at
+                                              FROM pgstore.queue_lapse l
+                                             WHERE l.store_id = $1
+                                               AND l.partition = $2
+                                               AND l.lapses_at <= statement_timestamp()), '-infinity')
+"""
 # How many items are in partitions whose time is over (`due`); all are counted from the index alone.
 _LAPSED: Final = """
     SELECT coalesce(sum((SELECT count(*)
@@ -42,6 +55,7 @@ _LAPSED: Final = """
        AND l.lapses_at <= statement_timestamp()
 """
 
+_MOVE_SECONDS: Final = 0.2  # in which what somebody is moving back has surely come
 CLEAR_ITEMS: Final = 10_000  # of one statement
 # What another has taken, and may yet give back, is passed over: clearing waits for nobody. Nothing that is put meanwhile goes.
 # The sum: see `take`.
@@ -59,6 +73,16 @@ _DELETE_UP_TO: Final = """
 """
 
 
+def _is_due(row: tuple[Any, ...]) -> bool:
+    """Whether *row* of `Peeking._LIST` is an item that is still to be moved back."""
+    return row[4] is not None
+
+
+def _place(row: tuple[Any, ...]) -> tuple[bool, float, int]:
+    """The place of *row* among those of `Peeking._LIST`."""
+    return _is_due(row), row[4] or 0.0, row[0]
+
+
 class ItemIterator(PagedIterator[T]):
     """
     Items that stay where they are, for `for` and `async for`; see `Queue.iterate`.
@@ -72,8 +96,8 @@ class ItemIterator(PagedIterator[T]):
         self._partition = partition
         self._wait_seconds = wait_seconds
         self._position = after
-        self._only_due = False  # the last item was seen where it waits
-        self._seen_due: set[int] = set()
+        self._seen_due: set[int] = set()  # items that were seen where they wait
+        self._has_met_a_lock = False  # the last time, on an item that is due
 
     @property
     def position(self) -> int:
@@ -84,35 +108,34 @@ class ItemIterator(PagedIterator[T]):
         deadline = Deadline.after(self._wait_seconds)
         with bounded_by(deadline if self._wait_seconds else Deadline.after(None)):
             record = yield from self._store._resolve()
-            rows = yield from self._list(record.id)
-            if not rows:
+            row = yield from self._look(record)
+            if row is None:
                 yield from self._store._check_exists(record.id)
-                rows = yield from self._list_after_moving_due(record)
-                if not rows and not deadline.passed():
-                    rows = yield from self._wait(record, deadline)
-        if not rows:
-            return None
-        if not self._only_due:
-            self._position = rows[0][0]
-        return [self._store._decode(rows[0], self._partition)]
+                if self._has_met_a_lock and not self._wait_seconds and not (yield from in_transaction()):
+                    deadline = Deadline.after(_MOVE_SECONDS)
+                if not deadline.passed():
+                    row = yield from self._wait(record, deadline)
+        return None if row is None else [self._store._decode(row, self._partition)]
 
-    def _list_after_moving_due(self, record: StoreRecord) -> Op[Rows]:
-        """Move back what is due, then list again; a role that may not do that sees it where it is."""
-        self._only_due = False
-        due = yield from self._store._list_due(record, self._partition, 1 + len(self._seen_due))
-        if not due:
-            return []
-        try:
-            yield from self._store._bring_back(record)
-        except errors.AccessDenied:
-            self._only_due = True
-            fresh = [row for row in due if row[0] not in self._seen_due][:1]
-            self._seen_due.update(row[0] for row in fresh)
-            return fresh
-        return (yield from self._list(record.id))
-
-    def _list(self, store_id: int) -> Op[Rows]:
-        return (yield from self._store._list_items(store_id, self._partition, self._position, 1))
+    def _look(self, record: StoreRecord) -> Op[tuple[Any, ...] | None]:
+        """The next item, if there is one. What is due is moved back first; a role that may not do that sees it where it is."""
+        self._has_met_a_lock = has_moved_all = False
+        while True:
+            rows = yield from self._store._list(record, self._partition, self._position, 1 + len(self._seen_due))
+            if rows and not _is_due(rows[0]):
+                self._position = rows[0][0]
+                return rows[0]
+            fresh = next((row for row in rows if row[0] not in self._seen_due), None)
+            if fresh is None:
+                return None
+            if has_moved_all:  # what is still due is locked: somebody is moving it back, or is about to acknowledge it
+                self._has_met_a_lock = True
+                return None
+            try:
+                has_moved_all = not (yield from self._store._bring_back(record))
+            except errors.AccessDenied:
+                self._seen_due.add(fresh[0])
+                return fresh
 
     # Seconds until the next one of a partition is due.
     _DUE_IN: Final = Statement(
@@ -127,13 +150,13 @@ class ItemIterator(PagedIterator[T]):
         read_only=True,
     )
 
-    def _wait(self, record: StoreRecord, deadline: Deadline) -> Op[Rows]:
+    def _wait(self, record: StoreRecord, deadline: Deadline) -> Op[tuple[Any, ...] | None]:
         ticket = yield Listen(Topic(record.id, self._partition), for_everybody=True)
         try:
             for seconds in waits():
-                rows = (yield from self._list(record.id)) or (yield from self._list_after_moving_due(record))
-                if rows or deadline.passed():
-                    return rows
+                row = yield from self._look(record)
+                if row is not None or deadline.passed():
+                    return row
                 ((due_in,),) = yield Query(self._DUE_IN, record.id, self._partition)
                 pause = seconds if due_in is None else min(seconds, max(due_in, 0.001))
                 woken = yield Wait(ticket, min(pause, deadline.remaining()))
@@ -147,47 +170,32 @@ class ItemIterator(PagedIterator[T]):
 class Peeking(Returning[T]):
     """`peek`, `iterate`, `len` and `clear`."""
 
-    _LIST_ITEMS: Final = Statement(
-        """
-        SELECT id, put_at, codec, payload
-          FROM pgstore.queue_item
-         WHERE store_id = $1
-           AND partition = $2
-           AND id > $3
-           AND put_at > coalesce((SELECT l.put_at
-                                    FROM pgstore.queue_lapse l
-                                   WHERE l.store_id = $1
-                                     AND l.partition = $2
-                                     AND l.lapses_at <= statement_timestamp()), '-infinity')
-         ORDER BY id
-         LIMIT $4
-        """,
-        "int8 text int8 int8",
-        read_only=True,
-    )
-
-    def _list_items(self, store_id: int, partition: str, after: int, wanted: int) -> Op[Rows]:
-        """The oldest *wanted* items whose ids are above *after*."""
-        rows: Rows = yield Query(self._LIST_ITEMS, store_id, partition, after, wanted)
-        return rows
-
-    # The oldest $2 due items of partition $3.
-    _LIST_DUE: Final = Statement(
+    # The oldest $4 items of partition $2 whose ids are above $3, then what is due, which will come after them, as far as it is
+    # among the $4. In one statement, of one snapshot: what another moves meanwhile, because it is due or leased, is seen once.
+    _LIST: Final = Statement(
         f"""
-        SELECT e.id, e.put_at, e.codec, e.payload
-        {_DUE.format(max_attempts="$4")}
-           AND e.partition = $3
-         ORDER BY e.due_at, e.id
-         LIMIT $2
+        SELECT *
+          FROM (SELECT i.id, i.put_at, i.codec, i.payload, NULL::double precision AS due_at
+                  {_ITEMS}
+                 ORDER BY i.id
+                 LIMIT $4) AS there
+         UNION ALL
+        SELECT *
+          FROM (SELECT e.id, e.put_at, e.codec, e.payload, date_part('epoch', e.due_at)
+                {_DUE.format(max_attempts="$5")}
+                   AND e.partition = $2
+                 ORDER BY e.due_at, e.id
+                 LIMIT $4 - (SELECT count(*) FROM (SELECT {_ITEMS} LIMIT $4) AS there)) AS due
         """,
-        "int8 int8 text int4",
+        "int8 text int8 int8 int4",
         read_only=True,
     )
 
-    def _list_due(self, record: StoreRecord, partition: str, wanted: int) -> Op[Rows]:
-        """What is due and will be at the end of the queue."""
+    def _list(self, record: StoreRecord, partition: str, after: int, wanted: int) -> Op[Rows]:
+        """The oldest *wanted* items whose ids are above *after*, and then what is due: see `_is_due`."""
         last = record.options.get("max_attempts")
-        rows: Rows = yield Query(self._LIST_DUE, record.id, wanted, partition, last)
+        rows: Rows = yield Query(self._LIST, record.id, partition, after, wanted, last)
+        rows.sort(key=_place)
         return rows
 
     @operation
@@ -200,9 +208,7 @@ class Peeking(Returning[T]):
         wanted = check_count(n, "n of peek")
         name = partition_name(partition)
         record = yield from self._resolve()
-        rows = yield from self._list_items(record.id, name, 0, wanted)
-        if len(rows) < wanted:
-            rows += yield from self._list_due(record, name, wanted - len(rows))
+        rows = yield from self._list(record, name, 0, wanted)
         if not rows:
             yield from self._check_exists(record.id)
         return [self._decode(row, name) for row in rows]
@@ -296,7 +302,8 @@ class Peeking(Returning[T]):
 
     _CLEAR_ALL: Final = Statement(_DELETE_UP_TO.format(of_partition="", items=CLEAR_ITEMS), "int8 int8")
 
-    # And what is due of leased items. Waits for whoever is bringing some of them back, and then finds them gone.
+    # And what is due of leased items. Before the items, and before it is asked which is the newest: what somebody is moving back
+    # meanwhile is found at one place or the other. Waits for whoever is bringing some of them back, and then finds them gone.
     _CLEAR_DELAYED: Final = Statement(
         f"""
         DELETE FROM pgstore.queue_deferred
@@ -322,6 +329,7 @@ class Peeking(Returning[T]):
         record = yield from self._resolve()
         queue = self._state_of(record.id)
         counter = yield from counter_of(queue)
+        counter.count(cleared=(yield Query(self._CLEAR_DELAYED, record.id, name, record.options.get("max_attempts"))))
         found = yield Query(self._NEWEST, record.id)
         if not found:
             yield from self._is_gone(record.id)
@@ -334,6 +342,5 @@ class Peeking(Returning[T]):
             counter.count(cleared=cleared)
             queue.note_dead_rows(cleared)
             room += cleared
-        counter.count(cleared=(yield Query(self._CLEAR_DELAYED, record.id, name, record.options.get("max_attempts"))))
         if "maxsize" in record.options:
             yield from self._tell({room_topic(record.id): room})

@@ -16,6 +16,7 @@ from pgstore import errors
 from pgstore.client.notifications import Notifications, in_transaction
 from pgstore.client.waiting import WAITERS, until
 from pgstore.client.waking import SOMEONE_WAITS, lock_key
+from pgstore.connection import RECONNECT_SECONDS
 from pgstore.core import clock
 from pgstore.core.batches import batches
 from pgstore.core.clock import Deadline
@@ -75,6 +76,8 @@ SIGNED: Final = dict(zip(_PLAIN, _puts(signed=True), strict=True))
 
 PARTITION_SECONDS_MIN: Final = 0.001
 _COLLECT_EVERY: Final = 100  # puts with a key
+_FEATURE_NOT_SUPPORTED: Final = "0A000"
+_ATTEMPTS: Final = 3  # of a put with a key, as of any statement that may be sent again
 
 
 @functools.cache
@@ -88,6 +91,7 @@ def put_with_options(
     notify: bool,
     repeatable: bool,
     signed: bool = False,
+    timed: bool = False,
 ) -> tuple[Statement, tuple[str, ...]]:
     """
     PUT_MANY in other forms, and the names of its parameters in order.
@@ -141,6 +145,21 @@ def put_with_options(
         target, more = "queue_item (store_id, partition, payload, codec)", ""
         parts.append(INSERTING)
         sources.append("inserting")
+    if timed:
+        # From now on the partition is emptied in so many seconds, of what was put until now. Two such puts into one partition wait
+        # for each other's commits, so the time is that of the later one. Where nothing is put, for the key was used, none changes.
+        parts.append(
+            f"""
+            timed AS (INSERT INTO pgstore.queue_lapse AS l (store_id, partition, lapses_at)
+                      SELECT s.id, $2, statement_timestamp() + {parameter("partition_ttl", "float8")} * interval '1 second'
+                        FROM pgstore.store s
+                       {"CROSS JOIN fresh" if keyed else ""}
+                       WHERE s.id = $1
+                      ON CONFLICT (store_id, partition) DO UPDATE
+                         SET put_at = excluded.put_at,
+                             lapses_at = excluded.lapses_at)
+            """
+        )
     insert = f"""
         INSERT INTO pgstore.{target}
         SELECT s.id, $2, u.payload, '{SIGNED_PICKLE if signed else PICKLE}'{more}
@@ -165,6 +184,7 @@ class PutOptions:
     key: str | None
     ordered: bool
     durable: bool
+    partition_ttl: float | None
 
 
 class Putting(Returning[T]):
@@ -203,15 +223,12 @@ class Putting(Returning[T]):
         Raises:
             queue.Full: there was no room within *timeout*, or what was waited for did not come, such as another's transaction; a
                 server has a second for its answer even if *timeout* is less.
+            InvalidError: the Queue was made with `maxsize`, and the put joins a REPEATABLE READ or SERIALIZABLE transaction, which
+                cannot count what is there.
             OutcomeUnknown: the server had received the item and gave no answer.
             SerializationError: *item* cannot be pickled.
             ValueTooLarge: it is above 256 MiB.
         """
-        if partition_ttl is not None:
-            given: dict[str, Any] = {"delay": delay, "idempotency_key": idempotency_key, "ordered": ordered}
-            put = functools.partial(self.put.op, item, block, timeout, v=v, durable=durable, **given)
-            yield from self._put_with_partition_ttl(put, partition, partition_ttl, durable)
-            return
         deadline = Deadline.after(timeout, block=block)
         name = partition_name(partition)
         payload = self._encode(one_of(item, v, "put", "item= and v="))
@@ -221,8 +238,14 @@ class Putting(Returning[T]):
                 record = yield from self._resolve()
             if self._runner.settings.signing_keys:
                 payload = self._sign(payload, name)
-            if delay or ordered or idempotency_key is not None or "maxsize" in record.options:
-                options = _put_options(delay, idempotency_key, ordered, durable)
+            if (
+                delay
+                or ordered
+                or idempotency_key is not None
+                or partition_ttl is not None
+                or "maxsize" in record.options
+            ):
+                options = _put_options(delay, idempotency_key, ordered, durable, partition_ttl)
                 yield from self._put_with_options(record, name, [payload], options, deadline)
             elif durable:
                 yield from self._insert(record.id, name, payload, PUT, PUT_WITHOUT_NOTIFY)
@@ -250,11 +273,6 @@ class Putting(Returning[T]):
 
         The other arguments are those of `put`, for all of them together.
         """
-        if partition_ttl is not None:
-            given: dict[str, Any] = {"delay": delay, "idempotency_key": idempotency_key, "ordered": ordered}
-            put = functools.partial(self.put_many.op, items, block, timeout, vs=vs, durable=durable, **given)
-            yield from self._put_with_partition_ttl(put, partition, partition_ttl, durable)
-            return
         deadline = Deadline.after(timeout, block=block)
         name = partition_name(partition)
         payloads = self._encode_all(one_of(items, vs, "put_many", "items= and vs="))
@@ -262,8 +280,9 @@ class Putting(Returning[T]):
             record = yield from self._resolve()
             if self._runner.settings.signing_keys:
                 payloads = [self._sign(payload, name) for payload in payloads]
-            if not durable or delay or ordered or idempotency_key is not None or "maxsize" in record.options:
-                options = _put_options(delay, idempotency_key, ordered, durable)
+            has_options = not durable or delay or ordered or idempotency_key is not None or partition_ttl is not None
+            if has_options or "maxsize" in record.options:
+                options = _put_options(delay, idempotency_key, ordered, durable, partition_ttl)
                 yield from self._put_with_options(record, name, payloads, options, deadline)
                 return
             cut = list(batches(payloads, len, rows_max=BATCH_ITEMS))
@@ -273,39 +292,6 @@ class Putting(Returning[T]):
                 yield from atomic(self._insert_batches(record.id, name, cut))
             else:
                 yield from self._check_exists(record.id)
-
-    # From now on partition $2 is emptied in $3 seconds, of what was put until now. Two such puts into one partition wait for each
-    # other's commits, so the time is that of the later one.
-    _SET_PARTITION_TTL: Final = Statement(
-        """
-        INSERT INTO pgstore.queue_lapse AS l (store_id, partition, lapses_at)
-        SELECT s.id, $2, statement_timestamp() + $3 * interval '1 second'
-          FROM pgstore.store s
-         WHERE s.id = $1
-        ON CONFLICT (store_id, partition) DO UPDATE
-           SET put_at = excluded.put_at,
-               lapses_at = excluded.lapses_at
-        """,
-        "int8 text float8",
-    )
-
-    def _put_with_partition_ttl(
-        self, put: Callable[..., Op[None]], partition: str | None, partition_ttl: float, durable: bool
-    ) -> Op[None]:
-        """*put* into *partition*, after which that has so much time."""
-        name = partition_name(partition)
-        seconds = check_seconds(partition_ttl, "partition_ttl", PARTITION_SECONDS_MIN)
-        record = yield from self._resolve()
-
-        def both() -> Op[None]:
-            yield from self._sweep(record.id)  # what has had its time does not get more by this put
-            yield from put(partition=partition)
-            yield Query(self._SET_PARTITION_TTL, record.id, name, seconds)
-
-        # Not in a transaction where the put may wait for room, or says something that goes for all of one.
-        yield from (both() if "maxsize" in record.options or not durable else atomic(both()))
-        queue = self._state_of(record.id)
-        queue.check_at = min(queue.check_at, clock.monotonic() + seconds)
 
     def _insert_batches(self, store_id: int, partition: str, cut: list[list[bytes]]) -> Op[None]:
         for batch in cut:
@@ -358,17 +344,31 @@ class Putting(Returning[T]):
         if not cut:
             yield from self._check_exists(record.id)
             return
-        if maxsize is None:
-            body = self._insert_with_options(record, partition, cut, options)
-            # A put whose time may be over while it waits for another's must not take the transaction that it is in along.
-            alone = len(cut) == 1 and (deadline.at is None or not (yield from in_transaction()))
-            yield from (body if alone else atomic(body))
-        elif len(payloads) > maxsize:
+        if options.partition_ttl is not None:
+            yield from self._sweep(record.id)  # what has had its time does not get more by this put
+        if maxsize is not None and len(payloads) > maxsize:
             raise errors.InvalidError(
                 f"{len(payloads)} items can never be in {self!r} at once, made with maxsize={maxsize}"
             )
+
+        def put() -> Op[None]:
+            if maxsize is None:
+                yield from atomic(self._insert_with_options(record, partition, cut, options))
+            else:
+                yield from self._insert_when_room(record, partition, cut, options, deadline)
+
+        has_one_statement = maxsize is None and len(cut) == 1
+        if has_one_statement and (deadline.at is None or not (yield from in_transaction())):
+            yield from self._insert_with_options(record, partition, cut, options)
+        elif options.key is None or (yield from in_transaction()):
+            # Atomic also if it is one statement: a put whose time is over while it waits for another's must not take the
+            # transaction that it is in along.
+            yield from put()
         else:
-            yield from self._insert_when_room(record, partition, cut, options, deadline)
+            yield from _repeated(put, deadline)
+        if options.partition_ttl is not None:
+            queue = self._state_of(record.id)
+            queue.check_at = min(queue.check_at, clock.monotonic() + options.partition_ttl)
         if options.key is not None and random.random() * _COLLECT_EVERY < 1:
             yield Query(self._FORGET_KEYS, record.id)
 
@@ -398,7 +398,7 @@ class Putting(Returning[T]):
         return True
 
     # Held to the end of the transaction by whoever puts into a bounded Queue, who counts after taking it: so nobody puts in
-    # between.
+    # between. Refused where a snapshot would be counted that was taken before.
     _LOCK_ROOM: Final = Statement("SELECT pgstore.queue_take_turn($1, 'r', '')", "int8")
     _IS_KEY_USED: Final = Statement(
         "SELECT 1 FROM pgstore.queue_key WHERE store_id = $1 AND key = $2", "int8 text", read_only=True
@@ -407,7 +407,15 @@ class Putting(Returning[T]):
     def _insert_if_room(
         self, record: StoreRecord, partition: str, cut: list[list[bytes]], options: PutOptions
     ) -> Op[None]:
-        yield Query(self._LOCK_ROOM, record.id)
+        try:
+            yield Query(self._LOCK_ROOM, record.id)
+        except errors.StatementFailed as exc:
+            if exc.sqlstate != _FEATURE_NOT_SUPPORTED:
+                raise
+            raise errors.InvalidError(
+                f"the transaction is not READ COMMITTED, so it does not see what others have put into {self!r}, made with "
+                "maxsize: put outside of it"
+            ) from exc
         if options.key is not None and (yield Query(self._IS_KEY_USED, record.id, options.key)):
             return
         yield from self._insert_with_options(record, partition, cut, options, record.options["maxsize"])
@@ -430,6 +438,7 @@ class Putting(Returning[T]):
             "maxsize": maxsize,
             "wanted": sum(map(len, cut)),
             "delay": options.delay,
+            "partition_ttl": options.partition_ttl,
             "topic_key": lock_key(topic),
             "topic": topic.payload,
         }
@@ -444,6 +453,7 @@ class Putting(Returning[T]):
                 notify=notify,
                 repeatable=options.key is not None and hooked is None,
                 signed=bool(self._runner.settings.signing_keys),
+                timed=number == len(cut) - 1 and options.partition_ttl is not None,
             )
             values["payloads"] = batch
             if not (yield Query(statement, *[values[name] for name in names])):
@@ -465,5 +475,18 @@ class _NoRoomError(Exception):
     """Rolls back a put into a full queue."""
 
 
-def _put_options(delay: float, key: object, ordered: bool, durable: bool) -> PutOptions:
-    return PutOptions(check_seconds(delay, "delay"), check_key(key), bool(ordered), bool(durable))
+def _repeated(put: Callable[[], Op[None]], deadline: Deadline) -> Op[None]:
+    """Run *put*, a transaction of its own; again where the connection broke, for its key tells whether it was done."""
+    give_up = clock.monotonic() + RECONNECT_SECONDS
+    for attempt in range(_ATTEMPTS):
+        try:
+            return (yield from put())
+        except errors.StoreUnavailable:
+            if attempt == _ATTEMPTS - 1 or clock.monotonic() > give_up or deadline.passed():
+                raise
+    raise AssertionError("unreachable")
+
+
+def _put_options(delay: float, key: object, ordered: bool, durable: bool, partition_ttl: float | None) -> PutOptions:
+    seconds = None if partition_ttl is None else check_seconds(partition_ttl, "partition_ttl", PARTITION_SECONDS_MIN)
+    return PutOptions(check_seconds(delay, "delay"), check_key(key), bool(ordered), bool(durable), seconds)

@@ -12,6 +12,7 @@ from collections import deque
 from pgstore.client.session import Session, SessionHook, each
 from pgstore.core.operation import Autonomous, Op, Query, atomic
 from pgstore.core.statement import Statement
+from pgstore.store.registry import note_change
 
 DELETE = Statement("SELECT pgstore.store_delete($1)", "int8")
 UNLINK_LARGE_OBJECTS = Statement("SELECT pgstore.large_objects_unlink($1)", "int8")
@@ -20,6 +21,7 @@ STORES_OF_SESSION = Statement("SELECT id FROM pgstore.store WHERE session_id = $
 
 def delete_store(store_id: int) -> Op[None]:
     """Delete a store, or what is left of one, with all that it holds."""
+    yield from note_change(store_id)
     yield from atomic(delete_rows(store_id))
     yield from unlink_large_objects(store_id)
 

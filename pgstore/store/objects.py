@@ -14,7 +14,7 @@ from pgstore.core.method import Doc
 from pgstore.core.names import check_name
 from pgstore.core.operation import BoundOperation, Op, Query, atomic, operation
 from pgstore.store.deletion import delete_store
-from pgstore.store.registry import LIST, StoreRecord
+from pgstore.store.registry import LIST, StoreRecord, note_change
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -81,6 +81,7 @@ class Objects(Generic[S]):
             AlreadyExistsError: it exists, and *allow_existing* is false.
         """
         store = self._class.from_name(name, environment_name=environment_name, client=client, **options)
+        yield from note_change()
         record = yield from atomic(store._create())
         if record is None:
             yield from store._find()  # raises if it is a store of another kind

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from pgstore.core.operation import CommitHook, Rows
+from pgstore.core.operation import BeforeCommit, CommitHook, Op, Rows
 from pgstore.core.statement import Statement
 
 # What makes a `StoreRecord`, of the row `s`. The last: whether there was ever a Dict of serializer json with its name.
@@ -117,6 +117,7 @@ class ResolvedStores(CommitHook):
 
     def __init__(self) -> None:
         self.records: dict[object, tuple[weakref.ref[Handle], StoreRecord]] = {}
+        self.has_changes = False  # it has made, renamed or deleted a store, or tried to
 
     def mark(self) -> dict[object, Any]:
         return dict(self.records)
@@ -129,3 +130,17 @@ class ResolvedStores(CommitHook):
             store = handle()
             if store is not None:
                 store.bind(record)
+
+
+def note_change(deleted: int | None = None) -> Op[None]:
+    """
+    Note that the current transaction makes, renames or deletes a store; to be called before. *deleted*: the id of one that goes.
+
+    From then on stores are looked for, and made, inside the transaction: beside it they are not what they are in it, and whoever
+    would make one of a name that it has given would wait for its end.
+    """
+    hooked = yield BeforeCommit(ResolvedStores, ResolvedStores)
+    if hooked is not None:
+        hooked.hook.has_changes = True
+        found = hooked.hook.records
+        hooked.hook.records = {key: entry for key, entry in found.items() if entry[1].id != deleted}

@@ -71,6 +71,7 @@ PUTS: dict[str, tuple[dict[str, Any], bool]] = {
     "many": ({}, True),
     "key": ({"idempotency_key": "k"}, False),
     "order": ({"ordered": True}, False),
+    "partition_ttl": ({"partition_ttl": 60}, False),
 }
 
 
@@ -98,7 +99,7 @@ def test_a_put_with_a_bound_does_not_wait_for_the_transaction_of_another(
     assert call(mine.get) == "later"
 
 
-@pytest.mark.parametrize("kind", ["room", "key", "order"])
+@pytest.mark.parametrize("kind", ["room", "key", "order", "partition_ttl"])
 def test_a_put_that_gave_up_leaves_its_transaction_usable(queue, bounded, client, elsewhere, kind):
     """
     As with one that finds the Queue full.

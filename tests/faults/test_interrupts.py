@@ -610,7 +610,7 @@ def test_an_interrupt_before_any_line_of_a_lease_gives_the_item_back(client, que
 
     for place, lease in every_line(lambda: queue.get(block=False, lease=600)):
         if lease is not None:
-            lease.nack()
+            lease.nack(0)
         assert eye.rows("SELECT count(*), count(DISTINCT payload) FROM pgstore.queue_item") == [(3, 3)], place
 
 

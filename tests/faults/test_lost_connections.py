@@ -524,6 +524,46 @@ def test_a_file_that_is_written_survives_lost_connections(call, client, proxy, s
 
 
 @pytest.mark.parametrize("side", ["from_client", "from_server"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"partition_ttl": 60}, {"delay": 0.001, "ordered": True}, {"durable": False}],
+    ids="+".join,
+)
+def test_a_put_with_a_key_is_done_once_whether_the_request_or_the_answer_was_lost(
+    call, stores, proxy, eye, side, options
+):
+    _, queue = stores
+    call(queue.put, "warm", idempotency_key="warm", **options)
+    assert call(queue.get) == "warm"
+
+    proxy.cut_after(**{side: 0})
+    call(queue.put, "item", idempotency_key="k", **options)
+    proxy.wait_for_cut()
+
+    assert call(queue.get, timeout=20) == "item"
+    assert eye.items() == 0
+
+
+@pytest.mark.parametrize("side", ["from_client", "from_server"])
+@pytest.mark.parametrize("size", [0, 60, 150, 300, 450])
+@pytest.mark.parametrize("kind", ["bounded", "several statements"])
+def test_a_put_with_a_key_in_a_transaction_of_its_own_is_done_once_wherever_it_was_cut(
+    call, client, proxy, eye, monkeypatch, side, size, kind
+):
+    monkeypatch.setattr("pgstore.queue.put.BATCH_ITEMS", 2)
+    queue = pgstore.Queue.persist("b", client=client, maxsize=10 if kind == "bounded" else None)
+    call(queue.put_many, [1, 2, 3], idempotency_key="warm")
+    assert call(queue.get_many, 5) == [1, 2, 3]
+
+    proxy.cut_after(**{side: size})
+    call(queue.put_many, ["a", "b", "c"], idempotency_key="k")
+
+    assert eye.items() == 3
+    proxy.cut_after()
+    assert call(queue.get_many, 10) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("side", ["from_client", "from_server"])
 def test_a_small_file_is_put_once_whether_the_request_or_the_answer_was_lost(call, client, proxy, side):
     """
     Its inode has a number of its own, by which the second call finds whether the first has done it.

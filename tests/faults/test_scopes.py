@@ -662,7 +662,7 @@ def test_what_a_closed_asynchronous_generator_did_to_objects_is_undone_too(clien
         async with contextlib.aclosing(rows(lease)) as looped:
             async for _ in looped:
                 break
-        await lease.nack.aio()
+        await lease.nack.aio(0)
         await client.aclose()
 
     asyncio.run(work())

@@ -13,6 +13,7 @@ import pgstore
 from pgstore.admin.check import checks_of, run_checks
 from pgstore.admin.repair import REPAIRABLE
 from pgstore.migrate import sql_directory
+from tests.fixtures.processes import free_port
 from tests.fixtures.scribe import LIVE, Scribe
 from tests.integration.test_cli import Cli
 from tests.migration.conftest import url_as
@@ -266,6 +267,60 @@ def test_a_check_that_cannot_run_is_told_from_damage(damaged, cli):
     assert code == 1
     assert out.startswith("file_inodes: ")
     assert err.startswith("error: the checks dict_changes, orphans, sequences could not run: ")
+
+
+@pytest.fixture
+def unreadable(damaged):
+    """The URL of a role that may read all tables but one."""
+    url, connection, _ = damaged
+    connection.execute("CREATE ROLE checks_reader LOGIN IN ROLE pgstore_reader")
+    connection.execute("REVOKE SELECT ON pgstore.dict_change FROM pgstore_reader")
+    yield url_as(url, "checks_reader")
+    connection.execute("GRANT SELECT ON pgstore.dict_change TO pgstore_reader")
+    connection.execute("DROP ROLE checks_reader")
+
+
+def test_the_exit_code_of_a_role_without_rights_is_that_of_not_checked(unreadable, damaged, cli):
+    """
+    Unless what it may look at is damaged: that is damage, whatever else there may be.
+    """
+    _, connection, ids = damaged
+
+    code, out, err = cli("--url", unreadable, "check")
+    assert (code, out) == (3, "")
+    assert re.fullmatch("error: the checks dict_changes, .* could not run: .*dict_change.*\n", err)
+
+    connection.execute("UPDATE pgstore.inode SET link_count = 2 WHERE ino = %s", [ids["file"]])
+    code, out, again = cli("--url", unreadable, "check")
+    assert (code, again) == (1, err)
+    assert out.startswith("file_inodes: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (["--url", "postgresql://me@127.0.0.1:{port}/app", "check"], 3, "is it running"),
+        (["--url", "{missing}", "check"], 3, "createdb"),
+        (["--url", "{empty}", "check"], 3, "pgstore migrate"),
+        (["--url", "nonsense", "check"], 3, "URL"),
+        (["--url", "", "check"], 2, "--url is empty"),
+        (["--url", "{empty}", "check", "--mend"], 2, "--mend"),
+    ],
+    ids=["no server", "no database", "no schema", "no URL", "an empty URL", "no such option"],
+)
+def test_the_exit_code_tells_what_kept_it_from_looking(cli, server, empty_database, arguments, code, word):
+    """
+    Nobody is to be woken for a damage that nobody has looked for.
+    """
+    places = {"port": free_port(), "missing": server.url("missing"), "empty": empty_database}
+
+    assert word in cli.fails(*[argument.format(**places) for argument in arguments], code=code)
+
+
+def test_the_exit_code_of_an_embedded_server_that_cannot_start_is_that_of_not_checked(cli, tmp_path):
+    (tmp_path / "server").write_text("no directory")
+
+    cli.fails("check", code=3)
 
 
 def test_the_command_reports_and_fails(damaged, cli):

@@ -1257,7 +1257,7 @@ def test_if_version_replaces_only_what_was_seen(call, client, store_name, client
     newer = volume.stat("d/f").version
     call(volume.put_file, io.BytesIO(b"3"), "d/f", if_version=volume.stat("d/f").version)
 
-    assert newer > seen
+    assert (seen, newer) == (1, 2)
     for path, if_version in (("d/f", seen), ("d/f", newer), ("d/f", 0), ("nope", 1), ("nope/nope", 1)):
         with pytest.raises(errors.ConflictError, match="nothing was applied"):
             call(volume.put_file, io.BytesIO(b"4"), path, if_version=if_version)
@@ -1533,6 +1533,23 @@ def test_a_name_that_is_taken_meanwhile_is_not_given_to_a_volume(call, client, c
 
     assert [type(exc) for exc in renamed] == [errors.AlreadyExistsError]
     assert Volume.from_name(store_name, client=client_elsewhere).listdir("/") == []
+
+
+@pytest.mark.parametrize("impossible", ["nul\0", "\ud800"])
+def test_a_path_that_this_machine_cannot_have_is_refused(call, store, impossible):
+    """
+    Python raises a bare ValueError.
+    """
+    put(store, "f")
+
+    for operation, *args in (
+        (store.put_file, impossible, "x"),
+        (store.put_directory, impossible, "x"),
+        (store.get_file, "f", impossible),
+        (store.get_directory, "/", impossible),
+    ):
+        with pytest.raises(errors.InvalidError, match="no path that this machine could have"):
+            call(operation, *args)
 
 
 def test_a_network_file_system_has_no_versions(call, nfs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import gc
 import inspect
@@ -12,6 +13,7 @@ import pickle
 import shutil
 import warnings
 import zipfile
+from functools import partial
 
 import pytest
 
@@ -950,6 +952,124 @@ def test_a_position_before_the_start_is_refused_as_by_built_in_files(opened, sto
         assert file.read() == b"ten bytes."
         with pytest.raises(TypeError):
             file.seek(1.5)
+
+
+class Three:
+    """A number as numpy's are."""
+
+    def __index__(self):
+        return 3
+
+
+# Uses of an open file, each of a file of its own. What is left out differs on purpose: fileno(), and which of two mistakes is told.
+USES = {
+    "read": lambda f: f.read(),
+    "read some": lambda f: (f.read(3), f.read(0), f.read(-1), f.tell()),
+    "read None": lambda f: f.read(None),
+    "read by index": lambda f: f.read(Three()),
+    "read a float": lambda f: f.read(1.5),
+    "read a str": lambda f: f.read("1"),
+    "readline": lambda f: (f.readline(), f.readline(2), f.readline(-1)),
+    "readlines": lambda f: (f.readlines(3), f.readlines()),
+    "lines": list,
+    "next": lambda f: (next(f), f.read(1)),
+    "readall": lambda f: f.readall() if f.readable() else f.read(),
+    "readinto": lambda f: (buffer := bytearray(5), f.readinto(buffer), bytes(buffer)),
+    "readinto nothing": lambda f: f.readinto(bytearray()),
+    "readinto bytes": lambda f: f.readinto(b"abc") if f.readable() else None,
+    "write": lambda f: (f.write(b"XY"), f.tell(), f.write(bytearray(b"z")), f.write(b"")),
+    "write text": lambda f: (f.write("XY\n"), f.write("\u00e4")) if hasattr(f, "encoding") else None,
+    "write wrong": lambda f: f.write(["a"]) if f.writable() else None,
+    "writelines": lambda f: f.writelines([b"a", b"b"]),
+    "writelines of one": lambda f: f.writelines(b"ab") if f.writable() else None,
+    "seek": lambda f: (f.seek(2), f.tell(), f.seek(0, 2), f.seek(Three()), f.tell()),
+    "seek before": lambda f: f.seek(-1),
+    "seek before the end": lambda f: f.seek(-100, 2),
+    "seek back": lambda f: f.seek(-1, 1),
+    "seek from nowhere": lambda f: f.seek(0, 5),
+    "seek None": lambda f: f.seek(None),
+    "seek a float": lambda f: f.seek(1.0),
+    "seek too far": lambda f: f.seek(2**70),
+    "seek behind": lambda f: (f.seek(100), f.read()),
+    "truncate": lambda f: (f.truncate(3), f.tell(), f.seek(0, 2)),
+    "truncate here": lambda f: (f.seek(4), f.truncate()),
+    "grow": lambda f: (f.truncate(100), f.seek(0, 2)),
+    "truncate below": lambda f: f.truncate(-1),
+    "truncate a str": lambda f: f.truncate("3"),
+    "flush": lambda f: f.flush(),
+    "isatty": lambda f: f.isatty(),
+    "abilities": lambda f: (f.readable(), f.writable(), f.seekable(), f.closed),
+    "close": lambda f: (f.close(), f.close(), f.closed),
+    "copy": copy.copy,
+    "pickle": pickle.dumps,
+    "compare": lambda f: f < f,
+}
+BEFORE = {
+    "fresh": lambda f: None,
+    "read from": lambda f: f.read(2) if f.readable() else None,
+    "written to": lambda f: f.write("q" if hasattr(f, "encoding") else b"q") if f.writable() else None,
+    "closed": lambda f: f.close(),
+}
+FORMS = [
+    *(
+        (kind, mode, buffering)
+        for kind in ("volume", "nfs")
+        for mode in ("rb", "wb", "ab", "xb")
+        for buffering in (-1, 0)
+    ),
+    *(("nfs", mode, buffering) for mode in ("r+b", "w+b", "a+b") for buffering in (-1, 0)),
+    *((kind, mode, -1) for kind in ("volume", "nfs") for mode in ("r", "w")),
+    ("nfs", "r+", -1),
+]
+ONLY_FRESH = {
+    "write wrong",
+    "write text",
+    "writelines of one",
+    "readinto bytes",
+    "abilities",
+}  # else two mistakes at once
+
+
+def _outcome(use, file):
+    try:
+        return use(file)
+    except Exception as exc:
+        return exc
+
+
+def _is_as(theirs, ours):
+    """Whether what is *ours* does for *theirs*: the same value, or an error that is also of the class of Python's own."""
+    return isinstance(ours, type(theirs)) if isinstance(theirs, Exception) else ours == theirs
+
+
+@pytest.mark.parametrize("before", BEFORE)
+@pytest.mark.parametrize(("kind", "mode", "buffering"), FORMS)
+def test_a_file_does_what_a_built_in_one_does(client, store_name, kind, tmp_path, mode, buffering, before):
+    """
+    Libraries were written for those: what is returned, what is raised, and what is in the file in the end.
+    """
+    is_text = "b" not in mode
+    store = make(kind, client, store_name)
+    local, options = tmp_path / "f", {"encoding": "utf-8", "newline": ""} if is_text else {}
+
+    for name, use in USES.items():
+        if before != "fresh" and name in ONLY_FRESH:
+            continue
+        local.unlink(missing_ok=True)
+        if store.exists("f"):
+            store.remove_file("f")
+        if "x" not in mode:
+            local.write_bytes(b"line one\nline two\r\nthird \xc3\xa4\n")
+            put(store, "f", local.read_bytes())
+        outcomes = []
+        for opening in (partial(open, local), partial(store.open, "f")):
+            with opening(mode, buffering, **options) as file:
+                BEFORE[before](file)
+                outcomes.append(_outcome(use, file))
+
+        theirs, ours = outcomes
+        assert _is_as(theirs, ours), (name, theirs, ours)
+        assert content(store, "f") == local.read_bytes(), name
 
 
 def test_libraries_that_look_for_the_end_of_a_short_file_find_it(store):

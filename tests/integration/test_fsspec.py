@@ -6,6 +6,7 @@ import contextlib
 import gc
 import importlib.metadata
 import io
+import os
 import pickle
 import threading
 import tomllib
@@ -326,7 +327,58 @@ def test_links_show_what_they_lead_to(fs, top):
     assert types == {"d": "directory", "to file": "file", "to folder": "directory", "to nothing": "link"}
     assert fs.info(f"{top}/to file")["size"] == 5
     assert fs.info(f"{top}/to file")["islink"]
+    assert [fs.islink(f"{top}/{name}") for name in ("to file", "to nothing", "d/file", "none", "d/file/below")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert not fs.islink("")
     assert fs.cat(f"{top}/to folder/file") == b"12345"
+
+
+@pytest.mark.parametrize(
+    ("use", "path"),
+    [
+        (lambda fs, top: fs.info(f"{top}/none"), "none"),
+        (lambda fs, top: fs.open(f"{top}/none"), "none"),
+        (lambda fs, top: fs.open(f"{top}/d", "rb"), "d"),
+        (lambda fs, top: fs.cat_file(f"{top}/none"), "none"),
+        (lambda fs, top: fs.ls(f"{top}/none"), "none"),
+        (lambda fs, top: fs.mkdir(f"{top}/d"), "d"),
+        (lambda fs, top: fs.makedirs(f"{top}/d"), "d"),
+        (lambda fs, top: fs.rmdir(f"{top}/d"), "d"),
+        (lambda fs, top: fs.rm_file(f"{top}/none"), "none"),
+        (lambda fs, top: fs.mv(f"{top}/none", f"{top}/new"), "none"),
+        (lambda fs, top: fs.pipe_file(f"{top}/d", b""), "d"),
+        (lambda fs, top: fs.pipe_file(f"{top}/d/file/below", b""), "d/file"),
+        (lambda fs, top: fs.get_file(f"{top}/none", "/nonexistent/none"), "none"),
+    ],
+)
+def test_an_error_names_the_path_with_its_store(fs, top, use, path):
+    """
+    As the caller gave it: `filename` can be passed on to any of these functions.
+    """
+    fs.pipe(f"{top}/d/file", b"12345")
+
+    with pytest.raises(OSError, match=path) as caught:
+        use(fs, top)
+
+    assert caught.value.filename == f"{top}/{path}"
+    assert caught.value.strerror == os.strerror(caught.value.errno or 0)
+
+
+def test_an_error_about_a_local_file_names_that(fs, top, tmp_path):
+    fs.pipe(f"{top}/f", b"12345")
+    (tmp_path / "d").mkdir()
+
+    with pytest.raises(FileNotFoundError) as caught:
+        fs.put_file(str(tmp_path / "none"), f"{top}/f")
+    assert caught.value.filename == str(tmp_path / "none")
+    with pytest.raises(IsADirectoryError) as denied:
+        fs.get_file(f"{top}/f", str(tmp_path / "d"))
+    assert denied.value.filename == str(tmp_path / "d")
 
 
 def test_find_and_glob_look_once(fs, top, monkeypatch):

@@ -474,7 +474,7 @@ def test_signed_items_are_read_without_keys_and_shown_in_sql(call, store, signin
 def test_signed_items_survive_leases_transactions_and_being_put_back(call, signing):
     guarded = signing(KEY)
     guarded.put_many(["a", "b"])
-    call(call(guarded.get, lease=60).nack)
+    call(call(guarded.get, lease=60).nack, 0)
 
     with guarded._runner.transaction():
         assert guarded.get() == "b"

@@ -6,6 +6,7 @@ import queue as stdlib
 import threading
 import time
 
+import psycopg
 import pytest
 
 import pgstore
@@ -85,7 +86,7 @@ def test_leases_are_in_the_order_of_the_items(call, store):
 def test_an_item_given_back_is_taken_again_at_the_end(call, store):
     store.put_many(["first", "second"])
 
-    call(call(store.get, lease=60).nack)
+    call(call(store.get, lease=60).nack, 0)
 
     assert call(store.get) == "second"
     again = call(store.get, lease=60)
@@ -95,7 +96,7 @@ def test_an_item_given_back_is_taken_again_at_the_end(call, store):
 def test_an_item_given_back_wakes_a_waiting_get(call, store, store_elsewhere):
     store.put("item")
     lease = store_elsewhere.get(lease=60)
-    threading.Timer(0.15, lease.nack).start()
+    threading.Timer(0.15, lease.nack, [0]).start()
 
     assert call(store.get, timeout=20) == "item"
 
@@ -108,8 +109,8 @@ def test_the_block_acknowledges_or_gives_back(store, stats):
     with pytest.raises(RuntimeError), store.get(lease=60):
         raise RuntimeError
 
-    assert stats(store) == (1, 0, 0, 0)
-    assert store.peek() == ["failed"]
+    assert stats(store) == (0, 0, 1, 0)
+    assert store.get() == "failed"
 
 
 @pytest.mark.parametrize("call", ["aio"], indirect=True)
@@ -125,14 +126,15 @@ def test_the_asynchronous_block_acknowledges_or_gives_back(call, store, stats):
 
     call.run(work())
 
-    assert stats(store) == (1, 0, 0, 0)
+    assert stats(store) == (0, 0, 1, 0)
+    assert store.get() == "failed"
 
 
 def test_an_item_settled_in_the_block_is_left_alone_at_its_end(store, stats):
     store.put_many(["a", "b"])
 
     with store.get(lease=60) as lease:
-        lease.nack()
+        lease.nack(0)
     with store.get(lease=60) as lease:
         lease.ack()
 
@@ -243,7 +245,7 @@ def test_an_item_dies_after_its_last_attempt(call, mortal, stats, expire):
     One way by a worker that gives it back, the other by one that is never heard of again.
     """
     mortal.put_many(["given back", "forgotten"])
-    call(call(mortal.get, lease=60).nack)
+    call(call(mortal.get, lease=60).nack, 0)
     call(mortal.get, lease=60)
     expire(mortal)
 
@@ -270,7 +272,7 @@ def test_an_exception_that_cannot_say_what_it_is_gives_the_item_back(call, store
     with pytest.raises(Mute), call(store.get, lease=60):
         raise Mute
 
-    assert stats(store) == (1, 0, 0, 0)
+    assert stats(store) == (0, 0, 1, 0)
 
 
 def test_the_exception_of_a_block_is_the_reason(call, mortal):
@@ -433,6 +435,140 @@ def test_a_bad_delay_is_refused(call, store, delay):
         call(store.get(lease=60).nack, delay)
 
 
+def _due_in(sql, store):
+    """Seconds until the only item comes again, to a tenth."""
+    ((seconds,),) = sql(
+        "SELECT extract(epoch FROM due_at - statement_timestamp())::float8 FROM pgstore.queue_deferred WHERE store_id = %s",
+        int(store.object_id.removeprefix("qu-")),
+    )
+    return seconds
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [1, 2, 4, 8, 16, 32, 60, 60]),
+        ({"backoff": 0.5}, [0.5, 1, 2]),
+        ({"backoff": 45}, [45, 60, 60]),
+        ({"backoff": 300}, [300, 300]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("way", ["block", "nack"])
+def test_what_fails_comes_again_later_each_time(call, client, store_name, sql, expire, way, options, expected):
+    """
+    Else an item that nobody can work off would use up its attempts, and keep its workers busy, in a moment.
+    """
+    store = pgstore.Queue.from_name(store_name, create_if_missing=True, client=client, **options)
+    call(store.put, "poison")
+
+    delays = []
+    for _ in expected:
+        lease = call(store.get, lease=600)
+        if way == "nack":
+            call(lease.nack)
+        else:
+            _fail_in_block(call, lease)
+        delays.append(_due_in(sql, store))
+        expire(store)
+
+    assert delays == pytest.approx(expected, abs=0.4)
+
+
+def _fail_in_block(call, lease, failure=ZeroDivisionError):
+    async def work():
+        async with lease:
+            raise failure
+
+    with pytest.raises(failure):
+        if call.form == "aio":
+            call.run(work())
+        with lease:
+            raise failure
+
+
+def test_the_longest_delay_is_that_of_all_further_attempts(client, store_name, sql):
+    store = pgstore.Queue.from_name(store_name, create_if_missing=True, client=client)
+    store.put("poison")
+    sql(
+        "UPDATE pgstore.queue_item SET attempts = 32000 WHERE store_id = %s",
+        int(store.object_id.removeprefix("qu-")),
+    )
+
+    store.get(lease=60).nack()
+
+    assert 59 < _due_in(sql, store) <= 60
+
+
+def test_without_a_backoff_what_fails_comes_again_at_once(call, client, store_name, stats):
+    store = pgstore.Queue.from_name(store_name, create_if_missing=True, client=client, backoff=None)
+    call(store.put_many, ["poison", "next"])
+
+    _fail_in_block(call, call(store.get, lease=600))
+    call(call(store.get, lease=600).nack)
+
+    assert stats(store) == (2, 0, 0, 0)
+    assert call(store.get_many, 2) == ["poison", "next"]
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_an_item_whose_worker_is_told_to_end_is_another_s_at_once(call, store, stats, end):
+    """
+    It has not failed: the next worker need not wait.
+    """
+    call(store.put, "work")
+    lease = call(store.get, lease=600)
+
+    with pytest.raises(end), lease:
+        raise end
+
+    assert stats(store) == (1, 0, 0, 0)
+
+
+def test_the_last_attempt_is_followed_by_no_delay(call, client, store_name, stats):
+    store = pgstore.Queue.from_name(store_name, create_if_missing=True, client=client, max_attempts=1)
+    call(store.put, "poison")
+
+    _fail_in_block(call, call(store.get, lease=600))
+
+    assert stats(store) == (0, 0, 0, 1)
+
+
+@pytest.mark.parametrize("how", ["own", "joined"])
+def test_the_delay_of_a_failure_is_a_part_of_its_transaction(client, database, store, stats, how):
+    store.put_many(["undone", "done"])
+    undone, done = store.get_many(2, lease=600)
+    oops = RuntimeError()
+
+    with psycopg.connect(database) as connection:
+        joined = {"connection": connection} if how == "joined" else {}
+        with pytest.raises(RuntimeError), connection.transaction(), client.transaction(**joined):
+            undone.nack()
+            raise oops
+        with connection.transaction(), client.transaction(**joined):
+            done.nack()
+
+    assert stats(store) == (0, 1, 1, 0)
+
+
+def test_the_backoff_is_fixed_at_creation(client, store_name):
+    def handle(**options):
+        return pgstore.Queue.from_name(store_name, create_if_missing=True, client=client, **options)
+
+    handle().hydrate()
+
+    assert handle(backoff=1).len() == 0
+    for other in (2, 0.5, None):
+        with pytest.raises(pgstore.InvalidError, match=f"backoff=1.0, not {other}"):
+            handle(backoff=other).len()
+    at_once = pgstore.Queue.ephemeral(client, backoff=None)
+    with at_once:
+        assert at_once.len() == 0
+    for bad in (0, -1, True, "1", float("nan"), float("inf"), 1e10):
+        with pytest.raises(pgstore.InvalidError, match="backoff"):
+            handle(backoff=bad)
+
+
 def test_options_are_fixed_at_creation(client, mortal):
     mortal.hydrate()
 
@@ -459,7 +595,7 @@ def _kill(mortal, items):
     mortal.put_many(items)
     for _ in range(2):
         for lease in mortal.get_many(len(items), lease=60):
-            lease.nack()
+            lease.nack(0)
 
 
 # ----------------------------------------------------------------------------------------------------------- renewals
@@ -492,7 +628,7 @@ def test_renewal_ends_with_the_lease(call, store, store_elsewhere, client, brief
     store.put_many(["settled", "left"])
     settled = call(store.get, lease=0.5, renew=True)
     left = call(store.get, lease=0.5, renew=True)
-    call(settled.nack)
+    call(settled.nack, 0)
     del left
 
     assert {store_elsewhere.get(timeout=20), store_elsewhere.get(timeout=20)} == {"settled", "left"}
@@ -558,7 +694,7 @@ def test_only_leases_outside_of_transactions_are_renewed(call, client, store):
 def test_any_text_may_be_the_reason(call, mortal, reason):
     mortal.put("item")
     for _ in range(2):
-        call(call(mortal.get, lease=60).nack, reason=reason)
+        call(call(mortal.get, lease=60).nack, 0, reason=reason)
 
     (letter,) = call(mortal.dead_letters)
     assert letter.reason

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 
 import pgstore
 from pgstore.client.transaction import Transaction
 from pgstore.queue import peek
+from pgstore.queue import put as put_module
 
 
 @pytest.fixture
@@ -126,7 +130,7 @@ def test_clear_says_that_a_queue_was_deleted_and_asks_once_for_all(call, client,
     monkeypatch.setattr(Transaction, "query", query)
     with client.transaction():
         store.clear()
-    assert queries == [store._NEWEST, store._CLEAR, store._CLEAR, store._CLEAR_DELAYED]
+    assert queries == [store._CLEAR_DELAYED, store._NEWEST, store._CLEAR, store._CLEAR]
 
     pgstore.Queue.objects.delete(store.name, client=client)
     with pytest.raises(pgstore.NotFoundError):
@@ -264,6 +268,93 @@ def test_a_last_lease_that_has_ended_is_a_dead_letter_for_all(call, due, sql, st
     assert call(store.get, block=False) == "item"
 
 
+DEFER = """
+    WITH gone AS (DELETE FROM pgstore.queue_item WHERE store_id = %(store)s RETURNING *)
+    INSERT INTO pgstore.queue_deferred (store_id, put_at, due_at, attempts, kind, payload)
+    SELECT store_id, put_at, now() - interval '1 s', 1, 'l', payload FROM gone
+"""
+RETURN = """
+    WITH gone AS (DELETE FROM pgstore.queue_deferred WHERE store_id = %(store)s RETURNING *)
+    INSERT INTO pgstore.queue_item (store_id, put_at, payload) SELECT store_id, put_at, payload FROM gone
+"""
+DIE = "UPDATE pgstore.queue_deferred SET kind = 'x', due_at = NULL WHERE store_id = %(store)s"
+EXPIRE = "UPDATE pgstore.queue_deferred SET kind = 'l', due_at = now() - interval '1 s' WHERE store_id = %(store)s"
+
+
+@pytest.fixture
+def moving(database):
+    """A block in which somebody else moves the only item of a Queue to and fro; it is always at one of two places."""
+
+    @contextlib.contextmanager
+    def moving(store, *steps):
+        ended = threading.Event()
+
+        def move():
+            with psycopg.connect(database, autocommit=True) as connection:
+                while not ended.is_set():
+                    for step in steps:
+                        connection.execute(step, {"store": int(store.object_id.partition("-")[2])})
+
+        with ThreadPoolExecutor(1) as others:
+            mover = others.submit(move)
+            try:
+                yield
+            finally:
+                ended.set()
+                mover.result(30)
+
+    return moving
+
+
+@pytest.mark.parametrize("look", ["peek", "len"])
+def test_an_item_that_comes_back_meanwhile_is_seen_once(call, store, moving, look):
+    store.put("item")
+
+    with moving(store, DEFER, RETURN):
+        seen = [call(store.peek, 5) if look == "peek" else call(store.len) for _ in range(400)]
+
+    assert seen == [["item"] if look == "peek" else 1] * 400
+
+
+def test_a_letter_that_dies_meanwhile_is_seen_once(call, client, store_name, moving):
+    mortal = pgstore.Queue.from_name(store_name, create_if_missing=True, client=client, max_attempts=1)
+    mortal.put("item")
+    mortal.get(lease=60).nack()
+
+    with moving(mortal, EXPIRE, DIE):
+        seen = [[letter.item for letter in call(mortal.dead_letters)] for _ in range(400)]
+
+    assert seen == [["item"]] * 400
+
+
+def test_an_item_that_comes_back_while_it_is_cleared_is_gone(call, store, moving, sql):
+    """
+    It is somewhere all the time, so whoever clears the queue has to find it.
+    """
+    store_id = int(store.hydrate().object_id.partition("-")[2])
+
+    for _ in range(40):
+        store.put("item")
+        sql(DEFER.replace("%(store)s", "%s"), store_id)
+        with moving(store, RETURN):
+            call(store.clear)
+        assert store.len() == 0
+
+
+def test_what_another_brings_back_meanwhile_is_iterated_over(call, store, store_elsewhere, sql):
+    store_id = int(store.hydrate().object_id.partition("-")[2])
+    store_elsewhere.hydrate()
+    store.put("item")
+
+    with ThreadPoolExecutor(1) as others:
+        for _ in range(100):
+            sql(DEFER.replace("%(store)s", "%s"), store_id)
+            store_elsewhere._runner.shared.clear()
+            bringing = others.submit(store_elsewhere.get, block=False, partition="another")
+            assert call.iterate(store.iterate()) == ["item"]
+            bringing.result(30)
+
+
 def test_dead_letters_are_found_by_an_index_of_their_own(client, store_name, sql):
     store = pgstore.Queue.from_name(store_name, create_if_missing=True, client=client)
     store.put_many(range(3000), delay=60)
@@ -329,6 +420,37 @@ def test_a_later_put_prolongs_the_time_of_a_partition(call, store, store_elsewhe
     )
     assert 4000 < left <= 5000
     assert call(store_elsewhere.get_many, 5, partition="p") == [1, 2]
+
+
+@pytest.mark.parametrize("options", [{}, {"maxsize": 9}], ids=["unbounded", "bounded"])
+@pytest.mark.parametrize("operation", ["put", "put_many"])
+@pytest.mark.parametrize("in_transaction", [False, True], ids=["alone", "in a transaction"])
+def test_a_put_whose_key_was_used_changes_no_time(client, store_name, sql, operation, options, in_transaction):
+    """
+    It does nothing: a partition whose producers only repeat themselves is emptied all the same.
+    """
+    store = pgstore.Queue.from_name(store_name, create_if_missing=True, client=client, **options)
+    put, item = getattr(store, operation), ["item"]
+    put(item, partition="p", partition_ttl=60, idempotency_key="k")
+    store_id = int(store.object_id.partition("-")[2])
+    before = sql("SELECT * FROM pgstore.queue_lapse WHERE store_id = %s", store_id)
+    assert len(before) == 1
+
+    with client.transaction() if in_transaction else contextlib.nullcontext():
+        put(item, partition="p", partition_ttl=5000, idempotency_key="k")
+        put(item, partition="never", partition_ttl=5000, idempotency_key="k")
+
+    assert before == sql("SELECT * FROM pgstore.queue_lapse WHERE store_id = %s", store_id)
+    assert store.len(total=True) == 1
+
+
+def test_a_put_of_several_statements_gives_all_of_it_the_time(call, store, lapse, monkeypatch):
+    monkeypatch.setattr(put_module, "BATCH_ITEMS", 2)
+    call(store.put_many, range(5), partition="p", partition_ttl=60)
+
+    lapse(store)
+
+    assert call(store.len, partition="p") == 0
 
 
 def test_what_is_put_after_the_time_stays(call, store, store_elsewhere, lapse):

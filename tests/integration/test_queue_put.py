@@ -116,6 +116,28 @@ def test_a_waiting_put_goes_in_when_there_is_room(call, bounded, bounded_elsewhe
     assert 4 in bounded.peek(9)
 
 
+@pytest.mark.parametrize("level", ["REPEATABLE_READ", "SERIALIZABLE"])
+def test_where_it_would_count_an_old_snapshot_a_put_is_refused(client, database, bounded, level):
+    """
+    The bound holds at every level of isolation. The transaction goes on.
+    """
+    bounded.put_many([1, 2])
+
+    with psycopg.connect(database) as connection:
+        connection.isolation_level = psycopg.IsolationLevel[level]
+        connection.execute("SELECT 1")
+        bounded.put(3)
+        with client.transaction(connection):
+            for operation, given in ((bounded.put, 4), (bounded.put_many, [4])):
+                with pytest.raises(pgstore.InvalidError, match="not READ COMMITTED"):
+                    operation(given, block=False)
+            assert bounded.get() == 1
+        with pytest.raises(psycopg.errors.FeatureNotSupported, match="cannot put into a Queue made with maxsize"):
+            connection.execute("SELECT pgstore.queue_put(%s, '4')", [bounded.name])
+
+    assert bounded.len() == 3
+
+
 def test_a_put_waits_in_a_transaction_too(client, bounded, bounded_elsewhere):
     bounded.put_many([1, 2, 3])
     threading.Timer(0.3, bounded_elsewhere.get).start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import psycopg
 import pytest
@@ -63,6 +64,36 @@ def test_a_bad_put_of_sql_is_refused(store, sql, arguments, sqlstate):
         sql(f"SELECT pgstore.queue_put({', '.join(['%s'] * len(given))})", *given)
 
     assert caught.value.sqlstate == sqlstate
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_a_take_of_sql_without_an_argument_takes_nothing(store, sql, position):
+    """
+    LIMIT NULL is no limit: it would take all.
+    """
+    store.put_many(range(3))
+    arguments: list[Any] = [int(store.object_id.partition("-")[2]), "", 1, 0]
+    arguments[position] = None
+
+    with pytest.raises(psycopg.errors.NullValueNotAllowed, match="queue_take must not be NULL"):
+        sql("SELECT * FROM pgstore.queue_take(%s, %s, %s, %s)", *arguments)
+
+    assert store.len() == 3
+
+
+@pytest.mark.parametrize("kind", ["deleted", "a Dict", "none"])
+def test_sql_by_the_id_of_no_queue_does_nothing(client, store, store_name, sql, kind):
+    store.put("item")
+    entries = pgstore.Dict.from_name(store_name, create_if_missing=True, client=client).hydrate()
+    number = {"deleted": store, "a Dict": entries}.get(kind)
+    store_id = -1 if number is None else int(number.object_id.partition("-")[2])
+    if kind == "deleted":
+        pgstore.Queue.objects.delete(store.name, client=client)
+
+    assert sql("SELECT * FROM pgstore.queue_take(%s, '', 1, 0)", store_id) == []
+    with pytest.raises(psycopg.errors.NoDataFound, match=f"no Queue with id {store_id}"):
+        sql("SELECT pgstore.queue_put(%s::bigint, '1')", store_id)
+    assert sql("SELECT count(*) FROM pgstore.queue_item WHERE store_id = %s", store_id) == [(0,)]
 
 
 def test_the_view_shows_items_of_either_side(store, sql):

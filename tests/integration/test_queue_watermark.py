@@ -111,7 +111,7 @@ def test_every_way_in_is_counted_as_inserting(client_elsewhere, store, store_els
         "sql": lambda tx: tx.connection.execute("SELECT pgstore.queue_put(%s, '\"late\"')", [store.name]),
         "many": lambda tx: store_elsewhere.put_many(["late"]),
         "ordered": lambda tx: store_elsewhere.put("late", ordered=True),
-        "lease": lambda tx: lease.nack(),
+        "lease": lambda tx: lease.nack(0),
         "revive": lambda tx: store_elsewhere.revive(),
     }
 

@@ -686,6 +686,7 @@ def test_a_volume_that_is_gone_says_so(call, volume, elsewhere, tmp_path):
         (volume.listdir, ("/",)), (volume.listdir, ("x",)), (volume.exists, ("x",)), (volume.remove_file, ("x",)),
         (volume.get_file, ("x", tmp_path / "y")), (volume.put_file, (io.BytesIO(b"x"), "x")),
         (volume.put_file, (io.BytesIO(bytes(MIB)), "x")), (volume.put_directory, (folder, "x")),
+        (volume.versions, ()), (volume.restore, (0,)), (volume.at(0).listdir, ("/",)), (volume.reload, ()), (volume.commit, ()),
     ):  # fmt: skip
         with pytest.raises(pgstore.NotFoundError):
             call(operation, *args)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
 
 import pgstore
@@ -24,8 +27,8 @@ def elsewhere(client_elsewhere, volume, store_name):
     return pgstore.Volume.from_name(store_name, client=client_elsewhere)
 
 
-def put(volume, path, data):
-    volume.put_file(io.BytesIO(data), path)
+def put(volume, path, data, **options):
+    volume.put_file(io.BytesIO(data), path, **options)
 
 
 def tree(call, volume):
@@ -245,6 +248,151 @@ def test_a_directory_that_a_restore_removes_is_a_conflict_for_who_changes_it(cli
         elsewhere.restore(1)
 
     assert [entry.path for entry in volume.listdir("/", recursive=True)] == ["f"]
+
+
+# ------------------------------------------------------------------------------------------------ in a transaction
+
+
+@contextlib.contextmanager
+def transaction(client, database, how):
+    """A transaction of the client's own, or one of the caller's that it joins."""
+    if how == "own":
+        with client.transaction():
+            yield
+        return
+    with psycopg.connect(database) as connection, client.transaction(connection):
+        yield
+
+
+@pytest.mark.parametrize("how", ["own", "joined"])
+@pytest.mark.parametrize("when", ["before", "after", "alone"])
+def test_the_version_that_a_commit_will_make_is_told(client, database, volume, how, when):
+    """
+    For a row of the caller's, which names the files that were written with it.
+    """
+    put(volume, "f", b"1")
+
+    with transaction(client, database, how):
+        told = [volume.next_version()] if when == "before" else []
+        if when != "alone":
+            put(volume, "f", b"2")
+        told += [volume.next_version(), volume.next_version()]
+
+    assert set(told) == {2}
+    assert [entry.version for entry in volume.versions()] == [2, 1]
+    assert b"".join(volume.at(2).read_file("f")) == (b"1" if when == "alone" else b"2")
+    assert volume.stat("f").version == (1 if when == "alone" else 2)
+    put(volume, "f", b"3")
+    assert [entry.version for entry in volume.versions()] == [3, 2, 1]
+
+
+@pytest.mark.parametrize("call", ["aio"], indirect=True)
+def test_the_version_that_a_commit_will_make_is_told_on_an_event_loop(call, client, volume):
+    async def work():
+        async with client.transaction():
+            await volume.put_file.aio(io.BytesIO(b"1"), "f")
+            return await volume.next_version.aio()
+
+    assert call.run(work()) == 1
+    assert volume.stat("f").version == 1
+
+
+@pytest.mark.parametrize("ends", ["commits", "is rolled back"])
+def test_no_two_transactions_that_commit_are_told_one_version(client, client_elsewhere, volume, elsewhere, ends):
+    """
+    The second is told when the first has ended, and is told its number if that was never made.
+    """
+    volume.hydrate()
+
+    def second():
+        with client_elsewhere.transaction():
+            put(elsewhere, "second", b"2")
+            return elsewhere.next_version()
+
+    with ThreadPoolExecutor(1) as others:
+        with contextlib.suppress(ZeroDivisionError), client.transaction():
+            first = volume.next_version()
+            told = others.submit(second)
+            with pytest.raises(TimeoutError):
+                told.result(0.5)
+            if ends != "commits":
+                raise ZeroDivisionError
+        assert (first, told.result(30)) == ((1, 2) if ends == "commits" else (1, 1))
+
+    newest = 2 if ends == "commits" else 1
+    assert [entry.version for entry in volume.versions()] == list(range(newest, 0, -1))
+    assert volume.stat("second").version == newest
+
+
+@pytest.mark.parametrize("how", ["own", "joined"])
+def test_a_version_that_was_told_goes_with_its_savepoint(client, database, volume, how):
+    with transaction(client, database, how):
+        with pytest.raises(ZeroDivisionError), client.transaction():
+            assert volume.next_version() == 1
+            raise ZeroDivisionError
+        assert volume.versions() == []
+    assert volume.versions() == []
+
+    with transaction(client, database, how):
+        with pytest.raises(ZeroDivisionError), client.transaction():
+            volume.next_version()
+            raise ZeroDivisionError
+        put(volume, "f", b"1")
+        assert volume.next_version() == 1
+    assert volume.stat("f").version == 1
+
+
+def test_only_who_may_write_in_a_transaction_is_told_the_next_version(call, client, volume):
+    volume.hydrate()
+    with pytest.raises(errors.InvalidError, match="inside one"):
+        call(volume.next_version)
+
+    with client.transaction():
+        for handle in (volume.read_only(), volume.at(0)):
+            with pytest.raises(errors.InvalidError, match="can not be written to"):
+                handle.next_version()
+    pgstore.Volume.objects.delete(volume.name, client=client)
+    with client.transaction(), pytest.raises(pgstore.NotFoundError):
+        volume.next_version()
+
+
+@pytest.mark.parametrize("path", ["f", "d/f", "new/f", "attributes", "moved"])
+def test_what_a_transaction_has_changed_has_no_version_before_that_is_known(client, volume, path):
+    """
+    A number of before would not be true, and whoever goes by it (`if_version`) would be told of a change that is his own.
+    """
+    for name in ("f", "d/f", "attributes", "before"):
+        put(volume, name, b"1")
+
+    with client.transaction():
+        for name in ("f", "d/f", "new/f"):
+            put(volume, name, b"2")
+        volume.chmod("attributes", 0o600)
+        volume.move("before", "moved")
+        assert volume.stat("d").version == 2
+        assert volume.stat(path).version is None
+        assert {stat.path: stat.version for stat in volume._iterstat("/", recursive=True)}[path] is None
+        put(volume, path, b"3", if_version=volume.stat(path).version)
+
+        with pytest.raises(pgstore.ConflictError, match="if_version=0 asks for nothing there"):
+            put(volume, path, b"3", if_version=0)
+        assert volume.next_version() == 5
+        assert volume.stat(path).version == 5
+        assert {stat.path: stat.version for stat in volume._iterstat("/", recursive=True)}[path] == 5
+        put(volume, path, b"4", if_version=5)
+
+    assert volume.stat(path).version == 5
+    assert b"".join(volume.read_file(path)) == b"4"
+
+
+def test_what_is_written_into_a_joined_transaction_has_its_version_at_once(client, database, volume):
+    put(volume, "f", b"1")
+
+    with transaction(client, database, "joined"):
+        put(volume, "f", b"2")
+        assert volume.stat("f").version == 2
+        assert [entry.version for entry in volume.versions()] == [2, 1]
+    assert volume.stat("f").version == 2
 
 
 def test_keep_says_how_many_versions_stay(client, store_name):

@@ -38,11 +38,11 @@ def statements():
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     yes_no = [False, True]
-    terms = ["delayed", "keyed", "ordered", "async_commit", "bounded", "notify", "repeatable"]
+    terms = ["delayed", "keyed", "ordered", "async_commit", "bounded", "notify", "repeatable", "timed"]
     made = [
         *(
             put.put_with_options(**dict(zip(terms, form, strict=True)))[0]
-            for form in itertools.product(yes_no, repeat=7)
+            for form in itertools.product(yes_no, repeat=len(terms))
         ),
         *(
             take.take_with_options(leased=a, async_commit=b, notify=c)

@@ -297,6 +297,59 @@ def test_migrating_is_silent(cluster, caplog, capfd):
     assert [(len(logging.getLogger(n).handlers), logging.getLogger(n).filters[:]) for n in names] == before
 
 
+THEIR_ENV = """
+import sqlalchemy
+from alembic import context
+
+engine = sqlalchemy.create_engine(context.config.get_main_option("sqlalchemy.url"))
+with engine.connect() as connection:
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+"""
+THEIR_REVISION = """
+import pgstore.migrate
+import sqlalchemy
+from alembic import context, op
+
+revision, down_revision = "theirs", None
+
+
+def upgrade():
+    op.create_table("before", sqlalchemy.Column("id", sqlalchemy.Integer))
+    pgstore.migrate.upgrade(context.config.get_main_option("pgstore.url"), roles=None)
+    op.create_table("after", sqlalchemy.Column("id", sqlalchemy.Integer))
+    assert context.get_bind() is op.get_bind()
+"""
+THEIR_PROGRAM = """
+import sys
+from alembic import command
+from alembic.config import Config
+
+config = Config()
+config.set_main_option("script_location", sys.argv[1])
+config.set_main_option("pgstore.url", sys.argv[2])
+config.set_main_option("sqlalchemy.url", sys.argv[2].replace("postgresql:", "postgresql+psycopg:"))
+command.upgrade(config, "head")
+"""
+
+
+def test_a_revision_of_the_host_application_migrates_too(cluster, environ, tmp_path):
+    """
+    alembic is at one place at a time in a process, and must go on with theirs after ours.
+    """
+    url = cluster.database()
+    (tmp_path / "versions").mkdir()
+    (tmp_path / "env.py").write_text(THEIR_ENV)
+    (tmp_path / "versions" / "theirs.py").write_text(THEIR_REVISION)
+
+    subprocess.run([sys.executable, "-c", THEIR_PROGRAM, tmp_path, url], env=environ, check=True)
+
+    tables = cluster.execute(url, "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
+    assert tables == [("after",), ("alembic_version",), ("before",)]
+    assert cluster.execute(url, "SELECT version_num FROM pgstore.schema_revision") == [(HEAD,)]
+
+
 def test_knowing_the_revision_costs_no_alembic(environ):
     """
     Every program imports this module, few of them migrate, and alembic with SQLAlchemy takes a third of a second.

@@ -124,7 +124,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def give_back(self):
         item, lease = self._some_lease()
-        lease.nack()
+        lease.nack(0)
         del self.leases[item]
         partition = self.model.leased.pop(item)
         self.model.waiting[partition].append(item)

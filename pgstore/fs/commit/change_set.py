@@ -136,6 +136,11 @@ class ChangeSet(CommitHook, abc.ABC):
         return self._attributes.get(ino) if self._attributes else None
 
     @property
+    def version(self) -> int | None:
+        """The version that this transaction makes; None: it has no number yet, or there are no versions."""
+        return None
+
+    @property
     def any(self) -> bool:
         """Whether there are changes to lay over what is read."""
         return self._count > 0 or bool(self._attributes)  # _linked comes with a name

@@ -14,7 +14,7 @@ from pgstore.fs.commit.apply import Plan
 from pgstore.fs.commit.change_set import Change, check_version, conflict
 from pgstore.fs.commit.merge import MergingChanges
 from pgstore.fs.commit.statements import ADD_LINKS, BELOW, OTHERS_BELOW, grouped, inode_ctids, name_ctids
-from pgstore.fs.model import LIVE, ROOT, STATE_COLUMNS
+from pgstore.fs.model import LIVE, ROOT, STATE_COLUMNS, StoreGone
 from pgstore.fs.notifications import telling_version
 
 # Commits to one Volume happen one after the other, in the order of this lock. What is looked up after it, in the same message, is
@@ -129,6 +129,21 @@ FORK_INODES = Statement(
     """,
     "int8 int8 int8[]",
 )
+# As NEXT_VERSION, and the version is there also if nothing else is written in it.
+BEGIN_VERSION = Statement(
+    """
+    WITH locked AS (
+         UPDATE pgstore.file_system
+            SET head = head + 1
+          WHERE store_id = $1
+         RETURNING head)
+    INSERT INTO pgstore.volume_version (store_id, version)
+    SELECT $1, l.head
+      FROM locked l
+    RETURNING version
+    """,
+    "int8",
+)
 INSERT_VERSION = Statement(
     "INSERT INTO pgstore.volume_version (store_id, version) VALUES ($1, $2) ON CONFLICT DO NOTHING", "int8 int8"
 )
@@ -183,7 +198,16 @@ class VersionedChanges(MergingChanges):
 
     @property
     def version(self) -> int | None:
-        """The version that this transaction makes; None: it does not have the lock yet."""
+        return self._version
+
+    def begin(self) -> Op[int]:
+        """Take the lock now, unless that is done; return the version that the commit makes, whatever it changes."""
+        if self._version is None:
+            rows: Rows = yield Query(BEGIN_VERSION, self.store_id)
+            if not rows:
+                raise StoreGone
+            self._set_version(rows[0][0])
+        assert self._version is not None
         return self._version
 
     def begun(self, version: int) -> None:

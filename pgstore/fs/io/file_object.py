@@ -137,6 +137,8 @@ class RawFile(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer) -> int:
         self._check_reads()
         view = memoryview(buffer).cast("B")
+        if view.readonly:
+            raise TypeError(f"readinto takes bytes that can be written to, not {type(buffer).__name__}")
         if not len(view):
             return 0
         count = self._ahead.copy(self._position, view)
@@ -145,6 +147,11 @@ class RawFile(io.RawIOBase):
             count = self._ahead.copy(self._position, view, fetched=True)
         self._position += count
         return count
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(-1 if size is None else size)  # io's own takes no None, as built-in files do
+        assert data is not None, "readinto always gives a number"
+        return data
 
     def readall(self) -> bytes:
         self._check_reads()
@@ -227,6 +234,9 @@ class RawFile(io.RawIOBase):
 
     # ------------------------------------------------------------------------------------------------------- end
 
+    def __reduce__(self) -> str:
+        raise TypeError(f"cannot pickle or copy the open file {self.name!r}")
+
     def close(self) -> None:
         if self.closed:
             return
@@ -278,9 +288,11 @@ def seek(open_file: OpenFile, position: int, offset: int, whence: int) -> Op[int
     elif whence == os.SEEK_END:
         offset += yield from open_file.size()
     elif whence != os.SEEK_SET:
-        raise errors.InvalidError(f"whence {whence!r} is none of 0 (start), 1 (current position) and 2 (end)")
+        raise errors.PositionInvalid(f"whence {whence!r} is none of 0 (start), 1 (current position) and 2 (end)")
     if offset < 0:
         raise errors.PositionInvalid(f"position {offset} is before the start of the file", open_file.path)
+    if offset >> 63:
+        raise errors.NumberOverflow(f"position {offset} is beyond what any file can have")
     return offset
 
 

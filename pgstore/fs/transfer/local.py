@@ -37,6 +37,18 @@ def explained(what: str, path: str | bytes | int | None = None) -> Iterator[None
         raise errors.of_local(exc, what, path) from exc
 
 
+def checked_path(given: str | os.PathLike[str]) -> str:
+    """*given* as a str, if it can be the path of anything on this machine."""
+    path = os.fspath(given)
+    try:
+        is_possible = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        is_possible = False
+    if not is_possible:
+        raise errors.InvalidError(f"{path!r} is no path that this machine could have")
+    return path
+
+
 class Source:
     """A file to upload, opened for reading."""
 
@@ -63,9 +75,10 @@ class Source:
     def open(cls, local: LocalFile) -> Source:
         if not isinstance(local, (str, os.PathLike)):
             return cls._of_object(local)
-        name = f"local file {os.fspath(local)!r}"
-        with explained(name, os.fspath(local)):
-            file = open(local, "rb", buffering=0)  # noqa: SIM115 - closed by close()
+        path = checked_path(local)
+        name = f"local file {path!r}"
+        with explained(name, path):
+            file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
             status = os.fstat(file.fileno())
             start = 0 if stat.S_ISREG(status.st_mode) else None
             return cls(file, name, status.st_mode & 0o777, status.st_mtime_ns, status.st_size, ours=True, start=start)
@@ -133,7 +146,7 @@ class Folder:
     def __init__(self, path: str | Path, pattern: str | None, *, recursive: bool = True) -> None:
         if not isinstance(path, (str, os.PathLike)):
             raise errors.InvalidError(f"expected the path of a local folder, not {type(path).__name__}")
-        self._root = os.fspath(path)
+        self._root = checked_path(path)
         self._pattern = pattern
         self._recursive = recursive
         self.restart()
@@ -264,7 +277,7 @@ class Target:
             self._at = {"dir_fd": local.folder.fd}
             self._path = local.name
         else:
-            path = os.fspath(local)  # type: ignore[arg-type]
+            path = checked_path(local)  # type: ignore[arg-type]
             self._name = f"local file {path!r}"
             self._shown = path
             self._path = os.path.realpath(path)
@@ -431,7 +444,7 @@ class LocalFolder:
         """*trusted*: files get all bits of their modes (see `Target`), and links are made wherever they lead."""
         if not isinstance(path, (str, os.PathLike)):
             raise errors.InvalidError(f"expected the path of a local folder, not {type(path).__name__}")
-        self._root = os.path.realpath(path)
+        self._root = os.path.realpath(checked_path(path))
         self._pattern = pattern
         self._trusted = trusted
         self._latest: tuple[bytes, OpenFolder] | None = None  # path and folder of the last file

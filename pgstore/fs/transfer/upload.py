@@ -18,7 +18,7 @@ from pgstore.core.statement import Statement
 from pgstore.fs.commit.change_set import check_version
 from pgstore.fs.content import blobs
 from pgstore.fs.content.blobs import INLINE_BYTES_MAX, UNIQUE_VIOLATION
-from pgstore.fs.model import Contents, StoreGone
+from pgstore.fs.model import UNCOMMITTED, Contents, StoreGone
 from pgstore.fs.paths import Names, join
 from pgstore.fs.transfer.local import Folder, FolderFile, Source
 from pgstore.fs.transfer.progress import Progress
@@ -117,7 +117,11 @@ def put_file(
         if not force:
             raise errors.FileExists(f"{join(names)!r} exists; pass force=True to replace it", join(names))
     if if_version is not None:  # now and not only at the commit: it saves the upload
-        check_version(walk.names, None if walk.node is None else walk.version, if_version)
+        # What this transaction has changed itself is no change by another.
+        changed_at = None if walk.node is None else 0 if walk.version == UNCOMMITTED else walk.version
+        check_version(walk.names, changed_at, if_version)
+        if tree.changes.version is not None and if_version >= tree.changes.version:
+            if_version = None  # the lock is ours: nobody commits before us what could be later
     builder = Builder(tree)
     parent = yield from builder.directory(walk.names[:-1], walk)
     stored = yield from blobs.write(tree.store_id, source.read, source.size_hint, progress.bytes)

@@ -218,11 +218,11 @@ def _file_entries(path: bytes, rows: Rows) -> list[FileEntry]:
 _ENCODING: Final = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())  # those of `os.fsdecode`
 
 
-def file_stat(walk: Walk) -> FileStat:
-    return stat_of(b"/".join(walk.names), walk.found, walk.version)
+def file_stat(tree: Tree, walk: Walk) -> FileStat:
+    return stat_of(b"/".join(walk.names), walk.found, tree.shown_version(walk.version))
 
 
-def stat_of(path: bytes, node: Node, version: int) -> FileStat:
+def stat_of(path: bytes, node: Node, version: int | None) -> FileStat:
     return FileStat(
         path=join((path,)),
         type=_TYPES[node.kind],

@@ -10,7 +10,7 @@ from pgstore.client.session import Session
 from pgstore.core.operation import Many, Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.fs.commit.change_set import Change, ChangeSet
-from pgstore.fs.model import DIRECTORY, FILE, NEWEST, ROOT, SYMLINK, Entry, Node
+from pgstore.fs.model import DIRECTORY, FILE, NEWEST, ROOT, SYMLINK, UNCOMMITTED, Entry, Node
 from pgstore.fs.paths import DirectoryNames, Names, join, needs_directory
 from pgstore.fs.retention.pins import version_of
 
@@ -160,7 +160,7 @@ class Walk(NamedTuple):
     names: Names
     reached: list[tuple[int, str]]  # inode and kind: of the root, and of each name that exists
     node: Node | None  # of the last name; None: it does not exist
-    version: int  # in which a name on the way, or the node, changed last
+    version: int  # in which a name on the way, or the node, changed last; UNCOMMITTED: by the transaction under way
     needs_directory: bool = False  # the path, or the link at its end, ends in a slash
     names_version: int = 0  # in which a name on the way changed last
 
@@ -255,7 +255,10 @@ class Tree:
             last = rows[-1] if changed is None else rows[changed]
             for _, ino, kind, version, *_ in rows[1 : last[0] + 1]:
                 path.step(todo.pop(0), ino, kind, version)
-            node = None if last[4] is None else self.node_as_changed(Node(*path.reached[-1], *last[4:]))
+            node = None if last[4] is None else Node(*path.reached[-1], *last[4:])
+            if node is not None and self._changes is not None:
+                unchanged, node = node, self.node_as_changed(node)
+                path.has_changed_node = node is not unchanged
             if node is not None and node.kind == SYMLINK and (todo or follow):
                 path.follow(node, todo)
             elif todo and todo[0] == b".." and path.is_directory:
@@ -294,7 +297,7 @@ class Tree:
                 return True
             if change.entry is None:
                 return False
-            path.step(todo.pop(0), change.entry.ino, change.entry.kind, 0)
+            path.step(todo.pop(0), change.entry.ino, change.entry.kind, UNCOMMITTED)
         return True
 
     def _first_changed(self, changes: ChangeSet, rows: Rows, rest: Sequence[bytes]) -> int | None:
@@ -305,6 +308,12 @@ class Tree:
             if changes.get(row[1], name) is not None:
                 return index
         return None
+
+    def shown_version(self, version: int) -> int | None:
+        """*version* of a change as callers see it: without a number where no commit has given it one."""
+        if version != UNCOMMITTED:
+            return version
+        return 0 if self.in_place else self.changes.version
 
     def need(self, names: Names, *, with_contents: bool = False, follow: bool = True) -> Op[Walk]:
         """`walk` to something that must exist."""
@@ -356,6 +365,7 @@ class _Path:
         self.needs_directory = needs_directory
         self.names = list(start.names)
         self.reached = list(start.reached)
+        self.has_changed_node = False  # the transaction has changed what the last step has led to
         self._versions = [start.version] * len(self.reached)
         self._links = 0
 
@@ -397,7 +407,9 @@ class _Path:
     def ending_in(self, rest: list[bytes], node: Node | None = None) -> Walk:
         """The walk, if *rest* does not exist."""
         names_version = max(self._versions)
-        version = names_version if node is None else max(names_version, node.version)
+        version = names_version
+        if node is not None:
+            version = UNCOMMITTED if self.has_changed_node else max(names_version, node.version)
         return Walk((*self.names, *rest), self.reached, node, version, self.needs_directory, names_version)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
-from pgstore.fs.model import DIRECTORY, Node
+from pgstore.fs.model import DIRECTORY, UNCOMMITTED, Node
 from pgstore.fs.paths import Names
 from pgstore.fs.tree.listing import LIST_NAMES, Listing, stat_of
 from pgstore.fs.tree.resolve import STAT_COLUMNS, Tree, Walk, valid
@@ -63,9 +63,11 @@ class StatListing:
         for position, named, *columns in sorted((yield from self._tree.read(query)), key=lambda row: int(row[0])):
             (path, entry), (parent, version) = entries[position - 1], above[position - 1]
             is_changed = split[position - 1][2] in self._tree.changes_under(parent)
-            version = max(version, 0 if is_changed or named is None else named)
+            version = max(version, UNCOMMITTED if is_changed else named or 0)
             if entry.kind == DIRECTORY:
                 self._known[path] = (entry.ino, version)
-            node = self._tree.node_as_changed(Node(entry.ino, entry.kind, *columns))
-            page.append(stat_of(path, node, max(version, node.version)))
+            node = Node(entry.ino, entry.kind, *columns)
+            as_changed = self._tree.node_as_changed(node)
+            version = UNCOMMITTED if as_changed is not node else max(version, node.version)
+            page.append(stat_of(path, as_changed, self._tree.shown_version(version)))
         return page
