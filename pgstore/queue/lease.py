@@ -8,6 +8,7 @@ so that a worker that was away for too long can neither end nor prolong what is 
 from __future__ import annotations
 
 import contextlib
+import os
 import weakref
 from collections.abc import Iterable
 from types import TracebackType
@@ -80,6 +81,7 @@ class Lease(Generic[T]):
         self._done = False
         self._lost_it = False
         self._renewal: Renewal | None = None
+        self._pid: int | None = None  # that entered the block: a forked child leaves its parent's, too
 
     # What a runner wants to know.
 
@@ -229,12 +231,13 @@ class Lease(Generic[T]):
         return errors.LeaseLost(f"{self!r} is not held any more: it ended, or was acknowledged or given back")
 
     def __enter__(self) -> Self:
+        self._pid = os.getpid()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._done:
+        if self._done or self._pid != os.getpid():
             return
         if exc is None:
             self.ack()
@@ -243,12 +246,13 @@ class Lease(Generic[T]):
                 self.nack(0 if isinstance(exc, _NO_FAILURES) else None, reason=_described(exc))
 
     async def __aenter__(self) -> Self:
+        self._pid = os.getpid()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._done:
+        if self._done or self._pid != os.getpid():
             return
         if exc is None:
             await self.ack.aio()

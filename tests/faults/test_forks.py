@@ -188,6 +188,28 @@ def test_a_child_that_exits_inside_the_parents_lock_leaves_it_to_the_parent_who_
             pgstore.Dict.from_name("entries", client=other).lock("k", timeout=1).acquire()
 
 
+def test_a_child_that_exits_inside_the_parents_lease_leaves_the_item_to_the_parent(client):
+    """
+    The work is the parent's: it is neither done nor has it failed.
+    """
+    queue = pgstore.Queue.persist("queue", client=client).hydrate()
+    for failure in (None, LookupError):
+        queue.put("item")
+
+        def child(failure=failure):
+            if failure is not None:
+                raise failure
+
+        with queue.get(lease=60) as lease:
+            pid = os.fork()
+            if pid == 0:
+                os._exit(in_block(lease, child))
+            os.waitpid(pid, 0)
+            assert queue.len() == 0
+            lease.extend(60)
+        assert queue.len() == 0
+
+
 def test_a_child_renews_its_own_lock_and_writes_heartbeats_of_its_own(client, own_database, monkeypatch):
     """
     The threads that do it for the parent are not in the child.
