@@ -41,6 +41,7 @@ from pgstore.core.operation import (
     CopyOut,
     Cursor,
     Listen,
+    Look,
     Many,
     Op,
     OpenCursor,
@@ -210,6 +211,8 @@ class Executor(abc.ABC):
                 if transaction is not None:
                     yield from transaction.root.check_can_wait()
                 return (yield self.listener.register(request))
+            case Look():
+                return (yield self.listener.look(request.ticket, request.query))
             case Wait():
                 return (yield from self._wait(request, transaction))
             case Autonomous():

@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
+from functools import partial
 from typing import Any, Final
 
 import psycopg
@@ -29,7 +30,7 @@ from pgstore.client.waiters import LISTEN, Registry, Ticket
 from pgstore.client.waking import CHANNEL
 from pgstore.connection import AsyncConnection, BlockingConnection, BrokenConnection, Connection
 from pgstore.core import clock
-from pgstore.core.operation import Listen, Query, Topic
+from pgstore.core.operation import Listen, Query, Rows, Topic
 from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps, run_async, run_blocking
 from pgstore.core.threads import Signal, going_on, is_ending, start
@@ -93,6 +94,10 @@ def _hear(registry: Registry, connection: Connection) -> bool:
     return bool(payloads)
 
 
+def _run(query: Query, found: list[Rows], connection: Connection) -> Steps[None]:
+    found.append((yield connection.execute(query)))
+
+
 def _check(registry: Registry) -> None:
     """Raise `BrokenConnection` where another connection had better be opened."""
     if registry.is_elsewhere:
@@ -138,7 +143,7 @@ class BlockingListener:
         self.registry = Registry(self._wake_thread)
         self._lock = self.registry.lock
         self._thread: threading.Thread | None = None
-        self._wanted: deque[tuple[BlockingTicket, Signal]] = deque()
+        self._wanted: deque[tuple[Callable[[Connection], Steps[None]], Signal]] = deque()
         self._wake_pipe: tuple[int, int] | None = None
         self._polls = False  # behind a pooler: nothing can be listened to
         self._closed = False
@@ -150,11 +155,26 @@ class BlockingListener:
             return ticket
         if is_ending():
             raise errors.StoreUnavailable("the interpreter is ending: nothing can be waited for any more")
+        try:
+            if not self.registry.add(ticket, request):
+                self._ask(partial(self.registry.register, ticket))
+        except BaseException:
+            ticket.close()
+            raise
+        return ticket
+
+    def look(self, ticket: BlockingTicket, query: Query) -> Rows | None:
+        """The rows of *query*, or None if they are not there within a second."""
+        found: list[Rows] = []
+        if ticket.entry is not None:
+            self._ask(partial(_run, query, found))
+        return found[0] if found else None
+
+    def _ask(self, steps: Callable[[Connection], Steps[None]]) -> None:
+        """Have the thread do *steps* on its connection. It goes on without us if that takes longer than a second."""
         done = Signal()
         with self._lock:
-            if self.registry.add(ticket, request):
-                return ticket
-            self._wanted.append((ticket, done))
+            self._wanted.append((steps, done))
             if self._thread is None or not self._thread.is_alive():
                 self._wake_pipe = os.pipe()
                 self._thread = threading.Thread(
@@ -162,12 +182,7 @@ class BlockingListener:
                 )
                 start(self._thread)
             self._wake_thread()
-        try:
-            done.wait(1.0)
-        except BaseException:
-            ticket.close()
-            raise
-        return ticket
+        done.wait(1.0)
 
     def wait_seconds(self, seconds: float) -> float:
         return min(seconds, POLL_SECONDS) if self._polls else seconds
@@ -237,10 +252,14 @@ class BlockingListener:
         while not self._closed:
             _check(self.registry)
             while self._wanted:
-                ticket, done = self._wanted[0]
-                run_blocking(self.registry.register(connection, ticket))
-                self._wanted.popleft()  # not before: on a new connection it is registered anew
-                done.set()
+                steps, done = self._wanted.popleft()
+                try:
+                    run_blocking(steps(connection))
+                except BrokenConnection:
+                    self._wanted.appendleft((steps, done))  # to be done again on a new connection
+                    raise
+                finally:
+                    done.set()
             seconds = run_blocking(self.registry.work(connection))
             if _hear(self.registry, connection) or self._wanted:
                 continue
@@ -282,25 +301,37 @@ class AsyncListener:
         self._connect = connect
         self._news = asyncio.Event()
         self.registry = Registry(self._news.set)
-        self._wanted: deque[tuple[AsyncTicket, asyncio.Future[None]]] = deque()
+        self._wanted: deque[tuple[Callable[[Connection], Steps[None]], asyncio.Future[None]]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._polls = False
 
     async def register(self, request: Listen) -> AsyncTicket:
         ticket = AsyncTicket(self, request.topic)
-        if self._polls or self.registry.add(ticket, request):
+        if self._polls:
             return ticket
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._wanted.append((ticket, done))
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="pgstore-listener", context=Context())
-        self._news.set()
         try:
-            await asyncio.wait([done], timeout=1.0)
+            if not self.registry.add(ticket, request):
+                await self._ask(partial(self.registry.register, ticket))
         except BaseException:
             ticket.close()
             raise
         return ticket
+
+    async def look(self, ticket: AsyncTicket, query: Query) -> Rows | None:
+        """The rows of *query*, or None if they are not there within a second."""
+        found: list[Rows] = []
+        if ticket.entry is not None:
+            await self._ask(partial(_run, query, found))
+        return found[0] if found else None
+
+    async def _ask(self, steps: Callable[[Connection], Steps[None]]) -> None:
+        """Have the task do *steps* on its connection. It goes on without us if that takes longer than a second."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._wanted.append((steps, done))
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="pgstore-listener", context=Context())
+        self._news.set()
+        await asyncio.wait([done], timeout=1.0)
 
     def wait_seconds(self, seconds: float) -> float:
         return min(seconds, POLL_SECONDS) if self._polls else seconds
@@ -355,11 +386,15 @@ class AsyncListener:
             _check(self.registry)
             self._news.clear()
             while self._wanted:
-                ticket, done = self._wanted[0]
-                await run_async(self.registry.register(connection, ticket))
-                self._wanted.popleft()
-                if not done.done():
-                    done.set_result(None)
+                steps, done = self._wanted.popleft()
+                try:
+                    await run_async(steps(connection))
+                except BrokenConnection:
+                    self._wanted.appendleft((steps, done))
+                    raise
+                finally:
+                    if not done.done():
+                        done.set_result(None)
             seconds = await run_async(self.registry.work(connection))
             if not (_hear(self.registry, connection) or self._wanted):
                 await connection.wait_readable(self._news, seconds)

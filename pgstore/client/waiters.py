@@ -374,7 +374,7 @@ class Registry:
             if entry.idle:
                 yield from self._begin(connection, entry)
 
-    def register(self, connection: Connection, ticket: Ticket) -> Steps[None]:
+    def register(self, ticket: Ticket, connection: Connection) -> Steps[None]:
         """See that the server knows that *ticket* waits."""
         entry = ticket.entry
         assert entry is not None

@@ -233,6 +233,18 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """
+    Run *query* on the connection on which *ticket* is told: who merely waits needs no other. It must be repeatable.
+
+    Result: its rows; None where that connection is not to be had.
+    """
+
+    ticket: Ticket
+    query: Query
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """Call blocking code — local files, an SDK — off the event loop if there is one. Result: what *function* returns."""
 
@@ -258,6 +270,7 @@ Request: TypeAlias = (
     | Rollback
     | BeforeCommit
     | Listen
+    | Look
     | Wait
     | Call
     | Autonomous

@@ -19,7 +19,7 @@ from pgstore.core import clock
 from pgstore.core.batches import BATCH_BYTES, batches
 from pgstore.core.clock import Deadline
 from pgstore.core.limit import bounded_by
-from pgstore.core.operation import BeforeCommit, Listen, Op, PutBack, Query, Rows, Topic, Wait
+from pgstore.core.operation import BeforeCommit, Listen, Look, Op, PutBack, Query, Rows, Topic, Wait
 from pgstore.core.overloads import operation_as
 from pgstore.core.statement import Statement
 from pgstore.queue.arguments import check_count, check_seconds, one_at_most, partition_name
@@ -325,9 +325,9 @@ class Taking(Returning[T]):
                 state = queue.partition(partition, self._runner.servers_seen)
                 looked, ticket.looked = ticket.looked, None
                 if looked is None and not ticket.is_told:
-                    (looked,) = yield Query(
-                        self._LOOK, store_id, partition, state.known(), ticket.key, ticket.slot, is_unasked
-                    )
+                    look = Query(self._LOOK, store_id, partition, state.known(), ticket.key, ticket.slot, is_unasked)
+                    rows = (yield Look(ticket, look)) if is_unasked else None
+                    (looked,) = rows or (yield look)
                 is_there, is_settled, due_in, waiting, before = looked or (True, False, None, None, None)
                 if is_there is None:
                     yield from self._is_gone(store_id)

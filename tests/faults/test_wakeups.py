@@ -366,6 +366,24 @@ def test_who_waits_sends_less_than_ten_statements_a_second_whatever_their_number
     assert len(sent) <= 30
 
 
+def test_a_client_that_merely_waits_needs_no_connection_but_the_one_on_which_it_is_told(
+    call, client, queue, elsewhere, eye
+):
+    """
+    Its others are closed when they have been idle for long, as they would be if it did nothing.
+    """
+    getting = Background(call, queue.get)
+    until(eye.slots)
+    told = eye.slots()
+    time.sleep(1.0)
+    before = dict(eye.rows("SELECT pid, query_start FROM pg_stat_activity WHERE datname = current_database()"))
+    until(lambda: dict(eye.rows("SELECT pid, query_start FROM pg_stat_activity"))[told[0]] > before[told[0]], 10.0)
+    after = dict(eye.rows("SELECT pid, query_start FROM pg_stat_activity WHERE datname = current_database()"))
+    assert {pid for pid in after if after[pid] != before.get(pid)} - {eye.value("SELECT pg_backend_pid()")} == set(told)
+    elsewhere.put("item")
+    assert getting.result(PROMPT) == "item"
+
+
 def test_due_items_are_brought_back_by_one_of_those_who_wait(clients, queue, monkeypatch):
     there = [clients() for _ in range(6)]
     brought: list[object] = []
