@@ -161,7 +161,9 @@ class Backends:
         """
         try:
             if self._connection is None or self._connection.closed:
-                self._connection = psycopg.connect(self._url, autocommit=True, application_name="chaos", connect_timeout=5)
+                self._connection = psycopg.connect(
+                    self._url, autocommit=True, application_name="chaos", connect_timeout=5
+                )
             return sum(done for (done,) in self._connection.execute(query.encode(), [at_most]).fetchall())
         except psycopg.Error:
             self._connection = None

@@ -6,6 +6,7 @@ Drills are coroutines. Those of a thread never suspend, for the calls that they 
 from __future__ import annotations
 
 import random
+import sys
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -64,6 +65,7 @@ class Hand:
             answer = await body()
         except errors.OutcomeUnknown as exc:
             outcome, answer = UNKNOWN, str(exc)
+            print(f"#{number} {what}:", traceback.format_exc(), file=sys.stderr, flush=True)
         except (errors.Error, OwnStatementFailed) as exc:
             outcome, answer = REFUSED, f"{type(exc).__name__}: {exc}"
         except Exception:

@@ -598,6 +598,27 @@ def test_what_a_server_that_was_told_to_end_has_not_answered_is_done_again(
     assert count() == 4
 
 
+def test_what_is_sent_after_the_last_words_of_a_server_is_done_again(call, client, stores, proxy, eye):
+    """
+    They arrive between two statements, and the end of the connection a moment later, when the next was sent already.
+    """
+    entries, queue = stores
+    writes = (
+        lambda: call(queue.put, "item"),
+        lambda: call(entries.increment, "n"),
+        lambda: transact(call, client, (queue.put, "item"), (entries.increment, "n")),
+    )
+    proxy.hides_ends = True
+    for write in writes:
+        said = proxy.bytes_from["server"]
+        eye.terminate_all()
+        until(lambda: proxy.bytes_from["server"] > said)  # noqa: B023
+        write()
+
+    assert eye.items() == 2
+    assert entries["n"] == 2
+
+
 def test_a_connection_may_break_wherever_it_is_being_set_up(call, client, stores, proxy):
     """
     Each step of it is tried again, like the call that wants the connection.

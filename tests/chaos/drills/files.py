@@ -90,7 +90,9 @@ class Writes(Drill):
 
     async def _read(self, hand: Hand, store: Store) -> None:
         async def read() -> list[str]:
-            entries = [entry for entry in await hand.call(store.listdir, "/", recursive=True) if entry.path.count("/") == 1]
+            entries = [
+                entry for entry in await hand.call(store.listdir, "/", recursive=True) if entry.path.count("/") == 1
+            ]
             if not entries:
                 return []
             path = "/" + hand.rng.choice(entries).path
@@ -206,7 +208,9 @@ class Appends(Drill):
             if hand.is_async:
                 async with store.open.aio(facts["path"], "ab", buffering=0) as file:
                     for line in lines:
-                        await hand.attempt(self.name, "append", {**facts, "line": line}, lambda: file.write(line.encode()))
+                        await hand.attempt(
+                            self.name, "append", {**facts, "line": line}, lambda: file.write(line.encode())
+                        )
             else:
                 with store.open(facts["path"], "ab", buffering=0) as file:
                     for line in lines:
