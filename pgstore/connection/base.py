@@ -73,8 +73,8 @@ class LastWords:
     """
     Whether a server has ended the connection of its own accord, and has said so while nothing was under way.
 
-    libpq takes that for a notice, which it shows to who wants to hear it and then forgets, perhaps together with the last answer and
-    long before the end of the stream arrives. What is sent after those words is not done.
+    libpq takes that for a notice, which it tells and forgets, perhaps when it reads the last answer, and before the end of the
+    stream has arrived. What is sent after those words is not done.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What goes wrong. A fault is brought about once by `strike`; what has to be put right again after a while, it leaves to the scene."""
+"""What goes wrong. `strike` brings a fault about once; what has to be put right after a while is left to the scene."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ class Scene(Protocol):
     def later(self, seconds: float, action: Callable[[], object]) -> None: ...
 
     def backends(self, action: str, condition: str) -> int: ...
+
+    def wait_for_work(self, operations: int) -> None: ...
 
 
 class Fault(abc.ABC):

@@ -20,6 +20,7 @@ import psycopg
 
 import pgstore
 from pgstore.admin.check import run_checks
+from pgstore.admin.gc import collect
 from tests.chaos import drills, faults
 from tests.chaos.drills.drill import Auditor
 from tests.chaos.journal import FOREIGN, REFUSED, Log
@@ -29,6 +30,7 @@ from tests.fixtures.server import Server, migrate
 
 RECOVERY_SECONDS = 45.0  # so long after the last fault each worker has done something, and ended
 OPERATION_SECONDS_MAX = 45.0  # whatever goes wrong
+ENTRY_BYTES = 250  # of a journal, about, for one operation
 
 # Errors that say what was done to a worker; any other is a finding.
 EXPECTED = ("StoreUnavailable", "TimedOut", "LockTimeout", "LeaseLost", "SerializationConflict", "OwnStatementFailed")
@@ -73,7 +75,7 @@ class Run:
     def __init__(self, plan: Plan, server: Server, proxy: Proxy, *, url: str | None = None) -> None:
         """
         Args:
-            url: that workers use; default: of a database of its own on *server*, by turns directly and through *proxy*.
+            url: of the database named chaos, for workers and audit; default: workers use it by turns directly and through *proxy*.
         """
         self.plan = plan
         self.server = server
@@ -81,12 +83,14 @@ class Run:
         self.rng = random.Random(plan.seed)
         self.paused: set[int] = set()
         self.struck: Counter[str] = Counter({fault.name: 0 for fault in plan.faults})
-        self.url = server.create_database("chaos")
-        self._urls = (self.url, proxy.url(self.url)) if url is None else (url,)
+        own_url = server.create_database("chaos")
+        self.url = url or own_url
+        self._urls = (own_url, proxy.url(own_url)) if url is None else (url,)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["tests.chaos.worker"])
         self._numbers = itertools.count()
         self._crew: dict[str, BaseProcess] = {}
+        self._tasks: dict[str, Task] = {}
         self._due: list[tuple[float, int, Callable[[], object]]] = []
         self._backends = faults.Backends(self.url)
         self._failed: list[str] = []
@@ -102,6 +106,16 @@ class Run:
 
     def backends(self, action: str, condition: str) -> int:
         return self._backends.strike(action, condition, self.rng)
+
+    def wait_for_work(self, operations: int) -> None:
+        """Wait until the workers have done about so many operations more."""
+        enough = self._noted() + operations * ENTRY_BYTES
+        deadline = time.monotonic() + RECOVERY_SECONDS
+        while self._noted() < enough and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def _noted(self) -> int:
+        return sum(path.stat().st_size for path in self.plan.directory.glob("*.journal"))
 
     # -------------------------------------------------------------------------------------------------- a run
 
@@ -139,7 +153,7 @@ class Run:
         process = self._context.Process(target=work, args=(task,), name=name, daemon=True)
         process.start()
         self._crew[place] = process
-        self._task = {**getattr(self, "_task", {}), place: task}
+        self._tasks[place] = task
 
     def _strike_until(self, end: float) -> None:
         weights = [fault.weight for fault in self.plan.faults]
@@ -152,9 +166,9 @@ class Run:
                 (fault,) = self.rng.choices(self.plan.faults, weights)
                 self.struck[fault.name] += fault.strike(self)
                 next_strike = time.monotonic() + self._pause()
-            time.sleep(max(0.0, min(next_strike, end) - time.monotonic(), 0.0) if not self._due else 0.002)
             if self.is_enough():
                 return
+            time.sleep(max(0.0, min(next_strike - time.monotonic(), 0.02)))
 
     def is_enough(self) -> bool:
         """Whether the run may end before its time."""
@@ -170,7 +184,7 @@ class Run:
             process.join()
             if process.exitcode not in (-signal.SIGKILL, 255):
                 self._failed.append(f"{process.name} ended by itself, with {process.exitcode}")
-            task = self._task[place]
+            task = self._tasks[place]
             self._start(place, task.url, is_async=task.is_async)
 
     def _put_right(self) -> None:
@@ -186,7 +200,7 @@ class Run:
         idle = set(sizes)
         while idle and time.monotonic() < deadline:
             time.sleep(0.02)
-            idle = {name for name in idle if self._size(name) <= sizes[name] + 1000}
+            idle = {name for name in idle if self._size(name) <= sizes[name] + 4 * ENTRY_BYTES}
         (self.plan.directory / STOP).touch()
         for process in self.processes:
             process.join(max(0.0, deadline - time.monotonic()))
@@ -218,9 +232,11 @@ class Run:
         with pgstore.Client(self.url) as client, psycopg.connect(self.url, autocommit=True) as connection:
             auditor = Auditor(client, connection)
             yield "backends", _left_behind(auditor)
+            yield "pgstore check", _damage(self.url)
             for drill in self.plan.drills:
                 yield drill.name, drill.audit(log, auditor)
-        yield "pgstore check", _damage(self.url)
+            collect(client, grace_seconds=0.0)
+            yield "check after collection", _damage(self.url)
 
 
 def _unexpected(log: Log) -> Iterator[str]:

@@ -36,7 +36,7 @@ class Task:
 
 def work(task: Task) -> None:
     """The life of a worker process."""
-    log = open(task.directory / f"{task.name}.log", "w")  # noqa: SIM115: as long as the process
+    log = open(task.directory / f"{task.name}.log", "w")  # noqa: SIM115  # open as long as the process
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     faulthandler.enable(log)

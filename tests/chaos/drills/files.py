@@ -11,6 +11,7 @@ import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, ClassVar
 
 import pgstore
@@ -209,12 +210,12 @@ class Appends(Drill):
                 async with store.open.aio(facts["path"], "ab", buffering=0) as file:
                     for line in lines:
                         await hand.attempt(
-                            self.name, "append", {**facts, "line": line}, lambda: file.write(line.encode())
+                            self.name, "append", {**facts, "line": line}, partial(file.write, line.encode())
                         )
             else:
                 with store.open(facts["path"], "ab", buffering=0) as file:
                     for line in lines:
-                        await hand.attempt(self.name, "append", {**facts, "line": line}, lambda: _written(file, line))
+                        await hand.attempt(self.name, "append", {**facts, "line": line}, partial(_write, file, line))
 
         await hand.attempt(self.name, "open", facts, append)
 
@@ -241,5 +242,5 @@ class Appends(Drill):
                 yield f"lines of {path} that nobody has written: {[line[:80] for line in found]}"
 
 
-async def _written(file: Any, line: str) -> Any:
+async def _write(file: Any, line: str) -> Any:
     return file.write(line.encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import queue
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -29,16 +30,14 @@ def _queue(name: str, client: pgstore.Client) -> pgstore.Queue[str]:
 def _left(name: str, auditor: Auditor) -> Counter[str]:
     """What is in a queue, leased and delayed items included."""
     return Counter(
-        pgstore_load(payload)
+        _item_of(payload)
         for table in ("queue_item", "queue_deferred")
         for (payload,) in auditor.rows(IN_QUEUE.format(table=table), name)
     )
 
 
-def pgstore_load(payload: bytes) -> str:
+def _item_of(payload: bytes) -> str:
     """The item of a row, which is a text of ours."""
-    import pickle
-
     return str(pickle.loads(payload))
 
 

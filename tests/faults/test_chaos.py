@@ -1,0 +1,65 @@
+"""Small runs of `python -m tests.chaos` and its kin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import drills, faults, report
+from tests.chaos.failovers import fail_over
+from tests.chaos.run import Plan, Run
+from tests.chaos.terminations import Terminations, plan_for
+from tests.fixtures.proxy import Proxy
+from tests.fixtures.replication import Pair
+
+SEED = 20  # of the faults; what the workers are at when one strikes is left to chance
+
+
+def explain(result):
+    return "\n".join(report.lines(result))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_whatever_goes_wrong_what_workers_were_told_is_true(own_server, tmp_path):
+    """
+    All stores and all faults at once: nothing lost, nothing doubled where that is promised, and nothing hangs.
+    """
+    with Proxy(own_server.port) as proxy:
+        plan = Plan(tmp_path, SEED, seconds=15.0, workers=4, faults_per_second=4.0)
+        result = Run(plan, own_server, proxy).run()
+
+    assert result.is_good, explain(result)
+    assert sum(result.struck.values()) > 20, explain(result)
+    assert all(result.log.outcomes(drill.name)["ok"] for drill in drills.ALL), explain(result)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_backends_that_are_terminated_lose_nothing_and_double_nothing(own_server, tmp_path):
+    """
+    And what they had not answered is sent again: no more is unknown than what was answered before its commit.
+    """
+    plan = plan_for(tmp_path, SEED, rate=100.0)
+    with Proxy(own_server.port) as proxy:
+        result = Terminations(plan, own_server, proxy, 500).run()
+
+    assert result.is_good, explain(result)
+    assert result.struck[faults.Terminate.name] >= 500
+    unknown = sum(result.log.outcomes(drill.name)["unknown"] for drill in drills.ALL)
+    assert unknown <= 5, explain(result)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_synchronous_standby_that_takes_over_has_all_that_was_acknowledged(pytestconfig, tmp_path):
+    """
+    Three times under load. Workers name both servers in their URL, and go on by themselves.
+    """
+    chosen = pytestconfig.getoption("--postgres-bin")
+    with Pair(Path(chosen) if chosen else None) as pair:
+        result = fail_over(pair, tmp_path, 3, SEED)
+
+    assert result.is_good, explain(result)
+    assert result.struck["primaries killed"] == 3
