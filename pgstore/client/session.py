@@ -106,6 +106,11 @@ class Session:
         return self._client.history
 
     @property
+    def server(self) -> int | None:
+        """The server of the client (`client.history`)."""
+        return self._client.server
+
+    @property
     def id(self) -> int | None:
         """The session's id; None: it has no row."""
         return self._id
