@@ -6,10 +6,12 @@ import argparse
 import random
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 from tests.chaos import drills, faults, report
 from tests.chaos.run import Plan, Run
+from tests.fixtures.pgbouncer import PgBouncer, find_program
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.server import Server
 
@@ -22,6 +24,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2.0, help="faults a second")
     parser.add_argument("--faults", nargs="+", choices=[fault.name for fault in faults.ALL])
     parser.add_argument("--drills", nargs="+", choices=[drill.name for drill in drills.ALL])
+    parser.add_argument("--pooler", action="store_true", help="some workers go through PgBouncer")
     parser.add_argument("--postgres-bin", type=Path, help="the folder of PostgreSQL's programs")
     arguments = parser.parse_args()
     directory = arguments.log or Path(tempfile.mkdtemp(prefix="pgstore-chaos-"))
@@ -34,8 +37,12 @@ def main() -> None:
         faults_per_second=arguments.rate,
         drills=[drill for drill in drills.ALL if not arguments.drills or drill.name in arguments.drills],
     )
-    with Server(arguments.postgres_bin, durable=True) as server, Proxy(server.port) as proxy:
-        result = Run(plan, server, proxy).run()
+    with (
+        Server(arguments.postgres_bin, durable=True) as server,
+        Proxy(server.port) as proxy,
+        PgBouncer(find_program(), server.port) if arguments.pooler else nullcontext() as pooler,
+    ):
+        result = Run(plan, server, proxy, pooler=pooler).run()
     print("\n".join(report.lines(result)))
     sys.exit(0 if result.is_good else 1)
 

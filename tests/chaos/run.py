@@ -25,6 +25,7 @@ from tests.chaos import drills, faults
 from tests.chaos.drills.drill import Auditor
 from tests.chaos.journal import FOREIGN, REFUSED, Log
 from tests.chaos.worker import STOP, Task, work
+from tests.fixtures.pgbouncer import PgBouncer
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.server import Server, migrate
 
@@ -34,7 +35,12 @@ ENTRY_BYTES = 250  # of a journal, about, for one operation
 
 # Errors that say what was done to a worker; any other is a finding.
 EXPECTED = ("StoreUnavailable", "TimedOut", "LockTimeout", "LeaseLost", "SerializationConflict", "OwnStatementFailed")
-EXPECTED_TEXTS = ("canceling statement due to user request", "an earlier statement of this transaction failed")
+EXPECTED_TEXTS = (
+    "canceling statement due to user request",
+    "an earlier statement of this transaction failed",
+    "the time of the call was over",
+    "the server crashed or was replaced",
+)
 
 
 @dataclass
@@ -72,10 +78,13 @@ class Plan:
 class Run:
     """One run of a plan. A scene for faults."""
 
-    def __init__(self, plan: Plan, server: Server, proxy: Proxy, *, url: str | None = None) -> None:
+    def __init__(
+        self, plan: Plan, server: Server, proxy: Proxy, *, url: str | None = None, pooler: PgBouncer | None = None
+    ) -> None:
         """
         Args:
             url: of the database named chaos, for workers and audit; default: workers use it by turns directly and through *proxy*.
+            pooler: one in front of *server*, through which every third worker goes then.
         """
         self.plan = plan
         self.server = server
@@ -85,7 +94,7 @@ class Run:
         self.struck: Counter[str] = Counter({fault.name: 0 for fault in plan.faults})
         own_url = server.create_database("chaos")
         self.url = url or own_url
-        self._urls = (own_url, proxy.url(own_url)) if url is None else (url,)
+        self._urls = [url] if url else [own_url, proxy.url(own_url), *([pooler.url(own_url)] if pooler else [])]
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["tests.chaos.worker"])
         self._numbers = itertools.count()
