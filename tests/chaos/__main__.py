@@ -1,4 +1,4 @@
-"""`python -m tests.chaos [--minutes M] [--seed N] [--log DIR] [--faults NAME …]`: see the package."""
+"""`python -m tests.chaos [--minutes M] [--seed N] [--log DIR] [--faults NAME …] [--pooler]`: see the package."""
 
 from __future__ import annotations
 

@@ -17,12 +17,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 import pgstore
 from pgstore.admin.check import run_checks
 from pgstore.admin.gc import collect
 from tests.chaos import drills, faults
-from tests.chaos.drills.drill import Auditor
+from tests.chaos.drills.drill import Auditor, Drill
 from tests.chaos.journal import FOREIGN, REFUSED, Log
 from tests.chaos.worker import STOP, Task, work
 from tests.fixtures.pgbouncer import PgBouncer
@@ -72,7 +73,7 @@ class Plan:
     hands: int = 2
     faults: Sequence[faults.Fault] = faults.ALL
     faults_per_second: float = 2.0
-    drills: Sequence[drills.Drill] = drills.ALL
+    drills: Sequence[Drill] = drills.ALL
 
 
 class Run:
@@ -89,6 +90,7 @@ class Run:
         self.plan = plan
         self.server = server
         self.proxy = proxy
+        self._pooler = pooler
         self.rng = random.Random(plan.seed)
         self.paused: set[int] = set()
         self.struck: Counter[str] = Counter({fault.name: 0 for fault in plan.faults})
@@ -238,9 +240,10 @@ class Run:
     def _audits(self, log: Log) -> Iterator[tuple[str, Iterator[str]]]:
         yield "workers", iter(self._failed)
         yield "answers", _unexpected(log)
-        with pgstore.Client(self.url) as client, psycopg.connect(self.url, autocommit=True) as connection:
+        url = make_conninfo(self.url, application_name="audit")
+        with pgstore.Client(url) as client, psycopg.connect(url, autocommit=True) as connection:
             auditor = Auditor(client, connection)
-            yield "backends", _left_behind(auditor)
+            yield "backends", _left_behind(auditor, "state <> 'idle'" if self._pooler else "true")
             yield "pgstore check", _damage(self.url)
             for drill in self.plan.drills:
                 yield drill.name, drill.audit(log, auditor)
@@ -261,26 +264,17 @@ def _unexpected(log: Log) -> Iterator[str]:
             yield f"took {entry.ended - entry.began:.1f} s: {entry}"
 
 
-def _left_behind(auditor: Auditor) -> Iterator[str]:
-    """Backends of workers that have ended, after the time in which a server notices that."""
-    query = """
+def _left_behind(auditor: Auditor, condition: str) -> Iterator[str]:
+    """Backends of workers that have ended, after the time in which a server notices that; a pooler keeps idle ones."""
+    query = f"""
         SELECT pid, state, left(query, 100) FROM pg_stat_activity
-         WHERE application_name = 'pgstore' AND backend_type = 'client backend' AND pid <> ALL (%s) AND datname = 'chaos'
+         WHERE application_name = 'pgstore' AND backend_type = 'client backend' AND datname = 'chaos' AND {condition}
     """
-    own = [auditor.client.run(_pid())]
     deadline = time.monotonic() + 10.0
-    while (left := auditor.rows(query, own)) and time.monotonic() < deadline:
+    while (left := auditor.rows(query)) and time.monotonic() < deadline:
         time.sleep(0.05)
     for row in left:
         yield f"a backend goes on: {row}"
-
-
-def _pid():
-    from pgstore.core.operation import Query
-    from pgstore.core.statement import Statement
-
-    ((pid,),) = yield Query(Statement("SELECT pg_backend_pid()", read_only=True))
-    return pid
 
 
 def _damage(url: str) -> Iterator[str]:
