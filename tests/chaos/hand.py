@@ -30,8 +30,11 @@ class Hand:
     of this hand alone, also after a worker was killed and another one took its place.
     """
 
-    def __init__(self, client: pgstore.Client, journal: Journal, place: str, name: str, *, is_async: bool) -> None:
+    def __init__(
+        self, client: pgstore.Client, url: str, journal: Journal, place: str, name: str, *, is_async: bool
+    ) -> None:
         self.client = client
+        self.url = url
         self.place = place
         self.name = name
         self.is_async = is_async
@@ -52,8 +55,9 @@ class Hand:
         """What an iterator of a store gives."""
         return [each async for each in iterator] if self.is_async else list(iterator)
 
-    def transaction(self) -> Block:
-        return Block(self.client.transaction(), is_async=self.is_async)
+    def transaction(self, *, joined: bool = False) -> Block:
+        """A transaction; *joined*: on a connection of the worker's own, who commits it."""
+        return JoinedBlock(self) if joined else Block(self.client.transaction(), is_async=self.is_async)
 
     async def attempt(
         self, drill: str, what: str, facts: dict[str, Any], body: Callable[[], Awaitable[Any]]
@@ -81,8 +85,11 @@ class Hand:
 class Block:
     """A transaction, in `async with` for both kinds of hand."""
 
-    def __init__(self, transaction: pgstore.Transaction, *, is_async: bool) -> None:
-        self._transaction = transaction
+    _transaction: pgstore.Transaction
+
+    def __init__(self, transaction: pgstore.Transaction | None, *, is_async: bool) -> None:
+        if transaction is not None:
+            self._transaction = transaction
         self._is_async = is_async
 
     async def __aenter__(self) -> Block:
@@ -107,6 +114,46 @@ class Block:
                 self._transaction.connection.execute(sql, values)
         except psycopg.Error as exc:
             raise OwnStatementFailed(f"{type(exc).__name__}: {exc}") from exc
+
+
+class JoinedBlock(Block):
+    """The same on a connection of the worker's own."""
+
+    def __init__(self, hand: Hand) -> None:
+        super().__init__(None, is_async=hand.is_async)
+        self._hand = hand
+
+    async def __aenter__(self) -> Block:
+        connect: Any = psycopg.AsyncConnection.connect if self._is_async else psycopg.connect
+        try:
+            self._connection: Any = await self._done(connect(self._hand.url, connect_timeout=5))
+        except psycopg.Error as exc:
+            raise OwnStatementFailed(str(exc)) from exc
+        try:
+            self._transaction = self._hand.client.transaction(connection=self._connection)
+            return await super().__aenter__()
+        except BaseException:
+            await self._done(self._connection.close())
+            raise
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        try:
+            await super().__aexit__(*exc_info)
+            if exc_info[0] is None:
+                await self._commit()
+        finally:
+            await self._done(self._connection.close())
+
+    async def _commit(self) -> None:
+        try:
+            await self._done(self._connection.commit())
+        except psycopg.errors.QueryCanceled as exc:
+            raise OwnStatementFailed(str(exc)) from exc
+        except psycopg.Error as exc:
+            raise errors.OutcomeUnknown(f"the worker's own commit: {exc}") from exc
+
+    async def _done(self, result: Any) -> Any:
+        return await result if self._is_async else result
 
 
 def finish(coroutine: Coroutine[Any, Any, None]) -> None:

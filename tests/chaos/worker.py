@@ -44,7 +44,7 @@ def work(task: Task) -> None:
     journal = Journal(task.directory, task.name)
     with pgstore.Client(task.url, connections_max=task.hands + 1) as client:
         hands = [
-            Hand(client, journal, f"{task.place}.{number}", f"{task.name}.{number}", is_async=task.is_async)
+            Hand(client, task.url, journal, f"{task.place}.{number}", f"{task.name}.{number}", is_async=task.is_async)
             for number in range(task.hands)
         ]
         works = [_go_on(task, hand) for hand in hands]

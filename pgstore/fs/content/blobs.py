@@ -68,6 +68,7 @@ def write(
     return Contents(blob.size_bytes, blob.blob_id, None)
 
 
+# Whoever asks again has wasted some numbers.
 RESERVE_BLOB = Statement(
     """
     SELECT nextval('pgstore.blob_id_seq'::regclass), f.chunk_size_bytes, f.storage
@@ -75,8 +76,11 @@ RESERVE_BLOB = Statement(
      WHERE f.store_id = $1
     """,
     "int8",
+    repeatable=True,
 )
-RESERVE_CHUNKS = Statement("SELECT nextval('pgstore.chunk_id_seq'::regclass) FROM generate_series(1, $1)", "int4")
+RESERVE_CHUNKS = Statement(
+    "SELECT nextval('pgstore.chunk_id_seq'::regclass) FROM generate_series(1, $1)", "int4", repeatable=True
+)
 INSERT_BLOB = Statement(
     "INSERT INTO pgstore.blob (store_id, id, chunk_size_bytes, session_id) VALUES ($1, $2, $3, $4)",
     "int8 int8 int4 int8",

@@ -232,7 +232,11 @@ class Jobs(Drill):
 
 
 class Moves(Drill):
-    """An item goes from one queue to another, together with a row in the worker's table: it is always in one of the queues."""
+    """
+    An item goes from one queue to another, together with a row in the worker's table: it is always in one of the queues.
+
+    Some moves are part of a transaction of the worker's own, which ours joins.
+    """
 
     name = "moves"
     weight: ClassVar[int] = 2
@@ -250,15 +254,17 @@ class Moves(Drill):
             await hand.do(self.name, "put", {"items": [item]}, source.put, item)
             return
 
+        joined = hand.rng.random() < 0.3
+
         async def move() -> str | None:
-            async with hand.transaction() as tx:
+            async with hand.transaction(joined=joined) as tx:
                 item: str | None = await hand.call(source.get, block=False)
                 if item is not None:
                     await hand.call(target.put, item)
                     await tx.execute("INSERT INTO chaos_moved VALUES (%s)", item)
             return item
 
-        await hand.attempt(self.name, "move", {}, move)
+        await hand.attempt(self.name, "move", {"joined": joined}, move)
 
     def audit(self, log: Log, auditor: Auditor) -> Iterator[str]:
         source, target = _left(self.name, auditor), _left(self.TO, auditor)
