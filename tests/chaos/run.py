@@ -146,8 +146,12 @@ class Run:
             self._end()
         log = Log.read(self.plan.directory)
         result = Result(self.plan.seed, self.plan.directory, time.monotonic() - began, self.struck, log)
-        result.violations = {source: list(found) for source, found in self._audits(log)}
+        result.violations = self.audit(log)
         return result
+
+    def audit(self, log: Log) -> dict[str, list[str]]:
+        """What of the database, and of what the workers were told, is not as it was promised, by the drill or what has found it."""
+        return {source: list(found) for source, found in self._audits(log)}
 
     def _start(self, place: str, url: str, *, is_async: bool) -> None:
         name = f"{place}g{next(self._numbers)}"
@@ -173,7 +177,7 @@ class Run:
             while self._due and self._due[0][0] <= now:
                 heapq.heappop(self._due)[2]()
             self._replace_the_dead()
-            if now >= next_strike:
+            if now >= next_strike and self.plan.faults:
                 (fault,) = self.rng.choices(self.plan.faults, weights)
                 self.struck[fault.name] += fault.strike(self)
                 next_strike = time.monotonic() + self._pause()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from tests.chaos.drills.drill import Drill
 from tests.chaos.drills.entries import Chains, Counters, Ephemerals, Locks
 from tests.chaos.drills.files import Appends, Renames, Writes
-from tests.chaos.drills.items import Jobs, Moves, Parcels
+from tests.chaos.drills.items import Jobs, Moves, Parcels, Room
 
 ALL: tuple[Drill, ...] = (
     Counters(),
@@ -18,6 +18,7 @@ ALL: tuple[Drill, ...] = (
     Parcels(),
     Jobs(),
     Moves(),
+    Room(),
     Writes("volume"),
     Writes("nfs"),
     Renames("volume"),

@@ -231,6 +231,62 @@ class Jobs(Drill):
                 yield f"in two hands at once: {first}; {second}"
 
 
+class Room(Drill):
+    """A Queue with a bound never holds more; a put either finds room or says that there is none, and has then not happened."""
+
+    name = "room"
+    ROOM = 6
+
+    def _store(self, client: pgstore.Client) -> pgstore.Queue[str]:
+        return pgstore.Queue.from_name(self.name, create_if_missing=True, maxsize=self.ROOM, client=client)
+
+    def prepare(self, client: pgstore.Client, connection: Any) -> None:
+        self._store(client).hydrate()
+
+    async def step(self, hand: Hand) -> None:
+        store = self._store(hand.client)
+        choice = hand.rng.random()
+        if choice < 0.5:
+            items = [hand.token() for _ in range(hand.rng.choice((1, 1, 2)))]
+            partition = hand.rng.choice((None, "other"))
+
+            async def put() -> bool:
+                try:
+                    await hand.call(store.put_many, items, partition=partition, timeout=hand.rng.choice((0.1, 1.0)))
+                except queue.Full:
+                    return False
+                return True
+
+            await hand.attempt(self.name, "put", {"items": items}, put)
+        elif choice < 0.8:
+            partition = hand.rng.choice((None, "other"))
+            await hand.do(self.name, "get", {"n": 2}, store.get_many, 2, block=False, partition=partition)
+        else:
+            await hand.do(self.name, "count", {}, store.len, total=True)
+
+    def audit(self, log: Log, auditor: Auditor) -> Iterator[str]:
+        puts, gets = log.of(self.name, "put"), log.of(self.name, "get")
+        left = _left(self.name, auditor)
+        found = left + Counter(item for entry in gets if entry.was_done for item in entry.answer)
+        for item, times in found.items():
+            if times > 1:
+                yield f"doubled: {item}"
+        yield from _judge_puts(puts, set(found))
+        for entry in puts:
+            if entry.was_done and entry.answer is False and set(found) & set(entry.facts["items"]):
+                yield f"full and done: {entry}"
+        put = {item for entry in puts if entry.was_done and entry.answer for item in entry.facts["items"]}
+        missing = put - set(found)
+        in_doubt = sum(entry.facts["n"] for entry in gets if entry.is_in_doubt)
+        if len(missing) > in_doubt:
+            yield f"lost: {len(missing)} items, but gets in doubt have taken at most {in_doubt}: {sorted(missing)[:9]}"
+        for entry in log.of(self.name, "count"):
+            if entry.was_done and entry.answer > self.ROOM:
+                yield f"more than there is room for: {entry}"
+        if left.total() > self.ROOM:
+            yield f"{left.total()} items are left, and there is room for {self.ROOM}"
+
+
 class Moves(Drill):
     """
     An item goes from one queue to another, together with a row in the worker's table: it is always in one of the queues.
