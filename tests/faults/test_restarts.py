@@ -16,6 +16,7 @@ import pgstore
 from pgstore.errors import OutcomeUnknown, StaleFile
 from pgstore.fs.content.blobs import BATCH_BYTES
 from tests.faults.conftest import Background, Eye, until
+from tests.fixtures.pgbouncer import PgBouncer, program
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.server import migrate
 
@@ -250,3 +251,23 @@ def test_a_file_of_a_volume_is_not_made_of_what_a_crash_has_taken(lazy_server, u
 
         write() if call.form == "blocking" else call.run(write_async())
         assert b"".join(volume.read_file("file")) == b"before"
+
+
+@pytest.mark.slow
+def test_behind_a_pooler_writes_are_on_the_disk_when_they_are_answered(lazy_server, url):
+    """
+    Its connections outlive the server, whose crash would go unnoticed.
+    """
+    batch = b"x" * BATCH_BYTES
+    with PgBouncer(program(), lazy_server.port) as pooler, pgstore.Client(pooler.url(url)) as client:
+        nfs = pgstore.NetworkFileSystem.from_name("n", create_if_missing=True, client=client)
+        volume = pgstore.Volume.from_name("v", create_if_missing=True, client=client)
+        with nfs.open("file", "wb", buffering=0) as live, volume.open("file", "wb") as staged:
+            live.write(b"a")
+            staged.write(batch + batch)
+            live.write(b"b")
+            crash(lazy_server)
+            staged.write(batch)
+
+        assert b"".join(nfs.read_file("file")) == b"ab"
+        assert b"".join(volume.read_file("file")) == batch * 3
