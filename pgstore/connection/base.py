@@ -457,10 +457,11 @@ class Connection(abc.ABC):
                     break
                 pgconn.consume_input()
                 pgconn.is_busy()
+                if self._last_words.were_heard:  # then it takes the server a moment to close the connection
+                    raise BrokenConnection(None, sent=False)
         except psycopg.Error as exc:
             raise BrokenConnection(exc, sent=False) from exc
-        # After the words the server takes a moment to close the connection.
-        if pgconn.status != _CONNECTION_OK or self._last_words.were_heard:
+        if pgconn.status != _CONNECTION_OK:
             raise BrokenConnection(None, sent=False)
 
     @property

@@ -85,8 +85,9 @@ def test_backends_that_are_terminated_lose_nothing_and_double_nothing(own_server
 
     assert result.is_good, explain(result)
     assert result.struck[faults.Terminate.name] >= 500
-    unknown = sum(result.log.outcomes(drill.name)["unknown"] for drill in drills.ALL)
-    assert unknown <= 5, explain(result)
+    unknown = [str(entry) for entry in result.log.entries if entry.outcome == "unknown"]
+    assert len(unknown) <= 10
+    assert not [each for each in unknown if "unexpectedly" in each]  # the server has said something
 
 
 @pytest.mark.slow
