@@ -78,7 +78,7 @@ class Session:
         self._pid = os.getpid()
         self._hooks: dict[type[SessionHook], SessionHook] = {}
         self._history = client.history  # in which the row is
-        self._reserved_in = client.history
+        self._reserved_on = client.servers_seen
         self._reserved: dict[int, deque[int]] = {}
         self._tasks: deque[Callable[[], Op[None]]] = deque()
         self._stop = threading.Event()
@@ -86,11 +86,11 @@ class Session:
         self._thread: threading.Thread | None = None
 
     def reserved_inodes(self, store_id: int) -> deque[int]:
-        """Numbers of inodes that are reserved for this client in a file system; those of another history are forgotten."""
+        """Numbers of inodes that are reserved for this client in a file system; those of another server are forgotten."""
         if self._client.is_pooled:
             return deque()  # the server may be replaced unnoticed
-        if self._reserved_in is not self._client.history:
-            self._reserved_in, self._reserved = self._client.history, {}
+        if self._reserved_on != self._client.servers_seen:
+            self._reserved_on, self._reserved = self._client.servers_seen, {}
         return self._reserved.setdefault(store_id, deque())
 
     def hook(self, kind: type[H]) -> H:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import signal
 import threading
@@ -13,6 +14,7 @@ import pytest
 from psycopg import sql
 
 import pgstore
+from pgstore.admin.check import run_checks
 from pgstore.errors import OutcomeUnknown, StaleFile
 from pgstore.fs.content.blobs import BATCH_BYTES
 from tests.faults.conftest import Background, Eye, until
@@ -271,3 +273,28 @@ def test_behind_a_pooler_writes_are_on_the_disk_when_they_are_answered(lazy_serv
 
         assert b"".join(nfs.read_file("file")) == b"ab"
         assert b"".join(volume.read_file("file")) == batch * 3
+
+
+@pytest.mark.slow
+def test_numbers_that_a_lost_transaction_has_drawn_are_not_used_after_a_crash(lazy_server, url):
+    """
+    The sequence gives them out again.
+    """
+    with pgstore.Client(url) as client, pgstore.Client(url) as other:
+        ours = pgstore.Volume.from_name("v", create_if_missing=True, client=client)
+        theirs = pgstore.Volume.from_name("v", client=other)
+        ours.put_file(io.BytesIO(b"0"), "first")
+        client.session.reserved_inodes(int(ours.object_id.removeprefix("vo-"))).clear()
+        with contextlib.suppress(ZeroDivisionError), client.transaction():
+            ours.put_file(io.BytesIO(b"lost"), "lost")
+            raise ZeroDivisionError
+        crash(lazy_server)
+
+        for volume in (theirs, ours):
+            for number in range(3):
+                volume.put_file(io.BytesIO(b"%d" % number), f"{id(volume)}-{number}")
+            with volume.batch_upload() as batch:
+                batch.put_file(io.BytesIO(b"3"), f"{id(volume)}-3")
+
+        assert len(ours.listdir("/")) == 9
+        assert run_checks(url).is_healthy
