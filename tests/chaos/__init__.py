@@ -6,8 +6,8 @@ notes are held against the database.
 
 - `journal`: the notes, and how they are read.
 - `drills`: what workers do with one kind of store, and the audit of it, side by side.
-- `worker`: a process that does drills, by blocking calls or on an event loop.
+- `worker`: a process that does drills; `hand`: one of its threads or tasks, for which drills are written once.
 - `faults`: what goes wrong, each an object that knows how to bring it about.
 - `run`: a server, workers, faults, recovery, audit; `report`: the table of it.
-- `terminations`: one fault alone, many times: nothing may even be unknown but what broke in its commit.
+- `terminations`, `failovers`: one fault alone, many times: backends that are terminated, and a standby that takes over.
 """
