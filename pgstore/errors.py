@@ -256,7 +256,11 @@ class StoreUnavailable(_SystemError, ConnectionError):
 
 
 class OutcomeUnknown(StoreUnavailable):
-    """The connection broke after a write was sent: it may or may not have happened."""
+    """
+    The connection broke after a write was sent: it may or may not have happened.
+
+    Also of writes into a file that were answered, where the server crashed before `fsync` or `close` had brought them to its disk.
+    """
 
 
 class TransactionFailed(Error):

@@ -39,6 +39,7 @@ class NetworkFileSystem(FileStore):
     that cannot be merged raise `ConflictError`, and nothing is applied.
 
     *Durable*: changes of names when the call returns; what is written into an open file when its `fsync` or `close` returns.
+    They raise `OutcomeUnknown` if the server crashed before, and may have lost something.
 
     *Open files* can be read and written when their name is removed or given to another file, as long as the database has heard of
     their process within ten minutes.

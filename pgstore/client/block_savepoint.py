@@ -11,11 +11,8 @@ import itertools
 from collections.abc import Generator
 from typing import Any, Final
 
-import psycopg
-
 from pgstore import errors
-from pgstore.connection.joined import JoinedConnection, Source
-from pgstore.core.error_mapping import map_error
+from pgstore.connection.joined import JoinedConnection, Source, error_of_sqlalchemy
 from pgstore.core.operation import Many, Query
 from pgstore.core.steps import Steps
 
@@ -73,7 +70,8 @@ class BlockSavepoint:
         if not was_set:
             return
         if nested is not _BY_SQL:
-            yield nested.commit()
+            with _mapping():
+                yield nested.commit()
             return
         try:
             yield from self._connection.command(_RELEASE.format(self._name))
@@ -96,17 +94,15 @@ class BlockSavepoint:
             from sqlalchemy.exc import InvalidRequestError
 
             # A nested transaction that the caller, or a failed flush, has ended already needs no end.
-            with contextlib.suppress(InvalidRequestError):
+            with contextlib.suppress(InvalidRequestError), _mapping():
                 yield nested.rollback()
 
 
 @contextlib.contextmanager
 def _mapping() -> Generator[None, None, None]:
-    """Of errors of SQLAlchemy's own statements; those of the flush of a caller's objects are the caller's."""
     try:
         yield
     except Exception as exc:
-        original = getattr(exc, "orig", None)
-        if isinstance(original, psycopg.OperationalError):
-            raise map_error(original) from exc
-        raise
+        if (error := error_of_sqlalchemy(exc)) is exc:
+            raise
+        raise error from exc

@@ -58,6 +58,16 @@ class HistoryFollower(abc.ABC):
         self._identity: str | None = None
         self._history_lock = threading.RLock()  # reentrant: a signal handler may come in
 
+    @property
+    def server(self) -> int | None:
+        """
+        A number for the server that connections lead to, another one after a crash of it; None: a crash may go unnoticed.
+
+        Where it is the same before a write that did not wait for the disk, and after a statement that has flushed it, the write is
+        on the disk: a crash between the two would have broken a connection, and the number is that of the latest one opened.
+        """
+        return None if self.is_pooled or self._identity is None else self.servers_seen
+
     @abc.abstractmethod
     def give_up_older_connections(self) -> None:
         """The history is another one: connections that were opened before lead to the old one."""

@@ -111,6 +111,11 @@ class Session:
         return self.client.history
 
     @property
+    def server(self) -> int | None:
+        """The server of the client (`client.history`)."""
+        return self.client.server
+
+    @property
     def id(self) -> int | None:
         """The session's id; None: it has no row."""
         return self._id

@@ -246,7 +246,7 @@ class Transaction(Scope):
         And its session must call what our statements mean (see `core.search_path`).
         """
         client = self._client
-        rows = yield from root.connection.execute(Query(SCHEMA))
+        rows = yield from root.checked(root.connection.execute, Query(SCHEMA))
         if rows and (fault := fault_of(rows[0][4])):
             raise errors.InvalidError(f"the connection to join has the {fault}")
         check_schema(rows)

@@ -48,6 +48,7 @@ _SENT_MAX: Final = 2
 # rolls the present one back: what it has not answered is not done. A crash, 57P02, may come at any moment. Behind a pooler nobody
 # knows whose words they are.
 _ENDED_BEFORE: Final = ("57P01", "57P05")
+_ENDS: Final = ("FATAL", "PANIC")
 
 _TUPLES_OK: Final = pq.ExecStatus.TUPLES_OK
 _COMMAND_OK: Final = pq.ExecStatus.COMMAND_OK
@@ -66,6 +67,22 @@ class BrokenConnection(Exception):
     def __init__(self, cause: BaseException | None, sent: bool) -> None:
         super().__init__(str(cause).strip() if cause else "the server closed the connection")
         self.sent = sent
+
+
+class LastWords:
+    """
+    Whether a server has ended the connection of its own accord, and has said so while nothing was under way.
+
+    libpq takes that for a notice, which it tells and forgets, perhaps when it reads the last answer, and before the end of the
+    stream has arrived. What is sent after those words is not done.
+    """
+
+    def __init__(self) -> None:
+        self.were_heard = False
+
+    def hear(self, notice: psycopg.errors.Diagnostic) -> None:
+        if notice.severity_nonlocalized in _ENDS:
+            self.were_heard = True
 
 
 class Silence(Exception):
@@ -114,6 +131,8 @@ class Connection(abc.ABC):
         self.is_waiting = False  # its transaction waits for something that another one brings
         self.leads_astray = False  # to a server that is read-only: a standby, which was the primary or stood in for it
         self.epoch = 0  # the pool's: how often the history had changed when it was opened
+        self._last_words = LastWords()
+        connection.add_notice_handler(self._last_words.hear)
         self._transformer = Transformer(_context(connection))
         self._loading: Statement | None = None  # whose columns the transformer is set for
         poller = select.poll()
@@ -382,7 +401,7 @@ class Connection(abc.ABC):
 
     def _read_group(self, answers: list[list[PGresult]]) -> list[Any]:
         if not answers:
-            raise BrokenConnection(None, sent=True)
+            raise self._broken(None)
         return [self.read(result) for result in answers[0]]
 
     def read(self, result: PGresult, statement: Statement | None = None, *, is_first: bool = False) -> Any:
@@ -403,11 +422,11 @@ class Connection(abc.ABC):
         exc = psycopg.errors.error_from_result(result)
         if (
             self.pgconn.status != _CONNECTION_OK
-            or exc.diag.severity_nonlocalized in ("FATAL", "PANIC")
+            or exc.diag.severity_nonlocalized in _ENDS
             or (exc.sqlstate or "").startswith("08")
         ):
             was_refused = is_first and not self.pooled and exc.sqlstate in _ENDED_BEFORE
-            raise BrokenConnection(exc, sent=not was_refused) from exc
+            raise self._broken(exc, sent=not was_refused) from exc
         if exc.sqlstate == "0A000" and exc.diag.source_function == "RevalidateCachedQuery":
             # A migration has changed what a prepared statement gives, and the server runs it no more. Nothing was done.
             raise BrokenConnection(exc, sent=False) from exc
@@ -421,7 +440,12 @@ class Connection(abc.ABC):
         try:
             yield
         except psycopg.Error as exc:
-            raise BrokenConnection(exc, sent=True) from exc
+            raise self._broken(exc) from exc
+
+    def _broken(self, exc: BaseException | None, *, sent: bool = True) -> BrokenConnection:
+        """*sent*: the server may have received the call, for all that *exc* says."""
+        # Behind a pooler nobody knows whose words they were.
+        return BrokenConnection(exc, sent=sent and (self.pooled or not self._last_words.were_heard))
 
     def _check_alive(self) -> None:
         """Notice a connection that was closed while idle, so that the call can safely go to another."""
@@ -433,6 +457,8 @@ class Connection(abc.ABC):
                     break
                 pgconn.consume_input()
                 pgconn.is_busy()
+                if self._last_words.were_heard:  # then it takes the server a moment to close the connection
+                    raise BrokenConnection(None, sent=False)
         except psycopg.Error as exc:
             raise BrokenConnection(exc, sent=False) from exc
         if pgconn.status != _CONNECTION_OK:

@@ -87,7 +87,7 @@ class BlockingConnection(Connection):
             words = result or pgconn.get_result()
             if words is not None and words.status == FATAL:  # the server's last; else they are of what was done
                 return self.read(words, is_first=True)  # which raises
-            raise BrokenConnection(exc, sent=True) from exc
+            raise self._broken(exc) from exc
         except BaseException as exc:
             # Twice: a second interrupt may come before the first has set about tidying up. What was done is not done again.
             io = None

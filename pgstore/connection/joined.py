@@ -192,7 +192,12 @@ class JoinedConnection:
         return not connection.closed and connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
 
     def _cursor(self) -> Steps[Any]:
-        connection = yield self._source.get()
+        try:
+            connection = yield self._source.get()
+        except Exception as exc:
+            if (error := error_of_sqlalchemy(exc)) is exc:
+                raise
+            raise error from exc
         check_joinable(connection)
         cursor = self._kept
         if cursor is None or cursor.connection is not connection:
@@ -287,6 +292,12 @@ class _Direct:
 
 async def _awaited(value: Any) -> Any:
     return value
+
+
+def error_of_sqlalchemy(exc: Exception) -> Exception:
+    """What an error of SQLAlchemy's own statements means; those of the flush of a caller's objects are the caller's."""
+    original = getattr(exc, "orig", None)
+    return map_error(original) if isinstance(original, psycopg.OperationalError) else exc
 
 
 class _Sqlalchemy:

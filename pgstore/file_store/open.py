@@ -56,7 +56,10 @@ class OpeningFiles(FileStoreBase):
             FileExistsError: there is one ("x"); for a Volume also when it is closed.
             IsADirectoryError: *path* is a directory.
             ConflictError: when a file of a Volume is closed: see `put_file`.
-            StaleFile: when used: the bytes were collected, because nothing referred to them any more.
+            StaleFile: when used: the bytes were collected, because nothing referred to them any more; or a crash of the server may
+                have taken a part of the file of a Volume that is being written.
+            OutcomeUnknown: by `fsync` and `close` of a NetworkFileSystem's file: the server crashed after a write, and may have
+                lost it.
         """
         parsed = parse_mode(mode, buffering, encoding, errors, newline)
         yield from self._resolve_id()

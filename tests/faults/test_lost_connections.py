@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import os
 import threading
 
+import psycopg
 import pytest
+import sqlalchemy
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 
 import pgstore
 from pgstore import connection
@@ -638,6 +644,27 @@ def test_what_a_server_that_was_told_to_end_has_not_answered_is_done_again(
     assert count() == 4
 
 
+def test_what_is_sent_after_the_last_words_of_a_server_is_done_again(call, client, stores, proxy, eye):
+    """
+    They arrive between two statements, and the end of the connection a moment later, when the next was sent already.
+    """
+    entries, queue = stores
+    writes = (
+        lambda: call(queue.put, "item"),
+        lambda: call(entries.increment, "n"),
+        lambda: transact(call, client, (queue.put, "item"), (entries.increment, "n")),
+    )
+    proxy.hides_ends = True
+    for write in writes:
+        said = proxy.bytes_from["server"]
+        eye.terminate_all()
+        until(lambda: proxy.bytes_from["server"] > said)  # noqa: B023
+        write()
+
+    assert eye.items() == 2
+    assert entries["n"] == 2
+
+
 def test_a_connection_may_break_wherever_it_is_being_set_up(call, client, stores, proxy):
     """
     Each step of it is tried again, like the call that wants the connection.
@@ -656,3 +683,86 @@ def test_a_connection_may_break_wherever_it_is_being_set_up(call, client, stores
             continue
     proxy.cut_after()
     assert call(entries.get, "k") == 1
+
+
+# ------------------------------------------------------------------------------------------- connections of the caller's
+
+
+def join_by_psycopg(url):
+    return psycopg.connect(url)
+
+
+def join_by_sqlalchemy(url):
+    connection = sqlalchemy.create_engine(
+        url.replace("postgresql:", "postgresql+psycopg:"), poolclass=NullPool
+    ).connect()
+    connection.begin()
+    return connection
+
+
+def join_by_a_session(url):
+    engine = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg:"), poolclass=NullPool)
+    session = Session(engine)
+    session.execute(sqlalchemy.text("SELECT 1"))
+    return session
+
+
+@pytest.mark.parametrize("moment", ["joining", "first write", "later write", "leaving", "leaving an inner block"])
+@pytest.mark.parametrize("connect", [join_by_psycopg, join_by_sqlalchemy, join_by_a_session])
+def test_a_connection_of_the_callers_that_breaks_is_told_by_an_error_of_ours(own_database, eye, connect, moment):
+    """
+    Whatever statement notices it: programs that handle `StoreUnavailable` need not know what their connection is made of.
+    """
+    with pgstore.Client(own_database) as client:
+        entries = pgstore.Dict.persist("entries", client=client)
+        connection = connect(own_database)
+
+        def use():
+            with client.transaction(connection=connection):
+                if moment == "first write":
+                    eye.terminate_all()
+                entries["k"] = 1
+                with client.transaction():
+                    if moment == "later write":
+                        eye.terminate_all()
+                    entries["l"] = 1
+                    if moment == "leaving an inner block":
+                        eye.terminate_all()
+                if moment == "leaving":
+                    eye.terminate_all()
+
+        entries.hydrate()
+        if moment == "joining":
+            eye.terminate_all()
+        with pytest.raises(StoreUnavailable):
+            use()
+        with contextlib.suppress(Exception):
+            connection.close()
+
+        assert entries.items() == []
+
+
+@pytest.mark.parametrize("moment", ["joining", "write", "leaving"])
+def test_an_asynchronous_connection_of_the_callers_that_breaks_is_told_by_an_error_of_ours(own_database, eye, moment):
+    async def use(client, entries):
+        connection = await psycopg.AsyncConnection.connect(own_database)
+        try:
+            await entries.hydrate.aio()
+            if moment == "joining":
+                eye.terminate_all()
+            async with client.transaction(connection=connection):
+                if moment == "write":
+                    eye.terminate_all()
+                await entries.put.aio("k", 1)
+                if moment == "leaving":
+                    eye.terminate_all()
+        finally:
+            await connection.close()
+
+    with pgstore.Client(own_database) as client:
+        entries = pgstore.Dict.persist("entries", client=client)
+
+        with pytest.raises(StoreUnavailable):
+            asyncio.run(use(client, entries))
+
+        assert entries.items() == []

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import signal
 import threading
 import time
 from functools import partial
 
 import pytest
+from psycopg import sql
 
 import pgstore
-from pgstore.errors import OutcomeUnknown
+from pgstore.admin.check import run_checks
+from pgstore.errors import OutcomeUnknown, StaleFile
+from pgstore.fs.content.blobs import BATCH_BYTES
+from pgstore.fs.tree.new_rows import _ReservedInodes
 from tests.faults.conftest import Background, Eye, until
+from tests.fixtures.pgbouncer import PgBouncer, program
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.server import migrate
 
@@ -166,3 +173,129 @@ def test_closing_does_not_wait_for_a_server_that_is_gone(own_server, url):
     client.close()
 
     assert time.monotonic() - began < 3.0
+
+
+@pytest.fixture
+def lazy_server(own_server):
+    """A server that keeps what need not be on the disk yet in memory for as long as it can."""
+    own_server.execute(sql.SQL("ALTER SYSTEM SET wal_writer_delay = '10s'"))
+    own_server.execute(sql.SQL("ALTER SYSTEM SET wal_writer_flush_after = '1GB'"))
+    own_server.restart()
+    return own_server
+
+
+def crash(server):
+    server.kill()
+    server.start()
+
+
+@pytest.mark.slow
+def test_a_file_that_is_written_in_place_says_if_a_crash_may_have_taken_what_was_written(lazy_server, url, call):
+    """
+    Writes do not wait for the disk, fsync and close do: they must not answer for what is gone. The next ones are about the next.
+    """
+    lost = pytest.raises(OutcomeUnknown, match="may be lost")
+    with pgstore.Client(url) as client:
+        nfs = pgstore.NetworkFileSystem.from_name("n", create_if_missing=True, client=client)
+
+        def write():
+            with lost, nfs.open("file", "wb", buffering=0) as file:
+                file.write(b"a")
+                crash(lazy_server)
+            with nfs.open("file", "ab", buffering=0) as file:
+                file.write(b"b")
+                crash(lazy_server)
+                with lost:
+                    file.fsync()
+                file.write(b"c")
+
+        async def write_async():
+            with lost:
+                async with nfs.open.aio("file", "wb", buffering=0) as file:
+                    await file.write(b"a")
+                    crash(lazy_server)
+            async with nfs.open.aio("file", "ab", buffering=0) as file:
+                await file.write(b"b")
+                crash(lazy_server)
+                with lost:
+                    await file.fsync()
+                await file.write(b"c")
+
+        write() if call.form == "blocking" else call.run(write_async())
+        assert b"".join(nfs.read_file("file")) == b"c"
+
+
+@pytest.mark.slow
+def test_a_file_of_a_volume_is_not_made_of_what_a_crash_has_taken(lazy_server, url, call):
+    """
+    Its batches do not wait for the disk. A lost one would be read as zeros.
+    """
+    batch = b"x" * BATCH_BYTES
+    with pgstore.Client(url) as client:
+        volume = pgstore.Volume.from_name("v", create_if_missing=True, client=client)
+        volume.put_file(io.BytesIO(b"before"), "file")
+
+        def write():
+            with pytest.raises(StaleFile, match="crashed"), volume.open("file", "wb") as file:
+                file.write(batch + batch)
+                volume.put_file(io.BytesIO(b"what was written before this is on the disk"), "other")
+                file.write(batch)
+                crash(lazy_server)
+                file.write(batch)
+
+        async def write_async():
+            with pytest.raises(StaleFile, match="crashed"):
+                async with volume.open.aio("file", "wb") as file:
+                    await file.write(batch + batch)
+                    await volume.put_file.aio(io.BytesIO(b"what was written before this is on the disk"), "other")
+                    await file.write(batch)
+                    crash(lazy_server)
+                    await file.write(batch)
+
+        write() if call.form == "blocking" else call.run(write_async())
+        assert b"".join(volume.read_file("file")) == b"before"
+
+
+@pytest.mark.slow
+def test_behind_a_pooler_writes_are_on_the_disk_when_they_are_answered(lazy_server, url):
+    """
+    Its connections outlive the server, whose crash would go unnoticed.
+    """
+    batch = b"x" * BATCH_BYTES
+    with PgBouncer(program(), lazy_server.port) as pooler, pgstore.Client(pooler.url(url)) as client:
+        nfs = pgstore.NetworkFileSystem.from_name("n", create_if_missing=True, client=client)
+        volume = pgstore.Volume.from_name("v", create_if_missing=True, client=client)
+        with nfs.open("file", "wb", buffering=0) as live, volume.open("file", "wb") as staged:
+            live.write(b"a")
+            staged.write(batch + batch)
+            live.write(b"b")
+            crash(lazy_server)
+            staged.write(batch)
+
+        assert b"".join(nfs.read_file("file")) == b"ab"
+        assert b"".join(volume.read_file("file")) == batch * 3
+
+
+@pytest.mark.slow
+def test_numbers_that_a_lost_transaction_has_drawn_are_not_used_after_a_crash(lazy_server, url):
+    """
+    The sequence gives them out again.
+    """
+    with pgstore.Client(url) as client, pgstore.Client(url) as other:
+        ours = pgstore.Volume.from_name("v", create_if_missing=True, client=client)
+        theirs = pgstore.Volume.from_name("v", client=other)
+        ours.put_file(io.BytesIO(b"0"), "first")
+        client.session.hook(_ReservedInodes).of(int(ours.object_id.removeprefix("vo-"))).clear()
+        with contextlib.suppress(ZeroDivisionError), client.transaction():
+            ours.put_file(io.BytesIO(b"lost"), "lost")
+            raise ZeroDivisionError
+        crash(lazy_server)
+
+        for volume in (theirs, ours):
+            for number in range(3):
+                volume.put_file(io.BytesIO(b"%d" % number), f"{id(volume)}-{number}")
+            with volume.batch_upload() as batch:
+                batch.put_file(io.BytesIO(b"3"), f"{id(volume)}-3")
+
+        assert len(ours.listdir("/")) == 9
+        assert run_checks(url).is_healthy

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import psycopg
 import pytest
@@ -83,6 +84,10 @@ def store_id(store):
     return int(store.object_id[3:])
 
 
+def one_has_ended(*calls):
+    return not all(each.running for each in calls)
+
+
 def idle(client):
     """How many of a client's waiters sleep."""
     executors = [client._blocking, *client._loops.values()]
@@ -135,9 +140,9 @@ def test_a_put_wakes_one_of_those_who_wait(call, clients, elsewhere, deaf_otherw
     there = [clients() for _ in range(6)]
     getting = [Background(pgstore.Queue.from_name("queue", client=each).get) for each in there]
     for left in range(5, -1, -1):
-        until(lambda left=left: sum(map(idle, there)) == left + 1)
+        until(partial(lambda left: sum(map(idle, there)) == left + 1, left))
         call(elsewhere.put, left)
-        until(lambda left=left: sum(each.running for each in getting) == left, PROMPT)
+        until(partial(lambda left: sum(each.running for each in getting) == left, left), PROMPT)
 
     assert sorted(each.result() for each in getting) == list(range(6))
 
@@ -216,7 +221,8 @@ def test_what_was_told_to_a_get_that_fails_is_passed_on(clients, elsewhere, deaf
     there = [clients() for _ in range(2)]
     getting = [Background(pgstore.Queue.from_name("queue", client=each).get) for each in there]
     until(lambda: sum(map(idle, there)) == 2)
-    original, failed = pgstore.Queue._try_take, []
+    original = pgstore.Queue._try_take
+    failed: list[object] = []
 
     def fail_once(self, *args, **kwargs):
         if not failed:
@@ -238,15 +244,15 @@ def test_what_was_told_to_a_get_that_fails_is_passed_on(clients, elsewhere, deaf
 
 
 def test_a_get_that_is_cancelled_when_it_is_told_passes_on(clients, elsewhere, deaf_otherwise):
-    queue = pgstore.Queue.from_name("queue", client=clients()).hydrate()
-    other = clients()
+    client, other = clients(), clients()
+    queue = pgstore.Queue.from_name("queue", client=client).hydrate()
 
     async def main():
         cancelled = 0
         for number in range(20):
             getting = asyncio.create_task(queue.get.aio())
             there = asyncio.create_task(pgstore.Queue.from_name("queue", client=other).get.aio())
-            await asyncio.to_thread(until, lambda: idle(queue._client) + idle(other) == 2)
+            await asyncio.to_thread(until, lambda: idle(client) + idle(other) == 2)
             await asyncio.to_thread(elsewhere.put, number)
             await asyncio.sleep(random.random() * 0.003)
             getting.cancel()
@@ -258,7 +264,7 @@ def test_a_get_that_is_cancelled_when_it_is_told_passes_on(clients, elsewhere, d
                 continue
             cancelled += 1
             assert there.result() == number
-        await queue._client.aclose()
+        await client.aclose()
         await other.aclose()
         return cancelled
 
@@ -293,11 +299,13 @@ def test_what_was_put_before_all_came_is_seen_although_the_first_has_gone(
         connection.execute("SELECT pgstore.queue_put('queue', '0')")
         getting = Background(pgstore.Queue.from_name("queue", client=first).get)
         until(lambda: idle(first) == 1)
-        while getting.running:
+        while True:
             relying = Background(pgstore.Queue.from_name("queue", client=second).get)
             until(lambda: idle(second) == 1)
             elsewhere.put(1)
-            until(lambda relying=relying: not (getting.running and relying.running))
+            until(partial(one_has_ended, getting, relying))
+            if not getting.running:
+                break
         assert getting.result() == 1
         connection.commit()
 
@@ -358,7 +366,12 @@ def test_who_waits_sends_less_than_ten_statements_a_second_whatever_their_number
     time.sleep(1.0)  # as long as each thinks that few wait
     with pytest.MonkeyPatch.context() as patch:
         original = BlockingConnection.execute
-        patch.setattr(BlockingConnection, "execute", lambda self, query: (sent.append(query), original(self, query))[1])
+
+        def execute(self, query):
+            sent.append(query)
+            return original(self, query)
+
+        patch.setattr(BlockingConnection, "execute", execute)
         time.sleep(3.0)
     queue.put_many(range(12))
     for each in getting:
@@ -391,9 +404,12 @@ def test_due_items_are_brought_back_by_one_of_those_who_wait(clients, queue, mon
     getting = [Background(pgstore.Queue.from_name("queue", client=each).get) for each in there]
     until(lambda: sum(map(idle, there)) == 6)
     queue.put("item", delay=0.5)
-    monkeypatch.setattr(
-        pgstore.Queue, "_bring_back", lambda self, record: brought.append(self) or original(self, record)
-    )
+
+    def bring_back(self, record):
+        brought.append(self)
+        return original(self, record)
+
+    monkeypatch.setattr(pgstore.Queue, "_bring_back", bring_back)
     began = time.monotonic()
 
     until(lambda: sum(each.running for each in getting) == 5, PROMPT)
@@ -468,7 +484,7 @@ def mask_of(queue, client):
     request = there._listening(store_id(there), "", state, 0.001)
     while True:
         ticket = client._blocking.listener.register(request)
-        until(lambda ticket=ticket: ticket.mask.is_held or ticket.mask.has_ended)
+        until(partial(lambda mask: mask.is_held or mask.has_ended, ticket.mask))
         if ticket.mask.is_held:  # else it has only just begun to listen
             return ticket
 

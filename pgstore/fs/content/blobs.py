@@ -30,6 +30,7 @@ LARGE_FILE_BYTES: Final = 64 * 1024 * 1024  # larger files have chunks of at lea
 LARGE_CHUNK_BYTES: Final = 1024 * 1024
 FILE_BYTES_MAX: Final = 1 << 44  # 2^31 chunks of 8 KiB
 _FIRST_CHUNKS: Final = 16  # ids that are reserved with the blob's
+_CHUNKS_AHEAD: Final = 128  # ids that are reserved at a time, where that takes a commit of its own
 UNIQUE_VIOLATION: Final = "23505"
 _ATTEMPTS: Final = 4  # when connections break
 
@@ -67,6 +68,7 @@ def write(
     return Contents(blob.size_bytes, blob.blob_id, None)
 
 
+# Whoever asks again has wasted some numbers.
 RESERVE_BLOB = Statement(
     """
     SELECT nextval('pgstore.blob_id_seq'::regclass), f.chunk_size_bytes, f.storage
@@ -74,8 +76,11 @@ RESERVE_BLOB = Statement(
      WHERE f.store_id = $1
     """,
     "int8",
+    repeatable=True,
 )
-RESERVE_CHUNKS = Statement("SELECT nextval('pgstore.chunk_id_seq'::regclass) FROM generate_series(1, $1)", "int4")
+RESERVE_CHUNKS = Statement(
+    "SELECT nextval('pgstore.chunk_id_seq'::regclass) FROM generate_series(1, $1)", "int4", repeatable=True
+)
 INSERT_BLOB = Statement(
     "INSERT INTO pgstore.blob (store_id, id, chunk_size_bytes, session_id) VALUES ($1, $2, $3, $4)",
     "int8 int8 int4 int8",
@@ -90,10 +95,22 @@ INSERT_EXTENTS = Statement(
     """,
     "int8 int8 int4[] int8[]",
 )
-HAS_CHUNK = Statement("SELECT 1 FROM pgstore.chunk WHERE store_id = $1 AND id = $2", "int8 int8", read_only=True)
+# Of our own blob: a chunk of the same id may be another's, where a failover has lost what the sequence had given out.
+HAS_EXTENT = Statement(
+    """
+    SELECT 1
+      FROM pgstore.extent
+     WHERE store_id = $1
+       AND blob_id = $2
+       AND position::integer = $3
+       AND chunk_id = $4
+    """,
+    "int8 int8 int4 int8",
+    read_only=True,
+)
 HAS_BLOB = Statement("SELECT 1 FROM pgstore.blob WHERE store_id = $1 AND id = $2", "int8 int8", read_only=True)
 # For uploads outside a transaction. What a crash may lose was not promised to anybody yet, and the commit that gives the file its
-# name flushes all that was written before it.
+# name flushes all that was written before it. Whoever makes that commit sees to it that there was no crash (`Staged`).
 ASYNC_COMMIT = Statement("SELECT set_config('synchronous_commit', 'off', true)")
 
 
@@ -104,16 +121,20 @@ class BlobWriter:
     Args:
         session_id: the session that it belongs to until an inode refers to it; collection deletes it with the session. None: it is
             part of a transaction.
-        async_commit: each write is a transaction of its own, whose commit does not wait for the disk.
+        is_alone: each write is a transaction of its own.
+        durable: its commit waits for the disk.
     """
 
-    def __init__(self, store_id: int, *, session_id: int | None = None, async_commit: bool = False) -> None:
+    def __init__(
+        self, store_id: int, *, session_id: int | None = None, is_alone: bool = False, durable: bool = True
+    ) -> None:
         self.store_id = store_id
         self.blob_id: int | None = None  # None until reserve()
         self.chunk_size = 0
         self.size_bytes = 0
         self._session_id = session_id
-        self._async_commit = async_commit
+        self._is_alone = is_alone
+        self._durable = durable
         self.is_begun = False
         self._insert_chunk = INSERT_CHUNK
         self._ids: list[int] = []  # reserved for chunks to come
@@ -139,8 +160,9 @@ class BlobWriter:
     def write(self, batch: Bytes, *, more: bool = True) -> Op[None]:
         """Add *batch* at the end of the blob, which must be the end of a chunk. *more*: another batch will follow."""
         pieces = _pieces(batch, self.chunk_size, self.size_bytes // self.chunk_size)
-        if len(self._ids) < len(pieces):
-            self._ids += [row[0] for row in (yield Query(RESERVE_CHUNKS, len(pieces) - len(self._ids)))]
+        if (missing := len(pieces) - len(self._ids)) > 0:
+            count = missing if self._durable else max(missing, _CHUNKS_AHEAD)
+            self._ids += [row[0] for row in (yield Query(RESERVE_CHUNKS, count))]
         taken, self._ids = self._ids[: len(pieces)], self._ids[len(pieces) :]
         queries = self.begin()
         for chunk_id, (_, data) in zip(taken, pieces, strict=True):
@@ -149,11 +171,17 @@ class BlobWriter:
             queries.append(
                 Query(INSERT_EXTENTS, self.store_id, self.blob_id, [position for position, _ in pieces], taken)
             )
-        # The ids for the next batch are reserved in the same round trip.
-        lacking = max(0, self.batch_bytes // self.chunk_size - len(self._ids)) if more else 0
-        done = Query(HAS_CHUNK, self.store_id, taken[-1]) if taken else Query(HAS_BLOB, self.store_id, self.blob_id)
-        reserved = yield from self._send([*queries, Query(RESERVE_CHUNKS, lacking)], done)
-        self._ids += [row[0] for row in reserved]
+        if self._durable:
+            # The ids for the next batch are reserved in the same round trip. Not by a commit that does not wait for the disk: after
+            # a crash the sequence would give the ids that we have to others, too.
+            lacking = max(0, self.batch_bytes // self.chunk_size - len(self._ids)) if more else 0
+            queries.append(Query(RESERVE_CHUNKS, lacking))
+        done = Query(HAS_BLOB, self.store_id, self.blob_id)
+        if taken:
+            done = Query(HAS_EXTENT, self.store_id, self.blob_id, pieces[-1][0], taken[-1])
+        reserved = yield from self._send(queries, done)
+        if self._durable:
+            self._ids += [row[0] for row in reserved]
         self.size_bytes += len(batch)
 
     def _send(self, queries: list[Query], done: Query) -> Op[Rows]:
@@ -167,7 +195,7 @@ class BlobWriter:
             try:
                 return (yield Many(queries))[-1]  # type: ignore[no-any-return]
             except (errors.OutcomeUnknown, errors.StatementFailed) as exc:
-                if not self._async_commit or not attempts_left:
+                if not self._is_alone or not attempts_left:
                     raise
                 if isinstance(exc, errors.StatementFailed) and exc.sqlstate != UNIQUE_VIOLATION:
                     raise
@@ -177,7 +205,7 @@ class BlobWriter:
 
     def begin(self) -> list[Query]:
         """The queries that a round trip with writes to the blob begins with."""
-        queries = [Query(ASYNC_COMMIT)] if self._async_commit else []
+        queries = [] if self._durable else [Query(ASYNC_COMMIT)]
         if not self.is_begun:
             self.is_begun = True
             queries.append(Query(INSERT_BLOB, self.store_id, self.blob_id, self.chunk_size, self._session_id))

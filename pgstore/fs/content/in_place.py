@@ -1,8 +1,8 @@
 """The bytes of files of a NetworkFileSystem: written in place, seen by everybody at once.
 
 The work is done by functions in the database: a write is one statement, one round trip and, outside a transaction, one commit that
-does not wait for the disk; `sync` waits. A write of up to `CALL_BYTES` is atomic: a reader of the same range sees all of it or
-nothing.
+does not wait for the disk, unless it is *durable*; `sync` waits. A write of up to `CALL_BYTES` is atomic: a reader of the same
+range sees all of it or nothing.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ def read_at(store_id: int, ino: int, offset: int, length: int) -> Op[tuple[int, 
             return size, pieces
 
 
-def write_at(store_id: int, ino: int, offset: int, data: Bytes) -> Op[int]:
+def write_at(store_id: int, ino: int, offset: int, data: Bytes, *, durable: bool = False) -> Op[int]:
     """Write *data* at *offset*, after a hole where that is beyond the end. Returns the size of the file."""
     size = 0
     _check_end(offset + len(data))
     if len(data) <= CALL_BYTES:
-        return (yield from _write(store_id, ino, offset, data))
+        return (yield from _write(store_id, ino, offset, data, durable))
     done = 0
     while done < len(data):
         # A call ends where a chunk ends: the next call would have to write a chunk that is not full once more.
         length = CALL_BYTES - (offset + done) % CALL_BYTES
-        size = yield from _write(store_id, ino, offset + done, data[done : done + length])
+        size = yield from _write(store_id, ino, offset + done, data[done : done + length], durable)
         done += length
     return size
 
 
-def append(store_id: int, ino: int, data: Bytes) -> Op[int]:
+def append(store_id: int, ino: int, data: Bytes, *, durable: bool = False) -> Op[int]:
     """Write *data* at the end that the file has by then. Returns the size of the file, which is where *data* ends."""
     size = 0
     for start in range(0, len(data), CALL_BYTES):
-        size = yield from _write(store_id, ino, None, data[start : start + CALL_BYTES])
+        size = yield from _write(store_id, ino, None, data[start : start + CALL_BYTES], durable)
     return size
 
 
@@ -69,13 +69,13 @@ WRITE = Statement(
 )
 
 
-def _write(store_id: int, ino: int, offset: int | None, data: Bytes) -> Op[int]:
+def _write(store_id: int, ino: int, offset: int | None, data: Bytes, durable: bool) -> Op[int]:
     assert data, "nothing to write"
     inside, notice = yield from note_inodes(store_id, [ino])
     is_alone = inside  # whether to lock the inode for ourselves
     for attempt in range(_ATTEMPTS):
         try:
-            ((size, _),) = yield Query(WRITE, store_id, ino, offset, data, is_alone, not inside, *notice)
+            ((size, _),) = yield Query(WRITE, store_id, ino, offset, data, is_alone, not (inside or durable), *notice)
         except errors.SerializationConflict:
             # The file got other contents between a read and the lock; or we and a transaction of several calls waited for each
             # other.
@@ -96,13 +96,13 @@ TRUNCATE = Statement(
 )
 
 
-def truncate(store_id: int, ino: int, size: int) -> Op[None]:
+def truncate(store_id: int, ino: int, size: int, *, durable: bool = False) -> Op[None]:
     """Cut the file to *size* bytes, or let it grow to so many by a hole."""
     _check_end(size)
     inside, notice = yield from note_inodes(store_id, [ino])
     for attempt in range(_ATTEMPTS):
         try:
-            ((exists, _),) = yield Query(TRUNCATE, store_id, ino, size, not inside, *notice)
+            ((exists, _),) = yield Query(TRUNCATE, store_id, ino, size, not (inside or durable), *notice)
         except errors.SerializationConflict:
             if inside or attempt == _ATTEMPTS - 1:
                 raise

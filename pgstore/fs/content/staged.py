@@ -88,6 +88,7 @@ class Staged:
         self._filled = 0  # bytes of the buffer that are in use
         self._is_broken = False
         self._is_undone = False  # something that was written has been rolled back
+        self._written_to: int | None = None  # the server that has it, perhaps not on its disk yet
         self._pid = os.getpid()
 
     @classmethod
@@ -115,8 +116,12 @@ class Staged:
 
     def _new_blob(self, chunk_size: int | None = None) -> Op[BlobWriter]:
         self._session_id = yield Autonomous(self._session.current())
-        async_commit = not (yield from in_transaction())
-        blob = BlobWriter(self.store_id, session_id=self._session_id, async_commit=async_commit)
+        is_alone = not (yield from in_transaction())
+        if is_alone:
+            self._written_to = self._session.server
+        # Where a crash would go unnoticed each write waits for the disk.
+        durable = self._written_to is None
+        blob = BlobWriter(self.store_id, session_id=self._session_id, is_alone=is_alone, durable=durable)
         try:
             yield from blob.reserve(chunk_size=chunk_size)
         except StoreGone:
@@ -128,10 +133,14 @@ class Staged:
             raise errors.InvalidError("the file was opened by the process that this one was forked from; open it here")
         self._check_usable()
         self._is_broken = True  # until it has succeeded: after an error it is unknown how much was stored
-        if self._autonomous:
-            yield Autonomous(body)
-        else:
-            yield from body
+        try:
+            if self._autonomous:
+                yield Autonomous(body)
+            else:
+                yield from body
+        except errors.StatementFailed:  # the row of the blob may be lost
+            self._check_server()
+            raise
         self._is_broken = False
 
     def _check_usable(self) -> None:
@@ -142,6 +151,12 @@ class Staged:
             )
         if self._is_broken:
             raise errors.InvalidError("an earlier write to this file failed, and nothing of it is kept; write it anew")
+
+    def _check_server(self) -> None:
+        if self._written_to not in (None, self._session.server):
+            raise errors.StaleFile(
+                "the server crashed or was replaced while the file was written, and has perhaps lost a part; write the file again"
+            )
 
     def _note(self) -> Op[None]:
         """Find out when what is about to be written is rolled back: these contents are incomplete then, and cannot be used."""
@@ -293,12 +308,14 @@ class Staged:
                 "the bytes written so far were collected, because this process had been silent for more than ten minutes; "
                 "write the file again"
             )
+        self._check_server()  # on a connection that was open before a crash nothing is committed any more
         return Contents(size, blob_id, None)
 
     def abandon(self) -> Op[None]:
         """Delete what was written, by making its blob a candidate for collection."""
         self._buffer, self._filled = bytearray(), 0
         self._is_broken = self._is_undone = False
+        self._written_to = None
         if self._abandon_query is not None:
             yield from self._do(_run(self._abandon_query))
             self._blob = None

@@ -240,6 +240,7 @@ class OpenInPlaceFile(OpenFile):
         self._store_id = store_id
         self._ino = ino
         self._wrote = False
+        self._written_to: int | None = None  # the server of the first write that may not be on its disk
         self._session = session
         self._pin = pin
 
@@ -269,16 +270,23 @@ class OpenInPlaceFile(OpenFile):
         yield from self._pin.ensure()
         if not data:
             return offset
-        self._wrote = True
+        durable = self._begin_to_write()
         if self.is_append:
-            return (yield from in_place.append(self._store_id, self._ino, data))
-        yield from in_place.write_at(self._store_id, self._ino, offset, data)
+            return (yield from in_place.append(self._store_id, self._ino, data, durable=durable))
+        yield from in_place.write_at(self._store_id, self._ino, offset, data, durable=durable)
         return offset + len(data)
 
     def truncate(self, size: int) -> Op[None]:
         yield from self._pin.ensure()
+        yield from in_place.truncate(self._store_id, self._ino, size, durable=self._begin_to_write())
+
+    def _begin_to_write(self) -> bool:
+        """Note what `sync` has to know. Returns whether the write has to wait for the disk: a crash would go unnoticed."""
         self._wrote = True
-        yield from in_place.truncate(self._store_id, self._ino, size)
+        server = self._session.server
+        if self._written_to is None:
+            self._written_to = server
+        return server is None
 
     def size(self) -> Op[int]:
         yield from self._pin.ensure()
@@ -287,11 +295,17 @@ class OpenInPlaceFile(OpenFile):
 
     def sync(self) -> Op[None]:
         yield from in_place.sync(self._store_id)
+        written_to, self._written_to = self._written_to, None
+        if written_to not in (None, self._session.server):
+            raise errors.OutcomeUnknown(
+                f"the server crashed or was replaced after {self.path!r} had been written to, and before that was on its disk: "
+                "what was written since the last fsync may be lost; write it again"
+            )
 
     def close(self) -> Op[None]:
         try:
             if self._wrote:
-                yield from in_place.sync(self._store_id)
+                yield from self.sync()
         finally:
             self._pin.release()
 

@@ -6,12 +6,14 @@ yet. Such rows are valid since version 0 and need no lock.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections import deque
+from functools import partial
 from typing import Final, NamedTuple
 
 from pgstore.client.session import Session, SessionHook
-from pgstore.core.operation import CopyIn, Many, Op, Query
+from pgstore.core.operation import BeforeCommit, CommitHook, CopyIn, Many, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.fs.commit.change_set import ChangeSet
 from pgstore.fs.model import DIRECTORY, FILE, SYMLINK, Contents, StoreGone
@@ -64,16 +66,16 @@ class _ReservedInodes(SessionHook):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        self._history = session.client.history  # in which they were drawn
+        self._servers_seen = session.client.servers_seen  # when they were drawn
         self._left: dict[int, deque[int]] = {}
 
     def of(self, store_id: int) -> deque[int]:
-        """Those of a file system; those of another history are forgotten."""
+        """Those of a file system; those of another server are forgotten."""
         client = self.session.client
         if client.is_pooled:
             return deque()  # the server may be replaced unnoticed
-        if self._history is not client.history:
-            self._history, self._left = client.history, {}
+        if self._servers_seen != client.servers_seen:
+            self._servers_seen, self._left = client.servers_seen, {}
         return self._left.setdefault(store_id, deque())
 
 
@@ -85,19 +87,44 @@ def reserve_inodes(session: Session, store_id: int, count: int, *, at_once: int 
         at_once: how many to draw from the database, at least, if the session has too few. The next operation takes what is left.
     """
     reserved = session.hook(_ReservedInodes).of(store_id)
+    inos = _taken(reserved, count)
+    if len(inos) == count:
+        return inos
+    hooked = yield BeforeCommit((_Left, store_id), partial(_Left, reserved))
+    left = reserved if hooked is None else hooked.hook.numbers
+    if hooked is not None:
+        inos += _taken(left, count - len(inos))
+    lacking = count - len(inos)
+    if lacking:
+        rows = yield Query(RESERVE_INODES, store_id, max(lacking, at_once))
+        if not rows:
+            raise StoreGone
+        inos += [row[0] for row in rows[:lacking]]
+        left.extend(row[0] for row in rows[lacking:])
+    return inos
+
+
+def _taken(reserved: deque[int], count: int) -> list[int]:
     inos: list[int] = []
-    try:
+    with contextlib.suppress(IndexError):  # another thread may be quicker
         while len(inos) < count:
             inos.append(reserved.popleft())
-        return inos
-    except IndexError:  # there are too few; another thread may have been quicker
-        lacking = count - len(inos)
-    rows = yield Query(RESERVE_INODES, store_id, max(lacking, at_once))
-    if not rows:
-        raise StoreGone
-    inos += [row[0] for row in rows[:lacking]]
-    reserved.extend(row[0] for row in rows[lacking:])
     return inos
+
+
+class _Left(CommitHook):
+    """
+    Numbers that a transaction has drawn and not used: they are the session's when it has committed.
+
+    Before that, or if it is rolled back, the sequence may give them to others after a crash of the server.
+    """
+
+    def __init__(self, reserved: deque[int]) -> None:
+        self._reserved = reserved
+        self.numbers: deque[int] = deque()
+
+    def committed(self) -> None:
+        self._reserved.extend(self.numbers)
 
 
 class _Inode(NamedTuple):
