@@ -271,6 +271,11 @@ class BlockingListener:
 # ------------------------------------------------------------------------------------------------------- event loop
 
 
+def _set(event: asyncio.Event) -> None:
+    with contextlib.suppress(RuntimeError):  # the event loop was closed, and with it all who wait
+        event.set()
+
+
 class AsyncTicket(Ticket):
     """A task that waits."""
 
@@ -291,7 +296,7 @@ class AsyncTicket(Ticket):
             self._event.clear()
 
     def wake(self) -> None:
-        self._event.set()
+        _set(self._event)
 
 
 class AsyncListener:
@@ -300,7 +305,7 @@ class AsyncListener:
     def __init__(self, connect: Callable[[], Coroutine[Any, Any, AsyncConnection]]) -> None:
         self._connect = connect
         self._news = asyncio.Event()
-        self.registry = Registry(self._news.set)
+        self.registry = Registry(partial(_set, self._news))
         self._wanted: deque[tuple[Callable[[Connection], Steps[None]], asyncio.Future[None]]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._polls = False
@@ -393,7 +398,7 @@ class AsyncListener:
                     self._wanted.appendleft((steps, done))
                     raise
                 finally:
-                    if not done.done():
+                    if not done.done() and not done.get_loop().is_closed():
                         done.set_result(None)
             seconds = await run_async(self.registry.work(connection))
             if not (_hear(self.registry, connection) or self._wanted):

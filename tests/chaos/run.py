@@ -41,6 +41,7 @@ EXPECTED_TEXTS = (
     "an earlier statement of this transaction failed",
     "the time of the call was over",
     "the server crashed or was replaced",
+    "before the database was replaced",
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pgstore
-from pgstore.core.operation import Topic
+from pgstore.core.operation import Listen, Topic
 from tests.faults.conftest import until
 
 
@@ -25,10 +25,10 @@ def test_no_error_ends_a_thread_in_the_background(own_database, eye, monkeypatch
         ephemeral["k"] = 1
         queue.put("leased")
         lease = queue.get(lease=1.5, renew=True)
-        ticket = client._blocking.listener.register(Topic(1, "any"))
+        ticket = client._blocking.listener.register(Listen(Topic(1, "any")))
         until(lambda: eye.waiting() >= 1)
         running = _names()
-        assert {"pgstore-listener", "pgstore-scheduler-urgent", "pgstore-session"} <= running
+        assert {"pgstore-listener", "pgstore-scheduler-urgent"} <= running
 
         eye.rows("ALTER TABLE pgstore.queue_deferred RENAME TO elsewhere")
         eye.rows("ALTER TABLE pgstore.session RENAME TO session_elsewhere")

@@ -1208,7 +1208,7 @@ def test_changes_from_sql_are_logged_and_announced(client, database, sql, store_
         ("p", key_text("\x01"), False, True, True),
         ("d", "k", True, False, True),
     ]
-    assert heard == [topic.payload] * 3
+    assert heard == [f"- 1 0 {topic.payload}"] * 3
 
 
 def test_a_dict_that_nobody_watches_has_no_log(store, sql):
