@@ -57,6 +57,7 @@ Where a change belongs:
 - One that is an `OSError` derives from `_SystemError`, and its errno stands in `_ERRNO`. If that errno may also come from this
   machine's file system, `of_local` gives the class from then on; else the class is excepted in `_LOCAL_CLASSES`.
 - What an error of psycopg's means is said in `core.error_mapping`, by its SQLSTATE.
+- After which errors `run_transaction` calls again is said in `client.client`.
 """
 
 from __future__ import annotations

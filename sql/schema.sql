@@ -81,7 +81,7 @@ CREATE TABLE pgstore.store (
     kind        text COLLATE "C" NOT NULL CHECK (kind IN ('dict', 'queue', 'volume', 'nfs')),
     name        text COLLATE "C" CHECK (name ~ '^[A-Za-z0-9._-]{1,64}$'),  -- NULL: ephemeral
     session_id  bigint,                               -- owner of an ephemeral store; its death is the store's
-    options     jsonb NOT NULL DEFAULT '{}',          -- settings fixed at creation; Dict: serializer, ttl (s), watch, json_projection; Queue: maxsize, max_attempts, backoff (s; null: none)
+    options     jsonb NOT NULL DEFAULT '{}',          -- settings fixed at creation; Dict: serializer, ttl (s), watch, json_projection; Queue: maxsize, max_attempts, backoff (s; null: none); Volume, NetworkFileSystem: storage, chunk_size (bytes), keep (versions)
     created_at  timestamptz NOT NULL DEFAULT statement_timestamp(),
     created_by  text NOT NULL DEFAULT session_user,
     CHECK ((name IS NULL) = (session_id IS NOT NULL))

@@ -50,9 +50,9 @@ def keeps_its_session(connection: Connection, other: Connection) -> Steps[bool]:
     """
     Whether the pooler before *connection* leaves it one server connection as long as it is open, as in PgBouncer's session mode.
 
-    That is tried: a notification that *other* makes has to arrive while *connection* is idle. In transaction mode nothing arrives
-    then; and as a LISTEN would stay behind on a server connection of others, two connections that meet the same backend in turn, or
-    not always their own, are told apart before.
+    It is tried out: a notification by *other* must arrive while *connection* is idle, and in transaction mode nothing arrives then.
+    Before that both are asked for their backend a few times. Where they meet the same one, or not always their own, the answer is
+    no: a LISTEN would stay behind on a server connection that others use.
     """
     backends = set()
     for _ in range(_PROBES):

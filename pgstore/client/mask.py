@@ -20,12 +20,14 @@ from pgstore.core.statement import Statement
 # The numbers were found by trying, with takers that do nothing between two gets.
 ROW: Final = 2  # so many items without waiting, each soon after the other, are full swing
 SOON_SECONDS: Final = 0.005
-SIGNALS_MAX: Final = 5_000  # a second, of all who listen; they take about 0.08 of a core
+SIGNALS_MAX: Final = 5_000  # a second, to all who listen; so many take about 0.08 of a core
 SPIN_SECONDS: Final = 0.001  # between two looks
-SPIN_SECONDS_MAX: Final = 0.05  # without finding anything; less if the mask was shorter and items come faster
-BUSY_SECONDS: Final = 0.015  # the caller is at work for so long: another had better take
-BEHIND_SECONDS: Final = 0.01  # without a miss, after which another is told
-RETRY_SECONDS: Final = 0.05  # somebody else masks
+SPIN_SECONDS_MAX: Final = (
+    0.05  # without finding anything, until the mask ends; less if it was shorter and items come faster
+)
+BUSY_SECONDS: Final = 0.015  # the caller is at work for so long that another had better take
+BEHIND_SECONDS: Final = 0.01  # without a miss, until another waiter is told
+RETRY_SECONDS: Final = 0.05  # until masking is tried again: somebody else may have let go by then
 
 MASK_BEGIN: Final = Statement("SELECT pgstore.mask_begin($1)", "int4")
 MASK_END: Final = Statement("SELECT pgstore.mask_end($1, $2)", "int4 bool")
@@ -41,7 +43,7 @@ class Mask:
         self.is_held = False  # the server knows
         self.has_ended = False
         self.began_at = self.taken_at = clock.monotonic()
-        self.told_at = self.began_at  # another, or of a miss: then nobody has to be
+        self.told_at = self.began_at  # when another waiter was last told, or there was a miss, after which none need be
 
     def take(self) -> None:
         """Something was taken."""

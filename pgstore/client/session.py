@@ -3,10 +3,10 @@
 Ephemeral stores name a session, and so do pins: they must not outlive it. Its heartbeat comes once a minute. Without one for ten
 minutes it is dead, and any client that starts a session deletes the dead ones with their stores (`pgstore.session_sweep`).
 
-What a client keeps in the database by its session is known to hooks: ephemeral stores (`store.deletion`), pins of files
-(`fs.retention.pins`). They are told about once a minute, when there is time to clear up, and when the session ends. The
-client's scheduler does all of it: heartbeats on its urgent lane, for others depend on them, and what may wait for locks on the
-ordinary one.
+What a client keeps in the database by its session is known to hooks, such as those of ephemeral stores (`store.deletion`) and of
+pins of files (`fs.retention.pins`). A hook is called with each heartbeat, then in the background to clear up, and when the session
+ends. The client's scheduler does all of it: heartbeats on its urgent lane, for others depend on them, and what may wait for locks
+on the ordinary one.
 """
 
 from __future__ import annotations

@@ -6,16 +6,18 @@ is said at `pgstore.wake` in sql/schema.sql.
 
 No wake-up is lost, which takes five things:
 
-1. Register, then look, then wait. Who commits after the look has seen us, or was looking for waiters before we registered.
-2. Those of the second kind are seen by the look: it says whether anybody was still inserting just before (`is_settled`). As long as
-   somebody was, it is repeated, soon at first. Whoever finds others that wait leaves that to them, so only the first to come needs
-   it; if it goes before it is settled, its listener goes on looking for it and tells another what it finds.
+1. A waiter registers, then looks, then waits. Whoever commits after its look either has seen it, or was looking for waiters before
+   it had registered.
+2. The look shows those of the second kind: it says whether anybody was still inserting just before (`is_settled`). As long as
+   somebody was, it is repeated, soon at first. A waiter that finds others leaves that to them, so only the first to come needs it.
+   If that one goes before it is settled, its listener goes on looking, and tells another what it finds.
 3. What arrives for a waiter that has gone is passed on; also what was handed to one that fails before it could take something.
-4. Whoever was told may be killed or stopped. So all who wait for a topic look from time to time, about five times a second
-   together, and whoever finds something so passes on what the dead one would have.
+4. Whoever was told may be killed or stopped. So all who wait for a topic also look unasked, about five times a second together,
+   but each at most once a second, and one alone every six. Whoever finds something so passes on what the dead one would have.
 5. After a new connection everybody looks.
 
-And a taker that has masked the topic (`mask`) answers for what was put meanwhile, as the first to come does.
+And a taker that masked the topic (`mask`) answers for what was put meanwhile, as the first to come does: its listener looks until
+it is settled.
 
 A slot is kept for a moment after its waiter was woken: most come back, and find themselves registered.
 """
@@ -186,7 +188,7 @@ class Entry:
         self.topic = topic
         self.key = lock_key(topic)
         self.for_everybody = for_everybody
-        self.how = ""  # it is registered, or was last
+        self.how = ""  # how it is registered, or was last: _WITH_SLOT, _FOR_EVERYBODY or _WITHOUT_SLOT
         self.begin: Query | None = None
         self.look: Query | None = None
         self.idle: weakref.WeakValueDictionary[int, Ticket] = (
@@ -194,7 +196,7 @@ class Entry:
         )  # in the order of their coming
         self.is_registered = False
         self.is_settled = False
-        self.slot: int | None = None  # that it has, or had last
+        self.slot: int | None = None  # the one that it has, or had last
         self.channel: int | None = None
         self.kept_until = _NEVER  # when it is given up, or forgotten; never while anybody waits
         self.pending: bool | None = None  # told while nobody was idle: whether with is_chained
@@ -206,9 +208,9 @@ class Entry:
 # ------------------------------------------------------------------------------------ what the session tells the server
 
 LISTEN: Final = Query(Statement(f"LISTEN {CHANNEL}"))
-# How one is registered.
+# How one is registered (`pgstore.wait_begin`).
 _WITH_SLOT: Final = "s"
-_FOR_EVERYBODY: Final = "e"
+_FOR_EVERYBODY: Final = "e"  # it hears of everything
 _WITHOUT_SLOT: Final = "t"
 # Locks of the session, counted by the server: none of these may be sent again.
 _WAIT_BEGIN: Final = Statement("SELECT * FROM pgstore.wait_begin($1, $2, $3)", "int4 int4 text")

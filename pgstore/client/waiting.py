@@ -1,4 +1,7 @@
-"""Waiting until something can be had, for whatever is not worth a look of its own (`queue.take` has one)."""
+"""Waiting until something can be had: an attempt, repeated whenever somebody tells that it may succeed now.
+
+Locks of Dicts and puts into full Queues wait so. `queue.take` has a loop of its own, which looks before it tries to take.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from pgstore.core.statement import Statement
 
 T = TypeVar("T")
 
-# How many wait, as `until` asks: nothing becomes due by itself.
+# A look for `until`, where nothing becomes due by itself.
 WAITERS: Final = Statement(
     "SELECT NULL::double precision, w.* FROM pgstore.waiters($1, $2, true) AS w", "int4 int4", repeatable=True
 )
@@ -24,8 +27,9 @@ def until(
     """
     Repeat *attempt*, whenever somebody tells of *topic* and from time to time, until it gives something. None: the deadline passed.
 
-    *look* is given the topic's key and the waiter's slot: a query for the seconds until it should be tried in any case, how many
-    wait, and how many of them before this one.
+    Args:
+        look: makes a query of the topic's key and the waiter's slot. It gives one row: the seconds until *attempt* should be tried
+            in any case, or NULL; how many wait; how many of them have a lower slot than this one.
     """
     pauses = waits()
     ticket: Any = yield Listen(topic)

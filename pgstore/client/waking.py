@@ -5,7 +5,7 @@ lock, and notifies only if that fails: an unconditional NOTIFY takes a lock on t
 costs eight producers most of their speed. A lock needs no row, is seen without a commit, and goes away with a dead client.
 
 PostgreSQL before 19 signals every session that listens, whatever its channel; what is told to one waiter alone at least wakes no
-other program. Who is told is chosen by `pgstore.wake` (sql/schema.sql).
+other program. `pgstore.wake` (sql/schema.sql) chooses who is told, and says there what a notification looks like.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 from pgstore.core.operation import Query, Topic
 from pgstore.core.statement import Statement
 
-CHANNEL: Final = "pgstore"  # what is meant for everybody; what is meant for one comes by another (`client.waiters`)
+CHANNEL: Final = "pgstore"  # of what is meant for everybody; each waiter has another one for itself (`client.waiters`)
 LOCK_CLASS: Final = 0x70677374  # "pgst": the first half of the lock's key
 SLOT_CLASS: Final = 0x70677373  # "pgss": of those who have a slot
 

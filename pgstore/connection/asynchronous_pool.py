@@ -30,7 +30,7 @@ class _Waiter(Waiter[AsyncConnection]):
         self.ready.set_result(given)
 
     def tell(self) -> None:
-        pass  # the future has
+        pass  # `give` has, for the waiter awaits the future
 
 
 class AsyncPool(Pool[AsyncConnection]):

@@ -149,6 +149,8 @@ class BlockingPool(Pool[BlockingConnection]):
             raise _interpreter_is_ending()  # locks may be held by threads that do not run any more
         slot = self._take_slot()
         held = self._held_by(slot)
+        # Further up the stack a call of this thread waits for a connection, or has one of the reserve. It cannot go on before this
+        # one ends, so this one does not wait.
         is_deep = slot.waiters > 0 or any(connection.reserve for connection in held)
         waiter = _Waiter(URGENT if held or is_deep else rank)
         give_up = waiter.since + queueing_seconds()

@@ -7,10 +7,10 @@ connection again before anybody who waits has woken up.
 Two connections more than the limit are a reserve, for a pool whose connections all wait for somebody who wants a connection would
 stand still:
 
-- `URGENT`: who holds a connection already (an autonomous statement, a signal handler, a callback) and what goes on
-  in the background (the renewal of leases and locks, the heartbeat). Either connection of the reserve, at once. None of it keeps a
-  connection while it waits for another connection or for anybody's rows but those of the like, so the second connection of the
-  reserve, which nobody else gets, always comes back: no transaction waits in vain for what it needs to end.
+- `URGENT`: who holds a connection already (an autonomous statement, a signal handler, a callback) and what goes on in the
+  background (the renewal of leases and locks, the heartbeat). Either connection of the reserve, at once. Nobody else gets the
+  second one, and it always comes back soon: who has it waits for no other connection, and for no rows but those that others of
+  this rank have locked. So no transaction waits in vain for what it needs to end.
 - `SHORT`: single statements, and the transactions that operations open for themselves. The first connection of the reserve, after
   a moment of waiting: transactions may hold all the others, and wait for what this statement puts.
 - `LONG`: transactions of the caller's. The same where all others are held by transactions that wait for something to be put; one

@@ -2,6 +2,9 @@
 
 Each commit that changes a file system tells once, and only if somebody listens: of a Volume the new version, of a NetworkFileSystem
 the inodes that it changed. So whoever has that version already, or nothing of those inodes, need not ask.
+
+A notification is `* <topic> v<version>`, `* <topic> i<inode>,<inode>…`, or `* <topic> iany`. A new thing to tell of has a letter of
+its own there, a function here that tells, and a field of `FileChange`, which `_read` fills.
 """
 
 from __future__ import annotations
@@ -16,9 +19,8 @@ from pgstore.core.clock import Deadline
 from pgstore.core.operation import BeforeCommit, CommitHook, Listen, Many, Op, Query, Topic, Wait
 from pgstore.core.statement import Statement
 
-INODES_MAX: Final = (
-    300  # that are named in one notification, which has at most 8,000 bytes; of more it says that it may be any
-)
+# Named in one notification, which has at most 8,000 bytes. Where more have changed it says that it may be any.
+INODES_MAX: Final = 300
 
 # An expression that is evaluated for its effect. {key} and {notice} are parameters, for what `notice_of_inodes` gives; or NULL.
 TELL: Final = f"CASE WHEN {{key}} IS NOT NULL AND {SOMEONE_WAITS} THEN pg_notify('{CHANNEL}', {{notice}}) IS NULL END"
@@ -30,7 +32,7 @@ class FileChange:
     """What a commit changed."""
 
     version: int | None
-    """Of a Volume: that it made."""
+    """Of a Volume: the one that it made."""
     inodes: frozenset[int] | None
     """Of a NetworkFileSystem: files whose contents or attributes, and directories whose names, are others now. None: of any."""
 
@@ -70,9 +72,9 @@ class ChangedInodes(CommitHook):
 
 def note_inodes(store_id: int, inodes: Collection[int]) -> Op[tuple[bool, tuple[int | None, str | None]]]:
     """
-    Have a transaction of our own tell with its commit that *inodes* have changed.
+    Have a transaction of pgstore's own tell with its commit that *inodes* have changed.
 
-    Returns whether there is a transaction, and what TELL is to be given: NULL where there is nothing to tell at once.
+    Returns whether there is a transaction, and the two values for TELL: NULL where nothing is to be told at once.
     """
     hooked = yield BeforeCommit((ChangedInodes, store_id), partial(ChangedInodes, store_id))
     if hooked is not None and not hooked.immediate:
@@ -82,7 +84,7 @@ def note_inodes(store_id: int, inodes: Collection[int]) -> Op[tuple[bool, tuple[
 
 
 def tell_inodes(store_id: int, inodes: Collection[int]) -> Op[None]:
-    """Tell that *inodes* have changed: with the commit, or at once if that is somebody else's."""
+    """Tell that *inodes* have changed: with the commit, or at once where there is none of pgstore's own to come."""
     _, notice = yield from note_inodes(store_id, inodes)
     if notice[0] is not None:
         yield Query(_TELL, *notice)
@@ -114,7 +116,7 @@ class FileChanges:
     """
     The changes of one file system by all clients, from `begin` on.
 
-    Nothing is missed: where something may have been, it is `ANYTHING`.
+    No change is missed: where one may have been, as when the connection broke, `next` gives `ANYTHING`.
     """
 
     def __init__(self, store_id: int) -> None:

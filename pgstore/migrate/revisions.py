@@ -29,7 +29,7 @@ _one_at_a_time = threading.Lock()
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """The only migration of this process, and nothing of it in the host application's log."""
+    """Be the only migration of this process, and leave nothing of it in the host application's log."""
     with _one_at_a_time, _silent_alembic():
         yield
 

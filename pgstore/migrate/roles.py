@@ -55,8 +55,8 @@ SELECT r.rolname::text AS name
    AND has_table_privilege(r.oid, 'pgstore.store', 'SELECT')
 """
 
-# Who holds any right on anything in the schema, but for those who own something in it. Exact in types, for sessions that are not
-# ours.
+# Who holds any right on anything in the schema, but for those who own something in it. Exact in types, for it also runs in sessions
+# whose search_path we have not set (`core.search_path`).
 GRANTEES: LiteralString = """
 WITH part AS (
      SELECT n.nspowner AS owner, n.nspacl AS acl

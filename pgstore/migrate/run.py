@@ -209,12 +209,12 @@ def _connect(url: str) -> _Connection:
 
 
 def _unsaid(url: str) -> dict[str, Any]:
-    """What is said of silent servers where *url* says nothing."""
+    """The settings by which a dead server is noticed, but for those that *url* has itself."""
     return {name: value for name, value in NOTICING_DEAD_PEERS.items() if name not in conninfo_to_dict(url)}
 
 
 def _examine(connection: _Connection) -> _Place:
-    """Refuse a database that cannot hold pgstore; from here on transactions are what a migration needs."""
+    """Refuse a database that cannot hold pgstore. All transactions after this are READ COMMITTED and may write."""
     found = _only_row(connection, _LOOK)
     connection.rollback()
     place = _Place(found.database, found.login)

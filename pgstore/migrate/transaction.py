@@ -11,9 +11,9 @@ _TABLE_WAIT_SECONDS = 10
 
 def settings() -> list[str]:
     return [
-        # Names are qualified, but those of PostgreSQL, which nobody's own shall shadow.
+        # PostgreSQL's names are not qualified, and nobody's own may shadow them.
         "SET LOCAL search_path = pg_catalog, pg_temp",
-        # What our text means, and whether it is taken, must not hang on what a role or a database has set.
+        # A role or a database may have set these otherwise. Then the script would mean something else, or be refused.
         "SET LOCAL standard_conforming_strings = on",
         "SET LOCAL plpgsql.extra_errors = 'none'",
         "SET LOCAL plpgsql.extra_warnings = 'none'",

@@ -14,12 +14,12 @@ has the options and the bytes of items, `arguments` the checks of arguments, `sq
 Where a change belongs:
 
 - An option of the Queue, fixed when it is made (`maxsize`), is a keyword of `from_name` and `ephemeral` in `base`, checked by
-  `arguments.check_options`. Operations read it from `record.options`. Functions of sql/schema.sql that must obey it read
-  `store.options`, where the comment lists all options.
+  `arguments.check_options`. What it is where it was not given stands in `_option_defaults`, unless that is None. Operations read
+  it from `record.options`. Functions of sql/schema.sql that must obey it read `store.options`, where the comment lists all options.
 - An option of `put` and `put_many` is a keyword of both in `put`, a field of `PutOptions`, and a part of the statement that
   `put_with_options` makes. A put without options keeps its plain statement, which is faster.
-- An option of `get` and `get_many` is a keyword of both in `take`. If the result has another type with it, `overloads` says so to
-  type checkers.
+- An option of `get` and `get_many` is a keyword of both in `take`. What it changes in the statement is said in `take_with_options`;
+  a get without options keeps its plain one. `overloads` repeats the keyword for type checkers, and says what the result is with it.
 - A new table is entered in `pgstore.store_delete` (see `pgstore.store`).
 """
 

@@ -67,7 +67,7 @@ class QueueBase(Store, Generic[T]):
                 that are leased or delayed do not count, nor is there a bound for them when they come back.
             max_attempts: after so many leases that came to nothing an item becomes a dead letter.
             backoff: seconds after which an item comes again when the work on it has failed (`Lease.nack`); twice as many after each
-                further attempt, up to a minute. None: it comes at once. Default: 1.
+                further attempt, up to a minute, or up to *backoff* if that is more. None: it comes at once. Default: 1.
 
         The last three are fixed when the Queue is created; left out, they are as they are. For the first two that is what None
         means, too: in a new Queue there is no bound.

@@ -1,4 +1,4 @@
-"""What goes wrong. `strike` brings a fault about once; what has to be put right after a while is left to the scene."""
+"""What goes wrong. `strike` brings a fault about once, and has the scene put it right `later` where it would last."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psycopg
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.server import Server
 
-STOPPED_SECONDS = (0.3, 3.0)  # longer than a lease, or shorter
+STOPPED_SECONDS = (0.3, 3.0)  # some longer than a lease, some shorter
 SWALLOWED_SECONDS = (0.5, 5.0)
 
 
@@ -43,7 +43,7 @@ class Fault(abc.ABC):
 
     name: ClassVar[str]
     weight: ClassVar[float]
-    """How often it strikes, beside others."""
+    """How often it strikes, in proportion to other faults."""
 
     @abc.abstractmethod
     def strike(self, scene: Scene) -> int:
@@ -153,7 +153,7 @@ class Backends:
         self._connection: psycopg.Connection | None = None
 
     def strike(self, action: str, condition: str, rng: random.Random, *, at_most: int = 1) -> int:
-        """Call *action* for some of pgstore's backends that meet *condition*; those that are at work first, half the time."""
+        """Call *action* for some of pgstore's backends that meet *condition*; half of the time those that are at work go first."""
         order = "state = 'active' DESC, random()" if rng.random() < 0.5 else "random()"
         query = f"""
             SELECT {action}(pid)

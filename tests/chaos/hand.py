@@ -26,8 +26,8 @@ class Hand:
     """
     One thread or task, with everything that a drill needs.
 
-    *place* is that of the hand among all hands that work at the same time: what belongs to a place has one writer. `name` is that
-    of this hand alone, also after a worker was killed and another one took its place.
+    Of the hands that work at the same time each has another *place*: what belongs to a place has one writer. Its *name* no other
+    hand ever has, not even the one that takes the place when the worker was killed.
     """
 
     def __init__(

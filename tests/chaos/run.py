@@ -30,9 +30,9 @@ from tests.fixtures.pgbouncer import PgBouncer
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.server import Server, migrate
 
-RECOVERY_SECONDS = 45.0  # so long after the last fault each worker has done something, and ended
-OPERATION_SECONDS_MAX = 45.0  # whatever goes wrong
-ENTRY_BYTES = 250  # of a journal, about, for one operation
+RECOVERY_SECONDS = 45.0  # after the last fault, in which each worker must do something more, and end
+OPERATION_SECONDS_MAX = 45.0  # an operation that takes longer is a violation, whatever goes wrong
+ENTRY_BYTES = 250  # that an operation takes in a journal, about
 
 # Errors that say what was done to a worker; any other is a finding.
 EXPECTED = ("StoreUnavailable", "TimedOut", "LockTimeout", "LeaseLost", "SerializationConflict", "OwnStatementFailed")
@@ -56,7 +56,7 @@ class Result:
     """How many were hit, by the name of the fault."""
     log: Log
     violations: dict[str, list[str]] = field(default_factory=dict)
-    """What is not as it was promised, by the drill, or by what has found it."""
+    """Promises that were broken, a sentence each, by the drill or by what has found them."""
 
     @property
     def is_good(self) -> bool:
@@ -151,7 +151,7 @@ class Run:
         return result
 
     def audit(self, log: Log) -> dict[str, list[str]]:
-        """What of the database, and of what the workers were told, is not as it was promised, by the drill or what has found it."""
+        """Promises that were broken, a sentence each, by the drill or by what has found them."""
         return {source: list(found) for source, found in self._audits(log)}
 
     def _start(self, place: str, url: str, *, is_async: bool) -> None:
@@ -198,7 +198,7 @@ class Run:
             if process.is_alive():
                 continue
             process.join()
-            if process.exitcode not in (-signal.SIGKILL, 255):
+            if process.exitcode not in (-signal.SIGKILL, 255):  # 255: multiprocessing could not find out
                 self._failed.append(f"{process.name} ended by itself, with {process.exitcode}")
             task = self._tasks[place]
             self._start(place, task.url, is_async=task.is_async)
@@ -257,7 +257,7 @@ class Run:
 
 
 def _unexpected(log: Log) -> Iterator[str]:
-    """Answers that nothing which was done to the workers explains, and operations that took too long."""
+    """Answers that no fault explains, and operations that took too long."""
     for entry in log.entries:
         if entry.outcome == FOREIGN:
             yield f"an error that is not pgstore's: {entry.worker}#{entry.number} {entry.what}: {entry.answer}"
@@ -270,7 +270,7 @@ def _unexpected(log: Log) -> Iterator[str]:
 
 
 def _left_behind(auditor: Auditor, condition: str) -> Iterator[str]:
-    """Backends of workers that have ended, after the time in which a server notices that; a pooler keeps idle ones."""
+    """Backends of workers that have ended and that the server still has when it must have noticed. A pooler keeps idle ones."""
     query = f"""
         SELECT pid, state, left(query, 100) FROM pg_stat_activity
          WHERE application_name = 'pgstore' AND backend_type = 'client backend' AND datname = 'chaos' AND {condition}

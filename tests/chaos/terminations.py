@@ -1,9 +1,9 @@
 """
 `python -m tests.chaos.terminations [--count N] [--seed N]`: backends terminated at random moments, and nothing lost or doubled.
 
-The server says so when it ends a backend by an administrator's order, and rolls back what it has not answered; so a statement that
+When the server ends a backend by an administrator's order it says so, and rolls back what it has not answered. So a statement that
 was not answered is sent again, and no worker hears of it. Unknown is only what the server had answered before its commit was done,
-and what broke in the COMMIT of a transaction whose fate could not be found out.
+and what became of a transaction in whose COMMIT the connection broke, where that could not be found out.
 """
 
 from __future__ import annotations

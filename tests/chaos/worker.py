@@ -22,7 +22,7 @@ STOP = "stop"  # a file in the directory of the journals
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is to do. The one that takes the place of a killed one has the same *place* and another *name*."""
+    """What a worker is to do. One that replaces a killed worker has the same *place* and another *name*."""
 
     url: str
     directory: Path
@@ -40,7 +40,7 @@ def work(task: Task) -> None:
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     faulthandler.enable(log)
-    faulthandler.register(signal.SIGUSR1, log)  # where it is, if it does not come to an end
+    faulthandler.register(signal.SIGUSR1, log)  # so that one that does not come to an end can be asked where it is
     journal = Journal(task.directory, task.name)
     with pgstore.Client(task.url, connections_max=task.hands + 1) as client:
         hands = [

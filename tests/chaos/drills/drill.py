@@ -13,7 +13,7 @@ from tests.chaos.hand import Hand
 from tests.chaos.journal import Log
 
 LATE_SECONDS = 60.0
-"""So long after its connection was lost a statement may still take effect: its server process knows nothing of that."""
+"""For so long after its connection was lost a statement may still take effect, for its backend does not know of the loss."""
 
 
 class Auditor:
@@ -33,7 +33,7 @@ class Drill(abc.ABC):
     One drill.
 
     Class attributes:
-        weight: how often it is done, beside others.
+        weight: how often it is done, in proportion to other drills.
     """
 
     name: str
@@ -49,4 +49,4 @@ class Drill(abc.ABC):
 
     @abc.abstractmethod
     def audit(self, log: Log, auditor: Auditor) -> Iterator[str]:
-        """What is not as the workers were told, a sentence each."""
+        """Where the database is not as the workers were told, a sentence each."""

@@ -1,4 +1,4 @@
-"""Drills with Queues: items taken once, leased jobs, and moves in a transaction with a table of the worker's own."""
+"""Drills with Queues: items taken once, leased jobs, a Queue with a bound, and moves between two together with a table."""
 
 from __future__ import annotations
 
