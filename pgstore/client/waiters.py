@@ -13,7 +13,8 @@ No wake-up is lost, which takes five things:
    If that one goes before it is settled, its listener goes on looking, and tells another what it finds.
 3. What arrives for a waiter that has gone is passed on; also what was handed to one that fails before it could take something.
 4. Whoever was told may be killed or stopped. So all who wait for a topic also look unasked, about five times a second together,
-   but each at most once a second, and one alone every six. Whoever finds something so passes on what the dead one would have.
+   but each at most once a second, and one alone every six until a second comes. Whoever finds something so passes on what the
+   dead one would have.
 5. After a new connection everybody looks.
 
 And a taker that masked the topic (`mask`) answers for what was put meanwhile, as the first to come does: its listener looks until
@@ -218,6 +219,7 @@ _WAIT_END: Final = Statement("SELECT pgstore.wait_end($1, $2, $3)", "int4 int4 t
 _LOCK: Final = Statement("SELECT pg_try_advisory_lock_shared($1, $2)", "int4 int4")
 _UNLOCK: Final = Statement("SELECT pg_advisory_unlock_shared($1, $2)", "int4 int4")
 _WAKE: Final = Statement("SELECT pgstore.wake($1, $2, 1, $3, $4)", "int4 text bool bool")
+_WAKE_FIRST: Final = Statement("SELECT pgstore.wake($1, $2, 0)", "int4 text")
 
 
 # See `pgstore.wake`, and `fs.notifications`.
@@ -419,6 +421,8 @@ class Registry:
             entry.is_settled = bool(looked[1] if looked else not is_alone)
             if looked:  # it was seen to, or is by the one that has come
                 self._answering.pop(entry, None)
+        if is_new and slot == 1:  # the first has thought that it waits alone, and looks too rarely for two
+            yield connection.execute(Query(_WAKE_FIRST, entry.key, entry.topic.payload))
         return tuple(looked) if looked and not is_new else None  # what was told before it listened is not heard
 
     def _change_channel(self, connection: Connection, entry: Entry, channel: int | None) -> Steps[None]:

@@ -200,6 +200,26 @@ def test_who_looks_at_a_queue_hears_of_every_item_and_takes_none_from_a_taker(ca
 # ------------------------------------------------------------------------------------------------- who cannot take it
 
 
+def test_one_that_waited_alone_answers_for_the_second_to_come(client, queue, worker, eye):
+    """
+    Alone it looks rarely; the second is told of an item, and is stopped.
+    """
+    getting = Background(queue.get)
+    until(eye.slots)
+    time.sleep(0.5)
+    second = worker()
+    until(lambda: len(eye.slots()) == 2)
+    time.sleep(0.5)
+    second.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    for number in range(3):
+        if not getting.running:
+            getting = Background(queue.get)
+        queue.put(number)
+        getting.result(PROMPT)
+    assert time.monotonic() - began < 3 * 1.5
+
+
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
 def test_an_item_whose_waiter_is_stopped_or_killed_is_taken_by_another_within_a_second(worker, queue, eye, how):
     """
