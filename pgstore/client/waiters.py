@@ -10,7 +10,8 @@ No wake-up is lost, which takes five things:
 2. Those of the second kind are seen by the look: it says whether anybody was still inserting just before (`is_settled`). As long as
    somebody was, it is repeated, soon at first. Whoever finds others that wait leaves that to them, so only the first to come needs
    it; if it goes before it is settled, its listener goes on looking for it and tells another what it finds.
-3. What arrives for a waiter that has gone is passed on; also what was handed to one that fails before it could take something.
+3. What arrives for a waiter that has gone is passed on; also what was handed to one that fails before it could take something, or
+   that was taking something else just then.
 4. Whoever was told may be killed or stopped. So all who wait for a topic look from time to time, about five times a second
    together, and whoever finds something so passes on what the dead one would have.
 5. After a new connection everybody looks.
