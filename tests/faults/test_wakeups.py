@@ -460,7 +460,7 @@ def test_a_stranger_who_notifies_our_channel_disturbs_nobody(call, queue, elsewh
 
     assert getting.result(PROMPT) == "item"
     waiting = Background(call, queue.get)
-    until(eye.slots)
+    until(lambda: idle(queue._runner) == 1)
     assert eye.slots() == pid, "the same connection"
     elsewhere.put("item")
     waiting.result()
@@ -696,7 +696,7 @@ def test_one_who_has_waited_alone_is_there_within_a_second_for_an_item_that_a_st
         began = time.monotonic()
         queue.put(number)
         assert alone.stdout.readline() == f"{number}\n"
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 3.0  # the second, and what a busy machine takes
 
 
 def test_an_item_that_a_transaction_gives_back_is_taken_within_a_second(
@@ -719,7 +719,7 @@ def test_an_item_that_a_transaction_gives_back_is_taken_within_a_second(
         assert getting.running
         raise ZeroDivisionError
 
-    assert getting.result(2.0) == "item"
+    assert getting.result(PROMPT) == "item"
 
 
 def test_topics_whose_keys_are_close_do_not_take_each_others_wake_ups(
