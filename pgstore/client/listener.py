@@ -293,7 +293,17 @@ class AsyncTicket(Ticket):
             self._event.clear()
 
     def wake(self) -> None:
-        self._event.set()
+        _set(self._event)
+
+
+def _set(event: asyncio.Event) -> None:
+    with contextlib.suppress(RuntimeError):  # a finaliser of what waited on an event loop that is closed
+        event.set()
+
+
+def _finish(done: asyncio.Future[None]) -> None:
+    if not done.done() and not done.get_loop().is_closed():
+        done.set_result(None)
 
 
 class AsyncListener:
@@ -302,7 +312,7 @@ class AsyncListener:
     def __init__(self, connect: Callable[[], Coroutine[Any, Any, AsyncConnection]]) -> None:
         self._connect = connect
         self._news = asyncio.Event()
-        self.registry = Registry(self._news.set)
+        self.registry = Registry(partial(_set, self._news))
         self._wanted: deque[tuple[Callable[[Connection], Steps[None]], asyncio.Future[None]]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._polls = False
@@ -370,8 +380,7 @@ class AsyncListener:
                 await asyncio.sleep(_RECONNECT_SECONDS)
         finally:
             for _, done in self._wanted:
-                if not done.done() and not done.get_loop().is_closed():
-                    done.set_result(None)
+                _finish(done)
             self._wanted.clear()
 
     async def _keeps_its_session(self, connection: AsyncConnection) -> bool:
@@ -397,8 +406,7 @@ class AsyncListener:
                     self._wanted.appendleft((steps, done))
                     raise
                 finally:
-                    if not done.done():
-                        done.set_result(None)
+                    _finish(done)
             seconds = await run_async(self.registry.work(connection))
             if not (_hear(self.registry, connection) or self._wanted):
                 await connection.wait_readable(self._news, seconds)
