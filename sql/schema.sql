@@ -1384,8 +1384,9 @@ $function$;
 -- second integer, the key of the topic, is crc32 of `<store id>/<topic>`; the first says what the lock is. Who holds it, and how:
 --   1885827956 (0x70677374)  each waiter, shared: somebody waits.
 --   1885827959 (0x70677377)  each waiter that one is enough for, shared. Only waiters try it exclusively: whoever gets it was alone.
---   1885827955 (0x70677373)  the same, with the key `topic # slot`, exclusive: slot 0 to 63 is taken. Who has it listens to the channel
---                            `pgstore_<(topic # slot) & 255>`.
+--   1885828096 (0x70677400)  and on, plus the slot, 0 to 63: the same, exclusive: the slot is taken. Who has it listens to the channel
+--                            `pgstore_<(topic # slot) & 255>`. The slot is no part of the key: else it could be that of another topic,
+--                            whose waiter would be told instead, and nobody would take what there is.
 --   1885827951 (0x7067736f)  each waiter that hears of everything, shared. With key 0: those who wait for very many topics.
 --   1885827949 (0x7067736d)  a taker in full swing, exclusive: nobody has to be told, for it looks again soon.
 -- All are tried, and given back at once by those who only ask: kept until the commit, they would make writers take each other for
@@ -1427,11 +1428,11 @@ BEGIN
     IF p_count = 1 THEN
         -- Low slots are taken first, so halving finds a taken one in few steps.
         LOOP
-            IF NOT pg_try_advisory_lock_shared(1885827955, p_key # slot) THEN
+            IF NOT pg_try_advisory_lock_shared(1885828096 + slot, p_key) THEN
                 found := ARRAY[slot];
                 EXIT;
             END IF;
-            PERFORM pg_advisory_unlock_shared(1885827955, p_key # slot);
+            PERFORM pg_advisory_unlock_shared(1885828096 + slot, p_key);
             EXIT WHEN slot = 0;
             slot := slot >> 1;
         END LOOP;
@@ -1439,8 +1440,8 @@ BEGIN
         IF found <> '{}' AND slot < start THEN
             lower := floor(random() * (slot + 1))::integer;
             IF lower < slot THEN
-                IF pg_try_advisory_lock_shared(1885827955, p_key # lower) THEN
-                    PERFORM pg_advisory_unlock_shared(1885827955, p_key # lower);
+                IF pg_try_advisory_lock_shared(1885828096 + lower, p_key) THEN
+                    PERFORM pg_advisory_unlock_shared(1885828096 + lower, p_key);
                 ELSE
                     found := ARRAY[lower];
                 END IF;
@@ -1450,8 +1451,8 @@ BEGIN
     IF found = '{}' THEN
         FOR i IN 0 .. 63 LOOP
             slot := CASE p_count WHEN 0 THEN i ELSE (start + i) & 63 END;
-            IF pg_try_advisory_lock_shared(1885827955, p_key # slot) THEN
-                PERFORM pg_advisory_unlock_shared(1885827955, p_key # slot);
+            IF pg_try_advisory_lock_shared(1885828096 + slot, p_key) THEN
+                PERFORM pg_advisory_unlock_shared(1885828096 + slot, p_key);
             ELSE
                 found := found || slot;
                 EXIT WHEN cardinality(found) >= p_count;
@@ -1547,11 +1548,11 @@ BEGIN
         is_alone := true;
         PERFORM pg_advisory_unlock_shared(1885827956, p_key);
     ELSIF p_how = 's' THEN
-        IF pg_try_advisory_lock(1885827955, p_key # p_slot) THEN
+        IF pg_try_advisory_lock(1885828096 + p_slot, p_key) THEN
             slot := p_slot;
         ELSE
             FOR i IN 0 .. 63 LOOP
-                IF pg_try_advisory_lock(1885827955, p_key # i) THEN
+                IF pg_try_advisory_lock(1885828096 + i, p_key) THEN
                     slot := i;
                     EXIT;
                 END IF;
@@ -1569,7 +1570,7 @@ CREATE FUNCTION pgstore.wait_end(p_key integer, p_slot integer, p_how text) RETU
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     IF p_slot IS NOT NULL THEN
-        PERFORM pg_advisory_unlock(1885827955, p_key # p_slot);
+        PERFORM pg_advisory_unlock(1885828096 + p_slot, p_key);
         PERFORM pg_advisory_unlock_shared(1885827959, p_key);
     ELSIF p_how = 'e' THEN
         PERFORM pg_advisory_unlock_shared(1885827951, p_key);
@@ -1611,8 +1612,8 @@ DECLARE
 BEGIN
     before := 0;
     FOR i IN 0 .. CASE WHEN p_all THEN 64 ELSE slots END - 1 LOOP
-        IF pg_try_advisory_lock_shared(1885827955, p_key # i) THEN
-            PERFORM pg_advisory_unlock_shared(1885827955, p_key # i);
+        IF pg_try_advisory_lock_shared(1885828096 + i, p_key) THEN
+            PERFORM pg_advisory_unlock_shared(1885828096 + i, p_key);
         ELSE
             taken := taken + 1;
             before := before + (i < slots)::integer;

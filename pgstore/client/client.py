@@ -149,7 +149,8 @@ class Client(ClientInterface):
         """
         Do what is left to be done, delete what is ephemeral and close the connections of blocking calls.
 
-        The client can be used again. Leases and locks that it still holds are not renewed any more.
+        The client can be used again. Leases and locks that it still holds are not renewed any more; a call that waits just then
+        goes on, by looking once a second.
         """
         if is_ending():  # and closes all by itself; other threads do not run any more, and may have locks in hand
             return

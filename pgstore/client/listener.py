@@ -145,7 +145,7 @@ class BlockingListener:
         self._thread: threading.Thread | None = None
         self._wanted: deque[tuple[Callable[[Connection], Steps[None]], Signal]] = deque()
         self._wake_pipe: tuple[int, int] | None = None
-        self._polls = False  # behind a pooler: nothing can be listened to
+        self._polls = False  # nothing can be listened to: behind a pooler, or once it is closed
         self._closed = False
 
     def register(self, request: Listen) -> BlockingTicket:
@@ -166,7 +166,7 @@ class BlockingListener:
     def look(self, ticket: BlockingTicket, query: Query) -> Rows | None:
         """The rows of *query*, or None if they are not there within a second."""
         found: list[Rows] = []
-        if ticket.entry is not None:
+        if ticket.entry is not None and not self._polls:
             self._ask(partial(_run, query, found))
         return found[0] if found else None
 
@@ -177,6 +177,7 @@ class BlockingListener:
             self._wanted.append((steps, done))
             if self._thread is None or not self._thread.is_alive():
                 self._wake_pipe = os.pipe()
+                os.set_blocking(self._wake_pipe[1], False)  # while nobody reads: one byte is enough
                 self._thread = threading.Thread(
                     target=self._run, args=(self._wake_pipe[0],), name="pgstore-listener", daemon=True
                 )
@@ -192,7 +193,8 @@ class BlockingListener:
         self.registry.is_elsewhere = True
 
     def close(self) -> None:
-        self._closed = True
+        self._closed = self._polls = True
+        self.registry.wake_all()  # who still waits polls
         self._wake_thread()
         thread = self._thread
         # Not alive: Ctrl-C came before it could begin.
@@ -276,6 +278,11 @@ def _set(event: asyncio.Event) -> None:
         event.set()
 
 
+def _finish(done: asyncio.Future[None]) -> None:
+    if not done.done() and not done.get_loop().is_closed():
+        done.set_result(None)
+
+
 class AsyncTicket(Ticket):
     """A task that waits."""
 
@@ -325,7 +332,7 @@ class AsyncListener:
     async def look(self, ticket: AsyncTicket, query: Query) -> Rows | None:
         """The rows of *query*, or None if they are not there within a second."""
         found: list[Rows] = []
-        if ticket.entry is not None:
+        if ticket.entry is not None and not self._polls:
             await self._ask(partial(_run, query, found))
         return found[0] if found else None
 
@@ -346,6 +353,8 @@ class AsyncListener:
         self.registry.is_elsewhere = True
 
     async def close(self) -> None:
+        self._polls = True
+        self.registry.wake_all()  # who still waits polls
         if self._task is not None and not self._task.done():
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -371,8 +380,7 @@ class AsyncListener:
                 await asyncio.sleep(_RECONNECT_SECONDS)
         finally:
             for _, done in self._wanted:
-                if not done.done() and not done.get_loop().is_closed():
-                    done.set_result(None)
+                _finish(done)
             self._wanted.clear()
 
     async def _keeps_its_session(self, connection: AsyncConnection) -> bool:
@@ -398,8 +406,7 @@ class AsyncListener:
                     self._wanted.appendleft((steps, done))
                     raise
                 finally:
-                    if not done.done() and not done.get_loop().is_closed():
-                        done.set_result(None)
+                    _finish(done)
             seconds = await run_async(self.registry.work(connection))
             if not (_hear(self.registry, connection) or self._wanted):
                 await connection.wait_readable(self._news, seconds)

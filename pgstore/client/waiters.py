@@ -11,10 +11,10 @@ No wake-up is lost, which takes five things:
 2. The look shows those of the second kind: it says whether anybody was still inserting just before (`is_settled`). As long as
    somebody was, it is repeated, soon at first. A waiter that finds others leaves that to them, so only the first to come needs it.
    If that one goes before it is settled, its listener goes on looking, and tells another what it finds.
-3. What arrives for a waiter that has gone is passed on; also what was handed to one that fails before it could take something.
+3. What arrives for a waiter that has gone is passed on; also what was handed to one that fails before it could take something, or
+   that was taking something else just then.
 4. Whoever was told may be killed or stopped. So all who wait for a topic also look unasked, about five times a second together,
-   but each at most once a second, and one alone every six until a second comes. Whoever finds something so passes on what the
-   dead one would have.
+   but each at most once a second. Whoever finds something so passes on what the dead one would have.
 5. After a new connection everybody looks.
 
 And a taker that masked the topic (`mask`) answers for what was put meanwhile, as the first to come does: its listener looks until
@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from pgstore.client.mask import BEHIND_SECONDS, BUSY_SECONDS, MASK_BEGIN, MASK_END, Mask
-from pgstore.client.waking import CHANNEL, lock_key
+from pgstore.client.waking import CHANNEL, SOMEONE_WAITS, lock_key
 from pgstore.connection import Connection
 from pgstore.core import clock
 from pgstore.core.operation import Listen, Query, Topic
@@ -49,8 +49,12 @@ _FORGOTTEN_SECONDS: Final = 1.0  # after which nothing is remembered of a topic 
 _FIRST_WAIT_SECONDS: Final = 0.001
 _LONGEST_WAIT_SECONDS: Final = 6.0
 _LOOKS_A_SECOND: Final = 5.0  # of all who wait for a topic
+_ANSWER_SECONDS: Final = 1.0  # at most, between looks for those who rely on us
+_SOME: Final = 5  # are taken to wait, as long as nobody has counted
+SLOTS: Final = 64  # of a topic
 _DUE_STEP_SECONDS: Final = 0.2
 EVERYBODY_CLASS: Final = 0x7067736F  # "pgso"
+_LOCK_ATTEMPTS: Final = 20
 NEWS_MAX: Final = 1000  # that one who hears of everything may leave unread
 _NEVER: Final = float("inf")
 
@@ -64,9 +68,11 @@ def waits() -> Iterator[float]:
 
 
 def pause_seconds(waiting: int) -> float:
-    """How long one of so many who wait sleeps before it looks unasked."""
-    if waiting <= 1:
-        return _LONGEST_WAIT_SECONDS
+    """
+    How long one of so many who wait sleeps before it looks unasked.
+
+    No longer if it seems to be the only one: another may come, be told, and be killed.
+    """
     return min(max(1.0, waiting / _LOOKS_A_SECOND), _LONGEST_WAIT_SECONDS) * random.uniform(0.8, 1.0)
 
 
@@ -123,6 +129,17 @@ class Ticket:
     def listening(self) -> int:
         """How many listen for this, at least: low slots are taken first. Also when its own has just been given up."""
         return 1 if self.entry is None else 1 + (self.entry.slot or 0)
+
+    def waiting(self, counted: int | None) -> int:
+        """
+        How many wait for this: so many were *counted*, if they were.
+
+        One without a slot is told with everybody, so it matters little whether another who was told is no more: as if there were
+        many. As many as there are topics, for a client that waits alone for each of them would look as often as all together.
+        """
+        if self.is_settled and self.slot is None:
+            return SLOTS
+        return max(_SOME + (self.slot or 0) if counted is None else counted, self._registry.topics)
 
     @property
     def key(self) -> int:
@@ -218,8 +235,10 @@ _WAIT_BEGIN: Final = Statement("SELECT * FROM pgstore.wait_begin($1, $2, $3)", "
 _WAIT_END: Final = Statement("SELECT pgstore.wait_end($1, $2, $3)", "int4 int4 text")
 _LOCK: Final = Statement("SELECT pg_try_advisory_lock_shared($1, $2)", "int4 int4")
 _UNLOCK: Final = Statement("SELECT pg_advisory_unlock_shared($1, $2)", "int4 int4")
-_WAKE: Final = Statement("SELECT pgstore.wake($1, $2, 1, $3, $4)", "int4 text bool bool")
-_WAKE_FIRST: Final = Statement("SELECT pgstore.wake($1, $2, 0)", "int4 text")
+# Only if another session waits: our own lock does not keep us from trying it.
+_WAKE: Final = Statement(
+    f"SELECT pgstore.wake($1, $2, 1, $3, $4) WHERE {SOMEONE_WAITS.format(key='$1')}", "int4 text bool bool"
+)
 
 
 # See `pgstore.wake`, and `fs.notifications`.
@@ -247,6 +266,11 @@ class Registry:
         self._is_crowded = False  # there are so many topics that none has a slot
         self._swept_at = 0.0
 
+    @property
+    def topics(self) -> int:
+        """For how many this client waits, or has just waited."""
+        return len(self._entries)
+
     # ------------------------------------------------------------------------------------------------- for waiters
 
     def add(self, ticket: Ticket, request: Listen) -> bool:
@@ -268,8 +292,13 @@ class Registry:
                 return True
             self._use(entry)
             if entry.is_registered:
-                entry.pending = None  # whoever comes looks
-                entry.idle[id(ticket)] = ticket
+                pending, entry.pending = entry.pending, None
+                if pending is None:
+                    entry.idle[id(ticket)] = ticket
+                else:  # so that it is passed on, should this one fail before it has looked
+                    ticket.tell(is_chained=pending)
+                    if not entry.idle:
+                        self._leave(entry)
             return entry.is_registered
 
     def remove(self, ticket: Ticket) -> None:
@@ -341,7 +370,7 @@ class Registry:
             if self._tell(entry, int(count), is_chained=chained == "1") or slot in "-?":
                 return
             if entry.is_registered:
-                entry.pending = chained == "1" or bool(entry.pending)  # whoever comes back looks
+                entry.pending = chained == "1" or bool(entry.pending)  # whoever comes back is told
             else:
                 self._to_tell.append((entry, chained == "1"))
 
@@ -373,7 +402,7 @@ class Registry:
                     self._unmask(entry)
         yield connection.execute(LISTEN)
         if self._is_crowded:
-            yield connection.execute(Query(_LOCK, EVERYBODY_CLASS, 0))
+            yield from self._lock_for_everybody(connection)
         for entry in entries:
             if entry.idle:
                 yield from self._begin(connection, entry)
@@ -421,8 +450,6 @@ class Registry:
             entry.is_settled = bool(looked[1] if looked else not is_alone)
             if looked:  # it was seen to, or is by the one that has come
                 self._answering.pop(entry, None)
-        if is_new and slot == 1:  # the first has thought that it waits alone, and looks too rarely for two
-            yield connection.execute(Query(_WAKE_FIRST, entry.key, entry.topic.payload))
         return tuple(looked) if looked and not is_new else None  # what was told before it listened is not heard
 
     def _change_channel(self, connection: Connection, entry: Entry, channel: int | None) -> Steps[None]:
@@ -439,7 +466,7 @@ class Registry:
     def _give_slots_up(self, connection: Connection) -> Steps[None]:
         """There are too many topics for three locks each."""
         self._is_crowded = True
-        yield connection.execute(Query(_LOCK, EVERYBODY_CLASS, 0))
+        yield from self._lock_for_everybody(connection)
         for entry in list(self._entries.values()):
             if entry.is_registered and entry.how != _WITHOUT_SLOT:
                 slot, how, entry.how = entry.slot, entry.how, _WITHOUT_SLOT
@@ -449,6 +476,11 @@ class Registry:
                     for ticket in list(entry.idle.values()):
                         ticket.hear(None)
                 yield connection.execute(Query(_WAIT_END, entry.key, slot, how))
+
+    def _lock_for_everybody(self, connection: Connection) -> Steps[None]:
+        for _ in range(_LOCK_ATTEMPTS):  # whoever asks holds the exclusive lock for a moment
+            if (yield connection.execute(Query(_LOCK, EVERYBODY_CLASS, 0))) == [(True,)]:
+                break
 
     def work(self, connection: Connection) -> Steps[float]:
         """Pass on what is to be passed on, and give up what nobody waits for. Returns the seconds until there is more to do."""
@@ -560,7 +592,7 @@ class Registry:
             if is_settled or is_there is None:
                 self._answering.pop(entry, None)
             else:
-                entry.look_at = clock.monotonic() + next(entry.pauses)
+                entry.look_at = clock.monotonic() + min(next(entry.pauses), _ANSWER_SECONDS)
 
     def _forget(self, connection: Connection, entry: Entry) -> Steps[None]:
         with self.lock:

@@ -22,7 +22,12 @@ WAITERS: Final = Statement(
 
 
 def until(
-    topic: Topic, attempt: Callable[[], Op[T | None]], deadline: Deadline, look: Callable[[int, int | None], Query]
+    topic: Topic,
+    attempt: Callable[[], Op[T | None]],
+    deadline: Deadline,
+    look: Callable[[int, int | None], Query],
+    *,
+    for_everybody: bool = False,
 ) -> Op[T | None]:
     """
     Repeat *attempt*, whenever somebody tells of *topic* and from time to time, until it gives something. None: the deadline passed.
@@ -30,22 +35,30 @@ def until(
     Args:
         look: makes a query of the topic's key and the waiter's slot. It gives one row: the seconds until *attempt* should be tried
             in any case, or NULL; how many wait; how many of them have a lower slot than this one.
+        for_everybody: one thing may not be enough for this one, so what is told to it must be told to others as well.
     """
     pauses = waits()
-    ticket: Any = yield Listen(topic)
+    listen = Listen(topic, for_everybody=for_everybody)
+    ticket: Any = yield listen
     try:
-        while (result := (yield from attempt())) is None and not deadline.passed():
-            if ticket.is_told:  # another was faster
-                ticket.spend()
+        while True:
+            was_told = ticket.is_told  # of what it is told while it tries it may have had something else
+            result = yield from attempt()
+            is_chained = was_told and ticket.spend()
+            if result is not None or deadline.passed():
+                break
+            if was_told:  # another was faster
                 ticket.close()
-                ticket = yield Listen(topic)
+                ticket = yield listen
                 continue
             ((due_in, waiting, before),) = yield look(ticket.key, ticket.slot)
-            seconds = pause_seconds(waiting) if ticket.is_settled else next(pauses)
+            seconds = pause_seconds(ticket.waiting(waiting))
+            if not ticket.is_settled:
+                seconds = min(seconds, next(pauses))
             if due_in is not None:
                 seconds = min(seconds, due_pause_seconds(max(due_in, 0.001), before))
             yield Wait(ticket, min(seconds, deadline.remaining()))
-        if result is not None and ticket.spend():
+        if result is not None and is_chained:
             ticket.tell_another()
         return result
     finally:

@@ -18,7 +18,7 @@ from pgstore.core.statement import Statement
 
 CHANNEL: Final = "pgstore"  # of what is meant for everybody; each waiter has another one for itself (`client.waiters`)
 LOCK_CLASS: Final = 0x70677374  # "pgst": the first half of the lock's key
-SLOT_CLASS: Final = 0x70677373  # "pgss": of those who have a slot
+SLOT_CLASS: Final = 0x70677400  # plus the slot: of those who have one
 
 # As a condition in SQL: someone waits for the topic whose key is parameter {key}. The lock is given back at once, also when the
 # transaction goes on: kept until the commit, it would make putters take each other for waiters.

@@ -386,7 +386,13 @@ class Putting(Returning[T]):
         if (yield from attempt()):
             return
         if deadline.passed() or not (
-            yield from until(room_topic(record.id), attempt, deadline, functools.partial(Query, WAITERS))
+            yield from until(
+                room_topic(record.id),
+                attempt,
+                deadline,
+                functools.partial(Query, WAITERS),
+                for_everybody=sum(map(len, cut)) > 1,  # the room for one is no use to it, but may be to another
+            )
         ):
             raise self._full(record)
 

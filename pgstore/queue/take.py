@@ -56,7 +56,6 @@ _DELETE: Final = """
 FIT_FOR_CERTAIN: Final = 8
 SMALL_BYTES: Final = 64 * 1024
 _PAYLOAD_OF: Final = operator.itemgetter(3)
-_SOME: Final = 5  # are taken to wait, as long as nobody has counted
 _WATERMARK: Final = WATERMARK.format(watermark="$4")
 _FITTING: Final = f"""
     CASE WHEN (SELECT sum(pg_catalog.octet_length(o.payload))
@@ -121,7 +120,8 @@ def take_with_options(*, leased: bool, async_commit: bool, notify: bool, many: b
         key, topic = ("$6", "$7") if leased else ("$5", "$6")
         types += " int4 text"
         parts.append(f"woken AS MATERIALIZED ({waking('taken', key=key, topic=topic)})")
-        tail = "LEFT JOIN (SELECT count(*) FROM woken) AS w ON true"
+        # Not a join, which the planner leaves out if nothing of it is selected: then nobody would be woken.
+        tail = "WHERE (SELECT count(*) FROM woken) >= 0"
     return Statement(f"WITH {', '.join(parts)} SELECT {COLUMNS} FROM {source} t {tail}", types)
 
 
@@ -338,8 +338,9 @@ class Taking(Returning[T]):
                     more_due = yield from self._bring_back(record)
                     is_there, is_unasked = True, False
                 if is_there:
+                    was_told = ticket.is_told  # what it is told while it tries is for another
                     rows = yield from self._try_take(record, partition, queue, state, n, lease, durable)
-                    was_told, is_chained = ticket.is_told, ticket.spend()
+                    is_chained = was_told and ticket.spend()
                     if rows:
                         state.is_awaited = was_told
                         if is_chained or is_unasked:
@@ -355,10 +356,10 @@ class Taking(Returning[T]):
                     raise self._empty(timeout, partition)
                 if more_due:
                     continue
+                seconds = pause_seconds(ticket.waiting(waiting))
                 if is_there or not ticket.is_settled:
-                    seconds = next(pauses)  # until it is settled, or who has locked what is there gives it back
-                else:
-                    seconds = pause_seconds(waiting if waiting is not None else _SOME + (ticket.slot or 0))
+                    # Until it is settled, or who has locked what is there gives it back, of which nobody is told.
+                    seconds = min(seconds, next(pauses))
                 if due_in is not None and due_in > 0:
                     seconds = min(seconds, due_pause_seconds(due_in, before or 0))
                 woken = yield Wait(ticket, min(seconds, deadline.remaining()))
@@ -399,7 +400,11 @@ class Taking(Returning[T]):
         durable: bool,
     ) -> Op[Rows]:
         """As long as nobody is told: look again soon, until it is hardly worth it."""
-        masking = state.masking
+        # A ticket of the caller's own: the mask may have been begun by a thread, or by tasks of an event loop, and ended since.
+        masking = yield self._listening(record.id, partition, state, state.swing.gap)
+        if masking.mask is None:
+            state.masking = None
+            return []
         give_up = clock.monotonic() + masking.mask.spin_seconds()
         while not masking.mask.has_ended and clock.monotonic() < give_up and not deadline.passed():
             masking.mask.miss()

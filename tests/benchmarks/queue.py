@@ -584,7 +584,7 @@ def idling(field: Field) -> Iterator[Offer]:
         connections = len({pid for pid, _ in looks})
         return (len(looks) - connections) / IDLE_FOR
 
-    yield Limit("queries of an idle waiting get", queries, 0.2, "/s", rounds_max=1)
+    yield Limit("queries of an idle waiting get", queries, 1.3, "/s", rounds_max=1)
 
 
 # ------------------------------------------------------------------------------------------- old snapshots, long queues

@@ -11,6 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from pgstore.client import waiting as waiting_module
+from pgstore.client.waiters import SLOTS
 from pgstore.client.waking import LOCK_CLASS, SLOT_CLASS
 from pgstore.queue import take as take_module
 
@@ -45,15 +47,15 @@ class Eye:
 
     def slots(self) -> list[int]:
         """Who waits and has a slot of the topic."""
-        return self.locks(SLOT_CLASS)
+        return self.locks(SLOT_CLASS, SLOT_CLASS + SLOTS - 1)
 
-    def locks(self, first: int) -> list[int]:
-        """Who has an advisory lock of two integers, of which the first is *first*."""
+    def locks(self, first: int, last: int | None = None) -> list[int]:
+        """Who has an advisory lock of two integers, of which the first is *first*, or up to *last*."""
         query = (
-            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND granted AND database = "
-            "(SELECT oid FROM pg_database WHERE datname = current_database())"
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid BETWEEN %s AND %s AND granted "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         )
-        return [pid for (pid,) in self.rows(query, first)]
+        return [pid for (pid,) in self.rows(query, first, first if last is None else last)]
 
     def backends(self) -> list[int]:
         """The backends of all others in the database."""
@@ -92,9 +94,10 @@ def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
 
 
 def look_rarely(monkeypatch: Any) -> None:
-    """Waiting takers look by themselves once a minute only: what wakes them earlier is a notification."""
-    monkeypatch.setattr(take_module, "waits", lambda: itertools.repeat(60.0))
-    monkeypatch.setattr(take_module, "pause_seconds", lambda waiting: 60.0)
+    """Who waits looks by himself once a minute only: what wakes him earlier is a notification."""
+    for module in (take_module, waiting_module):
+        monkeypatch.setattr(module, "waits", lambda: itertools.repeat(60.0))
+        monkeypatch.setattr(module, "pause_seconds", lambda waiting: 60.0)
 
 
 class Background:

@@ -203,7 +203,7 @@ def test_waits_grow_until_a_look_is_rare():
     assert times[5] < 0.05
 
 
-@pytest.mark.parametrize("waiting", [1, 2, 5, 20, 50, 64])
+@pytest.mark.parametrize("waiting", [0, 1, 2, 5, 20, 50, 64])
 def test_all_who_wait_look_some_times_a_second_together(waiting):
     """
     One of few looks within a second, in case another was told of an item and is no more.
@@ -211,7 +211,7 @@ def test_all_who_wait_look_some_times_a_second_together(waiting):
     seconds = [pause_seconds(waiting) for _ in range(100)]
 
     assert waiting / (sum(seconds) / 100) <= 13
-    assert max(seconds) <= (1 if 1 < waiting <= 5 else 6)
+    assert max(seconds) <= (1 if waiting <= 5 else 6)
 
 
 def test_each_look_of_a_waiter_is_one_statement_and_the_listener_sends_none(call, queue, monkeypatch):
@@ -295,7 +295,7 @@ def test_waiting_in_a_transaction_that_has_written_wakes_as_well(call, client, q
     entries.hydrate()
     getting = Background(get_in_transaction, call, client, queue, (entries.put, "k", 2))
     until(eye.waiting)
-    until(lambda: transactions_open(eye) == 1)
+    until(lambda: transactions_open(eye) == 1)  # not in the moment of a look
 
     elsewhere.put("item")
 

@@ -10,7 +10,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+import zlib
 from functools import partial
 
 import psycopg
@@ -18,9 +20,11 @@ import pytest
 
 import pgstore
 from pgstore.client import waiters
+from pgstore.client.listener import BlockingListener
 from pgstore.client.waking import LOCK_CLASS, SLOT_CLASS, lock_key
 from pgstore.connection import BlockingConnection
-from pgstore.core.operation import Topic
+from pgstore.core.operation import Listen, Topic
+from pgstore.queue import take as take_module
 from tests.faults.conftest import Background, look_rarely, until
 
 PROMPT = 5.0  # far below the time after which a waiter would look by itself; a busy machine needs some of it
@@ -452,7 +456,7 @@ def test_a_stranger_who_keeps_the_locks_of_those_who_wait_stops_nobody(call, que
     key = lock_key(Topic(store_id(queue), ""))
     locks = {
         "the topic": [(LOCK_CLASS, key)],
-        "all slots": [(SLOT_CLASS, key ^ slot) for slot in range(64)],
+        "all slots": [(SLOT_CLASS + slot, key) for slot in range(waiters.SLOTS)],
         "those with slots": [(0x70677377, key)],
     }[what]
     with psycopg.connect(own_database, autocommit=True) as stranger:
@@ -476,7 +480,7 @@ def test_a_stranger_who_notifies_our_channel_disturbs_nobody(call, queue, elsewh
 
     assert getting.result(PROMPT) == "item"
     waiting = Background(call, queue.get)
-    until(eye.slots)
+    until(lambda: idle(queue._runner) == 1)
     assert eye.slots() == pid, "the same connection"
     elsewhere.put("item")
     waiting.result()
@@ -521,7 +525,7 @@ def test_while_a_taker_is_in_full_swing_nobody_is_told_and_after_it_somebody_is(
     masking, waiting = clients(), clients()
     pgstore.Queue.from_name("queue", client=masking).len()
     with pytest.raises(pgstore.errors.QueueEmpty):
-        pgstore.Queue.from_name("queue", client=masking).get(timeout=0.01)  # from now on it listens
+        pgstore.Queue.from_name("queue", client=masking).get(timeout=0.5)  # from now on it listens
     getting = Background(pgstore.Queue.from_name("queue", client=waiting).get)
     until(lambda: idle(waiting) == 1)
     ticket = mask_of(elsewhere, masking)
@@ -539,7 +543,7 @@ def test_while_a_taker_is_in_full_swing_nobody_is_told_and_after_it_somebody_is(
 def test_a_taker_whose_work_takes_longer_lets_others_be_told(clients, elsewhere, deaf_otherwise):
     masking, waiting = clients(), clients()
     with pytest.raises(pgstore.errors.QueueEmpty):
-        pgstore.Queue.from_name("queue", client=masking).get(timeout=0.01)
+        pgstore.Queue.from_name("queue", client=masking).get(timeout=0.5)
     getting = Background(pgstore.Queue.from_name("queue", client=waiting).get)
     until(lambda: idle(waiting) == 1)
     ticket = mask_of(elsewhere, masking)
@@ -601,6 +605,294 @@ def test_a_flood_is_taken_by_few_and_all_of_it(call, clients, elsewhere):
         each.result()
     assert sorted(taken) == list(range(600))
     until(lambda: not any(each._blocking.listener.registry._masked for each in there))
+
+
+# ----------------------------------------------------------------------------------------------- at the wrong moment
+
+
+class Taker:
+    """Takes what comes, one after the other, until the test ends."""
+
+    def __init__(self, queue):
+        self.taken: list[object] = []
+        self._queue = queue
+        self._thread = Background(self._take)
+
+    def _take(self):
+        while (item := self._queue.get()) is not None:
+            self.taken.append(item)
+
+
+@pytest.fixture
+def taker(queue, clients, deaf_otherwise):
+    there = clients()
+    taker = Taker(pgstore.Queue.from_name("queue", client=there))
+    until(lambda: idle(there) == 1)
+    yield taker
+    queue.put(None)
+
+
+def put_until_told(elsewhere, taker, is_told):
+    """Put items, until one is not *taker*'s because another was told of it. Returns that."""
+    for number in itertools.count(1):
+        elsewhere.put(number)
+        until(lambda number=number: number in taker.taken or is_told())
+        if is_told():
+            return number
+    raise AssertionError("unreachable")
+
+
+def test_what_a_get_is_told_of_while_it_takes_something_else_is_passed_on(
+    client,
+    queue,
+    elsewhere,
+    taker,
+    deaf_otherwise,
+    eye,
+    monkeypatch,
+):
+    """
+    It found the first item by itself; of the second nobody else knows.
+    """
+    original = pgstore.Queue._try_take
+    left: list[int] = []
+
+    def try_take(self, record, *args):
+        rows = yield from original(self, record, *args)
+        if self is queue and rows and not left:
+            assert idle(client) == 1, "it has registered, and nobody has told it of what it found"
+            left.append(put_until_told(elsewhere, taker, lambda: not idle(client)))
+        return rows
+
+    monkeypatch.setattr(pgstore.Queue, "_try_take", try_take)
+    queue._state_of(store_id(queue)).partition("", client.servers_seen).is_awaited = True  # so it registers at once
+    # As by one who saw nobody.
+    eye.rows(
+        "INSERT INTO pgstore.queue_item (store_id, partition, codec, payload) VALUES (%s, '', 'j', '0')",
+        store_id(queue),
+    )
+
+    assert queue.get() == 0
+
+    until(lambda: left and left[0] in taker.taken, PROMPT)
+
+
+def test_what_one_who_comes_back_was_to_take_is_passed_on_if_it_fails_before_it_looks(
+    client,
+    queue,
+    elsewhere,
+    taker,
+    deaf_otherwise,
+    monkeypatch,
+):
+    monkeypatch.setattr(waiters, "_KEPT_SECONDS", 60.0)
+    with pytest.raises(pgstore.errors.QueueEmpty):
+        queue.get(timeout=0.5)
+    listener = client._blocking.listener
+    (entry,) = listener.registry._entries.values()
+    left = put_until_told(elsewhere, taker, lambda: entry.pending is not None)
+
+    ticket = listener.register(Listen(Topic(store_id(queue), "")))
+    ticket.close()  # interrupted
+
+    until(lambda: left in taker.taken, PROMPT)
+
+
+def test_one_who_has_waited_alone_is_there_within_a_second_for_an_item_that_a_stopped_one_was_told_of(
+    worker,
+    queue,
+    eye,
+):
+    """
+    It does not know of the other, who came later.
+    """
+    alone = worker()
+    until(lambda: len(eye.slots()) == 1)
+    time.sleep(2.2)  # until it has looked how many wait
+    stopped = worker()
+    until(lambda: len(eye.slots()) == 2)
+    stopped.send_signal(signal.SIGSTOP)
+    for number in range(4):
+        began = time.monotonic()
+        queue.put(number)
+        assert alone.stdout.readline() == f"{number}\n"
+        assert time.monotonic() - began < 3.0  # the second, and what a busy machine takes
+
+
+def test_an_item_that_a_transaction_gives_back_is_taken_within_a_second(
+    call,
+    client,
+    queue,
+    elsewhere,
+    monkeypatch,
+):
+    """
+    Nobody tells of a rollback, so who knows that something is there but locked looks as often as others do.
+    """
+    monkeypatch.setattr(take_module, "waits", lambda: itertools.repeat(60.0))
+    elsewhere.put("item")
+    with contextlib.suppress(ZeroDivisionError), elsewhere._runner.transaction():
+        assert elsewhere.get() == "item"
+        getting = Background(call, queue.get)
+        until(lambda: idle(client) == 1)
+        time.sleep(0.5)
+        assert getting.running
+        raise ZeroDivisionError
+
+    assert getting.result(PROMPT) == "item"
+
+
+def test_topics_whose_keys_are_close_do_not_take_each_others_wake_ups(
+    clients,
+    queue,
+    elsewhere,
+    deaf_otherwise,
+):
+    """
+    Of some thousand topics two have keys of which only the last bits differ.
+    """
+    number = store_id(queue)
+    seen: dict[int, str] = {}
+    for partition in map(str, itertools.count()):
+        rest = zlib.crc32(f"{number}/{partition}".encode()) >> 6
+        if rest in seen:
+            break
+        seen[rest] = partition
+    close = seen[rest]
+    assert lock_key(Topic(number, close)) ^ lock_key(Topic(number, partition)) < waiters.SLOTS
+    there = [clients() for _ in range(4)]
+    others = [Background(pgstore.Queue.from_name("queue", client=each).get, partition=close) for each in there[:3]]
+    until(lambda: sum(map(idle, there)) == 3)
+    for item in range(12):
+        getting = Background(pgstore.Queue.from_name("queue", client=there[3]).get, partition=partition)
+        until(lambda: idle(there[3]) == 1)
+
+        elsewhere.put(item, partition=partition)
+
+        assert getting.result(PROMPT) == item
+    elsewhere.put_many(range(3), partition=close)
+    for each in others:
+        each.result(PROMPT)
+
+
+def test_room_for_one_is_not_lost_on_a_putter_that_wants_more(clients, deaf_otherwise):
+    queue = pgstore.Queue.from_name("narrow", create_if_missing=True, maxsize=4, client=clients())
+    queue.put_many(range(4))
+    there = [clients() for _ in range(2)]
+    many = Background(pgstore.Queue.from_name("narrow", client=there[0]).put_many, "abcd")
+    until(lambda: idle(there[0]) == 1)
+    for item in range(8):
+        putting = Background(pgstore.Queue.from_name("narrow", client=there[1]).put, item)
+        until(lambda: idle(there[1]) == 1)
+
+        queue.get()
+
+        putting.result(PROMPT)
+    queue.get_many(4)
+    many.result(PROMPT)
+
+
+def test_a_mask_of_a_thread_and_takers_of_an_event_loop_go_together(client, queue):
+    """
+    A client may be used by both, and of one partition it knows one mask.
+    """
+    with pytest.raises(pgstore.errors.QueueEmpty):
+        queue.get(timeout=0.5)
+    state = queue._state_of(store_id(queue)).partition("", client.servers_seen)
+    state.masking = mask_of(queue, client)
+    keeping = Background(keep_masked, state.masking)
+    state.is_awaited = False
+
+    async def take():
+        with pytest.raises(pgstore.errors.QueueEmpty):
+            await queue.get.aio(timeout=0.3)
+        await queue.put.aio("item")
+        return await queue.get.aio()
+
+    assert asyncio.run(take()) == "item"
+    with contextlib.suppress(AttributeError):
+        state.masking.close()
+    for entry in list(client._blocking.listener.registry._masked):
+        entry.mask.has_ended = True
+    keeping.result()
+
+
+def test_one_who_waits_while_the_client_is_closed_still_gets_what_comes(
+    call,
+    clients,
+    elsewhere,
+    deaf_otherwise,
+):
+    """
+    By looking once a second: nobody listens for it any more.
+    """
+    there = clients()
+    getting = Background(call, pgstore.Queue.from_name("queue", client=there).get)
+    until(lambda: idle(there) == 1)
+    listeners = [each.listener for each in (there._blocking, *there._loops.values())]
+
+    there.close()
+    for listener in listeners[1:]:
+        listener._task.get_loop().call_soon_threadsafe(lambda: asyncio.ensure_future(there.aclose()))
+        until(listener._task.done)
+    elsewhere.put("item")
+
+    assert getting.result(PROMPT) == "item"
+
+
+def test_a_listener_that_does_not_read_its_pipe_keeps_nobody(monkeypatch):
+    """
+    As long as the server is away it tries to connect; who comes and goes meanwhile fills the pipe.
+    """
+    is_over = threading.Event()
+
+    def connect():
+        is_over.wait()
+        raise pgstore.errors.StoreUnavailable("away")
+
+    listener = BlockingListener(connect)
+    asking = Background(listener.register, Listen(Topic(1, "x")))
+    until(lambda: listener._wake_pipe)
+    waking = Background(lambda: [listener._wake_thread() for _ in range(100_000)])
+
+    waking.result()
+    asking.result()
+    is_over.set()
+    listener.close()
+
+
+def test_a_client_that_waits_for_very_many_topics_hears_of_them_whoever_asks_for_it_just_then(
+    client,
+    queue,
+    own_database,
+    eye,
+    monkeypatch,
+):
+    """
+    A put asks by trying the lock of those who do, which nobody else gets in that moment.
+    """
+    monkeypatch.setattr(waiters, "SLOTTED_TOPICS_MAX", 2)
+    hold = f"""
+        DO $$ DECLARE until timestamptz := clock_timestamp() + interval '2 s'; BEGIN
+            WHILE clock_timestamp() < until LOOP
+                IF pg_try_advisory_lock({waiters.EVERYBODY_CLASS}, 0) THEN
+                    FOR i IN 1 .. 100 LOOP NULL; END LOOP;
+                    PERFORM pg_advisory_unlock({waiters.EVERYBODY_CLASS}, 0);
+                END IF;
+                FOR i IN 1 .. 100 LOOP NULL; END LOOP;
+            END LOOP;
+        END $$
+    """
+    with psycopg.connect(own_database, autocommit=True) as asking:
+        asks = Background(asking.execute, hold)
+        getting = [Background(queue.get, partition=str(number)) for number in range(4)]
+        until(lambda: idle(client) == 4)
+        asks.result()
+    assert eye.locks(waiters.EVERYBODY_CLASS)
+    for number in range(4):
+        queue.put(number, partition=str(number))
+    for each in getting:
+        each.result(PROMPT)
 
 
 # ------------------------------------------------------------------------------------------------------------- chaos
