@@ -636,7 +636,7 @@ def put_until_told(elsewhere, taker, is_told):
     """Put items, until one is not *taker*'s because another was told of it. Returns that."""
     for number in itertools.count(1):
         elsewhere.put(number)
-        until(lambda number=number: number in taker.taken or is_told())
+        until(partial(lambda number: number in taker.taken or is_told(), number))
         if is_told():
             return number
     raise AssertionError("unreachable")
@@ -753,12 +753,12 @@ def test_topics_whose_keys_are_close_do_not_take_each_others_wake_ups(
     """
     number = store_id(queue)
     seen: dict[int, str] = {}
-    for partition in map(str, itertools.count()):
+    partition, close = "", None
+    while close is None:
+        partition = str(len(seen))
         rest = zlib.crc32(f"{number}/{partition}".encode()) >> 6
-        if rest in seen:
-            break
+        close = seen.get(rest)
         seen[rest] = partition
-    close = seen[rest]
     assert lock_key(Topic(number, close)) ^ lock_key(Topic(number, partition)) < waiters.SLOTS
     there = [clients() for _ in range(4)]
     others = [Background(pgstore.Queue.from_name("queue", client=each).get, partition=close) for each in there[:3]]
@@ -853,7 +853,12 @@ def test_a_listener_that_does_not_read_its_pipe_keeps_nobody(monkeypatch):
     listener = BlockingListener(connect)
     asking = Background(listener.register, Listen(Topic(1, "x")))
     until(lambda: listener._wake_pipe)
-    waking = Background(lambda: [listener._wake_thread() for _ in range(100_000)])
+
+    def wake_often():
+        for _ in range(100_000):
+            listener._wake_thread()
+
+    waking = Background(wake_often)
 
     waking.result()
     asking.result()
