@@ -25,6 +25,7 @@ A slot is kept for a moment after its waiter was woken: most come back, and find
 
 from __future__ import annotations
 
+import abc
 import collections
 import functools
 import itertools
@@ -84,7 +85,7 @@ def due_pause_seconds(due_in: float, before: int) -> float:
 # ---------------------------------------------------------------------------------------------------------- who waits
 
 
-class Ticket:
+class Ticket(abc.ABC):
     """One waiter: a thread or a task that sleeps until it is told."""
 
     __slots__ = (
@@ -149,9 +150,9 @@ class Ticket:
         self.is_told, self.is_chained = True, is_chained
         self.wake()
 
+    @abc.abstractmethod
     def wake(self) -> None:
         """Have it look."""
-        raise NotImplementedError
 
     def hear(self, news: str | None) -> None:
         """Note what everybody is told; None: it may have been anything."""
