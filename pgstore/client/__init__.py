@@ -5,8 +5,8 @@
 - `transaction`: blocks. Below it `root`: the one real transaction; `block_savepoint`: what undoes a joined block; `scope` and
   `generators`: for which code a transaction is the current one. `undo` and `notifications`: what is done at its end.
 - `history`: which past of a database is meant; `session`: what must not outlive this process.
-- `waiters`: who waits for what other clients do, and who is told; `listener`: the connections on which that is heard; `waking`:
-  telling; `waiting`: trying again when told; `mask`: when nobody has to be told.
+- `waiters`: who waits for what other clients do, and who is told; `tickets`: one of them, and `pauses` how long it sleeps;
+  `listener`: the connections on which it is told; `waking`: telling; `waiting`: trying again when told; `mask`: when none is.
 - `scheduler`: what is done later, off every caller's path.
 
 What happens at COMMIT: the `Transaction` calls its commit hooks (`core.operation.CommitHook`), in one order everywhere, so that no

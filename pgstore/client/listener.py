@@ -26,7 +26,8 @@ import psycopg
 from psycopg import pq
 
 from pgstore import errors
-from pgstore.client.waiters import LISTEN, Registry, Ticket
+from pgstore.client.tickets import Ticket
+from pgstore.client.waiters import LISTEN, Registry
 from pgstore.client.waking import CHANNEL
 from pgstore.connection import AsyncConnection, BlockingConnection, BrokenConnection, Connection
 from pgstore.core import clock

@@ -25,203 +25,30 @@ A slot is kept for a moment after its waiter was woken: most come back, and find
 
 from __future__ import annotations
 
-import abc
 import collections
 import functools
 import itertools
-import random
 import re
 import threading
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 from pgstore.client.mask import BEHIND_SECONDS, BUSY_SECONDS, MASK_BEGIN, MASK_END, Mask
-from pgstore.client.waking import CHANNEL, SOMEONE_WAITS, lock_key
+from pgstore.client.pauses import waits
+from pgstore.client.tickets import NEVER, Entry, Ticket
+from pgstore.client.waking import CHANNEL, SOMEONE_WAITS
 from pgstore.connection import Connection
 from pgstore.core import clock
-from pgstore.core.operation import Listen, Query, Topic
+from pgstore.core.operation import Listen, Query
 from pgstore.core.statement import Statement
 from pgstore.core.steps import Steps
 
 SLOTTED_TOPICS_MAX: Final = 100  # a client that waits for more has one lock for each and is told with everybody
 _KEPT_SECONDS: Final = 0.002  # a slot, after its last waiter was woken
 _FORGOTTEN_SECONDS: Final = 1.0  # after which nothing is remembered of a topic that nobody waits for
-_FIRST_WAIT_SECONDS: Final = 0.001
-_LONGEST_WAIT_SECONDS: Final = 6.0
-_LOOKS_A_SECOND: Final = 5.0  # of all who wait for a topic
 _ANSWER_SECONDS: Final = 1.0  # at most, between looks for those who rely on us
-_SOME: Final = 5  # are taken to wait, as long as nobody has counted
-SLOTS: Final = 64  # of a topic
-_DUE_STEP_SECONDS: Final = 0.2
 EVERYBODY_CLASS: Final = 0x7067736F  # "pgso"
 _LOCK_ATTEMPTS: Final = 20
-NEWS_MAX: Final = 1000  # that one who hears of everything may leave unread
-_NEVER: Final = float("inf")
-
-
-def waits() -> Iterator[float]:
-    """How long to wait before each further look, as long as nothing is settled."""
-    seconds = _FIRST_WAIT_SECONDS
-    while True:
-        yield seconds
-        seconds = min(seconds * 1.6, _LONGEST_WAIT_SECONDS)
-
-
-def pause_seconds(waiting: int) -> float:
-    """
-    How long one of so many who wait sleeps before it looks unasked.
-
-    No longer if it seems to be the only one: another may come, be told, and be killed.
-    """
-    return min(max(1.0, waiting / _LOOKS_A_SECOND), _LONGEST_WAIT_SECONDS) * random.uniform(0.8, 1.0)
-
-
-def due_pause_seconds(due_in: float, before: int) -> float:
-    """How long one sleeps before it brings back what is due in *due_in*, where *before* others do so first."""
-    return due_in + before * _DUE_STEP_SECONDS
-
-
-# ---------------------------------------------------------------------------------------------------------- who waits
-
-
-class Ticket(abc.ABC):
-    """One waiter: a thread or a task that sleeps until it is told."""
-
-    __slots__ = (
-        "__weakref__",
-        "_registry",
-        "closed",
-        "entry",
-        "is_chained",
-        "is_told",
-        "looked",
-        "mask",
-        "news",
-        "topic",
-    )
-
-    def __init__(self, registry: Registry, topic: Topic) -> None:
-        self._registry = registry
-        self.topic = topic
-        self.entry: Entry | None = None  # None: nothing can be heard, so its owner polls
-        self.looked: tuple[Any, ...] | None = None  # what the look at its registration found; taken by its owner
-        self.is_told = False  # there is something for it, which it has not tried to take yet
-        self.is_chained = False  # if it takes something it is to tell another
-        self.closed = False
-        self.mask: Mask | None = None  # it does not wait, but takes
-        self.news: collections.deque[str | None] = collections.deque(maxlen=NEWS_MAX)  # what everybody is told, unread
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether whoever commits from now on has seen us."""
-        return self.entry is not None and self.entry.is_settled
-
-    def settle(self) -> None:
-        """A look found nobody inserting."""
-        if self.entry is not None and self.entry.is_registered:
-            self.entry.is_settled = True
-
-    @property
-    def slot(self) -> int | None:
-        return None if self.entry is None or not self.entry.is_registered else self.entry.slot
-
-    @property
-    def listening(self) -> int:
-        """How many listen for this, at least: low slots are taken first. Also when its own has just been given up."""
-        return 1 if self.entry is None else 1 + (self.entry.slot or 0)
-
-    def waiting(self, counted: int | None) -> int:
-        """
-        How many wait for this: so many were *counted*, if they were.
-
-        One without a slot is told with everybody, so it matters little whether another who was told is no more: as if there were
-        many. As many as there are topics, for a client that waits alone for each of them would look as often as all together.
-        """
-        if self.is_settled and self.slot is None:
-            return SLOTS
-        return max(_SOME + (self.slot or 0) if counted is None else counted, self._registry.topics)
-
-    @property
-    def key(self) -> int:
-        return lock_key(self.topic)
-
-    def tell(self, *, is_chained: bool) -> None:
-        self.is_told, self.is_chained = True, is_chained
-        self.wake()
-
-    @abc.abstractmethod
-    def wake(self) -> None:
-        """Have it look."""
-
-    def hear(self, news: str | None) -> None:
-        """Note what everybody is told; None: it may have been anything."""
-        if len(self.news) == NEWS_MAX:
-            self.news.clear()
-            news = None
-        self.news.append(news)
-        self.wake()
-
-    def spend(self) -> bool:
-        """It has tried to take what it was told of. Returns whether it is to tell another if it took something."""
-        is_chained, self.is_told, self.is_chained = self.is_chained, False, False
-        return is_chained
-
-    def take_news(self) -> list[str | None]:
-        """What everybody was told since, one at a time."""
-        return [self.news.popleft()] if self.news else []
-
-    def tell_another(self) -> None:
-        """There may be more than it took."""
-        self._registry.tell_another(self)
-
-    def close(self) -> None:
-        """End the registration. Never blocks."""
-        self._registry.remove(self)
-
-
-class Entry:
-    """A topic that tickets of this client wait for, and what the server knows of that."""
-
-    __slots__ = (
-        "__weakref__",
-        "begin",
-        "channel",
-        "for_everybody",
-        "how",
-        "idle",
-        "is_registered",
-        "is_settled",
-        "kept_until",
-        "key",
-        "look",
-        "look_at",
-        "mask",
-        "pauses",
-        "pending",
-        "slot",
-        "topic",
-    )
-
-    def __init__(self, topic: Topic, *, for_everybody: bool) -> None:
-        self.topic = topic
-        self.key = lock_key(topic)
-        self.for_everybody = for_everybody
-        self.how = ""  # how it is registered, or was last: _WITH_SLOT, _FOR_EVERYBODY or _WITHOUT_SLOT
-        self.begin: Query | None = None
-        self.look: Query | None = None
-        self.idle: weakref.WeakValueDictionary[int, Ticket] = (
-            weakref.WeakValueDictionary()
-        )  # in the order of their coming
-        self.is_registered = False
-        self.is_settled = False
-        self.slot: int | None = None  # the one that it has, or had last
-        self.channel: int | None = None
-        self.kept_until = _NEVER  # when it is given up, or forgotten; never while anybody waits
-        self.pending: bool | None = None  # told while nobody was idle: whether with is_chained
-        self.look_at = _NEVER  # when the listener looks, for one that has left and on whom others rely
-        self.mask: Mask | None = None
-        self.pauses: Iterator[float] = iter(())
 
 
 # ------------------------------------------------------------------------------------ what the session tells the server
@@ -343,12 +170,12 @@ class Registry:
         return len(tickets)
 
     def _use(self, entry: Entry) -> None:
-        entry.kept_until = _NEVER
+        entry.kept_until = NEVER
         self._unused.pop(entry, None)
 
     def _leave(self, entry: Entry) -> None:
         """Nobody waits for *entry* any more."""
-        if entry.kept_until == _NEVER:
+        if entry.kept_until == NEVER:
             entry.kept_until = clock.monotonic() + (_FORGOTTEN_SECONDS if entry.for_everybody else _KEPT_SECONDS)
             self._unused[entry] = None
 
@@ -514,7 +341,7 @@ class Registry:
             ]
             due += [entry.look_at for entry in self._answering]
             due += [entry.mask.due for entry in self._masked if entry.mask is not None]
-        return min(1.0, max(0.0, min(due, default=_NEVER) - clock.monotonic()))
+        return min(1.0, max(0.0, min(due, default=NEVER) - clock.monotonic()))
 
     @staticmethod
     def _due(entry: Entry) -> float:
@@ -551,7 +378,7 @@ class Registry:
                 mask.has_ended = True
                 if mask.is_held:
                     self._answer(entry)
-            if not entry.idle and entry.kept_until == _NEVER:
+            if not entry.idle and entry.kept_until == NEVER:
                 self._leave(entry)
 
     def _answer(self, entry: Entry) -> None:
@@ -597,7 +424,7 @@ class Registry:
 
     def _forget(self, connection: Connection, entry: Entry) -> Steps[None]:
         with self.lock:
-            if entry.kept_until == _NEVER or entry.is_registered:
+            if entry.kept_until == NEVER or entry.is_registered:
                 return
             del self._unused[entry]
             self._entries.pop((entry.topic.payload, entry.for_everybody), None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from pgstore.client.waiters import due_pause_seconds, pause_seconds, waits
+from pgstore.client.pauses import due_pause_seconds, pause_seconds, waits
 from pgstore.core.clock import Deadline
 from pgstore.core.operation import Listen, Op, Query, Topic, Wait
 from pgstore.core.statement import Statement

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from pgstore import errors
-from pgstore.client.waiters import waits
+from pgstore.client.pauses import waits
 from pgstore.core.clock import Deadline
 from pgstore.core.limit import bounded_by
 from pgstore.core.operation import Listen, Op, Query, Rows, Wait

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.client.notifications import in_transaction
-from pgstore.client.waiters import waits
+from pgstore.client.pauses import waits
 from pgstore.core.clock import Deadline
 from pgstore.core.limit import bounded_by
 from pgstore.core.operation import Listen, Op, PagedIterator, Query, Rows, Topic, Wait, operation

@@ -13,7 +13,7 @@ from typing import Any, Final
 from pgstore import errors
 from pgstore.client.mask import RETRY_SECONDS, SPIN_SECONDS
 from pgstore.client.notifications import Notifications, in_transaction
-from pgstore.client.waiters import due_pause_seconds, pause_seconds, waits
+from pgstore.client.pauses import due_pause_seconds, pause_seconds, waits
 from pgstore.client.waking import lock_key
 from pgstore.core import clock
 from pgstore.core.batches import BATCH_BYTES, batches

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from pgstore.client import waiting as waiting_module
-from pgstore.client.waiters import SLOTS
+from pgstore.client.tickets import SLOTS
 from pgstore.client.waking import LOCK_CLASS, SLOT_CLASS
 from pgstore.queue import take as take_module
 

@@ -14,7 +14,7 @@ import pgstore
 from pgstore import connection
 from pgstore.client import listener
 from pgstore.client.listener import AsyncTicket, BlockingTicket
-from pgstore.client.waiters import pause_seconds, waits
+from pgstore.client.pauses import pause_seconds, waits
 from pgstore.core import operation
 from pgstore.errors import InvalidError
 from pgstore.queue import take as take_module

@@ -21,6 +21,7 @@ import pytest
 import pgstore
 from pgstore.client import waiters
 from pgstore.client.listener import BlockingListener
+from pgstore.client.tickets import SLOTS
 from pgstore.client.waking import LOCK_CLASS, SLOT_CLASS, lock_key
 from pgstore.connection import BlockingConnection
 from pgstore.core.operation import Listen, Topic
@@ -456,7 +457,7 @@ def test_a_stranger_who_keeps_the_locks_of_those_who_wait_stops_nobody(call, que
     key = lock_key(Topic(store_id(queue), ""))
     locks = {
         "the topic": [(LOCK_CLASS, key)],
-        "all slots": [(SLOT_CLASS + slot, key) for slot in range(waiters.SLOTS)],
+        "all slots": [(SLOT_CLASS + slot, key) for slot in range(SLOTS)],
         "those with slots": [(0x70677377, key)],
     }[what]
     with psycopg.connect(own_database, autocommit=True) as stranger:
@@ -759,7 +760,7 @@ def test_topics_whose_keys_are_close_do_not_take_each_others_wake_ups(
         rest = zlib.crc32(f"{number}/{partition}".encode()) >> 6
         close = seen.get(rest)
         seen[rest] = partition
-    assert lock_key(Topic(number, close)) ^ lock_key(Topic(number, partition)) < waiters.SLOTS
+    assert lock_key(Topic(number, close)) ^ lock_key(Topic(number, partition)) < SLOTS
     there = [clients() for _ in range(4)]
     others = [Background(pgstore.Queue.from_name("queue", client=each).get, partition=close) for each in there[:3]]
     until(lambda: sum(map(idle, there)) == 3)

@@ -125,7 +125,7 @@ def test_of_very_many_inodes_it_is_told_that_it_may_be_any(call, files, client, 
 
 
 def test_who_leaves_too_much_unread_is_told_that_it_may_be_anything(call, files, client_elsewhere, monkeypatch):
-    monkeypatch.setattr("pgstore.client.waiters.NEWS_MAX", 3)
+    monkeypatch.setattr("pgstore.client.tickets.NEWS_MAX", 3)
     write(files, "a")
     listening = listen(call, files, client_elsewhere)
     for ino in range(5):
