@@ -1,0 +1,247 @@
+"""What a mount serves: `Files`, the verbs of a file system on inode numbers and names. No paths, and nothing of the kernel's.
+
+All methods block, and are called by several threads at once. They fail with an `OSError` whose errno the program is given, or with
+one of pgstore's errors. Names are bytes, 1 to 255 of them, without `/` and NUL, and never `.` or `..`. Whoever calls has checked
+permissions (the kernel does), the kinds of what is named where the kernel knows them, and that the mount may be written to.
+
+Numbers of inodes are never used twice, so that nobody has to count what the kernel remembers of them.
+"""
+
+from __future__ import annotations
+
+import abc
+import errno
+from collections.abc import Sequence
+from typing import Final, NamedTuple, TypeAlias
+
+from pgstore.fs.model import ROOT
+
+Bytes: TypeAlias = bytes | bytearray | memoryview
+
+
+class Attributes(NamedTuple):
+    """What stat(2) tells of an inode."""
+
+    ino: int
+    kind: str
+    """FILE, DIRECTORY, SYMLINK, FIFO, SOCKET … of `fs.model`."""
+    mode: int
+    """Permission bits, without the type."""
+    uid: int
+    gid: int
+    size_bytes: int
+    link_count: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    device: int = 0
+    """Of device nodes: the device, as stat(2) has it in st_rdev."""
+
+
+class AttributeChange(NamedTuple):
+    """New values; None: as it was. Setting any also sets ctime."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+class Owner(NamedTuple):
+    """Whom something new belongs to."""
+
+    uid: int
+    gid: int
+
+
+class Caching(NamedTuple):
+    """How many seconds the kernel may believe what it was told, unless it is told otherwise (`Kernel`)."""
+
+    names: float
+    attributes: float
+    missing: float
+    """Of a name: that there is no such."""
+
+
+class Statistics(NamedTuple):
+    """What statfs(2) tells. A database does not know how much more it can hold: the free space is that of the stage."""
+
+    block_bytes: int
+    blocks: int
+    blocks_free: int
+    inodes: int
+    inodes_free: int
+
+
+NO_CACHING: Final = Caching(0.0, 0.0, 0.0)
+
+
+class Missing:
+    """In place of attributes: it is known that there is no such name."""
+
+
+MISSING: Final = Missing()
+
+
+class Kernel(abc.ABC):
+    """What `Files` tell the kernel to forget, since others have changed it. Never from a thread that serves a request."""
+
+    @abc.abstractmethod
+    def forget_attributes(self, ino: int) -> None: ...
+
+    @abc.abstractmethod
+    def forget_contents(self, ino: int) -> None:
+        """All pages, and the attributes."""
+
+    @abc.abstractmethod
+    def forget_name(self, directory: int, name: bytes) -> None:
+        """What the name leads to, or that it leads nowhere."""
+
+
+class OpenFile(abc.ABC):
+    """An open file: what open(2) has returned, with all its copies by dup(2) and fork(2)."""
+
+    ino: int
+    keep_cache = False
+    """Whether the pages that the kernel has of the file are still right."""
+    needs_flush = True
+    """Whether `flush` does something."""
+
+    @abc.abstractmethod
+    def read(self, offset: int, length: int) -> Sequence[Bytes]:
+        """The bytes from *offset* on: *length* of them, fewer only at the end of the file."""
+
+    def read_now(self, offset: int, length: int) -> Sequence[Bytes] | None:
+        """`read`, if that need not wait for anybody; else None."""
+        return None
+
+    def write(self, offset: int, data: Bytes) -> None:
+        """Write all of *data* at *offset*; with O_APPEND where the end is. *data* is used again after the call."""
+        raise OSError(errno.EBADF, "not open for writing")
+
+    def write_now(self, offset: int, data: Bytes) -> bool:
+        """`write`, if that need not wait for anybody. Returns whether it was done."""
+        return False
+
+    def allocate(self, mode: int, offset: int, length: int) -> None:
+        """fallocate(2): *mode* is 0 or of FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE."""
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    def seek(self, offset: int, whence: int) -> int:
+        """lseek(2) with SEEK_DATA or SEEK_HOLE."""
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    def copy_to(self, offset: int, target: OpenFile, target_offset: int, length: int) -> int:
+        """copy_file_range(2) into *target*, which may be the same file. Returns how many bytes were copied."""
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    def flush(self) -> None:
+        """A program closes one of its descriptors. What an earlier write could not do is an error here."""
+
+    @abc.abstractmethod
+    def sync(self) -> None:
+        """Return when what was written is on the server's disk."""
+
+    @abc.abstractmethod
+    def release(self) -> None:
+        """The last descriptor is closed, and nobody hears of errors any more."""
+
+
+class Files(abc.ABC):
+    """A file system that can be mounted."""
+
+    root: int = ROOT
+    read_only: bool = False
+
+    @property
+    @abc.abstractmethod
+    def caching(self) -> Caching: ...
+
+    def begin(self, kernel: Kernel) -> None:
+        """Is mounted; *kernel* is told from now on what others change."""
+
+    def end(self) -> None:
+        """Is not mounted any more, and everything was released: keep what is not kept yet."""
+
+    # -------------------------------------------------------------------------------------------- names and attributes
+
+    def attributes_now(self, ino: int) -> Attributes | None:
+        """`attributes`, if that need not wait for anybody; else None."""
+        return None
+
+    def look_up_now(self, directory: int, name: bytes) -> Attributes | Missing | None:
+        """`look_up`, if that need not wait for anybody; else None."""
+        return None
+
+    @abc.abstractmethod
+    def attributes(self, ino: int) -> Attributes: ...
+
+    @abc.abstractmethod
+    def look_up(self, directory: int, name: bytes) -> Attributes | Missing:
+        """What *name* leads to, a symbolic link itself. `..` is not asked for, but `parent`."""
+
+    @abc.abstractmethod
+    def parent(self, directory: int) -> int: ...
+
+    @abc.abstractmethod
+    def names(self, directory: int, after: bytes, count: int) -> list[tuple[bytes, Attributes]]:
+        """The first *count* names that come after *after* in the order of their bytes; fewer only at the end."""
+
+    @abc.abstractmethod
+    def set_attributes(self, ino: int, change: AttributeChange) -> Attributes: ...
+
+    @abc.abstractmethod
+    def truncate(self, ino: int, size: int, file: OpenFile | None) -> Attributes:
+        """*file*: through which it is asked for, if it is open."""
+
+    # --------------------------------------------------------------------------------------------------------- making
+
+    @abc.abstractmethod
+    def make(self, directory: int, name: bytes, kind: str, mode: int, owner: Owner, device: int = 0) -> Attributes:
+        """mkdir(2), mknod(2)."""
+
+    @abc.abstractmethod
+    def make_symbolic_link(self, directory: int, name: bytes, target: bytes, owner: Owner) -> Attributes: ...
+
+    @abc.abstractmethod
+    def read_link(self, ino: int) -> bytes: ...
+
+    @abc.abstractmethod
+    def link(self, ino: int, directory: int, name: bytes) -> Attributes: ...
+
+    @abc.abstractmethod
+    def remove(self, directory: int, name: bytes) -> None:
+        """unlink(2)."""
+
+    @abc.abstractmethod
+    def remove_directory(self, directory: int, name: bytes) -> None: ...
+
+    @abc.abstractmethod
+    def rename(self, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int) -> None:
+        """renameat2(2): *flags* is 0, RENAME_NOREPLACE or RENAME_EXCHANGE."""
+
+    # -------------------------------------------------------------------------------------------- extended attributes
+
+    @abc.abstractmethod
+    def extended_attributes(self, ino: int) -> dict[bytes, bytes]: ...
+
+    @abc.abstractmethod
+    def set_extended_attribute(self, ino: int, name: bytes, value: bytes | None, flags: int) -> None:
+        """setxattr(2) with its *flags*; *value* None: removexattr(2)."""
+
+    # ------------------------------------------------------------------------------------------------------- contents
+
+    @abc.abstractmethod
+    def open(self, ino: int, flags: int) -> OpenFile:
+        """*flags*: those of open(2), with O_TRUNC, without O_CREAT and O_EXCL."""
+
+    @abc.abstractmethod
+    def create(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> tuple[Attributes, OpenFile]:
+        """open(2) with O_CREAT of a name that the kernel does not know: make the file, or open it (an error with O_EXCL)."""
+
+    def sync(self) -> None:
+        """Return when all that was done is on the server's disk: fsync(2) of a directory, syncfs(2)."""
+
+    @abc.abstractmethod
+    def statistics(self) -> Statistics: ...
