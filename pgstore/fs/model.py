@@ -22,6 +22,8 @@ DIRECTORY: Final = "d"
 SYMLINK: Final = "l"
 FIFO: Final = "p"
 SOCKET: Final = "s"
+CHARACTER_DEVICE: Final = "c"
+BLOCK_DEVICE: Final = "b"
 
 # Columns of an inode: what a copy takes over; and what a row for a new version does, beside its ctime.
 COPIED_COLUMNS: Final = "kind, mode, uid, gid, size_bytes, blob_id, link_target, inline_data, xattrs"

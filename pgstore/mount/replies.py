@@ -1,0 +1,99 @@
+"""Attributes as the kernel has them: stat(2)'s numbers, and how long they may be believed."""
+
+from __future__ import annotations
+
+import stat
+from typing import Final
+
+from pgstore.fs.model import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FILE, SOCKET, SYMLINK
+from pgstore.mount import kernel
+from pgstore.mount.protocol import Attributes, Caching
+
+TYPE_OF_KIND: Final = {
+    FILE: stat.S_IFREG,
+    DIRECTORY: stat.S_IFDIR,
+    SYMLINK: stat.S_IFLNK,
+    FIFO: stat.S_IFIFO,
+    SOCKET: stat.S_IFSOCK,
+    CHARACTER_DEVICE: stat.S_IFCHR,
+    BLOCK_DEVICE: stat.S_IFBLK,
+}
+KIND_OF_TYPE: Final = {number: kind for kind, number in TYPE_OF_KIND.items()}
+
+# Programs take it for the size of their buffers. A request costs more than the memory does: above 4 KiB they make fewer.
+BLOCK_BYTES: Final = 65536
+
+_SECOND: Final = 1_000_000_000
+
+
+class Replies:
+    """
+    What the kernel is told of inodes.
+
+    Args:
+        root: the inode that is mounted. The kernel's number for it is always 1.
+    """
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._validity_of: Caching | None = None
+        self._validity: tuple[int, int, int, int] = (0, 0, 0, 0)
+        self._missing = b""
+
+    def attributes(self, attributes: Attributes, caching: Caching) -> bytes:
+        _, valid, _, valid_ns = self._valid(caching)
+        return kernel.ATTR_OUT.pack(valid, valid_ns, *attr(attributes))
+
+    def entry(self, attributes: Attributes, caching: Caching) -> bytes:
+        return kernel.ENTRY_OUT.pack(*self.entry_fields(attributes, caching))
+
+    def missing(self, caching: Caching) -> bytes:
+        """Of a name that leads nowhere. Empty: that may not be believed at all."""
+        self._valid(caching)
+        return self._missing
+
+    def entry_fields(self, attributes: Attributes, caching: Caching) -> tuple[int, ...]:
+        ino = attributes.ino
+        node = kernel.ROOT_ID if ino == self._root else ino
+        # Numbers of inodes are used once, so there is one generation.
+        return (node, 0, *self._valid(caching), *attr(attributes))
+
+    def _valid(self, caching: Caching) -> tuple[int, int, int, int]:
+        if caching is not self._validity_of:
+            names, names_ns = _seconds(caching.names)
+            attributes, attributes_ns = _seconds(caching.attributes)
+            self._validity = (names, attributes, names_ns, attributes_ns)
+            missing, missing_ns = _seconds(caching.missing)
+            none = (0,) * (len(_ATTR_FIELDS))
+            self._missing = (
+                kernel.ENTRY_OUT.pack(0, 0, missing, 0, missing_ns, 0, *none) if caching.missing > 0 else b""
+            )
+            self._validity_of = caching
+        return self._validity
+
+
+def attr(a: Attributes) -> tuple[int, ...]:
+    atime, atime_ns = divmod(a.atime_ns, _SECOND)
+    mtime, mtime_ns = divmod(a.mtime_ns, _SECOND)
+    ctime, ctime_ns = divmod(a.ctime_ns, _SECOND)
+    size = a.size_bytes
+    return (
+        a.ino,
+        size,
+        (size + 511) >> 9,
+        *(atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns),
+        TYPE_OF_KIND[a.kind] | a.mode,
+        a.link_count,
+        a.uid,
+        a.gid,
+        a.device,
+        BLOCK_BYTES,
+        0,
+    )
+
+
+_ATTR_FIELDS: Final = kernel.ATTR_OUT.fields[3:]
+
+
+def _seconds(seconds: float) -> tuple[int, int]:
+    return divmod(int(seconds * _SECOND), _SECOND)

@@ -1,0 +1,268 @@
+"""Serving a mount: who reads the kernel's requests, and who answers them.
+
+One thread reads at a time, and answers itself what need not wait for anybody. Before it does what may wait, it lets another one
+read: so a slow READ holds up no GETATTR, and in the common quick case no thread is woken. When all threads wait, the one that reads
+keeps reading; it puts aside what may wait, for whoever is free first.
+
+A program that is killed while it waits for an answer is let go at once: the kernel says so (INTERRUPT), and it has a SIGKILL
+pending. Other signals don't end a request: few programs expect EINTR of a regular file, and some interrupt themselves all the time.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from pgstore import errors
+from pgstore.core import threads
+from pgstore.fs.model import StoreGone
+from pgstore.mount import kernel
+from pgstore.mount.channel import BODY, Channel, Request
+from pgstore.mount.notifier import Notifier
+from pgstore.mount.protocol import Files
+from pgstore.mount.verbs import NOW, SERVE, Reply, Verbs
+
+_LOG: Final = logging.getLogger("pgstore")
+
+THREADS_MAX: Final = 8
+_PUT_ASIDE_MAX: Final = 32
+
+
+def serve(
+    device: int, files: Files, *, threads_max: int = THREADS_MAX, ready: Callable[[], None] | None = None
+) -> None:
+    """
+    Answer what the kernel asks of *files*, until they are unmounted; then end them.
+
+    Args:
+        device: a descriptor of /dev/fuse with which somebody has mounted. It is not closed.
+        threads_max: how many threads serve, the caller's among them.
+        ready: called once the kernel has been answered for the first time, so that programs find the files.
+    """
+    Server(device, files, threads_max=threads_max, ready=ready).run()
+
+
+class Server:
+    """See `serve`."""
+
+    def __init__(
+        self, device: int, files: Files, *, threads_max: int = THREADS_MAX, ready: Callable[[], None] | None = None
+    ) -> None:
+        self._channel = Channel(device)
+        self._files = files
+        self._verbs = Verbs(files)
+        self._notifier = Notifier(self._channel, files.root)
+        self._threads_max = threads_max
+        self._ready = ready
+        self._reading = threading.Lock()  # whoever has it reads
+        self._mutex = threading.Lock()  # over the next three
+        self._idle = 0  # threads that wait for `_reading`
+        self._threads: list[threading.Thread] = []
+        self._put_aside: deque[Request] = deque()
+        self._underway: dict[int, int] = {}  # requests that may wait: who waits for them, by the request's number
+        self._ended = False
+        self._failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Serve until nothing is mounted any more."""
+        request = Request()
+        try:
+            if self._initialise(request):
+                self._files.begin(self._notifier)
+                self._notifier.start()
+                if self._ready is not None:
+                    self._ready()
+                self._work(request)
+        finally:
+            self._ended = True
+            for thread in self._threads:
+                thread.join()
+            self._notifier.stop()
+            self._verbs.end()
+            self._files.end()
+        if self._failure is not None:
+            raise self._failure
+
+    # -------------------------------------------------------------------------------------------------------- threads
+
+    def _work(self, request: Request | None = None) -> None:
+        request = request or Request()
+        while True:
+            with self._mutex:
+                if self._put_aside:
+                    request = self._put_aside.popleft()
+                    waiting = True
+                else:
+                    self._idle += 1
+                    waiting = False
+            if not waiting:
+                with self._reading:
+                    with self._mutex:
+                        self._idle -= 1
+                    try:
+                        found = self._read(request)
+                    except Exception as exc:  # programs must not wait for ever: without a reader the mount ends
+                        _LOG.exception("a mount ends, since what the kernel asks cannot be read")
+                        self._ended = True
+                        self._failure = exc
+                        return
+                if found is None:
+                    return
+                request = found
+            self._answer(request, SERVE.get(request.opcode))
+            self._underway.pop(request.unique, None)
+
+    def _read(self, request: Request) -> Request | None:
+        """
+        Read requests, and answer them, up to one that may wait: return it. None: nothing is mounted any more.
+        """
+        read = self._channel.read
+        now = NOW.get
+        while True:
+            if self._ended or not read(request):
+                self._ended = True
+                return None
+            opcode = request.opcode
+            attempt = now(opcode)
+            if attempt is not None:
+                if self._answer(request, attempt):
+                    continue
+            elif opcode in _WITHOUT_REPLY:
+                if opcode == kernel.INTERRUPT:
+                    self._interrupt(request)
+                continue
+            elif opcode not in SERVE:
+                self._channel.reply_error(request.unique, 0 if opcode == kernel.DESTROY else errno.ENOSYS)
+                continue
+            self._underway[request.unique] = request.pid
+            if (kept := self._hand_over(request)) is not None:
+                request = kept
+                continue
+            return request
+
+    def _hand_over(self, request: Request) -> Request | None:
+        """Let another thread read. If there is none, put *request* aside and return one to go on with."""
+        with self._mutex:
+            if self._idle:
+                return None
+            if len(self._threads) + 1 < self._threads_max:
+                thread = threading.Thread(target=self._work, name="pgstore-mount", daemon=True)
+                threads.start(thread)
+                self._threads.append(thread)
+                return None
+            if len(self._put_aside) >= _PUT_ASIDE_MAX:
+                return None
+            self._put_aside.append(request)
+        return Request()
+
+    # -------------------------------------------------------------------------------------------------------- answers
+
+    def _answer(self, request: Request, verb: Callable[[Verbs, Request], Reply | None] | None) -> bool:
+        """Call *verb*, and send what it returns or what it fails with. Returns False if it might wait."""
+        assert verb is not None
+        unique = request.unique
+        try:
+            reply = verb(self._verbs, request)
+        except (OSError, errors.Error, StoreGone) as exc:
+            number = errno_of(exc)
+            if number is None:
+                _LOG.error(_UNANSWERED, request.opcode, request.node, exc_info=exc)
+            self._channel.reply_error(unique, number or errno.EIO)
+            return True
+        except Exception:
+            _LOG.exception(_UNANSWERED, request.opcode, request.node)
+            self._channel.reply_error(unique, errno.EIO)
+            return True
+        if reply is None:
+            return False
+        try:
+            if not self._channel.reply(unique, reply):
+                self._verbs.forsake(request, reply)
+        except OSError:
+            _LOG.exception("the kernel refused the answer to operation %s of inode %s", request.opcode, request.node)
+            self._channel.reply_error(unique, errno.EIO)
+        return True
+
+    def _interrupt(self, request: Request) -> None:
+        (unique,) = kernel.INTERRUPT_IN.unpack_from(request.buffer, BODY)
+        pid = self._underway.get(unique)
+        if pid is not None and _is_killed(pid):
+            self._channel.reply_error(unique, errno.EINTR)  # what it was to do may happen yet, and nobody is told
+
+    # ------------------------------------------------------------------------------------------------------ beginning
+
+    def _initialise(self, request: Request) -> bool:
+        """Agree on what both can do. Returns False if nothing is mounted any more."""
+        while True:
+            if not self._channel.read(request):
+                return False
+            if request.opcode != kernel.INIT:
+                raise OSError(errno.EPROTO, f"the kernel began with operation {request.opcode}")
+            major, minor, readahead, offered = kernel.INIT_IN.unpack_from(request.buffer, BODY)
+            if major > kernel.MAJOR:
+                self._channel.reply(request.unique, _init_reply(0, 0))  # it asks again, by ours
+                continue
+            if (major, minor) < (kernel.MAJOR, kernel.MINOR_NEEDED):
+                self._channel.reply_error(request.unique, errno.EPROTO)
+                raise errors.ConfigurationError(
+                    f"the kernel speaks FUSE {major}.{minor}, a mount needs {kernel.MAJOR}.{kernel.MINOR_NEEDED} (Linux 5.4)"
+                )
+            self._notifier.knows_epochs = minor >= kernel.MINOR_OF_INC_EPOCH
+            self._channel.reply(request.unique, _init_reply(readahead, offered & _WANTED))
+            return True
+
+
+_WITHOUT_REPLY: Final = (kernel.FORGET, kernel.BATCH_FORGET, kernel.INTERRUPT)
+
+# Not WRITEBACK_CACHE: with it the kernel believes its own size of a file that others have changed. Not AUTO_INVAL_DATA: pages are
+# dropped when `Files` say so, not whenever an mtime differs. Not DONT_MASK: the kernel applies the umask.
+_WANTED: Final = (
+    kernel.ASYNC_READ
+    | kernel.ATOMIC_O_TRUNC
+    | kernel.BIG_WRITES
+    | kernel.DO_READDIRPLUS
+    | kernel.READDIRPLUS_AUTO
+    | kernel.ASYNC_DIO
+    | kernel.PARALLEL_DIROPS
+    | kernel.MAX_PAGES
+    | kernel.CACHE_SYMLINKS
+    | kernel.HANDLE_KILLPRIV_V2
+)
+
+_READAHEAD_BYTES: Final = 4 * kernel.DATA_BYTES_MAX
+_BACKGROUND_MAX: Final = 32  # requests under way that no program waits for yet, as those of read-ahead
+_CONGESTED: Final = 24
+
+
+def _init_reply(_readahead: int, flags: int) -> bytes:
+    return kernel.INIT_OUT.pack(
+        *(kernel.MAJOR, kernel.MINOR, _READAHEAD_BYTES, flags, _BACKGROUND_MAX, _CONGESTED),
+        *(kernel.DATA_BYTES_MAX, 1, kernel.DATA_BYTES_MAX // kernel.PAGE, 0, 0),
+    )
+
+
+_UNANSWERED: Final = "a mount could not answer operation %s of inode %s"
+
+
+def errno_of(exc: Exception) -> int | None:
+    """What a program is told of *exc*. None: it is none of the errors that can be expected."""
+    if isinstance(exc, StoreGone | errors.NotFoundError | errors.VersionGone):
+        return errno.ESTALE
+    if isinstance(exc, errors.StoreUnavailable):  # ENOTCONN would say that nothing serves the mount
+        return errno.EIO
+    return exc.errno if isinstance(exc, OSError) and exc.errno in errno.errorcode else None
+
+
+def _is_killed(pid: int) -> bool:
+    """Whether the thread *pid* has a SIGKILL pending. Of other signals that end its process the kernel makes this one."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as status:
+            pending = [int(line.split()[1], 16) for line in status if line.startswith((b"SigPnd:", b"ShdPnd:"))]
+    except OSError:
+        return False
+    return any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending)
