@@ -513,7 +513,7 @@ def test_attributes_of_nothing_and_impossible_ones(call, store):
     put(store, "f")
     for operation, args in (
         (store.chmod, (0o10000,)), (store.chmod, (-1,)), (store.chmod, ("755",)), (store.chmod, (True,)),
-        (store.chown, (2**31,)), (store.chown, (-2,)), (store.chown, (0, "root")),
+        (store.chown, (2**32 - 1,)), (store.chown, (-2,)), (store.chown, (0, "root")),
     ):  # fmt: skip
         with pytest.raises(errors.InvalidError, match="is not a number of 0 to"):
             call(operation, "f", *args)

@@ -250,7 +250,7 @@ class MergingChanges(ApplyingChanges):
     def _plan_removal(
         self, plan: Plan, parent: int, name: bytes, removed: Removal, now: tuple[int, str] | None
     ) -> None:
-        if removed.how == "moved" and (now is None or now[0] != removed.ino):
+        if (removed.how == "moved" or removed.exclusive) and (now is None or now[0] != removed.ino):
             raise conflict(f"{self._path(parent, name)!r} was removed, replaced or moved by another transaction")
         if now is None:
             return
