@@ -16,6 +16,7 @@ pytest_plugins = [
     "tests.fixtures.server",
     "tests.fixtures.clients",
     "tests.fixtures.live",
+    "tests.fixtures.staged",
     "tests.fixtures.proxy",
     "tests.fixtures.pgbouncer",
 ]
