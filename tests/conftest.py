@@ -17,6 +17,7 @@ pytest_plugins = [
     "tests.fixtures.clients",
     "tests.fixtures.live",
     "tests.fixtures.nodes",
+    "tests.fixtures.staged",
     "tests.fixtures.proxy",
     "tests.fixtures.pgbouncer",
 ]
