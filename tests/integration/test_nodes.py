@@ -49,7 +49,7 @@ def theirs(store, files, client_elsewhere):
 def fails(number):
     with pytest.raises(OSError) as caught:
         yield
-    assert caught.value.errno == number, os.strerror(caught.value.errno)
+    assert caught.value.errno == number, caught.value
     assert isinstance(caught.value, errors.Error)
 
 

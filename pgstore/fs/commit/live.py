@@ -194,7 +194,11 @@ class LiveChanges(MergingChanges):
 
     def _tell(self, plan: Plan) -> Op[None]:
         changed = self._changed_parents(plan) | self._attributes.keys() | self._moved.keys() | set(plan.trees)
-        yield from tell_inodes(self.store_id, changed.union(ino for ino, _ in plan.changed_links))
+        names = None  # of what is merged they are only known to the database
+        if not plan.merges:
+            parents = self._names.keys() - self._created_here
+            names = [(parent, name) for parent in parents for name in self._names[parent]]
+        yield from tell_inodes(self.store_id, changed.union(ino for ino, _ in plan.changed_links), names)
 
     def _lock_trees(self, trees: list[int]) -> Op[None]:
         """
