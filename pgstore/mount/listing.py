@@ -34,13 +34,13 @@ class Listing:
     What opendir(3) has returned.
 
     Args:
-        attributes: those of the directory, if they are known.
+        attributes: those of the directory.
     """
 
-    def __init__(self, files: Files, ino: int, replies: Replies, attributes: Attributes | None) -> None:
-        self.ino = ino
+    def __init__(self, files: Files, attributes: Attributes, replies: Replies) -> None:
         self.attributes = attributes
         self._files = files
+        self._ino = attributes.ino
         self._replies = replies
         self._lock = threading.Lock()  # copies of the descriptor may be read at once
         self._starts = [b""]  # by page: the name that comes before it
@@ -74,7 +74,7 @@ class Listing:
                 return self._pack(page, cookie, size, plus=plus)[0] if page else b""
             dots = [
                 (name, Attributes(ino, DIRECTORY, *(0,) * 8))
-                for name, ino in ((b".", self.ino), (b"..", self._files.parent(self.ino)))
+                for name, ino in ((b".", self._ino), (b"..", self._files.parent(self._ino)))
             ]
             packed, cookie = self._pack(dots, cookie, size, plus=plus, skipped=-_DOTS)
             if cookie == _DOTS and (page := self._page_of(cookie)):
@@ -86,7 +86,7 @@ class Listing:
         if number != self._number:
             if number >= len(self._starts):  # nobody was told of such a place, or the directory has become shorter
                 return []
-            self._page = self._files.names(self.ino, self._starts[number], _NAMES_PER_PAGE)
+            self._page = self._files.names(self._ino, self._starts[number], _NAMES_PER_PAGE)
             self._number = number
             if len(self._page) == _NAMES_PER_PAGE:
                 self._starts[number + 1 : number + 2] = [self._page[-1][0]]

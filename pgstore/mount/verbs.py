@@ -108,7 +108,7 @@ class Verbs:
     def _removed_directory(self, ino: int) -> Attributes | None:
         """What was known of a directory that a program has open still. `Files` need not keep it, as it keeps files."""
         for listing in [*self._listings.values()]:
-            if listing.ino == ino and listing.attributes is not None:
+            if listing.attributes.ino == ino:
                 return listing.attributes._replace(link_count=0)
         return None
 
@@ -345,10 +345,16 @@ class Verbs:
 
     # ----------------------------------------------------------------------------------------------------- directories
 
+    def open_directory_now(self, r: Request) -> Reply | None:
+        found = self._files.attributes_now(self._ino(r.node))
+        return None if found is None else self._opened_directory(found)
+
     def open_directory(self, r: Request) -> Reply:
+        return self._opened_directory(self._files.attributes(self._ino(r.node)))
+
+    def _opened_directory(self, attributes: Attributes) -> Reply:
         handle = next(self._handles)
-        ino = self._ino(r.node)
-        self._listings[handle] = Listing(self._files, ino, self._replies, self._files.attributes_now(ino))
+        self._listings[handle] = Listing(self._files, attributes, self._replies)
         return kernel.OPEN_OUT.pack(handle, 0)
 
     def read_directory_now(self, r: Request) -> Reply | None:
@@ -371,7 +377,7 @@ NOW: Final[dict[int, Callable[[Verbs, Request], Reply | None]]] = {
     kernel.GETXATTR: Verbs.get_extended_attribute_now,
     kernel.READ: Verbs.read_now,
     kernel.WRITE: Verbs.write_now,
-    kernel.OPENDIR: Verbs.open_directory,
+    kernel.OPENDIR: Verbs.open_directory_now,
     kernel.READDIR: Verbs.read_directory_now,
     kernel.READDIRPLUS: Verbs.read_directory_now,
     kernel.RELEASEDIR: Verbs.release,
@@ -407,6 +413,7 @@ SERVE: Final[dict[int, Callable[[Verbs, Request], Reply]]] = {
     kernel.FSYNCDIR: Verbs.sync_all,
     kernel.SYNCFS: Verbs.sync_all,
     kernel.RELEASE: Verbs.release,
+    kernel.OPENDIR: Verbs.open_directory,
     kernel.READDIR: Verbs.read_directory,
     kernel.READDIRPLUS: Verbs.read_directory,
 }

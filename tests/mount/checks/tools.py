@@ -27,10 +27,10 @@ def fails(number: int | tuple[int, ...], call: Callable[..., Any], *args: Any, *
     try:
         result = call(*args, **kwargs)
     except OSError as exc:
-        found = errno.errorcode.get(exc.errno or 0, str(exc.errno))
-        assert exc.errno in numbers, f"{found} instead of {expected}"
-        return
-    raise AssertionError(f"returned {result!r} instead of failing with {expected}")
+        if exc.errno not in numbers:
+            raise AssertionError(f"{errno.errorcode.get(exc.errno or 0, exc.errno)} instead of {expected}") from exc
+    else:
+        raise AssertionError(f"returned {result!r} instead of failing with {expected}")
 
 
 @contextlib.contextmanager
