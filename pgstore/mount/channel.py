@@ -80,14 +80,16 @@ class Channel:
         """Wait for a request, and read it. Returns False when nothing is mounted any more."""
         while True:
             try:
-                request.parse(os.readv(self.device, request.buffers))
+                length = os.readv(self.device, request.buffers)
             except OSError as exc:
                 if exc.errno in _AGAIN:
                     continue
                 if exc.errno in _ENDED:
                     return False
                 raise
-            return True
+            if length:
+                request.parse(length)
+            return length > 0
 
     def reply(self, unique: int, parts: bytes | Sequence[Bytes] = ()) -> bool:
         """

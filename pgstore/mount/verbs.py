@@ -71,14 +71,14 @@ class Verbs:
     # -------------------------------------------------------------------------------------------- names and attributes
 
     def look_up_now(self, r: Request) -> Reply | None:
-        found = self._files.look_up_now(self._ino(r.node), r.rest(BODY))
+        name = r.rest(BODY)
+        if len(name) > NAME_BYTES_MAX:  # the kernel allows 1024, and looks up what it is to make
+            raise OSError(errno.ENAMETOOLONG, "name too long")
+        found = self._files.look_up_now(self._ino(r.node), name)
         return None if found is None else self._looked_up(found)
 
     def look_up(self, r: Request) -> Reply:
-        name = r.rest(BODY)
-        if len(name) > NAME_BYTES_MAX:  # of other calls the kernel knows it
-            raise OSError(errno.ENAMETOOLONG, "name too long")
-        return self._looked_up(self._files.look_up(self._ino(r.node), name))
+        return self._looked_up(self._files.look_up(self._ino(r.node), r.rest(BODY)))
 
     def _looked_up(self, found: Attributes | Missing) -> Reply:
         caching = self._files.caching
@@ -89,11 +89,28 @@ class Verbs:
         return missing
 
     def get_attributes_now(self, r: Request) -> Reply | None:
-        found = self._files.attributes_now(self._ino(r.node))
+        try:
+            found = self._files.attributes_now(self._ino(r.node))
+        except OSError:  # a directory that is removed, and open
+            return None
         return None if found is None else self._replies.attributes(found, self._files.caching)
 
     def get_attributes(self, r: Request) -> Reply:
-        return self._replies.attributes(self._files.attributes(self._ino(r.node)), self._files.caching)
+        ino = self._ino(r.node)
+        try:
+            found = self._files.attributes(ino)
+        except OSError as exc:
+            if exc.errno not in (errno.ESTALE, errno.ENOENT) or (removed := self._removed_directory(ino)) is None:
+                raise
+            found = removed
+        return self._replies.attributes(found, self._files.caching)
+
+    def _removed_directory(self, ino: int) -> Attributes | None:
+        """What was known of a directory that a program has open still. `Files` need not keep it, as it keeps files."""
+        for listing in [*self._listings.values()]:
+            if listing.attributes.ino == ino:
+                return listing.attributes._replace(link_count=0)
+        return None
 
     def set_attributes(self, r: Request) -> Reply:
         fields = kernel.SETATTR_IN.unpack_from(r.buffer, BODY)
@@ -328,9 +345,16 @@ class Verbs:
 
     # ----------------------------------------------------------------------------------------------------- directories
 
+    def open_directory_now(self, r: Request) -> Reply | None:
+        found = self._files.attributes_now(self._ino(r.node))
+        return None if found is None else self._opened_directory(found)
+
     def open_directory(self, r: Request) -> Reply:
+        return self._opened_directory(self._files.attributes(self._ino(r.node)))
+
+    def _opened_directory(self, attributes: Attributes) -> Reply:
         handle = next(self._handles)
-        self._listings[handle] = Listing(self._files, self._ino(r.node), self._replies)
+        self._listings[handle] = Listing(self._files, attributes, self._replies)
         return kernel.OPEN_OUT.pack(handle, 0)
 
     def read_directory_now(self, r: Request) -> Reply | None:
@@ -353,7 +377,7 @@ NOW: Final[dict[int, Callable[[Verbs, Request], Reply | None]]] = {
     kernel.GETXATTR: Verbs.get_extended_attribute_now,
     kernel.READ: Verbs.read_now,
     kernel.WRITE: Verbs.write_now,
-    kernel.OPENDIR: Verbs.open_directory,
+    kernel.OPENDIR: Verbs.open_directory_now,
     kernel.READDIR: Verbs.read_directory_now,
     kernel.READDIRPLUS: Verbs.read_directory_now,
     kernel.RELEASEDIR: Verbs.release,
@@ -389,6 +413,7 @@ SERVE: Final[dict[int, Callable[[Verbs, Request], Reply]]] = {
     kernel.FSYNCDIR: Verbs.sync_all,
     kernel.SYNCFS: Verbs.sync_all,
     kernel.RELEASE: Verbs.release,
+    kernel.OPENDIR: Verbs.open_directory,
     kernel.READDIR: Verbs.read_directory,
     kernel.READDIRPLUS: Verbs.read_directory,
 }
