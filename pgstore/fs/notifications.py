@@ -61,17 +61,18 @@ def topic_of(store_id: int) -> Topic:
     return Topic(store_id, "files", for_everybody=True)
 
 
-def _new_token() -> str:
+def new_token() -> str:
+    """A name for `origin` that nobody else has."""
     return os.urandom(4).hex()
 
 
-_process = _new_token()
+_process = new_token()
 _ORIGIN: ContextVar[str | None] = ContextVar("pgstore_origin", default=None)
 
 
 def _after_fork() -> None:
     global _process
-    _process = _new_token()
+    _process = new_token()
 
 
 if hasattr(os, "register_at_fork"):
@@ -209,6 +210,12 @@ class FileChanges:
                 return None
             yield Wait(self._ticket, deadline.remaining())
         return _read(news[0])
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether changes are told as they happen; else they are found by asking."""
+        ticket = self._ticket
+        return ticket is not None and ticket.entry is not None and bool(ticket.entry.is_registered)
 
     def close(self) -> None:
         if self._ticket is not None:

@@ -71,6 +71,21 @@ class Notifier(Kernel):
             self._names[directory, name] = None
             self._grown()
 
+    @property
+    def can_forget_all_names(self) -> bool:
+        return self.knows_epochs
+
+    def forget_all_names(self) -> None:
+        if self.knows_epochs:
+            with self._changed:
+                self._names.clear()
+                self._all_names = True
+                self._grown()
+
+    def forget_attributes_now(self, ino: int) -> None:
+        # Of attributes alone the kernel holds nothing while it waits for a reply.
+        self._send(False, {}, {ino: False})
+
     def _grown(self) -> None:
         self._changed.notify_all()
         if len(self._names) + len(self._inodes) <= self._queued_max:

@@ -85,7 +85,11 @@ MISSING: Final = Missing()
 
 
 class Kernel(abc.ABC):
-    """What `Files` tell the kernel to forget, since others have changed it. Never from a thread that serves a request."""
+    """
+    What `Files` tell the kernel to forget, since others have changed it.
+
+    Never from a thread that serves a request, but where a method says so.
+    """
 
     @abc.abstractmethod
     def forget_attributes(self, ino: int) -> None: ...
@@ -97,6 +101,18 @@ class Kernel(abc.ABC):
     @abc.abstractmethod
     def forget_name(self, directory: int, name: bytes) -> None:
         """What the name leads to, or that it leads nowhere."""
+
+    @property
+    @abc.abstractmethod
+    def can_forget_all_names(self) -> bool: ...
+
+    @abc.abstractmethod
+    def forget_all_names(self) -> None:
+        """What all names of all directories lead to, if it can."""
+
+    @abc.abstractmethod
+    def forget_attributes_now(self, ino: int) -> None:
+        """`forget_attributes`, before the call returns. The one that a thread that serves a request may call."""
 
 
 class OpenFile(abc.ABC):

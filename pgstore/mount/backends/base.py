@@ -9,18 +9,15 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
-from pgstore import errors
 from pgstore.core.operation import Op
 from pgstore.fs.model import DIRECTORY, FILE, ROOT, Node, StoreGone
-from pgstore.fs.paths import Names
-from pgstore.fs.tree.resolve import Tree
-from pgstore.fs.tree import nodes
 from pgstore.mount.contents.open_file import ContentsFile
 from pgstore.mount.contents.under_way import Shared, UnderWay
-from pgstore.mount.protocol import Attributes, Files, OpenFile, Statistics
+from pgstore.mount.protocol import Attributes, Files, Statistics
 
 T = TypeVar("T")
 C = TypeVar("C", bound=UnderWay)
+F = TypeVar("F", bound=ContentsFile)
 
 BLOCK_BYTES: Final = 4096
 _BLOCKS: Final = 1 << 40  # 4 PiB: how much a database can hold nobody knows
@@ -56,7 +53,7 @@ class StoreFiles(Files, Generic[C]):
 
     # --------------------------------------------------------------------------------------------------- what is open
 
-    def _file(self, node: Node, flags: int, kind: Callable[[C, int], ContentsFile]) -> ContentsFile:
+    def _file(self, node: Node, flags: int, kind: Callable[[C, int], F]) -> F:
         """Open *node*, which is a file."""
         if node.kind != FILE:
             raise OSError(errno.EISDIR if node.kind == DIRECTORY else errno.ENXIO, "not a file")

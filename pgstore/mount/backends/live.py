@@ -23,7 +23,7 @@ from pgstore.core.operation import Op
 from pgstore.core.threads import going_on, start
 from pgstore.fs.commit.live import LiveChanges
 from pgstore.fs.content import in_place
-from pgstore.fs.model import DIRECTORY, FILE, NEWEST, ROOT, SYMLINK, Node, StoreGone
+from pgstore.fs.model import FILE, NEWEST, ROOT, SYMLINK, Node, StoreGone
 from pgstore.fs.notifications import ANYTHING, FileChange, FileChanges
 from pgstore.fs.tree import nodes
 from pgstore.fs.tree.resolve import Tree
@@ -46,7 +46,8 @@ from pgstore.mount.protocol import (
 T = TypeVar("T")
 
 HEARD: Final = Caching(names=60.0, attributes=60.0, missing=0.0)
-UNHEARD: Final = Caching(names=1.0, attributes=1.0, missing=0.0)  # where nothing can be listened to
+# Where nothing can be listened to, or the kernel cannot forget all names at once (before Linux 6.16).
+UNHEARD: Final = Caching(names=1.0, attributes=1.0, missing=0.0)
 STATES_MAX: Final = 50_000  # files of which it is known in which state the kernel has them
 _LOOK_SECONDS: Final = 1.0  # between looks whether the mount has ended
 
@@ -65,7 +66,8 @@ class LiveFiles(StoreFiles[LiveContents]):
 
     @property
     def caching(self) -> Caching:
-        return HEARD if self._changes.is_heard else UNHEARD
+        kernel = self._kernel
+        return HEARD if self._changes.is_heard and kernel is not None and kernel.can_forget_all_names else UNHEARD
 
     # ------------------------------------------------------------------------------------------------ what others change
 
@@ -96,7 +98,7 @@ class LiveFiles(StoreFiles[LiveContents]):
             self._forget(ANYTHING)  # what came before it listened
             while not self._ended.is_set():
                 change = self._shared.run(changes.next(_LOOK_SECONDS))
-                if change is not None and not change.is_own:
+                if change is not None and change.origin != self._shared.origin:
                     self._forget(change)
         finally:
             changes.close()
@@ -104,17 +106,16 @@ class LiveFiles(StoreFiles[LiveContents]):
     def _forget(self, change: FileChange) -> None:
         kernel = self._kernel
         assert kernel is not None
-        if change.inodes is None:
-            kernel.forget_everything()
-            for ino in list(self._contents):
-                self._refresh(ino)
-            return
+        inodes = change.inodes
+        if inodes is None or change.names is None:
+            kernel.forget_all_names()
+        if inodes is None:
+            self._states.clear()
+            inodes = frozenset(self._contents)
         for directory, name in change.names or ():
             kernel.forget_name(directory, name)
-        for ino in change.inodes:
+        for ino in inodes:
             self._refresh(ino)
-            if change.names is None:
-                kernel.forget_names_of(ino)
             kernel.forget_contents(ino)
 
     def _refresh(self, ino: int) -> None:
@@ -125,7 +126,7 @@ class LiveFiles(StoreFiles[LiveContents]):
                 node = self._node(ino)
             except OSError:
                 return  # gone, or the server is away; whoever uses the file finds out
-            contents.drop(node.size_bytes, node.mtime_ns)
+            contents.drop(node.size_bytes, node.mtime_ns, _state(node))
 
     # -------------------------------------------------------------------------------------------- names and attributes
 
@@ -223,14 +224,14 @@ class LiveFiles(StoreFiles[LiveContents]):
         return self._opened(node, flags)
 
     def _opened(self, node: Node, flags: int, *, is_new: bool = False) -> LiveFile:
-        ino, state = node.ino, (node.size_bytes, node.mtime_ns, node.ctime_ns)
+        ino, state = node.ino, _state(node)
         file = self._file(node, flags, partial(_OpenFile, self))
         is_known = self._states.get(ino) == state
         self._states[ino] = state
         while len(self._states) > STATES_MAX:
             self._states.popitem(last=False)
         if not (is_known or is_new):
-            file.contents.drop(node.size_bytes, node.mtime_ns)
+            file.contents.drop(node.size_bytes, node.mtime_ns, state)
             if self._kernel is not None:
                 self._kernel.forget_attributes_now(ino)
         file.keep_cache = is_known or is_new
@@ -240,10 +241,10 @@ class LiveFiles(StoreFiles[LiveContents]):
             except BaseException:
                 file.release()
                 raise
-        return file  # type: ignore[return-value]
+        return file
 
     def _new_contents(self, node: Node) -> LiveContents:
-        return LiveContents(self._shared, node.ino, node.size_bytes, node.mtime_ns)
+        return LiveContents(self._shared, node.ino, node.size_bytes, node.mtime_ns, _state(node))
 
     def create(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> tuple[Attributes, OpenFile]:
         def body(tree: Tree) -> Op[tuple[Node, bool]]:
@@ -275,3 +276,7 @@ class _OpenFile(LiveFile):
     def release(self) -> None:
         super().release()
         self._files._closed(self.contents)
+
+
+def _state(node: Node) -> tuple[int, int, int]:
+    return node.size_bytes, node.mtime_ns, node.ctime_ns

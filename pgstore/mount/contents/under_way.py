@@ -23,6 +23,7 @@ from pgstore.core.workers import Workers
 from pgstore.fs.content.blobs import FILE_BYTES_MAX, zeros
 from pgstore.fs.content.block_cache import BlockCache
 from pgstore.fs.content.block_reader import BlockReader, Reading, Source, run_alone
+from pgstore.fs.notifications import new_token, origin
 from pgstore.mount.contents.failures import Failures, persistently
 from pgstore.mount.contents.ranges import Range, Ranges, ranges_of
 from pgstore.mount.contents.stage import Stage, StagedFile
@@ -52,6 +53,8 @@ class Shared:
         self.stage = stage
         self.reading = Reading(self.client, cache)
         self.timeout = timeout
+        self.origin = new_token()
+        """What others are told as the origin of changes through this mount."""
         self.closing = threading.Event()
         count = max(1, min(UPLOADS_MAX, self.client.settings.connections_max - 1))
         self.uploaders: Workers = self.client.shared.setdefault("uploading workers", Workers(count, "pgstore-uploader"))
@@ -59,7 +62,8 @@ class Shared:
         stage.make_room = self.make_room
 
     def run(self, op: Op[T]) -> T:
-        return run_alone(self.client, op)  # type: ignore[no-any-return]
+        with origin(self.origin):
+            return run_alone(self.client, op)  # type: ignore[no-any-return]
 
     def persistently(self, make: Callable[[], Op[T]]) -> T:
         return persistently(self.run, make, self.timeout, self.closing)
