@@ -195,7 +195,8 @@ class LiveFiles(StoreFiles[LiveContents]):
         return self._run(lambda: nodes.read_link(self._tree(), ino))
 
     def link(self, ino: int, directory: int, name: bytes) -> Attributes:
-        return self._attributes(self._change(lambda tree: nodes.link(tree, ino, directory, name)))
+        self._change(lambda tree: nodes.link(tree, ino, directory, name))
+        return self.attributes(ino)  # the commit has set its ctime
 
     def remove(self, directory: int, name: bytes) -> None:
         self._change(lambda tree: nodes.remove(tree, directory, name))
