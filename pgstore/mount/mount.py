@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from pgstore import errors
 from pgstore.client import Client
@@ -18,8 +19,12 @@ from pgstore.fs.model import NEWEST
 from pgstore.fs.paths import Names, join
 from pgstore.fs.tree import edit
 from pgstore.mount import attach, stale
+from pgstore.mount.daemon import caller
 from pgstore.mount.options import Options
+from pgstore.mount.with_fuse import Served
 from pgstore.mount.without_fuse import Synced
+
+_LOG: Final = logging.getLogger("pgstore")
 
 
 class Mounted(Protocol):
@@ -161,11 +166,30 @@ def mount(store: FileStore, path: str | os.PathLike[str], options: Options) -> O
     """Mount *store* at *path*."""
     local = yield Call(partial(_usable, os.fspath(path)))
     base = yield from _base(store, options)
-    mounted = Synced(store, base, local, options)
-    yield from mounted.begin()
+    mounted = yield from _mounted(store, base, local, options)
     made = Mount(store, local, mounted, options)
     _open_mounts.add(made)
     return made
+
+
+def _mounted(store: FileStore, base: Names, path: str, options: Options) -> Op[Mounted]:
+    """Mount in the mode that was asked for, or that is possible."""
+    reason = "mode='sync' was asked for"
+    if options.mode != "sync":
+        missing = yield Call(attach.is_possible)
+        if missing is None:
+            served = Served(store, base, path, options)
+            yield from served.begin()
+            _LOG.info("%r is mounted at %s by FUSE", store, path)
+            return served
+        if options.mode == "fuse":
+            raise errors.ConfigurationError(f"{path!r} cannot be mounted by FUSE: {missing}; mode='sync' does without")
+        reason = missing
+    synced = Synced(store, base, path, options)
+    yield from synced.begin()
+    level = logging.INFO if options.mode == "sync" else logging.WARNING
+    _LOG.log(level, "%r was copied to %s, to be written back from there, without FUSE: %s", store, path, reason)
+    return synced
 
 
 def _usable(path: str) -> str:
@@ -212,6 +236,7 @@ def _at_exit() -> None:
     for each in tuple(_open_mounts):
         with going_on(f"unmounting {each.path}"):
             each.close()
+    caller.end()
 
 
 def _after_fork_in_child() -> None:
