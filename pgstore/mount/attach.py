@@ -138,6 +138,30 @@ def detach(path: str) -> None:
     _run_helper(["-u", "-z", "--", path], f"unmounting {path!r}", path)
 
 
+def detach_unless_busy(path: str) -> bool:
+    """
+    Unmount *path*, unless somebody uses it. Returns whether nothing of ours is mounted there any more.
+
+    Raises:
+        FileFailed: this user may not unmount it.
+    """
+    if not any(mount.type == TYPE for mount in mount_table.mounts_at(path)):
+        return True
+    if os.geteuid() == 0:
+        if _libc().umount2(os.fsencode(path), 0) == 0:
+            return True
+        if ctypes.get_errno() == errno.EBUSY:
+            return False
+        raise _failed(f"unmounting {path!r}", path)
+    try:
+        _run_helper(["-u", "--", path], f"unmounting {path!r}", path)
+    except errors.FileFailed as exc:
+        if "busy" in str(exc).lower():
+            return False
+        raise
+    return True
+
+
 def set_readahead(path: str) -> bool:
     """
     Let the kernel read further ahead than the 128 KiB that it allows every device. Only root may; returns whether it did.

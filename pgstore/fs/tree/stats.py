@@ -47,6 +47,13 @@ class StatListing:
 
     def page(self) -> Op[list[FileStat] | None]:
         """The next stats, None at the end."""
+        nodes = yield from self.nodes()
+        if nodes is None:
+            return None
+        return [stat_of(path, node, self._tree.shown_version(version)) for path, node, version in nodes]
+
+    def nodes(self) -> Op[list[tuple[bytes, Node, int]] | None]:
+        """The next paths, their inodes and the versions in which these, or names on the way, changed last; None at the end."""
         entries = yield from self._listing.entries()
         if entries is None:
             return None
@@ -60,7 +67,7 @@ class StatListing:
             [entry.ino for _, entry in entries],
             self._tree.version,
         )
-        page: list[FileStat] = []
+        page: list[tuple[bytes, Node, int]] = []
         for position, named, *columns in sorted((yield from self._tree.read(query)), key=lambda row: int(row[0])):
             (path, entry), (parent, version) = entries[position - 1], above[position - 1]
             is_changed = split[position - 1][2] in self._tree.changes_under(parent)
@@ -70,5 +77,5 @@ class StatListing:
             node = Node(entry.ino, entry.kind, *columns)
             as_changed = self._tree.node_as_changed(node)
             version = UNCOMMITTED if as_changed is not node else max(version, node.version)
-            page.append(stat_of(path, as_changed, self._tree.shown_version(version)))
+            page.append((path, as_changed, version))
         return page
