@@ -28,7 +28,7 @@ _HELPER: Final = "fusermount3"
 _HELPER_SECONDS: Final = 30
 _SETTINGS: Final = "/etc/fuse.conf"
 
-_READAHEAD_KIB: Final = 4096
+_READAHEAD_KIB: Final = 1024
 
 # <sys/mount.h>
 _MS_RDONLY: Final = 1
@@ -162,17 +162,6 @@ def detach_unless_busy(path: str) -> bool:
     return True
 
 
-def set_readahead(path: str) -> bool:
-    """
-    Let the kernel read further ahead than the 128 KiB that it allows every device. Only root may; returns whether it did.
-    """
-    for mount in mount_table.mounts_at(path)[-1:]:
-        with contextlib.suppress(OSError), open(f"/sys/class/bdi/{mount.device}/read_ahead_kb", "w") as setting:
-            setting.write(str(_READAHEAD_KIB))
-            return True
-    return False
-
-
 def _mount(path: str, name: str, read_only: bool, allow_others: bool) -> int:
     try:
         device = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
@@ -188,7 +177,15 @@ def _mount(path: str, name: str, read_only: bool, allow_others: bool) -> int:
         failure = _failed(f"mounting at {path!r}", path)
         os.close(device)
         raise failure
+    _read_further_ahead(path)
     return device
+
+
+def _read_further_ahead(path: str) -> None:
+    """Than the 128 KiB that the kernel allows any device. More than that is not read in one request either. Only root may."""
+    for mount in mount_table.mounts_at(path)[-1:]:
+        with contextlib.suppress(OSError), open(f"/sys/class/bdi/{mount.device}/read_ahead_kb", "w") as setting:
+            setting.write(str(_READAHEAD_KIB))
 
 
 def _mount_by_helper(path: str, name: str, read_only: bool, allow_others: bool) -> int:

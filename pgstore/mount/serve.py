@@ -155,7 +155,7 @@ class Server:
                 threads.start(thread)
                 self._threads.append(thread)
                 return None
-            if len(self._put_aside) >= _PUT_ASIDE_MAX:
+            if len(self._put_aside) >= _PUT_ASIDE_MAX or not self._threads:
                 return None
             self._put_aside.append(request)
         return Request()

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import abc
 import errno
-import os
+import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
+from pgstore import errors
+from pgstore.client import Client
 from pgstore.core.operation import Op
+from pgstore.fs.content.block_cache import BlockCache
 from pgstore.fs.model import DIRECTORY, FILE, ROOT, Node, StoreGone
+from pgstore.fs.paths import join
+from pgstore.fs.tree import nodes
+from pgstore.fs.tree.resolve import Tree
 from pgstore.mount.contents.open_file import ContentsFile
+from pgstore.mount.contents.stage import Stage
 from pgstore.mount.contents.under_way import Shared, UnderWay
+from pgstore.mount.daemon.backends import What
 from pgstore.mount.protocol import Attributes, Files, Statistics
 
 T = TypeVar("T")
@@ -93,9 +101,25 @@ class StoreFiles(Files, Generic[C]):
         return Statistics(BLOCK_BYTES, _BLOCKS, free, _INODES, _INODES)
 
 
-def opens_for_writing(flags: int) -> bool:
-    return flags & os.O_ACCMODE != os.O_RDONLY
+def shared_of(client: Client, what: What) -> Shared:
+    """What the contents of the files of a mount share."""
+    # Nothing in it has a name, so it may be the folder that is there for all: a daemon that is killed leaves nothing.
+    stage = Stage(tempfile.gettempdir())
+    return Shared(
+        client, what.store_id, stage, BlockCache(what.cache_size, folder=what.cache_directory), timeout=what.timeout
+    )
 
 
-def no_such_name() -> OSError:
-    return OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+def root_of(shared: Shared, what: What, tree: Callable[[], Tree]) -> int:
+    """The inode of the directory that is mounted."""
+
+    def find() -> Op[int]:
+        ino = ROOT
+        for name in what.base:
+            found = yield from nodes.look_up(tree(), ino, name)
+            if found is None:
+                raise errors.FileMissing(f"no such directory in the store: {join(what.base)!r}", join(what.base))
+            ino = found.ino
+        return ino
+
+    return shared.run(find())

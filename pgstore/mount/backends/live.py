@@ -19,6 +19,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from pgstore import errors
+from pgstore.client import Client
 from pgstore.core.operation import Op
 from pgstore.core.threads import going_on, start
 from pgstore.fs.commit.live import LiveChanges
@@ -28,10 +29,11 @@ from pgstore.fs.notifications import ANYTHING, FileChange, FileChanges
 from pgstore.fs.tree import nodes
 from pgstore.fs.tree.resolve import Tree
 from pgstore.fs.tree.transact import FileSystem
-from pgstore.mount.backends.base import StoreFiles
+from pgstore.mount.backends.base import StoreFiles, root_of, shared_of
 from pgstore.mount.contents.live import LiveContents
 from pgstore.mount.contents.open_file import LiveFile
 from pgstore.mount.contents.under_way import Shared
+from pgstore.mount.daemon.backends import What
 from pgstore.mount.protocol import (
     MISSING,
     AttributeChange,
@@ -50,6 +52,13 @@ HEARD: Final = Caching(names=60.0, attributes=60.0, missing=0.0)
 UNHEARD: Final = Caching(names=1.0, attributes=1.0, missing=0.0)
 STATES_MAX: Final = 50_000  # files of which it is known in which state the kernel has them
 _LOOK_SECONDS: Final = 1.0  # between looks whether the mount has ended
+
+
+def files_of(client: Client, what: What) -> LiveFiles:
+    """The files of a NetworkFileSystem that a daemon is to serve."""
+    shared = shared_of(client, what)
+    root = root_of(shared, what, lambda: Tree(shared.session, shared.store_id, None, NEWEST, in_place=True))
+    return LiveFiles(shared, root=root, read_only=what.read_only)
 
 
 class LiveFiles(StoreFiles[LiveContents]):

@@ -57,8 +57,6 @@ class Served:
             raise errors.TimedOut(f"the kernel did not take the mount at {self.what.path!r} within {seconds:g} s")
         if self._failure is not None:
             raise self._failure
-        if not self._is_theirs:
-            attach.set_readahead(self.what.path)
 
     def _serve(self) -> None:
         device = self._device
