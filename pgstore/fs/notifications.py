@@ -196,6 +196,7 @@ class FileChanges:
     def __init__(self, store_id: int) -> None:
         self._topic = topic_of(store_id)
         self._ticket: Any = None
+        self._is_stopped = False
 
     def begin(self) -> Op[Self]:
         """Listen. What is read after that, and not told of, is as it was read."""
@@ -203,10 +204,10 @@ class FileChanges:
         return self
 
     def next(self, timeout: float | None) -> Op[FileChange | None]:
-        """The next change; None if there is none within *timeout* seconds."""
+        """The next change; None if there is none within *timeout* seconds, or before `stop`."""
         deadline = Deadline.after(timeout)
         while not (news := self._ticket.take_news()):
-            if deadline.passed():
+            if deadline.passed() or self._is_stopped:
                 return None
             yield Wait(self._ticket, deadline.remaining())
         return _read(news[0])
@@ -216,6 +217,12 @@ class FileChanges:
         """Whether changes are told as they happen; else they are found by asking."""
         ticket = self._ticket
         return ticket is not None and ticket.entry is not None and bool(ticket.entry.is_registered)
+
+    def stop(self) -> None:
+        """Have `next` wait no longer. Safe from any thread."""
+        self._is_stopped = True
+        if self._ticket is not None:
+            self._ticket.wake()
 
     def close(self) -> None:
         if self._ticket is not None:

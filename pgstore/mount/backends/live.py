@@ -87,6 +87,7 @@ class LiveFiles(StoreFiles[LiveContents]):
 
     def end(self) -> None:
         self._ended.set()
+        self._changes.stop()
         if self._listener is not None:
             self._listener.join()
         for contents in list(self._contents.values()):
