@@ -11,7 +11,8 @@ from typing import Any, Final, Generic, TypeVar
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.core.operation import Op
+from pgstore.core.operation import Op, Query
+from pgstore.core.statement import Statement
 from pgstore.fs.content.block_cache import BlockCache
 from pgstore.fs.model import DIRECTORY, FILE, ROOT, Node, StoreGone
 from pgstore.fs.paths import join
@@ -74,19 +75,27 @@ class StoreFiles(Files, Generic[C]):
     @abc.abstractmethod
     def _new_contents(self, node: Node) -> C: ...
 
+    @abc.abstractmethod
+    def _is_ahead(self, contents: C) -> bool:
+        """Whether *contents* have something that what is read of the store has not."""
+
     def _closed(self, contents: C) -> None:
         """One of those who have *contents* open has closed it."""
         with self._table:
-            if contents.open_files or contents.is_dirty or self._contents.get(contents.ino) is not contents:
+            if contents.open_files or self._is_ahead(contents) or self._contents.get(contents.ino) is not contents:
                 return
             del self._contents[contents.ino]
         contents.release()
+
+    def _all_contents(self) -> list[C]:
+        with self._table:
+            return list(self._contents.values())
 
     def _attributes(self, node: Node) -> Attributes:
         """What stat(2) tells, with what was written here and others do not see yet."""
         size, mtime, ctime = node.size_bytes, node.mtime_ns, node.ctime_ns
         contents = self._contents.get(node.ino)
-        if contents is not None and contents.is_dirty:
+        if contents is not None and self._is_ahead(contents):
             size, mtime = contents.size_bytes, contents.mtime_ns
             ctime = max(ctime, mtime)
         return Attributes(
@@ -108,6 +117,21 @@ def shared_of(client: Client, what: What) -> Shared:
     return Shared(
         client, what.store_id, stage, BlockCache(what.cache_size, folder=what.cache_directory), timeout=what.timeout
     )
+
+
+MAY_WRITE = Statement(
+    "SELECT has_table_privilege('pgstore.inode', 'INSERT') AND NOT pg_is_in_recovery()", read_only=True
+)
+
+
+def may_write(shared: Shared) -> bool:
+    """Whether the role of the client's connections may change files."""
+
+    def ask() -> Op[bool]:
+        ((allowed,),) = yield Query(MAY_WRITE)
+        return bool(allowed)
+
+    return shared.persistently(ask)
 
 
 def root_of(shared: Shared, what: What, tree: Callable[[], Tree]) -> int:

@@ -257,6 +257,9 @@ class LiveFiles(StoreFiles[LiveContents]):
     def _new_contents(self, node: Node) -> LiveContents:
         return LiveContents(self._shared, node.ino, node.size_bytes, node.mtime_ns, _state(node))
 
+    def _is_ahead(self, contents: LiveContents) -> bool:
+        return contents.is_dirty
+
     def create(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> tuple[Attributes, OpenFile]:
         def body(tree: Tree) -> Op[tuple[Node, bool]]:
             where = yield from nodes.place(tree, directory, name)

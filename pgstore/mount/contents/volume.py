@@ -564,9 +564,9 @@ class VolumeContents(UnderWay):
 
     # ------------------------------------------------------------------------------------------------------ the commit
 
-    def hand_over(self) -> Op[Contents]:
+    def freeze(self) -> Contents:
         """
-        Take what was uploaded from the session, in the transaction that gives it to the inode. Returns where it is.
+        Return where what was uploaded is, for a commit that gives it to the inode.
 
         Until `committed` or `not_committed` is called, nothing more is uploaded.
 
@@ -582,13 +582,28 @@ class VolumeContents(UnderWay):
             if inline is not None:
                 return Contents(len(inline), None, inline or None)
         assert blob is not None, "nothing was uploaded"
-        is_ours = yield Query(RELEASE, self.shared.store_id, blob.id, blob.session_id)
-        if not is_ours or not self._is_intact(blob):
-            self._doubt_blob()
-            raise errors.StaleFile(
-                "what was uploaded of a file was lost with the server or the session; upload it again"
-            )
+        if not self._is_intact(blob):
+            raise self._lost()
         return Contents(blob.size_bytes, blob.id, None)
+
+    @property
+    def blob_session_id(self) -> int | None:
+        """The session that has what was uploaded."""
+        return None if self._blob is None else self._blob.session_id
+
+    def hand_over(self) -> Op[Contents]:
+        """`freeze`, and take what was uploaded from the session, in the transaction that gives it to the inode."""
+        contents = self.freeze()
+        blob = self._blob
+        if blob is not None and contents.blob_id == blob.id:
+            is_ours = yield Query(RELEASE, self.shared.store_id, blob.id, blob.session_id)
+            if not is_ours or not self._is_intact(blob):
+                raise self._lost()
+        return contents
+
+    def _lost(self) -> errors.StaleFile:
+        self._doubt_blob()
+        return errors.StaleFile("what was uploaded of a file was lost with the server or the session; upload it again")
 
     def not_committed(self) -> None:
         """The transaction was rolled back: what was handed over belongs to the session again."""
@@ -596,7 +611,7 @@ class VolumeContents(UnderWay):
             self._is_frozen = False
             self._changed.notify_all()
 
-    def committed(self, contents: Contents, version: int) -> None:
+    def committed(self, contents: Contents, version: int | None) -> None:
         """The inode has *contents*, as `hand_over` returned them, since *version*. What was written since lies over that."""
         with self._changed:
             blob = self._blob
