@@ -531,6 +531,19 @@ def test_attributes_of_nothing_and_impossible_ones(call, store):
     assert store.stat("f").mode == 0o644
 
 
+def test_a_directory_that_a_transaction_has_emptied_it_can_remove(store, client):
+    put(store, "d/f")
+    put(store, "d/e/g")
+
+    with client.transaction():
+        store.remove_file("d/f")
+        store.move("d/e/g", "g")
+        store.rmdir("d/e")
+        store.rmdir("d")
+
+    assert [entry.path for entry in store.listdir("/")] == ["g"]
+
+
 def test_extended_attributes(call, store):
     put(store, "f")
     values = {"user.a": b"\0\xff", "user.ünï": b"", "z" * 255: os.urandom(1000), "user.b": bytearray(b"1")}

@@ -123,6 +123,7 @@ class ChangeSet(CommitHook, abc.ABC):
         # Files that got another name, through whichever they were found: they must have one still.
         self._named_again: set[int] = set()
         self._file_paths: dict[int, tuple[bytes, ...]] = {}  # of the inodes in _attributes and _linked, for messages
+        self._touched_at: Mapping[int, int] = {}  # when the last name in a directory changed; else: at the commit
 
     # ------------------------------------------------------------------------------------------------------ reading
 
@@ -194,8 +195,8 @@ class ChangeSet(CommitHook, abc.ABC):
         """
         return False
 
-    def count_links(self, ino: int, names: int) -> None:
-        """Note that an inode has gained *names*, negative: has lost; for who is to see that before the commit."""
+    def count_links(self, node: Node, names: int) -> None:
+        """Note that *node* gains *names*, negative: loses; for who is to see that before the commit."""
 
     def make(self, parent: int, name: bytes, entry: Entry, path: tuple[bytes, ...], **conditions: Any) -> None:
         """Let *name* in *parent*, which is *path*, lead to an inode that was just made."""
@@ -240,6 +241,10 @@ class ChangeSet(CommitHook, abc.ABC):
         self._remember(self._linked, (parent, name))
         self._linked[parent, name] = ino
         self._file_paths[ino] = (*path, name)
+
+    def touch(self, times: Mapping[int, int]) -> None:
+        """Let the last change of names in directories have happened at *times*, in nanoseconds since 1970."""
+        self._touched_at = {**self._touched_at, **times}
 
     def name_again(self, ino: int) -> None:
         """Note that file *ino*, found by its number, gets another name."""
@@ -370,7 +375,18 @@ def _forget(where: dict[Any, Any], key: Any) -> None:
 
 
 _STATE: Final = (
-    *("_names", "_paths", "_count", "_made", "_moved", "_attributes", "_linked", "_named_again", "_file_paths"),
+    *(
+        "_names",
+        "_paths",
+        "_count",
+        "_made",
+        "_moved",
+        "_attributes",
+        "_linked",
+        "_named_again",
+        "_file_paths",
+        "_touched_at",
+    ),
     *("_created_here", "_exclusive", "_must_not_exist"),
 )
 

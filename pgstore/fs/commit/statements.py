@@ -116,11 +116,11 @@ ADD_LINKS = Statement(
 )
 
 
-def grouped(links: Iterable[tuple[int, int]]) -> Iterable[tuple[int, list[int]]]:
-    """Inodes by the number of names that they gain or lose; nearly always by one."""
+def grouped(changes: Iterable[tuple[int, int]]) -> Iterable[tuple[int, list[int]]]:
+    """Inodes by the number that is given with each, nearly always the same: how many names it gains or loses."""
     groups: dict[int, list[int]] = {}
-    for ino, names in links:
-        groups.setdefault(names, []).append(ino)
+    for ino, number in changes:
+        groups.setdefault(number, []).append(ino)
     return groups.items()
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from pgstore.core.batches import batches
 from pgstore.core.operation import CopyIn, Many, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.fs.commit.change_set import ChangeSet
+from pgstore.fs.commit.held import NewNode
 from pgstore.fs.model import Node
 
 COPY_FROM_NODES: Final = 16  # fewer are quicker by single INSERTs in one message
@@ -35,13 +36,6 @@ _FIXED: Final = struct.Struct("!h iq iq ic ii iq iq iq iq iq").pack
 _BIGINT: Final = struct.Struct("!iq").pack
 _FIELD: Final = struct.Struct("!i").pack
 _JSONB: Final = struct.Struct("!iB").pack  # with the version of the format
-
-
-class NewNode(NamedTuple):
-    """A node to be written; *parent*: of a directory, the one that it is in."""
-
-    node: Node
-    parent: int | None
 
 
 def insert(store_id: int, new: Sequence[NewNode], changes: ChangeSet | None = None) -> Op[None]:

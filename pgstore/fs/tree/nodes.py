@@ -20,12 +20,13 @@ from typing import Any, Final, NamedTuple
 from pgstore import errors
 from pgstore.core.operation import Op, Query
 from pgstore.fs.commit.change_set import How, Removal
+from pgstore.fs.commit.held import NewNode
 from pgstore.fs.commit.live import LOCK_INODES
 from pgstore.fs.model import DIRECTORY, ROOT, SYMLINK, Contents, Entry, Node
 from pgstore.fs.paths import Names, join
 from pgstore.fs.tree import xattrs
 from pgstore.fs.tree.listing import PAGE_NAMES
-from pgstore.fs.tree.new_nodes import NewNode, insert
+from pgstore.fs.tree.new_nodes import insert
 from pgstore.fs.tree.new_rows import LINK_MODE, reserve_inodes
 from pgstore.fs.tree.node_rows import NamedNode, gone
 from pgstore.fs.tree.resolve import Tree
@@ -241,7 +242,7 @@ def link(tree: Tree, ino: int, directory: int, name: bytes) -> Op[Node]:
     _check_free(where)
     tree.changes.name_again(ino)
     tree.changes.put(directory, name, _entry(found), where.path, exclusive=tree.is_exact, was_free=True)
-    tree.changes.count_links(ino, +1)
+    tree.changes.count_links(found, +1)
     return found._replace(link_count=found.link_count + 1)
 
 
@@ -287,7 +288,7 @@ def remove_at(tree: Tree, where: Place, how: How, *, exclusive: bool = False) ->
     found = where.found
     tree.changes.remove(where.directory, where.name, Removal(found.ino, found.kind, how, exclusive), where.path)
     if how != "moved":
-        tree.changes.count_links(found.ino, -1)
+        tree.changes.count_links(found, -1)
 
 
 def check_empty(tree: Tree, where: Place) -> Op[None]:
