@@ -18,9 +18,9 @@ from pgstore.mount.contents.ranges import Range, Ranges, ranges_of
 from pgstore.mount.contents.under_way import UPLOAD_BYTES, UPLOADS_MAX, Shared, UnderWay, check_size
 from pgstore.mount.protocol import Bytes
 
+_STATES: Final = itertools.count()
 FLUSH_SECONDS: Final = 1.0  # after which others see what was written
 PARTS_MAX: Final = 64  # places that one message writes to
-_STATES: Final = itertools.count()  # that nobody has read yet
 
 
 class LiveContents(UnderWay):
@@ -28,15 +28,16 @@ class LiveContents(UnderWay):
     The bytes of a file that others may write at the same time.
 
     `drop` says that they have; until then what was read, or written here, is taken for what the file has.
+
+    Args:
+        state: what is another one after every change by anybody, such as size and ctime. What was read of the file in this state
+            before may be in the cache still; None: it is not used.
     """
 
     def __init__(self, shared: Shared, ino: int, size_bytes: int, mtime_ns: int, state: Hashable | None = None) -> None:
-        """*state*: says whether the bytes are those that were read before (see `Source`); None: nobody knows."""
         super().__init__(shared, ino, size_bytes, mtime_ns)
         self._pin = FilePin(shared.session, shared.store_id, ino, None)
-        self._state: Hashable = (
-            next(_STATES) if state is None else state
-        )  # of the bytes in the database, as far as this mount has changed them or knows of changes
+        self._state = self._new_state() if state is None else state  # of the bytes in the database, as far as is known
         self._dirty_bytes = 0  # at least so many are in _dirty
         # Written, and perhaps not on the server's disk: if it crashes they are written again, as long as they are in the stage.
         self._unsafe = Ranges()
@@ -59,10 +60,14 @@ class LiveContents(UnderWay):
     def _before_reading(self) -> Op[None]:
         yield from self._pin.ensure()
 
+    @staticmethod
+    def _new_state() -> Hashable:
+        return next(_STATES)
+
     def drop(self, size_bytes: int, mtime_ns: int, state: Hashable | None = None) -> None:
         """Others have changed the file, which has *size_bytes* now: forget all but what was written here and not uploaded."""
         with self._lock:
-            self._state = next(_STATES) if state is None else state
+            self._state = self._new_state() if state is None else state
             self._is_at_risk |= bool(self._unsafe)  # it is not there any more to be written again
             self._unsafe.clear()
             self._forget_kept(all_of_it=True)
@@ -138,7 +143,7 @@ class LiveContents(UnderWay):
                 self._cut(size)
             self.shared.persistently(lambda: self._truncate(size))
             with self._lock:
-                self._state = next(_STATES)
+                self._state = self._new_state()
                 self._base_end = size
 
     def _truncate(self, size: int) -> Op[None]:
@@ -158,7 +163,7 @@ class LiveContents(UnderWay):
         except errors.Error as exc:
             raise os_error(exc) from exc
         with self._lock:
-            self._state = next(_STATES)
+            self._state = self._new_state()
             self._base_end = self.size_bytes = max(size, self._newer.end)
 
     def append_now(self, data: Bytes) -> bool:
@@ -200,7 +205,7 @@ class LiveContents(UnderWay):
             self._note_server()
         size = self.shared.persistently(lambda: self._write(pieces))
         with self._lock:
-            self._state = next(_STATES)  # what was read before, or is being read now, may lack these bytes
+            self._state = self._new_state()  # what was read before, or is being read now, may lack these bytes
             self._base_end = max(self._base_end, size)
 
     def _write(self, pieces: Sequence[tuple[int, bytes]]) -> Op[int]:
