@@ -69,7 +69,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
         self._kernel: Kernel | None = None
         self._held_bytes = 0  # of small files that are to be committed
         self._wanted = threading.Event()  # a commit, or the end
-        self._has_ended = False
+        self._ended = threading.Event()
         self._committer: threading.Thread | None = None
 
     @property
@@ -93,10 +93,10 @@ class VersionFiles(StoreFiles[VolumeContents]):
             start(self._committer)
 
     def _commit_often(self) -> None:
-        while not self._has_ended:
+        while not self._ended.is_set():
             self._wanted.wait(self._what.background_commits)
             self._wanted.clear()
-            if not self._has_ended and self._is_changed():
+            if not self._ended.is_set() and self._is_changed():
                 with going_on(f"committing what was written to {self._what.path}"):
                     self._commit(leave_open=True)
 
@@ -177,7 +177,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
         contents.drop(node.contents, node.chunk_size, None, node.mtime_ns)
 
     def end(self) -> None:
-        self._has_ended = True
+        self._ended.set()
         self._wanted.set()
         if self._committer is not None:
             self._committer.join()
@@ -293,9 +293,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
     def make_symbolic_link(self, directory: int, name: bytes, target: bytes, owner: Owner) -> Attributes:
         return self._attributes(
             self._held(
-                lambda: nodes.make_symbolic_link(
-                    self._tree, directory, name, target, uid=owner.uid, gid=owner.gid
-                )
+                lambda: nodes.make_symbolic_link(self._tree, directory, name, target, uid=owner.uid, gid=owner.gid)
             )
         )
 
@@ -313,9 +311,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
         self._removed(self._held(lambda: nodes.remove_directory(self._tree, directory, name)))
 
     def rename(self, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int) -> None:
-        source, target = self._held(
-            lambda: nodes.rename(self._tree, directory, name, to_directory, to_name, flags)
-        )
+        source, target = self._held(lambda: nodes.rename(self._tree, directory, name, to_directory, to_name, flags))
         if target is not None and target.ino != source.ino and not flags:
             self._removed(target)
 
@@ -382,16 +378,14 @@ class VersionFiles(StoreFiles[VolumeContents]):
         return self._attributes(node), file
 
     def _released(self, contents: VolumeContents) -> None:
-        """A program has closed the file for the last time, by one of those who had it open."""
-        if contents.open_files:
-            return
+        """A program has closed the file, perhaps the last that had it open."""
         if self._system.changes.is_removed(contents.ino):
             with self._table:
                 if contents.open_files:
                     return
                 self._contents.pop(contents.ino, None)
             self._forget(contents.ino, contents)
-        elif contents.is_changed and contents.size_bytes <= INLINE_BYTES_MAX:
+        elif contents.is_changed and contents.size_bytes <= INLINE_BYTES_MAX and not contents.open_files:
             self._hold_small(contents)
         else:
             self._closed(contents)
