@@ -1,6 +1,7 @@
 """Mounts: the files of a Volume or NetworkFileSystem for any program, through the kernel.
 
 - `protocol` says what a mount serves: `Files`, verbs on inode numbers and names, without paths and without a kernel.
+- `backends` are these for a NetworkFileSystem and a Volume; `contents` has the bytes of their files, read ahead and staged.
 - `kernel` has the structures and numbers of Linux' FUSE protocol, `channel` reads and writes them.
 - `verbs` turns what the kernel asks into calls of `Files`, with `listing` for open directories and `replies` for attributes.
 - `serve` has the threads: who reads, who answers. `notifier` tells the kernel what others have changed.

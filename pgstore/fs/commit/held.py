@@ -104,6 +104,12 @@ class Layer(ChangeSet):
             for name, change in names.items():
                 yield NameChange(parent, name, change)
 
+    def forget_names(self, parent: int) -> None:
+        """Drop what was done to names in *parent*, a directory that no commit has written and that is gone."""
+        for name in list(self._names.get(parent, ())):
+            self._set(parent, name, None, ())
+        self.touched.pop(parent, None)
+
     def take_over(self, changes: Collection[NameChange], other: Layer, inodes: Collection[int]) -> None:
         """Have these *changes* of *other*, and what it knows of *inodes*."""
         for parent, name, change in changes:
@@ -269,6 +275,9 @@ class HeldChanges(Layer):
         """
         if self.is_removed(ino):
             self._supersede(ino, None)
+            if ino in self.unwritten:
+                for layer in (self, self._pending):
+                    layer.forget_names(ino)
             del self.new[ino]
             self.unwritten.discard(ino)
             self._attributes.pop(ino, None)

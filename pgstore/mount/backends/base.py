@@ -59,6 +59,10 @@ class StoreFiles(Files, Generic[C]):
             return self._shared.persistently(make)
         except StoreGone:
             raise OSError(errno.ESTALE, "the store was deleted") from None
+        except OSError as exc:
+            if isinstance(exc.__cause__, errors.ConflictError):
+                raise exc.__cause__ from None
+            raise
 
     # --------------------------------------------------------------------------------------------------- what is open
 
