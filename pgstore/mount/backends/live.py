@@ -147,7 +147,11 @@ class LiveFiles(StoreFiles[LiveContents]):
         return self._run(lambda: nodes.node(self._tree(), ino))
 
     def attributes(self, ino: int) -> Attributes:
-        return self._attributes(self._node(ino))
+        node = self._node(ino)
+        contents = self._contents.get(ino)
+        if contents is not None and not contents.is_dirty and contents.size_bytes != node.size_bytes:
+            contents.drop(node.size_bytes, node.mtime_ns, _state(node))  # others, of whom we have not been told yet
+        return self._attributes(node)
 
     def look_up(self, directory: int, name: bytes) -> Attributes | Missing:
         node = self._run(lambda: nodes.look_up(self._tree(), directory, name))
