@@ -116,7 +116,7 @@ class HeldFileSystem:
 
     def reload(self) -> Op[int]:
         """Go on to the newest version. What is not committed is laid over it. Returns the version."""
-        yield from self._find_outcome()
+        yield from self.find_outcome()
         yield from self._go_to(None)
         return self.version
 
@@ -156,7 +156,7 @@ class HeldFileSystem:
             ConflictError: it cannot be merged with what others have done.
             OutcomeUnknown: the connection broke, and it may have been committed. The next commit or reload finds out.
         """
-        version = yield from self._find_outcome()
+        version = yield from self.find_outcome()
         part = self.changes.part(without)
         if part.is_empty:
             return version
@@ -188,8 +188,13 @@ class HeldFileSystem:
             raise
         return (yield from self.settle(part, done.written))
 
-    def _find_outcome(self) -> Op[int | None]:
-        """Find out whether a commit whose answer was lost has happened. Returns its version; None: there is no such."""
+    def find_outcome(self) -> Op[int | None]:
+        """
+        Find out whether a commit whose answer was lost has happened. Returns its version; None: there is no such.
+
+        Raises:
+            OutcomeUnknown: nobody knows yet.
+        """
         doubtful = self._doubtful
         if doubtful is None:
             return None

@@ -42,6 +42,7 @@ _LOG: Final = logging.getLogger("pgstore")
 FIXED: Final = Caching(names=3600.0, attributes=3600.0, missing=3600.0)
 # Where the kernel cannot forget all names at once, as after `reload` it must (before Linux 6.16).
 FORGETFUL: Final = Caching(names=1.0, attributes=1.0, missing=1.0)
+_ATTEMPTS: Final = 4  # of a commit, where what was uploaded is lost again and again
 STATES_MAX: Final = 50_000  # files of which it is known which bytes the kernel has
 HELD_BYTES_MAX: Final = 32 * 1024 * 1024  # of small files; with more a commit comes sooner
 
@@ -67,6 +68,8 @@ class VersionFiles(StoreFiles[VolumeContents]):
         self._committing = threading.Lock()
         self._states: OrderedDict[int, object] = OrderedDict()
         self._kernel: Kernel | None = None
+        # Those of a commit of which it is not known whether it has happened.
+        self._in_doubt: list[tuple[VolumeContents, Contents]] | None = None
         self._held_bytes = 0  # of small files that are to be committed
         self._wanted = threading.Event()  # a commit, or the end
         self._ended = threading.Event()
@@ -111,6 +114,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
 
     def _commit(self, *, leave_open: bool) -> None:
         with self._committing:
+            self._end_doubt()
             changed = [contents for contents in self._all_contents() if contents.is_changed]
             left = {contents.ino for contents in changed if leave_open and contents.is_open_for_writing}
             changed = [
@@ -118,9 +122,18 @@ class VersionFiles(StoreFiles[VolumeContents]):
                 for contents in changed
                 if contents.ino not in left and not self._system.changes.is_removed(contents.ino)
             ]
-            for contents in changed:
-                contents.upload()
-            self._write_version(changed, left)
+            for attempts_left in range(_ATTEMPTS - 1, -1, -1):
+                for contents in changed:
+                    contents.upload()
+                try:
+                    self._write_version(changed, left)
+                except OSError as exc:
+                    if exc.errno != errno.ESTALE or not attempts_left:
+                        raise
+                    for contents in changed:  # the server or the session may have lost what was uploaded
+                        contents.doubt()
+                else:
+                    break
         for contents in changed:
             self._closed(contents)
 
@@ -134,12 +147,22 @@ class VersionFiles(StoreFiles[VolumeContents]):
                     self._set_contents(contents, frozen[-1][1])
                 version = self._run(lambda: self._system.commit(without=left))
                 self._held_bytes = 0
+            except OSError as exc:
+                if isinstance(exc.__cause__, errors.OutcomeUnknown):
+                    self._in_doubt, frozen = frozen, []
+                    self._end_doubt()
+                    return
+                raise
             finally:
-                for contents, what in frozen:
-                    if version is None:
-                        contents.not_committed()
-                    else:
-                        contents.committed(what, None)
+                _unfreeze(frozen, version)
+
+    def _end_doubt(self) -> None:
+        """Find out whether a commit whose answer was lost has happened."""
+        with self._changing:
+            if self._in_doubt is not None:
+                version = self._run(self._system.find_outcome)
+                frozen, self._in_doubt = self._in_doubt, None
+                _unfreeze(frozen, version)
 
     def _set_contents(self, contents: VolumeContents, what: Contents) -> None:
         if what.blob_id is not None:
@@ -408,6 +431,14 @@ class VersionFiles(StoreFiles[VolumeContents]):
     def sync(self) -> None:
         """Return when what was committed is on the server's disk. What was not is not kept by that."""
         self._run(lambda: in_place.sync(self._store_id))
+
+
+def _unfreeze(frozen: list[tuple[VolumeContents, Contents]], version: int | None) -> None:
+    for contents, what in frozen:
+        if version is None:
+            contents.not_committed()
+        else:
+            contents.committed(what, None)
 
 
 class _OpenFile(VolumeFile):

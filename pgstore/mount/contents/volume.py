@@ -583,6 +583,7 @@ class VolumeContents(UnderWay):
                 return Contents(len(inline), None, inline or None)
         assert blob is not None, "nothing was uploaded"
         if not self._is_intact(blob):
+            self.not_committed()
             raise self._lost()
         return Contents(blob.size_bytes, blob.id, None)
 
@@ -600,6 +601,10 @@ class VolumeContents(UnderWay):
             if not is_ours or not self._is_intact(blob):
                 raise self._lost()
         return contents
+
+    def doubt(self) -> None:
+        """Find out with the next upload whether the database still has what was uploaded."""
+        self._doubt_blob()
 
     def _lost(self) -> errors.StaleFile:
         self._doubt_blob()

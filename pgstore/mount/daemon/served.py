@@ -50,7 +50,7 @@ class Served:
         """Mount it, and return when the kernel was answered for the first time, after at most *seconds*."""
         if self._device is None:
             what = self.what
-            self._device = attach.attach(what.path, name=what.source, read_only=what.read_only).device
+            self._device = attach.attach(what.path, name=what.source, read_only=self._files.read_only).device
         threads.start(threading.Thread(target=self._serve, name="pgstore-mount", daemon=True))
         if not self._ready.wait(seconds):
             self._detach()
