@@ -24,7 +24,7 @@ _numbers = itertools.count(1)
 NAMES = st.sampled_from([b"x", b"y", b"z"])
 AT = st.integers(min_value=0, max_value=60)  # which of the directories, or files, that there are
 FLAGS = st.sampled_from([0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE])
-DATA = st.sampled_from([b"", b"1", b"22", b"l" * 70_000])
+DATA = st.sampled_from([0, 1, 2, 70_000])  # so many bytes
 
 
 class Refused(Exception):
@@ -167,14 +167,17 @@ class Verbs(RuleBasedStateMachine):
     files: Any
 
     def both(self, verb, expected, *args):
+        number = None
         try:
             expected()
         except Refused as refused:
-            with pytest.raises(OSError) as caught:
-                getattr(self.files, verb)(*args)
-            assert caught.value.errno == refused.errno
-            return None
-        return getattr(self.files, verb)(*args)
+            number = refused.errno
+        if number is None:
+            return getattr(self.files, verb)(*args)
+        with pytest.raises(OSError) as caught:
+            getattr(self.files, verb)(*args)
+        assert caught.value.errno == number
+        return None
 
     def pick(self, number):
         pass
@@ -234,8 +237,8 @@ class Verbs(RuleBasedStateMachine):
         inodes = [inode for inode in self.model.others() if inode.kind == FILE]
         if inodes:
             inode = inodes[file % len(inodes)]
-            self.files.write(inode.ino, data)
-            inode.data = data
+            inode.data = b"x" * data
+            self.files.write(inode.ino, inode.data)
 
 
 class Direct(NodeFiles):
@@ -399,4 +402,4 @@ def test_verbs_do_what_posix_says(database, kind):
 @pytest.mark.slow
 def test_mounts_of_one_volume_hold_what_they_do_and_merge_it(database):
     machine = type("Machine", (Mounts,), {"database": database})
-    run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=50, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=25, deadline=None))
