@@ -395,10 +395,30 @@ class HeldChanges(Layer):
         """Lay what is pending over *version*, a newer one, which has all that was committed."""
         rest = self._pending
         self.new = {ino: new for ino, new in self.new.items() if ino in self.unwritten or self.is_removed(ino)}
-        if rest is self:
-            self.base = version
-        else:
+        if rest is not self:
             self._become(rest, version)
+        self.base = version
+        self._renumber()
+
+    def _renumber(self) -> None:
+        """What is pending in directories that were merged into others is in those from now on."""
+        for ours, theirs in self._now_called.items():
+            for name, change in self._names.pop(ours, {}).items():
+                self._names.setdefault(theirs, {})[name] = change
+            if ours in self.touched:
+                self.touched[theirs] = max(self.touched.pop(ours), self.touched.get(theirs, 0))
+            if ours in self._attributes:
+                self._attributes[theirs] = {**self._attributes.get(theirs, {}), **self._attributes.pop(ours)}
+            self._sorted.pop(theirs, None)
+        if self._now_called:
+            for names in self._names.values():
+                names.update((name, self._renumbered(change)) for name, change in names.items())
+            self._moved = {self._now(ino): self._now(parent) for ino, parent in self._moved.items()}
+            self.new = {
+                ino: new if new.parent is None else new._replace(parent=self._now(new.parent))
+                for ino, new in self.new.items()
+            }
+            self._count = sum(map(len, self._names.values()))
 
     def _become(self, layer: Layer, version: int) -> None:
         for name in _LAYER:
