@@ -100,6 +100,11 @@ class _Blob:
         self.has_rest = False  # what did not change was taken over
         self.state = 0  # grows with every change
 
+    @property
+    def is_safe(self) -> bool:
+        """Whether all that was written is on the server's disk."""
+        return not any(self.safe.gaps(*part) for part in self.written)
+
 
 class BlobLost(OSError):
     """The blob was lost in a crash of the server, or collected."""
@@ -109,7 +114,8 @@ class VolumeContents(UnderWay):
     """
     The bytes of a file of a Volume: those of a version, and over them what was written since.
 
-    For a commit: `upload`; `hand_over` in its transaction; then `committed`, or `not_committed`, after which all may be repeated.
+    For a commit: `upload`; `hand_over` in its transaction; then `committed`, or `not_committed`, after which all may be repeated;
+    it has to be after a `StaleFile`.
 
     Args:
         base: what the version has; *chunk_size*: of its blob, if it has one.
@@ -583,7 +589,7 @@ class VolumeContents(UnderWay):
                 return Contents(len(inline), None, inline or None)
         assert blob is not None, "nothing was uploaded"
         is_ours = yield Query(RELEASE, self.shared.store_id, blob.id, blob.session_id)
-        if not is_ours or not self._is_intact(blob):
+        if not is_ours or not (self._is_intact(blob) or blob.is_safe):
             self._doubt_blob()
             raise errors.StaleFile(
                 "what was uploaded of a file was lost with the server or the session; upload it again"
