@@ -98,7 +98,7 @@ def test_a_server_that_stays_away_is_an_io_error_told_once_to_each(database, pro
 
         first.write(0, b"a" * 6 * MIB)  # enough to begin an upload
         until(lambda: contents.failures.heard < contents.failures._count)
-        outcomes = []
+        outcomes: list[int | None] = []
         proxy.accept()
         for file in (first, first, second, second):
             try:

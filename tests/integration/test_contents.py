@@ -15,6 +15,9 @@ import pytest
 import pgstore
 from pgstore.fs.content.block_cache import BLOCK_BYTES, BlockCache
 from pgstore.fs.content.block_reader import BlockReader, Reading, Source
+from pgstore.mount.contents import live as live_module
+from pgstore.mount.contents import under_way
+from pgstore.mount.contents import volume as volume_module
 from pgstore.mount.contents.open_file import FALLOC_FL_PUNCH_HOLE, ContentsFile
 from pgstore.mount.contents.stage import Stage
 from tests.faults.conftest import until
@@ -440,6 +443,74 @@ def test_punching_gives_room_back(staged_files):
 
     assert staged_files.shared.stage.bytes == MIB - 800 * KIB
     assert b"".join(file.read(0, 2 * MIB)) == b"x" * 100 * KIB + bytes(800 * KIB) + b"x" * 124 * KIB
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["volume", "nfs"])
+@pytest.mark.parametrize("storage", ["r", "l"])
+def test_many_write_and_read_while_everything_is_uploaded_and_evicted(
+    database, client, tmp_path, monkeypatch, kind, storage
+):
+    """
+    Each of four threads knows what it wrote, in a stage that holds a fifth of the file, while commits go on.
+    """
+    for module in (volume_module, live_module, under_way):
+        monkeypatch.setattr(module, "UPLOAD_BYTES", 16 * KIB)
+    files = StagedFiles(database, client, kind, storage, tmp_path, bytes_max=200 * KIB)
+    contents = files.create()
+    span, threads = 1000 * KIB, 4
+    contents.write(span - 1, b"\0")
+    models = [bytearray(span) for _ in range(threads)]  # each has its own pages
+    done = threading.Event()
+    failures = []
+
+    def work(number):
+        rng = random.Random(number)
+        file, model = opened(contents), models[number]
+        try:
+            for _ in range(250):
+                page = rng.randrange(span // 4096 // threads) * threads + number
+                at, length = page * 4096 + rng.randrange(4000), rng.randrange(1, 96)
+                match rng.randrange(5):
+                    case 0:
+                        found = b"".join(map(bytes, file.read(page * 4096, 4096)))
+                        assert found == model[page * 4096 : (page + 1) * 4096], page
+                    case 1:
+                        file.allocate(FALLOC_FL_PUNCH_HOLE | 1, at, length)
+                        model[at : at + length] = bytes(length)
+                    case 2:
+                        data = rng.randbytes(4096)
+                        file.write(page * 4096, data)
+                        model[page * 4096 : (page + 1) * 4096] = data
+                    case _:
+                        data = rng.randbytes(length)
+                        file.write(at, data)
+                        model[at : at + length] = data
+        except BaseException as exc:
+            failures.append(exc)
+
+    def keep():
+        try:
+            while not done.is_set():
+                files.keep(contents)
+        except BaseException as exc:
+            failures.append(exc)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    keeper = threading.Thread(target=keep)
+    for thread in (*workers, keeper):
+        thread.start()
+    for thread in workers:
+        thread.join()
+    done.set()
+    keeper.join()
+    files.keep(contents)
+
+    assert failures == []
+    expected = b"".join(models[page % threads][page * 4096 : (page + 1) * 4096] for page in range(span // 4096))
+    same = [b"".join(map(bytes, opened(contents).read(0, span))) == expected, files.stored(contents.ino) == expected]
+    assert same == [True, True]
+    assert files.shared.stage.bytes <= 200 * KIB
 
 
 # --------------------------------------------------------------------------------------------------------------- reading

@@ -214,7 +214,8 @@ class BlockReader:
                 return
             self._ahead_to = wanted + 1
             self._window = min(2 * self._window, WINDOW_MAX)
-        self._reading.begin(source, first, last, ahead=False)
+        if first < last:  # one block is fetched by who wants it
+            self._reading.begin(source, first, last, ahead=False)
         self._reading.begin(source, max(first, last + 1), wanted, ahead=True)
 
 

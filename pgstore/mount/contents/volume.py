@@ -305,7 +305,7 @@ class VolumeContents(UnderWay):
 
     def _is_intact(self, blob: _Blob) -> bool:
         session = self.shared.session
-        return blob.written_to in (None, session.server) and blob.session_id == session.id
+        return blob.session_id == session.id and (blob.written_to in (None, session.server) or blob.is_safe)
 
     def _doubt_blob(self) -> None:
         if self._blob is not None:
@@ -589,7 +589,7 @@ class VolumeContents(UnderWay):
                 return Contents(len(inline), None, inline or None)
         assert blob is not None, "nothing was uploaded"
         is_ours = yield Query(RELEASE, self.shared.store_id, blob.id, blob.session_id)
-        if not is_ours or not (self._is_intact(blob) or blob.is_safe):
+        if not is_ours or not self._is_intact(blob):
             self._doubt_blob()
             raise errors.StaleFile(
                 "what was uploaded of a file was lost with the server or the session; upload it again"
