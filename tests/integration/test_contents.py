@@ -474,7 +474,8 @@ def test_many_write_and_read_while_everything_is_uploaded_and_evicted(
                 match rng.randrange(5):
                     case 0:
                         found = b"".join(map(bytes, file.read(page * 4096, 4096)))
-                        assert found == model[page * 4096 : (page + 1) * 4096], page
+                        same = found == model[page * 4096 : (page + 1) * 4096]
+                        assert same, page
                     case 1:
                         file.allocate(FALLOC_FL_PUNCH_HOLE | 1, at, length)
                         model[at : at + length] = bytes(length)

@@ -201,11 +201,9 @@ class LiveContents(UnderWay):
         for start, end in goal:
             while start < end:
                 # Not beyond a multiple of it: the next piece would have to write a chunk that is not full once more.
-                stop = min(end, (start // piece + 1) * piece)
-                if not self._uploading.overlaps(start // piece * piece, stop):
-                    parts = self._dirty.within(start, min((start // piece + 1) * piece, self._dirty.end))
-                    if parts := parts[:PARTS_MAX]:
-                        return parts
+                stop = (start // piece + 1) * piece
+                if not self._uploading.overlaps(stop - piece, stop) and (parts := self._dirty.within(start, stop)):
+                    return parts[:PARTS_MAX]
                 start = stop
         return []
 
