@@ -106,7 +106,8 @@ def test_ranges_are_a_set_of_offsets(changes, asked):
     """
     Compared with a set of integers; touching ranges are one.
     """
-    ranges, model = Ranges(), set()
+    ranges = Ranges()
+    model: set[int] = set()
 
     for added, (start, end) in changes:
         offsets = set(range(start, end))

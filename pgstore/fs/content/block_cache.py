@@ -17,6 +17,11 @@ BLOCK_BYTES: Final = 1024 * 1024
 CACHE_BYTES_MAX: Final = 64 * 1024 * 1024
 
 Key: TypeAlias = tuple[Hashable, int]  # source, number of the block
+Block: TypeAlias = tuple[bytes, ...]  # as it came from the server: joining it would take as long as fetching it
+
+
+def length(block: Block) -> int:
+    return sum(map(len, block))
 
 
 class BlockCache:
@@ -30,7 +35,7 @@ class BlockCache:
 
     def __init__(self, bytes_max: int = CACHE_BYTES_MAX, *, folder: str | None = None, disk_bytes_max: int = 0) -> None:
         self.bytes_max = bytes_max
-        self._blocks: OrderedDict[Key, bytes] = OrderedDict()
+        self._blocks: OrderedDict[Key, Block] = OrderedDict()
         self.bytes = 0
         self._lock = threading.Lock()
         slots = disk_bytes_max // BLOCK_BYTES
@@ -40,7 +45,7 @@ class BlockCache:
     def disk_bytes(self) -> int:
         return 0 if self._disk is None else self._disk.bytes
 
-    def get(self, key: Key, *, wait: bool = True) -> bytes | None:
+    def get(self, key: Key, *, wait: bool = True) -> Block | None:
         """The block, if it is there; without *wait*: in memory."""
         with self._lock:
             block = self._blocks.get(key)
@@ -55,14 +60,14 @@ class BlockCache:
     def has(self, key: Key) -> bool:
         return key in self._blocks or (self._disk is not None and key in self._disk)
 
-    def put(self, key: Key, block: bytes) -> None:
+    def put(self, key: Key, block: Block) -> None:
         with self._lock:
             before = self._blocks.pop(key, None)
-            self.bytes += len(block) - (0 if before is None else len(before))
+            self.bytes += length(block) - (0 if before is None else length(before))
             self._blocks[key] = block
             while self.bytes > self.bytes_max and len(self._blocks) > 1:
                 old, data = self._blocks.popitem(last=False)
-                self.bytes -= len(data)
+                self.bytes -= length(data)
                 if self._disk is not None:
                     self._disk.put(old, data)
 
@@ -89,29 +94,30 @@ class _Disk:
     def __contains__(self, key: Key) -> bool:
         return key in self._places
 
-    def put(self, key: Key, block: bytes) -> None:
+    def put(self, key: Key, block: Block) -> None:
         self._forget(key)
         if not self._free:
             self._forget(next(iter(self._places)))
         slot = self._free.pop()
+        size = length(block)
         try:
-            written = os.pwrite(self._fd, block, slot * BLOCK_BYTES)
+            written = os.pwritev(self._fd, block, slot * BLOCK_BYTES)
         except OSError:  # a full disk: it is a cache
             written = -1
-        if written < len(block):
+        if written < size:
             self._free.append(slot)
             return
-        self._places[key] = slot, len(block)
-        self.bytes += len(block)
+        self._places[key] = slot, size
+        self.bytes += size
 
-    def take(self, key: Key) -> bytes | None:
+    def take(self, key: Key) -> Block | None:
         place = self._places.get(key)
         if place is None:
             return None
-        slot, length = place
-        block = os.pread(self._fd, length, slot * BLOCK_BYTES)
+        slot, size = place
+        block = os.pread(self._fd, size, slot * BLOCK_BYTES)
         self._forget(key)
-        return block if len(block) == length else None
+        return (block,) if len(block) == size else None
 
     def _forget(self, key: Key) -> None:
         place = self._places.pop(key, None)

@@ -16,15 +16,16 @@ from pgstore.client.interfaces import ClientInterface
 from pgstore.core.operation import Op
 from pgstore.core.steps import run_blocking
 from pgstore.core.workers import Task, Workers
-from pgstore.fs.content.block_cache import BLOCK_BYTES, BlockCache
+from pgstore.fs.content.block_cache import BLOCK_BYTES, Block, BlockCache
 
 CONNECTIONS_MAX: Final = 4  # that read at a time
 WINDOW_MIN: Final = BLOCK_BYTES
 WINDOW_MAX: Final = 16 * BLOCK_BYTES
 FETCH_BYTES: Final = 4 * BLOCK_BYTES  # in one statement
+_PARTS_MAX: Final = 16  # of a block
 _OUT_OF_ORDER: Final = 2 * BLOCK_BYTES  # the kernel sends several requests at a time, in any order
 
-Fetched: TypeAlias = dict[int, bytes]
+Fetched: TypeAlias = dict[int, Block]
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Reading:
                     self._tasks.pop((source.key, number), None)
         return fetched
 
-    def block(self, source: Source, number: int) -> bytes:
+    def block(self, source: Source, number: int) -> Block:
         """One block: from the cache, from whoever fetches it, or else fetched by the caller."""
         key = source.key, number
         with self._lock:
@@ -116,13 +117,13 @@ class Reading:
             block = self.cache.get(key)
             if block is not None:
                 return block
-            return self._fetch(source, number, number).get(number, b"")
-        return task.result().get(number, b"")
+            return self._fetch(source, number, number).get(number, ())
+        return task.result().get(number, ())
 
 
-def _blocks(pieces: list[bytes]) -> list[bytes]:
+def _blocks(pieces: list[bytes]) -> list[Block]:
     """*pieces*, one after the other, cut into blocks."""
-    blocks: list[bytes] = []
+    blocks: list[Block] = []
     parts: list[bytes | memoryview] = []
     length = 0
     for piece in pieces:
@@ -140,9 +141,10 @@ def _blocks(pieces: list[bytes]) -> list[bytes]:
     return blocks
 
 
-def _joined(parts: list[bytes | memoryview]) -> bytes:
-    only = parts[0]
-    return only if len(parts) == 1 and isinstance(only, bytes) else b"".join(parts)
+def _joined(parts: list[bytes | memoryview]) -> Block:
+    """*parts* as a block: joined where they are many, or views, which would keep more in memory than themselves."""
+    whole = tuple(part for part in parts if isinstance(part, bytes))
+    return whole if len(whole) == len(parts) <= _PARTS_MAX else (b"".join(parts),)
 
 
 class BlockReader:
@@ -177,7 +179,7 @@ class BlockReader:
         return cached
 
     def _cached(self, source: Source, start: int, end: int, *, wait: bool) -> list[bytes | memoryview] | None:
-        blocks: list[bytes] = []
+        blocks: list[Block] = []
         for number in range(start // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1):
             block = self._reading.cache.get((source.key, number), wait=wait)
             if block is None:
@@ -212,19 +214,21 @@ class BlockReader:
                 return
             self._ahead_to = wanted + 1
             self._window = min(2 * self._window, WINDOW_MAX)
-        self._reading.begin(source, first, last, ahead=False)
+        if first < last:  # one block is fetched by who wants it
+            self._reading.begin(source, first, last, ahead=False)
         self._reading.begin(source, max(first, last + 1), wanted, ahead=True)
 
 
-def _cut(blocks: list[bytes], start: int, end: int) -> list[bytes | memoryview]:
+def _cut(blocks: list[Block], start: int, end: int) -> list[bytes | memoryview]:
     """The bytes of [*start*, *end*), of the blocks that they lie in."""
-    at = start // BLOCK_BYTES * BLOCK_BYTES
+    first = start // BLOCK_BYTES * BLOCK_BYTES
     pieces: list[bytes | memoryview] = []
-    for block in blocks:
-        stop = at + len(block)
-        if at >= start and stop <= end:
-            pieces.append(block)
-        elif max(start, at) < min(end, stop):
-            pieces.append(memoryview(block)[max(start, at) - at : min(end, stop) - at])
-        at += BLOCK_BYTES
+    for at, block in zip(range(first, end, BLOCK_BYTES), blocks, strict=True):
+        for piece in block:
+            stop = at + len(piece)
+            if at >= start and stop <= end:
+                pieces.append(piece)
+            elif max(start, at) < min(end, stop):
+                pieces.append(memoryview(piece)[max(start, at) - at : min(end, stop) - at])
+            at = stop
     return pieces

@@ -143,8 +143,10 @@ class VersionFiles(StoreFiles[VolumeContents]):
         with self._changing:
             try:
                 for contents in changed:
-                    frozen.append((contents, contents.freeze()))
-                    self._set_contents(contents, frozen[-1][1])
+                    what = contents.freeze()
+                    frozen.append((contents, what))
+                    if what is not contents.base:
+                        self._set_contents(contents, what)
                 version = self._run(lambda: self._system.commit(without=left))
                 self._held_bytes = 0
             except OSError as exc:

@@ -63,10 +63,12 @@ class Failures:
         self._latest: OSError | None = None
         self._is_heard = True
 
-    def note(self, exc: OSError) -> None:
+    def note(self, exc: OSError) -> int:
+        """Returns what somebody has heard of who knows of *exc*."""
         self._latest = exc
         self._count += 1
         self._is_heard = False
+        return self._count
 
     @property
     def heard(self) -> int:

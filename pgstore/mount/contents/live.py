@@ -44,14 +44,14 @@ class LiveContents(UnderWay):
         self._is_cut = False  # and so is a truncation
         self._is_at_risk = False  # and something that could not be written again
         self._written_to: int | None = None  # the server that has these
+        self._durable_parts: list[Range] = []  # what is written, or was last, by a statement that waits for the disk
         self._is_timed = False
 
     def _below(self, start: int, end: int) -> list[tuple[int, int, Source | bytes]]:
         end = min(end, self._base_end)
         if start >= end:
             return []
-        key = "live", self.shared.store_id, self.ino, self._state
-        return [(start, end, Source(key, self._base_end, self._read_base))]
+        return [(start, end, Source(self._source_key, self._base_end, self._read_base))]
 
     def _read_base(self, start: int, end: int) -> Op[list[bytes]]:
         _, pieces = yield from in_place.read_at(self.shared.store_id, self.ino, start, end - start)
@@ -59,6 +59,16 @@ class LiveContents(UnderWay):
 
     def _before_reading(self) -> Op[None]:
         yield from self._pin.ensure()
+
+    def know(self, data: bytes) -> None:
+        """All of the file is *data*, as it is in the present state: it came with the file's name."""
+        with self._lock:
+            key = self._source_key
+        self.shared.reading.cache.put((key, 0), (data,))
+
+    @property
+    def _source_key(self) -> Hashable:
+        return "live", self.shared.store_id, self.ino, self._state
 
     @staticmethod
     def _new_state() -> Hashable:
@@ -191,11 +201,9 @@ class LiveContents(UnderWay):
         for start, end in goal:
             while start < end:
                 # Not beyond a multiple of it: the next piece would have to write a chunk that is not full once more.
-                stop = min(end, (start // piece + 1) * piece)
-                if not self._uploading.overlaps(start // piece * piece, stop):
-                    parts = self._dirty.within(start, min((start // piece + 1) * piece, self._dirty.end))
-                    if parts := parts[:PARTS_MAX]:
-                        return parts
+                stop = (start // piece + 1) * piece
+                if not self._uploading.overlaps(stop - piece, stop) and (parts := self._dirty.within(start, stop)):
+                    return parts[:PARTS_MAX]
                 start = stop
         return []
 
@@ -203,14 +211,14 @@ class LiveContents(UnderWay):
         with self._lock:
             pieces = [(start, self._staged.read(start, end)) for start, end in parts]
             self._note_server()
-        size = self.shared.persistently(lambda: self._write(pieces))
+            durable = parts is self._durable_parts or self.shared.session.server is None
+        size = self.shared.persistently(lambda: self._write(pieces, durable=durable))
         with self._lock:
             self._state = self._new_state()  # what was read before, or is being read now, may lack these bytes
             self._base_end = max(self._base_end, size)
 
-    def _write(self, pieces: Sequence[tuple[int, bytes]]) -> Op[int]:
+    def _write(self, pieces: Sequence[tuple[int, bytes]], *, durable: bool) -> Op[int]:
         yield from self._pin.ensure()
-        durable = self.shared.session.server is None
         store_id, ino = self.shared.store_id, self.ino
         if len(pieces) == 1:
             return (yield from in_place.write_at(store_id, ino, *pieces[0], durable=durable))
@@ -218,6 +226,8 @@ class LiveContents(UnderWay):
 
     def _sent(self, parts: list[Range]) -> None:
         self._dirty_bytes = self._dirty.total if self._dirty else 0
+        if parts is self._durable_parts:
+            return
         for start, end in parts:
             self._unsafe.add(start, end)
 
@@ -230,29 +240,58 @@ class LiveContents(UnderWay):
         self.sync()
 
     def sync(self) -> None:
-        self.upload()
+        parts = self._claim_little()
+        if not parts:
+            self.upload()
         while True:
             with self._lock:
-                if not (self._unsafe or self._is_cut or self._is_at_risk):
+                if not (parts or self._unsafe or self._is_cut or self._is_at_risk):
                     return
                 unsafe, self._unsafe = self._unsafe, Ranges()
                 was_cut, self._is_cut = self._is_cut, False
                 was_at_risk, self._is_at_risk = self._is_at_risk, False
-                written_to, self._written_to = self._written_to, None
+                written_to = self._written_to
+                if not self._uploading:  # else what is under way may have gone to that server, too
+                    self._written_to = None
             is_safe = False
             try:
-                self.shared.persistently(lambda: in_place.sync(self.shared.store_id))
+                if parts:
+                    self._upload(parts, Ranges())
+                else:
+                    self.shared.persistently(lambda: in_place.sync(self.shared.store_id))
                 is_safe = written_to in (None, self.shared.session.server)
             finally:
                 if not is_safe:
-                    self._may_be_lost(unsafe, was_cut=was_cut)
+                    self._may_be_lost(unsafe, was_cut=was_cut, was_at_risk=was_at_risk)
             if is_safe:
                 return
+            parts = []
             self._write_again(was_cut=was_cut, was_at_risk=was_at_risk)
 
-    def _may_be_lost(self, unsafe: Ranges, *, was_cut: bool) -> None:
+    def _claim_little(self) -> list[Range]:
+        """
+        All that is dirty, if it is little, to be written by a statement that waits for the disk; empty: it is not.
+
+        The disk then has all that was written before, too: one round trip, instead of two for a write and a `sync`.
+        """
+        with self._lock:
+            if self._uploading or not self._dirty:
+                return []
+            goal = ranges_of(self._dirty)
+            parts = self._claim(goal)
+            if parts != list(goal):
+                return []
+            for part in parts:
+                self._dirty.remove(*part)
+                self._uploading.add(*part)
+            self._durable_parts = parts
+            return parts
+
+    def _may_be_lost(self, unsafe: Ranges, *, was_cut: bool, was_at_risk: bool) -> None:
         with self._lock:
             self._is_cut |= was_cut
+            self._is_at_risk |= was_at_risk
+            self._written_to = None
             for start, end in unsafe:
                 for begin, stop in self._newer.within(start, end):
                     self._dirty_bytes += self._dirty.add(begin, stop)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from pgstore.fs.content.block_reader import BlockReader
@@ -87,17 +87,21 @@ class ContentsFile(OpenFile):
 
     def flush(self) -> None:
         if self.can_write:
-            self._check()
-            self.contents.flush()
+            self._bring(self.contents.flush)
 
     def sync(self) -> None:
-        self._check()
-        self.contents.sync()
+        self._bring(self.contents.sync)
 
-    def _check(self) -> None:
-        self._heard, error = self.contents.failures.since(self._heard)
+    def _bring(self, bring: Callable[[], None]) -> None:
+        failures = self.contents.failures
+        self._heard, error = failures.since(self._heard)
         if error is not None:
             raise error
+        try:
+            bring()
+        except OSError as exc:  # which all others who have the file open are to hear of, too
+            self._heard = failures.note(exc)
+            raise
 
     def release(self) -> None:
         self.contents.close(write=self.can_write)

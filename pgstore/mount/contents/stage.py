@@ -80,7 +80,7 @@ class Stage:
 
     def wait_for_room(self) -> None:
         """
-        Wait until something has been given back.
+        Have something uploaded, and wait until something was given back.
 
         Raises:
             OSError: ENOSPC: nothing was, for a minute.
@@ -141,10 +141,10 @@ class StagedFile:
 
     def write_now(self, offset: int, data: Bytes) -> bool:
         """
-        Write *data*. Returns False, with nothing done, if there is no room.
+        Write *data*. Returns False, with nothing done, if there is no room; what else is staged may make some.
 
         Raises:
-            OSError: ENOSPC: the disk is full. Perhaps a part was written, which is not noted.
+            OSError: ENOSPC: the disk is full, and not of what is staged.
         """
         end = offset + len(data)
         held = self.held
@@ -157,9 +157,11 @@ class StagedFile:
                 self._memory[offset:end] = data
             else:
                 self._write_fd(offset, data)
-        except BaseException:
+        except OSError as exc:
             self._stage.give_back(missing)
-            raise
+            if exc.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._stage.bytes:
+                raise
+            return False
         held.add(offset, end)
         return True
 

@@ -58,7 +58,8 @@ class Shared:
         self.closing = threading.Event()
         count = max(1, min(UPLOADS_MAX, self.client.settings.connections_max - 1))
         self.uploaders: Workers = self.client.shared.setdefault("uploading workers", Workers(count, "pgstore-uploader"))
-        self.tenants: weakref.WeakSet[UnderWay] = weakref.WeakSet()
+        self._tenants: weakref.WeakSet[UnderWay] = weakref.WeakSet()
+        self._tenants_lock = threading.Lock()
         stage.make_room = self.make_room
 
     def run(self, op: Op[T]) -> T:
@@ -68,9 +69,16 @@ class Shared:
     def persistently(self, make: Callable[[], Op[T]]) -> T:
         return persistently(self.run, make, self.timeout, self.closing)
 
+    def add_tenant(self, contents: UnderWay) -> None:
+        """*contents* use the stage."""
+        with self._tenants_lock:
+            self._tenants.add(contents)
+
     def make_room(self) -> None:
         """The stage is full: give back what the database has, and have the rest uploaded."""
-        for tenant in tuple(self.tenants):
+        with self._tenants_lock:
+            tenants = tuple(self._tenants)
+        for tenant in tenants:
             tenant.relieve()
 
     def close(self) -> None:
@@ -103,7 +111,7 @@ class UnderWay(abc.ABC):
         self._jobs = 0  # uploads in the background
         self._has_failed = False  # no more of them, until somebody has asked for one
         self._truncations = threading.Lock()  # held while the size is changed in the database
-        shared.tenants.add(self)
+        shared.add_tenant(self)
 
     # --------------------------------------------------------------------------------------------- what the kinds say
 

@@ -98,7 +98,13 @@ class _Blob:
         self.written = Ranges()  # where there may be extents
         self.safe = Ranges()  # of these, on the server's disk
         self.has_rest = False  # what did not change was taken over
+        self.is_whole = False  # and all that changed was uploaded once
         self.state = 0  # grows with every change
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether all that was written is on the server's disk."""
+        return not any(self.safe.gaps(*part) for part in self.written)
 
 
 class BlobLost(OSError):
@@ -109,7 +115,8 @@ class VolumeContents(UnderWay):
     """
     The bytes of a file of a Volume: those of a version, and over them what was written since.
 
-    For a commit: `upload`; `hand_over` in its transaction; then `committed`, or `not_committed`, after which all may be repeated.
+    For a commit: `upload`; `hand_over` in its transaction; then `committed`, or `not_committed`, after which all may be repeated;
+    it has to be after a `StaleFile`.
 
     Args:
         base: what the version has; *chunk_size*: of its blob, if it has one.
@@ -132,6 +139,7 @@ class VolumeContents(UnderWay):
         # Of the commit under way.
         self._inline: bytes | None = None  # what it gets instead of a blob
         self._after = Ranges()  # offsets written since that was read
+        self._uploads = 0  # calls of `upload` that have not returned
         self._is_frozen = False  # the blob is in its hands
         self._cut_at = base.size_bytes  # the least size since
         self._set_base(base, chunk_size, since)
@@ -258,37 +266,49 @@ class VolumeContents(UnderWay):
 
     @property
     def is_dirty(self) -> bool:
-        return self.is_changed and (self._blob is None or super().is_dirty or not self._blob.has_rest)
+        return self.is_changed and (self._blob is None or super().is_dirty or not self._blob.is_whole)
 
     def upload(self) -> None:
         """Bring to the database all that was written before the call. What comes meanwhile is left to the next commit."""
-        for attempts_left in range(_ATTEMPTS - 1, -1, -1):
-            with self._changed:
-                while self._is_frozen:
-                    self._changed.wait()
-                if not self.is_changed:
+        with self._changed:
+            while self._is_frozen:
+                self._changed.wait()
+            self._uploads += 1
+        try:
+            for attempts_left in range(_ATTEMPTS - 1, -1, -1):
+                try:
+                    self._upload_all()
+                except BlobLost:
+                    if not attempts_left:
+                        raise
+                    self._doubt_blob()
+                else:
                     return
-                size = self.size_bytes
-                self._inline = None
-                self._after.clear()
-                self._cut_at = size
-                layers = self._layers(0, size) if size <= INLINE_BYTES_MAX else []
-            if size <= INLINE_BYTES_MAX:
-                self._inline = self._joined(layers, 0, size)
+        finally:
+            with self._changed:
+                self._uploads -= 1
+                self._changed.notify_all()
+
+    def _upload_all(self) -> None:
+        with self._lock:
+            if not self.is_changed:
                 return
-            try:
-                self._prepare()
-                super().upload()
-                self._take_over_rest()
-            except BlobLost:
-                if not attempts_left:
-                    raise
-                self._doubt_blob()
-                continue
-            with self._lock:
-                if self._blob is not None:
-                    self._blob.size_bytes = size
+            size = self.size_bytes
+            self._inline = None
+            self._after.clear()
+            self._cut_at = size
+            layers = self._layers(0, size) if size <= INLINE_BYTES_MAX else []
+        if size <= INLINE_BYTES_MAX:
+            self._inline = self._joined(layers, 0, size)
             return
+        self._prepare()
+        # First: what changes afterwards replaces what was taken over, so that nothing is left out.
+        self._take_over_rest()
+        super().upload()
+        with self._lock:
+            assert self._blob is not None
+            self._blob.size_bytes = size
+            self._blob.is_whole = True
 
     def _prepare(self) -> None:
         with self._preparing:
@@ -299,7 +319,7 @@ class VolumeContents(UnderWay):
 
     def _is_intact(self, blob: _Blob) -> bool:
         session = self.shared.session
-        return blob.written_to in (None, session.server) and blob.session_id == session.id
+        return blob.session_id == session.id and (blob.written_to in (None, session.server) or blob.is_safe)
 
     def _doubt_blob(self) -> None:
         if self._blob is not None:
@@ -317,7 +337,7 @@ class VolumeContents(UnderWay):
                 for part in blob.written:
                     for lost in blob.safe.gaps(*part):
                         self._dirty.add(*lost)
-                blob.has_rest = False
+                blob.has_rest = blob.is_whole = False
                 blob.written_to = session.server
                 return
             if self._evicted:
@@ -501,6 +521,8 @@ class VolumeContents(UnderWay):
         with self._lock:
             for part in rest:
                 blob.written.add(*part)
+                for touched in self._touched.within(*part):  # meanwhile: it was the chunk of before that was taken over
+                    self._dirty.add(*touched)
             blob.has_rest = True
             blob.state += 1
 
@@ -566,7 +588,7 @@ class VolumeContents(UnderWay):
 
     def freeze(self) -> Contents:
         """
-        Return where what was uploaded is, for a commit that gives it to the inode.
+        Return where what `upload` has brought to the database is, for a commit that gives it to the inode.
 
         Until `committed` or `not_committed` is called, nothing more is uploaded.
 
@@ -574,14 +596,15 @@ class VolumeContents(UnderWay):
             StaleFile: the server or the session has lost it: `upload` again.
         """
         with self._changed:
+            while self._uploads:  # which would be of a blob that is not ours any more
+                self._changed.wait()
             self._is_frozen = True
             self._wait_for_uploads()
             blob, inline = self._blob, self._inline
-            if not self.is_changed:
-                return self._base
             if inline is not None:
                 return Contents(len(inline), None, inline or None)
-        assert blob is not None, "nothing was uploaded"
+            if blob is None or not blob.is_whole:  # it had nothing to do
+                return self._base
         if not self._is_intact(blob):
             self.not_committed()
             raise self._lost()
@@ -603,7 +626,7 @@ class VolumeContents(UnderWay):
         return contents
 
     def doubt(self) -> None:
-        """Find out with the next upload whether the database still has what was uploaded."""
+        """Have the next upload find out whether the database still has what was uploaded."""
         self._doubt_blob()
 
     def _lost(self) -> errors.StaleFile:
@@ -617,28 +640,31 @@ class VolumeContents(UnderWay):
             self._changed.notify_all()
 
     def committed(self, contents: Contents, version: int | None) -> None:
-        """The inode has *contents*, as `hand_over` returned them, since *version*. What was written since lies over that."""
+        """The inode has *contents*, which `freeze` returned, since *version*. What was written since lies over that."""
         with self._changed:
-            blob = self._blob
-            chunk_size = blob.chunk_size if blob is not None else None
-            kept = self._after
-            if chunk_size is not None:
-                for start, end in self._dirty:
-                    kept.add(start * chunk_size, min(end * chunk_size, self.size_bytes))
-            for start, end in kept.gaps(0, max(self._newer.end, 0)):
-                self._newer.remove(start, end)
-                self._staged.discard(start, end)
-            self._evicted.clear()
-            cut_at = min(self._cut_at, self.size_bytes)
-            if blob is not None and contents.blob_id is None:
-                self.shared.session.later(partial(_abandon, self.shared.store_id, blob))
-            self._forget_blob()
-            self._set_base(contents, chunk_size, version)
-            self._base_end = min(contents.size_bytes, cut_at)
-            self.is_changed = bool(self._newer) or not self._base_end == self.size_bytes == contents.size_bytes
-            self._inline, self._after = None, Ranges()
+            if contents is not self._base:
+                self._build_on(contents, version)
             self._is_frozen = False
             self._changed.notify_all()
+
+    def _build_on(self, contents: Contents, version: int | None) -> None:
+        blob = self._blob
+        chunk_size = blob.chunk_size if blob is not None else None
+        kept = self._after
+        if chunk_size is not None:
+            for start, end in self._dirty:
+                kept.add(start * chunk_size, min(end * chunk_size, self.size_bytes))
+        for start, end in kept.gaps(0, self._newer.end):
+            self._newer.remove(start, end)
+            self._staged.discard(start, end)
+        self._evicted.clear()
+        if blob is not None and contents.blob_id is None:
+            self.shared.session.later(partial(_abandon, self.shared.store_id, blob))
+        self._forget_blob()
+        self._set_base(contents, chunk_size, version)
+        self._base_end = min(contents.size_bytes, self._cut_at, self.size_bytes)
+        self.is_changed = bool(self._newer) or not self._base_end == self.size_bytes == contents.size_bytes
+        self._inline, self._after = None, Ranges()
 
     def drop(self, base: Contents, chunk_size: int | None, since: int | None, mtime_ns: int) -> None:
         """Another version has *base*: read that from now on. Only while nothing was written."""
@@ -653,6 +679,8 @@ class VolumeContents(UnderWay):
         with self._changed:
             self._is_frozen = False
             self._has_failed = True
+            while self._uploads:
+                self._changed.wait()
             self._wait_for_uploads()
             if self._blob is not None:
                 self.shared.session.later(partial(_abandon, self.shared.store_id, self._blob))
