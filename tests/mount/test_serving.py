@@ -1,0 +1,378 @@
+"""A mount as a whole: what others change, what is slow, what breaks, how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pgstore.mount import attach, mount_table
+from tests.mount.checks.directories import Directory
+from tests.mount.checks.tools import fails, opened
+
+SOON = 10.0
+
+
+def until(true: Callable[[], bool], what: str) -> None:
+    """Wait for what comes at once, but not to this thread."""
+    deadline = time.monotonic() + SOON
+    while not true():
+        assert time.monotonic() < deadline, f"waited {SOON} s for: {what}"
+        time.sleep(0.002)
+
+
+def program(text: str, *arguments: object) -> subprocess.Popen[str]:
+    """Another process, which may wait for ever."""
+    return subprocess.Popen([sys.executable, "-c", text, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+
+
+READ_IT = "import sys; print(len(open(sys.argv[1], 'rb', buffering=0).read(10)), flush=True)"
+SYNC_IT = "import os, sys; os.fsync(os.open(sys.argv[1], os.O_RDWR))"
+
+
+def state_of(process: subprocess.Popen[str]) -> str:
+    """`S` and `D`: it waits."""
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def ended(process: subprocess.Popen[str], code: int) -> str:
+    """What *process* has written, once it ends with *code*."""
+    written = process.communicate(timeout=SOON)[0]
+    assert process.returncode == code
+    return written
+
+
+# ------------------------------------------------------------------------------------------------ what others change
+
+
+def test_contents_that_others_change_are_seen_by_who_has_the_file_open_and_mapped(memory_mount):
+    mounted = memory_mount()
+    file = mounted.directory / "file"
+    file.write_bytes(b"old" * 2000)
+    with opened(file, os.O_RDONLY) as fd, mmap.mmap(fd, 0, prot=mmap.PROT_READ) as mapped:
+        assert mapped[:3] == b"old"
+        mounted.call("rewrite", "file", "new!" * 1500)
+        assert os.pread(fd, 4, 0) == b"oldo"  # from the kernel's memory
+
+        mounted.call("tell_contents", "file")
+
+        until(lambda: os.pread(fd, 4, 0) == b"new!", "the contents by read(2)")
+        assert mapped[:4] == b"new!"
+        assert file.read_bytes() == b"new!" * 1500
+
+
+def test_a_file_that_others_let_grow_is_read_to_its_end(memory_mount):
+    """
+    With the kernel's own cache of writes it would keep the size that it knew.
+    """
+    mounted = memory_mount()
+    file = mounted.directory / "file"
+    file.write_bytes(b"abc")
+    with opened(file, os.O_RDONLY) as fd:
+        assert os.read(fd, 10) == b"abc"
+        mounted.call("rewrite", "file", "abcdefgh")
+        mounted.call("tell_contents", "file")
+
+        until(lambda: os.fstat(fd).st_size == 8, "the size")
+        assert os.pread(fd, 100, 0) == b"abcdefgh"
+
+
+def test_attributes_that_others_change_are_seen(memory_mount):
+    mounted = memory_mount()
+    file = mounted.directory / "file"
+    file.write_bytes(b"x")
+    file.chmod(0o644)
+    mounted.call("set_mode", "file", 0o600)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+
+    mounted.call("tell_attributes", "file")
+
+    until(lambda: stat.S_IMODE(file.stat().st_mode) == 0o600, "the mode")
+
+
+def test_names_that_others_change_are_seen(memory_mount):
+    """
+    A name that is gone, one that had been missing, and the listing and the times of their directory.
+    """
+    mounted = memory_mount()
+    old, new = mounted.directory / "old", mounted.directory / "new"
+    old.write_bytes(b"x")
+    assert not new.exists()
+    os.utime(mounted.directory, ns=(1, 1))
+    mounted.call("move", "/", "old", "new")
+    assert (old.exists(), new.exists()) == (True, False)
+    assert mounted.directory.stat().st_mtime_ns == 1
+
+    mounted.call("tell_name", "/", "old")
+    mounted.call("tell_name", "/", "new")
+
+    until(lambda: (old.exists(), new.exists()) == (False, True), "the names")
+    until(lambda: mounted.directory.stat().st_mtime_ns != 1, "the time of the directory")
+    assert os.listdir(mounted.directory) == ["new"]
+
+
+def test_writes_go_on_while_notifications_storm(memory_mount):
+    """
+    What is being written, read, made and removed is what the notifications are about.
+    """
+    mounted = memory_mount()
+    storm = threading.Thread(target=mounted.call, args=("tell_all", 3000))
+    data = os.urandom(300_000)
+    storm.start()
+    rounds = 0
+    while storm.is_alive() or rounds < 20:
+        file = mounted.directory / f"file{rounds % 5}"
+        file.write_bytes(data)
+        assert file.read_bytes() == data
+        os.rename(file, mounted.directory / "renamed")
+        with opened(mounted.directory / "renamed", os.O_RDWR) as fd, mmap.mmap(fd, 0) as mapped:
+            mapped[1000:1005] = b"hello"
+            assert os.pread(fd, 5, 1000) == b"hello"
+        os.unlink(mounted.directory / "renamed")
+        rounds += 1
+    storm.join()
+
+    assert rounds >= 20
+
+
+# ------------------------------------------------------------------------------------------------------ what is slow
+
+
+@pytest.mark.parametrize("readers", [1, 3, 12])
+def test_slow_reads_hold_up_nobody_else(memory_mount, readers):
+    """
+    Also more of them than there are threads that serve.
+    """
+    mounted = memory_mount("--seconds", "0", "--threads", "4")
+    for number in range(readers):
+        file = mounted.directory / f"slow{number}"
+        file.write_bytes(b"0123456789")
+        os.setxattr(file, "user.held", b"1")
+    quick = mounted.directory / "quick"
+    quick.write_bytes(b"quick")
+    mounted.call("hold")
+    waiting = [program(READ_IT, mounted.directory / f"slow{number}") for number in range(readers)]
+    try:
+        until(lambda: mounted.call("opened") >= min(readers, 3), "all threads but one to wait")
+        began = time.monotonic()
+        for _ in range(50):
+            quick.stat()
+        assert time.monotonic() - began < 5
+        assert all(each.poll() is None for each in waiting)
+    finally:
+        mounted.call("let_go")
+    assert [ended(each, 0) for each in waiting] == ["10\n"] * readers
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("doing", [READ_IT, SYNC_IT], ids=["reading", "syncing"])
+def test_a_program_that_is_killed_does_not_wait_for_its_answer(memory_mount, doing, number):
+    mounted = memory_mount()
+    file = mounted.directory / "file"
+    file.write_bytes(b"x")
+    os.setxattr(file, "user.held", b"1")
+    mounted.call("hold")
+    waiting = program(doing, file)
+    until(lambda: mounted.call("opened") == 1, "the file to be open")
+    until(lambda: state_of(waiting) in "SD", "the program to wait")
+    waiting.send_signal(number)
+
+    ended(waiting, -number)
+    if doing == SYNC_IT:  # what the kernel reads ahead keeps the file open
+        until(lambda: mounted.call("opened") == 0, "the file to be closed")
+    mounted.call("let_go")
+    assert file.read_bytes() == b"x"
+
+
+def test_a_signal_that_does_not_kill_interrupts_nothing(memory_mount):
+    """
+    Few programs expect that a file is interrupted; some send themselves signals all the time.
+    """
+    mounted = memory_mount()
+    file = mounted.directory / "file"
+    file.write_bytes(b"0123456789")
+    os.setxattr(file, "user.held", b"1")
+    mounted.call("hold")
+    waiting = program("import signal; signal.signal(signal.SIGUSR1, lambda *_: print('signal'))\n" + READ_IT, file)
+    until(lambda: mounted.call("opened") == 1, "the file to be open")
+    waiting.send_signal(signal.SIGUSR1)
+    mounted.call("let_go")
+
+    assert ended(waiting, 0) == "signal\n10\n"
+
+
+def test_files_are_written_by_many_at_once(memory_mount):
+    mounted = memory_mount("--waits")
+
+    def write(number: int) -> None:
+        for round_ in range(50):
+            (mounted.directory / f"{number}-{round_}").write_bytes(b"%d" % number * 5000)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(os.listdir(mounted.directory)) == 500
+    assert all((mounted.directory / f"{n}-49").read_bytes() == b"%d" % n * 5000 for n in range(10))
+
+
+# --------------------------------------------------------------------------------------------------- many and large
+
+
+def test_a_directory_of_100_000_entries_streams_and_is_sought_in(memory_mount):
+    mounted = memory_mount()
+    mounted.call("fill", 100_000)
+    names = [b"%06d" % number for number in range(100_000)]
+    with Directory(mounted.directory) as directory:
+        places = {}
+        found = []
+        while True:
+            place = directory.tell()
+            if (entry := directory.read()) is None:
+                break
+            found.append(entry[0])
+            if len(found) % 9_999 == 0:
+                places[len(found) - 1] = place
+        assert found[2:] == names
+        for index in sorted(places, reverse=True):
+            directory.seek(places[index])
+            assert directory.read()[0] == found[index]
+        directory.rewind()
+        assert directory.read()[0] == b"."
+    assert len(os.listdir(mounted.directory)) == 100_000
+
+
+# ------------------------------------------------------------------------------------------------------- what breaks
+
+
+def test_a_mistake_in_the_server_is_an_input_output_error_and_the_mount_goes_on(memory_mount, capfd):
+    mounted = memory_mount()
+    file = mounted.directory / "file"
+    file.write_bytes(b"x")
+    os.setxattr(file, "user.broken", b"1")
+
+    fails(errno.EIO, os.open, file, os.O_RDONLY)
+
+    assert "a mistake in the server" in capfd.readouterr().err
+    os.removexattr(file, "user.broken")
+    assert file.read_bytes() == b"x"
+
+
+def test_a_read_only_mount_refuses_changes(memory_mount):
+    mounted = memory_mount("--read-only")
+
+    fails(errno.EROFS, os.mkdir, mounted.directory / "d")
+    fails(errno.EROFS, os.open, mounted.directory / "file", os.O_CREAT | os.O_WRONLY)
+    fails(errno.EROFS, os.chmod, mounted.directory, 0o700)
+
+
+def test_a_mount_is_of_type_fuse_pgstore_without_setuid_and_devices(memory_mount):
+    mounted = memory_mount()
+    with open("/proc/self/mountinfo") as table:
+        (line,) = (line for line in table if f" {mounted.directory} " in line)
+
+    assert " - fuse.pgstore memory " in line
+    assert {"nosuid", "nodev"} <= set(line.split()[5].split(","))
+    assert {"default_permissions", "allow_other"} <= set(line.split()[-1].split(","))
+
+
+def test_killing_the_server_leaves_no_process_waiting_and_the_path_can_be_mounted_again(memory_mount):
+    mounted = memory_mount()
+    file = mounted.directory / "file"
+    file.write_bytes(b"x" * 100_000)
+    os.setxattr(file, "user.held", b"1")
+    mounted.call("hold")
+    with opened(file, os.O_WRONLY) as fd:
+        waiting = program(READ_IT, file)
+        until(lambda: mounted.call("opened") == 2, "the file to be open")
+        mounted.kill()
+
+        ended(waiting, 1)
+        fails(errno.ENOTCONN, os.write, fd, b"x")
+        fails(errno.ENOTCONN, os.statvfs, mounted.directory)
+        began = time.monotonic()
+        again = memory_mount(at=mounted.directory)
+        assert time.monotonic() - began < 5
+    (again.directory / "new").write_bytes(b"new")
+    assert os.listdir(again.directory) == ["new"]
+    assert len(mount_table.mounts_at(str(again.directory))) == 1
+    assert again.unmount() == "ended 0"
+    assert mount_table.mounts_at(str(again.directory)) == []
+
+
+def test_unmounting_ends_the_server_once_the_last_file_is_closed(memory_mount):
+    mounted = memory_mount()
+    with opened(mounted.directory / "file", os.O_CREAT | os.O_RDWR) as fd:
+        os.write(fd, b"before")
+        attach.detach(str(mounted.directory))
+
+        assert os.listdir(mounted.directory) == []
+        os.write(fd, b" after")
+        assert os.pread(fd, 100, 0) == b"before after"
+        assert mounted.process.poll() is None
+    assert mounted.process.wait(SOON) == 0
+    assert mounted.process.stdout.read() == "ended 0\n"
+
+
+def test_an_aborted_connection_ends_the_server(memory_mount):
+    """
+    What `umount -f` does to a mount that hangs.
+    """
+    mounted = memory_mount()
+    (mount,) = mount_table.mounts_at(str(mounted.directory))
+    with contextlib.suppress(FileNotFoundError):  # not every container has the control file system
+        Path(f"/sys/fs/fuse/connections/{mount.device.partition(':')[2]}/abort").write_text("1")
+        assert mounted.process.wait(SOON) == 0
+
+
+# ------------------------------------------------------------------------------------------------------ where it may be
+
+
+def test_a_path_that_cannot_be_mounted_at_is_refused_in_words(directory):
+    file = directory / "file"
+    file.write_text("x")
+
+    with pytest.raises(FileNotFoundError, match="missing"):
+        attach.usable(str(directory / "missing"))
+    with pytest.raises(NotADirectoryError, match="is not a directory"):
+        attach.usable(str(file))
+    with pytest.raises(OSError, match="is not empty") as failure:
+        attach.usable(str(directory))
+    assert failure.value.errno == errno.ENOTEMPTY
+
+
+def test_a_path_that_is_a_mount_is_refused(memory_mount):
+    mounted = memory_mount()
+
+    with pytest.raises(OSError, match="is a mount already") as failure:
+        attach.attach(str(mounted.directory), name="second")
+
+    assert failure.value.errno == errno.EBUSY
+    with pytest.raises(OSError, match="unmounting"):
+        attach.detach(str(mounted.directory / "nothing"))
+
+
+def test_a_path_with_spaces_and_a_symbolic_link_is_found(memory_mount, directory):
+    place = directory / "a b\\c\td"
+    place.mkdir()
+    (directory / "link").symlink_to(place)
+    mounted = memory_mount(at=directory / "link")
+
+    (mount,) = mount_table.mounts_at(str(place))
+    assert (mount.type, mount.source) == ("fuse.pgstore", "memory")
+    (mounted.directory / "file").write_text("x")
+    attach.detach(str(place))
+    assert mounted.process.wait(SOON) == 0
