@@ -19,7 +19,9 @@ import pytest
 
 from pgstore.mount import attach, mount_table
 from tests.mount.checks.directories import Directory
-from tests.mount.checks.tools import fails, opened
+from tests.mount.checks.tools import USER, fails, opened
+from tests.mount.checks.tools import user as as_user
+from tests.mount.conftest import skip_without_fuse
 
 SOON = 10.0
 
@@ -249,9 +251,9 @@ def test_a_directory_of_100_000_entries_streams_and_is_sought_in(memory_mount):
         assert found[2:] == names
         for index in sorted(places, reverse=True):
             directory.seek(places[index])
-            assert directory.read()[0] == found[index]
+            assert (directory.read() or ())[:1] == (found[index],)
         directory.rewind()
-        assert directory.read()[0] == b"."
+        assert (directory.read() or ())[:1] == (b".",)
     assert len(os.listdir(mounted.directory)) == 100_000
 
 
@@ -338,6 +340,101 @@ def test_an_aborted_connection_ends_the_server(memory_mount):
         assert mounted.process.wait(SOON) == 0
 
 
+# ------------------------------------------------------------------------------------------------------ who may mount
+
+
+def test_a_user_mounts_with_fusermount3(fuse_of_users, directory, memory_mount):
+    """
+    And it is the user's alone, unless /etc/fuse.conf lets users allow others.
+    """
+    os.chown(directory, USER, USER)
+    mounted = memory_mount("--user", str(USER), at=directory)
+    (mount,) = mount_table.mounts_at(str(directory))
+    assert (mount.type, mount.source) == ("fuse.pgstore", "memory")
+
+    done = in_shell_of_user(f"cd {directory} && echo contents >file && cat file && stat -c %u file")
+    assert done == f"contents\n{USER}\n"
+    if "user_allow_other" not in Path("/etc/fuse.conf").read_text().split():
+        fails(errno.EACCES, os.listdir, directory)
+    attach.detach(str(directory))
+    assert mounted.process.wait(SOON) == 0
+
+
+def test_a_user_detaches_with_fusermount3(fuse_of_users, directory, memory_mount):
+    os.chown(directory, USER, USER)
+    mounted = memory_mount("--user", str(USER), at=directory)
+
+    with as_user():
+        attach.detach(str(directory))
+        assert mounted.process.wait(SOON) == 0
+        with pytest.raises(OSError, match="fusermount3 says"):
+            attach.detach(str(directory))
+
+
+def in_shell_of_user(commands: str) -> str:
+    """What they write. Who is a user only for now (seteuid(2)) may not use what belongs to that user alone."""
+    done = subprocess.run(
+        ["sh", "-c", commands], capture_output=True, text=True, check=True, user=USER, group=USER, extra_groups=[]
+    )
+    return done.stdout
+
+
+IN_A_NAMESPACE = """
+import ctypes, os, sys
+from pgstore.mount import attach, namespace
+from pgstore.mount.serve import serve
+from tests.fixtures.memory_files import MemoryFiles
+
+directory, uid = sys.argv[1], int(sys.argv[2])
+os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
+ctypes.CDLL(None).prctl(4, 1)  # PR_SET_DUMPABLE: as a process that began as this user
+namespace.enter()
+attached = attach.attach(directory, name="memory")
+ready, told = os.pipe()
+server = os.fork()
+if server == 0:
+    serve(attached.device, MemoryFiles(), ready=lambda: os.write(told, b"."))
+    os._exit(0)
+os.close(attached.device)
+os.read(ready, 1)
+with open(directory + "/file", "w") as file:
+    file.write("here")
+print(os.listdir(directory), open(directory + "/file").read(), os.stat(directory + "/file").st_uid == uid, flush=True)
+sys.stdin.read()
+attach.detach(directory)
+os.waitpid(server, 0)
+"""
+
+
+def test_a_user_mounts_in_a_namespace_without_fusermount3(directory, fuse, tmp_path):
+    """
+    Nobody else sees it, and nothing is left of it.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    if stat.S_IMODE(os.stat("/dev/fuse").st_mode) & 0o006 != 0o006:
+        skip_without_fuse("/dev/fuse is root's alone; udev gives it the mode 0666")
+    os.chown(directory, USER, USER)
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_A_NAMESPACE, str(directory), str(USER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PATH": str(tmp_path)},
+    )
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert mount_table.mounts_at(str(directory)) == []
+    finally:
+        _, complaints = process.communicate(timeout=SOON)
+    if "Operation not permitted" in complaints or "No space left" in complaints:
+        skip_without_fuse(f"users may have no namespaces here: {complaints.splitlines()[-1]}")
+    assert (process.returncode, line) == (0, "['file'] here True\n"), complaints
+
+
 # ------------------------------------------------------------------------------------------------------ where it may be
 
 
@@ -365,7 +462,7 @@ def test_a_path_that_is_a_mount_is_refused(memory_mount):
         attach.detach(str(mounted.directory / "nothing"))
 
 
-def test_a_path_with_spaces_and_a_symbolic_link_is_found(memory_mount, directory):
+def test_a_path_with_spaces_and_a_symbolic_link_is_found(directory, memory_mount):
     place = directory / "a b\\c\td"
     place.mkdir()
     (directory / "link").symlink_to(place)
