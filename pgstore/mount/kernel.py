@@ -115,7 +115,6 @@ POSIX_LOCKS: Final = 1 << 1
 ATOMIC_O_TRUNC: Final = 1 << 3
 BIG_WRITES: Final = 1 << 5
 FLOCK_LOCKS: Final = 1 << 10
-AUTO_INVAL_DATA: Final = 1 << 12
 DO_READDIRPLUS: Final = 1 << 13
 READDIRPLUS_AUTO: Final = 1 << 14
 ASYNC_DIO: Final = 1 << 15
@@ -177,7 +176,6 @@ CREATE_IN: Final = Structure("u32 flags", "u32 mode", "u32 umask", "u32 open_fla
 OPEN_KILL_SUIDGID: Final = 1 << 0
 OPEN_OUT: Final = Structure("u64 fh", "u32 open_flags", "u32 padding")
 FOPEN_KEEP_CACHE: Final = 1 << 1
-FOPEN_CACHE_DIR: Final = 1 << 3
 FOPEN_NOFLUSH: Final = 1 << 5
 
 READ_IN: Final = Structure(

@@ -148,6 +148,44 @@ def test_writes_go_on_while_notifications_storm(memory_mount):
     assert rounds >= 20
 
 
+def test_after_more_changes_than_are_kept_apart_all_names_are_looked_up_anew(memory_mount):
+    mounted = memory_mount()
+    old, new = mounted.directory / "old", mounted.directory / "new"
+    old.write_bytes(b"x")
+    assert not new.exists()
+    mounted.call("move", "/", "old", "new")
+
+    mounted.call("tell_too_much", 1000)
+
+    until(lambda: (old.exists(), new.exists()) == (False, True), "the names")
+
+
+def test_a_notification_that_must_wait_for_a_read_holds_up_no_request(memory_mount):
+    """
+    The kernel answers it once it has the page that it is about.
+    """
+    mounted = memory_mount()
+    file, other = mounted.directory / "file", mounted.directory / "other"
+    file.write_bytes(b"0123456789")
+    other.write_bytes(b"x")
+    os.setxattr(file, "user.held", b"1")
+    mounted.call("hold")
+    waiting = program(READ_IT, file)
+    until(lambda: mounted.call("opened") == 1, "the file to be open")
+    until(lambda: state_of(waiting) in "SD", "the program to wait")
+    mounted.call("tell_contents", "file")
+    mounted.call("set_mode", "other", 0o600)
+    mounted.call("tell_attributes", "other")
+
+    (mounted.directory / "new").write_bytes(b"new")
+    assert file.stat().st_size == 10
+    assert waiting.poll() is None
+    mounted.call("let_go")
+
+    assert ended(waiting, 0) == "10\n"
+    until(lambda: stat.S_IMODE(other.stat().st_mode) == 0o600, "the notifications that were behind it")
+
+
 # ------------------------------------------------------------------------------------------------------ what is slow
 
 
