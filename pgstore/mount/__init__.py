@@ -31,7 +31,7 @@ new files                         belong to who makes them; in a directory with 
 setxattr, getxattr                user.*, and for root trusted.*; others: EOPNOTSUPP. A size too small: ERANGE; too large: E2BIG
 readdir                           names in the order of their bytes, each once that is there all the time; telldir and seekdir hold
 names                             1 to 255 bytes; longer: ENAMETOOLONG
-flock, fcntl locks                among the programs of this machine
+flock, fcntl locks                among the programs of this machine; flock among all mounts, if the files share locks
 statvfs                           the free space is that of where written data waits
 ioctl, poll                       ENOTTY; always ready
 any                               read-only mount: EROFS. The store or the file is gone: ESTALE. The server cannot be reached, or

@@ -87,6 +87,8 @@ OPENDIR: Final = 27
 READDIR: Final = 28
 RELEASEDIR: Final = 29
 FSYNCDIR: Final = 30
+SETLK: Final = 32
+SETLKW: Final = 33  # waits for the lock
 CREATE: Final = 35
 INTERRUPT: Final = 36  # without a reply
 DESTROY: Final = 38
@@ -111,7 +113,6 @@ INIT_OUT: Final = Structure(
 )
 
 ASYNC_READ: Final = 1 << 0
-POSIX_LOCKS: Final = 1 << 1
 ATOMIC_O_TRUNC: Final = 1 << 3
 BIG_WRITES: Final = 1 << 5
 FLOCK_LOCKS: Final = 1 << 10
@@ -196,6 +197,11 @@ COPY_FILE_RANGE_IN: Final = Structure(
     *("u64 fh_in", "u64 off_in", "u64 nodeid_out", "u64 fh_out", "u64 off_out", "u64 len", "u64 flags"),
 )
 COPY_FILE_RANGE_OUT: Final = Structure("u64 bytes_copied")
+
+LK_IN: Final = Structure(
+    *("u64 fh", "u64 owner", "u64 start", "u64 end", "u32 type", "u32 pid", "u32 lk_flags", "u32 padding"),
+)
+LK_FLOCK: Final = 1 << 0
 
 STATFS_OUT: Final = Structure(
     *("u64 blocks", "u64 bfree", "u64 bavail", "u64 files", "u64 ffree", "u32 bsize", "u32 namelen", "u32 frsize"),

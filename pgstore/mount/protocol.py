@@ -10,7 +10,9 @@ Numbers of inodes are never used twice, so that nobody has to count what the ker
 from __future__ import annotations
 
 import abc
+import enum
 import errno
+import threading
 from collections.abc import Sequence
 from typing import Final, NamedTuple, TypeAlias
 
@@ -77,6 +79,14 @@ class Statistics(NamedTuple):
 NO_CACHING: Final = Caching(0.0, 0.0, 0.0)
 
 
+class Lock(enum.Enum):
+    """What flock(2) asks for."""
+
+    NONE = "none"
+    SHARED = "shared"
+    EXCLUSIVE = "exclusive"
+
+
 class Missing:
     """In place of attributes: it is known that there is no such name."""
 
@@ -136,6 +146,14 @@ class OpenFile(abc.ABC):
         """copy_file_range(2) into *target*, which may be the same file. Returns how many bytes were copied."""
         raise OSError(errno.EOPNOTSUPP, "not supported")
 
+    def lock(self, lock: Lock, given_up: threading.Event | None = None) -> bool:
+        """
+        flock(2), where `Files.shares_locks`: have *lock* in place of what this open file has; its release gives it back.
+
+        Returns False if others have what keeps it from that: at once, or, with *given_up*, once that is set.
+        """
+        raise OSError(errno.ENOSYS, "not supported")
+
     def flush(self) -> None:
         """A program closes one of its descriptors. What an earlier write could not do is an error here."""
 
@@ -153,6 +171,8 @@ class Files(abc.ABC):
 
     root: int = ROOT
     read_only: bool = False
+    shares_locks: bool = False
+    """Whether flock(2) is among all mounts, by `OpenFile.lock`; else it is among the programs of this machine, as fcntl(2) is."""
 
     @property
     @abc.abstractmethod

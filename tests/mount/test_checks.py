@@ -18,7 +18,7 @@ from tests.mount.conftest import memory_mounting
 KINDS = {
     "kept": (),
     "asked for each time": ("--seconds", "0"),
-    "answered by another thread": ("--waits",),
+    "answered by another thread": ("--waits", "--shares-locks"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import mmap
 import os
 import signal
@@ -250,6 +251,43 @@ def test_a_signal_that_does_not_kill_interrupts_nothing(memory_mount):
     mounted.call("let_go")
 
     assert ended(waiting, 0) == "signal\n10\n"
+
+
+LOCK_IT = """
+import fcntl, signal, sys
+signal.signal(signal.SIGUSR1, lambda *_: print("signal", flush=True))
+file = open(sys.argv[1])
+fcntl.flock(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+"""
+
+
+def test_locks_that_are_waited_for_hold_up_nobody(memory_mount):
+    """
+    With more that wait than threads that serve; a signal's handler runs meanwhile, and who is killed is gone.
+    """
+    mounted = memory_mount("--shares-locks", "--threads", "2")
+    file = mounted.directory / "file"
+    file.write_bytes(b"x")
+    with opened(file, os.O_RDONLY) as holder:
+        fcntl.flock(holder, fcntl.LOCK_SH)
+        with opened(file, os.O_RDONLY) as other:
+            fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fails(errno.EAGAIN, fcntl.flock, other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        waiting = [program(LOCK_IT, file) for _ in range(5)]
+        until(lambda: mounted.call("opened") == 6, "all to have the file open")
+        until(lambda: all(state_of(each) in "SD" for each in waiting), "all to wait")
+        (mounted.directory / "other").write_bytes(b"not held up")
+        waiting[0].send_signal(signal.SIGUSR1)
+        assert waiting[0].stdout is not None
+        assert waiting[0].stdout.readline() == "signal\n"
+        waiting[1].kill()
+        assert ended(waiting[1], -signal.SIGKILL) == ""
+        assert [each.poll() for each in waiting] == [None, -signal.SIGKILL, None, None, None]
+
+        fcntl.flock(holder, fcntl.LOCK_UN)
+
+    assert [ended(each, 0) for each in waiting if each is not waiting[1]] == ["locked\n"] * 4
 
 
 def test_files_are_written_by_many_at_once(memory_mount):

@@ -22,7 +22,7 @@ from pgstore.mount.serve import serve
 from tests.fixtures.memory_files import MemoryFiles
 
 CAN = kernel.HANDLE_KILLPRIV_V2 | kernel.DO_READDIRPLUS | kernel.ASYNC_READ
-WRITEBACK_CACHE, DONT_MASK = 1 << 16, 1 << 6
+POSIX_LOCKS, DONT_MASK, WRITEBACK_CACHE = 1 << 1, 1 << 6, 1 << 16
 
 
 class FakeKernel:
@@ -118,7 +118,7 @@ def test_it_asks_for_what_it_uses_and_never_for_the_kernels_cache_of_writes(file
     assert (major, minor, data_bytes, pages, granularity) == (7, 45, 1 << 20, 256, 1)
     assert readahead >= 1 << 20
     assert flags & kernel.HANDLE_KILLPRIV_V2
-    assert not flags & (WRITEBACK_CACHE | DONT_MASK | kernel.FLOCK_LOCKS | kernel.POSIX_LOCKS)
+    assert not flags & (WRITEBACK_CACHE | DONT_MASK | kernel.FLOCK_LOCKS | POSIX_LOCKS)
 
 
 def test_it_asks_for_nothing_that_the_kernel_has_not(files):
