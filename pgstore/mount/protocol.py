@@ -95,7 +95,12 @@ MISSING: Final = Missing()
 
 
 class Kernel(abc.ABC):
-    """What `Files` tell the kernel to forget, since others have changed it. Never from a thread that serves a request."""
+    """
+    What `Files` tell the kernel to forget, since others have changed it.
+
+    Never from a thread that serves a request, nor under a lock that one may need: when very much is told, it waits for the kernel,
+    which may wait for answers. What is new is to be known before, since the kernel asks at once.
+    """
 
     @abc.abstractmethod
     def forget_attributes(self, ino: int) -> None: ...
@@ -106,7 +111,7 @@ class Kernel(abc.ABC):
 
     @abc.abstractmethod
     def forget_name(self, directory: int, name: bytes) -> None:
-        """What the name leads to, or that it leads nowhere."""
+        """What the name leads to, or that it leads nowhere; and the attributes of the directory."""
 
 
 class OpenFile(abc.ABC):

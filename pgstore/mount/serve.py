@@ -119,7 +119,7 @@ class Server:
                 if found is None:
                     return
                 request = found
-            self._answer(request, SERVE.get(request.opcode))
+            self._answer(request, SERVE[request.opcode])
             self._underway.pop(request.unique, None)
 
     def _read(self, request: Request) -> Request | None:
@@ -145,7 +145,7 @@ class Server:
                 request = self._wait_for_lock(request)
                 continue
             elif opcode not in SERVE:
-                self._channel.reply_error(request.unique, 0 if opcode == kernel.DESTROY else errno.ENOSYS)
+                self._refuse(request.unique, 0 if opcode == kernel.DESTROY else errno.ENOSYS)
                 continue
             self._underway[request.unique] = request.pid
             if (kept := self._hand_over(request)) is not None:
@@ -160,9 +160,7 @@ class Server:
                 return None
             if len(self._threads) + 1 < self._threads_max:
                 thread = threading.Thread(target=self._work, name="pgstore-mount", daemon=True)
-                with contextlib.suppress(
-                    RuntimeError
-                ):  # the system has no more: this one reads again when it has answered
+                with contextlib.suppress(RuntimeError):  # the system has no more: who answers reads on afterwards
                     threads.start(thread)
                     self._threads.append(thread)
                 return None
@@ -182,7 +180,7 @@ class Server:
             threads.start(waiting)
         except RuntimeError:
             self._lock_waits.pop(request.unique, None)
-            self._channel.reply_error(request.unique, errno.ENOLCK)
+            self._refuse(request.unique, errno.ENOLCK)
             return request
         return Request()
 
@@ -192,9 +190,8 @@ class Server:
 
     # -------------------------------------------------------------------------------------------------------- answers
 
-    def _answer(self, request: Request, verb: Callable[[Verbs, Request], Reply | None] | None) -> bool:
+    def _answer(self, request: Request, verb: Callable[[Verbs, Request], Reply | None]) -> bool:
         """Call *verb*, and send what it returns or what it fails with. Returns False if it might wait."""
-        assert verb is not None
         unique = request.unique
         try:
             reply = verb(self._verbs, request)
@@ -202,11 +199,11 @@ class Server:
             number = errno_of(exc)
             if number is None:
                 _LOG.error(_UNANSWERED, request.opcode, request.node, exc_info=exc)
-            self._channel.reply_error(unique, number or errno.EIO)
+            self._refuse(unique, number or errno.EIO)
             return True
         except Exception:
             _LOG.exception(_UNANSWERED, request.opcode, request.node)
-            self._channel.reply_error(unique, errno.EIO)
+            self._refuse(unique, errno.EIO)
             return True
         if reply is None:
             return False
@@ -215,8 +212,14 @@ class Server:
                 self._verbs.forsake(request, reply)
         except OSError:
             _LOG.exception("the kernel refused the answer to operation %s of inode %s", request.opcode, request.node)
-            self._channel.reply_error(unique, errno.EIO)
+            self._refuse(unique, errno.EIO)
         return True
+
+    def _refuse(self, unique: int, number: int) -> None:
+        try:
+            self._channel.reply_error(unique, number)
+        except OSError:
+            _LOG.exception("the kernel refused an answer")
 
     def _interrupt(self, request: Request) -> None:
         (unique,) = kernel.INTERRUPT_IN.unpack_from(request.buffer, BODY)
@@ -225,7 +228,7 @@ class Server:
             return
         pid = self._underway.get(unique)
         if pid is not None and _is_killed(pid):
-            self._channel.reply_error(unique, errno.EINTR)  # what it was to do may happen yet, and nobody is told
+            self._refuse(unique, errno.EINTR)  # what it was to do may happen yet, and nobody is told
 
     # ------------------------------------------------------------------------------------------------------ beginning
 
