@@ -202,6 +202,9 @@ LK_IN: Final = Structure(
     *("u64 fh", "u64 owner", "u64 start", "u64 end", "u32 type", "u32 pid", "u32 lk_flags", "u32 padding"),
 )
 LK_FLOCK: Final = 1 << 0
+F_RDLCK: Final = 0  # the types, of include/uapi/asm-generic/fcntl.h
+F_WRLCK: Final = 1
+F_UNLCK: Final = 2
 
 STATFS_OUT: Final = Structure(
     *("u64 blocks", "u64 bfree", "u64 bavail", "u64 files", "u64 ffree", "u32 bsize", "u32 namelen", "u32 frsize"),

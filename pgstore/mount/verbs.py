@@ -12,7 +12,6 @@ are.
 from __future__ import annotations
 
 import errno
-import fcntl
 import itertools
 import stat
 import threading
@@ -430,7 +429,7 @@ SERVE: Final[dict[int, Callable[[Verbs, Request], Reply]]] = {
     kernel.READDIRPLUS: Verbs.read_directory,
 }
 
-_LOCKS: Final = {fcntl.F_RDLCK: Lock.SHARED, fcntl.F_WRLCK: Lock.EXCLUSIVE, fcntl.F_UNLCK: Lock.NONE}
+_LOCKS: Final = {kernel.F_RDLCK: Lock.SHARED, kernel.F_WRLCK: Lock.EXCLUSIVE, kernel.F_UNLCK: Lock.NONE}
 _PRIVILEGES: Final = stat.S_ISUID | stat.S_ISGID
 _AS_IT_WAS: Final = AttributeChange()
 _LOCK_OWNER: Final = 1 << 9  # FATTR_LOCKOWNER

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 from pathlib import Path
 
@@ -65,6 +66,11 @@ def test_numbers_are_the_kernels(header):
         if name.isupper() and isinstance(value, int) and not name.startswith("_")
     }
     own = {"MAJOR", "MINOR", "MINOR_NEEDED", "PAGE", "DATA_BYTES_MAX", "MINOR_OF_INC_EPOCH"}
+    assert {name: ours.pop(name) for name in ("F_RDLCK", "F_WRLCK", "F_UNLCK")} == {
+        "F_RDLCK": fcntl.F_RDLCK,
+        "F_WRLCK": fcntl.F_WRLCK,
+        "F_UNLCK": fcntl.F_UNLCK,
+    }
     checked = 0
     for name, value in ours.items():
         prefixed = name if name.startswith(("FATTR_", "FOPEN_")) else f"FUSE_{name}"
