@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import itertools
 import stat
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
@@ -22,7 +23,7 @@ from pgstore.fs.model import DIRECTORY, SYMLINK
 from pgstore.mount import kernel
 from pgstore.mount.channel import BODY, Request
 from pgstore.mount.listing import Listing
-from pgstore.mount.protocol import AttributeChange, Attributes, Bytes, Files, Missing, OpenFile, Owner
+from pgstore.mount.protocol import AttributeChange, Attributes, Bytes, Files, Lock, Missing, OpenFile, Owner
 from pgstore.mount.replies import KIND_OF_TYPE, Replies
 
 Reply: TypeAlias = bytes | Sequence[Bytes]
@@ -319,6 +320,15 @@ class Verbs:
         self._open[handle].flush()
         return ()
 
+    def lock(self, r: Request, given_up: threading.Event | None = None) -> Reply:
+        """flock(2); until *given_up* is set it waits for who has the lock."""
+        handle, _owner, _start, _end, kind, _pid, flags = kernel.LK_IN.unpack_from(r.buffer, BODY)
+        if not flags & kernel.LK_FLOCK:
+            raise OSError(errno.EINVAL, "locks of parts of files are the kernel's")
+        if not self._open[handle].lock(_LOCKS[kind], given_up):
+            raise OSError(errno.EINTR if given_up else errno.EAGAIN, "others have the lock")
+        return ()
+
     def sync(self, r: Request) -> Reply:
         handle, _ = kernel.FSYNC_IN.unpack_from(r.buffer, BODY)
         self._open[handle].sync()
@@ -370,7 +380,7 @@ class Verbs:
 
 
 # By opcode. What is in neither is answered with ENOSYS, and then the kernel does without, for good: ACCESS (it checks itself),
-# GETLK and SETLK (it keeps locks itself), IOCTL, POLL, BMAP, TMPFILE.
+# GETLK (it keeps locks of parts of files itself), IOCTL, POLL, BMAP, TMPFILE.
 NOW: Final[dict[int, Callable[[Verbs, Request], Reply | None]]] = {
     kernel.LOOKUP: Verbs.look_up_now,
     kernel.GETATTR: Verbs.get_attributes_now,
@@ -411,6 +421,7 @@ SERVE: Final[dict[int, Callable[[Verbs, Request], Reply]]] = {
     kernel.FLUSH: Verbs.flush,
     kernel.FSYNC: Verbs.sync,
     kernel.FSYNCDIR: Verbs.sync_all,
+    kernel.SETLK: Verbs.lock,
     kernel.SYNCFS: Verbs.sync_all,
     kernel.RELEASE: Verbs.release,
     kernel.OPENDIR: Verbs.open_directory,
@@ -418,6 +429,7 @@ SERVE: Final[dict[int, Callable[[Verbs, Request], Reply]]] = {
     kernel.READDIRPLUS: Verbs.read_directory,
 }
 
+_LOCKS: Final = {kernel.F_RDLCK: Lock.SHARED, kernel.F_WRLCK: Lock.EXCLUSIVE, kernel.F_UNLCK: Lock.NONE}
 _PRIVILEGES: Final = stat.S_ISUID | stat.S_ISGID
 _AS_IT_WAS: Final = AttributeChange()
 _LOCK_OWNER: Final = 1 << 9  # FATTR_LOCKOWNER

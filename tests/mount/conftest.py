@@ -27,6 +27,15 @@ def skip_without_fuse(reason: str | None) -> None:
 
 
 @pytest.fixture(scope="session")
+def fuse_of_users() -> None:
+    """Users can mount files here, with the help of fusermount3, and root can become one."""
+    reason = attach.is_possible()
+    if reason is None and shutil.which("fusermount3") is None:
+        reason = "fusermount3 is not installed (package fuse3)"
+    skip_without_fuse(reason if os.geteuid() == 0 else "only root can become another user")
+
+
+@pytest.fixture(scope="session")
 def fuse() -> None:
     """Files can be mounted here."""
     skip_without_fuse(attach.is_possible())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mount.checks.comparison import compare
 from tests.mount.checks.exerciser import exercise
 from tests.mount.checks.run import COMMON, ROOTS
 from tests.mount.checks.tools import USER
@@ -18,7 +19,7 @@ from tests.mount.conftest import memory_mounting
 KINDS = {
     "kept": (),
     "asked for each time": ("--seconds", "0"),
-    "answered by another thread": ("--waits",),
+    "answered by another thread": ("--waits", "--shares-locks"),
 }
 
 
@@ -73,6 +74,32 @@ def test_verbs_do_what_posix_says_for_a_user(results_of_a_user, name):
 @pytest.mark.parametrize("seed", range(4))
 def test_random_reads_writes_truncations_and_maps_agree_with_a_model(mounted, seed):
     exercise(mounted / "exercised", seed=seed, operations=1500)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_one_name_of_a_file_closes_another_opens(mounted, seed):
+    first, second = mounted / f"first{seed}", mounted / f"second{seed}"
+    first.touch()
+    os.link(first, second)
+
+    exercise(first, second, seed=seed, operations=500)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_changes_of_a_tree_do_what_they_do_to_a_local_disk(mounted, tmp_path, seed):
+    (mounted / f"tree{seed}").mkdir()
+
+    compare(mounted / f"tree{seed}", tmp_path, seed=seed, operations=1500)
+
+
+def test_a_tree_that_differs_is_found(tmp_path, monkeypatch):
+    unlink = os.unlink
+    monkeypatch.setattr(os, "unlink", lambda path: None if "wrong" in str(path) else unlink(path))
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "right").mkdir()
+
+    with pytest.raises(AssertionError):
+        compare(tmp_path / "wrong", tmp_path / "right", seed=1, operations=300)
 
 
 def test_a_wrong_byte_is_found(tmp_path, monkeypatch):

@@ -12,20 +12,24 @@ from tests.mount.checks.tools import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocat
 PAGE = mmap.PAGESIZE
 
 
-def exercise(path: Path, *, seed: int, operations: int, size_max: int = 300_000) -> None:
+def exercise(path: Path, *others: Path, seed: int, operations: int, size_max: int = 300_000) -> None:
     """
     Do *operations* random ones on the file *path*; fail where it differs from what they should have made of it.
+
+    Args:
+        others: paths of the same file, as in another mount. Then each operation opens one of them, and closes it at its end.
     """
-    Exerciser(path, random.Random(seed), size_max).run(operations)
+    Exerciser([path, *others], random.Random(seed), size_max).run(operations)
 
 
 class Exerciser:
-    def __init__(self, path: Path, choose: random.Random, size_max: int) -> None:
-        self._path = path
+    def __init__(self, paths: list[Path], choose: random.Random, size_max: int) -> None:
+        self._paths = paths
+        self._path = paths[0]
         self._choose = choose
         self._size_max = size_max
         self._model = bytearray()
-        self._fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o644)
+        self._fd = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o644)
         self._done: list[str] = []
 
     def run(self, operations: int) -> None:
@@ -36,6 +40,9 @@ class Exerciser:
         try:
             for _ in range(operations):
                 verb = self._choose.choice(verbs)
+                if len(self._paths) > 1:
+                    self._path = self._choose.choice(self._paths)
+                    self._reopen()
                 self._done.append(verb.__name__)
                 try:
                     verb()
