@@ -12,6 +12,8 @@ from typing import Any, Final, Protocol
 
 from pgstore import errors
 from pgstore.client import Client
+from pgstore.core.clock import Deadline
+from pgstore.core.limit import bounded_by
 from pgstore.core.operation import Call, Op, operation
 from pgstore.core.threads import going_on
 from pgstore.file_store import FileStore
@@ -21,7 +23,7 @@ from pgstore.fs.tree import edit
 from pgstore.mount import attach, stale
 from pgstore.mount.daemon import caller
 from pgstore.mount.options import Options
-from pgstore.mount.with_fuse import Served
+from pgstore.mount.with_fuse import Served, begin_in_background, what_of
 from pgstore.mount.without_fuse import Synced
 
 _LOG: Final = logging.getLogger("pgstore")
@@ -164,12 +166,40 @@ class Mount:
 
 def mount(store: FileStore, path: str | os.PathLike[str], options: Options) -> Op[Mount]:
     """Mount *store* at *path*."""
-    local = yield Call(partial(_usable, os.fspath(path)))
-    base = yield from _base(store, options)
+    local, base = yield from _prepared(store, path, options)
     mounted = yield from _mounted(store, base, local, options)
     made = Mount(store, local, mounted, options)
     _open_mounts.add(made)
     return made
+
+
+def mount_in_background(
+    store: FileStore, path: str | os.PathLike[str], options: Options, log: str | None
+) -> Op[tuple[str, int]]:
+    """
+    Mount *store* at *path*, by a daemon that outlives this process. Returns where, and the number of that process.
+
+    Raises:
+        ConfigurationError: FUSE cannot be used.
+    """
+    missing = yield Call(attach.is_possible)
+    if missing is not None or options.mode == "sync":
+        raise errors.ConfigurationError(
+            f"{os.fspath(path)!r} cannot be mounted in the background: "
+            f"{missing or 'without FUSE'}; a process in the foreground can copy the files, and write them back"
+        )
+    local, base = yield from _prepared(store, path, options)
+    store_id = yield from store._resolve_id()
+    what = what_of(store, store_id, base, local, options)
+    return local, (yield Call(partial(begin_in_background, store._runner, what, log)))
+
+
+def _prepared(store: FileStore, path: str | os.PathLike[str], options: Options) -> Op[tuple[str, Names]]:
+    """Where to mount, and what directory of the store."""
+    local = yield Call(partial(_usable, os.fspath(path)))
+    with bounded_by(Deadline.after(options.timeout)):
+        base = yield from _base(store, options)
+    return local, base
 
 
 def _mounted(store: FileStore, base: Names, path: str, options: Options) -> Op[Mounted]:

@@ -81,6 +81,13 @@ class Record:
         """What the record says that is there, perhaps of another process; None: there is none."""
         return _read(self._path)
 
+    def in_use(self) -> errors.FileFailed:
+        found = self.found()
+        holder = "" if found is None else f", of process {found['pid']}"
+        return errors.FileFailed(
+            f"{self._mounted_at!r} is a mount already{holder}", self._mounted_at, errno=errno.EBUSY
+        )
+
     def write(self) -> None:
         """
         Raises:
@@ -93,11 +100,7 @@ class Record:
         try:
             os.link(temporary, self._path)  # complete, or not at all
         except FileExistsError:
-            found = self.found()
-            holder = "" if found is None else f", of process {found['pid']}"
-            raise errors.FileFailed(
-                f"{self._mounted_at!r} is a mount already{holder}", self._mounted_at, errno=errno.EBUSY
-            ) from None
+            raise self.in_use() from None
         finally:
             temporary.unlink()
 

@@ -28,7 +28,7 @@ from pgstore.mount.daemon import start
 from pgstore.mount.daemon.backends import What
 from pgstore.mount.daemon.clients import settings_of
 from pgstore.mount.daemon.wire import Closed, Wire
-from pgstore.mount.failures import rebuilt
+from pgstore.mount.failures import Told, rebuilt
 
 _LOG: Final = logging.getLogger("pgstore")
 START_SECONDS: Final = 30.0  # for an interpreter on a busy machine
@@ -60,6 +60,7 @@ class Daemon:
         self._lock = threading.RLock()
         self._waiting: dict[int, tuple[Signal, list[Any]]] = {}
         self._end_of: dict[int, Callable[[], None]] = {}  # by mount: called if the daemon ends before it is unmounted
+        self._closed: dict[int, Told | None] = {}  # by mount: what became of it when the daemon ended in good order
         self.has_ended = False
         self._ended = Signal()
         self._how = ""
@@ -128,6 +129,12 @@ class Daemon:
         """Commit and unmount, and return who still uses the mount."""
         try:
             users: list[str] = self.call("unmount", number)
+        except DaemonGone:
+            if number not in self._closed:
+                raise
+            if (failure := self._closed.pop(number)) is not None:
+                raise rebuilt(failure) from None
+            return []
         finally:
             self._end_of.pop(number, None)
         return users
@@ -179,6 +186,10 @@ class Daemon:
             if done is not None:
                 results[:] = value, failure
                 done.set()
+        elif kind == "closed":
+            number, failure = values
+            self._closed[number] = failure
+            self._end_of.pop(number, None)
         elif kind == "log":
             level, text = values
             _LOG.log(level, "%s", text)

@@ -20,6 +20,8 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.core import threads
+from pgstore.core.clock import Deadline
+from pgstore.core.limit import bounded_by
 from pgstore.core.threads import Signal
 from pgstore.mount.daemon import parent
 from pgstore.mount.daemon.backends import What, open_files
@@ -32,6 +34,7 @@ from pgstore.mount.failures import Told, told
 _LOG: Final = logging.getLogger("pgstore")
 ASK_SECONDS: Final = 60.0  # for a function that gives a URL
 SAY_AFTER_SECONDS: Final = 2.0  # that bytes are still being written
+CALL_ITEMS: Final = 4  # of a message that is a call: "call", number, verb, arguments
 _UMASK: Final = 0o077
 
 
@@ -125,7 +128,8 @@ class Process:
     def _serve_guest(self, wire: Wire) -> None:
         with contextlib.suppress(Closed):
             message, descriptors = wire.receive()
-            self._carry_out(wire, message, descriptors, _FOR_ALL)
+            if isinstance(message, list) and len(message) == CALL_ITEMS and isinstance(message[3], list):
+                self._carry_out(wire, message, descriptors, _FOR_ALL)
         wire.close()
 
     def _begin(self, wire: Wire, message: Any, descriptors: list[int], verbs: frozenset[str]) -> None:
@@ -139,7 +143,7 @@ class Process:
             if verb not in verbs:
                 raise errors.InvalidError(f"a daemon does not know {verb!r}")
             if verb == "mount":
-                value = self.mount(descriptors.pop() if descriptors else None, *arguments)
+                self.mount(descriptors.pop() if descriptors else None, *arguments)
             else:
                 value = getattr(self, verb)(*arguments)
         except Exception as exc:  # noqa: BLE001 - whoever has called is told
@@ -189,7 +193,8 @@ class Process:
             self._users[number] = client
         try:
             try:
-                files = open_files(opened, what)
+                with bounded_by(Deadline.after(what.timeout)):
+                    files = open_files(opened, what)
             except BaseException:
                 if device is not None:
                     os.close(device)
@@ -263,7 +268,9 @@ class Process:
 
     def _close_all(self) -> None:
         """Commit and unmount all."""
-        closing = [_start(partial(_close, each), "pgstore-close") for each in self._served()]
+        with self._lock:
+            mounts = list(self._mounts.items())
+        closing = [_start(partial(self._close, number, each), "pgstore-close") for number, each in mounts]
         said = threading.Timer(SAY_AFTER_SECONDS, _say_still_writing, [len(closing)])
         said.daemon = True
         if closing:
@@ -276,6 +283,25 @@ class Process:
         if self._wire is not None:
             self._wire.close()
 
+    def _close(self, number: int, served: Served) -> None:
+        """Commit and unmount one, and tell the caller what has become of it, if it is still there."""
+        failure: Told | None = None
+        path = served.what.path
+        try:
+            if users := served.close():
+                _LOG.warning("%s was unmounted while it was used by %s", path, ", ".join(users))
+        except Exception as exc:  # noqa: BLE001 - the caller is told
+            failure = told(exc)
+            _LOG.error(
+                "what was written to %s was not all committed: %s",
+                path,
+                exc,
+                exc_info=not isinstance(exc, errors.Error),
+            )
+        if self._wire is not None:
+            with contextlib.suppress(Closed):
+                self._wire.send(["closed", number, failure])
+
 
 _FOR_CALLER: Final = frozenset({"mount", "commit", "reload", "unmount", "mounts", "stay", "end"})
 _FOR_ALL: Final = frozenset({"mounts", "unmount_path"})
@@ -285,17 +311,6 @@ def _start(function: Callable[[], None], name: str) -> threading.Thread:
     thread = threading.Thread(target=function, name=name, daemon=True)
     threads.start(thread)
     return thread
-
-
-def _close(served: Served) -> None:
-    with threads.going_on(f"unmounting {served.what.path}"):
-        try:
-            users = served.close()
-        except errors.Error as exc:
-            _LOG.error("what was written to %s was not all committed: %s", served.what.path, exc)
-        else:
-            if users:
-                _LOG.warning("%s was unmounted while it was used by %s", served.what.path, ", ".join(users))
 
 
 def _say_still_writing(mounts: int) -> None:
