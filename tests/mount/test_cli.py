@@ -185,6 +185,7 @@ def test_what_could_not_be_committed_is_listed_and_put_back(cli, volume, place):
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
+        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         (place / "d").mkdir()
         (place / "d/precious").write_bytes(b"precious")

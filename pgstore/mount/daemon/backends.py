@@ -12,8 +12,8 @@ from pgstore.fs.paths import Names
 from pgstore.mount.protocol import Files
 
 FACTORIES: Final = {
-    "volume": "pgstore.mount.volume_files:files_of",
-    "nfs": "pgstore.mount.live_files:files_of",
+    "volume": "pgstore.mount.backends.versioned:files_of",
+    "nfs": "pgstore.mount.backends.live:files_of",
 }
 
 
