@@ -15,7 +15,7 @@ import pytest
 
 from pgstore import NetworkFileSystem, Volume
 from pgstore.mount import attach, recovery
-from tests.mount.conftest import MEMORY, PRELUDE, is_alive, is_mounted, notes, wait_until
+from tests.mount.programs import MEMORY, PRELUDE, is_alive, is_mounted, notes, wait_until
 
 pytestmark = pytest.mark.usefixtures("memory")
 COMMAND = f"""

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from pgstore import Volume, errors
 from pgstore.mount import attach, mount_table, runtime
 from pgstore.mount.daemon import caller, door
 from pgstore.mount.daemon.wire import HEADER, MAGIC, Closed, Wire
-from tests.mount.conftest import is_alive, is_mounted, notes, wait_until
+from tests.mount.programs import Program, is_alive, is_mounted, notes, wait_until
 
 pytestmark = pytest.mark.usefixtures("memory")
 
@@ -29,6 +30,24 @@ pytestmark = pytest.mark.usefixtures("memory")
 @pytest.fixture
 def volume(client, store_name):
     return Volume.from_name(store_name, create_if_missing=True, client=client)
+
+
+@pytest.fixture
+def program(memory, database, store_name, place) -> Iterator[Callable[[str], Program]]:
+    """Starts programs that have a `volume`, to be mounted at `place`."""
+    started: list[Program] = []
+
+    def start(script: str) -> Program:
+        started.append(Program(script, database, store_name, str(place)))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if each.process.poll() is None:
+            each.kill()
+        for pipe in (each.process.stdout, each.process.stderr):
+            assert pipe is not None
+            pipe.close()
 
 
 # ------------------------------------------------------------------------------------------------------------- in use
