@@ -19,7 +19,6 @@ from pgstore.fs.commit.live import LiveChanges
 from pgstore.fs.paths import split, split_file
 from pgstore.fs.transfer.local import Folder, Source
 from pgstore.fs.transfer.progress import Progress
-from pgstore.mount import mount as mounting
 from pgstore.mount.mount import Mount
 from pgstore.mount.options import CACHE_BYTES, SIZE_MAX_BYTES, TIMEOUT_SECONDS, Locks, Mode, checked
 from pgstore.store.objects import class_operation
@@ -178,7 +177,9 @@ class NetworkFileSystem(FileStore):
             locks=locks,
             size_max=size_max,
         )
-        return (yield from mounting.mount(self, path, options))
+        from pgstore.mount.mounting import mount  # late: few programs mount
+
+        return (yield from mount(self, path, options))
 
     # ------------------------------------------------------------------------------------------------- for Modal's sake
 

@@ -24,7 +24,6 @@ from pgstore.fs.paths import Names, join, split
 from pgstore.fs.transfer import upload
 from pgstore.fs.transfer.local import Source
 from pgstore.fs.transfer.progress import Progress
-from pgstore.mount import mount as mounting
 from pgstore.mount.mount import Mount, mounts_of
 from pgstore.mount.options import (
     BACKGROUND_COMMIT_SECONDS,
@@ -383,7 +382,9 @@ class Volume(FileStore):
             timeout=timeout,
             size_max=size_max,
         )
-        return (yield from mounting.mount(self, path, options))
+        from pgstore.mount.mounting import mount  # late: few programs mount
+
+        return (yield from mount(self, path, options))
 
     def read_only(self) -> Self:
         """Return a handle on this Volume that refuses to write, and is mounted read-only."""

@@ -18,7 +18,7 @@ from pgstore.file_store import FileStore
 from pgstore.mount import attach, mount_table, recovery, runtime
 from pgstore.mount.daemon import door
 from pgstore.mount.daemon.wire import Closed
-from pgstore.mount.mount import mount_in_background
+from pgstore.mount.mounting import mount_in_background
 from pgstore.mount.options import Options
 from pgstore.mount.recovery import Kept
 from pgstore.network_file_system import NetworkFileSystem

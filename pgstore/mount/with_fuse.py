@@ -44,7 +44,7 @@ class Served:
         yield Call(partial(self._begin, what_of(self._store, store_id, self._base, self._path, self._options)))
 
     def _begin(self, what: What) -> None:
-        self._daemon = caller.daemon()
+        self._daemon = caller.daemon(what.factory)
         self._number = self._daemon.mount(self._store._runner, what, self._clear_up)
 
     def _clear_up(self) -> None:
@@ -87,7 +87,7 @@ class Served:
 
 def begin_in_background(client: Client, what: What, log: str | None) -> int:
     """Have *what* mounted by a daemon of its own that outlives this process, and return the number of that."""
-    daemon = Daemon(is_own=False)
+    daemon = Daemon(what.factory, is_own=False)
     try:
         daemon.mount(client, what, lambda: None)
         daemon.call("stay", None if log is None else os.path.abspath(log))

@@ -128,7 +128,7 @@ def test_one_daemon_serves_mounts_of_several_threads_and_databases(client, own_d
     other.close()
 
     assert len(mounts) == 4
-    assert pids == {caller.daemon().pid}
+    assert pids == {caller.running().pid}
     databases = [notes(place)[0] for place in places]
     assert databases[0] == databases[1] != databases[2] == databases[3]
 
@@ -150,7 +150,7 @@ def test_nothing_secret_is_in_its_arguments_or_environment(database, store_name,
     client = pgstore.Client(f"{database}?application_name=hush", signing_keys=[b"k" * 32])
 
     with Volume.from_name(store_name, create_if_missing=True, client=client).mount(place):
-        process = Path("/proc", str(caller.daemon().pid))
+        process = Path("/proc", str(caller.running().pid))
         seen = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
         status = (process / "status").read_text()
         opened = [os.readlink(each) for each in (process / "fd").iterdir()]
@@ -168,7 +168,7 @@ def test_a_descriptor_that_its_caller_has_left_open_is_closed(volume, place, tmp
     with open(tmp_path / "inherited", "w") as file:
         os.set_inheritable(file.fileno(), True)
         with volume.mount(place):
-            process = Path("/proc", str(caller.daemon().pid), "fd")
+            process = Path("/proc", str(caller.running().pid), "fd")
             opened = [os.readlink(each) for each in process.iterdir()]
 
     assert str(tmp_path / "inherited") not in opened
@@ -219,13 +219,14 @@ def test_it_serves_what_somebody_else_has_mounted(volume, place):
     volume.hydrate()
     attached = attach.attach(str(place), name="elsewhere")
     what = what_of(volume, volume._record.id, (), str(place), Options())
-    number = caller.daemon().mount(volume._runner, what, lambda: None, device=attached.device)
+    daemon = caller.daemon(what.factory)
+    number = daemon.mount(volume._runner, what, lambda: None, device=attached.device)
     os.close(attached.device)
 
     (place / "a").write_text("a")
-    caller.daemon().call("commit", number)
+    daemon.call("commit", number)
     attach.detach(str(place))
-    caller.daemon().unmount(number)
+    daemon.unmount(number)
 
     assert notes(place)[-2:] == ["commit", "end"]
 
@@ -318,7 +319,7 @@ def test_what_another_has_unmounted_is_closed_quietly(volume, place):
 def test_it_ends_when_its_caller_is_killed(program, place):
     started = program("""
         volume.mount(place)
-        print(caller.daemon().pid, flush=True)
+        print(caller.running().pid, flush=True)
         time.sleep(60)
     """)
     pid = int(started.line())
@@ -335,7 +336,7 @@ def test_it_ends_though_a_child_of_its_caller_has_its_socket(program, place):
         child = os.fork()
         if child == 0:
             time.sleep(60)
-        print(caller.daemon().pid, child, flush=True)
+        print(caller.running().pid, child, flush=True)
         time.sleep(60)
     """)
     pid, child = map(int, started.line().split())
@@ -352,7 +353,7 @@ def test_it_ends_though_a_child_of_its_caller_has_its_socket(program, place):
 def test_a_program_that_ends_without_unmounting_has_everything_committed(program, place):
     started = program("""
         volume.mount(place)
-        print(caller.daemon().pid, flush=True)
+        print(caller.running().pid, flush=True)
     """)
     pid = int(started.line())
     code, complaints = started.end()
@@ -367,11 +368,11 @@ def test_a_forked_child_has_a_daemon_of_its_own_and_leaves_that_of_its_parent_al
     started = program("""
         os.mkdir(place + ".child")
         with volume.mount(place):
-            parents = caller.daemon().pid
+            parents = caller.running().pid
             child = os.fork()
             if child == 0:
                 with volume.mount(place + ".child"):
-                    assert caller.daemon().pid != parents
+                    assert caller.running().pid != parents
                     assert os.path.ismount(place)
                 sys.exit(0)
             _, status = os.waitpid(child, 0)
@@ -406,7 +407,7 @@ def test_it_is_used_by_processes_of_multiprocessing(program, place, tmp_path, wa
 
 def test_interrupts_of_a_terminal_are_none_of_its(volume, place):
     with volume.mount(place):
-        pid = caller.daemon().pid
+        pid = caller.running().pid
         os.kill(pid, signal.SIGINT)
         os.kill(pid, signal.SIGHUP)
         volume.commit()
@@ -416,7 +417,7 @@ def test_interrupts_of_a_terminal_are_none_of_its(volume, place):
 
 def test_asked_to_terminate_it_commits_and_unmounts(volume, place):
     with volume.mount(place):
-        daemon = caller.daemon()
+        daemon = caller.running()
         os.kill(daemon.pid, signal.SIGTERM)
         daemon.wait()
 
@@ -424,12 +425,12 @@ def test_asked_to_terminate_it_commits_and_unmounts(volume, place):
         assert not is_mounted(place)
 
     with volume.mount(place):
-        assert caller.daemon().pid != daemon.pid
+        assert caller.running().pid != daemon.pid
 
 
 def test_killed_it_leaves_a_path_that_can_be_mounted_at_once_and_an_error_at_the_end(volume, place):
     with pytest.raises(caller.DaemonGone, match=r"by signal 9 \(SIGKILL\).*is lost"), volume.mount(place):
-        daemon = caller.daemon()
+        daemon = caller.running()
         with open(place / "open", "w"):
             os.kill(daemon.pid, signal.SIGKILL)
             daemon.wait()
@@ -445,7 +446,7 @@ def test_killed_it_leaves_a_path_that_can_be_mounted_at_once_and_an_error_at_the
 def test_what_a_killed_daemon_has_left_mounted_is_detached_by_who_mounts_there_next(program, volume, place):
     started = program("""
         volume.mount(place)
-        print(caller.daemon().pid, flush=True)
+        print(caller.running().pid, flush=True)
         time.sleep(60)
     """)
     pid = int(started.line())

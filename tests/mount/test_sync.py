@@ -11,6 +11,7 @@ import pytest
 
 import pgstore
 from pgstore import NetworkFileSystem, Volume, errors
+from pgstore.mount import recovery
 
 MIB = 1024 * 1024
 
@@ -258,10 +259,11 @@ def test_reload_shows_what_others_have_done(store, elsewhere, place):
 def test_reload_is_refused_while_a_file_is_open(store, place):
     put(store, "/a", b"a")
 
-    with store.mount(place, mode="sync") as path:
-        with open(place / "a", "rb"), pytest.raises(errors.InvalidError, match="open files preventing"):
-            pgstore.mount.mount.mounts_of(store._runner, store._record.id)[0].reload()
-        assert path
+    mount = store.mount(place, mode="sync")
+    with open(place / "a", "rb"), pytest.raises(errors.InvalidError, match="open files preventing"):
+        mount.reload()
+    mount.reload()
+    mount.close()
 
 
 def test_writers_of_different_files_do_not_undo_each_others_work(store, elsewhere, place, tmp_path):
@@ -295,7 +297,7 @@ def test_what_cannot_be_merged_is_kept_in_a_recovery_directory(store, elsewhere,
     with pytest.raises(errors.ConflictError, match="kept in '(.*)'"):
         mount.close()
 
-    (kept,) = pgstore.mount.recovery.all_kept()
+    (kept,) = recovery.all_kept()
     assert (kept.files / "name/file").read_bytes() == b"precious"
     assert (kept.about.name, kept.about.mounted_at) == (store.name, str(place))
     assert os.listdir(place) == []

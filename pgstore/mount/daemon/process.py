@@ -7,6 +7,7 @@ commits what was written, and unmounts.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import logging
 import os
@@ -48,6 +49,8 @@ def run(descriptor: int, hello: dict[str, Any]) -> None:
     _LOG.addHandler(_ToCaller(wire))
     _LOG.setLevel(hello["log_level"])
     _LOG.propagate = False
+    threading.excepthook = _log_failure
+    importlib.import_module(hello["import"])
     with contextlib.suppress(parent.Gone):
         Process(wire, hello["parent"]).run()
     # Threads may wait for a server, or for the kernel: nothing of theirs is needed any more.
@@ -62,6 +65,7 @@ class Process:
         self._lock = threading.RLock()
         self._mounts: dict[int, Served] = {}
         self._users: dict[int, int] = {}  # the client of each mount
+        self._abandoned: set[int] = set()
         self._numbers = itertools.count(1)
         self._asked: dict[int, tuple[Signal, list[Any]]] = {}
         self._door: Door | None = None
@@ -204,6 +208,8 @@ class Process:
         except BaseException:
             self._forget(number)
             raise
+        if number in self._abandoned:
+            self.unmount(number)
 
     def commit(self, number: int) -> None:
         self._mounts[number].commit()
@@ -220,6 +226,12 @@ class Process:
             if served.is_over:
                 self._forget(number)
             self._rouse()
+
+    def abandon(self, number: int) -> None:
+        """Unmount what the caller does not wait for any more, now or once it is mounted."""
+        self._abandoned.add(number)
+        if number in self._mounts and self._mounts[number].is_ready:
+            self.unmount(number)
 
     def mounts(self) -> list[dict[str, Any]]:
         with self._lock:
@@ -303,7 +315,7 @@ class Process:
                 self._wire.send(["closed", number, failure])
 
 
-_FOR_CALLER: Final = frozenset({"mount", "commit", "reload", "unmount", "mounts", "stay", "end"})
+_FOR_CALLER: Final = frozenset({"mount", "abandon", "commit", "reload", "unmount", "mounts", "stay", "end"})
 _FOR_ALL: Final = frozenset({"mounts", "unmount_path"})
 
 
@@ -311,6 +323,12 @@ def _start(function: Callable[[], None], name: str) -> threading.Thread:
     thread = threading.Thread(target=function, name=name, daemon=True)
     threads.start(thread)
     return thread
+
+
+def _log_failure(failure: threading.ExceptHookArgs) -> None:
+    """Nobody reads what this process says on stderr."""
+    if failure.exc_value is not None:
+        _LOG.error("a thread of the daemon of mounts has failed", exc_info=failure.exc_value)
 
 
 def _say_still_writing(mounts: int) -> None:
