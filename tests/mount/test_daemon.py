@@ -20,9 +20,9 @@ import pytest
 import pgstore
 from pgstore import Volume, errors
 from pgstore.mount import attach, mount_table, runtime
-from pgstore.mount.daemon import caller, door
+from pgstore.mount.daemon import backends, caller, door
 from pgstore.mount.daemon.wire import HEADER, MAGIC, Closed, Wire
-from tests.mount.programs import Program, is_alive, is_mounted, notes, wait_until
+from tests.mount.programs import MEMORY, Program, is_alive, is_mounted, notes, wait_until
 
 pytestmark = pytest.mark.usefixtures("memory")
 
@@ -103,6 +103,18 @@ def test_event_loops_go_on_while_it_mounts_and_commits(volume, place):
 
     assert asyncio.run(use()) > 0
     assert notes(place)[1:] == ["commit", "end"]
+
+
+def test_a_mount_that_was_made_blocking_is_left_by_an_event_loop(volume, place):
+    async def use():
+        async with volume.mount(place) as path:
+            assert path == str(place)
+        await volume._runner.aclose()
+
+    asyncio.run(use())
+
+    assert notes(place)[-1] == "end"
+    assert not is_mounted(place)
 
 
 def test_one_daemon_serves_mounts_of_several_threads_and_databases(client, own_database, store_name, tmp_path):
@@ -311,6 +323,39 @@ def test_what_another_has_unmounted_is_closed_quietly(volume, place):
         wait_until(lambda: notes(place)[-1] == "end", "unmounted")
         with pytest.raises(errors.InvalidError, match="unmounted by another"):
             volume.commit()
+
+
+def test_a_daemon_that_cannot_start_says_why(volume, place, monkeypatch, caplog):
+    monkeypatch.setitem(backends.FACTORIES, "volume", "no.such.module:files_of")
+
+    with pytest.raises(caller.DaemonGone, match="exit code 1"):
+        volume.mount(place)
+
+    assert "No module named 'no'" in caplog.text
+    assert not is_mounted(place)
+
+
+def test_what_nobody_waits_for_any_more_is_unmounted(volume, place, monkeypatch):
+    monkeypatch.setitem(backends.FACTORIES, "volume", f"{MEMORY.partition(':')[0]}:slow_files_of")
+    interrupted = threading.Event()
+
+    def interrupt(number, frame):
+        if not interrupted.is_set():
+            interrupted.set()
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1.5)
+        with pytest.raises(KeyboardInterrupt):
+            volume.mount(place)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    Path(f"{place}.go").touch()
+
+    wait_until(lambda: os.path.exists(f"{place}.notes") and notes(place)[-1] == "end", "it is unmounted again")
+    assert not is_mounted(place)
 
 
 # ---------------------------------------------------------------------------------------------------------------- ends
