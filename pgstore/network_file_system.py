@@ -43,6 +43,8 @@ class NetworkFileSystem(FileStore):
     *Durable*: changes of names when the call returns; what is written into an open file when its `fsync` or `close` returns.
     They raise `OutcomeUnknown` if the server crashed before, and may have lost something.
 
+    *Mounted* (`mount`), any program opens the files, as others change them.
+
     *Open files* can be read and written when their name is removed or given to another file, as long as the database has heard of
     their process within ten minutes.
 

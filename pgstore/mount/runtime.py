@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -26,7 +25,7 @@ RECORD_SUFFIX: Final = ".json"
 
 def directory() -> Path:
     """
-    The directory, which is made: in `$XDG_RUNTIME_DIR`, else `/run/user/UID`, else the directory for temporary files.
+    The directory, which is made: in `$XDG_RUNTIME_DIR`, else `/run/user/UID`, else `/tmp`, whatever TMPDIR says: all programs of the user must find it.
 
     Raises:
         FileUnreadable: it belongs to somebody else, or others may enter it.
@@ -35,7 +34,7 @@ def directory() -> Path:
     for base in (os.environ.get("XDG_RUNTIME_DIR"), f"/run/user/{uid}"):
         if base and os.path.isabs(base) and _is_ours(base):
             return _made(Path(base, "pgstore"))
-    return _made(Path(tempfile.gettempdir(), f"pgstore-{uid}"))
+    return _made(Path("/tmp", f"pgstore-{uid}"))
 
 
 def _is_ours(path: str) -> bool:

@@ -24,9 +24,10 @@ def clean(path: str) -> None:
         return
     if runtime.is_alive(found):
         raise record.in_use()
-    if not found.get("read_only"):
-        _keep(path, found)
-    recovery.empty(path)
+    if os.path.isdir(path):
+        if not found.get("read_only"):
+            _keep(path, found)
+        recovery.empty(path)
     record.remove()
 
 
