@@ -68,8 +68,8 @@ class Volume(FileStore):
     has any more is deleted in the background, ten minutes later at the earliest, and by `pgstore gc`. Which version a transaction
     makes is known when it commits, or when it asks (`next_version`).
 
-    *Mounted* (`mount`), any program opens the files: those of one version and what is written, which `commit` makes the next version
-    of. A program that is killed loses what was not committed.
+    *Mounted* (`mount`), any program opens the files of one version, and `commit` makes the next one of what was written. A program
+    that is killed loses what was not committed.
 
     *Durable*: a call returns when the server has committed. After a crash of the client nothing of an unfinished call is seen.
 

@@ -25,7 +25,9 @@ RECORD_SUFFIX: Final = ".json"
 
 def directory() -> Path:
     """
-    The directory, which is made: in `$XDG_RUNTIME_DIR`, else `/run/user/UID`, else `/tmp`, whatever TMPDIR says: all programs of the user must find it.
+    The directory, which is made: in `$XDG_RUNTIME_DIR`, else `/run/user/UID`, else `/tmp`.
+
+    Not where TMPDIR says: all programs of the user must find it.
 
     Raises:
         FileUnreadable: it belongs to somebody else, or others may enter it.

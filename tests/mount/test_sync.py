@@ -435,6 +435,7 @@ def run(database, store, store_name, place):
         process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT + textwrap.dedent(script), *arguments],
             cwd=Path(__file__).parents[2],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -445,8 +446,9 @@ def run(database, store, store_name, place):
     for process in started:
         process.kill()
         process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
 
 
 def test_a_program_that_ends_without_unmounting_has_everything_written_back(run, store, place):
@@ -513,12 +515,28 @@ def test_an_ordinary_user_mounts_too(run, store, reachable):
             open(place + "/of_root", "w").write("new")
             open(place + "/mine", "w").write("mine")
             os.mkdir(place + "/d")
+            open(place + "/d/inside", "w").write("inside")
             os.chmod(place + "/d", 0o500)
-        print("done", flush=True)
+        mount = store.mount(place, mode="sync", read_only=True)
+        try:
+            open(place + "/d/new", "w")
+        except PermissionError:
+            print("mounted", flush=True)
+        sys.stdin.readline()
+        mount.reload()
+        print(sorted(os.listdir(place + "/d")), open(place + "/of_root").read(), flush=True)
+        mount.close()
     """)
-
-    assert process.stdout.readline() == "done\n"
+    assert process.stdout.readline() == "mounted\n"
     assert content(store, "of_root") == b"new"
     assert (store.stat("of_root").uid, store.stat("of_root").mode) == (0, 0o600)
+    put(store, "/of_root", b"newest", mode=0o600)
+    store.remove_file("/d/inside")
+    put(store, "/d/another")
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+    assert process.stdout.readline() == "['another'] newest\n"
+    assert process.wait(60) == 0
     assert (store.stat("mine").uid, store.stat("d").uid) == (NOBODY, NOBODY)
     assert os.listdir(reachable / "mounted") == []

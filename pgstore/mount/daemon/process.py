@@ -34,6 +34,7 @@ from pgstore.mount.failures import Told, told
 
 _LOG: Final = logging.getLogger("pgstore")
 ASK_SECONDS: Final = 60.0  # for a function that gives a URL
+SESSIONS_SECONDS: Final = 5.0  # to end its sessions, which otherwise count as alive for ten minutes
 SAY_AFTER_SECONDS: Final = 2.0  # that bytes are still being written
 CALL_ITEMS: Final = 4  # of a message that is a call: "call", number, verb, arguments
 _UMASK: Final = 0o077
@@ -290,6 +291,7 @@ class Process:
         for thread in closing:
             thread.join()
         said.cancel()
+        _start(self._clients.close, "pgstore-clients").join(SESSIONS_SECONDS)
         if self._door is not None:
             self._door.close()
         if self._wire is not None:
