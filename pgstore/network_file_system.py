@@ -19,7 +19,6 @@ from pgstore.fs.commit.live import LiveChanges
 from pgstore.fs.paths import split, split_file
 from pgstore.fs.transfer.local import Folder, Source
 from pgstore.fs.transfer.progress import Progress
-from pgstore.mount import mount as mounting
 from pgstore.mount.mount import Mount
 from pgstore.mount.options import CACHE_BYTES, SIZE_MAX_BYTES, TIMEOUT_SECONDS, Locks, Mode, checked
 from pgstore.store.objects import class_operation
@@ -43,6 +42,8 @@ class NetworkFileSystem(FileStore):
 
     *Durable*: changes of names when the call returns; what is written into an open file when its `fsync` or `close` returns.
     They raise `OutcomeUnknown` if the server crashed before, and may have lost something.
+
+    *Mounted* (`mount`), any program opens the files, as others change them.
 
     *Open files* can be read and written when their name is removed or given to another file, as long as the database has heard of
     their process within ten minutes.
@@ -178,7 +179,9 @@ class NetworkFileSystem(FileStore):
             locks=locks,
             size_max=size_max,
         )
-        return (yield from mounting.mount(self, path, options))
+        from pgstore.mount.mounting import mount  # late: few programs mount
+
+        return (yield from mount(self, path, options))
 
     # ------------------------------------------------------------------------------------------------- for Modal's sake
 

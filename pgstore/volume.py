@@ -24,7 +24,6 @@ from pgstore.fs.paths import Names, join, split
 from pgstore.fs.transfer import upload
 from pgstore.fs.transfer.local import Source
 from pgstore.fs.transfer.progress import Progress
-from pgstore.mount import mount as mounting
 from pgstore.mount.mount import Mount, mounts_of
 from pgstore.mount.options import (
     BACKGROUND_COMMIT_SECONDS,
@@ -68,6 +67,9 @@ class Volume(FileStore):
     *History*: the newest versions stay readable (`versions`, `at`, `restore`), as many as *keep* says at creation. What no version
     has any more is deleted in the background, ten minutes later at the earliest, and by `pgstore gc`. Which version a transaction
     makes is known when it commits, or when it asks (`next_version`).
+
+    *Mounted* (`mount`), any program opens the files of one version, and `commit` makes the next one of what was written. A program
+    that is killed loses what was not committed.
 
     *Durable*: a call returns when the server has committed. After a crash of the client nothing of an unfinished call is seen.
 
@@ -383,7 +385,9 @@ class Volume(FileStore):
             timeout=timeout,
             size_max=size_max,
         )
-        return (yield from mounting.mount(self, path, options))
+        from pgstore.mount.mounting import mount  # late: few programs mount
+
+        return (yield from mount(self, path, options))
 
     def read_only(self) -> Self:
         """Return a handle on this Volume that refuses to write, and is mounted read-only."""

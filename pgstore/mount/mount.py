@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import threading
-from functools import partial
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Protocol
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.core.operation import Call, Op, operation
+from pgstore.core.operation import Op, operation
 from pgstore.core.threads import going_on
 from pgstore.file_store import FileStore
 from pgstore.fs.model import NEWEST
-from pgstore.fs.paths import Names, join
-from pgstore.fs.tree import edit
-from pgstore.mount import attach, stale
-from pgstore.mount.daemon import caller
 from pgstore.mount.options import Options
-from pgstore.mount.with_fuse import Served
-from pgstore.mount.without_fuse import Synced
-
-_LOG: Final = logging.getLogger("pgstore")
 
 
 class Mounted(Protocol):
@@ -77,6 +68,11 @@ class Mount:
         """Whether it shows an old version, which does not change."""
         return self._store._version != NEWEST
 
+    def is_of(self, client: Client, store_id: int) -> bool:
+        """Whether it is one of the store of this number in the database of *client*."""
+        record = self._store._first._record
+        return record is not None and record.id == store_id and self._runner.installation == client.installation
+
     @property
     def _runner(self) -> Client:
         return self._store._runner
@@ -127,7 +123,7 @@ class Mount:
         try:
             yield from self._mounted.close()
         finally:
-            _open_mounts.discard(self)
+            open_mounts.discard(self)
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -162,87 +158,30 @@ class Mount:
         raise TypeError(f"{self!r} cannot be pickled; its path is what another process needs")
 
 
-def mount(store: FileStore, path: str | os.PathLike[str], options: Options) -> Op[Mount]:
-    """Mount *store* at *path*."""
-    local = yield Call(partial(_usable, os.fspath(path)))
-    base = yield from _base(store, options)
-    mounted = yield from _mounted(store, base, local, options)
-    made = Mount(store, local, mounted, options)
-    _open_mounts.add(made)
-    return made
-
-
-def _mounted(store: FileStore, base: Names, path: str, options: Options) -> Op[Mounted]:
-    """Mount in the mode that was asked for, or that is possible."""
-    reason = "mode='sync' was asked for"
-    if options.mode != "sync":
-        missing = yield Call(attach.is_possible)
-        if missing is None:
-            served = Served(store, base, path, options)
-            yield from served.begin()
-            _LOG.info("%r is mounted at %s by FUSE", store, path)
-            return served
-        if options.mode == "fuse":
-            raise errors.ConfigurationError(f"{path!r} cannot be mounted by FUSE: {missing}; mode='sync' does without")
-        reason = missing
-    synced = Synced(store, base, path, options)
-    yield from synced.begin()
-    level = logging.INFO if options.mode == "sync" else logging.WARNING
-    _LOG.log(level, "%r was copied to %s, to be written back from there, without FUSE: %s", store, path, reason)
-    return synced
-
-
-def _usable(path: str) -> str:
-    local = os.path.realpath(path)
-    stale.clean(local)
-    local = attach.usable(path)
-    if not os.access(local, os.W_OK | os.X_OK):
-        raise errors.FileUnreadable(f"directory {path!r} to mount at may not be written to", path)
-    return local
-
-
-def _base(store: FileStore, options: Options) -> Op[Names]:
-    """The directory of the store that is mounted, without symbolic links; it is made if it is missing."""
-    store_id = yield from store._resolve_id()
-    if not options.sub_path:
-        yield from store._check_exists(store_id)
-        return ()
-    if not options.read_only:
-        yield from store._change(partial(edit.make_directory, names=options.sub_path, exist_ok=True), single=True)
-    tree = yield from store._tree()
-    walk = yield from store._reading(tree, tree.need(options.sub_path))
-    if not walk.found.is_directory:
-        raise errors.NotADirectory(f"{join(options.sub_path)!r} is not a directory", join(options.sub_path))
-    return walk.names
-
-
 # ------------------------------------------------------------------------------------------------ those of this process
 
-_open_mounts: set[Mount] = set()
+open_mounts: Final[set[Mount]] = set()
+at_last: Final[list[Callable[[], None]]] = []
+"""Called when the interpreter ends, after all mounts were closed."""
 
 
 def mounts_of(client: Client, store_id: int) -> list[Mount]:
-    """The mounts that this process has of a store in the database of *client*."""
-    return [
-        each
-        for each in tuple(_open_mounts)
-        if (record := each._store._first._record) is not None
-        and record.id == store_id
-        and each._runner.installation == client.installation
-    ]
+    """The mounts that this process has of the store *store_id* in the database of *client*."""
+    return [mount for mount in tuple(open_mounts) if mount.is_of(client, store_id)] if open_mounts else []
 
 
 def _at_exit() -> None:
-    for each in tuple(_open_mounts):
-        with going_on(f"unmounting {each.path}"):
-            each.close()
-    caller.end()
+    for mount in tuple(open_mounts):
+        with going_on(f"unmounting {mount.path}"):
+            mount.close()
+    for function in at_last:
+        function()
 
 
 def _after_fork_in_child() -> None:
-    for each in _open_mounts:
-        each._is_closed = True
-    _open_mounts.clear()
+    for mount in open_mounts:
+        mount._is_closed = True
+    open_mounts.clear()
 
 
 if hasattr(os, "register_at_fork"):

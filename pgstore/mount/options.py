@@ -35,6 +35,13 @@ class Options:
     size_max: int = SIZE_MAX_BYTES
 
 
+def defaults() -> dict[str, Any]:
+    """What `checked` takes where nothing else was given, but for what every caller gives."""
+    default = Options()
+    names = ("background_commits", "cache_size", "cache_directory", "timeout", "locks", "size_max")
+    return {name: getattr(default, name) for name in names}
+
+
 def checked(
     *,
     read_only: bool | None,

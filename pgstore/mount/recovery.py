@@ -78,6 +78,8 @@ def keep_files(root: bytes, paths: Iterable[bytes], about: About) -> Kept:
         source, target = os.path.join(root, path), os.path.join(target_root, path)
         with explained(f"local file {os.fsdecode(source)!r}", source):
             os.makedirs(os.path.dirname(target), exist_ok=True)
+            with contextlib.suppress(OSError):
+                os.chmod(os.path.dirname(source), 0o700)  # whoever may not write in it could not move what it holds
             with contextlib.suppress(FileNotFoundError):
                 shutil.move(os.fsdecode(source), os.fsdecode(target))
     return kept

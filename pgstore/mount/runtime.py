@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -26,7 +25,9 @@ RECORD_SUFFIX: Final = ".json"
 
 def directory() -> Path:
     """
-    The directory, which is made: in `$XDG_RUNTIME_DIR`, else `/run/user/UID`, else the directory for temporary files.
+    The directory, which is made: in `$XDG_RUNTIME_DIR`, else `/run/user/UID`, else `/tmp`.
+
+    Not where TMPDIR says: all programs of the user must find it.
 
     Raises:
         FileUnreadable: it belongs to somebody else, or others may enter it.
@@ -35,7 +36,7 @@ def directory() -> Path:
     for base in (os.environ.get("XDG_RUNTIME_DIR"), f"/run/user/{uid}"):
         if base and os.path.isabs(base) and _is_ours(base):
             return _made(Path(base, "pgstore"))
-    return _made(Path(tempfile.gettempdir(), f"pgstore-{uid}"))
+    return _made(Path("/tmp", f"pgstore-{uid}"))
 
 
 def _is_ours(path: str) -> bool:
@@ -81,6 +82,13 @@ class Record:
         """What the record says that is there, perhaps of another process; None: there is none."""
         return _read(self._path)
 
+    def in_use(self) -> errors.FileFailed:
+        found = self.found()
+        holder = "" if found is None else f", of process {found['pid']}"
+        return errors.FileFailed(
+            f"{self._mounted_at!r} is a mount already{holder}", self._mounted_at, errno=errno.EBUSY
+        )
+
     def write(self) -> None:
         """
         Raises:
@@ -93,11 +101,7 @@ class Record:
         try:
             os.link(temporary, self._path)  # complete, or not at all
         except FileExistsError:
-            found = self.found()
-            holder = "" if found is None else f", of process {found['pid']}"
-            raise errors.FileFailed(
-                f"{self._mounted_at!r} is a mount already{holder}", self._mounted_at, errno=errno.EBUSY
-            ) from None
+            raise self.in_use() from None
         finally:
             temporary.unlink()
 

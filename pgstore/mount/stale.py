@@ -12,14 +12,22 @@ _LOG: Final = logging.getLogger("pgstore")
 
 
 def clean(path: str) -> None:
-    """Empty *path*, an absolute one without symbolic links, if such a process has left it; what is there is kept elsewhere."""
+    """
+    Empty *path*, an absolute one without symbolic links, if such a process has left it; what is there is kept elsewhere.
+
+    Raises:
+        FileFailed: the process is still there, and so is its mount (EBUSY).
+    """
     record = runtime.Record(path)
     found = record.found()
-    if found is None or runtime.is_alive(found):
+    if found is None:
         return
-    if not found.get("read_only"):
-        _keep(path, found)
-    recovery.empty(path)
+    if runtime.is_alive(found):
+        raise record.in_use()
+    if os.path.isdir(path):
+        if not found.get("read_only"):
+            _keep(path, found)
+        recovery.empty(path)
     record.remove()
 
 

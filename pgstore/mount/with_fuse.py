@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from pgstore import errors
+from pgstore.client import Client
 from pgstore.core.operation import BeforeCommit, Call, CommitHook, Op
 from pgstore.file_store import FileStore
 from pgstore.fs.model import NEWEST
@@ -43,7 +44,7 @@ class Served:
         yield Call(partial(self._begin, what_of(self._store, store_id, self._base, self._path, self._options)))
 
     def _begin(self, what: What) -> None:
-        self._daemon = caller.daemon()
+        self._daemon = caller.daemon(what.factory)
         self._number = self._daemon.mount(self._store._runner, what, self._clear_up)
 
     def _clear_up(self) -> None:
@@ -82,6 +83,17 @@ class Served:
             ) from exc
         if users:
             _LOG.warning("%s was unmounted while it was used by %s", self._path, ", ".join(users))
+
+
+def begin_in_background(client: Client, what: What, log: str | None) -> int:
+    """Have *what* mounted by a daemon of its own that outlives this process, and return the number of that."""
+    daemon = Daemon(what.factory, is_own=False)
+    try:
+        daemon.mount(client, what, lambda: None)
+        daemon.call("stay", None if log is None else os.path.abspath(log))
+    finally:
+        daemon.leave()
+    return daemon.pid
 
 
 def what_of(store: FileStore, store_id: int, base: Names, path: str, options: Options) -> What:

@@ -6,13 +6,21 @@ import asyncio
 import io
 import os
 import stat
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
 
 import pytest
 
 import pgstore
 from pgstore import NetworkFileSystem, Volume, errors
+from pgstore.mount import recovery
 
 MIB = 1024 * 1024
+NOBODY = 65534
 
 
 @pytest.fixture(autouse=True)
@@ -258,10 +266,11 @@ def test_reload_shows_what_others_have_done(store, elsewhere, place):
 def test_reload_is_refused_while_a_file_is_open(store, place):
     put(store, "/a", b"a")
 
-    with store.mount(place, mode="sync") as path:
-        with open(place / "a", "rb"), pytest.raises(errors.InvalidError, match="open files preventing"):
-            pgstore.mount.mount.mounts_of(store._runner, store._record.id)[0].reload()
-        assert path
+    mount = store.mount(place, mode="sync")
+    with open(place / "a", "rb"), pytest.raises(errors.InvalidError, match="open files preventing"):
+        mount.reload()
+    mount.reload()
+    mount.close()
 
 
 def test_writers_of_different_files_do_not_undo_each_others_work(store, elsewhere, place, tmp_path):
@@ -295,7 +304,7 @@ def test_what_cannot_be_merged_is_kept_in_a_recovery_directory(store, elsewhere,
     with pytest.raises(errors.ConflictError, match="kept in '(.*)'"):
         mount.close()
 
-    (kept,) = pgstore.mount.recovery.all_kept()
+    (kept,) = recovery.all_kept()
     assert (kept.files / "name/file").read_bytes() == b"precious"
     assert (kept.about.name, kept.about.mounted_at) == (store.name, str(place))
     assert os.listdir(place) == []
@@ -405,3 +414,129 @@ def test_it_can_be_used_in_an_event_loop(store, place):
     asyncio.run(use())
 
     assert tree(store) == {"a": b"a", "b": b"b"}
+
+
+SCRIPT = """
+import os, signal, sys, time
+import pgstore
+store = getattr(pgstore, sys.argv[3]).from_name(sys.argv[2], client=pgstore.Client(sys.argv[1]))
+place = sys.argv[4]
+"""
+
+
+@pytest.fixture
+def run(database, store, store_name, place):
+    """Starts a program that has `store` and `place`."""
+    started = []
+
+    def start(script):
+        store.hydrate()
+        arguments = [database, store_name, type(store).__name__, str(place)]
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT + textwrap.dedent(script), *arguments],
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+def test_a_program_that_ends_without_unmounting_has_everything_written_back(run, store, place):
+    process = run("""
+        store.mount(place, mode="sync")
+        open(place + "/a", "w").write("a")
+    """)
+
+    assert process.wait(60) == 0
+    assert content(store, "a") == b"a"
+    assert os.listdir(place) == []
+
+
+def test_a_commit_that_is_killed_brings_all_or_nothing(run, store, place):
+    process = run("""
+        mount = store.mount(place, mode="sync")
+        for generation in range(1000):
+            for number in range(40):
+                with open(f"{place}/{number}", "w") as file:
+                    file.write(str(generation) * (1 if number else 300_000))
+            mount.commit()
+            if generation == 2:
+                print("going", flush=True)
+    """)
+    assert process.stdout.readline() == "going\n"
+    time.sleep(0.05)
+    process.kill()
+    process.wait()
+
+    (kept,) = {content(store, str(number)) for number in range(1, 40)}
+    assert content(store, "0") == kept * 300_000
+    with store.mount(place, mode="sync"):
+        assert (place / "7").read_bytes() == kept
+    assert (recovery.all_kept()[0].files / "7").exists()
+
+
+@pytest.fixture
+def reachable():
+    """A directory that every user reaches, which pytest's are not."""
+    with tempfile.TemporaryDirectory(prefix="pgstore-mount-", dir="/tmp") as name:
+        path = Path(name)
+        for each in (path, path / "mounted", path / "runtime"):
+            each.mkdir(exist_ok=True)
+            os.chown(each, NOBODY, NOBODY)
+        yield path
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_an_ordinary_user_mounts_too(run, store, reachable):
+    """
+    Who cannot give files to others sees them as their own, and does not change to whom they belong.
+    """
+    put(store, "/of_root", b"old", mode=0o600)
+    process = run(f"""
+        store.hydrate()
+        import pgstore.mount.mounting
+        place = {str(reachable / "mounted")!r}
+        os.environ["XDG_RUNTIME_DIR"] = os.environ["XDG_STATE_HOME"] = {str(reachable / "runtime")!r}
+        os.setgroups([])
+        os.setgid({NOBODY})
+        os.setuid({NOBODY})
+        with store.mount(place, mode="sync"):
+            assert os.stat(place + "/of_root").st_uid == {NOBODY}
+            open(place + "/of_root", "w").write("new")
+            open(place + "/mine", "w").write("mine")
+            os.mkdir(place + "/d")
+            open(place + "/d/inside", "w").write("inside")
+            os.chmod(place + "/d", 0o500)
+        mount = store.mount(place, mode="sync", read_only=True)
+        try:
+            open(place + "/d/new", "w")
+        except PermissionError:
+            print("mounted", flush=True)
+        sys.stdin.readline()
+        mount.reload()
+        print(sorted(os.listdir(place + "/d")), open(place + "/of_root").read(), flush=True)
+        mount.close()
+    """)
+    assert process.stdout.readline() == "mounted\n"
+    assert content(store, "of_root") == b"new"
+    assert (store.stat("of_root").uid, store.stat("of_root").mode) == (0, 0o600)
+    put(store, "/of_root", b"newest", mode=0o600)
+    store.remove_file("/d/inside")
+    put(store, "/d/another")
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+    assert process.stdout.readline() == "['another'] newest\n"
+    assert process.wait(60) == 0
+    assert (store.stat("mine").uid, store.stat("d").uid) == (NOBODY, NOBODY)
+    assert os.listdir(reachable / "mounted") == []

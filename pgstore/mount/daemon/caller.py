@@ -28,7 +28,7 @@ from pgstore.mount.daemon import start
 from pgstore.mount.daemon.backends import What
 from pgstore.mount.daemon.clients import settings_of
 from pgstore.mount.daemon.wire import Closed, Wire
-from pgstore.mount.failures import rebuilt
+from pgstore.mount.failures import Told, rebuilt
 
 _LOG: Final = logging.getLogger("pgstore")
 START_SECONDS: Final = 30.0  # for an interpreter on a busy machine
@@ -47,9 +47,10 @@ class Daemon:
 
     Args:
         is_own: it ends with this process; else once nothing is mounted any more, after `stay`.
+        factory: what it is to import before it is asked for anything.
     """
 
-    def __init__(self, *, is_own: bool = True) -> None:
+    def __init__(self, factory: str, *, is_own: bool = True) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self.pid = _spawn(theirs.fileno())
@@ -60,6 +61,7 @@ class Daemon:
         self._lock = threading.RLock()
         self._waiting: dict[int, tuple[Signal, list[Any]]] = {}
         self._end_of: dict[int, Callable[[], None]] = {}  # by mount: called if the daemon ends before it is unmounted
+        self._closed: dict[int, Told | None] = {}  # by mount: what became of it when the daemon ended in good order
         self.has_ended = False
         self._ended = Signal()
         self._how = ""
@@ -67,6 +69,7 @@ class Daemon:
             "path": [os.path.abspath(path) for path in sys.path] + [str(Path(start.__file__).parents[3])],
             "environment": dict(os.environ),
             "parent": os.getpid() if is_own else None,
+            "import": factory.partition(":")[0],
             "log_level": _LOG.getEffectiveLevel(),
         }
         with contextlib.suppress(Closed):  # its end is noticed below
@@ -119,8 +122,11 @@ class Daemon:
         try:
             client_number, settings = self._known(client)
             self.call("mount", number, what.as_plain(), client_number, settings, descriptors=descriptors)
-        except BaseException:
+        except BaseException as exc:
             self._end_of.pop(number, None)
+            if not isinstance(exc, Exception):  # Ctrl-C: it may be mounted in a moment, and nobody would know of it
+                with contextlib.suppress(Closed):
+                    self._wire.send(["call", 0, "abandon", [number]])
             raise
         return number
 
@@ -128,6 +134,12 @@ class Daemon:
         """Commit and unmount, and return who still uses the mount."""
         try:
             users: list[str] = self.call("unmount", number)
+        except DaemonGone:
+            if number not in self._closed:
+                raise
+            if (failure := self._closed.pop(number)) is not None:
+                raise rebuilt(failure) from None
+            return []
         finally:
             self._end_of.pop(number, None)
         return users
@@ -179,6 +191,10 @@ class Daemon:
             if done is not None:
                 results[:] = value, failure
                 done.set()
+        elif kind == "closed":
+            number, failure = values
+            self._closed[number] = failure
+            self._end_of.pop(number, None)
         elif kind == "log":
             level, text = values
             _LOG.log(level, "%s", text)
@@ -248,13 +264,30 @@ _daemon: Daemon | None = None
 _lock = threading.RLock()
 
 
-def daemon() -> Daemon:
-    """The daemon of this process, which is started if there is none."""
+def daemon(factory: str) -> Daemon:
+    """The daemon of this process; if there is none, one is started that is soon to serve what *factory* makes."""
     global _daemon
     with _lock:
         if _daemon is None or _daemon.has_ended:
-            _daemon = Daemon()
+            _daemon = Daemon(factory)
         return _daemon
+
+
+def running() -> Daemon:
+    """
+    The daemon of this process.
+
+    Raises:
+        InvalidError: there is none.
+    """
+    if _daemon is None:
+        raise errors.InvalidError("this process has mounted nothing")
+    return _daemon
+
+
+def start_early(factory: str) -> None:
+    """Start the daemon if there is none, and do not wait for it."""
+    daemon(factory)
 
 
 def end() -> None:

@@ -43,6 +43,13 @@ class Clients:
         with contextlib.suppress(errors.Error):
             client.close()
 
+    def close(self) -> None:
+        """Close all, whoever uses them: what they keep in the database by their sessions goes with these."""
+        for number in list(self._open):
+            client, _ = self._open.pop(number)
+            with contextlib.suppress(errors.Error):
+                client.close()
+
     def _made(self, number: int, settings: dict[str, Any]) -> Client:
         url = settings["url"]
         return Client(

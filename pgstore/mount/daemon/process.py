@@ -7,6 +7,7 @@ commits what was written, and unmounts.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import logging
 import os
@@ -20,6 +21,8 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.core import threads
+from pgstore.core.clock import Deadline
+from pgstore.core.limit import bounded_by
 from pgstore.core.threads import Signal
 from pgstore.mount.daemon import parent
 from pgstore.mount.daemon.backends import What, open_files
@@ -31,7 +34,9 @@ from pgstore.mount.failures import Told, told
 
 _LOG: Final = logging.getLogger("pgstore")
 ASK_SECONDS: Final = 60.0  # for a function that gives a URL
+SESSIONS_SECONDS: Final = 5.0  # to end its sessions, which otherwise count as alive for ten minutes
 SAY_AFTER_SECONDS: Final = 2.0  # that bytes are still being written
+CALL_ITEMS: Final = 4  # of a message that is a call: "call", number, verb, arguments
 _UMASK: Final = 0o077
 
 
@@ -45,6 +50,8 @@ def run(descriptor: int, hello: dict[str, Any]) -> None:
     _LOG.addHandler(_ToCaller(wire))
     _LOG.setLevel(hello["log_level"])
     _LOG.propagate = False
+    threading.excepthook = _log_failure
+    importlib.import_module(hello["import"])
     with contextlib.suppress(parent.Gone):
         Process(wire, hello["parent"]).run()
     # Threads may wait for a server, or for the kernel: nothing of theirs is needed any more.
@@ -59,6 +66,7 @@ class Process:
         self._lock = threading.RLock()
         self._mounts: dict[int, Served] = {}
         self._users: dict[int, int] = {}  # the client of each mount
+        self._abandoned: set[int] = set()
         self._numbers = itertools.count(1)
         self._asked: dict[int, tuple[Signal, list[Any]]] = {}
         self._door: Door | None = None
@@ -125,7 +133,8 @@ class Process:
     def _serve_guest(self, wire: Wire) -> None:
         with contextlib.suppress(Closed):
             message, descriptors = wire.receive()
-            self._carry_out(wire, message, descriptors, _FOR_ALL)
+            if isinstance(message, list) and len(message) == CALL_ITEMS and isinstance(message[3], list):
+                self._carry_out(wire, message, descriptors, _FOR_ALL)
         wire.close()
 
     def _begin(self, wire: Wire, message: Any, descriptors: list[int], verbs: frozenset[str]) -> None:
@@ -139,7 +148,7 @@ class Process:
             if verb not in verbs:
                 raise errors.InvalidError(f"a daemon does not know {verb!r}")
             if verb == "mount":
-                value = self.mount(descriptors.pop() if descriptors else None, *arguments)
+                self.mount(descriptors.pop() if descriptors else None, *arguments)
             else:
                 value = getattr(self, verb)(*arguments)
         except Exception as exc:  # noqa: BLE001 - whoever has called is told
@@ -189,7 +198,8 @@ class Process:
             self._users[number] = client
         try:
             try:
-                files = open_files(opened, what)
+                with bounded_by(Deadline.after(what.timeout)):
+                    files = open_files(opened, what)
             except BaseException:
                 if device is not None:
                     os.close(device)
@@ -199,6 +209,8 @@ class Process:
         except BaseException:
             self._forget(number)
             raise
+        if number in self._abandoned:
+            self.unmount(number)
 
     def commit(self, number: int) -> None:
         self._mounts[number].commit()
@@ -215,6 +227,12 @@ class Process:
             if served.is_over:
                 self._forget(number)
             self._rouse()
+
+    def abandon(self, number: int) -> None:
+        """Unmount what the caller does not wait for any more, now or once it is mounted."""
+        self._abandoned.add(number)
+        if number in self._mounts and self._mounts[number].is_ready:
+            self.unmount(number)
 
     def mounts(self) -> list[dict[str, Any]]:
         with self._lock:
@@ -263,7 +281,9 @@ class Process:
 
     def _close_all(self) -> None:
         """Commit and unmount all."""
-        closing = [_start(partial(_close, each), "pgstore-close") for each in self._served()]
+        with self._lock:
+            mounts = list(self._mounts.items())
+        closing = [_start(partial(self._close, number, each), "pgstore-close") for number, each in mounts]
         said = threading.Timer(SAY_AFTER_SECONDS, _say_still_writing, [len(closing)])
         said.daemon = True
         if closing:
@@ -271,13 +291,33 @@ class Process:
         for thread in closing:
             thread.join()
         said.cancel()
+        _start(self._clients.close, "pgstore-clients").join(SESSIONS_SECONDS)
         if self._door is not None:
             self._door.close()
         if self._wire is not None:
             self._wire.close()
 
+    def _close(self, number: int, served: Served) -> None:
+        """Commit and unmount one, and tell the caller what has become of it, if it is still there."""
+        failure: Told | None = None
+        path = served.what.path
+        try:
+            if users := served.close():
+                _LOG.warning("%s was unmounted while it was used by %s", path, ", ".join(users))
+        except Exception as exc:  # noqa: BLE001 - the caller is told
+            failure = told(exc)
+            _LOG.error(
+                "what was written to %s was not all committed: %s",
+                path,
+                exc,
+                exc_info=not isinstance(exc, errors.Error),
+            )
+        if self._wire is not None:
+            with contextlib.suppress(Closed):
+                self._wire.send(["closed", number, failure])
 
-_FOR_CALLER: Final = frozenset({"mount", "commit", "reload", "unmount", "mounts", "stay", "end"})
+
+_FOR_CALLER: Final = frozenset({"mount", "abandon", "commit", "reload", "unmount", "mounts", "stay", "end"})
 _FOR_ALL: Final = frozenset({"mounts", "unmount_path"})
 
 
@@ -287,15 +327,10 @@ def _start(function: Callable[[], None], name: str) -> threading.Thread:
     return thread
 
 
-def _close(served: Served) -> None:
-    with threads.going_on(f"unmounting {served.what.path}"):
-        try:
-            users = served.close()
-        except errors.Error as exc:
-            _LOG.error("what was written to %s was not all committed: %s", served.what.path, exc)
-        else:
-            if users:
-                _LOG.warning("%s was unmounted while it was used by %s", served.what.path, ", ".join(users))
+def _log_failure(failure: threading.ExceptHookArgs) -> None:
+    """Nobody reads what this process says on stderr."""
+    if failure.exc_value is not None:
+        _LOG.error("a thread of the daemon of mounts has failed", exc_info=failure.exc_value)
 
 
 def _say_still_writing(mounts: int) -> None:

@@ -76,6 +76,10 @@ class Served:
             self._tell_ended()
 
     @property
+    def is_ready(self) -> bool:
+        return self._ready.is_set()
+
+    @property
     def is_over(self) -> bool:
         return self._ended.is_set()
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
+
+MAGIC = 0x50474D01  # that of `wire`
 
 
 def main() -> None:
@@ -27,9 +30,19 @@ def main() -> None:
     os.environ.clear()
     os.environ.update(told["environment"])
 
-    from pgstore.mount.daemon.process import run
+    try:
+        from pgstore.mount.daemon.process import run
 
-    run(descriptor, told)
+        run(descriptor, told)
+    except BaseException:
+        _say(descriptor, traceback.format_exc())
+        raise
+
+
+def _say(descriptor: int, text: str) -> None:
+    """Have the caller log *text*: nobody reads what this process says on stderr."""
+    data = json.dumps(["log", 40, "the daemon of mounts could not start: " + text]).encode()
+    os.write(descriptor, MAGIC.to_bytes(4, "big") + len(data).to_bytes(4, "big") + data)
 
 
 def _exactly(descriptor: int, length: int) -> bytes:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import stat
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -171,10 +172,16 @@ class SyncedDirectory:
         check_size(nodes, self._size_max_bytes, repr(self._store))
         wanted = {path: node for path, node in nodes.items() if not self._has_bytes(path, node)}
         gone = [path for path in self._known if path not in nodes or nodes[path].kind != self._kind(path)]
+        yield Call(partial(_make_writable, os.fsencode(self._root), {*wanted, *gone}))
         yield Call(partial(_remove, os.fsencode(self._root), gone))
         filler = Filler(tree, self._base, self._root, read_only=self._read_only)
         yield from filler.copy(wanted)
-        others = [(path, node) for path, node in nodes.items() if path not in wanted and self._known[path] != node]
+        entered = {path.rpartition(b"/")[0] for path in (*wanted, *gone)}
+        others = [
+            (path, node)
+            for path, node in nodes.items()
+            if path not in wanted and (self._known[path] != node or path in entered)
+        ]
         yield Call(partial(filler.set_all, reversed(others)))
         now: dict[Path, Local] = yield Call(partial(scan, self._root, _left_out))
         touched = {*wanted, *(path for path, _ in others)}
@@ -250,6 +257,17 @@ class SyncedDirectory:
 
 def _is_kept(local: Local) -> bool:
     return local.kind not in (DIRECTORY, FILE)
+
+
+def _make_writable(root: bytes, paths: Collection[Path]) -> None:
+    """Have this user, who need not be root, be allowed to replace and remove what is at *paths*."""
+    directories = {os.path.dirname(path) for path in paths}
+    for path in (*sorted(directories), *paths):
+        local = os.path.join(root, path)
+        with contextlib.suppress(OSError):  # not there yet
+            status = os.lstat(local)
+            if path and not stat.S_ISLNK(status.st_mode):
+                os.chmod(local, stat.S_IMODE(status.st_mode) | (0o700 if stat.S_ISDIR(status.st_mode) else 0o600))
 
 
 def _remove(root: bytes, paths: Iterable[Path]) -> None:
