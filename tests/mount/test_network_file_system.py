@@ -14,8 +14,8 @@ import time
 import pytest
 
 import pgstore
-from pgstore.mount.daemon import caller
 from tests.fixtures.server import migrate
+from tests.mount.conftest import daemon_pid
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_names_come_and_go_as_others_make_and_remove_them(nfs_elsewhere, mounted
 
 def test_only_one_of_two_mounts_makes_a_file_exclusively(mounted, mounted_elsewhere):
     for number in range(30):
-        made = []
+        made: list[os.PathLike[str]] = []
 
         def make(place, number=number, made=made):
             with contextlib.suppress(FileExistsError):
@@ -215,7 +215,7 @@ def test_what_was_fsynced_is_there_after_the_daemon_was_killed(nfs, place, fuse)
     file = open(place / "file", "wb", buffering=0)  # noqa: SIM115 - it cannot be closed in good order
     file.write(b"kept" * 1000)
     os.fsync(file.fileno())
-    os.kill(caller.daemon().pid, signal.SIGKILL)
+    os.kill(daemon_pid(), signal.SIGKILL)
     with contextlib.suppress(OSError):
         file.close()
 

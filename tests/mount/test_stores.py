@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.mount.checks.tools import USER
 from tests.mount.conftest import reachable_directory
 from tests.mount.test_checks import run
 
-KINDS = {
+KINDS: dict[str, tuple[Any, str]] = {
     "NetworkFileSystem": (pgstore.NetworkFileSystem, "rows"),
     "NetworkFileSystem of large objects": (pgstore.NetworkFileSystem, "large_object"),
     "Volume": (pgstore.Volume, "rows"),

@@ -16,6 +16,7 @@ from pgstore.mount import recovery
 from pgstore.mount.daemon import caller
 from tests.fixtures.server import migrate
 from tests.fixtures.trees import assert_sound
+from tests.mount.conftest import daemon_pid
 
 
 @pytest.fixture(params=["rows", "large_object"])
@@ -214,7 +215,7 @@ def test_a_role_that_may_only_read_mounts_to_read(own_database, place, fuse):
             file.write("content")
     with psycopg.connect(own_database, autocommit=True) as connection:
         role = f"reader_{os.getpid()}"
-        connection.execute(f"CREATE ROLE {role} LOGIN IN ROLE pgstore_reader")  # type: ignore[arg-type]
+        connection.execute(f"CREATE ROLE {role} LOGIN IN ROLE pgstore_reader")
         try:
             url = psycopg.conninfo.make_conninfo(own_database, user=role)
             with pgstore.Client(url, auto_migrate=False) as client:
@@ -223,7 +224,7 @@ def test_a_role_that_may_only_read_mounts_to_read(own_database, place, fuse):
                     with fails(errno.EROFS):
                         (place / "new").write_text("")
         finally:
-            connection.execute(f"DROP ROLE {role}")  # type: ignore[arg-type]
+            connection.execute(f"DROP ROLE {role}")
 
 
 # ------------------------------------------------------------------------------------------------- what ends or goes away
@@ -234,7 +235,7 @@ def test_a_killed_daemon_leaves_what_was_committed_and_nothing_else(volume, volu
     (place / "committed").write_bytes(b"c" * 300_000)
     mount.commit()
     (place / "lost").write_bytes(b"l" * 10_000_000)
-    os.kill(caller.daemon().pid, signal.SIGKILL)
+    os.kill(daemon_pid(), signal.SIGKILL)
 
     with contextlib.suppress(pgstore.Error):
         mount.close()
