@@ -114,7 +114,7 @@ class Ranges:
 
     def overlaps(self, start: int, end: int) -> bool:
         """Whether some of [*start*, *end*) is in the set."""
-        return bisect_right(self._ends, start) < bisect_left(self._starts, end)
+        return start < end and bisect_right(self._ends, start) < bisect_left(self._starts, end)
 
 
 def ranges_of(ranges: Iterable[Range]) -> Ranges:
