@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from pgstore.dict import Dict, DictChange, DictEntry, Lock, Mutation, Watcher
     from pgstore.file_store import BatchUpload
     from pgstore.fs.io.async_file_object import AsyncBinaryFile, AsyncFile, AsyncTextFile
+    from pgstore.mount.mount import Mount
     from pgstore.network_file_system import NetworkFileSystem
     from pgstore.queue import DeadLetter, ItemIterator, Lease, Queue
     from pgstore.volume import Volume
@@ -88,6 +89,7 @@ __all__ = [
     "LeaseLost",
     "Lock",
     "LockTimeout",
+    "Mount",
     "Mutation",
     "NetworkFileSystem",
     "NetworkFileSystemInfo",
@@ -127,6 +129,7 @@ _HOMES: Final = {
     "ItemIterator": "queue",
     "Lease": "queue",
     "Lock": "dict",
+    "Mount": "mount.mount",
     "Mutation": "dict",
     "NetworkFileSystem": "network_file_system",
     "Queue": "queue",

@@ -19,6 +19,8 @@ from pgstore.fs.commit.live import LiveChanges
 from pgstore.fs.paths import split, split_file
 from pgstore.fs.transfer.local import Folder, Source
 from pgstore.fs.transfer.progress import Progress
+from pgstore.mount.mount import Mount
+from pgstore.mount.options import CACHE_BYTES, SIZE_MAX_BYTES, TIMEOUT_SECONDS, Locks, Mode, checked
 from pgstore.store.objects import class_operation
 from pgstore.types import NetworkFileSystemInfo
 
@@ -40,6 +42,8 @@ class NetworkFileSystem(FileStore):
 
     *Durable*: changes of names when the call returns; what is written into an open file when its `fsync` or `close` returns.
     They raise `OutcomeUnknown` if the server crashed before, and may have lost something.
+
+    *Mounted* (`mount`), any program opens the files, as others change them.
 
     *Open files* can be read and written when their name is removed or given to another file, as long as the database has heard of
     their process within ten minutes.
@@ -117,6 +121,67 @@ class NetworkFileSystem(FileStore):
         """Return name, time of creation and creator of this NetworkFileSystem."""
         record = yield from self._described()
         return NetworkFileSystemInfo(self._name, record.created_at, record.created_by)
+
+    @operation
+    def mount(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        mode: Mode = "auto",
+        read_only: bool | None = None,
+        sub_path: str | None = None,
+        cache_size: int = CACHE_BYTES,
+        cache_directory: str | os.PathLike[str] | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+        locks: Locks = "local",
+        size_max: int = SIZE_MAX_BYTES,
+    ) -> Op[Mount]:
+        """
+        Mount it at the local directory *path*, so that any program opens its files: `with nfs.mount("/data") as path:`.
+
+        All who have it mounted see one state: what one program closes, the next one opens. Names change at once for all. In
+        asynchronous code: `async with await nfs.mount.aio("/data") as path:`.
+
+        Without FUSE it is not live: all files are copied into the directory as they are now, what was changed is written back by
+        `commit` and at the end, of one file the last one to do so wins, and changes by others are seen after `reload`. Extended
+        attributes and what only root may set then stay as they are in the store.
+
+        Args:
+            path: an empty directory. It is empty again afterwards.
+            mode: "fuse"; "sync", without FUSE; "auto", as FUSE can be used or not. Which it is, and why, is said in the log.
+            read_only: nothing can be written. None: it can.
+            sub_path: mount only this directory, which is made. None: the root.
+            cache_size: bytes of contents that are kept in memory.
+            cache_directory: a local directory in which contents are kept, too. None: only in memory.
+            timeout: seconds that a program waits for a server that does not answer before it gets an error (EIO); also for
+                mounting.
+            locks: whom flock(2) and fcntl(2) locks exclude: "local", the programs of this mount; "shared": of all mounts, for whole
+                files.
+            size_max: without FUSE: bytes that the files may have together.
+
+        Raises:
+            FileNotFoundError, NotADirectoryError, DirectoryNotEmpty, PermissionError: *path* cannot be mounted at.
+            FileFailed: something is mounted there already (EBUSY).
+            ConfigurationError: *mode* is "fuse", and FUSE cannot be used; the message says what to do.
+            InvalidError: the options cannot be combined, or without FUSE there are too many bytes.
+            NotFoundError: there is no such NetworkFileSystem.
+        """
+        options = checked(
+            read_only=read_only,
+            sub_path=sub_path,
+            handle=None,
+            must_be_read_only=False,
+            mode=mode,
+            background_commits=None,
+            cache_size=cache_size,
+            cache_directory=None if cache_directory is None else os.fspath(cache_directory),
+            timeout=timeout,
+            locks=locks,
+            size_max=size_max,
+        )
+        from pgstore.mount.mounting import mount  # late: few programs mount
+
+        return (yield from mount(self, path, options))
 
     # ------------------------------------------------------------------------------------------------- for Modal's sake
 

@@ -5,6 +5,7 @@ What it has in common with NetworkFileSystem is in `pgstore.file_store`; here is
 
 from __future__ import annotations
 
+import os
 from typing import Any, ClassVar, Self
 
 from pgstore import errors
@@ -23,6 +24,15 @@ from pgstore.fs.paths import Names, join, split
 from pgstore.fs.transfer import upload
 from pgstore.fs.transfer.local import Source
 from pgstore.fs.transfer.progress import Progress
+from pgstore.mount.mount import Mount, mounts_of
+from pgstore.mount.options import (
+    BACKGROUND_COMMIT_SECONDS,
+    CACHE_BYTES,
+    SIZE_MAX_BYTES,
+    TIMEOUT_SECONDS,
+    Mode,
+    checked,
+)
 from pgstore.store.objects import class_operation
 from pgstore.store.registry import note_change
 from pgstore.types import FileEntry, FileEntryType, FileStat, VolumeInfo, VolumeVersion
@@ -57,6 +67,9 @@ class Volume(FileStore):
     *History*: the newest versions stay readable (`versions`, `at`, `restore`), as many as *keep* says at creation. What no version
     has any more is deleted in the background, ten minutes later at the earliest, and by `pgstore gc`. Which version a transaction
     makes is known when it commits, or when it asks (`next_version`).
+
+    *Mounted* (`mount`), any program opens the files of one version, and `commit` makes the next one of what was written. A program
+    that is killed loses what was not committed.
 
     *Durable*: a call returns when the server has committed. After a crash of the client nothing of an unfinished call is seen.
 
@@ -289,16 +302,92 @@ class Volume(FileStore):
     @operation
     def reload(self) -> Op[None]:
         """
-        Do nothing but find out whether there is the Volume: direct calls always see the newest committed state.
+        Show in the mounts that this process has of the Volume what others have committed; see `Mount.reload`.
 
-        For programs written for mounted Volumes.
+        Direct calls always see the newest committed state. Where nothing is mounted this finds out whether there is the Volume.
         """
-        yield from self._check_exists((yield from self._resolve_id()))
+        store_id = yield from self._resolve_id()
+        found = mounts_of(self._runner, store_id)
+        for each in found:
+            if not each.is_fixed:
+                yield from each.reload.op()
+        if not found:
+            yield from self._check_exists(store_id)
 
     @operation
     def commit(self) -> Op[None]:
-        """Do nothing, as `reload`: each direct call is committed when it returns, those in a transaction with it."""
-        yield from self._check_exists((yield from self._resolve_id()))
+        """
+        Commit what was written through the mounts that this process has of the Volume; see `Mount.commit`.
+
+        Each direct call is committed when it returns, those in a transaction with it. Where nothing is mounted this finds out
+        whether there is the Volume.
+        """
+        store_id = yield from self._resolve_id()
+        found = mounts_of(self._runner, store_id)
+        for each in found:
+            if not each.is_read_only:
+                yield from each.commit.op()
+        if not found:
+            yield from self._check_exists(store_id)
+
+    @operation
+    def mount(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        mode: Mode = "auto",
+        read_only: bool | None = None,
+        sub_path: str | None = None,
+        background_commits: float | None = BACKGROUND_COMMIT_SECONDS,
+        cache_size: int = CACHE_BYTES,
+        cache_directory: str | os.PathLike[str] | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+        size_max: int = SIZE_MAX_BYTES,
+    ) -> Op[Mount]:
+        """
+        Mount the Volume at the local directory *path*, so that any program opens its files: `with volume.mount("/data") as path:`.
+
+        Programs see the newest version, or that of `at`, and what they write themselves. `commit` of the Volume or of the mount,
+        the end of the block and, in the background, every few seconds make a version of what was written; `reload` shows those
+        that others have made. In asynchronous code: `async with await volume.mount.aio("/data") as path:`.
+
+        Without FUSE all files are copied into the directory, and what was changed is written back by `commit` and at the end.
+        Extended attributes and what only root may set then stay as they are in the store, and there are no background commits.
+
+        Args:
+            path: an empty directory. It is empty again afterwards.
+            mode: "fuse"; "sync", without FUSE; "auto", as FUSE can be used or not. Which it is, and why, is said in the log.
+            read_only: nothing can be written. None: as the handle says (`read_only`, `with_mount_options`, `at`).
+            sub_path: mount only this directory, which is made. None: as the handle says, else the root.
+            background_commits: seconds between them; files that are open for writing are left out. None: there are none.
+            cache_size: bytes of contents that are kept in memory.
+            cache_directory: a local directory in which contents are kept, too. None: only in memory.
+            timeout: seconds that a program waits for a server that does not answer before it gets an error (EIO); also for
+                mounting.
+            size_max: without FUSE: bytes that the files may have together.
+
+        Raises:
+            FileNotFoundError, NotADirectoryError, DirectoryNotEmpty, PermissionError: *path* cannot be mounted at.
+            FileFailed: something is mounted there already (EBUSY).
+            ConfigurationError: *mode* is "fuse", and FUSE cannot be used; the message says what to do.
+            InvalidError: the options cannot be combined, or without FUSE there are too many bytes.
+            NotFoundError: there is no such Volume.
+        """
+        options = checked(
+            read_only=read_only,
+            sub_path=sub_path,
+            handle=self._mount_options,
+            must_be_read_only=self._version != NEWEST,
+            mode=mode,
+            background_commits=background_commits,
+            cache_size=cache_size,
+            cache_directory=None if cache_directory is None else os.fspath(cache_directory),
+            timeout=timeout,
+            size_max=size_max,
+        )
+        from pgstore.mount.mounting import mount  # late: few programs mount
+
+        return (yield from mount(self, path, options))
 
     def read_only(self) -> Self:
         """Return a handle on this Volume that refuses to write, and is mounted read-only."""

@@ -7,7 +7,8 @@ from pgstore.core.statement import Statement
 from pgstore.fs.model import DIRECTORY, UNCOMMITTED, Node
 from pgstore.fs.paths import Names
 from pgstore.fs.tree.listing import LIST_NAMES, Listing, stat_of
-from pgstore.fs.tree.resolve import STAT_COLUMNS, Tree, Walk, valid
+from pgstore.fs.tree.node_rows import STAT_COLUMNS, valid
+from pgstore.fs.tree.resolve import Tree, Walk
 from pgstore.types import FileStat
 
 # In version $5, for the names $3 in the directories $2, which lead to the inodes $4: since which version they do, and the inodes.
@@ -46,6 +47,13 @@ class StatListing:
 
     def page(self) -> Op[list[FileStat] | None]:
         """The next stats, None at the end."""
+        nodes = yield from self.nodes()
+        if nodes is None:
+            return None
+        return [stat_of(path, node, self._tree.shown_version(version)) for path, node, version in nodes]
+
+    def nodes(self) -> Op[list[tuple[bytes, Node, int]] | None]:
+        """The next paths, their inodes and the versions in which these, or names on the way, changed last; None at the end."""
         entries = yield from self._listing.entries()
         if entries is None:
             return None
@@ -59,7 +67,7 @@ class StatListing:
             [entry.ino for _, entry in entries],
             self._tree.version,
         )
-        page: list[FileStat] = []
+        page: list[tuple[bytes, Node, int]] = []
         for position, named, *columns in sorted((yield from self._tree.read(query)), key=lambda row: int(row[0])):
             (path, entry), (parent, version) = entries[position - 1], above[position - 1]
             is_changed = split[position - 1][2] in self._tree.changes_under(parent)
@@ -69,5 +77,5 @@ class StatListing:
             node = Node(entry.ino, entry.kind, *columns)
             as_changed = self._tree.node_as_changed(node)
             version = UNCOMMITTED if as_changed is not node else max(version, node.version)
-            page.append(stat_of(path, as_changed, self._tree.shown_version(version)))
+            page.append((path, as_changed, version))
         return page

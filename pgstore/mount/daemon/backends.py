@@ -1,0 +1,80 @@
+"""What is served: `Files` for a kind of store, made by a factory that the caller names."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, cast, runtime_checkable
+
+from pgstore.client import Client
+from pgstore.fs.paths import Names
+from pgstore.mount.protocol import Files
+
+FACTORIES: Final = {
+    "volume": "pgstore.mount.backends.versioned:files_of",
+    "nfs": "pgstore.mount.backends.live:files_of",
+}
+
+
+@dataclass(frozen=True)
+class What:
+    """What is to be mounted, and how."""
+
+    factory: str
+    """`module:function`, which is called with the client and this."""
+    kind: str
+    store_id: int
+    name: str | None
+    environment: str
+    version: int | None
+    """None: the newest, and what is written to."""
+    base: Names
+    """The directory of the store that is mounted, without symbolic links."""
+    path: str
+    read_only: bool
+    background_commits: float | None
+    cache_size: int
+    cache_directory: str | None
+    timeout: float
+    locks: str
+
+    @property
+    def source(self) -> str:
+        """What the table of mounts shows."""
+        return f"{self.kind}:{self.name or self.store_id}"
+
+    def as_plain(self) -> dict[str, Any]:
+        plain = dict(vars(self))
+        plain["base"] = [name.decode(errors="surrogateescape") for name in self.base]
+        return plain
+
+    @classmethod
+    def of_plain(cls, plain: dict[str, Any]) -> What:
+        base = tuple(name.encode(errors="surrogateescape") for name in plain["base"])
+        return cls(**{**plain, "base": base})
+
+
+def open_files(client: Client, what: What) -> Files:
+    module, _, function = what.factory.partition(":")
+    factory = cast("Callable[[Client, What], Files]", getattr(importlib.import_module(module), function))
+    return factory(client, what)
+
+
+@runtime_checkable
+class Commits(Protocol):
+    """What `Files` have whose changes wait for a commit. Both may be called by any thread, while they are served."""
+
+    def commit(self) -> None:
+        """Commit what was written. Files that are open for writing, too, as far as they are written."""
+
+    def reload(self) -> None:
+        """Commit what was written, then show what others have committed."""
+
+
+@runtime_checkable
+class Tells(Protocol):
+    """What `Files` have that tell how they are."""
+
+    def status(self) -> dict[str, int]:
+        """`cached_bytes`, and `uncommitted_files`."""

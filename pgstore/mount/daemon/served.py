@@ -1,0 +1,158 @@
+"""One mount in the daemon: mounted, served by threads of its own, committed, unmounted."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from pgstore import errors
+from pgstore.core import threads
+from pgstore.core.threads import Signal
+from pgstore.mount import attach
+from pgstore.mount.daemon.backends import Commits, Tells, What
+from pgstore.mount.daemon.holders import holders
+from pgstore.mount.protocol import Files
+from pgstore.mount.serve import serve
+
+_LOG: Final = logging.getLogger("pgstore")
+DETACH_SECONDS: Final = 5.0  # for the kernel to let go of a mount that nobody uses
+
+
+class Served:
+    """
+    *files* at the path of *what*.
+
+    Args:
+        device: a descriptor of /dev/fuse that somebody has mounted already, in a namespace of theirs; None: it is mounted here.
+        ended: called when it is not mounted any more.
+    """
+
+    def __init__(self, what: What, files: Files, device: int | None, ended: Callable[[], None]) -> None:
+        self.what = what
+        self._files = files
+        self._device = device
+        self._tell_ended = ended
+        self._is_theirs = device is not None
+        self._since = time.time()
+        self._ready = Signal()
+        self._ended = Signal()
+        self._failure: Exception | None = None
+        self._commit_lock = threading.Lock()
+        self._close_lock = threading.Lock()
+        self._is_detached = False
+
+    def begin(self, seconds: float) -> None:
+        """Mount it, and return when the kernel was answered for the first time, after at most *seconds*."""
+        if self._device is None:
+            what = self.what
+            self._device = attach.attach(what.path, name=what.source, read_only=self._files.read_only).device
+        threads.start(threading.Thread(target=self._serve, name="pgstore-mount", daemon=True))
+        if not self._ready.wait(seconds):
+            self._detach()
+            raise errors.TimedOut(f"the kernel did not take the mount at {self.what.path!r} within {seconds:g} s")
+        if self._failure is not None:
+            raise self._failure
+
+    def _serve(self) -> None:
+        device = self._device
+        assert device is not None
+        try:
+            serve(device, self._files, ready=self._ready.set)
+        except Exception as exc:  # noqa: BLE001 - whoever closes the mount is told
+            self._failure = exc
+            if not self._is_detached:
+                _LOG.error("%s at %s is not served any more: %s", self.what.source, self.what.path, exc)
+                with contextlib.suppress(errors.Error):
+                    self._detach()
+        finally:
+            os.close(device)
+            self._ended.set()
+            self._ready.set()
+            self._tell_ended()
+
+    @property
+    def is_ready(self) -> bool:
+        return self._ready.is_set()
+
+    @property
+    def is_over(self) -> bool:
+        return self._ended.is_set()
+
+    def commit(self) -> None:
+        """Bring what was written into the store."""
+        self._check_served()
+        with self._commit_lock:
+            if isinstance(self._files, Commits):
+                self._files.commit()
+            else:
+                self._files.sync()
+
+    def reload(self) -> None:
+        """Show what others have committed."""
+        self._check_served()
+        with self._commit_lock:
+            if isinstance(self._files, Commits):
+                self._files.reload()
+
+    def _check_served(self) -> None:
+        if self.is_over:
+            raise self._failure or errors.InvalidError(f"{self.what.path!r} was unmounted by another process")
+
+    def close(self) -> list[str]:
+        """
+        Unmount it, commit what was written, and return who still uses it. For these it is served on.
+
+        Raises:
+            Exception: what the commit has failed with.
+        """
+        with self._close_lock:
+            users: list[str] = []
+            if not self.is_over:
+                users = self._unmount()
+            if users:
+                self.commit()
+            else:
+                self._ended.wait()
+            if self._failure is not None:
+                raise self._failure
+            return users
+
+    def _unmount(self) -> list[str]:
+        if self._is_theirs:
+            return ["whoever has mounted it"]
+        if not attach.detach_unless_busy(self.what.path):
+            users = holders(self.what.path)
+            self._detach()
+            if not self._ended.wait(0.1):  # else they were quick, or nobody
+                return users or ["a process of another user"]
+        elif not self._ended.wait(DETACH_SECONDS):
+            return ["the kernel"]
+        return []
+
+    def _detach(self) -> None:
+        if not self._is_theirs:
+            self._is_detached = True
+            attach.detach(self.what.path)
+
+    def told(self) -> dict[str, Any]:
+        """What `pgstore mounts` shows."""
+        what = self.what
+        status = self._files.status() if isinstance(self._files, Tells) else {}
+        return {
+            "path": what.path,
+            "mode": "fuse",
+            "kind": what.kind,
+            "name": what.name,
+            "environment": what.environment,
+            "version": what.version,
+            "sub_path": b"/".join(what.base).decode(errors="surrogateescape"),
+            "read_only": what.read_only,
+            "pid": os.getpid(),
+            "since": self._since,
+            **status,
+        }

@@ -1,0 +1,189 @@
+"""Mount: what `Volume.mount` and `NetworkFileSystem.mount` return."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final, Protocol
+
+from pgstore import errors
+from pgstore.client import Client
+from pgstore.core.operation import Op, operation
+from pgstore.core.threads import going_on
+from pgstore.file_store import FileStore
+from pgstore.fs.model import NEWEST
+from pgstore.mount.options import Options
+
+
+class Mounted(Protocol):
+    """How a mount is served: with FUSE, or without."""
+
+    mode: str
+
+    def begin(self) -> Op[None]:
+        """Mount."""
+
+    def commit(self) -> Op[None]: ...
+
+    def reload(self) -> Op[None]: ...
+
+    def close(self) -> Op[None]:
+        """Commit and unmount. It is not mounted afterwards, also if this fails."""
+
+
+class Mount:
+    """
+    The files of a store in a local directory, for any program, until `close` or the end of the `with` block.
+
+    `with volume.mount("/data") as path:` gives the path. It is mounted already when `mount` returns; `close` unmounts it, and so do
+    the end of the block, `with` or `async with`, also after an exception, and the end of the interpreter. What was written until
+    then is committed first.
+
+    A process that is forked from this one uses the mount like any program, and does not end it.
+    """
+
+    def __init__(self, store: FileStore, path: str, mounted: Mounted, options: Options) -> None:
+        self._store = store
+        self.is_read_only = options.read_only
+        self._path = path
+        self._mounted = mounted
+        self._is_closed = False
+        self._lock = threading.RLock()
+
+    @property
+    def path(self) -> str:
+        """Where it is mounted: absolute, without symbolic links."""
+        return self._path
+
+    @property
+    def mode(self) -> str:
+        """How it is mounted: "fuse" or "sync"."""
+        return self._mounted.mode
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it shows an old version, which does not change."""
+        return self._store._version != NEWEST
+
+    def is_of(self, client: Client, store_id: int) -> bool:
+        """Whether it is one of the store of this number in the database of *client*."""
+        record = self._store._first._record
+        return record is not None and record.id == store_id and self._runner.installation == client.installation
+
+    @property
+    def _runner(self) -> Client:
+        return self._store._runner
+
+    @property
+    def _bound(self) -> Any:
+        return self._store._bound
+
+    @operation
+    def commit(self) -> Op[None]:
+        """
+        Bring what was written into the store; in a Volume it becomes one version.
+
+        In a transaction it becomes part of it.
+
+        Raises:
+            ConflictError: it cannot be merged with what others have committed. Nothing was applied, and all is still there.
+            InvalidError: it is not mounted any more.
+        """
+        self._check_open()
+        yield from self._mounted.commit()
+
+    @operation
+    def reload(self) -> Op[None]:
+        """
+        Show what others have committed since. What was written here is committed first.
+
+        Raises:
+            InvalidError: this process has files open there, or works there; or it is not mounted any more.
+            ConflictError: see `commit`.
+        """
+        self._check_open()
+        yield from self._mounted.reload()
+
+    @operation
+    def close(self) -> Op[None]:
+        """
+        Commit what was written, and unmount. The second time it does nothing.
+
+        Raises:
+            Exception: what `commit` has failed with. It is not mounted any more nevertheless, and what was not committed is kept
+                in a recovery directory, which the message names; see `pgstore mounts --recover`.
+        """
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        try:
+            yield from self._mounted.close()
+        finally:
+            open_mounts.discard(self)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise errors.InvalidError(f"{self!r} is closed")
+
+    def __enter__(self) -> str:
+        self._check_open()
+        return self._path
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> str:
+        self._check_open()
+        return self._path
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close.aio()
+
+    def __fspath__(self) -> str:
+        return self._path
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else self.mode
+        return f"<pgstore.Mount of {self._store!r} at {self._path!r}: {state}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"{self!r} cannot be pickled; its path is what another process needs")
+
+
+# ------------------------------------------------------------------------------------------------ those of this process
+
+open_mounts: Final[set[Mount]] = set()
+at_last: Final[list[Callable[[], None]]] = []
+"""Called when the interpreter ends, after all mounts were closed."""
+
+
+def mounts_of(client: Client, store_id: int) -> list[Mount]:
+    """The mounts that this process has of the store *store_id* in the database of *client*."""
+    return [mount for mount in tuple(open_mounts) if mount.is_of(client, store_id)] if open_mounts else []
+
+
+def _at_exit() -> None:
+    for mount in tuple(open_mounts):
+        with going_on(f"unmounting {mount.path}"):
+            mount.close()
+    for function in at_last:
+        function()
+
+
+def _after_fork_in_child() -> None:
+    for mount in open_mounts:
+        mount._is_closed = True
+    open_mounts.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)

@@ -1,0 +1,138 @@
+"""A mount with FUSE: the daemon serves the kernel, and commits what was written."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+from functools import partial
+from typing import Any, Final
+
+from pgstore import errors
+from pgstore.client import Client
+from pgstore.core.operation import BeforeCommit, Call, CommitHook, Op
+from pgstore.file_store import FileStore
+from pgstore.fs.model import NEWEST
+from pgstore.fs.paths import Names
+from pgstore.mount import attach
+from pgstore.mount.daemon import caller
+from pgstore.mount.daemon.backends import FACTORIES, What
+from pgstore.mount.daemon.caller import Daemon
+from pgstore.mount.options import Options
+from pgstore.mount.sync.directory import check_nothing_open
+
+_LOG: Final = logging.getLogger("pgstore")
+
+
+class Served:
+    """See `mount.Mounted`: the files of *store* below *base*, at *path*."""
+
+    mode = "fuse"
+
+    def __init__(self, store: FileStore, base: Names, path: str, options: Options) -> None:
+        self._store = store
+        self._base = base
+        self._path = path
+        self._options = options
+        self._daemon: Daemon | None = None
+        self._number = 0
+
+    def begin(self) -> Op[None]:
+        """Have it mounted, by the daemon of this process."""
+        store_id = yield from self._store._resolve_id()
+        yield Call(partial(self._begin, what_of(self._store, store_id, self._base, self._path, self._options)))
+
+    def _begin(self, what: What) -> None:
+        self._daemon = caller.daemon(what.factory)
+        self._number = self._daemon.mount(self._store._runner, what, self._clear_up)
+
+    def _clear_up(self) -> None:
+        """The daemon has ended: nobody would answer who looks at the path."""
+        attach.detach_stale(self._path)
+
+    def commit(self) -> Op[None]:
+        yield from _check_outside()
+        yield Call(partial(self._ask, "commit"))
+
+    def reload(self) -> Op[None]:
+        if not self._store._changes_class.in_place:
+            yield from _check_outside()
+            yield Call(partial(check_nothing_open, self._path))
+        yield Call(partial(self._ask, "reload"))
+
+    def _ask(self, verb: str) -> Any:
+        assert self._daemon is not None
+        if not self._daemon.has_ended:
+            flush(self._path)
+        return self._daemon.call(verb, self._number)
+
+    def close(self) -> Op[None]:
+        yield Call(self._close)
+
+    def _close(self) -> None:
+        assert self._daemon is not None
+        try:
+            users = self._daemon.unmount(self._number)
+        except caller.DaemonGone as exc:
+            self._clear_up()
+            raise caller.DaemonGone(
+                f"{self._path!r} was not unmounted in good order: {exc}; what was not committed is lost",
+                self._path,
+                errno=exc.errno,
+            ) from exc
+        if users:
+            _LOG.warning("%s was unmounted while it was used by %s", self._path, ", ".join(users))
+
+
+def begin_in_background(client: Client, what: What, log: str | None) -> int:
+    """Have *what* mounted by a daemon of its own that outlives this process, and return the number of that."""
+    daemon = Daemon(what.factory, is_own=False)
+    try:
+        daemon.mount(client, what, lambda: None)
+        daemon.call("stay", None if log is None else os.path.abspath(log))
+    finally:
+        daemon.leave()
+    return daemon.pid
+
+
+def what_of(store: FileStore, store_id: int, base: Names, path: str, options: Options) -> What:
+    """What a daemon is to be told of the mount of *store*."""
+    return What(
+        factory=FACTORIES[store._kind],
+        kind=store._kind,
+        store_id=store_id,
+        name=store.name,
+        environment=store._environment,
+        version=None if store._version == NEWEST else store._version,
+        base=base,
+        path=path,
+        read_only=options.read_only,
+        background_commits=options.background_commits,
+        cache_size=options.cache_size,
+        cache_directory=options.cache_directory,
+        timeout=options.timeout,
+        locks=options.locks,
+    )
+
+
+def flush(path: str) -> None:
+    """Have the kernel hand over what programs have written to mapped files at *path* (syncfs(2))."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            ctypes.CDLL(None).syncfs(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _check_outside() -> Op[None]:
+    """Raise `InvalidError` in a transaction: the daemon commits by itself."""
+    if (yield BeforeCommit(_Outside, _Outside)) is not None:
+        raise errors.InvalidError(
+            "a mount cannot be committed within a transaction: call commit() or reload() outside of it"
+        )
+
+
+class _Outside(CommitHook):
+    """Nothing is to be done at the commit."""
