@@ -181,7 +181,8 @@ class Files(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def caching(self) -> Caching: ...
+    def caching(self) -> Caching:
+        """May change at any time; it is asked for with each reply, so it is the same object while it is the same."""
 
     def begin(self, kernel: Kernel) -> None:
         """Is mounted; *kernel* is told from now on what others change."""
@@ -263,7 +264,11 @@ class Files(abc.ABC):
 
     @abc.abstractmethod
     def create(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> tuple[Attributes, OpenFile]:
-        """open(2) with O_CREAT of a name that the kernel does not know: make the file, or open it (an error with O_EXCL)."""
+        """
+        open(2) with O_CREAT of a name that the kernel does not know: make the file, or open it (an error with O_EXCL).
+
+        If it leads to anything but a file by now, ESTALE: then the kernel looks it up anew.
+        """
 
     def sync(self) -> None:
         """Return when all that was done is on the server's disk: fsync(2) of a directory, syncfs(2)."""

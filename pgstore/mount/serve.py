@@ -88,10 +88,17 @@ class Server:
             for thread in self._threads:
                 thread.join()
             self._notifier.stop()
-            self._verbs.end()
+            self._close_all()
             self._files.end()
         if self._failure is not None:
             raise self._failure
+
+    def _close_all(self) -> None:
+        for handle in self._verbs.handles():
+            try:
+                self._verbs.close(handle)
+            except Exception:
+                _LOG.exception("a file that was open at the end of a mount could not be closed")
 
     # -------------------------------------------------------------------------------------------------------- threads
 

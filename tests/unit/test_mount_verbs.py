@@ -19,7 +19,7 @@ from pgstore.fs.model import StoreGone
 from pgstore.mount import kernel
 from pgstore.mount.protocol import NO_CACHING, Attributes, Caching, Missing, Owner
 from pgstore.mount.serve import serve
-from tests.fixtures.memory_files import MemoryFiles
+from tests.fixtures.memory_files import MemoryFile, MemoryFiles
 
 CAN = kernel.HANDLE_KILLPRIV_V2 | kernel.DO_READDIRPLUS | kernel.ASYNC_READ
 POSIX_LOCKS, DONT_MASK, WRITEBACK_CACHE = 1 << 1, 1 << 6, 1 << 16
@@ -285,6 +285,24 @@ def test_what_is_open_at_the_end_is_closed(files):
     fake.end()
 
     assert inode.opened == 0
+
+
+def test_a_file_that_cannot_be_closed_at_the_end_keeps_no_other_open(files, monkeypatch, caplog):
+    fake = FakeKernel(files)
+    fake.initialise()
+    inodes = [files.inodes[created(fake, name)[0]["nodeid"]] for name in (b"first", b"second")]
+    release = MemoryFile.release
+
+    def fail(file: MemoryFile) -> None:
+        release(file)
+        if file.ino == inodes[0].ino:
+            raise ZeroDivisionError("a mistake")
+
+    monkeypatch.setattr(MemoryFile, "release", fail)
+    with caplog.at_level(logging.CRITICAL, "pgstore"):
+        fake.end()
+
+    assert [inode.opened for inode in inodes] == [0, 0]
 
 
 # ------------------------------------------------------------------------------------------------------------- errors
