@@ -235,7 +235,12 @@ class Server:
             return
         pid = self._underway.get(unique)
         if pid is not None and _is_killed(pid):
-            self._refuse(unique, errno.EINTR)  # what it was to do may happen yet, and nobody is told
+            with self._mutex:
+                for waiting in list(self._put_aside):
+                    if waiting.unique == unique:
+                        self._put_aside.remove(waiting)
+                        self._underway.pop(unique, None)
+            self._refuse(unique, errno.EINTR)  # else what it was to do may happen yet, and nobody is told
 
     # ------------------------------------------------------------------------------------------------------ beginning
 

@@ -447,6 +447,19 @@ def test_unmounting_ends_the_server_once_the_last_file_is_closed(memory_mount):
     assert mounted.process.stdout.read() == "ended 0\n"
 
 
+def test_unmounting_while_notifications_storm_ends_the_server(memory_mount):
+    mounted = memory_mount()
+    for number in range(20):
+        (mounted.directory / f"{number}").write_bytes(b"x")
+    assert mounted.process.stdin is not None
+    mounted.process.stdin.write('["tell_all", 100000]\n')
+    mounted.process.stdin.flush()
+
+    attach.detach(str(mounted.directory))
+
+    assert mounted.process.wait(SOON) == 0
+
+
 def test_an_aborted_connection_ends_the_server(memory_mount):
     """
     What `umount -f` does to a mount that hangs.

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from pgstore import errors
+from pgstore.core import threads
 from pgstore.fs.model import StoreGone
 from pgstore.mount import kernel
-from pgstore.mount.protocol import NO_CACHING, Attributes, Caching, Missing, Owner
+from pgstore.mount.protocol import NO_CACHING, Attributes, Caching, Missing, Owner, Statistics
 from pgstore.mount.serve import serve
 from tests.fixtures.memory_files import MemoryFile, MemoryFiles
 
@@ -303,6 +304,55 @@ def test_a_file_that_cannot_be_closed_at_the_end_keeps_no_other_open(files, monk
         fake.end()
 
     assert [inode.opened for inode in inodes] == [0, 0]
+
+
+# ------------------------------------------------------------------------------------------------------------ threads
+
+
+def test_without_threads_of_the_system_one_serves_all(monkeypatch):
+    files = MemoryFiles(waits=True)
+    start = threads.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "pgstore-mount":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threads, "start", refuse)
+    fake = FakeKernel(files)
+    fake.initialise()
+
+    for number in range(3):
+        created(fake, b"%d" % number)
+    fake.end()
+
+    assert sorted(files.inodes[1].names) == [b"0", b"1", b"2"]
+
+
+def test_what_may_wait_is_answered_in_any_order_by_no_more_threads_than_allowed(monkeypatch):
+    """
+    And what need not wait at once, though more waits than there are threads.
+    """
+    files = MemoryFiles()
+    gate = threading.Event()
+    waiting: set[threading.Thread] = set()
+
+    def statistics() -> Statistics:
+        waiting.add(threading.current_thread())
+        gate.wait(10)
+        return Statistics(4096, 1, 1, 1, 1)
+
+    monkeypatch.setattr(files, "statistics", statistics)
+    fake = FakeKernel(files, threads_max=3)
+    fake.initialise()
+    slow = {fake.send(kernel.STATFS) for _ in range(10)}
+    assert entry(fake.ask(kernel.LOOKUP, body=b"quick\0"))["nodeid"] == 0
+
+    gate.set()
+
+    assert {fake.answer()[0] for _ in range(10)} == slow
+    fake.end()
+    assert len(waiting) <= 3
 
 
 # ------------------------------------------------------------------------------------------------------------- errors
