@@ -119,7 +119,12 @@ class OpenFile(abc.ABC):
 
     ino: int
     keep_cache = False
-    """Whether the pages that the kernel has of the file are still right."""
+    """
+    Whether the pages that the kernel has of the file are still right.
+
+    If not, it drops them, and the program waits, so that not even SIGKILL ends it, for reads of the file that are under way. So no
+    read may wait without a bound.
+    """
     needs_flush = True
     """Whether `flush` does something."""
 
