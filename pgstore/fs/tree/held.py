@@ -130,6 +130,21 @@ class HeldFileSystem:
             yield from self._pin(version)
             self.changes.rebase(version)
             self.tree.go_to(version)
+            yield from self._merge_directories()
+
+    def _merge_directories(self) -> Op[None]:
+        """New directories become one with those that others have made meanwhile, level by level."""
+        merged = True
+        while merged:
+            merged = False
+            for made in self.changes.new_directories():
+                try:
+                    theirs = yield from self.tree.rows.named(made.parent, made.name)
+                except (errors.StaleFile, errors.NotADirectory):
+                    continue  # which the commit will say
+                if theirs is not None and theirs.is_directory:
+                    self.changes.become_one(made, theirs.ino)
+                    merged = True
 
     def _pin(self, version: int | None) -> Op[None]:
         if self._read_only:
@@ -298,13 +313,15 @@ class HeldRows(NodeRows):
 
     def node(self, ino: int, *, with_contents: bool = False) -> Op[Node | None]:
         kept = self._changes.kept(ino)
-        if kept is not None and (not with_contents or ino in self._changes.unwritten or not kept.node.size_bytes):
-            return kept.node
-        node = None if with_contents else self._nodes.get(ino)
-        if node is None:
-            node = yield from super().node(ino, with_contents=with_contents)
-        if kept is not None:
-            return kept.node if node is None else node._replace(link_count=kept.node.link_count)
+        if kept is None:
+            node = None if with_contents else self._nodes.get(ino)
+            return (yield from super().node(ino, with_contents=with_contents)) if node is None else node
+        node = kept.node
+        if with_contents and node.size_bytes and node.inline_data is None and node.blob_id is None:
+            # It was read without them, before it lost its name.
+            there = yield from super().node(ino, with_contents=True)
+            if there is not None:
+                node = node._replace(inline_data=there.inline_data, blob_id=there.blob_id, chunk_size=there.chunk_size)
         return node
 
     def named(self, directory: int, name: bytes, *, with_contents: bool = False) -> Op[Node | None]:
