@@ -127,5 +127,6 @@ def test_ranges_are_a_set_of_offsets(changes, asked):
         range(start, end)
     )
     assert {x for begin, stop in ranges.gaps(start, end) for x in range(begin, stop)} == set(range(start, end)) - model
+    assert all(begin < stop for begin, stop in ranges.within(start, end))
     assert ranges.covers(start, end) == (set(range(start, end)) <= model)
     assert ranges.overlaps(start, end) == bool(set(range(start, end)) & model)
