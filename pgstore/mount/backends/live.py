@@ -40,6 +40,7 @@ from pgstore.mount.protocol import (
     MISSING,
     AttributeChange,
     Attributes,
+    Bytes,
     Caching,
     Kernel,
     Missing,
@@ -130,6 +131,10 @@ class LiveFiles(StoreFiles[LiveContents]):
         for ino in inodes:
             self._refresh(ino)
             kernel.forget_contents(ino)
+
+    def forget_contents(self, ino: int) -> None:
+        if self._kernel is not None:
+            self._kernel.forget_contents(ino)
 
     def _refresh(self, ino: int) -> None:
         """Others may have changed a file that is open here."""
@@ -324,6 +329,13 @@ class _OpenFile(LiveFile):
     def __init__(self, files: LiveFiles, contents: LiveContents, flags: int) -> None:
         super().__init__(contents, flags)
         self._files = files
+
+    def write(self, offset: int, data: Bytes) -> None:
+        super().write(offset, data)
+        if self.is_append and self.contents.size_bytes != offset + len(data):
+            self._files.forget_contents(
+                self.ino
+            )  # others have appended as well: the kernel took the end to be elsewhere
 
     def flush(self) -> None:
         if self.can_write:
