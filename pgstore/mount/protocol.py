@@ -122,6 +122,10 @@ class Kernel(abc.ABC):
         """What all names of all directories lead to, if it can."""
 
     @abc.abstractmethod
+    def wait_until_forgotten(self) -> None:
+        """Return when the kernel has forgotten all that it was told to before, or nothing is mounted any more."""
+
+    @abc.abstractmethod
     def forget_attributes_now(self, ino: int) -> None:
         """`forget_attributes`, before the call returns. The one that a thread that serves a request may call."""
 

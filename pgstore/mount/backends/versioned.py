@@ -190,6 +190,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
             kernel.forget_contents(self.root)
             for contents in open_contents:
                 kernel.forget_contents(contents.ino)
+            kernel.wait_until_forgotten()
 
     def _show_anew(self, contents: VolumeContents) -> None:
         """A file that is open is as the version has it, unless something was written to it meanwhile."""
