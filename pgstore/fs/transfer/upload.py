@@ -83,7 +83,9 @@ VOLUME_PUT = Statement(
     "SELECT pgstore.volume_put($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
     "int8 int8 bytea[] bytea int4 int8 int8 bytea bool int4 text text",
 )
-_NOTICE: Final = "coalesce(concat($11, 'i', r.directory, ',' || r.replaced, ' n') || r.directory || $12, $11 || 'iany')"  # $12: the name
+# Between what a notice begins with, $11, and the name with the origin, $12.
+_NOTICE: Final = """
+    coalesce(concat($11, 'i', r.directory, ',' || r.replaced, ' n') || r.directory || $12, $11 || 'iany')"""
 LIVE_PUT = Statement(
     f"""
     SELECT r.is_put, CASE WHEN r.is_put THEN {TELL.format(key="$10", notice=_NOTICE)} END
