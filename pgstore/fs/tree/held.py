@@ -21,7 +21,7 @@ from pgstore.core.statement import Statement
 from pgstore.fs.commit.held import HeldChanges, Part
 from pgstore.fs.commit.volume import VersionedChanges
 from pgstore.fs.content.staged import ABANDON
-from pgstore.fs.model import DIRECTORY, Node, StoreGone
+from pgstore.fs.model import DIRECTORY, ROOT, Node, StoreGone
 from pgstore.fs.retention.pins import pins_of, version_of
 from pgstore.fs.tree import handover
 from pgstore.fs.tree.handover import Written
@@ -35,6 +35,7 @@ ATTEMPTS: Final = 5  # of a commit that the server rolls back for a deadlock
 LOOK_UP_NAMES_MAX: Final = 1_000
 LISTED_NAMES_MAX: Final = 10_000
 CACHED_NAMES_MAX: Final = 30_000  # of all directories
+LOOKED_UP_MAX: Final = 4_096  # names that were looked for one by one
 
 HEAD = Statement("SELECT f.head FROM pgstore.file_system f WHERE f.store_id = $1", "int8", read_only=True)
 # A commit under way ends before this is had, and then no other begins.
@@ -292,13 +293,15 @@ class HeldRows(NodeRows):
     def __init__(self, store_id: int, tree: HeldTree) -> None:
         super().__init__(store_id, tree.version, tree.read)
         self._changes = tree.held
-        self._listed: OrderedDict[int, _Listed] = OrderedDict()  # the one used last at the end
+        self._listed: OrderedDict[int, _Listed] = OrderedDict()  # the one read last at the end
         self._nodes: dict[int, Node] = {}
+        self._looked_up: dict[tuple[int, bytes], Node | None] = {}  # in such as are in no listing
         self._count = 0  # names in _listed
-        self._large: set[int] = set()  # directories that have too many names to read them all for one
+        self._large: dict[int, int] = {}  # directories that have more names than so many
 
     def go_to(self, version: int, changed: Collection[int] | None, inodes: Collection[int]) -> None:
         self._version = version
+        self._looked_up = {}
         if changed is None:
             self._listed.clear()
             self._nodes.clear()
@@ -314,8 +317,14 @@ class HeldRows(NodeRows):
     def node(self, ino: int, *, with_contents: bool = False) -> Op[Node | None]:
         kept = self._changes.kept(ino)
         if kept is None:
-            node = None if with_contents else self._nodes.get(ino)
-            return (yield from super().node(ino, with_contents=with_contents)) if node is None else node
+            known = None if with_contents else self._nodes.get(ino)
+            if known is not None:
+                return known
+            version = self._version
+            found = yield from super().node(ino, with_contents=with_contents)
+            if ino == ROOT and found is not None and version == self._version:
+                self._nodes[ino] = found  # in no listing, and asked for most
+            return found
         node = kept.node
         if with_contents and node.size_bytes and node.inline_data is None and node.blob_id is None:
             # It was read without them, before it lost its name.
@@ -328,18 +337,29 @@ class HeldRows(NodeRows):
         if self._is_new(directory):
             return None
         listed = self._listed.get(directory)
-        if listed is None and directory not in self._large:
+        if listed is None and self._large.get(directory, 0) < LOOK_UP_NAMES_MAX:
             listed = yield from self._list(directory, LOOK_UP_NAMES_MAX)
         if listed is None:
-            return (yield from super().named(directory, name, with_contents=with_contents))
+            return (yield from self._named_in_large(directory, name, with_contents=with_contents))
         ino = listed.inos.get(name)
         return None if ino is None else (yield from self.node(ino, with_contents=with_contents))
+
+    def _named_in_large(self, directory: int, name: bytes, *, with_contents: bool) -> Op[Node | None]:
+        """A kernel looks up what it then renames or removes."""
+        looked_up = self._looked_up
+        if not with_contents and (directory, name) in looked_up:
+            return looked_up.get((directory, name))
+        found = yield from super().named(directory, name, with_contents=with_contents)
+        if len(looked_up) >= LOOKED_UP_MAX:
+            looked_up = self._looked_up = {}
+        looked_up[directory, name] = found  # of a version gone by: then this dict is no longer asked
+        return found
 
     def page(self, directory: int, after: bytes, count: int) -> Op[list[NamedNode]]:
         if self._is_new(directory):
             return []
         listed = self._listed.get(directory)
-        if listed is None and not after:
+        if listed is None and not after and self._large.get(directory, 0) < LISTED_NAMES_MAX:
             listed = yield from self._list(directory, LISTED_NAMES_MAX)
         if listed is None:
             return (yield from super().page(directory, after, count))
@@ -374,11 +394,15 @@ class HeldRows(NodeRows):
 
     def _list(self, directory: int, names_max: int) -> Op[_Listed | None]:
         """Read all of *directory*; None: it has more than *names_max* names."""
+        version = self._version
         page = yield from super().page(directory, b"", names_max + 1)
         if len(page) > names_max:
-            self._large.add(directory)
+            self._large[directory] = names_max
             return None
-        listed = self._listed[directory] = _Listed(page)
+        listed = _Listed(page)
+        if version != self._version or directory in self._listed:  # another thread has gone on, or was quicker
+            return listed
+        self._listed[directory] = listed
         self._nodes.update((named.node.ino, named.node) for named in page)
         self._count += len(page)
         while self._count > CACHED_NAMES_MAX and len(self._listed) > 1:
@@ -386,7 +410,7 @@ class HeldRows(NodeRows):
         return listed
 
     def _forget(self, directory: int) -> None:
-        self._large.discard(directory)
+        self._large.pop(directory, None)
         listed = self._listed.pop(directory, None)
         if listed is not None:
             self._count -= len(listed.names)

@@ -239,8 +239,9 @@ class LiveNodes:
             try:
                 query = Query(statement, self._store_id, *values, *again, *notice)
                 if statement is SET_ATTRIBUTES and self._relaxed:
-                    return (yield Many((Query(ASYNC_COMMIT), query)))[1]  # type: ignore[no-any-return]
-                return (yield query)  # type: ignore[no-any-return]
+                    rows = (yield Many((Query(ASYNC_COMMIT), query)))[1]
+                else:
+                    rows = yield query
             except errors.OutcomeUnknown:
                 broken += 1
                 if not repeatable or broken == _BROKEN_MAX or clock.monotonic() > give_up:
@@ -254,6 +255,9 @@ class LiveNodes:
                 if not broken or exc.sqlstate != UNIQUE_VIOLATION or conflicts == ATTEMPTS:
                     raise
                 conflicts += 1
+            else:
+                self._files.collect_later()
+                return rows  # type: ignore[no-any-return]
 
     def _check(self, refused: int, directory: int, name: bytes) -> None:
         """Raise the error of `nodes` for the errno *refused*."""
