@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from stat import S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
+from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
 from types import TracebackType
 from typing import Any, ClassVar, Final, cast
 
@@ -44,6 +44,8 @@ _TYPE_BITS: Final = {
     FileEntryType.SYMLINK: S_IFLNK,
     FileEntryType.FIFO: S_IFIFO,
     FileEntryType.SOCKET: S_IFSOCK,
+    FileEntryType.CHARACTER_DEVICE: S_IFCHR,
+    FileEntryType.BLOCK_DEVICE: S_IFBLK,
 }
 _NANO: Final = 1_000_000_000
 

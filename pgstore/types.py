@@ -48,7 +48,7 @@ class VolumeVersion:
 
 
 class FileEntryType(enum.IntEnum):
-    """What a `FileEntry` is. Modal's numbers."""
+    """What a `FileEntry` is. The first six are Modal's numbers, which has no others."""
 
     UNSPECIFIED = 0
     FILE = 1
@@ -56,6 +56,8 @@ class FileEntryType(enum.IntEnum):
     SYMLINK = 3
     FIFO = 4
     SOCKET = 5
+    CHARACTER_DEVICE = 6
+    BLOCK_DEVICE = 7
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,10 @@ class FileStat:
     None: the transaction under way has changed it, and its commit will give the version a number, which nobody knows before, unless
     somebody has asked for it (`Volume.next_version`).
     """
+    atime_ns: int
+    """Of the last access, as programs have set it on a mounted store, else `mtime_ns`: reading does not change it."""
+    device: int
+    """Of a device node: which device, as `os.stat_result.st_rdev`; else 0."""
 
     @property
     def mtime(self) -> int:

@@ -42,7 +42,9 @@ CREATE DOMAIN pgstore.inline_contents AS bytea CHECK (octet_length(VALUE) <= 655
 CREATE DOMAIN pgstore.entry_name AS bytea CHECK (octet_length(VALUE) BETWEEN 1 AND 255 AND position('\x2f'::bytea IN VALUE) = 0
                                                  AND position('\x00'::bytea IN VALUE) = 0
                                                  AND VALUE <> '\x2e'::bytea AND VALUE <> '\x2e2e'::bytea);  -- of POSIX: bytes, in no encoding, not `.` and `..`
-CREATE DOMAIN pgstore.inode_kind AS "char" CHECK (VALUE IN ('f', 'd', 'l', 'p', 's'));  -- file, directory, symbolic link, fifo, socket
+CREATE DOMAIN pgstore.inode_kind AS "char" CHECK (VALUE IN ('f', 'd', 'l', 'p', 's', 'c', 'b'));  -- file, directory, symbolic link, fifo, socket, character and block device
+CREATE DOMAIN pgstore.owner_number AS bigint CHECK (VALUE BETWEEN 0 AND 4294967294);  -- of a user or group; one more is POSIX' -1, "as it was"
+CREATE DOMAIN pgstore.device_number AS bigint CHECK (VALUE BETWEEN 0 AND 4294967295);  -- as the kernel has it: minor & 0xff | major << 8 | (minor & ~0xff) << 12
 CREATE DOMAIN pgstore.permission_bits AS integer CHECK (VALUE BETWEEN 0 AND 4095);
 CREATE DOMAIN pgstore.chunk_storage AS "char" CHECK (VALUE IN ('r', 'l'));  -- rows, or PostgreSQL's large objects
 CREATE DOMAIN pgstore.whole_number AS integer CHECK (VALUE >= 0);
@@ -335,9 +337,11 @@ CREATE TABLE pgstore.inode (
     version_to   bigint NOT NULL DEFAULT 9223372036854775807,
     kind         pgstore.inode_kind NOT NULL,
     mode         pgstore.permission_bits NOT NULL,    -- no more than these; the type is `kind`
-    uid          integer NOT NULL DEFAULT 0,
-    gid          integer NOT NULL DEFAULT 0,
-    link_count   pgstore.whole_number NOT NULL DEFAULT 1,  -- names that lead to a file; 1 for directories. 0: see inode_nameless
+    uid          pgstore.owner_number NOT NULL DEFAULT 0,
+    gid          pgstore.owner_number NOT NULL DEFAULT 0,
+    -- Names that lead to a file; 0: see inode_nameless. 1 for directories, which tells programs not to infer from it how many are in
+    -- them (as on btrfs): a count of directories would make all who make one in a directory wait for each other, and merge.
+    link_count   pgstore.whole_number NOT NULL DEFAULT 1,
     size_bytes   pgstore.byte_count NOT NULL DEFAULT 0,    -- logical; may exceed the sum of the chunks (holes)
     mtime_ns     bigint NOT NULL,                     -- nanoseconds since 1970, of the contents
     ctime_ns     bigint NOT NULL,                     -- the same, of the inode
@@ -345,7 +349,11 @@ CREATE TABLE pgstore.inode (
     link_target  bytea,                               -- symbolic links: as given, not resolved
     inline_data  pgstore.inline_contents,             -- the whole of a file up to 64 KiB; NULL with no blob_id: empty
     parent       bigint,                              -- directories: the one they are in; the root: itself
-    xattrs       jsonb,                               -- extended attributes: name -> value in base64; NULL: none
+    -- Extended attributes: name -> value in base64; NULL: none. A name that is not UTF-8, or begins with \x, stands there as \x and its
+    -- bytes in hex. Names together have at most 64 KiB, values too.
+    xattrs       jsonb,
+    atime_ns     bigint,                              -- the same of the last access, as programs have set it; reading leaves it alone. NULL: as mtime_ns
+    device       pgstore.device_number,               -- device nodes: which device
     PRIMARY KEY (store_id, ino, version_to),
     FOREIGN KEY (store_id, blob_id) REFERENCES pgstore.blob,
     CHECK (version_from < version_to),
@@ -2693,9 +2701,9 @@ BEGIN
          RETURNING *
     )
     INSERT INTO pgstore.inode
-           (store_id, ino, version_from, kind, mode, uid, gid, link_count, size_bytes, mtime_ns, ctime_ns, parent, xattrs)
+           (store_id, ino, version_from, kind, mode, uid, gid, link_count, size_bytes, mtime_ns, ctime_ns, parent, xattrs, atime_ns)
     SELECT c.store_id, c.ino, version, c.kind, c.mode, c.uid, c.gid, c.link_count, c.size_bytes,
-           greatest(c.mtime_ns, p_now_ns), greatest(c.ctime_ns, p_now_ns), c.parent, c.xattrs
+           greatest(c.mtime_ns, p_now_ns), greatest(c.ctime_ns, p_now_ns), c.parent, c.xattrs, c.atime_ns
       FROM closed c;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'directory % was removed meanwhile', directory USING ERRCODE = 'serialization_failure';
@@ -2736,7 +2744,8 @@ $function$;
 CREATE FUNCTION pgstore.file_type(kind "char") RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
-    RETURN CASE kind WHEN 'f' THEN 'file' WHEN 'd' THEN 'directory' WHEN 'l' THEN 'symlink' WHEN 'p' THEN 'fifo' ELSE 'socket' END;
+    RETURN CASE kind WHEN 'f' THEN 'file' WHEN 'd' THEN 'directory' WHEN 'l' THEN 'symlink' WHEN 'p' THEN 'fifo'
+                     WHEN 'c' THEN 'character device' WHEN 'b' THEN 'block device' ELSE 'socket' END;
 END
 $function$;
 
@@ -2749,12 +2758,12 @@ SELECT s.environment,
        s.kind,                                        -- volume, nfs
        s.id AS store_id,
        t.path,                                        -- from the root, without a leading slash; names as file_name() shows them
-       pgstore.file_type(i.kind) AS type,             -- file, directory, symlink, fifo, socket
+       pgstore.file_type(i.kind) AS type,             -- file, directory, symlink, fifo, socket, character device, block device
        i.size_bytes::bigint AS size,
        to_timestamp(i.mtime_ns / 1e9) AS mtime,
        i.mode::integer AS mode,                       -- permission bits, an integer
-       i.uid,
-       i.gid,
+       i.uid::bigint AS uid,
+       i.gid::bigint AS gid,
        i.link_count,
        pgstore.file_name(i.link_target) AS link_target,
        nullif(greatest(t.version, i.version_from), 0) AS version,  -- the commit since which the path leads to this; NULL: nfs

@@ -16,6 +16,8 @@ pytest_plugins = [
     "tests.fixtures.server",
     "tests.fixtures.clients",
     "tests.fixtures.live",
+    "tests.fixtures.nodes",
+    "tests.fixtures.staged",
     "tests.fixtures.proxy",
     "tests.fixtures.pgbouncer",
 ]

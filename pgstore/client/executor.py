@@ -259,6 +259,7 @@ class Executor(abc.ABC):
             yield from root.restart_if_unused()
             connection = None if root.joined else root.connection
         if connection is None:
+            self.pool.rest()
             return bool((yield request.ticket.wait(request.seconds)))  # type: ignore[attr-defined]
         if connection.reserve:
             raise errors.StoreUnavailable(

@@ -146,12 +146,19 @@ class AsyncPool(Pool[AsyncConnection]):
         self._idle.clear()
         self._reserve_idle.clear()
 
-    def _reap(self) -> None:
-        self._reaper = None
-        before = clock.monotonic() - common.IDLE_SECONDS
+    def rest(self) -> None:
+        """A task waits to be told: close what has not been used for long."""
+        self._close_idle(common.REST_SECONDS)
+
+    def _close_idle(self, seconds: float) -> None:
+        before = clock.monotonic() - seconds
         for idle in (self._idle, self._reserve_idle):
             for connection in [connection for connection in idle if connection.used_at <= before]:
                 idle.remove(connection)
                 self.discard_now(connection)
+
+    def _reap(self) -> None:
+        self._reaper = None
+        self._close_idle(common.IDLE_SECONDS)
         if self._idle or self._reserve_idle:
             self._reaper = asyncio.get_running_loop().call_later(common.IDLE_SECONDS / 2, self._reap, context=Context())

@@ -129,6 +129,16 @@ class BlockingPool(Pool[BlockingConnection]):
         self._epoch += 1
         self.purge()
 
+    def rest(self) -> None:
+        """This thread waits to be told: close its connection, if that has not been used for long."""
+        slot = self._take_slot()
+        if slot.free and _idle_since(slot) < clock.monotonic() - common.REST_SECONDS:
+            try:
+                connection = slot.free.pop()
+            except IndexError:
+                return  # another thread was quicker
+            self.discard(connection)
+
     def close_idle(self) -> None:
         """Close the connections that nobody has used for long, and soon those whose thread has ended."""
         with self._lock:

@@ -33,6 +33,7 @@ C = TypeVar("C", bound=Connection)
 
 IDLE_SECONDS = 300.0
 LOOK_SECONDS = 60.0  # between looks for idle connections
+REST_SECONDS = 30.0  # after which one that waits, and is told on the listening connection, has no other
 ACQUIRE_SECONDS: Final = 60.0  # to wait for a connection at the limit; whoever waits longer probably waits for itself
 RESERVE_SECONDS: Final = 0.25  # to wait before the reserve is touched by who can wait
 

@@ -8,7 +8,8 @@ Nothing here is of one kind of store.
 - `error_mapping` makes pgstore's errors of psycopg's.
 - `checks`, `numbers` and `names` check what callers give.
 - `clock` tells the time, and `limit` how long a call may take.
-- `threads` starts background threads, and `uninterrupted` does work to its end whatever interrupts.
+- `threads` starts background threads, `workers` are a few that share tasks, and `uninterrupted` does work to its end whatever
+  interrupts.
 
 Where a change belongs:
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from pgstore import errors
 from pgstore.core.numbers import as_int
-from pgstore.core.operation import BeforeCommit, Call, Fetch, Op, Query, StaleHandle, atomic
+from pgstore.core.operation import BeforeCommit, Call, Fetch, Op, Query, StaleHandle
 from pgstore.core.statement import Statement
-from pgstore.fs.commit.change_set import ChangeSet
 from pgstore.fs.commit.merge import MergingChanges
 from pgstore.fs.history import VersionPin
 from pgstore.fs.model import DIRECTORY, DIRECTORY_MODE, IN_LARGE_OBJECTS, IN_ROWS, NEWEST, ROOT, StoreGone
-from pgstore.fs.retention.collection import collect_in_passing
 from pgstore.fs.tree.resolve import Tree
+from pgstore.fs.tree.transact import FileSystem
 from pgstore.store.handle import Store
 from pgstore.store.registry import StoreRecord
 
@@ -26,10 +24,6 @@ CHUNK_BYTES_MIN = 4096
 CHUNK_BYTES_MAX = 16 * 1024 * 1024  # one statement carries several
 LARGE_OBJECT_BYTES = 1024 * 1024
 VERSIONS_KEPT = 10
-COLLECT_SECONDS = 60.0  # from a change to a round of collection, so there is at most one a minute
-COLLECT_AGAIN_SECONDS = 300.0  # to the next round, if one could not finish
-ATTEMPTS = 10  # of an operation that meets a conflict each time
-FOREIGN_KEY_VIOLATION = "23503"  # a copy was to share contents that have just been collected, for their file is gone
 STORAGES = {"rows": IN_ROWS, "large_object": IN_LARGE_OBJECTS}
 MODE_MAX = 0o7777  # permission bits
 # Attributes in which handles on one store may differ, and which a pickled handle keeps.
@@ -93,7 +87,7 @@ class FileStoreBase(Store):
 
     def _change_set(self, store_id: int) -> BeforeCommit:
         """The request for the change set of the current transaction."""
-        return BeforeCommit((ChangeSet, store_id), partial(self._changes_class, store_id, self._missing))
+        return self._file_system(store_id).change_set
 
     def _reading(self, tree: Tree, body: Op[T]) -> Op[T]:
         """Run *body*. If it finds no such file, find out whether there is no such store any more."""
@@ -115,59 +109,37 @@ class FileStoreBase(Store):
         Run *body* in a transaction of its own; in the current one, as a part that happens or does not. Returns its result.
 
         Args:
-            repeatable: *body* may run again if it meets a conflict. Outside a transaction it then does, up to `ATTEMPTS` times.
+            repeatable: *body* may run again if it meets a conflict. Outside a transaction it then does, up to ten times.
             single: *body* reads nothing that it has made, so that all of it is sent with the commit.
             again: called before *body* runs again. It may block.
         """
         if self._read_only_reason is not None:
             raise errors.InvalidError(self._read_only_reason)
         store_id = yield from self._resolve_id()
-        change_set = self._change_set(store_id)
-        outer = yield change_set
-
-        def change() -> Op[T]:
-            hooked = yield change_set
-            changes: ChangeSet = hooked.hook
-            changes.is_single = single and outer is None
-            tree = Tree(self._runner.session, store_id, changes, in_place=changes.in_place)
-            result = yield from self._reading(tree, body(tree))
-            if hooked.immediate or changes.full:
-                yield from changes.flush()
-            return result
-
-        attempt = 1 if repeatable and outer is None else ATTEMPTS
-        while True:
+        files = self._file_system(store_id)
+        try:
+            return (
+                yield from files.change(
+                    lambda tree: self._reading(tree, body(tree)), repeatable=repeatable, single=single, again=again
+                )
+            )
+        except StoreGone:
             try:
-                result = yield from atomic(change())
-                self._collect_later(store_id)
-                return result
-            except StoreGone:
-                try:
-                    yield from self._is_gone(store_id)
-                except StaleHandle:
-                    if attempt >= ATTEMPTS:
-                        raise
-                attempt = ATTEMPTS
-                store_id = yield from self._resolve_id()
-                change_set = self._change_set(store_id)
-            except (errors.ConflictError, errors.SerializationConflict, errors.StatementFailed) as exc:
-                if isinstance(exc, errors.StatementFailed) and exc.sqlstate != FOREIGN_KEY_VIOLATION:
+                yield from self._is_gone(store_id)
+            except StaleHandle:
+                if not repeatable or (yield files.change_set) is not None:
                     raise
-                if attempt >= ATTEMPTS:
-                    raise
-                attempt += 1
-            if again is not None:
-                yield Call(again)
+        files = self._file_system((yield from self._resolve_id()))
+        if again is not None:
+            yield Call(again)
+        return (yield from files.change(lambda tree: self._reading(tree, body(tree)), repeatable=False, single=single))
+
+    def _file_system(self, store_id: int) -> FileSystem:
+        return FileSystem(self._runner.session, store_id, self._changes_class, self._missing)
 
     def _collect_later(self, store_id: int) -> None:
-        """After a change: have the client collect in the background what the change has made superfluous."""
-        self._runner.scheduler.leave(
-            ("collect", store_id),
-            partial(collect_in_passing, store_id),
-            COLLECT_SECONDS,
-            again_seconds=COLLECT_AGAIN_SECONDS,
-            can_wait=True,
-        )
+        """See `FileSystem.collect_later`."""
+        self._file_system(store_id).collect_later()
 
 
 def check_number(value: object, name: str, least: int, most: int) -> int:

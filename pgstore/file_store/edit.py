@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -12,12 +11,10 @@ from pgstore import errors
 from pgstore.core.names import UNSTORABLE
 from pgstore.core.operation import Op, operation
 from pgstore.file_store.base import MODE_MAX, FileStoreBase, check_number
-from pgstore.fs.model import DIRECTORY_MODE, FIFO, SOCKET, Node
+from pgstore.fs.model import DIRECTORY_MODE, FIFO, OWNER_MAX, SOCKET, Node
 from pgstore.fs.paths import Names, split, split_file
-from pgstore.fs.tree import edit
+from pgstore.fs.tree import edit, xattrs
 
-ID_MAX: Final = 2**31 - 1
-XATTRS_BYTES_MAX: Final = 64 * 1024  # of one inode, names and values; as much as Linux allows for one value
 KINDS: Final = {"fifo": FIFO, "socket": SOCKET}
 
 
@@ -162,7 +159,7 @@ class Editing(FileStoreBase):
     def chown(self, path: str, uid: int = -1, gid: int = -1) -> Op[None]:
         """Set the numbers of user and group of what is at *path*; -1 leaves one as it is. Not checked either; see `chmod`."""
         new = {
-            name: check_number(value, name, 0, ID_MAX) for name, value in (("uid", uid), ("gid", gid)) if value != -1
+            name: check_number(value, name, 0, OWNER_MAX) for name, value in (("uid", uid), ("gid", gid)) if value != -1
         }
         yield from self._set(split(path), new)
 
@@ -181,13 +178,13 @@ class Editing(FileStoreBase):
             InvalidError: the name is empty, or all of them together would be above 64 KiB.
         """
         _check_attribute(name, value)
-        encoded = base64.b64encode(value).decode()
+        stored, encoded = xattrs.stored_name(name.encode()), xattrs.stored_value(value)
 
         def attributes(node: Node) -> Mapping[str, Any]:
-            new = {**(node.xattrs or {}), name: encoded}
-            if sum(len(key.encode()) + len(text) * 3 // 4 for key, text in new.items()) > XATTRS_BYTES_MAX:
-                raise errors.InvalidError(f"the attributes of one file may have {XATTRS_BYTES_MAX} bytes together")
-            return {"xattrs": {name: encoded}}
+            new = {**(node.xattrs or {}), stored: encoded}
+            if sum(len(key.encode()) + len(text) * 3 // 4 for key, text in new.items()) > xattrs.BYTES_MAX:
+                raise errors.InvalidError(f"the attributes of one file may have {xattrs.BYTES_MAX} bytes together")
+            return {"xattrs": {stored: encoded}}
 
         yield from self._change(partial(edit.set_attributes, names=split(path), attributes=attributes, follow=True))
 
@@ -201,9 +198,10 @@ class Editing(FileStoreBase):
         """
 
         def attributes(node: Node) -> Mapping[str, Any]:
-            if name not in (node.xattrs or {}):
+            stored = xattrs.asked_name(name)
+            if stored not in (node.xattrs or {}):
                 raise errors.MissingKeyError(name, f"{path!r} has no extended attribute {name!r}")
-            return {"xattrs": {name: None}}
+            return {"xattrs": {stored: None}}
 
         yield from self._change(partial(edit.set_attributes, names=split(path), attributes=attributes, follow=True))
 

@@ -9,6 +9,7 @@ from pgstore import errors
 from pgstore.core.operation import Fetch, Op, iterated, operation
 from pgstore.file_store.base import FileStoreBase, Pages, paged
 from pgstore.fs.paths import Names, join, split
+from pgstore.fs.tree import xattrs
 from pgstore.fs.tree.listing import Listing, OnePage, file_entry, file_stat, stat_of
 from pgstore.fs.tree.search import Glob, TreeWalk
 from pgstore.fs.tree.stats import StatListing
@@ -139,7 +140,7 @@ class ListingFiles(FileStoreBase):
         """Return the names of the extended attributes of what is at *path*."""
         tree = yield from self._tree()
         walk = yield from self._reading(tree, tree.need(split(path)))
-        return sorted(walk.found.xattrs or {})
+        return sorted(xattrs.shown_name(name) for name in walk.found.xattrs or {})
 
     @operation
     def getxattr(self, path: str, name: str) -> Op[bytes]:
@@ -149,15 +150,13 @@ class ListingFiles(FileStoreBase):
         Raises:
             MissingKeyError: there is none of this name.
         """
-        import base64
-
         names = split(path)
         tree = yield from self._tree()
         walk = yield from self._reading(tree, tree.need(names))
-        value = (walk.found.xattrs or {}).get(name)
+        value = (walk.found.xattrs or {}).get(xattrs.asked_name(name) or "")
         if value is None:
             raise errors.MissingKeyError(name, f"{join(names)!r} has no extended attribute {name!r}")
-        return base64.b64decode(value)
+        return xattrs.value_of(value)
 
 
 def _listed(path: str) -> Names:

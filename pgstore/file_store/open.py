@@ -88,7 +88,7 @@ class OpeningFiles(FileStoreBase):
         names = split(path)
         tree, node = yield from self._open_node(names)
         pin = FilePin(self._runner.session, tree.store_id, node.ino, node.version)
-        return OpenFixedFile(join(names), tree.store_id, node.contents, pin)
+        return OpenFixedFile(join(names), tree.store_id, node.contents, pin, self._runner.session)
 
     def _open_staged(self, path: str, mode: Mode) -> Op[tuple[OpenFile, int]]:
         names = split_file(path)

@@ -12,12 +12,13 @@ The wings, each resting only on those below it:
 
 Where a change belongs:
 
-- A new verb on paths is a function in `tree.edit` (or `tree.listing`, `tree.search`): resolve, check, then write with a `Builder`
-  or into the change set. Its public method stands in `pgstore.file_store`.
+- A new verb on inodes and names is a function in `tree.nodes`; one on paths is a function in `tree.edit` (or `tree.listing`,
+  `tree.search`): resolve, check, then write by `nodes`, or with a `Builder`. Its public method stands in `pgstore.file_store`.
 - A new verb of open files is an operation of `io.open_file.OpenFile`, in each of its kinds that can do it. `io.file_object` and
   `io.async_file_object` offer it, each in the way of its file objects.
 - A new condition that must hold at the commit is a field of `commit.change_set.Change`, checked by `commit.merge`.
-- A new column of files is one of `model.Node` and `tree.resolve.STAT_COLUMNS`; `model.STATE_COLUMNS` carries it into new versions.
+- A new column of files is one of `model.Node`, `tree.node_rows.STAT_COLUMNS` and `tree.new_nodes`; `model.STATE_COLUMNS` carries it
+  into new versions.
 - A new kind of storage for bytes concerns `content` alone, and functions of `sql/schema.sql`.
 
 What happens at COMMIT: the transaction calls its change set (`commit.change_set.ChangeSet`, a commit hook). It locks what the

@@ -25,9 +25,11 @@ SOCKET: Final = "s"
 CHARACTER_DEVICE: Final = "c"
 BLOCK_DEVICE: Final = "b"
 
+OWNER_MAX: Final = 2**32 - 2  # of numbers of users and groups; one more is POSIX' -1, "as it was"
+
 # Columns of an inode: what a copy takes over; and what a row for a new version does, beside its ctime.
-COPIED_COLUMNS: Final = "kind, mode, uid, gid, size_bytes, blob_id, link_target, inline_data, xattrs"
-STATE_COLUMNS: Final = f"{COPIED_COLUMNS}, link_count, mtime_ns, parent"
+COPIED_COLUMNS: Final = "kind, mode, uid, gid, size_bytes, blob_id, link_target, inline_data, xattrs, device"
+STATE_COLUMNS: Final = f"{COPIED_COLUMNS}, link_count, mtime_ns, atime_ns, parent"
 
 DIRECTORY_MODE: Final = 0o755  # permission bits of directories that nobody has chosen
 
@@ -71,7 +73,9 @@ class Node(NamedTuple):
     gid: int
     link_count: int
     link_target: bytes | None
-    xattrs: Mapping[str, str] | None
+    xattrs: Mapping[str, str] | None  # as in the database: see `fs.tree.xattrs`
+    set_atime_ns: int | None  # None: nobody has set one
+    device: int | None  # of device nodes
     inline_data: bytes | None = None
     blob_id: int | None = None
     chunk_size: int | None = None
@@ -79,6 +83,11 @@ class Node(NamedTuple):
     @property
     def is_directory(self) -> bool:
         return self.kind == DIRECTORY
+
+    @property
+    def atime_ns(self) -> int:
+        """When it was last read, as programs have set it: reading does not."""
+        return self.mtime_ns if self.set_atime_ns is None else self.set_atime_ns
 
     @property
     def contents(self) -> Contents:

@@ -1,18 +1,24 @@
 """Telling other clients that files have changed, for those who keep what they have read: mounts, and caches of listings.
 
 Each commit that changes a file system tells once, and only if somebody listens: of a Volume the new version, of a NetworkFileSystem
-the inodes that it changed. So whoever has that version already, or nothing of those inodes, need not ask.
+the inodes that it changed, and the names. So whoever has that version already, or nothing of those inodes, need not ask. It also
+tells its origin, so that whoever changes and listens knows its own changes.
 
-A notification is `* <topic> v<version>`, `* <topic> i<inode>,<inode>…`, or `* <topic> iany`. A new thing to tell of has a letter of
+A notification is `* <topic>` and words that begin with a letter: `v<version>`; or `i<inode>,<inode>…`, or `iany`, and
+`n<directory>/<name>,<directory>/<name>…`, without which it may be any names; `@<origin>`. A new thing to tell of has a letter of
 its own there, a function here that tells, and a field of `FileChange`, which `_read` fills.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+import os
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
+from urllib.parse import quote, unquote_to_bytes
 
 from pgstore.client.waking import CHANNEL, SOMEONE_WAITS, lock_key
 from pgstore.core.clock import Deadline
@@ -21,6 +27,9 @@ from pgstore.core.statement import Statement
 
 # Named in one notification, which has at most 8,000 bytes. Where more have changed it says that it may be any.
 INODES_MAX: Final = 300
+NAMES_BYTES_MAX: Final = 4_000  # of the names in one notification; where they have more, it does not name them
+
+Names: TypeAlias = frozenset[tuple[int, bytes]]
 
 # An expression that is evaluated for its effect. {key} and {notice} are parameters, for what `notice_of_inodes` gives; or NULL.
 TELL: Final = f"CASE WHEN {{key}} IS NOT NULL AND {SOMEONE_WAITS} THEN pg_notify('{CHANNEL}', {{notice}}) IS NULL END"
@@ -35,6 +44,14 @@ class FileChange:
     """Of a Volume: the one that it made."""
     inodes: frozenset[int] | None
     """Of a NetworkFileSystem: files whose contents or attributes, and directories whose names, are others now. None: of any."""
+    names: Names | None = None
+    """
+    Those that came, went, or lead to something else now, each with its directory. None: any in the directories of *inodes*.
+
+    What was in a directory that was removed with all below it is not named.
+    """
+    origin: str | None = field(default=None, compare=False)
+    """Who has done it: what `origin` was when it was done. None: it is not known."""
 
 
 ANYTHING: Final = FileChange(None, None)
@@ -44,48 +61,97 @@ def topic_of(store_id: int) -> Topic:
     return Topic(store_id, "files", for_everybody=True)
 
 
-def _notice(store_id: int, inodes: Iterable[int]) -> tuple[int, str]:
+def new_token() -> str:
+    """A name for `origin` that nobody else has."""
+    return os.urandom(4).hex()
+
+
+_process = new_token()
+_ORIGIN: ContextVar[str | None] = ContextVar("pgstore_origin", default=None)
+
+
+def _after_fork() -> None:
+    global _process
+    _process = new_token()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def own_origin() -> str:
+    """What is told as the origin of changes made here: that of this process, unless `origin` says otherwise."""
+    return _ORIGIN.get() or _process
+
+
+@contextmanager
+def origin(token: str) -> Iterator[None]:
+    """Have changes that are made inside told as those of *token*, a few letters and digits: one of several in a process."""
+    before = _ORIGIN.set(token)
+    try:
+        yield
+    finally:
+        _ORIGIN.reset(before)
+
+
+def _notice(store_id: int, inodes: Iterable[int], names: Iterable[tuple[int, bytes]] | None) -> tuple[int, str]:
     topic, changed = topic_of(store_id), sorted(inodes)
-    named = ",".join(map(str, changed)) if len(changed) <= INODES_MAX else "any"
-    return lock_key(topic), f"* {topic.payload} i{named}"
+    if len(changed) > INODES_MAX:
+        return lock_key(topic), f"* {topic.payload} iany @{own_origin()}"
+    words = f"i{','.join(map(str, changed))}"
+    if names is not None:
+        named = ",".join(f"{directory}/{quote(name, safe='')}" for directory, name in names)
+        if len(named) <= NAMES_BYTES_MAX:
+            words += f" n{named}"
+    return lock_key(topic), f"* {topic.payload} {words} @{own_origin()}"
 
 
 class ChangedInodes(CommitHook):
-    """The inodes of one file system that a transaction has changed, of which it tells with its commit."""
+    """The inodes and names of one file system that a transaction has changed, of which it tells with its commit."""
 
     def __init__(self, store_id: int) -> None:
         self._store_id = store_id
-        self.inodes: frozenset[int] = frozenset()
+        self._inodes: frozenset[int] = frozenset()
+        self._names: Names | None = frozenset()
+
+    def add(self, inodes: Collection[int], names: Collection[tuple[int, bytes]] | None) -> None:
+        self._inodes |= frozenset(inodes)
+        if names is None or self._names is None or len(names) + len(self._names) > NAMES_BYTES_MAX // 4:
+            self._names = None
+        elif names:
+            self._names |= frozenset(names)
 
     def with_commit(self) -> list[Query]:
-        return [Query(_TELL, *_notice(self._store_id, self.inodes))] if self.inodes else []
+        return [Query(_TELL, *_notice(self._store_id, self._inodes, self._names))] if self._inodes else []
 
-    def mark(self) -> frozenset[int]:
-        return self.inodes
+    def mark(self) -> tuple[frozenset[int], Names | None]:
+        return self._inodes, self._names
 
-    def rewind(self, mark: frozenset[int] | None) -> None:
-        self.inodes = mark or frozenset()
+    def rewind(self, mark: tuple[frozenset[int], Names | None] | None) -> None:
+        self._inodes, self._names = mark or (frozenset(), frozenset())
 
     def committed(self) -> None:
-        self.inodes = frozenset()
+        self.rewind(None)
 
 
-def note_inodes(store_id: int, inodes: Collection[int]) -> Op[tuple[bool, tuple[int | None, str | None]]]:
+def note_inodes(
+    store_id: int, inodes: Collection[int], names: Collection[tuple[int, bytes]] | None = ()
+) -> Op[tuple[bool, tuple[int | None, str | None]]]:
     """
-    Have a transaction of pgstore's own tell with its commit that *inodes* have changed.
+    Have a transaction of pgstore's own tell with its commit that *inodes* have changed, and *names*; None: any in them.
 
     Returns whether there is a transaction, and the two values for TELL: NULL where nothing is to be told at once.
     """
     hooked = yield BeforeCommit((ChangedInodes, store_id), partial(ChangedInodes, store_id))
     if hooked is not None and not hooked.immediate:
-        hooked.hook.inodes |= frozenset(inodes)
+        hooked.hook.add(inodes, names)
         return True, (None, None)
-    return hooked is not None, _notice(store_id, inodes)
+    return hooked is not None, _notice(store_id, inodes, names)
 
 
-def tell_inodes(store_id: int, inodes: Collection[int]) -> Op[None]:
-    """Tell that *inodes* have changed: with the commit, or at once where there is none of pgstore's own to come."""
-    _, notice = yield from note_inodes(store_id, inodes)
+def tell_inodes(store_id: int, inodes: Collection[int], names: Collection[tuple[int, bytes]] | None) -> Op[None]:
+    """Tell of *inodes* and *names* (`note_inodes`): with the commit, or at once where there is none of pgstore's own to come."""
+    _, notice = yield from note_inodes(store_id, inodes, names)
     if notice[0] is not None:
         yield Query(_TELL, *notice)
 
@@ -101,15 +167,23 @@ def telling_inodes(query: Query, store_id: int, inodes: Collection[int]) -> Op[A
 
 def telling_version(store_id: int, version: int) -> Query:
     topic = topic_of(store_id)
-    return Query(_TELL, lock_key(topic), f"* {topic.payload} v{version}")
+    return Query(_TELL, lock_key(topic), f"* {topic.payload} v{version} @{own_origin()}")
 
 
 def _read(news: str | None) -> FileChange:
-    if news is None or news == "iany":
-        return ANYTHING
-    if news[0] == "v":
-        return FileChange(int(news[1:]), None)
-    return FileChange(None, frozenset(map(int, news[1:].split(","))))
+    words = {word[0]: word[1:] for word in (news or "").split(" ") if word}
+    origin = words.get("@")
+    if "v" in words:
+        return FileChange(int(words["v"]), None, None, origin)
+    if words.get("i", "any") == "any":
+        return FileChange(None, None, None, origin)
+    inodes = frozenset(map(int, words["i"].split(",")))
+    return FileChange(None, inodes, _read_names(words["n"]) if "n" in words else None, origin)
+
+
+def _read_names(text: str) -> Names:
+    entries = (entry.partition("/") for entry in text.split(",") if entry)
+    return frozenset((int(directory), unquote_to_bytes(name)) for directory, _, name in entries)
 
 
 class FileChanges:
@@ -122,6 +196,7 @@ class FileChanges:
     def __init__(self, store_id: int) -> None:
         self._topic = topic_of(store_id)
         self._ticket: Any = None
+        self._is_stopped = False
 
     def begin(self) -> Op[Self]:
         """Listen. What is read after that, and not told of, is as it was read."""
@@ -129,13 +204,25 @@ class FileChanges:
         return self
 
     def next(self, timeout: float | None) -> Op[FileChange | None]:
-        """The next change; None if there is none within *timeout* seconds."""
+        """The next change; None if there is none within *timeout* seconds, or before `stop`."""
         deadline = Deadline.after(timeout)
         while not (news := self._ticket.take_news()):
-            if deadline.passed():
+            if deadline.passed() or self._is_stopped:
                 return None
             yield Wait(self._ticket, deadline.remaining())
         return _read(news[0])
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether changes are told as they happen; else they are found by asking."""
+        ticket = self._ticket
+        return ticket is not None and ticket.entry is not None and bool(ticket.entry.is_registered)
+
+    def stop(self) -> None:
+        """Have `next` wait no longer. Safe from any thread."""
+        self._is_stopped = True
+        if self._ticket is not None:
+            self._ticket.wake()
 
     def close(self) -> None:
         if self._ticket is not None:

@@ -1,8 +1,8 @@
 """Mounting and unmounting: where the descriptor that a mount is served through comes from.
 
-- Root calls mount(2).
+- Who may mount, as root may, calls mount(2).
 - Others call `fusermount3`, which is setuid root, and hands the descriptor back over a socket (_FUSE_COMMFD).
-- Where neither is possible, a process may have a namespace of its own, in which it is root: see `namespace`.
+- Where neither is possible, a process may have a namespace of its own, in which it may mount: see `namespace`.
 
 All mounts are nosuid, nodev and default_permissions: the kernel checks permissions by what it is told of owners and modes.
 """
@@ -17,10 +17,11 @@ import shutil
 import socket
 import stat
 import subprocess
+import sys
 from typing import Final, NamedTuple
 
 from pgstore import errors
-from pgstore.mount import mount_table
+from pgstore.mount import mount_table, namespace
 from pgstore.mount.mount_table import TYPE
 
 _DEVICE: Final = "/dev/fuse"
@@ -28,7 +29,7 @@ _HELPER: Final = "fusermount3"
 _HELPER_SECONDS: Final = 30
 _SETTINGS: Final = "/etc/fuse.conf"
 
-_READAHEAD_KIB: Final = 4096
+_READAHEAD_KIB: Final = 1024
 
 # <sys/mount.h>
 _MS_RDONLY: Final = 1
@@ -46,16 +47,18 @@ class Attached(NamedTuple):
 
 def is_possible() -> str | None:
     """Why nothing can be mounted here; None: something can."""
-    if not hasattr(os, "posix_fallocate") or not os.path.exists("/proc/self/mountinfo"):
+    if sys.platform != "linux":
         return "mounts need Linux"
     if not os.path.exists(_DEVICE):
         return f"{_DEVICE} does not exist: this machine has no FUSE, or keeps it from containers"
-    if os.geteuid() == 0:
-        if not os.access(_DEVICE, os.R_OK | os.W_OK):
-            return f"{_DEVICE} may not be opened"
+    if namespace.may_mount():
+        try:
+            os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+        except OSError as exc:
+            return f"{_DEVICE} cannot be opened: {exc.strerror}"
         return None
     if shutil.which(_HELPER) is None:
-        return f"who is not root needs {_HELPER}, which is not installed (package fuse3)"
+        return f"who may not mount needs {_HELPER}, which is not installed (package fuse3)"
     return None
 
 
@@ -76,7 +79,7 @@ def attach(path: str, *, name: str, read_only: bool = False, allow_others: bool 
         FileFailed: something is mounted there already, or the system refuses.
     """
     path = usable(path)
-    if os.geteuid() == 0:
+    if namespace.may_mount():
         device = _mount(path, name, read_only, allow_others is not False)
     else:
         device = _mount_by_helper(
@@ -118,7 +121,7 @@ def detach_stale(path: str) -> None:
 def is_stale(path: str) -> bool:
     """Whether what is mounted at *path* is not served any more."""
     try:
-        os.lstat(path)
+        os.statvfs(path)  # not stat(2), which the kernel answers from its memory for a while
     except OSError as exc:
         return exc.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False
@@ -131,7 +134,7 @@ def detach(path: str) -> None:
     Raises:
         FileFailed: nothing is mounted there, or not by this user.
     """
-    if os.geteuid() == 0:
+    if namespace.may_mount():
         if _libc().umount2(os.fsencode(path), _MNT_DETACH) != 0:
             raise _failed(f"unmounting {path!r}", path)
         return
@@ -162,17 +165,6 @@ def detach_unless_busy(path: str) -> bool:
     return True
 
 
-def set_readahead(path: str) -> bool:
-    """
-    Let the kernel read further ahead than the 128 KiB that it allows every device. Only root may; returns whether it did.
-    """
-    for mount in mount_table.mounts_at(path)[-1:]:
-        with contextlib.suppress(OSError), open(f"/sys/class/bdi/{mount.device}/read_ahead_kb", "w") as setting:
-            setting.write(str(_READAHEAD_KIB))
-            return True
-    return False
-
-
 def _mount(path: str, name: str, read_only: bool, allow_others: bool) -> int:
     try:
         device = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
@@ -188,7 +180,15 @@ def _mount(path: str, name: str, read_only: bool, allow_others: bool) -> int:
         failure = _failed(f"mounting at {path!r}", path)
         os.close(device)
         raise failure
+    _read_further_ahead(path)
     return device
+
+
+def _read_further_ahead(path: str) -> None:
+    """Than the 128 KiB that the kernel allows any device. More than that is not read in one request either. Only root may."""
+    for mount in mount_table.mounts_at(path)[-1:]:
+        with contextlib.suppress(OSError), open(f"/sys/class/bdi/{mount.device}/read_ahead_kb", "w") as setting:
+            setting.write(str(_READAHEAD_KIB))
 
 
 def _mount_by_helper(path: str, name: str, read_only: bool, allow_others: bool) -> int:

@@ -20,7 +20,7 @@ BODY: Final = kernel.IN_HEADER.size  # where in a request that starts which depe
 # The kernel refuses to read into a buffer that has no room for the longest request.
 _BUFFER_BYTES: Final = kernel.DATA_BYTES_MAX + kernel.PAGE
 
-_BUFFERS_MAX: Final = os.sysconf("SC_IOV_MAX") - 1
+_BUFFERS_MAX: Final = 1023  # of Linux, which takes 1024 (writev(2)), the header among them
 
 _header = kernel.OUT_HEADER.pack
 _HEADER_BYTES: Final = kernel.OUT_HEADER.size
@@ -80,14 +80,16 @@ class Channel:
         """Wait for a request, and read it. Returns False when nothing is mounted any more."""
         while True:
             try:
-                request.parse(os.readv(self.device, request.buffers))
+                length = os.readv(self.device, request.buffers)
             except OSError as exc:
                 if exc.errno in _AGAIN:
                     continue
                 if exc.errno in _ENDED:
                     return False
                 raise
-            return True
+            if length:
+                request.parse(length)
+            return length > 0
 
     def reply(self, unique: int, parts: bytes | Sequence[Bytes] = ()) -> bool:
         """

@@ -87,6 +87,8 @@ OPENDIR: Final = 27
 READDIR: Final = 28
 RELEASEDIR: Final = 29
 FSYNCDIR: Final = 30
+SETLK: Final = 32
+SETLKW: Final = 33  # waits for the lock
 CREATE: Final = 35
 INTERRUPT: Final = 36  # without a reply
 DESTROY: Final = 38
@@ -111,11 +113,9 @@ INIT_OUT: Final = Structure(
 )
 
 ASYNC_READ: Final = 1 << 0
-POSIX_LOCKS: Final = 1 << 1
 ATOMIC_O_TRUNC: Final = 1 << 3
 BIG_WRITES: Final = 1 << 5
 FLOCK_LOCKS: Final = 1 << 10
-AUTO_INVAL_DATA: Final = 1 << 12
 DO_READDIRPLUS: Final = 1 << 13
 READDIRPLUS_AUTO: Final = 1 << 14
 ASYNC_DIO: Final = 1 << 15
@@ -177,7 +177,6 @@ CREATE_IN: Final = Structure("u32 flags", "u32 mode", "u32 umask", "u32 open_fla
 OPEN_KILL_SUIDGID: Final = 1 << 0
 OPEN_OUT: Final = Structure("u64 fh", "u32 open_flags", "u32 padding")
 FOPEN_KEEP_CACHE: Final = 1 << 1
-FOPEN_CACHE_DIR: Final = 1 << 3
 FOPEN_NOFLUSH: Final = 1 << 5
 
 READ_IN: Final = Structure(
@@ -198,6 +197,14 @@ COPY_FILE_RANGE_IN: Final = Structure(
     *("u64 fh_in", "u64 off_in", "u64 nodeid_out", "u64 fh_out", "u64 off_out", "u64 len", "u64 flags"),
 )
 COPY_FILE_RANGE_OUT: Final = Structure("u64 bytes_copied")
+
+LK_IN: Final = Structure(
+    *("u64 fh", "u64 owner", "u64 start", "u64 end", "u32 type", "u32 pid", "u32 lk_flags", "u32 padding"),
+)
+LK_FLOCK: Final = 1 << 0
+F_RDLCK: Final = 0  # the types, of include/uapi/asm-generic/fcntl.h
+F_WRLCK: Final = 1
+F_UNLCK: Final = 2
 
 STATFS_OUT: Final = Structure(
     *("u64 blocks", "u64 bfree", "u64 bavail", "u64 files", "u64 ffree", "u32 bsize", "u32 namelen", "u32 frsize"),

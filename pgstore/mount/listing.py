@@ -30,11 +30,17 @@ _ALIGNMENT: Final = [bytes(-length % 8) for length in range(8)]
 
 
 class Listing:
-    """What opendir(3) has returned."""
+    """
+    What opendir(3) has returned.
 
-    def __init__(self, files: Files, ino: int, replies: Replies) -> None:
+    Args:
+        attributes: those of the directory.
+    """
+
+    def __init__(self, files: Files, attributes: Attributes, replies: Replies) -> None:
+        self.attributes = attributes
         self._files = files
-        self._ino = ino
+        self._ino = attributes.ino
         self._replies = replies
         self._lock = threading.Lock()  # copies of the descriptor may be read at once
         self._starts = [b""]  # by page: the name that comes before it
@@ -61,8 +67,7 @@ class Listing:
             plus: with attributes (READDIRPLUS).
         """
         with self._lock:
-            if cookie == 0:
-                self._starts = [b""]
+            if cookie == 0:  # rewinddir(3): what is there by now
                 self._number = -1
             if cookie >= _DOTS:
                 page = self._page_of(cookie)
@@ -83,8 +88,8 @@ class Listing:
                 return []
             self._page = self._files.names(self._ino, self._starts[number], _NAMES_PER_PAGE)
             self._number = number
-            if len(self._page) == _NAMES_PER_PAGE and number + 1 == len(self._starts):
-                self._starts.append(self._page[-1][0])
+            if len(self._page) == _NAMES_PER_PAGE:
+                self._starts[number + 1 : number + 2] = [self._page[-1][0]]
         return self._page if index < len(self._page) else []
 
     def _pack(

@@ -71,6 +71,21 @@ class Notifier(Kernel):
             self._names[directory, name] = None
             self._grown()
 
+    @property
+    def can_forget_all_names(self) -> bool:
+        return self.knows_epochs
+
+    def forget_all_names(self) -> None:
+        if self.knows_epochs:
+            with self._changed:
+                self._names.clear()
+                self._all_names = True
+                self._grown()
+
+    def forget_attributes_now(self, ino: int) -> None:
+        # Of attributes alone the kernel holds nothing while it waits for a reply.
+        self._send(False, {}, {ino: False})
+
     def _grown(self) -> None:
         self._changed.notify_all()
         if len(self._names) + len(self._inodes) <= self._queued_max:
@@ -89,25 +104,25 @@ class Notifier(Kernel):
                 all_names, names, inodes = self._all_names, self._names, self._inodes
                 self._all_names, self._names, self._inodes = False, {}, {}
                 self._changed.notify_all()
-            try:
-                self._send(all_names, names, inodes)
-            except OSError:
-                _LOG.exception("the kernel refused to forget what others have changed")
+            self._send(all_names, names, inodes)
 
     def _send(self, all_names: bool, names: dict[tuple[int, bytes], None], inodes: dict[int, bool]) -> None:
-        notify = self._channel.notify
         if all_names:
-            notify(kernel.NOTIFY_INC_EPOCH)
+            self._notify(kernel.NOTIFY_INC_EPOCH)
         for directory, name in names:
-            if self._stopped:
-                return
             head = kernel.NOTIFY_INVAL_ENTRY_OUT.pack(self._node(directory), len(name), 0)
-            notify(kernel.NOTIFY_INVAL_ENTRY, head + name + b"\0")
+            self._notify(kernel.NOTIFY_INVAL_ENTRY, head + name + b"\0")
         for ino, pages in inodes.items():
-            if self._stopped:
-                return
             offset = 0 if pages else _ATTRIBUTES_ALONE
-            notify(kernel.NOTIFY_INVAL_INODE, kernel.NOTIFY_INVAL_INODE_OUT.pack(self._node(ino), offset, 0))
+            self._notify(kernel.NOTIFY_INVAL_INODE, kernel.NOTIFY_INVAL_INODE_OUT.pack(self._node(ino), offset, 0))
+
+    def _notify(self, code: int, body: bytes = b"") -> None:
+        if self._stopped:
+            return
+        try:
+            self._channel.notify(code, body)
+        except OSError:
+            _LOG.exception("the kernel refused to forget what others have changed")
 
     def _node(self, ino: int) -> int:
         return kernel.ROOT_ID if ino == self._root else ino

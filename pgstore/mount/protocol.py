@@ -10,7 +10,9 @@ Numbers of inodes are never used twice, so that nobody has to count what the ker
 from __future__ import annotations
 
 import abc
+import enum
 import errno
+import threading
 from collections.abc import Sequence
 from typing import Final, NamedTuple, TypeAlias
 
@@ -77,6 +79,14 @@ class Statistics(NamedTuple):
 NO_CACHING: Final = Caching(0.0, 0.0, 0.0)
 
 
+class Lock(enum.Enum):
+    """What flock(2) asks for."""
+
+    NONE = "none"
+    SHARED = "shared"
+    EXCLUSIVE = "exclusive"
+
+
 class Missing:
     """In place of attributes: it is known that there is no such name."""
 
@@ -85,7 +95,12 @@ MISSING: Final = Missing()
 
 
 class Kernel(abc.ABC):
-    """What `Files` tell the kernel to forget, since others have changed it. Never from a thread that serves a request."""
+    """
+    What `Files` tell the kernel to forget, since others have changed it.
+
+    Never from a thread that serves a request, but where a method says so, nor under a lock that one may need: when very much is
+    told, it waits for the kernel, which may wait for answers. What is new is to be known before, since the kernel asks at once.
+    """
 
     @abc.abstractmethod
     def forget_attributes(self, ino: int) -> None: ...
@@ -96,7 +111,19 @@ class Kernel(abc.ABC):
 
     @abc.abstractmethod
     def forget_name(self, directory: int, name: bytes) -> None:
-        """What the name leads to, or that it leads nowhere."""
+        """What the name leads to, or that it leads nowhere; and the attributes of the directory."""
+
+    @property
+    @abc.abstractmethod
+    def can_forget_all_names(self) -> bool: ...
+
+    @abc.abstractmethod
+    def forget_all_names(self) -> None:
+        """What all names of all directories lead to, if it can."""
+
+    @abc.abstractmethod
+    def forget_attributes_now(self, ino: int) -> None:
+        """`forget_attributes`, before the call returns. The one that a thread that serves a request may call."""
 
 
 class OpenFile(abc.ABC):
@@ -136,6 +163,14 @@ class OpenFile(abc.ABC):
         """copy_file_range(2) into *target*, which may be the same file. Returns how many bytes were copied."""
         raise OSError(errno.EOPNOTSUPP, "not supported")
 
+    def lock(self, lock: Lock, given_up: threading.Event | None = None) -> bool:
+        """
+        flock(2), where `Files.shares_locks`: have *lock* in place of what this open file has; its release gives it back.
+
+        Returns False if others have what keeps it from that: at once, or, with *given_up*, once that is set.
+        """
+        raise OSError(errno.ENOSYS, "not supported")
+
     def flush(self) -> None:
         """A program closes one of its descriptors. What an earlier write could not do is an error here."""
 
@@ -153,6 +188,8 @@ class Files(abc.ABC):
 
     root: int = ROOT
     read_only: bool = False
+    shares_locks: bool = False
+    """Whether flock(2) is among all mounts, by `OpenFile.lock`; else it is among the programs of this machine, as fcntl(2) is."""
 
     @property
     @abc.abstractmethod

@@ -10,6 +10,7 @@ pending. Other signals don't end a request: few programs expect EINTR of a regul
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import signal
@@ -31,6 +32,7 @@ _LOG: Final = logging.getLogger("pgstore")
 
 THREADS_MAX: Final = 8
 _PUT_ASIDE_MAX: Final = 32
+_LOCK_WAITS_MAX: Final = 256
 
 
 def serve(
@@ -65,6 +67,7 @@ class Server:
         self._threads: list[threading.Thread] = []
         self._put_aside: deque[Request] = deque()
         self._underway: dict[int, int] = {}  # requests that may wait: who waits for them, by the request's number
+        self._lock_waits: dict[int, threading.Event] = {}  # by the request's number: what makes it give up
         self._ended = False
         self._failure: BaseException | None = None
 
@@ -80,6 +83,8 @@ class Server:
                 self._work(request)
         finally:
             self._ended = True
+            for given_up in list(self._lock_waits.values()):
+                given_up.set()
             for thread in self._threads:
                 thread.join()
             self._notifier.stop()
@@ -114,7 +119,7 @@ class Server:
                 if found is None:
                     return
                 request = found
-            self._answer(request, SERVE.get(request.opcode))
+            self._answer(request, SERVE[request.opcode])
             self._underway.pop(request.unique, None)
 
     def _read(self, request: Request) -> Request | None:
@@ -136,8 +141,11 @@ class Server:
                 if opcode == kernel.INTERRUPT:
                     self._interrupt(request)
                 continue
+            elif opcode == kernel.SETLKW:
+                request = self._wait_for_lock(request)
+                continue
             elif opcode not in SERVE:
-                self._channel.reply_error(request.unique, 0 if opcode == kernel.DESTROY else errno.ENOSYS)
+                self._refuse(request.unique, 0 if opcode == kernel.DESTROY else errno.ENOSYS)
                 continue
             self._underway[request.unique] = request.pid
             if (kept := self._hand_over(request)) is not None:
@@ -152,19 +160,38 @@ class Server:
                 return None
             if len(self._threads) + 1 < self._threads_max:
                 thread = threading.Thread(target=self._work, name="pgstore-mount", daemon=True)
-                threads.start(thread)
-                self._threads.append(thread)
+                with contextlib.suppress(RuntimeError):  # the system has no more: who answers reads on afterwards
+                    threads.start(thread)
+                    self._threads.append(thread)
                 return None
-            if len(self._put_aside) >= _PUT_ASIDE_MAX:
+            if len(self._put_aside) >= _PUT_ASIDE_MAX or not self._threads:
                 return None
             self._put_aside.append(request)
         return Request()
 
+    def _wait_for_lock(self, request: Request) -> Request:
+        """Wait in a thread of its own, since others may keep a lock for days. Returns a request to go on with."""
+        given_up = threading.Event()
+        waiting = threading.Thread(target=self._lock, args=(request, given_up), name="pgstore-mount-lock", daemon=True)
+        try:
+            if len(self._lock_waits) >= _LOCK_WAITS_MAX:
+                raise RuntimeError("too many wait for locks")
+            self._lock_waits[request.unique] = given_up
+            threads.start(waiting)
+        except RuntimeError:
+            self._lock_waits.pop(request.unique, None)
+            self._refuse(request.unique, errno.ENOLCK)
+            return request
+        return Request()
+
+    def _lock(self, request: Request, given_up: threading.Event) -> None:
+        self._answer(request, lambda verbs, r: verbs.lock(r, given_up))
+        self._lock_waits.pop(request.unique, None)
+
     # -------------------------------------------------------------------------------------------------------- answers
 
-    def _answer(self, request: Request, verb: Callable[[Verbs, Request], Reply | None] | None) -> bool:
+    def _answer(self, request: Request, verb: Callable[[Verbs, Request], Reply | None]) -> bool:
         """Call *verb*, and send what it returns or what it fails with. Returns False if it might wait."""
-        assert verb is not None
         unique = request.unique
         try:
             reply = verb(self._verbs, request)
@@ -172,11 +199,11 @@ class Server:
             number = errno_of(exc)
             if number is None:
                 _LOG.error(_UNANSWERED, request.opcode, request.node, exc_info=exc)
-            self._channel.reply_error(unique, number or errno.EIO)
+            self._refuse(unique, number or errno.EIO)
             return True
         except Exception:
             _LOG.exception(_UNANSWERED, request.opcode, request.node)
-            self._channel.reply_error(unique, errno.EIO)
+            self._refuse(unique, errno.EIO)
             return True
         if reply is None:
             return False
@@ -185,14 +212,23 @@ class Server:
                 self._verbs.forsake(request, reply)
         except OSError:
             _LOG.exception("the kernel refused the answer to operation %s of inode %s", request.opcode, request.node)
-            self._channel.reply_error(unique, errno.EIO)
+            self._refuse(unique, errno.EIO)
         return True
+
+    def _refuse(self, unique: int, number: int) -> None:
+        try:
+            self._channel.reply_error(unique, number)
+        except OSError:
+            _LOG.exception("the kernel refused an answer")
 
     def _interrupt(self, request: Request) -> None:
         (unique,) = kernel.INTERRUPT_IN.unpack_from(request.buffer, BODY)
+        if given_up := self._lock_waits.get(unique):  # by any signal: the kernel asks again, if the program goes on
+            given_up.set()
+            return
         pid = self._underway.get(unique)
         if pid is not None and _is_killed(pid):
-            self._channel.reply_error(unique, errno.EINTR)  # what it was to do may happen yet, and nobody is told
+            self._refuse(unique, errno.EINTR)  # what it was to do may happen yet, and nobody is told
 
     # ------------------------------------------------------------------------------------------------------ beginning
 
@@ -203,9 +239,9 @@ class Server:
                 return False
             if request.opcode != kernel.INIT:
                 raise OSError(errno.EPROTO, f"the kernel began with operation {request.opcode}")
-            major, minor, readahead, offered = kernel.INIT_IN.unpack_from(request.buffer, BODY)
+            major, minor, _readahead, offered = kernel.INIT_IN.unpack_from(request.buffer, BODY)
             if major > kernel.MAJOR:
-                self._channel.reply(request.unique, _init_reply(0, 0))  # it asks again, by ours
+                self._channel.reply(request.unique, _init_reply(0))  # it asks again, by ours
                 continue
             if (major, minor) < (kernel.MAJOR, kernel.MINOR_NEEDED):
                 self._channel.reply_error(request.unique, errno.EPROTO)
@@ -213,7 +249,8 @@ class Server:
                     f"the kernel speaks FUSE {major}.{minor}, a mount needs {kernel.MAJOR}.{kernel.MINOR_NEEDED} (Linux 5.4)"
                 )
             self._notifier.knows_epochs = minor >= kernel.MINOR_OF_INC_EPOCH
-            self._channel.reply(request.unique, _init_reply(readahead, offered & _WANTED))
+            wanted = _WANTED | (kernel.FLOCK_LOCKS if self._files.shares_locks else 0)
+            self._channel.reply(request.unique, _init_reply(offered & wanted))
             return True
 
 
@@ -239,7 +276,7 @@ _BACKGROUND_MAX: Final = 32  # requests under way that no program waits for yet,
 _CONGESTED: Final = 24
 
 
-def _init_reply(_readahead: int, flags: int) -> bytes:
+def _init_reply(flags: int) -> bytes:
     return kernel.INIT_OUT.pack(
         *(kernel.MAJOR, kernel.MINOR, _READAHEAD_BYTES, flags, _BACKGROUND_MAX, _CONGESTED),
         *(kernel.DATA_BYTES_MAX, 1, kernel.DATA_BYTES_MAX // kernel.PAGE, 0, 0),

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import itertools
 import stat
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
@@ -22,7 +23,7 @@ from pgstore.fs.model import DIRECTORY, SYMLINK
 from pgstore.mount import kernel
 from pgstore.mount.channel import BODY, Request
 from pgstore.mount.listing import Listing
-from pgstore.mount.protocol import AttributeChange, Attributes, Bytes, Files, Missing, OpenFile, Owner
+from pgstore.mount.protocol import AttributeChange, Attributes, Bytes, Files, Lock, Missing, OpenFile, Owner
 from pgstore.mount.replies import KIND_OF_TYPE, Replies
 
 Reply: TypeAlias = bytes | Sequence[Bytes]
@@ -71,14 +72,14 @@ class Verbs:
     # -------------------------------------------------------------------------------------------- names and attributes
 
     def look_up_now(self, r: Request) -> Reply | None:
-        found = self._files.look_up_now(self._ino(r.node), r.rest(BODY))
+        name = r.rest(BODY)
+        if len(name) > NAME_BYTES_MAX:  # the kernel allows 1024, and looks up what it is to make
+            raise OSError(errno.ENAMETOOLONG, "name too long")
+        found = self._files.look_up_now(self._ino(r.node), name)
         return None if found is None else self._looked_up(found)
 
     def look_up(self, r: Request) -> Reply:
-        name = r.rest(BODY)
-        if len(name) > NAME_BYTES_MAX:  # of other calls the kernel knows it
-            raise OSError(errno.ENAMETOOLONG, "name too long")
-        return self._looked_up(self._files.look_up(self._ino(r.node), name))
+        return self._looked_up(self._files.look_up(self._ino(r.node), r.rest(BODY)))
 
     def _looked_up(self, found: Attributes | Missing) -> Reply:
         caching = self._files.caching
@@ -89,11 +90,28 @@ class Verbs:
         return missing
 
     def get_attributes_now(self, r: Request) -> Reply | None:
-        found = self._files.attributes_now(self._ino(r.node))
+        try:
+            found = self._files.attributes_now(self._ino(r.node))
+        except OSError:  # a directory that is removed, and open
+            return None
         return None if found is None else self._replies.attributes(found, self._files.caching)
 
     def get_attributes(self, r: Request) -> Reply:
-        return self._replies.attributes(self._files.attributes(self._ino(r.node)), self._files.caching)
+        ino = self._ino(r.node)
+        try:
+            found = self._files.attributes(ino)
+        except OSError as exc:
+            if exc.errno not in (errno.ESTALE, errno.ENOENT) or (removed := self._removed_directory(ino)) is None:
+                raise
+            found = removed
+        return self._replies.attributes(found, self._files.caching)
+
+    def _removed_directory(self, ino: int) -> Attributes | None:
+        """What was known of a directory that a program has open still. `Files` need not keep it, as it keeps files."""
+        for listing in [*self._listings.values()]:
+            if listing.attributes.ino == ino:
+                return listing.attributes._replace(link_count=0)
+        return None
 
     def set_attributes(self, r: Request) -> Reply:
         fields = kernel.SETATTR_IN.unpack_from(r.buffer, BODY)
@@ -302,6 +320,15 @@ class Verbs:
         self._open[handle].flush()
         return ()
 
+    def lock(self, r: Request, given_up: threading.Event | None = None) -> Reply:
+        """flock(2); until *given_up* is set it waits for who has the lock."""
+        handle, _owner, _start, _end, kind, _pid, flags = kernel.LK_IN.unpack_from(r.buffer, BODY)
+        if not flags & kernel.LK_FLOCK:
+            raise OSError(errno.EINVAL, "locks of parts of files are the kernel's")
+        if not self._open[handle].lock(_LOCKS[kind], given_up):
+            raise OSError(errno.EINTR if given_up else errno.EAGAIN, "others have the lock")
+        return ()
+
     def sync(self, r: Request) -> Reply:
         handle, _ = kernel.FSYNC_IN.unpack_from(r.buffer, BODY)
         self._open[handle].sync()
@@ -328,9 +355,16 @@ class Verbs:
 
     # ----------------------------------------------------------------------------------------------------- directories
 
+    def open_directory_now(self, r: Request) -> Reply | None:
+        found = self._files.attributes_now(self._ino(r.node))
+        return None if found is None else self._opened_directory(found)
+
     def open_directory(self, r: Request) -> Reply:
+        return self._opened_directory(self._files.attributes(self._ino(r.node)))
+
+    def _opened_directory(self, attributes: Attributes) -> Reply:
         handle = next(self._handles)
-        self._listings[handle] = Listing(self._files, self._ino(r.node), self._replies)
+        self._listings[handle] = Listing(self._files, attributes, self._replies)
         return kernel.OPEN_OUT.pack(handle, 0)
 
     def read_directory_now(self, r: Request) -> Reply | None:
@@ -346,14 +380,14 @@ class Verbs:
 
 
 # By opcode. What is in neither is answered with ENOSYS, and then the kernel does without, for good: ACCESS (it checks itself),
-# GETLK and SETLK (it keeps locks itself), IOCTL, POLL, BMAP, TMPFILE.
+# GETLK (it keeps locks of parts of files itself), IOCTL, POLL, BMAP, TMPFILE.
 NOW: Final[dict[int, Callable[[Verbs, Request], Reply | None]]] = {
     kernel.LOOKUP: Verbs.look_up_now,
     kernel.GETATTR: Verbs.get_attributes_now,
     kernel.GETXATTR: Verbs.get_extended_attribute_now,
     kernel.READ: Verbs.read_now,
     kernel.WRITE: Verbs.write_now,
-    kernel.OPENDIR: Verbs.open_directory,
+    kernel.OPENDIR: Verbs.open_directory_now,
     kernel.READDIR: Verbs.read_directory_now,
     kernel.READDIRPLUS: Verbs.read_directory_now,
     kernel.RELEASEDIR: Verbs.release,
@@ -387,12 +421,15 @@ SERVE: Final[dict[int, Callable[[Verbs, Request], Reply]]] = {
     kernel.FLUSH: Verbs.flush,
     kernel.FSYNC: Verbs.sync,
     kernel.FSYNCDIR: Verbs.sync_all,
+    kernel.SETLK: Verbs.lock,
     kernel.SYNCFS: Verbs.sync_all,
     kernel.RELEASE: Verbs.release,
+    kernel.OPENDIR: Verbs.open_directory,
     kernel.READDIR: Verbs.read_directory,
     kernel.READDIRPLUS: Verbs.read_directory,
 }
 
+_LOCKS: Final = {kernel.F_RDLCK: Lock.SHARED, kernel.F_WRLCK: Lock.EXCLUSIVE, kernel.F_UNLCK: Lock.NONE}
 _PRIVILEGES: Final = stat.S_ISUID | stat.S_ISGID
 _AS_IT_WAS: Final = AttributeChange()
 _LOCK_OWNER: Final = 1 << 9  # FATTR_LOCKOWNER

@@ -15,10 +15,10 @@ from pgstore import errors
 from pgstore.core import clock
 from pgstore.core.operation import atomic
 from pgstore.core.statement import Statement
-from pgstore.file_store import base
 from pgstore.fs.retention import collection, pins
 from pgstore.fs.retention.collection import Collected, Collection, collect_in_passing, contents
 from pgstore.fs.retention.collection import rows as rows_of_versions
+from pgstore.fs.tree import transact
 from pgstore.store.deletion import delete_rows
 from tests.integration.test_cli import Cli
 
@@ -583,7 +583,7 @@ def test_what_waits_for_the_time_of_grace_is_looked_at_again(client, volume, sql
     assert len(client.scheduler._left) == 1
 
     age(sql, volume, 700)
-    monkeypatch.setattr(clock, "monotonic", lambda: now + 61 + base.COLLECT_AGAIN_SECONDS)
+    monkeypatch.setattr(clock, "monotonic", lambda: now + 61 + transact.COLLECT_AGAIN_SECONDS)
     client.scheduler.work()
 
     assert rows(sql, volume)["volume_version"] == 2
@@ -591,7 +591,7 @@ def test_what_waits_for_the_time_of_grace_is_looked_at_again(client, volume, sql
 
 
 def test_the_thread_of_chores_ends_with_its_work(client, volume, monkeypatch):
-    monkeypatch.setattr(base, "COLLECT_SECONDS", 0.0)
+    monkeypatch.setattr(transact, "COLLECT_SECONDS", 0.0)
 
     put(volume, "f", b"x")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import psycopg
 import pytest
 
 import pgstore
 from pgstore.core.operation import operation
-from pgstore.fs.notifications import ANYTHING, INODES_MAX, FileChange, FileChanges
+from pgstore.fs.notifications import ANYTHING, INODES_MAX, FileChange, FileChanges, origin, own_origin
 
 
 class Listening:
@@ -95,6 +97,66 @@ def test_a_commit_to_a_network_file_system_tells_the_inodes_that_it_changed(call
     listening.changes.close()
 
 
+def test_a_commit_to_a_network_file_system_tells_the_names_that_it_changed(call, files, client, client_elsewhere):
+    """
+    Kernels that mount it forget these, and no others.
+    """
+    write(files, "d/a")
+    write(files, "d/b")
+    root, directory = 1, inode(files, "d")
+    listening = listen(call, files, client_elsewhere)
+
+    files.mkdir("ü, 1@/n")
+    files.move("d/a", "ü, 1@/%")
+    files.chmod("d/b", 0o600)
+    with client.transaction():
+        files.link("d/b", "d/c")
+        write(files, os.fsdecode(b"d/\xff"))
+        files.remove_file("d", recursive=True)
+        with pytest.raises(LookupError), client.transaction():
+            files.symlink("x", "undone")
+            raise LookupError
+
+    told = [call(listening.next) for _ in range(4)]
+    there = inode(files, "ü, 1@")
+    assert told[0].names == {(root, "ü, 1@".encode())}
+    assert told[1].names == {(directory, b"a"), (there, b"%")}
+    assert told[2].names == frozenset()
+    assert told[3].names == {(root, b"d")}
+    listening.changes.close()
+
+
+def test_names_that_do_not_fit_are_not_told(call, files, client, client_elsewhere):
+    """
+    Then it may be any in the directories that are told, which still are.
+    """
+    listening = listen(call, files, client_elsewhere)
+
+    with client.transaction():
+        for number in range(30):
+            files.mkdir(f"{number}" + "ü" * 100)
+
+    told = call(listening.next)
+    assert (told.inodes, told.names) == ({1}, None)
+    listening.changes.close()
+
+
+def test_who_listens_knows_its_own_changes(call, volume, files, client_elsewhere):
+    """
+    By an origin: of each process, or of each of several in one.
+    """
+    for store in (volume, files):
+        listening = listen(call, store, client_elsewhere)
+
+        store.mkdir("a")
+        with origin("mine"):
+            store.mkdir("b")
+
+        told = [call(listening.next) for _ in range(2)]
+        assert [change.origin for change in told] == [own_origin(), "mine"]
+        listening.changes.close()
+
+
 def test_what_is_rolled_back_is_not_told(call, volume, files, client, client_elsewhere):
     for store in (volume, files):
         listening = listen(call, store, client_elsewhere)
@@ -103,7 +165,7 @@ def test_what_is_rolled_back_is_not_told(call, volume, files, client, client_els
             raise LookupError
         store.chmod("/", 0o700)
 
-        assert call(listening.next) in (FileChange(1, None), FileChange(None, frozenset({1})))
+        assert call(listening.next) in (FileChange(1, None), FileChange(None, frozenset({1}), frozenset()))
         assert call(listening.next, 0.05) is None
         listening.changes.close()
 

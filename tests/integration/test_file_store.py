@@ -513,7 +513,7 @@ def test_attributes_of_nothing_and_impossible_ones(call, store):
     put(store, "f")
     for operation, args in (
         (store.chmod, (0o10000,)), (store.chmod, (-1,)), (store.chmod, ("755",)), (store.chmod, (True,)),
-        (store.chown, (2**31,)), (store.chown, (-2,)), (store.chown, (0, "root")),
+        (store.chown, (2**32 - 1,)), (store.chown, (-2,)), (store.chown, (0, "root")),
     ):  # fmt: skip
         with pytest.raises(errors.InvalidError, match="is not a number of 0 to"):
             call(operation, "f", *args)
@@ -529,6 +529,19 @@ def test_attributes_of_nothing_and_impossible_ones(call, store):
     with pytest.raises(FileNotFoundError):
         call(store.utime, "x", mtime_ns=1)
     assert store.stat("f").mode == 0o644
+
+
+def test_a_directory_that_a_transaction_has_emptied_it_can_remove(store, client):
+    put(store, "d/f")
+    put(store, "d/e/g")
+
+    with client.transaction():
+        store.remove_file("d/f")
+        store.move("d/e/g", "g")
+        store.rmdir("d/e")
+        store.rmdir("d")
+
+    assert [entry.path for entry in store.listdir("/")] == ["g"]
 
 
 def test_extended_attributes(call, store):

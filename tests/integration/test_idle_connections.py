@@ -72,6 +72,32 @@ def test_the_connection_of_a_thread_that_has_ended_is_closed(store, sql):
     wait_until(lambda: not opened & backends(sql))
 
 
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_client_that_merely_waits_has_one_connection(database, store_name, monkeypatch, sql, blocking):
+    """
+    It is told, and looks, on the one on which it listens.
+    """
+    monkeypatch.setattr(pool, "IDLE_SECONDS", 300.0)
+    monkeypatch.setattr(pool, "REST_SECONDS", 0.3)
+    taken = []
+
+    with pgstore.Client(database) as waiting, pgstore.Client(database) as other:
+        before = backends(sql)
+        queue = pgstore.Queue.persist(store_name, client=waiting)
+
+        def work():
+            taken.append(queue.get() if blocking else asyncio.run(queue.get.aio()))
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        wait_until(lambda: len(backends(sql) - before) == 2)
+        wait_until(lambda: len(backends(sql) - before) == 1)
+        pgstore.Queue.persist(store_name, client=other).put("item")
+        thread.join()
+
+    assert taken == ["item"]
+
+
 def test_an_event_loop_closes_what_is_idle(client, store, sql):
     async def work():
         before = backends(sql)

@@ -16,7 +16,7 @@ from pgstore.core.operation import Query
 from pgstore.core.statement import Statement
 from pgstore.fs.candidates import note_blobs
 from pgstore.fs.commit.change_set import ChangeSet
-from pgstore.fs.commit.statements import BELOW, OTHERS_BELOW, TAKE_NAMES, attribute_query, inode_ctids
+from pgstore.fs.commit.statements import BELOW, OTHERS_BELOW, TAKE_NAMES, attribute_queries, grouped, inode_ctids
 from pgstore.fs.model import DIRECTORY, LIVE
 
 
@@ -199,10 +199,11 @@ class ApplyingChanges(ChangeSet):
             do(MOVE_PARENTS, ours, theirs)
         if plan.merges:
             do(DELETE_INODES, [merge[0] for merge in plan.merges])
-        if parents:
-            do(TOUCH, list(parents), now_ns)
+        times = self._touched_at if parents else {}
+        for at_ns, inos in grouped((ino, times.get(ino, now_ns)) for ino in parents):
+            do(TOUCH, inos, at_ns)
         for ino, new in self._attributes.items():
-            queries.append(attribute_query(store_id, ino, new, now_ns))
+            queries += attribute_queries(store_id, ino, new, now_ns)
         return queries
 
     def _moved_to(self, plan: Plan) -> dict[int, int]:

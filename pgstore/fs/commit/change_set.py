@@ -18,14 +18,14 @@ transaction has created; later changes to such names are.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeAlias
 
 from pgstore import errors
 from pgstore.core.operation import CommitHook, Many, Op, Query
 from pgstore.core.statement import Statement
-from pgstore.fs.model import DIRECTORY, LIVE, Entry
+from pgstore.fs.model import DIRECTORY, LIVE, Entry, Node
 from pgstore.fs.paths import Names, join
 
 MUST_NOT_EXIST_MAX: Final = 100  # names of one directory that are remembered one by one
@@ -68,6 +68,7 @@ class Removal(NamedTuple):
     ino: int
     kind: str
     how: How
+    exclusive: bool = False  # that very inode must be there at the commit, as for "moved"
 
 
 class Change(NamedTuple):
@@ -119,7 +120,10 @@ class ChangeSet(CommitHook, abc.ABC):
         self._attributes: dict[int, dict[str, Any]] = {}
         # Names of files that got another, which must still lead to them.
         self._linked: dict[tuple[int, bytes], int] = {}
+        # Files that got another name, through whichever they were found: they must have one still.
+        self._named_again: set[int] = set()
         self._file_paths: dict[int, tuple[bytes, ...]] = {}  # of the inodes in _attributes and _linked, for messages
+        self._touched_at: Mapping[int, int] = {}  # when the last name in a directory changed; else: at the commit
 
     # ------------------------------------------------------------------------------------------------------ reading
 
@@ -130,6 +134,14 @@ class ChangeSet(CommitHook, abc.ABC):
     def under(self, parent: int) -> Mapping[bytes, Change]:
         """The changes in one directory, by name."""
         return self._names.get(parent, {})
+
+    def sorted_under(self, parent: int) -> Sequence[bytes]:
+        """The names of `under`, sorted."""
+        return sorted(self._names.get(parent, ()))
+
+    def moved_to(self, ino: int) -> int | None:
+        """Where directory *ino* was moved; None: it was not."""
+        return self._moved.get(ino)
 
     def attributes(self, ino: int) -> Mapping[str, Any] | None:
         """What was changed of an inode, by the names of its columns."""
@@ -177,6 +189,15 @@ class ChangeSet(CommitHook, abc.ABC):
             if self._marked:
                 self._journal.append(partial(where.discard, ino))
 
+    def keep(self, node: Node, parent: int | None) -> bool:
+        """
+        Keep a new inode until the commit; *parent*: of a directory. Returns whether that is done; else it is to be written now.
+        """
+        return False
+
+    def count_links(self, node: Node, names: int) -> None:
+        """Note that *node* gains *names*, negative: loses; for who is to see that before the commit."""
+
     def make(self, parent: int, name: bytes, entry: Entry, path: tuple[bytes, ...], **conditions: Any) -> None:
         """Let *name* in *parent*, which is *path*, lead to an inode that was just made."""
         self._made[entry.ino] = entry.kind
@@ -220,6 +241,15 @@ class ChangeSet(CommitHook, abc.ABC):
         self._remember(self._linked, (parent, name))
         self._linked[parent, name] = ino
         self._file_paths[ino] = (*path, name)
+
+    def touch(self, times: Mapping[int, int]) -> None:
+        """Let the last change of names in directories have happened at *times*, in nanoseconds since 1970."""
+        self._touched_at = {**self._touched_at, **times}
+
+    def name_again(self, ino: int) -> None:
+        """Note that file *ino*, found by its number, gets another name."""
+        if ino not in self._made:
+            self._add(self._named_again, ino)
 
     def remove(self, parent: int, name: bytes, removal: Removal, path: tuple[bytes, ...]) -> None:
         """Remove *name* from *parent*, which is *path*."""
@@ -345,7 +375,18 @@ def _forget(where: dict[Any, Any], key: Any) -> None:
 
 
 _STATE: Final = (
-    *("_names", "_paths", "_count", "_made", "_moved", "_attributes", "_linked", "_file_paths"),
+    *(
+        "_names",
+        "_paths",
+        "_count",
+        "_made",
+        "_moved",
+        "_attributes",
+        "_linked",
+        "_named_again",
+        "_file_paths",
+        "_touched_at",
+    ),
     *("_created_here", "_exclusive", "_must_not_exist"),
 )
 

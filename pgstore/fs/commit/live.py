@@ -107,6 +107,23 @@ REMOVE_TREES = Statement(
     """,
     "int8 int8[]",
 )
+# Those of the files $2 that have a name. Nobody takes it from them before our commit.
+LOCK_NAMED = Statement(
+    f"""
+    SELECT i.ino
+      FROM pg_catalog.unnest($2) AS u (ino)
+     CROSS JOIN LATERAL (
+           SELECT n.ino
+             FROM pgstore.inode n
+            WHERE n.store_id = $1
+              AND n.ino::bigint = u.ino
+              AND n.version_to = {LIVE}
+              AND n.link_count::integer > 0
+            LIMIT 1
+              FOR UPDATE) i
+    """,
+    "int8 int8[]",
+)
 LOCK_ROUNDS_MAX = 100
 ONE_BY_ONE_MAX = 10  # inodes are updated by key, which needs no lock before, if they are so many at most
 
@@ -142,7 +159,12 @@ class LiveChanges(MergingChanges):
             queries.insert(0, Query(LOCK_MOVES, self.store_id))
         if self._linked:
             queries.append(Query(NAMES_NOW, self.store_id, *zip(*self._linked, strict=True)))
+        if self._named_again:  # after the directories, as whoever removes a name locks the file
+            queries.append(Query(LOCK_NAMED, self.store_id, sorted(self._named_again)))
         results = yield Many([*self.take_deferred(), *queries])
+        if self._named_again:
+            for ino in self._named_again.difference(row[0] for row in results.pop()):
+                raise self._file_is_gone(ino)
         still = results.pop() if self._linked else []
         *_, locked, rows = results
         gone = (parents | self._attributes.keys()).difference(row[0] for row in locked)
@@ -172,7 +194,11 @@ class LiveChanges(MergingChanges):
 
     def _tell(self, plan: Plan) -> Op[None]:
         changed = self._changed_parents(plan) | self._attributes.keys() | self._moved.keys() | set(plan.trees)
-        yield from tell_inodes(self.store_id, changed.union(ino for ino, _ in plan.changed_links))
+        names = None  # of what is merged they are only known to the database
+        if not plan.merges:
+            parents = self._names.keys() - self._created_here
+            names = [(parent, name) for parent in parents for name in self._names[parent]]
+        yield from tell_inodes(self.store_id, changed.union(ino for ino, _ in plan.changed_links), names)
 
     def _lock_trees(self, trees: list[int]) -> Op[None]:
         """

@@ -7,8 +7,9 @@ planned. The plan says which names and trees go, which names come, and which ino
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Final
 
 from pgstore import errors
@@ -124,6 +125,9 @@ LINKED_BELOW = Statement(
 class MergingChanges(ApplyingChanges):
     """A change set that is merged at the commit; subclasses know how to lock."""
 
+    merged_directories: Mapping[int, int] = MappingProxyType({})
+    """Directories of the transaction that have become part of others, made by others meanwhile. Known after `flush`."""
+
     def _merged(self) -> Op[list[Query]]:
         plan = Plan(self._made)
         if self._created_here:
@@ -140,8 +144,6 @@ class MergingChanges(ApplyingChanges):
         yield from self._check_versions(changes)
         if plan.merges:
             yield from self._plan_merges(plan)
-        if plan.emptied:
-            yield from self._check_emptied(plan)
         trees, unwanted = plan.trees, plan.unwanted
         linked: list[int] = []
         if trees or unwanted:
@@ -149,6 +151,8 @@ class MergingChanges(ApplyingChanges):
             closing, plan.closes = self._close_names(plan.closes), []
             if closing:
                 yield Many(closing)
+            if plan.emptied:
+                yield from self._check_emptied(plan)
             yield from self._lock_trees(trees)
             yield from self._check_removed(trees, changes)
             pending = [ino for ino, kind in plan.kinds.items() if kind != DIRECTORY]
@@ -158,6 +162,7 @@ class MergingChanges(ApplyingChanges):
             yield from self._unlink_files(trees, linked)
             unwanted = plan.unwanted  # some may just have lost their last name
         queries = self._apply(plan, trees, unwanted, linked)
+        self.merged_directories = plan.merged
         yield from self._tell(plan)
         moved = [ino for ino in self._moved if plan.links.get(ino, 0) >= 0 and ino not in self._created_here]
         if not moved:
@@ -250,7 +255,7 @@ class MergingChanges(ApplyingChanges):
     def _plan_removal(
         self, plan: Plan, parent: int, name: bytes, removed: Removal, now: tuple[int, str] | None
     ) -> None:
-        if removed.how == "moved" and (now is None or now[0] != removed.ino):
+        if (removed.how == "moved" or removed.exclusive) and (now is None or now[0] != removed.ino):
             raise conflict(f"{self._path(parent, name)!r} was removed, replaced or moved by another transaction")
         if now is None:
             return

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from pgstore.core.operation import Query
 from pgstore.core.statement import Statement
-from pgstore.fs.model import DIRECTORY, LIVE
+from pgstore.fs.candidates import note_blobs
+from pgstore.fs.model import DIRECTORY, LIVE, Contents
 
 # Directories $2 and all below them, with the ctids of the names that lead to them.
 BELOW: Final = f"""
@@ -115,11 +116,11 @@ ADD_LINKS = Statement(
 )
 
 
-def grouped(links: Iterable[tuple[int, int]]) -> Iterable[tuple[int, list[int]]]:
-    """Inodes by the number of names that they gain or lose; nearly always by one."""
+def grouped(changes: Iterable[tuple[int, int]]) -> Iterable[tuple[int, list[int]]]:
+    """Inodes by the number that is given with each, nearly always the same: how many names it gains or loses."""
     groups: dict[int, list[int]] = {}
-    for ino, names in links:
-        groups.setdefault(names, []).append(ino)
+    for ino, number in changes:
+        groups.setdefault(number, []).append(ino)
     return groups.items()
 
 
@@ -134,17 +135,51 @@ SET_ATTRIBUTES = Statement(
            ctime_ns = $7,
            xattrs = CASE WHEN $8::jsonb IS NULL THEN xattrs
                          ELSE nullif(jsonb_strip_nulls(coalesce(xattrs, '{{}}') || $8::jsonb), '{{}}')
-                    END
+                    END,
+           atime_ns = coalesce($9, atime_ns)
      WHERE store_id = $1
        AND ino::bigint = $2
        AND version_to = {LIVE}
     """,
-    "int8 int8 int4 int4 int4 int8 int8 jsonb",
+    "int8 int8 int4 int8 int8 int8 int8 jsonb int8",
 )
 
 
+# Of a file of a Volume. Where the row is one that this transaction has made, nobody may refer to its blob any more.
+SET_CONTENTS = Statement(
+    f"""
+    WITH old AS (
+         SELECT i.blob_id
+           FROM pgstore.inode i
+          WHERE i.store_id = $1
+            AND i.ino::bigint = $2
+            AND i.version_to = {LIVE}
+            AND i.blob_id IS DISTINCT FROM $4
+    ), changed AS (
+         UPDATE pgstore.inode
+            SET size_bytes = $3, blob_id = $4, inline_data = $5
+          WHERE store_id = $1
+            AND ino::bigint = $2
+            AND version_to = {LIVE}
+    )
+    {note_blobs("old")}
+    """,
+    "int8 int8 int8 int8 bytea",
+)
+
+
+def attribute_queries(store_id: int, ino: int, attributes: Mapping[str, Any], now_ns: int) -> list[Query]:
+    """`attribute_query`, and what sets the contents, if they are among *attributes*."""
+    queries = [attribute_query(store_id, ino, attributes, now_ns)]
+    if "size_bytes" in attributes:
+        contents = Contents(attributes["size_bytes"], attributes["blob_id"], attributes["inline_data"])
+        queries.append(Query(SET_CONTENTS, store_id, ino, *contents))
+    return queries
+
+
 def attribute_query(store_id: int, ino: int, attributes: Mapping[str, Any], now_ns: int) -> Query:
-    """Set columns of a live inode, named as in the table."""
+    """Set columns of a live inode, named as in `Node`; its ctime is *now_ns*, unless it is one of them."""
     values = [attributes.get(name) for name in ("mode", "uid", "gid", "mtime_ns")]
     xattrs = attributes.get("xattrs")
-    return Query(SET_ATTRIBUTES, store_id, ino, *values, now_ns, json.dumps(xattrs) if xattrs else None)
+    ctime_ns, atime_ns = attributes.get("ctime_ns", now_ns), attributes.get("set_atime_ns")
+    return Query(SET_ATTRIBUTES, store_id, ino, *values, ctime_ns, json.dumps(xattrs) if xattrs else None, atime_ns)

@@ -217,7 +217,7 @@ class VersionedChanges(MergingChanges):
     def _lock(self, changes: list[tuple[int, bytes, Change]], lookup: Query) -> Op[Rows]:
         """Take the lock and look up what is there, all in one round trip."""
         inodes = {parent for parent, _, _ in changes}
-        inodes.update(self._attributes, self._linked.values())
+        inodes.update(self._attributes, self._linked.values(), self._named_again)
         queries = [Query(GONE_INODES, self.store_id, list(inodes)), lookup]
         self._repeated = self._version is not None
         if self._version is None:

@@ -216,10 +216,10 @@ def _pieces(batch: Bytes, chunk_size: int, position: int) -> list[tuple[int, mem
     """The chunks of *batch* that are not all zeros, with their positions in the blob; *position*: that of the first one."""
     view = memoryview(batch)
     pieces = ((start, view[start : start + chunk_size]) for start in range(0, len(view), chunk_size))
-    return [(position + start // chunk_size, piece) for start, piece in pieces if not _is_zeros(piece)]
+    return [(position + start // chunk_size, piece) for start, piece in pieces if not is_zeros(piece)]
 
 
-def _is_zeros(piece: memoryview) -> bool:
+def is_zeros(piece: memoryview) -> bool:
     # Comparing views takes a thousand times as long as comparing bytes, and bytes must be copied first: most chunks need neither.
     return not (piece[0] or piece[-1] or piece[len(piece) // 2]) and bytes(piece) == zeros(len(piece))
 
@@ -357,6 +357,55 @@ def copy_file(store_id: int, ino: int, start: int, end: int, buffer: bytearray) 
     if not copied.rows:
         raise stale(ino)
     return copied.size, copied.pieces()
+
+
+# Not of a chunk, but of its whole range: what is behind its end reads as zeros, as a hole does.
+_DATA: Final = """
+    SELECT greatest(e.position::bigint * b.chunk_size_bytes::integer, $3),
+           least((e.position::bigint + 1) * b.chunk_size_bytes::integer, $4)
+      FROM pgstore.extent e
+     WHERE e.store_id = $1
+       AND e.blob_id = b.id
+       AND e.position::integer BETWEEN least($3 / b.chunk_size_bytes::integer, 2147483647)::integer
+                          AND least(($4 - 1) / b.chunk_size_bytes::integer, 2147483647)::integer
+"""
+DATA_OF_BLOB = Statement(
+    f"""
+    SELECT d.*
+      FROM pgstore.blob b
+     CROSS JOIN LATERAL ({_DATA}) d (start, stop)
+     WHERE b.store_id = $1
+       AND b.id = $2
+     ORDER BY d.start
+    """,
+    "int8 int8 int8 int8",
+    read_only=True,
+)
+DATA_OF_FILE = Statement(
+    f"""
+    SELECT coalesce(d.start, $3), coalesce(d.stop, $4)
+      FROM pgstore.inode i
+      LEFT JOIN pgstore.blob b ON b.store_id = $1 AND b.id = i.blob_id
+      LEFT JOIN LATERAL ({_DATA}) d (start, stop) ON true
+     WHERE i.store_id = $1
+       AND i.ino::bigint = $2
+       AND i.version_to = {LIVE}
+       AND (i.blob_id IS NULL OR d.start IS NOT NULL)
+     ORDER BY 1
+    """,
+    "int8 int8 int8 int8",
+    read_only=True,
+)
+
+
+def data_of_blob(store_id: int, blob_id: int, start: int, end: int) -> Op[list[tuple[int, int]]]:
+    """Where in [*start*, *end*) a blob has chunks: the ranges, in order."""
+    return (yield Query(DATA_OF_BLOB, store_id, blob_id, start, end))  # type: ignore[no-any-return]
+
+
+def data_of_file(store_id: int, ino: int, start: int, end: int) -> Op[list[tuple[int, int]]]:
+    """The same of the newest state of an inode; a small file has no holes."""
+    return (yield Query(DATA_OF_FILE, store_id, ino, start, end))  # type: ignore[no-any-return]
 
 
 def stale(ino: int) -> errors.StaleFile:

@@ -7,11 +7,12 @@ range sees all of it or nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from pgstore import errors
 from pgstore.client.notifications import in_transaction
-from pgstore.core.operation import Op, Query
+from pgstore.core.operation import Many, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.fs.content.blobs import BATCH_BYTES, FILE_BYTES_MAX, Bytes, filled, read_file, stale
 from pgstore.fs.notifications import TELL, note_inodes
@@ -50,6 +51,31 @@ def write_at(store_id: int, ino: int, offset: int, data: Bytes, *, durable: bool
         size = yield from _write(store_id, ino, offset + done, data[done : done + length], durable)
         done += length
     return size
+
+
+def write_several(store_id: int, ino: int, pieces: Sequence[tuple[int, Bytes]], *, durable: bool = False) -> Op[int]:
+    """Write *pieces*, each of up to `CALL_BYTES` at its offset, in one round trip, all or none. Returns the size of the file."""
+    inside, notice = yield from note_inodes(store_id, [ino])
+    _check_end(max(offset + len(data) for offset, data in pieces))
+    relaxed = not (inside or durable)
+    for attempt in range(_ATTEMPTS):
+        try:
+            # A transaction of several calls has the inode for itself (see above); the last call tells of it.
+            results = yield Many(
+                [
+                    *(Query(WRITE, store_id, ino, *piece, True, relaxed, None, None) for piece in pieces[:-1]),
+                    Query(WRITE, store_id, ino, *pieces[-1], True, relaxed, *notice),
+                ]
+            )
+        except errors.SerializationConflict:
+            if inside or attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            ((size, _),) = results[-1]
+            if size is None:
+                raise stale(ino)
+            return size  # type: ignore[no-any-return]
+    raise AssertionError("unreachable")
 
 
 def append(store_id: int, ino: int, data: Bytes, *, durable: bool = False) -> Op[int]:

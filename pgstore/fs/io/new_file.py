@@ -7,7 +7,7 @@ from typing import Any, Final
 from pgstore import errors
 from pgstore.core.operation import Op
 from pgstore.fs.content.staged import Staged
-from pgstore.fs.model import FIFO, FILE, Contents, Node
+from pgstore.fs.model import FIFO, FILE, SOCKET, Contents, Node
 from pgstore.fs.paths import Names, join
 from pgstore.fs.tree.build import Builder, is_directory
 from pgstore.fs.tree.resolve import Tree, Walk, check_file
@@ -59,7 +59,7 @@ def existing_file(walk: Walk, names: Names, *, exclusive: bool) -> tuple[int, in
     if walk.node is None:
         return 0, 0
     if walk.node.kind != FILE:
-        kind = "fifo" if walk.node.kind == FIFO else "socket"
+        kind = {FIFO: "fifo", SOCKET: "socket"}.get(walk.node.kind, "device node")
         raise errors.InvalidError(f"{join(names)!r} is a {kind}, which only a mounted store can open")
     return walk.node.ino, walk.node.size_bytes
 

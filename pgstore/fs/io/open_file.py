@@ -10,15 +10,28 @@ import warnings
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeVar
 
 from pgstore import errors
+from pgstore.client.notifications import in_transaction
 from pgstore.client.session import Session
 from pgstore.client.undo import on_rollback
 from pgstore.core import clock
-from pgstore.core.operation import Op
+from pgstore.core.operation import Call, Op
 from pgstore.fs.content import in_place
-from pgstore.fs.content.blobs import BATCH_BYTES, COPY_BYTES, Bytes, copy_blob, copy_file, filled, read_blob
+from pgstore.fs.content.blobs import (
+    BATCH_BYTES,
+    COPY_BYTES,
+    LARGE_FILE_BYTES,
+    Bytes,
+    Piece,
+    copy_blob,
+    copy_file,
+    filled,
+    read_blob,
+)
+from pgstore.fs.content.in_order import InOrder
 from pgstore.fs.content.staged import Staged
 from pgstore.fs.model import Contents
 from pgstore.fs.retention.file_pin import FilePin
@@ -98,11 +111,14 @@ class OpenFixedFile(OpenFile):
     read_ahead_max = BATCH_BYTES
     keeps_seconds = float("inf")
 
-    def __init__(self, path: str, store_id: int, contents: Contents, pin: FilePin) -> None:
+    def __init__(self, path: str, store_id: int, contents: Contents, pin: FilePin, session: Session) -> None:
         self.path = path
         self._pin = pin
         self._store_id = store_id
         self._contents = contents
+        self._session = session
+        self._end = 0  # of the last read
+        self._ahead: InOrder[list[Piece]] | None = None
 
     def read(self, offset: int, length: int) -> Op[list[bytes]]:
         size, blob_id, inline = self._contents
@@ -112,7 +128,30 @@ class OpenFixedFile(OpenFile):
         if blob_id is None:
             return [(inline or b"")[offset:end]]
         yield from self._pin.ensure()
+        # As many as `ReadAhead` comes to after a while.
+        if size > LARGE_FILE_BYTES and length >= BATCH_BYTES and offset == self._end:
+            ahead = yield from self._read_ahead(blob_id, offset)
+            if ahead is not None:
+                self._end, pieces = ahead
+                return filled(pieces, offset, self._end)
+        self._end = end
+        self._drop_ahead()
         return filled((yield from read_blob(self._store_id, blob_id, offset, end)), offset, end)
+
+    def _read_ahead(self, blob_id: int, offset: int) -> Op[tuple[int, list[Piece]] | None]:
+        """The piece of a large file at *offset*, and where it ends, while the next ones are being read; None: in a transaction."""
+        if self._ahead is None or self._ahead.at != offset:
+            self._drop_ahead()
+            if (yield from in_transaction()):
+                return None
+            read = partial(read_blob, self._store_id, blob_id)
+            self._ahead = InOrder(self._session.client, read, offset, self._contents.size_bytes)
+        return (yield Call(self._ahead.next))  # type: ignore[no-any-return]
+
+    def _drop_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
 
     def read_rest(self, offset: int, take: Callable[[Bytes], object]) -> Op[None]:
         size, blob_id, inline = self._contents
@@ -123,6 +162,13 @@ class OpenFixedFile(OpenFile):
             for piece in (yield from self.read(offset, max(0, size - offset))):
                 take(piece)
             return
+        if size - offset > LARGE_FILE_BYTES:
+            yield from self._pin.ensure()
+            while (ahead := (yield from self._read_ahead(blob_id, offset))) is not None:
+                for piece in filled(ahead[1], offset, ahead[0]):
+                    take(piece)
+                offset = ahead[0]
+                yield from self._pin.ensure()
         buffer = bytearray(min(COPY_BYTES, size - offset))
         while offset < size:
             end = min(offset + len(buffer), size)
@@ -137,7 +183,12 @@ class OpenFixedFile(OpenFile):
 
     def close(self) -> Op[None]:
         yield from ()
+        self._drop_ahead()
         self._pin.release()
+
+    def drop(self, *, in_transaction: bool = False) -> str:
+        self._drop_ahead()
+        return super().drop(in_transaction=in_transaction)
 
 
 class OpenStagedFile(OpenFile):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from pgstore import errors
+from pgstore.client.notifications import in_transaction
 from pgstore.core.operation import Call, Op
 from pgstore.fs.content.blobs import (
     BATCH_BYTES,
     COPY_BYTES,
     INLINE_BYTES_MAX,
+    LARGE_FILE_BYTES,
     Piece,
     PieceView,
     copy_blob,
@@ -19,6 +22,7 @@ from pgstore.fs.content.blobs import (
     read_blob,
     read_file,
 )
+from pgstore.fs.content.in_order import InOrder
 from pgstore.fs.model import DIRECTORY, FILE, SYMLINK, Entry, Node
 from pgstore.fs.paths import Names, join
 from pgstore.fs.retention.file_pin import FilePin
@@ -44,6 +48,8 @@ class Reader:
         self.size_bytes = node.size_bytes  # as it was last read
         self.at = 0
         self._buffer = bytearray()
+        self._session = tree.session
+        self._ahead: InOrder[Any] | None = None
 
     def page(self) -> Op[list[bytes] | None]:
         """The next pieces, at most `BATCH_BYTES` together; None at the end."""
@@ -66,7 +72,7 @@ class Reader:
         """
         The next `COPY_BYTES` at most of the file, without holes, as (offset, bytes); None at the end.
 
-        The bytes may be used until the next call.
+        The bytes may be used until the next call. Of a large file the next ones are being read meanwhile, over several connections.
         """
         start = self.at
         if start >= self.size_bytes:
@@ -80,6 +86,14 @@ class Reader:
                 at += len(piece)
             return pieces
         yield from self._pin.ensure()
+        if self.size_bytes - start > LARGE_FILE_BYTES and not start and not (yield from in_transaction()):
+            self._ahead = InOrder(self._session.client, self._read, start, self.size_bytes)
+        if self._ahead is not None and (ahead := (yield Call(self._ahead.next))) is not None:
+            end, found = ahead
+            if self._in_place:
+                self.size_bytes, found = found
+            self._advance(end)
+            return found  # type: ignore[no-any-return]
         buffer = self._buffer = self._buffer or bytearray(min(COPY_BYTES, self.size_bytes))
         if self._in_place:
             end = min(end, start + len(buffer))  # the file may have grown since the buffer was made
@@ -89,6 +103,17 @@ class Reader:
             pieces = yield from copy_blob(self._store_id, self._node.blob_id, start, end, buffer)
         self._advance(end)
         return pieces
+
+    def _read(self, start: int, end: int) -> Op[Any]:
+        if self._in_place:
+            return read_file(self._store_id, self._node.ino, start, end)
+        assert self._node.blob_id is not None
+        return read_blob(self._store_id, self._node.blob_id, start, end)
+
+    def close(self) -> None:
+        """Read no more."""
+        if self._ahead is not None:
+            self._ahead.close()
 
     def _advance(self, end: int) -> None:
         self.at = min(end, max(self.at, self.size_bytes))
@@ -120,6 +145,8 @@ def _download(tree: Tree, node: Node, make_target: Callable[[], Target], progres
     except BaseException:
         target.abandon()
         raise
+    finally:
+        reader.close()
     return at
 
 

@@ -1,7 +1,8 @@
 """Edits of a tree: making directories and links, removing, moving, copying, changing attributes.
 
-Each edit resolves its paths, checks that it is possible in the tree as the transaction sees it, and writes: new inodes at once,
-names into the transaction's change set. The commit checks again what others have changed meanwhile.
+Each edit resolves its paths, checks that it is possible in the tree as the transaction sees it, and writes, by `nodes` where no
+directories are made: new inodes at once, names into the transaction's change set. The commit checks again what others have changed
+meanwhile.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.core.operation import Op
-from pgstore.fs.commit.change_set import How, Removal, conflict
+from pgstore.fs.commit.change_set import conflict
 from pgstore.fs.model import DIRECTORY, DIRECTORY_MODE, Entry, Node
 from pgstore.fs.paths import DirectoryNames, Names, join
+from pgstore.fs.tree import nodes
 from pgstore.fs.tree.build import Builder, Directory, is_directory
-from pgstore.fs.tree.listing import LIST_NAMES, Listing
+from pgstore.fs.tree.listing import Listing
+from pgstore.fs.tree.nodes import Place
 from pgstore.fs.tree.resolve import Tree, Walk, check_file, check_kind
 
 TARGET_BYTES_MAX: Final = 4095  # of a symbolic link; PATH_MAX of Linux
@@ -89,21 +92,21 @@ def remove(tree: Tree, names: Names, *, recursive: bool) -> Op[None]:
                 f"{join(names)!r} is a directory; pass recursive=True to remove it with all below it", join(names)
             )
         yield from tree.changes.forget_below(walk.found.ino)
-    _remove(tree, walk, "any")
+    nodes.remove_at(tree, _place(walk), "any")
 
 
 def remove_directory(tree: Tree, names: Names) -> Op[None]:
     """Remove an empty directory."""
-    walk = yield from _removable(tree, names)
-    if not walk.found.is_directory:
+    where = _place((yield from _removable(tree, names)))
+    if not where.found.is_directory:
         raise errors.NotADirectory(f"{join(names)!r} is not a directory", join(names))
-    yield from check_empty(tree, walk)
-    _remove(tree, walk, "empty")
+    yield from nodes.check_empty(tree, where)
+    nodes.remove_at(tree, where, "empty")
 
 
-def check_empty(tree: Tree, walk: Walk) -> Op[None]:
-    if (yield from Listing(tree, [walk.found.ino], statement=LIST_NAMES).entries()) is not None:
-        raise errors.DirectoryNotEmpty(f"directory {join(walk.names)!r} is not empty", join(walk.names))
+def _place(walk: Walk) -> Place:
+    """The place of something that exists."""
+    return Place(walk.parent, walk.names[-1], walk.found, walk.names[:-1])
 
 
 def _removable(tree: Tree, names: Names) -> Op[Walk]:
@@ -114,11 +117,6 @@ def _removable(tree: Tree, names: Names) -> Op[Walk]:
     if isinstance(names, DirectoryNames):
         check_kind(walk._replace(needs_directory=True))
     return walk
-
-
-def _remove(tree: Tree, walk: Walk, how: How) -> None:
-    node = walk.found
-    tree.changes.remove(walk.parent, walk.names[-1], Removal(node.ino, node.kind, how), walk.names[:-1])
 
 
 # ------------------------------------------------------------------------------------------------------------ moving
@@ -145,32 +143,13 @@ def move(tree: Tree, names: Names, new: Names, *, replace: bool = True) -> Op[No
     if node.is_directory and any(ino == node.ino for ino, _ in target.reached[: len(target.names)]):
         raise errors.InvalidError(f"directory {join(names)!r} cannot be moved into itself: {join(new)!r}")
     if there is not None:
-        if not replace:
-            raise errors.FileExists(f"{join(new)!r} exists; pass replace=True to replace it", join(new))
-        yield from _check_replaceable(tree, node, target)
-        _remove(tree, target, "empty" if there.is_directory else "any")
+        yield from nodes.rename_at(tree, _place(source), _place(target), replace=replace)
+        return
     builder = Builder(tree)
     parent = yield from builder.directory(target.names[:-1], target)
     yield from builder.send()
-    _remove(tree, source, "moved")
-    tree.changes.move(
-        parent.ino,
-        target.names[-1],
-        source.entry,
-        parent.path,
-        exclusive=not replace or node.is_directory,
-        was_free=there is None,
-    )
-
-
-def _check_replaceable(tree: Tree, node: Node, target: Walk) -> Op[None]:
-    if node.is_directory:
-        if not target.found.is_directory:
-            path = join(target.names)
-            raise errors.NotADirectory(f"{path!r} is a file and cannot be replaced by a directory", path)
-        yield from check_empty(tree, target)
-    elif target.found.is_directory:
-        raise is_directory(target.names)
+    free = Place(parent.ino, target.names[-1], None, parent.path)
+    yield from nodes.rename_at(tree, _place(source), free, replace=replace)
 
 
 # ----------------------------------------------------------------------------------------------------------- copying

@@ -8,9 +8,10 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from pgstore.core.operation import Op, Query, Rows
 from pgstore.core.statement import Statement
-from pgstore.fs.model import DIRECTORY, FIFO, FILE, SOCKET, SYMLINK, Entry, Node
+from pgstore.fs.model import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FILE, SOCKET, SYMLINK, Entry, Node
 from pgstore.fs.paths import Names, are_possible, is_possible, join, refuse
-from pgstore.fs.tree.resolve import Tree, Walk, valid
+from pgstore.fs.tree.node_rows import valid
+from pgstore.fs.tree.resolve import Tree, Walk
 from pgstore.types import FileEntry, FileEntryType, FileStat
 
 T = TypeVar("T")
@@ -191,6 +192,8 @@ _TYPES: Final = {
     SYMLINK: FileEntryType.SYMLINK,
     FIFO: FileEntryType.FIFO,
     SOCKET: FileEntryType.SOCKET,
+    CHARACTER_DEVICE: FileEntryType.CHARACTER_DEVICE,
+    BLOCK_DEVICE: FileEntryType.BLOCK_DEVICE,
 }
 
 
@@ -235,4 +238,6 @@ def stat_of(path: bytes, node: Node, version: int | None) -> FileStat:
         link_count=node.link_count,
         ino=node.ino,
         version=version,
+        atime_ns=node.atime_ns,
+        device=node.device or 0,
     )

@@ -13,21 +13,9 @@ from pgstore.fs.commit.change_set import Change, ChangeSet
 from pgstore.fs.model import DIRECTORY, FILE, NEWEST, ROOT, SYMLINK, UNCOMMITTED, Entry, Node
 from pgstore.fs.paths import DirectoryNames, Names, join, needs_directory
 from pgstore.fs.retention.pins import version_of
+from pgstore.fs.tree.node_rows import CONTENTS_COLUMNS, STAT_COLUMNS, NodeRows, valid
 
 LINKS_MAX: Final = 40  # symbolic links followed on one path, as in Linux
-
-
-def valid(row: str, version: str) -> str:
-    """
-    The end of a subquery for the row of a key that is valid in *version*.
-
-    The rows of one key follow each other without overlap. So only the first one that ends later can be it, and the index has them
-    in this order.
-    """
-    return f"""{row}.version_to > {version}
-              AND {row}.version_from <= {version}
-            ORDER BY {row}.version_to
-            LIMIT 1"""
 
 
 # In version $4 from directory $2 along the names $3 as far as they exist: a row for each; the last one, and a symbolic link on the
@@ -58,11 +46,6 @@ _WALK: Final = f"""
               AND {valid("i", "$4")}) i ON true
      ORDER BY w.step
 """
-STAT_COLUMNS: Final = (
-    "i.version_from, i.mode, i.size_bytes, i.mtime_ns, i.ctime_ns, i.uid, i.gid, i.link_count, i.link_target, i.xattrs"
-)
-CONTENTS_COLUMNS: Final = """, i.inline_data, i.blob_id,
-           (SELECT b.chunk_size_bytes FROM pgstore.blob b WHERE b.store_id = $1 AND b.id = i.blob_id)"""
 WALK = Statement(_WALK % STAT_COLUMNS, "int8 int8 bytea[] int8", read_only=True)
 WALK_WITH_CONTENTS = Statement(_WALK % (STAT_COLUMNS + CONTENTS_COLUMNS), "int8 int8 bytea[] int8", read_only=True)
 NAMES_UNROLLED_MAX: Final = 8
@@ -188,10 +171,16 @@ class Tree:
     """
     The tree of one file system in one version, as its reader sees it.
 
+    `is_exact`: of two who make, or remove, one name, one does and the other hears of it (`nodes`).
+    `inodes_at_once`: how many numbers of inodes are drawn from the database at least, where one is needed.
+
     Args:
         changes: of the current transaction; None: there is none, or an old version is read.
         in_place: files are written in place, so their bytes are read by inode and not by blob.
     """
+
+    is_exact = True
+    inodes_at_once = 32
 
     def __init__(
         self,
@@ -207,11 +196,19 @@ class Tree:
         self.in_place = in_place
         self.version = version
         self._changes = changes
+        self._rows: NodeRows | None = None
 
     @property
     def changes(self) -> ChangeSet:
         assert self._changes is not None, "changes outside a transaction"
         return self._changes
+
+    @property
+    def rows(self) -> NodeRows:
+        """What this version has, without the transaction's changes."""
+        if self._rows is None:
+            self._rows = NodeRows(self.store_id, self.version, self.read)
+        return self._rows
 
     def read(self, query: Query) -> Op[Rows]:
         """
@@ -330,7 +327,7 @@ class Tree:
         if node.is_directory:
             raise errors.IsADirectory(f"{join(names) or '/'!r} is a directory", join(names) or "/")
         if node.kind != FILE:
-            raise errors.InvalidError(f"{join(names)!r} is a fifo or socket, which holds nothing to read")
+            raise errors.InvalidError(f"{join(names)!r} is a fifo, socket or device node, which holds nothing to read")
         return node
 
     def target(self, names: Names, *, start: Walk = AT_ROOT, follow: bool = True) -> Op[Walk]:
@@ -351,6 +348,14 @@ class Tree:
 
     def changes_under(self, directory: int) -> Mapping[bytes, Change]:
         return {} if self._changes is None else self._changes.under(directory)
+
+    def changed_names(self, directory: int) -> Sequence[bytes]:
+        """The names of `changes_under`, sorted."""
+        return () if self._changes is None else self._changes.sorted_under(directory)
+
+    def moved_to(self, directory: int) -> int | None:
+        """The directory into which the transaction has moved *directory*; None: it has not."""
+        return None if self._changes is None else self._changes.moved_to(directory)
 
     def as_changed(self, entry: Entry) -> Entry:
         """*entry* with what the transaction changed of its inode."""

@@ -7,7 +7,8 @@ from pgstore.core.statement import Statement
 from pgstore.fs.model import DIRECTORY, UNCOMMITTED, Node
 from pgstore.fs.paths import Names
 from pgstore.fs.tree.listing import LIST_NAMES, Listing, stat_of
-from pgstore.fs.tree.resolve import STAT_COLUMNS, Tree, Walk, valid
+from pgstore.fs.tree.node_rows import STAT_COLUMNS, valid
+from pgstore.fs.tree.resolve import Tree, Walk
 from pgstore.types import FileStat
 
 # In version $5, for the names $3 in the directories $2, which lead to the inodes $4: since which version they do, and the inodes.

@@ -50,15 +50,13 @@ class Served:
         """Mount it, and return when the kernel was answered for the first time, after at most *seconds*."""
         if self._device is None:
             what = self.what
-            self._device = attach.attach(what.path, name=what.source, read_only=what.read_only).device
+            self._device = attach.attach(what.path, name=what.source, read_only=self._files.read_only).device
         threads.start(threading.Thread(target=self._serve, name="pgstore-mount", daemon=True))
         if not self._ready.wait(seconds):
             self._detach()
             raise errors.TimedOut(f"the kernel did not take the mount at {self.what.path!r} within {seconds:g} s")
         if self._failure is not None:
             raise self._failure
-        if not self._is_theirs:
-            attach.set_readahead(self.what.path)
 
     def _serve(self) -> None:
         device = self._device

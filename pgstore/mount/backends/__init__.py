@@ -1,0 +1,6 @@
+"""What mounts serve: the `Files` of a NetworkFileSystem and of a Volume, from the verbs of `fs.tree.nodes` and the bytes of
+`mount.contents`.
+
+`base` has what both do alike. `live` is the NetworkFileSystem: each verb is a commit, and others' changes are told to the kernel.
+`versioned` is the Volume: one version, and over it a change set that a commit turns into the next.
+"""

@@ -1,0 +1,153 @@
+"""What a mounted NetworkFileSystem and a mounted Volume do alike: running operations, and the files that are open."""
+
+from __future__ import annotations
+
+import abc
+import errno
+import tempfile
+import threading
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeVar
+
+from pgstore import errors
+from pgstore.client import Client
+from pgstore.core.operation import Op, Query
+from pgstore.core.statement import Statement
+from pgstore.fs.content.block_cache import BlockCache
+from pgstore.fs.model import DIRECTORY, FILE, ROOT, Node, StoreGone
+from pgstore.fs.paths import join
+from pgstore.fs.tree import nodes
+from pgstore.fs.tree.resolve import Tree
+from pgstore.mount.contents.open_file import ContentsFile
+from pgstore.mount.contents.stage import Stage
+from pgstore.mount.contents.under_way import Shared, UnderWay
+from pgstore.mount.daemon.backends import What
+from pgstore.mount.protocol import Attributes, Files, Statistics
+
+T = TypeVar("T")
+C = TypeVar("C", bound=UnderWay)
+F = TypeVar("F", bound=ContentsFile)
+
+BLOCK_BYTES: Final = 4096
+_BLOCKS: Final = 1 << 40  # 4 PiB: how much a database can hold nobody knows
+_INODES: Final = 1 << 40
+
+
+class StoreFiles(Files, Generic[C]):
+    """
+    The files of a store.
+
+    Args:
+        shared: what the contents of its files share; it has the client and the store's number.
+        root: the directory that is mounted.
+    """
+
+    def __init__(self, shared: Shared, *, root: int = ROOT, read_only: bool = False) -> None:
+        self._shared = shared
+        self._session: Any = shared.session
+        self._store_id = shared.store_id
+        self.root = root
+        self.read_only = read_only
+        self._table = threading.Lock()  # over the next one
+        self._contents: dict[int, C] = {}  # of files that are open, or whose bytes are not kept yet
+
+    # ------------------------------------------------------------------------------------------------------- running
+
+    def _run(self, make: Callable[[], Op[T]]) -> T:
+        """The result of the operation that *make* makes, again and again for a while where the server is away."""
+        try:
+            return self._shared.persistently(make)
+        except StoreGone:
+            raise OSError(errno.ESTALE, "the store was deleted") from None
+        except OSError as exc:
+            if isinstance(exc.__cause__, errors.ConflictError):
+                raise exc.__cause__ from None
+            raise
+
+    # --------------------------------------------------------------------------------------------------- what is open
+
+    def _file(self, node: Node, flags: int, kind: Callable[[C, int], F]) -> F:
+        """Open *node*, which is a file."""
+        if node.kind != FILE:
+            raise OSError(errno.EISDIR if node.kind == DIRECTORY else errno.ENXIO, "not a file")
+        with self._table:
+            contents = self._contents.get(node.ino)
+            if contents is None:
+                contents = self._contents[node.ino] = self._new_contents(node)
+            return kind(contents, flags)  # which counts it, so that it stays
+
+    @abc.abstractmethod
+    def _new_contents(self, node: Node) -> C: ...
+
+    @abc.abstractmethod
+    def _is_ahead(self, contents: C) -> bool:
+        """Whether *contents* have something that what is read of the store has not."""
+
+    def _closed(self, contents: C) -> None:
+        """One of those who have *contents* open has closed it."""
+        with self._table:
+            if contents.open_files or self._is_ahead(contents) or self._contents.get(contents.ino) is not contents:
+                return
+            del self._contents[contents.ino]
+        contents.release()
+
+    def _all_contents(self) -> list[C]:
+        with self._table:
+            return list(self._contents.values())
+
+    def _attributes(self, node: Node) -> Attributes:
+        """What stat(2) tells, with what was written here and others do not see yet."""
+        size, mtime, ctime = node.size_bytes, node.mtime_ns, node.ctime_ns
+        contents = self._contents.get(node.ino)
+        if contents is not None and self._is_ahead(contents):
+            size, mtime = contents.size_bytes, contents.mtime_ns
+            ctime = max(ctime, mtime)
+        return Attributes(
+            *(node.ino, node.kind, node.mode, node.uid, node.gid, size, node.link_count),
+            *(node.atime_ns, mtime, ctime, node.device or 0),
+        )
+
+    # ------------------------------------------------------------------------------------------------------------ rest
+
+    def statistics(self) -> Statistics:
+        free = self._shared.stage.bytes_free // BLOCK_BYTES
+        return Statistics(BLOCK_BYTES, _BLOCKS, free, _INODES, _INODES)
+
+
+def shared_of(client: Client, what: What) -> Shared:
+    """What the contents of the files of a mount share."""
+    # Nothing in it has a name, so it may be the folder that is there for all: a daemon that is killed leaves nothing.
+    stage = Stage(tempfile.gettempdir())
+    return Shared(
+        client, what.store_id, stage, BlockCache(what.cache_size, folder=what.cache_directory), timeout=what.timeout
+    )
+
+
+MAY_WRITE = Statement(
+    "SELECT has_table_privilege('pgstore.inode', 'INSERT') AND NOT pg_is_in_recovery()", read_only=True
+)
+
+
+def may_write(shared: Shared) -> bool:
+    """Whether the role of the client's connections may change files."""
+
+    def ask() -> Op[bool]:
+        ((allowed,),) = yield Query(MAY_WRITE)
+        return bool(allowed)
+
+    return shared.persistently(ask)
+
+
+def root_of(shared: Shared, what: What, tree: Callable[[], Tree]) -> int:
+    """The inode of the directory that is mounted."""
+
+    def find() -> Op[int]:
+        ino = ROOT
+        for name in what.base:
+            found = yield from nodes.look_up(tree(), ino, name)
+            if found is None:
+                raise errors.FileMissing(f"no such directory in the store: {join(what.base)!r}", join(what.base))
+            ino = found.ino
+        return ino
+
+    return shared.run(find())

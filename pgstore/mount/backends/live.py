@@ -1,0 +1,300 @@
+"""A mounted NetworkFileSystem: each verb is a commit, seen at once by everybody who asks.
+
+What the kernel has been told it may believe for a minute, for it is told what others change (`fs.notifications`). A notification
+may come a moment after a program has heard of a change in another way. So that no program opens a file as it was:
+
+- each open asks the database, and lets the kernel forget its pages where the file is another than it was;
+- an inode without a name is not opened but said to be stale, and the kernel looks the name up again;
+- that there is no such name is never believed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Final, TypeVar
+
+from pgstore import errors
+from pgstore.client import Client
+from pgstore.core.operation import Op
+from pgstore.core.threads import going_on, start
+from pgstore.fs.commit.live import LiveChanges
+from pgstore.fs.content import in_place
+from pgstore.fs.model import FILE, NEWEST, ROOT, SYMLINK, Node, StoreGone
+from pgstore.fs.notifications import ANYTHING, FileChange, FileChanges
+from pgstore.fs.tree import nodes
+from pgstore.fs.tree.resolve import Tree
+from pgstore.fs.tree.transact import FileSystem
+from pgstore.mount.backends.base import StoreFiles, root_of, shared_of
+from pgstore.mount.contents.live import LiveContents
+from pgstore.mount.contents.open_file import LiveFile
+from pgstore.mount.contents.under_way import Shared
+from pgstore.mount.daemon.backends import What
+from pgstore.mount.protocol import (
+    MISSING,
+    AttributeChange,
+    Attributes,
+    Caching,
+    Kernel,
+    Missing,
+    OpenFile,
+    Owner,
+)
+
+T = TypeVar("T")
+
+HEARD: Final = Caching(names=60.0, attributes=60.0, missing=0.0)
+# Where nothing can be listened to, or the kernel cannot forget all names at once (before Linux 6.16).
+UNHEARD: Final = Caching(names=1.0, attributes=1.0, missing=0.0)
+STATES_MAX: Final = 50_000  # files of which it is known in which state the kernel has them
+_LOOK_SECONDS: Final = 1.0  # between looks whether the mount has ended
+
+
+def files_of(client: Client, what: What) -> LiveFiles:
+    """The files of a NetworkFileSystem that a daemon is to serve."""
+    shared = shared_of(client, what)
+    root = root_of(shared, what, lambda: Tree(shared.session, shared.store_id, None, NEWEST, in_place=True))
+    return LiveFiles(shared, root=root, read_only=what.read_only)
+
+
+class LiveFiles(StoreFiles[LiveContents]):
+    """The files of a NetworkFileSystem."""
+
+    def __init__(self, shared: Shared, *, root: int = ROOT, read_only: bool = False) -> None:
+        super().__init__(shared, root=root, read_only=read_only)
+        self._file_system = FileSystem(self._session, self._store_id, LiveChanges, StoreGone)
+        self._states: OrderedDict[int, object] = OrderedDict()
+        self._kernel: Kernel | None = None
+        self._changes = FileChanges(self._store_id)
+        self._ended = threading.Event()
+        self._listener: threading.Thread | None = None
+
+    @property
+    def caching(self) -> Caching:
+        kernel = self._kernel
+        return HEARD if self._changes.is_heard and kernel is not None and kernel.can_forget_all_names else UNHEARD
+
+    # ------------------------------------------------------------------------------------------------ what others change
+
+    def begin(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._listener = threading.Thread(target=self._listen, name="pgstore-mount-changes", daemon=True)
+        start(self._listener)
+
+    def end(self) -> None:
+        self._ended.set()
+        self._changes.stop()
+        if self._listener is not None:
+            self._listener.join()
+        for contents in list(self._contents.values()):
+            contents.upload()
+            contents.release()
+
+    def _listen(self) -> None:
+        while not self._ended.is_set():
+            with going_on("listening for changes of a mounted file system"):
+                self._hear_changes()
+            self._ended.wait(_LOOK_SECONDS)
+
+    def _hear_changes(self) -> None:
+        changes = FileChanges(self._store_id)
+        self._shared.run(changes.begin())
+        try:
+            self._changes = changes
+            self._forget(ANYTHING)  # what came before it listened
+            while not self._ended.is_set():
+                change = self._shared.run(changes.next(_LOOK_SECONDS))
+                if change is not None and change.origin != self._shared.origin:
+                    self._forget(change)
+        finally:
+            changes.close()
+
+    def _forget(self, change: FileChange) -> None:
+        kernel = self._kernel
+        assert kernel is not None
+        inodes = change.inodes
+        if inodes is None or change.names is None:
+            kernel.forget_all_names()
+        if inodes is None:
+            self._states.clear()
+            inodes = frozenset(self._contents)
+        for directory, name in change.names or ():
+            kernel.forget_name(directory, name)
+        for ino in inodes:
+            self._refresh(ino)
+            kernel.forget_contents(ino)
+
+    def _refresh(self, ino: int) -> None:
+        """Others may have changed a file that is open here."""
+        contents = self._contents.get(ino)
+        if contents is not None:
+            try:
+                node = self._node(ino)
+            except OSError:
+                return  # gone, or the server is away; whoever uses the file finds out
+            contents.drop(node.size_bytes, node.mtime_ns, _state(node))
+
+    # -------------------------------------------------------------------------------------------- names and attributes
+
+    def _tree(self) -> Tree:
+        return Tree(self._session, self._store_id, None, NEWEST, in_place=True)
+
+    def _node(self, ino: int) -> Node:
+        return self._run(lambda: nodes.node(self._tree(), ino))
+
+    def attributes(self, ino: int) -> Attributes:
+        node = self._node(ino)
+        contents = self._contents.get(ino)
+        if contents is not None and not contents.is_dirty and contents.size_bytes != node.size_bytes:
+            contents.drop(node.size_bytes, node.mtime_ns, _state(node))  # others, of whom we have not been told yet
+        return self._attributes(node)
+
+    def look_up(self, directory: int, name: bytes) -> Attributes | Missing:
+        node = self._run(lambda: nodes.look_up(self._tree(), directory, name))
+        return MISSING if node is None else self._attributes(node)
+
+    def parent(self, directory: int) -> int:
+        return self._run(lambda: nodes.parent(self._tree(), directory))
+
+    def names(self, directory: int, after: bytes, count: int) -> list[tuple[bytes, Attributes]]:
+        page = self._run(lambda: nodes.names(self._tree(), directory, after, count))
+        return [(name, self._attributes(node)) for name, node in page]
+
+    def set_attributes(self, ino: int, change: AttributeChange) -> Attributes:
+        contents = self._contents.get(ino)
+        if contents is not None and contents.is_dirty and change.mtime_ns is not None:
+            contents.upload()  # which sets it, too
+        return self._attributes(self._change(lambda tree: nodes.set_attributes(tree, ino, **change._asdict())))
+
+    def truncate(self, ino: int, size: int, file: OpenFile | None) -> Attributes:
+        if isinstance(file, LiveFile):
+            file.contents.truncate(size)
+        else:
+            opened = self.open(ino, os.O_WRONLY)
+            try:
+                opened.contents.truncate(size)
+            finally:
+                opened.release()
+        return self.attributes(ino)
+
+    # --------------------------------------------------------------------------------------------------------- making
+
+    def _change(self, body: Callable[[Tree], Op[T]]) -> T:
+        try:
+            return self._run(lambda: self._file_system.change(body))
+        except errors.ConflictError as exc:
+            raise OSError(errno.EBUSY, str(exc)) from exc
+
+    def make(self, directory: int, name: bytes, kind: str, mode: int, owner: Owner, device: int = 0) -> Attributes:
+        return self._attributes(
+            self._change(
+                lambda tree: nodes.make(
+                    tree, directory, name, kind, mode, uid=owner.uid, gid=owner.gid, device=device or None
+                )
+            )
+        )
+
+    def make_symbolic_link(self, directory: int, name: bytes, target: bytes, owner: Owner) -> Attributes:
+        return self._attributes(
+            self._change(
+                lambda tree: nodes.make_symbolic_link(tree, directory, name, target, uid=owner.uid, gid=owner.gid)
+            )
+        )
+
+    def read_link(self, ino: int) -> bytes:
+        return self._run(lambda: nodes.read_link(self._tree(), ino))
+
+    def link(self, ino: int, directory: int, name: bytes) -> Attributes:
+        self._change(lambda tree: nodes.link(tree, ino, directory, name))
+        return self.attributes(ino)  # the commit has set its ctime
+
+    def remove(self, directory: int, name: bytes) -> None:
+        self._change(lambda tree: nodes.remove(tree, directory, name))
+
+    def remove_directory(self, directory: int, name: bytes) -> None:
+        self._change(lambda tree: nodes.remove_directory(tree, directory, name))
+
+    def rename(self, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int) -> None:
+        self._change(lambda tree: nodes.rename(tree, directory, name, to_directory, to_name, flags))
+
+    # -------------------------------------------------------------------------------------------- extended attributes
+
+    def extended_attributes(self, ino: int) -> dict[bytes, bytes]:
+        return self._run(lambda: nodes.extended_attributes(self._tree(), ino))
+
+    def set_extended_attribute(self, ino: int, name: bytes, value: bytes | None, flags: int) -> None:
+        self._change(lambda tree: nodes.set_extended_attribute(tree, ino, name, value, flags))
+
+    # ------------------------------------------------------------------------------------------------------- contents
+
+    def open(self, ino: int, flags: int) -> LiveFile:
+        node = self._node(ino)
+        if node.link_count == 0 and ino not in self._contents:
+            # The name leads elsewhere now. Told so, the kernel looks it up again (LOOKUP_REVAL).
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return self._opened(node, flags)
+
+    def _opened(self, node: Node, flags: int, *, is_new: bool = False) -> LiveFile:
+        ino, state = node.ino, _state(node)
+        file = self._file(node, flags, partial(_OpenFile, self))
+        is_known = self._states.get(ino) == state
+        self._states[ino] = state
+        while len(self._states) > STATES_MAX:
+            self._states.popitem(last=False)
+        if not (is_known or is_new):
+            file.contents.drop(node.size_bytes, node.mtime_ns, state)
+            if self._kernel is not None:
+                self._kernel.forget_attributes_now(ino)
+        file.keep_cache = is_known or is_new
+        if flags & os.O_TRUNC and node.size_bytes:
+            try:
+                file.contents.truncate(0)
+            except BaseException:
+                file.release()
+                raise
+        return file
+
+    def _new_contents(self, node: Node) -> LiveContents:
+        return LiveContents(self._shared, node.ino, node.size_bytes, node.mtime_ns, _state(node))
+
+    def _is_ahead(self, contents: LiveContents) -> bool:
+        return contents.is_dirty
+
+    def create(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> tuple[Attributes, OpenFile]:
+        def body(tree: Tree) -> Op[tuple[Node, bool]]:
+            where = yield from nodes.place(tree, directory, name)
+            if where.node is not None and not flags & os.O_EXCL:
+                return where.node, False
+            made = yield from nodes.make_at(tree, where, FILE, mode, uid=owner.uid, gid=owner.gid)
+            return made, True
+
+        node, is_new = self._change(body)
+        if node.kind == SYMLINK:  # the kernel follows it, when it has looked it up
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        file = self._opened(node, flags, is_new=is_new)
+        return (self.attributes(node.ino) if flags & os.O_TRUNC and not is_new else self._attributes(node)), file
+
+    def sync(self) -> None:
+        for contents in list(self._contents.values()):
+            contents.upload()
+        self._run(lambda: in_place.sync(self._store_id))
+
+
+class _OpenFile(LiveFile):
+    """An open file, which the mount hears the end of."""
+
+    def __init__(self, files: LiveFiles, contents: LiveContents, flags: int) -> None:
+        super().__init__(contents, flags)
+        self._files = files
+
+    def release(self) -> None:
+        super().release()
+        self._files._closed(self.contents)
+
+
+def _state(node: Node) -> tuple[int, int, int]:
+    return node.size_bytes, node.mtime_ns, node.ctime_ns

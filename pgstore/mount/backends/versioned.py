@@ -1,0 +1,455 @@
+"""A mounted Volume: one version, and over it what programs have changed, until a commit makes the next version of it.
+
+Nothing changes but by this mount, so the kernel may believe what it is told until `reload`. What programs do to names and
+attributes is held in this process (`fs.tree.held`), and their bytes in the stage, from where larger files are uploaded before the
+commit (`mount.contents.volume`). So a process that is killed leaves what was committed, and nothing else.
+
+A commit leaves out the files that are open for writing, unless somebody asks for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Final, TypeVar
+
+from pgstore import errors
+from pgstore.client import Client
+from pgstore.core.operation import Op
+from pgstore.core.threads import going_on, start
+from pgstore.fs.content import in_place
+from pgstore.fs.content.blobs import INLINE_BYTES_MAX
+from pgstore.fs.model import DIRECTORY, FILE, SYMLINK, Contents, Node, StoreGone
+from pgstore.fs.tree import nodes
+from pgstore.fs.tree.held import HeldFileSystem, HeldTree
+from pgstore.mount import recovery
+from pgstore.mount.backends.base import StoreFiles, may_write, root_of, shared_of
+from pgstore.mount.contents.open_file import VolumeFile
+from pgstore.mount.contents.under_way import Shared
+from pgstore.mount.contents.volume import VolumeContents
+from pgstore.mount.daemon.backends import What
+from pgstore.mount.protocol import MISSING, AttributeChange, Attributes, Caching, Kernel, Missing, OpenFile, Owner
+
+T = TypeVar("T")
+_LOG: Final = logging.getLogger("pgstore")
+
+FIXED: Final = Caching(names=3600.0, attributes=3600.0, missing=3600.0)
+# Where the kernel cannot forget all names at once, as after `reload` it must (before Linux 6.16).
+FORGETFUL: Final = Caching(names=1.0, attributes=1.0, missing=1.0)
+_ATTEMPTS: Final = 4  # of a commit, where what was uploaded is lost again and again
+STATES_MAX: Final = 50_000  # files of which it is known which bytes the kernel has
+HELD_BYTES_MAX: Final = 32 * 1024 * 1024  # of small files; with more a commit comes sooner
+
+
+def files_of(client: Client, what: What) -> VersionFiles:
+    """The files of a Volume that a daemon is to serve."""
+    shared = shared_of(client, what)
+    read_only = what.read_only or what.version is not None or not may_write(shared)
+    system = HeldFileSystem(shared.session, shared.store_id, StoreGone, read_only=not may_write(shared))
+    shared.persistently(lambda: system.begin(what.version))
+    root = root_of(shared, what, lambda: system.tree)
+    return VersionFiles(shared, system, what, root=root, read_only=read_only)
+
+
+class VersionFiles(StoreFiles[VolumeContents]):
+    """The files of a Volume."""
+
+    def __init__(self, shared: Shared, system: HeldFileSystem, what: What, *, root: int, read_only: bool) -> None:
+        super().__init__(shared, root=root, read_only=read_only)
+        self._what = what
+        self._system = system
+        self._changing = threading.RLock()  # over the changes that are held; one at a time changes or commits
+        self._committing = threading.Lock()
+        self._states: OrderedDict[int, object] = OrderedDict()
+        self._kernel: Kernel | None = None
+        # Those of a commit of which it is not known whether it has happened.
+        self._in_doubt: list[tuple[VolumeContents, Contents]] | None = None
+        self._held_bytes = 0  # of small files that are to be committed
+        self._wanted = threading.Event()  # a commit, or the end
+        self._ended = threading.Event()
+        self._committer: threading.Thread | None = None
+
+    @property
+    def caching(self) -> Caching:
+        return FIXED if self._kernel is None or self._kernel.can_forget_all_names else FORGETFUL
+
+    @property
+    def _tree(self) -> HeldTree:
+        return self._system.tree
+
+    def _held(self, make: Callable[[], Op[T]]) -> T:
+        with self._changing:
+            return self._run(make)
+
+    # ------------------------------------------------------------------------------------------------------- commits
+
+    def begin(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        if not self.read_only and self._what.background_commits is not None:
+            self._committer = threading.Thread(target=self._commit_often, name="pgstore-mount-commits", daemon=True)
+            start(self._committer)
+
+    def _commit_often(self) -> None:
+        while not self._ended.is_set():
+            self._wanted.wait(self._what.background_commits)
+            self._wanted.clear()
+            if not self._ended.is_set() and self._is_changed():
+                with going_on(f"committing what was written to {self._what.path}"):
+                    self._commit(leave_open=True)
+
+    def _is_changed(self) -> bool:
+        return self._system.changes.has_uncommitted or any(
+            contents.is_changed and not contents.is_open_for_writing for contents in self._all_contents()
+        )
+
+    def commit(self) -> None:
+        """Commit what was written, also to files that are open, as far as it is written."""
+        self._commit(leave_open=False)
+
+    def _commit(self, *, leave_open: bool) -> None:
+        with self._committing:
+            self._end_doubt()
+            changed = [contents for contents in self._all_contents() if contents.is_changed]
+            left = {contents.ino for contents in changed if leave_open and contents.is_open_for_writing}
+            changed = [
+                contents
+                for contents in changed
+                if contents.ino not in left and not self._system.changes.is_removed(contents.ino)
+            ]
+            for attempts_left in range(_ATTEMPTS - 1, -1, -1):
+                for contents in changed:
+                    contents.upload()
+                try:
+                    self._write_version(changed, left)
+                except OSError as exc:
+                    if exc.errno != errno.ESTALE or not attempts_left:
+                        raise
+                    for contents in changed:  # the server or the session may have lost what was uploaded
+                        contents.doubt()
+                else:
+                    break
+        for contents in changed:
+            self._closed(contents)
+
+    def _write_version(self, changed: list[VolumeContents], left: set[int]) -> None:
+        frozen: list[tuple[VolumeContents, Contents]] = []
+        version: int | None = None
+        with self._changing:
+            try:
+                for contents in changed:
+                    what = contents.freeze()
+                    frozen.append((contents, what))
+                    if what is not contents.base:
+                        self._set_contents(contents, what)
+                version = self._run(lambda: self._system.commit(without=left))
+                self._held_bytes = 0
+            except OSError as exc:
+                if isinstance(exc.__cause__, errors.OutcomeUnknown):
+                    self._in_doubt, frozen = frozen, []
+                    self._end_doubt()
+                    return
+                raise
+            finally:
+                _unfreeze(frozen, version)
+
+    def _end_doubt(self) -> None:
+        """Find out whether a commit whose answer was lost has happened."""
+        with self._changing:
+            if self._in_doubt is not None:
+                version = self._run(self._system.find_outcome)
+                frozen, self._in_doubt = self._in_doubt, None
+                _unfreeze(frozen, version)
+
+    def _set_contents(self, contents: VolumeContents, what: Contents) -> None:
+        if what.blob_id is not None:
+            self._system.changes.session_id = contents.blob_session_id
+        self._run(lambda: nodes.set_contents(self._tree, contents.ino, what, mtime_ns=contents.mtime_ns))
+
+    def reload(self) -> None:
+        """Commit what was written, then show what others have committed."""
+        if not self.read_only:
+            self.commit()
+        with self._changing:
+            before = self._system.version
+            if self._what.version is None:
+                self._run(self._system.reload)
+            if self._system.version == before:
+                return
+            open_contents = self._all_contents()
+            for contents in open_contents:
+                self._show_anew(contents)
+        kernel = self._kernel
+        if kernel is not None:
+            kernel.forget_all_names()
+            kernel.forget_contents(self.root)
+            for contents in open_contents:
+                kernel.forget_contents(contents.ino)
+
+    def _show_anew(self, contents: VolumeContents) -> None:
+        """A file that is open is as the version has it, unless something was written to it meanwhile."""
+        if contents.is_changed:
+            return
+        try:
+            node = self._node(contents.ino, with_contents=True)
+        except OSError:
+            return  # it is not there any more; who has it open reads what it was
+        contents.drop(node.contents, node.chunk_size, None, node.mtime_ns)
+
+    def end(self) -> None:
+        self._ended.set()
+        self._wanted.set()
+        if self._committer is not None:
+            self._committer.join()
+        try:
+            if not self.read_only:
+                self._commit(leave_open=False)
+        except (OSError, errors.Error, StoreGone) as exc:
+            raise self._keep(exc) from exc
+        finally:
+            self._run(self._system.end)
+
+    def _keep(self, exc: Exception) -> errors.Error:
+        """Keep in a recovery directory what could not be committed."""
+        kept = recovery.make(
+            recovery.About(
+                kind=self._what.kind,
+                name=self._what.name,
+                environment=self._what.environment,
+                sub_path=b"/".join(self._what.base).decode(errors="surrogateescape"),
+                mounted_at=self._what.path,
+                reason=str(exc),
+                kept_at=time.time(),
+            )
+        )
+        count = self._save(self.root, os.fsencode(kept.files))
+        kind = type(exc) if isinstance(exc, errors.Error) else errors.Error
+        return kind(
+            f"what was written to {self._what.path!r} could not be committed: {exc}; {count} files of it are kept in "
+            f"{str(kept.path)!r}: see `pgstore mounts --recover`"
+        )
+
+    def _save(self, directory: int, path: bytes) -> int:
+        """Copy what is not committed of *directory* into the local directory *path*, and return how many files."""
+        count, after = 0, b""
+        uncommitted = self._uncommitted
+        while page := self.names(directory, after, 1000):
+            for name, found in page:
+                target = os.path.join(path, name)
+                if found.kind == DIRECTORY:
+                    count += self._save(found.ino, target)
+                elif found.kind == FILE and found.ino in uncommitted:
+                    os.makedirs(path, exist_ok=True)
+                    self._save_file(found, target)
+                    count += 1
+            after = page[-1][0]
+        return count
+
+    def _save_file(self, found: Attributes, target: bytes) -> None:
+        file = self.open(found.ino, os.O_RDONLY)
+        try:
+            with open(target, "wb") as local:
+                for offset in range(0, found.size_bytes, 1 << 20):
+                    local.writelines(file.read(offset, 1 << 20))
+        finally:
+            file.release()
+
+    @property
+    def _uncommitted(self) -> set[int]:
+        return self._system.changes.uncommitted | {
+            contents.ino for contents in self._all_contents() if contents.is_changed
+        }
+
+    def status(self) -> dict[str, int]:
+        return {"cached_bytes": self._shared.reading.cache.bytes, "uncommitted_files": len(self._uncommitted)}
+
+    # -------------------------------------------------------------------------------------------- names and attributes
+
+    def _node(self, ino: int, *, with_contents: bool = False) -> Node:
+        return self._held(lambda: nodes.node(self._tree, ino, with_contents=with_contents))
+
+    def attributes(self, ino: int) -> Attributes:
+        return self._attributes(self._node(ino))
+
+    def look_up(self, directory: int, name: bytes) -> Attributes | Missing:
+        node = self._held(lambda: nodes.look_up(self._tree, directory, name))
+        return MISSING if node is None else self._attributes(node)
+
+    def parent(self, directory: int) -> int:
+        return self._held(lambda: nodes.parent(self._tree, directory))
+
+    def names(self, directory: int, after: bytes, count: int) -> list[tuple[bytes, Attributes]]:
+        page = self._held(lambda: nodes.names(self._tree, directory, after, count))
+        return [(name, self._attributes(node)) for name, node in page]
+
+    def set_attributes(self, ino: int, change: AttributeChange) -> Attributes:
+        contents = self._contents.get(ino)
+        if contents is not None and change.mtime_ns is not None:
+            contents.mtime_ns = change.mtime_ns
+        return self._attributes(self._held(lambda: nodes.set_attributes(self._tree, ino, **change._asdict())))
+
+    def truncate(self, ino: int, size: int, file: OpenFile | None) -> Attributes:
+        if isinstance(file, VolumeFile):
+            file.contents.truncate(size)
+        else:
+            opened = self.open(ino, os.O_WRONLY)
+            try:
+                opened.contents.truncate(size)
+            finally:
+                opened.release()
+        return self.attributes(ino)
+
+    # --------------------------------------------------------------------------------------------------------- making
+
+    def make(self, directory: int, name: bytes, kind: str, mode: int, owner: Owner, device: int = 0) -> Attributes:
+        return self._attributes(
+            self._held(
+                lambda: nodes.make(
+                    self._tree, directory, name, kind, mode, uid=owner.uid, gid=owner.gid, device=device or None
+                )
+            )
+        )
+
+    def make_symbolic_link(self, directory: int, name: bytes, target: bytes, owner: Owner) -> Attributes:
+        return self._attributes(
+            self._held(
+                lambda: nodes.make_symbolic_link(self._tree, directory, name, target, uid=owner.uid, gid=owner.gid)
+            )
+        )
+
+    def read_link(self, ino: int) -> bytes:
+        return self._held(lambda: nodes.read_link(self._tree, ino))
+
+    def link(self, ino: int, directory: int, name: bytes) -> Attributes:
+        self._held(lambda: nodes.link(self._tree, ino, directory, name))
+        return self.attributes(ino)
+
+    def remove(self, directory: int, name: bytes) -> None:
+        self._removed(self._held(lambda: nodes.remove(self._tree, directory, name)))
+
+    def remove_directory(self, directory: int, name: bytes) -> None:
+        self._removed(self._held(lambda: nodes.remove_directory(self._tree, directory, name)))
+
+    def rename(self, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int) -> None:
+        source, target = self._held(lambda: nodes.rename(self._tree, directory, name, to_directory, to_name, flags))
+        if target is not None and target.ino != source.ino and not flags:
+            self._removed(target)
+
+    def _removed(self, node: Node) -> None:
+        """*node* has lost a name. With the last one it goes, unless it is open."""
+        if not self._system.changes.is_removed(node.ino):
+            return
+        with self._table:
+            contents = self._contents.get(node.ino)
+            if contents is not None and contents.open_files:
+                return
+            self._contents.pop(node.ino, None)
+        self._forget(node.ino, contents)
+
+    def _forget(self, ino: int, contents: VolumeContents | None) -> None:
+        if contents is not None:
+            contents.abandon()
+            contents.release()
+        with self._changing:
+            self._system.changes.release(ino)
+
+    # -------------------------------------------------------------------------------------------- extended attributes
+
+    def extended_attributes(self, ino: int) -> dict[bytes, bytes]:
+        return self._held(lambda: nodes.extended_attributes(self._tree, ino))
+
+    def set_extended_attribute(self, ino: int, name: bytes, value: bytes | None, flags: int) -> None:
+        self._held(lambda: nodes.set_extended_attribute(self._tree, ino, name, value, flags))
+
+    # ------------------------------------------------------------------------------------------------------- contents
+
+    def open(self, ino: int, flags: int) -> VolumeFile:
+        return self._opened(self._node(ino, with_contents=True), flags)
+
+    def _opened(self, node: Node, flags: int) -> VolumeFile:
+        file = self._file(node, flags, partial(_OpenFile, self))
+        # The kernel's pages are those of this mount, whoever has written them, until another version has others.
+        state = file.contents.base
+        file.keep_cache = self._states.get(node.ino, state) == state
+        self._states[node.ino] = state
+        while len(self._states) > STATES_MAX:
+            self._states.popitem(last=False)
+        if flags & os.O_TRUNC:
+            file.contents.truncate(0)
+        return file
+
+    def _new_contents(self, node: Node) -> VolumeContents:
+        return VolumeContents(self._shared, node.ino, node.contents, node.chunk_size, None, node.mtime_ns)
+
+    def _is_ahead(self, contents: VolumeContents) -> bool:
+        return contents.is_changed
+
+    def create(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> tuple[Attributes, OpenFile]:
+        def body() -> Op[Node]:
+            where = yield from nodes.place(self._tree, directory, name)
+            if where.node is not None and not flags & os.O_EXCL:
+                return (yield from nodes.node(self._tree, where.node.ino, with_contents=True))
+            return (yield from nodes.make_at(self._tree, where, FILE, mode, uid=owner.uid, gid=owner.gid))
+
+        node = self._held(body)
+        if node.kind == SYMLINK:  # the kernel follows it, when it has looked it up
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        file = self._opened(node, flags)
+        return self._attributes(node), file
+
+    def _released(self, contents: VolumeContents) -> None:
+        """A program has closed the file, perhaps the last that had it open."""
+        if self._system.changes.is_removed(contents.ino):
+            with self._table:
+                if contents.open_files:
+                    return
+                self._contents.pop(contents.ino, None)
+            self._forget(contents.ino, contents)
+        elif contents.is_changed and contents.size_bytes <= INLINE_BYTES_MAX and not contents.open_files:
+            self._hold_small(contents)
+        else:
+            self._closed(contents)
+
+    def _hold_small(self, contents: VolumeContents) -> None:
+        """Hold the bytes of a small file with its attributes, rather than in the stage."""
+        contents.upload()
+        with self._changing:
+            what = contents.freeze()
+            if what.blob_id is not None:  # it has grown meanwhile
+                contents.not_committed()
+                return
+            self._set_contents(contents, what)
+            contents.committed(what, None)
+        self._closed(contents)
+        self._held_bytes += what.size_bytes
+        if self._held_bytes > HELD_BYTES_MAX:
+            self._wanted.set()
+
+    def sync(self) -> None:
+        """Return when what was committed is on the server's disk. What was not is not kept by that."""
+        self._run(lambda: in_place.sync(self._store_id))
+
+
+def _unfreeze(frozen: list[tuple[VolumeContents, Contents]], version: int | None) -> None:
+    for contents, what in frozen:
+        if version is None:
+            contents.not_committed()
+        else:
+            contents.committed(what, None)
+
+
+class _OpenFile(VolumeFile):
+    """An open file, which the mount hears the end of."""
+
+    def __init__(self, files: VersionFiles, contents: VolumeContents, flags: int) -> None:
+        super().__init__(contents, flags)
+        self._files = files
+
+    def release(self) -> None:
+        super().release()
+        self._files._released(self.contents)

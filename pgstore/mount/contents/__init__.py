@@ -1,0 +1,7 @@
+"""The bytes of files behind a mount: read ahead, staged and uploaded. Nothing here knows names.
+
+- `under_way` has the contents of one inode as a mount sees them, what all of a mount share, and uploads in general. `volume` has
+  those of a Volume, which become new blobs, and `live` those of a NetworkFileSystem, which are written in place.
+- `open_file` has the open files on them.
+- `stage` keeps on the local disk what was written; `ranges` says which bytes that are. `failures` are told of once.
+"""

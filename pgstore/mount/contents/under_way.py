@@ -1,0 +1,426 @@
+"""Contents under way: the bytes of one inode as a mount sees them, while programs have it open or its bytes are not kept yet.
+
+What was written is in the stage, and lies over what the database has. Uploads take a snapshot of a part and send it, without a lock
+that a write or a read would wait for; what was written again meanwhile is sent again. All open files of an inode share this.
+
+`volume` and `live` say what the database has, and how it gets more.
+"""
+
+from __future__ import annotations
+
+import abc
+import errno
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+from pgstore.client.interfaces import ClientInterface
+from pgstore.core.operation import Op
+from pgstore.core.workers import Workers
+from pgstore.fs.content.blobs import FILE_BYTES_MAX, zeros
+from pgstore.fs.content.block_cache import BlockCache
+from pgstore.fs.content.block_reader import BlockReader, Reading, Source, run_alone
+from pgstore.fs.notifications import new_token, origin
+from pgstore.mount.contents.failures import Failures, persistently
+from pgstore.mount.contents.ranges import Range, Ranges, ranges_of
+from pgstore.mount.contents.stage import Stage, StagedFile
+from pgstore.mount.protocol import Bytes
+
+T = TypeVar("T")
+TIMEOUT_SECONDS: Final = 30.0  # for which an upload is tried again
+UPLOADS_MAX: Final = 3  # of one file, beside whoever waits for it
+UPLOAD_BYTES: Final = 4 * 1024 * 1024  # that a file has ready when one more upload begins
+COPY_BYTES: Final = 1024 * 1024  # that are copied at a time
+
+
+class Shared:
+    """
+    What the contents of all files of a mount share.
+
+    Args:
+        timeout: seconds for which reads and uploads are tried again while the server is away.
+    """
+
+    def __init__(
+        self, client: Any, store_id: int, stage: Stage, cache: BlockCache, *, timeout: float = TIMEOUT_SECONDS
+    ) -> None:
+        self.client: ClientInterface = client
+        self.session: Any = client.session
+        self.store_id = store_id
+        self.stage = stage
+        self.reading = Reading(self.client, cache)
+        self.timeout = timeout
+        self.origin = new_token()
+        """What others are told as the origin of changes through this mount."""
+        self.closing = threading.Event()
+        count = max(1, min(UPLOADS_MAX, self.client.settings.connections_max - 1))
+        self.uploaders: Workers = self.client.shared.setdefault("uploading workers", Workers(count, "pgstore-uploader"))
+        self._tenants: weakref.WeakSet[UnderWay] = weakref.WeakSet()
+        self._tenants_lock = threading.Lock()
+        stage.make_room = self.make_room
+
+    def run(self, op: Op[T]) -> T:
+        with origin(self.origin):
+            return run_alone(self.client, op)  # type: ignore[no-any-return]
+
+    def persistently(self, make: Callable[[], Op[T]]) -> T:
+        return persistently(self.run, make, self.timeout, self.closing)
+
+    def add_tenant(self, contents: UnderWay) -> None:
+        """*contents* use the stage."""
+        with self._tenants_lock:
+            self._tenants.add(contents)
+
+    def make_room(self) -> None:
+        """The stage is full: give back what the database has, and have the rest uploaded."""
+        with self._tenants_lock:
+            tenants = tuple(self._tenants)
+        for tenant in tenants:
+            tenant.relieve()
+
+    def close(self) -> None:
+        """Have nothing repeated any more."""
+        self.closing.set()
+
+
+class UnderWay(abc.ABC):
+    """Contents of one file. Its methods block, but for those that end in `_now`, and are called by several threads at once."""
+
+    def __init__(self, shared: Shared, ino: int, size_bytes: int, mtime_ns: int) -> None:
+        self.shared = shared
+        self.ino = ino
+        self.size_bytes = size_bytes
+        """As written so far."""
+        self.mtime_ns = mtime_ns
+        self.failures = Failures()
+        self.open_files = 0
+        self.writers = 0
+        """How many of them may write."""
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._staged: StagedFile = shared.stage.file()
+        # Offsets at which the bytes are those of the stage, and not those that the database had: staged, or zeros.
+        self._newer = Ranges()
+        self._base_end = size_bytes  # what the database has behind it does not count: the file was cut there
+        # In units of uploads, which are bytes or chunks: what is to be uploaded, and what is being uploaded.
+        self._dirty = Ranges()
+        self._uploading = Ranges()
+        self._jobs = 0  # uploads in the background
+        self._has_failed = False  # no more of them, until somebody has asked for one
+        self._truncations = threading.Lock()  # held while the size is changed in the database
+        shared.add_tenant(self)
+
+    # --------------------------------------------------------------------------------------------- what the kinds say
+
+    @abc.abstractmethod
+    def _below(self, start: int, end: int) -> list[tuple[int, int, Source | bytes]]:
+        """What lies below the stage in a range: parts in order, where they begin and end, and what has them. With the lock."""
+
+    @abc.abstractmethod
+    def _note_written(self, start: int, end: int) -> None:
+        """Bytes of this range have changed. With the lock."""
+
+    @abc.abstractmethod
+    def _note_cut(self, before: int, size: int) -> None:
+        """The file had *before* bytes and was cut to *size* bytes. With the lock."""
+
+    @abc.abstractmethod
+    def _claim(self, goal: Ranges) -> list[Range]:
+        """What of *goal* to upload in one go, and nobody else uploads now; empty: there is none. With the lock."""
+
+    @abc.abstractmethod
+    def _send(self, parts: list[Range]) -> None:
+        """Upload what was claimed."""
+
+    @abc.abstractmethod
+    def _sent(self, parts: list[Range]) -> None:
+        """It was uploaded. With the lock."""
+
+    @abc.abstractmethod
+    def flush(self) -> None:
+        """A program has closed one of its descriptors."""
+
+    @abc.abstractmethod
+    def sync(self) -> None:
+        """Return when everything written so far is on the server's disk."""
+
+    @abc.abstractmethod
+    def relieve(self) -> None:
+        """Give back of the stage what can be fetched from the database, and upload what cannot, in the background."""
+
+    @abc.abstractmethod
+    def data_ranges(self, start: int, end: int) -> Ranges:
+        """Where the database has bytes that may not be zeros."""
+
+    # ------------------------------------------------------------------------------------------------------- opening
+
+    def open(self, *, write: bool) -> None:
+        with self._lock:
+            self.open_files += 1
+            self.writers += write
+
+    def close(self, *, write: bool) -> None:
+        with self._lock:
+            self.open_files -= 1
+            self.writers -= write
+
+    @property
+    def is_open_for_writing(self) -> bool:
+        return self.writers > 0
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether something was written that was not uploaded yet."""
+        return bool(self._dirty or self._uploading)
+
+    # ------------------------------------------------------------------------------------------------------- reading
+
+    def read(self, offset: int, length: int, reader: BlockReader) -> Sequence[Bytes]:
+        pieces = self._read(offset, length, lambda source, start, end: self._fetch(reader, source, start, end))
+        assert pieces is not None
+        return pieces
+
+    def read_now(self, offset: int, length: int, reader: BlockReader) -> Sequence[Bytes] | None:
+        return self._read(offset, length, reader.read_now)
+
+    def _fetch(self, reader: BlockReader, source: Source, start: int, end: int) -> Sequence[Bytes]:
+        def read() -> Op[Sequence[Bytes]]:
+            yield from self._before_reading()
+            return reader.read(source, start, end)
+
+        return self.shared.persistently(read)
+
+    def _before_reading(self) -> Op[None]:
+        yield from ()
+
+    def _read(
+        self, offset: int, length: int, fetch: Callable[[Source, int, int], Sequence[Bytes] | None]
+    ) -> Sequence[Bytes] | None:
+        with self._lock:
+            end = min(offset + length, self.size_bytes)
+            layers = self._layers(offset, end)
+        pieces: list[Bytes] = []
+        for start, stop, what in layers:
+            pieces += _hole(start - offset)
+            offset = start
+            if isinstance(what, Source):
+                found = fetch(what, start, stop)
+                if found is None:
+                    return None
+                pieces += found
+                offset += sum(map(len, found))  # fewer where others have cut the file
+            else:
+                pieces.append(what)
+                offset = stop
+        pieces += _hole(end - offset)
+        return pieces
+
+    def _layers(self, start: int, end: int) -> list[tuple[int, int, Source | bytes]]:
+        """What has the bytes of a range, the stage first; what is left out are zeros. With the lock."""
+        layers: list[tuple[int, int, Source | bytes]] = []
+        for begin, stop in self._newer.within(start, end) if self._newer else ():
+            layers += self._below(start, begin)
+            layers.append((begin, stop, self._staged.read(begin, stop)))
+            start = stop
+        return layers + self._below(start, end) if start < end else layers
+
+    # ------------------------------------------------------------------------------------------------------- writing
+
+    def write(self, offset: int, data: Bytes) -> None:
+        while not self.write_now(offset, data):
+            self.shared.stage.wait_for_room()
+
+    def write_now(self, offset: int, data: Bytes) -> bool:
+        end = offset + len(data)
+        check_size(end)
+        if offset == end:
+            return True
+        with self._lock:
+            return self._write_now(offset, end, data)
+
+    def _write_now(self, offset: int, end: int, data: Bytes) -> bool:
+        if not self._staged.write_now(offset, data):
+            return False
+        self._newer.add(offset, end)
+        if end > self.size_bytes:
+            self.size_bytes = end
+        self.mtime_ns = time.time_ns()
+        self._note_written(offset, end)
+        return True
+
+    def append(self, data: Bytes) -> None:
+        """Write *data* where the file ends."""
+        while not self.append_now(data):
+            self.shared.stage.wait_for_room()
+
+    def append_now(self, data: Bytes) -> bool:
+        with self._lock:
+            end = self.size_bytes + len(data)
+            check_size(end)
+            return self._write_now(self.size_bytes, end, data)
+
+    def truncate(self, size: int) -> None:
+        check_size(size)
+        with self._lock:
+            self._cut(size)
+
+    def _cut(self, size: int) -> None:
+        before, self.size_bytes = self.size_bytes, size
+        self.mtime_ns = time.time_ns()
+        if size < before:
+            self._staged.discard(size, before)
+            self._newer.remove(size, before)
+            self._base_end = min(self._base_end, size)
+        self._note_cut(before, size)
+
+    def zero(self, start: int, end: int) -> None:
+        """Let the bytes of a range be zeros, as far as the file has them."""
+        with self._lock:
+            end = min(end, self.size_bytes)
+            if start < end:
+                self._staged.discard(start, end)
+                self._newer.add(start, end)
+                self.mtime_ns = time.time_ns()
+                self._note_zeroed(start, end)
+
+    def _note_zeroed(self, start: int, end: int) -> None:
+        self._note_written(start, end)
+
+    # --------------------------------------------------------------------------------------------------- where data is
+
+    def seek(self, offset: int, whence: int) -> int:
+        with self._lock:
+            size, base_end = self.size_bytes, self._base_end
+        if offset >= size:
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        data = Ranges()
+        for start, end in self.data_ranges(offset, min(size, base_end)) if offset < base_end else ():
+            data.add(start, min(end, size, base_end))
+        with self._lock:
+            for start, end in self._newer.within(offset, size):
+                data.remove(start, end)
+            for start, end in self._staged.held.within(offset, size):
+                data.add(start, end)
+        first = data.first(offset)
+        if whence == os.SEEK_DATA:
+            if first is None:
+                raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+            return max(offset, first[0])
+        return offset if first is None or first[0] > offset else min(first[1], size)
+
+    # ------------------------------------------------------------------------------------------------------- uploads
+
+    def upload(self) -> None:
+        """Upload what was written before the call; what is written meanwhile, or again, may be left."""
+        with self._lock:
+            self._has_failed = False
+            goal, all_of_it = (ranges_of((*self._dirty, *self._uploading)) for _ in range(2))
+        if not goal:
+            return
+        helpers = [self.shared.uploaders.submit(lambda: self._help(goal)) for _ in range(self._helpers(goal))]
+        try:
+            self._drain(goal, all_of_it)
+        finally:
+            for helper in helpers:
+                helper.cancel()
+
+    def _helpers(self, goal: Ranges) -> int:
+        """How many of the workers are worth asking, for so much."""
+        return min(UPLOADS_MAX, self._bytes_of(goal) // UPLOAD_BYTES)
+
+    @abc.abstractmethod
+    def _bytes_of(self, goal: Ranges) -> int:
+        """About how many bytes *goal* has."""
+
+    def _help(self, goal: Ranges) -> None:
+        try:
+            self._drain(goal, None)
+        except OSError:
+            return  # whoever waits for all of it comes to the same part, and to its error
+
+    def _drain(self, goal: Ranges, wait_for: Ranges | None) -> None:
+        """Upload *goal*; then wait until others have uploaded all of *wait_for*."""
+        while True:
+            with self._changed:
+                while not (parts := self._claim(goal)):
+                    if wait_for is None or not any(self._uploading.overlaps(*each) for each in wait_for):
+                        return
+                    self._changed.wait()
+                for part in parts:
+                    self._dirty.remove(*part)
+                    goal.remove(*part)
+                    self._uploading.add(*part)
+            self._upload(parts, goal)
+
+    def _upload(self, parts: list[Range], goal: Ranges) -> None:
+        is_sent = False
+        try:
+            self._send(parts)
+            is_sent = True
+        finally:
+            with self._changed:
+                for part in parts:
+                    self._uploading.remove(*part)
+                if is_sent:
+                    self._sent(parts)
+                else:
+                    for part in parts:
+                        self._dirty.add(*part)
+                        goal.add(*part)
+                self._changed.notify_all()
+
+    def _wait_for_uploads(self) -> None:
+        """Wait until nothing is being uploaded. With the lock."""
+        while self._uploading:
+            self._changed.wait()
+
+    def _upload_later(self, choose: Callable[[], Ranges]) -> None:
+        """Have what *choose* then says uploaded in the background. With the lock."""
+        if not self._has_failed and self._jobs < UPLOADS_MAX:
+            self._do_later(lambda: self._upload_chosen(choose))
+
+    def _upload_chosen(self, choose: Callable[[], Ranges]) -> None:
+        self._prepare()
+        with self._lock:
+            goal = choose()
+        self._drain(goal, None)
+
+    def _do_later(self, work: Callable[[], None]) -> None:
+        """Have *work* done in the background. With the lock."""
+        self._jobs += 1
+        self.shared.uploaders.submit(lambda: self._work(work))
+
+    def _work(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except OSError as exc:
+            # Not tried again until somebody asks for it: each attempt takes as long as the server is waited for.
+            self._has_failed = True
+            self.failures.note(exc)
+        finally:
+            with self._changed:
+                self._jobs -= 1
+                self._changed.notify_all()
+
+    def _prepare(self) -> None:  # noqa: B027 - most kinds need nothing
+        """What must be there before the first upload."""
+
+    def release(self) -> None:
+        """Nobody needs these contents any more: give back the stage."""
+        with self._changed:
+            self._wait_for_uploads()
+            self._newer.clear()
+            self._dirty.clear()
+            self._staged.close()
+
+
+def check_size(size: int) -> None:
+    if size > FILE_BYTES_MAX:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+
+def _hole(length: int) -> list[bytes]:
+    return [zeros(min(COPY_BYTES, length - at)) for at in range(0, length, COPY_BYTES)]

@@ -1,0 +1,718 @@
+"""Contents under way of a Volume: what is written becomes a new blob, chunk by chunk, which a commit gives to the inode.
+
+The blob belongs to the client's session until then. Chunks are uploaded as soon as programs have written all of them; those that
+were not changed are shared with the blob that the file had. What was uploaded stays in the stage until a commit has it, so that it
+can be uploaded again where the server has lost it in a crash, or the session was taken for dead.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+from pgstore import errors
+from pgstore.core.operation import Many, Op, Query, Rows
+from pgstore.core.statement import Statement
+from pgstore.fs.candidates import note_chunks
+from pgstore.fs.content import in_place
+from pgstore.fs.content.blobs import (
+    ASYNC_COMMIT,
+    BATCH_BYTES,
+    CREATE_OBJECT,
+    INLINE_BYTES_MAX,
+    INSERT_BLOB,
+    INSERT_CHUNK,
+    INSERT_EXTENTS,
+    LARGE_CHUNK_BYTES,
+    LARGE_FILE_BYTES,
+    RESERVE_BLOB,
+    RESERVE_CHUNKS,
+    UNIQUE_VIOLATION,
+    data_of_blob,
+    filled,
+    is_zeros,
+    read_blob,
+)
+from pgstore.fs.content.block_reader import Source
+from pgstore.fs.content.staged import ABANDON, RELEASE
+from pgstore.fs.model import IN_LARGE_OBJECTS, Contents
+from pgstore.fs.retention.file_pin import FilePin
+from pgstore.mount.contents.failures import FOREIGN_KEY_VIOLATION
+from pgstore.mount.contents.ranges import Range, Ranges, ranges_of
+from pgstore.mount.contents.under_way import UPLOAD_BYTES, UPLOADS_MAX, Shared, UnderWay
+
+_ATTEMPTS: Final = 4  # to upload what is lost again and again
+_UNKNOWN: Final = -1  # no server's number
+_CHUNKS_AHEAD: Final = 128  # ids that are reserved at a time
+
+DELETE_EXTENTS = Statement(
+    f"""
+    WITH gone AS (
+         DELETE FROM pgstore.extent
+          WHERE store_id = $1
+            AND blob_id = $2
+            AND position::integer = ANY ($3)
+         RETURNING chunk_id
+    )
+    {note_chunks("gone")}
+    """,
+    "int8 int8 int4[]",
+)
+# The chunks of blob $3 at the positions of the ranges from $4 to before $5 become chunks of blob $2, too. The foreign key of the
+# extents locks them: collection skips them, or has deleted them, and then this fails.
+SHARE_RANGES = Statement(
+    """
+    INSERT INTO pgstore.extent (store_id, blob_id, position, chunk_id, is_owned)
+    SELECT $1, $2, e.position, e.chunk_id, false
+      FROM unnest($4, $5) AS u (start, stop)
+     CROSS JOIN LATERAL (
+           SELECT n.position, n.chunk_id
+             FROM pgstore.extent n
+            WHERE n.store_id = $1
+              AND n.blob_id = $3
+              AND n.position::integer >= u.start
+              AND n.position::integer < u.stop) e
+        ON CONFLICT DO NOTHING
+    """,
+    "int8 int8 int8 int4[] int4[]",
+)
+HAS_SESSIONS_BLOB = Statement(
+    "SELECT 1 FROM pgstore.blob WHERE store_id = $1 AND id = $2 AND session_id = $3", "int8 int8 int8", read_only=True
+)
+
+
+class _Blob:
+    """A new blob, and what is known of its chunks, by their positions."""
+
+    def __init__(self, blob_id: int, chunk_size: int, session_id: int, written_to: int | None) -> None:
+        self.id = blob_id
+        self.chunk_size = chunk_size
+        self.session_id = session_id
+        self.written_to = written_to  # the server that has it; None: every write waits for the disk
+        self.insert_chunk = INSERT_CHUNK
+        self.size_bytes = 0  # of the file, as far as it is in the blob
+        self.written = Ranges()  # where there may be extents
+        self.safe = Ranges()  # of these, on the server's disk
+        self.has_rest = False  # what did not change was taken over
+        self.is_whole = False  # and all that changed was uploaded once
+        self.state = 0  # grows with every change
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether all that was written is on the server's disk."""
+        return not any(self.safe.gaps(*part) for part in self.written)
+
+
+class BlobLost(OSError):
+    """The blob was lost in a crash of the server, or collected."""
+
+
+class VolumeContents(UnderWay):
+    """
+    The bytes of a file of a Volume: those of a version, and over them what was written since.
+
+    For a commit: `upload`; `hand_over` in its transaction; then `committed`, or `not_committed`, after which all may be repeated;
+    it has to be after a `StaleFile`.
+
+    Args:
+        base: what the version has; *chunk_size*: of its blob, if it has one.
+        since: the version since which it is so; None: the inode is new.
+    """
+
+    def __init__(
+        self, shared: Shared, ino: int, base: Contents, chunk_size: int | None, since: int | None, mtime_ns: int
+    ) -> None:
+        super().__init__(shared, ino, base.size_bytes, mtime_ns)
+        self.is_changed = False
+        """Whether something was written since the version."""
+        self._blob: _Blob | None = None
+        self._touched = Ranges()  # positions of chunks that are not those of the base; as long as there is a blob
+        self._ready = Ranges()  # positions of chunks that were written from end to end and not uploaded yet
+        self._evicted = Ranges()  # offsets where the bytes are those of the blob, and are not in the stage any more
+        self._chunk_ids: list[int] = []
+        self._preparing = threading.Lock()
+        self._unclaimed_bytes = 0  # written while there was no blob
+        # Of the commit under way.
+        self._inline: bytes | None = None  # what it gets instead of a blob
+        self._after = Ranges()  # offsets written since that was read
+        self._uploads = 0  # calls of `upload` that have not returned
+        self._is_frozen = False  # the blob is in its hands
+        self._cut_at = base.size_bytes  # the least size since
+        self._set_base(base, chunk_size, since)
+
+    def _set_base(self, base: Contents, chunk_size: int | None, since: int | None) -> None:
+        self._base = base
+        self._base_chunk_size = chunk_size if base.blob_id is not None else None
+        self._pin = None if since is None else FilePin(self.shared.session, self.shared.store_id, self.ino, since)
+        self._base_end = base.size_bytes
+
+    @property
+    def base(self) -> Contents:
+        """What the version has."""
+        return self._base
+
+    # ------------------------------------------------------------------------------------------------------- reading
+
+    def _below(self, start: int, end: int) -> list[tuple[int, int, Source | bytes]]:
+        blob = self._blob
+        if blob is None or not self._evicted:
+            return self._of_base(start, end)
+        parts: list[tuple[int, int, Source | bytes]] = []
+        for begin, stop in self._evicted.within(start, end):
+            parts += self._of_base(start, begin)
+            key = "blob", self.shared.store_id, blob.id, blob.state
+            parts.append((begin, stop, Source(key, self.size_bytes, self._reading(blob.id))))
+            start = stop
+        return parts + self._of_base(start, end)
+
+    def _of_base(self, start: int, end: int) -> list[tuple[int, int, Source | bytes]]:
+        end = min(end, self._base_end)
+        if start >= end:
+            return []
+        blob_id = self._base.blob_id
+        if blob_id is None:
+            return [(start, end, (self._base.inline_data or b"")[start:end])]
+        key = "blob", self.shared.store_id, blob_id
+        return [(start, end, Source(key, self._base.size_bytes, self._reading(blob_id)))]
+
+    def _reading(self, blob_id: int) -> Callable[[int, int], Op[list[bytes]]]:
+        def read(start: int, end: int) -> Op[list[bytes]]:
+            return filled((yield from read_blob(self.shared.store_id, blob_id, start, end)), start, end)
+
+        return read
+
+    def _before_reading(self) -> Op[None]:
+        if self._pin is not None:
+            yield from self._pin.ensure()
+
+    def data_ranges(self, start: int, end: int) -> Ranges:
+        with self._lock:
+            evicted = self._evicted.within(start, end)
+        base = self._base
+        if base.blob_id is None:
+            return ranges_of(((start, end), *evicted))
+        blob_id = base.blob_id
+        found = self.shared.persistently(lambda: data_of_blob(self.shared.store_id, blob_id, start, end))
+        return ranges_of((*found, *evicted))
+
+    # ------------------------------------------------------------------------------------------------------- writing
+
+    def _note_written(self, start: int, end: int) -> None:
+        self._note_changed(start, end)
+        blob = self._blob
+        if blob is None:
+            self._unclaimed_bytes += end - start
+            if self._unclaimed_bytes >= UPLOAD_BYTES and not self._jobs:
+                self._upload_later(self._take_ready)
+            return
+        size = blob.chunk_size
+        first, last = start // size, -(-end // size)
+        self._dirty.add(first, last)
+        self._touched.add(first, last)
+        for position in range(first, end // size):
+            if self._newer.covers(position * size, (position + 1) * size) and not blob.written.covers(
+                position, position + 1
+            ):
+                self._ready.add(position, position + 1)
+                self._unclaimed_bytes += size
+        if self._unclaimed_bytes >= UPLOAD_BYTES and self._jobs < UPLOADS_MAX and not self._is_frozen:
+            self._unclaimed_bytes = 0
+            self._upload_later(self._take_ready)
+
+    def _take_ready(self) -> Ranges:
+        ready, self._ready = self._ready, Ranges()
+        return ready
+
+    def _note_changed(self, start: int, end: int) -> None:
+        self.is_changed = True
+        self._after.add(start, end)
+        if self._evicted:
+            self._evicted.remove(start, end)
+
+    def _note_zeroed(self, start: int, end: int) -> None:
+        """As `_note_written`; but where there is nothing yet, nothing has to be uploaded."""
+        self._note_changed(start, end)
+        if self._blob is not None:
+            self._touch_without_bytes(start, end, self._blob)
+
+    def _touch_without_bytes(self, start: int, end: int, blob: _Blob) -> None:
+        size = blob.chunk_size
+        first, last = start // size, -(-end // size)
+        self._touched.add(first, last)
+        for position in (first, last - 1):  # which may have bytes beside these
+            self._dirty.add(position, position + 1)
+        for there in (blob.written, self._uploading):
+            for part in there.within(first, last):
+                self._dirty.add(*part)
+        self._ready.remove(first, last)
+
+    def _note_cut(self, before: int, size: int) -> None:
+        self.is_changed = True
+        self._cut_at = min(self._cut_at, size)
+        if size < before:
+            self._evicted.remove(size, before)
+            self._after.remove(size, before)
+            if self._blob is not None:
+                self._touch_without_bytes(size, max(before, self._base.size_bytes), self._blob)
+
+    # ------------------------------------------------------------------------------------------------------- uploads
+
+    def _bytes_of(self, goal: Ranges) -> int:
+        return 0 if self._blob is None else goal.total * self._blob.chunk_size
+
+    @property
+    def is_dirty(self) -> bool:
+        return self.is_changed and (self._blob is None or super().is_dirty or not self._blob.is_whole)
+
+    def upload(self) -> None:
+        """Bring to the database all that was written before the call. What comes meanwhile is left to the next commit."""
+        with self._changed:
+            while self._is_frozen:
+                self._changed.wait()
+            self._uploads += 1
+        try:
+            for attempts_left in range(_ATTEMPTS - 1, -1, -1):
+                try:
+                    self._upload_all()
+                except BlobLost:
+                    if not attempts_left:
+                        raise
+                    self._doubt_blob()
+                else:
+                    return
+        finally:
+            with self._changed:
+                self._uploads -= 1
+                self._changed.notify_all()
+
+    def _upload_all(self) -> None:
+        with self._lock:
+            if not self.is_changed:
+                return
+            size = self.size_bytes
+            self._inline = None
+            self._after.clear()
+            self._cut_at = size
+            layers = self._layers(0, size) if size <= INLINE_BYTES_MAX else []
+        if size <= INLINE_BYTES_MAX:
+            self._inline = self._joined(layers, 0, size)
+            return
+        self._prepare()
+        # First: what changes afterwards replaces what was taken over, so that nothing is left out.
+        self._take_over_rest()
+        super().upload()
+        with self._lock:
+            assert self._blob is not None
+            self._blob.size_bytes = size
+            self._blob.is_whole = True
+
+    def _prepare(self) -> None:
+        with self._preparing:
+            if self._blob is not None and not self._is_intact(self._blob):
+                self._find_out_what_is_lost(self._blob)
+            if self._blob is None:
+                self._make_blob()
+
+    def _is_intact(self, blob: _Blob) -> bool:
+        session = self.shared.session
+        return blob.session_id == session.id and (blob.written_to in (None, session.server) or blob.is_safe)
+
+    def _doubt_blob(self) -> None:
+        if self._blob is not None:
+            self._blob.written_to = _UNKNOWN
+
+    def _find_out_what_is_lost(self, blob: _Blob) -> None:
+        """The server crashed or was replaced, or the session was taken for dead, since the blob was begun."""
+        session, store_id = self.shared.session, self.shared.store_id
+        self.shared.persistently(session.beat)
+        is_there = self.shared.persistently(lambda: _rows(HAS_SESSIONS_BLOB, store_id, blob.id, blob.session_id))
+        is_ours = blob.session_id == self.shared.persistently(session.current)
+        with self._changed:
+            self._wait_for_uploads()
+            if is_there and is_ours:
+                for part in blob.written:
+                    for lost in blob.safe.gaps(*part):
+                        self._dirty.add(*lost)
+                blob.has_rest = blob.is_whole = False
+                blob.written_to = session.server
+                return
+            if self._evicted:
+                raise OSError(
+                    errno.ESTALE, "what was written to the file, and not committed yet, was lost with its session"
+                )
+            self._forget_blob()
+
+    def _forget_blob(self) -> None:
+        self._blob = None
+        self._unclaimed_bytes = 0
+        for ranges in (self._dirty, self._touched, self._ready):
+            ranges.clear()
+
+    def _make_blob(self) -> None:
+        shared = self.shared
+        session_id = shared.persistently(shared.session.current)
+        reserved = shared.persistently(lambda: _rows(RESERVE_BLOB, shared.store_id))
+        if not reserved:
+            raise OSError(errno.ESTALE, "the store was deleted")
+        ((blob_id, chunk_size, storage),) = reserved
+        if self._base_chunk_size is not None:
+            chunk_size = self._base_chunk_size
+        elif self.size_bytes > LARGE_FILE_BYTES:
+            chunk_size = max(chunk_size, LARGE_CHUNK_BYTES)
+        blob = _Blob(blob_id, chunk_size, session_id, shared.session.server)
+        if storage == IN_LARGE_OBJECTS:
+            blob.insert_chunk = CREATE_OBJECT
+        shared.persistently(lambda: self._insert_blob(blob))
+        with self._lock:
+            self._begin_blob(blob)
+
+    def _insert_blob(self, blob: _Blob) -> Op[None]:
+        values = self.shared.store_id, blob.id, blob.chunk_size, blob.session_id
+        try:
+            yield Many([*_relaxed(blob), Query(INSERT_BLOB, *values)])
+        except errors.StatementFailed as exc:  # inserted by an attempt whose answer was lost
+            if exc.sqlstate != UNIQUE_VIOLATION:
+                raise
+
+    def _begin_blob(self, blob: _Blob) -> None:
+        """Find out what has to go into *blob*. With the lock."""
+        self._blob = blob
+        size, base = blob.chunk_size, self._base
+        self._unclaimed_bytes = 0
+        if self._base_chunk_size is None:
+            self._add_chunks(self._dirty, 0, self._base_end)
+        elif self._base_end < base.size_bytes:
+            self._touch_without_bytes(self._base_end, base.size_bytes, blob)
+        for start, end in self._newer:
+            self._touch_without_bytes(start, end, blob)
+        for start, end in self._staged.held:
+            self._add_chunks(self._dirty, start, end)
+            if -(-start // size) < end // size:
+                self._ready.add(-(-start // size), end // size)
+        for part in self._dirty:
+            self._touched.add(*part)
+
+    def _add_chunks(self, ranges: Ranges, start: int, end: int) -> None:
+        assert self._blob is not None
+        ranges.add(start // self._blob.chunk_size, -(-end // self._blob.chunk_size))
+
+    def _claim(self, goal: Ranges) -> list[Range]:
+        blob = self._blob
+        if blob is None or self._is_frozen:
+            return []
+        parts: list[Range] = []
+        left = max(1, BATCH_BYTES // blob.chunk_size)
+        for start, end in goal:
+            for begin, stop in self._dirty.within(start, end):
+                for first, last in self._uploading.gaps(begin, stop):
+                    last = min(last, first + left)
+                    parts.append((first, last))
+                    left -= last - first
+                    if not left:
+                        return parts
+        return parts
+
+    def _send(self, parts: list[Range]) -> None:
+        blob = self._blob
+        assert blob is not None
+        positions = [position for start, end in parts for position in range(start, end)]
+        chunks: list[tuple[int, memoryview]] = []
+        size = blob.chunk_size
+        with self._lock:
+            end = self.size_bytes
+            layers = [
+                (start * size, min(stop * size, end), self._layers(start * size, min(stop * size, end)))
+                for start, stop in parts
+                if start * size < end
+            ]
+        for start, stop, found in layers:
+            data = memoryview(self._joined(found, start, stop))
+            for at in range(0, len(data), size):
+                chunk = data[at : at + size]
+                if not is_zeros(chunk):
+                    chunks.append(((start + at) // size, chunk))
+        attempts = itertools.count()
+        self.shared.persistently(lambda: self._write(blob, positions, chunks, is_again=next(attempts) > 0))
+        with self._lock:
+            blob.size_bytes = max(blob.size_bytes, min(end, (positions[-1] + 1) * size))
+
+    def _joined(self, layers: list[tuple[int, int, Source | bytes]], start: int, end: int) -> bytes:
+        """The bytes of [*start*, *end*) by *layers*; what they leave out are zeros."""
+        if len(layers) == 1 and layers[0][:2] == (start, end) and isinstance(layers[0][2], bytes):
+            return layers[0][2]
+        parts: list[bytes] = []
+        for begin, stop, what in layers:
+            parts.append(bytes(begin - start))
+            parts += [what] if isinstance(what, bytes) else self._fetched(what, begin, stop)
+            start = stop
+        return b"".join((*parts, bytes(end - start)))
+
+    def _fetched(self, source: Source, start: int, end: int) -> list[bytes]:
+        def read() -> Op[list[bytes]]:
+            yield from self._before_reading()
+            pieces: list[bytes] = []
+            for at in range(start, end, BATCH_BYTES):
+                pieces += yield from source.read(at, min(end, at + BATCH_BYTES))
+            return pieces
+
+        return self.shared.persistently(read)
+
+    def _write(
+        self, blob: _Blob, positions: list[int], chunks: list[tuple[int, memoryview]], *, is_again: bool
+    ) -> Op[None]:
+        """Put *chunks* at their positions, and nothing at the others of *positions*. May be done again."""
+        store_id = self.shared.store_id
+        ids = yield from self._reserve(len(chunks))
+        queries = _relaxed(blob)
+        if is_again or any(blob.written.covers(position, position + 1) for position in positions):
+            queries.append(Query(DELETE_EXTENTS, store_id, blob.id, positions))
+        queries += [
+            Query(blob.insert_chunk, store_id, chunk_id, data) for chunk_id, (_, data) in zip(ids, chunks, strict=True)
+        ]
+        if chunks:
+            queries.append(Query(INSERT_EXTENTS, store_id, blob.id, [position for position, _ in chunks], ids))
+        try:
+            yield Many(queries)
+        except errors.StatementFailed as exc:
+            if exc.sqlstate == FOREIGN_KEY_VIOLATION:
+                raise BlobLost(errno.ESTALE, "the server has lost what was uploaded of the file") from exc
+            if exc.sqlstate == UNIQUE_VIOLATION:
+                # An attempt whose answer was lost; or, after a failover, ids that were given out before.
+                raise errors.StoreUnavailable(str(exc)) from exc
+            raise
+
+    def _reserve(self, count: int) -> Op[list[int]]:
+        with self._lock:
+            ids, self._chunk_ids = self._chunk_ids[:count], self._chunk_ids[count:]
+        if len(ids) < count:
+            # Not in the transaction of the upload: if that is lost in a crash, the sequence must not give them out again.
+            more = [row[0] for row in (yield Query(RESERVE_CHUNKS, max(count, _CHUNKS_AHEAD)))]
+            missing = count - len(ids)
+            ids += more[:missing]
+            with self._lock:
+                self._chunk_ids += more[missing:]
+        return ids
+
+    def _sent(self, parts: list[Range]) -> None:
+        if self._blob is not None:
+            self._blob.state += 1
+            for part in parts:
+                self._blob.written.add(*part)
+                self._blob.safe.remove(*part)
+                self._ready.remove(*part)
+
+    def _take_over_rest(self) -> None:
+        """Share the chunks of the base that did not change."""
+        blob, base = self._blob, self._base
+        assert blob is not None
+        with self._lock:
+            if blob.has_rest:
+                return
+            chunks = -(-min(self._base_end, self.size_bytes) // blob.chunk_size)
+            rest = self._touched.gaps(0, chunks) if self._base_chunk_size is not None else []
+        starts, ends = [start for start, _ in rest], [end for _, end in rest]
+        if rest:
+            values = self.shared.store_id, blob.id, base.blob_id, starts, ends
+            self.shared.persistently(lambda: self._share(blob, values))
+        with self._lock:
+            for part in rest:
+                blob.written.add(*part)
+                for touched in self._touched.within(*part):  # meanwhile: it was the chunk of before that was taken over
+                    self._dirty.add(*touched)
+            blob.has_rest = True
+            blob.state += 1
+
+    def _share(self, blob: _Blob, values: Sequence[object]) -> Op[None]:
+        yield from self._before_reading()
+        try:
+            yield Many([*_relaxed(blob), Query(SHARE_RANGES, *values)])
+        except errors.StatementFailed as exc:
+            if exc.sqlstate == FOREIGN_KEY_VIOLATION:
+                raise BlobLost(errno.ESTALE, "the server has lost what was uploaded of the file") from exc
+            raise
+
+    def flush(self) -> None:
+        """Nothing: it is the commit that keeps what was written."""
+
+    def sync(self) -> None:
+        """Return when what was written is on the server's disk. It is not committed by that."""
+        for attempts_left in range(_ATTEMPTS - 1, -1, -1):
+            self.upload()
+            blob = self._blob
+            if blob is None or blob.written_to is None:
+                return
+            with self._lock:
+                written = ranges_of(blob.written)
+            self.shared.persistently(lambda: in_place.sync(self.shared.store_id))
+            if self._is_intact(blob):
+                with self._lock:
+                    for part in written:
+                        blob.safe.add(*part)
+                    for start, end in (*self._dirty, *self._uploading):
+                        blob.safe.remove(start, end)
+                return
+            if not attempts_left:
+                raise OSError(errno.EIO, "the server crashed each time before what was written was on its disk")
+
+    def relieve(self) -> None:
+        with self._lock:
+            blob = self._blob
+            if blob is not None:
+                self._evict(blob)
+            if not self._jobs:
+                self._do_later(self._sync_and_evict)
+
+    def _sync_and_evict(self) -> None:
+        self.sync()
+        with self._lock:
+            if self._blob is not None:
+                self._evict(self._blob)
+
+    def _evict(self, blob: _Blob) -> None:
+        """Give back of the stage what is on the server's disk."""
+        size = blob.chunk_size
+        kept = ranges_of(blob.safe)
+        for start, end in (*self._dirty, *self._uploading):
+            kept.remove(start, end)
+        for start, end in kept:
+            for begin, stop in self._newer.within(start * size, end * size):
+                self._newer.remove(begin, stop)
+                self._staged.discard(begin, stop)
+                self._evicted.add(begin, stop)
+
+    # ------------------------------------------------------------------------------------------------------ the commit
+
+    def freeze(self) -> Contents:
+        """
+        Return where what `upload` has brought to the database is, for a commit that gives it to the inode.
+
+        Until `committed` or `not_committed` is called, nothing more is uploaded.
+
+        Raises:
+            StaleFile: the server or the session has lost it: `upload` again.
+        """
+        with self._changed:
+            while self._uploads:  # which would be of a blob that is not ours any more
+                self._changed.wait()
+            self._is_frozen = True
+            self._wait_for_uploads()
+            blob, inline = self._blob, self._inline
+            if inline is not None:
+                return Contents(len(inline), None, inline or None)
+            if blob is None or not blob.is_whole:  # it had nothing to do
+                return self._base
+        if not self._is_intact(blob):
+            self.not_committed()
+            raise self._lost()
+        return Contents(blob.size_bytes, blob.id, None)
+
+    @property
+    def blob_session_id(self) -> int | None:
+        """The session that has what was uploaded."""
+        return None if self._blob is None else self._blob.session_id
+
+    def hand_over(self) -> Op[Contents]:
+        """`freeze`, and take what was uploaded from the session, in the transaction that gives it to the inode."""
+        contents = self.freeze()
+        blob = self._blob
+        if blob is not None and contents.blob_id == blob.id:
+            is_ours = yield Query(RELEASE, self.shared.store_id, blob.id, blob.session_id)
+            if not is_ours or not self._is_intact(blob):
+                raise self._lost()
+        return contents
+
+    def doubt(self) -> None:
+        """Have the next upload find out whether the database still has what was uploaded."""
+        self._doubt_blob()
+
+    def _lost(self) -> errors.StaleFile:
+        self._doubt_blob()
+        return errors.StaleFile("what was uploaded of a file was lost with the server or the session; upload it again")
+
+    def not_committed(self) -> None:
+        """The transaction was rolled back: what was handed over belongs to the session again."""
+        with self._changed:
+            self._is_frozen = False
+            self._changed.notify_all()
+
+    def committed(self, contents: Contents, version: int | None) -> None:
+        """The inode has *contents*, which `freeze` returned, since *version*. What was written since lies over that."""
+        with self._changed:
+            if contents is not self._base:
+                self._build_on(contents, version)
+            self._is_frozen = False
+            self._changed.notify_all()
+
+    def _build_on(self, contents: Contents, version: int | None) -> None:
+        blob = self._blob
+        chunk_size = blob.chunk_size if blob is not None else None
+        kept = self._after
+        if chunk_size is not None:
+            for start, end in self._dirty:
+                kept.add(start * chunk_size, min(end * chunk_size, self.size_bytes))
+        for start, end in kept.gaps(0, self._newer.end):
+            self._newer.remove(start, end)
+            self._staged.discard(start, end)
+        self._evicted.clear()
+        if blob is not None and contents.blob_id is None:
+            self.shared.session.later(partial(_abandon, self.shared.store_id, blob))
+        self._forget_blob()
+        self._set_base(contents, chunk_size, version)
+        self._base_end = min(contents.size_bytes, self._cut_at, self.size_bytes)
+        self.is_changed = bool(self._newer) or not self._base_end == self.size_bytes == contents.size_bytes
+        self._inline, self._after = None, Ranges()
+
+    def drop(self, base: Contents, chunk_size: int | None, since: int | None, mtime_ns: int) -> None:
+        """Another version has *base*: read that from now on. Only while nothing was written."""
+        with self._lock:
+            assert not self.is_changed, "what was written would be lost"
+            self._set_base(base, chunk_size, since)
+            self.size_bytes, self.mtime_ns = base.size_bytes, mtime_ns
+            self._cut_at = base.size_bytes
+
+    def abandon(self) -> None:
+        """Forget what was written, and have it deleted from the database."""
+        with self._changed:
+            self._is_frozen = False
+            self._has_failed = True
+            while self._uploads:
+                self._changed.wait()
+            self._wait_for_uploads()
+            if self._blob is not None:
+                self.shared.session.later(partial(_abandon, self.shared.store_id, self._blob))
+            self._forget_blob()
+            self._newer.clear()
+            self._evicted.clear()
+            self._staged.close()
+            self._base_end = self.size_bytes = self._base.size_bytes
+            self.is_changed = self._has_failed = False
+
+    def close(self, *, write: bool) -> None:
+        super().close(write=write)
+        with self._lock:
+            if (
+                write
+                and not self.writers
+                and self.size_bytes > INLINE_BYTES_MAX
+                and self.is_dirty
+                and not self._has_failed
+            ):
+                self._do_later(self.upload)  # so that the commit finds it done
+        if not self.open_files and self._pin is not None:
+            self._pin.release()
+
+
+def _relaxed(blob: _Blob) -> list[Query]:
+    return [] if blob.written_to is None else [Query(ASYNC_COMMIT)]
+
+
+def _rows(statement: Statement, *values: object) -> Op[Rows]:
+    return (yield Query(statement, *values))  # type: ignore[no-any-return]
+
+
+def _abandon(store_id: int, blob: _Blob) -> Op[None]:
+    yield Query(ABANDON, store_id, blob.id, blob.session_id)

@@ -1,0 +1,255 @@
+"""A mounted NetworkFileSystem: live, beside other mounts and other clients, and when something ends or goes away."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import pgstore
+from tests.fixtures.server import migrate
+from tests.mount.conftest import daemon_pid
+
+
+@pytest.fixture
+def nfs(client, store_name):
+    return pgstore.NetworkFileSystem.from_name(store_name, create_if_missing=True, client=client).hydrate()
+
+
+@pytest.fixture
+def nfs_elsewhere(nfs, client_elsewhere):
+    return pgstore.NetworkFileSystem.from_name(nfs.name, client=client_elsewhere)
+
+
+@pytest.fixture
+def mounted(nfs, place, fuse):
+    with nfs.mount(place, mode="fuse"):
+        yield place
+
+
+@pytest.fixture
+def mounted_elsewhere(nfs_elsewhere, mounted, tmp_path):
+    """Another mount of the same files, by a client of its own."""
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    with nfs_elsewhere.mount(other, mode="fuse"):
+        yield other
+
+
+def until(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "in vain"
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def fails(number):
+    with pytest.raises(OSError) as caught:
+        yield
+    assert caught.value.errno == number, caught.value
+
+
+# ---------------------------------------------------------------------------------------------------- what others do
+
+
+def test_what_one_mount_closes_the_other_opens(mounted, mounted_elsewhere):
+    """
+    Also in place of what it was, by each of the ways in which editors save.
+    """
+    for number in range(150):
+        content = f"{number} " * (number % 40 + 1)
+        match number % 3:
+            case 0:
+                (mounted / "file").write_text(content)
+            case 1:
+                (mounted / "new").write_text(content)
+                os.rename(mounted / "new", mounted / "file")
+            case 2:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(mounted / "file")
+                (mounted / "file").write_text(content)
+
+        assert (mounted_elsewhere / "file").read_text() == content
+
+
+def test_a_name_that_was_missing_is_found_as_soon_as_it_is_there(mounted, mounted_elsewhere):
+    for number in range(50):
+        assert not (mounted_elsewhere / f"{number}").exists()
+
+        (mounted / f"{number}").write_text("")
+
+        assert (mounted_elsewhere / f"{number}").exists()
+
+
+def test_an_open_descriptor_sees_what_others_write(nfs_elsewhere, mounted):
+    (mounted / "log").write_text("a")
+    with open(mounted / "log", "rb", buffering=0) as file:
+        assert file.read() == b"a"
+
+        with nfs_elsewhere.open("log", "ab") as theirs:
+            theirs.write(b"b")
+
+        until(lambda: os.fstat(file.fileno()).st_size == 2)
+        assert os.pread(file.fileno(), 10, 0) == b"ab"
+
+
+def test_names_come_and_go_as_others_make_and_remove_them(nfs_elsewhere, mounted):
+    with nfs_elsewhere.open("d/a", "w") as file:
+        file.write("1")
+    assert (mounted / "d" / "a").read_text() == "1"
+
+    nfs_elsewhere.remove_file("d/a")
+
+    until(lambda: not (mounted / "d" / "a").exists())
+    nfs_elsewhere.remove_file("d", recursive=True)
+    until(lambda: not (mounted / "d").exists())
+
+
+def test_only_one_of_two_mounts_makes_a_file_exclusively(mounted, mounted_elsewhere):
+    for number in range(30):
+        made: list[os.PathLike[str]] = []
+
+        def make(place, number=number, made=made):
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(place / f"lock{number}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+                made.append(place)
+
+        threads = [threading.Thread(target=make, args=(place,)) for place in (mounted, mounted_elsewhere)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert len(made) == 1
+
+
+def test_appends_of_two_mounts_are_all_there(mounted, mounted_elsewhere):
+    def append(place, letter):
+        for number in range(50):
+            with open(place / "log", "a") as file:
+                file.write(f"{letter}{number}\n")
+
+    threads = [threading.Thread(target=append, args=each) for each in ((mounted, "a"), (mounted_elsewhere, "b"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    lines = (mounted / "log").read_text().split()
+    assert sorted(lines) == sorted([f"a{number}" for number in range(50)] + [f"b{number}" for number in range(50)])
+
+
+def test_a_file_that_others_remove_stays_for_who_has_it_open(mounted, mounted_elsewhere):
+    (mounted / "file").write_text("content")
+    with open(mounted_elsewhere / "file") as file:
+        os.unlink(mounted / "file")
+
+        assert file.read() == "content"
+
+
+def test_what_is_written_is_seen_through_the_store_when_it_is_closed(nfs_elsewhere, mounted):
+    (mounted / "file").write_bytes(b"x" * 300_000)
+
+    assert b"".join(nfs_elsewhere.read_file("file")) == b"x" * 300_000
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_a_mount_of_a_directory_shows_that_alone(nfs, place, fuse):
+    with nfs.open("a/b/file", "w") as file:
+        file.write("inside")
+    with nfs.open("outside", "w") as file:
+        file.write("outside")
+
+    with nfs.mount(place, mode="fuse", sub_path="a/b"):
+        assert os.listdir(place) == ["file"]
+        assert sorted(os.listdir(place / "..")) == sorted(os.listdir(place.parent))
+        (place / "new").write_text("new")
+
+    assert sorted(entry.path for entry in nfs.listdir("a/b")) == ["a/b/file", "a/b/new"]
+
+
+def test_a_read_only_mount_refuses_to_write(nfs, place, fuse):
+    with nfs.open("file", "w") as file:
+        file.write("content")
+
+    with nfs.mount(place, mode="fuse", read_only=True):
+        assert (place / "file").read_text() == "content"
+        with fails(errno.EROFS):
+            (place / "file").write_text("other")
+        with fails(errno.EROFS):
+            os.mkdir(place / "d")
+
+
+def test_files_of_a_store_that_was_deleted_are_stale(nfs, nfs_elsewhere, mounted):
+    (mounted / "file").write_text("content")
+
+    pgstore.NetworkFileSystem.delete(nfs.name, client=nfs_elsewhere._runner)
+
+    def is_stale():
+        try:
+            (mounted / "file").read_text()
+        except OSError as exc:
+            return exc.errno in (errno.ESTALE, errno.ENOENT)
+        return False
+
+    until(is_stale)
+    with fails(errno.ESTALE):
+        (mounted / "new").write_text("")
+
+
+# ------------------------------------------------------------------------------------------------- what ends or goes away
+
+
+def test_what_was_fsynced_is_there_after_the_daemon_was_killed(nfs, place, fuse):
+    mount = nfs.mount(place, mode="fuse")
+    file = open(place / "file", "wb", buffering=0)  # noqa: SIM115 - it cannot be closed in good order
+    file.write(b"kept" * 1000)
+    os.fsync(file.fileno())
+    os.kill(daemon_pid(), signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        file.close()
+
+    with contextlib.suppress(pgstore.Error):
+        mount.close()
+    with nfs.mount(place, mode="fuse"):
+        assert (place / "file").read_bytes() == b"kept" * 1000
+
+
+def test_a_mount_outlives_a_restart_of_the_server(own_server, place, fuse):
+    url = own_server.create_database("mounted")
+    migrate(url)
+    with pgstore.Client(url) as client:
+        nfs = pgstore.NetworkFileSystem.from_name("files", create_if_missing=True, client=client)
+        with nfs.mount(place, mode="fuse"):
+            (place / "before").write_text("before")
+            with open(place / "during", "w") as file:
+                file.write("during")
+                own_server.restart()
+
+            (place / "after").write_text("after")
+            assert {name: (place / name).read_text() for name in ("before", "during", "after")} == {
+                "before": "before",
+                "during": "during",
+                "after": "after",
+            }
+
+
+def test_a_program_that_is_killed_while_it_writes_leaves_no_process_behind(mounted):
+    program = subprocess.Popen(
+        [sys.executable, "-c", f"f = open({str(mounted / 'f')!r}, 'wb')\nwhile True: f.write(bytes(1 << 20))"]
+    )
+    until(lambda: (mounted / "f").exists() and (mounted / "f").stat().st_size > 1 << 20)
+
+    program.kill()
+
+    assert program.wait(10) == -signal.SIGKILL

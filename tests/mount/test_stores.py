@@ -1,0 +1,74 @@
+"""The checks of every verb, on a mounted NetworkFileSystem and a mounted Volume: as root and as another user."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import Any
+
+import pytest
+
+import pgstore
+from tests.fixtures.trees import assert_sound
+from tests.mount.checks.exerciser import exercise
+from tests.mount.checks.run import COMMON, ROOTS
+from tests.mount.checks.tools import USER
+from tests.mount.conftest import reachable_directory
+from tests.mount.test_checks import run
+
+KINDS: dict[str, tuple[Any, str]] = {
+    "NetworkFileSystem": (pgstore.NetworkFileSystem, "rows"),
+    "NetworkFileSystem of large objects": (pgstore.NetworkFileSystem, "large_object"),
+    "Volume": (pgstore.Volume, "rows"),
+    "Volume of large objects": (pgstore.Volume, "large_object"),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def mounted(request, fuse, database):
+    kind, storage = KINDS[request.param]
+    with pgstore.Client(database) as client, reachable_directory() as directory:
+        name = f"checks-{uuid.uuid4().hex[:8]}"
+        store = kind.from_name(name, create_if_missing=True, client=client, storage=storage)
+        with store.mount(directory, mode="fuse"):
+            yield directory
+        assert_sound(database, store)
+
+
+@pytest.fixture(scope="module")
+def results(mounted):
+    here = mounted / "first"
+    here.mkdir()
+    return run(here)
+
+
+@pytest.fixture(scope="module")
+def results_of_a_user(mounted):
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    here = mounted / "second"
+    here.mkdir()
+    os.chown(here, USER, USER)
+    return run(here, "--user", str(USER))
+
+
+@pytest.mark.parametrize("name", COMMON)
+def test_verbs_do_what_posix_says(results, name):
+    assert results[name] is None, results[name]
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_users_may_do_what_modes_say(results, name):
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    assert results[name] is None, results[name]
+
+
+@pytest.mark.parametrize("name", COMMON)
+def test_verbs_do_what_posix_says_for_a_user(results_of_a_user, name):
+    assert results_of_a_user[name] is None, results_of_a_user[name]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_reads_writes_truncations_and_maps_agree_with_a_model(mounted, seed):
+    exercise(mounted / f"exercised-{seed}", seed=seed, operations=800)

@@ -1,0 +1,277 @@
+"""A mounted Volume: its version, its commits, and what becomes of what was written when something ends or goes away."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+
+import psycopg
+import pytest
+
+import pgstore
+from pgstore.mount import recovery
+from pgstore.mount.daemon import caller
+from tests.fixtures.server import migrate
+from tests.fixtures.trees import assert_sound
+from tests.mount.conftest import daemon_pid
+
+
+@pytest.fixture(params=["rows", "large_object"])
+def volume(request, client, store_name, database):
+    volume = pgstore.Volume.from_name(store_name, create_if_missing=True, client=client, storage=request.param)
+    yield volume.hydrate()
+    assert_sound(database, volume)
+
+
+@pytest.fixture
+def volume_elsewhere(volume, client_elsewhere):
+    return pgstore.Volume.from_name(volume.name, client=client_elsewhere)
+
+
+@pytest.fixture
+def mount(volume, place, fuse):
+    with contextlib.closing(volume.mount(place, mode="fuse", background_commits=None)) as mount:
+        yield mount
+
+
+def until(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "in vain"
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def fails(number):
+    with pytest.raises(OSError) as caught:
+        yield
+    assert caught.value.errno == number, caught.value
+
+
+def content(volume, path):
+    return b"".join(volume.read_file(path))
+
+
+def paths(volume):
+    return sorted(entry.path for entry in volume.listdir("/", recursive=True))
+
+
+# ------------------------------------------------------------------------------------------------------------- commits
+
+
+def test_what_is_written_is_seen_there_at_once_and_elsewhere_after_the_commit(volume_elsewhere, mount, place):
+    (place / "d").mkdir()
+    (place / "d" / "small").write_bytes(b"small")
+    (place / "d" / "large").write_bytes(b"large" * 100_000)
+
+    assert (place / "d" / "large").read_bytes() == b"large" * 100_000
+    assert paths(volume_elsewhere) == []
+    mount.commit()
+
+    assert paths(volume_elsewhere) == ["d", "d/large", "d/small"]
+    assert content(volume_elsewhere, "d/large") == b"large" * 100_000
+    assert len(volume_elsewhere.versions()) == 1
+
+
+def test_what_others_commit_is_seen_after_reload(volume_elsewhere, mount, place):
+    with volume_elsewhere.open("theirs", "w") as file:
+        file.write("theirs")
+    assert not (place / "theirs").exists()
+
+    mount.reload()
+
+    assert (place / "theirs").read_text() == "theirs"
+
+
+def test_reload_loses_nothing_that_was_written(volume_elsewhere, mount, place):
+    (place / "ours").write_text("ours")
+    with volume_elsewhere.open("theirs", "w") as file:
+        file.write("theirs")
+
+    mount.reload()
+
+    assert sorted(os.listdir(place)) == ["ours", "theirs"]
+    assert content(volume_elsewhere, "ours") == b"ours"
+
+
+def test_a_file_that_others_replace_is_as_they_made_it_after_reload(volume_elsewhere, mount, place):
+    (place / "file").write_bytes(b"old" * 100_000)
+    mount.commit()
+    assert (place / "file").read_bytes() == b"old" * 100_000
+
+    with volume_elsewhere.open("file", "wb") as file:
+        file.write(b"new")
+    mount.reload()
+
+    assert (place / "file").read_bytes() == b"new"
+    assert os.stat(place / "file").st_size == 3
+
+
+def test_commits_in_the_background_leave_out_what_is_open(volume, volume_elsewhere, place, fuse):
+    with volume.mount(place, mode="fuse", background_commits=0.2):
+        with open(place / "open", "w") as file:
+            file.write("half")
+            file.flush()
+            (place / "closed").write_text("closed")
+
+            until(lambda: "closed" in paths(volume_elsewhere))
+            assert paths(volume_elsewhere) == ["closed"]
+
+        until(lambda: "open" in paths(volume_elsewhere))
+
+
+def test_a_file_is_changed_in_place_and_committed_again(volume_elsewhere, mount, place):
+    expected = bytearray(os.urandom(1_000_000))
+    (place / "file").write_bytes(expected)
+    mount.commit()
+
+    with open(place / "file", "r+b") as file:
+        for offset in (0, 300_000, 999_990):
+            file.seek(offset)
+            file.write(b"changed!!!")
+            expected[offset : offset + 10] = b"changed!!!"
+    mount.commit()
+
+    assert content(volume_elsewhere, "file") == bytes(expected)
+    assert (place / "file").read_bytes() == bytes(expected)
+
+
+def test_a_commit_while_a_file_is_being_written_has_what_was_written_before(volume_elsewhere, mount, place):
+    with open(place / "log", "wb", buffering=0) as file:
+        file.write(b"a" * 100_000)
+        mount.commit()
+        file.write(b"b" * 100_000)
+
+    assert content(volume_elsewhere, "log") == b"a" * 100_000
+    mount.commit()
+    assert content(volume_elsewhere, "log") == b"a" * 100_000 + b"b" * 100_000
+
+
+def test_leaving_the_block_by_an_exception_commits(volume, volume_elsewhere, place, fuse):
+    with pytest.raises(ZeroDivisionError), volume.mount(place, mode="fuse"):
+        (place / "checkpoint").write_text("kept")
+        raise ZeroDivisionError
+
+    assert content(volume_elsewhere, "checkpoint") == b"kept"
+    assert os.listdir(place) == []
+
+
+def test_two_mounts_of_a_volume_merge_what_they_write(volume, volume_elsewhere, place, tmp_path, fuse):
+    other = tmp_path / "other"
+    other.mkdir()
+    with volume.mount(place, mode="fuse"), volume_elsewhere.mount(other, mode="fuse"):
+        for where, name in ((place, "ours"), (other, "theirs")):
+            (where / "both").mkdir()
+            (where / "both" / name).write_text(name)
+
+    assert paths(volume) == ["both", "both/ours", "both/theirs"]
+
+
+def test_what_was_made_and_removed_before_the_commit_leaves_nothing(volume_elsewhere, mount, place, sql):
+    (place / "d").mkdir()
+    (place / "d" / "file").write_bytes(b"x" * 200_000)
+    (place / "d" / "other").write_text("x")
+    os.unlink(place / "d" / "file")
+    os.unlink(place / "d" / "other")
+    os.rmdir(place / "d")
+
+    mount.commit()
+
+    assert paths(volume_elsewhere) == []
+    assert volume_elsewhere.versions() == []
+
+
+def test_an_unlinked_file_is_used_until_it_is_closed(mount, place):
+    with open(place / "file", "w+b") as file:
+        file.write(b"x" * 200_000)
+        os.unlink(place / "file")
+        file.seek(0)
+
+        assert file.read() == b"x" * 200_000
+        assert os.fstat(file.fileno()).st_nlink == 0
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_an_old_version_is_mounted_to_be_read(volume, place, fuse):
+    for text in ("first", "second"):
+        with volume.open("file", "w") as file:
+            file.write(text)
+
+    with volume.at(1).mount(place, mode="fuse"):
+        assert (place / "file").read_text() == "first"
+        with fails(errno.EROFS):
+            (place / "file").write_text("other")
+
+
+def test_a_role_that_may_only_read_mounts_to_read(own_database, place, fuse):
+    with pgstore.Client(own_database) as client:
+        volume = pgstore.Volume.from_name("files", create_if_missing=True, client=client)
+        with volume.open("file", "w") as file:
+            file.write("content")
+    with psycopg.connect(own_database, autocommit=True) as connection:
+        role = f"reader_{os.getpid()}"
+        connection.execute(f"CREATE ROLE {role} LOGIN IN ROLE pgstore_reader")
+        try:
+            url = psycopg.conninfo.make_conninfo(own_database, user=role)
+            with pgstore.Client(url, auto_migrate=False) as client:
+                with pgstore.Volume.from_name("files", client=client).mount(place, mode="fuse"):
+                    assert (place / "file").read_text() == "content"
+                    with fails(errno.EROFS):
+                        (place / "new").write_text("")
+        finally:
+            connection.execute(f"DROP ROLE {role}")
+
+
+# ------------------------------------------------------------------------------------------------- what ends or goes away
+
+
+def test_a_killed_daemon_leaves_what_was_committed_and_nothing_else(volume, volume_elsewhere, place, fuse):
+    mount = volume.mount(place, mode="fuse", background_commits=None)
+    (place / "committed").write_bytes(b"c" * 300_000)
+    mount.commit()
+    (place / "lost").write_bytes(b"l" * 10_000_000)
+    os.kill(daemon_pid(), signal.SIGKILL)
+
+    with contextlib.suppress(pgstore.Error):
+        mount.close()
+
+    assert paths(volume_elsewhere) == ["committed"]
+    with volume.mount(place, mode="fuse"):
+        assert os.listdir(place) == ["committed"]
+
+
+def test_what_the_last_commit_could_not_merge_is_kept(volume, volume_elsewhere, place, fuse):
+    caller.end()  # the next daemon keeps it where this test says
+    with volume_elsewhere.open("d/file", "w") as file:
+        file.write("old")
+    mount = volume.mount(place, mode="fuse", background_commits=None)
+    (place / "d" / "ours").write_text("kept")
+    volume_elsewhere.remove_file("d", recursive=True)
+
+    with pytest.raises(pgstore.ConflictError, match="kept in"):
+        mount.close()
+
+    (kept,) = [each for each in recovery.all_kept() if each.about.name == volume.name]
+    assert (kept.files / "d" / "ours").read_text() == "kept"
+    assert os.listdir(place) == []
+
+
+def test_a_mount_outlives_a_restart_of_the_server(own_server, place, fuse):
+    url = own_server.create_database("mounted")
+    migrate(url)
+    with pgstore.Client(url) as client:
+        volume = pgstore.Volume.from_name("files", create_if_missing=True, client=client)
+        with volume.mount(place, mode="fuse", background_commits=None) as path:
+            with open(f"{path}/large", "wb") as file:
+                file.write(b"1" * 10_000_000)
+                own_server.restart()
+                file.write(b"2" * 10_000_000)
+            own_server.kill()
+            own_server.start()
+
+        assert content(volume, "large") == b"1" * 10_000_000 + b"2" * 10_000_000

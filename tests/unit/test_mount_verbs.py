@@ -1,0 +1,357 @@
+"""Serving without a kernel: requests and replies as it sends and gets them, over a socket that keeps messages apart."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pgstore import errors
+from pgstore.fs.model import StoreGone
+from pgstore.mount import kernel
+from pgstore.mount.protocol import NO_CACHING, Attributes, Caching, Missing, Owner
+from pgstore.mount.serve import serve
+from tests.fixtures.memory_files import MemoryFiles
+
+CAN = kernel.HANDLE_KILLPRIV_V2 | kernel.DO_READDIRPLUS | kernel.ASYNC_READ
+POSIX_LOCKS, DONT_MASK, WRITEBACK_CACHE = 1 << 1, 1 << 6, 1 << 16
+
+
+class FakeKernel:
+    """The kernel's side of a mount."""
+
+    def __init__(self, files: MemoryFiles, **options: Any) -> None:
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._theirs = theirs
+        self._ours.settimeout(10)
+        self._numbers = itertools.count(2, 2)
+        self.failures: list[BaseException] = []
+        self._thread = threading.Thread(target=self._serve, args=(theirs.fileno(), files, options))
+        self._thread.start()
+
+    def _serve(self, device: int, files: MemoryFiles, options: dict[str, Any]) -> None:
+        try:
+            serve(device, files, **options)
+        except BaseException as exc:
+            self.failures.append(exc)
+
+    def send(self, opcode: int, node: int = 1, body: bytes = b"", *, uid: int = 0, gid: int = 0, pid: int = 1) -> int:
+        unique = next(self._numbers)
+        header = kernel.IN_HEADER.pack(kernel.IN_HEADER.size + len(body), opcode, unique, node, uid, gid, pid)
+        self._ours.send(header + body)
+        return unique
+
+    def answer(self) -> tuple[int, int, bytes]:
+        """The number of the request, errno, and the rest."""
+        reply = self._ours.recv(1 << 20)
+        length, error, unique = kernel.OUT_HEADER.unpack_from(reply)
+        assert length == len(reply)
+        return unique, -error, reply[kernel.OUT_HEADER.size :]
+
+    def ask(self, opcode: int, node: int = 1, body: bytes = b"", **who: int) -> bytes:
+        unique = self.send(opcode, node, body, **who)
+        answered, error, rest = self.answer()
+        assert answered == unique
+        if error:
+            raise OSError(error, os.strerror(error))
+        return rest
+
+    def initialise(self, minor: int = 45, major: int = 7, flags: int = CAN) -> tuple[Any, ...]:
+        body = kernel.INIT_IN.pack(major, minor, 131072, flags)
+        return kernel.INIT_OUT.unpack_from(self.ask(kernel.INIT, body=body))
+
+    def silent(self) -> bool:
+        """Whether nothing is said by what has been sent: something else is answered first."""
+        unique = self.send(kernel.STATFS)
+        return self.answer()[0] == unique
+
+    def end(self) -> None:
+        self._ours.close()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        self._theirs.close()
+
+
+@pytest.fixture
+def files() -> MemoryFiles:
+    return MemoryFiles()
+
+
+@pytest.fixture
+def fake(files) -> Iterator[FakeKernel]:
+    fake = FakeKernel(files)
+    fake.initialise()
+    yield fake
+    fake.end()
+    assert fake.failures == []
+
+
+def entry(reply: bytes) -> dict[str, int]:
+    names = [field.split()[1] for field in kernel.ENTRY_OUT.fields]
+    return dict(zip(names, kernel.ENTRY_OUT.unpack_from(reply), strict=True))
+
+
+def created(fake: FakeKernel, name: bytes, mode: int = 0o644, **who: int) -> tuple[dict[str, int], int]:
+    """The entry, and the handle."""
+    body = kernel.CREATE_IN.pack(os.O_RDWR | os.O_CREAT, mode, 0, 0) + name + b"\0"
+    reply = fake.ask(kernel.CREATE, body=body, **who)
+    return entry(reply), kernel.OPEN_OUT.unpack_from(reply, kernel.ENTRY_OUT.size)[0]
+
+
+# --------------------------------------------------------------------------------------------------------- beginning
+
+
+def test_it_asks_for_what_it_uses_and_never_for_the_kernels_cache_of_writes(files):
+    fake = FakeKernel(files)
+
+    major, minor, readahead, flags, _, _, data_bytes, granularity, pages, _, _ = fake.initialise(flags=0xFFFFFFFF)
+    fake.end()
+
+    assert (major, minor, data_bytes, pages, granularity) == (7, 45, 1 << 20, 256, 1)
+    assert readahead >= 1 << 20
+    assert flags & kernel.HANDLE_KILLPRIV_V2
+    assert not flags & (WRITEBACK_CACHE | DONT_MASK | kernel.FLOCK_LOCKS | POSIX_LOCKS)
+
+
+def test_it_asks_for_nothing_that_the_kernel_has_not(files):
+    fake = FakeKernel(files)
+
+    flags = fake.initialise(minor=31, flags=kernel.ASYNC_READ)[3]
+    fake.end()
+
+    assert flags == kernel.ASYNC_READ
+
+
+def test_a_newer_major_version_is_asked_again(files):
+    fake = FakeKernel(files)
+
+    assert fake.initialise(major=8)[0] == 7
+    assert fake.initialise()[0] == 7
+    fake.end()
+
+
+def test_an_older_kernel_is_refused_in_words(files):
+    fake = FakeKernel(files)
+
+    with pytest.raises(OSError, match=os.strerror(errno.EPROTO)):
+        fake.initialise(minor=30)
+    fake.end()
+
+    assert isinstance(fake.failures[0], errors.ConfigurationError)
+
+
+def test_programs_are_let_in_once_the_kernel_has_its_first_answer(files):
+    ready = threading.Event()
+    fake = FakeKernel(files, ready=ready.set)
+    assert not ready.is_set()
+
+    fake.initialise()
+
+    assert ready.wait(10)
+    fake.end()
+
+
+# ------------------------------------------------------------------------------------------------------------- verbs
+
+
+def test_a_missing_name_may_be_remembered(fake):
+    found = entry(fake.ask(kernel.LOOKUP, body=b"missing\0"))
+
+    assert (found["nodeid"], found["entry_valid"]) == (0, 60)
+
+
+def test_a_missing_name_is_an_error_where_it_may_not_be_remembered():
+    fake = FakeKernel(MemoryFiles(caching=NO_CACHING))
+    fake.initialise()
+
+    with pytest.raises(FileNotFoundError):
+        fake.ask(kernel.LOOKUP, body=b"missing\0")
+    fake.end()
+
+
+def test_times_of_belief_have_fractions():
+    fake = FakeKernel(MemoryFiles(caching=Caching(1.5, 2.25, 0.0)))
+    fake.initialise()
+    made, _ = created(fake, b"file")
+    fake.end()
+
+    assert (made["entry_valid"], made["entry_valid_nsec"]) == (1, 500_000_000)
+    assert (made["attr_valid"], made["attr_valid_nsec"]) == (2, 250_000_000)
+
+
+def test_what_may_not_be_remembered_is_told_once_that_changes():
+    files = MemoryFiles(caching=NO_CACHING)
+    fake = FakeKernel(files)
+    fake.initialise()
+    assert created(fake, b"file")[0]["attr_valid"] == 0
+
+    files._caching = Caching(7.0, 7.0, 7.0)
+
+    assert entry(fake.ask(kernel.LOOKUP, body=b"file\0"))["attr_valid"] == 7
+    fake.end()
+
+
+def test_new_files_belong_to_who_asks(fake):
+    made, _ = created(fake, b"file", uid=1000, gid=4_000_000_000)
+
+    assert (made["uid"], made["gid"], made["mode"]) == (1000, 4_000_000_000, 0o100644)
+
+
+def test_data_is_written_and_read(fake):
+    made, handle = created(fake, b"file")
+    head = kernel.WRITE_IN.pack(handle, 3, 5, 0, 0, os.O_RDWR)
+    assert kernel.WRITE_OUT.unpack_from(fake.ask(kernel.WRITE, made["nodeid"], head + b"hello")) == (5,)
+
+    read = kernel.READ_IN.pack(handle, 0, 100, 0, 0, os.O_RDWR)
+
+    assert fake.ask(kernel.READ, made["nodeid"], read) == b"\0\0\0hello"
+
+
+def test_a_read_of_very_many_pieces_is_one_reply(fake, files, monkeypatch):
+    """
+    writev(2) takes 1024.
+    """
+    made, handle = created(fake, b"file")
+    monkeypatch.setattr(files.inodes[made["nodeid"]], "read", lambda _offset, _length: [b"x"] * 3000, raising=False)
+
+    assert fake.ask(kernel.READ, made["nodeid"], kernel.READ_IN.pack(handle, 0, 3000, 0, 0, 0)) == b"x" * 3000
+
+
+def test_a_mount_of_a_part_shows_its_root_as_the_first_inode(files):
+    """
+    The kernel calls what is mounted 1, whichever inode it is.
+    """
+    below = files.make(1, b"below", "d", 0o755, Owner(0, 0))
+    files.make(below.ino, b"inside", "f", 0o644, Owner(0, 0))
+    files.root = below.ino
+    fake = FakeKernel(files)
+    fake.initialise()
+
+    assert entry(fake.ask(kernel.LOOKUP, body=b"inside\0"))["nodeid"] > 1
+    attributes = fake.ask(kernel.GETATTR, body=kernel.GETATTR_IN.pack(0, 0))
+    fake.end()
+
+    assert struct.unpack_from("Q", attributes, 16) == (below.ino,)
+
+
+def test_of_very_large_directories_the_kernel_is_given_names_alone(fake, files, monkeypatch):
+    monkeypatch.setattr("pgstore.mount.listing._REMEMBERED_MAX", 5)
+    for number in range(20):
+        files.make(1, b"%02d" % number, "f", 0o644, Owner(0, 0))
+    (handle, _) = kernel.OPEN_OUT.unpack_from(fake.ask(kernel.OPENDIR, body=kernel.OPEN_IN.pack(0, 0)))
+
+    packed = fake.ask(kernel.READDIRPLUS, body=kernel.READ_IN.pack(handle, 0, 65536, 0, 0, 0))
+
+    size = kernel.DIRENTPLUS.size + 8
+    assert len(packed) == 22 * size
+    nodes = [entry(packed[start:])["nodeid"] for start in range(0, len(packed), size)]
+    assert nodes[:2] == [0, 0]
+    assert all(nodes[2:5])
+    assert not any(nodes[5:])
+
+
+def test_forgetting_is_not_answered(fake):
+    fake.send(kernel.FORGET, body=struct.pack("Q", 1))
+    fake.send(kernel.BATCH_FORGET, body=struct.pack("II", 0, 0))
+
+    assert fake.silent()
+
+
+def test_what_is_not_offered_is_enosys(fake):
+    for opcode in (39, 40, 51, 34):  # IOCTL, POLL, TMPFILE, ACCESS
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSYS)):
+            fake.ask(opcode, body=bytes(64))
+
+
+def test_the_end_is_answered(fake):
+    assert fake.ask(kernel.DESTROY) == b""
+
+
+def test_what_is_open_at_the_end_is_closed(files):
+    fake = FakeKernel(files)
+    fake.initialise()
+    made, _ = created(fake, b"file")
+    inode = files.inodes[made["nodeid"]]
+    assert inode.opened == 1
+
+    fake.end()
+
+    assert inode.opened == 0
+
+
+# ------------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("failure", "number"),
+    [
+        (OSError(errno.ENOSPC, "full"), errno.ENOSPC),
+        (errors.StaleFile("gone"), errno.ESTALE),
+        (errors.NotFoundError("no such store"), errno.ESTALE),
+        (StoreGone(), errno.ESTALE),
+        (errors.AccessDenied("no right"), errno.EACCES),
+        (errors.StoreUnavailable("no server"), errno.EIO),
+        (errors.OutcomeUnknown("no server"), errno.EIO),
+        (errors.TimedOut("too long"), errno.ETIMEDOUT),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_errors_that_can_be_expected_are_their_errno(fake, files, monkeypatch, caplog, failure, number):
+    def fail(_ino: int) -> Attributes:
+        raise failure
+
+    monkeypatch.setattr(files, "attributes", fail)
+
+    with pytest.raises(OSError, match=r"\[Errno") as raised:
+        fake.ask(kernel.GETATTR, body=kernel.GETATTR_IN.pack(0, 0))
+
+    assert raised.value.errno == number
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    "failure", [ZeroDivisionError("a mistake"), errors.ConflictError("unforeseen"), OSError("without"), MemoryError()]
+)
+def test_an_error_that_nobody_expects_is_eio_and_logged_once(fake, files, monkeypatch, caplog, failure):
+    def fail(_directory: int, _name: bytes) -> Attributes | Missing:
+        raise failure
+
+    monkeypatch.setattr(files, "look_up", fail)
+    with caplog.at_level(logging.ERROR, "pgstore"), pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        fake.ask(kernel.LOOKUP, body=b"name\0")
+
+    (record,) = caplog.records
+    assert record.exc_info
+    monkeypatch.undo()
+    assert entry(fake.ask(kernel.LOOKUP, body=b"name\0"))["nodeid"] == 0
+
+
+def test_a_request_that_makes_no_sense_is_eio_and_the_mount_goes_on(fake, caplog):
+    with caplog.at_level(logging.CRITICAL, "pgstore"):
+        for opcode in (kernel.READ, kernel.WRITE, kernel.FLUSH, kernel.READDIR):
+            with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+                fake.ask(opcode, body=b"\xff" * 64)
+
+    assert fake.silent()
+
+
+def test_a_channel_that_talks_nonsense_ends_the_mount(files, caplog):
+    """
+    Rather than that programs wait for answers for ever.
+    """
+    fake = FakeKernel(files)
+    fake.initialise()
+
+    with caplog.at_level(logging.CRITICAL, "pgstore"):
+        fake._ours.send(bytes(80))
+        fake.end()
+
+    assert [type(failure) for failure in fake.failures] == [OSError]
