@@ -40,6 +40,8 @@ LOOKED_UP_MAX: Final = 4_096  # names that were looked for one by one
 HEAD = Statement("SELECT f.head FROM pgstore.file_system f WHERE f.store_id = $1", "int8", read_only=True)
 # A commit under way ends before this is had, and then no other begins.
 LOCK_HEAD = Statement("SELECT 1 FROM pgstore.file_system f WHERE f.store_id = $1 FOR UPDATE", "int8")
+# The same, without waiting: no row if somebody has the lock, too.
+TRY_LOCK_HEAD = Statement("SELECT 1 FROM pgstore.file_system f WHERE f.store_id = $1 FOR UPDATE SKIP LOCKED", "int8")
 # Whether one of the new inodes $2 was written; or, in version $3, one of the inodes $4 with the ctime $5.
 IS_WRITTEN = Statement(
     """
@@ -204,28 +206,53 @@ class HeldFileSystem:
             raise
         return (yield from self.settle(part, done.written))
 
-    def find_outcome(self) -> Op[int | None]:
+    def hand_over(self, without: Collection[int] = ()) -> Part:
+        """What was changed since the last commit, for a transaction of somebody else's to write (`handover.write`)."""
+        return self.changes.part(without)
+
+    def handed_over(self, part: Part, written: Written) -> None:
+        """A transaction has written *part*, and not ended yet. `find_outcome` finds out whether it was committed."""
+        self._doubtful = _Doubtful(part, written)
+
+    @property
+    def is_handed_over(self) -> bool:
+        """Whether a transaction has written all that was changed, and its outcome is not known."""
+        return self._doubtful is not None and self.changes.part() == self._doubtful.part
+
+    def taken_back(self) -> None:
+        """What was handed over was rolled back."""
+        self._doubtful = None
+
+    def find_outcome(self, *, wait: bool = True) -> Op[int | None]:
         """
-        Find out whether a commit whose answer was lost has happened. Returns its version; None: there is no such.
+        Find out whether a commit whose answer was lost, or that is somebody else's, has happened. Returns its version; None: there
+        is no such, or it was rolled back.
+
+        Args:
+            wait: for the end of whichever transaction is committing to the Volume.
 
         Raises:
-            OutcomeUnknown: nobody knows yet.
+            OutcomeUnknown: one is, and it was not waited for.
         """
         doubtful = self._doubtful
         if doubtful is None:
             return None
-        is_written = yield from atomic(self._is_written(doubtful))
+        is_written = yield from atomic(self._is_written(doubtful, wait=wait))
         self._doubtful = None
         return (yield from self.settle(doubtful.part, doubtful.written)) if is_written else None
 
-    def _is_written(self, doubtful: _Doubtful) -> Op[bool]:
+    def _is_written(self, doubtful: _Doubtful, *, wait: bool) -> Op[bool]:
         """By its rows, and not by the number of its transaction, which after a crash may be another's."""
         part, version = doubtful.part, doubtful.written.version
         new = [each.node.ino for each in part.new[:SIGNS_MAX]]
         times = {ino: attributes["ctime_ns"] for ino, attributes in part.attributes.items() if "ctime_ns" in attributes}
         signs = [*part.touched.items(), *times.items()][:SIGNS_MAX]
         find = Query(IS_WRITTEN, self.store_id, new, version, [ino for ino, _ in signs], [at_ns for _, at_ns in signs])
-        locked, ((is_written,),) = yield Many([Query(LOCK_HEAD, self.store_id), find])
+        locked, ((is_written,),) = yield Many([Query(LOCK_HEAD if wait else TRY_LOCK_HEAD, self.store_id), find])
+        if not locked and not wait and (yield Query(HEAD, self.store_id)):
+            raise errors.OutcomeUnknown(
+                "what was written was handed over to a transaction that has not ended: commit again when it has"
+            )
         if not locked:
             raise StoreGone
         return bool(is_written)

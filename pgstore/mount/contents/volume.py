@@ -625,6 +625,11 @@ class VolumeContents(UnderWay):
                 raise self._lost()
         return contents
 
+    @property
+    def has_more(self) -> bool:
+        """Whether something was written since the last upload."""
+        return bool(self._after)
+
     def doubt(self) -> None:
         """Have the next upload find out whether the database still has what was uploaded."""
         self._doubt_blob()

@@ -215,6 +215,16 @@ class Process:
     def commit(self, number: int) -> None:
         self._mounts[number].commit()
 
+    def hand_over(self, number: int) -> str | None:
+        """What was written, for a transaction of the caller's; None: nothing was."""
+        return self._mounts[number].hand_over()
+
+    def handed_over(self, number: int, version: int, merged: list[list[int]]) -> None:
+        self._mounts[number].handed_over(version, merged)
+
+    def taken_back(self, number: int) -> None:
+        self._mounts[number].taken_back()
+
     def reload(self, number: int) -> None:
         self._mounts[number].reload()
 
@@ -317,7 +327,21 @@ class Process:
                 self._wire.send(["closed", number, failure])
 
 
-_FOR_CALLER: Final = frozenset({"mount", "abandon", "commit", "reload", "unmount", "mounts", "stay", "end"})
+_FOR_CALLER: Final = frozenset(
+    (
+        "mount",
+        "abandon",
+        "commit",
+        "hand_over",
+        "handed_over",
+        "taken_back",
+        "reload",
+        "unmount",
+        "mounts",
+        "stay",
+        "end",
+    )
+)
 _FOR_ALL: Final = frozenset({"mounts", "unmount_path"})
 
 
