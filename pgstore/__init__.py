@@ -5,6 +5,7 @@ The rooms of the package, each resting only on those below it:
 - `cli` is the command line. It prints what the functions of `admin` return.
 - `fsspec` gives Volumes and NetworkFileSystems to pandas and the like.
 - `dict`, `queue`, `volume` and `network_file_system` are what users import. None of them imports another.
+- `mount` serves the files of both to any program, through the kernel.
 - `file_store` has what the two file systems offer alike; `fs` is the engine below it.
 - `store` has what every kind of store has: handles, the registry, deletion.
 - `client` carries operations out and has transactions; `connection` has the connections that they run on.
