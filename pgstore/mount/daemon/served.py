@@ -20,6 +20,7 @@ from pgstore.mount.protocol import Files
 from pgstore.mount.serve import serve
 
 _LOG: Final = logging.getLogger("pgstore")
+THEIRS_SECONDS: Final = 1.0  # for what its owner has unmounted a moment ago
 DETACH_SECONDS: Final = 5.0  # for the kernel to let go of a mount that nobody uses
 
 
@@ -124,7 +125,7 @@ class Served:
 
     def _unmount(self) -> list[str]:
         if self._is_theirs:
-            return ["whoever has mounted it"]
+            return [] if self._ended.wait(THEIRS_SECONDS) else ["whoever has mounted it"]
         if not attach.detach_unless_busy(self.what.path):
             users = holders(self.what.path)
             self._detach()
