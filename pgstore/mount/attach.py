@@ -152,7 +152,7 @@ def detach_unless_busy(path: str) -> bool:
     """
     if not any(mount.type == TYPE for mount in mount_table.mounts_at(path)):
         return True
-    if os.geteuid() == 0:
+    if namespace.may_mount():
         if _libc().umount2(os.fsencode(path), 0) == 0:
             return True
         if ctypes.get_errno() == errno.EBUSY:

@@ -201,12 +201,36 @@ class LiveFiles(StoreFiles[LiveContents]):
         return LiveNodes(self._file_system, durable=self._session.server is None)
 
     def _commit(self, make: Callable[[], Op[T]]) -> T:
-        """Do what changes names."""
+        """Do what changes names, again where the server was away."""
         self._has_unsynced = True
         try:
             return self._run(make)
         except (errors.ConflictError, errors.SerializationConflict) as exc:
             raise OSError(errno.EBUSY, str(exc)) from exc
+
+    def _commit_once(self, make: Callable[[], Op[object]], done: type[errors.Error] | None) -> None:
+        """
+        `_commit` of what must not be done twice.
+
+        Args:
+            done: with which error it fails if an attempt whose answer was lost had done it; None: nobody can tell.
+        """
+        is_unknown = False
+
+        def attempt() -> Op[None]:
+            nonlocal is_unknown
+            if is_unknown and done is None:
+                raise OSError(errno.EIO, "the connection broke, and it is unknown whether it was done")
+            try:
+                yield from make()
+            except errors.OutcomeUnknown:
+                is_unknown = True
+                raise
+            except errors.Error as exc:
+                if done is None or not (is_unknown and isinstance(exc, done)):
+                    raise
+
+        self._commit(attempt)
 
     def _change(self, body: Callable[[Tree], Op[T]]) -> T:
         return self._commit(lambda: self._file_system.change(body))
@@ -227,16 +251,20 @@ class LiveFiles(StoreFiles[LiveContents]):
         return self._run(lambda: nodes.read_link(self._tree(), ino))
 
     def link(self, ino: int, directory: int, name: bytes) -> Attributes:
-        return self._attributes(self._commit(lambda: self._verbs.link(ino, directory, name)))
+        self._commit_once(lambda: self._verbs.link(ino, directory, name), errors.FileExists)
+        return self.attributes(ino)
 
     def remove(self, directory: int, name: bytes) -> None:
-        self._commit(lambda: self._verbs.remove(directory, name))
+        self._commit_once(lambda: self._verbs.remove(directory, name), errors.FileMissing)
 
     def remove_directory(self, directory: int, name: bytes) -> None:
-        self._commit(lambda: self._verbs.remove_directory(directory, name))
+        self._commit_once(lambda: self._verbs.remove_directory(directory, name), errors.FileMissing)
 
     def rename(self, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int) -> None:
-        self._commit(lambda: self._verbs.rename(directory, name, to_directory, to_name, flags))
+        self._commit_once(
+            lambda: self._verbs.rename(directory, name, to_directory, to_name, flags),
+            None if flags == nodes.RENAME_EXCHANGE else errors.FileMissing,
+        )
 
     # -------------------------------------------------------------------------------------------- extended attributes
 

@@ -24,6 +24,7 @@ from pgstore.mount.serve import serve
 
 _LOG: Final = logging.getLogger("pgstore")
 HANDED_OVER_BYTES_MAX: Final = 48 * 1024 * 1024
+THEIRS_SECONDS: Final = 1.0  # for what its owner has unmounted a moment ago
 DETACH_SECONDS: Final = 5.0  # for the kernel to let go of a mount that nobody uses
 
 
@@ -116,8 +117,12 @@ class Served:
 
     def handed_over(self, version: int, merged: list[list[int]]) -> None:
         assert isinstance(self._files, HandsOver)
-        self._files.handed_over(Written(version, {ours: theirs for ours, theirs in merged}  # noqa: C416 - pairs, as JSON has them
-        ))
+        self._files.handed_over(
+            Written(
+                version,
+                {ours: theirs for ours, theirs in merged},  # noqa: C416 - pairs, as JSON has them
+            )
+        )
 
     def taken_back(self) -> None:
         assert isinstance(self._files, HandsOver)
@@ -155,7 +160,7 @@ class Served:
 
     def _unmount(self) -> list[str]:
         if self._is_theirs:
-            return ["whoever has mounted it"]
+            return [] if self._ended.wait(THEIRS_SECONDS) else ["whoever has mounted it"]
         if not attach.detach_unless_busy(self.what.path):
             users = holders(self.what.path)
             self._detach()
