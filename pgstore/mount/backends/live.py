@@ -196,7 +196,8 @@ class LiveFiles(StoreFiles[LiveContents]):
         """
         The verbs that change names and attributes.
 
-        Their commits wait for the disk only where a crash of the server would go unnoticed; else `sync` does, and closing a file.
+        Their commits wait for the disk only where a crash of the server would go unnoticed; else fsync does, and closing what was
+        written.
         """
         return LiveNodes(self._file_system, durable=self._session.server is None)
 
@@ -366,19 +367,15 @@ class _OpenFile(LiveFile):
             )  # others have appended as well: the kernel took the end to be elsewhere
 
     def flush(self) -> None:
-        if self.can_write:
-            self._with_names(super().flush)
+        with self._files.syncing() if self.contents.is_dirty else contextlib.nullcontext():
+            super().flush()
 
     def sync(self) -> None:
-        self._with_names(super().sync)
-
-    def _with_names(self, sync: Callable[[], None]) -> None:
-        """Do *sync*, and see that the name of the file is on the server's disk as well."""
         if self.contents.is_dirty:  # what brings the bytes to the disk does so with all before them
             with self._files.syncing():
-                sync()
+                super().sync()
         else:
-            sync()
+            super().sync()
             self._files.sync_names()
 
     def release(self) -> None:
