@@ -121,6 +121,9 @@ class Kernel(abc.ABC):
     def forget_all_names(self) -> None:
         """What all names of all directories lead to, if it can."""
 
+    def wait_until_told(self) -> None:
+        """Return when it has forgotten all that it was told to before the call, or after a few seconds."""
+
     @abc.abstractmethod
     def forget_attributes_now(self, ino: int) -> None:
         """`forget_attributes`, before the call returns. The one that a thread that serves a request may call."""
@@ -174,6 +177,10 @@ class OpenFile(abc.ABC):
     def flush(self) -> None:
         """A program closes one of its descriptors. What an earlier write could not do is an error here."""
 
+    def flush_now(self) -> bool:
+        """`flush`, if that need not wait for anybody. Returns whether it was done."""
+        return False
+
     @abc.abstractmethod
     def sync(self) -> None:
         """Return when what was written is on the server's disk."""
@@ -181,6 +188,10 @@ class OpenFile(abc.ABC):
     @abc.abstractmethod
     def release(self) -> None:
         """The last descriptor is closed, and nobody hears of errors any more."""
+
+    def release_now(self) -> bool:
+        """`release`, if that need not wait for anybody. Returns whether it was done."""
+        return False
 
 
 class Files(abc.ABC):
@@ -201,15 +212,40 @@ class Files(abc.ABC):
     def end(self) -> None:
         """Is not mounted any more, and everything was released: keep what is not kept yet."""
 
-    # -------------------------------------------------------------------------------------------- names and attributes
+    # ---------------------------------------------------------------------------------- what need not wait for anybody
+
+    # Each does what the method does that it is called after, and returns what that returns; None, or False: nothing was done, since
+    # it might have to wait.
 
     def attributes_now(self, ino: int) -> Attributes | None:
-        """`attributes`, if that need not wait for anybody; else None."""
         return None
 
     def look_up_now(self, directory: int, name: bytes) -> Attributes | Missing | None:
-        """`look_up`, if that need not wait for anybody; else None."""
         return None
+
+    def set_attributes_now(self, ino: int, change: AttributeChange) -> Attributes | None:
+        return None
+
+    def make_now(
+        self, directory: int, name: bytes, kind: str, mode: int, owner: Owner, device: int = 0
+    ) -> Attributes | None:
+        return None
+
+    def remove_now(self, directory: int, name: bytes) -> bool:
+        return False
+
+    def rename_now(self, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int) -> bool:
+        return False
+
+    def open_now(self, ino: int, flags: int) -> OpenFile | None:
+        return None
+
+    def create_now(
+        self, directory: int, name: bytes, mode: int, flags: int, owner: Owner
+    ) -> tuple[Attributes, OpenFile] | None:
+        return None
+
+    # -------------------------------------------------------------------------------------------- names and attributes
 
     @abc.abstractmethod
     def attributes(self, ino: int) -> Attributes: ...
