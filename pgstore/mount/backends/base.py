@@ -18,6 +18,7 @@ from pgstore.fs.model import DIRECTORY, FILE, ROOT, Node, StoreGone
 from pgstore.fs.paths import join
 from pgstore.fs.tree import nodes
 from pgstore.fs.tree.resolve import Tree
+from pgstore.mount.contents.failures import os_error
 from pgstore.mount.contents.open_file import ContentsFile
 from pgstore.mount.contents.stage import Stage
 from pgstore.mount.contents.under_way import Shared, UnderWay
@@ -63,6 +64,13 @@ class StoreFiles(Files, Generic[C]):
             if isinstance(exc.__cause__, errors.ConflictError):
                 raise exc.__cause__ from None
             raise
+
+    def _ask(self, make: Callable[[], Op[T]]) -> T:
+        """`_run`; where nobody has to be asked, without all that asking takes."""
+        try:
+            return at_once(make())
+        except MustAsk:
+            return self._run(make)
 
     # --------------------------------------------------------------------------------------------------- what is open
 
@@ -112,6 +120,28 @@ class StoreFiles(Files, Generic[C]):
     def statistics(self) -> Statistics:
         free = self._shared.stage.bytes_free // BLOCK_BYTES
         return Statistics(BLOCK_BYTES, _BLOCKS, free, _INODES, _INODES)
+
+
+class MustAsk(Exception):
+    """An operation has something to ask of the database."""
+
+
+def at_once(op: Op[T]) -> T:
+    """
+    The result of *op*, which may have nothing to ask.
+
+    Raises:
+        MustAsk: it has. It was ended there: only what changes nothing before it asks may be tried.
+        OSError: what `Shared.persistently` would make of the error that *op* has failed with.
+    """
+    try:
+        op.send(None)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    except errors.Error as exc:
+        raise os_error(exc) from exc
+    op.close()
+    raise MustAsk
 
 
 def shared_of(client: Client, what: What) -> Shared:

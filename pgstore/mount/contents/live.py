@@ -239,6 +239,10 @@ class LiveContents(UnderWay):
     def flush(self) -> None:
         self.sync()
 
+    @property
+    def is_flushed(self) -> bool:
+        return not (self._dirty or self._uploading or self._unsafe or self._is_cut or self._is_at_risk)
+
     def sync(self) -> None:
         parts = self._claim_little()
         if not parts:
