@@ -270,6 +270,10 @@ class Files(abc.ABC):
 
     # --------------------------------------------------------------------------------------------------------- making
 
+    def directory_of_new(self, directory: int) -> Attributes:
+        """Mode and group of a directory in which something is to be made, which say whom it belongs to."""
+        return self.attributes_now(directory) or self.attributes(directory)
+
     @abc.abstractmethod
     def make(self, directory: int, name: bytes, kind: str, mode: int, owner: Owner, device: int = 0) -> Attributes:
         """mkdir(2), mknod(2)."""

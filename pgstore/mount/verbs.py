@@ -239,7 +239,7 @@ class Verbs:
 
     def _owner(self, r: Request, directory: int) -> tuple[Owner, int]:
         """Whom something new in *directory* belongs to, and the bits that a new directory has of it (inode(7), S_ISGID)."""
-        return _owner_of_new(r, self._files.attributes_now(directory) or self._files.attributes(directory))
+        return _owner_of_new(r, self._files.directory_of_new(directory))
 
     # -------------------------------------------------------------------------------------------- extended attributes
 

@@ -51,6 +51,7 @@ HEARD: Final = Caching(names=60.0, attributes=60.0, missing=0.0)
 # Where nothing can be listened to, or the kernel cannot forget all names at once (before Linux 6.16).
 UNHEARD: Final = Caching(names=1.0, attributes=1.0, missing=0.0)
 STATES_MAX: Final = 50_000  # files of which it is known in which state the kernel has them
+DIRECTORIES_MAX: Final = 1_000  # of which it is known whose new files are
 _LOOK_SECONDS: Final = 1.0  # between looks whether the mount has ended
 
 
@@ -68,6 +69,10 @@ class LiveFiles(StoreFiles[LiveContents]):
         super().__init__(shared, root=root, read_only=read_only)
         self._file_system = FileSystem(self._session, self._store_id, LiveChanges, StoreGone)
         self._states: OrderedDict[int, object] = OrderedDict()
+        # Which attributes the kernel was given of files; of which it is not sure which came last, None.
+        self._told: OrderedDict[int, object] = OrderedDict()
+        # Of directories in which something was made. They may be as old as what the kernel believes of them.
+        self._above: dict[int, Attributes] = {}
         self._kernel: Kernel | None = None
         self._changes = FileChanges(self._store_id)
         self._ended = threading.Event()
@@ -117,6 +122,7 @@ class LiveFiles(StoreFiles[LiveContents]):
         kernel = self._kernel
         assert kernel is not None
         inodes = change.inodes
+        self._above.clear()
         if inodes is None or change.names is None:
             kernel.forget_all_names()
         if inodes is None:
@@ -143,8 +149,23 @@ class LiveFiles(StoreFiles[LiveContents]):
     def _tree(self) -> Tree:
         return Tree(self._session, self._store_id, None, NEWEST, in_place=True)
 
-    def _node(self, ino: int) -> Node:
-        return self._run(lambda: nodes.node(self._tree(), ino))
+    def _node(self, ino: int, *, with_contents: bool = False) -> Node:
+        return self._run(lambda: nodes.node(self._tree(), ino, with_contents=with_contents))
+
+    def _attributes(self, node: Node) -> Attributes:
+        """What the kernel is to be told, and will have been."""
+        attributes = super()._attributes(node)
+        if node.kind == FILE:
+            told = self._told
+            state: object = _state(node)
+            if attributes.size_bytes != node.size_bytes or attributes.mtime_ns != node.mtime_ns:
+                state = None  # those of what is written here
+            with self._table:
+                if told.setdefault(node.ino, state) != state:
+                    told[node.ino] = None
+                while len(told) > STATES_MAX:
+                    told.popitem(last=False)
+        return attributes
 
     def attributes(self, ino: int) -> Attributes:
         node = self._node(ino)
@@ -152,6 +173,14 @@ class LiveFiles(StoreFiles[LiveContents]):
         if contents is not None and not contents.is_dirty and contents.size_bytes != node.size_bytes:
             contents.drop(node.size_bytes, node.mtime_ns, _state(node))  # others, of whom we have not been told yet
         return self._attributes(node)
+
+    def directory_of_new(self, directory: int) -> Attributes:
+        above = self._above.get(directory) if self.caching is HEARD else None
+        if above is None:
+            above = self._above[directory] = self.attributes(directory)
+            if len(self._above) > DIRECTORIES_MAX:
+                self._above.clear()
+        return above
 
     def look_up(self, directory: int, name: bytes) -> Attributes | Missing:
         node = self._run(lambda: nodes.look_up(self._tree(), directory, name))
@@ -168,7 +197,9 @@ class LiveFiles(StoreFiles[LiveContents]):
         contents = self._contents.get(ino)
         if contents is not None and contents.is_dirty and change.mtime_ns is not None:
             contents.upload()  # which sets it, too
-        return self._attributes(self._change(lambda tree: nodes.set_attributes(tree, ino, **change._asdict())))
+        node = self._change(lambda tree: nodes.set_attributes(tree, ino, **change._asdict()))
+        self._above.pop(ino, None)
+        return self._attributes(node)
 
     def truncate(self, ino: int, size: int, file: OpenFile | None) -> Attributes:
         if isinstance(file, LiveFile):
@@ -232,7 +263,9 @@ class LiveFiles(StoreFiles[LiveContents]):
     # ------------------------------------------------------------------------------------------------------- contents
 
     def open(self, ino: int, flags: int) -> LiveFile:
-        node = self._node(ino)
+        # The bytes of a small file come along, unless the kernel has them.
+        is_read = flags & os.O_ACCMODE != os.O_WRONLY and not flags & os.O_TRUNC
+        node = self._node(ino, with_contents=is_read and ino not in self._states)
         if node.link_count == 0 and ino not in self._contents:
             # The name leads elsewhere now. Told so, the kernel looks it up again (LOOKUP_REVAL).
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
@@ -247,8 +280,12 @@ class LiveFiles(StoreFiles[LiveContents]):
             self._states.popitem(last=False)
         if not (is_known or is_new):
             file.contents.drop(node.size_bytes, node.mtime_ns, state)
-            if self._kernel is not None:
+            if self._kernel is not None and self._told.get(ino) != state:
+                with self._table:
+                    self._told.pop(ino, None)
                 self._kernel.forget_attributes_now(ino)
+            if node.inline_data is not None:
+                file.contents.know(node.inline_data, state)
         file.keep_cache = is_known or is_new
         if flags & os.O_TRUNC and node.size_bytes:
             try:
@@ -294,6 +331,12 @@ class _OpenFile(LiveFile):
     def release(self) -> None:
         super().release()
         self._files._closed(self.contents)
+
+    def release_now(self) -> bool:
+        if self.contents.is_dirty:  # what is being uploaded is waited for
+            return False
+        self.release()
+        return True
 
 
 def _state(node: Node) -> tuple[int, int, int]:

@@ -60,9 +60,11 @@ class LiveContents(UnderWay):
     def _before_reading(self) -> Op[None]:
         yield from self._pin.ensure()
 
-    def know(self, data: bytes) -> None:
-        """All of the file is *data*, as it is in the present state: it came with the file's name."""
+    def know(self, data: bytes, state: Hashable = None) -> None:
+        """All of the file is *data*, as it is in *state*, if that is still known to be the present one; None: it is."""
         with self._lock:
+            if state is not None and (state != self._state or len(data) != self._base_end):
+                return
             key = self._source_key
         self.shared.reading.cache.put((key, 0), (data,))
 
