@@ -40,6 +40,7 @@ class Notifier(Kernel):
         self._inodes: dict[int, bool] = {}  # whether pages are to go as well
         self._names: dict[tuple[int, bytes], None] = {}
         self._all_names = False
+        self._is_sending = False
         self._stopped = False
         self._thread: threading.Thread | None = None
 
@@ -86,6 +87,12 @@ class Notifier(Kernel):
         # Of attributes alone the kernel holds nothing while it waits for a reply.
         self._send(False, {}, {ino: False})
 
+    def wait_until_forgotten(self) -> None:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._stopped or not (self._is_sending or self._all_names or self._names or self._inodes)
+            )
+
     def _grown(self) -> None:
         self._changed.notify_all()
         if len(self._names) + len(self._inodes) <= self._queued_max:
@@ -103,8 +110,12 @@ class Notifier(Kernel):
                     return
                 all_names, names, inodes = self._all_names, self._names, self._inodes
                 self._all_names, self._names, self._inodes = False, {}, {}
+                self._is_sending = True
                 self._changed.notify_all()
             self._send(all_names, names, inodes)
+            with self._changed:
+                self._is_sending = False
+                self._changed.notify_all()
 
     def _send(self, all_names: bool, names: dict[tuple[int, bytes], None], inodes: dict[int, bool]) -> None:
         if all_names:
