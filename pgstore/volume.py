@@ -10,8 +10,7 @@ from typing import Any, ClassVar, Self
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.client.notifications import in_transaction
-from pgstore.core.operation import Call, Op, Query, StaleHandle, atomic, operation
+from pgstore.core.operation import Op, Query, atomic, operation
 from pgstore.core.statement import Statement
 from pgstore.file_store import BatchUpload, FileStore
 from pgstore.file_store.base import check_number
@@ -20,10 +19,7 @@ from pgstore.fs.commit.volume import VersionedChanges
 from pgstore.fs.content.blobs import UNIQUE_VIOLATION
 from pgstore.fs.history import VersionPin
 from pgstore.fs.model import NEWEST, StoreGone
-from pgstore.fs.paths import Names, join, split
-from pgstore.fs.transfer import upload
-from pgstore.fs.transfer.local import Source
-from pgstore.fs.transfer.progress import Progress
+from pgstore.fs.paths import join, split
 from pgstore.mount.mount import Mount, mounts_of
 from pgstore.mount.options import (
     BACKGROUND_COMMIT_SECONDS,
@@ -167,24 +163,6 @@ class Volume(FileStore):
 
     def _checked_if_version(self, if_version: int | None) -> int | None:
         return None if if_version is None else check_number(if_version, "if_version", 0, 2**62)
-
-    def _put(self, source: Source, names: Names, shown: Progress, **conditions: Any) -> Op[int]:
-        if source.is_small and self._read_only_reason is None and conditions.get("if_version") is None:
-            store_id = yield from self._resolve_id()
-            if not (yield from in_transaction()):
-                session, mode = self._runner.session, conditions.get("mode")
-                try:
-                    size = yield from upload.put_small_file(session, store_id, source, names, shown, mode)
-                except StoreGone:
-                    try:
-                        yield from self._is_gone(store_id)
-                    except StaleHandle:
-                        yield Call(source.restart)
-                        size = None
-                if size is not None:
-                    self._collect_later(store_id)
-                    return size
-        return (yield from super()._put(source, names, shown, **conditions))
 
     # -------------------------------------------------------------------------------------------------------- history
 

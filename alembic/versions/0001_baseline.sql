@@ -2584,9 +2584,11 @@ $function$;
 -- A commit of one small file to a Volume, in one call: what `fs.commit.merge` comes to where its directory p_directory exists and
 -- p_name leads to nothing, or to a file of one name. Returns false, with nothing done, where things are otherwise; NULL: there is no
 -- such file system. p_ino was drawn for this put alone: with p_is_repeated, after a call whose answer was lost, it tells whether that
--- call has put the file, whatever others have done with it since. (As long as its rows are there: see the grace of collection.)
+-- call has put the file, whatever others have done with it since. (As long as its rows are there: see the grace of collection.) Who
+-- waits for the key p_key is told p_notice, the version, and p_origin.
 CREATE FUNCTION pgstore.volume_put(p_store_id bigint, p_ino bigint, p_directory bytea[], p_name bytea, p_mode integer, p_mtime_ns bigint,
-                                   p_now_ns bigint, p_data bytea, p_is_repeated boolean) RETURNS boolean
+                                   p_now_ns bigint, p_data bytea, p_is_repeated boolean, p_key integer DEFAULT NULL, p_notice text DEFAULT NULL,
+                                   p_origin text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     directory bigint := 1;
@@ -2677,7 +2679,398 @@ BEGIN
     VALUES (p_store_id, p_ino, 'f', p_mode, octet_length(p_data), p_mtime_ns, p_now_ns, nullif(p_data, ''));
     INSERT INTO pgstore.dirent (store_id, parent, name, version_from, ino, kind)
     VALUES (p_store_id, directory, p_name, version, p_ino, 'f');
+    IF p_key IS NULL THEN
+        RETURN true;
+    ELSIF pg_try_advisory_lock(1885827956, p_key) THEN
+        PERFORM pg_advisory_unlock(1885827956, p_key);
+    ELSE
+        PERFORM pg_notify('pgstore', p_notice || version || p_origin);
+    END IF;
     RETURN true;
+END
+$function$;
+
+-- ------------------------------------------------------------------------------ names of a NetworkFileSystem, changed in one call
+
+-- What `fs.tree.nodes` and `fs.commit.live` do for one change of names, as one statement and one commit. They return the errno of Linux
+-- with which it is refused, having changed nothing; 0: done. Locks in the order of LiveChanges: the file system where a directory is
+-- moved, directories in the order of their numbers, then files. Names are looked up before, to know what to lock, and once more
+-- after. p_is_relaxed: the commit does not wait for the disk.
+
+-- Locks directories, in the order of their numbers. Returns 0; 116 (ESTALE) if one is gone, 20 (ENOTDIR) if one is no directory.
+CREATE FUNCTION pgstore.directories_lock(p_store_id bigint, p_directories bigint[]) RETURNS integer
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    directory  bigint;
+    found_kind "char";
+BEGIN
+    FOR directory IN SELECT DISTINCT u.ino FROM unnest(p_directories) AS u (ino) WHERE u.ino IS NOT NULL ORDER BY u.ino LOOP
+        SELECT i.kind
+          INTO found_kind
+          FROM pgstore.inode i
+         WHERE i.store_id = p_store_id
+           AND i.ino = directory
+           AND i.version_to = 9223372036854775807
+           FOR UPDATE;
+        IF NOT FOUND THEN
+            RETURN 116;
+        ELSIF found_kind <> 'd' THEN
+            RETURN 20;
+        END IF;
+    END LOOP;
+    RETURN 0;
+END
+$function$;
+
+-- A name in a locked directory came or went.
+CREATE FUNCTION pgstore.directory_touch(p_store_id bigint, p_directory bigint, p_now_ns bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    UPDATE pgstore.inode
+       SET mtime_ns = greatest(mtime_ns, p_now_ns), ctime_ns = greatest(ctime_ns, p_now_ns)
+     WHERE store_id = p_store_id
+       AND ino = p_directory
+       AND version_to = 9223372036854775807;
+END
+$function$;
+
+-- A file loses the name that led to it.
+CREATE FUNCTION pgstore.file_unlink(p_store_id bigint, p_ino bigint, p_now_ns bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    UPDATE pgstore.inode
+       SET link_count = greatest(link_count - 1, 0), ctime_ns = p_now_ns
+     WHERE store_id = p_store_id
+       AND ino = p_ino
+       AND version_to = 9223372036854775807;
+END
+$function$;
+
+-- Makes anything but a file's large contents. p_ino was drawn for this call alone: with p_is_repeated, after a call whose answer was lost,
+-- it tells whether that call has done it.
+CREATE FUNCTION pgstore.node_make(p_store_id bigint, p_parent bigint, p_name bytea, p_ino bigint, p_kind "char", p_mode integer, p_uid bigint,
+                                  p_gid bigint, p_device bigint, p_target bytea, p_data bytea, p_now_ns bigint, p_is_relaxed boolean,
+                                  p_is_repeated boolean) RETURNS integer
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    refused integer;
+BEGIN
+    IF p_is_relaxed THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    refused := pgstore.directories_lock(p_store_id, ARRAY[p_parent]);
+    IF p_is_repeated AND EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = p_store_id AND i.ino = p_ino) THEN
+        RETURN 0;
+    ELSIF refused <> 0 THEN
+        RETURN refused;
+    ELSIF EXISTS (SELECT
+                    FROM pgstore.dirent d
+                   WHERE d.store_id = p_store_id
+                     AND d.parent = p_parent
+                     AND d.name = p_name
+                     AND d.version_to = 9223372036854775807) THEN
+        RETURN 17;
+    END IF;
+    INSERT INTO pgstore.inode
+           (store_id, ino, kind, mode, uid, gid, size_bytes, mtime_ns, ctime_ns, inline_data, link_target, parent, device)
+    VALUES (p_store_id, p_ino, p_kind, p_mode, p_uid, p_gid, coalesce(octet_length(p_target), octet_length(p_data), 0), p_now_ns, p_now_ns,
+            nullif(p_data, ''), p_target, CASE p_kind WHEN 'd' THEN p_parent END, p_device);
+    INSERT INTO pgstore.dirent (store_id, parent, name, ino, kind)
+    VALUES (p_store_id, p_parent, p_name, p_ino, p_kind);
+    PERFORM pgstore.directory_touch(p_store_id, p_parent, p_now_ns);
+    RETURN 0;
+END
+$function$;
+
+CREATE FUNCTION pgstore.node_link(p_store_id bigint, p_ino bigint, p_parent bigint, p_name bytea, p_now_ns bigint, p_is_relaxed boolean)
+RETURNS integer
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    refused integer;
+    there   record;
+BEGIN
+    IF p_is_relaxed THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    refused := pgstore.directories_lock(p_store_id, ARRAY[p_parent]);
+    IF refused <> 0 THEN
+        RETURN refused;
+    ELSIF EXISTS (SELECT
+                    FROM pgstore.dirent d
+                   WHERE d.store_id = p_store_id
+                     AND d.parent = p_parent
+                     AND d.name = p_name
+                     AND d.version_to = 9223372036854775807) THEN
+        RETURN 17;
+    END IF;
+    SELECT i.kind, i.link_count
+      INTO there
+      FROM pgstore.inode i
+     WHERE i.store_id = p_store_id
+       AND i.ino = p_ino
+       AND i.version_to = 9223372036854775807
+       FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN 116;
+    ELSIF there.kind = 'd' THEN
+        RETURN 1;
+    ELSIF there.link_count = 0 THEN
+        RETURN 2;
+    END IF;
+    UPDATE pgstore.inode
+       SET link_count = link_count + 1, ctime_ns = p_now_ns
+     WHERE store_id = p_store_id
+       AND ino = p_ino
+       AND version_to = 9223372036854775807;
+    INSERT INTO pgstore.dirent (store_id, parent, name, ino, kind)
+    VALUES (p_store_id, p_parent, p_name, p_ino, there.kind);
+    PERFORM pgstore.directory_touch(p_store_id, p_parent, p_now_ns);
+    RETURN 0;
+END
+$function$;
+
+-- Removes an empty directory, or with p_is_directory false the name of anything else; `ino` is what it led to.
+CREATE FUNCTION pgstore.node_remove(p_store_id bigint, p_parent bigint, p_name bytea, p_is_directory boolean, p_now_ns bigint,
+                                    p_is_relaxed boolean, OUT refused integer, OUT ino bigint)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+DECLARE
+    there record;
+    again record;
+BEGIN
+    IF p_is_relaxed THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    SELECT d.ino, d.kind
+      INTO there
+      FROM pgstore.dirent d
+     WHERE d.store_id = p_store_id
+       AND d.parent = p_parent
+       AND d.name = p_name
+       AND d.version_to = 9223372036854775807;
+    refused := pgstore.directories_lock(p_store_id, ARRAY[p_parent, CASE there.kind WHEN 'd' THEN there.ino END]);
+    SELECT d.ino, d.kind
+      INTO again
+      FROM pgstore.dirent d
+     WHERE d.store_id = p_store_id
+       AND d.parent = p_parent
+       AND d.name = p_name
+       AND d.version_to = 9223372036854775807;
+    IF (again.ino, again.kind) IS DISTINCT FROM (there.ino, there.kind) THEN
+        RAISE EXCEPTION 'the name was changed meanwhile' USING ERRCODE = 'serialization_failure';
+    ELSIF refused <> 0 THEN
+        RETURN;
+    END IF;
+    refused := CASE WHEN there.ino IS NULL THEN 2
+                    WHEN there.kind = 'd' AND NOT p_is_directory THEN 21
+                    WHEN there.kind <> 'd' AND p_is_directory THEN 20
+                    WHEN there.kind = 'd' AND EXISTS (SELECT
+                                                        FROM pgstore.dirent d
+                                                       WHERE d.store_id = p_store_id
+                                                         AND d.parent = there.ino
+                                                         AND d.version_to = 9223372036854775807) THEN 39
+                    ELSE 0
+               END;
+    IF refused <> 0 THEN
+        RETURN;
+    END IF;
+    DELETE FROM pgstore.dirent
+     WHERE store_id = p_store_id
+       AND parent = p_parent
+       AND name = p_name
+       AND version_to = 9223372036854775807;
+    IF there.kind = 'd' THEN
+        DELETE FROM pgstore.inode AS i
+         WHERE i.store_id = p_store_id
+           AND i.ino = there.ino
+           AND i.version_to = 9223372036854775807;
+    ELSE
+        PERFORM pgstore.file_unlink(p_store_id, there.ino, p_now_ns);
+    END IF;
+    PERFORM pgstore.directory_touch(p_store_id, p_parent, p_now_ns);
+    ino := there.ino;
+END
+$function$;
+
+-- renameat2(2), p_flags as there. `ino` is what was renamed, `replaced` what was there: it lost the name, or was exchanged.
+CREATE FUNCTION pgstore.node_rename(p_store_id bigint, p_parent bigint, p_name bytea, p_to_parent bigint, p_to_name bytea, p_flags integer,
+                                    p_now_ns bigint, p_is_relaxed boolean, OUT refused integer, OUT ino bigint, OUT replaced bigint)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+DECLARE
+    source    record;
+    target    record;
+    other     record;
+    step      record;
+    is_there  boolean;
+    directory bigint;
+BEGIN
+    IF p_is_relaxed THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    SELECT max(d.ino) AS ino, max(d.kind::text)::"char" AS kind
+      INTO source
+      FROM pgstore.dirent d
+     WHERE d.store_id = p_store_id AND d.parent = p_parent AND d.name = p_name AND d.version_to = 9223372036854775807;
+    SELECT max(d.ino) AS ino, max(d.kind::text)::"char" AS kind
+      INTO target
+      FROM pgstore.dirent d
+     WHERE d.store_id = p_store_id AND d.parent = p_to_parent AND d.name = p_to_name AND d.version_to = 9223372036854775807;
+    -- Moves of directories happen one after the other: of two at once each could move its directory below the other's.
+    IF p_parent <> p_to_parent AND 'd' IN (source.kind, target.kind) THEN
+        PERFORM FROM pgstore.file_system f WHERE f.store_id = p_store_id FOR UPDATE;
+    END IF;
+    refused := pgstore.directories_lock(p_store_id, ARRAY[p_parent, p_to_parent,
+                                                          CASE WHEN target.kind = 'd' AND p_flags <> 2 THEN target.ino END]);
+    FOR step IN SELECT u.parent, u.name, u.ino
+                  FROM (VALUES (p_parent, p_name, source.ino), (p_to_parent, p_to_name, target.ino)) AS u (parent, name, ino) LOOP
+        SELECT max(d.ino) AS ino
+          INTO other
+          FROM pgstore.dirent d
+         WHERE d.store_id = p_store_id AND d.parent = step.parent AND d.name = step.name AND d.version_to = 9223372036854775807;
+        IF other.ino IS DISTINCT FROM step.ino THEN
+            RAISE EXCEPTION 'a name was changed meanwhile' USING ERRCODE = 'serialization_failure';
+        END IF;
+    END LOOP;
+    IF refused <> 0 THEN
+        RETURN;
+    END IF;
+    is_there := target.ino IS NOT NULL;
+    refused := CASE WHEN source.ino IS NULL THEN 2 ELSE 0 END;
+    IF refused = 0 AND p_parent <> p_to_parent THEN
+        -- No directory comes below itself.
+        FOR step IN SELECT u.start, u.moved
+                      FROM (VALUES (p_to_parent, CASE source.kind WHEN 'd' THEN source.ino END),
+                                   (p_parent, CASE WHEN target.kind = 'd' AND p_flags = 2 THEN target.ino END)) AS u (start, moved)
+                     WHERE u.moved IS NOT NULL LOOP
+            directory := step.start;
+            WHILE directory <> 1 LOOP
+                IF directory = step.moved THEN
+                    refused := 22;
+                    RETURN;
+                END IF;
+                SELECT i.parent
+                  INTO directory
+                  FROM pgstore.inode i
+                 WHERE i.store_id = p_store_id
+                   AND i.ino = directory
+                   AND i.version_to = 9223372036854775807;
+                EXIT WHEN NOT FOUND;
+            END LOOP;
+        END LOOP;
+    END IF;
+    refused := CASE WHEN refused <> 0 THEN refused
+                    WHEN p_flags = 2 AND NOT is_there THEN 2
+                    WHEN p_flags = 1 AND is_there THEN 17
+                    WHEN p_flags <> 0 OR NOT is_there OR source.ino = target.ino THEN 0
+                    WHEN source.kind = 'd' AND target.kind <> 'd' THEN 20
+                    WHEN source.kind <> 'd' AND target.kind = 'd' THEN 21
+                    WHEN target.kind = 'd' AND EXISTS (SELECT
+                                                         FROM pgstore.dirent d
+                                                        WHERE d.store_id = p_store_id
+                                                          AND d.parent = target.ino
+                                                          AND d.version_to = 9223372036854775807) THEN 39
+                    ELSE 0
+               END;
+    IF refused <> 0 THEN
+        RETURN;
+    END IF;
+    ino := source.ino;
+    replaced := target.ino;
+    IF source.ino = target.ino THEN
+        RETURN;  -- POSIX: both names stay
+    END IF;
+    DELETE FROM pgstore.dirent
+     WHERE store_id = p_store_id AND parent = p_parent AND name = p_name AND version_to = 9223372036854775807;
+    DELETE FROM pgstore.dirent
+     WHERE store_id = p_store_id AND parent = p_to_parent AND name = p_to_name AND version_to = 9223372036854775807;
+    INSERT INTO pgstore.dirent (store_id, parent, name, ino, kind)
+    VALUES (p_store_id, p_to_parent, p_to_name, source.ino, source.kind);
+    IF p_flags = 2 THEN
+        INSERT INTO pgstore.dirent (store_id, parent, name, ino, kind)
+        VALUES (p_store_id, p_parent, p_name, target.ino, target.kind);
+    ELSIF target.kind = 'd' THEN
+        DELETE FROM pgstore.inode AS i
+         WHERE i.store_id = p_store_id
+           AND i.ino = target.ino
+           AND i.version_to = 9223372036854775807;
+    ELSIF is_there THEN
+        PERFORM pgstore.file_unlink(p_store_id, target.ino, p_now_ns);
+    END IF;
+    IF p_parent <> p_to_parent THEN
+        FOR step IN SELECT u.ino, u.parent
+                      FROM (VALUES (source.ino, p_to_parent, source.kind), (target.ino, p_parent, target.kind)) AS u (ino, parent, kind)
+                     WHERE u.kind = 'd' AND (u.ino = source.ino OR p_flags = 2) LOOP
+            UPDATE pgstore.inode
+               SET parent = step.parent
+             WHERE store_id = p_store_id
+               AND ino = step.ino
+               AND version_to = 9223372036854775807;
+        END LOOP;
+        PERFORM pgstore.directory_touch(p_store_id, p_to_parent, p_now_ns);
+    END IF;
+    PERFORM pgstore.directory_touch(p_store_id, p_parent, p_now_ns);
+END
+$function$;
+
+-- What volume_put is to a Volume: a small file put in one call, where its directory exists and p_name leads to nothing or to a file. The
+-- results are the same; the file that was there may have other names, and keeps its contents for them and for who has it open.
+CREATE FUNCTION pgstore.live_put(p_store_id bigint, p_ino bigint, p_directory bytea[], p_name bytea, p_mode integer, p_mtime_ns bigint,
+                                 p_now_ns bigint, p_data bytea, p_is_repeated boolean, OUT is_put boolean, OUT directory bigint, OUT replaced bigint)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    step  bytea;
+    there record;
+BEGIN
+    directory := 1;
+    FOREACH step IN ARRAY p_directory LOOP
+        SELECT d.ino
+          INTO directory
+          FROM pgstore.dirent d
+         WHERE d.store_id = p_store_id
+           AND d.parent = directory
+           AND d.name = step
+           AND d.version_to = 9223372036854775807
+           AND d.kind = 'd';
+        EXIT WHEN NOT FOUND;
+    END LOOP;
+    IF directory IS NULL OR pgstore.directories_lock(p_store_id, ARRAY[directory]) <> 0 THEN
+        is_put := CASE WHEN p_is_repeated AND EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = p_store_id AND i.ino = p_ino) THEN true
+                       WHEN EXISTS (SELECT FROM pgstore.file_system f WHERE f.store_id = p_store_id) THEN false
+                  END;
+        RETURN;
+    ELSIF p_is_repeated AND EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = p_store_id AND i.ino = p_ino) THEN
+        is_put := true;
+        RETURN;
+    END IF;
+    SELECT d.ino, d.kind
+      INTO there
+      FROM pgstore.dirent d
+     WHERE d.store_id = p_store_id
+       AND d.parent = directory
+       AND d.name = p_name
+       AND d.version_to = 9223372036854775807;
+    IF there.kind <> 'f' THEN
+        is_put := false;
+        RETURN;
+    END IF;
+    INSERT INTO pgstore.inode (store_id, ino, kind, mode, size_bytes, mtime_ns, ctime_ns, inline_data)
+    VALUES (p_store_id, p_ino, 'f', p_mode, octet_length(p_data), p_mtime_ns, p_now_ns, nullif(p_data, ''));
+    IF there.ino IS NULL THEN
+        INSERT INTO pgstore.dirent (store_id, parent, name, ino, kind)
+        VALUES (p_store_id, directory, p_name, p_ino, 'f');
+    ELSE
+        UPDATE pgstore.dirent
+           SET ino = p_ino
+         WHERE store_id = p_store_id
+           AND parent = directory
+           AND name = p_name
+           AND version_to = 9223372036854775807;
+        PERFORM pgstore.file_unlink(p_store_id, there.ino, p_now_ns);
+    END IF;
+    PERFORM pgstore.directory_touch(p_store_id, directory, p_now_ns);
+    is_put := true;
+    replaced := there.ino;
 END
 $function$;
 

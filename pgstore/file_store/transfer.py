@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pgstore import errors
-from pgstore.core.operation import Call, Fetch, Op, iterated, operation
+from pgstore.client.notifications import in_transaction
+from pgstore.core.operation import Call, Fetch, Op, StaleHandle, iterated, operation
 from pgstore.file_store.base import MODE_MAX, FileStoreBase, check_number, paged
+from pgstore.fs.model import StoreGone
 from pgstore.fs.paths import Names, join, split, split_file
 from pgstore.fs.transfer import download, upload
 from pgstore.fs.transfer.local import Folder, LocalFolder, Source
@@ -67,6 +69,25 @@ class Transferring(FileStoreBase):
             source.close()
 
     def _put(self, source: Source, names: Names, shown: Progress, **conditions: Any) -> Op[int]:
+        if source.is_small and self._read_only_reason is None and conditions.get("if_version") is None:
+            store_id = yield from self._resolve_id()
+            if not (yield from in_transaction()):
+                session, mode = self._runner.session, conditions.get("mode")
+                in_place = self._changes_class.in_place
+                try:
+                    size = yield from upload.put_small_file(
+                        session, store_id, source, names, shown, mode, in_place=in_place
+                    )
+                except StoreGone:
+                    try:
+                        yield from self._is_gone(store_id)
+                    except StaleHandle:
+                        yield Call(source.restart)
+                        size = None
+                if size is not None:
+                    self._collect_later(store_id)
+                    return size
+
         def again() -> None:
             source.restart()
             shown.restart()

@@ -11,6 +11,7 @@ its own there, a function here that tells, and a field of `FileChange`, which `_
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -106,6 +107,17 @@ def _notice(store_id: int, inodes: Iterable[int], names: Iterable[tuple[int, byt
     return lock_key(topic), f"* {topic.payload} {words} @{own_origin()}"
 
 
+def notice_around(store_id: int, inode: int, names: Iterable[tuple[int, bytes]]) -> tuple[int, str, str]:
+    """
+    Values for a statement that learns which more inodes it changes: for TELL the key, and what its notice begins and ends with.
+
+    Between them it writes, for each, a comma and its number.
+    """
+    key, notice = _notice(store_id, [inode], names)
+    words = notice.split(" ")
+    return key, " ".join(words[:3]), " " + " ".join(words[3:])
+
+
 class ChangedInodes(CommitHook):
     """The inodes and names of one file system that a transaction has changed, of which it tells with its commit."""
 
@@ -163,6 +175,13 @@ def telling_inodes(query: Query, store_id: int, inodes: Collection[int]) -> Op[A
         return (yield query)
     result, _ = yield Many((query, Query(_TELL, *notice)))
     return result
+
+
+@functools.lru_cache(maxsize=64)
+def notice_head(store_id: int) -> tuple[int, str]:
+    """For statements that write a notice themselves: the key for TELL, and what a notice begins with, before its words."""
+    topic = topic_of(store_id)
+    return lock_key(topic), f"* {topic.payload} "
 
 
 def telling_version(store_id: int, version: int) -> Query:

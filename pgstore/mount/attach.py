@@ -77,6 +77,8 @@ def attach(path: str, *, name: str, read_only: bool = False, allow_others: bool 
         FileMissing, NotADirectory: *path* is none.
         DirectoryNotEmpty: it has entries, which nobody would see any more.
         FileFailed: something is mounted there already, or the system refuses.
+        ConfigurationError: this user may not mount, and there is no `fusermount3`.
+        TimedOut: `fusermount3` did not end.
     """
     path = usable(path)
     if namespace.may_mount():
@@ -150,7 +152,7 @@ def detach_unless_busy(path: str) -> bool:
     """
     if not any(mount.type == TYPE for mount in mount_table.mounts_at(path)):
         return True
-    if os.geteuid() == 0:
+    if namespace.may_mount():
         if _libc().umount2(os.fsencode(path), 0) == 0:
             return True
         if ctypes.get_errno() == errno.EBUSY:
@@ -216,16 +218,21 @@ def _run_helper(arguments: list[str], what: str, path: str, channel: socket.sock
     if channel is not None:
         descriptors = (channel.fileno(),)
         environment["_FUSE_COMMFD"] = str(channel.fileno())
-    done = subprocess.run(
-        [program, *arguments],
-        env=environment,
-        pass_fds=descriptors,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_HELPER_SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [program, *arguments],
+            env=environment,
+            pass_fds=descriptors,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_HELPER_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise errors.TimedOut(f"{what}: {_HELPER} did not end within {_HELPER_SECONDS} s", path) from exc
+    except OSError as exc:
+        raise errors.of_local(exc, f"{what}: running {_HELPER}", path) from exc
     if done.returncode != 0:
         reason = done.stderr.strip().removeprefix(f"{_HELPER}: ") or f"exit code {done.returncode}"
         raise errors.FileFailed(f"{what}: {_HELPER} says: {reason}", path, errno=errno.EPERM)

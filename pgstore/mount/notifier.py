@@ -18,9 +18,6 @@ from pgstore.mount.protocol import Kernel
 _LOG: Final = logging.getLogger("pgstore")
 
 QUEUED_MAX: Final = 50_000  # about 10 MB
-_TOLD_SECONDS: Final = (
-    5.0  # that it is waited for until the kernel has forgotten: it may itself wait, for what is under way
-)
 
 _ATTRIBUTES_ALONE: Final = -1  # as the offset: no page
 
@@ -43,8 +40,8 @@ class Notifier(Kernel):
         self._inodes: dict[int, bool] = {}  # whether pages are to go as well
         self._names: dict[tuple[int, bytes], None] = {}
         self._all_names = False
-        self._stopped = False
         self._is_sending = False
+        self._stopped = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -86,16 +83,15 @@ class Notifier(Kernel):
                 self._all_names = True
                 self._grown()
 
-    def wait_until_told(self) -> None:
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._stopped or not (self._is_sending or self._all_names or self._names or self._inodes),
-                _TOLD_SECONDS,
-            )
-
     def forget_attributes_now(self, ino: int) -> None:
         # Of attributes alone the kernel holds nothing while it waits for a reply.
         self._send(False, {}, {ino: False})
+
+    def wait_until_forgotten(self) -> None:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._stopped or not (self._is_sending or self._all_names or self._names or self._inodes)
+            )
 
     def _grown(self) -> None:
         self._changed.notify_all()

@@ -121,8 +121,9 @@ class Kernel(abc.ABC):
     def forget_all_names(self) -> None:
         """What all names of all directories lead to, if it can."""
 
-    def wait_until_told(self) -> None:
-        """Return when it has forgotten all that it was told to before the call, or after a few seconds."""
+    @abc.abstractmethod
+    def wait_until_forgotten(self) -> None:
+        """Return when the kernel has forgotten all that it was told to before, or nothing is mounted any more."""
 
     @abc.abstractmethod
     def forget_attributes_now(self, ino: int) -> None:
@@ -134,7 +135,12 @@ class OpenFile(abc.ABC):
 
     ino: int
     keep_cache = False
-    """Whether the pages that the kernel has of the file are still right."""
+    """
+    Whether the pages that the kernel has of the file are still right.
+
+    If not, it drops them, and the program waits, so that not even SIGKILL ends it, for reads of the file that are under way. So no
+    read may wait without a bound.
+    """
     needs_flush = True
     """Whether `flush` does something."""
 
@@ -204,7 +210,8 @@ class Files(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def caching(self) -> Caching: ...
+    def caching(self) -> Caching:
+        """May change at any time; it is asked for with each reply, so it is the same object while it is the same."""
 
     def begin(self, kernel: Kernel) -> None:
         """Is mounted; *kernel* is told from now on what others change."""
@@ -315,7 +322,11 @@ class Files(abc.ABC):
 
     @abc.abstractmethod
     def create(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> tuple[Attributes, OpenFile]:
-        """open(2) with O_CREAT of a name that the kernel does not know: make the file, or open it (an error with O_EXCL)."""
+        """
+        open(2) with O_CREAT of a name that the kernel does not know: make the file, or open it (an error with O_EXCL).
+
+        If it leads to anything but a file by now, ESTALE: then the kernel looks it up anew.
+        """
 
     def sync(self) -> None:
         """Return when all that was done is on the server's disk: fsync(2) of a directory, syncfs(2)."""

@@ -88,10 +88,17 @@ class Server:
             for thread in self._threads:
                 thread.join()
             self._notifier.stop()
-            self._verbs.end()
+            self._close_all()
             self._files.end()
         if self._failure is not None:
             raise self._failure
+
+    def _close_all(self) -> None:
+        for handle in self._verbs.handles():
+            try:
+                self._verbs.close(handle)
+            except Exception:
+                _LOG.exception("a file that was open at the end of a mount could not be closed")
 
     # -------------------------------------------------------------------------------------------------------- threads
 
@@ -228,7 +235,12 @@ class Server:
             return
         pid = self._underway.get(unique)
         if pid is not None and _is_killed(pid):
-            self._refuse(unique, errno.EINTR)  # what it was to do may happen yet, and nobody is told
+            with self._mutex:
+                for waiting in list(self._put_aside):
+                    if waiting.unique == unique:
+                        self._put_aside.remove(waiting)
+                        self._underway.pop(unique, None)
+            self._refuse(unique, errno.EINTR)  # else what it was to do may happen yet, and nobody is told
 
     # ------------------------------------------------------------------------------------------------------ beginning
 

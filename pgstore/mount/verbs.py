@@ -59,15 +59,18 @@ class Verbs:
 
     def forsake(self, request: Request, reply: Reply) -> None:
         """Nobody has got the *reply* to *request*: close again what it has opened, since nobody will."""
-        if request.opcode in (kernel.OPEN, kernel.CREATE, kernel.OPENDIR):
-            opened = b"".join(reply)[-kernel.OPEN_OUT.size :] if not isinstance(reply, bytes) else reply
-            handle, _ = kernel.OPEN_OUT.unpack_from(opened, len(opened) - kernel.OPEN_OUT.size)
-            self._close(handle)
+        if request.opcode in (kernel.OPEN, kernel.CREATE, kernel.OPENDIR) and isinstance(reply, bytes):
+            handle, _ = kernel.OPEN_OUT.unpack_from(reply, len(reply) - kernel.OPEN_OUT.size)
+            self.close(handle)
 
-    def end(self) -> None:
-        """Close all that is open. An unmount drops what the kernel had not said yet."""
-        for handle in [*self._open, *self._listings]:
-            self._close(handle)
+    def handles(self) -> list[int]:
+        """All that is open. An unmount drops what the kernel had to say about them."""
+        return [*self._open, *self._listings]
+
+    def close(self, handle: int) -> None:
+        self._listings.pop(handle, None)
+        if file := self._open.pop(handle, None):
+            file.release()
 
     # -------------------------------------------------------------------------------------------- names and attributes
 
@@ -399,13 +402,8 @@ class Verbs:
 
     def release(self, r: Request) -> Reply:
         (handle, *_) = kernel.RELEASE_IN.unpack_from(r.buffer, BODY)
-        self._close(handle)
+        self.close(handle)
         return ()
-
-    def _close(self, handle: int) -> None:
-        self._listings.pop(handle, None)
-        if file := self._open.pop(handle, None):
-            file.release()
 
     def _take_privileges(self, ino: int) -> None:
         found = self._files.attributes(ino)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import ctypes
 import logging
 import os
+import pickle
 from functools import partial
 from typing import Any, Final
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.core.operation import BeforeCommit, Call, CommitHook, Op
+from pgstore.client.notifications import in_transaction
+from pgstore.client.undo import on_rollback
+from pgstore.core.operation import Call, Op
 from pgstore.file_store import FileStore
+from pgstore.fs.commit.held import Part
 from pgstore.fs.model import NEWEST
 from pgstore.fs.paths import Names
+from pgstore.fs.tree import handover
 from pgstore.mount import attach
 from pgstore.mount.daemon import caller
 from pgstore.mount.daemon.backends import FACTORIES, What
@@ -52,8 +58,33 @@ class Served:
         attach.detach_stale(self._path)
 
     def commit(self) -> Op[None]:
-        yield from _check_outside()
-        yield Call(partial(self._ask, "commit"))
+        if self._store._changes_class.in_place or not (yield from in_transaction()):
+            yield Call(partial(self._ask, "commit"))
+        else:
+            yield from self._commit_in_transaction()
+
+    def _commit_in_transaction(self) -> Op[None]:
+        """Have the current transaction write what the daemon has held."""
+        assert self._daemon is not None
+        packed = yield Call(partial(self._ask, "hand_over"))
+        if packed is None:
+            return
+        part: Part = pickle.loads(base64.b64decode(packed))  # of our own daemon
+        try:
+            written = yield from self._store._change(partial(handover.write, part=part))
+            merged = [list(each) for each in written.merged.items()]
+            yield Call(partial(self._daemon.call, "handed_over", self._number, written.version, merged))
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self._take_back()
+            raise
+        yield from on_rollback(self._take_back)
+
+    def _take_back(self) -> None:
+        assert self._daemon is not None
+        with contextlib.suppress(errors.Error):
+            self._daemon.call("taken_back", self._number)
 
     def reload(self) -> Op[None]:
         if not self._store._changes_class.in_place:
@@ -127,12 +158,6 @@ def flush(path: str) -> None:
 
 
 def _check_outside() -> Op[None]:
-    """Raise `InvalidError` in a transaction: the daemon commits by itself."""
-    if (yield BeforeCommit(_Outside, _Outside)) is not None:
-        raise errors.InvalidError(
-            "a mount cannot be committed within a transaction: call commit() or reload() outside of it"
-        )
-
-
-class _Outside(CommitHook):
-    """Nothing is to be done at the commit."""
+    """Raise `InvalidError` in a transaction, which sees the newest state and not that of a mount."""
+    if (yield from in_transaction()):
+        raise errors.InvalidError("a mount cannot be reloaded within a transaction: call reload() outside of it")

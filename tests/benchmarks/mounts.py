@@ -10,6 +10,7 @@ import itertools
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 import psycopg
 
 import pgstore
+from pgstore.fs.content import blobs
 from pgstore.fs.content.block_cache import BlockCache
 from pgstore.mount.contents.open_file import ContentsFile
 from tests.benchmarks.harness import Contest, Limit, Skipped
@@ -75,7 +77,19 @@ def downloads(url: str, client: pgstore.Client, data: bytes) -> Iterator[Contest
 
             return reference
 
-        yield Contest("get_file, loopback", got(volume), copied(url), 0.9, "MB/s", "COPY, one connection")
+        ((blob_id,),) = sql(url, "SELECT id FROM pgstore.blob WHERE store_id = %s", store_id)
+        buffer = bytearray(blobs.COPY_BYTES)
+
+        def in_turn() -> float:
+            """As files of up to 64 MiB are read."""
+            with open(os.devnull, "wb", buffering=0) as sink:
+                for start in range(0, size, len(buffer)):
+                    end = min(size, start + len(buffer))
+                    for piece in client.run(blobs.copy_blob(store_id, blob_id, start, end, buffer)):
+                        sink.write(piece[1])
+            return size / 1e6
+
+        yield Contest("get_file, loopback", got(volume), in_turn, 0.9, "MB/s", "by one connection")
         with Proxy(urlsplit(url).port or 5432) as proxy, pgstore.Client(proxy.url(url)) as far:
             proxy.delay_seconds = DELAY_SECONDS
             name = pgstore.Volume.from_id(volume.object_id, client=far)
@@ -90,13 +104,16 @@ def downloads(url: str, client: pgstore.Client, data: bytes) -> Iterator[Contest
             )
 
 
+def sql(url: str, statement: Any, *values: Any) -> list[Any]:
+    with psycopg.connect(url) as connection:
+        return connection.execute(statement, values).fetchall()
+
+
 def staging(files: StagedFiles, data: bytes) -> Iterator[Limit]:
     """Writes of 4 KiB into the stage, in order and at random."""
     piece = data[:4096]
 
     def per_write(places: list[int]) -> Callable[[], float]:
-        import time
-
         def ours() -> float:
             contents = files.create()
             file = ContentsFile(contents, os.O_RDWR)

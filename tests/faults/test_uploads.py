@@ -14,7 +14,7 @@ from pgstore.mount.contents.open_file import ContentsFile
 from tests.faults.conftest import Background, until
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.server import migrate
-from tests.fixtures.staged import StagedFiles
+from tests.fixtures.staged import StagedFiles, assert_same
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -52,10 +52,10 @@ def test_connections_break_in_the_middle_of_uploads(far, proxy):
         proxy.cut_after()
         if number % 4 == 3:
             far.keep(contents)
-            assert far.stored(contents.ino) == bytes(model), number
+            assert_same(far.stored(contents.ino), bytes(model), number)
 
     assert proxy.connections_cut > 0
-    assert b"".join(map(bytes, file.read(0, len(model)))) == bytes(model)
+    assert_same(b"".join(map(bytes, file.read(0, len(model)))), bytes(model))
 
 
 def test_programs_read_and_write_while_an_upload_is_stuck(far, proxy):
@@ -81,7 +81,7 @@ def test_programs_read_and_write_while_an_upload_is_stuck(far, proxy):
     assert found is not None
     assert b"".join(map(bytes, found)) == b"a" + b"b" * 100 + b"a"
     assert stuck
-    assert far.stored(contents.ino) == b"a" * MIB + b"b" * 100 + b"a" * (MIB - 100)
+    assert_same(far.stored(contents.ino), b"a" * MIB + b"b" * 100 + b"a" * (MIB - 100))
 
 
 def test_a_server_that_stays_away_is_an_io_error_told_once_to_each(database, proxy, tmp_path):
@@ -110,7 +110,7 @@ def test_a_server_that_stays_away_is_an_io_error_told_once_to_each(database, pro
         later.flush()
 
         assert outcomes == [errno.EIO, 0, errno.EIO, 0]
-        assert files.stored(contents.ino) == b"a" * 6 * MIB
+        assert_same(files.stored(contents.ino), b"a" * 6 * MIB)
 
 
 @pytest.fixture
@@ -146,9 +146,11 @@ def test_what_a_crash_may_have_lost_is_uploaded_again(own_server, own, tmp_path,
         own_server.start()
         files.keep(contents)
 
-        assert files.stored(contents.ino) == bytes(data)
+        assert_same(files.stored(contents.ino), bytes(data))
         contents.release()
-        assert b"".join(files.again(contents.ino).read(0, 4 * MIB, BlockReader(files.shared.reading))) == bytes(data)
+        assert_same(
+            b"".join(files.again(contents.ino).read(0, 4 * MIB, BlockReader(files.shared.reading))), bytes(data)
+        )
 
 
 @pytest.mark.slow
@@ -167,10 +169,10 @@ def test_a_commit_notices_that_the_server_has_crashed_since_the_upload(own_serve
         with pytest.raises(pgstore.errors.StaleFile):
             files.commit(contents)
         contents.not_committed()
-        assert files.stored(contents.ino) == b""
+        assert_same(files.stored(contents.ino), b"")
         files.keep(contents)
 
-        assert files.stored(contents.ino) == b"a" * MIB
+        assert_same(files.stored(contents.ino), b"a" * MIB)
 
 
 @pytest.mark.slow
@@ -190,7 +192,7 @@ def test_a_restart_of_the_server_is_waited_for(own_server, own, tmp_path, kind):
         sync.result()
         files.keep(contents)
 
-        assert files.stored(contents.ino) == b"a" * MIB + b"b" * MIB
+        assert_same(files.stored(contents.ino), b"a" * MIB + b"b" * MIB)
 
 
 def test_a_read_is_tried_again_when_its_connection_breaks(far, proxy):
@@ -205,7 +207,7 @@ def test_a_read_is_tried_again_when_its_connection_breaks(far, proxy):
     found = b"".join(map(bytes, file.read(0, 5 * MIB)))
 
     assert proxy.connections_cut > 0
-    assert found == random.Random(3).randbytes(5 * MIB)
+    assert_same(found, random.Random(3).randbytes(5 * MIB))
 
 
 def test_a_download_over_several_connections_survives_their_loss(database, proxy: Proxy, tmp_path):
@@ -220,4 +222,4 @@ def test_a_download_over_several_connections_survives_their_loss(database, proxy
             there.get_file("file", tmp_path / "file")
 
         assert proxy.connections_cut > 0
-        assert (tmp_path / "file").read_bytes() == data
+        assert_same((tmp_path / "file").read_bytes(), data)

@@ -53,6 +53,7 @@ DAMAGE = [
     ("file_contents", "inline contents of another size", "UPDATE pgstore.inode SET size_bytes = 7 WHERE ino = %(file)s"),
     ("file_contents", "is no file", "UPDATE pgstore.inode SET inline_data = 'x' WHERE ino = %(directory)s"),
     ("file_contents", "target", "UPDATE pgstore.inode SET link_target = 'x' WHERE ino = %(file)s"),
+    ("file_contents", "device", "UPDATE pgstore.inode SET device = 7 WHERE ino = %(file)s"),
     ("file_contents", "its blob is missing", "DELETE FROM pgstore.blob WHERE id = %(blob)s"),
     ("file_extents", "its chunk is missing", "DELETE FROM pgstore.chunk WHERE id = %(chunk)s"),
     ("file_extents", "beyond the end", "UPDATE pgstore.extent SET position = 1000 WHERE chunk_id = %(chunk)s"),

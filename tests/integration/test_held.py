@@ -506,3 +506,22 @@ def test_a_hundred_thousand_new_files_can_be_committed(held, volume):
 
     assert len(volume.listdir("/", recursive=True)) == 100_001
     assert 100_000 / created > 2_500
+
+
+def test_what_was_looked_up_in_a_large_directory_is_known(held, volume, monkeypatch):
+    """
+    A kernel looks up what it then renames or removes.
+    """
+    monkeypatch.setattr("pgstore.fs.tree.held.LOOK_UP_NAMES_MAX", 2)
+    for number in range(5):
+        put(volume, f"{number}", b"")
+    held.reload()
+
+    for name in (b"0", b"x"):
+        held.look_up(ROOT, name)
+    held.rename(ROOT, b"0", ROOT, b"x")
+    held.file(b"0")
+    held.commit()
+
+    assert held.listed() == [b"0", b"1", b"2", b"3", b"4", b"x"]
+    assert held.look_up(ROOT, b"0").ino != held.look_up(ROOT, b"x").ino

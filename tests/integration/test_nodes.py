@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import threading
 from functools import partial
@@ -11,6 +12,7 @@ from functools import partial
 import pytest
 
 from pgstore import NetworkFileSystem, Volume, errors
+from pgstore.connection import BlockingConnection
 from pgstore.fs.model import (
     BLOCK_DEVICE,
     CHARACTER_DEVICE,
@@ -23,21 +25,32 @@ from pgstore.fs.model import (
     SYMLINK,
     Contents,
 )
+from pgstore.fs.notifications import FileChange, FileChanges
 from pgstore.fs.tree.nodes import RENAME_EXCHANGE, RENAME_NOREPLACE, XATTR_CREATE, XATTR_REPLACE
-from tests.fixtures.nodes import NodeFiles
+from tests.fixtures.nodes import LiveNodeFiles, NodeFiles
 from tests.fixtures.trees import assert_sound
 
 
-@pytest.fixture(params=[Volume, NetworkFileSystem], ids=lambda kind: kind.__name__)
-def store(request, client, store_name, database):
-    store = request.param.from_name(store_name, create_if_missing=True, client=client).hydrate()
+@pytest.fixture(params=["Volume", "NetworkFileSystem", "one call"])
+def made_of(request):
+    """The kind of file system, and how its verbs are called."""
+    return {
+        "Volume": (Volume, NodeFiles),
+        "NetworkFileSystem": (NetworkFileSystem, NodeFiles),
+        "one call": (NetworkFileSystem, LiveNodeFiles),
+    }[request.param]
+
+
+@pytest.fixture
+def store(made_of, client, store_name, database):
+    store = made_of[0].from_name(store_name, create_if_missing=True, client=client).hydrate()
     yield store
     assert_sound(database, store)
 
 
 @pytest.fixture
-def files(store, client, run_of):
-    return NodeFiles(store, run_of(client))
+def files(made_of, store, client, run_of):
+    return made_of[1](store, run_of(client))
 
 
 @pytest.fixture
@@ -503,8 +516,8 @@ def race(*turns):
 
 
 @pytest.fixture
-def here(store, client):
-    return NodeFiles(store)
+def here(made_of, store, client):
+    return made_of[1](store)
 
 
 @pytest.fixture
@@ -600,3 +613,143 @@ def test_of_two_who_create_an_attribute_one_does(here, there):
         if here.is_live:
             assert sum(isinstance(result, FileExistsError) for result in results) == 1
     assert len(here.extended_attributes(ino)) == 10
+
+
+# ---------------------------------------------------------------------------------------------------------- in one call
+
+
+@pytest.fixture
+def nfs(client, store_name, database):
+    nfs = NetworkFileSystem.from_name(store_name, create_if_missing=True, client=client).hydrate()
+    yield nfs
+    assert_sound(database, nfs)
+
+
+@pytest.fixture
+def asked(nfs, monkeypatch):
+    """What the server is asked, from the second call on: the first draws numbers of inodes."""
+    nfs.put_file(io.BytesIO(b""), "first")
+    requests: list[object] = []
+    for name in ("execute", "execute_many", "begin_with", "commit_with"):
+        original = getattr(BlockingConnection, name)
+
+        def counting(self, request, *args, original=original, **kwargs):
+            requests.append(request)
+            return original(self, request, *args, **kwargs)
+
+        monkeypatch.setattr(BlockingConnection, name, counting)
+    return requests
+
+
+def test_each_verb_is_one_round_trip(nfs, asked):
+    files = LiveNodeFiles(nfs)
+    file = files.file(b"f")
+    asked.clear()
+
+    for verb in (
+        lambda: files.file(b"small", data=b"x" * 65_536),
+        lambda: files.directory(b"d"),
+        lambda: files.make_symbolic_link(ROOT, b"l", b"target"),
+        lambda: files._run(files.live.rename(ROOT, b"f", ROOT, b"g")),
+        lambda: files.set_attributes(file, mode=0o600),
+        lambda: files.remove(ROOT, b"g"),
+        lambda: files.remove_directory(ROOT, b"d"),
+        lambda: nfs.put_file(io.BytesIO(b"1"), "put"),
+        lambda: nfs.put_file(io.BytesIO(b"2"), "put"),
+    ):
+        verb()
+        assert len(asked) == 1
+        asked.clear()
+
+    assert nfs.listdir("/")[-1].path == "small"
+    assert b"".join(nfs.read_file("put")) == b"2"
+    assert b"".join(nfs.read_file("small")) == b"x" * 65_536
+
+
+def test_a_small_put_replaces_one_name_of_a_file(nfs):
+    """
+    The other names keep its contents, as on any file system, and who has it open reads on.
+    """
+    nfs.put_file(io.BytesIO(b"1"), "d/f")
+    nfs.link("d/f", "g")
+    with nfs.open("d/f", "rb") as file:
+        nfs.put_file(io.BytesIO(b"2"), "d/f")
+        assert file.read() == b"1"
+
+    assert [b"".join(nfs.read_file(path)) for path in ("d/f", "g")] == [b"2", b"1"]
+    assert (nfs.stat("g").link_count, nfs.stat("d/f").link_count) == (1, 1)
+    nfs.put_file(io.BytesIO(b"3"), "new/directory/f")
+    with pytest.raises(IsADirectoryError):
+        nfs.put_file(io.BytesIO(b"4"), "new/directory")
+    nfs.symlink("d/f", "l")
+    nfs.put_file(io.BytesIO(b"5"), "l")
+    assert b"".join(nfs.read_file("d/f")) == b"5"
+
+
+def test_a_verb_that_need_not_be_durable_is_seen_at_once(nfs, client_elsewhere):
+    """
+    Its commit waits for no disk; `fs.content.in_place.sync` does, for all before it.
+    """
+    files = LiveNodeFiles(nfs, durable=False)
+
+    ino = files.file(b"f")
+    files.set_attributes(ino, mode=0o600)
+    files.rename(ROOT, b"f", ROOT, b"g")
+
+    assert NetworkFileSystem.from_name(nfs.name, client=client_elsewhere).stat("g").mode == 0o600
+
+
+def test_in_a_transaction_the_verbs_are_part_of_it(nfs, client, client_elsewhere):
+    files, theirs = LiveNodeFiles(nfs), NetworkFileSystem.from_name(nfs.name, client=client_elsewhere)
+
+    with contextlib.suppress(ZeroDivisionError), client.transaction():
+        ino = files.file(b"f", data=b"1")
+        files.link(ino, ROOT, b"g")
+        files.rename(ROOT, b"f", ROOT, b"h")
+        files.remove(ROOT, b"g")
+        files.directory(b"d")
+        files.remove_directory(ROOT, b"d")
+        files.set_attributes(ino, uid=5)
+        assert files.listed() == [b"h"]
+        assert theirs.listdir("/") == []
+        1 / 0  # noqa: B018
+
+    assert files.listed() == []
+
+
+def test_what_verbs_change_is_told(nfs, client_elsewhere):
+    listener = FileChanges(int(nfs.object_id[3:]))
+    client_elsewhere.run(listener.begin())
+    files = LiveNodeFiles(nfs)
+    told = lambda: client_elsewhere.run(listener.next(30.0))  # noqa: E731
+
+    directory = files.directory(b"d")
+    assert told() == FileChange(None, frozenset({ROOT}), frozenset({(ROOT, b"d")}))
+    ino = files.file(b"a,b/"[:3], directory)
+    assert told() == FileChange(None, frozenset({directory}), frozenset({(directory, b"a,b")}))
+    files.link(ino, ROOT, b"g")
+    assert told() == FileChange(None, frozenset({ROOT, ino}), frozenset({(ROOT, b"g")}))
+    files.rename(directory, b"a,b", ROOT, b"h")
+    assert told() == FileChange(None, frozenset({ROOT, directory, ino}), frozenset({(directory, b"a,b"), (ROOT, b"h")}))
+    files.set_attributes(ino, mode=0o600)
+    assert told() == FileChange(None, frozenset({ino}), frozenset())
+    files.remove(ROOT, b"h")
+    assert told() == FileChange(None, frozenset({ROOT, ino}), frozenset({(ROOT, b"h")}))
+    with pytest.raises(FileNotFoundError):
+        files.remove(ROOT, b"h")
+    nfs.put_file(io.BytesIO(b"1"), "g")
+    assert told() == FileChange(None, frozenset({ROOT, ino}), frozenset({(ROOT, b"g")}))
+    files.remove_directory(ROOT, b"d")
+    assert told() == FileChange(None, frozenset({ROOT, directory}), frozenset({(ROOT, b"d")}))
+    listener.close()
+
+
+def test_a_small_put_to_a_volume_tells_its_version(client, client_elsewhere, store_name):
+    volume = Volume.from_name(store_name, create_if_missing=True, client=client).hydrate()
+    listener = FileChanges(int(volume.object_id[3:]))
+    client_elsewhere.run(listener.begin())
+
+    volume.put_file(io.BytesIO(b"1"), "f")
+
+    assert client_elsewhere.run(listener.next(30.0)) == FileChange(1, None)
+    listener.close()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pgstore.mount.contents.open_file import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, ContentsFile
 from pgstore.mount.contents.ranges import Ranges
+from tests.fixtures.staged import assert_same
 
 SPAN = 200_000  # several chunks, and more than is kept inline
 
@@ -26,19 +26,6 @@ steps = st.one_of(
     st.tuples(st.just("read"), offsets, lengths),
     st.tuples(st.sampled_from(["upload", "sync", "keep", "relieve", "again"]), st.just(0), st.just(0)),
 )
-
-
-def assert_same(found, expected):
-    """Compare bytes, of which pytest would take minutes to show the differences."""
-    differs = found != expected
-    if differs:
-        at = next(
-            (at for at, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b),
-            min(len(found), len(expected)),
-        )
-        pytest.fail(
-            f"{len(found)} bytes for {len(expected)}; at {at}: {bytes(found[at : at + 10])!r} for {bytes(expected[at : at + 10])!r}"
-        )
 
 
 @settings(
@@ -127,5 +114,6 @@ def test_ranges_are_a_set_of_offsets(changes, asked):
         range(start, end)
     )
     assert {x for begin, stop in ranges.gaps(start, end) for x in range(begin, stop)} == set(range(start, end)) - model
+    assert all(begin < stop for begin, stop in ranges.within(start, end))
     assert ranges.covers(start, end) == (set(range(start, end)) <= model)
     assert ranges.overlaps(start, end) == bool(set(range(start, end)) & model)

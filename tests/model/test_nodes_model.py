@@ -16,7 +16,7 @@ import pgstore
 from pgstore import errors
 from pgstore.fs.model import DIRECTORY, FIFO, FILE, ROOT
 from pgstore.fs.tree.nodes import RENAME_EXCHANGE, RENAME_NOREPLACE
-from tests.fixtures.nodes import HeldFiles, NodeFiles
+from tests.fixtures.nodes import HeldFiles, LiveNodeFiles, NodeFiles
 from tests.fixtures.trees import assert_sound
 
 _numbers = itertools.count(1)
@@ -241,8 +241,11 @@ class Verbs(RuleBasedStateMachine):
             self.files.write(inode.ino, inode.data)
 
 
-class Direct(NodeFiles):
+class Direct:
     """What a file of a NetworkFileSystem, or of a Volume, has is written and read through paths elsewhere, and not here."""
+
+    set_attributes: Any
+    node: Any
 
     def write(self, ino, data):
         self.set_attributes(ino, mtime_ns=len(data))
@@ -254,14 +257,23 @@ class Direct(NodeFiles):
         pass
 
 
+class DirectNodes(Direct, NodeFiles):
+    pass
+
+
+class DirectCalls(Direct, LiveNodeFiles):
+    pass
+
+
 class DirectMachine(Verbs):
-    kind: type
+    kind: Any
+    verbs: Any
 
     @initialize()
     def start(self):
         self.client = pgstore.Client(self.database)
         self.store = self.kind.persist(f"nodes-{next(_numbers)}", client=self.client)
-        self.files = Direct(self.store)
+        self.files = self.verbs(self.store)
         self.model = Model()
 
     @rule(turn=AT, file=AT, data=DATA)
@@ -393,9 +405,17 @@ class Mounts(Verbs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [pgstore.Volume, pgstore.NetworkFileSystem], ids=lambda kind: kind.__name__)
-def test_verbs_do_what_posix_says(database, kind):
-    machine = type("Machine", (DirectMachine,), {"database": database, "kind": kind})
+@pytest.mark.parametrize(
+    ("kind", "verbs"),
+    [
+        (pgstore.Volume, DirectNodes),
+        (pgstore.NetworkFileSystem, DirectNodes),
+        (pgstore.NetworkFileSystem, DirectCalls),
+    ],
+    ids=["Volume", "NetworkFileSystem", "one call"],
+)
+def test_verbs_do_what_posix_says(database, kind, verbs):
+    machine = type("Machine", (DirectMachine,), {"database": database, "kind": kind, "verbs": verbs})
     run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=40, deadline=None))
 
 

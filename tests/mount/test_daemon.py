@@ -280,7 +280,7 @@ def test_a_server_that_is_down_is_an_error_within_the_time_given(store_name, pla
         with pytest.raises((errors.StoreUnavailable, errors.TimedOut)) as caught:
             Volume.from_name(store_name, client=client).mount(place, timeout=1.0)
 
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 20
     assert "\n" not in str(caught.value)
     client.close()
 
@@ -337,21 +337,23 @@ def test_a_daemon_that_cannot_start_says_why(volume, place, monkeypatch, caplog)
 
 def test_what_nobody_waits_for_any_more_is_unmounted(volume, place, monkeypatch):
     monkeypatch.setitem(backends.FACTORIES, "volume", f"{MEMORY.partition(':')[0]}:slow_files_of")
-    interrupted = threading.Event()
 
     def interrupt(number, frame):
-        if not interrupted.is_set():
-            interrupted.set()
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGALRM, interrupt)
+    def interrupt_it():
+        wait_until(lambda: os.path.exists(f"{place}.waits"), "the daemon has begun")
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    interrupting = threading.Thread(target=interrupt_it)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 1.5)
         with pytest.raises(KeyboardInterrupt):
+            interrupting.start()
             volume.mount(place)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        interrupting.join()
+        signal.signal(signal.SIGUSR1, before)
     Path(f"{place}.go").touch()
 
     wait_until(lambda: os.path.exists(f"{place}.notes") and notes(place)[-1] == "end", "it is unmounted again")

@@ -125,6 +125,25 @@ def test_names_that_others_change_are_seen(memory_mount):
     assert os.listdir(mounted.directory) == ["new"]
 
 
+def test_a_name_that_others_have_made_is_found_by_who_creates_it(memory_mount):
+    """
+    Although the kernel remembers that there was none: a file is opened, or is there already; a link is followed.
+    """
+    mounted = memory_mount()
+    for name in ("file", "link", "exclusive"):
+        assert not (mounted.directory / name).exists()
+    (mounted.directory / "contents").write_bytes(b"contents")
+    mounted.call("enter", "contents", "file")
+    mounted.call("enter", "contents", "exclusive")
+    mounted.call("enter_symbolic_link", "link", "contents")
+
+    for name in ("file", "link"):
+        with opened(mounted.directory / name, os.O_CREAT | os.O_RDWR) as fd:
+            assert os.read(fd, 100) == b"contents"
+    fails(errno.EEXIST, os.open, mounted.directory / "exclusive", os.O_CREAT | os.O_EXCL | os.O_RDWR)
+    assert (mounted.directory / "exclusive").exists()
+
+
 def test_writes_go_on_while_notifications_storm(memory_mount):
     """
     What is being written, read, made and removed is what the notifications are about.
@@ -234,6 +253,29 @@ def test_a_program_that_is_killed_does_not_wait_for_its_answer(memory_mount, doi
         until(lambda: mounted.call("opened") == 0, "the file to be closed")
     mounted.call("let_go")
     assert file.read_bytes() == b"x"
+
+
+def test_what_is_opened_for_a_program_that_is_gone_is_closed_again(memory_mount):
+    """
+    The kernel tells nobody to close what it has not got.
+    """
+    mounted = memory_mount()
+    file = mounted.directory / "file"
+    file.write_bytes(b"x")
+    os.setxattr(file, "user.held_open", b"1")
+    until(lambda: mounted.call("opened") == 0, "the file to be closed")
+    mounted.call("hold")
+    waiting = program("import os, sys; print('now', flush=True); os.open(sys.argv[1], os.O_RDONLY)", file)
+    assert waiting.stdout is not None
+    assert waiting.stdout.readline() == "now\n"
+    until(lambda: state_of(waiting) in "SD", "the program to wait")
+    waiting.kill()
+    ended(waiting, -signal.SIGKILL)
+
+    mounted.call("let_go")
+
+    until(lambda: mounted.call("opened_after_all") == 1, "the file to be opened")
+    until(lambda: mounted.call("opened") == 0, "the file to be closed")
 
 
 def test_a_signal_that_does_not_kill_interrupts_nothing(memory_mount):
@@ -403,6 +445,19 @@ def test_unmounting_ends_the_server_once_the_last_file_is_closed(memory_mount):
         assert mounted.process.poll() is None
     assert mounted.process.wait(SOON) == 0
     assert mounted.process.stdout.read() == "ended 0\n"
+
+
+def test_unmounting_while_notifications_storm_ends_the_server(memory_mount):
+    mounted = memory_mount()
+    for number in range(20):
+        (mounted.directory / f"{number}").write_bytes(b"x")
+    assert mounted.process.stdin is not None
+    mounted.process.stdin.write('["tell_all", 100000]\n')
+    mounted.process.stdin.flush()
+
+    attach.detach(str(mounted.directory))
+
+    assert mounted.process.wait(SOON) == 0
 
 
 def test_an_aborted_connection_ends_the_server(memory_mount):

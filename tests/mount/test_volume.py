@@ -275,3 +275,67 @@ def test_a_mount_outlives_a_restart_of_the_server(own_server, place, fuse):
             own_server.start()
 
         assert content(volume, "large") == b"1" * 10_000_000 + b"2" * 10_000_000
+
+
+# --------------------------------------------------------------------------------------------------------- transactions
+
+
+def test_a_commit_in_a_transaction_is_part_of_it(volume, volume_elsewhere, mount, place, client, store_name):
+    """
+    Files that a program wrote, and an entry of a Dict, are one commit.
+    """
+    entries = pgstore.Dict.from_name(f"{store_name}-d"[-64:], create_if_missing=True, client=client)
+    (place / "small").write_bytes(b"small")
+    (place / "large").write_bytes(b"large" * 100_000)
+
+    with client.transaction():
+        entries["size"] = 5
+        mount.commit()
+        assert paths(volume_elsewhere) == []
+        assert paths(volume) == ["large", "small"]
+
+    assert paths(volume_elsewhere) == ["large", "small"]
+    assert content(volume_elsewhere, "large") == b"large" * 100_000
+    (place / "more").write_text("more")
+    mount.commit()
+    assert paths(volume_elsewhere) == ["large", "more", "small"]
+
+
+@pytest.mark.parametrize("savepoint", [False, True])
+def test_a_commit_in_a_transaction_that_is_rolled_back_can_be_made_again(
+    volume_elsewhere, mount, place, client, savepoint
+):
+    (place / "file").write_bytes(b"x" * 200_000)
+
+    with pytest.raises(ZeroDivisionError) if not savepoint else contextlib.nullcontext(), client.transaction():
+        with contextlib.suppress(ZeroDivisionError) if savepoint else contextlib.nullcontext(), client.transaction():
+            mount.commit()
+            raise ZeroDivisionError
+
+    assert paths(volume_elsewhere) == []
+    assert (place / "file").read_bytes() == b"x" * 200_000
+    mount.commit()
+    assert content(volume_elsewhere, "file") == b"x" * 200_000
+
+
+def test_a_mount_is_used_and_ended_in_the_transaction_that_commits_it(volume, volume_elsewhere, place, client, fuse):
+    with client.transaction():
+        with volume.mount(place, mode="fuse"):
+            (place / "file").write_text("content")
+            volume.commit()
+            assert (place / "file").read_text() == "content"
+        assert paths(volume_elsewhere) == []
+
+    assert content(volume_elsewhere, "file") == b"content"
+
+
+def test_what_a_transaction_has_not_committed_is_not_waited_for(mount, place, client):
+    with client.transaction():
+        (place / "file").write_text("content")
+        mount.commit()
+        (place / "file").write_text("other")
+
+        began = time.monotonic()
+        with pytest.raises(pgstore.OutcomeUnknown, match="has not ended"):
+            mount.commit()
+        assert time.monotonic() - began < 5

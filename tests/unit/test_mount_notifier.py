@@ -146,7 +146,7 @@ def test_who_waits_until_the_kernel_was_told_finds_that_it_was(listening):
 
     for ino in range(100, 300):
         listening.notifier.forget_attributes(ino)
-        listening.notifier.wait_until_told()
+        listening.notifier.wait_until_forgotten()
 
         assert listening.has_next()
         assert listening.inode()[0] == ino

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from pgstore import errors
+from pgstore.core import threads
 from pgstore.fs.model import StoreGone
 from pgstore.mount import kernel
-from pgstore.mount.protocol import NO_CACHING, Attributes, Caching, Missing, Owner
+from pgstore.mount.protocol import NO_CACHING, Attributes, Caching, Missing, Owner, Statistics
 from pgstore.mount.serve import serve
-from tests.fixtures.memory_files import MemoryFiles
+from tests.fixtures.memory_files import MemoryFile, MemoryFiles
 
 CAN = kernel.HANDLE_KILLPRIV_V2 | kernel.DO_READDIRPLUS | kernel.ASYNC_READ
 POSIX_LOCKS, DONT_MASK, WRITEBACK_CACHE = 1 << 1, 1 << 6, 1 << 16
@@ -285,6 +286,73 @@ def test_what_is_open_at_the_end_is_closed(files):
     fake.end()
 
     assert inode.opened == 0
+
+
+def test_a_file_that_cannot_be_closed_at_the_end_keeps_no_other_open(files, monkeypatch, caplog):
+    fake = FakeKernel(files)
+    fake.initialise()
+    inodes = [files.inodes[created(fake, name)[0]["nodeid"]] for name in (b"first", b"second")]
+    release = MemoryFile.release
+
+    def fail(file: MemoryFile) -> None:
+        release(file)
+        if file.ino == inodes[0].ino:
+            raise ZeroDivisionError("a mistake")
+
+    monkeypatch.setattr(MemoryFile, "release", fail)
+    with caplog.at_level(logging.CRITICAL, "pgstore"):
+        fake.end()
+
+    assert [inode.opened for inode in inodes] == [0, 0]
+
+
+# ------------------------------------------------------------------------------------------------------------ threads
+
+
+def test_without_threads_of_the_system_one_serves_all(monkeypatch):
+    files = MemoryFiles(waits=True)
+    start = threads.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "pgstore-mount":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threads, "start", refuse)
+    fake = FakeKernel(files)
+    fake.initialise()
+
+    for number in range(3):
+        created(fake, b"%d" % number)
+    fake.end()
+
+    assert sorted(files.inodes[1].names) == [b"0", b"1", b"2"]
+
+
+def test_what_may_wait_is_answered_in_any_order_by_no_more_threads_than_allowed(monkeypatch):
+    """
+    And what need not wait at once, though more waits than there are threads.
+    """
+    files = MemoryFiles()
+    gate = threading.Event()
+    waiting: set[threading.Thread] = set()
+
+    def statistics() -> Statistics:
+        waiting.add(threading.current_thread())
+        gate.wait(10)
+        return Statistics(4096, 1, 1, 1, 1)
+
+    monkeypatch.setattr(files, "statistics", statistics)
+    fake = FakeKernel(files, threads_max=3)
+    fake.initialise()
+    slow = {fake.send(kernel.STATFS) for _ in range(10)}
+    assert entry(fake.ask(kernel.LOOKUP, body=b"quick\0"))["nodeid"] == 0
+
+    gate.set()
+
+    assert {fake.answer()[0] for _ in range(10)} == slow
+    fake.end()
+    assert len(waiting) <= 3
 
 
 # ------------------------------------------------------------------------------------------------------------- errors

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Final, NamedTuple, NoReturn
 
 from pgstore.core.operation import Op
 from pgstore.fs.commit.change_set import Change, ChangeSet, Removal
-from pgstore.fs.model import Entry, Node
+from pgstore.fs.model import DIRECTORY, Entry, Node
 
 
 class NewNode(NamedTuple):
@@ -400,6 +400,29 @@ class HeldChanges(Layer):
         self.base = version
         self._renumber()
 
+    def new_directories(self) -> list[NameChange]:
+        """The new directories that are made in such as the version has."""
+        return [
+            each
+            for each in self._pending.changes()
+            if each.change.entry is not None
+            and each.change.removed is None
+            and each.change.entry.ino in self.unwritten
+            and each.change.entry.kind == DIRECTORY
+            and each.parent not in self.new
+        ]
+
+    def become_one(self, made: NameChange, theirs: int) -> None:
+        """The version, just gone to, has directory *theirs* where *made* is one: they become one, as the commit would have it."""
+        assert made.change.entry is not None
+        ours = made.change.entry.ino
+        del self._names[made.parent][made.name]
+        self._sorted.pop(made.parent, None)
+        del self.new[ours]
+        self.unwritten.discard(ours)
+        self._now_called[ours] = theirs
+        self._renumber()
+
     def _renumber(self) -> None:
         """What is pending in directories that were merged into others is in those from now on."""
         for ours, theirs in self._now_called.items():
@@ -418,6 +441,7 @@ class HeldChanges(Layer):
                 ino: new if new.parent is None else new._replace(parent=self._now(new.parent))
                 for ino, new in self.new.items()
             }
+            self._names = {parent: names for parent, names in self._names.items() if names}
             self._count = sum(map(len, self._names.values()))
 
     def _become(self, layer: Layer, version: int) -> None:

@@ -21,7 +21,7 @@ from pgstore.fs.content.block_cache import BLOCK_BYTES, Block, BlockCache
 CONNECTIONS_MAX: Final = 4  # that read at a time
 WINDOW_MIN: Final = BLOCK_BYTES
 WINDOW_MAX: Final = 16 * BLOCK_BYTES
-FETCH_BYTES: Final = 4 * BLOCK_BYTES  # in one statement
+FETCH_BYTES: Final = 2 * BLOCK_BYTES  # in one statement
 _PARTS_MAX: Final = 16  # of a block
 _OUT_OF_ORDER: Final = 2 * BLOCK_BYTES  # the kernel sends several requests at a time, in any order
 
@@ -58,9 +58,8 @@ class Reading:
         self._workers = reading_workers(client)
         self._lock = threading.Lock()
         self._tasks: dict[tuple[Hashable, int], Task[Fetched]] = {}  # by the blocks that they fetch
-        self._ahead_max = (
-            min(2 * WINDOW_MAX, cache.bytes_max // 2) // BLOCK_BYTES
-        )  # blocks that are being fetched ahead
+        # Blocks that are being fetched, beyond which none is fetched ahead.
+        self._ahead_max = min(WINDOW_MAX, cache.bytes_max // 4) // BLOCK_BYTES
 
     def fetch_now(self, source: Source, start: int, end: int) -> list[bytes]:
         """The bytes of a range, read by the caller."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from functools import partial
 from typing import Final
+from urllib.parse import quote
 
 from pgstore import errors
 from pgstore.client.session import Session
@@ -19,6 +20,7 @@ from pgstore.fs.commit.change_set import check_version
 from pgstore.fs.content import blobs
 from pgstore.fs.content.blobs import INLINE_BYTES_MAX, UNIQUE_VIOLATION
 from pgstore.fs.model import UNCOMMITTED, Contents, StoreGone
+from pgstore.fs.notifications import TELL, notice_head, own_origin
 from pgstore.fs.paths import Names, join
 from pgstore.fs.transfer.local import Folder, FolderFile, Source
 from pgstore.fs.transfer.progress import Progress
@@ -27,22 +29,30 @@ from pgstore.fs.tree.new_rows import reserve_inodes
 from pgstore.fs.tree.resolve import Tree, check_file
 
 _ATTEMPTS: Final = 4  # when connections break
-# From the first attempt to the last. `pgstore.volume_put` finds an earlier attempt by its rows, which collection leaves alone for
-# ten minutes, even if the file was replaced at once.
+# From the first attempt to the last. `pgstore.volume_put`, as `live_put`, finds an earlier attempt by its rows, which collection
+# leaves alone for ten minutes, even if the file was replaced at once.
 _REPEAT_SECONDS: Final = 300.0
 
 
 def put_small_file(
-    session: Session, store_id: int, source: Source, names: Names, progress: Progress, mode: int | None
+    session: Session,
+    store_id: int,
+    source: Source,
+    names: Names,
+    progress: Progress,
+    mode: int | None,
+    *,
+    in_place: bool,
 ) -> Op[int | None]:
     """
-    Commit a small *source* to a Volume as the path *names*, in one round trip and outside any transaction.
+    Commit a small *source* as the path *names*, in one round trip and outside any transaction.
 
     Returns the number of bytes. None: nothing was done, because it takes more than that; `put_file` can do it, or says what is
     wrong.
 
     Args:
         source: one that can restart.
+        in_place: to a NetworkFileSystem, not to a Volume.
     """
     data: bytes = yield Call(partial(source.read, INLINE_BYTES_MAX + 1))
     if len(data) <= INLINE_BYTES_MAX:
@@ -50,7 +60,14 @@ def put_small_file(
         now_ns = time.time_ns()
         mtime_ns = now_ns if source.mtime_ns is None else source.mtime_ns
         mode = source.mode if mode is None else mode
-        put = yield from _volume_put(store_id, ino, names[:-1], names[-1], mode, mtime_ns, now_ns, data)
+        key, head = notice_head(store_id)
+        told: tuple[object, ...] = (key, f"{head}v", f" @{own_origin()}")
+        if in_place:
+            told = (key, head, f"/{quote(names[-1], safe='')} @{own_origin()}")
+        statement = LIVE_PUT if in_place else VOLUME_PUT
+        put = yield from _small_put(
+            statement, (store_id, ino, names[:-1], names[-1], mode, mtime_ns, now_ns, data), told
+        )
         if put is None:
             raise StoreGone
         if put:
@@ -63,18 +80,27 @@ def put_small_file(
 
 # The locks, and what makes a repeated call safe: see sql/schema.sql.
 VOLUME_PUT = Statement(
-    "SELECT pgstore.volume_put($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-    "int8 int8 bytea[] bytea int4 int8 int8 bytea bool",
+    "SELECT pgstore.volume_put($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+    "int8 int8 bytea[] bytea int4 int8 int8 bytea bool int4 text text",
+)
+# $12: the name.
+_NOTICE: Final = "coalesce(concat($11, 'i', r.directory, ',' || r.replaced, ' n') || r.directory || $12, $11 || 'iany')"
+LIVE_PUT = Statement(
+    f"""
+    SELECT r.is_put, CASE WHEN r.is_put THEN {TELL.format(key="$10", notice=_NOTICE)} END
+      FROM pgstore.live_put($1, $2, $3, $4, $5, $6, $7, $8, $9) r
+    """,
+    "int8 int8 bytea[] bytea int4 int8 int8 bytea bool int4 text text",
 )
 
 
-def _volume_put(*values: object) -> Op[bool | None]:
-    """Call `pgstore.volume_put`, again if its answer is lost with the connection."""
+def _small_put(statement: Statement, values: tuple[object, ...], told: tuple[object, ...]) -> Op[bool | None]:
+    """Call `pgstore.volume_put` or `pgstore.live_put`, again if its answer is lost with the connection."""
     give_up = clock.monotonic() + _REPEAT_SECONDS
     repeated = False
     for attempts_left in range(_ATTEMPTS - 1, -1, -1):
         try:
-            ((put,),) = yield Query(VOLUME_PUT, *values, repeated)
+            ((put, *_),) = yield Query(statement, *values, repeated, *told)
         except errors.OutcomeUnknown:
             if not attempts_left or clock.monotonic() > give_up:
                 raise

@@ -21,7 +21,7 @@ from pgstore.core.statement import Statement
 from pgstore.fs.commit.held import HeldChanges, Part
 from pgstore.fs.commit.volume import VersionedChanges
 from pgstore.fs.content.staged import ABANDON
-from pgstore.fs.model import DIRECTORY, Node, StoreGone
+from pgstore.fs.model import DIRECTORY, ROOT, Node, StoreGone
 from pgstore.fs.retention.pins import pins_of, version_of
 from pgstore.fs.tree import handover
 from pgstore.fs.tree.handover import Written
@@ -35,10 +35,13 @@ ATTEMPTS: Final = 5  # of a commit that the server rolls back for a deadlock
 LOOK_UP_NAMES_MAX: Final = 1_000
 LISTED_NAMES_MAX: Final = 10_000
 CACHED_NAMES_MAX: Final = 30_000  # of all directories
+LOOKED_UP_MAX: Final = 4_096  # names that were looked for one by one
 
 HEAD = Statement("SELECT f.head FROM pgstore.file_system f WHERE f.store_id = $1", "int8", read_only=True)
 # A commit under way ends before this is had, and then no other begins.
 LOCK_HEAD = Statement("SELECT 1 FROM pgstore.file_system f WHERE f.store_id = $1 FOR UPDATE", "int8")
+# The same, without waiting: no row if somebody has the lock, too.
+TRY_LOCK_HEAD = Statement("SELECT 1 FROM pgstore.file_system f WHERE f.store_id = $1 FOR UPDATE SKIP LOCKED", "int8")
 # Whether one of the new inodes $2 was written; or, in version $3, one of the inodes $4 with the ctime $5.
 IS_WRITTEN = Statement(
     """
@@ -130,6 +133,21 @@ class HeldFileSystem:
             yield from self._pin(version)
             self.changes.rebase(version)
             self.tree.go_to(version)
+            yield from self._merge_directories()
+
+    def _merge_directories(self) -> Op[None]:
+        """New directories become one with those that others have made meanwhile, level by level."""
+        merged = True
+        while merged:
+            merged = False
+            for made in self.changes.new_directories():
+                try:
+                    theirs = yield from self.tree.rows.named(made.parent, made.name)
+                except (errors.StaleFile, errors.NotADirectory):
+                    continue  # which the commit will say
+                if theirs is not None and theirs.is_directory:
+                    self.changes.become_one(made, theirs.ino)
+                    merged = True
 
     def _pin(self, version: int | None) -> Op[None]:
         if self._read_only:
@@ -188,28 +206,53 @@ class HeldFileSystem:
             raise
         return (yield from self.settle(part, done.written))
 
-    def find_outcome(self) -> Op[int | None]:
+    def hand_over(self, without: Collection[int] = ()) -> Part:
+        """What was changed since the last commit, for a transaction of somebody else's to write (`handover.write`)."""
+        return self.changes.part(without)
+
+    def handed_over(self, part: Part, written: Written) -> None:
+        """A transaction has written *part*, and not ended yet. `find_outcome` finds out whether it was committed."""
+        self._doubtful = _Doubtful(part, written)
+
+    @property
+    def is_handed_over(self) -> bool:
+        """Whether a transaction has written all that was changed, and its outcome is not known."""
+        return self._doubtful is not None and self.changes.part() == self._doubtful.part
+
+    def taken_back(self) -> None:
+        """What was handed over was rolled back."""
+        self._doubtful = None
+
+    def find_outcome(self, *, wait: bool = True) -> Op[int | None]:
         """
-        Find out whether a commit whose answer was lost has happened. Returns its version; None: there is no such.
+        Find out whether a commit whose answer was lost, or that is somebody else's, has happened. Returns its version; None: there
+        is no such, or it was rolled back.
+
+        Args:
+            wait: for the end of whichever transaction is committing to the Volume.
 
         Raises:
-            OutcomeUnknown: nobody knows yet.
+            OutcomeUnknown: one is, and it was not waited for.
         """
         doubtful = self._doubtful
         if doubtful is None:
             return None
-        is_written = yield from atomic(self._is_written(doubtful))
+        is_written = yield from atomic(self._is_written(doubtful, wait=wait))
         self._doubtful = None
         return (yield from self.settle(doubtful.part, doubtful.written)) if is_written else None
 
-    def _is_written(self, doubtful: _Doubtful) -> Op[bool]:
+    def _is_written(self, doubtful: _Doubtful, *, wait: bool) -> Op[bool]:
         """By its rows, and not by the number of its transaction, which after a crash may be another's."""
         part, version = doubtful.part, doubtful.written.version
         new = [each.node.ino for each in part.new[:SIGNS_MAX]]
         times = {ino: attributes["ctime_ns"] for ino, attributes in part.attributes.items() if "ctime_ns" in attributes}
         signs = [*part.touched.items(), *times.items()][:SIGNS_MAX]
         find = Query(IS_WRITTEN, self.store_id, new, version, [ino for ino, _ in signs], [at_ns for _, at_ns in signs])
-        locked, ((is_written,),) = yield Many([Query(LOCK_HEAD, self.store_id), find])
+        locked, ((is_written,),) = yield Many([Query(LOCK_HEAD if wait else TRY_LOCK_HEAD, self.store_id), find])
+        if not locked and not wait and (yield Query(HEAD, self.store_id)):
+            raise errors.OutcomeUnknown(
+                "what was written was handed over to a transaction that has not ended: commit again when it has"
+            )
         if not locked:
             raise StoreGone
         return bool(is_written)
@@ -277,13 +320,15 @@ class HeldRows(NodeRows):
     def __init__(self, store_id: int, tree: HeldTree) -> None:
         super().__init__(store_id, tree.version, tree.read)
         self._changes = tree.held
-        self._listed: OrderedDict[int, _Listed] = OrderedDict()  # the one used last at the end
+        self._listed: OrderedDict[int, _Listed] = OrderedDict()  # the one read last at the end
         self._nodes: dict[int, Node] = {}
+        self._looked_up: dict[tuple[int, bytes], Node | None] = {}  # in such as are in no listing
         self._count = 0  # names in _listed
-        self._large: set[int] = set()  # directories that have too many names to read them all for one
+        self._large: dict[int, int] = {}  # directories that have more names than so many
 
     def go_to(self, version: int, changed: Collection[int] | None, inodes: Collection[int]) -> None:
         self._version = version
+        self._looked_up = {}
         if changed is None:
             self._listed.clear()
             self._nodes.clear()
@@ -298,31 +343,50 @@ class HeldRows(NodeRows):
 
     def node(self, ino: int, *, with_contents: bool = False) -> Op[Node | None]:
         kept = self._changes.kept(ino)
-        if kept is not None and (not with_contents or ino in self._changes.unwritten or not kept.node.size_bytes):
-            return kept.node
-        node = None if with_contents else self._nodes.get(ino)
-        if node is None:
-            node = yield from super().node(ino, with_contents=with_contents)
-        if kept is not None:
-            return kept.node if node is None else node._replace(link_count=kept.node.link_count)
+        if kept is None:
+            known = None if with_contents else self._nodes.get(ino)
+            if known is not None:
+                return known
+            version = self._version
+            found = yield from super().node(ino, with_contents=with_contents)
+            if ino == ROOT and found is not None and version == self._version:
+                self._nodes[ino] = found  # in no listing, and asked for most
+            return found
+        node = kept.node
+        if with_contents and node.size_bytes and node.inline_data is None and node.blob_id is None:
+            # It was read without them, before it lost its name.
+            there = yield from super().node(ino, with_contents=True)
+            if there is not None:
+                node = node._replace(inline_data=there.inline_data, blob_id=there.blob_id, chunk_size=there.chunk_size)
         return node
 
     def named(self, directory: int, name: bytes, *, with_contents: bool = False) -> Op[Node | None]:
         if self._is_new(directory):
             return None
         listed = self._listed.get(directory)
-        if listed is None and directory not in self._large:
+        if listed is None and self._large.get(directory, 0) < LOOK_UP_NAMES_MAX:
             listed = yield from self._list(directory, LOOK_UP_NAMES_MAX)
         if listed is None:
-            return (yield from super().named(directory, name, with_contents=with_contents))
+            return (yield from self._named_in_large(directory, name, with_contents=with_contents))
         ino = listed.inos.get(name)
         return None if ino is None else (yield from self.node(ino, with_contents=with_contents))
+
+    def _named_in_large(self, directory: int, name: bytes, *, with_contents: bool) -> Op[Node | None]:
+        """A kernel looks up what it then renames or removes."""
+        looked_up = self._looked_up
+        if not with_contents and (directory, name) in looked_up:
+            return looked_up.get((directory, name))
+        found = yield from super().named(directory, name, with_contents=with_contents)
+        if len(looked_up) >= LOOKED_UP_MAX:
+            looked_up = self._looked_up = {}
+        looked_up[directory, name] = found  # of a version gone by: then this dict is no longer asked
+        return found
 
     def page(self, directory: int, after: bytes, count: int) -> Op[list[NamedNode]]:
         if self._is_new(directory):
             return []
         listed = self._listed.get(directory)
-        if listed is None and not after:
+        if listed is None and not after and self._large.get(directory, 0) < LISTED_NAMES_MAX:
             listed = yield from self._list(directory, LISTED_NAMES_MAX)
         if listed is None:
             return (yield from super().page(directory, after, count))
@@ -357,11 +421,15 @@ class HeldRows(NodeRows):
 
     def _list(self, directory: int, names_max: int) -> Op[_Listed | None]:
         """Read all of *directory*; None: it has more than *names_max* names."""
+        version = self._version
         page = yield from super().page(directory, b"", names_max + 1)
         if len(page) > names_max:
-            self._large.add(directory)
+            self._large[directory] = names_max
             return None
-        listed = self._listed[directory] = _Listed(page)
+        listed = _Listed(page)
+        if version != self._version or directory in self._listed:  # another thread has gone on, or was quicker
+            return listed
+        self._listed[directory] = listed
         self._nodes.update((named.node.ino, named.node) for named in page)
         self._count += len(page)
         while self._count > CACHED_NAMES_MAX and len(self._listed) > 1:
@@ -369,7 +437,7 @@ class HeldRows(NodeRows):
         return listed
 
     def _forget(self, directory: int) -> None:
-        self._large.discard(directory)
+        self._large.pop(directory, None)
         listed = self._listed.pop(directory, None)
         if listed is not None:
             self._count -= len(listed.names)

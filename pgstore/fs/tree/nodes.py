@@ -117,6 +117,8 @@ def names(tree: Tree, directory: int, after: bytes, count: int) -> Op[list[Named
         new = (changed[at] for at in range(bisect_right(changed, after), end) if changed[at] not in here)
         for name in merge(here, new):
             change = changes.get(name)
+            if change is None and name not in here:
+                continue  # undone by another thread, meanwhile
             if change is None:
                 result.append(NamedNode(name, tree.node_as_changed(here[name])))
             elif change.entry is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import errno
+import logging
 import tempfile
 import threading
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from pgstore.mount.contents.under_way import Shared, UnderWay
 from pgstore.mount.daemon.backends import What
 from pgstore.mount.protocol import Attributes, Files, Statistics
 
+_LOG: Final = logging.getLogger("pgstore")
 T = TypeVar("T")
 C = TypeVar("C", bound=UnderWay)
 F = TypeVar("F", bound=ContentsFile)
@@ -63,6 +65,8 @@ class StoreFiles(Files, Generic[C]):
         except OSError as exc:
             if isinstance(exc.__cause__, errors.ConflictError):
                 raise exc.__cause__ from None
+            if exc.errno == errno.EIO:  # all that the program is told
+                _LOG.error("a program is told of an input/output error: %s", exc)
             raise
 
     def _ask(self, make: Callable[[], Op[T]]) -> T:

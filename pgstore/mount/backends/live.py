@@ -10,11 +10,12 @@ may come a moment after a program has heard of a change in another way. So that 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final, TypeVar
 
@@ -27,6 +28,7 @@ from pgstore.fs.content import in_place
 from pgstore.fs.model import FILE, NEWEST, ROOT, SYMLINK, Node, StoreGone
 from pgstore.fs.notifications import ANYTHING, FileChange, FileChanges
 from pgstore.fs.tree import nodes
+from pgstore.fs.tree.live_nodes import LiveNodes
 from pgstore.fs.tree.resolve import Tree
 from pgstore.fs.tree.transact import FileSystem
 from pgstore.mount.backends.base import StoreFiles, root_of, shared_of
@@ -38,6 +40,7 @@ from pgstore.mount.protocol import (
     MISSING,
     AttributeChange,
     Attributes,
+    Bytes,
     Caching,
     Kernel,
     Missing,
@@ -74,6 +77,7 @@ class LiveFiles(StoreFiles[LiveContents]):
         # Of directories in which something was made. They may be as old as what the kernel believes of them.
         self._above: dict[int, Attributes] = {}
         self._kernel: Kernel | None = None
+        self.has_unsynced = False  # names that are perhaps not on the server's disk yet
         self._changes = FileChanges(self._store_id)
         self._ended = threading.Event()
         self._listener: threading.Thread | None = None
@@ -95,7 +99,7 @@ class LiveFiles(StoreFiles[LiveContents]):
         self._changes.stop()
         if self._listener is not None:
             self._listener.join()
-        for contents in list(self._contents.values()):
+        for contents in self._all_contents():
             contents.upload()
             contents.release()
 
@@ -133,6 +137,10 @@ class LiveFiles(StoreFiles[LiveContents]):
         for ino in inodes:
             self._refresh(ino)
             kernel.forget_contents(ino)
+
+    def forget_contents(self, ino: int) -> None:
+        if self._kernel is not None:
+            self._kernel.forget_contents(ino)
 
     def _refresh(self, ino: int) -> None:
         """Others may have changed a file that is open here."""
@@ -197,7 +205,7 @@ class LiveFiles(StoreFiles[LiveContents]):
         contents = self._contents.get(ino)
         if contents is not None and contents.is_dirty and change.mtime_ns is not None:
             contents.upload()  # which sets it, too
-        node = self._change(lambda tree: nodes.set_attributes(tree, ino, **change._asdict()))
+        node = self._commit(lambda: self._verbs.set_attributes(ino, **change._asdict()))
         self._above.pop(ino, None)
         return self._attributes(node)
 
@@ -214,43 +222,80 @@ class LiveFiles(StoreFiles[LiveContents]):
 
     # --------------------------------------------------------------------------------------------------------- making
 
-    def _change(self, body: Callable[[Tree], Op[T]]) -> T:
+    @property
+    def _verbs(self) -> LiveNodes:
+        """
+        The verbs that change names and attributes.
+
+        Their commits wait for the disk only where a crash of the server would go unnoticed; else `sync` does, and closing a file.
+        """
+        return LiveNodes(self._file_system, durable=self._session.server is None)
+
+    def _commit(self, make: Callable[[], Op[T]]) -> T:
+        """Do what changes names, again where the server was away."""
+        self.has_unsynced = True
         try:
-            return self._run(lambda: self._file_system.change(body))
-        except errors.ConflictError as exc:
+            return self._run(make)
+        except (errors.ConflictError, errors.SerializationConflict) as exc:
             raise OSError(errno.EBUSY, str(exc)) from exc
 
+    def _commit_once(self, make: Callable[[], Op[object]], done: type[errors.Error] | None) -> None:
+        """
+        `_commit` of what must not be done twice.
+
+        Args:
+            done: with which error it fails if an attempt whose answer was lost had done it; None: nobody can tell.
+        """
+        is_unknown = False
+
+        def attempt() -> Op[None]:
+            nonlocal is_unknown
+            if is_unknown and done is None:
+                raise OSError(errno.EIO, "the connection broke, and it is unknown whether it was done")
+            try:
+                yield from make()
+            except errors.OutcomeUnknown:
+                is_unknown = True
+                raise
+            except errors.Error as exc:
+                if done is None or not (is_unknown and isinstance(exc, done)):
+                    raise
+
+        self._commit(attempt)
+
+    def _change(self, body: Callable[[Tree], Op[T]]) -> T:
+        return self._commit(lambda: self._file_system.change(body))
+
     def make(self, directory: int, name: bytes, kind: str, mode: int, owner: Owner, device: int = 0) -> Attributes:
-        return self._attributes(
-            self._change(
-                lambda tree: nodes.make(
-                    tree, directory, name, kind, mode, uid=owner.uid, gid=owner.gid, device=device or None
-                )
-            )
+        made = self._commit(
+            lambda: self._verbs.make(directory, name, kind, mode, uid=owner.uid, gid=owner.gid, device=device or None)
         )
+        return self._attributes(made)
 
     def make_symbolic_link(self, directory: int, name: bytes, target: bytes, owner: Owner) -> Attributes:
-        return self._attributes(
-            self._change(
-                lambda tree: nodes.make_symbolic_link(tree, directory, name, target, uid=owner.uid, gid=owner.gid)
-            )
+        made = self._commit(
+            lambda: self._verbs.make_symbolic_link(directory, name, target, uid=owner.uid, gid=owner.gid)
         )
+        return self._attributes(made)
 
     def read_link(self, ino: int) -> bytes:
         return self._run(lambda: nodes.read_link(self._tree(), ino))
 
     def link(self, ino: int, directory: int, name: bytes) -> Attributes:
-        self._change(lambda tree: nodes.link(tree, ino, directory, name))
-        return self.attributes(ino)  # the commit has set its ctime
+        self._commit_once(lambda: self._verbs.link(ino, directory, name), errors.FileExists)
+        return self.attributes(ino)
 
     def remove(self, directory: int, name: bytes) -> None:
-        self._change(lambda tree: nodes.remove(tree, directory, name))
+        self._commit_once(lambda: self._verbs.remove(directory, name), errors.FileMissing)
 
     def remove_directory(self, directory: int, name: bytes) -> None:
-        self._change(lambda tree: nodes.remove_directory(tree, directory, name))
+        self._commit_once(lambda: self._verbs.remove_directory(directory, name), errors.FileMissing)
 
     def rename(self, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int) -> None:
-        self._change(lambda tree: nodes.rename(tree, directory, name, to_directory, to_name, flags))
+        self._commit_once(
+            lambda: self._verbs.rename(directory, name, to_directory, to_name, flags),
+            None if flags == nodes.RENAME_EXCHANGE else errors.FileMissing,
+        )
 
     # -------------------------------------------------------------------------------------------- extended attributes
 
@@ -302,23 +347,45 @@ class LiveFiles(StoreFiles[LiveContents]):
         return contents.is_dirty
 
     def create(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> tuple[Attributes, OpenFile]:
-        def body(tree: Tree) -> Op[tuple[Node, bool]]:
-            where = yield from nodes.place(tree, directory, name)
-            if where.node is not None and not flags & os.O_EXCL:
-                return where.node, False
-            made = yield from nodes.make_at(tree, where, FILE, mode, uid=owner.uid, gid=owner.gid)
+        def body() -> Op[tuple[Node, bool]]:
+            try:
+                made = yield from self._verbs.make(directory, name, FILE, mode, uid=owner.uid, gid=owner.gid)
+            except errors.FileExists:
+                if flags & os.O_EXCL:
+                    raise
+                node = yield from nodes.look_up(self._tree(), directory, name)
+                if node is None:  # it was there a moment ago
+                    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
+                return node, False
             return made, True
 
-        node, is_new = self._change(body)
+        node, is_new = self._commit(body)
         if node.kind == SYMLINK:  # the kernel follows it, when it has looked it up
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         file = self._opened(node, flags, is_new=is_new)
         return (self.attributes(node.ino) if flags & os.O_TRUNC and not is_new else self._attributes(node)), file
 
     def sync(self) -> None:
-        for contents in list(self._contents.values()):
+        for contents in self._all_contents():
             contents.upload()
-        self._run(lambda: in_place.sync(self._store_id))
+        with self.syncing():
+            self._run(lambda: in_place.sync(self._store_id))
+
+    def sync_names(self) -> None:
+        """Return when the names that were changed here are on the server's disk."""
+        if self.has_unsynced:
+            with self.syncing():
+                self._run(lambda: in_place.sync(self._store_id))
+
+    @contextlib.contextmanager
+    def syncing(self) -> Iterator[None]:
+        """Around what brings to the server's disk all that was committed before."""
+        had, self.has_unsynced = self.has_unsynced, False
+        try:
+            yield
+        except BaseException:
+            self.has_unsynced |= had
+            raise
 
 
 class _OpenFile(LiveFile):
@@ -327,6 +394,32 @@ class _OpenFile(LiveFile):
     def __init__(self, files: LiveFiles, contents: LiveContents, flags: int) -> None:
         super().__init__(contents, flags)
         self._files = files
+
+    def write(self, offset: int, data: Bytes) -> None:
+        super().write(offset, data)
+        if self.is_append and self.contents.size_bytes != offset + len(data):
+            self._files.forget_contents(
+                self.ino
+            )  # others have appended as well: the kernel took the end to be elsewhere
+
+    def flush(self) -> None:
+        if self.can_write:
+            self._with_names(super().flush)
+
+    def flush_now(self) -> bool:
+        return not self.can_write or (not self._files.has_unsynced and super().flush_now())
+
+    def sync(self) -> None:
+        self._with_names(super().sync)
+
+    def _with_names(self, sync: Callable[[], None]) -> None:
+        """Do *sync*, and see that the name of the file is on the server's disk as well."""
+        if self.contents.is_dirty:  # what brings the bytes to the disk does so with all before them
+            with self._files.syncing():
+                sync()
+        else:
+            sync()
+            self._files.sync_names()
 
     def release(self) -> None:
         super().release()

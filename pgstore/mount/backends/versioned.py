@@ -21,12 +21,16 @@ from typing import Final, TypeVar
 
 from pgstore import errors
 from pgstore.client import Client
+from pgstore.core.clock import Deadline
+from pgstore.core.limit import bounded_by
 from pgstore.core.operation import Op
 from pgstore.core.threads import going_on, start
+from pgstore.fs.commit.held import Part
 from pgstore.fs.content import in_place
 from pgstore.fs.content.blobs import INLINE_BYTES_MAX
 from pgstore.fs.model import DIRECTORY, FILE, SYMLINK, Contents, Node, StoreGone
 from pgstore.fs.tree import nodes
+from pgstore.fs.tree.handover import Written
 from pgstore.fs.tree.held import HeldFileSystem, HeldTree
 from pgstore.mount import recovery
 from pgstore.mount.backends.base import MustAsk, StoreFiles, at_once, may_write, root_of, shared_of
@@ -70,6 +74,8 @@ class VersionFiles(StoreFiles[VolumeContents]):
         self._kernel: Kernel | None = None
         # Those of a commit of which it is not known whether it has happened.
         self._in_doubt: list[tuple[VolumeContents, Contents]] | None = None
+        self._is_lent = False  # it is somebody else's, who may take long
+        self._part: Part | None = None  # that somebody else's transaction is about to write
         self._held_bytes = 0  # of small files that are to be committed
         self._wanted = threading.Event()  # a commit, or the end
         self._ended = threading.Event()
@@ -115,13 +121,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
     def _commit(self, *, leave_open: bool) -> None:
         with self._committing:
             self._end_doubt()
-            changed = [contents for contents in self._all_contents() if contents.is_changed]
-            left = {contents.ino for contents in changed if leave_open and contents.is_open_for_writing}
-            changed = [
-                contents
-                for contents in changed
-                if contents.ino not in left and not self._system.changes.is_removed(contents.ino)
-            ]
+            changed, left = self._to_commit(leave_open=leave_open)
             for attempts_left in range(_ATTEMPTS - 1, -1, -1):
                 for contents in changed:
                     contents.upload()
@@ -137,17 +137,21 @@ class VersionFiles(StoreFiles[VolumeContents]):
         for contents in changed:
             self._closed(contents)
 
+    def _to_commit(self, *, leave_open: bool) -> tuple[list[VolumeContents], set[int]]:
+        """The contents that a commit takes, and the inodes that it leaves out."""
+        changed = [contents for contents in self._all_contents() if contents.is_changed]
+        left = {contents.ino for contents in changed if leave_open and contents.is_open_for_writing}
+        is_removed = self._system.changes.is_removed
+        return [each for each in changed if each.ino not in left and not is_removed(each.ino)], left
+
     def _write_version(self, changed: list[VolumeContents], left: set[int]) -> None:
         frozen: list[tuple[VolumeContents, Contents]] = []
         version: int | None = None
         with self._changing:
             try:
-                for contents in changed:
-                    what = contents.freeze()
-                    frozen.append((contents, what))
-                    if what is not contents.base:
-                        self._set_contents(contents, what)
-                version = self._run(lambda: self._system.commit(without=left))
+                self._freeze(changed, frozen)
+                with bounded_by(Deadline.after(self._shared.timeout)):  # whoever holds the lock may wait for us
+                    version = self._run(lambda: self._system.commit(without=left))
                 self._held_bytes = 0
             except OSError as exc:
                 if isinstance(exc.__cause__, errors.OutcomeUnknown):
@@ -158,12 +162,63 @@ class VersionFiles(StoreFiles[VolumeContents]):
             finally:
                 _unfreeze(frozen, version)
 
+    def _freeze(self, changed: list[VolumeContents], frozen: list[tuple[VolumeContents, Contents]]) -> None:
+        """Have the contents that were uploaded among the changes that are held, and stay as they are; note which in *frozen*."""
+        for contents in changed:
+            what = contents.freeze()
+            frozen.append((contents, what))
+            if what is not contents.base:
+                self._set_contents(contents, what)
+
+    def hand_over(self) -> Part:
+        """
+        What was written, for a transaction of the caller's to commit; nothing is committed here until its outcome is known.
+
+        `handed_over` is to be called when it was written there, `taken_back` when that was rolled back or failed.
+        """
+        with self._committing:
+            self._end_doubt()
+            changed, _ = self._to_commit(leave_open=False)
+            for contents in changed:
+                contents.upload()
+            frozen: list[tuple[VolumeContents, Contents]] = []
+            with self._changing:
+                try:
+                    self._freeze(changed, frozen)
+                    self._part = self._system.hand_over()
+                except BaseException:
+                    _unfreeze(frozen, None)
+                    raise
+                self._in_doubt = frozen
+                return self._part
+
+    def handed_over(self, written: Written) -> None:
+        """A transaction has written what `hand_over` gave."""
+        with self._changing:
+            if self._part is not None:
+                self._system.handed_over(self._part, written)
+                self._part = None
+                self._is_lent = True
+
+    def taken_back(self) -> None:
+        """What `hand_over` gave was not committed."""
+        with self._changing:
+            self._system.taken_back()
+            self._part = None
+            frozen, self._in_doubt, self._is_lent = self._in_doubt or [], None, False
+            _unfreeze(frozen, None)
+
     def _end_doubt(self) -> None:
         """Find out whether a commit whose answer was lost has happened."""
         with self._changing:
+            if self._part is not None:
+                raise errors.OutcomeUnknown("what was written is just being handed over to a transaction; try again")
             if self._in_doubt is not None:
-                version = self._run(self._system.find_outcome)
-                frozen, self._in_doubt = self._in_doubt, None
+                if self._is_lent:
+                    version = self._shared.run(self._system.find_outcome(wait=False))
+                else:
+                    version = self._run(self._system.find_outcome)
+                frozen, self._in_doubt, self._is_lent = self._in_doubt, None, False
                 _unfreeze(frozen, version)
 
     def _set_contents(self, contents: VolumeContents, what: Contents) -> None:
@@ -190,7 +245,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
             kernel.forget_contents(self.root)
             for contents in open_contents:
                 kernel.forget_contents(contents.ino)
-            kernel.wait_until_told()  # whoever has called looks at once
+            kernel.wait_until_forgotten()
 
     def _show_anew(self, contents: VolumeContents) -> None:
         """A file that is open is as the version has it, unless something was written to it meanwhile."""
@@ -209,11 +264,21 @@ class VersionFiles(StoreFiles[VolumeContents]):
             self._committer.join()
         try:
             if not self.read_only:
-                self._commit(leave_open=False)
+                self._commit_last()
         except (OSError, errors.Error, StoreGone) as exc:
             raise self._keep(exc) from exc
         finally:
             self._run(self._system.end)
+
+    def _commit_last(self) -> None:
+        try:
+            self._commit(leave_open=False)
+        except errors.OutcomeUnknown:
+            # Of a transaction that has not ended: if it has all that was written, nothing is left to be done here.
+            frozen = [contents for contents, _ in self._in_doubt or ()]
+            more = [each for each in self._all_contents() if each.is_changed and (each not in frozen or each.has_more)]
+            if more or not self._system.is_handed_over:
+                raise
 
     def _keep(self, exc: Exception) -> errors.Error:
         """Keep in a recovery directory what could not be committed."""

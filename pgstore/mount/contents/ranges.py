@@ -94,7 +94,7 @@ class Ranges:
         """What the set has of [*start*, *end*)."""
         starts, ends = self._starts, self._ends
         first, last = bisect_right(ends, start), bisect_left(starts, end)
-        return [(max(starts[at], start), min(ends[at], end)) for at in range(first, last)]
+        return [(max(starts[at], start), min(ends[at], end)) for at in range(first, last)] if start < end else []
 
     def gaps(self, start: int, end: int) -> list[Range]:
         """What the set lacks of [*start*, *end*)."""

@@ -140,6 +140,7 @@ class VolumeContents(UnderWay):
         self._inline: bytes | None = None  # what it gets instead of a blob
         self._after = Ranges()  # offsets written since that was read
         self._uploads = 0  # calls of `upload` that have not returned
+        self._turn = self._turn_done = 0  # of the latest that has begun, and of the one whose result counts
         self._is_frozen = False  # the blob is in its hands
         self._cut_at = base.size_bytes  # the least size since
         self._set_base(base, chunk_size, since)
@@ -284,6 +285,10 @@ class VolumeContents(UnderWay):
                     self._doubt_blob()
                 else:
                     return
+        except BaseException:
+            with self._lock:
+                self._inline = None  # what was written after it was read may not be known any more
+            raise
         finally:
             with self._changed:
                 self._uploads -= 1
@@ -293,22 +298,29 @@ class VolumeContents(UnderWay):
         with self._lock:
             if not self.is_changed:
                 return
-            size = self.size_bytes
+            self._turn += 1
+            turn, size = self._turn, self.size_bytes
             self._inline = None
             self._after.clear()
             self._cut_at = size
             layers = self._layers(0, size) if size <= INLINE_BYTES_MAX else []
+        inline = None
         if size <= INLINE_BYTES_MAX:
-            self._inline = self._joined(layers, 0, size)
-            return
-        self._prepare()
-        # First: what changes afterwards replaces what was taken over, so that nothing is left out.
-        self._take_over_rest()
-        super().upload()
+            inline = self._joined(layers, 0, size)
+        else:
+            self._prepare()
+            # First: what changes afterwards replaces what was taken over, so that nothing is left out.
+            self._take_over_rest()
+            super().upload()
         with self._lock:
-            assert self._blob is not None
-            self._blob.size_bytes = size
-            self._blob.is_whole = True
+            if turn < self._turn_done:  # one that began later has finished before
+                return
+            self._turn_done = turn
+            self._inline = inline
+            if inline is None:
+                assert self._blob is not None
+                self._blob.size_bytes = size
+                self._blob.is_whole = True
 
     def _prepare(self) -> None:
         with self._preparing:
@@ -636,6 +648,11 @@ class VolumeContents(UnderWay):
             if not is_ours or not self._is_intact(blob):
                 raise self._lost()
         return contents
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something was written since the last upload."""
+        return bool(self._after)
 
     def doubt(self) -> None:
         """Have the next upload find out whether the database still has what was uploaded."""

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast, runtime_checkable
 
 from pgstore.client import Client
+from pgstore.fs.commit.held import Part
 from pgstore.fs.paths import Names
+from pgstore.fs.tree.handover import Written
 from pgstore.mount.protocol import Files
 
 FACTORIES: Final = {
@@ -70,6 +72,20 @@ class Commits(Protocol):
 
     def reload(self) -> None:
         """Commit what was written, then show what others have committed."""
+
+
+@runtime_checkable
+class HandsOver(Protocol):
+    """What `Files` have whose changes a transaction of the caller's can commit."""
+
+    def hand_over(self) -> Part:
+        """What was written. Nothing of it is committed here until one of the other two is called."""
+
+    def handed_over(self, written: Written) -> None:
+        """A transaction has written it; whether it is committed will be found out."""
+
+    def taken_back(self) -> None:
+        """It was not committed."""
 
 
 @runtime_checkable

@@ -34,6 +34,7 @@ from pgstore.mount.failures import Told, told
 
 _LOG: Final = logging.getLogger("pgstore")
 ASK_SECONDS: Final = 60.0  # for a function that gives a URL
+ANSWERS_SECONDS: Final = 2.0  # for a call that is under way at the end
 SESSIONS_SECONDS: Final = 5.0  # to end its sessions, which otherwise count as alive for ten minutes
 SAY_AFTER_SECONDS: Final = 2.0  # that bytes are still being written
 CALL_ITEMS: Final = 4  # of a message that is a call: "call", number, verb, arguments
@@ -67,6 +68,7 @@ class Process:
         self._mounts: dict[int, Served] = {}
         self._users: dict[int, int] = {}  # the client of each mount
         self._abandoned: set[int] = set()
+        self._calls: list[threading.Thread] = []
         self._numbers = itertools.count(1)
         self._asked: dict[int, tuple[Signal, list[Any]]] = {}
         self._door: Door | None = None
@@ -128,7 +130,7 @@ class Process:
         assert self._door is not None
         wire = self._door.accept()
         if wire is not None:
-            _start(partial(self._serve_guest, wire), "pgstore-guest")
+            self._call(partial(self._serve_guest, wire))
 
     def _serve_guest(self, wire: Wire) -> None:
         with contextlib.suppress(Closed):
@@ -138,7 +140,11 @@ class Process:
         wire.close()
 
     def _begin(self, wire: Wire, message: Any, descriptors: list[int], verbs: frozenset[str]) -> None:
-        _start(partial(self._carry_out, wire, message, descriptors, verbs), "pgstore-call")
+        self._call(partial(self._carry_out, wire, message, descriptors, verbs))
+
+    def _call(self, function: Callable[[], None]) -> None:
+        self._calls = [thread for thread in self._calls if thread.is_alive()]
+        self._calls.append(_start(function, "pgstore-call"))
 
     def _carry_out(self, wire: Wire, message: Any, descriptors: list[int], verbs: frozenset[str]) -> None:
         _, number, verb, arguments = message
@@ -214,6 +220,16 @@ class Process:
 
     def commit(self, number: int) -> None:
         self._mounts[number].commit()
+
+    def hand_over(self, number: int) -> str | None:
+        """What was written, for a transaction of the caller's; None: nothing was."""
+        return self._mounts[number].hand_over()
+
+    def handed_over(self, number: int, version: int, merged: list[list[int]]) -> None:
+        self._mounts[number].handed_over(version, merged)
+
+    def taken_back(self, number: int) -> None:
+        self._mounts[number].taken_back()
 
     def reload(self, number: int) -> None:
         self._mounts[number].reload()
@@ -291,6 +307,8 @@ class Process:
         for thread in closing:
             thread.join()
         said.cancel()
+        for thread in self._calls:  # whoever has unmounted the last one is to be answered
+            thread.join(ANSWERS_SECONDS)
         _start(self._clients.close, "pgstore-clients").join(SESSIONS_SECONDS)
         if self._door is not None:
             self._door.close()
@@ -317,7 +335,21 @@ class Process:
                 self._wire.send(["closed", number, failure])
 
 
-_FOR_CALLER: Final = frozenset({"mount", "abandon", "commit", "reload", "unmount", "mounts", "stay", "end"})
+_FOR_CALLER: Final = frozenset(
+    (
+        "mount",
+        "abandon",
+        "commit",
+        "hand_over",
+        "handed_over",
+        "taken_back",
+        "reload",
+        "unmount",
+        "mounts",
+        "stay",
+        "end",
+    )
+)
 _FOR_ALL: Final = frozenset({"mounts", "unmount_path"})
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import logging
 import os
+import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -13,13 +15,16 @@ from typing import Any, Final
 from pgstore import errors
 from pgstore.core import threads
 from pgstore.core.threads import Signal
+from pgstore.fs.tree.handover import Written
 from pgstore.mount import attach
-from pgstore.mount.daemon.backends import Commits, Tells, What
+from pgstore.mount.daemon.backends import Commits, HandsOver, Tells, What
 from pgstore.mount.daemon.holders import holders
 from pgstore.mount.protocol import Files
 from pgstore.mount.serve import serve
 
 _LOG: Final = logging.getLogger("pgstore")
+HANDED_OVER_BYTES_MAX: Final = 48 * 1024 * 1024
+THEIRS_SECONDS: Final = 1.0  # for what its owner has unmounted a moment ago
 DETACH_SECONDS: Final = 5.0  # for the kernel to let go of a mount that nobody uses
 
 
@@ -92,6 +97,37 @@ class Served:
             else:
                 self._files.sync()
 
+    def hand_over(self) -> str | None:
+        """What was written, packed, for a transaction of the caller's; None: nothing was. Unpacked it is a `Part`."""
+        self._check_served()
+        assert isinstance(self._files, HandsOver)
+        with self._commit_lock:
+            part = self._files.hand_over()
+            if part.is_empty:
+                self._files.taken_back()
+                return None
+            packed = base64.b64encode(pickle.dumps(part)).decode()
+            if len(packed) > HANDED_OVER_BYTES_MAX:
+                self._files.taken_back()
+                raise errors.InvalidError(
+                    f"what was written to {self.what.path!r} is too much to become part of a transaction ({len(packed)} bytes of "
+                    "names and small files): commit it outside of one, or more often"
+                )
+            return packed
+
+    def handed_over(self, version: int, merged: list[list[int]]) -> None:
+        assert isinstance(self._files, HandsOver)
+        self._files.handed_over(
+            Written(
+                version,
+                {ours: theirs for ours, theirs in merged},  # noqa: C416 - pairs, as JSON has them
+            )
+        )
+
+    def taken_back(self) -> None:
+        assert isinstance(self._files, HandsOver)
+        self._files.taken_back()
+
     def reload(self) -> None:
         """Show what others have committed."""
         self._check_served()
@@ -124,7 +160,7 @@ class Served:
 
     def _unmount(self) -> list[str]:
         if self._is_theirs:
-            return ["whoever has mounted it"]
+            return [] if self._ended.wait(THEIRS_SECONDS) else ["whoever has mounted it"]
         if not attach.detach_unless_busy(self.what.path):
             users = holders(self.what.path)
             self._detach()

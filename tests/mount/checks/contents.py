@@ -6,6 +6,9 @@ import errno
 import fcntl
 import mmap
 import os
+import select
+import tempfile
+import termios
 from pathlib import Path
 
 from tests.mount.checks.tools import (
@@ -262,6 +265,26 @@ def check_locks(path: Path) -> None:
                 os._exit(exc.errno or 0)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) in (errno.EAGAIN, errno.EACCES)
+
+
+def check_another_file_system_is_exdev(path: Path) -> None:
+    file = file_of(path / "file", b"x")
+    with tempfile.TemporaryDirectory() as name:
+        elsewhere = Path(name)
+        if os.stat(elsewhere).st_dev == os.stat(path).st_dev:
+            return
+        fails(errno.EXDEV, os.rename, file, elsewhere / "file")
+        fails(errno.EXDEV, os.link, file, elsewhere / "file")
+        with opened(file, os.O_RDONLY) as source, opened(elsewhere / "copy", os.O_CREAT | os.O_WRONLY) as target:
+            fails(errno.EXDEV, os.copy_file_range, source, target, 1)
+
+
+def check_a_file_is_no_terminal_and_always_ready(path: Path) -> None:
+    with opened(path / "file", os.O_CREAT | os.O_RDWR) as fd:
+        fails(errno.ENOTTY, fcntl.ioctl, fd, termios.TCGETS, bytes(64))
+        poll = select.poll()
+        poll.register(fd, select.POLLIN | select.POLLOUT)
+        assert poll.poll(0) == [(fd, select.POLLIN | select.POLLOUT)]
 
 
 def check_o_direct(path: Path) -> None:

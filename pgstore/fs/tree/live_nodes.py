@@ -1,0 +1,280 @@
+"""Verbs of `nodes` on a NetworkFileSystem, each in one round trip and one commit.
+
+Functions in the database do what the change set of a transaction comes to (see "names of a NetworkFileSystem" in sql/schema.sql).
+In a transaction, which may have changed what they would look at, the verbs are those of `nodes`.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from pgstore import errors
+from pgstore.client.notifications import in_transaction
+from pgstore.core import clock
+from pgstore.core.operation import Many, Op, Query, Rows
+from pgstore.core.statement import Statement
+from pgstore.fs.content.blobs import ASYNC_COMMIT, UNIQUE_VIOLATION
+from pgstore.fs.model import LIVE, SYMLINK, Contents, Node
+from pgstore.fs.notifications import TELL, notice_around
+from pgstore.fs.tree import nodes
+from pgstore.fs.tree.new_rows import LINK_MODE, reserve_inodes
+from pgstore.fs.tree.node_rows import STAT_COLUMNS, gone, not_a_directory
+from pgstore.fs.tree.resolve import Tree
+from pgstore.fs.tree.transact import ATTEMPTS, FileSystem
+
+INODES_AT_ONCE: Final = 100  # numbers that are drawn from the database at a time
+_BROKEN_MAX: Final = 4  # connections, in one call
+# From the first attempt to the last: an earlier one is found by its rows, which collection leaves alone for ten minutes.
+_REPEAT_SECONDS: Final = 300.0
+
+
+def _telling(call: str, inodes: str, key: int) -> str:
+    """The statement that calls *call* and tells of what that has changed, by its last three parameters, from *key* on."""
+    tell = TELL.format(key=f"${key}", notice=f"${key + 1} || {inodes} || ${key + 2}")
+    return f"SELECT r.*, CASE WHEN r.refused = 0 THEN {tell} END FROM {call} r"
+
+
+MAKE = Statement(
+    _telling(
+        "(SELECT pgstore.node_make($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) AS refused OFFSET 0)",
+        "''",
+        15,
+    ),
+    "int8 int8 bytea int8 char int4 int8 int8 int8 bytea bytea int8 bool bool int4 text text",
+)
+LINK = Statement(
+    _telling("(SELECT pgstore.node_link($1, $2, $3, $4, $5, $6) AS refused OFFSET 0)", "',' || $2::text", 7),
+    "int8 int8 int8 bytea int8 bool int4 text text",
+)
+REMOVE = Statement(
+    _telling("pgstore.node_remove($1, $2, $3, $4, $5, $6)", "',' || r.ino", 7),
+    "int8 int8 bytea bool int8 bool int4 text text",
+)
+RENAME = Statement(
+    _telling(
+        "pgstore.node_rename($1, $2, $3, $4, $5, $6, $7, $8)", "concat(',', r.ino, ',' || r.replaced, ',' || $4)", 9
+    ),
+    "int8 int8 bytea int8 bytea int4 int8 bool int4 text text",
+)
+SET_ATTRIBUTES = Statement(
+    f"""
+    WITH changed AS (
+         UPDATE pgstore.inode AS i
+            SET mode = coalesce($3, mode),
+                uid = coalesce($4, uid),
+                gid = coalesce($5, gid),
+                mtime_ns = coalesce($6, mtime_ns),
+                ctime_ns = $7,
+                atime_ns = coalesce($8, atime_ns)
+          WHERE i.store_id = $1
+            AND i.ino::bigint = $2
+            AND i.version_to = {LIVE}
+         RETURNING i.kind, {STAT_COLUMNS}
+    )
+    SELECT {TELL.format(key="$9", notice="$10 || $11")}, c.*
+      FROM changed c
+    """,
+    "int8 int8 int4 int8 int8 int8 int8 int8 int4 text text",
+)
+
+
+class Renamed(NamedTuple):
+    """What has another name now, and what was there; with RENAME_EXCHANGE it has the old name."""
+
+    ino: int
+    replaced: int | None
+
+
+class LiveNodes:
+    """
+    The verbs of `nodes` that change names and attributes, for a NetworkFileSystem. Errors are the same.
+
+    Args:
+        durable: each returns when its commit is on the server's disk. If not, `fs.content.in_place.sync` waits for it.
+    """
+
+    def __init__(self, files: FileSystem, *, durable: bool = True) -> None:
+        self._files = files
+        self._store_id = files.store_id
+        self._relaxed = not durable
+
+    def make(
+        self,
+        directory: int,
+        name: bytes,
+        kind: str,
+        mode: int,
+        *,
+        uid: int = 0,
+        gid: int = 0,
+        device: int | None = None,
+        target: bytes | None = None,
+        data: bytes | None = None,
+    ) -> Op[Node]:
+        """
+        Make a file, directory, link, fifo, socket or device node.
+
+        Args:
+            target: of a symbolic link.
+            data: contents of a file, at most `INLINE_BYTES_MAX`.
+        """
+        if (yield from in_transaction()):
+
+            def make(tree: Tree) -> Op[Node]:
+                where = yield from nodes.place(tree, directory, name)
+                contents = nodes.EMPTY if not data else Contents(len(data), None, data)
+                return (
+                    yield from nodes.make_at(
+                        tree, where, kind, mode, uid=uid, gid=gid, device=device, target=target, contents=contents
+                    )
+                )
+
+            return (yield from self._files.change(make))
+        now_ns = time.time_ns()
+        (ino,) = yield from reserve_inodes(self._files.session, self._store_id, 1, at_once=INODES_AT_ONCE)
+        notice = notice_around(self._store_id, directory, [(directory, name)])
+        values = (directory, name, ino, kind, mode, uid, gid, device, target, data, now_ns, self._relaxed)
+        rows = yield from self._call(MAKE, values, notice, repeatable=True)
+        self._check(rows[0][0], directory, name)
+        size_bytes = len(target or data or b"")
+        return Node(
+            ino, kind, 0, mode, size_bytes, now_ns, now_ns, uid, gid, 1, target, None, None, device, data or None
+        )
+
+    def make_symbolic_link(self, directory: int, name: bytes, target: bytes, *, uid: int = 0, gid: int = 0) -> Op[Node]:
+        return (yield from self.make(directory, name, SYMLINK, LINK_MODE, uid=uid, gid=gid, target=target))
+
+    def link(self, ino: int, directory: int, name: bytes) -> Op[Node]:
+        if not (yield from in_transaction()):
+            notice = notice_around(self._store_id, directory, [(directory, name)])
+            rows = yield from self._call(LINK, (ino, directory, name, time.time_ns(), self._relaxed), notice)
+            if rows[0][0] == errno.EPERM:
+                raise errors.FileFailed(f"inode {ino} is a directory, which has one name only", errno=errno.EPERM)
+            self._check(rows[0][0], directory, name)
+            tree = yield from self._files.tree()
+            return (yield from nodes.node(tree, ino))
+        return (yield from self._files.change(lambda tree: nodes.link(tree, ino, directory, name)))
+
+    def remove(self, directory: int, name: bytes) -> Op[int]:
+        """Returns which inode has lost the name."""
+        return (yield from self._remove(directory, name, nodes.remove, is_directory=False))
+
+    def remove_directory(self, directory: int, name: bytes) -> Op[int]:
+        """Returns which inode it was."""
+        return (yield from self._remove(directory, name, nodes.remove_directory, is_directory=True))
+
+    def _remove(
+        self, directory: int, name: bytes, verb: Callable[[Tree, int, bytes], Op[Node]], *, is_directory: bool
+    ) -> Op[int]:
+        if (yield from in_transaction()):
+            return (yield from self._files.change(lambda tree: verb(tree, directory, name))).ino
+        notice = notice_around(self._store_id, directory, [(directory, name)])
+        values = (directory, name, is_directory, time.time_ns(), self._relaxed)
+        ((refused, ino, _),) = yield from self._call(REMOVE, values, notice)
+        self._check(refused, directory, name)
+        return ino  # type: ignore[no-any-return]
+
+    def rename(self, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int = 0) -> Op[Renamed]:
+        if flags not in (0, nodes.RENAME_NOREPLACE, nodes.RENAME_EXCHANGE):
+            raise errors.FileFailed(f"rename with flags {flags:#x}", errno=errno.EINVAL)
+        if (yield from in_transaction()):
+            renamed, there = yield from self._files.change(
+                lambda tree: nodes.rename(tree, directory, name, to_directory, to_name, flags)
+            )
+            return Renamed(renamed.ino, None if there is None else there.ino)
+        notice = notice_around(self._store_id, directory, [(directory, name), (to_directory, to_name)])
+        values = (directory, name, to_directory, to_name, flags, time.time_ns(), self._relaxed)
+        ((refused, ino, replaced, _),) = yield from self._call(RENAME, values, notice)
+        is_about_target = refused in (errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY)
+        self._check(refused, directory, to_name if is_about_target else name)
+        return Renamed(ino, replaced)
+
+    def set_attributes(
+        self,
+        ino: int,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+        ctime_ns: int | None = None,
+    ) -> Op[Node]:
+        if (yield from in_transaction()):
+            return (
+                yield from self._files.change(
+                    lambda tree: nodes.set_attributes(
+                        *(tree, ino),
+                        mode=mode,
+                        uid=uid,
+                        gid=gid,
+                        atime_ns=atime_ns,
+                        mtime_ns=mtime_ns,
+                        ctime_ns=ctime_ns,
+                    )
+                )
+            )
+        ctime_ns = time.time_ns() if ctime_ns is None else ctime_ns
+        notice = notice_around(self._store_id, ino, [])
+        for row in (yield from self._call(SET_ATTRIBUTES, (ino, mode, uid, gid, mtime_ns, ctime_ns, atime_ns), notice)):
+            return Node(ino, *row[1:])
+        raise gone(ino)
+
+    def _call(
+        self, statement: Statement, values: tuple[Any, ...], notice: tuple[int, str, str], *, repeatable: bool = False
+    ) -> Op[Rows]:
+        """
+        Run *statement*, again if it met another that locked or changed the same.
+
+        Args:
+            repeatable: also if its answer was lost; its last parameter but those of *notice* tells it so.
+        """
+        give_up = clock.monotonic() + _REPEAT_SECONDS
+        conflicts = broken = 0
+        while True:
+            again = (broken > 0,) if repeatable else ()
+            try:
+                query = Query(statement, self._store_id, *values, *again, *notice)
+                if statement is SET_ATTRIBUTES and self._relaxed:
+                    rows = (yield Many((Query(ASYNC_COMMIT), query)))[1]
+                else:
+                    rows = yield query
+            except errors.OutcomeUnknown:
+                broken += 1
+                if not repeatable or broken == _BROKEN_MAX or clock.monotonic() > give_up:
+                    raise
+            except errors.SerializationConflict:
+                conflicts += 1
+                if conflicts == ATTEMPTS:
+                    raise
+            except errors.StatementFailed as exc:
+                # The call whose answer was lost has done it in this moment.
+                if not broken or exc.sqlstate != UNIQUE_VIOLATION or conflicts == ATTEMPTS:
+                    raise
+                conflicts += 1
+            else:
+                self._files.collect_later()
+                return rows  # type: ignore[no-any-return]
+
+    def _check(self, refused: int, directory: int, name: bytes) -> None:
+        """Raise the error of `nodes` for the errno *refused*."""
+        if not refused:
+            return
+        shown = nodes.Place(directory, name, None).shown
+        match refused:
+            case errno.ESTALE:
+                raise gone(directory)
+            case errno.ENOTDIR:
+                raise not_a_directory(directory)
+            case errno.ENOENT:
+                raise errors.FileMissing(f"no such file or directory: {shown!r}", shown)
+            case errno.EEXIST:
+                raise errors.FileExists(f"{shown!r} exists", shown)
+            case errno.EISDIR:
+                raise errors.IsADirectory(f"{shown!r} is a directory", shown)
+            case errno.ENOTEMPTY:
+                raise errors.DirectoryNotEmpty(f"directory {shown!r} is not empty", shown)
+        raise errors.FileFailed(f"{shown!r} cannot be moved into itself", errno=refused)
