@@ -25,7 +25,7 @@ from pgstore.core.operation import Op
 from pgstore.core.threads import going_on, start
 from pgstore.fs.commit.live import LiveChanges
 from pgstore.fs.content import in_place
-from pgstore.fs.model import FILE, NEWEST, ROOT, SYMLINK, Node, StoreGone
+from pgstore.fs.model import DIRECTORY, FILE, NEWEST, ROOT, SYMLINK, Node, StoreGone
 from pgstore.fs.notifications import ANYTHING, FileChange, FileChanges
 from pgstore.fs.tree import nodes
 from pgstore.fs.tree.live_nodes import LiveNodes
@@ -74,8 +74,10 @@ class LiveFiles(StoreFiles[LiveContents]):
         self._states: OrderedDict[int, object] = OrderedDict()
         # Which attributes the kernel was given of files; of which it is not sure which came last, None.
         self._told: OrderedDict[int, object] = OrderedDict()
-        # Of directories in which something was made. They may be as old as what the kernel believes of them.
+        # Of directories in which something was made: the kernel asks for them after each name that is made there. They are as old
+        # as what it believes for a minute, which is to say that others' changes are heard of a moment later.
         self._above: dict[int, Attributes] = {}
+        self._above_state = 0  # grows with every change of one
         self._kernel: Kernel | None = None
         self.has_unsynced = False  # names that are perhaps not on the server's disk yet
         self._changes = FileChanges(self._store_id)
@@ -126,7 +128,7 @@ class LiveFiles(StoreFiles[LiveContents]):
         kernel = self._kernel
         assert kernel is not None
         inodes = change.inodes
-        self._above.clear()
+        self._forget_above()
         if inodes is None or change.names is None:
             kernel.forget_all_names()
         if inodes is None:
@@ -182,13 +184,38 @@ class LiveFiles(StoreFiles[LiveContents]):
             contents.drop(node.size_bytes, node.mtime_ns, _state(node))  # others, of whom we have not been told yet
         return self._attributes(node)
 
+    def attributes_now(self, ino: int) -> Attributes | None:
+        return self._above.get(ino) if self.caching is HEARD else None
+
     def directory_of_new(self, directory: int) -> Attributes:
-        above = self._above.get(directory) if self.caching is HEARD else None
+        above = self.attributes_now(directory)
         if above is None:
-            above = self._above[directory] = self.attributes(directory)
-            if len(self._above) > DIRECTORIES_MAX:
-                self._above.clear()
+            state = self._above_state
+            above = self.attributes(directory)
+            with self._table:
+                if state == self._above_state and above.kind == DIRECTORY:
+                    if len(self._above) >= DIRECTORIES_MAX:
+                        self._above.clear()
+                    self._above[directory] = above
         return above
+
+    def _made_in(self, directory: int, made: Node) -> None:
+        """Its times are now those of what was made in it."""
+        with self._table:
+            self._above_state += 1
+            above = self._above.get(directory)
+            if above is not None:
+                at_ns = made.ctime_ns
+                self._above[directory] = above._replace(
+                    mtime_ns=max(above.mtime_ns, at_ns), ctime_ns=max(above.ctime_ns, at_ns)
+                )
+
+    def _forget_above(self, *inodes: int) -> None:
+        """Forget what was known of directories; without *inodes* of all."""
+        with self._table:
+            self._above_state += 1
+            for ino in inodes or tuple(self._above):
+                self._above.pop(ino, None)
 
     def look_up(self, directory: int, name: bytes) -> Attributes | Missing:
         node = self._run(lambda: nodes.look_up(self._tree(), directory, name))
@@ -206,7 +233,7 @@ class LiveFiles(StoreFiles[LiveContents]):
         if contents is not None and contents.is_dirty and change.mtime_ns is not None:
             contents.upload()  # which sets it, too
         node = self._commit(lambda: self._verbs.set_attributes(ino, **change._asdict()))
-        self._above.pop(ino, None)
+        self._forget_above(ino)
         return self._attributes(node)
 
     def truncate(self, ino: int, size: int, file: OpenFile | None) -> Attributes:
@@ -270,12 +297,14 @@ class LiveFiles(StoreFiles[LiveContents]):
         made = self._commit(
             lambda: self._verbs.make(directory, name, kind, mode, uid=owner.uid, gid=owner.gid, device=device or None)
         )
+        self._made_in(directory, made)
         return self._attributes(made)
 
     def make_symbolic_link(self, directory: int, name: bytes, target: bytes, owner: Owner) -> Attributes:
         made = self._commit(
             lambda: self._verbs.make_symbolic_link(directory, name, target, uid=owner.uid, gid=owner.gid)
         )
+        self._made_in(directory, made)
         return self._attributes(made)
 
     def read_link(self, ino: int) -> bytes:
@@ -283,19 +312,23 @@ class LiveFiles(StoreFiles[LiveContents]):
 
     def link(self, ino: int, directory: int, name: bytes) -> Attributes:
         self._commit_once(lambda: self._verbs.link(ino, directory, name), errors.FileExists)
+        self._forget_above(directory)
         return self.attributes(ino)
 
     def remove(self, directory: int, name: bytes) -> None:
         self._commit_once(lambda: self._verbs.remove(directory, name), errors.FileMissing)
+        self._forget_above(directory)
 
     def remove_directory(self, directory: int, name: bytes) -> None:
         self._commit_once(lambda: self._verbs.remove_directory(directory, name), errors.FileMissing)
+        self._forget_above()
 
     def rename(self, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int) -> None:
         self._commit_once(
             lambda: self._verbs.rename(directory, name, to_directory, to_name, flags),
             None if flags == nodes.RENAME_EXCHANGE else errors.FileMissing,
         )
+        self._forget_above()
 
     # -------------------------------------------------------------------------------------------- extended attributes
 
@@ -304,6 +337,7 @@ class LiveFiles(StoreFiles[LiveContents]):
 
     def set_extended_attribute(self, ino: int, name: bytes, value: bytes | None, flags: int) -> None:
         self._change(lambda tree: nodes.set_extended_attribute(tree, ino, name, value, flags))
+        self._forget_above(ino)
 
     # ------------------------------------------------------------------------------------------------------- contents
 
@@ -362,6 +396,8 @@ class LiveFiles(StoreFiles[LiveContents]):
         node, is_new = self._commit(body)
         if node.kind == SYMLINK:  # the kernel follows it, when it has looked it up
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        if is_new:
+            self._made_in(directory, node)
         file = self._opened(node, flags, is_new=is_new)
         return (self.attributes(node.ino) if flags & os.O_TRUNC and not is_new else self._attributes(node)), file
 
@@ -403,22 +439,19 @@ class _OpenFile(LiveFile):
             )  # others have appended as well: the kernel took the end to be elsewhere
 
     def flush(self) -> None:
-        if self.can_write:
-            self._with_names(super().flush)
-
-    def flush_now(self) -> bool:
-        return not self.can_write or (not self._files.has_unsynced and super().flush_now())
+        # What brings bytes to the disk does so with all names before them. Where nothing was written nothing is waited for.
+        if self.contents.is_dirty:
+            with self._files.syncing():
+                super().flush()
+        else:
+            super().flush()
 
     def sync(self) -> None:
-        self._with_names(super().sync)
-
-    def _with_names(self, sync: Callable[[], None]) -> None:
-        """Do *sync*, and see that the name of the file is on the server's disk as well."""
-        if self.contents.is_dirty:  # what brings the bytes to the disk does so with all before them
+        if self.contents.is_dirty:
             with self._files.syncing():
-                sync()
+                super().sync()
         else:
-            sync()
+            super().sync()
             self._files.sync_names()
 
     def release(self) -> None:
