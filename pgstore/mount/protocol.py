@@ -183,6 +183,10 @@ class OpenFile(abc.ABC):
     def flush(self) -> None:
         """A program closes one of its descriptors. What an earlier write could not do is an error here."""
 
+    def flush_now(self) -> bool:
+        """`flush`, if that need not wait for anybody. Returns whether it was done."""
+        return False
+
     @abc.abstractmethod
     def sync(self) -> None:
         """Return when what was written is on the server's disk."""
@@ -190,6 +194,10 @@ class OpenFile(abc.ABC):
     @abc.abstractmethod
     def release(self) -> None:
         """The last descriptor is closed, and nobody hears of errors any more."""
+
+    def release_now(self) -> bool:
+        """`release`, if that need not wait for anybody. Returns whether it was done."""
+        return False
 
 
 class Files(abc.ABC):
@@ -211,15 +219,40 @@ class Files(abc.ABC):
     def end(self) -> None:
         """Is not mounted any more, and everything was released: keep what is not kept yet."""
 
-    # -------------------------------------------------------------------------------------------- names and attributes
+    # ---------------------------------------------------------------------------------- what need not wait for anybody
+
+    # Each does what the method does that it is called after, and returns what that returns; None, or False: nothing was done, since
+    # it might have to wait.
 
     def attributes_now(self, ino: int) -> Attributes | None:
-        """`attributes`, if that need not wait for anybody; else None."""
         return None
 
     def look_up_now(self, directory: int, name: bytes) -> Attributes | Missing | None:
-        """`look_up`, if that need not wait for anybody; else None."""
         return None
+
+    def set_attributes_now(self, ino: int, change: AttributeChange) -> Attributes | None:
+        return None
+
+    def make_now(
+        self, directory: int, name: bytes, kind: str, mode: int, owner: Owner, device: int = 0
+    ) -> Attributes | None:
+        return None
+
+    def remove_now(self, directory: int, name: bytes) -> bool:
+        return False
+
+    def rename_now(self, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int) -> bool:
+        return False
+
+    def open_now(self, ino: int, flags: int) -> OpenFile | None:
+        return None
+
+    def create_now(
+        self, directory: int, name: bytes, mode: int, flags: int, owner: Owner
+    ) -> tuple[Attributes, OpenFile] | None:
+        return None
+
+    # -------------------------------------------------------------------------------------------- names and attributes
 
     @abc.abstractmethod
     def attributes(self, ino: int) -> Attributes: ...
@@ -243,6 +276,10 @@ class Files(abc.ABC):
         """*file*: through which it is asked for, if it is open."""
 
     # --------------------------------------------------------------------------------------------------------- making
+
+    def directory_of_new(self, directory: int) -> Attributes:
+        """Mode and group of a directory in which something is to be made, which say whom it belongs to."""
+        return self.attributes_now(directory) or self.attributes(directory)
 
     @abc.abstractmethod
     def make(self, directory: int, name: bytes, kind: str, mode: int, owner: Owner, device: int = 0) -> Attributes:

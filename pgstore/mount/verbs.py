@@ -116,22 +116,25 @@ class Verbs:
                 return listing.attributes._replace(link_count=0)
         return None
 
+    def set_attributes_now(self, r: Request) -> Reply | None:
+        fields = kernel.SETATTR_IN.unpack_from(r.buffer, BODY)
+        if fields[0] & _NOT_AT_ONCE:
+            return None
+        change = self._change(fields)
+        if change == _AS_IT_WAS:
+            return None
+        found = self._files.set_attributes_now(self._ino(r.node), change)
+        return None if found is None else self._replies.attributes(found, self._files.caching)
+
     def set_attributes(self, r: Request) -> Reply:
         fields = kernel.SETATTR_IN.unpack_from(r.buffer, BODY)
-        valid, handle, size, _owner, atime, mtime, _ctime, atime_ns, mtime_ns, _ctime_ns, mode, uid, gid = fields
+        valid, handle, size = fields[:3]
         ino = self._ino(r.node)
         found: Attributes | None = None
         if valid & kernel.FATTR_SIZE:
             file = self._open.get(handle) if valid & kernel.FATTR_FH else None
             found = self._files.truncate(ino, size, file)
-        now = time.time_ns() if valid & (kernel.FATTR_ATIME_NOW | kernel.FATTR_MTIME_NOW) else 0
-        change = AttributeChange(
-            mode=mode & 0o7777 if valid & kernel.FATTR_MODE else None,
-            uid=uid if valid & kernel.FATTR_UID else None,
-            gid=gid if valid & kernel.FATTR_GID else None,
-            atime_ns=_time(valid, kernel.FATTR_ATIME_NOW, kernel.FATTR_ATIME, now, atime * _SECOND + atime_ns),
-            mtime_ns=_time(valid, kernel.FATTR_MTIME_NOW, kernel.FATTR_MTIME, now, mtime * _SECOND + mtime_ns),
-        )
+        change = self._change(fields)
         # A chown(2) that leaves both owners as they were comes without any of these, and takes the bits away all the same.
         chowns = valid & (kernel.FATTR_UID | kernel.FATTR_GID) or not valid & ~(kernel.FATTR_FH | _LOCK_OWNER)
         if change.mode is None and (chowns or valid & kernel.FATTR_KILL_SUIDGID):
@@ -140,6 +143,18 @@ class Verbs:
         if found is None or change != _AS_IT_WAS:
             found = self._files.set_attributes(ino, change)
         return self._replies.attributes(found, self._files.caching)
+
+    @staticmethod
+    def _change(fields: tuple[int, ...]) -> AttributeChange:
+        valid, _, _, _owner, atime, mtime, _ctime, atime_ns, mtime_ns, _ctime_ns, mode, uid, gid = fields
+        now = time.time_ns() if valid & (kernel.FATTR_ATIME_NOW | kernel.FATTR_MTIME_NOW) else 0
+        return AttributeChange(
+            mode=mode & 0o7777 if valid & kernel.FATTR_MODE else None,
+            uid=uid if valid & kernel.FATTR_UID else None,
+            gid=gid if valid & kernel.FATTR_GID else None,
+            atime_ns=_time(valid, kernel.FATTR_ATIME_NOW, kernel.FATTR_ATIME, now, atime * _SECOND + atime_ns),
+            mtime_ns=_time(valid, kernel.FATTR_MTIME_NOW, kernel.FATTR_MTIME, now, mtime * _SECOND + mtime_ns),
+        )
 
     def file_system(self, r: Request) -> Reply:
         found = self._files.statistics()
@@ -161,6 +176,16 @@ class Verbs:
     def make_directory(self, r: Request) -> Reply:
         mode, _umask = kernel.MKDIR_IN.unpack_from(r.buffer, BODY)
         return self._make(r, r.rest(_AFTER_MKDIR), DIRECTORY, mode & 0o7777, 0)
+
+    def make_directory_now(self, r: Request) -> Reply | None:
+        mode, _umask = kernel.MKDIR_IN.unpack_from(r.buffer, BODY)
+        directory = self._ino(r.node)
+        above = self._files.attributes_now(directory)
+        if above is None:
+            return None
+        owner, inherited = _owner_of_new(r, above)
+        made = self._files.make_now(directory, r.rest(_AFTER_MKDIR), DIRECTORY, mode & 0o7777 | inherited, owner)
+        return None if made is None else self._replies.entry(made, self._files.caching)
 
     def _make(self, r: Request, name: bytes, kind: str, mode: int, device: int) -> Reply:
         directory = self._ino(r.node)
@@ -185,6 +210,9 @@ class Verbs:
         linked = self._files.link(self._ino(node), self._ino(r.node), r.rest(_AFTER_LINK))
         return self._replies.entry(linked, self._files.caching)
 
+    def remove_now(self, r: Request) -> Reply | None:
+        return () if self._files.remove_now(self._ino(r.node), r.rest(BODY)) else None
+
     def remove(self, r: Request) -> Reply:
         self._files.remove(self._ino(r.node), r.rest(BODY))
         return ()
@@ -192,6 +220,11 @@ class Verbs:
     def remove_directory(self, r: Request) -> Reply:
         self._files.remove_directory(self._ino(r.node), r.rest(BODY))
         return ()
+
+    def rename_now(self, r: Request) -> Reply | None:
+        (to,) = kernel.RENAME_IN.unpack_from(r.buffer, BODY)
+        name, to_name = r.names(_AFTER_RENAME)
+        return () if self._files.rename_now(self._ino(r.node), name, self._ino(to), to_name, 0) else None
 
     def rename(self, r: Request) -> Reply:
         (to,) = kernel.RENAME_IN.unpack_from(r.buffer, BODY)
@@ -209,10 +242,7 @@ class Verbs:
 
     def _owner(self, r: Request, directory: int) -> tuple[Owner, int]:
         """Whom something new in *directory* belongs to, and the bits that a new directory has of it (inode(7), S_ISGID)."""
-        above = self._files.attributes_now(directory) or self._files.attributes(directory)
-        if above.mode & stat.S_ISGID:
-            return Owner(r.uid, above.gid), stat.S_ISGID
-        return Owner(r.uid, r.gid), 0
+        return _owner_of_new(r, self._files.directory_of_new(directory))
 
     # -------------------------------------------------------------------------------------------- extended attributes
 
@@ -250,6 +280,11 @@ class Verbs:
 
     # ------------------------------------------------------------------------------------------------------- contents
 
+    def open_now(self, r: Request) -> Reply | None:
+        flags, kills = kernel.OPEN_IN.unpack_from(r.buffer, BODY)
+        file = None if kills & kernel.OPEN_KILL_SUIDGID else self._files.open_now(self._ino(r.node), flags)
+        return None if file is None else self._opened(file)
+
     def open(self, r: Request) -> Reply:
         flags, kills = kernel.OPEN_IN.unpack_from(r.buffer, BODY)
         ino = self._ino(r.node)
@@ -261,6 +296,19 @@ class Verbs:
                 file.release()
                 raise
         return self._opened(file)
+
+    def create_now(self, r: Request) -> Reply | None:
+        flags, mode, _umask, _kills = kernel.CREATE_IN.unpack_from(r.buffer, BODY)
+        directory = self._ino(r.node)
+        above = self._files.attributes_now(directory)
+        if above is None:
+            return None
+        owner, _ = _owner_of_new(r, above)
+        created = self._files.create_now(directory, r.rest(_AFTER_CREATE), mode & 0o7777, flags, owner)
+        if created is None:
+            return None
+        made, file = created
+        return self._replies.entry(made, self._files.caching) + self._opened(file)
 
     def create(self, r: Request) -> Reply:
         flags, mode, _umask, _kills = kernel.CREATE_IN.unpack_from(r.buffer, BODY)
@@ -318,6 +366,10 @@ class Verbs:
         handle, offset, _, target, target_offset, length, _ = kernel.COPY_FILE_RANGE_IN.unpack_from(r.buffer, BODY)
         return self._open[handle].copy_to(offset, self._open[target], target_offset, length)
 
+    def flush_now(self, r: Request) -> Reply | None:
+        handle, _ = kernel.FLUSH_IN.unpack_from(r.buffer, BODY)
+        return () if self._open[handle].flush_now() else None
+
     def flush(self, r: Request) -> Reply:
         handle, _ = kernel.FLUSH_IN.unpack_from(r.buffer, BODY)
         self._open[handle].flush()
@@ -339,6 +391,13 @@ class Verbs:
 
     def sync_all(self, r: Request) -> Reply:
         self._files.sync()
+        return ()
+
+    def release_now(self, r: Request) -> Reply | None:
+        (handle, *_) = kernel.RELEASE_IN.unpack_from(r.buffer, BODY)
+        if not self._open[handle].release_now():
+            return None
+        del self._open[handle]
         return ()
 
     def release(self, r: Request) -> Reply:
@@ -382,6 +441,14 @@ class Verbs:
 NOW: Final[dict[int, Callable[[Verbs, Request], Reply | None]]] = {
     kernel.LOOKUP: Verbs.look_up_now,
     kernel.GETATTR: Verbs.get_attributes_now,
+    kernel.SETATTR: Verbs.set_attributes_now,
+    kernel.MKDIR: Verbs.make_directory_now,
+    kernel.UNLINK: Verbs.remove_now,
+    kernel.RENAME: Verbs.rename_now,
+    kernel.OPEN: Verbs.open_now,
+    kernel.CREATE: Verbs.create_now,
+    kernel.FLUSH: Verbs.flush_now,
+    kernel.RELEASE: Verbs.release_now,
     kernel.GETXATTR: Verbs.get_extended_attribute_now,
     kernel.READ: Verbs.read_now,
     kernel.WRITE: Verbs.write_now,
@@ -431,6 +498,14 @@ _LOCKS: Final = {kernel.F_RDLCK: Lock.SHARED, kernel.F_WRLCK: Lock.EXCLUSIVE, ke
 _PRIVILEGES: Final = stat.S_ISUID | stat.S_ISGID
 _AS_IT_WAS: Final = AttributeChange()
 _LOCK_OWNER: Final = 1 << 9  # FATTR_LOCKOWNER
+# What takes several steps.
+_NOT_AT_ONCE: Final = kernel.FATTR_SIZE | kernel.FATTR_KILL_SUIDGID | kernel.FATTR_UID | kernel.FATTR_GID
+
+
+def _owner_of_new(r: Request, above: Attributes) -> tuple[Owner, int]:
+    if above.mode & stat.S_ISGID:
+        return Owner(r.uid, above.gid), stat.S_ISGID
+    return Owner(r.uid, r.gid), 0
 
 
 def _less_privileged(found: Attributes) -> int:

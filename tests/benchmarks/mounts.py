@@ -1,4 +1,5 @@
-"""What mounts rest on: bytes read ahead, staged and uploaded, against the bare statements that this comes down to.
+"""Mounts, as programs see them (`mount_figures`), and what they rest on: bytes read ahead, staged and uploaded, against the bare
+statements that this comes down to.
 
 `get_file` and `open` read large files in the same way, over several connections; a link with delay shows what that is for.
 """
@@ -21,7 +22,8 @@ import pgstore
 from pgstore.fs.content import blobs
 from pgstore.fs.content.block_cache import BlockCache
 from pgstore.mount.contents.open_file import ContentsFile
-from tests.benchmarks.harness import Contest, Limit
+from tests.benchmarks.harness import Contest, Limit, Skipped
+from tests.benchmarks.mount_figures import figures
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.staged import StagedFiles
 
@@ -32,8 +34,9 @@ DELAY_SECONDS = 0.005
 SERVER_OPTIONS = "-c max_wal_size=4GB -c shared_buffers=256MB"
 
 
-def contests(url: str) -> Iterator[Contest | Limit]:
-    """Hold what `research` promises of contents behind a mount."""
+def contests(url: str) -> Iterator[Contest | Limit | Skipped]:
+    """Hold what is promised of mounts, and of contents behind them."""
+    yield from figures(url)
     data = os.urandom(16 * MIB)
     with pgstore.Client(url) as client, tempfile.TemporaryDirectory() as folder:
         yield from downloads(url, client, data)

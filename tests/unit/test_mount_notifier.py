@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -28,6 +29,10 @@ class Listening:
         length, code, unique = kernel.OUT_HEADER.unpack_from(message)
         assert (length, unique) == (len(message), 0)
         return code, message[kernel.OUT_HEADER.size :]
+
+    def has_next(self) -> bool:
+        """Whether a message has come already."""
+        return bool(select.select([self._ours], [], [], 0)[0])
 
     def inode(self) -> tuple[int, int]:
         """The inode that is to be forgotten, and from where on its pages."""
@@ -131,3 +136,17 @@ def test_after_the_end_nothing_is_sent_and_nobody_waits(listening):
     listening._ours.setblocking(False)
     with pytest.raises(BlockingIOError):
         listening.next()
+
+
+def test_who_waits_until_the_kernel_was_told_finds_that_it_was(listening):
+    """
+    A reload is followed by programs that look at once: then no name may lead where it led before.
+    """
+    listening.notifier.start()
+
+    for ino in range(100, 300):
+        listening.notifier.forget_attributes(ino)
+        listening.notifier.wait_until_forgotten()
+
+        assert listening.has_next()
+        assert listening.inode()[0] == ino

@@ -19,6 +19,7 @@ from pgstore.fs.model import DIRECTORY, FILE, ROOT, Node, StoreGone
 from pgstore.fs.paths import join
 from pgstore.fs.tree import nodes
 from pgstore.fs.tree.resolve import Tree
+from pgstore.mount.contents.failures import os_error
 from pgstore.mount.contents.open_file import ContentsFile
 from pgstore.mount.contents.stage import Stage
 from pgstore.mount.contents.under_way import Shared, UnderWay
@@ -68,6 +69,13 @@ class StoreFiles(Files, Generic[C]):
                 _LOG.error("a program is told of an input/output error: %s", exc)
             raise
 
+    def _ask(self, make: Callable[[], Op[T]]) -> T:
+        """`_run`; where nobody has to be asked, without all that asking takes."""
+        try:
+            return at_once(make())
+        except MustAsk:
+            return self._run(make)
+
     # --------------------------------------------------------------------------------------------------- what is open
 
     def _file(self, node: Node, flags: int, kind: Callable[[C, int], F]) -> F:
@@ -116,6 +124,28 @@ class StoreFiles(Files, Generic[C]):
     def statistics(self) -> Statistics:
         free = self._shared.stage.bytes_free // BLOCK_BYTES
         return Statistics(BLOCK_BYTES, _BLOCKS, free, _INODES, _INODES)
+
+
+class MustAsk(Exception):
+    """An operation has something to ask of the database."""
+
+
+def at_once(op: Op[T]) -> T:
+    """
+    The result of *op*, which may have nothing to ask.
+
+    Raises:
+        MustAsk: it has. It was ended there: only what changes nothing before it asks may be tried.
+        OSError: what `Shared.persistently` would make of the error that *op* has failed with.
+    """
+    try:
+        op.send(None)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    except errors.Error as exc:
+        raise os_error(exc) from exc
+    op.close()
+    raise MustAsk
 
 
 def shared_of(client: Client, what: What) -> Shared:

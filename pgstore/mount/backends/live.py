@@ -25,7 +25,7 @@ from pgstore.core.operation import Op
 from pgstore.core.threads import going_on, start
 from pgstore.fs.commit.live import LiveChanges
 from pgstore.fs.content import in_place
-from pgstore.fs.model import FILE, NEWEST, ROOT, SYMLINK, Node, StoreGone
+from pgstore.fs.model import DIRECTORY, FILE, NEWEST, ROOT, SYMLINK, Node, StoreGone
 from pgstore.fs.notifications import ANYTHING, FileChange, FileChanges
 from pgstore.fs.tree import nodes
 from pgstore.fs.tree.live_nodes import LiveNodes
@@ -54,6 +54,7 @@ HEARD: Final = Caching(names=60.0, attributes=60.0, missing=0.0)
 # Where nothing can be listened to, or the kernel cannot forget all names at once (before Linux 6.16).
 UNHEARD: Final = Caching(names=1.0, attributes=1.0, missing=0.0)
 STATES_MAX: Final = 50_000  # files of which it is known in which state the kernel has them
+DIRECTORIES_MAX: Final = 1_000  # of which it is known whose new files are
 _LOOK_SECONDS: Final = 1.0  # between looks whether the mount has ended
 
 
@@ -71,8 +72,14 @@ class LiveFiles(StoreFiles[LiveContents]):
         super().__init__(shared, root=root, read_only=read_only)
         self._file_system = FileSystem(self._session, self._store_id, LiveChanges, StoreGone)
         self._states: OrderedDict[int, object] = OrderedDict()
+        # Which attributes the kernel was given of files; of which it is not sure which came last, None.
+        self._told: OrderedDict[int, object] = OrderedDict()
+        # Of directories in which something was made: the kernel asks for them after each name that is made there. They are as old
+        # as what it believes for a minute, which is to say that others' changes are heard of a moment later.
+        self._above: dict[int, Attributes] = {}
+        self._above_state = 0  # grows with every change of one
         self._kernel: Kernel | None = None
-        self._has_unsynced = False  # names that are perhaps not on the server's disk yet
+        self.has_unsynced = False  # names that are perhaps not on the server's disk yet
         self._changes = FileChanges(self._store_id)
         self._ended = threading.Event()
         self._listener: threading.Thread | None = None
@@ -121,6 +128,7 @@ class LiveFiles(StoreFiles[LiveContents]):
         kernel = self._kernel
         assert kernel is not None
         inodes = change.inodes
+        self._forget_above()
         if inodes is None or change.names is None:
             kernel.forget_all_names()
         if inodes is None:
@@ -151,8 +159,23 @@ class LiveFiles(StoreFiles[LiveContents]):
     def _tree(self) -> Tree:
         return Tree(self._session, self._store_id, None, NEWEST, in_place=True)
 
-    def _node(self, ino: int) -> Node:
-        return self._run(lambda: nodes.node(self._tree(), ino))
+    def _node(self, ino: int, *, with_contents: bool = False) -> Node:
+        return self._run(lambda: nodes.node(self._tree(), ino, with_contents=with_contents))
+
+    def _attributes(self, node: Node) -> Attributes:
+        """What the kernel is to be told, and will have been."""
+        attributes = super()._attributes(node)
+        if node.kind == FILE:
+            told = self._told
+            state: object = _state(node)
+            if attributes.size_bytes != node.size_bytes or attributes.mtime_ns != node.mtime_ns:
+                state = None  # those of what is written here
+            with self._table:
+                if told.setdefault(node.ino, state) != state:
+                    told[node.ino] = None
+                while len(told) > STATES_MAX:
+                    told.popitem(last=False)
+        return attributes
 
     def attributes(self, ino: int) -> Attributes:
         node = self._node(ino)
@@ -160,6 +183,39 @@ class LiveFiles(StoreFiles[LiveContents]):
         if contents is not None and not contents.is_dirty and contents.size_bytes != node.size_bytes:
             contents.drop(node.size_bytes, node.mtime_ns, _state(node))  # others, of whom we have not been told yet
         return self._attributes(node)
+
+    def attributes_now(self, ino: int) -> Attributes | None:
+        return self._above.get(ino) if self.caching is HEARD else None
+
+    def directory_of_new(self, directory: int) -> Attributes:
+        above = self.attributes_now(directory)
+        if above is None:
+            state = self._above_state
+            above = self.attributes(directory)
+            with self._table:
+                if state == self._above_state and above.kind == DIRECTORY:
+                    if len(self._above) >= DIRECTORIES_MAX:
+                        self._above.clear()
+                    self._above[directory] = above
+        return above
+
+    def _made_in(self, directory: int, made: Node) -> None:
+        """Its times are now those of what was made in it."""
+        with self._table:
+            self._above_state += 1
+            above = self._above.get(directory)
+            if above is not None:
+                at_ns = made.ctime_ns
+                self._above[directory] = above._replace(
+                    mtime_ns=max(above.mtime_ns, at_ns), ctime_ns=max(above.ctime_ns, at_ns)
+                )
+
+    def _forget_above(self, *inodes: int) -> None:
+        """Forget what was known of directories; without *inodes* of all."""
+        with self._table:
+            self._above_state += 1
+            for ino in inodes or tuple(self._above):
+                self._above.pop(ino, None)
 
     def look_up(self, directory: int, name: bytes) -> Attributes | Missing:
         node = self._run(lambda: nodes.look_up(self._tree(), directory, name))
@@ -176,7 +232,9 @@ class LiveFiles(StoreFiles[LiveContents]):
         contents = self._contents.get(ino)
         if contents is not None and contents.is_dirty and change.mtime_ns is not None:
             contents.upload()  # which sets it, too
-        return self._attributes(self._commit(lambda: self._verbs.set_attributes(ino, **change._asdict())))
+        node = self._commit(lambda: self._verbs.set_attributes(ino, **change._asdict()))
+        self._forget_above(ino)
+        return self._attributes(node)
 
     def truncate(self, ino: int, size: int, file: OpenFile | None) -> Attributes:
         if isinstance(file, LiveFile):
@@ -196,13 +254,14 @@ class LiveFiles(StoreFiles[LiveContents]):
         """
         The verbs that change names and attributes.
 
-        Their commits wait for the disk only where a crash of the server would go unnoticed; else `sync` does, and closing a file.
+        Their commits wait for the disk only where a crash of the server would go unnoticed; else fsync does, and closing what was
+        written.
         """
         return LiveNodes(self._file_system, durable=self._session.server is None)
 
     def _commit(self, make: Callable[[], Op[T]]) -> T:
         """Do what changes names, again where the server was away."""
-        self._has_unsynced = True
+        self.has_unsynced = True
         try:
             return self._run(make)
         except (errors.ConflictError, errors.SerializationConflict) as exc:
@@ -239,12 +298,14 @@ class LiveFiles(StoreFiles[LiveContents]):
         made = self._commit(
             lambda: self._verbs.make(directory, name, kind, mode, uid=owner.uid, gid=owner.gid, device=device or None)
         )
+        self._made_in(directory, made)
         return self._attributes(made)
 
     def make_symbolic_link(self, directory: int, name: bytes, target: bytes, owner: Owner) -> Attributes:
         made = self._commit(
             lambda: self._verbs.make_symbolic_link(directory, name, target, uid=owner.uid, gid=owner.gid)
         )
+        self._made_in(directory, made)
         return self._attributes(made)
 
     def read_link(self, ino: int) -> bytes:
@@ -252,19 +313,23 @@ class LiveFiles(StoreFiles[LiveContents]):
 
     def link(self, ino: int, directory: int, name: bytes) -> Attributes:
         self._commit_once(lambda: self._verbs.link(ino, directory, name), errors.FileExists)
+        self._forget_above(directory)
         return self.attributes(ino)
 
     def remove(self, directory: int, name: bytes) -> None:
         self._commit_once(lambda: self._verbs.remove(directory, name), errors.FileMissing)
+        self._forget_above(directory)
 
     def remove_directory(self, directory: int, name: bytes) -> None:
         self._commit_once(lambda: self._verbs.remove_directory(directory, name), errors.FileMissing)
+        self._forget_above()
 
     def rename(self, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int) -> None:
         self._commit_once(
             lambda: self._verbs.rename(directory, name, to_directory, to_name, flags),
             None if flags == nodes.RENAME_EXCHANGE else errors.FileMissing,
         )
+        self._forget_above()
 
     # -------------------------------------------------------------------------------------------- extended attributes
 
@@ -273,11 +338,14 @@ class LiveFiles(StoreFiles[LiveContents]):
 
     def set_extended_attribute(self, ino: int, name: bytes, value: bytes | None, flags: int) -> None:
         self._change(lambda tree: nodes.set_extended_attribute(tree, ino, name, value, flags))
+        self._forget_above(ino)
 
     # ------------------------------------------------------------------------------------------------------- contents
 
     def open(self, ino: int, flags: int) -> LiveFile:
-        node = self._node(ino)
+        # The bytes of a small file come along, unless the kernel has them.
+        is_read = flags & os.O_ACCMODE != os.O_WRONLY and not flags & os.O_TRUNC
+        node = self._node(ino, with_contents=is_read and ino not in self._states)
         if node.link_count == 0 and ino not in self._contents:
             # The name leads elsewhere now. Told so, the kernel looks it up again (LOOKUP_REVAL).
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
@@ -292,8 +360,12 @@ class LiveFiles(StoreFiles[LiveContents]):
             self._states.popitem(last=False)
         if not (is_known or is_new):
             file.contents.drop(node.size_bytes, node.mtime_ns, state)
-            if self._kernel is not None:
+            if self._kernel is not None and self._told.get(ino) != state:
+                with self._table:
+                    self._told.pop(ino, None)
                 self._kernel.forget_attributes_now(ino)
+            if node.inline_data is not None:
+                file.contents.know(node.inline_data, state)
         file.keep_cache = is_known or is_new
         if flags & os.O_TRUNC and node.size_bytes:
             try:
@@ -325,6 +397,8 @@ class LiveFiles(StoreFiles[LiveContents]):
         node, is_new = self._commit(body)
         if node.kind == SYMLINK:  # the kernel follows it, when it has looked it up
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        if is_new:
+            self._made_in(directory, node)
         file = self._opened(node, flags, is_new=is_new)
         return (self.attributes(node.ino) if flags & os.O_TRUNC and not is_new else self._attributes(node)), file
 
@@ -336,18 +410,18 @@ class LiveFiles(StoreFiles[LiveContents]):
 
     def sync_names(self) -> None:
         """Return when the names that were changed here are on the server's disk."""
-        if self._has_unsynced:
+        if self.has_unsynced:
             with self.syncing():
                 self._run(lambda: in_place.sync(self._store_id))
 
     @contextlib.contextmanager
     def syncing(self) -> Iterator[None]:
         """Around what brings to the server's disk all that was committed before."""
-        had, self._has_unsynced = self._has_unsynced, False
+        had, self.has_unsynced = self.has_unsynced, False
         try:
             yield
         except BaseException:
-            self._has_unsynced |= had
+            self.has_unsynced |= had
             raise
 
 
@@ -366,24 +440,30 @@ class _OpenFile(LiveFile):
             )  # others have appended as well: the kernel took the end to be elsewhere
 
     def flush(self) -> None:
-        if self.can_write:
-            self._with_names(super().flush)
+        # What brings bytes to the disk does so with all names before them. Where nothing was written nothing is waited for.
+        if self.contents.is_dirty:
+            with self._files.syncing():
+                super().flush()
+        else:
+            super().flush()
 
     def sync(self) -> None:
-        self._with_names(super().sync)
-
-    def _with_names(self, sync: Callable[[], None]) -> None:
-        """Do *sync*, and see that the name of the file is on the server's disk as well."""
-        if self.contents.is_dirty:  # what brings the bytes to the disk does so with all before them
+        if self.contents.is_dirty:
             with self._files.syncing():
-                sync()
+                super().sync()
         else:
-            sync()
+            super().sync()
             self._files.sync_names()
 
     def release(self) -> None:
         super().release()
         self._files._closed(self.contents)
+
+    def release_now(self) -> bool:
+        if self.contents.is_dirty:  # what is being uploaded is waited for
+            return False
+        self.release()
+        return True
 
 
 def _state(node: Node) -> tuple[int, int, int]:

@@ -33,7 +33,7 @@ from pgstore.fs.tree import nodes
 from pgstore.fs.tree.handover import Written
 from pgstore.fs.tree.held import HeldFileSystem, HeldTree
 from pgstore.mount import recovery
-from pgstore.mount.backends.base import StoreFiles, may_write, root_of, shared_of
+from pgstore.mount.backends.base import MustAsk, StoreFiles, at_once, may_write, root_of, shared_of
 from pgstore.mount.contents.open_file import VolumeFile
 from pgstore.mount.contents.under_way import Shared
 from pgstore.mount.contents.volume import VolumeContents
@@ -91,7 +91,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
 
     def _held(self, make: Callable[[], Op[T]]) -> T:
         with self._changing:
-            return self._run(make)
+            return self._ask(make)
 
     # ------------------------------------------------------------------------------------------------------- commits
 
@@ -224,7 +224,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
     def _set_contents(self, contents: VolumeContents, what: Contents) -> None:
         if what.blob_id is not None:
             self._system.changes.session_id = contents.blob_session_id
-        self._run(lambda: nodes.set_contents(self._tree, contents.ino, what, mtime_ns=contents.mtime_ns))
+        self._ask(lambda: nodes.set_contents(self._tree, contents.ino, what, mtime_ns=contents.mtime_ns))
 
     def reload(self) -> None:
         """Commit what was written, then show what others have committed."""
@@ -334,16 +334,115 @@ class VersionFiles(StoreFiles[VolumeContents]):
     def status(self) -> dict[str, int]:
         return {"cached_bytes": self._shared.reading.cache.bytes, "uncommitted_files": len(self._uncommitted)}
 
+    # ---------------------------------------------------------------------------------- what need not wait for anybody
+
+    # Most of what programs do is known here, and is done here. What was not read yet has to be asked for, and a commit has the
+    # changes for itself while it is under way: then all of it is left to a thread that may wait.
+
+    def attributes_now(self, ino: int) -> Attributes | None:
+        try:
+            return self._attributes(at_once(nodes.node(self._tree, ino)))
+        except MustAsk:
+            return None
+
+    def look_up_now(self, directory: int, name: bytes) -> Attributes | Missing | None:
+        try:
+            node = at_once(nodes.look_up(self._tree, directory, name))
+        except MustAsk:
+            return None
+        return MISSING if node is None else self._attributes(node)
+
+    def _now(self, change: Callable[[], T]) -> T | None:
+        """What *change* returns, if it asks and waits for nobody."""
+        if not self._changing.acquire(blocking=False):
+            return None
+        try:
+            return change()
+        except MustAsk:
+            return None
+        finally:
+            self._changing.release()
+
+    def set_attributes_now(self, ino: int, change: AttributeChange) -> Attributes | None:
+        def body() -> Attributes:
+            node = at_once(nodes.set_attributes(self._tree, ino, **change._asdict()))
+            contents = self._contents.get(ino)
+            if contents is not None and change.mtime_ns is not None:
+                contents.mtime_ns = change.mtime_ns
+            return self._attributes(node)
+
+        return self._now(body)
+
+    def make_now(
+        self, directory: int, name: bytes, kind: str, mode: int, owner: Owner, device: int = 0
+    ) -> Attributes | None:
+        return self._now(
+            lambda: self._attributes(at_once(self._making(directory, name, kind, mode, owner, device or None)))
+        )
+
+    def remove_now(self, directory: int, name: bytes) -> bool:
+        def body() -> bool:
+            node = at_once(nodes.look_up(self._tree, directory, name))
+            if node is not None and node.ino in self._contents:
+                return False  # what is being uploaded of it is waited for
+            self._removed(at_once(nodes.remove(self._tree, directory, name)))
+            return True
+
+        return self._now(body) or False
+
+    def rename_now(self, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int) -> bool:
+        def body() -> bool:
+            there = at_once(nodes.look_up(self._tree, to_directory, to_name))
+            if there is not None and there.ino in self._contents:
+                return False
+            self._renamed(flags, *at_once(nodes.rename(self._tree, directory, name, to_directory, to_name, flags)))
+            return True
+
+        return self._now(body) or False
+
+    def open_now(self, ino: int, flags: int) -> OpenFile | None:
+        try:
+            return self._opened(at_once(nodes.node(self._tree, ino, with_contents=True)), flags)
+        except MustAsk:
+            return None
+
+    def create_now(
+        self, directory: int, name: bytes, mode: int, flags: int, owner: Owner
+    ) -> tuple[Attributes, OpenFile] | None:
+        return self._now(lambda: self._created(at_once(self._creating(directory, name, mode, flags, owner)), flags))
+
+    def release_now(self, file: VolumeFile) -> bool:
+        """`OpenFile.release_now`."""
+        contents = file.contents
+        if contents.is_changed:
+            if not contents.is_at_hand or self._system.changes.is_removed(contents.ino):
+                return False
+            if not self._changing.acquire(blocking=False):
+                return False
+            try:
+                file.release()
+            finally:
+                self._changing.release()
+            return True
+        if contents.open_files > 1 or not self._system.changes.is_removed(contents.ino):
+            file.release()
+            return True
+        return False
+
     # -------------------------------------------------------------------------------------------- names and attributes
 
+    def _read(self, make: Callable[[], Op[T]]) -> T:
+        """What is read is right also while something is committed, or changed."""
+        return self._ask(make)
+
     def _node(self, ino: int, *, with_contents: bool = False) -> Node:
-        return self._held(lambda: nodes.node(self._tree, ino, with_contents=with_contents))
+        return self._read(lambda: nodes.node(self._tree, ino, with_contents=with_contents))
 
     def attributes(self, ino: int) -> Attributes:
         return self._attributes(self._node(ino))
 
     def look_up(self, directory: int, name: bytes) -> Attributes | Missing:
-        node = self._held(lambda: nodes.look_up(self._tree, directory, name))
+        node = self._read(lambda: nodes.look_up(self._tree, directory, name))
         return MISSING if node is None else self._attributes(node)
 
     def parent(self, directory: int) -> int:
@@ -373,13 +472,10 @@ class VersionFiles(StoreFiles[VolumeContents]):
     # --------------------------------------------------------------------------------------------------------- making
 
     def make(self, directory: int, name: bytes, kind: str, mode: int, owner: Owner, device: int = 0) -> Attributes:
-        return self._attributes(
-            self._held(
-                lambda: nodes.make(
-                    self._tree, directory, name, kind, mode, uid=owner.uid, gid=owner.gid, device=device or None
-                )
-            )
-        )
+        return self._attributes(self._held(lambda: self._making(directory, name, kind, mode, owner, device or None)))
+
+    def _making(self, directory: int, name: bytes, kind: str, mode: int, owner: Owner, device: int | None) -> Op[Node]:
+        return nodes.make(self._tree, directory, name, kind, mode, uid=owner.uid, gid=owner.gid, device=device)
 
     def make_symbolic_link(self, directory: int, name: bytes, target: bytes, owner: Owner) -> Attributes:
         return self._attributes(
@@ -402,7 +498,11 @@ class VersionFiles(StoreFiles[VolumeContents]):
         self._removed(self._held(lambda: nodes.remove_directory(self._tree, directory, name)))
 
     def rename(self, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int) -> None:
-        source, target = self._held(lambda: nodes.rename(self._tree, directory, name, to_directory, to_name, flags))
+        self._renamed(
+            flags, *self._held(lambda: nodes.rename(self._tree, directory, name, to_directory, to_name, flags))
+        )
+
+    def _renamed(self, flags: int, source: Node, target: Node | None) -> None:
         if target is not None and target.ino != source.ino and not flags:
             self._removed(target)
 
@@ -456,13 +556,15 @@ class VersionFiles(StoreFiles[VolumeContents]):
         return contents.is_changed
 
     def create(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> tuple[Attributes, OpenFile]:
-        def body() -> Op[Node]:
-            where = yield from nodes.place(self._tree, directory, name)
-            if where.node is not None and not flags & os.O_EXCL:
-                return (yield from nodes.node(self._tree, where.node.ino, with_contents=True))
-            return (yield from nodes.make_at(self._tree, where, FILE, mode, uid=owner.uid, gid=owner.gid))
+        return self._created(self._held(lambda: self._creating(directory, name, mode, flags, owner)), flags)
 
-        node = self._held(body)
+    def _creating(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> Op[Node]:
+        where = yield from nodes.place(self._tree, directory, name)
+        if where.node is not None and not flags & os.O_EXCL:
+            return (yield from nodes.node(self._tree, where.node.ino, with_contents=True))
+        return (yield from nodes.make_at(self._tree, where, FILE, mode, uid=owner.uid, gid=owner.gid))
+
+    def _created(self, node: Node, flags: int) -> tuple[Attributes, OpenFile]:
         if node.kind == SYMLINK:  # the kernel follows it, when it has looked it up
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         file = self._opened(node, flags)
@@ -519,3 +621,6 @@ class _OpenFile(VolumeFile):
     def release(self) -> None:
         super().release()
         self._files._released(self.contents)
+
+    def release_now(self) -> bool:
+        return self._files.release_now(self)

@@ -75,6 +75,10 @@ class Failures:
         """What a file that is opened now has heard of."""
         return self._count if self._is_heard else self._count - 1
 
+    def is_news(self, heard: int) -> bool:
+        """Whether there is an error after *heard*."""
+        return self._latest is not None and heard != self._count
+
     def since(self, heard: int) -> tuple[int, OSError | None]:
         """What has been heard of after this call, and the latest error after *heard*."""
         if self._latest is None or heard == self._count:

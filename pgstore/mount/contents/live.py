@@ -60,9 +60,11 @@ class LiveContents(UnderWay):
     def _before_reading(self) -> Op[None]:
         yield from self._pin.ensure()
 
-    def know(self, data: bytes) -> None:
-        """All of the file is *data*, as it is in the present state: it came with the file's name."""
+    def know(self, data: bytes, state: Hashable = None) -> None:
+        """All of the file is *data*, as it is in *state*, if that is still known to be the present one; None: it is."""
         with self._lock:
+            if state is not None and (state != self._state or len(data) != self._base_end):
+                return
             key = self._source_key
         self.shared.reading.cache.put((key, 0), (data,))
 
@@ -238,6 +240,10 @@ class LiveContents(UnderWay):
 
     def flush(self) -> None:
         self.sync()
+
+    @property
+    def is_flushed(self) -> bool:
+        return not (self._dirty or self._uploading or self._unsafe or self._is_cut or self._is_at_risk)
 
     def sync(self) -> None:
         parts = self._claim_little()

@@ -89,6 +89,9 @@ class ContentsFile(OpenFile):
         if self.can_write:
             self._bring(self.contents.flush)
 
+    def flush_now(self) -> bool:
+        return not self.can_write or (self.contents.is_flushed and not self.contents.failures.is_news(self._heard))
+
     def sync(self) -> None:
         self._bring(self.contents.sync)
 

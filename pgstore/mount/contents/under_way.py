@@ -143,6 +143,11 @@ class UnderWay(abc.ABC):
     def flush(self) -> None:
         """A program has closed one of its descriptors."""
 
+    @property
+    @abc.abstractmethod
+    def is_flushed(self) -> bool:
+        """Whether `flush` has nothing to do."""
+
     @abc.abstractmethod
     def sync(self) -> None:
         """Return when everything written so far is on the server's disk."""

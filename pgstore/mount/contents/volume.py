@@ -550,6 +550,18 @@ class VolumeContents(UnderWay):
     def flush(self) -> None:
         """Nothing: it is the commit that keeps what was written."""
 
+    is_flushed = True
+
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether all is so small, and here, that `upload`, `freeze` and `release` ask and wait for nobody. If nobody writes."""
+        return (
+            self.size_bytes <= INLINE_BYTES_MAX
+            and self._blob is None
+            and self._base.blob_id is None
+            and not (self._uploads or self._jobs or self._is_frozen)
+        )
+
     def sync(self) -> None:
         """Return when what was written is on the server's disk. It is not committed by that."""
         for attempts_left in range(_ATTEMPTS - 1, -1, -1):
