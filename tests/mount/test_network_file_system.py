@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -145,6 +146,52 @@ def test_appends_of_two_mounts_are_all_there(mounted, mounted_elsewhere):
 
     lines = (mounted / "log").read_text().split()
     assert sorted(lines) == sorted([f"a{number}" for number in range(50)] + [f"b{number}" for number in range(50)])
+
+
+@pytest.fixture
+def locking(nfs, nfs_elsewhere, tmp_path, fuse):
+    """Two mounts that share locks."""
+    places = tmp_path / "one", tmp_path / "other"
+    for place in places:
+        place.mkdir()
+    with nfs.mount(places[0], mode="fuse", locks="shared"), nfs_elsewhere.mount(places[1], mode="fuse", locks="shared"):
+        (places[0] / "file").write_text("")
+        yield places
+
+
+def test_shared_locks_exclude_programs_at_other_mounts(locking):
+    with open(locking[0] / "file") as ours, open(locking[1] / "file") as theirs:
+        fcntl.flock(ours, fcntl.LOCK_SH)
+        fcntl.flock(theirs, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with fails(errno.EAGAIN):
+            fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+        fcntl.flock(ours, fcntl.LOCK_UN)
+
+        fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with fails(errno.EAGAIN):
+            fcntl.flock(ours, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def test_who_waits_for_a_shared_lock_has_it_once_the_file_is_closed(locking):
+    with open(locking[1] / "file") as theirs:
+        with open(locking[0] / "file") as ours:
+            fcntl.flock(ours, fcntl.LOCK_EX)
+            waiting = threading.Thread(target=fcntl.flock, args=(theirs, fcntl.LOCK_EX))
+            waiting.start()
+            waiting.join(0.3)
+            assert waiting.is_alive()
+
+        waiting.join(10)
+        assert not waiting.is_alive()
+
+
+def test_a_shared_lock_of_a_mount_that_was_killed_is_nobodys_after_a_while(locking, sql):
+    with open(locking[0] / "file") as ours, open(locking[1] / "file") as theirs:
+        fcntl.flock(ours, fcntl.LOCK_EX)
+        sql("UPDATE pgstore.file_lock SET expires_at = now() - interval '1 second'")
+
+        fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_a_file_that_others_remove_stays_for_who_has_it_open(mounted, mounted_elsewhere):

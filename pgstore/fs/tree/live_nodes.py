@@ -50,12 +50,12 @@ LINK = Statement(
     "int8 int8 int8 bytea int8 bool int4 text text",
 )
 REMOVE = Statement(
-    _telling("pgstore.node_remove($1, $2, $3, $4, $5, $6)", "',' || r.ino", 7),
+    _telling("pgstore.node_remove($1, $2, $3, $4, $5, $6)", "',' || r.ino::text", 7),
     "int8 int8 bytea bool int8 bool int4 text text",
 )
 RENAME = Statement(
     _telling(
-        "pgstore.node_rename($1, $2, $3, $4, $5, $6, $7, $8)", "concat(',', r.ino, ',' || r.replaced, ',' || $4)", 9
+        "pgstore.node_rename($1, $2, $3, $4, $5, $6, $7, $8)", "concat(',', r.ino, ',' || r.replaced::text, ',' || $4::text)", 9
     ),
     "int8 int8 bytea int8 bytea int4 int8 bool int4 text text",
 )

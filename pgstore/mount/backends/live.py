@@ -31,7 +31,8 @@ from pgstore.fs.tree import nodes
 from pgstore.fs.tree.live_nodes import LiveNodes
 from pgstore.fs.tree.resolve import Tree
 from pgstore.fs.tree.transact import FileSystem
-from pgstore.mount.backends.base import StoreFiles, root_of, shared_of
+from pgstore.mount.backends.base import StoreFiles, may_write, root_of, shared_of
+from pgstore.mount.backends.locks import SharedLocks
 from pgstore.mount.contents.live import LiveContents
 from pgstore.mount.contents.open_file import LiveFile
 from pgstore.mount.contents.under_way import Shared
@@ -43,6 +44,7 @@ from pgstore.mount.protocol import (
     Bytes,
     Caching,
     Kernel,
+    Lock,
     Missing,
     OpenFile,
     Owner,
@@ -62,14 +64,19 @@ def files_of(client: Client, what: What) -> LiveFiles:
     """The files of a NetworkFileSystem that a daemon is to serve."""
     shared = shared_of(client, what)
     root = root_of(shared, what, lambda: Tree(shared.session, shared.store_id, None, NEWEST, in_place=True))
-    return LiveFiles(shared, root=root, read_only=what.read_only)
+    read_only = what.read_only or not may_write(shared)
+    return LiveFiles(shared, root=root, read_only=read_only, shares_locks=what.locks == "shared" and not read_only)
 
 
 class LiveFiles(StoreFiles[LiveContents]):
     """The files of a NetworkFileSystem."""
 
-    def __init__(self, shared: Shared, *, root: int = ROOT, read_only: bool = False) -> None:
+    def __init__(
+        self, shared: Shared, *, root: int = ROOT, read_only: bool = False, shares_locks: bool = False
+    ) -> None:
         super().__init__(shared, root=root, read_only=read_only)
+        self.shares_locks = shares_locks
+        self.locks = SharedLocks(shared) if shares_locks else None
         self._file_system = FileSystem(self._session, self._store_id, LiveChanges, StoreGone)
         self._states: OrderedDict[int, object] = OrderedDict()
         # Which attributes the kernel was given of files; of which it is not sure which came last, None.
@@ -431,13 +438,13 @@ class _OpenFile(LiveFile):
     def __init__(self, files: LiveFiles, contents: LiveContents, flags: int) -> None:
         super().__init__(contents, flags)
         self._files = files
+        self._lock_holder: str | None = None
 
     def write(self, offset: int, data: Bytes) -> None:
         super().write(offset, data)
         if self.is_append and self.contents.size_bytes != offset + len(data):
-            self._files.forget_contents(
-                self.ino
-            )  # others have appended as well: the kernel took the end to be elsewhere
+            # Others have appended as well: the kernel took the end to be elsewhere.
+            self._files.forget_contents(self.ino)
 
     def flush(self) -> None:
         # What brings bytes to the disk does so with all names before them. Where nothing was written nothing is waited for.
@@ -455,7 +462,18 @@ class _OpenFile(LiveFile):
             super().sync()
             self._files.sync_names()
 
+    def lock(self, lock: Lock, given_up: threading.Event | None = None) -> bool:
+        locks = self._files.locks
+        if locks is None:
+            return super().lock(lock, given_up)
+        if self._lock_holder is None:
+            self._lock_holder = locks.new_holder()
+        return locks.take(self.ino, self._lock_holder, lock, given_up)
+
     def release(self) -> None:
+        if self._lock_holder is not None and self._files.locks is not None:
+            with contextlib.suppress(OSError):  # else it expires
+                self._files.locks.release(self.ino, self._lock_holder)
         super().release()
         self._files._closed(self.contents)
 
