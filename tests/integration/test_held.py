@@ -219,6 +219,18 @@ def test_names_links_and_times_are_as_on_any_file_system(held, volume):
     assert (paths(volume), volume.stat("h").link_count) == (["d/", "h"], 1)
 
 
+def test_a_file_that_is_replaced_again_and_again_in_a_new_directory_is_committed(held, volume):
+    """
+    As editors save: what was there before the last time was never in the version, and is not to be removed from it.
+    """
+    directory = held.directory(b"d")
+    for data in (b"first", b"second", b"third"):
+        held.write(held.file(b"temporary", directory), data)
+        held.rename(directory, b"temporary", directory, b"f")
+    held.commit()
+    assert (paths(volume), content(volume, "d/f")) == (["d/", "d/f"], b"third")
+
+
 def test_exchange_and_moves_of_new_and_old_directories(held, volume):
     volume.mkdir("old/sub")
     held.reload()

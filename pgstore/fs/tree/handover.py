@@ -84,7 +84,9 @@ def _lay_over(tree: Tree, part: Part, load: Callable[[int], bytes] | None) -> Op
     waiting = set(kinds)  # for their first name
     for parent, name, change in part.names:
         entry, conditions = change.entry, {"exclusive": change.exclusive, "was_free": change.was_free}
-        if change.removed is not None:
+        if (
+            change.removed is not None and parent not in created
+        ):  # where nothing was; it would remove what is put there now
             changes.remove(parent, name, change.removed, ())
         if entry is None:
             continue

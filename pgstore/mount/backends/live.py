@@ -255,7 +255,8 @@ class LiveFiles(StoreFiles[LiveContents]):
         """
         The verbs that change names and attributes.
 
-        Their commits wait for the disk only where a crash of the server would go unnoticed; else `sync` does, and closing a file.
+        Their commits wait for the disk only where a crash of the server would go unnoticed; else fsync does, and closing what was
+        written.
         """
         return LiveNodes(self._file_system, durable=self._session.server is None)
 
