@@ -3,14 +3,15 @@
 The verbs of `nodes` work on its `tree`, without a round trip where it has seen the directory before: the version does not change,
 so what was read of it stays right. `commit` makes a version of what was changed; `reload` goes on to the newest.
 
-One at a time changes, commits or reloads; others may read meanwhile.
+One at a time changes, commits or reloads; others may read meanwhile, if they read again where `HeldFileSystem.moves` has changed.
 """
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -91,6 +92,8 @@ class HeldFileSystem:
         self._history = session.history
         self._pinned: int | None = None
         self._doubtful: _Doubtful | None = None
+        self.moves = 0
+        """Grows when it goes on to another version, and is odd meanwhile: what is read is right if it is even, and stays so."""
         self.changes = HeldChanges(store_id, missing, 0, abandon=self._abandon)
         self.tree = HeldTree(session, store_id, self.changes)
 
@@ -132,8 +135,9 @@ class HeldFileSystem:
             version = rows[0][0]
         if version != self.version or self._pinned is None:
             yield from self._pin(version)
-            self.changes.rebase(version)
-            self.tree.go_to(version)
+            with self._moving():
+                self.changes.rebase(version)
+                self.tree.go_to(version)
             yield from self._merge_directories()
 
     def _merge_directories(self) -> Op[None]:
@@ -147,7 +151,8 @@ class HeldFileSystem:
                 except (errors.StaleFile, errors.NotADirectory):
                     continue  # which the commit will say
                 if theirs is not None and theirs.is_directory:
-                    self.changes.become_one(made, theirs.ino)
+                    with self._moving():
+                        self.changes.become_one(made, theirs.ino)
                     merged = True
 
     def _pin(self, version: int | None) -> Op[None]:
@@ -260,13 +265,25 @@ class HeldFileSystem:
 
     def settle(self, part: Part, written: Written) -> Op[int]:
         """A transaction, perhaps that of another process, has *written* a *part* of the changes, and was committed."""
-        if self.changes.settled(part, written.version, written.merged):
-            changed = {each.parent for each in part.names}
-            removed = (each.change.removed for each in part.names)
-            inodes = {*part.attributes, *part.named_again, *(each.ino for each in removed if each is not None)}
-            self.tree.go_to(written.version, changed, inodes)
+        with self._moving():
+            moves_on = self.changes.settled(part, written.version, written.merged)
+            if moves_on:
+                changed = {each.parent for each in part.names}
+                removed = (each.change.removed for each in part.names)
+                inodes = {*part.attributes, *part.named_again, *(each.ino for each in removed if each is not None)}
+                self.tree.go_to(written.version, changed, inodes)
+        if moves_on:
             yield from self._pin(written.version)
         return written.version
+
+    @contextlib.contextmanager
+    def _moving(self) -> Iterator[None]:
+        """Around what changes the version and what is laid over it: others may read one of them without the other."""
+        self.moves += 1
+        try:
+            yield
+        finally:
+            self.moves += 1
 
     def _abandon(self, blob_id: int) -> None:
         self.session.later(partial(_abandon, self.store_id, blob_id, self.changes.session_id))

@@ -80,7 +80,7 @@ class LiveFiles(StoreFiles[LiveContents]):
         self._above: dict[int, Attributes] = {}
         self._above_state = 0  # grows with every change of one
         self._kernel: Kernel | None = None
-        self.has_unsynced = False  # names that are perhaps not on the server's disk yet
+        self._has_unsynced = False  # names that are perhaps not on the server's disk yet
         self._changes = FileChanges(self._store_id)
         self._ended = threading.Event()
         self._listener: threading.Thread | None = None
@@ -262,7 +262,7 @@ class LiveFiles(StoreFiles[LiveContents]):
 
     def _commit(self, make: Callable[[], Op[T]]) -> T:
         """Do what changes names, again where the server was away."""
-        self.has_unsynced = True
+        self._has_unsynced = True
         try:
             return self._run(make)
         except (errors.ConflictError, errors.SerializationConflict) as exc:
@@ -420,18 +420,18 @@ class LiveFiles(StoreFiles[LiveContents]):
 
     def sync_names(self) -> None:
         """Return when the names that were changed here are on the server's disk."""
-        if self.has_unsynced:
+        if self._has_unsynced:
             with self.syncing():
                 self._run(lambda: in_place.sync(self._store_id))
 
     @contextlib.contextmanager
     def syncing(self) -> Iterator[None]:
         """Around what brings to the server's disk all that was committed before."""
-        had, self.has_unsynced = self.has_unsynced, False
+        had, self._has_unsynced = self._has_unsynced, False
         try:
             yield
         except BaseException:
-            self.has_unsynced |= had
+            self._has_unsynced |= had
             raise
 
 
