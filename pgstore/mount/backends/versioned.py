@@ -123,8 +123,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
             self._end_doubt()
             changed, left = self._to_commit(leave_open=leave_open)
             for attempts_left in range(_ATTEMPTS - 1, -1, -1):
-                for contents in changed:
-                    contents.upload()
+                self._upload(changed)
                 try:
                     self._write_version(changed, left)
                 except OSError as exc:
@@ -143,6 +142,15 @@ class VersionFiles(StoreFiles[VolumeContents]):
         left = {contents.ino for contents in changed if leave_open and contents.is_open_for_writing}
         is_removed = self._system.changes.is_removed
         return [each for each in changed if each.ino not in left and not is_removed(each.ino)], left
+
+    def _upload(self, changed: list[VolumeContents]) -> None:
+        """Bring what was written to the database, and to its disk."""
+        for contents in changed:
+            contents.upload()
+        if any(contents.blob_session_id is not None for contents in changed):
+            # A blob may outlive a crash of the server that its last chunks do not. If there was one, this finds it out, and
+            # `freeze` refuses; if there is one from now on, nothing is lost.
+            self._run(lambda: in_place.sync(self._store_id))
 
     def _write_version(self, changed: list[VolumeContents], left: set[int]) -> None:
         frozen: list[tuple[VolumeContents, Contents]] = []
@@ -179,8 +187,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
         with self._committing:
             self._end_doubt()
             changed, _ = self._to_commit(leave_open=False)
-            for contents in changed:
-                contents.upload()
+            self._upload(changed)
             frozen: list[tuple[VolumeContents, Contents]] = []
             with self._changing:
                 try:
