@@ -287,7 +287,8 @@ def test_a_crash_between_upload_and_commit_leaves_no_holes(own_server, place, fu
     def ask(statement):
         with psycopg.connect(url, autocommit=True) as connection:
             cursor = connection.execute(statement)
-            return cursor.fetchone()[0] if cursor.description else None
+            row = cursor.fetchone() if cursor.description else None
+            return None if row is None else row[0]
 
     ask("ALTER SYSTEM SET wal_writer_delay = '10s'")
     ask("SELECT pg_reload_conf()")
