@@ -132,6 +132,61 @@ def test_only_one_of_two_mounts_makes_a_file_exclusively(mounted, mounted_elsewh
         assert len(made) == 1
 
 
+def test_the_times_of_a_directory_are_those_that_others_see(sql, nfs, mounted, mounted_elsewhere):
+    """
+    After names in it were changed here, what the kernel is told of it is what is known, and that must be right.
+    """
+    directory, other = mounted / "directory", mounted / "other"
+    directory.mkdir()
+    other.mkdir()
+    (directory / "file").touch()
+
+    def times(path):
+        found = path.stat()
+        ((stored),) = sql(
+            "SELECT mtime_ns, ctime_ns FROM pgstore.inode WHERE store_id = %s AND ino = %s",
+            int(nfs.object_id.partition("-")[2]),
+            found.st_ino,
+        )
+        return (found.st_mtime_ns, found.st_ctime_ns), stored
+
+    for change in (
+        (directory / "made").touch,
+        (directory / "made").unlink,
+        lambda: os.rename(directory / "file", directory / "renamed"),
+        lambda: os.rename(directory / "renamed", other / "file"),
+        lambda: os.link(other / "file", directory / "linked"),
+        lambda: os.rename(directory / "linked", other / "file"),
+        lambda: os.symlink("x", directory / "symbolic"),
+        (directory / "below").mkdir,
+        lambda: os.rename(directory / "below", other / "below"),
+        (other / "below").rmdir,
+        lambda: directory.chmod(0o2750),
+        (directory / "made again").touch,
+        lambda: os.utime(directory, ns=(1, 2)),
+        (directory / "and again").touch,
+    ):
+        change()
+        for path in (directory, other):
+            told, stored = times(path)
+            assert told == stored
+    (mounted_elsewhere / "directory" / "by another").touch()
+    until(lambda: times(directory)[0] == times(directory)[1])
+
+
+def test_new_files_have_the_group_that_others_have_given_the_directory(mounted, mounted_elsewhere):
+    directory = mounted / "directory"
+    directory.mkdir()
+    (directory / "before").touch()
+
+    os.chown(mounted_elsewhere / "directory", -1, 4711)
+    (mounted_elsewhere / "directory").chmod(0o2777)
+    until(lambda: directory.stat().st_mode & 0o7777 == 0o2777)
+    (directory / "after").touch()
+
+    assert [(directory / name).stat().st_gid for name in ("before", "after")] == [os.getegid(), 4711]
+
+
 def test_appends_of_two_mounts_are_all_there(mounted, mounted_elsewhere):
     def append(place, letter):
         for number in range(50):

@@ -277,6 +277,43 @@ def test_a_mount_outlives_a_restart_of_the_server(own_server, place, fuse):
         assert content(volume, "large") == b"1" * 10_000_000 + b"2" * 10_000_000
 
 
+def test_a_crash_between_upload_and_commit_leaves_no_holes(own_server, place, fuse):
+    """
+    Uploads don't wait for the disk. The blob is there after the crash, and what was uploaded last is not.
+    """
+    url = own_server.create_database("mounted")
+    migrate(url)
+
+    def ask(statement):
+        with psycopg.connect(url, autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            row = cursor.fetchone() if cursor.description else None
+            return None if row is None else row[0]
+
+    ask("ALTER SYSTEM SET wal_writer_delay = '10s'")
+    ask("SELECT pg_reload_conf()")
+    with pgstore.Client(url) as client:
+        volume = pgstore.Volume.from_name("files", create_if_missing=True, client=client)
+        with volume.mount(place, mode="fuse", background_commits=None) as path:
+            with open(f"{path}/large", "wb", buffering=0) as file:
+                file.write(b"1" * 10_000_000)
+                until(lambda: ask("SELECT count(*) FROM pgstore.extent"))
+                ask("CREATE TABLE public.flushed ()")
+                file.write(b"2" * 2_000_000)
+            until(
+                lambda: (
+                    ask("SELECT count(*) * max(c.chunk_size_bytes) FROM pgstore.extent, pgstore.blob c") >= 12_000_000
+                )
+            )
+            before = ask("SELECT count(*) FROM pgstore.extent")
+            own_server.kill()
+            own_server.start()
+            after = ask("SELECT count(*) FROM pgstore.extent")
+
+        assert 0 < after < before, "nothing was lost, so that nothing is shown"
+        assert content(volume, "large") == b"1" * 10_000_000 + b"2" * 2_000_000
+
+
 # --------------------------------------------------------------------------------------------------------- transactions
 
 

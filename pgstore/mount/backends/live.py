@@ -14,6 +14,7 @@ import contextlib
 import errno
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -28,7 +29,7 @@ from pgstore.fs.content import in_place
 from pgstore.fs.model import DIRECTORY, FILE, NEWEST, ROOT, SYMLINK, Node, StoreGone
 from pgstore.fs.notifications import ANYTHING, FileChange, FileChanges
 from pgstore.fs.tree import nodes
-from pgstore.fs.tree.live_nodes import LiveNodes
+from pgstore.fs.tree.live_nodes import LiveNodes, Renamed
 from pgstore.fs.tree.resolve import Tree
 from pgstore.fs.tree.transact import FileSystem
 from pgstore.mount.backends.base import StoreFiles, may_write, root_of, shared_of
@@ -86,7 +87,7 @@ class LiveFiles(StoreFiles[LiveContents]):
         self._above: dict[int, Attributes] = {}
         self._above_state = 0  # grows with every change of one
         self._kernel: Kernel | None = None
-        self.has_unsynced = False  # names that are perhaps not on the server's disk yet
+        self._has_unsynced = False  # names that are perhaps not on the server's disk yet
         self._changes = FileChanges(self._store_id)
         self._ended = threading.Event()
         self._listener: threading.Thread | None = None
@@ -206,16 +207,16 @@ class LiveFiles(StoreFiles[LiveContents]):
                     self._above[directory] = above
         return above
 
-    def _made_in(self, directory: int, made: Node) -> None:
-        """Its times are now those of what was made in it."""
+    def _changed_at(self, at_ns: int, *directories: int) -> None:
+        """Names in them were changed here."""
         with self._table:
             self._above_state += 1
-            above = self._above.get(directory)
-            if above is not None:
-                at_ns = made.ctime_ns
-                self._above[directory] = above._replace(
-                    mtime_ns=max(above.mtime_ns, at_ns), ctime_ns=max(above.ctime_ns, at_ns)
-                )
+            for directory in directories:
+                above = self._above.get(directory)
+                if above is not None:
+                    self._above[directory] = above._replace(
+                        mtime_ns=max(above.mtime_ns, at_ns), ctime_ns=max(above.ctime_ns, at_ns)
+                    )
 
     def _forget_above(self, *inodes: int) -> None:
         """Forget what was known of directories; without *inodes* of all."""
@@ -268,7 +269,7 @@ class LiveFiles(StoreFiles[LiveContents]):
 
     def _commit(self, make: Callable[[], Op[T]]) -> T:
         """Do what changes names, again where the server was away."""
-        self.has_unsynced = True
+        self._has_unsynced = True
         try:
             return self._run(make)
         except (errors.ConflictError, errors.SerializationConflict) as exc:
@@ -305,14 +306,14 @@ class LiveFiles(StoreFiles[LiveContents]):
         made = self._commit(
             lambda: self._verbs.make(directory, name, kind, mode, uid=owner.uid, gid=owner.gid, device=device or None)
         )
-        self._made_in(directory, made)
+        self._changed_at(made.ctime_ns, directory)
         return self._attributes(made)
 
     def make_symbolic_link(self, directory: int, name: bytes, target: bytes, owner: Owner) -> Attributes:
         made = self._commit(
             lambda: self._verbs.make_symbolic_link(directory, name, target, uid=owner.uid, gid=owner.gid)
         )
-        self._made_in(directory, made)
+        self._changed_at(made.ctime_ns, directory)
         return self._attributes(made)
 
     def read_link(self, ino: int) -> bytes:
@@ -324,19 +325,28 @@ class LiveFiles(StoreFiles[LiveContents]):
         return self.attributes(ino)
 
     def remove(self, directory: int, name: bytes) -> None:
-        self._commit_once(lambda: self._verbs.remove(directory, name), errors.FileMissing)
-        self._forget_above(directory)
+        at_ns = time.time_ns()
+        self._commit_once(lambda: self._verbs.remove(directory, name, at_ns=at_ns), errors.FileMissing)
+        self._changed_at(at_ns, directory)
 
     def remove_directory(self, directory: int, name: bytes) -> None:
         self._commit_once(lambda: self._verbs.remove_directory(directory, name), errors.FileMissing)
         self._forget_above()
 
     def rename(self, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int) -> None:
-        self._commit_once(
-            lambda: self._verbs.rename(directory, name, to_directory, to_name, flags),
-            None if flags == nodes.RENAME_EXCHANGE else errors.FileMissing,
-        )
-        self._forget_above()
+        at_ns = time.time_ns()
+        renamed: list[Renamed] = []
+
+        def body() -> Op[None]:
+            renamed.append((yield from self._verbs.rename(directory, name, to_directory, to_name, flags, at_ns=at_ns)))
+
+        self._commit_once(body, None if flags == nodes.RENAME_EXCHANGE else errors.FileMissing)
+        done = renamed[-1] if renamed else None
+        if done is None or done.ino == done.replaced:  # another attempt has done it; or it was nothing
+            self._forget_above()
+        else:
+            self._changed_at(at_ns, directory, to_directory)
+            self._forget_above(done.ino, *([] if done.replaced is None else [done.replaced]))
 
     # -------------------------------------------------------------------------------------------- extended attributes
 
@@ -405,7 +415,7 @@ class LiveFiles(StoreFiles[LiveContents]):
         if node.kind == SYMLINK:  # the kernel follows it, when it has looked it up
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         if is_new:
-            self._made_in(directory, node)
+            self._changed_at(node.ctime_ns, directory)
         file = self._opened(node, flags, is_new=is_new)
         return (self.attributes(node.ino) if flags & os.O_TRUNC and not is_new else self._attributes(node)), file
 
@@ -417,18 +427,18 @@ class LiveFiles(StoreFiles[LiveContents]):
 
     def sync_names(self) -> None:
         """Return when the names that were changed here are on the server's disk."""
-        if self.has_unsynced:
+        if self._has_unsynced:
             with self.syncing():
                 self._run(lambda: in_place.sync(self._store_id))
 
     @contextlib.contextmanager
     def syncing(self) -> Iterator[None]:
         """Around what brings to the server's disk all that was committed before."""
-        had, self.has_unsynced = self.has_unsynced, False
+        had, self._has_unsynced = self._has_unsynced, False
         try:
             yield
         except BaseException:
-            self.has_unsynced |= had
+            self._has_unsynced |= had
             raise
 
 

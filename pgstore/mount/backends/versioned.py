@@ -123,8 +123,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
             self._end_doubt()
             changed, left = self._to_commit(leave_open=leave_open)
             for attempts_left in range(_ATTEMPTS - 1, -1, -1):
-                for contents in changed:
-                    contents.upload()
+                self._upload(changed)
                 try:
                     self._write_version(changed, left)
                 except OSError as exc:
@@ -143,6 +142,15 @@ class VersionFiles(StoreFiles[VolumeContents]):
         left = {contents.ino for contents in changed if leave_open and contents.is_open_for_writing}
         is_removed = self._system.changes.is_removed
         return [each for each in changed if each.ino not in left and not is_removed(each.ino)], left
+
+    def _upload(self, changed: list[VolumeContents]) -> None:
+        """Bring what was written to the database, and to its disk."""
+        for contents in changed:
+            contents.upload()
+        if any(contents.blob_session_id is not None for contents in changed):
+            # A blob may outlive a crash of the server that its last chunks do not. If there was one, this finds it out, and
+            # `freeze` refuses; if there is one from now on, nothing is lost.
+            self._run(lambda: in_place.sync(self._store_id))
 
     def _write_version(self, changed: list[VolumeContents], left: set[int]) -> None:
         frozen: list[tuple[VolumeContents, Contents]] = []
@@ -179,8 +187,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
         with self._committing:
             self._end_doubt()
             changed, _ = self._to_commit(leave_open=False)
-            for contents in changed:
-                contents.upload()
+            self._upload(changed)
             frozen: list[tuple[VolumeContents, Contents]] = []
             with self._changing:
                 try:
@@ -341,13 +348,13 @@ class VersionFiles(StoreFiles[VolumeContents]):
 
     def attributes_now(self, ino: int) -> Attributes | None:
         try:
-            return self._attributes(at_once(nodes.node(self._tree, ino)))
+            return self._attributes(self._unless_moved(lambda: at_once(nodes.node(self._tree, ino))))
         except MustAsk:
             return None
 
     def look_up_now(self, directory: int, name: bytes) -> Attributes | Missing | None:
         try:
-            node = at_once(nodes.look_up(self._tree, directory, name))
+            node = self._unless_moved(lambda: at_once(nodes.look_up(self._tree, directory, name)))
         except MustAsk:
             return None
         return MISSING if node is None else self._attributes(node)
@@ -401,10 +408,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
         return self._now(body) or False
 
     def open_now(self, ino: int, flags: int) -> OpenFile | None:
-        try:
-            return self._opened(at_once(nodes.node(self._tree, ino, with_contents=True)), flags)
-        except MustAsk:
-            return None
+        return self._now(lambda: self._opened(at_once(nodes.node(self._tree, ino, with_contents=True)), flags))
 
     def create_now(
         self, directory: int, name: bytes, mode: int, flags: int, owner: Owner
@@ -420,7 +424,10 @@ class VersionFiles(StoreFiles[VolumeContents]):
             if not self._changing.acquire(blocking=False):
                 return False
             try:
+                at_once(nodes.node(self._tree, contents.ino))  # or holding its bytes would ask for it
                 file.release()
+            except MustAsk:
+                return False
             finally:
                 self._changing.release()
             return True
@@ -432,8 +439,29 @@ class VersionFiles(StoreFiles[VolumeContents]):
     # -------------------------------------------------------------------------------------------- names and attributes
 
     def _read(self, make: Callable[[], Op[T]]) -> T:
-        """What is read is right also while something is committed, or changed."""
-        return self._ask(make)
+        """What is read, also while something is committed: where the version has changed meanwhile, it is read again."""
+        try:
+            return self._unless_moved(lambda: self._ask(make))
+        except MustAsk:
+            return self._held(make)
+
+    def _unless_moved(self, read: Callable[[], T]) -> T:
+        """
+        What *read* returns, or fails with.
+
+        Raises:
+            MustAsk: *read* has; or the version has changed meanwhile, so that it may be neither what was before nor what is now.
+        """
+        moves = self._system.moves
+        try:
+            result = read()
+        except Exception:
+            if moves % 2 or moves != self._system.moves:
+                raise MustAsk from None
+            raise
+        if moves % 2 or moves != self._system.moves:
+            raise MustAsk
+        return result
 
     def _node(self, ino: int, *, with_contents: bool = False) -> Node:
         return self._read(lambda: nodes.node(self._tree, ino, with_contents=with_contents))
