@@ -202,6 +202,7 @@ def _show_kept(as_json: bool) -> None:
                 ("kept", _moment(about.kept_at)),
                 ("because", about.reason),
                 ("files", each.files),
+                *([("incomplete", each.incomplete)] if each.incomplete.exists() else ()),
             ]
         )
         print()

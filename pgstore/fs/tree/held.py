@@ -127,6 +127,10 @@ class HeldFileSystem:
         yield from self._go_to(None)
         return self.version
 
+    def is_there(self) -> Op[bool]:
+        """Whether the Volume was not deleted."""
+        return bool((yield Query(HEAD, self.store_id)))
+
     def _go_to(self, version: int | None) -> Op[None]:
         if version is None:
             rows: Rows = yield Query(HEAD, self.store_id)

@@ -59,7 +59,7 @@ class StoreFiles(Files, Generic[C]):
     def _run(self, make: Callable[[], Op[T]]) -> T:
         """The result of the operation that *make* makes, again and again for a while where the server is away."""
         try:
-            return self._shared.persistently(make)
+            return self._shared.within_timeout(make)
         except StoreGone:
             raise OSError(errno.ESTALE, "the store was deleted") from None
         except OSError as exc:

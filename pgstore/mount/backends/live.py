@@ -109,9 +109,16 @@ class LiveFiles(StoreFiles[LiveContents]):
         self._changes.stop()
         if self._listener is not None:
             self._listener.join()
+        failure: OSError | None = None
         for contents in self._all_contents():
-            contents.upload()
-            contents.release()
+            try:
+                contents.upload()
+            except OSError as exc:  # the others are written nevertheless
+                failure = failure or exc
+            else:
+                contents.release()
+        if failure is not None:
+            raise failure
 
     def _listen(self) -> None:
         while not self._ended.is_set():

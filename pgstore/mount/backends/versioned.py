@@ -9,6 +9,7 @@ A commit leaves out the files that are open for writing, unless somebody asks fo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -28,12 +29,13 @@ from pgstore.core.threads import going_on, start
 from pgstore.fs.commit.held import Part
 from pgstore.fs.content import in_place
 from pgstore.fs.content.blobs import INLINE_BYTES_MAX
-from pgstore.fs.model import DIRECTORY, FILE, SYMLINK, Contents, Node, StoreGone
+from pgstore.fs.model import FILE, SYMLINK, Contents, Node, StoreGone
 from pgstore.fs.tree import nodes
 from pgstore.fs.tree.handover import Written
 from pgstore.fs.tree.held import HeldFileSystem, HeldTree
 from pgstore.mount import recovery
 from pgstore.mount.backends.base import MustAsk, StoreFiles, at_once, may_write, root_of, shared_of
+from pgstore.mount.backends.keeping import Keeping
 from pgstore.mount.contents.open_file import VolumeFile
 from pgstore.mount.contents.under_way import Shared
 from pgstore.mount.contents.volume import VolumeContents
@@ -48,6 +50,7 @@ FIXED: Final = Caching(names=3600.0, attributes=3600.0, missing=3600.0)
 FORGETFUL: Final = Caching(names=1.0, attributes=1.0, missing=1.0)
 _ATTEMPTS: Final = 4  # of a commit, where what was uploaded is lost again and again
 STATES_MAX: Final = 50_000  # files of which it is known which bytes the kernel has
+GIVING_BACK_SECONDS: Final = 1.0
 HELD_BYTES_MAX: Final = 32 * 1024 * 1024  # of small files; with more a commit comes sooner
 
 
@@ -273,9 +276,11 @@ class VersionFiles(StoreFiles[VolumeContents]):
             if not self.read_only:
                 self._commit_last()
         except (OSError, errors.Error, StoreGone) as exc:
-            raise self._keep(exc) from exc
+            raise self._keep(self._cause(exc)) from exc
         finally:
-            self._run(self._system.end)
+            # Else its session gives it back. Whoever unmounts is told what became of the bytes, and of nothing else.
+            with going_on("giving back the version of a mount"), bounded_by(Deadline.after(GIVING_BACK_SECONDS)):
+                self._shared.run(self._system.end())
 
     def _commit_last(self) -> None:
         try:
@@ -286,6 +291,13 @@ class VersionFiles(StoreFiles[VolumeContents]):
             more = [each for each in self._all_contents() if each.is_changed and (each not in frozen or each.has_more)]
             if more or not self._system.is_handed_over:
                 raise
+
+    def _cause(self, exc: Exception) -> Exception:
+        """A store that was deleted fails in many ways."""
+        with contextlib.suppress(errors.Error), bounded_by(Deadline.after(GIVING_BACK_SECONDS)):
+            if not self._shared.run(self._system.is_there()):
+                return OSError(errno.ESTALE, "the store was deleted")
+        return exc
 
     def _keep(self, exc: Exception) -> errors.Error:
         """Keep in a recovery directory what could not be committed."""
@@ -300,46 +312,34 @@ class VersionFiles(StoreFiles[VolumeContents]):
                 kept_at=time.time(),
             )
         )
-        count = self._save(self.root, os.fsencode(kept.files))
+        keeping = Keeping(self, kept, self._shared.timeout)
+        keeping.run()
         kind = type(exc) if isinstance(exc, errors.Error) else errors.Error
         return kind(
-            f"what was written to {self._what.path!r} could not be committed: {exc}; {count} files of it are kept in "
-            f"{str(kept.path)!r}: see `pgstore mounts --recover`"
+            f"what was written to {self._what.path!r} could not be committed: {exc}; {keeping.told}: see `pgstore mounts "
+            "--recover`"
         )
 
-    def _save(self, directory: int, path: bytes) -> int:
-        """Copy what is not committed of *directory* into the local directory *path*, and return how many files."""
-        count, after = 0, b""
-        uncommitted = self._uncommitted
-        while page := self.names(directory, after, 1000):
-            for name, found in page:
-                target = os.path.join(path, name)
-                if found.kind == DIRECTORY:
-                    count += self._save(found.ino, target)
-                elif found.kind == FILE and found.ino in uncommitted:
-                    os.makedirs(path, exist_ok=True)
-                    self._save_file(found, target)
-                    count += 1
-            after = page[-1][0]
-        return count
+    def open_known(self, ino: int) -> VolumeFile:
+        """
+        Open a file to read what is known of it here.
 
-    def _save_file(self, found: Attributes, target: bytes) -> None:
-        file = self.open(found.ino, os.O_RDONLY)
-        try:
-            with open(target, "wb") as local:
-                for offset in range(0, found.size_bytes, 1 << 20):
-                    local.writelines(file.read(offset, 1 << 20))
-        finally:
-            file.release()
+        Raises:
+            MustAsk: its contents are not.
+        """
+        node = at_once(nodes.node(self._tree, ino))
+        if ino not in self._contents and node.size_bytes and node.inline_data is None:
+            raise MustAsk
+        return self._opened(node, os.O_RDONLY)
 
     @property
-    def _uncommitted(self) -> set[int]:
+    def uncommitted(self) -> set[int]:
         return self._system.changes.uncommitted | {
             contents.ino for contents in self._all_contents() if contents.is_changed
         }
 
     def status(self) -> dict[str, int]:
-        return {"cached_bytes": self._shared.reading.cache.bytes, "uncommitted_files": len(self._uncommitted)}
+        return {"cached_bytes": self._shared.reading.cache.bytes, "uncommitted_files": len(self.uncommitted)}
 
     # ---------------------------------------------------------------------------------- what need not wait for anybody
 

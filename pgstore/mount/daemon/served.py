@@ -45,6 +45,7 @@ class Served:
         self._is_theirs = device is not None
         self._since = time.time()
         self._ready = Signal()
+        self._let_go = Signal()  # nobody asks for anything any more; what was written may still be on its way
         self._ended = Signal()
         self._failure: Exception | None = None
         self._commit_lock = threading.Lock()
@@ -67,7 +68,7 @@ class Served:
         device = self._device
         assert device is not None
         try:
-            serve(device, self._files, ready=self._ready.set)
+            serve(device, self._files, ready=self._ready.set, let_go=self._let_go.set)
         except Exception as exc:  # noqa: BLE001 - whoever closes the mount is told
             self._failure = exc
             if not self._is_detached:
@@ -76,6 +77,7 @@ class Served:
                     self._detach()
         finally:
             os.close(device)
+            self._let_go.set()
             self._ended.set()
             self._ready.set()
             self._tell_ended()
@@ -160,13 +162,13 @@ class Served:
 
     def _unmount(self) -> list[str]:
         if self._is_theirs:
-            return [] if self._ended.wait(THEIRS_SECONDS) else ["whoever has mounted it"]
+            return [] if self._let_go.wait(THEIRS_SECONDS) else ["whoever has mounted it"]
         if not attach.detach_unless_busy(self.what.path):
             users = holders(self.what.path)
             self._detach()
-            if not self._ended.wait(0.1):  # else they were quick, or nobody
+            if not self._let_go.wait(0.1):  # else they were quick, or nobody
                 return users or ["a process of another user"]
-        elif not self._ended.wait(DETACH_SECONDS):
+        elif not self._let_go.wait(DETACH_SECONDS):
             return ["the kernel"]
         return []
 
