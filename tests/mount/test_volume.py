@@ -208,6 +208,11 @@ def test_an_old_version_is_mounted_to_be_read(volume, place, fuse):
             (place / "file").write_text("other")
 
 
+def test_a_version_that_is_not_kept_is_not_mounted(volume, place, fuse):
+    with pytest.raises(pgstore.errors.VersionGone, match="^version 9999 is not kept"):
+        volume.at(9999).mount(place)
+
+
 def test_a_role_that_may_only_read_mounts_to_read(own_database, place, fuse):
     with pgstore.Client(own_database) as client:
         volume = pgstore.Volume.from_name("files", create_if_missing=True, client=client)
