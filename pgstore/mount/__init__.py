@@ -66,7 +66,9 @@ stat                 directories have st_nlink 1 and st_size   alike
 chmod, chown         owners have 32 bits. chown, and what      alike
                      users write, take S_ISUID away, and
                      S_ISGID where the group may execute;
-                     programs gain nothing by either (nosuid)
+                     programs gain nothing by either
+                     (nosuid). To an ordinary user who
+                     mounts, what is root's is theirs
 new files            belong to who makes them; in a directory  alike
                      with S_ISGID to its group
 setxattr, getxattr   user.*, and for root trusted.*; no lists  alike                                 others: EOPNOTSUPP. A value
