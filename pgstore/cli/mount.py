@@ -24,7 +24,7 @@ def mount(
     context: typer.Context,
     kind: Annotated[str, typer.Argument(metavar="volume|nfs", help="What it is.")],
     name: Annotated[str, typer.Argument(help="The Volume or NetworkFileSystem.")],
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="An empty directory.")],
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="A directory that is there, and empty.")],
     read_only: Annotated[bool, typer.Option("--read-only", help="Nothing can be written.")] = False,
     foreground: Annotated[
         bool, typer.Option("--foreground", "-f", help="Stay until Ctrl-C, and unmount then; the log goes to stderr.")
@@ -36,7 +36,7 @@ def mount(
         int | None, typer.Option(metavar="VERSION", help="A Volume as it was in this version.", show_default=False)
     ] = None,
     mode: Annotated[
-        str, typer.Option(metavar="auto|fuse|sync", help="sync: without FUSE, in the foreground.")
+        str, typer.Option(metavar="auto|fuse|sync", help="sync: without FUSE, which takes --foreground.")
     ] = "auto",
     background_commits: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="Between commits of a Volume; 0: at the end alone.")
@@ -44,9 +44,6 @@ def mount(
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="How long programs wait for a server that does not answer.")
     ] = TIMEOUT_SECONDS,
-    locks: Annotated[
-        str, typer.Option(metavar="local|shared", help="Whom flock excludes; shared: all mounts.")
-    ] = "local",
     log: Annotated[
         str | None, typer.Option(metavar="FILE", help="Where the daemon writes its log.", show_default=False)
     ] = None,
@@ -54,7 +51,8 @@ def mount(
     """
     Mount a Volume or NetworkFileSystem: any program can open its files then.
 
-    A daemon serves it until `pgstore unmount`, also when the shell has ended.
+    A daemon serves it until `pgstore unmount`, also when the shell has ended. Without FUSE files are copied, and written back
+    at the end, which takes --foreground.
 
     \b
     Example:
@@ -73,7 +71,6 @@ def mount(
             **defaults(),
             "background_commits": background_commits or None,
             "timeout": timeout,
-            "locks": locks,
         },
     )
     with pgstore.Client(chosen.url, environment=chosen.environment) as client:

@@ -263,7 +263,33 @@ def test_what_is_written_is_seen_through_the_store_when_it_is_closed(nfs_elsewhe
     assert b"".join(nfs_elsewhere.read_file("file")) == b"x" * 300_000
 
 
+def test_locks_are_those_of_one_mount(mounted, mounted_elsewhere):
+    (mounted / "file").touch()
+
+    with open(mounted / "file") as here, open(mounted / "file") as again, open(mounted_elsewhere / "file") as there:
+        fcntl.flock(here, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(there, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_what_is_written_is_seen_elsewhere_soon_though_the_file_stays_open(nfs_elsewhere, mounted):
+    with open(mounted / "file", "wb", buffering=0) as file:
+        file.write(b"text")
+
+        until(lambda: b"".join(nfs_elsewhere.read_file("file")) == b"text")
+
+
 # --------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_locks_that_exclude_other_mounts_are_refused(nfs, place):
+    """
+    As long as nobody keeps them: two would have one lock.
+    """
+    for mode in ("fuse", "sync"):
+        with pytest.raises(pgstore.errors.InvalidError, match="only locks='local'"):
+            nfs.mount(place, mode=mode, locks="shared")
 
 
 def test_a_mount_of_a_directory_shows_that_alone(nfs, place, fuse):

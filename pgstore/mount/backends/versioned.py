@@ -40,6 +40,7 @@ from pgstore.mount.contents.open_file import VolumeFile
 from pgstore.mount.contents.under_way import Shared
 from pgstore.mount.contents.volume import VolumeContents
 from pgstore.mount.daemon.backends import What
+from pgstore.mount.failures import message_of
 from pgstore.mount.protocol import MISSING, AttributeChange, Attributes, Caching, Kernel, Missing, OpenFile, Owner
 
 T = TypeVar("T")
@@ -308,7 +309,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
                 environment=self._what.environment,
                 sub_path=b"/".join(self._what.base).decode(errors="surrogateescape"),
                 mounted_at=self._what.path,
-                reason=str(exc),
+                reason=message_of(exc),
                 kept_at=time.time(),
             )
         )
@@ -316,7 +317,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
         keeping.run()
         kind = type(exc) if isinstance(exc, errors.Error) else errors.Error
         return kind(
-            f"what was written to {self._what.path!r} could not be committed: {exc}; {keeping.told}: see `pgstore mounts "
+            f"what was written to {self._what.path!r} could not be committed: {message_of(exc)}; {keeping.told}: see `pgstore mounts "
             "--recover`"
         )
 
