@@ -155,8 +155,8 @@ class NetworkFileSystem(FileStore):
             cache_directory: a local directory in which contents are kept, too. None: only in memory.
             timeout: seconds that a program waits for a server that does not answer before it gets an error (EIO); also for
                 mounting.
-            locks: whom flock(2) and fcntl(2) locks exclude: "local", the programs of this mount. "shared", of all mounts, is
-                refused: it cannot be had yet.
+            locks: whom flock(2) and fcntl(2) locks exclude: "local", the programs of this mount; "shared": flock(2) those of all
+                mounts that share locks, too, by rows that a mount renews; of one that is gone they expire within half a minute.
             size_max: without FUSE: bytes that the files may have together.
 
         Raises:

@@ -44,6 +44,10 @@ def mount(
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="How long programs wait for a server that does not answer.")
     ] = TIMEOUT_SECONDS,
+    locks: Annotated[
+        str,
+        typer.Option(metavar="local|shared", help="Whom flock excludes; shared: all mounts of a NetworkFileSystem."),
+    ] = "local",
     log: Annotated[
         str | None, typer.Option(metavar="FILE", help="Where the daemon writes its log.", show_default=False)
     ] = None,
@@ -71,8 +75,11 @@ def mount(
             **defaults(),
             "background_commits": background_commits or None,
             "timeout": timeout,
+            "locks": locks,
         },
     )
+    if locks != "local" and kind == "volume":
+        raise pgstore.InvalidError("a Volume shares no locks with other mounts, which see what is committed alone")
     with pgstore.Client(chosen.url, environment=chosen.environment) as client:
         store = admin.store_of(kind, name, chosen.environment, client, version=at)
         if foreground:

@@ -79,9 +79,8 @@ readdir              names in the order of their bytes, each   alike
                      once that is there all the time; telldir
                      and seekdir hold
 names                1 to 255 bytes                            alike                                 longer: ENAMETOOLONG
-flock, fcntl         among the programs of this mount:         alike
-                     another mount, also on this machine, has
-                     its own
+flock, fcntl         among the programs of this mount; with    among the programs of this mount
+                     locks="shared" flock among all mounts
 statvfs              the free space is that for written data   alike
                      that waits: of the disk of TMPDIR, at
                      most 4 GiB

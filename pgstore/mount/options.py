@@ -70,8 +70,6 @@ def checked(
     path = by_handle.get("sub_path") if sub_path is None else sub_path
     if given.get("locks", "local") not in LOCKS:
         raise errors.InvalidError(f"locks {given['locks']!r} is none of {', '.join(map(repr, LOCKS))}")
-    if given.get("locks") == "shared":  # a lock that another mount can have as well does harm
-        raise errors.InvalidError("locks among all mounts cannot be had yet: only locks='local' can")
     if given.get("background_commits") is not None:
         check_seconds(given["background_commits"], "background_commits", above=0, also="None")
     check_seconds(given["timeout"], "timeout", above=0)

@@ -55,7 +55,9 @@ REMOVE = Statement(
 )
 RENAME = Statement(
     _telling(
-        "pgstore.node_rename($1, $2, $3, $4, $5, $6, $7, $8)", "concat(',', r.ino, ',' || r.replaced::text, ',' || $4::text)", 9
+        "pgstore.node_rename($1, $2, $3, $4, $5, $6, $7, $8)",
+        "concat(',', r.ino, ',' || r.replaced::text, ',' || $4::text)",
+        9,
     ),
     "int8 int8 bytea int8 bytea int4 int8 bool int4 text text",
 )

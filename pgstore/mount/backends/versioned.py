@@ -317,8 +317,8 @@ class VersionFiles(StoreFiles[VolumeContents]):
         keeping.run()
         kind = type(exc) if isinstance(exc, errors.Error) else errors.Error
         return kind(
-            f"what was written to {self._what.path!r} could not be committed: {message_of(exc)}; {keeping.told}: see `pgstore mounts "
-            "--recover`"
+            f"what was written to {self._what.path!r} could not be committed: {message_of(exc)}; {keeping.told}: see "
+            "`pgstore mounts --recover`"
         )
 
     def open_known(self, ino: int) -> VolumeFile:
@@ -564,7 +564,9 @@ class VersionFiles(StoreFiles[VolumeContents]):
     # ------------------------------------------------------------------------------------------------------- contents
 
     def open(self, ino: int, flags: int) -> VolumeFile:
-        return self._opened(self._node(ino, with_contents=True), flags)
+        # Together: who closes the file meanwhile may leave what was written to the changes that are held.
+        with self._changing:
+            return self._opened(self._node(ino, with_contents=True), flags)
 
     def _opened(self, node: Node, flags: int) -> VolumeFile:
         file = self._file(node, flags, partial(_OpenFile, self))
