@@ -149,7 +149,7 @@ class NetworkFileSystem(FileStore):
         Args:
             path: a directory that is there and empty. It is empty again afterwards.
             mode: "fuse"; "sync", without FUSE; "auto", as FUSE can be used or not. Which it is, and why, is said in the log.
-            read_only: nothing can be written. None: it can.
+            read_only: nothing can be written; without FUSE root still can, and it is not kept. None: it can.
             sub_path: mount only this directory, which is made. None: the root.
             cache_size: bytes of contents that are kept in memory.
             cache_directory: a local directory in which contents are kept, too. None: only in memory.

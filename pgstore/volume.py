@@ -336,7 +336,8 @@ class Volume(FileStore):
         Args:
             path: a directory that is there and empty. It is empty again afterwards.
             mode: "fuse"; "sync", without FUSE; "auto", as FUSE can be used or not. Which it is, and why, is said in the log.
-            read_only: nothing can be written. None: as the handle says (`read_only`, `with_mount_options`, `at`).
+            read_only: nothing can be written; without FUSE root still can, and it is not kept. None: as the handle says
+                (`read_only`, `with_mount_options`, `at`).
             sub_path: mount only this directory, which is made. None: as the handle says, else the root.
             background_commits: seconds between them; files that are open for writing are left out. None: there are none.
             cache_size: bytes of contents that are kept in memory.

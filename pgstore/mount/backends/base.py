@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import errno
 import logging
+import os
 import tempfile
 import threading
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from pgstore.mount.contents.open_file import ContentsFile
 from pgstore.mount.contents.stage import Stage
 from pgstore.mount.contents.under_way import Shared, UnderWay
 from pgstore.mount.daemon.backends import What
-from pgstore.mount.protocol import Attributes, Files, Statistics
+from pgstore.mount.protocol import Attributes, Files, OpenFile, Statistics
 
 _LOG: Final = logging.getLogger("pgstore")
 T = TypeVar("T")
@@ -87,6 +88,16 @@ class StoreFiles(Files, Generic[C]):
             if contents is None:
                 contents = self._contents[node.ino] = self._new_contents(node)
             return kind(contents, flags)  # which counts it, so that it stays
+
+    def truncate(self, ino: int, size: int, file: OpenFile | None) -> Attributes:
+        opened = self.open(ino, os.O_WRONLY) if file is None else file
+        assert isinstance(opened, ContentsFile)
+        try:
+            opened.contents.truncate(size)
+        finally:
+            if file is None:
+                opened.release()
+        return self.attributes(ino)
 
     @abc.abstractmethod
     def _new_contents(self, node: Node) -> C: ...

@@ -251,17 +251,6 @@ class LiveFiles(StoreFiles[LiveContents]):
         self._forget_above(ino)
         return self._attributes(node)
 
-    def truncate(self, ino: int, size: int, file: OpenFile | None) -> Attributes:
-        if isinstance(file, LiveFile):
-            file.contents.truncate(size)
-        else:
-            opened = self.open(ino, os.O_WRONLY)
-            try:
-                opened.contents.truncate(size)
-            finally:
-                opened.release()
-        return self.attributes(ino)
-
     # --------------------------------------------------------------------------------------------------------- making
 
     @property

@@ -487,17 +487,6 @@ class VersionFiles(StoreFiles[VolumeContents]):
             contents.mtime_ns = change.mtime_ns
         return self._attributes(self._held(lambda: nodes.set_attributes(self._tree, ino, **change._asdict())))
 
-    def truncate(self, ino: int, size: int, file: OpenFile | None) -> Attributes:
-        if isinstance(file, VolumeFile):
-            file.contents.truncate(size)
-        else:
-            opened = self.open(ino, os.O_WRONLY)
-            try:
-                opened.contents.truncate(size)
-            finally:
-                opened.release()
-        return self.attributes(ino)
-
     # --------------------------------------------------------------------------------------------------------- making
 
     def make(self, directory: int, name: bytes, kind: str, mode: int, owner: Owner, device: int = 0) -> Attributes:
