@@ -576,7 +576,8 @@ class VersionFiles(StoreFiles[VolumeContents]):
         return contents.is_changed
 
     def create(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> tuple[Attributes, OpenFile]:
-        return self._created(self._held(lambda: self._creating(directory, name, mode, flags, owner)), flags)
+        with self._changing:  # as in `open`
+            return self._created(self._held(lambda: self._creating(directory, name, mode, flags, owner)), flags)
 
     def _creating(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> Op[Node]:
         where = yield from nodes.place(self._tree, directory, name)
