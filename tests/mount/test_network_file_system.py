@@ -283,15 +283,6 @@ def test_what_is_written_is_seen_elsewhere_soon_though_the_file_stays_open(nfs_e
 # --------------------------------------------------------------------------------------------------------- bad input
 
 
-def test_locks_that_exclude_other_mounts_are_refused(nfs, place):
-    """
-    As long as nobody keeps them: two would have one lock.
-    """
-    for mode in ("fuse", "sync"):
-        with pytest.raises(pgstore.errors.InvalidError, match="only locks='local'"):
-            nfs.mount(place, mode=mode, locks="shared")
-
-
 def test_a_mount_of_a_directory_shows_that_alone(nfs, place, fuse):
     with nfs.open("a/b/file", "w") as file:
         file.write("inside")
