@@ -90,6 +90,8 @@ class HeldFileSystem:
         self._history = session.history
         self._pinned: int | None = None
         self._doubtful: _Doubtful | None = None
+        self.moves = 0
+        """Grows when another version begins to be read, and when all fits together again: what others read meanwhile does not."""
         self.changes = HeldChanges(store_id, missing, 0, abandon=self._abandon)
         self.tree = HeldTree(session, store_id, self.changes)
 
@@ -135,8 +137,10 @@ class HeldFileSystem:
             version = rows[0][0]
         if version != self.version or self._pinned is None:
             yield from self._pin(version)
+            self.moves += 1
             self.changes.rebase(version)
             self.tree.go_to(version)
+            self.moves += 1
             yield from self._merge_directories()
 
     def _merge_directories(self) -> Op[None]:
@@ -263,11 +267,15 @@ class HeldFileSystem:
 
     def settle(self, part: Part, written: Written) -> Op[int]:
         """A transaction, perhaps that of another process, has *written* a *part* of the changes, and was committed."""
-        if self.changes.settled(part, written.version, written.merged):
+        self.moves += 1
+        moves_on = self.changes.settled(part, written.version, written.merged)
+        if moves_on:
             changed = {each.parent for each in part.names}
             removed = (each.change.removed for each in part.names)
             inodes = {*part.attributes, *part.named_again, *(each.ino for each in removed if each is not None)}
             self.tree.go_to(written.version, changed, inodes)
+        self.moves += 1
+        if moves_on:
             yield from self._pin(written.version)
         return written.version
 
