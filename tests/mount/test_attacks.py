@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -195,3 +197,47 @@ def test_a_write_to_what_an_open_transaction_has_changed_ends_in_words(nfs, plac
                 assert (code, seconds < 10) == (1, True), way
                 assert f"[Errno {errno.EIO}]" in complaint, way
             assert "waiting for a lock that the transaction of somebody else holds" in caplog.text
+
+
+# ------------------------------------------------------------------------------------------------------------- commits
+
+
+def test_files_are_as_they_were_written_however_often_it_is_committed_meanwhile(volume, volume_elsewhere, place, fuse):
+    """
+    What a program opens just when the mount goes on to the version of a commit, or when its last writer lets go of it.
+    """
+    chance = random.Random(1)
+    ended = threading.Event()
+    model: dict[str, bytes] = {}
+
+    def commit_often():
+        while not ended.wait(0.01):
+            volume.commit()
+
+    with volume.mount(place, mode="fuse", background_commits=0.05):
+        committing = threading.Thread(target=commit_often)
+        committing.start()
+        try:
+            for _ in range(400):
+                name = f"{chance.randrange(6)}"
+                before = model.get(name, b"")
+                match chance.choice("wwtau"):
+                    case "w":
+                        model[name] = bytes([chance.randrange(256)]) * chance.choice([0, 10, 5_000, 70_000])
+                        (place / name).write_bytes(model[name])
+                    case "a":
+                        model[name] = before + b"more" * 100
+                        with open(place / name, "ab") as file:
+                            file.write(b"more" * 100)
+                    case "t" if name in model:
+                        model[name] = before[:5]
+                        os.truncate(place / name, len(model[name]))
+                    case "u" if name in model:
+                        del model[name]
+                        os.unlink(place / name)
+                assert {each: (place / each).read_bytes() for each in os.listdir(place)} == model
+        finally:
+            ended.set()
+            committing.join()
+
+    assert {entry.path: content(volume_elsewhere, entry.path) for entry in volume_elsewhere.listdir("/")} == model

@@ -34,7 +34,7 @@ from pgstore.fs.tree import nodes
 from pgstore.fs.tree.handover import Written
 from pgstore.fs.tree.held import HeldFileSystem, HeldTree
 from pgstore.mount import recovery
-from pgstore.mount.backends.base import MustAsk, StoreFiles, at_once, may_write, root_of, shared_of
+from pgstore.mount.backends.base import MustAsk, ReadTooEarly, StoreFiles, at_once, may_write, root_of, shared_of
 from pgstore.mount.backends.keeping import Keeping
 from pgstore.mount.contents.open_file import VolumeFile
 from pgstore.mount.contents.under_way import Shared
@@ -331,7 +331,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
         node = at_once(nodes.node(self._tree, ino))
         if ino not in self._contents and node.size_bytes and node.inline_data is None:
             raise MustAsk
-        return self._opened(node, os.O_RDONLY)
+        return self._opened(node, os.O_RDONLY, self.moment)
 
     @property
     def uncommitted(self) -> set[int]:
@@ -349,13 +349,13 @@ class VersionFiles(StoreFiles[VolumeContents]):
 
     def attributes_now(self, ino: int) -> Attributes | None:
         try:
-            return self._attributes(self._unless_moved(lambda: at_once(nodes.node(self._tree, ino))))
+            return self._attributes(self._steadily(lambda: at_once(nodes.node(self._tree, ino))))
         except MustAsk:
             return None
 
     def look_up_now(self, directory: int, name: bytes) -> Attributes | Missing | None:
         try:
-            node = self._unless_moved(lambda: at_once(nodes.look_up(self._tree, directory, name)))
+            node = self._steadily(lambda: at_once(nodes.look_up(self._tree, directory, name)))
         except MustAsk:
             return None
         return MISSING if node is None else self._attributes(node)
@@ -409,12 +409,20 @@ class VersionFiles(StoreFiles[VolumeContents]):
         return self._now(body) or False
 
     def open_now(self, ino: int, flags: int) -> OpenFile | None:
-        return self._now(lambda: self._opened(at_once(nodes.node(self._tree, ino, with_contents=True)), flags))
+        try:
+            moment = self.moment
+            node = self._steadily(lambda: at_once(nodes.node(self._tree, ino, with_contents=True)))
+            return self._opened(node, flags, moment)
+        except (MustAsk, ReadTooEarly):
+            return None
 
     def create_now(
         self, directory: int, name: bytes, mode: int, flags: int, owner: Owner
     ) -> tuple[Attributes, OpenFile] | None:
-        return self._now(lambda: self._created(at_once(self._creating(directory, name, mode, flags, owner)), flags))
+        moment = self.moment
+        return self._now(
+            lambda: self._created(at_once(self._creating(directory, name, mode, flags, owner)), flags, moment)
+        )
 
     def release_now(self, file: VolumeFile) -> bool:
         """`OpenFile.release_now`."""
@@ -440,29 +448,23 @@ class VersionFiles(StoreFiles[VolumeContents]):
     # -------------------------------------------------------------------------------------------- names and attributes
 
     def _read(self, make: Callable[[], Op[T]]) -> T:
-        """What is read, also while something is committed: where the version has changed meanwhile, it is read again."""
-        try:
-            return self._unless_moved(lambda: self._ask(make))
-        except MustAsk:
-            return self._held(make)
+        """What is read while others change or commit; again, if the mount went on to another version meanwhile."""
+        return self._steadily(lambda: self._ask(make))
 
-    def _unless_moved(self, read: Callable[[], T]) -> T:
-        """
-        What *read* returns, or fails with.
-
-        Raises:
-            MustAsk: *read* has; or the version has changed meanwhile, so that it may be neither what was before nor what is now.
-        """
-        moves = self._system.moves
-        try:
-            result = read()
-        except Exception:
-            if moves % 2 or moves != self._system.moves:
-                raise MustAsk from None
-            raise
-        if moves % 2 or moves != self._system.moves:
-            raise MustAsk
-        return result
+    def _steadily(self, read: Callable[[], T]) -> T:
+        while True:
+            before = self._system.moves
+            if before % 2:
+                time.sleep(0)
+                continue
+            try:
+                found = read()
+            except (OSError, errors.Error):
+                if before == self._system.moves:
+                    raise
+            else:
+                if before == self._system.moves:
+                    return found
 
     def _node(self, ino: int, *, with_contents: bool = False) -> Node:
         return self._read(lambda: nodes.node(self._tree, ino, with_contents=with_contents))
@@ -532,7 +534,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
             contents = self._contents.get(node.ino)
             if contents is not None and contents.open_files:
                 return
-            self._contents.pop(node.ino, None)
+            self._put_away(node.ino)
         self._forget(node.ino, contents)
 
     def _forget(self, ino: int, contents: VolumeContents | None) -> None:
@@ -553,12 +555,13 @@ class VersionFiles(StoreFiles[VolumeContents]):
     # ------------------------------------------------------------------------------------------------------- contents
 
     def open(self, ino: int, flags: int) -> VolumeFile:
-        # Together: who closes the file meanwhile may leave what was written to the changes that are held.
-        with self._changing:
-            return self._opened(self._node(ino, with_contents=True), flags)
+        while True:
+            moment = self.moment
+            with contextlib.suppress(ReadTooEarly):
+                return self._opened(self._node(ino, with_contents=True), flags, moment)
 
-    def _opened(self, node: Node, flags: int) -> VolumeFile:
-        file = self._file(node, flags, partial(_OpenFile, self))
+    def _opened(self, node: Node, flags: int, moment: int) -> VolumeFile:
+        file = self._file(node, flags, partial(_OpenFile, self), moment)
         # The kernel's pages are those of this mount, whoever has written them, until another version has others.
         state = file.contents.base
         file.keep_cache = self._states.get(node.ino, state) == state
@@ -576,8 +579,8 @@ class VersionFiles(StoreFiles[VolumeContents]):
         return contents.is_changed
 
     def create(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> tuple[Attributes, OpenFile]:
-        with self._changing:  # as in `open`
-            return self._created(self._held(lambda: self._creating(directory, name, mode, flags, owner)), flags)
+        moment = self.moment
+        return self._created(self._held(lambda: self._creating(directory, name, mode, flags, owner)), flags, moment)
 
     def _creating(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> Op[Node]:
         where = yield from nodes.place(self._tree, directory, name)
@@ -585,10 +588,13 @@ class VersionFiles(StoreFiles[VolumeContents]):
             return (yield from nodes.node(self._tree, where.node.ino, with_contents=True))
         return (yield from nodes.make_at(self._tree, where, FILE, mode, uid=owner.uid, gid=owner.gid))
 
-    def _created(self, node: Node, flags: int) -> tuple[Attributes, OpenFile]:
+    def _created(self, node: Node, flags: int, moment: int) -> tuple[Attributes, OpenFile]:
         if node.kind == SYMLINK:  # the kernel follows it, when it has looked it up
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        file = self._opened(node, flags)
+        try:
+            file = self._opened(node, flags, moment)
+        except ReadTooEarly:  # it was there; the kernel looks it up
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
         return self._attributes(node), file
 
     def _released(self, contents: VolumeContents) -> None:
@@ -597,7 +603,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
             with self._table:
                 if contents.open_files:
                     return
-                self._contents.pop(contents.ino, None)
+                self._put_away(contents.ino)
             self._forget(contents.ino, contents)
         elif contents.is_changed and contents.size_bytes <= INLINE_BYTES_MAX and not contents.open_files:
             self._hold_small(contents)
