@@ -139,24 +139,24 @@ class NetworkFileSystem(FileStore):
         """
         Mount it at the local directory *path*, so that any program opens its files: `with nfs.mount("/data") as path:`.
 
-        All who have it mounted see one state: what one program closes, the next one opens. Names change at once for all. In
-        asynchronous code: `async with await nfs.mount.aio("/data") as path:`.
+        All who have it mounted see one state: what one program closes, the next one opens. Names change for all a moment later. In
+        asynchronous code: `async with await nfs.mount.aio("/data") as path:`. `help("pgstore.mount")` says what each verb does.
 
         Without FUSE it is not live: all files are copied into the directory as they are now, what was changed is written back by
-        `commit` and at the end, of one file the last one to do so wins, and changes by others are seen after `reload`. Extended
-        attributes and what only root may set then stay as they are in the store.
+        `Mount.commit` and at the end, of one file the last one to do so wins, and changes by others are seen after
+        `Mount.reload`. Extended attributes and what only root may set then stay as they are in the store.
 
         Args:
-            path: an empty directory. It is empty again afterwards.
+            path: a directory that is there and empty. It is empty again afterwards.
             mode: "fuse"; "sync", without FUSE; "auto", as FUSE can be used or not. Which it is, and why, is said in the log.
-            read_only: nothing can be written. None: it can.
+            read_only: nothing can be written; without FUSE root still can, and it is not kept. None: it can.
             sub_path: mount only this directory, which is made. None: the root.
             cache_size: bytes of contents that are kept in memory.
             cache_directory: a local directory in which contents are kept, too. None: only in memory.
             timeout: seconds that a program waits for a server that does not answer before it gets an error (EIO); also for
                 mounting.
-            locks: whom flock(2) and fcntl(2) locks exclude: "local", the programs of this mount; "shared": of all mounts, for whole
-                files.
+            locks: whom flock(2) and fcntl(2) locks exclude: "local", the programs of this mount; "shared": flock(2) those of all
+                mounts that share locks, too, by rows that a mount renews; of one that is gone they expire within half a minute.
             size_max: without FUSE: bytes that the files may have together.
 
         Raises:

@@ -328,14 +328,16 @@ class Volume(FileStore):
         Programs see the newest version, or that of `at`, and what they write themselves. `commit` of the Volume or of the mount,
         the end of the block and, in the background, every few seconds make a version of what was written; `reload` shows those
         that others have made. In asynchronous code: `async with await volume.mount.aio("/data") as path:`.
+        `help("pgstore.mount")` says what each verb does: closing a file, and fsync, commit nothing.
 
         Without FUSE all files are copied into the directory, and what was changed is written back by `commit` and at the end.
         Extended attributes and what only root may set then stay as they are in the store, and there are no background commits.
 
         Args:
-            path: an empty directory. It is empty again afterwards.
+            path: a directory that is there and empty. It is empty again afterwards.
             mode: "fuse"; "sync", without FUSE; "auto", as FUSE can be used or not. Which it is, and why, is said in the log.
-            read_only: nothing can be written. None: as the handle says (`read_only`, `with_mount_options`, `at`).
+            read_only: nothing can be written; without FUSE root still can, and it is not kept. None: as the handle says
+                (`read_only`, `with_mount_options`, `at`).
             sub_path: mount only this directory, which is made. None: as the handle says, else the root.
             background_commits: seconds between them; files that are open for writing are left out. None: there are none.
             cache_size: bytes of contents that are kept in memory.

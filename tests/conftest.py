@@ -37,3 +37,12 @@ def pytest_configure():
     # A shell's background job ignores Ctrl-C, and so would every program that a test starts to interrupt it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tests marked `everyday` run only where -m asks for them: `addopts` cannot say so, for any other -m would take its place."""
+    if "everyday" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("everyday")]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if item not in set(left_out)]

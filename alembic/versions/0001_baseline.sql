@@ -254,6 +254,16 @@ CREATE TABLE pgstore.inode_pin (
     PRIMARY KEY (store_id, session_id, ino)
 );
 
+-- Locks of whole files (flock(2)) that exclude programs at other mounts of a NetworkFileSystem. Taken by file_lock().
+CREATE TABLE pgstore.file_lock (
+    store_id     bigint NOT NULL,
+    ino          bigint NOT NULL,
+    holder       text NOT NULL,                       -- one open file of one mount; a name that nobody else has
+    is_exclusive boolean NOT NULL,                    -- else others may have it as well
+    expires_at   timestamptz NOT NULL,                -- renewed by the mount while it lives
+    PRIMARY KEY (store_id, ino, holder)
+);
+
 CREATE SEQUENCE pgstore.blob_id_seq AS bigint;
 CREATE SEQUENCE pgstore.chunk_id_seq AS bigint;
 CREATE SEQUENCE pgstore.inode_seq AS bigint START 2;  -- 1 is the root directory of every file system, made with it
@@ -2579,6 +2589,45 @@ BEGIN
 END
 $function$;
 
+-- Takes the lock of a whole file for p_holder, for so many seconds, in place of the one that it has. Returns false if others have
+-- what keeps it from that, NULL if there is no such file. Locks that have expired are nobody's.
+CREATE FUNCTION pgstore.file_lock(p_store_id bigint, p_ino bigint, p_holder text, p_is_exclusive boolean, p_seconds double precision)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    now CONSTANT timestamptz := clock_timestamp();
+BEGIN
+    -- Who takes a lock of one file does so after the other. Not FOR UPDATE, which would wait for those who copy the file.
+    PERFORM
+       FROM pgstore.inode i
+      WHERE i.store_id = p_store_id
+        AND i.ino = p_ino
+        AND i.version_to = 9223372036854775807
+        FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    DELETE FROM pgstore.file_lock
+     WHERE store_id = p_store_id
+       AND ino = p_ino
+       AND expires_at < now;
+    IF EXISTS (SELECT
+                 FROM pgstore.file_lock l
+                WHERE l.store_id = p_store_id
+                  AND l.ino = p_ino
+                  AND l.holder <> p_holder
+                  AND (l.is_exclusive OR p_is_exclusive)) THEN
+        RETURN false;
+    END IF;
+    INSERT INTO pgstore.file_lock (store_id, ino, holder, is_exclusive, expires_at)
+    VALUES (p_store_id, p_ino, p_holder, p_is_exclusive, now + p_seconds * interval '1 second')
+    ON CONFLICT (store_id, ino, holder) DO UPDATE
+       SET is_exclusive = excluded.is_exclusive,
+           expires_at = excluded.expires_at;
+    RETURN true;
+END
+$function$;
+
 -- ------------------------------------------------------------------------------------------- files, put in one call
 
 -- A commit of one small file to a Volume, in one call: what `fs.commit.merge` comes to where its directory p_directory exists and
@@ -3538,6 +3587,7 @@ BEGIN
     DELETE FROM pgstore.blob_candidate WHERE store_id = p_store_id;
     DELETE FROM pgstore.chunk_candidate WHERE store_id = p_store_id;
     DELETE FROM pgstore.inode_pin WHERE store_id = p_store_id;
+    DELETE FROM pgstore.file_lock WHERE store_id = p_store_id;
     DELETE FROM pgstore.version_pin WHERE store_id = p_store_id;
     DELETE FROM pgstore.volume_version WHERE store_id = p_store_id;
     DELETE FROM pgstore.file_system WHERE store_id = p_store_id;

@@ -139,7 +139,7 @@ def restore(name: str, client: Client) -> Kept:
     """
     Put the files of a recovery directory into the store that they were written to, in one transaction, and remove it.
 
-    Files of the same paths are replaced. What had been removed or renamed is not.
+    Files of the same paths are replaced. What had been removed or renamed is not. Files that are kept incomplete stay there.
 
     Args:
         name: of the directory, or its path.
@@ -157,12 +157,15 @@ def restore(name: str, client: Client) -> Kept:
     store = store_of(about.kind, about.name, about.environment, client)
     with client.transaction():
         store.put_directory(found.files, f"/{about.sub_path}")
+        for path in found.files.rglob("*"):
+            if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+                store.mkdir(f"/{about.sub_path}/{path.relative_to(found.files)}", exist_ok=True)
         for link in _links(found.files):
-            path = f"/{about.sub_path}/{link.relative_to(found.files)}"
+            inside = f"/{about.sub_path}/{link.relative_to(found.files)}"
             with contextlib.suppress(errors.FileMissing):
-                store.remove_file(path)
-            store.symlink(os.readlink(link), path)
-    shutil.rmtree(found.path)
+                store.remove_file(inside)
+            store.symlink(os.readlink(link), inside)
+    shutil.rmtree(found.files if found.incomplete.exists() else found.path)
     return found
 
 

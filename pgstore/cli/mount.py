@@ -24,7 +24,7 @@ def mount(
     context: typer.Context,
     kind: Annotated[str, typer.Argument(metavar="volume|nfs", help="What it is.")],
     name: Annotated[str, typer.Argument(help="The Volume or NetworkFileSystem.")],
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="An empty directory.")],
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="A directory that is there, and empty.")],
     read_only: Annotated[bool, typer.Option("--read-only", help="Nothing can be written.")] = False,
     foreground: Annotated[
         bool, typer.Option("--foreground", "-f", help="Stay until Ctrl-C, and unmount then; the log goes to stderr.")
@@ -36,7 +36,7 @@ def mount(
         int | None, typer.Option(metavar="VERSION", help="A Volume as it was in this version.", show_default=False)
     ] = None,
     mode: Annotated[
-        str, typer.Option(metavar="auto|fuse|sync", help="sync: without FUSE, in the foreground.")
+        str, typer.Option(metavar="auto|fuse|sync", help="sync: without FUSE, which takes --foreground.")
     ] = "auto",
     background_commits: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="Between commits of a Volume; 0: at the end alone.")
@@ -45,7 +45,8 @@ def mount(
         float, typer.Option(metavar="SECONDS", help="How long programs wait for a server that does not answer.")
     ] = TIMEOUT_SECONDS,
     locks: Annotated[
-        str, typer.Option(metavar="local|shared", help="Whom flock excludes; shared: all mounts.")
+        str,
+        typer.Option(metavar="local|shared", help="Whom flock excludes; shared: all mounts of a NetworkFileSystem."),
     ] = "local",
     log: Annotated[
         str | None, typer.Option(metavar="FILE", help="Where the daemon writes its log.", show_default=False)
@@ -54,7 +55,8 @@ def mount(
     """
     Mount a Volume or NetworkFileSystem: any program can open its files then.
 
-    A daemon serves it until `pgstore unmount`, also when the shell has ended.
+    A daemon serves it until `pgstore unmount`, also when the shell has ended. Without FUSE files are copied, and written back
+    at the end, which takes --foreground.
 
     \b
     Example:
@@ -76,6 +78,8 @@ def mount(
             "locks": locks,
         },
     )
+    if locks != "local" and kind == "volume":
+        raise pgstore.InvalidError("a Volume shares no locks with other mounts, which see what is committed alone")
     with pgstore.Client(chosen.url, environment=chosen.environment) as client:
         store = admin.store_of(kind, name, chosen.environment, client, version=at)
         if foreground:
@@ -202,6 +206,7 @@ def _show_kept(as_json: bool) -> None:
                 ("kept", _moment(about.kept_at)),
                 ("because", about.reason),
                 ("files", each.files),
+                *([("incomplete", each.incomplete)] if each.incomplete.exists() else ()),
             ]
         )
         print()

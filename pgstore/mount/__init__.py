@@ -12,36 +12,92 @@
 - `runtime` notes what this user has mounted, `stale` clears up after a process that is gone, `recovery` keeps the bytes that could
   not be committed. `failures` are errors as plain values.
 
-What programs see, whichever files are mounted. Where a verb fails as POSIX says, its page says with what:
+What programs see through FUSE. "In the database" is where all clients see it; the disk is the server's. Where a verb fails as POSIX
+says, its page says with what. Without FUSE the files are copies in the local file system, which does what it does.
 
-================================  ==================================================================================================
-verb                              what is particular
-================================  ==================================================================================================
-open, creat                       O_EXCL is decided by the server, across machines. O_TMPFILE: EOPNOTSUPP. O_DIRECT passes by the
-                                  kernel's pages
-read, write, mmap                 a write reaches the server before it returns; one through a map when the kernel writes the page
-                                  back, at the latest at msync, munmap and close. A read leaves atime
-O_APPEND                          each write goes where the end is at the server
-truncate, ftruncate               above the largest size: EFBIG
-fallocate                         0, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE; others: EOPNOTSUPP
-lseek                             SEEK_DATA, SEEK_HOLE; behind the end: ENXIO
-copy_file_range                   within a mount by the server; to another file system: EXDEV
-fsync, close                      fsync: it is on the server's disk. What a write could not do is an error of the next of both
-unlink, rename                    of a file that is open: it lives until it is closed. An open directory that is removed is empty
-renameat2                         RENAME_NOREPLACE, RENAME_EXCHANGE; RENAME_WHITEOUT: EINVAL
-link                              of directories: EPERM
-mknod                             fifos, sockets and device nodes are names; device nodes open nothing (nodev): EACCES
-chmod, chown                      owners have 32 bits. chown, and what users write, take S_ISUID away, and S_ISGID where the group
-                                  may execute; programs gain nothing by either (nosuid)
-new files                         belong to who makes them; in a directory with S_ISGID to its group
-setxattr, getxattr                user.*, and for root trusted.*; others: EOPNOTSUPP. A size too small: ERANGE; too large: E2BIG
-readdir                           names in the order of their bytes, each once that is there all the time; telldir and seekdir hold
-names                             1 to 255 bytes; longer: ENAMETOOLONG
-flock, fcntl locks                among the programs of this machine; flock among all mounts, if the files share locks
-statvfs                           the free space is that of where written data waits
-ioctl, poll                       ENOTTY; always ready
-any                               read-only mount: EROFS. The store or the file is gone: ESTALE. The server cannot be reached, or
-                                  something unforeseen (logged with its traceback): EIO. Nobody serves the mount: ENOTCONN
-a signal                          that ends the program ends its waiting too; any other does not interrupt a verb
-================================  ==================================================================================================
+===================  ========================================  ====================================  ===============================
+verb                 NetworkFileSystem                         Volume                                errno
+===================  ========================================  ====================================  ===============================
+open, creat          what others have closed is what is        the file of the version, and what     O_TMPFILE: EOPNOTSUPP
+                     opened. O_EXCL is decided by the          was written through this mount.
+                     database, across machines                 O_EXCL is decided within the mount;
+                                                               of two mounts the last to commit
+                                                               wins
+read                 what others have written is read once     what others have committed is read
+                     the file is opened anew, and mostly at    after `reload`. atime stays
+                     once. atime stays
+write                programs of this mount see it at once;    programs of this mount see it at      too large: EFBIG. The disk
+                     all others after a second, and at the     once; all others when it is           where it waits is full: ENOSPC
+                     latest when it is synced or closed        committed
+mmap                 what is written to a map counts as        alike
+                     written when the kernel writes the page
+                     back: at the latest at msync, munmap and
+                     close
+O_APPEND             each write goes to where the end is in    each write goes to where the end is   NetworkFileSystem: the answer
+                     the database, whoever else appends, and   in this mount                         was lost, and it may have been
+                     is there when it returns                                                        written: EIO
+O_DIRECT             bypasses the kernel's pages               alike
+truncate             is in the database when it returns        with the commit                       too large: EFBIG
+fallocate            0, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE; no  alike                                 other modes: EOPNOTSUPP
+                     space is reserved
+lseek                SEEK_DATA, SEEK_HOLE                      alike                                 behind the end: ENXIO
+copy_file_range      within a mount, by the daemon             alike                                 to another file system: EXDEV
+fsync                the file and all names changed before     the bytes are on the server's disk,   what an earlier write could not
+                     are on the server's disk                  but not committed: a killed daemon    do
+                                                               loses them
+close                as fsync, where something was written     commits nothing                       as fsync
+fsync of a           all that was written through the mount    what was committed is on the
+directory, syncfs    is on the server's disk                   server's disk
+mkdir, mknod,        each is a commit: it is in the database   held by the mount; all of them, and   NetworkFileSystem: others
+symlink, link,       when it returns, a moment later other     what was written, are in one version  change the same, again and
+unlink, rmdir,       mounts show it, and it is on the disk     after the commit                      again: EBUSY
+rename, chmod,       after the next fsync, of whatever file
+chown, utimens       or directory
+unlink, rename       a file that is open lives until it is     alike
+                     closed. An open directory that is
+                     removed is empty
+renameat2            RENAME_NOREPLACE, RENAME_EXCHANGE         alike                                 other flags, both: EINVAL
+link                                                                                                 of directories: EPERM
+mknod                fifos, sockets and device nodes are       alike                                 opening device nodes (nodev):
+                     names; programs of this machine meet                                            EACCES
+                     there
+stat                 directories have st_nlink 1 and st_size   alike
+                     0. st_ino is never given again
+chmod, chown         owners have 32 bits. chown, and what      alike
+                     users write, take S_ISUID away, and
+                     S_ISGID where the group may execute;
+                     programs gain nothing by either
+                     (nosuid). To an ordinary user who
+                     mounts, what is root's is theirs
+new files            belong to who makes them; in a directory  alike
+                     with S_ISGID to its group
+setxattr, getxattr   user.*, and for root trusted.*; no lists  alike                                 others: EOPNOTSUPP. A value
+                     for access control                                                              above 64 KiB: E2BIG; all of a
+                                                                                                     file above 64 KiB: ENOSPC. Room
+                                                                                                     too small: ERANGE
+readdir              names in the order of their bytes, each   alike
+                     once that is there all the time; telldir
+                     and seekdir hold
+names                1 to 255 bytes                            alike                                 longer: ENAMETOOLONG
+flock, fcntl         among the programs of this mount; with    among the programs of this mount
+                     locks="shared" flock among all mounts
+statvfs              the free space is that for written data   alike
+                     that waits: of the disk of TMPDIR, at
+                     most 4 GiB
+ioctl, poll          poll: always ready                        alike                                 ioctl: ENOTTY, or EOPNOTSUPP of
+                                                                                                     what the kernel knows (FICLONE,
+                                                                                                     chattr)
+any                                                                                                  read-only mount: EROFS. The
+                                                                                                     store or the file is gone:
+                                                                                                     ESTALE. The server cannot be
+                                                                                                     reached within `timeout`, or
+                                                                                                     something unforeseen (logged
+                                                                                                     with its traceback): EIO.
+                                                                                                     Nobody serves the mount:
+                                                                                                     ENOTCONN
+a signal             that ends the program ends its waiting    alike
+                     too; any other does not interrupt a verb
+kill -9 of the       what was synced or closed is there        what was committed is there, and      ENOTCONN, until the path is
+daemon                                                         nothing else                          unmounted, or mounted anew
+===================  ========================================  ====================================  ===============================
 """

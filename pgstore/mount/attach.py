@@ -59,6 +59,8 @@ def is_possible() -> str | None:
         return None
     if shutil.which(_HELPER) is None:
         return f"who may not mount needs {_HELPER}, which is not installed (package fuse3)"
+    if not namespace.may_gain_privileges():
+        return f"this process may not mount, nor may {_HELPER} for it, as in a container without CAP_SYS_ADMIN"
     return None
 
 
@@ -94,6 +96,10 @@ def usable(path: str) -> str:
     """
     *path*, absolute and without symbolic links, if something can be mounted there; else an error, as in `attach`.
     """
+    if not path:
+        raise errors.FileMissing(
+            "'' is no directory to mount at", path
+        )  # realpath() takes it for the working directory
     resolved = os.path.realpath(path)
     detach_stale(resolved)
     if mount_table.mounts_at(resolved):
@@ -109,6 +115,8 @@ def usable(path: str) -> str:
                 )
     except errors.Error:
         raise
+    except FileNotFoundError as exc:
+        raise errors.FileMissing(f"directory {path!r} to mount at: no such directory: make it first", path) from exc
     except OSError as exc:
         raise errors.of_local(exc, f"directory {path!r} to mount at", path) from exc
     return resolved

@@ -13,14 +13,23 @@ Told: TypeAlias = list[Any]
 
 
 def told(exc: BaseException) -> Told:
-    """*exc* as plain values."""
+    """*exc* as plain values; of an `OSError` that a program would be told of, the error that it was made of."""
+    if not isinstance(exc, errors.Error) and isinstance(exc, OSError) and isinstance(exc.__cause__, errors.Error):
+        exc = exc.__cause__
     filename = getattr(exc, "filename", None)
     if isinstance(filename, bytes):
         filename = filename.decode(errors="surrogateescape")
     message = str(exc) or type(exc).__name__
     if not isinstance(exc, (errors.Error, OSError)):
         message = f"{type(exc).__name__}: {message}"
+    elif not isinstance(exc, errors.Error) and filename is None and exc.strerror:
+        message = exc.strerror  # without its number
     return [type(exc).__name__, message, getattr(exc, "errno", None), filename, getattr(exc, "sqlstate", None)]
+
+
+def message_of(exc: BaseException) -> str:
+    """What *exc* says, as whoever has called is told."""
+    return str(told(exc)[1])
 
 
 def rebuilt(failure: Told) -> Exception:

@@ -40,9 +40,15 @@ class Mount:
 
     `with volume.mount("/data") as path:` gives the path. It is mounted already when `mount` returns; `close` unmounts it, and so do
     the end of the block, `with` or `async with`, also after an exception, and the end of the interpreter. What was written until
-    then is committed first.
+    then is committed first. To have the object as well:
 
-    A process that is forked from this one uses the mount like any program, and does not end it.
+        mount = volume.mount("/data")
+        with mount as path:
+            ...
+            mount.commit()
+
+    Other processes, also forked ones, use the path like any program. They do not end the mount, and what they write is committed by
+    the process that has mounted: `volume.commit()` in another one knows of no mount, and does nothing.
     """
 
     def __init__(self, store: FileStore, path: str, mounted: Mounted, options: Options) -> None:
@@ -127,7 +133,7 @@ class Mount:
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise errors.InvalidError(f"{self!r} is closed")
+            raise errors.InvalidError(f"the mount at {self._path!r} is closed")
 
     def __enter__(self) -> str:
         self._check_open()

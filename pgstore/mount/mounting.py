@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from functools import partial
@@ -23,6 +24,7 @@ from pgstore.mount.with_fuse import Served, begin_in_background, what_of
 from pgstore.mount.without_fuse import Synced
 
 _LOG: Final = logging.getLogger("pgstore")
+NOT_WANTED: Final = "mode 'sync' was asked for"
 at_last.append(caller.end)
 
 
@@ -49,8 +51,8 @@ def mount_in_background(
     missing = yield Call(attach.is_possible)
     if missing is not None or options.mode == "sync":
         raise errors.ConfigurationError(
-            f"{os.fspath(path)!r} cannot be mounted in the background: "
-            f"{missing or 'without FUSE'}; a process in the foreground can copy the files, and write them back"
+            f"{os.fsdecode(path)!r} cannot be mounted in the background: {missing or NOT_WANTED}; "
+            "in the foreground (--foreground) the files are copied, and written back at the end"
         )
     local, base = yield from _prepared(store, path, options)
     store_id = yield from store._resolve_id()
@@ -60,7 +62,7 @@ def mount_in_background(
 
 def _prepared(store: FileStore, path: str | os.PathLike[str], options: Options) -> Op[tuple[str, Names]]:
     """Where to mount, and what directory of the store."""
-    local = yield Call(partial(_usable, os.fspath(path)))
+    local = yield Call(partial(_usable, os.fsdecode(path)))
     with bounded_by(Deadline.after(options.timeout)):
         base = yield from _base(store, options)
     return local, base
@@ -68,7 +70,7 @@ def _prepared(store: FileStore, path: str | os.PathLike[str], options: Options) 
 
 def _mounted(store: FileStore, base: Names, path: str, options: Options) -> Op[Mounted]:
     """Mount in the mode that was asked for, or that is possible."""
-    reason = "mode='sync' was asked for"
+    reason = NOT_WANTED
     if options.mode != "sync":
         missing = yield Call(attach.is_possible)
         if missing is None:
@@ -102,7 +104,8 @@ def _base(store: FileStore, options: Options) -> Op[Names]:
         yield from store._check_exists(store_id)
         return ()
     if not options.read_only:
-        yield from store._change(partial(edit.make_directory, names=options.sub_path, exist_ok=True), single=True)
+        with contextlib.suppress(errors.FileExists):  # said below, and better
+            yield from store._change(partial(edit.make_directory, names=options.sub_path, exist_ok=True), single=True)
     tree = yield from store._tree()
     walk = yield from store._reading(tree, tree.need(options.sub_path))
     if not walk.found.is_directory:

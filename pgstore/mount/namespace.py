@@ -23,12 +23,12 @@ _CAP_SYS_ADMIN: Final = 21
 
 def may_mount() -> bool:
     """Whether this process may call mount(2): root may, outside of most containers, and who has called `enter`."""
-    try:
-        with open("/proc/self/status") as status:
-            effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
-    except (OSError, StopIteration):
-        return False
-    return bool(effective >> _CAP_SYS_ADMIN & 1)
+    return bool(_status("CapEff") >> _CAP_SYS_ADMIN & 1)
+
+
+def may_gain_privileges() -> bool:
+    """Whether a program that this process runs may call mount(2) if it is setuid root (capabilities(7), prctl(2))."""
+    return bool(_status("CapBnd") >> _CAP_SYS_ADMIN & 1) and not _status("NoNewPrivs")
 
 
 def enter() -> None:
@@ -51,6 +51,15 @@ def enter() -> None:
         _write("/proc/self/gid_map", f"{gid} {gid} 1")
     # Else what is mounted here would be mounted where this came from as well.
     _check(libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None))
+
+
+def _status(field: str) -> int:
+    """A number of /proc/self/status; 0: it is not there."""
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1], 16) for line in status if line.startswith(f"{field}:"))
+    except (OSError, StopIteration):
+        return 0
 
 
 def _check(result: int) -> None:

@@ -206,7 +206,7 @@ class Files(abc.ABC):
     root: int = ROOT
     read_only: bool = False
     shares_locks: bool = False
-    """Whether flock(2) is among all mounts, by `OpenFile.lock`; else it is among the programs of this machine, as fcntl(2) is."""
+    """Whether flock(2) is among all mounts, by `OpenFile.lock`; else among the programs of this one, as fcntl(2) is."""
 
     @property
     @abc.abstractmethod

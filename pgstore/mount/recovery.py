@@ -49,6 +49,11 @@ class Kept:
     def files(self) -> Path:
         return self.path / "files"
 
+    @property
+    def incomplete(self) -> Path:
+        """What was written of files that could not be read completely; a range that was not is a hole."""
+        return self.path / "incomplete"
+
 
 def base_directory() -> Path:
     """Where recovery directories are: `$XDG_STATE_HOME/pgstore/recovery`, else `~/.local/state/pgstore/recovery`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from typing import Final
 
@@ -30,19 +31,23 @@ class Replies:
     """
     What the kernel is told of inodes.
 
+    What belongs to root belongs to the user who serves: stores are root's from the beginning, and so is what is made without a
+    mount. An ordinary user could write to nothing of that, though the database lets them.
+
     Args:
         root: the inode that is mounted. The kernel's number for it is always 1.
     """
 
     def __init__(self, root: int) -> None:
         self._root = root
+        self._uid, self._gid = os.geteuid(), os.getegid()
         self._validity_of: Caching | None = None
         self._validity: tuple[int, int, int, int] = (0, 0, 0, 0)
         self._missing = b""
 
     def attributes(self, attributes: Attributes, caching: Caching) -> bytes:
         _, valid, _, valid_ns = self._valid(caching)
-        return kernel.ATTR_OUT.pack(valid, valid_ns, *attr(attributes))
+        return kernel.ATTR_OUT.pack(valid, valid_ns, *self._attr(attributes))
 
     def entry(self, attributes: Attributes, caching: Caching) -> bytes:
         return kernel.ENTRY_OUT.pack(*self.entry_fields(attributes, caching))
@@ -56,7 +61,26 @@ class Replies:
         ino = attributes.ino
         node = kernel.ROOT_ID if ino == self._root else ino
         # Numbers of inodes are used once, so there is one generation.
-        return (node, 0, *self._valid(caching), *attr(attributes))
+        return (node, 0, *self._valid(caching), *self._attr(attributes))
+
+    def _attr(self, a: Attributes) -> tuple[int, ...]:
+        atime, atime_ns = divmod(a.atime_ns, _SECOND)
+        mtime, mtime_ns = divmod(a.mtime_ns, _SECOND)
+        ctime, ctime_ns = divmod(a.ctime_ns, _SECOND)
+        size = a.size_bytes
+        return (
+            a.ino,
+            size,
+            (size + 511) >> 9,
+            *(atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns),
+            TYPE_OF_KIND[a.kind] | a.mode,
+            a.link_count,
+            a.uid or self._uid,
+            a.gid or self._gid,
+            a.device,
+            BLOCK_BYTES,
+            0,
+        )
 
     def _valid(self, caching: Caching) -> tuple[int, int, int, int]:
         if caching is not self._validity_of:
@@ -70,26 +94,6 @@ class Replies:
             )
             self._validity_of = caching
         return self._validity
-
-
-def attr(a: Attributes) -> tuple[int, ...]:
-    atime, atime_ns = divmod(a.atime_ns, _SECOND)
-    mtime, mtime_ns = divmod(a.mtime_ns, _SECOND)
-    ctime, ctime_ns = divmod(a.ctime_ns, _SECOND)
-    size = a.size_bytes
-    return (
-        a.ino,
-        size,
-        (size + 511) >> 9,
-        *(atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns),
-        TYPE_OF_KIND[a.kind] | a.mode,
-        a.link_count,
-        a.uid,
-        a.gid,
-        a.device,
-        BLOCK_BYTES,
-        0,
-    )
 
 
 _ATTR_FIELDS: Final = kernel.ATTR_OUT.fields[3:]

@@ -36,7 +36,12 @@ _LOCK_WAITS_MAX: Final = 256
 
 
 def serve(
-    device: int, files: Files, *, threads_max: int = THREADS_MAX, ready: Callable[[], None] | None = None
+    device: int,
+    files: Files,
+    *,
+    threads_max: int = THREADS_MAX,
+    ready: Callable[[], None] | None = None,
+    let_go: Callable[[], None] | None = None,
 ) -> None:
     """
     Answer what the kernel asks of *files*, until they are unmounted; then end them.
@@ -45,15 +50,22 @@ def serve(
         device: a descriptor of /dev/fuse with which somebody has mounted. It is not closed.
         threads_max: how many threads serve, the caller's among them.
         ready: called once the kernel has been answered for the first time, so that programs find the files.
+        let_go: called once the kernel asks for nothing any more, before what was written is brought into the store.
     """
-    Server(device, files, threads_max=threads_max, ready=ready).run()
+    Server(device, files, threads_max=threads_max, ready=ready, let_go=let_go).run()
 
 
 class Server:
     """See `serve`."""
 
     def __init__(
-        self, device: int, files: Files, *, threads_max: int = THREADS_MAX, ready: Callable[[], None] | None = None
+        self,
+        device: int,
+        files: Files,
+        *,
+        threads_max: int = THREADS_MAX,
+        ready: Callable[[], None] | None = None,
+        let_go: Callable[[], None] | None = None,
     ) -> None:
         self._channel = Channel(device)
         self._files = files
@@ -61,6 +73,7 @@ class Server:
         self._notifier = Notifier(self._channel, files.root)
         self._threads_max = threads_max
         self._ready = ready
+        self._let_go = let_go
         self._reading = threading.Lock()  # whoever has it reads
         self._mutex = threading.Lock()  # over the next three
         self._idle = 0  # threads that wait for `_reading`
@@ -83,6 +96,8 @@ class Server:
                 self._work(request)
         finally:
             self._ended = True
+            if self._let_go is not None:
+                self._let_go()
             for given_up in list(self._lock_waits.values()):
                 given_up.set()
             for thread in self._threads:

@@ -85,6 +85,11 @@ SELECT 'version_pin', v.store_id, count(*)
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = v.store_id)
  GROUP BY v.store_id
  UNION ALL
+SELECT 'file_lock', f.store_id, count(*)
+  FROM pgstore.file_lock f
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = f.store_id)
+ GROUP BY f.store_id
+ UNION ALL
 SELECT 'inode_pin', i.store_id, count(*)
   FROM pgstore.inode_pin i
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = i.store_id)

@@ -44,6 +44,8 @@ WITH used (sequence, number, of) AS (
      SELECT 'inode_seq', greatest(max(ino::bigint), max(parent::bigint)), 'dirent.ino, dirent.parent' FROM pgstore.dirent
       UNION ALL
      SELECT 'inode_seq', max(ino::bigint), 'inode_pin.ino' FROM pgstore.inode_pin
+      UNION ALL
+     SELECT 'inode_seq', max(ino::bigint), 'file_lock.ino' FROM pgstore.file_lock
 ), position (sequence, next) AS (
      SELECT 'session_id_seq', last_value + is_called::integer FROM pgstore.session_id_seq
       UNION ALL

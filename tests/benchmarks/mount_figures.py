@@ -25,7 +25,7 @@ from tests.benchmarks.mount_peers import Caller, Lane, Load, Ours, lanes, why_no
 MIB = 1 << 20
 ROUNDS = 3
 SIZE_MIB = 256  # of the file that is written and read
-SMALL_WRITES = 8192
+SMALL_WRITES = 4096
 FILES = 1000
 STATS = 500
 LISTED = 10_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import pickle
 import time
@@ -537,3 +538,61 @@ def test_what_was_looked_up_in_a_large_directory_is_known(held, volume, monkeypa
 
     assert held.listed() == [b"0", b"1", b"2", b"3", b"4", b"x"]
     assert held.look_up(ROOT, b"0").ino != held.look_up(ROOT, b"x").ino
+
+
+def test_files_read_one_after_the_other_come_many_at_a_time(held, volume, monkeypatch):
+    """
+    Contents of small files are read ahead in the order of names; those of large ones are not.
+    """
+    with volume.batch_upload() as batch:
+        for number in range(300):
+            batch.put_file(io.BytesIO(b"%d" % number), f"d/{number:03}")
+        batch.put_file(io.BytesIO(LARGE), "d/100 large")
+        batch.put_file(io.BytesIO(b""), "d/101 empty")
+    held.reload()
+    directory = held.look_up(ROOT, b"d").ino
+    inos = {name: node.ino for name, node in held.names(directory, b"", 1000)}
+    asked = []
+    query, many = Executor.query, Executor._carry_out
+
+    def count(self, request, *more):
+        asked.append(request)
+        return query(self, request, *more)
+
+    def count_many(self, request, *more):
+        asked.append(request)
+        return many(self, request, *more)
+
+    monkeypatch.setattr(Executor, "query", count)
+    monkeypatch.setattr(Executor, "_carry_out", count_many)
+    read = {name: held.node(ino, with_contents=True).inline_data for name, ino in sorted(inos.items())}
+    monkeypatch.undo()
+
+    assert {b"%03d" % number: b"%d" % number for number in range(300)} == {
+        name: data for name, data in read.items() if data is not None
+    }
+    assert len(asked) < 20
+    assert held.read(inos[b"100 large"]) == LARGE
+
+
+def test_what_was_read_ahead_is_that_of_the_version(held, held_elsewhere, volume):
+    for number in range(20):
+        put(volume, f"{number:02}", b"old")
+    held.reload()
+    held_elsewhere.reload()
+    inos = {name: node.ino for name, node in held.names(ROOT, b"", 1000)}
+    for ino in [*inos.values()][:10]:
+        assert held.read(ino) == b"old"
+
+    held.write(inos[b"11"], b"ours")
+    held.remove(ROOT, b"12")
+    assert held.read(inos[b"11"]) == b"ours"
+    held.commit()
+    held_elsewhere.write(held_elsewhere.look_up(ROOT, b"13").ino, b"theirs")
+    held_elsewhere.commit()
+    seen_before = held.read(inos[b"13"])
+    held.reload()
+
+    assert (seen_before, held.read(inos[b"13"]), held.read(inos[b"11"])) == (b"old", b"theirs", b"ours")
+    assert {name: data for name, data in held.tree().items() if data != b"old"} == {b"11": b"ours", b"13": b"theirs"}
+    assert b"12" not in held.tree()

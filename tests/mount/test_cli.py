@@ -141,7 +141,7 @@ def test_mistakes_are_said_in_a_line(cli, volume, place, tmp_path):
         (["mount", "dict", "x", place], 2, "neither 'volume' nor 'nfs'"),
         (["mount", "nfs", "x", place, "--at", "3"], 2, "no versions"),
         (["mount", "volume", volume.name, tmp_path / "missing"], 1, "missing"),
-        (["mount", "volume", volume.name, place, "--mode", "sync"], 1, "in the background"),
+        (["mount", "volume", volume.name, place, "--mode", "sync"], 1, "--foreground"),
         (["unmount", place], 1, "nothing is mounted"),
         (["mounts", "x"], 2, "--recover"),
         (["mounts", "x", "--recover"], 1, "no recovery directory"),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +24,7 @@ import pgstore
 from pgstore import Volume, errors
 from pgstore.mount import attach, mount_table, runtime
 from pgstore.mount.daemon import backends, caller, door
+from pgstore.mount.daemon.served import DETACH_SECONDS
 from pgstore.mount.daemon.wire import HEADER, MAGIC, Closed, Wire
 from tests.mount.programs import MEMORY, Program, is_alive, is_mounted, notes, wait_until
 
@@ -252,14 +256,29 @@ def test_paths_that_cannot_be_mounted_at_are_refused(volume, place, tmp_path):
     (tmp_path / "full/thing").touch()
 
     for mode in ("fuse", "sync"):
-        with pytest.raises(FileNotFoundError, match="missing"):
+        with pytest.raises(FileNotFoundError, match="missing.*make it first"):
             volume.mount(tmp_path / "missing", mode=mode)
+        with pytest.raises(FileNotFoundError, match="no directory"):
+            volume.mount("", mode=mode)
         with pytest.raises(NotADirectoryError, match="file"):
             volume.mount(tmp_path / "file", mode=mode)
         with pytest.raises(errors.DirectoryNotEmpty, match="full"):
             volume.mount(tmp_path / "full", mode=mode)
         with volume.mount(place, mode=mode), pytest.raises(errors.FileFailed, match="mount already"):
             volume.mount(place)
+
+
+def test_a_path_may_be_of_bytes(volume, place):
+    with volume.mount(os.fsencode(place)) as path:
+        assert path == str(place)
+
+
+def test_a_file_of_the_store_is_no_directory_to_mount(volume, place):
+    volume.put_file(io.BytesIO(b"a"), "/file")
+
+    for read_only in (False, True):
+        with pytest.raises(NotADirectoryError, match="file"):
+            volume.mount(place, sub_path="file", read_only=read_only)
 
 
 def test_a_store_that_is_missing_is_not_mounted(client, store_name, place):
@@ -298,6 +317,26 @@ def test_without_fuse_it_is_copied_and_the_log_says_why(volume, place, monkeypat
         volume.mount(place, mode="fuse")
 
 
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+def test_where_fusermount3_may_not_mount_either_nothing_can_be_mounted():
+    """
+    As in most containers. With `mode="auto"` files are then copied, and mounting does not fail.
+    """
+    limits = ["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"] if os.geteuid() == 0 else ["--no-new-privs"]
+    script = "from pgstore.mount import attach; print(attach.is_possible())"
+
+    said = subprocess.run(
+        ["setpriv", *limits, sys.executable, "-c", script],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+
+    assert "as in a container without CAP_SYS_ADMIN" in said or "fusermount3, which is not installed" in said
+
+
 def test_what_the_last_commit_fails_with_is_raised_at_the_end(volume, place):
     with pytest.raises(errors.ConflictError, match="is kept in"), volume.mount(place):
         Path(f"{place}.fails").touch()
@@ -315,6 +354,26 @@ def test_what_is_in_use_is_unmounted_and_the_log_names_who_uses_it(volume, place
 
     wait_until(lambda: notes(place)[-1] == "end", "the last user has left")
     assert "commit" in notes(place)
+
+
+def test_what_is_left_in_use_holds_up_no_end(program, place):
+    """
+    The program itself has a file open that it never closes.
+    """
+    started = program("""
+        with volume.mount(place):
+            left = open(place + "/a", "w")
+        begun = time.monotonic()
+        caller.end()
+        print(time.monotonic() - begun, flush=True)
+        os._exit(0)
+    """)
+    seconds = float(started.line())
+    _, complaints = started.end()
+
+    assert seconds < DETACH_SECONDS
+    assert f"({started.process.pid})" in complaints
+    assert "the kernel" not in complaints
 
 
 def test_what_another_has_unmounted_is_closed_quietly(volume, place):

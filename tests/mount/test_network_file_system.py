@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -131,6 +132,61 @@ def test_only_one_of_two_mounts_makes_a_file_exclusively(mounted, mounted_elsewh
         assert len(made) == 1
 
 
+def test_the_times_of_a_directory_are_those_that_others_see(sql, nfs, mounted, mounted_elsewhere):
+    """
+    After names in it were changed here, what the kernel is told of it is what is known, and that must be right.
+    """
+    directory, other = mounted / "directory", mounted / "other"
+    directory.mkdir()
+    other.mkdir()
+    (directory / "file").touch()
+
+    def times(path):
+        found = path.stat()
+        ((stored),) = sql(
+            "SELECT mtime_ns, ctime_ns FROM pgstore.inode WHERE store_id = %s AND ino = %s",
+            int(nfs.object_id.partition("-")[2]),
+            found.st_ino,
+        )
+        return (found.st_mtime_ns, found.st_ctime_ns), stored
+
+    for change in (
+        (directory / "made").touch,
+        (directory / "made").unlink,
+        lambda: os.rename(directory / "file", directory / "renamed"),
+        lambda: os.rename(directory / "renamed", other / "file"),
+        lambda: os.link(other / "file", directory / "linked"),
+        lambda: os.rename(directory / "linked", other / "file"),
+        lambda: os.symlink("x", directory / "symbolic"),
+        (directory / "below").mkdir,
+        lambda: os.rename(directory / "below", other / "below"),
+        (other / "below").rmdir,
+        lambda: directory.chmod(0o2750),
+        (directory / "made again").touch,
+        lambda: os.utime(directory, ns=(1, 2)),
+        (directory / "and again").touch,
+    ):
+        change()
+        for path in (directory, other):
+            told, stored = times(path)
+            assert told == stored
+    (mounted_elsewhere / "directory" / "by another").touch()
+    until(lambda: times(directory)[0] == times(directory)[1])
+
+
+def test_new_files_have_the_group_that_others_have_given_the_directory(mounted, mounted_elsewhere):
+    directory = mounted / "directory"
+    directory.mkdir()
+    (directory / "before").touch()
+
+    os.chown(mounted_elsewhere / "directory", -1, 4711)
+    (mounted_elsewhere / "directory").chmod(0o2777)
+    until(lambda: directory.stat().st_mode & 0o7777 == 0o2777)
+    (directory / "after").touch()
+
+    assert [(directory / name).stat().st_gid for name in ("before", "after")] == [os.getegid(), 4711]
+
+
 def test_appends_of_two_mounts_are_all_there(mounted, mounted_elsewhere):
     def append(place, letter):
         for number in range(50):
@@ -147,6 +203,52 @@ def test_appends_of_two_mounts_are_all_there(mounted, mounted_elsewhere):
     assert sorted(lines) == sorted([f"a{number}" for number in range(50)] + [f"b{number}" for number in range(50)])
 
 
+@pytest.fixture
+def locking(nfs, nfs_elsewhere, tmp_path, fuse):
+    """Two mounts that share locks."""
+    places = tmp_path / "one", tmp_path / "other"
+    for place in places:
+        place.mkdir()
+    with nfs.mount(places[0], mode="fuse", locks="shared"), nfs_elsewhere.mount(places[1], mode="fuse", locks="shared"):
+        (places[0] / "file").write_text("")
+        yield places
+
+
+def test_shared_locks_exclude_programs_at_other_mounts(locking):
+    with open(locking[0] / "file") as ours, open(locking[1] / "file") as theirs:
+        fcntl.flock(ours, fcntl.LOCK_SH)
+        fcntl.flock(theirs, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with fails(errno.EAGAIN):
+            fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+        fcntl.flock(ours, fcntl.LOCK_UN)
+
+        fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with fails(errno.EAGAIN):
+            fcntl.flock(ours, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def test_who_waits_for_a_shared_lock_has_it_once_the_file_is_closed(locking):
+    with open(locking[1] / "file") as theirs:
+        with open(locking[0] / "file") as ours:
+            fcntl.flock(ours, fcntl.LOCK_EX)
+            waiting = threading.Thread(target=fcntl.flock, args=(theirs, fcntl.LOCK_EX))
+            waiting.start()
+            waiting.join(0.3)
+            assert waiting.is_alive()
+
+        waiting.join(10)
+        assert not waiting.is_alive()
+
+
+def test_a_shared_lock_of_a_mount_that_was_killed_is_nobodys_after_a_while(locking, sql):
+    with open(locking[0] / "file") as ours, open(locking[1] / "file") as theirs:
+        fcntl.flock(ours, fcntl.LOCK_EX)
+        sql("UPDATE pgstore.file_lock SET expires_at = now() - interval '1 second'")
+
+        fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def test_a_file_that_others_remove_stays_for_who_has_it_open(mounted, mounted_elsewhere):
     (mounted / "file").write_text("content")
     with open(mounted_elsewhere / "file") as file:
@@ -159,6 +261,23 @@ def test_what_is_written_is_seen_through_the_store_when_it_is_closed(nfs_elsewhe
     (mounted / "file").write_bytes(b"x" * 300_000)
 
     assert b"".join(nfs_elsewhere.read_file("file")) == b"x" * 300_000
+
+
+def test_locks_are_those_of_one_mount(mounted, mounted_elsewhere):
+    (mounted / "file").touch()
+
+    with open(mounted / "file") as here, open(mounted / "file") as again, open(mounted_elsewhere / "file") as there:
+        fcntl.flock(here, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(there, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_what_is_written_is_seen_elsewhere_soon_though_the_file_stays_open(nfs_elsewhere, mounted):
+    with open(mounted / "file", "wb", buffering=0) as file:
+        file.write(b"text")
+
+        until(lambda: b"".join(nfs_elsewhere.read_file("file")) == b"text")
 
 
 # --------------------------------------------------------------------------------------------------------- bad input

@@ -485,6 +485,9 @@ def test_a_user_mounts_with_fusermount3(fuse_of_users, directory, memory_mount):
 
     done = in_shell_of_user(f"cd {directory} && echo contents >file && cat file && stat -c %u file")
     assert done == f"contents\n{USER}\n"
+    mounted.call("fill", 1)  # as root's, which is whose all is that was made without a mount
+    done = in_shell_of_user(f"cd {directory} && echo more >>000000 && stat -c %u:%g . 000000 && ls -n 000000")
+    assert done.startswith(f"{USER}:{USER}\n{USER}:{USER}\n-rw-r--r-- 1 {USER} {USER} 5 ")
     if "user_allow_other" not in Path("/etc/fuse.conf").read_text().split():
         fails(errno.EACCES, os.listdir, directory)
     attach.detach(str(directory))

@@ -76,6 +76,15 @@ def test_what_is_written_is_seen_there_at_once_and_elsewhere_after_the_commit(vo
     assert len(volume_elsewhere.versions()) == 1
 
 
+def test_neither_fsync_nor_closing_a_file_commits_it(volume_elsewhere, mount, place):
+    for name, size in (("small", 10), ("large", 500_000)):
+        with open(place / name, "wb") as file:
+            file.write(bytes(size))
+            os.fsync(file.fileno())
+
+    assert paths(volume_elsewhere) == []
+
+
 def test_what_others_commit_is_seen_after_reload(volume_elsewhere, mount, place):
     with volume_elsewhere.open("theirs", "w") as file:
         file.write("theirs")
@@ -170,6 +179,18 @@ def test_two_mounts_of_a_volume_merge_what_they_write(volume, volume_elsewhere, 
     assert paths(volume) == ["both", "both/ours", "both/theirs"]
 
 
+def test_of_two_mounts_that_make_one_file_the_last_to_commit_wins(volume_elsewhere, mount, place, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    with volume_elsewhere.mount(other, mode="fuse", background_commits=None):
+        for where, text in ((place, b"first"), (other, b"last")):
+            with open(where / "file", "xb") as file:
+                file.write(text)
+        mount.commit()
+
+    assert content(volume_elsewhere, "file") == b"last"
+
+
 def test_what_was_made_and_removed_before_the_commit_leaves_nothing(volume_elsewhere, mount, place, sql):
     (place / "d").mkdir()
     (place / "d" / "file").write_bytes(b"x" * 200_000)
@@ -206,6 +227,11 @@ def test_an_old_version_is_mounted_to_be_read(volume, place, fuse):
         assert (place / "file").read_text() == "first"
         with fails(errno.EROFS):
             (place / "file").write_text("other")
+
+
+def test_a_version_that_is_not_kept_is_not_mounted(volume, place, fuse):
+    with pytest.raises(pgstore.errors.VersionGone, match="^version 9999 is not kept"):
+        volume.at(9999).mount(place)
 
 
 def test_a_role_that_may_only_read_mounts_to_read(own_database, place, fuse):
@@ -275,6 +301,43 @@ def test_a_mount_outlives_a_restart_of_the_server(own_server, place, fuse):
             own_server.start()
 
         assert content(volume, "large") == b"1" * 10_000_000 + b"2" * 10_000_000
+
+
+def test_a_crash_between_upload_and_commit_leaves_no_holes(own_server, place, fuse):
+    """
+    Uploads don't wait for the disk. The blob is there after the crash, and what was uploaded last is not.
+    """
+    url = own_server.create_database("mounted")
+    migrate(url)
+
+    def ask(statement):
+        with psycopg.connect(url, autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            row = cursor.fetchone() if cursor.description else None
+            return None if row is None else row[0]
+
+    ask("ALTER SYSTEM SET wal_writer_delay = '10s'")
+    ask("SELECT pg_reload_conf()")
+    with pgstore.Client(url) as client:
+        volume = pgstore.Volume.from_name("files", create_if_missing=True, client=client)
+        with volume.mount(place, mode="fuse", background_commits=None) as path:
+            with open(f"{path}/large", "wb", buffering=0) as file:
+                file.write(b"1" * 10_000_000)
+                until(lambda: ask("SELECT count(*) FROM pgstore.extent"))
+                ask("CREATE TABLE public.flushed ()")
+                file.write(b"2" * 2_000_000)
+            until(
+                lambda: (
+                    ask("SELECT count(*) * max(c.chunk_size_bytes) FROM pgstore.extent, pgstore.blob c") >= 12_000_000
+                )
+            )
+            before = ask("SELECT count(*) FROM pgstore.extent")
+            own_server.kill()
+            own_server.start()
+            after = ask("SELECT count(*) FROM pgstore.extent")
+
+        assert 0 < after < before, "nothing was lost, so that nothing is shown"
+        assert content(volume, "large") == b"1" * 10_000_000 + b"2" * 2_000_000
 
 
 # --------------------------------------------------------------------------------------------------------- transactions

@@ -84,7 +84,9 @@ VOLUME_PUT = Statement(
     "int8 int8 bytea[] bytea int4 int8 int8 bytea bool int4 text text",
 )
 # $12: the name.
-_NOTICE: Final = "coalesce(concat($11, 'i', r.directory, ',' || r.replaced, ' n') || r.directory || $12, $11 || 'iany')"
+_NOTICE: Final = (
+    "coalesce(concat($11, 'i', r.directory, ',' || r.replaced::text, ' n') || r.directory::text || $12, $11 || 'iany')"
+)
 LIVE_PUT = Statement(
     f"""
     SELECT r.is_put, CASE WHEN r.is_put THEN {TELL.format(key="$10", notice=_NOTICE)} END

@@ -3,14 +3,15 @@
 The verbs of `nodes` work on its `tree`, without a round trip where it has seen the directory before: the version does not change,
 so what was read of it stays right. `commit` makes a version of what was changed; `reload` goes on to the newest.
 
-One at a time changes, commits or reloads; others may read meanwhile.
+One at a time changes, commits or reloads; others may read meanwhile, if they read again where `HeldFileSystem.moves` has changed.
 """
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -27,6 +28,7 @@ from pgstore.fs.tree import handover
 from pgstore.fs.tree.handover import Written
 from pgstore.fs.tree.node_rows import NamedNode, NodeRows, gone, not_a_directory
 from pgstore.fs.tree.resolve import Tree
+from pgstore.fs.tree.small_files import SmallFiles
 from pgstore.fs.tree.transact import FileSystem
 
 INODES_AT_ONCE: Final = 1000  # numbers that are drawn from the database at a time
@@ -90,6 +92,8 @@ class HeldFileSystem:
         self._history = session.history
         self._pinned: int | None = None
         self._doubtful: _Doubtful | None = None
+        self.moves = 0
+        """Grows when it goes on to another version, and is odd meanwhile: what is read is right if it is even, and stays so."""
         self.changes = HeldChanges(store_id, missing, 0, abandon=self._abandon)
         self.tree = HeldTree(session, store_id, self.changes)
 
@@ -123,6 +127,10 @@ class HeldFileSystem:
         yield from self._go_to(None)
         return self.version
 
+    def is_there(self) -> Op[bool]:
+        """Whether the Volume was not deleted."""
+        return bool((yield Query(HEAD, self.store_id)))
+
     def _go_to(self, version: int | None) -> Op[None]:
         if version is None:
             rows: Rows = yield Query(HEAD, self.store_id)
@@ -131,8 +139,9 @@ class HeldFileSystem:
             version = rows[0][0]
         if version != self.version or self._pinned is None:
             yield from self._pin(version)
-            self.changes.rebase(version)
-            self.tree.go_to(version)
+            with self._moving():
+                self.changes.rebase(version)
+                self.tree.go_to(version)
             yield from self._merge_directories()
 
     def _merge_directories(self) -> Op[None]:
@@ -146,7 +155,8 @@ class HeldFileSystem:
                 except (errors.StaleFile, errors.NotADirectory):
                     continue  # which the commit will say
                 if theirs is not None and theirs.is_directory:
-                    self.changes.become_one(made, theirs.ino)
+                    with self._moving():
+                        self.changes.become_one(made, theirs.ino)
                     merged = True
 
     def _pin(self, version: int | None) -> Op[None]:
@@ -259,13 +269,25 @@ class HeldFileSystem:
 
     def settle(self, part: Part, written: Written) -> Op[int]:
         """A transaction, perhaps that of another process, has *written* a *part* of the changes, and was committed."""
-        if self.changes.settled(part, written.version, written.merged):
-            changed = {each.parent for each in part.names}
-            removed = (each.change.removed for each in part.names)
-            inodes = {*part.attributes, *part.named_again, *(each.ino for each in removed if each is not None)}
-            self.tree.go_to(written.version, changed, inodes)
+        with self._moving():
+            moves_on = self.changes.settled(part, written.version, written.merged)
+            if moves_on:
+                changed = {each.parent for each in part.names}
+                removed = (each.change.removed for each in part.names)
+                inodes = {*part.attributes, *part.named_again, *(each.ino for each in removed if each is not None)}
+                self.tree.go_to(written.version, changed, inodes)
+        if moves_on:
             yield from self._pin(written.version)
         return written.version
+
+    @contextlib.contextmanager
+    def _moving(self) -> Iterator[None]:
+        """Around what changes the version and what is laid over it: others may read one of them without the other."""
+        self.moves += 1
+        try:
+            yield
+        finally:
+            self.moves += 1
 
     def _abandon(self, blob_id: int) -> None:
         self.session.later(partial(_abandon, self.store_id, blob_id, self.changes.session_id))
@@ -325,6 +347,8 @@ class HeldRows(NodeRows):
         self._looked_up: dict[tuple[int, bytes], Node | None] = {}  # in such as are in no listing
         self._count = 0  # names in _listed
         self._large: dict[int, int] = {}  # directories that have more names than so many
+        self._directories: dict[int, int] = {}  # in which of the listed ones an inode is
+        self._small = SmallFiles(self._nodes.get)
 
     def go_to(self, version: int, changed: Collection[int] | None, inodes: Collection[int]) -> None:
         self._version = version
@@ -333,8 +357,11 @@ class HeldRows(NodeRows):
             self._listed.clear()
             self._nodes.clear()
             self._large.clear()
+            self._directories.clear()
+            self._small.forget()
             self._count = 0
         else:
+            self._small.forget(inodes)
             for directory in changed:
                 self._forget(directory)
                 self._nodes.pop(directory, None)
@@ -344,10 +371,12 @@ class HeldRows(NodeRows):
     def node(self, ino: int, *, with_contents: bool = False) -> Op[Node | None]:
         kept = self._changes.kept(ino)
         if kept is None:
-            known = None if with_contents else self._nodes.get(ino)
+            known = self._small.get(ino) if with_contents else self._nodes.get(ino)
             if known is not None:
                 return known
             version = self._version
+            if with_contents and ino in self._directories:
+                return (yield from self._read_ahead(ino, version))
             found = yield from super().node(ino, with_contents=with_contents)
             if ino == ROOT and found is not None and version == self._version:
                 self._nodes[ino] = found  # in no listing, and asked for most
@@ -359,6 +388,21 @@ class HeldRows(NodeRows):
             if there is not None:
                 node = node._replace(inline_data=there.inline_data, blob_id=there.blob_id, chunk_size=there.chunk_size)
         return node
+
+    def _read_ahead(self, ino: int, version: int) -> Op[Node | None]:
+        wanted = self._small.to_read(ino, self._beside)
+        if len(wanted) == 1:
+            nodes = [node for node in [(yield from super().node(ino, with_contents=True))] if node is not None]
+        else:
+            nodes = yield from super().with_contents(wanted)
+        if version == self._version:
+            self._small.keep(node for node in nodes if node.ino in self._directories)
+        return next((node for node in nodes if node.ino == ino), None)
+
+    def _beside(self, ino: int) -> Iterable[int] | None:
+        """All inodes of the directory that *ino* is in."""
+        listed = self._listed.get(self._directories.get(ino, 0))
+        return None if listed is None else listed.inos.values()
 
     def named(self, directory: int, name: bytes, *, with_contents: bool = False) -> Op[Node | None]:
         if self._is_new(directory):
@@ -431,6 +475,7 @@ class HeldRows(NodeRows):
             return listed
         self._listed[directory] = listed
         self._nodes.update((named.node.ino, named.node) for named in page)
+        self._directories.update((named.node.ino, directory) for named in page)
         self._count += len(page)
         while self._count > CACHED_NAMES_MAX and len(self._listed) > 1:
             self._forget(next(iter(self._listed)))
@@ -443,3 +488,5 @@ class HeldRows(NodeRows):
             self._count -= len(listed.names)
             for ino in listed.inos.values():
                 self._nodes.pop(ino, None)
+                self._directories.pop(ino, None)
+            self._small.forget(listed.inos.values())

@@ -50,12 +50,14 @@ LINK = Statement(
     "int8 int8 int8 bytea int8 bool int4 text text",
 )
 REMOVE = Statement(
-    _telling("pgstore.node_remove($1, $2, $3, $4, $5, $6)", "',' || r.ino", 7),
+    _telling("pgstore.node_remove($1, $2, $3, $4, $5, $6)", "',' || r.ino::text", 7),
     "int8 int8 bytea bool int8 bool int4 text text",
 )
 RENAME = Statement(
     _telling(
-        "pgstore.node_rename($1, $2, $3, $4, $5, $6, $7, $8)", "concat(',', r.ino, ',' || r.replaced, ',' || $4)", 9
+        "pgstore.node_rename($1, $2, $3, $4, $5, $6, $7, $8)",
+        "concat(',', r.ino, ',' || r.replaced::text, ',' || $4::text)",
+        9,
     ),
     "int8 int8 bytea int8 bytea int4 int8 bool int4 text text",
 )
@@ -158,26 +160,50 @@ class LiveNodes:
             return (yield from nodes.node(tree, ino))
         return (yield from self._files.change(lambda tree: nodes.link(tree, ino, directory, name)))
 
-    def remove(self, directory: int, name: bytes) -> Op[int]:
-        """Returns which inode has lost the name."""
-        return (yield from self._remove(directory, name, nodes.remove, is_directory=False))
+    def remove(self, directory: int, name: bytes, *, at_ns: int | None = None) -> Op[int]:
+        """
+        Returns which inode has lost the name.
+
+        Args:
+            at_ns: when; None: now. Outside a transaction. The directory's mtime and ctime are no less then.
+        """
+        return (yield from self._remove(directory, name, nodes.remove, is_directory=False, at_ns=at_ns))
 
     def remove_directory(self, directory: int, name: bytes) -> Op[int]:
         """Returns which inode it was."""
         return (yield from self._remove(directory, name, nodes.remove_directory, is_directory=True))
 
     def _remove(
-        self, directory: int, name: bytes, verb: Callable[[Tree, int, bytes], Op[Node]], *, is_directory: bool
+        self,
+        directory: int,
+        name: bytes,
+        verb: Callable[[Tree, int, bytes], Op[Node]],
+        *,
+        is_directory: bool,
+        at_ns: int | None = None,
     ) -> Op[int]:
         if (yield from in_transaction()):
             return (yield from self._files.change(lambda tree: verb(tree, directory, name))).ino
         notice = notice_around(self._store_id, directory, [(directory, name)])
-        values = (directory, name, is_directory, time.time_ns(), self._relaxed)
+        values = (directory, name, is_directory, at_ns or time.time_ns(), self._relaxed)
         ((refused, ino, _),) = yield from self._call(REMOVE, values, notice)
         self._check(refused, directory, name)
         return ino  # type: ignore[no-any-return]
 
-    def rename(self, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int = 0) -> Op[Renamed]:
+    def rename(
+        self,
+        directory: int,
+        name: bytes,
+        to_directory: int,
+        to_name: bytes,
+        flags: int = 0,
+        *,
+        at_ns: int | None = None,
+    ) -> Op[Renamed]:
+        """
+        Args:
+            at_ns: as of `remove`; of both directories.
+        """
         if flags not in (0, nodes.RENAME_NOREPLACE, nodes.RENAME_EXCHANGE):
             raise errors.FileFailed(f"rename with flags {flags:#x}", errno=errno.EINVAL)
         if (yield from in_transaction()):
@@ -186,7 +212,7 @@ class LiveNodes:
             )
             return Renamed(renamed.ino, None if there is None else there.ino)
         notice = notice_around(self._store_id, directory, [(directory, name), (to_directory, to_name)])
-        values = (directory, name, to_directory, to_name, flags, time.time_ns(), self._relaxed)
+        values = (directory, name, to_directory, to_name, flags, at_ns or time.time_ns(), self._relaxed)
         ((refused, ino, replaced, _),) = yield from self._call(RENAME, values, notice)
         is_about_target = refused in (errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY)
         self._check(refused, directory, to_name if is_about_target else name)

@@ -5,7 +5,7 @@ Each in one round trip, without the changes of a transaction. What stat(2) tells
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from pgstore import errors
@@ -77,6 +77,13 @@ _PAGE: Final = f"""
 """
 NODE = Statement(_NODE % STAT_COLUMNS, "int8 int8 int8", read_only=True)
 NODE_WITH_CONTENTS = Statement(_NODE % (STAT_COLUMNS + CONTENTS_COLUMNS), "int8 int8 int8", read_only=True)
+# The same of all inodes $2.
+NODES_WITH_CONTENTS = Statement(
+    f"SELECT u.ino, i.* FROM unnest($2) u (ino) CROSS JOIN {_inode('u.ino', 'i.kind, %s', '$3')} i"
+    % (STAT_COLUMNS + CONTENTS_COLUMNS),
+    "int8 int8[] int8",
+    read_only=True,
+)
 NAMED = Statement(_NAMED % STAT_COLUMNS, "int8 int8 bytea int8", read_only=True)
 NAMED_WITH_CONTENTS = Statement(_NAMED % (STAT_COLUMNS + CONTENTS_COLUMNS), "int8 int8 bytea int8", read_only=True)
 PAGE = Statement(_PAGE % STAT_COLUMNS, "int8 int8 bytea int8 int8", read_only=True)
@@ -109,6 +116,11 @@ class NodeRows:
         for row in (yield from self._read(Query(statement, self._store_id, ino, self._version))):
             return Node(ino, *row)
         return None
+
+    def with_contents(self, inos: Sequence[int]) -> Op[list[Node]]:
+        """The nodes of *inos* with their contents; what is not in this version is left out."""
+        rows = yield from self._read(Query(NODES_WITH_CONTENTS, self._store_id, inos, self._version))
+        return [Node(*row) for row in rows]
 
     def named(self, directory: int, name: bytes, *, with_contents: bool = False) -> Op[Node | None]:
         """

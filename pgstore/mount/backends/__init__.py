@@ -1,6 +1,7 @@
 """What mounts serve: the `Files` of a NetworkFileSystem and of a Volume, from the verbs of `fs.tree.nodes` and the bytes of
 `mount.contents`.
 
-`base` has what both do alike. `live` is the NetworkFileSystem: each verb is a commit, and others' changes are told to the kernel.
+`base` has what both do alike. `live` is the NetworkFileSystem: each verb is a commit, and others' changes are told to the kernel;
+`locks` are those of whole files that exclude other mounts.
 `versioned` is the Volume: one version, and over it a change set that a commit turns into the next.
 """

@@ -5,8 +5,10 @@ from __future__ import annotations
 import abc
 import errno
 import logging
+import os
 import tempfile
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
@@ -24,13 +26,14 @@ from pgstore.mount.contents.open_file import ContentsFile
 from pgstore.mount.contents.stage import Stage
 from pgstore.mount.contents.under_way import Shared, UnderWay
 from pgstore.mount.daemon.backends import What
-from pgstore.mount.protocol import Attributes, Files, Statistics
+from pgstore.mount.protocol import Attributes, Files, OpenFile, Statistics
 
 _LOG: Final = logging.getLogger("pgstore")
 T = TypeVar("T")
 C = TypeVar("C", bound=UnderWay)
 F = TypeVar("F", bound=ContentsFile)
 
+PUT_AWAY_MAX: Final = 10_000  # files of which it is known when; more than are closed while a node is being read
 BLOCK_BYTES: Final = 4096
 _BLOCKS: Final = 1 << 40  # 4 PiB: how much a database can hold nobody knows
 _INODES: Final = 1 << 40
@@ -53,13 +56,16 @@ class StoreFiles(Files, Generic[C]):
         self.read_only = read_only
         self._table = threading.Lock()  # over the next one
         self._contents: dict[int, C] = {}  # of files that are open, or whose bytes are not kept yet
+        self.moment = 0
+        """Grows whenever contents are put away. Whoever reads a node to open it notes it before."""
+        self._put_away_at: OrderedDict[int, int] = OrderedDict()
 
     # ------------------------------------------------------------------------------------------------------- running
 
     def _run(self, make: Callable[[], Op[T]]) -> T:
         """The result of the operation that *make* makes, again and again for a while where the server is away."""
         try:
-            return self._shared.persistently(make)
+            return self._shared.within_timeout(make)
         except StoreGone:
             raise OSError(errno.ESTALE, "the store was deleted") from None
         except OSError as exc:
@@ -78,15 +84,35 @@ class StoreFiles(Files, Generic[C]):
 
     # --------------------------------------------------------------------------------------------------- what is open
 
-    def _file(self, node: Node, flags: int, kind: Callable[[C, int], F]) -> F:
-        """Open *node*, which is a file."""
+    def _file(self, node: Node, flags: int, kind: Callable[[C, int], F], moment: int | None = None) -> F:
+        """
+        Open *node*, which is a file.
+
+        Args:
+            moment: the `moment` before which it was read.
+
+        Raises:
+            ReadTooEarly: what was written to it was put away meanwhile, and *node* may lack that.
+        """
         if node.kind != FILE:
             raise OSError(errno.EISDIR if node.kind == DIRECTORY else errno.ENXIO, "not a file")
         with self._table:
             contents = self._contents.get(node.ino)
             if contents is None:
+                if moment is not None and self._put_away_at.get(node.ino, 0) > moment:
+                    raise ReadTooEarly
                 contents = self._contents[node.ino] = self._new_contents(node)
             return kind(contents, flags)  # which counts it, so that it stays
+
+    def truncate(self, ino: int, size: int, file: OpenFile | None) -> Attributes:
+        opened = self.open(ino, os.O_WRONLY) if file is None else file
+        assert isinstance(opened, ContentsFile)
+        try:
+            opened.contents.truncate(size)
+        finally:
+            if file is None:
+                opened.release()
+        return self.attributes(ino)
 
     @abc.abstractmethod
     def _new_contents(self, node: Node) -> C: ...
@@ -100,8 +126,18 @@ class StoreFiles(Files, Generic[C]):
         with self._table:
             if contents.open_files or self._is_ahead(contents) or self._contents.get(contents.ino) is not contents:
                 return
-            del self._contents[contents.ino]
+            self._put_away(contents.ino)
         contents.release()
+
+    def _put_away(self, ino: int) -> None:
+        """What contents of *ino* had is that of its node from now on. With the table."""
+        self._contents.pop(ino, None)
+        self.moment += 1
+        put_away = self._put_away_at
+        put_away[ino] = self.moment
+        put_away.move_to_end(ino)
+        if len(put_away) > PUT_AWAY_MAX:
+            put_away.popitem(last=False)
 
     def _all_contents(self) -> list[C]:
         with self._table:
@@ -124,6 +160,10 @@ class StoreFiles(Files, Generic[C]):
     def statistics(self) -> Statistics:
         free = self._shared.stage.bytes_free // BLOCK_BYTES
         return Statistics(BLOCK_BYTES, _BLOCKS, free, _INODES, _INODES)
+
+
+class ReadTooEarly(Exception):
+    """A node is to be read again."""
 
 
 class MustAsk(Exception):

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -28,10 +29,11 @@ from pgstore.fs.content import in_place
 from pgstore.fs.model import DIRECTORY, FILE, NEWEST, ROOT, SYMLINK, Node, StoreGone
 from pgstore.fs.notifications import ANYTHING, FileChange, FileChanges
 from pgstore.fs.tree import nodes
-from pgstore.fs.tree.live_nodes import LiveNodes
+from pgstore.fs.tree.live_nodes import LiveNodes, Renamed
 from pgstore.fs.tree.resolve import Tree
 from pgstore.fs.tree.transact import FileSystem
-from pgstore.mount.backends.base import StoreFiles, root_of, shared_of
+from pgstore.mount.backends.base import StoreFiles, may_write, root_of, shared_of
+from pgstore.mount.backends.locks import SharedLocks
 from pgstore.mount.contents.live import LiveContents
 from pgstore.mount.contents.open_file import LiveFile
 from pgstore.mount.contents.under_way import Shared
@@ -43,6 +45,7 @@ from pgstore.mount.protocol import (
     Bytes,
     Caching,
     Kernel,
+    Lock,
     Missing,
     OpenFile,
     Owner,
@@ -62,14 +65,19 @@ def files_of(client: Client, what: What) -> LiveFiles:
     """The files of a NetworkFileSystem that a daemon is to serve."""
     shared = shared_of(client, what)
     root = root_of(shared, what, lambda: Tree(shared.session, shared.store_id, None, NEWEST, in_place=True))
-    return LiveFiles(shared, root=root, read_only=what.read_only)
+    read_only = what.read_only or not may_write(shared)
+    return LiveFiles(shared, root=root, read_only=read_only, shares_locks=what.locks == "shared" and not read_only)
 
 
 class LiveFiles(StoreFiles[LiveContents]):
     """The files of a NetworkFileSystem."""
 
-    def __init__(self, shared: Shared, *, root: int = ROOT, read_only: bool = False) -> None:
+    def __init__(
+        self, shared: Shared, *, root: int = ROOT, read_only: bool = False, shares_locks: bool = False
+    ) -> None:
         super().__init__(shared, root=root, read_only=read_only)
+        self.shares_locks = shares_locks
+        self.locks = SharedLocks(shared) if shares_locks else None
         self._file_system = FileSystem(self._session, self._store_id, LiveChanges, StoreGone)
         self._states: OrderedDict[int, object] = OrderedDict()
         # Which attributes the kernel was given of files; of which it is not sure which came last, None.
@@ -79,7 +87,7 @@ class LiveFiles(StoreFiles[LiveContents]):
         self._above: dict[int, Attributes] = {}
         self._above_state = 0  # grows with every change of one
         self._kernel: Kernel | None = None
-        self.has_unsynced = False  # names that are perhaps not on the server's disk yet
+        self._has_unsynced = False  # names that are perhaps not on the server's disk yet
         self._changes = FileChanges(self._store_id)
         self._ended = threading.Event()
         self._listener: threading.Thread | None = None
@@ -101,9 +109,16 @@ class LiveFiles(StoreFiles[LiveContents]):
         self._changes.stop()
         if self._listener is not None:
             self._listener.join()
+        failure: OSError | None = None
         for contents in self._all_contents():
-            contents.upload()
-            contents.release()
+            try:
+                contents.upload()
+            except OSError as exc:  # the others are written nevertheless
+                failure = failure or exc
+            else:
+                contents.release()
+        if failure is not None:
+            raise failure
 
     def _listen(self) -> None:
         while not self._ended.is_set():
@@ -199,16 +214,16 @@ class LiveFiles(StoreFiles[LiveContents]):
                     self._above[directory] = above
         return above
 
-    def _made_in(self, directory: int, made: Node) -> None:
-        """Its times are now those of what was made in it."""
+    def _changed_at(self, at_ns: int, *directories: int) -> None:
+        """Names in them were changed here."""
         with self._table:
             self._above_state += 1
-            above = self._above.get(directory)
-            if above is not None:
-                at_ns = made.ctime_ns
-                self._above[directory] = above._replace(
-                    mtime_ns=max(above.mtime_ns, at_ns), ctime_ns=max(above.ctime_ns, at_ns)
-                )
+            for directory in directories:
+                above = self._above.get(directory)
+                if above is not None:
+                    self._above[directory] = above._replace(
+                        mtime_ns=max(above.mtime_ns, at_ns), ctime_ns=max(above.ctime_ns, at_ns)
+                    )
 
     def _forget_above(self, *inodes: int) -> None:
         """Forget what was known of directories; without *inodes* of all."""
@@ -236,17 +251,6 @@ class LiveFiles(StoreFiles[LiveContents]):
         self._forget_above(ino)
         return self._attributes(node)
 
-    def truncate(self, ino: int, size: int, file: OpenFile | None) -> Attributes:
-        if isinstance(file, LiveFile):
-            file.contents.truncate(size)
-        else:
-            opened = self.open(ino, os.O_WRONLY)
-            try:
-                opened.contents.truncate(size)
-            finally:
-                opened.release()
-        return self.attributes(ino)
-
     # --------------------------------------------------------------------------------------------------------- making
 
     @property
@@ -261,7 +265,7 @@ class LiveFiles(StoreFiles[LiveContents]):
 
     def _commit(self, make: Callable[[], Op[T]]) -> T:
         """Do what changes names, again where the server was away."""
-        self.has_unsynced = True
+        self._has_unsynced = True
         try:
             return self._run(make)
         except (errors.ConflictError, errors.SerializationConflict) as exc:
@@ -298,14 +302,14 @@ class LiveFiles(StoreFiles[LiveContents]):
         made = self._commit(
             lambda: self._verbs.make(directory, name, kind, mode, uid=owner.uid, gid=owner.gid, device=device or None)
         )
-        self._made_in(directory, made)
+        self._changed_at(made.ctime_ns, directory)
         return self._attributes(made)
 
     def make_symbolic_link(self, directory: int, name: bytes, target: bytes, owner: Owner) -> Attributes:
         made = self._commit(
             lambda: self._verbs.make_symbolic_link(directory, name, target, uid=owner.uid, gid=owner.gid)
         )
-        self._made_in(directory, made)
+        self._changed_at(made.ctime_ns, directory)
         return self._attributes(made)
 
     def read_link(self, ino: int) -> bytes:
@@ -317,19 +321,28 @@ class LiveFiles(StoreFiles[LiveContents]):
         return self.attributes(ino)
 
     def remove(self, directory: int, name: bytes) -> None:
-        self._commit_once(lambda: self._verbs.remove(directory, name), errors.FileMissing)
-        self._forget_above(directory)
+        at_ns = time.time_ns()
+        self._commit_once(lambda: self._verbs.remove(directory, name, at_ns=at_ns), errors.FileMissing)
+        self._changed_at(at_ns, directory)
 
     def remove_directory(self, directory: int, name: bytes) -> None:
         self._commit_once(lambda: self._verbs.remove_directory(directory, name), errors.FileMissing)
         self._forget_above()
 
     def rename(self, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int) -> None:
-        self._commit_once(
-            lambda: self._verbs.rename(directory, name, to_directory, to_name, flags),
-            None if flags == nodes.RENAME_EXCHANGE else errors.FileMissing,
-        )
-        self._forget_above()
+        at_ns = time.time_ns()
+        renamed: list[Renamed] = []
+
+        def body() -> Op[None]:
+            renamed.append((yield from self._verbs.rename(directory, name, to_directory, to_name, flags, at_ns=at_ns)))
+
+        self._commit_once(body, None if flags == nodes.RENAME_EXCHANGE else errors.FileMissing)
+        done = renamed[-1] if renamed else None
+        if done is None or done.ino == done.replaced:  # another attempt has done it; or it was nothing
+            self._forget_above()
+        else:
+            self._changed_at(at_ns, directory, to_directory)
+            self._forget_above(done.ino, *([] if done.replaced is None else [done.replaced]))
 
     # -------------------------------------------------------------------------------------------- extended attributes
 
@@ -398,7 +411,7 @@ class LiveFiles(StoreFiles[LiveContents]):
         if node.kind == SYMLINK:  # the kernel follows it, when it has looked it up
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         if is_new:
-            self._made_in(directory, node)
+            self._changed_at(node.ctime_ns, directory)
         file = self._opened(node, flags, is_new=is_new)
         return (self.attributes(node.ino) if flags & os.O_TRUNC and not is_new else self._attributes(node)), file
 
@@ -410,18 +423,18 @@ class LiveFiles(StoreFiles[LiveContents]):
 
     def sync_names(self) -> None:
         """Return when the names that were changed here are on the server's disk."""
-        if self.has_unsynced:
+        if self._has_unsynced:
             with self.syncing():
                 self._run(lambda: in_place.sync(self._store_id))
 
     @contextlib.contextmanager
     def syncing(self) -> Iterator[None]:
         """Around what brings to the server's disk all that was committed before."""
-        had, self.has_unsynced = self.has_unsynced, False
+        had, self._has_unsynced = self._has_unsynced, False
         try:
             yield
         except BaseException:
-            self.has_unsynced |= had
+            self._has_unsynced |= had
             raise
 
 
@@ -431,13 +444,13 @@ class _OpenFile(LiveFile):
     def __init__(self, files: LiveFiles, contents: LiveContents, flags: int) -> None:
         super().__init__(contents, flags)
         self._files = files
+        self._lock_holder: str | None = None
 
     def write(self, offset: int, data: Bytes) -> None:
         super().write(offset, data)
         if self.is_append and self.contents.size_bytes != offset + len(data):
-            self._files.forget_contents(
-                self.ino
-            )  # others have appended as well: the kernel took the end to be elsewhere
+            # Others have appended as well: the kernel took the end to be elsewhere.
+            self._files.forget_contents(self.ino)
 
     def flush(self) -> None:
         # What brings bytes to the disk does so with all names before them. Where nothing was written nothing is waited for.
@@ -455,7 +468,18 @@ class _OpenFile(LiveFile):
             super().sync()
             self._files.sync_names()
 
+    def lock(self, lock: Lock, given_up: threading.Event | None = None) -> bool:
+        locks = self._files.locks
+        if locks is None:
+            return super().lock(lock, given_up)
+        if self._lock_holder is None:
+            self._lock_holder = locks.new_holder()
+        return locks.take(self.ino, self._lock_holder, lock, given_up)
+
     def release(self) -> None:
+        if self._lock_holder is not None and self._files.locks is not None:
+            with contextlib.suppress(OSError):  # else it expires
+                self._files.locks.release(self.ino, self._lock_holder)
         super().release()
         self._files._closed(self.contents)
 

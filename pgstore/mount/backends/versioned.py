@@ -9,6 +9,7 @@ A commit leaves out the files that are open for writing, unless somebody asks fo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -28,16 +29,18 @@ from pgstore.core.threads import going_on, start
 from pgstore.fs.commit.held import Part
 from pgstore.fs.content import in_place
 from pgstore.fs.content.blobs import INLINE_BYTES_MAX
-from pgstore.fs.model import DIRECTORY, FILE, SYMLINK, Contents, Node, StoreGone
+from pgstore.fs.model import FILE, SYMLINK, Contents, Node, StoreGone
 from pgstore.fs.tree import nodes
 from pgstore.fs.tree.handover import Written
 from pgstore.fs.tree.held import HeldFileSystem, HeldTree
 from pgstore.mount import recovery
-from pgstore.mount.backends.base import MustAsk, StoreFiles, at_once, may_write, root_of, shared_of
+from pgstore.mount.backends.base import MustAsk, ReadTooEarly, StoreFiles, at_once, may_write, root_of, shared_of
+from pgstore.mount.backends.keeping import Keeping
 from pgstore.mount.contents.open_file import VolumeFile
 from pgstore.mount.contents.under_way import Shared
 from pgstore.mount.contents.volume import VolumeContents
 from pgstore.mount.daemon.backends import What
+from pgstore.mount.failures import message_of
 from pgstore.mount.protocol import MISSING, AttributeChange, Attributes, Caching, Kernel, Missing, OpenFile, Owner
 
 T = TypeVar("T")
@@ -48,6 +51,7 @@ FIXED: Final = Caching(names=3600.0, attributes=3600.0, missing=3600.0)
 FORGETFUL: Final = Caching(names=1.0, attributes=1.0, missing=1.0)
 _ATTEMPTS: Final = 4  # of a commit, where what was uploaded is lost again and again
 STATES_MAX: Final = 50_000  # files of which it is known which bytes the kernel has
+GIVING_BACK_SECONDS: Final = 1.0
 HELD_BYTES_MAX: Final = 32 * 1024 * 1024  # of small files; with more a commit comes sooner
 
 
@@ -123,8 +127,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
             self._end_doubt()
             changed, left = self._to_commit(leave_open=leave_open)
             for attempts_left in range(_ATTEMPTS - 1, -1, -1):
-                for contents in changed:
-                    contents.upload()
+                self._upload(changed)
                 try:
                     self._write_version(changed, left)
                 except OSError as exc:
@@ -143,6 +146,15 @@ class VersionFiles(StoreFiles[VolumeContents]):
         left = {contents.ino for contents in changed if leave_open and contents.is_open_for_writing}
         is_removed = self._system.changes.is_removed
         return [each for each in changed if each.ino not in left and not is_removed(each.ino)], left
+
+    def _upload(self, changed: list[VolumeContents]) -> None:
+        """Bring what was written to the database, and to its disk."""
+        for contents in changed:
+            contents.upload()
+        if any(contents.blob_session_id is not None for contents in changed):
+            # A blob may outlive a crash of the server that its last chunks do not. If there was one, this finds it out, and
+            # `freeze` refuses; if there is one from now on, nothing is lost.
+            self._run(lambda: in_place.sync(self._store_id))
 
     def _write_version(self, changed: list[VolumeContents], left: set[int]) -> None:
         frozen: list[tuple[VolumeContents, Contents]] = []
@@ -179,8 +191,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
         with self._committing:
             self._end_doubt()
             changed, _ = self._to_commit(leave_open=False)
-            for contents in changed:
-                contents.upload()
+            self._upload(changed)
             frozen: list[tuple[VolumeContents, Contents]] = []
             with self._changing:
                 try:
@@ -266,9 +277,11 @@ class VersionFiles(StoreFiles[VolumeContents]):
             if not self.read_only:
                 self._commit_last()
         except (OSError, errors.Error, StoreGone) as exc:
-            raise self._keep(exc) from exc
+            raise self._keep(self._cause(exc)) from exc
         finally:
-            self._run(self._system.end)
+            # Else its session gives it back. Whoever unmounts is told what became of the bytes, and of nothing else.
+            with going_on("giving back the version of a mount"), bounded_by(Deadline.after(GIVING_BACK_SECONDS)):
+                self._shared.run(self._system.end())
 
     def _commit_last(self) -> None:
         try:
@@ -280,6 +293,13 @@ class VersionFiles(StoreFiles[VolumeContents]):
             if more or not self._system.is_handed_over:
                 raise
 
+    def _cause(self, exc: Exception) -> Exception:
+        """A store that was deleted fails in many ways."""
+        with contextlib.suppress(errors.Error), bounded_by(Deadline.after(GIVING_BACK_SECONDS)):
+            if not self._shared.run(self._system.is_there()):
+                return OSError(errno.ESTALE, "the store was deleted")
+        return exc
+
     def _keep(self, exc: Exception) -> errors.Error:
         """Keep in a recovery directory what could not be committed."""
         kept = recovery.make(
@@ -289,50 +309,38 @@ class VersionFiles(StoreFiles[VolumeContents]):
                 environment=self._what.environment,
                 sub_path=b"/".join(self._what.base).decode(errors="surrogateescape"),
                 mounted_at=self._what.path,
-                reason=str(exc),
+                reason=message_of(exc),
                 kept_at=time.time(),
             )
         )
-        count = self._save(self.root, os.fsencode(kept.files))
+        keeping = Keeping(self, kept, self._shared.timeout)
+        keeping.run()
         kind = type(exc) if isinstance(exc, errors.Error) else errors.Error
         return kind(
-            f"what was written to {self._what.path!r} could not be committed: {exc}; {count} files of it are kept in "
-            f"{str(kept.path)!r}: see `pgstore mounts --recover`"
+            f"what was written to {self._what.path!r} could not be committed: {message_of(exc)}; {keeping.told}: see "
+            "`pgstore mounts --recover`"
         )
 
-    def _save(self, directory: int, path: bytes) -> int:
-        """Copy what is not committed of *directory* into the local directory *path*, and return how many files."""
-        count, after = 0, b""
-        uncommitted = self._uncommitted
-        while page := self.names(directory, after, 1000):
-            for name, found in page:
-                target = os.path.join(path, name)
-                if found.kind == DIRECTORY:
-                    count += self._save(found.ino, target)
-                elif found.kind == FILE and found.ino in uncommitted:
-                    os.makedirs(path, exist_ok=True)
-                    self._save_file(found, target)
-                    count += 1
-            after = page[-1][0]
-        return count
+    def open_known(self, ino: int) -> VolumeFile:
+        """
+        Open a file to read what is known of it here.
 
-    def _save_file(self, found: Attributes, target: bytes) -> None:
-        file = self.open(found.ino, os.O_RDONLY)
-        try:
-            with open(target, "wb") as local:
-                for offset in range(0, found.size_bytes, 1 << 20):
-                    local.writelines(file.read(offset, 1 << 20))
-        finally:
-            file.release()
+        Raises:
+            MustAsk: its contents are not.
+        """
+        node = at_once(nodes.node(self._tree, ino))
+        if ino not in self._contents and node.size_bytes and node.inline_data is None:
+            raise MustAsk
+        return self._opened(node, os.O_RDONLY, self.moment)
 
     @property
-    def _uncommitted(self) -> set[int]:
+    def uncommitted(self) -> set[int]:
         return self._system.changes.uncommitted | {
             contents.ino for contents in self._all_contents() if contents.is_changed
         }
 
     def status(self) -> dict[str, int]:
-        return {"cached_bytes": self._shared.reading.cache.bytes, "uncommitted_files": len(self._uncommitted)}
+        return {"cached_bytes": self._shared.reading.cache.bytes, "uncommitted_files": len(self.uncommitted)}
 
     # ---------------------------------------------------------------------------------- what need not wait for anybody
 
@@ -341,13 +349,13 @@ class VersionFiles(StoreFiles[VolumeContents]):
 
     def attributes_now(self, ino: int) -> Attributes | None:
         try:
-            return self._attributes(at_once(nodes.node(self._tree, ino)))
+            return self._attributes(self._steadily(lambda: at_once(nodes.node(self._tree, ino))))
         except MustAsk:
             return None
 
     def look_up_now(self, directory: int, name: bytes) -> Attributes | Missing | None:
         try:
-            node = at_once(nodes.look_up(self._tree, directory, name))
+            node = self._steadily(lambda: at_once(nodes.look_up(self._tree, directory, name)))
         except MustAsk:
             return None
         return MISSING if node is None else self._attributes(node)
@@ -402,14 +410,19 @@ class VersionFiles(StoreFiles[VolumeContents]):
 
     def open_now(self, ino: int, flags: int) -> OpenFile | None:
         try:
-            return self._opened(at_once(nodes.node(self._tree, ino, with_contents=True)), flags)
-        except MustAsk:
+            moment = self.moment
+            node = self._steadily(lambda: at_once(nodes.node(self._tree, ino, with_contents=True)))
+            return self._opened(node, flags, moment)
+        except (MustAsk, ReadTooEarly):
             return None
 
     def create_now(
         self, directory: int, name: bytes, mode: int, flags: int, owner: Owner
     ) -> tuple[Attributes, OpenFile] | None:
-        return self._now(lambda: self._created(at_once(self._creating(directory, name, mode, flags, owner)), flags))
+        moment = self.moment
+        return self._now(
+            lambda: self._created(at_once(self._creating(directory, name, mode, flags, owner)), flags, moment)
+        )
 
     def release_now(self, file: VolumeFile) -> bool:
         """`OpenFile.release_now`."""
@@ -420,7 +433,10 @@ class VersionFiles(StoreFiles[VolumeContents]):
             if not self._changing.acquire(blocking=False):
                 return False
             try:
+                at_once(nodes.node(self._tree, contents.ino))  # or holding its bytes would ask for it
                 file.release()
+            except MustAsk:
+                return False
             finally:
                 self._changing.release()
             return True
@@ -432,8 +448,23 @@ class VersionFiles(StoreFiles[VolumeContents]):
     # -------------------------------------------------------------------------------------------- names and attributes
 
     def _read(self, make: Callable[[], Op[T]]) -> T:
-        """What is read is right also while something is committed, or changed."""
-        return self._ask(make)
+        """What is read while others change or commit; again, if the mount went on to another version meanwhile."""
+        return self._steadily(lambda: self._ask(make))
+
+    def _steadily(self, read: Callable[[], T]) -> T:
+        while True:
+            before = self._system.moves
+            if before % 2:
+                time.sleep(0)
+                continue
+            try:
+                found = read()
+            except (OSError, errors.Error):
+                if before == self._system.moves:
+                    raise
+            else:
+                if before == self._system.moves:
+                    return found
 
     def _node(self, ino: int, *, with_contents: bool = False) -> Node:
         return self._read(lambda: nodes.node(self._tree, ino, with_contents=with_contents))
@@ -457,17 +488,6 @@ class VersionFiles(StoreFiles[VolumeContents]):
         if contents is not None and change.mtime_ns is not None:
             contents.mtime_ns = change.mtime_ns
         return self._attributes(self._held(lambda: nodes.set_attributes(self._tree, ino, **change._asdict())))
-
-    def truncate(self, ino: int, size: int, file: OpenFile | None) -> Attributes:
-        if isinstance(file, VolumeFile):
-            file.contents.truncate(size)
-        else:
-            opened = self.open(ino, os.O_WRONLY)
-            try:
-                opened.contents.truncate(size)
-            finally:
-                opened.release()
-        return self.attributes(ino)
 
     # --------------------------------------------------------------------------------------------------------- making
 
@@ -514,7 +534,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
             contents = self._contents.get(node.ino)
             if contents is not None and contents.open_files:
                 return
-            self._contents.pop(node.ino, None)
+            self._put_away(node.ino)
         self._forget(node.ino, contents)
 
     def _forget(self, ino: int, contents: VolumeContents | None) -> None:
@@ -535,10 +555,13 @@ class VersionFiles(StoreFiles[VolumeContents]):
     # ------------------------------------------------------------------------------------------------------- contents
 
     def open(self, ino: int, flags: int) -> VolumeFile:
-        return self._opened(self._node(ino, with_contents=True), flags)
+        while True:
+            moment = self.moment
+            with contextlib.suppress(ReadTooEarly):
+                return self._opened(self._node(ino, with_contents=True), flags, moment)
 
-    def _opened(self, node: Node, flags: int) -> VolumeFile:
-        file = self._file(node, flags, partial(_OpenFile, self))
+    def _opened(self, node: Node, flags: int, moment: int) -> VolumeFile:
+        file = self._file(node, flags, partial(_OpenFile, self), moment)
         # The kernel's pages are those of this mount, whoever has written them, until another version has others.
         state = file.contents.base
         file.keep_cache = self._states.get(node.ino, state) == state
@@ -556,7 +579,8 @@ class VersionFiles(StoreFiles[VolumeContents]):
         return contents.is_changed
 
     def create(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> tuple[Attributes, OpenFile]:
-        return self._created(self._held(lambda: self._creating(directory, name, mode, flags, owner)), flags)
+        moment = self.moment
+        return self._created(self._held(lambda: self._creating(directory, name, mode, flags, owner)), flags, moment)
 
     def _creating(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> Op[Node]:
         where = yield from nodes.place(self._tree, directory, name)
@@ -564,10 +588,13 @@ class VersionFiles(StoreFiles[VolumeContents]):
             return (yield from nodes.node(self._tree, where.node.ino, with_contents=True))
         return (yield from nodes.make_at(self._tree, where, FILE, mode, uid=owner.uid, gid=owner.gid))
 
-    def _created(self, node: Node, flags: int) -> tuple[Attributes, OpenFile]:
+    def _created(self, node: Node, flags: int, moment: int) -> tuple[Attributes, OpenFile]:
         if node.kind == SYMLINK:  # the kernel follows it, when it has looked it up
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        file = self._opened(node, flags)
+        try:
+            file = self._opened(node, flags, moment)
+        except ReadTooEarly:  # it was there; the kernel looks it up
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
         return self._attributes(node), file
 
     def _released(self, contents: VolumeContents) -> None:
@@ -576,7 +603,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
             with self._table:
                 if contents.open_files:
                     return
-                self._contents.pop(contents.ino, None)
+                self._put_away(contents.ino)
             self._forget(contents.ino, contents)
         elif contents.is_changed and contents.size_bytes <= INLINE_BYTES_MAX and not contents.open_files:
             self._hold_small(contents)

@@ -8,6 +8,8 @@ from collections.abc import Hashable, Sequence
 from typing import Final
 
 from pgstore import errors
+from pgstore.core.clock import Deadline
+from pgstore.core.limit import bounded_by
 from pgstore.core.operation import Op
 from pgstore.fs.content import in_place
 from pgstore.fs.content.blobs import data_of_file
@@ -153,7 +155,7 @@ class LiveContents(UnderWay):
                 if size == self.size_bytes == self._base_end and not self._newer.end > size:
                     return
                 self._cut(size)
-            self.shared.persistently(lambda: self._truncate(size))
+            self.shared.within_timeout(lambda: self._truncate(size))
             with self._lock:
                 self._state = self._new_state()
                 self._base_end = size
@@ -171,7 +173,8 @@ class LiveContents(UnderWay):
         """
         self.upload()
         try:
-            size = self.shared.run(self._append(bytes(data)))
+            with bounded_by(Deadline.after(self.shared.timeout)):
+                size = self.shared.run(self._append(bytes(data)))
         except errors.Error as exc:
             raise os_error(exc) from exc
         with self._lock:
@@ -214,7 +217,7 @@ class LiveContents(UnderWay):
             pieces = [(start, self._staged.read(start, end)) for start, end in parts]
             self._note_server()
             durable = parts is self._durable_parts or self.shared.session.server is None
-        size = self.shared.persistently(lambda: self._write(pieces, durable=durable))
+        size = self.shared.within_timeout(lambda: self._write(pieces, durable=durable))
         with self._lock:
             self._state = self._new_state()  # what was read before, or is being read now, may lack these bytes
             self._base_end = max(self._base_end, size)
@@ -264,7 +267,7 @@ class LiveContents(UnderWay):
                 if parts:
                     self._upload(parts, Ranges())
                 else:
-                    self.shared.persistently(lambda: in_place.sync(self.shared.store_id))
+                    self.shared.within_timeout(lambda: in_place.sync(self.shared.store_id))
                 is_safe = written_to in (None, self.shared.session.server)
             finally:
                 if not is_safe:
@@ -305,7 +308,7 @@ class LiveContents(UnderWay):
     def _write_again(self, *, was_cut: bool, was_at_risk: bool) -> None:
         """The server crashed, or was replaced."""
         if was_cut:
-            self.shared.persistently(lambda: self._truncate(self.size_bytes))
+            self.shared.within_timeout(lambda: self._truncate(self.size_bytes))
         self.upload()
         if was_at_risk:
             raise OSError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -13,6 +14,7 @@ from pgstore.mount.contents.under_way import COPY_BYTES, UnderWay, check_size
 from pgstore.mount.contents.volume import VolumeContents
 from pgstore.mount.protocol import Bytes, OpenFile
 
+_LOG: Final = logging.getLogger("pgstore")
 FALLOC_FL_KEEP_SIZE: Final = 1  # linux/falloc.h
 FALLOC_FL_PUNCH_HOLE: Final = 2
 FALLOC_FL_ZERO_RANGE: Final = 16
@@ -99,15 +101,22 @@ class ContentsFile(OpenFile):
         failures = self.contents.failures
         self._heard, error = failures.since(self._heard)
         if error is not None:
+            _say(error)
             raise error
         try:
             bring()
         except OSError as exc:  # which all others who have the file open are to hear of, too
             self._heard = failures.note(exc)
+            _say(exc)
             raise
 
     def release(self) -> None:
         self.contents.close(write=self.can_write)
+
+
+def _say(exc: OSError) -> None:
+    if exc.errno == errno.EIO:  # all that the program is told
+        _LOG.error("a program is told of an input/output error: %s", exc)
 
 
 class VolumeFile(ContentsFile):

@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from pgstore.client.interfaces import ClientInterface
+from pgstore.core.clock import Deadline
+from pgstore.core.limit import bounded_by
 from pgstore.core.operation import Op
 from pgstore.core.workers import Workers
 from pgstore.fs.content.blobs import FILE_BYTES_MAX, zeros
@@ -68,6 +70,15 @@ class Shared:
 
     def persistently(self, make: Callable[[], Op[T]]) -> T:
         return persistently(self.run, make, self.timeout, self.closing)
+
+    def within_timeout(self, make: Callable[[], Op[T]]) -> T:
+        """
+        `persistently`, also where others have locked what is asked for: the error then comes after the timeout.
+
+        Who has may be the program itself, in a transaction. Not for what takes long on a slow connection.
+        """
+        with bounded_by(Deadline.after(self.timeout)):
+            return self.persistently(make)
 
     def add_tenant(self, contents: UnderWay) -> None:
         """*contents* use the stage."""
@@ -293,6 +304,16 @@ class UnderWay(abc.ABC):
 
     def _note_zeroed(self, start: int, end: int) -> None:
         self._note_written(start, end)
+
+    def written_here(self) -> list[Range]:
+        """Where the stage has bytes that were written."""
+        with self._lock:
+            return list(self._staged.held)
+
+    def staged(self, start: int, end: int) -> bytes:
+        """The bytes of a range that `written_here` has told of."""
+        with self._lock:
+            return self._staged.read(start, end)
 
     # --------------------------------------------------------------------------------------------------- where data is
 

@@ -340,9 +340,9 @@ class VolumeContents(UnderWay):
     def _find_out_what_is_lost(self, blob: _Blob) -> None:
         """The server crashed or was replaced, or the session was taken for dead, since the blob was begun."""
         session, store_id = self.shared.session, self.shared.store_id
-        self.shared.persistently(session.beat)
-        is_there = self.shared.persistently(lambda: _rows(HAS_SESSIONS_BLOB, store_id, blob.id, blob.session_id))
-        is_ours = blob.session_id == self.shared.persistently(session.current)
+        self.shared.within_timeout(session.beat)
+        is_there = self.shared.within_timeout(lambda: _rows(HAS_SESSIONS_BLOB, store_id, blob.id, blob.session_id))
+        is_ours = blob.session_id == self.shared.within_timeout(session.current)
         with self._changed:
             self._wait_for_uploads()
             if is_there and is_ours:
@@ -366,8 +366,8 @@ class VolumeContents(UnderWay):
 
     def _make_blob(self) -> None:
         shared = self.shared
-        session_id = shared.persistently(shared.session.current)
-        reserved = shared.persistently(lambda: _rows(RESERVE_BLOB, shared.store_id))
+        session_id = shared.within_timeout(shared.session.current)
+        reserved = shared.within_timeout(lambda: _rows(RESERVE_BLOB, shared.store_id))
         if not reserved:
             raise OSError(errno.ESTALE, "the store was deleted")
         ((blob_id, chunk_size, storage),) = reserved
@@ -378,7 +378,7 @@ class VolumeContents(UnderWay):
         blob = _Blob(blob_id, chunk_size, session_id, shared.session.server)
         if storage == IN_LARGE_OBJECTS:
             blob.insert_chunk = CREATE_OBJECT
-        shared.persistently(lambda: self._insert_blob(blob))
+        shared.within_timeout(lambda: self._insert_blob(blob))
         with self._lock:
             self._begin_blob(blob)
 

@@ -34,6 +34,9 @@ _LOG: Final = logging.getLogger("pgstore")
 START_SECONDS: Final = 30.0  # for an interpreter on a busy machine
 # What an interpreter may need to start at all. All else is told over the socket.
 _INHERITED: Final = ("LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "PYTHONHOME")
+# Its threads read a mebibyte at a time. With more than so many bytes the C library gives memory back when it is freed; else the
+# arenas of the threads would keep as much again.
+_MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 _DESCRIPTOR: Final = 3
 
 
@@ -238,7 +241,7 @@ def _spawn(descriptor: int) -> int:
         return os.posix_spawn(
             program,
             [program, "-I", "-S", start.__file__, str(_DESCRIPTOR)],
-            {name: os.environ[name] for name in _INHERITED if name in os.environ},
+            {name: os.environ[name] for name in _INHERITED if name in os.environ} | _MEMORY,
             file_actions=[*nothing, (os.POSIX_SPAWN_DUP2, high, _DESCRIPTOR)],
             setsid=True,
             setsigmask=[],

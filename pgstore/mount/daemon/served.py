@@ -25,6 +25,7 @@ from pgstore.mount.serve import serve
 _LOG: Final = logging.getLogger("pgstore")
 HANDED_OVER_BYTES_MAX: Final = 48 * 1024 * 1024
 THEIRS_SECONDS: Final = 1.0  # for what its owner has unmounted a moment ago
+LEFT_SECONDS: Final = 0.1  # for who still uses it to be done
 DETACH_SECONDS: Final = 5.0  # for the kernel to let go of a mount that nobody uses
 
 
@@ -45,11 +46,13 @@ class Served:
         self._is_theirs = device is not None
         self._since = time.time()
         self._ready = Signal()
+        self._let_go = Signal()  # nobody asks for anything any more; what was written may still be on its way
         self._ended = Signal()
         self._failure: Exception | None = None
         self._commit_lock = threading.Lock()
         self._close_lock = threading.Lock()
         self._is_detached = False
+        self._left: list[str] | None = None  # who used it when it was detached
 
     def begin(self, seconds: float) -> None:
         """Mount it, and return when the kernel was answered for the first time, after at most *seconds*."""
@@ -67,7 +70,7 @@ class Served:
         device = self._device
         assert device is not None
         try:
-            serve(device, self._files, ready=self._ready.set)
+            serve(device, self._files, ready=self._ready.set, let_go=self._let_go.set)
         except Exception as exc:  # noqa: BLE001 - whoever closes the mount is told
             self._failure = exc
             if not self._is_detached:
@@ -76,6 +79,7 @@ class Served:
                     self._detach()
         finally:
             os.close(device)
+            self._let_go.set()
             self._ended.set()
             self._ready.set()
             self._tell_ended()
@@ -160,13 +164,16 @@ class Served:
 
     def _unmount(self) -> list[str]:
         if self._is_theirs:
-            return [] if self._ended.wait(THEIRS_SECONDS) else ["whoever has mounted it"]
+            return [] if self._let_go.wait(THEIRS_SECONDS) else ["whoever has mounted it"]
+        if self._left is not None:  # it is detached, and they may still have files open
+            return [] if self._let_go.wait(LEFT_SECONDS) else self._left
         if not attach.detach_unless_busy(self.what.path):
-            users = holders(self.what.path)
+            users = holders(self.what.path) or ["a process of another user"]
             self._detach()
-            if not self._ended.wait(0.1):  # else they were quick, or nobody
-                return users or ["a process of another user"]
-        elif not self._ended.wait(DETACH_SECONDS):
+            self._left = users
+            if not self._let_go.wait(LEFT_SECONDS):  # else they were quick, or nobody
+                return users
+        elif not self._let_go.wait(DETACH_SECONDS):
             return ["the kernel"]
         return []
 
