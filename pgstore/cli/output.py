@@ -39,7 +39,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for row in rows:
         drawn.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
     # Off the terminal nothing is cut to a width that nobody has.
-    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(drawn)
+    Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(drawn)
 
 
 def size(size_bytes: int) -> str:

@@ -79,7 +79,7 @@ NODE = Statement(_NODE % STAT_COLUMNS, "int8 int8 int8", read_only=True)
 NODE_WITH_CONTENTS = Statement(_NODE % (STAT_COLUMNS + CONTENTS_COLUMNS), "int8 int8 int8", read_only=True)
 # The same of all inodes $2.
 NODES_WITH_CONTENTS = Statement(
-    f"SELECT u.ino, i.* FROM unnest($2) u (ino) CROSS JOIN {_inode('u.ino', 'i.kind, %s', '$3')} i"
+    f"SELECT u.ino, i.* FROM pg_catalog.unnest($2) AS u (ino) CROSS JOIN {_inode('u.ino', 'i.kind, %s', '$3')} i"
     % (STAT_COLUMNS + CONTENTS_COLUMNS),
     "int8 int8[] int8",
     read_only=True,

@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from pgstore import errors
 from pgstore.core.clock import Deadline
@@ -21,13 +21,12 @@ from pgstore.core.limit import bounded_by
 from pgstore.fs.content.blobs import is_zeros
 from pgstore.fs.model import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FILE, SOCKET, SYMLINK, Node, StoreGone
 from pgstore.fs.tree import nodes
+from pgstore.fs.tree.held import HeldFileSystem, HeldTree
 from pgstore.mount.backends.base import MustAsk, at_once
 from pgstore.mount.contents.open_file import VolumeFile
+from pgstore.mount.contents.volume import VolumeContents
 from pgstore.mount.protocol import Attributes, Bytes
 from pgstore.mount.recovery import Kept
-
-if TYPE_CHECKING:
-    from pgstore.mount.backends.versioned import VersionFiles
 
 T = TypeVar("T")
 _COPY_BYTES: Final = 1 << 20
@@ -40,10 +39,38 @@ _SPECIAL: Final = {
 }
 
 
+class Uncommitted(Protocol):
+    """What is asked of the files of a mount."""
+
+    root: int
+    _contents: dict[int, VolumeContents]
+
+    @property
+    def uncommitted(self) -> set[int]: ...
+
+    @property
+    def _system(self) -> HeldFileSystem: ...
+
+    @property
+    def _tree(self) -> HeldTree: ...
+
+    def _attributes(self, node: Node) -> Attributes: ...
+
+    def _closed(self, contents: VolumeContents) -> None: ...
+
+    def names(self, directory: int, after: bytes, count: int) -> list[tuple[bytes, Attributes]]: ...
+
+    def read_link(self, ino: int) -> bytes: ...
+
+    def open(self, ino: int, flags: int) -> VolumeFile: ...
+
+    def open_known(self, ino: int) -> VolumeFile: ...
+
+
 class Keeping:
     """Copies what is not committed of *files* into the recovery directory *kept*; asks of the database for *seconds* at most."""
 
-    def __init__(self, files: VersionFiles, kept: Kept, seconds: float) -> None:
+    def __init__(self, files: Uncommitted, kept: Kept, seconds: float) -> None:
         self._files = files
         self._kept = kept
         self._left = files.uncommitted
