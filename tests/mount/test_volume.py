@@ -6,6 +6,8 @@ import contextlib
 import errno
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import psycopg
@@ -125,9 +127,9 @@ def test_commits_in_the_background_leave_out_what_is_open(volume, volume_elsewhe
             file.write("half")
             file.flush()
             (place / "closed").write_text("closed")
-
-            until(lambda: "closed" in paths(volume_elsewhere))
-            assert paths(volume_elsewhere) == ["closed"]
+            with open(place / "empty", "w"):
+                until(lambda: "closed" in paths(volume_elsewhere))
+                assert paths(volume_elsewhere) == ["closed"]
 
         until(lambda: "open" in paths(volume_elsewhere))
 
@@ -402,3 +404,28 @@ def test_what_a_transaction_has_not_committed_is_not_waited_for(mount, place, cl
         with pytest.raises(pgstore.OutcomeUnknown, match="has not ended"):
             mount.commit()
         assert time.monotonic() - began < 5
+
+
+KILLED = """
+import os, sys, time, pgstore
+url, name, place = sys.argv[1:]
+client = pgstore.Client(url)
+volume = pgstore.Volume.from_name(name, client=client)
+mount = volume.mount(place, mode="fuse", background_commits=None)
+with client.transaction():
+    open(place + "/file", "w").write("written")
+    mount.commit()
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_was_handed_over_to_a_transaction_of_a_process_that_is_killed_is_committed_by_the_daemon(
+    volume, database, place, fuse
+):
+    """
+    The transaction is rolled back; what programs wrote is committed at the end, as after any other end.
+    """
+    subprocess.run([sys.executable, "-c", KILLED, database, volume.name, str(place)], check=False, timeout=60)
+
+    until(lambda: paths(volume) == ["file"])
+    assert content(volume, "file") == b"written"

@@ -22,6 +22,7 @@ from typing import Final, TypeVar
 
 from pgstore import errors
 from pgstore.client import Client
+from pgstore.core import clock
 from pgstore.core.clock import Deadline
 from pgstore.core.limit import bounded_by
 from pgstore.core.operation import Op
@@ -52,6 +53,7 @@ FORGETFUL: Final = Caching(names=1.0, attributes=1.0, missing=1.0)
 _ATTEMPTS: Final = 4  # of a commit, where what was uploaded is lost again and again
 STATES_MAX: Final = 50_000  # files of which it is known which bytes the kernel has
 GIVING_BACK_SECONDS: Final = 1.0
+OUTCOME_SECONDS: Final = 1.0  # at the end, for a transaction that was handed what was written
 HELD_BYTES_MAX: Final = 32 * 1024 * 1024  # of small files; with more a commit comes sooner
 
 
@@ -142,8 +144,10 @@ class VersionFiles(StoreFiles[VolumeContents]):
 
     def _to_commit(self, *, leave_open: bool) -> tuple[list[VolumeContents], set[int]]:
         """The contents that a commit takes, and the inodes that it leaves out."""
-        changed = [contents for contents in self._all_contents() if contents.is_changed]
-        left = {contents.ino for contents in changed if leave_open and contents.is_open_for_writing}
+        known = self._all_contents()
+        changed = [contents for contents in known if contents.is_changed]
+        # Also one that nothing was written to yet: it is not to appear empty.
+        left = {contents.ino for contents in known if leave_open and contents.is_open_for_writing}
         is_removed = self._system.changes.is_removed
         return [each for each in changed if each.ino not in left and not is_removed(each.ino)], left
 
@@ -273,6 +277,8 @@ class VersionFiles(StoreFiles[VolumeContents]):
         self._wanted.set()
         if self._committer is not None:
             self._committer.join()
+        if self._part is not None:  # whoever was to write it is gone
+            self.taken_back()
         try:
             if not self.read_only:
                 self._commit_last()
@@ -284,14 +290,23 @@ class VersionFiles(StoreFiles[VolumeContents]):
                 self._shared.run(self._system.end())
 
     def _commit_last(self) -> None:
-        try:
-            self._commit(leave_open=False)
-        except errors.OutcomeUnknown:
-            # Of a transaction that has not ended: if it has all that was written, nothing is left to be done here.
-            frozen = [contents for contents, _ in self._in_doubt or ()]
-            more = [each for each in self._all_contents() if each.is_changed and (each not in frozen or each.has_more)]
-            if more or not self._system.is_handed_over:
-                raise
+        give_up = clock.monotonic() + OUTCOME_SECONDS
+        while True:
+            try:
+                self._commit(leave_open=False)
+            except errors.OutcomeUnknown:
+                # Of a transaction that has not ended. That of a process that was killed does so in a moment, and has committed
+                # nothing. If it has not, and has all that was written, nothing is left to be done here.
+                if clock.monotonic() < give_up:
+                    time.sleep(OUTCOME_SECONDS / 20)
+                    continue
+                frozen = [contents for contents, _ in self._in_doubt or ()]
+                more = [
+                    each for each in self._all_contents() if each.is_changed and (each not in frozen or each.has_more)
+                ]
+                if more or not self._system.is_handed_over:
+                    raise
+            return
 
     def _cause(self, exc: Exception) -> Exception:
         """A store that was deleted fails in many ways."""
