@@ -42,13 +42,22 @@ RENEW = Statement(
 )
 
 
+class _Held:
+    """A lock that was taken."""
+
+    __slots__ = ("ino",)
+
+    def __init__(self, ino: int) -> None:
+        self.ino = ino
+
+
 class SharedLocks:
     """The locks that one mount has."""
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._mutex = threading.Lock()
-        self._held: dict[str, int] = {}  # inodes by holder
+        self._held: dict[str, _Held] = {}  # by holder
 
     def new_holder(self) -> str:
         return f"{self._shared.origin}/{secrets.token_hex(8)}"
@@ -92,7 +101,7 @@ class SharedLocks:
     def _keep(self, ino: int, holder: str) -> None:
         with self._mutex:
             is_first = not self._held
-            self._held[holder] = ino
+            self._held[holder] = _Held(ino)
         if is_first:
             self._shared.client.scheduler.urgent.leave(
                 self, self._renew, RENEW_SECONDS, again_seconds=RENEW_SECONDS, again_after_failure=True, can_wait=True
@@ -104,10 +113,18 @@ class SharedLocks:
             held = dict(self._held)
         if not held:
             return True
-        rows = yield Query(RENEW, self._shared.store_id, list(held.values()), list(held), LEASE_SECONDS)
+        rows = yield Query(
+            RENEW, self._shared.store_id, [each.ino for each in held.values()], list(held), LEASE_SECONDS
+        )
         for holder in held.keys() - {row[0] for row in rows}:
             with self._mutex:
-                ino = self._held.pop(holder, None)
-            if ino is not None:
-                _LOG.warning("the lock of a file (inode %d) was lost: it was not renewed for %g s", ino, LEASE_SECONDS)
+                is_lost = self._held.get(holder) is held[holder]  # not given back, and not taken anew meanwhile
+                if is_lost:
+                    del self._held[holder]
+            if is_lost:
+                _LOG.warning(
+                    "the lock of a file (inode %d) was lost: it was not renewed for %g s",
+                    held[holder].ino,
+                    LEASE_SECONDS,
+                )
         return False
