@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psycopg
@@ -127,9 +128,10 @@ def test_commits_in_the_background_leave_out_what_is_open(volume, volume_elsewhe
             file.write("half")
             file.flush()
             (place / "closed").write_text("closed")
-            with open(place / "empty", "w"):
-                until(lambda: "closed" in paths(volume_elsewhere))
-                assert paths(volume_elsewhere) == ["closed"]
+            empty = os.open(place / "empty", os.O_CREAT | os.O_WRONLY)
+            until(lambda: "closed" in paths(volume_elsewhere))
+            assert paths(volume_elsewhere) == ["closed"]
+            os.close(empty)
 
         until(lambda: "open" in paths(volume_elsewhere))
 
@@ -415,7 +417,8 @@ mount = volume.mount(place, mode="fuse", background_commits=None)
 with client.transaction():
     open(place + "/file", "w").write("written")
     mount.commit()
-    os.kill(os.getpid(), 9)
+    print("handed over", flush=True)
+    time.sleep(60)
 """
 
 
@@ -425,7 +428,22 @@ def test_what_was_handed_over_to_a_transaction_of_a_process_that_is_killed_is_co
     """
     The transaction is rolled back; what programs wrote is committed at the end, as after any other end.
     """
-    subprocess.run([sys.executable, "-c", KILLED, database, volume.name, str(place)], check=False, timeout=60)
+    program = subprocess.Popen(
+        [sys.executable, "-c", KILLED, database, volume.name, str(place)], stdout=subprocess.PIPE, text=True
+    )
+    assert program.stdout is not None
+    with program.stdout:
+        assert program.stdout.readline() == "handed over\n"
+    with psycopg.connect(database) as connection:  # as if the server noticed a little later
+        number = int(volume.object_id.removeprefix("vo-"))
+        lock = "SELECT FROM pgstore.file_system WHERE store_id = %s FOR UPDATE"
+        locking = threading.Thread(target=connection.execute, args=(lock, [number]))
+        locking.start()
+        time.sleep(0.3)
+        program.kill()
+        locking.join()
+        time.sleep(0.5)
 
+    program.wait()
     until(lambda: paths(volume) == ["file"])
     assert content(volume, "file") == b"written"
