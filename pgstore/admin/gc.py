@@ -67,11 +67,23 @@ def file_systems(environment: str | None = None, name: str | None = None) -> Op[
     return (yield Query(STORES, environment, name))  # type: ignore[no-any-return]
 
 
-# Those whose deletion ended before all of their large objects were unlinked.
-STORES_WITH_OBJECTS_LEFT = Statement("SELECT DISTINCT store_id FROM pgstore.large_object_left", read_only=True)
+# Of those whose deletion ended before all of their large objects were unlinked, the first after $1.
+STORE_WITH_OBJECTS_LEFT = Statement(
+    """
+    SELECT store_id
+      FROM pgstore.large_object_left
+     WHERE store_id > $1
+     ORDER BY store_id
+     LIMIT 1
+    """,
+    "int8",
+    read_only=True,
+)
 
 
 def _finish_deletions() -> Op[None]:
     yield from sweep()
-    for (store_id,) in (yield Query(STORES_WITH_OBJECTS_LEFT)):
+    store_id = 0
+    while rows := (yield Query(STORE_WITH_OBJECTS_LEFT, store_id)):
+        ((store_id,),) = rows
         yield from unlink_large_objects(store_id)

@@ -136,13 +136,33 @@ def _orphans(store_id: int) -> Op[list[Repair]]:
     return [Repair("rows deleted that slipped in when it was deleted", f"store {store_id}")]
 
 
+# The first Dict after $1 with logged changes.
+DICT_WITH_CHANGES: Final = Statement(
+    """
+    SELECT store_id
+      FROM pgstore.dict_change
+     WHERE store_id > $1
+     ORDER BY store_id
+     LIMIT 1
+    """,
+    "int8",
+    read_only=True,
+)
 FORGET_CHANGES_TO_COME: Final = Statement(
-    "DELETE FROM pgstore.dict_change WHERE transaction_id >= pg_snapshot_xmax(pg_current_snapshot())"
+    """
+    DELETE FROM pgstore.dict_change
+     WHERE store_id = $1
+       AND transaction_id >= pg_snapshot_xmax(pg_current_snapshot())
+    """,
+    "int8",
 )
 
 
 def _changes() -> Op[list[Repair]]:
-    count = yield Query(FORGET_CHANGES_TO_COME)
+    count = store_id = 0
+    while rows := (yield Query(DICT_WITH_CHANGES, store_id)):
+        ((store_id,),) = rows
+        count += yield Query(FORGET_CHANGES_TO_COME, store_id)
     what = f"{count} changes of transactions to come deleted from pgstore.dict_change"
     return [Repair(what, "all Dicts")] if count else []
 

@@ -17,11 +17,12 @@ WHERE = Statement("SELECT current_database()::text, current_user::text", read_on
 ROLES = Statement(migrate.GRANTEES, read_only=True)
 SIZES = Statement(
     """
-    SELECT environment, kind, count(*), sum(entries)::bigint, sum(size_bytes)::bigint
-      FROM pgstore.store_sizes
-     WHERE environment = coalesce($1, environment)
-     GROUP BY environment, kind
-     ORDER BY environment, kind
+    SELECT s.environment, s.kind, count(*), sum(z.entries)::bigint, sum(z.size_bytes)::bigint
+      FROM pgstore.store s
+      JOIN pgstore.store_sizes z ON z.store_id = s.id
+     WHERE s.environment = coalesce($1, s.environment)
+     GROUP BY s.environment, s.kind
+     ORDER BY s.environment, s.kind
     """,
     "text",
     read_only=True,

@@ -204,7 +204,7 @@ class Entries(DictBase[K, V]):
                integer_value = $5,
                float_value = $6,
                json_value = $7,
-               revision = nextval('pgstore.dict_revision_seq'::regclass),
+               revision = DEFAULT,
                updated_at = statement_timestamp(),
                expires_at = statement_timestamp() + $8 * interval '1 second'
          WHERE store_id = $1
@@ -332,7 +332,7 @@ class Entries(DictBase[K, V]):
         f"""
         UPDATE pgstore.dict_entry
            SET integer_value = integer_value + $3,
-               revision = nextval('pgstore.dict_revision_seq'::regclass),
+               revision = DEFAULT,
                updated_at = statement_timestamp()
          WHERE store_id = $1
            AND key = $2

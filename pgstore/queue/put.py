@@ -38,7 +38,13 @@ BATCH_ITEMS: Final = 5000
 # In one statement and one round trip: put, and wake someone if someone waits. No row: the queue does not exist any more. Puts never
 # wait for each other: all that they lock is shared (see `watermark`).
 _AND_WAKE: Final = waking("put", key="$4", topic="$5")
-_WAKING: Final = f"RETURNING CASE WHEN {SOMEONE_WAITS.format(key='$4')} THEN pgstore.wake($4, $5, 1) IS NULL END"
+# A condition that always holds. It wakes before the row is there: what it tells is heard after the commit. CASE keeps the order.
+_WAKING: Final = f"""
+           AND CASE WHEN {INSERT_LOCK} IS NULL THEN false
+                    WHEN {SOMEONE_WAITS.format(key="$4")} THEN (pgstore.wake($4, $5, 1) IS NULL) IS NOT NULL
+                    ELSE true
+               END
+"""
 
 
 def _puts(*, signed: bool) -> tuple[Statement, ...]:
@@ -50,7 +56,6 @@ def _puts(*, signed: bool) -> tuple[Statement, ...]:
         SELECT s.id, $2, $3{codec}
           FROM pgstore.store s
          WHERE s.id = $1
-           AND {INSERT_LOCK} IS NOT NULL
     """
     many = f"""
         INSERT INTO pgstore.queue_item (store_id, partition, payload{column})
@@ -63,7 +68,7 @@ def _puts(*, signed: bool) -> tuple[Statement, ...]:
     """
     return (
         Statement(f"{one} {_WAKING}", "int8 text bytea int4 text"),
-        Statement(one, "int8 text bytea"),
+        Statement(f"{one} AND {INSERT_LOCK} IS NOT NULL", "int8 text bytea"),
         # Of this one `put_with_options` would make a third more work for the server, and most puts that are not durable are such.
         Statement(f"{one} AND {SET_ASYNC_COMMIT} IS NOT NULL {_WAKING}", "int8 text bytea int4 text"),
         Statement(f"WITH {INSERTING}, put AS ({many} RETURNING 1) {_AND_WAKE}", "int8 text bytea[] int4 text"),

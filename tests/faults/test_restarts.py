@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import os
 import signal
 import threading
 import time
 from functools import partial
 
+import psycopg
 import pytest
-from psycopg import sql
 
 import pgstore
 from pgstore.admin.check import run_checks
@@ -177,16 +178,27 @@ def test_closing_does_not_wait_for_a_server_that_is_gone(own_server, url):
 
 @pytest.fixture
 def lazy_server(own_server):
-    """A server that keeps what need not be on the disk yet in memory for as long as it can."""
-    own_server.execute(sql.SQL("ALTER SYSTEM SET wal_writer_delay = '10s'"))
-    own_server.execute(sql.SQL("ALTER SYSTEM SET wal_writer_flush_after = '1GB'"))
-    own_server.restart()
-    return own_server
+    """A server that keeps in memory what need not be on the disk yet: who would write it there does nothing."""
+    stop_writing(own_server)
+    yield own_server
+    os.kill(wal_writer(own_server), signal.SIGCONT)
+
+
+def wal_writer(server):
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        find = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'"
+        until(lambda: connection.execute(find).fetchone())
+        return connection.execute(find).fetchone()[0]
+
+
+def stop_writing(server):
+    os.kill(wal_writer(server), signal.SIGSTOP)
 
 
 def crash(server):
     server.kill()
     server.start()
+    stop_writing(server)
 
 
 @pytest.mark.slow

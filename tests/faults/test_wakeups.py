@@ -522,7 +522,11 @@ def keep_masked(ticket):
         time.sleep(0.001)
 
 
-def test_while_a_taker_is_in_full_swing_nobody_is_told_and_after_it_somebody_is(clients, elsewhere, deaf_otherwise):
+def test_while_a_taker_is_in_full_swing_nobody_is_told_and_after_it_somebody_is(
+    clients, elsewhere, deaf_otherwise, monkeypatch
+):
+    monkeypatch.setattr("pgstore.client.waiters.BUSY_SECONDS", 60.0)  # however late its thread has its turn
+    monkeypatch.setattr("pgstore.client.waiters.BEHIND_SECONDS", 60.0)
     masking, waiting = clients(), clients()
     pgstore.Queue.from_name("queue", client=masking).len()
     with pytest.raises(pgstore.errors.QueueEmpty):

@@ -7,7 +7,6 @@ import errno
 import io
 import os
 import pickle
-import time
 
 import pytest
 
@@ -507,18 +506,15 @@ def test_the_changes_join_a_transaction_of_another_process(held, volume, volume_
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_new_files_can_be_committed(held, volume):
+def test_ten_thousands_of_new_files_can_be_committed(held, volume):
     directory = held.directory(b"d")
-    began = time.perf_counter()
-    for number in range(50_000):
+    for number in range(15_000):
         held.file(b"%d" % number, directory)
         held.file(b"%d" % number)
-    created = time.perf_counter() - began
 
     held.commit()
 
-    assert len(volume.listdir("/", recursive=True)) == 100_001
-    assert 100_000 / created > 2_500
+    assert len(volume.listdir("/", recursive=True)) == 30_001
 
 
 def test_what_was_looked_up_in_a_large_directory_is_known(held, volume, monkeypatch):
