@@ -36,7 +36,7 @@ from typing import Any, Final
 from pgstore.client.mask import BEHIND_SECONDS, BUSY_SECONDS, MASK_BEGIN, MASK_END, Mask
 from pgstore.client.pauses import waits
 from pgstore.client.tickets import NEVER, Entry, Ticket
-from pgstore.client.waking import CHANNEL, SOMEONE_WAITS
+from pgstore.client.waking import CHANNEL, EVERYBODY_CLASS, SOMEONE_WAITS
 from pgstore.connection import Connection
 from pgstore.core import clock
 from pgstore.core.operation import Listen, Query
@@ -47,7 +47,6 @@ SLOTTED_TOPICS_MAX: Final = 100  # a client that waits for more has one lock for
 _KEPT_SECONDS: Final = 0.002  # a slot, after its last waiter was woken
 _FORGOTTEN_SECONDS: Final = 1.0  # after which nothing is remembered of a topic that nobody waits for
 _ANSWER_SECONDS: Final = 1.0  # at most, between looks for those who rely on us
-EVERYBODY_CLASS: Final = 0x7067736F  # "pgso"
 _LOCK_ATTEMPTS: Final = 20
 
 

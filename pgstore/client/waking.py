@@ -17,15 +17,29 @@ from pgstore.core.operation import Query, Topic
 from pgstore.core.statement import Statement
 
 CHANNEL: Final = "pgstore"  # of what is meant for everybody; each waiter has another one for itself (`client.waiters`)
-LOCK_CLASS: Final = 0x70677374  # "pgst": the first half of the lock's key
-SLOT_CLASS: Final = 0x70677400  # plus the slot: of those who have one
+# The first halves of locks' keys, which are listed at `pgstore.wake`.
+LOCK_CLASS: Final = 0x70677374  # "pgst"
+EVERYBODY_CLASS: Final = 0x7067736F  # "pgso"
+MASK_CLASS: Final = 0x7067736D  # "pgsm"
+SLOT_CLASS: Final = 0x70677400  # plus the slot
 
-# As a condition in SQL: someone waits for the topic whose key is parameter {key}. The lock is given back at once, also when the
-# transaction goes on: kept until the commit, it would make putters take each other for waiters.
-SOMEONE_WAITS: Final = (
-    f"CASE WHEN pg_try_advisory_lock({LOCK_CLASS}, {{key}})"
-    f" THEN NOT pg_advisory_unlock({LOCK_CLASS}, {{key}}) ELSE true END"
-)
+
+def _is_taken(lock_class: int, key: str, *, shared: bool = False) -> str:
+    """
+    A condition in SQL: somebody has the lock.
+
+    It is given back at once, also when the transaction goes on: kept until the commit, it would make putters take each other for
+    waiters.
+    """
+    kind = "_shared" if shared else ""
+    return (
+        f"CASE WHEN pg_try_advisory_lock{kind}({lock_class}, {key})"
+        f" THEN NOT pg_advisory_unlock{kind}({lock_class}, {key}) ELSE true END"
+    )
+
+
+# As a condition in SQL: someone waits for the topic whose key is parameter {key}.
+SOMEONE_WAITS: Final = _is_taken(LOCK_CLASS, "{key}")
 _WAKE_IF_AWAITED: Final = Statement(
     f"SELECT pgstore.wake($1, $2, $3) WHERE {SOMEONE_WAITS.format(key='$1')}", "int4 text int8"
 )
@@ -45,3 +59,26 @@ def telling(topic: Topic, count: int) -> Query:
     if topic.for_everybody:
         return Query(_NOTIFY_IF_AWAITED, lock_key(topic), f"- 1 0 {topic.payload}")
     return Query(_WAKE_IF_AWAITED, lock_key(topic), topic.payload, count)
+
+
+def waking_one(*, key: str, topic: str) -> str:
+    """
+    Conditions for a CASE in SQL with what they lead to, always true: one of those who wait is told of one item, if anybody waits.
+
+    Where one with the first slot waits alone, this says what `pgstore.wake` would. To call that after a pause of some milliseconds
+    takes 0.07 ms more, of the one that an item takes from a put to a get.
+    """
+    others = " OR ".join(
+        (
+            _is_taken(SLOT_CLASS + 1, key, shared=True),
+            _is_taken(EVERYBODY_CLASS, key),
+            _is_taken(EVERYBODY_CLASS, "0"),
+            _is_taken(MASK_CLASS, key, shared=True),
+            f"NOT {_is_taken(SLOT_CLASS, key, shared=True)}",
+        )
+    )
+    return f"""
+        WHEN NOT {_is_taken(LOCK_CLASS, key)} THEN true
+        WHEN {others} THEN (pgstore.wake({key}, {topic}, 1) IS NULL) IS NOT NULL
+        ELSE (pg_notify('{CHANNEL}_' || ({key} & 255)::text, '0 1 0 ' || {topic}) IS NULL) IS NOT NULL
+    """

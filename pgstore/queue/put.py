@@ -15,7 +15,7 @@ from typing import Any, Final
 from pgstore import errors
 from pgstore.client.notifications import Notifications, in_transaction
 from pgstore.client.waiting import WAITERS, until
-from pgstore.client.waking import SOMEONE_WAITS, lock_key
+from pgstore.client.waking import lock_key, waking_one
 from pgstore.connection import RECONNECT_SECONDS
 from pgstore.core import clock
 from pgstore.core.batches import batches
@@ -38,13 +38,8 @@ BATCH_ITEMS: Final = 5000
 # In one statement and one round trip: put, and wake someone if someone waits. No row: the queue does not exist any more. Puts never
 # wait for each other: all that they lock is shared (see `watermark`).
 _AND_WAKE: Final = waking("put", key="$4", topic="$5")
-# A condition that always holds. It wakes before the row is there: what it tells is heard after the commit. CASE keeps the order.
-_WAKING: Final = f"""
-           AND CASE WHEN {INSERT_LOCK} IS NULL THEN false
-                    WHEN {SOMEONE_WAITS.format(key="$4")} THEN (pgstore.wake($4, $5, 1) IS NULL) IS NOT NULL
-                    ELSE true
-               END
-"""
+# A condition that always holds. It wakes before the row is there: what it tells is heard after the commit.
+_WAKING: Final = f"AND CASE WHEN {INSERT_LOCK} IS NULL THEN false {waking_one(key='$4', topic='$5')} END"
 
 
 def _puts(*, signed: bool) -> tuple[Statement, ...]:
