@@ -141,6 +141,26 @@ def test_a_batch_of_more_items_than_clients_wakes_all_their_threads(client, queu
     assert sorted(each.result(PROMPT) for each in getting) == list(range(14))
 
 
+def test_a_put_tells_one_who_waits_alone_what_the_function_would(call, client, queue, elsewhere, own_database):
+    """
+    It does without the function then.
+    """
+    topic = Topic(store_id(queue), "")
+    getting = Background(queue.get)
+    until(lambda: idle(client) == 1)
+    with psycopg.connect(own_database, autocommit=True) as listening:
+        listening.execute(f"LISTEN pgstore_{lock_key(topic) & 255}")
+        listening.execute("SELECT pgstore.wake(%s::integer, %s::text, 1)", (lock_key(topic), topic.payload))
+        (function_told,) = listening.notifies(timeout=PROMPT, stop_after=1)
+        until(lambda: idle(client) == 1)  # it found nothing
+
+        call(elsewhere.put, "item")
+
+        (put_told,) = listening.notifies(timeout=PROMPT, stop_after=1)
+    assert (put_told.channel, put_told.payload) == (function_told.channel, function_told.payload)
+    assert getting.result(PROMPT) == "item"
+
+
 def test_a_put_wakes_one_of_those_who_wait(call, clients, elsewhere, deaf_otherwise):
     there = [clients() for _ in range(6)]
     getting = [Background(pgstore.Queue.from_name("queue", client=each).get) for each in there]
