@@ -261,6 +261,20 @@ class Process:
                 return self.unmount(number) if self._stays else served.close()
         return None
 
+    def commit_path(self, path: str) -> bool:
+        """Commit what was written at *path*; False: it is none of ours."""
+        return self._on(path, Served.commit)
+
+    def reload_path(self, path: str) -> bool:
+        return self._on(path, Served.reload)
+
+    def _on(self, path: str, verb: Callable[[Served], None]) -> bool:
+        for served in self._served():
+            if served.what.path == path:
+                verb(served)
+                return True
+        return False
+
     def stay(self, log: str | None) -> None:
         """Go on when the caller ends, and write what is logged to the file *log*; None: to nobody."""
         self._stays = True
@@ -350,7 +364,7 @@ _FOR_CALLER: Final = frozenset(
         "end",
     )
 )
-_FOR_ALL: Final = frozenset({"mounts", "unmount_path"})
+_FOR_ALL: Final = frozenset({"mounts", "unmount_path", "commit_path", "reload_path"})
 
 
 def _start(function: Callable[[], None], name: str) -> threading.Thread:
