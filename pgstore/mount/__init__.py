@@ -97,6 +97,8 @@ any                                                                             
                                                                                                      ENOTCONN
 a signal             that ends the program ends its waiting    alike
                      too; any other does not interrupt a verb
+another server,      what is open is lost to who has it open;  what was not committed cannot be      NetworkFileSystem, of what is
+as after a failover  what is opened anew is there              any more, and is kept at the end      open: ESTALE
 kill -9 of the       what was synced or closed is there        what was committed is there, and      ENOTCONN, until the path is
 daemon                                                         nothing else                          unmounted, or mounted anew
 ===================  ========================================  ====================================  ===============================
