@@ -10,7 +10,7 @@
 - `with_fuse` mounts through the `daemon`, a process that serves all mounts of the one that has started it.
 - `without_fuse` mounts where FUSE cannot be used, by copying; `sync` does that.
 - `runtime` notes what this user has mounted, `stale` clears up after a process that is gone, `recovery` keeps the bytes that could
-  not be committed. `failures` are errors as plain values.
+  not be committed. `local_xattrs` are extended attributes of local files. `failures` are errors as plain values.
 
 What programs see through FUSE. "In the database" is where all clients see it; the disk is the server's. Where a verb fails as POSIX
 says, its page says with what. Without FUSE the files are copies in the local file system, which does what it does.

@@ -99,7 +99,7 @@ def fsx(program: Path, operations: int, directory: Path, kind: str, storage: str
     is_good = True
     with reachable_directory() as logs:
         for seed, (name, options) in enumerate(FSX.items(), 11):
-            command = [program, "-q", "-P", logs, "-N", str(operations), "-S", str(seed), *options]
+            command: list[str | Path] = [program, "-q", "-P", logs, "-N", str(operations), "-S", str(seed), *options]
             done = subprocess.run(
                 [*command, directory / f"fsx-{seed}"], capture_output=True, text=True, check=False, timeout=SECONDS_MAX
             )
