@@ -32,6 +32,7 @@ from pgstore.fs.notifications import new_token, origin
 from pgstore.mount.contents.failures import Failures, persistently
 from pgstore.mount.contents.ranges import Range, Ranges, ranges_of
 from pgstore.mount.contents.stage import Stage, StagedFile
+from pgstore.mount.failures import message_of
 from pgstore.mount.protocol import Bytes
 
 T = TypeVar("T")
@@ -90,7 +91,7 @@ class Shared:
         """Raise EIO if the server was given up."""
         given_up = self.given_up
         if given_up is not None:
-            raise OSError(given_up.errno, given_up.strerror) from errors.StoreUnavailable(str(given_up))
+            raise OSError(given_up.errno, given_up.strerror) from errors.StoreUnavailable(message_of(given_up))
 
     def look_for_server(self) -> None:
         """At the end: find out within the timeout whether the server is there. An upload, which may take long, has no bound."""
