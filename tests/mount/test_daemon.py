@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import select
 import shutil
 import signal
 import socket
@@ -420,6 +421,26 @@ def test_what_nobody_waits_for_any_more_is_unmounted(volume, place, monkeypatch)
 
 
 # ---------------------------------------------------------------------------------------------------------------- ends
+
+
+def test_whoever_is_told_that_it_was_killed_can_mount_again_at_once(volume, place, monkeypatch):
+    """
+    Also before the thread that listens to it has noticed.
+    """
+    mount = volume.mount(place)
+    daemon = caller.running()
+    awaited = caller._awaited
+    monkeypatch.setattr(caller, "_awaited", lambda pid: (time.sleep(0.3), awaited(pid))[1])
+    hung_up = select.poll()
+    hung_up.register(daemon._wire.fileno(), 0)
+    os.kill(daemon.pid, signal.SIGKILL)
+    assert hung_up.poll(30_000)
+
+    with pytest.raises(caller.DaemonGone, match="SIGKILL"):
+        mount.close()
+
+    with volume.mount(place):
+        assert caller.running() is not daemon
 
 
 def test_it_ends_when_its_caller_is_killed(program, place):
