@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from pgstore.client import Client
 from pgstore.core import threads
 from pgstore.core.operation import Op
 from pgstore.file_store import FileStore
-from pgstore.mount import attach, mount_table, recovery, runtime
+from pgstore.mount import attach, local_xattrs, mount_table, recovery, runtime
 from pgstore.mount.daemon import door
 from pgstore.mount.daemon.wire import Closed
 from pgstore.mount.mounting import mount_in_background
@@ -139,7 +140,8 @@ def restore(name: str, client: Client) -> Kept:
     """
     Put the files of a recovery directory into the store that they were written to, in one transaction, and remove it.
 
-    Files of the same paths are replaced. What had been removed or renamed is not. Files that are kept incomplete stay there.
+    Files of the same paths are replaced. What had been removed or renamed is not. Files that are kept incomplete, and device
+    nodes, stay there.
 
     Args:
         name: of the directory, or its path.
@@ -158,16 +160,37 @@ def restore(name: str, client: Client) -> Kept:
     with client.transaction():
         store.put_directory(found.files, f"/{about.sub_path}")
         for path in found.files.rglob("*"):
-            if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
-                store.mkdir(f"/{about.sub_path}/{path.relative_to(found.files)}", exist_ok=True)
-        for link in _links(found.files):
-            inside = f"/{about.sub_path}/{link.relative_to(found.files)}"
-            with contextlib.suppress(errors.FileMissing):
-                store.remove_file(inside)
-            store.symlink(os.readlink(link), inside)
+            _restore_one(store, path, f"/{about.sub_path}/{path.relative_to(found.files)}")
+        # The owners are those in the store where the daemon was root's, who can give files away.
+        for path in found.files.rglob("*") if found.path.stat().st_uid == 0 else ():
+            status = path.lstat()
+            if (status.st_uid or status.st_gid) and not (_is_device(status) or stat.S_ISLNK(status.st_mode)):
+                store.chown(f"/{about.sub_path}/{path.relative_to(found.files)}", status.st_uid, status.st_gid)
+    for path in found.files.rglob("*"):
+        if _is_device(path.lstat()):
+            stays = found.incomplete / path.relative_to(found.files)
+            stays.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(stays)
     shutil.rmtree(found.files if found.incomplete.exists() else found.path)
     return found
 
 
-def _links(root: Path) -> list[Path]:
-    return [path for path in root.rglob("*") if path.is_symlink()]
+def _restore_one(store: Volume | NetworkFileSystem, path: Path, inside: str) -> None:
+    """Put into the store what is no regular file, and extended attributes of all."""
+    status = path.lstat()
+    kind = stat.S_IFMT(status.st_mode)
+    if kind == stat.S_IFDIR and not any(path.iterdir()):
+        store.mkdir(inside, mode=stat.S_IMODE(status.st_mode), exist_ok=True)
+    elif kind in (stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK):
+        with contextlib.suppress(errors.FileMissing):
+            store.remove_file(inside)
+        if kind == stat.S_IFLNK:
+            store.symlink(os.readlink(path), inside)
+        else:
+            store.mknod(inside, "fifo" if kind == stat.S_IFIFO else "socket", mode=stat.S_IMODE(status.st_mode))
+    for name, value in local_xattrs.read(os.fsencode(path)).items():
+        store.setxattr(inside, os.fsdecode(name), value)
+
+
+def _is_device(status: os.stat_result) -> bool:
+    return stat.S_ISBLK(status.st_mode) or stat.S_ISCHR(status.st_mode)

@@ -10,7 +10,7 @@
 - `with_fuse` mounts through the `daemon`, a process that serves all mounts of the one that has started it.
 - `without_fuse` mounts where FUSE cannot be used, by copying; `sync` does that.
 - `runtime` notes what this user has mounted, `stale` clears up after a process that is gone, `recovery` keeps the bytes that could
-  not be committed. `failures` are errors as plain values.
+  not be committed. `local_xattrs` are extended attributes of local files. `failures` are errors as plain values.
 
 What programs see through FUSE. "In the database" is where all clients see it; the disk is the server's. Where a verb fails as POSIX
 says, its page says with what. Without FUSE the files are copies in the local file system, which does what it does.
@@ -97,6 +97,8 @@ any                                                                             
                                                                                                      ENOTCONN
 a signal             that ends the program ends its waiting    alike
                      too; any other does not interrupt a verb
+another server,      what is open is lost to who has it open;  what was not committed cannot be      NetworkFileSystem, of what is
+as after a failover  what is opened anew is there              any more, and is kept at the end      open: ESTALE
 kill -9 of the       what was synced or closed is there        what was committed is there, and      ENOTCONN, until the path is
 daemon                                                         nothing else                          unmounted, or mounted anew
 ===================  ========================================  ====================================  ===============================

@@ -33,6 +33,11 @@ class Mounted(Protocol):
     def close(self) -> Op[None]:
         """Commit and unmount. It is not mounted afterwards, also if this fails."""
 
+    def commit_of_parent(self) -> Op[None]:
+        """In a forked process: `commit`, by that which has mounted."""
+
+    def reload_of_parent(self) -> Op[None]: ...
+
 
 class Mount:
     """
@@ -47,8 +52,9 @@ class Mount:
             ...
             mount.commit()
 
-    Other processes, also forked ones, use the path like any program. They do not end the mount, and what they write is committed by
-    the process that has mounted: `volume.commit()` in another one knows of no mount, and does nothing.
+    Other processes use the path like any program. They do not end the mount, and what they write is committed by the process that
+    has mounted. A forked one can have it do so: there `commit` and `reload`, of the mount and of the Volume, do what they do in the
+    parent. In all others these know of no mount.
     """
 
     def __init__(self, store: FileStore, path: str, mounted: Mounted, options: Options) -> None:
@@ -57,6 +63,7 @@ class Mount:
         self._path = path
         self._mounted = mounted
         self._is_closed = False
+        self._is_of_parent = False
         self._lock = threading.RLock()
 
     @property
@@ -96,10 +103,14 @@ class Mount:
 
         Raises:
             ConflictError: it cannot be merged with what others have committed. Nothing was applied, and all is still there.
-            InvalidError: it is not mounted any more.
+            InvalidError: it is not mounted any more; or this is a forked process, and it is in a transaction, or mounted without
+                FUSE.
         """
-        self._check_open()
-        yield from self._mounted.commit()
+        if self._is_of_parent:
+            yield from self._mounted.commit_of_parent()
+        else:
+            self._check_open()
+            yield from self._mounted.commit()
 
     @operation
     def reload(self) -> Op[None]:
@@ -110,8 +121,11 @@ class Mount:
             InvalidError: this process has files open there, or works there; or it is not mounted any more.
             ConflictError: see `commit`.
         """
-        self._check_open()
-        yield from self._mounted.reload()
+        if self._is_of_parent:
+            yield from self._mounted.reload_of_parent()
+        else:
+            self._check_open()
+            yield from self._mounted.reload()
 
     @operation
     def close(self) -> Op[None]:
@@ -167,13 +181,17 @@ class Mount:
 # ------------------------------------------------------------------------------------------------ those of this process
 
 open_mounts: Final[set[Mount]] = set()
+of_parents: Final[set[Mount]] = set()
+"""In a forked process: those of the processes above, which they had when it was forked."""
 at_last: Final[list[Callable[[], None]]] = []
 """Called when the interpreter ends, after all mounts were closed."""
 
 
 def mounts_of(client: Client, store_id: int) -> list[Mount]:
-    """The mounts that this process has of the store *store_id* in the database of *client*."""
-    return [mount for mount in tuple(open_mounts) if mount.is_of(client, store_id)] if open_mounts else []
+    """The mounts that this process has, or was forked with, of the store *store_id* in the database of *client*."""
+    if not (open_mounts or of_parents):
+        return []
+    return [mount for mount in (*open_mounts, *of_parents) if mount.is_of(client, store_id)]
 
 
 def _at_exit() -> None:
@@ -186,7 +204,9 @@ def _at_exit() -> None:
 
 def _after_fork_in_child() -> None:
     for mount in open_mounts:
-        mount._is_closed = True
+        mount._is_closed = mount._is_of_parent = True
+        mount._lock = threading.RLock()
+    of_parents.update(open_mounts)
     open_mounts.clear()
 
 

@@ -22,9 +22,10 @@ from pgstore.fs.model import NEWEST
 from pgstore.fs.paths import Names
 from pgstore.fs.tree import handover
 from pgstore.mount import attach
-from pgstore.mount.daemon import caller
+from pgstore.mount.daemon import caller, door
 from pgstore.mount.daemon.backends import FACTORIES, What
 from pgstore.mount.daemon.caller import Daemon
+from pgstore.mount.daemon.wire import Closed
 from pgstore.mount.options import Options
 from pgstore.mount.sync.directory import check_nothing_open
 
@@ -97,6 +98,31 @@ class Served:
         if not self._daemon.has_ended:
             flush(self._path)
         return self._daemon.call(verb, self._number)
+
+    def commit_of_parent(self) -> Op[None]:
+        if not self._store._changes_class.in_place and (yield from in_transaction()):
+            raise errors.InvalidError(
+                f"{self._path!r} was mounted by the process that has forked this one: it cannot be committed in a transaction here"
+            )
+        yield Call(partial(self._ask_parents, "commit_path"))
+
+    def reload_of_parent(self) -> Op[None]:
+        if not self._store._changes_class.in_place:
+            yield from _check_outside()
+            yield Call(partial(check_nothing_open, self._path))
+        yield Call(partial(self._ask_parents, "reload_path"))
+
+    def _ask_parents(self, verb: str) -> None:
+        assert self._daemon is not None
+        flush(self._path)
+        try:
+            is_known = door.ask(door.path_of(self._daemon.pid), verb, self._path, seconds=None)
+        except Closed:
+            is_known = False
+        if not is_known:
+            raise errors.InvalidError(
+                f"{self._path!r}, which was mounted by the process that has forked this one, is not mounted any more"
+            )
 
     def close(self) -> Op[None]:
         yield Call(self._close)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from pgstore import errors
 from pgstore.core.operation import Call, Op
 from pgstore.file_store import FileStore
 from pgstore.fs.paths import Names, join
@@ -28,6 +29,7 @@ class Synced:
             "sub_path": join(base),
             "read_only": options.read_only,
         }
+        self._path = path
         self._record = runtime.Record(path, about)
         self._about = partial(about_mount, about)
         self._directory = SyncedDirectory(
@@ -48,6 +50,15 @@ class Synced:
 
     def reload(self) -> Op[None]:
         yield from self._directory.reload()
+
+    def commit_of_parent(self) -> Op[None]:
+        yield from ()
+        raise errors.InvalidError(
+            f"{self._path!r} is mounted without FUSE, by the process that has forked this one, which alone can write it back"
+        )
+
+    def reload_of_parent(self) -> Op[None]:
+        yield from self.commit_of_parent()
 
     def close(self) -> Op[None]:
         try:

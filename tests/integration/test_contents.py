@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 
+import psycopg
 import pytest
 
 import pgstore
@@ -357,6 +358,35 @@ def test_others_see_soon_what_is_written_in_place(live):
     contents.write(0, b"a" * 100)
 
     until(lambda: live.stored(contents.ino) == b"a" * 100, seconds=10)
+
+
+def failing(function):
+    with pytest.raises(OSError):
+        function()
+
+
+def test_who_waits_for_an_upload_in_the_background_hears_that_it_failed(database, client, tmp_path):
+    """
+    The file is locked by somebody's transaction for longer than both would wait.
+    """
+    files = StagedFiles(database, client, "nfs", "r", tmp_path, timeout=0.3)
+    file = opened(files.create())
+    file.write(0, b"a" * 100)
+    with psycopg.connect(database) as theirs:
+        theirs.execute(
+            "UPDATE pgstore.inode SET mode = mode WHERE store_id = %s AND ino = %s", [files.store_id, file.ino]
+        )
+        background = threading.Thread(target=failing, args=[file.contents.upload])
+        background.start()
+        until(lambda: file.contents._uploading)
+
+        with pytest.raises(OSError, match="waiting for a lock"):
+            file.flush()
+        background.join()
+
+    assert file.contents.is_dirty
+    file.flush()
+    assert files.stored(file.ino) == b"a" * 100
 
 
 def test_a_flush_brings_what_was_written_in_place(live):

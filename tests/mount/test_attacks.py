@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import stat
 import subprocess
 import sys
 import threading
@@ -15,10 +16,15 @@ import pytest
 import pgstore
 from pgstore.admin import mounts as admin
 from pgstore.mount import recovery
+from pgstore.mount.backends.live import files_of
 from pgstore.mount.daemon import caller
+from pgstore.mount.options import Options
+from pgstore.mount.protocol import Attributes, Owner
+from pgstore.mount.with_fuse import what_of
 from tests.fixtures.server import migrate
 from tests.fixtures.trees import assert_sound
 
+SOMEBODY = 1234 if os.geteuid() == 0 else os.geteuid()
 SECONDS_MAX = 40  # for a program that must not wait for ever
 
 
@@ -84,6 +90,9 @@ def write_of_all_kinds(directory):
     (directory / "deep" / "empty").mkdir(parents=True)
     (directory / "script").write_text("#!/bin/sh")
     (directory / "script").chmod(0o755)
+    os.setxattr(directory / "ours", "user.of", b"ours")
+    if os.geteuid() == 0:
+        os.chown(directory / "script", SOMEBODY, SOMEBODY)
     (directory / os.fsdecode(b"\xff\xfe")).write_text("no UTF-8")
     os.symlink("nowhere", directory / "link")
     os.link(directory / "ours", directory / "hard")
@@ -117,12 +126,14 @@ def test_all_kinds_of_files_are_kept_after_a_conflict_and_put_back(client, volum
         mount.close()
 
     assert_all_is_kept()
-    os.unlink(kept().files / "d/fifo")
     admin.restore(kept().path.name, client)
 
     assert recovery.all_kept() == []
     with volume.mount(place, mode="fuse"):
-        assert names_below(place) == sorted({*KEPT} - {b"d/fifo"})
+        assert names_below(place) == sorted(KEPT)
+        assert stat.S_ISFIFO((place / "d/fifo").stat().st_mode)
+        assert os.getxattr(place / "d/ours", "user.of") == b"ours"
+        assert (place / "d/script").stat().st_uid == SOMEBODY
         assert (place / "d/large").read_bytes() == b"large" * 1_000_000
         assert os.stat(place / "d/script").st_mode & 0o777 == 0o755
 
@@ -158,19 +169,68 @@ def test_what_was_written_is_kept_where_the_server_is_away_at_the_end(own_server
             file.write(b"changed")
 
         own_server.kill()
+        began = time.monotonic()
         with pytest.raises(pgstore.Error, match="cannot reach.* kept in .*, and what was written of 1 more"):
             mount.close()
+        assert time.monotonic() - began < 10, "one question after the other has waited for the server"
         own_server.start()
 
         assert sorted(set(names_below(kept().files)) - {b"other"}) == sorted(KEPT)
         with open(kept().incomplete / "other/file", "rb") as file:
             file.seek(1_000_000)
             assert file.read(7) == b"changed"
-        os.unlink(kept().files / "d/fifo")
         admin.restore(kept().path.name, client)
+        assert volume.stat("d/fifo").type == pgstore.FileEntryType.FIFO
         assert content(volume, "d/large") == b"large" * 1_000_000
         assert content(volume, "other/file") == b"old" * 1_000_000
         assert (kept().incomplete / "other/file").exists()
+
+
+def inode(files, directory, name):
+    found = files.look_up(directory, name)
+    assert isinstance(found, Attributes)
+    return found.ino
+
+
+def test_what_a_network_file_system_could_not_be_given_at_the_end_is_kept(own_server, place, own_state):
+    """
+    The server is waited for once, and not for each file. What was removed is not put back in the place of another.
+    """
+    url = own_server.create_database("mounted")
+    migrate(url)
+    with pgstore.Client(url) as client:
+        nfs = pgstore.NetworkFileSystem.from_name("files", create_if_missing=True, client=client)
+        with nfs.open("d/changed", "wb") as changed:
+            changed.write(b"old" * 1_000_000)
+        files = files_of(client, what_of(nfs, client.run(nfs._resolve_id()), (), str(place), Options(timeout=0.5)))
+        d = inode(files, files.root, b"d")
+        opened = {}
+        for name in (b"whole", b"moved", b"replaced", b"removed"):
+            _, opened[name] = files.create(d, name, 0o640, os.O_WRONLY, Owner(SOMEBODY, SOMEBODY))
+        opened[b"changed"] = files.open(inode(files, d, b"changed"), os.O_WRONLY)
+        files.rename(d, b"moved", files.root, b"here", 0)
+        files.rename(d, b"whole", d, b"replaced", 0)
+        files.remove(d, b"removed")
+        files.sync()
+
+        own_server.kill()
+        for name, file in opened.items():
+            file.write(1_000_000 if name == b"changed" else 0, name * 10_000)
+        began = time.monotonic()
+        with pytest.raises(pgstore.Error, match=r"cannot reach.* 2 files of it are kept .* written of 3 more"):
+            files.end()
+        assert time.monotonic() - began < 10, "one file after the other has waited for the server"
+        own_server.start()
+
+        assert names_below(kept().files) == [b"d", b"d/replaced", b"here"]
+        assert {b"d", b"d/changed"} < set(names_below(kept().incomplete))
+        admin.restore(kept().path.name, client)
+        assert content(nfs, "d/replaced") == b"whole" * 10_000
+        assert content(nfs, "here") == b"moved" * 10_000
+        status = nfs.stat("here")
+        assert (status.mode, status.uid) == (0o640, SOMEBODY)
+        assert content(nfs, "d/changed") == b"old" * 1_000_000
+        assert not nfs.exists("d/removed")
 
 
 # ------------------------------------------------------------------------------------------------------------- waiting

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import select
 import shutil
 import signal
 import socket
@@ -422,6 +423,26 @@ def test_what_nobody_waits_for_any_more_is_unmounted(volume, place, monkeypatch)
 # ---------------------------------------------------------------------------------------------------------------- ends
 
 
+def test_whoever_is_told_that_it_was_killed_can_mount_again_at_once(volume, place, monkeypatch):
+    """
+    Also before the thread that listens to it has noticed.
+    """
+    mount = volume.mount(place)
+    daemon = caller.running()
+    awaited = caller._awaited
+    monkeypatch.setattr(caller, "_awaited", lambda pid: (time.sleep(0.3), awaited(pid))[1])
+    hung_up = select.poll()
+    hung_up.register(daemon._wire.fileno(), 0)
+    os.kill(daemon.pid, signal.SIGKILL)
+    assert hung_up.poll(30_000)
+
+    with pytest.raises(caller.DaemonGone, match="SIGKILL"):
+        mount.close()
+
+    with volume.mount(place):
+        assert caller.running() is not daemon
+
+
 def test_it_ends_when_its_caller_is_killed(program, place):
     started = program("""
         volume.mount(place)
@@ -492,6 +513,62 @@ def test_a_forked_child_has_a_daemon_of_its_own_and_leaves_that_of_its_parent_al
     assert started.end() == (0, "")
     assert notes(place)[1:] == ["commit", "end"]
     assert notes(f"{place}.child")[-1] == "end"
+
+
+def test_a_forked_child_has_what_it_wrote_committed_by_the_daemon_of_its_parent(program, place):
+    started = program("""
+        def fails(what, text):
+            try:
+                what()
+            except pgstore.InvalidError as exc:
+                assert text in str(exc), exc
+            else:
+                raise AssertionError("nothing was raised")
+
+        mount = volume.mount(place)
+        listen, say = os.pipe()
+        child = os.fork()
+        if child == 0:
+            volume.commit()
+            mount.reload()
+            with client.transaction():
+                fails(volume.commit, "has forked this one: it cannot be committed in a transaction")
+            mount.close()
+            print("committed", flush=True)
+            os.close(say)
+            os.read(listen, 1)
+            fails(mount.commit, "is not mounted any more")
+            fails(volume.reload, "is not mounted any more")
+            os._exit(0)
+        while "reload" not in open(place + ".notes").read():
+            time.sleep(0.01)
+        assert os.path.ismount(place)
+        mount.close()
+        os.close(say)
+        print(os.waitpid(child, 0)[1], flush=True)
+    """)
+
+    assert started.line() == "committed"
+    assert started.line() == "0"
+    assert started.end() == (0, "")
+    assert notes(place)[1:] == ["commit", "commit", "reload", "end"]
+
+
+def test_a_forked_child_is_told_that_it_cannot_write_back_what_is_mounted_without_fuse(program, place):
+    started = program("""
+        with volume.mount(place, mode="sync"):
+            child = os.fork()
+            if child == 0:
+                try:
+                    volume.commit()
+                except pgstore.InvalidError as exc:
+                    print(exc, flush=True)
+                os._exit(0)
+            os.waitpid(child, 0)
+    """)
+
+    assert "by the process that has forked this one, which alone can write it back" in started.line()
+    assert started.end() == (0, "")
 
 
 @pytest.mark.parametrize("way", ["spawn", "fork", "forkserver"])

@@ -30,14 +30,21 @@ from tests.mount.conftest import reachable_directory, skip_without_fuse
 REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = Path(__file__).parent / "everyday"
 SECONDS_MAX = 100
-NEEDED = {"git.sh": "git", "make.sh": "make", "copies.sh": "rsync", "archives.py": "zip", "vi.sh": "vi"}
+NEEDED = {
+    "git.sh": "git",
+    "make.sh": "make",
+    "copies.sh": "rsync",
+    "archives.py": "zip",
+    "vi.sh": "vi",
+    "fio.sh": "fio",
+}
 QUICK = (
     *("git.sh", "tar.sh", "make.sh", "copies.sh", "holes.py", "sqlite.py", "arrays.py", "frames.py", "editors.py"),
     *("vi.sh", "logs.py", "archives.py", "environment.sh", "threads.py", "names.py", "many.sh", "removal.py"),
 )
 OF_USERS = ("git.sh", "tar.sh", "copies.sh", "sqlite.py", "editors.py", "threads.py", "names.py")
 """Of these what users do as well in a quick run: where owners and permissions matter."""
-LONG = (*QUICK, "pip.sh")
+LONG = (*QUICK, "pip.sh", "fio.sh")
 KINDS = ("NetworkFileSystem", "Volume")
 WHO = {"root": (0, 0), "a user": (0, USER), "a user who mounts": (USER, USER)}
 """Who mounts, and who runs programs."""

@@ -234,6 +234,43 @@ def test_a_file_that_is_written_over_keeps_its_extended_attributes(store, place)
     assert (store.stat("a").uid, store.stat("a").gid) == (7, 8)
 
 
+def test_extended_attributes_are_copied_and_written_back(store, place):
+    """
+    Those of users. Others, of which the local file system may have its own, are left as they are.
+    """
+    put(store, "/d/file", b"old")
+    for path, name in (("d", "user.of-directory"), ("d/file", "user.old"), ("d/file", "trusted.theirs")):
+        store.setxattr(path, name, b"there")
+
+    with store.mount(place, mode="sync"):
+        if not has_extended_attributes(place):
+            pytest.skip("the local file system has no extended attributes")
+        assert os.getxattr(place / "d", "user.of-directory") == os.getxattr(place / "d/file", "user.old") == b"there"
+        os.removexattr(place / "d/file", "user.old")
+        os.setxattr(place / "d/file", "user.new", b"here")
+        (place / "made").mkdir()
+        (place / "made/file").write_bytes(b"new")
+        os.setxattr(place / "made", "user.of-directory", b"here")
+        os.setxattr(place / "made/file", "user.\u00e4", b"\0\xff")
+    with store.mount(place, mode="sync"):
+        (place / "d/file").write_bytes(b"written over")
+        os.rename(place / "made", place / "moved")
+
+    assert store.listxattr("d/file") == ["trusted.theirs", "user.new"]
+    assert store.getxattr("d", "user.of-directory") == b"there"
+    assert store.getxattr("moved", "user.of-directory") == b"here"
+    assert store.getxattr("moved/file", "user.\u00e4") == b"\0\xff"
+
+
+def has_extended_attributes(path):
+    try:
+        os.setxattr(path, "user.probe", b"")
+    except OSError:
+        return False
+    os.removexattr(path, "user.probe")
+    return True
+
+
 def test_reload_shows_what_others_have_done(store, elsewhere, place):
     put(store, "/changed", b"old")
     put(store, "/removed", b"x")

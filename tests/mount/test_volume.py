@@ -79,6 +79,22 @@ def test_what_is_written_is_seen_there_at_once_and_elsewhere_after_the_commit(vo
     assert len(volume_elsewhere.versions()) == 1
 
 
+def test_a_commit_brings_the_times_of_directories_in_which_names_came_and_went(volume_elsewhere, mount, place):
+    """
+    Else they would be older again, once the Volume is mounted anew.
+    """
+    (place / "d").mkdir()
+    mount.commit()
+    before = (place / "d").stat().st_mtime_ns
+
+    (place / "d" / "temporary").touch()
+    (place / "d" / "temporary").unlink()
+    (place / "other").touch()
+    mount.commit()
+
+    assert before < (place / "d").stat().st_mtime_ns == volume_elsewhere.stat("d").mtime_ns
+
+
 def test_neither_fsync_nor_closing_a_file_commits_it(volume_elsewhere, mount, place):
     for name, size in (("small", 10), ("large", 500_000)):
         with open(place / name, "wb") as file:

@@ -192,6 +192,8 @@ class ApplyingChanges(ChangeSet):
         if plan.inserts:
             do(INSERT_NAMES, version, *zip(*plan.inserts, strict=True))
         parents, moved = self._changed_parents(plan), self._moved_to(plan) if self._moved else {}
+        if self._touched_at:  # also where names came and went
+            parents |= self._touched_at.keys() - self._created_here
         queries += self._change_links(plan, parents | moved.keys(), now_ns)
         for ino, parent in moved.items():
             do(SET_PARENT, ino, parent)
@@ -199,8 +201,7 @@ class ApplyingChanges(ChangeSet):
             do(MOVE_PARENTS, ours, theirs)
         if plan.merges:
             do(DELETE_INODES, [merge[0] for merge in plan.merges])
-        times = self._touched_at if parents else {}
-        for at_ns, inos in grouped((ino, times.get(ino, now_ns)) for ino in parents):
+        for at_ns, inos in grouped((ino, self._touched_at.get(ino, now_ns)) for ino in parents):
             do(TOUCH, inos, at_ns)
         for ino, new in self._attributes.items():
             queries += attribute_queries(store_id, ino, new, now_ns)

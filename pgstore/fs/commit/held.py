@@ -54,7 +54,7 @@ class Part:
     named_again: frozenset[int] = frozenset()
     """Files that existed and got another name."""
     touched: Mapping[int, int] = field(default_factory=dict)
-    """When the last name in a directory changed, in nanoseconds since 1970."""
+    """When the last name in a directory changed, in nanoseconds since 1970; also where all is as before."""
 
     @property
     def is_empty(self) -> bool:
@@ -313,7 +313,7 @@ class HeldChanges(Layer):
                 if ino in put and ino not in self.unwritten
             },
             frozenset(ino for ino in pending._named_again & put if not self.is_removed(ino)),
-            {self._now(each.parent): pending.touched[each.parent] for each in names},
+            {self._now(ino): at for ino, at in pending.touched.items() if not self.is_removed(ino)},
         )
 
     def _names_but(self, without: frozenset[int]) -> list[NameChange]:

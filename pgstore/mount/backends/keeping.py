@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final, Protocol, TypeVar
@@ -22,9 +23,13 @@ from pgstore.fs.content.blobs import is_zeros
 from pgstore.fs.model import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FILE, SOCKET, SYMLINK, Node, StoreGone
 from pgstore.fs.tree import nodes
 from pgstore.fs.tree.held import HeldFileSystem, HeldTree
+from pgstore.mount import local_xattrs, recovery
 from pgstore.mount.backends.base import MustAsk, at_once
 from pgstore.mount.contents.open_file import VolumeFile
+from pgstore.mount.contents.under_way import UnderWay
 from pgstore.mount.contents.volume import VolumeContents
+from pgstore.mount.daemon.backends import What
+from pgstore.mount.failures import message_of
 from pgstore.mount.protocol import Attributes, Bytes
 from pgstore.mount.recovery import Kept
 
@@ -61,6 +66,8 @@ class Uncommitted(Protocol):
     def names(self, directory: int, after: bytes, count: int) -> list[tuple[bytes, Attributes]]: ...
 
     def read_link(self, ino: int) -> bytes: ...
+
+    def extended_attributes(self, ino: int) -> dict[bytes, bytes]: ...
 
     def open(self, ino: int, flags: int) -> VolumeFile: ...
 
@@ -162,7 +169,7 @@ class Keeping:
                 self._keep_directory(found.ino, below)
                 if found.ino in self._left:
                     self._left.discard(found.ino)
-                    self._try(lambda: _set_attributes(found, self._target(below)))  # noqa: B023
+                    self._try(lambda: set_attributes(found, self._target(below)))  # noqa: B023
             elif found.ino in self._files.uncommitted:
                 self._try(lambda: self._keep(found, below))  # noqa: B023
                 self._left.discard(found.ino)
@@ -188,8 +195,19 @@ class Keeping:
             os.symlink(where, target)
         else:
             os.mknod(target, _SPECIAL[found.kind], found.device)
-        _set_attributes(found, target)
+        set_attributes(found, target)
+        if found.kind == FILE:
+            self._keep_extended_attributes(found, target)
         self.count += 1
+
+    def _keep_extended_attributes(self, found: Attributes, target: bytes) -> None:
+        files = self._files
+        extended = self._ask(
+            lambda: at_once(nodes.extended_attributes(files._tree, found.ino)),
+            lambda: files.extended_attributes(found.ino),
+        )
+        if extended:
+            local_xattrs.write(target, extended)
 
     def _keep_file(self, found: Attributes, target: bytes) -> bool:
         """Returns whether all of it could be read."""
@@ -217,13 +235,11 @@ class Keeping:
 
     def _keep_what_was_written(self, ino: int, path: bytes) -> None:
         contents = self._files._contents.get(ino)
-        with open(self._target(path, incomplete=True), "wb") as local:
-            if contents is not None:
-                for start, end in contents.written_here():
-                    for offset in range(start, end, _COPY_BYTES):
-                        local.seek(offset)
-                        local.write(contents.staged(offset, min(end, offset + _COPY_BYTES)))
-                local.truncate(contents.size_bytes)
+        target = self._target(path, incomplete=True)
+        if contents is None:
+            open(target, "wb").close()
+        else:
+            copy_written(contents, target)
         self.incomplete += 1
 
     def _keep_nameless(self, ino: int) -> None:
@@ -239,7 +255,32 @@ def _read_now(opened: VolumeFile, offset: int) -> Sequence[Bytes]:
     return pieces
 
 
-def _set_attributes(found: Attributes, target: bytes) -> None:
+def copy_written(contents: UnderWay, target: bytes) -> None:
+    """Copy what was written of a file; what was not are holes."""
+    with open(target, "wb") as local:
+        for start, end in contents.written_here():
+            for offset in range(start, end, _COPY_BYTES):
+                local.seek(offset)
+                local.write(contents.staged(offset, min(end, offset + _COPY_BYTES)))
+        local.truncate(contents.size_bytes)
+
+
+def new_directory(what: What, exc: Exception) -> Kept:
+    """The recovery directory of the mount *what*, at whose end *exc* has come."""
+    return recovery.make(
+        recovery.About(
+            kind=what.kind,
+            name=what.name,
+            environment=what.environment,
+            sub_path=b"/".join(what.base).decode(errors="surrogateescape"),
+            mounted_at=what.path,
+            reason=message_of(exc),
+            kept_at=time.time(),
+        )
+    )
+
+
+def set_attributes(found: Attributes, target: bytes) -> None:
     with contextlib.suppress(OSError):
         os.chown(target, found.uid, found.gid, follow_symlinks=False)
     if found.kind != SYMLINK:

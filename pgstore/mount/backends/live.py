@@ -33,6 +33,7 @@ from pgstore.fs.tree.live_nodes import LiveNodes, Renamed
 from pgstore.fs.tree.resolve import Tree
 from pgstore.fs.tree.transact import FileSystem
 from pgstore.mount.backends.base import StoreFiles, may_write, root_of, shared_of
+from pgstore.mount.backends.keeping_live import Places, keep
 from pgstore.mount.backends.locks import SharedLocks
 from pgstore.mount.contents.live import LiveContents
 from pgstore.mount.contents.open_file import LiveFile
@@ -66,18 +67,18 @@ def files_of(client: Client, what: What) -> LiveFiles:
     shared = shared_of(client, what)
     root = root_of(shared, what, lambda: Tree(shared.session, shared.store_id, None, NEWEST, in_place=True))
     read_only = what.read_only or not may_write(shared)
-    return LiveFiles(shared, root=root, read_only=read_only, shares_locks=what.locks == "shared" and not read_only)
+    return LiveFiles(shared, what, root=root, read_only=read_only)
 
 
 class LiveFiles(StoreFiles[LiveContents]):
     """The files of a NetworkFileSystem."""
 
-    def __init__(
-        self, shared: Shared, *, root: int = ROOT, read_only: bool = False, shares_locks: bool = False
-    ) -> None:
+    def __init__(self, shared: Shared, what: What, *, root: int = ROOT, read_only: bool = False) -> None:
         super().__init__(shared, root=root, read_only=read_only)
-        self.shares_locks = shares_locks
-        self.locks = SharedLocks(shared) if shares_locks else None
+        self._what = what
+        self._places = Places()
+        self.shares_locks = what.locks == "shared" and not read_only
+        self.locks = SharedLocks(shared) if self.shares_locks else None
         self._file_system = FileSystem(self._session, self._store_id, LiveChanges, StoreGone)
         self._states: OrderedDict[int, object] = OrderedDict()
         # Which attributes the kernel was given of files; of which it is not sure which came last, None.
@@ -109,16 +110,19 @@ class LiveFiles(StoreFiles[LiveContents]):
         self._changes.stop()
         if self._listener is not None:
             self._listener.join()
+        self._shared.is_ending = True
         failure: OSError | None = None
+        left: list[LiveContents] = []
         for contents in self._all_contents():
             try:
                 contents.upload()
             except OSError as exc:  # the others are written nevertheless
                 failure = failure or exc
+                left.append(contents)
             else:
                 contents.release()
         if failure is not None:
-            raise failure
+            raise keep(self._what, failure, left, self._places, self.root) from failure
 
     def _listen(self) -> None:
         while not self._ended.is_set():
@@ -234,7 +238,11 @@ class LiveFiles(StoreFiles[LiveContents]):
 
     def look_up(self, directory: int, name: bytes) -> Attributes | Missing:
         node = self._run(lambda: nodes.look_up(self._tree(), directory, name))
-        return MISSING if node is None else self._attributes(node)
+        return MISSING if node is None else self._placed(directory, name, self._attributes(node))
+
+    def _placed(self, directory: int, name: bytes, found: Attributes) -> Attributes:
+        self._places.note(directory, name, found)
+        return found
 
     def parent(self, directory: int) -> int:
         return self._run(lambda: nodes.parent(self._tree(), directory))
@@ -303,7 +311,7 @@ class LiveFiles(StoreFiles[LiveContents]):
             lambda: self._verbs.make(directory, name, kind, mode, uid=owner.uid, gid=owner.gid, device=device or None)
         )
         self._changed_at(made.ctime_ns, directory)
-        return self._attributes(made)
+        return self._placed(directory, name, self._attributes(made))
 
     def make_symbolic_link(self, directory: int, name: bytes, target: bytes, owner: Owner) -> Attributes:
         made = self._commit(
@@ -318,15 +326,17 @@ class LiveFiles(StoreFiles[LiveContents]):
     def link(self, ino: int, directory: int, name: bytes) -> Attributes:
         self._commit_once(lambda: self._verbs.link(ino, directory, name), errors.FileExists)
         self._forget_above(directory)
-        return self.attributes(ino)
+        return self._placed(directory, name, self.attributes(ino))
 
     def remove(self, directory: int, name: bytes) -> None:
         at_ns = time.time_ns()
         self._commit_once(lambda: self._verbs.remove(directory, name, at_ns=at_ns), errors.FileMissing)
+        self._places.forget(directory, name)
         self._changed_at(at_ns, directory)
 
     def remove_directory(self, directory: int, name: bytes) -> None:
         self._commit_once(lambda: self._verbs.remove_directory(directory, name), errors.FileMissing)
+        self._places.forget(directory, name)
         self._forget_above()
 
     def rename(self, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int) -> None:
@@ -337,6 +347,7 @@ class LiveFiles(StoreFiles[LiveContents]):
             renamed.append((yield from self._verbs.rename(directory, name, to_directory, to_name, flags, at_ns=at_ns)))
 
         self._commit_once(body, None if flags == nodes.RENAME_EXCHANGE else errors.FileMissing)
+        self._places.move(directory, name, to_directory, to_name, exchange=flags == nodes.RENAME_EXCHANGE)
         done = renamed[-1] if renamed else None
         if done is None or done.ino == done.replaced:  # another attempt has done it; or it was nothing
             self._forget_above()
@@ -413,7 +424,8 @@ class LiveFiles(StoreFiles[LiveContents]):
         if is_new:
             self._changed_at(node.ctime_ns, directory)
         file = self._opened(node, flags, is_new=is_new)
-        return (self.attributes(node.ino) if flags & os.O_TRUNC and not is_new else self._attributes(node)), file
+        found = self.attributes(node.ino) if flags & os.O_TRUNC and not is_new else self._attributes(node)
+        return self._placed(directory, name, found), file
 
     def sync(self) -> None:
         for contents in self._all_contents():

@@ -34,9 +34,8 @@ from pgstore.fs.model import FILE, SYMLINK, Contents, Node, StoreGone
 from pgstore.fs.tree import nodes
 from pgstore.fs.tree.handover import Written
 from pgstore.fs.tree.held import HeldFileSystem, HeldTree
-from pgstore.mount import recovery
 from pgstore.mount.backends.base import MustAsk, ReadTooEarly, StoreFiles, at_once, may_write, root_of, shared_of
-from pgstore.mount.backends.keeping import Keeping
+from pgstore.mount.backends.keeping import Keeping, new_directory
 from pgstore.mount.contents.open_file import VolumeFile
 from pgstore.mount.contents.under_way import Shared
 from pgstore.mount.contents.volume import VolumeContents
@@ -279,17 +278,24 @@ class VersionFiles(StoreFiles[VolumeContents]):
             self._committer.join()
         if self._part is not None:  # whoever was to write it is gone
             self.taken_back()
+        self._shared.is_ending = True
         try:
             if not self.read_only:
                 self._commit_last()
         except (OSError, errors.Error, StoreGone) as exc:
             raise self._keep(self._cause(exc)) from exc
         finally:
-            # Else its session gives it back. Whoever unmounts is told what became of the bytes, and of nothing else.
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Else its session gives it back. Whoever unmounts is told what became of the bytes, and of nothing else."""
+        if self._shared.given_up is None:
             with going_on("giving back the version of a mount"), bounded_by(Deadline.after(GIVING_BACK_SECONDS)):
                 self._shared.run(self._system.end())
 
     def _commit_last(self) -> None:
+        if self._is_changed():
+            self._shared.look_for_server()
         give_up = clock.monotonic() + OUTCOME_SECONDS
         while True:
             try:
@@ -310,6 +316,8 @@ class VersionFiles(StoreFiles[VolumeContents]):
 
     def _cause(self, exc: Exception) -> Exception:
         """A store that was deleted fails in many ways."""
+        if self._shared.given_up is not None:
+            return exc
         with contextlib.suppress(errors.Error), bounded_by(Deadline.after(GIVING_BACK_SECONDS)):
             if not self._shared.run(self._system.is_there()):
                 return OSError(errno.ESTALE, "the store was deleted")
@@ -317,17 +325,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
 
     def _keep(self, exc: Exception) -> errors.Error:
         """Keep in a recovery directory what could not be committed."""
-        kept = recovery.make(
-            recovery.About(
-                kind=self._what.kind,
-                name=self._what.name,
-                environment=self._what.environment,
-                sub_path=b"/".join(self._what.base).decode(errors="surrogateescape"),
-                mounted_at=self._what.path,
-                reason=message_of(exc),
-                kept_at=time.time(),
-            )
-        )
+        kept = new_directory(self._what, exc)
         keeping = Keeping(self, kept, self._shared.timeout)
         keeping.run()
         kind = type(exc) if isinstance(exc, errors.Error) else errors.Error

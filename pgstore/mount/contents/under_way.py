@@ -9,6 +9,7 @@ that a write or a read would wait for; what was written again meanwhile is sent 
 from __future__ import annotations
 
 import abc
+import contextlib
 import errno
 import os
 import threading
@@ -17,10 +18,12 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
+from pgstore import errors
 from pgstore.client.interfaces import ClientInterface
 from pgstore.core.clock import Deadline
 from pgstore.core.limit import bounded_by
-from pgstore.core.operation import Op
+from pgstore.core.operation import Op, Query
+from pgstore.core.statement import Statement
 from pgstore.core.workers import Workers
 from pgstore.fs.content.blobs import FILE_BYTES_MAX, zeros
 from pgstore.fs.content.block_cache import BlockCache
@@ -29,13 +32,16 @@ from pgstore.fs.notifications import new_token, origin
 from pgstore.mount.contents.failures import Failures, persistently
 from pgstore.mount.contents.ranges import Range, Ranges, ranges_of
 from pgstore.mount.contents.stage import Stage, StagedFile
+from pgstore.mount.failures import message_of
 from pgstore.mount.protocol import Bytes
 
 T = TypeVar("T")
 TIMEOUT_SECONDS: Final = 30.0  # for which an upload is tried again
+ANSWER_SECONDS: Final = 1.0  # for a server of which it is not known whether it is there
 UPLOADS_MAX: Final = 3  # of one file, beside whoever waits for it
 UPLOAD_BYTES: Final = 4 * 1024 * 1024  # that a file has ready when one more upload begins
 COPY_BYTES: Final = 1024 * 1024  # that are copied at a time
+ANSWER: Final = Statement("SELECT 1", read_only=True)
 
 
 class Shared:
@@ -58,6 +64,10 @@ class Shared:
         self.origin = new_token()
         """What others are told as the origin of changes through this mount."""
         self.closing = threading.Event()
+        self.is_ending = False
+        """Then a server that was waited for in vain is not asked again: what is left would wait as long, one after the other."""
+        self.given_up: OSError | None = None
+        """With what the server was given up at the end."""
         count = max(1, min(UPLOADS_MAX, self.client.settings.connections_max - 1))
         self.uploaders: Workers = self.client.shared.setdefault("uploading workers", Workers(count, "pgstore-uploader"))
         self._tenants: weakref.WeakSet[UnderWay] = weakref.WeakSet()
@@ -69,7 +79,35 @@ class Shared:
             return run_alone(self.client, op)  # type: ignore[no-any-return]
 
     def persistently(self, make: Callable[[], Op[T]]) -> T:
-        return persistently(self.run, make, self.timeout, self.closing)
+        self.check_server()
+        try:
+            return persistently(self.run, make, self.timeout, self.closing)
+        except OSError as exc:
+            if self.is_ending and self._is_away(exc.__cause__):
+                self.given_up = exc
+            raise
+
+    def check_server(self) -> None:
+        """Raise EIO if the server was given up."""
+        given_up = self.given_up
+        if given_up is not None:
+            raise OSError(given_up.errno, given_up.strerror) from errors.StoreUnavailable(message_of(given_up))
+
+    def look_for_server(self) -> None:
+        """At the end: find out within the timeout whether the server is there. An upload, which may take long, has no bound."""
+        with contextlib.suppress(OSError):
+            self.within_timeout(_answer)
+
+    def _is_away(self, cause: BaseException | None) -> bool:
+        """Whether it is the server that has failed with *cause*, and not somebody's lock."""
+        if not isinstance(cause, errors.TimedOut):
+            return isinstance(cause, errors.StoreUnavailable)
+        try:
+            with bounded_by(Deadline.after(ANSWER_SECONDS)):
+                self.run(_answer())
+        except errors.Error:
+            return True
+        return False
 
     def within_timeout(self, make: Callable[[], Op[T]]) -> T:
         """
@@ -119,6 +157,9 @@ class UnderWay(abc.ABC):
         # In units of uploads, which are bytes or chunks: what is to be uploaded, and what is being uploaded.
         self._dirty = Ranges()
         self._uploading = Ranges()
+        self._drains: list[
+            tuple[Ranges, Ranges]
+        ] = []  # who uploads: what is left of their goal, and what they wait for
         self._jobs = 0  # uploads in the background
         self._has_failed = False  # no more of them, until somebody has asked for one
         self._truncations = threading.Lock()  # held while the size is changed in the database
@@ -369,17 +410,25 @@ class UnderWay(abc.ABC):
 
     def _drain(self, goal: Ranges, wait_for: Ranges | None) -> None:
         """Upload *goal*; then wait until others have uploaded all of *wait_for*."""
-        while True:
-            with self._changed:
-                while not (parts := self._claim(goal)):
-                    if wait_for is None or not any(self._uploading.overlaps(*each) for each in wait_for):
-                        return
-                    self._changed.wait()
-                for part in parts:
-                    self._dirty.remove(*part)
-                    goal.remove(*part)
-                    self._uploading.add(*part)
-            self._upload(parts, goal)
+        drain = (goal, ranges_of(()) if wait_for is None else wait_for)
+        with self._lock:
+            self._drains.append(drain)
+        try:
+            while True:
+                with self._changed:
+                    while not (parts := self._claim(goal)):
+                        if wait_for is None or not any(self._uploading.overlaps(*each) for each in wait_for):
+                            return
+                        self.shared.check_server()
+                        self._changed.wait()
+                    for part in parts:
+                        self._dirty.remove(*part)
+                        goal.remove(*part)
+                        self._uploading.add(*part)
+                self._upload(parts, goal)
+        finally:
+            with self._lock:
+                self._drains = [each for each in self._drains if each is not drain]
 
     def _upload(self, parts: list[Range], goal: Ranges) -> None:
         is_sent = False
@@ -396,6 +445,9 @@ class UnderWay(abc.ABC):
                     for part in parts:
                         self._dirty.add(*part)
                         goal.add(*part)
+                        for theirs, wait_for in self._drains:  # they are not to take it for uploaded
+                            if wait_for.overlaps(*part):
+                                theirs.add(*part)
                 self._changed.notify_all()
 
     def _wait_for_uploads(self) -> None:
@@ -441,6 +493,10 @@ class UnderWay(abc.ABC):
             self._newer.clear()
             self._dirty.clear()
             self._staged.close()
+
+
+def _answer() -> Op[None]:
+    yield Query(ANSWER)
 
 
 def check_size(size: int) -> None:

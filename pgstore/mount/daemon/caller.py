@@ -32,6 +32,7 @@ from pgstore.mount.failures import Told, rebuilt
 
 _LOG: Final = logging.getLogger("pgstore")
 START_SECONDS: Final = 30.0  # for an interpreter on a busy machine
+END_SECONDS: Final = 5.0  # for a process that has closed its socket
 # What an interpreter may need to start at all. All else is told over the socket.
 _INHERITED: Final = ("LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "PYTHONHOME")
 # Its threads read a mebibyte at a time. With more than so many bytes the C library gives memory back when it is freed; else the
@@ -97,6 +98,8 @@ class Daemon:
             try:
                 self._wire.send(["call", number, verb, list(arguments)], descriptors)
             except Closed:
+                # Whoever hears of it may mount anew at once, and is not to be given this daemon again.
+                self._ended.wait(END_SECONDS)
                 raise self._gone() from None
             done.wait()
         finally:

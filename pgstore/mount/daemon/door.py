@@ -23,7 +23,7 @@ _PEER: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid; see unix(7)
 
 class Door:
     def __init__(self) -> None:
-        self.path = runtime.directory() / f"{os.getpid()}{runtime.SOCKET_SUFFIX}"
+        self.path = path_of(os.getpid())
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()  # of a process that had our number
@@ -57,6 +57,11 @@ def _short(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{descriptor}/{path.name}"
     finally:
         os.close(descriptor)
+
+
+def path_of(pid: int) -> Path:
+    """The door of the daemon that is process *pid*."""
+    return runtime.directory() / f"{pid}{runtime.SOCKET_SUFFIX}"
 
 
 def doors() -> list[Path]:

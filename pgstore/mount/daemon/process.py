@@ -35,6 +35,7 @@ from pgstore.mount.failures import Told, told
 _LOG: Final = logging.getLogger("pgstore")
 ASK_SECONDS: Final = 60.0  # for a function that gives a URL
 ANSWERS_SECONDS: Final = 2.0  # for a call that is under way at the end
+SESSION_SECONDS: Final = 1.0  # to end that of a client whose last mount is gone
 SESSIONS_SECONDS: Final = 5.0  # to end its sessions, which otherwise count as alive for ten minutes
 SAY_AFTER_SECONDS: Final = 2.0  # that bytes are still being written
 CALL_ITEMS: Final = 4  # of a message that is a call: "call", number, verb, arguments
@@ -261,6 +262,20 @@ class Process:
                 return self.unmount(number) if self._stays else served.close()
         return None
 
+    def commit_path(self, path: str) -> bool:
+        """Commit what was written at *path*; False: it is none of ours."""
+        return self._on(path, Served.commit)
+
+    def reload_path(self, path: str) -> bool:
+        return self._on(path, Served.reload)
+
+    def _on(self, path: str, verb: Callable[[Served], None]) -> bool:
+        for served in self._served():
+            if served.what.path == path:
+                verb(served)
+                return True
+        return False
+
     def stay(self, log: str | None) -> None:
         """Go on when the caller ends, and write what is logged to the file *log*; None: to nobody."""
         self._stays = True
@@ -280,8 +295,8 @@ class Process:
         with self._lock:
             self._mounts.pop(number, None)
             client = self._users.pop(number, None)
-        if client is not None:
-            self._clients.leave(client)
+        if client is not None:  # where the server is silent it takes long, and nobody is to wait for it
+            _start(partial(self._clients.leave, client), "pgstore-client").join(SESSION_SECONDS)
 
     def _rouse(self) -> None:
         os.write(self._waker, b"\0")
@@ -350,7 +365,7 @@ _FOR_CALLER: Final = frozenset(
         "end",
     )
 )
-_FOR_ALL: Final = frozenset({"mounts", "unmount_path"})
+_FOR_ALL: Final = frozenset({"mounts", "unmount_path", "commit_path", "reload_path"})
 
 
 def _start(function: Callable[[], None], name: str) -> threading.Thread:

@@ -43,7 +43,7 @@ class Difference:
         self.links: list[tuple[Path, Path]] = []
         """The path of a file, and a new name that it has, too."""
         self.attributes: list[Path] = []
-        """New paths of what is not new and has other permissions, owners or times."""
+        """New paths of what is not new and has other permissions, owners, times or extended attributes."""
         self.moved: dict[Path, Path] = {}
         """By new path the old one."""
         self._compare()
@@ -137,4 +137,4 @@ def _by_inode(snapshot: Mapping[Path, Local]) -> dict[tuple[str, int, int], list
 
 
 def _attributes(local: Local) -> tuple[object, ...]:
-    return local.mode, local.uid, local.gid, local.mtime_ns if local.kind == FILE else 0
+    return local.mode, local.uid, local.gid, local.xattrs, local.mtime_ns if local.kind == FILE else 0

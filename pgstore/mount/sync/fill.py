@@ -1,4 +1,4 @@
-"""Filling: files of a store are copied into a local directory, with permissions, owners (by root) and times."""
+"""Filling: files of a store are copied into a local directory, with permissions, owners (by root), times and attributes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from pgstore.fs.model import DIRECTORY, FIFO, FILE, SOCKET, SYMLINK, Node
 from pgstore.fs.paths import Names
 from pgstore.fs.transfer.download import Reader
 from pgstore.fs.transfer.local import LocalFolder, explained
+from pgstore.fs.tree import xattrs
 from pgstore.fs.tree.resolve import Small, Tree, Walk
 from pgstore.fs.tree.stats import StatListing
+from pgstore.mount import local_xattrs
 from pgstore.mount.sync.difference import Path
 from pgstore.mount.sync.snapshot import DIGEST_BYTES
 
@@ -165,7 +167,7 @@ class Filler:
         return os.path.join(self._root, path)
 
     def set_all(self, nodes: Iterable[tuple[Path, Node]]) -> None:
-        """Set permissions, owners and times of what is there."""
+        """Set permissions, owners, times and extended attributes of what is there."""
         for path, node in nodes:
             self._set(path, node)
 
@@ -176,6 +178,9 @@ class Filler:
         with explained(f"local file {os.fsdecode(local)!r}", local):
             if self._may_chown:
                 os.chown(local, node.uid, node.gid, follow_symlinks=False)
+            if node.kind in (FILE, DIRECTORY):
+                stored = node.xattrs or {}
+                local_xattrs.write(local, {xattrs.name_of(name): xattrs.value_of(stored[name]) for name in stored})
             os.chmod(local, node.mode & self._mask)
             os.utime(local, ns=(node.mtime_ns, node.mtime_ns))
 

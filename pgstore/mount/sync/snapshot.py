@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from pgstore.fs.model import DIRECTORY, FIFO, FILE, SOCKET, SYMLINK
 from pgstore.fs.transfer.local import explained
+from pgstore.mount import local_xattrs
 
 TICK_NS: Final = 100_000_000  # longer than any clock of a file system takes for a step
 DIGEST_BYTES: Final = 16
@@ -44,6 +45,8 @@ class Local(NamedTuple):
     gid: int
     target: bytes
     """Of a symbolic link."""
+    xattrs: tuple[tuple[bytes, bytes], ...]
+    """Names and values, in order."""
     is_fresh: bool
 
     @property
@@ -102,6 +105,7 @@ def _local(entry: os.DirEntry[bytes], fresh_ns: int) -> Local | None:
         status.st_uid,
         status.st_gid,
         os.readlink(entry.path) if kind == SYMLINK else b"",
+        tuple(sorted(local_xattrs.read(entry.path).items())) if kind in (FILE, DIRECTORY) else (),
         kind == FILE and max(status.st_mtime_ns, status.st_ctime_ns) >= fresh_ns,
     )
 

@@ -14,9 +14,9 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from pgstore import errors
 from pgstore.core.operation import Call, Op
@@ -26,13 +26,14 @@ from pgstore.fs.content.blobs import BATCH_BYTES, INLINE_BYTES_MAX
 from pgstore.fs.model import DIRECTORY, FILE, SYMLINK, Node
 from pgstore.fs.paths import Names, join
 from pgstore.fs.transfer.local import explained
-from pgstore.fs.tree import edit
+from pgstore.fs.tree import edit, xattrs
 from pgstore.fs.tree.build import Builder, Directory
 from pgstore.fs.tree.resolve import Tree
 from pgstore.mount.sync.difference import Difference, Path
 from pgstore.mount.sync.snapshot import DIGEST_BYTES, Local
 
 FILES_AT_ONCE: Final = 500
+Attributes: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 
 class Written(NamedTuple):
@@ -145,8 +146,8 @@ class WriteBack:
                 yield from edit.make_node(
                     tree, names, lambda builder, parent, name: builder.special(parent, name, kind, mode)
                 )
-        if owner := _owner(local):
-            yield from edit.set_attributes(tree, names, lambda _: owner, follow=False)
+        if attributes := _owner(local) | _extended((), local.xattrs, path):
+            yield from edit.set_attributes(tree, names, lambda _: attributes, follow=False)
 
     # ---------------------------------------------------------------------------------------------------------- files
 
@@ -186,11 +187,15 @@ class WriteBack:
         name = path.rpartition(b"/")[2]
         ino = builder.file(parent, name, source.mode, source.mtime_ns, stored)
         self.written[path] = Written(ino, stored.size_bytes, source.mtime_ns, source.digest)
-        attributes = _owner(self._new[path])
-        if before is not None and before.kind == FILE and _owner(self._old[path]) == attributes:
-            attributes = {"uid": before.uid, "gid": before.gid} if before.uid or before.gid else {}
+        attributes, old = _owner(self._new[path]), self._old.get(path)
+        extended = _extended(() if old is None else old.xattrs, self._new[path].xattrs, path)
+        if before is not None and before.kind == FILE:
+            if old is not None and _owner(old) == attributes:
+                attributes = {"uid": before.uid, "gid": before.gid} if before.uid or before.gid else {}
             if before.xattrs:
-                attributes["xattrs"] = dict(before.xattrs)
+                both = {**before.xattrs, **extended.get("xattrs", {})}
+                extended = {"xattrs": {name: value for name, value in both.items() if value is not None}}
+        attributes |= extended
         if attributes:
             self._to_set.append((ino, attributes, (*parent.path, name)))
 
@@ -201,6 +206,7 @@ class WriteBack:
         }
         if new.kind == FILE and old.mtime_ns != new.mtime_ns:
             changed["mtime_ns"] = new.mtime_ns
+        changed |= _extended(old.xattrs, new.xattrs, path)
         walk = yield from tree.walk(self._names(path), follow=False)
         if walk.node is not None:  # else it was removed by another
             yield from edit.set_attributes(tree, self._names(path), lambda _: changed, follow=False)
@@ -248,6 +254,19 @@ class _Source:
 def _owner(local: Local) -> dict[str, Any]:
     """What is to be set of the owner of something new, which is root's."""
     return {"uid": local.uid, "gid": local.gid} if local.uid or local.gid else {}
+
+
+def _extended(old: Attributes, new: Attributes, path: Path) -> dict[str, Any]:
+    """What is to be set of the extended attributes, of which a local file had *old* and has *new*; None removes one."""
+    if old == new:
+        return {}
+    if sum(len(name) + len(value) for name, value in new) > xattrs.BYTES_MAX:
+        raise errors.InvalidError(
+            f"the extended attributes of {join((path,))!r} have more than {xattrs.BYTES_MAX} bytes together"
+        )
+    changes: dict[str, str | None] = {xattrs.stored_name(name): None for name, _ in set(old) - set(new)}
+    changes |= {xattrs.stored_name(name): xattrs.stored_value(value) for name, value in set(new) - set(old)}
+    return {"xattrs": changes}
 
 
 def _batches(files: Iterable[Path], new: Mapping[Path, Local]) -> Iterable[list[Path]]:

@@ -39,6 +39,7 @@ def build_sdist(directory, config_settings=None):
     return name
 BACKEND
 (cd source && "$PYTHON" -c 'import backend; backend.build_sdist("built"); backend.build_wheel("built")')
+unset PYTHONPATH # packages of the tests, which pip would check as well
 export TMPDIR=$PWD/temporary PIP_CACHE_DIR=$PWD/cache PIP_DISABLE_PIP_VERSION_CHECK=1
 mkdir "$TMPDIR"
 for package in source/built/tiny-1.0.tar.gz source/built/tiny-1.0-py3-none-any.whl; do

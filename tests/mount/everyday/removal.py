@@ -13,7 +13,7 @@ for number in range(10**9):
         os.makedirs(f"tree/d{number % 7}/e{number % 3}", exist_ok=True)
         with open(f"tree/d{number % 7}/e{number % 3}/f{number}", "w") as file:
             file.write("x" * (number % 5000))
-    except FileNotFoundError:
+    except (FileNotFoundError, FileExistsError):  # the latter of makedirs: what was there is gone when it looks
         if os.path.exists("stop"):
             break
     if os.path.exists("stop"):
