@@ -26,7 +26,7 @@ from pgstore.mount import kernel
 from pgstore.mount.channel import BODY, Channel, Request
 from pgstore.mount.notifier import Notifier
 from pgstore.mount.protocol import Files
-from pgstore.mount.verbs import NOW, SERVE, Reply, Verbs
+from pgstore.mount.verbs import CHANGING, NOW, SERVE, Reply, Verbs
 
 _LOG: Final = logging.getLogger("pgstore")
 
@@ -229,6 +229,8 @@ class Server:
             return True
         if reply is None:
             return False
+        if request.opcode in CHANGING:
+            self._files.changes = object()
         try:
             if not self._channel.reply(unique, reply):
                 self._verbs.forsake(request, reply)

@@ -16,6 +16,7 @@ import pytest
 
 import pgstore
 from tests.fixtures.server import migrate
+from tests.mount.checks.directories import Directory
 from tests.mount.conftest import daemon_pid
 
 
@@ -112,6 +113,24 @@ def test_names_come_and_go_as_others_make_and_remove_them(nfs_elsewhere, mounted
     until(lambda: not (mounted / "d" / "a").exists())
     nfs_elsewhere.remove_file("d", recursive=True)
     until(lambda: not (mounted / "d").exists())
+
+
+def test_a_listing_has_at_once_what_others_have_made_and_removed(mounted, mounted_elsewhere):
+    """
+    Though the kernel lists a directory that has not changed without asking for more than that.
+    """
+    (mounted / "d").mkdir()
+    with Directory(mounted / "d") as stream:
+        for number in range(40):
+            (mounted_elsewhere / "d" / f"{number}").write_text("")
+            assert f"{number}" in os.listdir(mounted / "d")
+            if number % 2:
+                os.unlink(mounted_elsewhere / "d" / f"{number}")
+                assert f"{number}" not in os.listdir(mounted / "d")
+
+        stream.rewind()
+
+        assert sorted(map(os.fsdecode, stream.rest())) == sorted([".", "..", *os.listdir(mounted_elsewhere / "d")])
 
 
 def test_only_one_of_two_mounts_makes_a_file_exclusively(mounted, mounted_elsewhere):

@@ -100,6 +100,19 @@ def test_what_others_commit_is_seen_after_reload(volume_elsewhere, mount, place)
     assert (place / "theirs").read_text() == "theirs"
 
 
+def test_a_directory_is_listed_as_others_have_committed_it_after_reload(volume_elsewhere, mount, place):
+    (place / "d").mkdir()
+    mount.commit()
+    for number in range(3):
+        with volume_elsewhere.batch_upload() as batch:
+            batch.put_file(io.BytesIO(b""), f"d/other {number}")
+        assert len(os.listdir(place / "d")) == number
+
+        mount.reload()
+
+        assert sorted(os.listdir(place / "d")) == [f"other {each}" for each in range(number + 1)]
+
+
 def test_reload_loses_nothing_that_was_written(volume_elsewhere, mount, place):
     (place / "ours").write_text("ours")
     with volume_elsewhere.open("theirs", "w") as file:

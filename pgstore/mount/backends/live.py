@@ -38,6 +38,7 @@ from pgstore.mount.contents.live import LiveContents
 from pgstore.mount.contents.open_file import LiveFile
 from pgstore.mount.contents.under_way import Shared
 from pgstore.mount.daemon.backends import What
+from pgstore.mount.listed import Listed
 from pgstore.mount.protocol import (
     MISSING,
     AttributeChange,
@@ -53,7 +54,7 @@ from pgstore.mount.protocol import (
 
 T = TypeVar("T")
 
-HEARD: Final = Caching(names=60.0, attributes=60.0, missing=0.0)
+HEARD: Final = Caching(names=60.0, attributes=60.0, missing=0.0, listings=True)
 # Where nothing can be listened to, or the kernel cannot forget all names at once (before Linux 6.16).
 UNHEARD: Final = Caching(names=1.0, attributes=1.0, missing=0.0)
 STATES_MAX: Final = 50_000  # files of which it is known in which state the kernel has them
@@ -86,6 +87,7 @@ class LiveFiles(StoreFiles[LiveContents]):
         # as what it believes for a minute, which is to say that others' changes are heard of a moment later.
         self._above: dict[int, Attributes] = {}
         self._above_state = 0  # grows with every change of one
+        self.listed: Listed = Listed()
         self._kernel: Kernel | None = None
         self._has_unsynced = False  # names that are perhaps not on the server's disk yet
         self._changes = FileChanges(self._store_id)
@@ -143,12 +145,17 @@ class LiveFiles(StoreFiles[LiveContents]):
         kernel = self._kernel
         assert kernel is not None
         inodes = change.inodes
+        self.changes = object()
         self._forget_above()
         if inodes is None or change.names is None:
             kernel.forget_all_names()
+            for directory in self.listed.forget_all():
+                kernel.forget_contents(directory)
         if inodes is None:
             self._states.clear()
             inodes = frozenset(self._contents)
+        self.listed.forget(inodes)
+        self.listed.note_changes(len(inodes))
         for directory, name in change.names or ():
             kernel.forget_name(directory, name)
         for ino in inodes:
@@ -202,6 +209,9 @@ class LiveFiles(StoreFiles[LiveContents]):
     def attributes_now(self, ino: int) -> Attributes | None:
         return self._above.get(ino) if self.caching is HEARD else None
 
+    def opened_directory_now(self, directory: int) -> Attributes | None:
+        return None if directory in self.listed else self.attributes_now(directory)
+
     def directory_of_new(self, directory: int) -> Attributes:
         above = self.attributes_now(directory)
         if above is None:
@@ -242,6 +252,9 @@ class LiveFiles(StoreFiles[LiveContents]):
     def names(self, directory: int, after: bytes, count: int) -> list[tuple[bytes, Attributes]]:
         page = self._run(lambda: nodes.names(self._tree(), directory, after, count))
         return [(name, self._attributes(node)) for name, node in page]
+
+    def names_later(self, directory: int, after: bytes, count: int) -> Callable[[], list[tuple[bytes, Attributes]]]:
+        return self._shared.reading.workers.submit(lambda: self.names(directory, after, count)).result
 
     def set_attributes(self, ino: int, change: AttributeChange) -> Attributes:
         contents = self._contents.get(ino)
@@ -374,12 +387,15 @@ class LiveFiles(StoreFiles[LiveContents]):
         if not (is_known or is_new):
             file.contents.drop(node.size_bytes, node.mtime_ns, state)
             if self._kernel is not None and self._told.get(ino) != state:
+                self.changes = object()
                 with self._table:
                     self._told.pop(ino, None)
                 self._kernel.forget_attributes_now(ino)
             if node.inline_data is not None:
                 file.contents.know(node.inline_data, state)
         file.keep_cache = is_known or is_new
+        if file.can_write:
+            self.listed.note_changes(1)
         if flags & os.O_TRUNC and node.size_bytes:
             try:
                 file.contents.truncate(0)
