@@ -39,6 +39,8 @@ class Attributes(NamedTuple):
     ctime_ns: int
     device: int = 0
     """Of device nodes: the device, as stat(2) has it in st_rdev."""
+    stored_bytes: int | None = None
+    """What is stored of a file with holes; None: all of its size."""
 
 
 class AttributeChange(NamedTuple):

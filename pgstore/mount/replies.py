@@ -74,10 +74,11 @@ class Replies:
         mtime, mtime_ns = divmod(a.mtime_ns, _SECOND)
         ctime, ctime_ns = divmod(a.ctime_ns, _SECOND)
         size = a.size_bytes
+        stored = a.stored_bytes
         return (
             a.ino,
             size,
-            (size + 511) >> 9,
+            ((size if stored is None or stored > size else stored) + 511) >> 9,
             *(atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns),
             TYPE_OF_KIND[a.kind] | a.mode,
             a.link_count,

@@ -119,6 +119,9 @@ class LiveContents(UnderWay):
         with self._lock:
             self._forget_kept(all_of_it=False)
 
+    def _not_below(self) -> int:
+        return self._dirty.total + self._uploading.total
+
     # ------------------------------------------------------------------------------------------------------- writing
 
     def _note_written(self, start: int, end: int) -> None:

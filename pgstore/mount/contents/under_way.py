@@ -171,6 +171,15 @@ class UnderWay(abc.ABC):
     def data_ranges(self, start: int, end: int) -> Ranges:
         """Where the database has bytes that may not be zeros."""
 
+    def stored_bytes(self, below: int) -> int:
+        """About how many bytes are stored of the file, where the database has *below* of it as others see it."""
+        with self._lock:
+            return min(self.size_bytes, self._not_below() + below)
+
+    @abc.abstractmethod
+    def _not_below(self) -> int:
+        """How many bytes the database has not, as others see it. With the lock."""
+
     # ------------------------------------------------------------------------------------------------------- opening
 
     def open(self, *, write: bool) -> None:
