@@ -31,8 +31,8 @@ STAT_COLUMNS: Final = (
     "i.version_from, i.mode, i.size_bytes, i.mtime_ns, i.ctime_ns, i.uid, i.gid, i.link_count, i.link_target, i.xattrs, "
     "i.atime_ns, i.device, NULL::bigint AS stored_bytes"
 )
-# The same with what the file takes. So many chunks at most are counted, which takes as long as four round trips; of a file with more
-# nobody is told that there are holes in it.
+# The same with what the file takes. So many chunks at most are counted, which takes as long as some round trips; of a file with
+# more it is not known.
 _COUNTED_MAX: Final = 16_384
 STORED_COLUMNS: Final = STAT_COLUMNS.replace(
     "NULL::bigint",
