@@ -81,7 +81,7 @@ setxattr, getxattr   user.*, and for root trusted.*; no lists  alike            
                      for access control                                                              above 64 KiB: E2BIG; all of a
                                                                                                      file above 64 KiB: ENOSPC. Room
                                                                                                      too small: ERANGE
-readdir              names in the order of their bytes, each   alike
+readdir              names in the order of their bytes, each   alike; of others after `reload`
                      once that is there all the time; telldir
                      and seekdir hold. What others have made
                      and removed is seen once the directory
