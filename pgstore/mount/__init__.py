@@ -4,7 +4,7 @@
 - `backends` are these for a NetworkFileSystem and a Volume; `contents` has the bytes of their files, read ahead and staged.
 - `kernel` has the structures and numbers of Linux' FUSE protocol, `channel` reads and writes them.
 - `verbs` turns what the kernel asks into calls of `Files`, with `listing` for open directories and `replies` for attributes.
-  `listed` says which directories the kernel may list from its own memory.
+  `listed` says which directories the kernel may list from its own memory, `changes` which attributes it may not be given any more.
 - `serve` has the threads: who reads, who answers. `notifier` tells the kernel what others have changed.
 - `attach` mounts and unmounts, `mount_table` reads what is mounted where, `namespace` lets users mount without help.
 - `mount` is what `Volume.mount` returns, `mounting` makes it, `options` is what it was given.

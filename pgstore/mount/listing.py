@@ -50,9 +50,9 @@ class Listing:
         self._starts = [b""]  # by page: the name that comes before it
         self._number = -1
         self._page: Page = []
-        self._changes: object = None  # the `Files.changes` before the page was read
+        self._read_at = 0  # `Files.changes.now` before the page was read
         self._gone: set[bytes] = set()  # names of it that are not there any more
-        self._next: tuple[object, Callable[[], Page]] | None = (
+        self._next: tuple[int, Callable[[], Page]] | None = (
             None  # the page after it, which is on its way; the same of it
         )
 
@@ -65,7 +65,7 @@ class Listing:
             if (
                 number != self._number
                 or index >= len(self._page)
-                or (plus and self._changes is not self._files.changes)
+                or (plus and self._files.changes.all_since(self._read_at))
             ):
                 return None
             return self._pack(self._page, index, cookie, size, plus=plus)[0]
@@ -97,48 +97,43 @@ class Listing:
             return b""
         if number != self._number:
             self._turn_to(number)
-        elif plus and self._changes is not self._files.changes and index < len(self._page):
+        elif plus and index < len(self._page) and self._files.changes.all_since(self._read_at):
             self._look_again(index)
         return self._pack(self._page, index, cookie, size, plus=plus)[0]
 
     def _turn_to(self, number: int) -> None:
         following, self._next = self._next, None
         if following is None or number != self._number + 1:
-            following = (
-                self._files.changes,
-                partial(self._files.names, self._ino, self._starts[number], _NAMES_PER_PAGE),
-            )
-        self._changes, get = following
+            names = partial(self._files.names, self._ino, self._starts[number], _NAMES_PER_PAGE)
+            following = self._files.changes.now, names
+        self._read_at, get = following
         self._page = get()
         self._number = number
-        self._gone.clear()
+        self._gone = set()
         if len(self._page) == _NAMES_PER_PAGE:
             last = self._page[-1][0]
             self._starts[number + 1 : number + 2] = [last]
-            changes = self._files.changes
+            now = self._files.changes.now
             get_next = self._files.names_later(self._ino, last, _NAMES_PER_PAGE)
-            self._next = None if get_next is None else (changes, get_next)
+            self._next = None if get_next is None else (now, get_next)
 
     def _look_again(self, index: int) -> None:
-        """
-        Something has changed since the page was read: the kernel must not be given attributes as they were before.
-
-        It knows better of what is written through this mount, and was told to forget what others have changed; of what it is given
-        it would believe it all the same.
-        """
-        changes = self._files.changes
+        """Any file may have changed since the page was read. That of its names none is lost, or given twice, they stay."""
+        now = self._files.changes.now
         after = self._page[index - 1][0] if index else self._starts[self._number]
         found = dict(self._files.names(self._ino, after, len(self._page) - index))
         self._gone = {name for name, _ in self._page[index:] if name not in found}
         self._page[index:] = [(name, found.get(name, before)) for name, before in self._page[index:]]
-        self._changes = changes
+        self._read_at = now
 
     def _pack(self, entries: Page, index: int, cookie: int, size: int, *, plus: bool) -> tuple[bytes, int]:
         """The entries from *index* on, which are those at *cookie*, that go into *size* bytes, and the cookie behind them."""
         parts: list[bytes] = []
         head = kernel.DIRENTPLUS.size if plus else kernel.DIRENT.size
         entry_fields = self._replies.entry_fields_for(self._files.caching)
-        dots, gone = cookie < _DOTS, self._gone
+        has_attributes = plus and cookie >= _DOTS
+        changes, read_at, gone = self._files.changes, self._read_at, self._gone
+        is_old = changes.now != read_at
         if not plus or cookie > _REMEMBERED_MAX:
             self._is_without_attributes()
         for name, attributes in entries[index:] if index else entries:
@@ -149,7 +144,12 @@ class Listing:
             cookie += 1
             kind = TYPE_OF_KIND[attributes.kind] >> _TYPE_SHIFT
             if plus:
-                is_known = not (dots or cookie > _REMEMBERED_MAX or (gone and name in gone))
+                # What has changed since the page was read it is not told. It asks, if it wants to know.
+                is_known = (
+                    has_attributes
+                    and cookie <= _REMEMBERED_MAX
+                    and not (is_old and (changes.since(attributes.ino, read_at) or name in gone))
+                )
                 known = entry_fields(attributes) if is_known else _UNKNOWN
                 parts.append(_direntplus(*known, attributes.ino, cookie, length, kind))
             else:

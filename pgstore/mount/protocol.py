@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from pgstore.fs.model import ROOT
+from pgstore.mount.changes import RecentChanges
 from pgstore.mount.listed import Listed
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
@@ -212,8 +213,8 @@ class Files(abc.ABC):
     read_only: bool = False
     shares_locks: bool = False
     """Whether flock(2) is among all mounts, by `OpenFile.lock`; else among the programs of this one, as fcntl(2) is."""
-    changes: object = object()
-    """Another object whenever attributes may be others than those that `names` has given before."""
+    changes: RecentChanges
+    """What was done through the mount is noted by whoever serves it, and what the kernel is to forget."""
     listed: Listed | None = None
     """What the kernel has listed, where it is told when names are others; else it asks for each listing."""
 

@@ -70,7 +70,7 @@ class Server:
         self._channel = Channel(device)
         self._files = files
         self._verbs = Verbs(files)
-        self._notifier = Notifier(self._channel, files.root)
+        self._notifier = Notifier(self._channel, files.root, files.changes)
         self._threads_max = threads_max
         self._ready = ready
         self._let_go = let_go
@@ -230,7 +230,7 @@ class Server:
         if reply is None:
             return False
         if request.opcode in CHANGING:
-            self._files.changes = object()
+            self._verbs.note_change(request)
         try:
             if not self._channel.reply(unique, reply):
                 self._verbs.forsake(request, reply)

@@ -64,6 +64,14 @@ class Verbs:
             handle, _ = kernel.OPEN_OUT.unpack_from(reply, len(reply) - kernel.OPEN_OUT.size)
             self.close(handle)
 
+    def note_change(self, request: Request) -> None:
+        """What *request*, one of `CHANGING`, has asked for was done."""
+        changes = self._files.changes
+        if request.opcode in _CHANGING_OTHERS:
+            changes.note_all()
+        else:
+            changes.note(self._ino(request.node))
+
     def handles(self) -> list[int]:
         """All that is open. An unmount drops what the kernel had to say about them."""
         return [*self._open, *self._listings]
@@ -325,7 +333,7 @@ class Verbs:
 
     def _opened(self, file: OpenFile, flags: int) -> bytes:
         if flags & os.O_TRUNC:
-            self._files.changes = object()
+            self._files.changes.note(file.ino)
         handle = next(self._handles)
         self._open[handle] = file
         how = (kernel.FOPEN_KEEP_CACHE if file.keep_cache else 0) | (0 if file.needs_flush else kernel.FOPEN_NOFLUSH)
@@ -519,6 +527,11 @@ CHANGING: Final = frozenset(
         *(kernel.CREATE, kernel.MKNOD, kernel.MKDIR, kernel.SYMLINK, kernel.LINK, kernel.UNLINK),
         *(kernel.RMDIR, kernel.RENAME, kernel.RENAME2, kernel.SETXATTR, kernel.REMOVEXATTR),
     )
+)
+
+# And not only those of the inode that is named: something may have got, or lost, a name, or been written to.
+_CHANGING_OTHERS: Final = frozenset(
+    (kernel.LINK, kernel.UNLINK, kernel.RENAME, kernel.RENAME2, kernel.COPY_FILE_RANGE, kernel.COPY_FILE_RANGE_64)
 )
 
 _LOCKS: Final = {kernel.F_RDLCK: Lock.SHARED, kernel.F_WRLCK: Lock.EXCLUSIVE, kernel.F_UNLCK: Lock.NONE}

@@ -54,6 +54,7 @@ class StoreFiles(Files, Generic[C]):
         self._store_id = shared.store_id
         self.root = root
         self.read_only = read_only
+        self.changes = shared.changes
         self._table = threading.Lock()  # over the next one
         self._contents: dict[int, C] = {}  # of files that are open, or whose bytes are not kept yet
         self.moment = 0

@@ -53,12 +53,14 @@ from pgstore.mount.protocol import (
 )
 
 T = TypeVar("T")
+N = TypeVar("N", bound=Node | None)
 
 HEARD: Final = Caching(names=60.0, attributes=60.0, missing=0.0, listings=True)
 # Where nothing can be listened to, or the kernel cannot forget all names at once (before Linux 6.16).
 UNHEARD: Final = Caching(names=1.0, attributes=1.0, missing=0.0)
 STATES_MAX: Final = 50_000  # files of which it is known in which state the kernel has them
 DIRECTORIES_MAX: Final = 1_000  # of which it is known whose new files are
+_READ_ATTEMPTS: Final = 5
 _LOOK_SECONDS: Final = 1.0  # between looks whether the mount has ended
 
 
@@ -145,7 +147,6 @@ class LiveFiles(StoreFiles[LiveContents]):
         kernel = self._kernel
         assert kernel is not None
         inodes = change.inodes
-        self.changes = object()
         self._forget_above()
         if inodes is None or change.names is None:
             kernel.forget_all_names()
@@ -199,8 +200,18 @@ class LiveFiles(StoreFiles[LiveContents]):
                     told.popitem(last=False)
         return attributes
 
+    def _read(self, read: Callable[[], N]) -> N:
+        """What *read* reads of a node; again, if something was uploaded of it meanwhile, which may be in neither of the two."""
+        attempts_left = _READ_ATTEMPTS
+        while True:
+            then = self._shared.uploads.now
+            node = read()
+            attempts_left -= 1
+            if node is None or not attempts_left or not self._shared.uploads.since(node.ino, then):
+                return node
+
     def attributes(self, ino: int) -> Attributes:
-        node = self._node(ino)
+        node = self._read(lambda: self._node(ino))
         contents = self._contents.get(ino)
         if contents is not None and not contents.is_dirty and contents.size_bytes != node.size_bytes:
             contents.drop(node.size_bytes, node.mtime_ns, _state(node))  # others, of whom we have not been told yet
@@ -243,7 +254,7 @@ class LiveFiles(StoreFiles[LiveContents]):
                 self._above.pop(ino, None)
 
     def look_up(self, directory: int, name: bytes) -> Attributes | Missing:
-        node = self._run(lambda: nodes.look_up(self._tree(), directory, name))
+        node = self._read(lambda: self._run(lambda: nodes.look_up(self._tree(), directory, name)))
         return MISSING if node is None else self._attributes(node)
 
     def parent(self, directory: int) -> int:
@@ -387,7 +398,6 @@ class LiveFiles(StoreFiles[LiveContents]):
         if not (is_known or is_new):
             file.contents.drop(node.size_bytes, node.mtime_ns, state)
             if self._kernel is not None and self._told.get(ino) != state:
-                self.changes = object()
                 with self._table:
                     self._told.pop(ino, None)
                 self._kernel.forget_attributes_now(ino)

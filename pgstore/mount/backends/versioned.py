@@ -256,7 +256,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
             open_contents = self._all_contents()
             for contents in open_contents:
                 self._show_anew(contents)
-        self.changes = object()
+        self.changes.note_all()
         kernel = self._kernel
         if kernel is not None:
             kernel.forget_all_names()

@@ -253,6 +253,7 @@ class LiveContents(UnderWay):
             self._note_server()
             durable = parts is self._durable_parts or self.shared.session.server is None
         size = self.shared.within_timeout(lambda: self._write(pieces, durable=durable))
+        self.shared.uploaded(self.ino)
         with self._lock:
             self._state = self._new_state()  # what was read before, or is being read now, may lack these bytes
             self._base_end = max(self._base_end, size)

@@ -26,6 +26,7 @@ from pgstore.fs.content.blobs import FILE_BYTES_MAX, zeros
 from pgstore.fs.content.block_cache import BlockCache
 from pgstore.fs.content.block_reader import BlockReader, Reading, Source, run_alone
 from pgstore.fs.notifications import new_token, origin
+from pgstore.mount.changes import RecentChanges
 from pgstore.mount.contents.failures import Failures, persistently
 from pgstore.mount.contents.ranges import Range, Ranges, ranges_of
 from pgstore.mount.contents.stage import Stage, StagedFile
@@ -57,6 +58,10 @@ class Shared:
         self.timeout = timeout
         self.origin = new_token()
         """What others are told as the origin of changes through this mount."""
+        self.changes = RecentChanges()
+        """Of what the kernel is told (`Files.changes`)."""
+        self.uploads = RecentChanges()
+        """Of what others see of files."""
         self.closing = threading.Event()
         count = max(1, min(UPLOADS_MAX, self.client.settings.connections_max - 1))
         self.uploaders: Workers = self.client.shared.setdefault("uploading workers", Workers(count, "pgstore-uploader"))
@@ -79,6 +84,11 @@ class Shared:
         """
         with bounded_by(Deadline.after(self.timeout)):
             return self.persistently(make)
+
+    def uploaded(self, ino: int) -> None:
+        """Others see what was written to a file. Whoever read its node before, and looks what is not uploaded yet, misses that."""
+        self.uploads.note(ino)
+        self.changes.note(ino)
 
     def add_tenant(self, contents: UnderWay) -> None:
         """*contents* use the stage."""
