@@ -2513,6 +2513,90 @@ BEGIN
 END
 $function$;
 
+-- Makes a hole of the bytes from p_start to before p_stop, as far as the file has them: whole chunks go, and what is left of others
+-- becomes zeros. Returns whether there is such a file.
+CREATE FUNCTION pgstore.file_punch(p_store_id bigint, p_ino bigint, p_start bigint, p_stop bigint, p_is_relaxed boolean) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    there  record;
+    blob   record;
+    stop   bigint;
+    first  bigint;  -- of the chunks that go, and the first behind them
+    behind bigint;
+    edge   record;
+    now_ns CONSTANT bigint := (extract(epoch FROM clock_timestamp()) * 1000000000)::bigint;
+BEGIN
+    IF p_is_relaxed THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    SELECT i.blob_id, i.size_bytes, i.inline_data
+      INTO there
+      FROM pgstore.inode i
+     WHERE i.store_id = p_store_id
+       AND i.ino = p_ino
+       AND i.version_to = 9223372036854775807
+       FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    stop := least(p_stop, there.size_bytes);
+    IF p_start >= stop THEN
+        RETURN true;
+    END IF;
+
+    IF there.blob_id IS NULL THEN
+        there.inline_data := pgstore.bytes_overlaid(there.inline_data, p_start::integer,
+                                                    decode(repeat('00', (stop - p_start)::integer), 'hex'));
+    ELSE
+        SELECT b.chunk_size_bytes, b.is_shared
+          INTO blob
+          FROM pgstore.blob b
+         WHERE b.store_id = p_store_id
+           AND b.id = there.blob_id
+           FOR SHARE;
+        IF blob.is_shared THEN
+            there.blob_id := pgstore.blob_fork(p_store_id, there.blob_id, 2147483648);
+        END IF;
+        first := (p_start + blob.chunk_size_bytes - 1) / blob.chunk_size_bytes;
+        behind := CASE WHEN stop = there.size_bytes THEN (stop + blob.chunk_size_bytes - 1) / blob.chunk_size_bytes
+                       ELSE stop / blob.chunk_size_bytes END;
+        WITH gone AS (
+             DELETE FROM pgstore.extent
+              WHERE store_id = p_store_id
+                AND blob_id = there.blob_id
+                AND position >= first
+                AND position < behind
+             RETURNING chunk_id)
+        INSERT INTO pgstore.chunk_candidate (store_id, chunk_id)
+        SELECT p_store_id, g.chunk_id
+          FROM gone g
+        ON CONFLICT (store_id, chunk_id) DO UPDATE SET noted_at = greatest(excluded.noted_at, chunk_candidate.noted_at);
+        FOR edge IN
+            SELECT greatest(p_start, e.position::bigint * blob.chunk_size_bytes) AS start,
+                   least(stop, (e.position::bigint + 1) * blob.chunk_size_bytes) AS stop
+              FROM pgstore.extent e
+             WHERE e.store_id = p_store_id
+               AND e.blob_id = there.blob_id
+               AND e.position IN ((p_start / blob.chunk_size_bytes)::integer, (stop / blob.chunk_size_bytes)::integer)
+             ORDER BY e.position
+        LOOP
+            CONTINUE WHEN edge.start >= edge.stop;
+            PERFORM pgstore.blob_write(p_store_id, there.blob_id, blob.chunk_size_bytes, edge.start,
+                                       decode(repeat('00', (edge.stop - edge.start)::integer), 'hex'));
+        END LOOP;
+    END IF;
+    UPDATE pgstore.inode
+       SET blob_id = there.blob_id,
+           inline_data = there.inline_data,
+           mtime_ns = now_ns,
+           ctime_ns = now_ns
+     WHERE store_id = p_store_id
+       AND ino = p_ino
+       AND version_to = 9223372036854775807;
+    RETURN true;
+END
+$function$;
+
 -- Cuts a file to p_size bytes, or lets it grow to so many by a hole. Returns whether there is such a file.
 CREATE FUNCTION pgstore.file_truncate(p_store_id bigint, p_ino bigint, p_size bigint, p_is_relaxed boolean) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$

@@ -60,7 +60,7 @@ class Contents(NamedTuple):
 
 
 class Node(NamedTuple):
-    """An inode. The last three only where its contents were asked for."""
+    """An inode. The last three only where its contents were asked for, `stored_bytes` only as `tree.node_rows` reads it."""
 
     ino: int
     kind: str
@@ -76,6 +76,9 @@ class Node(NamedTuple):
     xattrs: Mapping[str, str] | None  # as in the database: see `fs.tree.xattrs`
     set_atime_ns: int | None  # None: nobody has set one
     device: int | None  # of device nodes
+    stored_bytes: int | None = (
+        None  # what the chunks of a file take, if it is larger than they are; None: it is not known
+    )
     inline_data: bytes | None = None
     blob_id: int | None = None
     chunk_size: int | None = None

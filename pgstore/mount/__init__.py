@@ -4,6 +4,7 @@
 - `backends` are these for a NetworkFileSystem and a Volume; `contents` has the bytes of their files, read ahead and staged.
 - `kernel` has the structures and numbers of Linux' FUSE protocol, `channel` reads and writes them.
 - `verbs` turns what the kernel asks into calls of `Files`, with `listing` for open directories and `replies` for attributes.
+  `listed` says which directories the kernel may list from its own memory, `changes` which attributes it may not be given any more.
 - `serve` has the threads: who reads, who answers. `notifier` tells the kernel what others have changed.
 - `attach` mounts and unmounts, `mount_table` reads what is mounted where, `namespace` lets users mount without help.
 - `mount` is what `Volume.mount` returns, `mounting` makes it, `options` is what it was given.
@@ -38,8 +39,10 @@ O_APPEND             each write goes to where the end is in    each write goes t
                      is there when it returns                                                        written: EIO
 O_DIRECT             bypasses the kernel's pages               alike
 truncate             is in the database when it returns        with the commit                       too large: EFBIG
-fallocate            0, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE; no  alike                                 other modes: EOPNOTSUPP
-                     space is reserved
+fallocate            0, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE; no  alike, with the commit                other modes: EOPNOTSUPP
+                     space is reserved. Holes are in the
+                     database, and on the server's disk, when
+                     it returns, and take no chunks
 lseek                SEEK_DATA, SEEK_HOLE                      alike                                 behind the end: ENXIO
 copy_file_range      within a mount, by the daemon             alike                                 to another file system: EXDEV
 fsync                the file and all names changed before     the bytes are on the server's disk,   what an earlier write could not
@@ -61,8 +64,11 @@ link                                                                            
 mknod                fifos, sockets and device nodes are       alike                                 opening device nodes (nodev):
                      names; programs of this machine meet                                            EACCES
                      there
-stat                 directories have st_nlink 1 and st_size   alike
-                     0. st_ino is never given again
+stat                 directories have st_nlink 1 and st_size   alike; what is not committed counts
+                     0. st_ino is never given again.           beside what it replaces
+                     st_blocks is what is stored, if that is
+                     not above 1 GiB in chunks of 64 KiB;
+                     else st_size
 chmod, chown         owners have 32 bits. chown, and what      alike
                      users write, take S_ISUID away, and
                      S_ISGID where the group may execute;
@@ -75,9 +81,12 @@ setxattr, getxattr   user.*, and for root trusted.*; no lists  alike            
                      for access control                                                              above 64 KiB: E2BIG; all of a
                                                                                                      file above 64 KiB: ENOSPC. Room
                                                                                                      too small: ERANGE
-readdir              names in the order of their bytes, each   alike
+readdir              names in the order of their bytes, each   alike; of others after `reload`
                      once that is there all the time; telldir
-                     and seekdir hold
+                     and seekdir hold. What others have made
+                     and removed is seen once the directory
+                     is opened anew, and after a moment by
+                     rewinddir
 names                1 to 255 bytes                            alike                                 longer: ENAMETOOLONG
 flock, fcntl         among the programs of this mount; with    among the programs of this mount
                      locks="shared" flock among all mounts

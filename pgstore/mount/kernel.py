@@ -177,6 +177,7 @@ CREATE_IN: Final = Structure("u32 flags", "u32 mode", "u32 umask", "u32 open_fla
 OPEN_KILL_SUIDGID: Final = 1 << 0
 OPEN_OUT: Final = Structure("u64 fh", "u32 open_flags", "u32 padding")
 FOPEN_KEEP_CACHE: Final = 1 << 1
+FOPEN_CACHE_DIR: Final = 1 << 3
 FOPEN_NOFLUSH: Final = 1 << 5
 
 READ_IN: Final = Structure(

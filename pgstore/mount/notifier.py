@@ -12,6 +12,7 @@ from typing import Final
 
 from pgstore.core import threads
 from pgstore.mount import kernel
+from pgstore.mount.changes import RecentChanges
 from pgstore.mount.channel import Channel
 from pgstore.mount.protocol import Kernel
 
@@ -29,13 +30,15 @@ class Notifier(Kernel):
 
     Args:
         root: the inode that is mounted.
+        changes: where it is noted what the kernel is to forget.
     """
 
-    def __init__(self, channel: Channel, root: int, *, queued_max: int = QUEUED_MAX) -> None:
+    def __init__(self, channel: Channel, root: int, changes: RecentChanges, *, queued_max: int = QUEUED_MAX) -> None:
         self.knows_epochs = False
         self._channel = channel
         self._root = root
         self._queued_max = queued_max
+        self._noted = changes
         self._changed = threading.Condition()
         self._inodes: dict[int, bool] = {}  # whether pages are to go as well
         self._names: dict[tuple[int, bytes], None] = {}
@@ -57,11 +60,13 @@ class Notifier(Kernel):
             self._thread.join()
 
     def forget_attributes(self, ino: int) -> None:
+        self._noted.note(ino)
         with self._changed:
             self._inodes.setdefault(ino, False)
             self._grown()
 
     def forget_contents(self, ino: int) -> None:
+        self._noted.note(ino)
         with self._changed:
             self._inodes[ino] = True
             self._grown()
@@ -77,6 +82,7 @@ class Notifier(Kernel):
         return self.knows_epochs
 
     def forget_all_names(self) -> None:
+        self._noted.note_all()
         if self.knows_epochs:
             with self._changed:
                 self._names.clear()
@@ -84,6 +90,7 @@ class Notifier(Kernel):
                 self._grown()
 
     def forget_attributes_now(self, ino: int) -> None:
+        self._noted.note(ino)
         # Of attributes alone the kernel holds nothing while it waits for a reply.
         self._send(False, {}, {ino: False})
 

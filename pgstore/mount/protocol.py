@@ -13,10 +13,12 @@ import abc
 import enum
 import errno
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from pgstore.fs.model import ROOT
+from pgstore.mount.changes import RecentChanges
+from pgstore.mount.listed import Listed
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
@@ -38,6 +40,8 @@ class Attributes(NamedTuple):
     ctime_ns: int
     device: int = 0
     """Of device nodes: the device, as stat(2) has it in st_rdev."""
+    stored_bytes: int | None = None
+    """What is stored of a file with holes; None: all of its size."""
 
 
 class AttributeChange(NamedTuple):
@@ -64,6 +68,8 @@ class Caching(NamedTuple):
     attributes: float
     missing: float
     """Of a name: that there is no such."""
+    listings: bool = False
+    """Whether it may list a directory from its own memory (`Files.listed`)."""
 
 
 class Statistics(NamedTuple):
@@ -207,6 +213,10 @@ class Files(abc.ABC):
     read_only: bool = False
     shares_locks: bool = False
     """Whether flock(2) is among all mounts, by `OpenFile.lock`; else among the programs of this one, as fcntl(2) is."""
+    changes: RecentChanges
+    """What was done through the mount is noted by whoever serves it, and what the kernel is to forget."""
+    listed: Listed | None = None
+    """What the kernel has listed, where it is told when names are others; else it asks for each listing."""
 
     @property
     @abc.abstractmethod
@@ -226,6 +236,9 @@ class Files(abc.ABC):
 
     def attributes_now(self, ino: int) -> Attributes | None:
         return None
+
+    def opened_directory_now(self, directory: int) -> Attributes | None:
+        return self.attributes_now(directory)
 
     def look_up_now(self, directory: int, name: bytes) -> Attributes | Missing | None:
         return None
@@ -257,6 +270,10 @@ class Files(abc.ABC):
     @abc.abstractmethod
     def attributes(self, ino: int) -> Attributes: ...
 
+    def opened_directory(self, directory: int) -> Attributes:
+        """`attributes`, of the names that it has by now; by these it is known whether what was listed is still right."""
+        return self.attributes(directory)
+
     @abc.abstractmethod
     def look_up(self, directory: int, name: bytes) -> Attributes | Missing:
         """What *name* leads to, a symbolic link itself. `..` is not asked for, but `parent`."""
@@ -267,6 +284,12 @@ class Files(abc.ABC):
     @abc.abstractmethod
     def names(self, directory: int, after: bytes, count: int) -> list[tuple[bytes, Attributes]]:
         """The first *count* names that come after *after* in the order of their bytes; fewer only at the end."""
+
+    def names_later(
+        self, directory: int, after: bytes, count: int
+    ) -> Callable[[], list[tuple[bytes, Attributes]]] | None:
+        """Begin with `names`, and return what returns the result; None: that would gain nothing."""
+        return None
 
     @abc.abstractmethod
     def set_attributes(self, ino: int, change: AttributeChange) -> Attributes: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from typing import Final
 
 from pgstore.fs.model import BLOCK_DEVICE, CHARACTER_DEVICE, DIRECTORY, FIFO, FILE, SOCKET, SYMLINK
@@ -50,28 +51,34 @@ class Replies:
         return kernel.ATTR_OUT.pack(valid, valid_ns, *self._attr(attributes))
 
     def entry(self, attributes: Attributes, caching: Caching) -> bytes:
-        return kernel.ENTRY_OUT.pack(*self.entry_fields(attributes, caching))
+        return kernel.ENTRY_OUT.pack(*self.entry_fields_for(caching)(attributes))
 
     def missing(self, caching: Caching) -> bytes:
         """Of a name that leads nowhere. Empty: that may not be believed at all."""
         self._valid(caching)
         return self._missing
 
-    def entry_fields(self, attributes: Attributes, caching: Caching) -> tuple[int, ...]:
-        ino = attributes.ino
-        node = kernel.ROOT_ID if ino == self._root else ino
-        # Numbers of inodes are used once, so there is one generation.
-        return (node, 0, *self._valid(caching), *self._attr(attributes))
+    def entry_fields_for(self, caching: Caching) -> Callable[[Attributes], tuple[int, ...]]:
+        """What makes the fields of an entry, for one after the other of many."""
+        head = (0, *self._valid(caching))  # numbers of inodes are used once, so there is one generation
+        root, attr = self._root, self._attr
+
+        def fields(attributes: Attributes) -> tuple[int, ...]:
+            ino = attributes.ino
+            return (kernel.ROOT_ID if ino == root else ino, *head, *attr(attributes))
+
+        return fields
 
     def _attr(self, a: Attributes) -> tuple[int, ...]:
         atime, atime_ns = divmod(a.atime_ns, _SECOND)
         mtime, mtime_ns = divmod(a.mtime_ns, _SECOND)
         ctime, ctime_ns = divmod(a.ctime_ns, _SECOND)
         size = a.size_bytes
+        stored = a.stored_bytes
         return (
             a.ino,
             size,
-            (size + 511) >> 9,
+            ((size if stored is None or stored > size else stored) + 511) >> 9,
             *(atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns),
             TYPE_OF_KIND[a.kind] | a.mode,
             a.link_count,

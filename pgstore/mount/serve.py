@@ -26,7 +26,7 @@ from pgstore.mount import kernel
 from pgstore.mount.channel import BODY, Channel, Request
 from pgstore.mount.notifier import Notifier
 from pgstore.mount.protocol import Files
-from pgstore.mount.verbs import NOW, SERVE, Reply, Verbs
+from pgstore.mount.verbs import CHANGING, NOW, SERVE, Reply, Verbs
 
 _LOG: Final = logging.getLogger("pgstore")
 
@@ -70,7 +70,7 @@ class Server:
         self._channel = Channel(device)
         self._files = files
         self._verbs = Verbs(files)
-        self._notifier = Notifier(self._channel, files.root)
+        self._notifier = Notifier(self._channel, files.root, files.changes)
         self._threads_max = threads_max
         self._ready = ready
         self._let_go = let_go
@@ -229,6 +229,8 @@ class Server:
             return True
         if reply is None:
             return False
+        if request.opcode in CHANGING:
+            self._verbs.note_change(request)
         try:
             if not self._channel.reply(unique, reply):
                 self._verbs.forsake(request, reply)

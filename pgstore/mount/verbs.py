@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import stat
 import threading
 import time
@@ -63,6 +64,14 @@ class Verbs:
             handle, _ = kernel.OPEN_OUT.unpack_from(reply, len(reply) - kernel.OPEN_OUT.size)
             self.close(handle)
 
+    def note_change(self, request: Request) -> None:
+        """What *request*, one of `CHANGING`, has asked for was done."""
+        changes = self._files.changes
+        if request.opcode in _CHANGING_OTHERS:
+            changes.note_all()
+        else:
+            changes.note(self._ino(request.node))
+
     def handles(self) -> list[int]:
         """All that is open. An unmount drops what the kernel had to say about them."""
         return [*self._open, *self._listings]
@@ -78,15 +87,20 @@ class Verbs:
         name = r.rest(BODY)
         if len(name) > NAME_BYTES_MAX:  # the kernel allows 1024, and looks up what it is to make
             raise OSError(errno.ENAMETOOLONG, "name too long")
-        found = self._files.look_up_now(self._ino(r.node), name)
-        return None if found is None else self._looked_up(found)
+        directory = self._ino(r.node)
+        found = self._files.look_up_now(directory, name)
+        return None if found is None else self._looked_up(directory, found)
 
     def look_up(self, r: Request) -> Reply:
-        return self._looked_up(self._files.look_up(self._ino(r.node), r.rest(BODY)))
+        directory = self._ino(r.node)
+        return self._looked_up(directory, self._files.look_up(directory, r.rest(BODY)))
 
-    def _looked_up(self, found: Attributes | Missing) -> Reply:
+    def _looked_up(self, directory: int, found: Attributes | Missing) -> Reply:
         caching = self._files.caching
         if isinstance(found, Attributes):
+            listed = self._files.listed
+            if listed is not None and directory in listed:  # the kernel has lost what it has told of
+                listed.forget([directory])
             return self._replies.entry(found, caching)
         if not (missing := self._replies.missing(caching)):
             raise OSError(errno.ENOENT, "no such name")
@@ -283,7 +297,7 @@ class Verbs:
     def open_now(self, r: Request) -> Reply | None:
         flags, kills = kernel.OPEN_IN.unpack_from(r.buffer, BODY)
         file = None if kills & kernel.OPEN_KILL_SUIDGID else self._files.open_now(self._ino(r.node), flags)
-        return None if file is None else self._opened(file)
+        return None if file is None else self._opened(file, flags)
 
     def open(self, r: Request) -> Reply:
         flags, kills = kernel.OPEN_IN.unpack_from(r.buffer, BODY)
@@ -295,7 +309,7 @@ class Verbs:
             except BaseException:
                 file.release()
                 raise
-        return self._opened(file)
+        return self._opened(file, flags)
 
     def create_now(self, r: Request) -> Reply | None:
         flags, mode, _umask, _kills = kernel.CREATE_IN.unpack_from(r.buffer, BODY)
@@ -308,20 +322,22 @@ class Verbs:
         if created is None:
             return None
         made, file = created
-        return self._replies.entry(made, self._files.caching) + self._opened(file)
+        return self._replies.entry(made, self._files.caching) + self._opened(file, flags)
 
     def create(self, r: Request) -> Reply:
         flags, mode, _umask, _kills = kernel.CREATE_IN.unpack_from(r.buffer, BODY)
         directory = self._ino(r.node)
         owner, _ = self._owner(r, directory)
         made, file = self._files.create(directory, r.rest(_AFTER_CREATE), mode & 0o7777, flags, owner)
-        return self._replies.entry(made, self._files.caching) + self._opened(file)
+        return self._replies.entry(made, self._files.caching) + self._opened(file, flags)
 
-    def _opened(self, file: OpenFile) -> bytes:
+    def _opened(self, file: OpenFile, flags: int) -> bytes:
+        if flags & os.O_TRUNC:
+            self._files.changes.note(file.ino)
         handle = next(self._handles)
         self._open[handle] = file
-        flags = (kernel.FOPEN_KEEP_CACHE if file.keep_cache else 0) | (0 if file.needs_flush else kernel.FOPEN_NOFLUSH)
-        return kernel.OPEN_OUT.pack(handle, flags)
+        how = (kernel.FOPEN_KEEP_CACHE if file.keep_cache else 0) | (0 if file.needs_flush else kernel.FOPEN_NOFLUSH)
+        return kernel.OPEN_OUT.pack(handle, how)
 
     def read_now(self, r: Request) -> Reply | None:
         handle, offset, size, _, _, _ = kernel.READ_IN.unpack_from(r.buffer, BODY)
@@ -413,16 +429,26 @@ class Verbs:
     # ----------------------------------------------------------------------------------------------------- directories
 
     def open_directory_now(self, r: Request) -> Reply | None:
-        found = self._files.attributes_now(self._ino(r.node))
+        found = self._files.opened_directory_now(self._ino(r.node))
         return None if found is None else self._opened_directory(found)
 
     def open_directory(self, r: Request) -> Reply:
-        return self._opened_directory(self._files.attributes(self._ino(r.node)))
+        return self._opened_directory(self._files.opened_directory(self._ino(r.node)))
 
     def _opened_directory(self, attributes: Attributes) -> Reply:
         handle = next(self._handles)
         self._listings[handle] = Listing(self._files, attributes, self._replies)
-        return kernel.OPEN_OUT.pack(handle, 0)
+        return kernel.OPEN_OUT.pack(handle, self._of_listing(attributes))
+
+    def _of_listing(self, attributes: Attributes) -> int:
+        """The flags of a directory that is opened: what becomes of what the kernel has listed of it."""
+        listed, caching = self._files.listed, self._files.caching
+        if listed is None or not caching.listings:
+            return 0
+        state = attributes.mtime_ns, attributes.ctime_ns
+        if listed.open(attributes.ino, state, min(caching.names, caching.attributes)):
+            return kernel.FOPEN_CACHE_DIR | kernel.FOPEN_KEEP_CACHE
+        return kernel.FOPEN_CACHE_DIR
 
     def read_directory_now(self, r: Request) -> Reply | None:
         handle, cookie, size, _, _, _ = kernel.READ_IN.unpack_from(r.buffer, BODY)
@@ -493,6 +519,20 @@ SERVE: Final[dict[int, Callable[[Verbs, Request], Reply]]] = {
     kernel.READDIR: Verbs.read_directory,
     kernel.READDIRPLUS: Verbs.read_directory,
 }
+
+# After these attributes may be others than before.
+CHANGING: Final = frozenset(
+    (
+        *(kernel.SETATTR, kernel.WRITE, kernel.FALLOCATE, kernel.COPY_FILE_RANGE, kernel.COPY_FILE_RANGE_64),
+        *(kernel.CREATE, kernel.MKNOD, kernel.MKDIR, kernel.SYMLINK, kernel.LINK, kernel.UNLINK),
+        *(kernel.RMDIR, kernel.RENAME, kernel.RENAME2, kernel.SETXATTR, kernel.REMOVEXATTR),
+    )
+)
+
+# And not only those of the inode that is named: something may have got, or lost, a name, or been written to.
+_CHANGING_OTHERS: Final = frozenset(
+    (kernel.LINK, kernel.UNLINK, kernel.RENAME, kernel.RENAME2, kernel.COPY_FILE_RANGE, kernel.COPY_FILE_RANGE_64)
+)
 
 _LOCKS: Final = {kernel.F_RDLCK: Lock.SHARED, kernel.F_WRLCK: Lock.EXCLUSIVE, kernel.F_UNLCK: Lock.NONE}
 _PRIVILEGES: Final = stat.S_ISUID | stat.S_ISGID

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import random
 import subprocess
@@ -14,6 +15,7 @@ import psycopg
 import pytest
 
 import pgstore
+from pgstore.fs.content import in_place
 from pgstore.fs.content.block_cache import BLOCK_BYTES, BlockCache
 from pgstore.fs.content.block_reader import BlockReader, Reading, Source
 from pgstore.mount.contents import live as live_module
@@ -26,6 +28,7 @@ from tests.fixtures.staged import StagedFiles, assert_same
 
 KIB = 1024
 MIB = 1024 * KIB
+CHUNK = 64 * KIB
 
 
 @pytest.fixture
@@ -473,6 +476,53 @@ def test_punching_gives_room_back(staged_files):
 
     assert staged_files.shared.stage.bytes == MIB - 800 * KIB
     assert_same(b"".join(file.read(0, 2 * MIB)), b"x" * 100 * KIB + bytes(800 * KIB) + b"x" * 124 * KIB)
+
+
+@pytest.mark.parametrize("storage", ["r", "l"])
+def test_whole_chunks_of_a_hole_go(database, client, tmp_path, storage):
+    """
+    Also those that were just written, and the last one, which the file ends in.
+    """
+    files = StagedFiles(database, client, "nfs", storage, tmp_path, chunk_size=CHUNK)
+    contents = files.create()
+    file = opened(contents)
+    size = 9 * CHUNK + 100
+    model = bytearray(random.Random(storage).randbytes(size))
+    file.write(0, model)
+    positions = "SELECT array_agg(position::int ORDER BY position) FROM pgstore.extent WHERE store_id = %s"
+
+    for start, end, left in (
+        (CHUNK + 10, 4 * CHUNK + 10, [0, 1, 4, 5, 6, 7, 8, 9]),
+        (5 * CHUNK + 1, 6 * CHUNK - 1, [0, 1, 4, 5, 6, 7, 8, 9]),
+        (6 * CHUNK, 7 * CHUNK, [0, 1, 4, 5, 7, 8, 9]),
+        (8 * CHUNK + 1, 20 * CHUNK, [0, 1, 4, 5, 7, 8]),
+    ):
+        file.allocate(FALLOC_FL_PUNCH_HOLE | 1, start, end - start)
+        model[start:end] = bytes(min(end, size) - start)
+
+        assert files.sql(positions, files.store_id) == [(left,)]
+        assert_same(b"".join(map(bytes, file.read(0, 2 * size))), model)
+        assert_same(files.stored(file.ino), model)
+    assert (file.seek(2 * CHUNK, os.SEEK_DATA), file.seek(0, os.SEEK_HOLE)) == (4 * CHUNK, 2 * CHUNK)
+    assert file.seek(7 * CHUNK, os.SEEK_HOLE) == 9 * CHUNK
+
+    file.write(2 * CHUNK, b"again")
+    file.sync()
+    assert_same(files.stored(file.ino)[2 * CHUNK : 3 * CHUNK], b"again".ljust(CHUNK, b"\0"))
+
+
+def test_a_hole_in_one_of_two_copies_is_in_that_one_alone(client, store_name, sql):
+    nfs = pgstore.NetworkFileSystem.from_name(store_name, create_if_missing=True, client=client)
+    data = random.Random(1).randbytes(400 * KIB)
+    nfs.write_file("one", io.BytesIO(data))
+    nfs.copy_files(["one"], "two")
+    store_id = int(nfs.hydrate().object_id[3:])
+
+    ((ino,),) = sql("SELECT ino FROM pgstore.dirent WHERE store_id = %s AND name::bytea = 'two'", store_id)
+    client.run(in_place.punch(store_id, ino, 1000, 300 * KIB))
+
+    assert_same(b"".join(nfs.read_file("one")), data)
+    assert_same(b"".join(nfs.read_file("two")), data[:1000] + bytes(300 * KIB - 1000) + data[300 * KIB :])
 
 
 @pytest.mark.slow

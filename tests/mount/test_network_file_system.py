@@ -15,7 +15,11 @@ import time
 import pytest
 
 import pgstore
+from pgstore.mount.backends import base, live
+from pgstore.mount.daemon.backends import What
+from pgstore.mount.protocol import Owner
 from tests.fixtures.server import migrate
+from tests.mount.checks.directories import Directory
 from tests.mount.conftest import daemon_pid
 
 
@@ -112,6 +116,24 @@ def test_names_come_and_go_as_others_make_and_remove_them(nfs_elsewhere, mounted
     until(lambda: not (mounted / "d" / "a").exists())
     nfs_elsewhere.remove_file("d", recursive=True)
     until(lambda: not (mounted / "d").exists())
+
+
+def test_a_listing_has_at_once_what_others_have_made_and_removed(mounted, mounted_elsewhere):
+    """
+    Though the kernel lists a directory that has not changed without asking for more than that.
+    """
+    (mounted / "d").mkdir()
+    with Directory(mounted / "d") as stream:
+        for number in range(40):
+            (mounted_elsewhere / "d" / f"{number}").write_text("")
+            assert f"{number}" in os.listdir(mounted / "d")
+            if number % 2:
+                os.unlink(mounted_elsewhere / "d" / f"{number}")
+                assert f"{number}" not in os.listdir(mounted / "d")
+
+        stream.rewind()
+
+        assert sorted(map(os.fsdecode, stream.rest())) == sorted([".", "..", *os.listdir(mounted_elsewhere / "d")])
 
 
 def test_only_one_of_two_mounts_makes_a_file_exclusively(mounted, mounted_elsewhere):
@@ -261,6 +283,32 @@ def test_what_is_written_is_seen_through_the_store_when_it_is_closed(nfs_elsewhe
     (mounted / "file").write_bytes(b"x" * 300_000)
 
     assert b"".join(nfs_elsewhere.read_file("file")) == b"x" * 300_000
+
+
+def test_the_size_is_what_was_written_while_that_is_uploaded(nfs, client):
+    """
+    The database has it not yet when it is asked, and when it has answered nothing waits here any more.
+    """
+
+    class UploadedMeanwhile(live.LiveFiles):
+        def _node(self, ino, *, with_contents=False):
+            node = super()._node(ino, with_contents=with_contents)
+            for contents in self._all_contents():
+                contents.upload()
+            return node
+
+    what = What(
+        *("", "nfs", int(nfs.object_id[3:]), nfs.name, "main", None, (), "/nowhere", False, None, 8 << 20, None, 30.0),
+        locks="local",
+    )
+    files = UploadedMeanwhile(base.shared_of(client, what))
+    _, file = files.create(files.root, b"file", 0o644, os.O_WRONLY, Owner(0, 0))
+    file.write(0, b"x" * 1000)
+
+    found = files.attributes(file.ino)
+
+    assert found.size_bytes == 1000
+    file.release()
 
 
 def test_locks_are_those_of_one_mount(mounted, mounted_elsewhere):

@@ -56,6 +56,67 @@ def ended(process: subprocess.Popen[str], code: int) -> str:
     return written
 
 
+# ---------------------------------------------------------------------------------------------------------- listings
+
+
+def listed(directory: Path) -> dict[str, int]:
+    """As `ls -l`: names and sizes."""
+    with os.scandir(directory) as entries:
+        return {entry.name: entry.stat(follow_symlinks=False).st_size for entry in entries}
+
+
+def test_a_directory_that_has_not_changed_is_listed_again_without_asking(memory_mount):
+    mounted = memory_mount("--listed")
+    mounted.call("fill", 2500)
+    first = listed(mounted.directory)
+    asked = mounted.call("listings")
+
+    again = listed(mounted.directory)
+
+    assert (again, mounted.call("listings")) == (first, asked)
+    assert len(first) == 2500
+
+
+def test_a_directory_is_listed_as_it_is_after_changes_here_and_by_others(memory_mount):
+    mounted = memory_mount("--listed")
+    mounted.call("fill", 1200)
+    with Directory(mounted.directory) as stream:
+        for number in range(20):
+            (mounted.directory / f"here {number}").write_text("")
+            assert f"here {number}" in listed(mounted.directory)
+            mounted.call("enter", "000007", f"there {number}")
+            mounted.call("tell_contents", "")
+            assert f"there {number}" in listed(mounted.directory)
+            os.unlink(mounted.directory / f"here {number}")
+
+            stream.rewind()
+            names = stream.rest()
+
+            assert sorted(map(os.fsdecode, names)) == sorted((".", "..", *listed(mounted.directory)))
+            assert (b"there %d" % number in names, b"here %d" % number in names) == (True, False)
+
+
+@pytest.mark.parametrize("by_others", [False, True])
+def test_a_listing_under_way_does_not_bring_back_the_size_that_a_file_had(memory_mount, by_others):
+    """
+    Its names are read many at a time, and given to the kernel a few at a time, which believes what it was given last.
+    """
+    mounted = memory_mount()
+    mounted.call("fill", 1000)
+    with os.scandir(mounted.directory) as entries:
+        assert next(entries).stat().st_size == 0
+        if by_others:
+            mounted.call("rewrite", "000900", "of others")
+            mounted.call("tell_contents", "000900")
+        else:
+            (mounted.directory / "000900").write_text("from here")
+
+        rest = {entry.name: entry.stat().st_size for entry in entries}  # so that the kernel wants attributes
+
+    assert len(rest) == 999
+    assert (mounted.directory / "000900").stat().st_size == rest["000900"] == 9
+
+
 # ------------------------------------------------------------------------------------------------ what others change
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
+import mmap
 import os
 import signal
 import subprocess
@@ -112,6 +114,19 @@ def test_what_others_commit_is_seen_after_reload(volume_elsewhere, mount, place)
     mount.reload()
 
     assert (place / "theirs").read_text() == "theirs"
+
+
+def test_a_directory_is_listed_as_others_have_committed_it_after_reload(volume_elsewhere, mount, place):
+    (place / "d").mkdir()
+    mount.commit()
+    for number in range(3):
+        with volume_elsewhere.batch_upload() as batch:
+            batch.put_file(io.BytesIO(b""), f"d/other {number}")
+        assert len(os.listdir(place / "d")) == number
+
+        mount.reload()
+
+        assert sorted(os.listdir(place / "d")) == [f"other {each}" for each in range(number + 1)]
 
 
 def test_reload_loses_nothing_that_was_written(volume_elsewhere, mount, place):
@@ -463,3 +478,35 @@ def test_what_was_handed_over_to_a_transaction_of_a_process_that_is_killed_is_co
     program.wait()
     until(lambda: paths(volume) == ["file"])
     assert content(volume, "file") == b"written"
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
+
+
+def test_a_daemon_reads_into_memory_that_it_has(volume, place, fuse):
+    """
+    Each page that it had to be given anew would have to be cleared first, which takes as long as receiving what goes there.
+    """
+    size = 16 * 1024 * 1024
+    with volume.batch_upload() as batch:
+        batch.put_file(io.BytesIO(os.urandom(size)), "file")
+
+    def read_cold():
+        """How many pages the daemon is given meanwhile; in its cache is less than the file."""
+        with open(place / "file", "rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            before = faults(daemon_pid())
+            while file.read(1024 * 1024):
+                pass
+            return faults(daemon_pid()) - before
+
+    with volume.mount(place, mode="fuse", read_only=True, cache_size=8 * 1024 * 1024):
+        read_cold()
+        again = min(read_cold() for _ in range(2))
+
+    assert again < size // mmap.PAGESIZE // 2
+
+
+def faults(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[7])

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from pgstore.mount import kernel
+from pgstore.mount.changes import RecentChanges
 from pgstore.mount.channel import Channel
 from pgstore.mount.notifier import Notifier
 
@@ -22,7 +23,7 @@ class Listening:
     def __init__(self, **options: int) -> None:
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.settimeout(10)
-        self.notifier = Notifier(Channel(self._theirs.fileno()), ROOT, **options)
+        self.notifier = Notifier(Channel(self._theirs.fileno()), ROOT, RecentChanges(), **options)
 
     def next(self) -> tuple[int, bytes]:
         message = self._ours.recv(65536)

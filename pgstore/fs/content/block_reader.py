@@ -55,7 +55,7 @@ class Reading:
     def __init__(self, client: ClientInterface, cache: BlockCache) -> None:
         self.client = client
         self.cache = cache
-        self._workers = reading_workers(client)
+        self.workers = reading_workers(client)
         self._lock = threading.Lock()
         self._tasks: dict[tuple[Hashable, int], Task[Fetched]] = {}  # by the blocks that they fetch
         # Blocks that are being fetched, beyond which none is fetched ahead.
@@ -88,7 +88,7 @@ class Reading:
 
     def _submit(self, source: Source, numbers: list[int]) -> None:
         if numbers:
-            task = self._workers.submit(partial(self._fetch, source, numbers[0], numbers[-1]))
+            task = self.workers.submit(partial(self._fetch, source, numbers[0], numbers[-1]))
             for number in numbers:
                 self._tasks[source.key, number] = task
             numbers.clear()

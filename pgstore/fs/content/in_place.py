@@ -138,6 +138,28 @@ def truncate(store_id: int, ino: int, size: int, *, durable: bool = False) -> Op
             return
 
 
+# The same.
+PUNCH = Statement(
+    f"SELECT pgstore.file_punch($1, $2, $3, $4, $5), {TELL.format(key='$6', notice='$7')}",
+    "int8 int8 int8 int8 bool int4 text",
+)
+
+
+def punch(store_id: int, ino: int, start: int, end: int, *, durable: bool = False) -> Op[None]:
+    """Make a hole of [*start*, *end*), as far as the file has these bytes."""
+    inside, notice = yield from note_inodes(store_id, [ino])
+    for attempt in range(_ATTEMPTS):
+        try:
+            ((exists, _),) = yield Query(PUNCH, store_id, ino, start, end, not (inside or durable), *notice)
+        except errors.SerializationConflict:
+            if inside or attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            if not exists:
+                raise stale(ino)
+            return
+
+
 # The lock itself protects nothing, and goes with the commit that follows at once. But the commit of a transaction that has a lock
 # writes a record, and so waits until the disk has all that was written before it.
 SYNC = Statement("SELECT 1 FROM pgstore.file_system WHERE store_id = $1 FOR KEY SHARE", "int8")

@@ -21,7 +21,7 @@ from pgstore.fs.model import LIVE, SYMLINK, Contents, Node
 from pgstore.fs.notifications import TELL, notice_around
 from pgstore.fs.tree import nodes
 from pgstore.fs.tree.new_rows import LINK_MODE, reserve_inodes
-from pgstore.fs.tree.node_rows import STAT_COLUMNS, gone, not_a_directory
+from pgstore.fs.tree.node_rows import STORED_COLUMNS, gone, not_a_directory
 from pgstore.fs.tree.resolve import Tree
 from pgstore.fs.tree.transact import ATTEMPTS, FileSystem
 
@@ -74,7 +74,7 @@ SET_ATTRIBUTES = Statement(
           WHERE i.store_id = $1
             AND i.ino::bigint = $2
             AND i.version_to = {LIVE}
-         RETURNING i.kind, {STAT_COLUMNS}
+         RETURNING i.kind, {STORED_COLUMNS}
     )
     SELECT {TELL.format(key="$9", notice="$10 || $11")}, c.*
       FROM changed c
@@ -143,7 +143,7 @@ class LiveNodes:
         self._check(rows[0][0], directory, name)
         size_bytes = len(target or data or b"")
         return Node(
-            ino, kind, 0, mode, size_bytes, now_ns, now_ns, uid, gid, 1, target, None, None, device, data or None
+            ino, kind, 0, mode, size_bytes, now_ns, now_ns, uid, gid, 1, target, None, None, device, None, data or None
         )
 
     def make_symbolic_link(self, directory: int, name: bytes, target: bytes, *, uid: int = 0, gid: int = 0) -> Op[Node]:

@@ -29,7 +29,24 @@ def valid(row: str, version: str) -> str:
 
 STAT_COLUMNS: Final = (
     "i.version_from, i.mode, i.size_bytes, i.mtime_ns, i.ctime_ns, i.uid, i.gid, i.link_count, i.link_target, i.xattrs, "
-    "i.atime_ns, i.device"
+    "i.atime_ns, i.device, NULL::bigint AS stored_bytes"
+)
+# The same with what the file takes. So many chunks at most are counted, which takes as long as some round trips; of a file with
+# more it is not known.
+_COUNTED_MAX: Final = 16_384
+STORED_COLUMNS: Final = STAT_COLUMNS.replace(
+    "NULL::bigint",
+    f"""(SELECT CASE WHEN n.chunks < {_COUNTED_MAX} THEN n.chunks * b.chunk_size_bytes::integer END
+              FROM pgstore.blob b
+             CROSS JOIN LATERAL (
+                   SELECT count(*) AS chunks
+                     FROM (SELECT
+                             FROM pgstore.extent x
+                            WHERE x.store_id = $1
+                              AND x.blob_id = b.id
+                            LIMIT {_COUNTED_MAX}) y) n
+             WHERE b.store_id = $1
+               AND b.id = i.blob_id)""",
 )
 CONTENTS_COLUMNS: Final = """, i.inline_data, i.blob_id,
            (SELECT b.chunk_size_bytes FROM pgstore.blob b WHERE b.store_id = $1 AND b.id = i.blob_id)"""
@@ -75,18 +92,18 @@ _PAGE: Final = f"""
             LIMIT $4) d ON true
       LEFT JOIN {_inode("d.ino", "%s", "$5")} i ON true
 """
-NODE = Statement(_NODE % STAT_COLUMNS, "int8 int8 int8", read_only=True)
-NODE_WITH_CONTENTS = Statement(_NODE % (STAT_COLUMNS + CONTENTS_COLUMNS), "int8 int8 int8", read_only=True)
+NODE = Statement(_NODE % STORED_COLUMNS, "int8 int8 int8", read_only=True)
+NODE_WITH_CONTENTS = Statement(_NODE % (STORED_COLUMNS + CONTENTS_COLUMNS), "int8 int8 int8", read_only=True)
 # The same of all inodes $2.
 NODES_WITH_CONTENTS = Statement(
     f"SELECT u.ino, i.* FROM pg_catalog.unnest($2) AS u (ino) CROSS JOIN {_inode('u.ino', 'i.kind, %s', '$3')} i"
-    % (STAT_COLUMNS + CONTENTS_COLUMNS),
+    % (STORED_COLUMNS + CONTENTS_COLUMNS),
     "int8 int8[] int8",
     read_only=True,
 )
-NAMED = Statement(_NAMED % STAT_COLUMNS, "int8 int8 bytea int8", read_only=True)
-NAMED_WITH_CONTENTS = Statement(_NAMED % (STAT_COLUMNS + CONTENTS_COLUMNS), "int8 int8 bytea int8", read_only=True)
-PAGE = Statement(_PAGE % STAT_COLUMNS, "int8 int8 bytea int8 int8", read_only=True)
+NAMED = Statement(_NAMED % STORED_COLUMNS, "int8 int8 bytea int8", read_only=True)
+NAMED_WITH_CONTENTS = Statement(_NAMED % (STORED_COLUMNS + CONTENTS_COLUMNS), "int8 int8 bytea int8", read_only=True)
+PAGE = Statement(_PAGE % STORED_COLUMNS, "int8 int8 bytea int8 int8", read_only=True)
 PARENT = Statement(f"SELECT i.parent FROM {_inode('$2', 'i.parent', '$3')} i", "int8 int8 int8", read_only=True)
 
 

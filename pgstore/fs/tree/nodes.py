@@ -204,7 +204,7 @@ def make_at(
     (ino,) = yield from reserve_inodes(tree.session, tree.store_id, 1, at_once=tree.inodes_at_once)
     size_bytes = contents.size_bytes if target is None else len(target)
     made = Node(
-        *(ino, kind, 0, mode, size_bytes, now_ns, now_ns, uid, gid, 1, target, None, None, device),
+        *(ino, kind, 0, mode, size_bytes, now_ns, now_ns, uid, gid, 1, target, None, None, device, None),
         *(contents.inline_data, contents.blob_id),
     )
     new = NewNode(made, where.directory if kind == DIRECTORY else None)
@@ -444,7 +444,7 @@ def set_contents(tree: Tree, ino: int, contents: Contents, *, mtime_ns: int | No
     assert not tree.in_place, "files of a NetworkFileSystem are written in place"
     now_ns = time.time_ns() if mtime_ns is None else mtime_ns
     found = yield from node(tree, ino)
-    new = {**contents._asdict(), "chunk_size": None, "mtime_ns": now_ns, "ctime_ns": now_ns}
+    new = {**contents._asdict(), "chunk_size": None, "stored_bytes": None, "mtime_ns": now_ns, "ctime_ns": now_ns}
     return (yield from _set(tree, found, new))
 
 

@@ -54,6 +54,7 @@ class StoreFiles(Files, Generic[C]):
         self._store_id = shared.store_id
         self.root = root
         self.read_only = read_only
+        self.changes = shared.changes
         self._table = threading.Lock()  # over the next one
         self._contents: dict[int, C] = {}  # of files that are open, or whose bytes are not kept yet
         self.moment = 0
@@ -145,15 +146,17 @@ class StoreFiles(Files, Generic[C]):
 
     def _attributes(self, node: Node) -> Attributes:
         """What stat(2) tells, with what was written here and others do not see yet."""
-        size, mtime, ctime = node.size_bytes, node.mtime_ns, node.ctime_ns
+        size, mtime, ctime, stored = node.size_bytes, node.mtime_ns, node.ctime_ns, node.stored_bytes
         contents = self._contents.get(node.ino)
         if contents is not None and self._is_ahead(contents):
             size, mtime = contents.size_bytes, contents.mtime_ns
             ctime = max(ctime, mtime)
+            stored = contents.stored_bytes(node.size_bytes if stored is None else stored)
+        atime = node.atime_ns
         return Attributes(
-            *(node.ino, node.kind, node.mode, node.uid, node.gid, size, node.link_count),
-            *(node.atime_ns, mtime, ctime, node.device or 0),
-        )
+            node.ino, node.kind, node.mode, node.uid, node.gid, size, node.link_count, atime, mtime, ctime,
+            node.device or 0, stored,
+        )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------------------ rest
 

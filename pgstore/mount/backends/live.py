@@ -39,6 +39,7 @@ from pgstore.mount.contents.live import LiveContents
 from pgstore.mount.contents.open_file import LiveFile
 from pgstore.mount.contents.under_way import Shared
 from pgstore.mount.daemon.backends import What
+from pgstore.mount.listed import Listed
 from pgstore.mount.protocol import (
     MISSING,
     AttributeChange,
@@ -53,12 +54,14 @@ from pgstore.mount.protocol import (
 )
 
 T = TypeVar("T")
+N = TypeVar("N", bound=Node | None)
 
-HEARD: Final = Caching(names=60.0, attributes=60.0, missing=0.0)
+HEARD: Final = Caching(names=60.0, attributes=60.0, missing=0.0, listings=True)
 # Where nothing can be listened to, or the kernel cannot forget all names at once (before Linux 6.16).
 UNHEARD: Final = Caching(names=1.0, attributes=1.0, missing=0.0)
 STATES_MAX: Final = 50_000  # files of which it is known in which state the kernel has them
 DIRECTORIES_MAX: Final = 1_000  # of which it is known whose new files are
+_READ_ATTEMPTS: Final = 5
 _LOOK_SECONDS: Final = 1.0  # between looks whether the mount has ended
 
 
@@ -87,6 +90,7 @@ class LiveFiles(StoreFiles[LiveContents]):
         # as what it believes for a minute, which is to say that others' changes are heard of a moment later.
         self._above: dict[int, Attributes] = {}
         self._above_state = 0  # grows with every change of one
+        self.listed: Listed = Listed()
         self._kernel: Kernel | None = None
         self._has_unsynced = False  # names that are perhaps not on the server's disk yet
         self._changes = FileChanges(self._store_id)
@@ -150,9 +154,13 @@ class LiveFiles(StoreFiles[LiveContents]):
         self._forget_above()
         if inodes is None or change.names is None:
             kernel.forget_all_names()
+            for directory in self.listed.forget_all():
+                kernel.forget_contents(directory)
         if inodes is None:
             self._states.clear()
             inodes = frozenset(self._contents)
+        self.listed.forget(inodes)
+        self.listed.note_changes(len(inodes))
         for directory, name in change.names or ():
             kernel.forget_name(directory, name)
         for ino in inodes:
@@ -196,8 +204,18 @@ class LiveFiles(StoreFiles[LiveContents]):
                     told.popitem(last=False)
         return attributes
 
+    def _read(self, read: Callable[[], N]) -> N:
+        """What *read* reads of a node; again, if something was uploaded of it meanwhile, which may be in neither of the two."""
+        attempts_left = _READ_ATTEMPTS
+        while True:
+            then = self._shared.uploads.now
+            node = read()
+            attempts_left -= 1
+            if node is None or not attempts_left or not self._shared.uploads.since(node.ino, then):
+                return node
+
     def attributes(self, ino: int) -> Attributes:
-        node = self._node(ino)
+        node = self._read(lambda: self._node(ino))
         contents = self._contents.get(ino)
         if contents is not None and not contents.is_dirty and contents.size_bytes != node.size_bytes:
             contents.drop(node.size_bytes, node.mtime_ns, _state(node))  # others, of whom we have not been told yet
@@ -205,6 +223,9 @@ class LiveFiles(StoreFiles[LiveContents]):
 
     def attributes_now(self, ino: int) -> Attributes | None:
         return self._above.get(ino) if self.caching is HEARD else None
+
+    def opened_directory_now(self, directory: int) -> Attributes | None:
+        return None if directory in self.listed else self.attributes_now(directory)
 
     def directory_of_new(self, directory: int) -> Attributes:
         above = self.attributes_now(directory)
@@ -237,7 +258,7 @@ class LiveFiles(StoreFiles[LiveContents]):
                 self._above.pop(ino, None)
 
     def look_up(self, directory: int, name: bytes) -> Attributes | Missing:
-        node = self._run(lambda: nodes.look_up(self._tree(), directory, name))
+        node = self._read(lambda: self._run(lambda: nodes.look_up(self._tree(), directory, name)))
         return MISSING if node is None else self._placed(directory, name, self._attributes(node))
 
     def _placed(self, directory: int, name: bytes, found: Attributes) -> Attributes:
@@ -250,6 +271,9 @@ class LiveFiles(StoreFiles[LiveContents]):
     def names(self, directory: int, after: bytes, count: int) -> list[tuple[bytes, Attributes]]:
         page = self._run(lambda: nodes.names(self._tree(), directory, after, count))
         return [(name, self._attributes(node)) for name, node in page]
+
+    def names_later(self, directory: int, after: bytes, count: int) -> Callable[[], list[tuple[bytes, Attributes]]]:
+        return self._shared.reading.workers.submit(lambda: self.names(directory, after, count)).result
 
     def set_attributes(self, ino: int, change: AttributeChange) -> Attributes:
         contents = self._contents.get(ino)
@@ -391,6 +415,8 @@ class LiveFiles(StoreFiles[LiveContents]):
             if node.inline_data is not None:
                 file.contents.know(node.inline_data, state)
         file.keep_cache = is_known or is_new
+        if file.can_write:
+            self.listed.note_changes(1)
         if flags & os.O_TRUNC and node.size_bytes:
             try:
                 file.contents.truncate(0)

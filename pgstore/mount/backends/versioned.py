@@ -41,12 +41,13 @@ from pgstore.mount.contents.under_way import Shared
 from pgstore.mount.contents.volume import VolumeContents
 from pgstore.mount.daemon.backends import What
 from pgstore.mount.failures import message_of
+from pgstore.mount.listed import Listed
 from pgstore.mount.protocol import MISSING, AttributeChange, Attributes, Caching, Kernel, Missing, OpenFile, Owner
 
 T = TypeVar("T")
 _LOG: Final = logging.getLogger("pgstore")
 
-FIXED: Final = Caching(names=3600.0, attributes=3600.0, missing=3600.0)
+FIXED: Final = Caching(names=3600.0, attributes=3600.0, missing=3600.0, listings=True)
 # Where the kernel cannot forget all names at once, as after `reload` it must (before Linux 6.16).
 FORGETFUL: Final = Caching(names=1.0, attributes=1.0, missing=1.0)
 _ATTEMPTS: Final = 4  # of a commit, where what was uploaded is lost again and again
@@ -76,6 +77,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
         self._changing = threading.RLock()  # over the changes that are held; one at a time changes or commits
         self._committing = threading.Lock()
         self._states: OrderedDict[int, object] = OrderedDict()
+        self.listed: Listed = Listed()
         self._kernel: Kernel | None = None
         # Those of a commit of which it is not known whether it has happened.
         self._in_doubt: list[tuple[VolumeContents, Contents]] | None = None
@@ -253,10 +255,12 @@ class VersionFiles(StoreFiles[VolumeContents]):
             open_contents = self._all_contents()
             for contents in open_contents:
                 self._show_anew(contents)
+        self.changes.note_all()
         kernel = self._kernel
         if kernel is not None:
             kernel.forget_all_names()
-            kernel.forget_contents(self.root)
+            for directory in {self.root, *self.listed.forget_all()}:
+                kernel.forget_contents(directory)
             for contents in open_contents:
                 kernel.forget_contents(contents.ino)
             kernel.wait_until_forgotten()

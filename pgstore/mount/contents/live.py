@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import time
 from collections.abc import Hashable, Sequence
 from typing import Final
 
@@ -118,6 +119,9 @@ class LiveContents(UnderWay):
         with self._lock:
             self._forget_kept(all_of_it=False)
 
+    def _not_below(self) -> int:
+        return self._dirty.total + self._uploading.total
+
     # ------------------------------------------------------------------------------------------------------- writing
 
     def _note_written(self, start: int, end: int) -> None:
@@ -163,6 +167,37 @@ class LiveContents(UnderWay):
     def _truncate(self, size: int) -> Op[None]:
         yield from self._pin.ensure()
         yield from in_place.truncate(self.shared.store_id, self.ino, size, durable=self.shared.session.server is None)
+
+    def zero(self, start: int, end: int) -> None:
+        with self._truncations:
+            self.upload()  # else the file might have its size from bytes that are not written any more
+            with self._changed:
+                end = min(end, self.size_bytes)
+                if start >= end:
+                    return
+                self._wait_for_uploads()
+                self._forget_range(start, end)
+            # Waits for the disk: what is in no stage could not be made a hole again after a crash.
+            self.shared.within_timeout(lambda: self._punch(start, end))
+            with self._lock:
+                self._state = self._new_state()
+                self.mtime_ns = time.time_ns()
+                for begin, stop in self._newer.within(start, end):  # written meanwhile, and perhaps punched away
+                    self._dirty_bytes += self._dirty.add(begin, stop)
+
+    def _forget_range(self, start: int, end: int) -> None:
+        """Forget what the database has as well. With the lock."""
+        kept = ranges_of(self._newer.within(start, end))
+        for begin, stop in self._dirty.within(start, end):
+            kept.remove(begin, stop)
+        for begin, stop in kept:
+            self._newer.remove(begin, stop)
+            self._unsafe.remove(begin, stop)
+            self._staged.discard(begin, stop)
+
+    def _punch(self, start: int, end: int) -> Op[None]:
+        yield from self._pin.ensure()
+        yield from in_place.punch(self.shared.store_id, self.ino, start, end, durable=True)
 
     def append(self, data: Bytes) -> None:
         """
@@ -218,6 +253,7 @@ class LiveContents(UnderWay):
             self._note_server()
             durable = parts is self._durable_parts or self.shared.session.server is None
         size = self.shared.within_timeout(lambda: self._write(pieces, durable=durable))
+        self.shared.uploaded(self.ino)
         with self._lock:
             self._state = self._new_state()  # what was read before, or is being read now, may lack these bytes
             self._base_end = max(self._base_end, size)

@@ -29,6 +29,7 @@ from pgstore.fs.content.blobs import FILE_BYTES_MAX, zeros
 from pgstore.fs.content.block_cache import BlockCache
 from pgstore.fs.content.block_reader import BlockReader, Reading, Source, run_alone
 from pgstore.fs.notifications import new_token, origin
+from pgstore.mount.changes import RecentChanges
 from pgstore.mount.contents.failures import Failures, persistently
 from pgstore.mount.contents.ranges import Range, Ranges, ranges_of
 from pgstore.mount.contents.stage import Stage, StagedFile
@@ -63,6 +64,10 @@ class Shared:
         self.timeout = timeout
         self.origin = new_token()
         """What others are told as the origin of changes through this mount."""
+        self.changes = RecentChanges()
+        """Of what the kernel is told (`Files.changes`)."""
+        self.uploads = RecentChanges()
+        """Of what others see of files."""
         self.closing = threading.Event()
         self.is_ending = False
         """Then a server that was waited for in vain is not asked again: what is left would wait as long, one after the other."""
@@ -117,6 +122,11 @@ class Shared:
         """
         with bounded_by(Deadline.after(self.timeout)):
             return self.persistently(make)
+
+    def uploaded(self, ino: int) -> None:
+        """Others see what was written to a file. Whoever read its node before, and looks what is not uploaded yet, misses that."""
+        self.uploads.note(ino)
+        self.changes.note(ino)
 
     def add_tenant(self, contents: UnderWay) -> None:
         """*contents* use the stage."""
@@ -211,6 +221,15 @@ class UnderWay(abc.ABC):
     @abc.abstractmethod
     def data_ranges(self, start: int, end: int) -> Ranges:
         """Where the database has bytes that may not be zeros."""
+
+    def stored_bytes(self, below: int) -> int:
+        """About how many bytes are stored of the file, where the database has *below* of it as others see it."""
+        with self._lock:
+            return min(self.size_bytes, self._not_below() + below)
+
+    @abc.abstractmethod
+    def _not_below(self) -> int:
+        """How many bytes the database has not, as others see it. With the lock."""
 
     # ------------------------------------------------------------------------------------------------------- opening
 

@@ -200,6 +200,9 @@ class VolumeContents(UnderWay):
         found = self.shared.persistently(lambda: data_of_blob(self.shared.store_id, blob_id, start, end))
         return ranges_of((*found, *evicted))
 
+    def _not_below(self) -> int:
+        return self._staged.held.total + self._evicted.total
+
     # ------------------------------------------------------------------------------------------------------- writing
 
     def _note_written(self, start: int, end: int) -> None:

@@ -35,9 +35,14 @@ START_SECONDS: Final = 30.0  # for an interpreter on a busy machine
 END_SECONDS: Final = 5.0  # for a process that has closed its socket
 # What an interpreter may need to start at all. All else is told over the socket.
 _INHERITED: Final = ("LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "PYTHONHOME")
-# Its threads read a mebibyte at a time. With more than so many bytes the C library gives memory back when it is freed; else the
-# arenas of the threads would keep as much again.
-_MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+# Its threads read megabytes at a time. With an arena for each of them the C library would keep as much again in those that do not
+# read just now; and if it gave each piece back to the system, the kernel would clear its pages again and again, which takes as
+# long as receiving it.
+_MEMORY: Final = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 1024 * 1024),  # bytes: what is larger is given back when it is freed
+    "MALLOC_TRIM_THRESHOLD_": str(16 * 1024 * 1024),  # so much at the end of the arena is given back, too
+}
 _DESCRIPTOR: Final = 3
 
 

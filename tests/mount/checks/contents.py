@@ -178,6 +178,24 @@ def check_punching_holes(path: Path) -> None:
         assert os.pread(fd, 500_000, 0) == data[:390_000] + bytes(20_000)
 
 
+def check_a_file_takes_what_is_written_to_it(path: Path) -> None:
+    """
+    By which `du` counts, and `cp` and `tar` look for holes at all.
+    """
+    with opened(path / "file", os.O_RDWR | os.O_CREAT) as fd:
+        os.ftruncate(fd, 100 * MIB)
+        os.pwrite(fd, b"x" * MIB, 50 * MIB)
+        assert MIB <= os.fstat(fd).st_blocks * 512 <= 3 * MIB
+        os.fsync(fd)
+        assert MIB <= os.fstat(fd).st_blocks * 512 <= 3 * MIB
+        fallocate(fd, PUNCH_HOLE | KEEP_SIZE, 50 * MIB, MIB)
+        os.fsync(fd)
+        assert os.fstat(fd).st_blocks * 512 <= 2 * MIB
+    assert (path / "file").stat().st_blocks * 512 <= 2 * MIB
+    (path / "whole").write_bytes(b"x" * 300_000)
+    assert 300_000 <= (path / "whole").stat().st_blocks * 512 <= 2 * 300_000
+
+
 def check_holes_are_found(path: Path) -> None:
     with opened(path / "file", os.O_CREAT | os.O_RDWR) as fd:
         os.pwrite(fd, b"x" * 100, 0)
