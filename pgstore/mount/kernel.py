@@ -190,6 +190,7 @@ WRITE_OUT: Final = Structure("u32 size", "u32 padding")
 FLUSH_IN: Final = Structure("u64 fh", "u32 unused", "u32 padding", "u64 lock_owner")
 RELEASE_IN: Final = Structure("u64 fh", "u32 flags", "u32 release_flags", "u64 lock_owner")
 FSYNC_IN: Final = Structure("u64 fh", "u32 fsync_flags", "u32 padding")
+WRITE_CACHE: Final = 1 << 0  # of a page that was mapped, through any open file
 FALLOCATE_IN: Final = Structure("u64 fh", "u64 offset", "u64 length", "u32 mode", "u32 padding")
 LSEEK_IN: Final = Structure("u64 fh", "u64 offset", "u32 whence", "u32 padding")
 LSEEK_OUT: Final = Structure("u64 offset")

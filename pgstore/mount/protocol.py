@@ -186,6 +186,14 @@ class OpenFile(abc.ABC):
     def flush_now(self) -> bool:
         """`flush`, if that need not wait for anybody. Returns whether it was done."""
         return False
+    def write_back(self, offset: int, data: Bytes) -> None:
+        """Write what was written to a map, perhaps of another open file: at *offset*, also with O_APPEND."""
+        self.write(offset, data)
+
+    def write_back_now(self, offset: int, data: Bytes) -> bool:
+        """`write_back`, if that need not wait for anybody. Returns whether it was done."""
+        return False
+
 
     @abc.abstractmethod
     def sync(self) -> None:

@@ -337,14 +337,18 @@ class Verbs:
             found = self._files.attributes_now(self._ino(r.node))
             if found is None or found.mode & _PRIVILEGES:
                 return None
-        done = self._open[handle].write_now(offset, r.view[_AFTER_WRITE : _AFTER_WRITE + size])
+        file = self._open[handle]
+        write = file.write_back_now if flags & kernel.WRITE_CACHE else file.write_now
+        done = write(offset, r.view[_AFTER_WRITE : _AFTER_WRITE + size])
         return kernel.WRITE_OUT.pack(size) if done else None
 
     def write(self, r: Request) -> Reply:
         handle, offset, size, flags, _, _ = kernel.WRITE_IN.unpack_from(r.buffer, BODY)
         if flags & kernel.WRITE_KILL_SUIDGID:
             self._take_privileges(self._ino(r.node))
-        self._open[handle].write(offset, r.view[_AFTER_WRITE : _AFTER_WRITE + size])
+        file = self._open[handle]
+        write = file.write_back if flags & kernel.WRITE_CACHE else file.write
+        write(offset, r.view[_AFTER_WRITE : _AFTER_WRITE + size])
         return kernel.WRITE_OUT.pack(size)
 
     def allocate(self, r: Request) -> Reply:
