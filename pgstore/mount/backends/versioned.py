@@ -240,6 +240,8 @@ class VersionFiles(StoreFiles[VolumeContents]):
         if what.blob_id is not None:
             self._system.changes.session_id = contents.blob_session_id
         self._ask(lambda: nodes.set_contents(self._tree, contents.ino, what, mtime_ns=contents.mtime_ns))
+                for contents, _ in frozen:
+                    self._closed(contents)
 
     def reload(self) -> None:
         """Commit what was written, then show what others have committed."""
@@ -627,13 +629,16 @@ class VersionFiles(StoreFiles[VolumeContents]):
 
     def _hold_small(self, contents: VolumeContents) -> None:
         """Hold the bytes of a small file with its attributes, rather than in the stage."""
-        contents.upload()
-        with self._changing:
+        with self._changing:  # without which nobody freezes it
+            if contents.is_frozen:  # a transaction has it; when that ends it is closed
+                return
+            contents.upload()
             what = contents.freeze()
             if what.blob_id is not None:  # it has grown meanwhile
                 contents.not_committed()
                 return
-            self._set_contents(contents, what)
+            if what is not contents.base:  # else it was committed meanwhile
+                self._set_contents(contents, what)
             contents.committed(what, None)
         self._closed(contents)
         self._held_bytes += what.size_bytes

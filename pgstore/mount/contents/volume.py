@@ -650,6 +650,11 @@ class VolumeContents(UnderWay):
         return contents
 
     @property
+    def is_frozen(self) -> bool:
+        """Whether it is in the hands of a commit."""
+        return self._is_frozen
+
+    @property
     def has_more(self) -> bool:
         """Whether something was written since the last upload."""
         return bool(self._after)
