@@ -46,7 +46,7 @@ class Replies:
         self._missing = b""
 
     def attributes(self, attributes: Attributes, caching: Caching) -> bytes:
-        _, valid, _, valid_ns = self._valid(caching)
+        _, valid, _, valid_ns = self._valid_of(attributes, caching)
         return kernel.ATTR_OUT.pack(valid, valid_ns, *self._attr(attributes))
 
     def entry(self, attributes: Attributes, caching: Caching) -> bytes:
@@ -61,7 +61,7 @@ class Replies:
         ino = attributes.ino
         node = kernel.ROOT_ID if ino == self._root else ino
         # Numbers of inodes are used once, so there is one generation.
-        return (node, 0, *self._valid(caching), *self._attr(attributes))
+        return (node, 0, *self._valid_of(attributes, caching), *self._attr(attributes))
 
     def _attr(self, a: Attributes) -> tuple[int, ...]:
         atime, atime_ns = divmod(a.atime_ns, _SECOND)
@@ -81,6 +81,10 @@ class Replies:
             BLOCK_BYTES,
             0,
         )
+
+    def _valid_of(self, attributes: Attributes, caching: Caching) -> tuple[int, int, int, int]:
+        valid = self._valid(caching)
+        return (valid[0], 0, valid[2], 0) if attributes.is_passed else valid
 
     def _valid(self, caching: Caching) -> tuple[int, int, int, int]:
         if caching is not self._validity_of:

@@ -56,11 +56,13 @@ class Verbs:
         self._handles = itertools.count(1)
         self._open: dict[int, OpenFile] = {}
         self._listings: dict[int, Listing] = {}
+        self.may_be_direct = False
+        """Whether the kernel maps files that are open without pages of its own."""
 
     def forsake(self, request: Request, reply: Reply) -> None:
         """Nobody has got the *reply* to *request*: close again what it has opened, since nobody will."""
         if request.opcode in (kernel.OPEN, kernel.CREATE, kernel.OPENDIR) and isinstance(reply, bytes):
-            handle, _ = kernel.OPEN_OUT.unpack_from(reply, len(reply) - kernel.OPEN_OUT.size)
+            handle, *_ = kernel.OPEN_OUT.unpack_from(reply, len(reply) - kernel.OPEN_OUT.size)
             self.close(handle)
 
     def handles(self) -> list[int]:
@@ -320,8 +322,14 @@ class Verbs:
     def _opened(self, file: OpenFile) -> bytes:
         handle = next(self._handles)
         self._open[handle] = file
-        flags = (kernel.FOPEN_KEEP_CACHE if file.keep_cache else 0) | (0 if file.needs_flush else kernel.FOPEN_NOFLUSH)
-        return kernel.OPEN_OUT.pack(handle, flags)
+        flags = 0 if file.needs_flush else kernel.FOPEN_NOFLUSH
+        if file.backing:  # which goes with no other flag but this one
+            return kernel.OPEN_OUT.pack(handle, flags | kernel.FOPEN_PASSTHROUGH, file.backing)
+        if file.keep_cache:
+            flags |= kernel.FOPEN_KEEP_CACHE
+        if file.is_direct and self.may_be_direct:
+            flags |= kernel.FOPEN_DIRECT_IO
+        return kernel.OPEN_OUT.pack(handle, flags, 0)
 
     def read_now(self, r: Request) -> Reply | None:
         handle, offset, size, _, _, _ = kernel.READ_IN.unpack_from(r.buffer, BODY)
@@ -426,7 +434,7 @@ class Verbs:
     def _opened_directory(self, attributes: Attributes) -> Reply:
         handle = next(self._handles)
         self._listings[handle] = Listing(self._files, attributes, self._replies)
-        return kernel.OPEN_OUT.pack(handle, 0)
+        return kernel.OPEN_OUT.pack(handle, 0, 0)
 
     def read_directory_now(self, r: Request) -> Reply | None:
         handle, cookie, size, _, _, _ = kernel.READ_IN.unpack_from(r.buffer, BODY)

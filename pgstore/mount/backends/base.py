@@ -147,12 +147,15 @@ class StoreFiles(Files, Generic[C]):
         """What stat(2) tells, with what was written here and others do not see yet."""
         size, mtime, ctime = node.size_bytes, node.mtime_ns, node.ctime_ns
         contents = self._contents.get(node.ino)
+        is_passed = False
         if contents is not None and self._is_ahead(contents):
+            is_passed = contents.is_passed
+            contents.look()
             size, mtime = contents.size_bytes, contents.mtime_ns
             ctime = max(ctime, mtime)
         return Attributes(
             *(node.ino, node.kind, node.mode, node.uid, node.gid, size, node.link_count),
-            *(node.atime_ns, mtime, ctime, node.device or 0),
+            *(node.atime_ns, mtime, ctime, node.device or 0, is_passed),
         )
 
     # ------------------------------------------------------------------------------------------------------------ rest

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import logging
 import os
+import stat
 import threading
 import time
 from collections import OrderedDict
@@ -54,6 +55,8 @@ _ATTEMPTS: Final = 4  # of a commit, where what was uploaded is lost again and a
 STATES_MAX: Final = 50_000  # files of which it is known which bytes the kernel has
 GIVING_BACK_SECONDS: Final = 1.0
 OUTCOME_SECONDS: Final = 1.0  # at the end, for a transaction that was handed what was written
+LOOK_SECONDS: Final = 0.5  # after which it is looked again what was written past us, and what is mapped still
+_PASSED: Final = object()  # as the state of a file of which the kernel has written bytes that it has no pages of
 HELD_BYTES_MAX: Final = 32 * 1024 * 1024  # of small files; with more a commit comes sooner
 
 
@@ -145,6 +148,8 @@ class VersionFiles(StoreFiles[VolumeContents]):
     def _to_commit(self, *, leave_open: bool) -> tuple[list[VolumeContents], set[int]]:
         """The contents that a commit takes, and the inodes that it leaves out."""
         known = self._all_contents()
+        for contents in known:
+            contents.catch_up()
         changed = [contents for contents in known if contents.is_changed]
         # Also one that nothing was written to yet: it is not to appear empty.
         left = {contents.ino for contents in known if leave_open and contents.is_open_for_writing}
@@ -235,13 +240,13 @@ class VersionFiles(StoreFiles[VolumeContents]):
                     version = self._run(self._system.find_outcome)
                 frozen, self._in_doubt, self._is_lent = self._in_doubt, None, False
                 _unfreeze(frozen, version)
+                for contents, _ in frozen:
+                    self._closed(contents)
 
     def _set_contents(self, contents: VolumeContents, what: Contents) -> None:
         if what.blob_id is not None:
             self._system.changes.session_id = contents.blob_session_id
         self._ask(lambda: nodes.set_contents(self._tree, contents.ino, what, mtime_ns=contents.mtime_ns))
-                for contents, _ in frozen:
-                    self._closed(contents)
 
     def reload(self) -> None:
         """Commit what was written, then show what others have committed."""
@@ -352,6 +357,8 @@ class VersionFiles(StoreFiles[VolumeContents]):
 
     @property
     def uncommitted(self) -> set[int]:
+        for contents in self._all_contents():
+            contents.catch_up()
         return self._system.changes.uncommitted | {
             contents.ino for contents in self._all_contents() if contents.is_changed
         }
@@ -391,9 +398,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
     def set_attributes_now(self, ino: int, change: AttributeChange) -> Attributes | None:
         def body() -> Attributes:
             node = at_once(nodes.set_attributes(self._tree, ino, **change._asdict()))
-            contents = self._contents.get(ino)
-            if contents is not None and change.mtime_ns is not None:
-                contents.mtime_ns = change.mtime_ns
+            self._set_mtime(ino, change)
             return self._attributes(node)
 
         return self._now(body)
@@ -444,6 +449,10 @@ class VersionFiles(StoreFiles[VolumeContents]):
     def release_now(self, file: VolumeFile) -> bool:
         """`OpenFile.release_now`."""
         contents = file.contents
+        if contents.is_passed and contents.open_files == 1:
+            contents.look()
+            if contents.size_bytes > INLINE_BYTES_MAX or not contents.end_passing(open_files=1, looks=1):
+                return False
         if contents.is_changed:
             if not contents.is_at_hand or self._system.changes.is_removed(contents.ino):
                 return False
@@ -501,10 +510,13 @@ class VersionFiles(StoreFiles[VolumeContents]):
         return [(name, self._attributes(node)) for name, node in page]
 
     def set_attributes(self, ino: int, change: AttributeChange) -> Attributes:
+        self._set_mtime(ino, change)
+        return self._attributes(self._held(lambda: nodes.set_attributes(self._tree, ino, **change._asdict())))
+
+    def _set_mtime(self, ino: int, change: AttributeChange) -> None:
         contents = self._contents.get(ino)
         if contents is not None and change.mtime_ns is not None:
-            contents.mtime_ns = change.mtime_ns
-        return self._attributes(self._held(lambda: nodes.set_attributes(self._tree, ino, **change._asdict())))
+            contents.set_mtime(change.mtime_ns)
 
     # --------------------------------------------------------------------------------------------------------- making
 
@@ -580,20 +592,34 @@ class VersionFiles(StoreFiles[VolumeContents]):
     def _opened(self, node: Node, flags: int, moment: int) -> VolumeFile:
         file = self._file(node, flags, partial(_OpenFile, self), moment)
         # The kernel's pages are those of this mount, whoever has written them, until another version has others.
-        state = file.contents.base
+        state: object = file.contents.base
         file.keep_cache = self._states.get(node.ino, state) == state
-        self._states[node.ino] = state
-        while len(self._states) > STATES_MAX:
-            self._states.popitem(last=False)
         if flags & os.O_TRUNC:
             file.contents.truncate(0)
+        if self._kernel is not None:
+            was_passed = file.contents.is_passed
+            # What a write takes away of these bits it does not where it is passed through.
+            may_pass = file.can_write and not node.mode & (stat.S_ISUID | stat.S_ISGID)
+            file.backing = file.contents.pass_through(self._kernel, write=may_pass)
+            if file.backing:
+                state = _PASSED
+                if not was_passed:
+                    self._kernel.forget_attributes_now(node.ino)
+                    self._shared.client.scheduler.leave_call(
+                        self, self._look_at_passed, LOOK_SECONDS, again_seconds=LOOK_SECONDS, can_wait=True
+                    )
+        self._states[node.ino] = state
+        while len(self._states) > STATES_MAX:
+            ino, state = self._states.popitem(last=False)
+            if state is _PASSED and self._kernel is not None:
+                self._kernel.forget_contents(ino)
         return file
 
     def _new_contents(self, node: Node) -> VolumeContents:
         return VolumeContents(self._shared, node.ino, node.contents, node.chunk_size, None, node.mtime_ns)
 
     def _is_ahead(self, contents: VolumeContents) -> bool:
-        return contents.is_changed
+        return contents.is_changed or contents.is_passed
 
     def create(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> tuple[Attributes, OpenFile]:
         moment = self.moment
@@ -616,6 +642,8 @@ class VersionFiles(StoreFiles[VolumeContents]):
 
     def _released(self, contents: VolumeContents) -> None:
         """A program has closed the file, perhaps the last that had it open."""
+        if contents.is_passed and not contents.open_files and not contents.end_passing():
+            return  # it is mapped
         if self._system.changes.is_removed(contents.ino):
             with self._table:
                 if contents.open_files:
@@ -626,6 +654,18 @@ class VersionFiles(StoreFiles[VolumeContents]):
             self._hold_small(contents)
         else:
             self._closed(contents)
+
+    def _look_at_passed(self) -> bool:
+        """Look after the files that programs write past us. Returns whether there are none."""
+        passed = [contents for contents in self._all_contents() if contents.is_passed]
+        for contents in passed:
+            if self._ended.is_set():
+                return True
+            if contents.open_files:
+                contents.catch_up_with_growth()
+            elif contents.end_passing(looks=1):  # it was mapped until now
+                self._released(contents)
+        return not passed
 
     def _hold_small(self, contents: VolumeContents) -> None:
         """Hold the bytes of a small file with its attributes, rather than in the stage."""
