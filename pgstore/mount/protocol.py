@@ -158,6 +158,8 @@ class OpenFile(abc.ABC):
     """
     needs_flush = True
     """Whether `flush` does something."""
+    has_no_privileges = False
+    """Whether it is known that a write has no S_ISUID and S_ISGID to take away. Whoever serves it sets this."""
     is_direct = False
     """
     Whether each read and each write is asked for as it is, up to 1 MiB: the kernel keeps no pages of what goes through this one.

@@ -126,6 +126,8 @@ class Verbs:
         if change == _AS_IT_WAS:
             return None
         found = self._files.set_attributes_now(self._ino(r.node), change)
+        if found is not None:
+            self._note_mode(found)
         return None if found is None else self._replies.attributes(found, self._files.caching)
 
     def set_attributes(self, r: Request) -> Reply:
@@ -144,7 +146,14 @@ class Verbs:
             change = change._replace(mode=_less_privileged(found))
         if found is None or change != _AS_IT_WAS:
             found = self._files.set_attributes(ino, change)
+            self._note_mode(found)
         return self._replies.attributes(found, self._files.caching)
+
+    def _note_mode(self, found: Attributes) -> None:
+        if found.mode & _PRIVILEGES:
+            for file in [*self._open.values()]:
+                if file.ino == found.ino:
+                    file.has_no_privileges = False
 
     @staticmethod
     def _change(fields: tuple[int, ...]) -> AttributeChange:
@@ -341,9 +350,14 @@ class Verbs:
 
     def write_now(self, r: Request) -> Reply | None:
         handle, offset, size, flags, _, _ = kernel.WRITE_IN.unpack_from(r.buffer, BODY)
-        if flags & kernel.WRITE_KILL_SUIDGID:  # of each write by anybody but root
+        file = self._open[handle]
+        if flags & kernel.WRITE_KILL_SUIDGID and not file.has_no_privileges:  # of each write by anybody but root
+            file.has_no_privileges = (
+                True  # before it is asked: a chmod(2) that comes meanwhile says that it may have some
+            )
             found = self._files.attributes_now(self._ino(r.node))
             if found is None or found.mode & _PRIVILEGES:
+                file.has_no_privileges = False
                 return None
         file = self._open[handle]
         write = file.write_back_now if flags & kernel.WRITE_CACHE else file.write_now
@@ -352,6 +366,13 @@ class Verbs:
 
     def write(self, r: Request) -> Reply:
         handle, offset, size, flags, _, _ = kernel.WRITE_IN.unpack_from(r.buffer, BODY)
+        if flags & kernel.WRITE_KILL_SUIDGID and not file.has_no_privileges:
+            file.has_no_privileges = True
+            try:
+                self._take_privileges(self._ino(r.node))
+            except BaseException:
+                file.has_no_privileges = False
+                raise
         if flags & kernel.WRITE_KILL_SUIDGID:
             self._take_privileges(self._ino(r.node))
         file = self._open[handle]

@@ -220,6 +220,36 @@ def test_data_is_written_and_read(fake):
     assert fake.ask(kernel.READ, made["nodeid"], read) == b"\0\0\0hello"
 
 
+def test_for_a_users_writes_the_mode_is_asked_once_and_again_after_a_chmod(fake, files, monkeypatch):
+    """
+    On a NetworkFileSystem each time it is asked of the database.
+    """
+    made, handle = created(fake, b"file")
+    ino = made["nodeid"]
+    asked = []
+    attributes = files.attributes
+    monkeypatch.setattr(files, "attributes_now", lambda ino: None)
+    monkeypatch.setattr(files, "attributes", lambda ino: asked.append(ino) or attributes(ino))
+
+    def write():
+        head = kernel.WRITE_IN.pack(handle, 0, 5, kernel.WRITE_KILL_SUIDGID, 0, os.O_RDWR)
+        fake.ask(kernel.WRITE, ino, head + b"hello")
+
+    for _ in range(3):
+        write()
+    assert asked == [ino]
+
+    fields = [0] * (
+        len(kernel.SETATTR_IN.fields) - len([f for f in kernel.SETATTR_IN.fields if "unused" in f or "padding" in f])
+    )
+    fields[0], fields[10] = kernel.FATTR_MODE, 0o4755
+    for _ in range(2):
+        fake.ask(kernel.SETATTR, ino, kernel.SETATTR_IN.pack(*fields))
+        assert attributes(ino).mode == 0o4755
+        write()
+        assert attributes(ino).mode == 0o755
+
+
 def test_a_read_of_very_many_pieces_is_one_reply(fake, files, monkeypatch):
     """
     writev(2) takes 1024.
