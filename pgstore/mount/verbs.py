@@ -359,13 +359,13 @@ class Verbs:
             if found is None or found.mode & _PRIVILEGES:
                 file.has_no_privileges = False
                 return None
-        file = self._open[handle]
         write = file.write_back_now if flags & kernel.WRITE_CACHE else file.write_now
         done = write(offset, r.view[_AFTER_WRITE : _AFTER_WRITE + size])
         return kernel.WRITE_OUT.pack(size) if done else None
 
     def write(self, r: Request) -> Reply:
         handle, offset, size, flags, _, _ = kernel.WRITE_IN.unpack_from(r.buffer, BODY)
+        file = self._open[handle]
         if flags & kernel.WRITE_KILL_SUIDGID and not file.has_no_privileges:
             file.has_no_privileges = True
             try:
@@ -373,9 +373,6 @@ class Verbs:
             except BaseException:
                 file.has_no_privileges = False
                 raise
-        if flags & kernel.WRITE_KILL_SUIDGID:
-            self._take_privileges(self._ino(r.node))
-        file = self._open[handle]
         write = file.write_back if flags & kernel.WRITE_CACHE else file.write
         write(offset, r.view[_AFTER_WRITE : _AFTER_WRITE + size])
         return kernel.WRITE_OUT.pack(size)

@@ -213,3 +213,29 @@ def test_what_is_removed_while_it_is_written_leaves_nothing(mount, place, chunks
     mount.commit()
 
     until(lambda: chunks() == 0)
+
+
+def test_small_files_are_not_passed_through_where_many_have_been_made(mount, place):
+    """
+    It takes longer than the few writes of such a file.
+    """
+    folder = f"/proc/{daemon_pid()}/fd"
+
+    def staged():
+        for fd in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if "(deleted)" in os.readlink(f"{folder}/{fd}"):
+                    yield fd
+
+    def is_passed(name):
+        with open(place / name, "wb"):
+            return bool([*staged()])
+
+    assert is_passed("first.txt")
+    for number in range(20):
+        (place / f"{number}.txt").write_bytes(b"small")
+
+    assert not is_passed("next.txt")
+    assert is_passed("other.bin")
+    (place / "large.txt").write_bytes(bytes(5 * MIB))
+    until(lambda: is_passed("again.txt"))

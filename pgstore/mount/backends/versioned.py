@@ -37,6 +37,7 @@ from pgstore.fs.tree.handover import Written
 from pgstore.fs.tree.held import HeldFileSystem, HeldTree
 from pgstore.mount import recovery
 from pgstore.mount.backends.base import MustAsk, ReadTooEarly, StoreFiles, at_once, may_write, root_of, shared_of
+from pgstore.mount.backends.expected import LARGE_BYTES, Expected, suffix_of
 from pgstore.mount.backends.keeping import Keeping
 from pgstore.mount.contents.open_file import VolumeFile
 from pgstore.mount.contents.under_way import Shared
@@ -81,6 +82,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
         self._committing = threading.Lock()
         self._states: OrderedDict[int, object] = OrderedDict()
         self._kernel: Kernel | None = None
+        self._expected = Expected()
         # Those of a commit of which it is not known whether it has happened.
         self._in_doubt: list[tuple[VolumeContents, Contents]] | None = None
         self._is_lent = False  # it is somebody else's, who may take long
@@ -443,7 +445,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
     ) -> tuple[Attributes, OpenFile] | None:
         moment = self.moment
         return self._now(
-            lambda: self._created(at_once(self._creating(directory, name, mode, flags, owner)), flags, moment)
+            lambda: self._created(at_once(self._creating(directory, name, mode, flags, owner)), name, flags, moment)
         )
 
     def release_now(self, file: VolumeFile) -> bool:
@@ -453,6 +455,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
             contents.look()
             if contents.size_bytes > INLINE_BYTES_MAX or not contents.end_passing(open_files=1, looks=1):
                 return False
+        self._note_size(contents)
         if contents.is_changed:
             if not contents.is_at_hand or self._system.changes.is_removed(contents.ino):
                 return False
@@ -589,18 +592,24 @@ class VersionFiles(StoreFiles[VolumeContents]):
             with contextlib.suppress(ReadTooEarly):
                 return self._opened(self._node(ino, with_contents=True), flags, moment)
 
-    def _opened(self, node: Node, flags: int, moment: int) -> VolumeFile:
+    def _opened(self, node: Node, flags: int, moment: int, suffix: bytes | None = None) -> VolumeFile:
+        """*suffix*: of the name of a file that is made."""
         file = self._file(node, flags, partial(_OpenFile, self), moment)
         # The kernel's pages are those of this mount, whoever has written them, until another version has others.
         state: object = file.contents.base
         file.keep_cache = self._states.get(node.ino, state) == state
+        contents = file.contents
+        may_pass = contents.size_bytes >= LARGE_BYTES
+        if suffix is not None and not contents.size_bytes:
+            contents.suffix = suffix
+            may_pass = self._expected.is_large(suffix)
         if flags & os.O_TRUNC:
-            file.contents.truncate(0)
+            contents.truncate(0)
         if self._kernel is not None:
-            was_passed = file.contents.is_passed
+            was_passed = contents.is_passed
             # What a write takes away of these bits it does not where it is passed through.
-            may_pass = file.can_write and not node.mode & (stat.S_ISUID | stat.S_ISGID)
-            file.backing = file.contents.pass_through(self._kernel, write=may_pass)
+            may_pass = may_pass and file.can_write and not node.mode & (stat.S_ISUID | stat.S_ISGID)
+            file.backing = contents.pass_through(self._kernel, may_begin=may_pass)
             if file.backing:
                 state = _PASSED
                 if not was_passed:
@@ -623,7 +632,8 @@ class VersionFiles(StoreFiles[VolumeContents]):
 
     def create(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> tuple[Attributes, OpenFile]:
         moment = self.moment
-        return self._created(self._held(lambda: self._creating(directory, name, mode, flags, owner)), flags, moment)
+        made = self._held(lambda: self._creating(directory, name, mode, flags, owner))
+        return self._created(made, name, flags, moment)
 
     def _creating(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> Op[Node]:
         where = yield from nodes.place(self._tree, directory, name)
@@ -631,11 +641,11 @@ class VersionFiles(StoreFiles[VolumeContents]):
             return (yield from nodes.node(self._tree, where.node.ino, with_contents=True))
         return (yield from nodes.make_at(self._tree, where, FILE, mode, uid=owner.uid, gid=owner.gid))
 
-    def _created(self, node: Node, flags: int, moment: int) -> tuple[Attributes, OpenFile]:
+    def _created(self, node: Node, name: bytes, flags: int, moment: int) -> tuple[Attributes, OpenFile]:
         if node.kind == SYMLINK:  # the kernel follows it, when it has looked it up
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         try:
-            file = self._opened(node, flags, moment)
+            file = self._opened(node, flags, moment, suffix_of(name))
         except ReadTooEarly:  # it was there; the kernel looks it up
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
         return self._attributes(node), file
@@ -644,6 +654,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
         """A program has closed the file, perhaps the last that had it open."""
         if contents.is_passed and not contents.open_files and not contents.end_passing():
             return  # it is mapped
+        self._note_size(contents)
         if self._system.changes.is_removed(contents.ino):
             with self._table:
                 if contents.open_files:
@@ -654,6 +665,11 @@ class VersionFiles(StoreFiles[VolumeContents]):
             self._hold_small(contents)
         else:
             self._closed(contents)
+
+    def _note_size(self, contents: VolumeContents) -> None:
+        if contents.suffix is not None:
+            self._expected.note(contents.suffix, contents.size_bytes)
+            contents.suffix = None
 
     def _look_at_passed(self) -> bool:
         """Look after the files that programs write past us. Returns whether there are none."""

@@ -43,10 +43,13 @@ class Passing(UnderWay):
         # What is passed through, and not open any more, is mapped.
         return super().is_open_for_writing or (self._passed is not None and not self.open_files)
 
-    def pass_through(self, kernel: Passes, *, write: bool) -> int:
+    def pass_through(self, kernel: Passes, *, may_begin: bool) -> int:
         """
         Let the kernel read and write the staged file, if all of the file is there or can be at once, and nobody has it open who
         asks us. To be called for each that is opened, before the kernel has it.
+
+        Args:
+            may_begin: whether it is opened for writing, and is worth it.
 
         Returns:
             The kernel's number for it; 0: it asks us.
@@ -54,7 +57,7 @@ class Passing(UnderWay):
         with self._lock:
             if self._passed is not None:
                 return self._passed.number
-            if not write or self.open_files > 1 or self.size_bytes > FILLED_BYTES_MAX:
+            if not may_begin or self.open_files > 1 or self.size_bytes > FILLED_BYTES_MAX:
                 return 0
             if self.shared.stage.bytes_on_disk_free < FREE_BYTES_MIN:
                 return 0

@@ -128,6 +128,8 @@ class VolumeContents(Passing):
         self, shared: Shared, ino: int, base: Contents, chunk_size: int | None, since: int | None, mtime_ns: int
     ) -> None:
         super().__init__(shared, ino, base.size_bytes, mtime_ns)
+        self.suffix: bytes | None = None
+        """Of the name with which it was made, until it is closed."""
         self.is_changed = False
         """Whether something was written since the version."""
         self._blob: _Blob | None = None
