@@ -29,8 +29,14 @@ read                 what others have written is read once     what others have 
                      once. atime stays
 write                programs of this mount see it at once;    programs of this mount see it at      too large: EFBIG. The disk
                      all others after a second, and at the     once; all others when it is           where it waits is full: ENOSPC
-                     latest when it is synced or closed        committed
-mmap                 what is written to a map counts as        alike
+                     latest when it is synced or closed        committed. Where root mounts (Linux
+                                                               6.9), files that are new or were
+                                                               truncated are written by the kernel
+                                                               itself, to the disk of TMPDIR, which
+                                                               needs room for all of them until they
+                                                               are closed: 8 GiB at the least, else
+                                                               it is not done
+mmap                 what is written to a map counts as        alike. What is mapped counts as open
                      written when the kernel writes the page
                      back: at the latest at msync, munmap and
                      close

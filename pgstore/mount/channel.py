@@ -7,8 +7,11 @@ helps several processes that serve one mount, and not several threads of Python'
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
+import sys
 from collections.abc import Sequence
 from typing import Final
 
@@ -117,6 +120,22 @@ class Channel:
         except OSError as exc:
             if exc.errno not in _UNKNOWN and exc.errno not in _ENDED:
                 raise
+
+    def open_backing(self, fd: int) -> int:
+        """
+        Register the open file *fd*, for `FOPEN_PASSTHROUGH`. Returns its number, which is not 0.
+
+        Raises:
+            OSError: the kernel refuses, as from whoever lacks CAP_SYS_ADMIN.
+        """
+        number: int = fcntl.ioctl(self.device, kernel.DEV_IOC_BACKING_OPEN, bytearray(kernel.BACKING_MAP.pack(fd, 0)))
+        return number
+
+    def close_backing(self, number: int) -> None:
+        """Forget it. What is open with it stays so."""
+        with contextlib.suppress(OSError):  # unmounted
+            number_as_bytes = number.to_bytes(kernel.BACKING_ID_BYTES, sys.byteorder)
+            fcntl.ioctl(self.device, kernel.DEV_IOC_BACKING_CLOSE, number_as_bytes)
 
     def _send(self, *parts: Bytes) -> bool:
         try:

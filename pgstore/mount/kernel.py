@@ -104,12 +104,12 @@ COPY_FILE_RANGE_64: Final = 53  # since 7.45
 # ---------------------------------------------------------------------------------------------------------- beginning
 
 INIT_IN: Final = Structure(
-    "u32 major", "u32 minor", "u32 max_readahead", "u32 flags"
-)  # more follows; older kernels end here
+    "u32 major", "u32 minor", "u32 max_readahead", "u32 flags", "u32 flags2"
+)  # more follows. Without INIT_EXT it ends before the last
 INIT_OUT: Final = Structure(
     *("u32 major", "u32 minor", "u32 max_readahead", "u32 flags", "u16 max_background", "u16 congestion_threshold"),
-    *("u32 max_write", "u32 time_gran", "u16 max_pages", "u16 map_alignment", "u32 flags2"),
-    *(f"u32 unused{i}" for i in range(7)),
+    *("u32 max_write", "u32 time_gran", "u16 max_pages", "u16 map_alignment", "u32 flags2", "u32 max_stack_depth"),
+    *(f"u32 unused{i}" for i in range(6)),
 )
 
 ASYNC_READ: Final = 1 << 0
@@ -123,6 +123,9 @@ PARALLEL_DIROPS: Final = 1 << 18
 MAX_PAGES: Final = 1 << 22
 CACHE_SYMLINKS: Final = 1 << 23
 HANDLE_KILLPRIV_V2: Final = 1 << 28
+INIT_EXT: Final = 1 << 30  # there are flags2, which begin with the 32nd bit
+DIRECT_IO_ALLOW_MMAP: Final = 1 << 36
+PASSTHROUGH: Final = 1 << 37
 
 # --------------------------------------------------------------------------------------------- attributes and names
 
@@ -175,10 +178,12 @@ GETXATTR_OUT: Final = Structure("u32 size", "u32 padding")
 OPEN_IN: Final = Structure("u32 flags", "u32 open_flags")
 CREATE_IN: Final = Structure("u32 flags", "u32 mode", "u32 umask", "u32 open_flags")
 OPEN_KILL_SUIDGID: Final = 1 << 0
-OPEN_OUT: Final = Structure("u64 fh", "u32 open_flags", "u32 padding")
+OPEN_OUT: Final = Structure("u64 fh", "u32 open_flags", "i32 backing_id")
+FOPEN_DIRECT_IO: Final = 1 << 0
 FOPEN_KEEP_CACHE: Final = 1 << 1
 FOPEN_CACHE_DIR: Final = 1 << 3
 FOPEN_NOFLUSH: Final = 1 << 5
+FOPEN_PASSTHROUGH: Final = 1 << 7
 
 READ_IN: Final = Structure(
     *("u64 fh", "u64 offset", "u32 size", "u32 read_flags", "u64 lock_owner", "u32 flags", "u32 padding"),
@@ -186,6 +191,7 @@ READ_IN: Final = Structure(
 WRITE_IN: Final = Structure(
     *("u64 fh", "u64 offset", "u32 size", "u32 write_flags", "u64 lock_owner", "u32 flags", "u32 padding"),
 )
+WRITE_CACHE: Final = 1 << 0  # of a page that was mapped, through any open file
 WRITE_KILL_SUIDGID: Final = 1 << 2
 WRITE_OUT: Final = Structure("u32 size", "u32 padding")
 FLUSH_IN: Final = Structure("u64 fh", "u32 unused", "u32 padding", "u64 lock_owner")
@@ -222,3 +228,16 @@ NOTIFY_INC_EPOCH: Final = 8  # since 7.44: every name is looked up anew
 NOTIFY_INVAL_INODE_OUT: Final = Structure("u64 ino", "i64 off", "i64 len")
 NOTIFY_INVAL_ENTRY_OUT: Final = Structure("u64 parent", "u32 namelen", "u32 flags")  # and the name, and a NUL
 MINOR_OF_INC_EPOCH: Final = 44
+
+# ------------------------------------------------------------------------------------------------------- passthrough
+
+
+def _written(number: int, size: int) -> int:
+    """_IOW(229, *number*, …) of include/uapi/asm-generic/ioctl.h."""
+    return 1 << 30 | size << 16 | 229 << 8 | number
+
+
+BACKING_MAP: Final = Structure("i32 fd", "u32 flags", "u64 padding")
+BACKING_ID_BYTES: Final = 4
+DEV_IOC_BACKING_OPEN: Final = _written(1, BACKING_MAP.size)
+DEV_IOC_BACKING_CLOSE: Final = _written(2, BACKING_ID_BYTES)

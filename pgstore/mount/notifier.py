@@ -6,6 +6,7 @@ that serves nothing, and holds no lock of anybody's while it does. Before it sta
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 from typing import Final
@@ -35,6 +36,7 @@ class Notifier(Kernel):
 
     def __init__(self, channel: Channel, root: int, changes: RecentChanges, *, queued_max: int = QUEUED_MAX) -> None:
         self.knows_epochs = False
+        self.passes_through = False
         self._channel = channel
         self._root = root
         self._queued_max = queued_max
@@ -93,6 +95,19 @@ class Notifier(Kernel):
         self._noted.note(ino)
         # Of attributes alone the kernel holds nothing while it waits for a reply.
         self._send(False, {}, {ino: False})
+
+    def pass_through(self, fd: int) -> int:
+        if not self.passes_through:
+            return 0
+        try:
+            return self._channel.open_backing(fd)
+        except OSError as exc:
+            if exc.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # it will never
+                self.passes_through = False
+            return 0
+
+    def end_pass_through(self, number: int) -> None:
+        self._channel.close_backing(number)
 
     def wait_until_forgotten(self) -> None:
         with self._changed:

@@ -42,6 +42,8 @@ class Attributes(NamedTuple):
     """Of device nodes: the device, as stat(2) has it in st_rdev."""
     stored_bytes: int | None = None
     """What is stored of a file with holes; None: all of its size."""
+    is_passed: bool = False
+    """The kernel writes the file itself (`Kernel.pass_through`), so it must ask again each time."""
 
 
 class AttributeChange(NamedTuple):
@@ -133,7 +135,20 @@ class Kernel(abc.ABC):
 
     @abc.abstractmethod
     def forget_attributes_now(self, ino: int) -> None:
-        """`forget_attributes`, before the call returns. The one that a thread that serves a request may call."""
+        """`forget_attributes`, before the call returns. A thread that serves a request may call it."""
+
+    @abc.abstractmethod
+    def pass_through(self, fd: int) -> int:
+        """
+        Prepare that what is opened reads and writes the file *fd* itself. Any thread may call this.
+
+        Returns:
+            A number for `OpenFile.backing`, to be given back to `end_pass_through`. 0: the kernel does not, or not for this user.
+        """
+
+    @abc.abstractmethod
+    def end_pass_through(self, number: int) -> None:
+        """Nothing more is opened with *number*."""
 
 
 class OpenFile(abc.ABC):
@@ -149,6 +164,19 @@ class OpenFile(abc.ABC):
     """
     needs_flush = True
     """Whether `flush` does something."""
+    has_no_privileges = False
+    """Whether it is known that a write has no S_ISUID and S_ISGID to take away. Whoever serves it sets this."""
+    is_direct = False
+    """
+    Whether each read and each write is asked for as it is, up to 1 MiB: the kernel keeps no pages of what goes through this one.
+    Else a write is one request for each page or more.
+    """
+    backing = 0
+    """
+    What the kernel reads and writes itself instead of asking (`Kernel.pass_through`); 0: nothing.
+
+    All that have one inode open at a time need the same: else the kernel refuses to open it.
+    """
 
     @abc.abstractmethod
     def read(self, offset: int, length: int) -> Sequence[Bytes]:
@@ -164,6 +192,14 @@ class OpenFile(abc.ABC):
 
     def write_now(self, offset: int, data: Bytes) -> bool:
         """`write`, if that need not wait for anybody. Returns whether it was done."""
+        return False
+
+    def write_back(self, offset: int, data: Bytes) -> None:
+        """Write what was written to a map, perhaps of another open file: at *offset*, also with O_APPEND."""
+        self.write(offset, data)
+
+    def write_back_now(self, offset: int, data: Bytes) -> bool:
+        """`write_back`, if that need not wait for anybody. Returns whether it was done."""
         return False
 
     def allocate(self, mode: int, offset: int, length: int) -> None:

@@ -47,7 +47,7 @@ class Replies:
         self._missing = b""
 
     def attributes(self, attributes: Attributes, caching: Caching) -> bytes:
-        _, valid, _, valid_ns = self._valid(caching)
+        _, valid, _, valid_ns = self._valid_of(attributes, caching)
         return kernel.ATTR_OUT.pack(valid, valid_ns, *self._attr(attributes))
 
     def entry(self, attributes: Attributes, caching: Caching) -> bytes:
@@ -60,12 +60,15 @@ class Replies:
 
     def entry_fields_for(self, caching: Caching) -> Callable[[Attributes], tuple[int, ...]]:
         """What makes the fields of an entry, for one after the other of many."""
-        head = (0, *self._valid(caching))  # numbers of inodes are used once, so there is one generation
+        valid = self._valid(caching)
+        head = (0, *valid)  # numbers of inodes are used once, so there is one generation
+        head_of_passed = (0, *_of_passed(valid))
         root, attr = self._root, self._attr
 
         def fields(attributes: Attributes) -> tuple[int, ...]:
             ino = attributes.ino
-            return (kernel.ROOT_ID if ino == root else ino, *head, *attr(attributes))
+            node = kernel.ROOT_ID if ino == root else ino
+            return (node, *(head_of_passed if attributes.is_passed else head), *attr(attributes))
 
         return fields
 
@@ -89,6 +92,10 @@ class Replies:
             0,
         )
 
+    def _valid_of(self, attributes: Attributes, caching: Caching) -> tuple[int, int, int, int]:
+        valid = self._valid(caching)
+        return _of_passed(valid) if attributes.is_passed else valid
+
     def _valid(self, caching: Caching) -> tuple[int, int, int, int]:
         if caching is not self._validity_of:
             names, names_ns = _seconds(caching.names)
@@ -108,3 +115,8 @@ _ATTR_FIELDS: Final = kernel.ATTR_OUT.fields[3:]
 
 def _seconds(seconds: float) -> tuple[int, int]:
     return divmod(int(seconds * _SECOND), _SECOND)
+
+
+def _of_passed(valid: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """Of a file that the kernel writes itself: its name may be believed, its attributes not."""
+    return (valid[0], 0, valid[2], 0)

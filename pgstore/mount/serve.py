@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import signal
 import threading
 from collections import deque
@@ -268,7 +269,9 @@ class Server:
                 return False
             if request.opcode != kernel.INIT:
                 raise OSError(errno.EPROTO, f"the kernel began with operation {request.opcode}")
-            major, minor, _readahead, offered = kernel.INIT_IN.unpack_from(request.buffer, BODY)
+            major, minor, _readahead, offered, more = kernel.INIT_IN.unpack_from(request.buffer, BODY)
+            if offered & kernel.INIT_EXT:
+                offered |= more << 32
             if major > kernel.MAJOR:
                 self._channel.reply(request.unique, _init_reply(0))  # it asks again, by ours
                 continue
@@ -279,7 +282,12 @@ class Server:
                 )
             self._notifier.knows_epochs = minor >= kernel.MINOR_OF_INC_EPOCH
             wanted = _WANTED | (kernel.FLOCK_LOCKS if self._files.shares_locks else 0)
-            self._channel.reply(request.unique, _init_reply(offered & wanted))
+            if os.geteuid() == 0:  # others it would refuse what is to be passed through
+                wanted |= kernel.PASSTHROUGH
+            agreed = offered & wanted
+            self._notifier.passes_through = bool(agreed & kernel.PASSTHROUGH)
+            self._verbs.may_be_direct = bool(agreed & kernel.DIRECT_IO_ALLOW_MMAP)
+            self._channel.reply(request.unique, _init_reply(agreed))
             return True
 
 
@@ -298,17 +306,22 @@ _WANTED: Final = (
     | kernel.MAX_PAGES
     | kernel.CACHE_SYMLINKS
     | kernel.HANDLE_KILLPRIV_V2
+    | kernel.INIT_EXT
+    | kernel.DIRECT_IO_ALLOW_MMAP
 )
 
 _READAHEAD_BYTES: Final = 4 * kernel.DATA_BYTES_MAX
 _BACKGROUND_MAX: Final = 32  # requests under way that no program waits for yet, as those of read-ahead
 _CONGESTED: Final = 24
+# What is passed through lies in a file system that lies over no other. With more, ours could not lie below an overlay.
+_STACK_DEPTH: Final = 1
 
 
 def _init_reply(flags: int) -> bytes:
     return kernel.INIT_OUT.pack(
-        *(kernel.MAJOR, kernel.MINOR, _READAHEAD_BYTES, flags, _BACKGROUND_MAX, _CONGESTED),
-        *(kernel.DATA_BYTES_MAX, 1, kernel.DATA_BYTES_MAX // kernel.PAGE, 0, 0),
+        *(kernel.MAJOR, kernel.MINOR, _READAHEAD_BYTES, flags & 0xFFFFFFFF, _BACKGROUND_MAX, _CONGESTED),
+        *(kernel.DATA_BYTES_MAX, 1, kernel.DATA_BYTES_MAX // kernel.PAGE, 0, flags >> 32),
+        _STACK_DEPTH if flags & kernel.PASSTHROUGH else 0,
     )
 
 

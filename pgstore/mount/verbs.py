@@ -57,11 +57,13 @@ class Verbs:
         self._handles = itertools.count(1)
         self._open: dict[int, OpenFile] = {}
         self._listings: dict[int, Listing] = {}
+        self.may_be_direct = False
+        """Whether the kernel maps files that are open without pages of its own."""
 
     def forsake(self, request: Request, reply: Reply) -> None:
         """Nobody has got the *reply* to *request*: close again what it has opened, since nobody will."""
         if request.opcode in (kernel.OPEN, kernel.CREATE, kernel.OPENDIR) and isinstance(reply, bytes):
-            handle, _ = kernel.OPEN_OUT.unpack_from(reply, len(reply) - kernel.OPEN_OUT.size)
+            handle, *_ = kernel.OPEN_OUT.unpack_from(reply, len(reply) - kernel.OPEN_OUT.size)
             self.close(handle)
 
     def note_change(self, request: Request) -> None:
@@ -138,6 +140,8 @@ class Verbs:
         if change == _AS_IT_WAS:
             return None
         found = self._files.set_attributes_now(self._ino(r.node), change)
+        if found is not None:
+            self._note_mode(found)
         return None if found is None else self._replies.attributes(found, self._files.caching)
 
     def set_attributes(self, r: Request) -> Reply:
@@ -156,7 +160,14 @@ class Verbs:
             change = change._replace(mode=_less_privileged(found))
         if found is None or change != _AS_IT_WAS:
             found = self._files.set_attributes(ino, change)
+            self._note_mode(found)
         return self._replies.attributes(found, self._files.caching)
+
+    def _note_mode(self, found: Attributes) -> None:
+        if found.mode & _PRIVILEGES:
+            for file in [*self._open.values()]:
+                if file.ino == found.ino:
+                    file.has_no_privileges = False
 
     @staticmethod
     def _change(fields: tuple[int, ...]) -> AttributeChange:
@@ -336,8 +347,14 @@ class Verbs:
             self._files.changes.note(file.ino)
         handle = next(self._handles)
         self._open[handle] = file
-        how = (kernel.FOPEN_KEEP_CACHE if file.keep_cache else 0) | (0 if file.needs_flush else kernel.FOPEN_NOFLUSH)
-        return kernel.OPEN_OUT.pack(handle, how)
+        how = 0 if file.needs_flush else kernel.FOPEN_NOFLUSH
+        if file.backing:  # which goes with no other flag but this one
+            return kernel.OPEN_OUT.pack(handle, how | kernel.FOPEN_PASSTHROUGH, file.backing)
+        if file.keep_cache:
+            how |= kernel.FOPEN_KEEP_CACHE
+        if file.is_direct and self.may_be_direct:
+            how |= kernel.FOPEN_DIRECT_IO
+        return kernel.OPEN_OUT.pack(handle, how, 0)
 
     def read_now(self, r: Request) -> Reply | None:
         handle, offset, size, _, _, _ = kernel.READ_IN.unpack_from(r.buffer, BODY)
@@ -349,18 +366,31 @@ class Verbs:
 
     def write_now(self, r: Request) -> Reply | None:
         handle, offset, size, flags, _, _ = kernel.WRITE_IN.unpack_from(r.buffer, BODY)
-        if flags & kernel.WRITE_KILL_SUIDGID:  # of each write by anybody but root
+        file = self._open[handle]
+        if flags & kernel.WRITE_KILL_SUIDGID and not file.has_no_privileges:  # of each write by anybody but root
+            file.has_no_privileges = (
+                True  # before it is asked: a chmod(2) that comes meanwhile says that it may have some
+            )
             found = self._files.attributes_now(self._ino(r.node))
             if found is None or found.mode & _PRIVILEGES:
+                file.has_no_privileges = False
                 return None
-        done = self._open[handle].write_now(offset, r.view[_AFTER_WRITE : _AFTER_WRITE + size])
+        write = file.write_back_now if flags & kernel.WRITE_CACHE else file.write_now
+        done = write(offset, r.view[_AFTER_WRITE : _AFTER_WRITE + size])
         return kernel.WRITE_OUT.pack(size) if done else None
 
     def write(self, r: Request) -> Reply:
         handle, offset, size, flags, _, _ = kernel.WRITE_IN.unpack_from(r.buffer, BODY)
-        if flags & kernel.WRITE_KILL_SUIDGID:
-            self._take_privileges(self._ino(r.node))
-        self._open[handle].write(offset, r.view[_AFTER_WRITE : _AFTER_WRITE + size])
+        file = self._open[handle]
+        if flags & kernel.WRITE_KILL_SUIDGID and not file.has_no_privileges:
+            file.has_no_privileges = True
+            try:
+                self._take_privileges(self._ino(r.node))
+            except BaseException:
+                file.has_no_privileges = False
+                raise
+        write = file.write_back if flags & kernel.WRITE_CACHE else file.write
+        write(offset, r.view[_AFTER_WRITE : _AFTER_WRITE + size])
         return kernel.WRITE_OUT.pack(size)
 
     def allocate(self, r: Request) -> Reply:
@@ -438,7 +468,7 @@ class Verbs:
     def _opened_directory(self, attributes: Attributes) -> Reply:
         handle = next(self._handles)
         self._listings[handle] = Listing(self._files, attributes, self._replies)
-        return kernel.OPEN_OUT.pack(handle, self._of_listing(attributes))
+        return kernel.OPEN_OUT.pack(handle, self._of_listing(attributes), 0)
 
     def _of_listing(self, attributes: Attributes) -> int:
         """The flags of a directory that is opened: what becomes of what the kernel has listed of it."""

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -223,6 +224,41 @@ def test_appends_of_two_mounts_are_all_there(mounted, mounted_elsewhere):
 
     lines = (mounted / "log").read_text().split()
     assert sorted(lines) == sorted([f"a{number}" for number in range(50)] + [f"b{number}" for number in range(50)])
+
+
+APPENDER = """
+import os, sys
+path, letter = sys.argv[1], sys.argv[2].encode()
+fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+print("open", flush=True)
+sys.stdin.read(1)
+for _ in range(40):
+    assert os.write(fd, letter * 5999 + b"\\n") == 6000
+"""
+
+
+def test_a_line_that_is_appended_is_not_torn_by_one_of_another_mount(nfs, mounted, mounted_elsewhere):
+    """
+    A line lies in several pages, of which the kernel would make requests of their own.
+    """
+    processes: list[Any] = [
+        subprocess.Popen(
+            [sys.executable, "-I", "-c", APPENDER, str(place / "log"), letter],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for place, letter in ((mounted, "a"), (mounted_elsewhere, "b"))
+    ]
+    for process in processes:
+        assert process.stdout.readline() == b"open\n"
+    for process in processes:
+        process.stdin.close()
+    for process in processes:
+        assert process.wait(60) == 0
+        process.stdout.close()
+
+    lines = b"".join(nfs.read_file("log")).splitlines()
+    assert sorted(lines) == [b"a" * 5999] * 40 + [b"b" * 5999] * 40
 
 
 @pytest.fixture

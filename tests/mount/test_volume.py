@@ -427,6 +427,21 @@ def test_a_mount_is_used_and_ended_in_the_transaction_that_commits_it(volume, vo
     assert content(volume_elsewhere, "file") == b"content"
 
 
+def test_a_file_that_is_closed_after_a_transaction_has_committed_it_is_waited_for_by_nobody(
+    volume, volume_elsewhere, place, client, fuse
+):
+    with client.transaction():
+        with volume.mount(place, mode="fuse"):
+            with open(place / "file", "w") as file:
+                file.write("content")
+                file.flush()
+                volume.commit()
+            (place / "file").read_text()
+        assert paths(volume_elsewhere) == []
+
+    assert content(volume_elsewhere, "file") == b"content"
+
+
 def test_what_a_transaction_has_not_committed_is_not_waited_for(mount, place, client):
     with client.transaction():
         (place / "file").write_text("content")

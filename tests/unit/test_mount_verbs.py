@@ -66,7 +66,7 @@ class FakeKernel:
         return rest
 
     def initialise(self, minor: int = 45, major: int = 7, flags: int = CAN) -> tuple[Any, ...]:
-        body = kernel.INIT_IN.pack(major, minor, 131072, flags)
+        body = kernel.INIT_IN.pack(major, minor, 131072, flags & 0xFFFFFFFF, flags >> 32)
         return kernel.INIT_OUT.unpack_from(self.ask(kernel.INIT, body=body))
 
     def silent(self) -> bool:
@@ -113,13 +113,17 @@ def created(fake: FakeKernel, name: bytes, mode: int = 0o644, **who: int) -> tup
 def test_it_asks_for_what_it_uses_and_never_for_the_kernels_cache_of_writes(files):
     fake = FakeKernel(files)
 
-    major, minor, readahead, flags, _, _, data_bytes, granularity, pages, _, _ = fake.initialise(flags=0xFFFFFFFF)
+    found = fake.initialise(flags=(1 << 64) - 1)
     fake.end()
+
+    major, minor, readahead, flags, _, _, data_bytes, granularity, pages, _, more_flags, stack_depth = found
 
     assert (major, minor, data_bytes, pages, granularity) == (7, 45, 1 << 20, 256, 1)
     assert readahead >= 1 << 20
     assert flags & kernel.HANDLE_KILLPRIV_V2
     assert not flags & (WRITEBACK_CACHE | DONT_MASK | kernel.FLOCK_LOCKS | POSIX_LOCKS)
+    assert more_flags << 32 & kernel.DIRECT_IO_ALLOW_MMAP
+    assert bool(more_flags << 32 & kernel.PASSTHROUGH) == bool(stack_depth) == (os.geteuid() == 0)
 
 
 def test_it_asks_for_nothing_that_the_kernel_has_not(files):
@@ -216,6 +220,36 @@ def test_data_is_written_and_read(fake):
     assert fake.ask(kernel.READ, made["nodeid"], read) == b"\0\0\0hello"
 
 
+def test_for_a_users_writes_the_mode_is_asked_once_and_again_after_a_chmod(fake, files, monkeypatch):
+    """
+    On a NetworkFileSystem each time it is asked of the database.
+    """
+    made, handle = created(fake, b"file")
+    ino = made["nodeid"]
+    asked = []
+    attributes = files.attributes
+    monkeypatch.setattr(files, "attributes_now", lambda ino: None)
+    monkeypatch.setattr(files, "attributes", lambda ino: asked.append(ino) or attributes(ino))
+
+    def write():
+        head = kernel.WRITE_IN.pack(handle, 0, 5, kernel.WRITE_KILL_SUIDGID, 0, os.O_RDWR)
+        fake.ask(kernel.WRITE, ino, head + b"hello")
+
+    for _ in range(3):
+        write()
+    assert asked == [ino]
+
+    fields = [0] * (
+        len(kernel.SETATTR_IN.fields) - len([f for f in kernel.SETATTR_IN.fields if "unused" in f or "padding" in f])
+    )
+    fields[0], fields[10] = kernel.FATTR_MODE, 0o4755
+    for _ in range(2):
+        fake.ask(kernel.SETATTR, ino, kernel.SETATTR_IN.pack(*fields))
+        assert attributes(ino).mode == 0o4755
+        write()
+        assert attributes(ino).mode == 0o755
+
+
 def test_a_read_of_very_many_pieces_is_one_reply(fake, files, monkeypatch):
     """
     writev(2) takes 1024.
@@ -247,7 +281,7 @@ def test_of_very_large_directories_the_kernel_is_given_names_alone(fake, files, 
     monkeypatch.setattr("pgstore.mount.listing._REMEMBERED_MAX", 5)
     for number in range(20):
         files.make(1, b"%02d" % number, "f", 0o644, Owner(0, 0))
-    (handle, _) = kernel.OPEN_OUT.unpack_from(fake.ask(kernel.OPENDIR, body=kernel.OPEN_IN.pack(0, 0)))
+    (handle, *_) = kernel.OPEN_OUT.unpack_from(fake.ask(kernel.OPENDIR, body=kernel.OPEN_IN.pack(0, 0)))
 
     packed = fake.ask(kernel.READDIRPLUS, body=kernel.READ_IN.pack(handle, 0, 65536, 0, 0, 0))
 

@@ -3,6 +3,7 @@
 
 `base` has what both do alike. `live` is the NetworkFileSystem: each verb is a commit, and others' changes are told to the kernel;
 `locks` are those of whole files that exclude other mounts.
-`versioned` is the Volume: one version, and over it a change set that a commit turns into the next;
+`versioned` is the Volume: one version, and over it a change set that a commit turns into the next; `expected` guesses which files
+become large, and are passed through;
 `keeping` copies what could not be committed into a recovery directory, `keeping_live` what a NetworkFileSystem was not given.
 """

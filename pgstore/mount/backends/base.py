@@ -148,14 +148,17 @@ class StoreFiles(Files, Generic[C]):
         """What stat(2) tells, with what was written here and others do not see yet."""
         size, mtime, ctime, stored = node.size_bytes, node.mtime_ns, node.ctime_ns, node.stored_bytes
         contents = self._contents.get(node.ino)
+        is_passed = False
         if contents is not None and self._is_ahead(contents):
+            is_passed = contents.is_passed
+            contents.look()
             size, mtime = contents.size_bytes, contents.mtime_ns
             ctime = max(ctime, mtime)
             stored = contents.stored_bytes(node.size_bytes if stored is None else stored)
         atime = node.atime_ns
         return Attributes(
             node.ino, node.kind, node.mode, node.uid, node.gid, size, node.link_count, atime, mtime, ctime,
-            node.device or 0, stored,
+            node.device or 0, stored, is_passed,
         )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------------------ rest

@@ -482,6 +482,8 @@ class _OpenFile(LiveFile):
     def __init__(self, files: LiveFiles, contents: LiveContents, flags: int) -> None:
         super().__init__(contents, flags)
         self._files = files
+        # Else the kernel makes two writes of one that lies in two pages, and another mount may append between them.
+        self.is_direct = self.is_append
         self._lock_holder: str | None = None
 
     def write(self, offset: int, data: Bytes) -> None:

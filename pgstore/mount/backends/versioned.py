@@ -13,6 +13,7 @@ import contextlib
 import errno
 import logging
 import os
+import stat
 import threading
 import time
 from collections import OrderedDict
@@ -35,6 +36,7 @@ from pgstore.fs.tree import nodes
 from pgstore.fs.tree.handover import Written
 from pgstore.fs.tree.held import HeldFileSystem, HeldTree
 from pgstore.mount.backends.base import MustAsk, ReadTooEarly, StoreFiles, at_once, may_write, root_of, shared_of
+from pgstore.mount.backends.expected import LARGE_BYTES, Expected, suffix_of
 from pgstore.mount.backends.keeping import Keeping, new_directory
 from pgstore.mount.contents.open_file import VolumeFile
 from pgstore.mount.contents.under_way import Shared
@@ -54,6 +56,8 @@ _ATTEMPTS: Final = 4  # of a commit, where what was uploaded is lost again and a
 STATES_MAX: Final = 50_000  # files of which it is known which bytes the kernel has
 GIVING_BACK_SECONDS: Final = 1.0
 OUTCOME_SECONDS: Final = 1.0  # at the end, for a transaction that was handed what was written
+LOOK_SECONDS: Final = 0.5  # after which it is looked again what was written past us, and what is mapped still
+_PASSED: Final = object()  # as the state of a file of which the kernel has written bytes that it has no pages of
 HELD_BYTES_MAX: Final = 32 * 1024 * 1024  # of small files; with more a commit comes sooner
 
 
@@ -79,6 +83,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
         self._states: OrderedDict[int, object] = OrderedDict()
         self.listed: Listed = Listed()
         self._kernel: Kernel | None = None
+        self._expected = Expected()
         # Those of a commit of which it is not known whether it has happened.
         self._in_doubt: list[tuple[VolumeContents, Contents]] | None = None
         self._is_lent = False  # it is somebody else's, who may take long
@@ -146,6 +151,8 @@ class VersionFiles(StoreFiles[VolumeContents]):
     def _to_commit(self, *, leave_open: bool) -> tuple[list[VolumeContents], set[int]]:
         """The contents that a commit takes, and the inodes that it leaves out."""
         known = self._all_contents()
+        for contents in known:
+            contents.catch_up()
         changed = [contents for contents in known if contents.is_changed]
         # Also one that nothing was written to yet: it is not to appear empty.
         left = {contents.ino for contents in known if leave_open and contents.is_open_for_writing}
@@ -236,6 +243,8 @@ class VersionFiles(StoreFiles[VolumeContents]):
                     version = self._run(self._system.find_outcome)
                 frozen, self._in_doubt, self._is_lent = self._in_doubt, None, False
                 _unfreeze(frozen, version)
+                for contents, _ in frozen:
+                    self._closed(contents)
 
     def _set_contents(self, contents: VolumeContents, what: Contents) -> None:
         if what.blob_id is not None:
@@ -352,6 +361,8 @@ class VersionFiles(StoreFiles[VolumeContents]):
 
     @property
     def uncommitted(self) -> set[int]:
+        for contents in self._all_contents():
+            contents.catch_up()
         return self._system.changes.uncommitted | {
             contents.ino for contents in self._all_contents() if contents.is_changed
         }
@@ -391,9 +402,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
     def set_attributes_now(self, ino: int, change: AttributeChange) -> Attributes | None:
         def body() -> Attributes:
             node = at_once(nodes.set_attributes(self._tree, ino, **change._asdict()))
-            contents = self._contents.get(ino)
-            if contents is not None and change.mtime_ns is not None:
-                contents.mtime_ns = change.mtime_ns
+            self._set_mtime(ino, change)
             return self._attributes(node)
 
         return self._now(body)
@@ -438,12 +447,17 @@ class VersionFiles(StoreFiles[VolumeContents]):
     ) -> tuple[Attributes, OpenFile] | None:
         moment = self.moment
         return self._now(
-            lambda: self._created(at_once(self._creating(directory, name, mode, flags, owner)), flags, moment)
+            lambda: self._created(at_once(self._creating(directory, name, mode, flags, owner)), name, flags, moment)
         )
 
     def release_now(self, file: VolumeFile) -> bool:
         """`OpenFile.release_now`."""
         contents = file.contents
+        if contents.is_passed and contents.open_files == 1:
+            contents.look()
+            if contents.size_bytes > INLINE_BYTES_MAX or not contents.end_passing(open_files=1, looks=1):
+                return False
+        self._note_size(contents)
         if contents.is_changed:
             if not contents.is_at_hand or self._system.changes.is_removed(contents.ino):
                 return False
@@ -501,10 +515,13 @@ class VersionFiles(StoreFiles[VolumeContents]):
         return [(name, self._attributes(node)) for name, node in page]
 
     def set_attributes(self, ino: int, change: AttributeChange) -> Attributes:
+        self._set_mtime(ino, change)
+        return self._attributes(self._held(lambda: nodes.set_attributes(self._tree, ino, **change._asdict())))
+
+    def _set_mtime(self, ino: int, change: AttributeChange) -> None:
         contents = self._contents.get(ino)
         if contents is not None and change.mtime_ns is not None:
-            contents.mtime_ns = change.mtime_ns
-        return self._attributes(self._held(lambda: nodes.set_attributes(self._tree, ino, **change._asdict())))
+            contents.set_mtime(change.mtime_ns)
 
     # --------------------------------------------------------------------------------------------------------- making
 
@@ -577,27 +594,48 @@ class VersionFiles(StoreFiles[VolumeContents]):
             with contextlib.suppress(ReadTooEarly):
                 return self._opened(self._node(ino, with_contents=True), flags, moment)
 
-    def _opened(self, node: Node, flags: int, moment: int) -> VolumeFile:
+    def _opened(self, node: Node, flags: int, moment: int, suffix: bytes | None = None) -> VolumeFile:
+        """*suffix*: of the name of a file that is made."""
         file = self._file(node, flags, partial(_OpenFile, self), moment)
         # The kernel's pages are those of this mount, whoever has written them, until another version has others.
-        state = file.contents.base
+        state: object = file.contents.base
         file.keep_cache = self._states.get(node.ino, state) == state
+        contents = file.contents
+        may_pass = contents.size_bytes >= LARGE_BYTES
+        if suffix is not None and not contents.size_bytes:
+            contents.suffix = suffix
+            may_pass = self._expected.is_large(suffix)
+        if flags & os.O_TRUNC:
+            contents.truncate(0)
+        if self._kernel is not None:
+            was_passed = contents.is_passed
+            # What a write takes away of these bits it does not where it is passed through.
+            may_pass = may_pass and file.can_write and not node.mode & (stat.S_ISUID | stat.S_ISGID)
+            file.backing = contents.pass_through(self._kernel, may_begin=may_pass)
+            if file.backing:
+                state = _PASSED
+                if not was_passed:
+                    self._kernel.forget_attributes_now(node.ino)
+                    self._shared.client.scheduler.leave_call(
+                        self, self._look_at_passed, LOOK_SECONDS, again_seconds=LOOK_SECONDS, can_wait=True
+                    )
         self._states[node.ino] = state
         while len(self._states) > STATES_MAX:
-            self._states.popitem(last=False)
-        if flags & os.O_TRUNC:
-            file.contents.truncate(0)
+            ino, state = self._states.popitem(last=False)
+            if state is _PASSED and self._kernel is not None:
+                self._kernel.forget_contents(ino)
         return file
 
     def _new_contents(self, node: Node) -> VolumeContents:
         return VolumeContents(self._shared, node.ino, node.contents, node.chunk_size, None, node.mtime_ns)
 
     def _is_ahead(self, contents: VolumeContents) -> bool:
-        return contents.is_changed
+        return contents.is_changed or contents.is_passed
 
     def create(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> tuple[Attributes, OpenFile]:
         moment = self.moment
-        return self._created(self._held(lambda: self._creating(directory, name, mode, flags, owner)), flags, moment)
+        made = self._held(lambda: self._creating(directory, name, mode, flags, owner))
+        return self._created(made, name, flags, moment)
 
     def _creating(self, directory: int, name: bytes, mode: int, flags: int, owner: Owner) -> Op[Node]:
         where = yield from nodes.place(self._tree, directory, name)
@@ -605,17 +643,20 @@ class VersionFiles(StoreFiles[VolumeContents]):
             return (yield from nodes.node(self._tree, where.node.ino, with_contents=True))
         return (yield from nodes.make_at(self._tree, where, FILE, mode, uid=owner.uid, gid=owner.gid))
 
-    def _created(self, node: Node, flags: int, moment: int) -> tuple[Attributes, OpenFile]:
+    def _created(self, node: Node, name: bytes, flags: int, moment: int) -> tuple[Attributes, OpenFile]:
         if node.kind == SYMLINK:  # the kernel follows it, when it has looked it up
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         try:
-            file = self._opened(node, flags, moment)
+            file = self._opened(node, flags, moment, suffix_of(name))
         except ReadTooEarly:  # it was there; the kernel looks it up
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
         return self._attributes(node), file
 
     def _released(self, contents: VolumeContents) -> None:
         """A program has closed the file, perhaps the last that had it open."""
+        if contents.is_passed and not contents.open_files and not contents.end_passing():
+            return  # it is mapped
+        self._note_size(contents)
         if self._system.changes.is_removed(contents.ino):
             with self._table:
                 if contents.open_files:
@@ -627,15 +668,35 @@ class VersionFiles(StoreFiles[VolumeContents]):
         else:
             self._closed(contents)
 
+    def _note_size(self, contents: VolumeContents) -> None:
+        if contents.suffix is not None:
+            self._expected.note(contents.suffix, contents.size_bytes)
+            contents.suffix = None
+
+    def _look_at_passed(self) -> bool:
+        """Look after the files that programs write past us. Returns whether there are none."""
+        passed = [contents for contents in self._all_contents() if contents.is_passed]
+        for contents in passed:
+            if self._ended.is_set():
+                return True
+            if contents.open_files:
+                contents.catch_up_with_growth()
+            elif contents.end_passing(looks=1):  # it was mapped until now
+                self._released(contents)
+        return not passed
+
     def _hold_small(self, contents: VolumeContents) -> None:
         """Hold the bytes of a small file with its attributes, rather than in the stage."""
-        contents.upload()
-        with self._changing:
+        with self._changing:  # without which nobody freezes it
+            if contents.is_frozen:  # a transaction has it; when that ends it is closed
+                return
+            contents.upload()
             what = contents.freeze()
             if what.blob_id is not None:  # it has grown meanwhile
                 contents.not_committed()
                 return
-            self._set_contents(contents, what)
+            if what is not contents.base:  # else it was committed meanwhile
+                self._set_contents(contents, what)
             contents.committed(what, None)
         self._closed(contents)
         self._held_bytes += what.size_bytes

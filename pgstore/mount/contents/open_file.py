@@ -58,6 +58,14 @@ class ContentsFile(OpenFile):
             return self.contents.append_now(data)
         return self.contents.write_now(offset, data)
 
+    def write_back(self, offset: int, data: Bytes) -> None:
+        self._check_writes()
+        self.contents.write(offset, data)
+
+    def write_back_now(self, offset: int, data: Bytes) -> bool:
+        self._check_writes()
+        return self.contents.write_now(offset, data)
+
     def _check_writes(self) -> None:
         if not self.can_write:
             raise OSError(errno.EBADF, "not open for writing")
@@ -66,6 +74,7 @@ class ContentsFile(OpenFile):
         self._check_writes()
         end = offset + length
         check_size(end)
+        self.contents.look()
         if mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         if mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE):

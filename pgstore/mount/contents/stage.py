@@ -67,8 +67,12 @@ class Stage:
     @property
     def bytes_free(self) -> int:
         """How many bytes more there is room for, as far as the disk has room for them as well."""
+        return max(0, min(self._bytes_max - self.bytes, self.bytes_on_disk_free))
+
+    @property
+    def bytes_on_disk_free(self) -> int:
         disk = os.statvfs(self.folder)
-        return max(0, min(self._bytes_max - self.bytes, disk.f_bavail * disk.f_frsize))
+        return disk.f_bavail * disk.f_frsize
 
     def take_now(self, count: int) -> bool:
         """Take room for *count* bytes if there is so much."""
@@ -101,6 +105,11 @@ class Stage:
                 self.bytes -= count
                 self._changed.notify_all()
 
+    def take(self, count: int) -> None:
+        """Take room for *count* bytes that are there already."""
+        with self._changed:
+            self.bytes += count
+
     def take_memory(self, count: int) -> bool:
         with self._changed:
             if self._memory_bytes + count > self._memory_bytes_max:
@@ -131,12 +140,13 @@ class StagedFile:
     Not for several threads at once: whoever has it has a lock.
     """
 
-    __slots__ = ("_fd", "_memory", "_stage", "held")
+    __slots__ = ("_fd", "_is_fixed", "_memory", "_stage", "held")
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._fd = -1
         self._memory: bytearray | None = None
+        self._is_fixed = False
         self.held = Ranges()  # what takes room
 
     def write_now(self, offset: int, data: Bytes) -> bool:
@@ -149,6 +159,8 @@ class StagedFile:
         end = offset + len(data)
         held = self.held
         missing = len(data) if offset >= held.end else sum(stop - start for start, stop in held.gaps(offset, end))
+        if self._is_fixed:
+            missing = 0
         if missing and not self._stage.take_now(missing):
             return False
         try:
@@ -235,6 +247,9 @@ class StagedFile:
     def discard(self, start: int, end: int) -> None:
         """Give back what [*start*, *end*) takes; it reads as zeros then."""
         gone = self.held.remove(start, end)
+        if self._is_fixed:
+            self._clear(start, min(end, os.fstat(self._fd).st_size))
+            return
         if not gone:
             return
         if self._memory is not None:
@@ -247,6 +262,49 @@ class StagedFile:
             _punch(self._fd, start, end - start)
         self._stage.give_back(gone)
 
+    # Others may read and write the file, too (`mount.contents.passed`). What it takes then does not count: nothing of it can be
+    # given back, and others would wait for that in vain.
+
+    def fix(self) -> int:
+        """Stay in one file until `unfix`, whatever is discarded. Returns its descriptor."""
+        if self._fd < 0:
+            self._spill()
+        if not self._is_fixed:
+            self._is_fixed = True
+            self._stage.give_back(self.held.total)
+        return self._fd
+
+    def fill(self, start: int, end: int, parts: list[tuple[int, bytes]]) -> None:
+        """Let what is not held of the fixed file be *parts* at their offsets, and else zeros."""
+        self._clear(start, end)
+        for offset, data in parts:
+            self._write_fd(offset, data)
+
+    def cut(self, size: int) -> None:
+        """Give the fixed file a size."""
+        os.ftruncate(self._fd, size)
+        self.held.remove(size, max(size, self.held.end))
+
+    def hold(self, ranges: Ranges) -> None:
+        """Others have written, and these *ranges* are what is there now."""
+        self.held = ranges
+
+    def unfix(self) -> None:
+        if self._is_fixed:
+            self._is_fixed = False
+            self._stage.take(self.held.total)
+            if not self.held:
+                self._empty()
+
+    def read_all(self, start: int, end: int) -> bytes:
+        """The bytes of the fixed file, held or not."""
+        return self._read_fd(start, end)
+
+    def _clear(self, start: int, end: int) -> None:
+        if start < end and not _punch(self._fd, start, end - start):
+            for at in range(start, end, SMALL_BYTES_MAX):
+                self._write_fd(at, bytes(min(SMALL_BYTES_MAX, end - at)))
+
     def _empty(self) -> None:
         self._forget_memory()
         if self._fd >= 0:
@@ -255,7 +313,8 @@ class StagedFile:
 
     def close(self) -> None:
         """Give back everything."""
-        gone = self.held.total
+        gone = 0 if self._is_fixed else self.held.total
+        self._is_fixed = False
         self.held.clear()
         self._empty()
         self._stage.give_back(gone)
@@ -275,8 +334,7 @@ def _fallocate() -> Callable[[int, int, int, int], int] | None:
     return function
 
 
-def _punch(fd: int, offset: int, length: int) -> None:
-    """Free the blocks of a range. Where the file system cannot do it, they are freed with the file."""
+def _punch(fd: int, offset: int, length: int) -> bool:
+    """Free the blocks of a range. Returns False where the file system cannot do it: then they are freed with the file."""
     fallocate = _fallocate()
-    if fallocate is not None:
-        fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, offset, length)
+    return fallocate is not None and fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, offset, length) == 0

@@ -244,6 +244,14 @@ class UnderWay(abc.ABC):
             self.writers -= write
 
     @property
+    def is_passed(self) -> bool:
+        """Whether programs may write to it without us."""
+        return False
+
+    def look(self) -> None:  # noqa: B027 - most kinds know
+        """Find out how large it is, and when it was modified, where programs write without us."""
+
+    @property
     def is_open_for_writing(self) -> bool:
         return self.writers > 0
 

@@ -42,8 +42,9 @@ from pgstore.fs.content.staged import ABANDON, RELEASE
 from pgstore.fs.model import IN_LARGE_OBJECTS, Contents
 from pgstore.fs.retention.file_pin import FilePin
 from pgstore.mount.contents.failures import FOREIGN_KEY_VIOLATION
+from pgstore.mount.contents.passing import Passing
 from pgstore.mount.contents.ranges import Range, Ranges, ranges_of
-from pgstore.mount.contents.under_way import UPLOAD_BYTES, UPLOADS_MAX, Shared, UnderWay
+from pgstore.mount.contents.under_way import UPLOAD_BYTES, UPLOADS_MAX, Shared
 
 _ATTEMPTS: Final = 4  # to upload what is lost again and again
 _UNKNOWN: Final = -1  # no server's number
@@ -111,7 +112,7 @@ class BlobLost(OSError):
     """The blob was lost in a crash of the server, or collected."""
 
 
-class VolumeContents(UnderWay):
+class VolumeContents(Passing):
     """
     The bytes of a file of a Volume: those of a version, and over them what was written since.
 
@@ -127,6 +128,8 @@ class VolumeContents(UnderWay):
         self, shared: Shared, ino: int, base: Contents, chunk_size: int | None, since: int | None, mtime_ns: int
     ) -> None:
         super().__init__(shared, ino, base.size_bytes, mtime_ns)
+        self.suffix: bytes | None = None
+        """Of the name with which it was made, until it is closed."""
         self.is_changed = False
         """Whether something was written since the version."""
         self._blob: _Blob | None = None
@@ -274,6 +277,7 @@ class VolumeContents(UnderWay):
 
     def upload(self) -> None:
         """Bring to the database all that was written before the call. What comes meanwhile is left to the next commit."""
+        self.catch_up()
         with self._changed:
             while self._is_frozen:
                 self._changed.wait()
@@ -307,6 +311,8 @@ class VolumeContents(UnderWay):
             self._after.clear()
             self._cut_at = size
             layers = self._layers(0, size) if size <= INLINE_BYTES_MAX else []
+            if size <= INLINE_BYTES_MAX and self._passed is not None:
+                self._passed.sent_inline(self._joined(layers, 0, size))
         inline = None
         if size <= INLINE_BYTES_MAX:
             inline = self._joined(layers, 0, size)
@@ -404,10 +410,10 @@ class VolumeContents(UnderWay):
             self._touch_without_bytes(self._base_end, base.size_bytes, blob)
         for start, end in self._newer:
             self._touch_without_bytes(start, end, blob)
-        for start, end in self._staged.held:
-            self._add_chunks(self._dirty, start, end)
-            if -(-start // size) < end // size:
-                self._ready.add(-(-start // size), end // size)
+            for begin, stop in self._staged.held.within(start, end):
+                self._add_chunks(self._dirty, begin, stop)
+                if -(-begin // size) < stop // size:
+                    self._ready.add(-(-begin // size), stop // size)
         for part in self._dirty:
             self._touched.add(*part)
 
@@ -444,12 +450,21 @@ class VolumeContents(UnderWay):
                 for start, stop in parts
                 if start * size < end
             ]
+            passed = self._passed
+            forgotten = 0 if passed is None else passed.forgotten
+        sent: list[tuple[int, memoryview]] = []
         for start, stop, found in layers:
             data = memoryview(self._joined(found, start, stop))
+            sent.append((start, data))
             for at in range(0, len(data), size):
                 chunk = data[at : at + size]
                 if not is_zeros(chunk):
                     chunks.append(((start + at) // size, chunk))
+        if passed is not None:
+            with self._lock:
+                if passed.forgotten == forgotten:
+                    for start, data in sent:
+                        passed.sent(start, size, data)
         attempts = itertools.count()
         self.shared.persistently(lambda: self._write(blob, positions, chunks, is_again=next(attempts) > 0))
         with self._lock:
@@ -588,6 +603,8 @@ class VolumeContents(UnderWay):
     def relieve(self) -> None:
         with self._lock:
             blob = self._blob
+            if self._passed is not None:
+                return
             if blob is not None:
                 self._evict(blob)
             if not self._jobs:
@@ -596,7 +613,7 @@ class VolumeContents(UnderWay):
     def _sync_and_evict(self) -> None:
         self.sync()
         with self._lock:
-            if self._blob is not None:
+            if self._blob is not None and self._passed is None:
                 self._evict(self._blob)
 
     def _evict(self, blob: _Blob) -> None:
@@ -636,6 +653,11 @@ class VolumeContents(UnderWay):
             self.not_committed()
             raise self._lost()
         return Contents(blob.size_bytes, blob.id, None)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether it is in the hands of a commit."""
+        return self._is_frozen
 
     @property
     def blob_session_id(self) -> int | None:
@@ -688,7 +710,8 @@ class VolumeContents(UnderWay):
                 kept.add(start * chunk_size, min(end * chunk_size, self.size_bytes))
         for start, end in kept.gaps(0, self._newer.end):
             self._newer.remove(start, end)
-            self._staged.discard(start, end)
+            if self._passed is None:
+                self._staged.discard(start, end)
         self._evicted.clear()
         if blob is not None and contents.blob_id is None:
             self.shared.session.later(partial(_abandon, self.shared.store_id, blob))
@@ -701,6 +724,8 @@ class VolumeContents(UnderWay):
     def drop(self, base: Contents, chunk_size: int | None, since: int | None, mtime_ns: int) -> None:
         """Another version has *base*: read that from now on. Only while nothing was written."""
         with self._lock:
+            if self._passed is not None:
+                return  # who has it open reads what is staged, until it is closed
             assert not self.is_changed, "what was written would be lost"
             self._set_base(base, chunk_size, since)
             self.size_bytes, self.mtime_ns = base.size_bytes, mtime_ns
@@ -719,6 +744,7 @@ class VolumeContents(UnderWay):
             self._forget_blob()
             self._newer.clear()
             self._evicted.clear()
+            self._abandon_passing()
             self._staged.close()
             self._base_end = self.size_bytes = self._base.size_bytes
             self.is_changed = self._has_failed = False
@@ -726,16 +752,19 @@ class VolumeContents(UnderWay):
     def close(self, *, write: bool) -> None:
         super().close(write=write)
         with self._lock:
-            if (
-                write
-                and not self.writers
-                and self.size_bytes > INLINE_BYTES_MAX
-                and self.is_dirty
-                and not self._has_failed
-            ):
-                self._do_later(self.upload)  # so that the commit finds it done
+            if write and not self.writers and self._passed is None:
+                self._upload_closed()
         if not self.open_files and self._pin is not None:
             self._pin.release()
+
+    def _note_passing_ended(self) -> None:
+        if not self.writers:
+            self._upload_closed()
+
+    def _upload_closed(self) -> None:
+        """Have what is not open for writing any more uploaded, so that the commit finds it done. With the lock."""
+        if self.size_bytes > INLINE_BYTES_MAX and self.is_dirty and not self._has_failed:
+            self._do_later(self.upload)
 
 
 def _relaxed(blob: _Blob) -> list[Query]:

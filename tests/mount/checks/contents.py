@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import mmap
@@ -19,8 +20,10 @@ from tests.mount.checks.tools import (
     fails,
     fallocate,
     file_of,
+    map_shared,
     opened,
     syncfs,
+    unmap,
 )
 
 MIB = 1 << 20
@@ -263,6 +266,39 @@ def check_private_maps_change_nothing(path: Path) -> None:
     with opened(file, os.O_RDONLY) as fd, mmap.mmap(fd, 0, mmap.MAP_PRIVATE) as mapped:
         mapped[:5] = b"hello"
     assert file.read_bytes() == b"x" * 5_000
+
+
+def check_a_map_is_written_to_after_the_file_was_closed(path: Path) -> None:
+    """
+    Python's maps keep a descriptor of their own; those of C programs don't.
+    """
+    file, expected = path / "file", bytearray(100_000)
+    with opened(file, os.O_CREAT | os.O_RDWR) as fd:
+        os.ftruncate(fd, len(expected))
+        address = map_shared(fd, len(expected))
+    try:
+        for offset, data in ((5_000, b"late"), (99_000, b"later")):
+            ctypes.memmove(address + offset, data, len(data))
+            expected[offset : offset + len(data)] = data
+            assert file.read_bytes() == expected
+        with opened(file, os.O_WRONLY | os.O_APPEND) as fd:
+            os.write(fd, b"end")
+        expected += b"end"
+        ctypes.memmove(address, b"last", 4)
+        expected[:4] = b"last"
+    finally:
+        unmap(address, len(expected))
+    assert file.read_bytes() == expected
+
+
+def check_a_map_of_what_is_open_for_appending(path: Path) -> None:
+    file = file_of(path / "file", b"a" * 5_000)
+    with opened(file, os.O_RDWR | os.O_APPEND) as fd, mmap.mmap(fd, 5_000) as mapped:
+        mapped[:2] = b"bb"
+        mapped.flush()
+        os.write(fd, b"c")
+        assert mapped[:3] == b"bba"
+    assert file.read_bytes() == b"bb" + b"a" * 4_998 + b"c"
 
 
 def check_locks(path: Path) -> None:

@@ -51,6 +51,20 @@ def renameat2(old: Path, new: Path, flags: int) -> None:
     _checked(libc.renameat2(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), ctypes.c_uint(flags)))
 
 
+def map_shared(fd: int, length: int) -> int:
+    """The address of a map that no descriptor belongs to, unlike those of `mmap`."""
+    libc.mmap.restype = ctypes.c_void_p
+    address = libc.mmap(None, ctypes.c_size_t(length), 3, 1, fd, ctypes.c_long(0))  # PROT_READ | PROT_WRITE, MAP_SHARED
+    if address in (None, ctypes.c_void_p(-1).value):
+        _checked(-1)
+    assert isinstance(address, int)
+    return address
+
+
+def unmap(address: int, length: int) -> None:
+    _checked(libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(length)))
+
+
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     _checked(libc.fallocate(fd, mode, ctypes.c_longlong(offset), ctypes.c_longlong(length)))
 
