@@ -337,7 +337,7 @@ def test_the_size_is_what_was_written_while_that_is_uploaded(nfs, client):
         *("", "nfs", int(nfs.object_id[3:]), nfs.name, "main", None, (), "/nowhere", False, None, 8 << 20, None, 30.0),
         locks="local",
     )
-    files = UploadedMeanwhile(base.shared_of(client, what))
+    files = UploadedMeanwhile(base.shared_of(client, what), what)
     _, file = files.create(files.root, b"file", 0o644, os.O_WRONLY, Owner(0, 0))
     file.write(0, b"x" * 1000)
 
