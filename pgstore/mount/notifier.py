@@ -36,7 +36,6 @@ class Notifier(Kernel):
 
     def __init__(self, channel: Channel, root: int, changes: RecentChanges, *, queued_max: int = QUEUED_MAX) -> None:
         self.knows_epochs = False
-        self.passes_through = False
         self._channel = channel
         self._root = root
         self._queued_max = queued_max

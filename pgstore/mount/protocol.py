@@ -110,6 +110,9 @@ class Kernel(abc.ABC):
     told, it waits for the kernel, which may wait for answers. What is new is to be known before, since the kernel asks at once.
     """
 
+    passes_through = False
+    """Whether `pass_through` may do something."""
+
     @abc.abstractmethod
     def forget_attributes(self, ino: int) -> None: ...
 

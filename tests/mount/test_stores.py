@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 import pgstore
+from pgstore.mount.daemon import backends
 from tests.fixtures.trees import assert_sound
+from tests.fixtures.unpassed import UNPASSED
 from tests.mount.checks import contents
 from tests.mount.checks.exerciser import exercise
 from tests.mount.checks.run import COMMON, ROOTS
@@ -34,10 +36,20 @@ KINDS: dict[str, tuple[Any, str]] = {
 }
 
 
+# Nothing of it is passed through: the kernel asks for all that is read and written.
+UNPASSED_KIND = "Volume of large objects"
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def mounted(request, fuse, database):
     kind, storage = KINDS[request.param]
-    with pgstore.Client(database) as client, reachable_directory() as directory:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pgstore.Client(database) as client,
+        reachable_directory() as directory,
+    ):
+        if request.param == UNPASSED_KIND:
+            patch.setitem(backends.FACTORIES, "volume", UNPASSED)
         name = f"checks-{uuid.uuid4().hex[:8]}"
         store = kind.from_name(name, create_if_missing=True, client=client, storage=storage)
         with store.mount(directory, mode="fuse"):

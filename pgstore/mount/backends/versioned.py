@@ -83,6 +83,8 @@ class VersionFiles(StoreFiles[VolumeContents]):
         self._states: OrderedDict[int, object] = OrderedDict()
         self.listed: Listed = Listed()
         self._kernel: Kernel | None = None
+        self.passes_through = True
+        """Whether files are passed through, where the kernel does that."""
         self._expected = Expected()
         # Those of a commit of which it is not known whether it has happened.
         self._in_doubt: list[tuple[VolumeContents, Contents]] | None = None
@@ -609,15 +611,21 @@ class VersionFiles(StoreFiles[VolumeContents]):
             contents.truncate(0)
         if self._kernel is not None:
             was_passed = contents.is_passed
-            # What a write takes away of these bits it does not where it is passed through.
-            may_pass = may_pass and file.can_write and not node.mode & (stat.S_ISUID | stat.S_ISGID)
-            file.backing = contents.pass_through(self._kernel, may_begin=may_pass)
+            # Where it is passed through a write takes none of these bits away; and O_DIRECT is as strict as the disk.
+            is_plain = not (node.mode & (stat.S_ISUID | stat.S_ISGID) or flags & os.O_DIRECT)
+            may_pass = may_pass and is_plain and self.passes_through and self._kernel.passes_through
+            file.backing = contents.pass_through(self._kernel, may_begin=may_pass and file.can_write)
             if file.backing:
                 state = _PASSED
                 if not was_passed:
                     self._kernel.forget_attributes_now(node.ino)
                     self._shared.client.scheduler.leave_call(
-                        self, self._look_at_passed, LOOK_SECONDS, again_seconds=LOOK_SECONDS, can_wait=True
+                        self,
+                        self._look_at_passed,
+                        LOOK_SECONDS,
+                        again_seconds=LOOK_SECONDS,
+                        again_after_failure=True,
+                        can_wait=True,
                     )
         self._states[node.ino] = state
         while len(self._states) > STATES_MAX:

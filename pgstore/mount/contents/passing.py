@@ -69,13 +69,13 @@ class Passing(UnderWay):
 
     def _begin_passing(self, kernel: Passes) -> int:
         staged, size = self._staged, self.size_bytes
-        gaps = [(start, end, self._layers(start, end)) for start, end in staged.held.gaps(0, size)]
-        if any(isinstance(what, Source) for _, _, layers in gaps for _, _, what in layers):
+        gaps = staged.held.gaps(0, size)
+        below = [part for gap in gaps for left in self._newer.gaps(*gap) for part in self._below(*left)]
+        if any(isinstance(what, Source) for _, _, what in below):
             return 0
         fd = staged.fix()
         os.ftruncate(fd, size)
-        for start, end, layers in gaps:
-            staged.fill(start, end, [(begin, what) for begin, _, what in layers if not isinstance(what, Source)])
+        staged.fill(gaps, [(start, what) for start, _, what in below if not isinstance(what, Source)])
         os.utime(fd, ns=(self.mtime_ns, self.mtime_ns))
         is_exact = os.fstat(fd).st_mtime_ns == self.mtime_ns  # else what is written may leave it as it is
         number = kernel.pass_through(fd) if is_exact and is_alone(fd) else 0

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pgstore.core import clock
-from pgstore.mount.contents.ranges import Ranges
+from pgstore.mount.contents.ranges import Range, Ranges
 from pgstore.mount.protocol import Bytes
 
 STAGE_BYTES_MAX: Final = 4 * 1024 * 1024 * 1024
@@ -274,9 +274,10 @@ class StagedFile:
             self._stage.give_back(self.held.total)
         return self._fd
 
-    def fill(self, start: int, end: int, parts: list[tuple[int, bytes]]) -> None:
-        """Let what is not held of the fixed file be *parts* at their offsets, and else zeros."""
-        self._clear(start, end)
+    def fill(self, gaps: list[Range], parts: list[tuple[int, bytes]]) -> None:
+        """Let *gaps* of the fixed file, which are not held, have *parts* at their offsets, and be holes else."""
+        for start, end in gaps:
+            self._clear(start, end)
         for offset, data in parts:
             self._write_fd(offset, data)
 
