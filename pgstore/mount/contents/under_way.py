@@ -22,10 +22,12 @@ from pgstore.core.clock import Deadline
 from pgstore.core.limit import bounded_by
 from pgstore.core.operation import Op
 from pgstore.core.workers import Workers
+from pgstore.fs.content import in_place
 from pgstore.fs.content.blobs import FILE_BYTES_MAX, zeros
 from pgstore.fs.content.block_cache import BlockCache
 from pgstore.fs.content.block_reader import BlockReader, Reading, Source, run_alone
-from pgstore.fs.notifications import new_token, origin
+from pgstore.fs.notifications import SILENCE, new_token, origin
+from pgstore.mount.contents.disk import Disk
 from pgstore.mount.contents.failures import Failures, persistently
 from pgstore.mount.contents.ranges import Range, Ranges, ranges_of
 from pgstore.mount.contents.stage import Stage, StagedFile
@@ -57,16 +59,31 @@ class Shared:
         self.timeout = timeout
         self.origin = new_token()
         """What others are told as the origin of changes through this mount."""
+        self.begin: Callable[[], bool] = _false
+        """Called before something is run: whether others are told nothing of it. Then `end` is called after it."""
+        self.end: Callable[[], None] = _nothing
         self.closing = threading.Event()
+        self.disk = Disk(self.session, self._flush, timeout)
+        """Of a NetworkFileSystem."""
+        self.names_brought_back = 0
+        """How often names that the server had lost were made again; then a file that was missing may be there."""
+        self.bring_back_names: Callable[[], None] = _nothing
         count = max(1, min(UPLOADS_MAX, self.client.settings.connections_max - 1))
         self.uploaders: Workers = self.client.shared.setdefault("uploading workers", Workers(count, "pgstore-uploader"))
         self._tenants: weakref.WeakSet[UnderWay] = weakref.WeakSet()
         self._tenants_lock = threading.Lock()
+        self._soon: list[Callable[[], None]] = []
+        self._soon_lock = threading.Lock()
         stage.make_room = self.make_room
 
     def run(self, op: Op[T]) -> T:
-        with origin(self.origin):
-            return run_alone(self.client, op)  # type: ignore[no-any-return]
+        is_silent = self.begin()
+        try:
+            with origin(SILENCE if is_silent else self.origin):
+                return run_alone(self.client, op)  # type: ignore[no-any-return]
+        finally:
+            if is_silent:
+                self.end()
 
     def persistently(self, make: Callable[[], Op[T]]) -> T:
         return persistently(self.run, make, self.timeout, self.closing)
@@ -79,6 +96,23 @@ class Shared:
         """
         with bounded_by(Deadline.after(self.timeout)):
             return self.persistently(make)
+
+    def call_soon(self, flush: Callable[[], None], seconds: float) -> None:
+        """Call *flush* in *seconds*, or some time sooner: all that is left here has one timer."""
+        with self._soon_lock:
+            self._soon.append(flush)
+            if len(self._soon) > 1:
+                return
+        self.client.scheduler.leave_call(self, self._call_all, seconds, can_wait=True)
+
+    def _call_all(self) -> None:
+        with self._soon_lock:
+            soon, self._soon = self._soon, []
+        for flush in soon:
+            flush()
+
+    def _flush(self) -> None:
+        self.within_timeout(lambda: in_place.sync(self.store_id))
 
     def add_tenant(self, contents: UnderWay) -> None:
         """*contents* use the stage."""
@@ -393,6 +427,7 @@ class UnderWay(abc.ABC):
                 if is_sent:
                     self._sent(parts)
                 else:
+                    self._has_failed = True
                     for part in parts:
                         self._dirty.add(*part)
                         goal.add(*part)
@@ -441,6 +476,13 @@ class UnderWay(abc.ABC):
             self._newer.clear()
             self._dirty.clear()
             self._staged.close()
+
+
+def _nothing() -> None: ...
+
+
+def _false() -> bool:
+    return False
 
 
 def check_size(size: int) -> None:
