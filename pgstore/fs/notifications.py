@@ -226,16 +226,17 @@ def _read_names(text: str) -> Names:
     return frozenset((int(directory), unquote_to_bytes(name)) for directory, _, name in entries)
 
 
-# How many sessions wait for the topic whose key is $1.
+# The sessions that wait for the topic whose key is $1; 2: for an advisory lock of two numbers.
 WAITING = Statement(
     f"""
-    SELECT count(DISTINCT l.pid)
+    SELECT l.pid
       FROM pg_locks l
      WHERE l.locktype = 'advisory'
-       AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-       AND l.classid = {LOCK_CLASS}
-       AND l.objid = ($1::bigint & 4294967295)::oid
+       AND l.database::bigint = (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database())
+       AND l.classid::bigint = {LOCK_CLASS}
+       AND l.objid::bigint = $1::bigint & 4294967295
        AND l.objsubid = 2
+     GROUP BY l.pid
     """,
     "int4",
 )
@@ -294,8 +295,7 @@ class FileChanges:
         """Whether nobody else listens. Who begins afterwards is a newcomer."""
         if not self.is_heard or _listening[self._topic.payload] != 1:
             return False
-        ((waiting,),) = yield Query(WAITING, lock_key(self._topic))
-        return bool(waiting == 1)
+        return len((yield Query(WAITING, lock_key(self._topic)))) == 1
 
     def tell_anything(self) -> Op[None]:
         """Tell others that anything may have changed."""

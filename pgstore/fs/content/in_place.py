@@ -104,7 +104,7 @@ APPEND_BEHIND = Statement(
      WHERE i.store_id = $1
        AND i.ino::bigint = $2
        AND i.version_to = {LIVE}
-       AND i.size_bytes >= $5
+       AND i.size_bytes::bigint >= $5
     """,
     "int8 int8 bytea bool int8 int4 text",
 )
