@@ -5,7 +5,8 @@ the inodes that it changed, and the names. So whoever has that version already, 
 tells its origin, so that whoever changes and listens knows its own changes.
 
 A notification is `* <topic>` and words that begin with a letter: `v<version>`; or `i<inode>,<inode>…`, or `iany`, and
-`n<directory>/<name>,<directory>/<name>…`, without which it may be any names; `@<origin>`. A new thing to tell of has a letter of
+`n<directory>/<name>,<directory>/<name>…`, without which it may be any names; `@<origin>`. Who begins to listen says so with `h`:
+one who knows that nobody else listens need not tell (`SILENCE`). A new thing to tell of has a letter of
 its own there, a function here that tells, and a field of `FileChange`, which `_read` fills.
 """
 
@@ -13,15 +14,16 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+import threading
+from collections import Counter
+from collections.abc import Collection, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Self, TypeAlias
 from urllib.parse import quote, unquote_to_bytes
 
-from pgstore.client.waking import CHANNEL, SOMEONE_WAITS, lock_key
+from pgstore.client.waking import CHANNEL, LOCK_CLASS, SOMEONE_WAITS, lock_key
 from pgstore.core.clock import Deadline
 from pgstore.core.operation import BeforeCommit, CommitHook, Listen, Many, Op, Query, Topic, Wait
 from pgstore.core.statement import Statement
@@ -31,6 +33,9 @@ INODES_MAX: Final = 300
 NAMES_BYTES_MAX: Final = 4_000  # of the names in one notification; where they have more, it does not name them
 
 Names: TypeAlias = frozenset[tuple[int, bytes]]
+# Values for TELL: its key and its notice, or what that begins and ends with. None: nobody is told.
+Notice: TypeAlias = tuple[int, str] | tuple[None, None]
+NoticeAround: TypeAlias = tuple[int, str, str] | tuple[None, None, None]
 
 # An expression that is evaluated for its effect. {key} and {notice} are parameters, for what `notice_of_inodes` gives; or NULL.
 TELL: Final = f"CASE WHEN {{key}} IS NOT NULL AND {SOMEONE_WAITS} THEN pg_notify('{CHANNEL}', {{notice}}) IS NULL END"
@@ -69,6 +74,8 @@ def new_token() -> str:
 
 _process = new_token()
 _ORIGIN: ContextVar[str | None] = ContextVar("pgstore_origin", default=None)
+# As the origin of what is told to nobody.
+SILENCE: Final = "silence"
 
 
 def _after_fork() -> None:
@@ -85,17 +92,28 @@ def own_origin() -> str:
     return _ORIGIN.get() or _process
 
 
-@contextmanager
-def origin(token: str) -> Iterator[None]:
-    """Have changes that are made inside told as those of *token*, a few letters and digits: one of several in a process."""
-    before = _ORIGIN.set(token)
-    try:
-        yield
-    finally:
-        _ORIGIN.reset(before)
+class origin:  # noqa: N801 - reads as a word of the language
+    """
+    Have changes that are made inside told as those of *token*, a few letters and digits: one of several in a process.
+
+    SILENCE: those of a NetworkFileSystem are told to nobody.
+    """
+
+    __slots__ = ("_before", "_token")
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __enter__(self) -> None:
+        self._before = _ORIGIN.set(self._token)
+
+    def __exit__(self, *_: object) -> None:
+        _ORIGIN.reset(self._before)
 
 
-def _notice(store_id: int, inodes: Iterable[int], names: Iterable[tuple[int, bytes]] | None) -> tuple[int, str]:
+def _notice(store_id: int, inodes: Iterable[int], names: Iterable[tuple[int, bytes]] | None) -> Notice:
+    if _ORIGIN.get() is SILENCE:
+        return None, None
     topic, changed = topic_of(store_id), sorted(inodes)
     if len(changed) > INODES_MAX:
         return lock_key(topic), f"* {topic.payload} iany @{own_origin()}"
@@ -107,13 +125,15 @@ def _notice(store_id: int, inodes: Iterable[int], names: Iterable[tuple[int, byt
     return lock_key(topic), f"* {topic.payload} {words} @{own_origin()}"
 
 
-def notice_around(store_id: int, inode: int, names: Iterable[tuple[int, bytes]]) -> tuple[int, str, str]:
+def notice_around(store_id: int, inode: int, names: Iterable[tuple[int, bytes]]) -> NoticeAround:
     """
     Values for a statement that learns which more inodes it changes: for TELL the key, and what its notice begins and ends with.
 
     Between them it writes, for each, a comma and its number.
     """
     key, notice = _notice(store_id, [inode], names)
+    if key is None or notice is None:
+        return None, None, None
     words = notice.split(" ")
     return key, " ".join(words[:3]), " " + " ".join(words[3:])
 
@@ -134,7 +154,8 @@ class ChangedInodes(CommitHook):
             self._names |= frozenset(names)
 
     def with_commit(self) -> list[Query]:
-        return [Query(_TELL, *_notice(self._store_id, self._inodes, self._names))] if self._inodes else []
+        notice = _notice(self._store_id, self._inodes, self._names) if self._inodes else (None, None)
+        return [] if notice[0] is None else [Query(_TELL, *notice)]
 
     def mark(self) -> tuple[frozenset[int], Names | None]:
         return self._inodes, self._names
@@ -205,6 +226,25 @@ def _read_names(text: str) -> Names:
     return frozenset((int(directory), unquote_to_bytes(name)) for directory, _, name in entries)
 
 
+# The sessions that wait for the topic whose key is $1; 2: for an advisory lock of two numbers.
+WAITING = Statement(
+    f"""
+    SELECT l.pid
+      FROM pg_locks l
+     WHERE l.locktype = 'advisory'
+       AND l.database::bigint = (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database())
+       AND l.classid::bigint = {LOCK_CLASS}
+       AND l.objid::bigint = $1::bigint & 4294967295
+       AND l.objsubid = 2
+     GROUP BY l.pid
+    """,
+    "int4",
+)
+
+_counting = threading.Lock()  # over the next one
+_listening: Counter[str] = Counter()  # by topic: the `FileChanges` of this process
+
+
 class FileChanges:
     """
     The changes of one file system by all clients, from `begin` on.
@@ -212,24 +252,54 @@ class FileChanges:
     No change is missed: where one may have been, as when the connection broke, `next` gives `ANYTHING`.
     """
 
-    def __init__(self, store_id: int) -> None:
+    newcomers = 0
+    """How often somebody else, of another `origin`, has begun to listen."""
+
+    def __init__(self, store_id: int, *, heeds_newcomers: bool = False) -> None:
+        """*heeds_newcomers*: `next` returns None when somebody else has begun to listen."""
         self._topic = topic_of(store_id)
+        self._heeds_newcomers = heeds_newcomers
         self._ticket: Any = None
         self._is_stopped = False
 
     def begin(self) -> Op[Self]:
         """Listen. What is read after that, and not told of, is as it was read."""
         self._ticket = yield Listen(self._topic)
+        with _counting:
+            _listening[self._topic.payload] += 1
+        yield from self._say_so()
         return self
+
+    def _say_so(self) -> Op[None]:
+        yield Query(_TELL, lock_key(self._topic), f"* {self._topic.payload} h @{own_origin()}")
 
     def next(self, timeout: float | None) -> Op[FileChange | None]:
         """The next change; None if there is none within *timeout* seconds, or before `stop`."""
         deadline = Deadline.after(timeout)
-        while not (news := self._ticket.take_news()):
-            if deadline.passed() or self._is_stopped:
-                return None
-            yield Wait(self._ticket, deadline.remaining())
-        return _read(news[0])
+        while True:
+            while not (news := self._ticket.take_news()):
+                if deadline.passed() or self._is_stopped:
+                    return None
+                yield Wait(self._ticket, deadline.remaining())
+            if news[0] is None:
+                yield from self._say_so()  # others may have told us nothing meanwhile
+            elif news[0].startswith("h "):
+                if news[0] != f"h @{own_origin()}":
+                    self.newcomers += 1
+                    if self._heeds_newcomers:
+                        return None
+                continue
+            return _read(news[0])
+
+    def is_sole(self) -> Op[bool]:
+        """Whether nobody else listens. Who begins afterwards is a newcomer."""
+        if not self.is_heard or _listening[self._topic.payload] != 1:
+            return False
+        return len((yield Query(WAITING, lock_key(self._topic)))) == 1
+
+    def tell_anything(self) -> Op[None]:
+        """Tell others that anything may have changed."""
+        yield Query(_TELL, lock_key(self._topic), f"* {self._topic.payload} iany @{own_origin()}")
 
     @property
     def is_heard(self) -> bool:
@@ -246,3 +316,6 @@ class FileChanges:
     def close(self) -> None:
         if self._ticket is not None:
             self._ticket.close()
+            self._ticket = None
+            with _counting:
+                _listening[self._topic.payload] -= 1

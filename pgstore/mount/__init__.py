@@ -41,8 +41,8 @@ mmap                 what is written to a map counts as        alike. What is ma
                      back: at the latest at msync, munmap and
                      close
 O_APPEND             each write goes to where the end is in    each write goes to where the end is   NetworkFileSystem: the answer
-                     the database, whoever else appends, and   in this mount                         was lost, and it may have been
-                     is there when it returns                                                        written: EIO
+                     the database, whoever else appends, and   in this mount                         was lost while others appended,
+                     is there when it returns                                                        and it may be written: EIO
 O_DIRECT             bypasses the kernel's pages               alike
 truncate             is in the database when it returns        with the commit                       too large: EFBIG
 fallocate            0, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE; no  alike, with the commit                other modes: EOPNOTSUPP
@@ -54,14 +54,16 @@ copy_file_range      within a mount, by the daemon             alike            
 fsync                the file and all names changed before     the bytes are on the server's disk,   what an earlier write could not
                      are on the server's disk                  but not committed: a killed daemon    do
                                                                loses them
-close                as fsync, where something was written     commits nothing                       as fsync
+close                what was written is in the database;      commits nothing                       as fsync
+                     on the disk within about a second
 fsync of a           all that was written through the mount    what was committed is on the
-directory, syncfs    is on the server's disk                   server's disk
+directory, syncfs,   is on the server's disk                   server's disk
+unmounting
 mkdir, mknod,        each is a commit: it is in the database   held by the mount; all of them, and   NetworkFileSystem: others
 symlink, link,       when it returns, a moment later other     what was written, are in one version  change the same, again and
 unlink, rmdir,       mounts show it, and it is on the disk     after the commit                      again: EBUSY
-rename, chmod,       after the next fsync, of whatever file
-chown, utimens       or directory
+rename, chmod,       within about a second, or after the next
+chown, utimens       fsync, of whatever file or directory
 unlink, rename       a file that is open lives until it is     alike
                      closed. An open directory that is
                      removed is empty
@@ -114,6 +116,14 @@ a signal             that ends the program ends its waiting    alike
                      too; any other does not interrupt a verb
 another server,      what is open is lost to who has it open;  what was not committed cannot be      NetworkFileSystem, of what is
 as after a failover  what is opened anew is there              any more, and is kept at the end      open: ESTALE
+a crash of the       what was not on its disk is done again,   what was not on its disk is uploaded  NetworkFileSystem: others have
+server               names in their order, then contents: the  again. A commit is on it              taken the name of a new file
+                     mount keeps them until they are there,                                          before it was made again: it is
+                     and goes on by itself. What others wrote                                        gone, ESTALE. The server is
+                     to the same bytes in the moment before                                          away for longer than `timeout`:
+                     may be written over. A renaming or                                              EIO, once; the bytes are kept,
+                     removal that others have made pointless                                         and tried again
+                     is left out; the log says so
 kill -9 of the       what was synced or closed is there        what was committed is there, and      ENOTCONN, until the path is
 daemon                                                         nothing else                          unmounted, or mounted anew
 ===================  ========================================  ====================================  ===============================

@@ -15,6 +15,7 @@ from pgstore.client.notifications import in_transaction
 from pgstore.core.operation import Many, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.fs.content.blobs import BATCH_BYTES, FILE_BYTES_MAX, Bytes, filled, read_file, stale
+from pgstore.fs.model import LIVE
 from pgstore.fs.notifications import TELL, note_inodes
 
 CALL_BYTES: Final = 1024 * 1024  # more than that is written in several calls
@@ -93,6 +94,28 @@ WRITE = Statement(
     f"SELECT pgstore.file_write($1, $2, $3, $4, $5, $6), {TELL.format(key='$7', notice='$8')}",
     "int8 int8 int8 bytea bool bool int4 text",
 )
+
+
+# Nothing is written where the file is shorter than $5.
+APPEND_BEHIND = Statement(
+    f"""
+    SELECT pgstore.file_write($1, $2, NULL, $3, true, $4), {TELL.format(key="$6", notice="$7")}
+      FROM pgstore.inode i
+     WHERE i.store_id = $1
+       AND i.ino::bigint = $2
+       AND i.version_to = {LIVE}
+       AND i.size_bytes::bigint >= $5
+    """,
+    "int8 int8 bytea bool int8 int4 text",
+)
+
+
+def append_behind(store_id: int, ino: int, data: Bytes, least: int, *, durable: bool = False) -> Op[int | None]:
+    """`append` of up to `CALL_BYTES` to a file that has *least* bytes; None: it has fewer, or is gone, and nothing was done."""
+    inside, notice = yield from note_inodes(store_id, [ino])
+    for row in (yield Query(APPEND_BEHIND, store_id, ino, data, not (inside or durable), least, *notice)):
+        return row[0]  # type: ignore[no-any-return]
+    return None
 
 
 def _write(store_id: int, ino: int, offset: int | None, data: Bytes, durable: bool) -> Op[int]:

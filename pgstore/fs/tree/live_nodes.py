@@ -14,14 +14,14 @@ from typing import Any, Final, NamedTuple
 from pgstore import errors
 from pgstore.client.notifications import in_transaction
 from pgstore.core import clock
-from pgstore.core.operation import Many, Op, Query, Rows
+from pgstore.core.operation import Many, Op, Query
 from pgstore.core.statement import Statement
 from pgstore.fs.content.blobs import ASYNC_COMMIT, UNIQUE_VIOLATION
-from pgstore.fs.model import LIVE, SYMLINK, Contents, Node
-from pgstore.fs.notifications import TELL, notice_around
+from pgstore.fs.model import LIVE, NEWEST, SYMLINK, Contents, Node
+from pgstore.fs.notifications import TELL, NoticeAround, notice_around
 from pgstore.fs.tree import nodes
 from pgstore.fs.tree.new_rows import LINK_MODE, reserve_inodes
-from pgstore.fs.tree.node_rows import STORED_COLUMNS, gone, not_a_directory
+from pgstore.fs.tree.node_rows import NODE, STORED_COLUMNS, gone, not_a_directory
 from pgstore.fs.tree.resolve import Tree
 from pgstore.fs.tree.transact import ATTEMPTS, FileSystem
 
@@ -146,18 +146,27 @@ class LiveNodes:
             ino, kind, 0, mode, size_bytes, now_ns, now_ns, uid, gid, 1, target, None, None, device, None, data or None
         )
 
+    def make_again(self, directory: int, name: bytes, made: Node) -> Op[None]:
+        """Make what `make` has made, without contents, unless it is still there. Outside a transaction."""
+        notice = notice_around(self._store_id, directory, [(directory, name)])
+        of_file = (made.ino, made.kind, made.mode, made.uid, made.gid, made.device, made.link_target, None)
+        values = (directory, name, *of_file, made.mtime_ns, self._relaxed, True)
+        rows = yield from self._call(MAKE, values, notice)
+        self._check(rows[0][0], directory, name)
+
     def make_symbolic_link(self, directory: int, name: bytes, target: bytes, *, uid: int = 0, gid: int = 0) -> Op[Node]:
         return (yield from self.make(directory, name, SYMLINK, LINK_MODE, uid=uid, gid=gid, target=target))
 
     def link(self, ino: int, directory: int, name: bytes) -> Op[Node]:
         if not (yield from in_transaction()):
             notice = notice_around(self._store_id, directory, [(directory, name)])
-            rows = yield from self._call(LINK, (ino, directory, name, time.time_ns(), self._relaxed), notice)
+            linked = Query(NODE, self._store_id, ino, NEWEST)
+            values = (ino, directory, name, time.time_ns(), self._relaxed)
+            rows, found = yield from self._call(LINK, values, notice, also=linked)
             if rows[0][0] == errno.EPERM:
                 raise errors.FileFailed(f"inode {ino} is a directory, which has one name only", errno=errno.EPERM)
             self._check(rows[0][0], directory, name)
-            tree = yield from self._files.tree()
-            return (yield from nodes.node(tree, ino))
+            return Node(ino, *found[0])
         return (yield from self._files.change(lambda tree: nodes.link(tree, ino, directory, name)))
 
     def remove(self, directory: int, name: bytes, *, at_ns: int | None = None) -> Op[int]:
@@ -250,12 +259,19 @@ class LiveNodes:
         raise gone(ino)
 
     def _call(
-        self, statement: Statement, values: tuple[Any, ...], notice: tuple[int, str, str], *, repeatable: bool = False
-    ) -> Op[Rows]:
+        self,
+        statement: Statement,
+        values: tuple[Any, ...],
+        notice: NoticeAround,
+        *,
+        repeatable: bool = False,
+        also: Query | None = None,
+    ) -> Op[Any]:
         """
-        Run *statement*, again if it met another that locked or changed the same.
+        Run *statement*, again if it met another that locked or changed the same. Returns its rows.
 
         Args:
+            also: is run after it, in the same round trip; then its rows come, too.
             repeatable: also if its answer was lost; its last parameter but those of *notice* tells it so.
         """
         give_up = clock.monotonic() + _REPEAT_SECONDS
@@ -266,6 +282,8 @@ class LiveNodes:
                 query = Query(statement, self._store_id, *values, *again, *notice)
                 if statement is SET_ATTRIBUTES and self._relaxed:
                     rows = (yield Many((Query(ASYNC_COMMIT), query)))[1]
+                elif also is not None:
+                    rows = yield Many((query, also))
                 else:
                     rows = yield query
             except errors.OutcomeUnknown:
@@ -283,7 +301,7 @@ class LiveNodes:
                 conflicts += 1
             else:
                 self._files.collect_later()
-                return rows  # type: ignore[no-any-return]
+                return rows
 
     def _check(self, refused: int, directory: int, name: bytes) -> None:
         """Raise the error of `nodes` for the errno *refused*."""

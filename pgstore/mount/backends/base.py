@@ -122,10 +122,14 @@ class StoreFiles(Files, Generic[C]):
     def _is_ahead(self, contents: C) -> bool:
         """Whether *contents* have something that what is read of the store has not."""
 
+    def _is_kept(self, contents: C) -> bool:
+        """Whether *contents* are needed though nobody has them open."""
+        return self._is_ahead(contents)
+
     def _closed(self, contents: C) -> None:
         """One of those who have *contents* open has closed it."""
         with self._table:
-            if contents.open_files or self._is_ahead(contents) or self._contents.get(contents.ino) is not contents:
+            if contents.open_files or self._is_kept(contents) or self._contents.get(contents.ino) is not contents:
                 return
             self._put_away(contents.ino)
         contents.release()

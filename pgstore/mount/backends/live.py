@@ -6,17 +6,21 @@ may come a moment after a program has heard of a change in another way. So that 
 - each open asks the database, and lets the kernel forget its pages where the file is another than it was;
 - an inode without a name is not opened but said to be stale, and the kernel looks the name up again;
 - that there is no such name is never believed.
+
+Nothing but fsync waits for the server's disk. What it does not have yet is kept here, names in a log and bytes in the stage. A
+thread of its own brings it to the disk within about a second, and what a crash of the server takes before that is done again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
 
@@ -25,16 +29,17 @@ from pgstore.client import Client
 from pgstore.core.operation import Op
 from pgstore.core.threads import going_on, start
 from pgstore.fs.commit.live import LiveChanges
-from pgstore.fs.content import in_place
 from pgstore.fs.model import DIRECTORY, FILE, NEWEST, ROOT, SYMLINK, Node, StoreGone
 from pgstore.fs.notifications import ANYTHING, FileChange, FileChanges
 from pgstore.fs.tree import nodes
 from pgstore.fs.tree.live_nodes import LiveNodes, Renamed
 from pgstore.fs.tree.resolve import Tree
 from pgstore.fs.tree.transact import FileSystem
+from pgstore.mount.backends.audience import Audience
 from pgstore.mount.backends.base import StoreFiles, may_write, root_of, shared_of
 from pgstore.mount.backends.keeping_live import Places, keep
 from pgstore.mount.backends.locks import SharedLocks
+from pgstore.mount.backends.name_log import NameLog
 from pgstore.mount.contents.live import LiveContents
 from pgstore.mount.contents.open_file import LiveFile
 from pgstore.mount.contents.under_way import Shared
@@ -53,6 +58,7 @@ from pgstore.mount.protocol import (
     Owner,
 )
 
+_LOG: Final = logging.getLogger("pgstore")
 T = TypeVar("T")
 N = TypeVar("N", bound=Node | None)
 
@@ -63,6 +69,8 @@ STATES_MAX: Final = 50_000  # files of which it is known in which state the kern
 DIRECTORIES_MAX: Final = 1_000  # of which it is known whose new files are
 _READ_ATTEMPTS: Final = 5
 _LOOK_SECONDS: Final = 1.0  # between looks whether the mount has ended
+SECURE_SECONDS: Final = 0.7  # from the first change that is not on the disk to bringing it there
+CLOSED_MAX: Final = 2_000  # files that are closed and not on the disk; of one more the close waits
 
 
 def files_of(client: Client, what: What) -> LiveFiles:
@@ -92,10 +100,16 @@ class LiveFiles(StoreFiles[LiveContents]):
         self._above_state = 0  # grows with every change of one
         self.listed: Listed = Listed()
         self._kernel: Kernel | None = None
-        self._has_unsynced = False  # names that are perhaps not on the server's disk yet
+        self._names = NameLog(shared)
+        shared.bring_back_names = self._names.bring_back
+        self._secured_names = 0  # `names_brought_back`, when the kernel was told last
+        self._hurry = threading.Event()  # what is not on the disk is not to wait
+        self._closed_files = 0  # whose bytes are kept here until they are on the disk; about
         self._changes = FileChanges(self._store_id)
+        self._audience = Audience(shared.run)
+        shared.begin, shared.end = self._audience.begin, self._audience.end
         self._ended = threading.Event()
-        self._listener: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     @property
     def caching(self) -> Caching:
@@ -106,27 +120,115 @@ class LiveFiles(StoreFiles[LiveContents]):
 
     def begin(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._listener = threading.Thread(target=self._listen, name="pgstore-mount-changes", daemon=True)
-        start(self._listener)
+        for work, name in ((self._listen, "pgstore-mount-changes"), (self._secure_in_turns, "pgstore-mount-disk")):
+            thread = threading.Thread(target=work, name=name, daemon=True)
+            start(thread)
+            self._threads.append(thread)
 
     def end(self) -> None:
         self._ended.set()
+        self._hurry.set()
+        self._shared.disk.is_unsafe.set()
         self._changes.stop()
-        if self._listener is not None:
-            self._listener.join()
         self._shared.is_ending = True
+        for thread in self._threads:
+            thread.join()
         failure: OSError | None = None
         left: list[LiveContents] = []
-        for contents in self._all_contents():
-            try:
-                contents.upload()
-            except OSError as exc:  # the others are written nevertheless
+        try:
+            for contents in self._all_contents():
+                try:
+                    contents.sync()
+                except OSError as exc:  # the others are written nevertheless
+                    if not self._is_superfluous(contents, exc):
+                        failure = failure or exc
+                        left.append(contents)
+                else:
+                    contents.release()
+            self.sync_names()
+        except OSError as exc:
+            if exc.errno != errno.ESTALE:  # the store was deleted
                 failure = failure or exc
-                left.append(contents)
-            else:
-                contents.release()
-        if failure is not None:
+        if left:
+            assert failure is not None
             raise keep(self._what, failure, left, self._places, self.root) from failure
+        if failure is not None:
+            raise failure
+
+    # ---------------------------------------------------------------------------------------------------- on the disk
+
+    def _secure_in_turns(self) -> None:
+        is_unsafe = self._shared.disk.is_unsafe
+        while not self._ended.is_set():
+            is_unsafe.wait()
+            self._hurry.wait(SECURE_SECONDS)
+            self._hurry.clear()
+            if self._ended.is_set():
+                return
+            is_unsafe.clear()
+            with going_on("bringing what was written through a mount to the server's disk"):
+                if not self._secure():
+                    is_unsafe.set()
+
+    def _secure(self) -> bool:
+        """Bring all that was committed before to the server's disk, and what it has lost back. Returns whether that is done."""
+        is_done = True
+        try:
+            self._names.bring_back()
+            mark = self._shared.disk.mark()
+            all_contents = self._all_contents()
+            for contents in all_contents:
+                is_done = self._is_brought_back(contents) and is_done
+            if self._names.has_before(mark) or not all(contents.is_safe for contents in all_contents):
+                self._shared.disk.flush()
+            is_done &= not self._names.has_before(mark)
+        except OSError as exc:
+            if exc.errno == errno.ESTALE:  # the store was deleted
+                self._names.clear()
+                return True
+            _LOG.error("what was written through a mount is not on the server's disk yet, and is kept: %s", exc)
+            is_done = False
+        for contents in self._all_contents():
+            contents.settle()
+            is_done &= contents.is_safe or contents.open_files > 0
+            self._closed(contents)
+        self._closed_files = sum(not contents.open_files for contents in self._all_contents())
+        if self._shared.names_brought_back != self._secured_names:
+            self._secured_names = self._shared.names_brought_back
+            self._forget(ANYTHING)  # it may have seen what the crash had left
+        return is_done
+
+    def _is_brought_back(self, contents: LiveContents) -> bool:
+        """Have *contents* uploaded, if a crash has taken some, or nobody has them open."""
+        contents.settle()
+        if not (contents.has_lost or (contents.is_dirty and not contents.open_files)):
+            return True
+        try:
+            contents.bring_back()
+        except OSError as exc:
+            if _is_away(exc):  # the next attempt is for all
+                contents.failures.note(exc)
+                raise
+            if not self._is_superfluous(contents, exc):
+                contents.failures.note(exc)
+                if not contents.open_files:
+                    _LOG.error(
+                        "what was written to inode %d, and closed, is kept, and tried again: %s", contents.ino, exc
+                    )
+                return False
+        return True
+
+    def _is_superfluous(self, contents: LiveContents, exc: OSError) -> bool:
+        """Whether there is no such file any more, and nobody has it open."""
+        if exc.errno != errno.ESTALE:
+            return False
+        with self._table:
+            if contents.open_files:
+                return False
+            if self._contents.get(contents.ino) is contents:
+                self._put_away(contents.ino)
+        contents.release()
+        return True
 
     def _listen(self) -> None:
         while not self._ended.is_set():
@@ -135,16 +237,25 @@ class LiveFiles(StoreFiles[LiveContents]):
             self._ended.wait(_LOOK_SECONDS)
 
     def _hear_changes(self) -> None:
-        changes = FileChanges(self._store_id)
+        changes = FileChanges(self._store_id, heeds_newcomers=True)
         self._shared.run(changes.begin())
+        newcomers = 0
         try:
             self._changes = changes
             self._forget(ANYTHING)  # what came before it listened
+            self._audience.begins(changes)
             while not self._ended.is_set():
+                self._audience.look(changes)
                 change = self._shared.run(changes.next(_LOOK_SECONDS))
+                if newcomers != changes.newcomers:
+                    newcomers = changes.newcomers
+                    self._audience.comes(changes)
                 if change is not None and change.origin != self._shared.origin:
                     self._forget(change)
+            with contextlib.suppress(errors.Error):
+                self._audience.comes(changes)
         finally:
+            self._audience.ends()
             changes.close()
 
     def _forget(self, change: FileChange) -> None:
@@ -175,13 +286,38 @@ class LiveFiles(StoreFiles[LiveContents]):
         """Others may have changed a file that is open here."""
         contents = self._contents.get(ino)
         if contents is not None:
+            if not contents.is_safe:
+                self._hurry.set()  # else a crash in the next moment would have ours written over theirs
             try:
-                node = self._node(ino)
+                node = super()._run(
+                    lambda: nodes.node(self._tree(), ino)
+                )  # names that are lost are none of this thread's
             except OSError:
                 return  # gone, or the server is away; whoever uses the file finds out
             contents.drop(node.size_bytes, node.mtime_ns, _state(node))
 
     # -------------------------------------------------------------------------------------------- names and attributes
+
+    def _run(self, make: Callable[[], Op[T]]) -> T:
+        """`_run` of what changes nothing; where a crash has taken names, once they are back."""
+        result = self._found_again(make)
+        if self._names.is_lost:
+            self._names.bring_back()
+            return super()._run(make)
+        return result
+
+    def _found_again(self, make: Callable[[], Op[T]]) -> T:
+        """`_run`; if it fails, perhaps since a crash has taken names, once more when they are back."""
+        before = self._shared.names_brought_back
+        try:
+            return super()._run(make)
+        except OSError as exc:
+            if exc.errno not in _OF_NAMES:
+                raise
+            self._names.bring_back()
+            if before == self._shared.names_brought_back:
+                raise
+        return super()._run(make)
 
     def _tree(self) -> Tree:
         return Tree(self._session, self._store_id, None, NEWEST, in_place=True)
@@ -232,12 +368,16 @@ class LiveFiles(StoreFiles[LiveContents]):
         if above is None:
             state = self._above_state
             above = self.attributes(directory)
-            with self._table:
-                if state == self._above_state and above.kind == DIRECTORY:
-                    if len(self._above) >= DIRECTORIES_MAX:
-                        self._above.clear()
-                    self._above[directory] = above
+            self._know_above(above, state)
         return above
+
+    def _know_above(self, above: Attributes, state: int) -> None:
+        """Attributes of a directory; *state*: `_above_state`, as it was before they were read."""
+        with self._table:
+            if state == self._above_state and above.kind == DIRECTORY:
+                if len(self._above) >= DIRECTORIES_MAX:
+                    self._above.clear()
+                self._above[above.ino] = above
 
     def _changed_at(self, at_ns: int, *directories: int) -> None:
         """Names in them were changed here."""
@@ -279,7 +419,11 @@ class LiveFiles(StoreFiles[LiveContents]):
         contents = self._contents.get(ino)
         if contents is not None and contents.is_dirty and change.mtime_ns is not None:
             contents.upload()  # which sets it, too
+        server = self._shared.disk.server
         node = self._commit(lambda: self._verbs.set_attributes(ino, **change._asdict()))
+        self._names.note(
+            server, f"attributes of inode {ino}", lambda: self._verbs.set_attributes(ino, **change._asdict())
+        )
         self._forget_above(ino)
         return self._attributes(node)
 
@@ -290,16 +434,18 @@ class LiveFiles(StoreFiles[LiveContents]):
         """
         The verbs that change names and attributes.
 
-        Their commits wait for the disk only where a crash of the server would go unnoticed; else fsync does, and closing what was
-        written.
+        Their commits wait for the disk only where a crash of the server would go unnoticed; else fsync does.
         """
         return LiveNodes(self._file_system, durable=self._session.server is None)
 
     def _commit(self, make: Callable[[], Op[T]]) -> T:
-        """Do what changes names, again where the server was away."""
-        self._has_unsynced = True
+        """
+        Do what changes names, again where the server was away.
+
+        It is not on the disk when it returns, and what a crash may take is to be noted in the log.
+        """
         try:
-            return self._run(make)
+            return self._found_again(make)
         except (errors.ConflictError, errors.SerializationConflict) as exc:
             raise OSError(errno.EBUSY, str(exc)) from exc
 
@@ -331,41 +477,83 @@ class LiveFiles(StoreFiles[LiveContents]):
         return self._commit(lambda: self._file_system.change(body))
 
     def make(self, directory: int, name: bytes, kind: str, mode: int, owner: Owner, device: int = 0) -> Attributes:
+        server, state = self._shared.disk.server, self._above_state
         made = self._commit(
             lambda: self._verbs.make(directory, name, kind, mode, uid=owner.uid, gid=owner.gid, device=device or None)
         )
+        self._note_made(server, directory, name, made)
+        attributes = self._attributes(made)
+        self._know_above(attributes, state)  # mostly something is made in it next
         self._changed_at(made.ctime_ns, directory)
-        return self._placed(directory, name, self._attributes(made))
+        return self._placed(directory, name, attributes)
 
     def make_symbolic_link(self, directory: int, name: bytes, target: bytes, owner: Owner) -> Attributes:
+        server = self._shared.disk.server
         made = self._commit(
             lambda: self._verbs.make_symbolic_link(directory, name, target, uid=owner.uid, gid=owner.gid)
         )
+        self._note_made(server, directory, name, made)
         self._changed_at(made.ctime_ns, directory)
         return self._attributes(made)
+
+    def _note_made(self, server: int | None, directory: int, name: bytes, made: Node) -> None:
+        self._names.note(
+            server, f"{name!r} in inode {directory}", lambda: self._verbs.make_again(directory, name, made)
+        )
 
     def read_link(self, ino: int) -> bytes:
         return self._run(lambda: nodes.read_link(self._tree(), ino))
 
     def link(self, ino: int, directory: int, name: bytes) -> Attributes:
-        self._commit_once(lambda: self._verbs.link(ino, directory, name), errors.FileExists)
+        server = self._shared.disk.server
+        linked: list[Node] = []
+
+        def body() -> Op[None]:
+            linked.append((yield from self._verbs.link(ino, directory, name)))
+
+        self._commit_once(body, errors.FileExists)
+
+        def again() -> Op[None]:
+            if (yield from self._led_to(directory, name)) != ino:
+                yield from self._verbs.link(ino, directory, name)
+
+        self._names.note(server, f"the link {name!r} in inode {directory}", again)
         self._forget_above(directory)
-        return self._placed(directory, name, self.attributes(ino))
+        return self._placed(directory, name, self._attributes(linked[-1]) if linked else self.attributes(ino))
+
+    def _led_to(self, directory: int, name: bytes) -> Op[int | None]:
+        node = yield from nodes.look_up(self._tree(), directory, name)
+        return None if node is None else node.ino
 
     def remove(self, directory: int, name: bytes) -> None:
         at_ns = time.time_ns()
-        self._commit_once(lambda: self._verbs.remove(directory, name, at_ns=at_ns), errors.FileMissing)
-        self._places.forget(directory, name)
+        self._remove(directory, name, lambda: self._verbs.remove(directory, name, at_ns=at_ns))
         self._changed_at(at_ns, directory)
 
     def remove_directory(self, directory: int, name: bytes) -> None:
-        self._commit_once(lambda: self._verbs.remove_directory(directory, name), errors.FileMissing)
-        self._places.forget(directory, name)
+        self._remove(directory, name, lambda: self._verbs.remove_directory(directory, name))
         self._forget_above()
+
+    def _remove(self, directory: int, name: bytes, make: Callable[[], Op[int]]) -> None:
+        server = self._shared.disk.server
+        removed: list[int] = []
+
+        def body() -> Op[None]:
+            removed.append((yield from make()))
+
+        self._commit_once(body, errors.FileMissing)
+
+        def again() -> Op[None]:
+            if (yield from self._led_to(directory, name)) in removed:
+                yield from make()
+
+        self._places.forget(directory, name)
+        self._names.note(server, f"the removal of {name!r} from inode {directory}", again)
 
     def rename(self, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int) -> None:
         at_ns = time.time_ns()
         renamed: list[Renamed] = []
+        server = self._shared.disk.server
 
         def body() -> Op[None]:
             renamed.append((yield from self._verbs.rename(directory, name, to_directory, to_name, flags, at_ns=at_ns)))
@@ -373,13 +561,26 @@ class LiveFiles(StoreFiles[LiveContents]):
         self._commit_once(body, None if flags == nodes.RENAME_EXCHANGE else errors.FileMissing)
         self._places.move(directory, name, to_directory, to_name, exchange=flags == nodes.RENAME_EXCHANGE)
         done = renamed[-1] if renamed else None
+        if done is not None:
+            self._names.note(
+                server,
+                f"the renaming of {name!r} in inode {directory} to {to_name!r} in inode {to_directory}",
+                lambda: self._rename_again(done, directory, name, to_directory, to_name, flags),
+            )
         if done is None or done.ino == done.replaced:  # another attempt has done it; or it was nothing
             self._forget_above()
         else:
             self._changed_at(at_ns, directory, to_directory)
             self._forget_above(done.ino, *([] if done.replaced is None else [done.replaced]))
 
-    # -------------------------------------------------------------------------------------------- extended attributes
+    def _rename_again(
+        self, done: Renamed, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int
+    ) -> Op[None]:
+        if (yield from self._led_to(directory, name)) != done.ino:
+            return
+        if flags == nodes.RENAME_EXCHANGE and (yield from self._led_to(to_directory, to_name)) != done.replaced:
+            return
+        yield from self._verbs.rename(directory, name, to_directory, to_name, flags)
 
     def extended_attributes(self, ino: int) -> dict[bytes, bytes]:
         return self._run(lambda: nodes.extended_attributes(self._tree(), ino))
@@ -444,7 +645,10 @@ class LiveFiles(StoreFiles[LiveContents]):
                 return node, False
             return made, True
 
+        server = self._shared.disk.server
         node, is_new = self._commit(body)
+        if is_new:
+            self._note_made(server, directory, name, node)
         if node.kind == SYMLINK:  # the kernel follows it, when it has looked it up
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         if is_new:
@@ -453,27 +657,37 @@ class LiveFiles(StoreFiles[LiveContents]):
         found = self.attributes(node.ino) if flags & os.O_TRUNC and not is_new else self._attributes(node)
         return self._placed(directory, name, found), file
 
+    def _is_kept(self, contents: LiveContents) -> bool:
+        return not contents.is_safe
+
     def sync(self) -> None:
         for contents in self._all_contents():
             contents.upload()
-        with self.syncing():
-            self._run(lambda: in_place.sync(self._store_id))
+        self._shared.disk.flush()
+        for contents in self._all_contents():
+            contents.sync()
+        self.sync_names()
 
     def sync_names(self) -> None:
         """Return when the names that were changed here are on the server's disk."""
-        if self._has_unsynced:
-            with self.syncing():
-                self._run(lambda: in_place.sync(self._store_id))
+        self._names.bring_back()
+        mark = self._shared.disk.mark()
+        while self._names.has_before(mark):
+            self._shared.disk.flush()
+            if self._names.is_lost:
+                self._names.bring_back()
+                mark = self._shared.disk.mark()
 
-    @contextlib.contextmanager
-    def syncing(self) -> Iterator[None]:
-        """Around what brings to the server's disk all that was committed before."""
-        had, self._has_unsynced = self._has_unsynced, False
-        try:
-            yield
-        except BaseException:
-            self._has_unsynced |= had
-            raise
+    def note_closed(self, contents: LiveContents) -> None:
+        if not contents.open_files and not contents.is_safe:
+            self._closed_files += 1
+
+    def make_room(self, contents: LiveContents) -> None:
+        """Before *contents* are closed: what waits for the disk is bounded."""
+        if self._shared.stage.is_crowded or self._names.is_full or self._closed_files > CLOSED_MAX:
+            self._hurry.set()
+            contents.sync()
+            self.sync_names()
 
 
 class _OpenFile(LiveFile):
@@ -493,20 +707,12 @@ class _OpenFile(LiveFile):
             self._files.forget_contents(self.ino)
 
     def flush(self) -> None:
-        # What brings bytes to the disk does so with all names before them. Where nothing was written nothing is waited for.
-        if self.contents.is_dirty:
-            with self._files.syncing():
-                super().flush()
-        else:
-            super().flush()
+        super().flush()
+        self._files.make_room(self.contents)
 
     def sync(self) -> None:
-        if self.contents.is_dirty:
-            with self._files.syncing():
-                super().sync()
-        else:
-            super().sync()
-            self._files.sync_names()
+        super().sync()
+        self._files.sync_names()
 
     def lock(self, lock: Lock, given_up: threading.Event | None = None) -> bool:
         locks = self._files.locks
@@ -522,12 +728,22 @@ class _OpenFile(LiveFile):
                 self._files.locks.release(self.ino, self._lock_holder)
         super().release()
         self._files._closed(self.contents)
+        self._files.note_closed(self.contents)
 
     def release_now(self) -> bool:
         if self.contents.is_dirty:  # what is being uploaded is waited for
             return False
         self.release()
         return True
+
+
+# Errors of verbs on names that a crash of the server may have taken.
+_OF_NAMES: Final = (errno.ENOENT, errno.ESTALE, errno.EEXIST, errno.ENOTDIR, errno.ENOTEMPTY)
+
+
+def _is_away(exc: OSError) -> bool:
+    """Whether *exc* says that the server was waited for in vain."""
+    return isinstance(exc.__cause__, (errors.StoreUnavailable, errors.TimedOut))
 
 
 def _state(node: Node) -> tuple[int, int, int]:

@@ -1,29 +1,35 @@
-"""Contents under way of a NetworkFileSystem: written in place, a mebibyte at a time, soon after programs have written them."""
+"""Contents under way of a NetworkFileSystem: written in place, a mebibyte at a time, soon after programs have written them.
+
+What was uploaded stays in the stage until it is on the server's disk (`unsafe`, `disk`). What a crash of the server may have taken
+is written again: by who waits for it, and by the mount in the background.
+"""
 
 from __future__ import annotations
 
 import errno
 import itertools
+import threading
 import time
-from collections.abc import Hashable, Sequence
-from typing import Final
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Final, TypeVar
 
 from pgstore import errors
-from pgstore.core.clock import Deadline
-from pgstore.core.limit import bounded_by
 from pgstore.core.operation import Op
 from pgstore.fs.content import in_place
 from pgstore.fs.content.blobs import data_of_file
-from pgstore.fs.content.block_reader import Source
+from pgstore.fs.content.block_reader import BlockReader, Source
 from pgstore.fs.retention.file_pin import FilePin
-from pgstore.mount.contents.failures import os_error
+from pgstore.mount.contents.disk import Commit
 from pgstore.mount.contents.ranges import Range, Ranges, ranges_of
 from pgstore.mount.contents.under_way import UPLOAD_BYTES, UPLOADS_MAX, Shared, UnderWay, check_size
+from pgstore.mount.contents.unsafe import Appended, Unsafe
 from pgstore.mount.protocol import Bytes
 
+T = TypeVar("T")
 _STATES: Final = itertools.count()
 FLUSH_SECONDS: Final = 1.0  # after which others see what was written
 PARTS_MAX: Final = 64  # places that one message writes to
+APPENDED_BYTES_MAX: Final = 4 * 1024 * 1024  # of one file, in memory until the disk has them
 
 
 class LiveContents(UnderWay):
@@ -42,11 +48,12 @@ class LiveContents(UnderWay):
         self._pin = FilePin(shared.session, shared.store_id, ino, None)
         self._state = self._new_state() if state is None else state  # of the bytes in the database, as far as is known
         self._dirty_bytes = 0  # at least so many are in _dirty
-        # Written, and perhaps not on the server's disk: if it crashes they are written again, as long as they are in the stage.
-        self._unsafe = Ranges()
-        self._is_cut = False  # and so is a truncation
-        self._is_at_risk = False  # and something that could not be written again
-        self._written_to: int | None = None  # the server that has these
+        self._unsafe = Unsafe(shared.disk)
+        self._losses = 0  # grows when some of it turns out to be lost, and is to be uploaded again
+        self._losses_made_good = 0
+        self._cut_again: int | None = None  # a truncation that was lost, with all that was written behind that size
+        self._appending = threading.Lock()  # held while the end of the file is changed in the database
+        self._servers: dict[Range, int | None] = {}  # before it was sent, by the first part of what is being uploaded
         self._durable_parts: list[Range] = []  # what is written, or was last, by a statement that waits for the disk
         self._is_timed = False
 
@@ -62,6 +69,10 @@ class LiveContents(UnderWay):
 
     def _before_reading(self) -> Op[None]:
         yield from self._pin.ensure()
+
+    def _fetch(self, reader: BlockReader, source: Source, start: int, end: int) -> Sequence[Bytes]:
+        fetch = super()._fetch
+        return self._found_again(lambda: fetch(reader, source, start, end))
 
     def know(self, data: bytes, state: Hashable = None) -> None:
         """All of the file is *data*, as it is in *state*, if that is still known to be the present one; None: it is."""
@@ -80,44 +91,57 @@ class LiveContents(UnderWay):
         return next(_STATES)
 
     def drop(self, size_bytes: int, mtime_ns: int, state: Hashable | None = None) -> None:
-        """Others have changed the file, which has *size_bytes* now: forget all but what was written here and not uploaded."""
+        """
+        Others have changed the file, which has *size_bytes* now: read anew what was not written here, or was uploaded.
+
+        That stays in the stage until it is on the server's disk. What the server has lost is to be uploaded once more.
+        """
         with self._lock:
+            self._settle()
             self._state = self._new_state() if state is None else state
-            self._is_at_risk |= bool(self._unsafe)  # it is not there any more to be written again
-            self._unsafe.clear()
-            self._forget_kept(all_of_it=True)
-            self._base_end = size_bytes
-            self.size_bytes = max(size_bytes, self._newer.end)
+            self._read_anew(*self._not_uploaded)
+            if self._cut_again is None:
+                self._base_end = size_bytes
+                self.size_bytes = max(size_bytes, self._newer.end)
             if not self._newer:
                 self.mtime_ns = mtime_ns
 
-    def _forget_kept(self, *, all_of_it: bool) -> None:
-        """Forget what the database has as well; or only what it has on its disk. With the lock."""
-        kept = Ranges()
-        for start, end in self._newer:
-            kept.add(start, end)
-        for needed in (self._dirty, self._uploading) if all_of_it else (self._dirty, self._uploading, self._unsafe):
+    @property
+    def _not_uploaded(self) -> tuple[Iterable[Range], ...]:
+        return self._dirty, self._uploading
+
+    def _read_anew(self, *but: Iterable[Range]) -> None:
+        """Read of the database, *but* for these ranges, what was written here. With the lock."""
+        read = ranges_of(self._newer)
+        for needed in but:
             for start, end in needed:
-                kept.remove(start, end)
-        for start, end in kept:
+                read.remove(start, end)
+        for start, end in read:
             self._newer.remove(start, end)
-            self._staged.discard(start, end)
+            self._give_back(start, end)
+
+    def _give_back(self, start: int, end: int) -> None:
+        """Give back what the stage has of a range, where nobody needs it any more. With the lock."""
+        if self._newer.covers(start, end):
+            return
+        free = ranges_of([(start, end)])
+        for needed in (self._newer, self._dirty, self._uploading, self._unsafe.written):
+            for begin, stop in needed:
+                free.remove(begin, stop)
+        for each in free:
+            self._staged.discard(*each)
 
     def relieve(self) -> None:
         with self._lock:
-            self._forget_kept(all_of_it=False)
+            self._settle()
+            self._read_anew(*self._not_uploaded)
             if self._dirty:
                 self._upload_later(self._all_dirty)
             elif self._unsafe and not self._uploading and not self._jobs:
-                self._do_later(self._sync_and_forget)
+                self._do_later(self.sync)
 
     def _all_dirty(self) -> Ranges:
         return ranges_of(self._dirty)
-
-    def _sync_and_forget(self) -> None:
-        self.sync()
-        with self._lock:
-            self._forget_kept(all_of_it=False)
 
     def _not_below(self) -> int:
         return self._dirty.total + self._uploading.total
@@ -126,11 +150,13 @@ class LiveContents(UnderWay):
 
     def _note_written(self, start: int, end: int) -> None:
         self._dirty_bytes += self._dirty.add(start, end)
+        if self._unsafe.appended:
+            self._unsafe.overwrite(start, end)
         if self._jobs < UPLOADS_MAX and self._dirty_bytes >= UPLOAD_BYTES * (self._jobs + 1):
             self._upload_later(self._whole_pieces)
         if not self._is_timed:
             self._is_timed = True
-            self.shared.client.scheduler.leave_call(self, self._flush_later, FLUSH_SECONDS, can_wait=True)
+            self.shared.call_soon(self._flush_later, FLUSH_SECONDS)
 
     def _whole_pieces(self) -> Ranges:
         """What is dirty, but for the piece that is being written."""
@@ -147,26 +173,33 @@ class LiveContents(UnderWay):
 
     def _note_cut(self, before: int, size: int) -> None:
         self._dirty.remove(size, before)
-        self._unsafe.remove(size, before)
-        self._is_cut = True
-        self._note_server()
+        self._unsafe.forget_behind(size)
 
     def truncate(self, size: int) -> None:
         check_size(size)
+        self._bring_back_cut()
         with self._truncations:
             with self._changed:
                 self._wait_for_uploads()  # which could let the file grow again
                 if size == self.size_bytes == self._base_end and not self._newer.end > size:
                     return
                 self._cut(size)
-            self.shared.within_timeout(lambda: self._truncate(size))
-            with self._lock:
-                self._state = self._new_state()
-                self._base_end = size
+            self._truncate(size)
 
-    def _truncate(self, size: int) -> Op[None]:
-        yield from self._pin.ensure()
-        yield from in_place.truncate(self.shared.store_id, self.ino, size, durable=self.shared.session.server is None)
+    def _truncate(self, size: int) -> None:
+        """Have the database do it, with `_truncations`."""
+        store_id, server = self.shared.store_id, self.shared.disk.server
+
+        def cut() -> Op[None]:
+            yield from self._pin.ensure()
+            yield from in_place.truncate(store_id, self.ino, size, durable=server is None)
+
+        self._persist(cut)
+        with self._lock:
+            if server is not None:
+                self._unsafe.cut(self.shared.disk.committed(server), size)
+            self._state = self._new_state()
+            self._base_end = size
 
     def zero(self, start: int, end: int) -> None:
         with self._truncations:
@@ -178,7 +211,9 @@ class LiveContents(UnderWay):
                 self._wait_for_uploads()
                 self._forget_range(start, end)
             # Waits for the disk: what is in no stage could not be made a hole again after a crash.
-            self.shared.within_timeout(lambda: self._punch(start, end))
+            mark = self.shared.disk.mark()
+            self._persist(lambda: self._punch(start, end))
+            self.shared.disk.flushed(mark)
             with self._lock:
                 self._state = self._new_state()
                 self.mtime_ns = time.time_ns()
@@ -207,26 +242,87 @@ class LiveContents(UnderWay):
             OSError: EIO: the connection broke, and it is unknown whether it was written; it is not repeated.
         """
         self.upload()
-        try:
-            with bounded_by(Deadline.after(self.shared.timeout)):
-                size = self.shared.run(self._append(bytes(data)))
-        except errors.Error as exc:
-            raise os_error(exc) from exc
-        with self._lock:
-            self._state = self._new_state()
-            self._base_end = self.size_bytes = max(size, self._newer.end)
+        written = bytes(data)
+        is_unknown = False
+        commit: Commit | None = None
+        before = self._base_end  # where it would go if nobody else appended
+
+        def attempt() -> Op[int]:
+            nonlocal is_unknown, commit
+            yield from self._pin.ensure()
+            yield from self._append_lost()
+            if is_unknown:
+                size = yield from self._size_if_appended(before, written)
+                if size is not None:
+                    return size
+            server = self.shared.disk.server
+            is_unknown = True  # from here on
+            try:
+                size = yield from self._append(written, durable=server is None)
+            except errors.OutcomeUnknown:
+                raise
+            except errors.Error:
+                is_unknown = False
+                raise
+            commit = None if server is None else self.shared.disk.committed(server)
+            return size
+
+        with self._appending:
+            size = self._persist(attempt)
+            with self._lock:
+                if commit is not None:
+                    self._unsafe.appended.append(Appended(commit, size - len(written), written))
+                self._state = self._new_state()
+                self._base_end = self.size_bytes = max(size, self._newer.end)
+                is_much = self._unsafe.appended_bytes > APPENDED_BYTES_MAX
+        if is_much:
+            self.sync()
+
+    def _append(self, data: bytes, *, durable: bool) -> Op[int]:
+        """Append *data*, after what was appended before: a crash has taken that where the file is shorter than it was."""
+        while True:
+            with self._lock:
+                least = max((each.end for each in self._unsafe.appended), default=None)
+            size: int | None = None
+            if least is not None:
+                size = yield from in_place.append_behind(self.shared.store_id, self.ino, data, least, durable=durable)
+                with self._lock:
+                    has_lost = size is None and self._unsafe.has_lost_appended
+                if has_lost:
+                    yield from self._append_lost()
+                    continue
+            if size is None:
+                size = yield from in_place.append(self.shared.store_id, self.ino, data, durable=durable)
+            return size
+
+    def _size_if_appended(self, before: int, data: bytes) -> Op[int | None]:
+        """After an attempt to append *data*, whose answer was lost: the size of the file if it was done; None: it was not."""
+        size, pieces = yield from in_place.read_at(self.shared.store_id, self.ino, before, len(data))
+        if size <= before:
+            return None
+        if size == before + len(data) and b"".join(pieces) == data:
+            return size
+        raise OSError(errno.EIO, "the connection broke, and it is unknown whether bytes were appended")
 
     def append_now(self, data: Bytes) -> bool:
         return False
 
-    def _append(self, data: bytes) -> Op[int]:
-        yield from self._pin.ensure()
+    def _append_lost(self) -> Op[None]:
+        """Append once more what a crash of the server has taken. With `_appending`."""
         with self._lock:
-            self._note_server()
-            self._is_at_risk = True
-        return (
-            yield from in_place.append(self.shared.store_id, self.ino, data, durable=self.shared.session.server is None)
-        )
+            lost = [each for each in self._unsafe.appended if self.shared.disk.is_lost(each.commit)]
+        for each in lost:
+            server = self.shared.disk.server
+            size, pieces = yield from in_place.read_at(self.shared.store_id, self.ino, each.offset, len(each.data))
+            is_there = size >= each.end if each.is_overwritten else b"".join(pieces) == each.data
+            if not is_there:  # by now others may have appended there
+                end = yield from in_place.append(self.shared.store_id, self.ino, each.data, durable=server is None)
+                each.offset = end - len(each.data)
+                with self._lock:
+                    self._state = self._new_state()
+                    self._base_end = max(self._base_end, end)
+                    self.size_bytes = max(self.size_bytes, end)
+            each.commit = self.shared.disk.committed(server)
 
     # ------------------------------------------------------------------------------------------------------- uploads
 
@@ -247,16 +343,47 @@ class LiveContents(UnderWay):
                 start = stop
         return []
 
+    def upload(self) -> None:
+        self._bring_back_cut()
+        super().upload()
+
+    def _prepare(self) -> None:
+        self._bring_back_cut()
+
     def _send(self, parts: list[Range]) -> None:
+        disk = self.shared.disk
         with self._lock:
             pieces = [(start, self._staged.read(start, end)) for start, end in parts]
-            self._note_server()
-            durable = parts is self._durable_parts or self.shared.session.server is None
-        size = self.shared.within_timeout(lambda: self._write(pieces, durable=durable))
+            server = self._servers[parts[0]] = disk.server
+            durable = parts is self._durable_parts or server is None
+        mark = disk.mark() if durable else 0
+        try:
+            size = self._persist(lambda: self._write(pieces, durable=durable))
+        except BaseException:
+            self._servers.pop(parts[0], None)
+            raise
         self.shared.uploaded(self.ino)
+        if durable:
+            disk.flushed(mark)
         with self._lock:
             self._state = self._new_state()  # what was read before, or is being read now, may lack these bytes
             self._base_end = max(self._base_end, size)
+
+    def _persist(self, make: Callable[[], Op[T]]) -> T:
+        return self._found_again(lambda: self.shared.within_timeout(make))
+
+    def _found_again(self, do: Callable[[], T]) -> T:
+        """The result of *do*; where a crash has taken the file, once more after its name was made anew."""
+        before = self.shared.names_brought_back
+        try:
+            return do()
+        except OSError as exc:
+            if exc.errno != errno.ESTALE:
+                raise
+            self.shared.bring_back_names()
+            if self.shared.names_brought_back == before:
+                raise
+        return do()
 
     def _write(self, pieces: Sequence[tuple[int, bytes]], *, durable: bool) -> Op[int]:
         yield from self._pin.ensure()
@@ -267,60 +394,127 @@ class LiveContents(UnderWay):
 
     def _sent(self, parts: list[Range]) -> None:
         self._dirty_bytes = self._dirty.total if self._dirty else 0
-        if parts is self._durable_parts:
+        server = self._servers.pop(parts[0])
+        if parts is self._durable_parts or server is None:
             return
-        for start, end in parts:
-            self._unsafe.add(start, end)
-
-    def _note_server(self) -> None:
-        """What is written now is lost if the server that has it crashes before `sync`. With the lock."""
-        if self._written_to is None:
-            self._written_to = self.shared.session.server
+        written = ranges_of(parts)
+        written.remove(self.size_bytes, max(self.size_bytes, written.end))
+        self._unsafe.wrote(self.shared.disk.committed(server), written)
 
     def flush(self) -> None:
-        self.sync()
+        if parts := self._claim_little():
+            self._upload(parts, Ranges())
+        else:
+            self.upload()
 
     @property
     def is_flushed(self) -> bool:
-        return not (self._dirty or self._uploading or self._unsafe or self._is_cut or self._is_at_risk)
+        return not (self._dirty or self._uploading)
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether all that was written is on the server's disk, as far as is known."""
+        return not (self._dirty or self._uploading or self._unsafe or self._cut_again is not None)
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether something is to be written again that a crash of the server may have taken."""
+        return self._losses != self._losses_made_good
+
+    # ---------------------------------------------------------------------------------------------------- on the disk
 
     def sync(self) -> None:
-        parts = self._claim_little()
-        if not parts:
-            self.upload()
         while True:
-            with self._lock:
-                if not (parts or self._unsafe or self._is_cut or self._is_at_risk):
-                    return
-                unsafe, self._unsafe = self._unsafe, Ranges()
-                was_cut, self._is_cut = self._is_cut, False
-                was_at_risk, self._is_at_risk = self._is_at_risk, False
-                written_to = self._written_to
-                if not self._uploading:  # else what is under way may have gone to that server, too
-                    self._written_to = None
-            is_safe = False
-            try:
-                if parts:
-                    self._upload(parts, Ranges())
-                else:
-                    self.shared.within_timeout(lambda: in_place.sync(self.shared.store_id))
-                is_safe = written_to in (None, self.shared.session.server)
-            finally:
-                if not is_safe:
-                    self._may_be_lost(unsafe, was_cut=was_cut, was_at_risk=was_at_risk)
-            if is_safe:
+            losses = self.bring_back(durably=True)
+            mark = self.shared.disk.mark()
+            if self._is_safe_before(mark, losses):
                 return
-            parts = []
-            self._write_again(was_cut=was_cut, was_at_risk=was_at_risk)
+            self.shared.disk.flush()
+            if self._is_safe_before(mark, losses):
+                return
 
-    def _claim_little(self) -> list[Range]:
+    def _is_safe_before(self, mark: int, losses: int) -> bool:
+        """Whether what was uploaded before *mark* was taken is on the disk, and nothing was lost since there were *losses*."""
+        with self._lock:
+            self._settle()
+            return losses == self._losses and not self._unsafe.has_before(mark)
+
+    def settle(self) -> None:
+        """Give back what is on the server's disk, and find out what is lost."""
+        with self._lock:
+            self._settle()
+
+    def bring_back(self, *, durably: bool = False) -> int:
         """
-        All that is dirty, if it is little, to be written by a statement that waits for the disk; empty: it is not.
+        Upload what was not uploaded, or is lost. Returns how often something was lost before.
 
-        The disk then has all that was written before, too: one round trip, instead of two for a write and a `sync`.
+        Args:
+            durably: if that is little, by a statement that waits for the disk.
         """
         with self._lock:
-            if self._uploading or not self._dirty:
+            self._settle()
+            self._has_failed = False
+            losses = self._losses
+            has_lost_appended = self._unsafe.has_lost_appended
+        self._bring_back_cut()
+        if has_lost_appended:
+            with self._appending:
+                self._persist(self._append_lost)
+        if durably and (parts := self._claim_little()):
+            self._durable_parts = parts
+            self._upload(parts, Ranges())
+        else:
+            self.upload()
+        self._losses_made_good = losses
+        return losses
+
+    def _settle(self) -> None:
+        """Forget what is on the disk; have uploaded again what is lost. With the lock."""
+        if not self._unsafe:
+            return
+        for start, end in self._unsafe.forget_safe():
+            self._give_back(start, end)
+        lost, cut = self._unsafe.take_lost()
+        if cut is not None:
+            self._cut_again = cut if self._cut_again is None else min(cut, self._cut_again)
+        if lost or cut is not None or self._unsafe.has_lost_appended:
+            self._losses += 1
+        for start, end in lost:
+            self._make_dirty(start, end)
+
+    def _make_dirty(self, start: int, end: int) -> None:
+        end = min(end, self.size_bytes) if self._cut_again is not None else end
+        if start < end:
+            self._dirty_bytes += self._dirty.add(start, end)
+            self._newer.add(start, end)
+            self.size_bytes = max(self.size_bytes, end)
+
+    @property
+    def _has_lost_cut(self) -> bool:
+        return self._cut_again is not None
+
+    def _bring_back_cut(self) -> None:
+        """Cut the file again, if that is lost; all that was written behind is to be uploaded afterwards."""
+        if not self._has_lost_cut:
+            return
+        with self._truncations:
+            with self._lock:
+                losses, size, wanted = self._losses, self._cut_again, self.size_bytes
+            if size is None:  # another thread has done it
+                return
+            self._truncate(size)
+            if wanted > size:
+                self._truncate(wanted)
+            with self._lock:
+                if losses == self._losses:
+                    self._cut_again = None
+                for start, end in (*self._unsafe.written, *self._uploading):
+                    self._make_dirty(max(start, size), end)
+
+    def _claim_little(self) -> list[Range]:
+        """All that is dirty, if it is little and nothing is being uploaded; empty: it is not."""
+        with self._lock:
+            if self._uploading or not self._dirty or self._cut_again is not None:
                 return []
             goal = ranges_of(self._dirty)
             parts = self._claim(goal)
@@ -329,27 +523,8 @@ class LiveContents(UnderWay):
             for part in parts:
                 self._dirty.remove(*part)
                 self._uploading.add(*part)
-            self._durable_parts = parts
+            self._has_failed = False
             return parts
-
-    def _may_be_lost(self, unsafe: Ranges, *, was_cut: bool, was_at_risk: bool) -> None:
-        with self._lock:
-            self._is_cut |= was_cut
-            self._is_at_risk |= was_at_risk
-            self._written_to = None
-            for start, end in unsafe:
-                for begin, stop in self._newer.within(start, end):
-                    self._dirty_bytes += self._dirty.add(begin, stop)
-
-    def _write_again(self, *, was_cut: bool, was_at_risk: bool) -> None:
-        """The server crashed, or was replaced."""
-        if was_cut:
-            self.shared.within_timeout(lambda: self._truncate(self.size_bytes))
-        self.upload()
-        if was_at_risk:
-            raise OSError(
-                errno.EIO, "the server crashed before what was appended was on its disk, where a part may be missing"
-            )
 
     def data_ranges(self, start: int, end: int) -> Ranges:
         found = self.shared.persistently(lambda: data_of_file(self.shared.store_id, self.ino, start, end))

@@ -22,6 +22,7 @@ from pgstore.mount.protocol import Bytes
 
 STAGE_BYTES_MAX: Final = 4 * 1024 * 1024 * 1024
 MEMORY_BYTES_MAX: Final = 32 * 1024 * 1024  # of all small files together
+OPEN_MAX: Final = 256  # files on the disk, above which it is crowded
 SMALL_BYTES_MAX: Final = 64 * 1024  # a larger file is on the disk
 WAIT_SECONDS: Final = 60.0  # for room
 _LOOK_AGAIN_SECONDS: Final = 0.2
@@ -52,6 +53,7 @@ class Stage:
         self._changed = threading.Condition(threading.Lock())
         self.bytes = 0  # in use
         self._memory_bytes = 0  # of these, in memory
+        self._open = 0  # files on the disk
         self.make_room: Callable[[], None] | None = None
         self._ours = folder is None
         self.folder = folder if folder is not None else tempfile.mkdtemp(prefix="pgstore-stage-")
@@ -110,6 +112,11 @@ class Stage:
         with self._changed:
             self.bytes += count
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether there are so many files that those that are closed should soon give back what they have."""
+        return self._open > OPEN_MAX or self._memory_bytes > self._memory_bytes_max * 3 // 4
+
     def take_memory(self, count: int) -> bool:
         with self._changed:
             if self._memory_bytes + count > self._memory_bytes_max:
@@ -122,7 +129,18 @@ class Stage:
             self._memory_bytes -= count
 
     def open(self) -> int:
-        """A new file without a name."""
+        """A new file without a name. It is given back by `close_file`."""
+        fd = self._open_file()
+        with self._changed:
+            self._open += 1
+        return fd
+
+    def close_file(self, fd: int) -> None:
+        os.close(fd)
+        with self._changed:
+            self._open -= 1
+
+    def _open_file(self) -> int:
         try:
             return os.open(self.folder, os.O_RDWR | os.O_CLOEXEC | _WITHOUT_NAME, 0o600)
         except OSError as exc:
@@ -210,7 +228,7 @@ class StagedFile:
                     while start < end:
                         start += os.pwrite(fd, view[start:end], start)
         except BaseException:
-            os.close(fd)
+            self._stage.close_file(fd)
             raise
         self._fd = fd
         self._forget_memory()
@@ -309,7 +327,7 @@ class StagedFile:
     def _empty(self) -> None:
         self._forget_memory()
         if self._fd >= 0:
-            os.close(self._fd)
+            self._stage.close_file(self._fd)
             self._fd = -1
 
     def close(self) -> None:

@@ -25,11 +25,13 @@ from pgstore.core.limit import bounded_by
 from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
 from pgstore.core.workers import Workers
+from pgstore.fs.content import in_place
 from pgstore.fs.content.blobs import FILE_BYTES_MAX, zeros
 from pgstore.fs.content.block_cache import BlockCache
 from pgstore.fs.content.block_reader import BlockReader, Reading, Source, run_alone
-from pgstore.fs.notifications import new_token, origin
+from pgstore.fs.notifications import SILENCE, new_token, origin
 from pgstore.mount.changes import RecentChanges
+from pgstore.mount.contents.disk import Disk
 from pgstore.mount.contents.failures import Failures, persistently
 from pgstore.mount.contents.ranges import Range, Ranges, ranges_of
 from pgstore.mount.contents.stage import Stage, StagedFile
@@ -68,20 +70,35 @@ class Shared:
         """Of what the kernel is told (`Files.changes`)."""
         self.uploads = RecentChanges()
         """Of what others see of files."""
+        self.begin: Callable[[], bool] = _false
+        """Called before something is run: whether others are told nothing of it. Then `end` is called after it."""
+        self.end: Callable[[], None] = _nothing
         self.closing = threading.Event()
         self.is_ending = False
         """Then a server that was waited for in vain is not asked again: what is left would wait as long, one after the other."""
         self.given_up: OSError | None = None
         """With what the server was given up at the end."""
+        self.disk = Disk(self.session, self._flush, timeout)
+        """Of a NetworkFileSystem."""
+        self.names_brought_back = 0
+        """How often names that the server had lost were made again; then a file that was missing may be there."""
+        self.bring_back_names: Callable[[], None] = _nothing
         count = max(1, min(UPLOADS_MAX, self.client.settings.connections_max - 1))
         self.uploaders: Workers = self.client.shared.setdefault("uploading workers", Workers(count, "pgstore-uploader"))
         self._tenants: weakref.WeakSet[UnderWay] = weakref.WeakSet()
         self._tenants_lock = threading.Lock()
+        self._soon: list[Callable[[], None]] = []
+        self._soon_lock = threading.Lock()
         stage.make_room = self.make_room
 
     def run(self, op: Op[T]) -> T:
-        with origin(self.origin):
-            return run_alone(self.client, op)  # type: ignore[no-any-return]
+        is_silent = self.begin()
+        try:
+            with origin(SILENCE if is_silent else self.origin):
+                return run_alone(self.client, op)  # type: ignore[no-any-return]
+        finally:
+            if is_silent:
+                self.end()
 
     def persistently(self, make: Callable[[], Op[T]]) -> T:
         self.check_server()
@@ -127,6 +144,23 @@ class Shared:
         """Others see what was written to a file. Whoever read its node before, and looks what is not uploaded yet, misses that."""
         self.uploads.note(ino)
         self.changes.note(ino)
+
+    def call_soon(self, flush: Callable[[], None], seconds: float) -> None:
+        """Call *flush* in *seconds*, or some time sooner: all that is left here has one timer."""
+        with self._soon_lock:
+            self._soon.append(flush)
+            if len(self._soon) > 1:
+                return
+        self.client.scheduler.leave_call(self, self._call_all, seconds, can_wait=True)
+
+    def _call_all(self) -> None:
+        with self._soon_lock:
+            soon, self._soon = self._soon, []
+        for flush in soon:
+            flush()
+
+    def _flush(self) -> None:
+        self.within_timeout(lambda: in_place.sync(self.store_id))
 
     def add_tenant(self, contents: UnderWay) -> None:
         """*contents* use the stage."""
@@ -469,6 +503,7 @@ class UnderWay(abc.ABC):
                 if is_sent:
                     self._sent(parts)
                 else:
+                    self._has_failed = True
                     for part in parts:
                         self._dirty.add(*part)
                         goal.add(*part)
@@ -524,6 +559,13 @@ class UnderWay(abc.ABC):
 
 def _answer() -> Op[None]:
     yield Query(ANSWER)
+
+
+def _nothing() -> None: ...
+
+
+def _false() -> bool:
+    return False
 
 
 def check_size(size: int) -> None:
