@@ -430,7 +430,12 @@ def test_whoever_is_told_that_it_was_killed_can_mount_again_at_once(volume, plac
     mount = volume.mount(place)
     daemon = caller.running()
     awaited = caller._awaited
-    monkeypatch.setattr(caller, "_awaited", lambda pid: (time.sleep(0.3), awaited(pid))[1])
+
+    def slowly(pid):
+        time.sleep(0.3)
+        return awaited(pid)
+
+    monkeypatch.setattr(caller, "_awaited", slowly)
     hung_up = select.poll()
     hung_up.register(daemon._wire.fileno(), 0)
     os.kill(daemon.pid, signal.SIGKILL)
