@@ -431,11 +431,11 @@ def test_whoever_is_told_that_it_was_killed_can_mount_again_at_once(volume, plac
     daemon = caller.running()
     awaited = caller._awaited
 
-    def late(pid):
+    def slowly(pid):
         time.sleep(0.3)
         return awaited(pid)
 
-    monkeypatch.setattr(caller, "_awaited", late)
+    monkeypatch.setattr(caller, "_awaited", slowly)
     hung_up = select.poll()
     hung_up.register(daemon._wire.fileno(), 0)
     os.kill(daemon.pid, signal.SIGKILL)
