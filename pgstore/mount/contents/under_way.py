@@ -153,6 +153,7 @@ class UnderWay(abc.ABC):
         # In units of uploads, which are bytes or chunks: what is to be uploaded, and what is being uploaded.
         self._dirty = Ranges()
         self._uploading = Ranges()
+        self._goals: list[Ranges] = []  # what is to be uploaded yet for those who wait for it
         self._jobs = 0  # uploads in the background
         self._has_failed = False  # no more of them, until somebody has asked for one
         self._truncations = threading.Lock()  # held while the size is changed in the database
@@ -403,6 +404,17 @@ class UnderWay(abc.ABC):
 
     def _drain(self, goal: Ranges, wait_for: Ranges | None) -> None:
         """Upload *goal*; then wait until others have uploaded all of *wait_for*."""
+        if wait_for is not None:
+            with self._lock:
+                self._goals.append(goal)
+        try:
+            self._drain_on(goal, wait_for)
+        finally:
+            if wait_for is not None:
+                with self._lock:
+                    self._goals = [each for each in self._goals if each is not goal]
+
+    def _drain_on(self, goal: Ranges, wait_for: Ranges | None) -> None:
         while True:
             with self._changed:
                 while not (parts := self._claim(goal)):
@@ -430,7 +442,8 @@ class UnderWay(abc.ABC):
                     self._has_failed = True
                     for part in parts:
                         self._dirty.add(*part)
-                        goal.add(*part)
+                        for each in (goal, *self._goals):  # who waits for it has to come to its error
+                            each.add(*part)
                 self._changed.notify_all()
 
     def _wait_for_uploads(self) -> None:
