@@ -343,7 +343,7 @@ class Verbs:
         return self._replies.entry(made, self._files.caching) + self._opened(file, flags)
 
     def _opened(self, file: OpenFile, flags: int) -> bytes:
-        if flags & os.O_TRUNC:
+        if flags & os.O_TRUNC or file.backing:  # from now on what was listed of it before is wrong
             self._files.changes.note(file.ino)
         handle = next(self._handles)
         self._open[handle] = file

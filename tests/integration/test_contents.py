@@ -726,3 +726,48 @@ def test_a_large_file_is_downloaded(database, tmp_path, large, kind, connections
         assert_same((tmp_path / "inside").read_bytes(), large)
         assert_same(b"".join(pieces), large)
         assert_same(whole, large)
+
+
+def test_who_waits_for_the_upload_of_another_comes_to_its_error(live):
+    """
+    Here both wait for a transaction that removes the file.
+    """
+    contents = live.create()
+    file = opened(contents)
+    file.write(0, b"lost")
+    outcomes = []
+
+    def bring(how):
+        try:
+            outcomes.append(how())
+        except OSError as exc:
+            outcomes.append(exc.errno)
+
+    with psycopg.connect(live.url) as connection:
+        connection.execute("DELETE FROM pgstore.inode WHERE store_id = %s AND ino = %s", [live.store_id, contents.ino])
+        uploading = threading.Thread(target=bring, args=(contents.upload,))
+        uploading.start()
+        until(lambda: contents._uploading)
+        syncing = threading.Thread(target=bring, args=(file.sync,))
+        syncing.start()
+        until(lambda: len(contents._drains) == 2)
+    uploading.join(30)
+    syncing.join(30)
+
+    assert outcomes == [errno.ESTALE, errno.ESTALE]
+
+
+def test_what_was_uploaded_stays_staged_until_it_is_on_the_disk_though_others_change_the_file(live):
+    """
+    A crash of the server would take it, and then it is needed.
+    """
+    contents = live.create()
+    file = opened(contents)
+    file.write(0, b"x" * MIB)
+    file.flush()
+
+    contents.drop(MIB, 0)
+    assert live.shared.stage.bytes == MIB
+    file.sync()
+
+    assert live.shared.stage.bytes == 0

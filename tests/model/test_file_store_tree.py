@@ -492,5 +492,5 @@ def test_a_file_store_is_a_posix_tree(database, monkeypatch, kind, changes_max, 
     members = {"database": database, "kind": kind, "early": changes_max == 1, "storage": storage}
     machine = type("Machine", (StoreMachine,), members)
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=20, stateful_step_count=50, deadline=None, database=None)
+        machine, settings=settings(max_examples=8, stateful_step_count=50, deadline=None, database=None)
     )

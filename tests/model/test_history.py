@@ -213,5 +213,5 @@ def test_every_version_that_is_kept_stays_what_it_was(own_database, machine):
     """
     machine = type("Machine", (machine,), {"database": own_database})
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None, database=None)
+        machine, settings=settings(max_examples=15, stateful_step_count=25, deadline=None, database=None)
     )

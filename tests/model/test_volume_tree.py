@@ -214,5 +214,5 @@ def test_a_volume_is_a_tree(database, monkeypatch, joined, changes_max):
     early = joined or changes_max == 1
     machine = type("Machine", (VolumeMachine,), {"database": database, "joined": joined, "early": early})
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=15, stateful_step_count=40, deadline=None, database=None)
+        machine, settings=settings(max_examples=8, stateful_step_count=40, deadline=None, database=None)
     )
