@@ -17,8 +17,8 @@ from pgstore.core import threads
 from pgstore.core.operation import Op
 from pgstore.file_store import FileStore
 from pgstore.mount import attach, local_xattrs, mount_table, recovery, runtime
-from pgstore.mount.daemon import door
-from pgstore.mount.daemon.wire import Closed
+from pgstore.mount.daemon import control
+from pgstore.mount.daemon.messages import Closed
 from pgstore.mount.mounting import mount_in_background
 from pgstore.mount.options import Options
 from pgstore.mount.recovery import Kept
@@ -53,9 +53,9 @@ class MountedStore:
 def mounts() -> list[MountedStore]:
     """The mounts of this user, by path."""
     told: list[dict[str, Any]] = runtime.records()
-    for each in door.doors():
+    for each in control.control_sockets():
         with contextlib.suppress(Closed):
-            told += door.ask(each, "mounts")
+            told += control.ask(each, "mounts")
     found = {mount["path"]: _mounted(mount) for mount in told}
     for mount in mount_table.mounts():
         if mount.type == mount_table.TYPE and mount.path not in found and _is_dead(mount.path):
@@ -90,9 +90,9 @@ def unmount(path: str) -> list[str]:
             raise errors.InvalidError(
                 f"{path!r} is mounted without FUSE by process {record['pid']}, which writes it back when it unmounts: end that"
             )
-    for each in door.doors():
+    for each in control.control_sockets():
         with contextlib.suppress(Closed):
-            users: list[str] | None = door.ask(each, "unmount_path", real, seconds=None)
+            users: list[str] | None = control.ask(each, "unmount_path", real, seconds=None)
             if users is not None:
                 return users
     if not any(mount.type == mount_table.TYPE for mount in mount_table.mounts_at(real)) or not attach.is_stale(real):

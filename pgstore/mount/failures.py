@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 
 from pgstore import errors
 
-Told: TypeAlias = list[Any]
+PlainError: TypeAlias = list[Any]
 """Class, message, errno, filename, SQLSTATE; None where there is none."""
 
 
-def told(exc: BaseException) -> Told:
+def as_plain(exc: BaseException) -> PlainError:
     """*exc* as plain values; of an `OSError` that a program would be told of, the error that it was made of."""
     if not isinstance(exc, errors.Error) and isinstance(exc, OSError) and isinstance(exc.__cause__, errors.Error):
         exc = exc.__cause__
@@ -29,10 +29,10 @@ def told(exc: BaseException) -> Told:
 
 def message_of(exc: BaseException) -> str:
     """What *exc* says, as whoever has called is told."""
-    return str(told(exc)[1])
+    return str(as_plain(exc)[1])
 
 
-def rebuilt(failure: Told) -> Exception:
+def rebuilt(failure: PlainError) -> Exception:
     """The error of *failure*; of a class that is neither pgstore's nor an `OSError`: an `Error` with its text."""
     name, message, errno, filename, sqlstate = failure
     ours: Any = getattr(errors, str(name), None)
@@ -49,6 +49,6 @@ def rebuilt(failure: Told) -> Exception:
 
 def extended(exc: Exception, text: str) -> Exception:
     """An error of the same class, to be raised from *exc*, that says *text* too."""
-    failure = told(exc)
+    failure = as_plain(exc)
     failure[1] = f"{failure[1]}; {text}"
     return rebuilt(failure)

@@ -20,8 +20,8 @@ from pgstore.mount.daemon import caller
 from pgstore.mount.daemon.backends import FACTORIES
 from pgstore.mount.mount import Mount, Mounted, at_last, open_mounts
 from pgstore.mount.options import Options
-from pgstore.mount.with_fuse import Served, begin_in_background, what_of
-from pgstore.mount.without_fuse import Synced
+from pgstore.mount.with_fuse import FuseMount, begin_in_background, spec_of
+from pgstore.mount.without_fuse import SyncMount
 
 _LOG: Final = logging.getLogger("pgstore")
 NOT_WANTED: Final = "mode 'sync' was asked for"
@@ -56,7 +56,7 @@ def mount_in_background(
         )
     local, base = yield from _prepared(store, path, options)
     store_id = yield from store._resolve_id()
-    what = what_of(store, store_id, base, local, options)
+    what = spec_of(store, store_id, base, local, options)
     return local, (yield Call(partial(begin_in_background, store._runner, what, log)))
 
 
@@ -74,14 +74,14 @@ def _mounted(store: FileStore, base: Names, path: str, options: Options) -> Op[M
     if options.mode != "sync":
         missing = yield Call(attach.is_possible)
         if missing is None:
-            served = Served(store, base, path, options)
+            served = FuseMount(store, base, path, options)
             yield from served.begin()
             _LOG.info("%r is mounted at %s by FUSE", store, path)
             return served
         if options.mode == "fuse":
             raise errors.ConfigurationError(f"{path!r} cannot be mounted by FUSE: {missing}; mode='sync' does without")
         reason = missing
-    synced = Synced(store, base, path, options)
+    synced = SyncMount(store, base, path, options)
     yield from synced.begin()
     level = logging.INFO if options.mode == "sync" else logging.WARNING
     _LOG.log(level, "%r was copied to %s, to be written back from there, without FUSE: %s", store, path, reason)

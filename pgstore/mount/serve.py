@@ -234,7 +234,7 @@ class Server:
             self._verbs.note_change(request)
         try:
             if not self._channel.reply(unique, reply):
-                self._verbs.forsake(request, reply)
+                self._verbs.undo_open(request, reply)
         except OSError:
             _LOG.exception("the kernel refused the answer to operation %s of inode %s", request.opcode, request.node)
             self._refuse(unique, errno.EIO)

@@ -60,7 +60,7 @@ class Verbs:
         self.may_be_direct = False
         """Whether the kernel maps files that are open without pages of its own."""
 
-    def forsake(self, request: Request, reply: Reply) -> None:
+    def undo_open(self, request: Request, reply: Reply) -> None:
         """Nobody has got the *reply* to *request*: close again what it has opened, since nobody will."""
         if request.opcode in (kernel.OPEN, kernel.CREATE, kernel.OPENDIR) and isinstance(reply, bytes):
             handle, *_ = kernel.OPEN_OUT.unpack_from(reply, len(reply) - kernel.OPEN_OUT.size)

@@ -22,17 +22,17 @@ from pgstore.fs.model import NEWEST
 from pgstore.fs.paths import Names
 from pgstore.fs.tree import handover
 from pgstore.mount import attach
-from pgstore.mount.daemon import caller, door
-from pgstore.mount.daemon.backends import FACTORIES, What
+from pgstore.mount.daemon import caller, control
+from pgstore.mount.daemon.backends import FACTORIES, MountSpec
 from pgstore.mount.daemon.caller import Daemon
-from pgstore.mount.daemon.wire import Closed
+from pgstore.mount.daemon.messages import Closed
 from pgstore.mount.options import Options
 from pgstore.mount.sync.directory import check_nothing_open
 
 _LOG: Final = logging.getLogger("pgstore")
 
 
-class Served:
+class FuseMount:
     """See `mount.Mounted`: the files of *store* below *base*, at *path*."""
 
     mode = "fuse"
@@ -48,11 +48,11 @@ class Served:
     def begin(self) -> Op[None]:
         """Have it mounted, by the daemon of this process."""
         store_id = yield from self._store._resolve_id()
-        yield Call(partial(self._begin, what_of(self._store, store_id, self._base, self._path, self._options)))
+        yield Call(partial(self._begin, spec_of(self._store, store_id, self._base, self._path, self._options)))
 
-    def _begin(self, what: What) -> None:
-        self._daemon = caller.daemon(what.factory)
-        self._number = self._daemon.mount(self._store._runner, what, self._clear_up)
+    def _begin(self, spec: MountSpec) -> None:
+        self._daemon = caller.daemon(spec.factory)
+        self._number = self._daemon.mount(self._store._runner, spec, self._clear_up)
 
     def _clear_up(self) -> None:
         """The daemon has ended: nobody would answer who looks at the path."""
@@ -116,7 +116,7 @@ class Served:
         assert self._daemon is not None
         flush(self._path)
         try:
-            is_known = door.ask(door.path_of(self._daemon.pid), verb, self._path, seconds=None)
+            is_known = control.ask(control.path_of(self._daemon.pid), verb, self._path, seconds=None)
         except Closed:
             is_known = False
         if not is_known:
@@ -142,20 +142,20 @@ class Served:
             _LOG.warning("%s was unmounted while it was used by %s", self._path, ", ".join(users))
 
 
-def begin_in_background(client: Client, what: What, log: str | None) -> int:
+def begin_in_background(client: Client, spec: MountSpec, log: str | None) -> int:
     """Have *what* mounted by a daemon of its own that outlives this process, and return the number of that."""
-    daemon = Daemon(what.factory, is_own=False)
+    daemon = Daemon(spec.factory, is_own=False)
     try:
-        daemon.mount(client, what, lambda: None)
+        daemon.mount(client, spec, lambda: None)
         daemon.call("stay", None if log is None else os.path.abspath(log))
     finally:
         daemon.leave()
     return daemon.pid
 
 
-def what_of(store: FileStore, store_id: int, base: Names, path: str, options: Options) -> What:
+def spec_of(store: FileStore, store_id: int, base: Names, path: str, options: Options) -> MountSpec:
     """What a daemon is to be told of the mount of *store*."""
-    return What(
+    return MountSpec(
         factory=FACTORIES[store._kind],
         kind=store._kind,
         store_id=store_id,

@@ -14,7 +14,7 @@ from pgstore.mount.recovery import about_mount
 from pgstore.mount.sync.directory import SyncedDirectory
 
 
-class Synced:
+class SyncMount:
     """See `mount.Mounted`: the files of *store* below *base*, in the directory *path*."""
 
     mode = "sync"

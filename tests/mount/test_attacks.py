@@ -20,7 +20,7 @@ from pgstore.mount.backends.live import files_of
 from pgstore.mount.daemon import caller
 from pgstore.mount.options import Options
 from pgstore.mount.protocol import Attributes, Owner
-from pgstore.mount.with_fuse import what_of
+from pgstore.mount.with_fuse import spec_of
 from tests.fixtures.server import migrate
 from tests.fixtures.trees import assert_sound
 
@@ -202,7 +202,7 @@ def test_what_a_network_file_system_could_not_be_given_at_the_end_is_kept(own_se
         nfs = pgstore.NetworkFileSystem.from_name("files", create_if_missing=True, client=client)
         with nfs.open("d/changed", "wb") as changed:
             changed.write(b"old" * 1_000_000)
-        files = files_of(client, what_of(nfs, client.run(nfs._resolve_id()), (), str(place), Options(timeout=0.5)))
+        files = files_of(client, spec_of(nfs, client.run(nfs._resolve_id()), (), str(place), Options(timeout=0.5)))
         d = inode(files, files.root, b"d")
         opened = {}
         for name in (b"whole", b"moved", b"replaced", b"removed"):

@@ -24,9 +24,9 @@ import pytest
 import pgstore
 from pgstore import Volume, errors
 from pgstore.mount import attach, mount_table, runtime
-from pgstore.mount.daemon import backends, caller, door
+from pgstore.mount.daemon import backends, caller, control
+from pgstore.mount.daemon.messages import HEADER, MAGIC, Closed, MessageSocket
 from pgstore.mount.daemon.served import DETACH_SECONDS
-from pgstore.mount.daemon.wire import HEADER, MAGIC, Closed, Wire
 from tests.mount.programs import MEMORY, Program, is_alive, is_mounted, notes, wait_until
 
 pytestmark = pytest.mark.usefixtures("memory")
@@ -139,7 +139,7 @@ def test_one_daemon_serves_mounts_of_several_threads_and_databases(client, own_d
         thread.start()
     for thread in threads:
         thread.join()
-    pids = {record["pid"] for each in door.doors() for record in door.ask(each, "mounts")}
+    pids = {record["pid"] for each in control.control_sockets() for record in control.ask(each, "mounts")}
     for mount in mounts:
         mount.close()
     other.close()
@@ -231,13 +231,13 @@ def test_it_serves_what_somebody_else_has_mounted(volume, place):
     As in a namespace of theirs, which the daemon does not see.
     """
     from pgstore.mount.options import Options
-    from pgstore.mount.with_fuse import what_of
+    from pgstore.mount.with_fuse import spec_of
 
     volume.hydrate()
     attached = attach.attach(str(place), name="elsewhere")
-    what = what_of(volume, volume._record.id, (), str(place), Options())
-    daemon = caller.daemon(what.factory)
-    number = daemon.mount(volume._runner, what, lambda: None, device=attached.device)
+    spec = spec_of(volume, volume._record.id, (), str(place), Options())
+    daemon = caller.daemon(spec.factory)
+    number = daemon.mount(volume._runner, spec, lambda: None, device=attached.device)
     os.close(attached.device)
 
     (place / "a").write_text("a")
@@ -437,7 +437,7 @@ def test_whoever_is_told_that_it_was_killed_can_mount_again_at_once(volume, plac
 
     monkeypatch.setattr(caller, "_awaited", slowly)
     hung_up = select.poll()
-    hung_up.register(daemon._wire.fileno(), 0)
+    hung_up.register(daemon._peer.fileno(), 0)
     os.kill(daemon.pid, signal.SIGKILL)
     assert hung_up.poll(30_000)
 
@@ -659,13 +659,13 @@ def test_it_does_not_end_with_the_thread_that_has_started_it(volume, place):
     assert notes(place)[-1] == "end"
 
 
-# ------------------------------------------------------------------------------------------------------------ the door
+# ------------------------------------------------------------------------------------------------------------ the control socket
 
 
 def test_others_of_the_user_find_out_what_it_has_mounted(volume, place):
     with volume.mount(place, sub_path=None, read_only=True):
-        (found,) = door.doors()
-        (told,) = door.ask(found, "mounts")
+        (found,) = control.control_sockets()
+        (told,) = control.ask(found, "mounts")
 
         assert {
             key: told[key] for key in ("path", "kind", "name", "read_only", "cached_bytes", "uncommitted_files")
@@ -677,34 +677,34 @@ def test_others_of_the_user_find_out_what_it_has_mounted(volume, place):
             "cached_bytes": 17,
             "uncommitted_files": 3,
         }
-        assert door.ask(found, "unmount_path", "/elsewhere") is None
-        assert door.ask(found, "unmount_path", str(place)) == []
+        assert control.ask(found, "unmount_path", "/elsewhere") is None
+        assert control.ask(found, "unmount_path", str(place)) == []
         assert not is_mounted(place)
 
 
 def test_nobody_can_mount_by_the_door_and_what_makes_no_sense_ends_a_visit_alone(volume, place):
     with volume.mount(place):
-        (found,) = door.doors()
+        (found,) = control.control_sockets()
         with pytest.raises(errors.InvalidError, match="does not know 'mount'"):
-            door.ask(found, "mount", 1, {}, 1, {})
+            control.ask(found, "mount", 1, {}, 1, {})
         for data in (b"GET / HTTP/1.1\r\n\r\n", HEADER.pack(MAGIC, 5) + b"{{{{{", HEADER.pack(MAGIC, 2) + b"[]"):
-            with socket.socket(socket.AF_UNIX) as visitor, door._short(found) as short:
+            with socket.socket(socket.AF_UNIX) as visitor, control._short(found) as short:
                 visitor.connect(short)
                 visitor.sendall(data)
                 visitor.shutdown(socket.SHUT_WR)
                 with contextlib.suppress(ConnectionResetError):
                     assert visitor.recv(100) == b""
 
-        assert len(door.ask(found, "mounts")) == 1
+        assert len(control.ask(found, "mounts")) == 1
 
 
 def test_the_door_of_a_daemon_that_is_gone_is_removed(volume, place, tmp_path):
     left = runtime.directory() / "999999.sock"
-    with socket.socket(socket.AF_UNIX) as listener, door._short(left) as short:
+    with socket.socket(socket.AF_UNIX) as listener, control._short(left) as short:
         listener.bind(short)
 
     with pytest.raises(Closed):
-        door.ask(left, "mounts")
+        control.ask(left, "mounts")
 
     assert not left.exists()
 
@@ -717,7 +717,7 @@ def test_a_runtime_directory_that_others_may_enter_is_refused(tmp_path):
 
 
 def test_messages_of_any_size_and_their_descriptors_arrive(tmp_path):
-    one, other = (Wire(each) for each in socket.socketpair())
+    one, other = (MessageSocket(each) for each in socket.socketpair())
     large = ["x" * 3_000_000, {"a": [1, None, True]}]
     with open(tmp_path / "file", "w+") as file:
 

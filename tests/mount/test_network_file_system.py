@@ -17,7 +17,7 @@ import pytest
 
 import pgstore
 from pgstore.mount.backends import base, live
-from pgstore.mount.daemon.backends import What
+from pgstore.mount.daemon.backends import MountSpec
 from pgstore.mount.protocol import Owner
 from tests.fixtures.server import migrate
 from tests.mount.checks.directories import Directory
@@ -333,7 +333,7 @@ def test_the_size_is_what_was_written_while_that_is_uploaded(nfs, client):
                 contents.upload()
             return node
 
-    what = What(
+    what = MountSpec(
         *("", "nfs", int(nfs.object_id[3:]), nfs.name, "main", None, (), "/nowhere", False, None, 8 << 20, None, 30.0),
         locks="local",
     )

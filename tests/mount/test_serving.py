@@ -523,7 +523,7 @@ def test_unmounting_while_notifications_storm_ends_the_server(memory_mount):
 
 def test_an_aborted_connection_ends_the_server(memory_mount):
     """
-    What `umount -f` does to a mount that hangs.
+    MountSpec `umount -f` does to a mount that hangs.
     """
     mounted = memory_mount()
     (mount,) = mount_table.mounts_at(str(mounted.directory))

@@ -25,7 +25,7 @@ from pgstore.mount.contents.failures import os_error
 from pgstore.mount.contents.open_file import ContentsFile
 from pgstore.mount.contents.stage import Stage
 from pgstore.mount.contents.under_way import Shared, UnderWay
-from pgstore.mount.daemon.backends import What
+from pgstore.mount.daemon.backends import MountSpec
 from pgstore.mount.protocol import Attributes, Files, OpenFile, Statistics
 
 _LOG: Final = logging.getLogger("pgstore")
@@ -198,12 +198,12 @@ def at_once(op: Op[T]) -> T:
     raise MustAsk
 
 
-def shared_of(client: Client, what: What) -> Shared:
+def shared_of(client: Client, spec: MountSpec) -> Shared:
     """What the contents of the files of a mount share."""
     # Nothing in it has a name, so it may be the folder that is there for all: a daemon that is killed leaves nothing.
     stage = Stage(tempfile.gettempdir())
     return Shared(
-        client, what.store_id, stage, BlockCache(what.cache_size, folder=what.cache_directory), timeout=what.timeout
+        client, spec.store_id, stage, BlockCache(spec.cache_size, folder=spec.cache_directory), timeout=spec.timeout
     )
 
 
@@ -222,15 +222,15 @@ def may_write(shared: Shared) -> bool:
     return shared.persistently(ask)
 
 
-def root_of(shared: Shared, what: What, tree: Callable[[], Tree]) -> int:
+def root_of(shared: Shared, spec: MountSpec, tree: Callable[[], Tree]) -> int:
     """The inode of the directory that is mounted."""
 
     def find() -> Op[int]:
         ino = ROOT
-        for name in what.base:
+        for name in spec.base:
             found = yield from nodes.look_up(tree(), ino, name)
             if found is None:
-                raise errors.FileMissing(f"no such directory in the store: {join(what.base)!r}", join(what.base))
+                raise errors.FileMissing(f"no such directory in the store: {join(spec.base)!r}", join(spec.base))
             ino = found.ino
         return ino
 

@@ -28,7 +28,7 @@ from pgstore.mount.backends.base import MustAsk, at_once
 from pgstore.mount.contents.open_file import VolumeFile
 from pgstore.mount.contents.under_way import UnderWay
 from pgstore.mount.contents.volume import VolumeContents
-from pgstore.mount.daemon.backends import What
+from pgstore.mount.daemon.backends import MountSpec
 from pgstore.mount.failures import message_of
 from pgstore.mount.protocol import Attributes, Bytes
 from pgstore.mount.recovery import Kept
@@ -265,15 +265,15 @@ def copy_written(contents: UnderWay, target: bytes) -> None:
         local.truncate(contents.size_bytes)
 
 
-def new_directory(what: What, exc: Exception) -> Kept:
+def new_directory(spec: MountSpec, exc: Exception) -> Kept:
     """The recovery directory of the mount *what*, at whose end *exc* has come."""
     return recovery.make(
         recovery.About(
-            kind=what.kind,
-            name=what.name,
-            environment=what.environment,
-            sub_path=b"/".join(what.base).decode(errors="surrogateescape"),
-            mounted_at=what.path,
+            kind=spec.kind,
+            name=spec.name,
+            environment=spec.environment,
+            sub_path=b"/".join(spec.base).decode(errors="surrogateescape"),
+            mounted_at=spec.path,
             reason=message_of(exc),
             kept_at=time.time(),
         )

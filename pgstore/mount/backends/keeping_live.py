@@ -16,7 +16,7 @@ from typing import Final
 from pgstore import errors
 from pgstore.mount.backends.keeping import copy_written, new_directory, set_attributes
 from pgstore.mount.contents.live import LiveContents
-from pgstore.mount.daemon.backends import What
+from pgstore.mount.daemon.backends import MountSpec
 from pgstore.mount.failures import message_of
 from pgstore.mount.protocol import Attributes
 from pgstore.mount.recovery import Kept
@@ -79,9 +79,9 @@ class Places:
         return None if found is None else found[2]
 
 
-def keep(what: What, exc: Exception, left: Sequence[LiveContents], places: Places, root: int) -> errors.Error:
+def keep(spec: MountSpec, exc: Exception, left: Sequence[LiveContents], places: Places, root: int) -> errors.Error:
     """Keep what was written to *left*, which has failed with *exc*. Returns what to tell whoever unmounts."""
-    kept = new_directory(what, exc)
+    kept = new_directory(spec, exc)
     whole = incomplete = 0
     failure: Exception | None = None
     for contents in left:
@@ -96,7 +96,7 @@ def keep(what: What, exc: Exception, left: Sequence[LiveContents], places: Place
     more = f", and what was written of {incomplete} more, which is not all of them" if incomplete else ""
     missing = f" (not all of it: {failure})" if failure is not None else ""
     return kind(
-        f"what was written to {what.path!r} could not all be brought to the server: {message_of(exc)}; {whole} files of it are "
+        f"what was written to {spec.path!r} could not all be brought to the server: {message_of(exc)}; {whole} files of it are "
         f"kept in {str(kept.path)!r}{more}{missing}: see `pgstore mounts --recover`"
     )
 

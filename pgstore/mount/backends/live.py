@@ -43,7 +43,7 @@ from pgstore.mount.backends.name_log import NameLog
 from pgstore.mount.contents.live import LiveContents
 from pgstore.mount.contents.open_file import LiveFile
 from pgstore.mount.contents.under_way import Shared
-from pgstore.mount.daemon.backends import What
+from pgstore.mount.daemon.backends import MountSpec
 from pgstore.mount.listed import Listed
 from pgstore.mount.protocol import (
     MISSING,
@@ -73,22 +73,22 @@ SECURE_SECONDS: Final = 0.7  # from the first change that is not on the disk to 
 CLOSED_MAX: Final = 2_000  # files that are closed and not on the disk; of one more the close waits
 
 
-def files_of(client: Client, what: What) -> LiveFiles:
+def files_of(client: Client, spec: MountSpec) -> LiveFiles:
     """The files of a NetworkFileSystem that a daemon is to serve."""
-    shared = shared_of(client, what)
-    root = root_of(shared, what, lambda: Tree(shared.session, shared.store_id, None, NEWEST, in_place=True))
-    read_only = what.read_only or not may_write(shared)
-    return LiveFiles(shared, what, root=root, read_only=read_only)
+    shared = shared_of(client, spec)
+    root = root_of(shared, spec, lambda: Tree(shared.session, shared.store_id, None, NEWEST, in_place=True))
+    read_only = spec.read_only or not may_write(shared)
+    return LiveFiles(shared, spec, root=root, read_only=read_only)
 
 
 class LiveFiles(StoreFiles[LiveContents]):
     """The files of a NetworkFileSystem."""
 
-    def __init__(self, shared: Shared, what: What, *, root: int = ROOT, read_only: bool = False) -> None:
+    def __init__(self, shared: Shared, spec: MountSpec, *, root: int = ROOT, read_only: bool = False) -> None:
         super().__init__(shared, root=root, read_only=read_only)
-        self._what = what
+        self._spec = spec
         self._places = Places()
-        self.shares_locks = what.locks == "shared" and not read_only
+        self.shares_locks = spec.locks == "shared" and not read_only
         self.locks = SharedLocks(shared) if self.shares_locks else None
         self._file_system = FileSystem(self._session, self._store_id, LiveChanges, StoreGone)
         self._states: OrderedDict[int, object] = OrderedDict()
@@ -151,7 +151,7 @@ class LiveFiles(StoreFiles[LiveContents]):
                 failure = failure or exc
         if left:
             assert failure is not None
-            raise keep(self._what, failure, left, self._places, self.root) from failure
+            raise keep(self._spec, failure, left, self._places, self.root) from failure
         if failure is not None:
             raise failure
 

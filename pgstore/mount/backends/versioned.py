@@ -41,7 +41,7 @@ from pgstore.mount.backends.keeping import Keeping, new_directory
 from pgstore.mount.contents.open_file import VolumeFile
 from pgstore.mount.contents.under_way import Shared
 from pgstore.mount.contents.volume import VolumeContents
-from pgstore.mount.daemon.backends import What
+from pgstore.mount.daemon.backends import MountSpec
 from pgstore.mount.failures import message_of
 from pgstore.mount.listed import Listed
 from pgstore.mount.protocol import MISSING, AttributeChange, Attributes, Caching, Kernel, Missing, OpenFile, Owner
@@ -61,22 +61,22 @@ _PASSED: Final = object()  # as the state of a file of which the kernel has writ
 HELD_BYTES_MAX: Final = 32 * 1024 * 1024  # of small files; with more a commit comes sooner
 
 
-def files_of(client: Client, what: What) -> VersionFiles:
+def files_of(client: Client, spec: MountSpec) -> VersionFiles:
     """The files of a Volume that a daemon is to serve."""
-    shared = shared_of(client, what)
-    read_only = what.read_only or what.version is not None or not may_write(shared)
+    shared = shared_of(client, spec)
+    read_only = spec.read_only or spec.version is not None or not may_write(shared)
     system = HeldFileSystem(shared.session, shared.store_id, StoreGone, read_only=not may_write(shared))
-    shared.persistently(lambda: system.begin(what.version))
-    root = root_of(shared, what, lambda: system.tree)
-    return VersionFiles(shared, system, what, root=root, read_only=read_only)
+    shared.persistently(lambda: system.begin(spec.version))
+    root = root_of(shared, spec, lambda: system.tree)
+    return VersionFiles(shared, system, spec, root=root, read_only=read_only)
 
 
 class VersionFiles(StoreFiles[VolumeContents]):
     """The files of a Volume."""
 
-    def __init__(self, shared: Shared, system: HeldFileSystem, what: What, *, root: int, read_only: bool) -> None:
+    def __init__(self, shared: Shared, system: HeldFileSystem, spec: MountSpec, *, root: int, read_only: bool) -> None:
         super().__init__(shared, root=root, read_only=read_only)
-        self._what = what
+        self._spec = spec
         self._system = system
         self._changing = threading.RLock()  # over the changes that are held; one at a time changes or commits
         self._committing = threading.Lock()
@@ -111,16 +111,16 @@ class VersionFiles(StoreFiles[VolumeContents]):
 
     def begin(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        if not self.read_only and self._what.background_commits is not None:
+        if not self.read_only and self._spec.background_commits is not None:
             self._committer = threading.Thread(target=self._commit_often, name="pgstore-mount-commits", daemon=True)
             start(self._committer)
 
     def _commit_often(self) -> None:
         while not self._ended.is_set():
-            self._wanted.wait(self._what.background_commits)
+            self._wanted.wait(self._spec.background_commits)
             self._wanted.clear()
             if not self._ended.is_set() and self._is_changed():
-                with going_on(f"committing what was written to {self._what.path}"):
+                with going_on(f"committing what was written to {self._spec.path}"):
                     self._commit(leave_open=True)
 
     def _is_changed(self) -> bool:
@@ -259,7 +259,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
             self.commit()
         with self._changing:
             before = self._system.version
-            if self._what.version is None:
+            if self._spec.version is None:
                 self._run(self._system.reload)
             if self._system.version == before:
                 return
@@ -340,12 +340,12 @@ class VersionFiles(StoreFiles[VolumeContents]):
 
     def _keep(self, exc: Exception) -> errors.Error:
         """Keep in a recovery directory what could not be committed."""
-        kept = new_directory(self._what, exc)
+        kept = new_directory(self._spec, exc)
         keeping = Keeping(self, kept, self._shared.timeout)
         keeping.run()
         kind = type(exc) if isinstance(exc, errors.Error) else errors.Error
         return kind(
-            f"what was written to {self._what.path!r} could not be committed: {message_of(exc)}; {keeping.told}: see "
+            f"what was written to {self._spec.path!r} could not be committed: {message_of(exc)}; {keeping.told}: see "
             "`pgstore mounts --recover`"
         )
 
@@ -390,7 +390,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
             return None
         return MISSING if node is None else self._attributes(node)
 
-    def _now(self, change: Callable[[], T]) -> T | None:
+    def _if_free(self, change: Callable[[], T]) -> T | None:
         """What *change* returns, if it asks and waits for nobody."""
         if not self._changing.acquire(blocking=False):
             return None
@@ -407,12 +407,12 @@ class VersionFiles(StoreFiles[VolumeContents]):
             self._set_mtime(ino, change)
             return self._attributes(node)
 
-        return self._now(body)
+        return self._if_free(body)
 
     def make_now(
         self, directory: int, name: bytes, kind: str, mode: int, owner: Owner, device: int = 0
     ) -> Attributes | None:
-        return self._now(
+        return self._if_free(
             lambda: self._attributes(at_once(self._making(directory, name, kind, mode, owner, device or None)))
         )
 
@@ -424,7 +424,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
             self._removed(at_once(nodes.remove(self._tree, directory, name)))
             return True
 
-        return self._now(body) or False
+        return self._if_free(body) or False
 
     def rename_now(self, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int) -> bool:
         def body() -> bool:
@@ -434,7 +434,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
             self._renamed(flags, *at_once(nodes.rename(self._tree, directory, name, to_directory, to_name, flags)))
             return True
 
-        return self._now(body) or False
+        return self._if_free(body) or False
 
     def open_now(self, ino: int, flags: int) -> OpenFile | None:
         try:
@@ -448,7 +448,7 @@ class VersionFiles(StoreFiles[VolumeContents]):
         self, directory: int, name: bytes, mode: int, flags: int, owner: Owner
     ) -> tuple[Attributes, OpenFile] | None:
         moment = self.moment
-        return self._now(
+        return self._if_free(
             lambda: self._created(at_once(self._creating(directory, name, mode, flags, owner)), name, flags, moment)
         )
 

@@ -20,7 +20,7 @@ FACTORIES: Final = {
 
 
 @dataclass(frozen=True)
-class What:
+class MountSpec:
     """What is to be mounted, and how."""
 
     factory: str
@@ -52,15 +52,15 @@ class What:
         return plain
 
     @classmethod
-    def of_plain(cls, plain: dict[str, Any]) -> What:
+    def of_plain(cls, plain: dict[str, Any]) -> MountSpec:
         base = tuple(name.encode(errors="surrogateescape") for name in plain["base"])
         return cls(**{**plain, "base": base})
 
 
-def open_files(client: Client, what: What) -> Files:
-    module, _, function = what.factory.partition(":")
-    factory = cast("Callable[[Client, What], Files]", getattr(importlib.import_module(module), function))
-    return factory(client, what)
+def open_files(client: Client, spec: MountSpec) -> Files:
+    module, _, function = spec.factory.partition(":")
+    factory = cast("Callable[[Client, MountSpec], Files]", getattr(importlib.import_module(module), function))
+    return factory(client, spec)
 
 
 @runtime_checkable

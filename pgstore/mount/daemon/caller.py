@@ -25,10 +25,10 @@ from pgstore.client import Client
 from pgstore.core import threads
 from pgstore.core.threads import Signal
 from pgstore.mount.daemon import start
-from pgstore.mount.daemon.backends import What
+from pgstore.mount.daemon.backends import MountSpec
 from pgstore.mount.daemon.clients import settings_of
-from pgstore.mount.daemon.wire import Closed, Wire
-from pgstore.mount.failures import Told, rebuilt
+from pgstore.mount.daemon.messages import Closed, MessageSocket
+from pgstore.mount.failures import PlainError, rebuilt
 
 _LOG: Final = logging.getLogger("pgstore")
 START_SECONDS: Final = 30.0  # for an interpreter on a busy machine
@@ -63,14 +63,16 @@ class Daemon:
         ours, theirs = socket.socketpair()
         with theirs:
             self.pid = _spawn(theirs.fileno())
-        self._wire = Wire(ours)
+        self._peer = MessageSocket(ours)
         self._clients: weakref.WeakKeyDictionary[Client, int] = weakref.WeakKeyDictionary()
         self._urls: dict[int, Callable[[], str]] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
         self._waiting: dict[int, tuple[Signal, list[Any]]] = {}
         self._end_of: dict[int, Callable[[], None]] = {}  # by mount: called if the daemon ends before it is unmounted
-        self._closed: dict[int, Told | None] = {}  # by mount: what became of it when the daemon ended in good order
+        self._closed: dict[
+            int, PlainError | None
+        ] = {}  # by mount: what became of it when the daemon ended in good order
         self.has_ended = False
         self._ended = Signal()
         self._how = ""
@@ -82,7 +84,7 @@ class Daemon:
             "log_level": _LOG.getEffectiveLevel(),
         }
         with contextlib.suppress(Closed):  # its end is noticed below
-            self._wire.send(hello)
+            self._peer.send(hello)
         threads.start(threading.Thread(target=self._listen, name="pgstore-daemon", daemon=True))
 
     # --------------------------------------------------------------------------------------------------------- asking
@@ -101,7 +103,7 @@ class Daemon:
             if self.has_ended:
                 raise self._gone()
             try:
-                self._wire.send(["call", number, verb, list(arguments)], descriptors)
+                self._peer.send(["call", number, verb, list(arguments)], descriptors)
             except Closed:
                 # Whoever hears of it may mount anew at once, and is not to be given this daemon again.
                 self._ended.wait(END_SECONDS)
@@ -119,7 +121,7 @@ class Daemon:
     def _gone(self) -> DaemonGone:
         return DaemonGone(f"the process that served the mounts of this one has ended{self._how}", errno=107)
 
-    def mount(self, client: Client, what: What, on_end: Callable[[], None], device: int | None = None) -> int:
+    def mount(self, client: Client, spec: MountSpec, on_end: Callable[[], None], device: int | None = None) -> int:
         """
         Mount *what*, and return the number of the mount.
 
@@ -132,12 +134,12 @@ class Daemon:
         descriptors = [] if device is None else [device]
         try:
             client_number, settings = self._known(client)
-            self.call("mount", number, what.as_plain(), client_number, settings, descriptors=descriptors)
+            self.call("mount", number, spec.as_plain(), client_number, settings, descriptors=descriptors)
         except BaseException as exc:
             self._end_of.pop(number, None)
             if not isinstance(exc, Exception):  # Ctrl-C: it may be mounted in a moment, and nobody would know of it
                 with contextlib.suppress(Closed):
-                    self._wire.send(["call", 0, "abandon", [number]])
+                    self._peer.send(["call", 0, "abandon", [number]])
             raise
         return number
 
@@ -178,11 +180,11 @@ class Daemon:
 
     def leave(self) -> None:
         """Leave it to itself, after `stay`."""
-        self._wire.close()
+        self._peer.close()
 
     def forget(self) -> None:
         """In a forked process: it is the parent's."""
-        self._wire.forget()
+        self._peer.forget()
 
     # ------------------------------------------------------------------------------------------------------ listening
 
@@ -190,7 +192,7 @@ class Daemon:
         """Hand on what the daemon says, until it ends."""
         try:
             while True:
-                message, _ = self._wire.receive()
+                message, _ = self._peer.receive()
                 self._take(*message)
         except Closed:
             self._end()
@@ -220,12 +222,12 @@ class Daemon:
         except Exception as exc:  # noqa: BLE001 - whoever connects is told
             failure = f"{type(exc).__name__}: {exc}"
         with contextlib.suppress(Closed):
-            self._wire.send(["answer", number, url, failure])
+            self._peer.send(["answer", number, url, failure])
 
     def _end(self) -> None:
         self._how = _awaited(self.pid)
         self.has_ended = True
-        self._wire.close()
+        self._peer.close()
         for on_end in list(self._end_of.values()):
             with threads.going_on("clearing up after a daemon that has ended"):
                 on_end()

@@ -25,12 +25,12 @@ from pgstore.core.clock import Deadline
 from pgstore.core.limit import bounded_by
 from pgstore.core.threads import Signal
 from pgstore.mount.daemon import parent
-from pgstore.mount.daemon.backends import What, open_files
+from pgstore.mount.daemon.backends import MountSpec, open_files
 from pgstore.mount.daemon.clients import Clients
-from pgstore.mount.daemon.door import Door
+from pgstore.mount.daemon.control import ControlSocket
+from pgstore.mount.daemon.messages import Closed, MessageSocket
 from pgstore.mount.daemon.served import Served
-from pgstore.mount.daemon.wire import Closed, Wire
-from pgstore.mount.failures import Told, told
+from pgstore.mount.failures import PlainError, as_plain
 
 _LOG: Final = logging.getLogger("pgstore")
 ASK_SECONDS: Final = 60.0  # for a function that gives a URL
@@ -48,21 +48,21 @@ def run(descriptor: int, hello: dict[str, Any]) -> None:
     os.umask(_UMASK)
     with contextlib.suppress(OSError), open("/proc/self/comm", "w") as name:
         name.write("pgstore-mount")
-    wire = Wire(socket.socket(fileno=descriptor))
-    _LOG.addHandler(_ToCaller(wire))
+    peer = MessageSocket(socket.socket(fileno=descriptor))
+    _LOG.addHandler(_ToCaller(peer))
     _LOG.setLevel(hello["log_level"])
     _LOG.propagate = False
     threading.excepthook = _log_failure
     importlib.import_module(hello["import"])
     with contextlib.suppress(parent.Gone):
-        Process(wire, hello["parent"]).run()
+        Process(peer, hello["parent"]).run()
     # Threads may wait for a server, or for the kernel: nothing of theirs is needed any more.
     os._exit(0)
 
 
 class Process:
-    def __init__(self, wire: Wire, caller: int | None) -> None:
-        self._wire: Wire | None = wire
+    def __init__(self, peer: MessageSocket, caller: int | None) -> None:
+        self._peer: MessageSocket | None = peer
         self._selector = selectors.DefaultSelector()
         self._clients = Clients(self._ask)
         self._lock = threading.RLock()
@@ -72,10 +72,10 @@ class Process:
         self._calls: list[threading.Thread] = []
         self._numbers = itertools.count(1)
         self._asked: dict[int, tuple[Signal, list[Any]]] = {}
-        self._door: Door | None = None
+        self._control: ControlSocket | None = None
         self._stays = self._is_ending = False
         self._woken, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._listen(wire.fileno(), self._hear)
+        self._listen(peer.fileno(), self._hear)
         self._listen(self._woken, self._wake)
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
@@ -110,47 +110,47 @@ class Process:
 
     def _hear(self) -> None:
         """A message of the caller's."""
-        wire = self._wire
-        assert wire is not None
+        peer = self._peer
+        assert peer is not None
         try:
-            message, descriptors = wire.receive()
+            message, descriptors = peer.receive()
         except Closed:
-            self._selector.unregister(wire.fileno())
-            wire.close()
-            self._wire = None
+            self._selector.unregister(peer.fileno())
+            peer.close()
+            self._peer = None
             if not self._stays:
                 self._end()
             return
         if message[0] == "answer":
             self._take_answer(*message[1:])
         else:
-            self._begin(wire, message, descriptors, _FOR_CALLER)
+            self._begin(peer, message, descriptors, _FOR_CALLER)
 
-    def _come_in(self) -> None:
-        """Another process has come to the door."""
-        assert self._door is not None
-        wire = self._door.accept()
-        if wire is not None:
-            self._call(partial(self._serve_guest, wire))
+    def _accept(self) -> None:
+        """Another process has connected to the control socket."""
+        assert self._control is not None
+        peer = self._control.accept()
+        if peer is not None:
+            self._call(partial(self._serve_other, peer))
 
-    def _serve_guest(self, wire: Wire) -> None:
+    def _serve_other(self, peer: MessageSocket) -> None:
         with contextlib.suppress(Closed):
-            message, descriptors = wire.receive()
+            message, descriptors = peer.receive()
             if isinstance(message, list) and len(message) == CALL_ITEMS and isinstance(message[3], list):
-                self._carry_out(wire, message, descriptors, _FOR_ALL)
-        wire.close()
+                self._carry_out(peer, message, descriptors, _FOR_ALL)
+        peer.close()
 
-    def _begin(self, wire: Wire, message: Any, descriptors: list[int], verbs: frozenset[str]) -> None:
-        self._call(partial(self._carry_out, wire, message, descriptors, verbs))
+    def _begin(self, peer: MessageSocket, message: Any, descriptors: list[int], verbs: frozenset[str]) -> None:
+        self._call(partial(self._carry_out, peer, message, descriptors, verbs))
 
     def _call(self, function: Callable[[], None]) -> None:
         self._calls = [thread for thread in self._calls if thread.is_alive()]
         self._calls.append(_start(function, "pgstore-call"))
 
-    def _carry_out(self, wire: Wire, message: Any, descriptors: list[int], verbs: frozenset[str]) -> None:
+    def _carry_out(self, peer: MessageSocket, message: Any, descriptors: list[int], verbs: frozenset[str]) -> None:
         _, number, verb, arguments = message
         value: Any = None
-        failure: Told | None = None
+        failure: PlainError | None = None
         try:
             if verb not in verbs:
                 raise errors.InvalidError(f"a daemon does not know {verb!r}")
@@ -159,22 +159,22 @@ class Process:
             else:
                 value = getattr(self, verb)(*arguments)
         except Exception as exc:  # noqa: BLE001 - whoever has called is told
-            failure = told(exc)
+            failure = as_plain(exc)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
         with contextlib.suppress(Closed):
-            wire.send(["reply", number, value, failure])
+            peer.send(["reply", number, value, failure])
 
     def _ask(self, client: int) -> str:
         """The URL that the caller's function gives for *client*."""
-        wire, number = self._wire, next(self._numbers)
+        peer, number = self._peer, next(self._numbers)
         signalled, answers = self._asked[number] = (Signal(), [])
         try:
-            if wire is None:
+            if peer is None:
                 raise errors.StoreUnavailable("the program that knows the URL has ended")
             with contextlib.suppress(Closed):
-                wire.send(["ask", number, client])
+                peer.send(["ask", number, client])
             if not signalled.wait(ASK_SECONDS):
                 raise errors.StoreUnavailable(
                     f"the function that gives the URL did not return within {ASK_SECONDS:g} s"
@@ -198,21 +198,21 @@ class Process:
         self, device: int | None, number: int, plain: dict[str, Any], client: int, settings: dict[str, Any]
     ) -> None:
         """Mount, in this process's namespace, or what comes through *device*."""
-        what = What.of_plain(plain)
-        self._open_door()
+        spec = MountSpec.of_plain(plain)
+        self._open_control()
         opened = self._clients.use(client, settings)
         with self._lock:
             self._users[number] = client
         try:
             try:
-                with bounded_by(Deadline.after(what.timeout)):
-                    files = open_files(opened, what)
+                with bounded_by(Deadline.after(spec.timeout)):
+                    files = open_files(opened, spec)
             except BaseException:
                 if device is not None:
                     os.close(device)
                 raise
-            served = self._mounts[number] = Served(what, files, device, self._rouse)
-            served.begin(what.timeout)
+            served = self._mounts[number] = Served(spec, files, device, self._rouse)
+            served.begin(spec.timeout)
         except BaseException:
             self._forget(number)
             raise
@@ -258,7 +258,7 @@ class Process:
     def unmount_path(self, path: str) -> list[str] | None:
         """Unmount what is mounted at *path*, and return who still uses it; None: it is none of ours."""
         for number, served in tuple(self._mounts.items()):
-            if served.what.path == path and not served.is_over:
+            if served.spec.path == path and not served.is_over:
                 return self.unmount(number) if self._stays else served.close()
         return None
 
@@ -271,7 +271,7 @@ class Process:
 
     def _on(self, path: str, verb: Callable[[Served], None]) -> bool:
         for served in self._served():
-            if served.what.path == path:
+            if served.spec.path == path:
                 verb(served)
                 return True
         return False
@@ -301,11 +301,11 @@ class Process:
     def _rouse(self) -> None:
         os.write(self._waker, b"\0")
 
-    def _open_door(self) -> None:
+    def _open_control(self) -> None:
         with self._lock:
-            if self._door is None:
-                self._door = Door()
-                self._listen(self._door.socket.fileno(), self._come_in)
+            if self._control is None:
+                self._control = ControlSocket()
+                self._listen(self._control.socket.fileno(), self._accept)
                 self._rouse()
 
     # ----------------------------------------------------------------------------------------------------------- end
@@ -325,29 +325,29 @@ class Process:
         for thread in self._calls:  # whoever has unmounted the last one is to be answered
             thread.join(ANSWERS_SECONDS)
         _start(self._clients.close, "pgstore-clients").join(SESSIONS_SECONDS)
-        if self._door is not None:
-            self._door.close()
-        if self._wire is not None:
-            self._wire.close()
+        if self._control is not None:
+            self._control.close()
+        if self._peer is not None:
+            self._peer.close()
 
     def _close(self, number: int, served: Served) -> None:
         """Commit and unmount one, and tell the caller what has become of it, if it is still there."""
-        failure: Told | None = None
-        path = served.what.path
+        failure: PlainError | None = None
+        path = served.spec.path
         try:
             if users := served.close():
                 _LOG.warning("%s was unmounted while it was used by %s", path, ", ".join(users))
         except Exception as exc:  # noqa: BLE001 - the caller is told
-            failure = told(exc)
+            failure = as_plain(exc)
             _LOG.error(
                 "what was written to %s was not all committed: %s",
                 path,
                 exc,
                 exc_info=not isinstance(exc, errors.Error),
             )
-        if self._wire is not None:
+        if self._peer is not None:
             with contextlib.suppress(Closed):
-                self._wire.send(["closed", number, failure])
+                self._peer.send(["closed", number, failure])
 
 
 _FOR_CALLER: Final = frozenset(
@@ -387,10 +387,10 @@ def _say_still_writing(mounts: int) -> None:
 class _ToCaller(logging.Handler):
     """Hands what is logged to the caller's log."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, peer: MessageSocket) -> None:
         super().__init__()
-        self._wire = wire
+        self._peer = peer
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(Closed):
-            self._wire.send(["log", record.levelno, self.format(record)])
+            self._peer.send(["log", record.levelno, self.format(record)])

@@ -17,7 +17,7 @@ from pgstore.core import threads
 from pgstore.core.threads import Signal
 from pgstore.fs.tree.handover import Written
 from pgstore.mount import attach
-from pgstore.mount.daemon.backends import Commits, HandsOver, Tells, What
+from pgstore.mount.daemon.backends import Commits, HandsOver, MountSpec, Tells
 from pgstore.mount.daemon.holders import holders
 from pgstore.mount.protocol import Files
 from pgstore.mount.serve import serve
@@ -38,8 +38,8 @@ class Served:
         ended: called when it is not mounted any more.
     """
 
-    def __init__(self, what: What, files: Files, device: int | None, ended: Callable[[], None]) -> None:
-        self.what = what
+    def __init__(self, spec: MountSpec, files: Files, device: int | None, ended: Callable[[], None]) -> None:
+        self.spec = spec
         self._files = files
         self._device = device
         self._tell_ended = ended
@@ -57,12 +57,12 @@ class Served:
     def begin(self, seconds: float) -> None:
         """Mount it, and return when the kernel was answered for the first time, after at most *seconds*."""
         if self._device is None:
-            what = self.what
-            self._device = attach.attach(what.path, name=what.source, read_only=self._files.read_only).device
+            spec = self.spec
+            self._device = attach.attach(spec.path, name=spec.source, read_only=self._files.read_only).device
         threads.start(threading.Thread(target=self._serve, name="pgstore-mount", daemon=True))
         if not self._ready.wait(seconds):
             self._detach()
-            raise errors.TimedOut(f"the kernel did not take the mount at {self.what.path!r} within {seconds:g} s")
+            raise errors.TimedOut(f"the kernel did not take the mount at {self.spec.path!r} within {seconds:g} s")
         if self._failure is not None:
             raise self._failure
 
@@ -74,7 +74,7 @@ class Served:
         except Exception as exc:  # noqa: BLE001 - whoever closes the mount is told
             self._failure = exc
             if not self._is_detached:
-                _LOG.error("%s at %s is not served any more: %s", self.what.source, self.what.path, exc)
+                _LOG.error("%s at %s is not served any more: %s", self.spec.source, self.spec.path, exc)
                 with contextlib.suppress(errors.Error):
                     self._detach()
         finally:
@@ -114,7 +114,7 @@ class Served:
             if len(packed) > HANDED_OVER_BYTES_MAX:
                 self._files.taken_back()
                 raise errors.InvalidError(
-                    f"what was written to {self.what.path!r} is too much to become part of a transaction ({len(packed)} bytes of "
+                    f"what was written to {self.spec.path!r} is too much to become part of a transaction ({len(packed)} bytes of "
                     "names and small files): commit it outside of one, or more often"
                 )
             return packed
@@ -141,7 +141,7 @@ class Served:
 
     def _check_served(self) -> None:
         if self.is_over:
-            raise self._failure or errors.InvalidError(f"{self.what.path!r} was unmounted by another process")
+            raise self._failure or errors.InvalidError(f"{self.spec.path!r} was unmounted by another process")
 
     def close(self) -> list[str]:
         """
@@ -167,8 +167,8 @@ class Served:
             return [] if self._let_go.wait(THEIRS_SECONDS) else ["whoever has mounted it"]
         if self._left is not None:  # it is detached, and they may still have files open
             return [] if self._let_go.wait(LEFT_SECONDS) else self._left
-        if not attach.detach_unless_busy(self.what.path):
-            users = holders(self.what.path) or ["a process of another user"]
+        if not attach.detach_unless_busy(self.spec.path):
+            users = holders(self.spec.path) or ["a process of another user"]
             self._detach()
             self._left = users
             if not self._let_go.wait(LEFT_SECONDS):  # else they were quick, or nobody
@@ -180,21 +180,21 @@ class Served:
     def _detach(self) -> None:
         if not self._is_theirs:
             self._is_detached = True
-            attach.detach(self.what.path)
+            attach.detach(self.spec.path)
 
     def told(self) -> dict[str, Any]:
         """What `pgstore mounts` shows."""
-        what = self.what
+        spec = self.spec
         status = self._files.status() if isinstance(self._files, Tells) else {}
         return {
-            "path": what.path,
+            "path": spec.path,
             "mode": "fuse",
-            "kind": what.kind,
-            "name": what.name,
-            "environment": what.environment,
-            "version": what.version,
-            "sub_path": b"/".join(what.base).decode(errors="surrogateescape"),
-            "read_only": what.read_only,
+            "kind": spec.kind,
+            "name": spec.name,
+            "environment": spec.environment,
+            "version": spec.version,
+            "sub_path": b"/".join(spec.base).decode(errors="surrogateescape"),
+            "read_only": spec.read_only,
             "pid": os.getpid(),
             "since": self._since,
             **status,

@@ -24,7 +24,7 @@ class Closed(Exception):
     """The other side has gone, or speaks something else."""
 
 
-class Wire:
+class MessageSocket:
     """One end of a connection. Any thread may send; one receives."""
 
     def __init__(self, connection: socket.socket) -> None:

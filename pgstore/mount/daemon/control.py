@@ -1,4 +1,4 @@
-"""The door of a daemon: a socket by which other processes of the same user ask for its mounts.
+"""The control socket of a daemon: a socket by which other processes of the same user ask for its mounts.
 
 It stands in the user's runtime directory, which nobody else may enter; who comes is looked at nevertheless.
 """
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from pgstore.mount import runtime
-from pgstore.mount.daemon.wire import Closed, Wire
+from pgstore.mount.daemon.messages import Closed, MessageSocket
 from pgstore.mount.failures import rebuilt
 
 _ANSWER_SECONDS: Final = 5.0
 _PEER: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid; see unix(7)
 
 
-class Door:
+class ControlSocket:
     def __init__(self) -> None:
         self.path = path_of(os.getpid())
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -31,7 +31,7 @@ class Door:
             self.socket.bind(short)
         self.socket.listen(8)
 
-    def accept(self) -> Wire | None:
+    def accept(self) -> MessageSocket | None:
         """Whoever has come; None: they have gone, or are somebody else."""
         try:
             connection, _ = self.socket.accept()
@@ -42,7 +42,7 @@ class Door:
         if uid not in (0, os.getuid()):
             connection.close()
             return None
-        return Wire(connection)
+        return MessageSocket(connection)
 
     def close(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -60,18 +60,18 @@ def _short(path: Path) -> Iterator[str]:
 
 
 def path_of(pid: int) -> Path:
-    """The door of the daemon that is process *pid*."""
+    """Where the daemon that is process *pid* has its socket."""
     return runtime.directory() / f"{pid}{runtime.SOCKET_SUFFIX}"
 
 
-def doors() -> list[Path]:
-    """The doors of all daemons of this user, and of some that are gone."""
+def control_sockets() -> list[Path]:
+    """The sockets of all daemons of this user, and of some that are gone."""
     return sorted(runtime.directory().glob(f"*{runtime.SOCKET_SUFFIX}"))
 
 
-def ask(door: Path, verb: str, *arguments: Any, seconds: float | None = _ANSWER_SECONDS) -> Any:
+def ask(path: Path, verb: str, *arguments: Any, seconds: float | None = _ANSWER_SECONDS) -> Any:
     """
-    What the daemon behind *door* answers. The door of one that is gone is removed.
+    What the daemon with the socket *path* answers. The socket of one that is gone is removed.
 
     Raises:
         Closed: it is gone, or does not answer within *seconds*.
@@ -79,20 +79,20 @@ def ask(door: Path, verb: str, *arguments: Any, seconds: float | None = _ANSWER_
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(seconds)
-    wire = Wire(connection)
+    peer = MessageSocket(connection)
     try:
         try:
-            with _short(door) as short:
+            with _short(path) as short:
                 connection.connect(short)
         except (ConnectionRefusedError, FileNotFoundError) as exc:
-            door.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             raise Closed("the daemon is gone") from exc
         except OSError as exc:
             raise Closed(str(exc)) from exc
-        wire.send(["call", 0, verb, list(arguments)])
-        (_, _, value, failure), _ = wire.receive()
+        peer.send(["call", 0, verb, list(arguments)])
+        (_, _, value, failure), _ = peer.receive()
         if failure is not None:
             raise rebuilt(failure)
         return value
     finally:
-        wire.close()
+        peer.close()
