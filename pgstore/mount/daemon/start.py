@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 
-MAGIC = 0x50474D01  # that of `peer`
+MAGIC = 0x50474D01  # that of `messages`
 
 
 def main() -> None:
