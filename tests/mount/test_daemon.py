@@ -641,7 +641,7 @@ def test_what_a_killed_daemon_has_left_mounted_is_detached_by_who_mounts_there_n
     os.kill(started.process.pid, signal.SIGSTOP)  # who would have tidied up
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_alive(pid), "the daemon is killed")
-    assert attach.is_stale(str(place))
+    wait_until(lambda: attach.is_stale(str(place)), "nobody serves the mount")
 
     with volume.mount(place):
         assert len(mount_table.mounts_at(str(place))) == 1

@@ -595,7 +595,8 @@ class LiveFiles(StoreFiles[LiveContents]):
         # The bytes of a small file come along, unless the kernel has them.
         is_read = flags & os.O_ACCMODE != os.O_WRONLY and not flags & os.O_TRUNC
         node = self._node(ino, with_contents=is_read and ino not in self._states)
-        if node.link_count == 0 and ino not in self._contents:
+        contents = self._contents.get(ino)
+        if node.link_count == 0 and (contents is None or not contents.open_files):
             # The name leads elsewhere now. Told so, the kernel looks it up again (LOOKUP_REVAL).
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return self._opened(node, flags)

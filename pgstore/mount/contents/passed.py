@@ -76,6 +76,11 @@ class Passed:
             mtime_ns = max(found.st_mtime_ns, self._known_ns)
         return found.st_size, mtime_ns
 
+    @property
+    def stored_bytes(self) -> int:
+        """How many bytes the disk has of it, without holes."""
+        return os.fstat(self.fd).st_blocks * 512
+
     def set_mtime(self, mtime_ns: int) -> None:
         os.utime(self.fd, ns=(mtime_ns, mtime_ns))
         self._mtime_ns = mtime_ns

@@ -94,6 +94,12 @@ class Passing(UnderWay):
         if self._passed is not None:
             self.size_bytes, self.mtime_ns = self._passed.look(self.mtime_ns)
 
+    def stored_bytes(self, below: int) -> int:
+        with self._lock:
+            if self._passed is not None:
+                return self._passed.stored_bytes
+        return super().stored_bytes(below)
+
     def set_mtime(self, mtime_ns: int) -> None:
         """Something has set the time of modification."""
         with self._lock:
