@@ -187,8 +187,9 @@ def lazy_server(own_server):
 def wal_writer(server):
     with psycopg.connect(server.url(), autocommit=True) as connection:
         find = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'"
-        until(lambda: connection.execute(find).fetchone())
-        return connection.execute(find).fetchone()[0]
+        while (found := connection.execute(find).fetchone()) is None:
+            time.sleep(0.01)
+        return found[0]
 
 
 def stop_writing(server):

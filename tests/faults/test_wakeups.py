@@ -22,7 +22,7 @@ import pgstore
 from pgstore.client import waiters
 from pgstore.client.listener import BlockingListener
 from pgstore.client.tickets import SLOTS
-from pgstore.client.waking import LOCK_CLASS, SLOT_CLASS, lock_key
+from pgstore.client.waking import EVERYBODY_CLASS, LOCK_CLASS, SLOT_CLASS, lock_key
 from pgstore.connection import BlockingConnection
 from pgstore.core.operation import Listen, Topic
 from pgstore.queue import take as take_module
@@ -212,7 +212,7 @@ def test_who_looks_at_a_queue_hears_of_every_item_and_takes_none_from_a_taker(ca
     """
     there = pgstore.Queue.from_name("queue", client=clients())
     looking = Background(lambda: list(itertools.islice(there.iterate(timeout=30.0), 3)))
-    until(lambda: eye.locks(waiters.EVERYBODY_CLASS))
+    until(lambda: eye.locks(EVERYBODY_CLASS))
     getting = Background(call, queue.get)
     until(eye.slots)
 
@@ -905,9 +905,9 @@ def test_a_client_that_waits_for_very_many_topics_hears_of_them_whoever_asks_for
     hold = f"""
         DO $$ DECLARE until timestamptz := clock_timestamp() + interval '2 s'; BEGIN
             WHILE clock_timestamp() < until LOOP
-                IF pg_try_advisory_lock({waiters.EVERYBODY_CLASS}, 0) THEN
+                IF pg_try_advisory_lock({EVERYBODY_CLASS}, 0) THEN
                     FOR i IN 1 .. 100 LOOP NULL; END LOOP;
-                    PERFORM pg_advisory_unlock({waiters.EVERYBODY_CLASS}, 0);
+                    PERFORM pg_advisory_unlock({EVERYBODY_CLASS}, 0);
                 END IF;
                 FOR i IN 1 .. 100 LOOP NULL; END LOOP;
             END LOOP;
@@ -918,7 +918,7 @@ def test_a_client_that_waits_for_very_many_topics_hears_of_them_whoever_asks_for
         getting = [Background(queue.get, partition=str(number)) for number in range(4)]
         until(lambda: idle(client) == 4)
         asks.result()
-    assert eye.locks(waiters.EVERYBODY_CLASS)
+    assert eye.locks(EVERYBODY_CLASS)
     for number in range(4):
         queue.put(number, partition=str(number))
     for each in getting:

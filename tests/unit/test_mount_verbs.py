@@ -229,7 +229,12 @@ def test_for_a_users_writes_the_mode_is_asked_once_and_again_after_a_chmod(fake,
     asked = []
     attributes = files.attributes
     monkeypatch.setattr(files, "attributes_now", lambda ino: None)
-    monkeypatch.setattr(files, "attributes", lambda ino: asked.append(ino) or attributes(ino))
+
+    def ask(ino):
+        asked.append(ino)
+        return attributes(ino)
+
+    monkeypatch.setattr(files, "attributes", ask)
 
     def write():
         head = kernel.WRITE_IN.pack(handle, 0, 5, kernel.WRITE_KILL_SUIDGID, 0, os.O_RDWR)
