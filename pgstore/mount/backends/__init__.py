@@ -2,8 +2,8 @@
 `mount.contents`.
 
 `base` has what both do alike. `live` is the NetworkFileSystem: each verb is a commit, and others' changes are told to the kernel;
-`locks` are those of whole files that exclude other mounts, `audience` is whether anybody listens to ours, and `name_log` does again
-what a crash of the server has taken of names.
+`securing` brings them to the server's disk, and `name_log` does again what a crash of the server has taken of names. `locks` are
+those of whole files that exclude other mounts, `audience` is whether anybody listens to ours.
 `versioned` is the Volume: one version, and over it a change set that a commit turns into the next, as `committing` does;
 `expected` guesses which files become large, and are passed through;
 `keeping` copies what could not be committed into a recovery directory, `keeping_live` what a NetworkFileSystem was not given.

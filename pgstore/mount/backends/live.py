@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import threading
 import time
@@ -27,7 +26,7 @@ from typing import Final, TypeVar
 from pgstore import errors
 from pgstore.client import Client
 from pgstore.core.operation import Op
-from pgstore.core.threads import going_on, start
+from pgstore.core.threads import going_on
 from pgstore.fs.commit.live import LiveChanges
 from pgstore.fs.model import DIRECTORY, FILE, NEWEST, ROOT, SYMLINK, Node, StoreGone
 from pgstore.fs.notifications import ANYTHING, FileChange, FileChanges
@@ -36,10 +35,9 @@ from pgstore.fs.tree.live_nodes import LiveNodes, Renamed
 from pgstore.fs.tree.resolve import Tree
 from pgstore.fs.tree.transact import FileSystem
 from pgstore.mount.backends.audience import Audience
-from pgstore.mount.backends.base import StoreFiles, may_write, root_of, shared_of
-from pgstore.mount.backends.keeping_live import Places, keep
+from pgstore.mount.backends.base import may_write, root_of, shared_of
 from pgstore.mount.backends.locks import SharedLocks
-from pgstore.mount.backends.name_log import NameLog
+from pgstore.mount.backends.securing import SecuringFiles
 from pgstore.mount.contents.live import LiveContents
 from pgstore.mount.contents.open_file import LiveFile
 from pgstore.mount.contents.under_way import Shared
@@ -58,7 +56,6 @@ from pgstore.mount.protocol import (
     Owner,
 )
 
-_LOG: Final = logging.getLogger("pgstore")
 T = TypeVar("T")
 N = TypeVar("N", bound=Node | None)
 
@@ -69,8 +66,6 @@ STATES_MAX: Final = 50_000  # files of which it is known in which state the kern
 DIRECTORIES_MAX: Final = 1_000  # of which it is known whose new files are
 _READ_ATTEMPTS: Final = 5
 _LOOK_SECONDS: Final = 1.0  # between looks whether the mount has ended
-SECURE_SECONDS: Final = 0.7  # from the first change that is not on the disk to bringing it there
-CLOSED_MAX: Final = 2_000  # files that are closed and not on the disk; of one more the close waits
 
 
 def files_of(client: Client, spec: MountSpec) -> LiveFiles:
@@ -81,13 +76,11 @@ def files_of(client: Client, spec: MountSpec) -> LiveFiles:
     return LiveFiles(shared, spec, root=root, read_only=read_only)
 
 
-class LiveFiles(StoreFiles[LiveContents]):
+class LiveFiles(SecuringFiles):
     """The files of a NetworkFileSystem."""
 
     def __init__(self, shared: Shared, spec: MountSpec, *, root: int = ROOT, read_only: bool = False) -> None:
-        super().__init__(shared, root=root, read_only=read_only)
-        self._spec = spec
-        self._places = Places()
+        super().__init__(shared, spec, root=root, read_only=read_only)
         self.shares_locks = spec.locks == "shared" and not read_only
         self.locks = SharedLocks(shared) if self.shares_locks else None
         self._file_system = FileSystem(self._session, self._store_id, LiveChanges, StoreGone)
@@ -99,17 +92,9 @@ class LiveFiles(StoreFiles[LiveContents]):
         self._above: dict[int, Attributes] = {}
         self._above_state = 0  # grows with every change of one
         self.listed: Listed = Listed()
-        self._kernel: Kernel | None = None
-        self._names = NameLog(shared)
-        shared.bring_back_names = self._names.bring_back
-        self._secured_names = 0  # `names_brought_back`, when the kernel was told last
-        self._hurry = threading.Event()  # what is not on the disk is not to wait
-        self._closed_files = 0  # whose bytes are kept here until they are on the disk; about
         self._changes = FileChanges(self._store_id)
         self._audience = Audience(shared.run)
         shared.begin, shared.end = self._audience.begin, self._audience.end
-        self._ended = threading.Event()
-        self._threads: list[threading.Thread] = []
 
     @property
     def caching(self) -> Caching:
@@ -119,116 +104,13 @@ class LiveFiles(StoreFiles[LiveContents]):
     # ------------------------------------------------------------------------------------------------ what others change
 
     def begin(self, kernel: Kernel) -> None:
-        self._kernel = kernel
-        for work, name in ((self._listen, "pgstore-mount-changes"), (self._secure_in_turns, "pgstore-mount-disk")):
-            thread = threading.Thread(target=work, name=name, daemon=True)
-            start(thread)
-            self._threads.append(thread)
+        super().begin(kernel)
+        self._start(self._listen, "pgstore-mount-changes")
 
     def end(self) -> None:
         self._ended.set()
-        self._hurry.set()
-        self._shared.disk.is_unsafe.set()
         self._changes.stop()
-        self._shared.is_ending = True
-        for thread in self._threads:
-            thread.join()
-        failure: OSError | None = None
-        left: list[LiveContents] = []
-        try:
-            for contents in self._all_contents():
-                try:
-                    contents.sync()
-                except OSError as exc:  # the others are written nevertheless
-                    if not self._is_superfluous(contents, exc):
-                        failure = failure or exc
-                        left.append(contents)
-                else:
-                    contents.release()
-            self.sync_names()
-        except OSError as exc:
-            if exc.errno != errno.ESTALE:  # the store was deleted
-                failure = failure or exc
-        if left:
-            assert failure is not None
-            raise keep(self._spec, failure, left, self._places, self.root) from failure
-        if failure is not None:
-            raise failure
-
-    # ---------------------------------------------------------------------------------------------------- on the disk
-
-    def _secure_in_turns(self) -> None:
-        is_unsafe = self._shared.disk.is_unsafe
-        while not self._ended.is_set():
-            is_unsafe.wait()
-            self._hurry.wait(SECURE_SECONDS)
-            self._hurry.clear()
-            if self._ended.is_set():
-                return
-            is_unsafe.clear()
-            with going_on("bringing what was written through a mount to the server's disk"):
-                if not self._secure():
-                    is_unsafe.set()
-
-    def _secure(self) -> bool:
-        """Bring all that was committed before to the server's disk, and what it has lost back. Returns whether that is done."""
-        is_done = True
-        try:
-            self._names.bring_back()
-            mark = self._shared.disk.mark()
-            all_contents = self._all_contents()
-            for contents in all_contents:
-                is_done = self._is_brought_back(contents) and is_done
-            if self._names.has_before(mark) or not all(contents.is_safe for contents in all_contents):
-                self._shared.disk.flush()
-            is_done &= not self._names.has_before(mark)
-        except OSError as exc:
-            if exc.errno == errno.ESTALE:  # the store was deleted
-                self._names.clear()
-                return True
-            _LOG.error("what was written through a mount is not on the server's disk yet, and is kept: %s", exc)
-            is_done = False
-        for contents in self._all_contents():
-            contents.settle()
-            is_done &= contents.is_safe or contents.open_files > 0
-            self._closed(contents)
-        self._closed_files = sum(not contents.open_files for contents in self._all_contents())
-        if self._shared.names_brought_back != self._secured_names:
-            self._secured_names = self._shared.names_brought_back
-            self._forget(ANYTHING)  # it may have seen what the crash had left
-        return is_done
-
-    def _is_brought_back(self, contents: LiveContents) -> bool:
-        """Have *contents* uploaded, if a crash has taken some, or nobody has them open."""
-        contents.settle()
-        if not (contents.has_lost or (contents.is_dirty and not contents.open_files)):
-            return True
-        try:
-            contents.bring_back()
-        except OSError as exc:
-            if _is_away(exc):  # the next attempt is for all
-                contents.failures.note(exc)
-                raise
-            if not self._is_superfluous(contents, exc):
-                contents.failures.note(exc)
-                if not contents.open_files:
-                    _LOG.error(
-                        "what was written to inode %d, and closed, is kept, and tried again: %s", contents.ino, exc
-                    )
-                return False
-        return True
-
-    def _is_superfluous(self, contents: LiveContents, exc: OSError) -> bool:
-        """Whether there is no such file any more, and nobody has it open."""
-        if exc.errno != errno.ESTALE:
-            return False
-        with self._table:
-            if contents.open_files:
-                return False
-            if self._contents.get(contents.ino) is contents:
-                self._put_away(contents.ino)
-        contents.release()
-        return True
+        super().end()
 
     def _listen(self) -> None:
         while not self._ended.is_set():
@@ -658,38 +540,6 @@ class LiveFiles(StoreFiles[LiveContents]):
         found = self.attributes(node.ino) if flags & os.O_TRUNC and not is_new else self._attributes(node)
         return self._placed(directory, name, found), file
 
-    def _is_kept(self, contents: LiveContents) -> bool:
-        return not contents.is_safe
-
-    def sync(self) -> None:
-        for contents in self._all_contents():
-            contents.upload()
-        self._shared.disk.flush()
-        for contents in self._all_contents():
-            contents.sync()
-        self.sync_names()
-
-    def sync_names(self) -> None:
-        """Return when the names that were changed here are on the server's disk."""
-        self._names.bring_back()
-        mark = self._shared.disk.mark()
-        while self._names.has_before(mark):
-            self._shared.disk.flush()
-            if self._names.is_lost:
-                self._names.bring_back()
-                mark = self._shared.disk.mark()
-
-    def note_closed(self, contents: LiveContents) -> None:
-        if not contents.open_files and not contents.is_safe:
-            self._closed_files += 1
-
-    def make_room(self, contents: LiveContents) -> None:
-        """Before *contents* are closed: what waits for the disk is bounded."""
-        if self._shared.stage.is_crowded or self._names.is_full or self._closed_files > CLOSED_MAX:
-            self._hurry.set()
-            contents.sync()
-            self.sync_names()
-
 
 class _OpenFile(LiveFile):
     """An open file, which the mount hears the end of."""
@@ -740,11 +590,6 @@ class _OpenFile(LiveFile):
 
 # Errors of verbs on names that a crash of the server may have taken.
 _OF_NAMES: Final = (errno.ENOENT, errno.ESTALE, errno.EEXIST, errno.ENOTDIR, errno.ENOTEMPTY)
-
-
-def _is_away(exc: OSError) -> bool:
-    """Whether *exc* says that the server was waited for in vain."""
-    return isinstance(exc.__cause__, (errors.StoreUnavailable, errors.TimedOut))
 
 
 def _state(node: Node) -> tuple[int, int, int]:
