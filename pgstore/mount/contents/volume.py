@@ -15,17 +15,13 @@ from functools import partial
 from typing import Final
 
 from pgstore import errors
-from pgstore.core.operation import Many, Op, Query, Rows
-from pgstore.core.statement import Statement
-from pgstore.fs.candidates import note_chunks
+from pgstore.core.operation import Many, Op, Query
 from pgstore.fs.content import in_place
 from pgstore.fs.content.blobs import (
-    ASYNC_COMMIT,
     BATCH_BYTES,
     CREATE_OBJECT,
     INLINE_BYTES_MAX,
     INSERT_BLOB,
-    INSERT_CHUNK,
     INSERT_EXTENTS,
     LARGE_CHUNK_BYTES,
     LARGE_FILE_BYTES,
@@ -38,10 +34,20 @@ from pgstore.fs.content.blobs import (
     read_blob,
 )
 from pgstore.fs.content.block_reader import Source
-from pgstore.fs.content.staged import ABANDON, RELEASE
+from pgstore.fs.content.staged import RELEASE
 from pgstore.fs.model import IN_LARGE_OBJECTS, Contents
 from pgstore.fs.retention.file_pin import FilePin
 from pgstore.mount.contents.failures import FOREIGN_KEY_VIOLATION
+from pgstore.mount.contents.new_blob import (
+    DELETE_EXTENTS,
+    HAS_SESSIONS_BLOB,
+    SHARE_RANGES,
+    BlobLost,
+    NewBlob,
+    abandon,
+    relaxed,
+    rows,
+)
 from pgstore.mount.contents.passing import Passing
 from pgstore.mount.contents.ranges import Range, Ranges, ranges_of
 from pgstore.mount.contents.under_way import UPLOAD_BYTES, UPLOADS_MAX, Shared
@@ -49,67 +55,6 @@ from pgstore.mount.contents.under_way import UPLOAD_BYTES, UPLOADS_MAX, Shared
 _ATTEMPTS: Final = 4  # to upload what is lost again and again
 _UNKNOWN: Final = -1  # no server's number
 _CHUNKS_AHEAD: Final = 128  # ids that are reserved at a time
-
-DELETE_EXTENTS = Statement(
-    f"""
-    WITH gone AS (
-         DELETE FROM pgstore.extent
-          WHERE store_id = $1
-            AND blob_id = $2
-            AND position::integer = ANY ($3)
-         RETURNING chunk_id
-    )
-    {note_chunks("gone")}
-    """,
-    "int8 int8 int4[]",
-)
-# The chunks of blob $3 at the positions of the ranges from $4 to before $5 become chunks of blob $2, too. The foreign key of the
-# extents locks them: collection skips them, or has deleted them, and then this fails.
-SHARE_RANGES = Statement(
-    """
-    INSERT INTO pgstore.extent (store_id, blob_id, position, chunk_id, is_owned)
-    SELECT $1, $2, e.position, e.chunk_id, false
-      FROM unnest($4, $5) AS u (start, stop)
-     CROSS JOIN LATERAL (
-           SELECT n.position, n.chunk_id
-             FROM pgstore.extent n
-            WHERE n.store_id = $1
-              AND n.blob_id = $3
-              AND n.position::integer >= u.start
-              AND n.position::integer < u.stop) e
-        ON CONFLICT DO NOTHING
-    """,
-    "int8 int8 int8 int4[] int4[]",
-)
-HAS_SESSIONS_BLOB = Statement(
-    "SELECT 1 FROM pgstore.blob WHERE store_id = $1 AND id = $2 AND session_id = $3", "int8 int8 int8", read_only=True
-)
-
-
-class _Blob:
-    """A new blob, and what is known of its chunks, by their positions."""
-
-    def __init__(self, blob_id: int, chunk_size: int, session_id: int, written_to: int | None) -> None:
-        self.id = blob_id
-        self.chunk_size = chunk_size
-        self.session_id = session_id
-        self.written_to = written_to  # the server that has it; None: every write waits for the disk
-        self.insert_chunk = INSERT_CHUNK
-        self.size_bytes = 0  # of the file, as far as it is in the blob
-        self.written = Ranges()  # where there may be extents
-        self.safe = Ranges()  # of these, on the server's disk
-        self.has_rest = False  # what did not change was taken over
-        self.is_whole = False  # and all that changed was uploaded once
-        self.state = 0  # grows with every change
-
-    @property
-    def is_safe(self) -> bool:
-        """Whether all that was written is on the server's disk."""
-        return not any(self.safe.gaps(*part) for part in self.written)
-
-
-class BlobLost(OSError):
-    """The blob was lost in a crash of the server, or collected."""
 
 
 class VolumeContents(Passing):
@@ -132,7 +77,7 @@ class VolumeContents(Passing):
         """Of the name with which it was made, until it is closed."""
         self.is_changed = False
         """Whether something was written since the version."""
-        self._blob: _Blob | None = None
+        self._blob: NewBlob | None = None
         self._touched = Ranges()  # positions of chunks that are not those of the base; as long as there is a blob
         self._ready = Ranges()  # positions of chunks that were written from end to end and not uploaded yet
         self._evicted = Ranges()  # offsets where the bytes are those of the blob, and are not in the stage any more
@@ -246,7 +191,7 @@ class VolumeContents(Passing):
         if self._blob is not None:
             self._touch_without_bytes(start, end, self._blob)
 
-    def _touch_without_bytes(self, start: int, end: int, blob: _Blob) -> None:
+    def _touch_without_bytes(self, start: int, end: int, blob: NewBlob) -> None:
         size = blob.chunk_size
         first, last = start // size, -(-end // size)
         self._touched.add(first, last)
@@ -338,7 +283,7 @@ class VolumeContents(Passing):
             if self._blob is None:
                 self._make_blob()
 
-    def _is_intact(self, blob: _Blob) -> bool:
+    def _is_intact(self, blob: NewBlob) -> bool:
         session = self.shared.session
         return blob.session_id == session.id and (blob.written_to in (None, session.server) or blob.is_safe)
 
@@ -346,11 +291,11 @@ class VolumeContents(Passing):
         if self._blob is not None:
             self._blob.written_to = _UNKNOWN
 
-    def _find_out_what_is_lost(self, blob: _Blob) -> None:
+    def _find_out_what_is_lost(self, blob: NewBlob) -> None:
         """The server crashed or was replaced, or the session was taken for dead, since the blob was begun."""
         session, store_id = self.shared.session, self.shared.store_id
         self.shared.within_timeout(session.beat)
-        is_there = self.shared.within_timeout(lambda: _rows(HAS_SESSIONS_BLOB, store_id, blob.id, blob.session_id))
+        is_there = self.shared.within_timeout(lambda: rows(HAS_SESSIONS_BLOB, store_id, blob.id, blob.session_id))
         is_ours = blob.session_id == self.shared.within_timeout(session.current)
         with self._changed:
             self._wait_for_uploads()
@@ -376,7 +321,7 @@ class VolumeContents(Passing):
     def _make_blob(self) -> None:
         shared = self.shared
         session_id = shared.within_timeout(shared.session.current)
-        reserved = shared.within_timeout(lambda: _rows(RESERVE_BLOB, shared.store_id))
+        reserved = shared.within_timeout(lambda: rows(RESERVE_BLOB, shared.store_id))
         if not reserved:
             raise OSError(errno.ESTALE, "the store was deleted")
         ((blob_id, chunk_size, storage),) = reserved
@@ -384,22 +329,22 @@ class VolumeContents(Passing):
             chunk_size = self._base_chunk_size
         elif self.size_bytes > LARGE_FILE_BYTES:
             chunk_size = max(chunk_size, LARGE_CHUNK_BYTES)
-        blob = _Blob(blob_id, chunk_size, session_id, shared.session.server)
+        blob = NewBlob(blob_id, chunk_size, session_id, shared.session.server)
         if storage == IN_LARGE_OBJECTS:
             blob.insert_chunk = CREATE_OBJECT
         shared.within_timeout(lambda: self._insert_blob(blob))
         with self._lock:
             self._begin_blob(blob)
 
-    def _insert_blob(self, blob: _Blob) -> Op[None]:
+    def _insert_blob(self, blob: NewBlob) -> Op[None]:
         values = self.shared.store_id, blob.id, blob.chunk_size, blob.session_id
         try:
-            yield Many([*_relaxed(blob), Query(INSERT_BLOB, *values)])
+            yield Many([*relaxed(blob), Query(INSERT_BLOB, *values)])
         except errors.StatementFailed as exc:  # inserted by an attempt whose answer was lost
             if exc.sqlstate != UNIQUE_VIOLATION:
                 raise
 
-    def _begin_blob(self, blob: _Blob) -> None:
+    def _begin_blob(self, blob: NewBlob) -> None:
         """Find out what has to go into *blob*. With the lock."""
         self._blob = blob
         size, base = blob.chunk_size, self._base
@@ -492,12 +437,12 @@ class VolumeContents(Passing):
         return self.shared.persistently(read)
 
     def _write(
-        self, blob: _Blob, positions: list[int], chunks: list[tuple[int, memoryview]], *, is_again: bool
+        self, blob: NewBlob, positions: list[int], chunks: list[tuple[int, memoryview]], *, is_again: bool
     ) -> Op[None]:
         """Put *chunks* at their positions, and nothing at the others of *positions*. May be done again."""
         store_id = self.shared.store_id
         ids = yield from self._reserve(len(chunks))
-        queries = _relaxed(blob)
+        queries = relaxed(blob)
         if is_again or any(blob.written.covers(position, position + 1) for position in positions):
             queries.append(Query(DELETE_EXTENTS, store_id, blob.id, positions))
         queries += [
@@ -556,10 +501,10 @@ class VolumeContents(Passing):
             blob.has_rest = True
             blob.state += 1
 
-    def _share(self, blob: _Blob, values: Sequence[object]) -> Op[None]:
+    def _share(self, blob: NewBlob, values: Sequence[object]) -> Op[None]:
         yield from self._before_reading()
         try:
-            yield Many([*_relaxed(blob), Query(SHARE_RANGES, *values)])
+            yield Many([*relaxed(blob), Query(SHARE_RANGES, *values)])
         except errors.StatementFailed as exc:
             if exc.sqlstate == FOREIGN_KEY_VIOLATION:
                 raise BlobLost(errno.ESTALE, "the server has lost what was uploaded of the file") from exc
@@ -616,7 +561,7 @@ class VolumeContents(Passing):
             if self._blob is not None and self._passed is None:
                 self._evict(self._blob)
 
-    def _evict(self, blob: _Blob) -> None:
+    def _evict(self, blob: NewBlob) -> None:
         """Give back of the stage what is on the server's disk."""
         size = blob.chunk_size
         kept = ranges_of(blob.safe)
@@ -714,7 +659,7 @@ class VolumeContents(Passing):
                 self._staged.discard(start, end)
         self._evicted.clear()
         if blob is not None and contents.blob_id is None:
-            self.shared.session.later(partial(_abandon, self.shared.store_id, blob))
+            self.shared.session.later(partial(abandon, self.shared.store_id, blob))
         self._forget_blob()
         self._set_base(contents, chunk_size, version)
         self._base_end = min(contents.size_bytes, self._cut_at, self.size_bytes)
@@ -740,7 +685,7 @@ class VolumeContents(Passing):
                 self._changed.wait()
             self._wait_for_uploads()
             if self._blob is not None:
-                self.shared.session.later(partial(_abandon, self.shared.store_id, self._blob))
+                self.shared.session.later(partial(abandon, self.shared.store_id, self._blob))
             self._forget_blob()
             self._newer.clear()
             self._evicted.clear()
@@ -765,15 +710,3 @@ class VolumeContents(Passing):
         """Have what is not open for writing any more uploaded, so that the commit finds it done. With the lock."""
         if self.size_bytes > INLINE_BYTES_MAX and self.is_dirty and not self._has_failed:
             self._do_later(self.upload)
-
-
-def _relaxed(blob: _Blob) -> list[Query]:
-    return [] if blob.written_to is None else [Query(ASYNC_COMMIT)]
-
-
-def _rows(statement: Statement, *values: object) -> Op[Rows]:
-    return (yield Query(statement, *values))  # type: ignore[no-any-return]
-
-
-def _abandon(store_id: int, blob: _Blob) -> Op[None]:
-    yield Query(ABANDON, store_id, blob.id, blob.session_id)
