@@ -46,9 +46,8 @@ class Passed:
         self._kernel = kernel
         self.fd = fd
         self.number = number
-        self.turn = (
-            threading.Lock()
-        )  # of whoever looks for what was written, or ends this; taken before that of the contents
+        # Of whoever looks for what was written, or ends this; taken before that of the contents.
+        self.turn = threading.Lock()
         self.is_touched = False
         """Whether it may have been written to."""
         self.noted_end = 0

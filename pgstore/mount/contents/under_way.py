@@ -201,9 +201,8 @@ class UnderWay(abc.ABC):
         # In units of uploads, which are bytes or chunks: what is to be uploaded, and what is being uploaded.
         self._dirty = Ranges()
         self._uploading = Ranges()
-        self._drains: list[
-            tuple[Ranges, Ranges]
-        ] = []  # who uploads: what is left of their goal, and what they wait for
+        # Who uploads: what is left of their goal, and what they wait for.
+        self._drains: list[tuple[Ranges, Ranges]] = []
         self._jobs = 0  # uploads in the background
         self._has_failed = False  # no more of them, until somebody has asked for one
         self._truncations = threading.Lock()  # held while the size is changed in the database
