@@ -294,7 +294,7 @@ def test_a_get_that_is_cancelled_when_it_is_told_passes_on(clients, elsewhere, d
 
     async def main():
         cancelled = 0
-        for number in range(20):
+        for number in range(8):
             getting = asyncio.create_task(queue.get.aio())
             there = asyncio.create_task(pgstore.Queue.from_name("queue", client=other).get.aio())
             await asyncio.to_thread(until, lambda: idle(client) + idle(other) == 2)
