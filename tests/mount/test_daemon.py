@@ -416,7 +416,7 @@ def test_what_nobody_waits_for_any_more_is_unmounted(volume, place, monkeypatch)
         signal.signal(signal.SIGUSR1, before)
     Path(f"{place}.go").touch()
 
-    wait_until(lambda: os.path.exists(f"{place}.notes") and notes(place)[-1] == "end", "it is unmounted again")
+    wait_until(lambda: os.path.exists(f"{place}.notes") and notes(place)[-1:] == ["end"], "it is unmounted again")
     assert not is_mounted(place)
 
 

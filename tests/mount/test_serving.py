@@ -329,7 +329,7 @@ def test_what_is_opened_for_a_program_that_is_gone_is_closed_again(memory_mount)
     waiting = program("import os, sys; print('now', flush=True); os.open(sys.argv[1], os.O_RDONLY)", file)
     assert waiting.stdout is not None
     assert waiting.stdout.readline() == "now\n"
-    until(lambda: state_of(waiting) in "SD", "the program to wait")
+    until(lambda: mounted.call("opened_before") == 1, "the program to wait")
     waiting.kill()
     ended(waiting, -signal.SIGKILL)
 
