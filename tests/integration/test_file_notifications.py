@@ -20,6 +20,7 @@ from pgstore.fs.notifications import (
     own_origin,
 )
 from pgstore.mount.backends.audience import Audience
+from tests.faults.conftest import until
 
 
 class Listening:
@@ -200,6 +201,9 @@ def test_who_leaves_too_much_unread_is_told_that_it_may_be_anything(call, files,
     monkeypatch.setattr("pgstore.client.tickets.NEWS_MAX", 3)
     write(files, "a")
     listening = listen(call, files, client_elsewhere)
+    news = listening.changes._ticket.news
+    until(lambda: news)  # that it listens, which it hears itself
+    news.clear()
     for ino in range(5):
         listening.changes._ticket.hear(f"i{ino}")
 
