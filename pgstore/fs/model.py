@@ -76,9 +76,7 @@ class Node(NamedTuple):
     xattrs: Mapping[str, str] | None  # as in the database: see `fs.tree.xattrs`
     set_atime_ns: int | None  # None: nobody has set one
     device: int | None  # of device nodes
-    stored_bytes: int | None = (
-        None  # what the chunks of a file take, if it is larger than they are; None: it is not known
-    )
+    stored_bytes: int | None = None  # what the chunks of a file take; None: it is not known
     inline_data: bytes | None = None
     blob_id: int | None = None
     chunk_size: int | None = None

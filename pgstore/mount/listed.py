@@ -15,9 +15,8 @@ from typing import Final, NamedTuple
 from pgstore.core import clock
 
 DIRECTORIES_MAX: Final = 4_096
-CHANGES_MAX: Final = (
-    100  # files that others have changed since: about as many requests as a listing of ten thousand takes
-)
+# Files that others have changed since: about as many requests as a listing of ten thousand takes.
+CHANGES_MAX: Final = 100
 
 
 class Listed:

@@ -52,9 +52,8 @@ class Listing:
         self._page: Page = []
         self._read_at = 0  # `Files.changes.now` before the page was read
         self._gone: set[bytes] = set()  # names of it that are not there any more
-        self._next: tuple[int, Callable[[], Page]] | None = (
-            None  # the page after it, which is on its way; the same of it
-        )
+        # Of the page after it, which is on its way: `_read_at`, and what waits for it.
+        self._next: tuple[int, Callable[[], Page]] | None = None
 
     def read_now(self, cookie: int, size: int, *, plus: bool) -> bytes | None:
         """`read`, if nothing need be got for it; else None."""

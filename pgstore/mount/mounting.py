@@ -56,8 +56,8 @@ def mount_in_background(
         )
     local, base = yield from _prepared(store, path, options)
     store_id = yield from store._resolve_id()
-    what = spec_of(store, store_id, base, local, options)
-    return local, (yield Call(partial(begin_in_background, store._runner, what, log)))
+    spec = spec_of(store, store_id, base, local, options)
+    return local, (yield Call(partial(begin_in_background, store._runner, spec, log)))
 
 
 def _prepared(store: FileStore, path: str | os.PathLike[str], options: Options) -> Op[tuple[str, Names]]:

@@ -104,7 +104,7 @@ MISSING: Final = Missing()
 
 class Kernel(abc.ABC):
     """
-    MountSpec `Files` tell the kernel to forget, since others have changed it.
+    What `Files` tell the kernel to forget, since others have changed it.
 
     Never from a thread that serves a request, but where a method says so, nor under a lock that one may need: when very much is
     told, it waits for the kernel, which may wait for answers. What is new is to be known before, since the kernel asks at once.

@@ -368,9 +368,8 @@ class Verbs:
         handle, offset, size, flags, _, _ = kernel.WRITE_IN.unpack_from(r.buffer, BODY)
         file = self._open[handle]
         if flags & kernel.WRITE_KILL_SUIDGID and not file.has_no_privileges:  # of each write by anybody but root
-            file.has_no_privileges = (
-                True  # before it is asked: a chmod(2) that comes meanwhile says that it may have some
-            )
+            # Before it is asked: a chmod(2) that comes meanwhile says that it may have some.
+            file.has_no_privileges = True
             found = self._files.attributes_now(self._ino(r.node))
             if found is None or found.mode & _PRIVILEGES:
                 file.has_no_privileges = False

@@ -143,7 +143,7 @@ class FuseMount:
 
 
 def begin_in_background(client: Client, spec: MountSpec, log: str | None) -> int:
-    """Have *what* mounted by a daemon of its own that outlives this process, and return the number of that."""
+    """Have what *spec* says mounted by a daemon of its own that outlives this process, and return the number of that."""
     daemon = Daemon(spec.factory, is_own=False)
     try:
         daemon.mount(client, spec, lambda: None)

@@ -159,11 +159,10 @@ class StoreFiles(Files, Generic[C]):
             size, mtime = contents.size_bytes, contents.mtime_ns
             ctime = max(ctime, mtime)
             stored = contents.stored_bytes(node.size_bytes if stored is None else stored)
-        atime = node.atime_ns
         return Attributes(
-            node.ino, node.kind, node.mode, node.uid, node.gid, size, node.link_count, atime, mtime, ctime,
-            node.device or 0, stored, is_passed,
-        )  # fmt: skip
+            *(node.ino, node.kind, node.mode, node.uid, node.gid, size, node.link_count),
+            *(node.atime_ns, mtime, ctime, node.device or 0, stored, is_passed),
+        )
 
     # ------------------------------------------------------------------------------------------------------------ rest
 

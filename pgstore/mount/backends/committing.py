@@ -10,10 +10,9 @@ from __future__ import annotations
 import abc
 import contextlib
 import errno
-import logging
 import threading
 import time
-from typing import Final, TypeVar
+from typing import Final
 
 from pgstore import errors
 from pgstore.core import clock
@@ -35,8 +34,6 @@ from pgstore.mount.daemon.backends import MountSpec
 from pgstore.mount.failures import message_of
 from pgstore.mount.protocol import Kernel
 
-T = TypeVar("T")
-_LOG: Final = logging.getLogger("pgstore")
 _ATTEMPTS: Final = 4  # of a commit, where what was uploaded is lost again and again
 GIVING_BACK_SECONDS: Final = 1.0
 OUTCOME_SECONDS: Final = 1.0  # at the end, for a transaction that was handed what was written

@@ -266,7 +266,7 @@ def copy_written(contents: UnderWay, target: bytes) -> None:
 
 
 def new_directory(spec: MountSpec, exc: Exception) -> Kept:
-    """The recovery directory of the mount *what*, at whose end *exc* has come."""
+    """The recovery directory of the mount *spec*, at whose end *exc* has come."""
     return recovery.make(
         recovery.About(
             kind=spec.kind,

@@ -171,9 +171,8 @@ class LiveFiles(SecuringFiles):
             if not contents.is_safe:
                 self._hurry.set()  # else a crash in the next moment would have ours written over theirs
             try:
-                node = super()._run(
-                    lambda: nodes.node(self._tree(), ino)
-                )  # names that are lost are none of this thread's
+                # Names that are lost are none of this thread's.
+                node = super()._run(lambda: nodes.node(self._tree(), ino))
             except OSError:
                 return  # gone, or the server is away; whoever uses the file finds out
             contents.drop(node.size_bytes, node.mtime_ns, _state(node))

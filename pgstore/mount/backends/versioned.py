@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import stat
 import time
@@ -37,7 +36,6 @@ from pgstore.mount.listed import Listed
 from pgstore.mount.protocol import MISSING, AttributeChange, Attributes, Caching, Missing, OpenFile, Owner
 
 T = TypeVar("T")
-_LOG: Final = logging.getLogger("pgstore")
 
 FIXED: Final = Caching(names=3600.0, attributes=3600.0, missing=3600.0, listings=True)
 # Where the kernel cannot forget all names at once, as after `reload` it must (before Linux 6.16).

@@ -70,9 +70,8 @@ class Daemon:
         self._lock = threading.RLock()
         self._waiting: dict[int, tuple[Signal, list[Any]]] = {}
         self._end_of: dict[int, Callable[[], None]] = {}  # by mount: called if the daemon ends before it is unmounted
-        self._closed: dict[
-            int, PlainError | None
-        ] = {}  # by mount: what became of it when the daemon ended in good order
+        # By mount: what became of it when the daemon ended in good order.
+        self._closed: dict[int, PlainError | None] = {}
         self.has_ended = False
         self._ended = Signal()
         self._how = ""
@@ -123,7 +122,7 @@ class Daemon:
 
     def mount(self, client: Client, spec: MountSpec, on_end: Callable[[], None], device: int | None = None) -> int:
         """
-        Mount *what*, and return the number of the mount.
+        Mount what *spec* says, and return the number of the mount.
 
         Args:
             on_end: called by some thread if the daemon ends before `unmount`.

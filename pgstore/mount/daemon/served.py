@@ -31,7 +31,7 @@ DETACH_SECONDS: Final = 5.0  # for the kernel to let go of a mount that nobody u
 
 class Served:
     """
-    *files* at the path of *what*.
+    *files* at the path of *spec*.
 
     Args:
         device: a descriptor of /dev/fuse that somebody has mounted already, in a namespace of theirs; None: it is mounted here.
