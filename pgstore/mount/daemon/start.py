@@ -1,7 +1,8 @@
 """The program of a daemon: `python -I -S start.py DESCRIPTOR`, started by `caller`.
 
 It can import nothing of pgstore before it has been told where that is: the first message says it, which is read here by itself (see
-`messages`). Modules of the standard library come first, whatever stands in the caller's path: a file of a user's may have their names.
+`messages`). Modules of the standard library come first, whatever stands in the caller's path: files of a user's may have their
+names.
 """
 
 from __future__ import annotations
