@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import os
 import signal
 import threading
 import time
 from functools import partial
 
-import psycopg
 import pytest
 
 import pgstore
@@ -178,28 +176,10 @@ def test_closing_does_not_wait_for_a_server_that_is_gone(own_server, url):
 
 @pytest.fixture
 def lazy_server(own_server):
-    """A server that keeps in memory what need not be on the disk yet: who would write it there does nothing."""
-    stop_writing(own_server)
+    """A server whose crash takes all that nobody has waited for."""
+    own_server.forget()
     yield own_server
-    os.kill(wal_writer(own_server), signal.SIGCONT)
-
-
-def wal_writer(server):
-    with psycopg.connect(server.url(), autocommit=True) as connection:
-        find = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'"
-        while (found := connection.execute(find).fetchone()) is None:
-            time.sleep(0.01)
-        return found[0]
-
-
-def stop_writing(server):
-    os.kill(wal_writer(server), signal.SIGSTOP)
-
-
-def crash(server):
-    server.kill()
-    server.start()
-    stop_writing(server)
+    own_server.remember()
 
 
 @pytest.mark.slow
@@ -214,10 +194,10 @@ def test_a_file_that_is_written_in_place_says_if_a_crash_may_have_taken_what_was
         def write():
             with lost, nfs.open("file", "wb", buffering=0) as file:
                 file.write(b"a")
-                crash(lazy_server)
+                lazy_server.crash()
             with nfs.open("file", "ab", buffering=0) as file:
                 file.write(b"b")
-                crash(lazy_server)
+                lazy_server.crash()
                 with lost:
                     file.fsync()
                 file.write(b"c")
@@ -226,10 +206,10 @@ def test_a_file_that_is_written_in_place_says_if_a_crash_may_have_taken_what_was
             with lost:
                 async with nfs.open.aio("file", "wb", buffering=0) as file:
                     await file.write(b"a")
-                    crash(lazy_server)
+                    lazy_server.crash()
             async with nfs.open.aio("file", "ab", buffering=0) as file:
                 await file.write(b"b")
-                crash(lazy_server)
+                lazy_server.crash()
                 with lost:
                     await file.fsync()
                 await file.write(b"c")
@@ -253,7 +233,7 @@ def test_a_file_of_a_volume_is_not_made_of_what_a_crash_has_taken(lazy_server, u
                 file.write(batch + batch)
                 volume.put_file(io.BytesIO(b"what was written before this is on the disk"), "other")
                 file.write(batch)
-                crash(lazy_server)
+                lazy_server.crash()
                 file.write(batch)
 
         async def write_async():
@@ -262,7 +242,7 @@ def test_a_file_of_a_volume_is_not_made_of_what_a_crash_has_taken(lazy_server, u
                     await file.write(batch + batch)
                     await volume.put_file.aio(io.BytesIO(b"what was written before this is on the disk"), "other")
                     await file.write(batch)
-                    crash(lazy_server)
+                    lazy_server.crash()
                     await file.write(batch)
 
         write() if call.form == "blocking" else call.run(write_async())
@@ -282,7 +262,7 @@ def test_behind_a_pooler_writes_are_on_the_disk_when_they_are_answered(lazy_serv
             live.write(b"a")
             staged.write(batch + batch)
             live.write(b"b")
-            crash(lazy_server)
+            lazy_server.crash()
             staged.write(batch)
 
         assert b"".join(nfs.read_file("file")) == b"ab"
@@ -302,7 +282,7 @@ def test_numbers_that_a_lost_transaction_has_drawn_are_not_used_after_a_crash(la
         with contextlib.suppress(ZeroDivisionError), client.transaction():
             ours.put_file(io.BytesIO(b"lost"), "lost")
             raise ZeroDivisionError
-        crash(lazy_server)
+        lazy_server.crash()
 
         for volume in (theirs, ours):
             for number in range(3):

@@ -14,7 +14,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 
 import pgstore
 from tests.fixtures.server import migrate
@@ -35,10 +34,9 @@ for line in sys.stdin:
 @pytest.fixture
 def forgetful_server(own_server):
     """A server whose crash takes all that nobody has waited for."""
-    own_server.execute(sql.SQL("ALTER SYSTEM SET wal_writer_delay = '10s'"))
-    own_server.execute(sql.SQL("ALTER SYSTEM SET wal_writer_flush_after = '1GB'"))
-    own_server.restart()
-    return own_server
+    own_server.forget()
+    yield own_server
+    own_server.remember()
 
 
 @pytest.fixture
@@ -90,11 +88,6 @@ def opened(mounted):
     opened.end()
 
 
-def crash(server):
-    server.kill()
-    server.start()
-
-
 @contextlib.contextmanager
 def asleep():
     """The daemon does nothing meanwhile."""
@@ -126,7 +119,7 @@ def stored(nfs, path):
 
 def test_what_was_written_before_and_after_a_crash_is_fsynced(forgetful_server, nfs, opened):
     opened.do("file.write(b'1' * 12_000_000)")
-    crash(forgetful_server)
+    forgetful_server.crash()
     opened.do("file.write(b'2' * 12_000_000)")
 
     assert opened.do("os.fsync(file.fileno())") == "None"
@@ -162,7 +155,7 @@ def test_several_writers_lose_nothing_in_crashes_and_hear_of_no_error(forgetful_
         )
     for seconds in (0.9, 0.2):  # before anything is brought to the disk in the background, and just after a crash
         time.sleep(seconds)
-        crash(forgetful_server)
+        forgetful_server.crash()
     time.sleep(0.1)
 
     for kind, program in programs.items():
@@ -197,7 +190,7 @@ def test_names_and_contents_that_nobody_has_fsynced_come_back_after_a_crash(forg
         (top / "old").chmod(0o600)
         (top / "old").write_text("new")
         with asleep():
-            crash(forgetful_server)
+            forgetful_server.crash()
             names = sorted(entry.path for entry in nfs.listdir(top.name))
         if names == [f"{attempt}/old", f"{attempt}/removed"]:
             break
@@ -221,7 +214,7 @@ def test_a_file_whose_name_others_have_taken_after_a_crash_cannot_be_fsynced(for
         path = str(mounted / f"{attempt}")
         opened.do(f"globals().update(new=open({path!r}, 'xb', buffering=0)) or new.write(b'ours')")
         with asleep(), contextlib.suppress(FileExistsError):
-            crash(forgetful_server)
+            forgetful_server.crash()
             with nfs.open(f"{attempt}", "x") as theirs:
                 theirs.write("theirs")
             break
@@ -241,7 +234,7 @@ def test_what_a_crash_has_not_taken_is_not_written_over_what_others_wrote_since(
     synced(mounted)
     with nfs.open("file", "r+b") as theirs:
         theirs.write(b"them")
-    crash(forgetful_server)
+    forgetful_server.crash()
 
     time.sleep(0.1)
     synced(mounted)
@@ -293,6 +286,6 @@ def test_what_is_written_is_on_the_disk_when_the_mount_has_ended(forgetful_serve
     with nfs.mount(place, mode="fuse"):
         (place / "file").write_text("text")
 
-    crash(forgetful_server)
+    forgetful_server.crash()
 
     assert stored(nfs, "file") == b"text"
