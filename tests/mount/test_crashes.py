@@ -16,6 +16,11 @@ import psycopg
 import pytest
 
 import pgstore
+from pgstore import errors
+from pgstore.fs.tree.live_nodes import LiveNodes
+from pgstore.mount.backends import base, live
+from pgstore.mount.daemon.backends import MountSpec
+from pgstore.mount.protocol import Attributes, Owner
 from tests.fixtures.server import migrate
 from tests.mount import writers
 from tests.mount.conftest import daemon_pid
@@ -289,3 +294,36 @@ def test_what_is_written_is_on_the_disk_when_the_mount_has_ended(forgetful_serve
     forgetful_server.crash()
 
     assert stored(nfs, "file") == b"text"
+
+
+def test_a_rename_whose_answer_was_lost_with_the_name_is_done_and_not_taken_for_done(
+    forgetful_server, nfs, monkeypatch
+):
+    """
+    That there is no such name may be for the crash that has taken it.
+    """
+    spec = MountSpec(
+        *("", "nfs", int(nfs.object_id[3:]), nfs.name, "main", None, (), "/nowhere", False, None, 8 << 20, None, 60.0),
+        locks="local",
+    )
+    client = nfs._runner
+    files = live.LiveFiles(base.shared_of(client, spec), spec)
+    made = files.make(files.root, b"new", "p", 0o644, Owner(0, 0))
+    rename = LiveNodes.rename
+    attempts = []
+
+    def lose(self, *arguments, **options):
+        attempts.append(arguments)
+        if len(attempts) == 1:
+            forgetful_server.crash()
+            raise errors.OutcomeUnknown("the connection broke")
+        return (yield from rename(self, *arguments, **options))
+
+    monkeypatch.setattr(LiveNodes, "rename", lose)
+
+    files.rename(files.root, b"new", files.root, b"renamed", 0)
+
+    found = files.look_up(files.root, b"renamed")
+    assert isinstance(found, Attributes)
+    assert found.ino == made.ino
+    assert nfs.listdir("/")[0].path == "renamed"

@@ -181,24 +181,24 @@ class LiveFiles(SecuringFiles):
 
     def _run(self, make: Callable[[], Op[T]]) -> T:
         """`_run` of what changes nothing; where a crash has taken names, once they are back."""
-        result = self._found_again(make)
-        if self._names.is_lost:
+        while True:
+            result = self._found_again(make)
+            if not self._names.is_lost:
+                return result
             self._names.bring_back()
-            return super()._run(make)
-        return result
 
     def _found_again(self, make: Callable[[], Op[T]]) -> T:
-        """`_run`; if it fails, perhaps since a crash has taken names, once more when they are back."""
-        before = self._shared.names_brought_back
-        try:
-            return super()._run(make)
-        except OSError as exc:
-            if exc.errno not in _OF_NAMES:
-                raise
-            self._names.bring_back()
-            if before == self._shared.names_brought_back:
-                raise
-        return super()._run(make)
+        """`_run`; if it fails, perhaps since a crash has taken names, once more when they are back, after each crash."""
+        while True:
+            before = self._shared.names_brought_back
+            try:
+                return super()._run(make)
+            except OSError as exc:
+                if exc.errno not in _OF_NAMES:
+                    raise
+                self._names.bring_back()
+                if before == self._shared.names_brought_back:
+                    raise
 
     def _tree(self) -> Tree:
         return Tree(self._session, self._store_id, None, NEWEST, in_place=True)
@@ -349,7 +349,8 @@ class LiveFiles(SecuringFiles):
                 is_unknown = True
                 raise
             except errors.Error as exc:
-                if done is None or not (is_unknown and isinstance(exc, done)):
+                # Where a crash has taken names, that may be what it says.
+                if done is None or not (is_unknown and isinstance(exc, done)) or self._names.is_lost:
                     raise
 
         self._commit(attempt)

@@ -98,31 +98,36 @@ class NameLog:
             OSError: EIO: the server was away for too long. What is left to do is tried with the next call.
         """
         with self._again:
-            if not self.is_lost:  # or another thread has done it
-                return
-            if self._shared.session.history is not self._history:
-                self._give_up()
-                return
-            with self._lock:
-                all_done = list(self._done)
-            first = next(at for at, each in enumerate(all_done) if self._disk.is_lost(each.commit))
-            for each in all_done[first:]:
-                server = self._disk.server
+            while self.is_lost:  # unless another thread has done it; and after each crash meanwhile
+                if self._shared.session.history is not self._history:
+                    self._give_up()
+                    return
                 try:
-                    self._bring_back(each)
+                    self._bring_back(self._disk.server)
                 except StoreGone:
                     self._give_up()
                     return
-                each.commit = self._disk.committed(server)
-            self._shared.names_brought_back += 1
+                self._shared.names_brought_back += 1
 
-    def _bring_back(self, done: _Done) -> None:
-        try:
-            self._shared.within_timeout(done.again)
-        except OSError as exc:
-            if exc.errno == errno.EIO:
-                raise
-            _LOG.error("the server crashed and has lost %s, which cannot be done again: %s", done.what, exc)
+    def _bring_back(self, server: int | None) -> None:
+        """Do again what is not on the disk from the first on that is lost, as long as it is this *server* that has it."""
+        with self._lock:
+            self._forget_safe()
+            all_done = list(self._done)
+        first = next((at for at, each in enumerate(all_done) if self._disk.is_lost(each.commit)), len(all_done))
+        for each in all_done[first:]:
+            failure: OSError | None = None
+            try:
+                self._shared.within_timeout(each.again)
+            except OSError as exc:
+                if exc.errno == errno.EIO:
+                    raise
+                failure = exc
+            if self._disk.server != server:  # it has lost what was just done, on which this one may depend
+                return
+            if failure is not None:
+                _LOG.error("the server crashed and has lost %s, which cannot be done again: %s", each.what, failure)
+            each.commit = self._disk.committed(server)
 
     def clear(self) -> int:
         """Forget everything. Returns how much it was."""

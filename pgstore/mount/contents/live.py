@@ -373,17 +373,17 @@ class LiveContents(UnderWay):
         return self._found_again(lambda: self.shared.within_timeout(make))
 
     def _found_again(self, do: Callable[[], T]) -> T:
-        """The result of *do*; where a crash has taken the file, once more after its name was made anew."""
-        before = self.shared.names_brought_back
-        try:
-            return do()
-        except OSError as exc:
-            if exc.errno != errno.ESTALE:
-                raise
-            self.shared.bring_back_names()
-            if self.shared.names_brought_back == before:
-                raise
-        return do()
+        """The result of *do*; where a crash has taken the file, once more after its name was made anew, after each crash."""
+        while True:
+            before = self.shared.names_brought_back
+            try:
+                return do()
+            except OSError as exc:
+                if exc.errno != errno.ESTALE:
+                    raise
+                self.shared.bring_back_names()
+                if self.shared.names_brought_back == before:
+                    raise
 
     def _write(self, pieces: Sequence[tuple[int, bytes]], *, durable: bool) -> Op[int]:
         yield from self._pin.ensure()
