@@ -3,6 +3,7 @@
 The rooms of the package, each resting only on those below it:
 
 - `cli` is the command line. It prints what the functions of `admin` return.
+- `app` runs functions on this machine, with stores mounted.
 - `fsspec` gives Volumes and NetworkFileSystems to pandas and the like.
 - `dict`, `queue`, `volume` and `network_file_system` are what users import. None of them imports another.
 - `mount` serves the files of both to any program, through the kernel.

@@ -43,7 +43,16 @@
     │   └── SerializationConflict               by a serialization failure or a deadlock: run it again
     ├── TimedOut (TimeoutError)                 a call waited for others, or for a connection, beyond its bound; nothing was done
     ├── StatementFailed                         the server refused a statement for another reason
-    └── EmbeddedServerError                     the embedded server could not be set up, started or stopped
+    ├── EmbeddedServerError                     the embedded server could not be set up, started or stopped
+    ├── RemoteError                             the worker of a call died, or the call was cancelled
+    ├── ExecutionError                          a call failed, and its exception cannot be brought here as it is
+    ├── CallTimeoutError                        of calls; `pgstore.exception.TimeoutError`
+    │   ├── FunctionTimeoutError                a function ran longer than its `timeout`
+    │   └── OutputExpiredError                  the result of a call is not kept any more
+    └── NotOffered (NotImplementedError)        a name of Modal's that makes no sense on one machine
+
+    InputCancellation (BaseException)           raised in a function whose call is cancelled
+    LocalRunWarning (UserWarning)               something that was asked for does not happen on this machine
 
 Those that are an `OSError` have `errno`, `strerror` and, where it is about a path, `filename`, as Python's own have.
 
@@ -286,6 +295,42 @@ class StatementFailed(Error):
 
 class EmbeddedServerError(Error):
     """The embedded server could not be set up, started or stopped."""
+
+
+class RemoteError(Error):
+    """The worker of a call died, or the call was cancelled."""
+
+
+class ExecutionError(Error):
+    """A call failed, and its exception cannot be brought here as it is: the message has its type, text and traceback."""
+
+
+class CallTimeoutError(Error):
+    """
+    Base of what ends calls by time. Not a `TimeoutError` of Python's, as `FunctionCall.get(timeout=…)` raises one.
+
+    Programs ask in a loop, `try: call.get(timeout=0)`, until there is no `TimeoutError`: it must not come from the call itself.
+    """
+
+
+class FunctionTimeoutError(CallTimeoutError):
+    """A function ran longer than its `timeout`."""
+
+
+class OutputExpiredError(CallTimeoutError):
+    """The result of a call is not kept any more."""
+
+
+class NotOffered(Error, NotImplementedError):
+    """Modal has this name; on one machine it makes no sense."""
+
+
+class InputCancellation(BaseException):
+    """Raised in a function whose call is cancelled. No `Exception`, so that a function that handles those ends all the same."""
+
+
+class LocalRunWarning(UserWarning):
+    """Something that was asked for does not happen on this machine, and the program may notice. Once for each kind."""
 
 
 _ERRNO: dict[type[_SystemError], int] = {

@@ -1,21 +1,75 @@
-"""The errors that Modal's storage has too, in a module of the name that it has there: `except modal.exception.NotFoundError`."""
+"""The errors that programs written for Modal name, in a module of the name that it has there: `modal.exception.NotFoundError`."""
 
+from pgstore import errors
 from pgstore.errors import (
     AlreadyExistsError,
     ConflictError,
     DeserializationError,
     Error,
+    ExecutionError,
+    FunctionTimeoutError,
+    InputCancellation,
     InvalidError,
     NotFoundError,
+    OutputExpiredError,
+    RemoteError,
     SerializationError,
 )
 
+# What pgstore calls otherwise. `TimeoutError` is not Python's own, see there.
+TimeoutError = errors.CallTimeoutError  # noqa: A001
+RequestSizeError = errors.ValueTooLarge
+AuthError = PermissionDeniedError = errors.AccessDenied
+ConnectionError = ServiceError = errors.StoreUnavailable  # noqa: A001
+
+
+class VolumeUploadTimeoutError(TimeoutError):
+    """Never raised here; for programs that handle it."""
+
+
+class ResourceExhaustedError(Error):
+    """Never raised here; for programs that handle it."""
+
+
+class InternalError(Error):
+    """Never raised here; for programs that handle it."""
+
+
+class InternalFailure(Error):
+    """Never raised here; for programs that handle it."""
+
+
+class DeprecationError(UserWarning):
+    """The category of warnings of old names."""
+
+
+class AsyncUsageWarning(UserWarning):
+    """The category of warnings of blocking calls where one should be awaited."""
+
+
 __all__ = [
     "AlreadyExistsError",
+    "AsyncUsageWarning",
+    "AuthError",
     "ConflictError",
+    "ConnectionError",
+    "DeprecationError",
     "DeserializationError",
     "Error",
+    "ExecutionError",
+    "FunctionTimeoutError",
+    "InputCancellation",
+    "InternalError",
+    "InternalFailure",
     "InvalidError",
     "NotFoundError",
+    "OutputExpiredError",
+    "PermissionDeniedError",
+    "RemoteError",
+    "RequestSizeError",
+    "ResourceExhaustedError",
     "SerializationError",
+    "ServiceError",
+    "TimeoutError",
+    "VolumeUploadTimeoutError",
 ]

@@ -1,0 +1,26 @@
+"""Where code runs: in the program's own process, or in a worker and there for which call."""
+
+from __future__ import annotations
+
+import os
+from contextvars import ContextVar
+from typing import Final
+
+CURRENT_CALL: Final[ContextVar[str | None]] = ContextVar("pgstore_call", default=None)
+"""The id of the call that the running code belongs to. The worker sets it."""
+
+
+def is_local() -> bool:
+    """Whether this is the program's own process; False in a worker, also while that imports the program."""
+    return os.environ.get("PGSTORE_IS_REMOTE") != "1"
+
+
+def current_function_call_id() -> str | None:
+    """Return the id of the call that this code runs for, `fc-…`; None outside a worker."""
+    return CURRENT_CALL.get()
+
+
+def current_input_id() -> str | None:
+    """Return the id of what the call was given, `in-…`; None outside a worker. Here each call has one input."""
+    call_id = CURRENT_CALL.get()
+    return None if call_id is None else f"in-{call_id.partition('-')[2]}"
