@@ -1,0 +1,123 @@
+"""What passes between a function, what runs it, and its calls: which worker, which input, which outcome.
+
+A worker is a process for one `WorkerSpec`. It is given one `Input` after the other, and each has an `Outcome`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:  # a worker needs to know none of these
+    from pgstore.app.retries import Retries
+    from pgstore.core.operation import Op
+    from pgstore.file_store import FileStore
+
+
+@dataclass(frozen=True)
+class Program:
+    """How a worker loads what the user has written."""
+
+    kind: Literal["script", "module", "none"]
+    """A script is `__main__` in the caller; "none": the function is pickled, and nothing is loaded."""
+    name: str
+    """The dotted name of the module; of a script that of its file, without `.py`."""
+    path: str | None
+    """Of the file."""
+
+
+@dataclass(frozen=True, eq=False)
+class WorkerSpec:
+    """
+    What workers are like. One object is one pool of workers, of which each can do what the others can.
+
+    Args:
+        name: of the function or class, as messages say it.
+        qualname: where it is in the module.
+        pickled: instead of these, the function itself, by cloudpickle.
+        mounts: paths and the stores that are there, with their options; outer ones before those within them.
+        environment: asked, in the parent, when a worker starts; it may give secrets.
+        workdir: where the worker works; None: where the parent does.
+        max_workers: at once; None: `PGSTORE_PARALLELISM`, else the number of CPUs.
+        scaledown_window: seconds that an idle worker is kept.
+        single_use: each worker is given one input.
+        inputs_at_once: how many a worker is given before it has done the first.
+        parameters: the pickled keyword arguments of a class.
+        startup_timeout: seconds until a worker must be ready; None: any time.
+    """
+
+    name: str
+    program: Program
+    qualname: str
+    pickled: bytes | None = field(default=None, repr=False)
+    mounts: tuple[tuple[str, FileStore], ...] = ()
+    environment: Callable[[], dict[str, str]] = field(default=dict, repr=False)
+    workdir: str | None = None
+    max_workers: int | None = None
+    scaledown_window: float = 60.0
+    single_use: bool = False
+    inputs_at_once: int = 1
+    parameters: bytes | None = field(default=None, repr=False)
+    is_class: bool = False
+    startup_timeout: float | None = None
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"what workers of {self.name!r} are like cannot be pickled: it may give secrets")
+
+
+class Completion(Protocol):
+    """What ends a call whose function runs in a transaction: it is pickled, and is a part of that transaction."""
+
+    def complete(self, outcome: Outcome) -> Op[None]:
+        """Write down that the call has ended with *outcome*."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """
+    What a worker is to do once.
+
+    Args:
+        call_id: `fc-…`.
+        method: of a class; None: the function itself.
+        arguments: `(args, kwargs)`, by `pickles.dumps`.
+        timeout: seconds for one attempt, from the start of the function.
+        retries: None: it is attempted once.
+        completion: the function runs in a transaction, and this is done in it at the end.
+    """
+
+    call_id: str
+    method: str | None
+    arguments: bytes = field(repr=False)
+    is_generator: bool = False
+    timeout: float | None = None
+    retries: Retries | None = None
+    completion: Completion | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """
+    How an input has ended.
+
+    Args:
+        payload: the pickled result, or what `pickles.failure` has made of an exception.
+    """
+
+    payload: bytes = field(repr=False)
+    is_error: bool
+
+    def value(self) -> Any:
+        """
+        Return the result.
+
+        Raises:
+            BaseException: what the function has raised, with a note of where.
+            ExecutionError: that, where it cannot be pickled or loaded.
+        """
+        from pgstore.app import pickles
+
+        if self.is_error:
+            raise pickles.rebuilt(self.payload)
+        return pickles.loads(self.payload, "the result")
