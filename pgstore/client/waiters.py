@@ -47,7 +47,8 @@ SLOTTED_TOPICS_MAX: Final = 100  # a client that waits for more has one lock for
 _KEPT_SECONDS: Final = 0.002  # a slot, after its last waiter was woken
 _FORGOTTEN_SECONDS: Final = 1.0  # after which nothing is remembered of a topic that nobody waits for
 _ANSWER_SECONDS: Final = 1.0  # at most, between looks for those who rely on us
-_LOCK_ATTEMPTS: Final = 20
+_LOCK_ATTEMPTS: Final = 20  # in a row
+_LOCK_SECONDS: Final = 0.05  # between such rows
 
 
 # ------------------------------------------------------------------------------------ what the session tells the server
@@ -91,6 +92,7 @@ class Registry:
         self._masked: dict[Entry, None] = {}
         self._channels: collections.Counter[int] = collections.Counter()
         self._is_crowded = False  # there are so many topics that none has a slot
+        self._is_locked_for_everybody = False
         self._swept_at = 0.0
 
     @property
@@ -227,6 +229,7 @@ class Registry:
                 entry.slot = entry.channel = entry.pending = None
                 if entry.mask is not None:
                     self._unmask(entry)
+        self._is_locked_for_everybody = False
         yield connection.execute(LISTEN)
         if self._is_crowded:
             yield from self._lock_for_everybody(connection)
@@ -307,6 +310,7 @@ class Registry:
     def _lock_for_everybody(self, connection: Connection) -> Steps[None]:
         for _ in range(_LOCK_ATTEMPTS):  # whoever asks holds the exclusive lock for a moment
             if (yield connection.execute(Query(_LOCK, EVERYBODY_CLASS, 0))) == [(True,)]:
+                self._is_locked_for_everybody = True
                 break
 
     def work(self, connection: Connection) -> Steps[float]:
@@ -315,6 +319,10 @@ class Registry:
         if now >= self._swept_at + 1.0:
             self._swept_at = now
             self._sweep()
+        if self._is_crowded and not self._is_locked_for_everybody:
+            yield from self._lock_for_everybody(connection)
+            if self._is_locked_for_everybody:  # whatever was put before that nobody was told of
+                self.wake_all()
         with self.lock:
             to_tell, self._to_tell = self._to_tell, []
             unused = list(self._unused)
@@ -335,6 +343,8 @@ class Registry:
         with self.lock:
             if self._to_tell:
                 return 0.0
+            if self._is_crowded and not self._is_locked_for_everybody:
+                return _LOCK_SECONDS
             due = [
                 self._due(entry) for entry in self._unused if entry not in self._answering and entry not in self._masked
             ]
@@ -431,5 +441,6 @@ class Registry:
             if is_uncrowded:
                 self._is_crowded = False
         yield from self._change_channel(connection, entry, None)
-        if is_uncrowded:
+        if is_uncrowded and self._is_locked_for_everybody:
+            self._is_locked_for_everybody = False
             yield connection.execute(Query(_UNLOCK, EVERYBODY_CLASS, 0))
