@@ -9,6 +9,7 @@ from hypothesis import Phase, settings
 
 # Where nobody waits for the smallest example, finding it would only use up the time: of a test against a server, minutes.
 settings.register_profile("CI", phases=[Phase.explicit, Phase.reuse, Phase.generate])
+settings.register_profile("thorough", max_examples=1000)
 if os.environ.get("CI"):
     settings.load_profile("CI")
 

@@ -702,8 +702,7 @@ def large() -> bytes:
     return random.Random(7).randbytes(MIB) * 70
 
 
-@pytest.mark.parametrize("kind", [pgstore.Volume, pgstore.NetworkFileSystem])
-@pytest.mark.parametrize("connections_max", [1, 10])
+@pytest.mark.parametrize(("kind", "connections_max"), [(pgstore.Volume, 10), (pgstore.NetworkFileSystem, 1)])
 def test_a_large_file_is_downloaded(database, tmp_path, large, kind, connections_max):
     """
     Over several connections where there are some; in a transaction over its own.

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pgstore.mount.contents.open_file import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, ContentsFile
 from pgstore.mount.contents.ranges import Ranges
+from tests.fixtures.depth import examples
 from tests.fixtures.staged import assert_same
 
 SPAN = 200_000  # several chunks, and more than is kept inline
@@ -29,7 +30,7 @@ steps = st.one_of(
 
 
 @settings(
-    max_examples=60,
+    max_examples=examples(25),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 )
 
 import pgstore
+from tests.fixtures.depth import examples
 
 _numbers = itertools.count(1)
 
@@ -268,6 +269,8 @@ def test_a_dict_behaves_like_a_python_dict(database):
     DictMachine.database = database
     DictMachine.process = Process(database)
 
-    run_state_machine_as_test(DictMachine, settings=settings(max_examples=25, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(
+        DictMachine, settings=settings(max_examples=examples(15), stateful_step_count=30, deadline=None)
+    )
 
     DictMachine.process.end()

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 import pgstore
 from pgstore import errors
 from pgstore.types import FileEntryType
+from tests.fixtures.depth import examples
 
 _numbers = itertools.count(1)
 
@@ -492,5 +493,5 @@ def test_a_file_store_is_a_posix_tree(database, monkeypatch, kind, changes_max, 
     members = {"database": database, "kind": kind, "early": changes_max == 1, "storage": storage}
     machine = type("Machine", (StoreMachine,), members)
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=8, stateful_step_count=50, deadline=None, database=None)
+        machine, settings=settings(max_examples=examples(3), stateful_step_count=50, deadline=None, database=None)
     )

@@ -20,6 +20,7 @@ from pgstore.fs import history
 from pgstore.fs.retention import pins
 from pgstore.fs.retention.collection import Collection
 from pgstore.migrate import sql_directory
+from tests.fixtures.depth import examples
 from tests.fixtures.scribe import Node, Scribe
 from tests.model.test_file_store_tree import REFUSALS
 
@@ -213,5 +214,5 @@ def test_every_version_that_is_kept_stays_what_it_was(own_database, machine):
     """
     machine = type("Machine", (machine,), {"database": own_database})
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=15, stateful_step_count=25, deadline=None, database=None)
+        machine, settings=settings(max_examples=examples(6), stateful_step_count=25, deadline=None, database=None)
     )

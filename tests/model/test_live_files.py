@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.depth import examples
 from tests.fixtures.live import LiveFiles, assert_sound
 
 KIB = 1024
@@ -64,7 +65,9 @@ def data(fill: int, length: int) -> bytes:
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(30),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(steps, min_size=1, max_size=12))
 def test_files_hold_what_was_written_to_them(live_files: LiveFiles, script) -> None:

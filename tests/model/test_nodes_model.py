@@ -16,6 +16,7 @@ import pgstore
 from pgstore import errors
 from pgstore.fs.model import DIRECTORY, FIFO, FILE, ROOT
 from pgstore.fs.tree.nodes import RENAME_EXCHANGE, RENAME_NOREPLACE
+from tests.fixtures.depth import examples
 from tests.fixtures.nodes import HeldFiles, LiveNodeFiles, NodeFiles
 from tests.fixtures.trees import assert_sound
 
@@ -416,10 +417,14 @@ class Mounts(Verbs):
 )
 def test_verbs_do_what_posix_says(database, kind, verbs):
     machine = type("Machine", (DirectMachine,), {"database": database, "kind": kind, "verbs": verbs})
-    run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=examples(8), stateful_step_count=40, deadline=None)
+    )
 
 
 @pytest.mark.slow
 def test_mounts_of_one_volume_hold_what_they_do_and_merge_it(database):
     machine = type("Machine", (Mounts,), {"database": database})
-    run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=25, deadline=None))
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=examples(6), stateful_step_count=25, deadline=None)
+    )

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 
 import pgstore
 from pgstore.queue import due
+from tests.fixtures.depth import examples
 
 _numbers = itertools.count(1)
 
@@ -211,4 +212,6 @@ def test_a_queue_behaves_like_lists(database, monkeypatch):
     monkeypatch.setattr(due, "CHECK_SECONDS", 0.0)
     QueueMachine.database = database
 
-    run_state_machine_as_test(QueueMachine, settings=settings(max_examples=25, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(
+        QueueMachine, settings=settings(max_examples=examples(15), stateful_step_count=30, deadline=None)
+    )

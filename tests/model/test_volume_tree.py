@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 import pgstore
 from pgstore import errors
 from pgstore.types import FileEntryType
+from tests.fixtures.depth import examples
 from tests.integration.test_volume import assert_whole
 
 _numbers = itertools.count(1)
@@ -214,5 +215,5 @@ def test_a_volume_is_a_tree(database, monkeypatch, joined, changes_max):
     early = joined or changes_max == 1
     machine = type("Machine", (VolumeMachine,), {"database": database, "joined": joined, "early": early})
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=8, stateful_step_count=40, deadline=None, database=None)
+        machine, settings=settings(max_examples=examples(3), stateful_step_count=40, deadline=None, database=None)
     )
