@@ -307,11 +307,12 @@ class Registry:
                         ticket.hear(None)
                 yield connection.execute(Query(_WAIT_END, entry.key, slot, how))
 
-    def _lock_for_everybody(self, connection: Connection) -> Steps[None]:
+    def _lock_for_everybody(self, connection: Connection) -> Steps[bool]:
         for _ in range(_LOCK_ATTEMPTS):  # whoever asks holds the exclusive lock for a moment
             if (yield connection.execute(Query(_LOCK, EVERYBODY_CLASS, 0))) == [(True,)]:
                 self._is_locked_for_everybody = True
-                break
+                return True
+        return False
 
     def work(self, connection: Connection) -> Steps[float]:
         """Pass on what is to be passed on, and give up what nobody waits for. Returns the seconds until there is more to do."""
@@ -319,10 +320,8 @@ class Registry:
         if now >= self._swept_at + 1.0:
             self._swept_at = now
             self._sweep()
-        if self._is_crowded and not self._is_locked_for_everybody:
-            yield from self._lock_for_everybody(connection)
-            if self._is_locked_for_everybody:  # whatever was put before that nobody was told of
-                self.wake_all()
+        if self._is_crowded and not self._is_locked_for_everybody and (yield from self._lock_for_everybody(connection)):
+            self.wake_all()  # for what was put before, of which nobody was told
         with self.lock:
             to_tell, self._to_tell = self._to_tell, []
             unused = list(self._unused)

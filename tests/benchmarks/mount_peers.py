@@ -5,6 +5,7 @@ Each is a `Lane`: a directory, how it is mounted anew, so that nothing is cached
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import json
 import os
@@ -133,7 +134,7 @@ def wait_until_mounted(path: Path, process: subprocess.Popen[bytes], log: Path) 
         time.sleep(0.01)
 
 
-class Foreign(Lane):
+class Foreign(Lane, abc.ABC):
     """What another program mounts, in the foreground."""
 
     def __init__(self, folder: Path) -> None:
@@ -143,8 +144,9 @@ class Foreign(Lane):
         self.store.mkdir()
         self._process: subprocess.Popen[bytes] | None = None
 
+    @abc.abstractmethod
     def command(self) -> list[str]:
-        raise NotImplementedError
+        """What starts the program."""
 
     def start(self) -> None:
         log = self.folder / f"{self.name}.log"

@@ -19,8 +19,7 @@ from pgstore.fs.content import in_place
 from pgstore.fs.content.block_cache import BLOCK_BYTES, BlockCache
 from pgstore.fs.content.block_reader import BlockReader, Reading, Source
 from pgstore.mount.contents import live as live_module
-from pgstore.mount.contents import under_way
-from pgstore.mount.contents import volume as volume_module
+from pgstore.mount.contents import under_way, uploaded
 from pgstore.mount.contents.open_file import FALLOC_FL_PUNCH_HOLE, ContentsFile
 from pgstore.mount.contents.stage import Stage
 from tests.faults.conftest import until
@@ -534,7 +533,7 @@ def test_many_write_and_read_while_everything_is_uploaded_and_evicted(
     """
     Each of four threads knows what it wrote, in a stage that holds a fifth of the file, while commits go on.
     """
-    for module in (volume_module, live_module, under_way):
+    for module in (uploaded, live_module, under_way):
         monkeypatch.setattr(module, "UPLOAD_BYTES", 16 * KIB)
     files = StagedFiles(database, client, kind, storage, tmp_path, bytes_max=200 * KIB)
     contents = files.create()

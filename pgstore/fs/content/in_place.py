@@ -148,17 +148,7 @@ TRUNCATE = Statement(
 def truncate(store_id: int, ino: int, size: int, *, durable: bool = False) -> Op[None]:
     """Cut the file to *size* bytes, or let it grow to so many by a hole."""
     _check_end(size)
-    inside, notice = yield from note_inodes(store_id, [ino])
-    for attempt in range(_ATTEMPTS):
-        try:
-            ((exists, _),) = yield Query(TRUNCATE, store_id, ino, size, not (inside or durable), *notice)
-        except errors.SerializationConflict:
-            if inside or attempt == _ATTEMPTS - 1:
-                raise
-        else:
-            if not exists:
-                raise stale(ino)
-            return
+    yield from _done_in_place(TRUNCATE, store_id, ino, size, durable=durable)
 
 
 # The same.
@@ -170,10 +160,14 @@ PUNCH = Statement(
 
 def punch(store_id: int, ino: int, start: int, end: int, *, durable: bool = False) -> Op[None]:
     """Make a hole of [*start*, *end*), as far as the file has these bytes."""
+    yield from _done_in_place(PUNCH, store_id, ino, start, end, durable=durable)
+
+
+def _done_in_place(statement: Statement, store_id: int, ino: int, *values: int, durable: bool) -> Op[None]:
     inside, notice = yield from note_inodes(store_id, [ino])
     for attempt in range(_ATTEMPTS):
         try:
-            ((exists, _),) = yield Query(PUNCH, store_id, ino, start, end, not (inside or durable), *notice)
+            ((exists, _),) = yield Query(statement, store_id, ino, *values, not (inside or durable), *notice)
         except errors.SerializationConflict:
             if inside or attempt == _ATTEMPTS - 1:
                 raise
