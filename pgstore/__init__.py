@@ -8,6 +8,7 @@ The rooms of the package, each resting only on those below it:
 - `dict`, `queue`, `volume` and `network_file_system` are what users import. None of them imports another.
 - `mount` serves the files of both to any program, through the kernel.
 - `file_store` has what the two file systems offer alike; `fs` is the engine below it.
+- `secret` has the variables that functions get and nobody sees.
 - `store` has what every kind of store has: handles, the registry, deletion.
 - `client` carries operations out and has transactions; `connection` has the connections that they run on.
 - `migrate` makes the schema; `embedded` runs a server for programs that were given none.
@@ -52,6 +53,7 @@ from pgstore.types import (
     FileStat,
     NetworkFileSystemInfo,
     QueueInfo,
+    SecretInfo,
     VolumeInfo,
     VolumeVersion,
 )
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from pgstore.mount.mount import Mount
     from pgstore.network_file_system import NetworkFileSystem
     from pgstore.queue import DeadLetter, ItemIterator, Lease, Queue
+    from pgstore.secret import Secret
     from pgstore.volume import Volume
 
 __all__ = [
@@ -100,6 +103,8 @@ __all__ = [
     "Queue",
     "QueueInfo",
     "SchemaOutdated",
+    "Secret",
+    "SecretInfo",
     "SerializationError",
     "StoreUnavailable",
     "Transaction",
@@ -134,6 +139,7 @@ _HOMES: Final = {
     "Mutation": "dict",
     "NetworkFileSystem": "network_file_system",
     "Queue": "queue",
+    "Secret": "secret",
     "Volume": "volume",
     "Watcher": "dict",
 }

@@ -39,6 +39,14 @@ class NetworkFileSystemInfo(StoreInfo):
 
 
 @dataclass(frozen=True)
+class SecretInfo(StoreInfo):
+    """What `Secret.info` returns."""
+
+    last_used_at: datetime | None
+    """By a function, to the minute; None: never."""
+
+
+@dataclass(frozen=True)
 class VolumeVersion:
     """A commit of a Volume that can still be read."""
 

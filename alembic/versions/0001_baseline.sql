@@ -58,6 +58,20 @@ CREATE TABLE pgstore.store (
 CREATE UNIQUE INDEX store_name ON pgstore.store
     (environment, (CASE kind WHEN 'nfs' THEN 'volume' ELSE kind END), name) WHERE name IS NOT NULL;
 
+-- ---------------------------------------------------------------------------------------------------------- secrets
+
+-- Environment variables of functions, as only holders of a key can read them; the key is never here (pgstore/secret/encryption.py).
+CREATE TABLE pgstore.secret (
+    environment  text COLLATE "C" NOT NULL,
+    name         text COLLATE "C" NOT NULL CHECK (name ~ '^[A-Za-z0-9._-]{1,64}$'),
+    token        bytea NOT NULL CHECK (substring(token FROM 1 FOR 5) = 'gAAAA'::bytea),  -- Fernet, of a JSON object {environment, name, values: {variable: value}}
+    created_at   timestamptz NOT NULL DEFAULT statement_timestamp(),
+    created_by   text NOT NULL DEFAULT session_user,
+    updated_at   timestamptz NOT NULL DEFAULT statement_timestamp(),
+    last_used_at timestamptz,                         -- by a function, to the minute; NULL: never
+    PRIMARY KEY (environment, name)
+);
+
 -- ------------------------------------------------------------------------------------------------------------- Dict
 
 -- Names under which there was ever a Dict of serializer json. What is read of such a Dict runs no code, and who may delete it could

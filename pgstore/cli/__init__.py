@@ -4,8 +4,8 @@ A command is a function that says what it does and prints it. Errors come here: 
 Exit codes: 0 done, 1 failed, 2 called in a wrong way, 130 interrupted; `check` has more. `PGSTORE_DEBUG=1` shows where an error
 came from.
 
-`migration`, `status`, `check`, `gc` and `demo` are a command each; `mount` has three; `server` is a noun, with commands of its
-own. `target` knows which database a command is about, and `output` prints fields and tables.
+`migration`, `status`, `check`, `gc` and `demo` are a command each; `mount` has three; `server` and `secret` are nouns, with
+commands of their own. `target` knows which database a command is about, and `output` prints fields and tables.
 
 Where a change belongs:
 
@@ -27,7 +27,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from pgstore import errors, migrate
-from pgstore.cli import check, demo, gc, migration, mount, output, server, status
+from pgstore.cli import check, demo, gc, migration, mount, output, secret, server, status
 from pgstore.cli.target import Target
 
 DONE: Final = 0
@@ -50,6 +50,7 @@ app.command("check")(check.check)
 app.command("mount")(mount.mount)
 app.command("unmount")(mount.unmount)
 app.command("mounts")(mount.mounts)
+app.add_typer(secret.app, name="secret")
 app.add_typer(server.app, name="server")
 
 

@@ -113,7 +113,7 @@ class Objects(Generic[S]):
         runner = client or default_client()
         environment = environment_name or runner.environment
         history = runner.history
-        rows = yield Query(LIST, environment, self._class._kind, _instant(created_before), limit)
+        rows = yield Query(LIST, environment, self._class._kind, instant(created_before), limit)
         stores = []
         history = runner.history if history is None else history
         for row in rows:
@@ -152,7 +152,7 @@ class Objects(Generic[S]):
 _ALL: Final = 1 << 62  # stores
 
 
-def _instant(value: datetime | str | None) -> datetime | None:
+def instant(value: datetime | str | None) -> datetime | None:
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)

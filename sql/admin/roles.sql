@@ -3,7 +3,7 @@
 --
 --     psql -v ON_ERROR_STOP=1 -1 -c "SELECT set_config('pgstore.writer', 'app', true)" -f roles.sql mydatabase
 --
--- pgstore_reader   sees everything: tables, views, positions of sequences; may call functions that only read
+-- pgstore_reader   sees everything but what secrets hold: tables, views, positions of sequences; may call functions that only read
 -- pgstore_writer   also uses every store; it cannot change tables, nor what says which version they have
 -- pgstore_owner    owns everything; its members may migrate
 --
@@ -199,6 +199,13 @@ BEGIN
         LOOP
             EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %I', object.name, reader);
         END LOOP;
+        -- Of secrets that they are there. Not from the owner, who would lose it.
+        IF to_regclass('pgstore.secret') IS NOT NULL AND reader <> owner
+           AND (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = to_regclass('pgstore.secret')) <> reader THEN
+            EXECUTE format('REVOKE SELECT ON TABLE pgstore.secret FROM %I', reader);
+            EXECUTE format('GRANT SELECT (environment, name, created_at, created_by, updated_at, last_used_at) '
+                           'ON TABLE pgstore.secret TO %I', reader);
+        END IF;
     END IF;
 
     IF to_regrole(quote_ident(writer)) IS NOT NULL THEN

@@ -64,7 +64,7 @@ def refused(cluster, url, statement, *parameters):
 def changes(table):
     """Statements that change nothing, and need the right to."""
     columns = {"installation": "singleton", "schema_revision": "version_num", "store": "id", "session": "id"}
-    column = {**columns, "dict_json_name": "name"}.get(table, "store_id")
+    column = {**columns, "dict_json_name": "name", "secret": "name"}.get(table, "store_id")
     name = f"pgstore.{table}"
     return [
         f"UPDATE {name} SET {column} = {column} WHERE false",
@@ -80,12 +80,14 @@ def test_a_reader_reads_everything_and_changes_nothing(each_cluster, url, roles)
     reader = url_as(url, member(each_cluster, roles.reader))
 
     for relation, kind, name in each_cluster.execute(url, RELATIONS):
-        assert not refused(each_cluster, reader, f"SELECT * FROM {relation} LIMIT 1"), relation
+        assert refused(each_cluster, reader, f"SELECT * FROM {relation} LIMIT 1") == (name == "secret"), relation
         if kind in "rp":
             assert [refused(each_cluster, reader, change) for change in changes(name)] == [True] * 3, relation
             assert refused(each_cluster, reader, f"TRUNCATE {relation}"), relation
         if kind == "S":
             assert refused(each_cluster, reader, "SELECT nextval(%s)", relation), relation
+    assert not refused(each_cluster, reader, "SELECT name, created_by, last_used_at FROM pgstore.secret")
+    assert refused(each_cluster, reader, "SELECT token FROM pgstore.secret")
     assert not refused(each_cluster, reader, "SELECT pgstore.dict_size(1)")
     for call in ("dict_forget(1)", "store_delete(1)", "session_sweep(interval '1 hour')"):
         assert refused(each_cluster, reader, f"SELECT pgstore.{call}"), call
