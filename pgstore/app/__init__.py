@@ -3,8 +3,9 @@
 What a program says is in `app` (App), `function` (Function and its calls), `cls` (classes), `image`, `retries` and `schedules`;
 `options` checks it where it is said, `mapping` is `map` and its kin, and `context` tells code where it runs.
 
-How it is done: `spec` says what passes between a function and what runs it, `pickles` how arguments and results travel, `runner` is
-the side of the program, `worker` the process that it starts. Spawned calls are rows (`calls`). `entrypoint` is `pgstore run`.
+How it is done: `spec` says what passes between a function and what runs it, `program` how that is loaded, `pickles` how arguments
+and results travel, over a `channel`. `runner` is the side of the program, `worker` the process that it starts. Spawned calls are
+rows (`calls`). `entrypoint` is `pgstore run`.
 """
 
 from __future__ import annotations

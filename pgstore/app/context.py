@@ -9,6 +9,9 @@ from typing import Final
 CURRENT_CALL: Final[ContextVar[str | None]] = ContextVar("pgstore_call", default=None)
 """The id of the call that the running code belongs to. The worker sets it."""
 
+is_loading = False
+"""Whether this is a worker that is importing the program. The worker sets it."""
+
 
 def is_local() -> bool:
     """Whether this is the program's own process; False in a worker, also while that imports the program."""

@@ -14,11 +14,11 @@ from types import TracebackType
 from typing import Any, Final, TypeAlias
 
 from pgstore import errors
-from pgstore.app.spec import Program
+from pgstore.app.program import Program
 from pgstore.serializers.values import NOT_LOADED, loads
 from pgstore.serializers.values import dumps as dumps_by_value
 
-__all__ = ["dumps", "failure", "loads", "rebuilt", "share_main"]
+__all__ = ["dumps", "dumps_by_value", "failure", "failure_here", "loads", "rebuilt", "share_main"]
 
 _PROTOCOL: Final = 5
 # An exception that is pickled, if it can be, then those of its cause and its context, and whether the context is hidden.
@@ -57,12 +57,17 @@ def failure(exc: BaseException, program: Program, name: str, trace: TracebackTyp
     Args:
         trace: of *exc*, as far as the program is concerned.
     """
-    kind = type(exc).__qualname__
-    text = _text(exc)
+    kind, text = type(exc).__qualname__, _text(exc)
     shown = "".join(traceback.format_exception(type(exc), exc, trace)).rstrip()
     if not isinstance(exc, Exception):
         exc = errors.RemoteError(f"{name} has ended with {kind}{text and ': '}{text}")
     return pickle.dumps((_chain(exc, program, _CHAIN_MAX), kind, text, shown), _PROTOCOL)
+
+
+def failure_here(exc: BaseException) -> bytes:
+    """*exc*, which was not raised in a worker, as the payload of an `Outcome`; it is rebuilt without a note."""
+    program = Program("none", "", None)
+    return pickle.dumps((_chain(exc, program, _CHAIN_MAX), type(exc).__qualname__, _text(exc), ""), _PROTOCOL)
 
 
 def rebuilt(payload: bytes) -> BaseException:
@@ -71,8 +76,9 @@ def rebuilt(payload: bytes) -> BaseException:
     exc = _unchained(chain)
     if exc is None:
         return errors.ExecutionError(f"{kind}: {text} (which cannot be brought here as it is)\n\n{shown}")
-    with contextlib.suppress(Exception):  # some have no room for notes
-        exc.add_note(f"In the worker:\n{shown}")
+    if shown:
+        with contextlib.suppress(Exception):  # some have no room for notes
+            exc.add_note(f"In the worker:\n{shown}")
     return exc
 
 

@@ -7,24 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pgstore.app import pickles
+from pgstore.app.program import Program
 
 if TYPE_CHECKING:  # a worker needs to know none of these
     from pgstore.app.retries import Retries
     from pgstore.core.operation import Op
     from pgstore.file_store import FileStore
 
-
-@dataclass(frozen=True)
-class Program:
-    """How a worker loads what the user has written."""
-
-    kind: Literal["script", "module", "none"]
-    """A script is `__main__` in the caller; "none": the function is pickled, and nothing is loaded."""
-    name: str
-    """The dotted name of the module; of a script that of its file, without `.py`."""
-    path: str | None
-    """Of the file."""
+__all__ = ["Completion", "Input", "Outcome", "Program", "WorkerSpec"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +38,7 @@ class WorkerSpec:
         inputs_at_once: how many a worker is given before it has done the first.
         parameters: the pickled keyword arguments of a class.
         startup_timeout: seconds until a worker must be ready; None: any time.
+        is_transactional: the function runs in a transaction, of which the changes of its Volumes are a part.
     """
 
     name: str
@@ -61,6 +55,7 @@ class WorkerSpec:
     parameters: bytes | None = field(default=None, repr=False)
     is_class: bool = False
     startup_timeout: float | None = None
+    is_transactional: bool = False
 
     def __reduce__(self) -> Any:
         raise TypeError(f"what workers of {self.name!r} are like cannot be pickled: it may give secrets")
@@ -84,7 +79,7 @@ class Input:
         arguments: `(args, kwargs)`, by `pickles.dumps`.
         timeout: seconds for one attempt, from the start of the function.
         retries: None: it is attempted once.
-        completion: the function runs in a transaction, and this is done in it at the end.
+        completion: done at the end of the transaction in which the function runs, as a part of it.
     """
 
     call_id: str
@@ -116,8 +111,6 @@ class Outcome:
             BaseException: what the function has raised, with a note of where.
             ExecutionError: that, where it cannot be pickled or loaded.
         """
-        from pgstore.app import pickles
-
         if self.is_error:
             raise pickles.rebuilt(self.payload)
         return pickles.loads(self.payload, "the result")

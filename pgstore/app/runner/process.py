@@ -1,0 +1,352 @@
+"""One worker as the program sees it: a process, and a thread here that listens to it until it has ended."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from pgstore import errors
+from pgstore.app import pickles
+from pgstore.app.channel import Channel, Closed
+from pgstore.app.runner.output import Output
+from pgstore.app.runner.settings import Settings
+from pgstore.app.runner.task import TIMEOUT_GRACE_SECONDS, Task, failed
+from pgstore.app.spec import Outcome, WorkerSpec
+from pgstore.core import threads
+from pgstore.core.threads import Signal
+
+_LOG: Final = logging.getLogger("pgstore")
+EXIT_SECONDS: Final = 30.0  # for what a class does in `exit`, and for what was written to be committed
+_START: Final = Path(__file__).parents[1] / "worker" / "start.py"
+_DESCRIPTOR: Final = 3
+
+
+class Owner(Protocol):
+    """Who has started a worker, and is told of it by the worker's thread: a `Pool`."""
+
+    spec: WorkerSpec
+
+    def ready(self, process: Process) -> None: ...
+
+    def done(self, process: Process, number: int, outcome: Outcome) -> None:
+        """It has done the task of this *number*."""
+
+    def could_not_start(self, process: Process, outcome: Outcome) -> None: ...
+
+    def idle(self, process: Process) -> None:
+        """It has had nothing to do for long."""
+
+    def ended(self, process: Process, how: str) -> None: ...
+
+
+class Process:
+    """A worker of *pool*."""
+
+    def __init__(self, pool: Owner) -> None:
+        self.id = f"ta-{uuid.uuid4().hex[:22]}"
+        self.pool = pool
+        self.spec: WorkerSpec = pool.spec
+        # The pool's lock is over these.
+        self.running: dict[int, Task] = {}
+        self.is_ready = self.is_retired = False
+        self.given = 0  # inputs, until now
+        self.idle_since = 0.0
+
+        self.pid = 0
+        self._has_failed = False  # to start
+        self._kill_at: float | None = None
+        self._ready_by: float | None = None
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._ended = Signal()
+        self._directory = ""
+        self._settings = Settings()
+        self._channel: Channel | None = None
+        self._outputs: list[Output] = []
+        self._thread = threading.Thread(target=self._run, name="pgstore-worker", daemon=True)
+
+    def start(self) -> None:
+        threads.start(self._thread)
+
+    def has_ended(self, seconds: float) -> bool:
+        """Wait until it has, at most so many *seconds*."""
+        return self._ended.wait(seconds)
+
+    # ----------------------------------------------------------------------------------------------- what the pool wants
+
+    def give(self, number: int, task: Task) -> None:
+        """Have it do *task*, which is in `running`."""
+        given = task.input
+        completion = None if given.completion is None else pickles.dumps_by_value(given.completion, "the completion")
+        self._send("run", number, given.call_id, given.method, given.arguments, given.is_generator, completion)
+        if task.deadline is not None:
+            self._rouse()
+
+    def interrupt(self, number: int, how: str) -> None:
+        """Have it end what it does for input *number*: "close" a generator; else interrupt it, and say why."""
+        self._send("interrupt", number, how)
+        self._rouse()
+
+    def end(self) -> None:
+        """Have it end when it has done what it was given."""
+        self._send("end")
+        self._rouse()
+
+    def kill_in(self, seconds: float) -> None:
+        self._kill_at = min(self._kill_at or float("inf"), time.monotonic() + seconds)
+        self._rouse()
+
+    def _send(self, *message: Any) -> None:
+        if self._channel is not None:
+            with contextlib.suppress(Closed):  # its thread notices that it has ended
+                self._channel.send(*message)
+
+    def _rouse(self) -> None:
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._wake, 1)
+
+    # ------------------------------------------------------------------------------------------------------- its thread
+
+    def _run(self) -> None:
+        how = "could not be started"
+        try:
+            self._launch()
+            how = self._listen()
+        except Exception as exc:  # noqa: BLE001 - whoever waits is told
+            self._fail(failed(exc))
+        finally:
+            self._close()
+            if not (self.is_ready or self._has_failed):
+                self._fail(failed(errors.RemoteError(f"the worker of {self.spec.name} {how} while it was starting")))
+            self.pool.ended(self, how)
+            self._ended.set()
+
+    def _fail(self, outcome: Outcome) -> None:
+        self._has_failed = True
+        self.pool.could_not_start(self, outcome)
+
+    def _launch(self) -> None:
+        spec = self.spec
+        self._directory = tempfile.mkdtemp(prefix="pgstore-worker-")
+        hello = {
+            "path": [os.path.abspath(path) for path in sys.path],
+            "argv": list(sys.argv),
+            "environment": {**spec.environment(), **self._environment()},
+            "parent": os.getpid(),
+            "directory": self._directory,
+            "client": self._settings.told(),
+            "log_level": _LOG.getEffectiveLevel(),
+            "name": spec.name,
+            "program": (spec.program.kind, spec.program.name, spec.program.path),
+            "qualname": spec.qualname,
+            "pickled": spec.pickled,
+            "parameters": spec.parameters,
+            "is_class": spec.is_class,
+            "inputs_at_once": spec.inputs_at_once,
+            "workdir": spec.workdir,
+        }
+        ours, theirs = socket.socketpair()
+        channel = Channel(ours)
+        with theirs, contextlib.ExitStack() as stack:
+            written = []
+            for stream in ("stdout", "stderr"):
+                reading, writing = os.pipe2(os.O_CLOEXEC)
+                stack.callback(os.close, writing)
+                self._outputs.append(Output(reading, stream))
+                written.append(writing)
+            self.pid = _spawn(theirs.fileno(), *written)
+        self._channel = channel
+        channel.send(hello)
+        if self.is_retired:  # meanwhile
+            self.end()
+
+    def _environment(self) -> dict[str, str]:
+        """What a worker tells its program of itself."""
+        told = {
+            "TASK_ID": self.id,
+            "IS_REMOTE": "1",
+            "ENVIRONMENT": self._settings.environment,
+            "REGION": "local",
+            "CLOUD_PROVIDER": "local",
+        }
+        prefixed = {f"{prefix}_{name}": value for prefix in ("MODAL", "PGSTORE") for name, value in told.items()}
+        return {**prefixed, "TMPDIR": self._directory}
+
+    def _listen(self) -> str:
+        """Do what the worker asks for, until it has ended. Returns how that was."""
+        channel = self._channel
+        assert channel is not None
+        ended = os.pidfd_open(self.pid)
+        poll = select.poll()
+        for each in (channel.fileno(), ended, self._wake, *(output.fileno() for output in self._outputs)):
+            poll.register(each, select.POLLIN)
+        outputs = {output.fileno(): output for output in self._outputs}
+        startup = self.spec.startup_timeout
+        self._ready_by = None if startup is None else time.monotonic() + startup
+        has_ended = False
+        try:
+            while not has_ended:
+                for descriptor, _ in poll.poll(self._milliseconds()):
+                    if descriptor == channel.fileno():
+                        if not self._hear(channel):
+                            poll.unregister(descriptor)
+                            self.kill_in(1.0)
+                    elif descriptor == ended:
+                        has_ended = True
+                    elif descriptor == self._wake:
+                        os.eventfd_read(self._wake)
+                    elif not outputs[descriptor].read():
+                        poll.unregister(descriptor)
+                self._keep_to_deadlines()
+            while select.select([channel], [], [], 0)[0] and self._hear(channel):
+                pass
+            self._drain()
+        finally:
+            os.close(ended)
+        return self._reap()
+
+    def _hear(self, channel: Channel) -> bool:
+        """Take a message. False: there will be none."""
+        try:
+            message, descriptors = channel.receive()
+        except Closed:
+            return False
+        kind, *values = message
+        if kind == "done":
+            number, payload, is_error = values
+            self._drain()
+            self.pool.done(self, number, Outcome(payload, is_error))
+        elif kind == "item":
+            number, item = values
+            self._drain()
+            on_item = self.running[number].on_item
+            if on_item is not None:
+                on_item(item)
+        elif kind == "ready":
+            self._ready_by = None
+            self.pool.ready(self)
+        elif kind == "failed":
+            self._drain()
+            self._fail(Outcome(values[0], is_error=True))
+        elif kind == "ask":
+            threads.start(threading.Thread(target=self._answer, args=values, name="pgstore-answer", daemon=True))
+        else:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return True
+
+    def _answer(self, number: int, verb: str, arguments: tuple[Any, ...]) -> None:
+        value: Any = None
+        failure: bytes | None = None
+        try:
+            if verb == "url":
+                value = self._settings.url()
+        except Exception as exc:  # noqa: BLE001 - whoever asks is told
+            failure = pickles.failure_here(exc)
+        self._send("answer", number, value, failure)
+
+    def _drain(self) -> None:
+        """Hand on what it has printed until now."""
+        for output in self._outputs:
+            output.drain()
+
+    # -------------------------------------------------------------------------------------------------------- deadlines
+
+    def _milliseconds(self) -> float | None:
+        """Until something is to be done. None: it is not known that there is anything."""
+        times = [time for task in list(self.running.values()) for time in (task.deadline, task.kill_at)]
+        times += [self._kill_at, self._ready_by]
+        if self.is_ready and not self.running and not self.is_retired:
+            times.append(self.idle_since + self.spec.scaledown_window)
+        at = min((each for each in times if each is not None), default=None)
+        return None if at is None else max(0.0, at - time.monotonic()) * 1000 + 1
+
+    def _keep_to_deadlines(self) -> None:
+        now = time.monotonic()
+        for number, task in list(self.running.items()):
+            if task.deadline is not None and task.deadline <= now:
+                task.interrupted("timeout", TIMEOUT_GRACE_SECONDS)
+                self.interrupt(number, "close" if task.input.is_generator else "timeout")
+            if task.kill_at is not None and task.kill_at <= now:
+                self._kill()
+        if self._kill_at is not None and self._kill_at <= now:
+            self._kill()
+        if self._ready_by is not None and self._ready_by <= now:
+            self._ready_by = None
+            seconds = self.spec.startup_timeout
+            text = f"the worker of {self.spec.name} was not ready within its startup_timeout of {seconds:g} s"
+            self._fail(failed(errors.FunctionTimeoutError(text)))
+            self._kill()
+        if self.is_retired and not self.running and self._kill_at is None:
+            self._kill_at = now + EXIT_SECONDS
+        elif not self.is_retired and not self.running and now - self.idle_since >= self.spec.scaledown_window:
+            self.pool.idle(self)
+
+    def _kill(self) -> None:
+        self._kill_at = float("inf")
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    # -------------------------------------------------------------------------------------------------------------- end
+
+    def _reap(self) -> str:
+        """Take what has ended from the table of processes, and say how it has."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)  # what it has started and left, while the number is still its
+        try:
+            _, status = os.waitpid(self.pid, 0)
+        except ChildProcessError:  # somebody waits for all children, or none is to be waited for
+            return "has ended"
+        if not os.WIFSIGNALED(status):
+            return f"has ended with exit code {os.WEXITSTATUS(status)} before its time"
+        number = os.WTERMSIG(status)
+        advice = "; out of memory?" if number == signal.SIGKILL else ""
+        return f"was killed by signal {number} ({signal.Signals(number).name}){advice}"
+
+    def _close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        for output in self._outputs:
+            output.close()
+        os.close(self._wake)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _spawn(channel: int, stdout: int, stderr: int) -> int:
+    """Start the program of a worker, and return its number."""
+    program = sys.executable
+    if not program:
+        raise errors.ConfigurationError("sys.executable is not set: there is no interpreter to run workers with")
+    arguments = [program, *subprocess._args_from_interpreter_flags(), "-P", str(_START), str(_DESCRIPTOR)]  # type: ignore[attr-defined]
+    # By posix_spawn: a process with threads cannot run Python between fork and exec. In a session of its own: Ctrl-C is handed on
+    # by this process, and what a worker leaves behind is ended with its process group.
+    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10) for descriptor in (stdout, stderr, channel)]
+    try:
+        return os.posix_spawn(
+            program,
+            arguments,
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                *((os.POSIX_SPAWN_DUP2, each, number) for number, each in enumerate(high, 1)),
+            ],
+            setsid=True,
+            setsigmask=[],
+            setsigdef=[signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD],
+        )
+    finally:
+        for each in high:
+            os.close(each)

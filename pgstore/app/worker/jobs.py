@@ -1,0 +1,236 @@
+"""Jobs of a worker: inputs that it was given, run one after the other on the main thread, or several at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import ctypes
+import inspect
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Final, Protocol
+
+from pgstore import errors
+from pgstore.app import pickles
+from pgstore.app.context import CURRENT_CALL
+from pgstore.app.spec import Outcome, Program
+from pgstore.core import threads
+
+_OURS: Final = str(Path(__file__).parent)
+_IMPORTING: Final = "<frozen importlib"
+
+
+@dataclass(frozen=True)
+class Job:
+    """An `Input`, and the number by which the parent knows it."""
+
+    number: int
+    call_id: str
+    method: str | None
+    arguments: bytes
+    is_generator: bool
+    completion: bytes | None
+
+
+class Work(Protocol):
+    """What the jobs of a worker are about."""
+
+    name: str
+    program: Program
+
+    def callable_of(self, method: str | None) -> Callable[..., Any]: ...
+
+    def commit(self) -> None:
+        """Bring into the stores what was written to the mounts."""
+
+
+class Jobs:
+    """
+    Runs jobs, and tells of their outcomes.
+
+    Args:
+        send: takes a message for the parent.
+        at_once: how many jobs run at once; more than one run on threads of their own.
+    """
+
+    def __init__(self, work: Work, send: Callable[..., None], at_once: int) -> None:
+        self._work = work
+        self._send = send
+        self._at_once = at_once
+        self._running: dict[int, Running] = {}
+        self._main: Running | None = None  # what the main thread may be interrupted in
+        self._loop: asyncio.Runner | None = None
+        self._loop_lock = threading.Lock()
+        self._shared_loop: asyncio.AbstractEventLoop | None = None
+
+    def begin(self, job: Job) -> None:
+        """Run *job*, and return when it has ended; or at once, where there may be several."""
+        running = self._running[job.number] = Running(job)
+        if self._at_once == 1:
+            self._run(running)
+        else:
+            threads.start(threading.Thread(target=self._run, args=(running,), name="pgstore-job", daemon=True))
+
+    def wait(self) -> None:
+        """Wait for all jobs to end."""
+        for running in list(self._running.values()):
+            running.ended.wait()
+
+    # --------------------------------------------------------------------------------------------------------- running
+
+    def _run(self, running: Running) -> None:
+        job = running.job
+        CURRENT_CALL.set(job.call_id)
+        for prefix in ("MODAL", "PGSTORE"):
+            os.environ[f"{prefix}_FUNCTION_CALL_ID"] = job.call_id
+        outcome = self._outcome(running)
+        try:
+            self._work.commit()
+        except Exception as exc:  # noqa: BLE001 - it is that of the call
+            outcome = self._failure(exc)
+        CURRENT_CALL.set(None)
+        del self._running[job.number]
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and not stream.closed:
+                stream.flush()
+        running.ended.set()
+        self._send("done", job.number, outcome.payload, outcome.is_error)
+
+    def _outcome(self, running: Running) -> Outcome:
+        name = self._work.name
+        job = running.job
+        try:
+            function = self._work.callable_of(job.method)
+            args, kwargs = pickles.loads(job.arguments, f"the arguments of {name}")
+            if threading.current_thread() is threading.main_thread():
+                self._main = running
+            try:
+                value = self._called(running, function, args, kwargs)
+            finally:
+                self._main = None
+            return Outcome(pickles.dumps(value, f"the result of {name}", self._work.program), is_error=False)
+        except BaseException as exc:  # noqa: BLE001 - it is the caller's
+            return self._failure(exc)
+
+    def _called(self, running: Running, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if inspect.iscoroutinefunction(function):
+            return self._awaited(running, function(*args, **kwargs))
+        if not running.job.is_generator:
+            value = function(*args, **kwargs)
+            return self._awaited(running, value) if inspect.iscoroutine(value) else value
+        values = function(*args, **kwargs)
+        if inspect.isasyncgen(values):
+            return self._awaited(running, self._stream(running, values))
+        try:
+            for value in values:
+                self._tell_item(running, value)
+                if running.is_closing:
+                    break
+        finally:
+            values.close()
+        return None
+
+    async def _stream(self, running: Running, values: Any) -> None:
+        try:
+            async for value in values:
+                self._tell_item(running, value)
+                if running.is_closing:
+                    break
+        finally:
+            await values.aclose()
+
+    def _tell_item(self, running: Running, value: Any) -> None:
+        what = f"what {self._work.name} yields"
+        self._send("item", running.job.number, pickles.dumps(value, what, self._work.program))
+
+    def _failure(self, exc: BaseException) -> Outcome:
+        return Outcome(failure(exc, self._work.program, self._work.name), is_error=True)
+
+    # --------------------------------------------------------------------------------------------- asynchronous functions
+
+    def _awaited(self, running: Running, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """The result of *coroutine*, on an event loop that stays: objects that live on it are used by the next job, too."""
+
+        async def body() -> Any:
+            running.task = asyncio.current_task()
+            running.loop = asyncio.get_running_loop()
+            return await coroutine
+
+        if self._at_once == 1:
+            if self._loop is None:
+                self._loop = asyncio.Runner()
+            return self._loop.run(body(), context=contextvars.copy_context())
+        with self._loop_lock:
+            if self._shared_loop is None:
+                self._shared_loop = asyncio.new_event_loop()
+                threads.start(threading.Thread(target=self._shared_loop.run_forever, name="pgstore-loop", daemon=True))
+        return asyncio.run_coroutine_threadsafe(body(), self._shared_loop).result()
+
+    def run_async(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """The result of a coroutine that belongs to no job, on the loop of the jobs."""
+        return self._awaited(Running(Job(0, "", None, b"", is_generator=False, completion=None)), coroutine)
+
+    # ----------------------------------------------------------------------------------------------------- interrupting
+
+    def interrupt(self, number: int, how: str) -> None:
+        """End what is done for job *number*; see `runner.process`. Called in another thread than the job's."""
+        running = self._running.get(number)
+        if running is None:
+            return
+        if how == "close":
+            running.is_closing = True
+            return
+        running.exception = errors.InputCancellation if how == "cancel" else KeyboardInterrupt
+        if running.task is not None and running.loop is not None:
+            running.loop.call_soon_threadsafe(running.task.cancel)
+        elif self._at_once == 1:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        else:
+            _raise_in(running.thread, running.exception)
+
+    def interrupt_all(self) -> None:
+        for number in list(self._running):
+            self.interrupt(number, "end")
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """SIGINT, in the main thread. Between two jobs nothing is to be interrupted."""
+        running = self._main
+        if running is not None:
+            self._main = None
+            raise running.exception("interrupted")
+
+
+class Running:
+    """A job that is being run."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.ended = threads.Signal()
+        self.is_closing = False
+        self.exception: type[BaseException] = KeyboardInterrupt
+        self.task: asyncio.Task[Any] | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.thread = threading.get_ident()
+
+
+def _raise_in(thread: int, exception: type[BaseException]) -> None:
+    """Have *thread* raise, at its next line of Python: no signal reaches a thread but the main one."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(exception))
+
+
+def failure(exc: BaseException, program: Program, name: str) -> bytes:
+    """*exc*, as the payload of an `Outcome`, with its traceback from the user's first line on."""
+    return pickles.failure(exc, program, name, _of_the_program(exc.__traceback__))
+
+
+def _of_the_program(trace: TracebackType | None) -> TracebackType | None:
+    step = trace
+    while step is not None and step.tb_frame.f_code.co_filename.startswith((_OURS, _IMPORTING)):
+        step = step.tb_next
+    return step or trace

@@ -1,0 +1,96 @@
+"""Who has started the worker: it gives inputs, and answers what the worker cannot do by itself."""
+
+from __future__ import annotations
+
+import itertools
+import select
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from pgstore.app import pickles
+from pgstore.app.channel import Channel, Closed
+from pgstore.core import threads
+from pgstore.core.threads import Signal
+from pgstore.mount.daemon import parent
+
+
+class Parent:
+    """
+    The other end of *channel*, the process *pid*.
+
+    `listen` starts a thread that hands on what comes; a worker needs to be alone before that (unshare(2)).
+    """
+
+    def __init__(self, channel: Channel, pid: int) -> None:
+        self._channel = channel
+        self._process = parent.watch(pid)
+        self._numbers = itertools.count(1)
+        self._asked: dict[int, tuple[Signal, list[Any]]] = {}
+        self.is_gone = False
+
+    def send(self, *message: Any, descriptors: Sequence[int] = ()) -> None:
+        """
+        Raises:
+            Closed: it has gone.
+        """
+        self._channel.send(*message, descriptors=descriptors)
+
+    def ask(self, verb: str, *arguments: Any) -> Any:
+        """
+        What it answers.
+
+        Raises:
+            Exception: what it has failed with.
+            Closed: it has gone.
+        """
+        number = next(self._numbers)
+        answered, answers = self._asked[number] = (Signal(), [])
+        try:
+            if not self.is_gone:
+                self.send("ask", number, verb, arguments)
+                answered.wait()
+        finally:
+            del self._asked[number]
+        if not answers:
+            raise Closed("the program that has started this worker has ended")
+        value, failure = answers
+        if failure is not None:
+            raise pickles.rebuilt(failure)
+        return value
+
+    def listen(self, take: Callable[..., None], gone: Callable[[], None]) -> None:
+        """Call *take* with each message, in a thread, and *gone* when there will be none."""
+        threads.start(threading.Thread(target=self._listen, args=(take, gone), name="pgstore-parent", daemon=True))
+
+    def _listen(self, take: Callable[..., None], gone: Callable[[], None]) -> None:
+        poll = select.poll()
+        poll.register(self._channel.fileno(), select.POLLIN)
+        # Children that it has forked have the socket, too: its end does not close that.
+        poll.register(self._process, select.POLLIN)
+        try:
+            while True:
+                ready = [descriptor for descriptor, _ in poll.poll()]
+                if self._channel.fileno() not in ready:
+                    break
+                message, _ = self._channel.receive()
+                if message[0] == "answer":
+                    self._take_answer(*message[1:])
+                else:
+                    take(*message)
+        except Closed:
+            pass
+        self.is_gone = True
+        for answered, _ in list(self._asked.values()):
+            answered.set()
+        gone()
+
+    def _take_answer(self, number: int, value: Any, failure: bytes | None) -> None:
+        answered, answers = self._asked.get(number, (None, []))
+        if answered is not None:
+            answers[:] = value, failure
+            answered.set()
+
+
+ENDED: Final = parent.Gone
+"""It has ended before this process could watch it."""

@@ -1,0 +1,127 @@
+"""The process of a worker: it loads what it is to run, runs what it is given, and ends."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import queue
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from pgstore.app import context
+from pgstore.app.channel import Closed, of_descriptor
+from pgstore.app.spec import Program
+from pgstore.app.worker import target
+from pgstore.app.worker.jobs import Job, Jobs, failure
+from pgstore.app.worker.parent import ENDED, Parent
+from pgstore.client import configure
+from pgstore.core import threads
+
+_LOG: Final = logging.getLogger("pgstore")
+GRACE_SECONDS: Final = 5.0  # for what is interrupted because the parent has ended
+
+
+def run(descriptor: int, told: dict[str, Any]) -> None:
+    """Do what the parent, at the other end of the socket *descriptor*, gives to do; never return."""
+    code = 1
+    try:
+        worker = Worker(Parent(of_descriptor(descriptor), told["parent"]), told)
+        code = worker.run()
+    except ENDED:
+        pass
+    finally:
+        # Not by the interpreter's own end, which waits for threads that the program has left.
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        shutil.rmtree(told["directory"], ignore_errors=True)
+        os._exit(code)
+
+
+class Worker:
+    """See `jobs.Work`."""
+
+    def __init__(self, parent: Parent, told: dict[str, Any]) -> None:
+        self.name: str = told["name"]
+        self.program = Program(*told["program"])
+        self._told = told
+        self._parent = parent
+        self._jobs = Jobs(self, self._send, told["inputs_at_once"])
+        self._given: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # None: there is no more
+        self._target: Any = None
+
+    def run(self) -> int:
+        """Returns the exit code."""
+        signal.signal(signal.SIGINT, self._jobs.on_signal)
+        try:
+            self._begin()
+        except BaseException as exc:  # noqa: BLE001 - whoever waits for the worker is told
+            self._send("failed", failure(exc, self.program, self.name))
+            return 1
+        self._send("ready")
+        while (job := self._given.get()) is not None:
+            self._jobs.begin(job)
+        self._jobs.wait()
+        return 0
+
+    def _begin(self) -> None:
+        told = self._told
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        self._configure(told["client"])
+        _LOG.setLevel(told["log_level"])
+        self._parent.listen(self._take, self._parent_has_gone)
+        if told["workdir"] is not None:
+            os.chdir(told["workdir"])
+        context.is_loading = True
+        try:
+            self._target = target.load(self.program, told["qualname"], told["pickled"])
+        finally:
+            context.is_loading = False
+
+    def _configure(self, client: dict[str, Any]) -> None:
+        """Have the default client be as that of the parent."""
+        asks: bool = client.pop("asks")
+        ask: Callable[[], str] = lambda: self._parent.ask("url")  # noqa: E731
+        configure(**{**client, "url": ask if asks else client["url"]})
+
+    # ----------------------------------------------------------------------------------------------------- see jobs.Work
+
+    def callable_of(self, method: str | None) -> Callable[..., Any]:
+        return target.callable_of(self._target)
+
+    def commit(self) -> None:
+        pass
+
+    # ----------------------------------------------------------------------------------------------------------- parent
+
+    def _send(self, *message: Any) -> None:
+        with contextlib.suppress(Closed):  # `_parent_has_gone` ends all
+            self._parent.send(*message)
+
+    def _take(self, kind: str, *values: Any) -> None:
+        if kind == "run":
+            self._given.put(Job(*values))
+        elif kind == "interrupt":
+            self._jobs.interrupt(*values)
+        elif kind == "end":
+            self._given.put(None)
+
+    def _parent_has_gone(self) -> None:
+        self._given.put(None)
+        self._jobs.interrupt_all()
+        threads.start(threading.Thread(target=self._die, name="pgstore-die", daemon=True))
+
+    def _die(self) -> None:
+        """End, whatever is still going on, and with it what was started here."""
+        time.sleep(GRACE_SECONDS)
+        shutil.rmtree(self._told["directory"], ignore_errors=True)
+        os.killpg(0, signal.SIGKILL)

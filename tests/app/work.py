@@ -1,0 +1,92 @@
+"""A program for workers: functions for the tests of what runs them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+
+class Refused(Exception):
+    """Takes other arguments than its base, as many do that are pickled all the same."""
+
+    def __init__(self, what, *, code):
+        super().__init__(what)
+        self.code = code
+
+    def __reduce__(self):
+        return _refused, (self.args[0], self.code)
+
+
+def _refused(what, code):
+    return Refused(what, code=code)
+
+
+class Unpicklable(Exception):
+    def __init__(self, what, code):
+        super().__init__(f"{what} {code}")
+
+
+def same(value=None):
+    return value
+
+
+def process_id():
+    return os.getpid()
+
+
+async def awaited(value):
+    return value
+
+
+def refuse():
+    try:
+        raise KeyError("first")
+    except KeyError as exc:
+        raise Refused("no", code=7) from exc
+
+
+def raise_unpicklable():
+    raise Unpicklable("what", "code")
+
+
+def give_unpicklable():
+    return (number for number in range(3))
+
+
+def leave(code):
+    sys.exit(code)
+
+
+def die(signal_number=signal.SIGKILL):
+    os.kill(os.getpid(), signal_number)
+    time.sleep(60)
+
+
+def exit_at_once():
+    os._exit(3)
+
+
+def sleep(seconds=60.0):
+    time.sleep(seconds)
+    return "slept"
+
+
+def count(numbers):
+    yield from range(numbers)
+
+
+async def count_async(numbers):
+    for number in range(numbers):
+        yield number
+
+
+def environment(*names):
+    return [os.environ.get(name) for name in names]
+
+
+def shout(lines):
+    for number in range(lines):
+        print(f"line {number}")
+    print("an error", file=sys.stderr)
