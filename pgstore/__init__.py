@@ -38,6 +38,7 @@ from pgstore.errors import (
     Error,
     InvalidError,
     LeaseLost,
+    LocalRunWarning,
     LockTimeout,
     NotFoundError,
     OutcomeUnknown,
@@ -59,6 +60,24 @@ from pgstore.types import (
 )
 
 if TYPE_CHECKING:
+    from pgstore.app.app import App, enable_output
+    from pgstore.app.cls import Cls, method, parameter
+    from pgstore.app.context import current_function_call_id, current_input_id, is_local
+    from pgstore.app.function import Function
+    from pgstore.app.image import Image
+    from pgstore.app.marks import (
+        asgi_app,
+        batched,
+        concurrent,
+        enter,
+        exit,
+        fastapi_endpoint,
+        web_endpoint,
+        web_server,
+        wsgi_app,
+    )
+    from pgstore.app.retries import Retries
+    from pgstore.app.schedules import Cron, Period
     from pgstore.dict import Dict, DictChange, DictEntry, Lock, Mutation, Watcher
     from pgstore.file_store import BatchUpload
     from pgstore.fs.io.async_file_object import AsyncBinaryFile, AsyncFile, AsyncTextFile
@@ -71,12 +90,15 @@ if TYPE_CHECKING:
 __all__ = [
     "AccessDenied",
     "AlreadyExistsError",
+    "App",
     "AsyncBinaryFile",
     "AsyncFile",
     "AsyncTextFile",
     "BatchUpload",
     "Client",
+    "Cls",
     "ConflictError",
+    "Cron",
     "DeadLetter",
     "DeserializationError",
     "Dict",
@@ -87,10 +109,13 @@ __all__ = [
     "FileEntry",
     "FileEntryType",
     "FileStat",
+    "Function",
+    "Image",
     "InvalidError",
     "ItemIterator",
     "Lease",
     "LeaseLost",
+    "LocalRunWarning",
     "Lock",
     "LockTimeout",
     "Mount",
@@ -100,8 +125,10 @@ __all__ = [
     "NotFoundError",
     "OutcomeUnknown",
     "PagedIterator",
+    "Period",
     "Queue",
     "QueueInfo",
+    "Retries",
     "SchemaOutdated",
     "Secret",
     "SecretInfo",
@@ -113,49 +140,101 @@ __all__ = [
     "VolumeInfo",
     "VolumeVersion",
     "Watcher",
+    "asgi_app",
+    "batched",
+    "concurrent",
     "configure",
+    "current_function_call_id",
+    "current_input_id",
     "default_client",
+    "enable_output",
+    "enter",
     "errors",
+    "exit",
+    "fastapi_endpoint",
+    "is_local",
+    "method",
+    "parameter",
     "run_transaction",
     "run_transaction_async",
     "transaction",
+    "web_endpoint",
+    "web_server",
+    "wsgi_app",
 ]
 
 
 # Imported when they are first asked for: few programs use all stores, and those of files alone are half of the package.
 _HOMES: Final = {
+    "App": "app.app",
     "AsyncBinaryFile": "fs.io.async_file_object",
     "AsyncFile": "fs.io.async_file_object",
     "AsyncTextFile": "fs.io.async_file_object",
     "BatchUpload": "file_store",
+    "Cls": "app.cls",
+    "Cron": "app.schedules",
     "DeadLetter": "queue",
     "Dict": "dict",
     "DictChange": "dict",
     "DictEntry": "dict",
+    "Function": "app.function",
+    "Image": "app.image",
     "ItemIterator": "queue",
     "Lease": "queue",
     "Lock": "dict",
     "Mount": "mount.mount",
     "Mutation": "dict",
     "NetworkFileSystem": "network_file_system",
+    "Period": "app.schedules",
     "Queue": "queue",
+    "Retries": "app.retries",
     "Secret": "secret",
     "Volume": "volume",
     "Watcher": "dict",
+    "asgi_app": "app.marks",
+    "batched": "app.marks",
+    "concurrent": "app.marks",
+    "current_function_call_id": "app.context",
+    "current_input_id": "app.context",
+    "enable_output": "app.app",
+    "enter": "app.marks",
+    "exit": "app.marks",
+    "fastapi_endpoint": "app.marks",
+    "is_local": "app.context",
+    "method": "app.cls",
+    "parameter": "app.cls",
+    "web_endpoint": "app.marks",
+    "web_server": "app.marks",
+    "wsgi_app": "app.marks",
 }
+
+
+# Modules that programs reach as attributes: `modal.exception.NotFoundError`, `modal.volume.FileEntryType`.
+_MODULES: Final = ("app", "dict", "exception", "functions", "queue", "secret", "types", "volume")
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         found = globals()[name] = getattr(importlib.import_module(f"pgstore.{_HOMES[name]}"), name)
         return found
-    if name == "exception":
-        return importlib.import_module("pgstore.exception")
+    if name in _MODULES:
+        return importlib.import_module(f"pgstore.{name}")
     if name == "__version__":
         from importlib.metadata import version
 
         return version("pgstore")
-    raise AttributeError(f"module 'pgstore' has no attribute {name!r}")
+    if name == "Stub":  # what App was called before
+        return __getattr__("App")
+    if not name.startswith("_"):
+        from pgstore.not_offered import REASONS, placeholder
+
+        if name in REASONS:
+            found = globals()[name] = placeholder(name)
+            return found
+    modals = [public for public in __all__ if public[0].isupper() or _HOMES.get(public, "").startswith("app")]
+    raise AttributeError(
+        f"module 'pgstore' has no attribute {name!r}; of Modal's names pgstore has {', '.join(modals)}"
+    )
 
 
 def __dir__() -> list[str]:

@@ -39,7 +39,7 @@ class InternalFailure(Error):
     """Never raised here; for programs that handle it."""
 
 
-class DeprecationError(UserWarning):
+class DeprecationError(UserWarning, DeprecationWarning):
     """The category of warnings of old names."""
 
 

@@ -1,7 +1,9 @@
 """App and functions: programs written for Modal, run on this machine.
 
-What a program says is in `app` (App), `function` (Function and its calls), `cls` (classes), `image`, `retries` and `schedules`;
-`options` checks it where it is said, `mapping` is `map` and its kin, and `context` tells code where it runs.
+What a program says is in `app` (App), `function` (Function and its calls), `cls` (classes), `image`, `retries`, `schedules` and
+`marks` (decorators below that of the App); `options` checks it where it is said, and `warn` says what is not done. `forms` gives
+methods their two forms, `mapping` is `map` and its kin, `waiting` what callers do until a worker is done, and `context` tells code
+where it runs.
 
 How it is done: `spec` says what passes between a function and what runs it, `program` how that is loaded, `pickles` how arguments
 and results travel, over a `channel`. `runner` is the side of the program, `worker` the process that it starts. Spawned calls are

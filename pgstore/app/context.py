@@ -6,11 +6,16 @@ import os
 from contextvars import ContextVar
 from typing import Final
 
+from pgstore.errors import InvalidError
+
 CURRENT_CALL: Final[ContextVar[str | None]] = ContextVar("pgstore_call", default=None)
 """The id of the call that the running code belongs to. The worker sets it."""
 
 is_loading = False
 """Whether this is a worker that is importing the program. The worker sets it."""
+
+mounted: dict[str, object] = {}
+"""By path, what `options.mount_key` says of each store that this worker has mounted. The worker sets it."""
 
 
 def is_local() -> bool:
@@ -27,3 +32,12 @@ def current_input_id() -> str | None:
     """Return the id of what the call was given, `in-…`; None outside a worker. Here each call has one input."""
     call_id = CURRENT_CALL.get()
     return None if call_id is None else f"in-{call_id.partition('-')[2]}"
+
+
+def check_not_loading(what: str) -> None:
+    """Raise `InvalidError` while a worker imports the program: each worker would start workers of its own."""
+    if is_loading:
+        raise InvalidError(
+            f"{what} while a worker imports the program, which every worker does: move it into a function, a local entrypoint, or "
+            "below `if __name__ == '__main__' and pgstore.is_local():`"
+        )

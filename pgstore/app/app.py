@@ -1,0 +1,374 @@
+"""App: the functions, classes and entrypoints of a program, and the time in which they run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from types import TracebackType
+from typing import Any, Final, Generic, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, overload
+
+from pgstore import errors
+from pgstore.app import context
+from pgstore.app.cls import Cls
+from pgstore.app.function import Definition, Function, is_interactive, remember
+from pgstore.app.image import Image
+from pgstore.app.marks import marks_of
+from pgstore.app.options import (
+    AppDefaults,
+    FunctionOptions,
+    check_image,
+    check_mounts,
+    check_secrets,
+    check_volumes,
+    checked,
+)
+from pgstore.app.runner.runner import close as close_runner
+from pgstore.app.warn import warn_once
+from pgstore.core.names import check_name
+from pgstore.secret import Secret
+
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C", bound=type)
+
+
+class FunctionDecorator(Protocol):
+    """What makes a `Function` of a function."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Function[P, R, Coroutine[Any, Any, R]]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Function[P, R, R]: ...
+
+
+class LocalEntrypoint(Generic[P, R]):
+    """A function of the program's own process, which `pgstore run` starts. Calling it runs it."""
+
+    def __init__(self, raw: Callable[P, R], name: str, app: App) -> None:
+        functools.update_wrapper(self, raw, updated=())
+        self.name = name
+        self.app = app
+        self.raw_f = raw
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.raw_f(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<pgstore local entrypoint {self.name}>"
+
+
+class App(AppDefaults):
+    """
+    The functions of a program: `@app.function()` makes one that runs in workers, on this machine.
+
+    Each worker is a fresh interpreter with the function's Volumes and NetworkFileSystems mounted at the paths that it names. What
+    a call has written to a Volume is committed when it returns or raises, before the caller gets the result.
+
+    Args:
+        name: 1 to 64 of A-Z a-z 0-9 . _ -. Spawned calls are found by it.
+        image, secrets, volumes: for all functions. Their own secrets are applied after these, and their own Volumes take the place
+            of those at the same path.
+        include_source, tags: without a meaning here.
+
+    Raises:
+        InvalidError: an argument cannot be what it is given as.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        image: Image | None = None,
+        secrets: Collection[Secret] = (),
+        volumes: Mapping[Any, Any] = {},
+        include_source: bool | None = True,
+        tags: dict[str, str] | None = None,
+    ) -> None:
+        checked_name = None if name is None else check_name(name, "App")
+        super().__init__(checked_name, check_image(image), check_secrets(secrets), check_volumes(volumes))
+        check_mounts(self.volumes)
+        self._functions: dict[str, Function[..., Any, Any]] = {}
+        self._classes: dict[str, Cls] = {}
+        self._entrypoints: dict[str, LocalEntrypoint[..., Any]] = {}
+        self._run_name: str | None = None
+        self._is_running = False
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, check_image(value) if name == "image" else value)
+
+    # ------------------------------------------------------------------------------------------------------- decorators
+
+    def function(
+        self,
+        _warn_parentheses_missing: object = None,
+        *,
+        name: str | None = None,
+        serialized: bool = False,
+        is_generator: bool | None = None,
+        **options: Unpack[FunctionOptions],
+    ) -> FunctionDecorator:
+        """
+        Make a `Function` of a function, to be run in workers.
+
+        Args:
+            name: in the App; default: its own. Of two with one name the later is meant.
+            serialized: it travels by value, with what it refers to, and need not be at the top of a module.
+            is_generator: it is a generator though it is not written as one.
+            image: its `env` and `workdir` count; nothing is installed.
+            secrets, env: environment variables of the workers; later ones win.
+            volumes, network_file_systems: by the absolute path that each is mounted at in the workers.
+            timeout: seconds that a call may run; None: without end.
+            startup_timeout: seconds until a worker is ready; None: without end.
+            retries: how often a call that failed is made again: a number, or `Retries`.
+            max_containers: workers at once, up to `PGSTORE_PARALLELISM`, or the number of CPUs.
+            scaledown_window: seconds that an idle worker is kept.
+            single_use_containers: a new worker for each call.
+            transactional: the function runs in a transaction of its worker, in which Dict and Queue operations, spawned calls, the
+                changes of its mounted Volumes and the end of a spawned call are committed together, or not at all.
+            schedule: kept; nothing runs by it here.
+
+        Modal's options of machines (`cpu`, `memory`, `region` …) are accepted; `gpu` warns once. What promises isolation
+        (`block_network` …) is refused.
+
+        Raises:
+            InvalidError: an option cannot be; or what is decorated is no function of a module.
+            TypeError: it is a class, for which there is `app.cls`.
+        """
+        _check_parentheses(_warn_parentheses_missing, "function")
+
+        def decorate(raw: Any) -> Any:
+            if isinstance(raw, type):
+                raise TypeError(f"{raw.__name__} is a class, and @app.function is for functions; use @app.cls()")
+            marks = marks_of(raw)
+            definition = _definition(raw, name, serialized, "function")
+            given = marks.added_to(dict(options))
+            made: Function[..., Any, Any] = Function(
+                definition, checked(given, definition.name, None), self, is_generator=is_generator, marks=marks
+            )
+            _check_schedule(made, definition)
+            self._add(self._functions, definition, made)
+            return made
+
+        return decorate
+
+    def cls(
+        self, _warn_parentheses_missing: object = None, *, serialized: bool = False, **options: Unpack[FunctionOptions]
+    ) -> Callable[[C], C]:
+        """
+        Make a class whose methods run in workers; each worker has one object of it. Options: see `function`.
+
+        `@pgstore.method()` marks the methods that can be called, `@pgstore.enter()` and `@pgstore.exit()` those that a worker runs
+        when it begins and ends, `pgstore.parameter()` what objects are made with.
+        """
+        _check_parentheses(_warn_parentheses_missing, "cls")
+
+        def decorate(raw: Any) -> Any:
+            if not isinstance(raw, type):
+                raise TypeError(f"{raw!r} is no class, and @app.cls is for classes; use @app.function()")
+            definition = _definition(raw, None, serialized, "cls")
+            given = marks_of(raw).added_to(dict(options))
+            made = Cls(definition, checked(given, definition.name, None), self)
+            self._add(self._classes, definition, made)
+            return made
+
+        return decorate
+
+    def local_entrypoint(
+        self, _warn_parentheses_missing: object = None, *, name: str | None = None
+    ) -> Callable[[Callable[P, R]], LocalEntrypoint[P, R]]:
+        """Have `pgstore run FILE` run a function, in the program's own process, with arguments from the command line."""
+        _check_parentheses(_warn_parentheses_missing, "local_entrypoint")
+        if name is not None and not isinstance(name, str):
+            raise errors.InvalidError(f"the name of a local entrypoint is {name!r}, expected a str")
+
+        def decorate(raw: Callable[P, R]) -> LocalEntrypoint[P, R]:
+            own = name or raw.__qualname__
+            if own in self._entrypoints:
+                raise errors.InvalidError(
+                    f"the App has two local entrypoints of the name {own!r}; give one another with name="
+                )
+            made = LocalEntrypoint(raw, own, self)
+            self._entrypoints[own] = made
+            return made
+
+        return decorate
+
+    def _add(self, things: dict[str, Any], definition: Definition, thing: Any) -> None:
+        if definition.name in things:
+            warn_once(
+                f"two {definition.name}",
+                f"two functions of the App are {definition.name!r}; the later is meant",
+                UserWarning,
+            )
+        things[definition.name] = thing
+        remember(thing, definition, self)
+
+    def include(self, other: App, /) -> App:
+        """Have the functions and classes of *other* as well. Returns the App."""
+        if not isinstance(other, App):
+            raise errors.InvalidError(f"App.include takes an App, not {other!r}")
+        self._functions.update(other._functions)
+        self._classes.update(other._classes)
+        return self
+
+    # ---------------------------------------------------------------------------------------------------------- running
+
+    def run(
+        self,
+        *,
+        name: str | None = None,
+        detach: bool = False,
+        interactive: bool = False,
+        environment_name: str | None = None,
+        client: Any = None,
+        show_progress: bool | None = None,
+    ) -> Run:
+        """
+        Return a context manager, for `with` and `async with`, at whose end spawned calls have ended and all workers are gone.
+
+        Args:
+            name: of the App for this run.
+            detach: spawned calls go on after the end: `pgstore worker` runs them.
+            interactive, environment_name, client, show_progress: without a meaning here.
+
+        Raises:
+            InvalidError: the App is running, or a worker is importing the program.
+        """
+        return Run(self, detach=detach, name=name)
+
+    @property
+    def app_id(self) -> str | None:
+        """The id of the run; None: it does not run."""
+        return f"ap-{self.name or 'local'}" if self._is_running else None
+
+    @property
+    def description(self) -> str | None:
+        """The name of the App."""
+        return self.name
+
+    @property
+    def registered_functions(self) -> dict[str, Function[..., Any, Any]]:
+        """The functions by name."""
+        return dict(self._functions)
+
+    @property
+    def registered_classes(self) -> dict[str, Cls]:
+        """The classes by name."""
+        return dict(self._classes)
+
+    @property
+    def registered_entrypoints(self) -> dict[str, LocalEntrypoint[..., Any]]:
+        """The local entrypoints by name."""
+        return dict(self._entrypoints)
+
+    def deploy(self, **options: Any) -> NoReturn:
+        """Refused: nothing is deployed here."""
+        raise errors.NotOffered(
+            "pgstore deploys nothing: `pgstore worker FILE` runs the spawned calls of an App on any machine"
+        )
+
+    @classmethod
+    def lookup(cls, name: str, **options: Any) -> NoReturn:
+        """Refused: nothing is deployed here."""
+        raise errors.NotOffered(f"pgstore has no deployed Apps: import the App {name!r} from the file that defines it")
+
+    def __repr__(self) -> str:
+        return f"<pgstore.App {self.name or '(no name)'}>"
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
+class Run:
+    """The time in which an App runs."""
+
+    def __init__(self, app: App, *, detach: bool, name: str | None) -> None:
+        self._app = app
+        self._detach = detach
+        self._name = name
+
+    def __enter__(self) -> App:
+        context.check_not_loading("app.run()")
+        if self._app._is_running:
+            raise errors.InvalidError(
+                "App is already running and can't be started again: a local entrypoint, and what `pgstore run` starts, is run by it"
+            )
+        self._app._is_running = True
+        _running.add(self._app)
+        return self._app
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._app._is_running = False
+        _running.discard(self._app)
+        if not _running:
+            close_runner()
+
+    async def __aenter__(self) -> App:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.__exit__, kind, exc, trace)
+
+
+_running: Final[set[App]] = set()
+
+
+def enable_output(show_progress: bool = True) -> contextlib.nullcontext[None]:
+    """Return a context manager without effect: what functions print is seen anyway."""
+    return contextlib.nullcontext()
+
+
+# ----------------------------------------------------------------------------------------------------------------- checks
+
+
+def _check_parentheses(given: object, decorator: str) -> None:
+    if isinstance(given, Image):
+        raise errors.InvalidError(f"image is a keyword argument: @app.{decorator}(image=image)")
+    if given is not None:
+        raise errors.InvalidError(f"Did you forget parentheses? Suggestion: `@app.{decorator}()`.")
+
+
+def _definition(raw: Any, name: str | None, serialized: bool, decorator: str) -> Definition:
+    """What is decorated. Raises `InvalidError` if no worker could find it."""
+    if isinstance(raw, (staticmethod, classmethod)) or not callable(raw):
+        raise errors.InvalidError(
+            f"@app.{decorator} is for functions, not for {raw!r}; for methods there is @pgstore.method()"
+        )
+    serialized = serialized or is_interactive(raw.__module__)
+    qualname = raw.__qualname__
+    if not serialized and ("<locals>" in qualname or "<lambda>" in qualname):
+        raise errors.InvalidError(
+            f"@app.{decorator} is for what is at the top of a module, unless serialized=True is set, and {qualname!r} is not; "
+            "a decorator between has to use functools.wraps"
+        )
+    if "." in qualname.rpartition("<locals>.")[2]:
+        raise errors.InvalidError(
+            f"@app.{decorator} cannot be used within a class, as on {qualname!r}: decorate the class with @app.cls() and "
+            "the method with @pgstore.method()"
+        )
+    if name is not None:
+        check_name(name, "function")
+    return Definition(raw, name or qualname.rpartition("<locals>.")[2], serialized)
+
+
+def _check_schedule(function: Function[..., Any, Any], definition: Definition) -> None:
+    if function._options.schedule is None:
+        return
+    needed = [
+        parameter.name
+        for parameter in inspect.signature(definition.raw).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if needed:
+        raise errors.InvalidError(
+            f"{function.name} has a schedule, so it cannot need arguments, as {', '.join(needed)}"
+        )

@@ -1,0 +1,516 @@
+"""Function: what `app.function` makes of a function of the program. Its calls run in workers.
+
+A function says what its workers are like (`WorkerSpec`, made when it is first called: an App's defaults may still be set before);
+the runner has the workers. A `Definition` says where the function itself is to be found, here and there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import inspect
+import os
+import queue
+import sys
+import threading
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Generic, NoReturn, ParamSpec, Self, TypeVar, Unpack
+
+from pgstore import errors
+from pgstore.app import context, pickles
+from pgstore.app.forms import two_forms
+from pgstore.app.mapping import Arguments, mapped, mapped_async, zipped, zipped_async
+from pgstore.app.marks import NO_MARKS, Marks, served
+from pgstore.app.options import AppDefaults, FunctionOptions, Options, checked, mount_key
+from pgstore.app.spec import Input, Outcome, Program, WorkerSpec
+from pgstore.app.waiting import check_may_wait, check_not_on_loop, submit, take_back, wait, wait_async
+from pgstore.app.warn import warn_once
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)  # what a call in a worker gives
+L_co = TypeVar("L_co", covariant=True)  # what one here gives: of an asynchronous function a coroutine
+
+_spec_lock = threading.RLock()
+
+
+@dataclass(frozen=True, eq=False)
+class Definition:
+    """
+    A function or class as the program has it.
+
+    Args:
+        raw: the function or class itself.
+        name: in its App.
+        is_serialized: it travels by value; else by the name that it has in its module.
+    """
+
+    raw: Any
+    name: str
+    is_serialized: bool
+
+    @property
+    def program(self) -> Program:
+        """Where workers find it."""
+        return Program("none", self.raw.__module__, None) if self.is_serialized else program_of(self.raw.__module__)
+
+
+def program_of(module_name: str) -> Program:
+    """How a worker loads the module of this name."""
+    module = sys.modules.get(module_name)
+    path = getattr(module, "__file__", None)
+    if module_name != "__main__" or path is None:
+        return Program("module", module_name, path)
+    spec = getattr(module, "__spec__", None)  # of `python -m`
+    return Program("script", Path(path).stem if spec is None else spec.name, os.path.abspath(path))
+
+
+def is_interactive(module_name: str) -> bool:
+    """Whether it is typed in, or given by `-c`: there is no file that a worker could load."""
+    return module_name == "__main__" and getattr(sys.modules.get("__main__"), "__file__", None) is None
+
+
+# By program, name and App: the name that one has in its module may be another's by now.
+_known: Final[dict[tuple[str, str, str | None], Any]] = {}
+
+
+def remember(thing: Any, definition: Definition, app: AppDefaults) -> None:
+    """Have pickles find the function or class *thing* again."""
+    _known[definition.program.name, definition.name, app.name] = thing
+
+
+def reference(thing: Any, definition: Definition, app: AppDefaults) -> tuple[str, str, str | None] | None:
+    """What `recall` finds *thing* by; None: it is not what its program has by that name."""
+    key = (definition.program.name, definition.name, app.name)
+    return key if _known.get(key) is thing else None
+
+
+def recall(program: str, name: str, app_name: str | None) -> Any:
+    """The function or class that `reference` was made of."""
+    if (program, name, app_name) not in _known:
+        importlib.import_module(program)
+    try:
+        return _known[program, name, app_name]
+    except KeyError:
+        raise errors.DeserializationError(f"{program!r}, as it is here, has no function {name!r}") from None
+
+
+class Function(Generic[P, R_co, L_co]):
+    """
+    A function that runs in workers, made by `@app.function()`. Each method has a form for asynchronous code: `f.remote.aio(…)`.
+
+    Arguments and results are copies, made by pickle. Handles of stores, other functions and calls may be among them.
+
+    *Errors* of the function arrive as what they are, with a note that has the traceback of the worker. A worker that died is a
+    `RemoteError`; a function that ran longer than its `timeout`, a `FunctionTimeoutError`. An exception that cannot be pickled is
+    an `ExecutionError`, a result that cannot be, a `SerializationError`.
+    """
+
+    _is_of_app = True
+
+    def __init__(
+        self,
+        definition: Definition,
+        options: Options,
+        app: AppDefaults,
+        *,
+        is_generator: bool | None = None,
+        marks: Marks = NO_MARKS,
+    ) -> None:
+        functools.update_wrapper(self, definition.raw, updated=())
+        self._definition = definition
+        self._options = options
+        self._app = app
+        self._is_generator = _generates(definition.raw) if is_generator is None else is_generator
+        self._marks = marks
+        self._worker_spec: WorkerSpec | None = None
+        if self._is_generator and options.retries is not None:
+            raise errors.InvalidError(f"{self.name} is a generator, which cannot be run again; leave retries= out")
+        if self._is_generator and options.transactional:
+            raise errors.InvalidError(
+                f"{self.name} is a generator, which cannot be transactional: it ends after its results"
+            )
+
+    # ---------------------------------------------------------------------------------------------------------- calls
+
+    async def _remote_async(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        self._check_returns("remote", "remote_gen")
+        return await wait_async(self._submit(args, kwargs))  # type: ignore[no-any-return]
+
+    @two_forms(_remote_async)
+    def remote(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """
+        Run the function in a worker, and return what it returns.
+
+        Raises:
+            InvalidError: it is a generator or for the web, or a transaction that has written something is open here.
+        """
+        self._check_returns("remote", "remote_gen")
+        return wait(self._submit(args, kwargs))  # type: ignore[no-any-return]
+
+    def _remote_gen_async(self, /, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any]:
+        self._check_generates()
+        return self._stream_async(args, kwargs)
+
+    @two_forms(_remote_gen_async)
+    def remote_gen(self, /, *args: P.args, **kwargs: P.kwargs) -> Generator[Any]:
+        """
+        Run the generator in a worker, and yield what it yields as it does. The end of the loop ends it there.
+
+        Raises:
+            InvalidError: the function is no generator.
+        """
+        self._check_generates()
+        return self._stream(args, kwargs)
+
+    def local(self, /, *args: P.args, **kwargs: P.kwargs) -> L_co:
+        """Run the function here, with the files and the environment of this process. An asynchronous one gives its coroutine."""
+        if not self._sees_mounts():
+            warn_once(f"local {self.name}", f"{self.name} runs here and will not see its mounts", UserWarning)
+        return self._run_here(args, kwargs)  # type: ignore[no-any-return]
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> L_co:
+        """Run the function here. One that has mounts is refused outside of a worker that has them."""
+        if not self._sees_mounts():
+            paths = ", ".join(path for path, _ in self._spec.mounts)
+            raise errors.InvalidError(
+                f"{self.name}(…) would run here, where {paths} is not mounted; use {self.name}.remote(…), or .local(…)"
+            )
+        return self._run_here(args, kwargs)  # type: ignore[no-any-return]
+
+    # ----------------------------------------------------------------------------------------------------- many calls
+
+    def _map_async(
+        self,
+        /,
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        kwargs: dict[str, Any] = {},  # noqa: B006 - Modal's signature
+        order_outputs: bool = True,
+        return_exceptions: bool = False,
+        wrap_returned_exceptions: bool | None = None,
+    ) -> AsyncGenerator[Any]:
+        elements = zipped_async(iterables, f"{self.name}.map")
+        return self._mapped_async("map", elements, kwargs, order_outputs, return_exceptions)
+
+    @two_forms(_map_async)
+    def map(
+        self,
+        /,
+        *iterables: Iterable[Any],
+        kwargs: dict[str, Any] = {},  # noqa: B006
+        order_outputs: bool = True,
+        return_exceptions: bool = False,
+        wrap_returned_exceptions: bool | None = None,
+    ) -> Generator[Any]:
+        """
+        Call the function for each element of `zip(*iterables)`, and yield the results.
+
+        Nothing runs before the first result is asked for; from then on the elements are read while results are taken, at most
+        1,000 ahead. An exception is raised as soon as it is known, also before earlier results: calls that have not begun are then
+        given up, and those that run end by themselves.
+
+        Args:
+            kwargs: for every call.
+            order_outputs: yield in the order of the elements; else as calls end.
+            return_exceptions: yield an exception in place of the result.
+            wrap_returned_exceptions: without a meaning; exceptions are yielded as they are.
+        """
+        elements = zipped(iterables, f"{self.name}.map")
+        return self._mapped("map", elements, kwargs, order_outputs, return_exceptions)
+
+    def _starmap_async(
+        self,
+        input_iterator: Iterable[Iterable[Any]] | AsyncIterable[Iterable[Any]],
+        /,
+        *,
+        kwargs: dict[str, Any] = {},  # noqa: B006
+        order_outputs: bool = True,
+        return_exceptions: bool = False,
+        wrap_returned_exceptions: bool | None = None,
+    ) -> AsyncGenerator[Any]:
+        elements = zipped_async((input_iterator,), f"{self.name}.starmap")
+        unpacked = (tuple(arguments) async for (arguments,) in elements)
+        return self._mapped_async("starmap", unpacked, kwargs, order_outputs, return_exceptions)
+
+    @two_forms(_starmap_async)
+    def starmap(
+        self,
+        input_iterator: Iterable[Iterable[Any]],
+        /,
+        *,
+        kwargs: dict[str, Any] = {},  # noqa: B006
+        order_outputs: bool = True,
+        return_exceptions: bool = False,
+        wrap_returned_exceptions: bool | None = None,
+    ) -> Generator[Any]:
+        """`map`, but each element has the arguments of one call."""
+        elements = zipped((input_iterator,), f"{self.name}.starmap")
+        unpacked = (tuple(arguments) for (arguments,) in elements)
+        return self._mapped("starmap", unpacked, kwargs, order_outputs, return_exceptions)
+
+    async def _for_each_async(
+        self,
+        /,
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        kwargs: dict[str, Any] = {},  # noqa: B006
+        ignore_exceptions: bool = False,
+    ) -> None:
+        elements = zipped_async(iterables, f"{self.name}.for_each")
+        async for _ in self._mapped_async("for_each", elements, kwargs, False, ignore_exceptions):
+            pass
+
+    @two_forms(_for_each_async)
+    def for_each(
+        self,
+        /,
+        *iterables: Iterable[Any],
+        kwargs: dict[str, Any] = {},  # noqa: B006
+        ignore_exceptions: bool = False,
+    ) -> None:
+        """Call the function for each element of `zip(*iterables)`. Raises the first exception, unless they are ignored."""
+        elements = zipped(iterables, f"{self.name}.for_each")
+        for _ in self._mapped("for_each", elements, kwargs, False, ignore_exceptions):
+            pass
+
+    # ------------------------------------------------------------------------------------------------------ variations
+
+    def with_options(self, **options: Unpack[FunctionOptions]) -> Self:
+        """
+        Return the function with other options, as `app.function` takes them, and workers of its own.
+
+        *volumes* and *secrets* take the place of those that it has.
+        """
+        return self._varied(checked(options, self.name, self._options))
+
+    def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Self:
+        """Return the function with workers that run up to *max_inputs* calls at once."""
+        return self._varied(checked({"inputs_at_once": max_inputs}, self.name, self._options))
+
+    def with_batching(self, *, max_batch_size: int, wait_ms: int) -> NoReturn:
+        """Refused: decorate the function with `@pgstore.batched(…)`."""
+        raise errors.NotOffered("pgstore has no with_batching: decorate the function with @pgstore.batched(…)")
+
+    def _varied(self, options: Options) -> Self:
+        varied = type(self).__new__(type(self))
+        varied.__dict__.update(self.__dict__, _options=options, _worker_spec=None)
+        return varied
+
+    # ------------------------------------------------------------------------------------------------- what is known
+
+    @property
+    def name(self) -> str:
+        """The name of the function in its App."""
+        return self._definition.name
+
+    @property
+    def app(self) -> AppDefaults:
+        """The App that it belongs to."""
+        return self._app
+
+    @property
+    def is_generator(self) -> bool:
+        """Whether it yields."""
+        return self._is_generator
+
+    @property
+    def web_url(self) -> None:
+        """Of a function for the web; None: it is not served."""
+        return None
+
+    def get_web_url(self) -> None:
+        """Return None: functions for the web are not served."""
+        return
+
+    def _served(self) -> Callable[..., Any]:
+        """What a worker runs for a call."""
+        return served(self._definition.raw, self._marks)
+
+    def get_raw_f(self) -> Callable[P, L_co]:
+        """Return the function as the program has defined it."""
+        return self._definition.raw  # type: ignore[no-any-return]
+
+    def hydrate(self, client: Any = None) -> Self:
+        """Return the function; there is nothing to look up."""
+        return self
+
+    def update_autoscaler(self, **limits: Any) -> None:
+        """Accepted, and without effect: workers are started as they are needed."""
+
+    def keep_warm(self, warm_pool_size: int) -> None:
+        """Accepted, and without effect: workers are started as they are needed."""
+
+    @classmethod
+    def from_name(cls, app_name: str, name: str, **options: Any) -> NoReturn:
+        """Refused: pgstore has no deployed functions."""
+        raise errors.NotOffered(
+            f"pgstore has no deployed functions to look {name!r} up among: import it from the file of the App {app_name!r}"
+        )
+
+    lookup = from_name
+
+    def __repr__(self) -> str:
+        return f"<pgstore.Function {self.name}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._definition.is_serialized:
+            raw = pickles.dumps_by_value(self._definition.raw, self.name)
+            return _of_value, (raw, self.name, self._options, self._app.name, self._is_generator)
+        if (known := reference(self, self._definition, self._app)) is not None:
+            return recall, known
+        return _varied_again, (self._definition.program.name, self.name, self._app.name, self._options)
+
+    # ----------------------------------------------------------------------------------------------------- underneath
+
+    @property
+    def _spec(self) -> WorkerSpec:
+        """What its workers are like; the same object for all calls."""
+        with _spec_lock:
+            if self._worker_spec is None:
+                self._worker_spec = spec_of(self._definition, self._options, self._app)
+            return self._worker_spec
+
+    _method: str | None = None  # of a class
+
+    @property
+    def parameters(self) -> bytes | None:
+        """Of a method: the pickled arguments of its object."""
+        return None
+
+    def pickled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        """The arguments of a call."""
+        return pickles.dumps((args, kwargs), f"the arguments of {self.name}", self._definition.program)
+
+    def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any], **how: Any) -> Future[Outcome]:
+        options, call_id = self._options, f"fc-{uuid.uuid4().hex}"
+        given = Input(
+            call_id, self._method, self.pickled(args, kwargs), self._is_generator, options.timeout, options.retries
+        )
+        return submit(self._spec, given, **how)
+
+    def _mapped(
+        self, what: str, elements: Iterable[Arguments], kwargs: dict[str, Any], ordered: bool, return_exceptions: bool
+    ) -> Generator[Any]:
+        self._check_returns(what, "remote_gen")
+        check_not_on_loop(f"{self.name}.{what}")
+        make = functools.partial(self._submit, kwargs=kwargs)
+        return mapped(make, elements, ordered=ordered, return_exceptions=return_exceptions)
+
+    def _mapped_async(
+        self,
+        what: str,
+        elements: AsyncIterable[Arguments],
+        kwargs: dict[str, Any],
+        ordered: bool,
+        return_exceptions: bool,
+    ) -> AsyncGenerator[Any]:
+        self._check_returns(what, "remote_gen")
+        make = functools.partial(self._submit, kwargs=kwargs)
+        return mapped_async(make, elements, ordered=ordered, return_exceptions=return_exceptions)
+
+    def _stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Generator[Any]:
+        arrived: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        future = self._submit(args, kwargs, on_item=arrived.put)
+        future.add_done_callback(lambda ended: arrived.put(None))
+        try:
+            while (item := arrived.get()) is not None:
+                yield pickles.loads(item, f"what {self.name} yields")
+            wait(future)
+        finally:
+            take_back(future)
+
+    async def _stream_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncGenerator[Any]:
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+        def tell(item: bytes | None) -> None:
+            loop.call_soon_threadsafe(arrived.put_nowait, item)
+
+        future = self._submit(args, kwargs, on_item=tell)
+        future.add_done_callback(lambda ended: tell(None))
+        try:
+            while (item := await arrived.get()) is not None:
+                yield pickles.loads(item, f"what {self.name} yields")
+            await wait_async(future)
+        finally:
+            take_back(future)
+
+    def _run_here(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._definition.raw(*args, **kwargs)
+
+    def _sees_mounts(self) -> bool:
+        """Whether this process has all mounts of the function where the function has them."""
+        mounted = context.mounted
+        return all(
+            path in mounted
+            and (store._is_ephemeral or mounted[path] == mount_key(store))  # a worker makes another of its own
+            for path, store in self._spec.mounts
+        )
+
+    def _check_returns(self, what: str, instead: str) -> None:
+        """Raise `InvalidError` where the function, or the place of the call, is none for *what*."""
+        if self._marks.web is not None:
+            raise errors.InvalidError(
+                f"{self.name} is a function for the web (@{self._marks.web}), which has no .{what}(…)"
+            )
+        if self._is_generator:
+            raise errors.InvalidError(
+                f"{self.name} is a generator, which has no .{what}(…). Use `.{instead}(...)` instead."
+            )
+        if what.startswith("spawn"):
+            context.check_not_loading(f"{self.name}.{what}(…)")
+        else:
+            check_may_wait(f"{self.name}.{what}(…)")
+
+    def _check_generates(self) -> None:
+        if not self._is_generator:
+            raise errors.InvalidError(f"{self.name} is no generator. Use `.remote(...)` instead.")
+        check_may_wait(f"{self.name}.remote_gen(…)")
+
+
+def spec_of(definition: Definition, options: Options, app: AppDefaults, **of_class: Any) -> WorkerSpec:
+    """What workers of *definition* are like."""
+    options = options.with_defaults(app)
+    image, secrets = options.image, options.secrets
+
+    def environment() -> dict[str, str]:
+        variables = dict(image._environment) if image is not None else {}
+        for secret in secrets:
+            variables.update(secret._values())
+        return variables
+
+    return WorkerSpec(
+        name=definition.name,
+        program=definition.program,
+        qualname=definition.raw.__qualname__,
+        pickled=pickles.dumps_by_value(definition.raw, definition.name) if definition.is_serialized else None,
+        mounts=options.mounts,
+        environment=environment,
+        workdir=None if image is None else image._workdir,
+        max_workers=options.max_containers,
+        scaledown_window=options.scaledown_window,
+        single_use=options.single_use_containers,
+        inputs_at_once=options.inputs_at_once,
+        startup_timeout=options.startup_timeout,
+        **of_class,
+    )
+
+
+def _generates(function: Callable[..., Any]) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _of_value(
+    raw: bytes, name: str, options: Options, app_name: str | None, is_generator: bool
+) -> Function[..., Any, Any]:
+    """A function that was pickled by value."""
+    definition = Definition(pickles.loads(raw, name), name, is_serialized=True)
+    return Function(definition, options, AppDefaults(app_name), is_generator=is_generator)
+
+
+def _varied_again(program: str, name: str, app_name: str | None, options: Options) -> Function[..., Any, Any]:
+    """A function that was pickled with other options than it was defined with."""
+    return recall(program, name, app_name)._varied(options)  # type: ignore[no-any-return]
