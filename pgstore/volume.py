@@ -88,8 +88,6 @@ class Volume(FileStore):
     _chunk_bytes: ClassVar = 256 * 1024
     _option_defaults: ClassVar = {**FileStore._option_defaults, "chunk_size": _chunk_bytes}
 
-    _mount_options: dict[str, Any] | None = None
-
     @classmethod
     def from_name(
         cls,

@@ -42,6 +42,7 @@ class FileStoreBase(Store):
     _version: int = NEWEST  # the one that is read
     _version_pin: VersionPin | None = None  # keeps that version; None: it is the newest
     _read_only_reason: str | None = None  # why this handle does not write; None: it does
+    _mount_options: dict[str, Any] | None = None  # how it is mounted, where nothing else is said
 
     @classmethod
     def _checked_options(cls, *, storage: str | None, chunk_size: int | None) -> dict[str, Any]:

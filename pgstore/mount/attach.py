@@ -64,7 +64,9 @@ def is_possible() -> str | None:
     return None
 
 
-def attach(path: str, *, name: str, read_only: bool = False, allow_others: bool | None = None) -> Attached:
+def attach(
+    path: str, *, name: str, read_only: bool = False, allow_others: bool | None = None, covers: bool = False
+) -> Attached:
     """
     Mount at *path*, an empty directory.
 
@@ -72,6 +74,7 @@ def attach(path: str, *, name: str, read_only: bool = False, allow_others: bool 
 
     Args:
         name: what the list of mounts shows as the source.
+        covers: *path* may be any directory; what is in it, or mounted there, is not seen any more.
         allow_others: whether other users may use it. None: if whoever mounts may allow that: root, and others where /etc/fuse.conf
             says user_allow_other.
 
@@ -82,7 +85,7 @@ def attach(path: str, *, name: str, read_only: bool = False, allow_others: bool 
         ConfigurationError: this user may not mount, and there is no `fusermount3`.
         TimedOut: `fusermount3` did not end.
     """
-    path = usable(path)
+    path = os.path.realpath(path) if covers else usable(path)
     if namespace.may_mount():
         device = _mount(path, name, read_only, allow_others is not False)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -17,7 +18,7 @@ from pgstore.fs.paths import Names, join
 from pgstore.fs.tree import edit
 from pgstore.mount import attach, stale
 from pgstore.mount.daemon import caller
-from pgstore.mount.daemon.backends import FACTORIES
+from pgstore.mount.daemon.backends import FACTORIES, MountSpec
 from pgstore.mount.mount import Mount, Mounted, at_last, open_mounts
 from pgstore.mount.options import Options
 from pgstore.mount.with_fuse import FuseMount, begin_in_background, spec_of
@@ -60,11 +61,19 @@ def mount_in_background(
     return local, (yield Call(partial(begin_in_background, store._runner, spec, log)))
 
 
+def spec_elsewhere(store: FileStore, path: str, options: Options) -> Op[MountSpec]:
+    """What a daemon is to be told of *store*, which somebody mounts at *path* in a namespace of theirs, and commits."""
+    store_id = yield from store._resolve_id()
+    with bounded_by(Deadline.after(options.timeout)):
+        base = yield from base_of(store, options)
+    return replace(spec_of(store, store_id, base, path, options), commits_at_end=False)
+
+
 def _prepared(store: FileStore, path: str | os.PathLike[str], options: Options) -> Op[tuple[str, Names]]:
     """Where to mount, and what directory of the store."""
     local = yield Call(partial(_usable, os.fsdecode(path)))
     with bounded_by(Deadline.after(options.timeout)):
-        base = yield from _base(store, options)
+        base = yield from base_of(store, options)
     return local, base
 
 
@@ -97,7 +106,7 @@ def _usable(path: str) -> str:
     return local
 
 
-def _base(store: FileStore, options: Options) -> Op[Names]:
+def base_of(store: FileStore, options: Options) -> Op[Names]:
     """The directory of the store that is mounted, without symbolic links; it is made if it is missing."""
     store_id = yield from store._resolve_id()
     if not options.sub_path:

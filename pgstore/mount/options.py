@@ -7,6 +7,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 from pgstore import errors
 from pgstore.core.checks import check_bool, check_int, check_seconds
+from pgstore.file_store import FileStore
+from pgstore.fs.model import NEWEST
 from pgstore.fs.paths import Names, split
 
 Mode: TypeAlias = Literal["auto", "fuse", "sync"]
@@ -40,6 +42,20 @@ def defaults() -> dict[str, Any]:
     default = Options()
     names = ("background_commits", "cache_size", "cache_directory", "timeout", "locks", "size_max")
     return {name: getattr(default, name) for name in names}
+
+
+def of_handle(store: FileStore, **given: Any) -> Options:
+    """The options of *store*, as its handle says, and others that are *given*."""
+    options = {**defaults(), **given}
+    if store._changes_class.in_place:
+        options["background_commits"] = None
+    return checked(
+        read_only=None,
+        sub_path=None,
+        handle=store._mount_options,
+        must_be_read_only=store._version != NEWEST,
+        **{"mode": "auto", **options},
+    )
 
 
 def checked(

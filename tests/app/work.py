@@ -90,3 +90,28 @@ def shout(lines):
     for number in range(lines):
         print(f"line {number}")
     print("an error", file=sys.stderr)
+
+
+def write(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def read(path):
+    with open(path) as file:
+        return file.read()
+
+
+def write_and_refuse(path, text):
+    write(path, text)
+    refuse()
+
+
+def write_and_die(path, text):
+    write(path, text)
+    die()
+
+
+def mounts_below(path):
+    with open("/proc/self/mountinfo") as table:
+        return [fields for line in table if (fields := line.split())[4].startswith(path)]

@@ -137,6 +137,10 @@ class Pool:
             self._end(task, failed(errors.RemoteError(f"the worker of {self.spec.name} {how}")))
         self._go_on()
 
+    def retire(self, process: Process) -> None:
+        with self._lock:
+            self._retire(process)
+
     def idle(self, process: Process) -> None:
         with self._lock:
             if not process.running and process.is_ready:

@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 from pgstore import errors
 from pgstore.app import pickles
 from pgstore.app.channel import Channel, Closed
+from pgstore.app.runner.mounts import Mounts, remove_unused
 from pgstore.app.runner.output import Output
 from pgstore.app.runner.settings import Settings
 from pgstore.app.runner.task import TIMEOUT_GRACE_SECONDS, Task, failed
@@ -46,6 +47,9 @@ class Owner(Protocol):
         """It has done the task of this *number*."""
 
     def could_not_start(self, process: Process, outcome: Outcome) -> None: ...
+
+    def retire(self, process: Process) -> None:
+        """It is to be given nothing more."""
 
     def idle(self, process: Process) -> None:
         """It has had nothing to do for long."""
@@ -73,6 +77,8 @@ class Process:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._ended = Signal()
         self._directory = ""
+        self._made: list[str] = []
+        self._mounts: Mounts | None = None
         self._settings = Settings()
         self._channel: Channel | None = None
         self._outputs: list[Output] = []
@@ -127,11 +133,13 @@ class Process:
             how = self._listen()
         except Exception as exc:  # noqa: BLE001 - whoever waits is told
             self._fail(failed(exc))
+            if self.pid:
+                self._reap()
         finally:
-            self._close()
             if not (self.is_ready or self._has_failed):
                 self._fail(failed(errors.RemoteError(f"the worker of {self.spec.name} {how} while it was starting")))
             self.pool.ended(self, how)
+            self._close()
             self._ended.set()
 
     def _fail(self, outcome: Outcome) -> None:
@@ -140,7 +148,11 @@ class Process:
 
     def _launch(self) -> None:
         spec = self.spec
+        self._mounts = Mounts(spec, lambda: self.pool.retire(self))
+        self._mounts.start_daemon()
         self._directory = tempfile.mkdtemp(prefix="pgstore-worker-")
+        for name in ("tmp", "root"):
+            os.mkdir(os.path.join(self._directory, name))
         hello = {
             "path": [os.path.abspath(path) for path in sys.path],
             "argv": list(sys.argv),
@@ -157,6 +169,7 @@ class Process:
             "is_class": spec.is_class,
             "inputs_at_once": spec.inputs_at_once,
             "workdir": spec.workdir,
+            "mounts": self._mounts.told(),
         }
         ours, theirs = socket.socketpair()
         channel = Channel(ours)
@@ -170,6 +183,7 @@ class Process:
             self.pid = _spawn(theirs.fileno(), *written)
         self._channel = channel
         channel.send(hello)
+        self._mounts.find_stores()
         if self.is_retired:  # meanwhile
             self.end()
 
@@ -183,7 +197,7 @@ class Process:
             "CLOUD_PROVIDER": "local",
         }
         prefixed = {f"{prefix}_{name}": value for prefix in ("MODAL", "PGSTORE") for name, value in told.items()}
-        return {**prefixed, "TMPDIR": self._directory}
+        return {**prefixed, "TMPDIR": os.path.join(self._directory, "tmp")}
 
     def _listen(self) -> str:
         """Do what the worker asks for, until it has ended. Returns how that was."""
@@ -242,18 +256,23 @@ class Process:
             self._drain()
             self._fail(Outcome(values[0], is_error=True))
         elif kind == "ask":
-            threads.start(threading.Thread(target=self._answer, args=values, name="pgstore-answer", daemon=True))
-        else:
-            for descriptor in descriptors:
-                os.close(descriptor)
+            arguments = (*values, *descriptors)
+            threads.start(threading.Thread(target=self._answer, args=arguments, name="pgstore-answer", daemon=True))
+        elif kind == "made":
+            self._made = values[0]
         return True
 
-    def _answer(self, number: int, verb: str, arguments: tuple[Any, ...]) -> None:
+    def _answer(self, number: int, verb: str, arguments: tuple[Any, ...], *descriptors: int) -> None:
+        assert self._mounts is not None
         value: Any = None
         failure: bytes | None = None
         try:
             if verb == "url":
                 value = self._settings.url()
+            elif verb == "serve":
+                value = self._mounts.serve(*arguments, *descriptors)
+            else:
+                value = self._mounts.call(*arguments)
         except Exception as exc:  # noqa: BLE001 - whoever asks is told
             failure = pickles.failure_here(exc)
         self._send("answer", number, value, failure)
@@ -321,7 +340,9 @@ class Process:
             self._channel.close()
         for output in self._outputs:
             output.close()
-        os.close(self._wake)
+        if self._mounts is not None:
+            self._mounts.close()
+        remove_unused(self._made)
         shutil.rmtree(self._directory, ignore_errors=True)
 
 

@@ -36,7 +36,7 @@ class Parent:
         """
         self._channel.send(*message, descriptors=descriptors)
 
-    def ask(self, verb: str, *arguments: Any) -> Any:
+    def ask(self, verb: str, *arguments: Any, descriptors: Sequence[int] = ()) -> Any:
         """
         What it answers.
 
@@ -48,7 +48,7 @@ class Parent:
         answered, answers = self._asked[number] = (Signal(), [])
         try:
             if not self.is_gone:
-                self.send("ask", number, verb, arguments)
+                self.send("ask", number, verb, arguments, descriptors=descriptors)
                 answered.wait()
         finally:
             del self._asked[number]

@@ -20,6 +20,7 @@ from pgstore.app.channel import Closed, of_descriptor
 from pgstore.app.spec import Program
 from pgstore.app.worker import target
 from pgstore.app.worker.jobs import Job, Jobs, failure
+from pgstore.app.worker.mounts import Mounts
 from pgstore.app.worker.parent import ENDED, Parent
 from pgstore.client import configure
 from pgstore.core import threads
@@ -42,7 +43,7 @@ def run(descriptor: int, told: dict[str, Any]) -> None:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()
-        shutil.rmtree(told["directory"], ignore_errors=True)
+        _clear(told["directory"])
         os._exit(code)
 
 
@@ -56,6 +57,7 @@ class Worker:
         self._parent = parent
         self._jobs = Jobs(self, self._send, told["inputs_at_once"])
         self._given: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # None: there is no more
+        self._mounts = Mounts(parent, told["mounts"], told["directory"])
         self._target: Any = None
 
     def run(self) -> int:
@@ -70,6 +72,7 @@ class Worker:
         while (job := self._given.get()) is not None:
             self._jobs.begin(job)
         self._jobs.wait()
+        self.commit()
         return 0
 
     def _begin(self) -> None:
@@ -78,7 +81,10 @@ class Worker:
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         self._configure(told["client"])
         _LOG.setLevel(told["log_level"])
+        self._mounts.attach()
         self._parent.listen(self._take, self._parent_has_gone)
+        self._send("made", self._mounts.made)
+        self._mounts.begin()
         if told["workdir"] is not None:
             os.chdir(told["workdir"])
         context.is_loading = True
@@ -99,7 +105,7 @@ class Worker:
         return target.callable_of(self._target)
 
     def commit(self) -> None:
-        pass
+        self._mounts.commit()
 
     # ----------------------------------------------------------------------------------------------------------- parent
 
@@ -123,5 +129,15 @@ class Worker:
     def _die(self) -> None:
         """End, whatever is still going on, and with it what was started here."""
         time.sleep(GRACE_SECONDS)
-        shutil.rmtree(self._told["directory"], ignore_errors=True)
+        _clear(self._told["directory"])
         os.killpg(0, signal.SIGKILL)
+
+
+def _clear(directory: str) -> None:
+    """Remove the worker's directory, but for places where something may be mounted: the parent does, if it is there."""
+    for name in os.listdir(directory) if os.path.isdir(directory) else ():
+        if name == "tmp" or name.startswith("copy-"):
+            shutil.rmtree(os.path.join(directory, name), ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.join(directory, "root"))
+        os.rmdir(directory)

@@ -235,7 +235,7 @@ class CommittingFiles(StoreFiles[VolumeContents]):
             self.taken_back()
         self._shared.is_ending = True
         try:
-            if not self.read_only:
+            if self._spec.commits_at_end and not self.read_only:
                 self._commit_last()
         except (OSError, errors.Error, StoreGone) as exc:
             raise self._keep(self._cause(exc)) from exc

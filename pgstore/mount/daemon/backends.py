@@ -40,6 +40,8 @@ class MountSpec:
     cache_directory: str | None
     timeout: float
     locks: str
+    commits_at_end: bool = True
+    """False: what was not committed when it is unmounted, or its daemon ends, is dropped."""
 
     @property
     def source(self) -> str:

@@ -154,10 +154,10 @@ class Served:
             users: list[str] = []
             if not self.is_over:
                 users = self._unmount()
-            if users:
-                self.commit()
-            else:
+            if not users:
                 self._ended.wait()
+            elif self.spec.commits_at_end:
+                self.commit()
             if self._failure is not None:
                 raise self._failure
             return users

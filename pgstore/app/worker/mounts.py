@@ -1,0 +1,208 @@
+"""The mounts of a worker: the stores of its function, at the paths that the function has given."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import pickle
+from typing import Any, Final
+
+from pgstore import errors
+from pgstore.app.worker.parent import Parent
+from pgstore.app.worker.root import Root
+from pgstore.client import Client, default_client
+from pgstore.client.notifications import in_transaction
+from pgstore.core.operation import Op
+from pgstore.file_store import FileStore
+from pgstore.mount import attach, namespace
+from pgstore.mount.mount import Mount, open_mounts
+from pgstore.mount.options import Options
+from pgstore.mount.sync.directory import SyncedDirectory
+from pgstore.mount.with_fuse import FuseMount
+
+_LOG: Final = logging.getLogger("pgstore")
+
+
+class Mounts:
+    """
+    The mounts that a worker is *told* of, at most once in a process.
+
+    Args:
+        directory: of the worker's own, on the machine.
+    """
+
+    def __init__(self, parent: Parent, told: list[dict[str, Any]], directory: str) -> None:
+        self._parent = parent
+        self._told = told
+        self._directory = directory
+        self._mounts: list[WorkersMount] = []
+        self._devices: list[int] = []
+        self._locked: list[int] = []
+        self._root: Root | None = None
+
+    def attach(self) -> None:
+        """Mount, where this can be done without anybody's help. The process has one thread until then."""
+        if not self._told:
+            return
+        working = os.getcwd()
+        wants_fuse = self._told[0]["options"].mode == "fuse"
+        try:
+            namespace.enter()
+        except errors.Error as exc:
+            if wants_fuse:
+                raise self._impossible(str(exc)) from exc
+            _LOG.warning("no mount namespace, so that stores are copied to the paths that functions name: %s", exc)
+            return
+        self._root = Root(os.path.join(self._directory, "root"))
+        for each in self._told:
+            each["place"] = self._root.place(each["path"])
+        reason = None if self._told[0]["options"].mode == "sync" else attach.is_possible()
+        if wants_fuse and reason is not None:
+            raise self._impossible(reason)
+        if self._told[0]["options"].mode != "sync" and reason is None:
+            for each in self._told:
+                source = f"{each['kind']}:{each['name'] or 'ephemeral'}"
+                attached = attach.attach(
+                    each["place"], name=source, read_only=each["options"].read_only, allow_others=None, covers=True
+                )
+                self._devices.append(attached.device)
+        elif reason is not None:
+            _LOG.warning("stores are copied for a worker, without FUSE: %s", reason)
+        with contextlib.suppress(OSError):
+            os.chdir(working)
+
+    def _impossible(self, reason: str) -> errors.Error:
+        paths = ", ".join(each["path"] for each in self._told)
+        return errors.ConfigurationError(
+            f"{paths} cannot be mounted by FUSE: {reason}; PGSTORE_MOUNT_MODE=sync does without (kernel settings that may forbid "
+            "it: user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)"
+        )
+
+    @property
+    def made(self) -> list[str]:
+        """Directories that were made on the machine."""
+        return [] if self._root is None else self._root.made
+
+    def begin(self) -> None:
+        """Have the mounts served, and return when they are."""
+        for number, each in enumerate(self._told):
+            store: FileStore = pickle.loads(each["store"])
+            options: Options = each["options"]
+            if self._devices:
+                store_id = self._parent.ask("serve", number, descriptors=[self._devices[number]])
+                os.close(self._devices[number])
+                mounted: Any = _Served(store, each["path"], options, self._parent, number)
+            else:
+                store_id = _run(store._resolve_id())
+                mounted = self._copied(number, each, store, options)
+            mount = WorkersMount(store, each["path"], mounted, options, store_id)
+            self._mounts.append(mount)
+            open_mounts.add(mount)
+
+    def _copied(self, number: int, told: dict[str, Any], store: FileStore, options: Options) -> _Copied:
+        from pgstore.mount.mounting import base_of
+
+        if self._root is None:
+            directory = self._claimed(told["path"])
+        else:
+            directory = os.path.join(self._directory, f"copy-{number}")
+            os.mkdir(directory)
+        base = _run(base_of(store, options))
+        copied = SyncedDirectory(store, base, directory, read_only=options.read_only, size_max_bytes=options.size_max)
+        _run(copied.fill())
+        if self._root is not None:
+            self._root.bind(directory, told["place"])
+        return _Copied(copied)
+
+    def _claimed(self, path: str) -> str:
+        """*path* on the machine itself, if it can be made, is empty, and nobody else has it."""
+        try:
+            os.makedirs(path, exist_ok=True)
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._locked.append(descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.listdir(path):
+                raise FileExistsError(f"{path} is not empty")
+        except OSError as exc:
+            raise errors.ConfigurationError(
+                f"this machine allows no mount namespaces, and {path!r} itself cannot be used: {exc}; allow them "
+                "(user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns), make "
+                "it an empty directory of this user that no other worker uses (PGSTORE_PARALLELISM=1), or run as root"
+            ) from exc
+        return path
+
+    def commit(self) -> None:
+        """Commit what was written. In a transaction it becomes part of it."""
+        for mount in self._mounts:
+            if not (mount.is_read_only or mount.is_fixed):
+                mount.commit_only()
+
+
+class WorkersMount(Mount):
+    """A mount of the store of this number in the database of the default client, as a program finds it by `volume.commit()`."""
+
+    def __init__(self, store: FileStore, path: str, mounted: Any, options: Options, store_id: int) -> None:
+        super().__init__(store, path, mounted, options)
+        self._store_id = store_id
+        self._commit_only = mounted.commit_only
+
+    def is_of(self, client: Client, store_id: int) -> bool:
+        return store_id == self._store_id and client is default_client()
+
+    def commit_only(self) -> None:
+        """`commit`, after which it shows the version that this has made, and not perhaps a newer one."""
+        _run(self._commit_only())
+
+
+class _Served(FuseMount):
+    """A mount that the parent's daemon serves."""
+
+    def __init__(self, store: FileStore, path: str, options: Options, parent: Parent, number: int) -> None:
+        super().__init__(store, (), path, options)
+        self._daemon = _ParentsDaemon(parent)  # type: ignore[assignment]
+        self._number = number
+
+    def commit(self) -> Op[None]:
+        """Commit, then show what others have committed, too, unless a file is open that would change under its reader."""
+        yield from super().commit()
+        if not (self._store._changes_class.in_place or (yield from in_transaction())):
+            with contextlib.suppress(errors.InvalidError):
+                yield from self.reload()
+
+    commit_only = FuseMount.commit
+
+    def close(self) -> Op[None]:
+        """It ends with the process."""
+        yield from ()
+
+
+class _ParentsDaemon:
+    """What a mount asks of a daemon, asked of the parent's."""
+
+    has_ended = False
+
+    def __init__(self, parent: Parent) -> None:
+        self._parent = parent
+
+    def call(self, verb: str, number: int, *arguments: Any) -> Any:
+        return self._parent.ask("mount", verb, number, *arguments)
+
+
+class _Copied:
+    """A mount without FUSE."""
+
+    mode = "sync"
+
+    def __init__(self, directory: SyncedDirectory) -> None:
+        self.commit = self.commit_only = directory.commit
+        self.reload = self.commit_of_parent = self.reload_of_parent = directory.reload
+
+    def close(self) -> Op[None]:
+        """It ends with the process, and the worker's directory."""
+        yield from ()
+
+
+def _run(op: Op[Any]) -> Any:
+    return default_client().run(op)

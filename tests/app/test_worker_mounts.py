@@ -1,0 +1,99 @@
+"""Mounts of workers: the stores of a function at the paths that it names, seen by it alone, committed after each call."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import pytest
+
+import pgstore
+from pgstore import NetworkFileSystem, Volume, errors
+from pgstore.mount.daemon import caller
+from tests.app.conftest import worker
+from tests.mount.conftest import skip_without_fuse
+
+
+@pytest.fixture(autouse=True)
+def _default_client(database, monkeypatch):
+    """Workers use the database that the default client does."""
+    monkeypatch.setenv("PGSTORE_URL", database)
+    client = pgstore.configure(database)
+    yield
+    client.close()
+    pgstore.configure(None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _end_daemon():
+    yield
+    caller.end()
+
+
+@pytest.fixture(params=["fuse", "sync"])
+def mode(request, monkeypatch):
+    """Both ways to mount."""
+    from pgstore.mount import attach
+
+    if request.param == "fuse":
+        skip_without_fuse(attach.is_possible())
+    monkeypatch.setenv("PGSTORE_MOUNT_MODE", request.param)
+    return request.param
+
+
+@pytest.fixture
+def volume(store_name):
+    return Volume.from_name(store_name, create_if_missing=True)
+
+
+def texts(volume):
+    return {entry.path: b"".join(volume.read_file(entry.path)).decode() for entry in volume.listdir("/")}
+
+
+def test_a_volume_is_at_its_path_in_the_worker_and_nowhere_else(run, volume, mode):
+    volume.put_file(io.BytesIO(b"here"), "/input")
+    mounted = (("/data-of-worker", volume),)
+
+    assert run(worker("read", mounts=mounted), "/data-of-worker/input") == "here"
+
+    assert not os.path.exists("/data-of-worker")
+
+
+def test_what_a_function_has_written_is_committed_when_its_result_is_there(run, volume, mode):
+    run(worker("write", mounts=(("/data", volume),)), "/data/output", "written")
+
+    assert texts(volume) == {"output": "written"}
+
+
+def test_what_a_function_has_written_is_committed_also_when_it_raises(run, volume, mode):
+    from tests.app.work import Refused
+
+    with pytest.raises(Refused):
+        run(worker("write_and_refuse", mounts=(("/data", volume),)), "/data/checkpoint", "kept")
+
+    assert texts(volume) == {"checkpoint": "kept"}
+
+
+def test_what_a_killed_worker_has_not_committed_is_gone(runner, run, volume, mode):
+    mounted = (("/data", volume),)
+
+    with pytest.raises(errors.RemoteError, match="SIGKILL"):
+        run(worker("write_and_die", mounts=mounted), "/data/lost", "lost")
+    runner.close()
+
+    assert texts(volume) == {}
+
+
+def test_a_missing_store_is_an_error_of_the_call(run, store_name, mode):
+    missing = Volume.from_name(store_name)
+
+    with pytest.raises(errors.NotFoundError, match=store_name):
+        run(worker("read", mounts=(("/data", missing),)), "/data/x")
+
+
+def test_a_network_file_system_is_shared_by_workers(run, store_name, mode):
+    shared = NetworkFileSystem.from_name(store_name, create_if_missing=True)
+
+    run(worker("write", mounts=(("/cache", shared),)), "/cache/key", "value")
+
+    assert run(worker("read", mounts=(("/elsewhere", shared),)), "/elsewhere/key") == "value"
