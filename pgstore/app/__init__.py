@@ -7,7 +7,8 @@ where it runs.
 
 How it is done: `spec` says what passes between a function and what runs it, `program` how that is loaded, `pickles` how arguments
 and results travel, over a `channel`. `runner` is the side of the program, `worker` the process that it starts. Spawned calls are
-rows (`calls`). `entrypoint` is `pgstore run`.
+rows (`calls`). `entrypoint` is
+`pgstore run`, `parameters` has its options, and `as_modal` what `import modal` means there.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A command is a function that says what it does and prints it. Errors come here: 
 Exit codes: 0 done, 1 failed, 2 called in a wrong way, 130 interrupted; `check` has more. `PGSTORE_DEBUG=1` shows where an error
 came from.
 
-`migration`, `status`, `check`, `gc` and `demo` are a command each; `mount` has three; `server` and `secret` are nouns, with
+`migration`, `status`, `check`, `gc`, `demo` and `run` are a command each; `mount` has three; `server` and `secret` are nouns, with
 commands of their own. `target` knows which database a command is about, and `output` prints fields and tables.
 
 Where a change belongs:
@@ -28,6 +28,7 @@ import typer
 
 from pgstore import errors, migrate
 from pgstore.cli import check, demo, gc, migration, mount, output, secret, server, status
+from pgstore.cli import run as run_command
 from pgstore.cli.target import Target
 
 DONE: Final = 0
@@ -50,6 +51,8 @@ app.command("check")(check.check)
 app.command("mount")(mount.mount)
 app.command("unmount")(mount.unmount)
 app.command("mounts")(mount.mounts)
+# What follows the file is the program's own.
+app.command("run", context_settings={"allow_interspersed_args": False})(run_command.run)
 app.add_typer(secret.app, name="secret")
 app.add_typer(server.app, name="server")
 

@@ -10,6 +10,7 @@ import pytest
 from pgstore.app import pickles
 from pgstore.app.runner import Runner
 from pgstore.app.spec import Input, Program, WorkerSpec
+from tests.mount.conftest import fuse, fuse_of_users  # noqa: F401 - fixtures
 
 PROGRAM = Program("module", "tests.app.work", None)
 

@@ -28,6 +28,7 @@ COMMANDS = [
     ["mount"],
     ["unmount"],
     ["mounts"],
+    ["run"],
     ["secret"],
     ["secret", "create"],
     ["secret", "list"],

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from pgstore import errors
+from pgstore.app import as_modal
 from pgstore.app.spec import Program
 
 _ABSENT: Final = object()
@@ -39,6 +40,7 @@ def load(program: Program, qualname: str, pickled: bytes | None) -> Any:
 
 def _module(program: Program) -> ModuleType:
     """The module of *program*, which is `__main__` here, too: what the caller has pickled may be of its `__main__`."""
+    as_modal.install_in_worker()
     if program.kind == "module":
         module = importlib.import_module(program.name)
         sys.modules["__main__"] = module

@@ -1,0 +1,241 @@
+"""`pgstore run`: what is run, with which arguments, what is printed, and the exit code."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from pgstore import cli as command_line
+from pgstore.app.parameters import Parameters
+from tests.app.running import Programs, ended, output
+
+PROGRAM = """
+import os, sys
+from typing import Literal, Optional
+import helper
+import pgstore as modal
+
+app = modal.App("entrypoints")
+other = modal.App("others")
+
+@app.function()
+def double(x: int) -> None:
+    print("double", x * 2, helper.VALUE, modal.is_local())
+
+@app.function()
+def generates():
+    yield 1
+
+@other.function(name="renamed")
+def named() -> None:
+    print("renamed")
+
+@app.cls()
+class Greeter:
+    greeting: str = modal.parameter(default="hello")
+
+    @modal.method()
+    def greet(self, name: str, times: int = 1) -> None:
+        print(f"{self.greeting} {name}" * times)
+
+@app.local_entrypoint()
+def main(number: int, text="as it is", maybe: Optional[float] = None, on: bool = True, kind: Literal["a", "b"] = "a"):
+    print(number, repr(text), maybe, on, kind, modal.is_local())
+
+@app.local_entrypoint()
+async def rest(*arguments):
+    print(arguments)
+
+@app.local_entrypoint()
+def fails(how: str, message: str = "lamp"):
+    if how == "exit":
+        sys.exit(7)
+    if how == "message":
+        sys.exit("no lamps")
+    helper.fail(message)
+
+@app.local_entrypoint()
+def odd(i: int | str):
+    pass
+"""
+HELPER = """
+VALUE = "imported"
+
+def fail(message):
+    raise KeyError(message)
+"""
+
+
+@pytest.fixture
+def directory(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "helper.py").write_text(HELPER)
+    return tmp_path
+
+
+@pytest.fixture
+def programs(own_database, directory):
+    return Programs(own_database, directory)
+
+
+# --- what is run, and with what: each takes a process, so each has several of them to show ----------------------------
+
+
+def test_an_entrypoint_gets_its_arguments_from_the_command_line(programs):
+    given = ["--number", "3", "--text", "-x", "--maybe", "0.5", "--no-on", "--kind", "b"]
+
+    assert output(programs.pgstore("run", "program.py::main", *given)) == "3 '-x' 0.5 False b True\n"
+
+
+def test_what_is_not_given_is_the_default_of_the_function(programs):
+    assert output(programs.pgstore("run", "program.py::app.main", "--number", "3")) == "3 'as it is' None True a True\n"
+
+
+def test_what_takes_the_rest_gets_all_that_follows(programs):
+    assert output(programs.pgstore("run", "program.py::rest", "--", "--config", "x")) == "('--config', 'x')\n"
+
+
+def test_a_function_runs_in_a_worker_and_imports_what_stands_beside_the_file(programs, directory):
+    (directory / "below").mkdir()
+
+    done = Programs(programs.url, directory / "below").pgstore("run", directory / "program.py::double", "--x", "4")
+
+    assert output(done) == "double 8 imported False\n"
+
+
+def test_a_module_is_run_by_its_dotted_name(programs, directory):
+    (directory / "package").mkdir()
+    (directory / "package" / "inner.py").write_text("NUMBER = 7\n")
+    (directory / "package" / "jobs.py").write_text(
+        "import pgstore\nfrom .inner import NUMBER\napp = pgstore.App()\n@app.function()\ndef job(): print(NUMBER)\n"
+    )
+
+    code, _, err = ended(programs.pgstore("run", "package/jobs.py"))
+
+    assert (code, "pgstore run -m package.jobs" in err) == (1, True)
+    assert output(programs.pgstore("run", "-m", "package.jobs::job")) == "7\n"
+
+
+def test_a_program_for_modal_is_run_unedited(programs, directory):
+    """
+    Its classes of exceptions are pgstore's, here and in the worker.
+    """
+    (directory / "unedited.py").write_text(
+        textwrap.dedent("""
+            import modal
+            from modal.exception import NotFoundError
+
+            app = modal.App()
+
+            @app.function()
+            def missing():
+                modal.Dict.from_name("missing").len()
+
+            @app.local_entrypoint()
+            def main():
+                try:
+                    missing.remote()
+                except NotFoundError as exc:
+                    print(type(exc).__module__)
+        """)
+    )
+
+    assert output(programs.pgstore("run", "--as-modal", "unedited.py")) == "pgstore.errors\n"
+
+
+# --- exit codes and errors --------------------------------------------------------------------------------------------
+
+
+def test_an_error_of_the_program_shows_its_own_frames_alone(programs):
+    code, out, err = ended(programs.pgstore("run", "program.py::fails", "--how", "raise"))
+
+    assert (code, out) == (1, "")
+    files = [line.split('"')[1].rpartition("/")[2] for line in err.splitlines() if line.startswith("  File ")]
+    assert files == ["program.py", "helper.py"]
+    assert err.endswith("KeyError: 'lamp'\n")
+
+
+def test_with_a_variable_it_shows_all_frames(programs):
+    _, _, err = ended(programs.pgstore("run", "program.py::fails", "--how", "raise", PGSTORE_TRACEBACK="1"))
+
+    assert "entrypoint.py" in err
+
+
+@pytest.mark.parametrize(("how", "expected"), [("exit", (7, "")), ("message", (1, "no lamps\n"))])
+def test_what_sys_exit_says_is_the_exit_code(programs, how, expected):
+    code, _, err = ended(programs.pgstore("run", "program.py::fails", "--how", how))
+
+    assert (code, err) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["program.py"], 1, "Specify a function or local entrypoint to run:\n  double\n  generates\n  named"),
+        (["program.py::nothing"], 1, "there is no 'nothing'. Specify a function"),
+        (["program.py:main"], 2, "Did you mean '::'"),
+        (["missing.py"], 2, "there is no file 'missing.py'"),
+        (["program"], 2, "pgstore run -m program"),
+        (["-m", "program.py"], 2, "leave -m out"),
+        (["two.dots.py"], 2, "no dots"),
+        (["program.py::main"], 2, "missing option '--number'"),
+        (["program.py::main", "--number", "x"], 2, "'x' is not a valid integer"),
+        (["program.py::main", "--number", "1", "--other", "2"], 2, "--other"),
+        (["program.py::main", "--number", "1", "--kind", "c"], 2, "'c' is not one of 'a', 'b'"),
+        (["program.py::odd", "--i", "1"], 1, "Parameter `i` has unparseable annotation: int | str"),
+        (["program.py::generates"], 2, "is a generator"),
+        (["--mode", "magic", "program.py::main"], 2, "magic"),
+    ],
+)
+def test_what_cannot_be_run_is_said_before_anything_runs(arguments, code, said, directory, monkeypatch, capsys):
+    """
+    In this process, for nothing of it gets as far as a worker.
+    """
+    (directory / "two.dots.py").touch()
+    monkeypatch.chdir(directory)
+    monkeypatch.setattr("sys.path", list(__import__("sys").path))
+    monkeypatch.setattr("os.environ", dict(__import__("os").environ))
+    monkeypatch.delitem(__import__("sys").modules, "program", raising=False)
+
+    found = command_line.run(["run", *arguments])
+
+    printed = capsys.readouterr()
+    assert (found, printed.out) == (code, "")
+    assert said in printed.err
+
+
+def test_an_error_while_loading_begins_at_the_file(programs, directory):
+    (directory / "broken.py").write_text("import pgstore\nimport helper\nhelper.fail('early')\n")
+
+    code, _, err = ended(programs.pgstore("run", "broken.py"))
+
+    assert code == 1
+    assert err.startswith('Traceback (most recent call last):\n  File "')
+    assert "frozen" not in err
+    assert err.endswith("KeyError: 'early'\n")
+
+
+def test_help_after_the_reference_is_that_of_the_function(programs):
+    out = output(programs.pgstore("run", "program.py::main", "--help"))
+
+    assert "--number INTEGER" in out
+    assert "--on / --no-on" in out
+    assert "[default: ('as it is')]" in out
+
+
+# --- parameters -------------------------------------------------------------------------------------------------------
+
+
+def test_annotations_that_cannot_be_evaluated_are_named():
+    def function(x: "Missing"): ...  # type: ignore[name-defined]  # noqa: F821, UP037
+
+    with pytest.raises(Exception, match="Unable to generate command line interface .*'Missing' is not defined"):
+        Parameters.of(function)
+
+
+def test_a_rest_beside_others_is_refused():
+    def function(x, *rest): ...
+
+    with pytest.raises(Exception, match=r"\(\*args\) cannot have other parameters"):
+        Parameters.of(function)
