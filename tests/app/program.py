@@ -1,0 +1,67 @@
+"""A program with an App, for tests of what functions offer. Few functions: each has workers of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pgstore
+
+app = pgstore.App("tests-program")
+
+
+class Refused(Exception):
+    """Of the program's own."""
+
+
+@app.function(max_containers=2)
+def do(what, *args, **kwargs):
+    """Do one of many things, so that one worker serves many tests."""
+    return _THINGS[what](*args, **kwargs)
+
+
+@app.function(max_containers=1)
+def count(numbers, path=None):
+    try:
+        for number in range(numbers):
+            yield number
+            if path is not None:
+                time.sleep(0.01)
+    finally:
+        if path is not None:
+            Path(path).write_text("closed")
+
+
+@app.function(max_containers=1)
+async def later(value):
+    """An asynchronous function."""
+    await asyncio.sleep(0)
+    return value
+
+
+def _fail(value):
+    raise Refused(value)
+
+
+def _note(path, value, seconds=0.0):
+    with open(path, "a") as file:
+        file.write(f"{value}\n")
+    time.sleep(seconds)
+    if value == "bad":
+        raise Refused(value)
+    return value
+
+
+_THINGS = {
+    "same": lambda *values: values[0] if len(values) == 1 else values,
+    "fail": _fail,
+    "sleep": lambda seconds: time.sleep(seconds) or seconds,
+    "note": _note,
+    "pid": os.getpid,
+    "is_local": pgstore.is_local,
+    "ids": lambda: (pgstore.current_function_call_id(), pgstore.current_input_id()),
+    "call": lambda function, *args: function.remote(*args),
+    "keywords": lambda **kwargs: kwargs,
+}
