@@ -231,7 +231,8 @@ def __getattr__(name: str) -> Any:
         if name in REASONS:
             found = globals()[name] = placeholder(name)
             return found
-    modals = [public for public in __all__ if public[0].isupper() or _HOMES.get(public, "").startswith("app")]
+    stores = ("Dict", "NetworkFileSystem", "Queue", "Secret", "Volume")
+    modals = sorted(public for public, home in _HOMES.items() if public in stores or home.startswith("app."))
     raise AttributeError(
         f"module 'pgstore' has no attribute {name!r}; of Modal's names pgstore has {', '.join(modals)}"
     )

@@ -194,3 +194,58 @@ async def asynchronous() -> None:
     async for entry in Volume.persist("v").iterdir("/"):
         assert_type(entry, FileEntry)
     await d.put.aio("k")  # type: ignore[call-arg]
+
+
+app = pgstore.App("typing")
+
+
+@app.function(timeout=5, volumes={"/data": Volume.from_name("v")})
+def area(width: int, height: float = 1.0) -> float:
+    return width * height
+
+
+@app.function()
+async def later(name: str) -> int:
+    return len(name)
+
+
+@app.cls(gpu="T4")
+class Model:
+    size: int = pgstore.parameter(default=1)
+
+    @pgstore.enter()
+    def load(self) -> None: ...
+
+    @pgstore.method()
+    def predict(self, x: int) -> str:
+        return str(x)
+
+
+@app.local_entrypoint()
+def main(n: int = 1) -> None: ...
+
+
+def functions() -> None:
+    assert_type(area.remote(1, height=2.0), float)
+    assert_type(area.local(1), float)
+    assert_type(area(1), float)
+    area.remote("wide")  # type: ignore[arg-type]
+    assert_type(later.remote("x"), int)
+    for each in area.map([1, 2], order_outputs=False):
+        assert_type(each, Any)
+    assert_type(area.for_each([1]), None)
+    assert_type(Model().predict.remote(1), str)
+    assert_type(main(2), None)
+    with app.run() as running:
+        assert_type(running, pgstore.App)
+    assert_type(area.with_options(timeout=3).remote(1), float)
+
+
+async def functions_async() -> None:
+    assert_type(await area.remote.aio(1), float)
+    assert_type(await later.remote.aio("x"), int)
+    assert_type(await later.local("x"), int)
+    async for each in area.map.aio([1]):
+        assert_type(each, Any)
+    assert_type(await area.for_each.aio([1]), None)
+    assert_type(await Model().predict.remote.aio(1), str)
