@@ -495,6 +495,7 @@ def spec_of(definition: Definition, options: Options, app: AppDefaults, **of_cla
         single_use=options.single_use_containers,
         inputs_at_once=options.inputs_at_once,
         startup_timeout=options.startup_timeout,
+        is_transactional=options.transactional,
         **of_class,
     )
 

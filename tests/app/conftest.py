@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
+import pgstore
 from pgstore.app import pickles
 from pgstore.app.runner import Runner
 from pgstore.app.spec import Input, Program, WorkerSpec
@@ -27,9 +29,14 @@ def worker(function: str, **options: Any) -> WorkerSpec:
     return WorkerSpec(function, PROGRAM, function, **options)
 
 
-def given(*args: Any, **options: Any) -> Input:
-    """An input with the arguments *args*."""
-    return Input("fc-test", None, pickles.dumps((args, {}), "arguments", PROGRAM), **options)
+_OPTIONS = {field.name for field in fields(Input)}
+
+
+def given(*args: Any, **kwargs: Any) -> Input:
+    """An input with these arguments; those that have names of an `Input`'s are its own."""
+    options = {name: kwargs.pop(name) for name in _OPTIONS & kwargs.keys()}
+    arguments = pickles.dumps((args, kwargs), "arguments", PROGRAM)
+    return Input(**{"call_id": "fc-test", "method": None, "arguments": arguments, **options})
 
 
 @pytest.fixture
@@ -40,3 +47,13 @@ def run(runner) -> Callable[..., Any]:
         return runner.submit(spec, given(*args, **options)).result(60).value()
 
     return run
+
+
+@pytest.fixture
+def default_client(database, monkeypatch) -> Iterator[pgstore.Client]:
+    """The default client, on the shared database: workers use that, too."""
+    monkeypatch.setenv("PGSTORE_URL", database)
+    client = pgstore.configure(database)
+    yield client
+    client.close()
+    pgstore.configure(None)

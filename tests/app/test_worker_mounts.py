@@ -7,21 +7,12 @@ import os
 
 import pytest
 
-import pgstore
 from pgstore import NetworkFileSystem, Volume, errors
 from pgstore.mount.daemon import caller
 from tests.app.conftest import worker
 from tests.mount.conftest import skip_without_fuse
 
-
-@pytest.fixture(autouse=True)
-def _default_client(database, monkeypatch):
-    """Workers use the database that the default client does."""
-    monkeypatch.setenv("PGSTORE_URL", database)
-    client = pgstore.configure(database)
-    yield
-    client.close()
-    pgstore.configure(None)
+pytestmark = pytest.mark.usefixtures("default_client")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import time
 
 import pytest
@@ -33,6 +34,20 @@ def test_a_generator_streams_what_it_yields(runner, function):
 
     assert outcome.value() is None
     assert len(items) == 3
+
+
+def test_methods_run_in_one_object_that_has_entered_and_leaves_at_the_end(runner, capsys):
+    spec = worker("Model", is_class=True, parameters=pickle.dumps({"size": 3}))
+
+    def call(method, *args):
+        return runner.submit(spec, given(*args, method=method)).result(60).value()
+
+    assert call("grow", 2)[:2] == (5, ["load", "warm"])
+    assert call("shrink", 1) == 2
+    assert call("grow", 2) == call("grow", 2)
+    assert "left" not in capsys.readouterr().out
+    runner.close()
+    assert capsys.readouterr().out == "left\n"
 
 
 # ----------------------------------------------------------------------------------------------------------- exceptions

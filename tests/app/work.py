@@ -7,6 +7,8 @@ import signal
 import sys
 import time
 
+import pgstore
+
 
 class Refused(Exception):
     """Takes other arguments than its base, as many do that are pickled all the same."""
@@ -115,3 +117,47 @@ def write_and_die(path, text):
 def mounts_below(path):
     with open("/proc/self/mountinfo") as table:
         return [fields for line in table if (fields := line.split())[4].startswith(path)]
+
+
+def count_in_dict(name, path, *, how="return"):
+    """Count a call in a Dict and in a file, and then end by *how*."""
+    counted = pgstore.Dict.from_name(name)
+    counted["calls"] = counted.get("calls", 0) + 1
+    write(path, str(counted["calls"]))
+    if how != "return":
+        globals()[how]()
+    return counted["calls"]
+
+
+async def count_in_dict_async(name, path):
+    counted = pgstore.Dict.from_name(name)
+    await counted.put.aio("calls", 1)
+    write(path, "1")
+
+
+class Model:
+    """A class with parameters of its own constructor, as `app.cls` has them."""
+
+    def __init__(self, size):
+        self.size = size
+        self.entered = []
+
+    @pgstore.enter()
+    def load(self):
+        self.entered.append("load")
+
+    @pgstore.enter()
+    async def warm(self):
+        self.entered.append("warm")
+
+    @pgstore.method()
+    def grow(self, by):
+        return self.size + by, self.entered, os.getpid()
+
+    @pgstore.method()
+    async def shrink(self, by):
+        return self.size - by
+
+    @pgstore.exit()
+    def leave(self):
+        print("left")

@@ -167,6 +167,7 @@ class Process:
             "pickled": spec.pickled,
             "parameters": spec.parameters,
             "is_class": spec.is_class,
+            "is_transactional": spec.is_transactional,
             "inputs_at_once": spec.inputs_at_once,
             "workdir": spec.workdir,
             "mounts": self._mounts.told(),
@@ -240,8 +241,10 @@ class Process:
             return False
         kind, *values = message
         if kind == "done":
-            number, payload, is_error = values
+            number, payload, is_error, is_last = values
             self._drain()
+            if is_last:
+                self.pool.retire(self)
             self.pool.done(self, number, Outcome(payload, is_error))
         elif kind == "item":
             number, item = values

@@ -7,6 +7,7 @@ import contextvars
 import ctypes
 import inspect
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -19,8 +20,10 @@ from typing import Any, Final, Protocol
 from pgstore import errors
 from pgstore.app import pickles
 from pgstore.app.context import CURRENT_CALL
-from pgstore.app.spec import Outcome, Program
+from pgstore.app.spec import Completion, Outcome, Program
+from pgstore.client import default_client
 from pgstore.core import threads
+from pgstore.core.operation import Op
 
 _OURS: Final = str(Path(__file__).parent)
 _IMPORTING: Final = "<frozen importlib"
@@ -43,11 +46,15 @@ class Work(Protocol):
 
     name: str
     program: Program
+    is_transactional: bool
 
     def callable_of(self, method: str | None) -> Callable[..., Any]: ...
 
-    def commit(self) -> None:
-        """Bring into the stores what was written to the mounts."""
+    def committing(self) -> Op[None]:
+        """Bring what was written to the mounts into the stores; in a transaction as a part of it."""
+
+    def spoil(self) -> bool:
+        """What was written to the mounts is to be dropped. Returns whether that needs the worker to end."""
 
 
 class Jobs:
@@ -90,33 +97,67 @@ class Jobs:
         for prefix in ("MODAL", "PGSTORE"):
             os.environ[f"{prefix}_FUNCTION_CALL_ID"] = job.call_id
         outcome = self._outcome(running)
-        try:
-            self._work.commit()
-        except Exception as exc:  # noqa: BLE001 - it is that of the call
-            outcome = self._failure(exc)
+        is_last = self._work.is_transactional and outcome.is_error and self._work.spoil()
+        if not is_last:
+            try:
+                # After a transaction, too: the mounts then learn what has become of what they have handed over to it.
+                default_client().run(self._work.committing())
+            except Exception as exc:  # noqa: BLE001 - it is that of the call
+                outcome = outcome if self._work.is_transactional else self._failure(exc)
         CURRENT_CALL.set(None)
         del self._running[job.number]
         for stream in (sys.stdout, sys.stderr):
             if stream is not None and not stream.closed:
                 stream.flush()
         running.ended.set()
-        self._send("done", job.number, outcome.payload, outcome.is_error)
+        self._send("done", job.number, outcome.payload, outcome.is_error, is_last)
 
     def _outcome(self, running: Running) -> Outcome:
-        name = self._work.name
         job = running.job
         try:
             function = self._work.callable_of(job.method)
-            args, kwargs = pickles.loads(job.arguments, f"the arguments of {name}")
-            if threading.current_thread() is threading.main_thread():
-                self._main = running
-            try:
-                value = self._called(running, function, args, kwargs)
-            finally:
-                self._main = None
-            return Outcome(pickles.dumps(value, f"the result of {name}", self._work.program), is_error=False)
+            args, kwargs = pickles.loads(job.arguments, f"the arguments of {self._work.name}")
+            if not self._work.is_transactional:
+                return self._result(self._interruptibly(running, function, args, kwargs))
+            if inspect.iscoroutinefunction(function):
+                return self._awaited(running, self._transacted_async(running, function, args, kwargs))  # type: ignore[no-any-return]
+            return self._transacted(running, function, args, kwargs)
         except BaseException as exc:  # noqa: BLE001 - it is the caller's
             return self._failure(exc)
+
+    def _result(self, value: Any) -> Outcome:
+        return Outcome(pickles.dumps(value, f"the result of {self._work.name}", self._work.program), is_error=False)
+
+    def _transacted(self, running: Running, function: Callable[..., Any], args: Any, kwargs: Any) -> Outcome:
+        """Call *function* in a transaction. What it has written, and the end of its call, are parts of that."""
+        client = default_client()
+        with client.transaction():
+            outcome = self._result(self._interruptibly(running, function, args, kwargs))
+            client.run(self._completing(running, outcome))
+        return outcome
+
+    async def _transacted_async(
+        self, running: Running, function: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Outcome:
+        client = default_client()
+        async with client.transaction():
+            outcome = self._result(await function(*args, **kwargs))
+            await client.run_async(self._completing(running, outcome))
+        return outcome
+
+    def _completing(self, running: Running, outcome: Outcome) -> Op[None]:
+        yield from self._work.committing()
+        if running.job.completion is not None:
+            completion: Completion = pickle.loads(running.job.completion)
+            yield from completion.complete(outcome)
+
+    def _interruptibly(self, running: Running, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            self._main = running
+        try:
+            return self._called(running, function, args, kwargs)
+        finally:
+            self._main = None
 
     def _called(self, running: Running, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if inspect.iscoroutinefunction(function):

@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import pickle
+from collections.abc import Callable
 from typing import Any, Final
 
 from pgstore import errors
@@ -37,7 +38,7 @@ class Mounts:
         self._parent = parent
         self._told = told
         self._directory = directory
-        self._mounts: list[WorkersMount] = []
+        self.all: list[WorkersMount] = []
         self._devices: list[int] = []
         self._locked: list[int] = []
         self._root: Root | None = None
@@ -98,7 +99,7 @@ class Mounts:
                 store_id = _run(store._resolve_id())
                 mounted = self._copied(number, each, store, options)
             mount = WorkersMount(store, each["path"], mounted, options, store_id)
-            self._mounts.append(mount)
+            self.all.append(mount)
             open_mounts.add(mount)
 
     def _copied(self, number: int, told: dict[str, Any], store: FileStore, options: Options) -> _Copied:
@@ -133,11 +134,15 @@ class Mounts:
             ) from exc
         return path
 
-    def commit(self) -> None:
-        """Commit what was written. In a transaction it becomes part of it."""
-        for mount in self._mounts:
-            if not (mount.is_read_only or mount.is_fixed):
-                mount.commit_only()
+    @property
+    def written(self) -> list[WorkersMount]:
+        """Those that can be written to."""
+        return [mount for mount in self.all if not (mount.is_read_only or mount.is_fixed)]
+
+    def committing(self) -> Op[None]:
+        """Commit what was written; in a transaction as a part of it. They go on showing the version that this makes."""
+        for mount in self.written:
+            yield from mount.commit_only()
 
 
 class WorkersMount(Mount):
@@ -145,15 +150,12 @@ class WorkersMount(Mount):
 
     def __init__(self, store: FileStore, path: str, mounted: Any, options: Options, store_id: int) -> None:
         super().__init__(store, path, mounted, options)
+        self.store = store
         self._store_id = store_id
-        self._commit_only = mounted.commit_only
+        self.commit_only: Callable[[], Op[None]] = mounted.commit_only
 
     def is_of(self, client: Client, store_id: int) -> bool:
         return store_id == self._store_id and client is default_client()
-
-    def commit_only(self) -> None:
-        """`commit`, after which it shows the version that this has made, and not perhaps a newer one."""
-        _run(self._commit_only())
 
 
 class _Served(FuseMount):
@@ -166,8 +168,10 @@ class _Served(FuseMount):
 
     def commit(self) -> Op[None]:
         """Commit, then show what others have committed, too, unless a file is open that would change under its reader."""
+        if not self._store._changes_class.in_place and (yield from in_transaction()):
+            return  # at its end all that was written becomes a part of it, which can be done once
         yield from super().commit()
-        if not (self._store._changes_class.in_place or (yield from in_transaction())):
+        if not self._store._changes_class.in_place:
             with contextlib.suppress(errors.InvalidError):
                 yield from self.reload()
 

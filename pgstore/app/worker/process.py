@@ -15,15 +15,17 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from pgstore.app import context
+from pgstore.app import context, pickles
 from pgstore.app.channel import Closed, of_descriptor
+from pgstore.app.options import mount_key
 from pgstore.app.spec import Program
 from pgstore.app.worker import target
 from pgstore.app.worker.jobs import Job, Jobs, failure
 from pgstore.app.worker.mounts import Mounts
 from pgstore.app.worker.parent import ENDED, Parent
-from pgstore.client import configure
+from pgstore.client import configure, default_client
 from pgstore.core import threads
+from pgstore.core.operation import Op
 
 _LOG: Final = logging.getLogger("pgstore")
 GRACE_SECONDS: Final = 5.0  # for what is interrupted because the parent has ended
@@ -53,12 +55,14 @@ class Worker:
     def __init__(self, parent: Parent, told: dict[str, Any]) -> None:
         self.name: str = told["name"]
         self.program = Program(*told["program"])
+        self.is_transactional: bool = told["is_transactional"]
         self._told = told
         self._parent = parent
         self._jobs = Jobs(self, self._send, told["inputs_at_once"])
         self._given: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # None: there is no more
         self._mounts = Mounts(parent, told["mounts"], told["directory"])
-        self._target: Any = None
+        self._target: target.Target | None = None
+        self._is_spoiled = False
 
     def run(self) -> int:
         """Returns the exit code."""
@@ -72,7 +76,13 @@ class Worker:
         while (job := self._given.get()) is not None:
             self._jobs.begin(job)
         self._jobs.wait()
-        self.commit()
+        try:
+            assert self._target is not None
+            self._target.exit()
+            if not self._is_spoiled:
+                default_client().run(self.committing())
+        except Exception:  # noqa: BLE001 - of a program's
+            _LOG.exception("the worker of %s has not ended in good order", self.name)
         return 0
 
     def _begin(self) -> None:
@@ -89,9 +99,16 @@ class Worker:
             os.chdir(told["workdir"])
         context.is_loading = True
         try:
-            self._target = target.load(self.program, told["qualname"], told["pickled"])
+            loaded = target.load(self.program, told["qualname"], told["pickled"])
         finally:
             context.is_loading = False
+        for mount in self._mounts.all:
+            context.mounted[mount.path] = mount_key(mount.store)
+        if told["is_class"]:
+            arguments = pickles.loads(told["parameters"], f"the parameters of {self.name}")
+            self._target = target.Target.of_class(loaded, arguments, self._jobs.run_async)
+        else:
+            self._target = target.Target(loaded, self._jobs.run_async)
 
     def _configure(self, client: dict[str, Any]) -> None:
         """Have the default client be as that of the parent."""
@@ -102,10 +119,17 @@ class Worker:
     # ----------------------------------------------------------------------------------------------------- see jobs.Work
 
     def callable_of(self, method: str | None) -> Callable[..., Any]:
-        return target.callable_of(self._target)
+        assert self._target is not None
+        return self._target.callable_of(method)
 
-    def commit(self) -> None:
-        self._mounts.commit()
+    def committing(self) -> Op[None]:
+        yield from self._mounts.committing()
+
+    def spoil(self) -> bool:
+        self._is_spoiled = bool(self._mounts.written)
+        if self._is_spoiled:
+            self._given.put(None)
+        return self._is_spoiled
 
     # ----------------------------------------------------------------------------------------------------------- parent
 

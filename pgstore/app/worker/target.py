@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import pickle
 import sys
-from collections.abc import Callable
-from types import ModuleType
+from collections.abc import Callable, Coroutine
+from types import FunctionType, ModuleType
 from typing import Any, Final
 
 from pgstore import errors
 from pgstore.app import as_modal
+from pgstore.app.marks import marks_of, served
 from pgstore.app.spec import Program
 
 _ABSENT: Final = object()
@@ -55,7 +57,49 @@ def _module(program: Program) -> ModuleType:
     return module
 
 
-def callable_of(target: Any) -> Callable[..., Any]:
-    """The function behind what the program has at its name: the decorator has made a `Function` of it."""
-    raw = getattr(target, "get_raw_f", None)
-    return target if raw is None else raw()  # type: ignore[no-any-return]
+class Target:
+    """
+    A function that a worker runs, or an object whose methods it runs.
+
+    Args:
+        loaded: what the program has at its name.
+        run: runs a coroutine to its end.
+    """
+
+    def __init__(self, loaded: Any, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._function = loaded
+        self._instance: Any = None
+        self._run = run
+
+    @classmethod
+    def of_class(cls, loaded: Any, arguments: dict[str, Any], run: Callable[[Coroutine[Any, Any, Any]], Any]) -> Target:
+        """Make an object with these *arguments*, and have it enter."""
+        from pgstore.app.cls import instantiate
+
+        target = cls(loaded, run)
+        target._instance = instantiate(loaded, arguments)
+        target._hook("enter")
+        return target
+
+    def callable_of(self, method: str | None) -> Callable[..., Any]:
+        """What a call runs."""
+        if method is not None:
+            from pgstore.app.cls import method_of
+
+            return method_of(self._instance, method)
+        if isinstance(self._function, FunctionType):
+            return served(self._function, marks_of(self._function))
+        return self._function._served()  # type: ignore[no-any-return]
+
+    def exit(self) -> None:
+        """Have the object exit, if it is one."""
+        if self._instance is not None:
+            self._hook("exit")
+
+    def _hook(self, which: str) -> None:
+        from pgstore.app.cls import hooks
+
+        for hook in hooks(self._instance, which):
+            made = hook()
+            if inspect.iscoroutine(made):
+                self._run(made)
