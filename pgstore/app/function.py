@@ -28,7 +28,7 @@ from pgstore.app.mapping import Arguments, mapped, mapped_async, zipped, zipped_
 from pgstore.app.marks import NO_MARKS, Marks, served
 from pgstore.app.options import AppDefaults, FunctionOptions, Options, checked, mount_key
 from pgstore.app.spec import Input, Outcome, Program, WorkerSpec
-from pgstore.app.waiting import check_may_wait, check_not_on_loop, submit, take_back, wait, wait_async
+from pgstore.app.waiting import check_may_wait, check_not_on_loop, from_threads, submit, take_back, wait, wait_async
 from pgstore.app.warn import warn_once
 
 P = ParamSpec("P")
@@ -317,13 +317,13 @@ class Function(Generic[P, R_co, L_co]):
         return self._is_generator
 
     @property
-    def web_url(self) -> None:
+    def web_url(self) -> str | None:
         """Of a function for the web; None: it is not served."""
         return None
 
-    def get_web_url(self) -> None:
+    def get_web_url(self) -> str | None:
         """Return None: functions for the web are not served."""
-        return
+        return None
 
     def _served(self) -> Callable[..., Any]:
         """What a worker runs for a call."""
@@ -423,12 +423,8 @@ class Function(Generic[P, R_co, L_co]):
             take_back(future)
 
     async def _stream_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncGenerator[Any]:
-        loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[bytes | None] = asyncio.Queue()
-
-        def tell(item: bytes | None) -> None:
-            loop.call_soon_threadsafe(arrived.put_nowait, item)
-
+        tell = from_threads(arrived)
         future = self._submit(args, kwargs, on_item=tell)
         future.add_done_callback(lambda ended: tell(None))
         try:

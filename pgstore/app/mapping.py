@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from typing import Any, Final, TypeAlias
 
 from pgstore.app.spec import Outcome
+from pgstore.app.waiting import from_threads
 from pgstore.errors import InvalidError
 
 AHEAD_MAX: Final = 1000  # elements that were read and whose results were not taken
@@ -137,15 +138,10 @@ async def mapped_async(
     submit: Submit, elements: AsyncIterable[Arguments], *, ordered: bool, return_exceptions: bool
 ) -> AsyncGenerator[Any]:
     """`mapped` on an event loop."""
-    loop = asyncio.get_running_loop()
     ended: asyncio.Queue[Ended] = asyncio.Queue()
     room = asyncio.Semaphore(AHEAD_MAX)
 
-    def tell(it: Ended) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(ended.put_nowait, it)
-
-    calls = _Calls(submit, tell)
+    calls = _Calls(submit, from_threads(ended))
     results = _Results(ordered=ordered, return_exceptions=return_exceptions)
 
     async def read() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 from pgstore.app.context import check_not_loading
 from pgstore.app.runner import runner
 from pgstore.app.spec import Input, Outcome, WorkerSpec
 from pgstore.errors import InvalidError
+
+T = TypeVar("T")
 
 
 def check_may_wait(what: str) -> None:
@@ -49,6 +53,17 @@ async def wait_async(future: Future[Outcome]) -> Any:
         take_back(future)
         raise
     return outcome.value()
+
+
+def from_threads(items: asyncio.Queue[T]) -> Callable[[T], None]:
+    """What any thread may put into *items* by, a queue of the loop that is running now; after the end of that it does nothing."""
+    loop = asyncio.get_running_loop()
+
+    def put(item: T) -> None:
+        with contextlib.suppress(RuntimeError):  # it has ended
+            loop.call_soon_threadsafe(items.put_nowait, item)
+
+    return put
 
 
 def take_back(future: Future[Outcome]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pgstore
 
@@ -45,6 +47,13 @@ def _fail(value):
     raise Refused(value)
 
 
+def _wait_for(path):
+    deadline = time.monotonic() + 20
+    while not os.path.exists(path) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return os.path.exists(path)
+
+
 def _note(path, value, seconds=0.0):
     with open(path, "a") as file:
         file.write(f"{value}\n")
@@ -54,10 +63,12 @@ def _note(path, value, seconds=0.0):
     return value
 
 
-_THINGS = {
+_THINGS: dict[str, Callable[..., Any]] = {
     "same": lambda *values: values[0] if len(values) == 1 else values,
     "fail": _fail,
-    "sleep": lambda seconds: time.sleep(seconds) or seconds,
+    "sleep": time.sleep,
+    "wait_for": _wait_for,
+    "create": lambda path: Path(path).touch(),
     "note": _note,
     "pid": os.getpid,
     "is_local": pgstore.is_local,

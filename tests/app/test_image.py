@@ -51,12 +51,12 @@ def test_env_takes_str_and_its_error_shows_no_value(wrong):
 
 def test_a_workdir_is_a_path():
     with pytest.raises(pgstore.InvalidError, match="path of a directory"):
-        pgstore.Image.debian_slim().workdir(5)
+        pgstore.Image.debian_slim().workdir(5)  # type: ignore[arg-type]
 
 
 def test_imports_that_fail_are_passed_over():
     with pgstore.Image.debian_slim().imports():
-        import no_such_module_anywhere  # noqa: F401
+        import no_such_module_anywhere  # type: ignore[import-not-found]  # noqa: F401
 
     with pytest.raises(ZeroDivisionError), pgstore.Image.debian_slim().imports():
         _ = 1 / 0
