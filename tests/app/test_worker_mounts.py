@@ -10,7 +10,8 @@ import pytest
 from pgstore import NetworkFileSystem, Volume, errors
 from pgstore.mount.daemon import caller
 from tests.app.conftest import worker
-from tests.mount.conftest import skip_without_fuse
+from tests.app.running import NOBODY, Programs, output
+from tests.mount.conftest import reachable_directory, skip_without_fuse
 
 pytestmark = pytest.mark.usefixtures("default_client")
 
@@ -30,6 +31,12 @@ def mode(request, monkeypatch):
         skip_without_fuse(attach.is_possible())
     monkeypatch.setenv("PGSTORE_MOUNT_MODE", request.param)
     return request.param
+
+
+@pytest.fixture
+def directory():
+    with reachable_directory() as directory:
+        yield directory
 
 
 @pytest.fixture
@@ -88,3 +95,40 @@ def test_a_network_file_system_is_shared_by_workers(run, store_name, mode):
     run(worker("write", mounts=(("/cache", shared),)), "/cache/key", "value")
 
     assert run(worker("read", mounts=(("/elsewhere", shared),)), "/elsewhere/key") == "value"
+
+
+PROGRAM = """
+import os
+import pgstore as modal
+
+app = modal.App()
+volume = modal.Volume.from_name("{name}")
+
+@app.function(volumes={{"/data": volume, "/root/.cache/hub": volume.with_mount_options(sub_path="hub")}})
+def work():
+    for path in ("/data/a", "/root/.cache/hub/b", os.path.expanduser("~/c")):
+        with open(path, "w") as file:
+            file.write("written")
+    return os.environ["HOME"], os.getuid()
+
+if __name__ == "__main__":
+    print(work.remote())
+"""
+
+
+def test_an_ordinary_user_has_paths_of_the_root_of_a_container(volume, mode, database, directory):
+    """
+    Without a right to make /data, or to enter /root: of a file that is written to the home there nothing is left.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    volume.hydrate()
+    (directory / "program.py").write_text(PROGRAM.format(name=volume.name))
+    directory.chmod(0o777)
+
+    printed = output(Programs(database, directory, user=NOBODY, mode=mode).python("program.py"))
+
+    assert printed == f"('/root', {NOBODY})\n"
+    assert [entry.path for entry in volume.listdir("/", recursive=True)] == ["a", "hub", "hub/b"]
+    assert not os.path.exists("/data")
+    assert not os.path.exists("/root/.cache/hub")

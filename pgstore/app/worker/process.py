@@ -34,9 +34,11 @@ GRACE_SECONDS: Final = 5.0  # for what is interrupted because the parent has end
 def run(descriptor: int, told: dict[str, Any]) -> None:
     """Do what the parent, at the other end of the socket *descriptor*, gives to do; never return."""
     code = 1
+    is_alone = True
     try:
-        worker = Worker(Parent(of_descriptor(descriptor), told["parent"]), told)
-        code = worker.run()
+        parent = Parent(of_descriptor(descriptor), told["parent"])
+        code = Worker(parent, told).run()
+        is_alone = parent.is_gone
     except ENDED:
         pass
     finally:
@@ -46,6 +48,8 @@ def run(descriptor: int, told: dict[str, Any]) -> None:
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()
         _clear(told["directory"])
+        if is_alone:  # else the parent ends what was started here
+            os.killpg(0, signal.SIGKILL)
         os._exit(code)
 
 
