@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.mount.test_everyday import as_user, python_for
 
-SECONDS_MAX = 60
+SECONDS_MAX = 90
 NOBODY = 65534
 REPOSITORY = Path(__file__).parents[2]
 

@@ -104,6 +104,12 @@ def test_a_function_runs_in_a_worker_and_imports_what_stands_beside_the_file(pro
     assert output(done) == "double 8 imported False\n"
 
 
+def test_a_method_gets_the_parameters_of_its_class_too(programs):
+    given = ["--greeting", "hi", "--name", "ann", "--times", "2"]
+
+    assert output(programs.pgstore("run", "program.py::Greeter.greet", *given)) == "hi annhi ann\n"
+
+
 def test_a_module_is_run_by_its_dotted_name(programs, directory):
     (directory / "package").mkdir()
     (directory / "package" / "inner.py").write_text("NUMBER = 7\n")

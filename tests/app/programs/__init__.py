@@ -1,0 +1,1 @@
+"""Programs as people write them for Modal; `tests.app.test_programs` runs each."""
