@@ -8,11 +8,11 @@ import functools
 import inspect
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from types import TracebackType
-from typing import Any, Final, Generic, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import Any, Final, Generic, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, dataclass_transform, overload
 
 from pgstore import errors
 from pgstore.app import context
-from pgstore.app.cls import Cls
+from pgstore.app.cls import Cls, parameter
 from pgstore.app.function import Definition, Function, is_interactive, remember
 from pgstore.app.image import Image
 from pgstore.app.marks import marks_of
@@ -155,6 +155,7 @@ class App(AppDefaults):
 
         return decorate
 
+    @dataclass_transform(field_specifiers=(parameter,), kw_only_default=True)
     def cls(
         self, _warn_parentheses_missing: object = None, *, serialized: bool = False, **options: Unpack[FunctionOptions]
     ) -> Callable[[C], C]:

@@ -225,12 +225,14 @@ class Cls:
             bound = self.__signature__.bind(*args, **kwargs)
         except TypeError as exc:
             raise TypeError(f"{self.name}: {exc}") from None
+        if parameters_of(self._definition.raw):
+            bound.apply_defaults()  # so that equal objects have the same workers
+            for name, value in bound.arguments.items():
+                _check_parameter(self.name, name, value, self.__signature__.parameters[name].annotation)
         arguments = dict(bound.arguments)
-        for name, value in self.__signature__.parameters.items():
-            if value.kind is value.VAR_KEYWORD:
+        for name, it in self.__signature__.parameters.items():
+            if it.kind is it.VAR_KEYWORD:
                 arguments.update(arguments.pop(name, {}))
-            elif value.annotation in PARAMETER_TYPES and name in arguments and parameters_of(self._definition.raw):
-                _check_parameter(self.name, name, arguments[name], value.annotation)
         return Obj(self, arguments)
 
     def with_options(self, **options: Unpack[FunctionOptions]) -> Cls:

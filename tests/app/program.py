@@ -51,6 +51,7 @@ def _wait_for(path):
     deadline = time.monotonic() + 20
     while not os.path.exists(path) and time.monotonic() < deadline:
         time.sleep(0.01)
+    time.sleep(0.3)  # for the result of who has made it to arrive
     return os.path.exists(path)
 
 
