@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -175,6 +179,30 @@ def test_what_sys_exit_says_is_the_exit_code(programs, how, expected):
     assert (code, err) == expected
 
 
+def test_ctrl_c_is_exit_code_130_without_a_word(programs, directory):
+    (directory / "sleeps.py").write_text(
+        textwrap.dedent("""
+            import os, time
+            import pgstore
+
+            app = pgstore.App()
+
+            @app.function()
+            def sleep():
+                print(os.getpid(), flush=True)
+                time.sleep(60)
+        """)
+    )
+    process = programs.pgstore("run", "sleeps.py")
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+
+    process.send_signal(signal.SIGINT)
+
+    assert ended(process) == (130, "", "")
+    assert not Path(f"/proc/{worker}").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -200,9 +228,9 @@ def test_what_cannot_be_run_is_said_before_anything_runs(arguments, code, said, 
     """
     (directory / "two.dots.py").touch()
     monkeypatch.chdir(directory)
-    monkeypatch.setattr("sys.path", list(__import__("sys").path))
-    monkeypatch.setattr("os.environ", dict(__import__("os").environ))
-    monkeypatch.delitem(__import__("sys").modules, "program", raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.delitem(sys.modules, "program", raising=False)
 
     found = command_line.run(["run", *arguments])
 
