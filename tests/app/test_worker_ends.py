@@ -44,6 +44,7 @@ def started(database, default_client, store_name, tmp_path):
     volume = Volume.from_name(store_name, create_if_missing=True).hydrate()
     (tmp_path / "program.py").write_text(PROGRAM.format(name=store_name))
     process = Programs(database, tmp_path).python("program.py", PGSTORE_PARALLELISM="2", TMPDIR=str(tmp_path))
+    assert process.stdout is not None
     lines = [process.stdout.readline().split() for _ in range(2)]
     yield process, [int(pid) for line in lines for pid in line[:2]], volume
     process.kill()

@@ -32,6 +32,7 @@ from pgstore.core.threads import Signal
 
 _LOG: Final = logging.getLogger("pgstore")
 EXIT_SECONDS: Final = 30.0  # for what a class does in `exit`, and for what was written to be committed
+CUT_OFF_SECONDS: Final = 1.0  # for the end of a process whose socket has been closed
 _START: Final = Path(__file__).parents[1] / "worker" / "start.py"
 _DESCRIPTOR: Final = 3
 
@@ -72,6 +73,7 @@ class Process:
 
         self.pid = 0
         self._has_failed = False  # to start
+        self._is_cut_off = False
         self._kill_at: float | None = None
         self._ready_by: float | None = None
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -218,7 +220,8 @@ class Process:
                     if descriptor == channel.fileno():
                         if not self._hear(channel):
                             poll.unregister(descriptor)
-                            self.kill_in(1.0)
+                            self._is_cut_off = True
+                            self.kill_in(CUT_OFF_SECONDS)
                     elif descriptor == ended:
                         has_ended = True
                     elif descriptor == self._wake:
@@ -335,6 +338,8 @@ class Process:
         if not os.WIFSIGNALED(status):
             return f"has ended with exit code {os.WEXITSTATUS(status)} before its time"
         number = os.WTERMSIG(status)
+        if self._is_cut_off and number == signal.SIGKILL:
+            return "has closed the descriptor by which it gives its results, and was ended"
         advice = "; out of memory?" if number == signal.SIGKILL else ""
         return f"was killed by signal {number} ({signal.Signals(number).name}){advice}"
 
