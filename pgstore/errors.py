@@ -4,7 +4,8 @@
 
     Error
     ├── InvalidError (ValueError)               an argument or a combination of calls that can never work
-    │   └── TransactionScopeError               a transaction used from a thread or task that does not own it
+    │   ├── TransactionScopeError               a transaction used from a thread or task that does not own it
+    │   └── FilesOpen (RuntimeError)            files of a mount are open that it would have to replace
     ├── ConflictError                           a concurrent change makes this one impossible; nothing was applied
     ├── ConfigurationError                      a URL, setting or installation that cannot work
     ├── NotFoundError (LookupError)             no store of this name or id
@@ -116,6 +117,10 @@ class TransactionScopeError(InvalidError):
 
     Also at the end of a block that had lost its context, so that nothing took part in it.
     """
+
+
+class FilesOpen(InvalidError, RuntimeError):
+    """Files of a mount are open that it would have to replace."""
 
 
 class ConflictError(Error):

@@ -9,7 +9,9 @@ import time
 import pytest
 
 from pgstore import errors
+from pgstore.app.retries import Retries
 from tests.app.conftest import given, worker
+from tests.app.test_worker_ends import wait_until_gone
 from tests.app.work import Refused
 
 
@@ -110,6 +112,106 @@ def test_a_program_that_raises_while_it_is_loaded_fails_the_call(run, tmp_path, 
         run(WorkerSpec("f", Program("module", "broken", None), "f"))
 
     assert "broken.py" in caught.value.__notes__[0]
+
+
+# ------------------------------------------------------------------------------------------------------------ attempts
+
+
+@pytest.mark.parametrize("how", ["refuse", "die"])
+def test_a_call_that_fails_is_repeated_on_a_fresh_worker_as_often_as_its_retries_say(run, tmp_path, how):
+    retries = Retries(max_retries=2, initial_delay=0.01)
+
+    workers = run(worker("fail_until"), str(tmp_path / "n"), 3, how, retries=retries)
+
+    assert len(set(workers)) == 3
+
+
+def test_the_last_error_is_raised_where_all_retries_fail(run, tmp_path):
+    with pytest.raises(Refused):
+        run(worker("fail_until"), str(tmp_path / "n"), 9, retries=Retries(max_retries=1, initial_delay=0.01))
+
+    assert len((tmp_path / "n").read_text().split()) == 2
+
+
+# ----------------------------------------------------------------------------------------------------------- cancelling
+
+
+def wait_for(path):
+    give_up = time.monotonic() + 30
+    while not path.exists() and time.monotonic() < give_up:
+        time.sleep(0.01)
+
+
+def test_a_call_that_runs_is_cancelled_by_an_interrupt_and_one_that_waits_never_runs(runner, tmp_path):
+    spec = worker("note_interrupt", max_workers=1)
+    runs, waits = (runner.submit(spec, given(str(tmp_path / name))) for name in ("runs", "waits"))
+    wait_for(tmp_path / "runs")
+
+    runner.cancel(waits)
+    runner.cancel(runs)
+
+    for future in (runs, waits):
+        with pytest.raises(errors.RemoteError, match="the call of note_interrupt was cancelled"):
+            future.result(20).value()
+    assert (tmp_path / "runs").read_text() == "InputCancellation"
+    assert not (tmp_path / "waits").exists()
+
+
+def test_a_cancelled_generator_is_closed(runner, tmp_path):
+    items: list[bytes] = []
+    future = runner.submit(worker("endless"), given(str(tmp_path / "end"), is_generator=True), on_item=items.append)
+    while len(items) < 2:
+        time.sleep(0.01)
+
+    runner.cancel(future)
+    future.result(20)
+
+    assert (tmp_path / "end").read_text() == "closed"
+
+
+# --------------------------------------------------------------------------------------------------------- several at once
+
+
+@pytest.mark.parametrize("function", ["meet", "meet_async"])
+def test_a_worker_runs_as_many_inputs_at_once_as_it_is_allowed_to(runner, tmp_path, function):
+    spec = worker(function, inputs_at_once=3, max_workers=1)
+
+    futures = [runner.submit(spec, given(str(tmp_path / "n"), 3)) for _ in range(3)]
+
+    met = [future.result(30).value() for future in futures]
+    assert {size for size, _ in met} == {3}
+    assert len({process for _, process in met}) == 1
+
+
+def test_a_worker_for_a_single_use_is_given_one_input(run):
+    spec = worker("process_id", single_use=True)
+
+    assert run(spec) != run(spec)
+
+
+def test_a_worker_that_is_idle_for_long_ends(runner):
+    spec = worker("process_id", scaledown_window=0.1)
+
+    process = runner.submit(spec, given()).result(30).value()
+
+    assert wait_until_gone([process], 20)
+
+
+# --------------------------------------------------------------------------------------------------------- what it is like
+
+
+def test_a_worker_has_the_variables_of_its_spec_and_those_that_programs_ask_for(run):
+    spec = worker("environment", environment=lambda: {"TOKEN": "secret"}, workdir="/usr")
+
+    token, task, remote, call, temporary, working = run(
+        spec, "TOKEN", "MODAL_TASK_ID", "PGSTORE_IS_REMOTE", "MODAL_FUNCTION_CALL_ID", "TMPDIR"
+    )
+
+    assert (token, remote, call) == ("secret", "1", "fc-test")
+    assert task.startswith("ta-")
+    assert "pgstore-worker-" in temporary
+    assert working == "/usr"
+    assert "secret" not in repr(spec)
 
 
 # -------------------------------------------------------------------------------------------------------------- output

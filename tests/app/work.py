@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -85,7 +86,7 @@ async def count_async(numbers):
 
 
 def environment(*names):
-    return [os.environ.get(name) for name in names]
+    return [*(os.environ.get(name) for name in names), os.getcwd()]
 
 
 def shout(lines):
@@ -161,3 +162,55 @@ class Model:
     @pgstore.exit()
     def leave(self):
         print("left")
+
+
+def fail_until(path, attempts, how="refuse"):
+    """Note an attempt in the file *path*, and fail but for the last of *attempts*."""
+    with open(path, "a") as file:
+        file.write(f"{os.getpid()}\n")
+    with open(path) as file:
+        noted = file.read().split()
+    if len(noted) < attempts:
+        globals()[how]()
+    return noted
+
+
+def meet(path, parties):
+    """Return when so many calls are here at once: how many there are, and in which process."""
+    with open(path, "a") as file:
+        file.write(".")
+    give_up = time.monotonic() + 20
+    while os.path.getsize(path) < parties and time.monotonic() < give_up:
+        time.sleep(0.01)
+    return os.path.getsize(path), os.getpid()
+
+
+_arrived: list[str] = []
+_all_arrived = asyncio.Event()
+
+
+async def meet_async(path, parties):
+    _arrived.append(path)
+    if len(_arrived) == parties:
+        _all_arrived.set()
+    await asyncio.wait_for(_all_arrived.wait(), 20)
+    return len(_arrived), os.getpid()
+
+
+def note_interrupt(path):
+    """Wait to be interrupted, and note by what."""
+    write(path, "begun")
+    try:
+        time.sleep(60)
+    except BaseException as exc:
+        write(path, type(exc).__name__)
+        raise
+
+
+def endless(path):
+    try:
+        while True:
+            yield "item"
+            time.sleep(0.01)
+    finally:
+        write(path, "closed")

@@ -74,6 +74,7 @@ class Process:
         self.pid = 0
         self._has_failed = False  # to start
         self._is_cut_off = False
+        self._cut_off_at: float | None = None
         self._kill_at: float | None = None
         self._ready_by: float | None = None
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -220,8 +221,7 @@ class Process:
                     if descriptor == channel.fileno():
                         if not self._hear(channel):
                             poll.unregister(descriptor)
-                            self._is_cut_off = True
-                            self.kill_in(CUT_OFF_SECONDS)
+                            self._cut_off_at = time.monotonic() + CUT_OFF_SECONDS
                     elif descriptor == ended:
                         has_ended = True
                     elif descriptor == self._wake:
@@ -293,7 +293,7 @@ class Process:
     def _milliseconds(self) -> float | None:
         """Until something is to be done. None: it is not known that there is anything."""
         times = [time for task in list(self.running.values()) for time in (task.deadline, task.kill_at)]
-        times += [self._kill_at, self._ready_by]
+        times += [self._kill_at, self._ready_by, self._cut_off_at]
         if self.is_ready and not self.running and not self.is_retired:
             times.append(self.idle_since + self.spec.scaledown_window)
         at = min((each for each in times if each is not None), default=None)
@@ -308,6 +308,9 @@ class Process:
             if task.kill_at is not None and task.kill_at <= now:
                 self._kill()
         if self._kill_at is not None and self._kill_at <= now:
+            self._kill()
+        if self._cut_off_at is not None and self._cut_off_at <= now:
+            self._cut_off_at, self._is_cut_off = None, True
             self._kill()
         if self._ready_by is not None and self._ready_by <= now:
             self._ready_by = None

@@ -26,6 +26,7 @@ from pgstore.app.worker.parent import ENDED, Parent
 from pgstore.client import configure, default_client
 from pgstore.core import threads
 from pgstore.core.operation import Op
+from pgstore.mount.daemon.caller import DaemonGone
 
 _LOG: Final = logging.getLogger("pgstore")
 GRACE_SECONDS: Final = 5.0  # for what is interrupted because the parent has ended
@@ -85,8 +86,10 @@ class Worker:
             self._target.exit()
             if not self._is_spoiled:
                 default_client().run(self.committing())
-        except Exception:  # noqa: BLE001 - of a program's
-            _LOG.exception("the worker of %s has not ended in good order", self.name)
+        except DaemonGone:  # so that nothing is there any more; whoever has waited for a call was told
+            pass
+        except Exception as exc:  # noqa: BLE001 - nobody waits for it any more
+            _LOG.error("the worker of %s has not ended in good order: %s", self.name, exc, exc_info=True)
         return 0
 
     def _begin(self) -> None:

@@ -281,7 +281,7 @@ def _remove(root: bytes, paths: Iterable[Path]) -> None:
 
 
 def check_nothing_open(root: str) -> None:
-    """Raise `InvalidError` if this process has something open below *root*, or works there."""
+    """Raise `FilesOpen` if this process has something open below *root*, or works there."""
     prefix = root.rstrip("/") + "/"
     found = []
     if (os.path.realpath(os.curdir) + "/").startswith(prefix):
@@ -294,7 +294,9 @@ def check_nothing_open(root: str) -> None:
                     found.append(repr(path))
     if found:
         shown = ", ".join(found[:OPEN_SHOWN_MAX]) + (", …" if len(found) > OPEN_SHOWN_MAX else "")
-        raise errors.InvalidError(f"there are open files preventing the reload of {root!r}: {shown}; close them first")
+        raise errors.FilesOpen(
+            f"there are open files preventing the operation, the reload of {root!r}: {shown}; close them first"
+        )
 
 
 def _left_out(path: Path) -> None:
