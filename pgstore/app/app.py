@@ -94,7 +94,7 @@ class App(AppDefaults):
         self._functions: dict[str, Function[..., Any, Any]] = {}
         self._classes: dict[str, Cls] = {}
         self._entrypoints: dict[str, LocalEntrypoint[..., Any]] = {}
-        self._run_name: str | None = None
+        self._run_name: str | None = None  # while it runs
         self._is_running = False
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -232,7 +232,7 @@ class App(AppDefaults):
         Return a context manager, for `with` and `async with`, at whose end spawned calls have ended and all workers are gone.
 
         Args:
-            name: of the App for this run.
+            name: of this run, in `description`.
             detach: spawned calls go on after the end: `pgstore worker` runs them.
             interactive, environment_name, client, show_progress: without a meaning here.
 
@@ -248,8 +248,8 @@ class App(AppDefaults):
 
     @property
     def description(self) -> str | None:
-        """The name of the App."""
-        return self.name
+        """The name of the run, else of the App."""
+        return self._run_name or self.name
 
     @property
     def registered_functions(self) -> dict[str, Function[..., Any, Any]]:
@@ -298,14 +298,14 @@ class Run:
             raise errors.InvalidError(
                 "App is already running and can't be started again: a local entrypoint, and what `pgstore run` starts, is run by it"
             )
-        self._app._is_running = True
+        self._app._is_running, self._app._run_name = True, self._name
         _running.add(self._app)
         return self._app
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._app._is_running = False
+        self._app._is_running, self._app._run_name = False, None
         _running.discard(self._app)
         if not _running:
             close_runner()

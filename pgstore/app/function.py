@@ -70,8 +70,9 @@ def program_of(module_name: str) -> Program:
 
 
 def is_interactive(module_name: str) -> bool:
-    """Whether it is typed in, or given by `-c`: there is no file that a worker could load."""
-    return module_name == "__main__" and getattr(sys.modules.get("__main__"), "__file__", None) is None
+    """Whether it is typed in, or given by `-c` or a pipe: there is no file that a worker could load."""
+    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    return module_name == "__main__" and (path is None or not os.path.isfile(path))
 
 
 # By program, name and App: the name that one has in its module may be another's by now.

@@ -27,7 +27,7 @@ def check_not_on_loop(what: str) -> None:
         asyncio.get_running_loop()
     except RuntimeError:
         return
-    raise InvalidError(f"{what} blocks the event loop that is running here; use `async for … in {what}.aio(…)`")
+    raise InvalidError(f"{what}(…) would block the event loop that is running here; use {what}.aio(…)")
 
 
 def submit(spec: WorkerSpec, given: Input, **how: Any) -> Future[Outcome]:
