@@ -147,7 +147,7 @@ class App(AppDefaults):
             definition = _definition(raw, name, serialized, "function")
             given = marks.added_to(dict(options))
             made: Function[..., Any, Any] = Function(
-                definition, checked(given, definition.name, None), self, is_generator=is_generator, marks=marks
+                definition, checked(given, definition.name, self), self, is_generator=is_generator, marks=marks
             )
             _check_schedule(made, definition)
             self._add(self._functions, definition, made)
@@ -172,7 +172,7 @@ class App(AppDefaults):
                 raise TypeError(f"{raw!r} is no class, and @app.cls is for classes; use @app.function()")
             definition = _definition(raw, None, serialized, "cls")
             given = marks_of(raw).added_to(dict(options))
-            made = Cls(definition, checked(given, definition.name, None), self)
+            made = Cls(definition, checked(given, definition.name, self), self)
             self._add(self._classes, definition, made)
             return made
 

@@ -237,11 +237,11 @@ class Cls:
 
     def with_options(self, **options: Unpack[FunctionOptions]) -> Cls:
         """Return the class with other options, and workers of its own; see `Function.with_options`."""
-        return self._varied(checked(options, self.name, self._options))
+        return self._varied(checked(options, self.name, self._app, self._options))
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Cls:
         """Return the class with workers that run up to *max_inputs* calls at once."""
-        return self._varied(checked({"inputs_at_once": max_inputs}, self.name, self._options))
+        return self._varied(checked({"inputs_at_once": max_inputs}, self.name, self._app, self._options))
 
     def _varied(self, options: Options) -> Cls:
         return Cls(self._definition, options, self._app)
@@ -311,6 +311,12 @@ class Obj:
         if spec is None:
             spec = self.__dict__["_worker_spec"] = self._cls._spec_for(self._arguments)
         return spec
+
+    def update_autoscaler(self, **limits: Any) -> None:
+        """Accepted, and without effect: workers are started as they are needed."""
+
+    def keep_warm(self, warm_pool_size: int) -> None:
+        """Accepted, and without effect: workers are started as they are needed."""
 
     def _bound(self, name: str, method: Method, here: Callable[..., Any] | None = None) -> BoundMethod:
         return BoundMethod(self, name, method, here)

@@ -19,6 +19,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, 
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final, Generic, NoReturn, ParamSpec, Self, TypeVar, Unpack
 
 from pgstore import errors
@@ -285,11 +286,11 @@ class Function(Generic[P, R_co, L_co]):
 
         *volumes* and *secrets* take the place of those that it has.
         """
-        return self._varied(checked(options, self.name, self._options))
+        return self._varied(checked(options, self.name, self._app, self._options))
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Self:
         """Return the function with workers that run up to *max_inputs* calls at once."""
-        return self._varied(checked({"inputs_at_once": max_inputs}, self.name, self._options))
+        return self._varied(checked({"inputs_at_once": max_inputs}, self.name, self._app, self._options))
 
     def with_batching(self, *, max_batch_size: int, wait_ms: int) -> NoReturn:
         """Refused: decorate the function with `@pgstore.batched(…)`."""
@@ -343,6 +344,17 @@ class Function(Generic[P, R_co, L_co]):
 
     def keep_warm(self, warm_pool_size: int) -> None:
         """Accepted, and without effect: workers are started as they are needed."""
+
+    def get_current_stats(self) -> SimpleNamespace:
+        """Return Modal's figures, which are all 0 here: nothing waits for machines."""
+        return SimpleNamespace(backlog=0, num_total_runners=0, num_running_inputs=0)
+
+    @property
+    def info(self) -> SimpleNamespace:
+        """Where the function comes from: `function_name`, `module_name`, `file` and `raw_f`."""
+        program = self._definition.program
+        raw = self._definition.raw
+        return SimpleNamespace(function_name=self.name, module_name=program.name, file=program.path, raw_f=raw)
 
     @classmethod
     def from_name(cls, app_name: str, name: str, **options: Any) -> NoReturn:

@@ -87,6 +87,7 @@ class FunctionOptions(TypedDict, total=False):
     mounts: Any
     mount: Any
     interactive: bool
+    allow_cross_region_volumes: bool
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,9 @@ class AppDefaults:
     volumes: Mounts = ()
 
 
-def checked(given: Mapping[str, Any], name: str, base: Options | None = None) -> Options:
+def checked(given: Mapping[str, Any], name: str, defaults: AppDefaults, base: Options | None = None) -> Options:
     """
-    The options of the function or class *name*, as they are *given*; the others as in *base*.
+    The options of the function or class *name* of the App with *defaults*, as they are *given*; the others as in *base*.
 
     Raises:
         InvalidError: one that cannot be, or cannot be kept on one machine; the message says what was given.
@@ -156,14 +157,14 @@ def checked(given: Mapping[str, Any], name: str, base: Options | None = None) ->
         elif option == "gpu":
             if value is not None:
                 warn_once("gpu", f"{name} asks for gpu={value!r}; it runs on this machine as it is")
-        elif not option.startswith("_experimental"):
+        elif not option.startswith("_"):
             known = ", ".join(sorted({*_HONOURED, *_SILENT, *_REFUSED, "gpu"}))
             raise TypeError(f"{name}: there is no option {option!r}; there are {known}")
     if "env" in fields:
         secrets = fields.get("secrets", () if base is None else base.secrets)
         fields["secrets"] = (*secrets, *fields.pop("env"))
     options = replace(base or Options(), **fields)
-    check_mounts(options.mounts)
+    check_mounts(options.with_defaults(defaults).mounts)
     if options.transactional and options.inputs_at_once > 1:
         raise InvalidError(f"{name} is transactional, so a worker of it runs one call at a time; leave @concurrent out")
     return options
@@ -188,6 +189,7 @@ _OLD: Final[dict[str, tuple[str, Callable[[Any], dict[str, Any]]]]] = {
     "mounts": ("nothing: what is on this machine is there", lambda value: {}),
     "mount": ("nothing: what is on this machine is there", lambda value: {}),
     "interactive": ("nothing", lambda value: {}),
+    "allow_cross_region_volumes": ("nothing: all is on this machine", lambda value: {}),
 }
 
 
@@ -385,7 +387,7 @@ _SILENT: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
 
 _REFUSED: Final = {
     "block_network": "pgstore cannot isolate a function from the network; leave it out if the function may use it",
-    "restrict_modal_access": "pgstore cannot keep a function from the database; leave it out if the function may use it",
+    "restrict_modal_access": "pgstore cannot isolate a function from the database; leave it out if the function may use it",
     "proxy": "pgstore has no proxy to put before a function; leave it out",
     "i6pn": "functions of pgstore run on one machine, and have no network of their own",
     "cluster_size": "functions of pgstore run on one machine, not on several",

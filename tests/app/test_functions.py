@@ -283,6 +283,8 @@ def test_a_running_app_is_not_started_again():
 
 def test_modals_other_names_are_there_and_say_that_nothing_is_deployed():
     assert do.hydrate() is do
+    assert (do.info.function_name, do.info.module_name) == ("do", "tests.app.program")
+    assert do.get_current_stats().backlog == 0
     for refused in (
         lambda: pgstore.Function.from_name("app", "f"),
         lambda: pgstore.App.lookup("app", create_if_missing=True),

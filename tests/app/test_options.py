@@ -380,6 +380,14 @@ def test_what_an_app_says_is_the_default_of_its_functions(app):
         app.image = "debian"
 
 
+def test_a_volume_of_the_app_is_not_mounted_once_more_by_a_function():
+    app = pgstore.App(volumes={"/a": VOLUME})
+
+    with pytest.raises(pgstore.InvalidError, match="multiple locations"):
+        app.function(volumes={"/b": VOLUME})(f)
+    assert dict(app.function(network_file_systems={"/a": NFS})(f)._spec.mounts) == {"/a": NFS}
+
+
 def test_with_options_other_volumes_and_secrets_take_the_place_of_those_before(app):
     other = pgstore.Volume.from_name("other")
     function = app.function(volumes={"/data": VOLUME}, env={"A": "1"}, timeout=5)(f)

@@ -174,7 +174,8 @@ class Jobs:
                 if running.is_closing:
                     break
         finally:
-            values.close()
+            if (close := getattr(values, "close", None)) is not None:  # an iterator that is no generator has none
+                close()
         return None
 
     async def _stream(self, running: Running, values: Any) -> None:
