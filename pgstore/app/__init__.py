@@ -12,3 +12,13 @@ rows (`calls`). `entrypoint` is
 """
 
 from __future__ import annotations
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    if name == "App":  # `from modal.app import App`
+        import importlib
+
+        return importlib.import_module("pgstore.app.app").App
+    raise AttributeError(f"module 'pgstore.app' has no attribute {name!r}")

@@ -73,7 +73,7 @@ def test_errors_of_calls_survive_a_pickle(kind):
 def test_modules_are_attributes_and_can_be_imported():
     names = [
         *("exception.NotFoundError", "functions.Function", "volume.FileEntryType"),
-        *("queue.Queue", "dict.Dict", "secret.Secret", "types.FileEntry"),
+        *("queue.Queue", "dict.Dict", "secret.Secret", "types.FileEntry", "app.App"),
     ]
     attributes = "; ".join(f"modal.{name}" for name in names)
     imports = "; ".join(f"from pgstore.{name.partition('.')[0]} import {name.partition('.')[2]}" for name in names)
