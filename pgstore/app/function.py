@@ -292,9 +292,11 @@ class Function(Generic[P, R_co, L_co]):
         """Return the function with workers that run up to *max_inputs* calls at once."""
         return self._varied(checked({"inputs_at_once": max_inputs}, self.name, self._app, self._options))
 
-    def with_batching(self, *, max_batch_size: int, wait_ms: int) -> NoReturn:
-        """Refused: decorate the function with `@pgstore.batched(…)`."""
-        raise errors.NotOffered("pgstore has no with_batching: decorate the function with @pgstore.batched(…)")
+    def with_batching(self, *, max_batch_size: int, wait_ms: int) -> Self:
+        """Return the function, which has to be `@pgstore.batched(…)`, with workers of its own."""
+        if not self._marks.is_batched:
+            raise errors.InvalidError(f"{self.name} takes no batches; decorate it with @pgstore.batched(…)")
+        return self._varied(self._options)
 
     def _varied(self, options: Options) -> Self:
         varied = type(self).__new__(type(self))
