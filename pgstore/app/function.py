@@ -27,7 +27,7 @@ from pgstore.app import context, pickles
 from pgstore.app.forms import two_forms
 from pgstore.app.mapping import Arguments, mapped, mapped_async, zipped, zipped_async
 from pgstore.app.marks import NO_MARKS, Marks, served
-from pgstore.app.options import AppDefaults, FunctionOptions, Options, checked, mount_key
+from pgstore.app.options import AppDefaults, FunctionOptions, Options, checked, is_mounted
 from pgstore.app.spec import Input, Outcome, Program, WorkerSpec
 from pgstore.app.waiting import check_may_wait, check_not_on_loop, from_threads, submit, take_back, wait, wait_async
 from pgstore.app.warn import warn_once
@@ -454,12 +454,7 @@ class Function(Generic[P, R_co, L_co]):
 
     def _sees_mounts(self) -> bool:
         """Whether this process has all mounts of the function where the function has them."""
-        mounted = context.mounted
-        return all(
-            path in mounted
-            and (store._is_ephemeral or mounted[path] == mount_key(store))  # a worker makes another of its own
-            for path, store in self._spec.mounts
-        )
+        return all(is_mounted(store, path, context.mounted) for path, store in self._spec.mounts)
 
     def _check_returns(self, what: str, instead: str) -> None:
         """Raise `InvalidError` where the function, or the place of the call, is none for *what*."""

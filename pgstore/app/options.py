@@ -290,13 +290,21 @@ def check_mounts(mounts: Mounts) -> None:
             )
 
 
-def mount_key(store: FileStore) -> object:
-    """What is the same of two handles if they are mounted alike."""
+def mount_key(store: FileStore) -> tuple[object, ...]:
+    """What is the same of two handles if they are mounted alike. The last is the environment; None: that of the client."""
     first = store._first
     variant = (getattr(store, "_mount_options", None) or {}).get("sub_path"), store._version
-    if first._name is None and first._wanted_id is None:
-        return id(first), variant
-    return first._display_name, first._environment_name, first._name, first._wanted_id, variant
+    unnamed = id(first) if first._name is None and first._wanted_id is None else None
+    return first._display_name, first._name, first._wanted_id, unnamed, variant, first._environment_name
+
+
+def is_mounted(store: FileStore, path: str, mounted: Mapping[str, Any]) -> bool:
+    """Whether *mounted*, which has the `mount_key` of each path, says that *store* is mounted at *path*."""
+    if path not in mounted or store._is_ephemeral:  # of which each process that imports the program makes one
+        return path in mounted
+    *own, environment = mount_key(store)
+    *other, others_environment = mounted[path]
+    return own == other and environment in (None, others_environment)
 
 
 def _buckets(value: object) -> dict[str, Any]:
