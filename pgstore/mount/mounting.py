@@ -61,12 +61,13 @@ def mount_in_background(
     return local, (yield Call(partial(begin_in_background, store._runner, spec, log)))
 
 
-def spec_elsewhere(store: FileStore, path: str, options: Options) -> Op[MountSpec]:
+def spec_elsewhere(store: FileStore, path: str, options: Options, mount_points: tuple[str, ...] = ()) -> Op[MountSpec]:
     """What a daemon is to be told of *store*, which somebody mounts at *path* in a namespace of theirs, and commits."""
     store_id = yield from store._resolve_id()
     with bounded_by(Deadline.after(options.timeout)):
         base = yield from base_of(store, options)
-    return replace(spec_of(store, store_id, base, path, options), commits_at_end=False)
+    spec = spec_of(store, store_id, base, path, options)
+    return replace(spec, commits_at_end=False, mount_points=mount_points)
 
 
 def _prepared(store: FileStore, path: str | os.PathLike[str], options: Options) -> Op[tuple[str, Names]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -95,6 +97,69 @@ def test_a_network_file_system_is_shared_by_workers(run, store_name, mode):
     run(worker("write", mounts=(("/cache", shared),)), "/cache/key", "value")
 
     assert run(worker("read", mounts=(("/elsewhere", shared),)), "/elsewhere/key") == "value"
+
+
+def test_a_mount_within_a_mount_is_seen_in_it_and_is_no_part_of_its_volume(run, volume, store_name, mode):
+    inner = Volume.from_name(f"{store_name}-inner", create_if_missing=True)
+    spec = worker("write_within", mounts=(("/data", volume), ("/data/in", inner)))
+
+    assert run(spec, "/data", "/data/in") == (["a", "in"], ["b"])
+    assert run(spec, "/data", "/data/in") == (["a", "in"], ["b"])  # after a commit it is there still
+
+    assert texts(inner) == {"b": "inner"}
+    assert [entry.path for entry in volume.listdir("/")] == (["a"] if mode == "fuse" else ["a", "in"])
+
+
+WITHOUT_NAMESPACES = """
+echo 0 > /proc/sys/user/max_user_namespaces
+exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs "$@"
+"""
+
+DIRECT = """
+import time
+import pgstore as modal
+
+app = modal.App()
+volume = modal.Volume.from_name("{name}")
+
+@app.function(volumes={{"{path}": volume}})
+def read(number):
+    with open(f"{path}/{{number}}", "w") as file:
+        file.write("written")
+    time.sleep(0.3)
+    with open("{path}/a") as file:
+        return file.read()
+
+if __name__ == "__main__":
+    print(list(read.map(range(3))))
+"""
+
+
+def test_where_namespaces_are_forbidden_stores_are_copied_to_the_paths_themselves(volume, database, directory):
+    """
+    The path is made, used by one worker at a time, and gone again at the end.
+    """
+    volume.put_file(io.BytesIO(b"here"), "/a")
+    at = directory / "data"
+    (directory / "program.py").write_text(DIRECT.format(name=volume.name, path=at))
+    program = ["sh", "-c", WITHOUT_NAMESPACES, "sh", sys.executable, "program.py"]
+
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", *program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PGSTORE_URL": database, "PGSTORE_PARALLELISM": "2"},
+        cwd=directory,
+        check=False,
+    )
+
+    if "unshare failed" in done.stderr:
+        pytest.skip(done.stderr)
+    assert (done.returncode, done.stdout) == (0, "['here', 'here', 'here']\n"), done.stderr
+    assert "no mount namespace" in done.stderr
+    assert not at.exists()
+    assert set(texts(volume)) == {"0", "1", "2", "a"}
 
 
 PROGRAM = """

@@ -214,3 +214,10 @@ def endless(path):
             time.sleep(0.01)
     finally:
         write(path, "closed")
+
+
+def write_within(outer, inner):
+    """Write to a mount and to one within it; what is in the outer one then."""
+    write(f"{outer}/a", "outer")
+    write(f"{inner}/b", "inner")
+    return sorted(os.listdir(outer)), os.listdir(inner)

@@ -65,8 +65,10 @@ class Mounts:
         Raises:
             NotFoundError: there is no such store.
         """
+        paths = [path for path, _ in self._spec.mounts]
         for (path, store), options in zip(self._spec.mounts, self._options, strict=True):
-            self._specs.append(_run(store, spec_elsewhere(store, path, options)))
+            within = tuple(os.path.relpath(each, path) for each in paths if each.startswith(f"{path}/"))
+            self._specs.append(_run(store, spec_elsewhere(store, path, options, within)))
 
     def serve(self, number: int, device: int) -> int:
         """Have the daemon serve mount *number* through *device*, and return the number of its store."""

@@ -113,11 +113,14 @@ class Pool:
         self._end(task, outcome)
 
     def could_not_start(self, process: Process, outcome: Outcome) -> None:
-        """A worker could not. If no other one is there, no task that waits is to have each of the others started in vain."""
+        """A worker could not. What waits is left to others, if there are any; else it fails."""
         with self._lock:
             process.is_retired = True
             failing: list[Task] = []
-            if not any(each.is_ready and not each.is_retired for each in self._workers):
+            others = sum(not each.is_retired for each in self._workers)
+            if others:
+                self._workers_max = others  # else one would be started in vain again and again
+            else:
                 failing.extend(self._waiting)
                 self._waiting.clear()
             for task in failing:

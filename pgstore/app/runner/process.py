@@ -29,6 +29,7 @@ from pgstore.app.runner.task import TIMEOUT_GRACE_SECONDS, Task, failed
 from pgstore.app.spec import Outcome, WorkerSpec
 from pgstore.core import threads
 from pgstore.core.threads import Signal
+from pgstore.mount import recovery
 
 _LOG: Final = logging.getLogger("pgstore")
 EXIT_SECONDS: Final = 30.0  # for what a class does in `exit`, and for what was written to be committed
@@ -80,7 +81,8 @@ class Process:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._ended = Signal()
         self._directory = ""
-        self._made: list[str] = []
+        self._made: list[str] = []  # directories on the machine; see `mounts.remove_unused`
+        self._claimed: list[str] = []
         self._mounts: Mounts | None = None
         self._settings = Settings()
         self._channel: Channel | None = None
@@ -265,7 +267,7 @@ class Process:
             arguments = (*values, *descriptors)
             threads.start(threading.Thread(target=self._answer, args=arguments, name="pgstore-answer", daemon=True))
         elif kind == "made":
-            self._made = values[0]
+            self._made, self._claimed = values
         return True
 
     def _answer(self, number: int, verb: str, arguments: tuple[Any, ...], *descriptors: int) -> None:
@@ -353,6 +355,8 @@ class Process:
             output.close()
         if self._mounts is not None:
             self._mounts.close()
+        for path in self._claimed:
+            recovery.empty(path)
         remove_unused(self._made)
         shutil.rmtree(self._directory, ignore_errors=True)
 

@@ -39,40 +39,35 @@ class Mounts:
         self._told = told
         self._directory = directory
         self.all: list[WorkersMount] = []
-        self._devices: list[int] = []
         self._locked: list[int] = []
+        self._made: list[str] = []
+        self.claimed: list[str] = []
+        """Directories on the machine that are this worker's, and are to be emptied."""
         self._root: Root | None = None
 
-    def attach(self) -> None:
-        """Mount, where this can be done without anybody's help. The process has one thread until then."""
-        if not self._told:
-            return
-        working = os.getcwd()
-        wants_fuse = self._told[0]["options"].mode == "fuse"
-        try:
-            namespace.enter()
-        except errors.Error as exc:
-            if wants_fuse:
-                raise self._impossible(str(exc)) from exc
-            _LOG.warning("no mount namespace, so that stores are copied to the paths that functions name: %s", exc)
-            return
-        self._root = Root(os.path.join(self._directory, "root"))
-        for each in self._told:
-            each["place"] = self._root.place(each["path"])
-        reason = None if self._told[0]["options"].mode == "sync" else attach.is_possible()
-        if wants_fuse and reason is not None:
+    def enter(self) -> None:
+        """Have a mount namespace, if there is anything to mount. The process has one thread until then."""
+        if self._told:
+            try:
+                namespace.enter()
+            except errors.Error as exc:
+                if self._mode == "fuse":
+                    raise self._impossible(str(exc)) from exc
+                _LOG.warning("no mount namespace, so that stores are copied to the paths that functions name: %s", exc)
+            else:
+                self._root = Root(os.path.join(self._directory, "root"))
+
+    @property
+    def _mode(self) -> str:
+        return str(self._told[0]["options"].mode)
+
+    def _may_use_fuse(self) -> bool:
+        reason = attach.is_possible()
+        if reason is not None and self._mode == "fuse":
             raise self._impossible(reason)
-        if self._told[0]["options"].mode != "sync" and reason is None:
-            for each in self._told:
-                source = f"{each['kind']}:{each['name'] or 'ephemeral'}"
-                attached = attach.attach(
-                    each["place"], name=source, read_only=each["options"].read_only, allow_others=None, covers=True
-                )
-                self._devices.append(attached.device)
-        elif reason is not None:
+        if reason is not None:
             _LOG.warning("stores are copied for a worker, without FUSE: %s", reason)
-        with contextlib.suppress(OSError):
-            os.chdir(working)
+        return reason is None
 
     def _impossible(self, reason: str) -> errors.Error:
         paths = ", ".join(each["path"] for each in self._told)
@@ -84,29 +79,43 @@ class Mounts:
     @property
     def made(self) -> list[str]:
         """Directories that were made on the machine."""
-        return [] if self._root is None else self._root.made
+        return self._made if self._root is None else self._root.made
 
     def begin(self) -> None:
-        """Have the mounts served, and return when they are."""
+        """Mount all; outer ones before those that are within them."""
+        if not self._told:
+            return
+        working = os.getcwd()
+        uses_fuse = self._root is not None and self._mode != "sync" and self._may_use_fuse()
         for number, each in enumerate(self._told):
             store: FileStore = pickle.loads(each["store"])
             options: Options = each["options"]
-            if self._devices:
-                store_id = self._parent.ask("serve", number, descriptors=[self._devices[number]])
-                os.close(self._devices[number])
-                mounted: Any = _Served(store, each["path"], options, self._parent, number)
+            place = each["path"] if self._root is None else self._root.place(each["path"])
+            if uses_fuse:
+                store_id = self._attach(number, place, f"{each['kind']}:{each['name'] or 'ephemeral'}", options)
+                mounted: Any = _Served(store, place, options, self._parent, number)
             else:
                 store_id = _run(store._resolve_id())
-                mounted = self._copied(number, each, store, options)
+                mounted = self._copied(number, place, store, options)
             mount = WorkersMount(store, each["path"], mounted, options, store_id)
             self.all.append(mount)
             open_mounts.add(mount)
+        with contextlib.suppress(OSError):
+            os.chdir(working)  # the root may be another by now
 
-    def _copied(self, number: int, told: dict[str, Any], store: FileStore, options: Options) -> _Copied:
+    def _attach(self, number: int, place: str, source: str, options: Options) -> int:
+        """Mount, and have it served. Returns the number of the store."""
+        device = attach.attach(place, name=source, read_only=options.read_only, covers=True).device
+        try:
+            return int(self._parent.ask("serve", number, descriptors=[device]))
+        finally:
+            os.close(device)
+
+    def _copied(self, number: int, place: str, store: FileStore, options: Options) -> _Copied:
         from pgstore.mount.mounting import base_of
 
         if self._root is None:
-            directory = self._claimed(told["path"])
+            directory = self._claimed(place)
         else:
             directory = os.path.join(self._directory, f"copy-{number}")
             os.mkdir(directory)
@@ -114,18 +123,21 @@ class Mounts:
         copied = SyncedDirectory(store, base, directory, read_only=options.read_only, size_max_bytes=options.size_max)
         _run(copied.fill())
         if self._root is not None:
-            self._root.bind(directory, told["place"])
+            self._root.bind(directory, place)
         return _Copied(copied)
 
     def _claimed(self, path: str) -> str:
         """*path* on the machine itself, if it can be made, is empty, and nobody else has it."""
         try:
-            os.makedirs(path, exist_ok=True)
+            if not os.path.isdir(path):
+                os.makedirs(path)
+                self._made.append(path)
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._locked.append(descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.listdir(path):
                 raise FileExistsError(f"{path} is not empty")
+            self.claimed.append(path)
         except OSError as exc:
             raise errors.ConfigurationError(
                 f"this machine allows no mount namespaces, and {path!r} itself cannot be used: {exc}; allow them "

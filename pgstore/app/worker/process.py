@@ -98,10 +98,12 @@ class Worker:
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         self._configure(told["client"])
         _LOG.setLevel(told["log_level"])
-        self._mounts.attach()
+        self._mounts.enter()
         self._parent.listen(self._take, self._parent_has_gone)
-        self._send("made", self._mounts.made)
-        self._mounts.begin()
+        try:
+            self._mounts.begin()
+        finally:
+            self._send("made", self._mounts.made, self._mounts.claimed)
         if told["workdir"] is not None:
             os.chdir(told["workdir"])
         context.is_loading = True

@@ -39,6 +39,7 @@ class Root:
         self._staging = staging
         self._devices: set[int] = set()  # of what is in memory
         self._locked: list[int] = []
+        self._placed: list[str] = []
         self.made: list[str] = []
         """Directories that were made on the machine."""
 
@@ -56,8 +57,12 @@ class Root:
             os.environ["HOME"] = _ROOTS_HOME
             self._devices.add(os.stat(_ROOTS_HOME).st_dev)
         path = os.path.realpath(path)
-        while not self._lock(path):
-            self._prepare(path)
+        if any(path.startswith(f"{outer}/") for outer in self._placed):
+            os.makedirs(path, exist_ok=True)  # a Volume shows it
+        else:
+            while not self._lock(path):
+                self._prepare(path)
+        self._placed.append(path)
         return path
 
     def _lock(self, path: str) -> bool:

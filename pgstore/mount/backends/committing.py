@@ -10,18 +10,21 @@ from __future__ import annotations
 import abc
 import contextlib
 import errno
+import os
 import threading
 import time
+from functools import partial
 from typing import Final
 
 from pgstore import errors
 from pgstore.core import clock
 from pgstore.core.clock import Deadline
 from pgstore.core.limit import bounded_by
+from pgstore.core.operation import Op
 from pgstore.core.threads import going_on, start
 from pgstore.fs.commit.held import Part
 from pgstore.fs.content import in_place
-from pgstore.fs.model import Contents, StoreGone
+from pgstore.fs.model import DIRECTORY, Contents, Node, StoreGone
 from pgstore.fs.tree import nodes
 from pgstore.fs.tree.handover import Written
 from pgstore.fs.tree.held import HeldFileSystem, HeldTree
@@ -54,6 +57,7 @@ class CommittingFiles(StoreFiles[VolumeContents]):
         self._is_lent = False  # it is somebody else's, who may take long
         self._part: Part | None = None  # that somebody else's transaction is about to write
         self._held_bytes = 0  # of small files that are to be committed
+        self._only_shown: set[int] = set()  # directories that no version is to have
         self._wanted = threading.Event()  # a commit, or the end
         self._ended = threading.Event()
         self._committer: threading.Thread | None = None
@@ -87,6 +91,23 @@ class CommittingFiles(StoreFiles[VolumeContents]):
         if not self.read_only and self._spec.background_commits is not None:
             self._committer = threading.Thread(target=self._commit_often, name="pgstore-mount-commits", daemon=True)
             start(self._committer)
+
+    def show(self, path: str) -> None:
+        """Have a directory at *path* to mount at. One that is not there is in no version; those above it are made."""
+        directory = self.root
+        names = os.fsencode(path).split(b"/")
+        for depth, name in enumerate(names, 1):
+            node = self._ask(partial(nodes.look_up, self._tree, directory, name))
+            if node is None:
+                touched = dict(self._system.changes.touched)
+                node = self._ask(partial(self._new_directory, directory, name))
+                if depth == len(names):
+                    self._only_shown.add(node.ino)
+                    self._system.changes.touched = touched
+            directory = node.ino
+
+    def _new_directory(self, directory: int, name: bytes) -> Op[Node]:
+        return nodes.make(self._tree, directory, name, DIRECTORY, 0o755, uid=os.geteuid(), gid=os.getegid())
 
     def _commit_often(self) -> None:
         while not self._ended.is_set():
@@ -130,7 +151,7 @@ class CommittingFiles(StoreFiles[VolumeContents]):
             contents.catch_up()
         changed = [contents for contents in known if contents.is_changed]
         # Also one that nothing was written to yet: it is not to appear empty.
-        left = {contents.ino for contents in known if leave_open and contents.is_open_for_writing}
+        left = {contents.ino for contents in known if leave_open and contents.is_open_for_writing} | self._only_shown
         is_removed = self._system.changes.is_removed
         return [each for each in changed if each.ino not in left and not is_removed(each.ino)], left
 
@@ -177,13 +198,13 @@ class CommittingFiles(StoreFiles[VolumeContents]):
         """
         with self._committing:
             self._end_doubt()
-            changed, _ = self._to_commit(leave_open=False)
+            changed, left = self._to_commit(leave_open=False)
             self._upload(changed)
             frozen: list[tuple[VolumeContents, Contents]] = []
             with self._changing:
                 try:
                     self._freeze(changed, frozen)
-                    self._part = self._system.hand_over()
+                    self._part = self._system.hand_over(left)
                 except BaseException:
                     _unfreeze(frozen, None)
                     raise

@@ -53,7 +53,10 @@ def files_of(client: Client, spec: MountSpec) -> VersionFiles:
     system = HeldFileSystem(shared.session, shared.store_id, StoreGone, read_only=not may_write(shared))
     shared.persistently(lambda: system.begin(spec.version))
     root = root_of(shared, spec, lambda: system.tree)
-    return VersionFiles(shared, system, spec, root=root, read_only=read_only)
+    files = VersionFiles(shared, system, spec, root=root, read_only=read_only)
+    for path in spec.mount_points:
+        files.show(path)
+    return files
 
 
 class VersionFiles(CommittingFiles):

@@ -42,6 +42,8 @@ class MountSpec:
     locks: str
     commits_at_end: bool = True
     """False: what was not committed when it is unmounted, or its daemon ends, is dropped."""
+    mount_points: tuple[str, ...] = ()
+    """Directories, as paths in the mount, that a Volume shows for others to mount at, without having them."""
 
     @property
     def source(self) -> str:
@@ -56,7 +58,7 @@ class MountSpec:
     @classmethod
     def of_plain(cls, plain: dict[str, Any]) -> MountSpec:
         base = tuple(name.encode(errors="surrogateescape") for name in plain["base"])
-        return cls(**{**plain, "base": base})
+        return cls(**{**plain, "base": base, "mount_points": tuple(plain["mount_points"])})
 
 
 def open_files(client: Client, spec: MountSpec) -> Files:
