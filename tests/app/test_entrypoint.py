@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import pgstore
 from pgstore import cli as command_line
 from pgstore.app.parameters import Parameters
 from tests.app.running import Programs, ended, output
@@ -125,6 +126,26 @@ def test_a_module_is_run_by_its_dotted_name(programs, directory):
 
     assert (code, "pgstore run -m package.jobs" in err) == (1, True)
     assert output(programs.pgstore("run", "-m", "package.jobs::job")) == "7\n"
+
+
+def test_database_and_environment_of_the_command_line_are_those_of_workers(programs, directory):
+    (directory / "puts.py").write_text(
+        textwrap.dedent("""
+            import pgstore
+
+            app = pgstore.App()
+
+            @app.function()
+            def put():
+                pgstore.Dict.from_name("mine", create_if_missing=True)["key"] = "value"
+        """)
+    )
+    nowhere = Programs("postgresql://127.0.0.1:1/nowhere", directory)
+
+    output(nowhere.pgstore("run", "--url", programs.url, "-e", "staging", "puts.py"))
+
+    with pgstore.Client(programs.url, environment="staging") as client:
+        assert pgstore.Dict.from_name("mine", client=client)["key"] == "value"
 
 
 def test_a_program_for_modal_is_run_unedited(programs, directory):
