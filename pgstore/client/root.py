@@ -146,6 +146,12 @@ class Root:
         """Whether nothing was done in it; False of a joined one, of which that is not known."""
         return not (self.was_begun or self.joined or self.hooks)
 
+    @property
+    def has_written(self) -> bool:
+        """Whether it has changed something, or will with its commit. Of a joined one: by pgstore."""
+        wrote = self.block_savepoint.is_set if self.joined else self.wrote
+        return wrote or any(hook.has_changes for hook in self.hooks.values())
+
     def check_not_at_work(self) -> None:
         """Raise `TransactionScopeError` where a call of this thread is half done; with the lock."""
         if self.is_at_work:

@@ -348,6 +348,20 @@ class Transaction(Scope):
                     yield from root.checked(root.connection.command, CALLERS_SETTINGS)
 
 
+def check_nothing_written(client: ClientInterface, what: str) -> None:
+    """
+    Raise `InvalidError` where *what*, which waits for another process, is done in a transaction that has written something.
+
+    That process could not see what was written, and may wait for its locks: for ever, as the transaction waits for it.
+    """
+    transaction = current(client, blocking=None)
+    if transaction is not None and transaction.root.has_written:
+        raise errors.InvalidError(
+            f"{what} in a transaction that has written something: the worker could not see what you wrote, and may wait for your "
+            "locks for ever. Call it before or after the transaction, or spawn() in it"
+        )
+
+
 def _commit_order(item: tuple[object, CommitHook]) -> int:
     """By store, for commit hooks that belong to one."""
     key, _ = item

@@ -295,6 +295,11 @@ class CommitHook:
         """Queries to send in one go with COMMIT."""
         return []
 
+    @property
+    def has_changes(self) -> bool:
+        """Whether there is something that the commit is to write."""
+        return False
+
     def mark(self) -> Any:
         """The present state, for `rewind`."""
         return None

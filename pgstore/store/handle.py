@@ -274,7 +274,9 @@ class Store:
             if self._installation != _id_of(client.installation):
                 raise errors.InvalidError(f"{self!r} was pickled where another database is in use")
         hooked = yield BeforeCommit(ResolvedStores, ResolvedStores)
-        if hooked is not None and (hooked.immediate or client.settings.connections_max == 1 or hooked.hook.has_changes):
+        if hooked is not None and (
+            hooked.immediate or client.settings.connections_max == 1 or hooked.hook.has_made_changes
+        ):
             return (yield from self._resolve_inside(hooked.hook))
         # Not in a transaction of pgstore's own: until it commits, others who want this name would wait for it.
         record = cast("StoreRecord | None", (yield Autonomous(self._find_or_create())))

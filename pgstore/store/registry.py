@@ -117,7 +117,7 @@ class ResolvedStores(CommitHook):
 
     def __init__(self) -> None:
         self.records: dict[object, tuple[weakref.ref[Handle], StoreRecord]] = {}
-        self.has_changes = False  # it has made, renamed or deleted a store, or tried to
+        self.has_made_changes = False  # it has made, renamed or deleted a store, or tried to
 
     def mark(self) -> dict[object, Any]:
         return dict(self.records)
@@ -141,6 +141,6 @@ def note_change(deleted: int | None = None) -> Op[None]:
     """
     hooked = yield BeforeCommit(ResolvedStores, ResolvedStores)
     if hooked is not None:
-        hooked.hook.has_changes = True
+        hooked.hook.has_made_changes = True
         found = hooked.hook.records
         hooked.hook.records = {key: entry for key, entry in found.items() if entry[1].id != deleted}

@@ -326,6 +326,10 @@ class ChangeSet(CommitHook, abc.ABC):
     def with_commit(self) -> list[Query]:
         return self._commit_queries
 
+    @property
+    def has_changes(self) -> bool:
+        return bool(self._names or self._attributes or self._linked or self._made)
+
     def mark(self) -> int:
         self._marked = True
         return len(self._journal)
