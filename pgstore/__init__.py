@@ -61,6 +61,7 @@ from pgstore.types import (
 
 if TYPE_CHECKING:
     from pgstore.app.app import App, enable_output
+    from pgstore.app.calls import FunctionCall
     from pgstore.app.cls import Cls, method, parameter
     from pgstore.app.context import current_function_call_id, current_input_id, is_local
     from pgstore.app.function import Function
@@ -110,6 +111,7 @@ __all__ = [
     "FileEntryType",
     "FileStat",
     "Function",
+    "FunctionCall",
     "Image",
     "InvalidError",
     "ItemIterator",
@@ -178,6 +180,7 @@ _HOMES: Final = {
     "DictChange": "dict",
     "DictEntry": "dict",
     "Function": "app.function",
+    "FunctionCall": "app.calls",
     "Image": "app.image",
     "ItemIterator": "queue",
     "Lease": "queue",

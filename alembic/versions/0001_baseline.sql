@@ -45,7 +45,7 @@ CREATE TABLE pgstore.store (
     id          bigint PRIMARY KEY DEFAULT (nextval('pgstore.store_id_seq') << 20)  -- cannot come again, and grows
                                            | pg_catalog.floor(pg_catalog.random() * 1048576::double precision)::bigint,
     environment text COLLATE "C" NOT NULL,
-    kind        text COLLATE "C" NOT NULL CHECK (kind IN ('dict', 'queue', 'volume', 'nfs')),
+    kind        text COLLATE "C" NOT NULL CHECK (kind IN ('dict', 'queue', 'volume', 'nfs', 'app')),
     name        text COLLATE "C" CHECK (name ~ '^[A-Za-z0-9._-]{1,64}$'),  -- NULL: ephemeral
     session_id  bigint,                               -- owner of an ephemeral store; its death is the store's
     options     jsonb NOT NULL DEFAULT '{}',          -- settings fixed at creation; Dict: serializer, ttl (s), watch, json_projection; Queue: maxsize, max_attempts, backoff (s; null: none); Volume, NetworkFileSystem: storage, chunk_size (bytes), keep (versions)
@@ -233,6 +233,39 @@ CREATE TABLE pgstore.queue_count (
     cleared  bigint NOT NULL,                         -- by clear and discard
     PRIMARY KEY (store_id, slot)
 ) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
+
+-- -------------------------------------------------------------------------------------------------------------- App
+
+CREATE SEQUENCE pgstore.call_id_seq AS bigint MAXVALUE 8796093022207;  -- 43 bits: 20 more by chance stand below
+
+-- Spawned calls of an App's functions. Which of them wait, and who is at work on which until when, is said by Queue's tables: a call
+-- is an item, its id as JSON, in a partition of its function's or run's. It has one as long as it has not ended. What was
+-- spawned, what became of it, and its times are here.
+CREATE TABLE pgstore.spawned_call (
+    store_id   bigint NOT NULL,                       -- of the App
+    id         bigint NOT NULL DEFAULT (nextval('pgstore.call_id_seq') << 20)  -- cannot come again: programs keep it
+                                       | pg_catalog.floor(pg_catalog.random() * 1048576::double precision)::bigint,
+    session_id bigint,                                -- of the run that alone takes it, and with which it ends; NULL: any worker's
+    lease_id   bigint,                                -- in queue_deferred, of the last attempt; while that is leased the call runs
+    spawned_at timestamptz NOT NULL DEFAULT statement_timestamp(),
+    started_at timestamptz,                           -- the last attempt
+    ended_at   timestamptz,
+    attempts   integer NOT NULL DEFAULT 0,            -- begun so far
+    state      "char" NOT NULL DEFAULT 'p' CHECK (state IN ('p', 'd', 'f', 'c', 'k')),  -- pending or running, done, failed, cancelled, and its worker killed at once
+    codec      "char" NOT NULL DEFAULT 'p',           -- of arguments and outcome: p pickle, s after 16 bytes of signature
+    function   text COLLATE "C" NOT NULL,             -- as the App has it: "f", "Class.method"
+    arguments  pgstore.stored_value,                  -- NULL when it has ended
+    outcome    pgstore.stored_value,                  -- what it returned, or raised; kept for seven days
+    error      text,                                  -- of the last attempt that came to nothing
+    PRIMARY KEY (store_id, id),
+    CHECK ((ended_at IS NULL) = (state = 'p'))
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
+ALTER TABLE pgstore.spawned_call ALTER COLUMN arguments SET STORAGE EXTERNAL;
+ALTER TABLE pgstore.spawned_call ALTER COLUMN outcome SET STORAGE EXTERNAL;
+-- The first serves runs, which wait for their calls and end with them, the others collection, of outcomes and then of rows.
+CREATE INDEX call_of_run ON pgstore.spawned_call (store_id, session_id) WHERE session_id IS NOT NULL AND ended_at IS NULL;
+CREATE INDEX call_outcome ON pgstore.spawned_call (store_id, ended_at) WHERE outcome IS NOT NULL;
+CREATE INDEX call_ended ON pgstore.spawned_call (store_id, ended_at) WHERE ended_at IS NOT NULL;
 
 -- ----------------------------------------------------------------------------------------- Volume, NetworkFileSystem
 
@@ -3645,6 +3678,40 @@ BEGIN
 END
 $function$;
 
+-- ------------------------------------------------------------------------------------------------------------ App, for SQL
+
+-- Spawned calls; without what they were given and what they returned, which are pickles.
+CREATE VIEW pgstore.calls AS
+SELECT s.environment,
+       s.name AS app,
+       'fc-' || to_hex(c.store_id) || '-' || to_hex(c.id) AS call_id,  -- FunctionCall.object_id
+       c.function,
+       CASE c.state
+           WHEN 'd' THEN 'done'
+           WHEN 'f' THEN 'failed'
+           WHEN 'p' THEN CASE WHEN e.id IS NOT NULL THEN 'running'
+                              WHEN c.session_id IS NOT NULL AND r.id IS NULL THEN 'cancelled'  -- with the run that was to take it
+                              ELSE 'pending'
+                          END
+           ELSE 'cancelled'
+       END AS state,
+       c.attempts,
+       c.spawned_at,
+       c.started_at,                                  -- the last attempt
+       c.ended_at,
+       c.error,                                       -- of the last attempt that came to nothing
+       c.session_id AS run,                           -- NULL: any `pgstore worker` takes it
+       c.store_id,
+       c.id
+  FROM pgstore.store s
+  JOIN pgstore.spawned_call c ON c.store_id = s.id
+  LEFT JOIN pgstore.queue_deferred e ON e.store_id = c.store_id
+                                    AND e.id = c.lease_id
+                                    AND e.kind = 'l'
+                                    AND e.due_at > statement_timestamp()
+  LEFT JOIN pgstore.session r ON r.id = c.session_id
+ WHERE s.kind = 'app';
+
 -- ------------------------------------------------------------------------------------ what a deletion takes with it
 
 -- Deletes a store and all that it holds. Returns whether there was one; of a store that is gone it deletes what an insert left that
@@ -3675,6 +3742,7 @@ BEGIN
     DELETE FROM pgstore.queue_head WHERE store_id = p_store_id;
     DELETE FROM pgstore.queue_turn WHERE store_id = p_store_id;
     DELETE FROM pgstore.queue_count WHERE store_id = p_store_id;
+    DELETE FROM pgstore.spawned_call WHERE store_id = p_store_id;
     PERFORM pgstore.large_objects_leave(p_store_id);  -- deletes the extents, too
     DELETE FROM pgstore.dirent WHERE store_id = p_store_id;
     DELETE FROM pgstore.inode WHERE store_id = p_store_id;
@@ -3724,8 +3792,8 @@ SELECT s.environment,
        s.id AS store_id,
        s.created_at,
        s.created_by,
-       c.entries,                                     -- entries of a Dict, items of a Queue that can be taken, files of a Volume or NetworkFileSystem
-       c.size_bytes                                   -- bytes of their values, payloads or contents
+       c.entries,                                     -- entries of a Dict, items of a Queue that can be taken, files of a Volume or NetworkFileSystem, calls of an App
+       c.size_bytes                                   -- bytes of their values, payloads, contents, or arguments and outcomes
   FROM pgstore.store s
  CROSS JOIN LATERAL (
        SELECT count(*) AS entries,
@@ -3745,4 +3813,10 @@ SELECT s.environment,
          FROM pgstore.inode i
         WHERE s.kind IN ('volume', 'nfs') AND i.store_id = s.id AND i.kind = 'f' AND i.version_to = 9223372036854775807
        HAVING s.kind IN ('volume', 'nfs')
+        UNION ALL
+       SELECT count(*),
+              coalesce(sum(coalesce(octet_length(k.arguments), 0) + coalesce(octet_length(k.outcome), 0)), 0)::bigint
+         FROM pgstore.spawned_call k
+        WHERE s.kind = 'app' AND k.store_id = s.id
+       HAVING s.kind = 'app'
  ) c;

@@ -105,6 +105,7 @@ LOST_STORE: Final = Statement(
                 WHEN EXISTS (SELECT FROM pgstore.volume_version v WHERE v.store_id = $1) THEN 'volume'
                 WHEN EXISTS (SELECT FROM pgstore.inode i WHERE i.store_id = $1 AND i.ino::bigint = 1) THEN 'nfs'
                 WHEN EXISTS (SELECT FROM pgstore.dict_entry e WHERE e.store_id = $1) THEN 'dict'
+                WHEN EXISTS (SELECT FROM pgstore.spawned_call c WHERE c.store_id = $1) THEN 'app'
                 WHEN EXISTS (SELECT FROM pgstore.queue_item i WHERE i.store_id = $1)
                      OR EXISTS (SELECT FROM pgstore.queue_deferred d WHERE d.store_id = $1) THEN 'queue'
             END

@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, NoReturn, ParamSpec, Protocol, TypeVar, 
 
 from pgstore import errors
 from pgstore.app import context
+from pgstore.app.calls.run import Run as CallsOfRun
 from pgstore.app.cls import Cls, parameter
 from pgstore.app.function import Definition, Function, is_interactive, remember
 from pgstore.app.image import Image
@@ -289,8 +290,8 @@ class Run:
 
     def __init__(self, app: App, *, detach: bool, name: str | None) -> None:
         self._app = app
-        self._detach = detach
         self._name = name
+        self._calls = CallsOfRun(is_detached=detach)
 
     def __enter__(self) -> App:
         context.check_not_loading("app.run()")
@@ -300,15 +301,19 @@ class Run:
             )
         self._app._is_running, self._app._run_name = True, self._name
         _running.add(self._app)
+        self._calls.__enter__()
         return self._app
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._app._is_running, self._app._run_name = False, None
-        _running.discard(self._app)
-        if not _running:
-            close_runner()
+        try:
+            self._calls.__exit__(kind, exc, trace)
+        finally:
+            self._app._is_running, self._app._run_name = False, None
+            _running.discard(self._app)
+            if not _running:
+                close_runner()
 
     async def __aenter__(self) -> App:
         return self.__enter__()

@@ -11,13 +11,14 @@ import asyncio
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from pgstore import errors
 from pgstore.app import pickles
-from pgstore.app.function import Definition, Function, recall, reference, spec_of
+from pgstore.app.calls.targets import Target
+from pgstore.app.function import Definition, Function, recall, reference, spec_of, target_of
 from pgstore.app.marks import Marks, marks_of, served
 from pgstore.app.options import AppDefaults, FunctionOptions, Options, checked
 from pgstore.app.spec import WorkerSpec
@@ -267,6 +268,11 @@ class Cls:
                     self._definition, self._options, self._app, parameters=parameters, is_class=True
                 )
             return self._specs[parameters]
+
+    def _targets(self) -> Iterable[Target]:
+        """What spawned calls of its methods are calls of."""
+        for name in self._methods:
+            yield target_of(f"{self.name}.{name}", self._options, self._spec_of, name)
 
     # A class that derives from this one derives from the class itself.
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type]:

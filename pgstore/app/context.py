@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Final
+from typing import Any, Final
 
 from pgstore.errors import InvalidError
 
@@ -41,3 +42,12 @@ def check_not_loading(what: str) -> None:
             f"{what} while a worker imports the program, which every worker does: move it into a function, a local entrypoint, or "
             "below `if __name__ == '__main__' and pgstore.is_local():`"
         )
+
+
+# ------------------------------------------------------------------------------------ between a worker and who has started it
+
+ask: Callable[..., Any] | None = None
+"""In a worker: `ask(verb, …)` gives what the process that has started it answers. The worker sets it."""
+
+ANSWERS: Final[dict[str, Callable[..., Any]]] = {}
+"""What workers of this process may ask, by verb."""

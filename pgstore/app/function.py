@@ -15,7 +15,7 @@ import queue
 import sys
 import threading
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,9 @@ from types import SimpleNamespace
 from typing import Any, Final, Generic, NoReturn, ParamSpec, Self, TypeVar, Unpack
 
 from pgstore import errors
-from pgstore.app import context, pickles
+from pgstore.app import calls, context, pickles
+from pgstore.app.calls import FunctionCall
+from pgstore.app.calls.targets import Target, app_name, offer
 from pgstore.app.forms import two_forms
 from pgstore.app.mapping import Arguments, mapped, mapped_async, zipped, zipped_async
 from pgstore.app.marks import NO_MARKS, Marks, served
@@ -81,8 +83,10 @@ _known: Final[dict[tuple[str, str, str | None], Any]] = {}
 
 
 def remember(thing: Any, definition: Definition, app: AppDefaults) -> None:
-    """Have pickles find the function or class *thing* again."""
+    """Have pickles find the function or class *thing* again, and those who run spawned calls what they are calls of."""
     _known[definition.program.name, definition.name, app.name] = thing
+    for target in thing._targets():
+        offer(app_name(app.name, definition.program.name), target)
 
 
 def reference(thing: Any, definition: Definition, app: AppDefaults) -> tuple[str, str, str | None] | None:
@@ -184,6 +188,21 @@ class Function(Generic[P, R_co, L_co]):
             )
         return self._run_here(args, kwargs)  # type: ignore[no-any-return]
 
+    def _spawn_async(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, FunctionCall]:
+        self._check_returns("spawn", "remote_gen")
+        return calls.spawn.aio(self, args, kwargs)
+
+    @two_forms(_spawn_async)
+    def spawn(self, /, *args: P.args, **kwargs: P.kwargs) -> FunctionCall:
+        """
+        Start the function, and return its call without waiting. It is a row in the database.
+
+        In `pgstore.transaction()` the call is part of the transaction: it exists if and only if that commits. In a run
+        (`app.run()`, `pgstore run`) this process has it run, and the end of the run waits for it; else a `pgstore worker` does.
+        """
+        self._check_returns("spawn", "remote_gen")
+        return calls.spawn(self, args, kwargs)
+
     # ----------------------------------------------------------------------------------------------------- many calls
 
     def _map_async(
@@ -277,6 +296,21 @@ class Function(Generic[P, R_co, L_co]):
         elements = zipped(iterables, f"{self.name}.for_each")
         for _ in self._mapped("for_each", elements, kwargs, False, ignore_exceptions):
             pass
+
+    async def _spawn_map_async(
+        self,
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        kwargs: dict[str, Any] = {},  # noqa: B006
+    ) -> list[FunctionCall]:
+        self._check_returns("spawn_map", "remote_gen")
+        elements = [arguments async for arguments in zipped_async(iterables, f"{self.name}.spawn_map")]
+        return await calls.spawn_many.aio(self, elements, kwargs)
+
+    @two_forms(_spawn_map_async)
+    def spawn_map(self, *iterables: Iterable[Any], kwargs: dict[str, Any] = {}) -> list[FunctionCall]:  # noqa: B006
+        """`spawn` the function for each element of `zip(*iterables)`, all or none, and return the calls."""
+        self._check_returns("spawn_map", "remote_gen")
+        return calls.spawn_many(self, list(zipped(iterables, f"{self.name}.spawn_map")), kwargs)
 
     # ------------------------------------------------------------------------------------------------------ variations
 
@@ -390,6 +424,13 @@ class Function(Generic[P, R_co, L_co]):
 
     _method: str | None = None  # of a class
 
+    # What spawned calls need: see `calls.spawning.Spawned`.
+
+    @property
+    def call_name(self) -> tuple[str, str]:
+        """The names of its App and of itself, as rows have them."""
+        return app_name(self._app.name, self._definition.program.name), self.name
+
     @property
     def parameters(self) -> bytes | None:
         """Of a method: the pickled arguments of its object."""
@@ -398,6 +439,10 @@ class Function(Generic[P, R_co, L_co]):
     def pickled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """The arguments of a call."""
         return pickles.dumps((args, kwargs), f"the arguments of {self.name}", self._definition.program)
+
+    def _targets(self) -> Iterable[Target]:
+        if not self._is_generator and self._marks.web is None:
+            yield target_of(self.name, self._options, lambda parameters: self._spec)
 
     def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any], **how: Any) -> Future[Outcome]:
         options, call_id = self._options, f"fc-{uuid.uuid4().hex}"
@@ -504,6 +549,14 @@ def spec_of(definition: Definition, options: Options, app: AppDefaults, **of_cla
         is_transactional=options.transactional,
         **of_class,
     )
+
+
+def target_of(
+    name: str, options: Options, spec: Callable[[bytes | None], WorkerSpec], method: str | None = None
+) -> Target:
+    """What spawned calls of the function or method *name* are calls of."""
+    slots = None if options.max_containers is None else options.max_containers * options.inputs_at_once
+    return Target(name, spec, method, options.timeout, options.retries, slots, options.transactional)
 
 
 def _generates(function: Callable[..., Any]) -> bool:

@@ -8,7 +8,7 @@ from typing import Final
 from pgstore.errors import InvalidError
 
 # What `store.kind` says, and what users call it.
-KIND_NAMES: Final = {"dict": "Dict", "queue": "Queue", "volume": "Volume", "nfs": "NetworkFileSystem"}
+KIND_NAMES: Final = {"dict": "Dict", "queue": "Queue", "volume": "Volume", "nfs": "NetworkFileSystem", "app": "App"}
 NAME_CHARS_MAX = 64
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # what text in PostgreSQL cannot have
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -35,10 +35,10 @@ _DOUBLINGS_MAX: Final = 16  # from the least that `backoff` can be to more than 
 # `asyncio.timeout` cancels what takes too long.
 _NO_FAILURES: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
-# The lease number $2 on the item that was put at $3: after a restore, or a failover that lost something, the sequence gives numbers
-# out again that workers still have in hand. Of two statements that end or prolong one lease, the second waits for the first and
-# then finds no row that is this: each item is done, given back or brought back by one of them.
-_THIS_LEASE: Final = f"store_id = $1 AND id = $2 AND put_at = to_timestamp($3) AND kind = '{LEASED}'"
+# The lease number $2 on the item that was put at $3 (`Lease.token`): after a restore, or a failover that lost something, the
+# sequence gives numbers out again that workers still have in hand. Of two statements that end or prolong one lease, the second
+# waits for the first and then finds no row that is this: each item is done, given back or brought back by one of them.
+THIS_LEASE: Final = f"store_id = $1 AND id = $2 AND put_at = to_timestamp($3) AND kind = '{LEASED}'"
 # What gives leased items back: HELD takes them out of queue_deferred, INSERT_GONE puts them at the end of the queue.
 INSERT_GONE: Final = """
     INSERT INTO pgstore.queue_item (store_id, partition, put_at, codec, payload, attempts)
@@ -105,6 +105,11 @@ class Lease(Generic[T]):
         return item
 
     @property
+    def token(self) -> tuple[int, float]:
+        """The number of the lease, and when the item was put, as seconds: no other lease has both (`THIS_LEASE`)."""
+        return self._row[0], self._row[1]
+
+    @property
     def is_lost(self) -> bool:
         """Whether a renewal has found that the lease ended, and the item went back. Always False without `renew=True`."""
         return self._lost_it
@@ -116,7 +121,7 @@ class Lease(Generic[T]):
         return attempts
 
     # Where somebody else ends this lease first, no row.
-    _ACK: Final = Statement(f"DELETE FROM pgstore.queue_deferred WHERE {_THIS_LEASE}", "int8 int8 float8")
+    _ACK: Final = Statement(f"DELETE FROM pgstore.queue_deferred WHERE {THIS_LEASE}", "int8 int8 float8")
 
     @operation
     def ack(self) -> Op[None]:
@@ -137,7 +142,7 @@ class Lease(Generic[T]):
            SET kind = '{DEAD}',
                due_at = NULL,
                reason = $4
-         WHERE {_THIS_LEASE}
+         WHERE {THIS_LEASE}
         """,
         "int8 int8 float8 text",
     )
@@ -147,7 +152,7 @@ class Lease(Generic[T]):
            SET kind = '{DELAYED}',
                due_at = statement_timestamp() + $4 * interval '1 second',
                reason = $5
-         WHERE {_THIS_LEASE}
+         WHERE {THIS_LEASE}
         """,
         "int8 int8 float8 float8 text",
     )
@@ -198,7 +203,7 @@ class Lease(Generic[T]):
         f"""
         UPDATE pgstore.queue_deferred
            SET due_at = statement_timestamp() + $4 * interval '1 second'
-         WHERE {_THIS_LEASE}
+         WHERE {THIS_LEASE}
         """,
         "int8 int8 float8 float8",
     )

@@ -50,6 +50,11 @@ SELECT 'queue_count', n.store_id, count(*)
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = n.store_id)
  GROUP BY n.store_id
  UNION ALL
+SELECT 'spawned_call', c.store_id, count(*)
+  FROM pgstore.spawned_call c
+ WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = c.store_id)
+ GROUP BY c.store_id
+ UNION ALL
 SELECT 'inode', i.store_id, count(*)
   FROM pgstore.inode i
  WHERE NOT EXISTS (SELECT FROM pgstore.store s WHERE s.id = i.store_id)

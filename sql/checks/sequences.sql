@@ -23,6 +23,10 @@ WITH used (sequence, number, of) AS (
       UNION ALL
      SELECT 'queue_deferred_id_seq', max(id), 'queue_deferred.id' FROM pgstore.queue_deferred
       UNION ALL
+     SELECT 'queue_deferred_id_seq', max(lease_id), 'spawned_call.lease_id' FROM pgstore.spawned_call
+      UNION ALL
+     SELECT 'call_id_seq', max(id) >> 20, 'spawned_call.id' FROM pgstore.spawned_call
+      UNION ALL
      SELECT 'blob_id_seq', max(id), 'blob.id' FROM pgstore.blob
       UNION ALL
      SELECT 'blob_id_seq', max(blob_id), 'extent.blob_id' FROM pgstore.extent
@@ -60,6 +64,8 @@ WITH used (sequence, number, of) AS (
      SELECT 'queue_item_id_seq', last_value + is_called::integer FROM pgstore.queue_item_id_seq
       UNION ALL
      SELECT 'queue_deferred_id_seq', last_value + is_called::integer FROM pgstore.queue_deferred_id_seq
+      UNION ALL
+     SELECT 'call_id_seq', last_value + is_called::integer FROM pgstore.call_id_seq
       UNION ALL
      SELECT 'blob_id_seq', last_value + is_called::integer FROM pgstore.blob_id_seq
       UNION ALL

@@ -1,0 +1,1 @@
+"""App, functions, calls and secrets."""

@@ -17,6 +17,7 @@ PACKAGES = [path for path in PACKAGE.rglob("__init__.py") if path.parent != PACK
 TABLES_OF_STORES = (
     *("dict_entry", "dict_change", "dict_lock"),
     *("queue_item", "queue_deferred", "queue_head", "queue_key", "queue_lapse", "queue_count", "queue_turn"),
+    "spawned_call",
     *("inode", "dirent", "blob", "extent", "chunk", "file_lock", "file_system", "volume_version"),
 )
 

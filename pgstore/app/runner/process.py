@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from pgstore import errors
-from pgstore.app import pickles
+from pgstore.app import context, pickles
 from pgstore.app.channel import Channel, Closed
 from pgstore.app.runner.mounts import Mounts, remove_unused
 from pgstore.app.runner.output import Output
@@ -279,6 +279,8 @@ class Process:
                 value = self._settings.url()
             elif verb == "serve":
                 value = self._mounts.serve(*arguments, *descriptors)
+            elif verb in context.ANSWERS:
+                value = context.ANSWERS[verb](*arguments)
             else:
                 value = self._mounts.call(*arguments)
         except Exception as exc:  # noqa: BLE001 - whoever asks is told

@@ -99,6 +99,7 @@ class Worker:
         self._configure(told["client"])
         _LOG.setLevel(told["log_level"])
         self._mounts.enter()
+        context.ask = self._parent.ask
         self._parent.listen(self._take, self._parent_has_gone)
         try:
             self._mounts.begin()
