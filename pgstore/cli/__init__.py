@@ -4,8 +4,9 @@ A command is a function that says what it does and prints it. Errors come here: 
 Exit codes: 0 done, 1 failed, 2 called in a wrong way, 130 interrupted; `check` has more. `PGSTORE_DEBUG=1` shows where an error
 came from.
 
-`migration`, `status`, `check`, `gc`, `demo` and `run` are a command each; `mount` has three; `server` and `secret` are nouns, with
-commands of their own. `target` knows which database a command is about, and `output` prints fields and tables.
+`migration`, `status`, `check`, `gc`, `demo`, `run` and `worker` are a command each; `mount` has three; `calls`, `server` and
+`secret` are nouns, with commands of their own. `target` knows which database a command is about, and `output` prints fields and
+tables.
 
 Where a change belongs:
 
@@ -27,7 +28,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from pgstore import errors, migrate
-from pgstore.cli import check, demo, gc, migration, mount, output, secret, server, status
+from pgstore.cli import calls, check, demo, gc, migration, mount, output, secret, server, status, worker
 from pgstore.cli import run as run_command
 from pgstore.cli.target import Target
 
@@ -53,6 +54,8 @@ app.command("unmount")(mount.unmount)
 app.command("mounts")(mount.mounts)
 # What follows the file is the program's own.
 app.command("run", context_settings={"allow_interspersed_args": False})(run_command.run)
+app.command("worker")(worker.worker)
+app.add_typer(calls.app, name="calls")
 app.add_typer(secret.app, name="secret")
 app.add_typer(server.app, name="server")
 

@@ -27,6 +27,7 @@ PRINTED = {
     "mount.py": "b'apple\\nfig\\npear\\n' 3\nb'hello\\n'\n",
     "pandas_parquet.py": "{'rows': 3} 21\nweather.csv\n",
     "sqlalchemy_session.py": "['ann'] ['ann']\n",
+    "outbox.py": "mail about order 1: sent\nnothing was ordered\n[('send_mail', 'done')]\n",
 }
 
 

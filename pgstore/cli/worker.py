@@ -1,0 +1,71 @@
+"""`pgstore worker`: runs the spawned calls of a program's functions, on any machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from pgstore import errors
+from pgstore.app.calls import run as calls
+from pgstore.app.calls.targets import apps, targets
+from pgstore.app.entrypoint import Reference
+from pgstore.app.runner.runner import close
+from pgstore.cli.target import target
+from pgstore.core.threads import Signal
+
+
+def worker(
+    context: typer.Context,
+    ref: Annotated[str, typer.Argument(metavar="FILE", help="The file that defines the App.")],
+    module: Annotated[bool, typer.Option("-m", help="It is package.module, not a file.")] = False,
+) -> None:
+    """
+    Run spawned calls of the App in FILE, until it is told to end.
+
+    They are those that were spawned without a run: in a web process, or with `pgstore run --detach`. Any number of workers, on any
+    machines, share them. Ctrl-C, or SIGTERM, ends it when the calls that run have ended; once more, and they are stopped. A call
+    whose worker was stopped or killed is made again as often as the function's `retries` say.
+
+    \b
+    Example:
+      pgstore worker tasks.py
+    """
+    os.environ.update(target(context).environ())
+    reference = Reference(ref, module)
+    reference.check()
+    reference.load()
+    if not apps():
+        raise errors.InvalidError(f"{ref} has no function of an App: nothing can be spawned there")
+    wanted = Signal()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: _end(wanted))
+    dispatchers = calls.host()
+    try:
+        for app in apps():
+            _say(f"runs calls of App {app!r}: {', '.join(each.name for each in targets(app))}")
+        while not wanted.wait(3600.0):
+            pass
+        running = sum(dispatcher.running for dispatcher in dispatchers)
+        if running:
+            _say(f"ends when {running} calls have ended; Ctrl-C stops them")
+        for dispatcher in dispatchers:
+            dispatcher.stop()
+    except KeyboardInterrupt:
+        for dispatcher in dispatchers:
+            dispatcher.stop(0)
+    finally:
+        close()
+
+
+def _end(wanted: Signal) -> None:
+    if wanted.is_set():
+        raise KeyboardInterrupt
+    wanted.set()
+
+
+def _say(what: str) -> None:
+    print(f"pgstore worker {what}", file=sys.stderr, flush=True)
