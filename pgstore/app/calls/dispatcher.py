@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import Future
+from contextvars import Context
 from typing import Any, Final, Protocol, TypeVar
 
 from pgstore import errors
@@ -77,7 +78,8 @@ class Dispatcher:
             self._ready.wait()
         assert self._loop is not None
         for target in new:
-            self._loop.call_soon_threadsafe(self._begin, self._serve(target))
+            # In no transaction of the caller's, whose context would else be that of the task.
+            self._loop.call_soon_threadsafe(self._begin, self._serve(target), context=Context())
 
     def wait_for_end(self, seconds: float) -> None:
         """Wait until a call has ended, at most so long."""
