@@ -131,6 +131,19 @@ def test_the_dict(unmounted):
         assert pgstore.Dict.from_name("config-store", client=client)["request_count"] == 2
 
 
+def test_the_shared_state(unmounted):
+    """
+    The functions lose updates of each other, for they read and write in two steps; so only the bounds are certain.
+    """
+    unmounted("shared_state", "coordinator")
+
+    with unmounted.client() as client:
+        state = dict(pgstore.Dict.from_name("worker-state", client=client).items())
+    assert set(state) == {"active_workers", "total_processed", "status"}
+    assert 20 <= state["total_processed"] <= 100
+    assert state["active_workers"] < 5
+
+
 # --- the queue: its consumer waits half a minute for another task, so it begins before all other tests of this module ---
 
 
