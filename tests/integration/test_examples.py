@@ -24,6 +24,7 @@ PRINTED = {
     "quickstart.py": "['scripts/world.py'] {'greeting': 'hello', 'last': 'world'}\nhello moon\n",
     "own_tables.py": ("out of tables\n[(1, 'a lamp')]\n[{'order': 1, 'text': 'thank you for ordering a lamp'}]\n"),
     "async_queue.py": "".join(f"{number} {number**2}\n" for number in range(6)),
+    "functions.py": "[3, 3] 6\n",
     "mount.py": "b'apple\\nfig\\npear\\n' 3\nb'hello\\n'\n",
     "pandas_parquet.py": "{'rows': 3} 21\nweather.csv\n",
     "sqlalchemy_session.py": "['ann'] ['ann']\n",
@@ -41,7 +42,7 @@ def test_an_example_runs_and_prints_what_it_promises(name, own_database):
     """
     An example that does not run teaches the wrong thing.
     """
-    if name == "mount.py":
+    if name in ("mount.py", "functions.py"):
         skip_without_fuse(attach.is_possible())
 
     done = run(EXAMPLES / name, own_database)
@@ -80,6 +81,15 @@ def test_the_readme_shows_the_quickstart_as_it_runs():
     example = (EXAMPLES / "quickstart.py").read_text()
 
     assert example.partition('"""\n\n')[2] == blocks[0]
+
+
+def test_the_readme_shows_functions_as_they_run():
+    """
+    Pasted from the README, they work.
+    """
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+    assert (EXAMPLES / "functions.py").read_text().partition('"""\n\n')[2] in blocks
 
 
 def test_what_the_readme_says_in_sql_can_be_run(database):
