@@ -35,7 +35,6 @@ if __name__ == "__main__":
     worker.terminate()
     worker.wait()
     with pgstore.transaction() as tx:
-        print(
-            tx.connection.execute("SELECT function, state FROM pgstore.calls WHERE app = 'example-outbox'").fetchall()
-        )
+        found = tx.connection.execute("SELECT function, state FROM pgstore.calls WHERE app = 'example-outbox'")
+        print(found.fetchall())
         tx.connection.execute("DROP TABLE example_order")
