@@ -17,7 +17,16 @@ from rich.console import Console
 from tests.benchmarks.harness import hold_all, table
 from tests.fixtures.server import Server, migrate
 
-NO_AREAS = {"__main__", "harness", "mount_figures", "mount_load", "mount_peers", "peers", "queue_peers"}
+NO_AREAS = {
+    "__main__",
+    "app_functions",
+    "harness",
+    "mount_figures",
+    "mount_load",
+    "mount_peers",
+    "peers",
+    "queue_peers",
+}
 
 
 def main() -> None:
