@@ -40,7 +40,7 @@ def check_not_loading(what: str) -> None:
     if is_loading:
         raise InvalidError(
             f"{what} while a worker imports the program, which every worker does: move it into a function, a local entrypoint, or "
-            "below `if __name__ == '__main__' and pgstore.is_local():`"
+            "below `if __name__ == '__main__':`"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from pgstore.app.context import is_local
 from pgstore.errors import LocalRunWarning
 
-_PACKAGE: Final = str(Path(__file__).parents[1])
+_PACKAGE: Final = f"{Path(__file__).parents[1]}/"
 _said: set[str] = set()
 
 
