@@ -264,9 +264,7 @@ class Cls:
         assert parameters is not None
         with self._lock:
             if parameters not in self._specs:
-                self._specs[parameters] = spec_of(
-                    self._definition, self._options, self._app, parameters=parameters, is_class=True
-                )
+                self._specs[parameters] = spec_of(self, parameters=parameters, is_class=True)
             return self._specs[parameters]
 
     def _targets(self) -> Iterable[Target]:

@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, Generic, NoReturn, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, Final, Generic, NoReturn, ParamSpec, Protocol, Self, TypeVar, Unpack
 
 from pgstore import errors
 from pgstore.app import calls, context, pickles
@@ -419,7 +419,7 @@ class Function(Generic[P, R_co, L_co]):
         """What its workers are like; the same object for all calls."""
         with _spec_lock:
             if self._worker_spec is None:
-                self._worker_spec = spec_of(self._definition, self._options, self._app)
+                self._worker_spec = spec_of(self)
             return self._worker_spec
 
     _method: str | None = None  # of a class
@@ -522,25 +522,25 @@ class Function(Generic[P, R_co, L_co]):
         check_may_wait(f"{self.name}.remote_gen(…)")
 
 
-def spec_of(definition: Definition, options: Options, app: AppDefaults, **of_class: Any) -> WorkerSpec:
-    """What workers of *definition* are like."""
-    options = options.with_defaults(app)
-    image, secrets = options.image, options.secrets
+class Defined(Protocol):
+    """A function or class."""
 
-    def environment() -> dict[str, str]:
-        variables = dict(image._environment) if image is not None else {}
-        for secret in secrets:
-            variables.update(secret._values())
-        return variables
+    _definition: Definition
+    _options: Options
+    _app: AppDefaults
 
+
+def spec_of(thing: Defined, **of_class: Any) -> WorkerSpec:
+    """What workers of *thing* are like."""
+    definition, options = thing._definition, thing._options.with_defaults(thing._app)
     return WorkerSpec(
         name=definition.name,
         program=definition.program,
         qualname=definition.raw.__qualname__,
         pickled=pickles.dumps_by_value(definition.raw, definition.name) if definition.is_serialized else None,
         mounts=options.mounts,
-        environment=environment,
-        workdir=None if image is None else image._workdir,
+        environment=functools.partial(environment_of, thing),
+        workdir=None if options.image is None else options.image._workdir,
         max_workers=options.max_containers,
         scaledown_window=options.scaledown_window,
         single_use=options.single_use_containers,
@@ -549,6 +549,22 @@ def spec_of(definition: Definition, options: Options, app: AppDefaults, **of_cla
         is_transactional=options.transactional,
         **of_class,
     )
+
+
+def environment_of(thing: Defined) -> dict[str, str]:
+    """The environment variables of workers of *thing*."""
+    known = reference(thing, thing._definition, thing._app)
+    if known is not None and context.ask is not None:
+        # The program's own process decides: a module may make a secret of what only that has.
+        return context.ask("environment", *known)  # type: ignore[no-any-return]
+    options = thing._options.with_defaults(thing._app)
+    variables = {} if options.image is None else dict(options.image._environment)
+    for secret in options.secrets:
+        variables.update(secret._values())
+    return variables
+
+
+context.ANSWERS["environment"] = lambda *known: environment_of(recall(*known))
 
 
 def target_of(

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from pgstore.app.context import check_not_loading
 from pgstore.app.runner import runner
 from pgstore.app.spec import Input, Outcome, WorkerSpec
+from pgstore.client import default_client
+from pgstore.client.transaction import check_nothing_written
 from pgstore.errors import InvalidError
 
 T = TypeVar("T")
@@ -19,6 +21,7 @@ T = TypeVar("T")
 def check_may_wait(what: str) -> None:
     """Raise `InvalidError` where *what*, which waits for a worker, would never return or start workers without end."""
     check_not_loading(what)
+    check_nothing_written(default_client(), what)
 
 
 def check_not_on_loop(what: str) -> None:

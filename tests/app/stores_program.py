@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -29,4 +30,16 @@ def use(what: str, *args: Any) -> Any:
         store, key, value = args
         store.put(key, value)
         return store
+    if what == "call":
+        function, *arguments = args
+        return function.remote(*arguments)
     raise ValueError(what)
+
+
+# What only the program's own process knows.
+SECRET = pgstore.Secret.from_dict({"OF_THE_PROGRAM": "known"} if pgstore.is_local() else {})
+
+
+@app.function(max_containers=1, secrets=[SECRET], volumes={})
+def variable(name: str) -> str | None:
+    return os.environ.get(name)
