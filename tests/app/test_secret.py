@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import subprocess
+import textwrap
 import traceback
 
 import cloudpickle
@@ -18,6 +19,7 @@ import pgstore
 from pgstore import cli as command_line
 from pgstore.admin import secrets as admin
 from pgstore.errors import ConfigurationError
+from tests.app.running import Programs, output
 
 VALUE = "hunter2-0f3a"
 MINE = {"PASSWORD": VALUE}
@@ -368,6 +370,40 @@ def test_a_traceback_with_local_variables_has_no_value(name, key, client):
 
     assert "self = <values of PASSWORD>" in told
     assert _with_value([told]) == []
+
+
+def test_a_worker_has_the_values_and_no_row_of_a_call_has_one(key, own_database, tmp_path, server):
+    """
+    Not while the call waits, either: whoever starts the worker finds them.
+    """
+    with pgstore.Client(own_database) as client:
+        pgstore.Secret.objects.create("mine", MINE, client=client)
+    (tmp_path / "program.py").write_text(
+        textwrap.dedent("""
+            import os
+            import pgstore
+
+            app = pgstore.App("secretive")
+
+            @app.function(secrets=[pgstore.Secret.from_name("mine"), pgstore.Secret.from_dict({"OTHER": "value"})])
+            def letters(argument):
+                return len(os.environ["PASSWORD"]), os.environ["OTHER"]
+
+            @app.local_entrypoint()
+            def main():
+                call = letters.spawn("an argument")
+                print(letters.remote("an argument"), call.get(), os.environ.get("PASSWORD"))
+        """)
+    )
+    programs = Programs(own_database, tmp_path)
+
+    output(programs.python("-c", "import program; program.letters.spawn('an argument')", PGSTORE_SECRET_KEY=key))
+    printed = output(programs.pgstore("run", "program.py", PGSTORE_SECRET_KEY=key))
+
+    assert printed == f"({len(VALUE)}, 'value') ({len(VALUE)}, 'value') None\n"
+    dump = subprocess.run([server.bin_dir / "pg_dump", own_database], check=True, capture_output=True, text=True).stdout
+    assert b"an argument".hex() in dump
+    assert not [each for each in (VALUE, VALUE.encode().hex()) if each in dump]
 
 
 def test_a_named_secret_is_pickled_as_its_name_and_others_lose_their_values(name, key, client):
