@@ -76,10 +76,14 @@ def run(
     if given is None:
         return 0
     try:
-        entrypoint.run(chosen, *given, name=name, detach=detach, started=print)
+        entrypoint.run(chosen, *given, name=name, detach=detach, started=_say)
     except Exception as exc:  # noqa: BLE001
         return _show(exc)
     return 0
+
+
+def _say(call_id: str) -> None:
+    print(call_id, flush=True)
 
 
 def _use(chosen: Target, url: str | None, env: str | None) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import pgstore
 from pgstore import cli as command_line
+from pgstore.admin import calls as admin
 from pgstore.app.parameters import Parameters
 from tests.app.running import Programs, ended, output
 
@@ -107,6 +108,17 @@ def test_a_function_runs_in_a_worker_and_imports_what_stands_beside_the_file(pro
     done = Programs(programs.url, directory / "below").pgstore("run", directory / "program.py::double", "--x", "4")
 
     assert output(done) == "double 8 imported False\n"
+
+
+def test_a_detached_function_is_a_call_whose_id_is_printed_first(programs):
+    """
+    It can be looked at, and cancelled, from elsewhere.
+    """
+    call_id, line = output(programs.pgstore("run", "--detach", "program.py::double", "--x", "4")).splitlines()
+
+    assert line == "double 8 imported False"
+    with pgstore.Client(programs.url) as client:
+        assert admin.call(client, call_id).state == "done"
 
 
 def test_a_method_gets_the_parameters_of_its_class_too(programs):
