@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from pgstore import NetworkFileSystem, Volume, errors
+from pgstore.mount import attach
 from pgstore.mount.daemon import caller
 from tests.app.conftest import worker
 from tests.app.running import NOBODY, Programs, output
@@ -27,8 +29,6 @@ def _end_daemon():
 @pytest.fixture(params=["fuse", "sync"])
 def mode(request, monkeypatch):
     """Both ways to mount."""
-    from pgstore.mount import attach
-
     if request.param == "fuse":
         skip_without_fuse(attach.is_possible())
     monkeypatch.setenv("PGSTORE_MOUNT_MODE", request.param)
@@ -82,6 +82,30 @@ def test_what_a_killed_worker_has_not_committed_is_gone(runner, run, volume, mod
     runner.close()
 
     assert texts(volume) == {}
+
+
+def test_a_worker_that_is_killed_while_it_commits_is_an_error_of_the_call(run, volume, monkeypatch):
+    skip_without_fuse(attach.is_possible())
+    monkeypatch.setenv("PGSTORE_MOUNT_MODE", "fuse")
+
+    with pytest.raises(errors.RemoteError, match="SIGKILL"):
+        run(worker("die_in_commit", mounts=(("/data", volume),)), "/data/lost")
+
+    assert texts(volume) == {}
+
+
+def test_the_death_of_the_daemon_fails_the_call_and_the_next_one_has_another(run, volume, monkeypatch):
+    skip_without_fuse(attach.is_possible())
+    monkeypatch.setenv("PGSTORE_MOUNT_MODE", "fuse")
+    spec = worker("write", mounts=(("/data", volume),), max_workers=1)
+    run(spec, "/data/kept", "kept")
+    os.kill(caller.running().pid, signal.SIGKILL)
+
+    with pytest.raises((OSError, errors.Error)):
+        run(spec, "/data/lost", "lost")
+    run(spec, "/data/again", "again")
+
+    assert texts(volume) == {"kept": "kept", "again": "again"}
 
 
 def test_a_missing_store_is_an_error_of_the_call(run, store_name, mode):

@@ -10,9 +10,10 @@ import pytest
 
 from pgstore import errors
 from pgstore.app.retries import Retries
+from pgstore.app.spec import Program, WorkerSpec
 from tests.app.conftest import given, worker
 from tests.app.test_worker_ends import wait_until_gone
-from tests.app.work import Refused
+from tests.app.work import Deadly, Refused
 
 
 def test_a_function_runs_in_another_process_and_returns_its_result(run):
@@ -98,6 +99,37 @@ def test_the_death_of_a_worker_is_an_error_within_two_seconds(runner, run, funct
     assert time.monotonic() - begun < 5  # of which most is its start
 
 
+def test_a_worker_may_die_at_each_stage(runner, run, tmp_path, monkeypatch):
+    (tmp_path / "deadly.py").write_text("from tests.app.work import die; die()")
+    monkeypatch.syspath_prepend(tmp_path)
+    import_dies = WorkerSpec("f", Program("module", "deadly", None), "f")
+
+    with pytest.raises(errors.RemoteError, match="the worker of f was killed .* while it was starting"):
+        run(import_dies)
+    with pytest.raises(errors.RemoteError, match="the worker of DiesAtStart was killed .* while it was starting"):
+        run(worker("DiesAtStart", is_class=True, parameters=pickle.dumps({})), method="run")
+    with pytest.raises(errors.RemoteError, match="the worker of give_deadly was killed"):
+        run(worker("give_deadly"))
+    with pytest.raises(errors.RemoteError, match="the worker of same was killed"):
+        run(worker("same"), Deadly("loaded"))
+
+
+def test_a_worker_that_is_not_ready_in_time_fails_the_call(run, tmp_path, monkeypatch):
+    (tmp_path / "slow.py").write_text("import time; time.sleep(60)")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(errors.FunctionTimeoutError, match=r"startup_timeout of 0\.1 s"):
+        run(WorkerSpec("f", Program("module", "slow", None), "f", startup_timeout=0.1))
+
+
+def test_secrets_that_cannot_be_had_fail_the_call(run):
+    def missing():
+        raise errors.InvalidError("the key TOKEN of the Secret 'it' is missing")
+
+    with pytest.raises(errors.InvalidError, match="TOKEN"):
+        run(worker("same", environment=missing))
+
+
 def test_a_function_that_is_too_slow_is_interrupted(run):
     with pytest.raises(errors.FunctionTimeoutError, match=r"sleep ran longer than its timeout of 0\.2 s"):
         run(worker("sleep"), timeout=0.2)
@@ -106,8 +138,6 @@ def test_a_function_that_is_too_slow_is_interrupted(run):
 def test_a_program_that_raises_while_it_is_loaded_fails_the_call(run, tmp_path, monkeypatch):
     (tmp_path / "broken.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
-    from pgstore.app.spec import Program, WorkerSpec
-
     with pytest.raises(ZeroDivisionError) as caught:
         run(WorkerSpec("f", Program("module", "broken", None), "f"))
 

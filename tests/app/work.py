@@ -221,3 +221,36 @@ def write_within(outer, inner):
     write(f"{outer}/a", "outer")
     write(f"{inner}/b", "inner")
     return sorted(os.listdir(outer)), os.listdir(inner)
+
+
+class Deadly:
+    """Kills the process that pickles or loads it."""
+
+    def __init__(self, when):
+        self.when = when
+
+    def __reduce__(self):
+        if self.when == "pickled":
+            die()
+        return die, ()
+
+
+class DiesAtStart:
+    @pgstore.enter()
+    def load(self):
+        die()
+
+    @pgstore.method()
+    def run(self):
+        raise AssertionError("it has not entered")
+
+
+def give_deadly():
+    return Deadly("pickled")
+
+
+def die_in_commit(path):
+    from pgstore.mount import with_fuse
+
+    write(path, "lost")
+    with_fuse.flush = lambda path: die()

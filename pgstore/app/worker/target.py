@@ -27,6 +27,7 @@ def load(program: Program, qualname: str, pickled: bytes | None) -> Any:
         BaseException: what the program raises.
         ExecutionError: it has no such name.
     """
+    as_modal.install_in_worker()
     if pickled is not None:
         return pickle.loads(pickled)
     found: Any = _module(program)
@@ -42,7 +43,6 @@ def load(program: Program, qualname: str, pickled: bytes | None) -> Any:
 
 def _module(program: Program) -> ModuleType:
     """The module of *program*, which is `__main__` here, too: what the caller has pickled may be of its `__main__`."""
-    as_modal.install_in_worker()
     if program.kind == "module":
         module = importlib.import_module(program.name)
         sys.modules["__main__"] = module
