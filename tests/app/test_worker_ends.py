@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 
+import psycopg
 import pytest
 
 from pgstore import Volume
@@ -13,6 +14,26 @@ from tests.mount.conftest import is_alive
 
 SOON = 6.0  # seconds, in which all is gone
 SLOWLY = 5.0  # seconds more, for the machine
+
+SLOW_COMMIT = """
+import sys, time
+import pgstore as modal
+import pgstore.app.runner
+
+sys.modules["pgstore.app.runner.runner"].END_SECONDS = 0.3
+app = modal.App()
+volume = modal.Volume.from_name("{name}")
+
+@app.function(volumes={{"/data": volume}})
+def work():
+    with open("/data/file", "w") as file:
+        file.write("written")
+    print("written", flush=True)
+    time.sleep(0.5)
+
+if __name__ == "__main__":
+    work.remote()
+"""
 
 PROGRAM = """
 import os, signal, sys, time
@@ -82,4 +103,35 @@ def test_the_death_of_a_program_ends_its_workers_and_what_they_have_started(star
 
     assert wait_until_gone(pids, SOON + SLOWLY)
     assert [path.name for path in tmp_path.glob("pgstore-worker-*")] == []
+    assert volume.listdir("/") == []
+
+
+LOCK_HEAD = """
+SELECT FROM pgstore.file_system
+ WHERE store_id = (SELECT id FROM pgstore.store WHERE name = %s)
+   FOR UPDATE
+"""
+
+
+def test_bytes_that_are_being_committed_are_waited_for_until_the_second_ctrl_c(
+    database, default_client, store_name, tmp_path
+):
+    volume = Volume.from_name(store_name, create_if_missing=True).hydrate()
+    (tmp_path / "program.py").write_text(SLOW_COMMIT.format(name=store_name))
+    with psycopg.connect(database) as connection:
+        process = Programs(database, tmp_path).python("program.py")
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        connection.execute(LOCK_HEAD, [store_name])
+
+        process.send_signal(signal.SIGINT)
+        said = next(line for line in process.stderr if "still being committed" in line)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, more = process.communicate(timeout=20)
+
+    assert time.monotonic() - begun < SLOWLY
+    assert said == "what the worker of work has written is still being committed; Ctrl-C discards it\n"
+    assert "what the worker of work has not committed is discarded: 1 files below /data" in more
     assert volume.listdir("/") == []

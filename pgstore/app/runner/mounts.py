@@ -88,6 +88,16 @@ class Mounts:
         daemon, mounted = self._served[number]
         return daemon.call(verb, mounted, *arguments)
 
+    def said(self) -> str:
+        """Where something was written that is not committed, and how much."""
+        counts = []
+        for number, (daemon, _) in self._served.items():
+            path = self._specs[number].path
+            with contextlib.suppress(errors.Error):
+                here = [each for each in daemon.call("mounts") if each["path"] == path]
+                counts.append(f"{sum(each.get('uncommitted_files', 0) for each in here)} files below {path}")
+        return ", ".join(counts) or ", ".join(path for path, _ in self._spec.mounts)
+
     def close(self) -> None:
         """Forget them: the worker has ended, and they with it."""
         for number in reversed(list(self._served)):

@@ -172,7 +172,9 @@ class Pool:
             task.why = task.why or "cancel"
             process, number = self._worker_of(task)
             if process is not None:
-                self._interrupt(process, number, task, "cancel", 0 if kill else CANCEL_GRACE_SECONDS)
+                self._interrupt(process, number, task, "cancel", CANCEL_GRACE_SECONDS)
+                if kill:
+                    process.kill()
             elif task in self._waiting:
                 self._waiting.remove(task)
         if process is None:

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -33,6 +34,7 @@ from pgstore.mount import recovery
 
 _LOG: Final = logging.getLogger("pgstore")
 EXIT_SECONDS: Final = 30.0  # for what a class does in `exit`, and for what was written to be committed
+LOOK_SECONDS: Final = 0.2  # between looks whether a commit has ended
 CUT_OFF_SECONDS: Final = 1.0  # for the end of a process whose socket has been closed
 _START: Final = Path(__file__).parents[1] / "worker" / "start.py"
 _DESCRIPTOR: Final = 3
@@ -77,6 +79,9 @@ class Process:
         self._is_cut_off = False
         self._cut_off_at: float | None = None
         self._kill_at: float | None = None
+        self._commits = 0  # under way
+        self._is_patient = True  # while there are
+        self._has_said_so = False
         self._ready_by: float | None = None
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._ended = Signal()
@@ -117,8 +122,22 @@ class Process:
         self._rouse()
 
     def kill_in(self, seconds: float) -> None:
+        """Kill it after so many *seconds*, unless it is committing what was written: then once it has."""
         self._kill_at = min(self._kill_at or float("inf"), time.monotonic() + seconds)
         self._rouse()
+
+    def kill(self) -> None:
+        """Kill it at once. What it has not committed is discarded; the log says of what."""
+        self._is_patient = False
+        if self.is_committing and self._mounts is not None:
+            _LOG.warning(
+                "what the worker of %s has not committed is discarded: %s", self.spec.name, self._mounts.said()
+            )
+        self.kill_in(0)
+
+    @property
+    def is_committing(self) -> bool:
+        return self._commits > 0
 
     def _send(self, *message: Any) -> None:
         if self._channel is not None:
@@ -264,11 +283,20 @@ class Process:
             self._drain()
             self._fail(Outcome(values[0], is_error=True))
         elif kind == "ask":
-            arguments = (*values, *descriptors)
-            threads.start(threading.Thread(target=self._answer, args=arguments, name="pgstore-answer", daemon=True))
+            self._begin_answer(*values, *descriptors)
+        elif kind == "committing":
+            self._commits += values[0]
+            self._rouse()
         elif kind == "made":
             self._made, self._claimed = values
         return True
+
+    def _begin_answer(self, number: int, verb: str, arguments: tuple[Any, ...], *descriptors: int) -> None:
+        answer = partial(self._answer, number, verb, arguments, *descriptors)
+        try:
+            threads.start(threading.Thread(target=answer, name="pgstore-answer", daemon=True))
+        except RuntimeError:  # the interpreter begins to end, and starts no more of them (atexit)
+            answer()
 
     def _answer(self, number: int, verb: str, arguments: tuple[Any, ...], *descriptors: int) -> None:
         assert self._mounts is not None
@@ -310,9 +338,13 @@ class Process:
                 task.interrupted("timeout", TIMEOUT_GRACE_SECONDS)
                 self.interrupt(number, "close" if task.input.is_generator else "timeout")
             if task.kill_at is not None and task.kill_at <= now:
-                self._kill()
+                task.kill_at, self._kill_at = None, now
         if self._kill_at is not None and self._kill_at <= now:
-            self._kill()
+            if self.is_committing and self._is_patient:
+                self._kill_at = now + LOOK_SECONDS
+                self._say_committing()
+            else:
+                self._kill()
         if self._cut_off_at is not None and self._cut_off_at <= now:
             self._cut_off_at, self._is_cut_off = None, True
             self._kill()
@@ -326,6 +358,13 @@ class Process:
             self._kill_at = now + EXIT_SECONDS
         elif not self.is_retired and not self.running and now - self.idle_since >= self.spec.scaledown_window:
             self.pool.idle(self)
+
+    def _say_committing(self) -> None:
+        if not self._has_said_so:
+            self._has_said_so = True
+            _LOG.warning(
+                "what the worker of %s has written is still being committed; Ctrl-C discards it", self.spec.name
+            )
 
     def _kill(self) -> None:
         self._kill_at = float("inf")

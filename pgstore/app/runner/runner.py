@@ -13,9 +13,11 @@ from typing import Final
 from pgstore import errors
 from pgstore.app import context, pickles
 from pgstore.app.runner.pool import Pool
+from pgstore.app.runner.process import LOOK_SECONDS
 from pgstore.app.runner.task import Task
 from pgstore.app.spec import Input, Outcome, WorkerSpec
-from pgstore.mount import mount as _mount  # noqa: F401 - what `atexit` is told of before the runner ends after it
+from pgstore.mount import mount  # which registers with `atexit` before the runner does, and so ends after it
+from pgstore.mount.daemon import caller
 
 END_SECONDS: Final = 5.0  # for what is interrupted at the end
 _KILL_SECONDS: Final = 2.0
@@ -68,7 +70,8 @@ class Runner:
 
     def close(self) -> None:
         """
-        End all workers. What they do is interrupted, and after five seconds they are killed.
+        End all workers. What they do is interrupted, and after five seconds they are killed, or when they have committed what was
+        written. Ctrl-C meanwhile kills them at once.
 
         When it returns there is no process, mount or directory of theirs any more.
         """
@@ -78,12 +81,14 @@ class Runner:
         left = [process for pool in pools for process in pool.close(END_SECONDS)]
         give_up = time.monotonic() + END_SECONDS + _KILL_SECONDS
         try:
-            while left and time.monotonic() < give_up:
-                if left[-1].has_ended(max(0.0, give_up - time.monotonic())):
+            while left and (time.monotonic() < give_up or any(process.is_committing for process in left)):
+                if left[-1].has_ended(LOOK_SECONDS):
                     left.pop()
         except KeyboardInterrupt:  # once more
             for process in left:
-                process.kill_in(0)
+                process.kill()
+            if not mount.open_mounts:  # it serves nobody else, and may be waiting for the server
+                caller.kill()
             for process in left:
                 process.has_ended(_KILL_SECONDS)
             raise

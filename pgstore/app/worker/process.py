@@ -133,7 +133,13 @@ class Worker:
         return self._target.callable_of(method)
 
     def committing(self) -> Op[None]:
-        yield from self._mounts.committing()
+        if not self._mounts.written:
+            return
+        self._send("committing", 1)  # it is not killed meanwhile, if it can be helped
+        try:
+            yield from self._mounts.committing()
+        finally:
+            self._send("committing", -1)
 
     def spoil(self) -> bool:
         self._is_spoiled = bool(self._mounts.written)

@@ -311,6 +311,14 @@ def end() -> None:
         ending.end()
 
 
+def kill() -> None:
+    """End the daemon of this process at once, if there is one. What was not committed is lost."""
+    if _daemon is not None and not _daemon.has_ended:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(_daemon.pid, signal.SIGKILL)
+        _daemon.wait()
+
+
 def _after_fork_in_child() -> None:
     global _daemon, _lock
     _lock = threading.RLock()
