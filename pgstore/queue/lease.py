@@ -110,6 +110,11 @@ class Lease(Generic[T]):
         return self._row[0], self._row[1]
 
     @property
+    def more(self) -> tuple[Any, ...]:
+        """What the statement that took the item has returned beside it; nothing, unless it is a statement of another's."""
+        return self._row[5:]
+
+    @property
     def is_lost(self) -> bool:
         """Whether a renewal has found that the lease ended, and the item went back. Always False without `renew=True`."""
         return self._lost_it

@@ -72,6 +72,18 @@ _FITTING: Final = f"""
 """
 _TAKE_FEW: Final = _DELETE.format(watermark=_WATERMARK, limit="$3")
 _TAKE_MANY: Final = _DELETE.format(watermark=_WATERMARK, limit=_FITTING)
+_TAKEN: Final = "taken AS ({delete} RETURNING id, put_at, codec, payload, attempts)"
+_LEASED: Final = f"""
+    leased AS (
+        INSERT INTO pgstore.queue_deferred (store_id, partition, kind, due_at, put_at, codec, payload, attempts)
+        SELECT $1, $2, '{LEASED}', statement_timestamp() + $5 * interval '1 second', t.put_at, t.codec, t.payload,
+               least(t.attempts + 1, 32767)
+          FROM taken t
+         ORDER BY t.id
+        RETURNING id, put_at, codec, payload, attempts)
+"""
+# The parts of a statement that leases items and does more with them: `leased` has their rows.
+LEASING: Final = f"{_TAKEN.format(delete=_TAKE_FEW)}, {_LEASED}"
 _PORTABLE_SQL: Final = f"SELECT {COLUMNS} FROM pgstore.queue_take($1, $2, $3, $4)"
 TAKE = Statement(f"{_TAKE_FEW} RETURNING {COLUMNS}", "int8 text int8 int8", portable=_PORTABLE_SQL)
 TAKE_MANY = Statement(f"{_TAKE_MANY} RETURNING {COLUMNS}", "int8 text int8 int8", portable=_PORTABLE_SQL)
@@ -99,21 +111,11 @@ def take_with_options(*, leased: bool, async_commit: bool, notify: bool, many: b
             if many
             else TAKE
         )
-    parts.append(f"taken AS ({delete} RETURNING id, put_at, codec, payload, attempts)")
+    parts.append(_TAKEN.format(delete=delete))
     source = "taken"
     if leased:
         types += " float8"
-        parts.append(
-            f"""
-            leased AS (
-                INSERT INTO pgstore.queue_deferred (store_id, partition, kind, due_at, put_at, codec, payload, attempts)
-                SELECT $1, $2, '{LEASED}', statement_timestamp() + $5 * interval '1 second', t.put_at, t.codec, t.payload,
-                       least(t.attempts + 1, 32767)
-                  FROM taken t
-                 ORDER BY t.id
-                RETURNING id, put_at, codec, payload, attempts)
-            """
-        )
+        parts.append(_LEASED)
         source = "leased"
     tail = ""
     if notify:

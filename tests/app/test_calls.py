@@ -22,10 +22,11 @@ from pgstore.app import pickles
 from pgstore.app.calls import FunctionCall
 from pgstore.app.calls.dispatcher import Dispatcher
 from pgstore.app.calls.ending import Ending
-from pgstore.app.calls.queue import CallQueue, packed, partition_of
+from pgstore.app.calls.queue import CallQueue, StartedCall, packed, partition_of
 from pgstore.app.calls.targets import Target, app_name
 from pgstore.app.retries import Retries
 from pgstore.app.spec import Input, Outcome, Program, WorkerSpec
+from pgstore.queue.state import PartitionState
 
 NOWHERE = Program("none", "", None)
 
@@ -365,11 +366,18 @@ def test_the_last_failure_is_raised_when_there_are_no_more_retries(queue, take, 
     assert state(client, failing) == "failed"
 
 
+def begun(queue: CallQueue) -> StartedCall:
+    """A call that a worker has taken."""
+    started = queue.begun("f", queue.get(partition="f", lease=60))
+    assert started is not None
+    return started
+
+
 def lose(queue: CallQueue, sql: Any) -> None:
     """Take a call as a worker that is then killed, and let the time of its lease pass."""
-    lease = queue.get(partition="f", lease=60)
-    assert queue.start("f", [lease], 9)
-    sql("UPDATE pgstore.queue_deferred SET due_at = now() - interval '1 s' WHERE id = %s", lease.token[0])
+    begun(queue)
+    ((store_id,),) = sql("SELECT id FROM pgstore.store WHERE name = %s", queue.name)
+    sql("UPDATE pgstore.queue_deferred SET due_at = now() - interval '1 s' WHERE store_id = %s", store_id)
 
 
 @pytest.mark.parametrize("retries", [None, Retries(max_retries=1, initial_delay=0)])
@@ -393,9 +401,8 @@ def test_a_worker_that_was_away_for_too_long_changes_nothing(queue, sql, client,
     Its call is another's by now: there is one outcome.
     """
     call = spawned(queue, "f")
-    lease = queue.get(partition="f", lease=60)
-    (late,) = queue.start("f", [lease], 9)
-    sql("UPDATE pgstore.queue_deferred SET due_at = now() - interval '1 s' WHERE id = %s", lease.token[0])
+    late = begun(queue)
+    sql("UPDATE pgstore.queue_deferred SET due_at = now() - interval '1 s' WHERE id = %s", late.lease.token[0])
     take(f=lambda: "the other's", retries=Retries(max_retries=1))
     assert call.get(timeout=10) == "the other's"
 
@@ -406,7 +413,7 @@ def test_a_worker_that_was_away_for_too_long_changes_nothing(queue, sql, client,
 
 def test_the_end_of_a_call_is_part_of_the_transaction_that_it_is_written_in(queue, client, own_rows, sql):
     call = spawned(queue, "f")
-    (started,) = queue.start("f", [queue.get(partition="f", lease=60)], 1)
+    started = begun(queue)
     ending: Ending = started.ending
     outcome = Outcome(pickles.dumps(7, "the result", NOWHERE), False)
 
@@ -421,6 +428,25 @@ def test_the_end_of_a_call_is_part_of_the_transaction_that_it_is_written_in(queu
 
     assert call.get(timeout=0) == 7
     assert sql(f"SELECT number FROM {own_rows}") == [(2,)]
+
+
+def test_a_call_that_nobody_has_got_counts_no_attempt(queue, client, take, monkeypatch):
+    """
+    Whoever takes it is interrupted just then.
+    """
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    call = spawned(queue, "f")
+    with monkeypatch.context() as patch:
+        patch.setattr(PartitionState, "note", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            queue.get(partition="f", lease=60)
+
+    assert (state(client, call), admin.call(client, call.object_id).attempts) == ("pending", 0)
+    take(f=lambda: "once")
+    assert call.get(timeout=10) == "once"
 
 
 # ------------------------------------------------------------------------------------------------------------- workers
@@ -491,7 +517,7 @@ def test_a_call_of_a_run_that_was_killed_is_cancelled(queue, call, client, sql):
 
 def test_many_who_wait_for_one_call_are_all_told(queue, client):
     pending = spawned(queue, "f")
-    (started,) = queue.start("f", [queue.get(partition="f", lease=60)], 1)
+    started = begun(queue)
     outcome = Outcome(pickles.dumps(7, "the result", NOWHERE), False)
 
     async def wait() -> tuple[list[int], float]:

@@ -132,21 +132,22 @@ class Dispatcher:
         """Take calls of *target* as long as there is room for them."""
         slots = asyncio.Semaphore(target.slots or _parallelism())
         partition = partition_of(target.name, self._run)
-        attempts_max = 1 + (target.retries.max_retries if target.retries else 0)
+        queue = self._queue.with_attempts(1 + (target.retries.max_retries if target.retries else 0))
         while not self._stopping.is_set():
             await slots.acquire()
+            call: StartedCall | None = None
             try:
-                lease = await self._until_stopped(
-                    self._queue.get.aio(partition=partition, lease=LEASE_SECONDS, renew=True)
-                )
-                started = [] if lease is None else await self._queue.start.aio(target.name, [lease], attempts_max)
+                lease = await self._until_stopped(queue.get.aio(partition=partition, lease=LEASE_SECONDS, renew=True))
+                call = None if lease is None else queue.begun(target.name, lease)
+                if lease is not None and call is None:
+                    with contextlib.suppress(errors.LeaseLost):  # it ended with the call
+                        await lease.ack.aio()
             except errors.Error as exc:
                 _LOG.warning("calls of %s are not taken now: %s", target.name, exc)
-                started = []
                 await self._until_stopped(asyncio.sleep(_AGAIN_SECONDS))
-            if not started:
+            if call is None:
                 slots.release()
-            for call in started:
+            else:
                 self._begin(self._do(target, call, slots))
 
     async def _until_stopped(self, waiting: Coroutine[Any, Any, T]) -> T | None:

@@ -6,13 +6,12 @@ its name is none of the user's Queues.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final, Self
 
 from pgstore import errors
 from pgstore.app.calls.ending import KEPT, NOTE_FAILURE, ROW_KEPT, Ending, call_name
@@ -23,7 +22,9 @@ from pgstore.core.operation import BeforeCommit, Op, Query, Rows, Topic, atomic,
 from pgstore.core.statement import Statement
 from pgstore.queue import Lease, Queue
 from pgstore.queue.sql import waking
+from pgstore.queue.take import LEASING
 from pgstore.queue.watermark import INSERTING
+from pgstore.store.registry import StoreRecord
 
 _PARTITION_BYTES_MAX: Final = 64  # of a Queue's
 _ATTEMPTS_MAX: Final = 1_000_000_000
@@ -122,50 +123,78 @@ class CallQueue(Queue[int]):
         self._collect_later(record.id)
         return [call_name(record.id, number) for (number,) in rows]
 
-    # Those that were cancelled meanwhile are left out. Two workers never begin one call: each has the lease of its item. One that
-    # was begun as often as it may, of which nobody has told how it ended, is returned as lost.
-    START: Final = Statement(
-        """
-        UPDATE pgstore.spawned_call AS c
-           SET attempts = k.attempts + (k.attempts < $4)::integer,
-               lease_id = u.lease_id,
-               started_at = statement_timestamp()
-          FROM unnest($2, $3) AS u (id, lease_id)
-          JOIN pgstore.spawned_call k ON k.store_id = $1
-                             AND k.id = u.id
-         WHERE c.store_id = $1
-           AND c.id = u.id
-           AND c.state = 'p'
-        RETURNING c.id, c.attempts, k.attempts >= $4, c.codec, c.arguments
+    # A call is begun with the lease of its item, in one statement: two workers never begin one. Of one that was cancelled meanwhile
+    # there are NULLs. One that was begun as often as it may, of which nobody has told how it ended, is lost.
+    _BEGIN: Final = Statement(
+        f"""
+        WITH {LEASING},
+             begun AS (
+                 UPDATE pgstore.spawned_call AS c
+                    SET attempts = k.attempts + (k.attempts < $6)::integer,
+                        lease_id = l.id,
+                        started_at = statement_timestamp()
+                   FROM leased l
+                   JOIN pgstore.spawned_call k ON k.store_id = $1
+                                              AND k.id = convert_from(l.payload, 'UTF8'::name)::bigint
+                  WHERE c.store_id = $1
+                    AND c.id = k.id
+                    AND c.state = 'p'
+                 RETURNING c.lease_id, c.attempts, k.attempts >= $6 AS is_lost, c.codec, c.arguments)
+        SELECT l.id, date_part('epoch', l.put_at), l.codec, l.payload, l.attempts,
+               b.attempts, b.is_lost, b.codec, b.arguments
+          FROM leased l
+          LEFT JOIN begun b ON b.lease_id = l.id
         """,
-        "int8 int8[] int8[] int4",
+        "int8 text int8 int8 float8 int4",
     )
+    # Of a `get` that was interrupted before anybody had the call. With the query that gives the lease back.
+    _UNBEGIN: Final = Statement(
+        "UPDATE pgstore.spawned_call SET attempts = attempts - 1 WHERE store_id = $1 AND lease_id = ANY ($2) AND state = 'p'",
+        "int8 int8[]",
+    )
+    _attempts_max = _ATTEMPTS_MAX
 
-    @operation
-    def start(self, function: str, leases: Sequence[Lease[int]], attempts_max: int) -> Op[list[StartedCall]]:
-        """Note that the calls of *leases* are begun. Returns those that are to be run; the others were cancelled."""
-        record = yield from self._resolve()
-        held = {lease.item: lease for lease in leases}
-        ids, tokens = list(held), [lease.token[0] for lease in held.values()]
-        rows: Rows = yield Query(self.START, record.id, ids, tokens, min(attempts_max, _ATTEMPTS_MAX))
-        started = [self._started(record.id, function, row, held.pop(row[0])) for row in rows]
-        for lease in held.values():
-            with contextlib.suppress(errors.LeaseLost):  # it ended with the call
-                yield from lease.ack.op()
+    def with_attempts(self, attempts_max: int) -> Self:
+        """A handle that begins a call so often at most."""
+        return self._clone(_attempts_max=min(attempts_max, _ATTEMPTS_MAX))
+
+    def _try_take_with_options(
+        self,
+        record: StoreRecord,
+        partition: str,
+        watermark: int,
+        n: int,
+        lease: float | None,
+        durable: bool,
+        many: bool,
+    ) -> Op[Rows]:
+        def undo(rows: Rows) -> list[Query]:
+            begun = [row[0] for row in rows if row[6] is False]
+            leased = [row[0] for row in rows]
+            return [Query(self._UNBEGIN, record.id, begun), Query(self._UNLEASE, record.id, partition, leased)]
+
+        assert lease is not None, "calls are taken with leases"
+        values = (record.id, partition, n, watermark, lease, self._attempts_max)
+        return (yield Query(self._BEGIN, *values, undo=undo))  # type: ignore[no-any-return]
+
+    def begun(self, function: str, lease: Lease[int]) -> StartedCall | None:
+        """The call that was taken with *lease*; None: it was cancelled."""
+        record = self._record
+        assert record is not None, "it was found, when the lease was taken"
         self._collect_later(record.id)
-        return started
-
-    def _started(self, store_id: int, function: str, row: tuple[Any, ...], lease: Lease[int]) -> StartedCall:
-        number, attempts, is_lost, codec, payload = row
-        name, keys = call_name(store_id, number), self._runner.settings.signing_keys
-        ending = Ending(store_id, number, lease.token)
+        attempts, is_lost, codec, payload = lease.more
+        if attempts is None:
+            return None
+        number = lease.item
+        name, keys = call_name(record.id, number), self._runner.settings.signing_keys
+        ending = Ending(record.id, number, lease.token)
         if is_lost:
             why: errors.Error = errors.RemoteError(
                 f"the worker of {function} was lost: it was killed, or its machine stopped, in attempt {attempts} of {name}"
             )
             return StartedCall(ending, attempts, lease, why)
         try:
-            payload = unseal(keys, store_id, function, codec, payload, f"the arguments of {name}")
+            payload = unseal(keys, record.id, function, codec, payload, f"the arguments of {name}")
         except errors.DeserializationError as exc:
             return StartedCall(ending, attempts, lease, exc)
         return StartedCall(ending, attempts, lease, None, *pickle.loads(payload))
