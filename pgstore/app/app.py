@@ -28,6 +28,7 @@ from pgstore.app.options import (
 )
 from pgstore.app.runner.runner import close as close_runner
 from pgstore.app.warn import warn_once
+from pgstore.client import default_client
 from pgstore.core.names import check_name
 from pgstore.secret import Secret
 
@@ -235,11 +236,17 @@ class App(AppDefaults):
         Args:
             name: of this run, in `description`.
             detach: spawned calls go on after the end: `pgstore worker` runs them.
-            interactive, environment_name, client, show_progress: without a meaning here.
+            environment_name: has to be that of the default client, whose stores the functions use.
+            interactive, client, show_progress: without a meaning here.
 
         Raises:
             InvalidError: the App is running, or a worker is importing the program.
         """
+        if environment_name not in (None, default_client().environment):
+            raise errors.InvalidError(
+                f"environment_name is {environment_name!r}, and that of the program's client {default_client().environment!r}; use "
+                "pgstore.configure(environment=…), or PGSTORE_ENVIRONMENT, before"
+            )
         return Run(self, detach=detach, name=name)
 
     @property

@@ -69,6 +69,15 @@ def test_an_app_runs_between_begin_and_end_blocking_and_asynchronous():
     assert app.app_id is None
 
 
+def test_an_app_runs_in_the_environment_of_the_program():
+    app = pgstore.App()
+
+    with app.run(environment_name=pgstore.default_client().environment):
+        pass
+    with pytest.raises(pgstore.InvalidError, match=r"pgstore\.configure\(environment="):
+        app.run(environment_name="another")
+
+
 def test_two_apps_may_run_at_once_and_one_not_twice():
     one, two = pgstore.App("one"), pgstore.App("two")
 

@@ -148,10 +148,11 @@ def test_several_directories_of_one_volume_and_volumes_of_two_environments_may_b
         "/x": pgstore.Volume.ephemeral(),
         "/y": pgstore.Volume.ephemeral(),
     }
+    same = {"/n": NFS, "/m": NFS}
 
-    mounts = app.function(volumes=others)(f)._spec.mounts
+    mounts = app.function(volumes=others, network_file_systems=same)(f)._spec.mounts
 
-    assert dict(mounts) == others
+    assert dict(mounts) == others | same
 
 
 def test_mounts_are_given_outer_ones_first(app):
