@@ -107,7 +107,8 @@ class Pool:
             task = process.running.pop(number)
             process.idle_since = time.monotonic()
             is_to_be_repeated = outcome.is_error and task.may_be_repeated
-            if self.spec.single_use or task.why is not None or is_to_be_repeated:
+            was_closed = task.input.is_generator and task.why == "cancel"  # which ends a generator as any loop does
+            if self.spec.single_use or (task.why is not None and not was_closed) or is_to_be_repeated:
                 self._retire(process)
         self._go_on()
         self._end(task, outcome)
