@@ -100,6 +100,9 @@ class Mounts:
             mount = WorkersMount(store, each["path"], mounted, options, store_id)
             self.all.append(mount)
             open_mounts.add(mount)
+        for mount in self.all if len(self.all) > 1 else ():
+            if isinstance(mount._mounted, _Copied):
+                _run(mount._mounted.directory.take_as_found())
         with contextlib.suppress(OSError):
             os.chdir(working)  # the root may be another by now
 
@@ -212,6 +215,7 @@ class _Copied:
     mode = "sync"
 
     def __init__(self, directory: SyncedDirectory) -> None:
+        self.directory = directory
         self.commit = self.commit_only = directory.commit
         self.reload = self.commit_of_parent = self.reload_of_parent = directory.reload
 

@@ -84,6 +84,10 @@ class SyncedDirectory:
         self._known = {path: node for path, node in nodes.items() if path not in filler.gone}
         self._local = yield Call(partial(scan, self._root, _left_out))
 
+    def take_as_found(self) -> Op[None]:
+        """Take what has been made here for part of the store, so that `commit` leaves it out: the places of other mounts."""
+        self._local = yield Call(partial(scan, self._root, _left_out))
+
     def _frozen(self) -> Op[FileStore]:
         """A handle that reads one state of the store: of a Volume its newest version, from now on."""
         store = self._store
