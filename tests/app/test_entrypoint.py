@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import inspect
 import os
 import signal
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any, Literal, Optional
 
 import pytest
 
@@ -306,3 +309,36 @@ def test_a_rest_beside_others_is_refused():
 
     with pytest.raises(Exception, match=r"\(\*args\) cannot have other parameters"):
         Parameters.of(function)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "given", "value"),
+    [
+        (inspect.Parameter.empty, "2", "2"),
+        (Any, "2", "2"),
+        (int, "-2", -2),
+        ("int | None", "2", 2),
+        (Optional[float], "2", 2.0),  # noqa: UP045
+        (dt.datetime, "2024-02-29", dt.datetime(2024, 2, 29)),  # noqa: DTZ001
+        (Literal[1, 2], "2", 2),
+        (Literal["a", "b"], "b", "b"),
+    ],
+    ids=str,
+)
+def test_an_annotation_says_what_a_command_line_gives(annotation, given, value):
+    def function(snake_case): ...
+
+    if annotation is not inspect.Parameter.empty:
+        function.__annotations__["snake_case"] = annotation
+
+    assert Parameters.of(function).parse(["--snake-case", given], "run", None) == ([], {"snake_case": value})
+
+
+@pytest.mark.parametrize("annotation", [int | str, list[str], dict, Literal[True], Literal["2", 2], bytes], ids=str)
+def test_what_a_command_line_cannot_give_is_refused_by_its_name(annotation):
+    def function(of_this): ...
+
+    function.__annotations__["of_this"] = annotation
+
+    with pytest.raises(pgstore.Error, match="Parameter `of_this` has unparseable annotation: "):
+        Parameters.of(function).parse([], "run", None)
