@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 from pgstore import errors
 
@@ -50,4 +50,18 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         # The import takes what stands here in place of the new module: the same as pgstore's, so that its classes are the same.
-        sys.modules[module.__name__] = importlib.import_module("pgstore" + module.__name__.removeprefix("modal"))
+        sys.modules[module.__name__] = _ours(module.__name__)
+
+
+def _ours(name: str) -> Any:
+    """What stands in pgstore for Modal's module *name*; for one that is not offered, what refuses to be used."""
+    place = name.removeprefix("modal").removeprefix(".")
+    try:
+        return importlib.import_module(f"pgstore.{place}" if place else "pgstore")
+    except ModuleNotFoundError as exc:
+        if exc.name != f"pgstore.{place}":
+            raise
+        try:
+            return getattr(sys.modules["pgstore"], place)
+        except AttributeError:
+            raise ModuleNotFoundError(f"pgstore has nothing that stands for {name}", name=name) from None

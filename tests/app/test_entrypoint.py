@@ -170,6 +170,7 @@ def test_a_program_for_modal_is_run_unedited(programs, directory):
     (directory / "unedited.py").write_text(
         textwrap.dedent("""
             import modal
+            import modal.experimental  # not offered: refused when it is used
             from modal.exception import NotFoundError
 
             app = modal.App()
