@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import pgstore
 from pgstore.mount import attach, mount_table
 from pgstore.mount.daemon import backends, caller
 from tests.fixtures.memory_mount import MemoryMount
@@ -107,6 +108,12 @@ def memory(fuse, monkeypatch):
     caller.end()
     yield
     caller.end()
+
+
+@pytest.fixture
+def volume_elsewhere(volume, client_elsewhere):
+    """The volume of the test, for another client."""
+    return pgstore.Volume.from_name(volume.name, client=client_elsewhere)
 
 
 def notes(place):

@@ -36,11 +36,6 @@ def volume(request, client, store_name, database):
 
 
 @pytest.fixture
-def volume_elsewhere(volume, client_elsewhere):
-    return pgstore.Volume.from_name(volume.name, client=client_elsewhere)
-
-
-@pytest.fixture
 def nfs(client, store_name):
     return pgstore.NetworkFileSystem.from_name(store_name, create_if_missing=True, client=client).hydrate()
 

@@ -39,11 +39,6 @@ def volume(client, store_name, database):
 
 
 @pytest.fixture
-def volume_elsewhere(volume, client_elsewhere):
-    return pgstore.Volume.from_name(volume.name, client=client_elsewhere)
-
-
-@pytest.fixture
 def mount(volume, place, fuse):
     if os.geteuid() != 0:
         pytest.skip("the kernel lets only root pass files through")

@@ -35,11 +35,6 @@ def volume(request, client, store_name, database, monkeypatch):
 
 
 @pytest.fixture
-def volume_elsewhere(volume, client_elsewhere):
-    return pgstore.Volume.from_name(volume.name, client=client_elsewhere)
-
-
-@pytest.fixture
 def mount(volume, place, fuse):
     with contextlib.closing(volume.mount(place, mode="fuse", background_commits=None)) as mount:
         yield mount
