@@ -486,9 +486,7 @@ def test_changes_of_transactions_to_come_are_deleted(damaged, cli):
 # ----------------------------------------------------------------------------------- what a file lacks, and its copies
 
 
-@pytest.fixture(
-    params=["Volume-rows", "Volume-large_object", "NetworkFileSystem-rows", "NetworkFileSystem-large_object"]
-)
+@pytest.fixture(params=["Volume-rows", "NetworkFileSystem-large_object"])
 def robbed(request, own_database):
     """A file system, its database without foreign keys, and the size of a chunk."""
     kind, storage = request.param.split("-")
