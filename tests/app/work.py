@@ -9,6 +9,7 @@ import sys
 import time
 
 import pgstore
+from pgstore.mount.mount import open_mounts
 
 
 class Refused(Exception):
@@ -217,9 +218,11 @@ def endless(path):
 
 
 def write_within(outer, inner):
-    """Write to a mount and to one within it; what is in the outer one then."""
+    """Write to a mount and to one within it, and reload; what is in both then."""
     write(f"{outer}/a", "outer")
     write(f"{inner}/b", "inner")
+    for mount in open_mounts:
+        mount.reload()
     return sorted(os.listdir(outer)), os.listdir(inner)
 
 

@@ -102,7 +102,7 @@ class Mounts:
             open_mounts.add(mount)
         for mount in self.all if len(self.all) > 1 else ():
             if isinstance(mount._mounted, _Copied):
-                _run(mount._mounted.directory.take_as_found())
+                _run(mount._mounted.directory.leave_out_new())
         with contextlib.suppress(OSError):
             os.chdir(working)  # the root may be another by now
 

@@ -56,6 +56,7 @@ class SyncedDirectory:
         self._local: dict[Path, Local] = {}
         self._digests: dict[Path, bytes] = {}
         self._known: dict[Path, Known] = {}
+        self._places: Collection[Path] = ()  # of other mounts
         self._lock = threading.Lock()  # released by another thread than acquires it, perhaps
 
     def fill(self) -> Op[None]:
@@ -82,11 +83,17 @@ class SyncedDirectory:
         yield from filler.copy(nodes)
         self._digests = filler.digests
         self._known = {path: node for path, node in nodes.items() if path not in filler.gone}
-        self._local = yield Call(partial(scan, self._root, _left_out))
+        self._local = yield Call(self._scan)
 
-    def take_as_found(self) -> Op[None]:
-        """Take what has been made here for part of the store, so that `commit` leaves it out: the places of other mounts."""
-        self._local = yield Call(partial(scan, self._root, _left_out))
+    def leave_out_new(self) -> Op[None]:
+        """Leave out of the store, and as they are, the directories made here since `fill`: other mounts are there."""
+        found = yield Call(self._scan)
+        new = found.keys() - self._local.keys()
+        self._places = {path for path in new if not any(other.startswith(path + b"/") for other in new)}
+
+    def _scan(self) -> dict[Path, Local]:
+        found = scan(self._root, _left_out)
+        return {path: local for path, local in found.items() if path not in self._places} if self._places else found
 
     def _frozen(self) -> Op[FileStore]:
         """A handle that reads one state of the store: of a Volume its newest version, from now on."""
@@ -112,7 +119,7 @@ class SyncedDirectory:
         yield from self._locked(self._commit())
 
     def _commit(self) -> Op[None]:
-        new: dict[Path, Local] = yield Call(partial(scan, self._root, _left_out))
+        new: dict[Path, Local] = yield Call(self._scan)
         steps: Difference = yield Call(partial(Difference, self._local, new, self._is_same))
         if not steps:
             self._local = new
@@ -187,7 +194,7 @@ class SyncedDirectory:
             if path not in wanted and (self._known[path] != node or path in entered)
         ]
         yield Call(partial(filler.set_all, reversed(others)))
-        now: dict[Path, Local] = yield Call(partial(scan, self._root, _left_out))
+        now: dict[Path, Local] = yield Call(self._scan)
         touched = {*wanted, *(path for path, _ in others)}
         # What has changed here meanwhile is not in the store yet: only what was fetched is known to be the same.
         self._local = {
@@ -242,13 +249,13 @@ class SyncedDirectory:
         yield Call(partial(recovery.empty, self._root))
 
     def _say_what_is_lost(self) -> None:
-        if steps := Difference(self._local, scan(self._root, _left_out), self._is_same):
+        if steps := Difference(self._local, self._scan(), self._is_same):
             path = next(iter([*steps.files, *steps.arrived, *(path for path, _ in steps.away), *steps.attributes]), b"")
             _LOG.warning("changes below %s, which is read-only, are not kept: %s …", self._root, join((path,)))
 
     def _keep(self, about: About) -> recovery.Kept | None:
         """Keep what has changed; None: nothing that could be kept has."""
-        new = scan(self._root, _left_out)
+        new = self._scan()
         steps = Difference(self._local, new, self._is_same)
         paths = [*steps.files, *(path for path in steps.arrived if path not in steps.moved and _is_kept(new[path]))]
         paths += [name for _, name in steps.links]
