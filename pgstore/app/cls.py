@@ -203,7 +203,6 @@ class Cls:
         self._app = app
         self._methods = {name: value for name in dir(raw) if isinstance(value := getattr(raw, name, None), Method)}
         self._specs: dict[bytes, WorkerSpec] = {}
-        self._lock = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -262,10 +261,8 @@ class Cls:
 
     def _spec_of(self, parameters: bytes | None) -> WorkerSpec:
         assert parameters is not None
-        with self._lock:
-            if parameters not in self._specs:
-                self._specs[parameters] = spec_of(self, parameters=parameters, is_class=True)
-            return self._specs[parameters]
+        spec = self._specs.get(parameters)
+        return spec or self._specs.setdefault(parameters, spec_of(self, parameters=parameters, is_class=True))
 
     def _targets(self) -> Iterable[Target]:
         """What spawned calls of its methods are calls of."""

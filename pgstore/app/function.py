@@ -13,7 +13,6 @@ import inspect
 import os
 import queue
 import sys
-import threading
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future
@@ -38,8 +37,6 @@ P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)  # what a call in a worker gives
 L_co = TypeVar("L_co", covariant=True)  # what one here gives: of an asynchronous function a coroutine
 
-_spec_lock = threading.RLock()
-
 
 @dataclass(frozen=True, eq=False)
 class Definition:
@@ -56,7 +53,7 @@ class Definition:
     name: str
     is_serialized: bool
 
-    @property
+    @functools.cached_property
     def program(self) -> Program:
         """Where workers find it."""
         return Program("none", self.raw.__module__, None) if self.is_serialized else program_of(self.raw.__module__)
@@ -133,7 +130,6 @@ class Function(Generic[P, R_co, L_co]):
         self._app = app
         self._is_generator = _generates(definition.raw) if is_generator is None else is_generator
         self._marks = marks
-        self._worker_spec: WorkerSpec | None = None
         if self._is_generator and options.retries is not None:
             raise errors.InvalidError(f"{self.name} is a generator, which cannot be run again; leave retries= out")
         if self._is_generator and options.transactional:
@@ -144,7 +140,7 @@ class Function(Generic[P, R_co, L_co]):
     # ---------------------------------------------------------------------------------------------------------- calls
 
     async def _remote_async(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        self._check_returns("remote", "remote_gen")
+        self._check_returns("remote")
         return await wait_async(self._submit(args, kwargs))  # type: ignore[no-any-return]
 
     @two_forms(_remote_async)
@@ -155,7 +151,7 @@ class Function(Generic[P, R_co, L_co]):
         Raises:
             InvalidError: it is a generator or for the web, or a transaction that has written something is open here.
         """
-        self._check_returns("remote", "remote_gen")
+        self._check_returns("remote")
         return wait(self._submit(args, kwargs))  # type: ignore[no-any-return]
 
     def _remote_gen_async(self, /, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any]:
@@ -189,7 +185,7 @@ class Function(Generic[P, R_co, L_co]):
         return self._run_here(args, kwargs)  # type: ignore[no-any-return]
 
     def _spawn_async(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, FunctionCall]:
-        self._check_returns("spawn", "remote_gen")
+        self._check_returns("spawn")
         return calls.spawn.aio(self, args, kwargs)
 
     @two_forms(_spawn_async)
@@ -200,7 +196,7 @@ class Function(Generic[P, R_co, L_co]):
         In `pgstore.transaction()` the call is part of the transaction: it exists if and only if that commits. In a run
         (`app.run()`, `pgstore run`) this process has it run, and the end of the run waits for it; else a `pgstore worker` does.
         """
-        self._check_returns("spawn", "remote_gen")
+        self._check_returns("spawn")
         return calls.spawn(self, args, kwargs)
 
     # ----------------------------------------------------------------------------------------------------- many calls
@@ -302,14 +298,14 @@ class Function(Generic[P, R_co, L_co]):
         *iterables: Iterable[Any] | AsyncIterable[Any],
         kwargs: dict[str, Any] = {},  # noqa: B006
     ) -> list[FunctionCall]:
-        self._check_returns("spawn_map", "remote_gen")
+        self._check_returns("spawn_map")
         elements = [arguments async for arguments in zipped_async(iterables, f"{self.name}.spawn_map")]
         return await calls.spawn_many.aio(self, elements, kwargs)
 
     @two_forms(_spawn_map_async)
     def spawn_map(self, *iterables: Iterable[Any], kwargs: dict[str, Any] = {}) -> list[FunctionCall]:  # noqa: B006
         """`spawn` the function for each element of `zip(*iterables)`, all or none, and return the calls."""
-        self._check_returns("spawn_map", "remote_gen")
+        self._check_returns("spawn_map")
         return calls.spawn_many(self, list(zipped(iterables, f"{self.name}.spawn_map")), kwargs)
 
     # ------------------------------------------------------------------------------------------------------ variations
@@ -334,7 +330,8 @@ class Function(Generic[P, R_co, L_co]):
 
     def _varied(self, options: Options) -> Self:
         varied = type(self).__new__(type(self))
-        varied.__dict__.update(self.__dict__, _options=options, _worker_spec=None)
+        varied.__dict__.update(self.__dict__, _options=options)
+        varied.__dict__.pop("_worker_spec", None)
         return varied
 
     # ------------------------------------------------------------------------------------------------- what is known
@@ -417,10 +414,8 @@ class Function(Generic[P, R_co, L_co]):
     @property
     def _spec(self) -> WorkerSpec:
         """What its workers are like; the same object for all calls."""
-        with _spec_lock:
-            if self._worker_spec is None:
-                self._worker_spec = spec_of(self)
-            return self._worker_spec
+        # In one step: of two that are made at the same time one is used.
+        return self.__dict__.get("_worker_spec") or self.__dict__.setdefault("_worker_spec", spec_of(self))  # type: ignore[no-any-return]
 
     _method: str | None = None  # of a class
 
@@ -454,7 +449,7 @@ class Function(Generic[P, R_co, L_co]):
     def _mapped(
         self, what: str, elements: Iterable[Arguments], kwargs: dict[str, Any], ordered: bool, return_exceptions: bool
     ) -> Generator[Any]:
-        self._check_returns(what, "remote_gen")
+        self._check_returns(what)
         check_not_on_loop(f"{self.name}.{what}")
         make = functools.partial(self._submit, kwargs=kwargs)
         return mapped(make, elements, ordered=ordered, return_exceptions=return_exceptions)
@@ -467,7 +462,7 @@ class Function(Generic[P, R_co, L_co]):
         ordered: bool,
         return_exceptions: bool,
     ) -> AsyncGenerator[Any]:
-        self._check_returns(what, "remote_gen")
+        self._check_returns(what)
         make = functools.partial(self._submit, kwargs=kwargs)
         return mapped_async(make, elements, ordered=ordered, return_exceptions=return_exceptions)
 
@@ -501,7 +496,7 @@ class Function(Generic[P, R_co, L_co]):
         """Whether this process has all mounts of the function where the function has them."""
         return all(is_mounted(store, path, context.mounted) for path, store in self._spec.mounts)
 
-    def _check_returns(self, what: str, instead: str) -> None:
+    def _check_returns(self, what: str) -> None:
         """Raise `InvalidError` where the function, or the place of the call, is none for *what*."""
         if self._marks.web is not None:
             raise errors.InvalidError(
@@ -509,7 +504,7 @@ class Function(Generic[P, R_co, L_co]):
             )
         if self._is_generator:
             raise errors.InvalidError(
-                f"{self.name} is a generator, which has no .{what}(…). Use `.{instead}(...)` instead."
+                f"{self.name} is a generator, which has no .{what}(…). Use `.remote_gen(...)` instead."
             )
         if what.startswith("spawn"):
             context.check_not_loading(f"{self.name}.{what}(…)")
