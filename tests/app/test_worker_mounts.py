@@ -84,6 +84,15 @@ def test_what_a_killed_worker_has_not_committed_is_gone(runner, run, volume, mod
     assert texts(volume) == {}
 
 
+def test_a_private_tmp_is_the_workers_own(run):
+    path = f"/tmp/pgstore-private-{os.getpid()}"
+    spec = worker("write", environment=lambda: {"PGSTORE_PRIVATE_TMP": "1"})
+
+    run(spec, path, "private")
+
+    assert not os.path.exists(path)
+
+
 def test_a_worker_that_is_killed_while_it_commits_is_an_error_of_the_call(run, volume, monkeypatch):
     skip_without_fuse(attach.is_possible())
     monkeypatch.setenv("PGSTORE_MOUNT_MODE", "fuse")
