@@ -14,7 +14,7 @@ from pgstore import NetworkFileSystem, Volume, errors
 from pgstore.mount import attach
 from pgstore.mount.daemon import caller
 from tests.app.conftest import worker
-from tests.app.running import NOBODY, Programs, output
+from tests.app.running import NOBODY, REPOSITORY, Programs, output
 from tests.mount.conftest import reachable_directory, skip_without_fuse
 
 pytestmark = pytest.mark.usefixtures("default_client")
@@ -182,7 +182,7 @@ def test_where_namespaces_are_forbidden_stores_are_copied_to_the_paths_themselve
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, "PGSTORE_URL": database, "PGSTORE_PARALLELISM": "2"},
+        env={**os.environ, "PGSTORE_URL": database, "PGSTORE_PARALLELISM": "2", "PYTHONPATH": str(REPOSITORY)},
         cwd=directory,
         check=False,
     )

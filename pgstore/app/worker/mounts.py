@@ -60,7 +60,7 @@ class Mounts:
 
     @property
     def _mode(self) -> str:
-        return str(self._told[0]["options"].mode) if self._told else "auto"
+        return str(self._told[0]["mode"]) if self._told else "auto"
 
     def _may_use_fuse(self) -> bool:
         reason = attach.is_possible()
@@ -98,11 +98,12 @@ class Mounts:
             return
         uses_fuse = self._root is not None and self._mode != "sync" and self._may_use_fuse()
         for number, each in enumerate(self._told):
-            store: FileStore = pickle.loads(each["store"])
-            options: Options = each["options"]
+            store: FileStore
+            options: Options
+            store, options = pickle.loads(each["store"])
             place = each["path"] if self._root is None else self._root.place(each["path"])
             if uses_fuse:
-                store_id = self._attach(number, place, f"{each['kind']}:{each['name'] or 'ephemeral'}", options)
+                store_id = self._attach(number, place, each["source"], options)
                 mounted: Any = _Served(store, place, options, self._parent, number)
             else:
                 store_id = _run(store._resolve_id())
