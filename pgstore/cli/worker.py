@@ -14,6 +14,7 @@ from pgstore.app.calls import run as calls
 from pgstore.app.calls.targets import apps, targets
 from pgstore.app.entrypoint import Reference
 from pgstore.app.runner.runner import close
+from pgstore.cli.run import show
 from pgstore.cli.target import target
 from pgstore.core.threads import Signal
 
@@ -22,7 +23,7 @@ def worker(
     context: typer.Context,
     ref: Annotated[str, typer.Argument(metavar="FILE", help="The file that defines the App.")],
     module: Annotated[bool, typer.Option("-m", help="It is package.module, not a file.")] = False,
-) -> None:
+) -> int:
     """
     Run spawned calls of the App in FILE, until it is told to end.
 
@@ -37,7 +38,10 @@ def worker(
     os.environ.update(target(context).environ())
     reference = Reference(ref, module)
     reference.check()
-    reference.load()
+    try:
+        reference.load()
+    except Exception as exc:  # noqa: BLE001 - whatever the program raises
+        return show(exc)
     if not apps():
         raise errors.InvalidError(f"{ref} has no function of an App: nothing can be spawned there")
     wanted = Signal()
@@ -59,6 +63,7 @@ def worker(
             dispatcher.stop(0)
     finally:
         close()
+    return 0
 
 
 def _end(wanted: Signal) -> None:
