@@ -73,7 +73,8 @@ class Dispatcher:
 
     def serve(self, targets: Iterable[Target]) -> None:
         """Take calls of *targets*, too. Begins with the first."""
-        new = [target for target in targets if self._targets.setdefault(target.name, target) is target]
+        new = [target for target in targets if target.name not in self._targets]
+        self._targets.update((target.name, target) for target in new)
         if not self._ready.is_set():
             start(self._thread)
             self._ready.wait()
