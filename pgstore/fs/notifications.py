@@ -253,12 +253,13 @@ class FileChanges:
     """
 
     newcomers = 0
-    """How often somebody else, of another `origin`, has begun to listen."""
+    """How often somebody else has begun to listen."""
 
     def __init__(self, store_id: int, *, heeds_newcomers: bool = False) -> None:
         """*heeds_newcomers*: `next` returns None when somebody else has begun to listen."""
         self._topic = topic_of(store_id)
         self._heeds_newcomers = heeds_newcomers
+        self._hello = f"h @{new_token()}"  # not the origin of whoever calls: that may be SILENCE the next time
         self._ticket: Any = None
         self._is_stopped = False
 
@@ -271,7 +272,7 @@ class FileChanges:
         return self
 
     def _say_so(self) -> Op[None]:
-        yield Query(_TELL, lock_key(self._topic), f"* {self._topic.payload} h @{own_origin()}")
+        yield Query(_TELL, lock_key(self._topic), f"* {self._topic.payload} {self._hello}")
 
     def next(self, timeout: float | None) -> Op[FileChange | None]:
         """The next change; None if there is none within *timeout* seconds, or before `stop`."""
@@ -284,7 +285,7 @@ class FileChanges:
             if news[0] is None:
                 yield from self._say_so()  # others may have told us nothing meanwhile
             elif news[0].startswith("h "):
-                if news[0] != f"h @{own_origin()}":
+                if news[0] != self._hello:
                     self.newcomers += 1
                     if self._heeds_newcomers:
                         return None

@@ -272,6 +272,9 @@ def test_nobody_is_told_where_nobody_listens_and_who_comes_hears_of_all_that_fol
     theirs = None
     try:
         audience.look(changes)
+        with origin(SILENCE):  # as from now on: its own hello, which comes then, is none of somebody else
+            assert client.run(changes.next(0.3)) is None
+        assert changes.newcomers == 0
         write_through_mount("silently")
         assert run(changes.next(0.3)) is None
 

@@ -50,7 +50,7 @@ class Audience:
         if self._is_away:
             if not changes.is_heard:  # nor would we hear of who begins to listen
                 self.comes(changes)
-        elif clock.monotonic() >= self._look_at:
+        elif changes.is_heard and clock.monotonic() >= self._look_at:
             self._look_at = clock.monotonic() + _LOOK_SECONDS
             if self._run(changes.is_sole()):
                 with self._lock:
