@@ -259,6 +259,10 @@ class Client(ClientInterface):
         """Run *op* blocking, outside of any transaction, on a connection that is to be had even when all are busy (see `pool`)."""
         return run_blocking(self._blocking.perform(op, None, rank=URGENT))
 
+    def run_alone(self, op: Op[T]) -> T:
+        """Run *op* blocking, outside of any transaction, whatever the context."""
+        return self._blocking.run_alone(op)
+
     def _run_urgently(self, op: Op[T]) -> T:
         """`run_in_background`, with a bound: a server process that has fallen silent must not keep what comes after it waiting."""
         with bounded_by(Deadline.after(_URGENT_SECONDS)):

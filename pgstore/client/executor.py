@@ -461,6 +461,29 @@ class BlockingExecutor(Executor):
         pool.release(connection)
         return result
 
+    def run_alone(self, op: Op[T]) -> T:
+        """Carry *op* out, each statement by itself: `perform`, without the cost of steps where it asks for single statements."""
+        failures: list[BaseException] = []  # as in `perform`
+        result: Any = None
+        while True:
+            try:
+                while True:
+                    request = op.throw(failures.pop()) if failures else op.send(result)
+                    if type(request) is Query and request.undo is None:
+                        result = self.query_now(request)
+                    elif type(request) is BeforeCommit:
+                        result = None
+                    else:
+                        return run_blocking(self.perform(op, None, request))
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+            except BaseException as exc:
+                if inspect.getgeneratorstate(op) != inspect.GEN_SUSPENDED:
+                    if is_interrupt(exc):
+                        limit.lift()
+                    raise
+                failures.append(exc)
+
     def put_back_now(self, queries: Sequence[Query]) -> None:
         """Run *queries* in a transaction of their own; to be called where no interrupt comes."""
         run_blocking(self._autocommit("put_back", queries, repeatable=False, rank=URGENT))

@@ -49,6 +49,10 @@ class ClientInterface(HistoryFollower, abc.ABC):
         """Run *op* blocking, outside of any transaction, on a connection that is to be had even when all are busy."""
 
     @abc.abstractmethod
+    def run_alone(self, op: Op[T]) -> T:
+        """Run *op* blocking, outside of any transaction, whatever the context."""
+
+    @abc.abstractmethod
     def executor(self, *, blocking: bool) -> ExecutorInterface:
         """The executor of blocking calls, or that of the running event loop."""
 

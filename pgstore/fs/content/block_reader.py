@@ -10,11 +10,10 @@ import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from pgstore.client.interfaces import ClientInterface
 from pgstore.core.operation import Op
-from pgstore.core.steps import run_blocking
 from pgstore.core.workers import Task, Workers
 from pgstore.fs.content.block_cache import BLOCK_BYTES, Block, BlockCache
 
@@ -44,11 +43,6 @@ def reading_workers(client: ClientInterface) -> Workers:
     return client.shared.setdefault("reading workers", Workers(count, "pgstore-reader"))  # type: ignore[no-any-return]
 
 
-def run_alone(client: ClientInterface, op: Op[Any]) -> Any:
-    """Run *op* blocking and outside of any transaction, whatever the context."""
-    return run_blocking(client.executor(blocking=True).perform(op, None))
-
-
 class Reading:
     """What all readers of a mount share: the cache, the threads, and what is being fetched."""
 
@@ -66,7 +60,7 @@ class Reading:
         pieces: list[bytes] = []
         while start < end:
             stop = min(end, start + FETCH_BYTES)
-            pieces += run_alone(self.client, source.read(start, stop))
+            pieces += self.client.run_alone(source.read(start, stop))
             start = stop
         return pieces
 
@@ -97,7 +91,7 @@ class Reading:
         fetched: Fetched = {}
         try:
             start, end = first * BLOCK_BYTES, min((last + 1) * BLOCK_BYTES, source.size_bytes)
-            data = run_alone(self.client, source.read(start, end))
+            data = self.client.run_alone(source.read(start, end))
             for number, block in enumerate(_blocks(data), first):
                 fetched[number] = block
                 self.cache.put((source.key, number), block)

@@ -11,7 +11,7 @@ from pgstore.client.interfaces import ClientInterface
 from pgstore.core.operation import Op
 from pgstore.core.workers import Task
 from pgstore.fs.content.blobs import BATCH_BYTES
-from pgstore.fs.content.block_reader import reading_workers, run_alone
+from pgstore.fs.content.block_reader import reading_workers
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class InOrder(Generic[T]):
         return self.at, piece
 
     def _run(self, start: int, end: int) -> T:
-        return run_alone(self._client, self._read(start, end))  # type: ignore[no-any-return]
+        return self._client.run_alone(self._read(start, end))
 
     def close(self) -> None:
         """Read no more."""

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 
 from pgstore import errors
 from pgstore.client.interfaces import ClientInterface
+from pgstore.core import meanwhile
 from pgstore.core.clock import Deadline
 from pgstore.core.limit import bounded_by
 from pgstore.core.operation import Op, Query
@@ -28,7 +29,7 @@ from pgstore.core.workers import Workers
 from pgstore.fs.content import in_place
 from pgstore.fs.content.blobs import FILE_BYTES_MAX, zeros
 from pgstore.fs.content.block_cache import BlockCache
-from pgstore.fs.content.block_reader import BlockReader, Reading, Source, run_alone
+from pgstore.fs.content.block_reader import BlockReader, Reading, Source
 from pgstore.fs.notifications import SILENCE, new_token, origin
 from pgstore.mount.changes import RecentChanges
 from pgstore.mount.contents.disk import Disk
@@ -95,7 +96,7 @@ class Shared:
         is_silent = self.begin()
         try:
             with origin(SILENCE if is_silent else self.origin):
-                return run_alone(self.client, op)  # type: ignore[no-any-return]
+                return self.client.run_alone(op)
         finally:
             if is_silent:
                 self.end()
@@ -480,6 +481,7 @@ class UnderWay(abc.ABC):
                         if wait_for is None or not any(self._uploading.overlaps(*each) for each in wait_for):
                             return
                         self.shared.check_server()
+                        meanwhile.let_go()
                         self._changed.wait()
                     for part in parts:
                         self._dirty.remove(*part)
@@ -514,6 +516,7 @@ class UnderWay(abc.ABC):
     def _wait_for_uploads(self) -> None:
         """Wait until nothing is being uploaded. With the lock."""
         while self._uploading:
+            meanwhile.let_go()
             self._changed.wait()
 
     def _upload_later(self, choose: Callable[[], Ranges]) -> None:
