@@ -2,10 +2,14 @@
 
 Functions in the database do what the change set of a transaction comes to (see "names of a NetworkFileSystem" in sql/schema.sql).
 In a transaction, which may have changed what they would look at, the verbs are those of `nodes`.
+
+The common case of most of them is one statement, which takes less time than the function. It gives no row where it does not apply,
+or others have changed the same since it began, and then the function is called.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import time
 from collections.abc import Callable
@@ -25,6 +29,7 @@ from pgstore.fs.tree.node_rows import NODE, STORED_COLUMNS, gone, not_a_director
 from pgstore.fs.tree.resolve import Tree
 from pgstore.fs.tree.transact import ATTEMPTS, FileSystem
 
+_SET_ASYNC_COMMIT: Final = "set_config('synchronous_commit', 'off', true)"
 INODES_AT_ONCE: Final = 100  # numbers that are drawn from the database at a time
 _BROKEN_MAX: Final = 4  # connections, in one call
 # From the first attempt to the last: an earlier one is found by its rows, which collection leaves alone for ten minutes.
@@ -37,6 +42,136 @@ def _telling(call: str, inodes: str, key: int) -> str:
     return f"SELECT r.*, CASE WHEN r.refused = 0 THEN {tell} END FROM {call} r"
 
 
+def _in_directory(condition: str, now: str) -> str:
+    """
+    Update the times of directory $2, if *condition* holds: what else a statement does comes after it, and only if it did.
+
+    So it is the lock of the directory's names. *condition* is about what was there when the statement began.
+    """
+    return f"""
+         UPDATE pgstore.inode AS i
+            SET mtime_ns = greatest(i.mtime_ns, {now}),
+                ctime_ns = greatest(i.ctime_ns, {now})
+          WHERE i.store_id = $1
+            AND i.ino::bigint = $2
+            AND i.version_to = {LIVE}
+            AND i.kind::"char" = 'd'
+            AND {condition}
+         RETURNING i.ino"""
+
+
+def _name(column: str, name: str, *, kind: str = "") -> str:
+    """*column* of the row of *name* in directory $2, if it leads to anything but a directory; or whatever it leads to."""
+    return f"""(SELECT {column}
+                  FROM pgstore.dirent d
+                 WHERE d.store_id = $1
+                   AND d.parent = $2
+                   AND d.name::bytea = {name}
+                   AND d.version_to = {LIVE}{kind})"""
+
+
+_NO_DIRECTORY: Final = " AND d.kind <> 'd'"
+
+MAKE_AT_ONCE = Statement(
+    f"""
+    WITH above AS ({_in_directory(f"NOT EXISTS {_name('', '$3')}", "$12")}
+    ), made AS (
+         INSERT INTO pgstore.inode
+                (store_id, ino, kind, mode, uid, gid, device, link_target, inline_data, size_bytes, mtime_ns, ctime_ns, parent)
+         SELECT $1, $4, $5, $6, $7, $8, $9, $10, $11, coalesce(octet_length($10), octet_length($11), 0), $12, $12,
+                CASE $5 WHEN 'd' THEN $2 END
+           FROM above
+    ), named AS (
+         INSERT INTO pgstore.dirent (store_id, parent, name, ino, kind)
+         SELECT $1, $2, $3, $4, $5
+           FROM above
+         RETURNING 0 AS refused
+    )
+    SELECT n.refused,
+           {TELL.format(key="$14", notice="$15 || $16")},
+           CASE WHEN $13 THEN {_SET_ASYNC_COMMIT} END
+      FROM named n
+    """,
+    "int8 int8 bytea int8 char int4 int8 int8 int8 bytea bytea int8 bool int4 text text",
+)
+LINK_AT_ONCE = Statement(
+    f"""
+    WITH above AS ({_in_directory(f"NOT EXISTS {_name('', '$4')}", "$5")}
+    ), linked AS (
+         UPDATE pgstore.inode AS i
+            SET link_count = i.link_count::integer + 1,
+                ctime_ns = $5
+          WHERE i.store_id = $1
+            AND i.ino::bigint = $3
+            AND i.version_to = {LIVE}
+            AND i.kind::"char" <> 'd'
+            AND i.link_count::integer > 0
+            AND EXISTS (SELECT FROM above)
+         RETURNING i.kind::"char", {STORED_COLUMNS}
+    ), named AS (
+         INSERT INTO pgstore.dirent (store_id, parent, name, ino, kind)
+         SELECT $1, $2, $4, $3, l.kind
+           FROM linked l
+    )
+    SELECT {TELL.format(key="$7", notice="$8 || ',' || $3::text || $9")},
+           CASE WHEN $6 THEN {_SET_ASYNC_COMMIT} END,
+           l.*
+      FROM linked l
+    """,
+    "int8 int8 int8 bytea int8 bool int4 text text",
+)
+REMOVE_AT_ONCE = Statement(
+    f"""
+    WITH above AS ({_in_directory(f"EXISTS {_name('', '$3', kind=_NO_DIRECTORY)}", "$5")}
+    ), removed AS (
+         DELETE FROM pgstore.dirent AS d
+          WHERE d.store_id = $1
+            AND d.parent = $2
+            AND d.name::bytea = $3
+            AND d.version_to = {LIVE}{_NO_DIRECTORY}
+            AND EXISTS (SELECT FROM above)
+         RETURNING d.ino
+    ), unlinked AS (
+         UPDATE pgstore.inode AS i
+            SET link_count = greatest(i.link_count::integer - 1, 0),
+                ctime_ns = $5
+          WHERE i.store_id = $1
+            AND i.ino::bigint = (SELECT r.ino FROM removed r)
+            AND i.version_to = {LIVE}
+    )
+    SELECT 0,
+           r.ino,
+           {TELL.format(key="$7", notice="$8 || ',' || r.ino::text || $9")},
+           CASE WHEN $6 THEN {_SET_ASYNC_COMMIT} END
+      FROM removed r
+    """,
+    "int8 int8 bytea bool int8 bool int4 text text",
+)
+# Within a directory, to a name that nothing has.
+RENAME_AT_ONCE = Statement(
+    f"""
+    WITH above AS ({
+        _in_directory(f"EXISTS {_name('', '$3', kind=_NO_DIRECTORY)} AND NOT EXISTS {_name('', '$5')}", "$7")
+    }
+    ), renamed AS (
+         UPDATE pgstore.dirent AS d
+            SET name = $5
+          WHERE d.store_id = $1
+            AND d.parent = $2
+            AND d.name::bytea = $3
+            AND d.version_to = {LIVE}{_NO_DIRECTORY}
+            AND EXISTS (SELECT FROM above)
+         RETURNING d.ino
+    )
+    SELECT 0,
+           r.ino,
+           NULL::bigint,
+           {TELL.format(key="$9", notice="concat($10, ',', r.ino, $11)")},
+           CASE WHEN $8 THEN {_SET_ASYNC_COMMIT} END
+      FROM renamed r
+    """,
+    "int8 int8 bytea int8 bytea int4 int8 bool int4 text text",
+)
 MAKE = Statement(
     _telling(
         "(SELECT pgstore.node_make($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) AS refused OFFSET 0)",
@@ -139,7 +274,7 @@ class LiveNodes:
         (ino,) = yield from reserve_inodes(self._files.session, self._store_id, 1, at_once=INODES_AT_ONCE)
         notice = notice_around(self._store_id, directory, [(directory, name)])
         values = (directory, name, ino, kind, mode, uid, gid, device, target, data, now_ns, self._relaxed)
-        rows = yield from self._call(MAKE, values, notice, repeatable=True)
+        rows = yield from self._call(MAKE, values, notice, at_once=MAKE_AT_ONCE, repeatable=True)
         self._check(rows[0][0], directory, name)
         size_bytes = len(target or data or b"")
         return Node(
@@ -157,11 +292,23 @@ class LiveNodes:
     def make_symbolic_link(self, directory: int, name: bytes, target: bytes, *, uid: int = 0, gid: int = 0) -> Op[Node]:
         return (yield from self.make(directory, name, SYMLINK, LINK_MODE, uid=uid, gid=gid, target=target))
 
-    def link(self, ino: int, directory: int, name: bytes) -> Op[Node]:
+    def link(self, ino: int, directory: int, name: bytes, *, at_ns: int | None = None) -> Op[Node]:
+        """
+        Args:
+            at_ns: as of `remove`.
+        """
         if not (yield from in_transaction()):
             notice = notice_around(self._store_id, directory, [(directory, name)])
+            now_ns = at_ns or time.time_ns()
+            at_once = Query(LINK_AT_ONCE, self._store_id, directory, ino, name, now_ns, self._relaxed, *notice)
+            with contextlib.suppress(
+                errors.SerializationConflict, errors.StatementFailed
+            ):  # which the function has again
+                for _, _, *row in (yield at_once):
+                    self._files.collect_later()
+                    return Node(ino, *row)
             linked = Query(NODE, self._store_id, ino, NEWEST)
-            values = (ino, directory, name, time.time_ns(), self._relaxed)
+            values = (ino, directory, name, now_ns, self._relaxed)
             rows, found = yield from self._call(LINK, values, notice, also=linked)
             if rows[0][0] == errno.EPERM:
                 raise errors.FileFailed(f"inode {ino} is a directory, which has one name only", errno=errno.EPERM)
@@ -195,7 +342,9 @@ class LiveNodes:
             return (yield from self._files.change(lambda tree: verb(tree, directory, name))).ino
         notice = notice_around(self._store_id, directory, [(directory, name)])
         values = (directory, name, is_directory, at_ns or time.time_ns(), self._relaxed)
-        ((refused, ino, _),) = yield from self._call(REMOVE, values, notice)
+        ((refused, ino, *_),) = yield from self._call(
+            REMOVE, values, notice, at_once=None if is_directory else REMOVE_AT_ONCE
+        )
         self._check(refused, directory, name)
         return ino  # type: ignore[no-any-return]
 
@@ -222,7 +371,8 @@ class LiveNodes:
             return Renamed(renamed.ino, None if there is None else there.ino)
         notice = notice_around(self._store_id, directory, [(directory, name), (to_directory, to_name)])
         values = (directory, name, to_directory, to_name, flags, at_ns or time.time_ns(), self._relaxed)
-        ((refused, ino, replaced, _),) = yield from self._call(RENAME, values, notice)
+        at_once = RENAME_AT_ONCE if directory == to_directory and not flags else None
+        ((refused, ino, replaced, *_),) = yield from self._call(RENAME, values, notice, at_once=at_once)
         is_about_target = refused in (errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY)
         self._check(refused, directory, to_name if is_about_target else name)
         return Renamed(ino, replaced)
@@ -264,6 +414,7 @@ class LiveNodes:
         values: tuple[Any, ...],
         notice: NoticeAround,
         *,
+        at_once: Statement | None = None,
         repeatable: bool = False,
         also: Query | None = None,
     ) -> Op[Any]:
@@ -271,6 +422,7 @@ class LiveNodes:
         Run *statement*, again if it met another that locked or changed the same. Returns its rows.
 
         Args:
+            at_once: does the common case of it.
             also: is run after it, in the same round trip; then its rows come, too.
             repeatable: also if its answer was lost; its last parameter but those of *notice* tells it so.
         """
@@ -279,6 +431,11 @@ class LiveNodes:
         while True:
             again = (broken > 0,) if repeatable else ()
             try:
+                if at_once is not None:
+                    quick, at_once = at_once, None
+                    if rows := (yield Query(quick, self._store_id, *values, *notice)):
+                        self._files.collect_later()
+                        return rows
                 query = Query(statement, self._store_id, *values, *again, *notice)
                 if statement is SET_ATTRIBUTES and self._relaxed:
                     rows = (yield Many((Query(ASYNC_COMMIT), query)))[1]
@@ -295,8 +452,8 @@ class LiveNodes:
                 if conflicts == ATTEMPTS:
                     raise
             except errors.StatementFailed as exc:
-                # The call whose answer was lost has done it in this moment.
-                if not broken or exc.sqlstate != UNIQUE_VIOLATION or conflicts == ATTEMPTS:
+                # Another has made the same name in this moment, or the call whose answer was lost has done it.
+                if exc.sqlstate != UNIQUE_VIOLATION or conflicts == ATTEMPTS:
                     raise
                 conflicts += 1
             else:

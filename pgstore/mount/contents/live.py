@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 from pgstore import errors
 from pgstore.core.operation import Op
 from pgstore.fs.content import in_place
-from pgstore.fs.content.blobs import data_of_file
+from pgstore.fs.content.blobs import INLINE_BYTES_MAX, data_of_file
 from pgstore.fs.content.block_reader import BlockReader, Source
 from pgstore.fs.retention.file_pin import FilePin
 from pgstore.mount.contents.disk import Commit
@@ -389,7 +389,8 @@ class LiveContents(UnderWay):
         yield from self._pin.ensure()
         store_id, ino = self.shared.store_id, self.ino
         if len(pieces) == 1:
-            return (yield from in_place.write_at(store_id, ino, *pieces[0], durable=durable))
+            is_small = max(self._base_end, self.size_bytes) <= INLINE_BYTES_MAX
+            return (yield from in_place.write_at(store_id, ino, *pieces[0], durable=durable, is_small=is_small))
         return (yield from in_place.write_several(store_id, ino, pieces, durable=durable))
 
     def _sent(self, parts: list[Range]) -> None:
