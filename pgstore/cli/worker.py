@@ -14,7 +14,6 @@ from pgstore.app.calls import run as calls
 from pgstore.app.calls.targets import apps, targets
 from pgstore.app.entrypoint import Reference
 from pgstore.app.runner.runner import close
-from pgstore.cli.run import show
 from pgstore.cli.target import target
 from pgstore.core.threads import Signal
 
@@ -23,7 +22,7 @@ def worker(
     context: typer.Context,
     ref: Annotated[str, typer.Argument(metavar="FILE", help="The file that defines the App.")],
     module: Annotated[bool, typer.Option("-m", help="It is package.module, not a file.")] = False,
-) -> int:
+) -> None:
     """
     Run spawned calls of the App in FILE, until it is told to end.
 
@@ -38,10 +37,7 @@ def worker(
     os.environ.update(target(context).environ())
     reference = Reference(ref, module)
     reference.check()
-    try:
-        reference.load()
-    except Exception as exc:  # noqa: BLE001 - whatever the program raises
-        return show(exc)
+    reference.load()
     if not apps():
         raise errors.InvalidError(f"{ref} has no function of an App: nothing can be spawned there")
     wanted = Signal()
@@ -63,7 +59,6 @@ def worker(
             dispatcher.stop(0)
     finally:
         close()
-    return 0
 
 
 def _end(wanted: Signal) -> None:

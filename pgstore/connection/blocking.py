@@ -18,7 +18,7 @@ from pgstore.connection import protocol
 from pgstore.connection.base import FATAL, BrokenConnection, Connection, Silence, cancel_seconds
 from pgstore.connection.protocol import READ
 from pgstore.connection.spin_wait import SpinWait
-from pgstore.core import clock, limit
+from pgstore.core import clock, limit, meanwhile
 from pgstore.core.operation import Many, Query
 from pgstore.core.uninterrupted import run_uninterrupted
 
@@ -52,7 +52,8 @@ class BlockingConnection(Connection):
         pgconn = self.pgconn
         values = statement.pack(query.values)
         result: PGresult | None = None
-        wait: Callable[[], Any] = self._poll if limit.current() is None else self._wait
+        is_free = limit.current() is None and meanwhile.current() is None
+        wait: Callable[[], Any] = self._poll if is_free else self._wait
         try:
             if self.prepared is None:
                 pgconn.send_query_params(statement.portable_sql, values, statement.oids, statement.formats, 1)
@@ -143,15 +144,22 @@ class BlockingConnection(Connection):
     def _drive_on(self, io: protocol.Io[T], wanted: int) -> T:
         try:
             while True:
-                self._wait(self._poll if wanted == READ else self._poll_write)
+                self._wait(wanted)
                 wanted = io.send(None)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
 
-    def _wait(self, poll: Callable[..., Any] | None = None) -> None:
+    def _wait(self, wanted: int = READ) -> None:
         """Wait for the socket, as long as the call may."""
-        seconds = limit.wait_seconds()
-        if not (poll or self._poll)(None if seconds is None else seconds * 1000):
+        attention = meanwhile.current()
+        if attention is not None:
+            events = select.POLLIN if wanted == READ else select.POLLIN | select.POLLOUT
+            has_come = attention.wait_for(self.pgconn.socket, events, _milliseconds())
+            if has_come:
+                return
+            if has_come is False:
+                raise Silence
+        if not (self._poll if wanted == READ else self._poll_write)(_milliseconds()):
             raise Silence
 
     def _time_out(self, io: protocol.Io[Any], taking: Query | Many | None) -> Any:
@@ -169,3 +177,8 @@ class BlockingConnection(Connection):
 
     def _cancel(self, seconds: float) -> None:
         self.driver_connection.cancel_safe(timeout=seconds)
+
+
+def _milliseconds() -> float | None:
+    seconds = limit.wait_seconds()
+    return None if seconds is None else seconds * 1000

@@ -11,10 +11,12 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import sys
 from collections.abc import Sequence
 from typing import Final
 
+from pgstore.core import clock
 from pgstore.mount import kernel
 from pgstore.mount.protocol import Bytes
 
@@ -24,6 +26,9 @@ BODY: Final = kernel.IN_HEADER.size  # where in a request that starts which depe
 _BUFFER_BYTES: Final = kernel.DATA_BYTES_MAX + kernel.PAGE
 
 _BUFFERS_MAX: Final = 1023  # of Linux, which takes 1024 (writev(2)), the header among them
+
+AWAKE_SECONDS: Final = 50e-6  # for which the next request is looked for, as `connection.spin_wait` does for answers
+SLEEPS_MAX: Final = 256  # without looking, after that was in vain again and again
 
 _header = kernel.OUT_HEADER.pack
 _HEADER_BYTES: Final = kernel.OUT_HEADER.size
@@ -78,9 +83,15 @@ class Channel:
     def __init__(self, device: int) -> None:
         self.device = device
         os.set_blocking(device, True)
+        poller = select.poll()
+        poller.register(device, select.POLLIN)
+        self._poll = poller.poll
+        self._sleeps = 0  # how often to sleep after having looked in vain
+        self._sleeps_left = 0
 
     def read(self, request: Request) -> bool:
         """Wait for a request, and read it. Returns False when nothing is mounted any more."""
+        self._wait_awake()
         while True:
             try:
                 length = os.readv(self.device, request.buffers)
@@ -93,6 +104,24 @@ class Channel:
             if length:
                 request.parse(length)
             return length > 0
+
+    def _wait_awake(self) -> None:
+        """
+        Look for a request as long as that pays: a program that was answered mostly asks for the next thing at once.
+
+        Falling asleep and being woken takes longer. Where nothing comes so soon it is not tried the next times.
+        """
+        if self._sleeps_left:
+            self._sleeps_left -= 1
+            return
+        poll = self._poll
+        until = clock.monotonic() + AWAKE_SECONDS
+        while not poll(0):
+            if clock.monotonic() > until:
+                self._sleeps_left = self._sleeps
+                self._sleeps = min(2 * self._sleeps + 1, SLEEPS_MAX)
+                return
+        self._sleeps //= 2
 
     def reply(self, unique: int, parts: bytes | Sequence[Bytes] = ()) -> bool:
         """

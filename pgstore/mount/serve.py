@@ -4,13 +4,16 @@ One thread reads at a time, and answers itself what need not wait for anybody. B
 read: so a slow READ holds up no GETATTR, and in the common quick case no thread is woken. When all threads wait, the one that reads
 keeps reading; it puts aside what may wait, for whoever is free first.
 
+Most of what may wait is answered by the database in less time than it takes to wake a thread. Meanwhile the turn at reading is
+kept, as long as nothing else is asked (`core.meanwhile`), and it waits for the database alone: who waits for something else is
+noticed by another thread, which looks now and then.
+
 A program that is killed while it waits for an answer is let go at once: the kernel says so (INTERRUPT), and it has a SIGKILL
 pending. Other signals don't end a request: few programs expect EINTR of a regular file, and some interrupt themselves all the time.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
@@ -18,10 +21,12 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from pgstore import errors
-from pgstore.core import threads
+from pgstore.core import clock, threads
+from pgstore.core.meanwhile import Attention
 from pgstore.fs.model import StoreGone
 from pgstore.mount import kernel
 from pgstore.mount.channel import BODY, Channel, Request
@@ -34,6 +39,11 @@ _LOG: Final = logging.getLogger("pgstore")
 THREADS_MAX: Final = 8
 _PUT_ASIDE_MAX: Final = 32
 _LOCK_WAITS_MAX: Final = 256
+LOOK_SECONDS: Final = 0.01  # between looks whether who has the turn at reading waits for something
+_LOOKS_MAX: Final = 100  # with nobody to look at; then it is looked no more until there is
+# For so long after it was noticed that somebody waits, nobody keeps the turn at reading; then twice as long, if that is soon.
+_SLOW_SECONDS: Final = 0.02
+_SLOW_SECONDS_MAX: Final = 1.0
 
 
 def serve(
@@ -76,7 +86,8 @@ class Server:
         self._ready = ready
         self._let_go = let_go
         self._reading = threading.Lock()  # whoever has it reads
-        self._mutex = threading.Lock()  # over the next three
+        self._mutex = threading.Lock()  # over the next four
+        self._turn: _Turn | None = None  # of the one that reads
         self._idle = 0  # threads that wait for `_reading`
         self._threads: list[threading.Thread] = []
         self._put_aside: deque[Request] = deque()
@@ -84,14 +95,20 @@ class Server:
         self._lock_waits: dict[int, threading.Event] = {}  # by the request's number: what makes it give up
         self._ended = False
         self._failure: BaseException | None = None
+        self._is_looked_at = False  # whether `_look` looks
+        self._look_again = threads.Signal()
+        self._slow_seconds = 0.0
+        self._slow_until = 0.0
 
     def run(self) -> None:
         """Serve until nothing is mounted any more."""
         request = Request()
+        looking = threading.Thread(target=self._look, name="pgstore-mount-look", daemon=True)
         try:
             if self._initialise(request):
                 self._files.begin(self._notifier)
                 self._notifier.start()
+                threads.start(looking)
                 if self._ready is not None:
                     self._ready()
                 self._work(request)
@@ -103,6 +120,9 @@ class Server:
                 given_up.set()
             for thread in self._threads:
                 thread.join()
+            self._look_again.set()
+            if looking.ident is not None:
+                looking.join()
             self._notifier.stop()
             self._close_all()
             self._files.end()
@@ -120,6 +140,8 @@ class Server:
 
     def _work(self, request: Request | None = None) -> None:
         request = request or Request()
+        turn = _Turn(self._channel.device, self._pass_on)
+        turn.attention.attend()
         while True:
             with self._mutex:
                 if self._put_aside:
@@ -129,25 +151,30 @@ class Server:
                     self._idle += 1
                     waiting = False
             if not waiting:
-                with self._reading:
-                    with self._mutex:
-                        self._idle -= 1
-                    try:
-                        found = self._read(request)
-                    except Exception as exc:  # programs must not wait for ever: without a reader the mount ends
-                        _LOG.exception("a mount ends, since what the kernel asks cannot be read")
-                        self._ended = True
-                        self._failure = exc
-                        return
-                if found is None:
+                self._reading.acquire()
+                with self._mutex:
+                    self._idle -= 1
+                    self._turn, turn.is_over = turn, False
+                try:
+                    found = self._read(request, turn)
+                except Exception as exc:  # programs must not wait for ever: without a reader the mount ends
+                    _LOG.exception("a mount ends, since what the kernel asks cannot be read")
+                    self._ended = True
+                    self._failure = exc
                     return
+                finally:
+                    self._end(turn)
+                if found is None:
+                    if self._ended:
+                        return
+                    continue
                 request = found
             self._answer(request, SERVE[request.opcode])
             self._underway.pop(request.unique, None)
 
-    def _read(self, request: Request) -> Request | None:
+    def _read(self, request: Request, turn: _Turn) -> Request | None:
         """
-        Read requests, and answer them, up to one that may wait: return it. None: nothing is mounted any more.
+        Read requests, and answer them, up to one that may wait: return it. None: the turn is over, or nothing is mounted any more.
         """
         read = self._channel.read
         now = NOW.get
@@ -171,24 +198,108 @@ class Server:
                 self._refuse(request.unique, 0 if opcode == kernel.DESTROY else errno.ENOSYS)
                 continue
             self._underway[request.unique] = request.pid
-            if (kept := self._hand_over(request)) is not None:
+            if opcode in _BRIEF and self._may_keep_turn():
+                if self._answer_meanwhile(request, turn):
+                    continue
+                return None
+            if (kept := self._hand_over(request, turn)) is not None:
                 request = kept
                 continue
             return request
 
-    def _hand_over(self, request: Request) -> Request | None:
-        """Let another thread read. If there is none, put *request* aside and return one to go on with."""
+    def _may_keep_turn(self) -> bool:
+        """Whether somebody else can read if it takes longer, and that has not happened just now."""
+        if not (self._idle or len(self._threads) + 1 < self._threads_max):
+            return False
+        return not self._slow_until or clock.monotonic() >= self._slow_until
+
+    def _answer_meanwhile(self, request: Request, turn: _Turn) -> bool:
+        """Answer *request*, and let others read if there is something to be read before it is. Returns whether *turn* goes on."""
+        turn.number += 1
+        turn.is_waiting = turn.attention.is_on = True
+        if not self._is_looked_at:
+            self._look_again.set()
+        self._answer(request, SERVE[request.opcode])
+        turn.attention.is_on = False
+        self._underway.pop(request.unique, None)
         with self._mutex:
-            if self._idle:
-                return None
-            if len(self._threads) + 1 < self._threads_max:
-                thread = threading.Thread(target=self._work, name="pgstore-mount", daemon=True)
-                with contextlib.suppress(RuntimeError):  # the system has no more: who answers reads on afterwards
-                    threads.start(thread)
-                    self._threads.append(thread)
-                return None
+            turn.is_waiting = False
+            return not turn.is_over
+
+    def _look(self) -> None:
+        """See to it that somebody reads though who has the turn waits for anything but the database."""
+        seen: tuple[_Turn, int] | None = None
+        looks = 0
+        self._is_looked_at = True
+        while not self._ended:
+            waiting = self._waiting()
+            if waiting is not None and waiting == seen:
+                self._pass_on_late(*waiting)
+            seen = waiting
+            looks = 0 if waiting is not None else looks + 1
+            if looks < _LOOKS_MAX:
+                if self._look_again.wait(LOOK_SECONDS):
+                    self._look_again.clear()
+                continue
+            self._is_looked_at = False
+            self._look_again.clear()
+            if self._may_rest():
+                self._look_again.wait()
+            self._is_looked_at = True
+            looks = 0
+
+    def _waiting(self) -> tuple[_Turn, int] | None:
+        """Whose turn it is, if they answer something that may wait; and which one of those it is."""
+        turn = self._turn
+        return None if turn is None or not turn.is_waiting else (turn, turn.number)
+
+    def _may_rest(self) -> bool:
+        return not self._ended and self._waiting() is None
+
+    def _pass_on_late(self, turn: _Turn, number: int) -> None:
+        with self._mutex:
+            if turn.is_waiting and turn.number == number and not turn.is_over:
+                now = clock.monotonic()
+                is_soon = now < self._slow_until + _SLOW_SECONDS_MAX
+                self._slow_seconds = min(2 * self._slow_seconds, _SLOW_SECONDS_MAX) if is_soon else _SLOW_SECONDS
+                self._slow_until = now + self._slow_seconds
+                self._pass_on_with_mutex(turn)
+
+    def _pass_on(self, turn: _Turn) -> bool:
+        """Let another thread read. Returns False if there is none."""
+        with self._mutex:
+            return self._pass_on_with_mutex(turn)
+
+    def _pass_on_with_mutex(self, turn: _Turn) -> bool:
+        if turn.is_over:
+            return True
+        if not self._idle:
+            if len(self._threads) + 1 >= self._threads_max:
+                return False
+            thread = threading.Thread(target=self._work, name="pgstore-mount", daemon=True)
+            try:
+                threads.start(thread)
+            except RuntimeError:  # the system has no more
+                return False
+            self._threads.append(thread)
+        turn.is_over = True
+        self._reading.release()
+        return True
+
+    def _end(self, turn: _Turn) -> None:
+        """Whoever had *turn* does not read any more."""
+        with self._mutex:
+            if not turn.is_over:
+                turn.is_over = True
+                self._reading.release()
+
+    def _hand_over(self, request: Request, turn: _Turn) -> Request | None:
+        """Let another thread read. If there is none, put *request* aside and return one to go on with."""
+        if self._pass_on(turn):
+            return None
+        with self._mutex:
             if len(self._put_aside) >= _PUT_ASIDE_MAX or not self._threads:
-                return None
+                return None  # who answers reads on afterwards
             self._put_aside.append(request)
         return Request()
 
@@ -291,7 +402,44 @@ class Server:
             return True
 
 
+class _Turn:
+    """A thread's turn at reading."""
+
+    def __init__(self, device: int, pass_on: Callable[[_Turn], object]) -> None:
+        self.attention = Attention(device, partial(pass_on, self))
+        self.is_over = True
+        self.is_waiting = False
+        """Whether it answers something that may wait."""
+        self.number = 0  # another one for each of these
+
+
 _WITHOUT_REPLY: Final = (kernel.FORGET, kernel.BATCH_FORGET, kernel.INTERRUPT)
+
+# What the database mostly answers at once. Not what reads and writes much, nor what waits for the disk.
+_BRIEF: Final = frozenset(
+    (
+        *(
+            kernel.LOOKUP,
+            kernel.GETATTR,
+            kernel.SETATTR,
+            kernel.STATFS,
+            kernel.MKNOD,
+            kernel.MKDIR,
+            kernel.SYMLINK,
+            kernel.READLINK,
+        ),
+        *(kernel.LINK, kernel.UNLINK, kernel.RMDIR, kernel.RENAME, kernel.RENAME2, kernel.GETXATTR, kernel.LISTXATTR),
+        *(
+            kernel.SETXATTR,
+            kernel.REMOVEXATTR,
+            kernel.OPEN,
+            kernel.CREATE,
+            kernel.FLUSH,
+            kernel.RELEASE,
+            kernel.OPENDIR,
+        ),
+    )
+)
 
 # Not WRITEBACK_CACHE: with it the kernel believes its own size of a file that others have changed. Not AUTO_INVAL_DATA: pages are
 # dropped when `Files` say so, not whenever an mtime differs. Not DONT_MASK: the kernel applies the umask.
@@ -328,9 +476,12 @@ def _init_reply(flags: int) -> bytes:
 _UNANSWERED: Final = "a mount could not answer operation %s of inode %s"
 
 
+_STALE: Final = (StoreGone, errors.NotFoundError, errors.VersionGone)
+
+
 def errno_of(exc: Exception) -> int | None:
     """What a program is told of *exc*. None: it is none of the errors that can be expected."""
-    if isinstance(exc, StoreGone | errors.NotFoundError | errors.VersionGone):
+    if isinstance(exc, _STALE):
         return errno.ESTALE
     if isinstance(exc, errors.StoreUnavailable):  # ENOTCONN would say that nothing serves the mount
         return errno.EIO

@@ -6,16 +6,17 @@ import errno
 import itertools
 import logging
 import os
+import select
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from pgstore import errors
-from pgstore.core import threads
+from pgstore.core import meanwhile, threads
 from pgstore.fs.model import StoreGone
 from pgstore.mount import kernel
 from pgstore.mount.protocol import NO_CACHING, Attributes, Caching, Missing, Owner, Statistics
@@ -162,6 +163,87 @@ def test_programs_are_let_in_once_the_kernel_has_its_first_answer(files):
 
     assert ready.wait(10)
     fake.end()
+
+
+# ------------------------------------------------------------------------------------------------- who reads and answers
+
+
+class HeldFiles(MemoryFiles):
+    """Of which *held* is looked up when something has happened."""
+
+    def __init__(self, wait: Callable[[], object]) -> None:
+        super().__init__(waits=True)
+        self._wait = wait
+
+    def look_up(self, directory: int, name: bytes) -> Attributes | Missing:
+        if name == b"held":
+            self._wait()
+        return super().look_up(directory, name)
+
+
+@pytest.fixture
+def held() -> threading.Event:
+    return threading.Event()
+
+
+def answered_while_held(fake: FakeKernel, held: threading.Event, count: int) -> int:
+    """How many threads answer, when *count* requests are held and another one is answered meanwhile."""
+    waiting = {fake.send(kernel.LOOKUP, body=b"held\0") for _ in range(count)}
+
+    assert entry(fake.ask(kernel.LOOKUP, body=b"other\0"))["nodeid"] == 0
+
+    threads = sum(thread.name == "pgstore-mount" for thread in threading.enumerate())
+    held.set()
+    assert {fake.answer()[0] for _ in range(count)} == waiting
+    return threads
+
+
+def test_what_is_answered_at_once_by_the_database_takes_no_other_thread(held):
+    fake = FakeKernel(HeldFiles(held.wait))
+    fake.initialise()
+    held.set()
+
+    for _ in range(100):
+        fake.ask(kernel.LOOKUP, body=b"held\0")
+
+    assert not any(thread.name == "pgstore-mount" for thread in threading.enumerate())
+    fake.end()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_who_waits_for_anything_but_the_database_holds_up_nobody(held, count):
+    """
+    Also two of them, and again, when that is known to take long. Whoever is left reads.
+    """
+    fake = FakeKernel(HeldFiles(held.wait), threads_max=4)
+    fake.initialise()
+
+    for _ in range(3):
+        held.clear()
+        assert answered_while_held(fake, held, count) <= 3
+    fake.end()
+
+
+def test_others_are_served_once_they_ask_while_the_database_is_waited_for(held):
+    """
+    At once, and not when somebody has noticed that it takes long.
+    """
+    ours, theirs = socket.socketpair()
+
+    def wait() -> None:
+        attention = meanwhile.current()
+        while attention is not None and attention.is_on:
+            attention.wait_for(ours.fileno(), select.POLLIN, 10_000)
+        held.wait()
+
+    with ours, theirs:
+        fake = FakeKernel(HeldFiles(wait))
+        fake.initialise()
+
+        assert answered_while_held(fake, held, 1) == 1
+        fake.end()
+
+    assert not any(thread.name.startswith("pgstore-mount") for thread in threading.enumerate())
 
 
 # ------------------------------------------------------------------------------------------------------------- verbs

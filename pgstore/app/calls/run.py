@@ -170,9 +170,7 @@ def host(runner: Callable[[], Runner] = runner) -> list[Dispatcher]:
     _is_host = True
     dispatchers = []
     for app in apps():
-        queue = queue_of(app, default_client())
-        queue.hydrate()  # if there is no database, now is the time to say so
-        dispatcher = Dispatcher(queue, runner())
+        dispatcher = Dispatcher(queue_of(app, default_client()), runner())
         dispatcher.serve(targets(app))
         dispatchers.append(dispatcher)
     return dispatchers

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from pgstore.client.session import Session
-from pgstore.core import clock
+from pgstore.core import clock, meanwhile
 
 _SERVERS_MAX: Final = 16  # of which it is known what is on their disk; each is one crash
 
@@ -96,6 +96,7 @@ class Disk:
         give_up = clock.monotonic() + self._seconds
         with self._changed:
             while self._is_flushing:
+                meanwhile.let_go()
                 if not self._changed.wait(max(0.0, give_up - clock.monotonic())):
                     raise OSError(errno.EIO, "another flush waits for the server for too long")
                 if self._flushed > mine:  # it began after this call

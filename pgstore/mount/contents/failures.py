@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from pgstore import errors
-from pgstore.core import clock
+from pgstore.core import clock, meanwhile
 from pgstore.core.operation import Op
 
 T = TypeVar("T")
@@ -33,6 +33,7 @@ def persistently(run: Callable[[Op[T]], T], make: Callable[[], Op[T]], seconds: 
         try:
             return run(make())
         except (errors.StoreUnavailable, errors.SerializationConflict, errors.TimedOut) as exc:
+            meanwhile.let_go()
             if clock.monotonic() + pause > give_up or closing.wait(pause):
                 raise os_error(exc) from exc
             pause = min(2 * pause, _PAUSE_SECONDS_MAX)
