@@ -36,7 +36,9 @@ class Programs:
     def _start(self, arguments: Sequence[str], variables: dict[str, str]) -> subprocess.Popen[str]:
         python, path = python_for(self.user) or (sys.executable, "") if self.user else (sys.executable, "")
         kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("PGSTORE_", "PG", "DATABASE"))
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PGSTORE_", "PG", "DATABASE", "XDG_"))
         }
         environ = {
             **kept,

@@ -249,3 +249,19 @@ async def functions_async() -> None:
         assert_type(each, Any)
     assert_type(await area.for_each.aio([1]), None)
     assert_type(await Model().predict.remote.aio(1), str)
+
+
+@app.function(secrets=[pgstore.Secret.from_name("a", required_keys=["KEY"]), pgstore.Secret.from_dict({"B": None})])
+def secretive() -> None: ...
+
+
+async def secrets() -> None:
+    secret = pgstore.Secret.from_dotenv(__file__)
+    assert_type(secret, pgstore.Secret)
+    assert_type(secret.info(), pgstore.SecretInfo)
+    assert_type(await secret.update.aio({"KEY": "value"}), None)
+    assert_type(pgstore.Secret.objects.create("a", {"KEY": "value"}, allow_existing=True), None)
+    assert_type(pgstore.Secret.objects.list(max_objects=1), list[pgstore.Secret])
+    assert_type(await pgstore.Secret.objects.list.aio(), list[pgstore.Secret])
+    pgstore.Secret.from_dict({"KEY": 1})  # type: ignore[dict-item]
+    pgstore.Secret.objects.delete()  # type: ignore[call-arg]
