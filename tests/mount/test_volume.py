@@ -452,6 +452,54 @@ def test_what_a_transaction_has_not_committed_is_not_waited_for(mount, place, cl
         assert time.monotonic() - began < 5
 
 
+def _change(place):
+    (place / "small").write_text("2")
+    (place / "old").write_text("3")
+    (place / "large").write_bytes(b"2" * 200_000)
+    (place / "other").write_text("2")
+    os.replace(place / "other", place / "replaced")
+    (place / "removed").unlink()
+    (place / "directory").mkdir()
+    (place / "directory/new").write_text("2")
+
+
+@pytest.mark.parametrize("outcome", ["committed", "rolled back", "others commit"])
+@pytest.mark.parametrize("when", ["in the transaction", "after it"])
+def test_what_is_written_after_a_commit_in_a_transaction_is_in_the_next_one(
+    volume_elsewhere, mount, place, client, outcome, when
+):
+    """
+    Of files, too, that were handed over to the transaction just before.
+    """
+    (place / "old").write_text("1")
+    mount.commit()
+    with contextlib.suppress(ZeroDivisionError), client.transaction():
+        for name in ("old", "small", "large", "replaced", "removed"):
+            (place / name).write_text("1")
+        mount.commit()
+        if when == "in the transaction":
+            _change(place)
+        if outcome == "rolled back":
+            raise ZeroDivisionError
+    if when == "after it":
+        _change(place)
+    if outcome == "others commit":
+        volume_elsewhere.put_file(io.BytesIO(b""), "/theirs")
+
+    mount.commit()
+
+    found = [entry.path for entry in volume_elsewhere.listdir("/", recursive=True) if entry.type.name == "FILE"]
+    assert {path: content(volume_elsewhere, path)[:9] for path in found if path != "theirs"} == {
+        "small": b"2",
+        "old": b"3",
+        "large": b"2" * 9,
+        "replaced": b"2",
+        "directory/new": b"2",
+    }
+    mount.reload()
+    assert (place / "old").read_text() == "3"
+
+
 KILLED = """
 import os, sys, time, pgstore
 url, name, place = sys.argv[1:]

@@ -8,7 +8,8 @@ They are one until a commit finds that others have committed since the version: 
 laid over it still, until it is replaced by a newer one (`rebase`).
 
 A commit takes a `Part` of what is pending, which a transaction writes (`fs.tree.handover`), and only then is it `settled`. Until
-that, and if it fails, all is as it was. Who changes and commits sees to it that only one does so at a time.
+that, and if it fails, all is as it was. Who changes and commits sees to it that only one does so at a time. But a transaction of
+somebody else's takes its time: what is changed meanwhile is pending beside the part that it was lent (`lend`).
 """
 
 from __future__ import annotations
@@ -124,6 +125,21 @@ class Layer(ChangeSet):
         self.links = {ino: links for ino, links in other.links.items() if ino in here}
         self._made = {ino: kind for ino, kind in other._made.items() if ino in here}
 
+    def lay_over(self, other: Layer) -> None:
+        """Have what *other* has as well, as if it were done now."""
+        for parent, name, (entry, removed, *_) in other.changes():
+            if removed is not None:
+                self.remove(parent, name, removed, other.path_of(parent))
+            if entry is not None:
+                self.put(parent, name, entry, other.path_of(parent))
+        for ino, attributes in other._attributes.items():
+            self._attributes[ino] = {**self._attributes.get(ino, {}), **attributes}
+        for ours, theirs in ((self._moved, other._moved), (self._made, other._made), (self.touched, other.touched)):
+            ours.update(theirs)  # type: ignore[arg-type]
+        self._named_again |= other._named_again
+        for ino, (names, at_ns) in other.links.items():
+            self.links[ino] = self.links.get(ino, (0, 0))[0] + names, at_ns
+
 
 _LAYER: Final = (
     *("_names", "_count", "_made", "_moved", "_attributes", "_named_again", "_file_paths", "_paths"),
@@ -154,6 +170,9 @@ class HeldChanges(Layer):
         self.new: dict[int, NewNode] = {}
         self.unwritten: set[int] = set()  # those of them that no commit has written
         self._pending: Layer = self
+        self._lent: tuple[Layer, set[int]] | None = (
+            None  # what was pending when a part was lent, and the part's new inodes
+        )
         self._now_called: dict[int, int] = {}  # directories that a commit has merged into those of others
         self._abandon = abandon
         super().__init__(store_id, missing)
@@ -361,6 +380,44 @@ class HeldChanges(Layer):
             removed=None if removed is None else removed._replace(ino=self._now(removed.ino)),
         )
 
+    def lend(self, part: Part) -> None:
+        """
+        Somebody's transaction is to write *part*: what is changed from now on is pending beside it.
+
+        It is to be `settled`, or to be taken back.
+        """
+        written = {each.node.ino for each in part.new}
+        self._lent = self._pending, written & self.unwritten
+        self._pending = self._rest(part)
+        self.unwritten -= written
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether a transaction is to write a part of it."""
+        return self._lent is not None
+
+    def take_back(self) -> None:
+        """The transaction that a part was lent to has not committed it: it is pending again, and what was done since over it."""
+        if self._lent is None:
+            return
+        (before, new), since, self._lent = self._lent, self._pending, None
+        self.unwritten |= new & self.new.keys()
+        self._pending = before
+        if before is not self:  # which has all of it
+            before.lay_over(since)
+
+    def _rest(self, part: Part) -> Layer:
+        """What is pending and not in *part*."""
+        done = {(each.parent, each.name) for each in part.names}
+        pending = self._pending
+        rest = Layer(self.store_id, self.missing)
+        left = [each for each in pending.changes() if (self._now(each.parent), each.name) not in done]
+        inodes = {
+            ino for ino in pending._attributes if self._now(ino) not in part.attributes and not self.is_removed(ino)
+        }
+        rest.take_over(left, pending, inodes)
+        return rest
+
     def settled(self, part: Part, version: int, merged: Mapping[int, int]) -> bool:
         """
         *part* was committed as *version*. Returns whether that is what is read from now on: nobody else has committed since `base`.
@@ -371,22 +428,18 @@ class HeldChanges(Layer):
         self._now_called.update(merged)
         for ours, theirs in self._now_called.items():
             self._now_called[ours] = merged.get(theirs, theirs)
-        done = {(each.parent, each.name) for each in part.names}
-        pending = self._pending
-        rest = Layer(self.store_id, self.missing)
-        left = [each for each in pending.changes() if (self._now(each.parent), each.name) not in done]
-        inodes = {
-            ino for ino in pending._attributes if self._now(ino) not in part.attributes and not self.is_removed(ino)
-        }
-        rest.take_over(left, pending, inodes)
+        if self._lent is None:
+            before, rest = self._pending, self._rest(part)
+        else:
+            (before, _), rest, self._lent = self._lent, self._pending, None
         written = {new.node.ino for new in part.new}
         self.unwritten -= written
-        moves_on = not self.is_diverged and version == self.base + 1
+        moves_on = before is self and version == self.base + 1
         if moves_on:
             self._become(rest, version)
             for ino in written:
                 if not self.is_removed(ino):
-                    del self.new[ino]
+                    self.new.pop(ino, None)
         else:
             self._pending = rest
         return moves_on

@@ -218,7 +218,9 @@ class HeldFileSystem:
 
     def hand_over(self, without: Collection[int] = ()) -> Part:
         """What was changed since the last commit, for a transaction of somebody else's to write (`handover.write`)."""
-        return self.changes.part(without)
+        part = self.changes.part(without)
+        self.changes.lend(part)
+        return part
 
     def handed_over(self, part: Part, written: Written) -> None:
         """A transaction has written *part*, and not ended yet. `find_outcome` finds out whether it was committed."""
@@ -227,11 +229,14 @@ class HeldFileSystem:
     @property
     def is_handed_over(self) -> bool:
         """Whether a transaction has written all that was changed, and its outcome is not known."""
-        return self._doubtful is not None and self.changes.part() == self._doubtful.part
+        if self._doubtful is None:
+            return False
+        return not self.changes.has_uncommitted if self.changes.is_lent else self.changes.part() == self._doubtful.part
 
     def taken_back(self) -> None:
         """What was handed over was rolled back."""
         self._doubtful = None
+        self.changes.take_back()
 
     def find_outcome(self, *, wait: bool = True) -> Op[int | None]:
         """
@@ -249,7 +254,10 @@ class HeldFileSystem:
             return None
         is_written = yield from atomic(self._is_written(doubtful, wait=wait))
         self._doubtful = None
-        return (yield from self.settle(doubtful.part, doubtful.written)) if is_written else None
+        if not is_written:
+            self.changes.take_back()
+            return None
+        return (yield from self.settle(doubtful.part, doubtful.written))
 
     def _is_written(self, doubtful: _Doubtful, *, wait: bool) -> Op[bool]:
         """By its rows, and not by the number of its transaction, which after a crash may be another's."""

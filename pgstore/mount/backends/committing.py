@@ -118,8 +118,10 @@ class CommittingFiles(StoreFiles[VolumeContents]):
                     self._commit(leave_open=True)
 
     def _is_changed(self) -> bool:
-        return self._system.changes.has_uncommitted or any(
-            contents.is_changed and not contents.is_open_for_writing for contents in self._all_contents()
+        return (
+            self._system.changes.has_uncommitted
+            or self._in_doubt is not None
+            or any(contents.is_changed and not contents.is_open_for_writing for contents in self._all_contents())
         )
 
     def commit(self) -> None:
