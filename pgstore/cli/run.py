@@ -14,6 +14,7 @@ import typer
 import pgstore
 from pgstore.app import as_modal as as_modal_module
 from pgstore.app import entrypoint
+from pgstore.app.runner.mounts import MODE
 from pgstore.cli.target import Target, target
 from pgstore.mount.options import MODES
 
@@ -41,8 +42,13 @@ def run(
         str | None, typer.Option("--url", metavar="URL", help="As before the command.", show_default=False)
     ] = None,
     mode: Annotated[
-        str, typer.Option(metavar="auto|fuse|sync", help="How Volumes and NetworkFileSystems are mounted.")
-    ] = "auto",
+        str | None,
+        typer.Option(
+            metavar="auto|fuse|sync",
+            help="How Volumes and NetworkFileSystems are mounted.  [default: PGSTORE_MOUNT_MODE, else auto]",
+            show_default=False,
+        ),
+    ] = None,
     as_modal: Annotated[bool, typer.Option("--as-modal", help="In the program, `import modal` means pgstore.")] = False,
 ) -> int:
     """
@@ -56,10 +62,11 @@ def run(
       pgstore run train.py --epochs 3
       pgstore run train.py::evaluate --help
     """
-    if mode not in MODES:
-        raise pgstore.InvalidError(f"--mode {mode!r} is none of {', '.join(MODES)}")
+    if mode is not None:
+        if mode not in MODES:
+            raise pgstore.InvalidError(f"--mode {mode!r} is none of {', '.join(MODES)}")
+        os.environ[MODE] = mode
     _use(target(context), url, env)
-    os.environ["PGSTORE_MOUNT_MODE"] = mode
     if quiet:
         warnings.simplefilter("ignore")
     reference = entrypoint.Reference(ref, module)

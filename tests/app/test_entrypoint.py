@@ -163,6 +163,27 @@ def test_database_and_environment_of_the_command_line_are_those_of_workers(progr
         assert pgstore.Dict.from_name("mine", client=client)["key"] == "value"
 
 
+@pytest.mark.parametrize(("mode", "options"), [("auto", []), ("sync", []), ("auto", ["--mode", "sync"])])
+def test_how_stores_are_mounted_is_what_the_option_says_else_the_environment(
+    own_database, directory, fuse, mode, options
+):
+    (directory / "mounted.py").write_text(
+        textwrap.dedent("""
+            import pgstore
+
+            app = pgstore.App()
+
+            @app.function(volumes={"/data": pgstore.Volume.from_name("mine", create_if_missing=True)})
+            def kinds():
+                print([line.split()[2] for line in open("/proc/self/mounts") if line.split()[1] == "/data"])
+        """)
+    )
+
+    kinds = output(Programs(own_database, directory, mode=mode).pgstore("run", *options, "mounted.py"))
+
+    assert ("fuse" in kinds) == ([mode, *options] == ["auto"])
+
+
 def test_a_program_for_modal_is_run_unedited(programs, directory):
     """
     Its classes of exceptions are pgstore's, here and in the worker.
