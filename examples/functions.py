@@ -17,7 +17,7 @@ def count(name: str) -> int:
 
 @app.function(transactional=True)
 def add(words: int) -> None:
-    counts["words"] = counts.get("words", 0) + words
+    counts.increment("words", words)
 
 
 @app.local_entrypoint()
