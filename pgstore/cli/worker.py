@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pgstore import errors
+from pgstore.app import as_modal as as_modal_module
 from pgstore.app.calls import run as calls
 from pgstore.app.calls.targets import apps, targets
 from pgstore.app.entrypoint import Reference
@@ -22,6 +23,7 @@ def worker(
     context: typer.Context,
     ref: Annotated[str, typer.Argument(metavar="FILE", help="The file that defines the App.")],
     module: Annotated[bool, typer.Option("-m", help="It is package.module, not a file.")] = False,
+    as_modal: Annotated[bool, typer.Option("--as-modal", help="In the program, `import modal` means pgstore.")] = False,
 ) -> None:
     """
     Run spawned calls of the App in FILE, until it is told to end.
@@ -37,6 +39,8 @@ def worker(
     os.environ.update(target(context).environ())
     reference = Reference(ref, module)
     reference.check()
+    if as_modal:
+        as_modal_module.install()
     reference.load()
     if not apps():
         raise errors.InvalidError(f"{ref} has no function of an App: nothing can be spawned there")
