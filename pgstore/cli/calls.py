@@ -60,7 +60,13 @@ def get(
     call_id: Annotated[str, typer.Argument(metavar="ID", help="The id of the call, fc-….")],
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Show what has become of a call."""
+    """
+    Show what has become of a call.
+
+    \b
+    Example:
+      pgstore calls get fc-2a00001-17
+    """
     with pgstore.Client(target(context).url, auto_migrate=False) as client:
         _show(admin.call(client, call_id), as_json)
 
@@ -71,7 +77,13 @@ def cancel(
     call_id: Annotated[str, typer.Argument(metavar="ID", help="The id of the call, fc-….")],
     kill: Annotated[bool, typer.Option("--kill", help="Kill its worker at once.")] = False,
 ) -> None:
-    """End a call. If it waits it never runs; if it runs its worker is interrupted, and killed ten seconds later."""
+    """
+    End a call. If it waits it never runs; if it runs its worker is interrupted, and killed ten seconds later.
+
+    \b
+    Example:
+      pgstore calls cancel fc-2a00001-17
+    """
     with pgstore.Client(target(context).url, auto_migrate=False) as client:
         _show(admin.cancel(client, call_id, kill=kill), as_json=False)
 
