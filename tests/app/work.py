@@ -63,12 +63,18 @@ def leave(code):
     sys.exit(code)
 
 
-def die(signal_number=signal.SIGKILL):
-    os.kill(os.getpid(), signal_number)
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)
 
 
-def exit_at_once():
+def die_at(path):
+    write(path, str(time.monotonic()))
+    die()
+
+
+def exit_at(path):
+    write(path, str(time.monotonic()))
     os._exit(3)
 
 
@@ -203,6 +209,17 @@ def note_interrupt(path):
     write(path, "begun")
     try:
         time.sleep(60)
+    except BaseException as exc:
+        write(path, type(exc).__name__)
+        raise
+
+
+def note_interrupt_of_thread(path):
+    """`note_interrupt`, for a thread that no signal reaches: it is interrupted between two lines of Python."""
+    write(path, "begun")
+    try:
+        while True:
+            time.sleep(0.01)
     except BaseException as exc:
         write(path, type(exc).__name__)
         raise

@@ -11,6 +11,7 @@ from collections import deque
 from typing import Final
 
 from pgstore import errors
+from pgstore.app import pickles
 from pgstore.app.runner.process import Process
 from pgstore.app.runner.task import CANCEL_GRACE_SECONDS, Task, failed
 from pgstore.app.spec import Outcome, WorkerSpec
@@ -121,6 +122,10 @@ class Pool:
             others = sum(not each.is_retired for each in self._workers)
             if others:
                 self._workers_max = others  # else one would be started in vain again and again
+                reason = pickles.rebuilt(outcome.payload)
+                _LOG.warning(
+                    "no more than %d workers of %s, since another could not start: %s", others, self.spec.name, reason
+                )
             else:
                 failing.extend(self._waiting)
                 self._waiting.clear()

@@ -275,7 +275,8 @@ class Process:
             self._drain()
             on_item = self.running[number].on_item
             if on_item is not None:
-                on_item(item)
+                with threads.going_on(f"handing on what {self.spec.name} yields"):
+                    on_item(item)
         elif kind == "ready":
             self._ready_by = None
             self.pool.ready(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -96,6 +97,7 @@ class Runner:
 
 _runner: Runner | None = None
 _lock = threading.RLock()
+_is_ending = False
 
 
 def runner() -> Runner:
@@ -103,16 +105,21 @@ def runner() -> Runner:
     The runner of this process, which is made when it is first needed.
 
     Raises:
-        InvalidError: this is a worker that is loading the program.
+        InvalidError: this is a worker that is loading the program, or the program is ending.
+        ConfigurationError: this is not Linux.
     """
     global _runner
+    if sys.platform != "linux":
+        raise errors.ConfigurationError(
+            "workers need Linux (namespaces, pidfd): call the function with .local(…), which runs here"
+        )
     if context.is_loading:
         raise errors.InvalidError(
             "a function is called while a worker loads the program: each worker would start workers; "
             "call it in a function, in a local entrypoint, or below `if __name__ == '__main__':`"
         )
     with _lock:
-        if _runner is None or _runner._is_closed:
+        if _runner is None or (_runner._is_closed and not _is_ending):
             _runner = Runner()
         return _runner
 
@@ -125,6 +132,12 @@ def close() -> None:
         ending.close()
 
 
+def _at_exit() -> None:
+    global _is_ending
+    _is_ending = True
+    close()
+
+
 def _after_fork_in_child() -> None:
     global _runner, _lock
     _lock = threading.RLock()
@@ -132,4 +145,4 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-atexit.register(close)
+atexit.register(_at_exit)

@@ -93,6 +93,7 @@ class Jobs:
 
     def _run(self, running: Running) -> None:
         job = running.job
+        running.thread = threading.get_ident()
         CURRENT_CALL.set(job.call_id)
         for prefix in ("MODAL", "PGSTORE"):
             os.environ[f"{prefix}_FUNCTION_CALL_ID"] = job.call_id
@@ -258,7 +259,7 @@ class Running:
         self.exception: type[BaseException] = KeyboardInterrupt
         self.task: asyncio.Task[Any] | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.thread = threading.get_ident()
+        self.thread = 0
 
 
 def _raise_in(thread: int, exception: type[BaseException]) -> None:
