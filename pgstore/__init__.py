@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from pgstore.app.cls import Cls, method, parameter
     from pgstore.app.context import current_function_call_id, current_input_id, is_local
     from pgstore.app.function import Function
-    from pgstore.app.image import Image
+    from pgstore.app.image import FilePatternMatcher, Image
     from pgstore.app.marks import (
         asgi_app,
         batched,
@@ -109,6 +109,7 @@ __all__ = [
     "Error",
     "FileEntry",
     "FileEntryType",
+    "FilePatternMatcher",
     "FileStat",
     "Function",
     "FunctionCall",
@@ -179,6 +180,7 @@ _HOMES: Final = {
     "Dict": "dict",
     "DictChange": "dict",
     "DictEntry": "dict",
+    "FilePatternMatcher": "app.image",
     "Function": "app.function",
     "FunctionCall": "app.calls",
     "Image": "app.image",

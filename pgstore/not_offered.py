@@ -9,7 +9,6 @@ from pgstore.errors import NotOffered
 REASONS: Final = {
     "CloudBucketMount": "buckets are not mounted; use a Volume, or the SDK of the bucket",
     "Environment": "an environment is a name: pgstore.configure(environment=…)",
-    "FilePatternMatcher": "nothing is copied into images",
     "Probe": "there are no Sandboxes",
     "Proxy": "there is no network of functions to put it in front of",
     "Sandbox": "a function runs with the rights of its program; isolate what is foreign with a container of its own",

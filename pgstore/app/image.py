@@ -8,10 +8,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import PurePath
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from pgstore.app.warn import warn_once
-from pgstore.errors import InvalidError
+from pgstore.errors import InvalidError, NotOffered
 
 _LOG: Final = logging.getLogger("pgstore")
 
@@ -129,3 +129,26 @@ def _shape(value: object) -> str:
     if not isinstance(value, dict):
         return type(value).__name__
     return f"a dict of {', '.join(sorted({type(item).__name__ for pair in value.items() for item in pair}))}"
+
+
+class FilePatternMatcher:
+    """Which files are copied into an image. Accepted, as `ignore=` of what copies; nothing is copied here."""
+
+    def __init__(self, *pattern: str) -> None:
+        self.patterns = pattern
+
+    @classmethod
+    def from_file(cls, file_path: str | os.PathLike[str]) -> FilePatternMatcher:
+        """Return one whose patterns are the lines of a file, which is not read."""
+        return cls()
+
+    def __invert__(self) -> FilePatternMatcher:
+        return self
+
+    def __call__(self, path: PurePath) -> NoReturn:
+        raise NotOffered(
+            "pgstore matches no path by a FilePatternMatcher, for nothing is copied into images: see pathlib"
+        )
+
+    def __repr__(self) -> str:
+        return f"pgstore.FilePatternMatcher({', '.join(map(repr, self.patterns))})"

@@ -97,3 +97,16 @@ def test_a_worker_does_not_say_it_again(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pgstore.Image.from_registry("x")
+
+
+def test_what_says_which_files_are_copied_is_accepted_and_asked_for_nothing(tmp_path):
+    """
+    It stands at the top of programs, which would not start without it.
+    """
+    matchers = [pgstore.FilePatternMatcher("**/*.py", "!x"), ~pgstore.FilePatternMatcher.from_file("missing")]
+
+    images = [pgstore.Image.debian_slim().add_local_dir("here", str(tmp_path), ignore=each) for each in matchers]
+
+    assert [type(image) for image in images] == [pgstore.Image] * 2
+    with pytest.raises(pgstore.errors.NotOffered, match="matches no path"):
+        matchers[0](tmp_path)
