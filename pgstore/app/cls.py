@@ -102,6 +102,10 @@ class BoundMethod(Function[..., Any, Any]):
         return self._obj._spec
 
     @property
+    def _defined(self) -> Cls:
+        return self._obj._cls
+
+    @property
     def parameters(self) -> bytes | None:
         return self._spec.parameters
 

@@ -508,8 +508,25 @@ class Function(Generic[P, R_co, L_co]):
             )
         if what.startswith("spawn"):
             context.check_not_loading(f"{self.name}.{what}(…)")
+            self._check_options_are_known()
         else:
             check_may_wait(f"{self.name}.{what}(…)")
+
+    def _check_options_are_known(self) -> None:
+        """Raise `InvalidError` for options of `with_options`: the row of a call names the function, and any worker may take it."""
+        own = self._defined
+        definition = own._definition
+        known = _known.get((definition.program.name, definition.name, own._app.name))
+        if known is not None and known._options != own._options:
+            raise errors.InvalidError(
+                f"{self.name} has other options than it was defined with, and spawned calls have those: use .remote(…), or "
+                "give the options to @app.function or @app.cls"
+            )
+
+    @property
+    def _defined(self) -> Defined:
+        """What was defined with options: the function, or the class of a method."""
+        return self
 
     def _check_generates(self) -> None:
         if not self._is_generator:

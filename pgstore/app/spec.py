@@ -80,6 +80,7 @@ class Input:
         timeout: seconds for one attempt, from the start of the function.
         retries: None: it is attempted once.
         completion: done at the end of the transaction in which the function runs, as a part of it.
+        is_repeated: an attempt has failed, of which the runner knows nothing; this one is for a worker that nobody has used.
     """
 
     call_id: str
@@ -89,6 +90,7 @@ class Input:
     timeout: float | None = None
     retries: Retries | None = None
     completion: Completion | None = None
+    is_repeated: bool = False
 
 
 @dataclass(frozen=True)

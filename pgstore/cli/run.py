@@ -76,7 +76,7 @@ def run(
     try:
         loaded = reference.load()
     except Exception as exc:  # noqa: BLE001 - whatever the program raises
-        return _show(exc)
+        return show(exc)
     chosen = entrypoint.choose(entrypoint.runnables(loaded), reference.name)
     chosen.check()
     given = chosen.parameters.parse(arguments or [], f"pgstore run {ref}", chosen.function.__doc__)
@@ -85,7 +85,7 @@ def run(
     try:
         entrypoint.run(chosen, *given, name=name, detach=detach, started=_say)
     except Exception as exc:  # noqa: BLE001
-        return _show(exc)
+        return show(exc)
     return 0
 
 
@@ -100,7 +100,7 @@ def _use(chosen: Target, url: str | None, env: str | None) -> None:
     os.environ.update(chosen.environ())
 
 
-def _show(exc: Exception) -> int:
+def show(exc: Exception) -> int:
     """Print the traceback of an error of the program: its own frames, and what a note says of the worker's."""
     told = traceback.TracebackException.from_exception(exc)
     if os.environ.get("PGSTORE_TRACEBACK") in (None, "", "0"):

@@ -15,6 +15,7 @@ from pgstore.app.calls import run as calls
 from pgstore.app.calls.targets import apps, targets
 from pgstore.app.entrypoint import Reference
 from pgstore.app.runner.runner import close
+from pgstore.cli.run import show
 from pgstore.cli.target import target
 from pgstore.core.threads import Signal
 
@@ -24,7 +25,7 @@ def worker(
     ref: Annotated[str, typer.Argument(metavar="FILE", help="The file that defines the App.")],
     module: Annotated[bool, typer.Option("-m", help="It is package.module, not a file.")] = False,
     as_modal: Annotated[bool, typer.Option("--as-modal", help="In the program, `import modal` means pgstore.")] = False,
-) -> None:
+) -> int:
     """
     Run spawned calls of the App in FILE, until it is told to end.
 
@@ -41,7 +42,10 @@ def worker(
     reference.check()
     if as_modal:
         as_modal_module.install()
-    reference.load()
+    try:
+        reference.load()
+    except Exception as exc:  # noqa: BLE001 - whatever the program raises
+        return show(exc)
     if not apps():
         raise errors.InvalidError(f"{ref} has no function of an App: nothing can be spawned there")
     wanted = Signal()
@@ -63,6 +67,7 @@ def worker(
             dispatcher.stop(0)
     finally:
         close()
+    return 0
 
 
 def _end(wanted: Signal) -> None:

@@ -114,6 +114,7 @@ class Secret:
     _name: str | None = None
     _environment_name: str | None = None
     _required_keys: tuple[str, ...] = ()
+    _made_at: tuple[str, int]  # for a warning
     _client: Client | None = None
     _bound: ClassVar[None] = None  # its operations run in the current transaction
     _shown: str  # `repr`, without the module
@@ -215,6 +216,8 @@ class Secret:
         secret = cls._make(f"from_name({name!r}{environment})", lambda: secret._find_by_name(name))
         secret._name, secret._environment_name, secret._client = name, environment_name, client
         secret._required_keys = tuple(required_keys)
+        caller = sys._getframe(1)
+        secret._made_at = (caller.f_code.co_filename, caller.f_lineno)
         return secret
 
     @property
@@ -261,7 +264,7 @@ class Secret:
         if values is not None:
             return values.require(required_keys, f"the secret {name!r}")
         if not required_keys:
-            _warn_not_stored(name)
+            self._warn_not_stored(name)
             return Values()
         if missing := [key for key in required_keys if key not in os.environ]:
             raise errors.InvalidError(
@@ -269,6 +272,16 @@ class Secret:
                 f"`pgstore secret create {name} {' '.join(f'{key}=…' for key in required_keys)}`"
             )
         return Values((key, os.environ[key]) for key in required_keys)
+
+    def _warn_not_stored(self, name: str) -> None:
+        if name not in _not_stored:
+            _not_stored.add(name)
+            warnings.warn_explicit(
+                f"the secret {name!r} is not stored: its functions get this process's environment as it is; to store it, run "
+                f"`pgstore secret create {name} KEY=VALUE`",
+                errors.LocalRunWarning,
+                *self._made_at,
+            )
 
     @property
     def _runner(self) -> Client:
@@ -312,14 +325,3 @@ def _without_values(kind: type[Secret], shown: str) -> Secret:
 
 
 _not_stored: set[str] = set()  # names that were warned of
-
-
-def _warn_not_stored(name: str) -> None:
-    if name not in _not_stored:
-        _not_stored.add(name)
-        warnings.warn(
-            f"the secret {name!r} is not stored: its functions get this process's environment as it is; to store it, run "
-            f"`pgstore secret create {name} KEY=VALUE`",
-            errors.LocalRunWarning,
-            stacklevel=2,
-        )

@@ -457,7 +457,8 @@ def test_functions_do_not_wait_for_each_other(queue, take):
     One whose workers are all busy takes no more, and keeps no other waiting.
     """
     stop = threading.Event()
-    take(slow=lambda: stop.wait(20), quick=lambda: "quick")
+    dispatcher = take(slow=lambda: stop.wait(20), quick=lambda: "quick")
+    dispatcher.serve(tuple(dispatcher._targets.values()))  # as each further spawn in a run does
     slow = [spawned(queue, "slow") for _ in range(5)]
 
     assert spawned(queue, "quick").get(timeout=10) == "quick"

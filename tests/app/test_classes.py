@@ -168,6 +168,8 @@ def test_with_options_gives_other_workers():
     assert varied.predict._options.timeout == 5
     assert varied._spec.max_workers == 1
     assert Model(size=2).predict.with_options(timeout=3)._options.timeout == 3
+    with pytest.raises(pgstore.InvalidError, match="other options"):
+        varied.predict.spawn(1)
 
 
 def test_decorators_of_classes_are_checked():

@@ -66,6 +66,11 @@ def test_a_function_that_was_changed_by_with_options_travels_with_its_options():
     assert (varied.name, varied._options.timeout) == ("do", 5)
 
 
+def test_a_function_that_was_changed_by_with_options_is_not_spawned_with_those_that_it_was_defined_with():
+    with pytest.raises(pgstore.InvalidError, match="other options than it was defined with"):
+        do.with_options(timeout=5).spawn("same", 1)
+
+
 def test_what_cannot_be_pickled_is_an_error_of_the_caller(call):
     with pytest.raises(pgstore.SerializationError, match="arguments of do"):
         call(do.remote, "same", threading.Lock())

@@ -157,7 +157,7 @@ def test_a_name_that_nobody_knows_is_the_environment_as_it_is_and_one_warning(na
     with pytest.warns(pgstore.errors.LocalRunWarning, match=f"{name}' is not stored") as warned:
         assert [secret._values(), secret._values()] == [{}, {}]
 
-    assert len(warned) == 1
+    assert [warning.filename for warning in warned] == [__file__]
 
 
 def test_a_required_key_that_is_missing_is_named_with_the_secret(name, key, folder, client, monkeypatch):

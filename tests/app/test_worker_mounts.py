@@ -14,7 +14,7 @@ from pgstore import NetworkFileSystem, Volume, errors
 from pgstore.mount import attach
 from pgstore.mount.daemon import caller
 from tests.app.conftest import worker
-from tests.app.running import NOBODY, Programs, output
+from tests.app.running import NOBODY, REPOSITORY, Programs, output
 from tests.mount.conftest import reachable_directory, skip_without_fuse
 
 pytestmark = pytest.mark.usefixtures("default_client")
@@ -82,6 +82,15 @@ def test_what_a_killed_worker_has_not_committed_is_gone(runner, run, volume, mod
     runner.close()
 
     assert texts(volume) == {}
+
+
+def test_a_private_tmp_is_the_workers_own(run):
+    path = f"/tmp/pgstore-private-{os.getpid()}"
+    spec = worker("write", environment=lambda: {"PGSTORE_PRIVATE_TMP": "1"})
+
+    run(spec, path, "private")
+
+    assert not os.path.exists(path)
 
 
 def test_a_worker_that_is_killed_while_it_commits_is_an_error_of_the_call(run, volume, monkeypatch):
@@ -173,7 +182,7 @@ def test_where_namespaces_are_forbidden_stores_are_copied_to_the_paths_themselve
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, "PGSTORE_URL": database, "PGSTORE_PARALLELISM": "2"},
+        env={**os.environ, "PGSTORE_URL": database, "PGSTORE_PARALLELISM": "2", "PYTHONPATH": str(REPOSITORY)},
         cwd=directory,
         check=False,
     )

@@ -25,6 +25,15 @@ def test_a_function_runs_in_another_process_and_returns_its_result(run):
     assert first == second  # a worker that is idle is used again
 
 
+def test_a_repeated_input_has_a_worker_that_nobody_has_used(run):
+    """
+    What has failed may have left the other one in any state.
+    """
+    spec = worker("process_id")
+
+    assert run(spec) != run(spec, is_repeated=True)
+
+
 def test_a_coroutine_function_is_awaited(run):
     assert run(worker("awaited"), [1, None]) == [1, None]
 

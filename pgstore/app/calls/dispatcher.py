@@ -59,6 +59,7 @@ class Dispatcher:
         self._targets: dict[str, Target] = {}
         self._running: dict[int, tuple[StartedCall, Future[Outcome]]] = {}
         self._thread = threading.Thread(target=self._work, name="pgstore-calls", daemon=True)
+        self._outage: errors.Error | None = None
         self._news = Signal()  # a call has ended
         self._ready = Signal()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -72,7 +73,8 @@ class Dispatcher:
 
     def serve(self, targets: Iterable[Target]) -> None:
         """Take calls of *targets*, too. Begins with the first."""
-        new = [target for target in targets if self._targets.setdefault(target.name, target) is target]
+        new = [target for target in targets if target.name not in self._targets]
+        self._targets.update((target.name, target) for target in new)
         if not self._ready.is_set():
             start(self._thread)
             self._ready.wait()
@@ -142,13 +144,20 @@ class Dispatcher:
                 if lease is not None and call is None:
                     with contextlib.suppress(errors.LeaseLost):  # it ended with the call
                         await lease.ack.aio()
+                self._outage = None
             except errors.Error as exc:
-                _LOG.warning("calls of %s are not taken now: %s", target.name, exc)
+                self._say(exc)
                 await self._until_stopped(asyncio.sleep(_AGAIN_SECONDS))
             if call is None:
                 slots.release()
             else:
                 self._begin(self._do(target, call, slots))
+
+    def _say(self, exc: errors.Error) -> None:
+        """Once for each outage: it is tried again every second."""
+        if self._outage is None:
+            _LOG.warning("calls of %r are not taken now: %s", self._queue.name, exc)
+        self._outage = exc
 
     async def _until_stopped(self, waiting: Coroutine[Any, Any, T]) -> T | None:
         """What *waiting* gives; None if it is time to stop, and it gives nothing."""
@@ -179,7 +188,12 @@ class Dispatcher:
             spec = target.spec(call.parameters)
             completion = call.ending if target.transactional else None
             given = Input(
-                call.ending.name, target.method, call.arguments, timeout=target.timeout, completion=completion
+                call.ending.name,
+                target.method,
+                call.arguments,
+                timeout=target.timeout,
+                completion=completion,
+                is_repeated=call.attempts > 1,
             )
             future = self._runner.submit(spec, given)
         except errors.Error as exc:
@@ -230,7 +244,7 @@ class Dispatcher:
             try:
                 await self._queue._runner.run_async(self._cancel())
             except errors.Error as exc:
-                _LOG.warning("whether calls were cancelled is not known now: %s", exc)
+                self._say(exc)
                 await asyncio.sleep(_AGAIN_SECONDS)
 
     def _cancel(self) -> Op[None]:

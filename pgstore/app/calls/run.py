@@ -170,7 +170,9 @@ def host(runner: Callable[[], Runner] = runner) -> list[Dispatcher]:
     _is_host = True
     dispatchers = []
     for app in apps():
-        dispatcher = Dispatcher(queue_of(app, default_client()), runner())
+        queue = queue_of(app, default_client())
+        queue.hydrate()  # if there is no database, now is the time to say so
+        dispatcher = Dispatcher(queue, runner())
         dispatcher.serve(targets(app))
         dispatchers.append(dispatcher)
     return dispatchers

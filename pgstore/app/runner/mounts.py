@@ -49,9 +49,14 @@ class Mounts:
         ]
 
     def told(self) -> list[dict[str, Any]]:
-        """What a worker is told of them."""
+        """What a worker is told of them, as plain values: it cannot load others yet."""
         return [
-            {"path": path, "store": pickle.dumps(store), "kind": store._kind, "name": store.name, "options": options}
+            {
+                "path": path,
+                "source": f"{store._kind}:{store.name or 'ephemeral'}",
+                "mode": self._mode,
+                "store": pickle.dumps((store, options)),
+            }
             for (path, store), options in zip(self._spec.mounts, self._options, strict=True)
         ]
 

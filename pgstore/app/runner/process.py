@@ -177,10 +177,12 @@ class Process:
         self._directory = tempfile.mkdtemp(prefix="pgstore-worker-")
         for name in ("tmp", "root"):
             os.mkdir(os.path.join(self._directory, name))
-        hello = {
+        interpreter = {  # of plain values: it cannot load others yet
             "path": [os.path.abspath(path) for path in sys.path],
             "argv": list(sys.argv),
             "environment": {**spec.environment(), **self._environment()},
+        }
+        hello = {
             "parent": os.getpid(),
             "directory": self._directory,
             "client": self._settings.told(),
@@ -207,6 +209,7 @@ class Process:
                 written.append(writing)
             self.pid = _spawn(theirs.fileno(), *written)
         self._channel = channel
+        channel.send(interpreter)
         channel.send(hello)
         self._mounts.find_stores()
         if self.is_retired:  # meanwhile

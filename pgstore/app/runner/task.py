@@ -34,7 +34,7 @@ class Task(Future[Outcome]):
 
     @property
     def needs_fresh_worker(self) -> bool:
-        return self.attempts > 0
+        return self.attempts > 0 or self.input.is_repeated
 
     @property
     def may_be_repeated(self) -> bool:

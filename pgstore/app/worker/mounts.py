@@ -24,6 +24,7 @@ from pgstore.mount.sync.directory import SyncedDirectory
 from pgstore.mount.with_fuse import FuseMount
 
 _LOG: Final = logging.getLogger("pgstore")
+PRIVATE_TMP: Final = "PGSTORE_PRIVATE_TMP"
 
 
 class Mounts:
@@ -47,7 +48,7 @@ class Mounts:
 
     def enter(self) -> None:
         """Have a mount namespace, if there is anything to mount. The process has one thread until then."""
-        if self._told:
+        if self._told or os.environ.get(PRIVATE_TMP) == "1":
             try:
                 namespace.enter()
             except errors.Error as exc:
@@ -59,7 +60,7 @@ class Mounts:
 
     @property
     def _mode(self) -> str:
-        return str(self._told[0]["options"].mode)
+        return str(self._told[0]["mode"]) if self._told else "auto"
 
     def _may_use_fuse(self) -> bool:
         reason = attach.is_possible()
@@ -82,17 +83,27 @@ class Mounts:
         return self._made if self._root is None else self._root.made
 
     def begin(self) -> None:
-        """Mount all; outer ones before those that are within them."""
+        """Mount all; outer ones before those that are within them. What is bound at /tmp hides all else of it."""
+        working = os.getcwd()
+        self._mount_all()
+        is_below_tmp = any(each["path"].startswith("/tmp/") for each in self._told)
+        if self._root is not None and os.environ.get(PRIVATE_TMP) == "1" and not is_below_tmp:
+            self._root.bind(os.path.join(self._directory, "tmp"), "/tmp")
+            os.environ["TMPDIR"] = "/tmp"
+        with contextlib.suppress(OSError):
+            os.chdir(working)  # the root may be another by now
+
+    def _mount_all(self) -> None:
         if not self._told:
             return
-        working = os.getcwd()
         uses_fuse = self._root is not None and self._mode != "sync" and self._may_use_fuse()
         for number, each in enumerate(self._told):
-            store: FileStore = pickle.loads(each["store"])
-            options: Options = each["options"]
+            store: FileStore
+            options: Options
+            store, options = pickle.loads(each["store"])
             place = each["path"] if self._root is None else self._root.place(each["path"])
             if uses_fuse:
-                store_id = self._attach(number, place, f"{each['kind']}:{each['name'] or 'ephemeral'}", options)
+                store_id = self._attach(number, place, each["source"], options)
                 mounted: Any = _Served(store, place, options, self._parent, number)
             else:
                 store_id = _run(store._resolve_id())
@@ -103,8 +114,6 @@ class Mounts:
         for mount in self.all if len(self.all) > 1 else ():
             if isinstance(mount._mounted, _Copied):
                 _run(mount._mounted.directory.leave_out_new())
-        with contextlib.suppress(OSError):
-            os.chdir(working)  # the root may be another by now
 
     def _attach(self, number: int, place: str, source: str, options: Options) -> int:
         """Mount, and have it served. Returns the number of the store."""

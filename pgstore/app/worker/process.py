@@ -32,12 +32,14 @@ _LOG: Final = logging.getLogger("pgstore")
 GRACE_SECONDS: Final = 5.0  # for what is interrupted because the parent has ended
 
 
-def run(descriptor: int, told: dict[str, Any]) -> None:
+def run(descriptor: int) -> None:
     """Do what the parent, at the other end of the socket *descriptor*, gives to do; never return."""
+    channel = of_descriptor(descriptor)
+    ((told,), _) = channel.receive()
     code = 1
     is_alone = True
     try:
-        parent = Parent(of_descriptor(descriptor), told["parent"])
+        parent = Parent(channel, told["parent"])
         code = Worker(parent, told).run()
         is_alone = parent.is_gone
     except ENDED:

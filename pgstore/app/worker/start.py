@@ -1,6 +1,6 @@
 """The program of a worker: `python start.py DESCRIPTOR`, started by `runner.process`.
 
-The first message says what its interpreter is to be like. Only then can it import anything of pgstore's, or of the user's.
+The first message, of plain values, says what its interpreter is to be like. Only then can it import anything of pgstore's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main() -> None:
 
     from pgstore.app.worker.process import run
 
-    run(descriptor, told)
+    run(descriptor)
 
 
 def _exactly(descriptor: int, length: int) -> bytes:
