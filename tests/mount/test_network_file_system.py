@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import pgstore
+from pgstore.fs.model import DIRECTORY
 from pgstore.mount.backends import base, live
 from pgstore.mount.daemon.backends import MountSpec
 from pgstore.mount.protocol import Owner
@@ -54,6 +55,14 @@ def until(condition, seconds=10.0):
     while not condition():
         assert time.monotonic() < deadline, "in vain"
         time.sleep(0.005)
+
+
+def spec_of(nfs):
+    """What a daemon would be told of a mount of *nfs*."""
+    return MountSpec(
+        *("", "nfs", int(nfs.object_id[3:]), nfs.name, "main", None, (), "/nowhere", False, None, 8 << 20, None, 30.0),
+        locks="local",
+    )
 
 
 @contextlib.contextmanager
@@ -333,10 +342,7 @@ def test_the_size_is_what_was_written_while_that_is_uploaded(nfs, client):
                 contents.upload()
             return node
 
-    what = MountSpec(
-        *("", "nfs", int(nfs.object_id[3:]), nfs.name, "main", None, (), "/nowhere", False, None, 8 << 20, None, 30.0),
-        locks="local",
-    )
+    what = spec_of(nfs)
     files = UploadedMeanwhile(base.shared_of(client, what), what)
     _, file = files.create(files.root, b"file", 0o644, os.O_WRONLY, Owner(0, 0))
     file.write(0, b"x" * 1000)
@@ -344,6 +350,42 @@ def test_the_size_is_what_was_written_while_that_is_uploaded(nfs, client):
     found = files.attributes(file.ino)
 
     assert found.size_bytes == 1000
+    file.release()
+
+
+def test_directories_are_asked_for_once_until_others_change_something(nfs, client):
+    """
+    After each name that is made or removed in one the kernel asks for its attributes.
+    """
+    asked = []
+
+    class Asking(live.LiveFiles):
+        caching = live.HEARD
+
+        def _node(self, ino, *, with_contents=False):
+            asked.append(ino)
+            return super()._node(ino, with_contents=with_contents)
+
+    what = spec_of(nfs)
+    files = Asking(base.shared_of(client, what), what)
+    root, owner = files.root, Owner(0, 0)
+    directory, below = (files.make(root, name, DIRECTORY, 0o755, owner).ino for name in (b"directory", b"below"))
+    before = files.attributes(root)
+    asked.clear()
+
+    _, file = files.create(directory, b"file", 0o644, os.O_WRONLY, owner)
+    files.link(file.ino, root, b"linked")
+    files.remove(directory, b"file")
+    files.remove_directory(root, b"below")
+    known = [files.attributes_now(ino) for ino in (root, directory, below)]
+
+    assert asked == []
+    # An atime that nobody has set is that of the last modification, of which only the database knows.
+    known = [each and each._replace(atime_ns=0) for each in known]
+    assert known == [*(files.attributes(ino)._replace(atime_ns=0) for ino in (root, directory)), None]
+    assert known[0] != before._replace(atime_ns=0)
+    files._forget_above()
+    assert files.attributes_now(root) is None
     file.release()
 
 

@@ -108,6 +108,7 @@ WRITE = Statement(
 )
 
 
+_NOW_NS: Final = "(extract(epoch FROM now()) * 1000000000::numeric)::bigint"
 # What file_write comes to where the file has no blob, and needs none. Its bytes stay where they are, so it is no matter whether
 # somebody copies it meanwhile: the row has them before or after this. No row: it has a blob, or is gone.
 WRITE_INLINE = Statement(
@@ -117,9 +118,8 @@ WRITE_INLINE = Statement(
             SET inline_data = CASE WHEN $3 = 0 AND coalesce(octet_length(i.inline_data::bytea), 0) <= octet_length($4) THEN $4
                                    ELSE pgstore.bytes_overlaid(coalesce(i.inline_data::bytea, ''), $3::integer, $4) END,
                 size_bytes = greatest(i.size_bytes::bigint, $3 + octet_length($4)),
-                mtime_ns = n.now_ns,
-                ctime_ns = n.now_ns
-           FROM (SELECT (extract(epoch FROM now()) * 1000000000::numeric)::bigint AS now_ns OFFSET 0) n
+                mtime_ns = {_NOW_NS},
+                ctime_ns = {_NOW_NS}
           WHERE i.store_id = $1
             AND i.ino::bigint = $2
             AND i.version_to = {LIVE}

@@ -325,9 +325,14 @@ class LiveNodes:
         """
         return (yield from self._remove(directory, name, nodes.remove, is_directory=False, at_ns=at_ns))
 
-    def remove_directory(self, directory: int, name: bytes) -> Op[int]:
-        """Returns which inode it was."""
-        return (yield from self._remove(directory, name, nodes.remove_directory, is_directory=True))
+    def remove_directory(self, directory: int, name: bytes, *, at_ns: int | None = None) -> Op[int]:
+        """
+        Returns which inode it was.
+
+        Args:
+            at_ns: as of `remove`.
+        """
+        return (yield from self._remove(directory, name, nodes.remove_directory, is_directory=True, at_ns=at_ns))
 
     def _remove(
         self,

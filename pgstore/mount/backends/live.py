@@ -87,8 +87,8 @@ class LiveFiles(SecuringFiles):
         self._states: OrderedDict[int, object] = OrderedDict()
         # Which attributes the kernel was given of files; of which it is not sure which came last, None.
         self._told: OrderedDict[int, object] = OrderedDict()
-        # Of directories in which something was made: the kernel asks for them after each name that is made there. They are as old
-        # as what it believes for a minute, which is to say that others' changes are heard of a moment later.
+        # Of directories: the kernel asks for them after each name that is made or removed there. They are as old as what it
+        # believes for a minute, which is to say that others' changes are heard of a moment later.
         self._above: dict[int, Attributes] = {}
         self._above_state = 0  # grows with every change of one
         self.listed: Listed = Listed()
@@ -232,7 +232,12 @@ class LiveFiles(SecuringFiles):
                 return node
 
     def attributes(self, ino: int) -> Attributes:
+        state = self._above_state
         node = self._read(lambda: self._node(ino))
+        if node.kind == DIRECTORY:
+            found = self._attributes(node)
+            self._know_above(found, state)
+            return found
         contents = self._contents.get(ino)
         if contents is not None and not contents.is_dirty and contents.size_bytes != node.size_bytes:
             contents.drop(node.size_bytes, node.mtime_ns, _state(node))  # others, of whom we have not been told yet
@@ -246,11 +251,7 @@ class LiveFiles(SecuringFiles):
 
     def directory_of_new(self, directory: int) -> Attributes:
         above = self.attributes_now(directory)
-        if above is None:
-            state = self._above_state
-            above = self.attributes(directory)
-            self._know_above(above, state)
-        return above
+        return self.attributes(directory) if above is None else above
 
     def _know_above(self, above: Attributes, state: int) -> None:
         """Attributes of a directory; *state*: `_above_state`, as it was before they were read."""
@@ -388,10 +389,11 @@ class LiveFiles(SecuringFiles):
 
     def link(self, ino: int, directory: int, name: bytes) -> Attributes:
         server = self._shared.disk.server
+        at_ns = time.time_ns()
         linked: list[Node] = []
 
         def body() -> Op[None]:
-            linked.append((yield from self._verbs.link(ino, directory, name)))
+            linked.append((yield from self._verbs.link(ino, directory, name, at_ns=at_ns)))
 
         self._commit_once(body, errors.FileExists)
 
@@ -400,7 +402,7 @@ class LiveFiles(SecuringFiles):
                 yield from self._verbs.link(ino, directory, name)
 
         self._names.note(server, f"the link {name!r} in inode {directory}", again)
-        self._forget_above(directory)
+        self._changed_at(at_ns, directory)
         return self._placed(directory, name, self._attributes(linked[-1]) if linked else self.attributes(ino))
 
     def _led_to(self, directory: int, name: bytes) -> Op[int | None]:
@@ -413,10 +415,16 @@ class LiveFiles(SecuringFiles):
         self._changed_at(at_ns, directory)
 
     def remove_directory(self, directory: int, name: bytes) -> None:
-        self._remove(directory, name, lambda: self._verbs.remove_directory(directory, name))
-        self._forget_above()
+        at_ns = time.time_ns()
+        removed = self._remove(directory, name, lambda: self._verbs.remove_directory(directory, name, at_ns=at_ns))
+        if removed:
+            self._changed_at(at_ns, directory)
+            self._forget_above(*removed)
+        else:  # by another attempt
+            self._forget_above()
 
-    def _remove(self, directory: int, name: bytes, make: Callable[[], Op[int]]) -> None:
+    def _remove(self, directory: int, name: bytes, make: Callable[[], Op[int]]) -> list[int]:
+        """Returns what was removed, if it is known."""
         server = self._shared.disk.server
         removed: list[int] = []
 
@@ -431,6 +439,7 @@ class LiveFiles(SecuringFiles):
 
         self._places.forget(directory, name)
         self._names.note(server, f"the removal of {name!r} from inode {directory}", again)
+        return removed
 
     def rename(self, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int) -> None:
         at_ns = time.time_ns()

@@ -517,10 +517,12 @@ class LiveContents(UnderWay):
         with self._lock:
             if self._uploading or not self._dirty or self._cut_again is not None:
                 return []
-            goal = ranges_of(self._dirty)
-            parts = self._claim(goal)
-            if parts != list(goal):
-                return []
+            parts = list(self._dirty)
+            if len(parts) > 1 or parts[0][0] // in_place.CALL_BYTES != (parts[0][1] - 1) // in_place.CALL_BYTES:
+                goal = ranges_of(parts)
+                parts = self._claim(goal)
+                if parts != list(goal):
+                    return []
             for part in parts:
                 self._dirty.remove(*part)
                 self._uploading.add(*part)
