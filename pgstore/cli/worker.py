@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -18,6 +18,9 @@ from pgstore.app.runner.runner import close
 from pgstore.cli.run import show
 from pgstore.cli.target import target
 from pgstore.core.threads import Signal
+
+# A signal may have come to another thread than the main one, which then does not hear of it as long as it waits.
+_LOOK_SECONDS: Final = 0.5
 
 
 def worker(
@@ -55,7 +58,7 @@ def worker(
     try:
         for app in apps():
             _say(f"runs calls of App {app!r}: {', '.join(each.name for each in targets(app))}")
-        while not wanted.wait(3600.0):
+        while not wanted.wait(_LOOK_SECONDS):
             pass
         running = sum(dispatcher.running for dispatcher in dispatchers)
         if running:

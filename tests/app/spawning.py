@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pgstore
 
-app = pgstore.App(os.environ.get("PGSTORE_TEST_APP"))
+app = pgstore.App(os.environ["PGSTORE_TEST_APP"])
+counted = pgstore.Volume.from_name(f"{app.name}-counted", create_if_missing=True)
 AT_ONCE = pgstore.Retries(max_retries=100, initial_delay=0.0, backoff_coefficient=1.0)
 
 
@@ -52,14 +53,20 @@ def coordinate(path):
         write.spawn(path, "x")
 
 
-@app.function(transactional=True, retries=AT_ONCE)
+@app.function(volumes={"/counted": counted}, transactional=True, retries=AT_ONCE)
 def count(counter, table, number):
+    Path(f"/counted/{number}").write_text("once")
     counters = pgstore.Dict.from_name(counter)
     with pgstore.transaction() as tx:
         tx.connection.execute(f"INSERT INTO {table} VALUES (%s)", [number])
     time.sleep(0.02)
     counters[f"total {number % 4}"] = counters.get(f"total {number % 4}", 0) + 1
-    add.spawn(number, 1)
+    follow.spawn(number)
+    return number
+
+
+@app.function()
+def follow(number):
     return number
 
 

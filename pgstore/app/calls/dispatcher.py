@@ -33,6 +33,7 @@ T = TypeVar("T")
 _LOG: Final = logging.getLogger("pgstore")
 LEASE_SECONDS: Final = 15.0  # after which the calls of a process that was killed are another's
 _AGAIN_SECONDS: Final = 1.0  # after the database could not be reached
+_JOIN_SECONDS: Final = 0.2  # a signal may have come to another thread, and who waits for ever does not hear of it
 _ENDING_SECONDS: Final = 60.0  # for which an outcome is tried to be written
 
 
@@ -99,11 +100,13 @@ class Dispatcher:
             return
         with contextlib.suppress(RuntimeError):  # it has ended
             self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join(seconds)
-        if self._thread.is_alive():
+        deadline = Deadline.after(seconds)
+        while self._thread.is_alive() and not deadline.passed():
+            self._thread.join(min(_JOIN_SECONDS, deadline.remaining()))
+        while self._thread.is_alive():
             for _, future in tuple(self._running.values()):
                 self._runner.cancel(future)
-            self._thread.join()
+            self._thread.join(_JOIN_SECONDS)
 
     # ------------------------------------------------------------------------------------------------- on the event loop
 
