@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import select
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 import uuid
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 from pgstore import errors
 from pgstore.app import context, pickles
 from pgstore.app.channel import Channel, Closed
+from pgstore.app.runner.launch import launch, make_directory
 from pgstore.app.runner.mounts import Mounts, remove_unused
 from pgstore.app.runner.output import Output
 from pgstore.app.runner.settings import Settings
@@ -36,8 +31,6 @@ _LOG: Final = logging.getLogger("pgstore")
 EXIT_SECONDS: Final = 30.0  # for what a class does in `exit`, and for what was written to be committed
 LOOK_SECONDS: Final = 0.2  # between looks whether a commit has ended
 CUT_OFF_SECONDS: Final = 1.0  # for the end of a process whose socket has been closed
-_START: Final = Path(__file__).parents[1] / "worker" / "start.py"
-_DESCRIPTOR: Final = 3
 
 
 class Owner(Protocol):
@@ -171,61 +164,14 @@ class Process:
         self.pool.could_not_start(self, outcome)
 
     def _launch(self) -> None:
-        spec = self.spec
-        self._mounts = Mounts(spec, lambda: self.pool.retire(self))
+        self._mounts = Mounts(self.spec, lambda: self.pool.retire(self))
         self._mounts.start_daemon()
-        self._directory = tempfile.mkdtemp(prefix="pgstore-worker-")
-        for name in ("tmp", "root"):
-            os.mkdir(os.path.join(self._directory, name))
-        interpreter = {  # of plain values: it cannot load others yet
-            "path": [os.path.abspath(path) for path in sys.path],
-            "argv": list(sys.argv),
-            "environment": {**spec.environment(), **self._environment()},
-        }
-        hello = {
-            "parent": os.getpid(),
-            "directory": self._directory,
-            "client": self._settings.told(),
-            "log_level": _LOG.getEffectiveLevel(),
-            "name": spec.name,
-            "program": (spec.program.kind, spec.program.name, spec.program.path),
-            "qualname": spec.qualname,
-            "pickled": spec.pickled,
-            "parameters": spec.parameters,
-            "is_class": spec.is_class,
-            "is_transactional": spec.is_transactional,
-            "inputs_at_once": spec.inputs_at_once,
-            "workdir": spec.workdir,
-            "mounts": self._mounts.told(),
-        }
-        ours, theirs = socket.socketpair()
-        channel = Channel(ours)
-        with theirs, contextlib.ExitStack() as stack:
-            written = []
-            for stream in ("stdout", "stderr"):
-                reading, writing = os.pipe2(os.O_CLOEXEC)
-                stack.callback(os.close, writing)
-                self._outputs.append(Output(reading, stream))
-                written.append(writing)
-            self.pid = _spawn(theirs.fileno(), *written)
-        self._channel = channel
-        channel.send(interpreter)
-        channel.send(hello)
+        self._directory = make_directory()
+        launched = launch(self.spec, self.id, self._directory, self._settings, self._mounts.told())
+        self.pid, self._channel, self._outputs = launched
         self._mounts.find_stores()
         if self.is_retired:  # meanwhile
             self.end()
-
-    def _environment(self) -> dict[str, str]:
-        """What a worker tells its program of itself."""
-        told = {
-            "TASK_ID": self.id,
-            "IS_REMOTE": "1",
-            "ENVIRONMENT": self._settings.environment,
-            "REGION": "local",
-            "CLOUD_PROVIDER": "local",
-        }
-        prefixed = {f"{prefix}_{name}": value for prefix in ("MODAL", "PGSTORE") for name, value in told.items()}
-        return {**prefixed, "TMPDIR": os.path.join(self._directory, "tmp")}
 
     def _listen(self) -> str:
         """Do what the worker asks for, until it has ended. Returns how that was."""
@@ -404,30 +350,3 @@ class Process:
             recovery.empty(path)
         remove_unused(self._made)
         shutil.rmtree(self._directory, ignore_errors=True)
-
-
-def _spawn(channel: int, stdout: int, stderr: int) -> int:
-    """Start the program of a worker, and return its number."""
-    program = sys.executable
-    if not program:
-        raise errors.ConfigurationError("sys.executable is not set: there is no interpreter to run workers with")
-    arguments = [program, *subprocess._args_from_interpreter_flags(), "-P", str(_START), str(_DESCRIPTOR)]  # type: ignore[attr-defined]
-    # By posix_spawn: a process with threads cannot run Python between fork and exec. In a session of its own: Ctrl-C is handed on
-    # by this process, and what a worker leaves behind is ended with its process group.
-    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10) for descriptor in (stdout, stderr, channel)]
-    try:
-        return os.posix_spawn(
-            program,
-            arguments,
-            os.environ,
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                *((os.POSIX_SPAWN_DUP2, each, number) for number, each in enumerate(high, 1)),
-            ],
-            setsid=True,
-            setsigmask=[],
-            setsigdef=[signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD],
-        )
-    finally:
-        for each in high:
-            os.close(each)

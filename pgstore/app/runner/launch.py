@@ -1,0 +1,115 @@
+"""Launching a worker: its directory, its interpreter, and what both are told."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from pgstore import errors
+from pgstore.app.channel import Channel, Closed
+from pgstore.app.runner.output import Output
+from pgstore.app.runner.settings import Settings
+from pgstore.app.spec import WorkerSpec
+
+_LOG: Final = logging.getLogger("pgstore")
+_START: Final = Path(__file__).parents[1] / "worker" / "start.py"
+_DESCRIPTOR: Final = 3
+
+
+def make_directory() -> str:
+    """A directory of a worker's own: `tmp` in it is its TMPDIR, `root` is for the root of its file systems."""
+    directory = tempfile.mkdtemp(prefix="pgstore-worker-")
+    for name in ("tmp", "root"):
+        os.mkdir(os.path.join(directory, name))
+    return directory
+
+
+def launch(
+    spec: WorkerSpec, worker_id: str, directory: str, settings: Settings, mounts: list[dict[str, Any]]
+) -> tuple[int, Channel, list[Output]]:
+    """Start a worker like *spec*, tell it what it is to be like, and return its number, its channel and its output."""
+    interpreter = {  # of plain values: it cannot load others yet
+        "path": [os.path.abspath(path) for path in sys.path],
+        "argv": list(sys.argv),
+        "environment": {**spec.environment(), **_environment(worker_id, directory, settings)},
+    }
+    told = {
+        "parent": os.getpid(),
+        "directory": directory,
+        "client": settings.told(),
+        "log_level": _LOG.getEffectiveLevel(),
+        "name": spec.name,
+        "program": (spec.program.kind, spec.program.name, spec.program.path),
+        "qualname": spec.qualname,
+        "pickled": spec.pickled,
+        "parameters": spec.parameters,
+        "is_class": spec.is_class,
+        "is_transactional": spec.is_transactional,
+        "inputs_at_once": spec.inputs_at_once,
+        "workdir": spec.workdir,
+        "mounts": mounts,
+    }
+    ours, theirs = socket.socketpair()
+    outputs = []
+    with theirs, contextlib.ExitStack() as stack:
+        written = []
+        for stream in ("stdout", "stderr"):
+            reading, writing = os.pipe2(os.O_CLOEXEC)
+            stack.callback(os.close, writing)
+            outputs.append(Output(reading, stream))
+            written.append(writing)
+        pid = _spawn(theirs.fileno(), *written)
+    channel = Channel(ours)
+    for message in (interpreter, told):
+        with contextlib.suppress(Closed):  # it has died, which is noticed by its end
+            channel.send(message)
+    return pid, channel, outputs
+
+
+def _environment(worker_id: str, directory: str, settings: Settings) -> dict[str, str]:
+    """What a worker tells its program of itself."""
+    told = {
+        "TASK_ID": worker_id,
+        "IS_REMOTE": "1",
+        "ENVIRONMENT": settings.environment,
+        "REGION": "local",
+        "CLOUD_PROVIDER": "local",
+    }
+    prefixed = {f"{prefix}_{name}": value for prefix in ("MODAL", "PGSTORE") for name, value in told.items()}
+    return {**prefixed, "TMPDIR": os.path.join(directory, "tmp")}
+
+
+def _spawn(channel: int, stdout: int, stderr: int) -> int:
+    """Start the program of a worker, and return its number."""
+    program = sys.executable
+    if not program:
+        raise errors.ConfigurationError("sys.executable is not set: there is no interpreter to run workers with")
+    arguments = [program, *subprocess._args_from_interpreter_flags(), "-P", str(_START), str(_DESCRIPTOR)]  # type: ignore[attr-defined]
+    # By posix_spawn: a process with threads cannot run Python between fork and exec. In a session of its own: Ctrl-C is handed on
+    # by this process, and what a worker leaves behind is ended with its process group.
+    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10) for descriptor in (stdout, stderr, channel)]
+    try:
+        return os.posix_spawn(
+            program,
+            arguments,
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                *((os.POSIX_SPAWN_DUP2, each, number) for number, each in enumerate(high, 1)),
+            ],
+            setsid=True,
+            setsigmask=[],
+            setsigdef=[signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD],
+        )
+    finally:
+        for each in high:
+            os.close(each)
