@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from pgstore import NetworkFileSystem, Volume, errors
+from pgstore.app.worker.mounts import Mounts
 from pgstore.mount import attach
 from pgstore.mount.daemon import caller
 from tests.app.conftest import worker
@@ -193,6 +194,14 @@ def test_where_namespaces_are_forbidden_stores_are_copied_to_the_paths_themselve
     assert "no mount namespace" in done.stderr
     assert not at.exists()
     assert set(texts(volume)) == {"0", "1", "2", "a"}
+
+
+def test_a_path_that_cannot_be_used_either_is_an_error_that_says_what_to_set(volume, directory):
+    (directory / "file").touch()
+    mounts = Mounts(None, [], str(directory))  # type: ignore[arg-type]
+
+    with pytest.raises(errors.ConfigurationError, match=r"not empty; allow them \(user.max_user_namespaces"):
+        mounts._claimed(str(directory))
 
 
 PROGRAM = """
