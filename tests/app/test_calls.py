@@ -218,6 +218,23 @@ def test_get_of_a_call_that_has_not_ended_is_a_timeout_of_pythons(queue, call):
         assert not isinstance(caught.value, pgstore.exception.TimeoutError)
 
 
+def test_who_waits_for_a_call_that_no_worker_takes_is_told_once_what_to_do(queue, client, monkeypatch, caplog):
+    """
+    A program that spawned without a run would wait for ever, and not know for what.
+    """
+    monkeypatch.setattr("pgstore.app.calls.function_call._TAKEN_SECONDS", 0.0)
+    mine = spawned(queue, "f", run=client.run(client.session.current()))
+    pending = spawned(queue, "f")
+
+    for call in (mine, pending, pending):
+        with pytest.raises(TimeoutError):
+            call.get(timeout=0)
+
+    assert caplog.messages == [
+        f"{pending!r} waits for a worker: run `pgstore worker FILE`, or spawn it within `app.run()`"
+    ]
+
+
 def test_an_outcome_is_kept_for_seven_days_and_its_row_for_thirty(queue, call, take, sql):
     take(f=lambda: 1)
     old = spawned(queue, "f")

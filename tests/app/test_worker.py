@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import random
@@ -119,6 +120,34 @@ def test_a_worker_runs_what_a_web_process_has_spawned(program, worker):
     assert FunctionCall.gather(before, after) == [3, 7]
     with pytest.raises(ValueError, match="no"):
         failing.get(timeout=20)
+
+
+def test_a_call_is_part_of_an_asynchronous_transaction(program, worker):
+    async def spawn() -> tuple[FunctionCall, FunctionCall]:
+        try:
+            async with pgstore.transaction():
+                kept = await program.add.spawn.aio(1, 2)
+            with pytest.raises(ZeroDivisionError):
+                async with pgstore.transaction():
+                    dropped = await program.add.spawn.aio(1, 2)
+                    raise ZeroDivisionError
+            return kept, dropped
+        finally:
+            await pgstore.default_client().aclose()
+
+    worker()
+    kept, dropped = asyncio.run(spawn())
+
+    assert kept.get(timeout=20) == 3
+    with pytest.raises(pgstore.NotFoundError):
+        dropped.get(timeout=0)
+
+
+def test_an_object_of_a_class_runs_in_a_worker(program, worker):
+    worker()
+
+    assert program.Adder(base=10).add.spawn(5).get(timeout=20) == 15
+    assert FunctionCall.gather(*program.Adder().add.spawn_map([1, 2])) == [1, 2]
 
 
 def test_what_a_function_spawns_in_a_worker_is_any_workers_too(program, worker):

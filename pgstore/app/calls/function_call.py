@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from functools import partial
 from typing import Any, ClassVar, Final, NoReturn, Self
 
 from pgstore import errors
@@ -13,6 +15,7 @@ from pgstore.client import Client, default_client
 from pgstore.client.notifications import notifying
 from pgstore.client.transaction import check_nothing_written
 from pgstore.client.waiting import WAITERS, until
+from pgstore.core import clock
 from pgstore.core.checks import check_seconds
 from pgstore.core.clock import Deadline
 from pgstore.core.limit import bounded_by
@@ -21,12 +24,15 @@ from pgstore.core.statement import Statement
 
 _ID: Final = re.compile(r"fc-([0-9a-f]{1,16})-([0-9a-f]{1,16})")
 _PENDING: Final = "p"
+_TAKEN_SECONDS: Final = 5.0  # after which one who waits for a call is told that no worker has taken it
+_LOG: Final = logging.getLogger("pgstore")
 
-# The last: whether there is nobody any more who could take it.
+# The last two: whether there is nobody any more who could take it, and whether any worker may and none has.
 READ: Final = Statement(
     f"""
     SELECT c.state, c.codec, c.outcome, c.ended_at < statement_timestamp() - interval '{KEPT}',
-           c.session_id IS NOT NULL AND NOT EXISTS (SELECT FROM pgstore.session s WHERE s.id = c.session_id)
+           c.session_id IS NOT NULL AND NOT EXISTS (SELECT FROM pgstore.session s WHERE s.id = c.session_id),
+           c.session_id IS NULL AND c.attempts = 0
       FROM pgstore.spawned_call c
      WHERE c.store_id = $1
        AND c.id = $2
@@ -55,6 +61,7 @@ class FunctionCall:
             raise errors.InvalidError(f"{object_id!r} is not the id of a call: its numbers are too large")
         self._object_id = match[0]
         self._client = client
+        self._has_told = False
 
     @classmethod
     def from_id(cls, function_call_id: str, client: Client | None = None) -> Self:
@@ -97,25 +104,29 @@ class FunctionCall:
         if timeout is not None:
             check_seconds(timeout, "timeout")
         check_nothing_written(self._runner, f"{self!r}.get()")
-        deadline = Deadline.after(timeout)
+        deadline, tells_at = Deadline.after(timeout), clock.monotonic() + _TAKEN_SECONDS
         with bounded_by(deadline, self._late):
-            outcome = yield from self._look()
+            outcome = yield from self._look(tells_at)
             if outcome is None and not deadline.passed():
                 topic = end_topic(self._store_id, self._number)
-                outcome = yield from until(topic, self._look, deadline, lambda key, slot: Query(WAITERS, key, slot))
+                look = partial(self._look, tells_at)
+                outcome = yield from until(topic, look, deadline, lambda key, slot: Query(WAITERS, key, slot))
         if outcome is None:
             raise errors.TimedOut(f"{self!r} has not ended after {timeout} s")
         return outcome.value()
 
-    def _look(self) -> Op[Outcome | None]:
-        """The outcome; None: there is none yet."""
+    def _look(self, tells_at: float) -> Op[Outcome | None]:
+        """The outcome; None: there is none yet. From *tells_at* on it says what is to be done, once, if no worker has taken it."""
         rows: Rows = yield Query(READ, self._store_id, self._number)
         if not rows:
             raise errors.NotFoundError(f"there is no call {self._object_id!r}: was its transaction rolled back?")
-        state, codec, payload, is_expired, is_orphan = rows[0]
+        state, codec, payload, is_expired, is_orphan, is_untaken = rows[0]
         if state == _PENDING:
             if is_orphan:
                 raise errors.RemoteError(f"{self!r} was cancelled: the run that was to take it has ended")
+            if is_untaken and clock.monotonic() >= tells_at and not self._has_told:
+                self._has_told = True
+                _LOG.warning("%r waits for a worker: run `pgstore worker FILE`, or spawn it within `app.run()`", self)
             return None
         if state in (CANCELLED, KILLED):
             raise errors.RemoteError(f"{self!r} was cancelled")
