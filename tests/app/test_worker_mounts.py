@@ -75,6 +75,31 @@ def test_what_a_function_has_written_is_committed_also_when_it_raises(run, volum
     assert texts(volume) == {"checkpoint": "kept"}
 
 
+def test_a_worker_stays_at_its_version_until_it_reloads(run, volume, mode):
+    volume.put_file(io.BytesIO(b"old"), "/a")
+    spec = worker("read_after_reload", mounts=(("/data", volume),), max_workers=1)
+    seen = [run(spec, volume.name, "/data/a", reload=False)]
+    volume.put_file(io.BytesIO(b"new"), "/a")
+
+    seen += [run(spec, volume.name, "/data/a", reload=reload) for reload in (False, True)]
+
+    assert seen == ["old", "old", "new"]
+
+
+def test_a_commit_that_fails_makes_the_call_fail_and_not_the_next_one(run, volume, mode):
+    spec = worker("write", mounts=(("/data", volume),), max_workers=1)
+    run(spec, "/data/other", "1")
+    volume.put_file(io.BytesIO(b"theirs"), "/taken/file")
+
+    with pytest.raises(errors.ConflictError, match="taken"):
+        run(spec, "/data/taken", "a file where others have a directory")
+
+    run(spec, "/data/other", "2")
+
+    assert [entry.path for entry in volume.listdir("/", recursive=True)] == ["other", "taken", "taken/file"]
+    assert b"".join(volume.read_file("/other")) == b"2"
+
+
 def test_what_a_killed_worker_has_not_committed_is_gone(runner, run, volume, mode):
     mounted = (("/data", volume),)
 

@@ -274,3 +274,9 @@ def die_in_commit(path):
 
     write(path, "lost")
     with_fuse.flush = lambda path: die()
+
+
+def read_after_reload(name, path, *, reload):
+    if reload:
+        pgstore.Volume.from_name(name).reload()
+    return read(path)

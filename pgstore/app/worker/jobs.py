@@ -54,7 +54,7 @@ class Work(Protocol):
         """Bring what was written to the mounts into the stores; in a transaction as a part of it."""
 
     def spoil(self) -> bool:
-        """What was written to the mounts is to be dropped. Returns whether that needs the worker to end."""
+        """What was written to the mounts is to be dropped. Returns whether that needs the worker to end, which the parent tells it."""
 
 
 class Jobs:
@@ -105,6 +105,7 @@ class Jobs:
                 default_client().run(self._work.committing())
             except Exception as exc:  # noqa: BLE001 - it is that of the call
                 outcome = outcome if self._work.is_transactional else self._failure(exc)
+                is_last = self._work.spoil()  # the next call would fail with the same
         CURRENT_CALL.set(None)
         del self._running[job.number]
         for stream in (sys.stdout, sys.stderr):

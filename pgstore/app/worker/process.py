@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from pgstore import errors
 from pgstore.app import context, pickles
 from pgstore.app.channel import Closed, of_descriptor
 from pgstore.app.options import mount_key
@@ -91,7 +92,8 @@ class Worker:
         except DaemonGone:  # so that nothing is there any more; whoever has waited for a call was told
             pass
         except Exception as exc:  # noqa: BLE001 - nobody waits for it any more
-            _LOG.error("the worker of %s has not ended in good order: %s", self.name, exc, exc_info=True)
+            trace = None if isinstance(exc, errors.Error) else exc
+            _LOG.error("the worker of %s has not ended in good order: %s", self.name, exc, exc_info=trace)
         return 0
 
     def _begin(self) -> None:
@@ -145,8 +147,6 @@ class Worker:
 
     def spoil(self) -> bool:
         self._is_spoiled = bool(self._mounts.written)
-        if self._is_spoiled:
-            self._given.put(None)
         return self._is_spoiled
 
     # ----------------------------------------------------------------------------------------------------------- parent
