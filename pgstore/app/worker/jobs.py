@@ -54,7 +54,7 @@ class Work(Protocol):
         """Bring what was written to the mounts into the stores; in a transaction as a part of it."""
 
     def spoil(self) -> bool:
-        """What was written to the mounts is to be dropped. Returns whether that needs the worker to end, which the parent tells it."""
+        """What was written to the mounts is to be dropped. Returns whether the parent has to end the worker for that."""
 
 
 class Jobs:
