@@ -40,6 +40,12 @@ def spawn_more(count):
     return [add.spawn(number, number) for number in range(count)]
 
 
+@app.function()
+def spawn_sleeps(count):
+    for _ in range(count):
+        sleep.spawn(60)
+
+
 @app.function(max_containers=2)
 def write(path, text):
     time.sleep(0.1)

@@ -258,6 +258,35 @@ def test_a_program_without_a_run_waits_for_what_its_workers_have_spawned(environ
     assert (tmp_path / "out").read_text() == "xxxxx"
 
 
+@pytest.mark.parametrize("of_run", [True, False])
+def test_ctrl_c_cancels_what_the_end_of_a_program_waits_for(environ, tmp_path, of_run):
+    code = f"""
+import contextlib, sys
+sys.path.insert(0, {str(PROGRAM.parent)!r})
+import spawning
+with spawning.app.run() if {of_run} else contextlib.nullcontext():
+    spawning.spawn_sleeps.remote(5)
+    print("spawned", flush=True)
+"""
+    (tmp_path / "program.py").write_text(code)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "program.py"],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "spawned\n"
+    time.sleep(0.3)
+
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=20)
+
+    assert told.startswith("pgstore: 5 spawned calls were cancelled\n")
+    assert told.endswith("KeyboardInterrupt\n" if of_run else "cancelled\n")
+
+
 def test_ctrl_c_cancels_a_thousand_spawned_calls_and_one_line_says_so(environ, tmp_path, client, store_name):
     command = [sys.executable, "-m", "pgstore", "run", f"{PROGRAM}::main"]
     arguments = ["--path", str(tmp_path / "out"), "--count", "1000", "--end", "sleep"]

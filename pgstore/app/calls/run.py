@@ -8,6 +8,7 @@ workers spawns.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import sys
 import threading
 from collections.abc import Callable
@@ -158,7 +159,8 @@ def _at_exit(run: Run) -> None:
     if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
         run.cancel()
     else:
-        run.finish()
+        with contextlib.suppress(KeyboardInterrupt):  # nobody could handle it any more, and its calls are cancelled
+            run.finish()
 
 
 context.ANSWERS["run"] = _answer
