@@ -77,6 +77,10 @@ class Channel:
             data += part
         return data
 
+    def forget(self) -> None:
+        """In a forked process: it is the parent's."""
+        self._socket.close()
+
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # closing alone would not wake who is receiving

@@ -485,6 +485,17 @@ def test_functions_do_not_wait_for_each_other(queue, take):
     assert FunctionCall.gather(*slow) == [True] * 5
 
 
+def test_a_call_with_damaged_arguments_fails_and_others_of_its_function_go_on(queue, take, sql):
+    broken, whole = spawned(queue, "f", 1), spawned(queue, "f", 2)
+    sql("UPDATE pgstore.spawned_call SET arguments = 'no pickle' WHERE id = %s", broken._number)
+
+    take(f=lambda number: number)
+
+    assert whole.get(timeout=10) == 2
+    with pytest.raises(pgstore.DeserializationError, match="the arguments of"):
+        broken.get(timeout=10)
+
+
 def test_a_dispatcher_that_stops_ends_what_runs_and_leaves_the_rest(queue, take, client):
     begun, stop = threading.Event(), threading.Event()
 

@@ -119,6 +119,16 @@ def test_a_private_tmp_is_the_workers_own(run):
     assert not os.path.exists(path)
 
 
+def test_a_process_that_a_function_forks_is_told_where_to_commit(run, volume, store_name, monkeypatch):
+    skip_without_fuse(attach.is_possible())
+    monkeypatch.setenv("PGSTORE_MOUNT_MODE", "fuse")
+
+    told = run(worker("commit_in_child", mounts=(("/data", volume),)), store_name, "/data/output")
+
+    assert "is mounted in the worker that has forked this process" in told
+    assert texts(volume) == {"output": "of the child"}
+
+
 def test_a_worker_that_is_killed_while_it_commits_is_an_error_of_the_call(run, volume, monkeypatch):
     skip_without_fuse(attach.is_possible())
     monkeypatch.setenv("PGSTORE_MOUNT_MODE", "fuse")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -91,6 +93,32 @@ def test_sys_exit_in_a_function_does_not_end_the_caller(run):
         run(worker("leave"), 4)
 
 
+@pytest.mark.parametrize("name", ["Unshowable", "Unreducible"])
+def test_an_exception_that_raises_when_it_is_shown_or_pickled_ends_the_call_and_not_the_worker(run, name):
+    spec = worker("raise_odd", max_workers=1)
+
+    for _ in range(2):
+        with pytest.raises(
+            errors.ExecutionError, match=f"raise_odd has raised {name}, which cannot be shown or brought"
+        ):
+            run(spec, name)
+
+
+@pytest.mark.parametrize("by", ["closed", "detached", "another"])
+def test_a_function_may_do_away_with_its_stdout(run, by):
+    assert run(worker("replace_stdout"), by) == by
+
+
+@pytest.mark.parametrize("function", ["fork", "fork_async"])
+@pytest.mark.parametrize("how", ["return", "raise"])
+def test_a_child_that_comes_out_of_the_function_ends_and_the_result_is_that_of_the_worker(run, function, how, capfd):
+    spec = worker(function, max_workers=1)
+
+    assert [run(spec, how), run(spec, how)] == ["parent", "parent"]
+
+    assert ("ValueError: of the child" in capfd.readouterr().err) == (how == "raise")
+
+
 # ------------------------------------------------------------------------------------------------------------- the end
 
 
@@ -118,6 +146,14 @@ def test_a_worker_may_die_at_each_stage(runner, run, tmp_path, monkeypatch):
         run(worker("give_deadly"))
     with pytest.raises(errors.RemoteError, match="the worker of same was killed"):
         run(worker("same"), Deadly("loaded"))
+
+
+def test_a_function_that_closes_what_its_worker_needs_is_an_error(run):
+    """
+    A socket in which a thread waits is not closed by closing its descriptor: nobody else notices.
+    """
+    with pytest.raises(errors.RemoteError, match="the worker of close_descriptors has"):
+        run(worker("close_descriptors"))
 
 
 def test_a_worker_that_is_not_ready_in_time_fails_the_call(run, tmp_path, monkeypatch):
@@ -169,7 +205,50 @@ def test_the_last_error_is_raised_where_all_retries_fail(run, tmp_path):
     assert len((tmp_path / "n").read_text().split()) == 2
 
 
+@pytest.fixture
+def delayed(monkeypatch):
+    """Repetitions wait until they are told to begin."""
+    timers: list[Any] = []
+
+    class Held(threading.Timer):
+        def start(self) -> None:
+            timers.append(self)
+
+    monkeypatch.setattr(threading, "Timer", Held)
+    return timers
+
+
+def test_a_call_that_was_cancelled_before_it_was_to_be_repeated_is_not(runner, run, tmp_path, delayed):
+    spec = worker("fail_until", max_workers=1)
+    future = runner.submit(spec, given(str(tmp_path / "n"), 9, retries=Retries(max_retries=3)))
+    wait_until(lambda: delayed)
+
+    runner.cancel(future)
+    delayed[0].function(*delayed[0].args)
+    run(spec, str(tmp_path / "other"), 1)
+
+    with pytest.raises(errors.RemoteError, match="was cancelled"):
+        future.result(0).value()
+    assert len((tmp_path / "n").read_text().split()) == 1
+
+
+def test_a_call_that_waits_to_be_repeated_ends_with_the_runner(runner, tmp_path, delayed):
+    future = runner.submit(worker("fail_until"), given(str(tmp_path / "n"), 9, retries=Retries(max_retries=3)))
+    wait_until(lambda: delayed)
+
+    runner.close()
+
+    with pytest.raises(errors.RemoteError, match="the program that made it has ended"):
+        future.result(0).value()
+
+
 # ----------------------------------------------------------------------------------------------------------- cancelling
+
+
+def wait_until(is_so):
+    give_up = time.monotonic() + 30
+    while not is_so() and time.monotonic() < give_up:
+        time.sleep(0.01)
 
 
 def wait_for(path):

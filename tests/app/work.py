@@ -83,6 +83,55 @@ def sleep(seconds=60.0):
     return "slept"
 
 
+class Sink:
+    """What programs put in the place of `sys.stdout`, which has less than that."""
+
+    def write(self, text):
+        pass
+
+
+def replace_stdout(by):
+    if by == "closed":
+        print("not the end of a line", end="")
+        os.close(1)
+    elif by == "detached":
+        sys.stdout.detach()  # type: ignore[union-attr]
+    else:
+        sys.stdout = Sink()
+    return by
+
+
+def close_descriptors():
+    os.closerange(3, 1000)
+
+
+def fork(how):
+    if os.fork() == 0:
+        if how == "raise":
+            raise ValueError("of the child")
+        return "child"
+    os.wait()
+    return "parent"
+
+
+async def fork_async(how):
+    return fork(how)
+
+
+class Unshowable(Exception):
+    def __str__(self):
+        raise SystemExit("of __str__")
+
+
+class Unreducible(Exception):
+    def __reduce__(self):
+        raise KeyboardInterrupt
+
+
+def raise_odd(name):
+    raise globals()[name]()
+
+
 def count(numbers):
     yield from range(numbers)
 
@@ -120,6 +169,21 @@ def write_and_refuse(path, text):
 def write_and_die(path, text):
     write(path, text)
     die()
+
+
+def commit_in_child(name, path):
+    """What a forked process that commits is told."""
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        try:
+            write(path, "of the child")
+            pgstore.Volume.from_name(name).commit()
+        except pgstore.Error as exc:
+            os.write(writing, str(exc).encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as told:
+        return told.read()
 
 
 def mounts_below(path):

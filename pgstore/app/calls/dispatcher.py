@@ -151,6 +151,9 @@ class Dispatcher:
             except errors.Error as exc:
                 self._say(exc)
                 await self._until_stopped(asyncio.sleep(_AGAIN_SECONDS))
+            except Exception as exc:  # noqa: BLE001 - the next one may be better
+                _LOG.error("a call of %s could not be begun", target.name, exc_info=exc)
+                await self._until_stopped(asyncio.sleep(_AGAIN_SECONDS))
             if call is None:
                 slots.release()
             else:
@@ -199,7 +202,7 @@ class Dispatcher:
                 is_repeated=call.attempts > 1,
             )
             future = self._runner.submit(spec, given)
-        except errors.Error as exc:
+        except Exception as exc:  # noqa: BLE001 - so may be what the parameters of a class come to when they are loaded
             return _failed(exc)
         self._running[call.ending.number] = call, future
         try:

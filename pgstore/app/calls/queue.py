@@ -24,6 +24,7 @@ from pgstore.queue import Lease, Queue
 from pgstore.queue.sql import waking
 from pgstore.queue.take import LEASING
 from pgstore.queue.watermark import INSERTING
+from pgstore.serializers.values import loads
 from pgstore.store.registry import StoreRecord
 
 _PARTITION_BYTES_MAX: Final = 64  # of a Queue's
@@ -195,9 +196,10 @@ class CallQueue(Queue[int]):
             return StartedCall(ending, attempts, lease, why)
         try:
             payload = unseal(keys, record.id, function, codec, payload, f"the arguments of {name}")
+            arguments = loads(payload, f"the arguments of {name}")
         except errors.DeserializationError as exc:
             return StartedCall(ending, attempts, lease, exc)
-        return StartedCall(ending, attempts, lease, None, *pickle.loads(payload))
+        return StartedCall(ending, attempts, lease, None, *arguments)
 
     @operation
     def give_back(self, call: StartedCall, delay: float, error: str | None = None) -> Op[None]:

@@ -30,12 +30,16 @@ class Pool:
         self._workers_max = min(spec.max_workers or parallelism(), parallelism())
         self._lock = threading.RLock()
         self._waiting: deque[Task] = deque()
+        self._delayed: set[Task] = set()  # which are tried again later
         self._workers: set[Process] = set()
         self._numbers = itertools.count(1)
         self._is_closed = False
 
     def add(self, task: Task) -> None:
         with self._lock:
+            self._delayed.discard(task)
+            if task.done():  # cancelled, before it was to be tried again
+                return
             if not self._is_closed:
                 self._waiting.append(task)
         self._go_on()
@@ -164,6 +168,8 @@ class Pool:
     def _end(self, task: Task, outcome: Outcome) -> None:
         if outcome.is_error and task.may_be_repeated:
             assert task.input.retries is not None
+            with self._lock:
+                self._delayed.add(task)
             timer = threading.Timer(task.input.retries.delay(task.attempts), self.add, [task])
             timer.daemon = True
             threads.start(timer)
@@ -183,6 +189,7 @@ class Pool:
                     process.kill()
             elif task in self._waiting:
                 self._waiting.remove(task)
+            self._delayed.discard(task)
         if process is None:
             task.settle(_at_end(task))
 
@@ -201,8 +208,9 @@ class Pool:
         """End all workers, and return those that are still there: whatever they do is interrupted."""
         with self._lock:
             self._is_closed = True
-            waiting, left = list(self._waiting), list(self._workers)
+            waiting, left = [*self._waiting, *self._delayed], list(self._workers)
             self._waiting.clear()
+            self._delayed.clear()
             for process in left:
                 for number, task in process.running.items():
                     self._interrupt(process, number, task, "end", grace_seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import ctypes
 import inspect
@@ -11,6 +12,7 @@ import pickle
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +72,7 @@ class Jobs:
         self._work = work
         self._send = send
         self._at_once = at_once
+        self._process = os.getpid()
         self._running: dict[int, Running] = {}
         self._main: Running | None = None  # what the main thread may be interrupted in
         self._loop: asyncio.Runner | None = None
@@ -108,9 +111,7 @@ class Jobs:
                 is_last = self._work.spoil()  # the next call would fail with the same
         CURRENT_CALL.set(None)
         del self._running[job.number]
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None and not stream.closed:
-                stream.flush()
+        flush()
         running.ended.set()
         self._send("done", job.number, outcome.payload, outcome.is_error, is_last)
 
@@ -143,7 +144,10 @@ class Jobs:
     ) -> Outcome:
         client = default_client()
         async with client.transaction():
-            outcome = self._result(await function(*args, **kwargs))
+            try:
+                outcome = self._result(await function(*args, **kwargs))
+            finally:
+                self._end_if_forked()  # before the transaction ends
             await client.run_async(self._completing(running, outcome))
         return outcome
 
@@ -158,7 +162,11 @@ class Jobs:
             self._main = running
         try:
             return self._called(running, function, args, kwargs)
+        except BaseException as exc:
+            self._end_if_forked(exc)
+            raise
         finally:
+            self._end_if_forked()
             self._main = None
 
     def _called(self, running: Running, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -193,6 +201,14 @@ class Jobs:
         what = f"what {self._work.name} yields"
         self._send("item", running.job.number, pickles.dumps(value, what, self._work.program))
 
+    def _end_if_forked(self, exc: BaseException | None = None) -> None:
+        """In a process that the function has forked, and that comes out of it: the call, and its transaction, are not its own."""
+        if os.getpid() != self._process:
+            if exc is not None and not isinstance(exc, SystemExit):
+                traceback.print_exception(type(exc), exc, _of_the_program(exc.__traceback__))
+            flush()
+            os._exit(exc is not None)
+
     def _failure(self, exc: BaseException) -> Outcome:
         return Outcome(failure(exc, self._work.program, self._work.name), is_error=True)
 
@@ -204,7 +220,13 @@ class Jobs:
         async def body() -> Any:
             running.task = asyncio.current_task()
             running.loop = asyncio.get_running_loop()
-            return await coroutine
+            try:
+                return await coroutine
+            except BaseException as exc:
+                self._end_if_forked(exc)
+                raise
+            finally:
+                self._end_if_forked()
 
         if self._at_once == 1:
             if self._loop is None:
@@ -270,7 +292,19 @@ def _raise_in(thread: int, exception: type[BaseException]) -> None:
 
 def failure(exc: BaseException, program: Program, name: str) -> bytes:
     """*exc*, as the payload of an `Outcome`, with its traceback from the user's first line on."""
-    return pickles.failure(exc, program, name, _of_the_program(exc.__traceback__))
+    try:
+        return pickles.failure(exc, program, name, _of_the_program(exc.__traceback__))
+    except BaseException as own:  # noqa: BLE001 - what its class does to be shown or pickled is the program's code, too
+        kind = type(exc).__qualname__
+        text = f"{name} has raised {kind}, which cannot be shown or brought here: that raises {type(own).__qualname__}"
+        return pickles.failure_here(errors.ExecutionError(text))
+
+
+def flush() -> None:
+    """Have all be written that was printed: the program may have put anything in the place of the streams, or closed them."""
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        with contextlib.suppress(Exception):
+            stream.flush()  # type: ignore[union-attr]
 
 
 def _of_the_program(trace: TracebackType | None) -> TracebackType | None:

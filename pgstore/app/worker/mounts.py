@@ -201,6 +201,12 @@ class _Served(FuseMount):
 
     commit_only = FuseMount.commit
 
+    def _ask_parents(self, verb: str) -> None:
+        raise errors.InvalidError(
+            f"{self._path!r} is mounted in the worker that has forked this process, and committed there alone: by commit(), or "
+            "when the function has ended"
+        )
+
     def close(self) -> Op[None]:
         """It ends with the process."""
         yield from ()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 import select
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from pgstore import errors
 from pgstore.app import pickles
 from pgstore.app.channel import Channel, Closed
 from pgstore.core import threads
@@ -27,13 +29,19 @@ class Parent:
         self._process = parent.watch(pid)
         self._numbers = itertools.count(1)
         self._asked: dict[int, tuple[Signal, list[Any]]] = {}
-        self.is_gone = False
+        self.is_gone = self._is_forked = False
+        os.register_at_fork(after_in_child=self._forget)
 
     def send(self, *message: Any, descriptors: Sequence[int] = ()) -> None:
         """
         Raises:
             Closed: it has gone.
+            InvalidError: this is another process than the worker.
         """
+        if self._is_forked:
+            raise errors.InvalidError(
+                "this process was forked by a worker, which alone can have its mounts committed and give results"
+            )
         self._channel.send(*message, descriptors=descriptors)
 
     def ask(self, verb: str, *arguments: Any, descriptors: Sequence[int] = ()) -> Any:
@@ -58,6 +66,11 @@ class Parent:
         if failure is not None:
             raise pickles.rebuilt(failure)
         return value
+
+    def _forget(self) -> None:
+        """In a process that the program has forked: answers go to the worker, and its end is not to keep the connection open."""
+        self._is_forked = True
+        self._channel.forget()
 
     def listen(self, take: Callable[..., None], gone: Callable[[], None]) -> None:
         """Call *take* with each message, in a thread, and *gone* when there will be none."""

@@ -21,7 +21,7 @@ from pgstore.app.channel import Closed, of_descriptor
 from pgstore.app.options import mount_key
 from pgstore.app.spec import Program
 from pgstore.app.worker import target
-from pgstore.app.worker.jobs import Job, Jobs, failure
+from pgstore.app.worker.jobs import Job, Jobs, failure, flush
 from pgstore.app.worker.mounts import Mounts
 from pgstore.app.worker.parent import ENDED, Parent
 from pgstore.client import configure, default_client
@@ -41,16 +41,18 @@ def run(descriptor: int) -> None:
     is_alone = True
     try:
         parent = Parent(channel, told["parent"])
-        code = Worker(parent, told).run()
-        is_alone = parent.is_gone
+        try:
+            code = Worker(parent, told).run()
+        finally:
+            is_alone = parent.is_gone
     except ENDED:
         pass
+    except BaseException:  # noqa: BLE001 - of this package, or of an interrupt: the parent says that it has ended
+        _LOG.error("the worker of %s has failed", told["name"], exc_info=True)
     finally:
         # Not by the interpreter's own end, which waits for threads that the program has left.
         atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                stream.flush()
+        flush()
         _clear(told["directory"])
         if is_alone:  # else the parent ends what was started here
             os.killpg(0, signal.SIGKILL)
@@ -71,6 +73,7 @@ class Worker:
         self._mounts = Mounts(parent, told["mounts"], told["directory"])
         self._target: target.Target | None = None
         self._is_spoiled = False
+        self._is_ending = False  # the parent has gone
 
     def run(self) -> int:
         """Returns the exit code."""
@@ -152,8 +155,14 @@ class Worker:
     # ----------------------------------------------------------------------------------------------------------- parent
 
     def _send(self, *message: Any) -> None:
-        with contextlib.suppress(Closed):  # `_parent_has_gone` ends all
+        try:
             self._parent.send(*message)
+        except Closed as exc:
+            # Of the end of the parent who listens is told. Not of a descriptor that the program has closed: it is there as long as
+            # somebody waits for it.
+            if not isinstance(exc.__cause__, ConnectionError):
+                _LOG.error("%s has closed the descriptor by which its worker gives its results", self.name)
+                self._parent_has_gone()
 
     def _take(self, kind: str, *values: Any) -> None:
         if kind == "run":
@@ -164,6 +173,9 @@ class Worker:
             self._given.put(None)
 
     def _parent_has_gone(self) -> None:
+        if self._is_ending:
+            return
+        self._is_ending = True
         self._given.put(None)
         self._jobs.interrupt_all()
         threads.start(threading.Thread(target=self._die, name="pgstore-die", daemon=True))
