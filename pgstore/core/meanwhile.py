@@ -52,6 +52,10 @@ class Attention:
             return None
         return bool(ready)
 
+    def is_asked(self) -> bool:
+        """Whether there is something to be attended to."""
+        return bool(self._poller.poll(0))
+
     def let_go(self) -> None:
         """Have another thread attend to it, which this one does not any more."""
         if self.is_on:

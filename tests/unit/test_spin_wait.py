@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from pgstore.connection import spin_wait
 from pgstore.connection.spin_wait import AWAKE_SECONDS, SLEEPS_MAX, SpinWait
-from pgstore.core import clock
+from pgstore.core import clock, meanwhile
+from pgstore.core.meanwhile import Attention
 from pgstore.core.statement import Statement
 
 STEP = AWAKE_SECONDS / 10
@@ -113,3 +115,46 @@ def test_statements_of_one_use_are_not_remembered(server, spin):
         server.ask(spin, Statement("FETCH FORWARD 100 FROM scan", once=True), answers_after=1_000_000)
 
     assert not spin._sleeps
+
+
+class Attending(Attention):
+    """Somebody who serves others, who ask for something after a number of looks."""
+
+    def __init__(self, *, asked_after=None):
+        self.has_let_go = []
+        super().__init__(0, lambda: self.has_let_go.append(True))
+        self._looks, self._asked_after = 0, asked_after
+        self.is_on = True
+
+    def is_asked(self):
+        self._looks += 1
+        return self._looks == self._asked_after
+
+
+@pytest.fixture
+def attend(monkeypatch):
+    monkeypatch.setattr(spin_wait, "ATTENDING_SECONDS", 5 * AWAKE_SECONDS)
+
+    def attend(attending):
+        monkeypatch.setattr(meanwhile, "current", lambda: attending if attending.is_on else None)
+        return attending
+
+    return attend
+
+
+def test_who_serves_those_who_wait_stays_awake_longer(server, spin, attend):
+    attend(Attending())
+
+    assert server.ask(spin, Statement("SELECT 1"), answers_after=30) == (True, 30)
+
+
+def test_who_is_asked_meanwhile_lets_another_serve_and_sleeps(server, spin, attend):
+    """
+    And nothing is learned from that about how long the answer takes.
+    """
+    attending = attend(Attending(asked_after=3))
+    statement = Statement("SELECT 1")
+
+    assert server.ask(spin, statement, answers_after=30) == (False, 3)
+    assert attending.has_let_go == [True]
+    assert server.ask(spin, statement, answers_after=2) == (True, 2)
