@@ -68,7 +68,6 @@ if TYPE_CHECKING:
     from pgstore.app.image import FilePatternMatcher, Image
     from pgstore.app.marks import (
         asgi_app,
-        batched,
         concurrent,
         enter,
         exit,
@@ -144,7 +143,6 @@ __all__ = [
     "VolumeVersion",
     "Watcher",
     "asgi_app",
-    "batched",
     "concurrent",
     "configure",
     "current_function_call_id",
@@ -197,7 +195,6 @@ _HOMES: Final = {
     "Volume": "volume",
     "Watcher": "dict",
     "asgi_app": "app.marks",
-    "batched": "app.marks",
     "concurrent": "app.marks",
     "current_function_call_id": "app.context",
     "current_input_id": "app.context",

@@ -17,6 +17,7 @@ REASONS: Final = {
     "Server": "nothing is served; start the server as any other program",
     "Tunnel": "nothing is reachable from outside; ssh -R, or a proxy, can do that",
     "Workspace": "there are no accounts",
+    "batched": "a function is called with one input; have it take a list, and give it one",
     "billing": "there are no accounts",
     "config": "see pgstore.configure",
     "experimental": "what is tried out there is for several machines",

@@ -14,12 +14,14 @@ from pgstore import errors
 from pgstore.app import context
 from pgstore.app.calls.run import Run as CallsOfRun
 from pgstore.app.cls import Cls, parameter
-from pgstore.app.function import Definition, Function, is_interactive, remember
+from pgstore.app.definition import Defined, Definition, is_interactive, remember
+from pgstore.app.function import Function
 from pgstore.app.image import Image
 from pgstore.app.marks import marks_of
 from pgstore.app.options import (
     AppDefaults,
     FunctionOptions,
+    Options,
     check_image,
     check_mounts,
     check_secrets,
@@ -96,7 +98,6 @@ class App(AppDefaults):
         self._functions: dict[str, Function[..., Any, Any]] = {}
         self._classes: dict[str, Cls] = {}
         self._entrypoints: dict[str, LocalEntrypoint[..., Any]] = {}
-        self._run_name: str | None = None  # while it runs
         self._is_running = False
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -145,14 +146,10 @@ class App(AppDefaults):
         def decorate(raw: Any) -> Any:
             if isinstance(raw, type):
                 raise TypeError(f"{raw.__name__} is a class, and @app.function is for functions; use @app.cls()")
-            marks = marks_of(raw)
-            definition = _definition(raw, name, serialized, "function")
-            given = marks.added_to(dict(options))
-            made: Function[..., Any, Any] = Function(
-                definition, checked(given, definition.name, self), self, is_generator=is_generator, marks=marks
-            )
+            definition = _definition(raw, name, serialized, "function", is_generator)
+            made: Function[..., Any, Any] = Function(definition, self._checked(options, definition), self)
             _check_schedule(made, definition)
-            self._add(self._functions, definition, made)
+            self._add(self._functions, made)
             return made
 
         return decorate
@@ -173,9 +170,8 @@ class App(AppDefaults):
             if not isinstance(raw, type):
                 raise TypeError(f"{raw!r} is no class, and @app.cls is for classes; use @app.function()")
             definition = _definition(raw, None, serialized, "cls")
-            given = marks_of(raw).added_to(dict(options))
-            made = Cls(definition, checked(given, definition.name, self), self)
-            self._add(self._classes, definition, made)
+            made = Cls(definition, self._checked(options, definition), self)
+            self._add(self._classes, made)
             return made
 
         return decorate
@@ -200,23 +196,17 @@ class App(AppDefaults):
 
         return decorate
 
-    def _add(self, things: dict[str, Any], definition: Definition, thing: Any) -> None:
-        if definition.name in things:
-            warn_once(
-                f"two {definition.name}",
-                f"two functions of the App are {definition.name!r}; the later is meant",
-                UserWarning,
-            )
-        things[definition.name] = thing
-        remember(thing, definition, self)
+    def _checked(self, options: FunctionOptions, definition: Definition) -> Options:
+        marks = marks_of(definition.raw)
+        at_once = {} if marks.inputs_at_once is None else {"inputs_at_once": marks.inputs_at_once}
+        return checked({**options, **at_once}, definition.name, self)
 
-    def include(self, other: App, /) -> App:
-        """Have the functions and classes of *other* as well. Returns the App."""
-        if not isinstance(other, App):
-            raise errors.InvalidError(f"App.include takes an App, not {other!r}")
-        self._functions.update(other._functions)
-        self._classes.update(other._classes)
-        return self
+    def _add(self, things: dict[str, Any], thing: Defined) -> None:
+        name = thing.name
+        if name in things:
+            warn_once(f"two {name}", f"two functions of the App are {name!r}; the later is meant", UserWarning)
+        things[name] = thing
+        remember(thing)
 
     # ---------------------------------------------------------------------------------------------------------- running
 
@@ -234,10 +224,9 @@ class App(AppDefaults):
         Return a context manager, for `with` and `async with`, at whose end spawned calls have ended and all workers are gone.
 
         Args:
-            name: of this run, in `description`.
             detach: spawned calls go on after the end: `pgstore worker` runs them.
             environment_name: has to be that of the default client, whose stores the functions use.
-            interactive, client, show_progress: without a meaning here.
+            name, interactive, client, show_progress: without a meaning here.
 
         Raises:
             InvalidError: the App is running, or a worker is importing the program.
@@ -247,17 +236,7 @@ class App(AppDefaults):
                 f"environment_name is {environment_name!r}, and that of the program's client {default_client().environment!r}; use "
                 "pgstore.configure(environment=…), or PGSTORE_ENVIRONMENT, before"
             )
-        return Run(self, detach=detach, name=name)
-
-    @property
-    def app_id(self) -> str | None:
-        """The id of the run; None: it does not run."""
-        return f"ap-{self.name or 'local'}" if self._is_running else None
-
-    @property
-    def description(self) -> str | None:
-        """The name of the run, else of the App."""
-        return self._run_name or self.name
+        return Run(self, detach=detach)
 
     @property
     def registered_functions(self) -> dict[str, Function[..., Any, Any]]:
@@ -274,16 +253,14 @@ class App(AppDefaults):
         """The local entrypoints by name."""
         return dict(self._entrypoints)
 
-    def deploy(self, **options: Any) -> NoReturn:
+    @classmethod
+    def lookup(cls, *args: Any, **options: Any) -> NoReturn:
         """Refused: nothing is deployed here."""
         raise errors.NotOffered(
-            "pgstore deploys nothing: `pgstore worker FILE` runs the spawned calls of an App on any machine"
+            "pgstore deploys nothing: import an App from its file; `pgstore worker FILE` runs its spawned calls on any machine"
         )
 
-    @classmethod
-    def lookup(cls, name: str, **options: Any) -> NoReturn:
-        """Refused: nothing is deployed here."""
-        raise errors.NotOffered(f"pgstore has no deployed Apps: import the App {name!r} from the file that defines it")
+    deploy = lookup
 
     def __repr__(self) -> str:
         return f"<pgstore.App {self.name or '(no name)'}>"
@@ -295,9 +272,8 @@ class App(AppDefaults):
 class Run:
     """The time in which an App runs."""
 
-    def __init__(self, app: App, *, detach: bool, name: str | None) -> None:
+    def __init__(self, app: App, *, detach: bool) -> None:
         self._app = app
-        self._name = name
         self._calls = CallsOfRun(is_detached=detach)
 
     def __enter__(self) -> App:
@@ -306,7 +282,7 @@ class Run:
             raise errors.InvalidError(
                 "App is already running and can't be started again: a local entrypoint, and what `pgstore run` starts, is run by it"
             )
-        self._app._is_running, self._app._run_name = True, self._name
+        self._app._is_running = True
         _running.add(self._app)
         self._calls.__enter__()
         return self._app
@@ -317,7 +293,7 @@ class Run:
         try:
             self._calls.__exit__(kind, exc, trace)
         finally:
-            self._app._is_running, self._app._run_name = False, None
+            self._app._is_running = False
             _running.discard(self._app)
             if not _running:
                 close_runner()
@@ -349,7 +325,9 @@ def _check_parentheses(given: object, decorator: str) -> None:
         raise errors.InvalidError(f"Did you forget parentheses? Suggestion: `@app.{decorator}()`.")
 
 
-def _definition(raw: Any, name: str | None, serialized: bool, decorator: str) -> Definition:
+def _definition(
+    raw: Any, name: str | None, serialized: bool, decorator: str, is_generator: bool | None = None
+) -> Definition:
     """What is decorated. Raises `InvalidError` if no worker could find it."""
     if isinstance(raw, (staticmethod, classmethod)) or not callable(raw):
         raise errors.InvalidError(
@@ -369,7 +347,7 @@ def _definition(raw: Any, name: str | None, serialized: bool, decorator: str) ->
         )
     if name is not None:
         check_name(name, "function")
-    return Definition(raw, name or qualname.rpartition("<locals>.")[2], serialized)
+    return Definition(raw, name or qualname.rpartition("<locals>.")[2], serialized, is_generator)
 
 
 def _check_schedule(function: Function[..., Any, Any], definition: Definition) -> None:

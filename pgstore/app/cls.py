@@ -13,14 +13,15 @@ import inspect
 import threading
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Concatenate, Final, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, overload
 
 from pgstore import errors
 from pgstore.app import pickles
 from pgstore.app.calls.targets import Target
-from pgstore.app.function import Definition, Function, recall, reference, spec_of, target_of
-from pgstore.app.marks import Marks, marks_of, served
-from pgstore.app.options import AppDefaults, FunctionOptions, Options, checked
+from pgstore.app.definition import Defined, Definition
+from pgstore.app.function import Function
+from pgstore.app.marks import Marks, marks_of
+from pgstore.app.options import AppDefaults, Options
 from pgstore.app.spec import WorkerSpec
 
 P = ParamSpec("P")
@@ -42,8 +43,7 @@ class Method:
     def __init__(self, raw: Callable[..., Any], is_generator: bool | None) -> None:
         functools.update_wrapper(self, raw, updated=())  # type: ignore[arg-type]
         self.raw = raw
-        self.is_generator = is_generator
-        self.marks = marks_of(raw)
+        self.is_generator_anyway = is_generator
 
     def __get__(self, instance: Any, owner: type) -> Any:
         if instance is None:
@@ -85,14 +85,11 @@ class BoundMethod(Function[..., Any, Any]):
 
     def __init__(self, obj: Obj, name: str, method: Method, here: Callable[..., Any] | None) -> None:
         cls = obj._cls
-        definition = Definition(method.raw, f"{cls.name}.{name}", cls._definition.is_serialized)
-        options = cls._options
-        generates = method.is_generator
-        if generates is None:
-            generates = inspect.isgeneratorfunction(method.raw) or inspect.isasyncgenfunction(method.raw)
-        if generates:
-            options = replace(options, retries=None)
-        super().__init__(definition, options, cls._app, is_generator=generates, marks=method.marks)
+        definition = Definition(
+            method.raw, f"{cls.name}.{name}", cls._definition.is_serialized, method.is_generator_anyway
+        )
+        options = replace(cls._options, retries=None) if definition.is_generator else cls._options
+        super().__init__(definition, options, cls._app)
         self._obj = obj
         self._method = name
         self._here = here
@@ -102,10 +99,6 @@ class BoundMethod(Function[..., Any, Any]):
         return self._obj._spec
 
     @property
-    def _defined(self) -> Cls:
-        return self._obj._cls
-
-    @property
     def parameters(self) -> bytes | None:
         return self._spec.parameters
 
@@ -113,9 +106,6 @@ class BoundMethod(Function[..., Any, Any]):
         if self._here is None:
             return self._definition.raw(self._obj._local(), *args, **kwargs)
         return self._here(*args, **kwargs)
-
-    def _varied(self, options: Options) -> BoundMethod:
-        return getattr(Obj(self._obj._cls._varied(options), self._obj._arguments), str(self._method))  # type: ignore[no-any-return]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (self._obj, self._method)
@@ -193,30 +183,15 @@ def _check_parameter(class_name: str, name: str, value: object, kind: type) -> N
 # -------------------------------------------------------------------------------------------------------- class and object
 
 
-class Cls:
+class Cls(Defined):
     """A class whose methods run in workers, made by `@app.cls()`. A call of it gives an object, whose methods have `.remote(…)`."""
 
-    _is_of_app = True
-
     def __init__(self, definition: Definition, options: Options, app: AppDefaults) -> None:
+        super().__init__(definition, options, app)
         raw = definition.raw
-        functools.update_wrapper(self, raw, updated=())
         self.__signature__ = _signature(raw, definition.name)
-        self._definition = definition
-        self._options = options
-        self._app = app
         self._methods = {name: value for name in dir(raw) if isinstance(value := getattr(raw, name, None), Method)}
         self._specs: dict[bytes, WorkerSpec] = {}
-
-    @property
-    def name(self) -> str:
-        """The name of the class in its App."""
-        return self._definition.name
-
-    @property
-    def app(self) -> AppDefaults:
-        """The App that it belongs to."""
-        return self._app
 
     def __call__(self, *args: Any, **kwargs: Any) -> Obj:
         """
@@ -239,26 +214,6 @@ class Cls:
                 arguments.update(arguments.pop(name, {}))
         return Obj(self, arguments)
 
-    def with_options(self, **options: Unpack[FunctionOptions]) -> Cls:
-        """Return the class with other options, and workers of its own; see `Function.with_options`."""
-        return self._varied(checked(options, self.name, self._app, self._options))
-
-    def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Cls:
-        """Return the class with workers that run up to *max_inputs* calls at once."""
-        return self._varied(checked({"inputs_at_once": max_inputs}, self.name, self._app, self._options))
-
-    def _varied(self, options: Options) -> Cls:
-        return Cls(self._definition, options, self._app)
-
-    @classmethod
-    def from_name(cls, app_name: str, name: str, **options: Any) -> NoReturn:
-        """Refused: pgstore has no deployed classes."""
-        raise errors.NotOffered(
-            f"pgstore has no deployed classes to look {name!r} up among: import it from the file of the App {app_name!r}"
-        )
-
-    lookup = from_name
-
     def _spec_for(self, arguments: dict[str, Any]) -> WorkerSpec:
         """What the workers of objects with these *arguments* are like; the same for equal ones."""
         return self._spec_of(pickles.dumps(arguments, f"the arguments of {self.name}", self._definition.program))
@@ -266,12 +221,11 @@ class Cls:
     def _spec_of(self, parameters: bytes | None) -> WorkerSpec:
         assert parameters is not None
         spec = self._specs.get(parameters)
-        return spec or self._specs.setdefault(parameters, spec_of(self, parameters=parameters, is_class=True))
+        return spec or self._specs.setdefault(parameters, self._make_spec(parameters=parameters, is_class=True))
 
     def _targets(self) -> Iterable[Target]:
-        """What spawned calls of its methods are calls of."""
         for name in self._methods:
-            yield target_of(f"{self.name}.{name}", self._options, self._spec_of, name)
+            yield self._target(f"{self.name}.{name}", self._spec_of, name)
 
     # A class that derives from this one derives from the class itself.
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type]:
@@ -286,17 +240,6 @@ class Cls:
         if name in self._methods:
             raise AttributeError(f"{self.name}.{name} is a method, and needs an object: {self.name}().{name}.remote(…)")
         return getattr(self._definition.raw, name)
-
-    def __repr__(self) -> str:
-        return f"<pgstore.Cls {self.name}>"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self._definition.is_serialized:
-            raw = pickles.dumps_by_value(self._definition.raw, self.name)
-            return _of_value, (raw, self.name, self._options, self._app.name)
-        if (known := reference(self, self._definition, self._app)) is not None:
-            return recall, known
-        return _varied_again, (self._definition.program.name, self.name, self._app.name, self._options)
 
 
 class Obj:
@@ -316,12 +259,6 @@ class Obj:
         if spec is None:
             spec = self.__dict__["_worker_spec"] = self._cls._spec_for(self._arguments)
         return spec
-
-    def update_autoscaler(self, **limits: Any) -> None:
-        """Accepted, and without effect: workers are started as they are needed."""
-
-    def keep_warm(self, warm_pool_size: int) -> None:
-        """Accepted, and without effect: workers are started as they are needed."""
 
     def _bound(self, name: str, method: Method, here: Callable[..., Any] | None = None) -> BoundMethod:
         return BoundMethod(self, name, method, here)
@@ -399,14 +336,4 @@ def hooks(instance: Any, which: str) -> list[Callable[[], Any]]:
 def method_of(instance: Any, name: str) -> Callable[..., Any]:
     """What a call of the method *name* runs, in *instance*."""
     method: Method = getattr(type(instance), name)
-    return served(functools.partial(method.raw, instance), method.marks)
-
-
-def _of_value(raw: bytes, name: str, options: Options, app_name: str | None) -> Cls:
-    """A class that was pickled by value."""
-    return Cls(Definition(pickles.loads(raw, name), name, is_serialized=True), options, AppDefaults(app_name))
-
-
-def _varied_again(program: str, name: str, app_name: str | None, options: Options) -> Cls:
-    """A class that was pickled with other options than it was defined with."""
-    return recall(program, name, app_name)._varied(options)  # type: ignore[no-any-return]
+    return functools.partial(method.raw, instance)

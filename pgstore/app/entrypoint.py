@@ -142,7 +142,7 @@ class Runnable:
             raise errors.InvalidError(
                 f"{self.names[0]} is a generator, which `pgstore run` does not run: call its .remote_gen(…)"
             )
-        if isinstance(function, Function) and function._marks.web is not None:
+        if isinstance(function, Function) and function._web is not None:
             raise errors.InvalidError(f"{self.names[0]} is a function for the web, which `pgstore run` does not run")
 
 
@@ -198,7 +198,6 @@ def run(
     args: Sequence[str],
     kwargs: Mapping[str, Any],
     *,
-    name: str | None = None,
     detach: bool = False,
     started: Callable[[str], object] = lambda call_id: None,
 ) -> None:
@@ -206,12 +205,11 @@ def run(
     Run an entrypoint here, or a function in a worker, to its end; that of the App's run comes after it.
 
     Args:
-        name: of the run; None: that of the App.
         detach: calls that an entrypoint spawned are not waited for; a function is spawned, and goes on when this is interrupted.
         started: told the id of the call that was spawned.
     """
     thing = chosen.thing
-    with chosen.app.run(name=name, detach=detach):
+    with chosen.app.run(detach=detach):
         if isinstance(thing, LocalEntrypoint):
             result = thing(*args, **kwargs)
             if inspect.iscoroutine(result):

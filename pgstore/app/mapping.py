@@ -176,7 +176,7 @@ async def mapped_async(
 # --------------------------------------------------------------------------------------------------------------- elements
 
 
-def zipped(iterables: tuple[Iterable[Any], ...], what: str) -> Iterator[Arguments]:
+def zipped(iterables: tuple[Any, ...], what: str) -> Iterator[Arguments]:
     """The arguments of each call."""
     check_iterables(iterables, what, (Iterable,))
     return zip(*iterables, strict=False)

@@ -6,6 +6,7 @@ as a program may notice (`gpu`: one warning), and promises that cannot be kept (
 
 from __future__ import annotations
 
+import difflib
 import os
 import posixpath
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,7 +19,6 @@ from pgstore.app.retries import Retries
 from pgstore.app.schedules import Cron, Period
 from pgstore.app.warn import warn_once
 from pgstore.core.checks import check_bool, check_int, check_seconds
-from pgstore.core.numbers import as_seconds
 from pgstore.errors import InvalidError
 from pgstore.exception import DeprecationError
 from pgstore.file_store import FileStore
@@ -38,14 +38,13 @@ _TAKEN: Final = (
 
 
 class FunctionOptions(TypedDict, total=False):
-    """What `app.function`, `app.cls` and `with_options` take; see `App.function`."""
+    """What `app.function` and `app.cls` take; see `App.function`. Old spellings and what is refused are not among them."""
 
     image: Image | None
     secrets: Collection[Secret] | None
     env: dict[str, str | None] | None
     volumes: Mapping[Any, Any]
     network_file_systems: Mapping[Any, NetworkFileSystem]
-    cloud_bucket_mounts: Mapping[Any, Any]
     timeout: float | None
     startup_timeout: float | None
     retries: int | Retries | None
@@ -69,25 +68,6 @@ class FunctionOptions(TypedDict, total=False):
     enable_memory_snapshot: bool
     include_source: bool | None
     experimental_options: dict[str, Any] | None
-    # Refused.
-    block_network: bool
-    restrict_modal_access: bool
-    proxy: Any
-    i6pn: bool | None
-    cluster_size: int | None
-    oidc_auth_role_arn: str | None
-    # Old spellings.
-    secret: Secret | None
-    shared_volumes: Mapping[Any, NetworkFileSystem]
-    concurrency_limit: int | None
-    keep_warm: int | None
-    container_idle_timeout: float | None
-    allow_concurrent_inputs: int | None
-    max_inputs: int | None
-    mounts: Any
-    mount: Any
-    interactive: bool
-    allow_cross_region_volumes: bool
 
 
 @dataclass(frozen=True)
@@ -134,36 +114,38 @@ class AppDefaults:
     volumes: Mounts = ()
 
 
-def checked(given: Mapping[str, Any], name: str, defaults: AppDefaults, base: Options | None = None) -> Options:
+def checked(given: Mapping[str, Any], name: str, defaults: AppDefaults) -> Options:
     """
-    The options of the function or class *name* of the App with *defaults*, as they are *given*; the others as in *base*.
+    The options of the function or class *name* of the App with *defaults*, as they are *given*.
 
     Raises:
         InvalidError: one that cannot be, or cannot be kept on one machine; the message says what was given.
         TypeError: there is no such option.
     """
-    current = _in_new_words(dict(given))
     fields: dict[str, Any] = {}
-    for option, value in current.items():
+    for option, value in _in_new_words(dict(given)).items():
         if option in _HONOURED:
-            fields.update(_HONOURED[option](value))
+            if value is not None:
+                fields[option] = _HONOURED[option](value)
         elif option in _REFUSED:
             if value:
                 raise InvalidError(f"{option}={value!r} of {name}: {_REFUSED[option]}")
         elif option in _SILENT:
-            is_right, expected = _SILENT[option]
-            if value is not None and not is_right(value):
+            kinds, expected = _SILENT[option]
+            if value is not None and not _is_of(value, kinds):
                 raise InvalidError(f"{option} of {name} is {value!r}, expected {expected}, or None")
         elif option == "gpu":
             if value is not None:
                 warn_once("gpu", f"{name} asks for gpu={value!r}; it runs on this machine as it is")
         elif not option.startswith("_"):
-            known = ", ".join(sorted({*_HONOURED, *_SILENT, *_REFUSED, "gpu"}))
-            raise TypeError(f"{name}: there is no option {option!r}; there are {known}")
+            near = difflib.get_close_matches(option, [*_HONOURED, *_SILENT, "gpu"], 1)
+            known = ", ".join(sorted({*_HONOURED, *_SILENT, *_REFUSED, "gpu"} - {"inputs_at_once"}))
+            raise TypeError(
+                f"{name}: there is no option {option!r}{f', did you mean {near[0]!r}?' if near else ''}; there are {known}"
+            )
     if "env" in fields:
-        secrets = fields.get("secrets", () if base is None else base.secrets)
-        fields["secrets"] = (*secrets, *fields.pop("env"))
-    options = replace(base or Options(), **fields)
+        fields["secrets"] = (*fields.get("secrets", ()), *fields.pop("env"))
+    options = Options(**fields)
     check_mounts(options.with_defaults(defaults).mounts)
     if options.transactional and options.inputs_at_once > 1:
         raise InvalidError(f"{name} is transactional, so a worker of it runs one call at a time; leave @concurrent out")
@@ -173,48 +155,46 @@ def checked(given: Mapping[str, Any], name: str, defaults: AppDefaults, base: Op
 # ----------------------------------------------------------------------------------------------------------- old words
 
 
-def _renamed(new: str) -> Callable[[Any], dict[str, Any]]:
-    return lambda value: {new: value}
+def _one_input(value: object) -> bool:
+    if value != 1:
+        raise InvalidError(f"max_inputs is {value!r}, only 1 can be, which is single_use_containers=True")
+    return True
 
 
-# Old spellings, and what they mean now.
-_OLD: Final[dict[str, tuple[str, Callable[[Any], dict[str, Any]]]]] = {
-    "secret": ("secrets=[…]", lambda value: {} if value is None else {"secrets": [value]}),
-    "shared_volumes": ("network_file_systems", _renamed("network_file_systems")),
-    "concurrency_limit": ("max_containers", _renamed("max_containers")),
-    "keep_warm": ("min_containers", _renamed("min_containers")),
-    "container_idle_timeout": ("scaledown_window", _renamed("scaledown_window")),
-    "allow_concurrent_inputs": ("@pgstore.concurrent(max_inputs=…)", _renamed("inputs_at_once")),
-    "max_inputs": ("single_use_containers", lambda value: {"single_use_containers": _one_input(value)}),
-    "mounts": ("nothing: what is on this machine is there", lambda value: {}),
-    "mount": ("nothing: what is on this machine is there", lambda value: {}),
-    "interactive": ("nothing", lambda value: {}),
-    "allow_cross_region_volumes": ("nothing: all is on this machine", lambda value: {}),
+# Old spellings: what the warning says that they are now, and what they are; None: nothing.
+_OLD: Final[dict[str, tuple[str, str | None]]] = {
+    **{
+        old: (new, new)
+        for old, new in {
+            "secret": "secrets",
+            "shared_volumes": "network_file_systems",
+            "concurrency_limit": "max_containers",
+            "keep_warm": "min_containers",
+            "container_idle_timeout": "scaledown_window",
+            "max_inputs": "single_use_containers",
+        }.items()
+    },
+    "allow_concurrent_inputs": ("@pgstore.concurrent(max_inputs=…)", "inputs_at_once"),
+    **dict.fromkeys(
+        ("mounts", "mount", "interactive", "allow_cross_region_volumes"), ("nothing: all is on this machine", None)
+    ),
 }
+_OLD_VALUES: Final[dict[str, Callable[[Any], Any]]] = {"secret": lambda value: [value], "max_inputs": _one_input}
 
 
 def _in_new_words(given: dict[str, Any]) -> dict[str, Any]:
     for old in [option for option in given if option in _OLD]:
-        new, meaning = _OLD[old]
-        warn_once(f"option {old}", f"{old}= is an old option; today it is {new}", DeprecationError)
-        for option, value in meaning(given.pop(old)).items():
-            if given.get(option):
-                raise InvalidError(f"both {old} and {option} are given; leave {old} out, which is its old name")
-            given[option] = value
+        shown, new = _OLD[old]
+        value = given.pop(old)
+        warn_once(f"option {old}", f"{old}= is an old option; today it is {shown}", DeprecationError)
+        if given.get(str(new)):
+            raise InvalidError(f"both {old} and {new} are given; leave {old} out, which is its old name")
+        if new is not None and value is not None:
+            given[new] = _OLD_VALUES.get(old, lambda same: same)(value)
     return given
 
 
-def _one_input(value: object) -> bool:
-    if value not in (None, 1):
-        raise InvalidError(f"max_inputs is {value!r}, only 1 can be, which is single_use_containers=True")
-    return value == 1
-
-
 # -------------------------------------------------------------------------------------------------------- each option
-
-
-def _image(value: object) -> dict[str, Any]:
-    return {"image": check_image(value)}
 
 
 def check_image(value: object) -> Image | None:
@@ -308,93 +288,60 @@ def is_mounted(store: FileStore, path: str, mounted: Mapping[str, Any]) -> bool:
     return own == other and environment in (None, others_environment)
 
 
-def _buckets(value: object) -> dict[str, Any]:
-    if value:
-        raise InvalidError("cloud_bucket_mounts: pgstore has no CloudBucketMount")
-    return {}
+def _network_file_systems(value: object) -> Mounts:
+    return _stores(value, "NetworkFileSystem", NetworkFileSystem)
 
 
-def _schedule(value: object) -> dict[str, Any]:
-    if value is not None and not isinstance(value, (Period, Cron)):
-        raise InvalidError(f"schedule is {value!r}, expected pgstore.Period(…) or pgstore.Cron(…)")
-    return {"schedule": value}
+def _schedule(value: object) -> Period | Cron | None:
+    if value is None or isinstance(value, (Period, Cron)):
+        return value
+    raise InvalidError(f"schedule is {value!r}, expected pgstore.Period(…) or pgstore.Cron(…)")
 
 
-def _seconds(option: str) -> Callable[[Any], dict[str, Any]]:
-    def check(value: Any) -> dict[str, Any]:
-        return {option: None if value is None else check_seconds(value, option, above=0, also="None")}
-
-    return check
-
-
-def _count(option: str) -> Callable[[Any], dict[str, Any]]:
-    return lambda value: {option: None if value is None else check_int(value, option, 1, also="None")}
-
-
-def _flag(option: str) -> Callable[[Any], dict[str, Any]]:
-    return lambda value: {option: check_bool(False if value is None else value, option)}
-
-
-_HONOURED: Final[dict[str, Callable[[Any], dict[str, Any]]]] = {
-    "image": _image,
-    "secrets": lambda value: {"secrets": check_secrets(value)},
-    "env": lambda value: {"env": () if value is None else (Secret.from_dict(value),)},
-    "volumes": lambda value: {"volumes": check_volumes(value)},
-    "network_file_systems": lambda value: {
-        "network_file_systems": _stores(value, "NetworkFileSystem", NetworkFileSystem)
-    },
-    "cloud_bucket_mounts": _buckets,
-    "timeout": _seconds("timeout"),
-    "startup_timeout": _seconds("startup_timeout"),
-    "retries": lambda value: {"retries": Retries.of(value)},
+# What an option is in `Options`; None stands for one that is not given, so it is not asked for here.
+_HONOURED: Final[dict[str, Callable[[Any], Any]]] = {
+    "image": check_image,
+    "secrets": check_secrets,
+    "env": lambda value: (Secret.from_dict(value),),
+    "volumes": check_volumes,
+    "network_file_systems": _network_file_systems,
+    "timeout": lambda value: check_seconds(value, "timeout", above=0, also="None"),
+    "startup_timeout": lambda value: check_seconds(value, "startup_timeout", above=0, also="None"),
+    "retries": Retries.of,
     "schedule": _schedule,
-    "max_containers": _count("max_containers"),
-    "scaledown_window": lambda value: {"scaledown_window": SCALEDOWN_SECONDS} if value is None else _window(value),
-    "single_use_containers": _flag("single_use_containers"),
-    "transactional": _flag("transactional"),
-    "inputs_at_once": lambda value: {"inputs_at_once": 1 if value is None else check_int(value, "max_inputs", 1)},
+    "max_containers": lambda value: check_int(value, "max_containers", 1, also="None"),
+    "scaledown_window": lambda value: check_seconds(value, "scaledown_window"),
+    "single_use_containers": lambda value: check_bool(value, "single_use_containers"),
+    "transactional": lambda value: check_bool(value, "transactional"),
+    "inputs_at_once": lambda value: check_int(value, "max_inputs", 1),
 }
-
-
-def _window(value: object) -> dict[str, Any]:
-    return {"scaledown_window": check_seconds(value, "scaledown_window")}
 
 
 # ------------------------------------------------------------------------------------------ without a meaning, or refused
 
 
-def _is_number(value: object) -> bool:
-    return as_seconds(value) is not None
+def _is_of(value: object, kinds: tuple[type, ...]) -> bool:
+    """Whether it is one of *kinds*; of a tuple or list each has to be, and a bool is no number."""
+    if isinstance(value, bool):
+        return bool in kinds
+    if isinstance(value, (tuple, list)) and type(value) in kinds:
+        return all(_is_of(each, kinds) for each in value)
+    return isinstance(value, kinds)
 
 
-def _is_number_or_pair(value: object) -> bool:
-    return _is_number(value) or (isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value)))
-
-
-def _is_bool(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_text_or_texts(value: object) -> bool:
-    return isinstance(value, str) or (isinstance(value, Sequence) and all(map(_is_text, value)))
-
-
-_SILENT: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
-    **dict.fromkeys(("cpu", "memory"), (_is_number_or_pair, "a number or a pair of numbers")),
+_SILENT: Final[dict[str, tuple[tuple[type, ...], str]]] = {
+    **dict.fromkeys(("cpu", "memory"), ((int, float, tuple), "a number or a pair of numbers")),
     **dict.fromkeys(
-        ("ephemeral_disk", "min_containers", "buffer_containers", "scaleup_window"), (_is_number, "a number")
+        ("ephemeral_disk", "min_containers", "buffer_containers", "scaleup_window"), ((int, float), "a number")
     ),
-    **dict.fromkeys(("cloud", "routing_region"), (_is_text, "a str")),
-    "region": (_is_text_or_texts, "a str or a list of str"),
-    **dict.fromkeys(("nonpreemptible", "enable_memory_snapshot", "include_source"), (_is_bool, "True or False")),
-    "experimental_options": (lambda value: isinstance(value, Mapping), "a dict"),
+    **dict.fromkeys(("cloud", "routing_region"), ((str,), "a str")),
+    "region": ((str, list, tuple), "a str or a list of str"),
+    **dict.fromkeys(("nonpreemptible", "enable_memory_snapshot", "include_source"), ((bool,), "True or False")),
+    "experimental_options": ((dict,), "a dict"),
 }
 
 _REFUSED: Final = {
+    "cloud_bucket_mounts": "pgstore has no CloudBucketMount; use a Volume, or the SDK of the bucket",
     "block_network": "pgstore cannot isolate a function from the network; leave it out if the function may use it",
     "restrict_modal_access": "pgstore cannot isolate a function from the database; leave it out if the function may use it",
     "proxy": "pgstore has no proxy to put before a function; leave it out",

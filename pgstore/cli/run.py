@@ -29,7 +29,7 @@ def run(
     ] = None,
     module: Annotated[bool, typer.Option("-m", help="It is package.module[::NAME], not a file.")] = False,
     name: Annotated[
-        str | None, typer.Option("--name", "-n", help="Of the App, for this run.", show_default=False)
+        str | None, typer.Option("--name", "-n", help="Without a meaning here.", show_default=False)
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only: no warnings.")] = False,
     detach: Annotated[
@@ -83,7 +83,7 @@ def run(
     if given is None:
         return 0
     try:
-        entrypoint.run(chosen, *given, name=name, detach=detach, started=_say)
+        entrypoint.run(chosen, *given, detach=detach, started=_say)
     except Exception as exc:  # noqa: BLE001
         return show(exc)
     return 0

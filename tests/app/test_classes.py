@@ -162,16 +162,6 @@ def test_a_class_may_have_a_constructor_of_its_own():
         Constructed(1, 2, 3)
 
 
-def test_with_options_gives_other_workers():
-    varied = Model.with_options(timeout=5, max_containers=1)(size=2)
-
-    assert varied.predict._options.timeout == 5
-    assert varied._spec.max_workers == 1
-    assert Model(size=2).predict.with_options(timeout=3)._options.timeout == 3
-    with pytest.raises(pgstore.InvalidError, match="other options"):
-        varied.predict.spawn(1)
-
-
 def test_decorators_of_classes_are_checked():
     with pytest.raises(pgstore.InvalidError, match="for methods"):
         pgstore.method()(5)  # type: ignore[call-overload]

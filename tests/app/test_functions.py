@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import itertools
 import os
-import pickle
 import threading
 import time
 from typing import Any
@@ -60,17 +59,6 @@ def test_functions_travel_in_arguments_and_are_called_in_workers():
     assert do.remote("same", do) is do
 
 
-def test_a_function_that_was_changed_by_with_options_travels_with_its_options():
-    varied = pickle.loads(pickle.dumps(do.with_options(timeout=5)))
-
-    assert (varied.name, varied._options.timeout) == ("do", 5)
-
-
-def test_a_function_that_was_changed_by_with_options_is_not_spawned_with_those_that_it_was_defined_with():
-    with pytest.raises(pgstore.InvalidError, match="other options than it was defined with"):
-        do.with_options(timeout=5).spawn("same", 1)
-
-
 def test_what_cannot_be_pickled_is_an_error_of_the_caller(call):
     with pytest.raises(pgstore.SerializationError, match="arguments of do"):
         call(do.remote, "same", threading.Lock())
@@ -106,7 +94,7 @@ def test_it_looks_like_the_function():
 
 
 def test_a_function_with_mounts_is_not_called_here_by_mistake():
-    mounted = do.with_options(volumes={"/data": pgstore.Volume.from_name("v")})
+    mounted: Any = pgstore.App().function(volumes={"/data": pgstore.Volume.from_name("v")})(do.get_raw_f())
 
     with pytest.raises(pgstore.InvalidError, match=r"/data is not mounted; use do\.remote"):
         mounted("pid")
@@ -287,10 +275,7 @@ def test_a_running_app_is_not_started_again():
         pass
 
 
-def test_modals_other_names_are_there_and_say_that_nothing_is_deployed():
-    assert do.hydrate() is do
-    assert (do.info.function_name, do.info.module_name) == ("do", "tests.app.program")
-    assert do.get_current_stats().backlog == 0
+def test_nothing_is_deployed():
     for refused in (
         lambda: pgstore.Function.from_name("app", "f"),
         lambda: pgstore.App.lookup("app", create_if_missing=True),

@@ -122,7 +122,7 @@ def test_functions_for_the_web_are_registered_and_not_called(decorator, argument
     function = app.function()(getattr(modal, decorator)(*arguments)(_web))
 
     assert app.registered_functions == {"_web": function}
-    assert function.web_url is None
+    assert function.get_web_url() is None
     with pytest.raises(pgstore.InvalidError, match=f"for the web.*{decorator}"):
         function.remote()
     assert function.local() == "page"

@@ -238,7 +238,6 @@ def functions() -> None:
     assert_type(main(2), None)
     with app.run() as running:
         assert_type(running, pgstore.App)
-    assert_type(area.with_options(timeout=3).remote(1), float)
 
 
 async def functions_async() -> None:

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.app import as_modal
-from pgstore.app.marks import marks_of, served
 from pgstore.app.spec import Program
 
 _ABSENT: Final = object()
@@ -88,8 +87,8 @@ class Target:
 
             return method_of(self._instance, method)
         if isinstance(self._function, FunctionType):
-            return served(self._function, marks_of(self._function))
-        return self._function._served()  # type: ignore[no-any-return]
+            return self._function
+        return self._function.get_raw_f()  # type: ignore[no-any-return]
 
     def exit(self) -> None:
         """Have the object exit, if it is one."""
