@@ -17,7 +17,7 @@ from pgstore.app.cls import Cls, parameter
 from pgstore.app.definition import Defined, Definition, is_interactive, remember
 from pgstore.app.function import Function
 from pgstore.app.image import Image
-from pgstore.app.marks import marks_of
+from pgstore.app.marks import check_parentheses, marks_of
 from pgstore.app.options import (
     AppDefaults,
     FunctionOptions,
@@ -56,10 +56,14 @@ class LocalEntrypoint(Generic[P, R]):
         functools.update_wrapper(self, raw, updated=())
         self.name = name
         self.app = app
-        self.raw_f = raw
+        self._raw = raw
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self.raw_f(*args, **kwargs)
+        return self._raw(*args, **kwargs)
+
+    def get_raw_f(self) -> Callable[P, R]:
+        """Return the function as the program has defined it."""
+        return self._raw
 
     def __repr__(self) -> str:
         return f"<pgstore local entrypoint {self.name}>"
@@ -141,16 +145,16 @@ class App(AppDefaults):
             InvalidError: an option cannot be; or what is decorated is no function of a module.
             TypeError: it is a class, for which there is `app.cls`.
         """
-        _check_parentheses(_warn_parentheses_missing, "function")
+        check_parentheses(_warn_parentheses_missing, "app.function()")
 
         def decorate(raw: Any) -> Any:
             if isinstance(raw, type):
                 raise TypeError(f"{raw.__name__} is a class, and @app.function is for functions; use @app.cls()")
             definition = _definition(raw, name, serialized, "function", is_generator)
             made: Function[..., Any, Any] = Function(definition, self._checked(options, definition), self)
-            _check_schedule(made, definition)
-            self._add(self._functions, made)
-            return made
+            if made._options.schedule is not None:
+                _check_needs_nothing(raw, made.name)
+            return self._added(self._functions, made)
 
         return decorate
 
@@ -164,15 +168,13 @@ class App(AppDefaults):
         `@pgstore.method()` marks the methods that can be called, `@pgstore.enter()` and `@pgstore.exit()` those that a worker runs
         when it begins and ends, `pgstore.parameter()` what objects are made with.
         """
-        _check_parentheses(_warn_parentheses_missing, "cls")
+        check_parentheses(_warn_parentheses_missing, "app.cls()")
 
         def decorate(raw: Any) -> Any:
             if not isinstance(raw, type):
                 raise TypeError(f"{raw!r} is no class, and @app.cls is for classes; use @app.function()")
             definition = _definition(raw, None, serialized, "cls")
-            made = Cls(definition, self._checked(options, definition), self)
-            self._add(self._classes, made)
-            return made
+            return self._added(self._classes, Cls(definition, self._checked(options, definition), self))
 
         return decorate
 
@@ -180,7 +182,7 @@ class App(AppDefaults):
         self, _warn_parentheses_missing: object = None, *, name: str | None = None
     ) -> Callable[[Callable[P, R]], LocalEntrypoint[P, R]]:
         """Have `pgstore run FILE` run a function, in the program's own process, with arguments from the command line."""
-        _check_parentheses(_warn_parentheses_missing, "local_entrypoint")
+        check_parentheses(_warn_parentheses_missing, "app.local_entrypoint()")
         if name is not None and not isinstance(name, str):
             raise errors.InvalidError(f"the name of a local entrypoint is {name!r}, expected a str")
 
@@ -201,12 +203,13 @@ class App(AppDefaults):
         at_once = {} if marks.inputs_at_once is None else {"inputs_at_once": marks.inputs_at_once}
         return checked({**options, **at_once}, definition.name, self)
 
-    def _add(self, things: dict[str, Any], thing: Defined) -> None:
+    def _added(self, things: dict[str, Any], thing: Defined) -> Any:
         name = thing.name
         if name in things:
             warn_once(f"two {name}", f"two functions of the App are {name!r}; the later is meant", UserWarning)
         things[name] = thing
         remember(thing)
+        return thing
 
     # ---------------------------------------------------------------------------------------------------------- running
 
@@ -318,13 +321,6 @@ def enable_output(show_progress: bool = True) -> contextlib.nullcontext[None]:
 # ----------------------------------------------------------------------------------------------------------------- checks
 
 
-def _check_parentheses(given: object, decorator: str) -> None:
-    if isinstance(given, Image):
-        raise errors.InvalidError(f"image is a keyword argument: @app.{decorator}(image=image)")
-    if given is not None:
-        raise errors.InvalidError(f"Did you forget parentheses? Suggestion: `@app.{decorator}()`.")
-
-
 def _definition(
     raw: Any, name: str | None, serialized: bool, decorator: str, is_generator: bool | None = None
 ) -> Definition:
@@ -350,16 +346,9 @@ def _definition(
     return Definition(raw, name or qualname.rpartition("<locals>.")[2], serialized, is_generator)
 
 
-def _check_schedule(function: Function[..., Any, Any], definition: Definition) -> None:
-    if function._options.schedule is None:
-        return
-    needed = [
-        parameter.name
-        for parameter in inspect.signature(definition.raw).parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    if needed:
-        raise errors.InvalidError(
-            f"{function.name} has a schedule, so it cannot need arguments, as {', '.join(needed)}"
-        )
+def _check_needs_nothing(raw: Callable[..., Any], name: str) -> None:
+    """Raise `InvalidError` unless the function can be called without arguments."""
+    try:
+        inspect.signature(raw).bind()
+    except TypeError as exc:
+        raise errors.InvalidError(f"{name} has a schedule, so it cannot need arguments: {exc}") from None

@@ -20,7 +20,7 @@ from pgstore.app import pickles
 from pgstore.app.calls.targets import Target
 from pgstore.app.definition import Defined, Definition
 from pgstore.app.function import Function
-from pgstore.app.marks import Marks, marks_of
+from pgstore.app.marks import Marks, check_parentheses, marks_of
 from pgstore.app.options import AppDefaults, Options
 from pgstore.app.spec import WorkerSpec
 
@@ -28,7 +28,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 PARAMETER_TYPES: Final = (str, int, bool, bytes)
-_ABSENT: Final = object()
+_ABSENT: Final = inspect.Parameter.empty
 _OBJ: Final = "_pgstore_obj"  # of an object of the class: what it was made by
 
 
@@ -50,9 +50,8 @@ class Method:
             return self
         here = self.raw.__get__(instance, owner)
         obj = vars(instance).get(_OBJ)
-        if obj is None:  # an object that the program has made past @app.cls
-            return here
-        return obj._bound(self.raw.__name__, self, here)
+        # None: an object that the program has made past @app.cls.
+        return here if obj is None else BoundMethod(obj, self.raw.__name__, self, here)
 
 
 class MethodDecorator(Protocol):
@@ -69,8 +68,7 @@ class MethodDecorator(Protocol):
 
 def method(_warn_parentheses_missing: object = None, *, is_generator: bool | None = None) -> MethodDecorator:
     """Make a method of a class below `@app.cls()` one with `.remote(…)`, `.map(…)`, `.spawn(…)` and the like."""
-    if _warn_parentheses_missing is not None:
-        raise errors.InvalidError("Did you forget parentheses? Suggestion: `@pgstore.method()`.")
+    check_parentheses(_warn_parentheses_missing, "pgstore.method()")
 
     def decorate(raw: Any) -> Any:
         if not inspect.isfunction(raw):
@@ -83,7 +81,7 @@ def method(_warn_parentheses_missing: object = None, *, is_generator: bool | Non
 class BoundMethod(Function[..., Any, Any]):
     """A method of an object. Here it runs in that object."""
 
-    def __init__(self, obj: Obj, name: str, method: Method, here: Callable[..., Any] | None) -> None:
+    def __init__(self, obj: Obj, name: str, method: Method, here: Callable[..., Any] | None = None) -> None:
         cls = obj._cls
         definition = Definition(
             method.raw, f"{cls.name}.{name}", cls._definition.is_serialized, method.is_generator_anyway
@@ -159,20 +157,15 @@ def _signature(raw: type, name: str) -> inspect.Signature:
     hints = {key: hint for base in reversed(raw.__mro__) for key, hint in inspect.get_annotations(base).items()}
     made = []
     for each, value in parameters.items():
-        hint = _type_of(hints.get(each), raw)
-        if hint not in PARAMETER_TYPES and value.init:
+        if not value.init:
+            continue
+        kind = next((kind for kind in PARAMETER_TYPES if hints.get(each) in (kind, kind.__name__)), None)
+        if kind is None:
             raise errors.InvalidError(f"the parameter {each} of {name} needs an annotation: str, int, bool or bytes")
-        if value.default is not _ABSENT and value.init:
-            _check_parameter(name, each, value.default, hint)
-        if value.init:
-            default = inspect.Parameter.empty if value.default is _ABSENT else value.default
-            made.append(inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint))
+        if value.default is not _ABSENT:
+            _check_parameter(name, each, value.default, kind)
+        made.append(inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY, default=value.default, annotation=kind))
     return inspect.Signature(made)
-
-
-def _type_of(hint: object, raw: type) -> Any:
-    """The type that an annotation means, which may be a str."""
-    return next((kind for kind in PARAMETER_TYPES if hint in (kind, kind.__name__)), hint)
 
 
 def _check_parameter(class_name: str, name: str, value: object, kind: type) -> None:
@@ -214,10 +207,6 @@ class Cls(Defined):
                 arguments.update(arguments.pop(name, {}))
         return Obj(self, arguments)
 
-    def _spec_for(self, arguments: dict[str, Any]) -> WorkerSpec:
-        """What the workers of objects with these *arguments* are like; the same for equal ones."""
-        return self._spec_of(pickles.dumps(arguments, f"the arguments of {self.name}", self._definition.program))
-
     def _spec_of(self, parameters: bytes | None) -> WorkerSpec:
         assert parameters is not None
         spec = self._specs.get(parameters)
@@ -253,15 +242,11 @@ class Obj:
         self._instance: Any = None
         self._lock = threading.RLock()
 
-    @property
+    @functools.cached_property
     def _spec(self) -> WorkerSpec:
-        spec = self.__dict__.get("_worker_spec")
-        if spec is None:
-            spec = self.__dict__["_worker_spec"] = self._cls._spec_for(self._arguments)
-        return spec
-
-    def _bound(self, name: str, method: Method, here: Callable[..., Any] | None = None) -> BoundMethod:
-        return BoundMethod(self, name, method, here)
+        """What its workers are like; the same for equal arguments."""
+        cls = self._cls
+        return cls._spec_of(pickles.dumps(self._arguments, f"the arguments of {cls.name}", cls._definition.program))
 
     def _local(self) -> Any:
         """The object here, for `.local(…)` and attributes: made once, with its enter methods."""
@@ -278,7 +263,7 @@ class Obj:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         method = self._cls._methods.get(name)
         if method is not None:
-            bound = self.__dict__[name] = self._bound(name, method)
+            bound = self.__dict__[name] = BoundMethod(self, name, method)
             return bound
         if name in self._arguments:
             return self._arguments[name]

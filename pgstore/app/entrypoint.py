@@ -20,6 +20,7 @@ from pgstore import errors
 from pgstore.app.app import App, LocalEntrypoint
 from pgstore.app.cls import Cls
 from pgstore.app.function import Function
+from pgstore.app.options import AppDefaults
 from pgstore.app.parameters import Parameters
 
 
@@ -103,6 +104,13 @@ class Method:
     cls: Cls
     name: str
 
+    @property
+    def app(self) -> AppDefaults:
+        return self.cls.app
+
+    def get_raw_f(self) -> Callable[..., Any]:
+        return self.cls._methods[self.name].raw
+
 
 Thing: TypeAlias = Function[..., Any, Any] | LocalEntrypoint[..., Any] | Method
 
@@ -116,24 +124,21 @@ class Runnable:
 
     @property
     def app(self) -> App:
-        app = self.thing.cls.app if isinstance(self.thing, Method) else self.thing.app
+        app = self.thing.app
         assert isinstance(app, App), "what was found in a module is as the program has made it"
         return app
 
     @property
     def parameters(self) -> Parameters:
         """What it is called with; of a method the class's parameters, too."""
-        thing = self.thing
-        if isinstance(thing, Method):
-            return Parameters.of_class(thing.cls) + Parameters.of(self.function, bound=True)
+        if isinstance(self.thing, Method):
+            return Parameters.of_class(self.thing.cls) + Parameters.of(self.function, bound=True)
         return Parameters.of(self.function)
 
     @property
     def function(self) -> Callable[..., Any]:
         """As the program has defined it."""
-        if isinstance(self.thing, Method):
-            return self.thing.cls._methods[self.thing.name].raw
-        return self.thing.raw_f if isinstance(self.thing, LocalEntrypoint) else self.thing.get_raw_f()
+        return self.thing.get_raw_f()
 
     def check(self) -> None:
         """Raise `InvalidError` for what can be called, but not from a command line."""
@@ -148,22 +153,19 @@ class Runnable:
 
 def runnables(module: ModuleType) -> list[Runnable]:
     """What *module* and its Apps can run. Names in the module come first, then those in an App: `app.f`."""
-    names: dict[Thing, list[str]] = {}
     members = vars(module)
-    for name, member in members.items():
-        if isinstance(member, (Function, LocalEntrypoint)):
-            names.setdefault(member, []).append(name)
-        elif isinstance(member, Cls):
-            for method in member._methods:
-                names.setdefault(Method(member, method), []).append(f"{name}.{method}")
+    named = list(members.items())
     for app_name, app in members.items():
         if isinstance(app, App):
-            for registered in (app.registered_entrypoints, app.registered_functions):
-                for name, thing in registered.items():
-                    names.setdefault(thing, []).append(f"{app_name}.{name}")
-            for name, cls in app.registered_classes.items():
-                for method in cls._methods:
-                    names.setdefault(Method(cls, method), []).append(f"{app_name}.{name}.{method}")
+            registered = (app.registered_entrypoints, app.registered_functions, app.registered_classes)
+            named += [(f"{app_name}.{name}", thing) for things in registered for name, thing in things.items()]
+    names: dict[Thing, list[str]] = {}
+    for name, thing in named:
+        if isinstance(thing, (Function, LocalEntrypoint)):
+            names.setdefault(thing, []).append(name)
+        elif isinstance(thing, Cls):
+            for method in thing._methods:
+                names.setdefault(Method(thing, method), []).append(f"{name}.{method}")
     return [Runnable(thing, found) for thing, found in names.items()]
 
 

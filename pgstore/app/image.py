@@ -16,14 +16,14 @@ from pgstore.errors import InvalidError, NotOffered
 _LOG: Final = logging.getLogger("pgstore")
 
 # What a program may notice the lack of. Not what installs: an import that fails says so by itself.
-_NOT_BUILT: Final = (
+_NOT_BUILT: Final = {
     "from_registry",
     "from_dockerfile",
     "from_gcp_artifact_registry",
     "from_aws_ecr",
     "from_id",
     "from_name",
-)
+}
 
 
 class _ImageClass(type):
@@ -32,9 +32,6 @@ class _ImageClass(type):
     def __getattr__(cls, name: str) -> Callable[..., Image]:
         if name.startswith("_"):
             raise AttributeError(f"Image has no attribute {name!r}")
-        return cls._step_of_class(name)
-
-    def _step_of_class(cls, name: str) -> Callable[..., Image]:
         return lambda *args, **kwargs: Image()._with(name, args, kwargs)
 
 

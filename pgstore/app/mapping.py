@@ -12,6 +12,7 @@ import queue
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from pgstore.app.spec import Outcome
@@ -25,12 +26,12 @@ Submit: TypeAlias = Callable[[Arguments], "Future[Outcome]"]
 Ended: TypeAlias = "tuple[int, Future[Outcome]] | _AllRead"
 
 
+@dataclass(frozen=True)
 class _AllRead:
     """There are no more elements than *count*, or reading them has failed."""
 
-    def __init__(self, count: int, error: BaseException | None) -> None:
-        self.count = count
-        self.error = error
+    count: int
+    error: BaseException | None
 
 
 class _Results:

@@ -45,9 +45,10 @@ def _mark(thing: F, decorator: str, **said: Any) -> F:
     return thing
 
 
-def _check_parentheses(given: object, decorator: str) -> None:
+def check_parentheses(given: object, decorator: str) -> None:
+    """Raise `InvalidError` if *decorator*, which takes options by keyword, was *given* anything else."""
     if given is not None:
-        raise InvalidError(f"Did you forget parentheses? Suggestion: `@pgstore.{decorator}`.")
+        raise InvalidError(f"Did you forget parentheses? Suggestion: `@{decorator}`.")
 
 
 # ------------------------------------------------------------------------------------------------------------- the workers
@@ -61,7 +62,7 @@ def concurrent(
 
     Goes below `@app.function()`, or below `@app.cls()`.
     """
-    _check_parentheses(_warn_parentheses_missing, "concurrent(max_inputs=…)")
+    check_parentheses(_warn_parentheses_missing, "pgstore.concurrent(max_inputs=…)")
     check_int(max_inputs, "max_inputs", 1)
     if target_inputs is not None:
         check_int(target_inputs, "target_inputs", 1, max_inputs)
@@ -78,14 +79,14 @@ def enter(_warn_parentheses_missing: object = None, *, snap: bool = False) -> Ca
     Args:
         snap: before the others.
     """
-    _check_parentheses(_warn_parentheses_missing, "enter()")
+    check_parentheses(_warn_parentheses_missing, "pgstore.enter()")
     check_bool(snap, "snap")
     return lambda thing: _mark(thing, "enter()", hook="enter", is_first=snap)
 
 
 def exit(_warn_parentheses_missing: object = None) -> Callable[[F], F]:  # noqa: A001 - Modal's name
     """Have each worker run a method when it ends, within 30 seconds; not when it is killed."""
-    _check_parentheses(_warn_parentheses_missing, "exit()")
+    check_parentheses(_warn_parentheses_missing, "pgstore.exit()")
     return lambda thing: _mark(thing, "exit()", hook="exit")
 
 
@@ -96,7 +97,7 @@ def _web(decorator: str) -> Callable[..., Callable[[F], F]]:
     def accept(*given: Any, requires_proxy_auth: bool = False, **options: Any) -> Callable[[F], F]:
         """Accepted, with all that Modal's takes: the function is registered, and not served."""
         if any(callable(each) for each in given):
-            _check_parentheses(given, f"{decorator}()")
+            check_parentheses(given, f"pgstore.{decorator}()")
         if requires_proxy_auth:
             raise InvalidError(
                 f"requires_proxy_auth of @pgstore.{decorator}: pgstore cannot keep anybody out, and serves nothing"

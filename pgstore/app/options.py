@@ -32,9 +32,21 @@ Path: TypeAlias = str | PurePath
 SCALEDOWN_SECONDS: Final = 60.0
 
 # Where nothing can be mounted: a worker needs what is there. Below them is allowed.
-_TAKEN: Final = (
-    *("/", "/root", "/tmp", "/proc", "/sys", "/dev", "/run", "/etc", "/usr", "/bin", "/lib", "/lib64", "/home"),
-)
+_TAKEN: Final = {
+    "/",
+    "/root",
+    "/tmp",
+    "/proc",
+    "/sys",
+    "/dev",
+    "/run",
+    "/etc",
+    "/usr",
+    "/bin",
+    "/lib",
+    "/lib64",
+    "/home",
+}
 
 
 class FunctionOptions(TypedDict, total=False):
@@ -161,32 +173,25 @@ def _one_input(value: object) -> bool:
     return True
 
 
-# Old spellings: what the warning says that they are now, and what they are; None: nothing.
-_OLD: Final[dict[str, tuple[str, str | None]]] = {
-    **{
-        old: (new, new)
-        for old, new in {
-            "secret": "secrets",
-            "shared_volumes": "network_file_systems",
-            "concurrency_limit": "max_containers",
-            "keep_warm": "min_containers",
-            "container_idle_timeout": "scaledown_window",
-            "max_inputs": "single_use_containers",
-        }.items()
-    },
-    "allow_concurrent_inputs": ("@pgstore.concurrent(max_inputs=…)", "inputs_at_once"),
-    **dict.fromkeys(
-        ("mounts", "mount", "interactive", "allow_cross_region_volumes"), ("nothing: all is on this machine", None)
-    ),
+# Old spellings, and what they are now; None: nothing.
+_OLD: Final[dict[str, str | None]] = {
+    "secret": "secrets",
+    "shared_volumes": "network_file_systems",
+    "concurrency_limit": "max_containers",
+    "keep_warm": "min_containers",
+    "container_idle_timeout": "scaledown_window",
+    "max_inputs": "single_use_containers",
+    "allow_concurrent_inputs": "inputs_at_once",
+    **dict.fromkeys(("mounts", "mount", "interactive", "allow_cross_region_volumes")),
 }
+_SHOWN: Final = {"inputs_at_once": "@pgstore.concurrent(max_inputs=…)", None: "nothing: all is on this machine"}
 _OLD_VALUES: Final[dict[str, Callable[[Any], Any]]] = {"secret": lambda value: [value], "max_inputs": _one_input}
 
 
 def _in_new_words(given: dict[str, Any]) -> dict[str, Any]:
     for old in [option for option in given if option in _OLD]:
-        shown, new = _OLD[old]
-        value = given.pop(old)
-        warn_once(f"option {old}", f"{old}= is an old option; today it is {shown}", DeprecationError)
+        new, value = _OLD[old], given.pop(old)
+        warn_once(f"option {old}", f"{old}= is an old option; today it is {_SHOWN.get(new, new)}", DeprecationError)
         if given.get(str(new)):
             raise InvalidError(f"both {old} and {new} are given; leave {old} out, which is its old name")
         if new is not None and value is not None:
@@ -232,14 +237,9 @@ def _stores(value: object, display_name: str, kind: type[FileStore]) -> Mounts:
     for path, store in mounts:
         if not isinstance(store, kind):
             given = f"Object of type {type(store).__name__} mounted at {path!r}"
-            raise InvalidError(f"{given} is not usable as a {display_name}{_right_option(store)}")
+            option = {Volume: "; pass it as volumes=", NetworkFileSystem: "; pass it as network_file_systems="}
+            raise InvalidError(f"{given} is not usable as a {display_name}{option.get(type(store), '')}")
     return mounts
-
-
-def _right_option(store: object) -> str:
-    if isinstance(store, NetworkFileSystem):
-        return "; pass it as network_file_systems="
-    return "; pass it as volumes=" if isinstance(store, Volume) else ""
 
 
 def _path(path: object, display_name: str) -> str:
@@ -288,12 +288,8 @@ def is_mounted(store: FileStore, path: str, mounted: Mapping[str, Any]) -> bool:
     return own == other and environment in (None, others_environment)
 
 
-def _network_file_systems(value: object) -> Mounts:
-    return _stores(value, "NetworkFileSystem", NetworkFileSystem)
-
-
-def _schedule(value: object) -> Period | Cron | None:
-    if value is None or isinstance(value, (Period, Cron)):
+def _schedule(value: object) -> Period | Cron:
+    if isinstance(value, (Period, Cron)):
         return value
     raise InvalidError(f"schedule is {value!r}, expected pgstore.Period(…) or pgstore.Cron(…)")
 
@@ -304,7 +300,7 @@ _HONOURED: Final[dict[str, Callable[[Any], Any]]] = {
     "secrets": check_secrets,
     "env": lambda value: (Secret.from_dict(value),),
     "volumes": check_volumes,
-    "network_file_systems": _network_file_systems,
+    "network_file_systems": lambda value: _stores(value, "NetworkFileSystem", NetworkFileSystem),
     "timeout": lambda value: check_seconds(value, "timeout", above=0, also="None"),
     "startup_timeout": lambda value: check_seconds(value, "startup_timeout", above=0, also="None"),
     "retries": Retries.of,

@@ -57,8 +57,8 @@ class Parameter:
         if kind is dt.datetime:
             return click.DateTime()
         values = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
-        if values and len({type(value) for value in values}) == 1 and type(values[0]) in (str, int):
-            return _Literal(values)
+        if values and all(isinstance(value, str) for value in values):
+            return click.Choice(values)
         shown = kind.__name__ if isinstance(kind, type) else str(kind)
         raise errors.ExecutionError(
             f"Parameter `{self.name}` has unparseable annotation: {shown}; a command line gives str, int, float, bool, "
@@ -73,17 +73,6 @@ def _optional(kind: Any) -> Any:
         if len(others) == 1:
             return others[0]
     return kind
-
-
-def _Literal(values: Sequence[Any]) -> Any:  # noqa: N802 - a class, made when click is needed
-    import click
-
-    class LiteralType(click.Choice):  # type: ignore[type-arg,unused-ignore]
-        def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-            chosen = super().convert(str(value), param, ctx)
-            return next(each for each in values if str(each) == chosen)
-
-    return LiteralType([str(value) for value in values])
 
 
 @dataclass(frozen=True)

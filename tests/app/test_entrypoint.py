@@ -342,7 +342,6 @@ def test_a_rest_beside_others_is_refused():
         ("int | None", "2", 2),
         (Optional[float], "2", 2.0),  # noqa: UP045
         (dt.datetime, "2024-02-29", dt.datetime(2024, 2, 29)),  # noqa: DTZ001
-        (Literal[1, 2], "2", 2),
         (Literal["a", "b"], "b", "b"),
     ],
     ids=str,
