@@ -1,4 +1,7 @@
-"""The specification's Volume: a function reads and writes its files, the program uploads and lists them."""
+"""The specification's Volume: a function reads and writes its files, the program uploads and lists them.
+
+What it uploads has to be in the current directory: the file local_data.txt and the folder datasets.
+"""
 
 import pgstore as modal
 

@@ -268,9 +268,6 @@ class App(AppDefaults):
     def __repr__(self) -> str:
         return f"<pgstore.App {self.name or '(no name)'}>"
 
-    __hash__ = object.__hash__
-    __eq__ = object.__eq__
-
 
 class Run:
     """The time in which an App runs."""

@@ -196,7 +196,7 @@ class Cls(Defined):
         try:
             bound = self.__signature__.bind(*args, **kwargs)
         except TypeError as exc:
-            raise TypeError(f"{self.name}: {exc}") from None
+            raise TypeError(f"{self.name}: {exc}; an object is made as {self.name}{self.__signature__}") from None
         if parameters_of(self._definition.raw):
             bound.apply_defaults()  # so that equal objects have the same workers
             for name, value in bound.arguments.items():

@@ -187,7 +187,7 @@ def choose(found: Sequence[Runnable], name: str) -> Runnable:
     if name and not among:
         said = f"there is no {name!r}. "
     else:
-        said = "" if among else "there is no function and no local entrypoint. "
+        said = "" if among else "there is nothing with @app.function() or @app.local_entrypoint(). "
     listed = "".join(f"\n  {each.names[0]}" for each in among or found)
     raise errors.ExecutionError(f"{said}Specify a function or local entrypoint to run{':' if listed else ''}{listed}")
 

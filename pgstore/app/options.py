@@ -116,7 +116,7 @@ class Options:
         )
 
 
-@dataclass
+@dataclass(eq=False)
 class AppDefaults:
     """What an App says of all its functions."""
 
@@ -151,10 +151,8 @@ def checked(given: Mapping[str, Any], name: str, defaults: AppDefaults) -> Optio
                 warn_once("gpu", f"{name} asks for gpu={value!r}; it runs on this machine as it is")
         elif not option.startswith("_"):
             near = difflib.get_close_matches(option, [*_HONOURED, *_SILENT, "gpu"], 1)
-            known = ", ".join(sorted({*_HONOURED, *_SILENT, *_REFUSED, "gpu"} - {"inputs_at_once"}))
-            raise TypeError(
-                f"{name}: there is no option {option!r}{f', did you mean {near[0]!r}?' if near else ''}; there are {known}"
-            )
+            instead = f"did you mean {near[0]}=?" if near else f"there are {', '.join(sorted(_HONOURED))}"
+            raise TypeError(f"{name}: there is no option {option!r}; {instead}")
     if "env" in fields:
         fields["secrets"] = (*fields.get("secrets", ()), *fields.pop("env"))
     options = Options(**fields)

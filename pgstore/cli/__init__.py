@@ -85,7 +85,7 @@ def options(
     ] = False,
 ) -> None:
     """
-    Dict, Queue and Volume on one Postgres database.
+    Dict, Queue, Volume and functions on one Postgres database.
 
     The database is that of --url, else of PGSTORE_URL, else of DATABASE_URL, else of libpq's variables (PGHOST …), else an embedded
     server, which is started when needed.
@@ -93,6 +93,7 @@ def options(
     \b
     Example:
       pgstore demo
+      pgstore run train.py --epochs 3
       pgstore --url postgresql://me@db.example.org/app status
     """
     context.obj = Target(url, env)
