@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from pgstore.core.method import Doc, Method
+from pgstore.core.method import AioForm, Doc, Method
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,8 +38,13 @@ class BoundForms(Method, Generic[P, T_co, A_co]):
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> T_co:
         return self._forms(args, kwargs).blocking()
 
-    def aio(self, /, *args: P.args, **kwargs: P.kwargs) -> A_co:
-        """The same for asynchronous code."""
+    @property
+    def aio(self) -> Callable[P, A_co]:
+        """The same for asynchronous code; where it gives a coroutine, frameworks see that."""
+        is_awaited = ", Coroutine[" in str(self._function.__annotations__["return"])
+        return AioForm(self._function, self._owner, self._start) if is_awaited else self._start  # type: ignore[return-value]
+
+    def _start(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._forms(args, kwargs).aio()
 
     def _forms(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forms[T_co, A_co]:

@@ -120,10 +120,12 @@ def _signature(function: Callable[..., Any], *, bound: bool) -> inspect.Signatur
 
 
 def _returned(annotation: object) -> str:
-    """What a call returns: what the generator returns in the end, or an iterator over what its pages hold."""
+    """What a call returns: what its generator returns in the end, an iterator over what its pages hold, or its first form."""
     returned = str(annotation)
     if result := re.fullmatch(r"Op\[(.*)\]", returned):
         return result[1]
     if values := re.fullmatch(r"Fetch\[(.*)\]", returned):
         return f"PagedIterator[{values[1]}]"
+    if forms := re.fullmatch(r"Forms\[(.*), (?:Coroutine|AsyncGenerator)\[.*\]\]", returned):
+        return forms[1]
     return returned

@@ -93,6 +93,17 @@ def test_it_looks_like_the_function():
     assert repr(do) == "<pgstore.Function do>"
 
 
+def test_frameworks_see_what_the_forms_of_a_method_give():
+    """
+    They ask before they decide whether to await what a callback returns.
+    """
+    assert inspect.iscoroutinefunction(do.spawn.aio)
+    assert not inspect.iscoroutinefunction(do.spawn)
+    assert not inspect.iscoroutinefunction(do.map.aio)
+    assert inspect.signature(do.spawn_map).return_annotation == "list[FunctionCall]"
+    assert inspect.signature(do.map).return_annotation == "Generator[Any]"
+
+
 def test_a_function_with_mounts_is_not_called_here_by_mistake():
     mounted: Any = pgstore.App().function(volumes={"/data": pgstore.Volume.from_name("v")})(do.get_raw_f())
 
