@@ -78,7 +78,7 @@ def starting(functions: Any) -> Iterator[Limit]:
 
     def cold() -> float:
         volumes = {"/data": functions.volume}
-        fresh = functions.app.function(name="fresh", volumes=volumes, scaledown_window=2)(functions.look.get_raw_f())
+        fresh = pgstore.App().function(volumes=volumes, scaledown_window=2)(functions.look.get_raw_f())
         began = time.perf_counter()
         fresh.remote()
         return time.perf_counter() - began
