@@ -140,7 +140,7 @@ class Server:
 
     def _work(self, request: Request | None = None) -> None:
         request = request or Request()
-        turn = _Turn(self._channel.device, self._pass_on)
+        turn = _Turn(self._channel.device, self._pass_on, request)
         turn.attention.attend()
         while True:
             with self._mutex:
@@ -155,6 +155,7 @@ class Server:
                 with self._mutex:
                     self._idle -= 1
                     self._turn, turn.is_over = turn, False
+                turn.request = request
                 try:
                     found = self._read(request, turn)
                 except Exception as exc:  # programs must not wait for ever: without a reader the mount ends
@@ -167,6 +168,7 @@ class Server:
                 if found is None:
                     if self._ended:
                         return
+                    request = turn.request
                     continue
                 request = found
             self._answer(request, SERVE[request.opcode])
@@ -203,7 +205,7 @@ class Server:
                     continue
                 return None
             if (kept := self._hand_over(request, turn)) is not None:
-                request = kept
+                turn.request = request = kept
                 continue
             return request
 
@@ -405,12 +407,14 @@ class Server:
 class _Turn:
     """A thread's turn at reading."""
 
-    def __init__(self, device: int, pass_on: Callable[[_Turn], object]) -> None:
+    def __init__(self, device: int, pass_on: Callable[[_Turn], object], request: Request) -> None:
         self.attention = Attention(device, partial(pass_on, self))
         self.is_over = True
         self.is_waiting = False
         """Whether it answers something that may wait."""
         self.number = 0  # another one for each of these
+        self.request = request
+        """What it reads into: not what it has put aside, which is another thread's."""
 
 
 _WITHOUT_REPLY: Final = (kernel.FORGET, kernel.BATCH_FORGET, kernel.INTERRUPT)
