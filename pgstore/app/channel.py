@@ -23,6 +23,14 @@ class Closed(Exception):
     """The other side has gone."""
 
 
+class Lost(Closed):
+    """This side has: its descriptor is not there any more."""
+
+
+def _closed(exc: OSError) -> Closed:
+    return (Closed if isinstance(exc, ConnectionError) else Lost)(str(exc))
+
+
 class Channel:
     """One end of a connection. Any thread may send; one receives."""
 
@@ -47,7 +55,7 @@ class Channel:
                 else:
                     self._socket.sendall(HEADER.pack(len(data)) + data)
         except OSError as exc:
-            raise Closed(str(exc)) from exc
+            raise _closed(exc) from exc
 
     def receive(self) -> tuple[tuple[Any, ...], list[int]]:
         """
@@ -65,7 +73,7 @@ class Channel:
             header += self._exactly(HEADER.size - len(header))
             message = pickle.loads(self._exactly(*HEADER.unpack(header)))
         except OSError as exc:
-            raise Closed(str(exc)) from exc
+            raise _closed(exc) from exc
         return message, list(descriptors)
 
     def _exactly(self, length: int) -> bytearray:

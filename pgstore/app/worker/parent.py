@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.app import pickles
-from pgstore.app.channel import Channel, Closed
+from pgstore.app.channel import Channel, Closed, Lost
 from pgstore.core import threads
 from pgstore.core.threads import Signal
 from pgstore.mount.daemon import parent
@@ -30,6 +30,8 @@ class Parent:
         self._numbers = itertools.count(1)
         self._asked: dict[int, tuple[Signal, list[Any]]] = {}
         self.is_gone = self._is_forked = False
+        self.is_lost = False
+        """It is there, but the program has closed the descriptor that leads to it."""
         os.register_at_fork(after_in_child=self._forget)
 
     def send(self, *message: Any, descriptors: Sequence[int] = ()) -> None:
@@ -42,7 +44,11 @@ class Parent:
             raise errors.InvalidError(
                 "this process was forked by a worker, which alone can have its mounts committed and give results"
             )
-        self._channel.send(*message, descriptors=descriptors)
+        try:
+            self._channel.send(*message, descriptors=descriptors)
+        except Lost:
+            self.is_lost = True
+            raise
 
     def ask(self, verb: str, *arguments: Any, descriptors: Sequence[int] = ()) -> Any:
         """
@@ -91,8 +97,8 @@ class Parent:
                     self._take_answer(*message[1:])
                 else:
                     take(*message)
-        except Closed:
-            pass
+        except Closed as exc:
+            self.is_lost = self.is_lost or isinstance(exc, Lost)
         self.is_gone = True
         for answered, _ in list(self._asked.values()):
             answered.set()

@@ -44,7 +44,7 @@ def run(descriptor: int) -> None:
         try:
             code = Worker(parent, told).run()
         finally:
-            is_alone = parent.is_gone
+            is_alone = parent.is_gone and not parent.is_lost
     except ENDED:
         pass
     except BaseException:  # noqa: BLE001 - of this package, or of an interrupt: the parent says that it has ended
@@ -157,11 +157,10 @@ class Worker:
     def _send(self, *message: Any) -> None:
         try:
             self._parent.send(*message)
-        except Closed as exc:
+        except Closed:
             # Of the end of the parent who listens is told. Not of a descriptor that the program has closed: it is there as long as
             # somebody waits for it.
-            if not isinstance(exc.__cause__, ConnectionError):
-                _LOG.error("%s has closed the descriptor by which its worker gives its results", self.name)
+            if self._parent.is_lost:
                 self._parent_has_gone()
 
     def _take(self, kind: str, *values: Any) -> None:
@@ -176,6 +175,8 @@ class Worker:
         if self._is_ending:
             return
         self._is_ending = True
+        if self._parent.is_lost:
+            _LOG.error("%s has closed the descriptor by which its worker gives its results", self.name)
         self._given.put(None)
         self._jobs.interrupt_all()
         threads.start(threading.Thread(target=self._die, name="pgstore-die", daemon=True))
@@ -189,9 +190,9 @@ class Worker:
 
 def _clear(directory: str) -> None:
     """Remove the worker's directory, but for places where something may be mounted: the parent does, if it is there."""
-    for name in os.listdir(directory) if os.path.isdir(directory) else ():
-        if name == "tmp" or name.startswith("copy-"):
-            shutil.rmtree(os.path.join(directory, name), ignore_errors=True)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # of which the parent does more
+        for name in os.listdir(directory):
+            if name == "tmp" or name.startswith("copy-"):
+                shutil.rmtree(os.path.join(directory, name), ignore_errors=True)
         os.rmdir(os.path.join(directory, "root"))
         os.rmdir(directory)
