@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from pgstore.mount.contents.disk import Disk
+from pgstore.mount.contents.unsafe import Unsafe
 
 
 class Server:
@@ -120,3 +121,22 @@ def test_a_flush_that_fails_makes_nothing_safe_and_the_next_one_may_succeed(serv
     disk.flush()
 
     assert disk.is_safe(commit)
+
+
+def test_what_was_written_after_a_cut_that_was_lost_is_kept_though_it_is_on_the_disk(server, disk):
+    """
+    Cutting the file again takes it away.
+    """
+    unsafe = Unsafe(disk)
+    unsafe.wrote(disk.committed(disk.server), [(0, 10)])
+    disk.flush()
+    unsafe.cut(disk.committed(disk.server), 0)
+    server.server = 2
+    unsafe.wrote(disk.committed(disk.server), [(10, 20)])
+    disk.flush()
+
+    assert unsafe.has_cut
+    assert unsafe.forget_safe() == [(0, 10)]
+    assert unsafe.take_lost() == ([], 0)
+
+    assert unsafe.written == [(10, 20)]

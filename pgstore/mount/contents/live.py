@@ -396,7 +396,7 @@ class LiveContents(UnderWay):
     def _sent(self, parts: list[Range]) -> None:
         self._dirty_bytes = self._dirty.total if self._dirty else 0
         server = self._servers.pop(parts[0])
-        if parts is self._durable_parts or server is None:
+        if (parts is self._durable_parts or server is None) and not (self._unsafe.has_cut or self._has_lost_cut):
             return
         written = ranges_of(parts)
         written.remove(self.size_bytes, max(self.size_bytes, written.end))
@@ -473,8 +473,9 @@ class LiveContents(UnderWay):
         """Forget what is on the disk; have uploaded again what is lost. With the lock."""
         if not self._unsafe:
             return
-        for start, end in self._unsafe.forget_safe():
-            self._give_back(start, end)
+        if self._cut_again is None:
+            for start, end in self._unsafe.forget_safe():
+                self._give_back(start, end)
         lost, cut = self._unsafe.take_lost()
         if cut is not None:
             self._cut_again = cut if self._cut_again is None else min(cut, self._cut_again)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -79,11 +80,22 @@ class Unsafe:
             or any(each.commit.number < mark for each in self.appended)
         )
 
+    @property
+    def has_cut(self) -> bool:
+        """Whether the file was cut, and a crash may take that: what was written since is to be written again then, even if it is safe."""
+        return any(not self._disk.is_safe(commit) for commit, _ in self._cuts)
+
     def forget_safe(self) -> list[Range]:
-        """Forget what is on the disk by now. Returns where it was written."""
+        """Forget what is on the disk by now, and does not go by cutting the file again. Returns where it was written."""
         is_safe = self._disk.is_safe
-        safe = [each for commit, ranges in self._written if is_safe(commit) for each in ranges]
-        self._written = [each for each in self._written if not is_safe(each[0])]
+        cut = min((commit.number for commit, _ in self._cuts if not is_safe(commit)), default=math.inf)
+        safe, kept = [], []
+        for commit, ranges in self._written:
+            if is_safe(commit) and commit.number < cut:
+                safe += ranges
+            else:
+                kept.append((commit, ranges))
+        self._written = kept
         self._cuts = [each for each in self._cuts if not is_safe(each[0])]
         self.appended = [each for each in self.appended if not is_safe(each.commit)]
         return safe
