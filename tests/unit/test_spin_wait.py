@@ -121,7 +121,7 @@ class Attending(Attention):
     """Somebody who serves others, who ask for something after a number of looks."""
 
     def __init__(self, *, asked_after=None):
-        self.has_let_go = []
+        self.has_let_go: list[bool] = []
         super().__init__(0, lambda: self.has_let_go.append(True))
         self._looks, self._asked_after = 0, asked_after
         self.is_on = True

@@ -82,23 +82,18 @@ class Unsafe:
 
     @property
     def has_cut(self) -> bool:
-        """Whether the file was cut, and a crash may take that: what was written since is to be written again then, even if it is safe."""
+        """Whether the file was cut, and a crash may take that: what was written since is to be written again then, safe or not."""
         return any(not self._disk.is_safe(commit) for commit, _ in self._cuts)
 
     def forget_safe(self) -> list[Range]:
         """Forget what is on the disk by now, and does not go by cutting the file again. Returns where it was written."""
         is_safe = self._disk.is_safe
         cut = min((commit.number for commit, _ in self._cuts if not is_safe(commit)), default=math.inf)
-        safe, kept = [], []
-        for commit, ranges in self._written:
-            if is_safe(commit) and commit.number < cut:
-                safe += ranges
-            else:
-                kept.append((commit, ranges))
-        self._written = kept
+        going = [each for each in self._written if is_safe(each[0]) and each[0].number < cut]
+        self._written = [each for each in self._written if each not in going]
         self._cuts = [each for each in self._cuts if not is_safe(each[0])]
         self.appended = [each for each in self.appended if not is_safe(each.commit)]
-        return safe
+        return [each for _, ranges in going for each in ranges]
 
     def take_lost(self) -> tuple[list[Range], int | None]:
         """Forget what was written and may be lost; returns it, and the least size to which the file was cut then."""
