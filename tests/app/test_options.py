@@ -252,7 +252,9 @@ def test_a_gpu_is_warned_of_once_in_a_category_that_can_be_made_an_error(app):
 
 
 @pytest.mark.parametrize(
-    "options", [{"block_network": True}, {"restrict_modal_access": True}, {"proxy": object()}, {"i6pn": True}], ids=str
+    "options",
+    [{"block_network": True}, {"restrict_modal_access": True}, {"proxy": object()}, {"i6pn": True}],
+    ids=lambda options: next(iter(options)),
 )
 def test_a_promise_that_cannot_be_kept_is_refused(app, options):
     with pytest.raises(pgstore.InvalidError, match="pgstore"):

@@ -89,11 +89,11 @@ class Unsafe:
         """Forget what is on the disk by now, and does not go by cutting the file again. Returns where it was written."""
         is_safe = self._disk.is_safe
         cut = min((commit.number for commit, _ in self._cuts if not is_safe(commit)), default=math.inf)
-        going = [each for each in self._written if is_safe(each[0]) and each[0].number < cut]
-        self._written = [each for each in self._written if each not in going]
+        safe = [each for commit, ranges in self._written if is_safe(commit) and commit.number < cut for each in ranges]
+        self._written = [each for each in self._written if not (is_safe(each[0]) and each[0].number < cut)]
         self._cuts = [each for each in self._cuts if not is_safe(each[0])]
         self.appended = [each for each in self.appended if not is_safe(each.commit)]
-        return [each for _, ranges in going for each in ranges]
+        return safe
 
     def take_lost(self) -> tuple[list[Range], int | None]:
         """Forget what was written and may be lost; returns it, and the least size to which the file was cut then."""
