@@ -438,4 +438,8 @@ def test_a_reader_may_keep_a_copy_of_what_it_reads(each_cluster, url, roles):
 
     for relation, kind, _ in each_cluster.execute(url, RELATIONS):
         if kind in "rv":
-            assert not refused(each_cluster, reader, f"CREATE TEMP TABLE copy AS SELECT * FROM {relation}"), relation
+            # What secrets hold is for those who use them.
+            columns = "environment, name, created_at" if relation == "pgstore.secret" else "*"
+            assert not refused(each_cluster, reader, f"CREATE TEMP TABLE copy AS SELECT {columns} FROM {relation}"), (
+                relation
+            )

@@ -136,7 +136,7 @@ class CallQueue(Queue[int]):
                         started_at = statement_timestamp()
                    FROM leased l
                    JOIN pgstore.spawned_call k ON k.store_id = $1
-                                              AND k.id = convert_from(l.payload, 'UTF8'::name)::bigint
+                                              AND k.id = convert_from(l.payload::bytea, 'UTF8'::name)::bigint
                   WHERE c.store_id = $1
                     AND c.id = k.id
                     AND c.state = 'p'

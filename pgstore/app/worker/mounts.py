@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -83,12 +84,18 @@ class Mounts:
         return self._made if self._root is None else self._root.made
 
     def begin(self) -> None:
-        """Mount all; outer ones before those that are within them. What is bound at /tmp hides all else of it."""
+        """
+        Mount all; outer ones before those that are within them.
+
+        What is bound at /tmp hides all else of it, but for what the program is made of.
+        """
         working = os.getcwd()
         self._mount_all()
         is_below_tmp = any(each["path"].startswith("/tmp/") for each in self._told)
         if self._root is not None and os.environ.get(PRIVATE_TMP) == "1" and not is_below_tmp:
-            self._root.bind(os.path.join(self._directory, "tmp"), "/tmp")
+            self._root.bind_but(
+                os.path.join(self._directory, "tmp"), "/tmp", [sys.prefix, working, *filter(None, sys.path)]
+            )
             os.environ["TMPDIR"] = "/tmp"
         with contextlib.suppress(OSError):
             os.chdir(working)  # the root may be another by now

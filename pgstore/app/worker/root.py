@@ -13,6 +13,7 @@ import fcntl
 import os
 import stat
 import tempfile
+from collections.abc import Iterable
 from typing import Final
 
 from pgstore import errors
@@ -96,6 +97,22 @@ class Root:
     def bind(self, source: str, path: str) -> None:
         """Have *path* show the directory *source*."""
         self._mount(source, path, None, _MS_BIND | _MS_REC)
+
+    def bind_but(self, source: str, path: str, kept: Iterable[str]) -> None:
+        """`bind`, but show what is in the directories *kept* below *path* as before."""
+        outermost: list[str] = []
+        for each in sorted(os.path.realpath(each) for each in kept):
+            is_within = any(f"{each}/".startswith(f"{outer}/") for outer in outermost)
+            if each.startswith(f"{path}/") and os.path.isdir(each) and not is_within:
+                outermost.append(each)
+        with contextlib.ExitStack() as stack:
+            opened = [(each, os.open(each, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) for each in outermost]
+            for _, descriptor in opened:
+                stack.callback(os.close, descriptor)
+            self.bind(source, path)
+            for each, descriptor in opened:
+                os.makedirs(each, exist_ok=True)
+                self.bind(f"/proc/self/fd/{descriptor}", each)
 
     def _make(self, path: str, above: str) -> None:
         """Make *path* on the machine: files that the program writes beside it are to stay."""
