@@ -282,6 +282,7 @@ class Executor(abc.ABC):
     def _autocommit(self, method: str, request: Any, *, repeatable: bool, rank: int) -> Steps[Any]:
         connection = yield self.pool.acquire(rank)
         try:
+            self.client.check_server()
             result = yield getattr(connection, method)(request)
         except BrokenConnection as exc:
             return (yield from self._repeat(method, request, connection, exc, repeatable=repeatable, rank=rank))
@@ -315,6 +316,7 @@ class Executor(abc.ABC):
             _LOG.warning("a connection broke and is replaced; its statement is sent again: %s", broken)
             connection = yield self.pool.acquire(rank)
             try:
+                self.client.check_server()
                 result = yield getattr(connection, method)(request)
             except BrokenConnection as exc:
                 broken = exc
@@ -452,6 +454,7 @@ class BlockingExecutor(Executor):
         pool = self.pool
         connection = pool.acquire()
         try:
+            self.client.check_server()
             result = connection.execute(query)
         except BrokenConnection as exc:
             return run_blocking(self._repeat("execute", query, connection, exc, repeatable=query.repeatable))

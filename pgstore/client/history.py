@@ -15,6 +15,7 @@ from __future__ import annotations
 import abc
 import logging
 import threading
+from contextvars import ContextVar
 from typing import Any, Final
 
 from pgstore import errors
@@ -22,6 +23,9 @@ from pgstore.connection.handshake import IDENTITY, SCHEMA
 from pgstore.core.operation import BeforeCommit, CommitHook, Op, Query
 
 _LOG: Final = logging.getLogger("pgstore")
+
+WANTED_SERVER: Final[ContextVar[int | None]] = ContextVar("pgstore_server", default=None)
+"""The only `HistoryFollower.server` that single statements may be sent to: what they rest on may be lost with it. None: any."""
 
 
 class History:
@@ -67,6 +71,15 @@ class HistoryFollower(abc.ABC):
         on the disk: a crash between the two would have broken a connection, and the number is that of the latest one opened.
         """
         return None if self.is_pooled or self._identity is None else self.servers_seen
+
+    def check_server(self) -> None:
+        """
+        Raises:
+            StoreUnavailable: it is not `WANTED_SERVER` any more; nothing was done.
+        """
+        wanted = WANTED_SERVER.get()
+        if wanted is not None and wanted != self.server:
+            raise errors.StoreUnavailable("the server has crashed or was replaced before it could do this")
 
     @abc.abstractmethod
     def give_up_older_connections(self) -> None:

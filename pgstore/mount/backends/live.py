@@ -25,6 +25,7 @@ from typing import Final, TypeVar
 
 from pgstore import errors
 from pgstore.client import Client
+from pgstore.client.history import WANTED_SERVER
 from pgstore.core.operation import Op
 from pgstore.core.threads import going_on
 from pgstore.fs.commit.live import LiveChanges
@@ -324,12 +325,25 @@ class LiveFiles(SecuringFiles):
         """
         Do what changes names, again where the server was away.
 
-        It is not on the disk when it returns, and what a crash may take is to be noted in the log.
+        It is not on the disk when it returns, and what a crash may take is to be noted in the log. After a crash it is not done
+        before that is back, on which it may rest.
         """
+
+        def begin() -> Op[T]:
+            server = self._shared.disk.server
+            while self._names.is_lost:
+                self._names.bring_back()
+                server = self._shared.disk.server
+            WANTED_SERVER.set(server)
+            return make()
+
+        before = WANTED_SERVER.set(None)
         try:
-            return self._found_again(make)
+            return self._found_again(begin)
         except (errors.ConflictError, errors.SerializationConflict) as exc:
             raise OSError(errno.EBUSY, str(exc)) from exc
+        finally:
+            WANTED_SERVER.reset(before)
 
     def _commit_once(self, make: Callable[[], Op[object]], done: type[errors.Error] | None) -> None:
         """

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from pgstore.client.history import WANTED_SERVER
 from pgstore.core.operation import Op
 from pgstore.fs.model import StoreGone
 from pgstore.mount.contents.disk import Commit
@@ -97,6 +98,13 @@ class NameLog:
         Raises:
             OSError: EIO: the server was away for too long. What is left to do is tried with the next call.
         """
+        before = WANTED_SERVER.set(None)
+        try:
+            self._bring_back_all()
+        finally:
+            WANTED_SERVER.reset(before)
+
+    def _bring_back_all(self) -> None:
         with self._again:
             while self.is_lost:  # unless another thread has done it; and after each crash meanwhile
                 if self._shared.session.history is not self._history:
