@@ -251,11 +251,12 @@ class LiveContents(UnderWay):
             nonlocal is_unknown, commit
             yield from self._pin.ensure()
             yield from self._append_lost()
+            server = self.shared.disk.server
             if is_unknown:
                 size = yield from self._size_if_appended(before, written)
-                if size is not None:
+                if size is not None:  # it is there, though not on the disk for that
+                    commit = None if server is None else self.shared.disk.committed(server)
                     return size
-            server = self.shared.disk.server
             is_unknown = True  # from here on
             try:
                 size = yield from self._append(written, durable=server is None)
