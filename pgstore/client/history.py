@@ -15,7 +15,6 @@ from __future__ import annotations
 import abc
 import logging
 import threading
-from contextvars import ContextVar
 from typing import Any, Final
 
 from pgstore import errors
@@ -24,8 +23,15 @@ from pgstore.core.operation import BeforeCommit, CommitHook, Op, Query
 
 _LOG: Final = logging.getLogger("pgstore")
 
-WANTED_SERVER: Final[ContextVar[int | None]] = ContextVar("pgstore_server", default=None)
-"""The only `HistoryFollower.server` that single statements may be sent to: what they rest on may be lost with it. None: any."""
+
+class _Wanted(threading.local):
+    """The one `HistoryFollower.server` that single statements of this thread may be sent to; None: any."""
+
+    server: int | None = None
+
+
+WANTED: Final = _Wanted()
+"""What a statement rests on may be lost with the server. Not of the context, which threads that are started would have, too."""
 
 
 class History:
@@ -75,9 +81,9 @@ class HistoryFollower(abc.ABC):
     def check_server(self) -> None:
         """
         Raises:
-            StoreUnavailable: it is not `WANTED_SERVER` any more; nothing was done.
+            StoreUnavailable: it is not that of `WANTED` any more; nothing was done.
         """
-        wanted = WANTED_SERVER.get()
+        wanted = WANTED.server
         if wanted is not None and wanted != self.server:
             raise errors.StoreUnavailable("the server has crashed or was replaced before it could do this")
 

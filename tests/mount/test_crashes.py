@@ -145,11 +145,6 @@ def test_an_fsync_that_begins_while_the_server_is_away_ends_when_it_is_back(forg
     assert stored(nfs, "file") == b"1" * 12_000_000 + b"2" * 12_000_000
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="known: a change of names, or an append, that is sent again to the new server before it is known that the old one has "
-    "crashed is done out of order, and may be lost with the next crash",
-)
 def test_several_writers_lose_nothing_in_crashes_and_hear_of_no_error(forgetful_server, nfs, mounted):
     """
     At whatever moment: what is in the database, in the stage or on its way is compared with what they have fsynced.

@@ -25,7 +25,7 @@ from typing import Final, TypeVar
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.client.history import WANTED_SERVER
+from pgstore.client.history import WANTED
 from pgstore.core.operation import Op
 from pgstore.core.threads import going_on
 from pgstore.fs.commit.live import LiveChanges
@@ -334,16 +334,16 @@ class LiveFiles(SecuringFiles):
             while self._names.is_lost:
                 self._names.bring_back()
                 server = self._shared.disk.server
-            WANTED_SERVER.set(server)
+            WANTED.server = server
             return make()
 
-        before = WANTED_SERVER.set(None)
+        before, WANTED.server = WANTED.server, None
         try:
             return self._found_again(begin)
         except (errors.ConflictError, errors.SerializationConflict) as exc:
             raise OSError(errno.EBUSY, str(exc)) from exc
         finally:
-            WANTED_SERVER.reset(before)
+            WANTED.server = before
 
     def _commit_once(self, make: Callable[[], Op[object]], done: type[errors.Error] | None) -> None:
         """

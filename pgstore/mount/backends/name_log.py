@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from pgstore.client.history import WANTED_SERVER
+from pgstore.client.history import WANTED
 from pgstore.core.operation import Op
 from pgstore.fs.model import StoreGone
 from pgstore.mount.contents.disk import Commit
@@ -98,11 +98,11 @@ class NameLog:
         Raises:
             OSError: EIO: the server was away for too long. What is left to do is tried with the next call.
         """
-        before = WANTED_SERVER.set(None)
+        before, WANTED.server = WANTED.server, None
         try:
             self._bring_back_all()
         finally:
-            WANTED_SERVER.reset(before)
+            WANTED.server = before
 
     def _bring_back_all(self) -> None:
         with self._again:
