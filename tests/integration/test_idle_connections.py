@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 import pgstore
 from pgstore.connection import pool
@@ -78,11 +79,15 @@ def test_a_client_that_merely_waits_has_one_connection(database, store_name, mon
     It is told, and looks, on the one on which it listens.
     """
     monkeypatch.setattr(pool, "IDLE_SECONDS", 300.0)
-    monkeypatch.setattr(pool, "REST_SECONDS", 0.3)
+    monkeypatch.setattr(pool, "REST_SECONDS", 1.0)
     taken = []
 
-    with pgstore.Client(database) as waiting, pgstore.Client(database) as other:
-        before = backends(sql)
+    named = make_conninfo(database, application_name=store_name)  # other clients of this process come and go meanwhile
+
+    def connections():
+        return sql(f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{store_name}'")[0][0]
+
+    with pgstore.Client(named) as waiting, pgstore.Client(database) as other:
         queue = pgstore.Queue.persist(store_name, client=waiting)
 
         def work():
@@ -90,8 +95,8 @@ def test_a_client_that_merely_waits_has_one_connection(database, store_name, mon
 
         thread = threading.Thread(target=work)
         thread.start()
-        wait_until(lambda: len(backends(sql) - before) == 2)
-        wait_until(lambda: len(backends(sql) - before) == 1)
+        wait_until(lambda: connections() == 2)
+        wait_until(lambda: connections() == 1)
         pgstore.Queue.persist(store_name, client=other).put("item")
         thread.join()
 
