@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
+PAGE_KEYS: Final = 1000  # what S3 gives at most
 
 
 class ObjectInfo(NamedTuple):
@@ -119,13 +120,18 @@ class Bucket(abc.ABC):
         """Begin an object that is put in parts."""
 
     @abc.abstractmethod
-    def list(self, prefix: str = "", *, delimiter: str = "", after: str = "") -> Iterator[Page]:
+    def list(
+        self, prefix: str = "", *, delimiter: str = "", after: str = "", page_keys: int = PAGE_KEYS
+    ) -> Iterator[Page]:
         """
         The objects whose keys begin with *prefix*, in pages as the provider gives them, in the order of keys.
+
+        A request is made when its page is asked for, not before: whoever takes one page pays for one.
 
         Args:
             delimiter: `/`: keys that go on behind the next `/` are not listed, but what they begin with.
             after: only keys that come behind this one.
+            page_keys: how many objects and prefixes a page has at most; fewer for who asks only whether there are any.
         """
 
     @abc.abstractmethod

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from pgstore import errors
-from pgstore.buckets.base import Bucket, Bytes, Limits, ObjectInfo, Page, Upload
+from pgstore.buckets.base import PAGE_KEYS, Bucket, Bytes, Limits, ObjectInfo, Page, Upload
 
 PIECE_BYTES: Final = 1 << 20
-PAGE_KEYS: Final = 1000
 
 
 class MemoryBucket(Bucket):
@@ -53,7 +52,9 @@ class MemoryBucket(Bucket):
     def begin_upload(self, key: str, *, if_missing: bool = False) -> Upload:
         return _MemoryUpload(self, key, if_missing)
 
-    def list(self, prefix: str = "", *, delimiter: str = "", after: str = "") -> Iterator[Page]:
+    def list(
+        self, prefix: str = "", *, delimiter: str = "", after: str = "", page_keys: int = PAGE_KEYS
+    ) -> Iterator[Page]:
         with self._lock:
             keys = sorted(key for key in self._objects if key.startswith(prefix) and key > after)
             found = [self._objects[key][0] for key in keys]
@@ -65,8 +66,8 @@ class MemoryBucket(Bucket):
             else:
                 listed[info.key[: end + len(delimiter)]] = None
         shown = list(listed)
-        for start in range(0, len(shown), PAGE_KEYS):
-            names = shown[start : start + PAGE_KEYS]
+        for start in range(0, len(shown), page_keys):
+            names = shown[start : start + page_keys]
             infos = [listed[name] for name in names]
             prefixes = [name for name, info in zip(names, infos, strict=True) if info is None]
             yield Page([info for info in infos if info is not None], prefixes)
