@@ -18,16 +18,8 @@ from pgstore.app.definition import Defined, Definition, is_interactive, remember
 from pgstore.app.function import Function
 from pgstore.app.image import Image
 from pgstore.app.marks import check_parentheses, marks_of
-from pgstore.app.options import (
-    AppDefaults,
-    FunctionOptions,
-    Options,
-    check_image,
-    check_mounts,
-    check_secrets,
-    check_volumes,
-    checked,
-)
+from pgstore.app.mount_rules import check_mounts, check_volumes
+from pgstore.app.options import AppDefaults, FunctionOptions, Options, check_image, check_secrets, checked
 from pgstore.app.runner.runner import close as close_runner
 from pgstore.app.warn import warn_once
 from pgstore.client import default_client

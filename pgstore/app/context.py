@@ -16,7 +16,7 @@ is_loading = False
 """Whether this is a worker that is importing the program. The worker sets it."""
 
 mounted: dict[str, object] = {}
-"""By path, what `options.mount_key` says of each store that this worker has mounted. The worker sets it."""
+"""By path, what `mount_rules.mount_key` says of each store that this worker has mounted. The worker sets it."""
 
 
 def is_local() -> bool:

@@ -21,7 +21,8 @@ from pgstore.app.definition import Defined, Definition
 from pgstore.app.forms import Forms, two_forms
 from pgstore.app.mapping import Arguments, mapped, mapped_async, zipped, zipped_async
 from pgstore.app.marks import marks_of
-from pgstore.app.options import AppDefaults, Options, is_mounted
+from pgstore.app.mount_rules import is_mounted
+from pgstore.app.options import AppDefaults, Options
 from pgstore.app.spec import Input, Outcome, WorkerSpec
 from pgstore.app.waiting import check_may_wait, check_not_on_loop, from_threads, submit, take_back, wait, wait_async
 from pgstore.app.warn import warn_once

@@ -7,46 +7,22 @@ as a program may notice (`gpu`: one warning), and promises that cannot be kept (
 from __future__ import annotations
 
 import difflib
-import os
-import posixpath
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePath
-from typing import Any, Final, TypeAlias, TypedDict
+from typing import Any, Final, TypedDict
 
 from pgstore.app.image import Image
+from pgstore.app.mount_rules import Mounts, check_mounts, check_network_file_systems, check_volumes
 from pgstore.app.retries import Retries
 from pgstore.app.schedules import Cron, Period
 from pgstore.app.warn import warn_once
 from pgstore.core.checks import check_bool, check_int, check_seconds
 from pgstore.errors import InvalidError
 from pgstore.exception import DeprecationError
-from pgstore.file_store import FileStore
 from pgstore.network_file_system import NetworkFileSystem
 from pgstore.secret import Secret
-from pgstore.volume import Volume
-
-Mounts: TypeAlias = tuple[tuple[str, FileStore], ...]
-Path: TypeAlias = str | PurePath
 
 SCALEDOWN_SECONDS: Final = 60.0
-
-# Where nothing can be mounted: a worker needs what is there. Below them is allowed.
-_TAKEN: Final = {
-    "/",
-    "/root",
-    "/tmp",
-    "/proc",
-    "/sys",
-    "/dev",
-    "/run",
-    "/etc",
-    "/usr",
-    "/bin",
-    "/lib",
-    "/lib64",
-    "/home",
-}
 
 
 class FunctionOptions(TypedDict, total=False):
@@ -221,71 +197,6 @@ def check_secrets(value: object) -> tuple[Secret, ...]:
     return tuple(value)
 
 
-def check_volumes(value: object) -> Mounts:
-    """What `volumes=` says: a path and the Volume there."""
-    return _stores(value, "Volume", Volume)
-
-
-def _stores(value: object, display_name: str, kind: type[FileStore]) -> Mounts:
-    if value is None:
-        return ()
-    if not isinstance(value, Mapping):
-        raise InvalidError(f"a dict of paths and {display_name}s is expected, not a {type(value).__name__}: {value!r}")
-    mounts = tuple((_path(path, display_name), store) for path, store in value.items())
-    for path, store in mounts:
-        if not isinstance(store, kind):
-            given = f"Object of type {type(store).__name__} mounted at {path!r}"
-            option = {Volume: "; pass it as volumes=", NetworkFileSystem: "; pass it as network_file_systems="}
-            raise InvalidError(f"{given} is not usable as a {display_name}{option.get(type(store), '')}")
-    return mounts
-
-
-def _path(path: object, display_name: str) -> str:
-    if not isinstance(path, (str, PurePath)):
-        raise InvalidError(f"{display_name} {path!r} must be mounted at a path, a str")
-    text = os.fspath(path)
-    text = text.rstrip("/") or text[:1]
-    if not text.startswith("/") or posixpath.normpath(text) != text or text.startswith("//") or "\0" in text:
-        raise InvalidError(f"{display_name} {path} must be a canonical, absolute path, such as '/data'")
-    if text in _TAKEN:
-        raise InvalidError(
-            f"{display_name} {path} cannot be mounted at {text!r}, which a worker needs itself; use '/data'"
-        )
-    return text
-
-
-def check_mounts(mounts: Mounts) -> None:
-    """Raise `InvalidError` if two stores have one path, or a Volume has two; different directories of one may."""
-    volumes: dict[object, str] = {}
-    taken: set[str] = set()
-    for path, store in mounts:
-        if path in taken:
-            raise InvalidError(f"two stores are mounted at {path!r}")
-        taken.add(path)
-        # What is written at one would be seen at the other after the next commit alone. A NetworkFileSystem has one state.
-        if isinstance(store, Volume) and (other := volumes.setdefault(mount_key(store), path)) != path:
-            raise InvalidError(
-                f"The same Volume cannot be mounted in multiple locations for the same function: {other}, {path}"
-            )
-
-
-def mount_key(store: FileStore) -> tuple[object, ...]:
-    """What is the same of two handles if they are mounted alike. The last is the environment; None: that of the client."""
-    first = store._first
-    variant = (getattr(store, "_mount_options", None) or {}).get("sub_path"), store._version
-    unnamed = id(first) if first._name is None and first._wanted_id is None else None
-    return first._display_name, first._name, first._wanted_id, unnamed, variant, first._environment_name
-
-
-def is_mounted(store: FileStore, path: str, mounted: Mapping[str, Any]) -> bool:
-    """Whether *mounted*, which has the `mount_key` of each path, says that *store* is mounted at *path*."""
-    if path not in mounted or store._is_ephemeral:  # of which each process that imports the program makes one
-        return path in mounted
-    *own, environment = mount_key(store)
-    *other, others_environment = mounted[path]
-    return own == other and environment in (None, others_environment)
-
-
 def _schedule(value: object) -> Period | Cron:
     if isinstance(value, (Period, Cron)):
         return value
@@ -298,7 +209,7 @@ _HONOURED: Final[dict[str, Callable[[Any], Any]]] = {
     "secrets": check_secrets,
     "env": lambda value: (Secret.from_dict(value),),
     "volumes": check_volumes,
-    "network_file_systems": lambda value: _stores(value, "NetworkFileSystem", NetworkFileSystem),
+    "network_file_systems": check_network_file_systems,
     "timeout": lambda value: check_seconds(value, "timeout", above=0, also="None"),
     "startup_timeout": lambda value: check_seconds(value, "startup_timeout", above=0, also="None"),
     "retries": Retries.of,

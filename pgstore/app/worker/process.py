@@ -18,7 +18,7 @@ from typing import Any, Final
 from pgstore import errors
 from pgstore.app import context, pickles
 from pgstore.app.channel import Closed, of_descriptor
-from pgstore.app.options import mount_key
+from pgstore.app.mount_rules import mount_key
 from pgstore.app.spec import Program
 from pgstore.app.worker import target
 from pgstore.app.worker.jobs import Job, Jobs, failure, flush
