@@ -181,6 +181,9 @@ class OpenFile(abc.ABC):
     All that have one inode open at a time need the same: else the kernel refuses to open it.
     """
 
+    def opened_by(self, pid: int) -> None:
+        """It was the thread *pid* that has opened it."""
+
     @abc.abstractmethod
     def read(self, offset: int, length: int) -> Sequence[Bytes]:
         """The bytes from *offset* on: *length* of them, fewer only at the end of the file."""
@@ -228,6 +231,10 @@ class OpenFile(abc.ABC):
     def flush(self) -> None:
         """A program closes one of its descriptors. What an earlier write could not do is an error here."""
 
+    def flush_by(self, pid: int) -> None:
+        """`flush`, by the thread *pid*: of whoever has opened it, or who was given a copy of the descriptor."""
+        self.flush()
+
     def flush_now(self) -> bool:
         """`flush`, if that need not wait for anybody. Returns whether it was done."""
         return False
@@ -254,6 +261,8 @@ class Files(abc.ABC):
     """Whether flock(2) is among all mounts, by `OpenFile.lock`; else among the programs of this one, as fcntl(2) is."""
     changes: RecentChanges
     """What was done through the mount is noted by whoever serves it, and what the kernel is to forget."""
+    threads_max: int = 8
+    """How many requests are served at once. Where each waits for somebody far away, more are worth their memory."""
     listed: Listed | None = None
     """What the kernel has listed, where it is told when names are others; else it asks for each listing."""
 

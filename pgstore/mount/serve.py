@@ -36,7 +36,6 @@ from pgstore.mount.verbs import CHANGING, NOW, SERVE, Reply, Verbs
 
 _LOG: Final = logging.getLogger("pgstore")
 
-THREADS_MAX: Final = 8
 _PUT_ASIDE_MAX: Final = 32
 _LOCK_WAITS_MAX: Final = 256
 LOOK_SECONDS: Final = 0.01  # between looks whether who has the turn at reading waits for something
@@ -50,7 +49,7 @@ def serve(
     device: int,
     files: Files,
     *,
-    threads_max: int = THREADS_MAX,
+    threads_max: int | None = None,
     ready: Callable[[], None] | None = None,
     let_go: Callable[[], None] | None = None,
 ) -> None:
@@ -59,7 +58,7 @@ def serve(
 
     Args:
         device: a descriptor of /dev/fuse with which somebody has mounted. It is not closed.
-        threads_max: how many threads serve, the caller's among them.
+        threads_max: how many threads serve, the caller's among them; None: as *files* say.
         ready: called once the kernel has been answered for the first time, so that programs find the files.
         let_go: called once the kernel asks for nothing any more, before what was written is brought into the store.
     """
@@ -74,7 +73,7 @@ class Server:
         device: int,
         files: Files,
         *,
-        threads_max: int = THREADS_MAX,
+        threads_max: int | None = None,
         ready: Callable[[], None] | None = None,
         let_go: Callable[[], None] | None = None,
     ) -> None:
@@ -82,7 +81,7 @@ class Server:
         self._files = files
         self._verbs = Verbs(files)
         self._notifier = Notifier(self._channel, files.root, files.changes)
-        self._threads_max = threads_max
+        self._threads_max = files.threads_max if threads_max is None else threads_max
         self._ready = ready
         self._let_go = let_go
         self._reading = threading.Lock()  # whoever has it reads

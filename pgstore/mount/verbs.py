@@ -308,7 +308,7 @@ class Verbs:
     def open_now(self, r: Request) -> Reply | None:
         flags, kills = kernel.OPEN_IN.unpack_from(r.buffer, BODY)
         file = None if kills & kernel.OPEN_KILL_SUIDGID else self._files.open_now(self._ino(r.node), flags)
-        return None if file is None else self._opened(file, flags)
+        return None if file is None else self._opened(file, flags, r)
 
     def open(self, r: Request) -> Reply:
         flags, kills = kernel.OPEN_IN.unpack_from(r.buffer, BODY)
@@ -320,7 +320,7 @@ class Verbs:
             except BaseException:
                 file.release()
                 raise
-        return self._opened(file, flags)
+        return self._opened(file, flags, r)
 
     def create_now(self, r: Request) -> Reply | None:
         flags, mode, _umask, _kills = kernel.CREATE_IN.unpack_from(r.buffer, BODY)
@@ -333,16 +333,17 @@ class Verbs:
         if created is None:
             return None
         made, file = created
-        return self._replies.entry(made, self._files.caching) + self._opened(file, flags)
+        return self._replies.entry(made, self._files.caching) + self._opened(file, flags, r)
 
     def create(self, r: Request) -> Reply:
         flags, mode, _umask, _kills = kernel.CREATE_IN.unpack_from(r.buffer, BODY)
         directory = self._ino(r.node)
         owner, _ = self._owner(r, directory)
         made, file = self._files.create(directory, r.rest(_AFTER_CREATE), mode & 0o7777, flags, owner)
-        return self._replies.entry(made, self._files.caching) + self._opened(file, flags)
+        return self._replies.entry(made, self._files.caching) + self._opened(file, flags, r)
 
-    def _opened(self, file: OpenFile, flags: int) -> bytes:
+    def _opened(self, file: OpenFile, flags: int, r: Request) -> bytes:
+        file.opened_by(r.pid)
         if flags & os.O_TRUNC or file.backing:  # from now on what was listed of it before is wrong
             self._files.changes.note(file.ino)
         handle = next(self._handles)
@@ -417,7 +418,7 @@ class Verbs:
 
     def flush(self, r: Request) -> Reply:
         handle, _ = kernel.FLUSH_IN.unpack_from(r.buffer, BODY)
-        self._open[handle].flush()
+        self._open[handle].flush_by(r.pid)
         return ()
 
     def lock(self, r: Request, given_up: threading.Event | None = None) -> Reply:

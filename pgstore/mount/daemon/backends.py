@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeAlias, cast, runtime_checkable
 
 from pgstore.client import Client
 from pgstore.fs.commit.held import Part
@@ -16,6 +16,7 @@ from pgstore.mount.protocol import Files
 FACTORIES: Final = {
     "volume": "pgstore.mount.backends.versioned:files_of",
     "nfs": "pgstore.mount.backends.live:files_of",
+    "bucket": "pgstore.mount.backends.bucket:files_of",
 }
 
 
@@ -24,7 +25,7 @@ class MountSpec:
     """What is to be mounted, and how."""
 
     factory: str
-    """`module:function`, which is called with the client and this."""
+    """`module:function`, which is called with the client and this; of a bucket with this alone."""
     kind: str
     store_id: int
     name: str | None
@@ -50,6 +51,11 @@ class MountSpec:
         """What the table of mounts shows."""
         return f"{self.kind}:{self.name or self.store_id}"
 
+    @property
+    def sub_path(self) -> str:
+        """*base* as one path."""
+        return b"/".join(self.base).decode(errors="surrogateescape")
+
     def as_plain(self) -> dict[str, Any]:
         plain = dict(vars(self))
         plain["base"] = [name.decode(errors="surrogateescape") for name in self.base]
@@ -61,10 +67,53 @@ class MountSpec:
         return cls(**{**plain, "base": base, "mount_points": tuple(plain["mount_points"])})
 
 
-def open_files(client: Client, spec: MountSpec) -> Files:
+@dataclass(frozen=True)
+class BucketSpec:
+    """What is to be mounted of a bucket, and how. There is no database to it."""
+
+    factory: str
+    name: str
+    """What messages and the table of mounts call it: `s3://name`."""
+    location: dict[str, Any]
+    """Where it is, as plain values (`buckets.opening`)."""
+    values: dict[str, str] = field(repr=False)
+    """Those of its secret. They are told to the daemon over its socket, and to nobody else."""
+    sub_path: str
+    """The prefix of the keys; "" or with a `/` at its end."""
+    path: str
+    read_only: bool
+    timeout: float
+    ttl: float
+    """Seconds for which a listing is believed."""
+    kind: str = "bucket"
+    commits_at_end: bool = False  # what is closed is there, and what is open is its writer's
+    environment: None = None
+    version: None = None
+
+    @property
+    def source(self) -> str:
+        """What the table of mounts shows."""
+        return self.name
+
+    def as_plain(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+AnySpec: TypeAlias = MountSpec | BucketSpec
+
+
+def spec_of_plain(plain: dict[str, Any]) -> AnySpec:
+    return BucketSpec(**plain) if plain["kind"] == "bucket" else MountSpec.of_plain(plain)
+
+
+def open_files(client: Client | None, spec: AnySpec) -> Files:
+    """
+    Args:
+        client: None: of a bucket.
+    """
     module, _, function = spec.factory.partition(":")
-    factory = cast("Callable[[Client, MountSpec], Files]", getattr(importlib.import_module(module), function))
-    return factory(client, spec)
+    factory = cast("Callable[..., Files]", getattr(importlib.import_module(module), function))
+    return factory(spec) if isinstance(spec, BucketSpec) else factory(client, spec)
 
 
 @runtime_checkable

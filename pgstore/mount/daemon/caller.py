@@ -25,7 +25,7 @@ from pgstore.client import Client
 from pgstore.core import threads
 from pgstore.core.threads import Signal
 from pgstore.mount.daemon import start
-from pgstore.mount.daemon.backends import MountSpec
+from pgstore.mount.daemon.backends import AnySpec
 from pgstore.mount.daemon.clients import settings_of
 from pgstore.mount.daemon.messages import Closed, MessageSocket
 from pgstore.mount.failures import PlainError, rebuilt
@@ -120,11 +120,12 @@ class Daemon:
     def _gone(self) -> DaemonGone:
         return DaemonGone(f"the process that served the mounts of this one has ended{self._how}", errno=107)
 
-    def mount(self, client: Client, spec: MountSpec, on_end: Callable[[], None], device: int | None = None) -> int:
+    def mount(self, client: Client | None, spec: AnySpec, on_end: Callable[[], None], device: int | None = None) -> int:
         """
         Mount what *spec* says, and return the number of the mount.
 
         Args:
+            client: None: of a bucket.
             on_end: called by some thread if the daemon ends before `unmount`.
             device: a descriptor of /dev/fuse that was mounted already, where the daemon does not see it.
         """
@@ -132,7 +133,7 @@ class Daemon:
         self._end_of[number] = on_end
         descriptors = [] if device is None else [device]
         try:
-            client_number, settings = self._known(client)
+            client_number, settings = (None, None) if client is None else self._known(client)
             self.call("mount", number, spec.as_plain(), client_number, settings, descriptors=descriptors)
         except BaseException as exc:
             self._end_of.pop(number, None)

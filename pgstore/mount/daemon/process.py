@@ -25,7 +25,7 @@ from pgstore.core.clock import Deadline
 from pgstore.core.limit import bounded_by
 from pgstore.core.threads import Signal
 from pgstore.mount.daemon import parent
-from pgstore.mount.daemon.backends import MountSpec, open_files
+from pgstore.mount.daemon.backends import open_files, spec_of_plain
 from pgstore.mount.daemon.clients import Clients
 from pgstore.mount.daemon.control import ControlSocket
 from pgstore.mount.daemon.messages import Closed, MessageSocket
@@ -195,14 +195,21 @@ class Process:
     # --------------------------------------------------------------------------------------------------------- verbs
 
     def mount(
-        self, device: int | None, number: int, plain: dict[str, Any], client: int, settings: dict[str, Any]
+        self,
+        device: int | None,
+        number: int,
+        plain: dict[str, Any],
+        client: int | None,
+        settings: dict[str, Any] | None,
     ) -> None:
-        """Mount, in this process's namespace, or what comes through *device*."""
-        spec = MountSpec.of_plain(plain)
+        """Mount, in this process's namespace, or what comes through *device*. Without a *client* it is a bucket."""
+        spec = spec_of_plain(plain)
         self._open_control()
-        opened = self._clients.use(client, settings)
-        with self._lock:
-            self._users[number] = client
+        opened = None
+        if client is not None and settings is not None:
+            opened = self._clients.use(client, settings)
+            with self._lock:
+                self._users[number] = client
         try:
             try:
                 with bounded_by(Deadline.after(spec.timeout)):

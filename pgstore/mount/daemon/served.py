@@ -17,7 +17,7 @@ from pgstore.core import threads
 from pgstore.core.threads import Signal
 from pgstore.fs.tree.handover import Written
 from pgstore.mount import attach
-from pgstore.mount.daemon.backends import Commits, HandsOver, MountSpec, Tells
+from pgstore.mount.daemon.backends import AnySpec, Commits, HandsOver, Tells
 from pgstore.mount.daemon.holders import holders
 from pgstore.mount.protocol import Files
 from pgstore.mount.serve import serve
@@ -38,7 +38,7 @@ class Served:
         ended: called when it is not mounted any more.
     """
 
-    def __init__(self, spec: MountSpec, files: Files, device: int | None, ended: Callable[[], None]) -> None:
+    def __init__(self, spec: AnySpec, files: Files, device: int | None, ended: Callable[[], None]) -> None:
         self.spec = spec
         self._files = files
         self._device = device
@@ -193,7 +193,7 @@ class Served:
             "name": spec.name,
             "environment": spec.environment,
             "version": spec.version,
-            "sub_path": b"/".join(spec.base).decode(errors="surrogateescape"),
+            "sub_path": spec.sub_path,
             "read_only": spec.read_only,
             "pid": os.getpid(),
             "since": self._since,
