@@ -1,0 +1,98 @@
+"""`open_bucket`: the bucket of a location, with the credentials that a secret has."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Final, TypeAlias
+
+from pgstore import errors
+from pgstore.buckets import credentials as of_secrets
+from pgstore.buckets.base import Bucket
+from pgstore.buckets.credentials import Credentials
+from pgstore.buckets.location import Location
+from pgstore.buckets.retries import DEFAULT_POLICY, RetryPolicy
+
+KEPT_MAX: Final = 16
+"""A client of an SDK takes a tenth of a second to make, and some megabytes."""
+ENVIRONMENT: Final = ("AWS_", "AZURE_", "GOOGLE_", "STORAGE_EMULATOR_HOST", "GCE_METADATA_")
+"""What the variables that the SDKs look at begin with."""
+
+_Key: TypeAlias = tuple[Location, RetryPolicy, bytes, int]
+
+
+def open_bucket(location: Location, values: Mapping[str, str], *, policy: RetryPolicy = DEFAULT_POLICY) -> Bucket:
+    """
+    Return the bucket. Nothing is asked of the provider yet.
+
+    Whoever opens it again gets the same one; so nobody closes it: `forget_buckets` does.
+
+    Args:
+        values: the variables of a secret; what is not understood (`credentials`) is passed over. None that are: the SDK looks for
+            its own.
+
+    Raises:
+        AccessDenied: what is understood of *values* is not whole.
+        ConfigurationError: the SDK is not installed; the message names what installs it.
+    """
+    values = Credentials(values)  # whose `repr` has no values, wherever the variables of this frame are printed
+    _check(location)
+    credentials = of_secrets.of(location, values)
+    # A child process must not share connections with its parent.
+    key = (location, policy, _fingerprint(credentials), os.getpid())
+    with _lock:
+        found = _kept.get(key)
+        if found is None:
+            found = _kept[key] = _make(location, credentials, policy)
+            while len(_kept) > KEPT_MAX:
+                _kept.popitem(last=False)  # not closed: others may be using it
+        _kept.move_to_end(key)
+        return found
+
+
+def forget_buckets() -> None:
+    """Close all buckets that were opened. Those who still have one cannot use it any more."""
+    with _lock:
+        buckets = list(_kept.values())
+        _kept.clear()
+    for bucket in buckets:
+        bucket.close()
+
+
+def _make(location: Location, credentials: Credentials, policy: RetryPolicy) -> Bucket:
+    if of_secrets.speaks_s3(location, credentials):
+        from pgstore.buckets.s3 import S3Bucket
+
+        if location.provider == "gcs":
+            location = location._replace(endpoint_url=f"https://{of_secrets.GOOGLE_HOST}")
+        return S3Bucket(location, credentials, policy)
+    raise errors.ConfigurationError(f"bucket {location.shown}: this provider is not supported yet")
+
+
+def _check(location: Location) -> None:
+    if location.provider not in ("s3", "gcs", "azure"):
+        raise errors.InvalidError(f"provider of a bucket is {location.provider!r}, expected 's3', 'gcs' or 'azure'")
+    if not location.name or any(each in location.name for each in "/:?#@ "):
+        raise errors.InvalidError(
+            f"name of a bucket is {location.name!r}, expected one such as 'my-data', without a URL"
+        )
+    if location.endpoint_url is not None and not location.endpoint_url.startswith(("http://", "https://")):
+        raise errors.InvalidError(
+            f"endpoint of bucket {location.shown} is {location.endpoint_url!r}, expected a URL such as 'https://host:9000'"
+        )
+
+
+def _fingerprint(credentials: Credentials) -> bytes:
+    """Tells credentials apart, those of the environment too, without having them."""
+    environment = {f"${name}": value for name, value in os.environ.items() if name.startswith(ENVIRONMENT)}
+    whole = hashlib.sha256()
+    for name, value in sorted({**credentials, **environment}.items()):
+        whole.update(f"{len(name)}:{name}={len(value)}:{value}".encode(errors="surrogateescape"))
+    return whole.digest()
+
+
+_kept: OrderedDict[_Key, Bucket] = OrderedDict()
+_lock = threading.Lock()
