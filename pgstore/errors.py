@@ -38,6 +38,7 @@
     │   └── SchemaTooNew                        newer than this code can use
     ├── DatabaseUnsuitable                      too old a server, or a database that is not UTF8
     ├── AccessDenied (PermissionError)          the role lacks a right, or the password is wrong
+    ├── ReadOnlyFiles (PermissionError)         files that this handle, or this machine, may only read
     ├── StoreUnavailable (ConnectionError)      the server cannot be reached, or the connection broke and nothing was done
     │   └── OutcomeUnknown                      the connection broke after a write was sent: it may have happened
     ├── TransactionFailed                       the transaction was rolled back by the server
@@ -53,6 +54,7 @@
     └── NotOffered (NotImplementedError)        a name of Modal's that makes no sense on one machine
 
     InputCancellation (BaseException)           raised in a function whose call is cancelled
+    KeysLeftOut (UserWarning)                   objects of a bucket whose keys are no paths are not shown
     LocalRunWarning (UserWarning)               something that was asked for does not happen on this machine
 
 Those that are an `OSError` have `errno`, `strerror` and, where it is about a path, `filename`, as Python's own have.
@@ -266,6 +268,10 @@ class AccessDenied(_SystemError, PermissionError):
     """The role lacks a right, or the password is wrong."""
 
 
+class ReadOnlyFiles(_SystemError, PermissionError):
+    """Files that this handle, or this machine, may only read. Nothing was asked of anybody."""
+
+
 class StoreUnavailable(_SystemError, ConnectionError):
     """The server cannot be reached, or the connection broke before anything was done."""
 
@@ -334,6 +340,10 @@ class InputCancellation(BaseException):
     """Raised in a function whose call is cancelled. No `Exception`, so that a function that handles those ends all the same."""
 
 
+class KeysLeftOut(UserWarning):
+    """Objects of a bucket are not shown, as their keys are no paths."""
+
+
 class LocalRunWarning(UserWarning):
     """Something that was asked for does not happen on this machine, and the program may notice. Once for each kind."""
 
@@ -351,6 +361,7 @@ _ERRNO: dict[type[_SystemError], int] = {
     FileTooLarge: numbers.EFBIG,
     PositionInvalid: numbers.EINVAL,
     AccessDenied: numbers.EACCES,
+    ReadOnlyFiles: numbers.EROFS,
     StoreUnavailable: numbers.ENOTCONN,
     LockTimeout: numbers.ETIMEDOUT,
     TimedOut: numbers.ETIMEDOUT,

@@ -1,4 +1,6 @@
-"""Buckets of cloud providers, on their own SDKs.
+"""Buckets of cloud providers, on their own SDKs, and the trees of files that are made of them.
+
+What a provider is asked for, and the providers:
 
 - `base`: what a provider is asked for, on keys and bytes. A module beside it is a provider:
 - `memory`: none, in its simplest form
@@ -6,4 +8,10 @@
   `s3_copy` has objects copied, `s3_failures` tells the SDK's exceptions apart
 - `opening`: from a `location` and the values of a secret to a bucket; `credentials` says which of the values are understood
 - what the providers share: `failures` (errors), `retries` (and bodies that are resumed), `checksums`
+
+What is made of a bucket, of whatever provider:
+
+- `tree`: paths over keys; `keys` says which keys are paths, `listing` makes entries of pages of keys, `known` keeps them a while
+- `reading`: an object that is read, in order or elsewhere; `writing`: one that is written, whole or not at all
+- `parallel`: the threads and the memory that all files share
 """

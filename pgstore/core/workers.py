@@ -55,6 +55,10 @@ class Task(Generic[T]):
         self._done.set()
         return True
 
+    def wait(self) -> None:
+        """Wait until the call was made or cancelled."""
+        self._done.wait()
+
     def result(self) -> T:
         """What the call returns or raises. It is made here if nobody has begun with it."""
         self.run()
