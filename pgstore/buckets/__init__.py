@@ -6,6 +6,9 @@ What a provider is asked for, and the providers:
 - `memory`: none, in its simplest form
 - `s3`: S3 and all that has its interface; `s3_client` has the SDK's settings, `s3_requests` asks, `s3_upload` puts in parts,
   `s3_copy` has objects copied, `s3_failures` tells the SDK's exceptions apart
+- `gcs`: Google Cloud Storage; `gcs_client` has the SDK's settings, `gcs_requests` asks, `gcs_upload` puts in parts,
+  `gcs_answers` tells answers apart
+- `azure`: Azure Blob Storage; `azure_client` has the SDK's settings
 - `opening`: from a `location` and the values of a secret to a bucket; `credentials` says which of the values are understood
 - what the providers share: `failures` (errors), `retries` (and bodies that are resumed), `checksums`
 

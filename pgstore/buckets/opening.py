@@ -69,7 +69,19 @@ def _make(location: Location, credentials: Credentials, policy: RetryPolicy) -> 
         if location.provider == "gcs":
             location = location._replace(endpoint_url=f"https://{of_secrets.GOOGLE_HOST}")
         return S3Bucket(location, credentials, policy)
-    raise errors.ConfigurationError(f"bucket {location.shown}: this provider is not supported yet")
+    try:
+        if location.provider == "gcs":
+            from pgstore.buckets.gcs import GcsBucket
+
+            return GcsBucket(location, credentials, policy)
+        from pgstore.buckets.azure import AzureBucket
+
+        return AzureBucket(location, credentials, policy)
+    except ImportError as exc:
+        package = {"gcs": "google-cloud-storage", "azure": "azure-storage-blob"}[location.provider]
+        raise errors.ConfigurationError(
+            f"bucket {location.shown} takes {package}, which is not installed: pip install 'pgstore[{location.provider}]'"
+        ) from exc
 
 
 def _check(location: Location) -> None:
