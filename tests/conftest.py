@@ -21,6 +21,8 @@ pytest_plugins = [
     "tests.fixtures.staged",
     "tests.fixtures.proxy",
     "tests.fixtures.pgbouncer",
+    "tests.fixtures.emulators",
+    "tests.fixtures.buckets",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ def make_client(location: Location, credentials: Credentials, policy: RetryPolic
             f"bucket {location.shown} takes boto3, which is not installed: pip install 'pgstore[s3]'"
         ) from exc
     core = botocore.session.Session()
+    core.register_component("data_loader", _loader())
     _hand_over(core, location, credentials, policy)
     session = boto3.session.Session(botocore_session=core, region_name=_region(location, credentials))
     client = session.client("s3", endpoint_url=_endpoint_url(location, credentials), config=_config(location, policy))
@@ -43,6 +45,14 @@ def make_client(location: Location, credentials: Credentials, policy: RetryPolic
     # Services with the interface of S3 take the checksums of AWS, or want this one as they always have.
     events.register("before-sign.s3.DeleteObjects", _add_md5)
     return client
+
+
+@functools.cache
+def _loader() -> Any:
+    """What reads the SDK's descriptions of services, once for all clients: a tenth of a second each."""
+    import botocore.loaders
+
+    return botocore.loaders.create_loader()
 
 
 def _config(location: Location, policy: RetryPolicy) -> Any:
