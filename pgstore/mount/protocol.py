@@ -247,6 +247,10 @@ class OpenFile(abc.ABC):
     def release(self) -> None:
         """The last descriptor is closed, and nobody hears of errors any more."""
 
+    def abandon(self) -> None:
+        """What was mounted is gone, and this was still open: nobody can write to it any more, who may have wanted to."""
+        self.release()
+
     def release_now(self) -> bool:
         """`release`, if that need not wait for anybody. Returns whether it was done."""
         return False

@@ -131,7 +131,7 @@ class Server:
     def _close_all(self) -> None:
         for handle in self._verbs.handles():
             try:
-                self._verbs.close(handle)
+                self._verbs.abandon(handle)
             except Exception:
                 _LOG.exception("a file that was open at the end of a mount could not be closed")
 

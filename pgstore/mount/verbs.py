@@ -83,6 +83,12 @@ class Verbs:
         if file := self._open.pop(handle, None):
             file.release()
 
+    def abandon(self, handle: int) -> None:
+        """Nobody will close it any more."""
+        self._listings.pop(handle, None)
+        if file := self._open.pop(handle, None):
+            file.abandon()
+
     # -------------------------------------------------------------------------------------------- names and attributes
 
     def look_up_now(self, r: Request) -> Reply | None:
