@@ -133,8 +133,15 @@ class Known:
                     self._keep(directory, Entry(directory, True))
                     self._list(directory, Entry(directory, True))
 
+    def forget(self, path: str) -> None:
+        """Others have changed *path*."""
+        with self._lock:
+            self._outdate_questions(path)
+            self._paths.pop(path, None)
+            self._drop_listing(parent_of(path))
+
     def forget_all(self) -> None:
-        """Much was changed here."""
+        """Much was changed."""
         with self._lock:
             for questions in self._questions.values():
                 for question in questions:

@@ -71,6 +71,11 @@ class Tree:
         ] = {}  # directories that are known here alone, with their parents, and when they were made
 
     @property
+    def ttl(self) -> float:
+        """For how many seconds what was seen may be answered again."""
+        return self._known.ttl
+
+    @property
     def shown(self) -> str:
         """What messages call it."""
         return f"{self.bucket.shown}/{self.prefix}" if self.prefix else self.bucket.shown
@@ -84,19 +89,31 @@ class Tree:
 
     # ------------------------------------------------------------------------------------------------------- looking
 
-    def stat(self, path: str) -> Entry | None:
-        """What is at *path*; None: nothing."""
+    def known(self, path: str) -> tuple[bool, Entry | None]:
+        """Whether `stat` need ask nobody, and what it returns then."""
         if not path:
-            return Entry("", True)
-        key = self.key_of(path)
-        if not is_path(path) or not is_key(key):
-            return None
+            return True, Entry("", True)
+        if not is_path(path) or not is_key(self.key_of(path)):
+            return True, None
         local = self._local.get(path)
         if local is not None:
-            return Entry(path, True, mtime_ns=local)
-        is_known, entry = self._known.entry(path)
+            return True, Entry(path, True, mtime_ns=local)
+        return self._known.entry(path)
+
+    def forget(self, path: str) -> None:
+        """Others have changed *path*: it is to be asked for anew."""
+        self._known.forget(path)
+
+    def forget_all(self) -> None:
+        """Ask for everything anew, but for directories that are known here alone."""
+        self._known.forget_all()
+
+    def stat(self, path: str) -> Entry | None:
+        """What is at *path*; None: nothing."""
+        is_known, entry = self.known(path)
         if is_known:
             return entry
+        key = self.key_of(path)
         with self._known.asking(parent_of(path)) as question:
             directory = shared().workers.submit(partial(self._first_below, path))
             try:
