@@ -1,24 +1,25 @@
-"""Dict, Queue, Volume and NetworkFileSystem, after Modal's, on the Postgres database that you already run.
+"""Dict, Queue, Volume and NetworkFileSystem, after Modal's, on the Postgres database that you already run; and CloudBucketMount.
 
 The rooms of the package, each resting only on those below it:
 
 - `cli` is the command line. It prints what the functions of `admin` return.
 - `app` runs functions on this machine, with stores mounted.
 - `fsspec` gives Volumes and NetworkFileSystems to pandas and the like.
-- `dict`, `queue`, `volume` and `network_file_system` are what users import. None of them imports another.
-- `mount` serves the files of both to any program, through the kernel.
+- `dict`, `queue`, `volume`, `network_file_system` and `cloud_bucket_mount` are what users import. None of them imports another.
+- `mount` serves the files of the last three to any program, through the kernel.
 - `file_store` has what the two file systems offer alike; `fs` is the engine below it.
+- `buckets` has what the providers of buckets offer, behind one protocol, and makes trees of files of it.
 - `secret` has the variables that functions get and nobody sees.
 - `store` has what every kind of store has: handles, the registry, deletion.
 - `client` carries operations out and has transactions; `connection` has the connections that they run on.
 - `migrate` makes the schema; `embedded` runs a server for programs that were given none.
 - `core` says what an operation and a statement are; `serializers`, `types` and `config` rest on `errors` alone.
 
-The import contract in pyproject.toml holds this order, and says where rooms to come will stand: a provider of buckets will be a
-module of `buckets`, beside `fs`, behind the one protocol of that room.
+The import contract in pyproject.toml holds this order.
 
-Each room says where a change of its own belongs: for a new error see `errors`, for a verb of files `fs` and `file_store`, for an
-option of a store its own room, for a command `cli`, for what it reports `admin`, for a table or a kind of store `store`.
+Each room says where a change of its own belongs: for a new error see `errors`, for a verb of files `fs` and `file_store`, for a
+provider of buckets `buckets`, for an option of a store its own room, for a command `cli`, for what it reports `admin`, for a table
+or a kind of store `store`.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     )
     from pgstore.app.retries import Retries
     from pgstore.app.schedules import Cron, Period
+    from pgstore.cloud_bucket_mount import CloudBucketMount
     from pgstore.dict import Dict, DictChange, DictEntry, Lock, Mutation, Watcher
     from pgstore.file_store import BatchUpload
     from pgstore.fs.io.async_file_object import AsyncBinaryFile, AsyncFile, AsyncTextFile
@@ -96,6 +98,7 @@ __all__ = [
     "AsyncTextFile",
     "BatchUpload",
     "Client",
+    "CloudBucketMount",
     "Cls",
     "ConflictError",
     "Cron",
@@ -172,6 +175,7 @@ _HOMES: Final = {
     "AsyncFile": "fs.io.async_file_object",
     "AsyncTextFile": "fs.io.async_file_object",
     "BatchUpload": "file_store",
+    "CloudBucketMount": "cloud_bucket_mount",
     "Cls": "app.cls",
     "Cron": "app.schedules",
     "DeadLetter": "queue",
@@ -212,7 +216,7 @@ _HOMES: Final = {
 
 
 # Modules that programs reach as attributes: `modal.exception.NotFoundError`, `modal.volume.FileEntryType`.
-_MODULES: Final = ("app", "dict", "exception", "functions", "queue", "secret", "types", "volume")
+_MODULES: Final = ("app", "cloud_bucket_mount", "dict", "exception", "functions", "queue", "secret", "types", "volume")
 
 
 def __getattr__(name: str) -> Any:
@@ -233,7 +237,7 @@ def __getattr__(name: str) -> Any:
         if name in REASONS:
             found = globals()[name] = placeholder(name)
             return found
-    stores = ("Dict", "NetworkFileSystem", "Queue", "Secret", "Volume")
+    stores = ("CloudBucketMount", "Dict", "NetworkFileSystem", "Queue", "Secret", "Volume")
     modals = sorted(public for public, home in _HOMES.items() if public in stores or home.startswith("app."))
     raise AttributeError(
         f"module 'pgstore' has no attribute {name!r}; of Modal's names pgstore has {', '.join(modals)}"

@@ -7,7 +7,6 @@ from typing import Any, Final, NoReturn
 from pgstore.errors import NotOffered
 
 REASONS: Final = {
-    "CloudBucketMount": "buckets are not mounted; use a Volume, or the SDK of the bucket",
     "Environment": "an environment is a name: pgstore.configure(environment=…)",
     "Probe": "there are no Sandboxes",
     "Proxy": "there is no network of functions to put it in front of",

@@ -1,0 +1,15 @@
+"""CloudBucketMount: the files of a bucket of S3, Google Cloud Storage or Azure Blob Storage.
+
+- `definition`: which bucket it is, and how it is reached
+- `base`: paths in it, which `runner` has carried out without a database
+"""
+
+from __future__ import annotations
+
+from pgstore.cloud_bucket_mount.base import BucketFiles
+
+__all__ = ["CloudBucketMount"]
+
+
+class CloudBucketMount(BucketFiles):
+    """The files of a bucket, at its provider."""
