@@ -13,8 +13,10 @@ again (`store` in sql/schema.sql): it finds nothing, and the store is looked for
 from __future__ import annotations
 
 import abc
+import contextlib
 import logging
 import threading
+from collections.abc import Iterator
 from typing import Any, Final
 
 from pgstore import errors
@@ -25,13 +27,23 @@ _LOG: Final = logging.getLogger("pgstore")
 
 
 class _Wanted(threading.local):
-    """The one `HistoryFollower.server` that single statements of this thread may be sent to; None: any."""
+    """The one `HistoryFollower.server` that statements, and new transactions, of this thread may be sent to; None: any."""
 
     server: int | None = None
 
 
 WANTED: Final = _Wanted()
 """What a statement rests on may be lost with the server. Not of the context, which threads that are started would have, too."""
+
+
+@contextlib.contextmanager
+def only_server(server: int | None) -> Iterator[None]:
+    """What this thread has done within is done by *server*, or fails with `StoreUnavailable` and is not done; None: by any."""
+    before, WANTED.server = WANTED.server, server
+    try:
+        yield
+    finally:
+        WANTED.server = before
 
 
 class History:

@@ -21,6 +21,7 @@ T = TypeVar("T")
 class ExecutorInterface(Protocol):
     """What carries operations out, for blocking calls or on one event loop (`client.executor`)."""
 
+    client: ClientInterface
     is_async: bool
     pool: Any
 

@@ -81,6 +81,7 @@ class Root:
                 self.begun = self.was_begun = True
                 connection.xid = None
                 try:
+                    self.executor.client.check_server()
                     return (yield call(connection))
                 except BrokenConnection as exc:
                     self.connection, self.begun = None, False

@@ -33,7 +33,8 @@ class Shared:
         self.disk = Disk(server, lambda: None, 10.0)
 
     def within_timeout(self, make):
-        make()
+        for request in make():
+            raise AssertionError(f"asked for {request}")
 
 
 @pytest.fixture
@@ -53,6 +54,7 @@ def make(server, name, *, within=None, first=lambda: None):
         if within is not None and within not in server.there:
             raise OSError(errno.ENOENT, "no such directory")
         server.there.append(name)
+        yield from ()
 
     return again
 

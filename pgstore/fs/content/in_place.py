@@ -134,27 +134,6 @@ WRITE_INLINE = Statement(
     "int8 int8 int8 bytea bool int4 text",
 )
 
-# Nothing is written where the file is shorter than $5.
-APPEND_BEHIND = Statement(
-    f"""
-    SELECT pgstore.file_write($1, $2, NULL, $3, true, $4), {TELL.format(key="$6", notice="$7")}
-      FROM pgstore.inode i
-     WHERE i.store_id = $1
-       AND i.ino::bigint = $2
-       AND i.version_to = {LIVE}
-       AND i.size_bytes::bigint >= $5
-    """,
-    "int8 int8 bytea bool int8 int4 text",
-)
-
-
-def append_behind(store_id: int, ino: int, data: Bytes, least: int, *, durable: bool = False) -> Op[int | None]:
-    """`append` of up to `CALL_BYTES` to a file that has *least* bytes; None: it has fewer, or is gone, and nothing was done."""
-    inside, notice = yield from note_inodes(store_id, [ino])
-    for row in (yield Query(APPEND_BEHIND, store_id, ino, data, not (inside or durable), least, *notice)):
-        return row[0]  # type: ignore[no-any-return]
-    return None
-
 
 def _write(store_id: int, ino: int, offset: int | None, data: Bytes, durable: bool) -> Op[int]:
     assert data, "nothing to write"
@@ -199,6 +178,30 @@ PUNCH = Statement(
 def punch(store_id: int, ino: int, start: int, end: int, *, durable: bool = False) -> Op[None]:
     """Make a hole of [*start*, *end*), as far as the file has these bytes."""
     yield from _done_in_place(PUNCH, store_id, ino, start, end, durable=durable)
+
+
+SET_MTIME = Statement(
+    f"""
+    WITH changed AS (
+         UPDATE pgstore.inode AS i
+            SET mtime_ns = $3,
+                ctime_ns = {_NOW_NS}
+          WHERE i.store_id = $1
+            AND i.ino::bigint = $2
+            AND i.version_to = {LIVE}
+         RETURNING 1
+    )
+    SELECT {TELL.format(key="$4", notice="$5")} FROM changed
+    """,
+    "int8 int8 int8 int4 text",
+)
+
+
+def set_mtime(store_id: int, ino: int, mtime_ns: int) -> Op[None]:
+    """Set the time of the last change, which is on the server's disk afterwards."""
+    _, notice = yield from note_inodes(store_id, [ino])
+    if not (yield Query(SET_MTIME, store_id, ino, mtime_ns, *notice)):
+        raise stale(ino)
 
 
 def _done_in_place(statement: Statement, store_id: int, ino: int, *values: int, durable: bool) -> Op[None]:

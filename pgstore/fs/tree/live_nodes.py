@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from pgstore import errors
@@ -31,6 +31,7 @@ from pgstore.fs.tree.transact import ATTEMPTS, FileSystem
 
 _SET_ASYNC_COMMIT: Final = "set_config('synchronous_commit', 'off', true)"
 INODES_AT_ONCE: Final = 100  # numbers that are drawn from the database at a time
+ATTRIBUTES: Final = ("mode", "uid", "gid", "atime_ns", "mtime_ns")
 _BROKEN_MAX: Final = 4  # connections, in one call
 # From the first attempt to the last: an earlier one is found by its rows, which collection leaves alone for ten minutes.
 _REPEAT_SECONDS: Final = 300.0
@@ -196,9 +197,16 @@ RENAME = Statement(
     ),
     "int8 int8 bytea int8 bytea int4 int8 bool int4 text text",
 )
+# And what they were before. Not locked: if others change them in the same moment it may be what they were before that.
 SET_ATTRIBUTES = Statement(
     f"""
-    WITH changed AS (
+    WITH before AS (
+         SELECT i.mode, i.uid, i.gid, i.atime_ns, i.mtime_ns
+           FROM pgstore.inode i
+          WHERE i.store_id = $1
+            AND i.ino::bigint = $2
+            AND i.version_to = {LIVE}
+    ), changed AS (
          UPDATE pgstore.inode AS i
             SET mode = coalesce($3, mode),
                 uid = coalesce($4, uid),
@@ -211,10 +219,37 @@ SET_ATTRIBUTES = Statement(
             AND i.version_to = {LIVE}
          RETURNING i.kind, {STORED_COLUMNS}
     )
-    SELECT {TELL.format(key="$9", notice="$10 || $11")}, c.*
+    SELECT {TELL.format(key="$9", notice="$10 || $11")}, c.*, b.*
       FROM changed c
+     CROSS JOIN before b
     """,
     "int8 int8 int4 int8 int8 int8 int8 int8 int4 text text",
+)
+
+
+def _again(column: str, new: int, before: int) -> tuple[str, str]:
+    """Whether *column* is to be set once more, to parameter *new*, as it is what it was *before*; and to what it is set."""
+    condition = f"${new} IS NOT NULL AND i.{column} IS NOT DISTINCT FROM ${before}"
+    return f"({condition})", f"{column} = CASE WHEN {condition} THEN ${new} ELSE i.{column} END"
+
+
+_AGAIN: Final = [_again(column, 3 + at, 8 + at) for at, column in enumerate(ATTRIBUTES)]
+SET_ATTRIBUTES_AGAIN = Statement(
+    f"""
+    WITH changed AS (
+         UPDATE pgstore.inode AS i
+            SET {", ".join(setting for _, setting in _AGAIN)},
+                ctime_ns = $13
+          WHERE i.store_id = $1
+            AND i.ino::bigint = $2
+            AND i.version_to = {LIVE}
+            AND ({" OR ".join(condition for condition, _ in _AGAIN)})
+         RETURNING 1
+    )
+    SELECT {TELL.format(key="$14", notice="$15 || $16")}
+      FROM changed c
+    """,
+    "int8 int8 int4 int8 int8 int8 int8 int4 int8 int8 int8 int8 int8 int4 text text",
 )
 
 
@@ -407,11 +442,32 @@ class LiveNodes:
                     )
                 )
             )
+        node, _ = yield from self.change_attributes(ino, (mode, uid, gid, atime_ns, mtime_ns), ctime_ns=ctime_ns)
+        return node
+
+    def change_attributes(
+        self, ino: int, new: Sequence[int | None], *, ctime_ns: int | None = None
+    ) -> Op[tuple[Node, Sequence[int | None]]]:
+        """
+        `set_attributes`, outside a transaction.
+
+        Args:
+            new: those of `ATTRIBUTES`; None: as it was.
+
+        Returns the node, and what they were before.
+        """
+        mode, uid, gid, atime_ns, mtime_ns = new
         ctime_ns = time.time_ns() if ctime_ns is None else ctime_ns
         notice = notice_around(self._store_id, ino, [])
         for row in (yield from self._call(SET_ATTRIBUTES, (ino, mode, uid, gid, mtime_ns, ctime_ns, atime_ns), notice)):
-            return Node(ino, *row[1:])
+            count = len(ATTRIBUTES)
+            return Node(ino, *row[1:-count]), row[-count:]
         raise gone(ino)
+
+    def change_attributes_again(self, ino: int, new: Sequence[int | None], before: Sequence[int | None]) -> Op[None]:
+        """Set those of `ATTRIBUTES` that are what they were *before*: `change_attributes`, where a crash has taken it."""
+        notice = notice_around(self._store_id, ino, [])
+        yield from self._call(SET_ATTRIBUTES_AGAIN, (ino, *new, *before, time.time_ns()), notice)
 
     def _call(
         self,
@@ -442,7 +498,7 @@ class LiveNodes:
                         self._files.collect_later()
                         return rows
                 query = Query(statement, self._store_id, *values, *again, *notice)
-                if statement is SET_ATTRIBUTES and self._relaxed:
+                if statement in (SET_ATTRIBUTES, SET_ATTRIBUTES_AGAIN) and self._relaxed:
                     rows = (yield Many((Query(ASYNC_COMMIT), query)))[1]
                 elif also is not None:
                     rows = yield Many((query, also))

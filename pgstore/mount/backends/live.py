@@ -25,7 +25,7 @@ from typing import Final, TypeVar
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.client.history import WANTED
+from pgstore.client.history import WANTED, only_server
 from pgstore.core.operation import Op
 from pgstore.core.threads import going_on
 from pgstore.fs.commit.live import LiveChanges
@@ -299,13 +299,17 @@ class LiveFiles(SecuringFiles):
         return self._shared.reading.workers.submit(lambda: self.names(directory, after, count)).result
 
     def set_attributes(self, ino: int, change: AttributeChange) -> Attributes:
-        contents = self._contents.get(ino)
-        if contents is not None and contents.is_dirty and change.mtime_ns is not None:
+        contents = self._contents.get(ino) if change.mtime_ns is not None else None
+        if contents is not None and contents.is_dirty:
             contents.upload()  # which sets it, too
         server = self._shared.disk.server
-        node = self._commit(lambda: self._verbs.set_attributes(ino, **change._asdict()))
+        node, before = self._commit(lambda: self._verbs.change_attributes(ino, change))
+        if contents is not None and change.mtime_ns is not None:
+            contents.set_mtime(change.mtime_ns)
         self._names.note(
-            server, f"attributes of inode {ino}", lambda: self._verbs.set_attributes(ino, **change._asdict())
+            server,
+            f"attributes of inode {ino}",
+            lambda: self._verbs.change_attributes_again(ino, change, before),
         )
         self._forget_above(ino)
         return self._attributes(node)
@@ -337,13 +341,11 @@ class LiveFiles(SecuringFiles):
             WANTED.server = server
             return make()
 
-        before, WANTED.server = WANTED.server, None
-        try:
-            return self._found_again(begin)
-        except (errors.ConflictError, errors.SerializationConflict) as exc:
-            raise OSError(errno.EBUSY, str(exc)) from exc
-        finally:
-            WANTED.server = before
+        with only_server(None):
+            try:
+                return self._found_again(begin)
+            except (errors.ConflictError, errors.SerializationConflict) as exc:
+                raise OSError(errno.EBUSY, str(exc)) from exc
 
     def _commit_once(self, make: Callable[[], Op[object]], done: type[errors.Error] | None) -> None:
         """
@@ -466,13 +468,17 @@ class LiveFiles(SecuringFiles):
         self._commit_once(body, None if flags == nodes.RENAME_EXCHANGE else errors.FileMissing)
         self._places.move(directory, name, to_directory, to_name, exchange=flags == nodes.RENAME_EXCHANGE)
         done = renamed[-1] if renamed else None
+        is_known = done is not None
+        if done is None:  # another attempt has done it
+            ino = self._run(lambda: self._led_to(to_directory, to_name))
+            done = None if ino is None else Renamed(ino, None)
         if done is not None:
             self._names.note(
                 server,
                 f"the renaming of {name!r} in inode {directory} to {to_name!r} in inode {to_directory}",
                 lambda: self._rename_again(done, directory, name, to_directory, to_name, flags),
             )
-        if done is None or done.ino == done.replaced:  # another attempt has done it; or it was nothing
+        if done is None or not is_known or done.ino == done.replaced:  # or it was nothing
             self._forget_above()
         else:
             self._changed_at(at_ns, directory, to_directory)

@@ -1,8 +1,9 @@
 """What was done to names of a NetworkFileSystem and is perhaps not on the server's disk yet: after a crash it is done again.
 
 In the order in which it was done, and each only where things are as they were: a name is removed or renamed if it leads to the same
-inode, and an inode is made if it is not there. So what the crash has left is not done twice, and what others have done since is not
-undone; where they have taken a name, what was lost cannot be brought back, and a line of the log says so.
+inode, an inode is made if it is not there, and an attribute is set if it is what it was before. So what the crash has left is not
+done twice, and what others have done since is not undone; where they have taken a name, what was lost cannot be brought back, and a
+line of the log says so.
 
 Numbers of inodes come again for nobody (`fs.tree.new_rows.reserve_inodes`), so a file that is made again is the one that is open.
 """
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from pgstore.client.history import WANTED
+from pgstore.client.history import only_server
 from pgstore.core.operation import Op
 from pgstore.fs.model import StoreGone
 from pgstore.mount.contents.disk import Commit
@@ -32,6 +33,10 @@ class _Done:
     commit: Commit
     what: str
     again: Callable[[], Op[object]]
+
+
+class _Crashed(Exception):
+    """The server has crashed once more."""
 
 
 class NameLog:
@@ -98,14 +103,7 @@ class NameLog:
         Raises:
             OSError: EIO: the server was away for too long. What is left to do is tried with the next call.
         """
-        before, WANTED.server = WANTED.server, None
-        try:
-            self._bring_back_all()
-        finally:
-            WANTED.server = before
-
-    def _bring_back_all(self) -> None:
-        with self._again:
+        with only_server(None), self._again:
             while self.is_lost:  # unless another thread has done it; and after each crash meanwhile
                 if self._shared.session.history is not self._history:
                     self._give_up()
@@ -126,7 +124,9 @@ class NameLog:
         for each in all_done[first:]:
             failure: OSError | None = None
             try:
-                self._shared.within_timeout(each.again)
+                self._shared.within_timeout(lambda: self._done_by(server, each.again))  # noqa: B023 - called within
+            except _Crashed:
+                return
             except OSError as exc:
                 if exc.errno == errno.EIO:
                     raise
@@ -136,6 +136,18 @@ class NameLog:
             if failure is not None:
                 _LOG.error("the server crashed and has lost %s, which cannot be done again: %s", each.what, failure)
             each.commit = self._disk.committed(server)
+
+    def _done_by(self, server: int | None, again: Callable[[], Op[object]]) -> Op[None]:
+        """
+        Do something again, all of it by *server*.
+
+        Raises:
+            _Crashed: it has crashed, and lost what was done again before.
+        """
+        if self._disk.server != server:
+            raise _Crashed
+        with only_server(server):
+            yield from again()
 
     def clear(self) -> int:
         """Forget everything. Returns how much it was."""

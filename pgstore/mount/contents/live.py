@@ -14,6 +14,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Final, TypeVar
 
 from pgstore import errors
+from pgstore.client.history import only_server
+from pgstore.core import meanwhile
 from pgstore.core.operation import Op
 from pgstore.fs.content import in_place
 from pgstore.fs.content.blobs import INLINE_BYTES_MAX, data_of_file
@@ -52,8 +54,12 @@ class LiveContents(UnderWay):
         self._losses = 0  # grows when some of it turns out to be lost, and is to be uploaded again
         self._losses_made_good = 0
         self._cut_again: int | None = None  # a truncation that was lost, with all that was written behind that size
-        self._appending = threading.Lock()  # held while the end of the file is changed in the database
-        self._servers: dict[Range, int | None] = {}  # before it was sent, by the first part of what is being uploaded
+        self._mtime_set: int | None = None  # by a program, since it has written last
+        # Held while the size is changed in the database. Reentrant: who does may have to do so again what a crash has taken.
+        self._truncations = threading.RLock()
+        # Held while bytes are appended, after `_truncations`. Nothing else is sent meanwhile, nor while these may be lost.
+        self._appending = threading.Lock()
+        self._servers: dict[Range, int | None] = {}  # before it was sent, by the first part of what is being sent
         self._durable_parts: list[Range] = []  # what is written, or was last, by a statement that waits for the disk
         self._is_timed = False
 
@@ -148,10 +154,14 @@ class LiveContents(UnderWay):
 
     # ------------------------------------------------------------------------------------------------------- writing
 
+    def set_mtime(self, mtime_ns: int) -> None:
+        """A program has set the time of the last change, which writing again what a crash takes is to leave as it is."""
+        with self._lock:
+            self._mtime_set = None if self.is_safe else mtime_ns
+
     def _note_written(self, start: int, end: int) -> None:
+        self._mtime_set = None
         self._dirty_bytes += self._dirty.add(start, end)
-        if self._unsafe.appended:
-            self._unsafe.overwrite(start, end)
         if self._jobs < UPLOADS_MAX and self._dirty_bytes >= UPLOAD_BYTES * (self._jobs + 1):
             self._upload_later(self._whole_pieces)
         if not self._is_timed:
@@ -172,6 +182,7 @@ class LiveContents(UnderWay):
                 self._upload_later(self._all_dirty)
 
     def _note_cut(self, before: int, size: int) -> None:
+        self._mtime_set = None
         self._dirty.remove(size, before)
         self._unsafe.forget_behind(size)
 
@@ -179,6 +190,7 @@ class LiveContents(UnderWay):
         check_size(size)
         self._bring_back_cut()
         with self._truncations:
+            self._secure_appended()
             with self._changed:
                 self._wait_for_uploads()  # which could let the file grow again
                 if size == self.size_bytes == self._base_end and not self._newer.end > size:
@@ -204,6 +216,7 @@ class LiveContents(UnderWay):
     def zero(self, start: int, end: int) -> None:
         with self._truncations:
             self.upload()  # else the file might have its size from bytes that are not written any more
+            self._secure_appended()
             with self._changed:
                 end = min(end, self.size_bytes)
                 if start >= end:
@@ -243,6 +256,15 @@ class LiveContents(UnderWay):
         """
         self.upload()
         written = bytes(data)
+        while not self._append_alone(written):
+            self.sync()
+        with self._lock:
+            is_much = self._unsafe.appended_bytes > APPENDED_BYTES_MAX
+        if is_much:
+            self.sync()
+
+    def _append_alone(self, data: bytes) -> bool:
+        """Append *data*; False: not while something else is lost."""
         is_unknown = False
         commit: Commit | None = None
         before = self._base_end  # where it would go if nobody else appended
@@ -250,16 +272,17 @@ class LiveContents(UnderWay):
         def attempt() -> Op[int]:
             nonlocal is_unknown, commit
             yield from self._pin.ensure()
-            yield from self._append_lost()
             server = self.shared.disk.server
+            yield from self._append_lost()
             if is_unknown:
-                size = yield from self._size_if_appended(before, written)
+                size = yield from self._size_if_appended(before, data)
                 if size is not None:  # it is there, though not on the disk for that
                     commit = None if server is None else self.shared.disk.committed(server)
                     return size
             is_unknown = True  # from here on
             try:
-                size = yield from self._append(written, durable=server is None)
+                with only_server(server):  # any other may have lost what was appended before
+                    size = yield from in_place.append(self.shared.store_id, self.ino, data, durable=server is None)
             except errors.OutcomeUnknown:
                 raise
             except errors.Error:
@@ -268,33 +291,46 @@ class LiveContents(UnderWay):
             commit = None if server is None else self.shared.disk.committed(server)
             return size
 
-        with self._appending:
+        with self._truncations, self._appending:
+            if not self._secure_placed():
+                return False
             size = self._persist(attempt)
             with self._lock:
+                self._mtime_set = None
                 if commit is not None:
-                    self._unsafe.appended.append(Appended(commit, size - len(written), written))
+                    self._unsafe.appended.append(Appended(commit, size - len(data), data))
                 self._state = self._new_state()
                 self._base_end = self.size_bytes = max(size, self._newer.end)
-                is_much = self._unsafe.appended_bytes > APPENDED_BYTES_MAX
-        if is_much:
-            self.sync()
+        return True
 
-    def _append(self, data: bytes, *, durable: bool) -> Op[int]:
-        """Append *data*, after what was appended before: a crash has taken that where the file is shorter than it was."""
-        while True:
+    def _secure_placed(self) -> bool:
+        """Return when nothing but what was appended may be lost; False: something is. With `_truncations` and `_appending`."""
+        with self._changed:
+            while self._servers:
+                meanwhile.let_go()
+                self._changed.wait()
+            if not (self._unsafe.has_placed or self.has_lost):
+                return True
+        self.shared.disk.flush()
+        with self._lock:
+            self._settle()
+            return not (self._unsafe.has_placed or self.has_lost)
+
+    def _secure_appended(self) -> None:
+        """Return when nothing that was appended may be lost."""
+        with self._appending:
+            self._secure_appended_only()
+
+    def _secure_appended_only(self) -> None:
+        """`_secure_appended`, with `_appending`."""
+        while self._unsafe.appended:
             with self._lock:
-                least = max((each.end for each in self._unsafe.appended), default=None)
-            size: int | None = None
-            if least is not None:
-                size = yield from in_place.append_behind(self.shared.store_id, self.ino, data, least, durable=durable)
-                with self._lock:
-                    has_lost = size is None and self._unsafe.has_lost_appended
-                if has_lost:
-                    yield from self._append_lost()
-                    continue
-            if size is None:
-                size = yield from in_place.append(self.shared.store_id, self.ino, data, durable=durable)
-            return size
+                self._settle()
+                has_lost = self._unsafe.has_lost_appended
+            if has_lost:
+                self._persist(self._append_lost)
+            elif self._unsafe.appended:
+                self.shared.disk.flush()
 
     def _size_if_appended(self, before: int, data: bytes) -> Op[int | None]:
         """After an attempt to append *data*, whose answer was lost: the size of the file if it was done; None: it was not."""
@@ -314,15 +350,15 @@ class LiveContents(UnderWay):
             lost = [each for each in self._unsafe.appended if self.shared.disk.is_lost(each.commit)]
         for each in lost:
             server = self.shared.disk.server
-            size, pieces = yield from in_place.read_at(self.shared.store_id, self.ino, each.offset, len(each.data))
-            is_there = size >= each.end if each.is_overwritten else b"".join(pieces) == each.data
-            if not is_there:  # by now others may have appended there
-                end = yield from in_place.append(self.shared.store_id, self.ino, each.data, durable=server is None)
-                each.offset = end - len(each.data)
-                with self._lock:
-                    self._state = self._new_state()
-                    self._base_end = max(self._base_end, end)
-                    self.size_bytes = max(self.size_bytes, end)
+            with only_server(server):
+                _, pieces = yield from in_place.read_at(self.shared.store_id, self.ino, each.offset, len(each.data))
+                if b"".join(pieces) != each.data:  # by now others may have appended there
+                    end = yield from in_place.append(self.shared.store_id, self.ino, each.data, durable=server is None)
+                    each.offset = end - len(each.data)
+                    with self._lock:
+                        self._state = self._new_state()
+                        self._base_end = max(self._base_end, end)
+                        self.size_bytes = max(self.size_bytes, end)
             each.commit = self.shared.disk.committed(server)
 
     # ------------------------------------------------------------------------------------------------------- uploads
@@ -353,10 +389,12 @@ class LiveContents(UnderWay):
 
     def _send(self, parts: list[Range]) -> None:
         disk = self.shared.disk
-        with self._lock:
-            pieces = [(start, self._staged.read(start, end)) for start, end in parts]
-            server = self._servers[parts[0]] = disk.server
-            durable = parts is self._durable_parts or server is None
+        with self._appending:
+            self._secure_appended_only()
+            with self._lock:
+                pieces = [(start, self._staged.read(start, end)) for start, end in parts]
+                server = self._servers[parts[0]] = disk.server
+                durable = parts is self._durable_parts or server is None
         mark = disk.mark() if durable else 0
         try:
             size = self._persist(lambda: self._write(pieces, durable=durable))
@@ -467,6 +505,9 @@ class LiveContents(UnderWay):
             self._upload(parts, Ranges())
         else:
             self.upload()
+        mtime_ns = self._mtime_set
+        if mtime_ns is not None and losses != self._losses_made_good:
+            self._persist(lambda: in_place.set_mtime(self.shared.store_id, self.ino, mtime_ns))
         self._losses_made_good = losses
         return losses
 

@@ -206,7 +206,6 @@ class UnderWay(abc.ABC):
         self._drains: list[tuple[Ranges, Ranges]] = []
         self._jobs = 0  # uploads in the background
         self._has_failed = False  # no more of them, until somebody has asked for one
-        self._truncations = threading.Lock()  # held while the size is changed in the database
         shared.add_tenant(self)
 
     # --------------------------------------------------------------------------------------------- what the kinds say

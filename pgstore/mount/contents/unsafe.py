@@ -1,4 +1,8 @@
-"""What was written to one file of a NetworkFileSystem and is perhaps not on the server's disk yet (see `disk`)."""
+"""What was written to one file of a NetworkFileSystem and is perhaps not on the server's disk yet (see `disk`).
+
+What was written at an offset, or cut, is done again wherever the file ends. What was appended goes to the end that the file has
+after all that came before. So a file never has both here: whoever does the one waits until the other is on the disk.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +21,6 @@ class Appended:
     commit: Commit
     offset: int
     data: bytes
-    is_overwritten: bool = False
-    """Something was written there afterwards: the file need not have these bytes there."""
-
-    @property
-    def end(self) -> int:
-        return self.offset + len(self.data)
 
 
 class Unsafe:
@@ -50,19 +48,16 @@ class Unsafe:
         """The file was cut to *size*."""
         for _, ranges in self._written:
             ranges.remove(size, max(size, ranges.end))
-        for each in self.appended:
-            each.data = each.data[: max(0, size - each.offset)]
-        self.appended = [each for each in self.appended if each.data]
 
     def remove(self, start: int, end: int) -> None:
         """What was written there is not wanted any more."""
         for _, ranges in self._written:
             ranges.remove(start, end)
-        self.overwrite(start, end)
 
-    def overwrite(self, start: int, end: int) -> None:
-        for each in self.appended:
-            each.is_overwritten |= start < each.end and end > each.offset
+    @property
+    def has_placed(self) -> bool:
+        """Whether something was written at an offset, or the file was cut."""
+        return bool(self._written or self._cuts)
 
     @property
     def appended_bytes(self) -> int:
