@@ -6,6 +6,7 @@ which contents each file must have, as JSON; or the error.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
@@ -43,7 +44,7 @@ def blocks(top: str) -> dict[str, str]:
 
 
 def files(top: str) -> dict[str, str]:
-    """Small files that take the place of others, or are removed; nothing but the end is brought to the disk."""
+    """Small files that take the place of others, change it with them, or are removed; only the end is brought to the disk."""
     rng = random.Random(top)
     there: dict[str, str] = {}
     for number in numbers():
@@ -57,22 +58,38 @@ def files(top: str) -> dict[str, str]:
             gone = rng.choice(sorted(there))
             os.unlink(f"{top}/{gone}")
             del there[gone]
+        if number % 5 == 0 and len(there) > 1:
+            first, second = rng.sample(sorted(there), 2)
+            exchange(f"{top}/{first}", f"{top}/{second}")
+            there[first], there[second] = there[second], there[first]
     fd = os.open(top, os.O_RDONLY)
     os.fsync(fd)
     return there
 
 
 def appends(top: str) -> dict[str, str]:
-    """Lines at the end of a file."""
+    """Lines at the end of a file, which is cut now and then, and some of which are written over."""
     lines: list[str] = []
     fd = os.open(f"{top}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    any_place = os.open(f"{top}/log", os.O_WRONLY)
     for number in numbers():
-        lines.append(f"{number}\n")
+        lines.append(f"{number:07}\n")
         os.write(fd, lines[-1].encode())
+        if number % 31 == 0:
+            del lines[len(lines) * 2 // 3 :]
+            os.ftruncate(fd, 8 * len(lines))
+        if number % 17 == 0 and len(lines) > 3:
+            lines[-3] = f"{number:06}!\n"
+            os.pwrite(any_place, lines[-3].encode(), 8 * (len(lines) - 3))
         if number % 50 == 0:
             os.fsync(fd)
     os.fsync(fd)
     return {"log": "".join(lines)}
+
+
+def exchange(first: str, second: str) -> None:
+    if ctypes.CDLL(None, use_errno=True).renameat2(-1, first.encode(), -1, second.encode(), 2):  # RENAME_EXCHANGE
+        raise OSError(ctypes.get_errno(), "renameat2", first, None, second)
 
 
 def numbers() -> Iterator[int]:
