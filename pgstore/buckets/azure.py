@@ -8,12 +8,15 @@ Blobs that are put in parts are block blobs: parts are staged under ids of this 
 Azure keeps staged parts by the blob's name and drops all others of that name at each commit, those of another upload as well;
 so of two uploads that overlap the second fails (`StaleFile`; `FileExists` if it is a create). It has no request that drops
 staged parts alone: those of an aborted upload go after a week.
+
+Azure takes a backslash in a name for a slash. So no key has one: none is found, and none can be put.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import time
 import uuid
 from collections import deque
@@ -45,6 +48,8 @@ PIECES_AHEAD: Final = 3  # ranges of CHECKED_BYTES that a stream has asked for w
 BATCH_KEYS: Final = 256  # Blob Batch
 COPY_PAUSE_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0)  # the last again and again
 WRITE_ID: Final = "pgstore_write_id"  # a metadata name is a C# identifier
+
+TAKEN_FOR_SLASH: Final = "\\"
 
 OFTEN_REFUSED: Final = frozenset({409, 412})  # a condition does not hold; others hold a lease
 
@@ -119,6 +124,7 @@ class AzureBucket(Bucket):
             pool.shutdown(wait=False, cancel_futures=True)
 
     def put(self, key: str, data: Bytes, *, if_missing: bool = False) -> ObjectInfo:
+        self._check(key)
         write_id = uuid.uuid4().hex
         conditions: dict[str, Any] = (
             {"match_condition": MatchConditions.IfMissing, "metadata": {WRITE_ID: write_id}} if if_missing else {}
@@ -135,6 +141,7 @@ class AzureBucket(Bucket):
         return _answered(key, len(data), answer)
 
     def begin_upload(self, key: str, *, if_missing: bool = False) -> Upload:
+        self._check(key)
         return _BlockUpload(self, key, if_missing)
 
     def list(
@@ -161,6 +168,7 @@ class AzureBucket(Bucket):
                 yield Page(objects, prefixes)
 
     def delete(self, keys: Sequence[str]) -> None:
+        keys = [key for key in keys if TAKEN_FOR_SLASH not in key]
         for start in range(0, len(keys), BATCH_KEYS):
             batch = keys[start : start + BATCH_KEYS]
             for key in self._left_over(batch) if len(batch) > 1 else batch:
@@ -168,6 +176,7 @@ class AzureBucket(Bucket):
                     self._container.delete_blob(key, delete_snapshots="include")
 
     def copy(self, source: str, target: str, *, tag: str | None = None, if_missing: bool = False) -> ObjectInfo:
+        self._check(target)
         found = self._properties(source)
         if found is None:
             raise self._failures.missing(source)
@@ -199,7 +208,13 @@ class AzureBucket(Bucket):
 
     # --- what the methods share -------------------------------------------------------------------------------------------
 
+    def _check(self, key: str) -> None:
+        if TAKEN_FOR_SLASH in key:
+            raise self._failures.failed(key, "Azure takes '\\' for '/': no name can have one", errno.EINVAL)
+
     def _properties(self, key: str) -> Any:
+        if TAKEN_FOR_SLASH in key:
+            return None
         try:
             with self._requests(key):
                 return self._container.get_blob_client(key).get_blob_properties()

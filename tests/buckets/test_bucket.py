@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import threading
 import time
@@ -233,8 +234,27 @@ def test_an_upload_creates_only_what_is_missing(bucket):
 # Listing.
 
 
+def check_impossible(bucket, key):
+    """
+    What the provider would take for another key is refused, and nothing happens to that one.
+    """
+    info = bucket.put(key.replace("\\", "/"), b"data")
+
+    for put in (lambda: bucket.put(key, b"x"), lambda: bucket.begin_upload(key), lambda: bucket.copy(info.key, key)):
+        with pytest.raises(errors.FileFailed) as caught:
+            put()
+        assert caught.value.errno == errno.EINVAL
+    assert bucket.head(key) is None
+    bucket.delete([key])
+    bucket.delete([key, "none"])
+    assert bucket.head(info.key) == info
+
+
 @pytest.mark.parametrize("key", ODD_KEYS)
-def test_odd_keys_are_keys(bucket, key):
+def test_odd_keys_are_keys(place, bucket, key):
+    if place.impossible and place.impossible in key:
+        check_impossible(bucket, key)
+        return
     info = bucket.put(key, b"data")
 
     assert keys_of(bucket.list()) == [key]
