@@ -1,11 +1,12 @@
-"""A pipeline over two Volumes, a Queue and a Dict, in which every task is one transaction.
+"""A pipeline over two Volumes, a Queue and a Dict, in which every call of a function is one transaction.
 
     python examples/pipeline.py [DIR] [--workers 4] [--kill] [--sleep SECONDS] [--limit N] [--pattern '*.py'] [--keep]
 
-The files of DIR go to a Volume, and a task for each to a Queue. Worker processes take a task, read its file, count lines and
-words, write a report to another Volume and add to counters in a Dict. All that commits together or not at all, so a worker may die
-at any moment: the server undoes what it had begun, its task is back in the queue, and another worker does it. `--kill` shows that.
-In the end SQL adds everything up, and the sums must be those of the files. Without a database, pgstore starts one of its own.
+The files of DIR go to a Volume, and for each of them a call is spawned, in one transaction. Workers make the calls: each reads its
+file, counts lines and words, writes a report to another Volume, adds to counters in a Dict, and puts the file's name into a Queue.
+All that and the call's own end commit together or not at all, so a worker may die at any moment: the server undoes what it had
+begun, and another worker makes the call again. `--kill` shows that. In the end SQL adds everything up, and the sums must be those
+of the files. Without a database, pgstore starts one of its own.
 """
 
 from __future__ import annotations
@@ -15,19 +16,16 @@ import contextlib
 import io
 import json
 import keyword
-import multiprocessing
 import os
-import queue
 import re
 import secrets
 import signal
 import sys
 import sysconfig
+import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -37,28 +35,28 @@ from rich.table import Table
 
 import pgstore
 
-spawn = multiprocessing.get_context("spawn")
+app = pgstore.App("pipeline")
 
 
 @dataclass
 class Stores:
-    """The stores of one run. Handles can be pickled: workers receive this as it is."""
+    """The stores of one run. Handles can be pickled: calls receive this as it is."""
 
     files: pgstore.Volume
-    tasks: pgstore.Queue
     reports: pgstore.Volume
     counters: pgstore.Dict
+    done: pgstore.Queue
 
     @classmethod
     def create(cls, run: str) -> Stores:
         stores = cls(
             files=pgstore.Volume.persist(f"{run}-files"),
-            tasks=pgstore.Queue.persist(f"{run}-tasks"),
             reports=pgstore.Volume.persist(f"{run}-reports"),
             counters=pgstore.Dict.persist(f"{run}-counters"),
+            done=pgstore.Queue.persist(f"{run}-done"),
         )
         for store in vars(stores).values():
-            store.hydrate()  # now: inside the workers' transactions, each would wait for the one that creates it
+            store.hydrate()  # now: inside the calls' transactions, each would wait for the one that creates it
         return stores
 
 
@@ -69,29 +67,21 @@ def analyse(text: bytes) -> dict[str, Any]:
     return {"lines": text.count(b"\n"), "words": len(text.split()), "top": top}
 
 
-def do_task(stores: Stores, path: str, worker: str) -> None:
+@app.function(transactional=True, retries=pgstore.Retries(max_retries=2, initial_delay=0))
+def report_on(stores: Stores, path: str, sleep_seconds: float, trap: str) -> None:
+    worker = f"worker-{os.getpid()}"
     report = analyse(b"".join(stores.files.read_file(path)))
     stores.reports.put_file(io.BytesIO(json.dumps(report).encode()), f"{path}.json")
-    # Every worker has counters of its own: nobody else changes them between this `get` and the commit.
     for what, count in {"files": 1, "lines": report["lines"], "words": report["words"]}.items():
-        key = f"{worker}/{what}"
-        stores.counters[key] = stores.counters.get(key, 0) + count
-
-
-def work(stores: Stores, worker: str, sleep_seconds: float, parent: Connection | None) -> None:
-    """Do tasks until a None comes. With *parent*: stop in the middle of the first one, and tell which."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    with contextlib.suppress(queue.Empty):  # after a minute without a task: the parent is gone
-        while True:
-            with pgstore.transaction():
-                path = stores.tasks.get(timeout=60)
-                if path is None:
-                    return
-                do_task(stores, path, worker)
-                time.sleep(sleep_seconds)
-                if parent is not None:
-                    parent.send(path)
-                    parent.recv()  # no answer comes: all is done but the commit, and here this process is killed
+        stores.counters.increment(
+            f"{worker}/{what}", count
+        )  # its own: others would wait for the end of this transaction
+    stores.done.put(path)
+    time.sleep(sleep_seconds)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(trap)  # whoever takes the trap away is caught in it
+        print(f"{worker} is killed, with {path} all but committed", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)  # it cannot tidy up, nor tell anybody
 
 
 def select(directory: Path, pattern: str, limit: int | None) -> list[Path]:
@@ -103,47 +93,25 @@ def select(directory: Path, pattern: str, limit: int | None) -> list[Path]:
     return [path for path in wanted if path.is_file()][:limit]
 
 
-def upload(stores: Stores, directory: Path, files: list[Path], progress: Progress) -> None:
-    """Put the files and their tasks in one transaction: no worker sees a task before its file."""
+def upload(
+    stores: Stores, directory: Path, files: list[Path], sleep_seconds: float, trap: str, progress: Progress
+) -> list[str]:
+    """Put the files and spawn their calls in one transaction: no worker sees a call before its file."""
+    calls = []
     with pgstore.transaction():
-        paths = [file.relative_to(directory).as_posix() for file in files]
-        for file, path in zip(progress.track(files, description="upload"), paths, strict=True):
+        for file in progress.track(files, description="upload"):
+            path = file.relative_to(directory).as_posix()
             stores.files.put_file(file, path)
-        stores.tasks.put_many(paths)
+            calls.append(report_on.spawn(stores, path, sleep_seconds, trap).object_id)
+    return calls
 
 
-def start(stores: Stores, number: int, sleep_seconds: float, parent: Connection | None = None) -> BaseProcess:
-    worker = f"worker-{number}"
-    process = spawn.Process(target=work, args=(stores, worker, sleep_seconds, parent), name=worker, daemon=True)
-    process.start()
-    return process
-
-
-def run_workers(stores: Stores, total: int, options: argparse.Namespace, progress: Progress) -> None:
-    """Do all tasks; with --kill, the first worker is held in the middle of one, and killed when half of the others are done."""
-    bar = progress.add_task("process", total=total)
-    ours, theirs = spawn.Pipe()
-    workers = [start(stores, 1, options.sleep, theirs if options.kill else None)]
-    its_task = ours.recv() if options.kill else None
-    try:
-        workers += [start(stores, number, options.sleep) for number in range(2, options.workers + 1)]
-        while (done := sum(n for key, n in stores.counters.items() if key.endswith("/files"))) < total:
-            progress.update(bar, completed=done)
-            if its_task and done >= total // 2:
-                workers[0].kill()  # SIGKILL: it cannot tidy up, nor tell anybody
-                workers[0] = start(stores, options.workers + 1, options.sleep)
-                progress.console.print(f"killed worker-1, with {its_task} all but committed; {workers[0].name} joins")
-                its_task = None
-            if any(worker.exitcode for worker in workers):
-                sys.exit("error: a worker failed")
-            time.sleep(0.05)
-        progress.update(bar, completed=total)
-        stores.tasks.put_many([None] * len(workers))
-        for worker in workers:
-            worker.join()
-    finally:
-        for worker in workers:
-            worker.kill()  # whoever is left, after an error or Ctrl-C
+def follow(stores: Stores, total: int, trap: str | None, progress: Progress) -> None:
+    """Wait for all calls; with *trap*, set it when half of them have ended."""
+    for number in progress.track(range(total), description="process"):
+        if trap and number == total // 2:
+            Path(trap).touch()
+        stores.done.get(timeout=60)
 
 
 # --- what SQL sees ----------------------------------------------------------------------------------------------------
@@ -179,6 +147,13 @@ SELECT name, sum(count::bigint)::bigint, count(*)
  ORDER BY 2 DESC, 1
  LIMIT 8
 """
+CALLS = """
+SELECT function, state, attempts, count(*)
+  FROM pgstore.calls
+ WHERE call_id = ANY (%s)
+ GROUP BY 1, 2, 3
+ ORDER BY 3
+"""
 SIZES = "SELECT name, kind, entries, size_bytes FROM pgstore.store_sizes WHERE name = ANY (%s) ORDER BY store_id"
 
 
@@ -187,7 +162,7 @@ def sql(statement: str, *values: Any) -> list[tuple[Any, ...]]:
         return list(tx.connection.execute(statement, values))
 
 
-def summarise(stores: Stores, files: list[Path]) -> bool:
+def summarise(stores: Stores, calls: list[str], files: list[Path]) -> bool:
     """Show what SQL finds, and beside it what the files themselves say. Returns whether that is the same."""
     workers = sql(COUNTED, stores.counters.name)
     direct = [analyse(file.read_bytes()) for file in files]
@@ -197,6 +172,7 @@ def summarise(stores: Stores, files: list[Path]) -> bool:
         "the files themselves": (len(direct), sum(d["lines"] for d in direct), sum(d["words"] for d in direct)),
     }
     show(table("Work", "worker files lines words", workers))
+    show(table("Calls", "function state attempts calls", sql(CALLS, calls)))
     show(table("Most frequent names", "name times reports", sql(FREQUENT, stores.reports.name)))
     show(table("Stores", "store kind entries bytes", sql(SIZES, [store.name for store in vars(stores).values()])))
     show(table("Totals", "source files lines words", [(source, *row) for source, row in totals.items()]))
@@ -213,11 +189,13 @@ def table(title: str, columns: str, rows: list[tuple[Any, ...]]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Analyse the files of a directory, each in one transaction.")
+    parser = argparse.ArgumentParser(
+        description="Analyse the files of a directory, each by a call that is one transaction."
+    )
     parser.add_argument("directory", nargs="?", type=Path, default=sysconfig.get_path("stdlib"), metavar="DIR")
-    parser.add_argument("--workers", type=int, default=4, metavar="N", help="worker processes (4)")
-    parser.add_argument("--kill", action="store_true", help="kill a worker in the middle of a task")
-    parser.add_argument("--sleep", type=float, default=0, metavar="SECONDS", help="in the transaction of every task")
+    parser.add_argument("--workers", type=int, default=4, metavar="N", help="workers at once (4)")
+    parser.add_argument("--kill", action="store_true", help="kill a worker in the middle of a call")
+    parser.add_argument("--sleep", type=float, default=0, metavar="SECONDS", help="in the transaction of every call")
     parser.add_argument("--limit", type=int, metavar="N", help="take no more files than that")
     parser.add_argument("--pattern", default="*", metavar="GLOB", help="take files of such names")
     parser.add_argument("--keep", action="store_true", help="keep the stores, to look at them with SQL")
@@ -226,12 +204,14 @@ def main() -> None:
     if not files:
         parser.exit(2, f"error: there is no file {options.pattern!r} in {options.directory}\n")
 
+    os.environ["PGSTORE_PARALLELISM"] = str(options.workers)
     stores = Stores.create(f"pipeline-{secrets.token_hex(3)}")
     try:
-        with Progress() as progress:
-            upload(stores, options.directory, files, progress)
-            run_workers(stores, len(files), options, progress)
-        same = summarise(stores, files)
+        with tempfile.TemporaryDirectory() as folder, Progress() as progress, app.run():
+            trap = os.path.join(folder, "trap")
+            calls = upload(stores, options.directory, files, options.sleep, trap, progress)
+            follow(stores, len(files), trap if options.kill else None, progress)
+        same = summarise(stores, calls, files)
     finally:
         for store in vars(stores).values() if not options.keep else ():
             type(store).objects.delete(store.name)

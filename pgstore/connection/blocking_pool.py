@@ -78,7 +78,7 @@ class BlockingPool(Pool[BlockingConnection]):
         self._local = threading.local()
         self._lock = threading.RLock()  # reentrant: a signal handler may come in
         self._slots: weakref.WeakSet[_Slot] = weakref.WeakSet()
-        # Of threads that have ended, and of those who were given one when they had stopped waiting.
+        # Of threads that have ended or had two, and of those who were given one when they had stopped waiting.
         self._spare: list[BlockingConnection] = []
         self._idle_key = object()
 
@@ -98,12 +98,12 @@ class BlockingPool(Pool[BlockingConnection]):
             slot = self._take_slot()
         free = slot.free
         connection.used_at = clock.monotonic()
-        # This thread holds another already: a transaction and a call outside it overlapped. Or it leads to another history.
-        if free or self._closed or connection.epoch != self._epoch or connection.reserve:
-            if connection.reserve and not self._closed and connection.epoch == self._epoch:
-                self._leave(connection)
-            else:
-                self.discard(connection)
+        if self._closed or connection.epoch != self._epoch:  # or it leads to another history
+            self.discard(connection)
+            return
+        # This thread has another already: a transaction and a call outside it, such as one that finds a store, overlapped.
+        if free or connection.reserve:
+            self._leave(connection)
             return
         connection.slot = slot.number
         free.append(connection)

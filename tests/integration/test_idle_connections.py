@@ -57,6 +57,27 @@ def test_a_connection_in_use_is_not_closed(client, store, sql):
         assert store["k"] == 1
 
 
+def test_transactions_that_find_their_stores_open_no_connection_each(database, store_name, monkeypatch, sql):
+    """
+    A store is found beside the transaction under way, on a connection more, which the next transaction takes.
+    """
+    monkeypatch.setattr(pool, "IDLE_SECONDS", 60.0)
+    monkeypatch.setattr(pool, "LOOK_SECONDS", 60.0)
+    named = make_conninfo(database, application_name=store_name)
+    names = [store_name, f"{store_name}-2"]
+    seen = set()
+    with pgstore.Client(named) as client:
+        for name in names:
+            pgstore.Dict.persist(name, client=client).hydrate()
+        for number in range(5):
+            with client.transaction():
+                for name in names:
+                    pgstore.Dict.from_name(name, client=client).put("number", number)
+            seen |= {pid for (pid,) in sql(f"SELECT pid FROM pg_stat_activity WHERE application_name = '{store_name}'")}
+
+    assert len(seen) <= 2
+
+
 def test_the_connection_of_a_thread_that_has_ended_is_closed(store, sql):
     store.hydrate()
     before = backends(sql)
