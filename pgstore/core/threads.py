@@ -16,6 +16,7 @@ from contextvars import Context
 from typing import Final
 
 from pgstore import errors
+from pgstore.core import affinity
 
 _LOG: Final = logging.getLogger("pgstore")
 
@@ -27,13 +28,14 @@ def is_ending() -> bool:
 
 def start(thread: threading.Thread) -> None:
     """
-    Start *thread* in an empty context: the caller's transaction is none of its.
+    Start *thread* in an empty context: the caller's transaction is none of its, nor the core on which the caller is kept.
 
     Raises:
         RuntimeError: the interpreter is about to end, or out of threads.
     """
     if is_ending():  # Python would wait for a thread that never runs
         raise RuntimeError("no thread can be started while the interpreter ends")
+    affinity.free()
     Context().run(thread.start)
 
 

@@ -13,7 +13,7 @@ import fcntl
 import os
 import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from pgstore.core import clock
@@ -89,9 +89,15 @@ class Channel:
         self._sleeps = 0  # how often to sleep after having looked in vain
         self._sleeps_left = 0
 
-    def read(self, request: Request) -> bool:
-        """Wait for a request, and read it. Returns False when nothing is mounted any more."""
-        self._wait_awake()
+    def read(self, request: Request, before_sleep: Callable[[], object] | None = None) -> bool:
+        """
+        Wait for a request, and read it. Returns False when nothing is mounted any more.
+
+        Args:
+            before_sleep: called if there is none yet.
+        """
+        if not self._wait_awake() and before_sleep is not None:
+            before_sleep()
         while True:
             try:
                 length = os.readv(self.device, request.buffers)
@@ -105,23 +111,26 @@ class Channel:
                 request.parse(length)
             return length > 0
 
-    def _wait_awake(self) -> None:
+    def _wait_awake(self) -> bool:
         """
         Look for a request as long as that pays: a program that was answered mostly asks for the next thing at once.
+
+        Returns whether there is one, as far as is known.
 
         Falling asleep and being woken takes longer. Where nothing comes so soon it is not tried the next times.
         """
         if self._sleeps_left:
             self._sleeps_left -= 1
-            return
+            return False
         poll = self._poll
         until = clock.monotonic() + AWAKE_SECONDS
         while not poll(0):
             if clock.monotonic() > until:
                 self._sleeps_left = self._sleeps
                 self._sleeps = min(2 * self._sleeps + 1, SLEEPS_MAX)
-                return
+                return False
         self._sleeps //= 2
+        return True
 
     def reply(self, unique: int, parts: bytes | Sequence[Bytes] = ()) -> bool:
         """

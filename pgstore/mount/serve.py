@@ -26,6 +26,7 @@ from typing import Final
 
 from pgstore import errors
 from pgstore.core import clock, threads
+from pgstore.core.affinity import Following
 from pgstore.core.meanwhile import Attention
 from pgstore.fs.model import StoreGone
 from pgstore.mount import kernel
@@ -177,17 +178,19 @@ class Server:
         """
         Read requests, and answer them, up to one that may wait: return it. None: the turn is over, or nothing is mounted any more.
         """
-        read = self._channel.read
+        read, following = self._channel.read, turn.following
         now = NOW.get
         while True:
-            if self._ended or not read(request):
+            if self._ended or not read(request, following.free):
                 self._ended = True
                 return None
             opcode = request.opcode
             attempt = now(opcode)
             if attempt is not None:
                 if self._answer(request, attempt):
+                    following.answered(request.pid)
                     continue
+                following.leave()
             elif opcode in _WITHOUT_REPLY:
                 if opcode == kernel.INTERRUPT:
                     self._interrupt(request)
@@ -289,6 +292,7 @@ class Server:
 
     def _end(self, turn: _Turn) -> None:
         """Whoever had *turn* does not read any more."""
+        turn.following.free()
         with self._mutex:
             if not turn.is_over:
                 turn.is_over = True
@@ -408,6 +412,7 @@ class _Turn:
 
     def __init__(self, device: int, pass_on: Callable[[_Turn], object], request: Request) -> None:
         self.attention = Attention(device, partial(pass_on, self))
+        self.following = Following()
         self.is_over = True
         self.is_waiting = False
         """Whether it answers something that may wait."""

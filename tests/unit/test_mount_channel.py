@@ -78,3 +78,18 @@ def test_it_is_looked_more_often_again_where_requests_come_soon(asking):
 
     assert 0 < tries < 10
     assert [asking.looks(asks_after=2) for _ in range(5)] == [2] * 5
+
+
+def test_who_is_about_to_sleep_says_so_and_who_finds_a_request_awake_does_not(asking):
+    sleeps = []
+    asking._looks, asking._asks_after = 0, 3
+    assert asking.channel.read(Request(), lambda: sleeps.append("found"))
+
+    def slept():
+        sleeps.append("slept")
+        asking._ask()
+
+    asking._looks, asking._asks_after = 0, 0
+    assert asking.channel.read(Request(), slept)
+
+    assert sleeps == ["slept"]
