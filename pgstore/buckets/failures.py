@@ -59,7 +59,7 @@ class Failures:
             if self._secret
             else f"there are no credentials: give secret=, or what the SDK of {self._service} looks for",
             "wrong": f"{self._service} does not accept the credentials, {source}",
-            "expired": f"the credentials, {source}, have expired: renew them",
+            "expired": f"{self._service} says that the credentials, {source}, have expired: renew them",
             "forbidden": f"{self._service} does not let the credentials, {source}, do this",
         }[kind]
         return errors.AccessDenied(self._text(f"bucket {self._shown}: {sentence}", detail))

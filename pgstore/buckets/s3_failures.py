@@ -94,7 +94,7 @@ def _without_answer(failures: Failures, exc: Exception, writing: bool) -> errors
             return failures.unavailable(detail, writing=False)
         case exceptions.ReadTimeoutError() | exceptions.ConnectTimeoutError():
             return failures.timed_out(detail, writing=writing)
-        case exceptions.HTTPClientError():
+        case exceptions.HTTPClientError() | exceptions.IncompleteReadError():
             return failures.unavailable(detail, writing=writing)
         case OSError():  # the file of a token of a role
             return failures.denied("missing", detail)
