@@ -43,6 +43,7 @@ class Failures:
         at = f" at {location.endpoint_url}" if location.endpoint_url else ""
         self._service = f"{service or NAMES[location.provider]}{at}"
         self._secret = location.secret
+        self._anonymous = location.anonymous
         self._hidden = _Hidden(hidden)
 
     def denied(self, kind: Denial, detail: str = "") -> errors.AccessDenied:
@@ -53,6 +54,12 @@ class Failures:
             kind: there are none; the provider does not know them; their time is over; they may not do this.
             detail: what the provider says.
         """
+        if self._anonymous:
+            return errors.AccessDenied(
+                self._text(
+                    f"bucket {self._shown}: {self._service} does not let those without credentials do this", detail
+                )
+            )
         source = f"those of {self._secret}" if self._secret else "those that its SDK found on this machine"
         sentence = {
             "missing": f"{self._secret} has no credentials of {self._service}, and its SDK found none on this machine"

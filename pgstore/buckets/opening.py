@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final, TypeAlias
+from urllib.parse import urlsplit
 
 from pgstore import errors
 from pgstore.buckets import credentials as of_secrets
@@ -91,10 +93,23 @@ def _check(location: Location) -> None:
         raise errors.InvalidError(
             f"name of a bucket is {location.name!r}, expected one such as 'my-data', without a URL"
         )
-    if location.endpoint_url is not None and not location.endpoint_url.startswith(("http://", "https://")):
+    if location.endpoint_url is not None and not _is_url(location.endpoint_url):
         raise errors.InvalidError(
             f"endpoint of bucket {location.shown} is {location.endpoint_url!r}, expected a URL such as 'https://host:9000'"
         )
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not re.search(r"\s", text)
+        )
+    except ValueError:
+        return False
 
 
 def _fingerprint(credentials: Credentials) -> bytes:

@@ -62,6 +62,7 @@ class S3Bucket(Bucket):
             AccessDenied: the credentials cannot be used.
             ConfigurationError: the SDK is not installed.
         """
+        self._shown = location.shown
         google = is_google(location.endpoint_url)
         service = "Google Cloud Storage (its interface of S3)" if google else None
         failures = Failures(location, credentials.hidden(), service=service)
@@ -76,7 +77,6 @@ class S3Bucket(Bucket):
             self._requests = Requests(client, location, failures, policy)
             self._failures = failures
             self._policy = policy
-            self._shown = location.shown
             # The checksums of AWS are refused there. Elsewhere the SDK adds one, or is told by its own settings not to.
             self._with_md5 = google or client.meta.config.request_checksum_calculation == "when_required"
             self._deletes_several = not google
