@@ -168,7 +168,7 @@ class ItemIterator(PagedIterator[T]):
 
 
 class Peeking(Returning[T]):
-    """`peek`, `iterate`, `len` and `clear`."""
+    """`peek`, `iterate`, `len`, `qsize`, `empty`, `full` and `clear`."""
 
     # The oldest $4 items of partition $2 whose ids are above $3, then what is due, which will come after them, as far as it is
     # among the $4. In one statement, of one snapshot: what another moves meanwhile, because it is due or leased, is seen once.
@@ -263,6 +263,14 @@ class Peeking(Returning[T]):
     @operation
     def len(self, *, partition: str | None = None, total: bool = False) -> Op[int]:
         """Return the number of items in a partition, or of all with *total*; counted."""
+        return (yield from self._count(partition, total))
+
+    @operation
+    def qsize(self, *, partition: str | None = None) -> Op[int]:
+        """`len`, by the name that `queue.Queue` of the standard library has for it."""
+        return (yield from self._count(partition))
+
+    def _count(self, partition: str | None, total: bool = False) -> Op[int]:
         if total and partition is not None:
             raise errors.InvalidError("len takes partition= or total=True, not both")
         record = yield from self._resolve()
@@ -276,6 +284,41 @@ class Peeking(Returning[T]):
         if count == 0:
             yield from self._check_exists(record.id)
         return count
+
+    @operation
+    def empty(self, *, partition: str | None = None) -> Op[bool]:
+        """Return whether a partition has no item, as `peek` sees it. Looks for one, and counts none."""
+        name = partition_name(partition)
+        record = yield from self._resolve()
+        rows = yield from self._list(record, name, 0, 1)
+        if not rows:
+            yield from self._check_exists(record.id)
+        return not rows
+
+    # As a put counts them: see `put`.
+    _IS_FULL: Final = Statement(
+        """
+        SELECT (SELECT count(*)
+                  FROM (SELECT
+                          FROM pgstore.queue_item q
+                         WHERE q.store_id = $1
+                         LIMIT $2) AS waiting) >= $2
+        """,
+        "int8 int8",
+        read_only=True,
+    )
+
+    @operation
+    def full(self) -> Op[bool]:
+        """Return whether a put of one item would find no room: never in a Queue that was made without `maxsize`."""
+        record = yield from self._resolve()
+        if "maxsize" not in record.options:
+            yield from self._check_exists(record.id)
+            return False
+        ((is_full,),) = yield Query(self._IS_FULL, record.id, record.options["maxsize"])
+        if not is_full:
+            yield from self._check_exists(record.id)
+        return bool(is_full)
 
     def __len__(self) -> int:
         return self.len()

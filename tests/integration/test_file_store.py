@@ -47,6 +47,41 @@ def tree(folder, files):
     return folder
 
 
+# ------------------------------------------------------------------------------------------------ contents as a whole
+
+
+def test_contents_are_written_and_read_as_a_whole(call, store):
+    assert call(store.write_bytes, "a/b.bin", bytearray(b"\0\xff")) == 2
+    assert call(store.write_text, "a/c.txt", "né\r\nx") == 5
+
+    assert call(store.read_bytes, "a/b.bin") == b"\0\xff"
+    assert call(store.read_bytes, "a/c.txt") == b"n\xc3\xa9\r\nx"
+    assert call(store.read_text, "a/c.txt") == "né\nx"
+    assert call(store.read_text, "a/c.txt", "ascii", "ignore") == "n\nx"
+    call(store.write_text, "a/c.txt", "é", encoding="latin-1")
+    assert call(store.read_bytes, "a/c.txt") == b"\xe9"
+    with pytest.raises(UnicodeDecodeError):
+        call(store.read_text, "a/c.txt")
+    with pytest.raises(FileNotFoundError):
+        call(store.read_text, "missing")
+    with pytest.raises(IsADirectoryError):
+        call(store.read_bytes, "a")
+    with pytest.raises(pgstore.InvalidError, match="write_text takes str"):
+        call(store.write_bytes, "a/b.bin", "text")
+    with pytest.raises(pgstore.InvalidError, match="write_bytes takes bytes"):
+        call(store.write_text, "a/b.bin", b"bytes")
+    assert call(store.read_bytes, "a/b.bin") == b"\0\xff"
+
+
+def test_what_is_written_as_a_whole_is_part_of_a_transaction(client, store):
+    with contextlib.suppress(KeyError), client.transaction():
+        store.write_text("a", "undone")
+        assert store.read_text("a") == "undone"
+        raise KeyError
+
+    assert not store.exists("a")
+
+
 # ---------------------------------------------------------------------------------------------------- directories
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -36,6 +37,31 @@ def test_peek_shows_the_oldest_and_takes_nothing(call, store):
     assert store.len(total=True) == 4
     with pytest.raises(pgstore.InvalidError, match="peek"):
         call(store.peek, 0)
+
+
+def test_a_queue_tells_its_size_as_that_of_the_standard_library_does(call, client, store_name):
+    store = pgstore.Queue.from_name(store_name, create_if_missing=True, client=client, maxsize=2)
+    assert (call(store.qsize), call(store.empty), call(store.full)) == (0, True, False)
+
+    store.put("a")
+    assert (call(store.qsize), call(store.empty), call(store.full)) == (1, False, False)
+    assert (call(store.qsize, partition="p"), call(store.empty, partition="p")) == (0, True)
+    store.put("b", partition="p")
+    assert (call(store.qsize), call(store.empty), call(store.full)) == (1, False, True)
+    with pytest.raises(queue.Full):
+        store.put("c", block=False)
+    store.get()
+    assert (call(store.qsize), call(store.empty), call(store.full)) == (0, True, False)
+
+
+def test_a_queue_without_an_end_is_never_full(call, store, client, store_name):
+    store.put_many(range(3))
+
+    assert not call(store.full)
+    pgstore.Queue.objects.delete(store_name, client=client)
+    for operation in (store.full, store.empty, store.qsize):
+        with pytest.raises(pgstore.NotFoundError):
+            call(operation)
 
 
 def test_iterate_gives_all_items_and_takes_nothing(call, store):
