@@ -293,6 +293,11 @@ class Tree:
                 f"{path!r} cannot be changed: {self.shown} is read-only; pass read_only=False to write to it", path
             )
 
+    def reader(self, entry: Entry) -> Reader:
+        """Open a file for reading, in the state in which *entry* has it. Nothing is asked of anybody yet."""
+        info = ObjectInfo(self.key_of(entry.path), entry.size_bytes, entry.tag, entry.mtime_ns)
+        return Reader(self.bucket, info, entry.path)
+
     # ------------------------------------------------------------------------------------------------------- changing
 
     def make_directory(self, path: str) -> Entry:

@@ -1,4 +1,4 @@
-"""Mount: what `Volume.mount` and `NetworkFileSystem.mount` return."""
+"""Mount: what `Volume.mount`, `NetworkFileSystem.mount` and `CloudBucketMount.mount` return."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import Any, Final, Protocol
 
 from pgstore import errors
 from pgstore.client import Client
-from pgstore.core.operation import Op, operation
+from pgstore.core.operation import HasRunner, Op, operation
 from pgstore.core.threads import going_on
 from pgstore.file_store import FileStore
 from pgstore.fs.model import NEWEST
-from pgstore.mount.options import Options
 
 
 class Mounted(Protocol):
@@ -41,7 +40,7 @@ class Mounted(Protocol):
 
 class Mount:
     """
-    The files of a store in a local directory, for any program, until `close` or the end of the `with` block.
+    The files of a store or bucket in a local directory, for any program, until `close` or the end of the `with` block.
 
     `with volume.mount("/data") as path:` gives the path. It is mounted already when `mount` returns; `close` unmounts it, and so do
     the end of the block, `with` or `async with`, also after an exception, and the end of the interpreter. What was written until
@@ -57,9 +56,9 @@ class Mount:
     parent. In all others these know of no mount.
     """
 
-    def __init__(self, store: FileStore, path: str, mounted: Mounted, options: Options) -> None:
+    def __init__(self, store: FileStore | HasRunner, path: str, mounted: Mounted, *, read_only: bool) -> None:
         self._store = store
-        self.is_read_only = options.read_only
+        self.is_read_only = read_only
         self._path = path
         self._mounted = mounted
         self._is_closed = False
@@ -79,16 +78,16 @@ class Mount:
     @property
     def is_fixed(self) -> bool:
         """Whether it shows an old version, which does not change."""
-        return self._store._version != NEWEST
+        return isinstance(self._store, FileStore) and self._store._version != NEWEST
 
     def is_of(self, client: Client, store_id: int) -> bool:
         """Whether it is one of the store of this number in the database of *client*."""
-        record = self._store._first._record
+        record = self._store._first._record if isinstance(self._store, FileStore) else None
         return record is not None and record.id == store_id and self._runner.installation == client.installation
 
     @property
     def _runner(self) -> Client:
-        return self._store._runner
+        return self._store._runner  # type: ignore[return-value]  # where anything else would be, nothing is a Client
 
     @property
     def _bound(self) -> Any:
@@ -99,7 +98,8 @@ class Mount:
         """
         Bring what was written into the store; in a Volume it becomes one version.
 
-        In a transaction it becomes part of it.
+        In a transaction it becomes part of it. In a bucket each object is there when it is closed; only what is mounted without
+        FUSE is brought there by this.
 
         Raises:
             ConflictError: it cannot be merged with what others have committed. Nothing was applied, and all is still there.

@@ -35,7 +35,7 @@ def mount(store: FileStore, path: str | os.PathLike[str], options: Options) -> O
         yield Call(partial(caller.start_early, FACTORIES[store._kind]))  # it starts while the store is found
     local, base = yield from _prepared(store, path, options)
     mounted = yield from _mounted(store, base, local, options)
-    made = Mount(store, local, mounted, options)
+    made = Mount(store, local, mounted, read_only=options.read_only)
     open_mounts.add(made)
     return made
 
@@ -72,7 +72,7 @@ def spec_elsewhere(store: FileStore, path: str, options: Options, mount_points: 
 
 def _prepared(store: FileStore, path: str | os.PathLike[str], options: Options) -> Op[tuple[str, Names]]:
     """Where to mount, and what directory of the store."""
-    local = yield Call(partial(_usable, os.fsdecode(path)))
+    local = yield Call(partial(usable, os.fsdecode(path)))
     with bounded_by(Deadline.after(options.timeout)):
         base = yield from base_of(store, options)
     return local, base
@@ -98,7 +98,7 @@ def _mounted(store: FileStore, base: Names, path: str, options: Options) -> Op[M
     return synced
 
 
-def _usable(path: str) -> str:
+def usable(path: str) -> str:
     local = os.path.realpath(path)
     stale.clean(local)
     local = attach.usable(path)

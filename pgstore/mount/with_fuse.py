@@ -23,7 +23,7 @@ from pgstore.fs.paths import Names
 from pgstore.fs.tree import handover
 from pgstore.mount import attach
 from pgstore.mount.daemon import caller, control
-from pgstore.mount.daemon.backends import FACTORIES, MountSpec
+from pgstore.mount.daemon.backends import FACTORIES, AnySpec, MountSpec
 from pgstore.mount.daemon.caller import Daemon
 from pgstore.mount.daemon.messages import Closed
 from pgstore.mount.options import Options
@@ -32,31 +32,74 @@ from pgstore.mount.sync.directory import check_nothing_open
 _LOG: Final = logging.getLogger("pgstore")
 
 
-class FuseMount:
-    """See `mount.Mounted`: the files of *store* below *base*, at *path*."""
+class DaemonMount:
+    """What is mounted at *path*, by the daemon of this process."""
 
     mode = "fuse"
 
-    def __init__(self, store: FileStore, base: Names, path: str, options: Options) -> None:
-        self._store = store
-        self._base = base
+    def __init__(self, path: str) -> None:
         self._path = path
-        self._options = options
         self._daemon: Daemon | None = None
         self._number = 0
 
-    def begin(self) -> Op[None]:
-        """Have it mounted, by the daemon of this process."""
-        store_id = yield from self._store._resolve_id()
-        yield Call(partial(self._begin, spec_of(self._store, store_id, self._base, self._path, self._options)))
-
-    def _begin(self, spec: MountSpec) -> None:
+    def _begin(self, client: Client | None, spec: AnySpec) -> None:
         self._daemon = caller.daemon(spec.factory)
-        self._number = self._daemon.mount(self._store._runner, spec, self._clear_up)
+        self._number = self._daemon.mount(client, spec, self._clear_up)
 
     def _clear_up(self) -> None:
         """The daemon has ended: nobody would answer who looks at the path."""
         attach.detach_stale(self._path)
+
+    def _ask(self, verb: str) -> Any:
+        assert self._daemon is not None
+        if not self._daemon.has_ended:
+            flush(self._path)
+        return self._daemon.call(verb, self._number)
+
+    def _ask_parents(self, verb: str) -> None:
+        assert self._daemon is not None
+        flush(self._path)
+        try:
+            is_known = control.ask(control.path_of(self._daemon.pid), verb, self._path, seconds=None)
+        except Closed:
+            is_known = False
+        if not is_known:
+            raise errors.InvalidError(
+                f"{self._path!r}, which was mounted by the process that has forked this one, is not mounted any more"
+            )
+
+    def close(self) -> Op[None]:
+        yield Call(self._close)
+
+    def _close(self) -> None:
+        assert self._daemon is not None
+        try:
+            users = self._daemon.unmount(self._number)
+        except caller.DaemonGone as exc:
+            self._clear_up()
+            raise caller.DaemonGone(
+                f"{self._path!r} was not unmounted in good order: {exc}; what was not committed is lost",
+                self._path,
+                errno=exc.errno,
+            ) from exc
+        if users:
+            _LOG.warning("%s was unmounted while it was used by %s", self._path, ", ".join(users))
+
+
+class FuseMount(DaemonMount):
+    """See `mount.Mounted`: the files of *store* below *base*, at *path*."""
+
+    def __init__(self, store: FileStore, base: Names, path: str, options: Options) -> None:
+        super().__init__(path)
+        self._store = store
+        self._base = base
+        self._options = options
+
+    def begin(self) -> Op[None]:
+        """Have it mounted, by the daemon of this process."""
+        store_id = yield from self._store._resolve_id()
+        spec = spec_of(self._store, store_id, self._base, self._path, self._options)
+        yield Call(partial(self._begin, self._store._runner, spec))
 
     def commit(self) -> Op[None]:
         if self._store._changes_class.in_place or not (yield from in_transaction()):
@@ -93,12 +136,6 @@ class FuseMount:
             yield Call(partial(check_nothing_open, self._path))
         yield Call(partial(self._ask, "reload"))
 
-    def _ask(self, verb: str) -> Any:
-        assert self._daemon is not None
-        if not self._daemon.has_ended:
-            flush(self._path)
-        return self._daemon.call(verb, self._number)
-
     def commit_of_parent(self) -> Op[None]:
         if not self._store._changes_class.in_place and (yield from in_transaction()):
             raise errors.InvalidError(
@@ -111,35 +148,6 @@ class FuseMount:
             yield from _check_outside()
             yield Call(partial(check_nothing_open, self._path))
         yield Call(partial(self._ask_parents, "reload_path"))
-
-    def _ask_parents(self, verb: str) -> None:
-        assert self._daemon is not None
-        flush(self._path)
-        try:
-            is_known = control.ask(control.path_of(self._daemon.pid), verb, self._path, seconds=None)
-        except Closed:
-            is_known = False
-        if not is_known:
-            raise errors.InvalidError(
-                f"{self._path!r}, which was mounted by the process that has forked this one, is not mounted any more"
-            )
-
-    def close(self) -> Op[None]:
-        yield Call(self._close)
-
-    def _close(self) -> None:
-        assert self._daemon is not None
-        try:
-            users = self._daemon.unmount(self._number)
-        except caller.DaemonGone as exc:
-            self._clear_up()
-            raise caller.DaemonGone(
-                f"{self._path!r} was not unmounted in good order: {exc}; what was not committed is lost",
-                self._path,
-                errno=exc.errno,
-            ) from exc
-        if users:
-            _LOG.warning("%s was unmounted while it was used by %s", self._path, ", ".join(users))
 
 
 def begin_in_background(client: Client, spec: MountSpec, log: str | None) -> int:

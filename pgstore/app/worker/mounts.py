@@ -180,7 +180,7 @@ class WorkersMount(Mount):
     """A mount of the store of this number in the database of the default client, as a program finds it by `volume.commit()`."""
 
     def __init__(self, store: FileStore, path: str, mounted: Any, options: Options, store_id: int) -> None:
-        super().__init__(store, path, mounted, options)
+        super().__init__(store, path, mounted, read_only=options.read_only)
         self.store = store
         self._store_id = store_id
         self.commit_only: Callable[[], Op[None]] = mounted.commit_only

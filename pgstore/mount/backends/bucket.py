@@ -17,11 +17,9 @@ from functools import partial
 from typing import Final
 
 from pgstore import errors
-from pgstore.buckets.base import ObjectInfo
 from pgstore.buckets.known import Entry
 from pgstore.buckets.location import Location
 from pgstore.buckets.opening import open_bucket
-from pgstore.buckets.reading import Reader
 from pgstore.buckets.tree import Tree
 from pgstore.core import clock
 from pgstore.fs.model import DIRECTORY, FILE, ROOT
@@ -260,10 +258,8 @@ class BucketFiles(Files):
         return clock.monotonic() < inode.seen_at + SEEN_SECONDS
 
     def _reading(self, inode: Inode) -> ReadObject:
-        entry = inode.entry
-        info = ObjectInfo(self._tree.key_of(inode.path), entry.size_bytes, entry.tag, entry.mtime_ns)
         self._inodes.open(inode)
-        return ReadObject(self, inode, Reader(self._tree.bucket, info, inode.path))
+        return ReadObject(self, inode, self._tree.reader(inode.entry))
 
     def open(self, ino: int, flags: int) -> OpenFile:
         inode = self._inodes.get(ino)
