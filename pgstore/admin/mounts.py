@@ -36,7 +36,7 @@ class MountedStore:
     mode: str
     """`fuse`; `sync`, without FUSE; `dead`: its daemon is gone, and nobody serves it."""
     kind: str | None
-    """`volume` or `nfs`; None, as of the following: nobody knows."""
+    """`volume`, `nfs` or `bucket`; None, as of the following: nobody knows."""
     name: str | None
     environment: str | None
     version: int | None
@@ -152,7 +152,12 @@ def restore(name: str, client: Client) -> Kept:
     """
     found = recovery.named(name)
     about = found.about
-    if about.name is None:
+    if about.kind == "bucket":
+        raise errors.InvalidError(
+            f"{str(found.path)!r} has files for the bucket {about.name}, whose credentials are not known here: copy what is in "
+            f"{str(found.files)!r} to {about.sub_path or '/'!r} there, by CloudBucketMount.put_directory, and remove it"
+        )
+    if about.name is None or about.environment is None:
         raise errors.NotFoundError(
             f"the store that {str(found.path)!r} was written to was ephemeral, and is gone: its files are in {str(found.files)!r}"
         )

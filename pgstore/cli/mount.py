@@ -18,6 +18,7 @@ from pgstore.cli import output
 from pgstore.cli.target import target
 from pgstore.core.names import KIND_NAMES
 from pgstore.mount.options import BACKGROUND_COMMIT_SECONDS, TIMEOUT_SECONDS, checked, defaults
+from pgstore.mount.recovery import About
 
 
 def mount(
@@ -181,6 +182,8 @@ def _show_mounts(as_json: bool) -> None:
 def _described(mounted: admin.MountedStore) -> str:
     if mounted.kind is None:
         return "its daemon is gone: unmount it"
+    if mounted.kind == "bucket":
+        return f"{mounted.name}/{mounted.sub_path or ''}"
     version = "" if mounted.version is None else f" at {mounted.version}"
     below = f" /{mounted.sub_path}" if mounted.sub_path else ""
     return f"{mounted.environment}: {KIND_NAMES[mounted.kind]} {mounted.name or '(ephemeral)'}{version}{below}"
@@ -199,10 +202,7 @@ def _show_kept(as_json: bool) -> None:
         output.fields(
             [
                 ("name", each.path.name),
-                (
-                    "store",
-                    f"{about.environment}: {KIND_NAMES.get(about.kind, about.kind)} {about.name or '(ephemeral)'}",
-                ),
+                ("store", _store(about)),
                 ("kept", _moment(about.kept_at)),
                 ("because", about.reason),
                 ("files", each.files),
@@ -210,6 +210,12 @@ def _show_kept(as_json: bool) -> None:
             ]
         )
         print()
+
+
+def _store(about: About) -> str:
+    if about.kind == "bucket":
+        return f"{about.name}/{about.sub_path}"
+    return f"{about.environment}: {KIND_NAMES.get(about.kind, about.kind)} {about.name or '(ephemeral)'}"
 
 
 def _moment(seconds: float | None) -> str:

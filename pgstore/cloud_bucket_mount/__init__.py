@@ -2,14 +2,15 @@
 
 - `definition`: which bucket it is, and how it is reached
 - `base`: paths in it, which `runner` has carried out without a database
+- `mounting`: as a file system of this machine, by `pgstore.mount`
 """
 
 from __future__ import annotations
 
-from pgstore.cloud_bucket_mount.base import BucketFiles
+from pgstore.cloud_bucket_mount.mounting import MountedFiles
 
 __all__ = ["CloudBucketMount"]
 
 
-class CloudBucketMount(BucketFiles):
+class CloudBucketMount(MountedFiles):
     """The files of a bucket, at its provider."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -26,10 +27,11 @@ class About:
     """What a recovery directory says of itself."""
 
     kind: str
-    """ "volume" or "nfs"."""
+    """ "volume", "nfs" or "bucket"."""
     name: str | None
-    """Of the store; None: it is ephemeral."""
-    environment: str
+    """Of the store, or `s3://name` and the like; None: it is ephemeral."""
+    environment: str | None
+    """None: of a bucket."""
     sub_path: str
     """The directory of the store that was mounted; "" is the root."""
     mounted_at: str
@@ -67,7 +69,8 @@ def base_directory() -> Path:
 def make(about: About) -> Kept:
     """A new recovery directory, whose `files` is empty."""
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(about.kept_at))
-    path = base_directory() / f"{about.name or 'ephemeral'}-{moment}-{secrets.token_hex(3)}"
+    name = re.sub("[^A-Za-z0-9._-]+", "-", about.name or "ephemeral")  # that of a bucket has slashes
+    path = base_directory() / f"{name}-{moment}-{secrets.token_hex(3)}"
     with explained(f"recovery directory {str(path)!r}", str(path)):
         path.mkdir(mode=0o700, parents=True)
         (path / "files").mkdir()
@@ -95,7 +98,7 @@ def about_mount(mount: Mapping[str, Any], reason: str) -> About:
     return About(
         kind=str(mount.get("kind")),
         name=mount.get("name"),
-        environment=str(mount.get("environment")),
+        environment=mount.get("environment"),
         sub_path=str(mount.get("sub_path", "")),
         mounted_at=str(mount.get("path")),
         reason=reason,
