@@ -1,13 +1,14 @@
-"""Mounts: the files of a Volume or NetworkFileSystem for any program, through the kernel.
+"""Mounts: the files of a Volume, NetworkFileSystem or bucket for any program, through the kernel.
 
 - `protocol` says what a mount serves: `Files`, verbs on inode numbers and names, without paths and without a kernel.
-- `backends` are these for a NetworkFileSystem and a Volume; `contents` has the bytes of their files, read ahead and staged.
+- `backends` are these for a NetworkFileSystem, a Volume and a bucket; `contents` has the bytes of their files, read ahead and staged.
 - `kernel` has the structures and numbers of Linux' FUSE protocol, `channel` reads and writes them.
 - `verbs` turns what the kernel asks into calls of `Files`, with `listing` for open directories and `replies` for attributes.
   `listed` says which directories the kernel may list from its own memory, `changes` which attributes it may not be given any more.
 - `serve` has the threads: who reads, who answers. `notifier` tells the kernel what others have changed.
 - `attach` mounts and unmounts, `mount_table` reads what is mounted where, `namespace` lets users mount without help.
 - `mount` is what `Volume.mount` returns, `mounting` makes it, `options` is what it was given.
+- `bucket` mounts a bucket, with FUSE and without; there is no store to it.
 - `with_fuse` mounts through the `daemon`, a process that serves all mounts of the one that has started it.
 - `without_fuse` mounts where FUSE cannot be used, by copying; `sync` does that.
 - `runtime` notes what this user has mounted, `stale` clears up after a process that is gone, `recovery` keeps the bytes that could
@@ -127,4 +128,69 @@ server               names in their order, then contents: the  again. A commit i
 kill -9 of the       what was synced or closed is there        what was committed is there, and      ENOTCONN, until the path is
 daemon                                                         nothing else                          unmounted, or mounted anew
 ===================  ========================================  ====================================  ===============================
+
+And of a bucket, whose objects are put as a whole or not at all. Where it can be none of a file system's, it does as mountpoint-s3
+does, which Modal's programs know.
+
+===================  ==============================================================  ===============================================
+verb                 bucket                                                          errno
+===================  ==============================================================  ===============================================
+open, creat          A new object is one that is being written, and nobody else's    An object that has bytes, to be written without
+                     until it is closed. O_TRUNC: it replaces one as a whole when    O_TRUNC, also by O_APPEND: EPERM. What is being
+                     it is closed. O_EXCL is decided by the provider, across         written, for others: EBUSY. There is one, by
+                     machines, at close, and before that if there is one at open     O_EXCL: EEXIST, of open or of close. No UTF-8,
+                                                                                     or a key too long: EILSEQ, ENAMETOOLONG
+read                 of the state that the object had at open, in any order; who     The object was replaced or removed since, and
+                     reads in order is read ahead of, a large object by several      the kernel does not have these bytes: ESTALE,
+                     connections. One that was opened more than a second after it    never bytes of another. What is being written:
+                     was last seen is asked for first                                EBUSY
+write                from the beginning to the end. More than 8 MiB is put in parts  Elsewhere than at the end: EINVAL, and nothing
+                     while more is written                                           becomes of it. Through a map: EINVAL. Larger
+                                                                                     than the provider allows: EFBIG
+mmap                 for reading
+truncate             to nothing: the object is replaced by an empty one; of what is  Otherwise: EPERM; of what is being written:
+                     being written, which begins anew                                EINVAL
+fallocate                                                                            EOPNOTSUPP
+lseek                an object has no holes                                          Behind the end: ENXIO
+copy_file_range      the kernel copies by reading and writing
+fsync                puts the object, as close does                                  To be written to after that: EPERM
+close                puts the object when the program that has opened it closes its  What the provider said, and nothing of it is
+                     last descriptor: then everybody sees it. The copies of its      there: EACCES, EIO and others; the log has the
+                     children and of dup(2) count as its own. If nobody was there    text
+                     to be told, the log says what has failed. A program that is
+                     killed by a signal puts nothing
+mkdir                lives in this mount until something is put into it, and after
+                     the last object in it was removed. `dir/` objects of others
+                     are directories
+rename               of a file: the provider copies it, then it is removed; in       Of a directory: EXDEV, and mv copies.
+                     between there are both. RENAME_NOREPLACE is the provider's to   RENAME_EXCHANGE: EINVAL. What is being written:
+                     decide. Who has it open gets ESTALE for what was not read       EBUSY
+unlink               at once. What is being written is never put                     Who has it open gets ESTALE for what was not
+                                                                                     read
+rmdir                removes the `dir/` object, too                                  ENOTEMPTY, also if all in it is left out
+link, symlink,                                                                       EPERM
+mknod of what is no
+file
+stat                 files are root's, 0644, directories 0755, or those of the
+                     ordinary user who mounts; mtime is when the object was put. An
+                     object that was replaced has another st_ino
+chmod, chown,        accepted and forgotten, as programs that copy need them
+utimens
+setxattr                                                                             EOPNOTSUPP
+readdir              in the order of keys. Keys that are no paths are left out,
+                     which the log says once. A directory hides an object of its
+                     name. What others have put is seen after `ttl` seconds and at
+                     most one more
+flock, fcntl         among the programs of this mount
+statvfs              always 4 PiB
+any                                                                                  Read-only mount: EROFS, before any request. The
+                                                                                     credentials do not allow it, or have expired:
+                                                                                     EACCES. The bucket is gone: ESTALE. The
+                                                                                     provider does not answer after several
+                                                                                     attempts: EIO
+kill -9 of the       what was closed is there, and no half of anything. Parts of     ENOTCONN, as of stores
+daemon               uploads that were under way are at the provider, unseen, until
+                     a lifecycle rule of the bucket removes them: nobody else
+                     aborts them
+===================  ==============================================================  ===============================================
 """
