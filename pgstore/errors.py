@@ -27,6 +27,7 @@
     ├── FileFailed (OSError)                    a local file that cannot be used for another reason, as a full disk
     ├── StaleFile (OSError)                     an open file whose contents do not exist any more
     ├── FileTooLarge (OSError)                  a file above the largest possible size
+    ├── NotSupported (io.UnsupportedOperation)  what files of this kind cannot do, as an object cannot be appended to
     ├── PositionInvalid (OSError, ValueError)   a position or size of an open file that none can have
     ├── SerializationError                      a value cannot be stored
     ├── DeserializationError                    stored bytes cannot be loaded here; they are in `raw`
@@ -75,6 +76,7 @@ Where a change belongs:
 from __future__ import annotations
 
 import errno as numbers
+import io
 import os
 import queue
 
@@ -220,6 +222,10 @@ class FileTooLarge(_SystemError):
     """A file above the largest possible size."""
 
 
+class NotSupported(_SystemError, io.UnsupportedOperation):
+    """What files of this kind cannot do, as an object of a bucket cannot be appended to."""
+
+
 class PositionInvalid(_SystemError, InvalidError):
     """A position or size of an open file is below zero, or counted from nowhere. An `OSError`, as built-in files raise it."""
 
@@ -360,6 +366,7 @@ _ERRNO: dict[type[_SystemError], int] = {
     StaleFile: numbers.ESTALE,
     FileTooLarge: numbers.EFBIG,
     PositionInvalid: numbers.EINVAL,
+    NotSupported: numbers.EOPNOTSUPP,
     AccessDenied: numbers.EACCES,
     ReadOnlyFiles: numbers.EROFS,
     StoreUnavailable: numbers.ENOTCONN,

@@ -30,10 +30,15 @@ class LeftOut:
         self.example = self.example or key
 
 
-def listed(bucket: Bucket, prefix: str, below: str, left_out: LeftOut) -> Iterator[Entry]:
-    """The entries of the directory whose keys begin with *below*, which begins with the tree's *prefix*."""
+def listed(bucket: Bucket, prefix: str, below: str, left_out: LeftOut, beginning: str = "") -> Iterator[Entry]:
+    """
+    The entries of the directory whose keys begin with *below*, which begins with the tree's *prefix*.
+
+    Args:
+        beginning: only those whose names begin with it.
+    """
     waiting: list[ObjectInfo] = []
-    for page in bucket.list(below, delimiter="/"):
+    for page in bucket.list(below + beginning, delimiter="/"):
         left_out.is_there |= bool(page.objects or page.prefixes)
         for key, info in _in_order(page):
             if info is not None and key == below:
@@ -50,11 +55,11 @@ def listed(bucket: Bucket, prefix: str, below: str, left_out: LeftOut) -> Iterat
     yield from _let_go(waiting, None, prefix)
 
 
-def listed_all(bucket: Bucket, prefix: str, below: str, left_out: LeftOut) -> Iterator[Entry]:
-    """All files and directories whose keys begin with *below*."""
+def listed_all(bucket: Bucket, prefix: str, below: str, left_out: LeftOut, beginning: str = "") -> Iterator[Entry]:
+    """All files and directories whose keys begin with *below*; see `listed`."""
     waiting: list[ObjectInfo] = []
     directory = below  # of the last key
-    for page in bucket.list(below):
+    for page in bucket.list(below + beginning):
         left_out.is_there |= bool(page.objects)
         for info in page.objects:
             key = info.key

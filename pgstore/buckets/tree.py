@@ -156,12 +156,15 @@ class Tree:
     def _is_directory(self, path: str) -> errors.IsADirectory:
         return errors.IsADirectory(f"{path or '/'!r} in {self.shown} is a directory", path)
 
-    def entries(self, path: str, *, recursive: bool = False) -> Iterator[Entry]:
+    def entries(self, path: str, *, recursive: bool = False, beginning: str = "") -> Iterator[Entry]:
         """
         What the directory at *path* holds, or with *recursive* all below it, a directory before what is in it.
 
         The order is that of the paths as keys, those of all entries with a slash behind them; directories that only this tree knows
         come last. Without *recursive* it may be the answer to an earlier call, see *ttl*.
+
+        Args:
+            beginning: only what is in the directory under a name that begins so. The others are not asked for.
 
         Raises:
             FileMissing: there is no such directory; NotADirectory: it is a file.
@@ -169,25 +172,28 @@ class Tree:
         if not recursive:
             known = self._known.listing(path)
             if known is not None:
+                known = [entry for entry in known if entry.name.startswith(beginning)]
                 yield from known
-                yield from self._local_entries(path, {entry.path for entry in known})
+                yield from self._local_entries(path, {entry.path for entry in known}, beginning=beginning)
                 return
-        if recursive or not self._known.ttl:
-            yield from self._ask_entries(path, recursive)
+        if recursive or beginning or not self._known.ttl:
+            yield from self._ask_entries(path, recursive, beginning)
             return
         with self._known.asking(path) as question:
-            found = [*self._ask_entries(path, recursive, question)]
+            found = [*self._ask_entries(path, recursive, question=question)]
         yield from found
 
-    def _ask_entries(self, path: str, recursive: bool, question: Question | None = None) -> Iterator[Entry]:
+    def _ask_entries(
+        self, path: str, recursive: bool, beginning: str = "", question: Question | None = None
+    ) -> Iterator[Entry]:
         if path and not (is_path(path) and is_key(self.key_of(path))):
             raise self._missing(path)
         left_out = LeftOut()
         listing = listed_all if recursive else listed
-        is_there = not path or path in self._local
+        is_there = not path or path in self._local or bool(beginning)
         seen: set[str] = set()  # what may be known here alone, too
         kept: list[Entry] = []
-        for entry in listing(self.bucket, self.prefix, self._below(path), left_out):
+        for entry in listing(self.bucket, self.prefix, self._below(path), left_out, beginning):
             if entry.is_directory and entry.path in self._local:
                 seen.add(entry.path)
             if question is not None:
@@ -202,18 +208,21 @@ class Tree:
                 raise errors.NotADirectory(f"{path!r} in {self.shown} is not a directory", path)
         if question is not None:
             self._known.keep_listing(question, path, kept)
-        self._tell_left_out(path, left_out)
-        yield from self._local_entries(path, seen, recursive=recursive)
+        if not beginning:
+            self._tell_left_out(path, left_out)
+        yield from self._local_entries(path, seen, recursive=recursive, beginning=beginning)
 
-    def _local_entries(self, path: str, seen: set[str], *, recursive: bool = False) -> Iterator[Entry]:
+    def _local_entries(
+        self, path: str, seen: set[str], *, recursive: bool = False, beginning: str = ""
+    ) -> Iterator[Entry]:
         if not self._local:
             return
         with self._lock:
             local = sorted(self._local.items())
-        below = f"{path}/" if path else ""
+        below = f"{path}/{beginning}" if path else beginning
         for directory, mtime_ns in local:
-            is_below = directory.startswith(below) if recursive else parent_of(directory) == path
-            if is_below and directory not in seen:
+            is_below = recursive or parent_of(directory) == path
+            if is_below and directory.startswith(below) and directory not in seen:
                 yield Entry(directory, True, mtime_ns=mtime_ns)
 
     def _tell_left_out(self, path: str, left_out: LeftOut) -> None:

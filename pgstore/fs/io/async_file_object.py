@@ -75,7 +75,7 @@ class AsyncFile(ABC, Generic[S]):
         return self._open_file.can_write
 
     def seekable(self) -> bool:
-        return True
+        return self._open_file.can_seek
 
     # ------------------------------------------------------------------------------------------------------ bytes
 

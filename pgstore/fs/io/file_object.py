@@ -124,7 +124,7 @@ class RawFile(io.RawIOBase):
 
     def seekable(self) -> bool:
         self._check_open()
-        return True
+        return self._open_file.can_seek
 
     @property
     def size(self) -> int:
@@ -283,6 +283,10 @@ class RawFile(io.RawIOBase):
 def seek(open_file: OpenFile, position: int, offset: int, whence: int) -> Op[int]:
     """The new position of a file that is at *position*; the other arguments are those of `io.IOBase.seek`."""
     offset = index(offset)
+    if not open_file.can_seek:
+        raise errors.NotSupported(
+            f"file {open_file.path!r} is written in order: it has no other position", open_file.path
+        )
     if whence == os.SEEK_CUR:
         offset += position
     elif whence == os.SEEK_END:

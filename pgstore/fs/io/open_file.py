@@ -47,6 +47,7 @@ class OpenFile(ABC):
     path: str
     can_read = False
     can_write = False
+    can_seek = True  # else all is written in order
     is_append = False  # every write goes to the end
     is_staged = False  # what is written becomes the file with `close`, all or nothing
     read_ahead_max = 0  # bytes
