@@ -35,7 +35,7 @@ class BucketFiles(Definition):
         opened: Opened | None = self.__dict__.get("_opened")
         if opened is None or opened.process != os.getpid():
             bucket = open_bucket(self.location, self._secret_values())
-            tree = Tree(bucket, self.key_prefix or "", self.read_only, keep_directories=False, tell=_warn)
+            tree = Tree(bucket, self.key_prefix or "", self.read_only, keep_directories=False, tell=warn)
             opened = Opened(tree, os.getpid())
             object.__setattr__(self, "_opened", opened)  # whoever is last has the same
         return opened.tree
@@ -72,5 +72,5 @@ def needs_directory(path: object) -> bool:
     return isinstance(split(path), DirectoryNames)
 
 
-def _warn(message: str) -> None:
+def warn(message: str) -> None:
     warnings.warn(message, errors.KeysLeftOut, stacklevel=2)

@@ -210,6 +210,7 @@ class TransferringObjects(BucketFiles):
             IsADirectoryError: it is a directory.
             StaleFile: the object was replaced meanwhile.
         """
+        path_of(path)
         pieces: Pieces | None = None
 
         def fetch() -> Op[list[bytes] | None]:
