@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final, Literal
 from pgstore.cloud_bucket_mount.base import BucketFiles
 from pgstore.core.checks import check_int, check_seconds
 from pgstore.core.operation import Op, operation
+from pgstore.mount.mount import Mount
 
 if TYPE_CHECKING:
     from pgstore.mount.bucket import BucketSource
-    from pgstore.mount.mount import Mount
 
 TTL_SECONDS: Final = 1.0  # as mountpoint-s3 has it
 TIMEOUT_SECONDS: Final = 30.0

@@ -1,7 +1,7 @@
 """Mounts: the files of a Volume, NetworkFileSystem or bucket for any program, through the kernel.
 
 - `protocol` says what a mount serves: `Files`, verbs on inode numbers and names, without paths and without a kernel.
-- `backends` are these for a NetworkFileSystem, a Volume and a bucket; `contents` has the bytes of their files, read ahead and staged.
+- `backends` are these for a NetworkFileSystem, a Volume and a bucket; `contents` has the bytes of files, read ahead and staged.
 - `kernel` has the structures and numbers of Linux' FUSE protocol, `channel` reads and writes them.
 - `verbs` turns what the kernel asks into calls of `Files`, with `listing` for open directories and `replies` for attributes.
   `listed` says which directories the kernel may list from its own memory, `changes` which attributes it may not be given any more.
