@@ -138,10 +138,17 @@ class S3Bucket(Bucket):
         """The answer with the body; None: there are no bytes there."""
         part: dict[str, Any] = {} if range_ is None else {"Range": range_}
         expected = (HTTPStatus.NOT_FOUND, HTTPStatus.PRECONDITION_FAILED, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+        status = 0
         try:
-            return self._requests.ask("get_object", key, expected=expected, IfMatch=quoted(tag), **part)
+            answer = self._requests.ask("get_object", key, expected=expected, IfMatch=quoted(tag), **part)
         except Refusal as refusal:
             status = refusal.status
+        else:
+            if range_ is None or answer["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.PARTIAL_CONTENT:
+                return answer
+            # The bytes of another place: some services do not know ranges.
+            answer["Body"].close()
+            raise self._failures.failed(key, f"it was asked for {range_}, and sends the whole object")
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return None
         raise self._failures.stale(key)
