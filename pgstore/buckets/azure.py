@@ -25,6 +25,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Final
 
+import requests.exceptions
 from azure.core import MatchConditions
 from azure.core.exceptions import (
     AzureError,
@@ -76,6 +77,7 @@ class AzureBucket(Bucket):
             error = failures.caused(failures.denied("wrong", type(exc).__name__), exc)
         else:
             self._failures = failures
+            self._policy = policy
             self._shown = location.shown
             return
         raise error
@@ -223,6 +225,20 @@ class AzureBucket(Bucket):
 
     def _range(self, key: str, offset: int, length: int, tag: str) -> tuple[bytes, int]:
         """The bytes, at most CHECKED_BYTES and fewer at the end, and the size of the object."""
+        failures = 0
+        while True:
+            try:
+                return self._range_once(key, offset, length, tag)
+            except (errors.StoreUnavailable, errors.TimedOut) as exc:
+                # The SDK has tried again what had no answer, but not what had one, whose body was cut short.
+                failures += 1
+                if failures == self._policy.attempts or not isinstance(
+                    exc.__cause__, requests.exceptions.RequestException
+                ):
+                    raise
+            self._policy.pause(failures)
+
+    def _range_once(self, key: str, offset: int, length: int, tag: str) -> tuple[bytes, int]:
         try:
             with self._requests(key, refusals={412, 416}):
                 found = self._container.download_blob(
@@ -285,13 +301,13 @@ class AzureBucket(Bucket):
         """
         try:
             yield
-        except AzureError as exc:
+        except (AzureError, requests.exceptions.RequestException) as exc:
             error = self._failures.caused(self._error(exc, key, writing), exc)
             if isinstance(exc, HttpResponseError) and exc.status_code is not None and exc.status_code in refusals:
                 raise Refusal(exc.status_code, _code(exc), error) from None
             raise error from error.__cause__
 
-    def _error(self, exc: AzureError, key: str | None, writing: bool) -> errors.Error:
+    def _error(self, exc: Exception, key: str | None, writing: bool) -> errors.Error:
         failures = self._failures
         if isinstance(exc, HttpResponseError) and exc.status_code is not None:
             code = _code(exc)
@@ -307,7 +323,7 @@ class AzureBucket(Bucket):
             return failures.of_status(exc.status_code, code, "", key=key, writing=writing)
         if isinstance(exc, ClientAuthenticationError):
             return failures.denied("wrong", type(exc).__name__)
-        if isinstance(exc, (ServiceRequestTimeoutError, ServiceResponseTimeoutError)):
+        if isinstance(exc, (ServiceRequestTimeoutError, ServiceResponseTimeoutError)) or "timed out" in str(exc):
             return failures.timed_out(type(exc).__name__, writing=writing)
         if key is not None and "MD5 mismatch" in str(exc):
             return failures.corrupt(key, "its MD5 is another")

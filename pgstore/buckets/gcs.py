@@ -137,19 +137,31 @@ class GcsBucket(Bucket):
     ) -> Iterator[Page]:
         token: str | None = None
         while True:
-            pages = self._requests.client.list_blobs(
-                self._requests.bucket, prefix=prefix or None, delimiter=delimiter or None, start_offset=after or None,
-                page_size=page_keys, page_token=token, fields=LISTED, **self._requests.options,
-            )  # fmt: skip
-            page = self._requests.ask(None, partial(next, pages.pages, None))
-            objects = [
-                info_of_blob(blob) for blob in page or () if blob.name != after
-            ]  # start_offset itself is listed, too
-            if page is not None and (objects or page.prefixes):
-                yield Page(objects, sorted(page.prefixes))
-            token = pages.next_page_token
+            page, token = self._requests.ask(None, partial(self._page, prefix, delimiter, after, page_keys, token))
+            if page is not None:
+                yield page
             if not token:
                 return
+
+    def _page(
+        self, prefix: str, delimiter: str, after: str, page_keys: int, token: str | None
+    ) -> tuple[Page | None, str | None]:
+        """
+        A page, and what the next one is asked for with.
+
+        Each by an iterator of its own: one that has failed is at its end.
+        """
+        ask = self._requests
+        pages = ask.client.list_blobs(
+            ask.bucket, prefix=prefix or None, delimiter=delimiter or None, start_offset=after or None,
+            page_size=page_keys, page_token=token, fields=LISTED, **ask.options,
+        )  # fmt: skip
+        page = next(pages.pages, None)
+        if page is None:
+            return None, None
+        objects = [info_of_blob(blob) for blob in page if blob.name != after]  # start_offset itself is listed, too
+        found = Page(objects, sorted(page.prefixes)) if objects or page.prefixes else None
+        return found, pages.next_page_token
 
     def delete(self, keys: Sequence[str]) -> None:
         if len(keys) == 1:

@@ -30,6 +30,9 @@ def make_client(location: Location, credentials: Credentials) -> storage.Client:
     taken = _credentials(location, credentials)
     project = getattr(taken, "project_id", None)
     client = storage.Client(project=project, credentials=taken, client_options=options)
+    if hasattr(client, "_bucket_metadata_cache"):
+        # Attributes for traces, which a thread of the SDK would ask for with a right that few credentials have.
+        client._bucket_metadata_cache = None
     for scheme in ("https://", "http://"):
         # The default of requests is ten, and more are made and thrown away.
         client._http.mount(scheme, HTTPAdapter(pool_connections=4, pool_maxsize=CONNECTIONS_MAX))
@@ -50,6 +53,8 @@ def _credentials(location: Location, credentials: Credentials) -> Any:
     info = json.loads(credentials[SERVICE_ACCOUNT])
     match info["type"]:
         case "service_account":
+            if not all(isinstance(info.get(each), str) for each in ("client_email", "token_uri", "private_key")):
+                raise malformed("client_email, token_uri or private_key is missing")
             return of_services.from_service_account_info(info, scopes=SCOPES)
         case "authorized_user":
             return of_users.from_authorized_user_info(info, scopes=SCOPES)
