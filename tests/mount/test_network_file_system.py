@@ -384,7 +384,7 @@ def test_directories_are_asked_for_once_until_others_change_something(nfs, clien
     known = [each and each._replace(atime_ns=0) for each in known]
     assert known == [*(files.attributes(ino)._replace(atime_ns=0) for ino in (root, directory)), None]
     assert known[0] != before._replace(atime_ns=0)
-    files._forget_above()
+    files._known.forget_all()
     assert files.attributes_now(root) is None
     file.release()
 

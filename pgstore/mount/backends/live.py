@@ -37,6 +37,7 @@ from pgstore.fs.tree.resolve import Tree
 from pgstore.fs.tree.transact import FileSystem
 from pgstore.mount.backends.audience import Audience
 from pgstore.mount.backends.base import may_write, root_of, shared_of
+from pgstore.mount.backends.known import Known
 from pgstore.mount.backends.locks import SharedLocks
 from pgstore.mount.backends.securing import SecuringFiles
 from pgstore.mount.contents.live import LiveContents
@@ -64,7 +65,6 @@ HEARD: Final = Caching(names=60.0, attributes=60.0, missing=0.0, listings=True)
 # Where nothing can be listened to, or the kernel cannot forget all names at once (before Linux 6.16).
 UNHEARD: Final = Caching(names=1.0, attributes=1.0, missing=0.0)
 STATES_MAX: Final = 50_000  # files of which it is known in which state the kernel has them
-DIRECTORIES_MAX: Final = 1_000  # of which it is known whose new files are
 _READ_ATTEMPTS: Final = 5
 _LOOK_SECONDS: Final = 1.0  # between looks whether the mount has ended
 
@@ -88,14 +88,12 @@ class LiveFiles(SecuringFiles):
         self._states: OrderedDict[int, object] = OrderedDict()
         # Which attributes the kernel was given of files; of which it is not sure which came last, None.
         self._told: OrderedDict[int, object] = OrderedDict()
-        # Of directories: the kernel asks for them after each name that is made or removed there. They are as old as what it
-        # believes for a minute, which is to say that others' changes are heard of a moment later.
-        self._above: dict[int, Attributes] = {}
-        self._above_state = 0  # grows with every change of one
+        self._known = Known()
         self.listed: Listed = Listed()
         self._changes = FileChanges(self._store_id)
         self._audience = Audience(shared.run)
         shared.begin, shared.end = self._audience.begin, self._audience.end
+        shared.on_upload = self._uploaded
 
     @property
     def caching(self) -> Caching:
@@ -145,7 +143,7 @@ class LiveFiles(SecuringFiles):
         kernel = self._kernel
         assert kernel is not None
         inodes = change.inodes
-        self._forget_above()
+        self._known.forget_all()
         if inodes is None or change.names is None:
             kernel.forget_all_names()
             for directory in self.listed.forget_all():
@@ -233,19 +231,35 @@ class LiveFiles(SecuringFiles):
                 return node
 
     def attributes(self, ino: int) -> Attributes:
-        state = self._above_state
+        state = self._known.state
         node = self._read(lambda: self._node(ino))
         if node.kind == DIRECTORY:
             found = self._attributes(node)
-            self._know_above(found, state)
+            self._known.note_directory(found, state)
             return found
+        self._known.note_file(node, state)
         contents = self._contents.get(ino)
         if contents is not None and not contents.is_dirty and contents.size_bytes != node.size_bytes:
             contents.drop(node.size_bytes, node.mtime_ns, _state(node))  # others, of whom we have not been told yet
         return self._attributes(node)
 
     def attributes_now(self, ino: int) -> Attributes | None:
-        return self._above.get(ino) if self.caching is HEARD else None
+        if self.caching is not HEARD:
+            return None
+        then = self._shared.uploads.now
+        node = self._known.file(ino)
+        if node is None:
+            return self._known.directory(ino)
+        found = self._attributes(node)
+        # If something was uploaded meanwhile, it may be in neither of the two.
+        return None if self._shared.uploads.since(ino, then) else found
+
+    def _uploaded(self, ino: int) -> None:
+        """The database has changed contents of ours."""
+        self._known.forget(ino)
+        self._states.pop(
+            ino, None
+        )  # so the bytes come with the next opening: the kernel may lack those that fill no page
 
     def opened_directory_now(self, directory: int) -> Attributes | None:
         return None if directory in self.listed else self.attributes_now(directory)
@@ -253,32 +267,6 @@ class LiveFiles(SecuringFiles):
     def directory_of_new(self, directory: int) -> Attributes:
         above = self.attributes_now(directory)
         return self.attributes(directory) if above is None else above
-
-    def _know_above(self, above: Attributes, state: int) -> None:
-        """Attributes of a directory; *state*: `_above_state`, as it was before they were read."""
-        with self._table:
-            if state == self._above_state and above.kind == DIRECTORY:
-                if len(self._above) >= DIRECTORIES_MAX:
-                    self._above.clear()
-                self._above[above.ino] = above
-
-    def _changed_at(self, at_ns: int, *directories: int) -> None:
-        """Names in them were changed here."""
-        with self._table:
-            self._above_state += 1
-            for directory in directories:
-                above = self._above.get(directory)
-                if above is not None:
-                    self._above[directory] = above._replace(
-                        mtime_ns=max(above.mtime_ns, at_ns), ctime_ns=max(above.ctime_ns, at_ns)
-                    )
-
-    def _forget_above(self, *inodes: int) -> None:
-        """Forget what was known of directories; without *inodes* of all."""
-        with self._table:
-            self._above_state += 1
-            for ino in inodes or tuple(self._above):
-                self._above.pop(ino, None)
 
     def look_up(self, directory: int, name: bytes) -> Attributes | Missing:
         node = self._read(lambda: self._run(lambda: nodes.look_up(self._tree(), directory, name)))
@@ -311,7 +299,7 @@ class LiveFiles(SecuringFiles):
             f"attributes of inode {ino}",
             lambda: self._verbs.change_attributes_again(ino, change, before),
         )
-        self._forget_above(ino)
+        self._known.forget(ino)
         return self._attributes(node)
 
     # --------------------------------------------------------------------------------------------------------- making
@@ -376,14 +364,15 @@ class LiveFiles(SecuringFiles):
         return self._commit(lambda: self._file_system.change(body))
 
     def make(self, directory: int, name: bytes, kind: str, mode: int, owner: Owner, device: int = 0) -> Attributes:
-        server, state = self._shared.disk.server, self._above_state
+        server, state = self._shared.disk.server, self._known.state
         made = self._commit(
             lambda: self._verbs.make(directory, name, kind, mode, uid=owner.uid, gid=owner.gid, device=device or None)
         )
         self._note_made(server, directory, name, made)
         attributes = self._attributes(made)
-        self._know_above(attributes, state)  # mostly something is made in it next
-        self._changed_at(made.ctime_ns, directory)
+        self._known.note_directory(attributes, state)  # mostly something is made in it next
+        self._known.note_file(made, state)
+        self._known.changed_at(made.ctime_ns, directory)
         return self._placed(directory, name, attributes)
 
     def make_symbolic_link(self, directory: int, name: bytes, target: bytes, owner: Owner) -> Attributes:
@@ -392,7 +381,7 @@ class LiveFiles(SecuringFiles):
             lambda: self._verbs.make_symbolic_link(directory, name, target, uid=owner.uid, gid=owner.gid)
         )
         self._note_made(server, directory, name, made)
-        self._changed_at(made.ctime_ns, directory)
+        self._known.changed_at(made.ctime_ns, directory)
         return self._attributes(made)
 
     def _note_made(self, server: int | None, directory: int, name: bytes, made: Node) -> None:
@@ -418,7 +407,8 @@ class LiveFiles(SecuringFiles):
                 yield from self._verbs.link(ino, directory, name)
 
         self._names.note(server, f"the link {name!r} in inode {directory}", again)
-        self._changed_at(at_ns, directory)
+        self._known.changed_at(at_ns, directory)
+        self._known.forget(ino)
         return self._placed(directory, name, self._attributes(linked[-1]) if linked else self.attributes(ino))
 
     def _led_to(self, directory: int, name: bytes) -> Op[int | None]:
@@ -427,17 +417,20 @@ class LiveFiles(SecuringFiles):
 
     def remove(self, directory: int, name: bytes) -> None:
         at_ns = time.time_ns()
-        self._remove(directory, name, lambda: self._verbs.remove(directory, name, at_ns=at_ns))
-        self._changed_at(at_ns, directory)
+        removed = self._remove(directory, name, lambda: self._verbs.remove(directory, name, at_ns=at_ns))
+        self._note_removed(removed, at_ns, directory)
 
     def remove_directory(self, directory: int, name: bytes) -> None:
         at_ns = time.time_ns()
         removed = self._remove(directory, name, lambda: self._verbs.remove_directory(directory, name, at_ns=at_ns))
+        self._note_removed(removed, at_ns, directory)
+
+    def _note_removed(self, removed: list[int], at_ns: int, directory: int) -> None:
         if removed:
-            self._changed_at(at_ns, directory)
-            self._forget_above(*removed)
+            self._known.changed_at(at_ns, directory)
+            self._known.forget(*removed)
         else:  # by another attempt
-            self._forget_above()
+            self._known.forget_all()
 
     def _remove(self, directory: int, name: bytes, make: Callable[[], Op[int]]) -> list[int]:
         """Returns what was removed, if it is known."""
@@ -479,10 +472,10 @@ class LiveFiles(SecuringFiles):
                 lambda: self._rename_again(done, directory, name, to_directory, to_name, flags),
             )
         if done is None or not is_known or done.ino == done.replaced:  # or it was nothing
-            self._forget_above()
+            self._known.forget_all()
         else:
-            self._changed_at(at_ns, directory, to_directory)
-            self._forget_above(done.ino, *([] if done.replaced is None else [done.replaced]))
+            self._known.changed_at(at_ns, directory, to_directory)
+            self._known.forget(done.ino, *([] if done.replaced is None else [done.replaced]))
 
     def _rename_again(
         self, done: Renamed, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int
@@ -498,19 +491,22 @@ class LiveFiles(SecuringFiles):
 
     def set_extended_attribute(self, ino: int, name: bytes, value: bytes | None, flags: int) -> None:
         self._change(lambda tree: nodes.set_extended_attribute(tree, ino, name, value, flags))
-        self._forget_above(ino)
+        self._known.forget(ino)
 
     # ------------------------------------------------------------------------------------------------------- contents
 
     def open(self, ino: int, flags: int) -> LiveFile:
         # The bytes of a small file come along, unless the kernel has them.
         is_read = flags & os.O_ACCMODE != os.O_WRONLY and not flags & os.O_TRUNC
+        known = self._known.state
         node = self._node(ino, with_contents=is_read and ino not in self._states)
         contents = self._contents.get(ino)
         if node.link_count == 0 and (contents is None or not contents.open_files):
             # The name leads elsewhere now. Told so, the kernel looks it up again (LOOKUP_REVAL).
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        return self._opened(node, flags)
+        file = self._opened(node, flags)
+        self._known.note_file(node, known)
+        return file
 
     def _opened(self, node: Node, flags: int, *, is_new: bool = False) -> LiveFile:
         ino, state = node.ino, _state(node)
@@ -557,14 +553,15 @@ class LiveFiles(SecuringFiles):
                 return node, False
             return made, True
 
-        server = self._shared.disk.server
+        server, known = self._shared.disk.server, self._known.state
         node, is_new = self._commit(body)
         if is_new:
             self._note_made(server, directory, name, node)
         if node.kind == SYMLINK:  # the kernel follows it, when it has looked it up
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         if is_new:
-            self._changed_at(node.ctime_ns, directory)
+            self._known.note_file(node, known)
+            self._known.changed_at(node.ctime_ns, directory)
         file = self._opened(node, flags, is_new=is_new)
         found = self.attributes(node.ino) if flags & os.O_TRUNC and not is_new else self._attributes(node)
         return self._placed(directory, name, found), file

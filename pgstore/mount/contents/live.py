@@ -207,6 +207,7 @@ class LiveContents(UnderWay):
             yield from in_place.truncate(store_id, self.ino, size, durable=server is None)
 
         self._persist(cut)
+        self.shared.uploaded(self.ino)
         with self._lock:
             if server is not None:
                 self._unsafe.cut(self.shared.disk.committed(server), size)
@@ -226,6 +227,7 @@ class LiveContents(UnderWay):
             # Waits for the disk: what is in no stage could not be made a hole again after a crash.
             mark = self.shared.disk.mark()
             self._persist(lambda: self._punch(start, end))
+            self.shared.uploaded(self.ino)
             self.shared.disk.flushed(mark)
             with self._lock:
                 self._state = self._new_state()
@@ -295,6 +297,7 @@ class LiveContents(UnderWay):
             if not self._secure_placed():
                 return False
             size = self._persist(attempt)
+            self.shared.uploaded(self.ino)
             with self._lock:
                 self._mtime_set = None
                 if commit is not None:
@@ -354,6 +357,7 @@ class LiveContents(UnderWay):
                 _, pieces = yield from in_place.read_at(self.shared.store_id, self.ino, each.offset, len(each.data))
                 if b"".join(pieces) != each.data:  # by now others may have appended there
                     end = yield from in_place.append(self.shared.store_id, self.ino, each.data, durable=server is None)
+                    self.shared.uploaded(self.ino)
                     each.offset = end - len(each.data)
                     with self._lock:
                         self._state = self._new_state()

@@ -71,6 +71,8 @@ class Shared:
         """Of what the kernel is told (`Files.changes`)."""
         self.uploads = RecentChanges()
         """Of what others see of files."""
+        self.on_upload: Callable[[int], object] = _nothing_of
+        """Called with the inode before that is noted."""
         self.begin: Callable[[], bool] = _false
         """Called before something is run: whether others are told nothing of it. Then `end` is called after it."""
         self.end: Callable[[], None] = _nothing
@@ -143,6 +145,7 @@ class Shared:
 
     def uploaded(self, ino: int) -> None:
         """Others see what was written to a file. Whoever read its node before, and looks what is not uploaded yet, misses that."""
+        self.on_upload(ino)  # before it is noted: who finds no note then has read what is known before or after both
         self.uploads.note(ino)
         self.changes.note(ino)
 
@@ -563,6 +566,9 @@ def _answer() -> Op[None]:
 
 
 def _nothing() -> None: ...
+
+
+def _nothing_of(_ino: int) -> None: ...
 
 
 def _false() -> bool:
