@@ -65,8 +65,8 @@ class App(AppDefaults):
     """
     The functions of a program: `@app.function()` makes one that runs in workers, on this machine.
 
-    Each worker is a fresh interpreter with the function's Volumes and NetworkFileSystems mounted at the paths that it names. What
-    a call has written to a Volume is committed when it returns or raises, before the caller gets the result.
+    Each worker is a fresh interpreter with the function's Volumes, NetworkFileSystems and buckets mounted at the paths that it
+    names. What a call has written to a Volume is committed when it returns or raises, before the caller gets the result.
 
     Args:
         name: 1 to 64 of A-Z a-z 0-9 . _ -. Spawned calls are found by it.
@@ -119,7 +119,8 @@ class App(AppDefaults):
             is_generator: it is a generator though it is not written as one.
             image: its `env` and `workdir` count; nothing is installed.
             secrets, env: environment variables of the workers; later ones win.
-            volumes, network_file_systems: by the absolute path that each is mounted at in the workers.
+            volumes, network_file_systems, cloud_bucket_mounts: by the absolute path that each is mounted at in the workers. A
+                CloudBucketMount may be in *volumes*, too, and at several paths; its secret adds nothing to the environment.
             timeout: seconds that a call may run; None: without end.
             startup_timeout: seconds until a worker is ready; None: without end.
             retries: how often a call that failed is made again: a number, or `Retries`.

@@ -17,6 +17,7 @@ from pgstore.app import context, pickles
 from pgstore.app.calls.targets import Target, app_name, offer
 from pgstore.app.options import AppDefaults, Options
 from pgstore.app.spec import Program, WorkerSpec
+from pgstore.cloud_bucket_mount import CloudBucketMount
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +132,7 @@ class Defined:
             qualname=definition.raw.__qualname__,
             pickled=pickles.dumps_by_value(definition.raw, definition.name) if definition.is_serialized else None,
             mounts=options.mounts,
+            credentials=self._credentials,
             environment=self._environment,
             workdir=None if options.image is None else options.image._workdir,
             max_workers=options.max_containers,
@@ -153,7 +155,16 @@ class Defined:
             variables.update(secret._values())
         return variables
 
+    def _credentials(self, path: str) -> dict[str, str]:
+        """The variables of the secret of the bucket that its workers have at *path*."""
+        if context.ask is not None and _known.get(self._key) is self:  # as for `_environment`
+            return context.ask("credentials", path, *self._key)  # type: ignore[no-any-return]
+        bucket = dict(self._options.with_defaults(self._app).mounts)[path]
+        assert isinstance(bucket, CloudBucketMount)
+        return bucket._secret_values()
 
+
+context.ANSWERS["credentials"] = lambda path, *key: recall(*key)._credentials(path)
 context.ANSWERS["environment"] = lambda *key: recall(*key)._environment()
 
 

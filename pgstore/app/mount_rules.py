@@ -1,4 +1,4 @@
-"""Mount rules: which stores a function may have at which paths, and whether a process has them there."""
+"""Mount rules: which stores and buckets a function may have at which paths, and whether a process has them there."""
 
 from __future__ import annotations
 
@@ -8,24 +8,35 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, Final, TypeAlias
 
+from pgstore.cloud_bucket_mount import CloudBucketMount
 from pgstore.errors import InvalidError
 from pgstore.file_store import FileStore
 from pgstore.network_file_system import NetworkFileSystem
 from pgstore.volume import Volume
 
-Mounts: TypeAlias = tuple[tuple[str, FileStore], ...]
-"""Absolute paths and the stores there."""
+Mountable: TypeAlias = FileStore | CloudBucketMount
+Mounts: TypeAlias = tuple[tuple[str, Mountable], ...]
+"""Absolute paths and the stores or buckets there."""
 
 # A worker needs what is there. Below them is allowed.
 _TAKEN: Final = frozenset(
     ("/", "/root", "/tmp", "/proc", "/sys", "/dev", "/run", "/etc", "/usr", "/bin", "/lib", "/lib64", "/home")
 )
-_OPTIONS: Final = {Volume: "volumes", NetworkFileSystem: "network_file_systems"}
+_OPTIONS: Final = {
+    Volume: "volumes",
+    NetworkFileSystem: "network_file_systems",
+    CloudBucketMount: "cloud_bucket_mounts",
+}
 
 
 def check_volumes(value: object) -> Mounts:
-    """What `volumes=` says: a path and the Volume there."""
-    return _checked(value, Volume)
+    """What `volumes=` says: a path and the Volume there, or the bucket."""
+    return _checked(value, Volume, CloudBucketMount)
+
+
+def check_cloud_bucket_mounts(value: object) -> Mounts:
+    """What `cloud_bucket_mounts=` says."""
+    return _checked(value, CloudBucketMount)
 
 
 def check_network_file_systems(value: object) -> Mounts:
@@ -33,15 +44,15 @@ def check_network_file_systems(value: object) -> Mounts:
     return _checked(value, NetworkFileSystem)
 
 
-def _checked(value: object, kind: type[FileStore]) -> Mounts:
+def _checked(value: object, *kinds: type[Mountable]) -> Mounts:
     if value is None:
         return ()
-    wanted = kind.__name__
+    wanted = kinds[0].__name__
     if not isinstance(value, Mapping):
         raise InvalidError(f"a dict of paths and {wanted}s is expected, not a {type(value).__name__}: {value!r}")
     mounts = tuple((_path(path, wanted), store) for path, store in value.items())
     for path, store in mounts:
-        if not isinstance(store, kind):
+        if not isinstance(store, kinds):
             other = _OPTIONS.get(type(store))
             advice = f"; pass it as {other}=" if other else ""
             raise InvalidError(
@@ -77,17 +88,20 @@ def check_mounts(mounts: Mounts) -> None:
             )
 
 
-def mount_key(store: FileStore) -> tuple[object, ...]:
+def mount_key(store: Mountable) -> tuple[object, ...]:
     """What is the same of two handles if they are mounted alike. The last is the environment; None: that of the client."""
+    if isinstance(store, CloudBucketMount):
+        return "CloudBucketMount", store.location, store.key_prefix or "", store.read_only, None
     first = store._first
     variant = (getattr(store, "_mount_options", None) or {}).get("sub_path"), store._version
     unnamed = id(first) if first._name is None and first._wanted_id is None else None
     return first._display_name, first._name, first._wanted_id, unnamed, variant, first._environment_name
 
 
-def is_mounted(store: FileStore, path: str, mounted: Mapping[str, Any]) -> bool:
+def is_mounted(store: Mountable, path: str, mounted: Mapping[str, Any]) -> bool:
     """Whether *mounted*, which has the `mount_key` of each path, says that *store* is mounted at *path*."""
-    if path not in mounted or store._is_ephemeral:  # of which each process that imports the program makes one
+    is_ephemeral = isinstance(store, FileStore) and store._is_ephemeral
+    if path not in mounted or is_ephemeral:  # of which each process that imports the program makes one
         return path in mounted
     *own, environment = mount_key(store)
     *other, others_environment = mounted[path]

@@ -12,10 +12,17 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypedDict
 
 from pgstore.app.image import Image
-from pgstore.app.mount_rules import Mounts, check_mounts, check_network_file_systems, check_volumes
+from pgstore.app.mount_rules import (
+    Mounts,
+    check_cloud_bucket_mounts,
+    check_mounts,
+    check_network_file_systems,
+    check_volumes,
+)
 from pgstore.app.retries import Retries
 from pgstore.app.schedules import Cron, Period
 from pgstore.app.warn import warn_once
+from pgstore.cloud_bucket_mount import CloudBucketMount
 from pgstore.core.checks import check_bool, check_int, check_seconds
 from pgstore.errors import InvalidError
 from pgstore.exception import DeprecationError
@@ -33,6 +40,7 @@ class FunctionOptions(TypedDict, total=False):
     env: dict[str, str | None] | None
     volumes: Mapping[Any, Any]
     network_file_systems: Mapping[Any, NetworkFileSystem]
+    cloud_bucket_mounts: Mapping[Any, CloudBucketMount]
     timeout: float | None
     startup_timeout: float | None
     retries: int | Retries | None
@@ -66,6 +74,7 @@ class Options:
     secrets: tuple[Secret, ...] = ()
     volumes: Mounts = ()
     network_file_systems: Mounts = ()
+    cloud_bucket_mounts: Mounts = ()
     timeout: float | None = None
     startup_timeout: float | None = None
     retries: Retries | None = None
@@ -79,7 +88,8 @@ class Options:
     @property
     def mounts(self) -> Mounts:
         """All of them, outer ones before those within them."""
-        return tuple(sorted((*self.volumes, *self.network_file_systems), key=lambda mount: mount[0]))
+        mounts = (*self.volumes, *self.network_file_systems, *self.cloud_bucket_mounts)
+        return tuple(sorted(mounts, key=lambda mount: mount[0]))
 
     def with_defaults(self, defaults: AppDefaults) -> Options:
         """These, and what an App says of all its functions: own secrets come after, own Volumes win."""
@@ -210,6 +220,7 @@ _HONOURED: Final[dict[str, Callable[[Any], Any]]] = {
     "env": lambda value: (Secret.from_dict(value),),
     "volumes": check_volumes,
     "network_file_systems": check_network_file_systems,
+    "cloud_bucket_mounts": check_cloud_bucket_mounts,
     "timeout": lambda value: check_seconds(value, "timeout", above=0, also="None"),
     "startup_timeout": lambda value: check_seconds(value, "startup_timeout", above=0, also="None"),
     "retries": Retries.of,
@@ -246,7 +257,6 @@ _SILENT: Final[dict[str, tuple[tuple[type, ...], str]]] = {
 }
 
 _REFUSED: Final = {
-    "cloud_bucket_mounts": "pgstore has no CloudBucketMount; use a Volume, or the SDK of the bucket",
     "block_network": "pgstore cannot isolate a function from the network; leave it out if the function may use it",
     "restrict_modal_access": "pgstore cannot isolate a function from the database; leave it out if the function may use it",
     "proxy": "pgstore has no proxy to put before a function; leave it out",

@@ -5,7 +5,7 @@ A worker is a process for one `WorkerSpec`. It is given one `Input` after the ot
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +14,7 @@ from pgstore.app.program import Program
 
 if TYPE_CHECKING:  # a worker needs to know none of these
     from pgstore.app.retries import Retries
+    from pgstore.cloud_bucket_mount import CloudBucketMount
     from pgstore.core.operation import Op
     from pgstore.file_store import FileStore
 
@@ -29,7 +30,8 @@ class WorkerSpec:
         name: of the function or class, as messages say it.
         qualname: where it is in the module.
         pickled: instead of these, the function itself, by cloudpickle.
-        mounts: paths and the stores that are there, with their options; outer ones before those within them.
+        mounts: paths and the stores or buckets that are there, with their options; outer ones before those within them.
+        credentials: asked, in the parent, with the path of a bucket that is mounted: the variables of its secret.
         environment: asked, in the parent, when a worker starts; it may give secrets.
         workdir: where the worker works; None: where the parent does.
         max_workers: at once; None: `PGSTORE_PARALLELISM`, else the number of CPUs.
@@ -45,7 +47,8 @@ class WorkerSpec:
     program: Program
     qualname: str
     pickled: bytes | None = field(default=None, repr=False)
-    mounts: tuple[tuple[str, FileStore], ...] = ()
+    mounts: tuple[tuple[str, FileStore | CloudBucketMount], ...] = ()
+    credentials: Callable[[str], Mapping[str, str]] = field(default=lambda path: {}, repr=False)
     environment: Callable[[], dict[str, str]] = field(default=dict, repr=False)
     workdir: str | None = None
     max_workers: int | None = None

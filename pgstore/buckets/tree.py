@@ -327,6 +327,10 @@ class Tree:
         self._add_local(path)
         return self.need(path)
 
+    def show_directory(self, path: str) -> None:
+        """Have a directory at *path*, known here alone, also where nothing can be changed."""
+        self._add_local(path)
+
     def _add_local(self, path: str) -> None:
         now = time.time_ns()
         with self._lock:

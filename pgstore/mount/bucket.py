@@ -16,7 +16,7 @@ from pgstore.buckets.tree import Tree
 from pgstore.core.operation import Call, HasRunner, Op
 from pgstore.mount import attach, runtime
 from pgstore.mount.daemon import caller
-from pgstore.mount.daemon.backends import FACTORIES, BucketSpec
+from pgstore.mount.daemon.backends import BUCKET, FACTORIES, BucketSpec
 from pgstore.mount.mount import Mount, Mounted, open_mounts
 from pgstore.mount.mounting import NOT_WANTED, usable
 from pgstore.mount.options import MODES, SIZE_MAX_BYTES, TIMEOUT_SECONDS, Mode
@@ -25,7 +25,6 @@ from pgstore.mount.sync.prefix import SyncedPrefix
 from pgstore.mount.with_fuse import DaemonMount
 
 _LOG: Final = logging.getLogger("pgstore")
-KIND: Final = "bucket"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class BucketSource:
     def spec(self, path: str, timeout: float = TIMEOUT_SECONDS) -> BucketSpec:
         """What a daemon is to be told, who has it mounted at *path*."""
         return BucketSpec(
-            factory=FACTORIES[KIND],
+            factory=FACTORIES[BUCKET],
             name=self.shown,
             location=self.location._asdict(),
             values=dict(self.values()),
@@ -84,7 +83,7 @@ def mount_bucket(
         raise errors.InvalidError(f"mode {mode!r} is none of {', '.join(map(repr, MODES))}")
     reason: str | None = NOT_WANTED if mode == "sync" else (yield Call(attach.is_possible))
     if reason is None:
-        yield Call(partial(caller.start_early, FACTORIES[KIND]))
+        yield Call(partial(caller.start_early, FACTORIES[BUCKET]))
     elif mode == "fuse":
         raise errors.ConfigurationError(
             f"{os.fsdecode(path)!r} cannot be mounted by FUSE: {reason}; mode='sync' does without"
@@ -141,7 +140,7 @@ class BucketCopied:
         about = {
             "path": path,
             "mode": self.mode,
-            "kind": KIND,
+            "kind": BUCKET,
             "name": source.shown,
             "environment": None,
             "sub_path": source.prefix,

@@ -26,6 +26,7 @@ def f():
 
 
 VOLUME = pgstore.Volume.from_name("v")
+BUCKET = pgstore.CloudBucketMount.from_s3_bucket("b")
 NFS = pgstore.NetworkFileSystem.from_name("n")
 
 
@@ -91,6 +92,14 @@ def test_a_path_may_be_a_str_or_a_path_with_a_slash_at_its_end(app, path):
     assert function._spec.mounts == (("/data", VOLUME),)
 
 
+def test_a_bucket_is_mounted_by_either_option_at_several_paths(app):
+    buckets = {"/a": BUCKET, "/b/c": BUCKET}
+
+    assert app.function(cloud_bucket_mounts=buckets)(f)._spec.mounts == tuple(buckets.items())
+    both = app.function(volumes={"/v": VOLUME, **buckets}, cloud_bucket_mounts={"/b": BUCKET})(f)
+    assert [path for path, _ in both._spec.mounts] == ["/a", "/b", "/b/c", "/v"]
+
+
 @pytest.mark.parametrize("path", ["data", "", "/a/../b", "/a//b", "//a", "/a/./b", "./a", "/a\0b"])
 def test_a_path_that_is_not_absolute_and_canonical_is_refused(app, path):
     with pytest.raises(pgstore.InvalidError, match="canonical, absolute path"):
@@ -118,7 +127,9 @@ def test_below_those_a_store_may_be_mounted(app, path):
         ({"volumes": {"/data": "v"}}, "Object of type str mounted at '/data'"),
         ({"volumes": {"/data": VOLUME}, "network_file_systems": {"/data/": NFS}}, "two stores are mounted at '/data'"),
         ({"volumes": {"/data": VOLUME, "/data/": NFS}}, "not usable"),
-        ({"cloud_bucket_mounts": {"/data": object()}}, "CloudBucketMount"),
+        ({"cloud_bucket_mounts": {"/data": VOLUME}}, "not usable as a CloudBucketMount; pass it as volumes="),
+        ({"network_file_systems": {"/data": BUCKET}}, "pass it as cloud_bucket_mounts="),
+        ({"volumes": {"/data": BUCKET}, "cloud_bucket_mounts": {"/data": BUCKET}}, "two stores are mounted at '/data'"),
     ],
 )
 def test_what_cannot_be_mounted_is_refused(app, options, complaint):

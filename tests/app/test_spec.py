@@ -23,6 +23,7 @@ DIGESTS = {
     "queue_tasks": "352159a41328a597",
     "data_pipeline": "617d981df8ea5b08",
     "shared_state": "984894408214bd51",
+    "bucket_mounts": "8dc523f83b7a75a2",
 }
 
 

@@ -9,14 +9,17 @@ import os
 import pickle
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from pgstore import errors
 from pgstore.app.spec import WorkerSpec
+from pgstore.cloud_bucket_mount import CloudBucketMount
 from pgstore.file_store import FileStore
 from pgstore.mount import options as mount_options
 from pgstore.mount.daemon import caller
-from pgstore.mount.daemon.backends import FACTORIES, MountSpec
+from pgstore.mount.daemon.backends import BUCKET, FACTORIES, AnySpec, MountSpec
 from pgstore.mount.daemon.caller import Daemon
 from pgstore.mount.mounting import spec_elsewhere
 
@@ -36,7 +39,7 @@ class Mounts:
     def __init__(self, spec: WorkerSpec, broken: Callable[[], None]) -> None:
         self._spec = spec
         self._broken = broken
-        self._specs: list[MountSpec] = []
+        self._specs: list[AnySpec] = []
         self._served: dict[int, tuple[Daemon, int]] = {}
         self._mode = os.environ.get(MODE) or "auto"
         if self._mode not in mount_options.MODES:
@@ -45,7 +48,10 @@ class Mounts:
         # In a transaction nothing of it is committed before the end.
         background = None if spec.is_transactional else mount_options.BACKGROUND_COMMIT_SECONDS
         self._options = [
-            mount_options.of_handle(store, mode=self._mode, background_commits=background) for _, store in spec.mounts
+            mount_options.of_handle(store, mode=self._mode, background_commits=background)
+            if isinstance(store, FileStore)
+            else None
+            for _, store in spec.mounts
         ]
 
     def told(self) -> list[dict[str, Any]]:
@@ -53,7 +59,9 @@ class Mounts:
         return [
             {
                 "path": path,
-                "source": f"{store._kind}:{store.name or 'ephemeral'}",
+                "source": f"{store._kind}:{store.name or 'ephemeral'}"
+                if isinstance(store, FileStore)
+                else store.location.shown,
                 "mode": self._mode,
                 "store": pickle.dumps((store, options)),
             }
@@ -63,28 +71,42 @@ class Mounts:
     def start_daemon(self) -> None:
         """Have the daemon start, if there is none, while the worker does."""
         if self._spec.mounts and self._mode != "sync":
-            caller.start_early(FACTORIES[self._spec.mounts[0][1]._kind])
+            first = self._spec.mounts[0][1]
+            caller.start_early(FACTORIES[first._kind if isinstance(first, FileStore) else BUCKET])
 
     def find_stores(self) -> None:
         """
         Raises:
             NotFoundError: there is no such store.
+            InvalidError, ConfigurationError: the values of a bucket's secret are not to be had.
         """
         paths = [path for path, _ in self._spec.mounts]
         for (path, store), options in zip(self._spec.mounts, self._options, strict=True):
             within = tuple(os.path.relpath(each, path) for each in paths if each.startswith(f"{path}/"))
-            self._specs.append(_run(store, spec_elsewhere(store, path, options, within)))
+            if options is not None:
+                assert isinstance(store, FileStore)
+                self._specs.append(_run(store, spec_elsewhere(store, path, options, within)))
+            else:
+                assert isinstance(store, CloudBucketMount)
+                source = replace(store._source(), values=partial(self._spec.credentials, path))
+                self._specs.append(replace(source.spec(path), mount_points=within))
 
     def serve(self, number: int, device: int) -> int:
         """Have the daemon serve mount *number* through *device*, and return the number of its store."""
         spec = self._specs[number]
         try:
             daemon = caller.daemon(spec.factory)
-            mounted = daemon.mount(self._spec.mounts[number][1]._runner, spec, self._broken, device=device)
+            store = self._spec.mounts[number][1]
+            client = store._runner if isinstance(store, FileStore) else None
+            mounted = daemon.mount(client, spec, self._broken, device=device)
             self._served[number] = daemon, mounted
         finally:
             os.close(device)
-        return spec.store_id
+        return spec.store_id if isinstance(spec, MountSpec) else 0
+
+    def credentials(self, number: int) -> dict[str, str]:
+        """The variables of the secret of a bucket, for a worker that reads it itself, without FUSE."""
+        return dict(self._spec.credentials(self._spec.mounts[number][0]))
 
     def call(self, verb: str, number: int, *arguments: Any) -> Any:
         """Have the daemon do *verb* with mount *number*."""

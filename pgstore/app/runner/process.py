@@ -257,6 +257,8 @@ class Process:
                 value = self._settings.url()
             elif verb == "serve":
                 value = self._mounts.serve(*arguments, *descriptors)
+            elif verb == "credentials of mount":
+                value = self._mounts.credentials(*arguments)
             elif verb in context.ANSWERS:
                 value = context.ANSWERS[verb](*arguments)
             else:

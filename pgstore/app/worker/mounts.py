@@ -9,20 +9,26 @@ import os
 import pickle
 import sys
 from collections.abc import Callable
-from typing import Any, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 from pgstore import errors
 from pgstore.app.worker.parent import Parent
 from pgstore.app.worker.root import Root
 from pgstore.client import Client, default_client
 from pgstore.client.notifications import in_transaction
-from pgstore.core.operation import Op
+from pgstore.core.operation import Call, Op
 from pgstore.file_store import FileStore
 from pgstore.mount import attach, namespace
 from pgstore.mount.mount import Mount, open_mounts
-from pgstore.mount.options import Options
+from pgstore.mount.options import SIZE_MAX_BYTES, Options
 from pgstore.mount.sync.directory import SyncedDirectory
 from pgstore.mount.with_fuse import FuseMount
+
+if TYPE_CHECKING:
+    from pgstore.app.mount_rules import Mountable
+    from pgstore.cloud_bucket_mount import CloudBucketMount
+    from pgstore.mount.sync.prefix import SyncedPrefix
 
 _LOG: Final = logging.getLogger("pgstore")
 PRIVATE_TMP: Final = "PGSTORE_PRIVATE_TMP"
@@ -105,26 +111,37 @@ class Mounts:
             return
         uses_fuse = self._root is not None and self._mode != "sync" and self._may_use_fuse()
         for number, each in enumerate(self._told):
-            store: FileStore
-            options: Options
+            store: Mountable
+            options: Options | None
             store, options = pickle.loads(each["store"])
             place = each["path"] if self._root is None else self._root.place(each["path"])
-            if uses_fuse:
-                store_id = self._attach(number, place, each["source"], options)
-                mounted: Any = _Served(store, place, options, self._parent, number)
+            mounted: Any
+            if isinstance(store, FileStore):
+                assert options is not None
+                read_only = options.read_only
+                if uses_fuse:
+                    store_id = self._attach(number, place, each["source"], read_only)
+                    mounted = _Served(store, place, options, self._parent, number)
+                else:
+                    store_id = _run(store._resolve_id())
+                    mounted = self._copied(number, place, store, options)
             else:
-                store_id = _run(store._resolve_id())
-                mounted = self._copied(number, place, store, options)
-            mount = WorkersMount(store, each["path"], mounted, options, store_id)
+                read_only, store_id = store.read_only, _NO_STORE
+                if uses_fuse:
+                    self._attach(number, place, each["source"], read_only)
+                    mounted = _ServedBucket()
+                else:
+                    mounted = self._copied_bucket(number, place, store)
+            mount = WorkersMount(store, each["path"], mounted, read_only, store_id)
             self.all.append(mount)
             open_mounts.add(mount)
         for mount in self.all if len(self.all) > 1 else ():
-            if isinstance(mount._mounted, _Copied):
-                _run(mount._mounted.directory.leave_out_new())
+            if isinstance(mount._mounted, (_Copied, _CopiedBucket)):
+                _run(mount._mounted.leave_out_new())
 
-    def _attach(self, number: int, place: str, source: str, options: Options) -> int:
+    def _attach(self, number: int, place: str, source: str, read_only: bool) -> int:
         """Mount, and have it served. Returns the number of the store."""
-        device = attach.attach(place, name=source, read_only=options.read_only, covers=True).device
+        device = attach.attach(place, name=source, read_only=read_only, covers=True).device
         try:
             return int(self._parent.ask("serve", number, descriptors=[device]))
         finally:
@@ -133,17 +150,33 @@ class Mounts:
     def _copied(self, number: int, place: str, store: FileStore, options: Options) -> _Copied:
         from pgstore.mount.mounting import base_of
 
-        if self._root is None:
-            directory = self._claimed(place)
-        else:
-            directory = os.path.join(self._directory, f"copy-{number}")
-            os.mkdir(directory)
+        directory = self._directory_of_copies(number, place)
         base = _run(base_of(store, options))
         copied = SyncedDirectory(store, base, directory, read_only=options.read_only, size_max_bytes=options.size_max)
         _run(copied.fill())
+        self._show_copies(directory, place)
+        return _Copied(copied)
+
+    def _copied_bucket(self, number: int, place: str, bucket: CloudBucketMount) -> _CopiedBucket:
+        from pgstore.mount.sync.prefix import SyncedPrefix
+
+        directory = self._directory_of_copies(number, place)
+        source = replace(bucket._source(), values=lambda: self._parent.ask("credentials of mount", number))
+        copied = SyncedPrefix(source.tree(), directory, size_max_bytes=SIZE_MAX_BYTES)
+        copied.fill()
+        self._show_copies(directory, place)
+        return _CopiedBucket(copied)
+
+    def _directory_of_copies(self, number: int, place: str) -> str:
+        if self._root is None:
+            return self._claimed(place)
+        directory = os.path.join(self._directory, f"copy-{number}")
+        os.mkdir(directory)
+        return directory
+
+    def _show_copies(self, directory: str, place: str) -> None:
         if self._root is not None:
             self._root.bind(directory, place)
-        return _Copied(copied)
 
     def _claimed(self, path: str) -> str:
         """*path* on the machine itself, if it can be made, is empty, and nobody else has it."""
@@ -167,8 +200,12 @@ class Mounts:
 
     @property
     def written(self) -> list[WorkersMount]:
-        """Those that can be written to."""
-        return [mount for mount in self.all if not (mount.is_read_only or mount.is_fixed)]
+        """Those whose changes wait for a commit."""
+        return [
+            mount
+            for mount in self.all
+            if not (mount.is_read_only or mount.is_fixed or type(mount._mounted) is _ServedBucket)
+        ]
 
     def committing(self) -> Op[None]:
         """Commit what was written; in a transaction as a part of it. They go on showing the version that this makes."""
@@ -177,10 +214,13 @@ class Mounts:
 
 
 class WorkersMount(Mount):
-    """A mount of the store of this number in the database of the default client, as a program finds it by `volume.commit()`."""
+    """
+    A mount of the store of this number in the database of the default client, as a program finds it by `volume.commit()`; or of a
+    bucket, which has none.
+    """
 
-    def __init__(self, store: FileStore, path: str, mounted: Any, options: Options, store_id: int) -> None:
-        super().__init__(store, path, mounted, read_only=options.read_only)
+    def __init__(self, store: Mountable, path: str, mounted: Any, read_only: bool, store_id: int) -> None:
+        super().__init__(store, path, mounted, read_only=read_only)
         self.store = store
         self._store_id = store_id
         self.commit_only: Callable[[], Op[None]] = mounted.commit_only
@@ -237,13 +277,44 @@ class _Copied:
     mode = "sync"
 
     def __init__(self, directory: SyncedDirectory) -> None:
-        self.directory = directory
+        self.leave_out_new = directory.leave_out_new
         self.commit = self.commit_only = directory.commit
         self.reload = self.commit_of_parent = self.reload_of_parent = directory.reload
 
     def close(self) -> Op[None]:
         """It ends with the process, and the worker's directory."""
         yield from ()
+
+
+class _ServedBucket:
+    """A bucket that the parent's daemon serves: what is closed is there, and no handle of the program's finds this mount."""
+
+    mode = "fuse"
+
+    def commit_only(self) -> Op[None]:
+        yield from ()
+
+    commit = reload = commit_of_parent = reload_of_parent = close = commit_only
+
+
+class _CopiedBucket(_ServedBucket):
+    """A bucket without FUSE."""
+
+    mode = "sync"
+
+    def __init__(self, directory: SyncedPrefix) -> None:
+        self._directory = directory
+
+    def commit_only(self) -> Op[None]:
+        yield Call(self._directory.commit)
+
+    commit = commit_only
+
+    def leave_out_new(self) -> Op[None]:
+        yield Call(self._directory.leave_out_new)
+
+
+_NO_STORE: Final = 0  # is the number of none
 
 
 def _run(op: Op[Any]) -> Any:

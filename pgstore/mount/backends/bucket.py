@@ -57,6 +57,8 @@ def files_of(spec: BucketSpec) -> BucketFiles:
     """
     bucket = open_bucket(Location(**spec.location), spec.values)
     tree = Tree(bucket, spec.sub_path, spec.read_only, spec.ttl)
+    for path in spec.mount_points:
+        tree.show_directory(path)
     for _ in bucket.list(tree.prefix, page_keys=1):  # what is wrong is said to who mounts, and not to a program later
         break
     return BucketFiles(tree)

@@ -13,10 +13,11 @@ from pgstore.fs.paths import Names
 from pgstore.fs.tree.handover import Written
 from pgstore.mount.protocol import Files
 
+BUCKET: Final = "bucket"  # the kind of mounts that have no store
 FACTORIES: Final = {
     "volume": "pgstore.mount.backends.versioned:files_of",
     "nfs": "pgstore.mount.backends.live:files_of",
-    "bucket": "pgstore.mount.backends.bucket:files_of",
+    BUCKET: "pgstore.mount.backends.bucket:files_of",
 }
 
 
@@ -85,7 +86,9 @@ class BucketSpec:
     timeout: float
     ttl: float
     """Seconds for which a listing is believed."""
-    kind: str = "bucket"
+    kind: str = BUCKET
+    mount_points: tuple[str, ...] = ()
+    """Directories, as paths in the mount, that it shows for others to mount at, without having them."""
     commits_at_end: bool = False  # what is closed is there, and what is open is its writer's
     environment: None = None
     version: None = None
@@ -103,7 +106,7 @@ AnySpec: TypeAlias = MountSpec | BucketSpec
 
 
 def spec_of_plain(plain: dict[str, Any]) -> AnySpec:
-    return BucketSpec(**plain) if plain["kind"] == "bucket" else MountSpec.of_plain(plain)
+    return BucketSpec(**plain) if plain["kind"] == BUCKET else MountSpec.of_plain(plain)
 
 
 def open_files(client: Client | None, spec: AnySpec) -> Files:

@@ -75,9 +75,10 @@ class SyncedPrefix:
                 recovery.empty(self._root)
                 raise
 
-    def leave_out(self, paths: Iterable[bytes]) -> None:
-        """Other mounts are at these *paths* below the directory: what is there is not ours."""
-        self._places = set(paths)
+    def leave_out_new(self) -> None:
+        """Leave out, and as they are, the directories made here since `fill`: other mounts are there."""
+        new = self._scan().keys() - self._local.keys()
+        self._places = {path for path in new if not any(other.startswith(path + b"/") for other in new)}
 
     def _listed(self) -> list[Entry]:
         """All that the bucket has below the prefix; a directory comes before what is in it."""
