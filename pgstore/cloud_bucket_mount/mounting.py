@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from pgstore.cloud_bucket_mount.base import BucketFiles
 from pgstore.core.checks import check_int, check_seconds
 from pgstore.core.operation import Op, operation
 from pgstore.mount.mount import Mount
+from pgstore.mount.options import SIZE_MAX_BYTES, TIMEOUT_SECONDS, Mode
 
 if TYPE_CHECKING:
     from pgstore.mount.bucket import BucketSource
 
 TTL_SECONDS: Final = 1.0  # as mountpoint-s3 has it
-TIMEOUT_SECONDS: Final = 30.0
-SIZE_MAX_BYTES: Final = 2 * 1024 * 1024 * 1024
 
 
 class MountedFiles(BucketFiles):
@@ -26,7 +25,7 @@ class MountedFiles(BucketFiles):
         self,
         path: str | os.PathLike[str],
         *,
-        mode: Literal["auto", "fuse", "sync"] = "auto",
+        mode: Mode = "auto",
         ttl: float = TTL_SECONDS,
         timeout: float = TIMEOUT_SECONDS,
         size_max: int = SIZE_MAX_BYTES,

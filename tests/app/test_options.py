@@ -96,7 +96,7 @@ def test_a_bucket_is_mounted_by_either_option_at_several_paths(app):
     buckets = {"/a": BUCKET, "/b/c": BUCKET}
 
     assert app.function(cloud_bucket_mounts=buckets)(f)._spec.mounts == tuple(buckets.items())
-    both = app.function(volumes={"/v": VOLUME, **buckets}, cloud_bucket_mounts={"/b": BUCKET})(f)
+    both = app.function(name="both", volumes={"/v": VOLUME, **buckets}, cloud_bucket_mounts={"/b": BUCKET})(f)
     assert [path for path, _ in both._spec.mounts] == ["/a", "/b", "/b/c", "/v"]
 
 
