@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pgstore import CloudBucketMount, Secret, Volume, errors
+from pgstore.app.spec import WorkerSpec
 from pgstore.mount.daemon import caller
 from tests.app.conftest import worker
 from tests.app.running import NOBODY, Programs, ended, output
@@ -53,7 +55,7 @@ def bucket_of(moto_server, name) -> Callable[..., CloudBucketMount]:
     return make
 
 
-def with_buckets(function: str, **mounts: object) -> object:
+def with_buckets(function: str, **mounts: Any) -> WorkerSpec:
     """Workers for a function of tests/app/work.py; of *mounts* `a` is at `/a`."""
     at = tuple(sorted((f"/{name.replace('_', '/')}", store) for name, store in mounts.items()))
     return worker(function, mounts=at, credentials=lambda path: dict(at)[path]._secret_values())

@@ -204,7 +204,7 @@ class Mounts:
         return [
             mount
             for mount in self.all
-            if not (mount.is_read_only or mount.is_fixed or type(mount._mounted) is _ServedBucket)
+            if not (mount.is_read_only or mount.is_fixed or isinstance(mount._mounted, _ServedBucket))
         ]
 
     def committing(self) -> Op[None]:
@@ -286,8 +286,8 @@ class _Copied:
         yield from ()
 
 
-class _ServedBucket:
-    """A bucket that the parent's daemon serves: what is closed is there, and no handle of the program's finds this mount."""
+class _Bucket:
+    """A bucket: no handle of the program's finds this mount."""
 
     mode = "fuse"
 
@@ -297,8 +297,12 @@ class _ServedBucket:
     commit = reload = commit_of_parent = reload_of_parent = close = commit_only
 
 
-class _CopiedBucket(_ServedBucket):
-    """A bucket without FUSE."""
+class _ServedBucket(_Bucket):
+    """One that the parent's daemon serves: what is closed is there."""
+
+
+class _CopiedBucket(_Bucket):
+    """One without FUSE."""
 
     mode = "sync"
 
