@@ -210,7 +210,7 @@ class Cls(Defined):
     def _spec_of(self, parameters: bytes | None) -> WorkerSpec:
         assert parameters is not None
         spec = self._specs.get(parameters)
-        return spec or self._specs.setdefault(parameters, self._make_spec(parameters=parameters, is_class=True))
+        return spec or self._specs.setdefault(parameters, self._make_spec(parameters))
 
     def _targets(self) -> Iterable[Target]:
         for name in self._methods:

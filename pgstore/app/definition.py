@@ -123,7 +123,7 @@ class Defined:
         slots = None if options.max_containers is None else options.max_containers * options.inputs_at_once
         return Target(name, spec, method, options.timeout, options.retries, slots, options.transactional)
 
-    def _make_spec(self, **of_class: Any) -> WorkerSpec:
+    def _make_spec(self, parameters: bytes | None = None) -> WorkerSpec:
         """What its workers are like."""
         definition, options = self._definition, self._options.with_defaults(self._app)
         return WorkerSpec(
@@ -141,7 +141,7 @@ class Defined:
             inputs_at_once=options.inputs_at_once,
             startup_timeout=options.startup_timeout,
             is_transactional=options.transactional,
-            **of_class,
+            parameters=parameters,
         )
 
     def _environment(self) -> dict[str, str]:

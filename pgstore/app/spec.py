@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pgstore.app import pickles
 from pgstore.app.program import Program
+from pgstore.app.retries import Retries
 
-if TYPE_CHECKING:  # a worker needs to know none of these
-    from pgstore.app.retries import Retries
+if TYPE_CHECKING:
     from pgstore.cloud_bucket_mount import CloudBucketMount
-    from pgstore.core.operation import Op
+    from pgstore.config import Settings
     from pgstore.file_store import FileStore
 
-__all__ = ["Completion", "Input", "Outcome", "Program", "WorkerSpec"]
+__all__ = ["Input", "Outcome", "Program", "Setup", "WorkerSpec"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class WorkerSpec:
         scaledown_window: seconds that an idle worker is kept.
         single_use: each worker is given one input.
         inputs_at_once: how many a worker is given before it has done the first.
-        parameters: the pickled keyword arguments of a class.
+        parameters: the pickled keyword arguments of a class; None: it is a function.
         startup_timeout: seconds until a worker must be ready; None: any time.
         is_transactional: the function runs in a transaction, of which the changes of its Volumes are a part.
     """
@@ -56,19 +56,36 @@ class WorkerSpec:
     single_use: bool = False
     inputs_at_once: int = 1
     parameters: bytes | None = field(default=None, repr=False)
-    is_class: bool = False
     startup_timeout: float | None = None
     is_transactional: bool = False
 
-    def __reduce__(self) -> Any:
-        raise TypeError(f"what workers of {self.name!r} are like cannot be pickled: it may give secrets")
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what may give secrets, and without handles of stores, which need a client: a worker is told of its mounts."""
+        return {
+            name: value for name, value in vars(self).items() if name not in ("credentials", "environment", "mounts")
+        }
 
 
-class Completion(Protocol):
-    """What ends a call whose function runs in a transaction: it is pickled, and is a part of that transaction."""
+@dataclass(frozen=True)
+class Setup:
+    """
+    What a worker is told before it is given anything.
 
-    def complete(self, outcome: Outcome) -> Op[None]:
-        """Write down that the call has ended with *outcome*."""
+    Args:
+        parent: the number of the process that has started it.
+        directory: of its own, for temporary files.
+        log_level: of the logger "pgstore".
+        client: as the default client is to be; `asks_url`: the parent gives it the URL for each connection.
+        mounts: see `runner.mounts.Mounts.told`.
+    """
+
+    spec: WorkerSpec
+    parent: int
+    directory: str
+    log_level: int
+    client: Settings
+    asks_url: bool
+    mounts: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,8 @@ class Input:
         arguments: `(args, kwargs)`, by `pickles.dumps`.
         timeout: seconds for one attempt, from the start of the function.
         retries: None: it is attempted once.
-        completion: done at the end of the transaction in which the function runs, as a part of it.
+        completion: a pickle. What it has as `complete(outcome)` is done at the end of the transaction in which the function runs,
+            as a part of it, and ends the call.
         is_repeated: an attempt has failed, of which the runner knows nothing; this one is for a worker that nobody has used.
     """
 
@@ -92,7 +110,7 @@ class Input:
     is_generator: bool = False
     timeout: float | None = None
     retries: Retries | None = None
-    completion: Completion | None = None
+    completion: bytes | None = field(default=None, repr=False)
     is_repeated: bool = False
 
 

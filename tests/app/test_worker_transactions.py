@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 
 import pytest
@@ -45,7 +46,10 @@ def counting(volume, function="count_in_dict"):
 def test_entries_files_and_the_end_of_the_call_are_one_commit(run, counted, volume):
     spec = counting(volume)
 
-    assert [run(spec, counted.name, "/data/n", completion=Noted(counted.name)) for _ in range(2)] == [1, 2]
+    assert [run(spec, counted.name, "/data/n", completion=pickle.dumps(Noted(counted.name))) for _ in range(2)] == [
+        1,
+        2,
+    ]
 
     assert dict(counted.items()) == {"calls": 2, "outcome": 2}
     assert texts(volume) == {"n": "2"}
@@ -53,7 +57,7 @@ def test_entries_files_and_the_end_of_the_call_are_one_commit(run, counted, volu
 
 
 def test_a_coroutine_function_is_in_a_transaction_too(run, counted, volume):
-    run(counting(volume, "count_in_dict_async"), counted.name, "/data/n", completion=Noted(counted.name))
+    run(counting(volume, "count_in_dict_async"), counted.name, "/data/n", completion=pickle.dumps(Noted(counted.name)))
 
     assert (dict(counted.items()), texts(volume)) == ({"calls": 1, "outcome": None}, {"n": "1"})
 
@@ -67,7 +71,7 @@ def test_a_call_that_fails_has_written_nothing_and_the_next_one_does_not_write_i
     with pytest.raises(error):
         run(spec, counted.name, "/data/lost", how=how)
     with pytest.raises(errors.LeaseLost):
-        run(spec, counted.name, "/data/lost-too", completion=Noted(counted.name, fails=True))
+        run(spec, counted.name, "/data/lost-too", completion=pickle.dumps(Noted(counted.name, fails=True)))
     assert (dict(counted.items()), texts(volume)) == ({}, {})
     run(spec, counted.name, "/data/n")
     runner.close()

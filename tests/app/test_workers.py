@@ -51,7 +51,7 @@ def test_a_generator_streams_what_it_yields(runner, function):
 
 
 def test_methods_run_in_one_object_that_has_entered_and_leaves_at_the_end(runner, capsys):
-    spec = worker("Model", is_class=True, parameters=pickle.dumps({"size": 3}))
+    spec = worker("Model", parameters=pickle.dumps({"size": 3}))
 
     def call(method, *args):
         return runner.submit(spec, given(*args, method=method)).result(60).value()
@@ -141,7 +141,7 @@ def test_a_worker_may_die_at_each_stage(runner, run, tmp_path, monkeypatch):
     with pytest.raises(errors.RemoteError, match="the worker of f was killed .* while it was starting"):
         run(import_dies)
     with pytest.raises(errors.RemoteError, match="the worker of DiesAtStart was killed .* while it was starting"):
-        run(worker("DiesAtStart", is_class=True, parameters=pickle.dumps({})), method="run")
+        run(worker("DiesAtStart", parameters=pickle.dumps({})), method="run")
     with pytest.raises(errors.RemoteError, match="the worker of give_deadly was killed"):
         run(worker("give_deadly"))
     with pytest.raises(errors.RemoteError, match="the worker of same was killed"):

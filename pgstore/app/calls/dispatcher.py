@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import pickle
 import threading
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import Future
@@ -192,7 +193,7 @@ class Dispatcher:
             return _failed(call.error)
         try:
             spec = target.spec(call.parameters)
-            completion = call.ending if target.transactional else None
+            completion = pickle.dumps(call.ending) if target.transactional else None
             given = Input(
                 call.ending.name,
                 target.method,

@@ -63,7 +63,7 @@ def end_topic(store_id: int, number: int) -> Topic:
 @dataclass(frozen=True)
 class Ending:
     """
-    What ends a call: the lease that its worker has. Plain data, so that it can be given to a worker process.
+    What ends a call: the lease that its worker has. Plain data, which is pickled for a worker process.
 
     With a function that is transactional it is the last statement of the function's transaction (`Input.completion`): the call is
     done if and only if that commits.

@@ -11,14 +11,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from pgstore import errors
 from pgstore.app.channel import Channel, Closed
 from pgstore.app.runner.output import Output
-from pgstore.app.runner.settings import Settings
-from pgstore.app.spec import WorkerSpec
+from pgstore.app.spec import Setup, WorkerSpec
+from pgstore.config import Settings
 
 _LOG: Final = logging.getLogger("pgstore")
 _START: Final = Path(__file__).parents[1] / "worker" / "start.py"
@@ -42,22 +43,13 @@ def launch(
         "argv": list(sys.argv),
         "environment": {**spec.environment(), **_environment(worker_id, directory, settings)},
     }
-    told = {
-        "parent": os.getpid(),
-        "directory": directory,
-        "client": settings.told(),
-        "log_level": _LOG.getEffectiveLevel(),
-        "name": spec.name,
-        "program": (spec.program.kind, spec.program.name, spec.program.path),
-        "qualname": spec.qualname,
-        "pickled": spec.pickled,
-        "parameters": spec.parameters,
-        "is_class": spec.is_class,
-        "is_transactional": spec.is_transactional,
-        "inputs_at_once": spec.inputs_at_once,
-        "workdir": spec.workdir,
-        "mounts": mounts,
-    }
+    # The URL as it is here: a secret of the function's may be called DATABASE_URL.
+    url = None
+    if not callable(settings.url):
+        with contextlib.suppress(errors.ConfigurationError):  # the worker says so, if it needs it
+            url = settings.configured_url()
+    client = replace(settings, url="postgresql://" if url == "" else url)  # empty: libpq reads PGHOST and its like
+    setup = Setup(spec, os.getpid(), directory, _LOG.getEffectiveLevel(), client, callable(settings.url), mounts)
     ours, theirs = socket.socketpair()
     outputs = []
     with theirs, contextlib.ExitStack() as stack:
@@ -69,7 +61,7 @@ def launch(
             written.append(writing)
         pid = _spawn(theirs.fileno(), *written)
     channel = Channel(ours)
-    for message in (interpreter, told):
+    for message in (interpreter, setup):
         with contextlib.suppress(Closed):  # it has died, which is noticed by its end
             channel.send(message)
     return pid, channel, outputs
@@ -80,7 +72,7 @@ def _environment(worker_id: str, directory: str, settings: Settings) -> dict[str
     told = {
         "TASK_ID": worker_id,
         "IS_REMOTE": "1",
-        "ENVIRONMENT": settings.environment,
+        "ENVIRONMENT": settings.effective_environment,
         "REGION": "local",
         "CLOUD_PROVIDER": "local",
     }

@@ -20,9 +20,9 @@ from pgstore.app.channel import Channel, Closed
 from pgstore.app.runner.launch import launch, make_directory
 from pgstore.app.runner.mounts import Mounts, remove_unused
 from pgstore.app.runner.output import Output
-from pgstore.app.runner.settings import Settings
 from pgstore.app.runner.task import TIMEOUT_GRACE_SECONDS, Task, failed
 from pgstore.app.spec import Outcome, WorkerSpec
+from pgstore.client import default_client
 from pgstore.core import threads
 from pgstore.core.threads import Signal
 from pgstore.mount import recovery
@@ -82,7 +82,7 @@ class Process:
         self._made: list[str] = []  # directories on the machine; see `mounts.remove_unused`
         self._claimed: list[str] = []
         self._mounts: Mounts | None = None
-        self._settings = Settings()
+        self._settings = default_client().settings  # as they are now
         self._channel: Channel | None = None
         self._outputs: list[Output] = []
         self._thread = threading.Thread(target=self._run, name="pgstore-worker", daemon=True)
@@ -98,9 +98,7 @@ class Process:
 
     def give(self, number: int, task: Task) -> None:
         """Have it do *task*, which is in `running`."""
-        given = task.input
-        completion = None if given.completion is None else pickles.dumps_by_value(given.completion, "the completion")
-        self._send("run", number, given.call_id, given.method, given.arguments, given.is_generator, completion)
+        self._send("run", number, task.input)
         if task.deadline is not None:
             self._rouse()
 
@@ -214,11 +212,11 @@ class Process:
             return False
         kind, *values = message
         if kind == "done":
-            number, payload, is_error, is_last = values
+            number, outcome, is_last = values
             self._drain()
             if is_last:
                 self.pool.retire(self)
-            self.pool.done(self, number, Outcome(payload, is_error))
+            self.pool.done(self, number, outcome)
         elif kind == "item":
             number, item = values
             self._drain()
@@ -254,7 +252,7 @@ class Process:
         failure: bytes | None = None
         try:
             if verb == "url":
-                value = self._settings.url()
+                value = self._settings.configured_url()
             elif verb == "serve":
                 value = self._mounts.serve(*arguments, *descriptors)
             elif verb == "credentials of mount":

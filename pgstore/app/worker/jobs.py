@@ -14,15 +14,15 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from pgstore import errors
 from pgstore.app import pickles
 from pgstore.app.context import CURRENT_CALL
-from pgstore.app.spec import Completion, Outcome, Program
+from pgstore.app.spec import Input, Outcome, Program
+from pgstore.app.worker.target import Target
 from pgstore.client import default_client
 from pgstore.core import threads
 from pgstore.core.operation import Op
@@ -31,47 +31,19 @@ _OURS: Final = str(Path(__file__).parent)
 _IMPORTING: Final = "<frozen importlib"
 
 
-@dataclass(frozen=True)
-class Job:
-    """An `Input`, and the number by which the parent knows it."""
-
-    number: int
-    call_id: str
-    method: str | None
-    arguments: bytes
-    is_generator: bool
-    completion: bytes | None
-
-
-class Work(Protocol):
-    """What the jobs of a worker are about."""
-
-    name: str
-    program: Program
-    is_transactional: bool
-
-    def callable_of(self, method: str | None) -> Callable[..., Any]: ...
-
-    def committing(self) -> Op[None]:
-        """Bring what was written to the mounts into the stores; in a transaction as a part of it."""
-
-    def spoil(self) -> bool:
-        """What was written to the mounts is to be dropped. Returns whether the parent has to end the worker for that."""
-
-
 class Jobs:
     """
-    Runs jobs, and tells of their outcomes.
+    Runs inputs of *target*, and tells of their outcomes. Several at once run on threads of their own.
 
     Args:
         send: takes a message for the parent.
-        at_once: how many jobs run at once; more than one run on threads of their own.
     """
 
-    def __init__(self, work: Work, send: Callable[..., None], at_once: int) -> None:
-        self._work = work
+    def __init__(self, target: Target, send: Callable[..., None]) -> None:
+        self._target = target
+        self._spec = target.spec
         self._send = send
-        self._at_once = at_once
+        self._at_once = target.spec.inputs_at_once
         self._process = os.getpid()
         self._running: dict[int, Running] = {}
         self._main: Running | None = None  # what the main thread may be interrupted in
@@ -79,9 +51,9 @@ class Jobs:
         self._loop_lock = threading.Lock()
         self._shared_loop: asyncio.AbstractEventLoop | None = None
 
-    def begin(self, job: Job) -> None:
-        """Run *job*, and return when it has ended; or at once, where there may be several."""
-        running = self._running[job.number] = Running(job)
+    def begin(self, number: int, given: Input) -> None:
+        """Run what is *given*, known to the parent by *number*; return when it has ended, or at once where several may run."""
+        running = self._running[number] = Running(number, given)
         if self._at_once == 1:
             self._run(running)
         else:
@@ -95,32 +67,31 @@ class Jobs:
     # --------------------------------------------------------------------------------------------------------- running
 
     def _run(self, running: Running) -> None:
-        job = running.job
         running.thread = threading.get_ident()
-        CURRENT_CALL.set(job.call_id)
+        CURRENT_CALL.set(running.input.call_id)
         for prefix in ("MODAL", "PGSTORE"):
-            os.environ[f"{prefix}_FUNCTION_CALL_ID"] = job.call_id
+            os.environ[f"{prefix}_FUNCTION_CALL_ID"] = running.input.call_id
         outcome = self._outcome(running)
-        is_last = self._work.is_transactional and outcome.is_error and self._work.spoil()
+        is_last = self._spec.is_transactional and outcome.is_error and self._target.spoil()
         if not is_last:
             try:
                 # After a transaction, too: the mounts then learn what has become of what they have handed over to it.
-                default_client().run(self._work.committing())
+                default_client().run(self._target.committing())
             except Exception as exc:  # noqa: BLE001 - it is that of the call
-                outcome = outcome if self._work.is_transactional else self._failure(exc)
-                is_last = self._work.spoil()  # the next call would fail with the same
+                outcome = outcome if self._spec.is_transactional else self._failure(exc)
+                is_last = self._target.spoil()  # the next call would fail with the same
         CURRENT_CALL.set(None)
-        del self._running[job.number]
+        del self._running[running.number]
         flush()
         running.ended.set()
-        self._send("done", job.number, outcome.payload, outcome.is_error, is_last)
+        self._send("done", running.number, outcome, is_last)
 
     def _outcome(self, running: Running) -> Outcome:
-        job = running.job
+        given = running.input
         try:
-            function = self._work.callable_of(job.method)
-            args, kwargs = pickles.loads(job.arguments, f"the arguments of {self._work.name}")
-            if not self._work.is_transactional:
+            function = self._target.callable_of(given.method)
+            args, kwargs = pickles.loads(given.arguments, f"the arguments of {self._spec.name}")
+            if not self._spec.is_transactional:
                 return self._result(self._interruptibly(running, function, args, kwargs))
             if inspect.iscoroutinefunction(function):
                 return self._awaited(running, self._transacted_async(running, function, args, kwargs))  # type: ignore[no-any-return]
@@ -129,7 +100,7 @@ class Jobs:
             return self._failure(exc)
 
     def _result(self, value: Any) -> Outcome:
-        return Outcome(pickles.dumps(value, f"the result of {self._work.name}", self._work.program), is_error=False)
+        return Outcome(pickles.dumps(value, f"the result of {self._spec.name}", self._spec.program), is_error=False)
 
     def _transacted(self, running: Running, function: Callable[..., Any], args: Any, kwargs: Any) -> Outcome:
         """Call *function* in a transaction. What it has written, and the end of its call, are parts of that."""
@@ -152,10 +123,9 @@ class Jobs:
         return outcome
 
     def _completing(self, running: Running, outcome: Outcome) -> Op[None]:
-        yield from self._work.committing()
-        if running.job.completion is not None:
-            completion: Completion = pickle.loads(running.job.completion)
-            yield from completion.complete(outcome)
+        yield from self._target.committing()
+        if running.input.completion is not None:
+            yield from pickle.loads(running.input.completion).complete(outcome)
 
     def _interruptibly(self, running: Running, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if threading.current_thread() is threading.main_thread():
@@ -172,7 +142,7 @@ class Jobs:
     def _called(self, running: Running, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if inspect.iscoroutinefunction(function):
             return self._awaited(running, function(*args, **kwargs))
-        if not running.job.is_generator:
+        if not running.input.is_generator:
             value = function(*args, **kwargs)
             return self._awaited(running, value) if inspect.iscoroutine(value) else value
         values = function(*args, **kwargs)
@@ -198,8 +168,8 @@ class Jobs:
             await values.aclose()
 
     def _tell_item(self, running: Running, value: Any) -> None:
-        what = f"what {self._work.name} yields"
-        self._send("item", running.job.number, pickles.dumps(value, what, self._work.program))
+        what = f"what {self._spec.name} yields"
+        self._send("item", running.number, pickles.dumps(value, what, self._spec.program))
 
     def _end_if_forked(self, exc: BaseException | None = None) -> None:
         """In a process that the function has forked, and that comes out of it: the call, and its transaction, are not its own."""
@@ -210,7 +180,7 @@ class Jobs:
             os._exit(exc is not None)
 
     def _failure(self, exc: BaseException) -> Outcome:
-        return Outcome(failure(exc, self._work.program, self._work.name), is_error=True)
+        return Outcome(failure(exc, self._spec.program, self._spec.name), is_error=True)
 
     # --------------------------------------------------------------------------------------------- asynchronous functions
 
@@ -240,7 +210,7 @@ class Jobs:
 
     def run_async(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """The result of a coroutine that belongs to no job, on the loop of the jobs."""
-        return self._awaited(Running(Job(0, "", None, b"", is_generator=False, completion=None)), coroutine)
+        return self._awaited(Running(0, Input("", None, b"")), coroutine)
 
     # ----------------------------------------------------------------------------------------------------- interrupting
 
@@ -273,10 +243,11 @@ class Jobs:
 
 
 class Running:
-    """A job that is being run."""
+    """An input that is being run."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, number: int, given: Input) -> None:
+        self.number = number
+        self.input = given
         self.ended = threads.Signal()
         self.is_closing = False
         self.exception: type[BaseException] = KeyboardInterrupt

@@ -16,17 +16,15 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pgstore import errors
-from pgstore.app import context, pickles
+from pgstore.app import context
 from pgstore.app.channel import Closed, of_descriptor
-from pgstore.app.mount_rules import mount_key
-from pgstore.app.spec import Program
-from pgstore.app.worker import target
-from pgstore.app.worker.jobs import Job, Jobs, failure, flush
+from pgstore.app.spec import Input, Setup
+from pgstore.app.worker.jobs import Jobs, failure, flush
 from pgstore.app.worker.mounts import Mounts
 from pgstore.app.worker.parent import ENDED, Parent
-from pgstore.client import configure, default_client
+from pgstore.app.worker.target import Target
+from pgstore.client import configure
 from pgstore.core import threads
-from pgstore.core.operation import Op
 from pgstore.mount.daemon.caller import DaemonGone
 
 _LOG: Final = logging.getLogger("pgstore")
@@ -36,75 +34,70 @@ GRACE_SECONDS: Final = 5.0  # for what is interrupted because the parent has end
 def run(descriptor: int) -> None:
     """Do what the parent, at the other end of the socket *descriptor*, gives to do; never return."""
     channel = of_descriptor(descriptor)
-    ((told,), _) = channel.receive()
+    setup: Setup = channel.receive()[0][0]
     code = 1
     is_alone = True
     try:
-        parent = Parent(channel, told["parent"])
+        parent = Parent(channel, setup.parent)
         try:
-            code = Worker(parent, told).run()
+            code = Worker(parent, setup).run()
         finally:
             is_alone = parent.is_gone and not parent.is_lost
     except ENDED:
         pass
     except BaseException:  # noqa: BLE001 - of this package, or of an interrupt: the parent says that it has ended
-        _LOG.error("the worker of %s has failed", told["name"], exc_info=True)
+        _LOG.error("the worker of %s has failed", setup.spec.name, exc_info=True)
     finally:
         # Not by the interpreter's own end, which waits for threads that the program has left.
         atexit._run_exitfuncs()
         flush()
-        _clear(told["directory"])
+        _clear(setup.directory)
         if is_alone:  # else the parent ends what was started here
             os.killpg(0, signal.SIGKILL)
         os._exit(code)
 
 
 class Worker:
-    """See `jobs.Work`."""
+    """One that was told to be as *setup* says."""
 
-    def __init__(self, parent: Parent, told: dict[str, Any]) -> None:
-        self.name: str = told["name"]
-        self.program = Program(*told["program"])
-        self.is_transactional: bool = told["is_transactional"]
-        self._told = told
+    def __init__(self, parent: Parent, setup: Setup) -> None:
+        self._setup = setup
         self._parent = parent
-        self._jobs = Jobs(self, self._send, told["inputs_at_once"])
-        self._given: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # None: there is no more
-        self._mounts = Mounts(parent, told["mounts"], told["directory"])
-        self._target: target.Target | None = None
-        self._is_spoiled = False
+        self._mounts = Mounts(parent, setup.mounts, setup.directory)
+        self._target = Target(setup.spec, self._mounts, self._send)
+        self._jobs = Jobs(self._target, self._send)
+        self._given: queue.SimpleQueue[tuple[int, Input] | None] = queue.SimpleQueue()  # None: there is no more
         self._is_ending = False  # the parent has gone
 
     def run(self) -> int:
         """Returns the exit code."""
+        spec = self._setup.spec
         signal.signal(signal.SIGINT, self._jobs.on_signal)
         try:
             self._begin()
         except BaseException as exc:  # noqa: BLE001 - whoever waits for the worker is told
-            self._send("failed", failure(exc, self.program, self.name))
+            self._send("failed", failure(exc, spec.program, spec.name))
             return 1
         self._send("ready")
-        while (job := self._given.get()) is not None:
-            self._jobs.begin(job)
+        while (given := self._given.get()) is not None:
+            self._jobs.begin(*given)
         self._jobs.wait()
         try:
-            assert self._target is not None
-            self._target.exit()
-            if not self._is_spoiled:
-                default_client().run(self.committing())
+            self._target.end(self._jobs.run_async)
         except DaemonGone:  # so that nothing is there any more; whoever has waited for a call was told
             pass
         except Exception as exc:  # noqa: BLE001 - nobody waits for it any more
             trace = None if isinstance(exc, errors.Error) else exc
-            _LOG.error("the worker of %s has not ended in good order: %s", self.name, exc, exc_info=trace)
+            _LOG.error("the worker of %s has not ended in good order: %s", spec.name, exc, exc_info=trace)
         return 0
 
     def _begin(self) -> None:
-        told = self._told
+        setup = self._setup
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-        self._configure(told["client"])
-        _LOG.setLevel(told["log_level"])
+        ask: Callable[[], str] = lambda: self._parent.ask("url")  # noqa: E731
+        configure(**{**vars(setup.client), "url": ask if setup.asks_url else setup.client.url})
+        _LOG.setLevel(setup.log_level)
         self._mounts.enter()
         context.ask = self._parent.ask
         self._parent.listen(self._take, self._parent_has_gone)
@@ -112,45 +105,9 @@ class Worker:
             self._mounts.begin()
         finally:
             self._send("made", self._mounts.made, self._mounts.claimed)
-        if told["workdir"] is not None:
-            os.chdir(told["workdir"])
-        context.is_loading = True
-        try:
-            loaded = target.load(self.program, told["qualname"], told["pickled"])
-        finally:
-            context.is_loading = False
-        for mount in self._mounts.all:
-            context.mounted[mount.path] = mount_key(mount.store)
-        if told["is_class"]:
-            arguments = pickles.loads(told["parameters"], f"the parameters of {self.name}")
-            self._target = target.Target.of_class(loaded, arguments, self._jobs.run_async)
-        else:
-            self._target = target.Target(loaded, self._jobs.run_async)
-
-    def _configure(self, client: dict[str, Any]) -> None:
-        """Have the default client be as that of the parent."""
-        asks: bool = client.pop("asks")
-        ask: Callable[[], str] = lambda: self._parent.ask("url")  # noqa: E731
-        configure(**{**client, "url": ask if asks else client["url"]})
-
-    # ----------------------------------------------------------------------------------------------------- see jobs.Work
-
-    def callable_of(self, method: str | None) -> Callable[..., Any]:
-        assert self._target is not None
-        return self._target.callable_of(method)
-
-    def committing(self) -> Op[None]:
-        if not self._mounts.written:
-            return
-        self._send("committing", 1)  # it is not killed meanwhile, if it can be helped
-        try:
-            yield from self._mounts.committing()
-        finally:
-            self._send("committing", -1)
-
-    def spoil(self) -> bool:
-        self._is_spoiled = bool(self._mounts.written)
-        return self._is_spoiled
+        if setup.spec.workdir is not None:
+            os.chdir(setup.spec.workdir)
+        self._target.begin(self._jobs.run_async)
 
     # ----------------------------------------------------------------------------------------------------------- parent
 
@@ -165,7 +122,8 @@ class Worker:
 
     def _take(self, kind: str, *values: Any) -> None:
         if kind == "run":
-            self._given.put(Job(*values))
+            number, given = values
+            self._given.put((number, given))
         elif kind == "interrupt":
             self._jobs.interrupt(*values)
         elif kind == "end":
@@ -176,7 +134,7 @@ class Worker:
             return
         self._is_ending = True
         if self._parent.is_lost:
-            _LOG.error("%s has closed the descriptor by which its worker gives its results", self.name)
+            _LOG.error("%s has closed the descriptor by which its worker gives its results", self._setup.spec.name)
         self._given.put(None)
         self._jobs.interrupt_all()
         threads.start(threading.Thread(target=self._die, name="pgstore-die", daemon=True))
@@ -184,7 +142,7 @@ class Worker:
     def _die(self) -> None:
         """End, whatever is still going on, and with it what was started here."""
         time.sleep(GRACE_SECONDS)
-        _clear(self._told["directory"])
+        _clear(self._setup.directory)
         os.killpg(0, signal.SIGKILL)
 
 

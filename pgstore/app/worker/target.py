@@ -12,8 +12,12 @@ from types import FunctionType, ModuleType
 from typing import Any, Final
 
 from pgstore import errors
-from pgstore.app import as_modal
-from pgstore.app.spec import Program
+from pgstore.app import as_modal, context, pickles
+from pgstore.app.mount_rules import mount_key
+from pgstore.app.spec import Program, WorkerSpec
+from pgstore.app.worker.mounts import Mounts
+from pgstore.client import default_client
+from pgstore.core.operation import Op
 
 _ABSENT: Final = object()
 
@@ -58,27 +62,35 @@ def _module(program: Program) -> ModuleType:
 
 class Target:
     """
-    A function that a worker runs, or an object whose methods it runs.
+    What a worker runs, a function or the methods of an object, and what becomes of what that has written to *mounts*.
 
     Args:
-        loaded: what the program has at its name.
-        run: runs a coroutine to its end.
+        tell: takes a message for the parent.
     """
 
-    def __init__(self, loaded: Any, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
-        self._function = loaded
+    def __init__(self, spec: WorkerSpec, mounts: Mounts, tell: Callable[..., None]) -> None:
+        self.spec = spec
+        self._mounts = mounts
+        self._tell = tell
+        self._loaded: Any = None
         self._instance: Any = None
-        self._run = run
+        self.is_spoiled = False
 
-    @classmethod
-    def of_class(cls, loaded: Any, arguments: dict[str, Any], run: Callable[[Coroutine[Any, Any, Any]], Any]) -> Target:
-        """Make an object with these *arguments*, and have it enter."""
-        from pgstore.app.cls import instantiate
+    def begin(self, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        """Load it; of a class make an object, and have it enter. *run* runs a coroutine to its end."""
+        context.is_loading = True
+        try:
+            self._loaded = load(self.spec.program, self.spec.qualname, self.spec.pickled)
+        finally:
+            context.is_loading = False
+        for mount in self._mounts.all:
+            context.mounted[mount.path] = mount_key(mount.store)
+        if self.spec.parameters is not None:
+            from pgstore.app.cls import instantiate
 
-        target = cls(loaded, run)
-        target._instance = instantiate(loaded, arguments)
-        target._hook("enter")
-        return target
+            arguments = pickles.loads(self.spec.parameters, f"the parameters of {self.spec.name}")
+            self._instance = instantiate(self._loaded, arguments)
+            self._run_hooks("enter", run)
 
     def callable_of(self, method: str | None) -> Callable[..., Any]:
         """What a call runs."""
@@ -86,19 +98,36 @@ class Target:
             from pgstore.app.cls import method_of
 
             return method_of(self._instance, method)
-        if isinstance(self._function, FunctionType):
-            return self._function
-        return self._function.get_raw_f()  # type: ignore[no-any-return]
+        if isinstance(self._loaded, FunctionType):
+            return self._loaded
+        return self._loaded.get_raw_f()  # type: ignore[no-any-return]
 
-    def exit(self) -> None:
-        """Have the object exit, if it is one."""
+    def committing(self) -> Op[None]:
+        """Bring what was written to the mounts into the stores; in a transaction as a part of it."""
+        if not self._mounts.written:
+            return
+        self._tell("committing", 1)  # it is not killed meanwhile, if it can be helped
+        try:
+            yield from self._mounts.committing()
+        finally:
+            self._tell("committing", -1)
+
+    def spoil(self) -> bool:
+        """What was written to the mounts is to be dropped. Returns whether the parent has to end the worker for that."""
+        self.is_spoiled = bool(self._mounts.written)
+        return self.is_spoiled
+
+    def end(self, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        """Have the object exit, if it is one, and commit what is left."""
         if self._instance is not None:
-            self._hook("exit")
+            self._run_hooks("exit", run)
+        if not self.is_spoiled:
+            default_client().run(self.committing())
 
-    def _hook(self, which: str) -> None:
+    def _run_hooks(self, which: str, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         from pgstore.app.cls import hooks
 
         for hook in hooks(self._instance, which):
             made = hook()
             if inspect.iscoroutine(made):
-                self._run(made)
+                run(made)
