@@ -6,11 +6,10 @@ the runner has the workers.
 
 from __future__ import annotations
 
-import asyncio
-import queue
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from pgstore import errors
@@ -23,8 +22,20 @@ from pgstore.app.mapping import Arguments, mapped, mapped_async, zipped, zipped_
 from pgstore.app.marks import marks_of
 from pgstore.app.mount_rules import is_mounted
 from pgstore.app.options import AppDefaults, Options
+from pgstore.app.runner import runner
 from pgstore.app.spec import Input, Outcome, WorkerSpec
-from pgstore.app.waiting import check_may_wait, check_not_on_loop, from_threads, submit, take_back, wait, wait_async
+from pgstore.app.waiting import (
+    NEXT,
+    Steps,
+    Tell,
+    check_may_wait,
+    check_not_on_loop,
+    stream,
+    stream_async,
+    take_back,
+    wait,
+    wait_async,
+)
 from pgstore.app.warn import warn_once
 
 P = ParamSpec("P")
@@ -82,7 +93,8 @@ class Function(Defined, Generic[P, R_co, L_co]):
         if not self.is_generator:
             raise errors.InvalidError(f"{self.name} is no generator. Use `.remote(...)` instead.")
         check_may_wait(f"{self.name}.remote_gen(…)")
-        return Forms(lambda: self._stream(args, kwargs), lambda: self._stream_async(args, kwargs))
+        start = partial(self._streamed, args, kwargs)
+        return Forms(lambda: stream(start), lambda: stream_async(start))
 
     def local(self, /, *args: P.args, **kwargs: P.kwargs) -> L_co:
         """Run the function here, with the files and the environment of this process. An asynchronous one gives its coroutine."""
@@ -239,7 +251,7 @@ class Function(Defined, Generic[P, R_co, L_co]):
         given = Input(
             call_id, self._method, self.pickled(args, kwargs), self.is_generator, options.timeout, options.retries
         )
-        return submit(self._spec, given, **how)
+        return runner().submit(self._spec, given, **how)
 
     def _mapped(
         self,
@@ -265,26 +277,13 @@ class Function(Defined, Generic[P, R_co, L_co]):
 
         return Forms(blocking, aio)
 
-    def _stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Generator[Any]:
-        arrived: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        future = self._submit(args, kwargs, on_item=arrived.put)
-        future.add_done_callback(lambda ended: arrived.put(None))
-        try:
-            while (item := arrived.get()) is not None:
-                yield pickles.loads(item, f"what {self.name} yields")
-            wait(future)
-        finally:
-            take_back(future)
-
-    async def _stream_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncGenerator[Any]:
-        arrived: asyncio.Queue[bytes | None] = asyncio.Queue()
-        tell = from_threads(arrived)
+    def _streamed(self, args: tuple[Any, ...], kwargs: dict[str, Any], tell: Tell) -> Steps:
         future = self._submit(args, kwargs, on_item=tell)
         future.add_done_callback(lambda ended: tell(None))
         try:
-            while (item := await arrived.get()) is not None:
+            while (item := (yield NEXT)) is not None:
                 yield pickles.loads(item, f"what {self.name} yields")
-            await wait_async(future)
+            future.result().value()
         finally:
             take_back(future)
 

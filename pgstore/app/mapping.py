@@ -8,79 +8,100 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import queue
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from pgstore.app.spec import Outcome
-from pgstore.app.waiting import from_threads
+from pgstore.app.waiting import NEXT, Steps, Tell, stream, stream_async
 from pgstore.errors import InvalidError
 
 AHEAD_MAX: Final = 1000  # elements that were read and whose results were not taken
 
 Arguments: TypeAlias = tuple[Any, ...]
 Submit: TypeAlias = Callable[[Arguments], "Future[Outcome]"]
-Ended: TypeAlias = "tuple[int, Future[Outcome]] | _AllRead"
 
 
-@dataclass(frozen=True)
-class _AllRead:
-    """There are no more elements than *count*, or reading them has failed."""
+def mapped(submit: Submit, elements: Iterable[Arguments], *, ordered: bool, return_exceptions: bool) -> Generator[Any]:
+    """Call *submit* for each of *elements*, and yield the results."""
 
-    count: int
-    error: BaseException | None
+    def start(tell: Tell) -> Steps:
+        room = threading.Semaphore(AHEAD_MAX - 1)
+        calls = _Calls(submit, tell, room.release)
+
+        def read() -> None:
+            with calls.reading():
+                for arguments in elements:
+                    calls.make(arguments)
+                    room.acquire()
+                    if calls.is_stopped:
+                        break
+
+        # In the context of the caller: what reads from a transaction is told that it cannot, instead of reading outside of it.
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(read,), name="pgstore-map", daemon=True).start()
+        return calls.results(room.release, ordered, return_exceptions)
+
+    return stream(start)
 
 
-class _Results:
-    """What has ended so far, and in which order it is given on."""
+def mapped_async(
+    submit: Submit, elements: AsyncIterable[Arguments], *, ordered: bool, return_exceptions: bool
+) -> AsyncGenerator[Any]:
+    """`mapped` on an event loop."""
 
-    def __init__(self, *, ordered: bool, return_exceptions: bool) -> None:
-        self._ordered = ordered
-        self._return_exceptions = return_exceptions
-        self._waiting: dict[int, Any] = {}
-        self._given = 0
-        self._count: int | None = None
+    def start(tell: Tell) -> Steps:
+        room = asyncio.Semaphore(AHEAD_MAX - 1)
+        calls = _Calls(submit, tell, room.release)
 
-    @property
-    def is_complete(self) -> bool:
-        return self._given == self._count
+        async def read() -> None:
+            with calls.reading():
+                async for arguments in elements:
+                    calls.make(arguments)
+                    await room.acquire()
 
-    def take(self, ended: Ended) -> Iterator[Any]:
-        """The results that can be given on now that *ended* has. Raises its error: also before earlier results."""
-        if isinstance(ended, _AllRead):
-            if ended.error is not None:
-                raise ended.error
-            self._count = ended.count
-            return
-        index, future = ended
-        try:
-            value = future.result().value()
-        except Exception as exc:
-            if not self._return_exceptions:
-                raise
-            value = exc
-        self._waiting[index if self._ordered else self._given] = value
-        while self._given in self._waiting:
-            value = self._waiting.pop(self._given)
-            self._given += 1
-            yield value
+        reader = asyncio.create_task(read())
+        return calls.results(reader.cancel, ordered, return_exceptions)
+
+    return stream_async(start)
 
 
 class _Calls:
-    """The calls that have not ended. Told to stop, it cancels those that have not begun; the others run to their end."""
+    """
+    The calls of a map, numbered from 0 in the order of the elements.
 
-    def __init__(self, submit: Submit, tell: Callable[[Ended], object]) -> None:
+    Told to stop, it cancels those that have not begun; the others run to their end.
+
+    Args:
+        tell: of the end of each call: its number and its future; and of that of the elements: how many they are, and their error.
+        taken: called when a result is given on.
+    """
+
+    def __init__(self, submit: Submit, tell: Tell, taken: Callable[[], None]) -> None:
         self._submit = submit
         self._tell = tell
+        self._taken = taken
+        self._made = 0
         self._open: set[Future[Outcome]] = set()
         self._lock = threading.Lock()
         self.is_stopped = False
 
-    def make(self, index: int, arguments: Arguments) -> None:
-        future = self._submit(arguments)
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """While the elements are read. An error of theirs is the caller's."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            raise
+        except BaseException as exc:  # noqa: BLE001
+            self._tell((self._made, exc))
+        else:
+            self._tell((self._made, None))
+
+    def make(self, arguments: Arguments) -> None:
+        index, future = self._made, self._submit(arguments)
+        self._made += 1
         with self._lock:
             self._open.add(future)
             if self.is_stopped:
@@ -92,86 +113,39 @@ class _Calls:
         if not self.is_stopped:
             self._tell((index, future))
 
-    def stop(self) -> None:
+    def results(self, end_reading: Callable[[], object], ordered: bool, return_exceptions: bool) -> Steps:
+        """The results, in order or as calls end. An exception is raised as soon as it is known, also before earlier results."""
+        waiting: dict[int, Any] = {}
+        given, count = 0, None
+        try:
+            while given != count:
+                number, ended = yield NEXT
+                if ended is None:
+                    count = number
+                    continue
+                if isinstance(ended, BaseException):
+                    raise ended
+                try:
+                    value = ended.result().value()
+                except Exception as exc:
+                    if not return_exceptions:
+                        raise
+                    value = exc
+                waiting[number if ordered else given] = value
+                while given in waiting:
+                    self._taken()
+                    given += 1
+                    yield waiting.pop(given - 1)
+        finally:
+            self._stop()
+            end_reading()
+
+    def _stop(self) -> None:
         with self._lock:
             self.is_stopped = True
             still_open = tuple(self._open)
         for future in still_open:
             future.cancel()
-
-
-def mapped(submit: Submit, elements: Iterable[Arguments], *, ordered: bool, return_exceptions: bool) -> Generator[Any]:
-    """Call *submit* for each of *elements*, and yield the results."""
-    ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
-    room = threading.Semaphore(AHEAD_MAX)
-    calls = _Calls(submit, ended.put)
-    results = _Results(ordered=ordered, return_exceptions=return_exceptions)
-
-    def read() -> None:
-        count = 0
-        try:
-            iterator = iter(elements)
-            while room.acquire() and not calls.is_stopped:
-                try:
-                    arguments = next(iterator)
-                except StopIteration:
-                    break
-                calls.make(count, arguments)
-                count += 1
-        except BaseException as exc:  # noqa: BLE001 - it is the caller's
-            ended.put(_AllRead(count, exc))
-        else:
-            ended.put(_AllRead(count, None))
-
-    # The context of the caller's: what reads from a transaction is told that it cannot from here, instead of reading outside of it.
-    threading.Thread(target=contextvars.copy_context().run, args=(read,), name="pgstore-map", daemon=True).start()
-    try:
-        while not results.is_complete:
-            for value in results.take(ended.get()):
-                room.release()
-                yield value
-    finally:
-        calls.stop()
-        room.release()  # the reader looks whether it is to stop
-
-
-async def mapped_async(
-    submit: Submit, elements: AsyncIterable[Arguments], *, ordered: bool, return_exceptions: bool
-) -> AsyncGenerator[Any]:
-    """`mapped` on an event loop."""
-    ended: asyncio.Queue[Ended] = asyncio.Queue()
-    room = asyncio.Semaphore(AHEAD_MAX)
-
-    calls = _Calls(submit, from_threads(ended))
-    results = _Results(ordered=ordered, return_exceptions=return_exceptions)
-
-    async def read() -> None:
-        count = 0
-        try:
-            iterator = aiter(elements)
-            while await room.acquire():
-                try:
-                    arguments = await anext(iterator)
-                except StopAsyncIteration:
-                    break
-                calls.make(count, arguments)
-                count += 1
-        except Exception as exc:  # noqa: BLE001 - it is the caller's
-            ended.put_nowait(_AllRead(count, exc))
-        else:
-            ended.put_nowait(_AllRead(count, None))
-
-    reader = asyncio.create_task(read())
-    try:
-        while not results.is_complete:
-            for value in results.take(await ended.get()):
-                room.release()
-                yield value
-    finally:
-        calls.stop()
-        reader.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await reader
 
 
 # --------------------------------------------------------------------------------------------------------------- elements

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import queue
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from pgstore.app.context import check_not_loading
 from pgstore.app.runner import runner
-from pgstore.app.spec import Input, Outcome, WorkerSpec
+from pgstore.app.spec import Outcome
 from pgstore.client import default_client
 from pgstore.client.transaction import check_nothing_written
 from pgstore.errors import InvalidError
 
 T = TypeVar("T")
+Tell: TypeAlias = Callable[[Any], None]
+Steps: TypeAlias = Generator[Any, Any, None]
+
+NEXT: Final = object()
+"""What the steps of a stream yield to be sent the next event; all else that they yield is a value of the stream."""
 
 
 def check_may_wait(what: str) -> None:
@@ -31,11 +37,6 @@ def check_not_on_loop(what: str) -> None:
     except RuntimeError:
         return
     raise InvalidError(f"{what}(…) would block the event loop that is running here; use {what}.aio(…)")
-
-
-def submit(spec: WorkerSpec, given: Input, **how: Any) -> Future[Outcome]:
-    """Have a worker do it."""
-    return runner().submit(spec, given, **how)
 
 
 def wait(future: Future[Outcome]) -> Any:
@@ -58,18 +59,53 @@ async def wait_async(future: Future[Outcome]) -> Any:
     return outcome.value()
 
 
-def from_threads(items: asyncio.Queue[T]) -> Callable[[T], None]:
-    """What any thread may put into *items* by, a queue of the loop that is running now; after the end of that it does nothing."""
-    loop = asyncio.get_running_loop()
-
-    def put(item: T) -> None:
-        with contextlib.suppress(RuntimeError):  # it has ended
-            loop.call_soon_threadsafe(items.put_nowait, item)
-
-    return put
-
-
 def take_back(future: Future[Outcome]) -> None:
     """End a call for which nobody waits any more."""
     if not future.done():
         runner().cancel(future)
+
+
+def stream(start: Callable[[Tell], Steps]) -> Generator[Any]:
+    """
+    Yield the values of the steps that *start* gives.
+
+    Nothing begins before the first is asked for, and the steps are closed with the loop over the stream.
+
+    Args:
+        start: is given what any thread may tell of an event by.
+    """
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    with contextlib.closing(start(events.put)) as steps:
+        step = next(steps, steps)
+        while step is not steps:  # which stands for their end
+            if step is NEXT:
+                step = _resume(steps, events.get())
+            else:
+                yield step
+                step = next(steps, steps)
+
+
+async def stream_async(start: Callable[[Tell], Steps]) -> AsyncGenerator[Any]:
+    """`stream` on an event loop."""
+    events: asyncio.Queue[Any] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def tell(event: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+    with contextlib.closing(start(tell)) as steps:
+        step = next(steps, steps)
+        while step is not steps:
+            if step is NEXT:
+                step = _resume(steps, await events.get())
+            else:
+                yield step
+                step = next(steps, steps)
+
+
+def _resume(steps: Steps, event: Any) -> Any:
+    try:
+        return steps.send(event)
+    except StopIteration:
+        return steps
