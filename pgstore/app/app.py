@@ -7,7 +7,6 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from types import TracebackType
 from typing import Any, Final, Generic, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, dataclass_transform, overload
 
 from pgstore import errors
@@ -94,7 +93,6 @@ class App(AppDefaults):
         self._functions: dict[str, Function[..., Any, Any]] = {}
         self._classes: dict[str, Cls] = {}
         self._entrypoints: dict[str, LocalEntrypoint[..., Any]] = {}
-        self._is_running = False
 
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__(name, check_image(value) if name == "image" else value)
@@ -271,22 +269,18 @@ class Run:
 
     def __enter__(self) -> App:
         context.check_not_loading("app.run()")
-        if self._app._is_running:
+        if self._app in _running:
             raise errors.InvalidError(
                 "App is already running and can't be started again: a local entrypoint, and what `pgstore run` starts, is run by it"
             )
-        self._app._is_running = True
         _running.add(self._app)
-        self._calls.__enter__()
+        self._calls.begin()
         return self._app
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
         try:
-            self._calls.__exit__(kind, exc, trace)
+            self._calls.end(exc)
         finally:
-            self._app._is_running = False
             _running.discard(self._app)
             if not _running:
                 close_runner()
@@ -294,9 +288,7 @@ class Run:
     async def __aenter__(self) -> App:
         return self.__enter__()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
         await asyncio.to_thread(self.__exit__, kind, exc, trace)
 
 

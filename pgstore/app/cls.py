@@ -96,10 +96,6 @@ class BoundMethod(Function[..., Any, Any]):
     def _spec(self) -> WorkerSpec:
         return self._obj._spec
 
-    @property
-    def parameters(self) -> bytes | None:
-        return self._spec.parameters
-
     def _run_here(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._here is None:
             return self._definition.raw(self._obj._local(), *args, **kwargs)
@@ -214,7 +210,7 @@ class Cls(Defined):
 
     def _targets(self) -> Iterable[Target]:
         for name in self._methods:
-            yield self._target(f"{self.name}.{name}", self._spec_of, name)
+            yield Target(f"{self.name}.{name}", self._spec_of, self._options, name)
 
     # A class that derives from this one derives from the class itself.
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type]:

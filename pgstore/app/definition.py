@@ -7,7 +7,8 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -63,7 +64,7 @@ def is_interactive(module_name: str) -> bool:
     return module_name == "__main__" and (path is None or not os.path.isfile(path))
 
 
-class Defined:
+class Defined(ABC):
     """A function or class of an App: what its workers are like, and how it travels."""
 
     _is_of_app = True
@@ -114,14 +115,9 @@ class Defined:
         """What `recall` finds it by."""
         return self._definition.program.name, self.name, self._app.name
 
+    @abstractmethod
     def _targets(self) -> Iterable[Target]:
         """What spawned calls can be of."""
-        raise NotImplementedError
-
-    def _target(self, name: str, spec: Callable[[bytes | None], WorkerSpec], method: str | None = None) -> Target:
-        options = self._options
-        slots = None if options.max_containers is None else options.max_containers * options.inputs_at_once
-        return Target(name, spec, method, options.timeout, options.retries, slots, options.transactional)
 
     def _make_spec(self, parameters: bytes | None = None) -> WorkerSpec:
         """What its workers are like."""

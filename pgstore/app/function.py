@@ -13,8 +13,10 @@ from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from pgstore import errors
-from pgstore.app import calls, context, pickles
+from pgstore.app import context, pickles
 from pgstore.app.calls import FunctionCall
+from pgstore.app.calls.queue import packed
+from pgstore.app.calls.run import queue_of, run_of
 from pgstore.app.calls.targets import Target, app_name
 from pgstore.app.definition import Defined, Definition
 from pgstore.app.forms import Forms, two_forms
@@ -22,8 +24,9 @@ from pgstore.app.mapping import Arguments, mapped, mapped_async, zipped, zipped_
 from pgstore.app.marks import marks_of
 from pgstore.app.mount_rules import is_mounted
 from pgstore.app.options import AppDefaults, Options
+from pgstore.app.pickles import Outcome
 from pgstore.app.runner import runner
-from pgstore.app.spec import Input, Outcome, WorkerSpec
+from pgstore.app.spec import Input, WorkerSpec
 from pgstore.app.waiting import (
     NEXT,
     Steps,
@@ -37,6 +40,8 @@ from pgstore.app.waiting import (
     wait_async,
 )
 from pgstore.app.warn import warn_once
+from pgstore.client import Client, default_client
+from pgstore.core.operation import Call, Op, operation
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)  # what a call in a worker gives
@@ -120,7 +125,11 @@ class Function(Defined, Generic[P, R_co, L_co]):
         (`app.run()`, `pgstore run`) this process has it run, and the end of the run waits for it; else a `pgstore worker` does.
         """
         self._check_returns("spawn")
-        return Forms(lambda: calls.spawn(self, args, kwargs), lambda: calls.spawn.aio(self, args, kwargs))
+
+        async def spawned() -> FunctionCall:
+            return (await self._spawned.aio([self._pickled(args, kwargs)]))[0]
+
+        return Forms(lambda: self._spawned([self._pickled(args, kwargs)])[0], spawned)
 
     # ----------------------------------------------------------------------------------------------------- many calls
 
@@ -196,10 +205,10 @@ class Function(Defined, Generic[P, R_co, L_co]):
         what = f"{self.name}.spawn_map"
 
         async def spawned() -> list[FunctionCall]:
-            elements = [arguments async for arguments in zipped_async(iterables, what)]
-            return await calls.spawn_many.aio(self, elements, kwargs)
+            inputs = [self._pickled(args, kwargs) async for args in zipped_async(iterables, what)]
+            return await self._spawned.aio(inputs)
 
-        return Forms(lambda: calls.spawn_many(self, list(zipped(iterables, what)), kwargs), spawned)
+        return Forms(lambda: self._spawned([self._pickled(args, kwargs) for args in zipped(iterables, what)]), spawned)
 
     # ------------------------------------------------------------------------------------------------- what is known
 
@@ -226,30 +235,33 @@ class Function(Defined, Generic[P, R_co, L_co]):
 
     _method: str | None = None  # of a class
 
-    # What spawned calls need: see `calls.spawning.Spawned`.
-
-    @property
-    def call_name(self) -> tuple[str, str]:
-        """The names of its App and of itself, as rows have them."""
-        return app_name(self._app.name, self._definition.program.name), self.name
-
-    @property
-    def parameters(self) -> bytes | None:
-        """Of a method: the pickled arguments of its object."""
-        return None
-
-    def pickled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-        """The arguments of a call."""
+    def _pickled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         return pickles.dumps((args, kwargs), f"the arguments of {self.name}", self._definition.program)
+
+    @property
+    def _runner(self) -> Client:  # of operations
+        return default_client()
+
+    _bound: Any = None
+
+    @operation
+    def _spawned(self, inputs: list[bytes]) -> Op[list[FunctionCall]]:
+        """Spawn a call for each of *inputs*, all or none."""
+        app = app_name(self._app.name, self._definition.program.name)
+        run = yield Call(lambda: run_of(app))
+        parameters = None if self._method is None else self._spec.parameters
+        given = [packed(each, parameters) for each in inputs]
+        ids = yield from queue_of(app, self._runner).spawn.op(self.name, given, run)
+        return [FunctionCall(each) for each in ids]
 
     def _targets(self) -> Iterable[Target]:
         if not self.is_generator and self._web is None:
-            yield self._target(self.name, lambda parameters: self._spec)
+            yield Target(self.name, lambda parameters: self._spec, self._options)
 
     def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any], **how: Any) -> Future[Outcome]:
         options, call_id = self._options, f"fc-{uuid.uuid4().hex}"
         given = Input(
-            call_id, self._method, self.pickled(args, kwargs), self.is_generator, options.timeout, options.retries
+            call_id, self._method, self._pickled(args, kwargs), self.is_generator, options.timeout, options.retries
         )
         return runner().submit(self._spec, given, **how)
 

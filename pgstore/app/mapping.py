@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from concurrent.futures import Future
 from typing import Any, Final, TypeAlias
 
-from pgstore.app.spec import Outcome
+from pgstore.app.pickles import Outcome
 from pgstore.app.waiting import NEXT, Steps, Tell, stream, stream_async
 from pgstore.errors import InvalidError
 

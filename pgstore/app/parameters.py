@@ -19,67 +19,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """One that has an option of its name."""
-
-    name: str
-    type: Any
-    """`inspect.Parameter.empty`: it says none."""
-    default: Any
-    """`inspect.Parameter.empty`: it must be given."""
-
-    def option(self) -> click.Option:
-        """
-        Its option. `None` stands for one that was not given, whatever the default is: that is the function's business.
-
-        Raises:
-            ExecutionError: what its annotation says cannot be read from a command line.
-        """
-        import click
-
-        flag = f"--{self.name.replace('_', '-')}"
-        kind = _optional(self.type)
-        if kind is bool:
-            flag = f"{flag}/--no-{flag[2:]}"
-        if self.default is inspect.Parameter.empty:
-            how: dict[str, Any] = {"required": True}
-        else:
-            how = {"default": None, "show_default": repr(self.default)}
-        return click.Option([self.name, flag], type=self._click_type(kind), **how)
-
-    def _click_type(self, kind: Any) -> Any:
-        import click
-
-        if kind in (inspect.Parameter.empty, Any):
-            return str
-        if kind in (str, int, float, bool):
-            return kind
-        if kind is dt.datetime:
-            return click.DateTime()
-        values = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
-        if values and all(isinstance(value, str) for value in values):
-            return click.Choice(values)
-        shown = kind.__name__ if isinstance(kind, type) else str(kind)
-        raise errors.ExecutionError(
-            f"Parameter `{self.name}` has unparseable annotation: {shown}; a command line gives str, int, float, bool, "
-            "datetime.datetime and Literal, and each of them or None"
-        )
-
-
-def _optional(kind: Any) -> Any:
-    """*T* of `T | None`; else the same."""
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        others = [each for each in typing.get_args(kind) if each is not type(None)]
-        if len(others) == 1:
-            return others[0]
-    return kind
-
-
-@dataclass(frozen=True)
 class Parameters:
     """All parameters of a function; with *takes_rest* it has `*args` and nothing else."""
 
-    each: tuple[Parameter, ...]
+    each: tuple[inspect.Parameter, ...]
     takes_rest: bool = False
 
     @classmethod
@@ -117,7 +60,7 @@ class Parameters:
                 "Functions with variable-length positional arguments (*args) cannot have other parameters, as "
                 f"{name} has ({', '.join(each.name for each in named)})"
             )
-        return cls(tuple(Parameter(each.name, each.annotation, each.default) for each in named), takes_rest)
+        return cls(tuple(named), takes_rest)
 
     def __add__(self, other: Parameters) -> Parameters:
         return Parameters(self.each + other.each, self.takes_rest or other.takes_rest)
@@ -146,7 +89,55 @@ class Parameters:
             return {name: value for name, value in given.items() if value is not None}
 
         parser = click.Command(
-            command, callback=call, params=[each.option() for each in self.each], help=inspect.cleandoc(doc or "")
+            command, callback=call, params=list(map(_option, self.each)), help=inspect.cleandoc(doc or "")
         )
         given = parser.main(list(arguments), prog_name=command, standalone_mode=False)
         return None if not isinstance(given, dict) else ([], given)
+
+
+def _option(parameter: inspect.Parameter) -> click.Option:
+    """
+    Its option. `None` stands for one that was not given, whatever the default is: that is the function's business.
+
+    Raises:
+        ExecutionError: what its annotation says cannot be read from a command line.
+    """
+    import click
+
+    flag = f"--{parameter.name.replace('_', '-')}"
+    kind = _optional(parameter.annotation)
+    if kind is bool:
+        flag = f"{flag}/--no-{flag[2:]}"
+    if parameter.default is parameter.empty:
+        how: dict[str, Any] = {"required": True}
+    else:
+        how = {"default": None, "show_default": repr(parameter.default)}
+    return click.Option([parameter.name, flag], type=_click_type(kind, parameter.name), **how)
+
+
+def _click_type(kind: Any, name: str) -> Any:
+    import click
+
+    if kind in (inspect.Parameter.empty, Any):
+        return str
+    if kind in (str, int, float, bool):
+        return kind
+    if kind is dt.datetime:
+        return click.DateTime()
+    values = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+    if values and all(isinstance(value, str) for value in values):
+        return click.Choice(values)
+    shown = kind.__name__ if isinstance(kind, type) else str(kind)
+    raise errors.ExecutionError(
+        f"Parameter `{name}` has unparseable annotation: {shown}; a command line gives str, int, float, bool, "
+        "datetime.datetime and Literal, and each of them or None"
+    )
+
+
+def _optional(kind: Any) -> Any:
+    """*T* of `T | None`; else the same."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        others = [each for each in typing.get_args(kind) if each is not type(None)]
+        if len(others) == 1:
+            return others[0]
+    return kind

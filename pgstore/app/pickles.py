@@ -1,4 +1,4 @@
-"""How arguments, results and exceptions travel between a program and its workers.
+"""How arguments, results and exceptions travel between a program and its workers, and what an input comes to (`Outcome`).
 
 A worker has the `__main__` of a program that is a script, so what is defined there goes by reference: with cloudpickle a class of
 it would arrive as another one, and `except MyError` would not match. What plain pickle cannot do is left to `serializers`.
@@ -10,15 +10,16 @@ import contextlib
 import pickle
 import sys
 import traceback
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, TypeAlias
 
 from pgstore import errors
-from pgstore.app.program import Program
+from pgstore.app.spec import Program
 from pgstore.serializers.values import NOT_LOADED, loads
 from pgstore.serializers.values import dumps as dumps_by_value
 
-__all__ = ["dumps", "dumps_by_value", "failure", "failure_here", "loads", "rebuilt", "share_main"]
+__all__ = ["Outcome", "dumps", "dumps_by_value", "failed", "failed_here", "loads", "share_main"]
 
 _PROTOCOL: Final = 5
 # An exception that is pickled, if it can be, then those of its cause and its context, and whether the context is hidden.
@@ -45,14 +46,45 @@ def share_main(program: Program) -> None:
         sys.modules.setdefault(program.name, sys.modules["__main__"])
 
 
-# ------------------------------------------------------------------------------------------------------------- exceptions
+# --------------------------------------------------------------------------------------------------------------- outcomes
 
 
-def failure(exc: BaseException, program: Program, name: str, trace: TracebackType | None) -> bytes:
+@dataclass(frozen=True)
+class Outcome:
+    """How an input has ended: the pickled result, or what `failed` has made of an exception."""
+
+    payload: bytes = field(repr=False)
+    is_error: bool = False
+
+    def value(self) -> Any:
+        """
+        Return the result.
+
+        Raises:
+            BaseException: what the function has raised, with a note of where.
+            ExecutionError: that, where it cannot be pickled or loaded.
+        """
+        if not self.is_error:
+            return loads(self.payload, "the result")
+        chain, kind, text, shown = pickle.loads(self.payload)
+        exc = _unchained(chain)
+        if exc is None:
+            raise errors.ExecutionError(f"{kind}: {text} (which cannot be brought here as it is)\n\n{shown}")
+        if shown:
+            with contextlib.suppress(Exception):  # some have no room for notes
+                exc.add_note(f"In the worker:\n{shown}")
+        raise exc
+
+    @property
+    def error(self) -> tuple[str, str]:
+        """Name of the type and text of the exception."""
+        _, kind, text, _ = pickle.loads(self.payload)
+        return kind, text
+
+
+def failed(exc: BaseException, program: Program, name: str, trace: TracebackType | None) -> Outcome:
     """
-    *exc*, which *name* has raised, as the payload of an `Outcome`.
-
-    What is no `Exception` would end the caller, and is a `RemoteError`.
+    The outcome where *name* has raised *exc*. What is no `Exception` would end the caller, and is a `RemoteError`.
 
     Args:
         trace: of *exc*, as far as the program is concerned.
@@ -61,25 +93,16 @@ def failure(exc: BaseException, program: Program, name: str, trace: TracebackTyp
     shown = "".join(traceback.format_exception(type(exc), exc, trace)).rstrip()
     if not isinstance(exc, Exception):
         exc = errors.RemoteError(f"{name} has ended with {kind}{text and ': '}{text}")
-    return pickle.dumps((_chain(exc, program, _CHAIN_MAX), kind, text, shown), _PROTOCOL)
+    return _failed(exc, program, kind, text, shown)
 
 
-def failure_here(exc: BaseException) -> bytes:
-    """*exc*, which was not raised in a worker, as the payload of an `Outcome`; it is rebuilt without a note."""
-    program = Program("none", "", None)
-    return pickle.dumps((_chain(exc, program, _CHAIN_MAX), type(exc).__qualname__, _text(exc), ""), _PROTOCOL)
+def failed_here(exc: BaseException) -> Outcome:
+    """The outcome where *exc* was raised by what runs workers, and has no note of a worker."""
+    return _failed(exc, Program("none", "", None), type(exc).__qualname__, _text(exc), "")
 
 
-def rebuilt(payload: bytes) -> BaseException:
-    """The exception of which `failure` has made *payload*, with a note that has the traceback of the worker."""
-    chain, kind, text, shown = pickle.loads(payload)
-    exc = _unchained(chain)
-    if exc is None:
-        return errors.ExecutionError(f"{kind}: {text} (which cannot be brought here as it is)\n\n{shown}")
-    if shown:
-        with contextlib.suppress(Exception):  # some have no room for notes
-            exc.add_note(f"In the worker:\n{shown}")
-    return exc
+def _failed(exc: BaseException, program: Program, kind: str, text: str, shown: str) -> Outcome:
+    return Outcome(pickle.dumps((_chain(exc, program, _CHAIN_MAX), kind, text, shown), _PROTOCOL), is_error=True)
 
 
 def _chain(exc: BaseException | None, program: Program, depth: int) -> _Chain:

@@ -1,16 +1,14 @@
-"""What passes between a function, what runs it, and its calls: which worker, which input, which outcome.
+"""What passes between a function, its calls, and what runs them: which program, which worker, which input.
 
-A worker is a process for one `WorkerSpec`. It is given one `Input` after the other, and each has an `Outcome`.
+A worker is a process for one `WorkerSpec`. It is given one `Input` after the other, and each has an outcome (`pickles.Outcome`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pgstore.app import pickles
-from pgstore.app.program import Program
 from pgstore.app.retries import Retries
 
 if TYPE_CHECKING:
@@ -18,7 +16,17 @@ if TYPE_CHECKING:
     from pgstore.config import Settings
     from pgstore.file_store import FileStore
 
-__all__ = ["Input", "Outcome", "Program", "Setup", "WorkerSpec"]
+
+@dataclass(frozen=True)
+class Program:
+    """How a worker loads what the user has written."""
+
+    kind: Literal["script", "module", "none"]
+    """A script is `__main__` in the caller; "none": the function is pickled, and nothing is loaded."""
+    name: str
+    """The dotted name of the module; of a script that of its file, without `.py`."""
+    path: str | None
+    """Of the file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,28 +120,3 @@ class Input:
     retries: Retries | None = None
     completion: bytes | None = field(default=None, repr=False)
     is_repeated: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """
-    How an input has ended.
-
-    Args:
-        payload: the pickled result, or what `pickles.failure` has made of an exception.
-    """
-
-    payload: bytes = field(repr=False)
-    is_error: bool
-
-    def value(self) -> Any:
-        """
-        Return the result.
-
-        Raises:
-            BaseException: what the function has raised, with a note of where.
-            ExecutionError: that, where it cannot be pickled or loaded.
-        """
-        if self.is_error:
-            raise pickles.rebuilt(self.payload)
-        return pickles.loads(self.payload, "the result")

@@ -10,8 +10,8 @@ from concurrent.futures import Future
 from typing import Any, Final, TypeAlias, TypeVar
 
 from pgstore.app.context import check_not_loading
+from pgstore.app.pickles import Outcome
 from pgstore.app.runner import runner
-from pgstore.app.spec import Outcome
 from pgstore.client import default_client
 from pgstore.client.transaction import check_nothing_written
 from pgstore.errors import InvalidError

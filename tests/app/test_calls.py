@@ -24,8 +24,10 @@ from pgstore.app.calls.dispatcher import Dispatcher
 from pgstore.app.calls.ending import Ending
 from pgstore.app.calls.queue import CallQueue, StartedCall, packed, partition_of
 from pgstore.app.calls.targets import Target, app_name
+from pgstore.app.options import Options
+from pgstore.app.pickles import Outcome
 from pgstore.app.retries import Retries
-from pgstore.app.spec import Input, Outcome, Program, WorkerSpec
+from pgstore.app.spec import Input, Program, WorkerSpec
 from pgstore.queue.state import PartitionState
 
 NOWHERE = Program("none", "", None)
@@ -48,14 +50,14 @@ class Threads:
         try:
             outcome = Outcome(pickles.dumps(self.functions[name](*args, **kwargs), "the result", NOWHERE), False)
         except Exception as exc:
-            outcome = Outcome(pickles.failure(exc, NOWHERE, name, None), True)
+            outcome = pickles.failed(exc, NOWHERE, name, None)
         if not future.done():
             future.set_result(outcome)
 
     def cancel(self, future: Future[Outcome], *, kill: bool = False) -> None:
         self.cancelled.append(kill)
         if not future.done():
-            future.set_result(Outcome(pickles.failure(errors.RemoteError("stopped"), NOWHERE, "f", None), True))
+            future.set_result(pickles.failed_here(errors.RemoteError("stopped")))
 
 
 @pytest.fixture
@@ -70,7 +72,8 @@ def take(queue) -> Iterator[Callable[..., Dispatcher]]:
 
     def take(run: int | None = None, retries: Retries | None = None, **functions: Callable[..., Any]) -> Dispatcher:
         dispatcher = Dispatcher(queue, Threads(functions), run)
-        dispatcher.serve(Target(name, partial(spec_of, name), retries=retries, slots=2) for name in functions)
+        options = Options(retries=retries, max_containers=2)
+        dispatcher.serve(Target(name, partial(spec_of, name), options) for name in functions)
         begun.append(dispatcher)
         return dispatcher
 
@@ -588,7 +591,7 @@ def test_with_signing_keys_nothing_is_loaded_that_no_key_has_signed(database, st
         return number
 
     dispatcher = Dispatcher(queue, Threads({"f": f}))
-    dispatcher.serve([Target("f", partial(spec_of, "f"))])
+    dispatcher.serve([Target("f", partial(spec_of, "f"), Options())])
 
     assert FunctionCall(signed.object_id, keyed).get(timeout=10) == 2
     with pytest.raises(pgstore.DeserializationError, match="not signed"):

@@ -9,8 +9,7 @@ import pytest
 
 from pgstore import errors
 from pgstore.app import pickles
-from pgstore.app.program import Program
-from pgstore.app.spec import Outcome
+from pgstore.app.spec import Program
 from tests.app.work import Refused, Unpicklable
 
 SCRIPT = Program("script", "program", "/program.py")
@@ -30,9 +29,9 @@ def raised(exc, program=MODULE):
     try:
         raise exc
     except BaseException as caught:
-        payload = pickles.failure(caught, program, "f", caught.__traceback__)
+        outcome = pickles.failed(caught, program, "f", caught.__traceback__)
     with pytest.raises(BaseException) as there:
-        Outcome(payload, is_error=True).value()
+        outcome.value()
     return there.value
 
 

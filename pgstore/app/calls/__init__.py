@@ -6,13 +6,11 @@ the function's `retries` say (`dispatcher`). Its end is one statement, which can
 (`ending`). Whoever knows its id can ask for the outcome, for seven days (`function_call`). What is spawned in a run ends with it
 (`run`).
 
-`spawning` is what functions call, `targets` has the functions that calls can be of, and `sealing` how arguments and outcomes are
-stored.
+`targets` has the functions that calls can be of, and `sealing` how arguments and outcomes are stored.
 """
 
 from __future__ import annotations
 
 from pgstore.app.calls.function_call import FunctionCall
-from pgstore.app.calls.spawning import spawn, spawn_many
 
-__all__ = ["FunctionCall", "spawn", "spawn_many"]
+__all__ = ["FunctionCall"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import pickle
 import threading
 from collections.abc import Coroutine, Iterable
@@ -19,11 +18,11 @@ from contextvars import Context
 from typing import Any, Final, Protocol, TypeVar
 
 from pgstore import errors
-from pgstore.app import pickles
 from pgstore.app.calls.ending import KILLED, cancelling_topic, error_of
 from pgstore.app.calls.queue import CallQueue, StartedCall, partition_of
 from pgstore.app.calls.targets import Target
-from pgstore.app.spec import Input, Outcome, WorkerSpec
+from pgstore.app.pickles import Outcome, failed_here
+from pgstore.app.spec import Input, WorkerSpec
 from pgstore.client.waiting import WAITERS, until
 from pgstore.core.clock import Deadline
 from pgstore.core.operation import Op, Query, Rows
@@ -136,9 +135,10 @@ class Dispatcher:
 
     async def _serve(self, target: Target) -> None:
         """Take calls of *target* as long as there is room for them."""
-        slots = asyncio.Semaphore(target.slots or _parallelism())
+        slots = asyncio.Semaphore(target.slots)
         partition = partition_of(target.name, self._run)
-        queue = self._queue.with_attempts(1 + (target.retries.max_retries if target.retries else 0))
+        retries = target.options.retries
+        queue = self._queue.with_attempts(1 + (retries.max_retries if retries else 0))
         while not self._stopping.is_set():
             await slots.acquire()
             call: StartedCall | None = None
@@ -190,26 +190,25 @@ class Dispatcher:
 
     async def _outcome(self, target: Target, call: StartedCall) -> Outcome:
         if call.error is not None:
-            return _failed(call.error)
+            return failed_here(call.error)
         try:
             spec = target.spec(call.parameters)
-            completion = pickle.dumps(call.ending) if target.transactional else None
             given = Input(
                 call.ending.name,
                 target.method,
                 call.arguments,
-                timeout=target.timeout,
-                completion=completion,
+                timeout=target.options.timeout,
+                completion=pickle.dumps(call.ending) if target.options.transactional else None,
                 is_repeated=call.attempts > 1,
             )
             future = self._runner.submit(spec, given)
         except Exception as exc:  # noqa: BLE001 - so may be what the parameters of a class come to when they are loaded
-            return _failed(exc)
+            return failed_here(exc)
         self._running[call.ending.number] = call, future
         try:
             return await asyncio.wrap_future(future)
         except Exception as exc:  # noqa: BLE001 - of the Runner, which is closed, perhaps: the call has failed
-            return _failed(exc)
+            return failed_here(exc)
 
     async def _end(self, target: Target, call: StartedCall, outcome: Outcome) -> None:
         deadline = Deadline.after(_ENDING_SECONDS)
@@ -217,7 +216,7 @@ class Dispatcher:
             try:
                 return await self._write(target, call, outcome)
             except errors.ValueTooLarge as exc:
-                outcome = _failed(exc)
+                outcome = failed_here(exc)
             except errors.LeaseLost:  # it was cancelled, or is another's
                 return None
             except errors.StoreUnavailable as exc:
@@ -230,7 +229,7 @@ class Dispatcher:
 
     async def _write(self, target: Target, call: StartedCall, outcome: Outcome) -> None:
         client = self._queue._runner
-        retries = target.retries
+        retries = target.options.retries
         may_repeat = retries is not None and call.attempts <= retries.max_retries and call.error is None
         if retries is not None and may_repeat and outcome.is_error:
             await self._queue.give_back.aio(call, retries.delay(call.attempts), error_of(outcome))
@@ -269,11 +268,3 @@ class Dispatcher:
         for number, state in rows or ():
             if (running := self._running.pop(number, None)) is not None:
                 self._runner.cancel(running[1], kill=state == KILLED)
-
-
-def _failed(exc: BaseException) -> Outcome:
-    return Outcome(pickles.failure_here(exc), is_error=True)
-
-
-def _parallelism() -> int:
-    return int(os.environ.get("PGSTORE_PARALLELISM") or 0) or os.cpu_count() or 1

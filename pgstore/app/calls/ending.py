@@ -6,13 +6,12 @@ has begun again, changes nothing.
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from typing import Final
 
 from pgstore import errors
 from pgstore.app.calls.sealing import seal
-from pgstore.app.spec import Outcome
+from pgstore.app.pickles import Outcome
 from pgstore.client import Client, default_client
 from pgstore.client.notifications import notifying
 from pgstore.core.operation import Op, Query, Topic
@@ -103,8 +102,7 @@ class Ending:
 
 def error_of(outcome: Outcome) -> str:
     """Type and text of the exception in *outcome*, as a column can have them, and short."""
-    _, kind, text, _ = pickle.loads(outcome.payload)
-    clean = f"{kind}: {text}".replace("\0", "\\x00").encode(errors="backslashreplace").decode()
+    clean = ": ".join(outcome.error).replace("\0", "\\x00").encode(errors="backslashreplace").decode()
     return clean if len(clean) <= _ERROR_CHARS_MAX else f"{clean[:_ERROR_CHARS_MAX]}…"
 
 

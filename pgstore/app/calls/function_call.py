@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, NoReturn, Self
 from pgstore import errors
 from pgstore.app.calls.ending import CANCEL, CANCELLED, DONE, FAILED, KEPT, KILLED, cancelling_topic, end_topic
 from pgstore.app.calls.sealing import unseal
-from pgstore.app.spec import Outcome
+from pgstore.app.pickles import Outcome
 from pgstore.client import Client, default_client
 from pgstore.client.notifications import notifying
 from pgstore.client.transaction import check_nothing_written

@@ -12,8 +12,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from pgstore.app import context
 from pgstore.app.calls.dispatcher import Dispatcher, Runner
@@ -41,15 +40,13 @@ class Run:
         self._before: Run | None = None
         self._dispatchers: dict[str, tuple[CallQueue, Dispatcher]] = {}
 
-    def __enter__(self) -> Self:
+    def begin(self) -> None:
+        """Have calls that are spawned from now on be those of this run."""
         global _current
         self._before, _current = _current, self
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Wait until all calls of the run have ended; Ctrl-C cancels them."""
+    def end(self, exc: BaseException | None) -> None:
+        """Wait until all calls of the run have ended; where *exc*, which has ended it, is a Ctrl-C, cancel them."""
         global _current
         try:
             if isinstance(exc, KeyboardInterrupt):

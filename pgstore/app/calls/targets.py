@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from pgstore.app.retries import Retries
+from pgstore.app.options import Options
+from pgstore.app.runner import parallelism
 from pgstore.app.spec import WorkerSpec
 from pgstore.core.names import NAME_CHARS_MAX
 
@@ -20,17 +21,17 @@ class Target:
     Args:
         name: as the App has it: "f", "Class.method".
         spec: of its workers; of a class, from the `parameters` of a call.
-        slots: how many calls are taken at once; None: as many as the machine has CPUs, or `PGSTORE_PARALLELISM`.
-        transactional: a call ends in the transaction in which the function runs.
     """
 
     name: str
     spec: Callable[[bytes | None], WorkerSpec]
+    options: Options
     method: str | None = None
-    timeout: float | None = None
-    retries: Retries | None = None
-    slots: int | None = None
-    transactional: bool = False
+
+    @property
+    def slots(self) -> int:
+        """How many calls are taken at once."""
+        return (self.options.max_containers or parallelism()) * self.options.inputs_at_once
 
 
 _offered: Final[dict[str, dict[str, Target]]] = {}

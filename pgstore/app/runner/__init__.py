@@ -7,6 +7,7 @@ what it mounts served. The other side is `pgstore.app.worker`.
 
 from __future__ import annotations
 
+from pgstore.app.runner.pool import parallelism
 from pgstore.app.runner.runner import Runner, runner
 
-__all__ = ["Runner", "runner"]
+__all__ = ["Runner", "parallelism", "runner"]

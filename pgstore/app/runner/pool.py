@@ -11,10 +11,10 @@ from collections import deque
 from typing import Final
 
 from pgstore import errors
-from pgstore.app import pickles
+from pgstore.app.pickles import Outcome, failed_here
 from pgstore.app.runner.process import Process
-from pgstore.app.runner.task import CANCEL_GRACE_SECONDS, Task, failed
-from pgstore.app.spec import Outcome, WorkerSpec
+from pgstore.app.runner.task import CANCEL_GRACE_SECONDS, Task
+from pgstore.app.spec import WorkerSpec
 from pgstore.config import variable_of
 from pgstore.core import threads
 
@@ -126,9 +126,11 @@ class Pool:
             others = sum(not each.is_retired for each in self._workers)
             if others:
                 self._workers_max = others  # else one would be started in vain again and again
-                reason = pickles.rebuilt(outcome.payload)
                 _LOG.warning(
-                    "no more than %d workers of %s, since another could not start: %s", others, self.spec.name, reason
+                    "no more than %d workers of %s, since another could not start: %s",
+                    others,
+                    self.spec.name,
+                    ": ".join(outcome.error),
                 )
             else:
                 failing.extend(self._waiting)
@@ -147,7 +149,7 @@ class Pool:
             tasks = list(process.running.values())
             process.running.clear()
         for task in tasks:
-            self._end(task, failed(errors.RemoteError(f"the worker of {self.spec.name} {how}")))
+            self._end(task, failed_here(errors.RemoteError(f"the worker of {self.spec.name} {how}")))
         self._go_on()
 
     def retire(self, process: Process) -> None:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pickle
 import select
 import shutil
 import signal
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Protocol
 
 from pgstore import errors
-from pgstore.app import context, pickles
+from pgstore.app import context
 from pgstore.app.channel import Channel, Closed
+from pgstore.app.pickles import Outcome, failed_here
 from pgstore.app.runner.launch import launch, make_directory
 from pgstore.app.runner.mounts import Mounts, remove_unused
 from pgstore.app.runner.output import Output
-from pgstore.app.runner.task import TIMEOUT_GRACE_SECONDS, Task, failed
-from pgstore.app.spec import Outcome, WorkerSpec
+from pgstore.app.runner.task import TIMEOUT_GRACE_SECONDS, Task
+from pgstore.app.spec import WorkerSpec
 from pgstore.client import default_client
 from pgstore.core import threads
 from pgstore.core.threads import Signal
@@ -147,12 +150,14 @@ class Process:
             self._launch()
             how = self._listen()
         except Exception as exc:  # noqa: BLE001 - whoever waits is told
-            self._fail(failed(exc))
+            self._fail(failed_here(exc))
             if self.pid:
                 self._reap()
         finally:
             if not (self.is_ready or self._has_failed):
-                self._fail(failed(errors.RemoteError(f"the worker of {self.spec.name} {how} while it was starting")))
+                self._fail(
+                    failed_here(errors.RemoteError(f"the worker of {self.spec.name} {how} while it was starting"))
+                )
             self.pool.ended(self, how)
             self._close()
             self._ended.set()
@@ -229,7 +234,7 @@ class Process:
             self.pool.ready(self)
         elif kind == "failed":
             self._drain()
-            self._fail(Outcome(values[0], is_error=True))
+            self._fail(*values)
         elif kind == "ask":
             self._begin_answer(*values, *descriptors)
         elif kind == "committing":
@@ -240,30 +245,26 @@ class Process:
         return True
 
     def _begin_answer(self, number: int, verb: str, arguments: tuple[Any, ...], *descriptors: int) -> None:
-        answer = partial(self._answer, number, verb, arguments, *descriptors)
+        answer = partial(self._answer, number, verb, *arguments, *descriptors)
         try:
             threads.start(threading.Thread(target=answer, name="pgstore-answer", daemon=True))
         except RuntimeError:  # the interpreter begins to end, and starts no more of them (atexit)
             answer()
 
-    def _answer(self, number: int, verb: str, arguments: tuple[Any, ...], *descriptors: int) -> None:
+    def _answer(self, number: int, verb: str, *arguments: Any) -> None:
         assert self._mounts is not None
-        value: Any = None
-        failure: bytes | None = None
+        answers: dict[str, Callable[..., Any]] = {
+            **context.ANSWERS,
+            "url": self._settings.configured_url,
+            "serve": self._mounts.serve,
+            "mount": self._mounts.call,
+            "credentials of mount": self._mounts.credentials,
+        }
         try:
-            if verb == "url":
-                value = self._settings.configured_url()
-            elif verb == "serve":
-                value = self._mounts.serve(*arguments, *descriptors)
-            elif verb == "credentials of mount":
-                value = self._mounts.credentials(*arguments)
-            elif verb in context.ANSWERS:
-                value = context.ANSWERS[verb](*arguments)
-            else:
-                value = self._mounts.call(*arguments)
+            answer = Outcome(pickle.dumps(answers[verb](*arguments)))
         except Exception as exc:  # noqa: BLE001 - whoever asks is told
-            failure = pickles.failure_here(exc)
-        self._send("answer", number, value, failure)
+            answer = failed_here(exc)
+        self._send("answer", number, answer)
 
     def _drain(self) -> None:
         """Hand on what it has printed until now."""
@@ -302,7 +303,7 @@ class Process:
             self._ready_by = None
             seconds = self.spec.startup_timeout
             text = f"the worker of {self.spec.name} was not ready within its startup_timeout of {seconds:g} s"
-            self._fail(failed(errors.FunctionTimeoutError(text)))
+            self._fail(failed_here(errors.FunctionTimeoutError(text)))
             self._kill()
         if self.is_retired and not self.running and self._kill_at is None:
             self._kill_at = now + EXIT_SECONDS

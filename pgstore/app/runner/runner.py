@@ -13,10 +13,11 @@ from typing import Final
 
 from pgstore import errors
 from pgstore.app import context, pickles
+from pgstore.app.pickles import Outcome
 from pgstore.app.runner.pool import Pool
 from pgstore.app.runner.process import LOOK_SECONDS
 from pgstore.app.runner.task import Task
-from pgstore.app.spec import Input, Outcome, WorkerSpec
+from pgstore.app.spec import Input, WorkerSpec
 from pgstore.mount import mount  # which registers with `atexit` before the runner does, and so ends after it
 from pgstore.mount.daemon import caller
 

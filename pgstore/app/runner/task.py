@@ -8,8 +8,8 @@ from concurrent.futures import Future
 from typing import Final
 
 from pgstore import errors
-from pgstore.app import pickles
-from pgstore.app.spec import Input, Outcome, WorkerSpec
+from pgstore.app.pickles import Outcome, failed_here
+from pgstore.app.spec import Input, WorkerSpec
 
 TIMEOUT_GRACE_SECONDS: Final = 5.0  # for a function whose time is over
 CANCEL_GRACE_SECONDS: Final = 10.0
@@ -61,20 +61,17 @@ class Task(Future[Outcome]):
         """*outcome*, or what has led to it."""
         name = self.spec.name if self.input.method is None else f"{self.spec.name}.{self.input.method}"
         if self.why == "timeout":
-            return failed(
+            return failed_here(
                 errors.FunctionTimeoutError(f"{name} ran longer than its timeout of {self.input.timeout:g} s")
             )
         if self.why == "cancel":
-            return failed(errors.RemoteError(f"the call of {name} was cancelled"))
+            return failed_here(errors.RemoteError(f"the call of {name} was cancelled"))
         if self.why == "end":
-            return failed(errors.RemoteError(f"the call of {name} was cancelled: the program that made it has ended"))
+            return failed_here(
+                errors.RemoteError(f"the call of {name} was cancelled: the program that made it has ended")
+            )
         return outcome
 
     def settle(self, outcome: Outcome) -> None:
         if not self.done():
             self.set_result(outcome)
-
-
-def failed(exc: BaseException) -> Outcome:
-    """The outcome where *exc* was raised here, and not in a worker."""
-    return Outcome(pickles.failure_here(exc), is_error=True)

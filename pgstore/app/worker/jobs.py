@@ -21,7 +21,8 @@ from typing import Any, Final
 from pgstore import errors
 from pgstore.app import pickles
 from pgstore.app.context import CURRENT_CALL
-from pgstore.app.spec import Input, Outcome, Program
+from pgstore.app.pickles import Outcome
+from pgstore.app.spec import Input, WorkerSpec
 from pgstore.app.worker.target import Target
 from pgstore.client import default_client
 from pgstore.core import threads
@@ -100,7 +101,7 @@ class Jobs:
             return self._failure(exc)
 
     def _result(self, value: Any) -> Outcome:
-        return Outcome(pickles.dumps(value, f"the result of {self._spec.name}", self._spec.program), is_error=False)
+        return Outcome(pickles.dumps(value, f"the result of {self._spec.name}", self._spec.program))
 
     def _transacted(self, running: Running, function: Callable[..., Any], args: Any, kwargs: Any) -> Outcome:
         """Call *function* in a transaction. What it has written, and the end of its call, are parts of that."""
@@ -180,7 +181,7 @@ class Jobs:
             os._exit(exc is not None)
 
     def _failure(self, exc: BaseException) -> Outcome:
-        return Outcome(failure(exc, self._spec.program, self._spec.name), is_error=True)
+        return failure(exc, self._spec)
 
     # --------------------------------------------------------------------------------------------- asynchronous functions
 
@@ -261,14 +262,14 @@ def _raise_in(thread: int, exception: type[BaseException]) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(exception))
 
 
-def failure(exc: BaseException, program: Program, name: str) -> bytes:
-    """*exc*, as the payload of an `Outcome`, with its traceback from the user's first line on."""
+def failure(exc: BaseException, spec: WorkerSpec) -> Outcome:
+    """The outcome where *exc* was raised, which is shown from the user's first line on."""
     try:
-        return pickles.failure(exc, program, name, _of_the_program(exc.__traceback__))
+        return pickles.failed(exc, spec.program, spec.name, _of_the_program(exc.__traceback__))
     except BaseException as own:  # noqa: BLE001 - what its class does to be shown or pickled is the program's code, too
-        kind = type(exc).__qualname__
-        text = f"{name} has raised {kind}, which cannot be shown or brought here: that raises {type(own).__qualname__}"
-        return pickles.failure_here(errors.ExecutionError(text))
+        kind = f"{spec.name} has raised {type(exc).__qualname__}"
+        text = f"{kind}, which cannot be shown or brought here: that raises {type(own).__qualname__}"
+        return pickles.failed_here(errors.ExecutionError(text))
 
 
 def flush() -> None:

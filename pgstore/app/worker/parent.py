@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pgstore import errors
-from pgstore.app import pickles
 from pgstore.app.channel import Channel, Closed, Lost
+from pgstore.app.pickles import Outcome
 from pgstore.core import threads
 from pgstore.core.threads import Signal
 from pgstore.mount.daemon import parent
@@ -28,7 +28,7 @@ class Parent:
         self._channel = channel
         self._process = parent.watch(pid)
         self._numbers = itertools.count(1)
-        self._asked: dict[int, tuple[Signal, list[Any]]] = {}
+        self._asked: dict[int, tuple[Signal, list[Outcome]]] = {}
         self.is_gone = self._is_forked = False
         self.is_lost = False
         """It is there, but the program has closed the descriptor that leads to it."""
@@ -68,10 +68,7 @@ class Parent:
             del self._asked[number]
         if not answers:
             raise Closed("the program that has started this worker has ended")
-        value, failure = answers
-        if failure is not None:
-            raise pickles.rebuilt(failure)
-        return value
+        return answers[0].value()
 
     def _forget(self) -> None:
         """In a process that the program has forked: answers go to the worker, and its end is not to keep the connection open."""
@@ -104,10 +101,10 @@ class Parent:
             answered.set()
         gone()
 
-    def _take_answer(self, number: int, value: Any, failure: bytes | None) -> None:
+    def _take_answer(self, number: int, answer: Outcome) -> None:
         answered, answers = self._asked.get(number, (None, []))
         if answered is not None:
-            answers[:] = value, failure
+            answers.append(answer)
             answered.set()
 
 

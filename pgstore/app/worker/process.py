@@ -76,7 +76,7 @@ class Worker:
         try:
             self._begin()
         except BaseException as exc:  # noqa: BLE001 - whoever waits for the worker is told
-            self._send("failed", failure(exc, spec.program, spec.name))
+            self._send("failed", failure(exc, spec))
             return 1
         self._send("ready")
         while (given := self._given.get()) is not None:
