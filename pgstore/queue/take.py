@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pgstore import errors
@@ -125,6 +126,19 @@ def take_with_options(*, leased: bool, async_commit: bool, notify: bool, many: b
         # Not a join, which the planner leaves out if nothing of it is selected: then nobody would be woken.
         tail = "WHERE (SELECT count(*) FROM woken) >= 0"
     return Statement(f"WITH {', '.join(parts)} SELECT {COLUMNS} FROM {source} t {tail}", types)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """To take up to *n* items, from those of the *watermark* on; *many*: some of them may be large."""
+
+    record: StoreRecord
+    partition: str
+    watermark: int
+    n: int
+    lease: float | None
+    durable: bool
+    many: bool
 
 
 class Taking(Returning[T]):
@@ -443,7 +457,9 @@ class Taking(Returning[T]):
                 undo=lambda rows: self._put_back(store_id, partition, rows),
             )
         else:
-            rows = yield from self._try_take_with_options(record, partition, state.known(), n, lease, durable, many)
+            rows = yield from self._try_take_with_options(
+                Attempt(record, partition, state.known(), n, lease, durable, many)
+            )
         if rows:
             state.note(len(rows))
             if n > FIT_FOR_CERTAIN:
@@ -467,17 +483,9 @@ class Taking(Returning[T]):
         "int8 text int8[]",
     )
 
-    def _try_take_with_options(
-        self,
-        record: StoreRecord,
-        partition: str,
-        watermark: int,
-        n: int,
-        lease: float | None,
-        durable: bool,
-        many: bool,
-    ) -> Op[Rows]:
-        values: list[Any] = [record.id, partition, n, watermark]
+    def _try_take_with_options(self, attempt: Attempt) -> Op[Rows]:
+        record, lease = attempt.record, attempt.lease
+        values: list[Any] = [record.id, attempt.partition, attempt.n, attempt.watermark]
         if lease is not None:
             values.append(lease)
         notify = False
@@ -489,13 +497,15 @@ class Taking(Returning[T]):
             if notify:
                 values += [lock_key(room), room.payload]
             else:
-                hooked.hook.add(room, n)
-        statement = take_with_options(leased=lease is not None, async_commit=not durable, notify=notify, many=many)
+                hooked.hook.add(room, attempt.n)
+        statement = take_with_options(
+            leased=lease is not None, async_commit=not attempt.durable, notify=notify, many=attempt.many
+        )
 
         def undo(rows: Rows) -> Sequence[Query]:
             if lease is None:
-                return self._put_back(record.id, partition, rows)
-            return [Query(self._UNLEASE, record.id, partition, [row[0] for row in rows])]
+                return self._put_back(record.id, attempt.partition, rows)
+            return [Query(self._UNLEASE, record.id, attempt.partition, [row[0] for row in rows])]
 
         rows: Rows = yield Query(statement, *values, undo=undo)
         return rows

@@ -20,6 +20,8 @@ from pgstore.queue.lease import THIS_LEASE
 
 DONE: Final = "d"
 FAILED: Final = "f"
+CANCELLED: Final = "c"
+KILLED: Final = "k"  # cancelled, and its worker is to be killed
 KEPT: Final = "7 days"  # an outcome, after the end of its call
 ROW_KEPT: Final = "30 days"  # the rest, so that until then an outcome is known to have expired
 _ERROR_CHARS_MAX: Final = 1000
@@ -106,31 +108,35 @@ def error_of(outcome: Outcome) -> str:
     return clean if len(clean) <= _ERROR_CHARS_MAX else f"{clean[:_ERROR_CHARS_MAX]}…"
 
 
-# The first who cancels a call ends it; its worker finds that the lease is gone. A waiting item is dropped by who takes it.
-CANCEL: Final = Statement(
+def cancelling(which: str, state: str, error: str) -> str:
     """
+    What cancels calls of store $1, as `cancelled` in a WITH clause.
+
+    The first who cancels a call ends it; its worker finds that the lease is gone. A waiting item is dropped by who takes it.
+    """
+    return f"""
     WITH cancelled AS (
              UPDATE pgstore.spawned_call
-                SET state = $3,
+                SET state = {state},
                     ended_at = statement_timestamp(),
                     arguments = NULL,
-                    error = 'cancelled'
+                    error = '{error}'
               WHERE store_id = $1
-                AND id = $2
-                AND state = 'p'
-             RETURNING lease_id),
+                AND {which}
+             RETURNING function, lease_id),
          released AS (
              DELETE FROM pgstore.queue_deferred AS e
               USING cancelled c
               WHERE e.store_id = $1
                 AND e.id = c.lease_id
                 AND e.kind IN ('l', 'd'))
-    SELECT 1 FROM cancelled
-    """,
+    """
+
+
+CANCEL: Final = Statement(
+    cancelling("id = $2 AND state = 'p'", "$3", "cancelled") + "SELECT 1 FROM cancelled",
     "int8 int8 char",
 )
-CANCELLED: Final = "c"
-KILLED: Final = "k"
 
 
 def cancelling_topic(store_id: int) -> Topic:

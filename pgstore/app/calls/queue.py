@@ -14,7 +14,7 @@ from functools import partial
 from typing import ClassVar, Final, Self
 
 from pgstore import errors
-from pgstore.app.calls.ending import KEPT, NOTE_FAILURE, ROW_KEPT, Ending, call_name
+from pgstore.app.calls.ending import CANCELLED, KEPT, NOTE_FAILURE, ROW_KEPT, Ending, call_name, cancelling
 from pgstore.app.calls.sealing import seal, unseal
 from pgstore.client.notifications import Notifications
 from pgstore.client.waking import lock_key
@@ -22,10 +22,9 @@ from pgstore.core.operation import BeforeCommit, Op, Query, Rows, Topic, atomic,
 from pgstore.core.statement import Statement
 from pgstore.queue import Lease, Queue
 from pgstore.queue.sql import waking
-from pgstore.queue.take import LEASING
+from pgstore.queue.take import LEASING, Attempt
 from pgstore.queue.watermark import INSERTING
 from pgstore.serializers.values import loads
-from pgstore.store.registry import StoreRecord
 
 _PARTITION_BYTES_MAX: Final = 64  # of a Queue's
 _ATTEMPTS_MAX: Final = 1_000_000_000
@@ -159,23 +158,16 @@ class CallQueue(Queue[int]):
         """A handle that begins a call so often at most."""
         return self._clone(_attempts_max=min(attempts_max, _ATTEMPTS_MAX))
 
-    def _try_take_with_options(
-        self,
-        record: StoreRecord,
-        partition: str,
-        watermark: int,
-        n: int,
-        lease: float | None,
-        durable: bool,
-        many: bool,
-    ) -> Op[Rows]:
+    def _try_take_with_options(self, attempt: Attempt) -> Op[Rows]:
+        store_id, partition = attempt.record.id, attempt.partition
+
         def undo(rows: Rows) -> list[Query]:
             begun = [row[0] for row in rows if row[6] is False]
             leased = [row[0] for row in rows]
-            return [Query(self._UNBEGIN, record.id, begun), Query(self._UNLEASE, record.id, partition, leased)]
+            return [Query(self._UNBEGIN, store_id, begun), Query(self._UNLEASE, store_id, partition, leased)]
 
-        assert lease is not None, "calls are taken with leases"
-        values = (record.id, partition, n, watermark, lease, self._attempts_max)
+        assert attempt.lease is not None, "calls are taken with leases"
+        values = (store_id, partition, attempt.n, attempt.watermark, attempt.lease, self._attempts_max)
         return (yield Query(self._BEGIN, *values, undo=undo))  # type: ignore[no-any-return]
 
     def begun(self, function: str, lease: Lease[int]) -> StartedCall | None:
@@ -226,25 +218,8 @@ class CallQueue(Queue[int]):
         return int(number)
 
     CANCEL_RUN: Final = Statement(
-        """
-        WITH cancelled AS (
-                 UPDATE pgstore.spawned_call
-                    SET state = 'c',
-                        ended_at = statement_timestamp(),
-                        arguments = NULL,
-                        error = 'cancelled with its run'
-                  WHERE store_id = $1
-                    AND session_id = $2
-                    AND ended_at IS NULL
-                 RETURNING function, lease_id),
-             released AS (
-                 DELETE FROM pgstore.queue_deferred AS e
-                  USING cancelled c
-                  WHERE e.store_id = $1
-                    AND e.id = c.lease_id
-                    AND e.kind IN ('l', 'd'))
-        SELECT function, count(*) FROM cancelled GROUP BY function
-        """,
+        cancelling("session_id = $2 AND ended_at IS NULL", f"'{CANCELLED}'", "cancelled with its run")
+        + "SELECT function, count(*) FROM cancelled GROUP BY function",
         "int8 int8",
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import sys
 import threading
 from collections.abc import Callable
@@ -130,14 +131,10 @@ def run_of(app: str) -> int | None:
     return None if _current is None else _current.takes(app)
 
 
-_answers: Final[dict[str, int | None]] = {}
-
-
+@functools.cache
 def _asked(app: str) -> int | None:
-    if app not in _answers:
-        assert context.ask is not None, "the worker has set it"
-        _answers[app] = context.ask("run", app)
-    return _answers[app]
+    assert context.ask is not None, "the worker has set it"
+    return context.ask("run", app)  # type: ignore[no-any-return]
 
 
 def _answer(app: str) -> int | None:
