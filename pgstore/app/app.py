@@ -94,6 +94,10 @@ class App(AppDefaults):
         self._classes: dict[str, Cls] = {}
         self._entrypoints: dict[str, LocalEntrypoint[..., Any]] = {}
 
+    @property
+    def _is_running(self) -> bool:
+        return self in _running
+
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__(name, check_image(value) if name == "image" else value)
 
@@ -269,7 +273,7 @@ class Run:
 
     def __enter__(self) -> App:
         context.check_not_loading("app.run()")
-        if self._app in _running:
+        if self._app._is_running:
             raise errors.InvalidError(
                 "App is already running and can't be started again: a local entrypoint, and what `pgstore run` starts, is run by it"
             )

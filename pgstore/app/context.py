@@ -15,8 +15,21 @@ CURRENT_CALL: Final[ContextVar[str | None]] = ContextVar("pgstore_call", default
 is_loading = False
 """Whether this is a worker that is importing the program. The worker sets it."""
 
+variables: dict[str, tuple[str, str | None]] = {}
+"""What the function of this worker has in its environment, by name: the value, and the one there was before. The worker sets it."""
+
 mounted: dict[str, object] = {}
 """By path, what `mount_rules.mount_key` says of each store that this worker has mounted. The worker sets it."""
+
+
+def inherited() -> dict[str, str]:
+    """The environment for workers of this process: its own, but for what is its function's; that may be secret."""
+    environment = dict(os.environ)
+    for name, (value, before) in variables.items():
+        if environment.get(name) == value:
+            environment.pop(name)
+            environment.update({} if before is None else {name: before})
+    return environment
 
 
 def is_local() -> bool:

@@ -26,6 +26,7 @@ from pgstore.app.mount_rules import is_mounted
 from pgstore.app.options import AppDefaults, Options
 from pgstore.app.pickles import Outcome
 from pgstore.app.runner import runner
+from pgstore.app.runner.task import Task
 from pgstore.app.spec import Input, WorkerSpec
 from pgstore.app.waiting import (
     NEXT,
@@ -91,6 +92,8 @@ class Function(Defined, Generic[P, R_co, L_co]):
     def remote_gen(self, /, *args: P.args, **kwargs: P.kwargs) -> Forms[Generator[Any], AsyncGenerator[Any]]:
         """
         Run the generator in a worker, and yield what it yields as it does. The end of the loop ends it there.
+
+        It runs at most about a hundred values ahead of the loop.
 
         Raises:
             InvalidError: the function is no generator.
@@ -258,7 +261,7 @@ class Function(Defined, Generic[P, R_co, L_co]):
         if not self.is_generator and self._web is None:
             yield Target(self.name, lambda parameters: self._spec, self._options)
 
-    def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any], **how: Any) -> Future[Outcome]:
+    def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any], **how: Any) -> Task:
         options, call_id = self._options, f"fc-{uuid.uuid4().hex}"
         given = Input(
             call_id, self._method, self._pickled(args, kwargs), self.is_generator, options.timeout, options.retries
@@ -294,6 +297,7 @@ class Function(Defined, Generic[P, R_co, L_co]):
         future.add_done_callback(lambda ended: tell(None))
         try:
             while (item := (yield NEXT)) is not None:
+                future.taken()
                 yield pickles.loads(item, f"what {self.name} yields")
             future.result().value()
         finally:

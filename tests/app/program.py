@@ -18,22 +18,24 @@ class Refused(Exception):
     """Of the program's own."""
 
 
-@app.function(max_containers=2)
+@app.function(max_containers=2, secrets=[pgstore.Secret.from_dict({"OF_DO": "secret"})])
 def do(what, *args, **kwargs):
     """Do one of many things, so that one worker serves many tests."""
     return _THINGS[what](*args, **kwargs)
 
 
 @app.function(max_containers=1)
-def count(numbers, path=None):
+def count(numbers, path=None, slowly=True):
     """Count; below 0 is the number of the process."""
     if numbers < 0:
         yield os.getpid()
     try:
         for number in range(numbers):
             yield number
-            if path is not None:
+            if path is not None and slowly:
                 time.sleep(0.01)
+            elif path is not None:
+                Path(path).write_text(str(number))
     finally:
         if path is not None:
             Path(path).write_text("closed")
@@ -44,6 +46,11 @@ async def later(value):
     """An asynchronous function."""
     await asyncio.sleep(0)
     return value
+
+
+@app.function(max_containers=1)
+def variable(name):
+    return os.environ.get(name)
 
 
 def _fail(value):
@@ -75,6 +82,7 @@ _THINGS: dict[str, Callable[..., Any]] = {
     "create": lambda path: Path(path).touch(),
     "note": _note,
     "pid": os.getpid,
+    "variable": os.environ.get,
     "is_local": pgstore.is_local,
     "ids": lambda: (pgstore.current_function_call_id(), pgstore.current_input_id()),
     "call": lambda function, *args: function.remote(*args),

@@ -14,7 +14,7 @@ import pytest
 
 import pgstore
 from tests.app import program
-from tests.app.program import Refused, app, count, do, later
+from tests.app.program import Refused, app, count, do, later, variable
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,8 +54,9 @@ def test_a_worker_knows_that_it_is_one_and_for_which_call():
     assert (pgstore.current_function_call_id(), pgstore.current_input_id()) == (None, None)
 
 
-def test_functions_travel_in_arguments_and_are_called_in_workers():
-    assert do.remote("call", later, 7) == 7
+def test_functions_travel_in_arguments_and_are_called_in_workers_that_have_no_secret_of_the_callers():
+    assert do.remote("variable", "OF_DO") == "secret"
+    assert do.remote("call", variable, "OF_DO") is None
     assert do.remote("same", do) is do
 
 
@@ -135,6 +136,19 @@ def test_the_end_of_the_loop_closes_the_generator_in_the_worker(tmp_path):
 
     assert list(count.remote_gen(-1)) == [worker]  # it is free again
     assert [(tmp_path / name).read_text() for name in "ab"] == ["closed", "closed"]
+
+
+def test_a_generator_does_not_run_far_ahead_of_its_reader(tmp_path):
+    """
+    Else its values, which are in the memory of the reader, might fill that.
+    """
+    values = count.remote_gen(1000, str(tmp_path / "n"), slowly=False)
+    assert next(values) == 0
+
+    do.remote("wait_for", str(tmp_path / "n"))  # and some time more
+
+    assert int((tmp_path / "n").read_text()) <= 101
+    assert list(values) == list(range(1, 1000))
 
 
 def test_generators_and_functions_are_told_apart():

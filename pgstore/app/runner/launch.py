@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -16,14 +15,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from pgstore import errors
+from pgstore.app import context
 from pgstore.app.channel import Channel, Closed
-from pgstore.app.runner.output import Output
 from pgstore.app.spec import Setup, WorkerSpec
 from pgstore.config import Settings
 
 _LOG: Final = logging.getLogger("pgstore")
 _START: Final = Path(__file__).parents[1] / "worker" / "start.py"
-_DESCRIPTOR: Final = 3
 
 
 def make_directory() -> str:
@@ -36,8 +34,8 @@ def make_directory() -> str:
 
 def launch(
     spec: WorkerSpec, worker_id: str, directory: str, settings: Settings, mounts: list[dict[str, Any]]
-) -> tuple[int, Channel, list[Output]]:
-    """Start a worker like *spec*, tell it what it is to be like, and return its number, its channel and its output."""
+) -> tuple[subprocess.Popen[bytes], Channel]:
+    """Start a worker like *spec*, tell it what it is to be like, and return its process and its channel."""
     interpreter = {  # of plain values: it cannot load others yet
         "path": [os.path.abspath(path) for path in sys.path],
         "argv": list(sys.argv),
@@ -50,21 +48,30 @@ def launch(
             url = settings.configured_url()
     client = replace(settings, url="postgresql://" if url == "" else url)  # empty: libpq reads PGHOST and its like
     setup = Setup(spec, os.getpid(), directory, _LOG.getEffectiveLevel(), client, callable(settings.url), mounts)
+    if not sys.executable:
+        raise errors.ConfigurationError("sys.executable is not set: there is no interpreter to run workers with")
     ours, theirs = socket.socketpair()
-    outputs = []
-    with theirs, contextlib.ExitStack() as stack:
-        written = []
-        for stream in ("stdout", "stderr"):
-            reading, writing = os.pipe2(os.O_CLOEXEC)
-            stack.callback(os.close, writing)
-            outputs.append(Output(reading, stream))
-            written.append(writing)
-        pid = _spawn(theirs.fileno(), *written)
+    with theirs:
+        descriptor = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 3)  # a program may have closed its stdin
+        try:
+            # In a session of its own: Ctrl-C is handed on by this process, and what a worker leaves behind is ended with its group.
+            process = subprocess.Popen(
+                [sys.executable, *subprocess._args_from_interpreter_flags(), "-P", str(_START), str(descriptor)],  # type: ignore[attr-defined]
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                env=context.inherited(),
+                pass_fds=[descriptor],
+                start_new_session=True,
+            )
+        finally:
+            os.close(descriptor)
     channel = Channel(ours)
     for message in (interpreter, setup):
         with contextlib.suppress(Closed):  # it has died, which is noticed by its end
             channel.send(message)
-    return pid, channel, outputs
+    return process, channel
 
 
 def _environment(worker_id: str, directory: str, settings: Settings) -> dict[str, str]:
@@ -78,30 +85,3 @@ def _environment(worker_id: str, directory: str, settings: Settings) -> dict[str
     }
     prefixed = {f"{prefix}_{name}": value for prefix in ("MODAL", "PGSTORE") for name, value in told.items()}
     return {**prefixed, "TMPDIR": os.path.join(directory, "tmp")}
-
-
-def _spawn(channel: int, stdout: int, stderr: int) -> int:
-    """Start the program of a worker, and return its number."""
-    program = sys.executable
-    if not program:
-        raise errors.ConfigurationError("sys.executable is not set: there is no interpreter to run workers with")
-    arguments = [program, *subprocess._args_from_interpreter_flags(), "-P", str(_START), str(_DESCRIPTOR)]  # type: ignore[attr-defined]
-    # By posix_spawn: a process with threads cannot run Python between fork and exec. In a session of its own: Ctrl-C is handed on
-    # by this process, and what a worker leaves behind is ended with its process group.
-    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10) for descriptor in (stdout, stderr, channel)]
-    try:
-        return os.posix_spawn(
-            program,
-            arguments,
-            os.environ,
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                *((os.POSIX_SPAWN_DUP2, each, number) for number, each in enumerate(high, 1)),
-            ],
-            setsid=True,
-            setsigmask=[],
-            setsigdef=[signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD],
-        )
-    finally:
-        for each in high:
-            os.close(each)

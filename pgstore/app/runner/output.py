@@ -9,7 +9,7 @@ import os
 import sys
 import termios
 import threading
-from typing import Final
+from typing import IO, Final
 
 _PART_BYTES: Final = 256 * 1024
 _LINE_BYTES_MAX: Final = 1024 * 1024  # of what is kept until it ends
@@ -17,19 +17,19 @@ _writing: Final = threading.RLock()
 
 
 class Output:
-    """The reading end of a pipe that is the *stream* ("stdout", "stderr") of a worker."""
+    """What a worker writes to its *stream* ("stdout", "stderr"), which is a pipe."""
 
-    def __init__(self, descriptor: int, stream: str) -> None:
-        self.descriptor = descriptor
+    def __init__(self, pipe: IO[bytes], stream: str) -> None:
+        self._pipe = pipe
         self._stream = stream
         self._rest = b""
 
     def fileno(self) -> int:
-        return self.descriptor
+        return self._pipe.fileno()
 
     def read(self) -> bool:
         """Hand on what is there. False: nobody can write any more."""
-        data = os.read(self.descriptor, _PART_BYTES)
+        data = os.read(self.fileno(), _PART_BYTES)
         if not data:
             return False
         # A progress bar draws itself anew after a carriage return, and ends its line at the very end.
@@ -44,7 +44,7 @@ class Output:
     def drain(self) -> None:
         """Hand on all that was written until now, the last line too, whether it has ended or not."""
         size = array.array("i", [0])
-        fcntl.ioctl(self.descriptor, termios.FIONREAD, size)
+        fcntl.ioctl(self.fileno(), termios.FIONREAD, size)
         while size[0] > 0 and self.read():
             size[0] -= _PART_BYTES
         if self._rest:
@@ -52,7 +52,7 @@ class Output:
             _write(self._stream, rest)
 
     def close(self) -> None:
-        os.close(self.descriptor)
+        self._pipe.close()
 
 
 def _write(stream: str, data: bytes) -> None:

@@ -9,10 +9,11 @@ import pickle
 import select
 import shutil
 import signal
+import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -34,6 +35,7 @@ _LOG: Final = logging.getLogger("pgstore")
 EXIT_SECONDS: Final = 30.0  # for what a class does in `exit`, and for what was written to be committed
 LOOK_SECONDS: Final = 0.2  # between looks whether a commit has ended
 CUT_OFF_SECONDS: Final = 1.0  # for the end of a process whose socket has been closed
+_NEVER: Final = float("inf")
 
 
 class Owner(Protocol):
@@ -71,6 +73,7 @@ class Process:
         self.idle_since = 0.0
 
         self.pid = 0
+        self._process: subprocess.Popen[bytes] | None = None
         self._has_failed = False  # to start
         self._is_cut_off = False
         self._cut_off_at: float | None = None
@@ -101,6 +104,7 @@ class Process:
 
     def give(self, number: int, task: Task) -> None:
         """Have it do *task*, which is in `running`."""
+        task.taken = partial(self._send, "taken", number)
         self._send("run", number, task.input)
         if task.deadline is not None:
             self._rouse()
@@ -117,7 +121,7 @@ class Process:
 
     def kill_in(self, seconds: float) -> None:
         """Kill it after so many *seconds*, unless it is committing what was written: then once it has."""
-        self._kill_at = min(self._kill_at or float("inf"), time.monotonic() + seconds)
+        self._kill_at = min(self._kill_at or _NEVER, time.monotonic() + seconds)
         self._rouse()
 
     def kill(self) -> None:
@@ -170,8 +174,11 @@ class Process:
         self._mounts = Mounts(self.spec, lambda: self.pool.retire(self))
         self._mounts.start_daemon()
         self._directory = make_directory()
-        launched = launch(self.spec, self.id, self._directory, self._settings, self._mounts.told())
-        self.pid, self._channel, self._outputs = launched
+        process, self._channel = launch(self.spec, self.id, self._directory, self._settings, self._mounts.told())
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._outputs = [Output(process.stdout, "stdout"), Output(process.stderr, "stderr")]
+        self._process, self.pid = process, process.pid
         self._mounts.find_stores()
         if self.is_retired:  # meanwhile
             self.end()
@@ -273,42 +280,54 @@ class Process:
 
     # -------------------------------------------------------------------------------------------------------- deadlines
 
+    def _deadlines(self) -> Iterator[tuple[float | None, Callable[[], None]]]:
+        """What is to be done, and when."""
+        for number, task in list(self.running.items()):
+            yield task.deadline, partial(self._end_time_of, number, task)
+            yield task.kill_at, partial(self._kill_for, task)
+        if self.is_retired and not self.running and self._kill_at is None:
+            self._kill_at = time.monotonic() + EXIT_SECONDS
+        yield self._kill_at, self._kill_when_committed
+        yield self._cut_off_at, self._cut_off
+        yield self._ready_by, self._fail_to_start
+        if self.is_ready and not self.running and not self.is_retired:
+            yield self.idle_since + self.spec.scaledown_window, partial(self.pool.idle, self)
+
     def _milliseconds(self) -> float | None:
         """Until something is to be done. None: it is not known that there is anything."""
-        times = [time for task in list(self.running.values()) for time in (task.deadline, task.kill_at)]
-        times += [self._kill_at, self._ready_by, self._cut_off_at]
-        if self.is_ready and not self.running and not self.is_retired:
-            times.append(self.idle_since + self.spec.scaledown_window)
-        at = min((each for each in times if each is not None), default=None)
-        return None if at is None else max(0.0, at - time.monotonic()) * 1000 + 1
+        at = min((each for each, _ in self._deadlines() if each is not None), default=None)
+        return None if at is None or at == _NEVER else max(0.0, at - time.monotonic()) * 1000 + 1
 
     def _keep_to_deadlines(self) -> None:
         now = time.monotonic()
-        for number, task in list(self.running.items()):
-            if task.deadline is not None and task.deadline <= now:
-                task.interrupted("timeout", TIMEOUT_GRACE_SECONDS)
-                self.interrupt(number, "close" if task.input.is_generator else "timeout")
-            if task.kill_at is not None and task.kill_at <= now:
-                task.kill_at, self._kill_at = None, now
-        if self._kill_at is not None and self._kill_at <= now:
-            if self.is_committing and self._is_patient:
-                self._kill_at = now + LOOK_SECONDS
-                self._say_committing()
-            else:
-                self._kill()
-        if self._cut_off_at is not None and self._cut_off_at <= now:
-            self._cut_off_at, self._is_cut_off = None, True
+        for at, do in self._deadlines():
+            if at is not None and at <= now:
+                do()
+
+    def _end_time_of(self, number: int, task: Task) -> None:
+        task.interrupted("timeout", TIMEOUT_GRACE_SECONDS)
+        self.interrupt(number, "close" if task.input.is_generator else "timeout")
+
+    def _kill_for(self, task: Task) -> None:
+        task.kill_at, self._kill_at = None, time.monotonic()
+
+    def _kill_when_committed(self) -> None:
+        if self.is_committing and self._is_patient:
+            self._kill_at = time.monotonic() + LOOK_SECONDS
+            self._say_committing()
+        else:
             self._kill()
-        if self._ready_by is not None and self._ready_by <= now:
-            self._ready_by = None
-            seconds = self.spec.startup_timeout
-            text = f"the worker of {self.spec.name} was not ready within its startup_timeout of {seconds:g} s"
-            self._fail(failed_here(errors.FunctionTimeoutError(text)))
-            self._kill()
-        if self.is_retired and not self.running and self._kill_at is None:
-            self._kill_at = now + EXIT_SECONDS
-        elif not self.is_retired and not self.running and now - self.idle_since >= self.spec.scaledown_window:
-            self.pool.idle(self)
+
+    def _cut_off(self) -> None:
+        self._cut_off_at, self._is_cut_off = None, True
+        self._kill()
+
+    def _fail_to_start(self) -> None:
+        self._ready_by = None
+        seconds = self.spec.startup_timeout
+        text = f"the worker of {self.spec.name} was not ready within its startup_timeout of {seconds:g} s"
+        self._fail(failed_here(errors.FunctionTimeoutError(text)))
+        self._kill()
 
     def _say_committing(self) -> None:
         if not self._has_said_so:
@@ -318,7 +337,7 @@ class Process:
             )
 
     def _kill(self) -> None:
-        self._kill_at = float("inf")
+        self._kill_at = _NEVER
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
@@ -328,17 +347,14 @@ class Process:
         """Take what has ended from the table of processes, and say how it has."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)  # what it has started and left, while the number is still its
-        try:
-            _, status = os.waitpid(self.pid, 0)
-        except ChildProcessError:  # somebody waits for all children, or none is to be waited for
-            return "has ended"
-        if not os.WIFSIGNALED(status):
-            return f"has ended with exit code {os.WEXITSTATUS(status)} before its time"
-        number = os.WTERMSIG(status)
-        if self._is_cut_off and number == signal.SIGKILL:
+        assert self._process is not None
+        code = self._process.wait()
+        if code >= 0:
+            return f"has ended with exit code {code} before its time"
+        if self._is_cut_off and code == -signal.SIGKILL:
             return "has closed the descriptor by which it gives its results, and was ended"
-        advice = "; out of memory?" if number == signal.SIGKILL else ""
-        return f"was killed by signal {number} ({signal.Signals(number).name}){advice}"
+        advice = "; out of memory?" if code == -signal.SIGKILL else ""
+        return f"was killed by signal {-code} ({signal.Signals(-code).name}){advice}"
 
     def _close(self) -> None:
         if self._channel is not None:

@@ -33,16 +33,14 @@ class Runner:
         self._pools: dict[WorkerSpec, Pool] = {}
         self._is_closed = False
 
-    def submit(
-        self, spec: WorkerSpec, given: Input, *, on_item: Callable[[bytes], None] | None = None
-    ) -> Future[Outcome]:
+    def submit(self, spec: WorkerSpec, given: Input, *, on_item: Callable[[bytes], None] | None = None) -> Task:
         """
         Have a worker of *spec* do what is *given*.
 
         A failure is an outcome, too. As long as no worker has begun, the future can be cancelled.
 
         Args:
-            on_item: called, in some thread, with each pickled item that a generator yields.
+            on_item: called, in some thread, with each pickled item that a generator yields. Call `taken` of the task for each.
         """
         task = Task(spec, given, on_item)
         self._pool(spec).add(task)

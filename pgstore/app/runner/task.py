@@ -27,6 +27,7 @@ class Task(Future[Outcome]):
         self.spec = spec
         self.input = given
         self.on_item = on_item
+        self.taken: Callable[[], None] = lambda: None  # to be called for each item: a worker is a hundred ahead at most
         self.attempts = 0  # that have begun
         self.why: str | None = None  # it was interrupted
         self.deadline: float | None = None

@@ -13,7 +13,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Final
@@ -28,8 +29,8 @@ from pgstore.client import default_client
 from pgstore.core import threads
 from pgstore.core.operation import Op
 
-_OURS: Final = str(Path(__file__).parent)
-_IMPORTING: Final = "<frozen importlib"
+AHEAD_MAX: Final = 100  # items of a generator that nobody has taken yet
+_OURS: Final = (f"{Path(__file__).parents[2]}/", "<frozen importlib")  # code that leads to the program's
 
 
 class Jobs:
@@ -79,7 +80,7 @@ class Jobs:
                 # After a transaction, too: the mounts then learn what has become of what they have handed over to it.
                 default_client().run(self._target.committing())
             except Exception as exc:  # noqa: BLE001 - it is that of the call
-                outcome = outcome if self._spec.is_transactional else self._failure(exc)
+                outcome = outcome if self._spec.is_transactional else failure(exc, self._spec)
                 is_last = self._target.spoil()  # the next call would fail with the same
         CURRENT_CALL.set(None)
         del self._running[running.number]
@@ -88,100 +89,96 @@ class Jobs:
         self._send("done", running.number, outcome, is_last)
 
     def _outcome(self, running: Running) -> Outcome:
+        """Call the function; one in a transaction with what it has written, and the end of its call, as parts of that."""
         given = running.input
         try:
             function = self._target.callable_of(given.method)
             args, kwargs = pickles.loads(given.arguments, f"the arguments of {self._spec.name}")
-            if not self._spec.is_transactional:
-                return self._result(self._interruptibly(running, function, args, kwargs))
+            call = partial(function, *args, **kwargs)
             if inspect.iscoroutinefunction(function):
-                return self._awaited(running, self._transacted_async(running, function, args, kwargs))  # type: ignore[no-any-return]
-            return self._transacted(running, function, args, kwargs)
+                return self._interruptibly(running, lambda: self._awaited(running, self._outcome_async(running, call)))  # type: ignore[no-any-return]
+            with self._transaction():
+                outcome = self._result(self._interruptibly(running, lambda: self._called(running, call)))
+                default_client().run(self._completing(running, outcome))
+            return outcome
         except BaseException as exc:  # noqa: BLE001 - it is the caller's
-            return self._failure(exc)
+            return failure(exc, self._spec)
+
+    async def _outcome_async(self, running: Running, call: Callable[[], Any]) -> Outcome:
+        async with self._transaction():
+            with self._ends_forks():  # before the transaction ends
+                outcome = self._result(await call())
+            await default_client().run_async(self._completing(running, outcome))
+        return outcome
 
     def _result(self, value: Any) -> Outcome:
         return Outcome(pickles.dumps(value, f"the result of {self._spec.name}", self._spec.program))
 
-    def _transacted(self, running: Running, function: Callable[..., Any], args: Any, kwargs: Any) -> Outcome:
-        """Call *function* in a transaction. What it has written, and the end of its call, are parts of that."""
-        client = default_client()
-        with client.transaction():
-            outcome = self._result(self._interruptibly(running, function, args, kwargs))
-            client.run(self._completing(running, outcome))
-        return outcome
-
-    async def _transacted_async(
-        self, running: Running, function: Callable[..., Any], args: Any, kwargs: Any
-    ) -> Outcome:
-        client = default_client()
-        async with client.transaction():
-            try:
-                outcome = self._result(await function(*args, **kwargs))
-            finally:
-                self._end_if_forked()  # before the transaction ends
-            await client.run_async(self._completing(running, outcome))
-        return outcome
+    def _transaction(self) -> Any:
+        return default_client().transaction() if self._spec.is_transactional else contextlib.nullcontext()
 
     def _completing(self, running: Running, outcome: Outcome) -> Op[None]:
-        yield from self._target.committing()
+        if self._spec.is_transactional:
+            yield from self._target.committing()
         if running.input.completion is not None:
             yield from pickle.loads(running.input.completion).complete(outcome)
 
-    def _interruptibly(self, running: Running, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _interruptibly(self, running: Running, call: Callable[[], Any]) -> Any:
         if threading.current_thread() is threading.main_thread():
             self._main = running
         try:
-            return self._called(running, function, args, kwargs)
-        except BaseException as exc:
-            self._end_if_forked(exc)
-            raise
+            with self._ends_forks():
+                return call()
         finally:
-            self._end_if_forked()
             self._main = None
 
-    def _called(self, running: Running, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if inspect.iscoroutinefunction(function):
-            return self._awaited(running, function(*args, **kwargs))
+    def _called(self, running: Running, call: Callable[[], Any]) -> Any:
+        value = call()
+        if inspect.iscoroutine(value):
+            return self._awaited(running, value)
         if not running.input.is_generator:
-            value = function(*args, **kwargs)
-            return self._awaited(running, value) if inspect.iscoroutine(value) else value
-        values = function(*args, **kwargs)
-        if inspect.isasyncgen(values):
-            return self._awaited(running, self._stream(running, values))
+            return value
+        if inspect.isasyncgen(value):
+            return self._awaited(running, self._stream(running, value))
         try:
-            for value in values:
-                self._tell_item(running, value)
+            for each in value:
+                running.room.acquire()
+                self._tell_item(running, each)
                 if running.is_closing:
                     break
         finally:
-            if (close := getattr(values, "close", None)) is not None:  # an iterator that is no generator has none
+            if (close := getattr(value, "close", None)) is not None:  # an iterator that is no generator has none
                 close()
         return None
 
     async def _stream(self, running: Running, values: Any) -> None:
-        try:
+        async with contextlib.aclosing(values):
             async for value in values:
+                if not running.room.acquire(blocking=False):
+                    await asyncio.to_thread(running.room.acquire)
                 self._tell_item(running, value)
                 if running.is_closing:
                     break
-        finally:
-            await values.aclose()
 
     def _tell_item(self, running: Running, value: Any) -> None:
         what = f"what {self._spec.name} yields"
         self._send("item", running.number, pickles.dumps(value, what, self._spec.program))
 
-    def _end_if_forked(self, exc: BaseException | None = None) -> None:
-        """In a process that the function has forked, and that comes out of it: the call, and its transaction, are not its own."""
-        if os.getpid() != self._process:
-            if exc is not None and not isinstance(exc, SystemExit):
-                traceback.print_exception(type(exc), exc, _of_the_program(exc.__traceback__))
-            flush()
-            os._exit(exc is not None)
-
-    def _failure(self, exc: BaseException) -> Outcome:
-        return failure(exc, self._spec)
+    @contextlib.contextmanager
+    def _ends_forks(self) -> Iterator[None]:
+        """End a process that the function has forked and that comes out of it: the call, and its transaction, are not its own."""
+        raised: BaseException | None = None
+        try:
+            yield
+        except BaseException as exc:
+            raised = exc
+            raise
+        finally:
+            if os.getpid() != self._process:
+                if raised is not None and not isinstance(raised, SystemExit):
+                    traceback.print_exception(type(raised), raised, _of_the_program(raised.__traceback__))
+                flush()
+                os._exit(raised is not None)
 
     # --------------------------------------------------------------------------------------------- asynchronous functions
 
@@ -191,13 +188,8 @@ class Jobs:
         async def body() -> Any:
             running.task = asyncio.current_task()
             running.loop = asyncio.get_running_loop()
-            try:
+            with self._ends_forks():
                 return await coroutine
-            except BaseException as exc:
-                self._end_if_forked(exc)
-                raise
-            finally:
-                self._end_if_forked()
 
         if self._at_once == 1:
             if self._loop is None:
@@ -213,6 +205,11 @@ class Jobs:
         """The result of a coroutine that belongs to no job, on the loop of the jobs."""
         return self._awaited(Running(0, Input("", None, b"")), coroutine)
 
+    def taken(self, number: int) -> None:
+        """An item of job *number* has been taken by who reads them."""
+        if (running := self._running.get(number)) is not None:
+            running.room.release()
+
     # ----------------------------------------------------------------------------------------------------- interrupting
 
     def interrupt(self, number: int, how: str) -> None:
@@ -222,6 +219,8 @@ class Jobs:
             return
         if how == "close":
             running.is_closing = True
+        running.room.release()  # it may be waiting for its reader
+        if how == "close":
             return
         running.exception = errors.InputCancellation if how == "cancel" else KeyboardInterrupt
         if running.task is not None and running.loop is not None:
@@ -251,6 +250,7 @@ class Running:
         self.input = given
         self.ended = threads.Signal()
         self.is_closing = False
+        self.room = threading.Semaphore(AHEAD_MAX)
         self.exception: type[BaseException] = KeyboardInterrupt
         self.task: asyncio.Task[Any] | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -280,7 +280,10 @@ def flush() -> None:
 
 
 def _of_the_program(trace: TracebackType | None) -> TracebackType | None:
-    step = trace
-    while step is not None and step.tb_frame.f_code.co_filename.startswith((_OURS, _IMPORTING)):
-        step = step.tb_next
-    return step or trace
+    """*trace* from the program's first line on. None: it does not come to any."""
+    steps = []
+    while trace is not None:
+        steps.append((trace, trace.tb_frame.f_code.co_filename))
+        trace = trace.tb_next
+    called = max((number for number, (_, file) in enumerate(steps, 1) if file == __file__), default=0)
+    return next((step for step, file in steps[called:] if not file.startswith(_OURS)), None)

@@ -31,8 +31,14 @@ _LOG: Final = logging.getLogger("pgstore")
 GRACE_SECONDS: Final = 5.0  # for what is interrupted because the parent has ended
 
 
-def run(descriptor: int) -> None:
-    """Do what the parent, at the other end of the socket *descriptor*, gives to do; never return."""
+def run(descriptor: int, variables: dict[str, tuple[str, str | None]]) -> None:
+    """
+    Do what the parent, at the other end of the socket *descriptor*, gives to do; never return.
+
+    Args:
+        variables: see `context.variables`.
+    """
+    context.variables = variables
     channel = of_descriptor(descriptor)
     setup: Setup = channel.receive()[0][0]
     code = 1
@@ -124,6 +130,8 @@ class Worker:
         if kind == "run":
             number, given = values
             self._given.put((number, given))
+        elif kind == "taken":
+            self._jobs.taken(*values)
         elif kind == "interrupt":
             self._jobs.interrupt(*values)
         elif kind == "end":

@@ -7,30 +7,33 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
+import socket
 import sys
 
 
 def main() -> None:
     descriptor = int(sys.argv[1])
     os.set_inheritable(descriptor, False)
-    told = pickle.loads(_exactly(descriptor, int.from_bytes(_exactly(descriptor, 8), "big")))[0]
+    signal.pthread_sigmask(
+        signal.SIG_SETMASK, ()
+    )  # whatever the thread has blocked that has started this process, or it ignores
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    channel = socket.socket(fileno=descriptor)
+    length = int.from_bytes(channel.recv(8, socket.MSG_WAITALL), "big")
+    told = (
+        pickle.loads(channel.recv(length, socket.MSG_WAITALL))[0] if length else sys.exit(1)
+    )  # nobody is there any more
+    channel.detach()
     sys.path[:] = told["path"]
     sys.argv[:] = told["argv"]
+    inherited = dict(os.environ)
     os.environ.update(told["environment"])
 
     from pgstore.app.worker.process import run
 
-    run(descriptor)
-
-
-def _exactly(descriptor: int, length: int) -> bytes:
-    data = b""
-    while len(data) < length:
-        part = os.read(descriptor, length - len(data))
-        if not part:
-            sys.exit(1)
-        data += part
-    return data
+    run(descriptor, {name: (value, inherited.get(name)) for name, value in told["environment"].items()})
 
 
 if __name__ == "__main__":
