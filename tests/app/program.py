@@ -35,7 +35,8 @@ def count(numbers, path=None, slowly=True):
             if path is not None and slowly:
                 time.sleep(0.01)
             elif path is not None:
-                Path(path).write_text(str(number))
+                with open(path, "a") as file:
+                    file.write(".")
     finally:
         if path is not None:
             Path(path).write_text("closed")

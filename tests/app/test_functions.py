@@ -15,6 +15,7 @@ import pytest
 import pgstore
 from tests.app import program
 from tests.app.program import Refused, app, count, do, later, variable
+from tests.app.test_calls import until
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -142,12 +143,14 @@ def test_a_generator_does_not_run_far_ahead_of_its_reader(tmp_path):
     """
     Else its values, which are in the memory of the reader, might fill that.
     """
-    values = count.remote_gen(1000, str(tmp_path / "n"), slowly=False)
+    noted = tmp_path / "n"
+    values = count.remote_gen(1000, str(noted), slowly=False)
     assert next(values) == 0
 
-    do.remote("wait_for", str(tmp_path / "n"))  # and some time more
+    until(lambda: noted.stat().st_size >= 100)
+    time.sleep(0.2)
 
-    assert int((tmp_path / "n").read_text()) <= 101
+    assert 100 <= noted.stat().st_size <= 101
     assert list(values) == list(range(1, 1000))
 
 
