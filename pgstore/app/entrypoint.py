@@ -14,13 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any
 
 from pgstore import errors
 from pgstore.app.app import App, LocalEntrypoint
 from pgstore.app.cls import Cls
 from pgstore.app.function import Function
-from pgstore.app.options import AppDefaults
 from pgstore.app.parameters import Parameters
 
 
@@ -98,29 +97,17 @@ def _dotted(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Method:
-    """A method of a class: both have parameters."""
-
-    cls: Cls
-    name: str
-
-    @property
-    def app(self) -> AppDefaults:
-        return self.cls.app
-
-    def get_raw_f(self) -> Callable[..., Any]:
-        return self.cls._methods[self.name].raw
-
-
-Thing: TypeAlias = Function[..., Any, Any] | LocalEntrypoint[..., Any] | Method
-
-
-@dataclass(frozen=True)
 class Runnable:
-    """Something that can be run; of its names the first is shown."""
+    """
+    Something that can be run; of its names the first is shown.
 
-    thing: Thing
+    Args:
+        method: where *thing* is a class, the name of the method: both have parameters.
+    """
+
     names: Sequence[str]
+    thing: Function[..., Any, Any] | LocalEntrypoint[..., Any] | Cls
+    method: str | None = None
 
     @property
     def app(self) -> App:
@@ -131,23 +118,25 @@ class Runnable:
     @property
     def parameters(self) -> Parameters:
         """What it is called with; of a method the class's parameters, too."""
-        if isinstance(self.thing, Method):
-            return Parameters.of_class(self.thing.cls) + Parameters.of(self.function, bound=True)
+        if isinstance(self.thing, Cls):
+            return Parameters.of_class(self.thing) + Parameters.of(self.function, bound=True)
         return Parameters.of(self.function)
 
     @property
     def function(self) -> Callable[..., Any]:
         """As the program has defined it."""
+        if isinstance(self.thing, Cls):
+            assert self.method is not None
+            return self.thing._methods[self.method].raw
         return self.thing.get_raw_f()
 
     def check(self) -> None:
         """Raise `InvalidError` for what can be called, but not from a command line."""
-        function = self.thing
-        if isinstance(function, Function) and function.is_generator:
+        if isinstance(self.thing, Function) and self.thing.is_generator:
             raise errors.InvalidError(
                 f"{self.names[0]} is a generator, which `pgstore run` does not run: call its .remote_gen(…)"
             )
-        if isinstance(function, Function) and function._web is not None:
+        if isinstance(self.thing, Function) and self.thing._web is not None:
             raise errors.InvalidError(f"{self.names[0]} is a function for the web, which `pgstore run` does not run")
 
 
@@ -159,14 +148,14 @@ def runnables(module: ModuleType) -> list[Runnable]:
         if isinstance(app, App):
             registered = (app.registered_entrypoints, app.registered_functions, app.registered_classes)
             named += [(f"{app_name}.{name}", thing) for things in registered for name, thing in things.items()]
-    names: dict[Thing, list[str]] = {}
+    names: dict[tuple[Any, str | None], list[str]] = {}
     for name, thing in named:
         if isinstance(thing, (Function, LocalEntrypoint)):
-            names.setdefault(thing, []).append(name)
+            names.setdefault((thing, None), []).append(name)
         elif isinstance(thing, Cls):
             for method in thing._methods:
-                names.setdefault(Method(thing, method), []).append(f"{name}.{method}")
-    return [Runnable(thing, found) for thing, found in names.items()]
+                names.setdefault((thing, method), []).append(f"{name}.{method}")
+    return [Runnable(found, thing, method) for (thing, method), found in names.items()]
 
 
 def choose(found: Sequence[Runnable], name: str) -> Runnable:
@@ -217,10 +206,10 @@ def run(
             if inspect.iscoroutine(result):
                 asyncio.run(result)
             return
-        if isinstance(thing, Method):
-            of_class = Parameters.of_class(thing.cls).names
-            instance = thing.cls(**{key: value for key, value in kwargs.items() if key in of_class})
-            function = getattr(instance, thing.name)
+        if isinstance(thing, Cls):
+            of_class = Parameters.of_class(thing).names
+            instance = thing(**{key: value for key, value in kwargs.items() if key in of_class})
+            function = getattr(instance, str(chosen.method))
             kwargs = {key: value for key, value in kwargs.items() if key not in of_class}
         else:
             function = thing

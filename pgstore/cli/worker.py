@@ -11,12 +11,13 @@ import typer
 
 from pgstore import errors
 from pgstore.app import as_modal as as_modal_module
-from pgstore.app.calls import run as calls
+from pgstore.app.calls.run import Run, queue_of
 from pgstore.app.calls.targets import apps, targets
 from pgstore.app.entrypoint import Reference
 from pgstore.app.runner.runner import close
 from pgstore.cli.run import show
 from pgstore.cli.target import target
+from pgstore.client import default_client
 from pgstore.core.threads import Signal
 
 # A signal may have come to another thread than the main one, which then does not hear of it as long as it waits.
@@ -54,20 +55,21 @@ def worker(
     wanted = Signal()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: _end(wanted))
-    dispatchers = calls.host()
+    run = Run(is_detached=True)
+    run.begin()
     try:
+        for app in apps():
+            queue_of(app, default_client()).hydrate()  # if there is no database, now is the time to say so
+            run.takes(app)
         for app in apps():
             _say(f"runs calls of App {app!r}: {', '.join(each.name for each in targets(app))}")
         while not wanted.wait(_LOOK_SECONDS):
             pass
-        running = sum(dispatcher.running for dispatcher in dispatchers)
-        if running:
-            _say(f"ends when {running} calls have ended; Ctrl-C stops them")
-        for dispatcher in dispatchers:
-            dispatcher.stop()
+        if run.running:
+            _say(f"ends when {run.running} calls have ended; Ctrl-C stops them")
+        run.stop()
     except KeyboardInterrupt:
-        for dispatcher in dispatchers:
-            dispatcher.stop(0)
+        run.stop(0)
     finally:
         close()
     return 0

@@ -18,7 +18,7 @@ from typing import Final
 from pgstore.app import context
 from pgstore.app.calls.dispatcher import Dispatcher, Runner
 from pgstore.app.calls.queue import CallQueue
-from pgstore.app.calls.targets import apps, targets
+from pgstore.app.calls.targets import targets
 from pgstore.app.runner import runner
 from pgstore.client import Client, default_client
 
@@ -30,7 +30,7 @@ class Run:
     A run.
 
     Args:
-        is_detached: calls do not end with the run, and any worker of the App may take them.
+        is_detached: calls do not end with the run, and any worker of the App may take them: `pgstore worker` is such a run.
     """
 
     def __init__(self, *, is_detached: bool = False, runner: Callable[[], Runner] = runner) -> None:
@@ -74,13 +74,22 @@ class Run:
             self._dispatchers[app][1].serve(targets(app))
             return self._session
 
+    @property
+    def running(self) -> int:
+        """How many calls run here."""
+        return sum(dispatcher.running for _, dispatcher in self._all())
+
+    def stop(self, seconds: float | None = None) -> None:
+        """Take nothing more, and wait for what runs; see `Dispatcher.stop`."""
+        for _, dispatcher in self._all():
+            dispatcher.stop(seconds)
+
     def finish(self) -> None:
         """Wait until all calls of the run have ended, those that they spawn included. Detached: until those have that run here."""
         try:
             while waiting := [dispatcher for queue, dispatcher in self._all() if self._has_calls(queue)]:
                 waiting[0].wait_for_end(_LOOK_SECONDS)
-            for _, dispatcher in self._all():
-                dispatcher.stop()
+            self.stop()
         except KeyboardInterrupt:
             self.cancel()
             raise
@@ -95,11 +104,10 @@ class Run:
         cancelled = 0 if session is None else sum(queue.cancel_run(session) for queue, _ in self._all())
         if cancelled:
             sys.stderr.write(f"pgstore: {cancelled} spawned calls were cancelled\n")
-        for _, dispatcher in self._all():
-            try:
-                dispatcher.stop(None if self._is_detached else 0)
-            except KeyboardInterrupt:
-                dispatcher.stop(0)
+        try:
+            self.stop(None if self._is_detached else 0)
+        except KeyboardInterrupt:
+            self.stop(0)
 
     def _has_calls(self, queue: CallQueue) -> bool:
         return self._session is not None and queue.unended(self._session) > 0
@@ -121,7 +129,6 @@ def queue_of(app: str, client: Client) -> CallQueue:
 _current: Run | None = None
 _implicit: Run | None = None
 _lock: Final = threading.RLock()
-_is_host = False
 
 
 def run_of(app: str) -> int | None:
@@ -140,7 +147,7 @@ def _asked(app: str) -> int | None:
 def _answer(app: str) -> int | None:
     """What a worker of this process is told of what it spawns."""
     global _implicit
-    if _current is not None or _is_host or not context.is_local():
+    if _current is not None or not context.is_local():
         return run_of(app)
     with _lock:
         if _implicit is None:
@@ -158,17 +165,3 @@ def _at_exit(run: Run) -> None:
 
 
 context.ANSWERS["run"] = _answer
-
-
-def host(runner: Callable[[], Runner] = runner) -> list[Dispatcher]:
-    """Take the calls of all Apps of this program that are any worker's, and leave what they spawn to any worker, too."""
-    global _is_host
-    _is_host = True
-    dispatchers = []
-    for app in apps():
-        queue = queue_of(app, default_client())
-        queue.hydrate()  # if there is no database, now is the time to say so
-        dispatcher = Dispatcher(queue, runner())
-        dispatcher.serve(targets(app))
-        dispatchers.append(dispatcher)
-    return dispatchers
