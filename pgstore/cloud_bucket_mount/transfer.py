@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
@@ -24,7 +25,10 @@ _MODE_MAX: Final = 0o7777
 
 
 class TransferringObjects(BucketFiles):
-    """put_file, put_directory, get_file, get_directory, read_file, read_file_into_fileobj."""
+    """
+    put_file, put_directory, get_file, get_directory, read_file, read_file_into_fileobj; read_bytes, read_text, write_bytes,
+    write_text.
+    """
 
     # ------------------------------------------------------------------------------------------------------ uploading
 
@@ -61,11 +65,15 @@ class TransferringObjects(BucketFiles):
                 f"if_version is {if_version!r}: objects of a bucket have no versions but 0, for none"
             )
         self._check_writable(path)
+        yield from self._put(local_file, path, Progress(progress, path), exclusive=if_version == 0)
+
+    def _put(
+        self, local_file: str | Path | BinaryIO, path: str, shown: Progress, *, exclusive: bool = False
+    ) -> Op[None]:
         source: Source = yield Call(partial(Source.open, local_file))
-        shown = Progress(progress, path)
         shown.total(source.size_hint)
         try:
-            writer = yield from self._call(Tree.create, path, exclusive=if_version == 0)
+            writer = yield from self._call(Tree.create, path, exclusive=exclusive)
             try:
                 while count := (yield Call(partial(upload.copy_part, source, writer))):
                     shown.bytes(count)
@@ -79,6 +87,27 @@ class TransferringObjects(BucketFiles):
         finally:
             shown.close()
             source.close()
+
+    @operation
+    def write_bytes(self, path: str, data: bytes | bytearray | memoryview) -> Op[int]:
+        """Make *data* the contents of a file, as `put_file` does, and return how many bytes they are."""
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise errors.InvalidError(f"write_bytes takes bytes, not {type(data).__name__}; write_text takes str")
+        yield from self._write_whole(path, data)
+        return memoryview(data).nbytes
+
+    @operation
+    def write_text(self, path: str, data: str, encoding: str = "utf-8", errors: str = "strict") -> Op[int]:
+        """Make *data* the contents of a file, as `put_file` does, and return how many characters they are."""
+        if not isinstance(data, str):
+            raise _invalid(f"write_text takes str, not {type(data).__name__}; write_bytes takes bytes")
+        yield from self._write_whole(path, data.encode(encoding, errors))
+        return len(data)
+
+    def _write_whole(self, path: str, data: bytes | bytearray | memoryview) -> Op[None]:
+        names = file_path_of(path)
+        self._check_writable(names)
+        yield from self._put(io.BytesIO(bytes(data)), names, Progress())
 
     @operation
     def put_directory(
@@ -222,6 +251,28 @@ class TransferringObjects(BucketFiles):
         return fetch
 
     @operation
+    def read_bytes(self, path: str) -> Op[bytes]:
+        """Return the contents of a file, as `pathlib.Path.read_bytes` does. Errors are those of `read_file`."""
+        return (yield from self._read_whole(path))
+
+    @operation
+    def read_text(self, path: str, encoding: str = "utf-8", errors: str = "strict") -> Op[str]:
+        """
+        Return the contents of a text file, with one newline character at the end of each line, as `pathlib.Path.read_text` does.
+
+        Raises:
+            UnicodeDecodeError: it is no text of this *encoding*.
+        """
+        text = io.TextIOWrapper(io.BytesIO((yield from self._read_whole(path))), encoding, errors)
+        return text.read()
+
+    def _read_whole(self, path: str) -> Op[bytes]:
+        whole = io.BytesIO()
+        reader = yield from self._open_reader(path)
+        yield from download.to_local(reader, partial(Target, whole, download.FILE_MODE), Progress())
+        return whole.getvalue()
+
+    @operation
     def read_file_into_fileobj(
         self, path: str, fileobj: BinaryIO, progress_cb: Callable[..., Any] | None = None
     ) -> Op[int]:
@@ -250,3 +301,8 @@ class TransferringObjects(BucketFiles):
             raise errors.ReadOnlyFiles(
                 f"{path!r} cannot be changed: {self!r} is read-only; pass read_only=False to write to it", path
             )
+
+
+def _invalid(message: str) -> errors.InvalidError:
+    # Where `errors` is an argument.
+    return errors.InvalidError(message)

@@ -103,6 +103,7 @@ def test_read_only_refuses_every_change_before_any_request(place, call, tmp_path
     mount._tree().bucket = NoBucket()
     for operation, arguments in (
         (mount.put_file, (local, "a")),
+        (mount.write_bytes, ("a", b"1")),
         (mount.put_directory, (tmp_path, "a")),
         (mount.remove_file, ("a",)),
         (mount.move, ("a", "b")),
@@ -439,6 +440,19 @@ def test_a_file_goes_up_and_comes_down(call, mount, tmp_path):
     assert sum(each.get("advance", 0) for each in told) == len(DATA) + 1
 
 
+def test_contents_are_written_and_read_as_a_whole(call, mount):
+    assert call(mount.write_text, "t", "äö\n") == 3
+    assert call(mount.read_bytes, "t") == "äö\n".encode()
+    assert call(mount.write_bytes, "b", bytearray(b"one\r\ntwo")) == 8
+    assert call(mount.read_text, "b") == "one\ntwo"
+    with pytest.raises(errors.InvalidError, match="write_text takes str"):
+        call(mount.write_bytes, "b", "text")
+    with pytest.raises(errors.InvalidError, match="write_bytes takes bytes"):
+        call(mount.write_text, "b", b"bytes")
+    with pytest.raises(FileNotFoundError):
+        call(mount.read_bytes, "none")
+
+
 def test_a_directory_goes_up_and_comes_down(call, mount, tmp_path):
     files = {f"{n % 3}/f{n}": bytes([n]) * n for n in range(40)} | {"large": DATA * 5}
 
@@ -583,6 +597,7 @@ def test_a_file_that_nobody_closed_is_not_kept(place, mount):
 # --------------------------------------------------------------------------------------------------------------- form
 
 METHODS = [
+    *("read_bytes", "read_text", "write_bytes", "write_text"),
     *("listdir", "iterdir", "exists", "walk", "glob", "open", "read_file", "read_file_into_fileobj"),
     *("put_file", "put_directory", "get_file", "get_directory", "remove_file", "move", "copy_files"),
 ]
