@@ -97,7 +97,7 @@ class Copier:
         def copy_part(number: int) -> None:
             start = starts[number - 1]
             end = min(start + self._part_bytes, size)
-            upload.copy_part(number, CopySourceRange=f"bytes={start}-{end - 1}", **origin)
+            upload.copy_part(number, start, end, **origin)
 
         try:
             with ThreadPoolExecutor(THREADS, thread_name_prefix="pgstore-copy") as pool:

@@ -13,7 +13,7 @@ from typing import Any
 from pgstore import errors
 from pgstore.buckets.base import Bytes, ObjectInfo, Upload
 from pgstore.buckets.failures import Refusal
-from pgstore.buckets.s3_requests import WRITE_ID, Requests, info_of, new_write_id
+from pgstore.buckets.s3_requests import WRITE_ID, Requests, info_of, info_put, new_write_id
 
 
 class S3Upload(Upload):
@@ -38,6 +38,7 @@ class S3Upload(Upload):
         self._with_md5 = with_md5
         self._write_id = new_write_id()
         self._parts: dict[int, dict[str, Any]] = {}
+        self._sizes: dict[int, int] = {}
         self._lock = threading.Lock()
         self._ended = False
         given = dict(about)
@@ -50,11 +51,14 @@ class S3Upload(Upload):
     def put_part(self, number: int, data: Bytes) -> None:
         body = data if isinstance(data, bytes | bytearray) else bytes(data)
         given: dict[str, Any] = {"ContentMD5": md5_of(body)} if self._with_md5 else {"ChecksumAlgorithm": "CRC32"}
-        self._ask_for_part(number, lambda: self._put("upload_part", number, Body=body, **given))
+        self._ask_for_part(number, len(body), lambda: self._put("upload_part", number, Body=body, **given))
 
-    def copy_part(self, number: int, **source: Any) -> None:
-        """Have a range of an object copied as the part *number*; *source* names it as the SDK does."""
-        self._ask_for_part(number, lambda: self._put("upload_part_copy", number, **source)["CopyPartResult"])
+    def copy_part(self, number: int, start: int, end: int, **source: Any) -> None:
+        """Have the bytes from *start* to *end* of an object copied as the part *number*; *source* names it as the SDK does."""
+        source["CopySourceRange"] = f"bytes={start}-{end - 1}"
+        self._ask_for_part(
+            number, end - start, lambda: self._put("upload_part_copy", number, **source)["CopyPartResult"]
+        )
 
     def _put(self, operation: str, number: int, **given: Any) -> dict[str, Any]:
         return self._requests.ask(
@@ -67,23 +71,25 @@ class S3Upload(Upload):
             **given,
         )
 
-    def _ask_for_part(self, number: int, put: Callable[[], Mapping[str, Any]]) -> None:
+    def _ask_for_part(self, number: int, size_bytes: int, put: Callable[[], Mapping[str, Any]]) -> None:
         answer = put()
         part = {"PartNumber": number, "ETag": answer["ETag"]}
         if "ChecksumCRC32" in answer:
             part["ChecksumCRC32"] = answer["ChecksumCRC32"]
         with self._lock:
             self._parts[number] = part
+            self._sizes[number] = size_bytes
 
     def complete(self) -> ObjectInfo:
         if not self._parts:
             self.put_part(1, b"")  # an upload has one part at least
         given: dict[str, Any] = {"IfNoneMatch": "*"} if self._if_missing else {}
         error: errors.Error | None = None
+        answer: Mapping[str, Any] | None = None
         if not self._with_md5:
             given["ChecksumType"] = "FULL_OBJECT"
         try:
-            self._requests.ask(
+            answer = self._requests.ask(
                 "complete_multipart_upload",
                 self._key,
                 writing=True,
@@ -99,10 +105,11 @@ class S3Upload(Upload):
             # Also after a refusal: the first attempt was done, its answer was lost, and the second one found no upload any more.
             self._ended = True
             return info_of(self._key, found)
-        if error is None:
-            # Somebody was quick to put another: what was made here is not to be seen any more.
+        if answer is not None:
+            # Somebody was quick to put another in its place, or to delete it: it was there all the same.
             self._ended = True
-            error = self._requests.failures.busy(self._key)
+            return info_put(self._key, sum(self._sizes.values()), answer)
+        assert error is not None
         raise error
 
     def _refused(self, refusal: Refusal) -> errors.Error:

@@ -63,7 +63,8 @@ class CloudBucketMount(TransferringObjects, OpeningObjects, ListingObjects, Edit
     permissions, times      are forgotten: a file has 0o644, a directory 0o755, and the time is when the object was put.
     many files              `put_directory`, `get_directory`, `copy_files` and `remove_file(recursive=True)` go on file by file:
                             after an error those that were done are done.
-    concurrent writers      of one file: the last to close wins. Nothing is ever mixed.
+    concurrent writers      of one file: the last to close wins, and nothing is ever mixed. Azure keeps the parts of one of them:
+                            the other gets `StaleFile`.
     failures                A request that fails for the moment (a broken connection, 500, 503 SlowDown) is made again for a while,
                             then: `StoreUnavailable`, `TimedOut`. Credentials that are missing, wrong or expired: `AccessDenied`,
                             which names secret and bucket, and no value. No such bucket: `NotFoundError`.
