@@ -23,6 +23,11 @@ def keys_of(pages):
     return [info.key for page in pages for info in page.objects]
 
 
+def is_same(found, info):
+    """Whether *found* is what was put; S3 answers a put without the time of the object: it is taken for that of the answer."""
+    return found[:3] == info[:3] and abs(found.mtime_ns - info.mtime_ns) <= 2_000_000_000
+
+
 def read(bucket, info, offset=0):
     return b"".join(bytes(piece) for piece in bucket.stream(info.key, offset, info.tag))
 
@@ -33,7 +38,7 @@ def read(bucket, info, offset=0):
 def test_what_was_put_is_read(bucket):
     info = bucket.put("a/b.bin", DATA)
 
-    assert bucket.head("a/b.bin") == info
+    assert is_same(bucket.head("a/b.bin"), info)
     assert (info.key, info.size_bytes) == ("a/b.bin", len(DATA))
     assert read(bucket, info) == DATA
 
@@ -54,7 +59,7 @@ def test_an_empty_object_is_read(bucket):
 
     assert info.size_bytes == 0
     assert read(bucket, info) == b""
-    assert bucket.head("empty") == info
+    assert is_same(bucket.head("empty"), info)
     bucket.read_into("empty", memoryview(bytearray()), 0, info.tag)
 
 
@@ -86,7 +91,7 @@ def test_a_stream_can_be_left(bucket):
         assert bytes(next(pieces)) == (DATA * 500)[: 1 << 20]
         pieces.close()
 
-    assert bucket.head("k") == info
+    assert is_same(bucket.head("k"), info)
 
 
 def test_another_state_is_never_read(bucket):
@@ -154,7 +159,8 @@ def test_times_are_of_now_and_the_same_everywhere(bucket):
     info = bucket.put("k", b"data")
 
     [listed] = [each for page in bucket.list() for each in page.objects]
-    assert listed == bucket.head("k") == info
+    assert listed == bucket.head("k")
+    assert is_same(listed, info)
     assert abs(info.mtime_ns - time.time_ns()) < 60e9
 
 
@@ -175,7 +181,7 @@ def test_an_upload_is_seen_when_it_is_complete(place, bucket):
     assert info.size_bytes == sum(map(len, parts))
     assert read(bucket, info) == b"".join(parts)
     upload.abort()
-    assert bucket.head("big") == info
+    assert is_same(bucket.head("big"), info)
 
 
 def test_parts_are_put_by_several_threads(place, bucket):
@@ -247,7 +253,7 @@ def check_impossible(bucket, key):
     assert bucket.head(key) is None
     bucket.delete([key])
     bucket.delete([key, "none"])
-    assert bucket.head(info.key) == info
+    assert is_same(bucket.head(info.key), info)
 
 
 @pytest.mark.parametrize("key", ODD_KEYS)
@@ -259,7 +265,7 @@ def test_odd_keys_are_keys(place, bucket, key):
 
     assert keys_of(bucket.list()) == [key]
     assert keys_of(bucket.list(key)) == [key]
-    assert bucket.head(key) == info
+    assert is_same(bucket.head(key), info)
     assert read(bucket, info) == b"data"
     copied = bucket.copy(key, f"copy/{key}")
     assert read(bucket, copied) == b"data"
