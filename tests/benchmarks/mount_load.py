@@ -195,7 +195,7 @@ def unlink_files(directory: str, count: int) -> Callable[[], float]:
     return run
 
 
-def git(directory: str, files: int) -> Callable[[], float]:
+def git(directory: str, files: int, *clone_options: str) -> Callable[[], float]:
     """init, add, commit, gc, clone."""
     os.mkdir(directory)
     repository = f"{directory}/repository"
@@ -225,7 +225,7 @@ def git(directory: str, files: int) -> Callable[[], float]:
         call("-C", repository, "add", ".")
         call("-C", repository, "commit", "-q", "-m", "all")
         call("-C", repository, "gc", "-q")
-        call("clone", "-q", repository, f"{directory}/clone")
+        call("clone", "-q", *clone_options, repository, f"{directory}/clone")
         return 1
 
     return run
