@@ -21,6 +21,9 @@ from pgstore.core import clock
 ANSWERS: Final = 32  # to one program in a row, after which it is looked where that runs
 ANSWER_SECONDS: Final = 0.001  # from one to the next on average, at most: else it pays for little
 
+# Of these none lets another of its own priority run before it waits for something: on one core an answer would be read late.
+_REAL_TIME: Final = (os.SCHED_FIFO, os.SCHED_RR)
+
 _LOCAL: Final = threading.local()
 
 
@@ -33,7 +36,7 @@ class Following:
         self._since = 0.0
         self._core: int | None = None  # on which the thread is kept
         self._before: set[int] = set()  # those on which it may run else
-        self._is_possible = (os.cpu_count() or 1) > 1 and hasattr(os, "sched_setaffinity")
+        self._is_possible = (os.cpu_count() or 1) > 1 and os.sched_getscheduler(0) not in _REAL_TIME
         _LOCAL.following = self
 
     def answered(self, asker: int) -> None:

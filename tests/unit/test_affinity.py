@@ -60,6 +60,7 @@ def programs():
 def following(monkeypatch):
     """Whom this thread serves, by a clock that stands."""
     monkeypatch.setattr(clock, "monotonic", lambda: 1.0)
+    monkeypatch.setattr(os, "sched_getscheduler", lambda _: os.SCHED_OTHER)
     found = Following()
     yield found
     found.free()
@@ -151,6 +152,16 @@ def test_where_the_system_forbids_it_nobody_is_followed(following, programs, mon
     serve(following, programs[0], times=10 * ANSWERS)
 
     assert len(asked) == 1
+
+
+def test_who_has_real_time_priority_follows_nobody(programs, monkeypatch):
+    monkeypatch.setattr(os, "sched_getscheduler", lambda _: os.SCHED_RR)
+    following = Following()
+
+    serve(following, programs[0])
+
+    assert cores() == CORES
+    del affinity._LOCAL.following
 
 
 def test_a_thread_that_is_started_meanwhile_may_run_anywhere(following, programs):
