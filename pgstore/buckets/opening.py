@@ -23,7 +23,7 @@ KEPT_MAX: Final = 16
 ENVIRONMENT: Final = ("AWS_", "AZURE_", "GOOGLE_", "STORAGE_EMULATOR_HOST", "GCE_METADATA_")
 """What the variables that the SDKs look at begin with."""
 
-_Key: TypeAlias = tuple[Location, RetryPolicy, bytes, int]
+_Key: TypeAlias = tuple[Location, RetryPolicy, bytes]
 
 
 def open_bucket(location: Location, values: Mapping[str, str], *, policy: RetryPolicy = DEFAULT_POLICY) -> Bucket:
@@ -43,8 +43,7 @@ def open_bucket(location: Location, values: Mapping[str, str], *, policy: RetryP
     values = Credentials(values)  # whose `repr` has no values, wherever the variables of this frame are printed
     _check(location)
     credentials = of_secrets.of(location, values)
-    # A child process must not share connections with its parent.
-    key = (location, policy, _fingerprint(credentials), os.getpid())
+    key = (location, policy, _fingerprint(credentials))
     with _lock:
         found = _kept.get(key)
         if found is None:
@@ -123,3 +122,14 @@ def _fingerprint(credentials: Credentials) -> bytes:
 
 _kept: OrderedDict[_Key, Bucket] = OrderedDict()
 _lock = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    # A child shares no connection with its parent, and a thread that holds the lock is not there any more.
+    global _lock
+    _lock = threading.Lock()
+    _kept.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -134,6 +135,20 @@ def test_a_request_that_fails_is_repeated(bucket, s3_proxy, fault, fault_of):
 
     assert read(bucket, info) == b"data"
     assert len(s3_proxy.asked("GET")) == 2
+
+
+def test_readers_that_are_throttled_all_get_through(bucket, s3_proxy, fault):
+    """
+    S3 answers 503 to those that ask too often, and expects them to wait.
+    """
+    infos = [bucket.put(f"k{number}", b"data") for number in range(24)]
+    fault("GET", every=4, status=503, body=SLOW_DOWN)
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda info: read(bucket, info), infos))
+
+    assert found == [b"data"] * 24
+    assert len(s3_proxy.asked("GET", 503)) >= 6
 
 
 def test_throttling_for_ever_is_an_error_that_says_so(s3_place, s3_proxy, fault):
