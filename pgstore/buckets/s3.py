@@ -29,9 +29,9 @@ from pgstore.buckets.s3_upload import S3Upload, md5_of
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 PIECE_BYTES: Final = MIB
-COPY_BYTES_MAX: Final = 5 * GIB
-"""https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html: of a copy in one request."""
-COPY_PART_BYTES: Final = GIB
+COPY_BYTES_MAX: Final = 512 * MIB
+"""Of a copy in one request. S3 takes up to 5 GiB; but while it copies no byte may come, which counts as no answer in the end."""
+COPY_PART_BYTES: Final = 256 * MIB
 DELETED_AT_ONCE_MAX: Final = 1000
 NO_XML: Final = re.compile("[\0-\x1f\ufffe\uffff]")
 """What a request cannot name where it is XML; in a URL it can."""
@@ -182,7 +182,7 @@ class S3Bucket(Bucket):
             return info_put(key, len(body), self._requests.ask("put_object", key, writing=True, Body=body, **given))
         write_id = new_write_id()
         given |= {"IfNoneMatch": "*", "Metadata": {WRITE_ID: write_id}}
-        status = 0
+        error: errors.Error = self._failures.busy(key)
         for attempt in range(1, self._policy.attempts + 1):
             try:
                 answer = self._requests.ask(
@@ -194,17 +194,20 @@ class S3Bucket(Bucket):
                     **given,
                 )
             except Refusal as refusal:
-                status = refusal.status
+                if refusal.status != HTTPStatus.CONFLICT:
+                    error = self._failures.exists(key)
+                    break
+            except errors.OutcomeUnknown as exc:
+                error = exc
+                break
             else:
                 return info_put(key, len(body), answer)
-            if status == HTTPStatus.PRECONDITION_FAILED:
-                break
             # Another one is being put, and the service does not know yet which of them is first.
             self._policy.pause(attempt)
         made = self._requests.made_by(key, write_id)
         if made is not None:
             return info_of(key, made)
-        raise self._failures.exists(key) if status == HTTPStatus.PRECONDITION_FAILED else self._failures.busy(key)
+        raise error
 
     def begin_upload(self, key: str, *, if_missing: bool = False) -> Upload:
         return S3Upload(self._requests, key, if_missing=if_missing, with_md5=self._with_md5)
@@ -255,8 +258,14 @@ class S3Bucket(Bucket):
 
 def _verifier(answer: dict[str, Any] | None) -> Verifier | None:
     """What compares a whole object with the checksum that came with it; None: none that can be computed of the whole."""
+    if answer is None:
+        return None
     for algorithm in ALGORITHMS:
-        expected = (answer or {}).get(f"Checksum{algorithm}")
+        expected = answer.get(f"Checksum{algorithm}")
         if expected and "-" not in expected:  # with it: one of the checksums of the parts
             return Verifier(algorithm, expected)
+    # Of GCS: `crc32c=…,md5=…`, https://cloud.google.com/storage/docs/xml-api/reference-headers#xgooghash
+    for each in answer["ResponseMetadata"]["HTTPHeaders"].get("x-goog-hash", "").split(","):
+        if each.strip().startswith("md5="):
+            return Verifier("MD5", each.strip().removeprefix("md5="))
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
@@ -14,6 +15,7 @@ from pgstore.buckets.s3_requests import WRITE_ID, Requests, info_of, mtime_ns, n
 from pgstore.buckets.s3_upload import S3Upload
 
 THREADS: Final = 8
+PARTS_MAX: Final = 10_000
 _KEPT: Final = (
     *("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType", "Expires", "Metadata"),
     *("StorageClass", "WebsiteRedirectLocation"),
@@ -92,25 +94,29 @@ class Copier:
     ) -> ObjectInfo:
         upload = S3Upload(self._requests, target, if_missing=if_missing, about=_about(found), with_md5=self._with_md5)
         size = found["ContentLength"]
-        starts = range(0, size, self._part_bytes)
+        part_bytes = max(self._part_bytes, -(-size // PARTS_MAX))
+        starts = range(0, size, part_bytes)
 
         def copy_part(number: int) -> None:
             start = starts[number - 1]
-            end = min(start + self._part_bytes, size)
-            upload.copy_part(number, start, end, **origin)
+            upload.copy_part(number, start, min(start + part_bytes, size), **origin)
 
         try:
             with ThreadPoolExecutor(THREADS, thread_name_prefix="pgstore-copy") as pool:
                 for _ in pool.map(copy_part, range(1, len(starts) + 1)):
                     pass
             return upload.complete()
-        except Refusal:
-            upload.abort()
-            error = self._requests.failures.stale(source)
+        except Refusal as refusal:
+            refused = refusal
         except BaseException:
-            upload.abort()
+            with contextlib.suppress(errors.Error):
+                upload.abort()
             raise
-        raise error
+        upload.abort()
+        again = self._requests.head(source)
+        if again is not None and tag_of(again) == tag_of(found):
+            raise self._requests.failures.failed(source, f"a copy in parts: {refused}")
+        raise self._requests.failures.stale(source)
 
 
 def _about(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Final
 
+from pgstore import errors
 from pgstore.buckets.base import ObjectInfo
 from pgstore.buckets.failures import Failures, Refusal
 from pgstore.buckets.location import Location
@@ -78,8 +79,11 @@ class Requests:
             self._exists = True
 
     def made_by(self, key: str, write_id: str) -> dict[str, Any] | None:
-        """What the SDK says of an object, if it was made by the attempts of *write_id*."""
-        found = self.head(key)
+        """What the SDK says of an object, if it is known that it was made by the attempts of *write_id*."""
+        try:
+            found = self.head(key)
+        except (errors.StoreUnavailable, errors.TimedOut):
+            return None
         return found if found is not None and found.get("Metadata", {}).get(WRITE_ID) == write_id else None
 
 

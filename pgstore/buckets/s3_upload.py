@@ -8,12 +8,19 @@ import hashlib
 import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from pgstore import errors
 from pgstore.buckets.base import Bytes, ObjectInfo, Upload
 from pgstore.buckets.failures import Refusal
 from pgstore.buckets.s3_requests import WRITE_ID, Requests, info_of, info_put, new_write_id
+
+_CHANGED: Final = (
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.PRECONDITION_FAILED,
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+)
+"""What the source of a copy that has changed is answered with."""
 
 
 class S3Upload(Upload):
@@ -54,7 +61,12 @@ class S3Upload(Upload):
         self._ask_for_part(number, len(body), lambda: self._put("upload_part", number, Body=body, **given))
 
     def copy_part(self, number: int, start: int, end: int, **source: Any) -> None:
-        """Have the bytes from *start* to *end* of an object copied as the part *number*; *source* names it as the SDK does."""
+        """
+        Have a range of an object copied as the part *number*; *source* names the object as the SDK does.
+
+        Raises:
+            Refusal: there is no such object, or it has changed.
+        """
         source["CopySourceRange"] = f"bytes={start}-{end - 1}"
         self._ask_for_part(
             number, end - start, lambda: self._put("upload_part_copy", number, **source)["CopyPartResult"]
@@ -65,7 +77,7 @@ class S3Upload(Upload):
             operation,
             self._key,
             writing=True,
-            expected=(HTTPStatus.NOT_FOUND, HTTPStatus.PRECONDITION_FAILED) if operation == "upload_part_copy" else (),
+            expected=_CHANGED if operation == "upload_part_copy" else (),
             UploadId=self._id,
             PartNumber=number,
             **given,
@@ -83,11 +95,16 @@ class S3Upload(Upload):
     def complete(self) -> ObjectInfo:
         if not self._parts:
             self.put_part(1, b"")  # an upload has one part at least
-        given: dict[str, Any] = {"IfNoneMatch": "*"} if self._if_missing else {}
-        error: errors.Error | None = None
-        answer: Mapping[str, Any] | None = None
+        given: dict[str, Any] = {}
+        if self._if_missing:
+            # Asked for as well as looked for: some services do not know the condition here.
+            if self._requests.head(self._key) is not None:
+                raise self._requests.failures.exists(self._key)
+            given["IfNoneMatch"] = "*"
         if not self._with_md5:
             given["ChecksumType"] = "FULL_OBJECT"
+        answer: dict[str, Any] = {}
+        error: errors.Error | None = None
         try:
             answer = self._requests.ask(
                 "complete_multipart_upload",
@@ -100,17 +117,18 @@ class S3Upload(Upload):
             )
         except Refusal as refusal:
             error = self._refused(refusal)
+        except errors.OutcomeUnknown as exc:
+            error = exc
         found = self._requests.made_by(self._key, self._write_id)
         if found is not None:
-            # Also after a refusal: the first attempt was done, its answer was lost, and the second one found no upload any more.
+            # Also after an error: the first attempt was done, its answer was lost, and the second one found no upload any more.
             self._ended = True
             return info_of(self._key, found)
-        if answer is not None:
-            # Somebody was quick to put another in its place, or to delete it: it was there all the same.
-            self._ended = True
-            return info_put(self._key, sum(self._sizes.values()), answer)
-        assert error is not None
-        raise error
+        if error is not None:
+            raise error
+        # It was made, and somebody was quick to put another.
+        self._ended = True
+        return info_put(self._key, sum(self._sizes.values()), answer)
 
     def _refused(self, refusal: Refusal) -> errors.Error:
         if refusal.status == HTTPStatus.PRECONDITION_FAILED:

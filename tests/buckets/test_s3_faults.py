@@ -224,6 +224,22 @@ def test_a_put_that_is_never_answered_may_have_happened(s3_place, s3_proxy, faul
     assert s3_place.open().head("k") is not None
 
 
+def test_a_create_that_is_never_answered_is_looked_for(s3_place, s3_proxy, fault):
+    bucket = s3_place.open(proxy=s3_proxy, policy=ONE_READ)
+    fault("PUT", "/k", after_apply=True, status=500)
+    assert bucket.put("k", b"data", if_missing=True) == s3_place.open().head("k")
+
+    upload = bucket.begin_upload("big", if_missing=True)
+    upload.put_part(1, b"data")
+    fault("POST", "uploadId", status=500, after_apply=True)
+    assert upload.complete() == s3_place.open().head("big")
+
+    for method in ("PUT", None):  # the service fails for this request, and for all
+        fault(method, "/none", status=500)
+        with pytest.raises(errors.OutcomeUnknown):
+            bucket.put("none", b"data", if_missing=True)
+
+
 def test_a_create_that_meets_another_waits_for_the_outcome(bucket, s3_proxy, fault):
     """
     S3 answers 409 while another object of this key is being put.
