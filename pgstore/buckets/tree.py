@@ -23,11 +23,11 @@ from pgstore.buckets.base import Bucket, ObjectInfo
 from pgstore.buckets.keys import ancestors, check_new, is_key, is_path, parent_of
 from pgstore.buckets.known import Entry, Known, Question
 from pgstore.buckets.listing import LeftOut, listed, listed_all
-from pgstore.buckets.parallel import shared
 from pgstore.buckets.reading import Reader
 from pgstore.buckets.writing import Writer
 
 _LOG: Final = logging.getLogger("pgstore")
+LOOK_KEYS: Final = 2
 
 
 def log_left_out(message: str) -> None:
@@ -113,34 +113,43 @@ class Tree:
         is_known, entry = self.known(path)
         if is_known:
             return entry
-        key = self.key_of(path)
         with self._known.asking(parent_of(path)) as question:
-            directory = shared().workers.submit(partial(self._first_below, path))
             try:
-                info = self.bucket.head(key)
-            except BaseException:
-                directory.cancel()
-                raise
-            try:
-                marker = directory.result()
+                entry = self._listed(path)
             except errors.AccessDenied:  # of credentials that may read objects, and not list them
+                info = self.bucket.head(self.key_of(path))
                 if info is None:
                     raise
-                marker = None
-            if marker is not None:
-                mtime_ns = marker.mtime_ns if isinstance(marker, ObjectInfo) else 0
-                entry = Entry(path, True, mtime_ns=mtime_ns)
-            else:
-                entry = None if info is None else _file(path, info)
+                entry = _file(path, info)
             self._known.keep(question, path, entry)
         return entry
 
-    def _first_below(self, path: str) -> ObjectInfo | str | None:
-        """Whether keys go on below *path*: the object that marks the directory, if there is one, else some key; None: no."""
-        below = self._below(path)
-        for page in self.bucket.list(below, page_keys=1):
+    def _listed(self, path: str) -> Entry | None:
+        """
+        What the bucket has at *path*. One listing mostly says both: whether there is such a key, and whether others go on below it.
+
+        Only keys as `a-1` and `a.txt` come between `a` and what is below `a/`; where there are some, it takes another request.
+        """
+        key, below = self.key_of(path), self._below(path)
+        found: Entry | None = None
+        before = 0
+        for page in self.bucket.list(key, page_keys=LOOK_KEYS):
             for info in page.objects:
-                return info if info.key == below else info.key
+                if info.key >= below:
+                    return _marked(path, info, below) if info.key.startswith(below) else found
+                if info.key == key:
+                    found = _file(path, info)
+                before += 1
+                if before == LOOK_KEYS:
+                    first = self._first_below(path)
+                    return found if first is None else _marked(path, first, below)
+        return found
+
+    def _first_below(self, path: str) -> ObjectInfo | None:
+        """The first object below *path*, or the one that marks the directory; None: there is no such directory."""
+        for page in self.bucket.list(self._below(path), page_keys=1):
+            for info in page.objects:
+                return info
         return None
 
     def need(self, path: str) -> Entry:
@@ -448,6 +457,11 @@ class Tree:
                 raise self._is_directory(source) from None
             raise
         return self._created(target, info)
+
+
+def _marked(path: str, first: ObjectInfo, below: str) -> Entry:
+    """The directory whose *first* object this is, if it is not the one that marks it."""
+    return Entry(path, True, mtime_ns=first.mtime_ns if first.key == below else 0)
 
 
 def _file(path: str, info: ObjectInfo) -> Entry:
