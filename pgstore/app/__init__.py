@@ -5,9 +5,15 @@ What a program says is in `app` (App), `function` (Function and its calls), `cls
 of it, `mount_rules` what it mounts, and `warn` says what is not done. `forms` gives methods their two forms, `mapping` is `map` and
 its kin, `waiting` what callers do until a worker is done, and `context` tells code where it runs.
 
-How it is done: `spec` says what passes between a function and what runs it, `pickles` how arguments and results travel, over a
-`channel`. `runner` is the side of the program, `worker` the process that it starts. Spawned calls are
-rows (`calls`). `entrypoint` is `pgstore run`, `parameters` has its options, and `as_modal` what `import modal` means there.
+What a call passes through:
+
+    Function.remote ───── Input ─────┐
+    Function.spawn ─ row ─ Dispatcher┴─ Pool ─ Process ══ Channel ══ Worker ─ Jobs ─ Target ─ the program's function
+      (function)           (calls)      (runner)                     (worker)
+
+`spec` says what passes between them, `pickles` how arguments and outcomes travel over a `channel`. `runner` is the side of the
+program, `worker` the process that it starts, `calls` has spawned calls, which are rows. `entrypoint` is `pgstore run`, `parameters`
+has its options, and `as_modal` what `import modal` means there.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import threading
@@ -32,7 +31,6 @@ class Pool:
         self._waiting: deque[Task] = deque()
         self._delayed: set[Task] = set()  # which are tried again later
         self._workers: set[Process] = set()
-        self._numbers = itertools.count(1)
         self._is_closed = False
 
     def add(self, task: Task) -> None:
@@ -52,12 +50,12 @@ class Pool:
         with self._lock:
             given = self._give()
             starting = self._start()
-        for process, number, task in given:
-            process.give(number, task)
+        for process, task in given:
+            process.give(task)
         for process in starting:
             process.start()
 
-    def _give(self) -> list[tuple[Process, int, Task]]:
+    def _give(self) -> list[tuple[Process, Task]]:
         """Have workers that are free take what waits."""
         given = []
         while self._waiting:
@@ -71,11 +69,10 @@ class Pool:
             self._waiting.popleft()
             if task.attempts == 0 and not task.set_running_or_notify_cancel():
                 continue
-            number = next(self._numbers)
             task.begin()
-            process.running[number] = task
+            process.running[task.number] = task
             process.given += 1
-            given.append((process, number, task))
+            given.append((process, task))
         return given
 
     def _is_free_for(self, task: Task, process: Process) -> bool:
@@ -91,7 +88,7 @@ class Pool:
         if len(workers) >= self._workers_max and (self.spec.single_use or self._waiting[0].needs_fresh_worker):
             idle = next((each for each in workers if each.is_ready and each.given and not each.running), None)
             if idle is not None:
-                self._retire(idle)
+                self.retire(idle)
                 workers.remove(idle)
         starting = sum(not process.is_ready for process in workers)
         wanted = -(-len(self._waiting) // self.spec.inputs_at_once) - starting
@@ -114,7 +111,7 @@ class Pool:
             is_to_be_repeated = outcome.is_error and task.may_be_repeated
             was_closed = task.input.is_generator and task.why == "cancel"  # which ends a generator as any loop does
             if self.spec.single_use or (task.why is not None and not was_closed) or is_to_be_repeated:
-                self._retire(process)
+                self.retire(process)
         self._go_on()
         self._end(task, outcome)
 
@@ -122,7 +119,6 @@ class Pool:
         """A worker could not. What waits is left to others, if there are any; else it fails."""
         with self._lock:
             process.is_retired = True
-            failing: list[Task] = []
             others = sum(not each.is_retired for each in self._workers)
             if others:
                 self._workers_max = others  # else one would be started in vain again and again
@@ -132,15 +128,13 @@ class Pool:
                     self.spec.name,
                     ": ".join(outcome.error),
                 )
-            else:
-                failing.extend(self._waiting)
-                self._waiting.clear()
+                return
+            failing = [task for task in self._waiting if task.attempts or task.set_running_or_notify_cancel()]
+            self._waiting.clear()
             for task in failing:
-                if task.attempts or task.set_running_or_notify_cancel():
-                    task.begin()
+                task.begin()
         for task in failing:
-            if not task.cancelled():
-                self._end(task, outcome)
+            self._end(task, outcome)
 
     def ended(self, process: Process, how: str) -> None:
         with self._lock:
@@ -152,20 +146,17 @@ class Pool:
             self._end(task, failed_here(errors.RemoteError(f"the worker of {self.spec.name} {how}")))
         self._go_on()
 
-    def retire(self, process: Process) -> None:
-        with self._lock:
-            self._retire(process)
-
     def idle(self, process: Process) -> None:
         with self._lock:
             if not process.running and process.is_ready:
-                self._retire(process)
+                self.retire(process)
 
-    def _retire(self, process: Process) -> None:
+    def retire(self, process: Process) -> None:
         """Give it nothing more."""
-        if not process.is_retired:
-            process.is_retired = True
-            process.end()
+        with self._lock:
+            if not process.is_retired:
+                process.is_retired = True
+                process.end()
 
     def _end(self, task: Task, outcome: Outcome) -> None:
         if outcome.is_error and task.may_be_repeated:
@@ -184,9 +175,10 @@ class Pool:
     def cancel(self, task: Task, *, kill: bool) -> None:
         with self._lock:
             task.why = task.why or "cancel"
-            process, number = self._worker_of(task)
+            process = next((each for each in self._workers if task.number in each.running), None)
             if process is not None:
-                self._interrupt(process, number, task, "cancel", CANCEL_GRACE_SECONDS)
+                task.interrupted("cancel", CANCEL_GRACE_SECONDS)
+                process.interrupt(task, "cancel")
                 if kill:
                     process.kill()
             elif task in self._waiting:
@@ -194,17 +186,6 @@ class Pool:
             self._delayed.discard(task)
         if process is None:
             task.settle(_at_end(task))
-
-    def _worker_of(self, task: Task) -> tuple[Process | None, int]:
-        for process in self._workers:
-            for number, each in process.running.items():
-                if each is task:
-                    return process, number
-        return None, 0
-
-    def _interrupt(self, process: Process, number: int, task: Task, why: str, grace_seconds: float) -> None:
-        task.interrupted(why, grace_seconds)
-        process.interrupt(number, "close" if task.input.is_generator else why)
 
     def close(self, grace_seconds: float) -> list[Process]:
         """End all workers, and return those that are still there: whatever they do is interrupted."""
@@ -214,9 +195,10 @@ class Pool:
             self._waiting.clear()
             self._delayed.clear()
             for process in left:
-                for number, task in process.running.items():
-                    self._interrupt(process, number, task, "end", grace_seconds)
-                self._retire(process)
+                for task in process.running.values():
+                    task.interrupted("end", grace_seconds)
+                    process.interrupt(task, "end")
+                self.retire(process)
                 process.kill_in(grace_seconds if process.is_ready else 0)
         for task in waiting:
             task.settle(_at_end(task))

@@ -102,16 +102,16 @@ class Process:
 
     # ----------------------------------------------------------------------------------------------- what the pool wants
 
-    def give(self, number: int, task: Task) -> None:
+    def give(self, task: Task) -> None:
         """Have it do *task*, which is in `running`."""
-        task.taken = partial(self._send, "taken", number)
-        self._send("run", number, task.input)
+        task.taken = partial(self._send, "taken", task.number)
+        self._send("run", task.number, task.input)
         if task.deadline is not None:
             self._rouse()
 
-    def interrupt(self, number: int, how: str) -> None:
-        """Have it end what it does for input *number*: "close" a generator; else interrupt it, and say why."""
-        self._send("interrupt", number, how)
+    def interrupt(self, task: Task, why: str) -> None:
+        """Have it end what it does for *task*: a generator is closed, what else it is is interrupted."""
+        self._send("interrupt", task.number, "close" if task.input.is_generator else why)
         self._rouse()
 
     def end(self) -> None:
@@ -282,8 +282,8 @@ class Process:
 
     def _deadlines(self) -> Iterator[tuple[float | None, Callable[[], None]]]:
         """What is to be done, and when."""
-        for number, task in list(self.running.items()):
-            yield task.deadline, partial(self._end_time_of, number, task)
+        for task in list(self.running.values()):
+            yield task.deadline, partial(self._end_time_of, task)
             yield task.kill_at, partial(self._kill_for, task)
         if self.is_retired and not self.running and self._kill_at is None:
             self._kill_at = time.monotonic() + EXIT_SECONDS
@@ -304,9 +304,9 @@ class Process:
             if at is not None and at <= now:
                 do()
 
-    def _end_time_of(self, number: int, task: Task) -> None:
+    def _end_time_of(self, task: Task) -> None:
         task.interrupted("timeout", TIMEOUT_GRACE_SECONDS)
-        self.interrupt(number, "close" if task.input.is_generator else "timeout")
+        self.interrupt(task, "timeout")
 
     def _kill_for(self, task: Task) -> None:
         task.kill_at, self._kill_at = None, time.monotonic()

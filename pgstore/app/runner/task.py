@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -15,6 +16,9 @@ TIMEOUT_GRACE_SECONDS: Final = 5.0  # for a function whose time is over
 CANCEL_GRACE_SECONDS: Final = 10.0
 
 
+_numbers: Final = itertools.count(1)
+
+
 class Task(Future[Outcome]):
     """
     Pending until a worker is given it. A pending one can be cancelled as any future; what runs is ended by `Runner.cancel`.
@@ -24,6 +28,7 @@ class Task(Future[Outcome]):
 
     def __init__(self, spec: WorkerSpec, given: Input, on_item: Callable[[bytes], None] | None) -> None:
         super().__init__()
+        self.number = next(_numbers)
         self.spec = spec
         self.input = given
         self.on_item = on_item
