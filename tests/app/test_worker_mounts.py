@@ -75,6 +75,14 @@ def test_what_a_function_has_written_is_committed_also_when_it_raises(run, volum
     assert texts(volume) == {"checkpoint": "kept"}
 
 
+def test_what_a_program_writes_when_it_ends_is_committed(runner, run, volume):
+    run(worker("write_at_exit", mounts=(("/data", volume),)), "/data/last")
+
+    runner.close()
+
+    assert texts(volume) == {"last": "at the end"}
+
+
 def test_a_worker_stays_at_its_version_until_it_reloads(run, volume, mode):
     volume.put_file(io.BytesIO(b"old"), "/a")
     spec = worker("read_after_reload", mounts=(("/data", volume),), max_workers=1)

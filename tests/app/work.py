@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import signal
 import sys
@@ -71,6 +72,10 @@ def die():
 def die_at(path):
     write(path, str(time.monotonic()))
     die()
+
+
+def write_at_exit(path):
+    atexit.register(write, path, "at the end")
 
 
 def exit_at(path):

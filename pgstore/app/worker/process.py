@@ -88,14 +88,18 @@ class Worker:
         while (given := self._given.get()) is not None:
             self._jobs.begin(*given)
         self._jobs.wait()
+        self._last(lambda: self._target.end(self._jobs.run_async))
+        return 0
+
+    def _last(self, do: Callable[[], None]) -> None:
+        """Do what nobody waits for any more."""
         try:
-            self._target.end(self._jobs.run_async)
+            do()
         except DaemonGone:  # so that nothing is there any more; whoever has waited for a call was told
             pass
-        except Exception as exc:  # noqa: BLE001 - nobody waits for it any more
+        except Exception as exc:  # noqa: BLE001
             trace = None if isinstance(exc, errors.Error) else exc
-            _LOG.error("the worker of %s has not ended in good order: %s", spec.name, exc, exc_info=trace)
-        return 0
+            _LOG.error("the worker of %s has not ended in good order: %s", self._setup.spec.name, exc, exc_info=trace)
 
     def _begin(self) -> None:
         setup = self._setup
@@ -113,6 +117,8 @@ class Worker:
             self._send("made", self._mounts.made, self._mounts.claimed)
         if setup.spec.workdir is not None:
             os.chdir(setup.spec.workdir)
+        # Before the program is loaded, so that it is done after what that registers, and before the client is closed.
+        atexit.register(self._last, self._target.commit_rest)
         self._target.begin(self._jobs.run_async)
 
     # ----------------------------------------------------------------------------------------------------------- parent

@@ -74,7 +74,7 @@ class Target:
         self._tell = tell
         self._loaded: Any = None
         self._instance: Any = None
-        self.is_spoiled = False
+        self.is_spoiled = self._has_ended = False
 
     def begin(self, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         """Load it; of a class make an object, and have it enter. *run* runs a coroutine to its end."""
@@ -118,10 +118,14 @@ class Target:
         return self.is_spoiled
 
     def end(self, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
-        """Have the object exit, if it is one, and commit what is left."""
+        """Have the object exit, if it is one."""
         if self._instance is not None:
             self._run_hooks("exit", run)
-        if not self.is_spoiled:
+        self._has_ended = True
+
+    def commit_rest(self) -> None:
+        """Commit what was written since the last call, if all has gone well."""
+        if self._has_ended and not self.is_spoiled:
             default_client().run(self.committing())
 
     def _run_hooks(self, which: str, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
