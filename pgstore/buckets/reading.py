@@ -169,7 +169,10 @@ class Window:
         for start, piece in self._pieces:
             if start < end and offset < start + len(piece):
                 found.append(piece[max(offset - start, 0) : end - start])
-        return bytes(found[0]) if len(found) == 1 else b"".join(found)
+        if len(found) == 1:
+            whole = found[0].obj
+            return whole if isinstance(whole, bytes) and len(whole) == len(found[0]) else bytes(found[0])
+        return b"".join(found)
 
     def drop_before(self, offset: int) -> None:
         while len(self._pieces) > 1 and self._pieces[1][0] <= offset:

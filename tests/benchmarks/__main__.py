@@ -20,6 +20,8 @@ from tests.fixtures.server import Server, migrate
 NO_AREAS = {
     "__main__",
     "app_functions",
+    "bucket_load",
+    "bucket_server",
     "harness",
     "mount_figures",
     "mount_load",
