@@ -131,6 +131,18 @@ def test_a_hole_in_what_was_appended_comes_back(forgetful_server, nfs, file):
     assert stored(nfs) == TEN + b"a\0\0de"
 
 
+def test_a_hole_is_made_after_a_truncation_that_a_crash_has_taken_is_back(forgetful_server, nfs, files, file):
+    file.truncate(5)
+    forgetful_server.crash()
+    files.attributes(file.ino)
+    file.settle()
+
+    file.zero(1, 3)
+    file.sync()
+
+    assert stored(nfs) == b"0" + b"\0\0" + b"34"
+
+
 def test_attributes_that_others_have_set_after_a_crash_stay(forgetful_server, nfs_elsewhere, files, file):
     files.set_attributes(file.ino, UNCHANGED._replace(mode=0o640, uid=7))
     forgetful_server.crash()
@@ -166,6 +178,24 @@ def test_a_time_that_was_set_after_writing_comes_back_with_what_was_written(forg
 
     assert stored(nfs) == b"new" + TEN[3:]
     assert files.attributes(file.ino).mtime_ns == 12345
+
+
+def test_a_time_of_a_directory_that_was_set_comes_back_after_its_names(forgetful_server, files):
+    """
+    As tar sets it.
+    """
+    directory = files.make(files.root, b"d", "d", 0o755, Owner(0, 0)).ino
+    made = [files.make(directory, name, "p", 0o644, Owner(0, 0)).ino for name in (b"a", b"b")]
+    files.link(made[0], directory, b"c")
+    files.rename(directory, b"a", directory, b"e", 0)
+    files.remove(directory, b"b")
+    files.set_attributes(directory, UNCHANGED._replace(mtime_ns=12345))
+    forgetful_server.crash()
+
+    files.sync_names()
+
+    assert [name for name, _ in files.names(directory, b"", 9)] == [b"c", b"e"]
+    assert files.attributes(directory).mtime_ns == 12345
 
 
 def test_names_that_were_exchanged_come_back_so(forgetful_server, files):

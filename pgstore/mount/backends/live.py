@@ -404,7 +404,7 @@ class LiveFiles(SecuringFiles):
 
         def again() -> Op[None]:
             if (yield from self._led_to(directory, name)) != ino:
-                yield from self._verbs.link(ino, directory, name)
+                yield from self._verbs.link(ino, directory, name, at_ns=at_ns)
 
         self._names.note(server, f"the link {name!r} in inode {directory}", again)
         self._known.changed_at(at_ns, directory)
@@ -469,7 +469,7 @@ class LiveFiles(SecuringFiles):
             self._names.note(
                 server,
                 f"the renaming of {name!r} in inode {directory} to {to_name!r} in inode {to_directory}",
-                lambda: self._rename_again(done, directory, name, to_directory, to_name, flags),
+                lambda: self._rename_again(done, directory, name, to_directory, to_name, flags, at_ns),
             )
         if done is None or not is_known or done.ino == done.replaced:  # or it was nothing
             self._known.forget_all()
@@ -478,13 +478,13 @@ class LiveFiles(SecuringFiles):
             self._known.forget(done.ino, *([] if done.replaced is None else [done.replaced]))
 
     def _rename_again(
-        self, done: Renamed, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int
+        self, done: Renamed, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int, at_ns: int
     ) -> Op[None]:
         if (yield from self._led_to(directory, name)) != done.ino:
             return
         if flags == nodes.RENAME_EXCHANGE and (yield from self._led_to(to_directory, to_name)) != done.replaced:
             return
-        yield from self._verbs.rename(directory, name, to_directory, to_name, flags)
+        yield from self._verbs.rename(directory, name, to_directory, to_name, flags, at_ns=at_ns)
 
     def extended_attributes(self, ino: int) -> dict[bytes, bytes]:
         return self._run(lambda: nodes.extended_attributes(self._tree(), ino))
