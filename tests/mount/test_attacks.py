@@ -140,6 +140,8 @@ def test_what_was_written_to_a_volume_that_was_deleted_meanwhile_is_kept(client,
     write_of_all_kinds(place / "d")
     pgstore.Volume.objects.delete(volume.name, client=client)
 
+    with pytest.raises(OSError, match="Stale"):  # of which the mount has not read anything yet
+        os.listdir(place)
     with pytest.raises(pgstore.Error, match="deleted.* kept in"):
         mount.close()
 

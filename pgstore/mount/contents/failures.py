@@ -45,7 +45,7 @@ def os_error(exc: errors.Error) -> OSError:
     """What a program is told of *exc*."""
     if isinstance(exc, (errors.StoreUnavailable, errors.TimedOut)):
         return OSError(errno.EIO, str(exc))
-    if isinstance(exc, errors.NotFoundError):
+    if isinstance(exc, (errors.NotFoundError, errors.VersionGone)):
         return OSError(errno.ESTALE, str(exc))
     if isinstance(exc, OSError):
         return OSError(exc.errno or errno.EIO, str(exc))
