@@ -63,8 +63,8 @@ class NewBlob:
 
     @property
     def is_safe(self) -> bool:
-        """Whether all that was written is on the server's disk."""
-        return not any(self.safe.gaps(*part) for part in self.written)
+        """Whether all that was written is on the server's disk. False where that is nothing: the blob itself may be lost."""
+        return bool(self.written) and not any(self.safe.gaps(*part) for part in self.written)
 
 
 class BlobLost(OSError):

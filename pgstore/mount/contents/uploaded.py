@@ -168,6 +168,12 @@ class UploadedContents(Passing):
             self._unclaimed_bytes = 0
             self._upload_later(self._take_ready)
 
+    def _upload_chosen(self, choose: Callable[[], Ranges]) -> None:
+        try:
+            super()._upload_chosen(choose)
+        except BlobLost:  # which no program is to hear of: the next upload finds out what is lost
+            self._doubt_blob()
+
     def _take_ready(self) -> Ranges:
         ready, self._ready = self._ready, Ranges()
         return ready
@@ -314,28 +320,38 @@ class UploadedContents(Passing):
     def _make_blob(self) -> None:
         shared = self.shared
         session_id = shared.within_timeout(shared.session.current)
-        reserved = shared.within_timeout(lambda: rows(RESERVE_BLOB, shared.store_id))
-        if not reserved:
-            raise OSError(errno.ESTALE, "the store was deleted")
-        ((blob_id, chunk_size, storage),) = reserved
-        if self._base_chunk_size is not None:
-            chunk_size = self._base_chunk_size
-        elif self.size_bytes > LARGE_FILE_BYTES:
-            chunk_size = max(chunk_size, LARGE_CHUNK_BYTES)
-        blob = NewBlob(blob_id, chunk_size, session_id, shared.session.server)
-        if storage == IN_LARGE_OBJECTS:
-            blob.insert_chunk = CREATE_OBJECT
-        shared.within_timeout(lambda: self._insert_blob(blob))
+        while True:
+            reserved = shared.within_timeout(lambda: rows(RESERVE_BLOB, shared.store_id))
+            if not reserved:
+                raise OSError(errno.ESTALE, "the store was deleted")
+            ((blob_id, chunk_size, storage),) = reserved
+            if self._base_chunk_size is not None:
+                chunk_size = self._base_chunk_size
+            elif self.size_bytes > LARGE_FILE_BYTES:
+                chunk_size = max(chunk_size, LARGE_CHUNK_BYTES)
+            blob = NewBlob(blob_id, chunk_size, session_id, shared.session.server)
+            if storage == IN_LARGE_OBJECTS:
+                blob.insert_chunk = CREATE_OBJECT
+            if shared.within_timeout(lambda: self._insert_blob(blob)):  # noqa: B023 - called within
+                break
         with self._lock:
             self._begin_blob(blob)
 
-    def _insert_blob(self, blob: NewBlob) -> Op[None]:
+    def _insert_blob(self, blob: NewBlob) -> Op[bool]:
+        """
+        Returns False if there is one of this number.
+
+        It may be that of an attempt whose answer was lost, which its session gives back. Or a crash has made the sequence give out
+        the number once more, and it is another file's.
+        """
         values = self.shared.store_id, blob.id, blob.chunk_size, blob.session_id
         try:
             yield Many([*relaxed(blob), Query(INSERT_BLOB, *values)])
-        except errors.StatementFailed as exc:  # inserted by an attempt whose answer was lost
+        except errors.StatementFailed as exc:
             if exc.sqlstate != UNIQUE_VIOLATION:
                 raise
+            return False
+        return True
 
     def _begin_blob(self, blob: NewBlob) -> None:
         """Find out what has to go into *blob*. With the lock."""
