@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 import pgstore
 from pgstore import errors
 from pgstore.client.history import only_server
+from pgstore.fs.content.block_reader import BlockReader
 from pgstore.fs.tree import nodes
 from pgstore.fs.tree.live_nodes import LiveNodes
 from pgstore.mount.backends import base, live
@@ -84,6 +86,29 @@ def test_what_was_appended_behind_a_truncation_comes_back_behind_it(forgetful_se
     file.sync()
 
     assert stored(nfs) == b"abcd"
+
+
+def test_after_a_crash_a_file_is_seen_with_what_was_appended(forgetful_server, nfs, files, file):
+    """
+    The kernel believes a size that it is told.
+    """
+    read = partial(file.read, 8, 9, BlockReader(file.shared.reading))
+    looks = [
+        lambda: files.attributes(file.ino).size_bytes,
+        lambda: files.look_up(files.root, b"file").size_bytes,
+        lambda: files.names(files.root, b"", 9)[0][1].size_bytes,
+        lambda: len(b"".join(read())) + 8,
+    ]
+    for number, look in enumerate(looks, 1):
+        file.append(b"x")
+        forgetful_server.crash()
+
+        assert look() == 10 + number
+
+    file.truncate(9)
+    forgetful_server.crash()
+    assert b"".join(read()) == b"8"
+    assert files.attributes(file.ino).size_bytes == 9
 
 
 def test_a_truncation_within_what_was_appended_comes_back(forgetful_server, nfs, file):

@@ -19,7 +19,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, TypeVar
 
@@ -221,11 +221,16 @@ class LiveFiles(SecuringFiles):
         return attributes
 
     def _read(self, read: Callable[[], N]) -> N:
-        """What *read* reads of a node; again, if something was uploaded of it meanwhile, which may be in neither of the two."""
+        """
+        What *read* reads of a node; again, if something was uploaded of it meanwhile, which may be in neither of the two; or if a
+        crash had taken some of it.
+        """
         attempts_left = _READ_ATTEMPTS
         while True:
             then = self._shared.uploads.now
             node = read()
+            if node is not None and self._bring_back_end([node]):
+                continue
             attempts_left -= 1
             if node is None or not attempts_left or not self._shared.uploads.since(node.ino, then):
                 return node
@@ -280,8 +285,17 @@ class LiveFiles(SecuringFiles):
         return self._run(lambda: nodes.parent(self._tree(), directory))
 
     def names(self, directory: int, after: bytes, count: int) -> list[tuple[bytes, Attributes]]:
-        page = self._run(lambda: nodes.names(self._tree(), directory, after, count))
-        return [(name, self._attributes(node)) for name, node in page]
+        while True:
+            page = self._run(lambda: nodes.names(self._tree(), directory, after, count))
+            if not self._bring_back_end(node for _, node in page):
+                return [(name, self._attributes(node)) for name, node in page]
+
+    def _bring_back_end(self, found: Iterable[Node]) -> bool:
+        """Have what a crash has taken of the size of files among *found*. Returns whether it had: they are to be read again."""
+        lost = [each for node in found if (each := self._contents.get(node.ino)) is not None and each.has_lost_end]
+        for contents in lost:
+            contents.bring_back()
+        return bool(lost)
 
     def names_later(self, directory: int, after: bytes, count: int) -> Callable[[], list[tuple[bytes, Attributes]]]:
         return self._shared.reading.workers.submit(lambda: self.names(directory, after, count)).result
@@ -499,7 +513,7 @@ class LiveFiles(SecuringFiles):
         # The bytes of a small file come along, unless the kernel has them.
         is_read = flags & os.O_ACCMODE != os.O_WRONLY and not flags & os.O_TRUNC
         known = self._known.state
-        node = self._node(ino, with_contents=is_read and ino not in self._states)
+        node = self._read(lambda: self._node(ino, with_contents=is_read and ino not in self._states))
         contents = self._contents.get(ino)
         if node.link_count == 0 and (contents is None or not contents.open_files):
             # The name leads elsewhere now. Told so, the kernel looks it up again (LOOKUP_REVAL).

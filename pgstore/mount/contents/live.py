@@ -80,6 +80,21 @@ class LiveContents(UnderWay):
         fetch = super()._fetch
         return self._found_again(lambda: fetch(reader, source, start, end))
 
+    @property
+    def has_lost_end(self) -> bool:
+        """Whether a crash has taken what was appended, or a truncation: what the database has of the file is to be read later."""
+        return self._has_lost_cut or self._unsafe.has_lost_end
+
+    def read(self, offset: int, length: int, reader: BlockReader) -> Sequence[Bytes]:
+        while True:
+            pieces = super().read(offset, length, reader)
+            if not self.has_lost_end:
+                return pieces
+            self.bring_back()
+
+    def read_now(self, offset: int, length: int, reader: BlockReader) -> Sequence[Bytes] | None:
+        return None if self.has_lost_end else super().read_now(offset, length, reader)
+
     def know(self, data: bytes, state: Hashable = None) -> None:
         """All of the file is *data*, as it is in *state*, if that is still known to be the present one; None: it is."""
         with self._lock:

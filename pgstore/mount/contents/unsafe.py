@@ -101,5 +101,10 @@ class Unsafe:
         return lost, cut
 
     @property
+    def has_lost_end(self) -> bool:
+        """Whether a crash may have changed where the file ends, and what is there."""
+        return self.has_lost_appended or any(self._disk.is_lost(commit) for commit, _ in self._cuts)
+
+    @property
     def has_lost_appended(self) -> bool:
         return any(self._disk.is_lost(each.commit) for each in self.appended)
