@@ -47,6 +47,8 @@ class Limits(NamedTuple):
     part_bytes_max: int
     parts_max: int
     object_bytes_max: int
+    equal_parts: bool = False
+    """Whether all parts but the last have to be of one size."""
 
 
 class Upload(abc.ABC):

@@ -12,6 +12,7 @@ import re
 from collections.abc import Generator, Iterator, Sequence
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from pgstore import errors
 from pgstore.buckets.base import PAGE_KEYS, Bucket, Bytes, Limits, ObjectInfo, Page, Upload
@@ -35,6 +36,17 @@ COPY_PART_BYTES: Final = 256 * MIB
 DELETED_AT_ONCE_MAX: Final = 1000
 NO_XML: Final = re.compile("[\0-\x1f\ufffe\uffff]")
 """What a request cannot name where it is XML; in a URL it can."""
+
+
+R2_HOST: Final = ".r2.cloudflarestorage.com"
+R2_LIMITS: Final = Limits(
+    part_bytes_min=32 * MIB,
+    part_bytes_max=5 * GIB,
+    parts_max=10_000,
+    object_bytes_max=10_000 * 32 * MIB,
+    equal_parts=True,
+)
+"""https://developers.cloudflare.com/r2/objects/multipart-objects/: of one size, which decides how large an object can be."""
 
 
 class S3Bucket(Bucket):
@@ -63,6 +75,8 @@ class S3Bucket(Bucket):
             ConfigurationError: the SDK is not installed.
         """
         self._shown = location.shown
+        if (urlsplit(location.endpoint_url or "").hostname or "").endswith(R2_HOST):
+            self.limits = R2_LIMITS
         google = is_google(location.endpoint_url)
         service = "Google Cloud Storage (its interface of S3)" if google else None
         failures = Failures(location, credentials.hidden(), service=service)

@@ -20,6 +20,9 @@ from pgstore.buckets.s3_failures import translated
 WRITE_ID: Final = "pgstore-write-id"
 """Metadata of an object that was made on condition that there was none: whose attempt it was."""
 PRECONDITION_FAILED: Final = HTTPStatus.PRECONDITION_FAILED
+_UNSAID: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN)
+"""What wrong or expired credentials are answered with, and much else."""
+_RANGE: Final = (HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -65,11 +68,17 @@ class Requests:
             NotFoundError: there is no bucket.
         """
         try:
-            return self.ask("head_object", key, expected=(HTTPStatus.NOT_FOUND,))
-        except Refusal:
-            # The answer has no body that would say what is missing.
+            return self.ask("head_object", key, expected=(HTTPStatus.NOT_FOUND, *_UNSAID))
+        except Refusal as refusal:
+            refused = refusal
+        # The answer has no body that would say what is missing, or why it is refused.
+        if refused.status == HTTPStatus.NOT_FOUND:
             self.check_bucket()
             return None
+        with contextlib.suppress(Refusal):
+            answer = self.ask("get_object", key, expected=(HTTPStatus.NOT_FOUND, *_RANGE), Range="bytes=0-0")
+            answer["Body"].close()
+        raise refused.error
 
     def check_bucket(self) -> None:
         """Raise `NotFoundError` if there is no bucket. Asked once at most."""

@@ -34,8 +34,10 @@ def part_bytes(limits: Limits, number: int, least: int = PART_BYTES) -> int:
     """
     The size of the part *number*, from 1: twice as large after each tenth of the parts that an object can have.
 
-    So small objects take little memory, and the largest that the provider has still fit.
+    So small objects take little memory, and the largest that the provider has still fit. Where all parts have to be equal they are.
     """
+    if limits.equal_parts:
+        return max(least, limits.part_bytes_min)
     doubled = min((number - 1) * _STEPS // limits.parts_max, _STEPS - 1)
     return min(max(least, limits.part_bytes_min) << doubled, limits.part_bytes_max)
 

@@ -15,6 +15,7 @@ from pgstore.buckets.credentials import Credentials
 from pgstore.buckets.location import Location
 from pgstore.buckets.opening import forget_buckets, open_bucket
 from pgstore.buckets.s3 import S3Bucket
+from pgstore.buckets.writing import part_bytes
 from tests.fixtures.buckets import POLICY, S3_VALUES
 from tests.fixtures.fault_proxy import Rule
 
@@ -331,6 +332,21 @@ def test_a_part_that_cannot_be_copied_leaves_nothing(s3, s3_place, s3_proxy):
 
 
 # Where it is.
+
+
+def test_parts_are_of_one_size_where_they_have_to_be():
+    """
+    R2 refuses others when the upload is completed, after all bytes were sent.
+    """
+    values = dict(S3_VALUES)
+    r2 = open_bucket(Location("s3", "my-data", endpoint_url="https://account.r2.cloudflarestorage.com"), values)
+    s3 = open_bucket(Location("s3", "my-data"), values)
+
+    sizes = [part_bytes(r2.limits, number) for number in (1, 5000, 10_000)]
+    assert sizes == [32 << 20] * 3
+    assert r2.limits.object_bytes_max == 10_000 * sizes[0]
+    assert len({part_bytes(s3.limits, number) for number in (1, 5000, 10_000)}) == 3
+    forget_buckets()
 
 
 @pytest.mark.parametrize(

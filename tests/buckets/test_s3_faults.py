@@ -285,8 +285,21 @@ def test_a_refusal_names_secret_bucket_and_provider_once_and_no_value(s3_place, 
     assert len(s3_proxy.log) == 1
     with pytest.raises(PermissionError):
         bucket.put("k", b"")
-    with pytest.raises(PermissionError):
+    with pytest.raises(errors.AccessDenied) as caught:
+        bucket.head("k")  # whose answers have no body, and so no reason
+    assert sentence in str(caught.value)
+
+
+def test_expired_credentials_are_said_of_an_object_too(bucket, s3_proxy):
+    """
+    S3 answers them with 400, and HEAD says nothing more.
+    """
+    s3_proxy.rules.append(Rule(status=400, body=b"<Error><Code>ExpiredToken</Code><Message>no</Message></Error>"))
+
+    with pytest.raises(errors.AccessDenied, match="have expired"):
         bucket.head("k")
+
+    assert [asked.path.rpartition("/")[2] for asked in s3_proxy.asked("GET")] == ["k"]
 
 
 def test_an_archived_object_is_an_error_that_says_so(bucket, fault):
