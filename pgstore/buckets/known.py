@@ -118,11 +118,19 @@ class Known:
             self._listed += len(entries)
             self._make_room()
 
-    def changed(self, path: str, entry: Entry | None) -> None:
-        """*path* was changed here, and is *entry* now; None: there is nothing any more."""
+    def changed(self, path: str, entry: Entry | None, *, was_file: bool = False) -> None:
+        """
+        *path* was changed here, and is *entry* now; None: there is nothing any more.
+
+        Args:
+            was_file: an object was removed, which a directory of its name may have hidden.
+        """
         with self._lock:
             self._outdate_questions(path)
             if not self.ttl:
+                return
+            known = self._paths.get(path)
+            if was_file and known is not None and known[1] is not None and known[1].is_directory:
                 return
             self._keep(path, entry)
             self._list(path, entry)

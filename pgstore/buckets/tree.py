@@ -391,7 +391,7 @@ class Tree:
         if self.need(path).is_directory:
             raise self._is_directory(path)
         self.bucket.delete([self.key_of(path)])
-        self._removed(path)
+        self._removed(path, was_file=True)
 
     def remove_all(self, path: str) -> None:
         """Remove a directory with all in it, also keys that are no paths; or a file."""
@@ -409,10 +409,10 @@ class Tree:
         if path:
             self._removed(path)
 
-    def _removed(self, path: str) -> None:
+    def _removed(self, path: str, *, was_file: bool = False) -> None:
         if self._keep_directories and parent_of(path):
             self._add_local(parent_of(path))
-        self._known.changed(path, None)
+        self._known.changed(path, None, was_file=was_file)
 
     def rename(self, source: str, target: str, *, exclusive: bool = False) -> Entry:
         """
@@ -437,7 +437,7 @@ class Tree:
             return self.need(source)
         entry = self.copy(source, target, exclusive=exclusive)
         self.bucket.delete([self.key_of(source)])
-        self._removed(source)
+        self._removed(source, was_file=True)
         return entry
 
     def copy(self, source: str, target: str, *, exclusive: bool = False) -> Entry:
