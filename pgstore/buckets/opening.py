@@ -22,6 +22,12 @@ KEPT_MAX: Final = 16
 """A client of an SDK takes a tenth of a second to make, and some megabytes."""
 ENVIRONMENT: Final = ("AWS_", "AZURE_", "GOOGLE_", "STORAGE_EMULATOR_HOST", "GCE_METADATA_")
 """What the variables that the SDKs look at begin with."""
+FILES: Final = (
+    ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+    ("AWS_CONFIG_FILE", "~/.aws/config"),
+    ("GOOGLE_APPLICATION_CREDENTIALS", "~/.config/gcloud/application_default_credentials.json"),
+)
+"""The files that they read, with the variables that name others. Who renews what is in them opens buckets anew."""
 
 _Key: TypeAlias = tuple[Location, RetryPolicy, bytes]
 
@@ -112,12 +118,26 @@ def _is_url(text: str) -> bool:
 
 
 def _fingerprint(credentials: Credentials) -> bytes:
-    """Tells credentials apart, those of the environment too, without having them."""
+    """Tells credentials apart, those that the SDKs find by themselves too, without having them."""
     environment = {f"${name}": value for name, value in os.environ.items() if name.startswith(ENVIRONMENT)}
+    files = {f"file {path}": _state(path) for path in map(_path, FILES)}
     whole = hashlib.sha256()
-    for name, value in sorted({**credentials, **environment}.items()):
+    for name, value in sorted({**credentials, **environment, **files}.items()):
         whole.update(f"{len(name)}:{name}={len(value)}:{value}".encode(errors="surrogateescape"))
     return whole.digest()
+
+
+def _path(given: tuple[str, str]) -> str:
+    variable, default = given
+    return os.path.expanduser(os.environ.get(variable) or default)
+
+
+def _state(path: str) -> str:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ""
+    return f"{found.st_mtime_ns} {found.st_size} {found.st_ino}"
 
 
 _kept: OrderedDict[_Key, Bucket] = OrderedDict()

@@ -1,4 +1,8 @@
-"""Clients of boto3: their settings, and the credentials handed to them."""
+"""
+Clients of boto3: their settings, and the credentials handed to them.
+
+At level DEBUG the SDK logs what it sends, tokens of sessions among it: that is its own, and off unless asked for.
+"""
 
 from __future__ import annotations
 

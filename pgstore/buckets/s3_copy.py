@@ -59,6 +59,8 @@ class Copier:
     ) -> ObjectInfo:
         write_id = new_write_id()
         given: dict[str, Any] = dict(origin)
+        if "StorageClass" in found:
+            given["StorageClass"] = found["StorageClass"]  # or it would be the cheapest to read, not to keep
         if if_missing:
             about = _about(found)
             about["Metadata"] = {**about.get("Metadata", {}), WRITE_ID: write_id}

@@ -141,6 +141,23 @@ def test_what_the_sdk_finds_by_itself_is_used_when_there_is_no_secret(s3_place, 
     assert open_bucket(s3_place.location, Values(), policy=QUICK).put("k", b"x").size_bytes == 1
 
 
+def test_renewed_credentials_of_a_profile_are_read(s3_place, s3_proxy, monkeypatch, tmp_path):
+    """
+    Those of a role end after an hour, and a tool writes the next ones into the file.
+    """
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    location = s3_place.location._replace(endpoint_url=s3_proxy.url)
+
+    for key in ("AKIATHEFIRSTONE", "AKIATHESECONDONE"):
+        (tmp_path / "credentials").write_text(f"[default]\naws_access_key_id={key}\naws_secret_access_key=x\n")
+        open_bucket(location, Values(), policy=QUICK).put("k", b"")
+
+    assert [asked.headers["Authorization"].split("/")[0].split("=")[1] for asked in s3_proxy.log] == [
+        "AKIATHEFIRSTONE",
+        "AKIATHESECONDONE",
+    ]
+
+
 def test_a_public_bucket_is_read_without_a_signature(s3, s3_place, s3_proxy):
     info = s3_place.open().put("k", b"public")
     s3.put_object_acl(Bucket=s3_place.location.name, Key="k", ACL="public-read")

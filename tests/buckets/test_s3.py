@@ -232,6 +232,16 @@ def test_objects_above_the_limit_are_copied_in_parts(s3, s3_place, in_parts, siz
     assert uploads(s3, s3_place) == []
 
 
+@pytest.mark.parametrize("if_missing", [False, True])
+@pytest.mark.parametrize("size", [10, 20_000])
+def test_copies_keep_the_storage_class(s3, s3_place, in_parts, size, if_missing):
+    s3.put_object(Bucket=s3_place.location.name, Key="source", Body=bytes(size), StorageClass="STANDARD_IA")
+
+    in_parts.copy("source", "target", if_missing=if_missing)
+
+    assert s3.head_object(Bucket=s3_place.location.name, Key="target")["StorageClass"] == "STANDARD_IA"
+
+
 def test_a_copy_in_parts_creates_only_what_is_missing(s3, s3_place, in_parts):
     in_parts.put("source", bytes(20_000))
     in_parts.put("target", b"theirs")
