@@ -127,8 +127,7 @@ def test_what_a_crash_may_have_lost_is_uploaded_again(own_server, own, tmp_path,
     """
     Uploads don't wait for the disk. The server dies between them and the commit, or the fsync, which then has all of it.
     """
-    own_server.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
-    own_server.execute("SELECT pg_reload_conf()")
+    own_server.forget()
     with pgstore.Client(own) as client:
         files = StagedFiles(own, client, kind, storage, tmp_path)
         contents = files.create()
@@ -137,13 +136,11 @@ def test_what_a_crash_may_have_lost_is_uploaded_again(own_server, own, tmp_path,
         file.write(0, data)
         for number in range(3):
             contents.upload()
-            own_server.kill()
-            own_server.start()
+            own_server.crash()
             file.write(number * 100_000, b"again")
             data[number * 100_000 : number * 100_000 + 5] = b"again"
         file.sync()
-        own_server.kill()
-        own_server.start()
+        own_server.crash()
         files.keep(contents)
 
         assert_same(files.stored(contents.ino), bytes(data))
@@ -151,6 +148,7 @@ def test_what_a_crash_may_have_lost_is_uploaded_again(own_server, own, tmp_path,
         assert_same(
             b"".join(files.again(contents.ino).read(0, 4 * MIB, BlockReader(files.shared.reading))), bytes(data)
         )
+    own_server.remember()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 import pgstore
 from pgstore.core import clock
 from pgstore.fs.model import FILE
-from pgstore.mount.backends import base, known, live
+from pgstore.mount.backends import base, hearing, known, live
 from pgstore.mount.options import Options
 from pgstore.mount.protocol import AttributeChange, Owner
 from pgstore.mount.with_fuse import spec_of
@@ -19,7 +19,7 @@ from pgstore.mount.with_fuse import spec_of
 class Asking(live.LiveFiles):
     """Files of a mount, which list for which inodes the database was asked."""
 
-    caching = live.HEARD
+    caching = hearing.HEARD
     asked: ClassVar[list[int]] = []
 
     def _node(self, ino, *, with_contents=False):
@@ -87,7 +87,7 @@ def test_a_file_is_asked_for_again_after_a_moment(files, file, monkeypatch):
 
 
 def test_where_others_changes_are_not_heard_of_a_file_is_asked_for_each_time(files, file, monkeypatch):
-    monkeypatch.setattr(Asking, "caching", live.UNHEARD)
+    monkeypatch.setattr(Asking, "caching", hearing.UNHEARD)
 
     assert files.attributes_now(file.ino) is None
 

@@ -17,7 +17,7 @@ import pytest
 
 import pgstore
 from pgstore.fs.model import DIRECTORY
-from pgstore.mount.backends import base, live
+from pgstore.mount.backends import base, hearing, live
 from pgstore.mount.daemon.backends import MountSpec
 from pgstore.mount.protocol import Owner
 from tests.fixtures.server import migrate
@@ -360,7 +360,7 @@ def test_directories_are_asked_for_once_until_others_change_something(nfs, clien
     asked = []
 
     class Asking(live.LiveFiles):
-        caching = live.HEARD
+        caching = hearing.HEARD
 
         def _node(self, ino, *, with_contents=False):
             asked.append(ino)

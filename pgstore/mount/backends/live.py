@@ -27,31 +27,24 @@ from pgstore import errors
 from pgstore.client import Client
 from pgstore.client.history import WANTED, only_server
 from pgstore.core.operation import Op
-from pgstore.core.threads import going_on
 from pgstore.fs.commit.live import LiveChanges
 from pgstore.fs.model import DIRECTORY, FILE, NEWEST, ROOT, SYMLINK, Node, StoreGone
-from pgstore.fs.notifications import ANYTHING, FileChange, FileChanges
 from pgstore.fs.tree import nodes
 from pgstore.fs.tree.live_nodes import LiveNodes, Renamed
 from pgstore.fs.tree.resolve import Tree
 from pgstore.fs.tree.transact import FileSystem
-from pgstore.mount.backends.audience import Audience
 from pgstore.mount.backends.base import may_write, root_of, shared_of
-from pgstore.mount.backends.known import Known
+from pgstore.mount.backends.hearing import HEARD, HearingFiles, state_of
 from pgstore.mount.backends.locks import SharedLocks
-from pgstore.mount.backends.securing import SecuringFiles
 from pgstore.mount.contents.live import LiveContents
 from pgstore.mount.contents.open_file import LiveFile
 from pgstore.mount.contents.under_way import Shared
 from pgstore.mount.daemon.backends import MountSpec
-from pgstore.mount.listed import Listed
 from pgstore.mount.protocol import (
     MISSING,
     AttributeChange,
     Attributes,
     Bytes,
-    Caching,
-    Kernel,
     Lock,
     Missing,
     OpenFile,
@@ -61,12 +54,8 @@ from pgstore.mount.protocol import (
 T = TypeVar("T")
 N = TypeVar("N", bound=Node | None)
 
-HEARD: Final = Caching(names=60.0, attributes=60.0, missing=0.0, listings=True)
-# Where nothing can be listened to, or the kernel cannot forget all names at once (before Linux 6.16).
-UNHEARD: Final = Caching(names=1.0, attributes=1.0, missing=0.0)
 STATES_MAX: Final = 50_000  # files of which it is known in which state the kernel has them
 _READ_ATTEMPTS: Final = 5
-_LOOK_SECONDS: Final = 1.0  # between looks whether the mount has ended
 
 
 def files_of(client: Client, spec: MountSpec) -> LiveFiles:
@@ -77,7 +66,7 @@ def files_of(client: Client, spec: MountSpec) -> LiveFiles:
     return LiveFiles(shared, spec, root=root, read_only=read_only)
 
 
-class LiveFiles(SecuringFiles):
+class LiveFiles(HearingFiles):
     """The files of a NetworkFileSystem."""
 
     def __init__(self, shared: Shared, spec: MountSpec, *, root: int = ROOT, read_only: bool = False) -> None:
@@ -85,96 +74,9 @@ class LiveFiles(SecuringFiles):
         self.shares_locks = spec.locks == "shared" and not read_only
         self.locks = SharedLocks(shared) if self.shares_locks else None
         self._file_system = FileSystem(self._session, self._store_id, LiveChanges, StoreGone)
-        self._states: OrderedDict[int, object] = OrderedDict()
         # Which attributes the kernel was given of files; of which it is not sure which came last, None.
         self._told: OrderedDict[int, object] = OrderedDict()
-        self._known = Known()
-        self.listed: Listed = Listed()
-        self._changes = FileChanges(self._store_id)
-        self._audience = Audience(shared.run)
-        shared.begin, shared.end = self._audience.begin, self._audience.end
         shared.on_upload = self._uploaded
-
-    @property
-    def caching(self) -> Caching:
-        kernel = self._kernel
-        return HEARD if self._changes.is_heard and kernel is not None and kernel.can_forget_all_names else UNHEARD
-
-    # ------------------------------------------------------------------------------------------------ what others change
-
-    def begin(self, kernel: Kernel) -> None:
-        super().begin(kernel)
-        self._start(self._listen, "pgstore-mount-changes")
-
-    def end(self) -> None:
-        self._ended.set()
-        self._changes.stop()
-        super().end()
-
-    def _listen(self) -> None:
-        while not self._ended.is_set():
-            with going_on("listening for changes of a mounted file system"):
-                self._hear_changes()
-            self._ended.wait(_LOOK_SECONDS)
-
-    def _hear_changes(self) -> None:
-        changes = FileChanges(self._store_id, heeds_newcomers=True)
-        self._shared.run(changes.begin())
-        newcomers = 0
-        try:
-            self._changes = changes
-            self._forget(ANYTHING)  # what came before it listened
-            self._audience.begins(changes)
-            while not self._ended.is_set():
-                self._audience.look(changes)
-                change = self._shared.run(changes.next(_LOOK_SECONDS))
-                if newcomers != changes.newcomers:
-                    newcomers = changes.newcomers
-                    self._audience.comes(changes)
-                if change is not None and change.origin != self._shared.origin:
-                    self._forget(change)
-            with contextlib.suppress(errors.Error):
-                self._audience.comes(changes)
-        finally:
-            self._audience.ends()
-            changes.close()
-
-    def _forget(self, change: FileChange) -> None:
-        kernel = self._kernel
-        assert kernel is not None
-        inodes = change.inodes
-        self._known.forget_all()
-        if inodes is None or change.names is None:
-            kernel.forget_all_names()
-            for directory in self.listed.forget_all():
-                kernel.forget_contents(directory)
-        if inodes is None:
-            self._states.clear()
-            inodes = frozenset(self._contents)
-        self.listed.forget(inodes)
-        self.listed.note_changes(len(inodes))
-        for directory, name in change.names or ():
-            kernel.forget_name(directory, name)
-        for ino in inodes:
-            self._refresh(ino)
-            kernel.forget_contents(ino)
-
-    def forget_contents(self, ino: int) -> None:
-        if self._kernel is not None:
-            self._kernel.forget_contents(ino)
-
-    def _refresh(self, ino: int) -> None:
-        """Others may have changed a file that is open here."""
-        contents = self._contents.get(ino)
-        if contents is not None:
-            if not contents.is_safe:
-                self._hurry.set()  # else a crash in the next moment would have ours written over theirs
-            try:
-                # Names that are lost are none of this thread's.
-                node = super()._run(lambda: nodes.node(self._tree(), ino))
-            except OSError:
-                return  # gone, or the server is away; whoever uses the file finds out
-            contents.drop(node.size_bytes, node.mtime_ns, _state(node))
 
     # -------------------------------------------------------------------------------------------- names and attributes
 
@@ -199,9 +101,6 @@ class LiveFiles(SecuringFiles):
                 if before == self._shared.names_brought_back:
                     raise
 
-    def _tree(self) -> Tree:
-        return Tree(self._session, self._store_id, None, NEWEST, in_place=True)
-
     def _node(self, ino: int, *, with_contents: bool = False) -> Node:
         return self._run(lambda: nodes.node(self._tree(), ino, with_contents=with_contents))
 
@@ -210,7 +109,7 @@ class LiveFiles(SecuringFiles):
         attributes = super()._attributes(node)
         if node.kind == FILE:
             told = self._told
-            state: object = _state(node)
+            state: object = state_of(node)
             if attributes.size_bytes != node.size_bytes or attributes.mtime_ns != node.mtime_ns:
                 state = None  # those of what is written here
             with self._table:
@@ -245,7 +144,7 @@ class LiveFiles(SecuringFiles):
         self._known.note_file(node, state)
         contents = self._contents.get(ino)
         if contents is not None and not contents.is_dirty and contents.size_bytes != node.size_bytes:
-            contents.drop(node.size_bytes, node.mtime_ns, _state(node))  # others, of whom we have not been told yet
+            contents.drop(node.size_bytes, node.mtime_ns, state_of(node))  # others, of whom we have not been told yet
         return self._attributes(node)
 
     def attributes_now(self, ino: int) -> Attributes | None:
@@ -523,7 +422,7 @@ class LiveFiles(SecuringFiles):
         return file
 
     def _opened(self, node: Node, flags: int, *, is_new: bool = False) -> LiveFile:
-        ino, state = node.ino, _state(node)
+        ino, state = node.ino, state_of(node)
         file = self._file(node, flags, partial(_OpenFile, self))
         is_known = self._states.get(ino) == state
         self._states[ino] = state
@@ -549,7 +448,7 @@ class LiveFiles(SecuringFiles):
         return file
 
     def _new_contents(self, node: Node) -> LiveContents:
-        return LiveContents(self._shared, node.ino, node.size_bytes, node.mtime_ns, _state(node))
+        return LiveContents(self._shared, node.ino, node.size_bytes, node.mtime_ns, state_of(node))
 
     def _is_ahead(self, contents: LiveContents) -> bool:
         return contents.is_dirty
@@ -630,7 +529,3 @@ class _OpenFile(LiveFile):
 
 # Errors of verbs on names that a crash of the server may have taken.
 _OF_NAMES: Final = (errno.ENOENT, errno.ESTALE, errno.EEXIST, errno.ENOTDIR, errno.ENOTEMPTY)
-
-
-def _state(node: Node) -> tuple[int, int, int]:
-    return node.size_bytes, node.mtime_ns, node.ctime_ns
