@@ -15,7 +15,7 @@ from pgstore.core.workers import Workers
 PART_BYTES: Final = 8 << 20
 """Of objects that are read or written in several requests at a time."""
 THREADS_MAX: Final = 16
-BUDGET_BYTES: Final = 96 << 20
+BUDGET_BYTES: Final = 64 << 20
 
 
 class Budget:

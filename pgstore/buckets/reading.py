@@ -161,7 +161,7 @@ class Window:
         self._pieces.append((self.high, memoryview(piece)))
         self.high += len(piece)
 
-    def copy(self, offset: int, end: int) -> bytes | None:
+    def views(self, offset: int, end: int) -> list[memoryview] | None:
         """The bytes from *offset* to *end*; None: not all are here."""
         if not self.low <= offset <= end <= self.high:
             return None
@@ -169,10 +169,7 @@ class Window:
         for start, piece in self._pieces:
             if start < end and offset < start + len(piece):
                 found.append(piece[max(offset - start, 0) : end - start])
-        if len(found) == 1:
-            whole = found[0].obj
-            return whole if isinstance(whole, bytes) and len(whole) == len(found[0]) else bytes(found[0])
-        return b"".join(found)
+        return found
 
     def drop_before(self, offset: int) -> None:
         while len(self._pieces) > 1 and self._pieces[1][0] <= offset:
@@ -206,13 +203,21 @@ class Reader:
 
     def read_at(self, offset: int, length: int) -> bytes:
         """*length* bytes from *offset* on, fewer only at the end of the object."""
+        views = self.views_at(offset, length)
+        if len(views) == 1:
+            whole = views[0].obj
+            return whole if isinstance(whole, bytes) and len(whole) == len(views[0]) else bytes(views[0])
+        return b"".join(views)
+
+    def views_at(self, offset: int, length: int) -> list[memoryview]:
+        """`read_at`, in as many pieces as they have come in, which are not copied."""
         self._check_open()
         end = min(offset + length, self.size_bytes)
         if offset >= end:
-            return b""
+            return []
         data = None
         with self._table:
-            found = self._window.copy(offset, end) or self._spot.copy(offset, end)
+            found = self._window.views(offset, end) or self._spot.views(offset, end)
             if found is not None:
                 self._next = end
                 return found
@@ -227,7 +232,7 @@ class Reader:
         """Whether the stream gives the byte at *offset* soon, or has given it just now."""
         return self._stream is not None and self._window.low <= offset <= self._window.high + JUMP_BYTES
 
-    def _read_in_order(self, offset: int, end: int) -> bytes | None:
+    def _read_in_order(self, offset: int, end: int) -> list[memoryview] | None:
         """Have the stream give what is wanted. None: another thread has taken it elsewhere meanwhile. With `_pull`."""
         with self._table:
             window = self._window
@@ -250,7 +255,7 @@ class Reader:
             self._end_stream()  # it cannot go on
             raise
         with self._table:
-            data = window.copy(offset, end)
+            data = window.views(offset, end)
             self._next = end
         if window.high == self.size_bytes:
             self._end_stream()
@@ -262,7 +267,7 @@ class Reader:
         if stream is not None:
             stream.close()
 
-    def _read_elsewhere(self, offset: int, end: int) -> bytes:
+    def _read_elsewhere(self, offset: int, end: int) -> list[memoryview]:
         length = min(max(end - offset, RANDOM_BYTES_MIN), self.size_bytes - offset)
         data = read_range(self._bucket, self.info, offset, length)
         with self._table:
@@ -270,7 +275,7 @@ class Reader:
             if length > end - offset:
                 self._spot = Window(offset)
                 self._spot.add(data)
-        return bytes(memoryview(data)[: end - offset])
+        return [memoryview(data)[: end - offset]]
 
     def pieces(self, offset: int = 0) -> Pieces:
         """All from *offset* to the end, in pieces of about 1 MiB. Independent of `read_at`."""

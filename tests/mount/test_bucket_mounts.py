@@ -269,3 +269,57 @@ def test_the_command_line_shows_buckets_that_are_mounted_and_what_was_not_put(s3
         mount.close()
 
     assert f"{shown}/p/" in mounted.output
+
+
+# ------------------------------------------------------------------------------------------- what is wrong with the way
+
+
+def test_half_of_a_pair_of_keys_is_one_error_without_a_value(bucket_of, place, mode):
+    secret = Secret.from_dict({"AWS_ACCESS_KEY_ID": KEYS["AWS_ACCESS_KEY_ID"]})
+
+    with pytest.raises(errors.AccessDenied, match="AWS_SECRET_ACCESS_KEY") as refusal:
+        bucket_of(secret=secret).mount(place, mode=mode)
+
+    assert KEYS["AWS_ACCESS_KEY_ID"] not in str(refusal.value)
+    assert not mount_table.mounts_at(str(place))
+
+
+def test_an_sdk_that_is_not_installed_is_one_error_that_says_what_installs_it(
+    bucket_of, place, mode, tmp_path, moto_server
+):
+    """
+    In a process of its own, as this one has it.
+    """
+    (tmp_path / "boto3.py").write_text("raise ModuleNotFoundError(\"No module named 'boto3'\", name='boto3')")
+    script = f"""
+        import sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        from pgstore import CloudBucketMount, errors
+        try:
+            CloudBucketMount.from_s3_bucket("any").mount({str(place)!r}, mode={mode!r})
+        except errors.ConfigurationError as exc:
+            print(exc)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=60, capture_output=True, text=True
+    )
+
+    assert "pgstore[s3]" in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+
+
+# ------------------------------------------------------------------------------------------------------------- programs
+
+
+def test_pandas_reads_and_writes_what_is_mounted(s3, name, bucket_of, place, mode):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [1, 2, 3], "b": ["x", "y", "z"]})
+
+    with bucket_of().mount(place, mode=mode) as path:
+        frame.to_csv(f"{path}/frame.csv", index=False)
+        frame.to_parquet(f"{path}/frame.parquet")
+        assert pandas.read_csv(f"{path}/frame.csv").equals(frame)
+        assert pandas.read_parquet(f"{path}/frame.parquet").equals(frame)
+
+    assert keys(s3, name) == ["frame.csv", "frame.parquet"]
+    assert body(s3, name, "frame.csv") == b"a,b\n1,x\n2,y\n3,z\n"

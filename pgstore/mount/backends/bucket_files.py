@@ -73,7 +73,7 @@ class ReadObject(OpenFile):
     def read(self, offset: int, length: int) -> Sequence[Bytes]:
         try:
             with Telling(f"reading {self._inode.path!r}"):
-                return [self._reader.read_at(offset, length)]
+                return self._reader.views_at(offset, length)
         except OSError as exc:
             if exc.errno == errno.ESTALE:
                 self._owner.is_stale(self._inode)
