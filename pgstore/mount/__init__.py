@@ -154,11 +154,12 @@ fallocate                                                                       
 lseek                an object has no holes                                          Behind the end: ENXIO
 copy_file_range      the kernel copies by reading and writing
 fsync                puts the object, as close does                                  To be written to after that: EPERM
-close                puts the object when the program that has opened it closes its  What the provider said, and nothing of it is
-                     last descriptor: then everybody sees it. The copies of its      there: EACCES, EIO and others; the log has the
-                     children and of dup(2) count as its own. If nobody was there    text
-                     to be told, the log says what has failed. A program that is
-                     killed by a signal puts nothing
+close                puts the object when the process that has opened it closes its  What the provider said, and nothing of it is
+                     last descriptor: then everybody sees it. Child processes that   there: EACCES, EIO and others; the log has the
+                     were given copies are waited for as long as nothing was         text
+                     written, or they write. What is put without anybody being
+                     told, since the last to close was another, is in the log if it
+                     fails. A program that is killed by a signal puts nothing
 mkdir                lives in this mount until something is put into it, and after
                      the last object in it was removed. `dir/` objects of others
                      are directories

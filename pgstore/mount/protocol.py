@@ -167,6 +167,8 @@ class OpenFile(abc.ABC):
     """
     needs_flush = True
     """Whether `flush` does something."""
+    notes_writers = False
+    """Whether `written_by` is to be called."""
     has_no_privileges = False
     """Whether it is known that a write has no S_ISUID and S_ISGID to take away. Whoever serves it sets this."""
     is_direct = False
@@ -191,6 +193,9 @@ class OpenFile(abc.ABC):
     def read_now(self, offset: int, length: int) -> Sequence[Bytes] | None:
         """`read`, if that need not wait for anybody; else None."""
         return None
+
+    def written_by(self, pid: int) -> None:
+        """The next write is by the thread *pid*; 0: nobody knows by whom."""
 
     def write(self, offset: int, data: Bytes) -> None:
         """Write all of *data* at *offset*; with O_APPEND where the end is. *data* is used again after the call."""

@@ -395,6 +395,8 @@ class Verbs:
             except BaseException:
                 file.has_no_privileges = False
                 raise
+        if file.notes_writers:
+            file.written_by(r.pid)
         write = file.write_back if flags & kernel.WRITE_CACHE else file.write
         write(offset, r.view[_AFTER_WRITE : _AFTER_WRITE + size])
         return kernel.WRITE_OUT.pack(size)

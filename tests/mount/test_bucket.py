@@ -240,6 +240,33 @@ def test_a_child_process_goes_on_when_its_parent_has_closed(bucket):
     assert bucket.call("text", "out") == "later\n"
 
 
+def test_a_close_puts_what_the_program_wrote_though_a_child_has_a_copy(bucket):
+    """
+    As the processes of a pool that was forked meanwhile do, which know nothing of it.
+    """
+    with (bucket.directory / "out").open("w") as file:
+        file.write("all")
+        file.flush()
+        child = subprocess.Popen(["sleep", "60"], stdout=file)
+    try:
+        assert bucket.call("text", "out") == "all"
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_child_that_has_begun_to_write_goes_on_when_its_parent_has_closed(bucket):
+    with (bucket.directory / "out").open("w") as file:
+        script = "echo early; read wait; echo later"
+        child = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=file)
+        wait_until(lambda: (bucket.directory / "out").stat().st_size, "the child writes")
+    assert bucket.call("keys") == []
+    child.communicate(b"\n")
+
+    wait_until(lambda: bucket.call("keys") == ["out"], "the child has put it")
+    assert bucket.call("text", "out") == "early\nlater\n"
+
+
 def test_what_a_killed_program_has_written_is_never_put(bucket):
     bucket.call("put", "a", "old")
     script = (

@@ -94,15 +94,16 @@ class NewObject(OpenFile):
     """
     An object that is being written: from its beginning to its end, as mountpoint-s3 has it. Nobody can read it meanwhile.
 
-    It is put when the program that has opened it closes its last descriptor, and never if that was killed. A child process that was
-    given a copy puts nothing with its own close. What nobody has put, because the copies were others', is put at the very end, and
-    nobody hears of errors.
+    It is put when the process that has opened it closes its last descriptor, and never if that was killed. Child processes that
+    were given copies put nothing with their own closes; while they write, or nothing is written yet, they are waited for. What
+    nobody has put, because the copies were others', is put at the very end, and nobody hears of errors.
 
     Args:
         begin: begins anew.
         is_new: there is no such object yet, so it is made also if nothing is written.
     """
 
+    notes_writers = True
     is_direct = True  # so that the kernel has no pages of what may never become an object
 
     def __init__(
@@ -116,6 +117,8 @@ class NewObject(OpenFile):
         self._writer = writer
         self._lock = threading.Lock()
         self._opener = 0  # its process
+        self._own_threads: set[int] = set()  # of that
+        self._is_written_by_others = False
         self._failure: OSError | None = None
         self._is_done = False
         self._is_removed = False
@@ -127,6 +130,13 @@ class NewObject(OpenFile):
 
     def opened_by(self, pid: int) -> None:
         self._opener = descriptors.process_of(pid)
+
+    def written_by(self, pid: int) -> None:
+        if pid not in self._own_threads and not self._is_written_by_others:
+            if descriptors.process_of(pid) == self._opener:
+                self._own_threads.add(pid)
+            else:
+                self._is_written_by_others = True
 
     # -------------------------------------------------------------------------------------------------------- writing
 
@@ -188,8 +198,17 @@ class NewObject(OpenFile):
                 return
             if descriptors.is_killed(pid):
                 self._is_given_up = True
-            elif not descriptors.has_open(self._opener, self.ino, name_in(self._inode)):
+            elif self._is_last_close():
                 self._put()
+
+    def _is_last_close(self) -> bool:
+        """Whether nobody writes any more, now that the process that has opened it closes a descriptor."""
+        file = self._opener, self.ino, name_in(self._inode)
+        copies = descriptors.has_open(*file)
+        is_empty = not self._writer.size_bytes
+        if copies is None:  # shells close a copy before anything is written
+            return not is_empty
+        return not copies and not ((is_empty or self._is_written_by_others) and descriptors.children_have_open(*file))
 
     def flush(self) -> None:
         with self._lock:

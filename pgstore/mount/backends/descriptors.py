@@ -34,29 +34,30 @@ def is_killed(thread: int) -> bool:
         return False
 
 
-def has_open(process: int, ino: int, name: bytes) -> bool:
+def has_open(process: int, ino: int, name: bytes) -> bool | None:
     """
-    Whether *process*, or one that it has started, has a descriptor of the file open.
+    Whether *process* has a descriptor of the file open; None: this user may not know, or it is of another machine or container.
 
     Args:
         ino: the number of the inode, by which it is told from others of the same name.
         name: the last part of its path.
     """
-    return any(_has_open(each, ino, name) for each in (process, *_descendants(process)))
-
-
-def _has_open(process: int, ino: int, name: bytes) -> bool:
     directory = f"/proc/{process}/fd".encode()
     try:
         numbers = os.listdir(directory)
     except OSError:
-        return False
+        return None
     for number in numbers:
         with contextlib.suppress(OSError):
             path = os.readlink(directory + b"/" + number).removesuffix(b" (deleted)")
             if path.endswith(b"/" + name) and _inode_of(process, number) in (None, ino):
                 return True
     return False
+
+
+def children_have_open(process: int, ino: int, name: bytes) -> bool:
+    """`has_open`, of any that *process* has started, or that those have."""
+    return any(has_open(each, ino, name) for each in _descendants(process))
 
 
 def _inode_of(process: int, number: bytes) -> int | None:
