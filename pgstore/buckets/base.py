@@ -13,8 +13,8 @@ provider; `open_bucket` finds it.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple, TypeAlias
+from collections.abc import Iterator, MutableSequence, Sequence
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
 PAGE_KEYS: Final = 1000  # what S3 gives at most
@@ -49,6 +49,16 @@ class Limits(NamedTuple):
     object_bytes_max: int
     equal_parts: bool = False
     """Whether all parts but the last have to be of one size."""
+
+
+class Check(Protocol):
+    """Compares all bytes of an object with its checksum."""
+
+    def update(self, data: Bytes, /) -> object:
+        """Go on with *data*, in the order of the object."""
+
+    def fault(self) -> str | None:
+        """What is wrong, after the last byte; None: nothing."""
 
 
 class Upload(abc.ABC):
@@ -105,6 +115,16 @@ class Bucket(abc.ABC):
         Read from its beginning to its end, they are compared with the checksum that the provider has, where it has one. Closing
         the iterator ends the request.
         """
+
+    def stream_to_check(self, key: str, tag: str, checks: MutableSequence[Check]) -> Iterator[Bytes]:
+        """
+        `stream` from the beginning, for who may leave it before its end and get the rest otherwise.
+
+        Args:
+            checks: gets, with the first piece, what compares the whole with the checksum that the provider has, if it has one. The
+                stream does not compare by itself then.
+        """
+        return self.stream(key, 0, tag)
 
     @abc.abstractmethod
     def put(self, key: str, data: Bytes, *, if_missing: bool = False) -> ObjectInfo:

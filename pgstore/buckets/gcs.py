@@ -25,10 +25,10 @@ import google.auth.exceptions
 import requests
 
 from pgstore import errors
-from pgstore.buckets.base import PAGE_KEYS, Bucket, Bytes, Limits, ObjectInfo, Page, Upload
+from pgstore.buckets.base import PAGE_KEYS, Bucket, Bytes, Check, Limits, ObjectInfo, Page, Upload
 from pgstore.buckets.credentials import Credentials
 from pgstore.buckets.failures import Failures, Refusal
-from pgstore.buckets.gcs_answers import CONTENT_TYPE, PASSING, UNREACHABLE, WRITE_ID, Crc32c, info_of_blob, reason
+from pgstore.buckets.gcs_answers import CONTENT_TYPE, PASSING, UNREACHABLE, WRITE_ID, WholeObject, info_of_blob, reason
 from pgstore.buckets.gcs_client import make_client
 from pgstore.buckets.gcs_requests import Requests
 from pgstore.buckets.gcs_upload import ResumableUpload
@@ -92,19 +92,30 @@ class GcsBucket(Bucket):
                 )
 
     def stream(self, key: str, offset: int, tag: str) -> Generator[Bytes]:
+        checks: list[Check] = []
+        with closing(self._stream(key, offset, tag, checks)) as pieces:
+            for piece in pieces:
+                for check in checks:
+                    check.update(piece)
+                yield piece
+        for check in checks:
+            if (fault := check.fault()) is not None:
+                raise self._failures.corrupt(key, fault)
+
+    def stream_to_check(self, key: str, tag: str, checks: MutableSequence[Check]) -> Generator[Bytes]:
+        return self._stream(key, 0, tag, checks)
+
+    def _stream(self, key: str, offset: int, tag: str, checks: MutableSequence[Check]) -> Generator[Bytes]:
         expected: MutableSequence[str] = []
-        checksum = Crc32c()
 
         def begin(start: int) -> Generator[Bytes]:
             return self._body(key, tag, start, None, expected)
 
         with closing(resumed(begin, offset, self._policy)) as pieces:
             for piece in pieces:
-                if offset == 0:
-                    checksum.update(piece)
+                if offset == 0 and expected and not checks:
+                    checks.append(WholeObject(expected[0]))
                 yield piece
-        if offset == 0 and expected and (found := checksum.in_base64()) != expected[0]:
-            raise self._failures.corrupt(key, f"its CRC-32C is {found}, the provider has {expected[0]}")
 
     def put(self, key: str, data: Bytes, *, if_missing: bool = False) -> ObjectInfo:
         blob = self._requests.bucket.blob(key)

@@ -42,6 +42,21 @@ class Crc32c:
         return base64.b64encode(self._value.to_bytes(4, "big")).decode()
 
 
+class WholeObject:
+    """Compares all bytes of an object with its checksum, as it is in answers: in base64."""
+
+    def __init__(self, expected: str) -> None:
+        self._expected = expected
+        self._checksum = Crc32c()
+
+    def update(self, data: Bytes, /) -> None:
+        self._checksum.update(data)
+
+    def fault(self) -> str | None:
+        found = self._checksum.in_base64()
+        return None if found == self._expected else f"its CRC-32C is {found}, the provider has {self._expected}"
+
+
 def info_of_blob(blob: Any) -> ObjectInfo:
     """Of the SDK's `Blob`."""
     return ObjectInfo(blob.name, int(blob.size), str(blob.generation), _nanoseconds(blob.updated))

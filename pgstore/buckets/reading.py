@@ -10,14 +10,15 @@ always a few ahead of the reader: `pieces` finds out which it is from the first 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, MutableSequence
 from functools import partial
 from typing import Final
 
 from pgstore import errors
-from pgstore.buckets.base import Bucket, Bytes, ObjectInfo
+from pgstore.buckets.base import Bucket, Bytes, Check, ObjectInfo
 from pgstore.buckets.parallel import PART_BYTES, shared
 from pgstore.core import clock
 from pgstore.core.workers import Task
@@ -34,11 +35,34 @@ Pieces = Generator[Bytes, None, None]
 
 
 def pieces(bucket: Bucket, info: ObjectInfo, offset: int = 0) -> Pieces:
-    """The bytes of the object from *offset* to its end. Closing the iterator ends its requests."""
+    """
+    The bytes of the object from *offset* to its end. Closing the iterator ends its requests.
+
+    From the beginning they are compared with the checksum that the provider has, and the last piece comes when they are right:
+    nobody is to have all of an object that is damaged.
+    """
+    checks: list[Check] = []
+    with contextlib.closing(_pieces(bucket, info, offset, checks)) as found:
+        for piece in found:
+            offset += len(piece)
+            for check in checks:
+                check.update(piece)
+                if offset == info.size_bytes and (fault := check.fault()) is not None:
+                    raise errors.FileFailed(
+                        f"object {info.key!r} of {bucket.shown} did not arrive as it was put: {fault}; read it again",
+                        info.key,
+                    )
+            yield piece
+
+
+def _pieces(bucket: Bucket, info: ObjectInfo, offset: int, checks: MutableSequence[Check]) -> Pieces:
     end = info.size_bytes
     if offset >= end:
         return
-    stream = bucket.stream(info.key, offset, info.tag)
+    if offset:
+        stream = bucket.stream(info.key, offset, info.tag)
+    else:
+        stream = bucket.stream_to_check(info.key, info.tag, checks)
     parts: Parts | None = None
     meter = Meter()
     try:
@@ -55,7 +79,6 @@ def pieces(bucket: Bucket, info: ObjectInfo, offset: int = 0) -> Pieces:
                 end = parts.begin  # the stream has done its share
             offset += len(piece)
             if offset == end and parts is None:
-                # Its checksum is compared when the stream has ended; nobody is to have all of an object that is damaged.
                 rest = next(stream, None)
                 if rest is not None:
                     raise errors.StaleFile(

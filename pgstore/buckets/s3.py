@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, MutableSequence, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pgstore import errors
-from pgstore.buckets.base import PAGE_KEYS, Bucket, Bytes, Limits, ObjectInfo, Page, Upload
+from pgstore.buckets.base import PAGE_KEYS, Bucket, Bytes, Check, Limits, ObjectInfo, Page, Upload
 from pgstore.buckets.checksums import ALGORITHMS, Verifier
 from pgstore.buckets.credentials import Credentials, is_google
 from pgstore.buckets.failures import Failures, Refusal
@@ -130,23 +130,30 @@ class S3Bucket(Bucket):
             )
 
     def stream(self, key: str, offset: int, tag: str) -> Generator[Bytes]:
-        verifier: Verifier | None = None
+        checks: list[Check] = []
+        with contextlib.closing(self._stream(key, offset, tag, checks)) as pieces:
+            for piece in pieces:
+                for check in checks:
+                    check.update(piece)
+                yield piece
+        for check in checks:
+            if (fault := check.fault()) is not None:
+                raise self._failures.corrupt(key, fault)
 
+    def stream_to_check(self, key: str, tag: str, checks: MutableSequence[Check]) -> Generator[Bytes]:
+        return self._stream(key, 0, tag, checks)
+
+    def _stream(self, key: str, offset: int, tag: str, checks: MutableSequence[Check]) -> Generator[Bytes]:
         def begin(start: int) -> Generator[Bytes]:
-            nonlocal verifier
             if start > 0:
                 return self._pieces(self._get(key, tag, f"bytes={start}-"), key)
             answer = self._get(key, tag, None)
             verifier = _verifier(answer)
+            checks[:] = [] if verifier is None else [verifier]
             return self._pieces(answer, key)
 
         with contextlib.closing(resumed(begin, offset, self._policy)) as pieces:
-            for piece in pieces:
-                if verifier is not None:
-                    verifier.update(piece)
-                yield piece
-        if verifier is not None and (fault := verifier.fault()) is not None:
-            raise self._failures.corrupt(key, fault)
+            yield from pieces
 
     def _get(self, key: str, tag: str, range_: str | None) -> dict[str, Any] | None:
         """The answer with the body; None: there are no bytes there."""

@@ -49,9 +49,9 @@ class CloudBucketMount(TransferringObjects, OpeningObjects, ListingObjects, Edit
     creating                `open("x")` and `put_file(if_version=0)` are conditions that the provider checks: of two, one succeeds.
     changing                "a", "r+", "w+" and going back in what is written: `io.UnsupportedOperation`, EOPNOTSUPP.
     reading                 A file is read in the state in which it was opened; if it is replaced or deleted: `StaleFile`, ESTALE. A
-                            body that is cut short is resumed. Read from its beginning to its end by one request, it is compared
-                            with the checksum that the provider has. A large one behind slow connections is read in parts, several
-                            at a time; those are as good as TLS and TCP make them.
+                            body that is cut short is resumed. Read from its beginning to its end, it is compared with the checksum
+                            that the provider has, whether it comes by one request or, behind slow connections, in parts, several at
+                            a time. Single ranges are compared by Azure alone.
     renaming                `move` of a file copies at the provider, and then removes: in between there are both. Of a directory:
                             EXDEV, by which programs know that they have to copy.
     directories             are what keys begin with: they come with the first object and go with the last. Objects whose keys end
