@@ -86,6 +86,10 @@ class AzureBucket(Bucket):
     def shown(self) -> str:
         return self._shown
 
+    @property
+    def was_denied(self) -> bool:
+        return self._failures.was_denied
+
     def __repr__(self) -> str:
         return f"<AzureBucket {self._shown}>"
 

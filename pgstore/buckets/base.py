@@ -92,6 +92,11 @@ class Bucket(abc.ABC):
     def shown(self) -> str:
         """What messages call it: provider and name, as `s3://name`, `gs://name`, `az://account/name`."""
 
+    @property
+    def was_denied(self) -> bool:
+        """Whether its credentials were refused, or there were none: others may be there by now."""
+        return False
+
     @abc.abstractmethod
     def head(self, key: str) -> ObjectInfo | None:
         """What is known of the object; None: there is none."""

@@ -76,13 +76,12 @@ def of(location: Location, values: Mapping[str, str]) -> Credentials:
     Raises:
         AccessDenied: half of a pair is missing, or a value has not the form that it should have.
     """
-    match location.provider:
-        case "s3":
-            return _of_s3(location, values)
-        case "gcs":
-            return _of_gcs(location, values)
-        case "azure":
-            return _of_azure(location, values)
+    find = {"s3": _of_s3, "gcs": _of_gcs, "azure": _of_azure}[location.provider]
+    found = find(location, values)
+    # Else the SDK says so, with the value, when it makes a header of it.
+    if odd := [name for name in found if name != SERVICE_ACCOUNT and not _is_plain(found[name])]:
+        raise _malformed(location, f"{odd[0]} has characters that it cannot have, such as a line break")
+    return found
 
 
 def speaks_s3(location: Location, credentials: Credentials) -> bool:
@@ -160,6 +159,10 @@ def _check_service_account(location: Location, found: Credentials) -> None:
         raise _malformed(
             location, f"{SERVICE_ACCOUNT} is not the JSON of a key: it has to be an object with type, client_email …"
         )
+
+
+def _is_plain(value: str) -> bool:
+    return value.isascii() and value.isprintable()
 
 
 def _is_key_file(found: Credentials) -> bool:

@@ -45,6 +45,7 @@ class Failures:
         self._secret = location.secret
         self._anonymous = location.anonymous
         self._hidden = _Hidden(hidden)
+        self.was_denied = False
 
     def denied(self, kind: Denial, detail: str = "") -> errors.AccessDenied:
         """
@@ -54,6 +55,7 @@ class Failures:
             kind: there are none; the provider does not know them; their time is over; they may not do this.
             detail: what the provider says.
         """
+        self.was_denied |= kind != "forbidden"
         if self._anonymous:
             return errors.AccessDenied(
                 self._text(

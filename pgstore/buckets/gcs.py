@@ -75,6 +75,10 @@ class GcsBucket(Bucket):
     def shown(self) -> str:
         return self._shown
 
+    @property
+    def was_denied(self) -> bool:
+        return self._failures.was_denied
+
     def head(self, key: str) -> ObjectInfo | None:
         found = self._requests.blob(key)
         return None if found is None else info_of_blob(found)

@@ -36,7 +36,8 @@ def open_bucket(location: Location, values: Mapping[str, str], *, policy: RetryP
     """
     Return the bucket. Nothing is asked of the provider yet.
 
-    Whoever opens it again gets the same one; so nobody closes it: `forget_buckets` does.
+    Whoever opens it again gets the same one, so nobody closes it: `forget_buckets` does. Another is opened after the credentials
+    were refused, as the SDKs look for them once.
 
     Args:
         values: the variables of a secret; what is not understood (`credentials`) is passed over. None that are: the SDK looks for
@@ -52,7 +53,7 @@ def open_bucket(location: Location, values: Mapping[str, str], *, policy: RetryP
     key = (location, policy, _fingerprint(credentials))
     with _lock:
         found = _kept.get(key)
-        if found is None:
+        if found is None or found.was_denied:
             found = _kept[key] = _make(location, credentials, policy)
             while len(_kept) > KEPT_MAX:
                 _kept.popitem(last=False)  # not closed: others may be using it
@@ -123,7 +124,7 @@ def _fingerprint(credentials: Credentials) -> bytes:
     files = {f"file {path}": _state(path) for path in map(_path, FILES)}
     whole = hashlib.sha256()
     for name, value in sorted({**credentials, **environment, **files}.items()):
-        whole.update(f"{len(name)}:{name}={len(value)}:{value}".encode(errors="surrogateescape"))
+        whole.update(f"{len(name)}:{name}={len(value)}:{value}".encode(errors="backslashreplace"))
     return whole.digest()
 
 

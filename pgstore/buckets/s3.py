@@ -104,6 +104,10 @@ class S3Bucket(Bucket):
     def shown(self) -> str:
         return self._shown
 
+    @property
+    def was_denied(self) -> bool:
+        return self._failures.was_denied
+
     def __repr__(self) -> str:
         return f"<S3Bucket {self._shown}>"
 

@@ -102,6 +102,16 @@ def test_the_keys_that_secrets_have_are_understood(location, values, taken):
             {"GOOGLE_ACCESS_KEY_ID": KEY},
             "in secret 'gcp', there is GOOGLE_ACCESS_KEY_ID, and no GOOGLE_ACCESS_KEY_SECRET",
         ),
+        (
+            S3,
+            {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": f"{SECRET}\n{SECRET}"},
+            "AWS_SECRET_ACCESS_KEY has characters that it cannot have, such as a line break",
+        ),
+        (
+            S3,
+            {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_SESSION_TOKEN": f"{TOKEN}\ud800ü"},
+            "in secret 'aws', AWS_SESSION_TOKEN has characters that it cannot have",
+        ),
         (GCS, {"SERVICE_ACCOUNT_JSON": SECRET}, "in secret 'gcp', SERVICE_ACCOUNT_JSON is not the JSON of a key"),
         (GCS, {"SERVICE_ACCOUNT_JSON": json.dumps({"private_key": SECRET})}, "has to be an object with type"),
         (
@@ -386,6 +396,25 @@ def test_a_bucket_is_opened_once_for_equal_credentials(s3_place):
     assert other is not first
     forget_buckets()
     assert s3_place.open() is not first
+
+
+def test_a_bucket_that_was_denied_is_opened_anew(s3_place, s3_proxy):
+    """
+    An SDK looks once for credentials; those of a machine's role may come a little later.
+    """
+    location = s3_place.location._replace(endpoint_url=s3_proxy.url)
+    bucket = open_bucket(location, Values(), policy=QUICK)
+    assert open_bucket(location, Values(), policy=QUICK) is bucket
+
+    with pytest.raises(errors.AccessDenied):
+        bucket.head("k")
+
+    assert open_bucket(location, Values(), policy=QUICK) is not bucket
+    given = s3_place.open(proxy=s3_proxy)
+    s3_proxy.rules.append(Rule(status=403, body=b"<Error><Code>AccessDenied</Code></Error>"))
+    with pytest.raises(errors.AccessDenied):
+        given.head("not-for-me")
+    assert s3_place.open(proxy=s3_proxy) is given
 
 
 def test_a_child_process_has_connections_of_its_own(s3_place):
