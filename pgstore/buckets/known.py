@@ -49,7 +49,7 @@ class Known:
 
     def __init__(self, ttl: float, entries_max: int = ENTRIES_MAX) -> None:
         self.ttl = ttl
-        self._entries_max = entries_max
+        self.entries_max = entries_max
         self._lock = threading.Lock()
         self._listings: OrderedDict[str, tuple[float, dict[str, Entry]]] = OrderedDict()
         self._paths: OrderedDict[str, tuple[float, Entry | None]] = OrderedDict()
@@ -106,7 +106,7 @@ class Known:
 
     def keep_listing(self, question: Question, directory: str, entries: Sequence[Entry]) -> None:
         """All that the directory holds."""
-        if not self.ttl or len(entries) > self._entries_max:
+        if not self.ttl or len(entries) > self.entries_max:
             return
         with self._lock:
             if question.is_outdated:
@@ -185,7 +185,7 @@ class Known:
             self._listed -= len(found[1])
 
     def _make_room(self) -> None:
-        while self._listed + len(self._paths) > self._entries_max:
+        while self._listed + len(self._paths) > self.entries_max:
             if self._paths:
                 self._paths.popitem(last=False)
             else:

@@ -11,6 +11,7 @@ Where a key and a directory have one name, the directory is shown. Keys that are
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import threading
 import time
@@ -189,8 +190,10 @@ class Tree:
             yield from self._ask_entries(path, recursive, beginning)
             return
         with self._known.asking(path) as question:
-            found = [*self._ask_entries(path, recursive, question=question)]
+            asked = self._ask_entries(path, recursive, question=question)
+            found = list(itertools.islice(asked, self._known.entries_max + 1))
         yield from found
+        yield from asked  # what is too much to be known is not kept in memory either
 
     def _ask_entries(
         self, path: str, recursive: bool, beginning: str = "", question: Question | None = None
@@ -205,7 +208,7 @@ class Tree:
         for entry in listing(self.bucket, self.prefix, self._below(path), left_out, beginning):
             if entry.is_directory and entry.path in self._local:
                 seen.add(entry.path)
-            if question is not None:
+            if question is not None and len(kept) <= self._known.entries_max:
                 kept.append(entry)
             is_there = True
             yield entry

@@ -355,6 +355,29 @@ def test_what_is_known_is_bounded(bucket):
     assert known.listing("d9") is not None
 
 
+def test_of_a_directory_that_is_too_large_to_be_known_the_rest_is_listed_as_it_is_asked_for():
+    pages = []
+
+    class Paged(MemoryBucket):
+        def list(self, *args, **options):
+            for page in super().list(*args, **options):
+                pages.append(page)
+                yield page
+
+    bucket = Paged()
+    for number in range(3_500):
+        bucket.put(f"{number:04}", b"")
+    tree = tree_of(bucket, ttl=1000)
+    tree._known.entries_max = 1_000
+
+    listing = tree.entries("")
+    first = next(listing).path
+
+    assert len(pages) == 2
+    assert [first, *(entry.path for entry in listing)] == [f"{number:04}" for number in range(3_500)]
+    assert tree._known.listing("") is None
+
+
 def test_credentials_that_may_not_list_can_read(bucket):
     class NoListing(MemoryBucket):
         def list(self, *args, **options):

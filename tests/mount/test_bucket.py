@@ -506,6 +506,22 @@ def test_a_listing_is_believed_for_a_while(mount_bucket):
     assert bucket.call("asked") == []
 
 
+@pytest.mark.parametrize("ttl", ["0", "30"])
+def test_numbers_that_were_forgotten_are_looked_up_anew(mount_bucket, ttl):
+    bucket = mount_bucket("--files-max", "5", "--ttl", ttl)
+    bucket.call("put_numbered", "d/%02d", 40)
+    files = sorted((bucket.directory / "d").iterdir())
+
+    with files[0].open("rb", buffering=0) as kept, (bucket.directory / "new").open("w") as writing:
+        assert [int(path.read_text()) for path in files] == list(range(40))
+        assert {path.stat().st_size for path in files} == {1, 2}
+        assert [int(path.read_text()) for path in reversed(files)] == list(range(39, -1, -1))
+        assert kept.read() == b"0"
+        writing.write("x")
+
+    assert bucket.call("text", "new") == "x"
+
+
 def test_room_is_never_scarce(bucket):
     assert shutil.disk_usage(bucket.directory).free > 1 << 50
 

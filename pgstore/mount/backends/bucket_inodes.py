@@ -61,6 +61,7 @@ class Inodes:
         self._directories: dict[int, Inode] = {ROOT: root}
         self._files: OrderedDict[int, Inode] = OrderedDict()
         self._current: dict[str, Inode] = {"": root}  # by path
+        self._written: dict[int, Inode] = {}  # those that are, and are not stale
 
     def get(self, ino: int) -> Inode:
         """
@@ -108,8 +109,7 @@ class Inodes:
     def written_in(self, directory: str) -> list[Inode]:
         """All that is being written in *directory*."""
         with self._lock:
-            written = [inode for inode in self._files.values() if inode.is_written and not inode.is_stale]
-        return [inode for inode in written if parent_of(inode.path) == directory]
+            return [inode for inode in self._written.values() if parent_of(inode.path) == directory]
 
     def begin_writing(self, path: str) -> Inode:
         """
@@ -124,12 +124,14 @@ class Inodes:
                 raise OSError(errno.EBUSY, "it is being written")
             made = self._new(Entry(path, False, mtime_ns=time.time_ns()))
             made.is_written = True
+            self._written[made.ino] = made
             return made
 
     def end_writing(self, inode: Inode, entry: Entry | None) -> None:
         """What was written is there as *entry*; None: nothing became of it."""
         with self._lock:
             inode.is_written = False
+            self._written.pop(inode.ino, None)
             if entry is None:
                 self._drop(inode)
             else:
@@ -184,6 +186,7 @@ class Inodes:
 
     def _drop(self, inode: Inode) -> None:
         inode.is_stale = True
+        self._written.pop(inode.ino, None)
         if self._current.get(inode.path) is inode:
             del self._current[inode.path]
         if inode.is_directory:
