@@ -12,7 +12,7 @@ import pytest
 
 import pgstore
 from pgstore import Volume, errors
-from pgstore.client.executor import Executor
+from pgstore.connection import BlockingConnection
 from pgstore.fs.model import CHARACTER_DEVICE, ROOT, SYMLINK, Contents
 from pgstore.fs.retention.collection import Collection
 from pgstore.fs.tree import handover
@@ -52,6 +52,22 @@ def held_elsewhere(held, volume_elsewhere):
 
 def paths(volume):
     return sorted(trees.paths(volume))
+
+
+def requests(monkeypatch):
+    """A list that grows with each request to the server."""
+    asked = []
+
+    def counted(execute):
+        def count(self, request):
+            asked.append(request)
+            return execute(self, request)
+
+        return count
+
+    for method in ("execute", "execute_many"):
+        monkeypatch.setattr(BlockingConnection, method, counted(getattr(BlockingConnection, method)))
+    return asked
 
 
 @contextlib.contextmanager
@@ -292,21 +308,14 @@ def test_a_hundred_creates_ask_the_server_once_or_twice(held, volume, monkeypatc
     No round trip for each: numbers are reserved in bulk, and the version does not change.
     """
     held.look_up(ROOT, b"x")
-    asked = []
-    query = Executor.query
-
-    def count(self, request, *more):
-        asked.append(request)
-        return query(self, request, *more)
-
-    monkeypatch.setattr(Executor, "query", count)
+    asked = requests(monkeypatch)
 
     directory = held.directory(b"d")
     for number in range(100):
         held.file(b"%d" % number, directory)
         held.file(b"%d" % number)
 
-    assert len(asked) <= 2
+    assert 0 < len(asked) <= 2
 
 
 # ------------------------------------------------------------------------------------------------------------- merging
@@ -548,27 +557,46 @@ def test_files_read_one_after_the_other_come_many_at_a_time(held, volume, monkey
     held.reload()
     directory = held.look_up(ROOT, b"d").ino
     inos = {name: node.ino for name, node in held.names(directory, b"", 1000)}
-    asked = []
-    query, many = Executor.query, Executor._carry_out
-
-    def count(self, request, *more):
-        asked.append(request)
-        return query(self, request, *more)
-
-    def count_many(self, request, *more):
-        asked.append(request)
-        return many(self, request, *more)
-
-    monkeypatch.setattr(Executor, "query", count)
-    monkeypatch.setattr(Executor, "_carry_out", count_many)
+    asked = requests(monkeypatch)
     read = {name: held.node(ino, with_contents=True).inline_data for name, ino in sorted(inos.items())}
     monkeypatch.undo()
 
     assert {b"%03d" % number: b"%d" % number for number in range(300)} == {
         name: data for name, data in read.items() if data is not None
     }
-    assert len(asked) < 20
+    assert 0 < len(asked) < 20
     assert held.read(inos[b"100 large"]) == LARGE
+
+
+def test_a_file_that_was_committed_here_is_read_once_until_others_change_it(held, held_elsewhere, volume, monkeypatch):
+    """
+    The kernel opens what it knows the name of by its inode alone, and after a commit no directory is listed.
+    """
+    directory = held.directory(b"d")
+    ino = held.file(b"file", directory)
+    held.write(ino, b"text")
+    held.commit()
+    asked = requests(monkeypatch)
+
+    read = [held.node(ino, with_contents=True).inline_data for _ in range(5)]
+
+    assert read == [b"text"] * 5
+    assert len(asked) == 1
+    held.write(ino, b"again")
+    held.commit()
+    assert held.node(ino, with_contents=True).inline_data == b"again"
+    put(volume, "d/file", b"of another")
+    held.reload()
+    assert (
+        held.node(held.look_up(held.look_up(ROOT, b"d").ino, b"file").ino, with_contents=True).inline_data
+        == b"of another"
+    )
+    held_elsewhere.reload()
+    there = held_elsewhere.look_up(held_elsewhere.look_up(ROOT, b"d").ino, b"file")
+    held_elsewhere.set_attributes(there.ino, mode=0o600)
+    held_elsewhere.commit()
+    held.reload()
+    assert held.node(there.ino, with_contents=True).mode == 0o600
 
 
 def test_what_was_read_ahead_is_that_of_the_version(held, held_elsewhere, volume):

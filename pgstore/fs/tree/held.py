@@ -386,8 +386,13 @@ class HeldRows(NodeRows):
             if with_contents and ino in self._directories:
                 return (yield from self._read_ahead(ino, version))
             found = yield from super().node(ino, with_contents=with_contents)
-            if ino == ROOT and found is not None and version == self._version:
-                self._nodes[ino] = found  # in no listing, and asked for most
+            if found is not None and version == self._version:
+                if ino == ROOT:
+                    self._nodes[ino] = found  # in no listing, and asked for most
+                if (
+                    with_contents
+                ):  # the kernel opens what it knows the name of without looking it up, so nothing is listed
+                    self._small.keep((found,))
             return found
         node = kept.node
         if with_contents and node.size_bytes and node.inline_data is None and node.blob_id is None:
