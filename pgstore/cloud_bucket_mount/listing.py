@@ -60,9 +60,12 @@ class ListingObjects(BucketFiles):
         return found is not None and (found.is_directory or not must_be_directory)
 
     @operation
-    def stat(self, path: str) -> Op[FileStat]:
+    def stat(self, path: str, *, follow_symlinks: bool = True) -> Op[FileStat]:
         """
         Return the attributes of what is at *path*: size and time of its object, and what no bucket has as any file of this process.
+
+        Args:
+            follow_symlinks: as of a Volume; there are none.
 
         Raises:
             FileNotFoundError: there is nothing.

@@ -8,6 +8,9 @@ import inspect
 import io
 import os
 import random
+import subprocess
+import sys
+import time
 import zipfile
 
 import pytest
@@ -531,6 +534,117 @@ def test_removing_takes_what_is_named(place, call, mount):
     assert keys(place) == ["d2"]
 
 
+def test_permissions_and_times_are_those_of_any_file_of_this_process(call, mount, tmp_path):
+    """
+    Objects have none: what was given is forgotten.
+    """
+    local = tmp_path / "f"
+    local.write_bytes(b"12")
+    os.utime(local, (1, 1))
+
+    call(mount.put_file, local, "d/a", mode=0o700)
+
+    found, directory = call(mount.stat, "d/a"), call(mount.stat, "d")
+    assert (found.size, found.mode, found.uid, found.gid) == (2, 0o644, os.getuid(), os.getgid())
+    assert abs(found.mtime - time.time()) < 60
+    assert (directory.size, directory.mode, directory.type) == (0, 0o755, FileEntryType.DIRECTORY)
+
+
+def test_of_many_files_those_that_were_done_before_an_error_are_done(place, call, mount, tmp_path):
+    put(mount, "up/b/x")  # so that "b" cannot be a file
+
+    with pytest.raises(IsADirectoryError):
+        call(mount.put_directory, tree_of(tmp_path, {"a": b"1", "b": b"2"}), "up")
+
+    assert set(keys(place)) - {"up/a"} == {"up/b/x"}
+
+
+def test_a_process_that_is_killed_leaves_no_half_object(s3_place):
+    """
+    Its parts stay at the provider, and nobody sees them.
+    """
+    mount = mount_of(s3_place)
+    program = f"""
+import os, sys
+from pgstore import CloudBucketMount, Secret
+mount = CloudBucketMount.from_s3_bucket({mount.bucket_name!r}, endpoint_url={mount.bucket_endpoint_url!r}, read_only=False,
+                                        secret=Secret.from_dict({s3_place.values!r}))
+mount.write_bytes("done", b"1")
+file = mount.open("half", "wb")
+file.write(bytes(17 << 20))
+while len(file._raw._open_file._writer._tasks) > 1 and not file._raw._open_file._writer._tasks[0][0].is_done:
+    pass
+os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (-9, "")
+    assert keys(s3_place) == ["done"]
+
+
+def test_ctrl_c_in_an_upload_leaves_nothing(mount, place):
+    class Interrupted(io.BytesIO):
+        def read(self, size=-1):
+            if self.tell() >= len(DATA):
+                raise KeyboardInterrupt
+            return super().read(size)
+
+    with pytest.raises(KeyboardInterrupt):
+        mount.put_file(Interrupted(DATA), "a")
+
+    assert keys(place) == []
+
+
+# -------------------------------------------------------------------------------------------------------------- secrets
+
+
+def test_a_secret_by_name_can_be_a_file_and_needs_no_database(s3_place, call, tmp_path, monkeypatch):
+    (tmp_path / "cloud.env").write_text("".join(f"{name}={value}\n" for name, value in s3_place.values.items()))
+    monkeypatch.setenv("PGSTORE_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("PGSTORE_URL", "postgresql://nobody@127.0.0.1:1/nowhere")
+    mount = CloudBucketMount.from_s3_bucket(
+        s3_place.location.name,
+        endpoint_url=s3_place.location.endpoint_url,
+        secret=Secret.from_name("cloud"),
+        read_only=False,
+    )
+
+    call(mount.write_bytes, "a", b"1")
+
+    assert call(mount.read_bytes, "a") == b"1"
+
+
+def test_a_secret_is_read_again_when_its_values_are_refused(call, monkeypatch):
+    """
+    It may have been changed since.
+    """
+    place, values = MemoryPlace(), iter([{"KEY": "old"}, {"KEY": "new"}])
+    bucket, asked = place.open(), []
+
+    class Refusing(type(bucket)):  # type: ignore[misc]
+        def list(self, *args, **options):
+            raise errors.AccessDenied("the credentials have expired")
+
+        def head(self, key):
+            raise errors.AccessDenied("the credentials have expired")
+
+    def open_bucket(location, values):
+        asked.append(dict(values))
+        return Refusing() if values["KEY"] == "old" else bucket
+
+    monkeypatch.setattr("pgstore.cloud_bucket_mount.base.open_bucket", open_bucket)
+    monkeypatch.setattr(CloudBucketMount, "_secret_values", lambda self: next(values))
+    bucket.put("a", b"1")
+    mount = CloudBucketMount("b")
+
+    with pytest.raises(PermissionError, match="expired"):
+        call(mount.stat, "a")
+
+    assert call(mount.stat, "a").size == 1
+    assert call(mount.read_bytes, "a") == b"1"
+    assert asked == [{"KEY": "old"}, {"KEY": "new"}]
+
+
 # --------------------------------------------------------------------------------------------------------------- open
 
 
@@ -598,7 +712,7 @@ def test_a_file_that_nobody_closed_is_not_kept(place, mount):
 
 METHODS = [
     *("read_bytes", "read_text", "write_bytes", "write_text"),
-    *("listdir", "iterdir", "exists", "walk", "glob", "open", "read_file", "read_file_into_fileobj"),
+    *("listdir", "iterdir", "exists", "stat", "walk", "glob", "open", "read_file", "read_file_into_fileobj"),
     *("put_file", "put_directory", "get_file", "get_directory", "remove_file", "move", "copy_files"),
 ]
 

@@ -7,6 +7,7 @@ from typing import Any, assert_type
 
 import pgstore
 from pgstore import (
+    CloudBucketMount,
     DeadLetter,
     Dict,
     DictEntry,
@@ -83,6 +84,16 @@ def blocking() -> None:
     assert_type(n.info(), NetworkFileSystemInfo)
     assert_type(n.write_file("a", io.BytesIO()), int)
     assert_type(NetworkFileSystem.objects.list(), list[NetworkFileSystem])
+
+    b = CloudBucketMount.from_s3_bucket("b", read_only=False)
+    assert_type(b, CloudBucketMount)
+    assert_type(b.listdir("/"), list[FileEntry])
+    assert_type(b.stat("a"), FileStat)
+    assert_type(b.open("a", "wb"), BinaryWriter)
+    assert_type(b.read_bytes("a"), bytes)
+    for found in b.glob("*"):
+        assert_type(found, FileEntry)
+    b.put_file(1)  # type: ignore[call-arg]
 
     with pgstore.transaction() as tx:
         assert_type(tx, pgstore.Transaction)
@@ -188,6 +199,10 @@ async def asynchronous() -> None:
         assert_type(await text.read(), str)
         async for line in text:
             assert_type(line, str)
+    bucket = CloudBucketMount("b")
+    assert_type(await bucket.exists.aio("a"), bool)
+    async for entry in bucket.iterdir("/"):
+        assert_type(entry, FileEntry)
     binary = await Volume.persist("v").open.aio("a", "rb")
     assert_type(binary, AsyncBinaryFile)
     assert_type(await binary.read(5), bytes)
