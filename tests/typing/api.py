@@ -93,7 +93,7 @@ def blocking() -> None:
     assert_type(b.read_bytes("a"), bytes)
     for found in b.glob("*"):
         assert_type(found, FileEntry)
-    b.put_file(1)  # type: ignore[call-arg]
+    b.put_file("a")  # type: ignore[call-arg]
 
     with pgstore.transaction() as tx:
         assert_type(tx, pgstore.Transaction)
