@@ -30,8 +30,8 @@ class OpenReader(OpenFile):
         self._reader = reader
 
     def read(self, offset: int, length: int) -> Op[list[bytes]]:
-        data = yield Call(partial(self._reader.read_at, offset, min(length, READ_BYTES_MAX)))
-        return [data] if data else []
+        views = yield Call(partial(self._reader.views_at, offset, min(length, READ_BYTES_MAX)))
+        return [_bytes_of(view) for view in views]
 
     def read_rest(self, offset: int, take: Callable[[bytes | memoryview], object]) -> Op[None]:
         pieces = self._reader.pieces(offset)
@@ -47,6 +47,12 @@ class OpenReader(OpenFile):
 
     def close(self) -> Op[None]:
         yield Call(self._reader.close)
+
+
+def _bytes_of(view: memoryview) -> bytes:
+    """The piece that came, where all of it is wanted; else a copy of the part."""
+    whole = view.obj
+    return whole if isinstance(whole, bytes) and len(whole) == len(view) else bytes(view)
 
 
 def take_some(pieces: Iterator[Bytes], take: Callable[[memoryview], object]) -> bool:

@@ -20,7 +20,9 @@ from pgstore.core.operation import Call, Fetch, Op, iterated, operation
 from pgstore.fs.transfer.local import Folder, LocalFolder, Source, Target
 from pgstore.fs.transfer.progress import Progress
 
-_AT_ONCE: Final = 4  # pieces of about 1 MiB that `read_file` fetches in one go
+_AT_ONCE: Final = (
+    2  # pieces of about 1 MiB that `read_file` fetches in one go; memory of more is cold when it is used again
+)
 _MODE_MAX: Final = 0o7777
 
 
