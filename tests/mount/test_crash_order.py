@@ -168,6 +168,24 @@ def test_a_hole_is_made_after_a_truncation_that_a_crash_has_taken_is_back(forget
     assert stored(nfs) == b"0" + b"\0\0" + b"34"
 
 
+def test_a_file_that_is_cut_while_another_cut_is_found_to_be_lost_is_no_longer_than_that(
+    forgetful_server, nfs, file, monkeypatch
+):
+    """
+    Another thread looks for what is lost.
+    """
+    file.truncate(5)
+    forgetful_server.crash()
+    nfs.stat("file")
+    secure = file._secure_appended
+    monkeypatch.setattr(file, "_secure_appended", lambda: (file.settle(), secure()))
+
+    file.truncate(0)
+    file.sync()
+
+    assert stored(nfs) == b""
+
+
 def test_attributes_that_others_have_set_after_a_crash_stay(forgetful_server, nfs_elsewhere, files, file):
     files.set_attributes(file.ino, UNCHANGED._replace(mode=0o640, uid=7))
     forgetful_server.crash()

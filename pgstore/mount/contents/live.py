@@ -565,6 +565,7 @@ class LiveContents(UnderWay):
                 losses, size, wanted = self._losses, self._cut_again, self.size_bytes
             if size is None:  # another thread has done it
                 return
+            size = min(size, wanted)  # it may have been cut further since it was known to be lost
             self._truncate(size)
             if wanted > size:
                 self._truncate(wanted)
