@@ -417,6 +417,7 @@ def test_a_bucket_that_was_denied_is_opened_anew(s3_place, s3_proxy):
     assert s3_place.open(proxy=s3_proxy) is given
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
 def test_a_child_process_has_connections_of_its_own(s3_place):
     import multiprocessing
 
