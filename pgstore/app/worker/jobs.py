@@ -99,7 +99,8 @@ class Jobs:
                 return self._interruptibly(running, lambda: self._awaited(running, self._outcome_async(running, call)))  # type: ignore[no-any-return]
             with self._transaction():
                 outcome = self._result(self._interruptibly(running, lambda: self._called(running, call)))
-                default_client().run(self._completing(running, outcome))
+                if self._spec.is_transactional:
+                    default_client().run(self._completing(running, outcome))
             return outcome
         except BaseException as exc:  # noqa: BLE001 - it is the caller's
             return failure(exc, self._spec)
@@ -108,7 +109,8 @@ class Jobs:
         async with self._transaction():
             with self._ends_forks():  # before the transaction ends
                 outcome = self._result(await call())
-            await default_client().run_async(self._completing(running, outcome))
+            if self._spec.is_transactional:
+                await default_client().run_async(self._completing(running, outcome))
         return outcome
 
     def _result(self, value: Any) -> Outcome:
@@ -118,8 +120,7 @@ class Jobs:
         return default_client().transaction() if self._spec.is_transactional else contextlib.nullcontext()
 
     def _completing(self, running: Running, outcome: Outcome) -> Op[None]:
-        if self._spec.is_transactional:
-            yield from self._target.committing()
+        yield from self._target.committing()
         if running.input.completion is not None:
             yield from pickle.loads(running.input.completion).complete(outcome)
 
