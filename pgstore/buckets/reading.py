@@ -11,6 +11,7 @@ always a few ahead of the reader: `pieces` finds out which it is from the first 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import threading
 from collections import deque
 from collections.abc import Generator, MutableSequence
@@ -29,6 +30,7 @@ MEASURED_BYTES: Final = 2 << 20
 FAST: Final = 250e6  # bytes per second; one connection that gives so many is not made faster by others
 BEHIND_BYTES: Final = 4 << 20  # kept for reads out of order, as a kernel that reads ahead sends them
 JUMP_BYTES: Final = 4 << 20  # that a reader in order may leave out
+MAPPED_BYTES_MIN: Final = 1 << 20  # of memory that is asked for by itself
 RANDOM_BYTES_MIN: Final = 128 << 10  # of a read elsewhere, for those that follow near it
 
 Pieces = Generator[Bytes, None, None]
@@ -135,7 +137,7 @@ class Parts:
         self._info = info
         self._shared = shared()
         self._asked = begin  # up to here
-        self._tasks: deque[tuple[Task[bytearray], int]] = deque()  # and what each has taken of the budget
+        self._tasks: deque[tuple[Task[memoryview], int]] = deque()  # and what each has taken of the budget
         self._ask()
 
     def __iter__(self) -> Pieces:
@@ -167,10 +169,17 @@ class Parts:
             self._shared.budget.give(taken)
 
 
-def read_range(bucket: Bucket, info: ObjectInfo, offset: int, length: int) -> bytearray:
-    data = bytearray(length)
-    bucket.read_into(info.key, memoryview(data), offset, info.tag)
-    return data
+def read_range(bucket: Bucket, info: ObjectInfo, offset: int, length: int) -> memoryview:
+    # What is large is mapped, and unmapped when nobody has it any more. From the heap it would come out of the arena of the thread
+    # that reads it, which keeps it: 279 MB for a process that reads and puts 256 MiB, instead of 173.
+    data: mmap.mmap | bytearray
+    if length >= MAPPED_BYTES_MIN:
+        data = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    else:
+        data = bytearray(length)
+    view = memoryview(data)
+    bucket.read_into(info.key, view, offset, info.tag)
+    return view
 
 
 class Window:
