@@ -186,6 +186,22 @@ def test_a_file_that_is_cut_while_another_cut_is_found_to_be_lost_is_no_longer_t
     assert stored(nfs) == b""
 
 
+def test_what_was_lost_and_then_cut_away_is_waited_for_by_nobody(forgetful_server, nfs, file):
+    """
+    It will never be on the disk.
+    """
+    file.write(10, b"more")
+    file.upload()
+    forgetful_server.crash()
+    nfs.stat("file")
+    file.truncate(10)
+
+    file.sync()
+
+    assert file.is_safe
+    assert stored(nfs) == TEN
+
+
 def test_attributes_that_others_have_set_after_a_crash_stay(forgetful_server, nfs_elsewhere, files, file):
     files.set_attributes(file.ino, UNCHANGED._replace(mode=0o640, uid=7))
     forgetful_server.crash()

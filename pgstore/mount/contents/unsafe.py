@@ -95,9 +95,9 @@ class Unsafe:
         is_lost = self._disk.is_lost
         lost = [each for commit, ranges in self._written if is_lost(commit) for each in ranges]
         cut = min((size for commit, size in self._cuts if is_lost(commit)), default=None)
-        if lost or cut is not None:
-            self._written = [each for each in self._written if not is_lost(each[0])]
-            self._cuts = [each for each in self._cuts if not is_lost(each[0])]
+        # Also that of which nothing is left to be written again.
+        self._written = [each for each in self._written if not is_lost(each[0])]
+        self._cuts = [each for each in self._cuts if not is_lost(each[0])]
         return lost, cut
 
     @property
