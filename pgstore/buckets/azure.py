@@ -30,6 +30,7 @@ from azure.core import MatchConditions
 from azure.core.exceptions import (
     AzureError,
     ClientAuthenticationError,
+    DeserializationError,
     HttpResponseError,
     ServiceRequestTimeoutError,
     ServiceResponseTimeoutError,
@@ -223,9 +224,12 @@ class AzureBucket(Bucket):
             return None
         try:
             with self._requests(key):
-                return self._container.get_blob_client(key).get_blob_properties()
+                found = self._container.get_blob_client(key).get_blob_properties()
         except errors.FileMissing:
             return None
+        if found.etag is None:
+            raise self._failures.not_understood(key, "ETag")
+        return found
 
     def _range(self, key: str, offset: int, length: int, tag: str) -> tuple[bytes, int]:
         """The bytes, at most CHECKED_BYTES and fewer at the end, and the size of the object."""
@@ -305,7 +309,7 @@ class AzureBucket(Bucket):
         """
         try:
             yield
-        except (AzureError, requests.exceptions.RequestException) as exc:
+        except (AzureError, DeserializationError, requests.exceptions.RequestException) as exc:
             error = self._failures.caused(self._error(exc, key, writing), exc)
             if isinstance(exc, HttpResponseError) and exc.status_code is not None and exc.status_code in refusals:
                 raise Refusal(exc.status_code, _code(exc), error) from None
@@ -325,6 +329,8 @@ class AzureBucket(Bucket):
                 case _ if code.startswith("Lease") and key is not None:
                     return failures.busy(key)
             return failures.of_status(exc.status_code, code, "", key=key, writing=writing)
+        if isinstance(exc, DeserializationError):
+            return failures.not_understood(key, "known form")
         if isinstance(exc, ClientAuthenticationError):
             return failures.denied("wrong", type(exc).__name__)
         if isinstance(exc, (ServiceRequestTimeoutError, ServiceResponseTimeoutError)) or "timed out" in str(exc):

@@ -116,6 +116,15 @@ class Failures:
         what = f"object {key!r} of {self._shown}" if key is not None else f"bucket {self._shown}"
         return errors.FileFailed(self._text(f"{what}: {self._service} refused the request", detail), key, errno=number)
 
+    def not_understood(self, key: str | None, lacking: str) -> errors.FileFailed:
+        """What answers does not have the interface of the provider: it said yes, and left out what it always says."""
+        what = f"object {key!r} of {self._shown}" if key is not None else f"bucket {self._shown}"
+        return errors.FileFailed(
+            f"{what}: the answer of {self._service} has no {lacking}; check that the endpoint has this interface",
+            key,
+            errno=errno.EPROTO,
+        )
+
     def of_status(self, status: int, code: str, detail: str, *, key: str | None, writing: bool) -> errors.Error:
         """The error of an answer that has no kind of its own, by its HTTP status."""
         detail = ": ".join(filter(None, (f"{status} {code}".strip(), detail)))

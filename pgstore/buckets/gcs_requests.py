@@ -74,6 +74,9 @@ class Requests:
                 answer = request()
                 self._exists = True
                 return answer
+            except requests.exceptions.JSONDecodeError as exc:
+                error = self.failures.caused(self.failures.not_understood(key, "JSON"), exc)
+                raise error from error.__cause__
             except (GoogleAPICallError, google.auth.exceptions.GoogleAuthError, DataCorruption, *UNREACHABLE) as exc:
                 failures += 1
                 if failures == self.policy.attempts or not _passes(exc):

@@ -95,7 +95,7 @@ def _make(location: Location, credentials: Credentials, policy: RetryPolicy) -> 
 def _check(location: Location) -> None:
     if location.provider not in ("s3", "gcs", "azure"):
         raise errors.InvalidError(f"provider of a bucket is {location.provider!r}, expected 's3', 'gcs' or 'azure'")
-    if not location.name or any(each in location.name for each in "/:?#@ "):
+    if not location.name.isprintable() or not location.name or any(each in location.name for each in "/:?#@ "):
         raise errors.InvalidError(
             f"name of a bucket is {location.name!r}, expected one such as 'my-data', without a URL"
         )

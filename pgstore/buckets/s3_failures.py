@@ -96,6 +96,8 @@ def _without_answer(failures: Failures, exc: Exception, writing: bool) -> errors
             return failures.timed_out(detail, writing=writing)
         case exceptions.HTTPClientError() | exceptions.IncompleteReadError():
             return failures.unavailable(detail, writing=writing)
+        case exceptions.SSLError():  # an OSError, too
+            return failures.unavailable(detail, writing=writing)
         case OSError():  # the file of a token of a role
             return failures.denied("missing", detail)
         case exceptions.ParamValidationError() | exceptions.BotoCoreError() | _:

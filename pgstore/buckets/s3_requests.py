@@ -26,6 +26,16 @@ _RANGE: Final = (HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+_ALWAYS_SAID: Final = {
+    "list_objects_v2": "IsTruncated",
+    "head_object": "ETag",
+    "put_object": "ETag",
+    "upload_part": "ETag",
+    "create_multipart_upload": "UploadId",
+}
+"""What is in the answers of all that have the interface, and not in those of a web page or a proxy that says 200 to everything."""
+
+
 class Requests:
     """What is asked of one bucket, through *client* of boto3."""
 
@@ -56,6 +66,9 @@ class Requests:
         except Exception as exc:  # noqa: BLE001 (the SDK's, and of what it rests on; all are told apart by `translated`)
             error = translated(self.failures, exc, key=key, writing=writing, expected=expected)
         else:
+            lacking = _ALWAYS_SAID.get(operation)
+            if lacking is not None and lacking not in answer:
+                raise self.failures.not_understood(key, lacking)
             self._exists = True
             return answer
         raise error

@@ -44,6 +44,13 @@ class BucketFiles(Definition):
         """The credentials, found now. Blocks."""
         return {} if self.secret is None else self.secret._values()
 
+    def _check_writable(self, path: str) -> None:
+        """Before the bucket is opened, which may ask for a secret."""
+        if self.read_only:
+            raise errors.ReadOnlyFiles(
+                f"{path!r} cannot be changed: {self!r} is read-only; pass read_only=False to write to it", path
+            )
+
     def _call(self, function: Callable[Concatenate[Tree, P], T], *args: P.args, **kwargs: P.kwargs) -> Op[T]:
         """What *function* returns, which is called with the tree and blocks."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Self, get_args
 from urllib.parse import urlsplit
 
 from pgstore import errors
@@ -55,6 +55,8 @@ class Definition:
             if self.requester_pays and self.secret is None:
                 raise errors.InvalidError("requester_pays=True needs a secret: the provider has to know who pays")
             object.__setattr__(self, "provider", _provider_of(self.bucket_endpoint_url))
+        elif self.provider not in get_args(Provider):
+            raise errors.InvalidError(f"provider is {self.provider!r}, expected 's3', 'gcs', 'azure' or None")
         if (self.provider == "azure") != (self.account_name is not None):
             raise errors.InvalidError("account_name is of Azure alone, which needs it: see from_azure_blob_storage")
 
@@ -212,6 +214,10 @@ def closed(key_prefix: object) -> str:
 def check_text(value: object, name: str, *, empty: bool = False) -> str:
     if not isinstance(value, str) or not (value or empty):
         raise errors.InvalidError(f"{name} is {value!r}, expected a str{'' if empty else ' that is not empty'}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise errors.InvalidError(f"{name} is {value!r}, which is not valid UTF-8") from None
     return value
 
 

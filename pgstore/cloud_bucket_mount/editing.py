@@ -28,6 +28,7 @@ class EditingObjects(BucketFiles):
         """
         if not path_of(path):
             raise errors.InvalidError("the root cannot be removed or moved; name what is in it")
+        self._check_writable(path)
         yield from self._call(_remove, path, recursive)
 
     @operation
@@ -48,6 +49,7 @@ class EditingObjects(BucketFiles):
         if not path_of(path):
             raise errors.InvalidError("the root cannot be removed or moved; name what is in it")
         target = file_path_of(new_path)
+        self._check_writable(path)
         yield from self._call(_move, path, target, replace)
 
     @operation
@@ -72,6 +74,7 @@ class EditingObjects(BucketFiles):
         if not given:
             raise errors.InvalidError("copy_files takes one path or several to copy, none was given")
         sources, target = [path_of(path) for path in given], path_of(dst_path)
+        self._check_writable(target)
         yield from self._call(copy, sources=sources, target=target, recursive=recursive, into=needs_directory(dst_path))
 
 

@@ -47,7 +47,9 @@ class OpeningObjects(BucketFiles):
             raise _not_supported(path, mode)
         if parsed.kind == "r":
             return FileAt(OpenReader((yield from self._call(Tree.open, _file_to_read(path)))), parsed, 0)
-        return FileAt((yield from self._open_new(file_path_of(path), parsed)), parsed, 0)
+        new = file_path_of(path)
+        self._check_writable(new)
+        return FileAt((yield from self._open_new(new, parsed)), parsed, 0)
 
     def _open_new(self, path: str, mode: Mode) -> Op[OpenWriter]:
         return OpenWriter((yield from self._call(Tree.create, path, exclusive=mode.kind == "x")))

@@ -297,13 +297,6 @@ class TransferringObjects(BucketFiles):
 
         return (yield from self._call(open_reader))
 
-    def _check_writable(self, path: str) -> None:
-        """Before the bucket is opened, which may ask for a secret."""
-        if self.read_only:
-            raise errors.ReadOnlyFiles(
-                f"{path!r} cannot be changed: {self!r} is read-only; pass read_only=False to write to it", path
-            )
-
 
 def _invalid(message: str) -> errors.InvalidError:
     # Where `errors` is an argument.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import time
 from datetime import UTC, datetime, timedelta
@@ -349,3 +350,20 @@ def test_the_environment_is_looked_at_where_nothing_is_given(place, monkeypatch)
     monkeypatch.setenv("AZURE_STORAGE_KEY", AZURE_KEY)
 
     assert place.open().put("k", b"data").size_bytes == 4
+
+
+@pytest.mark.parametrize(
+    "use",
+    [lambda bucket: list(bucket.list()), lambda bucket: bucket.head("k")],
+    ids=["list", "head"],
+)
+def test_an_endpoint_that_says_yes_to_everything_is_an_error_that_says_so(bucket, fault, use):
+    """
+    As the page of a router or a proxy does.
+    """
+    fault(status=200, body=b"<html>Please log in</html>", headers={"Content-Type": "text/html"})
+
+    with pytest.raises(errors.FileFailed, match="has no (known form|ETag); check that the endpoint") as caught:
+        use(bucket)
+
+    assert caught.value.errno == errno.EPROTO

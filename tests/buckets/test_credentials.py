@@ -443,6 +443,7 @@ def test_a_child_process_has_connections_of_its_own(s3_place):
         (Location("s3", ""), "name of a bucket is ''"),
         (Location("s3", "s3://b"), "name of a bucket is 's3://b', expected one such as 'my-data', without a URL"),
         (Location("s3", "b/prefix"), "name of a bucket is 'b/prefix'"),
+        (Location("s3", "b\n"), r"name of a bucket is 'b\n'"),
         (Location("s3", "b", endpoint_url="host:9000"), "is 'host:9000', expected a URL such as"),
     ],
 )

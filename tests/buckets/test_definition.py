@@ -105,8 +105,10 @@ def test_a_prefix_ends_in_a_slash():
         (lambda: CloudBucketMount.from_s3_bucket("b", secret=SECRET, anonymous=True), "anonymous=True cannot be"),
         (lambda: CloudBucketMount("b", account_name="a"), "account_name is of Azure alone"),
         (lambda: CloudBucketMount.from_azure_blob_storage("", "b"), "account_name is ''"),
+        (lambda: CloudBucketMount("b", provider="ftp"), "provider is 'ftp', expected 's3', 'gcs', 'azure' or None"),  # type: ignore[arg-type]
+        (lambda: CloudBucketMount.from_s3_bucket("b", key_prefix="\ud800"), "key_prefix is .*not valid UTF-8"),
     ],
-    ids=range(11),
+    ids=range(13),
 )
 def test_arguments_that_cannot_work_are_refused_at_once(make, message):
     with pytest.raises(errors.InvalidError, match=message):

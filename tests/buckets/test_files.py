@@ -120,6 +120,23 @@ def test_read_only_refuses_every_change_before_any_request(place, call, tmp_path
             mount.open("a", mode)
 
 
+def test_read_only_refuses_before_the_secret_is_looked_for(call):
+    mount = CloudBucketMount.from_s3_bucket("b", secret=Secret.from_dict({"AWS_ACCESS_KEY_ID": "half"}))
+    with pytest.raises(errors.AccessDenied):
+        call(mount.exists, "a")
+
+    for operation, arguments in (
+        (mount.write_bytes, ("a", b"1")),
+        (mount.remove_file, ("a",)),
+        (mount.move, ("a", "b")),
+        (mount.copy_files, ("a", "b")),
+        (mount.open, ("a", "w")),
+        (mount.open, ("a", "x")),
+    ):
+        with pytest.raises(errors.ReadOnlyFiles):
+            call(operation, *arguments)
+
+
 def test_a_file_appears_whole_when_it_is_closed(mount):
     put(mount, "a", b"before")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 import time
@@ -407,3 +408,20 @@ def test_a_key_file_that_is_none_is_told_at_once(place, proxy, key_file, changes
 
     assert key_file["private_key_id"] not in str(caught.value)
     assert proxy.log == []
+
+
+@pytest.mark.parametrize(
+    "use",
+    [lambda bucket: list(bucket.list()), lambda bucket: bucket.head("k")],
+    ids=["list", "head"],
+)
+def test_an_endpoint_that_says_yes_to_everything_is_an_error_that_says_so(bucket, fault, use):
+    """
+    As the page of a router or a proxy does.
+    """
+    fault(status=200, body=b"<html>Please log in</html>", headers={"Content-Type": "text/html"})
+
+    with pytest.raises(errors.FileFailed, match="has no JSON; check that the endpoint") as caught:
+        use(bucket)
+
+    assert caught.value.errno == errno.EPROTO

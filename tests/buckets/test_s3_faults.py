@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -168,6 +169,38 @@ def test_a_server_that_is_not_there_is_an_error(s3_place):
         bucket.put("k", b"")
 
     assert not isinstance(caught.value, errors.OutcomeUnknown)
+
+
+def test_a_server_without_tls_is_not_taken_for_missing_credentials(s3_place):
+    """
+    The SDK's error of TLS is an OSError, as that of an unreadable file of credentials.
+    """
+    bucket = s3_place.open(endpoint_url=s3_place.location.endpoint_url.replace("http:", "https:"))
+
+    with pytest.raises(errors.StoreUnavailable, match=r"not available.*SSL"):
+        list(bucket.list())
+
+
+@pytest.mark.parametrize(
+    ("method", "use", "lacking"),
+    [
+        ("GET", lambda bucket: list(bucket.list()), "IsTruncated"),
+        ("HEAD", lambda bucket: bucket.head("k"), "ETag"),
+        ("PUT", lambda bucket: bucket.put("k", b"data"), "ETag"),
+        ("POST", lambda bucket: bucket.begin_upload("k"), "UploadId"),
+    ],
+    ids=["list", "head", "put", "upload"],
+)
+def test_an_endpoint_that_says_yes_to_everything_is_not_taken_for_an_empty_bucket(bucket, fault, method, use, lacking):
+    """
+    Of a page of a router or a proxy the SDK makes an answer without contents.
+    """
+    fault(method, status=200, body=b"<html>Please log in</html>", headers={"Content-Type": "text/html"})
+
+    with pytest.raises(errors.FileFailed, match=f"has no {lacking}; check that the endpoint") as caught:
+        use(bucket)
+
+    assert caught.value.errno == errno.EPROTO
 
 
 # Writing.
