@@ -20,14 +20,14 @@ def demo(
         Path | None,
         typer.Argument(help="What to analyse.  [default: Python's own package `email`]", show_default=False),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="How many worker processes.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="How many workers at once.")] = 2,
     kill: Annotated[bool, typer.Option(help="Kill a worker in the middle of its work.")] = True,
 ) -> None:
     """
     Run a pipeline on a small directory, and check its sums.
 
-    Files go to a Volume, a task for each to a Queue; worker processes write their results to another Volume and count in a Dict.
-    One worker is killed at its work. Then SQL adds everything up. The stores are deleted at the end.
+    Files go to a Volume, and a call is spawned for each; workers write their results to another Volume and count in a Dict.
+    One worker is killed at its work. Then SQL adds everything up. The stores are deleted at the end; the calls stay for a week.
 
     \b
     Example:

@@ -210,7 +210,7 @@ SET_ATTRIBUTES = Statement(
 
 def _again(column: str, new: int, before: int) -> tuple[str, str]:
     """Whether *column* is to be set once more, to parameter *new*, as it is what it was *before*; and to what it is set."""
-    condition = f"${new} IS NOT NULL AND i.{column} IS NOT DISTINCT FROM ${before}"
+    condition = f"${new} IS NOT NULL AND i.{column}::bigint IS NOT DISTINCT FROM ${before}::bigint"
     return f"({condition})", f"{column} = CASE WHEN {condition} THEN ${new} ELSE i.{column} END"
 
 
