@@ -65,9 +65,11 @@ class CloudBucketMount(TransferringObjects, OpeningObjects, ListingObjects, Edit
                             after an error those that were done are done.
     concurrent writers      of one file: the last to close wins, and nothing is ever mixed. Azure keeps the parts of one of them:
                             the other gets `StaleFile`.
-    failures                A request that fails for the moment (a broken connection, 500, 503 SlowDown) is made again for a while,
-                            then: `StoreUnavailable`, `TimedOut`. Credentials that are missing, wrong or expired: `AccessDenied`,
-                            which names secret and bucket, and no value. No such bucket: `NotFoundError`.
+    failures                A request that fails for the moment (a broken connection, 500, 503 SlowDown) is made again, 5 times in
+                            all, then: `StoreUnavailable`, `TimedOut`. An attempt ends after 30 s without a byte, so that an
+                            endpoint that takes connections and never answers is given up after some 3 minutes. Credentials that
+                            are missing, wrong or expired: `AccessDenied`, which names secret and bucket, and no value. No such
+                            bucket: `NotFoundError`.
     memory                  About 100 MiB at most for all files of a process that are being read or written, and up to 30 MiB for
                             each.
     a crash                 Of a process that is killed, no half object is seen. Parts that it had put stay at the provider, and
