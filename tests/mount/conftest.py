@@ -15,6 +15,7 @@ import pgstore
 from pgstore.mount import attach, mount_table
 from pgstore.mount.daemon import backends, caller
 from tests.fixtures.memory_mount import MemoryMount
+from tests.fixtures.server import Server, migrate
 
 MEMORY = "tests.fixtures.memory_backend:files_of"
 
@@ -25,6 +26,17 @@ def skip_without_fuse(reason: str | None) -> None:
         if os.environ.get("CI"):
             pytest.fail(f"nothing can be mounted: {reason}")
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def forgetful_server(request):
+    """A server whose crash takes all that nobody has waited for."""
+    chosen = request.config.getoption("--postgres-bin")
+    with Server(chosen, durable=True) as server:
+        migrate(server.create_database("mounted"))
+        server.forget()
+        yield server
+        server.remember()
 
 
 @pytest.fixture(scope="session")

@@ -21,22 +21,10 @@ from pgstore.fs.tree.live_nodes import LiveNodes
 from pgstore.mount.backends import base, live
 from pgstore.mount.daemon.backends import MountSpec
 from pgstore.mount.protocol import AttributeChange, Owner
-from tests.fixtures.server import Server, migrate
 
 TEN = b"0123456789"
 UNCHANGED = AttributeChange()
 _NUMBERS = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def forgetful_server(request):
-    """A server whose crash takes all that nobody has waited for."""
-    chosen = request.config.getoption("--postgres-bin")
-    with Server(chosen, durable=True) as server:
-        migrate(server.create_database("mounted"))
-        server.forget()
-        yield server
-        server.remember()
 
 
 @pytest.fixture

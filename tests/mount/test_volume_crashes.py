@@ -12,21 +12,9 @@ import pgstore
 from pgstore.mount.backends import versioned
 from pgstore.mount.daemon.backends import MountSpec
 from pgstore.mount.protocol import Owner
-from tests.fixtures.server import Server, migrate
 
 LARGE = 300_000  # bytes; more than a row has room for
 _NUMBERS = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def forgetful_server(request):
-    """A server whose crash takes all that nobody has waited for."""
-    chosen = request.config.getoption("--postgres-bin")
-    with Server(chosen, durable=True) as server:
-        migrate(server.create_database("mounted"))
-        server.forget()
-        yield server
-        server.remember()
 
 
 @pytest.fixture
