@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from typing import Final, Protocol
 
-from pgstore.buckets.base import Bytes
+from pgstore.buckets.base import Bytes, Check
 
 
 class Checksum(Protocol):
@@ -63,3 +64,17 @@ class Verifier:
         if found == self._expected:
             return None
         return f"its {self._algorithm} is {found}, the provider has {self._expected}"
+
+
+def checked(
+    pieces: Generator[Bytes], checks: Sequence[Check], corrupt: Callable[[str], BaseException]
+) -> Generator[Bytes]:
+    """*pieces*, shown to *checks*, which may come with the first; after the last what *corrupt* makes of a fault is raised."""
+    with closing(pieces):
+        for piece in pieces:
+            for check in checks:
+                check.update(piece)
+            yield piece
+    for check in checks:
+        if (fault := check.fault()) is not None:
+            raise corrupt(fault)

@@ -26,6 +26,7 @@ import requests
 
 from pgstore import errors
 from pgstore.buckets.base import PAGE_KEYS, Bucket, Bytes, Check, Limits, ObjectInfo, Page, Upload
+from pgstore.buckets.checksums import checked
 from pgstore.buckets.credentials import Credentials
 from pgstore.buckets.failures import Failures, Refusal
 from pgstore.buckets.gcs_answers import CONTENT_TYPE, PASSING, UNREACHABLE, WRITE_ID, WholeObject, info_of_blob, reason
@@ -97,14 +98,7 @@ class GcsBucket(Bucket):
 
     def stream(self, key: str, offset: int, tag: str) -> Generator[Bytes]:
         checks: list[Check] = []
-        with closing(self._stream(key, offset, tag, checks)) as pieces:
-            for piece in pieces:
-                for check in checks:
-                    check.update(piece)
-                yield piece
-        for check in checks:
-            if (fault := check.fault()) is not None:
-                raise self._failures.corrupt(key, fault)
+        return checked(self._stream(key, offset, tag, checks), checks, partial(self._failures.corrupt, key))
 
     def stream_to_check(self, key: str, tag: str, checks: MutableSequence[Check]) -> Generator[Bytes]:
         return self._stream(key, 0, tag, checks)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Generator, Iterator, MutableSequence, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pgstore import errors
 from pgstore.buckets.base import PAGE_KEYS, Bucket, Bytes, Check, Limits, ObjectInfo, Page, Upload
-from pgstore.buckets.checksums import ALGORITHMS, Verifier
+from pgstore.buckets.checksums import ALGORITHMS, Verifier, checked
 from pgstore.buckets.credentials import Credentials, is_google
 from pgstore.buckets.failures import Failures, Refusal
 from pgstore.buckets.location import Location
@@ -135,14 +136,7 @@ class S3Bucket(Bucket):
 
     def stream(self, key: str, offset: int, tag: str) -> Generator[Bytes]:
         checks: list[Check] = []
-        with contextlib.closing(self._stream(key, offset, tag, checks)) as pieces:
-            for piece in pieces:
-                for check in checks:
-                    check.update(piece)
-                yield piece
-        for check in checks:
-            if (fault := check.fault()) is not None:
-                raise self._failures.corrupt(key, fault)
+        return checked(self._stream(key, offset, tag, checks), checks, partial(self._failures.corrupt, key))
 
     def stream_to_check(self, key: str, tag: str, checks: MutableSequence[Check]) -> Generator[Bytes]:
         return self._stream(key, 0, tag, checks)
