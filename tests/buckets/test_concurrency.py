@@ -215,12 +215,21 @@ def test_the_end_of_the_event_loop_ends_an_upload(gated):
     `asyncio.run` cancels what is left.
     """
     mount, bucket = mount_of(gated), gated.open()
+    tasks = []  # the event loop alone would not keep it
 
     async def work():
         task = asyncio.create_task(mount.put_file.aio(io.BytesIO(bytes(3 * parallel.PART_BYTES)), "a"))
         await _arrival(bucket)
-        bucket.gate.set()
+        tasks.append(asyncio.create_task(open_gate_when_cancelled()))
+        await asyncio.sleep(0)  # a task that has not begun does nothing at its end
         return task
+
+    async def open_gate_when_cancelled():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.05)  # the upload hears of its end first
+            bucket.gate.set()
 
     task = asyncio.run(work())
 
