@@ -5,8 +5,9 @@ Exit codes: 0 done, 1 failed, 2 called in a wrong way, 130 interrupted; `check` 
 came from.
 
 `migration`, `status`, `check`, `gc`, `demo`, `run` and `worker` are a command each; `mount` has three; `calls`, `server` and
-`secret` are nouns, with commands of their own. `target` knows which database a command is about, and `output` prints fields and
-tables.
+`secret` are nouns, with commands of their own, and so are `dict_commands`, `queue_commands`, `volume_commands` and `nfs_commands`,
+which share `stores`. `target` knows which database a command is about, `options` are those of many commands, and `output` prints
+fields, tables and JSON.
 
 Where a change belongs:
 
@@ -14,7 +15,8 @@ Where a change belongs:
   with a `typer.Typer` of its own, entered below by `app.add_typer`.
 - What a command finds out or does is a function in `pgstore.admin` that returns data. Here is no SQL, and no connection but that
   of a `Client`.
-- An option that stands before every command is one of `options` below, and a field of `target.Target`.
+- An option that stands before every command is one of `before` below, and a field of `target.Target`. One that many commands have
+  after the verb stands in `options`.
 """
 
 from __future__ import annotations
@@ -28,7 +30,23 @@ from typing import Annotated, Any, Final
 import typer
 
 from pgstore import errors, migrate
-from pgstore.cli import calls, check, demo, gc, migration, mount, output, secret, server, status, worker
+from pgstore.cli import (
+    calls,
+    check,
+    demo,
+    dict_commands,
+    gc,
+    migration,
+    mount,
+    nfs_commands,
+    output,
+    queue_commands,
+    secret,
+    server,
+    status,
+    volume_commands,
+    worker,
+)
 from pgstore.cli import run as run_command
 from pgstore.cli.target import Target
 
@@ -55,6 +73,10 @@ app.command("mounts")(mount.mounts)
 # What follows the file is the program's own.
 app.command("run", context_settings={"allow_interspersed_args": False})(run_command.run)
 app.command("worker")(worker.worker)
+app.add_typer(dict_commands.app, name="dict")
+app.add_typer(queue_commands.app, name="queue")
+app.add_typer(volume_commands.app, name="volume")
+app.add_typer(nfs_commands.app, name="nfs")
 app.add_typer(calls.app, name="calls")
 app.add_typer(secret.app, name="secret")
 app.add_typer(server.app, name="server")
@@ -69,7 +91,7 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def options(
+def before(
     context: typer.Context,
     url: Annotated[
         str | None,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 import typer
 from rich import box
@@ -40,6 +43,24 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         drawn.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
     # Off the terminal nothing is cut to a width that nobody has.
     Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(drawn)
+
+
+def records(columns: Sequence[str], rows: Iterable[Sequence[object]], as_json: bool) -> None:
+    """Print *rows* as a table, or as JSON objects whose keys are the columns in snake case."""
+    if as_json:
+        keys = [re.sub(r"[^a-z0-9]+", "_", column.lower()) for column in columns]
+        print(json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=2, default=_json))
+    else:
+        table(columns, [[_cell(value) for value in row] for row in rows])
+
+
+def _json(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _cell(value: object) -> object:
+    """How a table shows *value*: times by the minute, in local time."""
+    return "-" if value is None else f"{value.astimezone():%Y-%m-%d %H:%M}" if isinstance(value, datetime) else value
 
 
 def size(size_bytes: int) -> str:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,15 +11,11 @@ import typer
 import pgstore
 from pgstore.admin import secrets as admin
 from pgstore.cli import output
+from pgstore.cli.options import AllowMissing, AsJson, Environment, Yes, client_of, confirm
 from pgstore.cli.target import target
-from pgstore.core.names import check_name
 from pgstore.secret import dotenv
 
 app = typer.Typer(rich_markup_mode=None)
-
-Environment = Annotated[
-    str | None, typer.Option("--env", "-e", metavar="NAME", help="As before the command.", show_default=False)
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -70,7 +63,7 @@ def create(
     values = {**_typed(pairs or []), **_of_dotenv(from_dotenv), **_of_json(from_json)}
     if not values:
         raise pgstore.InvalidError("give at least one KEY=VALUE, or a file of them")
-    with _client(context, env) as (client, environment):
+    with client_of(context, env, auto_migrate=None) as (client, environment):
         admin.create(client, name, values, environment, replace=force)
     print(f"stored secret {name} with {', '.join(values)}\n")
     print(f'    @app.function(secrets=[pgstore.Secret.from_name("{name}")])')
@@ -119,7 +112,7 @@ def _of_json(path: Path | None) -> dict[str, str]:
 @app.command("list")
 def list_(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: AsJson = False,
     env: Environment = None,
 ) -> None:
     """
@@ -130,31 +123,12 @@ def list_(
       pgstore secret list
       pgstore secret list --json -e staging
     """
-    with _client(context, env) as (client, environment):
+    with client_of(context, env, auto_migrate=None) as (client, environment):
         found = admin.secrets(client, environment)
-    if as_json:
-        rows = [
-            {
-                "name": each.name,
-                "created_at": each.created_at.isoformat(),
-                "created_by": each.created_by,
-                "last_used_at": each.last_used_at and each.last_used_at.isoformat(),
-            }
-            for each in found
-        ]
-        print(json.dumps(rows, indent=2))
-        return
-    output.table(
+    output.records(
         ["Name", "Created at", "Created by", "Last used at"],
-        [
-            (
-                each.name,
-                f"{each.created_at:%Y-%m-%d %H:%M}",
-                each.created_by,
-                "-" if each.last_used_at is None else f"{each.last_used_at:%Y-%m-%d %H:%M}",
-            )
-            for each in found
-        ],
+        [(each.name, each.created_at, each.created_by, each.last_used_at) for each in found],
+        as_json,
     )
 
 
@@ -162,8 +136,8 @@ def list_(
 def delete(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="The secret.")],
-    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="It need not exist.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    allow_missing: AllowMissing = False,
+    yes: Yes = False,
     env: Environment = None,
 ) -> None:
     """
@@ -173,11 +147,8 @@ def delete(
     Example:
       pgstore secret delete openai --yes
     """
-    if not yes:
-        if not sys.stdin.isatty():
-            raise pgstore.Error("nothing was deleted, for nobody can be asked: give --yes")
-        typer.confirm(f"Delete the secret {name}? Nothing brings it back.", abort=True)
-    with _client(context, env) as (client, environment):
+    confirm(f"Delete the secret {name}?", yes)
+    with client_of(context, env, auto_migrate=None) as (client, environment):
         admin.delete(client, name, environment, allow_missing=allow_missing)
 
 
@@ -195,12 +166,3 @@ def rotate(context: typer.Context) -> None:
     with pgstore.Client(target(context).url) as client:
         count = admin.rotate(client)
     print(f"{count} encrypted with the first key")
-
-
-@contextlib.contextmanager
-def _client(context: typer.Context, env: str | None) -> Iterator[tuple[pgstore.Client, str]]:
-    """A client, and the environment that the command is about."""
-    chosen = target(context)
-    environment = chosen.environment if env is None else check_name(env, "environment")
-    with pgstore.Client(chosen.url, environment=environment) as client:
-        yield client, environment

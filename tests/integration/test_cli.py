@@ -31,6 +31,7 @@ COMMANDS = [
     ["mounts"],
     ["run"],
     ["worker"],
+    *([noun, *verb] for noun in ("dict", "queue", "volume", "nfs") for verb in ([], ["list"], ["delete"])),
     ["calls"],
     ["calls", "get"],
     ["calls", "cancel"],

@@ -1,0 +1,52 @@
+"""Options that many commands have, each with one name, one help text and one meaning."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+import pgstore
+from pgstore.cli.target import target
+from pgstore.core.names import check_name
+
+Environment = Annotated[
+    str | None, typer.Option("--env", "-e", metavar="NAME", help="As before the command.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="It need not exist.")]
+
+
+@contextlib.contextmanager
+def client_of(
+    context: typer.Context, env: str | None = None, *, auto_migrate: bool | None = False
+) -> Iterator[tuple[pgstore.Client, str]]:
+    """
+    A client of the database that the command is about, and the environment: *env*, the option after the verb, before the one that
+    stands before the noun.
+
+    A missing schema stays missing; *auto_migrate* is None where the command is the first use that makes it.
+    """
+    chosen = target(context)
+    environment = chosen.environment if env is None else check_name(env, "environment")
+    with pgstore.Client(chosen.url, environment=environment, auto_migrate=auto_migrate) as client:
+        yield client, environment
+
+
+def confirm(question: str, yes: bool) -> None:
+    """
+    Ask before something is lost, unless *yes*.
+
+    Raises:
+        Error: nobody can be asked.
+        typer.Abort: the answer is no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise pgstore.Error("nothing was changed, for nobody can be asked: give --yes")
+    typer.confirm(f"{question} Nothing brings it back.", abort=True, err=True)
