@@ -1,12 +1,9 @@
 """Stores in the transaction of an SQLAlchemy Session: its commit is theirs, and so is its rollback."""
 
-import os
-
 from sqlalchemy import create_engine, make_url, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import pgstore
-from pgstore import embedded
 
 
 class Base(DeclarativeBase):
@@ -19,7 +16,7 @@ class User(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
 
 
-url = make_url(os.environ.get("PGSTORE_URL") or embedded.ensure())
+url = make_url(pgstore.default_client().connection_url())
 engine = create_engine(url.set(drivername="postgresql+psycopg"))
 
 with pgstore.Queue.ephemeral() as welcome, Session(engine) as session:

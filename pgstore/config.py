@@ -6,6 +6,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote, urlencode
+
+from psycopg.conninfo import conninfo_to_dict
 
 from pgstore.errors import ConfigurationError
 
@@ -153,3 +156,15 @@ def _libpq_url(url: str) -> str:
     if separator and scheme.startswith(("postgresql+", "postgres+")):
         return ConnectionString(f"postgresql://{rest}")
     return ConnectionString(url)
+
+
+def as_url(conninfo: str) -> str:
+    """The libpq connection string *conninfo* as a URL, the form that other libraries understand as well."""
+    if conninfo.startswith(("postgresql://", "postgres://")):
+        return ConnectionString(conninfo)
+    given = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value is not None}
+    user, password, database = (quote(given.pop(name, ""), safe="") for name in ("user", "password", "dbname"))
+    login = f"{user}:{password}@" if password else f"{user}@" if user else ""
+    path = f"/{database}" if login or database or given else ""
+    rest = f"?{urlencode(given, quote_via=quote)}" if given else ""  # libpq reads host and port there, too
+    return ConnectionString(f"postgresql://{login}{path}{rest}")

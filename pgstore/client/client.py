@@ -22,17 +22,17 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 
-from pgstore import errors
+from pgstore import embedded, errors
 from pgstore.client.executor import AsyncExecutor, BlockingExecutor, Executor
 from pgstore.client.interfaces import ClientInterface
 from pgstore.client.scheduler import Scheduler
 from pgstore.client.scope import AMBIENT, current, forget_after_fork
 from pgstore.client.session import Session
 from pgstore.client.transaction import Transaction
-from pgstore.config import Settings, hidden
+from pgstore.config import Settings, as_url, hidden
 from pgstore.connection.pool import URGENT
 from pgstore.core.clock import Deadline
-from pgstore.core.error_mapping import describe, map_error
+from pgstore.core.error_mapping import check_conninfo, describe, map_error
 from pgstore.core.limit import bounded_by, lift
 from pgstore.core.names import check_name
 from pgstore.core.operation import BeforeCommit, Op, PutBack, Query, Request
@@ -144,6 +144,20 @@ class Client(ClientInterface):
                 _say_repeated(attempt, exc)
                 await asyncio.sleep(_backoff(attempt))
         raise AssertionError("unreachable")
+
+    def connection_url(self) -> str:
+        """
+        The URL of the database with all that is needed to log in, for other libraries: SQLAlchemy, Django, psycopg, `psql`.
+
+        Where nothing else is configured it is that of the embedded server, which is started. `postgresql://` alone says that
+        libpq's variables have everything. It may hold a password; its `repr` hides it, `str`, `print` and f-strings do not.
+        Where a function was given as url, it is asked.
+        """
+        url = self.settings.configured_url()
+        if url is None:
+            url = embedded.ensure()
+        check_conninfo(url)
+        return as_url(url)
 
     def close(self) -> None:
         """

@@ -6,11 +6,13 @@ import traceback
 from functools import partial
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import make_url
 
 import pgstore
 from pgstore import migrate
 from pgstore.admin.check import run_checks
-from pgstore.config import ConnectionString, Settings
+from pgstore.config import ConnectionString, Settings, as_url
 from pgstore.errors import ConfigurationError
 
 VARIABLES = ("PGSTORE_URL", "DATABASE_URL", "PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE", "PGUSER")
@@ -46,6 +48,46 @@ def test_sqlalchemys_driver_name_in_a_url_is_understood(monkeypatch):
     monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://u@h/d")
 
     assert Settings().configured_url() == "postgresql://u@h/d"
+
+
+@pytest.mark.parametrize(
+    "conninfo",
+    [
+        "",
+        "dbname=shop",
+        "host='/tmp/a b' port=5433 dbname=x/y user='me@home' password='p:/@% '",
+        "host=one,two port=1,2 user=u sslmode=require",
+        "password=x",
+        "service=shop",
+    ],
+)
+def test_the_url_for_other_libraries_says_what_libpqs_pairs_say(conninfo):
+    """
+    Django, SQLAlchemy and psql are to log in as pgstore does; most of them read nothing but URLs.
+    """
+    url = pgstore.Client(conninfo).connection_url() if conninfo else as_url(conninfo)
+
+    assert url.startswith("postgresql://")
+    assert conninfo_to_dict(url) == conninfo_to_dict(conninfo)
+    assert make_url(str(url)).get_backend_name() == "postgresql"
+    assert repr(url) == "<connection string>"  # it may hold a password
+
+
+def test_the_url_for_other_libraries_is_the_one_in_use(monkeypatch):
+    """
+    A framework that is given another database than pgstore cannot share a transaction with it.
+    """
+    monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://u:p@h/d?sslmode=require")
+    assert pgstore.Client().connection_url() == "postgresql://u:p@h/d?sslmode=require"
+
+    assert pgstore.Client(lambda: "postgresql://u:token@h/d").connection_url() == "postgresql://u:token@h/d"
+
+    monkeypatch.delenv("DATABASE_URL")
+    monkeypatch.setenv("PGHOST", "libpq")
+    assert pgstore.Client().connection_url() == "postgresql://"  # whoever reads it reads libpq's variables as well
+
+    with pytest.raises(ConfigurationError, match="%40 for @"):
+        pgstore.Client("postgresql://u:p@1@h/d").connection_url()
 
 
 def test_the_environment_is_main_unless_told_otherwise(monkeypatch):
