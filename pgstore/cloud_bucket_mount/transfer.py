@@ -19,6 +19,7 @@ from pgstore.core.checks import check_int
 from pgstore.core.operation import Call, Fetch, Op, iterated, operation
 from pgstore.fs.transfer.local import Folder, LocalFolder, Source, Target
 from pgstore.fs.transfer.progress import Progress
+from pgstore.fs.transfer.whole import WholeFiles
 
 _AT_ONCE: Final = (
     2  # pieces of about 1 MiB that `read_file` fetches in one go; memory of more is cold when it is used again
@@ -26,11 +27,8 @@ _AT_ONCE: Final = (
 _MODE_MAX: Final = 0o7777
 
 
-class TransferringObjects(BucketFiles):
-    """
-    put_file, put_directory, get_file, get_directory, read_file, read_file_into_fileobj; read_bytes, read_text, write_bytes,
-    write_text.
-    """
+class TransferringObjects(BucketFiles, WholeFiles):
+    """put_file, put_directory, get_file, get_directory, read_file, read_file_into_fileobj; and whole files in memory."""
 
     # ------------------------------------------------------------------------------------------------------ uploading
 
@@ -89,22 +87,6 @@ class TransferringObjects(BucketFiles):
         finally:
             shown.close()
             source.close()
-
-    @operation
-    def write_bytes(self, path: str, data: bytes | bytearray | memoryview) -> Op[int]:
-        """Make *data* the contents of a file, as `put_file` does, and return how many bytes they are."""
-        if not isinstance(data, bytes | bytearray | memoryview):
-            raise errors.InvalidError(f"write_bytes takes bytes, not {type(data).__name__}; write_text takes str")
-        yield from self._write_whole(path, data)
-        return memoryview(data).nbytes
-
-    @operation
-    def write_text(self, path: str, data: str, encoding: str = "utf-8", errors: str = "strict") -> Op[int]:
-        """Make *data* the contents of a file, as `put_file` does, and return how many characters they are."""
-        if not isinstance(data, str):
-            raise _invalid(f"write_text takes str, not {type(data).__name__}; write_bytes takes bytes")
-        yield from self._write_whole(path, data.encode(encoding, errors))
-        return len(data)
 
     def _write_whole(self, path: str, data: bytes | bytearray | memoryview) -> Op[None]:
         names = file_path_of(path)
@@ -252,22 +234,6 @@ class TransferringObjects(BucketFiles):
 
         return fetch
 
-    @operation
-    def read_bytes(self, path: str) -> Op[bytes]:
-        """Return the contents of a file, as `pathlib.Path.read_bytes` does. Errors are those of `read_file`."""
-        return (yield from self._read_whole(path))
-
-    @operation
-    def read_text(self, path: str, encoding: str = "utf-8", errors: str = "strict") -> Op[str]:
-        """
-        Return the contents of a text file, with one newline character at the end of each line, as `pathlib.Path.read_text` does.
-
-        Raises:
-            UnicodeDecodeError: it is no text of this *encoding*.
-        """
-        text = io.TextIOWrapper(io.BytesIO((yield from self._read_whole(path))), encoding, errors)
-        return text.read()
-
     def _read_whole(self, path: str) -> Op[bytes]:
         whole = io.BytesIO()
         reader = yield from self._open_reader(path)
@@ -296,8 +262,3 @@ class TransferringObjects(BucketFiles):
             return tree.open(names)
 
         return (yield from self._call(open_reader))
-
-
-def _invalid(message: str) -> errors.InvalidError:
-    # Where `errors` is an argument.
-    return errors.InvalidError(message)

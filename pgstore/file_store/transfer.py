@@ -17,13 +17,11 @@ from pgstore.fs.paths import Names, join, split, split_file
 from pgstore.fs.transfer import download, upload
 from pgstore.fs.transfer.local import Folder, LocalFolder, Source
 from pgstore.fs.transfer.progress import Progress
+from pgstore.fs.transfer.whole import WholeFiles
 
 
-class Transferring(FileStoreBase):
-    """
-    put_file, put_directory, get_file, get_directory, read_file, read_file_into_fileobj; read_bytes, read_text, write_bytes,
-    write_text.
-    """
+class Transferring(FileStoreBase, WholeFiles):
+    """put_file, put_directory, get_file, get_directory, read_file, read_file_into_fileobj; and whole files in memory."""
 
     # ------------------------------------------------------------------------------------------------------ uploading
 
@@ -244,43 +242,11 @@ class Transferring(FileStoreBase):
         tree = yield from self._tree()
         return download.Reader(tree, (yield from self._reading(tree, tree.need_file(names))))
 
-    @operation
-    def read_bytes(self, path: str) -> Op[bytes]:
-        """Return the contents of a file, as `pathlib.Path.read_bytes` does. Errors are those of `read_file`."""
-        return (yield from self._read_whole(path))
-
-    @operation
-    def read_text(self, path: str, encoding: str = "utf-8", errors: str = "strict") -> Op[str]:
-        """
-        Return the contents of a text file, with one newline character at the end of each line, as `pathlib.Path.read_text` does.
-
-        Raises:
-            UnicodeDecodeError: it is no text of this *encoding*.
-        """
-        text = io.TextIOWrapper(io.BytesIO((yield from self._read_whole(path))), encoding, errors)
-        return text.read()
-
     def _read_whole(self, path: str) -> Op[bytes]:
         whole = io.BytesIO()
         tree = yield from self._tree()
         yield from self._reading(tree, download.get_file(tree, split(path), whole, Progress()))
         return whole.getvalue()
-
-    @operation
-    def write_bytes(self, path: str, data: bytes | bytearray | memoryview) -> Op[int]:
-        """Make *data* the contents of a file, as `put_file` does, and return how many bytes they are."""
-        if not isinstance(data, bytes | bytearray | memoryview):
-            raise errors.InvalidError(f"write_bytes takes bytes, not {type(data).__name__}; write_text takes str")
-        yield from self._write_whole(path, data)
-        return memoryview(data).nbytes
-
-    @operation
-    def write_text(self, path: str, data: str, encoding: str = "utf-8", errors: str = "strict") -> Op[int]:
-        """Make *data* the contents of a file, as `put_file` does, and return how many characters they are."""
-        if not isinstance(data, str):
-            raise _invalid(f"write_text takes str, not {type(data).__name__}; write_bytes takes bytes")
-        yield from self._write_whole(path, data.encode(encoding, errors))
-        return len(data)
 
     def _write_whole(self, path: str, data: bytes | bytearray | memoryview) -> Op[None]:
         source: Source = yield Call(partial(Source.open, io.BytesIO(bytes(data))))
@@ -302,8 +268,3 @@ class Transferring(FileStoreBase):
         tree = yield from self._tree()
         told = Progress(tell=progress_cb)
         return (yield from self._reading(tree, download.get_file(tree, split(path), fileobj, told)))
-
-
-def _invalid(message: str) -> errors.InvalidError:
-    # Where `errors` is an argument.
-    return errors.InvalidError(message)
