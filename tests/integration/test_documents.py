@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import subprocess
@@ -13,35 +12,12 @@ import psycopg
 import pytest
 from psycopg import sql
 
-import pgstore
 from tests.fixtures.documents import ROOT, blocks_of
+from tests.fixtures.filled import filled
 
 DOCUMENTS = ["sql/README.md"]
 BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document)]
 RUN_HERE = [block for block in BLOCKS if block.run_by is None]
-
-
-def fill(url):
-    """Make what the queries of sql/README.md ask about, in the database of *url*."""
-    with pgstore.Client(url) as client:
-        settings = pgstore.Dict.persist("settings", client=client)
-        settings.update({"greeting": "hello", "limits": {"cpu": 2, "queues": ["fast", "slow"]}, ("a", 1): 2.5})
-        settings.put("token", "secret", ttl=3600)
-        pgstore.Dict.persist("settings", environment_name="staging", client=client)["greeting"] = "hi"
-        tasks = pgstore.Queue.persist("tasks", max_attempts=1, client=client)
-        tasks.put_many([{"order": number, "text": "a lamp"} for number in range(5)])
-        tasks.put({"order": 5}, partition="later")
-        tasks.get(lease=60).nack()  # a dead letter, for it may be attempted once
-        tasks.get(lease=3600)
-        tasks.put({"order": 6}, delay=3600)
-        models = pgstore.Volume.persist("models", client=client)
-        models.put_file(io.BytesIO(b'{"layers": 6}'), "v1/config.json")
-        models.put_file(io.BytesIO(b'{"layers": 12}'), "v1/config.json")
-        models.put_file(io.BytesIO(os.urandom(300_000)), "v1/weights.bin")
-        models.put_file(io.BytesIO(b"# TODO: train\n"), "v1/train.py")
-        models.copy_files(["v1/weights.bin"], "v1/weights-again.bin")
-        shared = pgstore.NetworkFileSystem.persist("shared", client=client)
-        shared.write_file("notes.txt", io.BytesIO(b"hello\n"))
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +26,9 @@ def filled_database(server, migrated_template):
     with psycopg.connect(server.url(), autocommit=True) as connection:
         roles_before = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles")}
     url = server.create_database(template=migrated_template)
-    fill(url)
 
-    yield url
+    with filled(url):
+        yield url
 
     server.drop_database(url)
     with psycopg.connect(server.url(), autocommit=True) as connection:
@@ -62,15 +38,14 @@ def filled_database(server, migrated_template):
 
 
 @pytest.fixture
-def environ(server, filled_database, empty_database, tmp_path):
-    """The environment of a reader: the programs of the server and of pgstore, a database, and another that is empty."""
+def environ(server, filled_database, tmp_path):
+    """The environment of a reader: the programs of the server and of pgstore, and a database."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PGSTORE_", "PG"))}
     programs = [Path(sys.executable).parent, server.bin_dir]
     return {
         **kept,
         "PATH": ":".join([*map(str, programs), kept["PATH"]]),
         "PGSTORE_URL": filled_database,
-        "OTHER_URL": empty_database,
         "PGSTORE_SERVER_DIR": str(tmp_path / "server"),
         "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "error",
@@ -78,7 +53,7 @@ def environ(server, filled_database, empty_database, tmp_path):
 
 
 COMMANDS = {
-    "sql": ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", "-"],
+    "sql": ["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-"],
     "sh": ["bash", "-e", "-u", "-o", "pipefail", "-s"],
 }
 
@@ -100,13 +75,67 @@ def run(block, environ, folder, url):
     return done.stdout
 
 
+# What the queries of sql/README.md answer about the database of tests/fixtures/filled.py: a part of the answer, and how many rows it has.
+ANSWERS = {
+    "1. Which stores are there, and how large are they?": ("main|volume|models|4|600", 8),
+    "2. What takes the disk space?": ("chunk|", 10),
+    "3. What is in a Dict?": ('limits|{"cpu": 2, "queues": ["fast", "slow"]}|', 4),
+    "4. Which entries have a certain value?": ("limits|fast", 1),
+    "5. What was changed last, in any Dict?": ("staging|settings|greeting|", 6),
+    "6. What expires within the next two hours?": ("main|settings|token|", 1),
+    "7. Who holds a lock of a Dict?": ("main|settings|nightly|", 1),
+    "8. Which queues are behind?": ("main|tasks|4|", 2),
+    "9. What waits in a queue, by partition?": ("later|1|", 2),
+    "10. Which items come next?": ('|{"text": "a lamp", "order": 2}', 3),
+    "11. What is being worked on, and until when?": ('|{"text": "a lamp", "order": 1}', 1),
+    "12. What has failed for good, and why?": ('|the lamp is broken|{"text": "a lamp", "order": 0}', 1),
+    "13. Which calls run, wait or have failed?": ("|example-outbox|send_mail|pending|0|", 1),
+    "14. What is in a directory?": ("v1/weights.bin|file|300000|", 4),
+    "15. Which files are the largest?": ("main|models|v1/weights.bin|293 kB", 5),
+    "16. What does a file say?": ("12|300000|\\x", 1),
+    "17. Which files contain a word?": ("v1/train.py", 1),
+    "18. Which versions of a Volume are kept?": ("|t\n3|", 4),
+    "19. What has changed between two versions?": ("v1/config.json|14|14", 3),
+    "20. Which programs are there, and which transaction holds the others back?": ("|psql|", 2),
+}
+
+
+def test_the_sql_readme_has_twenty_queries():
+    """
+    Each has its answer above; one that is added must be added there.
+    """
+    headings = {block.heading for block in blocks_of("sql/README.md", "sql") if block.heading[0].isdigit()}
+
+    assert headings == set(ANSWERS)
+    assert len(ANSWERS) == 20
+
+
+@pytest.mark.parametrize("question", ANSWERS)
+def test_a_query_answers_its_question(question, environ, tmp_path):
+    """
+    A query that runs may still show nothing, or something else.
+    """
+    (block,) = (block for block in BLOCKS if block.heading == question)
+    part, rows = ANSWERS[question]
+
+    printed = run(block, environ, tmp_path, environ["PGSTORE_URL"])
+
+    assert part in printed
+    assert printed.count("\n") == rows
+
+
 @pytest.mark.parametrize(
-    "block", [block for block in RUN_HERE if block.language in COMMANDS], ids=lambda block: block.id
+    "block",
+    [block for block in RUN_HERE if block.language in COMMANDS and block.heading not in ANSWERS],
+    ids=lambda block: block.id,
 )
-def test_what_a_document_shows_can_be_run(block, environ, tmp_path):
+def test_what_a_document_shows_can_be_run(block, environ, request, tmp_path):
     """
     Views and commands change; their description must follow.
     """
+    if block.language == "sh" or block.needs_empty_database:
+        environ["OTHER_URL"] = request.getfixturevalue("empty_database")
+
     run(block, environ, tmp_path, environ["OTHER_URL" if block.needs_empty_database else "PGSTORE_URL"])
 
 
