@@ -75,7 +75,7 @@ def run(block, environ, folder, url):
     return done.stdout
 
 
-# What the queries of sql/README.md answer about the database of tests/fixtures/filled.py: a part of the answer, and how many rows it has.
+# What the queries of sql/README.md answer about the database of tests/fixtures/filled.py: a part of it, and how many rows.
 ANSWERS = {
     "1. Which stores are there, and how large are they?": ("main|volume|models|4|600", 8),
     "2. What takes the disk space?": ("chunk|", 10),
