@@ -3,6 +3,7 @@
 `status.status_of` tells what a database holds, `check.run_checks` whether it is damaged, `repair.repair` mends what has one certain
 repair, `gc.collect` deletes what is not needed any more. `sequences` is a part of repairing. `mounts` has what this user has
 mounted, `stores` which stores there are, `secrets` what is stored for functions, `calls` what was spawned.
+`names` finds names of stores for completion.
 
 Where a change belongs:
 

@@ -6,8 +6,8 @@ came from.
 
 `migration`, `status`, `check`, `gc`, `demo`, `run` and `worker` are a command each; `mount` has three; `calls`, `server` and
 `secret` are nouns, with commands of their own, and so are `dict_commands`, `queue_commands`, `volume_commands` and `nfs_commands`,
-which share `stores`. `target` knows which database a command is about, `options` are those of many commands, and `output` prints
-fields, tables and JSON.
+which share `stores`. `target` knows which database a command is about, `options` are those of many commands, `output` prints fields,
+tables and JSON, and `completion` completes names of stores in a shell.
 
 Where a change belongs:
 
@@ -33,6 +33,7 @@ from pgstore import errors, migrate
 from pgstore.cli import (
     calls,
     check,
+    completion,
     demo,
     dict_commands,
     gc,
@@ -57,7 +58,6 @@ INTERRUPTED: Final = 130  # as shells report SIGINT
 
 app = typer.Typer(
     name="pgstore",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -99,7 +99,13 @@ def before(
     ] = None,
     env: Annotated[
         str | None,
-        typer.Option("--env", "-e", metavar="NAME", help="The environment: a name space of stores.  [default: main]"),
+        typer.Option(
+            "--env",
+            "-e",
+            metavar="NAME",
+            autocompletion=completion.environments,
+            help="The environment: a name space of stores.  [default: main]",
+        ),
     ] = None,
     version: Annotated[
         bool,
@@ -136,6 +142,7 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command that *arguments* name and return the exit code."""
+    completion.join_words(os.environ)
     try:
         code = app(arguments, prog_name="pgstore", standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):

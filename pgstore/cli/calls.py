@@ -13,6 +13,7 @@ import typer
 import pgstore
 from pgstore.admin import calls as admin
 from pgstore.cli import output
+from pgstore.cli.completion import names
 from pgstore.cli.target import target
 
 app = typer.Typer(rich_markup_mode=None)
@@ -21,7 +22,10 @@ app = typer.Typer(rich_markup_mode=None)
 @app.callback(invoke_without_command=True)
 def calls(
     context: typer.Context,
-    of: Annotated[str | None, typer.Option("--app", metavar="NAME", help="Of this App.  [default: all]")] = None,
+    of: Annotated[
+        str | None,
+        typer.Option("--app", metavar="NAME", autocompletion=names("app"), help="Of this App.  [default: all]"),
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="The newest so many.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:

@@ -10,6 +10,7 @@ import typer
 import pgstore
 from pgstore.admin.gc import CollectedStore, collect
 from pgstore.cli import output
+from pgstore.cli.completion import names
 from pgstore.cli.target import target
 from pgstore.core.names import KIND_NAMES
 from pgstore.fs.retention.collection import GRACE_SECONDS
@@ -20,7 +21,8 @@ def gc(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="A Volume or NetworkFileSystem.  [default: all, of all environments unless --env is given]"
+            autocompletion=names("volume", "nfs"),
+            help="A Volume or NetworkFileSystem.  [default: all, of all environments unless --env is given]",
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing; show what would be.")] = False,

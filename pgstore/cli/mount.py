@@ -15,6 +15,7 @@ import pgstore
 from pgstore import errors
 from pgstore.admin import mounts as admin
 from pgstore.cli import output
+from pgstore.cli.completion import names
 from pgstore.cli.target import target
 from pgstore.core.names import KIND_NAMES
 from pgstore.mount.options import BACKGROUND_COMMIT_SECONDS, TIMEOUT_SECONDS, checked, defaults
@@ -24,7 +25,9 @@ from pgstore.mount.recovery import About
 def mount(
     context: typer.Context,
     kind: Annotated[str, typer.Argument(metavar="volume|nfs", help="What it is.")],
-    name: Annotated[str, typer.Argument(help="The Volume or NetworkFileSystem.")],
+    name: Annotated[
+        str, typer.Argument(help="The Volume or NetworkFileSystem.", autocompletion=names("volume", "nfs"))
+    ],
     directory: Annotated[str, typer.Argument(metavar="DIR", help="A directory that is there, and empty.")],
     read_only: Annotated[bool, typer.Option("--read-only", help="Nothing can be written.")] = False,
     foreground: Annotated[

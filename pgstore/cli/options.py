@@ -10,11 +10,15 @@ from typing import Annotated
 import typer
 
 import pgstore
+from pgstore.cli.completion import environments
 from pgstore.cli.target import target
 from pgstore.core.names import check_name
 
 Environment = Annotated[
-    str | None, typer.Option("--env", "-e", metavar="NAME", help="As before the command.", show_default=False)
+    str | None,
+    typer.Option(
+        "--env", "-e", metavar="NAME", help="As before the command.", show_default=False, autocompletion=environments
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

@@ -11,9 +11,12 @@ import typer
 import pgstore
 from pgstore.admin import stores as admin
 from pgstore.cli import output
+from pgstore.cli.completion import names_of_group
 from pgstore.cli.options import AllowMissing, AsJson, Environment, Yes, client_of, confirm
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The store.", show_default=False)]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="The store.", show_default=False, autocompletion=names_of_group)
+]
 
 
 @contextlib.contextmanager
