@@ -6,8 +6,8 @@ came from.
 
 `migration`, `status`, `check`, `gc`, `demo`, `run` and `worker` are a command each; `mount` has three; `calls`, `server` and
 `secret` are nouns, with commands of their own, and so are `dict_commands`, `queue_commands`, `volume_commands` and `nfs_commands`,
-which share `stores`. `target` knows which database a command is about, `options` are those of many commands, `output` prints fields,
-tables and JSON, and `completion` completes names of stores in a shell.
+which share `stores`. `target` knows which database a command is about, `options` are those of many commands, `output` prints
+fields, tables and JSON, and `completion` completes names of stores in a shell.
 
 Where a change belongs:
 
