@@ -10,7 +10,8 @@ What a provider is asked for, and the providers:
   `gcs_answers` tells answers apart
 - `azure`: Azure Blob Storage; `azure_client` has the SDK's settings
 - `opening`: from a `location` and the values of a secret to a bucket; `credentials` says which of the values are understood
-- what the providers share: `failures` (errors), `retries` (and bodies that are resumed), `checksums`
+- what the providers share: `provider` (the base of their buckets), `failures` (errors), `retries` (and bodies
+  that are resumed), `checksums`
 
 What is made of a bucket, of whatever provider:
 

@@ -39,10 +39,11 @@ from azure.storage.blob import BlobBlock, BlobPrefix
 
 from pgstore import errors
 from pgstore.buckets.azure_client import CHECKED_BYTES, NoCredentialsError, make_client
-from pgstore.buckets.base import PAGE_KEYS, Bucket, Bytes, Limits, ObjectInfo, Page, Upload
+from pgstore.buckets.base import PAGE_KEYS, Bytes, Limits, ObjectInfo, Page, Upload
 from pgstore.buckets.credentials import Credentials
 from pgstore.buckets.failures import Failures, Refusal
 from pgstore.buckets.location import Location
+from pgstore.buckets.provider import ProviderBucket
 from pgstore.buckets.retries import DEFAULT_POLICY, RetryPolicy
 
 PIECE_BYTES: Final = 1 << 20
@@ -56,7 +57,7 @@ TAKEN_FOR_SLASH: Final = "\\"
 OFTEN_REFUSED: Final = frozenset({409, 412})  # a condition does not hold; others hold a lease
 
 
-class AzureBucket(Bucket):
+class AzureBucket(ProviderBucket):
     """A container."""
 
     limits = Limits(
@@ -77,22 +78,9 @@ class AzureBucket(Bucket):
         except (AzureError, ValueError) as exc:
             error = failures.caused(failures.denied("wrong", type(exc).__name__), exc)
         else:
-            self._failures = failures
-            self._policy = policy
-            self._shown = location.shown
+            self._begin(location, failures, policy)
             return
         raise error
-
-    @property
-    def shown(self) -> str:
-        return self._shown
-
-    @property
-    def was_denied(self) -> bool:
-        return self._failures.was_denied
-
-    def __repr__(self) -> str:
-        return f"<AzureBucket {self._shown}>"
 
     def head(self, key: str) -> ObjectInfo | None:
         found = self._properties(key)
@@ -103,11 +91,8 @@ class AzureBucket(Bucket):
             piece = buffer[start : start + CHECKED_BYTES]
             got, _ = self._range(key, offset + start, len(piece), tag)
             if len(got) != len(piece):
-                end = offset + start + len(got)
-                raise errors.PositionInvalid(
-                    f"object {key!r} of {self._shown} ends at {end}, before {offset + len(buffer)}; it was asked for from "
-                    f"{offset} on",
-                    key,
+                raise self._ends_early(
+                    key, offset=offset, end=offset + len(buffer), found_end=offset + start + len(got)
                 )
             piece[:] = got
 

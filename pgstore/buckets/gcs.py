@@ -25,7 +25,7 @@ import google.auth.exceptions
 import requests
 
 from pgstore import errors
-from pgstore.buckets.base import PAGE_KEYS, Bucket, Bytes, Check, Limits, ObjectInfo, Page, Upload
+from pgstore.buckets.base import PAGE_KEYS, Bytes, Check, Limits, ObjectInfo, Page, Upload
 from pgstore.buckets.checksums import checked
 from pgstore.buckets.credentials import Credentials
 from pgstore.buckets.failures import Failures, Refusal
@@ -34,6 +34,7 @@ from pgstore.buckets.gcs_client import make_client
 from pgstore.buckets.gcs_requests import Requests
 from pgstore.buckets.gcs_upload import ResumableUpload
 from pgstore.buckets.location import Location
+from pgstore.buckets.provider import ProviderBucket
 from pgstore.buckets.retries import DEFAULT_POLICY, CutShort, RetryPolicy, fill, resumed
 
 T = TypeVar("T")
@@ -43,7 +44,7 @@ DELETES_AT_ONCE: Final = 16
 LISTED: Final = "items(name,size,generation,updated),prefixes,nextPageToken"
 
 
-class GcsBucket(Bucket):
+class GcsBucket(ProviderBucket):
     """A bucket."""
 
     limits = Limits(part_bytes_min=256 << 10, part_bytes_max=5 << 30, parts_max=1_000_000, object_bytes_max=5 << 40)
@@ -63,22 +64,9 @@ class GcsBucket(Bucket):
             error = failures.caused(failures.denied("wrong", type(exc).__name__), exc)
         else:
             self._requests = Requests(client, location, failures, policy)
-            self._shown = location.shown
-            self._failures = failures
-            self._policy = policy
+            self._begin(location, failures, policy)
             return
         raise error
-
-    def __repr__(self) -> str:
-        return f"<GcsBucket {self._shown}>"
-
-    @property
-    def shown(self) -> str:
-        return self._shown
-
-    @property
-    def was_denied(self) -> bool:
-        return self._failures.was_denied
 
     def head(self, key: str) -> ObjectInfo | None:
         found = self._requests.blob(key)
@@ -90,11 +78,7 @@ class GcsBucket(Bucket):
             with closing(resumed(lambda start: self._body(key, tag, start, end), offset, self._policy)) as pieces:
                 filled = fill(buffer, pieces)
             if filled < len(buffer):
-                raise errors.PositionInvalid(
-                    f"object {key!r} of {self._shown} ends at {offset + filled}, before {end}; it was asked for from "
-                    f"{offset} on",
-                    key,
-                )
+                raise self._ends_early(key, offset=offset, end=end, found_end=offset + filled)
 
     def stream(self, key: str, offset: int, tag: str) -> Generator[Bytes]:
         checks: list[Check] = []

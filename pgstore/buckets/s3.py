@@ -16,11 +16,12 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pgstore import errors
-from pgstore.buckets.base import PAGE_KEYS, Bucket, Bytes, Check, Limits, ObjectInfo, Page, Upload
+from pgstore.buckets.base import PAGE_KEYS, Bytes, Check, Limits, ObjectInfo, Page, Upload
 from pgstore.buckets.checksums import ALGORITHMS, Verifier, checked
 from pgstore.buckets.credentials import Credentials, is_google
 from pgstore.buckets.failures import Failures, Refusal
 from pgstore.buckets.location import Location
+from pgstore.buckets.provider import ProviderBucket
 from pgstore.buckets.retries import DEFAULT_POLICY, CutShort, RetryPolicy, fill, resumed
 from pgstore.buckets.s3_client import make_client
 from pgstore.buckets.s3_copy import Copier
@@ -50,7 +51,7 @@ R2_LIMITS: Final = Limits(
 """https://developers.cloudflare.com/r2/objects/multipart-objects/: of one size, which decides how large an object can be."""
 
 
-class S3Bucket(Bucket):
+class S3Bucket(ProviderBucket):
     """A bucket, with one client of boto3, which all threads share."""
 
     # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html; the largest object is what parts allow: AWS puts an end
@@ -75,7 +76,6 @@ class S3Bucket(Bucket):
             AccessDenied: the credentials cannot be used.
             ConfigurationError: the SDK is not installed.
         """
-        self._shown = location.shown
         if (urlsplit(location.endpoint_url or "").hostname or "").endswith(R2_HOST):
             self.limits = R2_LIMITS
         google = is_google(location.endpoint_url)
@@ -90,8 +90,7 @@ class S3Bucket(Bucket):
             error = translated(failures, exc, key=None, writing=False, expected=())
         else:
             self._requests = Requests(client, location, failures, policy)
-            self._failures = failures
-            self._policy = policy
+            self._begin(location, failures, policy)
             # The checksums of AWS are refused there. Elsewhere the SDK adds one, or is told by its own settings not to.
             self._with_md5 = google or client.meta.config.request_checksum_calculation == "when_required"
             self._deletes_several = not google
@@ -100,17 +99,6 @@ class S3Bucket(Bucket):
             )
             return
         raise error
-
-    @property
-    def shown(self) -> str:
-        return self._shown
-
-    @property
-    def was_denied(self) -> bool:
-        return self._failures.was_denied
-
-    def __repr__(self) -> str:
-        return f"<S3Bucket {self._shown}>"
 
     def head(self, key: str) -> ObjectInfo | None:
         found = self._requests.head(key)
@@ -129,10 +117,7 @@ class S3Bucket(Bucket):
         with contextlib.closing(resumed(begin, offset, self._policy)) as pieces:
             filled = fill(buffer, pieces)
         if filled < len(buffer):
-            raise errors.PositionInvalid(
-                f"object {key!r} of {self._shown} ends at {offset + filled}, before {end}; it was asked for from {offset} on",
-                key,
-            )
+            raise self._ends_early(key, offset=offset, end=end, found_end=offset + filled)
 
     def stream(self, key: str, offset: int, tag: str) -> Generator[Bytes]:
         checks: list[Check] = []

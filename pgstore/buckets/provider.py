@@ -1,0 +1,35 @@
+"""What the buckets of all providers have: a name, their failures, and how often a request is tried."""
+
+from __future__ import annotations
+
+from pgstore import errors
+from pgstore.buckets.base import Bucket
+from pgstore.buckets.failures import Failures
+from pgstore.buckets.location import Location
+from pgstore.buckets.retries import RetryPolicy
+
+
+class ProviderBucket(Bucket):
+    """A bucket that a provider keeps."""
+
+    def _begin(self, location: Location, failures: Failures, policy: RetryPolicy) -> None:
+        """Once there is a client."""
+        self._shown = location.shown
+        self._failures = failures
+        self._policy = policy
+
+    @property
+    def shown(self) -> str:
+        return self._shown
+
+    @property
+    def was_denied(self) -> bool:
+        return self._failures.was_denied
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._shown}>"
+
+    def _ends_early(self, key: str, *, offset: int, end: int, found_end: int) -> errors.PositionInvalid:
+        return errors.PositionInvalid(
+            f"object {key!r} of {self._shown} ends at {found_end}, before {end}; it was asked for from {offset} on", key
+        )
