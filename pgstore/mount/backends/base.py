@@ -23,8 +23,9 @@ from pgstore.fs.tree import nodes
 from pgstore.fs.tree.resolve import Tree
 from pgstore.mount.contents.failures import os_error
 from pgstore.mount.contents.open_file import ContentsFile
+from pgstore.mount.contents.shared import Shared
 from pgstore.mount.contents.stage import Stage
-from pgstore.mount.contents.under_way import Shared, UnderWay
+from pgstore.mount.contents.under_way import UnderWay
 from pgstore.mount.daemon.backends import MountSpec
 from pgstore.mount.protocol import Attributes, Files, OpenFile, Statistics
 

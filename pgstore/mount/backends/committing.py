@@ -31,7 +31,7 @@ from pgstore.fs.tree.held import HeldFileSystem, HeldTree
 from pgstore.mount.backends.base import StoreFiles
 from pgstore.mount.backends.keeping import Keeping, new_directory
 from pgstore.mount.contents.open_file import VolumeFile
-from pgstore.mount.contents.under_way import Shared
+from pgstore.mount.contents.shared import Shared
 from pgstore.mount.contents.volume import VolumeContents
 from pgstore.mount.daemon.backends import MountSpec
 from pgstore.mount.failures import message_of

@@ -16,7 +16,7 @@ from pgstore.mount.backends.audience import Audience
 from pgstore.mount.backends.base import StoreFiles
 from pgstore.mount.backends.known import Known
 from pgstore.mount.backends.securing import SecuringFiles
-from pgstore.mount.contents.under_way import Shared
+from pgstore.mount.contents.shared import Shared
 from pgstore.mount.daemon.backends import MountSpec
 from pgstore.mount.listed import Listed
 from pgstore.mount.protocol import Caching, Kernel

@@ -38,7 +38,7 @@ from pgstore.mount.backends.hearing import HEARD, HearingFiles, state_of
 from pgstore.mount.backends.locks import SharedLocks
 from pgstore.mount.contents.live import LiveContents
 from pgstore.mount.contents.open_file import LiveFile
-from pgstore.mount.contents.under_way import Shared
+from pgstore.mount.contents.shared import Shared
 from pgstore.mount.daemon.backends import MountSpec
 from pgstore.mount.protocol import (
     MISSING,

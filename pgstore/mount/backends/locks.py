@@ -14,7 +14,7 @@ from typing import Final
 
 from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
-from pgstore.mount.contents.under_way import Shared
+from pgstore.mount.contents.shared import Shared
 from pgstore.mount.protocol import Lock
 
 _LOG: Final = logging.getLogger("pgstore")

@@ -22,7 +22,7 @@ from pgstore.client.history import only_server
 from pgstore.core.operation import Op
 from pgstore.fs.model import StoreGone
 from pgstore.mount.contents.disk import Commit
-from pgstore.mount.contents.under_way import Shared
+from pgstore.mount.contents.shared import Shared
 
 _LOG: Final = logging.getLogger("pgstore")
 NAMES_MAX: Final = 20_000  # that are noted before somebody waits for the disk

@@ -21,7 +21,7 @@ from pgstore.mount.backends.base import StoreFiles
 from pgstore.mount.backends.keeping_live import Places, keep
 from pgstore.mount.backends.name_log import NameLog
 from pgstore.mount.contents.live import LiveContents
-from pgstore.mount.contents.under_way import Shared
+from pgstore.mount.contents.shared import Shared
 from pgstore.mount.daemon.backends import MountSpec
 from pgstore.mount.protocol import Kernel
 

@@ -29,7 +29,7 @@ from pgstore.mount.backends.base import MustAsk, ReadTooEarly, at_once, may_writ
 from pgstore.mount.backends.committing import CommittingFiles
 from pgstore.mount.backends.expected import LARGE_BYTES, Expected, suffix_of
 from pgstore.mount.contents.open_file import VolumeFile
-from pgstore.mount.contents.under_way import Shared
+from pgstore.mount.contents.shared import Shared
 from pgstore.mount.contents.volume import VolumeContents
 from pgstore.mount.daemon.backends import MountSpec
 from pgstore.mount.listed import Listed

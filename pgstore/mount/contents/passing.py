@@ -11,7 +11,8 @@ from typing import Final
 from pgstore.fs.content.block_reader import Source
 from pgstore.mount.contents.passed import FILLED_BYTES_MAX, FREE_BYTES_MIN, Passed, Passes, data_of, is_alone
 from pgstore.mount.contents.ranges import Ranges, ranges_of
-from pgstore.mount.contents.under_way import UPLOAD_BYTES, Shared, UnderWay, check_size
+from pgstore.mount.contents.shared import Shared
+from pgstore.mount.contents.under_way import UPLOAD_BYTES, UnderWay, check_size
 from pgstore.mount.protocol import Bytes
 
 # The kernel tells of the end of an open file a moment before it is done with what was passed through.

@@ -46,7 +46,8 @@ from pgstore.mount.contents.new_blob import (
 )
 from pgstore.mount.contents.passing import Passing
 from pgstore.mount.contents.ranges import Range, Ranges, ranges_of
-from pgstore.mount.contents.under_way import UPLOAD_BYTES, UPLOADS_MAX, Shared
+from pgstore.mount.contents.shared import UPLOADS_MAX, Shared
+from pgstore.mount.contents.under_way import UPLOAD_BYTES
 
 ATTEMPTS: Final = 4  # to upload what is lost again and again
 _UNKNOWN: Final = -1  # no server's number
