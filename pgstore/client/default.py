@@ -26,7 +26,11 @@ def configure(
     auto_migrate: bool | None = None,
     signing_keys: Sequence[bytes] = (),
 ) -> Client:
-    """Set the default client up, in place of the environment's settings (see `Client`). Stores made before keep theirs."""
+    """
+    Set the default client up, in place of the environment's settings. Stores made before keep theirs.
+
+    The arguments are those of `Client`.
+    """
     global _default
     url, listen_url, signing_keys = hidden(url), hidden(listen_url), hidden(signing_keys)
     client = Client(
@@ -54,19 +58,74 @@ def default_client() -> Client:
 
 
 def transaction(connection: Any = None) -> Transaction:
-    """A transaction of the default client; see `Client.transaction`."""
+    """
+    A transaction of the default client over everything done inside its block: all of it, or, after an exception, nothing.
+
+    >>> with pgstore.transaction() as tx:
+    ...     task = tasks.get()
+    ...     results[task] = work(task)
+    ...     _ = tx.connection.execute(
+    ...         "INSERT INTO log (task) VALUES (%s)", [task]
+    ...     )  # psycopg's connection, for your own SQL
+
+    **Ambient.** Every operation of every store in the block takes part. It is READ COMMITTED, and as durable as the server
+    makes its commits (`synchronous_commit`, which is on unless somebody changed it). Operations outside are transactions of
+    their own.
+
+    **One thread, one task.** The block is for the thread or asyncio task that opened it. A plain new thread has no transaction:
+    what it does is committed at once, each operation by itself. A thread or task that got a copy of the context
+    (`asyncio.create_task`, `asyncio.to_thread`) gets a `TransactionScopeError` instead of a surprise. `store.using(tx)` takes
+    part from anywhere, one call at a time.
+
+    **Nested.** A block in a block is a savepoint.
+
+    **Joined.** `transaction(connection=x)` uses a transaction of yours: of a psycopg `Connection` or `AsyncConnection`, or of a
+    SQLAlchemy `Connection`, `Session`, `AsyncConnection` or `AsyncSession`. You commit, and pgstore changes none of your
+    settings. An exception undoes what was done since the block's first write, by a savepoint; what you did before stays, for
+    you to commit.
+
+    **Objects too.** What is rolled back is also undone in objects that you hold: a lease that was acknowledged goes on, an open
+    file is where it was. (Not where you roll back a joined transaction after the block: pgstore does not hear of it.)
+
+    **Generators.** A loop over a generator that is suspended in its block is outside of it: operations in the loop's body raise
+    `TransactionScopeError`. Context managers made of generators (`contextlib.contextmanager`, fixtures) lend their transaction.
+    Where a framework enters, uses and leaves one in copies of the context, the block would be empty and its operations would
+    have been committed by themselves: it raises at its end, unless `store.using(tx)` was used in it.
+
+    **Asynchronous.** `async with pgstore.transaction():` and `.aio`. A blocking call in it is an error, not a frozen event
+    loop.
+
+    **Repeated.** `run_transaction(function)` calls the function again where the server rolled it back or went away. By itself
+    nothing is repeated after a lost connection but reads, writes that have certainly not happened, and those that do no harm
+    twice, as a put with an `idempotency_key`.
+
+    **Doubtful.** If the connection breaks in a COMMIT, pgstore asks the server what became of it. Where that cannot be known,
+    and for a single write whose answer was lost, it raises `OutcomeUnknown`.
+
+    Args:
+        connection: whose transaction to join; None: a transaction of its own.
+    """
     return default_client().transaction(connection)
 
 
 def run_transaction(function: Callable[[Transaction], T] | Callable[[], T]) -> T:
-    """`Client.run_transaction` of the default client."""
+    """
+    Call *function* in a transaction of the default client; again after a deadlock, a serialization failure, a `ConflictError`
+    or a lost connection.
+
+    *function* receives the transaction, if it takes an argument, and may run several times; what it returns is returned after
+    the commit. An `OutcomeUnknown` is not repeated.
+
+    >>> pgstore.run_transaction(lambda: results.increment("done"))
+    1
+    """
     return default_client().run_transaction(function)
 
 
 async def run_transaction_async(
     function: Callable[[Transaction], Coroutine[Any, Any, T]] | Callable[[], Coroutine[Any, Any, T]],
 ) -> T:
-    """`Client.run_transaction_async` of the default client."""
+    """`run_transaction` for a coroutine function: `await pgstore.run_transaction_async(function)`."""
     return await default_client().run_transaction_async(function)
 
 

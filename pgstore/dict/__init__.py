@@ -47,42 +47,62 @@ class Dict(Memoizing[K, V], Mutating[K, V], Watching[K, V], Taking[K, V], Scan[K
     >>> d["limit"] = 10
     >>> d.get("limit")
     10
+    >>> d.increment("limit", 5)
+    15
 
-    It is a `MutableMapping`, but that `keys`, `values` and `items` return lists and `pop` of a missing key returns None. `Dict[str,
-    int]` says what it holds, for type checkers: `d: Dict[str, int] = Dict.from_name("settings")`.
+    It is a `MutableMapping` (`in`, `len`, `for`, `update`, `|=`, `setdefault`, `popitem`, `==`), but that `keys`, `values` and
+    `items` return lists, `pop` of a missing key returns None, and `bool(d)` asks whether there is an entry. For type checkers
+    `Dict[str, int]` says what it holds: `d: Dict[str, int] = Dict.from_name("settings")`.
 
-    **Keys.** Equal keys are one key, as in a Python dict (`1 == 1.0 == True`): str, bytes, numbers, None, tuples and frozensets of
-    keys, enums, UUIDs, dates and times, paths, frozen dataclasses. Any other is a `TypeError`.
+    **Keys.** Equal keys are one key, as in a Python dict (`1 == 1.0 == True`): str, bytes, numbers, None, tuples and frozensets
+    of keys, enums, UUIDs, dates and times, paths, frozen dataclasses. Any other is a `TypeError`.
 
     **Values.** Pickles, by cloudpickle where they need it; int and float are columns of their own, which SQL can read. With
-    `serializer="json"` they are JSON, and reading runs no code. Values come back as copies: change one and put it again.
+    `serializer="json"` they are JSON in a jsonb column, which gives floats of 1e16 and more back as ints. Values come back as
+    copies: change one and put it again.
 
-    **Order.** By the text of the keys, so str keys by code point. `iterate_*` read page by page and see changes that are made
-    meanwhile; in a transaction they see one snapshot. Writes of one key follow each other, and each waits for the one before to
-    commit.
+    **Order.** By the text of the keys, so str keys by code point. `iterate_items(prefix=, start=, end=, reverse=, limit=)`, and
+    the same of keys and values, read page by page, in little memory, and see changes that are made meanwhile; in a transaction
+    they see one snapshot. Writes of one key follow each other, and each waits for the one before to commit.
 
-    **Atomicity.** Each call is done wholly or not at all, also `update`, `clear` and `pop_many`. `d[k] = d[k] + 1` is two calls,
-    between which another may write; one step are `increment`, `put(skip_if_exists=)`, `put(if_revision=)`, `compare_and_set`,
-    `setdefault`, and `with d.mutate(k)`, which holds the entry locked. In `pgstore.transaction()` any number of calls are one.
+    **Atomicity.** Each call is done wholly or not at all, also `update`, `clear` and `pop_many`. `d[k] = d[k] + 1` is two
+    calls, and concurrent updates may be lost. One step are `increment(k, by)`, `put(k, v, skip_if_exists=True)`,
+    `put(k, v, if_revision=d.get_entry(k).revision)`, `compare_and_set(k, old, new)`, `setdefault`, `pop_many`, and
+    `with d.mutate(k, []) as entry: entry.value.append(x)`, which holds the entry locked and is a transaction. In
+    `pgstore.transaction()` any number of calls are one.
 
     **Durability.** A call that writes returns when the server has it on disk.
 
-    **What a crash or an interrupt leaves.** A transaction that did not commit leaves nothing. What Ctrl-C or a cancelled task has
-    stopped while it was being taken (`pop`) is put back as it was. If the connection breaks while a write is under way it may have
-    been
-    done: the call raises `OutcomeUnknown`. A killed holder of a `lock` loses it when the lease ends.
+    **What a crash or an interrupt leaves.** A transaction that did not commit leaves nothing. `pop`, `popitem` and `pop_many`
+    load a value before they remove it; what Ctrl-C or a cancelled task has stopped on its way is put back as it was. If the
+    connection breaks while a write is under way it may have been done: the call raises `OutcomeUnknown`. A killed holder of a
+    `lock` loses it when the lease ends.
 
-    **Expiry.** An entry with a `ttl` is gone for everyone at the same moment, by the server's clock. Its space is used again by
-    later writes.
+    **Expiry.** `put(k, v, ttl=60)`, `from_name(…, ttl=60)` for all puts that say nothing, `touch(k, ttl)`. An expired entry is
+    gone for everyone at the same moment, by the server's clock, in SQL as well. Its space is used again by later writes (not by
+    those in transactions that you only joined).
+
+    **Watching.** `for change in d.watch()` on a Dict made with `watch=True`: every committed change, in the order of the
+    transactions, kept for an hour. A transaction that is left open anywhere in the database holds watchers back.
+
+    **Locks.** `with d.lock(k, timeout=10):` has one holder among all processes. It is a lease that is renewed while the block
+    runs; a killed holder's ends after `ttl` (30) seconds. It is not reentrant. `@d.memoize(ttl=3600)` computes once, however
+    many ask.
 
     **Limits.** A value to 256 MiB, integers in `increment` to 64 bits; any number of entries. `len` counts them.
 
-    **Errors.** `KeyError` from `d[k]` and `del d[k]`. `SerializationError` if a value cannot be stored, `DeserializationError` if
-    this process cannot load one: it stays, its bytes are in the error's `raw`, and `del` removes it. `NotFoundError` if the Dict
-    does not exist, or does not any more.
+    **Errors.** `KeyError` from `d[k]` and `del d[k]`. `SerializationError` if a value cannot be stored, `DeserializationError`
+    if this process cannot load one: it stays as it is, seen by everyone all the time, its bytes are in the error's `raw`, and
+    `del` removes it. `NotFoundError` if the Dict does not exist, or does not any more. Refusals (a missing key, a sum beyond 64
+    bits, a value that is too large or no JSON) leave a transaction as it was; the few that only the server finds say that it
+    can only be rolled back.
 
-    **Trust.** Whoever may write pickles to a Dict may run code in those who read it, unless it is of `serializer="json"` or all
-    clients have signing keys (`configure`).
+    **Trust.** Whoever may write pickles to a Dict may run code in those who read it. Two ways out: all clients have signing
+    keys (see `Client`), or the Dict is made with `serializer="json"`, where nothing that is read runs code, so that classes of
+    your own cannot be keys. Readers who count on it name `serializer="json"` themselves: that holds whatever is in the
+    database. For those who do not, a Dict whose name was that of a JSON Dict, for their handle, their client or the database,
+    loads no pickles until a reader names `serializer="pickle"`. The database's memory, the table `pgstore.dict_json_name`, can
+    be undone by its owner, and by no `pgstore_writer`. Numbers and JSON need no signature.
     """
 
     if TYPE_CHECKING:

@@ -42,18 +42,44 @@ class Mount:
     """
     The files of a store or bucket in a local directory, for any program, until `close` or the end of the `with` block.
 
-    `with volume.mount("/data") as path:` gives the path. It is mounted already when `mount` returns; `close` unmounts it, and so do
-    the end of the block, `with` or `async with`, also after an exception, and the end of the interpreter. What was written until
-    then is committed first. To have the object as well:
+    `with volume.mount("/data") as path:` gives the path, which has to be there, and empty. It is mounted already when `mount`
+    returns; `close` unmounts it, and so do the end of the block, `with` or
+    `async with await volume.mount.aio("/data") as path:`, also after an exception, and the end of the interpreter. What was
+    written until then is committed first. To have the object as well:
 
-        mount = volume.mount("/data")
-        with mount as path:
-            ...
-            mount.commit()
+    >>> mount = volume.mount("data")
+    >>> with mount as path:
+    ...     _ = Path(path, "greeting.txt").write_text("hello")
+    ...     mount.commit()
+    >>> volume.read_text("greeting.txt")
+    'hello'
 
-    Other processes use the path like any program. They do not end the mount, and what they write is committed by the process that
-    has mounted. A forked one can have it do so: there `commit` and `reload`, of the mount and of the Volume, do what they do in the
-    parent. In all others these know of no mount.
+    **A Volume.** Programs see one version and what they write. `volume.commit()`, the end of the block (after an exception,
+    too) and every ten seconds in the background (`background_commits=`) make a version of it; `volume.reload()` shows those of
+    others. Closing a file commits nothing. In `pgstore.transaction()` what `volume.commit()` commits becomes part of the
+    transaction. Where root mounts, and Linux is 6.9 or later, new files are written at the speed of the disk of `TMPDIR`, which
+    needs room for each as long as it is open; with less than 8 GiB free all goes the longer way.
+
+    **A NetworkFileSystem** is live: what is closed, others open. It is on the server's disk within about a second, or when
+    `fsync` returns; what a crash of the server takes before, the mount writes again, names and contents. Locks are among the
+    programs of one mount; with `locks="shared"` flock(2) is among those of all mounts.
+
+    **A bucket.** See `CloudBucketMount`. What each verb does in each of the three, and which errors it has, is a table:
+    `help("pgstore.mount")`.
+
+    **FUSE.** A process apart serves all mounts of a program, in pure Python. It ends with the program, and commits first what
+    was written. Root needs `/dev/fuse`, others `fusermount3` as well (package fuse3), Docker
+    `--device /dev/fuse --cap-add SYS_ADMIN`. An ordinary user who mounts owns what is root's in the store.
+
+    **Without FUSE** (`mode="sync"`, or by itself where FUSE cannot be used; the log says so) the files are copied into the
+    directory, at most `size_max=` bytes, and what has changed is written back in one transaction by `commit()` and at the end.
+
+    **Nothing is lost quietly.** What a last commit cannot bring into the store is kept in a recovery directory that the error
+    names. `pgstore mounts --recover` shows them all, and puts one back.
+
+    **Other processes** use the path like any program. They do not end the mount, and what they write is committed by the
+    process that has mounted. A forked one can have it do so: there `commit` and `reload`, of the mount and of the Volume, do
+    what they do in the parent. In all others these know of no mount.
     """
 
     def __init__(self, store: FileStore | HasRunner, path: str, mounted: Mounted, *, read_only: bool) -> None:

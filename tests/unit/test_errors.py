@@ -7,6 +7,7 @@ import errno
 import inspect
 import os
 import pickle
+import re
 
 import pytest
 
@@ -57,3 +58,24 @@ def test_an_error_of_this_machine_keeps_its_errno(number, expected):
 
     assert type(error) is expected
     assert (error.errno, error.strerror, error.filename) == (number, os.strerror(number), "x")
+
+
+ALL = {
+    name
+    for name, kind in vars(errors).items()
+    if inspect.isclass(kind) and issubclass(kind, BaseException) and kind.__module__ == errors.__name__
+} - {"Error", "_SystemError"}
+
+
+def test_the_docstring_has_every_error_in_the_tree_and_what_to_do_about_it():
+    """
+    `help("pgstore.errors")` is where somebody looks who has met one.
+    """
+    tree, _, rest = inspect.getdoc(errors).partition("What to do about each:")
+    table = rest.partition("Messages say")[0]
+
+    in_tree = re.findall(r"(?m)^ *(?:[│├└─ ]*)([A-Z]\w+)(?: \([\w., ]+\))?  ", tree)
+    in_table = re.findall(r"(?m)^([A-Z]\w+) {2,}\S", table)
+
+    assert sorted(in_tree) == sorted(ALL)
+    assert in_table == in_tree, "in the order of the tree"
