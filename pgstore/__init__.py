@@ -1,6 +1,58 @@
-"""Dict, Queue, Volume and NetworkFileSystem, after Modal's, on the Postgres database that you already run; and CloudBucketMount.
+"""Modal's storage primitives (Dict, Queue, Volume, NetworkFileSystem, CloudBucketMount) and functions, on one Postgres database.
 
-The rooms of the package, each resting only on those below it:
+>>> settings = pgstore.Dict.persist("settings")
+>>> tasks = pgstore.Queue.persist("tasks")
+>>> tasks.put("world")
+>>> with pgstore.transaction():  # all of it, or, after an exception, nothing
+...     settings["last"] = tasks.get()
+>>> settings["last"]
+'world'
+
+What each promises is in its class: `help(pgstore.Dict)`, `Queue`, `Volume`, `NetworkFileSystem`, `CloudBucketMount`, `Mount`,
+`App`, `Secret`. See `transaction` for blocks, `Client` for connecting, `pgstore.errors` for what to do about each error,
+`pgstore.fsspec` for pandas and the like, sql/README.md for SQL, roles, backup and upgrades.
+
+**Every store.** `from_name` does no I/O; the store is looked up, or with `create_if_missing=True` (`persist`) made, on first
+use. Deleting one (`Dict.objects.delete(name)`) makes handles that still lead to it raise `NotFoundError`. `ephemeral()` stores
+go at the end of their `with` block, when the handle is collected, or after a crash, once ten minutes have passed. Every method
+has `.aio`; iterators serve `for` and `async for`. Handles can be pickled. What is in a transaction that has not committed,
+nobody else sees. A handle never reaches another store than it was made for, also where a backup is restored, the schema made
+anew, or a server takes over that lost the last changes while the program runs: named handles find the store of their name
+there, files that were open raise `StaleFile`, and `watch` gives a `reset`.
+
+**Names** have 1 to 64 characters of `A-Z a-z 0-9 . _ -`. A name belongs to an environment: the argument `environment_name`,
+else `PGSTORE_ENVIRONMENT`, else `main`. The same name in two environments, or of a Dict and a Queue, is two stores; a Volume
+and a NetworkFileSystem cannot both have it. Environments are name spaces, no access control.
+
+**After a crash** of a client, the server undoes what was not committed, at once where the client's machine lives and the
+connection ends, else when TCP notices. After a crash of the server, what was committed is there.
+
+**Logging.** `logging.getLogger("pgstore")` says which database was chosen and why, when the embedded server starts, and what
+was retried or lost.
+
+**From Modal.** `import pgstore as modal` is enough for programs that use what is there. `.aio`, `from_name`, `persist`,
+`ephemeral`, `from_id`, `objects`, `info`, `hydrate`, `name`, `object_id`, `environment_name` are as you know them. What is
+different:
+
+- `Dict`: `keys`, `values`, `items` return lists, `iterate_keys` … stream; `pop` of a missing key returns None instead of
+  raising `KeyError`; keys are equal as in Python; `len` has no cap; an entry expires only if you say so; iteration has an
+  order; `bool(d)` asks whether there is an entry. Much more: `increment`, `mutate`, `lock`, `watch`, `memoize`.
+- `Queue`: takes part in transactions; full only if made with `maxsize`; a partition expires only if puts say `partition_ttl`;
+  items to 256 MiB; leases, delays, dead letters.
+- `Volume`: `put_file`, `put_directory`, `get_file`, `exists`, `open`, links and history are on the Volume itself; direct calls
+  see the newest version, so `reload` and `commit` are about mounts alone; `iterdir` is not recursive unless asked; mounted by
+  `mount`.
+- `NetworkFileSystem`: not deprecated; all that `Volume` has but versions; paths of entries start at the root, as a Volume's;
+  mounted by `mount`.
+- `CloudBucketMount`: Azure, too; `from_s3_bucket` …, which read only by default; methods that need no mount; `chmod` and the
+  like are forgotten instead of refused; writing is whole or not at all.
+- `App`, `Function`, `FunctionCall`, `Cls` …: run on this machine; `timeout` is none by default, `f(x)` runs here, `spawn_map`
+  returns the calls, a crash is not run again unless `retries` say so; `transactional=`.
+- `Secret`: stored only with a key of yours; files and the environment stand in.
+- `Client`, `configure`: a database instead of an account. `transaction` has no counterpart.
+- Errors: `pgstore.exception` has Modal's names; `KeyError`, `queue.Empty`, `FileNotFoundError` … are also what they say.
+
+**The rooms of the package**, each resting only on those below it:
 
 - `cli` is the command line. It prints what the functions of `admin` return.
 - `app` runs functions on this machine, with stores mounted.
@@ -18,8 +70,8 @@ The rooms of the package, each resting only on those below it:
 The import contract in pyproject.toml holds this order.
 
 Each room says where a change of its own belongs: for a new error see `errors`, for a verb of files `fs` and `file_store`, for a
-provider of buckets `buckets`, for an option of a store its own room, for a command `cli`, for what it reports `admin`, for a table
-or a kind of store `store`.
+provider of buckets `buckets`, for an option of a store its own room, for a command `cli`, for what it reports `admin`, for a
+table or a kind of store `store`.
 """
 
 from __future__ import annotations

@@ -130,8 +130,7 @@ def test_the_program_in_the_docstring_of_app_runs(own_database, tmp_path):
     program = re.search(r"```python\n(.*?)```", inspect.cleandoc(pgstore.App.__doc__), re.DOTALL)[1]
     (tmp_path / "count.py").write_text(program)
     environ = {**os.environ, "PGSTORE_URL": own_database, "PYTHONWARNINGS": "error"}
-    pgstore_command = [sys.executable, "-m", "pgstore", "run", "count.py"]
-    for command, words in [([sys.executable, "count.py"], 3), ([*pgstore_command, "--words", "5"], 5)]:
-        done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-m", "pgstore", "run", "count.py", "--words", "5"]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
 
-        assert (done.returncode, done.stdout, done.stderr) == (0, f"{words}\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "5\n", "")
