@@ -56,9 +56,9 @@ class Client(ClientInterface):
 
     Args:
         url: `postgresql://user@host/database`, also in SQLAlchemy's form `postgresql+psycopg://…`, or a libpq connection string.
-            None: the first of these that is set: `PGSTORE_URL`; `DATABASE_URL`; libpq's variables (`PGHOST`, `PGHOSTADDR`, `PGSERVICE`,
-            `PGDATABASE`, `PGUSER`); else the embedded server, which is started. A variable that is set but empty is an error. A
-            function that returns one is called for every new connection, for passwords that expire; on any thread.
+            None: the first of these that is set: `PGSTORE_URL`; `DATABASE_URL`; libpq's variables (`PGHOST`, `PGHOSTADDR`,
+            `PGSERVICE`, `PGDATABASE`, `PGUSER`); else the embedded server, which is started. A variable that is set but empty is
+            an error. A function that returns one is called for every new connection, for passwords that expire; on any thread.
         environment: the environment of stores that name none. None: `PGSTORE_ENVIRONMENT`, else `main`.
         listen_url: a direct connection for waiting, where *url* leads through a pooler in transaction mode.
         connections_max: most connections held open, for threads together and for each event loop; two more are a reserve for what

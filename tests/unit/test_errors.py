@@ -71,7 +71,7 @@ def test_the_docstring_has_every_error_in_the_tree_and_what_to_do_about_it():
     """
     `help("pgstore.errors")` is where somebody looks who has met one.
     """
-    tree, _, rest = inspect.getdoc(errors).partition("What to do about each:")
+    tree, _, rest = (errors.__doc__ or "").partition("What to do about each:")
     table = rest.partition("Messages say")[0]
 
     in_tree = re.findall(r"(?m)^ *(?:[│├└─ ]*)([A-Z]\w+)(?: \([\w., ]+\))?  ", tree)
