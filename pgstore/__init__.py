@@ -80,9 +80,6 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from pgstore import errors
-from pgstore.client import Client, configure, default_client, run_transaction, run_transaction_async, transaction
-from pgstore.client.transaction import Transaction
-from pgstore.core.operation import PagedIterator
 from pgstore.errors import (
     AccessDenied,
     AlreadyExistsError,
@@ -131,7 +128,11 @@ if TYPE_CHECKING:
     )
     from pgstore.app.retries import Retries
     from pgstore.app.schedules import Cron, Period
+    from pgstore.client.client import Client
+    from pgstore.client.default import configure, default_client, run_transaction, run_transaction_async, transaction
+    from pgstore.client.transaction import Transaction
     from pgstore.cloud_bucket_mount import CloudBucketMount
+    from pgstore.core.operation import PagedIterator
     from pgstore.dict import Dict, DictChange, DictEntry, Lock, Mutation, Watcher
     from pgstore.file_store import BatchUpload
     from pgstore.fs.io.async_file_object import AsyncBinaryFile, AsyncFile, AsyncTextFile
@@ -227,6 +228,7 @@ _HOMES: Final = {
     "AsyncFile": "fs.io.async_file_object",
     "AsyncTextFile": "fs.io.async_file_object",
     "BatchUpload": "file_store",
+    "Client": "client",
     "CloudBucketMount": "cloud_bucket_mount",
     "Cls": "app.cls",
     "Cron": "app.schedules",
@@ -244,16 +246,20 @@ _HOMES: Final = {
     "Mount": "mount.mount",
     "Mutation": "dict",
     "NetworkFileSystem": "network_file_system",
+    "PagedIterator": "core.operation",
     "Period": "app.schedules",
     "Queue": "queue",
     "Retries": "app.retries",
     "Secret": "secret",
+    "Transaction": "client.transaction",
     "Volume": "volume",
     "Watcher": "dict",
     "asgi_app": "app.marks",
     "concurrent": "app.marks",
+    "configure": "client",
     "current_function_call_id": "app.context",
     "current_input_id": "app.context",
+    "default_client": "client",
     "enable_output": "app.app",
     "enter": "app.marks",
     "exit": "app.marks",
@@ -261,6 +267,9 @@ _HOMES: Final = {
     "is_local": "app.context",
     "method": "app.cls",
     "parameter": "app.cls",
+    "run_transaction": "client",
+    "run_transaction_async": "client",
+    "transaction": "client",
     "web_endpoint": "app.marks",
     "web_server": "app.marks",
     "wsgi_app": "app.marks",

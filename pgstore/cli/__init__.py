@@ -7,12 +7,13 @@ came from.
 `migration`, `status`, `check`, `gc`, `demo`, `run` and `worker` are a command each; `mount` has three; `calls`, `server` and
 `secret` are nouns, with commands of their own, and so are `dict_commands`, `queue_commands`, `volume_commands` and `nfs_commands`,
 which share `stores`. `target` knows which database a command is about, `options` are those of many commands, `output` prints
-fields, tables and JSON, and `completion` completes names of stores in a shell.
+fields, tables and JSON, and `completion` completes names of stores in a shell. `later` imports commands when they are called,
+`streams` has what the process is given, `codes` the exit codes.
 
 Where a change belongs:
 
-- A new command is a function in a module of its own, entered below by `app.command`. A new noun (`pgstore NOUN VERB`) is a module
-  with a `typer.Typer` of its own, entered below by `app.add_typer`.
+- A new command is a function in a module of its own, a new noun (`pgstore NOUN VERB`) a module with a `typer.Typer`. Either is a
+  line of COMMANDS below: its name, where it is, and the first sentence of its docstring. The module is imported when it is called.
 - What a command finds out or does is a function in `pgstore.admin` that returns data. Here is no SQL, and no connection but that
   of a `Client`.
 - An option that stands before every command is one of `before` below, and a field of `target.Target`. One that many commands have
@@ -22,6 +23,7 @@ Where a change belongs:
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -29,32 +31,37 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from pgstore import errors, migrate
-from pgstore.cli import (
-    calls,
-    check,
-    completion,
-    demo,
-    dict_commands,
-    gc,
-    migration,
-    mount,
-    nfs_commands,
-    output,
-    queue_commands,
-    secret,
-    server,
-    status,
-    volume_commands,
-    worker,
-)
-from pgstore.cli import run as run_command
+from pgstore import errors
+from pgstore.cli import completion, output, streams
+from pgstore.cli.codes import DONE, FAILED, INTERRUPTED, NOT_CHECKED, USAGE, NotChecked
+from pgstore.cli.later import Later
 from pgstore.cli.target import Target
 
-DONE: Final = 0
-FAILED: Final = 1
-USAGE: Final = 2
-INTERRUPTED: Final = 130  # as shells report SIGINT
+COMMANDS: Final = [
+    Later("migrate", "migration:migrate", "Create the schema in the database, or bring it up to date."),
+    Later("status", "status:status", "Show which database is used, and what it holds."),
+    Later("demo", "demo:demo", "Run a pipeline on a small directory, and check its sums."),
+    Later("gc", "gc:gc", "Delete what Volumes and NetworkFileSystems do not need any more."),
+    Later("check", "check:check", "Look for damage in the database."),
+    Later("mount", "mount:mount", "Mount a Volume or NetworkFileSystem: any program can open its files then."),
+    Later("unmount", "mount:unmount", "Commit what was written, and unmount."),
+    Later("mounts", "mount:mounts", "Show what this user has mounted, or what an earlier mount could not commit."),
+    # What follows the file is the program's own.
+    Later(
+        "run",
+        "run:run",
+        "Run a program: a local entrypoint here, or a function in a worker.",
+        {"allow_interspersed_args": False},
+    ),
+    Later("worker", "worker:worker", "Run spawned calls of the App in FILE, until it is told to end."),
+    Later("dict", "dict_commands:app", "Dicts: keys and values, in a table."),
+    Later("queue", "queue_commands:app", "Queues: items in order, each taken once."),
+    Later("volume", "volume_commands:app", "Volumes: files with versions."),
+    Later("nfs", "nfs_commands:app", "NetworkFileSystems: files that several programs write at the same time."),
+    Later("calls", "calls:app", "Show spawned calls, the newest first."),
+    Later("secret", "secret:app", "Store variables for functions, encrypted: `Secret.from_name` finds them."),
+    Later("server", "server:app", "Start, stop and find the embedded Postgres."),
+]
 
 app = typer.Typer(
     name="pgstore",
@@ -62,29 +69,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command("migrate")(migration.migrate)
-app.command("status")(status.status)
-app.command("demo")(demo.demo)
-app.command("gc")(gc.gc)
-app.command("check")(check.check)
-app.command("mount")(mount.mount)
-app.command("unmount")(mount.unmount)
-app.command("mounts")(mount.mounts)
-# What follows the file is the program's own.
-app.command("run", context_settings={"allow_interspersed_args": False})(run_command.run)
-app.command("worker")(worker.worker)
-app.add_typer(dict_commands.app, name="dict")
-app.add_typer(queue_commands.app, name="queue")
-app.add_typer(volume_commands.app, name="volume")
-app.add_typer(nfs_commands.app, name="nfs")
-app.add_typer(calls.app, name="calls")
-app.add_typer(secret.app, name="secret")
-app.add_typer(server.app, name="server")
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
+
+        from pgstore import migrate
 
         print(f"pgstore {version('pgstore')}, schema revision {migrate.SCHEMA_REVISION}")
         raise typer.Exit
@@ -130,13 +121,22 @@ def before(
 
 def main() -> None:
     """Run the command line and exit."""
+    streams.end_at_ctrl_c()
+    streams.open_all()
     try:
         code = run(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has gone. What is still buffered must go nowhere, or the interpreter complains at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit as exc:
+        code = exc.code if isinstance(exc.code, int) else DONE
+    except BrokenPipeError:  # whoever read our output has gone
         code = FAILED
+    streams.end_at_ctrl_c()
+    try:
+        sys.stdout.flush()
+    except OSError as exc:
+        if exc.errno != errno.EPIPE:
+            _complain(f"the output is not complete: {_words(exc)}")
+        streams.discard_output()
+        code = code or FAILED
     sys.exit(code)
 
 
@@ -144,7 +144,7 @@ def run(arguments: list[str]) -> int:
     """Run the command that *arguments* name and return the exit code."""
     completion.join_words(os.environ)
     try:
-        code = app(arguments, prog_name="pgstore", standalone_mode=False)
+        code = _command()(arguments, prog_name="pgstore", standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
@@ -154,18 +154,28 @@ def run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else DONE
 
 
+def _command() -> Any:
+    command: Any = typer.main.get_command(app)
+    command.commands.update({each.name: each for each in COMMANDS})
+    return command
+
+
 def _fail(exc: Exception, arguments: list[str]) -> int:
     if os.environ.get("PGSTORE_DEBUG") not in (None, "", "0"):
         traceback.print_exception(exc)
     message, code = _explain(exc, arguments)
-    with contextlib.suppress(BrokenPipeError):
-        print(f"error: {message}", file=sys.stderr)
+    _complain(message)
     return code
 
 
+def _complain(message: str) -> None:
+    with contextlib.suppress(OSError):  # there is nowhere else to say it
+        print(f"error: {message}", file=sys.stderr, flush=True)
+
+
 def _explain(exc: Any, arguments: list[str]) -> tuple[str, int]:
-    if isinstance(exc, check.NotChecked):
-        return _explain(exc.__cause__, arguments)[0], check.NOT_CHECKED
+    if isinstance(exc, NotChecked):
+        return _explain(exc.__cause__, arguments)[0], NOT_CHECKED
     if isinstance(exc, errors.InvalidError):
         return str(exc), USAGE
     if isinstance(exc, errors.Error):
@@ -174,8 +184,12 @@ def _explain(exc: Any, arguments: list[str]) -> tuple[str, int]:
     if hasattr(exc, "format_message") and hasattr(exc, "exit_code"):
         return _usage(exc, arguments), exc.exit_code
     if isinstance(exc, OSError) and exc.strerror:
-        return ": ".join(filter(None, [exc.strerror.lower(), str(exc.filename or "")])), FAILED
+        return _words(exc), FAILED
     return f"{type(exc).__name__}: {exc} (a mistake in pgstore; PGSTORE_DEBUG=1 shows where)", FAILED
+
+
+def _words(exc: OSError) -> str:
+    return ": ".join(filter(None, [(exc.strerror or str(exc)).lower(), str(exc.filename or "")]))
 
 
 def _usage(exc: Any, arguments: list[str]) -> str:

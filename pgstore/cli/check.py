@@ -11,6 +11,7 @@ from pgstore import errors
 from pgstore.admin.check import Finding, Report, run_checks
 from pgstore.admin.repair import REPAIRABLE, repair
 from pgstore.cli import output
+from pgstore.cli.codes import NotChecked
 from pgstore.cli.target import target
 from pgstore.migrate import sql_directory
 
@@ -18,11 +19,6 @@ SHOWN_MAX: Final = 20
 
 SOUND: Final = 0
 DAMAGED: Final = 1
-NOT_CHECKED: Final = 3
-
-
-class NotChecked(Exception):
-    """What kept us from looking, which says nothing about damage: the cause."""
 
 
 def check(

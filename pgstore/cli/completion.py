@@ -19,9 +19,8 @@ from typing import Any, Final
 
 import typer
 
-from pgstore import embedded, errors
+from pgstore import errors
 from pgstore.cli.target import Target
-from pgstore.core import threads
 
 SECONDS_MAX: Final = 1.0
 VARIABLE: Final = "_PGSTORE_COMPLETE"  # set by the scripts that typer gives the shells
@@ -103,6 +102,8 @@ def _target(context: typer.Context) -> Target:
 
 def _url(target: Target) -> str:
     """Of the database; of the embedded server only if that is running."""
+    from pgstore import embedded
+
     server = embedded.Server()
     if not target.is_embedded:
         return target.url
@@ -120,6 +121,8 @@ def _answer(ask: Callable[[], list[str]]) -> list[str]:
             found.extend(ask())
 
     # Aside, for libpq waits two seconds at least for a server that is silent, and for the name of a host as long as that takes.
+    from pgstore.core import threads
+
     asking = threading.Thread(target=run, daemon=True)
     threads.start(asking)
     asking.join(SECONDS_MAX)

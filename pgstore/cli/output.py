@@ -10,9 +10,6 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 
@@ -34,6 +31,10 @@ def fields(pairs: Iterable[tuple[str, object]]) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print *rows* under *columns*; numbers stand on the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
     rows = list(rows)
     drawn = Table(box=box.SIMPLE, pad_edge=False)
     for index, column in enumerate(columns):

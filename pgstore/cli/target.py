@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import typer
-from rich.console import Console
 
-from pgstore import embedded, errors
+from pgstore import errors
 from pgstore.config import ConnectionString, Settings, variable_of
 from pgstore.core.names import check_name
 
@@ -74,6 +73,8 @@ def target(context: typer.Context) -> Target:
 
 def start_embedded() -> str:
     """Start the embedded server if it is not running, and return its URL."""
+    from pgstore import embedded  # half a second, for those who need it
+
     server = embedded.Server()
     with _shown(f"starting the embedded server in {server.directory}"):
         return server.start()
@@ -82,5 +83,7 @@ def start_embedded() -> str:
 @contextlib.contextmanager
 def _shown(doing: str) -> Iterator[None]:
     """On a terminal, say what takes so long."""
+    from rich.console import Console
+
     with Console(stderr=True).status(doing):
         yield

@@ -16,6 +16,7 @@ import pytest
 from psycopg import sql
 
 import pgstore
+from pgstore import cli as cli_module
 from pgstore import migrate
 from tests.fixtures.processes import free_port
 
@@ -119,6 +120,16 @@ def test_every_command_has_help_with_an_example(cli, command):
     assert (code, err) == (0, "")
     assert "Example:\n" in out
     assert " ".join(["pgstore", *command]) in out.partition("Example:\n")[2]
+
+
+@pytest.mark.parametrize("listed", cli_module.COMMANDS, ids=lambda listed: listed.name)
+def test_the_list_of_commands_says_of_each_what_its_own_help_says(listed):
+    """
+    The list is made without importing the commands.
+    """
+    found = listed.make_context(listed.name, [], resilient_parsing=True).command
+
+    assert " ".join(found.help.split("\n\n")[0].split()) == listed.help
 
 
 def test_the_version_tells_the_schema_revision(cli):
