@@ -15,6 +15,7 @@ from pgstore.errors import ConfigurationError
 DEFAULT_ENVIRONMENT = "main"
 SIGNING_KEY_BYTES_MIN, SIGNING_KEY_BYTES_MAX = 16, 64  # BLAKE2b takes no more
 _URL_VARIABLES = ("PGSTORE_URL", "DATABASE_URL")
+_OFF = ("0", "false", "no", "off")  # of a variable that turns something off
 _LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE", "PGUSER")
 
 
@@ -57,8 +58,12 @@ class Settings:
     connections_max: int = 10
     auto_migrate: bool | None = None
     signing_keys: tuple[bytes, ...] = field(default=(), repr=False)  # the first signs, any is accepted
+    telemetry: bool | None = None  # None: where the program has set OpenTelemetry up
 
     def __post_init__(self) -> None:
+        telemetry: object = self.telemetry
+        if telemetry is not None and not isinstance(telemetry, bool):
+            raise ConfigurationError(f"telemetry is {telemetry!r}, expected True, False or None")
         most: object = self.connections_max
         if not isinstance(most, int) or isinstance(most, bool) or most < 1:
             raise ConfigurationError(f"connections_max is {most!r}, expected a number of 1 or more")
@@ -117,7 +122,14 @@ class Settings:
         """Whether a missing schema may be created on first use."""
         if self.auto_migrate is not None:
             return self.auto_migrate
-        return variable_of("PGSTORE_AUTO_MIGRATE") not in ("0", "false", "no", "off")
+        return variable_of("PGSTORE_AUTO_MIGRATE") not in _OFF
+
+    @property
+    def may_be_observed(self) -> bool:
+        """Whether OpenTelemetry may be told of what the client does."""
+        if self.telemetry is not None:
+            return self.telemetry
+        return variable_of("PGSTORE_TELEMETRY") not in _OFF
 
 
 def _libpq_variables() -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -42,6 +43,7 @@ from pgstore.app.waiting import (
 )
 from pgstore.app.warn import warn_once
 from pgstore.client import Client, default_client
+from pgstore.core import observation
 from pgstore.core.operation import Call, Op, operation
 
 P = ParamSpec("P")
@@ -130,9 +132,9 @@ class Function(Defined, Generic[P, R_co, L_co]):
         self._check_returns("spawn")
 
         async def spawned() -> FunctionCall:
-            return (await self._spawned.aio([self._pickled(args, kwargs)]))[0]
+            return (await self._spawn.aio([self._pickled(args, kwargs)]))[0]
 
-        return Forms(lambda: self._spawned([self._pickled(args, kwargs)])[0], spawned)
+        return Forms(lambda: self._spawn([self._pickled(args, kwargs)])[0], spawned)
 
     # ----------------------------------------------------------------------------------------------------- many calls
 
@@ -209,9 +211,9 @@ class Function(Defined, Generic[P, R_co, L_co]):
 
         async def spawned() -> list[FunctionCall]:
             inputs = [self._pickled(args, kwargs) async for args in zipped_async(iterables, what)]
-            return await self._spawned.aio(inputs)
+            return await self._spawn.aio(inputs)
 
-        return Forms(lambda: self._spawned([self._pickled(args, kwargs) for args in zipped(iterables, what)]), spawned)
+        return Forms(lambda: self._spawn([self._pickled(args, kwargs) for args in zipped(iterables, what)]), spawned)
 
     # ------------------------------------------------------------------------------------------------- what is known
 
@@ -248,7 +250,7 @@ class Function(Defined, Generic[P, R_co, L_co]):
     _bound: Any = None
 
     @operation
-    def _spawned(self, inputs: list[bytes]) -> Op[list[FunctionCall]]:
+    def _spawn(self, inputs: list[bytes]) -> Op[list[FunctionCall]]:
         """Spawn a call for each of *inputs*, all or none."""
         app = app_name(self._app.name, self._definition.program.name)
         run = yield Call(lambda: run_of(app))
@@ -266,7 +268,13 @@ class Function(Defined, Generic[P, R_co, L_co]):
         given = Input(
             call_id, self._method, self._pickled(args, kwargs), self.is_generator, options.timeout, options.retries
         )
-        return runner().submit(self._spec, given, **how)
+        told = None if observation.observer is None else observation.observer.call(self.name)
+        if told is None:
+            return runner().submit(self._spec, given, **how)
+        trace, tell_ended = told
+        task = runner().submit(self._spec, replace(given, trace=trace), **how)
+        task.add_done_callback(lambda ended: tell_ended(_failure_of(ended)))
+        return task
 
     def _mapped(
         self,
@@ -322,3 +330,11 @@ class Function(Defined, Generic[P, R_co, L_co]):
             context.check_not_loading(f"{self.name}.{what}(…)")
         else:
             check_may_wait(f"{self.name}.{what}(…)")
+
+
+def _failure_of(ended: Future[Outcome]) -> str | None:
+    """What the error is called with which a call has ended."""
+    if ended.cancelled():
+        return "cancelled"
+    outcome = ended.result()
+    return outcome.error[0] if outcome.is_error else None

@@ -110,6 +110,7 @@ class Input:
         completion: a pickle. What it has as `complete(outcome)` is done at the end of the transaction in which the function runs,
             as a part of it, and ends the call.
         is_repeated: an attempt has failed, of which the runner knows nothing; this one is for a worker that nobody has used.
+        trace: what continues the caller's trace in the worker; None: nobody observes the call.
     """
 
     call_id: str
@@ -120,3 +121,4 @@ class Input:
     retries: Retries | None = None
     completion: bytes | None = field(default=None, repr=False)
     is_repeated: bool = False
+    trace: dict[str, str] | None = None

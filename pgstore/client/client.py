@@ -28,6 +28,7 @@ from pgstore.client.interfaces import ClientInterface
 from pgstore.client.scheduler import Scheduler
 from pgstore.client.scope import AMBIENT, current, forget_after_fork
 from pgstore.client.session import Session
+from pgstore.client.telemetry import prepare as prepare_telemetry
 from pgstore.client.transaction import Transaction
 from pgstore.config import Settings, as_url, hidden
 from pgstore.connection.pool import URGENT
@@ -66,6 +67,8 @@ class Client(ClientInterface):
         auto_migrate: create the schema on first use where it is missing. None: unless `PGSTORE_AUTO_MIGRATE` is 0.
         signing_keys: secrets of 16 to 64 bytes. Dicts and Queues then sign the pickles that they write with the first, and load
             none that no key has signed: who may write to the tables may no longer run code in those who read them.
+        telemetry: tell OpenTelemetry of each operation: a span and measurements, without keys and values. None: where the program
+            has set it up, unless `PGSTORE_TELEMETRY` is 0.
 
     Nothing is connected before the first use. Threads, event loops and, after a fork, processes may share a client. A store of
     another database than the default: `Dict.from_name("x", client=client)`.
@@ -98,13 +101,19 @@ class Client(ClientInterface):
         connections_max: int = 10,
         auto_migrate: bool | None = None,
         signing_keys: Sequence[bytes] = (),
+        telemetry: bool | None = None,
     ) -> None:
         super().__init__()
         url, listen_url, signing_keys = hidden(url), hidden(listen_url), hidden(signing_keys)
         if environment is not None:
             check_name(environment, "environment")
-        self.settings = Settings(url, listen_url, environment, connections_max, auto_migrate, tuple(signing_keys))
+        self.settings = Settings(
+            url, listen_url, environment, connections_max, auto_migrate, tuple(signing_keys), telemetry
+        )
         self.is_closing = self.has_said_where = False
+        self.is_observed = self.settings.may_be_observed
+        if self.is_observed:
+            prepare_telemetry(required=telemetry is True)
         self._reset()
         _clients.add(self)
 

@@ -25,6 +25,7 @@ def configure(
     connections_max: int = 10,
     auto_migrate: bool | None = None,
     signing_keys: Sequence[bytes] = (),
+    telemetry: bool | None = None,
 ) -> Client:
     """
     Set the default client up, in place of the environment's settings. Stores made before keep theirs.
@@ -40,6 +41,7 @@ def configure(
         connections_max=connections_max,
         auto_migrate=auto_migrate,
         signing_keys=signing_keys,
+        telemetry=telemetry,
     )
     with _default_lock:
         _default = client

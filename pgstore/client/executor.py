@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from pgstore import embedded, errors, migrate
+from pgstore.client import telemetry
 from pgstore.client.history import history_of
 from pgstore.client.interfaces import ClientInterface
 from pgstore.client.listener import AsyncListener, BlockingListener
@@ -375,6 +376,7 @@ class Executor(abc.ABC):
                 client.note_server(connection.identity)
                 if found.pooled:
                     client.is_pooled = True
+                telemetry.look()  # not for each operation, which would cost more than the look itself tells
                 return connection
             except errors.SchemaMissing:
                 _close(connection)

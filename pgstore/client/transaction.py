@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from types import TracebackType
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from pgstore.client.root import Root
 from pgstore.client.scope import Scope, current
 from pgstore.connection.handshake import CALLERS_SETTINGS, SCHEMA, check_schema
 from pgstore.connection.joined import source_of
+from pgstore.core import observation
 from pgstore.core.operation import BeforeCommit, CommitHook, Hooked, Many, Query
 from pgstore.core.search_path import fault_of
 from pgstore.core.steps import Steps, run_async, run_blocking, shielded
@@ -51,6 +53,7 @@ class Transaction(Scope):
         self._savepoint: str | None = None
         self._marks: dict[object, Any] = {}  # of the commit hooks, at the savepoint
         self._had_callers_settings = False  # at the savepoint
+        self._tell_ended: observation.Ended | None = None  # whoever observes it
 
     # ------------------------------------------------------------------------------------------------- for the user
 
@@ -99,6 +102,7 @@ class Transaction(Scope):
                 with self._root.lock:
                     self._root.check_not_at_work()
                     run_blocking(self._open())
+            self._begin_observed()
         except BaseException:
             self._ended = True
             raise
@@ -116,6 +120,7 @@ class Transaction(Scope):
                 self._check_context(root, exc)
         finally:
             self._leave_scope()
+            self._end_observed()
 
     async def __aenter__(self) -> Transaction:
         self._enter(blocking=False)
@@ -125,6 +130,7 @@ class Transaction(Scope):
             else:
                 async with self._root.async_lock:
                     await run_async(self._open())
+            self._begin_observed()
         except BaseException:
             self._ended = True
             raise
@@ -158,6 +164,17 @@ class Transaction(Scope):
             raise
         finally:
             self._leave_scope()
+            self._end_observed()
+
+    def _begin_observed(self) -> None:
+        if observation.observer is not None:
+            self._tell_ended = observation.observer.block(self)
+
+    def _end_observed(self) -> None:
+        """The block has ended: well, or with what is being raised."""
+        tell, self._tell_ended = self._tell_ended, None
+        if tell is not None:
+            tell(sys.exc_info()[1])
 
     def _check_context(self, root: Root, exc: BaseException | None) -> None:
         """Raise `TransactionScopeError` where the block had lost its context, so that nothing took part in it. At its end."""

@@ -7,6 +7,7 @@ Nothing here is of one kind of store.
 - `statement` is SQL with types; `batches` cuts many rows into several statements; `search_path` says which sessions are refused.
 - `error_mapping` makes pgstore's errors of psycopg's.
 - `checks`, `numbers` and `names` check what callers give.
+- `observation` says who is told of operations, if anybody is.
 - `clock` tells the time, and `limit` how long a call may take. `meanwhile` has others served while a call waits, and `affinity`
   chooses the core for who serves.
 - `threads` starts background threads, `workers` are a few that share tasks, and `uninterrupted` does work to its end whatever

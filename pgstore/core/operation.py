@@ -26,6 +26,7 @@ from typing import (
 )
 
 from pgstore import errors
+from pgstore.core import observation
 from pgstore.core.method import AioForm, Doc, Method
 from pgstore.core.statement import Statement
 
@@ -393,12 +394,16 @@ class BoundOperation(Method, Generic[P, T_co]):
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> T_co:
         owner = self._owner
+        runner = owner._runner  # first: making a client may bring an observer
+        op = self._function(owner, *args, **kwargs)
+        if observation.observer is not None:
+            op = observation.observer.operation(op, owner, self._function.__name__)
         try:
-            return owner._runner.run(self._function(owner, *args, **kwargs), owner._bound)  # type: ignore[no-any-return]
+            return runner.run(op, owner._bound)  # type: ignore[no-any-return]
         except StaleHandle:
             if not _can_be_given_again(args, kwargs):
                 raise
-        return owner._runner.run(self._function(owner, *args, **kwargs), owner._bound)  # type: ignore[no-any-return]
+        return owner._runner.run(self._observed(args, kwargs), owner._bound)  # type: ignore[no-any-return]
 
     @property
     def aio(self) -> AioForm[P, T_co]:
@@ -407,7 +412,7 @@ class BoundOperation(Method, Generic[P, T_co]):
 
     def _start(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, T_co]:
         # The operation is made now, so that wrong arguments are an error of the call.
-        return self._run_async(self._function(self._owner, *args, **kwargs), args, kwargs)
+        return self._run_async(self._observed(args, kwargs), args, kwargs)
 
     async def _run_async(self, op: Op[T_co], args: Any, kwargs: Any) -> T_co:
         owner = self._owner
@@ -416,7 +421,15 @@ class BoundOperation(Method, Generic[P, T_co]):
         except StaleHandle:
             if not _can_be_given_again(args, kwargs):
                 raise
-        return await owner._runner.run_async(self._function(owner, *args, **kwargs), owner._bound)  # type: ignore[no-any-return]
+        return await owner._runner.run_async(self._observed(args, kwargs), owner._bound)  # type: ignore[no-any-return]
+
+    def _observed(self, args: Any, kwargs: Any) -> Op[T_co]:
+        """The operation, as it is carried out when it is called by itself."""
+        owner = self._owner
+        op: Op[T_co] = self._function(owner, *args, **kwargs)
+        if observation.observer is not None:
+            owner._runner  # noqa: B018 - as in `__call__`
+        return observation.observed(op, owner, self._function.__name__)
 
     def op(self, /, *args: P.args, **kwargs: P.kwargs) -> Op[T_co]:
         """The operation itself, for `yield from` in another."""
@@ -483,12 +496,14 @@ class PagedIterator(Generic[T]):
     """Values from the database, fetched a page at a time; serves `for` and `async for`.
 
     *fetch* is called for each page and gives the operation that returns it, None at the end. The iterator belongs to the
-    transaction that was current when it was made.
+    transaction that was current when it was made. *owner* and *name*: whose method has given it.
     """
 
-    def __init__(self, runner: Runner, bound: Any, fetch: Fetch[T]) -> None:
-        self._runner = runner
-        self._bound = runner.pin(bound)
+    def __init__(self, owner: Any, name: str, fetch: Fetch[T]) -> None:
+        self._runner: Runner = owner._runner
+        self._bound = self._runner.pin(owner._bound)
+        self._owner = owner
+        self._name = name
         self._fetch = fetch
         self._page: Iterator[T] = iter(())
 
@@ -514,7 +529,7 @@ class PagedIterator(Generic[T]):
 
     def _turn(self) -> bool:
         """Go on to the next page; False: there is none."""
-        page = self._runner.run(self._fetch(), self._bound)
+        page = self._runner.run(observation.observed(self._fetch(), self._owner, self._name), self._bound)
         self._page = iter(() if page is None else page)
         return page is not None
 
@@ -523,7 +538,8 @@ class PagedIterator(Generic[T]):
 
     async def __anext__(self) -> T:
         while (value := next(self._page, _END)) is _END:
-            page = await self._runner.run_async(self._fetch(), self._bound)
+            op = observation.observed(self._fetch(), self._owner, self._name)
+            page = await self._runner.run_async(op, self._bound)
             if page is None:
                 raise StopAsyncIteration
             self._page = iter(page)
@@ -540,7 +556,7 @@ class BoundIteration(Method, Generic[P, T]):
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> PagedIterator[T]:
         owner = self._owner
-        return PagedIterator(owner._runner, owner._bound, self._function(owner, *args, **kwargs))
+        return PagedIterator(owner, self._function.__name__, self._function(owner, *args, **kwargs))
 
     def _annotations(self) -> dict[str, Any]:
         annotations = super()._annotations()

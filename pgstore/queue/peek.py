@@ -91,7 +91,7 @@ class ItemIterator(PagedIterator[T]):
     """
 
     def __init__(self, store: Peeking[T], partition: str, wait_seconds: float, after: int) -> None:
-        super().__init__(store._runner, store._bound, self._next)
+        super().__init__(store, "iterate", self._next)
         self._store = store
         self._partition = partition
         self._wait_seconds = wait_seconds

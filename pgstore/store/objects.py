@@ -12,6 +12,7 @@ from pgstore.client import Client, default_client
 from pgstore.core.checks import check_int
 from pgstore.core.method import Doc
 from pgstore.core.names import check_name
+from pgstore.core.observation import observed
 from pgstore.core.operation import BoundOperation, Op, Query, atomic, operation
 from pgstore.store.deletion import delete_store
 from pgstore.store.registry import LIST, StoreRecord, note_change
@@ -26,10 +27,12 @@ class _OperationOfClient(BoundOperation[P, T]):
     __doc__ = Doc("A method that needs no store: it runs on the client that the call names.")
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return _client_of(args, kwargs).run(self.op(*args, **kwargs))
+        client = _client_of(args, kwargs)
+        return client.run(observed(self.op(*args, **kwargs), self._owner, self._function.__name__, client))
 
     def _start(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, T]:
-        return _client_of(args, kwargs).run_async(self.op(*args, **kwargs))
+        client = _client_of(args, kwargs)
+        return client.run_async(observed(self.op(*args, **kwargs), self._owner, self._function.__name__, client))
 
 
 class _client_operation(operation[Any, P, T]):  # noqa: N801 - a decorator

@@ -25,6 +25,13 @@ class Runner:
         return bound
 
 
+class Owner:
+    """Whose method gives the pages."""
+
+    _runner = Runner()
+    _bound = None
+
+
 @pytest.fixture
 def paged():
     """Make an iterator over these pages."""
@@ -36,7 +43,7 @@ def paged():
             yield from ()
             return left.pop(0) if left else None
 
-        return PagedIterator(Runner(), None, fetch)
+        return PagedIterator(Owner(), "pages", fetch)
 
     return make
 

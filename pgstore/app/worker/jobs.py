@@ -26,7 +26,7 @@ from pgstore.app.pickles import Outcome
 from pgstore.app.spec import Input, WorkerSpec
 from pgstore.app.worker.target import Target
 from pgstore.client import default_client
-from pgstore.core import threads
+from pgstore.core import observation, threads
 from pgstore.core.operation import Op
 
 AHEAD_MAX: Final = 100  # items of a generator that nobody has taken yet
@@ -73,6 +73,8 @@ class Jobs:
         CURRENT_CALL.set(running.input.call_id)
         for prefix in ("MODAL", "PGSTORE"):
             os.environ[f"{prefix}_FUNCTION_CALL_ID"] = running.input.call_id
+        observer = observation.observer
+        tell_ended = None if observer is None else observer.job(self._spec.name, running.input.trace)
         outcome = self._outcome(running)
         is_last = self._spec.is_transactional and outcome.is_error and self._target.spoil()
         if not is_last:
@@ -82,6 +84,8 @@ class Jobs:
             except Exception as exc:  # noqa: BLE001 - it is that of the call
                 outcome = outcome if self._spec.is_transactional else failure(exc, self._spec)
                 is_last = self._target.spoil()  # the next call would fail with the same
+        if tell_ended is not None:
+            tell_ended(outcome.error[0] if outcome.is_error else None)
         CURRENT_CALL.set(None)
         del self._running[running.number]
         flush()

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from pgstore.core.method import Doc, Method
+from pgstore.core.observation import observed
 from pgstore.core.operation import Op
 from pgstore.fs.io.async_file_object import AsyncBinaryFile, AsyncFile, AsyncTextFile, async_file_object
 from pgstore.fs.io.file_object import BinaryRandom, BinaryReader, BinaryWriter, FileAt, RawFile, TextFile, file_object
@@ -88,7 +89,8 @@ class BoundOpen(Method):
         runner = self._owner._runner
         # The file belongs to the transaction that is current now, whichever is when it is used.
         bound = runner.pin(self._owner._bound)
-        return file_object(runner.run(self._function(self._owner, *args, **kwargs), bound), runner, bound)
+        op = observed(self._function(self._owner, *args, **kwargs), self._owner, "open")
+        return file_object(runner.run(op, bound), runner, bound)
 
     @property
     def aio(self) -> AioOpen:
@@ -132,9 +134,8 @@ class AioOpen(Method):
 
         async def open_() -> Any:
             bound = runner.pin(self._owner._bound)
-            return async_file_object(
-                await runner.run_async(self._function(self._owner, *args, **kwargs), bound), runner, bound
-            )
+            op = observed(self._function(self._owner, *args, **kwargs), self._owner, "open")
+            return async_file_object(await runner.run_async(op, bound), runner, bound)
 
         opening: Opening[Any] = Opening(open_)
         return opening

@@ -59,6 +59,7 @@ class Clients:
             connections_max=max(CONNECTIONS_MIN, settings["connections_max"]),
             auto_migrate=False,
             signing_keys=hidden([bytes.fromhex(key) for key in settings["signing_keys"]]),
+            telemetry=False,  # what the kernel asks for is no operation of the program's
         )
 
 
