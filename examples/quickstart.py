@@ -1,4 +1,4 @@
-"""The example of the README: a Dict, a Queue, a Volume, a transaction over them, and the asynchronous form."""
+"""The example of the README: a Dict, a Queue, a Volume, a transaction over them, SQL, and the asynchronous form."""
 
 import asyncio
 
@@ -11,16 +11,13 @@ files = pgstore.Volume.persist("quickstart-files")
 settings["greeting"] = "hello"
 tasks.put_many(["world", "moon"])
 
-with pgstore.transaction():  # all of it, or, after an exception, nothing
+with pgstore.transaction() as tx:  # all of it, or, after an exception, nothing
     name = tasks.get()
-    files.put_file(__file__, f"/scripts/{name}.py")
+    size = files.write_text(f"/letters/{name}.txt", f"{settings['greeting']} {name}")
     settings["last"] = name
+    rows = tx.connection.execute(
+        "SELECT depth FROM pgstore.queue_stats WHERE name = 'quickstart-tasks'"
+    )  # your own SQL
 
-print([entry.path for entry in files.listdir("/scripts")], dict(settings.items()))
-
-
-async def main() -> None:
-    print(await settings.get.aio("greeting"), await tasks.get.aio())
-
-
-asyncio.run(main())
+print(files.read_text("/letters/world.txt"), dict(settings.items()), rows.fetchall())
+print(asyncio.run(tasks.get.aio()))  # every method also has a form to await

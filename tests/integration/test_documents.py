@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import psycopg
@@ -15,7 +17,7 @@ from psycopg import sql
 from tests.fixtures.documents import ROOT, blocks_of
 from tests.fixtures.filled import filled
 
-DOCUMENTS = ["sql/README.md"]
+DOCUMENTS = ["README.md", "CHANGELOG.md", "sql/README.md"]
 BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document)]
 RUN_HERE = [block for block in BLOCKS if block.run_by is None]
 
@@ -55,6 +57,7 @@ def environ(server, filled_database, tmp_path):
 COMMANDS = {
     "sql": ["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-"],
     "sh": ["bash", "-e", "-u", "-o", "pipefail", "-s"],
+    "python": [sys.executable, "-i", "-q"],  # as pasted: a line after the other, each answered before the next
 }
 
 
@@ -71,7 +74,7 @@ def run(block, environ, folder, url):
         text=True,
         timeout=60,
     )
-    assert (done.returncode, re.findall("(?m)^.*(?:ERROR|Error).*$", done.stderr)) == (0, []), done.stderr
+    assert (done.returncode, re.findall("(?m)^.*(?:ERROR|Error|Traceback).*$", done.stderr)) == (0, []), done.stderr
     return done.stdout
 
 
@@ -139,13 +142,67 @@ def test_what_a_document_shows_can_be_run(block, environ, request, tmp_path):
     run(block, environ, tmp_path, environ["OTHER_URL" if block.needs_empty_database else "PGSTORE_URL"])
 
 
+def test_what_a_block_prints_is_what_stands_below_it(environ, tmp_path):
+    """
+    It is how a reader knows that it has worked.
+    """
+    for block, below in itertools.pairwise(BLOCKS):
+        if block.language == "python" and below.language == "text":
+            assert run(block, environ, tmp_path, environ["PGSTORE_URL"]) == below.text
+
+
 def test_a_block_that_another_test_runs_names_one_that_there_is():
     """
     A test that was renamed no longer runs it.
     """
     named = [block.run_by.partition("::") for block in BLOCKS if block.run_by]
 
-    assert [(file, name) for file, _, name in named if f"def {name}(" not in (ROOT / file).read_text()] == []
+    assert [(file, name) for file, _, name in named if name and f"def {name}(" not in (ROOT / file).read_text()] == []
+
+
+def test_the_test_command_is_that_of_ci():
+    """
+    Who checks a change runs the same.
+    """
+    (command,) = [block.text for block in BLOCKS if block.run_by == ".ci/run"]
+    script = (ROOT / ".ci" / "run").read_text()
+
+    for part in ("-m venv", "pip install", "-e '.[dev,embedded]'", "python -m pytest"):
+        assert part in command
+        assert part in script
+
+
+def test_what_is_to_be_installed_can_be():
+    """
+    Extras change; so must every line that names one.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = set(project["optional-dependencies"])
+    texts = [path.read_text() for path in [*map(ROOT.joinpath, DOCUMENTS), *(ROOT / "pgstore").rglob("*.py")]]
+    named = [
+        found for text in texts for found in re.findall(r"pip install (?:-e )?['\"]?(?:pgstore|\.)\[([\w,]+)\]", text)
+    ]
+
+    assert len(named) > 5
+    assert {extra for each in named for extra in each.split(",")} <= extras
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "tests/README.md", "tests/benchmarks/README.md"])
+def test_a_link_leads_to_a_file(document):
+    """
+    Links within the repository; there is no other host to ask.
+    """
+    targets = re.findall(r"\]\(([^)#\s]+)\)", (ROOT / document).read_text())
+    local = [target for target in targets if "://" not in target]
+
+    assert [target for target in local if not ((ROOT / document).parent / target).exists()] == []
+
+
+def test_the_readme_is_short():
+    """
+    It invites; what is said at length has its place elsewhere.
+    """
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 125
 
 
 def test_every_kind_of_block_is_run_by_something():

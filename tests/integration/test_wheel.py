@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import email
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -73,6 +75,20 @@ def test_the_wheel_has_the_migrations_and_the_schema(archives):
         }
     assert {f"pgstore/{name}" for name in shipped("pgstore")} <= names
     assert not [name for name in names if name.startswith("tests/") or name.endswith(".pyc")]
+
+
+def test_the_description_of_the_package_is_the_readme_without_links_to_files(archives):
+    """
+    On the page of a package index such links lead nowhere; what they are called says enough.
+    """
+    with zipfile.ZipFile(archives[1]) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        description = email.message_from_bytes(wheel.read(name)).get_payload()
+
+    assert description.startswith("# pgstore\n")
+    assert "`help(pgstore.Queue)`" in description
+    assert "sql/README.md: twenty queries" in description
+    assert re.findall(r"\]\(|<!--", description) == []
 
 
 def test_the_source_archive_has_what_a_packager_needs(archives):
