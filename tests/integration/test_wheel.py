@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email
 import os
 import re
 import subprocess
@@ -83,7 +82,7 @@ def test_the_description_of_the_package_is_the_readme_without_links_to_files(arc
     """
     with zipfile.ZipFile(archives[1]) as wheel:
         (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
-        description = email.message_from_bytes(wheel.read(name)).get_payload()
+        _, _, description = wheel.read(name).decode().partition("\n\n")
 
     assert description.startswith("# pgstore\n")
     assert "`help(pgstore.Queue)`" in description
