@@ -47,6 +47,7 @@
     ├── TimedOut (TimeoutError)                 a call waited for others, or for a connection, beyond its bound; nothing was done
     ├── StatementFailed                         the server refused a statement for another reason
     ├── EmbeddedServerError                     the embedded server could not be set up, started or stopped
+    ├── BackupError                             a backup could not be made or restored; nothing is half done
     ├── RemoteError                             the worker of a call died, or the call was cancelled
     ├── ExecutionError                          a call failed, and its exception cannot be brought here as it is
     ├── CallTimeoutError                        of calls; `pgstore.exception.TimeoutError`
@@ -378,6 +379,10 @@ class StatementFailed(Error):
 
 class EmbeddedServerError(Error):
     """The embedded server could not be set up, started or stopped."""
+
+
+class BackupError(Error):
+    """A backup could not be made or restored; nothing is half done."""
 
 
 class RemoteError(Error):

@@ -16,6 +16,7 @@ if os.environ.get("CI"):
 pytest_plugins = [
     "tests.fixtures.server",
     "tests.fixtures.clients",
+    "tests.fixtures.inventory",
     "tests.fixtures.live",
     "tests.fixtures.nodes",
     "tests.fixtures.staged",

@@ -5,6 +5,9 @@ repair, `gc.collect` deletes what is not needed any more. `sequences` is a part 
 mounted, `stores` which stores there are, `secrets` what is stored for functions, `calls` what was spawned.
 `names` finds names of stores for completion.
 
+`backup.backup` writes all that a database holds to a file, and `restore.restore` restores it. `backup_script` says what is in the
+file, `backup_file` how it is compressed and written. `programs` finds PostgreSQL's own.
+
 Where a change belongs:
 
 - A new thing to find out or to do is a module here. It returns dataclasses and prints nothing. Its command stands in `pgstore.cli`.

@@ -4,11 +4,11 @@ A command is a function that says what it does and prints it. Errors come here: 
 Exit codes: 0 done, 1 failed, 2 called in a wrong way, 130 interrupted; `check` has more. `PGSTORE_DEBUG=1` shows where an error
 came from.
 
-`migration`, `status`, `check`, `gc`, `demo`, `run` and `worker` are a command each; `mount` has three; `calls`, `server` and
-`secret` are nouns, with commands of their own, and so are `dict_commands`, `queue_commands`, `volume_commands` and `nfs_commands`,
-which share `stores`. `target` knows which database a command is about, `options` are those of many commands, `output` prints
-fields, tables and JSON, and `completion` completes names of stores in a shell. `later` imports commands when they are called,
-`streams` has what the process is given, `codes` the exit codes.
+`migration`, `status`, `check`, `gc`, `demo`, `run` and `worker` are a command each; `backup` has two, `mount` three; `calls`,
+`server` and `secret` are nouns, with commands of their own, and so are `dict_commands`, `queue_commands`, `volume_commands` and
+`nfs_commands`, which share `stores`. `target` knows which database a command is about, `options` are those of many commands,
+`output` prints fields, tables and JSON, and `completion` completes names of stores in a shell. `later` imports commands when they
+are called, `streams` has what the process is given, `codes` the exit codes.
 
 Where a change belongs:
 
@@ -43,6 +43,8 @@ COMMANDS: Final = [
     Later("demo", "demo:demo", "Run a pipeline on a small directory, and check its sums."),
     Later("gc", "gc:gc", "Delete what Volumes and NetworkFileSystems do not need any more."),
     Later("check", "check:check", "Look for damage in the database."),
+    Later("backup", "backup:backup", "Write all that pgstore has in the database to one file."),
+    Later("restore", "backup:restore", "Restore a backup into a database without a schema pgstore, and check it."),
     Later("mount", "mount:mount", "Mount a Volume or NetworkFileSystem: any program can open its files then."),
     Later("unmount", "mount:unmount", "Commit what was written, and unmount."),
     Later("mounts", "mount:mounts", "Show what this user has mounted, or what an earlier mount could not commit."),

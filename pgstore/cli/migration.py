@@ -44,11 +44,14 @@ def migrate(
     if from_revision is not None:
         raise errors.InvalidError("--from goes with --sql; without it the database itself says where it is")
     url = target(context).url
-    _report(migrations.upgrade(url, roles=roles), describe(url), roles)
+    show(migrations.upgrade(url, roles=roles), describe(url), roles)
 
 
-def _report(report: migrations.Report, where: str, roles: migrations.Roles | None) -> None:
-    if report.before == report.after:
+def show(report: migrations.Report, where: str, roles: migrations.Roles | None, *, quiet: bool = False) -> None:
+    """Print what a migration has done; *quiet*: not that there was nothing to do."""
+    if report.before == report.after and quiet:
+        pass
+    elif report.before == report.after:
         print(f"{where}: at revision {report.after}, nothing to migrate")
     else:
         print(f"{where}: migrated from {report.before or 'nothing'} to revision {report.after}")

@@ -128,7 +128,7 @@ def _given(directory: Path) -> Binaries:
 
 def _found() -> Iterator[Binaries]:
     seen = set()
-    for source, directory in _candidates():
+    for source, directory in candidates():
         resolved = directory.resolve()
         if resolved in seen or not all(_is_executable(directory / program) for program in PROGRAMS):
             continue
@@ -138,7 +138,8 @@ def _found() -> Iterator[Binaries]:
             yield Binaries(directory, version, source)
 
 
-def _candidates() -> Iterator[tuple[str, Path]]:
+def candidates() -> Iterator[tuple[str, Path]]:
+    """Where programs of PostgreSQL may be, the same directory perhaps more than once: what it comes from, and the directory."""
     given = variable_of("PGSTORE_PGBIN")
     if given:
         yield "PGSTORE_PGBIN", Path(given).expanduser().absolute()

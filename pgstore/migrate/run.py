@@ -62,7 +62,7 @@ def upgrade(url: str, *, roles: Roles | None = DEFAULT_ROLES) -> Report:
 
     url = ConnectionString(url)  # not shown in tracebacks
     with revisions.alone():
-        connection = _connect(url)
+        connection = connect(url)
         try:
             return _upgrade(connection, roles)
         except psycopg.Error as exc:
@@ -87,7 +87,7 @@ SELECT pg_catalog.current_setting('server_version_num') AS server,
 """
 
 # From the catalog, which everybody may read: to_regclass() fails without rights on the schema.
-_STATE = """
+STATE = """
 SELECT n.oid IS NOT NULL AS has_schema,
        has_database_privilege(current_database(), 'CREATE') AS may_create_schema,
        coalesce(has_schema_privilege(n.oid, 'USAGE'), false) AS may_use_schema,
@@ -115,7 +115,7 @@ def _upgrade(connection: _Connection, roles: Roles | None) -> Report:
     import sqlalchemy
     import sqlalchemy.exc
 
-    place = _examine(connection)
+    place = examine(connection)
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg://",
         creator=lambda: connection,
@@ -142,7 +142,7 @@ def _upgrade(connection: _Connection, roles: Roles | None) -> Report:
     return report
 
 
-def _migrate(bound: sqlalchemy.Connection, connection: _Connection, place: _Place, roles: Roles | None) -> Report:
+def _migrate(bound: sqlalchemy.Connection, connection: _Connection, place: Place, roles: Roles | None) -> Report:
     """Migrate and grant in the transaction of *connection*, which is what is below *bound*."""
     for statement in settings():
         connection.execute(statement.encode())
@@ -153,10 +153,10 @@ def _migrate(bound: sqlalchemy.Connection, connection: _Connection, place: _Plac
     connection.execute(table_wait().encode())
 
     config = revisions.configuration()
-    state = _only_row(connection, _STATE)
+    state = only_row(connection, STATE)
     before = _current_revision(connection, state, place, known=revisions.known_revisions(config))
     if before != revisions.SCHEMA_REVISION:
-        _require_rights(state, place)
+        require_rights(state, place)
         if not state.has_schema:
             # Not in the first revision: alembic puts its own table there before it runs that.
             connection.execute("CREATE SCHEMA pgstore")
@@ -182,7 +182,7 @@ def _migrate(bound: sqlalchemy.Connection, connection: _Connection, place: _Plac
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where a migration happens, and as whom; as text, a part of messages."""
 
     database: str
@@ -192,7 +192,7 @@ class _Place:
         return f"database {self.database!r}"
 
 
-def _connect(url: str) -> _Connection:
+def connect(url: str) -> _Connection:
     check_conninfo(url)
     try:
         return psycopg.Connection.connect(
@@ -213,11 +213,11 @@ def _unsaid(url: str) -> dict[str, Any]:
     return {name: value for name, value in NOTICING_DEAD_PEERS.items() if name not in conninfo_to_dict(url)}
 
 
-def _examine(connection: _Connection) -> _Place:
+def examine(connection: _Connection) -> Place:
     """Refuse a database that cannot hold pgstore. All transactions after this are READ COMMITTED and may write."""
-    found = _only_row(connection, _LOOK)
+    found = only_row(connection, _LOOK)
     connection.rollback()
-    place = _Place(found.database, found.login)
+    place = Place(found.database, found.login)
     if fault := fault_of(found.search_path):
         raise errors.ConfigurationError(f"role {place.login!r} or {place} has the {fault}")
     if int(found.server) < revisions.OLDEST_SERVER:
@@ -238,7 +238,7 @@ def _examine(connection: _Connection) -> _Place:
     return place
 
 
-def _current_revision(connection: _Connection, state: Any, place: _Place, *, known: list[str]) -> str | None:
+def _current_revision(connection: _Connection, state: Any, place: Place, *, known: list[str]) -> str | None:
     if state.has_revision:
         if not (state.may_use_schema and state.may_read_revision):
             message = f"role {place.login!r} may not read schema pgstore of {place}"
@@ -261,7 +261,7 @@ def _current_revision(connection: _Connection, state: Any, place: _Place, *, kno
     return None
 
 
-def _require_rights(state: Any, place: _Place) -> None:
+def require_rights(state: Any, place: Place) -> None:
     if not state.has_schema and not state.may_create_schema:
         message = f"role {place.login!r} may not create the schema pgstore in {place}"
         raise errors.AccessDenied(f"{message}: {_grant('CREATE ON DATABASE {}', place.database, place)}")
@@ -273,12 +273,12 @@ def _require_rights(state: Any, place: _Place) -> None:
         raise errors.AccessDenied(f"{message}: {_grant('USAGE, CREATE ON SCHEMA {}', 'pgstore', place)}")
 
 
-def _grant(what: str, name: str, place: _Place) -> str:
+def _grant(what: str, name: str, place: Place) -> str:
     what = what.format(compose.Identifier(name).as_string())
     return f"GRANT {what} TO {compose.Identifier(place.login).as_string()}"
 
 
-def _only_row(connection: _Connection, statement: LiteralString) -> Any:
+def only_row(connection: _Connection, statement: LiteralString) -> Any:
     row = connection.execute(statement).fetchone()
     assert row is not None, "a SELECT of one row"
     return row

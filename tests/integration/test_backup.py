@@ -1,46 +1,108 @@
-"""One pg_dump is a backup: restored into an empty database, every store is there."""
+"""`pgstore backup` and `pgstore restore`: one file that has everything, restored wholly or not at all."""
 
 from __future__ import annotations
 
-import subprocess
+from pathlib import Path
 
-import pgstore
+import psycopg
+import pytest
+
+from pgstore import errors, migrate
+from pgstore.admin.backup import backup
+from pgstore.admin.check import run_checks
+from pgstore.admin.restore import restore
+from tests.fixtures import inventory
+from tests.integration.test_dumps import PSQL, run
 
 
-def test_a_dump_restored_into_an_empty_database_keeps_every_store(server, own_database, empty_database, tmp_path):
-    large = bytes(range(256)) * 4096
-    with pgstore.Client(own_database) as client:
-        entries = pgstore.Dict.persist("entries", client=client)
-        entries.update({"text": "ü\0", (1, "a"): [1, 2.5, None], 7: 2**62, "large": large})
-        queue = pgstore.Queue.persist("queue", client=client)
-        queue.put_many(["first", {"second": 2}])
-        queue.put("other", partition="p")
-        volume = pgstore.Volume.persist("volume", client=client)
-        (tmp_path / "small.txt").write_text("small")
-        (tmp_path / "large.bin").write_bytes(large)
-        volume.put_directory(tmp_path, "/files")
-        expected = dict(entries.items())
+@pytest.fixture(scope="module")
+def made(filled, tmp_path_factory) -> Path:
+    """A backup of `filled`."""
+    file = tmp_path_factory.mktemp("backup") / "made"
+    backup(filled[0], str(file))
+    return file
 
-    dump = tmp_path / "dump"
-    pg_dump = ["/usr/bin/env", f"PATH={server.bin_dir}:/usr/bin:/bin"]
-    subprocess.run([*pg_dump, "pg_dump", "-Fc", "-n", "pgstore", "-f", dump, own_database], check=True)
-    subprocess.run(
-        [*pg_dump, "pg_restore", "--exit-on-error", "--no-owner", "--no-privileges", "-d", empty_database, dump],
-        check=True,
-    )
 
-    with pgstore.Client(empty_database, auto_migrate=False) as client:
-        assert dict(pgstore.Dict.from_name("entries", client=client).items()) == expected
-        queue = pgstore.Queue.from_name("queue", client=client)
-        queue.put("after the restore")  # sequences went along
-        assert queue.get_many(10) == ["first", {"second": 2}, "after the restore"]
-        assert queue.get(partition="p") == "other"
-        volume = pgstore.Volume.from_name("volume", client=client)
-        assert b"".join(volume.read_file("files/large.bin")) == large
-        volume.put_file(tmp_path / "small.txt", "again.txt")
-        assert sorted(entry.path for entry in volume.listdir("/", recursive=True)) == [
-            "again.txt",
-            "files",
-            "files/large.bin",
-            "files/small.txt",
+@pytest.mark.parametrize("compression", ["zstd", "gzip", "none"])
+def test_what_is_restored_is_all_that_was_backed_up(filled, empty_database, tmp_path, compression):
+    url, expected = filled
+    file = str(tmp_path / "backup")
+
+    made = backup(url, file, compression=compression)
+    restore(empty_database, file)
+
+    assert (made.large_objects, made.missing) == (10, 0)
+    assert inventory.inventory(empty_database) == expected
+    inventory.go_on(empty_database)
+
+
+def test_a_backup_is_restored_without_pgstore(filled, server, empty_database, tmp_path):
+    """
+    It must be of use where this package is not, or not any more.
+    """
+    url, expected = filled
+    file = tmp_path / "backup"
+    backup(url, str(file), compression="none")
+
+    run(server, "psql", *PSQL[:-1], "-f", file, empty_database)
+    migrate.upgrade(empty_database)
+
+    assert inventory.inventory(empty_database) == expected
+    assert run_checks(empty_database).is_healthy
+
+
+def test_a_backup_is_restored_into_a_newer_major(filled, server, server18, made):
+    if server.bin_dir == server18.bin_dir:
+        pytest.skip("the server of the tests is of the newest version already")
+    target = server18.create_database()
+
+    restore(target, str(made))
+
+    assert inventory.inventory(target) == filled[1]
+    server18.drop_database(target)
+
+
+def test_a_backup_of_a_newer_major_is_refused(server, server18, tmp_path, empty_database):
+    if server.bin_dir == server18.bin_dir:
+        pytest.skip("the server of the tests is of the newest version already")
+    url = server18.create_database()
+    migrate.upgrade(url)
+    backup(url, str(tmp_path / "backup"))
+
+    with pytest.raises(errors.BackupError, match="of PostgreSQL 18, and database .* is of"):
+        restore(empty_database, str(tmp_path / "backup"))
+    server18.drop_database(url)
+
+
+def test_objects_of_others_keep_their_numbers_and_bytes(filled, empty_database, made):
+    """
+    The numbers that pgstore's objects had in the backup are taken by others here.
+    """
+    url, expected = filled
+    with psycopg.connect(url) as connection, psycopg.connect(empty_database, autocommit=True) as other:
+        oids = [
+            oid
+            for (oid,) in connection.execute("SELECT large_object FROM pgstore.chunk WHERE large_object IS NOT NULL")
         ]
+        for oid in oids:
+            other.execute("SELECT lo_from_bytea(%s, 'theirs')", [oid])
+
+        restore(empty_database, str(made))
+
+        theirs = other.execute("SELECT DISTINCT lo_get(oid) FROM pg_largeobject_metadata WHERE oid = ANY (%s)", [oids])
+        assert theirs.fetchall() == [(b"theirs",)]
+        assert other.execute("SELECT count(*) FROM pg_largeobject_metadata").fetchone() == (2 * len(oids),)
+    assert inventory.inventory(empty_database) == expected
+
+
+def test_objects_of_others_are_not_in_the_backup(own_database, empty_database, tmp_path):
+    with psycopg.connect(own_database, autocommit=True) as connection:
+        connection.execute("SELECT lo_from_bytea(0, 'theirs')")
+        connection.execute("CREATE TABLE public.theirs (number integer)")
+
+    backup(own_database, str(tmp_path / "backup"))
+    restore(empty_database, str(tmp_path / "backup"))
+
+    with psycopg.connect(empty_database) as connection:
+        assert connection.execute("SELECT count(*) FROM pg_largeobject_metadata").fetchone() == (0,)
+        assert connection.execute("SELECT to_regclass('public.theirs')").fetchone() == (None,)

@@ -27,6 +27,8 @@ COMMANDS = [
     ["demo"],
     ["gc"],
     ["check"],
+    ["backup"],
+    ["restore"],
     ["mount"],
     ["unmount"],
     ["mounts"],
