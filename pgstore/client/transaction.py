@@ -17,12 +17,14 @@ import sys
 from types import TracebackType
 from typing import Any, Final
 
-from pgstore import errors
+from psycopg.conninfo import conninfo_to_dict
+
+from pgstore import embedded, errors
 from pgstore.client.history import history_of
 from pgstore.client.interfaces import ClientInterface, ExecutorInterface
 from pgstore.client.root import Root
 from pgstore.client.scope import Scope, current
-from pgstore.connection.handshake import CALLERS_SETTINGS, SCHEMA, check_schema
+from pgstore.connection.handshake import CALLERS_SETTINGS, SCHEMA, WHO_ANSWERS, check_schema
 from pgstore.connection.joined import source_of
 from pgstore.core import observation
 from pgstore.core.operation import BeforeCommit, CommitHook, Hooked, Many, Query
@@ -263,7 +265,12 @@ class Transaction(Scope):
         And its session must call what our statements mean (see `core.search_path`).
         """
         client = self._client
-        rows = yield from root.checked(root.connection.execute, Query(SCHEMA))
+        if client.history is None:
+            yield from self._see_to_schema(root)
+        try:
+            rows = yield from root.checked(root.connection.execute, Query(SCHEMA))
+        except errors.SchemaMissing as exc:
+            raise (yield from self._schema_missing(root)) from exc
         if rows and (fault := fault_of(rows[0][4])):
             raise errors.InvalidError(f"the connection to join has the {fault}")
         check_schema(rows)
@@ -271,7 +278,7 @@ class Transaction(Scope):
         if client.follows(here):
             return
         # Or what the client knows is out of date: its own connections may all be older than a restore.
-        if callable(client.settings.url) or client.settings.configured_url() is not None:
+        if _names_database(client):
             with contextlib.suppress(errors.Error):
                 rows = yield from root.executor.query(Query(SCHEMA))
                 client.follow(history_of(rows[0]))
@@ -280,6 +287,30 @@ class Transaction(Scope):
                 "the connection leads to another database than the client's other connections; "
                 "make a pgstore.Client for it and pass client= to its stores"
             )
+
+    def _see_to_schema(self, root: Root) -> Steps[None]:
+        """
+        Make the schema where it is missing, as on any other first use.
+
+        To ask for tables that are not there would end the caller's transaction.
+        """
+        ((_, installed, _),) = yield from root.checked(root.connection.execute, Query(WHO_ANSWERS))
+        connection = yield from root.connection.callers_connection()
+        if not installed and (_names_database(self._client) or _is_embedded(connection)):
+            yield from root.executor.query(Query(SCHEMA))  # on a connection of the client's, which makes it if it may
+            ((_, installed, _),) = yield from root.checked(root.connection.execute, Query(WHO_ANSWERS))
+        if not installed:
+            raise (yield from self._schema_missing(root))
+
+    def _schema_missing(self, root: Root) -> Steps[errors.SchemaMissing]:
+        connection = yield from root.connection.callers_connection()
+        ours = (self._client.installation or "").partition("/")[2]
+        theirs = connection.info.dbname
+        instead = f", or join a connection to {ours!r}, which the client uses" if ours not in ("", theirs) else ""
+        return errors.SchemaMissing(
+            f"the connection to join leads to the database {theirs!r}, which has no pgstore schema that this code knows: "
+            f"run `pgstore migrate` with its URL{instead}"
+        )
 
     def savepoint(self) -> Steps[None]:
         """Begin as a nested transaction."""
@@ -377,6 +408,16 @@ def check_nothing_written(client: ClientInterface, what: str) -> None:
             f"{what} in a transaction that has written something: the worker could not see what you wrote, and may wait for your "
             "locks for ever. Call it before or after the transaction, or spawn() in it"
         )
+
+
+def _names_database(client: ClientInterface) -> bool:
+    """Whether the client has a database without a joined connection; the embedded server is not started for one."""
+    return callable(client.settings.url) or client.settings.configured_url() is not None
+
+
+def _is_embedded(connection: Any) -> bool:
+    """Whether a caller's connection leads to the embedded server."""
+    return bool(conninfo_to_dict(embedded.Server().url)["host"] == connection.info.host)
 
 
 def _commit_order(item: tuple[object, CommitHook]) -> int:

@@ -18,7 +18,7 @@ from pgstore import connection
 from pgstore.client.executor import Executor
 from pgstore.connection.base import Connection
 from pgstore.core.operation import Many, Query, atomic
-from pgstore.errors import StatementFailed, TransactionFailed
+from pgstore.errors import SchemaMissing, StatementFailed, TransactionFailed
 from pgstore.queue.put import PUT_WITHOUT_NOTIFY
 from pgstore.serializers import dumps
 
@@ -560,6 +560,62 @@ def test_a_connection_to_another_database_is_refused(client, stores, own_databas
         connection.execute("UPDATE pgstore.installation SET id = gen_random_uuid()")
         with pytest.raises(pgstore.InvalidError, match="another database"), client.transaction(connection=connection):
             pass
+
+
+@pytest.mark.parametrize("form", ["blocking", "aio"])
+def test_joining_makes_the_schema_on_first_use(empty_database, form):
+    """
+    A web process may well join a transaction of its framework's before it does anything else.
+    """
+
+    def place_order():
+        with psycopg.connect(empty_database) as connection:
+            connection.execute("CREATE TABLE own (name text)")
+            with client.transaction(connection=connection):
+                queue.put("item")
+            connection.execute("INSERT INTO own VALUES ('kept')")
+
+    async def place_order_async():
+        async with await psycopg.AsyncConnection.connect(empty_database) as connection:
+            await connection.execute("CREATE TABLE own (name text)")
+            async with client.transaction(connection=connection):
+                await queue.put.aio("item")
+            await connection.execute("INSERT INTO own VALUES ('kept')")
+
+    with pgstore.Client(empty_database) as client:
+        queue = pgstore.Queue.persist("first", client=client)
+        place_order() if form == "blocking" else asyncio.run(place_order_async())
+
+        assert queue.get() == "item"
+        with client.transaction() as tx:
+            assert tx.connection.execute("SELECT name FROM own").fetchall() == [("kept",)]
+
+
+def test_a_schema_that_may_not_be_made_leaves_the_joined_transaction_usable(empty_database):
+    """
+    To look for tables that are missing would have ended it; and the caller may be able to do without.
+    """
+    client = pgstore.Client(empty_database, auto_migrate=False)
+    with client, psycopg.connect(empty_database) as connection:
+        connection.execute("CREATE TABLE own (name text)")
+
+        with pytest.raises(SchemaMissing, match="pgstore migrate"), client.transaction(connection=connection):
+            pass
+
+        assert connection.execute("SELECT count(*) FROM own").fetchone() == (0,)
+
+
+def test_a_connection_to_a_database_without_the_schema_is_told_from_the_clients(client, stores, empty_database):
+    """
+    Frameworks make databases for tests, and pgstore is not told of them.
+    """
+    entries, _ = stores
+    entries["k"] = 1
+    name = empty_database.rpartition("/")[2]
+    with psycopg.connect(empty_database) as connection:
+        with pytest.raises(SchemaMissing, match=f"'{name}', .* a connection to 'shared'"):
+            with client.transaction(connection=connection):
+                pass
 
 
 def test_joining_asks_for_the_right_kind_of_with(client, database):
