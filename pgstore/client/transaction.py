@@ -213,8 +213,13 @@ class Transaction(Scope):
     @property
     def root(self) -> Root:
         """The real transaction. Raises `InvalidError` if this one is not open."""
-        if self._root is None or self._ended:
-            raise errors.InvalidError(f"{self!r} is not open")
+        if self._ended:
+            raise errors.InvalidError(
+                f"{self!r} is not open any more, nor is what was begun in it (an iterator, an open file, store.using(tx)): "
+                "use that within the block, or begin it outside; an answer that a framework streams is read after the block"
+            )
+        if self._root is None:
+            raise errors.InvalidError(f"{self!r} is not open yet: enter it by `with` or `async with`")
         if self.is_parents:
             raise errors.TransactionScopeError("the transaction belongs to the process that this one was forked from")
         return self._root

@@ -538,6 +538,25 @@ def test_stores_join_an_asynchronous_sqlalchemy_session(client, stores, database
     assert queue.get() == "item"
 
 
+def test_what_was_begun_in_a_transaction_says_why_it_ended_with_it(client, store_name):
+    """
+    A view that returns an iterator has it read by its framework, when the transaction around the view has ended.
+    """
+    files = pgstore.Volume.persist(store_name, client=client)
+    files.write_text("a", "text")
+
+    with client.transaction() as tx:
+        contents = files.read_file("a")
+        file = files.open("a")
+        used = files.using(tx)
+
+    for read in (lambda: list(contents), file.read, lambda: used.read_text("a")):
+        with pytest.raises(pgstore.InvalidError, match="ended> is not open any more.* begin it outside"):
+            read()
+    with pytest.raises(pgstore.InvalidError, match="enter it by `with`"):
+        files.using(client.transaction()).read_text("a")
+
+
 def test_a_connection_of_another_driver_is_refused_by_name(client):
     engine = sqlalchemy.create_engine("sqlite://")
     with engine.connect() as connection:
