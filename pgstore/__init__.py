@@ -27,6 +27,26 @@ and a NetworkFileSystem cannot both have it. Environments are name spaces, no ac
 **After a crash** of a client, the server undoes what was not committed, at once where the client's machine lives and the
 connection ends, else when TCP notices. After a crash of the server, what was committed is there.
 
+**Environment variables.** One that is set but empty is an error where that may be a mistake.
+
+==========================  ==================================================================================================
+variable                    says
+==========================  ==================================================================================================
+PGSTORE_URL                 the database; else `DATABASE_URL`, else libpq's variables, else the embedded server (see `Client`)
+PGSTORE_ENVIRONMENT         the environment of stores that name none (main)
+PGSTORE_AUTO_MIGRATE        0: a missing schema is not made on first use
+PGSTORE_SERVER_DIR          where the embedded server keeps its data (~/.local/share/pgstore/pg<version>)
+PGSTORE_PGBIN               the directory of the Postgres programs to use: initdb, postgres, pg_dump …
+PGSTORE_SECRETS_DIR         a directory of files NAME.env, where `Secret.from_name` looks first
+PGSTORE_SECRET_KEY          the keys of stored secrets, 32 bytes in base64, divided by commas: the first encrypts, any decrypts
+PGSTORE_PARALLELISM         how many workers a function may have (as many as there are CPUs)
+PGSTORE_MOUNT_MODE          auto, fuse or sync: how functions have their stores mounted (auto)
+PGSTORE_PRIVATE_TMP         1: each worker has a /tmp of its own
+PGSTORE_TELEMETRY           0: OpenTelemetry is told nothing
+PGSTORE_DEBUG               1: the command line shows where an error came from
+PGSTORE_TRACEBACK           1: `pgstore run` shows pgstore's own part of a program's traceback, too
+==========================  ==================================================================================================
+
 **Logging.** `logging.getLogger("pgstore")` says which database was chosen and why, when the embedded server starts, and what
 was retried or lost.
 

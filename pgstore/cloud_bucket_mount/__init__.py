@@ -34,6 +34,9 @@ class CloudBucketMount(TransferringObjects, OpeningObjects, ListingObjects, Edit
     needed for any of it, but by a `Secret` that is stored in one. The SDKs are extras: `pip install pgstore[s3]`, `[gcs]`,
     `[azure]`, or `[buckets]` for all of them.
 
+    The variables that secrets of these providers have are understood; without a secret each SDK looks for its own. No `repr`, error
+    or pickle has a value.
+
     The methods are those of a Volume, as far as a bucket has them, so that one function works on either. They are never part of a
     transaction.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from functools import partial
+from pathlib import Path
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
@@ -262,3 +264,21 @@ def shown_frames(error):
     """The variables of pgstore's and psycopg's frames, as a report of the error would show them."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if "/tests/" not in frame.f_code.co_filename]
     return " ".join(repr(value) for frame in frames for value in frame.f_locals.values())
+
+
+INTERNAL = {
+    "PGSTORE_AS_MODAL",
+    "PGSTORE_IS_REMOTE",
+    "PGSTORE_COMPLETE",
+}  # set by pgstore itself, or by a shell's completion
+
+
+def test_every_environment_variable_is_in_the_docstring_of_pgstore():
+    """
+    Else nobody finds it.
+    """
+    package = Path(pgstore.__file__).parent
+    read = {name for path in package.rglob("*.py") for name in re.findall(r"\bPGSTORE_[A-Z_]+\b", path.read_text())}
+    told = set(re.findall(r"(?m)^(PGSTORE_[A-Z_]+) ", pgstore.__doc__ or ""))
+
+    assert told == {name for name in read if not name.endswith("_")} - INTERNAL
