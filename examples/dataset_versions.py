@@ -19,13 +19,13 @@ def write(slope: int) -> int:
         return dataset.next_version()
 
 
-def read(version: int, name: str) -> pd.DataFrame:
-    then = dataset.at(version)  # reads that version, whatever comes after
-    with then.open(f"/{name}.parquet", "rb") as file:
+def read(version: pgstore.Volume, name: str) -> pd.DataFrame:
+    with version.open(f"/{name}.parquet", "rb") as file:
         return pd.read_parquet(file)
 
 
-def train(version: int) -> str:
+def train(number: int) -> str:
+    version = dataset.at(number)  # what it reads is kept as long as this handle is
     train_rows = read(version, "train")
     slope = (train_rows.x * train_rows.y).sum() / (train_rows.x**2).sum()
 
@@ -33,14 +33,14 @@ def train(version: int) -> str:
     others.start()
     others.join()
 
-    test_rows = read(version, "test")  # of the same version as what it was trained on
+    test_rows = read(version, "test")  # of what belongs to the rows that it was trained on
     error = (slope * test_rows.x - test_rows.y).abs().max()
     return f"slope {slope:.1f}, error {error:.1f}"
 
 
 if __name__ == "__main__":
     first = write(slope=3)
-    models[first] = train(first)  # which writes another
+    models[first] = train(first)  # meanwhile another one is written
     newest = dataset.versions(limit=1)[0].version
     models[newest] = train(newest)
     print(models[first], models[newest], sep="\n")

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Final, TypeAlias
 
 from pgstore import errors
+from pgstore.types import FileEntry
 
 NAME_BYTES_MAX: Final = 255  # NAME_MAX of Linux; a CHECK of the database too
 Names: TypeAlias = tuple[bytes, ...]
@@ -28,7 +29,8 @@ def split(path: object) -> Names:
     links.
     """
     if not isinstance(path, (str, PurePath)):
-        raise errors.InvalidError(f"a path must be a str, not {type(path).__name__}: {path!r}")
+        instead = "; pass its `path`" if isinstance(path, FileEntry) else ""
+        raise errors.InvalidError(f"a path must be a str, not {type(path).__name__}: {path!r}{instead}")
     text = path.as_posix() if isinstance(path, PurePath) else path
     if "\0" in text:
         raise errors.InvalidError(f"path {text!r} contains a NUL")

@@ -837,6 +837,17 @@ def test_glob_gives_entries(call, store):
         store.glob("../*")
 
 
+def test_an_entry_in_place_of_its_path_is_told_apart(call, store):
+    """
+    pathlib's `glob` gives paths, and whoever loops over ours may take entries for such.
+    """
+    put(store, "d/f.txt", b"123")
+    (entry,) = call(store.listdir, "d")
+
+    with pytest.raises(errors.InvalidError, match="FileEntry.*; pass its `path`"):
+        call(store.read_bytes, entry)
+
+
 def test_glob_in_directories_longer_than_a_page(store, tmp_path):
     store.put_directory(tree(tmp_path / "in", {f"{n % 2}/{n:05}.{'ab'[n % 3 == 0]}": b"" for n in range(5000)}), "up")
 
