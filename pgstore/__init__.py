@@ -29,6 +29,7 @@ connection ends, else when TCP notices. After a crash of the server, what was co
 
 **Environment variables.** One that is set but empty is an error where that may be a mistake.
 
+```text
 ==========================  ==================================================================================================
 variable                    says
 ==========================  ==================================================================================================
@@ -46,6 +47,7 @@ PGSTORE_TELEMETRY           0: OpenTelemetry is told nothing
 PGSTORE_DEBUG               1: the command line shows where an error came from
 PGSTORE_TRACEBACK           1: `pgstore run` shows pgstore's own part of a program's traceback, too
 ==========================  ==================================================================================================
+```
 
 **Logging.** `logging.getLogger("pgstore")` says which database was chosen and why, when the embedded server starts, and what
 was retried or lost.

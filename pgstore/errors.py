@@ -63,6 +63,7 @@ Those that are an `OSError` have `errno`, `strerror` and, where it is about a pa
 
 What to do about each:
 
+```text
 =====================  =======================================================================================================
 error                  what to do
 =====================  =======================================================================================================
@@ -116,6 +117,7 @@ TimedOut               Nothing was done: call again, with a longer `timeout`. `p
                        sql/README.md has the query.
 StatementFailed        `sqlstate` says why. Where the statement is not yours, please report it.
 EmbeddedServerError    The message quotes the end of server.log; `pgstore server status` says where it is.
+BackupError            Read the message: it says what pg_dump said, or what is wrong with the file. Nothing is left half done.
 RemoteError            Call again, or let `retries=` do it. A worker that is killed again and again has too little memory.
 ExecutionError         The message has the traceback. Raise exceptions that can be pickled.
 CallTimeoutError       See the two below.
@@ -126,6 +128,7 @@ InputCancellation      Tidy up in `finally`, and let it pass.
 KeysLeftOut            Nothing, or rename the objects at the provider.
 LocalRunWarning        Nothing, or leave out what it names; `warnings.filterwarnings` silences it.
 =====================  =======================================================================================================
+```
 
 Messages say what was given, what was expected and what to do. Foreign exceptions are mapped in one place per library and kept as
 `__cause__`.

@@ -40,6 +40,7 @@ class CloudBucketMount(TransferringObjects, OpeningObjects, ListingObjects, Edit
     The methods are those of a Volume, as far as a bucket has them, so that one function works on either. They are never part of a
     transaction.
 
+    ```text
     ======================  ========================================================================================================
     what                    promise
     ======================  ========================================================================================================
@@ -78,6 +79,7 @@ class CloudBucketMount(TransferringObjects, OpeningObjects, ListingObjects, Edit
     a crash                 Of a process that is killed, no half object is seen. Parts that it had put stay at the provider, and
                             cost, until a lifecycle rule of the bucket removes them (S3: AbortIncompleteMultipartUpload).
     ======================  ========================================================================================================
+    ```
 
     Two that are equal are the same bucket, reached alike. A pickle has no value of the secret: that is found where it is used.
 

@@ -17,6 +17,7 @@
 What programs see through FUSE. "In the database" is where all clients see it; the disk is the server's. Where a verb fails as POSIX
 says, its page says with what. Without FUSE the files are copies in the local file system, which does what it does.
 
+```text
 ===================  ========================================  ====================================  ===============================
 verb                 NetworkFileSystem                         Volume                                errno
 ===================  ========================================  ====================================  ===============================
@@ -128,10 +129,12 @@ server               names in their order, then contents: the  again. A commit i
 kill -9 of the       what was synced or closed is there        what was committed is there, and      ENOTCONN, until the path is
 daemon                                                         nothing else                          unmounted, or mounted anew
 ===================  ========================================  ====================================  ===============================
+```
 
 And of a bucket, whose objects are put as a whole or not at all. Where it can be none of a file system's, it does as mountpoint-s3
 does, which Modal's programs know.
 
+```text
 ===================  ==============================================================  ===============================================
 verb                 bucket                                                          errno
 ===================  ==============================================================  ===============================================
@@ -194,4 +197,5 @@ daemon               uploads that were under way are at the provider, unseen, un
                      a lifecycle rule of the bucket removes them: nobody else
                      aborts them
 ===================  ==============================================================  ===============================================
+```
 """

@@ -7,6 +7,7 @@ A str is its own text, so that SQL can say `WHERE key = 'user:1'` and a search f
 One that begins with U+0001, or holds NUL or half a surrogate pair (Postgres stores neither), is written as below. Of
 one longer than `KEY_BYTES_MAX` the beginning stands before a hash. All else begins with U+0001 and a type's letter:
 
+```text
 ===============================  ===================  ============================================================
 key                              text after U+0001    what is the same key
 ===============================  ===================  ============================================================
@@ -31,6 +32,7 @@ PurePosixPath("/a")              p/a                  a PosixPath
 PureWindowsPath("C:/a")          wc:\\/a             whatever the case of its letters
 frozen dataclass P(x=1)          @module:P(x=i1,)     the same class and equal fields; not those with compare=False
 ===============================  ===================  ============================================================
+```
 
 A subclass counts as its base while it keeps the base's `__eq__`; with one of its own nobody can know what it equals.
 Within a text a backslash escapes comma, backslash, U+0000, U+0001 and surrogates, so that no two keys run together.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 import typing
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +39,13 @@ def test_the_reference_renders_without_a_warning(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     pages = (tmp_path / "pgstore.html").read_text()
     assert [name for name in pgstore.__all__ if name != "errors" and f'id="{name}"' not in pages] == []
+
+
+def test_tables_in_docstrings_are_shown_as_they_stand():
+    """
+    pdoc takes the lines of one for a paragraph, and runs them together, unless they are a block of text.
+    """
+    table = re.compile(r"(?m)^ *={3,} +={3,}")
+    for path in sorted(Path(pgstore.__file__).parent.rglob("*.py")):
+        outside = re.sub(r"(?ms)^ *```text\n.*?```$", "", path.read_text())
+        assert not table.search(outside), path
