@@ -2,7 +2,8 @@
 
 `status.status_of` tells what a database holds, `check.run_checks` whether it is damaged, `repair.repair` mends what has one certain
 repair, `gc.collect` deletes what is not needed any more. `sequences` is a part of repairing. `mounts` has what this user has
-mounted, `stores` which stores there are, `secrets` what is stored for functions, `calls` what was spawned.
+mounted, `stores` which stores there are, `contents` what is in Dicts and Queues and `queues` how much, `secrets` what is stored for
+functions, `calls` what was spawned.
 `names` finds names of stores for completion.
 
 `backup.backup` writes all that a database holds to a file, and `restore.restore` restores it. `backup_script` says what is in the

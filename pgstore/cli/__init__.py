@@ -4,11 +4,12 @@ A command is a function that says what it does and prints it. Errors come here: 
 Exit codes: 0 done, 1 failed, 2 called in a wrong way, 130 interrupted; `check` has more. `PGSTORE_DEBUG=1` shows where an error
 came from.
 
-`migration`, `status`, `check`, `gc`, `demo`, `run` and `worker` are a command each; `backup` has two, `mount` three; `calls`,
-`server` and `secret` are nouns, with commands of their own, and so are `dict_commands`, `queue_commands`, `volume_commands` and
-`nfs_commands`, which share `stores`. `target` knows which database a command is about, `options` are those of many commands,
-`output` prints fields, tables and JSON, and `completion` completes names of stores in a shell. `later` imports commands when they
-are called, `streams` has what the process is given, `codes` the exit codes.
+`migration`, `status`, `check`, `gc`, `backup`, `demo`, `run_command` and `worker` are a command each or two; `mount` has three;
+`calls`, `server` and `secret` are nouns, with commands of their own, and so are `dict_commands`, `queue_commands` (with
+`dead_letters`), `volume_commands` and `nfs_commands`, which share `stores`. `target` knows which database a command is about,
+`options` are those of many commands, `values` how a value is typed and shown, `output` prints fields, tables and JSON, and
+`completion` completes names of stores in a shell. `later` imports commands when they are called, `streams` has what the process is
+given, `codes` the exit codes.
 
 Where a change belongs:
 
@@ -64,6 +65,8 @@ COMMANDS: Final = [
     Later("secret", "secret:app", "Store variables for functions, encrypted: `Secret.from_name` finds them."),
     Later("server", "server:app", "Start, stop and find the embedded Postgres."),
 ]
+
+_MESSAGE_CHARS_MAX: Final = 2000
 
 app = typer.Typer(
     name="pgstore",
@@ -125,6 +128,7 @@ def main() -> None:
     """Run the command line and exit."""
     streams.end_at_ctrl_c()
     streams.open_all()
+    streams.print_any_text()
     try:
         code = run(sys.argv[1:])
     except SystemExit as exc:
@@ -172,7 +176,15 @@ def _fail(exc: Exception, arguments: list[str]) -> int:
 
 def _complain(message: str) -> None:
     with contextlib.suppress(OSError):  # there is nowhere else to say it
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(f"error: {_one_line(message)}", file=sys.stderr, flush=True)
+
+
+def _one_line(message: str) -> str:
+    """*message* without control characters, and without what an argument of megabytes has brought into it."""
+    if len(message) > _MESSAGE_CHARS_MAX:
+        half = _MESSAGE_CHARS_MAX // 2
+        message = f"{message[:half]} … {message[-half:]}"
+    return output.printable(message)
 
 
 def _explain(exc: Any, arguments: list[str]) -> tuple[str, int]:
@@ -201,4 +213,6 @@ def _usage(exc: Any, arguments: list[str]) -> str:
         if f"no such option: {option}" in message and option in arguments:
             return f"{message}: it stands before the command, as in `pgstore {option} … status`"
     command = getattr(getattr(exc, "ctx", None), "command_path", "pgstore")
+    if "no such option" in message:
+        message = f"{message} (before a value that starts with a dash stands `--`)"
     return f"{message}; see `{command} --help`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Any
 
@@ -29,11 +30,12 @@ class Later(TyperCommand):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """The context of the command itself, which is invoked by it."""
-        command = self._load()
+        command = self._command  # loaded before Ctrl-C raises
         streams.raise_at_ctrl_c()
         return command.make_context(info_name, args, parent, **extra)
 
-    def _load(self) -> Any:
+    @functools.cached_property
+    def _command(self) -> Any:
         module, _, attribute = self._home.partition(":")
         found = getattr(importlib.import_module(f"pgstore.cli.{module}"), attribute)
         if isinstance(found, typer.Typer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -23,6 +23,13 @@ Environment = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="It need not exist.")]
+SHOWN: Final = 20
+Number = Annotated[
+    int | None, typer.Argument(metavar="N", min=0, help=f"The first so many.  [default: {SHOWN}]", show_default=False)
+]
+Everything = Annotated[bool, typer.Option("--all", "-a", help="All of them.")]
+AsRepr = Annotated[bool, typer.Option("--repr", "-r", help="Show what Python's repr says.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Write a str or bytes as they are, without a newline.")]
 
 
 @contextlib.contextmanager
@@ -39,6 +46,18 @@ def client_of(
     environment = chosen.environment if env is None else check_name(env, "environment")
     with pgstore.Client(chosen.url, environment=environment, auto_migrate=auto_migrate) as client:
         yield client, environment
+
+
+def limit_of(number: int | None, everything: bool) -> int | None:
+    """
+    How many rows a table shows at most; None: all.
+
+    Raises:
+        InvalidError: both N and --all are given.
+    """
+    if everything and number is not None:
+        raise pgstore.InvalidError("give N or --all, not both")
+    return None if everything else SHOWN if number is None else number
 
 
 def confirm(question: str, yes: bool) -> None:

@@ -8,10 +8,13 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Final
 
 import typer
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
+# Beside the controls what reverses the order of writing, so that a line shows other text than it has.
+_CONTROLS: Final = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def help_if_alone(context: typer.Context) -> None:
@@ -30,20 +33,42 @@ def fields(pairs: Iterable[tuple[str, object]]) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print *rows* under *columns*; numbers stand on the right."""
+    """Print *rows* under *columns*; numbers stand on the right. Off the terminal nothing is cut."""
+    given = [list(columns), *map(list, rows)]
+    texts = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in given]
+    numeric = [any(isinstance(row[index], int) for row in given) for index in range(len(columns))]
+    if sys.stdout.isatty():
+        _draw(texts, numeric)
+    else:
+        _write(texts, numeric)
+
+
+def _draw(rows: list[list[str]], numeric: list[bool]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    rows = list(rows)
     drawn = Table(box=box.SIMPLE, pad_edge=False)
-    for index, column in enumerate(columns):
-        numeric = any(isinstance(row[index], int) for row in rows)
-        drawn.add_column(column, justify="right" if numeric else "left", no_wrap=True)
-    for row in rows:
-        drawn.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
-    # Off the terminal nothing is cut to a width that nobody has.
-    Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(drawn)
+    for name, is_numeric in zip(rows[0], numeric, strict=True):
+        drawn.add_column(name, justify="right" if is_numeric else "left", no_wrap=True)
+    for row in rows[1:]:
+        drawn.add_row(*row)
+    # A value may look like markup.
+    Console(highlight=False, markup=False, emoji=False).print(drawn)
+
+
+def _write(rows: list[list[str]], numeric: list[bool]) -> None:
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    for number, row in enumerate(rows):
+        cells = []
+        for text, width, is_numeric in zip(row, widths, numeric, strict=True):
+            padding = " " * (width - cell_len(text))
+            cells.append(padding + text if is_numeric else text + padding)
+        print(f" {'  '.join(cells)}".rstrip())
+        if number == 0:
+            print(f" {'─' * (sum(widths) + 2 * len(widths) - 2)}")
 
 
 def records(columns: Sequence[str], rows: Iterable[Sequence[object]], as_json: bool) -> None:
@@ -70,3 +95,8 @@ def size(size_bytes: int) -> str:
         return f"{size_bytes} bytes"
     power = min(int(math.log(size_bytes, 1024)), len(_UNITS))
     return f"{size_bytes / 1024**power:.1f} {_UNITS[power - 1]}"
+
+
+def printable(text: str, *, keeping: str = "") -> str:
+    r"""*text* with its control characters as `\n`, `\x1b` …, but for those in *keeping*."""
+    return _CONTROLS.sub(lambda found: found[0] if found[0] in keeping else repr(found[0])[1:-1], text)

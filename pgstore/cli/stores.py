@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -28,10 +30,11 @@ def opened(context: typer.Context, kind: admin.Kind, name: str, env: str | None)
         NotFoundError: there is none; it says which command makes one.
     """
     with client_of(context, env) as (client, environment):
-        yield _found(client, kind, name, environment)
+        yield found(client, kind, name, environment)
 
 
-def _found(client: pgstore.Client, kind: admin.Kind, name: str, environment: str) -> Any:
+def found(client: pgstore.Client, kind: admin.Kind, name: str, environment: str) -> Any:
+    """The store *name*. Raises `NotFoundError` in the words of the command line."""
     try:
         return admin.handle(client, kind, name, environment)
     except pgstore.NotFoundError as exc:
@@ -45,6 +48,42 @@ def _missing(exc: pgstore.NotFoundError, kind: admin.Kind, name: str, environmen
     shown = admin.CLASSES[kind]
     return pgstore.NotFoundError(
         f"there is no {shown} named {name!r} in environment {environment!r}; `pgstore {kind} list` shows those that are there"
+    )
+
+
+@contextlib.contextmanager
+def transaction(context: typer.Context, kind: admin.Kind, name: str, env: str | None) -> Iterator[Any]:
+    """As `opened`, in a transaction: what is taken from the store is back in it unless the block comes to its end."""
+    with client_of(context, env) as (client, environment):
+        store = found(client, kind, name, environment)
+        with client.transaction():
+            yield store
+
+
+def show_details(context: typer.Context, kind: admin.Kind, name: str, env: str | None, as_json: bool) -> None:
+    """Print what a store is and holds."""
+    with client_of(context, env) as (client, environment):
+        try:
+            found = admin.details(client, kind, name, environment)
+        except pgstore.NotFoundError as exc:
+            raise _missing(exc, kind, name, environment) from exc
+    if as_json:
+        print(json.dumps({**asdict(found), "created_at": found.created_at.isoformat()}, indent=2))
+        return
+    entries = {"dict": "entries", "queue": "items"}.get(kind, "files")
+    output.fields(
+        [
+            ("name", found.name),
+            ("environment", found.environment),
+            ("id", found.id),
+            (
+                "created",
+                f"{found.created_at.astimezone():%Y-%m-%d %H:%M:%S} by {found.created_by or 'a role that is gone'}",
+            ),
+            ("options", ", ".join(f"{option}={value}" for option, value in found.options.items()) or "none"),
+            (entries, f"{found.entries:,}"),
+            ("size", output.size(found.size_bytes)),
+        ]
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ def open_all() -> None:
     Open the standard streams that are closed, as by `pgstore status >&-`.
 
     Else the first file or connection that is opened gets the number of one, and what goes there by mistake goes into it. Who
-    writes to an output that was closed gets an OSError, EBADF.
+    writes to an output that was closed, or reads an input that was, gets an OSError, EBADF.
     """
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is not None:
@@ -24,11 +25,17 @@ def open_all() -> None:
         with contextlib.suppress(OSError):
             os.fstat(descriptor)
             continue
-        opened = os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
+        opened = os.open(os.devnull, os.O_RDONLY if name == "stdout" else os.O_WRONLY)
         if opened != descriptor:
             os.dup2(opened, descriptor)
             os.close(opened)
         setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for the whole process
+
+
+def print_any_text() -> None:
+    """Text may have what the encoding of the locale does not: it is printed as an escape, as on stderr, and not refused."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def discard_output() -> None:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final, Generic
 
 from pgstore import errors
+from pgstore.core.numbers import as_int
 from pgstore.core.operation import Op, Query, Rows, Topic, operation
 from pgstore.core.statement import Statement
 from pgstore.queue.arguments import check_count
@@ -37,6 +38,9 @@ class DeadLetter(Generic[T]):
         """The item. Raises `DeserializationError` if this process cannot load it."""
         item: T = self._store._decode(self._row, self.partition or "")
         return item
+
+
+Letters = Iterable[DeadLetter[T] | int] | DeadLetter[T] | int
 
 
 class DeadLetters(Returning[T]):
@@ -103,8 +107,12 @@ class DeadLetters(Returning[T]):
     )
 
     @operation
-    def revive(self, letters: Iterable[DeadLetter[T]] | DeadLetter[T] | None = None) -> Op[int]:
-        """Put dead letters back, to the end of their partitions and as if never leased; None: all. Returns how many."""
+    def revive(self, letters: Letters[T] | None = None) -> Op[int]:
+        """
+        Put dead letters, or those of these ids, back to the end of their partitions and as if never leased; None: all.
+
+        Returns how many.
+        """
         ids = _ids(letters)
         store_id = yield from self._bury_all()
         rows: Rows = yield Query(self._REVIVE, store_id, ids)
@@ -120,8 +128,8 @@ class DeadLetters(Returning[T]):
     )
 
     @operation
-    def discard(self, letters: Iterable[DeadLetter[T]] | DeadLetter[T] | None = None) -> Op[int]:
-        """Delete dead letters; None: all. Returns how many."""
+    def discard(self, letters: Letters[T] | None = None) -> Op[int]:
+        """Delete dead letters, or those of these ids; None: all. Returns how many."""
         ids = _ids(letters)
         store_id = yield from self._bury_all()
         counter = yield from counter_of(self._state_of(store_id))
@@ -139,11 +147,17 @@ class DeadLetters(Returning[T]):
         return record.id
 
 
-def _ids(letters: Iterable[DeadLetter[Any]] | DeadLetter[Any] | None) -> list[int] | None:
+def _ids(letters: Letters[Any] | None) -> list[int] | None:
     if letters is None:
         return None
-    several = [letters] if isinstance(letters, DeadLetter) else list(letters)
-    for letter in several:
-        if not isinstance(letter, DeadLetter):
-            raise errors.InvalidError(f"{letter!r} is not a dead letter")
-    return [letter.id for letter in several]
+    several = [letters] if isinstance(letters, (DeadLetter, int)) else list(letters)
+    return [_id(letter) for letter in several]
+
+
+def _id(letter: DeadLetter[Any] | int) -> int:
+    if isinstance(letter, DeadLetter):
+        return letter.id
+    number = as_int(letter)
+    if number is None or not 0 <= number < 1 << 63:
+        raise errors.InvalidError(f"{letter!r} is not a dead letter, nor the id of one")
+    return number
