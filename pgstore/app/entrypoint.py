@@ -1,6 +1,6 @@
 """`pgstore run`: a reference is loaded as a module, one of what it can run is chosen, and its parameters become options.
 
-Nothing here prints; `cli.run` does, and has the exit codes.
+Nothing here prints; `cli.run_command` does, and has the exit codes.
 """
 
 from __future__ import annotations

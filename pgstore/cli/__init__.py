@@ -52,7 +52,7 @@ COMMANDS: Final = [
     # What follows the file is the program's own.
     Later(
         "run",
-        "run:run",
+        "run_command:run",
         "Run a program: a local entrypoint here, or a function in a worker.",
         {"allow_interspersed_args": False},
     ),

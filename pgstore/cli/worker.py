@@ -15,7 +15,7 @@ from pgstore.app.calls.run import Run, queue_of
 from pgstore.app.calls.targets import apps, targets
 from pgstore.app.entrypoint import Reference
 from pgstore.app.runner.runner import close
-from pgstore.cli.run import show
+from pgstore.cli.run_command import show
 from pgstore.cli.target import target
 from pgstore.client import default_client
 from pgstore.core.threads import Signal
