@@ -16,12 +16,8 @@ if os.environ.get("CI"):
 pytest_plugins = [
     "tests.fixtures.server",
     "tests.fixtures.clients",
-<<<<<<< HEAD
     "tests.fixtures.inventory",
-||||||| parent of c770908 (cli: the groups dict and queue, with all their verbs)
-=======
     "tests.fixtures.command_line",
->>>>>>> c770908 (cli: the groups dict and queue, with all their verbs)
     "tests.fixtures.live",
     "tests.fixtures.nodes",
     "tests.fixtures.staged",

@@ -67,7 +67,7 @@ class Letter:
 
 def keys(store: pgstore.Dict[Any, Any], *, prefix: str | None = None) -> Iterator[Any]:
     """The keys of a Dict in their order, page by page, and an `Unloadable` for each that cannot be loaded."""
-    return iter(PagedIterator(store._runner, store._bound, store._pages("", _key, prefix=prefix)))
+    return iter(PagedIterator(store, "iterate_keys", store._pages("", _key, prefix=prefix)))
 
 
 def _key(codec: Codec, row: Sequence[Any]) -> Any:
@@ -77,7 +77,7 @@ def _key(codec: Codec, row: Sequence[Any]) -> Any:
 def entries(store: pgstore.Dict[Any, Any], *, prefix: str | None = None, limit: int | None = None) -> Iterator[Entry]:
     """The entries of a Dict in the order of their keys, page by page; *prefix* and *limit* are those of `iterate_items`."""
     pages = store._pages(f", {READ}", _entry, prefix=prefix, limit=limit)
-    return iter(PagedIterator(store._runner, store._bound, pages))
+    return iter(PagedIterator(store, "iterate_items", pages))
 
 
 def _entry(codec: Codec, row: Sequence[Any]) -> Entry:

@@ -34,7 +34,7 @@ def fields(pairs: Iterable[tuple[str, object]]) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print *rows* under *columns*; numbers stand on the right. Off the terminal nothing is cut."""
-    given = [list(columns), *map(list, rows)]
+    given: list[Sequence[object]] = [columns, *rows]
     texts = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in given]
     numeric = [any(isinstance(row[index], int) for row in given) for index in range(len(columns))]
     if sys.stdout.isatty():
