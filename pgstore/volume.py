@@ -59,11 +59,13 @@ class Volume(FileStore):
     2
 
     **Tree.** A POSIX tree: directories, files with any number of names (`link`), symbolic links, permissions, times, extended
-    attributes. Paths start at the root; a leading slash may be left out. A name has up to 255 bytes, anything but `/` and NUL,
-    and is not `.` or `..`. Moving a directory changes a few rows whatever is in it.
+    attributes. Paths start at the root; a leading slash may be left out, and one at the end says that it leads to a directory,
+    as POSIX has it. A name has up to 255 bytes, anything but `/` and NUL, and is not `.` or `..`. Moving a directory changes a
+    few rows whatever is in it.
 
     **Open files.** `with volume.open("a/b.csv") as file:` gives what the built-in `open` does, text or binary. All is streamed,
-    so that memory does not grow with the size of a file; so do `put_file`, `get_file` and `read_file`.
+    so that memory does not grow with the size of a file; so do `put_file`, `get_file` and `read_file`. Files above 64 MiB are
+    read over several connections, ahead of who reads them; in a transaction over its own.
 
     **Atomicity.** Each call, also `put_directory` and `batch_upload`: all of it or, after an error, nothing. In a transaction
     all changes of the Volume become one version with its commit, and nobody else sees them before. A reader never sees half a

@@ -77,10 +77,11 @@ class Client(ClientInterface):
     `pgstore migrate`, never unasked.
 
     **Connections.** A thread keeps the one it used, an event loop shares its own among tasks, and all that is idle for five
-    minutes is closed. Of several hosts in the URL the one that can be written to is used. A program that was connected waits
-    ten seconds for a server that restarts, and notices within half a minute that one is gone without a word. Behind a pooler in
-    transaction mode (PgBouncer), which it notices, it neither prepares statements nor relies on the session, and a call that
-    waits asks again and again, after some seconds once a second, unless `listen_url` is given.
+    minutes is closed. Of several hosts in the URL the one that can be written to is used; a connection whose server turns out
+    to be read-only, as after a failover, is given up. A program that was connected waits ten seconds for a server that
+    restarts, and notices within half a minute that one is gone without a word. Behind a pooler in transaction mode (PgBouncer),
+    which it notices, it neither prepares statements nor relies on the session, and a call that waits asks again and again,
+    after some seconds once a second, unless `listen_url` is given.
 
     **The embedded server** is a Postgres of your own, which starts when it is needed, goes on running when the program ends,
     and listens on a socket that only you can reach. `pgstore server start|stop|status|url` looks after it; its data is in

@@ -106,8 +106,8 @@ class Secret:
 
     They are in the environment of the function's workers, and of nothing else. Of several secrets that set one variable the
     last counts. Values are found by the process that starts the worker, when it starts it; a handle that a worker makes of its
-    own counts for nothing. No `repr`, log, error, pickle or row has a value; a handle that was given values loses them when it
-    is pickled.
+    own counts for nothing, and a function that calls another does not hand on its secrets. No `repr`, log, error, pickle or row
+    has a value; a handle that was given values loses them when it is pickled.
 
     `Secret.from_name("openai")` is the file `openai.env` in `PGSTORE_SECRETS_DIR`, else what `pgstore secret create` has
     stored, encrypted with the first key of `PGSTORE_SECRET_KEY` (both by `pip install 'pgstore[secrets]'`), else the
