@@ -11,7 +11,7 @@ import pytest
 from pgstore import cli
 from tests.fixtures.documents import ROOT, blocks_of
 
-CALL = re.compile(r"(?<![\w./-])(?<!-n )pgstore(?= (?!import))(?P<arguments>(?:'[^']*'|\"[^\"]*\"|[^|&>;)\"'#\n])*)")
+CALL = re.compile(r"(?<![\w./-])(?<!-n )pgstore(?= (?!import))(?P<arguments>(?:'[^']*'|\"[^\"]*\"|[^|&<>;)\"'#\n])*)")
 
 
 def contexts(command: Any, name: str, arguments: list[str], parent: Any = None) -> list[Any]:
