@@ -11,6 +11,9 @@ came from.
 `completion` completes names of stores in a shell. `later` imports commands when they are called, `streams` has what the process is
 given, `codes` the exit codes.
 
+`file_commands` has what `volume` and `nfs` do with files, `bucket` what `pgstore bucket` does. Of these three, `listing` shows what
+is there, `transfer` brings it in and out, and `paths` says under which name.
+
 Where a change belongs:
 
 - A new command is a function in a module of its own, a new noun (`pgstore NOUN VERB`) a module with a `typer.Typer`. Either is a
@@ -61,6 +64,7 @@ COMMANDS: Final = [
     Later("queue", "queue_commands:app", "Queues: items in order, each taken once."),
     Later("volume", "volume_commands:app", "Volumes: files with versions."),
     Later("nfs", "nfs_commands:app", "NetworkFileSystems: files that several programs write at the same time."),
+    Later("bucket", "bucket:app", "Buckets: files at S3, Google Cloud Storage and Azure."),
     Later("calls", "calls:app", "Show spawned calls, the newest first."),
     Later("secret", "secret:app", "Store variables for functions, encrypted: `Secret.from_name` finds them."),
     Later("server", "server:app", "Start, stop and find the embedded Postgres."),

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from pgstore.cli import output, stores
+import pgstore
+from pgstore.admin import files as admin
+from pgstore.admin import stores as stores_admin
+from pgstore.cli import file_commands, output, stores, transfer
+from pgstore.cli.file_commands import Storage
+from pgstore.cli.options import AsJson, Environment, client_of
+from pgstore.cli.stores import Name, opened
 
 app = typer.Typer(rich_markup_mode=None)
 stores.add_list(app, "volume")
-stores.add_delete(app, "volume")
 
 
 @app.callback(invoke_without_command=True)
@@ -18,7 +25,120 @@ def volume_(context: typer.Context) -> None:
 
     \b
     Example:
-      pgstore volume list
-      pgstore volume delete models --yes
+      pgstore volume create models
+      pgstore volume put models weights.bin v1/
+      pgstore volume get models v1/weights.bin - | sha256sum
     """
     output.help_if_alone(context)
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    name: Name,
+    version: Annotated[
+        int | None, typer.Option(help="1 or 2, as in Modal; it means nothing here.", hidden=True)
+    ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            metavar="VERSIONS", help="So many of the newest stay readable.  [default: 10]", show_default=False
+        ),
+    ] = None,
+    storage: Storage = None,
+    chunk_size: Annotated[
+        int | None,
+        typer.Option(metavar="BYTES", help="So many are stored together.  [default: 256 KiB]", show_default=False),
+    ] = None,
+    env: Environment = None,
+) -> None:
+    """
+    Create a Volume. It must not exist.
+
+    \b
+    Example:
+      pgstore volume create models
+      pgstore volume create datasets --keep 100
+    """
+    with transfer.advised(), client_of(context, env, auto_migrate=None) as (client, environment):
+        stores_admin.create(
+            client, "volume", name, environment, version=version, keep=keep, storage=storage, chunk_size=chunk_size
+        )
+    print(f"created Volume {name}\n")
+    print(f'    @app.function(volumes={{"/data": pgstore.Volume.from_name("{name}")}})')
+    print('    def some_function():\n        os.listdir("/data")')
+
+
+@app.command()
+def rename(
+    context: typer.Context,
+    name: Name,
+    new_name: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="As in Modal; nobody is asked.", hidden=True)] = False,
+    env: Environment = None,
+) -> None:
+    """
+    Give a Volume a new name. Programs that have it open stay on it.
+
+    \b
+    Example:
+      pgstore volume rename models old-models
+    """
+    with client_of(context, env) as (client, environment):
+        pgstore.Volume.rename(name, new_name, client=client, environment_name=environment)
+
+
+file_commands.add_all(app, "volume")
+
+
+@app.command()
+def versions(
+    context: typer.Context,
+    name: Name,
+    number: Annotated[int, typer.Option("--number", "-n", min=0, metavar="N", help="At most so many.")] = 20,
+    all_: Annotated[bool, typer.Option("--all", "-a", help="All of them.")] = False,
+    sizes: Annotated[bool, typer.Option("--sizes", "-s", help="How many files each has, and their size.")] = False,
+    as_json: AsJson = False,
+    env: Environment = None,
+) -> None:
+    """
+    Show the versions that can still be read, newest first. Each commit made one.
+
+    \b
+    Example:
+      pgstore volume versions models
+      pgstore volume versions models --all --sizes --json
+    """
+    with transfer.advised(), opened(context, "volume", name, env) as volume:
+        found = admin.versions(volume, limit=None if all_ else number, sizes=sizes)
+    columns = ["Version", "Committed at"]
+    rows: list[tuple[object, ...]] = [(each.version, each.committed_at) for each in found]
+    if sizes:
+        columns += ["Files", "Size"]
+        rows = [
+            (*row, each.files, each.size_bytes if as_json or each.size_bytes is None else output.size(each.size_bytes))
+            for row, each in zip(rows, found, strict=True)
+        ]
+    output.records(columns, rows, as_json)
+
+
+@app.command()
+def restore(
+    context: typer.Context,
+    name: Name,
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="0: the empty Volume.", show_default=False)],
+    env: Environment = None,
+) -> None:
+    """
+    Make a Volume what it was in a version, by a commit like any other. Nothing is lost: what was newer stays in its versions.
+
+    \b
+    Example:
+      pgstore volume restore models 17
+    """
+    with transfer.advised(), opened(context, "volume", name, env) as volume:
+        made = volume.restore(version)
+    print(f"version {made} is what version {version} was")
+
+
+stores.add_delete(app, "volume")

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from pgstore import errors
 from pgstore.core.operation import Call, Op
 from pgstore.file_store.base import MODE_MAX, FileStoreBase, check_number
-from pgstore.fs.paths import split, split_file
+from pgstore.fs.paths import join, split, split_file
 from pgstore.fs.transfer import upload
 from pgstore.fs.transfer.local import Folder, Source
 from pgstore.fs.transfer.progress import Progress
@@ -26,9 +26,10 @@ class BatchUpload:
     An exception in the block, or while uploading, leaves everything as it was.
     """
 
-    def __init__(self, store: FileStoreBase, force: bool) -> None:
+    def __init__(self, store: FileStoreBase, force: bool, progress: bool | None) -> None:
         self._store = store
         self._force = force
+        self._progress = progress
         self._uploads: list[Callable[[Tree], Op[None]]] = []
         self._entered = False
         self._done = False
@@ -48,9 +49,12 @@ class BatchUpload:
 
         def put(tree: Tree) -> Op[None]:
             source: Source = yield Call(partial(Source.open, local_file))
+            shown = Progress(self._progress, join(names))
+            shown.total(source.size_hint)
             try:
-                yield from upload.put_file(tree, source, names, Progress(), mode=mode, force=self._force)
+                yield from upload.put_file(tree, source, names, shown, mode=mode, force=self._force)
             finally:
+                shown.close()
                 source.close()
 
         self._note(put)
@@ -66,7 +70,11 @@ class BatchUpload:
 
         def put(tree: Tree) -> Op[None]:
             folder: Folder = yield Call(partial(Folder, local_path, None, recursive=recursive))
-            yield from upload.put_directory(tree, folder, names, Progress(), force=self._force)
+            shown = Progress(self._progress, join(names) or "/")
+            try:
+                yield from upload.put_directory(tree, folder, names, shown, force=self._force)
+            finally:
+                shown.close()
 
         self._note(put)
 
@@ -113,7 +121,7 @@ class BatchUpload:
 class Batching(FileStoreBase):
     """batch_upload."""
 
-    def batch_upload(self, force: bool = False) -> BatchUpload:
+    def batch_upload(self, force: bool = False, *, progress: bool | None = None) -> BatchUpload:
         """
         Upload many files that appear together: `with volume.batch_upload() as batch: batch.put_file("a", "/a")`.
 
@@ -122,5 +130,6 @@ class Batching(FileStoreBase):
         Args:
             force: replace files that exist; else one of them raises `FileExistsError` (`ConflictError` where another transaction
                 is just making it), and nothing is uploaded. A directory is never replaced by a file.
+            progress: show a progress bar for each call.
         """
-        return BatchUpload(self, force)
+        return BatchUpload(self, force, progress)

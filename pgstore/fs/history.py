@@ -264,7 +264,44 @@ REVIVE_NAMES = Statement(
     """,
     "int8 int8 int8",
 )
+# One row, none if the version is gone: collection takes a version's row before what belongs to it alone.
+SIZE = Statement(
+    f"""
+    WITH RECURSIVE {_THEN_DIRECTORY}
+    SELECT s.files, s.size_bytes
+      FROM pgstore.volume_version v
+     CROSS JOIN LATERAL (
+           SELECT count(*) AS files, coalesce(sum(i.size_bytes), 0)::bigint AS size_bytes
+             FROM then_directory t
+            CROSS JOIN LATERAL (
+                  SELECT d.ino
+                    FROM pgstore.dirent d
+                   WHERE d.store_id = $1
+                     AND d.parent = t.ino
+                     AND d.kind <> '{DIRECTORY}'
+                     AND {_THEN}
+                  OFFSET 0) e
+            CROSS JOIN LATERAL (
+                  SELECT n.size_bytes
+                    FROM pgstore.inode n
+                   WHERE n.store_id = $1
+                     AND n.ino::bigint = e.ino
+                     AND n.version_from <= $2
+                     AND n.version_to > $2
+                   LIMIT 1) i) s
+     WHERE v.store_id = $1
+       AND v.version::bigint = $2
+    """,
+    "int8 int8",
+    read_only=True,
+)
 NOW_NS = Statement("SELECT (extract(epoch FROM statement_timestamp()) * 1000000000::numeric)::bigint", read_only=True)
+
+
+def size(store_id: int, version: int) -> Op[tuple[int, int] | None]:
+    """How many names *version* has but those of directories, and how many bytes their files have; None: it is gone."""
+    rows: Rows = yield Query(SIZE, store_id, version)
+    return (rows[0][0], rows[0][1]) if rows else None
 
 
 def restore(store_id: int, version: int) -> Op[int]:

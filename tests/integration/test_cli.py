@@ -44,6 +44,7 @@ COMMANDS = [
     ["queue"],
     *(["queue", verb] for verb in ("list", "create", "delete", "clear", "info", "len", "stats", "partitions", "peek")),
     *(["queue", verb] for verb in ("items", "put", "get", "watch", "dead", "revive", "discard")),
+    ["bucket"],
     ["calls"],
     ["calls", "get"],
     ["calls", "cancel"],

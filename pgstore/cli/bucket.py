@@ -1,0 +1,294 @@
+"""`pgstore bucket …`: the files of a bucket from a shell. No database is used, but for a secret that is stored in one."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+import pgstore
+from pgstore import errors
+from pgstore.admin import files as files_admin
+from pgstore.admin.buckets import bucket_at
+from pgstore.cli import listing, output, transfer
+from pgstore.cli.completion import names
+from pgstore.cli.file_commands import Force, LocalSource, LocalTarget, Null, Recursive, show_usage
+from pgstore.cli.options import AsJson, Environment, Yes, client_of, confirm
+
+app = typer.Typer(rich_markup_mode=None)
+
+Url = Annotated[
+    str,
+    typer.Argument(
+        metavar="URL", help="s3://BUCKET/PATH, gs://BUCKET/PATH or az://ACCOUNT/CONTAINER/PATH.", show_default=False
+    ),
+]
+SecretName = Annotated[
+    str | None,
+    typer.Option(
+        "--secret",
+        metavar="NAME",
+        help="The secret with the credentials.  [default: what the provider's SDK finds]",
+        show_default=False,
+        autocompletion=names("secret"),
+    ),
+]
+EndpointUrl = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Of a service with the provider's interface, as MinIO.", show_default=False),
+]
+Region = Annotated[str | None, typer.Option(metavar="REGION", help="Of S3.", show_default=False)]
+Anonymous = Annotated[bool, typer.Option("--anonymous", help="Without credentials, for public buckets.")]
+
+
+@app.callback(invoke_without_command=True)
+def bucket(context: typer.Context) -> None:
+    """
+    Buckets: files at S3, Google Cloud Storage and Azure.
+
+    Credentials are those that the provider's SDK finds, as in AWS_ACCESS_KEY_ID or ~/.aws, or of a secret of `pgstore secret`.
+
+    \b
+    Example:
+      pgstore bucket ls s3://my-data/2026
+      pgstore bucket get gs://my-data/2026/jan.csv - | wc -l
+      pgstore bucket put results az://account/container/ --secret azure
+    """
+    output.help_if_alone(context)
+
+
+class _Options:
+    """How the buckets of one command are reached."""
+
+    def __init__(
+        self,
+        context: typer.Context,
+        env: str | None,
+        secret: str | None,
+        endpoint_url: str | None,
+        region: str | None,
+        anonymous: bool,
+    ) -> None:
+        self._context = context
+        self._env = env
+        self._secret = secret
+        self._rest: dict[str, Any] = {"endpoint_url": endpoint_url, "region": region, "anonymous": anonymous}
+
+    @contextlib.contextmanager
+    def open(self, *urls: str, write: bool = False) -> Iterator[list[tuple[pgstore.CloudBucketMount, str]]]:
+        """The buckets of *urls*, each with the path in it."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_warning_in_one_line())
+            stack.enter_context(transfer.advised())
+            given = None
+            if self._secret is not None:
+                client, environment = stack.enter_context(client_of(self._context, self._env))
+                given = pgstore.Secret.from_name(self._secret, environment_name=environment, client=client)
+            yield [bucket_at(url, read_only=not write, secret=given, **self._rest) for url in urls]
+
+
+@contextlib.contextmanager
+def _warning_in_one_line() -> Iterator[None]:
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        print(f"warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", errors.KeysLeftOut)
+        warnings.showwarning = show  # which `catch_warnings` puts back
+        yield
+
+
+@app.command()
+def ls(
+    context: typer.Context,
+    url: Url,
+    recursive: Recursive = False,
+    null: Null = False,
+    as_json: AsJson = False,
+    secret: SecretName = None,
+    endpoint_url: EndpointUrl = None,
+    region: Region = None,
+    anonymous: Anonymous = False,
+    env: Environment = None,
+) -> None:
+    """
+    Show what a directory holds, or what matches a pattern, as the provider lists it.
+
+    On a terminal it is a table, else a path a line: the key, in double quotes and with escapes as in C where it has what cannot be
+    printed.
+
+    \b
+    Example:
+      pgstore bucket ls s3://my-data/2026
+      pgstore bucket ls 's3://my-data/2026/*.csv' --json
+      pgstore bucket ls s3://public-data -r --anonymous
+    """
+    with _Options(context, env, secret, endpoint_url, region, anonymous).open(url) as [(files, path)]:
+        listing.ls(files, path, recursive=recursive, as_json=as_json, null=null)
+
+
+@app.command()
+def get(
+    context: typer.Context,
+    url: Url,
+    local: LocalTarget = ".",
+    force: Force = False,
+    secret: SecretName = None,
+    endpoint_url: EndpointUrl = None,
+    region: Region = None,
+    anonymous: Anonymous = False,
+    env: Environment = None,
+) -> None:
+    """
+    Download a file, a directory with all below it, or what matches a pattern.
+
+    A file appears under its name when it is complete. Of a pattern, what follows its part without wildcards becomes the path below
+    LOCAL.
+
+    \b
+    Example:
+      pgstore bucket get s3://my-data/2026/jan.csv
+      pgstore bucket get 'gs://my-data/**/*.csv' here/
+      pgstore bucket get s3://my-data/dump.sql - | psql
+    """
+    with _Options(context, env, secret, endpoint_url, region, anonymous).open(url) as [(files, path)]:
+        transfer.get(files, path, local, force=force)
+
+
+@app.command()
+def cat(
+    context: typer.Context,
+    urls: Annotated[list[str], typer.Argument(metavar="URL …", help="Files.", show_default=False)],
+    secret: SecretName = None,
+    endpoint_url: EndpointUrl = None,
+    region: Region = None,
+    anonymous: Anonymous = False,
+    env: Environment = None,
+) -> None:
+    """
+    Write files to standard output, one after the other.
+
+    \b
+    Example:
+      pgstore bucket cat s3://my-data/2026/jan.csv
+    """
+    with _Options(context, env, secret, endpoint_url, region, anonymous).open(*urls) as found:
+        for files, path in found:
+            transfer.cat(files, [path])
+
+
+@app.command()
+def put(
+    context: typer.Context,
+    local: LocalSource,
+    url: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL", help="Where to; one that ends in / is a directory to put it in.", show_default=False
+        ),
+    ],
+    force: Force = False,
+    secret: SecretName = None,
+    endpoint_url: EndpointUrl = None,
+    region: Region = None,
+    anonymous: Anonymous = False,
+    env: Environment = None,
+) -> None:
+    """
+    Upload a file, a directory with all below it, or standard input.
+
+    Each file appears when all of it has arrived. Of a directory: its files, also those that links lead to; links to directories and
+    empty directories are left out. After an error those that had appeared stay.
+
+    \b
+    Example:
+      pgstore bucket put jan.csv s3://my-data/2026/
+      pgstore bucket put results s3://my-data/results --force
+      pg_dump app | pgstore bucket put - s3://my-data/app.sql
+    """
+    with _Options(context, env, secret, endpoint_url, region, anonymous).open(url, write=True) as [(files, path)]:
+        transfer.put(files, local, path, force=force, is_bucket=True)
+
+
+@app.command()
+def cp(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="FROM", help="A file or a directory.", show_default=False)],
+    target: Annotated[
+        str, typer.Argument(metavar="TO", help="A name for it, or a directory to put it in.", show_default=False)
+    ],
+    recursive: Recursive = False,
+    secret: SecretName = None,
+    endpoint_url: EndpointUrl = None,
+    region: Region = None,
+    anonymous: Anonymous = False,
+    env: Environment = None,
+) -> None:
+    """
+    Copy a file or a directory within a bucket, which the provider does. Files that are there are replaced.
+
+    \b
+    Example:
+      pgstore bucket cp s3://my-data/2026/jan.csv s3://my-data/archive/jan.csv
+      pgstore bucket cp s3://my-data/2026 s3://my-data/archive -r
+    """
+    options = _Options(context, env, secret, endpoint_url, region, anonymous)
+    with options.open(source, target, write=True) as [(files, path), (elsewhere, new)]:
+        if files != elsewhere:
+            raise pgstore.InvalidError(
+                f"{target!r} is in another bucket than {source!r}: `pgstore bucket get` and `put` copy from one to another"
+            )
+        files.copy_files([path], new, recursive)
+
+
+@app.command()
+def rm(
+    context: typer.Context,
+    url: Url,
+    recursive: Recursive = False,
+    yes: Yes = False,
+    secret: SecretName = None,
+    endpoint_url: EndpointUrl = None,
+    region: Region = None,
+    anonymous: Anonymous = False,
+    env: Environment = None,
+) -> None:
+    """
+    Remove a file or a directory, object by object.
+
+    \b
+    Example:
+      pgstore bucket rm s3://my-data/2026/jan.csv
+      pgstore bucket rm s3://my-data/2026 -r --yes
+    """
+    with _Options(context, env, secret, endpoint_url, region, anonymous).open(url, write=True) as [(files, path)]:
+        confirm(f"Remove {url}{' and all below it' if recursive else ''}?", yes)
+        files.remove_file(path, recursive=recursive)
+
+
+@app.command()
+def du(
+    context: typer.Context,
+    url: Url,
+    as_json: AsJson = False,
+    secret: SecretName = None,
+    endpoint_url: EndpointUrl = None,
+    region: Region = None,
+    anonymous: Anonymous = False,
+    env: Environment = None,
+) -> None:
+    """
+    Show how many files are in each directory and how long they are, and at last those of all of it.
+
+    All keys below URL are listed for it.
+
+    \b
+    Example:
+      pgstore bucket du s3://my-data/2026
+    """
+    with _Options(context, env, secret, endpoint_url, region, anonymous).open(url) as [(files, path)]:
+        show_usage(files_admin.usage(files, path), as_json)
