@@ -271,7 +271,7 @@ SIZE = Statement(
     SELECT s.files, s.size_bytes
       FROM pgstore.volume_version v
      CROSS JOIN LATERAL (
-           SELECT count(*) AS files, coalesce(sum(i.size_bytes), 0)::bigint AS size_bytes
+           SELECT count(*) AS files, coalesce(sum(i.size_bytes::bigint), 0::numeric)::bigint AS size_bytes
              FROM then_directory t
             CROSS JOIN LATERAL (
                   SELECT d.ino

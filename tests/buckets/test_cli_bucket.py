@@ -57,8 +57,8 @@ class Bucket:
     def fails(self, verb, *arguments, code=1, **rest):
         return self.commands.fails("bucket", verb, *arguments, *self.rest, code=code, **rest)
 
-    def bytes(self, verb, *arguments, **rest):
-        return self.commands.bytes("bucket", verb, *arguments, *self.rest, **rest)
+    def binary(self, verb, *arguments, **rest):
+        return self.commands.binary("bucket", verb, *arguments, *self.rest, **rest)
 
 
 def test_every_verb_has_help_with_an_example(commands_on):
@@ -72,11 +72,11 @@ def test_a_file_goes_in_and_comes_out(bucket, folder):
     (folder / "a.bin").write_bytes(data)
 
     bucket.done("put", "a.bin", bucket.at("d/"))
-    bucket.bytes("put", "-", bucket.at("d/b.bin"), stdin=data)
+    bucket.binary("put", "-", bucket.at("d/b.bin"), stdin=data)
     bucket.done("get", bucket.at("d"), "here")
 
-    assert bucket.bytes("get", bucket.at("d/a.bin"), "-") == (0, data, "")
-    assert bucket.bytes("cat", bucket.at("d/b.bin"), bucket.at("d/a.bin")) == (0, data + data, "")
+    assert bucket.binary("get", bucket.at("d/a.bin"), "-") == (0, data, "")
+    assert bucket.binary("cat", bucket.at("d/b.bin"), bucket.at("d/a.bin")) == (0, data + data, "")
     assert bucket.done("ls", bucket.url) == "d\n"
     assert bucket.done("ls", bucket.at("d")) == "d/a.bin\nd/b.bin\n"
     assert sorted(os.listdir("here")) == ["a.bin", "b.bin"]

@@ -144,7 +144,7 @@ def test_names_of_any_bytes_are_shown_safely_and_can_be_had_without_loss(command
             put(volume, name)
 
     lines = commands.done("volume", "ls", store_name).splitlines()
-    _, null, _ = commands.bytes("volume", "ls", store_name, "-0")
+    _, null, _ = commands.binary("volume", "ls", store_name, "-0")
     records = json.loads(commands.done("volume", "ls", store_name, "--json"))
 
     assert sorted(lines) == sorted(
@@ -287,7 +287,7 @@ def test_of_a_directory_all_files_are_put_that_can_be(commands, volume, store_na
 def test_standard_input_is_put(commands, volume, store_name):
     data = os.urandom(300_000) + b"\r\n\0"
 
-    assert commands.bytes("volume", "put", store_name, "-", "/x", stdin=data) == (0, b"", "")
+    assert commands.binary("volume", "put", store_name, "-", "/x", stdin=data) == (0, b"", "")
 
     assert volume.read_bytes("x") == data
 
@@ -373,9 +373,9 @@ def test_standard_output_gets_the_bytes_alone(commands, volume, store_name):
     put(volume, "x", data)
     put(volume, "y", b"end")
 
-    assert commands.bytes("volume", "get", store_name, "x", "-") == (0, data, "")
-    assert commands.bytes("volume", "cat", store_name, "x", "y") == (0, data + b"end", "")
-    assert commands.bytes("volume", "cat", store_name, "*") == (0, data + b"end", "")
+    assert commands.binary("volume", "get", store_name, "x", "-") == (0, data, "")
+    assert commands.binary("volume", "cat", store_name, "x", "y") == (0, data + b"end", "")
+    assert commands.binary("volume", "cat", store_name, "*") == (0, data + b"end", "")
 
 
 def test_links_that_lead_out_are_left_out_unless_all_writers_are_trusted(commands, volume, store_name, folder):
@@ -526,6 +526,7 @@ def test_what_is_streamed_takes_little_memory_and_ends_with_its_reader(database,
     source = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
 
     putting = subprocess.Popen([*command, "put", store_name, "-", "x"], stdin=source.stdout)
+    assert source.stdout is not None
     source.stdout.close()
     _, status, used = os.wait4(putting.pid, 0)
     putting.returncode = os.waitstatus_to_exitcode(status)
@@ -535,6 +536,7 @@ def test_what_is_streamed_takes_little_memory_and_ends_with_its_reader(database,
     assert volume.stat("x").size == length
 
     reading = subprocess.Popen([*command, "get", store_name, "x", "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert reading.stdout is not None
     assert reading.stdout.read(10) == bytes(range(10))
     reading.stdout.close()
     reading.stdout = None
@@ -546,6 +548,7 @@ def test_what_is_streamed_takes_little_memory_and_ends_with_its_reader(database,
 def test_ctrl_c_leaves_nothing_half_done(database, volume, store_name, folder):
     command = [*COMMAND, "--url", database, "volume"]
     putting = subprocess.Popen([*command, "put", store_name, "-", "x"], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert putting.stdin is not None
     putting.stdin.write(bytes(20 << 20))  # more than is read before it is sent
     putting.stdin.flush()
 
@@ -580,7 +583,7 @@ def test_a_role_that_may_only_read_reads(commands, volume, store_name, folder, r
     before = volume.versions()
 
     assert commands.done("volume", "ls", store_name, "--at", "1", url=reader_url) == "a\n"
-    assert commands.bytes("volume", "cat", store_name, "a", url=reader_url) == (0, b"x", "")
+    assert commands.binary("volume", "cat", store_name, "a", url=reader_url) == (0, b"x", "")
     for verb, rest in (("put", ["b"]), ("rm", ["a"]), ("restore", ["0"])):
         assert "pgstore_writer" in commands.fails("volume", verb, store_name, *rest, url=reader_url)
     assert "pgstore_writer" in commands.fails("volume", "create", f"{store_name}-2", url=reader_url)
