@@ -21,17 +21,17 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture(params=["azure", "gcs", "s3"])
-def each(request, monkeypatch, commands_on):
+def each(request, monkeypatch, commands):
     """Runs a verb on a new bucket of each provider; paths become URLs."""
     from tests.fixtures.buckets import PLACES
 
-    return Bucket(PLACES[request.param](request), monkeypatch, commands_on(NOWHERE))
+    return Bucket(PLACES[request.param](request), monkeypatch, commands.on(NOWHERE))
 
 
 @pytest.fixture
-def bucket(s3_place, monkeypatch, commands_on):
+def bucket(s3_place, monkeypatch, commands):
     """Runs a verb on a new bucket of S3."""
-    return Bucket(s3_place, monkeypatch, commands_on(NOWHERE))
+    return Bucket(s3_place, monkeypatch, commands.on(NOWHERE))
 
 
 class Bucket:
@@ -58,12 +58,12 @@ class Bucket:
         return self.commands.fails("bucket", verb, *arguments, *self.rest, code=code, **rest)
 
     def binary(self, verb, *arguments, **rest):
-        return self.commands.binary("bucket", verb, *arguments, *self.rest, **rest)
+        return self.commands.in_bytes("bucket", verb, *arguments, *self.rest, **rest)
 
 
-def test_every_verb_has_help_with_an_example(commands_on):
+def test_every_verb_has_help_with_an_example(commands):
     for verb in typer.main.get_group(bucket_commands.app).commands:
-        shown = commands_on(NOWHERE).done("bucket", verb, "--help")
+        shown = commands.on(NOWHERE).done("bucket", verb, "--help")
         assert f"pgstore bucket {verb} " in shown.partition("Example:")[2]
 
 

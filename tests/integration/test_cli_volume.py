@@ -30,8 +30,9 @@ COMMAND = [sys.executable, "-c", "from pgstore.cli import main; main()"]
 
 
 @pytest.fixture
-def volume(client, store_name):
-    return Volume.from_name(store_name, create_if_missing=True, client=client).hydrate()
+def volume(client, commands, store_name):
+    environment = commands.environment
+    return Volume.from_name(store_name, environment_name=environment, create_if_missing=True, client=client).hydrate()
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_a_volume_from_its_creation_to_its_end(commands, store_name):
     commands.done("volume", "delete", other, "--yes")
 
     assert f'pgstore.Volume.from_name("{name}")' in created
-    assert again == f"error: Volume {name!r} exists already in environment 'main'\n"
+    assert again == f"Volume {name!r} exists already in environment {commands.environment!r}"
     assert (found["name"], found["versions_kept"], found["chunk_size_bytes"], found["version"]) == (name, 3, 8192, 0)
     assert other in listed
     assert name not in listed
@@ -107,15 +108,16 @@ def test_a_missing_volume_is_one_line_that_says_where_to_look(commands, folder, 
     assert os.listdir(folder) == []
 
 
-def test_the_environment_stands_before_the_noun_or_after_the_verb(commands, store_name):
-    commands.done("--env", "trial", "volume", "create", store_name)
-
-    assert store_name in commands.done("volume", "list", "-e", "trial")
-    assert store_name not in commands.done("volume", "list")
+def test_the_environment_stands_before_the_noun_or_after_the_verb(commands, volume, store_name):
+    assert store_name in commands.done("volume", "list")  # the fixture puts it before the noun
+    assert store_name in commands.done("volume", "list", "-e", commands.environment)
+    assert store_name not in commands.done("volume", "list", "-e", "trial")
 
 
 def test_a_store_of_another_kind_is_named_as_what_it_is(commands, client, store_name):
-    pgstore.NetworkFileSystem.from_name(store_name, create_if_missing=True, client=client).hydrate()
+    pgstore.NetworkFileSystem.from_name(
+        store_name, environment_name=commands.environment, create_if_missing=True, client=client
+    ).hydrate()
 
     assert "is a NetworkFileSystem, not a Volume" in commands.fails("volume", "ls", store_name, code=2)
 
@@ -144,7 +146,7 @@ def test_names_of_any_bytes_are_shown_safely_and_can_be_had_without_loss(command
             put(volume, name)
 
     lines = commands.done("volume", "ls", store_name).splitlines()
-    _, null, _ = commands.binary("volume", "ls", store_name, "-0")
+    _, null, _ = commands.in_bytes("volume", "ls", store_name, "-0")
     records = json.loads(commands.done("volume", "ls", store_name, "--json"))
 
     assert sorted(lines) == sorted(
@@ -170,11 +172,11 @@ def test_ls_as_json_has_modals_keys(commands, volume, store_name):
     assert commands.done("volume", "ls", store_name, "d/none*", "--json") == "[]\n"
 
 
-def in_terminal(database, *arguments, columns=80):
+def in_terminal(commands, *arguments, columns=80):
     """Run a command on a terminal; returns its code and what the terminal got."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environ = {**os.environ, "PGSTORE_URL": database, "TERM": "xterm"}
+    environ = {**os.environ, "PGSTORE_URL": commands.url, "PGSTORE_ENVIRONMENT": commands.environment, "TERM": "xterm"}
     process = subprocess.Popen([*COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environ)
     os.close(theirs)
     seen = b""
@@ -187,11 +189,11 @@ def in_terminal(database, *arguments, columns=80):
     return process.wait(30), seen.decode()
 
 
-def test_on_a_terminal_ls_is_a_table_that_cuts_no_name(database, volume, store_name):
+def test_on_a_terminal_ls_is_a_table_that_cuts_no_name(commands, volume, store_name):
     put(volume, "n" * 150, b"x" * 1536)
     put(volume, "esc\x1b[31m")
 
-    code, shown = in_terminal(database, "volume", "ls", store_name)
+    code, shown = in_terminal(commands, "volume", "ls", store_name)
 
     assert code == 0
     shown = re.sub(r"\x1b\[[0-9;]*m", "", shown)  # of the table itself
@@ -243,7 +245,7 @@ def test_nothing_is_replaced_without_force(commands, volume, store_name, folder)
     line = commands.fails("volume", "put", store_name, "d", code=2)
     alone = commands.fails("volume", "put", store_name, "d/b.txt", "d/", code=2)
 
-    assert line == alone == "error: 'd/b.txt' exists; --force replaces it\n"
+    assert line == alone == "'d/b.txt' exists; --force replaces it"
     assert volume.versions() == before
 
     commands.done("volume", "put", store_name, "d", "-f")
@@ -287,7 +289,7 @@ def test_of_a_directory_all_files_are_put_that_can_be(commands, volume, store_na
 def test_standard_input_is_put(commands, volume, store_name):
     data = os.urandom(300_000) + b"\r\n\0"
 
-    assert commands.binary("volume", "put", store_name, "-", "/x", stdin=data) == (0, b"", "")
+    assert commands.in_bytes("volume", "put", store_name, "-", "/x", stdin=data) == (0, b"", "")
 
     assert volume.read_bytes("x") == data
 
@@ -344,8 +346,8 @@ def test_no_local_file_is_replaced_without_force(commands, volume, store_name, f
         )
     ]
 
-    assert [line.partition(" exists; --force replaces it\n")[0] for line in lines] == [
-        f"error: local file {path!r}" for path in ("./d/b.txt", "d/b.txt", "d/b.txt", "link", "./d/b.txt", "d/b.txt")
+    assert [line.partition(" exists; --force replaces it")[0] for line in lines] == [
+        f"local file {path!r}" for path in ("./d/b.txt", "d/b.txt", "d/b.txt", "link", "./d/b.txt", "d/b.txt")
     ]
     assert (folder / "d/b.txt").read_text() == "old"
     assert not (folder / "d/a.txt").exists()
@@ -373,9 +375,9 @@ def test_standard_output_gets_the_bytes_alone(commands, volume, store_name):
     put(volume, "x", data)
     put(volume, "y", b"end")
 
-    assert commands.binary("volume", "get", store_name, "x", "-") == (0, data, "")
-    assert commands.binary("volume", "cat", store_name, "x", "y") == (0, data + b"end", "")
-    assert commands.binary("volume", "cat", store_name, "*") == (0, data + b"end", "")
+    assert commands.in_bytes("volume", "get", store_name, "x", "-") == (0, data, "")
+    assert commands.in_bytes("volume", "cat", store_name, "x", "y") == (0, data + b"end", "")
+    assert commands.in_bytes("volume", "cat", store_name, "*") == (0, data + b"end", "")
 
 
 def test_links_that_lead_out_are_left_out_unless_all_writers_are_trusted(commands, volume, store_name, folder):
@@ -422,7 +424,7 @@ def test_a_full_output_is_one_line(commands, volume, store_name, monkeypatch, si
         monkeypatch.setattr(sys, "stdout", full)
         line = commands.fails("volume", "get", store_name, "x", "-")
 
-    assert line == "error: standard output: no space left on device\n"
+    assert line == "standard output: no space left on device"
 
 
 # --- about in the volume ----------------------------------------------------------------------------------------------
@@ -514,12 +516,12 @@ def test_a_version_that_never_was_is_refused(commands, volume, store_name, folde
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_streamed_takes_little_memory_and_ends_with_its_reader(database, volume, store_name):
+def test_what_is_streamed_takes_little_memory_and_ends_with_its_reader(commands, volume, store_name):
     """
     `pgstore volume get … - | head` ends without a word; a stream of any length passes through.
     """
     length = 150 << 20
-    command = [*COMMAND, "--url", database, "volume"]
+    command = [*COMMAND, "--url", commands.url, "--env", commands.environment, "volume"]
     program = (
         f"import sys; block = bytes(range(256)) * 4096; [sys.stdout.buffer.write(block) for _ in range({length >> 20})]"
     )
@@ -545,8 +547,8 @@ def test_what_is_streamed_takes_little_memory_and_ends_with_its_reader(database,
     assert err == b""
 
 
-def test_ctrl_c_leaves_nothing_half_done(database, volume, store_name, folder):
-    command = [*COMMAND, "--url", database, "volume"]
+def test_ctrl_c_leaves_nothing_half_done(commands, volume, store_name, folder):
+    command = [*COMMAND, "--url", commands.url, "--env", commands.environment, "volume"]
     putting = subprocess.Popen([*command, "put", store_name, "-", "x"], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     assert putting.stdin is not None
     putting.stdin.write(bytes(20 << 20))  # more than is read before it is sent
@@ -578,15 +580,16 @@ def reader_url(server, database):
 
 
 def test_a_role_that_may_only_read_reads(commands, volume, store_name, folder, reader_url):
+    commands = commands.on(reader_url)
     put(volume, "a", b"x")
     tree(folder, b="")
     before = volume.versions()
 
-    assert commands.done("volume", "ls", store_name, "--at", "1", url=reader_url) == "a\n"
-    assert commands.binary("volume", "cat", store_name, "a", url=reader_url) == (0, b"x", "")
+    assert commands.done("volume", "ls", store_name, "--at", "1") == "a\n"
+    assert commands.in_bytes("volume", "cat", store_name, "a") == (0, b"x", "")
     for verb, rest in (("put", ["b"]), ("rm", ["a"]), ("restore", ["0"])):
-        assert "pgstore_writer" in commands.fails("volume", verb, store_name, *rest, url=reader_url)
-    assert "pgstore_writer" in commands.fails("volume", "create", f"{store_name}-2", url=reader_url)
+        assert "pgstore_writer" in commands.fails("volume", verb, store_name, *rest)
+    assert "pgstore_writer" in commands.fails("volume", "create", f"{store_name}-2")
     assert volume.versions() == before
 
 
@@ -616,7 +619,7 @@ def test_what_another_user_may_not_read_or_write_is_one_line(commands, volume, s
     before = volume.versions()
 
     with nobody():
-        assert commands.fails("volume", "put", store_name, "d") == "error: local file 'd/b': permission denied\n"
+        assert commands.fails("volume", "put", store_name, "d") == "local file 'd/b': permission denied"
         assert "permission denied" in commands.fails("volume", "put", store_name, "closed")
         assert "permission denied" in commands.fails("volume", "get", store_name, "a", "b")
         assert "permission denied" in commands.fails("volume", "get", store_name, "a", "closed/b")
