@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 import re
@@ -194,6 +195,21 @@ def test_a_link_leads_to_a_file(document):
     local = [target for target in targets if "://" not in target]
 
     assert [target for target in local if not ((ROOT / document).parent / target).exists()] == []
+
+
+def test_the_commands_of_the_tests_readme_name_what_there_is():
+    """
+    They take minutes to hours, so that nothing runs them here.
+    """
+    (block,) = blocks_of("tests/README.md", "sh")
+    modules = re.findall(r"python -m (tests\.[\w.]+)", block.text + (ROOT / "tests/README.md").read_text())
+    markers = re.findall(r"pytest -m '?(?:not )?(\w+)", block.text)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    known = {marker.partition(":")[0] for marker in project["tool"]["pytest"]["ini_options"]["markers"]}
+
+    assert len(modules) > 4
+    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
+    assert {"slow", "buckets", "everyday"} == set(markers) <= known
 
 
 def test_the_readme_is_short():
