@@ -13,14 +13,16 @@ from typing import Any, Final
 
 from pgstore import errors
 from pgstore.client import Client
+from pgstore.cloud_bucket_mount import CloudBucketMount
 from pgstore.core import threads
 from pgstore.core.operation import Op
 from pgstore.file_store import FileStore
 from pgstore.mount import attach, local_xattrs, mount_table, recovery, runtime
+from pgstore.mount.bucket import mount_bucket_in_background
 from pgstore.mount.daemon import control
 from pgstore.mount.daemon.messages import Closed
 from pgstore.mount.mounting import mount_in_background
-from pgstore.mount.options import Options
+from pgstore.mount.options import TIMEOUT_SECONDS, Options
 from pgstore.mount.recovery import Kept
 from pgstore.network_file_system import NetworkFileSystem
 from pgstore.volume import Volume
@@ -112,6 +114,13 @@ def mount(store: FileStore, path: str, options: Options, *, log: str | None = No
     return store._runner.run(operation)
 
 
+def mount_bucket(
+    bucket: CloudBucketMount, path: str, *, timeout: float = TIMEOUT_SECONDS, log: str | None = None
+) -> tuple[str, int]:
+    """`mount`, of a bucket."""
+    return mount_bucket_in_background(bucket._source(), path, timeout=timeout, log=log)
+
+
 def store_of(
     kind: str, name: str, environment: str | None, client: Client, *, version: int | None = None
 ) -> Volume | NetworkFileSystem:
@@ -125,7 +134,9 @@ def store_of(
         volume = Volume.from_name(name, environment_name=environment, client=client)
         return volume if version is None else volume.at(version)
     if kind != "nfs":
-        raise errors.InvalidError(f"{kind!r} is neither 'volume' nor 'nfs'")
+        raise errors.InvalidError(
+            f"{kind!r} is neither 'volume' nor 'nfs'; `pgstore bucket mount URL DIR` mounts a bucket"
+        )
     if version is not None:
         raise errors.InvalidError("a NetworkFileSystem has no versions")
     return NetworkFileSystem.from_name(name, environment_name=environment, client=client)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ import typer
 import pgstore
 from pgstore import errors
 from pgstore.admin import files as files_admin
+from pgstore.admin import mounts
 from pgstore.admin.buckets import bucket_at
 from pgstore.cli import listing, output, transfer
 from pgstore.cli.completion import names
 from pgstore.cli.file_commands import Force, LocalSource, LocalTarget, Null, Recursive, show_usage
+from pgstore.cli.mount import stay
 from pgstore.cli.options import AsJson, Environment, Yes, client_of, confirm
 
 app = typer.Typer(rich_markup_mode=None)
@@ -292,3 +295,43 @@ def du(
     """
     with _Options(context, env, secret, endpoint_url, region, anonymous).open(url) as [(files, path)]:
         show_usage(files_admin.usage(files, path), as_json)
+
+
+@app.command()
+def mount(
+    context: typer.Context,
+    url: Url,
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="A directory that is there, and empty.")],
+    read_only: Annotated[bool, typer.Option("--read-only", help="Nothing can be written.")] = False,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", "-f", help="Stay until Ctrl-C, and unmount then; the log goes to stderr.")
+    ] = False,
+    log: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Where the daemon writes its log.", show_default=False)
+    ] = None,
+    secret: SecretName = None,
+    endpoint_url: EndpointUrl = None,
+    region: Region = None,
+    anonymous: Anonymous = False,
+    env: Environment = None,
+) -> None:
+    """
+    Mount a bucket, or a directory of it: any program can open its files then.
+
+    A daemon serves it until `pgstore unmount`, also when the shell has ended. A file is put when it is closed, as a whole. Without
+    FUSE files are copied, and put at the end, which takes --foreground.
+
+    \b
+    Example:
+      pgstore bucket mount s3://my-data/2026 /mnt/data --read-only
+      pgstore unmount /mnt/data
+    """
+    with _Options(context, env, secret, endpoint_url, region, anonymous).open(url, write=not read_only) as [
+        (files, path)
+    ]:
+        below = dataclasses.replace(files, key_prefix="" if path == "/" else f"{path.rstrip('/')}/")
+        if foreground:
+            stay(below.mount, directory)
+            return
+        place, pid = mounts.mount_bucket(below, directory, log=log)
+    print(f"mounted at {place} by process {pid}; `pgstore unmount {place}` ends it")

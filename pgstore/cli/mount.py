@@ -87,23 +87,24 @@ def mount(
     with pgstore.Client(chosen.url, environment=chosen.environment) as client:
         store = admin.store_of(kind, name, chosen.environment, client, version=at)
         if foreground:
-            _stay(store.mount, directory, options)
+            begin: Any = store.mount
+            given = {name: value for name, value in asdict(options).items() if name in begin.__signature__.parameters}
+            given["sub_path"] = b"/".join(options.sub_path).decode(errors="surrogateescape") or None
+            stay(begin, directory, **given)
             return
         path, pid = admin.mount(store, directory, options, log=log)
     print(f"mounted at {path} by process {pid}; `pgstore unmount {path}` ends it")
 
 
-def _stay(mount: Any, directory: str, options: Any) -> None:
-    """Mount, and wait until somebody wants an end."""
+def stay(mount: Any, directory: str, **options: Any) -> None:
+    """Mount, and wait until somebody wants an end. *mount* is a method, and takes *options*."""
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     wanted = threading.Event()
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, lambda _, __: wanted.set())
-    given = {name: value for name, value in asdict(options).items() if name in mount.__signature__.parameters}
-    given["sub_path"] = b"/".join(options.sub_path).decode(errors="surrogateescape") or None
-    with mount(directory, **given) as path:
+    with mount(directory, **options) as path:
         print(f"mounted at {path}; Ctrl-C unmounts it", flush=True)
         while not wanted.wait(1.0) and any(each.path == path for each in admin.mounts()):
             pass

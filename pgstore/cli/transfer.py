@@ -26,6 +26,11 @@ _ADVICE: Final = (
     ("pass recursive=True", "give -r"),
     ("; pass allow_existing=True to accept that", ""),
     ("pass parents=True", "-p makes those on the way"),
+    (
+        "anonymous=True cannot be combined with secret= or requester_pays=True",
+        "--anonymous and --secret exclude each other",
+    ),
+    ("give secret=, or", "give --secret, or"),
     ("trusted=True makes links as they are", "--trusted makes links as they are"),
 )
 

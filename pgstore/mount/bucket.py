@@ -18,11 +18,11 @@ from pgstore.mount import attach, runtime
 from pgstore.mount.daemon import caller
 from pgstore.mount.daemon.backends import BUCKET, FACTORIES, BucketSpec
 from pgstore.mount.mount import Mount, Mounted, open_mounts
-from pgstore.mount.mounting import NOT_WANTED, usable
+from pgstore.mount.mounting import IN_FOREGROUND, NOT_WANTED, usable
 from pgstore.mount.options import MODES, SIZE_MAX_BYTES, TIMEOUT_SECONDS, Mode
 from pgstore.mount.recovery import about_mount
 from pgstore.mount.sync.prefix import SyncedPrefix
-from pgstore.mount.with_fuse import DaemonMount
+from pgstore.mount.with_fuse import DaemonMount, begin_in_background
 
 _LOG: Final = logging.getLogger("pgstore")
 
@@ -103,6 +103,21 @@ def mount_bucket(
     made = Mount(owner, local, mounted, read_only=source.read_only)
     open_mounts.add(made)
     return made
+
+
+def mount_bucket_in_background(
+    source: BucketSource, path: str, *, timeout: float = TIMEOUT_SECONDS, log: str | None = None
+) -> tuple[str, int]:
+    """
+    Mount *source* at *path*, by a daemon that outlives this process. Returns where, and the number of that process. Blocks.
+
+    Raises:
+        ConfigurationError: FUSE cannot be used.
+    """
+    if (missing := attach.is_possible()) is not None:
+        raise errors.ConfigurationError(f"{path!r} cannot be mounted in the background: {missing}; {IN_FOREGROUND}")
+    local = usable(path)
+    return local, begin_in_background(None, source.spec(local, timeout), log)
 
 
 class BucketMounted(DaemonMount):

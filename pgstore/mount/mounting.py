@@ -26,6 +26,7 @@ from pgstore.mount.without_fuse import SyncMount
 
 _LOG: Final = logging.getLogger("pgstore")
 NOT_WANTED: Final = "mode 'sync' was asked for"
+IN_FOREGROUND: Final = "in the foreground (--foreground) the files are copied, and written back at the end"
 at_last.append(caller.end)
 
 
@@ -52,8 +53,7 @@ def mount_in_background(
     missing = yield Call(attach.is_possible)
     if missing is not None or options.mode == "sync":
         raise errors.ConfigurationError(
-            f"{os.fsdecode(path)!r} cannot be mounted in the background: {missing or NOT_WANTED}; "
-            "in the foreground (--foreground) the files are copied, and written back at the end"
+            f"{os.fsdecode(path)!r} cannot be mounted in the background: {missing or NOT_WANTED}; {IN_FOREGROUND}"
         )
     local, base = yield from _prepared(store, path, options)
     store_id = yield from store._resolve_id()

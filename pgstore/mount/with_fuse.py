@@ -150,8 +150,13 @@ class FuseMount(DaemonMount):
         yield Call(partial(self._ask_parents, "reload_path"))
 
 
-def begin_in_background(client: Client, spec: MountSpec, log: str | None) -> int:
-    """Have what *spec* says mounted by a daemon of its own that outlives this process, and return the number of that."""
+def begin_in_background(client: Client | None, spec: AnySpec, log: str | None) -> int:
+    """
+    Have what *spec* says mounted by a daemon of its own that outlives this process, and return the number of that.
+
+    Args:
+        client: of the database; None: for a bucket none is needed.
+    """
     daemon = Daemon(spec.factory, is_own=False)
     try:
         daemon.mount(client, spec, lambda: None)
