@@ -14,6 +14,7 @@ import pgstore
 from pgstore.admin import calls as admin
 from pgstore.cli import output
 from pgstore.cli.completion import names
+from pgstore.cli.options import AsJson, Environment
 from pgstore.cli.target import target
 
 app = typer.Typer(rich_markup_mode=None)
@@ -27,10 +28,13 @@ def calls(
         typer.Option("--app", metavar="NAME", autocompletion=names("app"), help="Of this App.  [default: all]"),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="The newest so many.")] = 100,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: AsJson = False,
+    env: Environment = None,
 ) -> None:
     """
     Show spawned calls, the newest first.
+
+    They are of all environments unless --env is given.
 
     \b
     Example:
@@ -40,7 +44,7 @@ def calls(
     """
     if context.invoked_subcommand is not None:
         return
-    chosen = target(context)
+    chosen = target(context, env)
     with pgstore.Client(chosen.url, auto_migrate=False) as client:
         found = admin.calls(client, of, environment=chosen.given_environment, limit=limit)
         unattended = admin.unattended(client, of, environment=chosen.given_environment)
@@ -49,7 +53,7 @@ def calls(
     elif not found:
         print("no calls")
     else:
-        columns = ["call id", "app", "function", "state", "attempts", "spawned at", "started at", "ended at", "error"]
+        columns = ["Call id", "App", "Function", "State", "Attempts", "Spawned at", "Started at", "Ended at", "Error"]
         output.table(columns, [_row(each) for each in found])
     for each in unattended:
         print(
@@ -62,7 +66,7 @@ def calls(
 def get(
     context: typer.Context,
     call_id: Annotated[str, typer.Argument(metavar="ID", help="The id of the call, fc-….")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """
     Show what has become of a call.
@@ -80,6 +84,7 @@ def cancel(
     context: typer.Context,
     call_id: Annotated[str, typer.Argument(metavar="ID", help="The id of the call, fc-….")],
     kill: Annotated[bool, typer.Option("--kill", help="Kill its worker at once.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """
     End a call. If it waits it never runs; if it runs its worker is interrupted, and killed ten seconds later.
@@ -89,7 +94,7 @@ def cancel(
       pgstore calls cancel fc-2a00001-17
     """
     with pgstore.Client(target(context).url, auto_migrate=False) as client:
-        _show(admin.cancel(client, call_id, kill=kill), as_json=False)
+        _show(admin.cancel(client, call_id, kill=kill), as_json)
 
 
 def _show(call: admin.Call, as_json: bool) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+import json
+from dataclasses import asdict
+from typing import Annotated, Any, Final
 
 import typer
 
 import pgstore
 from pgstore import errors
 from pgstore.admin.check import Finding, Report, run_checks
-from pgstore.admin.repair import REPAIRABLE, repair
+from pgstore.admin.repair import REPAIRABLE, Repair, repair
 from pgstore.cli import output
 from pgstore.cli.codes import NotChecked
+from pgstore.cli.options import AsJson
 from pgstore.cli.target import target
 from pgstore.migrate import sql_directory
 
@@ -26,6 +29,7 @@ def check(
     wants_repair: Annotated[
         bool, typer.Option("--repair", help="Repair what has one certain repair, and check again.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """
     Look for damage in the database.
@@ -48,16 +52,22 @@ def check(
     \b
     Example:
       pgstore check
-      pgstore check --repair
+      pgstore check --repair --json
     """
     report = _look(context)
+    repairs: list[Repair] = []
     if wants_repair and not report.failures and any(finding.check in REPAIRABLE for finding in report.findings):
         with pgstore.Client(target(context).url, auto_migrate=False) as client:
             for done in repair(client, report.findings):
-                print(f"{'kept' if done.kept else 'repaired'}: {done.where}: {done.what}")
+                repairs.append(done)
+                if not as_json:
+                    print(f"{'kept' if done.kept else 'repaired'}: {done.where}: {done.what}")
         report = _look(context)
-    for finding in report.findings:
-        _show(finding)
+    if as_json:
+        _show_json(report, repairs)
+    else:
+        for finding in report.findings:
+            _show(finding)
     if report.failures:
         failure = _failure(report)
         if report.findings:
@@ -65,7 +75,8 @@ def check(
         raise NotChecked from failure
     if report.findings:
         raise typer.Exit(DAMAGED)
-    print(f"{len(report.checks)} checks found nothing")
+    if not as_json:
+        print(f"{len(report.checks)} checks found nothing")
 
 
 def _look(context: typer.Context) -> Report:
@@ -82,6 +93,23 @@ def _failure(report: Report) -> errors.Error:
         return first
     names = ", ".join(failure.check for failure in report.failures)
     return errors.Error(f"the checks {names} could not run: {first}")
+
+
+def _show_json(report: Report, repairs: list[Repair]) -> None:
+    told = {
+        "checks": report.checks,
+        "repairs": [asdict(each) for each in repairs],
+        "findings": [
+            {"check": each.check, "about": each.about, "rows": [_record(each, row) for row in each.rows]}
+            for each in report.findings
+        ],
+        "failures": [{"check": each.check, "error": str(each.error)} for each in report.failures],
+    }
+    print(json.dumps(told, indent=2, default=_cell))
+
+
+def _record(finding: Finding, row: tuple[Any, ...]) -> dict[str, Any]:
+    return dict(zip(finding.columns, row, strict=True))
 
 
 def _show(finding: Finding) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pgstore import errors
+from pgstore.cli.options import Environment
 from pgstore.cli.target import target
 from pgstore.migrate import examples_directory
 
@@ -22,6 +23,7 @@ def demo(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="How many workers at once.")] = 2,
     kill: Annotated[bool, typer.Option(help="Kill a worker in the middle of its work.")] = True,
+    env: Environment = None,
 ) -> None:
     """
     Run a pipeline on a small directory, and check its sums.
@@ -39,7 +41,7 @@ def demo(
     where = Path(email.__file__).parent if directory is None else directory
     if not where.is_dir():
         raise errors.InvalidError(f"{where} is not a directory")
-    chosen = target(context)
+    chosen = target(context, env)
     if chosen.is_embedded:
         chosen.url  # noqa: B018 - starts it, and says so
     program = examples_directory() / "pipeline.py"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
-from typing import Annotated
+import json
+from dataclasses import asdict, astuple
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +12,7 @@ import pgstore
 from pgstore.admin.gc import CollectedStore, collect
 from pgstore.cli import output
 from pgstore.cli.completion import names
+from pgstore.cli.options import AsJson, Environment
 from pgstore.cli.target import target
 from pgstore.core.names import KIND_NAMES
 from pgstore.fs.retention.collection import GRACE_SECONDS
@@ -30,6 +32,8 @@ def gc(
         float,
         typer.Option(min=0, metavar="SECONDS", help="Keep what was still in use so long ago: readers may be at it."),
     ] = GRACE_SECONDS,
+    as_json: AsJson = False,
+    env: Environment = None,
 ) -> None:
     """
     Delete what Volumes and NetworkFileSystems do not need any more.
@@ -41,14 +45,22 @@ def gc(
     \b
     Example:
       pgstore gc
-      pgstore --env staging gc models --dry-run
+      pgstore gc models --dry-run --env staging
     """
-    chosen = target(context)
+    chosen = target(context, env)
     # With a name it is the one environment that names are looked up in.
     environment = chosen.given_environment if name is None else chosen.environment
     with pgstore.Client(chosen.url, auto_migrate=False) as client:
         collected = collect(client, name, environment=environment, dry_run=dry_run, grace_seconds=grace)
-    _show(collected, "would be deleted" if dry_run else "deleted")
+    if as_json:
+        print(json.dumps([_record(each) for each in collected], indent=2))
+    else:
+        _show(collected, "would be deleted" if dry_run else "deleted")
+
+
+def _record(store: CollectedStore) -> dict[str, Any]:
+    found = asdict(store)
+    return {**found, **found.pop("collected")}
 
 
 def _show(stores: list[CollectedStore], what: str) -> None:
@@ -62,5 +74,5 @@ def _show(stores: list[CollectedStore], what: str) -> None:
         rows.append(row)
     print(f"{what}:")
     output.table(
-        ["environment", "kind", "name", "versions", "names", "inodes", "contents", "chunks", "size of chunks"], rows
+        ["Environment", "Kind", "Name", "Versions", "Names", "Inodes", "Contents", "Chunks", "Size of chunks"], rows
     )

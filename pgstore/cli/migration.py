@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from pgstore import errors
 from pgstore import migrate as migrations
+from pgstore.cli.options import AsJson
 from pgstore.cli.target import target
 from pgstore.core.error_mapping import describe
 
@@ -25,6 +28,7 @@ def migrate(
     reader_role: Annotated[str, typer.Option(metavar="NAME", help="Who may read.")] = _DEFAULTS.reader,
     writer_role: Annotated[str, typer.Option(metavar="NAME", help="Who may also write.")] = _DEFAULTS.writer,
     owner_role: Annotated[str, typer.Option(metavar="NAME", help="Who may migrate.")] = _DEFAULTS.owner,
+    as_json: AsJson = False,
 ) -> None:
     """
     Create the schema in the database, or bring it up to date.
@@ -35,16 +39,23 @@ def migrate(
     \b
     Example:
       pgstore migrate
+      pgstore migrate --json
       pgstore migrate --sql > pgstore.sql && psql -v ON_ERROR_STOP=1 -f pgstore.sql app
     """
     roles = None if no_roles else migrations.Roles(reader_role, writer_role, owner_role)
+    if sql and as_json:
+        raise errors.InvalidError("give --sql or --json, not both")
     if sql:
         print(migrations.sql(roles=roles, from_revision=from_revision), end="")
         return
     if from_revision is not None:
         raise errors.InvalidError("--from goes with --sql; without it the database itself says where it is")
     url = target(context).url
-    show(migrations.upgrade(url, roles=roles), describe(url), roles)
+    report = migrations.upgrade(url, roles=roles)
+    if as_json:
+        print(json.dumps({"database": describe(url), **asdict(report)}, indent=2))
+    else:
+        show(report, describe(url), roles)
 
 
 def show(report: migrations.Report, where: str, roles: migrations.Roles | None, *, quiet: bool = False) -> None:

@@ -16,6 +16,7 @@ from pgstore import errors
 from pgstore.admin import mounts as admin
 from pgstore.cli import output
 from pgstore.cli.completion import names
+from pgstore.cli.options import AsJson, Environment
 from pgstore.cli.target import target
 from pgstore.core.names import KIND_NAMES
 from pgstore.mount.options import BACKGROUND_COMMIT_SECONDS, TIMEOUT_SECONDS, checked, defaults
@@ -55,6 +56,7 @@ def mount(
     log: Annotated[
         str | None, typer.Option(metavar="FILE", help="Where the daemon writes its log.", show_default=False)
     ] = None,
+    env: Environment = None,
 ) -> None:
     """
     Mount a Volume or NetworkFileSystem: any program can open its files then.
@@ -66,9 +68,9 @@ def mount(
     Example:
       pgstore mount volume models /mnt/models
       pgstore mount volume models /mnt/old --at 17
-      pgstore --env staging mount nfs cache /mnt/cache --foreground
+      pgstore mount nfs cache /mnt/cache --foreground --env staging
     """
-    chosen = target(context)
+    chosen = target(context, env)
     options = checked(
         read_only=read_only or at is not None,
         sub_path=sub_path,
@@ -134,7 +136,7 @@ def mounts(
     recover: Annotated[
         bool, typer.Option("--recover", help="Show what could not be committed, or put it back into its store.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """
     Show what this user has mounted, or what an earlier mount could not commit.
@@ -167,7 +169,7 @@ def _show_mounts(as_json: bool) -> None:
         print("nothing mounted")
         return
     output.table(
-        ["path", "store", "mode", "pid", "since", "cached", "uncommitted"],
+        ["Path", "Store", "Mode", "Pid", "Since", "Cached", "Uncommitted"],
         [
             (
                 each.path,

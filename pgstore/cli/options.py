@@ -12,7 +12,6 @@ import typer
 import pgstore
 from pgstore.cli.completion import environments
 from pgstore.cli.target import target
-from pgstore.core.names import check_name
 
 Environment = Annotated[
     str | None,
@@ -42,10 +41,9 @@ def client_of(
 
     A missing schema stays missing; *auto_migrate* is None where the command is the first use that makes it.
     """
-    chosen = target(context)
-    environment = chosen.environment if env is None else check_name(env, "environment")
-    with pgstore.Client(chosen.url, environment=environment, auto_migrate=auto_migrate) as client:
-        yield client, environment
+    chosen = target(context, env)
+    with pgstore.Client(chosen.url, environment=chosen.environment, auto_migrate=auto_migrate) as client:
+        yield client, chosen.environment
 
 
 def limit_of(number: int | None, everything: bool) -> int | None:

@@ -26,16 +26,19 @@ def help_if_alone(context: typer.Context) -> None:
 
 def fields(pairs: Iterable[tuple[str, object]]) -> None:
     """Print names with their values, aligned."""
-    shown = [(name, str(value)) for name, value in pairs if value is not None]
+    shown = [(name, printable(str(value), keeping="\n\t")) for name, value in pairs if value is not None]
     width = max(len(name) for name, _ in shown)
     for name, value in shown:
         print(f"{name:<{width}}  {value}")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print *rows* under *columns*; numbers stand on the right. Off the terminal nothing is cut."""
+    """
+    Print *rows* under *columns*; numbers stand on the right. Off the terminal nothing is cut. Control characters are shown as
+    escapes, so that a row is a line.
+    """
     given: list[Sequence[object]] = [columns, *rows]
-    texts = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in given]
+    texts = [[f"{cell:,}" if isinstance(cell, int) else printable(str(cell)) for cell in row] for row in given]
     numeric = [any(isinstance(row[index], int) for row in given) for index in range(len(columns))]
     if sys.stdout.isatty():
         _draw(texts, numeric)

@@ -15,6 +15,7 @@ import pgstore
 from pgstore.app import as_modal as as_modal_module
 from pgstore.app import entrypoint
 from pgstore.app.runner.mounts import MODE
+from pgstore.cli.options import Environment
 from pgstore.cli.target import Target, target
 from pgstore.mount.options import MODES
 
@@ -35,9 +36,7 @@ def run(
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Spawned calls go on after the end, by `pgstore worker`.")
     ] = False,
-    env: Annotated[
-        str | None, typer.Option("--env", "-e", metavar="NAME", help="As before the command.", show_default=False)
-    ] = None,
+    env: Environment = None,
     url: Annotated[
         str | None, typer.Option("--url", metavar="URL", help="As before the command.", show_default=False)
     ] = None,

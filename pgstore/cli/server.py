@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from pgstore import embedded
+from pgstore.cli.options import AsJson
 from pgstore.cli.output import fields, help_if_alone
 from pgstore.cli.target import start_embedded
 
@@ -66,7 +69,7 @@ def stop(
 
 
 @app.command()
-def status() -> None:
+def status(as_json: AsJson = False) -> None:
     """
     Show whether the server runs, and where it is.
 
@@ -75,8 +78,14 @@ def status() -> None:
     \b
     Example:
       pgstore server status || pgstore server start
+      pgstore server status --json
     """
     found = embedded.Server().status()
+    if as_json:
+        print(json.dumps(asdict(found), indent=2, default=str))
+        if not found.running:
+            raise typer.Exit(1)
+        return
     fields(
         [
             ("state", "running" if found.running else "not running"),

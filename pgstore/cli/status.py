@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from typing import Annotated
 
 import typer
 
 from pgstore import embedded, errors
 from pgstore.admin.status import Status, status_of
 from pgstore.cli import output
+from pgstore.cli.options import AsJson, Environment
 from pgstore.cli.target import target
 
 
 def status(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: AsJson = False,
+    env: Environment = None,
 ) -> None:
     """
     Show which database is used, and what it holds.
 
     Nothing is changed: a missing schema stays missing, an embedded server that does not run is not started. Everything is counted,
-    which takes as long as reading it; --env counts one environment.
+    which takes as long as reading it; of all environments unless --env is given.
 
     \b
     Example:
       pgstore status
-      pgstore --env staging status --json
+      pgstore status --env staging --json
     """
-    chosen = target(context)
+    chosen = target(context, env)
     if chosen.is_embedded and not embedded.Server().status().running:
         raise errors.StoreUnavailable(
             f"no database is configured, and the embedded server in {embedded.Server().directory} is not running: "
@@ -60,7 +61,7 @@ def _show(found: Status, source: str) -> None:
     )
     if found.stores:
         output.table(
-            ["environment", "kind", "stores", "entries", "size"],
+            ["Environment", "Kind", "Stores", "Entries", "Size"],
             [(s.environment, s.kind, s.stores, s.entries, output.size(s.size_bytes)) for s in found.stores],
         )
     elif found.stores is not None:

@@ -64,11 +64,11 @@ class Target:
         return environ
 
 
-def target(context: typer.Context) -> Target:
-    """The target of the command that is running."""
+def target(context: typer.Context, env: str | None = None) -> Target:
+    """The target of the command that is running; *env*, an option after the verb, goes before the one that stands before it."""
     found = context.obj
     assert isinstance(found, Target), "the callback of `pgstore` runs first"
-    return found
+    return found if env is None else Target(found.given_url, env)
 
 
 def start_embedded() -> str:

@@ -15,6 +15,7 @@ from pgstore.app.calls.run import Run, queue_of
 from pgstore.app.calls.targets import apps, targets
 from pgstore.app.entrypoint import Reference
 from pgstore.app.runner.runner import close
+from pgstore.cli.options import Environment
 from pgstore.cli.run_command import show
 from pgstore.cli.target import target
 from pgstore.client import default_client
@@ -29,6 +30,7 @@ def worker(
     ref: Annotated[str, typer.Argument(metavar="FILE", help="The file that defines the App.")],
     module: Annotated[bool, typer.Option("-m", help="It is package.module, not a file.")] = False,
     as_modal: Annotated[bool, typer.Option("--as-modal", help="In the program, `import modal` means pgstore.")] = False,
+    env: Environment = None,
 ) -> int:
     """
     Run spawned calls of the App in FILE, until it is told to end.
@@ -41,7 +43,7 @@ def worker(
     Example:
       pgstore worker tasks.py
     """
-    os.environ.update(target(context).environ())
+    os.environ.update(target(context, env).environ())
     reference = Reference(ref, module)
     reference.check()
     if as_modal:
