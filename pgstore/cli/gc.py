@@ -60,7 +60,8 @@ def gc(
 
 def _record(store: CollectedStore) -> dict[str, Any]:
     found = asdict(store)
-    return {**found, **found.pop("collected")}
+    collected = found.pop("collected")
+    return {**found, **collected}
 
 
 def _show(stores: list[CollectedStore], what: str) -> None:
