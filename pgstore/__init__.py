@@ -299,7 +299,10 @@ _HOMES: Final = {
 
 
 # Modules that programs reach as attributes: `modal.exception.NotFoundError`, `modal.volume.FileEntryType`.
-_MODULES: Final = ("app", "cloud_bucket_mount", "dict", "exception", "functions", "queue", "secret", "types", "volume")
+_MODULES: Final = (
+    *("app", "cloud_bucket_mount", "dict", "exception", "functions", "queue", "secret", "types", "volume"),
+    *("client", "config", "embedded", "migrate"),
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ from pgstore.app.pickles import Outcome
 from pgstore.app.runner import runner
 from pgstore.client import default_client
 from pgstore.client.transaction import check_nothing_written
+from pgstore.core.async_usage import running_loop, warn_of_blocking
 from pgstore.errors import InvalidError
 
 T = TypeVar("T")
@@ -42,6 +43,8 @@ def check_not_on_loop(what: str) -> None:
 def wait(future: Future[Outcome]) -> Any:
     """What the call returns or raises."""
     try:
+        if running_loop() is not None:
+            warn_of_blocking()
         outcome = future.result()
     except BaseException:
         take_back(future)

@@ -4,6 +4,7 @@
 - `executor`: what carries operations out, on threads or on an event loop; `interfaces`: what the parts know of each other.
 - `transaction`: blocks. Below it `root`: the one real transaction; `block_savepoint`: what undoes a joined block; `scope` and
   `generators`: for which code a transaction is the current one. `undo` and `notifications`: what is done at its end.
+  `enclosing`: one around all that a client does, for tests.
 - `history`: which past of a database is meant; `session`: what must not outlive this process.
 - `waiters`: who waits for what other clients do, and who is told; `tickets`: one of them, and `pauses` how long it sleeps;
   `listener`: the connections on which it is told; `waking`: telling; `waiting`: trying again when told; `mask`: when none is.

@@ -32,6 +32,7 @@ from pgstore.client.telemetry import prepare as prepare_telemetry
 from pgstore.client.transaction import Transaction
 from pgstore.config import Settings, as_url, hidden
 from pgstore.connection.pool import URGENT
+from pgstore.core.async_usage import running_loop, warn_of_blocking
 from pgstore.core.clock import Deadline
 from pgstore.core.error_mapping import check_conninfo, describe, map_error
 from pgstore.core.limit import bounded_by, lift
@@ -255,7 +256,11 @@ class Client(ClientInterface):
     def run(self, op: Op[T], bound: Transaction | None = None) -> T:
         """Run *op* blocking: in *bound*, else in the current transaction, else each statement by itself."""
         transaction: Transaction | None = (
-            bound if bound is not None else current(self, blocking=True) if AMBIENT.get() else None
+            bound
+            if bound is not None
+            else current(self, blocking=True)
+            if AMBIENT.get() or self.enclosing is not None
+            else None
         )
         if transaction is not None:
             transaction.check_form(blocking=True)
@@ -267,6 +272,8 @@ class Client(ClientInterface):
         request: Request | None = None
         try:
             request = next(op)
+            if running_loop() is not None:
+                warn_of_blocking()
             # Most operations are one query: steps would cost as much as all else that the client does for it.
             while True:
                 if type(request) is Query:
@@ -315,14 +322,20 @@ class Client(ClientInterface):
     async def run_async(self, op: Op[T], bound: Transaction | None = None) -> T:
         """Run *op* on the event loop."""
         transaction: Transaction | None = (
-            bound if bound is not None else current(self, blocking=False) if AMBIENT.get() else None
+            bound
+            if bound is not None
+            else current(self, blocking=False)
+            if AMBIENT.get() or self.enclosing is not None
+            else None
         )
         if transaction is None:
             return await run_async(self.executor(blocking=False).perform(op, None))
         transaction.check_form(blocking=False)
         root = transaction.root
         async with root.async_lock:
-            return await run_async(root.executor.perform(op, transaction))
+            # That of a transaction which encloses all is of blocking calls.
+            executor = self.executor(blocking=False) if root.encloses else root.executor
+            return await root.run_async(executor.perform(op, transaction))
 
     def pin(self, bound: Transaction | None = None) -> Transaction | None:
         return bound if bound is not None else current(self, blocking=None)

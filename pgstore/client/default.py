@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
 from pgstore.client.client import Client
 from pgstore.client.transaction import Transaction
 from pgstore.config import hidden
+from pgstore.core import async_usage
 
 T = TypeVar("T")
 
@@ -26,11 +28,16 @@ def configure(
     auto_migrate: bool | None = None,
     signing_keys: Sequence[bytes] = (),
     telemetry: bool | None = None,
+    async_warnings: bool | None = None,
 ) -> Client:
     """
     Set the default client up, in place of the environment's settings. Stores made before keep theirs.
 
-    The arguments are those of `Client`.
+    The arguments are those of `Client`, and one for all of the process.
+
+    Args:
+        async_warnings: whether a call that blocks a running event loop is warned of, once for each line, by an
+            `exception.AsyncUsageWarning`. None: unless `PGSTORE_ASYNC_WARNINGS` is 0.
     """
     global _default
     url, listen_url, signing_keys = hidden(url), hidden(listen_url), hidden(signing_keys)
@@ -43,6 +50,7 @@ def configure(
         signing_keys=signing_keys,
         telemetry=telemetry,
     )
+    async_usage.switch(async_warnings)
     with _default_lock:
         _default = client
     return client
@@ -57,6 +65,19 @@ def default_client() -> Client:
         with _default_lock:
             client = _default = _default or made  # in one step: a signal handler may come in
     return client
+
+
+@contextlib.contextmanager
+def replaced(client: Client) -> Iterator[None]:
+    """Have *client* be the default one within the block."""
+    global _default
+    with _default_lock:
+        before, _default = _default, client
+    try:
+        yield
+    finally:
+        with _default_lock:
+            _default = before
 
 
 def transaction(connection: Any = None) -> Transaction:

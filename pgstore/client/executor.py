@@ -64,6 +64,7 @@ T = TypeVar("T")
 _LOG: Final = logging.getLogger("pgstore")
 _RETRY_SECONDS: Final = 0.1
 _OUTCOME_SECONDS: Final = 5.0
+_ENCLOSED_WAIT_SECONDS: Final = 0.005  # between two looks, where all share a transaction
 # Of joined transactions, in which cursors of an earlier block may still be open. Not a name for each: every text is counted by
 # itself where the server counts statements.
 _CURSORS: Final = itertools.cycle(f"pgstore_joined_{number}" for number in range(4096))
@@ -185,7 +186,7 @@ class Executor(abc.ABC):
         else:
             connection = root.connection
             connection.release_socket()
-            yield from root.checked(self.run_uninterrupted, lambda: connection.put_back(undo()))
+            yield from root.checked(root.executor.run_uninterrupted, lambda: connection.put_back(undo()))
 
     def _begin(self, outer: Transaction | None, rank: int) -> Steps[Transaction]:
         transaction = Transaction(self.client)
@@ -213,6 +214,8 @@ class Executor(abc.ABC):
                     yield from transaction.root.check_can_wait()
                 return (yield self.listener.register(request))
             case Look():
+                if transaction is not None and transaction.root.encloses:
+                    return None  # what it looks for may be seen in the transaction only
                 return (yield self.listener.look(request.ticket, request.query))
             case Wait():
                 return (yield from self._wait(request, transaction))
@@ -225,8 +228,14 @@ class Executor(abc.ABC):
         raise errors.InvalidError(f"an operation asked for {request!r}, which is not a request")
 
     def _has_another_connection(self, transaction: Transaction | None) -> bool:
-        """Whether a statement can run beside *transaction*: a client of one connection has none left for it, unless it joined."""
-        return transaction is None or transaction.root.joined or self.client.settings.connections_max > 1
+        """
+        Whether a statement can run beside *transaction*: a client of one connection has none left for it, unless it joined.
+
+        Nor can it beside one that encloses all, in which alone is to be seen what the statement is about.
+        """
+        if transaction is None or transaction.root.joined:
+            return True
+        return not transaction.root.encloses and self.client.settings.connections_max > 1
 
     def _run(self, method: str, request: Any, transaction: Transaction | None, rank: int) -> Steps[Any]:
         if transaction is not None:
@@ -255,6 +264,8 @@ class Executor(abc.ABC):
 
     def _wait(self, request: Wait, transaction: Transaction | None) -> Steps[bool]:
         connection = None
+        if transaction is not None and transaction.root.encloses:
+            return (yield from self._wait_beside(request, transaction.root))
         if transaction is not None:
             root = transaction.root
             yield from root.restart_if_unused()
@@ -273,6 +284,11 @@ class Executor(abc.ABC):
             return bool((yield request.ticket.wait(request.seconds)))  # type: ignore[attr-defined]
         finally:
             connection.is_waiting = False
+
+    def _wait_beside(self, request: Wait, root: Any) -> Steps[bool]:
+        """Wait in a transaction that others share, who are to go on. Nobody is told of what they do: it is not committed."""
+        yield from root.give_way(lambda: self.sleep(min(request.seconds, _ENCLOSED_WAIT_SECONDS)), self.is_async)
+        return False
 
     # ------------------------------------------------------------------------------------------- single statements
 

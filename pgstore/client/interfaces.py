@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from pgstore.client.history import HistoryFollower
@@ -29,6 +30,8 @@ class ExecutorInterface(Protocol):
 
     def query(self, query: Query) -> Steps[Any]: ...
 
+    def run_uninterrupted(self, function: Callable[[], Any]) -> Any: ...
+
     def outcome(self, xid: str, identity: str) -> Steps[str | None]: ...
 
 
@@ -39,6 +42,7 @@ class ClientInterface(HistoryFollower, abc.ABC):
     scheduler: Scheduler
     is_closing: bool  # then a server that has gone away is not waited for
     has_said_where: bool  # the log says which database was chosen
+    enclosing: Any = None  # the transaction that all take part in which have no other (`client.enclosing`)
     shared: dict[object, Any]  # what the stores of this client keep together, whichever handle is used
 
     @abc.abstractmethod

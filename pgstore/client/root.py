@@ -29,7 +29,7 @@ from pgstore.connection.joined import JoinedConnection, Source
 from pgstore.connection.pool import LONG
 from pgstore.core.operation import BeforeCommit, CommitHook, Hooked, Many, Query
 from pgstore.core.statement import Statement
-from pgstore.core.steps import Steps
+from pgstore.core.steps import Steps, run_async
 
 T = TypeVar("T")
 _LOG: Final = logging.getLogger("pgstore")
@@ -42,6 +42,8 @@ class Root:
     """One real transaction. With *source* it is the caller's, who ends it."""
 
     block_savepoint: BlockSavepoint  # of a joined one: what undoes our block alone
+    encloses = False  # whether all of the client's operations take part, of either form (`client.enclosing`)
+    run_async = staticmethod(run_async)  # steps on an event loop
 
     def __init__(self, executor: ExecutorInterface, source: Source | None = None, *, rank: int = LONG) -> None:
         self.executor = executor
@@ -166,7 +168,9 @@ class Root:
         hook = self.hooks.get(request.key)
         if hook is None:
             hook = self.hooks[request.key] = request.factory()
-        return Hooked(hook, self.joined)
+        return Hooked(
+            hook, self.joined or self.encloses
+        )  # there is no commit of ours that could write what was kept back
 
     # ------------------------------------------------------------------------------------------- statements of the caller's
 
@@ -182,6 +186,14 @@ class Root:
     def expose(self) -> None:
         self.connection.expose()
         self.wrote = True
+
+    # ------------------------------------------------------------------------------------------------------- blocks
+
+    def block_begins(self, block: object) -> None:
+        """A block within it, a savepoint, is about to be opened."""
+
+    def block_ends(self, block: object) -> None:
+        """It was closed."""
 
     # ------------------------------------------------------------------------------------------------------ waiting
 

@@ -50,7 +50,7 @@ class Scope(abc.ABC):
         return self in AMBIENT.get()
 
     def _enter_scope(self, *, blocking: bool) -> None:
-        self._owner = _who()
+        self._owner = who()
         self._opener = looped_over()
         self._blocking = blocking
         try:
@@ -71,7 +71,7 @@ class Scope(abc.ABC):
     def check_scope(self, blocking: bool) -> None:
         """Raise `TransactionScopeError` if the running code is not this transaction's to use."""
         self.check_form(blocking)
-        if self._owner != _who():
+        if self._owner != who():
             raise errors.TransactionScopeError(
                 "the current transaction belongs to another thread or task, which passed its context on to this one; "
                 "use store.using(tx) to take part in it, or open a transaction here"
@@ -95,7 +95,7 @@ def current(client: object, *, blocking: bool | None) -> Any:
         if not scope._ended and scope._client is client:
             scope.check_scope(scope._blocking if blocking is None else blocking)
             return scope
-    return None
+    return getattr(client, "enclosing", None)
 
 
 def forget_after_fork() -> None:
@@ -105,7 +105,7 @@ def forget_after_fork() -> None:
     AMBIENT.set(())
 
 
-def _who() -> tuple[int, Any]:
+def who() -> tuple[int, Any]:
     return threading.get_ident(), _task()
 
 

@@ -27,6 +27,7 @@ from pgstore.client.scope import Scope, current
 from pgstore.connection.handshake import CALLERS_SETTINGS, SCHEMA, WHO_ANSWERS, check_schema
 from pgstore.connection.joined import source_of
 from pgstore.core import observation
+from pgstore.core.async_usage import running_loop, warn_of_blocking
 from pgstore.core.operation import BeforeCommit, CommitHook, Hooked, Many, Query
 from pgstore.core.search_path import fault_of
 from pgstore.core.steps import Steps, run_async, run_blocking, shielded
@@ -87,6 +88,11 @@ class Transaction(Scope):
     async def get_connection(self) -> Any:
         """`connection`, for asynchronous transactions."""
         root = self.root
+        if root.encloses:
+            raise errors.InvalidError(
+                "the connection of a test with the fixture `pgstore_transaction` is not asynchronous; use `tx.connection`, or the "
+                "fixture `pgstore_client`"
+            )
         async with root.async_lock:
             await run_async(root.begin())
             if root.joined:
@@ -96,6 +102,8 @@ class Transaction(Scope):
             return root.connection.driver_connection
 
     def __enter__(self) -> Transaction:
+        if running_loop() is not None:
+            warn_of_blocking()
         self._enter(blocking=True)
         try:
             if self._root is None:
@@ -131,7 +139,7 @@ class Transaction(Scope):
                 await run_async(self._open())
             else:
                 async with self._root.async_lock:
-                    await run_async(self._open())
+                    await self._root.run_async(self._open())
             self._begin_observed()
         except BaseException:
             self._ended = True
@@ -150,7 +158,7 @@ class Transaction(Scope):
             elif kind is None:
                 try:
                     async with root.async_lock:
-                        await run_async(self.commit())
+                        await root.run_async(self.commit())
                 except GeneratorExit:
                     raise
                 except BaseException:
@@ -201,7 +209,7 @@ class Transaction(Scope):
         if self._ended:  # abandoned before it could begin
             return
         async with self.root.async_lock:
-            await run_async(self.rollback())
+            await self.root.run_async(self.rollback())
 
     def __repr__(self) -> str:
         state = "ended" if self._ended else "new" if self._root is None else "open"
@@ -225,6 +233,8 @@ class Transaction(Scope):
         return self._root
 
     def check_form(self, blocking: bool) -> None:
+        if self.root.encloses:
+            return
         is_async = self.root.executor.is_async
         if is_async and blocking:
             raise errors.TransactionScopeError(
@@ -323,6 +333,7 @@ class Transaction(Scope):
         yield from root.begin()
         if root.joined:
             yield from root.set_block_savepoint()
+        root.block_begins(self)
         root.savepoints += 1
         # Names come again, or each would be a text of its own where the server counts statements. The latest of a name is meant.
         self._savepoint = f"pgstore_{root.savepoints % SAVEPOINT_NAMES}"
@@ -364,6 +375,7 @@ class Transaction(Scope):
             raise
         finally:
             self._ended = True
+            root.block_ends(self)
 
     def _commit_root(self, root: Root) -> Steps[None]:
         root.check_usable()
@@ -389,6 +401,7 @@ class Transaction(Scope):
                 yield from root.rollback()
         finally:
             self._ended = True
+            root.block_ends(self)
 
     def _rollback_savepoint(self, root: Root) -> Steps[None]:
         for key, hook in list(root.hooks.items()):

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 from pgstore import errors
 from pgstore.core import clock
+from pgstore.core.async_usage import running_loop, warn_of_blocking
 from pgstore.core.operation import Call, Op
 from pgstore.core.steps import Steps, run_async, run_blocking
 from pgstore.core.workers import Workers
@@ -29,7 +30,7 @@ class Runner:
     """
 
     def run(self, op: Op[T], bound: Any = None) -> T:
-        return run_blocking(_perform(op, lambda function: function()))
+        return run_blocking(_perform(op, _here))
 
     async def run_async(self, op: Op[T], bound: Any = None) -> T:
         return await run_async(_perform(op, _in_thread))
@@ -55,6 +56,12 @@ def _perform(op: Op[T], call: Callable[[Callable[[], Any]], Any]) -> Steps[T]:
             raise  # abandoned: nobody will answer
         except BaseException as exc:  # noqa: BLE001 - the operation is told of it
             failures.append(exc)
+
+
+def _here(function: Callable[[], Any]) -> Any:
+    if running_loop() is not None:
+        warn_of_blocking()
+    return function()
 
 
 async def _in_thread(function: Callable[[], Any]) -> Any:

@@ -62,6 +62,29 @@ async def run_async(steps: Steps[T]) -> T:
             failures.append(exc)
 
 
+async def run_either(steps: Steps[T]) -> T:
+    """`run_async` over resources of both kinds: awaits what can be awaited, and takes all else for the value of a step."""
+    return await run_async(_awaitable(steps))
+
+
+def _awaitable(steps: Steps[T]) -> Steps[T]:
+    value: Any = None
+    failure: BaseException | None = None
+    while True:
+        try:
+            step = steps.send(value) if failure is None else steps.throw(failure)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        value = failure = None
+        if not inspect.isawaitable(step):
+            value = step
+            continue
+        try:
+            value = yield step
+        except BaseException as exc:
+            failure = exc
+
+
 async def shielded(work: Coroutine[Any, Any, T]) -> T:
     """Run *work* to its end, however often the current task is cancelled meanwhile."""
     task = asyncio.ensure_future(work)

@@ -14,12 +14,16 @@ One directory holds everything, and nothing outside it is ever chmod-ed or chown
         server.lock         held by the server and every process of it, so by nobody exactly when none is left
         bin-<major>-<hash>/ copied programs, only where the server's user cannot reach the installed ones
 
+`throw_away_server` gives one that goes with the program that asked for it, for tests.
+
 `server` starts, attaches and stops; `initialise` makes the data directory. `binaries` finds the programs, `paths` the
-directory, and `identity` the user who runs them. `locks` and `postmaster` tell whether a server is running.
+directory, and `identity` the user who runs them. `locks` and `postmaster` tell whether a server is running. `throw_away` sees to it
+that nothing is left of a server for tests.
 """
 
 from pgstore.embedded.binaries import Binaries, find_binaries
 from pgstore.embedded.paths import default_directory
 from pgstore.embedded.server import Server, Status, ensure
+from pgstore.embedded.throw_away import throw_away_server
 
-__all__ = ["Binaries", "Server", "Status", "default_directory", "ensure", "find_binaries"]
+__all__ = ["Binaries", "Server", "Status", "default_directory", "ensure", "find_binaries", "throw_away_server"]

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from pgstore import errors
@@ -47,15 +48,17 @@ def clean_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in kept if name in os.environ} | {"LC_ALL": "C", "TZ": "UTC"}
 
 
-def initialise(paths: Paths, binaries: Binaries, identity: Identity, start_lock: FileLock) -> None:
-    """Make the data directory; the caller holds *start_lock*."""
+def initialise(
+    paths: Paths, binaries: Binaries, identity: Identity, start_lock: FileLock, *, durable: bool = True
+) -> None:
+    """Make the data directory, on disk if it is to be *durable*; the caller holds *start_lock*."""
     for stale in paths.root.glob("data.new-*"):
         shutil.rmtree(stale, ignore_errors=True)
     draft = Path(tempfile.mkdtemp(prefix="data.new-", dir=paths.root))
     try:
         if identity.switched:
             os.chown(draft, identity.uid, identity.gid)
-        _initdb(draft, binaries, identity, start_lock)
+        _initdb(draft, binaries, identity, start_lock, () if durable else ("--no-sync",))
         _append(draft / "postgresql.conf", SETTINGS)
         os.rename(draft, paths.data)
     except BaseException:
@@ -64,11 +67,11 @@ def initialise(paths: Paths, binaries: Binaries, identity: Identity, start_lock:
     _fsync_directory(paths.root)
 
 
-def _initdb(draft: Path, binaries: Binaries, identity: Identity, start_lock: FileLock) -> None:
+def _initdb(draft: Path, binaries: Binaries, identity: Identity, start_lock: FileLock, options: Sequence[str]) -> None:
     """Run initdb, whose files are on disk when it returns."""
-    failed, said = _run_initdb("C.UTF-8", draft, binaries, identity, start_lock)
+    failed, said = _run_initdb("C.UTF-8", draft, binaries, identity, start_lock, options)
     if failed and "invalid locale" in said:
-        failed, said = _run_initdb("C", draft, binaries, identity, start_lock)
+        failed, said = _run_initdb("C", draft, binaries, identity, start_lock, options)
     if failed:
         raise errors.EmbeddedServerError(
             f"initdb of PostgreSQL {binaries.major} could not make {draft.parent}/data: {reason_in(said)}"
@@ -92,7 +95,7 @@ def reason_in(said: str) -> str:
 
 
 def _run_initdb(
-    locale: str, draft: Path, binaries: Binaries, identity: Identity, start_lock: FileLock
+    locale: str, draft: Path, binaries: Binaries, identity: Identity, start_lock: FileLock, options: Sequence[str]
 ) -> tuple[int, str]:
     """Return initdb's exit status and what it said."""
     # trust: the socket is the only way in, and the kernel lets nobody connect to it but the owner of its 0700 directory
@@ -109,6 +112,7 @@ def _run_initdb(
         "--auth-host=reject",
         "--data-checksums",  # the default from PostgreSQL 18 on: a rotten disk is noticed
         "--no-instructions",
+        *options,
     )
     run = subprocess.run(
         command,

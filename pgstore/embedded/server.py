@@ -36,6 +36,7 @@ READY_SECONDS_MAX = 300.0  # replaying the log after a crash takes long on a slo
 ORPHANS_SECONDS_MAX = 30.0  # without a postmaster, idle backends end at once, busy ones with their statement
 STOP_SECONDS_MAX = 120.0  # a fast shutdown writes all that is dirty
 LOG_BYTES_MAX = 10 * 2**20
+_FORGETFUL = ("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off")
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,16 @@ class Server:
     Args:
         directory: where its data, log and socket are or will be; `default_directory()` if not given.
         binaries: the programs to use; `find_binaries()` if not given. Existing data of another version takes its own.
+        durable: False: nothing waits for the disk. A crash of the machine may leave data that cannot be used.
     """
 
-    def __init__(self, directory: Path | str | None = None, binaries: Binaries | None = None) -> None:
+    def __init__(
+        self, directory: Path | str | None = None, binaries: Binaries | None = None, *, durable: bool = True
+    ) -> None:
         # Resolved: two names of one directory are one server, and its socket's name follows from the path.
         self.directory = Path(directory or default_directory()).expanduser().resolve()
         self._binaries = binaries
+        self._durable = durable
         self._paths = Paths(self.directory)
         self._postmaster = Postmaster(self._paths)
 
@@ -180,7 +185,7 @@ class Server:
         binaries = reachable_binaries(binaries, identity, self.directory)
         self._paths.create_sockets(identity)
         if self._paths.major() is None:
-            initialise(self._paths, binaries, identity, start_lock)
+            initialise(self._paths, binaries, identity, start_lock, durable=self._durable)
         give(self._paths.data, identity)
         self._postmaster.discard_stale_files()
         command = identity.command(
@@ -194,6 +199,7 @@ class Server:
             f"unix_socket_directories={self._paths.sockets}",
             "-c",
             f"port={PORT}",
+            *(() if self._durable else _FORGETFUL),
         )
         _LOG.info(
             "starting the embedded server in %s: PostgreSQL %d of %s",

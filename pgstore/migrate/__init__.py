@@ -7,6 +7,7 @@ are granted in the same transaction. `sql` gives all of it as text, for a DBA to
 - `run` has `upgrade`; `script` has `sql`. Both rest on `transaction`, which says how the transaction of a migration begins.
 - `roles` says who gets rights, and who has them. `revisions` runs alembic, and says which revisions the code works with.
 - `directories` finds what is shipped beside the code: migrations, SQL, an example.
+- `scratch` has databases for tests, which have the schema already.
 
 This is the only package that imports alembic, and SQLAlchemy on alembic's behalf; both inside functions, since every
 program that uses pgstore imports it to know SCHEMA_REVISION, and few of them migrate.

@@ -33,6 +33,9 @@ from pgstore.fs.retention import pins
 from pgstore.fs.retention.pins import Pins, pins_of
 from tests.faults.conftest import Background
 
+# What is done by the other form than the one that fits is what the tests are about.
+pytestmark = pytest.mark.filterwarnings("ignore::pgstore.exception.AsyncUsageWarning")
+
 
 @pytest.fixture
 def client(own_database):

@@ -68,6 +68,7 @@ def before(monkeypatch, owner, name, action):
 # ------------------------------------------------------------------------------------------------------ lost wake-ups
 
 
+@pytest.mark.filterwarnings("ignore::pgstore.exception.AsyncUsageWarning")
 def test_a_put_between_the_look_and_the_wait_wakes(call, queue, elsewhere, deaf_otherwise, monkeypatch):
     """
     The waiter has seen an empty queue and is about to sleep: it is registered already.
@@ -80,6 +81,7 @@ def test_a_put_between_the_look_and_the_wait_wakes(call, queue, elsewhere, deaf_
     assert time.monotonic() - began < PROMPT
 
 
+@pytest.mark.filterwarnings("ignore::pgstore.exception.AsyncUsageWarning")
 def test_a_put_between_the_registration_and_the_look_is_seen(call, queue, elsewhere, deaf_otherwise, monkeypatch):
     put: list[int] = []
     original = operation.Query
@@ -97,6 +99,7 @@ def test_a_put_between_the_registration_and_the_look_is_seen(call, queue, elsewh
     assert time.monotonic() - began < PROMPT
 
 
+@pytest.mark.filterwarnings("ignore::pgstore.exception.AsyncUsageWarning")
 def test_a_put_before_the_registration_is_found_by_the_second_look(call, queue, elsewhere, deaf_otherwise, monkeypatch):
     """
     Nobody was registered, so nobody is told.

@@ -1197,6 +1197,7 @@ def upload(call, store, note, **options):
     call.run(uploaded())
 
 
+@pytest.mark.filterwarnings("ignore::pgstore.exception.AsyncUsageWarning")
 def test_a_batch_appears_as_a_whole(call, store, tmp_path):
     local = tree(tmp_path / "in", {"x": b"x", "d/y": b"y"})
     local.joinpath("x").chmod(0o751)

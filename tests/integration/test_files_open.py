@@ -537,6 +537,7 @@ def test_a_file_that_is_written_anew_keeps_its_mode_its_owner_and_its_attributes
     assert volume.getxattr("program", "user.origin") == b"here"
 
 
+@pytest.mark.filterwarnings("ignore::pgstore.exception.AsyncUsageWarning")
 def test_a_file_that_is_removed_while_it_is_opened_to_append_is_begun_anew(opened, volume, monkeypatch):
     put(volume, "file", b"old")
     check = check_writable

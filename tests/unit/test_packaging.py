@@ -55,7 +55,20 @@ def test_importing_pgstore_imports_nothing_it_may_not_need():
     """
     A program that only puts into a queue starts fast and needs no extra installed.
     """
-    program = f"import sys, pgstore; print(*[name for name in {LATE!r} if name in sys.modules])"
+    program = f"import sys, pgstore; pgstore.Client; print(*[name for name in {LATE!r} if name in sys.modules])"
+
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT)
+
+    assert done.stdout.split() == []
+
+
+def test_importing_pgstore_by_itself_imports_hardly_anything():
+    """
+    Where it is installed each run of pytest does, for the fixtures of the plugin; psycopg and asyncio would take 0.1 s of it.
+    """
+    program = (
+        "import sys, pgstore.pytest_plugin; print(*[name for name in ('psycopg', 'asyncio') if name in sys.modules])"
+    )
 
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT)
 
@@ -69,6 +82,7 @@ def test_importing_pgstore_imports_no_store_before_it_is_asked_for():
     stores = ["Dict", "Queue", "Volume", "NetworkFileSystem"]
     program = f"""if True:
         import sys, pgstore
+        pgstore.Client
         homes = ["dict", "queue", "volume", "network_file_system", "files"]
         print([home for home in homes if f"pgstore.{{home}}" in sys.modules])
         print([getattr(pgstore, name).__name__ for name in {stores}])

@@ -1,0 +1,164 @@
+"""The fixtures that programs test themselves with, each in a run of pytest of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pgstore.embedded import throw_away_server
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = Path(__file__).with_name("program.py")
+NAMES = re.findall(r"^(?:async )?def (test_\w+)", PROGRAM.read_text(), re.MULTILINE)
+
+# As an entry point; where pgstore is installed with its own, not twice.
+OPTIONS = (
+    "-p",
+    "no:pgstore",
+    "-p",
+    "pgstore.pytest_plugin",
+    "-p",
+    "no:cacheprovider",
+    "-W",
+    "error",
+    "-p",
+    "no:asyncio",
+)
+
+
+def run(folder: Path, *options: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PGSTORE"))}
+    environment["PYTHONPATH"] = str(ROOT)
+    if url is not None:
+        environment["PGSTORE_TEST_URL"] = url
+    command = [sys.executable, "-m", "pytest", *OPTIONS, *options]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory, server) -> str:
+    """What a run of the program's tests has said, test by test."""
+    folder = tmp_path_factory.mktemp("program")
+    (folder / "test_program.py").write_text(PROGRAM.read_text())
+    return run(folder, "-v", "--durations=0", "--durations-min=0", url=server.url()).stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_test_of_a_program_passes(said, name):
+    outcomes = re.findall(rf"::{name}(?:\[.*?\])? (\w+)", said)
+
+    assert outcomes, said
+    assert {"PASSED"} == set(outcomes), said
+
+
+def test_a_transaction_adds_less_than_five_milliseconds_to_a_test(said):
+    """
+    The best of many: other tests use the machine as well.
+    """
+    spent: dict[str, float] = {}
+    for seconds, phase, name in re.findall(r"([\d.]+)s (setup|teardown) +test_program.py::(\S+)", said):
+        if phase == "setup" or name in spent:
+            spent[name] = spent.get(name, 0.0) + float(seconds)
+
+    assert min(spent.values()) <= 0.005, said
+
+
+def test_databases_are_dropped_at_the_end(said, server):
+    with psycopg.connect(server.url()) as connection:
+        found = connection.execute("SELECT datname FROM pg_database WHERE datname LIKE 'pgstore_test_%'").fetchall()
+
+    assert "passed" in said
+    assert found == []
+
+
+A_TEST = """
+import pgstore
+
+def test_it(pgstore_transaction):
+    pgstore.Dict.from_name("d", create_if_missing=True)["k"] = 1
+"""
+
+
+def test_without_a_url_a_server_is_made_for_the_run_and_goes_with_it(tmp_path):
+    (tmp_path / "test_it.py").write_text(A_TEST + "    import os; print('URL', os.environ['PGSTORE_URL'])\n")
+
+    ran = run(tmp_path, "-s")
+
+    assert "1 passed" in ran.stdout, ran.stdout
+    directory = re.search(r"URL.*host=(\S+?)/run", ran.stdout)
+    assert directory is not None, ran.stdout
+    assert not Path(directory[1]).exists()
+
+
+def test_each_worker_of_xdist_has_its_own_database(tmp_path, server):
+    test = (
+        "import os, pathlib\n"
+        + A_TEST
+        + "    pathlib.Path(os.environ['PGSTORE_URL'].split('dbname=')[-1].split()[0]).touch()\n"
+    )
+    (tmp_path / "test_a.py").write_text(test)
+    (tmp_path / "test_b.py").write_text(test)
+
+    ran = run(tmp_path, "-n", "2", "--dist", "loadfile", url=server.url())
+
+    assert "2 passed" in ran.stdout, ran.stdout
+    assert len(list(tmp_path.glob("pgstore_test_*"))) == 2
+
+
+def test_a_role_that_may_not_create_databases_is_told_what_to_do(tmp_path, server):
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute("CREATE ROLE without_rights LOGIN")
+    (tmp_path / "test_it.py").write_text(A_TEST)
+
+    ran = run(tmp_path, url=server.url().replace("postgres@", "without_rights@"))
+
+    assert "AccessDenied" in ran.stdout
+    assert "run `ALTER ROLE … CREATEDB`, or unset PGSTORE_TEST_URL" in ran.stdout
+
+
+def test_a_run_that_uses_no_fixture_imports_no_driver(tmp_path):
+    (tmp_path / "test_it.py").write_text("import sys\ndef test_it():\n    assert 'psycopg' not in sys.modules\n")
+
+    assert "1 passed" in (ran := run(tmp_path)).stdout, ran.stdout
+
+
+def test_a_server_for_tests_goes_with_the_program_that_is_killed():
+    program = "from pgstore.embedded import throw_away_server as t\nwith t() as url: print(url, flush=True); input()"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        psycopg.connect(url).close()
+        directory = Path(url.partition("host=")[2].partition("/run")[0])
+        assert directory.is_dir()
+        process.send_signal(signal.SIGKILL)
+
+    until = time.monotonic() + 30
+    while directory.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not directory.exists()
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(url)
+
+
+def test_a_server_for_tests_does_not_wait_for_the_disk():
+    with throw_away_server() as url, psycopg.connect(url) as connection:
+        settings = [connection.execute(f"SHOW {name}").fetchone() for name in ("fsync", "synchronous_commit")]
+
+    assert settings == [("off",), ("off",)]
