@@ -1,18 +1,20 @@
 """The guard of a joined block: a savepoint in the caller's transaction, by which the block alone can be undone.
 
 It goes with the first write of the block, in one round trip, and is released at its end. With SQLAlchemy it is a nested
-transaction of SQLAlchemy's, so that a Session knows which of its objects went with it.
+transaction of SQLAlchemy's, so that a Session knows which of its objects went with it; with Django an `atomic()`, from the
+beginning on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 from collections.abc import Generator
 from typing import Any, Final
 
 from pgstore import errors
-from pgstore.connection.joined import JoinedConnection, Source, error_of_sqlalchemy
+from pgstore.connection.joined import JoinedConnection, Source, error_of_framework
 from pgstore.core.operation import Many, Query
 from pgstore.core.steps import Steps
 
@@ -35,7 +37,7 @@ class BlockSavepoint:
     def __init__(self, source: Source, connection: JoinedConnection) -> None:
         self._source = source
         self._connection = connection
-        self._nested: Any = None  # SQLAlchemy's transaction, or _BY_SQL
+        self._nested: Any = None  # the framework's transaction, or _BY_SQL
         self._name = next(_NAMES)
 
     @property
@@ -91,10 +93,9 @@ class BlockSavepoint:
                 with contextlib.suppress(errors.StatementFailed):
                     yield from self._connection.command(_UNDO.format(self._name))
         elif nested is not None:
-            from sqlalchemy.exc import InvalidRequestError
-
             # A nested transaction that the caller, or a failed flush, has ended already needs no end.
-            with contextlib.suppress(InvalidRequestError), _mapping():
+            ended: Any = getattr(sys.modules.get("sqlalchemy.exc"), "InvalidRequestError", ())
+            with contextlib.suppress(ended), _mapping():
                 yield nested.rollback()
 
 
@@ -103,6 +104,6 @@ def _mapping() -> Generator[None, None, None]:
     try:
         yield
     except Exception as exc:
-        if (error := error_of_sqlalchemy(exc)) is exc:
+        if (error := error_of_framework(exc)) is exc:
             raise
         raise error from exc

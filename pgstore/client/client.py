@@ -135,8 +135,8 @@ class Client(ClientInterface):
         A transaction over everything done inside its `with` or `async with` block.
 
         Args:
-            connection: a psycopg `Connection` or `AsyncConnection`, or a SQLAlchemy `Connection`, `Session`, `AsyncConnection` or
-                `AsyncSession`, whose transaction to join. The caller commits it.
+            connection: a psycopg `Connection` or `AsyncConnection`, a SQLAlchemy `Connection`, `Session`, `AsyncConnection` or
+                `AsyncSession`, or Django's `connection`, whose transaction to join. The caller commits it.
         """
         return Transaction(self, connection)
 

@@ -102,10 +102,10 @@ def transaction(connection: Any = None) -> Transaction:
 
     **Nested.** A block in a block is a savepoint.
 
-    **Joined.** `transaction(connection=x)` uses a transaction of yours: of a psycopg `Connection` or `AsyncConnection`, or of a
-    SQLAlchemy `Connection`, `Session`, `AsyncConnection` or `AsyncSession`. You commit, and pgstore changes none of your
-    settings. An exception undoes what was done since the block's first write, by a savepoint; what you did before stays, for
-    you to commit.
+    **Joined.** `transaction(connection=x)` uses a transaction of yours: of a psycopg `Connection` or `AsyncConnection`, of a
+    SQLAlchemy `Connection`, `Session`, `AsyncConnection` or `AsyncSession`, or of Django's `connection` within `atomic()`. You
+    commit, and pgstore changes none of your settings. An exception undoes what was done since the block's first write, by a
+    savepoint; what you did before stays, for you to commit. With Django the block is an `atomic()` itself.
 
     **Objects too.** What is rolled back is also undone in objects that you hold: a lease that was acknowledged goes on, an open
     file is where it was. (Not where you roll back a joined transaction after the block: pgstore does not hear of it.)

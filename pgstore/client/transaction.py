@@ -268,6 +268,8 @@ class Transaction(Scope):
             executor = self._client.executor(blocking=not self._source.is_async)
             self._root = Root(executor, self._source)
             yield from self._check_joined(self._root)
+            if self._source.sets_savepoint_at_once:
+                yield from self._root.set_block_savepoint()
         elif self._root is None:
             self._root = Root(self._client.executor(blocking=self._blocking))
         else:

@@ -13,7 +13,8 @@ sent again here: `pgstore.client` decides that, within a `RetryBudget`.
 
 - `base` has the calls; `blocking` and `asynchronous` wait for the socket, `spin_wait` awake.
 - `handshake` opens a connection. `pool` says who has which: `blocking_pool` for threads, `asynchronous_pool` for tasks.
-- `joined` makes the same calls on a connection of the caller's. `alarm` bounds how long they take there.
+- `joined` makes the same calls on a connection of the caller's. `alarm` bounds how long they take there. `joined_django` has what
+  Django has instead of connections.
 
 Where a change belongs:
 

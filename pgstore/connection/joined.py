@@ -18,6 +18,7 @@ from psycopg.rows import tuple_row
 from pgstore import errors
 from pgstore.connection import ADAPTERS, BrokenConnection
 from pgstore.connection.alarm import Alarm
+from pgstore.connection.joined_django import DjangoSource, is_of_django
 from pgstore.core import limit
 from pgstore.core.error_mapping import map_error
 from pgstore.core.operation import CopyIn, CopyOut, Many, Query
@@ -77,12 +78,17 @@ class Source(Protocol):
     """Where the connection comes from: itself, or a SQLAlchemy session, which may hand out another after a commit."""
 
     is_async: bool
+    sets_savepoint_at_once: bool  # rather than with the first write of the block
 
     def get(self) -> Any:
         """The psycopg connection, ready for a statement; awaitable where *is_async*."""
 
     def begin_nested(self) -> Any:
-        """A savepoint that SQLAlchemy knows of, a transaction of its; None: there is no SQLAlchemy. Awaitable where *is_async*."""
+        """
+        A savepoint that the framework knows of, with `is_active`, `commit` and `rollback`; None: there is no framework.
+
+        Awaitable where *is_async*, and so are these.
+        """
 
     @property
     def can_pipeline(self) -> bool:
@@ -195,7 +201,7 @@ class JoinedConnection:
         try:
             connection = yield self._source.get()
         except Exception as exc:
-            if (error := error_of_sqlalchemy(exc)) is exc:
+            if (error := error_of_framework(exc)) is exc:
                 raise
             raise error from exc
         check_joinable(connection)
@@ -275,6 +281,8 @@ def check_joinable(connection: Any) -> None:
 class _Direct:
     """A psycopg connection."""
 
+    sets_savepoint_at_once = False
+
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self.is_async = isinstance(connection, psycopg.AsyncConnection)
@@ -294,9 +302,9 @@ async def _awaited(value: Any) -> Any:
     return value
 
 
-def error_of_sqlalchemy(exc: Exception) -> Exception:
-    """What an error of SQLAlchemy's own statements means; those of the flush of a caller's objects are the caller's."""
-    original = getattr(exc, "orig", None)
+def error_of_framework(exc: Exception) -> Exception:
+    """What an error of SQLAlchemy's or Django's own statements means; those of the flush of a caller's objects are the caller's."""
+    original = exc.__cause__ if type(exc).__module__ == "django.db.utils" else getattr(exc, "orig", None)
     return map_error(original) if isinstance(original, psycopg.OperationalError) else exc
 
 
@@ -305,6 +313,7 @@ class _Sqlalchemy:
 
     is_async = False
     can_pipeline = False
+    sets_savepoint_at_once = False
 
     def __init__(self, subject: Any) -> None:
         self._subject = subject
@@ -326,6 +335,7 @@ class _Sqlalchemy:
 class _SqlalchemyAsync:
     is_async = True
     can_pipeline = False
+    sets_savepoint_at_once = False
 
     def __init__(self, subject: Any) -> None:
         self._subject = subject
@@ -370,7 +380,9 @@ def source_of(subject: Any) -> Source:
 
             if isinstance(subject, (AsyncConnection, AsyncSession, async_scoped_session)):
                 return _SqlalchemyAsync(subject)
+    if is_of_django(subject):
+        return DjangoSource(subject)
     raise errors.InvalidError(
         f"cannot join a transaction of {type(subject).__module__}.{type(subject).__name__}; pass a psycopg Connection or "
-        "AsyncConnection, or a SQLAlchemy Connection, Session, AsyncConnection or AsyncSession"
+        "AsyncConnection, a SQLAlchemy Connection, Session, AsyncConnection or AsyncSession, or a connection of Django"
     )

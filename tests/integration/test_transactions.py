@@ -305,6 +305,7 @@ def test_using_works_from_threads_one_at_a_time(client, stores):
         bound.put("late", 1)
 
 
+@pytest.mark.filterwarnings("ignore::pgstore.exception.AsyncUsageWarning")
 def test_the_wrong_form_is_refused(client, stores):
     entries, _ = stores
 
