@@ -102,8 +102,6 @@ class Transaction(Scope):
             return root.connection.driver_connection
 
     def __enter__(self) -> Transaction:
-        if running_loop() is not None:
-            warn_of_blocking()
         self._enter(blocking=True)
         try:
             if self._root is None:
@@ -257,6 +255,8 @@ class Transaction(Scope):
         outer = current(self._client, blocking=blocking) if self._source is None else None
         if outer is not None:
             self._root = outer._root
+        if blocking and running_loop() is not None:
+            warn_of_blocking()
         self._enter_scope(blocking=blocking)
 
     def attach(self, executor: ExecutorInterface, outer: Transaction | None, rank: int) -> None:

@@ -47,7 +47,7 @@ class TransferringObjects(BucketFiles, WholeFiles):
 
         Args:
             local_file: a path, or a file open for reading bytes, which is read from where it stands to its end.
-            progress: show a progress bar.
+            progress: show a bar, on a terminal (standard error) or in a notebook.
             mode: forgotten: objects have no permissions.
             if_version: 0: only if there is nothing. Objects have no other versions.
 
@@ -112,7 +112,7 @@ class TransferringObjects(BucketFiles, WholeFiles):
         Args:
             pattern: upload only files whose name, or path below *local_path*, matches it: `*.csv`, `2024/*` (see `fnmatch`; `*`
                 also matches slashes).
-            progress: show a progress bar.
+            progress: show a bar, on a terminal (standard error) or in a notebook.
 
         Raises:
             FileNotFoundError: there is no such local folder, or a file vanished meanwhile.
@@ -152,7 +152,7 @@ class TransferringObjects(BucketFiles, WholeFiles):
         a file object the bytes are written as they come.
 
         Args:
-            progress: show a progress bar.
+            progress: show a bar, on a terminal (standard error) or in a notebook.
             trusted: as of a Volume; objects have no permissions that could be dangerous.
 
         Raises:
@@ -185,7 +185,7 @@ class TransferringObjects(BucketFiles, WholeFiles):
 
         Args:
             pattern: as in `put_directory`.
-            progress: show a progress bar.
+            progress: show a bar, on a terminal (standard error) or in a notebook.
             trusted: as of a Volume; objects have no permissions that could be dangerous.
 
         Raises:

@@ -10,6 +10,7 @@ Nothing here is of one kind of store.
 - `observation` says who is told of operations, if anybody is.
 - `clock` tells the time, and `limit` how long a call may take. `meanwhile` has others served while a call waits, and `affinity`
   chooses the core for who serves.
+- `progress` shows how far long work has come.
 - `async_usage` warns of what blocks an event loop.
 - `threads` starts background threads, `workers` are a few that share tasks, and `uninterrupted` does work to its end whatever
   interrupts.

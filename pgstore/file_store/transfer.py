@@ -44,7 +44,7 @@ class Transferring(FileStoreBase, WholeFiles):
 
         Args:
             local_file: a path, or a file open for reading bytes, which is read from where it stands to its end.
-            progress: show a progress bar.
+            progress: show a bar, on a terminal (standard error) or in a notebook.
             mode: permission bits to give the file.
             if_version: in a Volume, write only if what is there has not changed since this version (`stat().version`); 0: only if
                 there is nothing.
@@ -126,7 +126,7 @@ class Transferring(FileStoreBase, WholeFiles):
         Args:
             pattern: upload only files whose name, or path below *local_path*, matches it: `*.csv`, `2024/*` (see `fnmatch`; `*`
                 also matches slashes).
-            progress: show a progress bar.
+            progress: show a bar, on a terminal (standard error) or in a notebook.
 
         Raises:
             FileNotFoundError: there is no such local folder, or a file vanished meanwhile.

@@ -463,6 +463,7 @@ def test_the_lock_of_a_killed_holder_is_free_within_its_lease(store, store_name,
         pass
 
 
+@pytest.mark.filterwarnings("ignore::pgstore.exception.AsyncUsageWarning")
 def test_a_task_that_is_cancelled_while_it_leaves_releases_the_lock_and_stays_cancelled(client, store, store_elsewhere):
     async def main():
         left: list[str] = []
@@ -492,6 +493,7 @@ def test_a_task_that_is_cancelled_while_it_leaves_releases_the_lock_and_stays_ca
     asyncio.run(main())
 
 
+@pytest.mark.filterwarnings("ignore::pgstore.exception.AsyncUsageWarning")
 def test_a_lock_held_in_an_asynchronous_transaction_is_renewed(client, store, store_elsewhere):
     async def main():
         async with client.transaction(), store.lock("k", ttl=0.3):
@@ -504,6 +506,7 @@ def test_a_lock_held_in_an_asynchronous_transaction_is_renewed(client, store, st
     assert asyncio.run(main()) is False
 
 
+@pytest.mark.filterwarnings("ignore::pgstore.exception.AsyncUsageWarning")
 def test_a_task_keeps_its_lock_while_it_gives_the_event_loop_no_turn(client, store, store_elsewhere):
     async def main():
         async with store.lock("k", ttl=0.3):

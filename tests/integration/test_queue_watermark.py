@@ -170,6 +170,7 @@ def test_an_empty_get_in_an_open_transaction_does_not_hold_the_watermark_back(
         assert head(store) > 0
 
 
+@pytest.mark.filterwarnings("ignore::pgstore.exception.AsyncUsageWarning")
 def test_an_item_put_back_lies_above_the_watermark(call, store, store_elsewhere, sql):
     """
     At its old place nobody would find it: with it gone others have raised the watermark.

@@ -161,6 +161,12 @@ async def test_an_asynchronous_test_of_anyio_takes_part(pgstore_transaction):
 
 
 @pytest.mark.filterwarnings("ignore::pgstore.exception.AsyncUsageWarning")
+@pytest.mark.asyncio
+async def test_an_asynchronous_test_of_pytest_asyncio_takes_part(pgstore_transaction):
+    await awaited()
+
+
+@pytest.mark.filterwarnings("ignore::pgstore.exception.AsyncUsageWarning")
 def test_a_loop_of_the_test_takes_part(pgstore_transaction):
     asyncio.run(awaited())
 

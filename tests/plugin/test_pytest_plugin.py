@@ -50,7 +50,16 @@ def said(tmp_path_factory, server) -> str:
     """What a run of the program's tests has said, test by test."""
     folder = tmp_path_factory.mktemp("program")
     (folder / "test_program.py").write_text(PROGRAM.read_text())
-    return run(folder, "-v", "--durations=0", "--durations-min=0", url=server.url()).stdout
+    options = (
+        "-v",
+        "--durations=0",
+        "--durations-min=0",
+        "-p",
+        "pytest_asyncio",
+        "-o",
+        "asyncio_default_fixture_loop_scope=function",
+    )
+    return run(folder, *options, url=server.url()).stdout
 
 
 @pytest.mark.parametrize("name", NAMES)
