@@ -132,6 +132,11 @@ class Settings:
         return variable_of("PGSTORE_TELEMETRY") not in _OFF
 
 
+def warns_of_blocking_calls() -> bool:
+    """Whether calls that block an event loop are warned of where the program has not said: `PGSTORE_ASYNC_WARNINGS`."""
+    return variable_of("PGSTORE_ASYNC_WARNINGS") not in _OFF
+
+
 def _libpq_variables() -> list[str]:
     """Those that are set of the variables by which libpq finds a server."""
     return [variable for variable in _LIBPQ_VARIABLES if os.environ.get(variable)]
