@@ -44,6 +44,8 @@ PGSTORE_PARALLELISM         how many workers a function may have (as many as the
 PGSTORE_MOUNT_MODE          auto, fuse or sync: how functions have their stores mounted (auto)
 PGSTORE_PRIVATE_TMP         1: each worker has a /tmp of its own
 PGSTORE_TELEMETRY           0: OpenTelemetry is told nothing
+PGSTORE_ASYNC_WARNINGS      0: no warning of calls that block an event loop (`pgstore.exception.AsyncUsageWarning`)
+PGSTORE_TEST_URL            a server for tests, on which `pgstore.pytest_plugin` makes databases
 PGSTORE_DEBUG               1: the command line shows where an error came from
 PGSTORE_TRACEBACK           1: `pgstore run` shows pgstore's own part of a program's traceback, too
 ==========================  ==================================================================================================

@@ -201,7 +201,7 @@ class _Cell:
 
         self._drawn_at = clock.monotonic()
         self._lock = threading.Lock()
-        self._handle = display(_rendered(bar), raw=True, display_id=True)
+        self._handle = display(_rendered(bar), raw=True, display_id=True)  # type: ignore[no-untyped-call]
 
     def draw(self, bar: Bar, *, at_once: bool = False) -> None:
         with self._lock:

@@ -20,18 +20,8 @@ PROGRAM = Path(__file__).with_name("program.py")
 NAMES = re.findall(r"^(?:async )?def (test_\w+)", PROGRAM.read_text(), re.MULTILINE)
 
 # As an entry point; where pgstore is installed with its own, not twice.
-OPTIONS = (
-    "-p",
-    "no:pgstore",
-    "-p",
-    "pgstore.pytest_plugin",
-    "-p",
-    "no:cacheprovider",
-    "-W",
-    "error",
-    "-p",
-    "no:asyncio",
-)
+OPTIONS = "-p no:pgstore -p pgstore.pytest_plugin -p no:cacheprovider -W error"
+ASYNCIO = "-o asyncio_default_fixture_loop_scope=function"
 
 
 def run(folder: Path, *options: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -39,7 +29,7 @@ def run(folder: Path, *options: str, url: str | None = None) -> subprocess.Compl
     environment["PYTHONPATH"] = str(ROOT)
     if url is not None:
         environment["PGSTORE_TEST_URL"] = url
-    command = [sys.executable, "-m", "pytest", *OPTIONS, *options]
+    command = [sys.executable, "-m", "pytest", *OPTIONS.split(), *ASYNCIO.split(), *options]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110, check=False
     )
@@ -50,16 +40,7 @@ def said(tmp_path_factory, server) -> str:
     """What a run of the program's tests has said, test by test."""
     folder = tmp_path_factory.mktemp("program")
     (folder / "test_program.py").write_text(PROGRAM.read_text())
-    options = (
-        "-v",
-        "--durations=0",
-        "--durations-min=0",
-        "-p",
-        "pytest_asyncio",
-        "-o",
-        "asyncio_default_fixture_loop_scope=function",
-    )
-    return run(folder, *options, url=server.url()).stdout
+    return run(folder, "-v", "--durations=0", "--durations-min=0", url=server.url()).stdout
 
 
 @pytest.mark.parametrize("name", NAMES)
