@@ -29,7 +29,7 @@ receipts = pgstore.Volume.persist("django-receipts")
 def place(article: str) -> int:
     """What a view does. With ATOMIC_REQUESTS each has its atomic()."""
     order = Order.objects.create(article=article)
-    with pgstore.transaction(connection=connection.connection):
+    with pgstore.transaction(connection=connection):
         mails.put({"order": order.pk})
         receipts.write_text(f"/{order.pk}.txt", f"one {article}")
     if article == "nothing":

@@ -25,8 +25,9 @@ _PACKAGE: Final = __name__.partition(".")[0]
 # What stands between a program and us where it says `with ExitStack()` or `store.setdefault(…)`.
 _BETWEEN: Final = frozenset({"_collections_abc", "collections.abc", "contextlib"})
 _ASYNCHRONOUS: Final = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
-# Their event loops run what a person types.
-_NOTEBOOKS: Final = frozenset({"IPython", "ipykernel"})
+# Their coroutines call what blocks on a loop that is there for it: what a person types, or, in fsspec's, file systems that are not
+# asynchronous (`rsync` between URLs).
+_MAY_BLOCK: Final = frozenset({"IPython", "ipykernel", "fsspec"})
 
 _OPERATORS: Final = {
     "__getitem__": "`await ….get.aio(…)`",
@@ -98,7 +99,7 @@ def _is_at_top_level(place: FrameType) -> bool:
             # A program's own `asyncio.run(main())` stands in a module, too, but with the loop in between.
             return True
         if frame.f_code.co_flags & _ASYNCHRONOUS:
-            return _module(frame) in _NOTEBOOKS
+            return _module(frame) in _MAY_BLOCK
         if _module(frame) == "asyncio":
             return False
         frame = frame.f_back

@@ -33,13 +33,13 @@ mails = pgstore.Queue.persist("django-mails")
 
 class PlacingOrders(TestCase):
     def place(self) -> None:
-        with transaction.atomic(), pgstore.transaction(connection=connection.connection):
+        with transaction.atomic(), pgstore.transaction(connection=connection):
             assert len(mails) == 0  # whatever the other test has put
             mails.put(connection.settings_dict["NAME"])
 
     def test_the_test_database_is_used(self) -> None:
         self.place()
-        with pgstore.transaction(connection=connection.connection):
+        with pgstore.transaction(connection=connection):
             assert mails.get() == f"test_{given['dbname']}"
 
     def test_the_other_test_is_not_seen(self) -> None:

@@ -10,8 +10,10 @@ import sys
 import warnings
 from typing import Any
 
+import fsspec
 import psycopg
 import pytest
+from fsspec.generic import GenericFileSystem, set_generic_fs
 
 import pgstore
 from pgstore.core import async_usage
@@ -243,3 +245,27 @@ def test_an_import_by_a_server_that_starts_is_not_warned_of(own_database, tmp_pa
 def test_a_session_of_the_caller_on_a_loop_is_joined_with_a_warning(client, database):
     with psycopg.connect(database) as connection:
         assert "`async with`" in text_of(lambda: client.transaction(connection).__enter__().__exit__(None, None, None))
+
+
+def test_the_loop_of_fsspec_may_block(client, store_name):
+    """
+    `rsync` calls file systems that block from coroutines of its own, on a thread that is there for it.
+    """
+    files = pgstore.Volume.from_name(store_name, create_if_missing=True, client=client)
+    fsspec.filesystem("memory").pipe(f"/{store_name}/f", b"bytes")
+    set_generic_fs("memory")
+    set_generic_fs("pgstore", client=client)
+
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        synchronise = GenericFileSystem(default_method="generic").rsync
+        synchronise(f"memory://{store_name}", f"pgstore://{store_name}/mirror", on_error="raise")
+
+    assert files.read_bytes("mirror/f") == b"bytes"
+    assert not [warning for warning in found if warning.category is AsyncUsageWarning]
+
+
+def test_a_loop_of_ones_own_may_not_block_by_fsspec(client, store_name):
+    files = fsspec.filesystem("pgstore", client=client, create_if_missing=True)
+
+    assert len(warned(lambda: files.ls(store_name))) == 1

@@ -62,12 +62,13 @@ def examples_database(server, migrated_template) -> Iterator[str]:
     server.drop_database(url)
 
 
-def run(name: str, url: str) -> subprocess.CompletedProcess[str]:
+def run(name: str, url: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environ = {
         **os.environ,
         "PGSTORE_URL": url,
         "PYTHONUNBUFFERED": "1",  # what processes print comes in the order in which they do, as in a terminal
         "PYTHONWARNINGS": "error" + ALLOWED_WARNINGS.get(name, ""),
+        **variables,
     }
     return subprocess.run(
         [sys.executable, EXAMPLES / name], check=False, env=environ, capture_output=True, text=True, timeout=60
@@ -113,7 +114,20 @@ def test_the_notebook_runs(examples_database, monkeypatch):
 
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.get("name") == "stderr"]
+    assert 'progress max="355" value="355"' in outputs[0]["data"]["text/html"]
     assert "weather/4.csv    27" in outputs[-1]["data"]["text/plain"]
+
+
+def test_the_tests_of_a_program_pass(server):
+    """
+    As its authors run them; the fixtures are those of an installed pgstore.
+    """
+    options = {"PYTEST_ADDOPTS": "-p no:pgstore -p pgstore.pytest_plugin -p no:asyncio -W error", "PYTHONPATH": str(ROOT)}
+
+    done = run("pytest_rollback.py", server.url(), PGSTORE_TEST_URL=server.url(), **options)
+
+    assert "3 passed" in done.stdout, done.stdout
+    assert done.returncode == 0
 
 
 def test_the_notebook_is_kept_without_outputs():
@@ -133,6 +147,7 @@ def test_every_example_is_run_by_a_test():
         *PRINTED,
         "pipeline.py",
         "notebook.ipynb",
+        "pytest_rollback.py",
         "README.md",
     }
 
@@ -143,7 +158,7 @@ def test_the_readme_of_the_examples_names_each():
     """
     named = re.findall(r"\]\((\w+\.(?:py|ipynb))\)", (EXAMPLES / "README.md").read_text())
 
-    assert set(named) == {*PRINTED, "pipeline.py", "notebook.ipynb"}
+    assert set(named) == {*PRINTED, "pipeline.py", "notebook.ipynb", "pytest_rollback.py"}
 
 
 @pytest.mark.parametrize("name", PRINTED)
