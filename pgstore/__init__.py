@@ -10,7 +10,7 @@
 
 What each promises is in its class: `help(pgstore.Dict)`, `Queue`, `Volume`, `NetworkFileSystem`, `CloudBucketMount`, `Mount`,
 `App`, `Secret`. See `transaction` for blocks, `Client` for connecting, `pgstore.errors` for what to do about each error,
-`pgstore.fsspec` for pandas and the like, sql/README.md for SQL, roles, backup and upgrades.
+`pgstore.fsspec` for pandas and the like, `pgstore.pytest_plugin` for tests, sql/README.md for SQL, roles, backup and upgrades.
 
 **Every store.** `from_name` does no I/O; the store is looked up, or with `create_if_missing=True` (`persist`) made, on first
 use. Deleting one (`Dict.objects.delete(name)`) makes handles that still lead to it raise `NotFoundError`. `ephemeral()` stores
