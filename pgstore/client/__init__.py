@@ -8,7 +8,7 @@
 - `history`: which past of a database is meant; `session`: what must not outlive this process.
 - `waiters`: who waits for what other clients do, and who is told; `tickets`: one of them, and `pauses` how long it sleeps;
   `listener`: the connections on which it is told; `waking`: telling; `waiting`: trying again when told; `mask`: when none is.
-- `telemetry`: what OpenTelemetry is told of operations.
+- `telemetry`: what OpenTelemetry is told of operations; `tally`: what one of them has moved.
 - `scheduler`: what is done later, off every caller's path.
 
 What happens at COMMIT: the `Transaction` calls its commit hooks (`core.operation.CommitHook`), in one order everywhere, so that no

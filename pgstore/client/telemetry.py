@@ -18,9 +18,7 @@ import queue
 import sys
 import traceback
 import weakref
-from collections.abc import Generator, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Generator
 from importlib.metadata import version
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -29,8 +27,8 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from pgstore import errors
+from pgstore.client.tally import Tally
 from pgstore.core import observation
-from pgstore.core.operation import CopyIn, CopyOut, Many, Query, Wait
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -118,66 +116,6 @@ class _Undecided:
         return None if observation.observer is None else observation.observer.job(function, trace)
 
 
-class _Tally:
-    """What one operation has moved, and how long it has waited."""
-
-    __slots__ = ("is_waiting", "received", "rows", "sent", "statements", "waited")
-
-    def __init__(self) -> None:
-        self.rows = self.sent = self.received = self.statements = 0
-        self.waited = 0.0
-        self.is_waiting = False  # it has waited for others, if only for an instant
-
-    def asked(self, request: Any) -> Any:
-        """The *request*, or one in its place that tells what is read by it."""
-        if type(request) is CopyOut:
-            return replace(request, consume=partial(self._consumed, request.consume))
-        return request
-
-    def answered(self, request: Any, answer: Any, seconds: float) -> None:
-        if type(request) is Query:
-            self._query(request, answer)
-        elif type(request) is Many:
-            for query, rows in zip(request.queries, answer, strict=False):
-                self._query(query, rows)
-        elif type(request) is Wait:
-            self.is_waiting = True
-            self.waited += seconds
-        elif type(request) is CopyIn:
-            self.statements += 1
-            self.rows += answer
-            self.sent += sum(map(len, request.data))
-        elif type(request) is CopyOut:
-            self.statements += 1
-
-    def _query(self, query: Query, answer: Any) -> None:
-        self.statements += 1
-        self.sent += _size(query.values)
-        if isinstance(answer, int):
-            self.rows += answer
-        elif answer:
-            self.rows += len(answer)
-            self.received += sum(map(_size, answer))
-
-    def _consumed(self, consume: Any, block: bytes | memoryview) -> object:
-        self.rows += 1
-        self.received += len(block)
-        return consume(block)
-
-
-def _size(values: Sequence[Any]) -> int:
-    """The bytes, and characters, of *values*; numbers count for nothing."""
-    size = 0
-    for value in values:
-        if isinstance(value, (bytes, str, bytearray)):
-            size += len(value)
-        elif isinstance(value, memoryview):
-            size += value.nbytes
-        elif isinstance(value, (list, tuple)):
-            size += _size(value)
-    return size
-
-
 class _Telemetry:
     """The observer that OpenTelemetry is told by."""
 
@@ -222,7 +160,7 @@ class _Telemetry:
         if kind != "bucket":
             attributes["db.system.name"] = "postgresql"
         shown = attributes if store is None else {**attributes, "pgstore.store.name": store}
-        tally, begun = _Tally(), perf_counter()
+        tally, begun = Tally(), perf_counter()
         span, token = self._begin(f"pgstore.{label}.{name}", shown)
         try:
             request = next(op)
@@ -261,7 +199,7 @@ class _Telemetry:
         begun: float,
         attributes: dict[str, str | int],
         runner: Any,
-        tally: _Tally | None,
+        tally: Tally | None,
         failure: BaseException | str | None,
     ) -> None:
         seconds = perf_counter() - begun
@@ -272,25 +210,14 @@ class _Telemetry:
                 measured["db.response.status_code"] = sqlstate
         if span is not None:
             if span.is_recording():
-                span.set_attributes(measured)
-                if tally is not None:
-                    span.set_attributes(
-                        {
-                            "pgstore.rows": tally.rows,
-                            "pgstore.bytes.sent": tally.sent,
-                            "pgstore.bytes.received": tally.received,
-                            "pgstore.statements": tally.statements,
-                        }
-                    )
-                    if tally.is_waiting:
-                        span.set_attribute("pgstore.wait_seconds", tally.waited)
+                span.set_attributes(measured if tally is None else {**measured, **tally.attributes()})
                 if failure is not None and not isinstance(failure, _ANSWERS):
                     _note(span, failure)
             _leave(span, token)
         if self._has_meters and tally is not None:
             self._measure(measured, seconds, tally)
 
-    def _measure(self, attributes: dict[str, str | int], seconds: float, tally: _Tally) -> None:
+    def _measure(self, attributes: dict[str, str | int], seconds: float, tally: Tally) -> None:
         self._duration.record(seconds, attributes)
         takes = attributes.get("pgstore.store.kind") == "queue" and str(attributes["db.operation.name"]).startswith(
             "get"
