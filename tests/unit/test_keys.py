@@ -559,10 +559,9 @@ def test_the_main_module_has_one_name_in_all_children(monkeypatch):
     """
     A child of multiprocessing knows the parent's `__main__` as `__mp_main__`, and must find the parent's keys.
     """
-    made = [
-        dataclasses.make_dataclass("P", ["x"], frozen=True, namespace={"__module__": m})
-        for m in ("__main__", "__mp_main__")
-    ]
+    made = [dataclasses.make_dataclass("P", ["x"], frozen=True) for _ in range(2)]
+    for cls, module in zip(made, ("__main__", "__mp_main__"), strict=True):
+        cls.__module__ = module
 
     assert [key_text(cls(1)) for cls in made] == ["\x01@__main__:P(x=i1,)"] * 2
 
