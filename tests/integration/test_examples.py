@@ -122,7 +122,10 @@ def test_the_tests_of_a_program_pass(server):
     """
     As its authors run them; the fixtures are those of an installed pgstore.
     """
-    options = {"PYTEST_ADDOPTS": "-p no:pgstore -p pgstore.pytest_plugin -p no:asyncio -W error", "PYTHONPATH": str(ROOT)}
+    options = {
+        "PYTEST_ADDOPTS": "-p no:pgstore -p pgstore.pytest_plugin -p no:asyncio -W error",
+        "PYTHONPATH": str(ROOT),
+    }
 
     done = run("pytest_rollback.py", server.url(), PGSTORE_TEST_URL=server.url(), **options)
 

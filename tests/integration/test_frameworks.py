@@ -9,10 +9,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import pgstore
 
@@ -71,6 +74,42 @@ def test_an_endpoint_on_a_thread_takes_part_by_using(client, visits):
     with TestClient(app, raise_server_exceptions=False) as browser:
         assert [browser.get(f"/{key}").status_code for key in ("good", "bad")] == [200, 500]
     assert visits.keys() == ["good"]
+
+
+def test_a_dependency_joins_the_session_that_it_lends(client, database, store_name):
+    """
+    The rows of an endpoint, by SQLAlchemy, and what its stores did are one COMMIT, which the dependency makes.
+    """
+    engine = create_async_engine(database.replace("postgresql://", "postgresql+psycopg://"))
+    mails = pgstore.Queue.persist(store_name, client=client).hydrate()
+
+    async def one_session() -> AsyncIterator[AsyncSession]:
+        async with AsyncSession(engine) as session:
+            async with client.transaction(connection=session):
+                yield session
+            await session.commit()
+
+    lent = Depends(one_session, scope="function")
+    app = FastAPI()
+
+    @app.get("/{number}")
+    async def order(number: int, session: Any = lent) -> None:
+        await session.execute(text("INSERT INTO framework_order VALUES (:number)"), {"number": number})
+        await mails.put.aio(number)
+        if number == 2:
+            raise HTTPException(422)
+
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("CREATE TABLE framework_order (number integer)")
+        try:
+            with TestClient(app) as browser:
+                assert [browser.get(f"/{number}").status_code for number in (1, 2)] == [200, 422]
+                assert browser.portal is not None
+                browser.portal.call(engine.dispose)  # on its event loop
+            assert connection.execute("SELECT number FROM framework_order").fetchall() == [(1,)]
+            assert mails.get_many(10) == [1]
+        finally:
+            connection.execute("DROP TABLE framework_order")
 
 
 def test_a_file_is_streamed_when_its_view_has_ended(client, store_name):
