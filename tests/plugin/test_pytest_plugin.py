@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -152,3 +153,17 @@ def test_a_server_for_tests_does_not_wait_for_the_disk():
         settings = [connection.execute(f"SHOW {name}").fetchone() for name in ("fsync", "synchronous_commit")]
 
     assert settings == [("off",), ("off",)]
+
+
+def test_the_example_of_its_docstring_passes(server, tmp_path):
+    """
+    It is what a reader tries first.
+    """
+    text = (ROOT / "pgstore" / "pytest_plugin.py").read_text().partition("from __future__")[0]
+    (example,) = re.findall(r"(?m)^ {4}def test_.*\n(?: {8}.*\n|\n(?= {8}))+", text)
+    program = 'import pgstore\n\n\ndef count_visit(page):\n    pgstore.Dict.persist("visits").increment(page)\n\n\n'
+    (tmp_path / "test_visits.py").write_text(program + textwrap.dedent(example))
+
+    done = run(tmp_path, "-q", url=server.url())
+
+    assert (done.returncode, done.stdout.splitlines()[-1].partition(" in ")[0]) == (0, "1 passed"), done.stdout
