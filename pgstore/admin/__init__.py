@@ -7,8 +7,9 @@ functions, `calls` what was spawned.
 `names` finds names of stores for completion.
 `files` has what commands do with files beyond the methods of a store, `buckets` finds a bucket by its URL.
 
-`backup.backup` writes all that a database holds to a file, and `restore.restore` restores it. `backup_script` says what is in the
-file, `backup_file` how it is compressed and written. `programs` finds PostgreSQL's own.
+`backup.backup` writes all that a database holds to a file, and `restore.restore` restores it, with `replacing` in the place of what
+is there. `backup_script` says what is in the file, `backup_file` how it is compressed and written. `programs` finds
+PostgreSQL's own.
 
 Where a change belongs:
 

@@ -75,6 +75,8 @@ def backup(url: str, name: str, *, compression: str | None = None, tell: Tell = 
         with opened as connection:
             try:
                 return _backup(connection, url, name, chosen, tell)
+            except psycopg.errors.LockNotAvailable as exc:
+                raise _locked() from exc
             except psycopg.Error as exc:
                 raise map_error(exc) from exc
     raise failure
@@ -91,7 +93,7 @@ SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4 / 10000
 _NO_TIMEOUTS: LiteralString = """
 SELECT set_config(s.name, '0', true)
   FROM pg_settings s
- WHERE s.name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
+ WHERE s.name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
 """
 _REVISION: LiteralString = """
 SELECT r.version_num::text, i.oldest_code_revision
@@ -106,10 +108,11 @@ SELECT c.relname::text
    AND NOT CASE c.relkind WHEN 'S' THEN has_sequence_privilege(c.oid, 'SELECT') ELSE has_table_privilege(c.oid, 'SELECT') END
  ORDER BY c.relname
 """
-# In the text of a script a byte of a file has two digits.
+# As of the last vacuum: pg_table_size waits for locks. In the text of a script a byte of a file has two digits.
 _ABOUT_HOW_MUCH: LiteralString = """
-SELECT coalesce(sum(2 * pg_table_size(c.oid)), 0)::bigint
+SELECT coalesce(sum(2 * current_setting('block_size')::bigint * (greatest(c.relpages, 0) + greatest(t.relpages, 0))), 0)::bigint
   FROM pg_class c
+  LEFT JOIN pg_class t ON t.oid = c.reltoastrelid
  WHERE c.relnamespace = 'pgstore'::regnamespace
    AND c.relkind = 'r'
 """
@@ -126,6 +129,7 @@ def _backup(connection: psycopg.Connection[Any], url: str, name: str, compressio
         )
     connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
     connection.execute(_NO_TIMEOUTS)
+    connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'".encode())
     header = script.Header(_revision(connection, login, url), server_major, database, taken_at, version("pgstore"))
     if unreadable := [row[0] for row in connection.execute(_UNREADABLE)]:
         raise errors.AccessDenied(
@@ -141,6 +145,7 @@ def _backup(connection: psycopg.Connection[Any], url: str, name: str, compressio
         counted.write(script.BEGIN)
         for block in _dumped(program, url, connection, snapshot):
             counted.write(block)
+        counted.write(script.RAISE_SEQUENCES)
         counted.write(script.LARGE_OBJECT_FUNCTION)
         counted.write(script.TABLES_COMPLETE)
         objects, missing = _large_objects(connection, counted)
@@ -218,10 +223,14 @@ def _failure(said: IO[bytes]) -> errors.Error:
     told = [line.partition("error: ")[2] for line in lines if line.startswith("pg_dump: error: ")]
     text = told[-1] if told else " ".join(lines[-1:]) or "it said nothing"
     if "lock timeout" in " ".join(lines):
-        return errors.StoreUnavailable(
-            f"a table has been locked for {_LOCK_SECONDS} s, as by a migration; nothing was written: try again later"
-        )
+        return _locked()
     return errors.BackupError(f"pg_dump failed: {text}")
+
+
+def _locked() -> errors.StoreUnavailable:
+    return errors.StoreUnavailable(
+        f"a table has been locked for {_LOCK_SECONDS} s, as by a migration; nothing was written: try again later"
+    )
 
 
 # --- large objects ----------------------------------------------------------------------------------------------------

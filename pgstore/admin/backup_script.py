@@ -6,7 +6,7 @@
     -- {"schema_revision": …}                   the `Header`
     BEGIN;
     …                                           the tables, as pg_dump writes them, and their rows
-    UPDATE pgstore.installation SET …           who runs on notices that this is another history (pgstore/client/history.py)
+    SELECT setval(…)                            numbers that were given out after the backup are not given out again
     -- pgstore backup: the tables are complete
     …                                           the large objects of pgstore's: rows that become objects where they are read
     COMMIT;
@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
 from pgstore import errors
+from pgstore.admin.sequences import LEAP
 
 FORMAT: Final = 1
 _MAGIC: Final = b"-- pgstore backup "
@@ -40,12 +41,19 @@ _COPY: Final = re.compile(rb"COPY [^;]+ FROM stdin;\n")
 _RESTRICT: Final = re.compile(rb"\\(?:un)?restrict [A-Za-z0-9]+\n")
 _END_OF_ROWS: Final = b"\n\\.\n"
 
+# Programs that run on know numbers that they were given after the backup was made: of leases, of files, of revisions.
+RAISE_SEQUENCES: Final = f"""
+SELECT setval(c.oid::regclass, coalesce(pg_sequence_last_value(c.oid::regclass), 1) + {LEAP})
+  FROM pg_class c
+ WHERE c.relnamespace = 'pgstore'::regnamespace
+   AND c.relkind = 'S'
+ ORDER BY c.relname;
+""".encode()
+
 # The trigger keeps nothing of a row but the object that it makes of it, so that no space is taken twice. It runs with the rights of
 # the owner of the tables, whose the object must be, and which `restore` has settled by then: to give an object to another owner
 # takes a lock for each.
 LARGE_OBJECT_FUNCTION: Final = b"""
-UPDATE pgstore.installation SET id = gen_random_uuid();
-
 CREATE FUNCTION pgstore.restored_large_object() RETURNS trigger
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE

@@ -1,4 +1,4 @@
-"""Restoring a backup into a database without a schema pgstore, in one transaction: all of it, or nothing.
+"""Restoring a backup, in one transaction: all of it, or nothing.
 
 The script of the backup (`backup_script`) is not given to psql, which would obey commands of its own in it, and would leave the
 rights to a second transaction: its statements and rows are sent from here.
@@ -16,6 +16,7 @@ import psycopg
 from pgstore import errors, migrate
 from pgstore.admin.backup_file import STANDARD, opened
 from pgstore.admin.backup_script import Header, Rows, Script, Statements, TablesComplete
+from pgstore.admin.replacing import drop_schema, unlink
 from pgstore.config import ConnectionString
 from pgstore.core.error_mapping import map_error
 from pgstore.migrate import revisions, transaction
@@ -39,6 +40,7 @@ def restore(
     url: str,
     name: str,
     *,
+    replace: bool = False,
     roles: Roles | None = DEFAULT_ROLES,
     tell: Callable[[int, int | None], object] = lambda done, total: None,
 ) -> Restored:
@@ -48,12 +50,16 @@ def restore(
     What is restored belongs to whom a migration would give it, and *roles* get the rights that it would grant them. It is brought
     to the newest revision. Only restore what you trust: it runs as who restores it.
 
+    Programs that use the database meanwhile wait, and go on in what was restored: a handle finds its store by name, an open file or
+    a lease is lost (`client.history`).
+
     Args:
+        replace: put it in the place of the schema that is there, with all that this has; else there must be none.
         tell: called with how many bytes of the file were read, and how many it has (None: that is not known).
 
     Raises:
         BackupError: it is no backup, is damaged or cut off, or the server is older than that which it was made of.
-        SchemaError: the database has a schema pgstore.
+        SchemaError: the database has a schema pgstore, and it is not to be replaced, or others have built on it.
         SchemaTooNew: the backup is of a newer pgstore.
         AccessDenied: the role lacks a right; the message has the GRANT to run.
         FileMissing and its like: the file cannot be read.
@@ -73,7 +79,8 @@ def restore(
             )
         connection = connect(url)
         try:
-            _restore(connection, header, script, roles)
+            old_objects = _restore(connection, header, script, roles, replace=replace)
+            unlink(connection, old_objects)
         except psycopg.Error as exc:
             raise _mapped(exc) from exc
         finally:
@@ -89,7 +96,10 @@ SELECT set_config(s.name, '0', true)
 """
 
 
-def _restore(connection: _Connection, header: Header, script: Script, roles: Roles | None) -> None:
+def _restore(
+    connection: _Connection, header: Header, script: Script, roles: Roles | None, *, replace: bool
+) -> list[tuple[int, bytes]]:
+    """Returns the large objects of what was replaced."""
     place = examine(connection)
     server_major = connection.info.server_version // 10000
     if server_major < header.server_major:
@@ -104,7 +114,8 @@ def _restore(connection: _Connection, header: Header, script: Script, roles: Rol
         connection.execute(transaction.lock().encode())
     except psycopg.errors.LockNotAvailable as exc:
         raise errors.StoreUnavailable(str(exc.diag.message_primary)) from exc
-    has_schema = _make_room(connection, place)
+    connection.execute(transaction.table_wait().encode())
+    has_schema, old_objects = _make_room(connection, place, replace=replace)
     settings = {row.name for row in connection.execute("SELECT s.name FROM pg_settings s")}
     for part in script.parts():
         match part:
@@ -134,6 +145,7 @@ def _restore(connection: _Connection, header: Header, script: Script, roles: Rol
         raise errors.OutcomeUnknown(
             f"the connection broke while the restore into {place} was being committed: `pgstore status` shows whether it is there"
         ) from exc
+    return old_objects
 
 
 # A server knows nothing of tables that were just filled, and plans badly until autovacuum comes.
@@ -146,15 +158,25 @@ SELECT pg_catalog.format('pgstore.%I', c.relname)
 """
 
 
-def _make_room(connection: _Connection, place: Place) -> bool:
-    """See to it that there is no schema, or an empty one that somebody has made for us; returns whether there is."""
+def _make_room(connection: _Connection, place: Place, *, replace: bool) -> tuple[bool, list[tuple[int, bytes]]]:
+    """
+    See to it that there is no schema, or an empty one that somebody has made for us; returns whether there is one, and the large
+    objects of what was there.
+    """
     state = only_row(connection, STATE)
-    if state.a_relation is not None or state.a_thing is not None:
+    if state.a_relation is None and state.a_thing is None:
+        require_rights(state, place)
+        return bool(state.has_schema), []
+    if not state.has_revision:
         raise errors.SchemaError(
-            f"{place} has a schema pgstore already, with {state.a_relation or state.a_thing}: restore into a database without one"
+            f"schema pgstore of {place} holds {state.a_relation or state.a_thing!r}, which is not pgstore's: rename or drop it"
         )
-    require_rights(state, place)
-    return bool(state.has_schema)
+    if not replace:
+        raise errors.SchemaError(
+            f"{place} has a schema pgstore already: restore into a database without one, or replace it (`restore --replace`)"
+        )
+    require_rights(state._replace(has_schema=False), place)
+    return False, drop_schema(connection)
 
 
 _SET = re.compile(r"^SET (\w+) = [^\n]*;\n", re.MULTILINE)
@@ -170,6 +192,10 @@ def _fitting(text: str, settings: set[str], *, has_schema: bool) -> str:
 def _mapped(exc: psycopg.Error) -> errors.Error:
     text = str(exc.diag.message_primary or exc).strip()
     state = exc.sqlstate
+    if state == "55P03":
+        return errors.StoreUnavailable(
+            "somebody's transaction uses pgstore, for ten seconds now; nothing was restored: end it, and run this again"
+        )
     if state == "42501":
         return errors.AccessDenied(
             f"{text}; nothing was restored: a restore is for who may create the schema and what is in it"

@@ -19,6 +19,7 @@ from pgstore.admin import backup as backups
 from pgstore.admin.backup_file import COMPRESSIONS, STANDARD
 from pgstore.admin.restore import restore as restore_backup
 from pgstore.cli import check, migration, output
+from pgstore.cli.options import Yes, confirm
 from pgstore.cli.target import target
 from pgstore.core.error_mapping import describe
 
@@ -67,6 +68,10 @@ def backup(
 def restore(
     context: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE", help="The backup; `-`: from standard input.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put it in the place of all that pgstore has in the database now.")
+    ] = False,
+    yes: Yes = False,
     no_roles: Annotated[bool, typer.Option("--no-roles", help="As of `pgstore migrate`.")] = False,
     reader_role: Annotated[str, typer.Option(metavar="NAME", help="As of `pgstore migrate`.")] = _DEFAULTS.reader,
     writer_role: Annotated[str, typer.Option(metavar="NAME", help="As of `pgstore migrate`.")] = _DEFAULTS.writer,
@@ -75,7 +80,8 @@ def restore(
     """
     Restore a backup into a database without a schema pgstore, and check it.
 
-    It is all or nothing. What else is in the database is left alone, and large objects get new numbers. Rights are given as
+    It is all or nothing. With --replace, programs that use the database wait, and then find their stores in what was restored. What
+    else is in the database is left alone, and large objects get new numbers. Rights are given as
     `pgstore migrate` gives them. Restore only what you trust: what is in the file runs with your rights.
 
     \b
@@ -88,12 +94,15 @@ def restore(
     \b
     Example:
       pgstore restore pgstore.sql.zst
+      pgstore restore pgstore.sql.zst --replace --yes
       createdb copy && pgstore --url postgresql:///copy restore pgstore.sql.zst
     """
     roles = None if no_roles else migrate.Roles(reader_role, writer_role, owner_role)
     chosen = target(context)
+    if replace:
+        confirm(f"Replace all that pgstore has in {describe(chosen.url)}?", yes)
     with _terminating(), _progress("restoring") as tell:
-        restored = restore_backup(chosen.url, file, roles=roles, tell=tell)
+        restored = restore_backup(chosen.url, file, replace=replace, roles=roles, tell=tell)
     header = restored.header
     print(f"{describe(chosen.url)}: restored what database {header.database} had at {header.taken_at}")
     migration.show(restored.migration, describe(chosen.url), roles, quiet=True)

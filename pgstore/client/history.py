@@ -51,9 +51,9 @@ class History:
 
     __slots__ = ("cluster", "database", "installation")
 
-    def __init__(self, installation: str, database: int, cluster: str | None) -> None:
+    def __init__(self, installation: str, database: str, cluster: str | None) -> None:
         self.installation = installation  # of the schema, and the name of the database
-        self.database = database  # its oid
+        self.database = database  # its oid, and that of a table
         self.cluster = cluster  # system identifier and timeline; None: they may not be read
 
     def goes_on_in(self, other: History) -> bool:

@@ -33,16 +33,16 @@ WHO_ANSWERS = Statement(
     """,
     read_only=True,
 )
-# A copy made by CREATE DATABASE … TEMPLATE has the same id, so the name tells, too; what was restored under its old name has
-# another oid.
+# A copy made by CREATE DATABASE … TEMPLATE has the same id, so the name tells, too. What was restored under its old name has
+# another oid: the database, or the tables where only the schema was dropped.
 SCHEMA = Statement(
     """
     SELECT r.version_num,
            i.oldest_code_revision,
            pg_catalog.concat_ws('/', i.id, pg_catalog.current_database()),
-           (SELECT d.oid::pg_catalog.int8
-              FROM pg_catalog.pg_database d
-             WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()),
+           pg_catalog.concat_ws('/', (SELECT d.oid
+                                        FROM pg_catalog.pg_database d
+                                       WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()), i.tableoid),
            pg_catalog.current_setting('search_path')
       FROM pgstore.schema_revision r
      CROSS JOIN pgstore.installation i
