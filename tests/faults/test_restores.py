@@ -60,9 +60,8 @@ def test_a_program_goes_on_in_what_was_restored(call, own_database, worker, othe
     waiting = Background(pgstore.Queue.persist("awaited", client=worker).get)
     eye = Eye(own_database)
     until(lambda: eye.waiting() == 1)
-    if call.form == "blocking":
-        watching = Background(next, entries.watch(timeout=30))
-        until(lambda: eye.waiting() == 2)
+    watching = Background(next, entries.watch(timeout=30))
+    until(lambda: eye.waiting() == 2)
     ephemeral = pgstore.Dict.ephemeral(client=worker)
     call(ephemeral.put, "k", 1)
 
@@ -71,8 +70,7 @@ def test_a_program_goes_on_in_what_was_restored(call, own_database, worker, othe
     theirs.put("theirs")
     their_lease = theirs.get(lease=600)
 
-    if call.form == "blocking":
-        assert watching.result().kind == "reset"
+    assert watching.result().kind == "reset"
     assert call(entries.get, "k") == "before"
     assert call(scratch.get, "k") is None
     assert [call(queue.get, block=False) for _ in range(3)] == ["first", "second", None]

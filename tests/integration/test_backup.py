@@ -244,7 +244,7 @@ def test_a_full_disk_leaves_the_backup_that_was_there(filled, tmp_path, compress
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_a_backup_that_is_interrupted_leaves_the_one_that_was_there(own_database, tmp_path, number):
     """
-    pg_dump, which waits for a lock here, ends with it.
+    pg_dump, which waits for a lock here, and zstd end with it.
     """
     file = tmp_path / "backup"
     file.write_text("yesterday's")
@@ -252,8 +252,11 @@ def test_a_backup_that_is_interrupted_leaves_the_one_that_was_there(own_database
     with psycopg.connect(own_database) as connection:
         connection.execute("LOCK TABLE pgstore.chunk")
         process = subprocess.Popen(command, stderr=subprocess.PIPE)
-        until(lambda: len(list(tmp_path.iterdir())) == 2)
-        (pid,) = until(lambda: _children(process.pid))
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'pgstore.chunk'::regclass"
+        until(lambda: connection.execute(waits).fetchone() == (1,))
+        assert len(list(tmp_path.iterdir())) == 2
+        children = _children(process.pid)
+        assert len(children) == 2
 
         process.send_signal(number)
         _, said = process.communicate(timeout=30)
@@ -263,7 +266,7 @@ def test_a_backup_that_is_interrupted_leaves_the_one_that_was_there(own_database
     assert file.read_text() == "yesterday's"
     if number != signal.SIGKILL:
         assert list(tmp_path.iterdir()) == [file]
-        assert not Path(f"/proc/{pid}").exists()
+        assert not any(Path(f"/proc/{pid}").exists() for pid in children)
 
 
 def _children(pid):
