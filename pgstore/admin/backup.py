@@ -82,13 +82,12 @@ def backup(url: str, name: str, *, compression: str | None = None, tell: Tell = 
     raise failure
 
 
-# Without a search_path: nothing here is looked up along that of the login.
 _STATE: LiteralString = """
-SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4 / 10000,
-       pg_catalog.pg_backend_pid(),
-       pg_catalog.current_database()::pg_catalog.text,
-       current_user::pg_catalog.text,
-       pg_catalog.to_char(pg_catalog.timezone('UTC', pg_catalog.now()), 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+SELECT current_setting('server_version_num')::integer / 10000,
+       pg_backend_pid(),
+       current_database()::text,
+       current_user::text,
+       to_char(timezone('UTC', now()), 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
 """
 _NO_TIMEOUTS: LiteralString = """
 SELECT set_config(s.name, '0', true)
@@ -121,13 +120,13 @@ SELECT coalesce(sum(2 * current_setting('block_size')::bigint * (greatest(c.relp
 def _backup(connection: psycopg.Connection[Any], url: str, name: str, compression: str, tell: Tell) -> Backup:
     connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     connection.read_only = True
+    connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
     server_major, backend_pid, database, login, taken_at = _row(connection, _STATE)
     if backend_pid != connection.info.backend_pid:
         raise errors.ConfigurationError(
             f"a pooler answers at {describe(url)}, and pg_dump would leave its settings to others there: give the URL of the "
             "server itself"
         )
-    connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
     connection.execute(_NO_TIMEOUTS)
     connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'".encode())
     header = script.Header(_revision(connection, login, url), server_major, database, taken_at, version("pgstore"))
