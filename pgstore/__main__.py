@@ -8,10 +8,14 @@ def main() -> None:
     """Run the command line and exit."""
     # First of all: what follows takes a third of a second to import, and Ctrl-C within it is no reason for a traceback.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        signal.signal(signal.SIGINT, _end)
     from pgstore import cli
 
-    cli.main()
+    cli.main(_end)
+
+
+def _end(*_: object) -> None:
+    os._exit(130)
 
 
 if __name__ == "__main__":

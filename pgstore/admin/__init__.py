@@ -11,6 +11,9 @@ functions, `calls` what was spawned.
 is there. `backup_script` says what is in the file, `backup_file` how it is compressed and written. `programs` finds
 PostgreSQL's own.
 
+`live` takes samples of what goes on, with the SQL of `live_sql` and the dataclasses of `live_model`;
+`slow_statements` is a part of it.
+
 Where a change belongs:
 
 - A new thing to find out or to do is a module here. It returns dataclasses and prints nothing. Its command stands in `pgstore.cli`.

@@ -5,8 +5,7 @@ A sample must cost next to nothing, however many stores and rows there are: noth
 - Rows and bytes of a Dict or a file system are estimates: its share of the table as the last ANALYZE saw it, of the rows and bytes
   that the table has now. Dead rows and old versions count.
 - A Queue is looked into (`live_sql.QUEUES`): up to 1,000 items are counted; of what has more the rest is an estimate.
-- The server says how long that took it, and as much is spent on it as `SHARE_OF_CORE` allows: with many Queues each has its turn,
-  those with something in them more often.
+- As much is spent on that as `SHARE_OF_CORE` allows: with many Queues each has its turn, those with something in them more often.
 - Clients tell every ten seconds what they took of a Queue, so its rates are those of the last twenty.
 """
 
@@ -39,9 +38,14 @@ from pgstore.core import clock, limit
 from pgstore.core.clock import Deadline
 from pgstore.core.operation import Op, Query, Rows, Topic
 
-SHARE_OF_CORE: Final = 0.005  # of the server, for looking into queues; the rest of a sample takes about as much
+SHARE_OF_CORE: Final = 0.004  # of the server, for looking into queues; the rest of a sample takes about half as much
 CREDIT_SECONDS_MAX: Final = 0.2
-BATCH: Final = 25
+# What a look costs the server: what was counted, as measured, but at least half of the time that passed. All of it would be too
+# much on a server that is busy, where most of it is waiting for a processor; and dead rows are seen in the time alone.
+QUEUE_SECONDS: Final = 30e-6
+ITEM_SECONDS: Final = 0.2e-6
+BATCH_SECONDS: Final = 0.01
+BATCH_MIN, BATCH_MAX = 5, 50
 WINDOW_SECONDS: Final = 20.0
 ANSWER_SECONDS_MAX: Final = 10.0
 SESSIONS_MAX: Final = 50
@@ -100,6 +104,7 @@ class Live:
         self._client = client
         self._environment = environment
         self._credit = CREDIT_SECONDS_MAX
+        self._batch = BATCH_MAX // 2
         self._last_at: float | None = None
         self._commits: int | None = None
         self._tables: dict[str, tuple[Any, ...]] = {}
@@ -187,12 +192,16 @@ class Live:
             self._credit = min(CREDIT_SECONDS_MAX, self._credit + SHARE_OF_CORE * (at - self._last_at))
         waiting = sorted(queues, key=lambda store_id: self._urgency(store_id, left, at), reverse=True)
         while waiting and self._credit > 0:
-            batch, waiting = waiting[:BATCH], waiting[BATCH:]
+            batch, waiting = waiting[: self._batch], waiting[self._batch :]
             rows = self._rows(sql.QUEUES, batch)
             for store_id, depth, is_cut, oldest_at, leased, delayed, dead, _ in rows:
                 seen = _Seen(clock.monotonic(), depth, is_cut, oldest_at, leased, delayed, dead)
                 self._note(self._queues[store_id], seen, sum(left.get(store_id, (0, 0))))
-            self._credit -= max((row[-1] for row in rows), default=0.0)  # that of the last row is all of it
+            passed = max((row[-1] for row in rows), default=0.0)  # that of the last row is all of it
+            counted = sum(row[1] + row[4] + row[5] + row[6] for row in rows)
+            spent = max(passed / 2, len(batch) * QUEUE_SECONDS + counted * ITEM_SECONDS)
+            self._credit -= spent
+            self._batch = round(min(max(self._batch * BATCH_SECONDS / spent, BATCH_MIN), BATCH_MAX))
 
     def _urgency(self, store_id: int, left: dict[int, tuple[int, int]], at: float) -> float:
         queue = self._queues[store_id]

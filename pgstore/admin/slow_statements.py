@@ -86,6 +86,10 @@ class SlowStatements:
             self.missing = "pg_stat_statements is not installed in this database"
             return False
         ((schema, may_see_all),) = found
+        self._read_from(schema, may_see_all=may_see_all)
+        return True
+
+    def _read_from(self, schema: str, *, may_see_all: bool) -> None:
         name = '"' + schema.replace('"', '""') + '".pg_stat_statements'
         self._counters = Statement(
             f"""
@@ -112,7 +116,6 @@ class SlowStatements:
             once=True,
         )
         self.missing = None if may_see_all else "of this login alone: GRANT pg_read_all_stats shows those of others"
-        return True
 
     def _read_texts(self, queries: list[int]) -> None:
         new = [query for query in queries if query not in self._known]

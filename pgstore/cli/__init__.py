@@ -4,7 +4,7 @@ A command is a function that says what it does and prints it. Errors come here: 
 Exit codes: 0 done, 1 failed, 2 called in a wrong way, 130 interrupted; `check` has more. `PGSTORE_DEBUG=1` shows where an error
 came from.
 
-`migration`, `status`, `check`, `gc`, `backup`, `demo`, `run_command` and `worker` are a command each or two; `mount` has three;
+`migration`, `status`, `check`, `gc`, `top`, `backup`, `demo`, `run_command` and `worker` are a command each or two; `mount` has three;
 `calls`, `server` and `secret` are nouns, with commands of their own, and so are `dict_commands`, `queue_commands` (with
 `dead_letters`), `volume_commands` and `nfs_commands`, which share `stores`. `target` knows which database a command is about,
 `options` are those of many commands, `values` how a value is typed and shown, `output` prints fields, tables and JSON, and
@@ -13,6 +13,8 @@ given, `codes` the exit codes.
 
 `file_commands` has what `volume` and `nfs` do with files, `bucket` what `pgstore bucket` does. Of these three, `listing` shows what
 is there, `transfer` brings it in and out, and `paths` says under which name.
+
+`top` draws with `top_view`, which says what stands where, `screen`, which makes it fit, and `terminal`, which reads keys.
 
 Where a change belongs:
 
@@ -28,6 +30,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import sys
 import traceback
@@ -44,6 +47,11 @@ from pgstore.cli.target import Target
 COMMANDS: Final = [
     Later("migrate", "migration:migrate", "Create the schema in the database, or bring it up to date."),
     Later("status", "status:status", "Show which database is used, and what it holds."),
+    Later(
+        "top",
+        "top:top",
+        "Watch what goes on: queues, calls, dicts, files, sessions, mounts, connections and slow statements.",
+    ),
     Later("demo", "demo:demo", "Run a pipeline on a small directory, and check its sums."),
     Later("gc", "gc:gc", "Delete what Volumes and NetworkFileSystems do not need any more."),
     Later("check", "check:check", "Look for damage in the database."),
@@ -124,13 +132,16 @@ def before(
       pgstore run train.py --epochs 3
       pgstore --url postgresql://me@db.example.org/app status
     """
+    if context.invoked_subcommand not in ("mount", "run", "worker"):
+        # Not between the lines of a table, nor beside the error of which it was a beginning.
+        logging.getLogger("pgstore").addHandler(logging.NullHandler())
     context.obj = Target(url, env)
     output.help_if_alone(context)
 
 
-def main() -> None:
-    """Run the command line and exit."""
-    streams.end_at_ctrl_c()
+def main(standing: Any = None) -> None:
+    """Run the command line and exit. *standing* is a handler of Ctrl-C that was there only until now."""
+    streams.end_at_ctrl_c(standing)
     streams.open_all()
     streams.print_any_text()
     try:

@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import typer
 
-from pgstore import errors
 from pgstore.cli.target import Target
 
 SECONDS_MAX: Final = 1.0
@@ -41,7 +40,7 @@ def names(*kinds: str) -> Completer:
             from pgstore.admin import names as admin
 
             target = _target(context)
-            return admin.names(_url(target), target.environment, kinds, incomplete)
+            return admin.names(target.running_url, target.environment, kinds, incomplete)
 
         return _answer(ask)
 
@@ -60,7 +59,7 @@ def environments(context: typer.Context, incomplete: str) -> list[str]:
     def ask() -> list[str]:
         from pgstore.admin import names as admin
 
-        return admin.environments(_url(_target(context)), incomplete)
+        return admin.environments(_target(context).running_url, incomplete)
 
     return _answer(ask)
 
@@ -98,18 +97,6 @@ def _target(context: typer.Context) -> Target:
         url, env = url or level.params.get("url"), env or level.params.get("env")
         level = level.parent
     return Target(url, env)
-
-
-def _url(target: Target) -> str:
-    """Of the database; of the embedded server only if that is running."""
-    from pgstore import embedded
-
-    server = embedded.Server()
-    if not target.is_embedded:
-        return target.url
-    if not server.status().running:
-        raise errors.StoreUnavailable("the embedded server is not running")
-    return server.url
 
 
 def _answer(ask: Callable[[], list[str]]) -> list[str]:

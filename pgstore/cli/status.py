@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 
 import typer
 
-from pgstore import embedded, errors
 from pgstore.admin.status import Status, status_of
 from pgstore.cli import output
 from pgstore.cli.options import AsJson, Environment
@@ -31,12 +30,7 @@ def status(
       pgstore status --env staging --json
     """
     chosen = target(context, env)
-    if chosen.is_embedded and not embedded.Server().status().running:
-        raise errors.StoreUnavailable(
-            f"no database is configured, and the embedded server in {embedded.Server().directory} is not running: "
-            "run `pgstore server start`, or give --url or PGSTORE_URL"
-        )
-    found = status_of(chosen.url, chosen.given_environment)
+    found = status_of(chosen.running_url, chosen.given_environment)
     if as_json:
         told = asdict(replace(found, problem=None))
         del told["problem"]  # it becomes the error

@@ -45,14 +45,17 @@ def discard_output() -> None:
     os.close(null)
 
 
-def end_at_ctrl_c() -> None:
+def end_at_ctrl_c(standing: Any = None) -> None:
     """
     From now on Ctrl-C ends the process at once.
 
     While modules are imported and while the interpreter ends nothing is half done, and an exception would come out of places that
     do not expect one, with a traceback. Where Ctrl-C is ignored, as after nohup, it stays so.
+
+    Args:
+        standing: a handler that does the same and may be replaced.
     """
-    _handle(_end)
+    _handle(_end, standing)
 
 
 def raise_at_ctrl_c() -> None:
@@ -60,9 +63,9 @@ def raise_at_ctrl_c() -> None:
     _handle(signal.default_int_handler)
 
 
-def _handle(handler: Any) -> None:
+def _handle(handler: Any, standing: Any = None) -> None:
     with contextlib.suppress(ValueError):  # not the main thread's to do
-        if signal.getsignal(signal.SIGINT) in (_end, signal.default_int_handler):
+        if signal.getsignal(signal.SIGINT) in (_end, signal.default_int_handler, standing or _end):
             signal.signal(signal.SIGINT, handler)
 
 

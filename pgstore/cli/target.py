@@ -51,6 +51,27 @@ class Target:
         return start_embedded() if url is None else url
 
     @property
+    def running_url(self) -> str:
+        """
+        The URL of the database, for commands that only look.
+
+        Raises:
+            StoreUnavailable: it is that of the embedded server, which does not run, and is not started to be looked at.
+        """
+        url = Settings(url=self.given_url).configured_url()
+        if url is not None:
+            return url
+        from pgstore import embedded
+
+        server = embedded.Server()
+        if not server.status().running:
+            raise errors.StoreUnavailable(
+                f"no database is configured, and the embedded server in {server.directory} is not running: "
+                "run `pgstore server start`, or give --url or PGSTORE_URL"
+            )
+        return server.url
+
+    @property
     def environment(self) -> str:
         return check_name(Settings(environment=self.given_environment).effective_environment, "environment")
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pty
 import re
-import select
-import signal
 import socket
 import subprocess
 import sys
@@ -18,68 +14,33 @@ import typer
 
 import pgstore
 from pgstore.cli import app, completion
-
-SECONDS_MAX = 30.0
-
-
-class Shell:
-    """A bash that a person types in, with completion as `pgstore --show-completion` gives it."""
-
-    def __init__(self, folder):
-        program = folder / "pgstore"
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m pgstore "$@"\n')
-        program.chmod(0o755)
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("PGSTORE_", "PG", "DATABASE"))
-        }
-        environ = {**kept, "PATH": f"{folder}:{kept['PATH']}", "PGSTORE_SERVER_DIR": str(folder / "server")}
-        environ |= {"TERM": "dumb", "COLUMNS": "500", "INPUTRC": "/dev/null"}
-        script = subprocess.run(
-            [str(program)],
-            env={**environ, "_PGSTORE_COMPLETE": "source_bash"},
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        (folder / "rc").write_text(f"PS1='ready$ '\nstty cols 500\nbind 'set enable-bracketed-paste off'\n{script}\n")
-        self.terminal, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            ["bash", "--noprofile", "--rcfile", str(folder / "rc"), "-i"],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            env=environ,
-            cwd=folder,
-            start_new_session=True,
-        )
-        os.close(theirs)
-        self.read_until("ready$ ")
-
-    def read_until(self, awaited):
-        seen = ""
-        deadline = time.monotonic() + SECONDS_MAX
-        while awaited not in seen:
-            assert select.select([self.terminal], [], [], max(0, deadline - time.monotonic()))[0], seen
-            seen += os.read(self.terminal, 65536).decode()
-        return seen
-
-    def words(self, line):
-        """Type *line*, and Tab; returns the words that then stand there. They are printed, not run."""
-        os.write(self.terminal, f"{line}\t\x01printf '<%s>' \x05 end\r".encode())  # Ctrl-A, Ctrl-E: to either end
-        return [word for word in re.findall("<(.*?)>", self.read_until("<end>")) if word not in ("%s", "end")]
-
-    def close(self):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        os.close(self.terminal)
+from tests.fixtures.terminal import terminal
 
 
 @pytest.fixture
 def shell(tmp_path):
-    shell = Shell(tmp_path)
-    yield shell
-    shell.close()
+    """What a person types in a bash with completion, and Tab: the words of a line that it makes of it."""
+    program = tmp_path / "pgstore"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m pgstore "$@"\n')
+    program.chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PGSTORE_", "PG", "DATABASE"))}
+    environ = {**kept, "PATH": f"{tmp_path}:{kept['PATH']}", "PGSTORE_SERVER_DIR": str(tmp_path / "server")}
+    environ |= {"TERM": "dumb", "INPUTRC": "/dev/null"}
+    script = subprocess.run(
+        [str(program)], env={**environ, "_PGSTORE_COMPLETE": "source_bash"}, check=True, capture_output=True, text=True
+    ).stdout
+    (tmp_path / "rc").write_text(f"PS1='ready$ '\nbind 'set enable-bracketed-paste off'\n{script}\n")
+    command = ["bash", "--noprofile", "--rcfile", str(tmp_path / "rc"), "-i"]
+
+    def words(line):
+        bash.type(
+            f"{line}\t\x01printf '<%s>' \x05 end\r"
+        )  # Ctrl-A, Ctrl-E: to either end, so that they are printed, not run
+        return [word for word in re.findall("<(.*?)>", bash.read_until("<end>")) if word not in ("%s", "end")]
+
+    with terminal(command, columns=500, env=environ, cwd=tmp_path) as bash:
+        bash.read_until("ready$ ")
+        yield words
 
 
 @pytest.fixture
@@ -100,14 +61,14 @@ def test_tab_completes_commands_options_and_names_of_stores(shell, database, sto
     """
     options = f"pgstore --url {database} --env {stored}"
 
-    assert shell.words("pgstore worke") == ["pgstore", "worker"]
-    assert shell.words("pgstore secret rot") == ["pgstore", "secret", "rotate"]
-    assert shell.words("pgstore gc --dry") == ["pgstore", "gc", "--dry-run"]
-    assert shell.words(f"{options} gc mod") == [*options.split(), "gc", "models-of-cats"]
-    assert shell.words(f"pgstore --url {database} dict delete -e {stored} mod")[-1] == "models-in-a-dict"
-    assert shell.words(f"{options} mount nfs no") == [*options.split(), "mount", "nfs", "notes"]
-    assert shell.words(f"pgstore --url={database} --env compl")[-1] == "completed"
-    assert shell.words(f"{options} calls --app mod")[-1] == "mod"
+    assert shell("pgstore worke") == ["pgstore", "worker"]
+    assert shell("pgstore secret rot") == ["pgstore", "secret", "rotate"]
+    assert shell("pgstore gc --dry") == ["pgstore", "gc", "--dry-run"]
+    assert shell(f"{options} gc mod") == [*options.split(), "gc", "models-of-cats"]
+    assert shell(f"pgstore --url {database} dict delete -e {stored} mod")[-1] == "models-in-a-dict"
+    assert shell(f"{options} mount nfs no") == [*options.split(), "mount", "nfs", "notes"]
+    assert shell(f"pgstore --url={database} --env compl")[-1] == "completed"
+    assert shell(f"{options} calls --app mod")[-1] == "mod"
 
 
 def completed(*options, env=None, of="volume", beginning="mod"):
