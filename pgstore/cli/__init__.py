@@ -4,8 +4,8 @@ A command is a function that says what it does and prints it. Errors come here: 
 Exit codes: 0 done, 1 failed, 2 called in a wrong way, 130 interrupted; `check` has more. `PGSTORE_DEBUG=1` shows where an error
 came from.
 
-`migration`, `status`, `check`, `gc`, `top`, `backup`, `demo`, `run_command` and `worker` are a command each or two; `mount` has three;
-`calls`, `server` and `secret` are nouns, with commands of their own, and so are `dict_commands`, `queue_commands` (with
+`migration`, `status`, `check`, `gc`, `top`, `backup`, `demo`, `run_command` and `worker` are a command each or two; `mount`
+has three; `calls`, `server` and `secret` are nouns, with commands of their own, and so are `dict_commands`, `queue_commands` (with
 `dead_letters`), `volume_commands` and `nfs_commands`, which share `stores`. `target` knows which database a command is about,
 `options` are those of many commands, `values` how a value is typed and shown, `output` prints fields, tables and JSON, and
 `completion` completes names of stores in a shell. `later` imports commands when they are called, `streams` has what the process is

@@ -24,6 +24,7 @@ COMMANDS = [
     [],
     ["migrate"],
     ["status"],
+    ["top"],
     ["demo"],
     ["gc"],
     ["check"],

@@ -17,14 +17,18 @@ from tests.migration.test_search_path import UTILITY, statements
 # What is about all stores, and so names none.
 OF_ALL_STORES = (
     "SELECT CASE WHEN pg_try_advisory_xact_lock_shared(1885827945",  # check --repair, of every Queue whose watermark is wrong
+    "SELECT c.store_id, sum(c.gets)::bigint",  # a live view, of all Queues
+    "SELECT s.id, s.host, s.pid, s.started_at",  # the same, of all sessions
 )
 # They tell the state of the server, which changes by itself.
 TELLING = {
+    "clock_timestamp",
     "pg_control_checkpoint",
     "pg_control_system",
     "pg_current_wal_lsn",
     "pg_is_in_recovery",
     "pg_stat_get_bgwriter_stat_reset_time",
+    "pg_total_relation_size",
 }
 
 
