@@ -47,7 +47,7 @@ TABLES = Statement(
     """
     SELECT c.relname::text,
            CASE WHEN s.n_live_tup > 0 THEN s.n_live_tup ELSE c.reltuples::bigint END,
-           pg_total_relation_size(c.oid),
+           pg_total_relation_size(c.oid::regclass),
            s.n_tup_ins,
            s.n_tup_upd,
            s.n_tup_del
@@ -81,7 +81,7 @@ HEADS = Statement(
     SELECT f.store_id, f.head, v.committed_at, f.storage::text, f.chunk_size_bytes::bigint
       FROM pgstore.file_system f
       LEFT JOIN pgstore.volume_version v ON v.store_id = f.store_id
-                                        AND v.version = f.head
+                                        AND v.version::bigint = f.head
     """,
     read_only=True,
 )
@@ -148,8 +148,7 @@ QUEUES = Statement(
     WITH found AS MATERIALIZED (
          SELECT s.id, q.items, q.oldest_at, q.is_cut, d.leased, d.delayed, d.due, d.spent, x.dead,
                 d.oldest_at AS due_oldest_at
-           FROM unnest($1) AS w (id)
-           JOIN pgstore.store s ON s.id = w.id
+           FROM pgstore.store s
           CROSS JOIN LATERAL (
                 WITH RECURSIVE part (partition, number) AS (
                      SELECT ''::text COLLATE "C", 1
@@ -195,7 +194,7 @@ QUEUES = Statement(
                        min(b.put_at) FILTER (WHERE b.state = 'i') AS oldest_at
                   FROM (SELECT e.put_at,
                                CASE WHEN e.due_at > statement_timestamp() THEN e.kind
-                                    WHEN e.kind = 'l' AND e.attempts >= (s.options ->> 'max_attempts')::integer THEN 'x'
+                                    WHEN e.kind = 'l' AND e.attempts >= (s.options ->> 'max_attempts'::text)::integer THEN 'x'
                                     ELSE 'i'
                                 END AS state
                           FROM pgstore.queue_deferred e
@@ -211,6 +210,7 @@ QUEUES = Statement(
                            AND e.kind = 'x'
                          LIMIT {COUNTED_MAX}) AS b
                 ) AS x
+          WHERE s.id = ANY ($1)
     )
     SELECT f.id,
            f.items + f.due,

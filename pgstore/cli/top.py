@@ -26,7 +26,6 @@ from pgstore.cli.screen import Line
 from pgstore.cli.target import target
 from pgstore.cli.terminal import Keys, keys
 from pgstore.core.clock import monotonic
-from pgstore.core.names import check_name
 
 LOOK_SECONDS = 1.0  # at the clock, while nothing comes
 
@@ -61,9 +60,8 @@ def top(
     """
     if sort not in top_view.SORTS:
         raise errors.InvalidError(f"--sort is {sort!r}, expected one of {', '.join(top_view.SORTS)}")
-    chosen = target(context)
-    environment = chosen.given_environment if env is None else check_name(env, "environment")
-    sampler = Sampler(chosen.running_url, environment, interval)
+    chosen = target(context, env)
+    sampler = Sampler(chosen.running_url, chosen.given_environment, interval)
     first = sampler.sample()
     if once or as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         time.sleep(interval)
