@@ -19,10 +19,9 @@ def report(month: str) -> str:
 
 
 if __name__ == "__main__":
-    cache.clear()
-    computed.clear()
-
-    with multiprocessing.get_context("fork").Pool(8) as pool:
+    with multiprocessing.get_context("fork").Pool(8) as pool:  # before pgstore is used, which starts threads
+        cache.clear()
+        computed.clear()
         answers = pool.map(report, ["June"] * 8, chunksize=1)
     print(set(answers), "computed", computed["June"], "time")
 

@@ -9,7 +9,7 @@ shared = pgstore.NetworkFileSystem.persist("nfs-processes")
 
 
 def append(name: str, start: Barrier) -> None:
-    start.wait()  # both at the same time
+    start.wait()  # all at the same time
     with shared.open("/log.txt", "a") as log:
         for number in range(50):
             log.write(f"{name} {number}\n")
@@ -17,12 +17,13 @@ def append(name: str, start: Barrier) -> None:
 
 
 if __name__ == "__main__":
-    shared.write_text("/log.txt", "")
     context = multiprocessing.get_context("fork")
-    start = context.Barrier(2)
+    start = context.Barrier(3)
     writers = [context.Process(target=append, args=[name, start]) for name in ("ann", "bob")]
     for writer in writers:
-        writer.start()
+        writer.start()  # before pgstore is used, which starts threads
+    shared.write_text("/log.txt", "")
+    start.wait()
     for writer in writers:
         writer.join()
 

@@ -3,6 +3,7 @@
 The fixtures come with pgstore. Run by `pytest pytest_rollback.py`; the database is one made for the run.
 """
 
+import os
 import sys
 
 import pytest
@@ -50,4 +51,4 @@ def test_what_other_processes_are_to_see_needs_a_database_of_its_own(pgstore_cli
 
 
 if __name__ == "__main__":
-    sys.exit(pytest.main(["-q", "-o", "addopts=", "-p", "no:cacheprovider", __file__]))
+    sys.exit(pytest.main(["-q", "-c", os.devnull, "-p", "no:cacheprovider", __file__]))  # no settings of a project's
