@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import importlib.util
 import itertools
 import os
@@ -220,6 +221,20 @@ def test_the_readme_names_every_extra_for_users():
     named = set(re.findall(r"`(?:pgstore)?\[(\w+)\]`", (ROOT / "README.md").read_text()))
 
     assert named == set(project["optional-dependencies"]) - {"buckets", "docs", "test", "bench", "dev"}
+
+
+def test_the_changelog_begins_with_this_version():
+    """
+    A page for users: what there is, and not how it came about.
+    """
+    text = (ROOT / "CHANGELOG.md").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    version, date = re.findall(r"(?m)^## \[(.+)\] - (\S+)$", text)[0]
+
+    assert version == project["version"]
+    assert dt.date.fromisoformat(date)
+    assert len(text.splitlines()) <= 80
 
 
 def test_the_readme_is_short():
