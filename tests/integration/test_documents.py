@@ -223,17 +223,15 @@ def test_the_readme_names_every_extra_for_users():
     assert named == set(project["optional-dependencies"]) - {"buckets", "docs", "test", "bench", "dev"}
 
 
-def test_the_changelog_begins_with_this_version():
+def test_the_newest_section_of_the_changelog_is_dated_and_all_of_it_a_page():
     """
-    A page for users: what there is, and not how it came about.
+    It tells users what there is, and not how it came about.
     """
     text = (ROOT / "CHANGELOG.md").read_text()
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
-    version, date = re.findall(r"(?m)^## \[(.+)\] - (\S+)$", text)[0]
+    newest = re.findall(r"(?m)^## \[.+\] - (\S+)$", text)[0]
 
-    assert version == project["version"]
-    assert dt.date.fromisoformat(date)
+    assert dt.date.fromisoformat(newest)
     assert len(text.splitlines()) <= 80
 
 
