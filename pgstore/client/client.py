@@ -84,6 +84,10 @@ class Client(ClientInterface):
     which it notices, it neither prepares statements nor relies on the session, and a call that waits asks again and again,
     after some seconds once a second, unless `listen_url` is given.
 
+    **Closing.** A client need not be closed. One that nobody refers to any more lets its connections go, unless it has made
+    something that is ephemeral, a mount or the like, which it keeps alive; at the end of the program all is closed and deleted.
+    What has to be closed is files that are written: one that was not is a `ResourceWarning`.
+
     **The embedded server** is a Postgres of your own, which starts when it is needed, goes on running when the program ends,
     and listens on a socket that only you can reach. `pgstore server start|stop|status|url` looks after it; its data is in
     `PGSTORE_SERVER_DIR`, else in `~/.local/share/pgstore/pg<version>`. It uses the machine's Postgres programs, else those of
