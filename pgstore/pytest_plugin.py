@@ -27,6 +27,7 @@ What `pgstore_transaction` does for a test:
 - A statement that fails undoes itself alone, as it would without the fixture.
 - Nobody else sees what was done: not another process (a worker that runs a function, a mount), not a connection of the program's
   own, and not a transaction that is joined by `pgstore.transaction(connection=…)`. Waiting for a worker raises `InvalidError`.
+- What tells of commits tells of none: `Dict.watch` waits for ever.
 - While one thread or task has a block open, what another does raises `TransactionScopeError`.
 - `put(durable=False)` is an `InvalidError`, as in any transaction.
 
@@ -90,8 +91,8 @@ class _Current:
 
 
 @pytest.fixture(scope="session")
-def _pgstore_current() -> Iterator[_Current]:
-    current = _Current()
+def _pgstore_current(_pgstore_databases: ScratchDatabases) -> Iterator[_Current]:
+    current = _Current()  # after the databases, so that it is closed before they go
     yield current
     if current.url:
         current.client.close()

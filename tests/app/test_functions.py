@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import pgstore
+from pgstore.exception import AsyncUsageWarning
 from tests.app import program
 from tests.app.program import Refused, app, count, do, later, variable
 from tests.app.test_calls import until
@@ -81,6 +82,16 @@ def test_a_cancelled_task_takes_its_call_back():
 
 
 # ------------------------------------------------------------------------------------------------------------ called here
+
+
+def test_a_call_that_blocks_an_event_loop_is_warned_of():
+    async def blocking():
+        return do.remote("same", 1)
+
+    with pytest.warns(
+        AsyncUsageWarning, match=r"Function.remote\(…\) blocks the event loop .* `await ….remote.aio\(…\)`"
+    ):
+        assert asyncio.run(blocking()) == 1
 
 
 def test_called_here_it_is_the_plain_function():

@@ -42,6 +42,28 @@ def test_what_a_test_did_is_gone_in_the_next(pgstore_transaction, time):
     assert (time, time, time) == (entries["k"], items.get(), volume.read_text("file"))
 
 
+@pytest.fixture(scope="session")
+def committed(pgstore_url):
+    """What is there before the tests, by another client."""
+    with pgstore.Client(pgstore_url) as client:
+        pgstore.Queue.from_name("jobs", create_if_missing=True, client=client).put_many(range(50))
+        pgstore.Volume.from_name("data", create_if_missing=True, client=client).write_text("file", "committed")
+
+
+@pytest.mark.parametrize("time", ["the first time", "again"])
+def test_what_was_committed_before_is_there_in_each_test(committed, pgstore_transaction, time):
+    jobs = pgstore.Queue.from_name("jobs")
+    data = pgstore.Volume.from_name("data")
+
+    with jobs.get(lease=60) as lease:
+        assert lease.item == 0
+    assert list(range(1, 50)) == jobs.get_many(100)
+    assert len(jobs) == 0
+    assert data.read_text("file") == "committed"
+    data.remove_file("file")
+    assert not data.exists("file")
+
+
 def test_a_block_that_raises_undoes_itself_alone(pgstore_transaction):
     entries["k"] = "before"
 
