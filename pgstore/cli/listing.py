@@ -80,9 +80,18 @@ def _record(entry: FileEntry) -> dict[str, object]:
 
 
 def _lines(page: list[FileEntry]) -> None:
+    sys.stdout.write(_printable("".join(f"{shown(entry.path)}\n" for entry in page)))
+
+
+def line(text: str) -> None:
+    """Print a line at once."""
+    print(_printable(text), flush=True)
+
+
+def _printable(text: str) -> str:
+    """*text*, in which what the encoding of the output lacks is escaped."""
     encoding = sys.stdout.encoding or "utf-8"
-    text = "".join(f"{shown(entry.path)}\n" for entry in page)
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _as_tables(pages: Iterator[list[FileEntry]]) -> None:

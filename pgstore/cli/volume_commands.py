@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -9,9 +10,10 @@ import typer
 import pgstore
 from pgstore.admin import files as admin
 from pgstore.admin import stores as stores_admin
-from pgstore.cli import file_commands, output, stores, transfer
+from pgstore.cli import file_commands, listing, output, stores, transfer
 from pgstore.cli.file_commands import Storage
 from pgstore.cli.options import AsJson, Environment, client_of
+from pgstore.cli.paths import shown
 from pgstore.cli.stores import Name, opened
 
 app = typer.Typer(rich_markup_mode=None)
@@ -139,6 +141,41 @@ def restore(
     with transfer.advised(), opened(context, "volume", name, env) as volume:
         made = volume.restore(version)
     print(f"version {made} is what version {version} was")
+
+
+@app.command()
+def watch(
+    context: typer.Context,
+    name: Name,
+    since: Annotated[
+        int | None, typer.Option(min=0, metavar="VERSION", help="Go on after this version.", show_default=False)
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="SECONDS", help="End after so long without a commit.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each version as a line of JSON.")] = False,
+    env: Environment = None,
+) -> None:
+    """
+    Print what each commit changes, as it comes, until Ctrl-C: version, what happened, and the path.
+
+    A directory that came or went stands for all that was in it. For each version the names of the Volume are read.
+
+    \b
+    Example:
+      pgstore volume watch models
+      pgstore volume watch models --since 17 --timeout 60 --json
+    """
+    with transfer.advised(), opened(context, "volume", name, env) as volume:
+        for each in admin.watch(volume, since=since, timeout=timeout):
+            if as_json:
+                changes = [{"change": change, "path": path} for change, path in each.changes]
+                found = {"version": each.version, "committed_at": each.committed_at.isoformat(), "changes": changes}
+                print(json.dumps(found), flush=True)
+                continue
+            for change, path in each.changes or [("nothing", "")]:
+                listing.line(f"{each.version} {change} {shown(path)}".rstrip())
 
 
 stores.add_delete(app, "volume")

@@ -295,6 +295,60 @@ SIZE = Statement(
     "int8 int8",
     read_only=True,
 )
+# Names that came or went with version $2, and names of files that it changed. No index leads to them: all names of the store are
+# read. Of a name that went the path is that of the version before.
+CHANGES = Statement(
+    f"""
+    WITH RECURSIVE changed AS (
+         SELECT d.parent, d.name::bytea AS name, bool_or(d.version_from = $2) AS came, bool_or(d.version_to = $2) AS went
+           FROM pgstore.dirent d
+          WHERE d.store_id = $1
+            AND (d.version_from = $2 OR d.version_to = $2)
+          GROUP BY d.parent, d.name::bytea
+          UNION
+         SELECT d.parent, d.name::bytea, true, true
+           FROM pgstore.inode i
+           JOIN pgstore.inode o
+             ON o.store_id = $1
+            AND o.ino::bigint = i.ino::bigint
+            AND o.version_to = $2
+           JOIN pgstore.dirent d
+             ON d.store_id = $1
+            AND d.ino = i.ino::bigint
+            AND {_THEN}
+          WHERE i.store_id = $1
+            AND i.version_from = $2
+            AND i.kind::"char" <> '{DIRECTORY}'
+    ), path AS (
+         SELECT c.parent AS directory, c.name AS path, c.came, c.went, CASE WHEN c.came THEN $2 ELSE $2 - 1::bigint END AS version
+           FROM changed c
+          UNION ALL
+         SELECT e.parent, e.name || '/'::bytea || p.path, p.came, p.went, p.version
+           FROM path p
+          CROSS JOIN LATERAL (
+                SELECT d.parent, d.name::bytea AS name
+                  FROM pgstore.inode i
+                  JOIN pgstore.dirent d
+                    ON d.store_id = $1
+                   AND d.parent = i.parent
+                   AND d.ino = p.directory
+                   AND d.version_from <= p.version
+                   AND d.version_to > p.version
+                 WHERE i.store_id = $1
+                   AND i.ino::bigint = p.directory
+                   AND i.version_from <= p.version
+                   AND i.version_to > p.version
+                 LIMIT 1) e
+          WHERE p.directory <> {ROOT}
+    )
+    SELECT p.path, p.came, p.went
+      FROM path p
+     WHERE p.directory = {ROOT}
+     ORDER BY p.path
+    """,
+    "int8 int8",
+    read_only=True,
+)
 NOW_NS = Statement("SELECT (extract(epoch FROM statement_timestamp()) * 1000000000::numeric)::bigint", read_only=True)
 
 
@@ -302,6 +356,22 @@ def size(store_id: int, version: int) -> Op[tuple[int, int] | None]:
     """How many names *version* has but those of directories, and how many bytes their files have; None: it is gone."""
     rows: Rows = yield Query(SIZE, store_id, version)
     return (rows[0][0], rows[0][1]) if rows else None
+
+
+def changes(store_id: int, version: int) -> Op[list[tuple[bytes, bool, bool]]]:
+    """
+    What *version* changed: paths, whether each came, and whether it went; both: it was replaced, or changed.
+
+    A directory that came or went stands for all that was in it.
+    """
+    rows: Rows = yield Query(CHANGES, store_id, version)
+    whole = {(path, came, went) for path, came, went in rows if came != went}
+    found = []
+    for path, came, went in rows:
+        names = path.split(b"/")
+        if not any((b"/".join(names[:depth]), came, went) in whole for depth in range(1, len(names))):
+            found.append((path, came, went))
+    return found
 
 
 def restore(store_id: int, version: int) -> Op[int]:

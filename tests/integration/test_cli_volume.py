@@ -95,7 +95,7 @@ def test_a_volume_from_its_creation_to_its_end(commands, store_name):
     "arguments",
     [
         ["ls"], ["get", "x"], ["get", "x", "-"], ["cat", "x"], ["put", "."], ["cp", "a", "b"], ["mv", "a", "b"], ["rm", "x"],
-        ["mkdir", "x"], ["du"], ["info"], ["versions"], ["restore", "1"],
+        ["mkdir", "x"], ["du"], ["info"], ["versions"], ["restore", "1"], ["watch"],
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -511,6 +511,40 @@ def test_a_version_that_never_was_is_refused(commands, volume, store_name, folde
     assert "no version 7" in commands.fails("volume", "get", store_name, "a", "--at", "7", code=2)
     assert "no version 7" in commands.fails("volume", "restore", store_name, "7", code=2)
     assert os.listdir(folder) == []
+
+
+def test_watch_tells_what_each_version_changes(commands, volume, store_name, folder):
+    tree(folder, **{"d__e__a.txt": "", "d__b.txt": ""})
+    volume.put_directory("d", "d")  # 1
+    put(volume, "d/e/a.txt", b"new")
+    volume.chmod("d/b.txt", 0o600)
+    volume.move("d/e", "f")
+    volume.mkdir("d/e/g")
+    volume.remove_file("d", recursive=True)  # 6
+
+    lines = commands.done("volume", "watch", store_name, "--since", "0", "--timeout", "0").splitlines()
+    last = json.loads(commands.done("volume", "watch", store_name, "--since", "5", "--timeout", "0", "--json"))
+
+    assert lines == [
+        "1 added d", "2 changed d/e/a.txt", "3 changed d/b.txt", "4 removed d/e", "4 added f", "5 added d/e", "6 removed d"
+    ]  # fmt: skip
+    assert (last["version"], last["changes"]) == (6, [{"change": "removed", "path": "d"}])
+    assert commands.done("volume", "watch", store_name, "--timeout", "0") == ""
+
+
+def test_watch_prints_a_commit_as_it_comes(commands, volume, store_name):
+    command = [*COMMAND, "--url", commands.url, "--env", commands.environment, "volume", "watch", store_name]
+    with subprocess.Popen([*command, "--since", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        put(volume, os.fsdecode(b"one\xff"))
+        first = process.stdout.readline()
+        put(volume, "two")
+        second = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+
+    assert [first, second] == [b'1 added "one\\377"\n', b"2 added two\n"]
+    assert (process.returncode, err) == (130, b"")
 
 
 # --- processes --------------------------------------------------------------------------------------------------------
