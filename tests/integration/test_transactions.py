@@ -563,6 +563,7 @@ def test_a_connection_of_another_driver_is_refused_by_name(client):
     with engine.connect() as connection:
         with pytest.raises(pgstore.InvalidError, match="sqlite3"), client.transaction(connection=connection):
             pass
+    engine.dispose()
     with pytest.raises(pgstore.InvalidError, match="builtins.str"):
         client.transaction(connection="postgresql://")
 
