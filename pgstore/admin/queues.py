@@ -13,7 +13,7 @@ from pgstore.core.statement import Statement
 # The newest first.
 LIST = Statement(
     """
-    SELECT s.name, s.created_at, s.created_by, count(DISTINCT q.partition), count(q.store_id)
+    SELECT s.name, s.created_at, s.created_by, pg_catalog.count(DISTINCT q.partition), pg_catalog.count(q.store_id)
       FROM pgstore.store s
       LEFT JOIN pgstore.queue_items q ON q.store_id = s.id
      WHERE s.environment = $1
