@@ -1,6 +1,6 @@
 -- The pgstore schema, complete: every table, column, unit and invariant. This file is the reference to read; databases are made
--- and upgraded by the revisions in alembic/versions, and a test shows that both give the same schema. Until the first release
--- alembic/versions/0001_baseline.sql has the same text: `python -m tests.migration.baseline` writes it anew.
+-- and upgraded by the revisions in alembic/versions, and a test shows that both give the same schema. Revisions that were released
+-- do not change any more: a change of the schema is one here, and a new revision.
 --
 -- What holds everywhere
 --   * Everything lives in the Postgres schema `pgstore`; statements qualify every name and never rely on search_path.

@@ -14,9 +14,9 @@ program that uses pgstore imports it to know SCHEMA_REVISION, and few of them mi
 
 Where a change belongs:
 
-- A change of the schema is one of sql/schema.sql. Before the first release there is one revision, which
-  `python -m tests.migration.baseline` then makes anew. After it, the change is also a new revision in alembic/versions, which
-  `revisions.SCHEMA_REVISION` names.
+- A change of the schema is one of sql/schema.sql, and a new revision in alembic/versions, which `revisions.SCHEMA_REVISION` names.
+  Revisions that were released stay as they are: they have run. `python -m tests.migration.release VERSION` freezes them, with a
+  dump of a database from which later upgrades are tested.
 - A right of a role is granted in sql/admin/roles.sql.
 - What a database must be like before it is migrated is looked at in `run`, and in the script in `script`.
 """

@@ -1,8 +1,11 @@
-"""`python -m tests.migration.baseline`: write the first revision anew from sql/schema.sql. Not after the first release."""
+"""`python -m tests.migration.baseline`: write the first revision anew from sql/schema.sql. Refused once it was released."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+
+from tests.migration import release
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "sql" / "schema.sql"
@@ -18,5 +21,14 @@ def baseline() -> str:
     return mark + rest
 
 
-if __name__ == "__main__":
+def main() -> None:
+    name = BASELINE.relative_to(ROOT).as_posix()
+    if name in release.frozen_sums():
+        sys.exit(
+            f"{name} was released: a change of the schema is a new revision, which sql/schema.sql describes as well"
+        )
     BASELINE.write_text(baseline(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

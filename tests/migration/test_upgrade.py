@@ -58,9 +58,12 @@ def test_the_revisions_give_what_schema_sql_describes(each_cluster):
     assert each_cluster.dump(described, *options) == each_cluster.dump(migrated, *options)
 
 
+@pytest.mark.skipif(
+    HEAD != "0001", reason="the schema has changed since: what people read is that of the newest revision"
+)
 def test_the_first_revision_is_the_schema_as_it_is_described():
     """
-    Until it is released it may change, and what people read changes with it.
+    With the reasons, which no database has.
     """
     assert baseline.BASELINE.read_text() == baseline.baseline(), "run `python -m tests.migration.baseline`"
 

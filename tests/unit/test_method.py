@@ -62,7 +62,9 @@ def test_a_method_tells_what_a_call_of_it_takes_and_gives():
 def test_help_on_a_class_lists_its_operations_among_the_methods():
     shown = pydoc.plain(pydoc.render_doc(Volume))
 
-    found = re.search(r"put_file\([\s|]*self,[\s|]*local_file", shown)  # from 3.13 on a long one has a line for each argument
+    found = re.search(
+        r"put_file\([\s|]*self,[\s|]*local_file", shown
+    )  # from 3.13 on a long one has a line for each argument
     assert found
     before = shown[: found.start()]
     headings = [
