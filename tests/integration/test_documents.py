@@ -231,7 +231,7 @@ def test_the_newest_section_of_the_changelog_is_dated_and_all_of_it_a_page():
 
     newest = re.findall(r"(?m)^## \[.+\] - (\S+)$", text)[0]
 
-    assert dt.date.fromisoformat(newest)
+    assert newest == dt.date.fromisoformat(newest).isoformat()
     assert len(text.splitlines()) <= 80
 
 

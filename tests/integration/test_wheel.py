@@ -135,9 +135,9 @@ def test_the_wheel_says_what_it_is(archives):
     assert (metadata["Metadata-Version"], metadata["License-Expression"]) == ("2.4", "Apache-2.0")
     assert metadata["Requires-Python"] == ">=3.11"
     assert {f"{info}/licenses/LICENSE", "pgstore/py.typed"} <= set(names)
-    versions = {each.rpartition(" :: ")[2] for each in metadata.get_all("Classifier") if " :: 3." in each}
+    versions = {each.rpartition(" :: ")[2] for each in metadata.get_all("Classifier", []) if " :: 3." in each}
     assert versions == {"3.11", "3.12", "3.13"}
-    assert set(metadata.get_all("Provides-Extra")) >= {"all", "buckets", "embedded", "fsspec", "otel", "secrets"}
+    assert set(metadata.get_all("Provides-Extra", [])) >= {"all", "buckets", "embedded", "fsspec", "otel", "secrets"}
     assert "pgstore = pgstore." in entry_points
     assert "pgstorenfs = pgstore.fsspec:" in entry_points
 
