@@ -47,20 +47,30 @@ def test_an_example_in_the_help_is_a_call_that_is_taken(path, arguments):
     assert " ".join(context.info_name for context in made) in HELP
 
 
-@pytest.mark.parametrize("document", ["README.md", "sql/README.md", "CHANGELOG.md", "examples/README.md"])
-def test_a_command_in_a_document_is_one_that_there_is(document):
+DOCUMENTS = ["README.md", "sql/README.md", "CHANGELOG.md", "examples/README.md"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_command_in_a_block_of_a_document_is_a_call_that_is_taken(document):
     """
-    In running text and in blocks alike: a name of a command, and the verb of a noun.
+    As in the help.
     """
-    text = (ROOT / document).read_text()
-    named = re.findall(r"`pgstore ((?:[a-z]+)(?: [a-z]+)?)[^`]*`", text)
-    named += [call["arguments"] for block in blocks_of(document, "sh") for call in CALL.finditer(block.text)]
+    for block in blocks_of(document, "sh"):
+        for call in CALL.finditer(block.text):
+            made = contexts(cli._command(), "pgstore", shlex.split(call["arguments"]))  # or raises a usage error
+
+            assert " ".join(context.info_name for context in made) in HELP, call[0]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_command_in_the_text_of_a_document_is_one_that_there_is(document):
+    """
+    The name of a command, and the verb of a noun.
+    """
+    named = re.findall(r"`pgstore ([a-z]+)(?: ([a-z]+))?\b[^`]*`", (ROOT / document).read_text())
     everything = {path.removeprefix("pgstore ") for path in HELP}
     nouns = {path.partition(" ")[0] for path in everything if " " in path}
 
-    for each in named:
-        words = [word for word in shlex.split(each) if not word.startswith("-")][:2]
-        if words:
-            assert words[0] in everything, each
-            if words[0] in nouns and len(words) > 1 and words[1].isalpha():
-                assert " ".join(words) in everything, each
+    for noun, verb in named:
+        assert noun in everything
+        assert noun not in nouns or not verb or f"{noun} {verb}" in everything
