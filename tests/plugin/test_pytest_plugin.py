@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import tomllib
 from pathlib import Path
 
 import psycopg
@@ -25,12 +26,15 @@ OPTIONS = "-p no:pgstore -p pgstore.pytest_plugin -p no:cacheprovider -W error"
 ASYNCIO = "-o asyncio_default_fixture_loop_scope=function"
 
 
-def run(folder: Path, *options: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, *options: str, url: str | None = None, installed: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PGSTORE"))}
-    environment["PYTHONPATH"] = str(ROOT)
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, *([installed] if installed else ()))))
     if url is not None:
         environment["PGSTORE_TEST_URL"] = url
-    command = [sys.executable, "-m", "pytest", *OPTIONS.split(), *ASYNCIO.split(), *options]
+    chosen = OPTIONS if installed is None else "-p no:cacheprovider -W error"
+    command = [sys.executable, "-m", "pytest", *chosen.split(), *ASYNCIO.split(), *options]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110, check=False
     )
@@ -115,6 +119,25 @@ def test_a_role_that_may_not_create_databases_is_told_what_to_do(tmp_path, serve
 
     assert "AccessDenied" in ran.stdout
     assert "run `ALTER ROLE … CREATEDB`, or unset PGSTORE_TEST_URL" in ran.stdout
+
+
+def test_where_pgstore_is_installed_pytest_finds_the_fixtures_by_itself(tmp_path, server):
+    """
+    By the entry point of the distribution, whose modules it then loads in its own way, with assertions that tell more.
+    """
+    metadata = tmp_path / "site" / "pgstore-0.1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.4\nName: pgstore\nVersion: 0.1.0\n")
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
+    lines = [f"{name} = {module}" for name, module in declared.items()]
+    (metadata / "entry_points.txt").write_text("\n".join(["[pytest11]", *lines, ""]))
+    modules = (path.relative_to(ROOT) for path in (ROOT / "pgstore").rglob("*.py"))
+    (metadata / "RECORD").write_text("".join(f"{module},,\n" for module in modules))
+    (tmp_path / "test_it.py").write_text(A_TEST)
+
+    ran = run(tmp_path, url=server.url(), installed=metadata.parent)
+
+    assert "1 passed" in ran.stdout, ran.stdout
 
 
 def test_a_run_that_uses_no_fixture_imports_no_driver(tmp_path):
