@@ -44,7 +44,11 @@ class DeprecationError(UserWarning, DeprecationWarning):
 
 
 class AsyncUsageWarning(UserWarning):
-    """The category of warnings of blocking calls where one should be awaited."""
+    """
+    A call has blocked the event loop that runs on its thread, and with it all other tasks; the warning names the form to await.
+
+    Each line is warned of once. `configure(async_warnings=False)` and `PGSTORE_ASYNC_WARNINGS=0` turn it off.
+    """
 
 
 __all__ = [

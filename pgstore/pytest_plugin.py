@@ -9,7 +9,8 @@
 
 - `pgstore_transaction`: all that the default client does in the test is part of one transaction, which is rolled back after it,
   within a millisecond or two. It yields the `Transaction`, whose `connection` is for SQL of the test's own.
-- `pgstore_client`: the default client, on a fresh database; it takes about 0.1 s. For tests of what a rollback would hide.
+- `pgstore_client`: the default client, on a fresh database; it takes a few tenths of a second. For tests of what a rollback would
+  hide.
 - `pgstore_url`: the URL of an empty database for the whole run, for settings of the program under test, and for clients of its own.
 
 The database is on the server of `PGSTORE_TEST_URL`, whose role must be allowed to create databases; else on a server that is

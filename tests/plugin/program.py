@@ -30,6 +30,11 @@ def anyio_backend(request):
 # --------------------------------------------------------------------------------------------------- pgstore_transaction
 
 
+@pytest.mark.parametrize("number", range(30))
+def test_that_does_nothing(pgstore_transaction, number):
+    """For how long the fixture takes."""
+
+
 @pytest.mark.parametrize("time", ["the first time", "again"])
 def test_what_a_test_did_is_gone_in_the_next(pgstore_transaction, time):
     assert (len(entries), len(items)) == (0, 0)
