@@ -43,7 +43,7 @@ def run(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("program")  # type: ignore[no-any-return]
+    return tmp_path_factory.mktemp("program")
 
 
 @pytest.fixture(scope="module")
