@@ -66,16 +66,6 @@ class Standard:
         return getattr(self._file, name)
 
 
-def has_bars() -> bool:
-    """Whether progress is shown: on a terminal, and on standard error, as standard output may be what is fetched."""
-    if not sys.stderr.isatty():
-        return False
-    import rich
-
-    rich.reconfigure(stderr=True)
-    return True
-
-
 # --------------------------------------------------------------------------------------------------------------- put
 
 
@@ -106,14 +96,14 @@ def put(files: Any, local: str, remote: str, *, force: bool, is_bucket: bool = F
 
 
 def _to_store(files: Any, local: Any, remote: str, force: bool, is_directory: bool) -> None:
-    with files.batch_upload(force=force, progress=has_bars()) as batch:
+    with files.batch_upload(force=force, progress=True) as batch:
         (batch.put_directory if is_directory else batch.put_file)(local, remote)
 
 
 def _to_bucket(bucket: Any, local: Any, remote: str, force: bool, is_directory: bool) -> None:
     if not is_directory:
         try:
-            bucket.put_file(local, remote, progress=has_bars(), if_version=None if force else 0)
+            bucket.put_file(local, remote, progress=True, if_version=None if force else 0)
         except errors.FileExists as exc:
             raise pgstore.InvalidError(f"{exc}; --force replaces it") from exc
         return
@@ -121,7 +111,7 @@ def _to_bucket(bucket: Any, local: Any, remote: str, force: bool, is_directory: 
         raise pgstore.InvalidError(
             f"there is {there.path!r} already; --force adds to it, and replaces what has the same path"
         )
-    bucket.put_directory(local, remote, progress=has_bars())
+    bucket.put_directory(local, remote, progress=True)
 
 
 def _first_below(bucket: Any, remote: str) -> FileEntry | None:
@@ -149,16 +139,15 @@ def get(files: Any, remote: str, local: str, *, force: bool, trusted: bool = Fal
         if not force:
             for path, target, is_directory in wanted:
                 _check_free(files, path, target, is_directory)
-        shown = has_bars()
         for path, target, is_directory in wanted:
             if is_directory:
-                files.get_directory(path, target, progress=shown, trusted=trusted)
+                files.get_directory(path, target, progress=True, trusted=trusted)
                 continue
             folder = os.path.dirname(target)
             if folder and (local.endswith("/") or folder != os.path.dirname(local)):
                 with explained_local(f"local folder {folder!r}", folder):
                     os.makedirs(folder, exist_ok=True)
-            files.get_file(path, target, progress=shown, trusted=trusted)
+            files.get_file(path, target, progress=True, trusted=trusted)
 
 
 def cat(files: Any, remotes: list[str]) -> None:

@@ -30,7 +30,8 @@ class Bar:
     """
 
     def __init__(self, what: str, total: int | None = None, *, unit: str = "bytes") -> None:
-        self.what = what
+        # The path of a file, which may be anybody's, does nothing to the terminal.
+        self.what = "".join(each if each.isprintable() else repr(each)[1:-1] for each in what)
         self.unit = unit
         self.total = total
         self.done = 0

@@ -24,6 +24,7 @@ from psycopg import sql as pgsql
 import pgstore
 from pgstore import Volume
 from pgstore.cli import nfs_commands, volume_commands
+from pgstore.fs.transfer.local import Folder
 
 HOSTILE = ["two\nlines", "esc\x1b[31m", os.fsdecode(b"byte\xff"), "[red]markup", '"quoted"', "back\\slash", "ünïcode"]
 COMMAND = [sys.executable, "-c", "from pgstore.cli import main; main()"]
@@ -201,6 +202,22 @@ def test_on_a_terminal_ls_is_a_table_that_cuts_no_name(commands, volume, store_n
     assert shown.count("n") >= 150
     assert "1.5 KiB" in shown
     assert r'"esc\033[31m"' in shown
+
+
+def test_a_bar_shows_progress_on_standard_error_alone(commands, volume, store_name, folder):
+    """
+    What is fetched may be what standard output is for, and a name may be anybody's.
+    """
+    (folder / "file").write_bytes(bytes(1_000_000))
+    hostile = "esc\x1b[31m[red]"
+
+    code, shown = in_terminal(commands, "volume", "put", store_name, "file", hostile)
+
+    assert code == 0
+    assert r"esc\x1b[31m[red]" in shown
+    assert "\x1b[31m" not in shown
+    assert "1 file" in shown
+    assert commands.in_bytes("volume", "get", store_name, hostile, "-") == (0, bytes(1_000_000), "")
 
 
 # --- put --------------------------------------------------------------------------------------------------------------
@@ -604,6 +621,51 @@ def test_ctrl_c_leaves_nothing_half_done(commands, volume, store_name, folder):
 
     assert (getting.returncode, err) == (130, b"")
     assert os.listdir(folder) == []
+
+
+def test_a_connection_that_breaks_leaves_nothing_half_done(commands, volume, store_name, folder, proxy):
+    """
+    What is read is read again; what is written is all there or not at all.
+    """
+    data = os.urandom(5 << 20)
+    put(volume, "x", data)
+    away = commands.on(proxy.url(commands.url))
+    before = volume.versions()
+
+    proxy.cut_after(from_server=1 << 20)
+    away.done("volume", "get", store_name, "x")
+    proxy.wait_for_cut()
+    proxy.cut_after(from_client=1 << 20)
+    line = away.fails("volume", "put", store_name, "-", "y", stdin=data)
+    proxy.wait_for_cut()
+    proxy.refuse()
+    down = away.fails("volume", "get", store_name, "x", "z")
+
+    assert (folder / "x").read_bytes() == data
+    assert "connection" in line
+    assert "is it running?" in down
+    assert os.listdir(folder) == ["x"]
+    assert volume.versions() == before
+
+
+def test_files_that_come_and_go_while_a_directory_is_put_are_all_or_nothing(commands, volume, store_name, folder):
+    """
+    A directory that programs are at work in: a file that vanishes before it is read ends it, and nothing is there.
+    """
+    tree(folder, **{f"d__{number:04}": "x" for number in range(600)})  # more than one batch
+    batch = Folder.batch
+
+    def batch_and_vanish(self):
+        files = batch(self)
+        (folder / "d/0599").unlink(missing_ok=True)
+        return files
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Folder, "batch", batch_and_vanish)
+        line = commands.fails("volume", "put", store_name, "d")
+
+    assert line == "local file 'd/0599': no such file or directory"
+    assert volume.versions() == []
 
 
 @pytest.fixture
