@@ -235,6 +235,19 @@ def test_the_newest_section_of_the_changelog_is_dated_and_all_of_it_a_page():
     assert len(text.splitlines()) <= 80
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_section_of_a_document_says_something(document):
+    """
+    A heading that was made for later is a promise to the reader.
+    """
+    lines = [line for line in (ROOT / document).read_text().splitlines() if line]
+    depth = [len(line) - len(line.lstrip("#")) if re.match("#+ ", line) else 0 for line in lines]
+
+    assert [
+        line for line, own, following in zip(lines, depth, [*depth[1:], 1], strict=True) if own and 0 < following <= own
+    ] == []
+
+
 def test_the_readme_is_short():
     """
     It invites; what is said at length has its place elsewhere.
