@@ -14,7 +14,8 @@ given, `codes` the exit codes.
 `file_commands` has what `volume` and `nfs` do with files, `bucket` what `pgstore bucket` does. Of these three, `listing` shows what
 is there, `transfer` brings it in and out, and `paths` says under which name.
 
-`top` draws with `top_view`, which says what stands where, `screen`, which makes it fit, and `terminal`, which reads keys.
+`psql` and `roles` are for operators. `top` draws with `top_view`, which says what stands where, `screen`, which makes it fit, and
+`terminal`, which reads keys.
 
 Where a change belongs:
 
@@ -51,6 +52,14 @@ COMMANDS: Final = [
         "top",
         "top:top",
         "Watch what goes on: queues, calls, dicts, files, sessions, mounts, connections and slow statements.",
+    ),
+    Later("roles", "roles:app", "Show who may use the stores of the database."),
+    # What it does not know is psql's.
+    Later(
+        "psql",
+        "psql:psql",
+        "Open psql on the database in use.",
+        {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": ["--help"]},
     ),
     Later("demo", "demo:demo", "Run a pipeline on a small directory, and check its sums."),
     Later("gc", "gc:gc", "Delete what Volumes and NetworkFileSystems do not need any more."),
