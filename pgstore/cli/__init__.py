@@ -159,11 +159,13 @@ def main(standing: Any = None) -> None:
         code = exc.code if isinstance(exc.code, int) else DONE
     except BrokenPipeError:  # whoever read our output has gone
         code = FAILED
+    except KeyboardInterrupt:  # once more, while the first was handled
+        code = INTERRUPTED
     streams.end_at_ctrl_c()
     try:
         sys.stdout.flush()
     except OSError as exc:
-        if exc.errno != errno.EPIPE:
+        if exc.errno != errno.EPIPE and code == DONE:  # else it was said, or this is not why it failed
             _complain(f"the output is not complete: {_words(exc)}")
         streams.discard_output()
         code = code or FAILED
