@@ -100,40 +100,13 @@ table or a kind of store `store`.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any, Final
-
-from pgstore import errors
-from pgstore.errors import (
-    AccessDenied,
-    AlreadyExistsError,
-    ConflictError,
-    DeserializationError,
-    Error,
-    InvalidError,
-    LeaseLost,
-    LocalRunWarning,
-    LockTimeout,
-    NotFoundError,
-    OutcomeUnknown,
-    SchemaOutdated,
-    SerializationError,
-    StoreUnavailable,
-    TransactionScopeError,
-)
-from pgstore.types import (
-    DictInfo,
-    FileEntry,
-    FileEntryType,
-    FileStat,
-    NetworkFileSystemInfo,
-    QueueInfo,
-    SecretInfo,
-    VolumeInfo,
-    VolumeVersion,
-)
+# For type checkers true. Nothing is imported here that takes time: `pgstore.__main__` is below this, and has to be quick.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from typing import Any, Final
+
+    from pgstore import errors
     from pgstore.app.app import App, enable_output
     from pgstore.app.calls import FunctionCall
     from pgstore.app.cls import Cls, method, parameter
@@ -158,12 +131,40 @@ if TYPE_CHECKING:
     from pgstore.cloud_bucket_mount import CloudBucketMount
     from pgstore.core.operation import PagedIterator
     from pgstore.dict import Dict, DictChange, DictEntry, Lock, Mutation, Watcher
+    from pgstore.errors import (
+        AccessDenied,
+        AlreadyExistsError,
+        ConflictError,
+        DeserializationError,
+        Error,
+        InvalidError,
+        LeaseLost,
+        LocalRunWarning,
+        LockTimeout,
+        NotFoundError,
+        OutcomeUnknown,
+        SchemaOutdated,
+        SerializationError,
+        StoreUnavailable,
+        TransactionScopeError,
+    )
     from pgstore.file_store import BatchUpload
     from pgstore.fs.io.async_file_object import AsyncBinaryFile, AsyncFile, AsyncTextFile
     from pgstore.mount.mount import Mount
     from pgstore.network_file_system import NetworkFileSystem
     from pgstore.queue import DeadLetter, ItemIterator, Lease, Queue
     from pgstore.secret import Secret
+    from pgstore.types import (
+        DictInfo,
+        FileEntry,
+        FileEntryType,
+        FileStat,
+        NetworkFileSystemInfo,
+        QueueInfo,
+        SecretInfo,
+        VolumeInfo,
+        VolumeVersion,
+    )
     from pgstore.volume import Volume
 
 __all__ = [
@@ -247,6 +248,8 @@ __all__ = [
 
 # Imported when they are first asked for: few programs use all stores, and those of files alone are half of the package.
 _HOMES: Final = {
+    "AccessDenied": "errors",
+    "AlreadyExistsError": "errors",
     "App": "app.app",
     "AsyncBinaryFile": "fs.io.async_file_object",
     "AsyncFile": "fs.io.async_file_object",
@@ -255,28 +258,50 @@ _HOMES: Final = {
     "Client": "client",
     "CloudBucketMount": "cloud_bucket_mount",
     "Cls": "app.cls",
+    "ConflictError": "errors",
     "Cron": "app.schedules",
     "DeadLetter": "queue",
+    "DeserializationError": "errors",
     "Dict": "dict",
     "DictChange": "dict",
     "DictEntry": "dict",
+    "DictInfo": "types",
+    "Error": "errors",
+    "FileEntry": "types",
+    "FileEntryType": "types",
     "FilePatternMatcher": "app.image",
+    "FileStat": "types",
     "Function": "app.function",
     "FunctionCall": "app.calls",
     "Image": "app.image",
+    "InvalidError": "errors",
     "ItemIterator": "queue",
     "Lease": "queue",
+    "LeaseLost": "errors",
+    "LocalRunWarning": "errors",
     "Lock": "dict",
+    "LockTimeout": "errors",
     "Mount": "mount.mount",
     "Mutation": "dict",
     "NetworkFileSystem": "network_file_system",
+    "NetworkFileSystemInfo": "types",
+    "NotFoundError": "errors",
+    "OutcomeUnknown": "errors",
     "PagedIterator": "core.operation",
     "Period": "app.schedules",
     "Queue": "queue",
+    "QueueInfo": "types",
     "Retries": "app.retries",
+    "SchemaOutdated": "errors",
     "Secret": "secret",
+    "SecretInfo": "types",
+    "SerializationError": "errors",
+    "StoreUnavailable": "errors",
     "Transaction": "client.transaction",
+    "TransactionScopeError": "errors",
     "Volume": "volume",
+    "VolumeInfo": "types",
+    "VolumeVersion": "types",
     "Watcher": "dict",
     "asgi_app": "app.marks",
     "concurrent": "app.marks",
@@ -303,11 +328,13 @@ _HOMES: Final = {
 # Modules that programs reach as attributes: `modal.exception.NotFoundError`, `modal.volume.FileEntryType`.
 _MODULES: Final = (
     *("app", "cloud_bucket_mount", "dict", "exception", "functions", "queue", "secret", "types", "volume"),
-    *("client", "config", "embedded", "migrate"),
+    *("client", "config", "embedded", "errors", "migrate"),
 )
 
 
 def __getattr__(name: str) -> Any:
+    import importlib
+
     if name in _HOMES:
         found = globals()[name] = getattr(importlib.import_module(f"pgstore.{_HOMES[name]}"), name)
         return found

@@ -1,7 +1,8 @@
 """The program `pgstore`, and `python -m pgstore`: the command line, also where its program is not on the path."""
 
+# Not `signal`, which rests on this: it makes enumerations first, and Ctrl-C does not wait for them.
+import _signal as signal  # type: ignore[import-not-found]
 import os
-import signal
 
 
 def main() -> None:

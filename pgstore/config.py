@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from psycopg.conninfo import conninfo_to_dict
-
 from pgstore.errors import ConfigurationError
 
 DEFAULT_ENVIRONMENT = "main"
@@ -179,6 +177,8 @@ def as_url(conninfo: str) -> str:
     """The libpq connection string *conninfo* as a URL, the form that other libraries understand as well."""
     if conninfo.startswith(("postgresql://", "postgres://")):
         return ConnectionString(conninfo)
+    from psycopg.conninfo import conninfo_to_dict  # which takes longer to import than all that only reads settings
+
     given = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value is not None}
     user, password, database = (quote(given.pop(name, ""), safe="") for name in ("user", "password", "dbname"))
     login = f"{user}:{password}@" if password else f"{user}@" if user else ""
