@@ -5,7 +5,8 @@ repair, `gc.collect` deletes what is not needed any more. `sequences` is a part 
 mounted, `stores` which stores there are, `contents` what is in Dicts and Queues and `queues` how much, `secrets` what is stored for
 functions, `calls` what was spawned.
 `names` finds names of stores for completion.
-`files` has what commands do with files beyond the methods of a store, `buckets` finds a bucket by its URL.
+`files` has what commands do with files beyond the methods of a store, `watching` tells what is changed, `buckets` finds a bucket by
+its URL.
 
 `backup.backup` writes all that a database holds to a file, and `restore.restore` restores it, with `replacing` in the place of what
 is there. `backup_script` says what is in the file, `backup_file` how it is compressed and written. `programs` finds

@@ -6,15 +6,13 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from pgstore import errors
-from pgstore.core.clock import Deadline
 from pgstore.core.operation import Op, Query
 from pgstore.core.statement import Statement
 from pgstore.file_store import FileStore
 from pgstore.fs import history
-from pgstore.fs.notifications import FileChanges
 from pgstore.fs.paths import join, split
 from pgstore.types import FileEntryType
 from pgstore.volume import Volume
@@ -125,51 +123,6 @@ def versions(volume: Volume, *, limit: int | None = None, sizes: bool = False) -
         )
         found.append(SizedVersion(each.version, each.committed_at.astimezone(), *(size or ())))
     return found
-
-
-_WORDS: Final = {(True, False): "added", (False, True): "removed", (True, True): "changed"}
-_LOOK_SECONDS: Final = 10.0  # for versions of which nobody told
-
-
-@dataclass(frozen=True)
-class VersionChanges:
-    """What a version of a Volume changed."""
-
-    version: int
-    committed_at: datetime
-    changes: list[tuple[str, str]]
-    """`added`, `removed` or `changed`, and a path. A directory that came or went stands for all that was in it."""
-
-
-def watch(volume: Volume, *, since: int | None = None, timeout: float | None = None) -> Iterator[VersionChanges]:
-    """
-    Each version as it is committed, for ever. One that is not kept any more when its turn has come is left out.
-
-    Args:
-        since: begin behind this version; None: with those to come.
-        timeout: end after so many seconds without one.
-    """
-    client = volume._runner
-    store_id: int = client.run(volume._resolve_id())
-    listening = FileChanges(store_id)
-    client.run(listening.begin())
-    try:
-        latest = (info(volume).version or 0) if since is None else since
-        deadline = Deadline.after(timeout)
-        while True:
-            found = [each for each in volume.versions() if each.version > latest]
-            for each in reversed(found):
-                changed = client.run(history.changes(store_id, each.version))
-                words = [(_WORDS[came, went], join([path])) for path, came, went in changed]
-                yield VersionChanges(each.version, each.committed_at.astimezone(), words)
-                latest = each.version
-            if found:
-                deadline = Deadline.after(timeout)
-            elif deadline.passed():
-                return
-            client.run(listening.next(min(deadline.remaining(), _LOOK_SECONDS)))
-    finally:
-        listening.close()
 
 
 @contextlib.contextmanager

@@ -43,6 +43,10 @@ RemoteSource = Annotated[
     str,
     typer.Argument(metavar="REMOTE", help="A file, a directory or a pattern such as 'logs/*.txt'.", show_default=False),
 ]
+Timeout = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="SECONDS", help="End after so long without a change.", show_default=False),
+]
 Storage = Annotated[
     str | None,
     typer.Option(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
 
 from pgstore.admin import stores as stores_admin
-from pgstore.cli import file_commands, output, stores, transfer
-from pgstore.cli.file_commands import Storage
+from pgstore.admin import watching
+from pgstore.cli import file_commands, listing, output, stores, transfer
+from pgstore.cli.file_commands import Storage, Timeout
 from pgstore.cli.options import Environment, client_of
-from pgstore.cli.stores import Name
+from pgstore.cli.paths import shown
+from pgstore.cli.stores import Name, opened
 
 app = typer.Typer(rich_markup_mode=None)
 stores.add_list(app, "nfs")
@@ -57,4 +60,33 @@ def create(
 
 
 file_commands.add_all(app, "nfs")
+
+
+@app.command()
+def watch(
+    context: typer.Context,
+    name: Name,
+    timeout: Timeout = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each change as a line of JSON.")] = False,
+    env: Environment = None,
+) -> None:
+    """
+    Print what others change, as it comes, until Ctrl-C: what happened, and the path.
+
+    `reset` says that anything may have been changed: look at the files again.
+
+    \b
+    Example:
+      pgstore nfs watch cache
+      pgstore nfs watch cache --timeout 60 --json
+    """
+    with transfer.advised(), opened(context, "nfs", name, env) as nfs:
+        for changes in watching.changes(nfs, timeout=timeout):
+            for change, path in [("reset", "")] if changes is None else changes:
+                if as_json:
+                    print(json.dumps({"change": change, "path": path}), flush=True)
+                else:
+                    listing.line(f"{change} {shown(path)}".rstrip())
+
+
 stores.add_delete(app, "nfs")

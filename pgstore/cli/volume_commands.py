@@ -10,8 +10,9 @@ import typer
 import pgstore
 from pgstore.admin import files as admin
 from pgstore.admin import stores as stores_admin
+from pgstore.admin import watching
 from pgstore.cli import file_commands, listing, output, stores, transfer
-from pgstore.cli.file_commands import Storage
+from pgstore.cli.file_commands import Storage, Timeout
 from pgstore.cli.options import AsJson, Environment, client_of
 from pgstore.cli.paths import shown
 from pgstore.cli.stores import Name, opened
@@ -150,10 +151,7 @@ def watch(
     since: Annotated[
         int | None, typer.Option(min=0, metavar="VERSION", help="Go on after this version.", show_default=False)
     ] = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option(min=0, metavar="SECONDS", help="End after so long without a commit.", show_default=False),
-    ] = None,
+    timeout: Timeout = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print each version as a line of JSON.")] = False,
     env: Environment = None,
 ) -> None:
@@ -168,7 +166,7 @@ def watch(
       pgstore volume watch models --since 17 --timeout 60 --json
     """
     with transfer.advised(), opened(context, "volume", name, env) as volume:
-        for each in admin.watch(volume, since=since, timeout=timeout):
+        for each in watching.versions(volume, since=since, timeout=timeout):
             if as_json:
                 changes = [{"change": change, "path": path} for change, path in each.changes]
                 found = {"version": each.version, "committed_at": each.committed_at.isoformat(), "changes": changes}

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
 from pgstore import NetworkFileSystem
+from pgstore.core.operation import Query
+from pgstore.fs.notifications import WAITING, notice_head
 
 
 @pytest.fixture
@@ -79,3 +85,34 @@ def test_there_are_no_versions(commands, nfs, store_name):
     assert "--at" in commands.fails("nfs", "get", store_name, "x", "--at", "1", code=2)
     for verb in ("versions", "restore", "rename"):
         assert verb in commands.fails("nfs", verb, store_name, code=2)
+
+
+def test_watch_prints_changes_as_they_come(commands, nfs, store_name):
+    command = [sys.executable, "-c", "from pgstore.cli import main; main()"]
+    command += ["--url", commands.url, "--env", commands.environment, "nfs", "watch", store_name]
+    nfs.write_text("d/a.txt", "old")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        deadline = time.monotonic() + 30
+        while not nfs._runner.run(_is_watched(nfs._runner.run(nfs._resolve_id()))):
+            assert time.monotonic() < deadline, "nobody listens"
+            time.sleep(0.01)
+        nfs.write_text("d/two\nlines", "")
+        seen = [process.stdout.readline()]
+        with nfs.open("d/a.txt", "r+") as file:
+            file.write("new")
+        seen.append(process.stdout.readline())
+        nfs.remove_file("d/a.txt")
+        while "removed" not in seen[-1]:
+            seen.append(process.stdout.readline())
+            assert seen[-1], "it goes on until it is interrupted"
+        process.send_signal(signal.SIGINT)
+        rest, err = process.communicate(timeout=30)
+
+    assert [*dict.fromkeys(seen)] == ['changed "d/two\\nlines"\n', "changed d/a.txt\n", "removed d/a.txt\n"]
+    assert (process.returncode, rest, err) == (130, "", "")
+
+
+def _is_watched(store_id):
+    key, _ = notice_head(store_id)
+    return bool((yield Query(WAITING, key)))
