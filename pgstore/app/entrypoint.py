@@ -177,8 +177,8 @@ def choose(found: Sequence[Runnable], name: str) -> Runnable:
         said = f"there is no {name!r}. "
     else:
         said = "" if among else "there is nothing with @app.function() or @app.local_entrypoint(). "
-    listed = "".join(f"\n  {each.names[0]}" for each in among or found)
-    raise errors.ExecutionError(f"{said}Specify a function or local entrypoint to run{':' if listed else ''}{listed}")
+    listed = ", ".join(each.names[0] for each in among or found)
+    raise errors.ExecutionError(f"{said}Specify a function or local entrypoint to run{': ' if listed else ''}{listed}")
 
 
 # ---------------------------------------------------------------------------------------------------------- running it

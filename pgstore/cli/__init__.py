@@ -156,7 +156,7 @@ def main(standing: Any = None) -> None:
     try:
         code = run(sys.argv[1:])
     except SystemExit as exc:
-        code = exc.code if isinstance(exc.code, int) else DONE
+        code = _code_of(exc)
     except BrokenPipeError:  # whoever read our output has gone
         code = FAILED
     except KeyboardInterrupt:  # once more, while the first was handled
@@ -170,6 +170,15 @@ def main(standing: Any = None) -> None:
         streams.discard_output()
         code = code or FAILED
     sys.exit(code)
+
+
+def _code_of(exc: SystemExit) -> int:
+    """The exit code that a program means by it, as Python has it: what is no number is said, and is a failure."""
+    if exc.code is None or isinstance(exc.code, int):
+        return exc.code or DONE
+    with contextlib.suppress(OSError):
+        print(exc.code, file=sys.stderr, flush=True)
+    return FAILED
 
 
 def run(arguments: list[str]) -> int:

@@ -264,7 +264,7 @@ def test_ctrl_c_is_exit_code_130_without_a_word(programs, directory):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["program.py"], 1, "Specify a function or local entrypoint to run:\n  double\n  generates\n  named"),
+        (["program.py"], 1, "Specify a function or local entrypoint to run: double, generates, named"),
         (["program.py::nothing"], 1, "there is no 'nothing'. Specify a function"),
         (["program.py:main"], 2, "Did you mean '::'"),
         (["missing.py"], 2, "there is no file 'missing.py'"),
