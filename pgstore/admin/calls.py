@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from pgstore import errors
 from pgstore.app.calls.function_call import FunctionCall
 from pgstore.app.calls.queue import partition_of
 from pgstore.client import Client
 from pgstore.client.waking import lock_key
+from pgstore.core.names import check_name
 from pgstore.core.operation import Op, Query, Rows, Topic
 from pgstore.core.statement import Statement
 
@@ -47,6 +49,8 @@ WAITING = Statement(
 )
 WAITERS = Statement("SELECT w.waiting FROM pgstore.waiters($1, NULL, true) AS w", "int4", repeatable=True)
 
+_LIMIT_MAX: Final = 1 << 62  # what LIMIT takes
+
 
 @dataclass(frozen=True)
 class Call:
@@ -83,8 +87,13 @@ def calls(client: Client, app: str | None = None, *, environment: str | None = N
     Args:
         app: of one App; None: of all.
         environment: None: all.
+
+    Raises:
+        InvalidError: *app* cannot be a name.
     """
-    rows: Rows = client.run(_rows(Query(LIST, environment, app, None, limit)))
+    if app is not None:
+        check_name(app, "App")
+    rows: Rows = client.run(_rows(Query(LIST, environment, app, None, min(limit, _LIMIT_MAX))))
     return [Call(*row) for row in rows]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pgstore import errors
 from pgstore.client import Client
 from pgstore.client.session import sweep
+from pgstore.core.names import check_name
 from pgstore.core.operation import Op, Query, Rows
 from pgstore.core.statement import Statement
 from pgstore.fs.retention.collection import GRACE_SECONDS, STORES, Collected, Collection
@@ -46,8 +47,11 @@ def collect(
         grace_seconds: keep what was still in use so long ago, for readers may be at it.
 
     Raises:
+        InvalidError: *name* cannot be a name.
         NotFoundError: there is no Volume or NetworkFileSystem *name*.
     """
+    if name is not None:
+        check_name(name, "Volume or NetworkFileSystem")
     stores: Rows = client.run(file_systems(environment, name))
     if not stores and name is not None:
         raise errors.NotFoundError(f"there is no Volume or NetworkFileSystem {name!r} in environment {environment!r}")

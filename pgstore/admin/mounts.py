@@ -84,8 +84,10 @@ def unmount(path: str) -> list[str]:
 
     Raises:
         FileMissing: pgstore has mounted nothing there, or for another user.
-        InvalidError: it is mounted without FUSE, by a program that alone can write it back.
+        InvalidError: *path* can be none, or it is mounted without FUSE, by a program that alone can write it back.
     """
+    if not _is_path(path):
+        raise errors.InvalidError(f"{path!r} cannot be a path")
     real = path if attach.is_stale(path) else os.path.realpath(path)
     for record in runtime.records():
         if record["path"] == real:
@@ -101,6 +103,14 @@ def unmount(path: str) -> list[str]:
         raise errors.FileMissing(f"nothing is mounted at {path!r} by pgstore, for this user", path)
     attach.detach_stale(real)
     return []
+
+
+def _is_path(path: str) -> bool:
+    """Whether the system could have a file *path*: not with NUL, nor with what is in no encoding."""
+    try:
+        return bool(path) and b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def mount(store: FileStore, path: str, options: Options, *, log: str | None = None) -> tuple[str, int]:

@@ -33,6 +33,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import sys
 import traceback
 from typing import Annotated, Any, Final
@@ -88,6 +89,8 @@ COMMANDS: Final = [
 ]
 
 _MESSAGE_CHARS_MAX: Final = 2000
+# How errors of stores name them: by what makes the handle in Python.
+_HANDLE: Final = re.compile(r"pgstore\.(\w+)\.from_name\('([\w.-]+)'(?:, \w+='[\w.-]+')*\)", re.ASCII)
 
 app = typer.Typer(
     name="pgstore",
@@ -215,11 +218,13 @@ def _complain(message: str) -> None:
 
 
 def _one_line(message: str) -> str:
-    """*message* without control characters, and without what an argument of megabytes has brought into it."""
+    """
+    *message* in words of the command line, without control characters, and without what an argument of megabytes has brought in.
+    """
     if len(message) > _MESSAGE_CHARS_MAX:
         half = _MESSAGE_CHARS_MAX // 2
         message = f"{message[:half]} … {message[-half:]}"
-    return output.printable(message)
+    return output.printable(_HANDLE.sub(r"the \1 \2", message))
 
 
 def _explain(exc: Any, arguments: list[str]) -> tuple[str, int]:

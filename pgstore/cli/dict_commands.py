@@ -242,7 +242,7 @@ def put(
     context: typer.Context,
     name: Name,
     key: Key,
-    value: Annotated[str, typer.Argument(help="A str; `-`: what comes on stdin.", show_default=False)],
+    value: Annotated[str, typer.Argument(metavar="VALUE", help="A str; `-`: what comes on stdin.", show_default=False)],
     is_json: Annotated[bool, typer.Option("--json", help="VALUE is JSON.")] = False,
     is_bytes: Annotated[bool, typer.Option("--bytes", help="Store VALUE as bytes.")] = False,
     json_key: JsonKey = False,

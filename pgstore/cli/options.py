@@ -16,7 +16,12 @@ from pgstore.cli.target import target
 Environment = Annotated[
     str | None,
     typer.Option(
-        "--env", "-e", metavar="NAME", help="As before the command.", show_default=False, autocompletion=environments
+        "--env",
+        "-e",
+        metavar="NAME",
+        help="The environment.  [default: main]",
+        show_default=False,
+        autocompletion=environments,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]

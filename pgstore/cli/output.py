@@ -71,7 +71,15 @@ def _write(rows: list[list[str]], numeric: list[bool]) -> None:
             cells.append(padding + text if is_numeric else text + padding)
         print(f" {'  '.join(cells)}".rstrip())
         if number == 0:
-            print(f" {'─' * (sum(widths) + 2 * len(widths) - 2)}")
+            print(f" {_dash() * (sum(widths) + 2 * len(widths) - 2)}")
+
+
+def _dash() -> str:
+    try:
+        "─".encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "-"
+    return "─"
 
 
 def records(columns: Sequence[str], rows: Iterable[Sequence[object]], as_json: bool) -> None:

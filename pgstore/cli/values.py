@@ -20,9 +20,10 @@ from typing import Any, Final, NoReturn
 from pgstore import errors
 from pgstore.admin.contents import Unloadable
 from pgstore.cli import output
-from pgstore.serializers import key_text
+from pgstore.serializers import VALUE_BYTES_MAX, key_text
 
 CELL_CHARS: Final = 80
+_LINES_BYTES_MAX: Final = 1 << 30  # of items that are put together
 _LINE_CHARS: Final = 4000  # of an item on a terminal
 _BRACKETS: Final[dict[type, tuple[str, str]]] = {list: ("[", "]"), tuple: ("(", ")"), dict: ("{", "}"), set: ("{", "}")}
 
@@ -74,16 +75,25 @@ def number(text: str, what: str) -> float:
 
 def typed_lines(*, is_json: bool = False, is_bytes: bool = False) -> list[Any]:
     """The values that the lines on stdin stand for. Raises `InvalidError` as `typed`."""
-    lines = stdin().removesuffix(b"\n").split(b"\n")
+    lines = stdin(_LINES_BYTES_MAX).removesuffix(b"\n").split(b"\n")
     return [
         of_bytes(line, f"line {number}", is_json=is_json, is_bytes=is_bytes) for number, line in enumerate(lines, 1)
     ]
 
 
-def stdin() -> bytes:
-    """What comes on stdin, all of it. Raises `InvalidError` if it is closed."""
+def stdin(bytes_max: int = VALUE_BYTES_MAX) -> bytes:
+    """
+    What comes on stdin, all of it.
+
+    Raises:
+        InvalidError: it is closed.
+        ValueTooLarge: there is more than *bytes_max*; nobody has room for what does not end.
+    """
     try:
-        return sys.stdin.buffer.read()
+        data = sys.stdin.buffer.read(bytes_max + 1)
+        if len(data) > bytes_max:
+            raise errors.ValueTooLarge(f"on stdin are more than {bytes_max // 1024**2} MiB, which is the most")
+        return data
     except OSError as exc:
         if exc.errno != errno.EBADF:
             raise

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, LiteralString
 
 from pgstore import errors
+from pgstore.core.names import UNSTORABLE
 from pgstore.migrate import directories
 
 
@@ -24,8 +25,8 @@ class Roles:
 
     def __post_init__(self) -> None:
         for name in self:
-            if not name or "\0" in name or len(name.encode()) > 63:
-                raise errors.InvalidError(f"role name {name!r} has {len(name.encode())} bytes, 1 to 63 are allowed")
+            if not 1 <= len(name.encode(errors="replace")) <= 63 or UNSTORABLE.search(name):
+                raise errors.InvalidError(f"role name {name!r} is not of 1 to 63 bytes of UTF-8, without NUL")
 
     def __iter__(self) -> Iterator[str]:
         return iter((self.reader, self.writer, self.owner))

@@ -149,6 +149,17 @@ def test_a_put_that_cannot_be_is_one_line_and_puts_nothing(commands, queue, argu
     assert queue.len(total=True) == 0
 
 
+def test_an_input_that_does_not_end_is_refused_when_it_is_too_large(commands, queue, monkeypatch):
+    """
+    `queue put … - < /dev/zero` must not take the memory of the machine first.
+    """
+    monkeypatch.setattr("pgstore.cli.values._LINES_BYTES_MAX", 1 << 20)
+
+    assert "more than 1 MiB" in commands.fails("queue", "put", "it", "-", "--lines", stdin=b"x" * (1 << 20) + b"y")
+    assert commands("queue", "put", "it", "-", "--lines", stdin=b"x" * (1 << 20)).code == 0
+    assert queue.len() == 1
+
+
 def test_put_has_the_options_of_put(commands, queue):
     """
     A cron job that is repeated puts once.
@@ -165,7 +176,9 @@ def test_put_into_a_full_queue_waits_no_longer_than_it_is_told(commands):
     commands("queue", "create", "small", "--maxsize", "1")
     commands("queue", "put", "small", "a")
 
-    assert "no room" in commands.fails("queue", "put", "small", "b", "--timeout", "0.01")
+    line = commands.fails("queue", "put", "small", "b", "--timeout", "0.01")
+
+    assert line == "no room in the Queue small, made with maxsize=1"
     assert commands("queue", "len", "small").out == "1\n"
 
 
