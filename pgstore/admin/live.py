@@ -47,7 +47,7 @@ ITEM_SECONDS: Final = 0.2e-6
 BATCH_SECONDS: Final = 0.01
 BATCH_MIN, BATCH_MAX = 5, 50
 WINDOW_SECONDS: Final = 20.0
-ANSWER_SECONDS_MAX: Final = 10.0
+ANSWER_SECONDS_MAX: Final = 5.0
 SESSIONS_MAX: Final = 50
 _BUSY: Final = 8  # a queue with something in it is looked into so many times as often
 

@@ -46,7 +46,7 @@ SERVER = Statement(
 TABLES = Statement(
     """
     SELECT c.relname::text,
-           CASE WHEN s.n_live_tup > 0 THEN s.n_live_tup ELSE c.reltuples::bigint END,
+           CASE WHEN s.n_live_tup > 0 THEN s.n_live_tup ELSE greatest(c.reltuples::bigint, 0::bigint) END,
            pg_total_relation_size(c.oid::regclass),
            s.n_tup_ins,
            s.n_tup_upd,

@@ -28,6 +28,7 @@ from pgstore.cli.terminal import Keys, keys
 from pgstore.core.clock import monotonic
 
 LOOK_SECONDS = 1.0  # at the clock, while nothing comes
+SILENCE_SECONDS = 1.0  # and twice the interval, after which it is said that there is no answer
 
 
 def top(
@@ -79,6 +80,7 @@ class Sampler:
         self._url = url
         self._environment = environment
         self._interval = interval
+        self.silence = SILENCE_SECONDS + 2 * interval
         self._client: pgstore.Client | None = None
         self._live: Live | None = None
         self._ended = threading.Event()
@@ -88,17 +90,22 @@ class Sampler:
         self.lost_at: float | None = None
         """Since when there has been no sample; None: there is no trouble."""
         self.problem = ""
+        self.asked_at: float | None = None
+        """Since when an answer is waited for; None: it is not."""
 
     def sample(self) -> Sample:
         """Take one. After an error the next try is made on a new connection, with which everything is looked up anew."""
         if self._live is None:
             self._client = pgstore.Client(self._url, auto_migrate=False, connections_max=1)
             self._live = Live(self._client, self._environment)
+        self.asked_at = monotonic()
         try:
             return self._live.sample()
         except BaseException:
             self.close()
             raise
+        finally:
+            self.asked_at = None
 
     def run(self, keys: Keys) -> None:
         """Take samples until `end`; each wakes whoever waits for *keys*."""
@@ -156,8 +163,10 @@ def _watch(sampler: Sampler, first: Sample, sort: str) -> None:
 
 def _page(sampler: Sampler, history: top_view.History, console: Console, sort: str) -> Text:
     width, height = console.size
-    message = None
-    if sampler.lost_at is not None:
+    message, asked_at = None, sampler.asked_at
+    if sampler.lost_at is None and asked_at is not None and monotonic() - asked_at > sampler.silence:
+        message = f"no answer for {top_view.age(monotonic() - asked_at)}"
+    elif sampler.lost_at is not None:
         message = f"lost {top_view.age(monotonic() - sampler.lost_at)} ago, trying again: {sampler.problem}"
     assert sampler.latest is not None
     shown = top_view.lines(sampler.latest, history, width=width, height=height - 1, sort=sort, message=message)

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import psycopg
 import pytest
+from rich.console import Console
 
 import pgstore
 from pgstore import errors, migrate
@@ -23,7 +24,8 @@ from pgstore.admin import live_sql
 from pgstore.admin.live import Live
 from pgstore.admin.slow_statements import SlowStatements
 from pgstore.cli import top_view
-from pgstore.cli.top import Sampler
+from pgstore.cli.terminal import Keys
+from pgstore.cli.top import Sampler, _page
 from pgstore.core import clock
 from tests.fixtures.terminal import terminal
 
@@ -69,6 +71,16 @@ def test_a_sample_tells_what_is_there(filled):
     assert files["shared"].version is None
     assert sample.server.connections_max >= sample.server.connections >= 0
     assert sample.seconds is None
+
+
+def test_an_empty_database_has_nothing_and_not_less(own_database):
+    """
+    For what was never analyzed PostgreSQL's number of rows is -1.
+    """
+    with pgstore.Client(own_database) as client:
+        sample = Live(client).sample()
+
+    assert (sample.totals.queue_items, sample.totals.dict_entries) == (0, 0)
 
 
 def test_one_environment_can_be_watched(filled):
@@ -321,6 +333,29 @@ def test_sparklines_grow_with_their_values(sample):
     assert line in ("▁▅█", "▁▄█", "_+#", "_=#", "_*#")
 
 
+def test_a_server_that_is_lost_is_tried_again_and_said_to_be_lost(sample):
+    """
+    The last that was known stays on the screen.
+    """
+    sampler = Sampler("postgresql://me@127.0.0.1:1/app", None, 0.01)
+    sampler.latest = sample
+    with open(os.devnull, "rb") as nothing:
+        woken = Keys(nothing.fileno())
+        sampling = threading.Thread(target=sampler.run, args=[woken])
+        sampling.start()
+        deadline = time.monotonic() + 30
+        while sampler.lost_at is None:
+            assert time.monotonic() < deadline
+        sampler.end()
+        sampling.join()
+        woken.close()
+
+    page = _page(sampler, top_view.History(), Console(width=150, height=30), "depth").plain
+
+    assert "lost 0 s ago, trying again: cannot reach the server at me@127.0.0.1:1/app" in page
+    assert BUSY in page
+
+
 # --- at a terminal ----------------------------------------------------------------------------------------------------
 
 
@@ -348,10 +383,10 @@ def test_the_screen_follows_the_terminal_the_keys_and_the_server(filled, proxy):
         screen.read_until("queues: rate")
         proxy.refuse()
         proxy.cut()
-        screen.read_until("lost ")
+        screen.read_until("no answer for ")
         proxy.accept()
         shown = screen.read_until("QUEUE")
-        while "lost " in shown.rpartition("pgstore top")[2]:
+        while "no answer" in shown.rpartition("pgstore top")[2]:
             shown = screen.read_until("q quit")
         screen.type("q")
 
@@ -361,6 +396,22 @@ def test_the_screen_follows_the_terminal_the_keys_and_the_server(filled, proxy):
         assert "\x1b[?1049l" in shown, "the screen of before is not back"
         assert "\x1b[?25h" in shown, "the cursor is not back"
         assert termios.tcgetattr(screen.descriptor) == screen.modes
+
+
+def test_a_server_that_is_silent_keeps_no_key_from_being_heard(filled, proxy):
+    """
+    What is shown is old then, and is said to be.
+    """
+    with watching(proxy.url(filled)) as screen:
+        screen.read_until("q quit")
+        proxy.stall()
+        screen.read_until("no answer for ")
+        screen.type("q")
+
+        code, shown = screen.end()
+
+        assert code == 0
+        assert "Traceback" not in shown
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 128 + signal.SIGTERM)])
