@@ -39,8 +39,14 @@ def test_what_is_restored_is_all_that_was_backed_up(filled, empty_database, tmp_
     made = backup(url, file, compression=compression)
     restore(empty_database, file)
 
-    assert (made.large_objects, made.missing) == (10, 0)
-    assert inventory.inventory(empty_database) == inventory.restored(expected)
+    assert (made.large_objects, made.missing) == (inventory.objects(expected), 0)
+    assert inventory.rows_of(empty_database) == inventory.restored(expected)["sql"]
+
+
+def test_what_is_restored_is_used_on(filled, empty_database, made):
+    restore(empty_database, str(made))
+
+    assert inventory.inventory(empty_database) == inventory.restored(filled[1])
     inventory.go_on(empty_database)
 
 
@@ -55,7 +61,7 @@ def test_a_backup_is_restored_without_pgstore(filled, server, empty_database, tm
     run(server, "psql", *PSQL[:-1], "-f", file, empty_database)
     migrate.upgrade(empty_database)
 
-    assert inventory.inventory(empty_database) == inventory.restored(expected)
+    assert inventory.rows_of(empty_database) == inventory.restored(expected)["sql"]
     assert run_checks(empty_database).is_healthy
 
 
@@ -66,7 +72,7 @@ def test_a_backup_is_restored_into_a_newer_major(filled, server, server18, made)
 
     restore(target, str(made))
 
-    assert inventory.inventory(target) == inventory.restored(filled[1])
+    assert inventory.rows_of(target) == inventory.restored(filled[1])["sql"]
     server18.drop_database(target)
 
 
@@ -100,7 +106,7 @@ def test_objects_of_others_keep_their_numbers_and_bytes(filled, empty_database, 
         theirs = other.execute("SELECT DISTINCT lo_get(oid) FROM pg_largeobject_metadata WHERE oid = ANY (%s)", [oids])
         assert theirs.fetchall() == [(b"theirs",)]
         assert other.execute("SELECT count(*) FROM pg_largeobject_metadata").fetchone() == (2 * len(oids),)
-    assert inventory.inventory(empty_database) == inventory.restored(expected)
+    assert inventory.rows_of(empty_database) == inventory.restored(expected)["sql"]
 
 
 def test_objects_of_others_are_not_in_the_backup(own_database, empty_database, tmp_path):
@@ -130,12 +136,12 @@ def test_a_writer_backs_up_and_a_reader_is_told_what_to_grant(cluster, filled, t
     """
     Readers may not have the secrets, without which a backup is not one.
     """
-    url, _ = filled
+    url, expected = filled
     writer, reader, stranger = (cluster.login() for _ in range(3))
     cluster.grant("pgstore_writer", writer)
     cluster.grant("pgstore_reader", reader)
 
-    assert backup(url_as(url, writer), str(tmp_path / "backup")).large_objects == 10
+    assert backup(url_as(url, writer), str(tmp_path / "backup")).large_objects == inventory.objects(expected)
 
     for login, reason in ((reader, "may not read pgstore.secret;"), (stranger, "may not use the pgstore schema")):
         with pytest.raises(errors.AccessDenied, match=f'{reason}.*GRANT pgstore_writer TO "{login}"'):
@@ -163,7 +169,7 @@ def test_what_is_restored_belongs_to_whom_a_migration_gives_it(cluster, filled, 
     empty = cluster.database()
     migrate.upgrade(empty, roles=roles)
     assert rights(cluster.dump(url, "-n", "pgstore")) == rights(cluster.dump(empty, "-n", "pgstore"))
-    assert inventory.inventory(url_as(url, writer)) == inventory.restored(filled[1])
+    assert inventory.rows_of(url_as(url, writer)) == inventory.restored(filled[1])["sql"]
 
 
 def rights(dump):
@@ -183,7 +189,7 @@ def test_a_login_that_may_create_schemas_restores(cluster, filled, made):
     cluster.execute(url, f'GRANT CREATE ON DATABASE "{url.rpartition("/")[2]}" TO "{login}"')
     restore(url_as(url, login), str(made), roles=None)
 
-    assert inventory.inventory(url_as(url, login)) == inventory.restored(filled[1])
+    assert inventory.rows_of(url_as(url, login)) == inventory.restored(filled[1])["sql"]
 
 
 def test_an_empty_schema_that_an_administrator_has_made_is_filled(cluster, made):
@@ -207,11 +213,10 @@ def test_nothing_is_restored_of_a_file_that_is_cut_off_or_damaged(filled, made, 
     backup(filled[0], str(whole), compression=compression)
     data = whole.read_bytes()
     broken = tmp_path / "broken"
-    bytes_of = [data[: len(data) * 9 // 10], data[:-1]]
-    if compression != "none":  # which has no sums
-        bytes_of.append(data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 255]) + data[len(data) // 2 + 1 :])
+    middle = len(data) * 3 // 4
+    damaged = data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :]
 
-    for left in bytes_of:
+    for left in (data[:-1], data[:middle] if compression == "none" else damaged):  # which has no sums
         broken.write_bytes(left)
         with pytest.raises(errors.BackupError, match=f"{broken} (?:is damaged|was cut off)"):
             restore(empty_database, str(broken))
@@ -295,9 +300,11 @@ def test_what_is_there_is_replaced_only_if_that_is_asked_for(filled, own_databas
     restore(own_database, str(made), replace=True)
     restore(own_database, str(made), replace=True)
 
-    assert inventory.inventory(own_database) == inventory.restored(expected)
+    assert inventory.rows_of(own_database) == inventory.restored(expected)["sql"]
     with psycopg.connect(own_database) as connection:
-        assert connection.execute("SELECT count(*) FROM pg_largeobject_metadata").fetchone() == (10,)
+        assert connection.execute("SELECT count(*) FROM pg_largeobject_metadata").fetchone() == (
+            inventory.objects(expected),
+        )
 
 
 def test_nothing_is_replaced_by_a_file_that_is_cut_off(own_database, made, tmp_path):
@@ -413,7 +420,7 @@ def test_a_damaged_database_is_backed_up_as_it_is(own_database, empty_database, 
     made = backup(own_database, str(tmp_path / "backup"))
     restore(empty_database, str(tmp_path / "backup"))
 
-    assert (made.large_objects, made.missing) == (9, 1)
+    assert (made.large_objects, made.missing) == (inventory.objects({"sql": inventory.rows_of(empty_database)}) - 1, 1)
     assert [(finding.check, len(finding.rows)) for finding in run_checks(empty_database).findings] == [
         ("large_objects", 1)
     ]
@@ -455,7 +462,7 @@ def test_a_backup_goes_through_standard_output_into_another_database(filled, emp
     assert done.returncode == 0, done.stderr
     assert "restored what database" in done.stdout
     assert done.stdout.endswith("checks found nothing\n")
-    assert inventory.inventory(empty_database) == inventory.restored(filled[1])
+    assert inventory.rows_of(empty_database) == inventory.restored(filled[1])["sql"]
 
 
 def test_to_replace_takes_a_yes(own_database, made):
