@@ -239,6 +239,8 @@ def _explain(exc: Any, arguments: list[str]) -> tuple[str, int]:
         return _usage(exc, arguments), exc.exit_code
     if isinstance(exc, OSError) and exc.strerror:
         return _words(exc), FAILED
+    if isinstance(exc, ValueError) and "embedded null" in str(exc):
+        return "an argument has a NUL, which no path can have", USAGE
     return f"{type(exc).__name__}: {exc} (a mistake in pgstore; PGSTORE_DEBUG=1 shows where)", FAILED
 
 
