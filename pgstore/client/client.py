@@ -117,6 +117,7 @@ class Client(ClientInterface):
             url, listen_url, environment, connections_max, auto_migrate, tuple(signing_keys), telemetry
         )
         self.is_closing = self.has_said_where = False
+        self.enclosing = None  # of the instance, where it is found sooner: each blocking call looks
         self.is_observed = self.settings.may_be_observed
         if self.is_observed:
             prepare_telemetry(required=telemetry is True)

@@ -42,7 +42,7 @@ class ClientInterface(HistoryFollower, abc.ABC):
     scheduler: Scheduler
     is_closing: bool  # then a server that has gone away is not waited for
     has_said_where: bool  # the log says which database was chosen
-    enclosing: Any = None  # the transaction that all take part in which have no other (`client.enclosing`)
+    enclosing: Any  # the transaction that all take part in which have no other (`client.enclosing`)
     shared: dict[object, Any]  # what the stores of this client keep together, whichever handle is used
 
     @abc.abstractmethod
