@@ -23,7 +23,6 @@ from tests.fixtures import inventory
 from tests.integration.test_dumps import PSQL, run
 from tests.migration.conftest import Cluster, url_as
 
-
 HAS_ZSTD = shutil.which("zstd") is not None
 COMPRESSIONS = [
     pytest.param("zstd", marks=pytest.mark.skipif(not HAS_ZSTD, reason="the program zstd is not installed")),
