@@ -13,6 +13,7 @@ from pgstore.admin import contents
 from pgstore.admin import queues as admin
 from pgstore.admin import stores as store_admin
 from pgstore.cli import dead_letters, output, stores, values
+from pgstore.cli.completion import names_of_group
 from pgstore.cli.options import AsJson, AsRepr, Environment, Everything, Number, Raw, Yes, client_of, confirm, limit_of
 from pgstore.cli.stores import Name
 
@@ -163,7 +164,10 @@ def len_(
 def stats(
     context: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="The store.  [default: all]", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="The store.  [default: all]", show_default=False, autocompletion=names_of_group
+        ),
     ] = None,
     as_json: AsJson = False,
     env: Environment = None,
