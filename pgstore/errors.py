@@ -189,7 +189,8 @@ class TransactionScopeError(InvalidError):
     """
     A transaction used from a thread or task that does not own it, or in the wrong form (blocking in an asynchronous one).
 
-    Also at the end of a block that had lost its context, so that nothing took part in it.
+    Also at the end of a block that had lost its context, so that nothing took part in it, and in one that SQL of the caller's has
+    ended by COMMIT or ROLLBACK.
     """
 
 

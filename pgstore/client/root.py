@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import psycopg
+from psycopg import pq
 
 from pgstore import errors
 from pgstore.client.block_savepoint import BlockSavepoint
@@ -70,6 +71,7 @@ class Root:
     # --------------------------------------------------------------------------------------------------- statements
 
     def begin(self) -> Steps[None]:
+        self.check_not_ended()
         if not self.begun:
             yield from self._begin_on(lambda connection: connection.command(_BEGIN))
 
@@ -143,6 +145,27 @@ class Root:
     def check_usable(self) -> None:
         if self.lost is not None:
             raise errors.TransactionFailed("the connection of this transaction broke; nothing of it was committed")
+        self.check_not_ended()
+
+    def check_not_ended(self) -> None:
+        """Raise `TransactionScopeError` where SQL of the caller's has ended the transaction."""
+        if self.was_ended_by_caller:
+            raise errors.TransactionScopeError(
+                "COMMIT or ROLLBACK on the connection of a pgstore.transaction() has ended it within its block: what was done "
+                "before is committed or undone, and nothing more is done in it. The end of the block commits, an exception rolls back; "
+                "for a savepoint open another block in it"
+            )
+
+    @property
+    def was_ended_by_caller(self) -> bool:
+        connection = self.connection
+        return (
+            self.begun
+            and not self.joined
+            and connection is not None
+            and connection.exposed
+            and connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
+        )
 
     @property
     def is_unused(self) -> bool:
@@ -264,6 +287,8 @@ class Root:
     def rollback(self) -> Steps[None]:
         """ROLLBACK, if something was begun; of a joined one nothing."""
         self._rewind_hooks()
+        if self.was_ended_by_caller:
+            _LOG.warning("a transaction cannot be rolled back: SQL on its connection had ended it within its block")
         if self.begun and self.connection is not None:
             yield from self._end()
 

@@ -65,7 +65,8 @@ class Transaction(Scope):
         """
         The psycopg connection of this transaction, for SQL of the caller's: `tx.connection.execute("INSERT …")`.
 
-        Do not commit, roll back or close it. In an asynchronous transaction use `await tx.get_connection()`: this cannot begin
+        Do not commit, roll back or close it: the block is then at its end, and all that follows in it, also its end, raises
+        `TransactionScopeError`. In an asynchronous transaction use `await tx.get_connection()`: this cannot begin
         one, and leaves the settings of the planner as pgstore has them.
         """
         root = self.root
@@ -74,6 +75,7 @@ class Transaction(Scope):
                 raise errors.InvalidError("nothing was done in this transaction yet; use `await tx.get_connection()`")
             if root.joined:
                 raise errors.InvalidError("this transaction is joined; use the connection that you joined")
+            root.check_not_ended()
             root.expose()
         else:
             with root.lock:

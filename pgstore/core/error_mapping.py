@@ -84,6 +84,8 @@ def _origin(conninfo: str) -> str:
 
 def _unreadable(conninfo: str) -> str:
     scheme, separator, rest = conninfo.partition("://")
+    if slip := re.match(r"postgres(?:ql)?(?!://)(?::/?|/+)(?=[^/:])", conninfo):
+        return f"begins with {slip[0]} and not with postgresql://"
     if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
         return "cannot be read"
     if scheme not in ("postgresql", "postgres"):

@@ -128,6 +128,51 @@ def test_the_connection_works_on_after_the_caller_has_used_it(client, stores):
     assert entries["k"] == 4
 
 
+@pytest.mark.parametrize("ending", ["COMMIT", "ROLLBACK", "END"])
+def test_nothing_more_is_done_in_a_block_that_sql_has_ended(client, stores, stores_elsewhere, ending):
+    """
+    Each statement after it would be committed by itself, where the block promises all or nothing.
+    """
+    _, queue = stores
+    queue.put("item")
+
+    with pytest.raises(pgstore.TransactionScopeError, match="within its block"):
+        with client.transaction() as tx:
+            tx.connection.execute(ending)
+            for late in (queue.get, lambda: tx.connection, client.transaction().__enter__):
+                with pytest.raises(pgstore.TransactionScopeError, match="The end of the block commits"):
+                    late()
+
+    assert queue.len() == 1
+    assert not stores_elsewhere[0]
+
+
+def test_a_block_ended_by_psycopgs_commit_says_that_it_cannot_be_undone(client, stores, caplog):
+    entries, _ = stores
+
+    with pytest.raises(Oops), client.transaction() as tx:
+        entries["k"] = 1
+        tx.connection.commit()
+        raise Oops
+
+    assert entries["k"] == 1
+    assert "cannot be rolled back" in caplog.text
+
+
+def test_nothing_more_is_done_in_an_asynchronous_block_that_sql_has_ended(client, stores):
+    entries, _ = stores
+
+    async def block():
+        async with client.transaction() as tx:
+            await (await tx.get_connection()).commit()
+            await entries.put.aio("k", 1)
+
+    with pytest.raises(pgstore.TransactionScopeError, match="within its block"):
+        asyncio.run(block())
+
+    assert entries.get("k") is None
+
+
 def test_asynchronous_transactions_give_their_connection_too(client, stores):
     entries, _ = stores
 

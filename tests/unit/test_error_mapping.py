@@ -172,6 +172,9 @@ def test_an_unreadable_url_is_refused_without_a_word_of_it(conninfo):
         ("postgresql://db/shop?bogus=1", "has something behind ?"),
         ("postgresql://joe:a@b?hush=1@db/shop", "has something behind ?"),
         ("shop", "cannot be read"),
+        ("postgres//ann:hush@db/shop", "begins with postgres// and not with postgresql://"),
+        ("postgresql:/ann:hush@db/shop", "begins with postgresql:/ and not with postgresql://"),
+        ("postgres:hush@db/shop", "begins with postgres: and not with postgresql://"),
     ],
 )
 def test_an_unreadable_url_is_refused_with_the_reason_and_its_origin(monkeypatch, conninfo, reason):
