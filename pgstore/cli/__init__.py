@@ -8,8 +8,8 @@ came from.
 has three; `calls`, `server` and `secret` are nouns, with commands of their own, and so are `dict_commands`, `queue_commands` (with
 `dead_letters`), `volume_commands` and `nfs_commands`, which share `stores`. `target` knows which database a command is about,
 `options` are those of many commands, `values` how a value is typed and shown, `output` prints fields, tables and JSON, and
-`completion` completes names of stores in a shell. `later` imports commands when they are called, `streams` has what the process is
-given, `codes` the exit codes.
+`completion` completes names of stores in a shell. `later` imports commands when they are called, `groups` lists them, `streams`
+has what the process is given, `codes` the exit codes.
 
 `file_commands` has what `volume` and `nfs` do with files, `bucket` what `pgstore bucket` does. Of these three, `listing` shows what
 is there, `transfer` brings it in and out, and `paths` says under which name.
@@ -43,6 +43,7 @@ import typer
 from pgstore import errors
 from pgstore.cli import completion, output, streams
 from pgstore.cli.codes import DONE, FAILED, INTERRUPTED, NOT_CHECKED, USAGE, NotChecked
+from pgstore.cli.groups import Group
 from pgstore.cli.later import Later
 from pgstore.cli.target import Target
 
@@ -94,6 +95,7 @@ _HANDLE: Final = re.compile(r"pgstore\.(\w+)\.from_name\('([\w.-]+)'(?:, \w+='[\
 
 app = typer.Typer(
     name="pgstore",
+    cls=Group,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

@@ -19,10 +19,11 @@ from pgstore.admin.buckets import bucket_at
 from pgstore.cli import listing, output, transfer
 from pgstore.cli.completion import names
 from pgstore.cli.file_commands import Force, LocalSource, LocalTarget, Null, Recursive, show_usage
+from pgstore.cli.groups import Group
 from pgstore.cli.mount import stay
 from pgstore.cli.options import AsJson, Environment, Yes, client_of, confirm
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(cls=Group, rich_markup_mode=None)
 
 Url = Annotated[
     str,

@@ -14,10 +14,11 @@ import pgstore
 from pgstore.admin import calls as admin
 from pgstore.cli import output
 from pgstore.cli.completion import names
+from pgstore.cli.groups import Group
 from pgstore.cli.options import AsJson, Environment
 from pgstore.cli.target import target
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(cls=Group, rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)

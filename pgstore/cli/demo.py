@@ -19,7 +19,9 @@ def demo(
     context: typer.Context,
     directory: Annotated[
         Path | None,
-        typer.Argument(help="What to analyse.  [default: Python's own package `email`]", show_default=False),
+        typer.Argument(
+            metavar="DIR", help="What to analyse.  [default: Python's own package `email`]", show_default=False
+        ),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="How many workers at once.")] = 2,
     kill: Annotated[bool, typer.Option(help="Kill a worker in the middle of its work.")] = True,

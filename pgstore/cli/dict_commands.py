@@ -10,6 +10,7 @@ import pgstore
 from pgstore.admin import contents
 from pgstore.admin import stores as admin
 from pgstore.cli import output, stores, values
+from pgstore.cli.groups import Group
 from pgstore.cli.options import AsJson, AsRepr, Environment, Everything, Number, Raw, Yes, client_of, confirm, limit_of
 from pgstore.cli.stores import Name
 
@@ -25,7 +26,7 @@ Seconds = Annotated[
     float | None, typer.Option("--ttl", min=0, metavar="SECONDS", help="It expires then.", show_default=False)
 ]
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(cls=Group, rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)

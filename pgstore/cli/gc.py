@@ -23,6 +23,7 @@ def gc(
     name: Annotated[
         str | None,
         typer.Argument(
+            metavar="NAME",
             autocompletion=names("volume", "nfs"),
             help="A Volume or NetworkFileSystem.  [default: all, of all environments unless --env is given]",
         ),

@@ -27,7 +27,8 @@ def mount(
     context: typer.Context,
     kind: Annotated[str, typer.Argument(metavar="volume|nfs", help="What it is.")],
     name: Annotated[
-        str, typer.Argument(help="The Volume or NetworkFileSystem.", autocompletion=names("volume", "nfs"))
+        str,
+        typer.Argument(metavar="NAME", help="The Volume or NetworkFileSystem.", autocompletion=names("volume", "nfs")),
     ],
     directory: Annotated[str, typer.Argument(metavar="DIR", help="A directory that is there, and empty.")],
     read_only: Annotated[bool, typer.Option("--read-only", help="Nothing can be written.")] = False,
@@ -131,7 +132,10 @@ def unmount(
 def mounts(
     context: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(help="With --recover: the directory whose files to put back.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="With --recover: the directory whose files to put back.", show_default=False
+        ),
     ] = None,
     recover: Annotated[
         bool, typer.Option("--recover", help="Show what could not be committed, or put it back into its store.")

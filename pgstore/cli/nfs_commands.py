@@ -11,11 +11,12 @@ from pgstore.admin import stores as stores_admin
 from pgstore.admin import watching
 from pgstore.cli import file_commands, listing, output, stores, transfer
 from pgstore.cli.file_commands import Storage, Timeout
+from pgstore.cli.groups import Group
 from pgstore.cli.options import Environment, client_of
 from pgstore.cli.paths import shown
 from pgstore.cli.stores import Name, opened
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(cls=Group, rich_markup_mode=None)
 stores.add_list(app, "nfs")
 
 

@@ -14,6 +14,7 @@ from pgstore.admin import queues as admin
 from pgstore.admin import stores as store_admin
 from pgstore.cli import dead_letters, output, stores, values
 from pgstore.cli.completion import names_of_group
+from pgstore.cli.groups import Group
 from pgstore.cli.options import AsJson, AsRepr, Environment, Everything, Number, Raw, Yes, client_of, confirm, limit_of
 from pgstore.cli.stores import Name
 
@@ -24,7 +25,7 @@ Partition = Annotated[
     ),
 ]
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(cls=Group, rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)

@@ -12,11 +12,12 @@ import pgstore
 from pgstore.admin import secrets as admin
 from pgstore.cli import output
 from pgstore.cli.completion import names
+from pgstore.cli.groups import Group
 from pgstore.cli.options import AllowMissing, AsJson, Environment, Yes, client_of, confirm
 from pgstore.cli.target import target
 from pgstore.secret import dotenv
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(cls=Group, rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
@@ -38,7 +39,7 @@ def secret(context: typer.Context) -> None:
 @app.command()
 def create(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The secret.", autocompletion=names("secret"))],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The secret.", autocompletion=names("secret"))],
     pairs: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE …", help="Variables; KEY=- asks $EDITOR.")
     ] = None,
@@ -136,7 +137,7 @@ def list_(
 @app.command()
 def delete(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The secret.", autocompletion=names("secret"))],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The secret.", autocompletion=names("secret"))],
     allow_missing: AllowMissing = False,
     yes: Yes = False,
     env: Environment = None,

@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from pgstore import embedded
+from pgstore.cli.groups import Group
 from pgstore.cli.options import AsJson
 from pgstore.cli.output import fields, help_if_alone
 from pgstore.cli.target import start_embedded
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(cls=Group, rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)

@@ -152,8 +152,8 @@ class Root:
         if self.was_ended_by_caller:
             raise errors.TransactionScopeError(
                 "COMMIT or ROLLBACK on the connection of a pgstore.transaction() has ended it within its block: what was done "
-                "before is committed or undone, and nothing more is done in it. The end of the block commits, an exception rolls back; "
-                "for a savepoint open another block in it"
+                "before is committed or undone, and nothing more is done in it. The end of the block commits, an exception rolls "
+                "back; for a savepoint open another block in it"
             )
 
     @property

@@ -54,6 +54,25 @@ PRINTED = {
 ALLOWED_WARNINGS = {"celery_orders.py": ",ignore:You're running the worker with superuser privileges"}
 
 
+def test_the_readme_says_what_to_install_for_the_examples():
+    """
+    A reader with pgstore alone would meet ModuleNotFoundError.
+    """
+    command = re.search(r"^pip install (.*)$", (EXAMPLES / "README.md").read_text(), re.MULTILINE)
+    assert command
+    named = set(re.findall(r"\w+", command[1]))
+    comes_with = {"psycopg", "sqlalchemy", "rich"}  # pgstore
+
+    imported = {
+        name
+        for path in EXAMPLES.glob("*.py")
+        for name in re.findall(r"^\s*(?:import|from) (\w+)", path.read_text(), re.MULTILINE)
+        if name not in sys.stdlib_module_names
+    }
+
+    assert imported - named - comes_with == set()
+
+
 @pytest.fixture(scope="module")
 def examples_database(server, migrated_template) -> Iterator[str]:
     """The URL of a database for all of them: their stores have names of their own."""

@@ -77,3 +77,18 @@ def test_a_command_in_the_text_of_a_document_is_one_that_there_is(document):
     for noun, verb in named:
         assert noun in everything
         assert noun not in nouns or not verb or f"{noun} {verb}" in everything
+
+
+@pytest.mark.parametrize("noun", ["", *sorted({path.split()[1] for path in HELP if path.count(" ") == 2})])
+def test_the_list_of_commands_says_each_sentence_to_its_end(noun, monkeypatch):
+    """
+    "Watch what goes on: queues, calls, dicts, files, sessions,..." leaves out the half of it.
+    """
+    monkeypatch.setenv("COLUMNS", "80")
+    context = contexts(cli._command(), "pgstore", [noun] if noun else [])[-1]
+
+    shown = context.command.get_help(context)
+
+    assert "Commands:" in shown
+    assert "..." not in shown.partition("Commands:")[2]
+    assert max(map(len, shown.splitlines())) <= 80
