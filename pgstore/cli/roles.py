@@ -11,10 +11,11 @@ import typer
 from pgstore import migrate
 from pgstore.admin import roles as admin
 from pgstore.cli import output
+from pgstore.cli.groups import Group
 from pgstore.cli.options import AsJson
 from pgstore.cli.target import target
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(cls=Group, rich_markup_mode=None)
 
 _DEFAULTS = migrate.Roles()
 Reader = Annotated[str, typer.Option("--reader-role", metavar="NAME", help="As `pgstore migrate` was told.")]
