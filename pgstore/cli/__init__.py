@@ -9,7 +9,7 @@ has three; `calls`, `server` and `secret` are nouns, with commands of their own,
 `dead_letters`), `volume_commands` and `nfs_commands`, which share `stores`. `target` knows which database a command is about,
 `options` are those of many commands, `values` how a value is typed and shown, `output` prints fields, tables and JSON, and
 `completion` completes names of stores in a shell. `later` imports commands when they are called, `groups` lists them, `streams`
-has what the process is given, `codes` the exit codes.
+has what the process is given, `codes` the exit codes. `signature` adds options to a function, or takes some away.
 
 `file_commands` has what `volume` and `nfs` do with files, `bucket` what `pgstore bucket` does. Of these three, `listing` shows what
 is there, `transfer` brings it in and out, and `paths` says under which name.

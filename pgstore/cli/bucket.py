@@ -6,8 +6,8 @@ import contextlib
 import dataclasses
 import sys
 import warnings
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from typing import Annotated
 
 import typer
 
@@ -20,8 +20,9 @@ from pgstore.cli import listing, output, transfer
 from pgstore.cli.completion import names
 from pgstore.cli.file_commands import Force, LocalSource, LocalTarget, Null, Recursive, show_usage
 from pgstore.cli.groups import Group
-from pgstore.cli.mount import stay
+from pgstore.cli.mount import Directory, Foreground, LogFile, ReadOnly, stay
 from pgstore.cli.options import AsJson, Environment, Yes, client_of, confirm
+from pgstore.cli.signature import with_options_of
 
 app = typer.Typer(cls=Group, rich_markup_mode=None)
 
@@ -65,22 +66,16 @@ def bucket(context: typer.Context) -> None:
     output.help_if_alone(context)
 
 
-class _Options:
-    """How the buckets of one command are reached."""
+@dataclasses.dataclass(frozen=True)
+class _Access:
+    """How a command reaches buckets: its options after those about files."""
 
-    def __init__(
-        self,
-        context: typer.Context,
-        env: str | None,
-        secret: str | None,
-        endpoint_url: str | None,
-        region: str | None,
-        anonymous: bool,
-    ) -> None:
-        self._context = context
-        self._env = env
-        self._secret = secret
-        self._rest: dict[str, Any] = {"endpoint_url": endpoint_url, "region": region, "anonymous": anonymous}
+    context: typer.Context
+    secret: SecretName = None
+    endpoint_url: EndpointUrl = None
+    region: Region = None
+    anonymous: Anonymous = False
+    env: Environment = None
 
     @contextlib.contextmanager
     def open(self, *urls: str, write: bool = False) -> Iterator[list[tuple[pgstore.CloudBucketMount, str]]]:
@@ -88,11 +83,21 @@ class _Options:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_warning_in_one_line())
             stack.enter_context(transfer.advised())
-            given = None
-            if self._secret is not None:
-                client, environment = stack.enter_context(client_of(self._context, self._env))
-                given = pgstore.Secret.from_name(self._secret, environment_name=environment, client=client)
-            yield [bucket_at(url, read_only=not write, secret=given, **self._rest) for url in urls]
+            secret = None
+            if self.secret is not None:
+                client, environment = stack.enter_context(client_of(self.context, self.env))
+                secret = pgstore.Secret.from_name(self.secret, environment_name=environment, client=client)
+            yield [
+                bucket_at(
+                    url,
+                    read_only=not write,
+                    secret=secret,
+                    endpoint_url=self.endpoint_url,
+                    region=self.region,
+                    anonymous=self.anonymous,
+                )
+                for url in urls
+            ]
 
 
 @contextlib.contextmanager
@@ -106,18 +111,18 @@ def _warning_in_one_line() -> Iterator[None]:
         yield
 
 
-@app.command()
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Enter *function* as a command of the group; its *access* is made from the options of `_Access`."""
+    return app.command()(with_options_of(_Access, function, into="access"))
+
+
+@_command
 def ls(
-    context: typer.Context,
+    access: _Access,
     url: Url,
     recursive: Recursive = False,
     null: Null = False,
     as_json: AsJson = False,
-    secret: SecretName = None,
-    endpoint_url: EndpointUrl = None,
-    region: Region = None,
-    anonymous: Anonymous = False,
-    env: Environment = None,
 ) -> None:
     """
     Show what a directory holds, or what matches a pattern, as the provider lists it.
@@ -131,21 +136,16 @@ def ls(
       pgstore bucket ls 's3://my-data/2026/*.csv' --json
       pgstore bucket ls s3://public-data -r --anonymous
     """
-    with _Options(context, env, secret, endpoint_url, region, anonymous).open(url) as [(files, path)]:
+    with access.open(url) as [(files, path)]:
         listing.ls(files, path, recursive=recursive, as_json=as_json, null=null)
 
 
-@app.command()
+@_command
 def get(
-    context: typer.Context,
+    access: _Access,
     url: Url,
     local: LocalTarget = ".",
     force: Force = False,
-    secret: SecretName = None,
-    endpoint_url: EndpointUrl = None,
-    region: Region = None,
-    anonymous: Anonymous = False,
-    env: Environment = None,
 ) -> None:
     """
     Download a file, a directory with all below it, or what matches a pattern.
@@ -159,19 +159,14 @@ def get(
       pgstore bucket get 'gs://my-data/**/*.csv' here/
       pgstore bucket get s3://my-data/dump.sql - | psql
     """
-    with _Options(context, env, secret, endpoint_url, region, anonymous).open(url) as [(files, path)]:
+    with access.open(url) as [(files, path)]:
         transfer.get(files, path, local, force=force)
 
 
-@app.command()
+@_command
 def cat(
-    context: typer.Context,
+    access: _Access,
     urls: Annotated[list[str], typer.Argument(metavar="URL …", help="Files.", show_default=False)],
-    secret: SecretName = None,
-    endpoint_url: EndpointUrl = None,
-    region: Region = None,
-    anonymous: Anonymous = False,
-    env: Environment = None,
 ) -> None:
     """
     Write files to standard output, one after the other.
@@ -180,14 +175,14 @@ def cat(
     Example:
       pgstore bucket cat s3://my-data/2026/jan.csv
     """
-    with _Options(context, env, secret, endpoint_url, region, anonymous).open(*urls) as found:
+    with access.open(*urls) as found:
         for files, path in found:
             transfer.cat(files, [path])
 
 
-@app.command()
+@_command
 def put(
-    context: typer.Context,
+    access: _Access,
     local: LocalSource,
     url: Annotated[
         str,
@@ -196,11 +191,6 @@ def put(
         ),
     ],
     force: Force = False,
-    secret: SecretName = None,
-    endpoint_url: EndpointUrl = None,
-    region: Region = None,
-    anonymous: Anonymous = False,
-    env: Environment = None,
 ) -> None:
     """
     Upload a file, a directory with all below it, or standard input.
@@ -214,23 +204,18 @@ def put(
       pgstore bucket put results s3://my-data/results --force
       pg_dump app | pgstore bucket put - s3://my-data/app.sql
     """
-    with _Options(context, env, secret, endpoint_url, region, anonymous).open(url, write=True) as [(files, path)]:
+    with access.open(url, write=True) as [(files, path)]:
         transfer.put(files, local, path, force=force, is_bucket=True)
 
 
-@app.command()
+@_command
 def cp(
-    context: typer.Context,
+    access: _Access,
     source: Annotated[str, typer.Argument(metavar="FROM", help="A file or a directory.", show_default=False)],
     target: Annotated[
         str, typer.Argument(metavar="TO", help="A name for it, or a directory to put it in.", show_default=False)
     ],
     recursive: Recursive = False,
-    secret: SecretName = None,
-    endpoint_url: EndpointUrl = None,
-    region: Region = None,
-    anonymous: Anonymous = False,
-    env: Environment = None,
 ) -> None:
     """
     Copy a file or a directory within a bucket, which the provider does. Files that are there are replaced.
@@ -240,8 +225,7 @@ def cp(
       pgstore bucket cp s3://my-data/2026/jan.csv s3://my-data/archive/jan.csv
       pgstore bucket cp s3://my-data/2026 s3://my-data/archive -r
     """
-    options = _Options(context, env, secret, endpoint_url, region, anonymous)
-    with options.open(source, target, write=True) as [(files, path), (elsewhere, new)]:
+    with access.open(source, target, write=True) as [(files, path), (elsewhere, new)]:
         if files != elsewhere:
             raise pgstore.InvalidError(
                 f"{target!r} is in another bucket than {source!r}: `pgstore bucket get` and `put` copy from one to another"
@@ -249,17 +233,12 @@ def cp(
         files.copy_files([path], new, recursive)
 
 
-@app.command()
+@_command
 def rm(
-    context: typer.Context,
+    access: _Access,
     url: Url,
     recursive: Recursive = False,
     yes: Yes = False,
-    secret: SecretName = None,
-    endpoint_url: EndpointUrl = None,
-    region: Region = None,
-    anonymous: Anonymous = False,
-    env: Environment = None,
 ) -> None:
     """
     Remove a file or a directory, object by object.
@@ -269,21 +248,16 @@ def rm(
       pgstore bucket rm s3://my-data/2026/jan.csv
       pgstore bucket rm s3://my-data/2026 -r --yes
     """
-    with _Options(context, env, secret, endpoint_url, region, anonymous).open(url, write=True) as [(files, path)]:
+    with access.open(url, write=True) as [(files, path)]:
         confirm(f"Remove {url}{' and all below it' if recursive else ''}?", yes)
         files.remove_file(path, recursive=recursive)
 
 
-@app.command()
+@_command
 def du(
-    context: typer.Context,
+    access: _Access,
     url: Url,
     as_json: AsJson = False,
-    secret: SecretName = None,
-    endpoint_url: EndpointUrl = None,
-    region: Region = None,
-    anonymous: Anonymous = False,
-    env: Environment = None,
 ) -> None:
     """
     Show how many files are in each directory and how long they are, and at last those of all of it.
@@ -294,27 +268,18 @@ def du(
     Example:
       pgstore bucket du s3://my-data/2026
     """
-    with _Options(context, env, secret, endpoint_url, region, anonymous).open(url) as [(files, path)]:
+    with access.open(url) as [(files, path)]:
         show_usage(files_admin.usage(files, path), as_json)
 
 
-@app.command()
+@_command
 def mount(
-    context: typer.Context,
+    access: _Access,
     url: Url,
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="A directory that is there, and empty.")],
-    read_only: Annotated[bool, typer.Option("--read-only", help="Nothing can be written.")] = False,
-    foreground: Annotated[
-        bool, typer.Option("--foreground", "-f", help="Stay until Ctrl-C, and unmount then; the log goes to stderr.")
-    ] = False,
-    log: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Where the daemon writes its log.", show_default=False)
-    ] = None,
-    secret: SecretName = None,
-    endpoint_url: EndpointUrl = None,
-    region: Region = None,
-    anonymous: Anonymous = False,
-    env: Environment = None,
+    directory: Directory,
+    read_only: ReadOnly = False,
+    foreground: Foreground = False,
+    log: LogFile = None,
 ) -> None:
     """
     Mount a bucket, or a directory of it: any program can open its files then.
@@ -327,9 +292,7 @@ def mount(
       pgstore bucket mount s3://my-data/2026 /mnt/data --read-only
       pgstore unmount /mnt/data
     """
-    with _Options(context, env, secret, endpoint_url, region, anonymous).open(url, write=not read_only) as [
-        (files, path)
-    ]:
+    with access.open(url, write=not read_only) as [(files, path)]:
         below = dataclasses.replace(files, key_prefix="" if path == "/" else f"{path.rstrip('/')}/")
         if foreground:
             stay(below.mount, directory)

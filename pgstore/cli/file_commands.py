@@ -16,6 +16,7 @@ from pgstore.admin.stores import CLASSES, Kind
 from pgstore.cli import listing, output, transfer
 from pgstore.cli.options import AllowMissing, AsJson, Environment
 from pgstore.cli.paths import shown
+from pgstore.cli.signature import with_fixed
 from pgstore.cli.stores import Name, opened
 
 RemotePath = Annotated[str, typer.Argument(metavar="PATH", help="In the store.", show_default=False)]
@@ -71,10 +72,17 @@ class _Group:
         self.kind = kind
         self.shown = CLASSES[kind]
         self.has_versions = kind == "volume"
+        self.without_version: dict[str, object] = {} if self.has_versions else {"at": None}
 
-    def add(self, verb: str, help: str, *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    def add(self, verb: str, help: str, *examples: str, **fixed: object) -> Callable[[Callable[..., None]], None]:
+        """Enter a function as the command *verb*. What *fixed* names is no option of it, and has this value."""
         lines = "\n".join(f"  pgstore {self.kind} {verb} {example}" for example in examples)
-        return self._app.command(verb, help=f"{help.strip()}\n\n\b\nExample:\n{lines}")
+        enter = self._app.command(verb, help=f"{help.strip()}\n\n\b\nExample:\n{lines}")
+
+        def add(function: Callable[..., None]) -> None:
+            enter(with_fixed(function, **fixed))
+
+        return add
 
     @contextlib.contextmanager
     def files(self, context: typer.Context, name: str, env: str | None, at: int | None = None) -> Iterator[Any]:
@@ -90,37 +98,12 @@ Show what a directory holds, or what matches a pattern.
 On a terminal it is a table, else a path a line, in double quotes and with escapes as in C where it has what cannot be printed.
 """
 
-    def run(
-        context: typer.Context,
-        name: str,
-        path: str,
-        recursive: bool,
-        null: bool,
-        as_json: bool,
-        env: str | None,
-        at: int | None,
-    ) -> None:
-        with group.files(context, name, env, at) as files:
-            listing.ls(files, path, recursive=recursive, as_json=as_json, null=null)
+    examples = ["cache", "cache 'logs/*.txt' --json"]
+    if group.has_versions:
+        examples = ["models", "models v1 -r --at 17", "models -r -0 | xargs -0 -n1 echo"]
 
-    if not group.has_versions:
-
-        @group.add("ls", text, "cache", "cache 'logs/*.txt' --json")
-        def ls(
-            context: typer.Context,
-            name: Name,
-            path: ListedPath = "/",
-            recursive: Recursive = False,
-            null: Null = False,
-            as_json: AsJson = False,
-            env: Environment = None,
-        ) -> None:
-            run(context, name, path, recursive, null, as_json, env, None)
-
-        return
-
-    @group.add("ls", text, "models", "models v1 -r --at 17", "models -r -0 | xargs -0 -n1 echo")
-    def ls_at(
+    @group.add("ls", text, *examples, **group.without_version)
+    def ls(
         context: typer.Context,
         name: Name,
         path: ListedPath = "/",
@@ -130,7 +113,8 @@ On a terminal it is a table, else a path a line, in double quotes and with escap
         as_json: AsJson = False,
         env: Environment = None,
     ) -> None:
-        run(context, name, path, recursive, null, as_json, env, at)
+        with group.files(context, name, env, at) as files:
+            listing.ls(files, path, recursive=recursive, as_json=as_json, null=null)
 
 
 def _add_get(group: _Group) -> None:
@@ -141,37 +125,12 @@ A file appears under its name when it is complete. Of a pattern, what follows it
 LOCAL. Symbolic links that lead out of LOCAL are left out.
 """
 
-    def run(
-        context: typer.Context,
-        name: str,
-        remote: str,
-        local: str,
-        force: bool,
-        trusted: bool,
-        env: str | None,
-        at: int | None,
-    ) -> None:
-        with group.files(context, name, env, at) as files:
-            transfer.get(files, remote, local, force=force, trusted=trusted)
+    examples = ["cache logs/a.txt", "cache 'logs/*.txt' here/", "cache dump.sql - | head"]
+    if group.has_versions:
+        examples = ["models v1/weights.bin", "models / everything --at 17", "models dump.tar - | tar t"]
 
-    if not group.has_versions:
-
-        @group.add("get", text, "cache logs/a.txt", "cache 'logs/*.txt' here/", "cache dump.sql - | head")
-        def get(
-            context: typer.Context,
-            name: Name,
-            remote: RemoteSource,
-            local: LocalTarget = ".",
-            force: Force = False,
-            trusted: Trusted = False,
-            env: Environment = None,
-        ) -> None:
-            run(context, name, remote, local, force, trusted, env, None)
-
-        return
-
-    @group.add("get", text, "models v1/weights.bin", "models / everything --at 17", "models dump.tar - | tar t")
-    def get_at(
+    @group.add("get", text, *examples, **group.without_version)
+    def get(
         context: typer.Context,
         name: Name,
         remote: RemoteSource,
@@ -181,7 +140,8 @@ LOCAL. Symbolic links that lead out of LOCAL are left out.
         trusted: Trusted = False,
         env: Environment = None,
     ) -> None:
-        run(context, name, remote, local, force, trusted, env, at)
+        with group.files(context, name, env, at) as files:
+            transfer.get(files, remote, local, force=force, trusted=trusted)
 
 
 def _add_cat(group: _Group) -> None:
@@ -198,32 +158,24 @@ Upload a file, a directory with all below it, or standard input.
 All of it appears at once, or nothing after an error. Of a directory: its files, also those that links lead to; links to
 directories and empty directories are left out. A directory that is put as REMOTE adds to what is there.
 """
-    if group.has_versions:
+    examples = ["models weights.bin v1/", "models ./data /data --force", "models - /dump.tar < dump.tar"]
+    fixed = {}
+    if not group.has_versions:
+        text = f"{text.strip()} Files that are there are replaced."
+        examples = ["cache a.txt logs/", "cache - /dump.sql < dump.sql"]
+        fixed = {"force": True}
 
-        @group.add(
-            "put", text, "models weights.bin v1/", "models ./data /data --force", "models - /dump.tar < dump.tar"
-        )
-        def put(
-            context: typer.Context,
-            name: Name,
-            local: LocalSource,
-            remote: RemoteTarget = "/",
-            force: Force = False,
-            env: Environment = None,
-        ) -> None:
-            with group.files(context, name, env) as files:
-                transfer.put(files, local, remote, force=force)
-
-        return
-
-    @group.add(
-        "put", f"{text.strip()} Files that are there are replaced.", "cache a.txt logs/", "cache - /dump.sql < dump.sql"
-    )
-    def put_over(
-        context: typer.Context, name: Name, local: LocalSource, remote: RemoteTarget = "/", env: Environment = None
+    @group.add("put", text, *examples, **fixed)
+    def put(
+        context: typer.Context,
+        name: Name,
+        local: LocalSource,
+        remote: RemoteTarget = "/",
+        force: Force = False,
+        env: Environment = None,
     ) -> None:
         with group.files(context, name, env) as files:
-            transfer.put(files, local, remote, force=True)
+            transfer.put(files, local, remote, force=force)
 
 
 def _add_cp(group: _Group) -> None:

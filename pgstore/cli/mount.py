@@ -22,6 +22,16 @@ from pgstore.core.names import KIND_NAMES
 from pgstore.mount.options import BACKGROUND_COMMIT_SECONDS, TIMEOUT_SECONDS, checked, defaults
 from pgstore.mount.recovery import About
 
+# Those of `pgstore bucket mount`, too.
+Directory = Annotated[str, typer.Argument(metavar="DIR", help="A directory that is there, and empty.")]
+ReadOnly = Annotated[bool, typer.Option("--read-only", help="Nothing can be written.")]
+Foreground = Annotated[
+    bool, typer.Option("--foreground", "-f", help="Stay until Ctrl-C, and unmount then; the log goes to stderr.")
+]
+LogFile = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Where the daemon writes its log.", show_default=False)
+]
+
 
 def mount(
     context: typer.Context,
@@ -30,11 +40,9 @@ def mount(
         str,
         typer.Argument(metavar="NAME", help="The Volume or NetworkFileSystem.", autocompletion=names("volume", "nfs")),
     ],
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="A directory that is there, and empty.")],
-    read_only: Annotated[bool, typer.Option("--read-only", help="Nothing can be written.")] = False,
-    foreground: Annotated[
-        bool, typer.Option("--foreground", "-f", help="Stay until Ctrl-C, and unmount then; the log goes to stderr.")
-    ] = False,
+    directory: Directory,
+    read_only: ReadOnly = False,
+    foreground: Foreground = False,
     sub_path: Annotated[
         str | None, typer.Option(metavar="PATH", help="Only this directory, which is made.", show_default=False)
     ] = None,
@@ -54,9 +62,7 @@ def mount(
         str,
         typer.Option(metavar="local|shared", help="Whom flock excludes; shared: all mounts of a NetworkFileSystem."),
     ] = "local",
-    log: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Where the daemon writes its log.", show_default=False)
-    ] = None,
+    log: LogFile = None,
     env: Environment = None,
 ) -> None:
     """
