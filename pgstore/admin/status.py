@@ -15,6 +15,17 @@ from pgstore.core.steps import run_blocking
 
 WHERE = Statement("SELECT current_database()::text, current_user::text", read_only=True)
 ROLES = Statement(migrate.GRANTEES, read_only=True)
+MAY = Statement(
+    """
+    SELECT CASE WHEN pg_has_role(n.nspowner, 'USAGE') THEN 'do everything, and migrate'
+                WHEN has_table_privilege(to_regclass('pgstore.store'), 'INSERT') THEN 'read and write'
+                WHEN has_table_privilege(to_regclass('pgstore.store'), 'SELECT') THEN 'read'
+           END
+      FROM pg_namespace n
+     WHERE n.nspname = 'pgstore'
+    """,
+    read_only=True,
+)
 SIZES = Statement(
     """
     SELECT s.environment, s.kind, count(*), sum(z.entries)::bigint, sum(z.size_bytes)::bigint
@@ -56,6 +67,8 @@ class Status:
     schema_needed: str
     roles: list[str] | None
     """Who holds rights in the schema beside its owner; None: there is no schema."""
+    may: str | None
+    """What the login may do in the schema: read, read and write, or do everything, and migrate. None: nothing, or no schema."""
     stores: list[Stores] | None
     """None: in a schema that this code cannot read."""
     problem: errors.SchemaError | None
@@ -102,6 +115,7 @@ def _status(connection: BlockingConnection, url: str, environment: str | None) -
         schema_found=revision,
         schema_needed=migrate.SCHEMA_REVISION,
         roles=None if revision is None else [name for (name,) in connection.execute(Query(ROLES))],
+        may=None if revision is None else connection.execute(Query(MAY))[0][0],
         stores=stores,
         problem=problem,
     )

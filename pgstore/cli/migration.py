@@ -70,8 +70,8 @@ def show(report: migrations.Report, where: str, roles: migrations.Roles | None, 
         print(f"roles with their rights: {', '.join(report.roles_granted)}")
     if report.roles_missing:
         print(
-            f"roles without: {', '.join(report.roles_missing)} (missing, or not this login's to grant: a role with CREATEROLE can "
-            "make them; run this again then)"
+            f"no rights were given to {', '.join(report.roles_missing)}: missing, or not this login's to grant. A role with "
+            "CREATEROLE can make them; run this again then"
         )
     if report.roles_else:
         print(f"others with rights, not given by this: {', '.join(report.roles_else)}")

@@ -50,7 +50,7 @@ def _show(found: Status, source: str) -> None:
             ("database", f"{found.database} as {found.login}, {found.address} (from {source})"),
             ("server", f"PostgreSQL {found.server_version}{', through a pooler' if found.pooled else ''}"),
             ("schema", f"{revision}; this pgstore needs {found.schema_needed}"),
-            *([("rights", ", ".join(found.roles) or "the owner's alone")] if found.roles is not None else []),
+            *([("rights", _rights(found, found.roles))] if found.roles is not None else []),
         ]
     )
     if found.stores:
@@ -60,3 +60,8 @@ def _show(found: Status, source: str) -> None:
         )
     elif found.stores is not None:
         print("stores    none")
+
+
+def _rights(found: Status, roles: list[str]) -> str:
+    given = f"given to {', '.join(roles)}" if roles else "the owner's alone"
+    return f"{given}; {found.login} may {found.may or 'do nothing'}"

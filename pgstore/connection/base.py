@@ -432,7 +432,7 @@ class Connection(abc.ABC):
             raise BrokenConnection(exc, sent=False) from exc
         if exc.sqlstate == "25006":
             self.leads_astray = True
-        raise map_error(exc) from exc
+        raise map_error(exc, login=self.pgconn.user.decode("utf-8", "replace")) from exc
 
     @contextlib.contextmanager
     def _watching(self) -> Generator[None, None, None]:

@@ -155,8 +155,8 @@ def timed_out() -> errors.TimedOut:
     )
 
 
-def map_error(exc: psycopg.Error) -> errors.Error:
-    """What an error of a statement means, on a connection that still works."""
+def map_error(exc: psycopg.Error, *, login: str = "") -> errors.Error:
+    """What an error of a statement means, on a connection that still works. *login*: whose connection it is, if that is known."""
     state = exc.sqlstate or ""
     text = str(exc.diag.message_primary or exc).strip()
     if state in ("40001", "40P01"):
@@ -168,7 +168,7 @@ def map_error(exc: psycopg.Error) -> errors.Error:
     if state == "42501":
         return errors.AccessDenied(
             f"{text}; a role needs to be a member of pgstore_reader to read and of pgstore_writer to write: "
-            "GRANT pgstore_writer TO the role"
+            + (f'GRANT pgstore_writer TO "{login}"' if login else "GRANT pgstore_writer TO the role")
         )
     if state.startswith("28"):
         return errors.AccessDenied(f"the server refused the login: {text}")

@@ -484,6 +484,21 @@ def test_status_as_json_of_one_environment(cli, filled):
     assert [tuple(s.values())[:4] for s in report["stores"]] == [("staging", "queue", 1, 3)]
 
 
+def test_a_reader_learns_what_it_may_and_what_to_grant(cli, filled, server):
+    """
+    A list of roles alone reads as if they were the reader's own.
+    """
+    server.execute(sql.SQL("CREATE ROLE status_reader LOGIN IN ROLE pgstore_reader"))
+    url = as_role(filled, "status_reader")
+
+    refused = cli.fails("--url", url, "dict", "put", "one", "a", "2")
+
+    assert "status_reader may read\n" in cli("--url", url, "status")[1]
+    assert json.loads(cli("--url", url, "status", "--json")[1])["may"] == "read"
+    assert 'GRANT pgstore_writer TO "status_reader"' in refused
+    assert json.loads(cli("--url", filled, "status", "--json")[1])["may"] == "do everything, and migrate"
+
+
 # --- demo -------------------------------------------------------------------------------------------------------------
 
 
