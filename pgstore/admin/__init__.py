@@ -12,7 +12,7 @@ its URL.
 is there. `backup_script` says what is in the file, `backup_file` how it is compressed and written. `programs` finds
 PostgreSQL's own.
 
-`roles` has who may use the stores, `psql` how psql is run.
+`roles` has who may use the stores, `psql` how psql is run. `connecting` opens connections for SQL that is no operation of a store.
 
 `live` takes samples of what goes on, with the SQL of `live_sql` and the dataclasses of `live_model`;
 `slow_statements` is a part of it.

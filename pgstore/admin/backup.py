@@ -19,9 +19,9 @@ from psycopg import sql
 from pgstore import errors, migrate
 from pgstore.admin import backup_script as script
 from pgstore.admin.backup_file import Writable, compression_of, written
+from pgstore.admin.connecting import NO_TIMEOUTS, connected
 from pgstore.admin.programs import Program, find_program, same_server
-from pgstore.connection.handshake import conninfo
-from pgstore.core.error_mapping import check_conninfo, describe, map_connect_error, map_error
+from pgstore.core.error_mapping import describe
 
 _BLOCK_BYTES: Final = 1 << 20
 _LOCK_SECONDS: Final = 60  # for a migration that is going on
@@ -66,20 +66,11 @@ def backup(url: str, name: str, *, compression: str | None = None, tell: Tell = 
         InvalidError, FileFailed and its like: the file cannot be written.
     """
     chosen = compression_of(compression)
-    check_conninfo(url)
-    try:
-        opened = psycopg.connect(conninfo(url), prepare_threshold=None)
-    except psycopg.Error as exc:
-        failure = map_connect_error(exc, url)
-    else:
-        with opened as connection:
-            try:
-                return _backup(connection, url, name, chosen, tell)
-            except psycopg.errors.LockNotAvailable as exc:
-                raise _locked() from exc
-            except psycopg.Error as exc:
-                raise map_error(exc) from exc
-    raise failure
+    with connected(url, prepare_threshold=None) as connection:
+        try:
+            return _backup(connection, url, name, chosen, tell)
+        except psycopg.errors.LockNotAvailable as exc:
+            raise _locked() from exc
 
 
 _STATE: LiteralString = """
@@ -88,11 +79,6 @@ SELECT current_setting('server_version_num')::integer / 10000,
        current_database()::text,
        current_user::text,
        to_char(timezone('UTC', now()), 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
-"""
-_NO_TIMEOUTS: LiteralString = """
-SELECT set_config(s.name, '0', true)
-  FROM pg_settings s
- WHERE s.name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
 """
 _REVISION: LiteralString = """
 SELECT r.version_num::text, i.oldest_code_revision
@@ -127,7 +113,7 @@ def _backup(connection: psycopg.Connection[Any], url: str, name: str, compressio
             f"a pooler answers at {describe(url)}, and pg_dump would leave its settings to others there: give the URL of the "
             "server itself"
         )
-    connection.execute(_NO_TIMEOUTS)
+    connection.execute(NO_TIMEOUTS)
     connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'".encode())
     header = script.Header(_revision(connection, login, url), server_major, database, taken_at, version("pgstore"))
     if unreadable := [row[0] for row in connection.execute(_UNREADABLE)]:

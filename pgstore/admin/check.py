@@ -10,8 +10,8 @@ from typing import Any, Final
 import psycopg
 
 from pgstore import errors
-from pgstore.connection.handshake import conninfo
-from pgstore.core.error_mapping import check_conninfo, map_connect_error, map_error
+from pgstore.admin.connecting import connected
+from pgstore.core.error_mapping import map_error
 from pgstore.migrate import sql_directory
 
 ROWS_MAX: Final = 10_000  # of one check
@@ -68,14 +68,8 @@ def run_checks(url: str, checks: Mapping[str, str] | None = None) -> Report:
     """
     if checks is None:
         checks = checks_of(sql_directory())
-    check_conninfo(url)
-    try:
-        opened = psycopg.connect(conninfo(url))
-    except psycopg.Error as exc:
-        failure = map_connect_error(exc, url)
-    else:
-        return _run(opened, checks)
-    raise failure
+    with connected(url) as connection:
+        return _run(connection, checks)
 
 
 def checks_of(directory: Path) -> dict[str, str]:
@@ -83,28 +77,24 @@ def checks_of(directory: Path) -> dict[str, str]:
     return {path.stem: path.read_text() for path in sorted((directory / "checks").glob("*.sql"))}
 
 
-def _run(opened: psycopg.Connection, checks: Mapping[str, str]) -> Report:
+def _run(connection: psycopg.Connection[Any], checks: Mapping[str, str]) -> Report:
     report = Report(list(checks))
-    try:
-        with opened as connection:
-            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            connection.read_only = True
-            connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
-            for name, query in checks.items():
-                try:
-                    with connection.transaction():
-                        cursor = connection.execute(query.encode())
-                        rows = cursor.fetchmany(ROWS_MAX)
-                except psycopg.Error as exc:
-                    if connection.broken or connection.closed:
-                        raise
-                    report.failures.append(Failure(name, _mapped(exc)))
-                    continue
-                if rows:
-                    columns = [column.name for column in cursor.description or ()]
-                    report.findings.append(Finding(name, _about(query), columns, rows, len(rows) < ROWS_MAX))
-    except psycopg.Error as exc:
-        raise map_error(exc) from exc
+    connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    connection.read_only = True
+    connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+    for name, query in checks.items():
+        try:
+            with connection.transaction():
+                cursor = connection.execute(query.encode())
+                rows = cursor.fetchmany(ROWS_MAX)
+        except psycopg.Error as exc:
+            if connection.broken or connection.closed:
+                raise
+            report.failures.append(Failure(name, _mapped(exc)))
+            continue
+        if rows:
+            columns = [column.name for column in cursor.description or ()]
+            report.findings.append(Finding(name, _about(query), columns, rows, len(rows) < ROWS_MAX))
     return report
 
 

@@ -6,10 +6,7 @@ install them, in PATH, in the wheel of the extra `embedded`.
 
 from __future__ import annotations
 
-import functools
 import os
-import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgstore import errors
 from pgstore.connection.handshake import conninfo
-from pgstore.embedded.binaries import candidates
+from pgstore.embedded.binaries import candidates, is_executable, major_of, version_of
 
 # What would stand on a command line for everybody to see, and has no variable of libpq's.
 _UNPASSABLE: Final = ("sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret")
@@ -38,7 +35,7 @@ class Program:
 
     @property
     def major(self) -> int:
-        return int(re.split(r"\D", self.version)[0])
+        return major_of(self.version)
 
 
 def find_program(name: str, server_major: int) -> Program:
@@ -65,24 +62,11 @@ def _found(name: str) -> Iterator[Program]:
     seen = set()
     for _, directory in candidates():
         path = directory / name
-        if not (os.path.isfile(path) and os.access(path, os.X_OK)) or path.resolve() in seen:
+        if not is_executable(path) or path.resolve() in seen:
             continue
         seen.add(path.resolve())
-        if (version := _version(path)) is not None:
+        if (version := version_of(path)) is not None:
             yield Program(path, version)
-
-
-@functools.cache
-def _version(path: Path) -> str | None:
-    """The version that the program says it has; None if it does not run."""
-    try:
-        said = subprocess.run(
-            [path, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    match = re.search(r"\(PostgreSQL\) (\d+\S*)", said.stdout)
-    return match[1] if match else None
 
 
 def same_server(url: str, connection: psycopg.Connection[Any]) -> tuple[str, dict[str, str]]:

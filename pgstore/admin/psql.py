@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from pgstore.admin.connecting import connected
 from pgstore.admin.programs import find_program, same_server
-from pgstore.connection.handshake import conninfo
-from pgstore.core.error_mapping import check_conninfo, map_connect_error
 
 _PATH: Final = "SELECT pg_catalog.current_setting('search_path'), pg_catalog.pg_backend_pid()"
 
@@ -29,24 +27,17 @@ def psql_command(url: str, arguments: Sequence[str] = ()) -> tuple[Path, list[st
         ConfigurationError: there is no psql, or only older ones than the server.
         StoreUnavailable, AccessDenied: there is no connection.
     """
-    check_conninfo(url)
-    try:
-        connection = psycopg.connect(conninfo(url), autocommit=True)
-    except psycopg.Error as exc:
-        failure = map_connect_error(exc, url)
-    else:
-        with connection:
-            program = find_program("psql", connection.info.server_version // 10_000)
-            string, environ = same_server(url, connection)
-            row = connection.execute(_PATH).fetchone()
-            assert row is not None, "a SELECT without FROM has a row"
-            path, pid = row
-            if pid == connection.info.backend_pid:  # else a pooler
-                string = _with_path(string, path)
-        del environ["LC_MESSAGES"]  # who reads is a person
-        environ |= {name: value for name, value in os.environ.items() if name == "LC_MESSAGES"}
-        return program.path, ["psql", f"--dbname={string}", *arguments], environ
-    raise failure
+    with connected(url, autocommit=True) as connection:
+        program = find_program("psql", connection.info.server_version // 10_000)
+        string, environ = same_server(url, connection)
+        row = connection.execute(_PATH).fetchone()
+        assert row is not None, "a SELECT without FROM has a row"
+        path, pid = row
+        if pid == connection.info.backend_pid:  # else a pooler
+            string = _with_path(string, path)
+    del environ["LC_MESSAGES"]  # who reads is a person
+    environ |= {name: value for name, value in os.environ.items() if name == "LC_MESSAGES"}
+    return program.path, ["psql", f"--dbname={string}", *arguments], environ
 
 
 def _with_path(string: str, path: str) -> str:

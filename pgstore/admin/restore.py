@@ -16,6 +16,7 @@ import psycopg
 from pgstore import errors, migrate
 from pgstore.admin.backup_file import STANDARD, opened
 from pgstore.admin.backup_script import Header, Rows, Script, Statements, TablesComplete
+from pgstore.admin.connecting import NO_TIMEOUTS
 from pgstore.admin.replacing import drop_schema, unlink
 from pgstore.config import ConnectionString
 from pgstore.core.error_mapping import map_error
@@ -88,14 +89,6 @@ def restore(
     return Restored(header, migrate.upgrade(url, roles=roles))
 
 
-# Whatever the login has set for itself: this takes as long as it takes. Not every server has all of them.
-_NO_TIMEOUTS: LiteralString = """
-SELECT set_config(s.name, '0', true)
-  FROM pg_settings s
- WHERE s.name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
-"""
-
-
 def _restore(
     connection: _Connection, header: Header, script: Script, roles: Roles | None, *, replace: bool
 ) -> list[tuple[int, bytes]]:
@@ -109,7 +102,7 @@ def _restore(
         )
     for statement in transaction.settings():
         connection.execute(statement.encode())
-    connection.execute(_NO_TIMEOUTS)
+    connection.execute(NO_TIMEOUTS)
     try:
         connection.execute(transaction.lock().encode())
     except psycopg.errors.LockNotAvailable as exc:

@@ -11,8 +11,7 @@ import psycopg
 from psycopg import sql
 
 from pgstore import errors, migrate
-from pgstore.connection.handshake import conninfo
-from pgstore.core.error_mapping import check_conninfo, map_connect_error, map_error
+from pgstore.admin.connecting import connected
 from pgstore.migrate import Roles
 
 RIGHTS: Final = {"reader": "read", "writer": "read and write", "owner": "do everything, and migrate"}
@@ -83,7 +82,7 @@ class RolesReport:
 def roles_of(url: str, names: Roles | None = None) -> RolesReport:
     """Look who may use the schema in the database of *url*. Raises `StoreUnavailable`, `AccessDenied`."""
     names = names or Roles()
-    with _connected(url) as connection:
+    with _transaction(url) as connection:
         is_since_16 = connection.info.server_version >= SINCE_16
         granted = dict(connection.execute(_ROLES, [list(names)]).fetchall())
         query = sql.SQL(_MEMBERS).format(inherits=sql.SQL("a.inherit_option" if is_since_16 else "m.rolinherit"))
@@ -129,7 +128,7 @@ def grant(url: str, login: str, right: str, names: Roles | None = None) -> None:
         NotFoundError: there is no such login, or no such role of ours.
     """
     name = _name(right, names)
-    with _connected(url) as connection:
+    with _transaction(url) as connection:
         statement = grant_sql(login, right, names, server_version=connection.info.server_version)
         _check_roles(connection, login, name)
         if connection.info.server_version < SINCE_16:
@@ -150,7 +149,7 @@ def revoke(url: str, login: str, right: str, names: Roles | None = None) -> None
         NotFoundError: there is no such login, or it is no member.
     """
     name = _name(right, names)
-    with _connected(url) as connection:
+    with _transaction(url) as connection:
         _check_roles(connection, login, name)
         grantors = [grantor for (grantor,) in connection.execute(_GRANTORS, [name, login]).fetchall()]
         if not grantors:
@@ -164,21 +163,10 @@ def revoke(url: str, login: str, right: str, names: Roles | None = None) -> None
 
 
 @contextlib.contextmanager
-def _connected(url: str) -> Iterator[psycopg.Connection[Any]]:
-    check_conninfo(url)
-    try:
-        connection = psycopg.connect(conninfo(url), autocommit=True)
-    except psycopg.Error as exc:
-        failure = map_connect_error(exc, url)
-    else:
-        try:
-            with connection, connection.transaction():
-                connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
-                yield connection
-        except psycopg.Error as exc:
-            raise map_error(exc) from exc
-        return
-    raise failure
+def _transaction(url: str) -> Iterator[psycopg.Connection[Any]]:
+    with connected(url) as connection:
+        connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+        yield connection
 
 
 def _check_roles(connection: psycopg.Connection[Any], login: str, name: str) -> None:

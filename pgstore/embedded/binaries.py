@@ -114,28 +114,28 @@ def reachable_binaries(binaries: Binaries, identity: Identity, directory: Path) 
 
 def _given(directory: Path) -> Binaries:
     directory = directory.expanduser().absolute()
-    missing = [program for program in PROGRAMS if not _is_executable(directory / program)]
+    missing = [program for program in PROGRAMS if not is_executable(directory / program)]
     if missing:
         raise errors.EmbeddedServerError(f"PGSTORE_PGBIN is {directory}, which has no program {', '.join(missing)}")
-    version = _major(directory / "postgres")
-    if version is None or version < MAJOR_MIN:
+    version = version_of(directory / "postgres")
+    if version is None or major_of(version) < MAJOR_MIN:
         raise errors.EmbeddedServerError(
             f"PGSTORE_PGBIN is {directory}, whose postgres is of version {version or 'unknown'}, expected {MAJOR_MIN} "
             "or newer"
         )
-    return Binaries(directory, version, "PGSTORE_PGBIN")
+    return Binaries(directory, major_of(version), "PGSTORE_PGBIN")
 
 
 def _found() -> Iterator[Binaries]:
     seen = set()
     for source, directory in candidates():
         resolved = directory.resolve()
-        if resolved in seen or not all(_is_executable(directory / program) for program in PROGRAMS):
+        if resolved in seen or not all(is_executable(directory / program) for program in PROGRAMS):
             continue
         seen.add(resolved)
-        version = _major(directory / "postgres")
+        version = version_of(directory / "postgres")
         if version is not None:
-            yield Binaries(directory, version, source)
+            yield Binaries(directory, major_of(version), source)
 
 
 def candidates() -> Iterator[tuple[str, Path]]:
@@ -157,19 +157,24 @@ def candidates() -> Iterator[tuple[str, Path]]:
             yield "wheel", directory
 
 
-def _is_executable(path: Path) -> bool:
+def is_executable(path: Path) -> bool:
     # os.path: Path.is_file raises where an entry of PATH may not be entered
     return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
+def major_of(version: str) -> int:
+    """15 of `15.14` or `15beta1`."""
+    return int(re.split(r"\D", version)[0])
+
+
 @functools.cache
-def _major(postgres: Path) -> int | None:
-    """Return the major version *postgres* says it has; None if it does not run."""
+def version_of(program: Path) -> str | None:
+    """The version that a program of PostgreSQL says it has, such as `15.14`; None if it does not run."""
     try:
         said = subprocess.run(
-            [postgres, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=True
+            [program, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    match = re.search(r"\(PostgreSQL\) (\d+)", said.stdout)
-    return int(match[1]) if match else None
+    match = re.search(r"\(PostgreSQL\) (\d+\S*)", said.stdout)
+    return match[1] if match else None
