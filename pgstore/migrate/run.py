@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
+from psycopg import pq
 from psycopg import sql as compose
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import namedtuple_row
@@ -128,7 +129,8 @@ def _upgrade(connection: _Connection, roles: Roles | None) -> Report:
         try:
             report = _migrate(bound, connection, place, roles)
         except BaseException:
-            if connection.closed:
+            # Closed, or at work after Ctrl-C: a cancellation takes a busy server its time, and psycopg waits 5 s for it.
+            if connection.closed or connection.info.transaction_status == pq.TransactionStatus.ACTIVE:
                 bound.invalidate()  # else SQLAlchemy tries to roll back, and that error would hide this one
             raise
         try:

@@ -15,6 +15,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from pgstore import errors, migrate
+from pgstore.migrate import run
 from tests.migration import baseline
 from tests.migration.conftest import HEAD, ROOT
 
@@ -278,6 +279,21 @@ def test_an_existing_empty_schema_is_used(cluster, authorization):
     report = migrate.upgrade(url.replace("postgres@", f"{login}@"), roles=None)
 
     assert (report.before, report.after) == (None, HEAD)
+
+
+def test_an_interrupt_is_told_also_where_the_server_is_slow_to_cancel(cluster, monkeypatch):
+    """
+    Not the error of a rollback on a connection that is still at work: it would be exit code 1 and a line about nothing.
+    """
+
+    def interrupted(bound, connection, place, roles):
+        connection.pgconn.send_query(b"SELECT pg_sleep(60)")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_migrate", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        migrate.upgrade(cluster.database())
 
 
 def test_migrating_is_silent(cluster, caplog, capfd):
