@@ -142,12 +142,7 @@ def keys(
       pgstore dict keys settings --prefix user:
     """
     with stores.opened(context, "dict", name, env) as store:
-        found = contents.keys(store, prefix=prefix)
-        if as_json:
-            values.write_json(map(values.plain, found))
-            return
-        for key in found:
-            print(values.line(key, use_repr))
+        values.write_lines(contents.keys(store, prefix=prefix), use_repr=use_repr, as_json=as_json)
 
 
 @app.command()
@@ -265,8 +260,7 @@ def put(
       pgstore dict put images logo.png - --bytes < logo.png
       pgstore dict put settings offset --json -- -5
     """
-    if is_json and is_bytes:
-        raise pgstore.InvalidError("give --json or --bytes, not both")
+    values.check_kind(is_json=is_json, is_bytes=is_bytes)
     wanted = values.typed_key(key, json_key)
     with stores.opened(context, "dict", name, env) as store:
         new = values.typed(value, is_json=is_json, is_bytes=is_bytes)

@@ -280,13 +280,12 @@ def _add_info(group: _Group) -> None:
         if as_json:
             print(json.dumps({**asdict(found), "created_at": found.created_at.isoformat()}, indent=2))
             return
-        created = f"{found.created_at:%Y-%m-%d %H:%M:%S} by {found.created_by or 'a role that is gone'}"
         output.fields(
             [
                 ("name", found.name),
                 ("environment", found.environment),
                 ("id", found.id),
-                ("created", created),
+                ("created", output.created(found.created_at, found.created_by)),
                 ("storage", f"{found.storage}, in pieces of {output.size(found.chunk_size_bytes)}"),
                 ("versions kept", found.versions_kept),
                 ("newest version", found.version),

@@ -100,6 +100,11 @@ def _cell(value: object) -> object:
     return "-" if value is None else f"{value.astimezone():%Y-%m-%d %H:%M}" if isinstance(value, datetime) else value
 
 
+def created(at: datetime, by: str | None) -> str:
+    """When and by which role a store was made, in local time."""
+    return f"{at.astimezone():%Y-%m-%d %H:%M:%S} by {by or 'a role that is gone'}"
+
+
 def size(size_bytes: int) -> str:
     """*size_bytes* for people: `4.2 MiB`."""
     if size_bytes < 1024:

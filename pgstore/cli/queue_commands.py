@@ -235,11 +235,7 @@ def peek(
     """
     with stores.opened(context, "queue", name, env) as queue:
         found = (each.item for each in contents.items(queue, partition=partition, limit=number))
-        if as_json:
-            values.write_json(map(values.plain, found))
-            return
-        for item in found:
-            print(values.line(item, use_repr))
+        values.write_lines(found, use_repr=use_repr, as_json=as_json)
 
 
 @app.command()
@@ -317,8 +313,7 @@ def put(
       pgstore queue put tasks '{"id": 7}' --json -p urgent --delay 60
       pgstore queue put tasks - --lines < tasks.txt
     """
-    if is_json and is_bytes:
-        raise pgstore.InvalidError("give --json or --bytes, not both")
+    values.check_kind(is_json=is_json, is_bytes=is_bytes)
     if items.count("-") > 1:
         raise pgstore.InvalidError("give `-` once: stdin can be read once")
     if lines and items != ["-"]:

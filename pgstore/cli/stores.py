@@ -76,10 +76,7 @@ def show_details(context: typer.Context, kind: admin.Kind, name: str, env: str |
             ("name", found.name),
             ("environment", found.environment),
             ("id", found.id),
-            (
-                "created",
-                f"{found.created_at.astimezone():%Y-%m-%d %H:%M:%S} by {found.created_by or 'a role that is gone'}",
-            ),
+            ("created", output.created(found.created_at, found.created_by)),
             ("options", ", ".join(f"{option}={value}" for option, value in found.options.items()) or "none"),
             (entries, f"{found.entries:,}"),
             ("size", output.size(found.size_bytes)),

@@ -65,6 +65,12 @@ def typed_key(text: str, is_json: bool) -> Any:
     return key
 
 
+def check_kind(*, is_json: bool, is_bytes: bool) -> None:
+    """Raise `InvalidError` if what is typed is to be both JSON and bytes."""
+    if is_json and is_bytes:
+        raise errors.InvalidError("give --json or --bytes, not both")
+
+
 def number(text: str, what: str) -> float:
     """The number that an argument stands for, an int where it is one. Raises `InvalidError`."""
     for kind in (int, float):
@@ -180,6 +186,15 @@ def json_text(value: object) -> str:
         return json.dumps(value, default=_json_default, allow_nan=False)
     except (TypeError, ValueError, RecursionError):  # NaN, keys that are no str, circles
         return json.dumps(_text(value, use_repr=True))
+
+
+def write_lines(values: Iterable[object], *, use_repr: bool, as_json: bool) -> None:
+    """Print *values* as they come: each in one line, or a JSON list."""
+    if as_json:
+        write_json(map(plain, values))
+        return
+    for value in values:
+        print(line(value, use_repr))
 
 
 def write_json(values: Iterable[object]) -> None:
