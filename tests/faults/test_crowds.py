@@ -201,6 +201,7 @@ def test_threads_that_hold_transactions_are_waited_for_and_then_explained(own_da
     A thread that waits for its own second connection would wait for ever.
     """
     monkeypatch.setattr(pool, "ACQUIRE_SECONDS", 0.3)
+    monkeypatch.setattr("pgstore.client.client._RETRIES", 2)  # each waits as long
     with pgstore.Client(own_database, connections_max=1) as client:
         entries = pgstore.Dict.persist("entries", client=client)
         entries["k"] = 1
@@ -213,6 +214,7 @@ def test_threads_that_hold_transactions_are_waited_for_and_then_explained(own_da
 
 def test_tasks_that_hold_transactions_are_waited_for_and_then_explained(own_database, monkeypatch):
     monkeypatch.setattr(pool, "ACQUIRE_SECONDS", 0.3)
+    monkeypatch.setattr("pgstore.client.client._RETRIES", 2)  # each waits as long
     client = pgstore.Client(own_database, connections_max=1)
 
     async def main():
