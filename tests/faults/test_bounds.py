@@ -21,6 +21,7 @@ from pgstore.connection import base
 from pgstore.core import limit
 from pgstore.core.clock import Deadline
 from tests.faults.conftest import Background, until
+from tests.fixtures.clients import Call
 
 NOT_GRANTED = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 LONGEST = 5.0  # seconds, in which a call with a bound of next to nothing returns
@@ -201,35 +202,65 @@ def test_a_bound_counts_for_a_free_connection(own_database):
         assert queue.get_many(9) == ["first"]
 
 
-def test_a_call_with_a_bound_ends_where_the_server_is_silent(call, own_database, proxy):
-    """
-    A frozen machine keeps its connections. What was sent may have been done; what only looks has found nothing.
-    """
-    client = call.client(proxy.url(own_database))
-    queue = pgstore.Queue.persist("q", client=client).hydrate()
-    bounded = pgstore.Queue.from_name("b", create_if_missing=True, client=client, maxsize=10).hydrate()
-    entries = pgstore.Dict.from_name("d", create_if_missing=True, client=client, watch=True).hydrate()
-    call(queue.put, "before")
-    call(queue.get)
-    proxy.stall()
-    began = time.monotonic()
-    with pytest.raises(pgstore.OutcomeUnknown):
-        call(queue.put, "mine", timeout=0.1)
-    with pytest.raises(pgstore.StoreUnavailable):
-        call(bounded.put, "mine", block=False)
-    with pytest.raises(pgstore.StoreUnavailable):
-        call(queue.get, timeout=0.1)
-    with pytest.raises(pgstore.StoreUnavailable):
-        call(queue.get, block=False)
-    with pytest.raises(pgstore.StoreUnavailable):
-        call(entries.lock("k", timeout=0.1).acquire)
-    with pytest.raises(pgstore.StoreUnavailable):
-        call.iterate(entries.watch(timeout=0.1))
-    assert time.monotonic() - began < 6 * LONGEST
-    proxy.resume()
+SILENT: dict[str, tuple[str, Any, type[Exception]]] = {
+    "put": ("queue", lambda call, queue: call(queue.put, "mine", timeout=0.1), pgstore.OutcomeUnknown),
+    "put with room": (
+        "bounded",
+        lambda call, bounded: call(bounded.put, "mine", block=False),
+        pgstore.StoreUnavailable,
+    ),
+    "get": ("queue", lambda call, queue: call(queue.get, timeout=0.1), pgstore.StoreUnavailable),
+    "get at once": ("queue", lambda call, queue: call(queue.get, block=False), pgstore.StoreUnavailable),
+    "lock": ("entries", lambda call, entries: call(entries.lock("k", timeout=0.1).acquire), pgstore.StoreUnavailable),
+    "watch": ("entries", lambda call, entries: call.iterate(entries.watch(timeout=0.1)), pgstore.StoreUnavailable),
+}
 
-    call(queue.put, "after")
-    assert call(queue.get_many, 9)[-1] == "after"
+
+@pytest.mark.parametrize("form", ["blocking", "aio"])
+def test_a_call_with_a_bound_ends_where_the_server_is_silent(own_database, proxy, form):
+    """
+    A frozen machine keeps its connections. What was sent may have been done; what only looks has found nothing. Each call has a
+    client of its own, so that all wait at the same time.
+    """
+    connected, stalled = threading.Barrier(len(SILENT) + 1, timeout=30), threading.Event()
+
+    def ends(kind, call, stores):
+        """How long the call takes, on a thread that has a connection."""
+        call(stores["queue"].put, "before")
+        call(stores["queue"].get)
+        connected.wait()
+        stalled.wait()
+        store, act, error = SILENT[kind]
+        began = time.monotonic()
+        with pytest.raises(error):
+            act(call, stores[store])
+        return time.monotonic() - began
+
+    with contextlib.ExitStack() as stack:
+        calls = {kind: Call(form) for kind in SILENT}
+        stores: dict[str, dict[str, Any]] = {}
+        for kind, call in calls.items():
+            stack.callback(call.close)
+            client = call.client(proxy.url(own_database))
+            stores[kind] = {
+                "queue": pgstore.Queue.persist("q", client=client).hydrate(),
+                "bounded": pgstore.Queue.from_name("b", create_if_missing=True, client=client, maxsize=10).hydrate(),
+                "entries": pgstore.Dict.from_name("d", create_if_missing=True, client=client, watch=True).hydrate(),
+            }
+        waiting = {kind: Background(ends, kind, call, stores[kind]) for kind, call in calls.items()}
+        connected.wait()
+        proxy.stall()
+        stalled.set()
+        try:
+            seconds = {kind: each.result() for kind, each in waiting.items()}
+        finally:
+            proxy.resume()
+
+        assert sum(seconds.values()) < len(SILENT) * LONGEST, seconds
+        for kind, call in calls.items():
+            call(stores[kind]["queue"].put, "after")
+        left = calls["put"](stores["put"]["queue"].get_many, 9)
+        assert [item for item in left if item != "mine"] == ["after"] * len(SILENT)
 
 
 @pytest.mark.parametrize("terms", TERMS, ids=str)
