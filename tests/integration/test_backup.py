@@ -20,6 +20,7 @@ from pgstore.admin.programs import find_program
 from pgstore.admin.restore import restore
 from tests.faults.conftest import until
 from tests.fixtures import inventory
+from tests.fixtures.foreign import take_numbers
 from tests.integration.test_dumps import PSQL, run
 from tests.migration.conftest import Cluster, url_as
 
@@ -102,12 +103,7 @@ def test_objects_of_others_keep_their_numbers_and_bytes(filled, empty_database, 
     """
     url, expected = filled
     with psycopg.connect(url) as connection, psycopg.connect(empty_database, autocommit=True) as other:
-        oids = [
-            oid
-            for (oid,) in connection.execute("SELECT large_object FROM pgstore.chunk WHERE large_object IS NOT NULL")
-        ]
-        for oid in oids:
-            other.execute("SELECT lo_from_bytea(%s, 'theirs')", [oid])
+        oids = take_numbers(connection, other)
 
         restore(empty_database, str(made))
 

@@ -12,6 +12,7 @@ import pytest
 from pgstore import migrate
 from pgstore.admin.check import run_checks
 from tests.fixtures import inventory
+from tests.fixtures.foreign import take_numbers
 from tests.fixtures.server import Server
 
 PSQL = ["-X", "-q", "-o", os.devnull, "-v", "ON_ERROR_STOP=1", "-1"]
@@ -90,12 +91,7 @@ def test_a_dump_of_the_schema_restored_beside_others_objects_leaves_those_alone(
     """
     url, _ = filled
     with psycopg.connect(url) as connection, psycopg.connect(empty_database, autocommit=True) as other:
-        oids = [
-            oid
-            for (oid,) in connection.execute("SELECT large_object FROM pgstore.chunk WHERE large_object IS NOT NULL")
-        ]
-        for oid in oids:
-            other.execute("SELECT lo_from_bytea(%s, 'theirs')", [oid])
+        oids = take_numbers(connection, other)
 
         move(server, server, url, empty_database, tmp_path, "-n pgstore --no-owner --no-privileges")
 
