@@ -14,8 +14,8 @@ has what the process is given, `codes` the exit codes. `signature` adds options 
 `file_commands` has what `volume` and `nfs` do with files, `bucket` what `pgstore bucket` does. Of these three, `listing` shows what
 is there, `transfer` brings it in and out, and `paths` says under which name.
 
-`psql` and `roles` are for operators. `top` draws with `top_view`, which says what stands where, `screen`, which makes it fit, and
-`terminal`, which reads keys.
+`psql` and `roles` are for operators. `top` draws what `sampler` takes, with `top_view`, which says what stands where, `screen`,
+which makes it fit, and `terminal`, which reads keys.
 
 Where a change belongs:
 

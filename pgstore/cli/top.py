@@ -16,19 +16,17 @@ from rich.console import Console
 from rich.live import Live as Screen
 from rich.text import Text
 
-import pgstore
 from pgstore import errors
-from pgstore.admin.live import Live
 from pgstore.admin.live_model import Sample
 from pgstore.cli import top_view
 from pgstore.cli.options import AsJson, Environment
+from pgstore.cli.sampler import Sampler
 from pgstore.cli.screen import Line
 from pgstore.cli.target import target
-from pgstore.cli.terminal import Keys, keys
-from pgstore.core.clock import monotonic
+from pgstore.cli.terminal import keys
+from pgstore.core import clock
 
 LOOK_SECONDS = 1.0  # at the clock, while nothing comes
-SILENCE_SECONDS = 1.0  # and twice the interval, after which it is said that there is no answer
 
 
 def top(
@@ -73,66 +71,6 @@ def top(
         _watch(sampler, first, sort)
 
 
-class Sampler:
-    """Takes samples in a thread of its own, so that a server that does not answer keeps no key from being heard."""
-
-    def __init__(self, url: str, environment: str | None, interval: float) -> None:
-        self._url = url
-        self._environment = environment
-        self._interval = interval
-        self.silence = SILENCE_SECONDS + 2 * interval
-        self._client: pgstore.Client | None = None
-        self._live: Live | None = None
-        self._ended = threading.Event()
-        self.latest: Sample | None = None
-        self.number = 0
-        """Of the latest."""
-        self.lost_at: float | None = None
-        """Since when there has been no sample; None: there is no trouble."""
-        self.problem = ""
-        self.asked_at: float | None = None
-        """Since when an answer is waited for; None: it is not."""
-
-    def sample(self) -> Sample:
-        """Take one. After an error the next try is made on a new connection, with which everything is looked up anew."""
-        if self._live is None:
-            self._client = pgstore.Client(self._url, auto_migrate=False, connections_max=1)
-            self._live = Live(self._client, self._environment)
-        self.asked_at = monotonic()
-        try:
-            return self._live.sample()
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            self.asked_at = None
-
-    def run(self, keys: Keys) -> None:
-        """Take samples until `end`; each wakes whoever waits for *keys*."""
-        while not self._ended.wait(self._interval):
-            try:
-                self.latest = self.sample()
-            except errors.Error as exc:
-                self.lost_at = monotonic() if self.lost_at is None else self.lost_at
-                self.problem = str(exc)
-            else:
-                self.number += 1
-                self.lost_at = None
-            if not self._ended.is_set():
-                keys.wake()
-        self.close()
-
-    def end(self) -> None:
-        """Take no more."""
-        self._ended.set()
-
-    def close(self) -> None:
-        """Close the connection, as far as there is one."""
-        client, self._client, self._live = self._client, None, None
-        if client is not None:
-            client.close()
-
-
 def _watch(sampler: Sampler, first: Sample, sort: str) -> None:
     sampler.latest = first
     history = top_view.History()
@@ -164,10 +102,10 @@ def _watch(sampler: Sampler, first: Sample, sort: str) -> None:
 def _page(sampler: Sampler, history: top_view.History, console: Console, sort: str) -> Text:
     width, height = console.size
     message, asked_at = None, sampler.asked_at
-    if sampler.lost_at is None and asked_at is not None and monotonic() - asked_at > sampler.silence:
-        message = f"no answer for {top_view.age(monotonic() - asked_at)}"
+    if sampler.lost_at is None and asked_at is not None and clock.monotonic() - asked_at > sampler.silence:
+        message = f"no answer for {top_view.age(clock.monotonic() - asked_at)}"
     elif sampler.lost_at is not None:
-        message = f"lost {top_view.age(monotonic() - sampler.lost_at)} ago, trying again: {sampler.problem}"
+        message = f"lost {top_view.age(clock.monotonic() - sampler.lost_at)} ago, trying again: {sampler.problem}"
     assert sampler.latest is not None
     shown = top_view.lines(sampler.latest, history, width=width, height=height - 1, sort=sort, message=message)
     shown += [Line("")] * (height - 1 - len(shown))

@@ -24,8 +24,9 @@ from pgstore.admin import live_sql
 from pgstore.admin.live import Live
 from pgstore.admin.slow_statements import SlowStatements
 from pgstore.cli import top_view
+from pgstore.cli.sampler import Sampler
 from pgstore.cli.terminal import Keys
-from pgstore.cli.top import Sampler, _page
+from pgstore.cli.top import _page
 from pgstore.core import clock
 from tests.fixtures.terminal import terminal
 
