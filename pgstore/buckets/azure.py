@@ -69,6 +69,7 @@ class AzureBucket(ProviderBucket):
         Raises:
             AccessDenied: the credentials cannot be used, or there are none.
         """
+        super().__init__(location)
         failures = Failures(location, credentials.hidden())
         error: errors.Error
         try:
@@ -78,7 +79,7 @@ class AzureBucket(ProviderBucket):
         except (AzureError, ValueError) as exc:
             error = failures.caused(failures.denied("wrong", type(exc).__name__), exc)
         else:
-            self._begin(location, failures, policy)
+            self._begin(failures, policy)
             return
         raise error
 

@@ -54,6 +54,7 @@ class GcsBucket(ProviderBucket):
         Raises:
             AccessDenied: the credentials cannot be used, or there are none.
         """
+        super().__init__(location)
         failures = Failures(location, credentials.hidden())
         error: errors.Error
         try:
@@ -64,7 +65,7 @@ class GcsBucket(ProviderBucket):
             error = failures.caused(failures.denied("wrong", type(exc).__name__), exc)
         else:
             self._requests = Requests(client, location, failures, policy)
-            self._begin(location, failures, policy)
+            self._begin(failures, policy)
             return
         raise error
 

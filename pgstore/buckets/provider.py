@@ -12,9 +12,11 @@ from pgstore.buckets.retries import RetryPolicy
 class ProviderBucket(Bucket):
     """A bucket that a provider keeps."""
 
-    def _begin(self, location: Location, failures: Failures, policy: RetryPolicy) -> None:
-        """Once there is a client."""
+    def __init__(self, location: Location) -> None:
         self._shown = location.shown
+
+    def _begin(self, failures: Failures, policy: RetryPolicy) -> None:
+        """Once there is a client."""
         self._failures = failures
         self._policy = policy
 

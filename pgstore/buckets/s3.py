@@ -76,6 +76,7 @@ class S3Bucket(ProviderBucket):
             AccessDenied: the credentials cannot be used.
             ConfigurationError: the SDK is not installed.
         """
+        super().__init__(location)
         if (urlsplit(location.endpoint_url or "").hostname or "").endswith(R2_HOST):
             self.limits = R2_LIMITS
         google = is_google(location.endpoint_url)
@@ -90,7 +91,7 @@ class S3Bucket(ProviderBucket):
             error = translated(failures, exc, key=None, writing=False, expected=())
         else:
             self._requests = Requests(client, location, failures, policy)
-            self._begin(location, failures, policy)
+            self._begin(failures, policy)
             # The checksums of AWS are refused there. Elsewhere the SDK adds one, or is told by its own settings not to.
             self._with_md5 = google or client.meta.config.request_checksum_calculation == "when_required"
             self._deletes_several = not google

@@ -158,7 +158,7 @@ def test_a_generator_does_not_run_far_ahead_of_its_reader(tmp_path):
     values = count.remote_gen(1000, str(noted), slowly=False)
     assert next(values) == 0
 
-    until(lambda: noted.stat().st_size >= 100)
+    until(lambda: noted.exists() and noted.stat().st_size >= 100)
     time.sleep(0.2)
 
     assert 100 <= noted.stat().st_size <= 101

@@ -11,11 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from pgstore import CloudBucketMount, Secret, default_client, errors
 from pgstore.admin import mounts as admin
-from pgstore.cli import app as cli
 from pgstore.mount import mount_table, recovery
 from pgstore.mount.daemon import caller
 from tests.fixtures.buckets import new_name
@@ -253,22 +251,24 @@ def test_what_cannot_be_put_at_the_end_is_kept(s3, name, bucket_of, place):
 # ------------------------------------------------------------------------------------------------------- command line
 
 
-def test_the_command_line_shows_buckets_that_are_mounted_and_what_was_not_put(s3, name, bucket_of, place, mode):
+def test_the_command_line_shows_buckets_that_are_mounted_and_what_was_not_put(
+    s3, name, bucket_of, place, mode, commands
+):
     shown = bucket_of().location.shown
 
     mount = bucket_of(key_prefix="p").mount(place, mode=mode)
-    mounted = CliRunner().invoke(cli, ["mounts"], env={"COLUMNS": "200"})
+    mounted = commands.done("mounts")
     Path(place, "a").write_text("x")
     if mode == "sync":
         s3.delete_bucket(Bucket=name)
         with pytest.raises(errors.NotFoundError):
             mount.close()
-        kept = CliRunner().invoke(cli, ["mounts", "--recover"])
-        assert f"{shown}/p/" in kept.output
+        kept = commands.done("mounts", "--recover")
+        assert f"{shown}/p/" in kept
     else:
         mount.close()
 
-    assert f"{shown}/p/" in mounted.output
+    assert f"{shown}/p/" in mounted
 
 
 # ------------------------------------------------------------------------------------------- what is wrong with the way

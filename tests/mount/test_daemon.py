@@ -110,6 +110,7 @@ def test_event_loops_go_on_while_it_mounts_and_commits(volume, place):
     assert notes(place)[1:] == ["commit", "end"]
 
 
+@pytest.mark.filterwarnings("ignore::pgstore.exception.AsyncUsageWarning")
 def test_a_mount_that_was_made_blocking_is_left_by_an_event_loop(volume, place):
     async def use():
         async with volume.mount(place) as path:
