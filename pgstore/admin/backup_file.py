@@ -27,6 +27,7 @@ COMPRESSIONS: Final = ("zstd", "gzip", "none")
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _BLOCK_BYTES: Final = 1 << 20
+_STUCK_SECONDS: Final = 1.0  # after which a thread is left where it waits: for a pipe that nobody reads
 # Bytes of files come as hexadecimal digits, which the lowest levels bring back to their half. Higher ones take three times as long.
 _GZIP_LEVEL: Final = 1
 _ZSTD: Final = ("zstd", "-q", "-c", "-3", "-T0")
@@ -156,14 +157,20 @@ def _zstd_into(file: IO[bytes]) -> Iterator[IO[bytes]]:
         if process.wait() or broken:
             raise errors.BackupError(f"zstd failed: {_said_by(process)}") from broken
     finally:
-        _end(process)
-        copier.join()
+        _kill(process)
+        copier.join(_STUCK_SECONDS)  # what it reads is at an end
+        _close(process)
 
 
 def _copy(source: IO[bytes], target: IO[bytes], failures: list[OSError]) -> None:
     try:
-        shutil.copyfileobj(source, target, _BLOCK_BYTES)
-        target.flush()
+        # Past the buffer of *target*, whose lock a thread that waits for a reader would keep, and nobody could close it.
+        while block := source.read(_BLOCK_BYTES):
+            rest = memoryview(block)
+            while rest:
+                rest = rest[os.write(target.fileno(), rest) :]
+    except ValueError:
+        pass  # closed at an interrupt
     except OSError as exc:
         failures.append(exc)
         source.close()  # zstd ends by that, and then who writes to it
@@ -273,8 +280,9 @@ def _zstd_from(source: Readable) -> Iterator[Readable]:
     try:
         yield _ZstdReader(process, failures)
     finally:
-        _end(process)
+        _kill(process)
         feeder.join(1)  # it may be waiting for standard input
+        _close(process)
 
 
 def _feed(source: Readable, target: IO[bytes], failures: list[OSError]) -> None:
@@ -288,9 +296,12 @@ def _feed(source: Readable, target: IO[bytes], failures: list[OSError]) -> None:
             target.close()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
     for stream in (process.stdin, process.stdout, process.stderr):
         with contextlib.suppress(OSError):
             cast("IO[bytes]", stream).close()

@@ -1,8 +1,8 @@
 """The command `pgstore`.
 
 A command is a function that says what it does and prints it. Errors come here: an `errors.Error` becomes one line on stderr.
-Exit codes: 0 done, 1 failed, 2 called in a wrong way, 130 interrupted; `check` has more. `PGSTORE_DEBUG=1` shows where an error
-came from.
+Exit codes: 0 done, 1 failed, 2 called in a wrong way, 130 interrupted, 143 and 129 ended by SIGTERM and SIGHUP; `check` has more.
+`PGSTORE_DEBUG=1` shows where an error came from.
 
 `migration`, `status`, `check`, `gc`, `top`, `backup`, `demo`, `run_command` and `worker` are a command each or two; `mount`
 has three; `calls`, `server` and `secret` are nouns, with commands of their own, and so are `dict_commands`, `queue_commands` (with
@@ -156,6 +156,7 @@ def before(
 def main(standing: Any = None) -> None:
     """Run the command line and exit. *standing* is a handler of Ctrl-C that was there only until now."""
     streams.end_at_ctrl_c(standing)
+    streams.end_as_by_ctrl_c()
     streams.open_all()
     streams.print_any_text()
     try:
@@ -167,6 +168,8 @@ def main(standing: Any = None) -> None:
     except KeyboardInterrupt:  # once more, while the first was handled
         code = INTERRUPTED
     streams.end_at_ctrl_c()
+    streams.end_at_once()
+    code = streams.ended_by() or code
     try:
         sys.stdout.flush()
     except OSError as exc:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -51,7 +49,7 @@ def backup(
       pgstore backup - | ssh backups 'cat > pgstore.sql.zst'
     """
     chosen = target(context)
-    with _terminating(), _progress("backing up") as tell:
+    with _progress("backing up") as tell:
         made = backups.backup(chosen.url, file, compression=compression, tell=tell)
     say = _to_stderr if file == STANDARD else print
     size = "" if file == STANDARD else f", {output.size(os.stat(file).st_size)}"
@@ -101,7 +99,7 @@ def restore(
     chosen = target(context)
     if replace:
         confirm(f"Replace all that pgstore has in {describe(chosen.url)}?", yes)
-    with _terminating(), _progress("restoring") as tell:
+    with _progress("restoring") as tell:
         restored = restore_backup(chosen.url, file, replace=replace, roles=roles, tell=tell)
     header = restored.header
     print(f"{describe(chosen.url)}: restored what database {header.database} had at {header.taken_at}")
@@ -117,22 +115,6 @@ def _progress(what: str) -> Iterator[Callable[[int, int | None], object]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-@contextlib.contextmanager
-def _terminating() -> Iterator[None]:
-    """Let a signal that asks the program to end be an exception, so that nothing is left behind."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
-    before = {number: signal.signal(number, end) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _to_stderr(text: str) -> None:

@@ -15,6 +15,7 @@ import pgstore
 from pgstore.app import as_modal as as_modal_module
 from pgstore.app import entrypoint
 from pgstore.app.runner.mounts import MODE
+from pgstore.cli import streams
 from pgstore.cli.options import Environment
 from pgstore.cli.target import Target, target
 from pgstore.mount.options import MODES
@@ -68,6 +69,7 @@ def run(
     _use(target(context), url, env)
     if quiet:
         warnings.simplefilter("ignore")
+    streams.end_at_once()  # what is to happen is the program's to say
     reference = entrypoint.Reference(ref, module)
     reference.check()
     if as_modal:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psycopg
@@ -15,6 +16,7 @@ import pytest
 
 from pgstore import errors, migrate
 from pgstore.admin.backup import backup
+from pgstore.admin.backup_file import written
 from pgstore.admin.check import run_checks
 from pgstore.admin.programs import find_program
 from pgstore.admin.restore import restore
@@ -276,6 +278,29 @@ def test_a_backup_that_is_interrupted_leaves_the_one_that_was_there(own_database
     if number != signal.SIGKILL:
         assert list(tmp_path.iterdir()) == [file]
         assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+
+def test_an_interrupt_does_not_wait_for_who_reads_the_backup(monkeypatch):
+    """
+    As of a connection that stands still, at the other end of a pipe. The thread that writes there says nothing, either: pytest
+    makes an error of one that fails.
+    """
+    read, write = os.pipe()
+    with open(read, "rb") as reader, open(write, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        before = threading.active_count()
+        handler = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        try:
+            with pytest.raises(KeyboardInterrupt), written("-", "zstd") as file:
+                while True:
+                    file.write(os.urandom(1 << 20))
+        finally:
+            signal.signal(signal.SIGALRM, handler)
+
+        os.set_blocking(read, False)
+        while threading.active_count() > before:
+            reader.read()
 
 
 def _children(pid):

@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 
+import psycopg
 import pytest
+
+from tests.faults.conftest import until
 
 START = "from pgstore.__main__ import main; main()"
 # Sends Ctrl-C when the module that is named first is asked for.
@@ -155,3 +158,37 @@ def test_an_interrupted_command_says_so_in_its_code(database, proxy):
         _, err = process.communicate(timeout=60)
 
     assert (process.returncode, err) == (130, "")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["SIGTERM", "SIGHUP"])
+def test_a_command_that_is_told_to_end_leaves_no_half_file(own_database, commands, tmp_path, number, code):
+    """
+    As of a service that is stopped, or a terminal that is closed, which says so more than once.
+    """
+    commands.on(own_database).done("volume", "create", "models")
+    commands.on(own_database).done("volume", "put", "models", "-", "/large", stdin=os.urandom(1 << 20))
+    environ = {**os.environ, "PGSTORE_URL": own_database, "PGSTORE_ENVIRONMENT": commands.environment}
+    with psycopg.connect(own_database) as connection:
+        connection.execute("LOCK TABLE pgstore.chunk")  # which is read when there is a file to write to
+        command = [sys.executable, "-c", START, "volume", "get", "models", "/large", str(tmp_path / "large")]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ) as process:
+            until(lambda: list(tmp_path.iterdir()))
+            process.send_signal(number)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=30)
+
+    assert (process.returncode, err) == (code, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_that_is_run_ends_at_a_signal_as_under_python(own_database, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, signal, pgstore\n"
+        "app = pgstore.App('ends')\n"
+        "@app.local_entrypoint()\n"
+        "def main():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+
+    assert run("run", str(program), PGSTORE_URL=own_database) == (-signal.SIGTERM, "")
