@@ -56,9 +56,10 @@ def archives(tmp_path_factory):
 def python(archives, tmp_path_factory):
     """The interpreter of an environment in which there is the wheel, what it depends on, and nothing else."""
     folder = tmp_path_factory.mktemp("environment")
-    run(sys.executable, "-m", "venv", folder)
+    run(sys.executable, "-m", "venv", "--without-pip", folder)
     python = folder / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", archives[1])
+    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
+    run(*pip, "install", "--quiet", "--no-input", "--no-compile", archives[1])  # compiled is what is imported, then
     return python
 
 
