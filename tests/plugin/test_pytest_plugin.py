@@ -22,9 +22,13 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("program.py")
 NAMES = re.findall(r"^(?:async )?def (test_\w+)", PROGRAM.read_text(), re.MULTILINE)
 
-# As an entry point; where pgstore is installed with its own, not twice.
-OPTIONS = "-p no:pgstore -p pgstore.pytest_plugin -p no:cacheprovider -W error"
-ASYNCIO = "-o asyncio_default_fixture_loop_scope=function"
+# As an entry point; where pgstore is installed with its own, all that there are are loaded, which takes as long as the rest of a run.
+OPTIONS = "-p pgstore.pytest_plugin -p no:cacheprovider -W error"
+INSTALLED = "-p no:cacheprovider -W error -o asyncio_default_fixture_loop_scope=function"
+ASYNCHRONOUS = (
+    *("-p", "anyio.pytest_plugin", "-p", "pytest_asyncio.plugin"),
+    *("-o", "asyncio_default_fixture_loop_scope=function"),
+)
 
 
 def run(
@@ -34,8 +38,10 @@ def run(
     environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, *([installed] if installed else ()))))
     if url is not None:
         environment["PGSTORE_TEST_URL"] = url
-    chosen = OPTIONS if installed is None else "-p no:cacheprovider -W error"
-    command = [sys.executable, "-m", "pytest", *chosen.split(), *ASYNCIO.split(), *options]
+    if installed is None:
+        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    chosen = OPTIONS if installed is None else INSTALLED
+    command = [sys.executable, "-m", "pytest", *chosen.split(), *options]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110, check=False
     )
@@ -50,7 +56,7 @@ def folder(tmp_path_factory) -> Path:
 def said(folder, server) -> str:
     """What a run of the program's tests has said, test by test."""
     (folder / "test_program.py").write_text(PROGRAM.read_text())
-    return run(folder, "-v", f"--junitxml={folder / 'times.xml'}", url=server.url()).stdout
+    return run(folder, *ASYNCHRONOUS, "-v", f"--junitxml={folder / 'times.xml'}", url=server.url()).stdout
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -108,7 +114,7 @@ def test_each_worker_of_xdist_has_its_own_database(tmp_path, server):
     (tmp_path / "test_a.py").write_text(test)
     (tmp_path / "test_b.py").write_text(test)
 
-    ran = run(tmp_path, "-n", "2", "--dist", "loadfile", url=server.url())
+    ran = run(tmp_path, "-p", "xdist.plugin", "-n", "2", "--dist", "loadfile", url=server.url())
 
     assert "2 passed" in ran.stdout, ran.stdout
     assert len(list(tmp_path.glob("pgstore_test_*"))) == 2
