@@ -142,7 +142,8 @@ def test_the_tests_of_a_program_pass(server):
     As its authors run them; the fixtures are those of an installed pgstore.
     """
     options = {
-        "PYTEST_ADDOPTS": "-p no:pgstore -p pgstore.pytest_plugin -p no:asyncio -W error",
+        "PYTEST_ADDOPTS": "-p pgstore.pytest_plugin -W error",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # those of this machine take longer than the tests
         "PYTHONPATH": str(ROOT),
     }
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("program.py")
 NAMES = re.findall(r"^(?:async )?def (test_\w+)", PROGRAM.read_text(), re.MULTILINE)
 
-# As an entry point; where pgstore is installed with its own, all that there are are loaded, which takes as long as the rest of a run.
+# As an entry point; where pgstore is installed with its own, so are all others, which takes as long as the rest of a run.
 OPTIONS = "-p pgstore.pytest_plugin -p no:cacheprovider -W error"
 INSTALLED = "-p no:cacheprovider -W error -o asyncio_default_fixture_loop_scope=function"
 ASYNCHRONOUS = (
