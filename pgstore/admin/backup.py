@@ -6,6 +6,7 @@ are chunks are read, and only those: pg_dump would leave all out, or take those 
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -107,6 +108,15 @@ def _backup(connection: psycopg.Connection[Any], url: str, name: str, compressio
     connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     connection.read_only = True
     connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+    connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'".encode())
+    # Before the snapshot: in a table that is rewritten after it, this transaction would see no row. Why this fails is told below.
+    with (
+        contextlib.suppress(
+            psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.InsufficientPrivilege
+        ),
+        connection.transaction(),
+    ):
+        connection.execute("LOCK TABLE pgstore.chunk IN ACCESS SHARE MODE")
     server_major, backend_pid, database, login, taken_at = _row(connection, _STATE)
     if backend_pid != connection.info.backend_pid:
         raise errors.ConfigurationError(
@@ -114,7 +124,6 @@ def _backup(connection: psycopg.Connection[Any], url: str, name: str, compressio
             "server itself"
         )
     connection.execute(NO_TIMEOUTS)
-    connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'".encode())
     header = script.Header(_revision(connection, login, url), server_major, database, taken_at, version("pgstore"))
     if unreadable := [row[0] for row in connection.execute(_UNREADABLE)]:
         raise errors.AccessDenied(
