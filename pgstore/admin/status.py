@@ -18,8 +18,8 @@ ROLES = Statement(migrate.GRANTEES, read_only=True)
 MAY = Statement(
     """
     SELECT CASE WHEN pg_has_role(n.nspowner, 'USAGE') THEN 'do everything, and migrate'
-                WHEN has_table_privilege(to_regclass('pgstore.store'), 'INSERT') THEN 'read and write'
-                WHEN has_table_privilege(to_regclass('pgstore.store'), 'SELECT') THEN 'read'
+                WHEN has_table_privilege(to_regclass('pgstore.store')::oid, 'INSERT') THEN 'read and write'
+                WHEN has_table_privilege(to_regclass('pgstore.store')::oid, 'SELECT') THEN 'read'
            END
       FROM pg_namespace n
      WHERE n.nspname = 'pgstore'

@@ -21,6 +21,7 @@ from pgstore.fs.content.block_reader import BlockReader, Reading, Source
 from pgstore.mount.contents import live as live_module
 from pgstore.mount.contents import under_way, uploaded
 from pgstore.mount.contents.open_file import FALLOC_FL_PUNCH_HOLE, ContentsFile
+from pgstore.mount.contents.passed import data_of
 from pgstore.mount.contents.stage import Stage
 from tests.faults.conftest import until
 from tests.fixtures.staged import StagedFiles, assert_same
@@ -769,3 +770,71 @@ def test_what_was_uploaded_stays_staged_until_it_is_on_the_disk_though_others_ch
     file.sync()
 
     assert live.shared.stage.bytes == 0
+
+
+# ------------------------------------------------------------------------------------------------------ passed through
+
+
+class PassingKernel:
+    """Passes a file through, as far as contents can tell."""
+
+    def pass_through(self, fd):
+        return 1
+
+    def end_pass_through(self, number):
+        pass
+
+
+@pytest.fixture
+def passed(staged_files):
+    """New contents that are passed through, and the file that the kernel writes to."""
+    if staged_files.kind == "nfs":
+        pytest.skip("a NetworkFileSystem passes nothing through")
+    contents = staged_files.create()
+    contents.open(write=True)
+    assert contents.pass_through(PassingKernel(), may_begin=True)
+    yield contents, contents._passed.fd
+    contents.release()
+
+
+@pytest.mark.parametrize("size", [20_000, 200_000], ids=["inline", "chunks"])
+def test_what_is_written_past_us_just_before_it_is_sent_is_read_afterwards(passed, size, monkeypatch):
+    """
+    It is sent with the rest of its piece before it was noted, and is the version's only when that is committed.
+    """
+    contents, fd = passed
+    expected = bytearray(size)
+    expected[100:200], expected[300:400] = b"a" * 100, b"b" * 100
+    os.pwrite(fd, expected[:200], 0)
+    os.ftruncate(fd, size)
+    catch_up = contents.catch_up
+
+    def catch_up_and_miss():
+        catch_up()
+        os.pwrite(fd, b"b" * 100, 300)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(contents, "catch_up", catch_up_and_miss)
+        contents.upload()
+    contents.close(write=True)
+    assert contents.end_passing()
+
+    assert_same(b"".join(map(bytes, ContentsFile(contents, 0).read(0, size))), expected)
+
+
+def test_a_file_that_is_cut_while_it_is_looked_at_ends_there(tmp_path, monkeypatch):
+    """
+    The kernel says that there is nothing behind the end, with the error that means no device elsewhere.
+    """
+    with open(tmp_path / "file", "w+b", buffering=0) as file:
+        file.write(b"x" * 8192)
+        lseek = os.lseek
+
+        def cut_before_the_hole(fd, at, whence):
+            if whence == os.SEEK_HOLE:
+                os.ftruncate(fd, 0)
+            return lseek(fd, at, whence)
+
+        monkeypatch.setattr(os, "lseek", cut_before_the_hole)
+
+        assert list(data_of(file.fileno(), 8192)) == []

@@ -178,10 +178,10 @@ def data_of(fd: int, size: int, at: int = 0) -> Ranges:
     while at < size:
         try:
             start = os.lseek(fd, at, os.SEEK_DATA)
+            at = os.lseek(fd, start, os.SEEK_HOLE)
         except OSError as exc:
-            if exc.errno == errno.ENXIO:
+            if exc.errno == errno.ENXIO:  # there is nothing behind; or the file was cut since
                 break
             raise
-        at = os.lseek(fd, start, os.SEEK_HOLE)
         result.add(start, min(at, size))
     return result
