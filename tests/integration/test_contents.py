@@ -16,6 +16,7 @@ import pytest
 
 import pgstore
 from pgstore.fs.content import in_place
+from pgstore.fs.content.blobs import INLINE_BYTES_MAX
 from pgstore.fs.content.block_cache import BLOCK_BYTES, BlockCache
 from pgstore.fs.content.block_reader import BlockReader, Reading, Source
 from pgstore.mount.contents import live as live_module
@@ -797,29 +798,41 @@ def passed(staged_files):
     contents.release()
 
 
+@pytest.mark.parametrize("is_committed", [False, True], ids=["uploaded", "committed"])
 @pytest.mark.parametrize("size", [20_000, 200_000], ids=["inline", "chunks"])
-def test_what_is_written_past_us_just_before_it_is_sent_is_read_afterwards(passed, size, monkeypatch):
+def test_what_is_appended_past_us_just_before_it_is_sent_is_read_and_committed_afterwards(
+    staged_files, passed, size, is_committed, monkeypatch
+):
     """
-    It is sent with the rest of its piece before it was noted, and is the version's only when that is committed.
+    It is sent with the rest of its piece before anybody has noted that it was written.
     """
     contents, fd = passed
-    expected = bytearray(size)
-    expected[100:200], expected[300:400] = b"a" * 100, b"b" * 100
-    os.pwrite(fd, expected[:200], 0)
-    os.ftruncate(fd, size)
-    catch_up = contents.catch_up
+    expected = bytearray(b"a" * size + b"b" * 3000)
+    os.pwrite(fd, expected[:size], 0)
+    catch_up, send = contents.catch_up, contents._send
+
+    def append_and_send(parts):
+        os.pwrite(fd, expected[size:], size)
+        contents.look()  # as fstat(2) does
+        send(parts)
 
     def catch_up_and_miss():
         catch_up()
-        os.pwrite(fd, b"b" * 100, 300)
+        if size <= INLINE_BYTES_MAX:
+            os.pwrite(fd, expected[size:], size)
 
     with monkeypatch.context() as patch:
         patch.setattr(contents, "catch_up", catch_up_and_miss)
+        patch.setattr(contents, "_send", append_and_send)
         contents.upload()
+        if is_committed:
+            staged_files.commit(contents)
     contents.close(write=True)
     assert contents.end_passing()
 
-    assert_same(b"".join(map(bytes, ContentsFile(contents, 0).read(0, size))), expected)
+    assert_same(b"".join(map(bytes, ContentsFile(contents, 0).read(0, len(expected)))), expected, "read")
+    staged_files.keep(contents)
+    assert_same(staged_files.stored(contents.ino), expected, "stored")
 
 
 def test_a_file_that_is_cut_while_it_is_looked_at_ends_there(tmp_path, monkeypatch):

@@ -157,8 +157,6 @@ class Passing(UnderWay):
             os.close(fd)
         with self._lock:
             passed.noted_end = min(size, self.size_bytes)
-            # Also what was not noted before it was sent, with the rest of its piece: the version does not have it.
-            self._newer.add(0, passed.noted_end)
             self._note_changes(passed, data, passed.less_sent(changed))
 
     def _note_changes(self, passed: Passed, data: Ranges, changed: Ranges) -> None:

@@ -417,9 +417,11 @@ class UploadedContents(Passing):
                     chunks.append(((start + at) // size, chunk))
         if passed is not None:
             with self._lock:
-                if passed.forgotten == forgotten:
+                if passed.forgotten == forgotten and self._passed is passed:
                     for start, data in sent:
                         passed.sent(start, size, data)
+                        # Also what the file has grown by since it was looked at, which the version does not have.
+                        self._newer.add(start, start + len(data))
         attempts = itertools.count()
         self.shared.persistently(lambda: self._write(blob, positions, chunks, is_again=next(attempts) > 0))
         with self._lock:

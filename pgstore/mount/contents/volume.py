@@ -177,6 +177,8 @@ class VolumeContents(UploadedContents):
         self._forget_blob()
         self._set_base(contents, chunk_size, version)
         self._base_end = min(contents.size_bytes, self._cut_at, self.size_bytes)
+        if self._passed is not None and contents.size_bytes < self.size_bytes:
+            self._passed.forget(contents.size_bytes, self.size_bytes)  # it was sent, but is behind the version's end
         self.is_changed = bool(self._newer) or not self._base_end == self.size_bytes == contents.size_bytes
         self._inline, self._after = None, Ranges()
 
