@@ -228,7 +228,7 @@ def test_the_end_of_the_event_loop_ends_an_upload(gated):
         try:
             await asyncio.sleep(60)
         finally:
-            await asyncio.sleep(0.05)  # the upload hears of its end first
+            await asyncio.sleep(0.3)  # the upload hears of its end first
             bucket.gate.set()
 
     task = asyncio.run(work())
