@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgstore import errors
@@ -212,10 +213,11 @@ def _check_server(connection: Connection, url: str) -> None:
 
 def _no_access(connection: Connection) -> errors.AccessDenied:
     user = (connection.pgconn.user or b"").decode()
+    role = sql.Identifier(user).as_string()
     return errors.AccessDenied(
-        f"role {user!r} may not use the pgstore schema: run GRANT pgstore_reader TO {user} (to read) "
-        f"or GRANT pgstore_writer TO {user} (to read and write); if it is a member already, it does not inherit the rights: "
-        f"ALTER ROLE {user} INHERIT, and from PostgreSQL 16 on GRANT … WITH INHERIT TRUE"
+        f"role {user!r} may not use the pgstore schema: run GRANT pgstore_reader TO {role} (to read) "
+        f"or GRANT pgstore_writer TO {role} (to read and write); if it is a member already, it does not inherit the rights: "
+        f"ALTER ROLE {role} INHERIT, and from PostgreSQL 16 on GRANT … WITH INHERIT TRUE"
     )
 
 

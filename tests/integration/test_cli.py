@@ -291,7 +291,7 @@ def test_a_role_without_rights_is_told_what_to_grant(cli, command, database, str
     """
     The line can be handed to the administrator.
     """
-    assert "GRANT pgstore_writer TO stranger" in cli.fails("--url", as_role(database, stranger), command)
+    assert 'GRANT pgstore_writer TO "stranger"' in cli.fails("--url", as_role(database, stranger), command)
 
 
 def test_a_role_that_may_not_migrate(cli, database, stranger):
