@@ -281,6 +281,33 @@ def test_a_rename_whose_answer_was_lost_is_on_the_disk_after_fsync(forgetful_ser
     assert [entry.path for entry in nfs.listdir("/")] == ["b"]
 
 
+@pytest.mark.parametrize("is_done", [True, False], ids=["done", "not done"])
+def test_names_are_exchanged_once_though_an_answer_was_lost(forgetful_server, files, monkeypatch, is_done):
+    """
+    Twice would be not at all.
+    """
+    first, second = (files.make(files.root, name, "p", 0o644, Owner(0, 0)).ino for name in (b"a", b"b"))
+    rename = LiveNodes.rename
+    attempts = []
+
+    def lose(self, *arguments, **options):
+        attempts.append(arguments)
+        renamed = (yield from rename(self, *arguments, **options)) if is_done or len(attempts) > 1 else None
+        if len(attempts) == 1:
+            raise errors.OutcomeUnknown("the connection broke")
+        return renamed
+
+    monkeypatch.setattr(LiveNodes, "rename", lose)
+    files.rename(files.root, b"a", files.root, b"b", nodes.RENAME_EXCHANGE)
+    monkeypatch.undo()
+    forgetful_server.crash()
+    files.sync_names()
+
+    found: list[Any] = [files.look_up(files.root, name) for name in (b"a", b"b")]
+    assert [each.ino for each in found] == [second, first]
+    assert len(attempts) == (1 if is_done else 2)
+
+
 def test_an_extended_attribute_is_on_the_disk_when_it_is_set(forgetful_server, files, file):
     files.set_extended_attribute(file.ino, b"user.a", b"1", 0)
     forgetful_server.crash()

@@ -248,19 +248,17 @@ class LiveFiles(HearingFiles):
             except (errors.ConflictError, errors.SerializationConflict) as exc:
                 raise OSError(errno.EBUSY, str(exc)) from exc
 
-    def _commit_once(self, make: Callable[[], Op[object]], done: type[errors.Error] | None) -> None:
+    def _commit_once(self, make: Callable[[], Op[object]], done: type[errors.Error]) -> None:
         """
         `_commit` of what must not be done twice.
 
         Args:
-            done: with which error it fails if an attempt whose answer was lost had done it; None: nobody can tell.
+            done: with which error it fails if an attempt whose answer was lost had done it.
         """
         is_unknown = False
 
         def attempt() -> Op[None]:
             nonlocal is_unknown
-            if is_unknown and done is None:
-                raise OSError(errno.EIO, "the connection broke, and it is unknown whether it was done")
             try:
                 yield from make()
             except errors.OutcomeUnknown:
@@ -268,7 +266,7 @@ class LiveFiles(HearingFiles):
                 raise
             except errors.Error as exc:
                 # Where a crash has taken names, that may be what it says.
-                if done is None or not (is_unknown and isinstance(exc, done)) or self._names.is_lost:
+                if not (is_unknown and isinstance(exc, done)) or self._names.is_lost:
                     raise
 
         self._commit(attempt)
@@ -371,7 +369,10 @@ class LiveFiles(HearingFiles):
         def body() -> Op[None]:
             renamed.append((yield from self._verbs.rename(directory, name, to_directory, to_name, flags, at_ns=at_ns)))
 
-        self._commit_once(body, None if flags == nodes.RENAME_EXCHANGE else errors.FileMissing)
+        if flags == nodes.RENAME_EXCHANGE:
+            renamed.append(self._exchange(directory, name, to_directory, to_name, at_ns))
+        else:
+            self._commit_once(body, errors.FileMissing)
         self._places.move(directory, name, to_directory, to_name, exchange=flags == nodes.RENAME_EXCHANGE)
         done = renamed[-1] if renamed else None
         is_known = done is not None
@@ -389,6 +390,36 @@ class LiveFiles(HearingFiles):
         else:
             self._known.changed_at(at_ns, directory, to_directory)
             self._known.forget(done.ino, *([] if done.replaced is None else [done.replaced]))
+
+    def _exchange(self, directory: int, name: bytes, to_directory: int, to_name: bytes, at_ns: int) -> Renamed:
+        """Exchange two names. Where an answer was lost, what they lead to says whether that was done."""
+
+        def led_to() -> Op[tuple[int | None, int | None]]:
+            return (yield from self._led_to(directory, name)), (yield from self._led_to(to_directory, to_name))
+
+        before = self._run(led_to)
+        is_unknown = False
+
+        def attempt() -> Op[Renamed]:
+            nonlocal is_unknown
+            if is_unknown and (now := (yield from led_to())) != before:
+                first, second = before
+                if now != (second, first) or first is None:
+                    raise OSError(
+                        errno.EIO, "the connection broke, and others have renamed: it is unknown what was done"
+                    )
+                return Renamed(first, second)
+            try:
+                return (
+                    yield from self._verbs.rename(
+                        directory, name, to_directory, to_name, nodes.RENAME_EXCHANGE, at_ns=at_ns
+                    )
+                )
+            except errors.OutcomeUnknown:
+                is_unknown = True
+                raise
+
+        return self._commit(attempt)
 
     def _rename_again(
         self, done: Renamed, directory: int, name: bytes, to_directory: int, to_name: bytes, flags: int, at_ns: int
