@@ -20,6 +20,8 @@ class Output:
     """What a worker writes to its *stream* ("stdout", "stderr"), which is a pipe."""
 
     def __init__(self, pipe: IO[bytes], stream: str) -> None:
+        # What poll(2) has told of may have been drained since, for a message that it told of at the same time.
+        os.set_blocking(pipe.fileno(), False)
         self._pipe = pipe
         self._stream = stream
         self._rest = b""
@@ -28,8 +30,11 @@ class Output:
         return self._pipe.fileno()
 
     def read(self) -> bool:
-        """Hand on what is there. False: nobody can write any more."""
-        data = os.read(self.fileno(), _PART_BYTES)
+        """Hand on what is there, if anything is. False: nobody can write any more."""
+        try:
+            data = os.read(self.fileno(), _PART_BYTES)
+        except BlockingIOError:
+            return True
         if not data:
             return False
         # A progress bar draws itself anew after a carriage return, and ends its line at the very end.
