@@ -72,6 +72,7 @@ LEFT = Statement(
     """
     SELECT c.store_id, sum(c.gets)::bigint, sum(c.cleared)::bigint
       FROM pgstore.queue_count c
+      JOIN pgstore.store s ON s.id = c.store_id
      GROUP BY c.store_id
     """,
     read_only=True,
@@ -130,9 +131,11 @@ SESSIONS = Statement(
                   GROUP BY o.session_id) AS e ON e.session_id = s.id
       LEFT JOIN (SELECT p.session_id, count(*) AS pins
                    FROM pgstore.version_pin p
+                   JOIN pgstore.store t ON t.id = p.store_id
                   GROUP BY p.session_id) AS v ON v.session_id = s.id
       LEFT JOIN (SELECT p.session_id, count(*) AS pins
                    FROM pgstore.inode_pin p
+                   JOIN pgstore.store t ON t.id = p.store_id
                   GROUP BY p.session_id) AS i ON i.session_id = s.id
      ORDER BY s.heartbeat_at DESC, s.id
      LIMIT $1
